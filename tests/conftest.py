@@ -1,0 +1,33 @@
+"""Real data for the tests: found where it is, skipped by name where it is not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def shared(*parts: str) -> Path:
+    root = Path(os.environ.get("XLAND_TEST_DATA", PROJECT.parent / "shared" / "data"))
+    path = root.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{'/'.join(parts)} is not at hand: set XLAND_TEST_DATA to the folder that holds it")
+    return path
+
+
+@pytest.fixture(scope="session")
+def luh2_path() -> Path:
+    return shared("luh2_2015", "states_2015.nc")
+
+
+@pytest.fixture(scope="session")
+def luh2_static_path() -> Path:
+    return shared("luh2_2015", "staticData_quarterdeg.nc")
+
+
+@pytest.fixture(scope="session")
+def plum_island() -> Path:
+    return shared("plum_island")

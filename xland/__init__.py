@@ -1,0 +1,1 @@
+"""High-resolution land-use maps from coarse scenarios, inside xarray."""

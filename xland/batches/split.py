@@ -1,0 +1,83 @@
+"""Which places train, validate and test a model: whole cells of a 30 x 30 grid of the globe.
+
+A land-use map is strongly correlated in space, so scattered test pixels would measure memory, not
+skill. The globe is therefore cut into 30 rows of 6 degrees and 30 columns of 12 degrees (the split
+of the AI4Land system, arXiv 2606.11793) and every cell serves one purpose only.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+CELL_ROWS = 30
+CELL_COLUMNS = 30
+
+
+class Part(IntEnum):
+    """What a cell of the split serves for."""
+
+    NONE = -1
+    TRAIN = 0
+    VALIDATION = 1
+    TEST = 2
+
+
+def assign_cells(
+    has_land: NDArray[np.bool_], seed: int = 0, shares: tuple[int, int, int] = (5, 1, 1)
+) -> NDArray[np.int8]:
+    """Assign the cells that hold land to training, validation and test.
+
+    Cells are walked row by row, in alternating direction, and each run of ``sum(shares)``
+    consecutive cells receives exactly its shares in random order. So every part sees every
+    latitude and continent, and no part is a matter of luck alone.
+
+    Parameters
+    ----------
+    has_land : (30, 30) array of bool
+        Cells that take part; rows from north to south, columns from 180 W eastwards.
+    seed : int
+        Seed of the assignment.
+    shares : tuple of int
+        Cells for training, validation and test in each run; 5:1:1 are the shares of the
+        published sample counts (320k, 64k, 64k).
+
+    Returns
+    -------
+    (30, 30) array of int8
+        Values of :class:`Part`; ``Part.NONE`` where there is no land.
+    """
+    random = np.random.default_rng(seed)
+    columns = np.arange(CELL_COLUMNS)
+    walk = [
+        (row, column)
+        for row in range(CELL_ROWS)
+        for column in (columns if row % 2 == 0 else columns[::-1])
+        if has_land[row, column]
+    ]
+    block = np.repeat([Part.TRAIN, Part.VALIDATION, Part.TEST], shares).astype(np.int8)
+    parts = np.full(has_land.shape, Part.NONE, dtype=np.int8)
+    for start in range(0, len(walk), len(block)):
+        for place, part in zip(walk[start : start + len(block)], random.permutation(block), strict=False):
+            parts[place] = part
+    return parts
+
+
+def cell_of(latitude: NDArray[np.float64], longitude: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Row and column of the split's cell for points given in degrees.
+
+    Parameters
+    ----------
+    latitude, longitude : arrays of float
+        Degrees north and degrees east, in any range of longitude.
+
+    Returns
+    -------
+    rows, columns : arrays of int
+        Each between 0 and 29; row 0 is the northernmost, column 0 begins at 180 W.
+    """
+    rows = np.floor((90.0 - np.asarray(latitude)) / (180.0 / CELL_ROWS)).astype(np.intp)
+    columns = np.floor(((np.asarray(longitude) + 180.0) % 360.0) / (360.0 / CELL_COLUMNS)).astype(np.intp)
+    return np.clip(rows, 0, CELL_ROWS - 1), np.clip(columns, 0, CELL_COLUMNS - 1)

@@ -1,0 +1,68 @@
+"""The named errors of xland.
+
+Every message says which variable, where, how many cells are concerned and what to do about it.
+All are subclasses of :class:`XlandError` and of :class:`ValueError`, so that callers who only
+know the standard library can catch them too.
+"""
+
+from __future__ import annotations
+
+
+class XlandError(ValueError):
+    """Base class of every error that xland raises on purpose."""
+
+
+class VocabularyError(XlandError):
+    """A code, class or state that no table knows."""
+
+
+class GridError(XlandError):
+    """Coordinates that are not a regular grid, or grids that do not nest."""
+
+
+class RegionError(GridError):
+    """A region that is empty or outside the data."""
+
+
+class ForcingError(XlandError):
+    """Coarse land-use states that would give a wrong map."""
+
+
+class TimeError(ForcingError):
+    """Duplicate, unsorted, missing or undecodable years."""
+
+
+class StaticError(XlandError):
+    """Static predictors that are missing or do not fit the model or the grid."""
+
+
+class PriorError(XlandError):
+    """A prior map with unknown codes or on another grid."""
+
+
+class DatasetError(XlandError):
+    """Reference data that cannot be fetched or fail verification."""
+
+
+class ModelError(XlandError):
+    """A model that does not exist or does not fit what it is asked for."""
+
+
+class CheckpointError(ModelError):
+    """A checkpoint that is truncated, altered, unsafe or of another shape."""
+
+
+class ConfigurationError(XlandError):
+    """A training configuration with unknown, missing or contradictory entries."""
+
+
+class StoreError(XlandError):
+    """A store that exists already, is incomplete or belongs to other inputs."""
+
+
+class CatalogError(XlandError):
+    """A catalog entry that is unsafe, unknown or damaged."""
+
+
+class MissingDependencyError(XlandError, ImportError):
+    """An optional package is needed; the message names the extra that brings it."""

@@ -1,0 +1,169 @@
+"""Land-use classes, states and codes: the tables that every other module speaks in.
+
+Sources
+-------
+Classes and HILDA+ codes: Winkler et al. (2021), doi 10.1038/s41467-021-22702-2, and the grouping
+into eight classes of AI4Land (arXiv 2606.11793). LUH2 states: Hurtt et al. (2020),
+doi 10.5194/gmd-13-5425-2020. IGBP legend: MCD12C1 user guide (Sulla-Menashe and Friedl, 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xland.errors import VocabularyError
+
+
+@dataclass(frozen=True)
+class LandUseClass:
+    """One class of the high-resolution maps."""
+
+    code: int
+    name: str
+    long_name: str
+    color: str
+
+
+CLASSES: tuple[LandUseClass, ...] = (
+    LandUseClass(0, "ocean", "ocean or no data", "#dce9f2"),
+    LandUseClass(1, "urban", "urban", "#c0272d"),
+    LandUseClass(2, "cropland", "cropland", "#e8b53a"),
+    LandUseClass(3, "pasture", "pasture and rangeland", "#c9d98b"),
+    LandUseClass(4, "forest", "forest", "#1f6b3a"),
+    LandUseClass(5, "grass_shrub", "unmanaged grass and shrubland", "#a58a5c"),
+    LandUseClass(6, "other", "sparse vegetation, bare ground, snow and ice", "#d9d2c9"),
+    LandUseClass(7, "water", "inland water", "#3f7fbf"),
+)
+"""The eight classes in the order of their codes. Colours differ in lightness as well as in hue."""
+
+OCEAN, URBAN, CROPLAND, PASTURE, FOREST, GRASS_SHRUB, OTHER, WATER = (c.code for c in CLASSES)
+CLASS_NAMES: tuple[str, ...] = tuple(c.name for c in CLASSES)
+LAND_CLASSES: tuple[int, ...] = (URBAN, CROPLAND, PASTURE, FOREST, GRASS_SHRUB, OTHER)
+"""Classes that count as land in scores: neither ocean nor inland water."""
+
+
+LUH2_STATES: tuple[str, ...] = (
+    "primf", "primn", "secdf", "secdn", "pastr", "range",
+    "urban", "c3ann", "c3per", "c4ann", "c4per", "c3nfx",
+)  # fmt: skip
+"""The twelve land-use states of LUH2 v2h and its future files: fractions of the grid cell."""
+
+LUH3_STATES: tuple[str, ...] = (*LUH2_STATES, "pltns")
+"""LUH3 adds a thirteenth state, managed tree plantations (``pltns``)."""
+
+LUH_SECONDARY: Mapping[str, str] = MappingProxyType({"secma": "years", "secmb": "kg m-2"})
+"""Mean age and biomass carbon density of secondary land: optional, not part of the cell's total."""
+
+CROP_STATES: tuple[str, ...] = ("c3ann", "c3per", "c4ann", "c4per", "c3nfx")
+
+STATE_CLASSES: Mapping[str, str] = MappingProxyType({
+    "primf": "forest", "secdf": "forest", "pltns": "forest",
+    "primn": "grass_shrub", "secdn": "grass_shrub",
+    "pastr": "pasture", "range": "pasture",
+    "urban": "urban",
+    **dict.fromkeys(CROP_STATES, "cropland"),
+})  # fmt: skip
+"""Crosswalk from LUH states to classes. LUH knows no bare ground, and no water within a cell."""
+
+
+HILDA_BASE: Mapping[int, str] = MappingProxyType({
+    0: "ocean", 99: "ocean", 11: "urban", 22: "cropland", 33: "pasture", 44: "forest",
+    55: "grass_shrub", 66: "other", 77: "water",
+})  # fmt: skip
+"""HILDA+ base product: 44 is all forest."""
+
+HILDA_FOREST: Mapping[int, str] = MappingProxyType({
+    **HILDA_BASE,
+    **dict.fromkeys((40, 41, 42, 43, 44, 45), "forest"),
+})  # fmt: skip
+"""HILDA+ ``-f`` product: 40 forest of unknown type, 41 evergreen needleleaf, 42 evergreen
+broadleaf, 43 deciduous needleleaf, 44 deciduous broadleaf, 45 mixed forest."""
+
+HILDA_FOREST_TYPES: Mapping[int, str] = MappingProxyType({
+    40: "unknown or other forest", 41: "evergreen needleleaf forest", 42: "evergreen broadleaf forest",
+    43: "deciduous needleleaf forest", 44: "deciduous broadleaf forest", 45: "mixed forest",
+})  # fmt: skip
+
+IGBP_NAMES: Mapping[int, str] = MappingProxyType({
+    0: "water bodies", 1: "evergreen needleleaf forest", 2: "evergreen broadleaf forest",
+    3: "deciduous needleleaf forest", 4: "deciduous broadleaf forest", 5: "mixed forest",
+    6: "closed shrubland", 7: "open shrubland", 8: "woody savanna", 9: "savanna", 10: "grassland",
+    11: "permanent wetland", 12: "cropland", 13: "urban and built-up",
+    14: "cropland and natural vegetation mosaic", 15: "permanent snow and ice", 16: "barren",
+})  # fmt: skip
+
+IGBP: Mapping[int, str] = MappingProxyType({
+    0: "water", **dict.fromkeys((1, 2, 3, 4, 5, 8), "forest"), **dict.fromkeys((6, 7, 9, 11), "grass_shrub"),
+    10: "pasture", 12: "cropland", 14: "cropland", 13: "urban", 15: "other", 16: "other",
+})  # fmt: skip
+"""IGBP legend as MCD12C1 codes it (0 is water). Woody savanna has 30-60 % tree cover and counts as
+forest; grassland stands for pasture and rangeland, as LUH2 does; a satellite cannot see grazing."""
+
+
+def class_code(name: str) -> int:
+    """Code of a class by its name; :class:`VocabularyError` names the known ones."""
+    try:
+        return CLASS_NAMES.index(name)
+    except ValueError:
+        raise VocabularyError(f"unknown land-use class {name!r}; the classes are {', '.join(CLASS_NAMES)}") from None
+
+
+def translate(codes: NDArray[Any], table: Mapping[int, str], *, what: str = "map") -> NDArray[np.uint8]:
+    """Translate an array of source codes into class codes.
+
+    Parameters
+    ----------
+    codes : array of integers, any shape
+        For example IGBP or HILDA+ codes.
+    table : mapping of int to class name
+        One of the code tables of this module.
+    what : str
+        What the array is, for the message of the error.
+
+    Returns
+    -------
+    array of uint8, same shape
+        Class codes 0..7.
+
+    Raises
+    ------
+    VocabularyError
+        Codes that the table does not know, with the number of cells of each.
+    """
+    codes = np.asarray(codes)
+    if codes.dtype.kind == "f":
+        if not (np.isfinite(codes) & (codes == np.trunc(codes))).all():
+            raise VocabularyError(f"{what}: codes must be whole numbers; found fractions, NaN or infinity")
+        codes = codes.astype(np.int64)
+    if codes.dtype.kind not in "iu":
+        raise VocabularyError(f"{what}: codes must be integers, not {codes.dtype}")
+    lookup = np.full(256, 255, dtype=np.uint8)
+    for code, name in table.items():
+        lookup[code] = class_code(name)
+    inside = (codes >= 0) & (codes <= 255)
+    classes = lookup[np.where(inside, codes, 254)]
+    classes = np.where(inside, classes, np.uint8(255))
+    unknown = classes == 255
+    if unknown.any():
+        values, counts = np.unique(codes[unknown], return_counts=True)
+        listed = ", ".join(f"{v} ({n} cells)" for v, n in zip(values[:8], counts[:8], strict=True))
+        known = ", ".join(str(code) for code in sorted(table))
+        raise VocabularyError(f"{what}: unknown codes {listed}; known codes are {known}")
+    return classes
+
+
+def flag_attributes(classes: tuple[str, ...] = CLASS_NAMES) -> dict[str, Any]:
+    """CF attributes of a map of class codes: flag values, meanings and colours."""
+    chosen = [CLASSES[class_code(name)] for name in classes]
+    return {
+        "long_name": "land-use class",
+        "flag_values": np.array([c.code for c in chosen], dtype=np.uint8),
+        "flag_meanings": " ".join(c.name for c in chosen),
+        "flag_colors": " ".join(c.color for c in chosen),
+    }
