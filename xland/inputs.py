@@ -1,0 +1,273 @@
+"""What a model reads: channels, their order and normalisation, and the arrays made from them.
+
+An :class:`InputSpec` is saved with every model. It is the only place that knows how named
+variables become the channels of a network, for training and for inference alike. Coarse fields
+stay at their own resolution here; the network expands them on its device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xland.errors import ModelError, StaticError
+from xland.vocabulary import CLASS_NAMES, LUH2_STATES, class_code
+
+Transform = Literal["none", "sqrt", "signed_sqrt", "log1p"]
+PriorEncoding = Literal["none", "code", "one_hot"]
+
+_TRANSFORMS = {
+    "none": lambda values: values,
+    "sqrt": lambda values: np.sqrt(np.maximum(values, 0)),
+    "signed_sqrt": lambda values: np.sign(values) * np.sqrt(np.abs(values)),
+    "log1p": lambda values: np.log1p(np.maximum(values, 0)),
+}
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One channel: named variables added up, transformed, centred and scaled.
+
+    Parameters
+    ----------
+    name : str
+        Name of the channel.
+    sources : tuple of str
+        Variables that are added up; a coarse channel without sources says where there are data.
+    transform : {"none", "sqrt", "signed_sqrt", "log1p"}
+        Applied to the sum before centring.
+    mean, scale : float
+        The channel is ``(transform(sum) - mean) / scale``.
+    optional : bool
+        Whether the channel may be missing; it is then 0 everywhere, the mean of the training data.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    transform: Transform = "none"
+    mean: float = 0.0
+    scale: float = 1.0
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        if self.transform not in get_args(Transform):
+            raise ModelError(f"channel {self.name!r}: unknown transform {self.transform!r}")
+        if not (np.isfinite(self.mean) and np.isfinite(self.scale) and self.scale > 0):
+            raise ModelError(f"channel {self.name!r}: mean {self.mean!r} and scale {self.scale!r} cannot be used")
+
+    def compute(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Make the channel from its sources, in float32; NaN stays NaN."""
+        total = sum(np.asarray(values[name], dtype=np.float32) for name in self.sources)
+        transformed = _TRANSFORMS[self.transform](np.asarray(total, dtype=np.float32))
+        return np.asarray((transformed - np.float32(self.mean)) / np.float32(self.scale), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Everything that fixes what a network reads and writes.
+
+    Parameters
+    ----------
+    coarse : tuple of Channel
+        Channels at coarse resolution, repeated for every step.
+    static : tuple of Channel
+        Channels at fine resolution that do not change with time.
+    steps : tuple of int
+        Years relative to the year of the map at which the coarse channels are read; ``(0,)`` or,
+        as in the published system, ``(0, -1)``.
+    prior : {"none", "code", "one_hot"}
+        How the map of the adjacent year is read: not at all, as one channel with the class code
+        divided by the number of classes, or as one channel a class; a masked pixel is 0 in all.
+    classes : tuple of str
+        Names of the classes in the order of the outputs.
+    factor : int
+        Fine cells along one coarse cell.
+    resolution : float
+        Fine resolution in degrees.
+    window, stride : int
+        Size and step of the inference windows in fine cells: multiples of ``factor``.
+    domain : str
+        Static variable (share of land) that is above 0 where a class is predicted; elsewhere is ocean.
+    """
+
+    coarse: tuple[Channel, ...]
+    static: tuple[Channel, ...]
+    steps: tuple[int, ...] = (0,)
+    prior: PriorEncoding = "none"
+    classes: tuple[str, ...] = CLASS_NAMES
+    factor: int = 5
+    resolution: float = 0.05
+    window: int = 160
+    stride: int = 80
+    domain: str = "land_share"
+
+    def __post_init__(self) -> None:
+        names = [channel.name for channel in (*self.coarse, *self.static)]
+        if len(set(names)) != len(names):
+            raise ModelError(f"channel names must be unique: {', '.join(names)}")
+        if self.prior not in get_args(PriorEncoding):
+            raise ModelError(f"prior must be one of {', '.join(get_args(PriorEncoding))}, not {self.prior!r}")
+        if self.factor < 1 or self.window % self.factor or self.stride % self.factor:
+            raise ModelError(f"window {self.window} and stride {self.stride} must be multiples of factor {self.factor}")
+        if not 0 < self.stride <= self.window:
+            raise ModelError(f"stride {self.stride} must be at least 1 and at most the window {self.window}")
+        if not self.steps or len(set(self.steps)) != len(self.steps):
+            raise ModelError(f"steps must be different years relative to the map, not {self.steps}")
+        for name in self.classes:
+            class_code(name)
+
+    @property
+    def coarse_variables(self) -> tuple[str, ...]:
+        """Names of the forcing variables that must be there, without repetition."""
+        return _unique(name for channel in self.coarse if not channel.optional for name in channel.sources)
+
+    @property
+    def optional_coarse_variables(self) -> tuple[str, ...]:
+        """Names of the forcing variables that are read if they are there."""
+        return _unique(name for channel in self.coarse if channel.optional for name in channel.sources)
+
+    @property
+    def static_variables(self) -> tuple[str, ...]:
+        """Names of the static variables that must be there, the domain's included."""
+        return _unique([*(name for channel in self.static for name in channel.sources), self.domain])
+
+    @property
+    def prior_channels(self) -> int:
+        """Number of channels that the prior map takes."""
+        return {"none": 0, "code": 1, "one_hot": len(self.classes)}[self.prior]
+
+    @property
+    def coarse_channels(self) -> int:
+        """Number of coarse channels over all steps."""
+        return len(self.coarse) * len(self.steps)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels that the network reads."""
+        return self.coarse_channels + len(self.static) + self.prior_channels
+
+    def coarse_array(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Stack the coarse channels.
+
+        Parameters
+        ----------
+        values : mapping of str to (steps, rows, columns) array
+            Forcing variables, NaN where there are no data.
+
+        Returns
+        -------
+        (coarse_channels, rows, columns) array of float32
+            All channels of the first step, then of the next; 0 where there are no data.
+        """
+        missing = [name for name in self.coarse_variables if name not in values]
+        if missing:
+            raise ModelError(f"the model needs the forcing variables {', '.join(missing)}, which are missing")
+        some = np.asarray(values[self.coarse_variables[0]])
+        has_data = np.isfinite(some)
+        layers = []
+        for channel in self.coarse:
+            if not channel.sources:
+                layers.append(has_data.astype(np.float32))
+            elif channel.optional and any(name not in values for name in channel.sources):
+                layers.append(np.zeros(some.shape, dtype=np.float32))
+            else:
+                layers.append(np.where(has_data, np.nan_to_num(channel.compute(values)), np.float32(0)))
+        stacked = np.stack(layers, axis=1)
+        return stacked.reshape(-1, *stacked.shape[2:])
+
+    def static_array(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float16]:
+        """Stack the static channels in half precision; ``(len(static), rows, columns)``.
+
+        Raises
+        ------
+        StaticError
+            For missing variables, and NaN or infinity where there is land.
+        """
+        missing = [name for name in self.static_variables if name not in values]
+        if missing:
+            raise StaticError(f"static predictors lack {', '.join(missing)}, which the model needs")
+        land = np.asarray(values[self.domain]) > 0
+        layers = []
+        for channel in self.static:
+            layer = channel.compute(values)
+            finite = np.isfinite(layer)
+            bad = int((~finite & land).sum())
+            if bad:
+                raise StaticError(
+                    f"static predictor {channel.name!r} is NaN or infinite in {bad} cells of land: "
+                    f"fill it, or set {self.domain!r} to 0 there"
+                )
+            # half precision ends at 65504; normalised channels are far smaller
+            layers.append(np.clip(np.where(finite, layer, 0), -60000, 60000).astype(np.float16))
+        return np.stack(layers) if layers else np.zeros((0, *land.shape), dtype=np.float16)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for the model card."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> InputSpec:
+        """Build the specification from a model card.
+
+        Raises
+        ------
+        ModelError
+            For unknown or missing entries.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ModelError(f"input specification: unknown entries {', '.join(unknown)}")
+        try:
+            entries = dict(values)
+            for group in ("coarse", "static"):
+                entries[group] = tuple(
+                    Channel(**{**entry, "sources": tuple(entry["sources"])}) for entry in entries[group]
+                )
+            for name in ("steps", "classes"):
+                if name in entries:
+                    entries[name] = tuple(entries[name])
+            return cls(**entries)
+        except (TypeError, KeyError) as error:
+            raise ModelError(f"input specification cannot be read: {error}") from error
+
+    def normalised(self, statistics: Mapping[str, tuple[float, float]]) -> InputSpec:
+        """Return the same channels with the given (mean, scale) by channel name."""
+
+        def update(channel: Channel) -> Channel:
+            mean, scale = statistics.get(channel.name, (channel.mean, channel.scale))
+            return replace(channel, mean=float(mean), scale=float(scale))
+
+        return replace(self, coarse=tuple(map(update, self.coarse)), static=tuple(map(update, self.static)))
+
+
+def published_inputs() -> InputSpec:
+    """Return the 35 input channels of AI4Land (arXiv 2606.11793).
+
+    Two steps of twelve LUH2 states, age and biomass of secondary land, six static fields and the
+    prior map of the adjacent year in one channel, on 0.01 degree.
+    """
+    return InputSpec(
+        coarse=(
+            *(Channel(name, (name,)) for name in sorted(LUH2_STATES)),
+            Channel("secma", ("secma",), optional=True),
+            Channel("secmb", ("secmb",), optional=True),
+        ),
+        static=tuple(
+            Channel(name, (name,)) for name in ("elevation", "slope", "cos_aspect", "clay", "sand", "organic_matter")
+        ),
+        steps=(0, -1),
+        prior="code",
+        factor=25,
+        resolution=0.01,
+        window=400,
+        stride=200,
+    )
+
+
+def _unique(names: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))

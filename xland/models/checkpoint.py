@@ -1,0 +1,189 @@
+"""Models on disk: a folder with ``weights.safetensors`` and a JSON card; never a pickle.
+
+The card says everything needed to use and to judge the model: inputs, architecture, data, split,
+scores beside baselines, versions, licence, and the hash of the weights. Reading a card needs no
+torch; only :meth:`Checkpoint.network` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xland.errors import CheckpointError, ModelError
+from xland.inputs import InputSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from xland.models.unet import DownscalingNetwork
+
+WEIGHTS = "weights.safetensors"
+CARD = "card.json"
+_FORMAT = 1
+_REQUIRED = ("name", "inputs", "architecture", "weights_sha256")
+_networks: dict[str, DownscalingNetwork] = {}
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder whose card has been read and checked.
+
+    Small and picklable: it travels to Dask workers in place of the weights, which each process
+    reads once.
+    """
+
+    folder: Path
+    card: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return str(self.card["name"])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights, as the card gives it."""
+        return str(self.card["weights_sha256"])
+
+    @property
+    def inputs(self) -> InputSpec:
+        """Channels, classes, factor and windows of the model."""
+        return InputSpec.from_dict(self.card["inputs"])
+
+    def network(self) -> DownscalingNetwork:
+        """Return the network in evaluation mode; loaded and verified once a process.
+
+        Raises
+        ------
+        CheckpointError
+            If the weights are missing, truncated, altered, a pickle, or of another shape.
+        """
+        with _lock:
+            if self.digest not in _networks:
+                _networks[self.digest] = _load_network(self)
+            return _networks[self.digest]
+
+
+def read_checkpoint(folder: Path | str) -> Checkpoint:
+    """Read and check the card of a model folder.
+
+    Raises
+    ------
+    ModelError
+        If there is no such folder or card.
+    CheckpointError
+        If the card is damaged, lacks an entry or has another format.
+    """
+    folder = Path(folder)
+    path = folder / CARD
+    if not path.is_file():
+        raise ModelError(f"{folder} is not a model: it holds no {CARD}")
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is damaged and cannot be read as JSON: {error}") from error
+    if not isinstance(card, dict):
+        raise CheckpointError(f"{path} must hold one JSON object")
+    missing = [name for name in _REQUIRED if name not in card]
+    if missing:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}")
+    if card.get("format") != _FORMAT:
+        raise CheckpointError(f"{path} has format {card.get('format')!r}; this version of xland reads {_FORMAT}")
+    checkpoint = Checkpoint(folder, card)
+    try:
+        checkpoint.inputs  # noqa: B018 - reading it is the check
+    except ModelError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return checkpoint
+
+
+def save_checkpoint(folder: Path | str, network: nn.Module, card: Mapping[str, Any]) -> Checkpoint:
+    """Write a model folder; each file is complete or absent, and the card comes last.
+
+    Parameters
+    ----------
+    folder : path
+        Created if need be; a model in it is replaced.
+    network : DownscalingNetwork
+        Its inputs, architecture and weights are written.
+    card : mapping
+        Further entries of the card; ``name`` is required.
+    """
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    weights = save(state, metadata={"format": "xland"})
+    full = {
+        "format": _FORMAT,
+        **card,
+        "inputs": network.inputs.to_dict(),
+        "architecture": network.architecture.to_dict(),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    write_atomically(folder / WEIGHTS, weights)
+    write_atomically(folder / CARD, (json.dumps(full, indent=2, ensure_ascii=False) + "\n").encode())
+    return read_checkpoint(folder)
+
+
+def update_card(folder: Path | str, entries: Mapping[str, Any]) -> Checkpoint:
+    """Add entries, scores for example, to the card of a model."""
+    checkpoint = read_checkpoint(folder)
+    card = {**checkpoint.card, **entries}
+    write_atomically(checkpoint.folder / CARD, (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
+    return read_checkpoint(folder)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, even after a crash."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _load_network(checkpoint: Checkpoint) -> DownscalingNetwork:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from xland.models.unet import Architecture, DownscalingNetwork
+
+    path = checkpoint.folder / WEIGHTS
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"the weights {path} cannot be read: {error.strerror}") from error
+    if content[:2] == b"\x80\x04" or content[:2] == b"\x80\x02" or content[:4] == b"PK\x03\x04":
+        raise CheckpointError(f"{path} is a pickle, which could run any code; only safetensors are read")
+    if hashlib.sha256(content).hexdigest() != checkpoint.digest:
+        raise CheckpointError(
+            f"{path} ({len(content)} bytes) is truncated or altered: its SHA-256 is not the one in the card; "
+            "fetch the model again"
+        )
+    network = DownscalingNetwork(checkpoint.inputs, Architecture.from_dict(dict(checkpoint.card["architecture"])))
+    try:
+        state = load(content)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if expected != found:
+        name = next(n for n in sorted(expected.keys() | found.keys()) if expected.get(n) != found.get(n))
+        raise CheckpointError(
+            f"{path} does not fit its card: {name} has shape {found.get(name)}, expected {expected.get(name)}; "
+            "the channels or the architecture differ"
+        )
+    network.load_state_dict(state)
+    return network.eval().requires_grad_(requires_grad=False)
