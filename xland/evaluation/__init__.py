@@ -1,1 +1,1 @@
-"""."""
+"""How good a map is: confusion matrices, scores beside baselines, and the report."""

@@ -1,0 +1,212 @@
+"""Count pairs of classes over maps larger than memory, in blocks that begin at edges of coarse cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xland.errors import GridError
+from xland.evaluation.alignment import ClassMap, Overlap, as_map, overlaps
+from xland.evaluation.confusion import check_codes, count_rows
+from xland.grid import Grid
+from xland.vocabulary import CLASSES
+
+_SMALLEST, _LARGEST = 512, 1536
+"""Cells along a block: fewer cost tasks, more cost memory (some 40 bytes a cell while it is counted)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Weightings:
+    """Confusion matrices of each domain: ``pixels`` and ``area`` are (domains, 8, 8) arrays."""
+
+    pixels: NDArray[np.float64]
+    area: NDArray[np.float64]
+
+
+def count_lazily(
+    predicted: ClassMap,
+    observed: ClassMap,
+    pairs: Sequence[tuple[int, int]],
+    *,
+    within: xr.DataArray | NDArray[np.bool_] | None,
+    factor: int,
+    domains: tuple[str, ...],
+) -> list[tuple[int, da.Array]]:
+    """Return the lazy counts of every piece and time step.
+
+    Parameters
+    ----------
+    predicted, observed : ClassMap
+    pairs : sequence of (predicted step, observed step)
+    within : DataArray, array of bool or None
+        Cells to count.
+    factor : int
+        Fine cells along one coarse cell.
+    domains : tuple of str
+
+    Returns
+    -------
+    list of (first row, (rows, domains, 64) dask array of int64)
+        The first row is one of the observed grid, negative where its first coarse cell begins
+        north of the grid.
+    """
+    mask = None if within is None else _mask(within, observed)
+    forecast, reference = _as_dask(predicted.data), _as_dask(observed.data)
+    return [
+        _count(overlap, forecast[i], reference[j], mask, predicted.what, observed, factor, domains)
+        for overlap in overlaps(predicted, observed)
+        for i, j in pairs
+    ]
+
+
+def weigh(pieces: Sequence[tuple[int, NDArray[np.int64]]], grid: Grid, domains: int) -> Weightings:
+    """Sum the counts of all pieces into confusion matrices, by pixels and by cell area on the sphere."""
+    rows = np.zeros((grid.rows, domains, len(CLASSES) ** 2), dtype=np.int64)
+    for first, counts in pieces:
+        # rows beyond the grid only fill up coarse cells and hold no counts
+        start, stop = max(first, 0), min(first + counts.shape[0], grid.rows)
+        rows[start:stop] += counts[start - first : stop - first]
+    shape = (domains, len(CLASSES), len(CLASSES))
+    area = np.einsum("rdp,r->dp", rows, grid.cell_area())
+    return Weightings(rows.sum(axis=0).astype(np.float64).reshape(shape), area.reshape(shape))
+
+
+def _as_dask(data: xr.DataArray) -> da.Array:
+    if data.chunks is None:
+        # a stored array is read along its own chunks; one in memory is cut into views
+        stored = "preferred_chunks" in data.encoding
+        data = data.chunk({} if stored else {"time": 1, "lat": _LARGEST, "lon": _LARGEST})
+    array: da.Array = data.data
+    return array
+
+
+def _mask(within: xr.DataArray | NDArray[np.bool_], observed: ClassMap) -> da.Array:
+    """Return the cells to count as an array on the observed grid."""
+    if not isinstance(within, xr.DataArray):
+        within = np.asarray(within)
+        if within.shape != observed.grid.shape:
+            raise GridError(
+                f"the mask `within` has shape {within.shape} and the {observed.what} {observed.grid.shape}; "
+                "pass a DataArray to have it placed by its coordinates"
+            )
+        within = xr.DataArray(within, {"lat": observed.data["lat"], "lon": observed.data["lon"]}, ("lat", "lon"))
+    if within.dtype != np.bool_:
+        raise GridError(f"the mask `within` must be boolean, not {within.dtype}; compare it with a value first")
+    placed = as_map(within, what="mask `within`")
+    if len(placed.years) > 1:
+        raise GridError("the mask `within` has several time steps; select one")
+    source = _as_dask(placed.data)[0]
+    total = da.zeros(observed.grid.shape, dtype=bool, chunks=_LARGEST)
+    for overlap in overlaps(placed, observed):
+        part = source[overlap.predicted_rows, overlap.predicted_columns]
+        margins = [
+            (part_of.start, size - part_of.stop)
+            for part_of, size in zip((overlap.rows, overlap.columns), observed.grid.shape, strict=True)
+        ]
+        total = total | (_pad(part, margins) if any(map(any, margins)) else part)
+    return total
+
+
+def _count(
+    overlap: Overlap,
+    forecast: da.Array,
+    reference: da.Array,
+    mask: da.Array | None,
+    what: str,
+    observed: ClassMap,
+    factor: int,
+    domains: tuple[str, ...],
+) -> tuple[int, da.Array]:
+    grid = observed.grid
+    rows = _whole_cells(overlap.rows, grid.row_offset, factor)
+    columns = _whole_cells(overlap.columns, grid.column_offset, factor)
+    # The observed map fills up coarse cells that the predicted one covers in part, as far as it goes.
+    inner = slice(max(rows.start, 0), min(rows.stop, grid.rows))
+    across = slice(max(columns.start, 0), min(columns.stop, grid.columns))
+    beyond = [
+        (inner.start - rows.start, rows.stop - inner.stop),
+        (across.start - columns.start, columns.stop - across.stop),
+    ]
+    margins = [
+        (overlap.rows.start - rows.start, rows.stop - overlap.rows.stop),
+        (overlap.columns.start - columns.start, columns.stop - overlap.columns.stop),
+    ]
+    predicted = _pad(forecast[overlap.predicted_rows, overlap.predicted_columns], margins)
+    chunks = tuple(_edges(sizes, factor) for sizes in predicted.chunks)
+    kept = (
+        da.ones((overlap.rows.stop - overlap.rows.start, overlap.columns.stop - overlap.columns.start), dtype=bool)
+        if mask is None
+        else mask[overlap.rows, overlap.columns]
+    )
+    latitude = grid.north - (np.arange(rows.start, rows.stop) + 0.5) * grid.resolution
+    longitude = grid.west + (np.arange(columns.start, columns.stop) + 0.5) * grid.resolution
+    counts = da.blockwise(
+        _count_block,
+        "yxdp",
+        _pad(reference[inner, across], beyond).rechunk(chunks),
+        "yx",
+        predicted.rechunk(chunks),
+        "yx",
+        _pad(kept, margins).rechunk(chunks),
+        "yx",
+        da.from_array(latitude, chunks=(chunks[0],)),
+        "y",
+        da.from_array(longitude, chunks=(chunks[1],)),
+        "x",
+        new_axes={"d": len(domains), "p": len(CLASSES) ** 2},
+        adjust_chunks={"x": lambda _: 1},
+        factor=factor,
+        domains=domains,
+        names=(observed.what, what),
+        dtype=np.int64,
+        meta=np.empty((0, 0, 0, 0), dtype=np.int64),
+    )
+    return rows.start, counts.sum(axis=1, split_every=4)
+
+
+def _count_block(
+    observed: NDArray[Any],
+    predicted: NDArray[Any],
+    counted: NDArray[np.bool_],
+    latitude: NDArray[np.float64],
+    longitude: NDArray[np.float64],
+    *,
+    factor: int,
+    domains: tuple[str, ...],
+    names: tuple[str, str],
+) -> NDArray[np.int64]:
+    observed = check_codes(observed, what=names[0], latitude=latitude, longitude=longitude)
+    predicted = check_codes(predicted, what=names[1], latitude=latitude, longitude=longitude)
+    return count_rows(observed, predicted, counted, latitude, factor=factor, domains=domains)[:, None]
+
+
+def _pad(array: da.Array, margins: Sequence[tuple[int, int]]) -> da.Array:
+    return da.pad(array, margins, constant_values=0) if any(map(any, margins)) else array
+
+
+def _whole_cells(part: slice, offset: int, factor: int) -> slice:
+    """Return the part extended to edges of coarse cells, which are counted from 90 N and 180 W."""
+    before = (part.start + offset) % factor
+    after = -(part.stop + offset) % factor
+    return slice(part.start - before, part.stop + after)
+
+
+def _edges(sizes: Sequence[int], factor: int) -> tuple[int, ...]:
+    """Return chunks near the given ones that end at edges of coarse cells and are neither small nor large."""
+    total = sum(sizes)
+    wanted = np.unique(np.cumsum(sizes) // factor * factor)
+    largest = max(_LARGEST // factor, 1) * factor
+    edges = [0]
+    for edge in (*(int(each) for each in wanted if each < total - _SMALLEST), total):
+        if edge < total and edge - edges[-1] < _SMALLEST:
+            continue
+        while edge - edges[-1] > largest:
+            edges.append(edges[-1] + largest)
+        edges.append(edge)
+    return tuple(int(size) for size in np.diff(edges) if size)

@@ -1,0 +1,173 @@
+"""Confusion matrices of class codes: plain arrays in, plain arrays out.
+
+Counts are kept as whole numbers for each row of the grid and weighted with the row's cell area only
+at the end. So the sum over blocks is exact, and no chunking can change a score in any digit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xland.errors import GridError, VocabularyError
+from xland.vocabulary import CLASSES, LAND_CLASSES
+
+DOMAINS: dict[str, str] = {
+    "all": "every cell of the observed map, ocean and inland water included",
+    "land": "cells that are land in the observed map, north of 60 S; its water and ocean are left out",
+    "mixed": "land cells in coarse cells that hold more than one land class in the observed map",
+}
+"""The parts of a map that are scored apart, and what they hold."""
+
+SOUTHERN_LIMIT = -60.0
+"""Latitude south of which nothing counts as land: Antarctica would be one large and easy class."""
+
+
+def check_codes(
+    codes: NDArray[Any], *, what: str, latitude: NDArray[Any] | None = None, longitude: NDArray[Any] | None = None
+) -> NDArray[np.uint8]:
+    """Return class codes as uint8, or say which codes are unknown, how many and where.
+
+    Parameters
+    ----------
+    codes : (rows, columns) array
+        Whole numbers; floats are accepted if they are whole.
+    what : str
+        What the map is, for the message.
+    latitude, longitude : (rows,) and (columns,) array, optional
+        Degrees of the cell centres, for the message.
+
+    Raises
+    ------
+    VocabularyError
+        Codes other than 0..7, fractions or NaN.
+    """
+    codes = np.asarray(codes)
+    if codes.dtype.kind not in "iufb":
+        raise VocabularyError(f"the {what} holds {codes.dtype} values; class codes are whole numbers from 0 to 7")
+    bad = (codes < 0) | (codes >= len(CLASSES))
+    if codes.dtype.kind == "f":
+        bad |= ~(codes == np.trunc(codes))
+    if not bad.any():
+        return codes.astype(np.uint8, copy=False)
+    values, counts = np.unique(codes[bad], return_counts=True)
+    listed = ", ".join(f"{value:g} ({count} cells)" for value, count in zip(values[:6], counts[:6], strict=True))
+    place = ""
+    if latitude is not None and longitude is not None:
+        row, column = (int(index[0]) for index in np.nonzero(bad))
+        place = f", the first at {latitude[row]:g} N, {longitude[column]:g} E"
+    raise VocabularyError(
+        f"the {what} holds unknown class codes {listed}{place}; codes are 0 to 7 with 0 for ocean and no data: "
+        "translate other legends with xland.vocabulary.translate"
+    )
+
+
+def confusion(
+    observed: NDArray[Any], predicted: NDArray[Any], weights: NDArray[Any] | None = None, classes: int = len(CLASSES)
+) -> NDArray[np.float64]:
+    """Cross-tabulate two maps of class codes.
+
+    Parameters
+    ----------
+    observed, predicted : arrays of the same shape
+        Codes ``0 .. classes - 1``.
+    weights : array that broadcasts to that shape, optional
+        Weight of each cell: its area, 1, or 0 to leave it out. Without weights every cell counts 1.
+    classes : int
+        Number of classes.
+
+    Returns
+    -------
+    (classes, classes) array of float64
+        Rows are observed classes, columns predicted ones; the sum is the sum of the weights.
+
+    Raises
+    ------
+    VocabularyError
+        Codes outside ``0 .. classes - 1``.
+    """
+    observed, predicted = np.asarray(observed), np.asarray(predicted)
+    for codes, what in ((observed, "observed"), (predicted, "predicted")):
+        if codes.size and (codes.min() < 0 or codes.max() >= classes):
+            outside = int(((codes < 0) | (codes >= classes)).sum())
+            raise VocabularyError(f"the {what} map holds {outside} cells with codes outside 0 to {classes - 1}")
+    index = observed.astype(np.intp).ravel() * classes + predicted.astype(np.intp).ravel()
+    flat = None if weights is None else np.broadcast_to(weights, observed.shape).astype(np.float64).ravel()
+    return np.bincount(index, flat, classes * classes).astype(np.float64).reshape(classes, classes)
+
+
+def mixed_cells(observed: NDArray[Any], factor: int) -> NDArray[np.bool_]:
+    """Find the coarse cells that hold more than one land class: where downscaling has something to do.
+
+    Parameters
+    ----------
+    observed : (rows, columns) array of class codes 0..7
+        Begins at the edge of a coarse cell; rows and columns are multiples of ``factor``.
+    factor : int
+        Fine cells along one coarse cell.
+
+    Returns
+    -------
+    (rows, columns) array of bool
+        True in every fine cell, water and ocean too, of a coarse cell with two or more of the
+        classes :data:`xland.vocabulary.LAND_CLASSES`.
+    """
+    rows, columns = observed.shape
+    if factor < 1 or rows % factor or columns % factor:
+        raise GridError(f"{rows} x {columns} cells cannot be grouped by {factor} x {factor} without remainder")
+    lookup = np.zeros(len(CLASSES), dtype=np.uint8)
+    lookup[list(LAND_CLASSES)] = [1 << code for code in LAND_CLASSES]
+    present = lookup[observed].reshape(rows // factor, factor, columns // factor, factor)
+    present = np.bitwise_or.reduce(np.bitwise_or.reduce(present, axis=3), axis=1)
+    several = (present & (present - (present > 0))) != 0  # more than one bit is set
+    return several.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def count_rows(
+    observed: NDArray[Any],
+    predicted: NDArray[Any],
+    counted: NDArray[np.bool_],
+    latitude: NDArray[Any],
+    *,
+    factor: int,
+    domains: Sequence[str],
+) -> NDArray[np.int64]:
+    """Count pairs of classes in every row of a block, for each domain.
+
+    Parameters
+    ----------
+    observed, predicted : (rows, columns) arrays of class codes
+        The block begins and ends at edges of coarse cells.
+    counted : (rows, columns) array of bool
+        Cells to count; the others still say whether a coarse cell is mixed.
+    latitude : (rows,) array
+        Degrees north of the cell centres.
+    factor : int
+        Fine cells along one coarse cell.
+    domains : sequence of str
+        Names in :data:`DOMAINS`.
+
+    Returns
+    -------
+    (rows, domains, 64) array of int64
+        Pairs ``8 * observed + predicted``.
+    """
+    rows = observed.shape[0]
+    pairs = len(CLASSES) ** 2
+    index = observed.astype(np.int64) * len(CLASSES) + predicted
+    index += np.arange(rows)[:, None] * pairs
+    is_land = np.isin(np.arange(len(CLASSES)), LAND_CLASSES)
+    land = counted & is_land[observed] & (np.asarray(latitude) > SOUTHERN_LIMIT)[:, None]
+    result = np.empty((rows, len(domains), pairs), dtype=np.int64)
+    for position, domain in enumerate(domains):
+        if domain == "all":
+            chosen = counted
+        elif domain == "land":
+            chosen = land
+        else:
+            chosen = land & mixed_cells(observed, factor)
+        result[:, position] = np.bincount(index[chosen], minlength=rows * pairs).reshape(rows, pairs)
+    return result

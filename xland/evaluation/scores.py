@@ -1,0 +1,479 @@
+"""Scores of land-use maps against an observed map, beside baselines, lazily on dask.
+
+Two weightings stand side by side, since they differ: ``area`` weighs every cell with its area on the
+sphere, ``pixels`` counts cells of a latitude/longitude grid as most published figures do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import dask
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xland.errors import GridError, RegionError
+from xland.evaluation.alignment import as_map, pair_years
+from xland.evaluation.blocks import Weightings, count_lazily, weigh
+from xland.evaluation.confusion import DOMAINS, check_codes, confusion, mixed_cells
+from xland.evaluation.tables import figure, html_table, text_table
+from xland.vocabulary import CLASS_NAMES, LAND_CLASSES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "DOMAINS",
+    "Comparison",
+    "Evaluation",
+    "Scores",
+    "check_codes",
+    "compare",
+    "confusion",
+    "evaluate",
+    "mixed_cells",
+]
+
+Weighting = Literal["area", "pixels"]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores that follow from one confusion matrix.
+
+    Parameters
+    ----------
+    matrix : (8, 8) array
+        Rows observed, columns predicted; square metres or cells.
+    weighting : {"pixels", "area"}
+        What the matrix holds.
+    classes : sequence of int, optional
+        Codes over which the mean IoU is taken; by default the land classes 1..6 that occur in the
+        observed map. Ocean and inland water are never among them unless asked for.
+
+    Notes
+    -----
+    Intersection over union is TP / (TP + FP + FN), F1 is 2 TP / (2 TP + FP + FN), and kappa follows
+    Cohen (1960), doi 10.1177/001316446002000104. A score whose denominator is zero is NaN.
+    """
+
+    matrix: NDArray[np.float64]
+    weighting: Weighting = "pixels"
+    classes: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        matrix = np.asarray(self.matrix, dtype=np.float64)
+        if matrix.shape != (len(CLASS_NAMES),) * 2:
+            raise GridError(
+                f"a confusion matrix has {len(CLASS_NAMES)} x {len(CLASS_NAMES)} entries, not {matrix.shape}"
+            )
+        object.__setattr__(self, "matrix", matrix)
+
+    @property
+    def total(self) -> float:
+        """Square metres or cells that were scored."""
+        return float(self.matrix.sum())
+
+    @property
+    def support(self) -> NDArray[np.float64]:
+        """Square metres or cells of each class in the observed map; shape ``(8,)``."""
+        return np.asarray(self.matrix.sum(axis=1))
+
+    @property
+    def accuracy(self) -> float:
+        """Share of cells with the observed class."""
+        return float(_ratio(np.trace(self.matrix), self.matrix.sum()))
+
+    @property
+    def kappa(self) -> float:
+        """Cohen's kappa: accuracy beyond what the two maps' totals alone would bring."""
+        if self.total == 0:
+            return math.nan
+        chance = float(self.matrix.sum(axis=1) @ self.matrix.sum(axis=0)) / self.total**2
+        return float(_ratio(self.accuracy - chance, 1 - chance))
+
+    @cached_property
+    def iou(self) -> NDArray[np.float64]:
+        """Intersection over union of each class; shape ``(8,)``."""
+        hits = np.diag(self.matrix)
+        return _ratio(hits, self.matrix.sum(axis=1) + self.matrix.sum(axis=0) - hits)
+
+    @cached_property
+    def precision(self) -> NDArray[np.float64]:
+        """Share of each predicted class that is observed there (user's accuracy); shape ``(8,)``."""
+        return _ratio(np.diag(self.matrix), self.matrix.sum(axis=0))
+
+    @cached_property
+    def recall(self) -> NDArray[np.float64]:
+        """Share of each observed class that is predicted (producer's accuracy); shape ``(8,)``."""
+        return _ratio(np.diag(self.matrix), self.matrix.sum(axis=1))
+
+    @cached_property
+    def f1(self) -> NDArray[np.float64]:
+        """Harmonic mean of precision and recall of each class; shape ``(8,)``."""
+        return _ratio(2 * np.diag(self.matrix), self.matrix.sum(axis=1) + self.matrix.sum(axis=0))
+
+    @property
+    def miou_classes(self) -> tuple[int, ...]:
+        """Codes over which the mean IoU is taken."""
+        if self.classes is not None:
+            return tuple(int(code) for code in self.classes)
+        return tuple(code for code in LAND_CLASSES if self.support[code] > 0)
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU over :attr:`miou_classes`, those that occur in either map."""
+        values = self.iou[list(self.miou_classes)]
+        values = values[np.isfinite(values)]
+        return float(values.mean()) if values.size else math.nan
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers for JSON: None where a score is not defined."""
+        per_class = {
+            name: {CLASS_NAMES[code]: _plain(value) for code, value in enumerate(getattr(self, name))}
+            for name in ("iou", "precision", "recall", "f1", "support")
+        }
+        return {
+            "weighting": self.weighting,
+            "unit": "m2" if self.weighting == "area" else "cells",
+            "total": self.total,
+            "accuracy": _plain(self.accuracy),
+            "miou": _plain(self.miou),
+            "miou_classes": [CLASS_NAMES[code] for code in self.miou_classes],
+            "kappa": _plain(self.kappa),
+            **per_class,
+            "confusion": self.matrix.tolist(),
+        }
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a row for each class: IoU, precision, recall, F1, support."""
+        import pandas as pd
+
+        columns = {name: getattr(self, name) for name in ("iou", "precision", "recall", "f1", "support")}
+        return pd.DataFrame(columns, index=pd.Index(CLASS_NAMES, name="class"))
+
+    def _table(self) -> tuple[str, list[str], list[list[str]]]:
+        unit = "area" if self.weighting == "area" else "pixel counts"
+        title = (
+            f"accuracy {figure(self.accuracy)}, mean IoU {figure(self.miou)} "
+            f"(over {', '.join(CLASS_NAMES[code] for code in self.miou_classes) or 'no class'}), "
+            f"kappa {figure(self.kappa)}; by {unit}"
+        )
+        share = _ratio(self.support, np.full(8, self.total))
+        rows = [
+            [
+                CLASS_NAMES[code],
+                *(figure(values[code]) for values in (self.iou, self.precision, self.recall, self.f1)),
+                figure(100 * share[code], 2),
+            ]
+            for code in range(len(CLASS_NAMES))
+            if self.matrix[code].any() or self.matrix[:, code].any()
+        ]
+        return title, ["class", "IoU", "precision", "recall", "F1", "observed %"], rows
+
+    def __str__(self) -> str:
+        return text_table(*self._table())
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._table())
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Scores of one map in several domains and both weightings.
+
+    Parameters
+    ----------
+    area, pixels : dict of str to Scores
+        By domain: ``all``, ``land``, ``mixed``.
+    factor : int
+        Fine cells along one coarse cell, which says what is mixed.
+    years : tuple of (predicted year, observed year)
+        What was compared with what; None where a map does not say its year.
+    cells : str
+        Which cells were scored.
+    """
+
+    area: dict[str, Scores]
+    pixels: dict[str, Scores]
+    factor: int
+    years: tuple[tuple[int | None, int | None], ...]
+    cells: str = "all"
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the domains, in the order asked for."""
+        return tuple(self.pixels)
+
+    def __getitem__(self, domain: str) -> Scores:
+        """Return the area-weighted scores of a domain; those by pixel count are in :attr:`pixels`."""
+        return self.area[domain]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers for JSON, by domain and weighting."""
+        return {
+            domain: {"area": self.area[domain].to_dict(), "pixels": self.pixels[domain].to_dict()}
+            for domain in self.domains
+        }
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a row for each domain and weighting."""
+        return Comparison({"map": self}).to_dataframe().droplevel("map")
+
+    def __str__(self) -> str:
+        return str(Comparison({"map": self}))
+
+    def _repr_html_(self) -> str:
+        return Comparison({"map": self})._repr_html_()
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Scores of several maps, a model and its baselines, on the same cells.
+
+    Parameters
+    ----------
+    evaluations : dict of str to Evaluation
+        By name of the map, in the order they were given.
+    """
+
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the maps."""
+        return tuple(self.evaluations)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the domains."""
+        return next(iter(self.evaluations.values())).domains
+
+    def __getitem__(self, name: str) -> Evaluation:
+        """Return the scores of one map."""
+        return self.evaluations[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything for JSON: how it was scored, then scores by map, domain and weighting."""
+        first = next(iter(self.evaluations.values()))
+        return {
+            "cells": first.cells,
+            "factor": first.factor,
+            "domains": {domain: DOMAINS[domain] for domain in self.domains},
+            "years": {
+                name: [{"predicted": predicted, "observed": observed} for predicted, observed in each.years]
+                for name, each in self.evaluations.items()
+            },
+            "scores": {name: each.to_dict() for name, each in self.evaluations.items()},
+        }
+
+    def to_json(self, path: str | os.PathLike[str]) -> Path:
+        """Write :meth:`to_dict` as JSON and return the path; an existing file is replaced at once or not at all."""
+        path = Path(path)
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        return part.replace(path)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a row for each domain, weighting and map: accuracy, mIoU, kappa and IoU of each class."""
+        import pandas as pd
+
+        rows = {
+            (domain, weighting, name): {
+                "accuracy": scores.accuracy,
+                "miou": scores.miou,
+                "kappa": scores.kappa,
+                **{f"iou_{CLASS_NAMES[code]}": scores.iou[code] for code in range(len(CLASS_NAMES))},
+            }
+            for domain in self.domains
+            for weighting in ("area", "pixels")
+            for name, each in self.evaluations.items()
+            for scores in [getattr(each, weighting)[domain]]
+        }
+        frame = pd.DataFrame.from_dict(rows, orient="index")
+        frame.index = pd.MultiIndex.from_tuples(list(rows), names=["domain", "weighting", "map"])
+        return frame
+
+    def _table(self) -> tuple[str, list[str], list[list[str]]]:
+        codes = [
+            code for code in LAND_CLASSES if any(e[d].support[code] for e in self.evaluations.values() for d in e.area)
+        ]
+        header = ["cells", "map", "accuracy", "mIoU", "acc. (px)", "mIoU (px)", *(CLASS_NAMES[code] for code in codes)]
+        rows = []
+        for domain in self.domains:
+            for name, each in self.evaluations.items():
+                area, pixels = each.area[domain], each.pixels[domain]
+                values = (area.accuracy, area.miou, pixels.accuracy, pixels.miou, *(area.iou[c] for c in codes))
+                rows.append([domain, name, *(figure(value) for value in values)])
+        return "accuracy, mean IoU and IoU of each class by area; (px) by pixel counts", header, rows
+
+    def __str__(self) -> str:
+        return text_table(*self._table())
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._table())
+
+
+def evaluate(
+    predicted: xr.DataArray | xr.Dataset,
+    observed: xr.DataArray | xr.Dataset,
+    *,
+    factor: int = 5,
+    within: xr.DataArray | NDArray[np.bool_] | None = None,
+    domains: Sequence[str] = ("all", "land", "mixed"),
+    classes: Sequence[int] | None = None,
+    match_years: bool = False,
+    cells: str | None = None,
+) -> Evaluation:
+    """Score a map of class codes against an observed one.
+
+    Both are brought together by label, whatever their order of latitude, range of longitude and names
+    of dimensions, and compared where both have cells. Blocks are read, counted and forgotten.
+
+    Parameters
+    ----------
+    predicted, observed : DataArray or Dataset with ``land_use``
+        Class codes 0..7 on the same grid or on parts of it.
+    factor : int
+        Fine cells along one coarse cell of the model's input, counted from 90 N and 180 W; says
+        which land cells are ``mixed``.
+    within : DataArray or (rows, columns) array of bool, optional
+        Cells to score, such as the held-out cells of the split. A DataArray is placed by its
+        coordinates; an array has the observed map's cells, north first, from west to east.
+    domains : sequence of str
+        Any of ``all``, ``land``, ``mixed``: see :data:`DOMAINS`.
+    classes : sequence of int, optional
+        Classes of the mean IoU; by default the land classes that occur in the observed map.
+    match_years : bool
+        Maps with one time step each are compared even if their years differ, which the result
+        records, unless this is True. Of longer maps, the years that both have are scored together.
+    cells : str, optional
+        How to call the cells that are scored, in tables and reports.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    VocabularyError
+        Codes other than 0..7 in either map.
+    GridError
+        Grids whose cells differ in size or do not coincide.
+    RegionError
+        Maps without a common cell, or an empty ``within``.
+    TimeError
+        Time steps that do not belong together.
+    """
+    return compare(
+        {"map": predicted},
+        observed,
+        factor=factor,
+        within=within,
+        domains=domains,
+        classes=classes,
+        match_years=match_years,
+        cells=cells,
+    )["map"]
+
+
+def compare(
+    predictions: Mapping[str, xr.DataArray | xr.Dataset],
+    observed: xr.DataArray | xr.Dataset,
+    *,
+    factor: int = 5,
+    within: xr.DataArray | NDArray[np.bool_] | None = None,
+    domains: Sequence[str] = ("all", "land", "mixed"),
+    classes: Sequence[int] | None = None,
+    match_years: bool = False,
+    cells: str | None = None,
+) -> Comparison:
+    """Score a model and its baselines on the same cells, reading the observed map once.
+
+    Parameters
+    ----------
+    predictions : mapping of str to DataArray or Dataset
+        Maps of class codes by name: the model first, then its baselines.
+    observed, factor, within, domains, classes, match_years, cells
+        As in :func:`evaluate`.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    GridError
+        If the maps cover different parts of the observed map, besides the errors of :func:`evaluate`.
+    """
+    unknown = [domain for domain in domains if domain not in DOMAINS]
+    if unknown or not domains or not predictions:
+        raise GridError(
+            f"unknown domains {', '.join(map(repr, unknown))}; known are {', '.join(DOMAINS)}"
+            if unknown
+            else "nothing to score: name at least one map and one domain"
+        )
+    if int(factor) != factor or factor < 1:
+        raise GridError(
+            f"the factor between coarse and fine cells must be a whole number of at least 1, not {factor!r}"
+        )
+    reference = as_map(observed, what="observed map")
+    maps = {name: as_map(each, what=f"map {name!r}") for name, each in predictions.items()}
+    pairs = {name: pair_years(each, reference, match_years=match_years) for name, each in maps.items()}
+    lazy = {
+        name: count_lazily(each, reference, pairs[name], within=within, factor=int(factor), domains=tuple(domains))
+        for name, each in maps.items()
+    }
+    (counts,) = dask.compute(lazy)
+    matrices = {name: weigh(each, reference.grid, len(domains)) for name, each in counts.items()}
+    _same_cells(matrices)
+    label = cells or ("all" if within is None else "a chosen part of the map")
+    return Comparison(
+        {
+            name: Evaluation(
+                **{
+                    weighting: {
+                        domain: Scores(getattr(matrices[name], weighting)[i], weighting, classes)
+                        for i, domain in enumerate(domains)
+                    }
+                    for weighting in ("area", "pixels")
+                },
+                factor=int(factor),
+                years=tuple((maps[name].years[i], reference.years[j]) for i, j in pairs[name]),
+                cells=label,
+            )
+            for name in predictions
+        }
+    )
+
+
+def _same_cells(matrices: Mapping[str, Weightings]) -> None:
+    """Refuse to put scores side by side which were taken on different cells."""
+    names = list(matrices)
+    support = {name: each.pixels.sum(axis=2) for name, each in matrices.items()}
+    totals = {name: int(each.sum(axis=1).max()) for name, each in support.items()}
+    if not any(totals.values()):
+        raise RegionError("no cell is left to score: the mask `within` and the domains hold no cell of the maps")
+    for name in names[1:]:
+        if not np.array_equal(support[name], support[names[0]]):
+            raise GridError(
+                f"{names[0]!r} and {name!r} cover different cells or years of the observed map "
+                f"({totals[names[0]]} and {totals[name]} cells); select the same region and years of both"
+            )
+
+
+def _ratio(above: Any, below: Any) -> NDArray[np.float64]:
+    above, below = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below != 0)
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,379 @@
+"""Maps of land use, of confidence and of differences, drawn with matplotlib.
+
+Large maps are thinned by taking every n-th cell before anything is read into the picture, so that a
+global map costs no more memory than the picture. Axes that are not given come from pyplot, as
+notebooks expect; :func:`side_by_side` makes a figure of its own that no global state knows of.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xland.errors import GridError, RegionError, VocabularyError
+from xland.grid import Grid
+from xland.orientation import orient
+from xland.vocabulary import CLASSES, OCEAN
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MAX_PIXELS = 2_000_000
+"""Cells of a map that are drawn at most; more than a screen shows."""
+
+AGREE, DISAGREE = "#e3e0da", "#8c2d7c"
+"""Colours of a difference map: told apart by lightness as well, so that colour-blind readers can."""
+
+
+def thin(data: xr.DataArray, max_pixels: int = MAX_PIXELS) -> xr.DataArray:
+    """Return every n-th row and column, so that no more than about ``max_pixels`` cells are left.
+
+    Parameters
+    ----------
+    data : DataArray with dimensions lat and lon
+        Lazy arrays stay lazy.
+    max_pixels : int
+
+    Returns
+    -------
+    DataArray
+        The nearest cell stands for its neighbours: codes are never mixed.
+    """
+    step = _step((data.sizes["lat"], data.sizes["lon"]), max_pixels)
+    return data.isel({name: slice(min(step // 2, data.sizes[name] - 1), None, step) for name in ("lat", "lon")})
+
+
+def land_use_map(
+    da: xr.DataArray,
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    legend: bool = True,
+    max_pixels: int = MAX_PIXELS,
+) -> Axes:
+    """Draw a map of class codes in the colours of the vocabulary.
+
+    Parameters
+    ----------
+    da : DataArray of class codes 0..7
+        One time step; any names and order of latitude and longitude. Drawn north up.
+    ax : matplotlib Axes, optional
+        By default a new pyplot figure.
+    title : str, optional
+        By default the year, where the map says it.
+    legend : bool
+        Name the classes that occur.
+    max_pixels : int
+        Larger maps are thinned, see :func:`thin`.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    GridError
+        If there are several time steps or other dimensions.
+    VocabularyError
+        Codes other than 0..7.
+    """
+    data, frame = _flat(da, "map", max_pixels)
+    codes = _codes(data)
+    ax = _axes(ax, frame)
+    _paint(ax, _palette()[codes], frame, title if title is not None else _year(da))
+    if legend:
+        _legend(ax, _entries(set(np.unique(codes).tolist())))
+    return ax
+
+
+def confidence_map(
+    da: xr.DataArray,
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    colorbar: bool = True,
+    label: str = "probability of the class",
+    max_pixels: int = MAX_PIXELS,
+) -> Axes:
+    """Draw a probability or a confidence, 0 to 1, in a colour scale that colour-blind readers can read.
+
+    Parameters
+    ----------
+    da : DataArray
+        One time step, of ``probability`` one class; any orientation. NaN is left blank.
+    ax : matplotlib Axes, optional
+    title : str, optional
+    colorbar : bool
+    label : str
+        What the colour bar shows.
+    max_pixels : int
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    data, frame = _flat(da, "confidence", max_pixels)
+    ax = _axes(ax, frame)
+    image = _paint(ax, data.values, frame, title, cmap="cividis", vmin=0, vmax=1)
+    if colorbar:
+        ax.figure.colorbar(image, ax=ax, shrink=0.7, pad=0.02, label=label)
+    return ax
+
+
+def difference(
+    predicted: xr.DataArray,
+    observed: xr.DataArray,
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    legend: bool = True,
+    max_pixels: int = MAX_PIXELS,
+) -> Axes:
+    """Draw where two maps of class codes agree and where they do not.
+
+    Parameters
+    ----------
+    predicted, observed : DataArray of class codes 0..7
+        On the same cells; the observed map may cover more than the predicted one.
+    ax, title, legend, max_pixels
+        As in :func:`land_use_map`.
+
+    Returns
+    -------
+    matplotlib Axes
+        Cells that are ocean in the observed map are left in its colour.
+
+    Raises
+    ------
+    GridError
+        If the observed map lacks cells of the predicted one.
+    """
+    data, frame = _flat(predicted, "predicted map", max_pixels)
+    reference, whole = _flat(observed, "observed map", None)
+    _difference(data, frame, reference, whole, ax := _axes(ax, frame), title)
+    if legend:
+        _legend(ax, {"same class": AGREE, "another class": DISAGREE, "ocean": CLASSES[OCEAN].color})
+    return ax
+
+
+def side_by_side(
+    maps: Mapping[str, xr.DataArray],
+    *,
+    observed: str | None = None,
+    columns: int | None = None,
+    title: str | None = None,
+    path: str | os.PathLike[str] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    dpi: int = 150,
+) -> Figure:
+    """Draw several maps with one legend, and where each differs from the observed one.
+
+    Parameters
+    ----------
+    maps : mapping of str to DataArray
+        Maps of class codes by title.
+    observed : str, optional
+        Name of the observed map; a second row then shows where the others differ from it.
+    columns : int, optional
+        Maps in a row; by default all of them, or three without ``observed``.
+    title : str, optional
+    path : path, optional
+        Write the figure as PNG there.
+    max_pixels : int
+        For each map.
+    dpi : int
+        Dots per inch of the PNG.
+
+    Returns
+    -------
+    matplotlib Figure
+        Not known to pyplot, so that nothing is left open.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    if not maps:
+        raise GridError("nothing to draw: pass at least one map")
+    if observed is not None and observed not in maps:
+        raise GridError(f"there is no map {observed!r} to compare with; the maps are {', '.join(maps)}")
+    across = columns or (len(maps) if observed else min(3, len(maps)))
+    down = -(-len(maps) // across)
+    blocks = down * (2 if observed else 1)
+    flat = {name: _flat(each, f"map {name!r}", max_pixels) for name, each in maps.items()}
+    figure = Figure(figsize=_size([frame for _, frame in flat.values()], blocks, across), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(blocks, across, squeeze=False)
+    for ax in axes.ravel():
+        ax.set_axis_off()
+    present: set[int] = set()
+    for position, (name, (data, frame)) in enumerate(flat.items()):
+        row, column = divmod(position, across)
+        codes = _codes(data)
+        present |= set(np.unique(codes).tolist())
+        axes[row, column].set_axis_on()
+        _paint(axes[row, column], _palette()[codes], frame, name)
+        if observed is not None and name != observed:
+            below = axes[row + down, column]
+            below.set_axis_on()
+            _difference(data, frame, *_flat(maps[observed], "observed map", None), below, f"{name}: where it differs")
+    entries = _entries(present)
+    if observed and len(maps) > 1:
+        entries |= {"same class": AGREE, "another class": DISAGREE}
+    handles = [Patch(facecolor=color, edgecolor="0.5", linewidth=0.4, label=name) for name, color in entries.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), frameon=False)
+    if title:
+        figure.suptitle(title, fontsize="x-large")
+    if path is not None:
+        save(figure, path, dpi=dpi)
+    return figure
+
+
+def save(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> Path:
+    """Write a figure as PNG; an existing file is replaced at once or not at all."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    figure.savefig(part, dpi=dpi, format="png")
+    return part.replace(path)
+
+
+class _Frame(NamedTuple):
+    """Where a map lies, in degrees: the whole grid, and the cells of the picture after thinning."""
+
+    grid: Grid
+    extent: tuple[float, float, float, float]
+
+
+def _flat(da: xr.DataArray, what: str, max_pixels: int | None) -> tuple[xr.DataArray, _Frame]:
+    """Return one time step in canonical order, thinned, and where it lies."""
+    data, _ = orient(da, what=what)
+    several = [f"{dim} ({data.sizes[dim]})" for dim in data.dims if dim not in {"lat", "lon"} and data.sizes[dim] != 1]
+    if several:
+        raise GridError(f"the {what} has several steps along {', '.join(several)}; select one of each with sel or isel")
+    data = data.isel({dim: 0 for dim in data.dims if dim not in {"lat", "lon"}}, drop=True)
+    if not data.size:
+        raise RegionError(f"the {what} holds no cell: its shape is {data.shape}")
+    grid = Grid.from_centres(data["lat"].values, data["lon"].values)
+    if max_pixels is not None:
+        data = thin(data, max_pixels)
+    # each cell that is left stands for a square of the cells around it
+    size = grid.resolution * _step(grid.shape, max_pixels)
+    extent = (grid.west, grid.west + data.sizes["lon"] * size, grid.north - data.sizes["lat"] * size, grid.north)
+    return data, _Frame(grid, extent)
+
+
+def _step(shape: tuple[int, ...], max_pixels: int | None) -> int:
+    return 1 if max_pixels is None else max(1, math.ceil(math.sqrt(math.prod(shape) / max_pixels)))
+
+
+def _difference(
+    data: xr.DataArray, frame: _Frame, reference: xr.DataArray, whole: _Frame, ax: Axes, title: str | None
+) -> None:
+    from matplotlib.colors import to_rgb
+
+    west = whole.grid.west
+    places = {"lat": data["lat"].values, "lon": west + (data["lon"].values - west) % 360}
+    try:
+        beside = reference.sel(places, method="nearest", tolerance=0.05 * whole.grid.resolution)
+    except KeyError as error:
+        raise GridError(
+            "the observed map lacks cells of the predicted one, or their cells do not coincide; "
+            "select the same region of both"
+        ) from error
+    theirs, ours = _codes(beside), _codes(data)
+    picture = np.where((theirs == ours)[..., None], to_rgb(AGREE), to_rgb(DISAGREE))
+    picture[theirs == OCEAN] = to_rgb(CLASSES[OCEAN].color)
+    _paint(ax, picture, frame, title)
+
+
+def _palette() -> NDArray[np.float64]:
+    from matplotlib.colors import to_rgb
+
+    return np.array([to_rgb(each.color) for each in CLASSES])
+
+
+def _entries(present: set[int]) -> dict[str, str]:
+    return {each.long_name: each.color for each in CLASSES if each.code in present}
+
+
+def _codes(data: xr.DataArray) -> NDArray[np.uint8]:
+    values = data.values
+    unknown = ~np.isin(values, np.arange(len(CLASSES)))
+    if unknown.any():
+        raise VocabularyError(
+            f"{int(unknown.sum())} cells of the map hold no class code 0 to 7, the first {values[unknown][0]!r}; "
+            "draw probabilities with confidence_map"
+        )
+    return np.asarray(values, dtype=np.uint8)
+
+
+def _axes(ax: Axes | None, frame: _Frame) -> Axes:
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    _, made = plt.subplots(figsize=(10, 10 * _height(frame.grid) + 0.8), layout="constrained")
+    return made
+
+
+def _stretch(grid: Grid) -> float:
+    """Return how much longer a degree of latitude is drawn than one of longitude.
+
+    True in the middle of a regional map, but at most twice; the whole world keeps its plain shape.
+    """
+    if grid.east - grid.west > 180:
+        return 1.0
+    return float(1 / max(np.cos(np.deg2rad((grid.south + grid.north) / 2)), 0.5))
+
+
+def _height(grid: Grid) -> float:
+    """Return the height of a map as a multiple of its width, kept within what a page can hold."""
+    return min(max(_stretch(grid) * grid.rows / grid.columns, 0.3), 1.6)
+
+
+def _size(frames: list[_Frame], blocks: int, across: int) -> tuple[float, float]:
+    return 6.0 * across, (6.0 * max(_height(frame.grid) for frame in frames) + 0.4) * blocks + 0.8
+
+
+def _paint(ax: Axes, picture: NDArray[Any], frame: _Frame, title: str | None, **how: Any) -> Any:
+    image = ax.imshow(
+        picture, extent=frame.extent, origin="upper", interpolation="nearest", aspect=_stretch(frame.grid), **how
+    )
+    ax.set_xlim(frame.grid.west, frame.grid.east)
+    ax.set_ylim(frame.grid.south, frame.grid.north)
+    ax.xaxis.set_major_formatter(lambda value, _: _degrees((value + 180) % 360 - 180, "E", "W"))
+    ax.yaxis.set_major_formatter(lambda value, _: _degrees(value, "N", "S"))
+    ax.tick_params(labelsize="small")
+    if title:
+        ax.set_title(title)
+    return image
+
+
+def _degrees(value: float, positive: str, negative: str) -> str:
+    side = positive if value > 0 else negative if value < 0 else ""
+    return f"{abs(round(value, 6)):g}°{side}"
+
+
+def _legend(ax: Axes, entries: Mapping[str, str]) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [Patch(facecolor=color, edgecolor="0.5", linewidth=0.4, label=name) for name, color in entries.items()]
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=3, frameon=False,
+              fontsize="small")  # fmt: skip
+
+
+def _year(da: xr.DataArray) -> str | None:
+    if "time" not in da.coords or da["time"].size != 1:
+        return None
+    value = da["time"].values.ravel()[0]
+    return (
+        str(value.astype("datetime64[Y]")) if isinstance(value, np.datetime64) else str(getattr(value, "year", value))
+    )
