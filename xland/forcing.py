@@ -1,0 +1,468 @@
+"""Coarse land-use states of any LUH2-like Dataset, brought to the canonical form.
+
+Sources
+-------
+LUH2 v2h and its futures: Hurtt et al. (2020), doi 10.5194/gmd-13-5425-2020. LUH3: input4MIPs
+``UofMD-landState-3-*``. Both hold fractions of the grid cell, water included; LUH2 counts time in
+``years since 850-01-01`` on a 365-day calendar, LUH3 in ``days since``.
+
+The management variables ``crpbf_*`` and ``crpbf2_*`` (LUH2), ``cpbf1_*`` and ``cpbf2_*`` (LUH3) are
+shares of a crop state that is grown as biofuel: they are part of the state already and are never
+added. Files that hold the biofuel area of a crop as a state of its own (``c4per_bf``,
+``c4per_biofuel_2nd_gen`` and the like) have it added to the crop state.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xland.errors import ForcingError, TimeError
+from xland.grid import Grid
+from xland.orientation import Orientation, orient
+from xland.vocabulary import CROP_STATES, LUH2_STATES, LUH3_STATES, LUH_SECONDARY
+
+FILL_LIMIT = 1e19
+"""Finite values at least this large are the 1e20 that LUH files put where there is no data."""
+
+SUM_TOLERANCE = 1e-3
+"""By how much the states of a cell may sum to more than 1."""
+
+ROUNDING = 1e-5
+"""By how much a single fraction may lie outside 0..1: rounding of float32 sums."""
+
+_PERCENT = 1.5
+_FIRST_YEAR = 850
+_PERCENT_UNITS = {"%", "percent", "per cent", "pct", "percentage"}
+_VARIANT = re.compile(
+    r"^(?P<crop>" + "|".join(CROP_STATES) + r")_?(?:bf|biof|biofuel)(?:_?(?:[12]|1st|2nd))?(?:_?gen)?$"
+)
+_REFERENCE = re.compile(r"^\s*(?P<unit>\w+)\s+since\s+(?P<year>-?\d+)(?:-(?P<month>\d+))?", re.IGNORECASE)
+_YEAR_UNITS = {"year", "years", "common_year", "common_years", "yr", "yrs"}
+_PLAIN_UNITS = {"", "1", "year", "years", "yr", "calendar year", "calendar_year", "a", "ce", "ad"}
+
+
+@dataclass(frozen=True)
+class Forcing:
+    """Coarse states in the canonical form.
+
+    Parameters
+    ----------
+    data : Dataset
+        Lazy; dimensions ``time`` (calendar years), ``lat`` (descending), ``lon`` (ascending); float32, NaN where
+        there is no data.
+    grid : Grid
+    years : tuple of int
+    orientation : Orientation
+        For bringing results back to the caller's order and names.
+    """
+
+    data: xr.Dataset
+    grid: Grid
+    years: tuple[int, ...]
+    orientation: Orientation
+
+
+@dataclass(frozen=True)
+class ValueProblem:
+    """Values of one variable that would give a wrong map.
+
+    Parameters
+    ----------
+    variable : str
+    fault : str
+        What is wrong, to be read behind the number of cells: ``"below 0 (lowest -0.2)"``.
+    count : int
+        Number of cells.
+    latitude, longitude : float
+        The first of them, from the north-west, in degrees.
+    remedy : str
+    """
+
+    variable: str
+    fault: str
+    count: int
+    latitude: float
+    longitude: float
+    remedy: str
+
+
+def read_forcing(ds: xr.Dataset, *, variables: Sequence[str] | None = None, year: int | None = None) -> Forcing:
+    """Bring coarse states to the canonical form, checking their structure but never reading a value.
+
+    Parameters
+    ----------
+    ds : Dataset
+        As the file was released, decoded or not, in any order and range of latitude and longitude.
+    variables : sequence of str, optional
+        Names that must be there; by default the twelve states of LUH2. ``pltns``, ``secma`` and
+        ``secmb`` are kept as well where they are there.
+    year : int, optional
+        The year of a Dataset that has no time dimension and does not say its year.
+
+    Returns
+    -------
+    Forcing
+        With dask arrays: the caller's chunks, or one year of the whole grid where there were none.
+
+    Raises
+    ------
+    ForcingError
+        A variable that is missing, has other dimensions or is in percent.
+    TimeError
+        Years that cannot be decoded, or are duplicate or unsorted. Gaps are allowed: see :func:`require_years`.
+    GridError
+        Coordinates that are not a regular grid.
+    """
+    required = LUH2_STATES if variables is None else tuple(variables)
+    sources = find_sources(ds, required)
+    missing = [name for name in required if name not in sources]
+    if missing:
+        raise ForcingError(_missing_message(ds, missing))
+    optional = [name for name in (*LUH3_STATES, *LUH_SECONDARY) if name not in sources]
+    sources.update(find_sources(ds, optional))
+    for names in sources.values():
+        for name in names:
+            check_units(ds[name])
+    kept = ds[[name for names in sources.values() for name in names]]
+    oriented, orientation = orient(kept, what="forcing")
+    years = decode_years(oriented, orientation, year)
+    if not years:
+        raise TimeError("the forcing has a time dimension without a single step")
+    check_years(years)
+    data = canonical_states(oriented, sources, years)
+    return Forcing(data=data, grid=orientation.grid, years=years, orientation=orientation)
+
+
+def find_sources(ds: xr.Dataset, names: Sequence[str]) -> dict[str, list[Hashable]]:
+    """Which variables of the Dataset make up each state: the state itself and its biofuel variants."""
+    sources: dict[str, list[Hashable]] = {name: [name] for name in names if name in ds.data_vars}
+    for variable in sorted(ds.data_vars, key=str):
+        found = _VARIANT.match(str(variable))
+        if found and found["crop"] in names:
+            sources.setdefault(found["crop"], []).append(variable)
+    return {name: sources[name] for name in names if name in sources}
+
+
+def check_units(array: xr.DataArray) -> None:
+    """Refuse percent by name; only the attribute is looked at, see :func:`check_values` for the values."""
+    units = str(array.attrs.get("units", "")).strip()
+    if units.lower() in _PERCENT_UNITS:
+        raise ForcingError(
+            f"{array.name}: the units are {units!r}, but states are fractions of the cell from 0 to 1; "
+            f"divide by 100 and set the attribute: ds[{array.name!r}] = (ds[{array.name!r}] / 100)"
+            ".assign_attrs(units='1')"
+        )
+
+
+def canonical_states(
+    oriented: xr.Dataset, sources: Mapping[str, Sequence[Hashable]], years: Sequence[int]
+) -> xr.Dataset:
+    """Masked float32 states over ``time``, ``lat``, ``lon`` from an oriented Dataset; lazy."""
+    states = {}
+    for name, variables in sources.items():
+        parts = [_masked(oriented[variable]) for variable in variables]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        states[name] = total.rename(name).assign_attrs(parts[0].attrs)
+    coordinates = {name: oriented[name] for name in ("lat", "lon")}
+    time = ("time", np.asarray(years, dtype=np.int64), {"long_name": "calendar year"})
+    return xr.Dataset(
+        {name: (("time", "lat", "lon"), array.data, array.attrs) for name, array in states.items()},
+        coords={"time": time, **coordinates},
+        attrs=oriented.attrs,
+    )
+
+
+def _masked(array: xr.DataArray) -> xr.DataArray:
+    """One variable as float32 in dask chunks, with NaN for its fill values."""
+    name = array.name
+    others = [d for d in array.dims if d not in ("time", "lat", "lon")]
+    if others or "lat" not in array.dims or "lon" not in array.dims:
+        raise ForcingError(
+            f"{name}: has the dimensions {', '.join(map(str, array.dims))}; states need time, latitude and longitude"
+            + (f"; select one of {', '.join(map(repr, others))} with isel" if others else "")
+        )
+    if array.dtype.kind not in "fiub":
+        raise ForcingError(f"{name}: values are {array.dtype}, not numbers; convert them to fractions from 0 to 1")
+    packed = [key for key in ("scale_factor", "add_offset") if key in array.attrs]
+    if packed:
+        raise ForcingError(
+            f"{name}: is packed ({', '.join(packed)}) and was opened with mask_and_scale=False; "
+            "open it without that, or use xr.decode_cf(ds, decode_times=False)"
+        )
+    if array.chunks is None:
+        array = array.chunk({d: 1 if d == "time" else -1 for d in array.dims})
+    fills = _fill_values(array)
+    attributes = {k: v for k, v in array.attrs.items() if not _is_fill_key(k)}
+    if any(abs(fill) >= FILL_LIMIT for fill in fills):
+        # infinity is no fill value: it must reach the checks
+        array = array.where((abs(array) < FILL_LIMIT) | ~np.isfinite(array))
+    for fill in fills:
+        if abs(fill) < FILL_LIMIT:
+            array = array.where(array != fill)
+    if "time" not in array.dims:
+        array = array.expand_dims("time")
+    return array.astype(np.float32).drop_attrs().assign_attrs(attributes)
+
+
+def _is_fill_key(key: Any) -> bool:
+    return str(key).lower() in {"_fillvalue", "fillvalue", "fill_value", "missing_value"}
+
+
+def _fill_values(array: xr.DataArray) -> list[float]:
+    """Fill values that attributes declare, however they are spelt, and that xarray has not taken care of."""
+    values = [np.ravel(value) for key, value in array.attrs.items() if _is_fill_key(key)]
+    finite = {float(v) for v in np.concatenate(values).astype(np.float64)} if values else set()
+    return sorted(v for v in finite if np.isfinite(v))
+
+
+def _missing_message(ds: xr.Dataset, missing: Sequence[str]) -> str:
+    found = ", ".join(map(str, ds.data_vars)) or "none"
+    spelt = {str(name).lower(): name for name in ds.data_vars}
+    other = [f"{spelt[name]} for {name}" for name in missing if name in spelt]
+    return f"{len(missing)} of the variables needed are missing: {', '.join(missing)}; variables found: {found}; " + (
+        f"rename {', '.join(other)}" if other else "rename yours, or add them from the same release"
+    )
+
+
+def decode_years(oriented: xr.Dataset, orientation: Orientation, year: int | None = None) -> tuple[int, ...]:
+    """Calendar years of an oriented Dataset, one for each time step.
+
+    ``years since`` (which xarray cannot decode), every unit that cftime knows, ``%Y%m%d`` numbers,
+    decoded dates of any calendar and plain years are understood.
+
+    Raises
+    ------
+    TimeError
+        If the years are not said or cannot be decoded.
+    """
+    if orientation.time is None:
+        for name in ("time", "year"):
+            if name in oriented.coords and oriented[name].ndim == 0:
+                return _years_of(oriented[name].expand_dims("time"))
+        if year is None:
+            raise TimeError(
+                "the forcing has no time dimension and does not say its year; "
+                "give it one: ds.expand_dims(time=[2015]), or pass year="
+            )
+        return (int(year),)
+    if orientation.time.coordinate is None:
+        steps = oriented.sizes["time"]
+        if year is not None and steps == 1:
+            return (int(year),)
+        raise TimeError(
+            f"the time dimension {orientation.time.dimension!r} has {steps} steps but no coordinate; "
+            f"assign the years: ds.assign_coords({orientation.time.dimension}=[...])"
+        )
+    return _years_of(oriented["time"])
+
+
+def _years_of(time: xr.DataArray) -> tuple[int, ...]:
+    values = np.asarray(time.values)
+    units = str(time.attrs.get("units", "")).strip()
+    if values.dtype.kind == "M":
+        if np.isnat(values).any():
+            raise TimeError(f"time: {int(np.isnat(values).sum())} steps have no date")
+        return tuple(int(y) for y in values.astype("datetime64[Y]").astype(np.int64) + 1970)
+    if values.dtype.kind == "O" and all(hasattr(v, "year") for v in values):
+        return tuple(int(v.year) for v in values)
+    if values.dtype.kind not in "iuf":
+        raise TimeError(
+            f"time: values of type {values.dtype} cannot be read as years; open the file with decode_times=False, "
+            "or assign the years: ds.assign_coords(time=[...])"
+        )
+    numbers = values.astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise TimeError(f"time: {int((~np.isfinite(numbers)).sum())} steps are not finite")
+    reference = _REFERENCE.match(units)
+    if reference and reference["unit"].lower() in _YEAR_UNITS:
+        begin = int(reference["year"]) + (int(reference["month"] or 1) - 1) / 12
+        # a millionth of a year: whole years stored as float32 stay whole
+        return tuple(int(y) for y in np.floor(begin + numbers + 1e-6))
+    if reference:
+        return _years_by_cftime(numbers, units, str(time.attrs.get("calendar", "standard")))
+    if "%Y%m%d" in units:
+        return tuple(int(y) for y in numbers // 10_000)
+    return _plain_years(numbers, units)
+
+
+def _years_by_cftime(numbers: NDArray[np.float64], units: str, calendar: str) -> tuple[int, ...]:
+    import cftime
+
+    try:
+        dates = cftime.num2date(numbers, units, calendar)
+    except (ValueError, OverflowError) as error:
+        raise TimeError(
+            f"time: {units!r} on the {calendar!r} calendar cannot be decoded ({error}); "
+            "assign the years: ds.assign_coords(time=[...])"
+        ) from None
+    return tuple(int(date.year) for date in np.ravel(dates))
+
+
+def _plain_years(numbers: NDArray[np.float64], units: str) -> tuple[int, ...]:
+    low, high = float(numbers.min(initial=np.inf)), float(numbers.max(initial=-np.inf))
+    if units.lower() not in _PLAIN_UNITS:
+        raise TimeError(
+            f"time: units {units!r} are not known; use 'years since 850-01-01', 'days since 850-01-01' or plain years"
+        )
+    if numbers.size and (low < _FIRST_YEAR or high > 9999 or (numbers != np.trunc(numbers)).any()):
+        raise TimeError(
+            f"time: values from {low:g} to {high:g} without units are not calendar years from {_FIRST_YEAR} on; "
+            "if they count from a year, say so: ds.time.attrs['units'] = 'years since 850-01-01'"
+        )
+    return tuple(int(y) for y in numbers)
+
+
+def check_years(years: Sequence[int]) -> None:
+    """Refuse duplicate and unsorted years by name."""
+    values, counts = np.unique(np.asarray(years, dtype=np.int64), return_counts=True)
+    repeated = values[counts > 1]
+    if repeated.size:
+        raise TimeError(
+            f"{repeated.size} years stand more than once: {_listed(repeated)}; "
+            "states are annual: drop the repeated steps, for example with ds.drop_duplicates('time')"
+        )
+    falls = np.flatnonzero(np.diff(np.asarray(years, dtype=np.int64)) < 0)
+    if falls.size:
+        at = int(falls[0])
+        raise TimeError(
+            f"the years are not sorted: {years[at]} is followed by {years[at + 1]} ({falls.size} such places); "
+            "sort them: ds.sortby('time')"
+        )
+
+
+def missing_years(years: Sequence[int]) -> tuple[int, ...]:
+    """Years between the first and the last that are not there."""
+    return tuple(sorted(set(range(min(years), max(years) + 1)) - set(years))) if years else ()
+
+
+def require_years(forcing: Forcing, years: Sequence[int]) -> None:
+    """Refuse, naming them, years that the forcing does not hold.
+
+    Raises
+    ------
+    TimeError
+    """
+    missing = sorted({int(y) for y in years} - set(forcing.years))
+    if missing:
+        gaps = missing_years(forcing.years)
+        raise TimeError(
+            f"{len(missing)} of the years asked for are not in the forcing: {_listed(missing)}; it holds "
+            f"{forcing.years[0]} to {forcing.years[-1]}"
+            + (f" without {_listed(gaps)}" if gaps else "")
+            + "; choose others with years=, or add the years that are missing"
+        )
+
+
+def _listed(years: Sequence[int] | NDArray[np.int64]) -> str:
+    """Years in runs, the first few of them: ``1850-1855, 1860, ...``."""
+    runs: list[list[int]] = []
+    for year in (int(y) for y in years):
+        if runs and year == runs[-1][1] + 1:
+            runs[-1][1] = year
+        else:
+            runs.append([year, year])
+    shown = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs[:8])
+    return shown + (", ..." if len(runs) > 8 else "")
+
+
+def check_values(
+    states: Mapping[str, NDArray[Any]], latitude: NDArray[Any], longitude: NDArray[Any], year: int
+) -> None:
+    """Refuse values that would give a wrong map.
+
+    Parameters
+    ----------
+    states : mapping of str to (rows, columns) array
+        Fractions of the cell in one year, NaN where there is no data; also ``secma`` and ``secmb``,
+        of which only infinities and negative values are refused.
+    latitude : (rows,) array
+    longitude : (columns,) array
+        Degrees of the cell centres.
+    year : int
+        For the message.
+
+    Raises
+    ------
+    ForcingError
+        Naming variable, place, number of cells and remedy: infinities; NaN in some states of a cell but not
+        in all (a cell that is NaN in all is ocean or no data); values below 0 or above 1; sums above 1.
+    """
+    problems = value_problems(states, latitude, longitude)
+    if problems:
+        first, rest = problems[0], len(problems) - 1
+        raise ForcingError(
+            f"{first.variable}: {first.count} cells {first.fault} in {year}, the first at latitude {first.latitude:g}, "
+            f"longitude {first.longitude:g}; {first.remedy}"
+            + (f" ({rest} more kinds of fault: see check())" if rest else "")
+        )
+
+
+def value_problems(
+    states: Mapping[str, NDArray[Any]], latitude: NDArray[Any], longitude: NDArray[Any]
+) -> list[ValueProblem]:
+    """Return what :func:`check_values` refuses, all of it; the parameters are the same."""
+    problems: list[ValueProblem] = []
+
+    def add(variable: str, bad: NDArray[np.bool_], fault: str, remedy: str) -> None:
+        row, column = np.unravel_index(int(bad.argmax()), bad.shape)
+        count = int(np.count_nonzero(bad))
+        problems.append(ValueProblem(variable, fault, count, float(latitude[row]), float(longitude[column]), remedy))
+
+    fractions = {name: np.asarray(values) for name, values in states.items() if name not in LUH_SECONDARY}
+    secondary = {name: np.asarray(values) for name, values in states.items() if name in LUH_SECONDARY}
+    shape = (len(latitude), len(longitude))
+    total = np.zeros(shape)
+    counted = np.ones(shape, dtype=bool)
+    for name, values in {**fractions, **secondary}.items():
+        infinite = np.isinf(values)
+        if infinite.any():
+            add(name, infinite, "infinite", "find where they come from; no data is NaN or a declared fill value")
+        low = (values < -ROUNDING) & ~infinite
+        if low.any():
+            remedy = "no share, age or biomass can be negative; correct the source"
+            add(name, low, f"below 0 (lowest {values[low].min():g})", remedy)
+        if name in fractions:
+            high = (values > 1 + ROUNDING) & ~infinite
+            if high.any():
+                highest = float(values[high].max())
+                add(name, high, f"above 1 (highest {highest:g})", _high_remedy(highest))
+            total += np.where(np.isfinite(values), values, 0)
+            counted &= ~(high | infinite)
+    _partly_missing(fractions, add)
+    over = counted & (total > 1 + SUM_TOLERANCE)
+    if over.any():
+        fault = f"sum to more than 1 (highest {float(total[over].max()):g})"
+        add("sum of states", over, fault, "the states of a cell share it: look for one counted twice, or rescale")
+    return problems
+
+
+def _partly_missing(fractions: Mapping[str, NDArray[Any]], add: Any) -> None:
+    """NaN in some states of a cell and not in others."""
+    if not fractions:
+        return
+    missing = np.sum([np.isnan(values) for values in fractions.values()], axis=0, dtype=np.int32)
+    partly = (missing > 0) & (missing < len(fractions))
+    if not partly.any():
+        return
+    for name, values in fractions.items():
+        bad = np.isnan(values) & partly
+        if bad.any():
+            remedy = "a cell has data in all states or in none; fill it, or make all of them NaN where there is no data"
+            add(name, bad, "NaN where other states have values", remedy)
+
+
+def _high_remedy(highest: float) -> str:
+    if highest >= FILL_LIMIT:
+        return "this looks like a fill value that no attribute declares; mask it: ds.where(ds < 1e19)"
+    if highest > _PERCENT:
+        return "this looks like percent or an area; states are fractions of the cell: divide by 100 or by the cell area"
+    return "states are fractions of the cell from 0 to 1; correct the source or rescale"
