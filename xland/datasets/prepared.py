@@ -1,0 +1,137 @@
+"""Prepared stores: built once into a Zarr in the cache, whole or not at all, then opened lazily."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from xland.datasets.wheels import cache_dir, source
+from xland.errors import DatasetError
+from xland.grid import Grid
+
+if TYPE_CHECKING:
+    import zarr
+
+CHUNK = 600
+"""Cells of a chunk in each direction, on disk and in dask."""
+
+RECIPES: Mapping[str, tuple[int, tuple[str, ...]]] = {
+    "land-mask": (1, ("land-mask",)),
+    "static": (1, ("topography", "land-mask", "koppen")),
+    "land-use": (1, ("modis-2019", "land-mask")),
+    "fractions": (1, ("modis-2019", "land-mask")),
+}
+"""Every store: the version of how it is made, to be raised with every change, and what it is made of."""
+
+
+def store_path(recipe: str, variant: str = "") -> Path:
+    """Path of a store; it changes with the way it is made and with the hashes of its sources."""
+    version, names = RECIPES[recipe]
+    key = hashlib.sha256("".join(source(name).sha256 for name in names).encode()).hexdigest()[:10]
+    label = f"{recipe}-{variant}" if variant else recipe
+    return cache_dir() / "prepared" / f"{label}-v{version}-{key}.zarr"
+
+
+def is_prepared() -> bool:
+    """Whether the cache holds the static predictors on 0.05 degree and the MODIS maps; fetches nothing."""
+    return all(path.is_dir() for path in (store_path("static", "6"), store_path("land-use"), store_path("fractions")))
+
+
+def prepare(path: Path, build: Callable[[zarr.Group], None]) -> Path:
+    """Build a store unless it is there: beside its place, then moved there in one step.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        From :func:`store_path`.
+    build : callable
+        Fills an empty Zarr v3 group.
+
+    Raises
+    ------
+    DatasetError
+        If the cache cannot be written.
+    """
+    if path.is_dir():
+        return path
+    import zarr
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem}-"))
+    except OSError as error:
+        raise DatasetError(
+            f"cannot write to the cache {path.parent} ({error}): name another folder in XLAND_CACHE"
+        ) from error
+    try:
+        part = folder / "part.zarr"
+        build(zarr.open_group(str(part), mode="w", zarr_format=3))
+        try:
+            part.rename(path)
+        except OSError:
+            # another process was faster: its store is as good as ours
+            if not path.is_dir():
+                raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return path
+
+
+def create(
+    group: zarr.Group, name: str, dims: tuple[str, ...], shape: tuple[int, ...], dtype: str, attrs: Mapping[str, Any]
+) -> zarr.Array:
+    """Add an empty variable that xarray reads, in chunks of at most :data:`CHUNK` cells a side."""
+    chunks = tuple(min(size, CHUNK) for size in shape)
+    return group.create_array(
+        name, shape=shape, chunks=chunks, dtype=dtype, dimension_names=dims, fill_value=0, attributes=_plain(attrs)
+    )
+
+
+def create_coordinates(group: zarr.Group, grid: Grid, years: tuple[int, ...] = ()) -> None:
+    """Add the coordinates of a grid, and of years where there are any."""
+    axes: list[tuple[str, Any, dict[str, str]]] = [
+        ("lat", grid.latitude, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
+        ("lon", grid.longitude, {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
+    ]
+    if years:
+        axes.append(("time", np.array(years, dtype=np.int64), {"long_name": "calendar year", "axis": "T"}))
+    for name, values, attrs in axes:
+        array = group.create_array(
+            name,
+            shape=values.shape,
+            chunks=values.shape,
+            dtype=str(values.dtype),
+            dimension_names=(name,),
+            attributes=_plain(attrs),
+        )
+        array[:] = values
+
+
+def open_prepared(path: Path) -> xr.Dataset:
+    """Open a store lazily, one dask chunk for each chunk on disk, free of how it was encoded."""
+    ds = xr.open_zarr(path, consolidated=False, chunks={})
+    return ds.drop_encoding()
+
+
+def strips(rows: int, height: int, description: str) -> Iterable[slice]:
+    """Yield slices of ``height`` rows from north to south, under a progress bar on standard error."""
+    from rich.console import Console
+    from rich.progress import track
+
+    starts = range(0, rows, height)
+    for start in track(starts, description=description, console=Console(stderr=True)):
+        yield slice(start, min(start + height, rows))
+
+
+def _plain(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes as JSON knows them."""
+    return {
+        key: value.tolist() if isinstance(value, np.ndarray | np.generic) else value for key, value in attrs.items()
+    }
