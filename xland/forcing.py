@@ -27,6 +27,7 @@ from xland.errors import ForcingError, TimeError
 from xland.grid import Grid
 from xland.orientation import Orientation, orient
 from xland.vocabulary import CROP_STATES, LUH2_STATES, LUH3_STATES, LUH_SECONDARY
+from xland.years import check_years, decode_years, listed, missing_years
 
 FILL_LIMIT = 1e19
 """Finite values at least this large are the 1e20 that LUH files put where there is no data."""
@@ -38,14 +39,10 @@ ROUNDING = 1e-5
 """By how much a single fraction may lie outside 0..1: rounding of float32 sums."""
 
 _PERCENT = 1.5
-_FIRST_YEAR = 850
 _PERCENT_UNITS = {"%", "percent", "per cent", "pct", "percentage"}
 _VARIANT = re.compile(
     r"^(?P<crop>" + "|".join(CROP_STATES) + r")_?(?:bf|biof|biofuel)(?:_?(?:[12]|1st|2nd))?(?:_?gen)?$"
 )
-_REFERENCE = re.compile(r"^\s*(?P<unit>\w+)\s+since\s+(?P<year>-?\d+)(?:-(?P<month>\d+))?", re.IGNORECASE)
-_YEAR_UNITS = {"year", "years", "common_year", "common_years", "yr", "yrs"}
-_PLAIN_UNITS = {"", "1", "year", "years", "yr", "calendar year", "calendar_year", "a", "ce", "ad"}
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ def read_forcing(ds: xr.Dataset, *, variables: Sequence[str] | None = None, year
             check_units(ds[name])
     kept = ds[[name for names in sources.values() for name in names]]
     oriented, orientation = orient(kept, what="forcing")
-    years = decode_years(oriented, orientation, year)
+    years = decode_years(oriented, orientation.time, year)
     if not years:
         raise TimeError("the forcing has a time dimension without a single step")
     check_years(years)
@@ -233,117 +230,6 @@ def _missing_message(ds: xr.Dataset, missing: Sequence[str]) -> str:
     )
 
 
-def decode_years(oriented: xr.Dataset, orientation: Orientation, year: int | None = None) -> tuple[int, ...]:
-    """Calendar years of an oriented Dataset, one for each time step.
-
-    ``years since`` (which xarray cannot decode), every unit that cftime knows, ``%Y%m%d`` numbers,
-    decoded dates of any calendar and plain years are understood.
-
-    Raises
-    ------
-    TimeError
-        If the years are not said or cannot be decoded.
-    """
-    if orientation.time is None:
-        for name in ("time", "year"):
-            if name in oriented.coords and oriented[name].ndim == 0:
-                return _years_of(oriented[name].expand_dims("time"))
-        if year is None:
-            raise TimeError(
-                "the forcing has no time dimension and does not say its year; "
-                "give it one: ds.expand_dims(time=[2015]), or pass year="
-            )
-        return (int(year),)
-    if orientation.time.coordinate is None:
-        steps = oriented.sizes["time"]
-        if year is not None and steps == 1:
-            return (int(year),)
-        raise TimeError(
-            f"the time dimension {orientation.time.dimension!r} has {steps} steps but no coordinate; "
-            f"assign the years: ds.assign_coords({orientation.time.dimension}=[...])"
-        )
-    return _years_of(oriented["time"])
-
-
-def _years_of(time: xr.DataArray) -> tuple[int, ...]:
-    values = np.asarray(time.values)
-    units = str(time.attrs.get("units", "")).strip()
-    if values.dtype.kind == "M":
-        if np.isnat(values).any():
-            raise TimeError(f"time: {int(np.isnat(values).sum())} steps have no date")
-        return tuple(int(y) for y in values.astype("datetime64[Y]").astype(np.int64) + 1970)
-    if values.dtype.kind == "O" and all(hasattr(v, "year") for v in values):
-        return tuple(int(v.year) for v in values)
-    if values.dtype.kind not in "iuf":
-        raise TimeError(
-            f"time: values of type {values.dtype} cannot be read as years; open the file with decode_times=False, "
-            "or assign the years: ds.assign_coords(time=[...])"
-        )
-    numbers = values.astype(np.float64)
-    if not np.isfinite(numbers).all():
-        raise TimeError(f"time: {int((~np.isfinite(numbers)).sum())} steps are not finite")
-    reference = _REFERENCE.match(units)
-    if reference and reference["unit"].lower() in _YEAR_UNITS:
-        begin = int(reference["year"]) + (int(reference["month"] or 1) - 1) / 12
-        # a millionth of a year: whole years stored as float32 stay whole
-        return tuple(int(y) for y in np.floor(begin + numbers + 1e-6))
-    if reference:
-        return _years_by_cftime(numbers, units, str(time.attrs.get("calendar", "standard")))
-    if "%Y%m%d" in units:
-        return tuple(int(y) for y in numbers // 10_000)
-    return _plain_years(numbers, units)
-
-
-def _years_by_cftime(numbers: NDArray[np.float64], units: str, calendar: str) -> tuple[int, ...]:
-    import cftime
-
-    try:
-        dates = cftime.num2date(numbers, units, calendar)
-    except (ValueError, OverflowError) as error:
-        raise TimeError(
-            f"time: {units!r} on the {calendar!r} calendar cannot be decoded ({error}); "
-            "assign the years: ds.assign_coords(time=[...])"
-        ) from None
-    return tuple(int(date.year) for date in np.ravel(dates))
-
-
-def _plain_years(numbers: NDArray[np.float64], units: str) -> tuple[int, ...]:
-    low, high = float(numbers.min(initial=np.inf)), float(numbers.max(initial=-np.inf))
-    if units.lower() not in _PLAIN_UNITS:
-        raise TimeError(
-            f"time: units {units!r} are not known; use 'years since 850-01-01', 'days since 850-01-01' or plain years"
-        )
-    if numbers.size and (low < _FIRST_YEAR or high > 9999 or (numbers != np.trunc(numbers)).any()):
-        raise TimeError(
-            f"time: values from {low:g} to {high:g} without units are not calendar years from {_FIRST_YEAR} on; "
-            "if they count from a year, say so: ds.time.attrs['units'] = 'years since 850-01-01'"
-        )
-    return tuple(int(y) for y in numbers)
-
-
-def check_years(years: Sequence[int]) -> None:
-    """Refuse duplicate and unsorted years by name."""
-    values, counts = np.unique(np.asarray(years, dtype=np.int64), return_counts=True)
-    repeated = values[counts > 1]
-    if repeated.size:
-        raise TimeError(
-            f"{repeated.size} years stand more than once: {_listed(repeated)}; "
-            "states are annual: drop the repeated steps, for example with ds.drop_duplicates('time')"
-        )
-    falls = np.flatnonzero(np.diff(np.asarray(years, dtype=np.int64)) < 0)
-    if falls.size:
-        at = int(falls[0])
-        raise TimeError(
-            f"the years are not sorted: {years[at]} is followed by {years[at + 1]} ({falls.size} such places); "
-            "sort them: ds.sortby('time')"
-        )
-
-
-def missing_years(years: Sequence[int]) -> tuple[int, ...]:
-    """Years between the first and the last that are not there."""
-    return tuple(sorted(set(range(min(years), max(years) + 1)) - set(years))) if years else ()
-
-
 def require_years(forcing: Forcing, years: Sequence[int]) -> None:
     """Refuse, naming them, years that the forcing does not hold.
 
@@ -355,23 +241,11 @@ def require_years(forcing: Forcing, years: Sequence[int]) -> None:
     if missing:
         gaps = missing_years(forcing.years)
         raise TimeError(
-            f"{len(missing)} of the years asked for are not in the forcing: {_listed(missing)}; it holds "
+            f"{len(missing)} of the years asked for are not in the forcing: {listed(missing)}; it holds "
             f"{forcing.years[0]} to {forcing.years[-1]}"
-            + (f" without {_listed(gaps)}" if gaps else "")
+            + (f" without {listed(gaps)}" if gaps else "")
             + "; choose others with years=, or add the years that are missing"
         )
-
-
-def _listed(years: Sequence[int] | NDArray[np.int64]) -> str:
-    """Years in runs, the first few of them: ``1850-1855, 1860, ...``."""
-    runs: list[list[int]] = []
-    for year in (int(y) for y in years):
-        if runs and year == runs[-1][1] + 1:
-            runs[-1][1] = year
-        else:
-            runs.append([year, year])
-    shown = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs[:8])
-    return shown + (", ..." if len(runs) > 8 else "")
 
 
 def check_values(
