@@ -163,6 +163,11 @@ class DownscalingNetwork(nn.Module):
         scores = self.unet(x)
         return scores if self.pixel is None else scores + self.pixel(x)
 
+    @torch.no_grad()
+    def add_class_offsets(self, offsets: Tensor) -> None:
+        """Add an offset to the score of each class, in the bias of the last layer."""
+        self.unet.head.bias += offsets
+
     def _encode_prior(self, prior: Tensor, dtype: torch.dtype) -> Tensor:
         known = prior != 255
         if self.inputs.prior == "code":

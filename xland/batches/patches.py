@@ -1,0 +1,127 @@
+"""The patches that exist, as xbatcher defines them, and an even choice among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xland.errors import GridError
+from xland.grid import Grid
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Square patches of a fine grid.
+
+    Parameters
+    ----------
+    rows, columns : (count,) arrays of int
+        First row and column of each patch.
+    size : int
+        Cells along a patch.
+    """
+
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    size: int
+
+    def __len__(self) -> int:
+        """Return the number of patches."""
+        return len(self.rows)
+
+    def __getitem__(self, chosen: NDArray[np.intp] | NDArray[np.bool_]) -> Patches:
+        """Return the chosen patches."""
+        return Patches(self.rows[chosen], self.columns[chosen], self.size)
+
+    def slices(self, index: int, factor: int = 1) -> tuple[slice, slice]:
+        """Rows and columns of one patch, on the fine grid or, divided by ``factor``, the coarse one."""
+        row, column, size = int(self.rows[index]) // factor, int(self.columns[index]) // factor, self.size // factor
+        return slice(row, row + size), slice(column, column + size)
+
+
+def make_patches(grid: Grid, size: int, stride: int, factor: int) -> Patches:
+    """Cut a fine grid into patches with xbatcher.
+
+    Parameters
+    ----------
+    grid : Grid
+        Fine grid.
+    size, stride : int
+        Cells along a patch, and from one patch to the next; multiples of ``factor``.
+    factor : int
+        Fine cells along a coarse cell, so that patches begin at the edges of coarse cells.
+
+    Raises
+    ------
+    GridError
+        If a patch does not fit into the grid, or size and stride do not fit the factor.
+    """
+    import xbatcher
+
+    if size % factor or stride % factor:
+        raise GridError(f"patch size {size} and stride {stride} must be multiples of the factor {factor}")
+    if size > min(grid.shape):
+        raise GridError(f"a patch of {size} x {size} cells does not fit into {grid.rows} x {grid.columns} cells")
+    # xbatcher walks the coarse lattice of row and column numbers: cheap, whatever the size of the data
+    rows = _starts(xbatcher, grid.rows // factor, size // factor, stride // factor)
+    columns = _starts(xbatcher, grid.columns // factor, size // factor, stride // factor)
+    row, column = np.meshgrid(rows * factor, columns * factor, indexing="ij")
+    return Patches(row.ravel(), column.ravel(), size)
+
+
+def count_in_patches(cells: NDArray[np.bool_], patches: Patches) -> NDArray[np.int64]:
+    """Count the True cells of a ``(rows, columns)`` mask in every patch."""
+    table = np.zeros((cells.shape[0] + 1, cells.shape[1] + 1), dtype=np.int64)
+    np.cumsum(np.cumsum(cells, axis=0, dtype=np.int64), axis=1, out=table[1:, 1:])
+    r0, c0 = patches.rows, patches.columns
+    r1, c1 = r0 + patches.size, c0 + patches.size
+    return table[r1, c1] - table[r0, c1] - table[r1, c0] + table[r0, c0]
+
+
+def sphere_points(latitude: NDArray[np.float64], longitude: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points on the unit sphere, shape ``(count, 3)``, for degrees of latitude and longitude."""
+    phi, lam = np.deg2rad(latitude), np.deg2rad(longitude)
+    return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=-1)
+
+
+def farthest_points(points: NDArray[np.float64], count: int, seed: int = 0) -> NDArray[np.intp]:
+    """Choose points that lie as far from each other as possible.
+
+    Farthest point sampling (Gonzalez 1985, doi 10.1016/0304-3975(85)90224-5): begin at a random
+    point, then always take the point farthest from all taken ones.
+
+    Parameters
+    ----------
+    points : (n, dimensions) array
+    count : int
+        Number of points to choose, at most ``n``.
+    seed : int
+        Seed of the first point.
+
+    Returns
+    -------
+    (min(count, n),) array of int
+        Indices in the order in which they were chosen; every beginning is an even sample too.
+    """
+    total = len(points)
+    count = min(count, total)
+    chosen = np.empty(count, dtype=np.intp)
+    distance = np.full(total, np.inf)
+    candidate = int(np.random.default_rng(seed).integers(total)) if total else 0
+    for position in range(count):
+        chosen[position] = candidate
+        np.minimum(distance, ((points - points[candidate]) ** 2).sum(axis=1), out=distance)
+        distance[candidate] = -1.0
+        candidate = int(distance.argmax())
+    return chosen
+
+
+def _starts(xbatcher: object, length: int, size: int, stride: int) -> NDArray[np.intp]:
+    template = xr.Dataset({"position": ("cell", np.arange(length))})
+    batches = xbatcher.BatchGenerator(  # type: ignore[attr-defined]
+        template, input_dims={"cell": size}, input_overlap={"cell": size - stride} if stride < size else {}
+    )
+    return np.array([int(batch["position"][0]) for batch in batches], dtype=np.intp)

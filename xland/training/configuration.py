@@ -1,0 +1,168 @@
+"""The configuration of a training: a TOML file that anyone can run with ``xland train``."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from xland.batches.loader import Augmentation
+from xland.errors import ConfigurationError, ModelError
+from xland.inputs import InputSpec
+from xland.models.unet import Architecture
+from xland.training.objective import Objective
+
+_CONFIGS = Path(__file__).parent / "configs"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the training data come from.
+
+    Parameters
+    ----------
+    forcing : str
+        Path of a coarse Dataset (NetCDF or Zarr), or ``class-fractions``: the class shares of the
+        target itself on the coarse grid.
+    target : str
+        Path of a map of class codes (NetCDF, Zarr or GeoTIFF with a code table), or ``modis-2019``.
+    static : str
+        Path of a Dataset on the fine grid, or ``default``: the predictors of `xland.datasets`.
+    forcing_years, target_years : tuple of int
+        Years of forcing and target that belong together, in this order.
+    southern_limit : float
+        Degrees north; what lies south of it takes no part.
+    """
+
+    forcing: str
+    target: str = "modis-2019"
+    static: str = "default"
+    forcing_years: tuple[int, ...] = ()
+    target_years: tuple[int, ...] = ()
+    southern_limit: float = -60.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to learn.
+
+    Parameters
+    ----------
+    epochs, batch : int
+        Passes over the patches, and patches a step.
+    patch, patch_stride : int
+        Cells along a patch, and from one candidate to the next.
+    samples : int
+        Patches an epoch, chosen by farthest point sampling among the candidates with land.
+    learning_rate, weight_decay : float
+        Peak rate of a one-cycle schedule, and decay of AdamW.
+    warmup : float
+        Share of all steps in which the rate rises.
+    averaging : float
+        Decay of the moving average of the weights that is validated and kept; 0 for none.
+    validate_every : int
+        Epochs between validations.
+    gradient_clip : float
+        Largest norm of the gradient.
+    seed : int
+        Seed of weights, order and augmentation.
+    workers : int
+        Loader processes; 0 loads in the training process.
+    """
+
+    epochs: int = 20
+    batch: int = 8
+    patch: int = 160
+    patch_stride: int = 80
+    samples: int = 4000
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    warmup: float = 0.1
+    averaging: float = 0.99
+    validate_every: int = 1
+    gradient_clip: float = 2.0
+    seed: int = 0
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Everything that fixes a training."""
+
+    name: str
+    title: str
+    data: Data
+    inputs: InputSpec
+    architecture: Architecture = field(default_factory=Architecture)
+    objective: Objective = field(default_factory=Objective)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    schedule: Schedule = field(default_factory=Schedule)
+    split_seed: int = 0
+    licence: str = "Apache-2.0"
+    notes: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for the model card."""
+        return asdict(self)
+
+
+def list_configurations() -> tuple[str, ...]:
+    """Names of the configurations that ship with the package."""
+    return tuple(sorted(path.stem for path in _CONFIGS.glob("*.toml")))
+
+
+def read_configuration(source: str | Path) -> Configuration:
+    """Read a configuration by the name of a shipped one, or by its path.
+
+    Raises
+    ------
+    ConfigurationError
+        If it does not exist, is not TOML, or has unknown, missing or wrong entries.
+    """
+    path = _CONFIGS / f"{source}.toml" if str(source) in list_configurations() else Path(source)
+    if not path.is_file():
+        raise ConfigurationError(
+            f"there is no configuration {str(source)!r}: give a TOML file or one of {', '.join(list_configurations())}"
+        )
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    return parse_configuration(values, str(path))
+
+
+def parse_configuration(values: Mapping[str, Any], where: str = "configuration") -> Configuration:
+    """Build a configuration from the plain values of a TOML file."""
+    sections = {
+        "data": Data,
+        "architecture": Architecture,
+        "objective": Objective,
+        "augmentation": Augmentation,
+        "schedule": Schedule,
+    }
+    entries = dict(values)
+    for name in ("name", "title", "data", "inputs"):
+        if name not in entries:
+            raise ConfigurationError(f"{where}: {name!r} is missing")
+    for name, section in sections.items():
+        if name in entries:
+            entries[name] = _section(section, entries[name], f"{where}, [{name}]")
+    try:
+        entries["inputs"] = InputSpec.from_dict(entries["inputs"])
+    except ModelError as error:
+        raise ConfigurationError(f"{where}: {error}") from error
+    return _section(Configuration, entries, where)
+
+
+def _section(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    unknown = sorted(set(values) - {f.name for f in fields(kind)})  # type: ignore[arg-type]
+    if unknown:
+        raise ConfigurationError(f"{where}: unknown entries {', '.join(unknown)}")
+    frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    try:
+        return kind(**frozen)
+    except (TypeError, ModelError) as error:
+        raise ConfigurationError(f"{where}: {error}") from error

@@ -1,0 +1,279 @@
+"""From a configuration's data to arrays: read, check, put together, measure normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xland.batches.loader import TrainingArrays
+from xland.batches.masking import MASKED
+from xland.batches.split import CELL_COLUMNS, CELL_ROWS, Part, assign_cells, cell_of
+from xland.errors import ConfigurationError, StaticError, TimeError
+from xland.forcing import Forcing, check_values, read_forcing
+from xland.grid import Grid, nesting_factor
+from xland.inputs import Channel, InputSpec
+from xland.orientation import orient
+from xland.training.configuration import Configuration
+from xland.vocabulary import LAND_CLASSES
+
+
+@dataclass(frozen=True)
+class Material:
+    """Arrays, grid and split: what a training needs beside the configuration.
+
+    Parameters
+    ----------
+    arrays : TrainingArrays
+    grid : Grid
+        Fine grid of the arrays.
+    part : (rows, columns) array of int8
+        What each fine cell serves for, values of :class:`Part`.
+    description : dict
+        Sources, for the card.
+    """
+
+    arrays: TrainingArrays
+    grid: Grid
+    part: NDArray[np.int8]
+    description: dict[str, Any]
+
+
+def gather(
+    configuration: Configuration,
+    *,
+    forcing: xr.Dataset,
+    target: xr.DataArray,
+    static: xr.Dataset,
+    prior: xr.DataArray | None = None,
+) -> tuple[Configuration, Material]:
+    """Read everything that a training learns from, and measure the normalisation.
+
+    Parameters
+    ----------
+    configuration : Configuration
+    forcing : Dataset
+        Coarse fractions.
+    target : DataArray
+        Class codes on the fine grid, with a time dimension of years.
+    static : Dataset
+        Static predictors on the same fine grid.
+    prior : DataArray, optional
+        Maps that hold the year before (or after) each target's; needed by inputs with a prior.
+
+    Returns
+    -------
+    configuration : Configuration
+        The same with mean and scale of every channel, measured on training cells only.
+    material : Material
+    """
+    inputs = configuration.inputs
+    coarse = read_forcing(forcing, variables=inputs.coarse_variables)
+    grid = coarse.grid.refine(inputs.factor)
+    maps = _codes(target, coarse.grid, inputs.factor, "target")
+    pairs = _pairs(configuration, coarse.years, maps["time"].values.tolist())
+    fields = _static(static, grid, inputs)
+    codes = _compute(maps.sel(time=[year for _, year in pairs]).data)
+    land = np.nan_to_num(fields[inputs.domain]) > 0
+    part = divide(codes, grid, configuration.split_seed, configuration.data.southern_limit)
+    codes = np.where(land & (part != Part.NONE), codes, np.uint8(MASKED))
+    steps = _states(coarse, [year for year, _ in pairs], inputs)
+    training = (part == Part.TRAIN) & land
+    inputs = inputs.normalised(_statistics(inputs, fields, steps, training))
+    arrays = TrainingArrays(
+        coarse=np.stack([inputs.coarse_array(values) for values in steps]),
+        static=inputs.static_array(fields),
+        target=codes,
+        prior=None if inputs.prior == "none" else _prior(prior, coarse.grid, inputs, [year for _, year in pairs]),
+    )
+    description = {
+        "forcing": _describe(forcing, configuration.data.forcing),
+        "target": _describe(target, configuration.data.target),
+        "static": _describe(static, configuration.data.static),
+        "pairs": [list(pair) for pair in pairs],
+    }
+    return replace(configuration, inputs=inputs), Material(arrays, grid, part, description)
+
+
+def divide(codes: NDArray[np.uint8], grid: Grid, seed: int = 0, southern_limit: float = -60.0) -> NDArray[np.int8]:
+    """Lay the split of the globe on a fine grid: what each cell serves for.
+
+    Parameters
+    ----------
+    codes : (years, rows, columns) array of class codes
+        Cells of the split that hold land in none of the years take no part.
+    grid : Grid
+    seed : int
+        Seed of the split.
+    southern_limit : float
+        Degrees north; what lies south of it takes no part.
+
+    Returns
+    -------
+    (rows, columns) array of int8
+        Values of :class:`Part`.
+    """
+    rows, _ = cell_of(grid.latitude, np.zeros(grid.rows))
+    _, columns = cell_of(np.zeros(grid.columns), grid.longitude)
+    north = grid.latitude >= southern_limit
+    some = np.isin(codes, LAND_CLASSES).any(axis=0) & north[:, None]
+    has_land = np.zeros((CELL_ROWS, CELL_COLUMNS), dtype=bool)
+    place = (rows[:, None] * CELL_COLUMNS + columns[None, :])[some]
+    has_land.ravel()[np.unique(place)] = True
+    part = assign_cells(has_land, seed)[rows][:, columns]
+    return np.where(north[:, None], part, np.int8(Part.NONE))
+
+
+def open_data(
+    configuration: Configuration, forcing: str | Path | None = None, skip: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Open the Datasets that the configuration's ``[data]`` names.
+
+    Parameters
+    ----------
+    configuration : Configuration
+    forcing : path, optional
+        Replaces the path of the forcing.
+    skip : tuple of str
+        Entries that are not needed.
+
+    Raises
+    ------
+    ConfigurationError
+        If a file does not exist; the message says which entry names it.
+    """
+    from xland import datasets
+
+    data = configuration.data
+    source = str(forcing or data.forcing)
+    opened: dict[str, Any] = {}
+    if "forcing" not in skip:
+        opened["forcing"] = datasets.class_fractions() if source == "class-fractions" else _open(source, "forcing")
+    if "target" not in skip:
+        target = datasets.land_use_modis() if data.target == "modis-2019" else _open(data.target, "target")
+        opened["target"] = target["land_use"] if isinstance(target, xr.Dataset) else target
+    if "static" not in skip:
+        default = data.static == "default"
+        resolution = configuration.inputs.resolution
+        opened["static"] = datasets.static_predictors(resolution) if default else _open(data.static, "static")
+    return opened
+
+
+def _open(path: str, entry: str) -> xr.Dataset:
+    if not Path(path).exists():
+        raise ConfigurationError(
+            f"[data] {entry} = {path!r} does not exist: give the path of your copy"
+            + (" with --forcing" if entry == "forcing" else "")
+        )
+    if Path(path).is_dir():
+        return xr.open_zarr(path, decode_times=False)
+    return xr.open_dataset(path, decode_times=False)
+
+
+def _pairs(configuration: Configuration, forcing: tuple[int, ...], target: list[int]) -> list[tuple[int, int]]:
+    data = configuration.data
+    if bool(data.forcing_years) != bool(data.target_years):
+        raise ConfigurationError("[data] forcing_years and target_years belong together: give both or neither")
+    pairs = (
+        list(zip(data.forcing_years, data.target_years, strict=True))
+        if data.forcing_years
+        else [(year, year) for year in forcing if year in target]
+    )
+    for year, mapped in pairs:
+        missing = [year + step for step in configuration.inputs.steps if year + step not in forcing]
+        if missing:
+            raise TimeError(f"the forcing lacks the years {missing} that the map of {mapped} needs; it holds {forcing}")
+        if mapped not in target:
+            raise TimeError(f"the target lacks the year {mapped}; it holds {target}")
+    if not pairs:
+        raise TimeError(f"forcing ({forcing}) and target ({target}) share no year: give forcing_years and target_years")
+    return pairs
+
+
+def _codes(maps: xr.DataArray, coarse: Grid, factor: int, what: str) -> xr.DataArray:
+    canonical, _ = orient(maps, what=what)
+    grid = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
+    if nesting_factor(grid, coarse) != factor:
+        raise ConfigurationError(f"{what}: {grid.resolution:g} degree cells, but the model's factor is {factor}")
+    if "time" not in canonical.dims:
+        raise ConfigurationError(f"{what} needs a time dimension of calendar years")
+    return canonical.transpose("time", "lat", "lon").astype(np.uint8)
+
+
+def _static(static: xr.Dataset, grid: Grid, inputs: InputSpec) -> dict[str, NDArray[np.float32]]:
+    missing = [name for name in inputs.static_variables if name not in static]
+    if missing:
+        raise StaticError(f"static predictors lack {', '.join(missing)}, which the inputs name")
+    canonical, _ = orient(static[list(inputs.static_variables)], what="static predictors")
+    own = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
+    if not own.same_as(grid):
+        raise StaticError(f"static predictors ({own}) are not on the fine grid of the forcing ({grid})")
+    return {name: _compute(canonical[name].data).astype(np.float32) for name in inputs.static_variables}
+
+
+def _states(forcing: Forcing, years: list[int], inputs: InputSpec) -> list[dict[str, NDArray[np.float32]]]:
+    optional = [name for name in inputs.optional_coarse_variables if name in forcing.data]
+    names = list(dict.fromkeys((*inputs.coarse_variables, *optional)))
+    result = []
+    for year in years:
+        wanted = [year + step for step in inputs.steps]
+        values = {name: _compute(forcing.data[name].sel(time=wanted).data) for name in names}
+        for position, step in enumerate(wanted):
+            states = {name: array[position] for name, array in values.items()}
+            check_values(states, forcing.grid.latitude, forcing.grid.longitude, step)
+        result.append(values)
+    return result
+
+
+def _prior(prior: xr.DataArray | None, coarse: Grid, inputs: InputSpec, years: list[int]) -> NDArray[np.uint8]:
+    if prior is None:
+        raise ConfigurationError("the inputs read a prior map: give the maps of the adjacent years with prior=")
+    maps = _codes(prior, coarse, inputs.factor, "prior")
+    if maps.sizes["time"] != len(years):
+        raise TimeError(f"prior holds {maps.sizes['time']} maps; one is needed for each of the {len(years)} targets")
+    return _compute(maps.data)
+
+
+def _statistics(
+    inputs: InputSpec,
+    fields: Mapping[str, NDArray[np.float32]],
+    steps: list[dict[str, NDArray[np.float32]]],
+    training: NDArray[np.bool_],
+) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of every channel over the training cells."""
+    statistics = {}
+    shape = next(iter(steps[0].values())).shape[-2:]
+    factor = training.shape[0] // shape[0]
+    low = training.reshape(shape[0], factor, shape[1], factor).any(axis=(1, 3))
+    for channel in inputs.coarse:
+        if channel.sources and all(name in steps[0] for name in channel.sources):
+            plain = replace(channel, mean=0.0, scale=1.0)
+            statistics[channel.name] = _moments(np.concatenate([plain.compute(v)[:, low].ravel() for v in steps]))
+    for channel in inputs.static:
+        plain = Channel(channel.name, channel.sources, channel.transform)
+        statistics[channel.name] = _moments(plain.compute(fields)[training])
+    return statistics
+
+
+def _moments(values: NDArray[np.float32]) -> tuple[float, float]:
+    values = values[np.isfinite(values)].astype(np.float64)
+    if not values.size:
+        return 0.0, 1.0
+    deviation = float(values.std())
+    return float(values.mean()), deviation if deviation > 1e-6 else 1.0
+
+
+def _describe(data: xr.Dataset | xr.DataArray, name: str) -> dict[str, Any]:
+    kept = ("title", "source", "references", "license", "licence", "comment")
+    return {"name": Path(name).name, **{key: str(data.attrs[key]) for key in kept if key in data.attrs}}
+
+
+def _compute(values: Any) -> NDArray[Any]:
+    return np.asarray(dask.compute(values)[0] if isinstance(values, da.Array) else values)
