@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 2_000_000
 """Cells of a map that are drawn at most; more than a screen shows."""
 
-AGREE, DISAGREE = "#e3e0da", "#8c2d7c"
+AGREE, DISAGREE = "#f6f5f1", "#8c2d7c"
 """Colours of a difference map: told apart by lightness as well, so that colour-blind readers can."""
 
 
@@ -149,7 +149,7 @@ def difference(
     Returns
     -------
     matplotlib Axes
-        Cells that are ocean in the observed map are left in its colour.
+        Cells that are ocean in the observed map are left in the colour of ocean.
 
     Raises
     ------
@@ -320,7 +320,7 @@ def _axes(ax: Axes | None, frame: _Frame) -> Axes:
         return ax
     import matplotlib.pyplot as plt
 
-    _, made = plt.subplots(figsize=(10, 10 * _height(frame.grid) + 0.8), layout="constrained")
+    _, made = plt.subplots(figsize=(10, 10 * _height(frame.grid) + 1.4), layout="constrained")
     return made
 
 
@@ -366,7 +366,7 @@ def _legend(ax: Axes, entries: Mapping[str, str]) -> None:
     from matplotlib.patches import Patch
 
     handles = [Patch(facecolor=color, edgecolor="0.5", linewidth=0.4, label=name) for name, color in entries.items()]
-    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=3, frameon=False,
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=2.8, ncols=3, frameon=False,
               fontsize="small")  # fmt: skip
 
 
