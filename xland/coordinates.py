@@ -144,7 +144,19 @@ def _refuse_odd(values: NDArray[np.float64], kind: str, what: str) -> None:
 
 def is_descending(labels: NDArray[Any]) -> bool:
     """Whether longitude runs from east to west; a jump across the date line does not count."""
-    return labels.size > 1 and bool(np.median(np.diff(np.asarray(labels, dtype=np.float64))) < 0)
+    lons = np.asarray(labels, dtype=np.float64)
+    return lons.size > 1 and _step(lons) < 0
+
+
+def _step(lons: NDArray[np.float64]) -> float:
+    """Return the smallest way on the globe from one column to the next; all others are jumps."""
+    differences = _around(np.diff(lons))
+    return float(differences[int(np.abs(differences).argmin())])
+
+
+def _around(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bring differences of longitude to -180 up to 180."""
+    return np.asarray(np.mod(degrees + 180, 360) - 180)
 
 
 def lay_on_globe(lons: NDArray[np.float64], what: str) -> tuple[int, float, float]:
@@ -171,20 +183,18 @@ def lay_on_globe(lons: NDArray[np.float64], what: str) -> tuple[int, float, floa
     """
     _refuse_odd(lons, "longitude", what)
     count = lons.size
-    differences = np.diff(lons)
-    step = float(np.median(differences))
-    # between neighbours that do not jump, the mean is far better than one float32 difference
-    plain = differences[np.abs(differences - step) <= max(_REGULAR * step, 1e-4)]
-    step = float(plain.mean()) if plain.size else step
+    step = _step(lons)
     tolerance = max(_REGULAR * step, 1e-4)
+    # the mean of those that do not jump is far better than one difference of float32 numbers
+    differences = _around(np.diff(lons))
+    step = float(differences[np.abs(differences - step) <= tolerance].mean())
     if count * step > 360 + step / 2:
         raise GridError(
             f"{what}: {count} columns of {step:g} degrees span more than the globe; "
             "drop the repeated meridian, for example with isel(lon=slice(0, -1))"
         )
-    around = np.mod(differences - step + 180, 360) - 180
-    breaks = np.flatnonzero(np.abs(around) > tolerance)
-    closes = abs((lons[0] - lons[-1] - step + 180) % 360 - 180) <= tolerance
+    breaks = np.flatnonzero(np.abs(differences - step) > tolerance)
+    closes = abs(float(_around(lons[:1] - lons[-1:])[0]) - step) <= tolerance
     if breaks.size > 1 or (breaks.size == 1 and not closes):
         at = int(breaks[0])
         raise GridError(

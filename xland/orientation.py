@@ -119,7 +119,7 @@ def orient(obj: XarrayObject, *, what: str) -> tuple[XarrayObject, Orientation]:
         if found is not None:
             dataset = _rename(dataset, found, CANONICAL[kind], what)
 
-    ascending = bool(lat_labels[-1] > lat_labels[0])
+    ascending = lat_labels.size > 1 and bool(lat_labels[-1] > lat_labels[0])
     lats = checked_latitude(lat_labels[::-1] if ascending else lat_labels, what)
     descending = is_descending(lon_labels)
     lons = np.asarray(lon_labels[::-1] if descending else lon_labels, dtype=np.float64)
