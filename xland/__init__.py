@@ -1,1 +1,41 @@
-"""High-resolution land-use maps from coarse scenarios, inside xarray."""
+"""High-resolution land-use maps from coarse scenarios, inside xarray.
+
+Importing xland registers the ``.ai4land`` accessor on xarray's Dataset and DataArray; torch and
+other heavy packages are imported when they are first needed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+from xland.accessor import DataArrayAccessor, DatasetAccessor
+
+__version__ = version("xland")
+
+_LAZY = {
+    "check": "xland.forcing_check",
+    "compare": "xland.evaluation.scores",
+    "downscale": "xland.inference.downscale",
+    "evaluate": "xland.evaluation.scores",
+    "find_model": "xland.models",
+    "list_models": "xland.models",
+    "open_entry": "xland.catalog",
+    "open_store": "xland.store",
+    "publish": "xland.catalog",
+    "train": "xland.training.run",
+}
+
+__all__ = ["DataArrayAccessor", "DatasetAccessor", "__version__", *sorted(_LAZY)]  # noqa: PLE0604 - a list of str
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public functions when they are first asked for."""
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'xland' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

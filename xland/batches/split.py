@@ -12,6 +12,9 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from xland.grid import Grid
+from xland.vocabulary import LAND_CLASSES
+
 CELL_ROWS = 30
 CELL_COLUMNS = 30
 
@@ -81,3 +84,33 @@ def cell_of(latitude: NDArray[np.float64], longitude: NDArray[np.float64]) -> tu
     rows = np.floor((90.0 - np.asarray(latitude)) / (180.0 / CELL_ROWS)).astype(np.intp)
     columns = np.floor(((np.asarray(longitude) + 180.0) % 360.0) / (360.0 / CELL_COLUMNS)).astype(np.intp)
     return np.clip(rows, 0, CELL_ROWS - 1), np.clip(columns, 0, CELL_COLUMNS - 1)
+
+
+def divide(codes: NDArray[np.uint8], grid: Grid, seed: int = 0, southern_limit: float = -60.0) -> NDArray[np.int8]:
+    """Lay the split of the globe on a fine grid: what each cell serves for.
+
+    Parameters
+    ----------
+    codes : (years, rows, columns) or (rows, columns) array of class codes
+        Cells of the split that hold land in none of the years take no part.
+    grid : Grid
+    seed : int
+        Seed of the split.
+    southern_limit : float
+        Degrees north; what lies south of it takes no part.
+
+    Returns
+    -------
+    (rows, columns) array of int8
+        Values of :class:`Part`.
+    """
+    rows, _ = cell_of(grid.latitude, np.zeros(grid.rows))
+    _, columns = cell_of(np.zeros(grid.columns), grid.longitude)
+    north = grid.latitude >= southern_limit
+    some = np.isin(codes, LAND_CLASSES)
+    some = (some.any(axis=0) if codes.ndim == 3 else some) & north[:, None]
+    has_land = np.zeros((CELL_ROWS, CELL_COLUMNS), dtype=bool)
+    place = (rows[:, None] * CELL_COLUMNS + columns[None, :])[some]
+    has_land.ravel()[np.unique(place)] = True
+    part = assign_cells(has_land, seed)[rows][:, columns]
+    return np.where(north[:, None], part, np.int8(Part.NONE))

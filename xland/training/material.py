@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 
 from xland.batches.loader import TrainingArrays
 from xland.batches.masking import MASKED
-from xland.batches.split import CELL_COLUMNS, CELL_ROWS, Part, assign_cells, cell_of
+from xland.batches.split import Part, divide
 from xland.errors import ConfigurationError, StaticError, TimeError
 from xland.forcing import Forcing, check_values, read_forcing
 from xland.grid import Grid, nesting_factor
 from xland.inputs import Channel, InputSpec
 from xland.orientation import orient
 from xland.training.configuration import Configuration
-from xland.vocabulary import LAND_CLASSES
 
 
 @dataclass(frozen=True)
@@ -100,35 +99,6 @@ def gather(
         "pairs": [list(pair) for pair in pairs],
     }
     return replace(configuration, inputs=inputs), Material(arrays, grid, part, description)
-
-
-def divide(codes: NDArray[np.uint8], grid: Grid, seed: int = 0, southern_limit: float = -60.0) -> NDArray[np.int8]:
-    """Lay the split of the globe on a fine grid: what each cell serves for.
-
-    Parameters
-    ----------
-    codes : (years, rows, columns) array of class codes
-        Cells of the split that hold land in none of the years take no part.
-    grid : Grid
-    seed : int
-        Seed of the split.
-    southern_limit : float
-        Degrees north; what lies south of it takes no part.
-
-    Returns
-    -------
-    (rows, columns) array of int8
-        Values of :class:`Part`.
-    """
-    rows, _ = cell_of(grid.latitude, np.zeros(grid.rows))
-    _, columns = cell_of(np.zeros(grid.columns), grid.longitude)
-    north = grid.latitude >= southern_limit
-    some = np.isin(codes, LAND_CLASSES).any(axis=0) & north[:, None]
-    has_land = np.zeros((CELL_ROWS, CELL_COLUMNS), dtype=bool)
-    place = (rows[:, None] * CELL_COLUMNS + columns[None, :])[some]
-    has_land.ravel()[np.unique(place)] = True
-    part = assign_cells(has_land, seed)[rows][:, columns]
-    return np.where(north[:, None], part, np.int8(Part.NONE))
 
 
 def open_data(

@@ -1,0 +1,53 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint data docs notebook benchmarks clean help
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+demo: $(VENV)/.installed  ## fetch real data, downscale, publish, score: results in demo-output/
+	$(BIN)/xland demo
+
+test: lint data  ## lint, type-check, check the layers, run all tests with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+lint: $(VENV)/.developer
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+data: $(VENV)/.installed  ## fetch the reference data through pip and prepare them
+	$(BIN)/python -m xland.datasets
+
+docs: $(VENV)/.documented  ## build the site in docs/_build/html
+	$(BIN)/python -m sphinx -W -b html docs docs/_build/html
+
+notebook: $(VENV)/.documented data  ## run the example notebook again
+	cd examples && ../$(BIN)/python -m nbconvert --to notebook --execute --inplace first_map.ipynb
+
+benchmarks: $(VENV)/.developer data  ## scores of the shipped models beside their rivals, as JSON lines
+	$(BIN)/python -m tests.benchmarks.skill
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.developer: $(VENV)/.installed
+	$(INSTALL) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.documented: $(VENV)/.installed
+	$(INSTALL) --editable '.[docs,notebook]'
+	@touch $@
+
+clean:  ## remove the environment and everything that was made
+	rm -rf $(VENV) demo-output docs/_build build *.egg-info

@@ -1,0 +1,135 @@
+"""The ``.ai4land`` accessor: every method calls one plain function.
+
+Imports stand inside the methods, so that ``import xland`` stays light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import xarray as xr
+
+from xland.errors import VocabularyError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from xland.evaluation.scores import Evaluation
+    from xland.forcing_check import CheckTable
+    from xland.models.checkpoint import Checkpoint
+
+
+@xr.register_dataset_accessor("ai4land")
+class DatasetAccessor:
+    """Land-use downscaling on a Dataset: coarse fractions in, or high-resolution maps out."""
+
+    def __init__(self, ds: xr.Dataset) -> None:
+        self._ds = ds
+
+    def check(self, *, static: xr.Dataset | None = None) -> CheckTable:
+        """Look at coarse fractions closely and list every finding; see :func:`xland.forcing_check.check`."""
+        from xland.forcing_check import check
+
+        return check(self._ds, static=static)
+
+    def downscale(
+        self,
+        *,
+        model: str | Path | Checkpoint = "luh2-0p05",
+        static: xr.Dataset | None = None,
+        prior: xr.DataArray | None = None,
+        years: int | Sequence[int] | slice | None = None,
+        region: tuple[float, float, float, float] | None = None,
+        chunks: int | None = None,
+        outputs: str | Sequence[str] = ("land_use",),
+        direction: Literal["forward", "backward"] = "forward",
+    ) -> xr.Dataset:
+        """Turn coarse fractions into lazy fine maps; see :func:`xland.inference.downscale.downscale`."""
+        from xland.inference.downscale import downscale
+
+        return downscale(
+            self._ds,
+            model=model,
+            static=static,
+            prior=prior,
+            years=years,
+            region=region,
+            chunks=chunks,
+            outputs=outputs,
+            direction=direction,
+        )
+
+    def to_zarr(
+        self, store: str | Path, *, overwrite: bool = False, resume: bool = False, progress: bool = True
+    ) -> Path:
+        """Stream maps to a Zarr store, with attributes and a progress bar; see :func:`xland.store.write`."""
+        from xland.store import write
+
+        return write(self._ds, store, overwrite=overwrite, resume=resume, progress=progress)
+
+    def to_netcdf(self, path: str | Path, *, overwrite: bool = False, progress: bool = True) -> Path:
+        """Export maps to NetCDF; see :func:`xland.store.write_netcdf`."""
+        from xland.store import write_netcdf
+
+        return write_netcdf(self._ds, path, overwrite=overwrite, progress=progress)
+
+    def publish(
+        self,
+        catalog: str | Path,
+        *,
+        name: str,
+        store: str | Path,
+        description: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> Path:
+        """Enter a finished store of these maps in an intake catalog; see :func:`xland.catalog.publish`."""
+        from xland.catalog import publish
+
+        return publish(catalog, name=name, store=store, description=description, metadata=metadata)
+
+    def evaluate(self, observed: xr.DataArray | xr.Dataset, **options: Any) -> Evaluation:
+        """Score the maps against observed ones; see :func:`xland.evaluation.scores.evaluate`."""
+        return _land_use(self._ds).ai4land.evaluate(observed, **options)
+
+    def plot(self, **options: Any) -> Axes:
+        """Draw ``land_use``; see :func:`xland.plot.land_use_map`."""
+        return _land_use(self._ds).ai4land.plot(**options)
+
+    def aggregate(self, factor: int) -> xr.Dataset:
+        """Area share of each class in coarse cells, lazily; see :func:`xland.observed.aggregate_classes`."""
+        return _land_use(self._ds).ai4land.aggregate(factor)
+
+
+@xr.register_dataarray_accessor("ai4land")
+class DataArrayAccessor:
+    """What makes sense on a single map: plot, aggregate, evaluate."""
+
+    def __init__(self, da: xr.DataArray) -> None:
+        self._da = da
+
+    def plot(self, **options: Any) -> Axes:
+        """Draw class codes, or a probability or confidence, as a map; see :mod:`xland.plot`."""
+        from xland.plot import confidence_map, land_use_map
+
+        return (confidence_map if self._da.dtype.kind == "f" else land_use_map)(self._da, **options)
+
+    def aggregate(self, factor: int) -> xr.Dataset:
+        """Area share of each class in coarse cells, lazily; see :func:`xland.observed.aggregate_classes`."""
+        from xland.observed import aggregate_classes
+
+        return aggregate_classes(self._da, factor)
+
+    def evaluate(self, observed: xr.DataArray | xr.Dataset, **options: Any) -> Evaluation:
+        """Score the map against an observed one; see :func:`xland.evaluation.scores.evaluate`."""
+        from xland.evaluation.scores import evaluate
+
+        return evaluate(self._da, observed, **options)
+
+
+def _land_use(ds: xr.Dataset) -> xr.DataArray:
+    if "land_use" not in ds:
+        found = ", ".join(map(str, ds.data_vars)) or "no variables"
+        raise VocabularyError(f"the Dataset has no variable 'land_use' ({found}): downscale it first")
+    return ds["land_use"]

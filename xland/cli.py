@@ -1,0 +1,288 @@
+"""The ``xland`` command: the same names, arguments and defaults as in Python."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xland.errors import XlandError
+from xland.models import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_DESCRIPTION = """\
+High-resolution land-use maps from coarse scenarios.
+
+A first run:
+  xland demo                                  everything once, on real data
+  xland check states.nc                       what is in a LUH2-like file
+  xland downscale states.nc land_use.zarr --bbox 0 35 30 55
+  xland evaluate land_use.zarr                scores against the MODIS map of 2019
+  xland publish land_use.zarr --catalog catalog.yaml --name land-use-2015
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0, or 1 after an error that was answered by name."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except XlandError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; an unfinished store can be completed with --resume", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "xland", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (_demo, _check, _downscale, _evaluate, _publish, _train, _models):
+        add(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, text: str, more: str = "") -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}. {more}".strip()
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _demo(commands: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from xland.demo import demo
+
+        demo(options.output, forcing=options.forcing, region=options.bbox)
+
+    parser = _command(
+        commands,
+        "demo",
+        run,
+        "downscale, write, publish, reopen and score real data",
+        "Leaves land_use.zarr, catalog.yaml, map.png, report.html and scores.json in the output folder.",
+    )
+    parser.add_argument("--output", default="demo-output", type=Path, help="folder for the results (%(default)s)")
+    parser.add_argument(
+        "--forcing", type=Path, help="a LUH2 file for the model luh2-0p05, in place of the class shares of MODIS"
+    )
+    _add_bbox(parser)
+
+
+def _check(commands: Any) -> None:
+    def run(options: argparse.Namespace) -> int:
+        from xland.forcing_check import check
+
+        table = check(open_coarse(options.forcing))
+        print(table)
+        return 0 if table.ok else 1
+
+    parser = _command(
+        commands,
+        "check",
+        run,
+        "list what is in a coarse land-use file, and every fault",
+        "Ends with status 1 if there is a fault that downscale would refuse.",
+    )
+    parser.add_argument("forcing", type=Path, help="NetCDF file or Zarr store, as released")
+
+
+def _downscale(commands: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        import xarray as xr
+
+        from xland.inference.downscale import downscale
+        from xland.store import write, write_netcdf
+
+        fine = downscale(
+            open_coarse(options.forcing),
+            model=options.model,
+            static=None if options.static is None else open_coarse(options.static),
+            prior=None if options.prior is None else open_map(options.prior),
+            years=options.years,
+            region=options.bbox,
+            chunks=options.chunks,
+            outputs=options.outputs,
+            direction=options.direction,
+        )
+        assert isinstance(fine, xr.Dataset)  # noqa: S101 - for the type checker
+        if options.store.suffix == ".nc":
+            write_netcdf(fine, options.store, overwrite=options.overwrite)
+        else:
+            write(fine, options.store, overwrite=options.overwrite, resume=options.resume)
+        print(f"wrote {options.store}")
+
+    parser = _command(
+        commands,
+        "downscale",
+        run,
+        "turn coarse fractions into fine maps on disk",
+        "Streams to a Zarr store (or one NetCDF file, if the name ends with .nc); a run that was stopped resumes.",
+    )
+    parser.add_argument("forcing", type=Path, help="NetCDF file or Zarr store of coarse fractions")
+    parser.add_argument("store", type=Path, help="Zarr store (or .nc file) to write")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="shipped model or folder of one (%(default)s)")
+    parser.add_argument("--static", type=Path, help="static predictors on the fine grid; else those xland provides")
+    parser.add_argument("--prior", type=Path, help="map of the adjacent year, for models that read one")
+    parser.add_argument("--years", type=int, nargs="+", help="calendar years; all by default")
+    _add_bbox(parser)
+    parser.add_argument("--chunks", type=int, help="fine cells along a block")
+    parser.add_argument(
+        "--outputs",
+        nargs="+",
+        default=["land_use"],
+        choices=["land_use", "probability", "confidence"],
+        help="what to write (land_use)",
+    )
+    parser.add_argument(
+        "--direction", default="forward", choices=["forward", "backward"], help="order of years with a prior"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a store that exists")
+    parser.add_argument("--resume", action="store_true", help="finish a store that was left unfinished")
+
+
+def _evaluate(commands: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from xland.evaluation.scores import evaluate
+
+        predicted = open_map(options.map)
+        result = evaluate(predicted, observed_map(options.observed), factor=options.factor)
+        print(result)
+        if options.json is not None:
+            import json
+
+            options.json.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+            print(f"wrote {options.json}")
+
+    parser = _command(
+        commands,
+        "evaluate",
+        run,
+        "score a map against an observed one",
+        "Accuracy, IoU, precision, recall and F1 on all, land and mixed cells, by area and by pixels.",
+    )
+    parser.add_argument("map", type=Path, help="store or file with land_use")
+    parser.add_argument(
+        "--observed", default="modis-2019", help="store or file with the observed land_use, or %(default)s (default)"
+    )
+    parser.add_argument("--factor", type=int, default=5, help="fine cells along a coarse cell (%(default)s)")
+    parser.add_argument("--json", type=Path, help="write the scores to this file, too")
+
+
+def _publish(commands: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from xland.catalog import publish
+
+        path = publish(options.catalog, name=options.name, store=options.store, description=options.description)
+        print(f"published {options.name} in {path}")
+
+    parser = _command(
+        commands, "publish", run, "enter a finished store in an intake catalog", "Replaces an entry of the same name."
+    )
+    parser.add_argument("store", type=Path, help="Zarr store in the catalog's folder or below it")
+    parser.add_argument("--catalog", type=Path, default=Path("catalog.yaml"), help="YAML file (%(default)s)")
+    parser.add_argument("--name", required=True, help="name of the entry")
+    parser.add_argument("--description", help="one sentence for readers; else the title of the store")
+
+
+def _train(commands: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from xland.training.run import train
+
+        checkpoint = train(options.configuration, options.output, forcing=options.forcing, resume=options.resume)
+        print(f"wrote {checkpoint.folder}: validation {checkpoint.card['validation']}")
+
+    parser = _command(
+        commands,
+        "train",
+        run,
+        "train a model from a configuration",
+        "The shipped models were made by `xland train luh2-0p05` and `xland train fractions-0p05`.",
+    )
+    parser.add_argument("configuration", help="shipped configuration or TOML file")
+    parser.add_argument("output", type=Path, help="folder for model, log and state")
+    parser.add_argument("--forcing", type=Path, help="coarse fractions, in place of the configuration's")
+    parser.add_argument("--resume", action="store_true", help="go on from the last finished epoch")
+
+
+def _models(commands: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        import json
+
+        from rich.console import Console
+        from rich.table import Table
+
+        from xland.models import find_model, list_models
+
+        if options.name is not None:
+            print(json.dumps(dict(find_model(options.name).card), indent=2, ensure_ascii=False))
+            return
+        table = Table("model", "from", "to", "title")
+        for name in list_models():
+            checkpoint = find_model(name)
+            inputs = checkpoint.inputs
+            table.add_row(
+                name,
+                f"{inputs.resolution * inputs.factor:g}°",
+                f"{inputs.resolution:g}°",
+                str(checkpoint.card.get("title", "")),
+            )
+        Console().print(table)
+
+    parser = _command(commands, "models", run, "list the shipped models, or print the card of one")
+    parser.add_argument("name", nargs="?", help="model whose card to print")
+
+
+def _add_bbox(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--bbox",
+        nargs=4,
+        type=float,
+        metavar=("WEST", "SOUTH", "EAST", "NORTH"),
+        help="region in degrees; everything by default",
+    )
+
+
+def open_coarse(path: Path) -> xr.Dataset:
+    """Open a NetCDF file or Zarr store as it was released, times undecoded."""
+    import xarray as xr
+
+    if not path.exists():
+        raise XlandError(f"{path} does not exist")
+    if path.is_dir():
+        return xr.open_zarr(path, decode_times=False)
+    try:
+        return xr.open_dataset(path, decode_times=False, chunks={})
+    except (OSError, ValueError) as error:
+        raise XlandError(f"{path} cannot be opened as NetCDF: {error}") from error
+
+
+def open_map(path: Path) -> xr.DataArray:
+    """Open the ``land_use`` of a Zarr store or NetCDF file."""
+    from xland.store import open_store
+
+    ds = open_store(path) if path.is_dir() else open_coarse(path)
+    if "land_use" not in ds:
+        raise XlandError(f"{path} has no variable 'land_use'; it holds {', '.join(map(str, ds.data_vars))}")
+    return ds["land_use"]
+
+
+def observed_map(name: str) -> xr.DataArray:
+    """Open the observed map: ``modis-2019``, or a path."""
+    if name == "modis-2019":
+        from xland.datasets import land_use_modis
+
+        return land_use_modis()
+    return open_map(Path(name))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""The whole way once, on real data: coarse field, fine map, store, catalog, scores, report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+import xland.accessor  # noqa: F401 - registers .ai4land
+from xland import datasets
+from xland.batches.split import Part, divide
+from xland.catalog import open_entry
+from xland.evaluation.report import write_report
+from xland.evaluation.scores import Comparison, compare
+from xland.forcing import read_forcing
+from xland.grid import Grid
+from xland.models import find_model
+from xland.models.baselines import as_map, cell_mode, crosswalk, most_frequent
+
+FRACTIONS_MODEL = "fractions-0p05"
+LUH2_MODEL = "luh2-0p05"
+
+_FRACTIONS_NOTE = (
+    "The coarse input is made from the observed map itself: the share of each class in cells of 0.25 degree, "
+    "taken from the MODIS map of 2019. The scores tell how well the model puts known shares in their places "
+    "within a cell, not how well a scenario is."
+)
+_LUH2_NOTE = (
+    "The coarse input is LUH2 of 2015, the observed map MODIS of 2019. They define land use differently: "
+    "LUH2 knows no bare ground, and a satellite cannot see grazing, so grassland stands for pasture."
+)
+_HELD_OUT_NOTE = (
+    "Scores are taken on held-out cells only: whole cells of 12 x 6 degrees from which the model never saw a target."
+)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the demo leaves behind."""
+
+    store: Path
+    catalog: Path
+    picture: Path
+    report: Path
+    scores: Path
+
+
+def demo(
+    output: str | Path = "demo-output",
+    *,
+    forcing: str | Path | None = None,
+    region: tuple[float, float, float, float] | None = None,
+) -> Results:
+    """Downscale a real coarse field, publish the map, and score it beside simple baselines.
+
+    Parameters
+    ----------
+    output : path
+        Folder for the results; those of an earlier demo are replaced.
+    forcing : path, optional
+        A LUH2 file, for the model ``luh2-0p05``; else the class shares of the MODIS map on 0.25
+        degree are the coarse input of the model ``fractions-0p05``.
+    region : (west, south, east, north), optional
+        Degrees; the whole globe by default.
+
+    Returns
+    -------
+    Results
+    """
+    from rich.console import Console
+
+    console, folder = Console(), Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    results = Results(*(folder / n for n in ("land_use.zarr", "catalog.yaml", "map.png", "report.html", "scores.json")))
+    model = find_model(FRACTIONS_MODEL if forcing is None else LUH2_MODEL)
+
+    console.rule("1. coarse land use, as it comes")
+    datasets.fetch_all()
+    coarse = datasets.class_fractions() if forcing is None else xr.open_dataset(forcing, decode_times=False, chunks={})
+    console.print(str(coarse.ai4land.check(variables=model.inputs.coarse_variables)))
+
+    console.rule(f"2. downscale with {model.name}, write, publish")
+    fine = coarse.ai4land.downscale(model=model, region=region, outputs=("land_use", "confidence"))
+    fine.ai4land.to_zarr(results.store, overwrite=True)
+    name = f"land-use-{int(fine['time'][0])}"
+    fine.ai4land.publish(results.catalog, name=name, store=results.store, description=f"Demo of xland: {model.name}")
+
+    console.rule("3. reopen from the catalog, score, draw")
+    published = open_entry(results.catalog, name)
+    maps = {"observed": _cut(datasets.land_use_modis(), published), "model": published["land_use"]}
+    maps |= _baselines(coarse, maps["observed"], model.inputs.factor)
+    scores = _score(maps, model.inputs.factor, int(model.card["split"]["seed"]))
+    scores.to_json(results.scores)
+    published["land_use"].ai4land.plot(title=None).figure.savefig(results.picture, dpi=150)
+    write_report(
+        results.report,
+        title=f"Land use on {model.inputs.resolution:g} degree: {model.name}",
+        maps=maps,
+        scores=scores,
+        confidence=published["confidence"],
+        notes=[_FRACTIONS_NOTE if forcing is None else _LUH2_NOTE, _HELD_OUT_NOTE],
+        card=dict(model.card),
+        provenance={key: str(value) for key, value in published.attrs.items()},
+    )
+    _summary(console, scores, results, name)
+    return results
+
+
+def _cut(observed: xr.DataArray, like: xr.Dataset) -> xr.DataArray:
+    """Return the part of the observed map that the published one covers."""
+    return observed.sel(lat=like["lat"], lon=like["lon"], method="nearest", tolerance=1e-4)
+
+
+def _baselines(coarse: xr.Dataset, observed: xr.DataArray, factor: int) -> dict[str, xr.DataArray]:
+    """Make maps that need no learning, on the cells of the observed one."""
+    codes = observed.isel(time=0).values
+    names = [str(name) for name in coarse.data_vars]
+    forcing = read_forcing(coarse, variables=names)
+    whole = forcing.grid
+    own = Grid.from_centres(observed["lat"].values, observed["lon"].values).coarsen(factor)
+    rows = slice(own.row_offset - whole.row_offset, own.row_offset - whole.row_offset + own.rows)
+    columns = slice(own.column_offset - whole.column_offset, own.column_offset - whole.column_offset + own.columns)
+    states = {name: forcing.data[name].isel(time=0).values[rows, columns] for name in names}
+    return {
+        "crosswalk": as_map(crosswalk(states, factor), observed, "crosswalk"),
+        "most frequent class": as_map(most_frequent(codes), observed, "most_frequent"),
+        "mode of the observed cell": as_map(cell_mode(codes, factor), observed, "cell_mode"),
+    }
+
+
+def _score(maps: dict[str, xr.DataArray], factor: int, seed: int) -> Comparison:
+    whole = datasets.land_use_modis()
+    part = divide(whole.isel(time=0).values, Grid.world(0.05), seed)
+    held_out = xr.DataArray(part == Part.TEST, {"lat": whole["lat"], "lon": whole["lon"]}, ("lat", "lon"))
+    observed = maps["observed"]
+    inside = held_out.sel(lat=observed["lat"], lon=observed["lon"])
+    if not bool(np.asarray(inside).any()):
+        return compare(_predictions(maps), observed, factor=factor, cells="all cells: the region holds no held-out one")
+    return compare(_predictions(maps), observed, factor=factor, within=inside, cells="held-out cells of the split")
+
+
+def _predictions(maps: dict[str, xr.DataArray]) -> dict[str, xr.DataArray]:
+    return {name: values for name, values in maps.items() if name != "observed"}
+
+
+def _summary(console: Any, scores: Comparison, results: Results, name: str) -> None:
+    from rich.table import Table
+
+    console.rule("done")
+    console.print(str(scores))
+    table = Table("what", "where", box=None)
+    table.add_row("fine map (Zarr)", str(results.store))
+    table.add_row(f"catalog, entry {name}", str(results.catalog))
+    table.add_row("picture", str(results.picture))
+    table.add_row("report: open it in a browser", str(results.report))
+    table.add_row("scores", str(results.scores))
+    console.print(table)

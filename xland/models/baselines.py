@@ -1,0 +1,123 @@
+"""Simple maps to stand beside a model's: what skill has to be measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xland.errors import MissingDependencyError, ModelError
+from xland.grid import expand
+from xland.inputs import InputSpec
+from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, OCEAN, STATE_CLASSES, class_code, flag_attributes
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+
+def crosswalk(states: Mapping[str, NDArray[Any]], factor: int) -> NDArray[np.uint8]:
+    """Give every fine pixel the largest class of its coarse cell.
+
+    Parameters
+    ----------
+    states : mapping of str to (rows, columns) array
+        Fractions of LUH states, or of classes by name; NaN where there are no data.
+    factor : int
+
+    Returns
+    -------
+    (rows * factor, columns * factor) array of uint8
+        Ocean where there are no data.
+    """
+    shares: dict[int, NDArray[np.float64]] = {}
+    for name, values in states.items():
+        target = STATE_CLASSES.get(name, name if name in CLASS_NAMES else None)
+        if target is not None:
+            code = class_code(target)
+            shares[code] = shares.get(code, np.float64(0)) + np.asarray(values, dtype=np.float64)
+    if not shares:
+        raise ModelError(f"crosswalk: none of {', '.join(states)} is a LUH state or the name of a class")
+    codes = np.array(sorted(shares), dtype=np.uint8)
+    stacked = np.stack([shares[code] for code in codes])
+    largest = codes[np.nan_to_num(stacked, nan=-1.0).argmax(axis=0)]
+    return expand(np.where(np.isfinite(stacked).any(axis=0), largest, np.uint8(OCEAN)), factor)
+
+
+def cell_mode(observed: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """Give every fine pixel the most frequent land class of the observed map in its coarse cell.
+
+    No model that sees only coarse fractions can know more about the cell as a whole; it is the
+    baseline to beat within mixed cells. Ocean where a cell holds no land.
+    """
+    rows, columns = observed.shape
+    blocks = observed.reshape(rows // factor, factor, columns // factor, factor)
+    counts = np.stack([(blocks == code).sum(axis=(1, 3)) for code in LAND_CLASSES])
+    largest = np.array(LAND_CLASSES, dtype=np.uint8)[counts.argmax(axis=0)]
+    return expand(np.where(counts.any(axis=0), largest, np.uint8(OCEAN)), factor)
+
+
+def most_frequent(observed: NDArray[np.uint8], shape: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Give every pixel the most frequent land class of the observed map."""
+    counts = np.array([(observed == code).sum() for code in LAND_CLASSES])
+    return np.full(shape or observed.shape, LAND_CLASSES[int(counts.argmax())], dtype=np.uint8)
+
+
+def as_map(codes: NDArray[np.uint8], like: xr.DataArray, name: str) -> xr.DataArray:
+    """Put an array of class codes on the grid of a map, ``lat`` and ``lon`` only."""
+    template = like.isel(time=0, drop=True) if "time" in like.dims else like
+    return template.copy(data=codes).rename(name).assign_attrs(flag_attributes())
+
+
+def pixel_features(
+    inputs: InputSpec,
+    coarse: NDArray[np.float32],
+    static: NDArray[np.float16],
+    rows: NDArray[np.intp],
+    columns: NDArray[np.intp],
+) -> NDArray[np.float32]:
+    """Put together what a pixel-wise model sees: the same channels as the network, without neighbours.
+
+    Parameters
+    ----------
+    inputs : InputSpec
+    coarse : (coarse channels, rows / factor, columns / factor) array
+    static : (static channels, rows, columns) array
+    rows, columns : (pixels,) arrays of int
+
+    Returns
+    -------
+    (pixels, channels) array of float32
+    """
+    low = coarse[:, rows // inputs.factor, columns // inputs.factor]
+    return np.concatenate([low, static[:, rows, columns].astype(np.float32)]).T
+
+
+def fit_trees(
+    features: NDArray[np.float32], target: NDArray[np.uint8], samples: int = 400_000, seed: int = 0
+) -> HistGradientBoostingClassifier:
+    """Fit a pixel-wise HistGradientBoosting classifier: the strongest of the simple rivals.
+
+    Parameters
+    ----------
+    features : (pixels, channels) array
+    target : (pixels,) array of class codes
+    samples : int
+        Pixels drawn at random to learn from.
+    seed : int
+    """
+    try:
+        from sklearn.ensemble import HistGradientBoostingClassifier
+    except ImportError as error:
+        raise MissingDependencyError("the tree baseline needs scikit-learn: pip install 'xland[trees]'") from error
+    chosen = np.random.default_rng(seed).permutation(len(target))[:samples]
+    return HistGradientBoostingClassifier(random_state=seed).fit(features[chosen], target[chosen])
+
+
+def predict_trees(
+    trees: HistGradientBoostingClassifier, features: Sequence[Any] | NDArray[np.float32]
+) -> NDArray[np.uint8]:
+    """Classify pixels with fitted trees."""
+    return trees.predict(features).astype(np.uint8)
