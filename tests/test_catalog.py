@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xland.catalog import list_entries, open_entry, publish, read_catalog
+from xland.errors import CatalogError, StoreError
+from xland.provenance import describe_product
+from xland.store import open_store, write, write_netcdf
+from xland.vocabulary import CLASS_NAMES
+
+SHIPPED = Path(__file__).resolve().parent.parent / "catalogs" / "xland.yaml"
+
+
+def maps() -> xr.Dataset:
+    codes = np.random.default_rng(3).integers(0, 8, (2, 8, 12)).astype(np.uint8)
+    ds = xr.Dataset(
+        {"land_use": (("time", "lat", "lon"), da.from_array(codes, chunks=(1, 4, 6)))},
+        coords={
+            "time": [2015, 2016],
+            "lat": 50 - 0.25 * (np.arange(8) + 0.5),
+            "lon": 10 + 0.25 * (np.arange(12) + 0.5),
+        },
+    )
+    return describe_product(ds, summary="for a test", model={"name": "luh2-0p05", "sha256": "ab", "licence": "MIT"})
+
+
+@pytest.fixture
+def store(tmp_path):
+    return write(maps(), tmp_path / "land_use.zarr", progress=False)
+
+
+def catalog_of(folder: Path, **entry: object) -> Path:
+    path = folder / "hostile.yaml"
+    path.write_text(yaml.safe_dump({"sources": {"a": {"driver": "zarr", **entry}}}))
+    return path
+
+
+def test_intake_opens_what_was_published(store, tmp_path, monkeypatch):
+    import intake
+
+    catalog = publish(tmp_path / "catalog.yaml", name="land-use-2015", store=store)
+    monkeypatch.chdir(tmp_path)
+    found = intake.open_catalog("catalog.yaml")["land-use-2015"].to_dask()
+    assert found.land_use.chunks == ((1, 1), (4, 4), (6, 6))
+    assert found.land_use.dtype == np.uint8
+    xr.testing.assert_equal(found.load(), maps().compute())
+    xr.testing.assert_identical(open_entry(catalog, "land-use-2015").load(), open_store(store).load())
+
+
+def test_intake_opens_a_published_netcdf_file(store, tmp_path):
+    import intake
+
+    file = write_netcdf(open_store(store), tmp_path / "land_use.nc", progress=False)
+    catalog = publish(tmp_path / "catalog.yaml", name="file", store=file)
+    for found in (intake.open_catalog(catalog)["file"].to_dask(), open_entry(catalog, "file")):
+        assert found.land_use.chunks is not None
+        xr.testing.assert_equal(found.load(), maps().compute())
+        found.close()
+
+
+def test_a_folder_with_catalog_and_store_can_be_moved(store, tmp_path):
+    import intake
+
+    (tmp_path / "here" / "maps").mkdir(parents=True)
+    store = store.rename(tmp_path / "here" / "maps" / "land_use.zarr")
+    publish(tmp_path / "here" / "catalog.yaml", name="a", store=store)
+    moved = (tmp_path / "here").rename(tmp_path / "there") / "catalog.yaml"
+    assert str(tmp_path) not in moved.read_text()
+    assert intake.open_catalog(str(moved))["a"].to_dask().sizes["lon"] == 12
+    assert open_entry(moved, "a").sizes["lon"] == 12
+
+
+def test_an_entry_says_what_its_store_is(store, tmp_path):
+    entry = read_catalog(
+        publish(tmp_path / "c.yaml", name="a", store=store, metadata={"doi": "none", "n": np.int64(3)})
+    )
+    entry = entry["sources"]["a"]
+    assert entry["description"] == "Land use of 2015 to 2016 on a 0.25 degree grid"
+    metadata = entry["metadata"]
+    assert metadata["bounds"] == [10.0, 48.0, 13.0, 50.0]
+    assert metadata["years"] == [2015, 2016]
+    assert metadata["classes"] == dict(enumerate(CLASS_NAMES))
+    assert metadata["crs"] == "EPSG:4326"
+    assert (metadata["model"], metadata["licence"], metadata["summary"]) == ("luh2-0p05", "MIT", "for a test")
+    assert metadata["xland_version"]
+    assert (metadata["doi"], metadata["n"]) == ("none", 3)
+
+
+def test_publishing_twice_replaces_the_entry_and_keeps_the_others(store, tmp_path):
+    path = tmp_path / "catalog.yaml"
+    path.write_text("metadata: {version: 1, owner: me}\nsources:\n  theirs: {driver: csv, args: {urlpath: 'a*.csv'}}\n")
+    publish(path, name="a", store=store, description="first")
+    publish(path, name="b", store=store)
+    publish(path, name="a", store=store, description="second")
+    content = yaml.safe_load(path.read_text())
+    assert list(content["sources"]) == ["theirs", "a", "b"]
+    assert content["sources"]["a"]["description"] == "second"
+    assert content["sources"]["theirs"] == {"driver": "csv", "args": {"urlpath": "a*.csv"}}
+    assert content["metadata"]["owner"] == "me"
+
+
+def test_concurrent_publishers_lose_no_entry(store, tmp_path):
+    path, failed = tmp_path / "catalog.yaml", []
+
+    def work(number: int) -> None:
+        try:
+            for name in (f"entry-{number}", "shared"):
+                publish(path, name=name, store=store)
+                read_catalog(path)
+        except CatalogError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert set(read_catalog(path)["sources"]) == {"shared", *(f"entry-{number}" for number in range(4))}
+
+
+def test_a_failed_publication_leaves_the_catalog_as_it_was(store, tmp_path, monkeypatch):
+    path = publish(tmp_path / "catalog.yaml", name="a", store=store)
+    before = path.read_bytes()
+
+    def fail(self, target):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fail)
+        with pytest.raises(OSError, match="disk full"):
+            publish(path, name="b", store=store)
+    assert path.read_bytes() == before
+    assert not [
+        entry for entry in tmp_path.iterdir() if entry.name.startswith(".catalog.yaml.") and entry.suffix != ".lock"
+    ]
+    path.write_text("sources: [")
+    with pytest.raises(CatalogError, match="damaged"):
+        publish(path, name="b", store=store)
+    assert path.read_text() == "sources: ["
+
+
+def test_an_incomplete_store_is_not_published(tmp_path):
+    def broken(block):
+        raise RuntimeError("broken")
+
+    ds = maps()
+    ds["land_use"] = ds["land_use"].copy(
+        data=ds.land_use.data.map_blocks(broken, dtype=np.uint8, meta=np.empty((0, 0, 0)))
+    )
+    with pytest.raises(RuntimeError, match="broken"):
+        write(ds, tmp_path / "land_use.zarr", progress=False)
+    with pytest.raises(StoreError, match="resume=True"):
+        publish(tmp_path / "catalog.yaml", name="a", store=tmp_path / "land_use.zarr")
+    with pytest.raises(StoreError, match="incomplete"):
+        publish(tmp_path / "catalog.yaml", name="a", store=next(tmp_path.glob("*.partial/data-*")))
+    assert not (tmp_path / "catalog.yaml").exists()
+
+
+def test_a_store_outside_the_folder_of_the_catalog_is_not_published(store, tmp_path):
+    with pytest.raises(CatalogError, match="outside"):
+        publish(tmp_path / "catalogs" / "catalog.yaml", name="a", store=store)
+    with pytest.raises(CatalogError, match="cannot name an entry"):
+        publish(tmp_path / "catalog.yaml", name="../a", store=store)
+    with pytest.raises(CatalogError, match=r"end in \.yaml"):
+        publish(tmp_path / "catalog.txt", name="a", store=store)
+    with pytest.raises(CatalogError, match="template"):
+        publish(tmp_path / "catalog.yaml", name="a", store=store, metadata={"x": ["{{ env(HOME) }}"]})
+    with pytest.raises(StoreError, match="NetCDF"):
+        publish(tmp_path / "catalog.yaml", name="a", store=tmp_path / "none.nc")
+
+
+def test_an_unknown_entry_lists_the_known_ones(store, tmp_path):
+    path = publish(tmp_path / "catalog.yaml", name="land-use-2015", store=store)
+    with pytest.raises(CatalogError, match=r"no entry 'land-use-2016'; there are: land-use-2015"):
+        open_entry(path, "land-use-2016")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "/etc/passwd",
+        "../outside.zarr",
+        "{{ CATALOG_DIR }}/../outside.zarr",
+        "{{CATALOG_DIR}}/a/../../outside.zarr",
+        "{{ CATALOG_DIR }}//etc",
+        "{{ CATALOG_DIR }}",
+        "{{ CATALOG_DIR }}/.",
+        "~/outside.zarr",
+        "",
+        "file:///etc/passwd",
+        "https://example.org/a.zarr",
+        "{{ CATALOG_DIR }}/https://example.org/a.zarr",
+        "simplecache::https://example.org/a.zarr",
+        "zip://*.zarr::/tmp/outside.zip",
+        "reference::/tmp/a.json",
+        "link.zarr",
+        "linked/outside.zarr",
+        "inside.zarr",
+        "*.zarr",
+        "{{ env(HOME) }}/a.zarr",
+        "{{ CATALOG_DIR }}/{{ shell(ls) }}",
+        "{% set a = 1 %}a.zarr",
+        "{{ CATALOG_DIR.parent }}/a.zarr",
+        "a\0.zarr",
+    ],
+)
+def test_paths_that_leave_the_folder_are_refused(tmp_path, url):
+    outside, folder = tmp_path / "outside.zarr", tmp_path / "folder"
+    write(maps(), outside, progress=False)
+    folder.mkdir()
+    (folder / "link.zarr").symlink_to(outside)
+    (folder / "linked").symlink_to(tmp_path)
+    (folder / "inside.zarr").mkdir()
+    (folder / "inside.zarr" / "zarr.json").symlink_to(outside / "zarr.json")
+    path = catalog_of(folder, args={"urlpath": url})
+    with pytest.raises(CatalogError, match="'a'"):
+        open_entry(path, "a")
+    with pytest.raises(CatalogError, match="'a'"):
+        read_catalog(path)
+    assert list_entries(path)[0]["status"] not in ("available", "missing", "remote")
+
+
+@given(parts=st.lists(st.sampled_from(["..", ".", "a", "link", "back", "/", "land_use.zarr"]), min_size=1, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_no_path_opens_anything_outside_the_folder(tmp_path_factory, parts):
+    root = tmp_path_factory.mktemp("confined")
+    folder = root / "folder"
+    (folder / "a").mkdir(parents=True)
+    (folder / "link").symlink_to(root)
+    (folder / "a" / "back").symlink_to(folder)
+    url = "/".join(parts)
+    try:
+        read_catalog(catalog_of(folder, args={"urlpath": url}))
+    except CatalogError:
+        return
+    assert ((folder / url).resolve()).is_relative_to(folder)
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        ({"driver": "csv", "args": {"urlpath": "a.csv"}}, "driver 'csv'"),
+        ({"driver": "intake_xarray.xzarr.ZarrSource", "args": {"urlpath": "a.zarr"}}, "driver"),
+        ({"driver": ["zarr"], "args": {"urlpath": "a.zarr"}}, "driver"),
+        ({"args": {"urlpath": ["a.zarr"]}}, "one urlpath"),
+        ({"args": None}, "needs args"),
+        ({"args": {"urlpath": "a.zarr", "engine": "kerchunk"}}, "engine"),
+        ({"args": {"urlpath": "a.zarr", "storage_options": {"key": "x"}}}, "storage_options"),
+        ({"driver": "netcdf", "args": {"urlpath": "a.nc", "xarray_kwargs": {"engine": "mine"}}}, "xarray_kwargs"),
+        ({"args": {"urlpath": "a.zarr"}, "parameters": {"x": {"default": "{{ env(HOME) }}"}}}, "parameters"),
+        ({"args": {"urlpath": "a.zarr"}, "description": "{{ shell(ls) }}"}, "template"),
+    ],
+)
+def test_entries_that_ask_for_more_than_data_are_refused(tmp_path, entry, named):
+    path = catalog_of(tmp_path, **entry)
+    with pytest.raises(CatalogError, match=named):
+        open_entry(path, "a")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("sources: {a: !!python/object/apply:os.system ['echo unsafe > touched']}", "unsafe or damaged"),
+        ("sources: {a: !!python/name:os.system }", "unsafe or damaged"),
+        ("plugins: {source: [{module: os}]}\nsources: {}", "plugins"),
+        ("a: &a [x, x]\nsources: {b: *a}", "references"),
+        ("sources: [a, b]", "no intake catalog"),
+        ("- a", "no intake catalog"),
+        ("", "no intake catalog"),
+        ("sources: " + "[" * 50000, "nested deeper"),
+        ("sources: {a: 3}", "not a mapping"),
+    ],
+)
+def test_files_that_are_no_plain_catalog_are_refused(tmp_path, monkeypatch, text, named):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "catalog.yaml"
+    path.write_text(text)
+    with pytest.raises(CatalogError, match=named):
+        read_catalog(path)
+    assert not (tmp_path / "touched").exists()
+
+
+def test_a_missing_or_huge_catalog_is_named(tmp_path):
+    with pytest.raises(CatalogError, match="cannot be read"):
+        read_catalog(tmp_path / "none.yaml")
+    with (tmp_path / "huge.yaml").open("w") as stream:
+        stream.truncate(2**30)
+    with pytest.raises(CatalogError, match="larger"):
+        read_catalog(tmp_path / "huge.yaml")
+
+
+def test_addresses_open_only_with_schemes_that_the_caller_allows(store, tmp_path):
+    path = catalog_of(tmp_path, args={"urlpath": f"file://{store}", "consolidated": True})
+    with pytest.raises(CatalogError, match="allowed_schemes"):
+        open_entry(path, "a", allowed_schemes=("https",))
+    xr.testing.assert_equal(open_entry(path, "a", allowed_schemes=("file",)).load(), maps().compute())
+    assert list_entries(path, allowed_schemes=("file",))[0]["status"] == "remote"
+
+
+def test_the_table_of_entries_says_what_can_be_opened(store, tmp_path):
+    path = publish(tmp_path / "catalog.yaml", name="a", store=store)
+    content = yaml.safe_load(path.read_text())
+    content["sources"]["b"] = {"driver": "zarr", "args": {"urlpath": "later.zarr"}, "metadata": {"status": "planned"}}
+    content["sources"]["c"] = 3
+    path.write_text(yaml.safe_dump(content))
+    rows = list_entries(path)
+    assert [(row["name"], row["status"]) for row in rows[:2]] == [("a", "available"), ("b", "planned")]
+    assert "not a mapping" in rows[2]["status"]
+    assert rows[0]["years"] == [2015, 2016]
+    with pytest.raises(StoreError, match="there is no store"):
+        open_entry(path, "b")
+
+
+def test_the_shipped_catalog_is_valid_and_says_how_each_product_comes_to_be():
+    content = read_catalog(SHIPPED)
+    assert {"demo-land-use-2019", "land-use-2015"} <= content["sources"].keys()
+    for entry in content["sources"].values():
+        assert entry["metadata"]["status"]
+        assert entry["metadata"]["years"]
+    for row in list_entries(SHIPPED):
+        assert row["status"] == content["sources"][row["name"]]["metadata"]["status"]
+
+
+def test_intake_reads_the_shipped_catalog():
+    import intake
+
+    assert set(intake.open_catalog(str(SHIPPED))) == set(read_catalog(SHIPPED)["sources"])
+
+
+def test_a_damaged_netcdf_file_is_named(tmp_path):
+    (tmp_path / "a.nc").write_bytes(b"nothing")
+    with pytest.raises(StoreError, match="NetCDF"):
+        open_entry(catalog_of(tmp_path, driver="netcdf", args={"urlpath": "a.nc"}), "a")

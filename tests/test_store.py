@@ -1,0 +1,469 @@
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import warnings
+from pathlib import Path
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xland.blocks import CHUNK_BYTES, BlockWriter, align
+from xland.errors import StoreError
+from xland.provenance import bounds, describe_product
+from xland.store import is_complete, open_store, write, write_netcdf
+
+
+class StopError(Exception):
+    pass
+
+
+class Fuse:
+    """Counts the blocks that are computed, and breaks off before one of them."""
+
+    def __init__(self, after: int | None = None, error: type[BaseException] = StopError):
+        self.after, self.error, self.count = after, error, 0
+
+    def __call__(self, block: np.ndarray) -> np.ndarray:
+        if self.after is not None and self.count >= self.after:
+            raise self.error
+        self.count += 1
+        return block
+
+
+def maps(
+    years: int = 2, rows: int = 6, columns: int = 8, block: tuple[int, int] = (3, 4), fuse: Fuse | None = None
+) -> xr.Dataset:
+    codes = np.random.default_rng(7).integers(1, 8, (years, rows, columns)).astype(np.uint8)
+    codes[:, : block[0], : block[1]] = 0
+    data = da.from_array(codes, chunks=(1, *block))
+    if fuse is not None:
+        data = data.map_blocks(fuse, name=f"fused-{id(fuse)}", dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8))
+    return xr.Dataset(
+        {"land_use": (("time", "lat", "lon"), data, {"flag_values": np.arange(8, dtype=np.uint8)})},
+        coords={
+            "time": ("time", 2000 + np.arange(years)),
+            "lat": ("lat", 60 - 0.25 * (np.arange(rows) + 0.5)),
+            "lon": ("lon", 0.25 * (np.arange(columns) + 0.5)),
+        },
+        attrs={"title": "a test", "history": "made today"},
+    )
+
+
+def digest(store: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(store)): json.dumps(json.loads(file.read_text()), sort_keys=True)
+        if file.name == "zarr.json"
+        else hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(store.rglob("*"))
+        if file.is_file()
+    }
+
+
+def put(ds: xr.Dataset, path: Path, **options: bool) -> Path:
+    with dask.config.set(scheduler="synchronous"):
+        return write(ds, path, progress=False, **options)
+
+
+def test_a_store_reads_back_as_it_was_written(tmp_path):
+    ds = maps()
+    ds["probability"] = (
+        ("time", "class", "lat", "lon"),
+        da.random.default_rng(1).random((2, 8, 6, 8), chunks=(1, 4, 6, 8)).astype("float32").persist(),
+    )
+    ds["mask"] = (("lat", "lon"), da.ones((6, 8), dtype="int16", chunks=(2, 8)))
+    ds["share"] = (("lat", "lon"), np.full((6, 8), np.nan))
+    ds["scalar"] = 3
+    ds = ds.assign_coords({"class": list("abcdefgh")})
+    path = write(ds, tmp_path / "new" / "a.zarr", progress=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = open_store(path)
+        xr.testing.assert_identical(found.load(), ds.compute())
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.zarr"]
+    assert found.land_use.dtype == np.uint8
+    assert found.land_use.attrs["flag_values"].dtype == np.uint8
+
+
+def test_zero_stays_a_class_and_blocks_of_ocean_are_not_written(tmp_path):
+    path = put(maps(years=1), tmp_path / "a.zarr")
+    array = zarr.open_array(path, path="land_use", mode="r")
+    assert array.fill_value == 0
+    assert array.metadata.zarr_format == 3
+    assert "_FillValue" not in array.attrs
+    assert sorted(str(f.relative_to(path)) for f in (path / "land_use" / "c").rglob("*") if f.is_file()) == [
+        "land_use/c/0/0/1", "land_use/c/0/1/0", "land_use/c/0/1/1",
+    ]  # fmt: skip
+    assert xr.open_zarr(path).land_use.dtype == np.uint8
+
+
+@given(
+    years=st.integers(1, 3), rows=st.integers(1, 7), columns=st.integers(2, 7),
+    block=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    kills=st.lists(st.integers(0, 12), max_size=3), torn=st.integers(0, 70), threads=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=15, deadline=None)
+def test_a_killed_writer_resumes_to_the_identical_store(
+    tmp_path_factory, years, rows, columns, block, kills, torn, threads
+):
+    tmp_path = tmp_path_factory.mktemp("killed")
+    shape = {"years": years, "rows": rows, "columns": columns, "block": block}
+    undisturbed = put(maps(**shape), tmp_path / "undisturbed.zarr")
+    path, computed = tmp_path / "killed.zarr", 0
+    blocks = years * -(-rows // block[0]) * -(-columns // block[1])
+    scheduler = {"scheduler": "threads", "num_workers": 2} if threads else {"scheduler": "synchronous"}
+    for kill in kills:
+        fuse = Fuse(after=kill)
+        try:
+            with dask.config.set(**scheduler):
+                write(maps(**shape, fuse=fuse), path, resume=True, progress=False)
+        except (StopError, StoreError):
+            assert not is_complete(path)
+            with pytest.raises(StoreError, match="resume=True"):
+                open_store(path)
+            computed += fuse.count
+        else:
+            computed += fuse.count
+            assert computed >= blocks
+    lost = 0
+    journals = sorted((tmp_path / "killed.zarr.partial" / "journal").glob("*"))
+    if journals:
+        # a line that a crash cut off does not count, and its block is written again
+        content = journals[-1].read_bytes()
+        journals[-1].write_bytes(content[: max(0, len(content) - torn)])
+        lost = min(content.count(b"\n"), -(-torn // 64))
+    fuse = Fuse()
+    put(maps(**shape, fuse=fuse), path, resume=True)
+    assert digest(path) == digest(undisturbed)
+    assert is_complete(path)
+    assert not (tmp_path / "killed.zarr.partial").exists()
+    if not threads:
+        assert computed + fuse.count == blocks + lost
+
+
+def test_a_process_killed_by_the_system_leaves_a_store_that_resumes(tmp_path):
+    script = """
+        import os, signal, sys
+        import dask
+        sys.path.insert(0, {here!r})
+        from tests.test_store import Fuse, maps
+        from xland.store import write
+
+        class Bomb(Fuse):
+            def __call__(self, block):
+                if self.count == 5:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return super().__call__(block)
+
+        with dask.config.set(scheduler="synchronous"):
+            write(maps(years=3, fuse=Bomb()), sys.argv[1], progress=False)
+    """
+    path = tmp_path / "a.zarr"
+    here = str(Path(__file__).resolve().parent.parent)
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script).format(here=here), str(path)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    with pytest.raises(StoreError, match="5 of 12 blocks"):
+        open_store(path)
+    fuse = Fuse()
+    put(maps(years=3, fuse=fuse), path, resume=True)
+    assert fuse.count == 7
+    assert digest(path) == digest(put(maps(years=3), tmp_path / "undisturbed.zarr"))
+
+
+def test_an_interruption_says_how_to_go_on(tmp_path):
+    with pytest.raises(KeyboardInterrupt) as caught:
+        put(maps(fuse=Fuse(after=3, error=KeyboardInterrupt)), tmp_path / "a.zarr")
+    assert "3 of 8 blocks are safe" in caught.value.__notes__[0]
+    assert "resume=True" in caught.value.__notes__[0]
+    assert not list((tmp_path / "a.zarr.partial").glob("active-*"))
+
+
+def test_finished_blocks_leave_the_graph_before_anything_is_computed(tmp_path):
+    with pytest.raises(StopError):
+        put(maps(fuse=Fuse(after=8 - 1)), tmp_path / "a.zarr")
+    fuse = Fuse(after=1)
+    put(maps(fuse=fuse), tmp_path / "a.zarr", resume=True)
+    assert fuse.count == 1
+
+
+def test_resuming_a_complete_store_computes_nothing(tmp_path):
+    path = put(maps(), tmp_path / "a.zarr")
+    before = digest(path)
+    assert put(maps(fuse=Fuse(after=0)).assign_attrs(history="made tomorrow"), path, resume=True) == path
+    assert digest(path) == before
+    assert not (tmp_path / "a.zarr.partial").exists()
+
+
+def test_an_existing_store_is_refused(tmp_path):
+    path = put(maps(), tmp_path / "a.zarr")
+    with pytest.raises(StoreError, match="overwrite=True"):
+        put(maps(), path)
+    with pytest.raises(StoreError, match="choose one"):
+        put(maps(), path, resume=True, overwrite=True)
+
+
+def test_an_unfinished_store_is_refused_unless_asked_to_resume(tmp_path):
+    with pytest.raises(StopError):
+        put(maps(fuse=Fuse(after=1)), tmp_path / "a.zarr")
+    with pytest.raises(StoreError, match="finish it with resume=True"):
+        put(maps(), tmp_path / "a.zarr")
+    assert is_complete(put(maps(), tmp_path / "a.zarr", overwrite=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda ds: ds.assign_attrs(xland_fingerprint="another model"), r"attributes \(xland_fingerprint\)"),
+        (lambda ds: ds.assign_coords(time=[1990, 1991]), r"variable time \(digest\)"),
+        (lambda ds: ds.rename(land_use="cover"), "variable cover"),
+        (lambda ds: ds.astype("int16"), r"variable land_use \(chunks|variable land_use \(dtype"),
+        (lambda ds: ds.chunk(lat=2), r"variable land_use \(blocks, chunks\)"),
+        (lambda ds: ds.isel(lon=slice(4)), "variable lon"),
+    ],
+)
+def test_resuming_with_other_work_is_refused_and_says_what_differs(tmp_path, change, named):
+    with pytest.raises(StopError):
+        put(maps(fuse=Fuse(after=1)), tmp_path / "a.zarr")
+    with pytest.raises(StoreError, match=named):
+        put(change(maps()), tmp_path / "a.zarr", resume=True)
+    put(maps(), tmp_path / "a.zarr", resume=True)
+    with pytest.raises(StoreError, match="complete and holds other work"):
+        put(change(maps()), tmp_path / "a.zarr", resume=True)
+
+
+def test_overwriting_keeps_the_old_store_until_the_new_one_is_whole(tmp_path):
+    path = put(maps(), tmp_path / "a.zarr")
+    old = digest(path)
+    new = maps(years=3)
+    with pytest.raises(StopError):
+        put(maps(years=3, fuse=Fuse(after=4)), path, overwrite=True)
+    assert digest(path) == old
+    xr.testing.assert_identical(open_store(path).load(), maps().compute())
+    put(new, path, resume=True)
+    xr.testing.assert_identical(open_store(path).load(), new.compute())
+
+
+def test_a_crash_between_the_two_renames_of_overwriting_loses_neither_store(tmp_path, monkeypatch):
+    path = put(maps(), tmp_path / "a.zarr")
+    rename, calls = Path.rename, []
+
+    def crash(self, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise StopError
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", crash)
+        with pytest.raises(StopError):
+            put(maps(years=3), path, overwrite=True)
+    assert not path.exists()
+    put(maps(years=3, fuse=Fuse(after=0)), path, resume=True)
+    xr.testing.assert_identical(open_store(path).load(), maps(years=3).compute())
+
+
+def test_a_store_moved_aside_comes_back_when_another_write_begins(tmp_path):
+    path = put(maps(), tmp_path / "a.zarr")
+    partial = tmp_path / "a.zarr.partial"
+    partial.mkdir()
+    path.rename(partial / "replaced")
+    with pytest.raises(StopError):
+        put(maps(years=3, fuse=Fuse(after=1)), path, overwrite=True)
+    xr.testing.assert_identical(open_store(path).load(), maps().compute())
+
+
+def test_two_writers_of_one_store_are_refused(tmp_path):
+    partial = tmp_path / "a.zarr.partial"
+    partial.mkdir()
+    with (partial / "lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match="another process"):
+            put(maps(), tmp_path / "a.zarr")
+    assert is_complete(put(maps(), tmp_path / "a.zarr"))
+
+
+def test_a_damaged_manifest_is_named_and_can_be_overwritten(tmp_path):
+    with pytest.raises(StopError):
+        put(maps(fuse=Fuse(after=1)), tmp_path / "a.zarr")
+    (tmp_path / "a.zarr.partial" / "manifest.json").write_text("{")
+    with pytest.raises(StoreError, match="damaged"):
+        put(maps(), tmp_path / "a.zarr", resume=True)
+    assert is_complete(put(maps(), tmp_path / "a.zarr", overwrite=True))
+
+
+def test_an_incomplete_store_is_refused_wherever_it_lies(tmp_path):
+    with pytest.raises(StopError):
+        put(maps(fuse=Fuse(after=1)), tmp_path / "a.zarr")
+    growing = next((tmp_path / "a.zarr.partial").glob("data-*"))
+    growing.rename(tmp_path / "copied.zarr")
+    with pytest.raises(StoreError, match="incomplete"):
+        open_store(tmp_path / "copied.zarr")
+    with pytest.raises(StoreError, match="incomplete"):
+        open_store(f"file://{tmp_path}/copied.zarr", consolidated=False)
+
+
+def test_what_is_no_store_is_named(tmp_path):
+    with pytest.raises(StoreError, match="there is no store"):
+        open_store(tmp_path / "none.zarr")
+    with pytest.raises(StoreError, match="no Zarr store"):
+        open_store(tmp_path)
+    (tmp_path / "zarr.json").write_text("{")
+    with pytest.raises(StoreError, match="damaged"):
+        open_store(tmp_path)
+    (tmp_path / "zarr.json").write_text('{"node_type": "array"}')
+    with pytest.raises(StoreError, match="no Zarr group"):
+        open_store(tmp_path)
+    with pytest.raises(StoreError, match="only local folders"):
+        write(maps(), "s3://bucket/a.zarr")
+    with pytest.raises(StoreError, match="no variable"):
+        write(xr.Dataset(), tmp_path / "a.zarr")
+
+
+def test_stores_of_others_open(tmp_path):
+    maps().to_zarr(tmp_path / "two.zarr", zarr_format=2)
+    maps().to_zarr(tmp_path / "three.zarr", zarr_format=3, consolidated=False)
+    for name in ("two.zarr", "three.zarr"):
+        xr.testing.assert_equal(open_store(tmp_path / name).load(), maps().compute())
+
+
+def test_chunks_divide_blocks_and_stay_small():
+    for block in (1200, 3600, 2048, 2050):
+        data = da.zeros((2, 2 * block, 3 * block), dtype="u1", chunks=(1, block, block))
+        ds, encoding = align(xr.Dataset({"land_use": (("time", "lat", "lon"), data)}), None)
+        time, rows, columns = encoding["land_use"]["chunks"]
+        assert time == 1
+        assert block % rows == 0
+        assert block % columns == 0
+        assert CHUNK_BYTES / 16 <= rows * columns <= CHUNK_BYTES
+        assert ds.land_use.data.chunksize == (1, block, block)
+
+
+def test_blocks_without_a_common_divisor_become_even():
+    data = da.zeros((1, 3000, 3001), dtype="u1", chunks=(1, (137, 1200, 1200, 463), 3001))
+    ds, encoding = align(xr.Dataset({"land_use": (("time", "lat", "lon"), data)}), None)
+    assert encoding["land_use"]["chunks"] == (1, 1024, 1501)
+    assert ds.land_use.chunks[1] == (1024, 1024, 952)
+
+
+def test_chunks_that_are_asked_for_are_kept(tmp_path):
+    path = write(maps(), tmp_path / "a.zarr", chunks={"lat": 2, "lon": 8}, progress=False)
+    assert zarr.open_array(path, path="land_use", mode="r").chunks == (1, 2, 8)
+    xr.testing.assert_identical(open_store(path).load(), maps().compute())
+    with pytest.raises(StoreError, match="x=2"):
+        write(maps(), tmp_path / "b.zarr", chunks={"x": 2})
+
+
+def test_a_distributed_cluster_writes_the_same_store(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    undisturbed = put(maps(), tmp_path / "undisturbed.zarr")
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        distributed.Client(cluster),
+    ):
+        with pytest.raises(StopError):
+            write(maps(fuse=Fuse(after=5)), tmp_path / "a.zarr", progress=False)
+        path = write(maps(), tmp_path / "a.zarr", resume=True, progress=True)
+    assert digest(path) == digest(undisturbed)
+
+
+def test_netcdf_export_reads_back_with_its_coordinate_system(tmp_path):
+    import rioxarray
+
+    ds = describe_product(maps(rows=40, columns=60, block=(20, 20)))
+    path = write_netcdf(open_store(put(ds, tmp_path / "a.zarr")), tmp_path / "a.nc", progress=False)
+    with xr.open_dataset(path) as found:
+        xr.testing.assert_equal(found.load(), ds.compute())
+        assert found.land_use.dtype == np.uint8
+        assert found.land_use.encoding["zlib"]
+        assert found.land_use.encoding["chunksizes"] == (1, 20, 20)
+        assert found.rio.crs == "EPSG:4326"
+    with rioxarray.open_rasterio(path, variable="land_use") as raster:
+        assert raster.rio.crs == "EPSG:4326"
+        assert raster.rio.bounds() == bounds(ds)
+    with pytest.raises(StoreError, match="overwrite=True"):
+        write_netcdf(ds, path)
+    write_netcdf(ds.isel(time=[0]), path, overwrite=True)
+    with xr.open_dataset(path) as found:
+        assert found.sizes["time"] == 1
+
+
+def test_a_broken_netcdf_export_leaves_the_old_file(tmp_path):
+    path = write_netcdf(maps(), tmp_path / "a.nc", progress=False)
+    before = path.read_bytes()
+    with pytest.raises(StopError):
+        write_netcdf(maps(fuse=Fuse(after=2)), path, overwrite=True, progress=False)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.nc"]  # noqa: PTH208
+
+
+def test_a_product_says_what_it_is_and_where_it_came_from(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1600000000")
+    ds = describe_product(
+        maps(),
+        summary="for a test",
+        model={"name": "luh2-0p05", "sha256": "ab12", "licence": "Apache-2.0"},
+        inputs={"states": "cd34"},
+        command="xland downscale",
+    )
+    found = open_store(put(ds, tmp_path / "a.zarr"))
+    assert found.attrs["Conventions"] == "CF-1.11, ACDD-1.3"
+    assert found.attrs["history"] == "made today\n2020-09-13T12:26:40Z: xland downscale"
+    assert found.attrs["license"] == "Apache-2.0"
+    assert found.attrs["xland_model_sha256"] == "ab12"
+    assert json.loads(found.attrs["xland_inputs"]) == {"states": "cd34"}
+    assert {"xland", "xarray", "zarr"} <= json.loads(found.attrs["xland_versions"]).keys()
+    assert (found.attrs["geospatial_lat_min"], found.attrs["geospatial_lat_max"]) == (58.5, 60.0)
+    assert (found.attrs["geospatial_lon_min"], found.attrs["geospatial_lon_max"]) == (0.0, 2.0)
+    assert (found.attrs["time_coverage_start"], found.attrs["time_coverage_end"]) == ("2000-01-01", "2001-12-31")
+    assert found.lat.attrs["standard_name"] == "latitude"
+    assert found.time.attrs == {"long_name": "calendar year", "axis": "T"}
+    assert found.land_use.attrs["flag_meanings"].startswith("ocean urban")
+    assert found.land_use.attrs["grid_mapping"] == "spatial_ref"
+    assert found.rio.crs == "EPSG:4326"
+
+
+def test_describing_reads_nothing():
+    ds = describe_product(maps(fuse=Fuse(after=0)))
+    assert ds.land_use.chunks is not None
+    assert ds.attrs["title"] == "a test"
+    assert describe_product(maps().drop_attrs()).attrs["title"] == "Land use of 2000 to 2001 on a 0.25 degree grid"
+
+
+def test_a_block_that_starts_after_its_run_was_broken_off_writes_nothing(tmp_path):
+    with pytest.raises(StopError):
+        put(maps(fuse=Fuse(after=1)), tmp_path / "a.zarr")
+    partial = tmp_path / "a.zarr.partial"
+    before = digest(partial)
+    late = BlockWriter(str(partial), next(partial.glob("data-*")).name, "gone", "time,lat,lon", ("land_use",))
+    places = [np.array([[1, 1]]), np.array([[1, 3]]), np.array([[1, 4]])]
+    with pytest.raises(StoreError, match="broken off"):
+        late(*places, np.ones((1, 3, 4), np.uint8))
+    assert digest(partial) == before
+
+
+def test_fields_without_a_map_are_described_without_inventing_an_extent():
+    ds = describe_product(xr.Dataset({"area": ("time", np.ones(2))}, coords={"time": [0.5, 1.5]}))
+    assert bounds(ds) is None
+    assert not [name for name in ds.attrs if name.startswith(("geospatial", "time_coverage"))]
+    assert ds.attrs["title"] == "Land use"
+
+
+def test_probability_and_confidence_are_named_as_ancillary_to_the_map():
+    ds = maps()
+    ds["confidence"] = ds.land_use.astype("float32").drop_attrs()
+    described = describe_product(ds)
+    assert described.land_use.attrs["ancillary_variables"] == "confidence"
+    assert described.confidence.attrs["units"] == "1"
+    assert "ancillary_variables" not in ds.land_use.attrs

@@ -1,0 +1,204 @@
+"""What a product says about itself: CF-1.11 and ACDD-1.3 attributes, and where it came from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xland.vocabulary import flag_attributes
+
+PACKAGES = ("xland", "xarray", "dask", "zarr", "numpy", "torch")
+"""Packages whose versions a product names."""
+
+_COORDINATES: Mapping[str, Mapping[str, str]] = {
+    "lat": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
+    "lon": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
+    "time": {"long_name": "calendar year", "axis": "T"},
+    "class": {"long_name": "land-use class"},
+}
+
+_VARIABLES: Mapping[str, Mapping[str, str]] = {
+    "probability": {"long_name": "probability of each land-use class", "units": "1"},
+    "confidence": {"long_name": "probability of the best class less that of the second best", "units": "1"},
+}
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that made a product, without importing them."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe_product(
+    ds: xr.Dataset,
+    *,
+    title: str | None = None,
+    summary: str | None = None,
+    source: str | None = None,
+    model: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, str] | None = None,
+    licence: str | None = None,
+    creator: str | None = None,
+    command: str | None = None,
+    when: datetime | None = None,
+) -> xr.Dataset:
+    """Return the Dataset with the attributes that CF-1.11 and ACDD-1.3 ask for, and its provenance.
+
+    Nothing is read or computed. Attributes that the Dataset has already stay unless a value is given.
+
+    Parameters
+    ----------
+    ds : Dataset
+        ``land_use`` and others over ``time`` (calendar years), ``lat``, ``lon`` (cell centres in
+        degrees).
+    title, summary, source : str, optional
+        What it is, in a line and in a few; what it was made from.
+    model : mapping, optional
+        Of the model card: ``name`` and ``sha256``; ``licence`` or ``license`` is used if ``licence``
+        is not given.
+    inputs : mapping of name to digest, optional
+        SHA-256 (or any identity) of each input.
+    licence : str, optional
+        SPDX name of the licence of the product.
+    creator : str, optional
+        Person or institution.
+    command : str, optional
+        The call that made it, for the history.
+    when : datetime, optional
+        Time of creation; by default ``SOURCE_DATE_EPOCH`` if that is set, or now.
+
+    Returns
+    -------
+    Dataset
+        Same data, new attributes.
+    """
+    stamp = (when or _now()).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    ds = _with_crs(_describe_variables(ds))
+    model = model or {}
+    licence = licence or model.get("licence") or model.get("license")
+    line = f"{stamp}: {command or 'made with xland'}"
+    given = {
+        "title": title,
+        "summary": summary,
+        "source": source,
+        "license": licence,
+        "creator_name": creator,
+        "xland_model": model.get("name"),
+        "xland_model_sha256": model.get("sha256"),
+        "xland_inputs": json.dumps(dict(sorted(inputs.items()))) if inputs else None,
+    }
+    defaults = {
+        "title": _default_title(ds),
+        "source": f"xland model {model['name']}" if model.get("name") else None,
+        "keywords": "land use, land cover, downscaling",
+    }
+    fixed = {
+        "Conventions": "CF-1.11, ACDD-1.3",
+        "history": "\n".join(part for part in (ds.attrs.get("history"), line) if part),
+        "date_created": stamp,
+        "xland_versions": json.dumps(package_versions()),
+        **_extent(ds),
+    }
+    attributes = {**{k: v for k, v in defaults.items() if v is not None}, **ds.attrs}
+    attributes.update({k: v for k, v in given.items() if v is not None})
+    return ds.assign_attrs(attributes | fixed)
+
+
+def bounds(ds: xr.Dataset) -> tuple[float, float, float, float] | None:
+    """West, south, east and north edge in degrees, from the cell centres; None if they are not there."""
+    if not {"lat", "lon"} <= set(ds.coords) or not ds["lat"].size or not ds["lon"].size:
+        return None
+    lat, lon = np.asarray(ds["lat"].values, dtype=float), np.asarray(ds["lon"].values, dtype=float)
+    steps = [abs(float(c[1] - c[0])) for c in (lat, lon) if c.ndim == 1 and c.size > 1]
+    half = steps[0] / 2 if steps else 0.0
+    edges = (lon.min() - half, lat.min() - half, lon.max() + half, lat.max() + half)
+    west, south, east, north = (round(float(edge), 8) for edge in edges)
+    return west, max(south, -90.0), east, min(north, 90.0)
+
+
+def years(ds: xr.Dataset) -> list[int]:
+    """Calendar years of a Dataset in ascending order; none if ``time`` is not whole numbers."""
+    if "time" not in ds.coords or ds["time"].dtype.kind not in "iu":
+        return []
+    return sorted(int(year) for year in np.atleast_1d(ds["time"].values))
+
+
+def _describe_variables(ds: xr.Dataset) -> xr.Dataset:
+    ds = ds.copy()
+    for name, attributes in _COORDINATES.items():
+        if name in ds.coords:
+            ds[name].attrs = {**ds[name].attrs, **attributes}
+    for name in map(str, ds.data_vars):
+        attributes = flag_attributes() if name == "land_use" else _VARIABLES.get(name, {})
+        ds[name].attrs = {**attributes, **ds[name].attrs}
+        if name in ("probability", "confidence") and "land_use" in ds:
+            ds["land_use"].attrs["ancillary_variables"] = " ".join(
+                other for other in ("probability", "confidence") if other in ds
+            )
+    return ds
+
+
+def _with_crs(ds: xr.Dataset) -> xr.Dataset:
+    if not {"lat", "lon"} <= set(ds.dims):
+        return ds
+    if "spatial_ref" not in ds.coords:
+        import rioxarray  # noqa: F401 -- registers the accessor
+
+        ds = ds.rio.write_crs("EPSG:4326")
+    for array in ds.data_vars.values():
+        if {"lat", "lon"} <= set(array.dims):
+            array.encoding.pop("grid_mapping", None)
+            array.attrs["grid_mapping"] = "spatial_ref"
+    return ds
+
+
+def _extent(ds: xr.Dataset) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    edges = bounds(ds)
+    if edges is not None:
+        west, south, east, north = edges
+        found = {
+            "geospatial_lat_min": south,
+            "geospatial_lat_max": north,
+            "geospatial_lat_units": "degrees_north",
+            "geospatial_lon_min": west,
+            "geospatial_lon_max": east,
+            "geospatial_lon_units": "degrees_east",
+            "geospatial_bounds_crs": "EPSG:4326",
+        }
+        if ds["lat"].size > 1:
+            step = round(abs(float(ds["lat"][1] - ds["lat"][0])), 10)
+            found |= {"geospatial_lat_resolution": step, "geospatial_lon_resolution": step}
+    covered = years(ds)
+    if covered:
+        found |= {
+            "time_coverage_start": f"{covered[0]:04d}-01-01",
+            "time_coverage_end": f"{covered[-1]:04d}-12-31",
+            "time_coverage_resolution": "P1Y",
+        }
+    return found
+
+
+def _default_title(ds: xr.Dataset) -> str:
+    covered = years(ds)
+    when = "" if not covered else f" of {covered[0]}" if len(covered) == 1 else f" of {covered[0]} to {covered[-1]}"
+    if "lat" not in ds.coords or ds["lat"].size < 2:
+        return f"Land use{when}"
+    return f"Land use{when} on a {round(abs(float(ds['lat'][1] - ds['lat'][0])), 6):g} degree grid"
+
+
+def _now() -> datetime:
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    return datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
