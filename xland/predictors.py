@@ -309,7 +309,7 @@ def coast_distance(land: ArrayLike, grid: Grid, cap: float) -> NDArray[np.float3
     land : (rows, columns) array of bool
         True is land.
     grid : Grid
-        Global grids wrap at the date line; across a pole the search does not go.
+        Global grids wrap at the date line.
     cap : float
         Kilometres beyond which distances are not told apart, below 5,000.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from xland import vocabulary
 from xland.datasets.wheels import cache_dir, source
 from xland.errors import DatasetError
 from xland.grid import Grid
@@ -32,9 +33,12 @@ RECIPES: Mapping[str, tuple[int, tuple[str, ...]]] = {
 
 
 def store_path(recipe: str, variant: str = "") -> Path:
-    """Path of a store; it changes with the way it is made and with the hashes of its sources."""
+    """Path of a store; it changes with the way it is made, its sources and the table of classes."""
     version, names = RECIPES[recipe]
-    key = hashlib.sha256("".join(source(name).sha256 for name in names).encode()).hexdigest()[:10]
+    parts = [source(name).sha256 for name in names]
+    if "modis-2019" in names:
+        parts.append(repr(sorted(vocabulary.IGBP.items())))
+    key = hashlib.sha256("".join(parts).encode()).hexdigest()[:10]
     label = f"{recipe}-{variant}" if variant else recipe
     return cache_dir() / "prepared" / f"{label}-v{version}-{key}.zarr"
 

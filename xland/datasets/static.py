@@ -64,7 +64,7 @@ PREDICTORS: tuple[Predictor, ...] = (
     Predictor(
         "coast_distance", "km", "float16", "distance from the nearest sea", ("land-mask",),
         f"Great circle between cell centres; 0 over sea, at most {COAST_CAP:g}. Sea: less than half land. "
-        "On grids finer than 0.05 degree interpolated from there.",
+        "On grids finer than 0.05 degree interpolated from there, so that small islands may be at 0.",
     ),
 )  # fmt: skip
 """The variables of :func:`static_predictors`, in order."""

