@@ -98,7 +98,7 @@ class DatasetAccessor:
         return _land_use(self._ds).ai4land.plot(**options)
 
     def aggregate(self, factor: int) -> xr.Dataset:
-        """Area share of each class in coarse cells, lazily; see :func:`xland.observed.aggregate_classes`."""
+        """Area share of each class in coarse cells, lazily; see :func:`xland.aggregation.aggregate_classes`."""
         return _land_use(self._ds).ai4land.aggregate(factor)
 
 
@@ -116,8 +116,8 @@ class DataArrayAccessor:
         return (confidence_map if self._da.dtype.kind == "f" else land_use_map)(self._da, **options)
 
     def aggregate(self, factor: int) -> xr.Dataset:
-        """Area share of each class in coarse cells, lazily; see :func:`xland.observed.aggregate_classes`."""
-        from xland.observed import aggregate_classes
+        """Area share of each class in coarse cells, lazily; see :func:`xland.aggregation.aggregate_classes`."""
+        from xland.aggregation import aggregate_classes
 
         return aggregate_classes(self._da, factor)
 

@@ -115,6 +115,11 @@ class InputSpec:
             raise ModelError(f"window {self.window} and stride {self.stride} must be multiples of factor {self.factor}")
         if not 0 < self.stride <= self.window:
             raise ModelError(f"stride {self.stride} must be at least 1 and at most the window {self.window}")
+        if round(360 / self.resolution) % self.stride:
+            raise ModelError(
+                f"{round(360 / self.resolution)} cells round the globe must be a multiple of stride {self.stride}, "
+                "so that windows meet at the date line"
+            )
         if not self.steps or len(set(self.steps)) != len(self.steps):
             raise ModelError(f"steps must be different years relative to the map, not {self.steps}")
         for name in self.classes:

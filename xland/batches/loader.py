@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,7 +110,7 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
         year, patch = divmod(index, len(self.patches))
         rows, columns = self.patches.slices(patch)
         coarse_rows, coarse_columns = self.patches.slices(patch, self.inputs.factor)
-        sample = {
+        sample: dict[str, NDArray[Any]] = {
             "coarse": self.arrays.coarse[year, :, coarse_rows, coarse_columns],
             "static": self.arrays.static[:, rows, columns],
             "target": self.arrays.target[year, rows, columns],
@@ -149,7 +150,7 @@ def make_loader(
     """
     generator = torch.Generator().manual_seed(dataset.seed * 100_003 + dataset.epoch)
     sampler = (
-        WeightedRandomSampler(torch.from_numpy(weights), samples or len(dataset), generator=generator)
+        WeightedRandomSampler(weights.tolist(), samples or len(dataset), generator=generator)
         if weights is not None
         else None
     )
@@ -164,8 +165,8 @@ def make_loader(
 
 
 def _augment(
-    sample: dict[str, NDArray[np.generic]], augmentation: Augmentation, random: np.random.Generator
-) -> dict[str, NDArray[np.generic]]:
+    sample: dict[str, NDArray[Any]], augmentation: Augmentation, random: np.random.Generator
+) -> dict[str, NDArray[Any]]:
     if augmentation.flip and random.random() < 0.5:
         sample = {name: values[..., ::-1] for name, values in sample.items()}
     if augmentation.flip_north_south and random.random() < 0.5:

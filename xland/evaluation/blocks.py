@@ -18,7 +18,7 @@ from xland.grid import Grid
 from xland.vocabulary import CLASSES
 
 _SMALLEST, _LARGEST = 512, 1536
-"""Cells along a block: fewer cost tasks, more cost memory (some 40 bytes a cell while it is counted)."""
+"""Cells along a block: fewer cost tasks, more cost memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,11 +139,9 @@ def _count(
     ]
     predicted = _pad(forecast[overlap.predicted_rows, overlap.predicted_columns], margins)
     chunks = tuple(_edges(sizes, factor) for sizes in predicted.chunks)
-    kept = (
-        da.ones((overlap.rows.stop - overlap.rows.start, overlap.columns.stop - overlap.columns.start), dtype=bool)
-        if mask is None
-        else mask[overlap.rows, overlap.columns]
-    )
+    counted = _inside(overlap.rows, rows, chunks[0])[:, None] & _inside(overlap.columns, columns, chunks[1])[None, :]
+    if mask is not None:
+        counted = counted & _pad(mask[overlap.rows, overlap.columns], margins).rechunk(chunks)
     latitude = grid.north - (np.arange(rows.start, rows.stop) + 0.5) * grid.resolution
     longitude = grid.west + (np.arange(columns.start, columns.stop) + 0.5) * grid.resolution
     counts = da.blockwise(
@@ -153,7 +151,7 @@ def _count(
         "yx",
         predicted.rechunk(chunks),
         "yx",
-        _pad(kept, margins).rechunk(chunks),
+        counted,
         "yx",
         da.from_array(latitude, chunks=(chunks[0],)),
         "y",
@@ -186,6 +184,12 @@ def _count_block(
     return count_rows(observed, predicted, counted, latitude, factor=factor, domains=domains)[:, None]
 
 
+def _inside(part: slice, whole: slice, chunks: tuple[int, ...]) -> da.Array:
+    """Say which rows or columns of the whole belong to the part."""
+    places = np.arange(whole.start, whole.stop)
+    return da.from_array((places >= part.start) & (places < part.stop), chunks=(chunks,))
+
+
 def _pad(array: da.Array, margins: Sequence[tuple[int, int]]) -> da.Array:
     return da.pad(array, margins, constant_values=0) if any(map(any, margins)) else array
 
@@ -206,7 +210,9 @@ def _edges(sizes: Sequence[int], factor: int) -> tuple[int, ...]:
     for edge in (*(int(each) for each in wanted if each < total - _SMALLEST), total):
         if edge < total and edge - edges[-1] < _SMALLEST:
             continue
-        while edge - edges[-1] > largest:
-            edges.append(edges[-1] + largest)
+        # a long stretch is cut evenly, so that no sliver is left
+        pieces = -(-(edge - edges[-1]) // largest)
+        step = -(-(edge - edges[-1]) // (pieces * factor)) * factor
+        edges.extend(range(edges[-1] + step, edge, step))
         edges.append(edge)
     return tuple(int(size) for size in np.diff(edges) if size)

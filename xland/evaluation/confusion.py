@@ -22,6 +22,9 @@ DOMAINS: dict[str, str] = {
 }
 """The parts of a map that are scored apart, and what they hold."""
 
+_BAND = 200_000
+"""Cells that are counted at once."""
+
 SOUTHERN_LIMIT = -60.0
 """Latitude south of which nothing counts as land: Antarctica would be one large and easy class."""
 
@@ -155,19 +158,26 @@ def count_rows(
     (rows, domains, 64) array of int64
         Pairs ``8 * observed + predicted``.
     """
-    rows = observed.shape[0]
+    rows, columns = observed.shape
     pairs = len(CLASSES) ** 2
-    index = observed.astype(np.int64) * len(CLASSES) + predicted
-    index += np.arange(rows)[:, None] * pairs
     is_land = np.isin(np.arange(len(CLASSES)), LAND_CLASSES)
-    land = counted & is_land[observed] & (np.asarray(latitude) > SOUTHERN_LIMIT)[:, None]
+    latitude = np.asarray(latitude)
     result = np.empty((rows, len(domains), pairs), dtype=np.int64)
-    for position, domain in enumerate(domains):
-        if domain == "all":
-            chosen = counted
-        elif domain == "land":
-            chosen = land
-        else:
-            chosen = land & mixed_cells(observed, factor)
-        result[:, position] = np.bincount(index[chosen], minlength=rows * pairs).reshape(rows, pairs)
+    # bands keep the eight-byte indices of the counting small beside the one-byte maps
+    band = max(_BAND // max(columns * factor, 1), 1) * factor
+    for start in range(0, rows, band):
+        part = slice(start, min(start + band, rows))
+        truth, height = observed[part], part.stop - start
+        index = truth.astype(np.int64) * len(CLASSES) + predicted[part]
+        index += np.arange(height)[:, None] * pairs
+        land = counted[part] & is_land[truth] & (latitude[part] > SOUTHERN_LIMIT)[:, None]
+        for position, domain in enumerate(domains):
+            if domain == "all":
+                chosen = counted[part]
+            elif domain == "land":
+                chosen = land
+            else:
+                chosen = land & mixed_cells(truth, factor)
+            counts = np.bincount(index[chosen], minlength=height * pairs)
+            result[part, position] = counts.reshape(height, pairs)
     return result

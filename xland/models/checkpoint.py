@@ -20,8 +20,6 @@ from xland.errors import CheckpointError, ModelError
 from xland.inputs import InputSpec
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from xland.models.unet import DownscalingNetwork
 
 WEIGHTS = "weights.safetensors"
@@ -105,7 +103,7 @@ def read_checkpoint(folder: Path | str) -> Checkpoint:
     return checkpoint
 
 
-def save_checkpoint(folder: Path | str, network: nn.Module, card: Mapping[str, Any]) -> Checkpoint:
+def save_checkpoint(folder: Path | str, network: DownscalingNetwork, card: Mapping[str, Any]) -> Checkpoint:
     """Write a model folder; each file is complete or absent, and the card comes last.
 
     Parameters

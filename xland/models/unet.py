@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,32 +11,56 @@ from torch.nn import functional
 
 from xland.errors import ModelError
 from xland.inputs import InputSpec
+from xland.models.context import ContextUNet
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Size of a U-Net.
+    """Kind and size of a network.
 
     Parameters
     ----------
+    kind : {"unet", "context"}
+        A plain U-Net on the fine grid, or a U-Net on the coarse grid with a pixel-wise head on the
+        fine one (:mod:`xland.models.context`).
     width : int
-        Channels of the first level; each deeper level has twice as many.
+        Channels of the first level.
     depth : int
-        Number of times that the resolution is halved; windows must be multiples of ``2 ** depth``.
+        Number of times that the resolution is halved.
+    growth : float
+        Channels of each level relative to the one above it.
     dropout : float
-        Share of channels dropped in the deepest level and in the decoder while training.
-    pixel_width : int
-        Hidden channels of a pixel-wise branch beside the U-Net, whose scores are added; 0 for none.
+        Share of channels dropped while training.
+    head : int
+        Hidden channels of the head, for the kind ``context``.
+    detail : int
+        Channels laid out within each coarse cell, for the kind ``context``.
     """
 
+    kind: Literal["unet", "context"] = "unet"
     width: int = 32
     depth: int = 4
+    growth: float = 2.0
     dropout: float = 0.0
-    pixel_width: int = 0
+    head: int = 48
+    detail: int = 0
 
     def __post_init__(self) -> None:
-        if self.width < 1 or self.depth < 1 or not 0 <= self.dropout < 1 or self.pixel_width < 0:
-            raise ModelError(f"a U-Net cannot have {self}")
+        sound = (
+            self.width >= 1
+            and self.depth >= 1
+            and self.growth >= 1
+            and self.head >= 1
+            and self.detail >= 0
+            and 0 <= self.dropout < 1
+        )
+        if self.kind not in ("unet", "context") or not sound:
+            raise ModelError(f"no network can be built as {self}")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level, the first level first."""
+        return tuple(round(self.width * self.growth**level) for level in range(self.depth + 1))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for the model card."""
@@ -78,7 +102,7 @@ class UNet(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, architecture: Architecture) -> None:
         super().__init__()
-        widths = [architecture.width * 2**level for level in range(architecture.depth + 1)]
+        widths = architecture.widths
         self.encoder = nn.ModuleList(
             _DoubleConvolution(a, b) for a, b in zip([channels_in, *widths[:-1]], widths, strict=True)
         )
@@ -117,28 +141,31 @@ class DownscalingNetwork(nn.Module):
         super().__init__()
         self.inputs = inputs
         self.architecture = architecture
-        if inputs.window % 2**architecture.depth:
+        cells = inputs.window // (inputs.factor if architecture.kind == "context" else 1)
+        if cells % 2**architecture.depth:
             raise ModelError(
-                f"windows of {inputs.window} cannot be halved {architecture.depth} times: "
+                f"windows of {cells} cells cannot be halved {architecture.depth} times: "
                 f"choose a multiple of {2**architecture.depth}"
             )
-        self.unet = UNet(inputs.channels, len(inputs.classes), architecture)
-        hidden = architecture.pixel_width
-        self.pixel = (
-            nn.Sequential(
-                nn.Conv2d(inputs.channels, hidden, 1),
-                nn.ReLU(inplace=True),
-                nn.Dropout2d(architecture.dropout),
-                nn.Conv2d(hidden, hidden, 1),
-                nn.ReLU(inplace=True),
-                nn.Conv2d(hidden, len(inputs.classes), 1),
+        self.body: UNet | ContextUNet
+        if architecture.kind == "unet":
+            self.body = UNet(inputs.channels, len(inputs.classes), architecture)
+        else:
+            self.body = ContextUNet(
+                inputs.coarse_channels,
+                len(inputs.static) + inputs.prior_channels,
+                len(inputs.classes),
+                inputs.factor,
+                architecture.widths,
+                architecture.head,
+                architecture.detail,
+                architecture.dropout,
             )
-            if hidden
-            else None
-        )
 
-    def assemble(self, coarse: Tensor, static: Tensor, prior: Tensor | None) -> Tensor:
-        """Expand the coarse fields, encode the prior and stack all channels.
+    def forward(
+        self, coarse: Tensor, static: Tensor, prior: Tensor | None = None, points: Tensor | None = None
+    ) -> Tensor:
+        """Return class scores.
 
         Parameters
         ----------
@@ -146,27 +173,34 @@ class DownscalingNetwork(nn.Module):
         static : (batch, static channels, rows, columns) float tensor
         prior : (batch, rows, columns) uint8 tensor of class codes or None
             255 where the prior is masked or unknown.
+        points : (batch, n) int64 tensor or None
+            Flat indices of the only pixels that are wanted.
+
+        Returns
+        -------
+        (batch, classes, rows, columns) tensor, or (batch, classes, n) for points
         """
-        dtype = self.unet.head.weight.dtype
-        factor = self.inputs.factor
-        expanded = coarse.to(dtype).repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
-        layers = [expanded, static.to(dtype)]
+        dtype = self.body.head.weight.dtype
+        coarse, fine = coarse.to(dtype), static.to(dtype)
         if self.inputs.prior != "none":
             if prior is None:
                 prior = torch.full(static.shape[:1] + static.shape[2:], 255, dtype=torch.uint8, device=static.device)
-            layers.append(self._encode_prior(prior, dtype))
-        return torch.cat(layers, dim=1)
-
-    def forward(self, coarse: Tensor, static: Tensor, prior: Tensor | None = None) -> Tensor:
-        """Return scores of shape ``(batch, classes, rows, columns)``; see :meth:`assemble`."""
-        x = self.assemble(coarse, static, prior)
-        scores = self.unet(x)
-        return scores if self.pixel is None else scores + self.pixel(x)
+            fine = torch.cat([fine, self._encode_prior(prior, dtype)], dim=1)
+        if isinstance(self.body, ContextUNet):
+            return self.body(coarse, fine, points)
+        factor = self.inputs.factor
+        expanded = coarse.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
+        scores: Tensor = self.body(torch.cat([expanded, fine], dim=1))
+        if points is None:
+            return scores
+        return scores.flatten(2).gather(2, points[:, None].expand(-1, scores.shape[1], -1))
 
     @torch.no_grad()
     def add_class_offsets(self, offsets: Tensor) -> None:
         """Add an offset to the score of each class, in the bias of the last layer."""
-        self.unet.head.bias += offsets
+        bias = self.body.head.bias
+        if bias is not None:
+            bias += offsets
 
     def _encode_prior(self, prior: Tensor, dtype: torch.dtype) -> Tensor:
         known = prior != 255

@@ -55,8 +55,12 @@ class Schedule:
         Passes over the patches, and patches a step.
     patch, patch_stride : int
         Cells along a patch, and from one candidate to the next.
+    candidates : int
+        Patches to learn from, chosen by farthest point sampling among those with training pixels.
     samples : int
-        Patches an epoch, chosen by farthest point sampling among the candidates with land.
+        Patches an epoch, drawn as often as they hold training pixels; 0 takes each candidate once.
+    points : int
+        Pixels of each patch that enter the loss, drawn at random; 0 takes all.
     learning_rate, weight_decay : float
         Peak rate of a one-cycle schedule, and decay of AdamW.
     warmup : float
@@ -77,7 +81,9 @@ class Schedule:
     batch: int = 8
     patch: int = 160
     patch_stride: int = 80
-    samples: int = 4000
+    candidates: int = 8000
+    samples: int = 0
+    points: int = 0
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
     warmup: float = 0.1

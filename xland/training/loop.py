@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from xland.batches.loader import NO_AUGMENTATION, PatchDataset, TrainingArrays, make_loader
 from xland.batches.masking import MASKED
@@ -26,7 +27,7 @@ from xland.errors import ConfigurationError
 from xland.grid import Grid
 from xland.models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from xland.models.unet import DownscalingNetwork
-from xland.training.configuration import Configuration
+from xland.training.configuration import Configuration, Schedule
 from xland.training.material import Material
 from xland.training.objective import fit_class_offsets
 from xland.training.state import STATE, Progress, load_state, save_state
@@ -85,7 +86,7 @@ def fit(
         progress = load_state(folder, network, average, optimizer, key)
     counts = np.bincount(train.arrays.target.ravel(), minlength=256)[: len(configuration.inputs.classes)]
     weights = configuration.objective.class_weights(counts)
-    steps = math.ceil(len(train) / schedule.batch) * schedule.epochs
+    steps = math.ceil((schedule.samples or len(train)) / schedule.batch) * schedule.epochs
 
     while progress.epoch < schedule.epochs:
         started = time.perf_counter()
@@ -93,7 +94,7 @@ def fit(
         torch.manual_seed(schedule.seed * 100_003 + progress.epoch)
         losses = []
         network.train()
-        for batch in make_loader(train, schedule.batch, workers=schedule.workers):
+        for batch in _epoch(train, schedule):
             _set_rate(optimizer, schedule.learning_rate * _one_cycle(progress.step / steps, schedule.warmup))
             losses.append(_step(network, optimizer, batch, configuration, weights))
             progress.step += 1
@@ -141,7 +142,7 @@ def _dataset(configuration: Configuration, material: Material, part: Part) -> Pa
     if not len(patches):
         raise ConfigurationError(f"no patch of {schedule.patch} cells holds a pixel for {part.name.lower()}")
     if training:
-        patches = patches[_even_choice(material.grid, patches, schedule.samples, schedule.seed)]
+        patches = patches[_even_choice(material.grid, patches, schedule.candidates, schedule.seed)]
     return PatchDataset(
         TrainingArrays(arrays.coarse, arrays.static, target, arrays.prior),
         patches,
@@ -162,6 +163,24 @@ def _even_choice(grid: Grid, patches: Patches, samples: int, seed: int) -> NDArr
     return farthest_points(sphere_points(latitude, longitude), samples, seed)
 
 
+def _epoch(dataset: PatchDataset, schedule: Schedule) -> DataLoader[dict[str, Tensor]]:
+    weights = None
+    if schedule.samples:
+        counted = dataset.arrays.target != MASKED
+        weights = np.concatenate([count_in_patches(year, dataset.patches) for year in counted]).astype(np.float64)
+    return make_loader(
+        dataset, schedule.batch, weights=weights, samples=schedule.samples or None, workers=schedule.workers
+    )
+
+
+def _draw_points(target: Tensor, count: int) -> Tensor:
+    """Flat indices of pixels that count, drawn with replacement, ``(batch, count)``."""
+    flat = (target != MASKED).flatten(1)
+    total = flat.sum(dim=1, keepdim=True)
+    rank = (torch.rand(len(flat), count) * total).long() + 1
+    return torch.searchsorted(flat.cumsum(dim=1), rank.clamp_max(total)).clamp_max(flat.shape[1] - 1)
+
+
 def _forward(network: nn.Module, samples: dict[str, Tensor]) -> Tensor:
     return network(samples["coarse"], samples["static"], samples.get("prior"))
 
@@ -173,7 +192,12 @@ def _step(
     configuration: Configuration,
     weights: Tensor,
 ) -> float:
-    loss = configuration.objective.loss(_forward(network, samples), samples["target"], weights)
+    target, points = samples["target"], None
+    if configuration.schedule.points:
+        points = _draw_points(target, configuration.schedule.points)
+        target = target.flatten(1).gather(1, points)
+    scores = network(samples["coarse"], samples["static"], samples.get("prior"), points)
+    loss = configuration.objective.loss(scores, target, weights)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(network.parameters(), configuration.schedule.gradient_clip)

@@ -41,8 +41,8 @@ class Objective:
 
         Parameters
         ----------
-        scores : (batch, classes, rows, columns)
-        target : (batch, rows, columns) uint8
+        scores : (batch, classes, ...)
+        target : (batch, ...) uint8
             255 where a pixel does not count.
         weights : (classes,)
         """

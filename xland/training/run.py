@@ -50,7 +50,9 @@ def train(
     if not isinstance(configuration, Configuration):
         configuration = read_configuration(configuration)
     given: dict[str, Any] = {"forcing": forcing, "target": target, "static": static}
-    data = {name: value for name, value in given.items() if isinstance(value, xr.Dataset | xr.DataArray)}
+    data: dict[str, Any] = {
+        name: value for name, value in given.items() if isinstance(value, xr.Dataset | xr.DataArray)
+    }
     if len(data) < len(given):
         path = forcing if isinstance(forcing, str | Path) else None
         data = {**open_data(configuration, path, skip=tuple(data)), **data}
