@@ -80,7 +80,7 @@ def demo(
     console.rule("1. coarse land use, as it comes")
     datasets.fetch_all()
     coarse = datasets.class_fractions() if forcing is None else xr.open_dataset(forcing, decode_times=False, chunks={})
-    console.print(str(coarse.ai4land.check(variables=model.inputs.coarse_variables)))
+    console.print(str(coarse.ai4land.check()))
 
     console.rule(f"2. downscale with {model.name}, write, publish")
     fine = coarse.ai4land.downscale(model=model, region=region, outputs=("land_use", "confidence"))

@@ -78,7 +78,7 @@ def check(ds: xr.Dataset, *, static: xr.Dataset | None = None, progress: bool = 
     _describe_variables(report, ds, sources)
     if not sources:
         return report.table()
-    kept = ds[[variable for variables in sources.values() for variable in variables]]
+    kept = ds[[source for variables in sources.values() for source in variables]]
     for array in kept.data_vars.values():
         _try(report, str(array.name), partial(check_units, array))
     try:
@@ -130,10 +130,10 @@ def _describe_variables(report: _Report, ds: xr.Dataset, sources: Mapping[str, S
         if len(variables) > 1 or variables[0] != name:
             report.add("note", name, f"made of {' + '.join(map(str, variables))}")
     misspelt: dict[str, list[str]] = {}
-    for name in (n for n in ds.data_vars if n in used):
-        for key in ds[name].attrs:
+    for variable in (v for v in ds.data_vars if v in used):
+        for key in ds[variable].attrs:
             if str(key).lower() == "_fillvalue" and key != "_FillValue":
-                misspelt.setdefault(str(key), []).append(str(name))
+                misspelt.setdefault(str(key), []).append(str(variable))
     for key, names in misspelt.items():
         report.add("note", _few(names), f"fill value under the misspelt attribute {key}: masked all the same")
 

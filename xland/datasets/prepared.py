@@ -24,7 +24,7 @@ CHUNK = 600
 """Cells of a chunk in each direction, on disk and in dask."""
 
 RECIPES: Mapping[str, tuple[int, tuple[str, ...]]] = {
-    "land-mask": (1, ("land-mask",)),
+    "land-mask": (2, ("land-mask",)),
     "static": (1, ("topography", "land-mask", "koppen")),
     "land-use": (1, ("modis-2019", "land-mask")),
     "fractions": (1, ("modis-2019", "land-mask")),
@@ -91,8 +91,10 @@ def prepare(path: Path, build: Callable[[zarr.Group], None]) -> Path:
 def create(
     group: zarr.Group, name: str, dims: tuple[str, ...], shape: tuple[int, ...], dtype: str, attrs: Mapping[str, Any]
 ) -> zarr.Array:
-    """Add an empty variable that xarray reads, in chunks of at most :data:`CHUNK` cells a side."""
-    chunks = tuple(min(size, CHUNK) for size in shape)
+    """Add an empty variable that xarray reads, in chunks of :data:`CHUNK` cells a side, wider on very fine grids."""
+    # a chunk holds about as many cells on every grid; finer grids would end in thousands of files
+    width = CHUNK * max(1, shape[-1] // (20 * CHUNK)) * 2 if shape[-1] > 20 * CHUNK else CHUNK
+    chunks = tuple(min(size, CHUNK) for size in shape[:-1]) + (min(shape[-1], width),)
     return group.create_array(
         name, shape=shape, chunks=chunks, dtype=dtype, dimension_names=dims, fill_value=0, attributes=_plain(attrs)
     )

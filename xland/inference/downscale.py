@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from xland.models import DEFAULT_MODEL, find_model
 from xland.models.checkpoint import Checkpoint
 from xland.observed import with_crs
 from xland.orientation import orient, restore
+from xland.provenance import describe_product
 from xland.vocabulary import flag_attributes
 
 if TYPE_CHECKING:
@@ -104,7 +107,21 @@ def downscale(
     layout = Layout.cut(target, inputs, chunks)
     first = None if prior is None else _prior_source(prior, target, inputs, checkpoint.name)
     probabilities = _probabilities(checkpoint, fields, layout, first, chosen, direction)
-    return restore(_dataset(probabilities, target, chosen, wanted, inputs, checkpoint), forcing.orientation)
+    fine = _dataset(probabilities, target, chosen, wanted, inputs)
+    identities = {"forcing": _identity(ds)}
+    identities |= {
+        name: _identity(given) for name, given in (("static", static), ("prior", prior)) if given is not None
+    }
+    described = describe_product(
+        fine,
+        title=f"Land use on {inputs.resolution:g} degree, {chosen[0]} to {chosen[-1]}",
+        summary=f"Class of land use in each cell, downscaled by the model {checkpoint.name} of xland",
+        source=str(ds.attrs.get("title", "coarse land-use fractions")),
+        model={"name": checkpoint.name, "sha256": checkpoint.digest, "licence": checkpoint.card.get("licence", "")},
+        inputs=identities,
+    )
+    described.attrs["xland_fingerprint"] = _digest([checkpoint.digest, inputs.to_dict(), identities, direction, wanted])
+    return restore(described, forcing.orientation)
 
 
 @dataclass(frozen=True)
@@ -390,7 +407,6 @@ def _dataset(
     years: tuple[int, ...],
     outputs: tuple[str, ...],
     inputs: InputSpec,
-    checkpoint: Checkpoint,
 ) -> xr.Dataset:
     dims = ("time", "lat", "lon")
     variables: dict[str, Any] = {}
@@ -412,12 +428,21 @@ def _dataset(
     }
     if "probability" in outputs:
         coordinates["class"] = ("class", list(inputs.classes))
-    attributes = {
-        "title": f"Land use on {inputs.resolution:g} degree, {years[0]} to {years[-1]}",
-        "xland_model": checkpoint.name,
-        "xland_model_sha256": checkpoint.digest,
-    }
-    return with_crs(xr.Dataset(variables, coordinates, attributes))
+    return with_crs(xr.Dataset(variables, coordinates))
+
+
+def _identity(given: xr.Dataset | xr.DataArray) -> str:
+    """Tell one input from another without reading it: names, shapes, attributes, and the file if there is one."""
+    ds = given if isinstance(given, xr.Dataset) else given.to_dataset(name="map")
+    path = Path(str(ds.encoding.get("source", "")))
+    file = [path.name, path.stat().st_size] if path.is_file() else []
+    variables = [[str(name), list(map(str, v.dims)), list(v.shape), str(v.dtype)] for name, v in ds.variables.items()]
+    coordinates = [_digest(index.values.tolist()) for index in ds.indexes.values()]
+    return _digest([file, variables, coordinates, {str(key): str(value) for key, value in ds.attrs.items()}])
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _dask(values: xr.DataArray) -> da.Array:

@@ -1,0 +1,137 @@
+"""Scores of the shipped models beside their rivals on held-out cells: one JSON object a line.
+
+Run as ``python -m tests.benchmarks.skill [--quick] [--only luh2|fractions]``. Needs the reference
+data (``make data``) and, for ``luh2-0p05``, the LUH2 file of 2015 in ``../shared/data`` or
+``XLAND_TEST_DATA``. ``--quick`` scores the held-out cells of Europe and Africa only and skips the trees.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+import xland.accessor  # noqa: F401 - registers .ai4land
+from xland.batches.masking import MASKED
+from xland.batches.split import Part
+from xland.evaluation.scores import compare
+from xland.forcing import read_forcing
+from xland.models import find_model
+from xland.models.baselines import (
+    as_map,
+    cell_mode,
+    crosswalk,
+    fit_trees,
+    most_frequent,
+    pixel_features,
+    predict_trees,
+)
+from xland.training.configuration import read_configuration
+from xland.training.material import Material, gather, open_data
+from xland.vocabulary import LAND_CLASSES
+
+DATA = Path(os.environ.get("XLAND_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+QUICK_REGION = (-20.0, -36.0, 60.0, 72.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="Europe and Africa only, no trees")
+    parser.add_argument("--only", choices=["luh2", "fractions"], help="one of the two models")
+    options = parser.parse_args()
+    for short, name in (("luh2", "luh2-0p05"), ("fractions", "fractions-0p05")):
+        if options.only in (None, short):
+            for line in lines(short, name, quick=options.quick):
+                print(json.dumps(line), flush=True)
+
+
+def lines(short: str, name: str, *, quick: bool) -> Iterator[dict[str, object]]:
+    path = DATA / "luh2_2015" / "states_2015.nc"
+    if short == "luh2" and not path.exists():
+        yield {"name": short, "skipped": f"{path.name} is not at hand: set XLAND_TEST_DATA"}
+        return
+    configuration = read_configuration(name)
+    opened = open_data(configuration, path if short == "luh2" else None)
+    configuration, material = gather(configuration, **opened)
+    observed = opened["target"]
+    held_out = xr.DataArray(
+        material.part == Part.TEST, {"lat": observed["lat"], "lon": observed["lon"]}, ("lat", "lon")
+    )
+
+    started = time.perf_counter()
+    fine = opened["forcing"].ai4land.downscale(model=name, region=QUICK_REGION if quick else None)
+    predicted = fine["land_use"].compute()
+    seconds = time.perf_counter() - started
+
+    part = observed.sel(lat=predicted["lat"], lon=predicted["lon"], method="nearest", tolerance=1e-4)
+    maps = {"model": predicted}
+    maps |= _baselines(opened["forcing"], observed, material, configuration.inputs.factor)
+    if not quick:
+        maps["trees"] = _trees(configuration.inputs, material, observed)
+    maps = {
+        key: each.sel(lat=part["lat"], lon=part["lon"], method="nearest", tolerance=1e-4) for key, each in maps.items()
+    }
+    within = held_out.sel(lat=part["lat"], lon=part["lon"], method="nearest", tolerance=1e-4)
+    scores = compare(maps, part, factor=configuration.inputs.factor, within=within, domains=("land", "mixed"))
+    common = {
+        "versus": [key for key in maps if key != "model"],
+        "model": name,
+        "weights_sha256": find_model(name).digest[:12],
+        "cells": "held-out cells of the split" + (", Europe and Africa" if quick else ""),
+        "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+    for key in maps:
+        for domain in ("land", "mixed"):
+            for weighting in ("pixels", "area"):
+                each = getattr(scores[key], weighting)[domain]
+                prefix = f"{short}_{domain}_{key}" if key != "model" else f"{short}_{domain}"
+                figures = {"accuracy": each.accuracy, "miou": each.miou, "urban_iou": float(each.iou[1])}
+                for figure, value in figures.items():
+                    yield {
+                        "name": f"{prefix}_{figure}",
+                        "figure": round(value, 4),
+                        "weighting": weighting,
+                        "pixels": int(scores[key].pixels[domain].total),
+                        **common,
+                    }
+    yield {"name": f"{short}_seconds", "figure": round(seconds, 1), "pixels": int(predicted.size), **common}
+
+
+def _baselines(forcing: xr.Dataset, observed: xr.DataArray, material: Material, factor: int) -> dict[str, xr.DataArray]:
+    names = [str(each) for each in forcing.data_vars]
+    states = {
+        str(each): values.isel(time=0).values for each, values in read_forcing(forcing, variables=names).data.items()
+    }
+    codes = observed.isel(time=0).values
+    training = np.where(material.part == Part.TRAIN, codes, MASKED)
+    return {
+        "crosswalk": as_map(crosswalk(states, factor), observed, "crosswalk"),
+        "most_frequent": as_map(most_frequent(training), observed, "most_frequent"),
+        "cell_mode": as_map(cell_mode(codes, factor), observed, "cell_mode"),
+    }
+
+
+def _trees(inputs: object, material: Material, observed: xr.DataArray) -> xr.DataArray:
+    """Fit the pixel-wise rival on the training cells and map the held-out ones."""
+    arrays, target = material.arrays, material.arrays.target[0]
+    land = np.isin(target, LAND_CLASSES)
+    rows, columns = np.nonzero(land & (material.part == Part.TRAIN))
+    random = np.random.default_rng(0)
+    chosen = random.permutation(len(rows))[:400_000]
+    rows, columns = rows[chosen], columns[chosen]
+    trees = fit_trees(pixel_features(inputs, arrays.coarse[0], arrays.static, rows, columns), target[rows, columns])
+    codes = np.zeros(target.shape, np.uint8)
+    rows, columns = np.nonzero(land & (material.part == Part.TEST))
+    codes[rows, columns] = predict_trees(trees, pixel_features(inputs, arrays.coarse[0], arrays.static, rows, columns))
+    return as_map(codes, observed, "trees")
+
+
+if __name__ == "__main__":
+    main()
