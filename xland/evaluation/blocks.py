@@ -139,9 +139,7 @@ def _count(
     ]
     predicted = _pad(forecast[overlap.predicted_rows, overlap.predicted_columns], margins)
     chunks = tuple(_edges(sizes, factor) for sizes in predicted.chunks)
-    counted = _inside(overlap.rows, rows, chunks[0])[:, None] & _inside(overlap.columns, columns, chunks[1])[None, :]
-    if mask is not None:
-        counted = counted & _pad(mask[overlap.rows, overlap.columns], margins).rechunk(chunks)
+    covered = () if mask is None else (_pad(mask[overlap.rows, overlap.columns], margins).rechunk(chunks), "yx")
     latitude = grid.north - (np.arange(rows.start, rows.stop) + 0.5) * grid.resolution
     longitude = grid.west + (np.arange(columns.start, columns.stop) + 0.5) * grid.resolution
     counts = da.blockwise(
@@ -151,12 +149,15 @@ def _count(
         "yx",
         predicted.rechunk(chunks),
         "yx",
-        counted,
-        "yx",
+        _inside(overlap.rows, rows, chunks[0]),
+        "y",
+        _inside(overlap.columns, columns, chunks[1]),
+        "x",
         da.from_array(latitude, chunks=(chunks[0],)),
         "y",
         da.from_array(longitude, chunks=(chunks[1],)),
         "x",
+        *covered,
         new_axes={"d": len(domains), "p": len(CLASSES) ** 2},
         adjust_chunks={"x": lambda _: 1},
         factor=factor,
@@ -171,9 +172,11 @@ def _count(
 def _count_block(
     observed: NDArray[Any],
     predicted: NDArray[Any],
-    counted: NDArray[np.bool_],
+    inside_rows: NDArray[np.bool_],
+    inside_columns: NDArray[np.bool_],
     latitude: NDArray[np.float64],
     longitude: NDArray[np.float64],
+    mask: NDArray[np.bool_] | None = None,
     *,
     factor: int,
     domains: tuple[str, ...],
@@ -181,6 +184,9 @@ def _count_block(
 ) -> NDArray[np.int64]:
     observed = check_codes(observed, what=names[0], latitude=latitude, longitude=longitude)
     predicted = check_codes(predicted, what=names[1], latitude=latitude, longitude=longitude)
+    counted = inside_rows[:, None] & inside_columns[None, :]
+    if mask is not None:
+        counted &= mask
     return count_rows(observed, predicted, counted, latitude, factor=factor, domains=domains)[:, None]
 
 
