@@ -22,6 +22,9 @@ EARTH_RADIUS = 6_371_007.181
 _TOLERANCE = 1e-3
 """Share of a cell by which a coordinate may be off its place: float32 coordinates need about 1e-4."""
 
+_SINGLE = 2e-5
+"""Degrees by which the distance of two float32 coordinates near 180 may be off."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -65,13 +68,16 @@ class Grid:
         step_lon = _regular_step(lon, "longitude")
         if step_lat <= 0 or step_lon <= 0:
             raise GridError("a grid needs latitude from north to south and longitude from west to east")
-        if abs(step_lat - step_lon) * max(lat.size, lon.size) > 2 * _TOLERANCE * step_lat * 10:
+        longest = max(lat.size, lon.size)
+        rounding = _SINGLE / (lat.size - 1) + _SINGLE / (lon.size - 1)
+        if abs(step_lat - step_lon) > 2 * _TOLERANCE * step_lat * 10 / longest + rounding:
             raise GridError(
                 f"cells are {step_lat:g} degrees of latitude by {step_lon:g} of longitude; they must be square"
             )
-        per_degree = 1 / step_lon if lon.size >= lat.size else 1 / step_lat
-        nearest = round(per_degree)
-        resolution = 1 / nearest if nearest and abs(per_degree / nearest - 1) < 1e-5 else 1 / per_degree
+        step = step_lon if lon.size >= lat.size else step_lat
+        nearest = round(1 / step)
+        off = abs(step * nearest - 1)
+        resolution = 1 / nearest if off < 1e-5 or off * step * (longest - 1) < _SINGLE else step
         north = _snap(float(lat[0]) + resolution / 2, resolution, 90.0)
         west = _snap(float(lon[0]) - resolution / 2, resolution, -180.0)
         south = north - lat.size * resolution
@@ -263,8 +269,7 @@ def _regular_step(centres: NDArray[np.float64], name: str) -> float:
     step = (centres[-1] - centres[0]) / (centres.size - 1)
     expected = centres[0] + step * np.arange(centres.size)
     off = np.abs(centres - expected)
-    # float32 coordinates near 180 degrees are off by up to 1e-5 degrees
-    if step == 0 or off.max() > max(_TOLERANCE * abs(step) * 10, 2e-5):
+    if step == 0 or off.max() > max(_TOLERANCE * abs(step) * 10, _SINGLE):
         worst = int(off.argmax())
         raise GridError(
             f"{name} is not evenly spaced: value {centres[worst]:g} at position {worst} is {off[worst]:g} degrees "
