@@ -193,7 +193,9 @@ def test_names_and_attributes_survive():
         ([1.5, 0.5], np.arange(0, 361, 1.0), "drop the repeated meridian"),
         ([1.5], [0.5, 1.5], "latitude has 1 cells"),
         ([2.5, 0.5], [0.5, 1.5], "must be square"),
-        ([120.5, 119.5], [0.5, 1.5], "beyond the poles"),
+        ([120.5, 119.5], [0.5, 1.5], "latitude reaches 120.5, beyond the poles"),
+        ([90.0, 89.0], [0.5, 1.5], "beyond the poles"),
+        ([], [0.5, 1.5], "latitude has 0 cells"),
     ],
 )
 def test_coordinates_that_are_not_a_grid_are_named(latitude, longitude, message):
@@ -242,6 +244,16 @@ def test_projected_coordinates_are_sent_to_reprojection():
     projected["y"].attrs.update(units="m", axis="Y")
     with pytest.raises(GridError, match="'y' is in m, not in degrees; reproject"):
         orient(projected, what="static")
+
+
+@pytest.mark.shared_data
+def test_the_static_file_with_its_bounds_is_turned_and_restored(luh2_static_path):
+    with xr.open_dataset(luh2_static_path, decode_coords="all") as ds:
+        turned = ds.isel(lat=slice(4, -4, 8), lon=slice(None, None, 8)).load()
+        turned = turned.assign_coords(lon=turned["lon"] % 360).sortby("lon").sortby("lat")
+        oriented, orientation = orient(turned, what="static")
+        assert orientation.grid.is_global
+        xr.testing.assert_equal(restore(oriented, orientation), turned)
 
 
 @pytest.mark.shared_data

@@ -120,6 +120,11 @@ def checked_latitude(labels: NDArray[Any], what: str) -> NDArray[np.float64]:
     """Return latitudes that should run from north to south as float64; :class:`GridError` if they do not."""
     lats = np.asarray(labels, dtype=np.float64)
     _refuse_odd(lats, "latitude", what)
+    if np.abs(lats).max() > 90:
+        raise GridError(
+            f"{what}: latitude reaches {lats[np.abs(lats).argmax()]:g}, beyond the poles; if the coordinates are "
+            "projected, reproject to latitude and longitude first (rioxarray: obj.rio.reproject('EPSG:4326'))"
+        )
     if lats.size > 1 and (np.diff(lats) > 0).any():
         where = int(np.flatnonzero(np.diff(lats) > 0)[0])
         raise GridError(

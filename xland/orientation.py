@@ -305,6 +305,8 @@ def _with_others(wanted: Sequence[Hashable], dims: Iterable[Hashable]) -> tuple[
 def _transpose(dataset: xr.Dataset, order: Sequence[Any]) -> xr.Dataset:
     replaced: dict[Hashable, xr.Variable] = {}
     for name, variable in dataset.variables.items():
+        if not {"lat", "lon"} <= set(variable.dims):
+            continue  # bounds and the like lie as they lie
         turned = _expanded([d for d in order if d is ... or d in variable.dims], variable.dims)
         if tuple(turned) != variable.dims:
             # a transposed lazy array would be read cell by cell; dask transposes what it has read
