@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.errors import ModelError, StaticError
+from xland.errors import ModelError, StaticError, VocabularyError
 from xland.vocabulary import CLASS_NAMES, LUH2_STATES, class_code
 
 Transform = Literal["none", "sqrt", "signed_sqrt", "log1p"]
@@ -113,6 +113,10 @@ class InputSpec:
             raise ModelError(f"prior must be one of {', '.join(get_args(PriorEncoding))}, not {self.prior!r}")
         if self.factor < 1 or self.window % self.factor or self.stride % self.factor:
             raise ModelError(f"window {self.window} and stride {self.stride} must be multiples of factor {self.factor}")
+        if not self.resolution > 0:
+            raise ModelError(f"resolution must be above 0 degrees, not {self.resolution}")
+        if not self.coarse_variables:
+            raise ModelError("at least one coarse channel must be there always: it says where there are data")
         if not 0 < self.stride <= self.window:
             raise ModelError(f"stride {self.stride} must be at least 1 and at most the window {self.window}")
         if round(360 / self.resolution) % self.stride:
@@ -122,8 +126,10 @@ class InputSpec:
             )
         if not self.steps or len(set(self.steps)) != len(self.steps):
             raise ModelError(f"steps must be different years relative to the map, not {self.steps}")
-        for name in self.classes:
-            class_code(name)
+        if [class_code(name) for name in self.classes] != list(range(len(self.classes))):
+            raise ModelError(
+                f"classes must stand in the order of their codes, from {CLASS_NAMES[0]!r} on, not {self.classes}"
+            )
 
     @property
     def coarse_variables(self) -> tuple[str, ...]:
@@ -221,8 +227,10 @@ class InputSpec:
         Raises
         ------
         ModelError
-            For unknown or missing entries.
+            For unknown, missing or wrong entries.
         """
+        if not isinstance(values, Mapping):
+            raise ModelError(f"input specification must be a table of entries, not {type(values).__name__}")
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
@@ -237,7 +245,7 @@ class InputSpec:
                 if name in entries:
                     entries[name] = tuple(entries[name])
             return cls(**entries)
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, VocabularyError) as error:
             raise ModelError(f"input specification cannot be read: {error}") from error
 
     def normalised(self, statistics: Mapping[str, tuple[float, float]]) -> InputSpec:
