@@ -18,6 +18,7 @@ import xarray as xr
 from xland.errors import GridError, TimeError
 from xland.evaluation.alignment import ClassMap, as_map
 from xland.evaluation.confusion import DOMAINS
+from xland.evaluation.measures import Scores
 from xland.evaluation.pictures import (
     OTHER_CLASS,
     SAME,
@@ -28,7 +29,7 @@ from xland.evaluation.pictures import (
     difference_picture,
     extent,
 )
-from xland.evaluation.scores import Comparison, Scores
+from xland.evaluation.scores import Comparison
 from xland.evaluation.tables import figure
 from xland.vocabulary import CLASSES, LAND_CLASSES
 
