@@ -92,9 +92,9 @@ def create(
     group: zarr.Group, name: str, dims: tuple[str, ...], shape: tuple[int, ...], dtype: str, attrs: Mapping[str, Any]
 ) -> zarr.Array:
     """Add an empty variable that xarray reads, in chunks of :data:`CHUNK` cells a side, wider on very fine grids."""
-    # a chunk holds about as many cells on every grid; finer grids would end in thousands of files
-    width = CHUNK * max(1, shape[-1] // (20 * CHUNK)) * 2 if shape[-1] > 20 * CHUNK else CHUNK
-    chunks = tuple(min(size, CHUNK) for size in shape[:-1]) + (min(shape[-1], width),)
+    # else a grid of 30 arc-seconds would end in thousands of files
+    width = CHUNK if shape[-1] <= 20 * CHUNK else 6 * CHUNK
+    chunks = (*(min(size, CHUNK) for size in shape[:-1]), min(shape[-1], width))
     return group.create_array(
         name, shape=shape, chunks=chunks, dtype=dtype, dimension_names=dims, fill_value=0, attributes=_plain(attrs)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,8 @@ COAST_FACTOR = 6
 
 RUGGEDNESS_REACH = 0.35
 """Degrees on either side over which ruggedness looks: 15 x 15 cells of 0.05 degree."""
+
+_GDAL_CACHE = 128 * 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def static_predictors(resolution: float = 0.05) -> xr.Dataset:
     mask = Grid.world(180 / source("land-mask").rows)
     factor = _factor(resolution, mask)
     grid = mask.coarsen(factor)
-    path = prepare(store_path("static", str(factor)), lambda group: _build(group, grid, factor))
+    path = prepare(store_path("static", str(factor)), partial(_build_within_limits, grid=grid, factor=factor))
     return open_prepared(path)[[chosen.name for chosen in PREDICTORS]].astype(np.float32)
 
 
@@ -111,6 +114,14 @@ def _factor(resolution: float, mask: Grid) -> int:
             "for other grids bring your own static Dataset"
         )
     return factor
+
+
+def _build_within_limits(group: zarr.Group, grid: Grid, factor: int) -> None:
+    import rasterio
+
+    # by itself GDAL keeps the blocks it read up to a twentieth of the machine's memory
+    with rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE):
+        _build(group, grid, factor)
 
 
 def _build(group: zarr.Group, grid: Grid, factor: int) -> None:
@@ -132,26 +143,29 @@ def _build(group: zarr.Group, grid: Grid, factor: int) -> None:
 
     far_factor = factor * max(1, -(-COAST_FACTOR // factor))
     far = Grid.world(180 / source("land-mask").rows).coarsen(far_factor)
-    is_land = np.zeros(far.shape, dtype=bool)
+    far_share = np.zeros(far.shape, dtype=np.float32)
     height = max(1, CHUNK // factor)
     for rows in strips(far.rows, height, "Land and sea"):
         block = land[rows.start * far_factor : rows.stop * far_factor].to_numpy()
-        is_land[rows] = predictors.land_share(block, far_factor) >= 0.5
-    coast = predictors.coast_distance(is_land, far, COAST_CAP)
+        far_share[rows] = predictors.land_share(block, far_factor)
+    coast = predictors.coast_distance(far_share >= 0.5, far, COAST_CAP)
 
     for rows in strips(grid.rows, CHUNK, "Static predictors"):
         part = grid.window(rows, slice(None))
         values = _terrain(topography, grid, rows)
-        share = predictors.land_share(land[rows.start * factor : rows.stop * factor].to_numpy(), factor)
+        if far_factor == factor:
+            share, near = far_share[rows], coast[rows]
+        else:
+            share = predictors.land_share(land[rows.start * factor : rows.stop * factor].to_numpy(), factor)
+            near = predictors.bilinear(coast, far, part).astype(np.float32)
         values["land_share"] = share
         inner = slice(rows.start * zone_factor, rows.stop * zone_factor)
         shares = predictors.zone_shares(zones[inner].to_numpy(), zone_factor, len(KOPPEN_ZONES))
         values |= {f"koppen_{zone}": zone_share for zone, zone_share in zip(KOPPEN_ZONES, shares, strict=True)}
         values["abs_latitude"] = np.broadcast_to(np.abs(part.latitude)[:, None], part.shape)
-        near = coast[rows] if far_factor == factor else predictors.bilinear(coast, far, part)
         values["coast_distance"] = np.where(share >= 0.5, near, 0)
         for chosen in PREDICTORS:
-            stored = values[chosen.name]
+            stored = values[chosen.name].astype(np.float32)
             if chosen.dtype == "uint8":
                 stored = np.rint(stored * _steps(factor))
             arrays[chosen.name][rows] = stored.astype(chosen.dtype)
