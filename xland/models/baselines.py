@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from xland.errors import MissingDependencyError, ModelError
 from xland.grid import expand
 from xland.inputs import InputSpec
-from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, OCEAN, STATE_CLASSES, class_code, flag_attributes
+from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, OCEAN, OTHER, STATE_CLASSES, class_code, flag_attributes
 
 if TYPE_CHECKING:
     from sklearn.ensemble import HistGradientBoostingClassifier
@@ -30,7 +30,7 @@ def crosswalk(states: Mapping[str, NDArray[Any]], factor: int) -> NDArray[np.uin
     Returns
     -------
     (rows * factor, columns * factor) array of uint8
-        Ocean where there are no data.
+        Ocean where there are no data; ``other`` where all shares are 0, as under ice.
     """
     shares: dict[int, NDArray[np.float64]] = {}
     for name, values in states.items():
@@ -43,6 +43,8 @@ def crosswalk(states: Mapping[str, NDArray[Any]], factor: int) -> NDArray[np.uin
     codes = np.array(sorted(shares), dtype=np.uint8)
     stacked = np.stack([shares[code] for code in codes])
     largest = codes[np.nan_to_num(stacked, nan=-1.0).argmax(axis=0)]
+    # LUH2 has no share for ice and bare ground: without this they would be the first class, urban
+    largest = np.where((np.nan_to_num(stacked) > 0).any(axis=0), largest, np.uint8(OTHER))
     return expand(np.where(np.isfinite(stacked).any(axis=0), largest, np.uint8(OCEAN)), factor)
 
 

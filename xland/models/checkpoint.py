@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xland.errors import CheckpointError, ModelError
+from xland.errors import CheckpointError, ModelError, XlandError
 from xland.inputs import InputSpec
 
 if TYPE_CHECKING:
@@ -64,10 +64,13 @@ class Checkpoint:
         CheckpointError
             If the weights are missing, truncated, altered, a pickle, or of another shape.
         """
+        # the weights alone do not fix a network, and a damaged copy must not pass for the one loaded before
+        fixed = [str(self.folder.resolve()), self.digest, self.card["inputs"], self.card["architecture"]]
+        key = json.dumps(fixed, sort_keys=True)
         with _lock:
-            if self.digest not in _networks:
-                _networks[self.digest] = _load_network(self)
-            return _networks[self.digest]
+            if key not in _networks:
+                _networks[key] = _load_network(self)
+            return _networks[key]
 
 
 def read_checkpoint(folder: Path | str) -> Checkpoint:
@@ -98,7 +101,7 @@ def read_checkpoint(folder: Path | str) -> Checkpoint:
     checkpoint = Checkpoint(folder, card)
     try:
         checkpoint.inputs  # noqa: B018 - reading it is the check
-    except ModelError as error:
+    except XlandError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return checkpoint
 
@@ -163,14 +166,19 @@ def _load_network(checkpoint: Checkpoint) -> DownscalingNetwork:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"the weights {path} cannot be read: {error.strerror}") from error
-    if content[:2] == b"\x80\x04" or content[:2] == b"\x80\x02" or content[:4] == b"PK\x03\x04":
+    # safetensors begin with the length of a JSON object in eight bytes, which may look like a pickle's mark
+    if (content[:1] == b"\x80" and content[8:9] not in (b"", b"{")) or content[:4] == b"PK\x03\x04":
         raise CheckpointError(f"{path} is a pickle, which could run any code; only safetensors are read")
     if hashlib.sha256(content).hexdigest() != checkpoint.digest:
         raise CheckpointError(
             f"{path} ({len(content)} bytes) is truncated or altered: its SHA-256 is not the one in the card; "
             "fetch the model again"
         )
-    network = DownscalingNetwork(checkpoint.inputs, Architecture.from_dict(dict(checkpoint.card["architecture"])))
+    try:
+        architecture = Architecture.from_dict(dict(checkpoint.card["architecture"]))
+        network = DownscalingNetwork(checkpoint.inputs, architecture)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{checkpoint.folder / CARD}: no network can be built from it: {error}") from error
     try:
         state = load(content)
     except SafetensorError as error:
