@@ -50,7 +50,9 @@ def make_patches(grid: Grid, size: int, stride: int, factor: int) -> Patches:
     grid : Grid
         Fine grid.
     size, stride : int
-        Cells along a patch, and from one patch to the next; multiples of ``factor``.
+        Cells along a patch, and from one patch to the next; multiples of ``factor``. Where patches
+        overlap, a last one ends at the southern and eastern edge, so that they cover the grid; where
+        they do not, a rest smaller than a patch is left out.
     factor : int
         Fine cells along a coarse cell, so that patches begin at the edges of coarse cells.
 
@@ -63,6 +65,8 @@ def make_patches(grid: Grid, size: int, stride: int, factor: int) -> Patches:
 
     if size % factor or stride % factor:
         raise GridError(f"patch size {size} and stride {stride} must be multiples of the factor {factor}")
+    if not 0 < stride <= size:
+        raise GridError(f"patch stride {stride} must be at least 1 and at most the patch size {size}")
     if size > min(grid.shape):
         raise GridError(f"a patch of {size} x {size} cells does not fit into {grid.rows} x {grid.columns} cells")
     # xbatcher walks the coarse lattice of row and column numbers: cheap, whatever the size of the data
@@ -124,4 +128,7 @@ def _starts(xbatcher: object, length: int, size: int, stride: int) -> NDArray[np
     batches = xbatcher.BatchGenerator(  # type: ignore[attr-defined]
         template, input_dims={"cell": size}, input_overlap={"cell": size - stride} if stride < size else {}
     )
-    return np.array([int(batch["position"][0]) for batch in batches], dtype=np.intp)
+    starts = [int(batch["position"][0]) for batch in batches]
+    if stride < size and starts[-1] + size < length:
+        starts.append(length - size)
+    return np.array(starts, dtype=np.intp)

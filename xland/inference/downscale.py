@@ -446,4 +446,5 @@ def _digest(content: Any) -> str:
 
 
 def _dask(values: xr.DataArray) -> da.Array:
-    return values.data if isinstance(values.data, da.Array) else values.chunk().data
+    # asking a lazily opened array for its data would read it
+    return values.chunk().data if values.chunks is None else values.data

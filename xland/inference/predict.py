@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 BATCH = 8
 """Windows that go through the network together."""
+
+_thread = threading.local()
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,16 @@ def predict_block(
     return result
 
 
+def _use_one_thread(torch: Any) -> None:
+    """Keep torch to one thread inside a dask worker thread: dask already uses all cores.
+
+    Two threads that each wait busily for a second one slow a block down several times.
+    """
+    if threading.current_thread() is not threading.main_thread() and not hasattr(_thread, "limited"):
+        torch.set_num_threads(1)
+        _thread.limited = True
+
+
 def most_probable(probabilities: NDArray[np.float32], axis: int = 0) -> NDArray[np.uint8]:
     """Code of the most probable class; the lower code where two are equal."""
     return probabilities.argmax(axis=axis).astype(np.uint8)
@@ -124,6 +137,7 @@ def _run(
 ) -> NDArray[np.float32]:
     import torch
 
+    _use_one_thread(torch)
     factor = network.inputs.factor
     small = size // factor
     fine = [(slice(r, r + size), slice(c, c + size)) for r, c in windows]

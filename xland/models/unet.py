@@ -33,8 +33,12 @@ class Architecture:
         Share of channels dropped while training.
     head : int
         Hidden channels of the head, for the kind ``context``.
-    detail : int
-        Channels laid out within each coarse cell, for the kind ``context``.
+    bins : int
+        Pieces in which the head reads each channel, for the kind ``context``.
+    detail : bool
+        Whether the coarse U-Net tells where in a coarse cell a class is, for the kind ``context``.
+    context_dropout : float
+        Share of samples whose context is dropped while training, for the kind ``context``.
     """
 
     kind: Literal["unet", "context"] = "unet"
@@ -43,16 +47,13 @@ class Architecture:
     growth: float = 2.0
     dropout: float = 0.0
     head: int = 48
-    detail: int = 0
+    bins: int = 12
+    detail: bool = False
+    context_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        sound = (
-            self.width >= 1
-            and self.depth >= 1
-            and self.growth >= 1
-            and self.head >= 1
-            and self.detail >= 0
-            and 0 <= self.dropout < 1
+        sound = min(self.width, self.depth, self.growth, self.head, self.bins) >= 1 and all(
+            0 <= share < 1 for share in (self.dropout, self.context_dropout)
         )
         if self.kind not in ("unet", "context") or not sound:
             raise ModelError(f"no network can be built as {self}")
@@ -155,11 +156,13 @@ class DownscalingNetwork(nn.Module):
                 inputs.coarse_channels,
                 len(inputs.static) + inputs.prior_channels,
                 len(inputs.classes),
-                inputs.factor,
-                architecture.widths,
-                architecture.head,
-                architecture.detail,
-                architecture.dropout,
+                factor=inputs.factor,
+                widths=architecture.widths,
+                head=architecture.head,
+                bins=architecture.bins,
+                detail=architecture.detail,
+                dropout=architecture.dropout,
+                context_dropout=architecture.context_dropout,
             )
 
     def forward(
@@ -194,6 +197,20 @@ class DownscalingNetwork(nn.Module):
         if points is None:
             return scores
         return scores.flatten(2).gather(2, points[:, None].expand(-1, scores.shape[1], -1))
+
+    @torch.no_grad()
+    def fit_bins(self, coarse: Tensor, static: Tensor) -> None:
+        """Fit what depends on the spread of the inputs, before training.
+
+        Parameters
+        ----------
+        coarse : (coarse_channels, samples) tensor
+        static : (static channels, samples) tensor
+            Normalised values at pixels of training cells.
+        """
+        if isinstance(self.body, ContextUNet):
+            prior = torch.linspace(0, 1, static.shape[1]).expand(self.inputs.prior_channels, -1)
+            self.body.fit_bins(coarse.float(), torch.cat([static.float(), prior]))
 
     @torch.no_grad()
     def add_class_offsets(self, offsets: Tensor) -> None:

@@ -78,6 +78,7 @@ def fit(
     train = _dataset(configuration, material, Part.TRAIN)
     validation = _dataset(configuration, material, Part.VALIDATION)
     network = DownscalingNetwork(configuration.inputs, configuration.architecture)
+    network.fit_bins(*_sample_pixels(train, schedule.seed))
     average = copy.deepcopy(network)
     optimizer = _optimizer(network, schedule.learning_rate, schedule.weight_decay)
     key = _key(configuration, material)
@@ -161,6 +162,16 @@ def _even_choice(grid: Grid, patches: Patches, samples: int, seed: int) -> NDArr
     latitude = grid.latitude[np.minimum(patches.rows + patches.size // 2, grid.rows - 1)]
     longitude = grid.longitude[np.minimum(patches.columns + patches.size // 2, grid.columns - 1)]
     return farthest_points(sphere_points(latitude, longitude), samples, seed)
+
+
+def _sample_pixels(dataset: PatchDataset, seed: int, count: int = 100_000) -> tuple[Tensor, Tensor]:
+    """Coarse and static channels at random training pixels, ``(channels, count)`` each."""
+    arrays, factor = dataset.arrays, dataset.inputs.factor
+    year, row, column = np.nonzero(arrays.target != MASKED)
+    chosen = np.random.default_rng(seed).permutation(len(row))[:count]
+    year, row, column = year[chosen], row[chosen], column[chosen]
+    coarse = arrays.coarse[year, :, row // factor, column // factor].T
+    return torch.from_numpy(coarse.copy()), torch.from_numpy(arrays.static[:, row, column])
 
 
 def _epoch(dataset: PatchDataset, schedule: Schedule) -> DataLoader[dict[str, Tensor]]:
