@@ -42,6 +42,8 @@ class TrainingArrays:
             raise GridError(
                 f"target {self.target.shape} does not fit static {self.static.shape} or {self.coarse.shape}"
             )
+        if self.prior is not None and self.prior.shape != self.target.shape:
+            raise GridError(f"target {self.target.shape} does not fit prior {self.prior.shape}")
         if rows % self.coarse.shape[2] or columns % self.coarse.shape[3]:
             raise GridError(f"target {self.target.shape} does not nest in coarse {self.coarse.shape}")
 

@@ -63,6 +63,10 @@ class Architecture:
         """Channels of each level, the first level first."""
         return tuple(round(self.width * self.growth**level) for level in range(self.depth + 1))
 
+    def cells(self, size: int, factor: int) -> int:
+        """Cells on the first level for ``size`` fine cells: must be a multiple of ``2 ** depth``."""
+        return size // factor if self.kind == "context" else size
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for the model card."""
         return asdict(self)
@@ -142,7 +146,7 @@ class DownscalingNetwork(nn.Module):
         super().__init__()
         self.inputs = inputs
         self.architecture = architecture
-        cells = inputs.window // (inputs.factor if architecture.kind == "context" else 1)
+        cells = architecture.cells(inputs.window, inputs.factor)
         if cells % 2**architecture.depth:
             raise ModelError(
                 f"windows of {cells} cells cannot be halved {architecture.depth} times: "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from xland.batches.loader import Augmentation
-from xland.errors import ConfigurationError, ModelError
+from xland.errors import ConfigurationError, XlandError
 from xland.inputs import InputSpec
 from xland.models.unet import Architecture
 from xland.training.objective import Objective
@@ -93,6 +93,20 @@ class Schedule:
     seed: int = 0
     workers: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "patch", "patch_stride", "candidates", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("samples", "points", "workers", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(f"{name} must not be below 0, but is {getattr(self, name)}")
+        for name in ("learning_rate", "gradient_clip"):
+            if not getattr(self, name) > 0:
+                raise ConfigurationError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("warmup", "averaging"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
+
 
 @dataclass(frozen=True)
 class Configuration:
@@ -109,6 +123,23 @@ class Configuration:
     split_seed: int = 0
     licence: str = "Apache-2.0"
     notes: str = ""
+
+    def __post_init__(self) -> None:
+        patch, factor = self.schedule.patch, self.inputs.factor
+        if patch % factor or self.schedule.patch_stride % factor:
+            raise ConfigurationError(
+                f"patch {patch} and patch_stride {self.schedule.patch_stride} must be multiples of factor {factor}"
+            )
+        if self.schedule.patch_stride > patch:
+            raise ConfigurationError(
+                f"patch_stride {self.schedule.patch_stride} leaves gaps between patches of {patch}"
+            )
+        cells = self.architecture.cells(patch, factor)
+        if cells % 2**self.architecture.depth:
+            raise ConfigurationError(
+                f"patches of {cells} cells cannot be halved {self.architecture.depth} times: "
+                f"choose a multiple of {2**self.architecture.depth}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for the model card."""
@@ -158,7 +189,7 @@ def parse_configuration(values: Mapping[str, Any], where: str = "configuration")
             entries[name] = _section(section, entries[name], f"{where}, [{name}]")
     try:
         entries["inputs"] = InputSpec.from_dict(entries["inputs"])
-    except ModelError as error:
+    except XlandError as error:
         raise ConfigurationError(f"{where}: {error}") from error
     return _section(Configuration, entries, where)
 
@@ -170,5 +201,5 @@ def _section(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
         return kind(**frozen)
-    except (TypeError, ModelError) as error:
+    except (TypeError, XlandError) as error:
         raise ConfigurationError(f"{where}: {error}") from error

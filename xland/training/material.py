@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from xland.batches.loader import TrainingArrays
 from xland.batches.masking import MASKED
 from xland.batches.split import Part, divide
-from xland.errors import ConfigurationError, StaticError, TimeError
+from xland.errors import ConfigurationError, PriorError, StaticError, TimeError, VocabularyError, XlandError
 from xland.forcing import Forcing, check_values, read_forcing
 from xland.grid import Grid, nesting_factor
 from xland.inputs import Channel, InputSpec
@@ -79,7 +79,7 @@ def gather(
     maps = _codes(target, coarse.grid, inputs.factor, "target")
     pairs = _pairs(configuration, coarse.years, maps["time"].values.tolist())
     fields = _static(static, grid, inputs)
-    codes = _compute(maps.sel(time=[year for _, year in pairs]).data)
+    codes = _class_codes(maps.sel(time=[year for _, year in pairs]), inputs, "target", VocabularyError)
     land = np.nan_to_num(fields[inputs.domain]) > 0
     part = divide(codes, grid, configuration.split_seed, configuration.data.southern_limit)
     codes = np.where(land & (part != Part.NONE), codes, np.uint8(MASKED))
@@ -128,7 +128,14 @@ def open_data(
         opened["forcing"] = datasets.class_fractions() if source == "class-fractions" else _open(source, "forcing")
     if "target" not in skip:
         target = datasets.land_use_modis() if data.target == "modis-2019" else _open(data.target, "target")
-        opened["target"] = target["land_use"] if isinstance(target, xr.Dataset) else target
+        if isinstance(target, xr.Dataset):
+            if "land_use" not in target:
+                raise ConfigurationError(
+                    f"[data] target = {data.target!r} holds no variable 'land_use' of class codes: "
+                    f"rename yours; it holds {', '.join(map(str, target.data_vars)) or 'none'}"
+                )
+            target = target["land_use"]
+        opened["target"] = target
     if "static" not in skip:
         default = data.static == "default"
         resolution = configuration.inputs.resolution
@@ -151,6 +158,11 @@ def _pairs(configuration: Configuration, forcing: tuple[int, ...], target: list[
     data = configuration.data
     if bool(data.forcing_years) != bool(data.target_years):
         raise ConfigurationError("[data] forcing_years and target_years belong together: give both or neither")
+    if len(data.forcing_years) != len(data.target_years):
+        raise ConfigurationError(
+            f"[data] forcing_years names {len(data.forcing_years)} years and target_years {len(data.target_years)}: "
+            "give as many"
+        )
     pairs = (
         list(zip(data.forcing_years, data.target_years, strict=True))
         if data.forcing_years
@@ -174,7 +186,21 @@ def _codes(maps: xr.DataArray, coarse: Grid, factor: int, what: str) -> xr.DataA
         raise ConfigurationError(f"{what}: {grid.resolution:g} degree cells, but the model's factor is {factor}")
     if "time" not in canonical.dims:
         raise ConfigurationError(f"{what} needs a time dimension of calendar years")
-    return canonical.transpose("time", "lat", "lon").astype(np.uint8)
+    return canonical.transpose("time", "lat", "lon")
+
+
+def _class_codes(maps: xr.DataArray, inputs: InputSpec, what: str, error: type[XlandError]) -> NDArray[np.uint8]:
+    """Read maps whose codes are all known; 255 marks what does not count."""
+    codes = _compute(maps.data)
+    unknown = ~np.isin(codes, [*range(len(inputs.classes)), MASKED])
+    if unknown.any():
+        values, counts = np.unique(codes[unknown], return_counts=True)
+        listed = ", ".join(f"{v:g} ({n} cells)" for v, n in zip(values[:8], counts[:8], strict=True))
+        raise error(
+            f"{what}: unknown class codes {listed}; classes are 0 to {len(inputs.classes) - 1}, and {MASKED} what does "
+            "not count: translate the map with a table of xland.vocabulary"
+        )
+    return codes.astype(np.uint8)
 
 
 def _static(static: xr.Dataset, grid: Grid, inputs: InputSpec) -> dict[str, NDArray[np.float32]]:
@@ -208,7 +234,7 @@ def _prior(prior: xr.DataArray | None, coarse: Grid, inputs: InputSpec, years: l
     maps = _codes(prior, coarse, inputs.factor, "prior")
     if maps.sizes["time"] != len(years):
         raise TimeError(f"prior holds {maps.sizes['time']} maps; one is needed for each of the {len(years)} targets")
-    return _compute(maps.data)
+    return _class_codes(maps, inputs, "prior", PriorError)
 
 
 def _statistics(

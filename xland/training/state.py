@@ -59,11 +59,11 @@ def load_state(
     path = folder / STATE
     try:
         with safe_open(str(path), framework="pt") as file:
-            metadata: dict[str, str] = file.metadata()
+            metadata: dict[str, str] | None = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"the training state {path} is damaged: {error}; delete it to start again") from error
-    if metadata.get("configuration") != key:
+    if metadata is None or metadata.get("configuration") != key:
         raise CheckpointError(
             f"{path} belongs to another configuration or other data; "
             "choose another output folder or start without resume"

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.spatial.distance import pdist
+
+from xland.batches.patches import (
+    Patches,
+    count_in_patches,
+    farthest_points,
+    make_patches,
+    sphere_points,
+)
+from xland.errors import GridError
+from xland.grid import Grid
+
+
+@st.composite
+def cuts(draw):
+    """A grid, and a size and stride in multiples of a factor."""
+    factor = draw(st.sampled_from([1, 4, 5]))
+    size = draw(st.integers(1, 6))
+    stride = draw(st.integers(1, size))
+    rows, columns = draw(st.integers(size, 20)), draw(st.integers(size, 20))
+    return Grid(0.1, 50.0, 0.0, rows * factor, columns * factor), size * factor, stride * factor, factor
+
+
+@settings(max_examples=60, deadline=None)
+@given(cuts())
+def test_patches_lie_in_the_grid_and_begin_at_coarse_cells(cut):
+    grid, size, stride, factor = cut
+    patches = make_patches(grid, size, stride, factor)
+    assert patches.rows.min() == patches.columns.min() == 0
+    assert (patches.rows % factor == 0).all()
+    assert (patches.columns % factor == 0).all()
+    assert patches.rows.max() + size <= grid.rows
+    assert patches.columns.max() + size <= grid.columns
+    assert len(set(zip(patches.rows, patches.columns, strict=True))) == len(patches)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cuts())
+def test_overlapping_patches_cover_the_grid(cut):
+    grid, size, stride, factor = cut
+    patches = make_patches(grid, size, stride, factor)
+    seen = np.zeros(grid.shape, dtype=int)
+    for index in range(len(patches)):
+        seen[patches.slices(index)] += 1
+    if stride < size:
+        assert seen.min() >= 1
+    else:
+        assert seen.max() == 1
+        assert seen[: grid.rows // size * size, : grid.columns // size * size].min() == 1
+
+
+def test_patches_of_the_globe_follow_the_stride():
+    patches = make_patches(Grid.world(1), 40, 20, 4)
+    assert sorted(set(patches.rows)) == list(range(0, 141, 20))
+    assert sorted(set(patches.columns)) == list(range(0, 321, 20))
+    assert len(patches) == 8 * 17
+
+
+def test_slices_of_the_coarse_grid_hold_the_same_place():
+    patches = make_patches(Grid.world(1), 40, 20, 4)
+    fine, coarse = patches.slices(25), patches.slices(25, 4)
+    for own, low in zip(fine, coarse, strict=True):
+        assert (low.start * 4, low.stop * 4) == (own.start, own.stop)
+        assert own.stop - own.start == 40
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "message"),
+    [
+        (42, 20, "patch size 42 and stride 20 must be multiples of the factor 4"),
+        (40, 10, "stride 10 must be multiples"),
+        (200, 20, "200 x 200 cells does not fit into 180 x 360 cells"),
+        (40, 80, "stride 80 must be at least 1 and at most the patch size 40"),
+        (40, 0, "stride 0 must be at least 1"),
+    ],
+)
+def test_patches_that_do_not_fit_are_named(size, stride, message):
+    with pytest.raises(GridError, match=message):
+        make_patches(Grid.world(1), size, stride, 4)
+
+
+def test_some_patches_can_be_chosen():
+    patches = make_patches(Grid.world(1), 40, 20, 4)
+    north = patches[patches.rows == 0]
+    assert isinstance(north, Patches)
+    assert len(north) == 17
+    assert len(patches[np.array([3, 5])]) == 2
+
+
+@settings(max_examples=40, deadline=None)
+@given(hnp.arrays(bool, (12, 16)), st.integers(1, 5), st.integers(1, 5))
+def test_cells_are_counted_in_every_patch(cells, size, stride):
+    patches = make_patches(Grid(1.0, 50.0, 0.0, 12, 16), size, min(stride, size), 1)
+    expected = [cells[patches.slices(index)].sum() for index in range(len(patches))]
+    assert count_in_patches(cells, patches).tolist() == expected
+
+
+def test_points_of_the_sphere_are_as_far_apart_as_their_angle():
+    points = sphere_points(np.array([0.0, 0.0, 90.0, 10.0, 10.0]), np.array([0.0, 90.0, 33.0, 179.5, -179.5]))
+    np.testing.assert_allclose(np.linalg.norm(points, axis=1), 1)
+    assert points[0] @ points[1] == pytest.approx(0, abs=1e-12)
+    assert points[0] @ points[2] == pytest.approx(0, abs=1e-12)
+    assert np.linalg.norm(points[3] - points[4]) == pytest.approx(np.deg2rad(1) * np.cos(np.deg2rad(10)), rel=1e-3)
+
+
+CLOUDS = hnp.arrays(np.float64, st.tuples(st.integers(0, 60), st.integers(1, 3)), elements=st.floats(-1, 1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(CLOUDS, st.integers(0, 80), st.integers(0, 5))
+def test_farthest_points_are_distinct_and_as_many_as_there_are(points, count, seed):
+    chosen = farthest_points(points, count, seed)
+    assert len(chosen) == len(set(chosen)) == min(count, len(points))
+    if len(chosen):
+        assert 0 <= chosen.min() <= chosen.max() < len(points)
+    np.testing.assert_array_equal(chosen, farthest_points(points, count, seed))
+
+
+@settings(max_examples=60, deadline=None)
+@given(CLOUDS.filter(len), st.integers(1, 60), st.integers(1, 60))
+def test_every_beginning_of_the_farthest_points_is_their_own_choice(points, few, many):
+    few, many = sorted((few, many))
+    np.testing.assert_array_equal(farthest_points(points, few), farthest_points(points, many)[:few])
+
+
+@settings(max_examples=60, deadline=None)
+@given(CLOUDS.filter(lambda points: len(points) > 3), st.integers(2, 20))
+def test_farthest_points_cover_what_is_left_out(points, count):
+    """Gonzalez: no point lies farther from the chosen ones than the chosen ones from each other."""
+    chosen = farthest_points(points, count)
+    rest = np.setdiff1d(np.arange(len(points)), chosen)
+    if len(chosen) > 1 and len(rest):
+        reach = np.linalg.norm(points[rest][:, None] - points[chosen][None], axis=2).min(axis=1).max()
+        assert reach <= pdist(points[chosen]).min() + 1e-9
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.integers(5, 40))
+def test_farthest_points_are_farther_apart_than_random_ones(seed, count):
+    random = np.random.default_rng(seed)
+    points = sphere_points(np.rad2deg(np.arcsin(random.uniform(-1, 1, 400))), random.uniform(-180, 180, 400))
+    own = pdist(points[farthest_points(points, count, seed)]).min()
+    others = [pdist(points[random.choice(400, count, replace=False)]).min() for _ in range(10)]
+    assert own > max(others)
+
+
+def test_places_that_stand_twice_are_taken_last():
+    points = np.array([[0.0], [0.0], [1.0], [0.4]])
+    chosen = farthest_points(points, 4)
+    assert {0, 1} & set(chosen[:3].tolist())
+    assert not {0, 1} <= set(chosen[:3].tolist())
