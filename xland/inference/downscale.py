@@ -68,7 +68,8 @@ def downscale(
     years : int, sequence of int or slice, optional
         Calendar years; all that the forcing holds by default.
     region : (west, south, east, north), optional
-        Degrees; grown to whole coarse cells. West may be greater than east across the date line.
+        Degrees; grown to whole coarse cells. West may be greater than east across the date line;
+        the columns come back in the caller's order.
     chunks : int, optional
         Fine cells along a block, a multiple of the model's factor; about 1200 by default.
     outputs : str or sequence of str

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from xland.errors import ConfigurationError
+from xland.training.configuration import (
+    Configuration,
+    Schedule,
+    list_configurations,
+    parse_configuration,
+    read_configuration,
+)
+
+TOML = """
+name = "tiny"
+title = "A model of the tests"
+
+[data]
+forcing = "states.nc"
+target = "maps.nc"
+forcing_years = [2015]
+target_years = [2019]
+
+[inputs]
+factor = 4
+resolution = 1.0
+window = 40
+stride = 20
+coarse = [{ name = "forest", sources = ["primf", "secdf"] }]
+static = [{ name = "elevation", sources = ["elevation"], transform = "signed_sqrt" }]
+
+[architecture]
+width = 4
+depth = 2
+
+[schedule]
+epochs = 3
+patch = 40
+patch_stride = 20
+"""
+
+
+def values(**changes):
+    """Values of the file, with sections changed by key and a value of ... taken out."""
+    found = tomllib.loads(TOML)
+    for name, change in changes.items():
+        found[name] = {**found.get(name, {}), **change} if isinstance(change, dict) else change
+        if change is ...:
+            del found[name]
+    return found
+
+
+def test_a_file_is_read_with_everything_it_says(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(TOML)
+    configuration = read_configuration(path)
+    assert configuration == read_configuration(str(path)) == parse_configuration(values())
+    assert configuration.name == "tiny"
+    assert configuration.data.forcing_years == (2015,)
+    assert configuration.inputs.factor == 4
+    assert configuration.inputs.coarse[0].sources == ("primf", "secdf")
+    assert configuration.inputs.static[0].transform == "signed_sqrt"
+    assert configuration.architecture.width == 4
+    assert configuration.schedule.epochs == 3
+    assert configuration.schedule.batch == Schedule().batch
+
+
+def test_a_configuration_fits_into_a_card():
+    configuration = parse_configuration(values())
+    assert json.loads(json.dumps(configuration.to_dict()))["schedule"]["epochs"] == 3
+
+
+@pytest.mark.parametrize("name", list_configurations())
+def test_shipped_configurations_are_read_by_name_and_build_their_network(name):
+    from xland.models.unet import DownscalingNetwork
+
+    configuration = read_configuration(name)
+    assert isinstance(configuration, Configuration)
+    assert configuration.name == name
+    network = DownscalingNetwork(configuration.inputs, configuration.architecture)
+    assert 4 * sum(p.numel() for p in network.parameters()) < 10_000_000, "shipped models stay under 10 MB"
+
+
+def test_both_shipped_models_can_be_trained_by_anyone():
+    assert {"luh2-0p05", "fractions-0p05"} <= set(list_configurations())
+
+
+@pytest.mark.parametrize("source", ["no-such-name", "folder/none.toml", Path("none.toml")])
+def test_a_configuration_that_does_not_exist_is_named_with_the_shipped_ones(source):
+    with pytest.raises(ConfigurationError, match=r"no configuration .*none|no-such-name.*fractions-0p05, luh2-0p05"):
+        read_configuration(source)
+
+
+@pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe", b"[data\n"])
+def test_a_file_that_is_no_toml_is_named(tmp_path, content):
+    (tmp_path / "bad.toml").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"bad\.toml is not valid TOML"):
+        read_configuration(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize("entry", ["name", "title", "data", "inputs"])
+def test_a_missing_entry_is_named(entry):
+    with pytest.raises(ConfigurationError, match=f"mine: '{entry}' is missing"):
+        parse_configuration(values(**{entry: ...}), "mine")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"colour": "red"}, "^mine: unknown entries colour"),
+        ({"data": {"years": [1]}}, r"mine, \[data\]: unknown entries years"),
+        ({"architecture": {"wdith": 3}}, r"mine, \[architecture\]: unknown entries wdith"),
+        ({"schedule": {"epoch": 3, "bacth": 2}}, r"\[schedule\]: unknown entries bacth, epoch"),
+        ({"objective": {"focal": 2}}, r"\[objective\]: unknown entries focal"),
+        ({"augmentation": {"rotate": True}}, r"\[augmentation\]: unknown entries rotate"),
+        ({"inputs": {"channels": []}}, "input specification: unknown entries channels"),
+        ({"inputs": {"coarse": [{"name": "a", "sources": ["a"], "unit": "1"}]}}, "unit"),
+    ],
+)
+def test_unknown_entries_are_named_with_their_section(changes, message):
+    with pytest.raises(ConfigurationError, match=message):
+        parse_configuration(values(**changes), "mine")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": {"window": 42}}, "window 42"),
+        ({"inputs": {"classes": ["ocean", "wetland"]}}, "wetland"),
+        ({"inputs": {"coarse": [{"name": "a"}]}}, "sources"),
+        ({"inputs": {"static": [{"name": "a", "sources": ["a"], "transform": "exp"}]}}, "transform 'exp'"),
+        ({"architecture": {"width": 0}}, "width=0"),
+        ({"architecture": {"width": "wide"}}, r"\[architecture\]"),
+        ({"schedule": {"epochs": 0}}, "epochs must be at least 1, not 0"),
+        ({"schedule": {"epochs": "three"}}, r"\[schedule\]"),
+        ({"schedule": {"batch": 0}}, "batch must be at least 1"),
+        ({"schedule": {"validate_every": 0}}, "validate_every must be at least 1"),
+        ({"schedule": {"samples": -1}}, "samples must not be below 0"),
+        ({"schedule": {"learning_rate": 0}}, "learning_rate must be above 0"),
+        ({"schedule": {"warmup": 1.0}}, "warmup must be from 0 to below 1"),
+        ({"schedule": {"averaging": 1.0}}, "averaging must be from 0 to below 1"),
+        ({"schedule": {"patch": 42}}, "patch 42 and patch_stride 20 must be multiples of factor 4"),
+        ({"schedule": {"patch_stride": 44}}, "patch_stride 44 leaves gaps between patches of 40"),
+        ({"architecture": {"depth": 3}, "schedule": {"patch": 36}}, "patches of 36 cells cannot be halved 3 times"),
+        ({"data": {"forcing": ...}}, "forcing|Ellipsis"),
+    ],
+)
+def test_wrong_and_contradictory_entries_are_named(changes, message):
+    changed = values(**changes)
+    for section in changed.values():
+        if isinstance(section, dict) and ... in section.values():
+            del section[next(name for name, value in section.items() if value is ...)]
+    with pytest.raises(ConfigurationError, match=message):
+        parse_configuration(changed, "mine")
