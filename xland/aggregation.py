@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.errors import GridError
+from xland.errors import VocabularyError
 from xland.grid import Grid, class_shares
 from xland.orientation import orient, restore
 from xland.vocabulary import CLASS_NAMES, CLASSES
@@ -75,7 +75,9 @@ def _shares(codes: NDArray[np.uint8], area: NDArray[np.float64], factor: int) ->
     flat = codes.reshape(-1, *codes.shape[-2:])
     unknown = int((flat >= len(CLASS_NAMES)).sum())
     if unknown:
-        raise GridError(f"map: {unknown} cells hold no class code 0 to {len(CLASS_NAMES) - 1}; translate them first")
+        raise VocabularyError(
+            f"map: {unknown} cells hold no class code 0 to {len(CLASS_NAMES) - 1}; translate them first"
+        )
     shares = np.stack([class_shares(each, factor, area.ravel(), len(CLASSES)) for each in flat], axis=1)
     return shares.reshape(len(CLASSES), *codes.shape[:-2], *shares.shape[-2:]).astype(np.float32)
 

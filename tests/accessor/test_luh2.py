@@ -1,0 +1,86 @@
+"""The LUH2 file as it was released, through the shipped model, in any orientation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import xland  # noqa: F401 - registers .ai4land
+
+pytestmark = [pytest.mark.shared_data, pytest.mark.pip_data, pytest.mark.usefixtures("reference_data")]
+REGION = (5, 43, 15, 49)
+
+
+@pytest.fixture(scope="module")
+def luh2(luh2_path):
+    return xr.open_dataset(luh2_path, decode_times=False)
+
+
+@pytest.fixture(scope="module")
+def alps(luh2, reference_data):
+    return luh2.ai4land.downscale(region=REGION)["land_use"].compute()
+
+
+def by_label(found: xr.DataArray, lat: str, lon: str) -> xr.DataArray:
+    found = found.rename({lat: "lat", lon: "lon"}) if (lat, lon) != ("lat", "lon") else found
+    found = found.assign_coords(lon=(found["lon"] + 180) % 360 - 180)
+    return found.transpose("time", "lat", "lon").sortby("lon").sortby("lat", ascending=False)
+
+
+def test_the_file_checks_out_and_names_its_year(luh2):
+    table = luh2.ai4land.check()
+    assert table.ok
+    assert "2015" in str(table)
+
+
+def test_the_map_holds_what_everyone_knows(alps):
+    def at(lat, lon):
+        return int(alps.sel(lat=lat, lon=lon, method="nearest").squeeze())
+
+    assert alps["time"].values.tolist() == [2015]
+    assert alps.shape == (1, 120, 200)
+    assert at(44.0, 9.0) == 0, "the Gulf of Genoa is sea"
+    assert at(45.2, 9.3) == 2, "the Po valley is cropland"
+    assert at(46.6, 14.4) == 4, "Carinthia is forest"
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        pytest.param(lambda ds: ds.sortby("lat"), id="latitude ascending"),
+        pytest.param(lambda ds: ds.assign_coords(lon=ds["lon"] % 360).sortby("lon"), id="longitude 0..360"),
+        pytest.param(lambda ds: ds.rename(lat="latitude", lon="longitude", time="year"), id="other names"),
+        pytest.param(
+            lambda ds: (
+                ds.assign_coords(lon=ds["lon"] % 360)
+                .sortby("lon")
+                .sortby("lat")
+                .rename(lat="y", lon="x")
+                .transpose("x", "y", "time")
+                .chunk(y=100, x=200)
+            ),
+            id="all at once, chunked",
+        ),
+    ],
+)
+def test_the_same_map_by_label_in_any_orientation(luh2, alps, turn):
+    turned = turn(luh2)
+    found = turned.ai4land.downscale(region=REGION)["land_use"]
+    lat, lon = (
+        next(d for d in found.dims if d in names) for names in (("lat", "latitude", "y"), ("lon", "longitude", "x"))
+    )
+    assert bool(found[lat][0] < found[lat][-1]) == bool(turned[lat][0] < turned[lat][-1])
+    if "year" in found.dims:
+        found = found.rename(year="time")
+    found = by_label(found.compute(), lat, lon)
+    np.testing.assert_array_equal(found, alps)
+    np.testing.assert_allclose(found["lat"], alps["lat"], atol=1e-5)
+    np.testing.assert_allclose(found["lon"], alps["lon"], atol=1e-5)
+
+
+def test_a_slice_of_the_world_is_the_same_as_the_region(luh2, alps):
+    whole = luh2.ai4land.downscale()["land_use"]
+    assert whole.shape == (1, 3600, 7200)
+    part = whole.sel(lat=slice(46, 45), lon=slice(8, 10)).compute()
+    np.testing.assert_array_equal(part, alps.sel(lat=part["lat"], lon=part["lon"]))
