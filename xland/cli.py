@@ -97,8 +97,6 @@ def _check(commands: Any) -> None:
 
 def _downscale(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        import xarray as xr
-
         from xland.inference.downscale import downscale
         from xland.store import write, write_netcdf
 
@@ -113,7 +111,6 @@ def _downscale(commands: Any) -> None:
             outputs=options.outputs,
             direction=options.direction,
         )
-        assert isinstance(fine, xr.Dataset)  # noqa: S101 - for the type checker
         if options.store.suffix == ".nc":
             write_netcdf(fine, options.store, overwrite=options.overwrite)
         else:
@@ -151,16 +148,12 @@ def _downscale(commands: Any) -> None:
 
 def _evaluate(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        from xland.evaluation.scores import evaluate
+        from xland.evaluation.scores import compare
 
-        predicted = open_map(options.map)
-        result = evaluate(predicted, observed_map(options.observed), factor=options.factor)
-        print(result)
+        result = compare({"map": open_map(options.map)}, observed_map(options.observed), factor=options.factor)
+        print(result["map"])
         if options.json is not None:
-            import json
-
-            options.json.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
-            print(f"wrote {options.json}")
+            print(f"wrote {result.to_json(options.json)}")
 
     parser = _command(
         commands,

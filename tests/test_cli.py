@@ -1,0 +1,171 @@
+"""The command line: same names and defaults as in Python, errors by name, nothing lost."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
+from xland.cli import _parser, main
+from xland.inference.downscale import downscale
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    coarse, static, maps = tiny_world((2000, 2001))
+    coarse.to_netcdf(folder / "states.nc")
+    static.to_netcdf(folder / "static.nc")
+    maps.to_netcdf(folder / "maps.nc")
+    tiny_checkpoint(folder / "model", tiny_inputs())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(files):
+    return run_downscale(files, "land_use.zarr")
+
+
+def run_downscale(files, name, *more):
+    target = files / name
+    arguments = [str(files / "states.nc"), str(target), "--model", str(files / "model")]
+    assert main(["downscale", *arguments, "--static", str(files / "static.nc"), "--years", "2000", *more]) == 0
+    return target
+
+
+def test_every_command_explains_itself(capsys):
+    for command in ("demo", "check", "train", "downscale", "evaluate", "publish", "models"):
+        with pytest.raises(SystemExit) as end:
+            main([command, "--help"])
+        assert end.value.code == 0
+        assert len(capsys.readouterr().out) > 150
+
+
+def test_downscale_has_the_arguments_and_defaults_of_the_function():
+    options = _parser().parse_args(["downscale", "in.nc", "out.zarr"])
+    for name, parameter in inspect.signature(downscale).parameters.items():
+        if name == "ds":
+            continue
+        found = getattr(options, {"region": "bbox"}.get(name, name))
+        expected = parameter.default
+        assert (tuple(found) if isinstance(found, list) else found) == expected, name
+
+
+def test_check_tells_good_from_bad(files, tmp_path, capsys):
+    assert main(["check", str(files / "states.nc")]) == 0
+    assert "2000" in capsys.readouterr().out
+    coarse, _, _ = tiny_world((2000,))
+    (coarse * 100).to_netcdf(tmp_path / "percent.nc")
+    assert main(["check", str(tmp_path / "percent.nc")]) == 1
+    assert "percent" in capsys.readouterr().out
+
+
+def test_downscale_writes_what_python_computes(files, store):
+    coarse, static, _ = tiny_world((2000, 2001))
+    expected = downscale(coarse, model=files / "model", static=static, years=2000)["land_use"]
+    with xr.open_zarr(store) as opened:
+        np.testing.assert_array_equal(opened["land_use"], expected)
+
+
+def test_a_store_that_exists_is_refused_unless_told(files, store, capsys):
+    arguments = [str(files / "states.nc"), str(store), "--model", str(files / "model"), "--years", "2000"]
+    assert main(["downscale", *arguments, "--static", str(files / "static.nc")]) == 1
+    assert "StoreError" in capsys.readouterr().err
+    run_downscale(files, store.name, "--overwrite")
+
+
+def test_netcdf_is_written_for_names_that_end_with_nc(files):
+    path = run_downscale(files, "land_use.nc", "--bbox", "0", "-2", "40", "38", "--outputs", "land_use", "confidence")
+    with xr.open_dataset(path) as opened:
+        assert opened["land_use"].shape == (1, 40, 40)
+        assert "confidence" in opened
+
+
+def test_evaluate_prints_and_writes_scores(files, store, capsys):
+    target = files / "scores.json"
+    arguments = [str(store), "--observed", str(files / "maps.nc"), "--factor", "4", "--json", str(target)]
+    assert main(["evaluate", *arguments]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    scores = json.loads(target.read_text())
+    assert 0 <= scores["scores"]["map"]["land"]["area"]["accuracy"] <= 1
+
+
+def test_publish_makes_an_entry(files, store):
+    catalog = files / "catalog.yaml"
+    assert main(["publish", str(store), "--catalog", str(catalog), "--name", "tiny-2000"]) == 0
+    assert "tiny-2000" in catalog.read_text()
+
+
+def test_models_lists_the_shipped_ones_and_prints_a_card(files, capsys):
+    assert main(["models"]) == 0
+    assert "model" in capsys.readouterr().out
+    assert main(["models", str(files / "model")]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "tiny-0"
+
+
+def test_train_runs_a_configuration_and_resumes(files, tmp_path, capsys):
+    configuration = tmp_path / "tiny.toml"
+    configuration.write_text(
+        f"""
+name = "tiny"
+title = "A model of the tests"
+[data]
+forcing = "{files / "states.nc"}"
+target = "{files / "maps.nc"}"
+static = "{files / "static.nc"}"
+[inputs]
+factor = 4
+resolution = 1.0
+window = 40
+stride = 20
+coarse = [{{ name = "forest", sources = ["primf", "secdf"] }}, {{ name = "has_data", sources = [] }}]
+static = [{{ name = "elevation", sources = ["elevation"], transform = "signed_sqrt" }}]
+[architecture]
+width = 4
+depth = 2
+[schedule]
+epochs = 1
+patch = 40
+patch_stride = 20
+candidates = 16
+"""
+    )
+    output = tmp_path / "run"
+    assert main(["train", str(configuration), str(output)]) == 0
+    assert (output / "card.json").exists()
+    assert (output / "log.csv").read_text().startswith("epoch,loss")
+    assert main(["train", str(configuration), str(output)]) == 1
+    assert "resume" in capsys.readouterr().err
+    assert main(["train", str(configuration), str(output), "--resume"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "nothing.nc"], "does not exist"),
+        (["evaluate", "nothing.zarr"], "does not exist"),
+        (["models", "nonesuch"], "there is no model"),
+        (["train", "nonesuch", "out"], "there is no configuration"),
+    ],
+)
+def test_errors_are_one_line_with_a_name(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_file_without_maps_cannot_be_evaluated(files, capsys):
+    assert main(["evaluate", str(files / "states.nc"), "--observed", str(files / "maps.nc")]) == 1
+    assert "no variable 'land_use'" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_netcdf_is_named(tmp_path, capsys):
+    (tmp_path / "text.nc").write_text("not a file of that kind")
+    assert main(["check", str(tmp_path / "text.nc")]) == 1
+    assert "cannot be opened" in capsys.readouterr().err
