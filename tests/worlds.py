@@ -154,7 +154,7 @@ def tiny_configuration(inputs: InputSpec | None = None, **schedule: Any) -> Any:
     from xland.models.unet import Architecture
     from xland.training.configuration import Configuration, Data, Schedule
 
-    usual = {"epochs": 2, "batch": 8, "patch": 40, "patch_stride": 20, "candidates": 24, "learning_rate": 1e-2}
+    usual = {"epochs": 2, "batch": 3, "patch": 40, "patch_stride": 20, "candidates": 24, "learning_rate": 2e-2}
     return Configuration(
         name="tiny",
         title="A model of the tests",

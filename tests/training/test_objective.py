@@ -57,7 +57,7 @@ def test_a_batch_without_any_pixel_that_counts_has_no_loss_and_no_gradient():
     scores.requires_grad_()
     loss = Objective().loss(scores, torch.full_like(target, 255), torch.ones(8))
     loss.backward()
-    assert float(loss) == 0
+    assert loss.item() == 0
     assert not scores.grad.any()
 
 

@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from tests.worlds import FACTOR, FINE, tiny_configuration, tiny_inputs, tiny_world
+from xland.batches.masking import MASKED
+from xland.batches.split import Part
+from xland.errors import (
+    ConfigurationError,
+    ForcingError,
+    GridError,
+    PriorError,
+    StaticError,
+    TimeError,
+    VocabularyError,
+)
+from xland.training.material import gather, open_data
+
+
+@pytest.fixture
+def world():
+    coarse, static, maps = tiny_world()
+    return {"forcing": coarse, "static": static, "target": maps}
+
+
+def years(configuration, forcing, target):
+    return replace(configuration, data=replace(configuration.data, forcing_years=forcing, target_years=target))
+
+
+def test_arrays_lie_on_the_fine_grid_and_coarse_stays_coarse(world):
+    configuration, material = gather(tiny_configuration(), **world)
+    arrays = material.arrays
+    assert material.grid == FINE
+    assert arrays.coarse.shape == (2, 7, 45, 90)
+    assert arrays.static.shape == (3, 180, 360)
+    assert arrays.target.shape == (2, 180, 360)
+    assert arrays.prior is None
+    assert material.part.shape == FINE.shape
+    assert configuration.inputs.channels == tiny_inputs().channels
+    assert material.description["pairs"] == [[2000, 2000], [2001, 2001]]
+
+
+def test_only_land_that_takes_part_counts(world):
+    _, material = gather(tiny_configuration(), **world)
+    land = world["static"]["land_share"].values > 0
+    counted = material.arrays.target != MASKED
+    assert not counted[:, ~land].any()
+    assert not counted[:, material.part == Part.NONE].any()
+    assert counted[:, land & (material.part != Part.NONE)].all()
+    np.testing.assert_array_equal(material.arrays.target[counted], world["target"].values[counted])
+    assert (material.part[FINE.latitude < -60] == Part.NONE).all()
+
+
+def test_channels_are_normalised_on_training_cells_alone(world):
+    configuration, material = gather(tiny_configuration(), **world)
+    training = (material.part == Part.TRAIN) & (world["static"]["land_share"].values > 0)
+    for layer, channel in zip(material.arrays.static, configuration.inputs.static, strict=True):
+        values = layer[training].astype(np.float64)
+        assert values.mean() == pytest.approx(0, abs=0.01), channel.name
+        assert values.std() == pytest.approx(1, abs=0.01), channel.name
+    other = world["static"].copy(deep=True)
+    other["elevation"] = other["elevation"].where(training, 5000.0)
+    changed, _ = gather(tiny_configuration(), **{**world, "static": other})
+    assert changed.inputs == configuration.inputs, "test cells must not leak into the normalisation"
+
+
+def test_a_constant_channel_is_not_divided_by_zero(world):
+    world["static"]["elevation"] = xr.full_like(world["static"]["elevation"], 7.0)
+    configuration, material = gather(tiny_configuration(), **world)
+    assert configuration.inputs.static[0].scale == 1
+    assert np.isfinite(material.arrays.static).all()
+
+
+def test_years_are_paired_as_the_configuration_says(world):
+    _, material = gather(years(tiny_configuration(), (2001, 2000), (2000, 2000)), **world)
+    own = material.arrays
+    np.testing.assert_array_equal(own.target[0], own.target[1])
+    assert not np.array_equal(own.coarse[0], own.coarse[1])
+
+
+def test_two_steps_read_the_year_before(world):
+    configuration = years(tiny_configuration(tiny_inputs(steps=(0, -1))), (2001,), (2001,))
+    _, material = gather(configuration, **world)
+    assert material.arrays.coarse.shape == (1, 14, 45, 90)
+    _, alone = gather(years(tiny_configuration(), (2000,), (2001,)), **world)
+    scale = [(c.mean, c.scale) for c in gather(configuration, **world)[0].inputs.coarse]
+    found = material.arrays.coarse[0, 7] * scale[0][1] + scale[0][0]
+    own = [(c.mean, c.scale) for c in gather(years(tiny_configuration(), (2000,), (2001,)), **world)[0].inputs.coarse]
+    expected = alone.arrays.coarse[0, 0] * own[0][1] + own[0][0]
+    land = alone.arrays.coarse[0, 6] > 0
+    np.testing.assert_allclose(found[land], expected[land], atol=1e-5)
+
+
+def test_the_prior_is_the_map_of_the_adjacent_year(world):
+    prior = tiny_world((1999, 2000))[2]
+    _, material = gather(tiny_configuration(tiny_inputs("code")), **world, prior=prior)
+    np.testing.assert_array_equal(material.arrays.prior, prior.values)
+
+
+def test_any_orientation_of_the_data_gives_the_same_arrays(world):
+    _, expected = gather(tiny_configuration(), **world)
+    turned = {
+        "forcing": world["forcing"].isel(lat=slice(None, None, -1)).rename(lat="latitude"),
+        "static": world["static"].isel(lat=slice(None, None, -1)).transpose("lon", "lat"),
+        "target": world["target"].transpose("lat", "lon", "time").chunk(lat=50),
+    }
+    _, found = gather(tiny_configuration(), **turned)
+    np.testing.assert_array_equal(found.arrays.target, expected.arrays.target)
+    np.testing.assert_allclose(found.arrays.coarse, expected.arrays.coarse, atol=1e-6)
+    np.testing.assert_array_equal(found.arrays.static, expected.arrays.static)
+
+
+def test_a_region_can_be_learned_from(world):
+    region = {"lat": slice(62, -2), "lon": slice(-60, 60)}
+    _, material = gather(tiny_configuration(), **{name: data.sel(region) for name, data in world.items()})
+    assert material.grid.shape == (64, 120)
+    assert (material.arrays.target != MASKED).any()
+
+
+def test_missing_years_are_named(world):
+    with pytest.raises(TimeError, match=r"forcing lacks the years \[1999\] that the map of 2000 needs"):
+        gather(tiny_configuration(tiny_inputs(steps=(0, -1))), **world)
+    with pytest.raises(TimeError, match="target lacks the year 2030"):
+        gather(years(tiny_configuration(), (2000,), (2030,)), **world)
+    with pytest.raises(TimeError, match="share no year"):
+        gather(tiny_configuration(), **{**world, "target": world["target"].assign_coords(time=[2010, 2011])})
+
+
+def test_years_that_do_not_pair_are_named(world):
+    with pytest.raises(ConfigurationError, match="give both or neither"):
+        gather(years(tiny_configuration(), (2000,), ()), **world)
+    with pytest.raises(ConfigurationError, match="forcing_years names 1 years and target_years 2: give as many"):
+        gather(years(tiny_configuration(), (2000,), (2000, 2001)), **world)
+
+
+def test_a_missing_state_and_bad_values_are_named(world):
+    with pytest.raises(ForcingError, match="range"):
+        gather(tiny_configuration(), **{**world, "forcing": world["forcing"].drop_vars("range")})
+    world["forcing"]["primf"][0, 20, 40:50] = 3.0
+    with pytest.raises(ForcingError, match="primf: 10 cells"):
+        gather(tiny_configuration(), **world)
+
+
+def test_an_optional_variable_may_be_missing(world):
+    _, material = gather(tiny_configuration(), **{**world, "forcing": world["forcing"].drop_vars("secma")})
+    assert not material.arrays.coarse[:, 5].any()
+
+
+@pytest.mark.parametrize("code", [9, 200, -1, 300])
+def test_unknown_codes_in_the_target_are_counted(world, code):
+    target = world["target"].astype(np.int16)
+    target[0, 10, 20:25] = code
+    with pytest.raises(VocabularyError, match=rf"target: unknown class codes {code} \(5 cells\)"):
+        gather(tiny_configuration(), **{**world, "target": target})
+
+
+def test_a_target_with_gaps_in_floating_point_is_named(world):
+    target = world["target"].astype(np.float32).where(world["target"] != 4)
+    with pytest.raises(VocabularyError, match=r"unknown class codes nan \(\d+ cells\)"):
+        gather(tiny_configuration(), **{**world, "target": target})
+
+
+def test_pixels_marked_as_unknown_in_the_target_do_not_count(world):
+    world["target"][:, 60:70, :] = MASKED
+    _, material = gather(tiny_configuration(), **world)
+    assert (material.arrays.target[:, 60:70] == MASKED).all()
+
+
+def test_a_target_on_another_grid_is_named(world):
+    with pytest.raises(GridError, match="does not nest"):
+        gather(tiny_configuration(), **{**world, "target": world["target"].isel(lat=slice(4, None))})
+    halved = world["target"].isel(lat=slice(None, None, 2), lon=slice(None, None, 2))
+    halved = halved.assign_coords(lat=halved["lat"] - 0.5, lon=halved["lon"] + 0.5)
+    with pytest.raises(ConfigurationError, match=f"target: 2 degree cells, but the model's factor is {FACTOR}"):
+        gather(tiny_configuration(), **{**world, "target": halved})
+
+
+def test_a_target_without_years_is_named(world):
+    with pytest.raises(ConfigurationError, match="target needs a time dimension of calendar years"):
+        gather(tiny_configuration(), **{**world, "target": world["target"].isel(time=0, drop=True)})
+
+
+def test_missing_or_shifted_static_predictors_are_named(world):
+    with pytest.raises(StaticError, match="lack elevation, land_share"):
+        gather(tiny_configuration(), **{**world, "static": world["static"].drop_vars(["elevation", "land_share"])})
+    with pytest.raises(StaticError, match="not on the fine grid of the forcing"):
+        gather(tiny_configuration(), **{**world, "static": world["static"].isel(lon=slice(None, 356))})
+
+
+def test_static_gaps_on_land_are_named(world):
+    land = world["static"]["land_share"].values > 0
+    world["static"]["elevation"] = world["static"]["elevation"].where(~land | (np.cumsum(land).reshape(land.shape) > 6))
+    with pytest.raises(StaticError, match="'elevation' is NaN or infinite in 6 cells of land"):
+        gather(tiny_configuration(), **world)
+
+
+def test_a_prior_that_is_missing_short_or_unknown_is_named(world):
+    configuration = tiny_configuration(tiny_inputs("one_hot"))
+    with pytest.raises(ConfigurationError, match="give the maps of the adjacent years with prior="):
+        gather(configuration, **world)
+    with pytest.raises(TimeError, match="prior holds 1 maps; one is needed for each of the 2 targets"):
+        gather(configuration, **world, prior=world["target"].isel(time=[0]))
+    with pytest.raises(PriorError, match=r"prior: unknown class codes 44 \(720 cells\)"):
+        gather(configuration, **world, prior=world["target"].where(world["target"]["lat"] != 10.5, 44))
+
+
+def test_files_are_opened_as_the_configuration_names_them(world, tmp_path):
+    paths = {name: str(tmp_path / f"{name}.nc") for name in ("forcing", "target")}
+    paths["static"] = str(tmp_path / "static.zarr")
+    world["forcing"].to_netcdf(paths["forcing"])
+    world["target"].to_netcdf(paths["target"])
+    world["static"].to_zarr(paths["static"], zarr_format=2)
+    configuration = tiny_configuration()
+    configuration = replace(configuration, data=replace(configuration.data, **paths))
+    opened = open_data(configuration)
+    assert set(opened) == {"forcing", "target", "static"}
+    _, found = gather(configuration, **opened)
+    _, expected = gather(tiny_configuration(), **world)
+    np.testing.assert_array_equal(found.arrays.target, expected.arrays.target)
+    np.testing.assert_array_equal(found.arrays.coarse, expected.arrays.coarse)
+    assert set(open_data(configuration, skip=("target", "static"))) == {"forcing"}
+
+
+@pytest.mark.parametrize("entry", ["forcing", "target", "static"])
+def test_a_file_that_does_not_exist_is_named_with_its_entry(entry):
+    configuration = tiny_configuration()
+    others = tuple({"forcing", "target", "static"} - {entry})
+    with pytest.raises(ConfigurationError, match=rf"\[data\] {entry} = 'tiny.*' does not exist"):
+        open_data(configuration, skip=others)
+
+
+def test_a_path_given_in_place_of_the_forcing_is_named_when_it_is_missing():
+    with pytest.raises(ConfigurationError, match=r"forcing = 'elsewhere\.nc' does not exist: .*--forcing"):
+        open_data(tiny_configuration(), "elsewhere.nc", skip=("target", "static"))
+
+
+def test_a_target_file_without_land_use_is_named(world, tmp_path):
+    path = tmp_path / "maps.nc"
+    world["target"].rename("lulc").to_netcdf(path)
+    configuration = tiny_configuration()
+    configuration = replace(configuration, data=replace(configuration.data, target=str(path)))
+    with pytest.raises(ConfigurationError, match=r"holds no variable 'land_use' .* it holds lulc"):
+        open_data(configuration, skip=("forcing", "static"))

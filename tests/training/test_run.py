@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.worlds import tiny_configuration, tiny_inputs, tiny_world
+from xland.errors import CheckpointError, ConfigurationError
+from xland.models import find_model
+from xland.training.run import train
+from xland.training.state import STATE
+
+TOML = """
+name = "from-toml"
+title = "A model of the tests"
+
+[data]
+forcing = "{folder}/states.nc"
+target = "{folder}/maps.nc"
+static = "{folder}/static.nc"
+
+[inputs]
+factor = 4
+resolution = 1.0
+window = 40
+stride = 20
+coarse = [
+  {{ name = "forest", sources = ["primf", "secdf"] }},
+  {{ name = "has_data", sources = [] }},
+]
+static = [{{ name = "elevation", sources = ["elevation"] }}]
+
+[architecture]
+width = 4
+depth = 1
+
+[schedule]
+epochs = 1
+patch = 40
+patch_stride = 40
+"""
+
+
+@pytest.fixture
+def files(tmp_path):
+    coarse, static, maps = tiny_world((2000,))
+    coarse.to_netcdf(tmp_path / "states.nc")
+    static.to_netcdf(tmp_path / "static.nc")
+    maps.to_netcdf(tmp_path / "maps.nc")
+    (tmp_path / "recipe.toml").write_text(TOML.format(folder=tmp_path))
+    return tmp_path
+
+
+def test_a_file_alone_trains_a_model(files):
+    checkpoint = train(files / "recipe.toml", files / "model", progress=False)
+    assert checkpoint == find_model(files / "model")
+    assert checkpoint.name == "from-toml"
+    assert checkpoint.card["data"]["forcing"]["name"] == "states.nc"
+    assert str(files) not in str(checkpoint.card["data"]), "cards do not tell where the data lay"
+    assert (files / "model" / "log.csv").is_file()
+
+
+def test_data_in_memory_stand_in_for_files(files):
+    coarse, static, maps = tiny_world((2000,))
+    from_files = train(files / "recipe.toml", files / "a", progress=False)
+    in_memory = train(files / "recipe.toml", files / "b", forcing=coarse, static=static, target=maps, progress=False)
+    own, other = from_files.network().state_dict(), in_memory.network().state_dict()
+    assert all(torch.equal(own[name], other[name]) for name in own)
+
+
+def test_a_path_replaces_the_forcing_of_the_configuration(files):
+    (files / "states.nc").rename(files / "moved.nc")
+    with pytest.raises(ConfigurationError, match=r"forcing = .* does not exist"):
+        train(files / "recipe.toml", files / "model", progress=False)
+    train(files / "recipe.toml", files / "model", forcing=files / "moved.nc", progress=False)
+    assert (files / "model" / "card.json").is_file()
+
+
+def test_progress_is_shown_and_can_be_silent(files, capsys):
+    train(files / "recipe.toml", files / "loud")
+    shown = capsys.readouterr().out
+    assert "loss" in shown
+    assert "accuracy" in shown
+    train(files / "recipe.toml", files / "silent", progress=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_training_resumes_where_it_was(files):
+    train(files / "recipe.toml", files / "model", progress=False)
+    with pytest.raises(ConfigurationError, match="resume it"):
+        train(files / "recipe.toml", files / "model", progress=False)
+    train(files / "recipe.toml", files / "model", resume=True, progress=False)
+    content = (files / "model" / STATE).read_bytes()
+    (files / "model" / STATE).write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="damaged"):
+        train(files / "recipe.toml", files / "model", resume=True, progress=False)
+
+
+def test_an_unknown_configuration_is_named(tmp_path):
+    with pytest.raises(ConfigurationError, match="there is no configuration 'luh9'"):
+        train("luh9", tmp_path, progress=False)
+
+
+def test_a_prior_is_handed_on(tmp_path):
+    coarse, static, maps = tiny_world((2000, 2001))
+    configuration = tiny_configuration(tiny_inputs("one_hot"), epochs=1)
+    data = replace(configuration.data, forcing_years=(2001,), target_years=(2001,))
+    checkpoint = train(
+        replace(configuration, data=data),
+        tmp_path,
+        forcing=coarse,
+        static=static,
+        target=maps,
+        prior=maps.sel(time=[2000]),
+        progress=False,
+    )
+    assert checkpoint.inputs.prior == "one_hot"
+    assert 0 < checkpoint.card["validation"]["accuracy"] <= 1
