@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 import xland.accessor  # noqa: F401 - registers .ai4land
@@ -15,10 +14,9 @@ from xland.batches.split import Part, divide
 from xland.catalog import open_entry
 from xland.evaluation.report import write_report
 from xland.evaluation.scores import Comparison, compare
-from xland.forcing import read_forcing
 from xland.grid import Grid
 from xland.models import find_model
-from xland.models.baselines import as_map, cell_mode, crosswalk, most_frequent
+from xland.models.baselines import simple_maps
 
 FRACTIONS_MODEL = "fractions-0p05"
 LUH2_MODEL = "luh2-0p05"
@@ -90,9 +88,13 @@ def demo(
 
     console.rule("3. reopen from the catalog, score, draw")
     published = open_entry(results.catalog, name)
-    maps = {"observed": _cut(datasets.land_use_modis(), published), "model": published["land_use"]}
-    maps |= _baselines(coarse, maps["observed"], model.inputs.factor)
-    scores = _score(maps, model.inputs.factor, int(model.card["split"]["seed"]))
+    observed = datasets.land_use_modis()
+    part = divide(observed.isel(time=0).values, Grid.world(model.inputs.resolution), int(model.card["split"]["seed"]))
+    baselines = simple_maps(coarse, observed, model.inputs.factor, part == Part.TRAIN)
+    maps = {"observed": _cut(observed, published), "model": published["land_use"]}
+    maps |= {baseline: _cut(values, published) for baseline, values in baselines.items()}
+    held_out = observed.isel(time=0, drop=True).copy(data=part == Part.TEST)
+    scores = _score(maps, _cut(held_out, published), model.inputs.factor)
     scores.to_json(results.scores)
     published["land_use"].ai4land.plot(title=None).figure.savefig(results.picture, dpi=150)
     write_report(
@@ -109,41 +111,18 @@ def demo(
     return results
 
 
-def _cut(observed: xr.DataArray, like: xr.Dataset) -> xr.DataArray:
-    """Return the part of the observed map that the published one covers."""
-    return observed.sel(lat=like["lat"], lon=like["lon"], method="nearest", tolerance=1e-4)
+def _cut(values: xr.DataArray, like: xr.Dataset) -> xr.DataArray:
+    """Return the part of a map that the published one covers."""
+    return values.sel(lat=like["lat"], lon=like["lon"], method="nearest", tolerance=1e-4)
 
 
-def _baselines(coarse: xr.Dataset, observed: xr.DataArray, factor: int) -> dict[str, xr.DataArray]:
-    """Make maps that need no learning, on the cells of the observed one."""
-    codes = observed.isel(time=0).values
-    names = [str(name) for name in coarse.data_vars]
-    forcing = read_forcing(coarse, variables=names)
-    whole = forcing.grid
-    own = Grid.from_centres(observed["lat"].values, observed["lon"].values).coarsen(factor)
-    rows = slice(own.row_offset - whole.row_offset, own.row_offset - whole.row_offset + own.rows)
-    columns = slice(own.column_offset - whole.column_offset, own.column_offset - whole.column_offset + own.columns)
-    states = {name: forcing.data[name].isel(time=0).values[rows, columns] for name in names}
-    return {
-        "crosswalk": as_map(crosswalk(states, factor), observed, "crosswalk"),
-        "most frequent class": as_map(most_frequent(codes), observed, "most_frequent"),
-        "mode of the observed cell": as_map(cell_mode(codes, factor), observed, "cell_mode"),
-    }
-
-
-def _score(maps: dict[str, xr.DataArray], factor: int, seed: int) -> Comparison:
-    whole = datasets.land_use_modis()
-    part = divide(whole.isel(time=0).values, Grid.world(0.05), seed)
-    held_out = xr.DataArray(part == Part.TEST, {"lat": whole["lat"], "lon": whole["lon"]}, ("lat", "lon"))
-    observed = maps["observed"]
-    inside = held_out.sel(lat=observed["lat"], lon=observed["lon"])
-    if not bool(np.asarray(inside).any()):
-        return compare(_predictions(maps), observed, factor=factor, cells="all cells: the region holds no held-out one")
-    return compare(_predictions(maps), observed, factor=factor, within=inside, cells="held-out cells of the split")
-
-
-def _predictions(maps: dict[str, xr.DataArray]) -> dict[str, xr.DataArray]:
-    return {name: values for name, values in maps.items() if name != "observed"}
+def _score(maps: dict[str, xr.DataArray], held_out: xr.DataArray, factor: int) -> Comparison:
+    predictions = {name: values for name, values in maps.items() if name != "observed"}
+    if not bool(held_out.any()):
+        label = "all cells: the region holds no held-out one"
+        return compare(predictions, maps["observed"], factor=factor, cells=label)
+    label = "held-out cells of the split"
+    return compare(predictions, maps["observed"], factor=factor, within=held_out, cells=label)
 
 
 def _summary(console: Any, scores: Comparison, results: Results, name: str) -> None:

@@ -19,20 +19,10 @@ import numpy as np
 import xarray as xr
 
 import xland.accessor  # noqa: F401 - registers .ai4land
-from xland.batches.masking import MASKED
 from xland.batches.split import Part
 from xland.evaluation.scores import compare
-from xland.forcing import read_forcing
 from xland.models import find_model
-from xland.models.baselines import (
-    as_map,
-    cell_mode,
-    crosswalk,
-    fit_trees,
-    most_frequent,
-    pixel_features,
-    predict_trees,
-)
+from xland.models.baselines import as_map, fit_trees, pixel_features, predict_trees, simple_maps
 from xland.training.configuration import read_configuration
 from xland.training.material import Material, gather, open_data
 from xland.vocabulary import LAND_CLASSES
@@ -72,7 +62,8 @@ def lines(short: str, name: str, *, quick: bool) -> Iterator[dict[str, object]]:
 
     part = observed.sel(lat=predicted["lat"], lon=predicted["lon"], method="nearest", tolerance=1e-4)
     maps = {"model": predicted}
-    maps |= _baselines(opened["forcing"], observed, material, configuration.inputs.factor)
+    training = material.part == Part.TRAIN
+    maps |= simple_maps(opened["forcing"], observed, configuration.inputs.factor, training)
     if not quick:
         maps["trees"] = _trees(configuration.inputs, material, observed)
     maps = {
@@ -91,7 +82,7 @@ def lines(short: str, name: str, *, quick: bool) -> Iterator[dict[str, object]]:
         for domain in ("land", "mixed"):
             for weighting in ("pixels", "area"):
                 each = getattr(scores[key], weighting)[domain]
-                prefix = f"{short}_{domain}_{key}" if key != "model" else f"{short}_{domain}"
+                prefix = f"{short}_{domain}" + ("" if key == "model" else f"_{key.replace(' ', '_')}")
                 figures = {"accuracy": each.accuracy, "miou": each.miou, "urban_iou": float(each.iou[1])}
                 for figure, value in figures.items():
                     yield {
@@ -102,20 +93,6 @@ def lines(short: str, name: str, *, quick: bool) -> Iterator[dict[str, object]]:
                         **common,
                     }
     yield {"name": f"{short}_seconds", "figure": round(seconds, 1), "pixels": int(predicted.size), **common}
-
-
-def _baselines(forcing: xr.Dataset, observed: xr.DataArray, material: Material, factor: int) -> dict[str, xr.DataArray]:
-    names = [str(each) for each in forcing.data_vars]
-    states = {
-        str(each): values.isel(time=0).values for each, values in read_forcing(forcing, variables=names).data.items()
-    }
-    codes = observed.isel(time=0).values
-    training = np.where(material.part == Part.TRAIN, codes, MASKED)
-    return {
-        "crosswalk": as_map(crosswalk(states, factor), observed, "crosswalk"),
-        "most_frequent": as_map(most_frequent(training), observed, "most_frequent"),
-        "cell_mode": as_map(cell_mode(codes, factor), observed, "cell_mode"),
-    }
 
 
 def _trees(inputs: object, material: Material, observed: xr.DataArray) -> xr.DataArray:

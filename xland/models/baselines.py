@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import MissingDependencyError, ModelError
+from xland.forcing import read_forcing
 from xland.grid import expand
 from xland.inputs import InputSpec
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, OCEAN, OTHER, STATE_CLASSES, class_code, flag_attributes
@@ -65,6 +66,39 @@ def most_frequent(observed: NDArray[np.uint8], shape: tuple[int, int] | None = N
     """Give every pixel the most frequent land class of the observed map."""
     counts = np.array([(observed == code).sum() for code in LAND_CLASSES])
     return np.full(shape or observed.shape, LAND_CLASSES[int(counts.argmax())], dtype=np.uint8)
+
+
+def simple_maps(
+    forcing: xr.Dataset, observed: xr.DataArray, factor: int, training: NDArray[np.bool_]
+) -> dict[str, xr.DataArray]:
+    """Make the maps that need no learning, on the grid of the observed map.
+
+    Parameters
+    ----------
+    forcing : Dataset
+        Coarse fractions of LUH states or of classes; the first year is used.
+    observed : DataArray
+        Class codes (time, lat, lon) on the refined grid of the forcing; the first year is used.
+    factor : int
+        Fine cells along a coarse cell.
+    training : (rows, columns) array of bool
+        Where the most frequent class may be looked up.
+
+    Returns
+    -------
+    dict of str to DataArray
+        ``crosswalk``, ``most frequent class`` and ``mode of the observed cell``.
+    """
+    names = [str(name) for name in forcing.data_vars if str(name) in STATE_CLASSES or str(name) in CLASS_NAMES]
+    data = read_forcing(forcing, variables=names).data
+    states = {name: data[name].isel(time=0).values for name in names}
+    codes = observed.isel(time=0).values
+    maps = {
+        "crosswalk": crosswalk(states, factor),
+        "most frequent class": most_frequent(codes[training], codes.shape),
+        "mode of the observed cell": cell_mode(codes, factor),
+    }
+    return {name: as_map(values, observed, "land_use") for name, values in maps.items()}
 
 
 def as_map(codes: NDArray[np.uint8], like: xr.DataArray, name: str) -> xr.DataArray:

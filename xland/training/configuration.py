@@ -28,7 +28,7 @@ class Data:
         Path of a coarse Dataset (NetCDF or Zarr), or ``class-fractions``: the class shares of the
         target itself on the coarse grid.
     target : str
-        Path of a map of class codes (NetCDF, Zarr or GeoTIFF with a code table), or ``modis-2019``.
+        Path of a map of class codes (NetCDF or Zarr), or ``modis-2019``.
     static : str
         Path of a Dataset on the fine grid, or ``default``: the predictors of `xland.datasets`.
     forcing_years, target_years : tuple of int

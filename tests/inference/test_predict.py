@@ -1,0 +1,80 @@
+"""One block: windows blended into probabilities."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.worlds import tiny_inputs
+from xland.inference.predict import Block, confidence, most_probable, predict_block
+from xland.inference.windows import Span
+
+
+class Constant(torch.nn.Module):
+    """Gives every pixel the same scores, and counts the windows that it was asked for."""
+
+    def __init__(self, scores: list[float]) -> None:
+        super().__init__()
+        self.inputs = tiny_inputs()
+        self.scores = torch.tensor(scores)
+        self.windows = 0
+
+    def forward(self, coarse: torch.Tensor, static: torch.Tensor) -> torch.Tensor:
+        self.windows += len(static)
+        return self.scores[None, :, None, None].expand(len(static), -1, *static.shape[2:])
+
+
+def run(network: Constant, block: Block, land: np.ndarray) -> np.ndarray:
+    rows, columns = len(block.read_rows), len(block.read_columns)
+    coarse = np.zeros((7, rows // 4, columns // 4), np.float32)
+    return predict_block(network, block, coarse, np.zeros((3, rows, columns), np.float16), land)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(-20, 20), st.integers(1, 20), st.lists(st.floats(-4, 4), min_size=8, max_size=8))
+def test_the_same_scores_everywhere_are_blended_into_themselves(start, length, scores):
+    block = Block(Span(4 * start, 4 * (start + length)), Span(8, 40), 40, 20)
+    land = np.ones((len(block.read_rows), len(block.read_columns)), bool)
+    found = run(Constant(scores), block, land)
+    expected = torch.tensor(scores, dtype=torch.float32).softmax(0).numpy()
+    np.testing.assert_allclose(found, np.broadcast_to(expected[:, None, None], found.shape), atol=1e-6)
+    np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-6)
+
+
+def test_windows_without_land_in_the_block_are_not_run():
+    block = Block(Span(0, 80), Span(0, 80), 40, 20)
+    land = np.zeros((len(block.read_rows), len(block.read_columns)), bool)
+    network = Constant([0.0] * 8)
+    assert (run(network, block, land)[0] == 1).all()
+    assert network.windows == 0
+    land[block.core][0, 0] = True
+    run(network, block, land)
+    assert network.windows == 4, "a pixel at the corner of the lattice lies in four windows"
+    land[0, 0] = True
+    run(network, block, land)
+    assert network.windows == 8, "land in the halo alone runs no further window"
+
+
+def test_class_and_confidence_of_probabilities():
+    probabilities = np.array([[0.2, 0.5], [0.7, 0.5], [0.1, 0.0]], np.float32)
+    assert most_probable(probabilities).tolist() == [1, 0]
+    np.testing.assert_allclose(confidence(probabilities), [0.5, 0.0], atol=1e-7)
+
+
+def test_worker_threads_leave_the_cores_to_dask():
+    block = Block(Span(0, 20), Span(0, 20), 40, 20)
+    land = np.ones((len(block.read_rows), len(block.read_columns)), bool)
+    counts = []
+
+    def work() -> None:
+        run(Constant([0.0] * 8), block, land)
+        counts.append(torch.get_num_threads())
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    worker.join()
+    assert counts == [1]
