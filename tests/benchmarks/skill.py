@@ -23,6 +23,7 @@ from xland.batches.split import Part
 from xland.evaluation.scores import compare
 from xland.models import find_model
 from xland.models.baselines import as_map, fit_trees, pixel_features, predict_trees, simple_maps
+from xland.models.checkpoint import update_card
 from xland.training.configuration import read_configuration
 from xland.training.material import Material, gather, open_data
 from xland.vocabulary import LAND_CLASSES
@@ -35,11 +36,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="Europe and Africa only, no trees")
     parser.add_argument("--only", choices=["luh2", "fractions"], help="one of the two models")
+    parser.add_argument("--card", action="store_true", help="write the scores into the cards of the models, too")
     options = parser.parse_args()
     for short, name in (("luh2", "luh2-0p05"), ("fractions", "fractions-0p05")):
         if options.only in (None, short):
-            for line in lines(short, name, quick=options.quick):
+            found = list(lines(short, name, quick=options.quick))
+            for line in found:
                 print(json.dumps(line), flush=True)
+            if options.card and "skipped" not in found[0]:
+                _write_card(name, found)
+
+
+def _write_card(name: str, found: list[dict[str, object]]) -> None:
+    scores = {f"{line['name']} ({line['weighting']})": line["figure"] for line in found if "weighting" in line}
+    update_card(find_model(name).folder, {"scores": {"cells": found[0]["cells"], **scores}})
 
 
 def lines(short: str, name: str, *, quick: bool) -> Iterator[dict[str, object]]:

