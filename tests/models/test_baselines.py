@@ -20,6 +20,7 @@ from xland.models.baselines import (
     most_frequent,
     pixel_features,
     predict_trees,
+    simple_maps,
 )
 from xland.vocabulary import (
     CLASS_NAMES,
@@ -152,3 +153,19 @@ def test_trees_without_scikit_learn_name_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'xland\[trees\]'"):
         fit_trees(np.zeros((2, 1), np.float32), np.zeros(2, np.uint8))
+
+
+def test_simple_maps_lie_on_the_grid_of_the_observed_one_and_use_training_cells_only():
+    coarse, _, maps = tiny_world((2000,))
+    codes = maps.isel(time=0).values
+    training = np.zeros(codes.shape, bool)
+    training[:, :180] = True
+    coarse["lat_bounds"] = ("lat", coarse["lat"].values)
+    made = simple_maps(coarse, maps, 4, training)
+    assert list(made) == ["crosswalk", "most frequent class", "mode of the observed cell"]
+    for each in made.values():
+        np.testing.assert_array_equal(each["lat"], maps["lat"])
+        assert each.dims == ("lat", "lon")
+    west = np.bincount(codes[:, :180].ravel(), minlength=8)
+    assert np.unique(made["most frequent class"]).tolist() == [1 + int(west[1:7].argmax())]
+    assert (made["mode of the observed cell"].values == codes).mean() > (made["crosswalk"].values == codes).mean()
