@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xland.errors import XlandError
+from xland.errors import StoreError, XlandError
+from xland.files import open_coarse, open_map
 from xland.models import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ def _downscale(commands: Any) -> None:
             direction=options.direction,
         )
         if options.store.suffix == ".nc":
+            if options.resume:
+                raise StoreError("a NetCDF file cannot be resumed: write a Zarr store, or leave --resume out")
             write_netcdf(fine, options.store, overwrite=options.overwrite)
         else:
             write(fine, options.store, overwrite=options.overwrite, resume=options.resume)
@@ -242,30 +245,6 @@ def _add_bbox(parser: argparse.ArgumentParser) -> None:
         metavar=("WEST", "SOUTH", "EAST", "NORTH"),
         help="region in degrees; everything by default",
     )
-
-
-def open_coarse(path: Path) -> xr.Dataset:
-    """Open a NetCDF file or Zarr store as it was released, times undecoded."""
-    import xarray as xr
-
-    if not path.exists():
-        raise XlandError(f"{path} does not exist")
-    if path.is_dir():
-        return xr.open_zarr(path, decode_times=False)
-    try:
-        return xr.open_dataset(path, decode_times=False, chunks={})
-    except (OSError, ValueError) as error:
-        raise XlandError(f"{path} cannot be opened as NetCDF: {error}") from error
-
-
-def open_map(path: Path) -> xr.DataArray:
-    """Open the ``land_use`` of a Zarr store or NetCDF file."""
-    from xland.store import open_store
-
-    ds = open_store(path) if path.is_dir() else open_coarse(path)
-    if "land_use" not in ds:
-        raise XlandError(f"{path} has no variable 'land_use'; it holds {', '.join(map(str, ds.data_vars))}")
-    return ds["land_use"]
 
 
 def observed_map(name: str) -> xr.DataArray:

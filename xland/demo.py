@@ -14,6 +14,7 @@ from xland.batches.split import Part, divide
 from xland.catalog import open_entry
 from xland.evaluation.report import write_report
 from xland.evaluation.scores import Comparison, compare
+from xland.files import open_coarse
 from xland.grid import Grid
 from xland.models import find_model
 from xland.models.baselines import simple_maps
@@ -77,7 +78,7 @@ def demo(
 
     console.rule("1. coarse land use, as it comes")
     datasets.fetch_all()
-    coarse = datasets.class_fractions() if forcing is None else xr.open_dataset(forcing, decode_times=False, chunks={})
+    coarse = datasets.class_fractions() if forcing is None else open_coarse(forcing)
     console.print(str(coarse.ai4land.check()))
 
     console.rule(f"2. downscale with {model.name}, write, publish")

@@ -48,7 +48,7 @@ class Finding:
         return self.message + cells + place + (f"; {self.remedy}" if self.remedy else "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CheckTable:
     """What :func:`check` found: printable, and as a table in notebooks.
 
@@ -107,6 +107,8 @@ class CheckTable:
         console = Console(file=io.StringIO(), width=_WIDTH, record=True)
         console.print(Group(*parts))
         return "\n".join(line.rstrip() for line in console.export_text().splitlines())
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         facts = "".join(

@@ -44,6 +44,8 @@ class Channel:
         The channel is ``(transform(sum) - mean) / scale``.
     optional : bool
         Whether the channel may be missing; it is then 0 everywhere, the mean of the training data.
+    extras : tuple of str
+        Variables that are added, too, where there are any: ``pltns``, which LUH3 splits off.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Channel:
     mean: float = 0.0
     scale: float = 1.0
     optional: bool = False
+    extras: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.transform not in get_args(Transform):
@@ -61,7 +64,8 @@ class Channel:
 
     def compute(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Make the channel from its sources, in float32; NaN stays NaN."""
-        total = sum(np.asarray(values[name], dtype=np.float32) for name in self.sources)
+        names = [*self.sources, *(name for name in self.extras if name in values)]
+        total = sum(np.asarray(values[name], dtype=np.float32) for name in names)
         transformed = _TRANSFORMS[self.transform](np.asarray(total, dtype=np.float32))
         return np.asarray((transformed - np.float32(self.mean)) / np.float32(self.scale), dtype=np.float32)
 
@@ -139,7 +143,11 @@ class InputSpec:
     @property
     def optional_coarse_variables(self) -> tuple[str, ...]:
         """Names of the forcing variables that are read if they are there."""
-        return _unique(name for channel in self.coarse if channel.optional for name in channel.sources)
+        return _unique(
+            name
+            for channel in self.coarse
+            for name in ((*channel.sources, *channel.extras) if channel.optional else channel.extras)
+        )
 
     @property
     def static_variables(self) -> tuple[str, ...]:
@@ -239,7 +247,8 @@ class InputSpec:
             entries = dict(values)
             for group in ("coarse", "static"):
                 entries[group] = tuple(
-                    Channel(**{**entry, "sources": tuple(entry["sources"])}) for entry in entries[group]
+                    Channel(**{**entry, "sources": tuple(entry["sources"]), "extras": tuple(entry.get("extras", ()))})
+                    for entry in entries[group]
                 )
             for name in ("steps", "classes"):
                 if name in entries:

@@ -100,7 +100,7 @@ def confidence_map(
     *,
     title: str | None = None,
     colorbar: bool = True,
-    label: str = "probability of the class",
+    label: str = "difference between the two largest probabilities",
     max_pixels: int = MAX_PIXELS,
 ) -> Axes:
     """Draw a probability or a confidence, 0 to 1, in a colour scale that colour-blind readers can read.

@@ -55,8 +55,7 @@ def decode_years(oriented: xr.Dataset, names: Names | None, year: int | None = N
                 return _years_of(oriented[name].expand_dims("time"))
         if year is None:
             raise TimeError(
-                "the forcing has no time dimension and does not say its year; "
-                "give it one: ds.expand_dims(time=[2015]), or pass year="
+                "the forcing has no time dimension and does not say its year; give it one: ds.expand_dims(time=[2015])"
             )
         return (int(year),)
     if names.coordinate is None:

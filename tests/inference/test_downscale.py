@@ -190,6 +190,20 @@ def test_a_rollout_does_not_depend_on_chunks(world, rolling_model):
     assert (one != cut).mean() < 1e-4
 
 
+def test_a_region_of_a_rollout_is_the_same_part_of_the_whole(world, rolling_model):
+    coarse, static, maps = world
+    options = {"model": rolling_model, "static": static, "prior": maps.sel(time=2000), "years": [2001, 2002]}
+    whole = downscale(coarse, chunks=60, **options)["land_use"]
+    part = downscale(coarse, chunks=60, region=(160, -20, -150, 30), **options)["land_use"].compute()
+    np.testing.assert_array_equal(part, whole.sel(lat=part["lat"], lon=part["lon"]))
+
+
+def test_years_of_a_rollout_must_follow_each_other(world, rolling_model):
+    coarse, static, _ = world
+    with pytest.raises(TimeError, match="2001"):
+        downscale(coarse, model=rolling_model, static=static, years=[2000, 2002])
+
+
 def test_two_steps_need_the_year_before(world, two_step_model):
     coarse, static, _ = world
     lazy = downscale(coarse, model=two_step_model, static=static)

@@ -15,6 +15,7 @@ from xland.errors import (
     GridError,
     PriorError,
     StaticError,
+    StoreError,
     TimeError,
     VocabularyError,
 )
@@ -243,5 +244,5 @@ def test_a_target_file_without_land_use_is_named(world, tmp_path):
     world["target"].rename("lulc").to_netcdf(path)
     configuration = tiny_configuration()
     configuration = replace(configuration, data=replace(configuration.data, target=str(path)))
-    with pytest.raises(ConfigurationError, match=r"holds no variable 'land_use' .* it holds lulc"):
+    with pytest.raises(StoreError, match=r"maps.nc holds no variable 'land_use'; it holds lulc"):
         open_data(configuration, skip=("forcing", "static"))

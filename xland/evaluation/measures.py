@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Weighting = Literal["area", "pixels"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scores:
     """Scores that follow from one confusion matrix.
 
@@ -157,6 +157,8 @@ class Scores:
 
     def __str__(self) -> str:
         return text_table(*self._table())
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return html_table(*self._table())

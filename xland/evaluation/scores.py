@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
     """Scores of one map in several domains and both weightings.
 
@@ -87,11 +87,13 @@ class Evaluation:
     def __str__(self) -> str:
         return str(Comparison({"map": self}))
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         return Comparison({"map": self})._repr_html_()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     """Scores of several maps, a model and its baselines, on the same cells.
 
@@ -173,6 +175,8 @@ class Comparison:
 
     def __str__(self) -> str:
         return text_table(*self._table())
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return html_table(*self._table())

@@ -1,1 +1,1 @@
-"""."""
+"""From coarse fractions to fine maps: windows, blocks, lazy arrays."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,25 +15,35 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.batches.masking import MASKED
-from xland.errors import GridError, ModelError, PriorError, RegionError, StaticError, TimeError
-from xland.forcing import Forcing, check_values, read_forcing
+from xland.errors import ModelError, PriorError, TimeError
+from xland.forcing import check_values, read_forcing
 from xland.grid import Grid
 from xland.inference.layout import Layout, Source, pieces
 from xland.inference.predict import Block, confidence, most_probable, predict_block
+from xland.inference.sources import (
+    Region,
+    choose_years,
+    coarse_source,
+    present_variables,
+    prior_source,
+    spans_of,
+    static_source,
+    target_grid,
+)
 from xland.inference.windows import Span
 from xland.models import DEFAULT_MODEL, find_model
 from xland.models.checkpoint import Checkpoint
 from xland.observed import with_crs
-from xland.orientation import orient, restore
+from xland.orientation import restore
 from xland.provenance import describe_product
 from xland.vocabulary import flag_attributes
+from xland.years import listed
 
 if TYPE_CHECKING:
     from xland.inputs import InputSpec
 
 OUTPUTS = ("land_use", "probability", "confidence")
 Direction = Literal["forward", "backward"]
-Region = tuple[float, float, float, float]
 
 
 def downscale(
@@ -63,7 +73,8 @@ def downscale(
         Static predictors on the fine grid, at least where the forcing is; by default those that
         `xland.datasets` provides.
     prior : DataArray, optional
-        Class codes on the fine grid for the year before the first (after the last, backward).
+        Class codes on the fine grid, wherever the forcing is, for the year before the first (after
+        the last, backward).
         Only for models that read one; without it their first year starts from a hidden prior.
     years : int, sequence of int or slice, optional
         Calendar years; all that the forcing holds by default.
@@ -98,16 +109,24 @@ def downscale(
         raise ModelError(f"direction must be 'forward' or 'backward', not {direction!r}")
     forcing = read_forcing(ds, variables=inputs.coarse_variables)
     _check_factor(forcing.grid, inputs, checkpoint.name)
-    chosen = _years(forcing, years, inputs.steps)
-    target = _target(forcing.grid.refine(inputs.factor), region, inputs.factor)
+    chosen = choose_years(forcing, years, inputs.steps)
+    whole = forcing.grid.refine(inputs.factor)
+    target = target_grid(whole, region, inputs.factor)
+    if inputs.prior == "none" and prior is not None:
+        raise ModelError(f"model {checkpoint.name!r} reads no prior map: leave prior out, or choose a model that does")
     fields = Fields(
-        coarse=_coarse_source(forcing, chosen, inputs),
-        static=_static_source(static, target, inputs),
-        variables=_present(forcing, inputs),
+        coarse=coarse_source(forcing, chosen, inputs),
+        static=static_source(static, target if inputs.prior == "none" else whole, inputs),
+        variables=present_variables(forcing, inputs),
     )
-    layout = Layout.cut(target, inputs, chunks)
-    first = None if prior is None else _prior_source(prior, target, inputs, checkpoint.name)
-    probabilities = _probabilities(checkpoint, fields, layout, first, chosen, direction)
+    if inputs.prior == "none":
+        layout = Layout.cut(target, inputs, chunks)
+        probabilities = _probabilities(checkpoint, fields, layout, chosen)
+    else:
+        layout = Layout.cut(whole, inputs, chunks)
+        first = None if prior is None else prior_source(prior, whole)
+        rolled = _rollout(checkpoint, fields, layout, first, chosen, direction)
+        probabilities = Source(rolled, whole).read(*spans_of(target))
     fine = _dataset(probabilities, target, chosen, wanted, inputs)
     identities = {"forcing": _identity(ds)}
     identities |= {
@@ -115,7 +134,7 @@ def downscale(
     }
     described = describe_product(
         fine,
-        title=f"Land use on {inputs.resolution:g} degree, {chosen[0]} to {chosen[-1]}",
+        title=f"Land use on {inputs.resolution:g} degree, {listed(chosen)}",
         summary=f"Class of land use in each cell, downscaled by the model {checkpoint.name} of xland",
         source=str(ds.attrs.get("title", "coarse land-use fractions")),
         model={"name": checkpoint.name, "sha256": checkpoint.digest, "licence": checkpoint.card.get("licence", "")},
@@ -144,6 +163,28 @@ class Geometry:
 
 
 def _probabilities(
+    checkpoint: Checkpoint, fields: Fields, layout: Layout, years: tuple[int, ...], prior: Source | None = None
+) -> da.Array:
+    """Probabilities of all years at once; `fields` holds just these years, `prior` one map for all."""
+    inputs = checkpoint.inputs
+    maps = [] if prior is None else [layout.halo(prior)[None, None]]
+    return da.map_blocks(
+        _predict_task,
+        layout.halo(fields.coarse, inputs.factor),
+        layout.halo(fields.static)[None],
+        *maps,
+        checkpoint=checkpoint,
+        geometry=Geometry(fields.coarse.grid, fields.static.grid, None if prior is None else prior.grid),
+        layout=layout,
+        variables=fields.variables,
+        years=years,
+        dtype=np.float32,
+        meta=np.empty((0, 0, 0, 0), np.float32),
+        chunks=((1,) * len(years), (len(inputs.classes),), *layout.chunks),
+    )
+
+
+def _rollout(
     checkpoint: Checkpoint,
     fields: Fields,
     layout: Layout,
@@ -151,33 +192,23 @@ def _probabilities(
     years: tuple[int, ...],
     direction: Direction,
 ) -> da.Array:
-    inputs = checkpoint.inputs
-    coarse = layout.halo(fields.coarse, inputs.factor)
-    static = layout.halo(fields.static)[None]
+    """Probabilities year by year: the map of each is the prior of the next.
 
-    def predict(steps: slice, previous: Source | None) -> da.Array:
-        maps = [] if previous is None else [layout.halo(previous)[None, None]]
-        return da.map_blocks(
-            _predict_task,
-            coarse[steps],
-            static,
-            *maps,
-            checkpoint=checkpoint,
-            geometry=Geometry(fields.coarse.grid, fields.static.grid, None if previous is None else previous.grid),
-            layout=layout,
-            variables=fields.variables,
-            years=years[steps],
-            dtype=np.float32,
-            meta=np.empty((0, 0, 0, 0), np.float32),
-            chunks=((1,) * len(years[steps]), (len(inputs.classes),), *layout.chunks),
+    A region needs ever more of its surroundings the longer a rollout is, so it is laid out on the
+    whole grid of the forcing; only the blocks that a result depends on are computed.
+    """
+    gaps = sorted(set(range(years[0], years[-1] + 1)) - set(years))
+    if gaps:
+        raise TimeError(
+            f"each year's map is the prior of the next, so years must follow each other; "
+            f"{len(gaps)} are missing between {years[0]} and {years[-1]}: {listed(gaps)}"
         )
-
-    if inputs.prior == "none":
-        return predict(slice(None), None)
     results: dict[int, da.Array] = {}
     positions = list(range(len(years)))
     for position in positions if direction == "forward" else positions[::-1]:
-        results[position] = predict(slice(position, position + 1), prior)
+        step = slice(position, position + 1)
+        now = replace(fields, coarse=Source(fields.coarse.array[step], fields.coarse.grid))
+        results[position] = _probabilities(checkpoint, now, layout, years[step], prior)
         prior = Source(_classes(results[position])[0], layout.grid)
     return da.concatenate([results[position] for position in positions], axis=0)
 
@@ -271,131 +302,6 @@ def _check_factor(grid: Grid, inputs: InputSpec, name: str) -> None:
         )
 
 
-def _years(forcing: Forcing, years: int | Sequence[int] | slice | None, steps: tuple[int, ...]) -> tuple[int, ...]:
-    """Years to map; without a wish, all whose steps the forcing holds."""
-    there = set(forcing.years)
-    if years is None or isinstance(years, slice):
-        start, stop = (years.start, years.stop) if isinstance(years, slice) else (None, None)
-        chosen = [
-            year
-            for year in forcing.years
-            if (start is None or year >= start)
-            and (stop is None or year <= stop)
-            and all(year + step in there for step in steps)
-        ]
-    else:
-        chosen = sorted({int(year) for year in np.atleast_1d(np.asarray(years))})
-        missing = sorted({year + step for year in chosen for step in steps} - there)
-        if missing:
-            raise TimeError(
-                f"the forcing lacks the years {', '.join(map(str, missing[:10]))} ({len(missing)} in all); "
-                f"it holds {forcing.years[0]} to {forcing.years[-1]}"
-            )
-    if not chosen:
-        raise TimeError(
-            f"no year to map: the forcing holds {forcing.years[0]} to {forcing.years[-1]} and the model reads the "
-            f"years {', '.join(f'{step:+d}' for step in steps)} relative to the map"
-        )
-    return tuple(chosen)
-
-
-def _target(grid: Grid, region: Region | None, factor: int) -> Grid:
-    """Return the fine grid of the result: whole coarse cells that touch the region."""
-    if region is None:
-        return grid
-    west, south, east, north = map(float, region)
-    if not (-90 <= south < north <= 90):
-        raise RegionError(f"region: south {south:g} must be less than north {north:g}, both within -90 to 90")
-    if east <= west:
-        east += 360
-    if east - west > 360:
-        raise RegionError(f"region: {west:g} to {east:g} E is more than once round the globe")
-    coarse = grid.coarsen(factor)
-    step, slack = coarse.resolution, 1e-6
-    r0 = max(int(np.floor((grid.north - north) / step + slack)), 0)
-    r1 = min(int(np.ceil((grid.north - south) / step - slack)), coarse.rows)
-    turn = 360.0 * np.floor((west - grid.west) / 360.0 + 1e-9)
-    c0 = int(np.floor((west - turn - grid.west) / step + slack))
-    c1 = int(np.ceil((east - turn - grid.west) / step - slack))
-    if not grid.is_global:
-        if c0 >= coarse.columns and c1 > round(360 / step):
-            c0, c1 = c0 - round(360 / step), c1 - round(360 / step)
-        c0, c1 = max(c0, 0), min(c1, coarse.columns)
-    if r1 <= r0 or c1 <= c0:
-        raise RegionError(
-            f"region {west:g} to {east:g} E, {south:g} to {north:g} N holds no cell of the forcing ({coarse})"
-        )
-    return Grid(step / factor, grid.north - r0 * step, grid.west + c0 * step, (r1 - r0) * factor, (c1 - c0) * factor)
-
-
-def _present(forcing: Forcing, inputs: InputSpec) -> tuple[str, ...]:
-    optional = [name for name in inputs.optional_coarse_variables if name in forcing.data]
-    return tuple(dict.fromkeys((*inputs.coarse_variables, *optional)))
-
-
-def _coarse_source(forcing: Forcing, years: tuple[int, ...], inputs: InputSpec) -> Source:
-    names = _present(forcing, inputs)
-    index = {year: position for position, year in enumerate(forcing.years)}
-    steps = [[index[year + step] for year in years] for step in inputs.steps]
-    layers = [_dask(forcing.data[name])[positions] for positions in steps for name in names]
-    stacked = da.stack(layers, axis=1).rechunk({0: 1, 1: -1})
-    return Source(stacked, forcing.grid)
-
-
-def _static_source(static: xr.Dataset | None, target: Grid, inputs: InputSpec) -> Source:
-    if static is None:
-        from xland.datasets import static_predictors
-
-        static = static_predictors(inputs.resolution)
-    missing = [name for name in inputs.static_variables if name not in static]
-    if missing:
-        raise StaticError(f"static predictors lack {', '.join(missing)}, which the model needs")
-    canonical, _ = orient(static[list(inputs.static_variables)], what="static predictors")
-    grid = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
-    _check_cover(grid, target, "static predictors", StaticError)
-    layers = [_dask(canonical[name].transpose("lat", "lon")).astype(np.float32) for name in inputs.static_variables]
-    return Source(da.stack(layers).rechunk({0: -1}), grid)
-
-
-def _prior_source(prior: xr.DataArray, target: Grid, inputs: InputSpec, name: str) -> Source:
-    if inputs.prior == "none":
-        raise ModelError(f"model {name!r} reads no prior map: leave prior out, or choose a model that does")
-    canonical, _ = orient(prior, what="prior map")
-    if "time" in canonical.dims:
-        if canonical.sizes["time"] != 1:
-            raise PriorError(
-                f"prior map holds {canonical.sizes['time']} time steps: select the one year before the first map"
-            )
-        canonical = canonical.isel(time=0)
-    if canonical.dtype.kind not in "iu":
-        raise PriorError(f"prior map must hold whole class codes, not {canonical.dtype}: convert it to uint8")
-    grid = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
-    _check_cover(grid, target, "prior map", PriorError)
-    return Source(_dask(canonical.transpose("lat", "lon")), grid)
-
-
-def _check_cover(
-    grid: Grid, target: Grid, what: str, error: type[GridError] | type[StaticError] | type[PriorError]
-) -> None:
-    if abs(grid.resolution / target.resolution - 1) > 1e-4:
-        raise error(
-            f"{what}: cells of {grid.resolution:g} degree, but the model maps cells of {target.resolution:g} degree"
-        )
-    off = (
-        abs((grid.north - target.north) / target.resolution % 1),
-        abs((grid.west - target.west) / target.resolution % 1),
-    )
-    if any(min(value, 1 - value) > 0.01 for value in off):
-        raise error(f"{what}: the edges of its cells do not meet those of the forcing's grid ({target}): regrid it")
-    rows, columns = pieces(
-        grid,
-        Span(target.row_offset, target.row_offset + target.rows),
-        Span(target.column_offset, target.column_offset + target.columns),
-    )
-    if not (rows.slices and columns.slices) or any((rows.before, rows.after, columns.before, columns.after)):
-        raise error(f"{what} ({grid}) does not cover the region to be mapped ({target})")
-
-
 def _classes(probabilities: da.Array) -> da.Array:
     return probabilities.map_blocks(
         most_probable, axis=1, drop_axis=1, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8)
@@ -444,8 +350,3 @@ def _identity(given: xr.Dataset | xr.DataArray) -> str:
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _dask(values: xr.DataArray) -> da.Array:
-    # asking a lazily opened array for its data would read it
-    return values.chunk().data if values.chunks is None else values.data

@@ -1,1 +1,1 @@
-"""."""
+"""Learning: configuration, material, objective, loop."""

@@ -19,6 +19,7 @@ from xland.batches.loader import TrainingArrays
 from xland.batches.masking import MASKED
 from xland.batches.split import Part, divide
 from xland.errors import ConfigurationError, PriorError, StaticError, TimeError, VocabularyError, XlandError
+from xland.files import open_coarse, open_map
 from xland.forcing import Forcing, check_values, read_forcing
 from xland.grid import Grid, nesting_factor
 from xland.inputs import Channel, InputSpec
@@ -140,33 +141,27 @@ def open_data(
     source = str(forcing or data.forcing)
     opened: dict[str, Any] = {}
     if "forcing" not in skip:
-        opened["forcing"] = datasets.class_fractions() if source == "class-fractions" else _open(source, "forcing")
+        shares = source == "class-fractions"
+        opened["forcing"] = datasets.class_fractions() if shares else open_coarse(_existing(source, "forcing"))
     if "target" not in skip:
-        target = datasets.land_use_modis() if data.target == "modis-2019" else _open(data.target, "target")
-        if isinstance(target, xr.Dataset):
-            if "land_use" not in target:
-                raise ConfigurationError(
-                    f"[data] target = {data.target!r} holds no variable 'land_use' of class codes: "
-                    f"rename yours; it holds {', '.join(map(str, target.data_vars)) or 'none'}"
-                )
-            target = target["land_use"]
-        opened["target"] = target
+        modis = data.target == "modis-2019"
+        opened["target"] = datasets.land_use_modis() if modis else open_map(_existing(data.target, "target"))
     if "static" not in skip:
         default = data.static == "default"
         resolution = configuration.inputs.resolution
-        opened["static"] = datasets.static_predictors(resolution) if default else _open(data.static, "static")
+        opened["static"] = (
+            datasets.static_predictors(resolution) if default else open_coarse(_existing(data.static, "static"))
+        )
     return opened
 
 
-def _open(path: str, entry: str) -> xr.Dataset:
+def _existing(path: str, entry: str) -> Path:
     if not Path(path).exists():
         raise ConfigurationError(
             f"[data] {entry} = {path!r} does not exist: give the path of your copy"
             + (" with --forcing" if entry == "forcing" else "")
         )
-    if Path(path).is_dir():
-        return xr.open_zarr(path, decode_times=False)
-    return xr.open_dataset(path, decode_times=False)
+    return Path(path)
 
 
 def _pairs(configuration: Configuration, forcing: tuple[int, ...], target: list[int]) -> list[tuple[int, int]]:

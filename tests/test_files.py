@@ -1,0 +1,51 @@
+"""Files are opened as they were released, and refused by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.worlds import tiny_world
+from xland.errors import StoreError
+from xland.files import open_coarse, open_map
+from xland.store import write
+
+
+def test_netcdf_and_zarr_are_opened_lazily_and_alike(tmp_path):
+    coarse, _, _ = tiny_world((2000,))
+    coarse.to_netcdf(tmp_path / "states.nc")
+    coarse.to_zarr(tmp_path / "states.zarr", zarr_format=3, consolidated=False)
+    for name in ("states.nc", "states.zarr"):
+        opened = open_coarse(tmp_path / name)
+        assert opened["primf"].chunks is not None
+        np.testing.assert_array_equal(opened["primf"], coarse["primf"])
+
+
+def test_undecodable_years_do_not_stop_opening(tmp_path):
+    coarse, _, _ = tiny_world((2000,))
+    time = coarse["time"].copy(data=[1150.0]).assign_attrs(units="years since 850-01-01 0:0:0", calendar="365_day")
+    coarse.assign_coords(time=time).to_netcdf(tmp_path / "states.nc")
+    assert open_coarse(tmp_path / "states.nc")["time"].values.tolist() == [1150.0]
+
+
+def test_maps_come_from_either_kind_of_file(tmp_path):
+    _, _, maps = tiny_world((2000,))
+    maps.to_netcdf(tmp_path / "maps.nc")
+    write(maps.to_dataset().chunk(), tmp_path / "maps.zarr", progress=False)
+    for name in ("maps.nc", "maps.zarr"):
+        np.testing.assert_array_equal(open_map(tmp_path / name), maps)
+
+
+@pytest.mark.parametrize("name", ["missing.nc", "damaged.nc", "empty.zarr"])
+def test_what_cannot_be_opened_is_named(tmp_path, name):
+    (tmp_path / "damaged.nc").write_text("neither this nor that")
+    (tmp_path / "empty.zarr").mkdir()
+    with pytest.raises(StoreError, match=name):
+        open_coarse(tmp_path / name)
+
+
+def test_a_file_without_maps_is_named(tmp_path):
+    coarse, _, _ = tiny_world((2000,))
+    coarse.to_netcdf(tmp_path / "states.nc")
+    with pytest.raises(StoreError, match=r"states.nc holds no variable 'land_use'; it holds primf"):
+        open_map(tmp_path / "states.nc")
