@@ -69,7 +69,7 @@ def write_report(
     scores : Comparison
         What :func:`xland.evaluation.scores.compare` returned, the model first.
     confidence : DataArray, optional
-        Probability of the chosen class, 0 to 1.
+        Difference between the two largest probabilities, 0 to 1.
     notes : sequence of str
         What a reader must know before the figures, such as what the coarse input is.
     card : mapping, optional

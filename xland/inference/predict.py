@@ -16,8 +16,11 @@ from xland.vocabulary import OCEAN
 if TYPE_CHECKING:
     from xland.models.unet import DownscalingNetwork
 
-BATCH = 8
-"""Windows that go through the network together."""
+BATCH = 1
+"""Windows that go through the network together: on a CPU one at a time stays in its cache.
+
+Measured for the shipped models on two cores, one thread each: 1.1 s a million pixels, 1.7 s for 8.
+"""
 
 _thread = threading.local()
 

@@ -87,15 +87,16 @@ def simple_maps(
     Returns
     -------
     dict of str to DataArray
-        ``crosswalk``, ``most frequent class`` and ``mode of the observed cell``.
+        Ocean where the forcing has none but ocean or no data: ``crosswalk``, ``most frequent class`` and ``mode of the observed cell``.
     """
     names = [str(name) for name in forcing.data_vars if str(name) in STATE_CLASSES or str(name) in CLASS_NAMES]
     data = read_forcing(forcing, variables=names).data
     states = {name: data[name].isel(time=0).values for name in names}
     codes = observed.isel(time=0).values
+    largest = crosswalk(states, factor)
     maps = {
-        "crosswalk": crosswalk(states, factor),
-        "most frequent class": most_frequent(codes[training], codes.shape),
+        "crosswalk": largest,
+        "most frequent class": np.where(largest == OCEAN, largest, most_frequent(codes[training], codes.shape)),
         "mode of the observed cell": cell_mode(codes, factor),
     }
     return {name: as_map(values, observed, "land_use") for name, values in maps.items()}
