@@ -235,6 +235,19 @@ def test_bad_values_are_named_when_they_are_computed(world, model, change, messa
     assert "2000" in str(error.value)
 
 
+def test_a_fault_beside_a_region_is_named_too(world, model):
+    """What stands in the halo of a region shapes its map."""
+    coarse, static, _ = world
+    broken = coarse.sel(time=[2000]).copy(deep=True)
+    row, column = np.argwhere(np.isfinite(broken["primf"].values[0]))[40]
+    broken["primf"][{"time": 0, "lat": row, "lon": column}] = np.inf
+    edge = float(broken["lon"][column]) + 2
+    south = float(broken["lat"][row]) - 10
+    beside = downscale(broken, model=model, static=static, region=(edge, south, edge + 20, south + 20))
+    with pytest.raises(ForcingError, match=r"primf.*1 cell"):
+        beside.compute()
+
+
 def test_structural_faults_are_named_before_anything_is_computed(world, model, rolling_model):
     coarse, static, maps = world
     options = {"model": model, "static": static}

@@ -230,7 +230,7 @@ def _predict_task(
     block = layout.block(*block_id[2:])
     rows, columns = block.read_rows, block.read_columns
     low = rows.coarse(inputs.factor), columns.coarse(inputs.factor)
-    _check_core(coarse[0], block, geometry.coarse, inputs, variables, years[block_id[0]])
+    _check_read(coarse[0], block, geometry.coarse, inputs, variables, years[block_id[0]])
     steps = _complete(coarse[0], geometry.coarse, *low, np.nan).reshape(
         len(inputs.steps), len(variables), *map(len, low)
     )
@@ -253,23 +253,16 @@ def _complete(values: NDArray[Any], grid: Grid, rows: Span, columns: Span, fill:
     return np.pad(values, width, constant_values=fill)
 
 
-def _check_core(
+def _check_read(
     coarse: NDArray[np.float32], block: Block, grid: Grid, inputs: InputSpec, variables: tuple[str, ...], year: int
 ) -> None:
-    """Check the coarse cells of the block itself; those of its halo are checked in their own block."""
-    read = pieces(grid, block.read_rows.coarse(inputs.factor), block.read_columns.coarse(inputs.factor))
-    own = []
-    for span, whole, piece in zip(
-        (block.rows, block.columns), (block.read_rows, block.read_columns), read, strict=True
-    ):
-        start = span.start // inputs.factor - whole.start // inputs.factor - piece.before
-        own.append(slice(start, start + len(span) // inputs.factor))
-    core = coarse[:, own[0], own[1]].reshape(len(inputs.steps), len(variables), len(block.rows) // inputs.factor, -1)
-    first_row = block.rows.start // inputs.factor
-    first_column = block.columns.start // inputs.factor
-    latitude = 90 - (first_row + np.arange(core.shape[-2]) + 0.5) * grid.resolution
-    longitude = -180 + (first_column + np.arange(core.shape[-1]) + 0.5) * grid.resolution
-    for step, states in zip(inputs.steps, core, strict=True):
+    """Check all coarse cells that a block reads, those of its halo too: they shape the map."""
+    rows, columns = pieces(grid, block.read_rows.coarse(inputs.factor), block.read_columns.coarse(inputs.factor))
+    latitude = np.concatenate([grid.latitude[each] for each in rows.slices])
+    # a block as wide as the globe reads some cells twice, which are counted once
+    longitude = np.concatenate([grid.longitude[each] for each in columns.slices])[: grid.columns]
+    steps = coarse[..., : grid.columns].reshape(len(inputs.steps), len(variables), len(latitude), len(longitude))
+    for step, states in zip(inputs.steps, steps, strict=True):
         check_values(dict(zip(variables, states, strict=True)), latitude, longitude, year + step)
 
 

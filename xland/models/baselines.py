@@ -87,7 +87,8 @@ def simple_maps(
     Returns
     -------
     dict of str to DataArray
-        Ocean where the forcing has none but ocean or no data: ``crosswalk``, ``most frequent class`` and ``mode of the observed cell``.
+        ``crosswalk``, ``most frequent class`` (ocean where the crosswalk is) and ``mode of the
+        observed cell``.
     """
     names = [str(name) for name in forcing.data_vars if str(name) in STATE_CLASSES or str(name) in CLASS_NAMES]
     data = read_forcing(forcing, variables=names).data
