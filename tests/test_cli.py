@@ -50,7 +50,7 @@ def test_downscale_has_the_arguments_and_defaults_of_the_function():
     for name, parameter in inspect.signature(downscale).parameters.items():
         if name == "ds":
             continue
-        found = getattr(options, {"region": "bbox"}.get(name, name))
+        found = getattr(options, name)
         expected = parameter.default
         assert (tuple(found) if isinstance(found, list) else found) == expected, name
 
@@ -79,7 +79,7 @@ def test_a_store_that_exists_is_refused_unless_told(files, store, capsys):
 
 
 def test_netcdf_is_written_for_names_that_end_with_nc(files):
-    path = run_downscale(files, "land_use.nc", "--bbox", "0", "-2", "40", "38", "--outputs", "land_use", "confidence")
+    path = run_downscale(files, "land_use.nc", "--region", "0", "-2", "40", "38", "--outputs", "land_use", "confidence")
     with xr.open_dataset(path) as opened:
         assert opened["land_use"].shape == (1, 40, 40)
         assert "confidence" in opened

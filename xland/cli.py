@@ -62,7 +62,7 @@ def _demo(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
         from xland.demo import demo
 
-        demo(options.output, forcing=options.forcing, region=options.bbox)
+        demo(options.output, forcing=options.forcing, region=options.region)
 
     parser = _command(
         commands,
@@ -75,7 +75,7 @@ def _demo(commands: Any) -> None:
     parser.add_argument(
         "--forcing", type=Path, help="a LUH2 file for the model luh2-0p05, in place of the class shares of MODIS"
     )
-    _add_bbox(parser)
+    _add_region(parser)
 
 
 def _check(commands: Any) -> None:
@@ -107,7 +107,7 @@ def _downscale(commands: Any) -> None:
             static=None if options.static is None else open_coarse(options.static),
             prior=None if options.prior is None else open_map(options.prior),
             years=options.years,
-            region=options.bbox,
+            region=options.region,
             chunks=options.chunks,
             outputs=options.outputs,
             direction=options.direction,
@@ -133,7 +133,7 @@ def _downscale(commands: Any) -> None:
     parser.add_argument("--static", type=Path, help="static predictors on the fine grid; else those xland provides")
     parser.add_argument("--prior", type=Path, help="map of the adjacent year, for models that read one")
     parser.add_argument("--years", type=int, nargs="+", help="calendar years; all by default")
-    _add_bbox(parser)
+    _add_region(parser)
     parser.add_argument("--chunks", type=int, help="fine cells along a block")
     parser.add_argument(
         "--outputs",
@@ -237,8 +237,9 @@ def _models(commands: Any) -> None:
     parser.add_argument("name", nargs="?", help="model whose card to print")
 
 
-def _add_bbox(parser: argparse.ArgumentParser) -> None:
+def _add_region(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "--region",
         "--bbox",
         nargs=4,
         type=float,

@@ -7,7 +7,7 @@ translates the codes; so that nothing but paths and numbers travels in a task gr
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ class Layer:
     path : str
     variable : str, optional
         Of a NetCDF file; None for the one band of a raster.
+    values : Variable, optional
+        Of a NetCDF file, lazily indexed. It was opened when the map was: opening NetCDF files in
+        several threads at once crashes, while xarray locks every read of what is open.
     dims : tuple of str
         What the variable calls rows and columns.
     at : tuple of (dimension, position)
@@ -45,19 +48,19 @@ class Layer:
     dims: tuple[str, str] = ("y", "x")
     at: tuple[tuple[Hashable, int], ...] = ()
     nodata: int | None = None
+    values: xr.Variable | None = field(default=None, compare=False, repr=False)
 
     def read(self, rows: slice, columns: slice) -> NDArray[Any]:
         """Read a window, in the file's own order of rows and columns."""
-        if self.variable is None:
+        if self.values is None:
             import rasterio
             from rasterio.windows import Window
 
             window = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
             with rasterio.open(self.path) as source:
                 return np.asarray(source.read(1, window=window))
-        with xr.open_dataset(self.path, decode_cf=False, cache=False) as ds:
-            chosen = dict(self.at) | {self.dims[0]: rows, self.dims[1]: columns}
-            return np.asarray(ds[self.variable].isel(chosen).transpose(*self.dims).values)
+        chosen = dict(self.at) | {self.dims[0]: rows, self.dims[1]: columns}
+        return np.asarray(self.values.isel(chosen).transpose(*self.dims).values)
 
 
 def open_raster(path: Path) -> tuple[Layer, NDArray[np.float64], NDArray[np.float64]]:
@@ -130,7 +133,7 @@ def lazy_codes(
         chunks=((1,) * len(layers), _sizes(row.size), _sizes(column.size)),
         dtype=np.uint8,
         meta=np.empty((0, 0, 0), dtype=np.uint8),
-        name=f"observed-{tokenize(layers, row, column, translate, _stamps(layers))}",
+        name=f"observed-{tokenize([str(layer) for layer in layers], row, column, translate, _stamps(layers))}",
     )
 
 

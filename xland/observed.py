@@ -245,7 +245,7 @@ def _hilda_netcdf(path: Path) -> tuple[dict[int, Layer], NDArray[np.float64], ND
         for step, year in enumerate(years):
             place = dict.fromkeys(others, 0) | ({time.dimension: step} if time else {})
             dims = (str(lat.dimension), str(lon.dimension))
-            found[year] = Layer(str(path), name, dims, tuple(place.items()), nodata)
+            found[year] = Layer(str(path), name, dims, tuple(place.items()), nodata, ds.variables[name])
         if len(found) != len(years):
             raise TimeError(f"{path.name} holds a year twice: {len(years)} steps, {len(found)} years")
         return found, np.asarray(ds[lat.coordinate].values), np.asarray(ds[lon.coordinate].values)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tests.worlds import FINE, tiny_world
-from xland.batches.split import CELL_COLUMNS, CELL_ROWS, Part, assign_cells, cell_of, divide
+from xland.batches.split import CELL_COLUMNS, CELL_ROWS, Part, assign_cells, assign_years, cell_of, divide
+from xland.errors import ConfigurationError
 from xland.grid import Grid
 from xland.vocabulary import FOREST, LAND_CLASSES, OCEAN, WATER
 
@@ -143,3 +144,17 @@ def test_the_split_does_not_depend_on_the_resolution(resolution):
     inside = (np.abs(other.latitude) % 6 > 1)[:, None] & (np.abs(other.longitude) % 12 > 1)[None, :]
     inside &= (np.abs(other.latitude) % 6 < 5)[:, None] & (np.abs(other.longitude) % 12 < 11)[None, :]
     np.testing.assert_array_equal(found[inside], expected[rows][:, columns][inside])
+
+
+@given(st.lists(st.integers(850, 2100), unique=True))
+def test_no_year_serves_for_both_training_and_test(years):
+    parts = assign_years(years)
+    assert list(parts) == years
+    assert {y for y, p in parts.items() if p == Part.TRAIN} == {y for y in years if 1960 <= y <= 2000}
+    assert {y for y, p in parts.items() if p == Part.TEST} == {y for y in years if 2001 <= y <= 2015}
+
+
+@pytest.mark.parametrize(("train", "test"), [((1960, 2000), (2000, 2010)), ((2000, 1990), (2001, 2002))])
+def test_years_that_overlap_or_run_backwards_are_refused(train, test):
+    with pytest.raises(ConfigurationError, match="without overlap"):
+        assign_years([1990], train, test)

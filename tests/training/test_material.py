@@ -246,3 +246,13 @@ def test_a_target_file_without_land_use_is_named(world, tmp_path):
     configuration = replace(configuration, data=replace(configuration.data, target=str(path)))
     with pytest.raises(StoreError, match=r"maps.nc holds no variable 'land_use'; it holds lulc"):
         open_data(configuration, skip=("forcing", "static"))
+
+
+def test_maps_of_tested_years_are_not_learned_from():
+    coarse, static, maps = tiny_world((1999, 2000, 2001))
+    configuration = tiny_configuration()
+    data = replace(configuration.data, train_years=(1960, 2000), test_years=(2001, 2015))
+    _, material = gather(replace(configuration, data=data), forcing=coarse, target=maps, static=static)
+    assert material.description["pairs"] == [[1999, 1999], [2000, 2000]]
+    with pytest.raises(ConfigurationError, match="train_years and test_years belong together"):
+        replace(configuration.data, train_years=(1960, 2000))

@@ -7,11 +7,13 @@ of the AI4Land system, arXiv 2606.11793) and every cell serves one purpose only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xland.errors import ConfigurationError
 from xland.grid import Grid
 from xland.vocabulary import LAND_CLASSES
 
@@ -66,6 +68,31 @@ def assign_cells(
         for place, part in zip(walk[start : start + len(block)], random.permutation(block), strict=False):
             parts[place] = part
     return parts
+
+
+def assign_years(
+    years: Sequence[int], train: tuple[int, int] = (1960, 2000), test: tuple[int, int] = (2001, 2015)
+) -> dict[int, Part]:
+    """Assign years to training and test, so that no map of a tested year was learned from.
+
+    Parameters
+    ----------
+    years : sequence of int
+    train, test : (first, last) year
+        Both included; the defaults are those of the published system. Other years are left out.
+
+    Raises
+    ------
+    ConfigurationError
+        If the two ranges overlap, or one ends before it begins.
+    """
+    if train[0] > train[1] or test[0] > test[1] or (train[0] <= test[1] and test[0] <= train[1]):
+        raise ConfigurationError(f"years {train} for training and {test} for the test must be ranges without overlap")
+    ranges = {Part.TRAIN: train, Part.TEST: test}
+    return {
+        year: next((part for part, (first, last) in ranges.items() if first <= year <= last), Part.NONE)
+        for year in map(int, years)
+    }
 
 
 def cell_of(latitude: NDArray[np.float64], longitude: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -33,6 +33,9 @@ class Data:
         Path of a Dataset on the fine grid, or ``default``: the predictors of `xland.datasets`.
     forcing_years, target_years : tuple of int
         Years of forcing and target that belong together, in this order.
+    train_years, test_years : (first, last) year
+        Maps of years from first to last are learned from, or kept for the test; as in the published
+        system, (1960, 2000) and (2001, 2015). Without them all paired years are learned from.
     southern_limit : float
         Degrees north; what lies south of it takes no part.
     """
@@ -42,7 +45,16 @@ class Data:
     static: str = "default"
     forcing_years: tuple[int, ...] = ()
     target_years: tuple[int, ...] = ()
+    train_years: tuple[int, int] | tuple[()] = ()
+    test_years: tuple[int, int] | tuple[()] = ()
     southern_limit: float = -60.0
+
+    def __post_init__(self) -> None:
+        if bool(self.train_years) != bool(self.test_years) or not {len(self.train_years), len(self.test_years)} <= {
+            0,
+            2,
+        }:
+            raise ConfigurationError("train_years and test_years belong together: give the first and last year of both")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from xland import datasets
 from xland.batches.loader import TrainingArrays
 from xland.batches.masking import MASKED
-from xland.batches.split import Part, divide
+from xland.batches.split import Part, assign_years, divide
 from xland.errors import ConfigurationError, PriorError, StaticError, TimeError, VocabularyError, XlandError
 from xland.files import open_coarse, open_map
 from xland.forcing import Forcing, check_values, read_forcing
@@ -178,6 +178,9 @@ def _pairs(configuration: Configuration, forcing: tuple[int, ...], target: list[
         if data.forcing_years
         else [(year, year) for year in forcing if year in target]
     )
+    if data.train_years and data.test_years:
+        parts = assign_years([mapped for _, mapped in pairs], data.train_years, data.test_years)
+        pairs = [pair for pair in pairs if parts[pair[1]] == Part.TRAIN]
     for year, mapped in pairs:
         missing = [year + step for step in configuration.inputs.steps if year + step not in forcing]
         if missing:
