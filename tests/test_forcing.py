@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.raising_backend import raising_dataset
 from tests.strategies import Layout, canonical_states, coarse_datasets
 from xland.errors import ForcingError, GridError, TimeError
-from xland.forcing import Forcing, check_values, read_forcing, require_years
+from xland.forcing import Forcing, check_coverage, check_lattice, check_values, read_forcing, require_years
 from xland.grid import Grid
 from xland.vocabulary import CLASS_NAMES, LUH2_STATES
 
@@ -331,6 +331,63 @@ def test_age_and_biomass_may_exceed_one_but_not_be_negative_or_infinite():
     states["secmb"][2, 3] = -4
     with pytest.raises(ForcingError, match="secmb: 1 cells below 0"):
         check(states)
+
+
+# coverage
+
+
+EXPECTED = np.array([[True, True, False, False], [True] * 4, [False] * 4])
+
+
+def test_cells_are_only_expected_to_have_data_where_they_had_some():
+    states = {name: np.where(EXPECTED, 0.05, np.nan) for name in LUH2_STATES}
+    check_coverage(states, EXPECTED, GRID.latitude, GRID.longitude, 2015)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 2), st.integers(0, 3))
+def test_an_expected_cell_without_data_is_named_wherever_it_stands(row, column):
+    states = {name: np.full(GRID.shape, 0.05) for name in LUH2_STATES} | {"secma": np.full(GRID.shape, 80.0)}
+    for name in LUH2_STATES:
+        states[name][row, column] = np.nan
+    if not EXPECTED[row, column]:
+        check_coverage(states, EXPECTED, GRID.latitude, GRID.longitude, 2015)
+        return
+    place = f"latitude {GRID.latitude[row]:g}, longitude {GRID.longitude[column]:g}"
+    with pytest.raises(ForcingError, match=f"^all states: 1 cells .*NaN in 2015, the first at {place}; fill these"):
+        check_coverage(states, EXPECTED, GRID.latitude, GRID.longitude, 2015)
+
+
+def test_a_cell_with_data_in_some_state_is_left_to_the_check_of_values():
+    states = {name: np.full(GRID.shape, np.nan) for name in LUH2_STATES} | {"urban": np.zeros(GRID.shape)}
+    before = EXPECTED.copy()
+    check_coverage(states, EXPECTED, GRID.latitude, GRID.longitude, 2015)
+    np.testing.assert_array_equal(EXPECTED, before)
+
+
+# the lattice
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from([0.05, 0.25, 0.5, 1.0, 1.40625]), st.integers(0, 60), st.integers(0, 250), st.floats(-0.009, 0.009)
+)
+def test_regions_of_the_worlds_grid_lie_on_its_lattice(resolution, row, column, off):
+    check_lattice(Grid(resolution, 90 - (row + off) * resolution, -180 + (column - off) * resolution, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("north", "west", "message"),
+    [
+        (50.05, 10.0, r"its northern edge \(50.05\) lies 0.2 of a cell \(0.05 degree\) off; regrid"),
+        (50.0, 9.98, r"its western edge \(9.98\) lies 0.08 of a cell \(0.02 degree\) off; regrid"),
+        (50.05, 9.98, r"northern edge .* and its western edge"),
+        (50.125, 10.125, r"0.5 of a cell .* if its coordinates are edges of cells, move them to the centres"),
+    ],
+)
+def test_a_grid_between_the_cells_of_the_world_is_refused_with_what_it_is_off(north, west, message):
+    with pytest.raises(GridError, match=message):
+        check_lattice(Grid(0.25, north, west, 3, 4))
 
 
 # the real file

@@ -23,7 +23,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.errors import ForcingError, TimeError
+from xland.errors import ForcingError, GridError, TimeError
 from xland.grid import Grid
 from xland.orientation import Orientation, orient
 from xland.vocabulary import CROP_STATES, LUH2_STATES, LUH3_STATES, LUH_SECONDARY
@@ -37,6 +37,9 @@ SUM_TOLERANCE = 1e-3
 
 ROUNDING = 1e-5
 """By how much a single fraction may lie outside 0..1: rounding of float32 sums."""
+
+LATTICE_TOLERANCE = 0.01
+"""Share of a cell by which the edges of a forcing may lie off the lattice that counts from 90 N and 180 W."""
 
 _PERCENT = 1.5
 _PERCENT_UNITS = {"%", "percent", "per cent", "pct", "percentage"}
@@ -277,6 +280,78 @@ def check_values(
             f"{first.variable}: {first.count} cells {first.fault} in {year}, the first at latitude {first.latitude:g}, "
             f"longitude {first.longitude:g}; {first.remedy}"
             + (f" ({rest} more kinds of fault: see check())" if rest else "")
+        )
+
+
+def check_coverage(
+    states: Mapping[str, NDArray[Any]],
+    expected: NDArray[np.bool_],
+    latitude: NDArray[Any],
+    longitude: NDArray[Any],
+    year: int,
+) -> None:
+    """Refuse cells without data where the model relies on data: the map would be invented there.
+
+    Parameters
+    ----------
+    states : mapping of str to (rows, columns) array
+        Fractions of the cell in one year, NaN where there is no data; ``secma`` and ``secmb`` do not count.
+    expected : (rows, columns) array of bool
+        Cells that had data when the model was trained and that hold land.
+    latitude : (rows,) array
+    longitude : (columns,) array
+        Degrees of the cell centres.
+    year : int
+        For the message.
+
+    Raises
+    ------
+    ForcingError
+        Naming the number of cells, the first of them, the year and the remedy.
+    """
+    empty = without_data(states, expected)
+    if empty.any():
+        row, column = np.unravel_index(int(empty.argmax()), empty.shape)
+        raise ForcingError(
+            f"all states: {int(np.count_nonzero(empty))} cells that hold land, and had data when the model was "
+            f"trained, are NaN in {year}, the first at latitude {float(latitude[row]):g}, longitude "
+            f"{float(longitude[column]):g}; fill these cells, set land_share of the static Dataset to 0 there, or "
+            "choose a region without them"
+        )
+
+
+def without_data(states: Mapping[str, NDArray[Any]], expected: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which of the expected cells are NaN in every state; shapes as in :func:`check_coverage`."""
+    empty = np.array(expected, dtype=bool)
+    for name, values in states.items():
+        if name not in LUH_SECONDARY:
+            empty &= np.isnan(values)
+    return empty
+
+
+def check_lattice(grid: Grid) -> None:
+    """Refuse a grid whose edges lie between the cells of the world's grid of that resolution.
+
+    Rows are counted from 90 N and columns from 180 W, so that maps of any region fall on the same cells.
+
+    Raises
+    ------
+    GridError
+        Where either edge is off by more than a hundredth of a cell; the message says by how much.
+    """
+    cells = {"northern": (90 - grid.north) / grid.resolution, "western": (grid.west + 180) / grid.resolution}
+    off = {side: abs(number - round(number)) for side, number in cells.items()}
+    wrong = [
+        f"its {side} edge ({edge:g}) lies {off[side]:.2g} of a cell ({off[side] * grid.resolution:.3g} degree) off"
+        for side, edge in (("northern", grid.north), ("western", grid.west))
+        if off[side] > LATTICE_TOLERANCE
+    ]
+    if wrong:
+        half = any(part >= 0.5 - LATTICE_TOLERANCE for part in off.values())
+        raise GridError(
+            f"the grid ({grid}) is not part of the world's {grid.resolution:g} degree grid, whose cells count from "
+            f"90 N and 180 W: {' and '.join(wrong)}; regrid the forcing to that grid by area"
+            + (", or, if its coordinates are edges of cells, move them to the centres" if half else "")
         )
 
 
