@@ -40,8 +40,19 @@ def test_maps_come_from_either_kind_of_file(tmp_path):
 def test_what_cannot_be_opened_is_named(tmp_path, name):
     (tmp_path / "damaged.nc").write_text("neither this nor that")
     (tmp_path / "empty.zarr").mkdir()
-    with pytest.raises(StoreError, match=name):
-        open_coarse(tmp_path / name)
+    for opened in (open_coarse, open_map):
+        with pytest.raises(StoreError, match=name) as error:
+            opened(tmp_path / name)
+        assert "\n" not in str(error.value)
+        assert "http" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"zarr_format": 3, "node_type": "group", "consolidated_metadata": 5}', "x"])
+def test_odd_metadata_of_a_store_are_named(tmp_path, text):
+    (tmp_path / "odd.zarr").mkdir()
+    (tmp_path / "odd.zarr" / "zarr.json").write_text(text)
+    with pytest.raises(StoreError, match=r"odd\.zarr cannot be read as Zarr store"):
+        open_coarse(tmp_path / "odd.zarr")
 
 
 def test_a_file_without_maps_is_named(tmp_path):

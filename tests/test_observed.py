@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xland import mapfiles, observed, vocabulary
-from xland.errors import GridError, TimeError, VocabularyError
+from xland.errors import GridError, StoreError, TimeError, VocabularyError
 from xland.grid import Grid
 
 NATIVE = 0.00998837
@@ -207,7 +207,7 @@ def test_a_folder_of_geotiffs_is_the_same_as_the_netcdf(tmp_path):
 def test_files_of_a_folder_that_contradict_each_other_are_named(tmp_path):
     lat, lon = native_axes(10, 10)
     values = np.full((10, 10), 44, np.uint8)
-    with pytest.raises(FileNotFoundError, match="holds no GeoTIFF of states"):
+    with pytest.raises(StoreError, match="holds no GeoTIFF of states"):
         observed.open_hilda(tmp_path)
     raster(tmp_path / "base_1960.tif", values, lat, lon)
     raster(tmp_path / "forest_1961.tif", values, lat + NATIVE, lon)
@@ -219,7 +219,7 @@ def test_files_of_a_folder_that_contradict_each_other_are_named(tmp_path):
     raster(tmp_path / "a_1960_1970.tif", values, lat, lon)
     with pytest.raises(TimeError, match="found 1960 and 1970: rename it"):
         observed.open_hilda(tmp_path / "a_1960_1970.tif")
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(StoreError, match="does not exist"):
         observed.open_hilda(tmp_path / "nowhere")
 
 
@@ -324,8 +324,27 @@ def test_geotiffs_that_are_not_on_latitude_and_longitude_are_named(tmp_path):
             observed.open_map(path)
     with pytest.raises(GridError, match="holds 2 bands"):
         observed.open_map(raster(tmp_path / "two.tif", np.ones((2, 6, 8), np.uint8), IGBP_LAT, IGBP_LON))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(StoreError, match=r"nowhere\.tif does not exist"):
         observed.open_map(tmp_path / "nowhere.tif")
+
+
+@pytest.mark.parametrize("opened", [observed.open_map, observed.open_hilda])
+def test_files_that_no_library_reads_are_named_in_one_line(tmp_path, opened):
+    for name in ("map_2000.tif", "map_2000.nc"):
+        (tmp_path / name).write_text("neither this nor that")
+        with pytest.raises(StoreError, match=r"map_2000\.\w+ cannot be read as \w+: [^\n]*another format\?$") as error:
+            opened(tmp_path / name)
+        assert "http" not in str(error.value)
+
+
+def test_a_file_that_ends_too_early_is_named_when_its_block_is_read(tmp_path):
+    codes = np.random.default_rng(0).integers(1, 17, (60, 80)).astype(np.uint8)
+    lat, lon = 50 - 0.25 * (np.arange(60) + 0.5), 0.25 * (np.arange(80) + 0.5)
+    path = raster(tmp_path / "map.tif", codes, lat, lon)
+    path.write_bytes(path.read_bytes()[:1500])
+    lazy = observed.open_map(path)
+    with pytest.raises(StoreError, match=r"map\.tif cannot be read as GeoTIFF: .*; is it damaged"):
+        lazy.compute()
 
 
 def small_map() -> xr.DataArray:

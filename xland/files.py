@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import xarray as xr
 
 from xland.errors import StoreError
+from xland.mapfiles import unreadable
 
 
 def open_coarse(path: str | Path) -> xr.Dataset:
@@ -20,13 +22,18 @@ def open_coarse(path: str | Path) -> xr.Dataset:
     path = Path(path)
     if not path.exists():
         raise StoreError(f"{path} does not exist")
+    if path.is_dir():
+        try:
+            with warnings.catch_warnings():
+                # not having its metadata in one place makes a store slower, not wrong
+                warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
+                return xr.open_dataset(path, engine="zarr", decode_times=False, chunks={})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # the last for odd metadata
+            raise unreadable(path, "Zarr store", error) from error
     try:
-        if path.is_dir():
-            return xr.open_dataset(path, engine="zarr", decode_times=False, chunks={})
         return xr.open_dataset(path, decode_times=False, chunks={})
     except (OSError, ValueError) as error:
-        kind = "Zarr store" if path.is_dir() else "NetCDF"
-        raise StoreError(f"{path} cannot be opened as {kind}: {error}") from error
+        raise unreadable(path, "NetCDF", error) from error
 
 
 def open_map(path: str | Path) -> xr.DataArray:

@@ -6,6 +6,7 @@ translates the codes; so that nothing but paths and numbers travels in a task gr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ import xarray as xr
 from dask.base import tokenize
 from numpy.typing import NDArray
 
-from xland.errors import GridError
+from xland.errors import GridError, StoreError
 from xland.grid import Grid
 
 _BLOCK = 1200  # cells of a block in each direction: 48 coarse cells of 0.25 degree on 0.01 degree
@@ -51,7 +52,19 @@ class Layer:
     values: xr.Variable | None = field(default=None, compare=False, repr=False)
 
     def read(self, rows: slice, columns: slice) -> NDArray[Any]:
-        """Read a window, in the file's own order of rows and columns."""
+        """Read a window, in the file's own order of rows and columns.
+
+        Raises
+        ------
+        StoreError
+            If the file cannot be read (any more).
+        """
+        try:
+            return self._window(rows, columns)
+        except (OSError, RuntimeError) as error:  # as rasterio and netCDF4 call it
+            raise unreadable(self.path, "GeoTIFF" if self.values is None else "NetCDF", error) from error
+
+    def _window(self, rows: slice, columns: slice) -> NDArray[Any]:
         if self.values is None:
             import rasterio
             from rasterio.windows import Window
@@ -61,6 +74,13 @@ class Layer:
                 return np.asarray(source.read(1, window=window))
         chosen = dict(self.at) | {self.dims[0]: rows, self.dims[1]: columns}
         return np.asarray(self.values.isel(chosen).transpose(*self.dims).values)
+
+
+def unreadable(path: str | Path, kind: str, error: Exception) -> StoreError:
+    """Return the named error of a file that its library cannot read: one line, without that library's advice."""
+    said = str(error.__cause__ or error).strip() or type(error).__name__
+    reason = re.split(r"\.\s|\n", re.sub(r"https?://\S+", "", said))[0].strip().rstrip(".")
+    return StoreError(f"{path} cannot be read as {kind}: {reason}; is it damaged, unfinished or of another format?")
 
 
 def open_raster(path: Path) -> tuple[Layer, NDArray[np.float64], NDArray[np.float64]]:
@@ -74,14 +94,22 @@ def open_raster(path: Path) -> tuple[Layer, NDArray[np.float64], NDArray[np.floa
 
     Raises
     ------
+    StoreError
+        If it does not exist or cannot be read.
     GridError
         If it is in a projection, rotated, without a reference system, or has more than one band.
     """
     import rioxarray
 
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    with rioxarray.open_rasterio(path, cache=False) as raster:
+        raise StoreError(f"{path} does not exist")
+    try:
+        opened = rioxarray.open_rasterio(path, cache=False)
+    except OSError as error:
+        raise unreadable(path, "GeoTIFF", error) from error
+    if not isinstance(opened, xr.DataArray):
+        raise GridError(f"{path.name} holds several rasters; write the one of the classes to a file of its own")
+    with opened as raster:
         if raster.sizes["band"] != 1:
             raise GridError(f"{path.name} holds {raster.sizes['band']} bands; a map of classes has one")
         crs, transform = raster.rio.crs, raster.rio.transform()

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from xland import vocabulary
 from xland.coordinates import find_names, lay_on_globe
-from xland.errors import GridError, TimeError, VocabularyError
+from xland.errors import GridError, StoreError, TimeError, VocabularyError
 from xland.grid import Grid
-from xland.mapfiles import Layer, lazy_codes, nearest_cells, open_raster, whole_number
+from xland.mapfiles import Layer, lazy_codes, nearest_cells, open_raster, unreadable, whole_number
 from xland.years import decode_years
 
 XarrayObject = TypeVar("XarrayObject", xr.Dataset, xr.DataArray)
@@ -68,6 +68,8 @@ def open_hilda(path: str | Path, years: Iterable[int] | None = None, forest: boo
 
     Raises
     ------
+    StoreError
+        If it does not exist or cannot be read.
     TimeError
         If a year is missing, given twice or not said by the files.
     GridError
@@ -81,7 +83,7 @@ def open_hilda(path: str | Path, years: Iterable[int] | None = None, forest: boo
     """
     place = Path(path)
     if not place.exists():
-        raise FileNotFoundError(f"{place} does not exist: give the HILDA+ NetCDF file or the folder of its GeoTIFFs")
+        raise StoreError(f"{place} does not exist: give the HILDA+ NetCDF file or the folder of its GeoTIFFs")
     if place.is_dir():
         found, lat, lon = _hilda_folder(place)
     elif place.suffix.lower() in {".tif", ".tiff"}:
@@ -127,6 +129,8 @@ def open_map(path: str | Path, table: Mapping[int, str] = vocabulary.IGBP, year:
 
     Raises
     ------
+    StoreError
+        If it does not exist or cannot be read.
     GridError
         If the file is in a projection, rotated, without a reference system, has more than one band, or
         has cells that are not square in degrees.
@@ -185,7 +189,7 @@ def _hilda_folder(folder: Path) -> tuple[dict[int, Layer], NDArray[np.float64], 
     tiffs = sorted(p for p in folder.iterdir() if p.suffix.lower() in {".tif", ".tiff"})
     states = [p for p in tiffs if "transition" not in p.name.lower()]
     if not states:
-        raise FileNotFoundError(f"{folder} holds no GeoTIFF of states: give the folder of one HILDA+ product")
+        raise StoreError(f"{folder} holds no GeoTIFF of states: give the folder of one HILDA+ product")
     return _hilda_tiffs(states)
 
 
@@ -219,7 +223,11 @@ def _year_of(path: Path) -> int:
 
 
 def _hilda_netcdf(path: Path) -> tuple[dict[int, Layer], NDArray[np.float64], NDArray[np.float64]]:
-    with xr.open_dataset(path, decode_times=False, mask_and_scale=False, cache=False) as ds:
+    try:
+        opened = xr.open_dataset(path, decode_times=False, mask_and_scale=False, cache=False)
+    except (OSError, ValueError) as error:
+        raise unreadable(path, "NetCDF", error) from error
+    with opened as ds:
         name = HILDA_VARIABLE
         if name not in ds:
             raise VocabularyError(
