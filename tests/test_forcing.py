@@ -150,8 +150,8 @@ def test_the_whole_record_from_850_to_2100_keeps_its_years():
 
 
 def test_days_since_850_decoded_by_xarray_keep_their_years():
-    raw = with_time([0.0, 1165 * 365.0], units="days since 0850-01-01", calendar="365_day")
-    assert years_of(xr.decode_cf(raw, decode_times=xr.coders.CFDatetimeCoder(use_cftime=True))) == (850, 2015)
+    raw = with_time([0.0, 50 * 365.0], units="days since 0850-01-01", calendar="365_day")
+    assert years_of(xr.decode_cf(raw, decode_times=xr.coders.CFDatetimeCoder(use_cftime=True))) == (850, 900)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_days_since_850_decoded_by_xarray_keep_their_years():
     [
         (with_time([1164.0, 1165.0], units="fortnights"), "units 'fortnights' are not known"),
         (with_time([1.0, 2.0], units="fortnights since 850-01-01"), "cannot be decoded"),
-        (with_time([0.0, 1.0]), "not calendar years from 850 on; if they count from a year, say so"),
+        (with_time([0.0, 1.0]), "not calendar years from 850 to 2500; if they count from a year, say so"),
         (with_time([2014.2, 2014.7]), "not calendar years"),
         (with_time([np.nan, 2015.0]), "1 steps are not finite"),
         (with_time(np.array(["NaT", "2015-01-01"], dtype="datetime64[ns]")), "1 steps have no date"),
@@ -176,13 +176,57 @@ def test_a_time_axis_that_says_no_year_is_named(ds, message):
 
 def test_duplicate_years_are_named():
     ds = with_time([2014, 2014])
-    with pytest.raises(TimeError, match=r"1 years stand more than once: 2014; .*drop_duplicates"):
+    with pytest.raises(TimeError, match=r"1 years stand more than once: 2014; were files .*drop_duplicates"):
         read_forcing(ds)
 
 
 def test_unsorted_years_are_named():
-    with pytest.raises(TimeError, match=r"not sorted: 2015 is followed by 2014 .*sortby"):
+    with pytest.raises(TimeError, match=r"not sorted: 2015 is followed by 2014 .* joined\? .*only if .*sortby"):
         read_forcing(with_time([2015, 2014]))
+
+
+@pytest.mark.parametrize(
+    ("values", "attributes", "message"),
+    [
+        ([3178, 3179], {"units": "years since 850-01-01"}, "2 of 2 years lie outside 850 to 2500: 4028-4029; is the"),
+        ([0, 1164], {"units": "years since 2015-01-01"}, "1 of 2 years lie outside 850 to 2500: 3179; is the year"),
+        ([0, 1], {"units": "days since 1-1-1", "calendar": "noleap"}, "2 of 2 years lie outside 850 to 2500: 1"),
+        ([849, 850], {"units": "years since 0-1-1"}, "1 of 2 years lie outside 850 to 2500: 849"),
+        ([2500, 2501], {}, "values from 2500 to 2501 without units are not calendar years from 850 to 2500"),
+    ],
+)
+def test_years_that_no_record_has_are_refused_with_the_likely_cause(values, attributes, message):
+    with pytest.raises(TimeError, match=message):
+        read_forcing(with_time(values, **attributes))
+
+
+def test_the_year_given_for_a_single_field_is_looked_at_too():
+    with pytest.raises(TimeError, match="1 of 1 years lie outside 850 to 2500: 0"):
+        read_forcing(STATES.isel(time=0, drop=True), year=0)
+
+
+def test_years_may_be_fifty_apart_but_not_more():
+    assert years_of(with_time([1965, 2015])) == (1965, 2015)
+    with pytest.raises(TimeError, match=r"no year between 1964 and 2015, more than 50 years; were files .*slice\(1\)"):
+        read_forcing(with_time([1964, 2015]))
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_files_with_different_reference_years_are_refused_until_each_is_decoded(tmp_path, back):
+    paths = []
+    for begin, first in ((850, 2013), (2015, 2015)):
+        years = np.array([first, first + 1])
+        ds = STATES.assign_coords(time=("time", years - begin, {"units": f"years since {begin}-01-01 0:0:0"}))
+        ds.to_netcdf(tmp_path / f"{begin}.nc")
+        paths.append(tmp_path / f"{begin}.nc")
+    paths = paths[::-1] if back else paths
+    joined = xr.open_mfdataset(paths, decode_times=False, combine="nested", concat_dim="time")
+    for ds in (joined, joined.sortby("time")):
+        with ds, pytest.raises(TimeError, match=r"joined\? Then decode each file first"):
+            read_forcing(ds)
+    # what the message says
+    with xr.open_mfdataset(paths, decode_times=False, preprocess=lambda ds: read_forcing(ds).data) as decoded:
+        assert years_of(decoded) == (2013, 2014, 2015, 2016)
 
 
 def test_gaps_are_accepted_until_one_of_their_years_is_asked_for():

@@ -117,6 +117,8 @@ def test_a_further_dimension_is_an_error():
     [
         ([2014, 2014], "stand more than once: 2014"),
         ([2015, 2014], "not sorted: 2015 is followed by 2014"),
+        ([852, 2013], "no year between 852 and 2013, more than 50 years"),
+        (("time", [0, 1200], {"units": "years since 2015-01-01"}), "1 of 2 years lie outside 850 to 2500: 3215"),
         ([1.0, 2.0], "not calendar years"),
     ],
 )
@@ -127,6 +129,7 @@ def test_bad_years_are_an_error_and_values_are_looked_at_all_the_same(years, mes
     assert time.variable == "time"
     assert message in time.message
     assert urban.variable == "urban"
+    assert found(check(ds), "warning") == []  # what is missing between years that are wrong says nothing
 
 
 def test_gaps_between_years_are_a_warning_that_names_them():

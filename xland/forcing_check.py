@@ -169,9 +169,9 @@ def _years(report: _Report, oriented: xr.Dataset, orientation: Orientation) -> t
         if units.lower().startswith(("year", "common_year")) and "since" in units:
             read = f"year {years[0]}" if len(years) == 1 else f"years {years[0]} to {years[-1]}"
             report.add("note", "time", f"{units!r} cannot be decoded by xarray; read as {read}")
-    _try(report, "time", partial(check_years, years))
+    believed = _try(report, "time", partial(_believed, years))
     gaps = missing_years(years)
-    if gaps:
+    if gaps and believed:
         report.add(
             "warning",
             "time",
@@ -179,6 +179,11 @@ def _years(report: _Report, oriented: xr.Dataset, orientation: Orientation) -> t
             remedy="only the years that are there can be downscaled; check that this is the whole file",
         )
     return years
+
+
+def _believed(years: Sequence[int]) -> bool:
+    check_years(years)
+    return True
 
 
 def _blocks(data: xr.Dataset, *, progress: bool) -> Iterator[tuple[int, xr.Dataset]]:

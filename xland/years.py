@@ -20,6 +20,17 @@ from xland.errors import TimeError
 FIRST_YEAR = 850
 """The first year of the LUH record: smaller plain numbers are counts from some year, not years."""
 
+LAST_YEAR = 2500
+"""The last year that is believed: scenarios and their extensions end in 2300."""
+
+LONGEST_GAP = 50
+"""Years from one step to the next that are believed."""
+
+_JOINED = (
+    "were files with different reference years joined? Then decode each file first, with read_forcing from "
+    "xland.forcing: xr.open_mfdataset(paths, decode_times=False, preprocess=lambda ds: read_forcing(ds).data)"
+)
+
 _REFERENCE = re.compile(r"^\s*(?P<unit>\w+)\s+since\s+(?P<year>-?\d+)(?:-(?P<month>\d+))?", re.IGNORECASE)
 _YEAR_UNITS = {"year", "years", "common_year", "common_years", "yr", "yrs"}
 _PLAIN_UNITS = {"", "1", "year", "years", "yr", "calendar year", "calendar_year", "a", "ce", "ad"}
@@ -117,29 +128,54 @@ def _plain_years(numbers: NDArray[np.float64], units: str) -> tuple[int, ...]:
         raise TimeError(
             f"time: units {units!r} are not known; use 'years since 850-01-01', 'days since 850-01-01' or plain years"
         )
-    if numbers.size and (low < FIRST_YEAR or high > 9999 or (numbers != np.trunc(numbers)).any()):
+    if numbers.size and (low < FIRST_YEAR or high > LAST_YEAR or (numbers != np.trunc(numbers)).any()):
         raise TimeError(
-            f"time: values from {low:g} to {high:g} without units are not calendar years from {FIRST_YEAR} on; "
-            "if they count from a year, say so: ds.time.attrs['units'] = 'years since 850-01-01'"
+            f"time: values from {low:g} to {high:g} without units are not calendar years from {FIRST_YEAR} to "
+            f"{LAST_YEAR}; if they count from a year, say so: ds.time.attrs['units'] = 'years since 850-01-01'"
         )
     return tuple(int(y) for y in numbers)
 
 
 def check_years(years: Sequence[int]) -> None:
-    """Refuse duplicate and unsorted years by name."""
-    values, counts = np.unique(np.asarray(years, dtype=np.int64), return_counts=True)
-    repeated = values[counts > 1]
+    """Refuse years that cannot be those of a land-use record: their units got lost, or another file's were taken.
+
+    Files of one record may count from different years (850 in the history of LUH2, 2015 in its futures).
+    Joined without decoding, all take the units of the first: scenarios land in the past.
+
+    Raises
+    ------
+    TimeError
+        For years outside 850 to 2500, years that stand more than once, unsorted years and gaps of more
+        than 50 years; with the values and what to do.
+    """
+    values = np.asarray(years, dtype=np.int64)
+    outside = values[(values < FIRST_YEAR) | (values > LAST_YEAR)]
+    if outside.size:
+        raise TimeError(
+            f"{outside.size} of {values.size} years lie outside {FIRST_YEAR} to {LAST_YEAR}: {listed(outside)}; is the "
+            f"year that ds.time.attrs['units'] counts from right? {_JOINED}"
+        )
+    different, counts = np.unique(values, return_counts=True)
+    repeated = different[counts > 1]
     if repeated.size:
         raise TimeError(
-            f"{repeated.size} years stand more than once: {listed(repeated)}; "
-            "states are annual: drop the repeated steps, for example with ds.drop_duplicates('time')"
+            f"{repeated.size} years stand more than once: {listed(repeated)}; {_JOINED} (only if all these years are "
+            "right, as where files overlap, keep one of each: ds.drop_duplicates('time'))"
         )
-    falls = np.flatnonzero(np.diff(np.asarray(years, dtype=np.int64)) < 0)
+    steps = np.diff(values)
+    falls = np.flatnonzero(steps < 0)
     if falls.size:
         at = int(falls[0])
         raise TimeError(
             f"the years are not sorted: {years[at]} is followed by {years[at + 1]} ({falls.size} such places); "
-            "sort them: ds.sortby('time')"
+            f"{_JOINED} (only if all these years are right, sort them: ds.sortby('time'))"
+        )
+    if steps.size and steps.max() > LONGEST_GAP:
+        at = int(steps.argmax())
+        raise TimeError(
+            f"no year between {years[at]} and {years[at + 1]}, more than {LONGEST_GAP} years; {_JOINED} (only if all "
+            f"these years are right, select one side of the gap: ds.isel(time=slice({at + 1})) or "
+            f"ds.isel(time=slice({at + 1}, None)))"
         )
 
 
