@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.raising_backend import ValueWasReadError, raising_dataset
 from tests.strategies import Layout, canonical_states, laid_out_pairs
@@ -114,7 +115,53 @@ def test_a_part_that_passes_the_date_line_gets_the_callers_numbers():
     window = window.assign_coords(lon=[135.0, 165.0, 195.0])
     assert restore(window, orientation)["lon"].values.tolist() == [135.0, 165.0, 195.0]
     _, plain = orient(WORLD, what="forcing")
-    assert restore(window, plain)["lon"].values.tolist() == [-165.0, 135.0, 165.0]
+    assert restore(window, plain)["lon"].values.tolist() == [135.0, 165.0, 195.0]
+
+
+@pytest.mark.parametrize(
+    ("callers", "part", "expected"),
+    [
+        (np.arange(-175.0, 180, 10), [165.0, 175.0, 185.0], [165.0, 175.0, 185.0]),
+        (np.arange(-175.0, 180, 10)[::-1], [165.0, 175.0, 185.0], [185.0, 175.0, 165.0]),
+        (np.arange(5.0, 360, 10), [-15.0, -5.0, 5.0], [-15.0, -5.0, 5.0]),
+        (np.arange(5.0, 360, 10), [-25.0, -15.0], [335.0, 345.0]),
+        (np.arange(365.0, 720, 10), [-15.0, -5.0, 5.0], [345.0, 355.0, 365.0]),
+        (np.arange(185.0, 540, 10), [165.0, 175.0, 185.0], [165.0, 175.0, 185.0]),
+        (np.arange(185.0, 540, 10), [-15.0, -5.0, 5.0], [345.0, 355.0, 365.0]),
+        (np.arange(5.0, 360, 10), [165.0, 175.0, 185.0], [165.0, 175.0, 185.0]),
+        ([355.0, 5.0, 15.0], [-5.0, 5.0], [-5.0, 5.0]),
+        ([-175.0, -165.0, 165.0, 175.0], [165.0, 175.0, 185.0], [165.0, 175.0, 185.0]),
+        ([-175.0, -165.0, 165.0, 175.0], [185.0, 195.0], [-175.0, -165.0]),
+    ],
+)
+def test_a_part_across_the_callers_seam_stays_in_one_piece(callers, part, expected):
+    original = field([5.0, -5.0], callers)
+    _, orientation = orient(original, what="forcing")
+    found = restore(field([5.0, -5.0], part).chunk(), orientation)
+    assert found["lon"].values.tolist() == expected
+    assert found.chunks is not None
+    by_label = original.assign_coords(lon=original["lon"] % 360).sel(lon=found["lon"].values % 360)
+    assert by_label.sizes == found.sizes
+    columns = found.isel(lon=slice(None, None, -1)) if expected[0] > expected[-1] else found
+    np.testing.assert_array_equal(columns, field([5.0, -5.0], part))
+
+
+def test_a_part_with_gaps_lies_in_the_callers_order():
+    _, orientation = orient(WORLD, what="forcing")
+    assert restore(field([5.0, -5.0], [135.0, 195.0, 285.0]), orientation)["lon"].values.tolist() == [-165, -75, 135]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from([-180, -90, 0, 60, 180, 360]), st.integers(-18, 17), st.integers(2, 36), st.booleans())
+def test_any_contiguous_part_of_a_global_field_is_restored_contiguous(west, first, columns, flipped):
+    callers = west + 5.0 + 10 * np.arange(36)
+    _, orientation = orient(field([5.0, -5.0], callers[::-1] if flipped else callers), what="forcing")
+    part = 10.0 * (first + np.arange(columns)) + 5
+    labels = restore(field([5.0, -5.0], part), orientation)["lon"].values
+    assert (np.diff(labels) == (-10 if flipped else 10)).all()
+    assert sorted(labels % 360) == sorted(part % 360)
+    assert west - 360 < labels.min() < west + 360
+    assert west < labels.max() < west + 720
 
 
 def test_columns_outside_the_region_cannot_be_restored():

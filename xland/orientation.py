@@ -4,7 +4,9 @@ The canonical form has the dimensions ``time``, ..., ``lat``, ``lon`` in that or
 north to south and longitude from west to east. A global field starts at 180 W; a regional one is
 contiguous and may pass 180 degrees. :func:`orient` brings an object there and returns an
 :class:`Orientation`; :func:`restore` uses it to bring a result, on the same grid or on any
-refinement or part of it, back to the caller's names, order and range of longitude.
+refinement or part of it, back to the caller's names, order and range of longitude. A part that
+crosses the caller's seam stays in one piece, so that it keeps a georeference: 170 to 190 degrees
+east and not two strips at the two ends of the caller's range.
 
 Neither reads a value: flips and rolls are slices that are put together again, never fancy
 indexing, so that dask chunks stay whole and files are read in stretches.
@@ -167,7 +169,9 @@ def restore(obj: XarrayObject, orientation: Orientation) -> XarrayObject:
     Returns
     -------
     object of the same type
-        Lazy where ``obj`` was. On the caller's own grid the labels are exactly the caller's.
+        Lazy where ``obj`` was. On the caller's own grid the labels are exactly the caller's. A part
+        that the seam of the caller's range would tear apart is contiguous instead, in numbers that
+        go on beyond the range: 170 to 190 where it is -180 to 180, -10 to 10 where it is 0 to 360.
 
     Raises
     ------
@@ -229,6 +233,7 @@ def _restored_columns(lon: NDArray[Any], orientation: Orientation) -> tuple[list
     lon = np.asarray(lon, dtype=np.float64)
     slices: list[slice] = []
     labels: list[NDArray[np.float64]] = []
+    offsets: list[float] = []
     for piece in orientation.pieces:
         # a part of a global field may pass the date line: going eastwards, what lies there has been shifted by 360
         for shift in (360.0, 0.0, -360.0):
@@ -236,12 +241,30 @@ def _restored_columns(lon: NDArray[Any], orientation: Orientation) -> tuple[list
             if b > a:
                 slices.append(slice(a, b))
                 labels.append(lon[a:b] - shift + piece.offset)
+                offsets.append(piece.offset - shift)
     if sum(part.size for part in labels) != lon.size:
         raise GridError(
             f"longitudes {lon[0]:g} to {lon[-1]:g} reach beyond the grid they should be restored to "
             f"({orientation.grid})"
         )
-    return slices, np.asarray(np.round(np.concatenate(labels), 10), dtype=np.float64)
+    restored = np.asarray(np.round(np.concatenate(labels), 10), dtype=np.float64)
+    if _is_torn(lon, restored, orientation.grid):
+        return [slice(0, lon.size)], np.asarray(np.round(lon + min(offsets, key=abs), 10), dtype=np.float64)
+    return slices, restored
+
+
+def _is_torn(lon: NDArray[np.float64], restored: NDArray[np.float64], grid: Grid) -> bool:
+    """Whether a contiguous part of the grid has fallen apart at the caller's seam."""
+    if lon.size < 2:
+        return False
+    step, width = float(lon[1] - lon[0]), grid.columns * grid.resolution
+    if lon.size * step > width - step / 2:
+        return False  # all columns: these lie as the caller's own
+    return _is_even(lon, step) and not _is_even(restored, step)
+
+
+def _is_even(labels: NDArray[np.float64], step: float) -> bool:
+    return bool(np.allclose(np.diff(labels), step, rtol=0, atol=0.1 * step))
 
 
 def _callers(labels: NDArray[np.float64], own: NDArray[Any], tolerance: float) -> NDArray[Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from xland.vocabulary import flag_attributes
 
@@ -117,15 +118,30 @@ def describe_product(
 
 
 def bounds(ds: xr.Dataset) -> tuple[float, float, float, float] | None:
-    """West, south, east and north edge in degrees, from the cell centres; None if they are not there."""
+    """West, south, east and north edge in degrees, from the cell centres; None if they are not there.
+
+    East is beyond 180 (or 360) for a region that crosses the end of its range of longitude.
+    """
     if not {"lat", "lon"} <= set(ds.coords) or not ds["lat"].size or not ds["lon"].size:
         return None
     lat, lon = np.asarray(ds["lat"].values, dtype=float), np.asarray(ds["lon"].values, dtype=float)
     steps = [abs(float(c[1] - c[0])) for c in (lat, lon) if c.ndim == 1 and c.size > 1]
     half = steps[0] / 2 if steps else 0.0
+    lon = _contiguous(lon, 2 * half)
     edges = (lon.min() - half, lat.min() - half, lon.max() + half, lat.max() + half)
     west, south, east, north = (round(float(edge), 8) for edge in edges)
     return west, max(south, -90.0), east, min(north, 90.0)
+
+
+def _contiguous(lon: NDArray[np.float64], step: float) -> NDArray[np.float64]:
+    """Put together a region whose columns stand at both ends of a range of 360 degrees."""
+    ordered = np.sort(lon.ravel())
+    gaps = np.flatnonzero(np.diff(ordered) > 1.5 * step)
+    closes = ordered.size > 1 and abs(ordered[0] + 360 - ordered[-1] - step) < 0.1 * step
+    if gaps.size != 1 or not closes:
+        return ordered
+    cut = int(gaps[0]) + 1
+    return np.concatenate([ordered[cut:], ordered[:cut] + 360])
 
 
 def years(ds: xr.Dataset) -> list[int]:
