@@ -9,10 +9,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.errors import VocabularyError
 from xland.grid import Grid, class_shares
 from xland.orientation import orient, restore
-from xland.vocabulary import CLASS_NAMES, CLASSES
+from xland.vocabulary import CLASSES, check_codes
 
 
 def aggregate_classes(maps: xr.DataArray, factor: int) -> xr.Dataset:
@@ -35,18 +34,27 @@ def aggregate_classes(maps: xr.DataArray, factor: int) -> xr.Dataset:
     ------
     GridError
         If the fine cells cannot be grouped without remainder.
+    VocabularyError
+        When the shares are computed: codes other than 0..7, fractions or NaN.
     """
     canonical, orientation = orient(maps, what="map")
     fine = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
     coarse = fine.coarsen(factor)
     codes = canonical.chunk(lat=_multiple(canonical, "lat", factor), lon=_multiple(canonical, "lon", factor)).data
-    area = da.from_array(fine.cell_area()[:, None], chunks=(codes.chunks[-2], 1))
     leading = codes.ndim - 2
+    along = (1,) * leading
+
+    def rows(values: NDArray[np.float64]) -> da.Array:
+        return da.from_array(values.reshape(*along, -1, 1), chunks=(*along, codes.chunks[-2], 1))
+
     shares = da.map_blocks(
         _shares,
         codes,
-        area.reshape((1,) * leading + area.shape),
+        rows(fine.cell_area()),
+        rows(fine.latitude),
+        da.from_array(fine.longitude.reshape(*along, 1, -1), chunks=(*along, 1, codes.chunks[-1])),
         factor=factor,
+        what="map" if maps.name is None else f"map {str(maps.name)!r}",
         dtype=np.float32,
         new_axis=0,
         chunks=(
@@ -71,13 +79,17 @@ def aggregate_classes(maps: xr.DataArray, factor: int) -> xr.Dataset:
     return restore(xr.Dataset(variables, coordinates), orientation)
 
 
-def _shares(codes: NDArray[np.uint8], area: NDArray[np.float64], factor: int) -> NDArray[np.float32]:
-    flat = codes.reshape(-1, *codes.shape[-2:])
-    unknown = int((flat >= len(CLASS_NAMES)).sum())
-    if unknown:
-        raise VocabularyError(
-            f"map: {unknown} cells hold no class code 0 to {len(CLASS_NAMES) - 1}; translate them first"
-        )
+def _shares(
+    codes: NDArray[Any],
+    area: NDArray[np.float64],
+    latitude: NDArray[np.float64],
+    longitude: NDArray[np.float64],
+    *,
+    factor: int,
+    what: str,
+) -> NDArray[np.float32]:
+    known = check_codes(codes, what=what, latitude=latitude.ravel(), longitude=longitude.ravel())
+    flat = known.reshape(-1, *known.shape[-2:])
     shares = np.stack([class_shares(each, factor, area.ravel(), len(CLASSES)) for each in flat], axis=1)
     return shares.reshape(len(CLASSES), *codes.shape[:-2], *shares.shape[-2:]).astype(np.float32)
 

@@ -158,6 +158,58 @@ def translate(codes: NDArray[Any], table: Mapping[int, str], *, what: str = "map
     return classes
 
 
+def check_codes(
+    codes: NDArray[Any],
+    *,
+    what: str,
+    latitude: NDArray[Any] | None = None,
+    longitude: NDArray[Any] | None = None,
+    remedy: str = "translate other legends with xland.vocabulary.translate",
+) -> NDArray[np.uint8]:
+    """Return class codes as uint8, or say which codes are unknown, how many and where.
+
+    Parameters
+    ----------
+    codes : (..., rows, columns) array
+        Whole numbers; floats are accepted if they are whole.
+    what : str
+        What the map is, for the message.
+    latitude, longitude : (rows,) and (columns,) array, optional
+        Degrees of the cell centres, for the message.
+    remedy : str
+        What to do about it, for the message.
+
+    Returns
+    -------
+    array of uint8, same shape
+        Class codes 0..7.
+
+    Raises
+    ------
+    VocabularyError
+        Codes other than 0..7: negative or larger ones, fractions, NaN, infinity; values that are no numbers.
+    """
+    codes = np.asarray(codes)
+    if codes.dtype.kind not in "iufb":
+        raise VocabularyError(f"the {what} holds {codes.dtype} values; class codes are whole numbers from 0 to 7")
+    bad = (codes < 0) | (codes >= len(CLASSES))
+    if codes.dtype.kind == "f":
+        bad |= ~(codes == np.trunc(codes))
+    if not bad.any():
+        return codes.astype(np.uint8, copy=False)
+    values, counts = np.unique(codes[bad], return_counts=True)
+    listed = ", ".join(f"{value:g} ({count} cells)" for value, count in zip(values[:6], counts[:6], strict=True))
+    more = f" and {values.size - 6} others ({int(counts[6:].sum())} cells)" if values.size > 6 else ""
+    place = ""
+    if latitude is not None and longitude is not None:
+        row, column = (int(index[0]) for index in np.nonzero(bad)[-2:])
+        place = f", the first at {latitude[row]:g} N, {longitude[column]:g} E"
+    raise VocabularyError(
+        f"the {what} holds unknown class codes {listed}{more}{place}; codes are 0 to 7 with 0 for ocean and no data: "
+        f"{remedy}"
+    )
+
+
 def flag_attributes(classes: tuple[str, ...] = CLASS_NAMES) -> dict[str, Any]:
     """CF attributes of a map of class codes: flag values, meanings and colours."""
     chosen = [CLASSES[class_code(name)] for name in classes]

@@ -446,3 +446,20 @@ def test_tables_name_maps_domains_and_figures():
     assert "cropland" in str(single["land"])
     assert "cropland" in single["land"]._repr_html_()
     assert single["land"].to_dataframe().loc["cropland", "iou"] == 1
+
+
+def test_tables_say_which_cells_years_and_factor_were_compared():
+    predicted, observed = two_maps(9)
+    one = evaluate(
+        predicted.assign_coords(time=2015), observed.assign_coords(time=2019), factor=4, cells="held-out <cells>"
+    )
+    heading = "cells: held-out <cells> | years: 2015, observed 2019 | factor: 4 x 4 fine cells a coarse cell"
+    assert str(one).splitlines()[0] == heading
+    assert "cells: held-out &lt;cells&gt; | years: 2015, observed 2019 | factor: 4 x 4" in one._repr_html_()
+    assert "<br>" in one._repr_html_()
+    both = compare(
+        {"a": predicted.assign_coords(time=2015), "b": predicted.assign_coords(time=2019)},
+        observed.assign_coords(time=2019),
+    )
+    assert str(both).startswith("cells: all | years: a 2015, observed 2019; b 2019 | factor: 5 x 5")
+    assert str(evaluate(predicted, observed)).startswith("cells: all | years: not given |")

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from xland.errors import GridError
 from xland.evaluation.alignment import ClassMap, Overlap, as_map, overlaps
-from xland.evaluation.confusion import check_codes, count_rows
+from xland.evaluation.confusion import count_rows
 from xland.grid import Grid
-from xland.vocabulary import CLASSES
+from xland.vocabulary import CLASSES, check_codes
 
 _SMALLEST, _LARGEST = 512, 1536
 """Cells along a block: fewer cost tasks, more cost memory."""

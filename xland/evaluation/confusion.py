@@ -29,45 +29,6 @@ SOUTHERN_LIMIT = -60.0
 """Latitude south of which nothing counts as land: Antarctica would be one large and easy class."""
 
 
-def check_codes(
-    codes: NDArray[Any], *, what: str, latitude: NDArray[Any] | None = None, longitude: NDArray[Any] | None = None
-) -> NDArray[np.uint8]:
-    """Return class codes as uint8, or say which codes are unknown, how many and where.
-
-    Parameters
-    ----------
-    codes : (rows, columns) array
-        Whole numbers; floats are accepted if they are whole.
-    what : str
-        What the map is, for the message.
-    latitude, longitude : (rows,) and (columns,) array, optional
-        Degrees of the cell centres, for the message.
-
-    Raises
-    ------
-    VocabularyError
-        Codes other than 0..7, fractions or NaN.
-    """
-    codes = np.asarray(codes)
-    if codes.dtype.kind not in "iufb":
-        raise VocabularyError(f"the {what} holds {codes.dtype} values; class codes are whole numbers from 0 to 7")
-    bad = (codes < 0) | (codes >= len(CLASSES))
-    if codes.dtype.kind == "f":
-        bad |= ~(codes == np.trunc(codes))
-    if not bad.any():
-        return codes.astype(np.uint8, copy=False)
-    values, counts = np.unique(codes[bad], return_counts=True)
-    listed = ", ".join(f"{value:g} ({count} cells)" for value, count in zip(values[:6], counts[:6], strict=True))
-    place = ""
-    if latitude is not None and longitude is not None:
-        row, column = (int(index[0]) for index in np.nonzero(bad))
-        place = f", the first at {latitude[row]:g} N, {longitude[column]:g} E"
-    raise VocabularyError(
-        f"the {what} holds unknown class codes {listed}{place}; codes are 0 to 7 with 0 for ocean and no data: "
-        "translate other legends with xland.vocabulary.translate"
-    )
-
-
 def confusion(
     observed: NDArray[Any], predicted: NDArray[Any], weights: NDArray[Any] | None = None, classes: int = len(CLASSES)
 ) -> NDArray[np.float64]:

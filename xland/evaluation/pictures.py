@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xland.evaluation.alignment import ClassMap, overlaps
-from xland.evaluation.confusion import check_codes
 from xland.grid import Grid
-from xland.vocabulary import CLASSES, OCEAN
+from xland.vocabulary import CLASSES, OCEAN, check_codes
 
 SAME, OTHER_CLASS, SEA = "#f6f5f1", "#8c2d7c", CLASSES[OCEAN].color
 """Colours of the maps that show differences; apart in lightness, so that anyone can tell them."""

@@ -30,7 +30,7 @@ from xland.evaluation.pictures import (
     extent,
 )
 from xland.evaluation.scores import Comparison
-from xland.evaluation.tables import figure
+from xland.evaluation.tables import figure, years_in_words
 from xland.vocabulary import CLASSES, LAND_CLASSES
 
 MAX_PIXELS = 700_000
@@ -115,7 +115,7 @@ def write_report(
         model=model,
         cells=scores[model].cells,
         factor=scores[model].factor,
-        years=_years(scores, model),
+        years=years_in_words(scores[model].years),
         tiles=_tiles(scores, model),
         maps=_maps(flat, observed, model, max_pixels),
         extent=extent(flat[model if model in flat else observed].grid),
@@ -145,16 +145,6 @@ def _single(data: xr.DataArray | xr.Dataset, what: str) -> ClassMap:
 
 def _main_domain(scores: Comparison) -> str:
     return "land" if "land" in scores.domains else scores.domains[0]
-
-
-def _years(scores: Comparison, model: str) -> str:
-    pairs = [pair for pair in scores[model].years if None not in pair]
-    if not pairs:
-        return ""
-    if len(pairs) > 1:
-        return f"{len(pairs)} years, {pairs[0][0]} to {pairs[-1][0]}"
-    predicted, observed = pairs[0]
-    return f"{predicted}" if predicted == observed else f"{predicted}, observed {observed}"
 
 
 def _tiles(scores: Comparison, model: str) -> list[dict[str, str]]:

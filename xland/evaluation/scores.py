@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from xland.errors import GridError, RegionError
 from xland.evaluation.alignment import as_map, pair_years
 from xland.evaluation.blocks import Weightings, count_lazily, weigh
-from xland.evaluation.confusion import DOMAINS, check_codes, confusion, mixed_cells
+from xland.evaluation.confusion import DOMAINS, confusion, mixed_cells
 from xland.evaluation.measures import Scores
-from xland.evaluation.tables import figure, html_table, text_table
-from xland.vocabulary import CLASS_NAMES, LAND_CLASSES
+from xland.evaluation.tables import figure, html_table, text_table, years_in_words
+from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, check_codes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,7 +171,23 @@ class Comparison:
                 area, pixels = each.area[domain], each.pixels[domain]
                 values = (area.accuracy, area.miou, pixels.accuracy, pixels.miou, *(area.iou[c] for c in codes))
                 rows.append([domain, name, *(figure(value) for value in values)])
-        return "accuracy, mean IoU and IoU of each class by area; (px) by pixel counts", header, rows
+        return (
+            f"{self._heading()}\naccuracy, mean IoU and IoU of each class by area; (px) by pixel counts",
+            header,
+            rows,
+        )
+
+    def _heading(self) -> str:
+        """Say what was compared: cells, years and the factor by which cells count as mixed."""
+        first = next(iter(self.evaluations.values()))
+        years = {name: years_in_words(each.years) or "not given" for name, each in self.evaluations.items()}
+        if len(set(years.values())) == 1:
+            said = years[self.names[0]]
+        else:
+            said = "; ".join(f"{name} {each}" for name, each in years.items())
+        return (
+            f"cells: {first.cells} | years: {said} | factor: {first.factor} x {first.factor} fine cells a coarse cell"
+        )
 
     def __str__(self) -> str:
         return text_table(*self._table())

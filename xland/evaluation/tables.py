@@ -13,6 +13,17 @@ def figure(value: float | None, digits: int = 3) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"  # noqa: RUF001
 
 
+def years_in_words(pairs: Sequence[tuple[int | None, int | None]]) -> str:
+    """Return which (predicted, observed) years were compared; empty where the maps do not say theirs."""
+    known = [pair for pair in pairs if None not in pair]
+    if not known:
+        return ""
+    if len(known) > 1:
+        return f"{len(known)} years, {known[0][0]} to {known[-1][0]}"
+    predicted, observed = known[0]
+    return f"{predicted}" if predicted == observed else f"{predicted}, observed {observed}"
+
+
 def text_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table as plain text: first column to the left, figures to the right."""
     from rich.box import SIMPLE_HEAD
@@ -44,4 +55,5 @@ def html_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
         + "</tr>"
         for row in rows
     )
-    return f"<table><caption>{html.escape(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    caption = html.escape(title).replace("\n", "<br>")
+    return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
