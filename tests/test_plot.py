@@ -135,6 +135,18 @@ def test_differences_show_where_the_class_is_another(codes):
     np.testing.assert_allclose(color_at(ax, 0.5, 46.5), to_rgb(CLASSES[0].color), atol=0.01)
 
 
+def test_cells_without_data_are_blank_and_their_classes_not_in_the_legend(codes):
+    values = on_grid(codes.astype("float32")).where(on_grid(codes) != 4)
+    ax = plot.land_use_map(values)
+    row, column = np.argwhere(codes == 4)[0]
+    np.testing.assert_allclose(color_at(ax, column + 0.5, 49.5 - row), (1, 1, 1), atol=0.01)
+    assert "forest" not in [each.get_text() for each in ax.get_legend().get_texts()]
+    below = plot.difference(values, on_grid(codes))
+    np.testing.assert_allclose(color_at(below, column + 0.5, 49.5 - row), (1, 1, 1), atol=0.01)
+    figure = plot.side_by_side({"a": values})
+    np.testing.assert_allclose(color_at(figure.axes[0], column + 0.5, 49.5 - row), (1, 1, 1), atol=0.01)
+
+
 def test_differences_are_found_by_label_in_a_larger_observed_map(codes):
     world = on_grid(np.zeros((180, 360), dtype=np.uint8), north=90.0, west=-180.0)
     world[40:48, 356:] = codes[:, :4]
@@ -173,7 +185,10 @@ def test_side_by_side_without_an_observed_map_fills_rows(codes):
 
 
 def test_what_is_no_map_of_classes_is_refused_by_name(codes):
-    with pytest.raises(VocabularyError, match="64 cells of the map hold no class code"):
+    with pytest.raises(
+        VocabularyError,
+        match=r"map holds unknown class codes 0.5 \(64 cells\), the first at 49.5 N, 0.5 E.*confidence_map",
+    ):
         plot.land_use_map(on_grid(np.full((8, 8), 0.5)))
     with pytest.raises(GridError, match=r"several steps along time \(2\)"):
         plot.land_use_map(on_grid(codes).expand_dims(time=[2014, 2015]))

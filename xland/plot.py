@@ -17,10 +17,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.errors import GridError, RegionError, VocabularyError
+from xland.errors import GridError, RegionError
 from xland.grid import Grid
 from xland.orientation import orient
-from xland.vocabulary import CLASSES, OCEAN
+from xland.vocabulary import CLASSES, OCEAN, check_codes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +31,9 @@ MAX_PIXELS = 2_000_000
 
 AGREE, DISAGREE = "#f6f5f1", "#8c2d7c"
 """Colours of a difference map: told apart by lightness as well, so that colour-blind readers can."""
+
+_BLANK = len(CLASSES)
+"""Stands for no data among class codes that are drawn."""
 
 
 def thin(data: xr.DataArray, max_pixels: int = MAX_PIXELS) -> xr.DataArray:
@@ -51,6 +54,30 @@ def thin(data: xr.DataArray, max_pixels: int = MAX_PIXELS) -> xr.DataArray:
     return data.isel({name: slice(min(step // 2, data.sizes[name] - 1), None, step) for name in ("lat", "lon")})
 
 
+def draw(da: xr.DataArray, ax: Axes | None = None, **options: Any) -> Axes:
+    """Draw class codes with :func:`land_use_map` and everything else with :func:`confidence_map`.
+
+    Class codes are whole numbers of a variable that is called ``land_use``, has ``flag_values`` or
+    an integer type, or that go beyond 1 and no further than the last code; they may have become
+    floats with NaN (``where``). Of a float array, the cells that are drawn are read to decide.
+
+    Parameters
+    ----------
+    da : DataArray
+        One time step; any orientation.
+    ax : matplotlib Axes, optional
+    **options
+        Of the function that draws.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    data, frame = _flat(da, _what(da), options.pop("max_pixels", MAX_PIXELS))
+    data = data.compute()
+    return (_draw_classes if _holds_classes(data) else _draw_values)(da, data, frame, ax, **options)
+
+
 def land_use_map(
     da: xr.DataArray,
     ax: Axes | None = None,
@@ -64,7 +91,8 @@ def land_use_map(
     Parameters
     ----------
     da : DataArray of class codes 0..7
-        One time step; any names and order of latitude and longitude. Drawn north up.
+        One time step; any names and order of latitude and longitude. Drawn north up. NaN (of codes
+        that ``where`` made floats) is no data and left blank.
     ax : matplotlib Axes, optional
         By default a new pyplot figure.
     title : str, optional
@@ -85,13 +113,7 @@ def land_use_map(
     VocabularyError
         Codes other than 0..7.
     """
-    data, frame = _flat(da, "map", max_pixels)
-    codes = _codes(data)
-    ax = _axes(ax, frame)
-    _paint(ax, _palette()[codes], frame, title if title is not None else _year(da))
-    if legend:
-        _legend(ax, _entries(set(np.unique(codes).tolist())))
-    return ax
+    return _draw_classes(da, *_flat(da, _what(da), max_pixels), ax, title=title, legend=legend)
 
 
 def confidence_map(
@@ -100,10 +122,12 @@ def confidence_map(
     *,
     title: str | None = None,
     colorbar: bool = True,
-    label: str = "difference between the two largest probabilities",
+    label: str | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Axes:
-    """Draw a probability or a confidence, 0 to 1, in a colour scale that colour-blind readers can read.
+    """Draw a probability, a confidence or a share in a colour scale that colour-blind readers can read.
+
+    The scale is 0 to 1, or the range of the values where some lie outside of that.
 
     Parameters
     ----------
@@ -112,20 +136,15 @@ def confidence_map(
     ax : matplotlib Axes, optional
     title : str, optional
     colorbar : bool
-    label : str
-        What the colour bar shows.
+    label : str, optional
+        What the colour bar shows; by default the ``long_name`` of the variable, or its name.
     max_pixels : int
 
     Returns
     -------
     matplotlib Axes
     """
-    data, frame = _flat(da, "confidence", max_pixels)
-    ax = _axes(ax, frame)
-    image = _paint(ax, data.values, frame, title, cmap="cividis", vmin=0, vmax=1)
-    if colorbar:
-        ax.figure.colorbar(image, ax=ax, shrink=0.7, pad=0.02, label=label)
-    return ax
+    return _draw_values(da, *_flat(da, _what(da), max_pixels), ax, title=title, colorbar=colorbar, label=label)
 
 
 def difference(
@@ -217,7 +236,7 @@ def side_by_side(
     present: set[int] = set()
     for position, (name, (data, frame)) in enumerate(flat.items()):
         row, column = divmod(position, across)
-        codes = _codes(data)
+        codes = _codes(data, f"map {name!r}")
         present |= set(np.unique(codes).tolist())
         axes[row, column].set_axis_on()
         _paint(axes[row, column], _palette()[codes], frame, name)
@@ -277,7 +296,7 @@ def _step(shape: tuple[int, ...], max_pixels: int | None) -> int:
 def _difference(
     data: xr.DataArray, frame: _Frame, reference: xr.DataArray, whole: _Frame, ax: Axes, title: str | None
 ) -> None:
-    from matplotlib.colors import to_rgb
+    from matplotlib.colors import to_rgba
 
     west = whole.grid.west
     places = {"lat": data["lat"].values, "lon": west + (data["lon"].values - west) % 360}
@@ -288,31 +307,103 @@ def _difference(
             "the observed map lacks cells of the predicted one, or their cells do not coincide; "
             "select the same region of both"
         ) from error
-    theirs, ours = _codes(beside), _codes(data)
-    picture = np.where((theirs == ours)[..., None], to_rgb(AGREE), to_rgb(DISAGREE))
-    picture[theirs == OCEAN] = to_rgb(CLASSES[OCEAN].color)
+    theirs, ours = _codes(beside, "observed map"), _codes(data, "predicted map")
+    picture = np.where((theirs == ours)[..., None], to_rgba(AGREE), to_rgba(DISAGREE))
+    picture[theirs == OCEAN] = to_rgba(CLASSES[OCEAN].color)
+    picture[(theirs == _BLANK) | (ours == _BLANK)] = 0
     _paint(ax, picture, frame, title)
 
 
-def _palette() -> NDArray[np.float64]:
-    from matplotlib.colors import to_rgb
+def _draw_classes(
+    da: xr.DataArray,
+    data: xr.DataArray,
+    frame: _Frame,
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    legend: bool = True,
+) -> Axes:
+    codes = _codes(data, _what(da))
+    ax = _axes(ax, frame)
+    _paint(ax, _palette()[codes], frame, title if title is not None else _year(da))
+    if legend:
+        _legend(ax, _entries(set(np.unique(codes).tolist())))
+    return ax
 
-    return np.array([to_rgb(each.color) for each in CLASSES])
+
+def _draw_values(
+    da: xr.DataArray,
+    data: xr.DataArray,
+    frame: _Frame,
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    colorbar: bool = True,
+    label: str | None = None,
+) -> Axes:
+    values = np.asarray(data.values, dtype=np.float64)
+    known = values[np.isfinite(values)]
+    low, high = (0.0, 1.0) if _are_shares(known) else (float(known.min()), float(known.max()))
+    ax = _axes(ax, frame)
+    image = _paint(ax, values, frame, title, cmap="cividis", vmin=low, vmax=high)
+    if colorbar:
+        ax.figure.colorbar(image, ax=ax, shrink=0.7, pad=0.02, label=_label(da) if label is None else label)
+    return ax
+
+
+def _holds_classes(data: xr.DataArray) -> bool:
+    """Whether a map that has been read holds class codes rather than amounts."""
+    if data.name in ("confidence", "probability") or data.dtype.kind == "b":
+        return False
+    if data.dtype.kind != "f":
+        return True
+    known = data.values[np.isfinite(data.values)]
+    whole = bool((known == np.trunc(known)).all())
+    if "flag_values" in data.attrs or data.name == "land_use":
+        return whole or not _are_shares(known)  # of shares of a class, xarray keeps the attributes of the codes
+    return whole and not _are_shares(known) and bool((known >= 0).all() and (known < len(CLASSES)).all())
+
+
+def _are_shares(known: NDArray[Any]) -> bool:
+    slack = 1e-6  # sums of float32
+    return not known.size or bool(known.min() >= -slack and known.max() <= 1 + slack)
+
+
+def _label(da: xr.DataArray) -> str:
+    name = "" if da.name is None else str(da.name)
+    # what is left of class codes after arithmetic still has their attributes
+    label = name if "flag_values" in da.attrs else str(da.attrs.get("long_name") or name)
+    units = str(da.attrs.get("units", "1"))
+    return label if units in ("", "1") else f"{label} [{units}]"
+
+
+def _what(da: xr.DataArray) -> str:
+    return "map" if da.name is None else f"map {str(da.name)!r}"
+
+
+def _palette() -> NDArray[np.float64]:
+    """Return the colours of the classes, and a transparent one for no data."""
+    from matplotlib.colors import to_rgba
+
+    return np.array([*(to_rgba(each.color) for each in CLASSES), (0, 0, 0, 0)], dtype=np.float64)
 
 
 def _entries(present: set[int]) -> dict[str, str]:
     return {each.long_name: each.color for each in CLASSES if each.code in present}
 
 
-def _codes(data: xr.DataArray) -> NDArray[np.uint8]:
+def _codes(data: xr.DataArray, what: str) -> NDArray[np.uint8]:
+    """Return class codes, and for NaN the number of the transparent colour."""
     values = data.values
-    unknown = ~np.isin(values, np.arange(len(CLASSES)))
-    if unknown.any():
-        raise VocabularyError(
-            f"{int(unknown.sum())} cells of the map hold no class code 0 to 7, the first {values[unknown][0]!r}; "
-            "draw probabilities with confidence_map"
-        )
-    return np.asarray(values, dtype=np.uint8)
+    missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, dtype=bool)
+    codes = check_codes(
+        np.where(missing, values.dtype.type(OCEAN), values) if missing.any() else values,
+        what=what,
+        latitude=data["lat"].values,
+        longitude=data["lon"].values,
+        remedy="translate other legends with xland.vocabulary.translate, draw probabilities with confidence_map",
+    )
+    return np.where(missing, np.uint8(_BLANK), codes) if missing.any() else codes
 
 
 def _axes(ax: Axes | None, frame: _Frame) -> Axes:
