@@ -214,6 +214,57 @@ def test_an_existing_store_is_refused(tmp_path):
         put(maps(), path, resume=True, overwrite=True)
 
 
+@pytest.mark.parametrize("how", [{"overwrite": True}, {"resume": True}, {}])
+def test_folders_and_files_that_are_no_store_are_never_deleted(tmp_path, how):
+    folder, file = tmp_path / "home", tmp_path / "thesis.txt"
+    (folder / "photos").mkdir(parents=True)
+    (folder / "photos" / "a.jpg").write_text("dear")
+    file.write_text("dear")
+    for path in (folder, file):
+        with pytest.raises(StoreError):
+            put(maps(), path, **how)
+    assert (folder / "photos" / "a.jpg").read_text() == file.read_text() == "dear"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["home", "thesis.txt"]
+    with pytest.raises(StoreError, match="is a folder"):
+        write_netcdf(maps(), folder, overwrite=True, progress=False)
+
+
+def test_what_appears_while_a_store_is_written_is_not_deleted_either(tmp_path):
+    path = put(maps(), tmp_path / "a.zarr")
+    with pytest.raises(StopError):
+        put(maps(years=3, fuse=Fuse(after=1)), path, overwrite=True)
+    path.rename(tmp_path / "elsewhere")
+    path.mkdir()
+    (path / "notes.txt").write_text("dear")
+    with pytest.raises(StoreError, match="left alone"):
+        put(maps(years=3), path, resume=True)
+    assert (path / "notes.txt").read_text() == "dear"
+
+
+def test_a_working_folder_with_anything_of_others_is_left_alone(tmp_path):
+    partial = tmp_path / "a.zarr.partial"
+    partial.mkdir()
+    (partial / "notes.txt").write_text("dear")
+    for how in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(StoreError, match=r"holds notes\.txt of others"):
+            put(maps(), tmp_path / "a.zarr", **how)
+    assert (partial / "notes.txt").read_text() == "dear"
+
+
+def test_empty_folders_and_stores_of_either_zarr_format_are_replaced(tmp_path):
+    (tmp_path / "empty.zarr").mkdir()
+    maps().to_zarr(tmp_path / "two.zarr", zarr_format=2)
+    for name in ("empty.zarr", "two.zarr"):
+        xr.testing.assert_equal(open_store(put(maps(), tmp_path / name, overwrite=True)).load(), maps().compute())
+
+
+def test_the_edges_of_a_torn_region_are_those_of_its_cells():
+    ds = xr.Dataset(coords={"lat": [1.5, 0.5], "lon": [-179.5, -178.5, 178.5, 179.5]})
+    assert bounds(ds) == (178.0, 0.0, 182.0, 2.0)
+    assert bounds(ds.isel(lon=[0, 1])) == (-180.0, 0.0, -178.0, 2.0)
+    assert bounds(ds.assign_coords(lon=[0.5, 1.5, 8.5, 9.5])) == (0.0, 0.0, 10.0, 2.0)
+
+
 def test_an_unfinished_store_is_refused_unless_asked_to_resume(tmp_path):
     with pytest.raises(StopError):
         put(maps(fuse=Fuse(after=1)), tmp_path / "a.zarr")

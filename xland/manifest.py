@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,9 @@ COMPLETE = "xland_complete"
 
 FINGERPRINT = "xland_store_fingerprint"
 """Attribute of the root group: digest of what was written, compared on resuming."""
+
+_OURS = re.compile(r"lock|journal|replaced|\.?manifest\.json(\..*)?|data-.*\.zarr|active-.*|\.nfs.*|\.DS_Store")
+"""Names of what stands in a working folder."""
 
 VOLATILE = frozenset({COMPLETE, FINGERPRINT, "history", "date_created", "date_modified"})
 """Attributes that may differ between two runs of the same work."""
@@ -81,6 +85,19 @@ def replace_text(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_strangers(partial: Path) -> None:
+    """Refuse a working folder that holds anything that no writer of stores put there: it would be deleted."""
+    if not (partial.exists() or partial.is_symlink()):
+        return
+    if not partial.is_dir():
+        raise StoreError(f"{partial} is in the way: the store grows in a folder of this name; move it away")
+    strangers = sorted(entry.name for entry in partial.iterdir() if not _OURS.fullmatch(entry.name))
+    if strangers:
+        raise StoreError(
+            f"{partial}, in which the store grows, holds {', '.join(strangers[:3])} of others; move that away"
+        )
 
 
 def clear(partial: Path, final: Path) -> None:

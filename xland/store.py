@@ -36,6 +36,7 @@ from xland.manifest import (
     describe_work,
     exclusive,
     read_manifest,
+    refuse_strangers,
     replace_text,
     working_folder,
 )
@@ -66,7 +67,8 @@ def write(
     path : path
         Local folder of the store.
     overwrite : bool
-        Replace a store that exists. The old one stays in place until the new one is whole.
+        Replace a Zarr store that exists. The old one stays in place until the new one is whole.
+        Files, and folders with anything else in them, are never replaced.
     resume : bool
         Go on with an unfinished store; start one if there is none, and do nothing if the same store
         is complete already.
@@ -85,7 +87,7 @@ def write(
     ------
     StoreError
         If the store exists and neither ``resume`` nor ``overwrite`` was asked for, if what is there
-        belongs to other inputs or settings, or if another process is writing it.
+        is no Zarr store or belongs to other inputs or settings, or if another process is writing it.
     """
     final = _local_path(path)
     if overwrite and resume:
@@ -93,7 +95,10 @@ def write(
     if not ds.data_vars:
         raise StoreError("the Dataset holds no variable to write")
     partial = working_folder(final)
-    if not (overwrite or resume):
+    refuse_strangers(partial)
+    if overwrite or resume:
+        _refuse_foreign(final)
+    else:
         _refuse_existing(final, partial)
     ds, encoding = align(_without_encoding(ds), chunks)
     description = describe_work(ds, encoding)
@@ -185,6 +190,8 @@ def write_netcdf(
     from dask.diagnostics import ProgressBar
 
     final = _local_path(path)
+    if final.is_dir():
+        raise StoreError(f"{final} is a folder, and is left alone; choose another path, such as {final / 'maps.nc'}")
     if final.exists() and not overwrite:
         raise StoreError(f"{final} exists; pass overwrite=True to replace it")
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -299,6 +306,7 @@ def _finish(final: Path, partial: Path, manifest: dict[str, Any]) -> None:
     if final.exists():
         if not manifest["replaces"]:
             raise StoreError(f"{final} appeared while its store was written in {partial}; move one of them away")
+        _refuse_foreign(final)
         final.rename(partial / "replaced")
     data.rename(final)
     shutil.rmtree(partial, ignore_errors=True)
@@ -312,6 +320,19 @@ def _refuse_existing(final: Path, partial: Path) -> None:
         )
     if final.exists():
         raise StoreError(f"{final} exists; pass overwrite=True to replace it")
+
+
+def _refuse_foreign(final: Path) -> None:
+    """Refuse to replace, and so to delete, what is no Zarr store."""
+    if not (final.exists() or final.is_symlink()):
+        return
+    if not final.is_dir():
+        raise StoreError(f"{final} is a file, not a Zarr store, and is left alone; choose another path")
+    if any(final.iterdir()) and not any((final / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs")):
+        raise StoreError(
+            f"{final} is a folder that holds no Zarr store, and is left alone; choose another path, "
+            f"such as {final / 'land_use.zarr'}"
+        )
 
 
 def _refuse_incomplete(target: str) -> NoReturn:
