@@ -84,10 +84,13 @@ class DatasetAccessor:
         description: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Path:
-        """Enter a finished store of these maps in an intake catalog; see :func:`xland.catalog.publish`."""
+        """Enter a finished store of these maps in an intake catalog; see :func:`xland.catalog.publish`.
+
+        A store that says that it holds other maps (``xland_fingerprint``) is refused.
+        """
         from xland.catalog import publish
 
-        return publish(catalog, name=name, store=store, description=description, metadata=metadata)
+        return publish(catalog, name=name, store=store, description=description, metadata=metadata, expected=self._ds)
 
     def evaluate(self, observed: xr.DataArray | xr.Dataset, **options: Any) -> Evaluation:
         """Score the maps against observed ones; see :func:`xland.evaluation.scores.evaluate`."""
@@ -110,10 +113,10 @@ class DataArrayAccessor:
         self._da = da
 
     def plot(self, **options: Any) -> Axes:
-        """Draw class codes, or a probability or confidence, as a map; see :mod:`xland.plot`."""
-        from xland.plot import confidence_map, land_use_map
+        """Draw class codes, or a probability, confidence or share, as a map; see :func:`xland.plot.draw`."""
+        from xland.plot import draw
 
-        return (confidence_map if self._da.dtype.kind == "f" else land_use_map)(self._da, **options)
+        return draw(self._da, **options)
 
     def aggregate(self, factor: int) -> xr.Dataset:
         """Area share of each class in coarse cells, lazily; see :func:`xland.aggregation.aggregate_classes`."""

@@ -49,6 +49,7 @@ def publish(
     store: str | os.PathLike[str],
     description: str | None = None,
     metadata: Mapping[str, Any] | None = None,
+    expected: xr.Dataset | None = None,
 ) -> Path:
     """Add a store to a catalog, or replace its entry; other entries stay as they are.
 
@@ -68,6 +69,9 @@ def publish(
     metadata : mapping, optional
         Added to what the store says about itself (title, summary, bounds, years, classes, CRS,
         model, licence, version of xland).
+    expected : Dataset, optional
+        The maps that the store should hold: if both say what they were made from and with
+        (attribute ``xland_fingerprint``), it must be the same.
 
     Returns
     -------
@@ -92,6 +96,7 @@ def publish(
     relative = _relative(path, target)
     driver = "netcdf" if target.suffix == ".nc" else "zarr"
     with _opened(target, driver) as ds:
+        _refuse_others(expected, ds, target)
         found = _metadata_of(ds)
     extra = _plain({} if metadata is None else metadata)
     text = description or found.get("title", name)
@@ -369,6 +374,17 @@ def _opened(store: Path, driver: str) -> Iterator[xr.Dataset]:
         raise StoreError(f"{store} cannot be read as NetCDF: {error}") from error
     with ds:
         yield ds
+
+
+def _refuse_others(expected: xr.Dataset | None, stored: xr.Dataset, store: Path) -> None:
+    """Refuse to publish a store in the name of maps that it does not hold."""
+    ours = None if expected is None else expected.attrs.get("xland_fingerprint")
+    theirs = stored.attrs.get("xland_fingerprint")
+    if ours and theirs and ours != theirs:
+        raise CatalogError(
+            f"{store} does not hold these maps: its xland_fingerprint is {str(theirs)[:12]}, theirs {str(ours)[:12]} "
+            "(other inputs, model or options); write them with to_zarr, or publish the Dataset of open_store"
+        )
 
 
 def _is_consolidated(store: Path) -> bool:

@@ -11,14 +11,29 @@ import xarray as xr
 
 import xland
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
-from xland.errors import VocabularyError
+from xland.errors import CatalogError, VocabularyError
+from xland.provenance import bounds
+
+
+@pytest.fixture(autouse=True)
+def no_windows():
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    with mpl.rc_context({"backend": "agg", "figure.dpi": 50}):
+        yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="module")
-def fine(tmp_path_factory):
+def model_folder(tmp_path_factory):
+    return tiny_checkpoint(tmp_path_factory.mktemp("model"), tiny_inputs())
+
+
+@pytest.fixture(scope="module")
+def fine(model_folder):
     coarse, static, maps = tiny_world((2000,))
-    checkpoint = tiny_checkpoint(tmp_path_factory.mktemp("model"), tiny_inputs())
-    return coarse.ai4land.downscale(model=checkpoint, static=static, outputs=("land_use", "confidence")), maps
+    return coarse.ai4land.downscale(model=model_folder, static=static, outputs=("land_use", "confidence")), maps
 
 
 def test_importing_xland_does_not_import_torch_or_other_heavy_packages():
@@ -64,6 +79,95 @@ def test_a_slice_plots(fine):
     assert maps.ai4land.plot(legend=False).get_legend() is None
 
 
+def colors(ax):
+    return np.asarray(ax.get_images()[0].get_array())
+
+
+def test_codes_that_where_made_floats_are_drawn_as_classes_with_blanks(fine):
+    maps, _ = fine
+    codes = maps["land_use"].isel(time=0).sel(lat=slice(50, 0), lon=slice(0, 60)).compute()
+    land = codes.where(codes != 0)
+    assert land.dtype.kind == "f"
+    assert land.isnull().any()
+    ax = land.ai4land.plot()
+    assert "ocean or no data" not in [each.get_text() for each in ax.get_legend().get_texts()]
+    np.testing.assert_array_equal(colors(ax)[..., 3] == 0, land.isnull())
+    expected = colors(codes.ai4land.plot())
+    np.testing.assert_array_equal(colors(ax)[codes.values != 0], expected[codes.values != 0])
+    assert land.drop_attrs().rename(None).ai4land.plot().get_legend() is not None
+
+
+def test_amounts_are_drawn_as_a_scale_that_bears_their_own_name(fine):
+    maps, _ = fine
+    coarse, _, _ = tiny_world((2000,))
+    forest = coarse["primf"].isel(time=0)
+    for given, label in (
+        (forest.assign_attrs(long_name="forested primary land"), "forested primary land"),
+        (forest.drop_attrs(), "primf"),
+        (xr.where(forest > 0.5, 1.0, 0.0).rename("primf").assign_coords(forest.coords), "primf"),
+        (coarse["secma"].isel(time=0).assign_attrs(long_name="age"), "age [years]"),
+        (maps["confidence"].isel(time=0), maps["confidence"].attrs["long_name"]),
+        ((maps["land_use"] == 4).coarsen(lat=4, lon=4).mean().rename("forest"), "forest"),
+        (maps["land_use"] == 4, "land_use"),
+    ):
+        ax = given.ai4land.plot()
+        assert ax.get_legend() is None
+        assert ax.figure.axes[1].get_ylabel() == label
+    assert coarse["secma"].isel(time=0).ai4land.plot().get_images()[0].get_clim()[1] > 1
+    assert forest.ai4land.plot().get_images()[0].get_clim() == (0, 1)
+
+
+def test_a_store_of_other_maps_is_not_published_in_the_name_of_these(fine, tmp_path):
+    maps, _ = fine
+    store = maps.isel(lat=slice(0, 20)).ai4land.to_zarr(tmp_path / "a.zarr", progress=False)
+    others = maps.assign_attrs(xland_fingerprint="0123456789abcdef")
+    with pytest.raises(CatalogError, match=r"does not hold these maps.*0123456789ab "):
+        others.ai4land.publish(tmp_path / "catalog.yaml", name="a", store=store)
+    assert not (tmp_path / "catalog.yaml").exists()
+    maps.drop_attrs().ai4land.publish(tmp_path / "catalog.yaml", name="a", store=store)
+    maps.ai4land.publish(tmp_path / "catalog.yaml", name="a", store=store)
+
+
+@pytest.mark.parametrize(
+    ("west", "region", "edges"), [(None, (160, -20, -168, 22), (160, 192)), (0.0, (-20, -20, 12, 22), (-20, 12))]
+)
+def test_a_region_across_the_seam_is_an_ordinary_map_everywhere(tmp_path, model_folder, west, region, edges):
+    """Evaluation, aggregation, plot, store, GDAL and catalog see the same edges as the caller."""
+    import rioxarray
+    import yaml
+
+    from tests.strategies import Layout
+
+    coarse, static, observed = tiny_world((2000,))
+    coarse, observed = Layout(west=west).apply(coarse), Layout(west=west).apply(observed.to_dataset())["land_use"]
+    maps = coarse.ai4land.downscale(model=model_folder, static=static, region=region).compute()
+    assert (np.diff(maps["lon"]) == 1).all()
+    expected = (edges[0], -22, edges[1], 22)
+    assert bounds(maps) == expected
+    ax = maps.ai4land.plot()
+    assert (*ax.get_xlim(), *ax.get_ylim()) == (*edges, -22, 22)
+    turned = observed.assign_coords(lon=(observed["lon"] - edges[0]) % 360 + edges[0]).sortby("lon")
+    own = turned.sel(lat=maps["lat"], lon=maps["lon"])
+    assert own.ai4land.evaluate(observed, factor=4)["all"].accuracy == 1
+    assert maps.ai4land.evaluate(observed, factor=4)["all"].total == pytest.approx(
+        own.ai4land.evaluate(own)["all"].total
+    )
+    shares = maps.ai4land.aggregate(4)
+    assert shares["lon"].values.tolist() == [*np.arange(edges[0] + 2, edges[1], 4)]
+    assert sum(shares.data_vars.values()).values == pytest.approx(1, abs=1e-6)
+    store = maps.ai4land.to_zarr(tmp_path / "a.zarr", progress=False)
+    xr.testing.assert_equal(xland.open_store(store).compute(), maps)
+    catalog = yaml.safe_load(maps.ai4land.publish(tmp_path / "c.yaml", name="a", store=store).read_text())
+    assert catalog["sources"]["a"]["metadata"]["bounds"] == list(expected)
+    netcdf = maps.ai4land.to_netcdf(tmp_path / "a.nc", progress=False)
+    with rioxarray.open_rasterio(netcdf, variable="land_use") as raster:
+        assert raster.rio.bounds() == expected
+    maps["land_use"].isel(time=0).rio.to_raster(tmp_path / "a.tif")
+    with rioxarray.open_rasterio(tmp_path / "a.tif") as raster:
+        assert raster.rio.bounds() == expected
+        np.testing.assert_array_equal(raster[0], maps["land_use"][0])
+
+
 def test_evaluate_on_dataset_and_dataarray_agree(fine):
     maps, observed = fine
     one = maps.ai4land.evaluate(observed, factor=4)
@@ -103,5 +207,15 @@ def test_codes_that_no_class_has_are_refused_when_aggregating():
     _, _, maps = tiny_world((2000,))
     broken = maps.copy(deep=True)
     broken[0, 3, 4:9] = 44
-    with pytest.raises(VocabularyError, match="5 cells"):
+    with pytest.raises(VocabularyError, match=r"map 'land_use' holds .* 44 \(5 cells\), the first at 86.5 N, -175.5 E"):
         broken.ai4land.aggregate(4).compute()
+
+
+@pytest.mark.parametrize("bad", [np.nan, -1.0, 2.5, np.inf])
+def test_what_is_no_whole_code_is_refused_when_aggregating(bad):
+    _, _, maps = tiny_world((2000,))
+    broken = maps.astype("float32")
+    np.testing.assert_array_equal(broken.ai4land.aggregate(4)["forest"], maps.ai4land.aggregate(4)["forest"])
+    broken[0, 100, 200:203] = bad
+    with pytest.raises(VocabularyError, match=r"\(3 cells\), the first at -10.5 N, 20.5 E"):
+        broken.chunk(lat=40, lon=40).ai4land.aggregate(4).compute()
