@@ -3,8 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.strategies import Layout, canonical_states
+from xland.errors import GridError
 from xland.findings import CheckTable, Finding
 from xland.forcing_check import check
 from xland.grid import Grid
@@ -183,6 +186,105 @@ def test_biofuel_variables_are_explained():
     notes = {note.variable: note.message for note in found(check(ds), "note")}
     assert notes["c4per"] == "made of c4per + c4per_bf"
     assert "hold them already" in notes["cpbf1_c4per"]
+
+
+@pytest.mark.parametrize("grid", [Grid(0.25, 50.05, 10.0, 3, 4), Grid(0.25, 50.0, 10.1, 3, 4)])
+def test_a_grid_between_the_cells_of_the_world_is_an_error(grid):
+    ds = states().assign_coords(lat=grid.latitude, lon=grid.longitude)
+    table = check(ds, coverage=(Grid.world(0.25), np.ones((720, 1440), dtype=bool)))
+    (error,) = found(table, "error")
+    assert error.variable == "grid"
+    assert "is not part of the world's 0.25 degree grid" in error.message
+    assert error.remedy.startswith("regrid")
+
+
+# cells without land use
+
+
+def test_cells_of_ice_are_a_note_with_their_number():
+    ds = states()
+    table = check(ds.where((ds["lat"] < 49.8) | (ds["lon"] > 10.2), 0))
+    (note,) = found(table, "note")
+    assert table.ok
+    assert (note.count, note.message) == (2, "all 0: cells of ice or water, in LUH2")
+    assert note.place == "latitude 49.875, longitude 10.125 in 2014"
+
+
+def test_a_year_without_any_land_use_is_an_error():
+    ds = states()
+    table = check(ds.where(ds["time"] == 2014, 0).where(ds["lat"] < 49.8))
+    (error,) = found(table, "error")
+    assert (error.variable, error.message, error.count) == ("all states", "0 in all cells that have data", 8)
+    assert error.place == "latitude 49.625, longitude 10.125 in 2015"
+    assert not found(check(ds * 0), "note")
+
+
+# against the cells that the model relies on
+
+
+WORLD = Grid.world(0.25)
+
+
+def holed(row: int, column: int) -> xr.Dataset:
+    ds = states()
+    hole = (ds["lat"] == GRID.latitude[row]) & (ds["lon"] == GRID.longitude[column])
+    return ds.where(~hole).transpose("time", "lat", "lon")
+
+
+def test_land_that_lost_its_data_is_an_error_with_place_count_and_remedy():
+    mask = np.zeros(WORLD.shape, dtype=bool)
+    mask[GRID.row_offset + 1, GRID.column_offset + 2] = True
+    table = check(holed(1, 2), coverage=(WORLD, mask))
+    (error,) = found(table, "error")
+    assert (error.variable, error.count) == ("all states", 2)  # in both years
+    assert error.message == "no data in cells that had some when the model was trained"
+    assert error.place == "latitude 49.625, longitude 10.625 in 2014"
+    assert error.remedy.startswith("fill them, set land_share")
+    for other in (holed(1, 1), holed(2, 2), states()):
+        assert check(other, coverage=(WORLD, mask)).ok
+    assert check(holed(1, 2)).ok
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 42), st.integers(0, 89), st.integers(3, 90), st.booleans(), st.booleans(), st.integers(0, 2**31))
+def test_the_cells_compared_are_those_of_the_same_place(row, column, columns, ascending, eastern, seed):
+    world = Grid.world(4)
+    random = np.random.default_rng(seed)
+    mask = random.random(world.shape) < 0.5
+    grid = Grid(4.0, 90 - 4.0 * row, -180 + 4.0 * column, 3, columns)
+    values = canonical_states(grid, (2015,), seed=seed).fillna(0.05).clip(max=1 / 12)
+    empty = random.random(grid.shape) < 0.5
+    values = values.where(~xr.DataArray(empty, dims=("lat", "lon"))).transpose("time", "lat", "lon")
+    places = np.rint((grid.longitude + 178) / 4).astype(int) % 90
+    lost = empty & mask[row : row + 3][:, places]
+    if ascending:
+        values = values.isel(lat=slice(None, None, -1))
+    if eastern:
+        values = values.assign_coords(lon=values["lon"] % 360)
+        if columns == 90:
+            values = values.sortby("lon")
+    errors = [e for e in found(check(values, coverage=(world, mask)), "error") if "trained" in e.message]
+    assert sum(error.count or 0 for error in errors) == int(lost.sum())
+
+
+def test_cells_outside_the_coverage_are_not_looked_at():
+    part = GRID.window(slice(1, 3), slice(1, 3))
+    everywhere = (part, np.ones(part.shape, dtype=bool))
+    assert not check(holed(1, 2), coverage=everywhere).ok
+    assert check(holed(0, 2), coverage=everywhere).ok
+    assert check(holed(1, 3), coverage=everywhere).ok
+    far = Grid(0.25, -20.0, 100.0, 3, 4)
+    assert check(holed(1, 2), coverage=(far, np.ones(far.shape, dtype=bool))).ok
+
+
+@pytest.mark.parametrize("known", [Grid.world(0.5), Grid(0.25, 50.1, 10.0, 3, 4)])
+def test_coverage_on_another_lattice_says_nothing(known):
+    assert check(holed(1, 2), coverage=(known, np.ones(known.shape, dtype=bool))).ok
+
+
+def test_a_mask_of_another_shape_than_its_grid_is_refused():
+    with pytest.raises(GridError, match=r"coverage: a mask of shape \(2, 2\) does not belong"):
+        check(states(), coverage=(WORLD, np.ones((2, 2), dtype=bool)))
 
 
 # against the land of the fine grid

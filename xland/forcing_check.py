@@ -1,7 +1,8 @@
 """Everything worth knowing about a coarse forcing before it is downscaled, in one table.
 
 :func:`check` reads the values, a few years at a time. What it calls an error is refused by
-``downscale``; a warning may be meant; a note says how the file was understood.
+``downscale``, or would give maps of nothing; a warning may be meant; a note says how the file was
+understood.
 """
 
 from __future__ import annotations
@@ -18,13 +19,30 @@ from numpy.typing import NDArray
 
 from xland.errors import ForcingError, GridError, TimeError
 from xland.findings import SEVERITIES, CheckTable, Finding, Severity
-from xland.forcing import canonical_states, check_units, find_sources, value_problems
+from xland.forcing import (
+    ValueProblem,
+    canonical_states,
+    check_lattice,
+    check_units,
+    find_sources,
+    value_problems,
+    without_data,
+)
 from xland.grid import Grid, aggregate
 from xland.orientation import Orientation, orient
 from xland.vocabulary import CLASS_NAMES, CROP_STATES, LUH2_STATES, LUH3_STATES, LUH_SECONDARY
 from xland.years import check_years, decode_years, listed, missing_years
 
 _YEARS_AT_ONCE = 8
+_EMPTY_SUM = 1e-3  # what states sum to, at least, where there is any land use
+_NO_DATA = (
+    "no data in cells that had some when the model was trained",
+    "fill them, set land_share of the static Dataset to 0 there, or choose a region without them",
+)
+_ALL_ZERO = ("0 in all cells that have data", "was an empty file written, or are these shares of something else?")
+_SOME_ZERO = ("all 0: cells of ice or water, in LUH2", "")
+
+_Faults = dict[tuple[Severity, str, str], dict[str, Any]]
 _BIOFUEL_SHARES = ("crpbf_", "crpbf2_", "cpbf1_", "cpbf2_")
 
 
@@ -49,7 +67,13 @@ class _Report:
         return CheckTable(tuple(found), self.facts, pd.DataFrame(self.areas))
 
 
-def check(ds: xr.Dataset, *, static: xr.Dataset | None = None, progress: bool = True) -> CheckTable:
+def check(
+    ds: xr.Dataset,
+    *,
+    static: xr.Dataset | None = None,
+    coverage: tuple[Grid, NDArray[np.bool_]] | None = None,
+    progress: bool = True,
+) -> CheckTable:
     """Look at a coarse forcing closely: structure, then every value, a few years at a time.
 
     Parameters
@@ -58,6 +82,9 @@ def check(ds: xr.Dataset, *, static: xr.Dataset | None = None, progress: bool = 
         Coarse states as they were opened, decoded or not; or shares of the eight classes.
     static : Dataset, optional
         Static predictors on a finer grid with ``land_share``: tells whether the forcing has data on all land.
+    coverage : tuple of Grid and (rows, columns) array of bool, optional
+        Cells that the model relies on: those that had data when it was trained. Such a cell without data is
+        an error. Cells outside this grid are not looked at, nor are forcings of another resolution.
     progress : bool
         Show a progress bar on a terminal where there are more than a few years.
 
@@ -65,6 +92,11 @@ def check(ds: xr.Dataset, *, static: xr.Dataset | None = None, progress: bool = 
     -------
     CheckTable
         Bad input does not raise: it is a finding of the table.
+
+    Raises
+    ------
+    GridError
+        If the mask of ``coverage`` does not have the shape of its grid.
     """
     report = _Report()
     required = _expected(ds)
@@ -87,6 +119,8 @@ def check(ds: xr.Dataset, *, static: xr.Dataset | None = None, progress: bool = 
         report.add_error("grid", error)
         return report.table()
     _describe_grid(report, orientation)
+    _try(report, "grid", partial(check_lattice, orientation.grid))
+    expected = None if coverage is None else _expected_cells(orientation.grid, *coverage)
     years = _years(report, oriented, orientation)
     states = {}
     for name, variables in sources.items():
@@ -95,7 +129,7 @@ def check(ds: xr.Dataset, *, static: xr.Dataset | None = None, progress: bool = 
             states[name] = made[name]
     if states and years:
         data = xr.Dataset(states)
-        with_data = _values(report, data, orientation.grid, years, progress=progress)
+        with_data = _values(report, data, orientation.grid, years, expected, progress=progress)
         if static is not None:
             _compare_with_land(report, static, with_data, orientation.grid)
     return report.table()
@@ -104,7 +138,7 @@ def check(ds: xr.Dataset, *, static: xr.Dataset | None = None, progress: bool = 
 def _try(report: _Report, variable: str, action: Any) -> Any:
     try:
         return action()
-    except ForcingError as error:
+    except (ForcingError, GridError) as error:
         report.add_error(variable, error)
         return None
 
@@ -203,22 +237,39 @@ def _blocks(data: xr.Dataset, *, progress: bool) -> Iterator[tuple[int, xr.Datas
 
 
 def _values(
-    report: _Report, data: xr.Dataset, grid: Grid, years: Sequence[int], *, progress: bool
+    report: _Report,
+    data: xr.Dataset,
+    grid: Grid,
+    years: Sequence[int],
+    expected: NDArray[np.bool_] | None,
+    *,
+    progress: bool,
 ) -> NDArray[np.bool_]:
     """Look at every value; return where there is data in the first year."""
     area = grid.cell_area()[:, None] / 1e12
     fractions = [str(name) for name in data.data_vars if name not in LUH_SECONDARY]
     highest = dict.fromkeys(fractions, 0.0)
-    faults: dict[tuple[str, str], dict[str, Any]] = {}
+    faults: _Faults = {}
     first_mask = np.zeros(grid.shape, dtype=bool)
     moved: dict[int, int] = {}
     for step, block in _blocks(data, progress=progress):
         values = {str(name): array.values for name, array in block.data_vars.items()}
-        _collect(faults, values, grid, years[step])
         mask = np.logical_or.reduce([np.isfinite(values[name]) for name in fractions]) if fractions else first_mask
+        total = _total(values, fractions, grid.shape)
+        zero = mask & (total < _EMPTY_SUM)
+        errors = value_problems(values, grid.latitude, grid.longitude)
+        if expected is not None and fractions:
+            errors += _whole_cells(_NO_DATA, without_data(values, expected), grid)
+        if (zero == mask).all():
+            errors += _whole_cells(_ALL_ZERO, zero, grid)
+        else:
+            for problem in _whole_cells(_SOME_ZERO, zero, grid):
+                _add_up(faults, "note", problem, years[step])
+        for problem in errors:
+            _add_up(faults, "error", problem, years[step])
         if step == 0:
             first_mask = mask
-            _describe_data(report, values, fractions, mask)
+            _describe_data(report, total, mask)
         elif (mask != first_mask).any():
             moved[years[step]] = int((mask != first_mask).sum())
         for name in fractions:
@@ -226,8 +277,8 @@ def _values(
             highest[name] = max(highest[name], float(np.abs(finite).max()))
             if step in (0, len(years) - 1):
                 report.areas.setdefault(str(years[step]), {})[name] = float((finite * area).sum(dtype=np.float64))
-    for (variable, _), fault in faults.items():
-        report.add("error", variable, **fault)
+    for (severity, variable, _), fault in faults.items():
+        report.add(severity, variable, **fault)
     _note_zeros(report, [name for name, value in highest.items() if value == 0])
     if moved:
         year, cells = next(iter(moved.items()))
@@ -242,27 +293,57 @@ def _values(
     return first_mask
 
 
-def _collect(
-    faults: dict[tuple[str, str], dict[str, Any]], values: Mapping[str, NDArray[Any]], grid: Grid, year: int
-) -> None:
+def _add_up(faults: _Faults, severity: Severity, problem: ValueProblem, year: int) -> None:
     """Add up what is wrong with the values, kind by kind; the first place is kept."""
-    for problem in value_problems(values, grid.latitude, grid.longitude):
-        kind = problem.fault.partition(" (")[0]
-        fault = faults.setdefault(
-            (problem.variable, kind),
-            {
-                "message": problem.fault,
-                "count": 0,
-                "place": f"latitude {problem.latitude:g}, longitude {problem.longitude:g} in {year}",
-                "remedy": problem.remedy,
-            },
-        )
-        fault["count"] += problem.count
+    fault = faults.setdefault(
+        (severity, problem.variable, problem.fault.partition(" (")[0]),
+        {
+            "message": problem.fault,
+            "count": 0,
+            "place": f"latitude {problem.latitude:g}, longitude {problem.longitude:g} in {year}",
+            "remedy": problem.remedy,
+        },
+    )
+    fault["count"] += problem.count
 
 
-def _describe_data(
-    report: _Report, values: Mapping[str, NDArray[Any]], fractions: Sequence[str], mask: NDArray[np.bool_]
-) -> None:
+def _whole_cells(said: tuple[str, str], bad: NDArray[np.bool_], grid: Grid) -> list[ValueProblem]:
+    """Cells in which all states together are at fault, with message and remedy."""
+    if not bad.any():
+        return []
+    row, column = np.unravel_index(int(bad.argmax()), bad.shape)
+    place = float(grid.latitude[row]), float(grid.longitude[column])
+    return [ValueProblem("all states", said[0], int(bad.sum()), *place, said[1])]
+
+
+def _total(values: Mapping[str, NDArray[Any]], fractions: Sequence[str], shape: tuple[int, int]) -> NDArray[np.float64]:
+    total = np.zeros(shape)
+    for name in fractions:
+        total += np.where(np.isfinite(values[name]), values[name], 0)
+    return total
+
+
+def _expected_cells(grid: Grid, known: Grid, mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    """Bring a mask on another part of the same lattice to the grid; None where the lattices differ."""
+    if np.shape(mask) != known.shape:
+        raise GridError(f"coverage: a mask of shape {np.shape(mask)} does not belong to a grid of {known}")
+    try:
+        check_lattice(grid)
+        check_lattice(known)
+    except GridError:
+        return None
+    if abs(grid.resolution / known.resolution - 1) > 1e-4:
+        return None
+    rows = grid.row_offset - known.row_offset + np.arange(grid.rows)
+    columns = (grid.column_offset - known.column_offset + np.arange(grid.columns)) % round(360 / grid.resolution)
+    inside = np.ix_((rows >= 0) & (rows < known.rows), columns < known.columns)
+    expected = np.zeros(grid.shape, dtype=bool)
+    rows, columns = rows[inside[0].ravel()], columns[inside[1].ravel()]
+    expected[inside] = np.asarray(mask, dtype=bool)[np.ix_(rows, columns)]
+    return expected
+
+
+def _describe_data(report: _Report, total: NDArray[np.float64], mask: NDArray[np.bool_]) -> None:
     count = int(mask.sum())
     report.facts["cells with data"] = f"{count:,} of {mask.size:,} ({count / mask.size:.1%})"
     if not count:
@@ -273,9 +354,6 @@ def _describe_data(
             remedy="look at fill values and at the region that was selected",
         )
         return
-    total = np.zeros(mask.shape)
-    for name in fractions:
-        total += np.where(np.isfinite(values[name]), values[name], 0)
     whole = float((np.abs(total[mask] - 1) <= 1e-3).mean())
     report.facts["sum of states"] = f"1 in {whole:.1%} of these cells, median {float(np.median(total[mask])):.3f}"
     if whole < 0.25:
