@@ -51,7 +51,7 @@ def test_what_cannot_be_opened_is_named(tmp_path, name):
 def test_odd_metadata_of_a_store_are_named(tmp_path, text):
     (tmp_path / "odd.zarr").mkdir()
     (tmp_path / "odd.zarr" / "zarr.json").write_text(text)
-    with pytest.raises(StoreError, match=r"odd\.zarr cannot be opened and read as Zarr store"):
+    with pytest.raises(StoreError, match=r"odd\.zarr cannot be read as Zarr store"):
         open_coarse(tmp_path / "odd.zarr")
 
 

@@ -80,9 +80,7 @@ def unreadable(path: str | Path, kind: str, error: Exception) -> StoreError:
     """Return the named error of a file that its library cannot read: one line, without that library's advice."""
     said = str(error.__cause__ or error).strip() or type(error).__name__
     reason = re.split(r"\.\s|\n", re.sub(r"https?://\S+", "", said))[0].strip().rstrip(".")
-    return StoreError(
-        f"{path} cannot be opened and read as {kind}: {reason}; is it damaged, unfinished or of another format?"
-    )
+    return StoreError(f"{path} cannot be read as {kind}: {reason}; is it damaged, unfinished or of another format?")
 
 
 def open_raster(path: Path) -> tuple[Layer, NDArray[np.float64], NDArray[np.float64]]:
