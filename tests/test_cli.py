@@ -94,6 +94,18 @@ def test_evaluate_prints_and_writes_scores(files, store, capsys):
     assert 0 <= scores["scores"]["map"]["land"]["area"]["accuracy"] <= 1
 
 
+def test_held_out_cells_are_scored_apart(files, store, capsys):
+    scores = {}
+    for name, more in (("all", []), ("held out", ["--held-out"])):
+        target = files / f"{name}.json"
+        arguments = [str(store), "--observed", str(files / "maps.nc"), "--factor", "4", "--json", str(target)]
+        assert main(["evaluate", *arguments, *more]) == 0
+        scores[name] = json.loads(target.read_text())
+    assert scores["held out"]["cells"] == "held-out cells of the split"
+    pixels = {name: each["scores"]["map"]["all"]["pixels"]["total"] for name, each in scores.items()}
+    assert 0 < pixels["held out"] < 0.25 * pixels["all"]
+
+
 def test_publish_makes_an_entry(files, store):
     catalog = files / "catalog.yaml"
     assert main(["publish", str(store), "--catalog", str(catalog), "--name", "tiny-2000"]) == 0
@@ -168,4 +180,8 @@ def test_a_file_without_maps_cannot_be_evaluated(files, capsys):
 def test_a_file_that_is_not_netcdf_is_named(tmp_path, capsys):
     (tmp_path / "text.nc").write_text("not a file of that kind")
     assert main(["check", str(tmp_path / "text.nc")]) == 1
-    assert "cannot be opened" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("StoreError")
+    assert "text.nc" in error
+    assert "NetCDF" in error
+    assert error.count("\n") == 1

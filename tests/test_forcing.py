@@ -205,10 +205,15 @@ def test_the_year_given_for_a_single_field_is_looked_at_too():
         read_forcing(STATES.isel(time=0, drop=True), year=0)
 
 
-def test_years_may_be_fifty_apart_but_not_more():
-    assert years_of(with_time([1965, 2015])) == (1965, 2015)
-    with pytest.raises(TimeError, match=r"no year between 1964 and 2015, more than 50 years; were files .*slice\(1\)"):
-        read_forcing(with_time([1964, 2015]))
+def test_early_years_may_be_fifty_apart_but_not_more():
+    """Scenarios of a file that counts from 2015 land before 1100 if they are taken as since 850."""
+    assert years_of(with_time([1000, 1050])) == (1000, 1050)
+    with pytest.raises(TimeError, match=r"no year between 1000 and 1051, more than 50 years; were files .*slice\(1\)"):
+        read_forcing(with_time([1000, 1051]))
+
+
+def test_snapshots_of_later_centuries_are_welcome():
+    assert years_of(with_time([1850, 2015])) == (1850, 2015)
 
 
 @pytest.mark.parametrize("back", [False, True])

@@ -87,7 +87,7 @@ def test_contradictions_in_a_specification_are_named(change, message):
         ({"coarse": [{"name": "a"}]}, "sources"),
         ({"coarse": [{"name": "a", "sources": [], "unit": "1"}]}, "unit"),
         ({"coarse": 3}, "cannot be read"),
-        ({"factor": "four"}, "cannot be read"),
+        ({"factor": "four"}, "factor must be a whole number"),
         ({"classes": ["ocean", "wetland"]}, "wetland"),
         ({"steps": None}, "cannot be read"),
         ({"static": [{"name": "a", "sources": ["a"], "transform": "exp"}]}, "unknown transform 'exp'"),

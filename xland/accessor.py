@@ -29,10 +29,16 @@ class DatasetAccessor:
         self._ds = ds
 
     def check(self, *, static: xr.Dataset | None = None) -> CheckTable:
-        """Look at coarse fractions closely and list every finding; see :func:`xland.forcing_check.check`."""
-        from xland.forcing_check import check
+        """Look at coarse fractions closely and list every finding; see :func:`xland.forcing_check.check`.
 
-        return check(self._ds, static=static)
+        LUH states are expected to have data where those had that the default model learned from.
+        """
+        from xland.forcing_check import check
+        from xland.models import find_model
+        from xland.vocabulary import LUH3_STATES
+
+        coverage = find_model().coverage if set(LUH3_STATES) & set(self._ds.data_vars) else None
+        return check(self._ds, static=static, coverage=None if coverage is None else (coverage.grid, coverage.cells))
 
     def downscale(
         self,

@@ -80,9 +80,9 @@ def _demo(commands: Any) -> None:
 
 def _check(commands: Any) -> None:
     def run(options: argparse.Namespace) -> int:
-        from xland.forcing_check import check
+        import xland.accessor  # noqa: F401 - registers .ai4land
 
-        table = check(open_coarse(options.forcing))
+        table = open_coarse(options.forcing).ai4land.check()
         print(table)
         return 0 if table.ok else 1
 
@@ -153,7 +153,11 @@ def _evaluate(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
         from xland.evaluation.scores import compare
 
-        result = compare({"map": open_map(options.map)}, observed_map(options.observed), factor=options.factor)
+        observed = observed_map(options.observed)
+        within = held_out(observed) if options.held_out else None
+        label = "held-out cells of the split" if options.held_out else None
+        maps = {"map": open_map(options.map)}
+        result = compare(maps, observed, factor=options.factor, within=within, cells=label)
         print(result["map"])
         if options.json is not None:
             print(f"wrote {result.to_json(options.json)}")
@@ -170,6 +174,12 @@ def _evaluate(commands: Any) -> None:
         "--observed", default="modis-2019", help="store or file with the observed land_use, or %(default)s (default)"
     )
     parser.add_argument("--factor", type=int, default=5, help="fine cells along a coarse cell (%(default)s)")
+    parser.add_argument(
+        "--held-out",
+        action="store_true",
+        help="score only the cells of the split that the shipped models never saw a target of; else all cells, "
+        "most of which they learned from",
+    )
     parser.add_argument("--json", type=Path, help="write the scores to this file, too")
 
 
@@ -246,6 +256,18 @@ def _add_region(parser: argparse.ArgumentParser) -> None:
         metavar=("WEST", "SOUTH", "EAST", "NORTH"),
         help="region in degrees; everything by default",
     )
+
+
+def held_out(observed: xr.DataArray) -> xr.DataArray:
+    """Cells that the split of the shipped models holds out, on the grid of a map."""
+    from xland.batches.split import Part, divide
+    from xland.grid import Grid
+    from xland.orientation import orient
+
+    canonical, _ = orient(observed, what="observed map")
+    template = canonical.isel(time=0, drop=True) if "time" in canonical.dims else canonical
+    grid = Grid.from_centres(template["lat"].values, template["lon"].values)
+    return template.copy(data=divide(grid) == Part.TEST)
 
 
 def observed_map(name: str) -> xr.DataArray:

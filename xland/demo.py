@@ -90,7 +90,7 @@ def demo(
     console.rule("3. reopen from the catalog, score, draw")
     published = open_entry(results.catalog, name)
     observed = datasets.land_use_modis()
-    part = divide(observed.isel(time=0).values, Grid.world(model.inputs.resolution), int(model.card["split"]["seed"]))
+    part = divide(Grid.world(model.inputs.resolution), int(model.card["split"]["seed"]))
     baselines = simple_maps(coarse, observed, model.inputs.factor, part == Part.TRAIN)
     maps = {"observed": _cut(observed, published), "model": published["land_use"]}
     maps |= {baseline: _cut(values, published) for baseline, values in baselines.items()}

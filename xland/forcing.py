@@ -116,8 +116,8 @@ def read_forcing(ds: xr.Dataset, *, variables: Sequence[str] | None = None, year
     ForcingError
         A variable that is missing, has other dimensions or is in percent.
     TimeError
-        Years that cannot be decoded, lie outside 850 to 2500, are duplicate or unsorted, or more than 50
-        years apart: see :func:`xland.years.check_years`. Shorter gaps are allowed: see :func:`require_years`.
+        Years that cannot be decoded, lie outside 850 to 2500, are duplicate or unsorted, or lie as those
+        of joined files do: see :func:`xland.years.check_years`. Gaps are allowed: see :func:`require_years`.
     GridError
         Coordinates that are not a regular grid.
     """

@@ -86,6 +86,8 @@ class InputSpec:
     prior : {"none", "code", "one_hot"}
         How the map of the adjacent year is read: not at all, as one channel with the class code
         divided by the number of classes, or as one channel a class; a masked pixel is 0 in all.
+    prior_step : {-1, 1}
+        Year of the prior relative to the map: -1 for models of the future, 1 for models of the past.
     classes : tuple of str
         Names of the classes in the order of the outputs.
     factor : int
@@ -102,6 +104,7 @@ class InputSpec:
     static: tuple[Channel, ...]
     steps: tuple[int, ...] = (0,)
     prior: PriorEncoding = "none"
+    prior_step: int = -1
     classes: tuple[str, ...] = CLASS_NAMES
     factor: int = 5
     resolution: float = 0.05
@@ -110,29 +113,41 @@ class InputSpec:
     domain: str = "land_share"
 
     def __post_init__(self) -> None:
+        self._check_channels()
+        self._check_windows()
+        whole = all(type(step) is int for step in self.steps)
+        if not self.steps or len(set(self.steps)) != len(self.steps) or not whole:
+            raise ModelError(f"steps must be different years relative to the map, not {self.steps}")
+        if type(self.prior_step) is not int or self.prior_step not in (-1, 1):
+            raise ModelError(f"prior_step must be -1 (the year before) or 1 (the year after), not {self.prior_step!r}")
+
+    def _check_channels(self) -> None:
         names = [channel.name for channel in (*self.coarse, *self.static)]
         if len(set(names)) != len(names):
             raise ModelError(f"channel names must be unique: {', '.join(names)}")
         if self.prior not in get_args(PriorEncoding):
             raise ModelError(f"prior must be one of {', '.join(get_args(PriorEncoding))}, not {self.prior!r}")
+        if not self.coarse_variables:
+            raise ModelError("at least one coarse channel must be there always: it says where there are data")
+        if [class_code(name) for name in self.classes] != list(range(len(self.classes))):
+            raise ModelError(
+                f"classes must stand in the order of their codes, from {CLASS_NAMES[0]!r} on, not {self.classes}"
+            )
+
+    def _check_windows(self) -> None:
+        for name in ("factor", "window", "stride"):
+            if type(getattr(self, name)) is not int:
+                raise ModelError(f"{name} must be a whole number, not {getattr(self, name)!r}")
         if self.factor < 1 or self.window % self.factor or self.stride % self.factor:
             raise ModelError(f"window {self.window} and stride {self.stride} must be multiples of factor {self.factor}")
         if not self.resolution > 0:
             raise ModelError(f"resolution must be above 0 degrees, not {self.resolution}")
-        if not self.coarse_variables:
-            raise ModelError("at least one coarse channel must be there always: it says where there are data")
         if not 0 < self.stride <= self.window:
             raise ModelError(f"stride {self.stride} must be at least 1 and at most the window {self.window}")
         if round(360 / self.resolution) % self.stride:
             raise ModelError(
                 f"{round(360 / self.resolution)} cells round the globe must be a multiple of stride {self.stride}, "
                 "so that windows meet at the date line"
-            )
-        if not self.steps or len(set(self.steps)) != len(self.steps):
-            raise ModelError(f"steps must be different years relative to the map, not {self.steps}")
-        if [class_code(name) for name in self.classes] != list(range(len(self.classes))):
-            raise ModelError(
-                f"classes must stand in the order of their codes, from {CLASS_NAMES[0]!r} on, not {self.classes}"
             )
 
     @property

@@ -24,7 +24,10 @@ LAST_YEAR = 2500
 """The last year that is believed: scenarios and their extensions end in 2300."""
 
 LONGEST_GAP = 50
-"""Years from one step to the next that are believed."""
+"""Years from one step to the next that are believed after an early year."""
+
+MISPLACED_BEFORE = 1100
+"""Scenarios that count from 2015 to 2100 or beyond land before this year if 850 is taken for 2015."""
 
 _JOINED = (
     "were files with different reference years joined? Then decode each file first, with read_forcing from "
@@ -145,8 +148,9 @@ def check_years(years: Sequence[int]) -> None:
     Raises
     ------
     TimeError
-        For years outside 850 to 2500, years that stand more than once, unsorted years and gaps of more
-        than 50 years; with the values and what to do.
+        For years outside 850 to 2500, years that stand more than once, unsorted years, and gaps of more
+        than 50 years after a year before 1100, where misplaced scenarios land; with the values and what
+        to do.
     """
     values = np.asarray(years, dtype=np.int64)
     outside = values[(values < FIRST_YEAR) | (values > LAST_YEAR)]
@@ -170,8 +174,9 @@ def check_years(years: Sequence[int]) -> None:
             f"the years are not sorted: {years[at]} is followed by {years[at + 1]} ({falls.size} such places); "
             f"{_JOINED} (only if all these years are right, sort them: ds.sortby('time'))"
         )
-    if steps.size and steps.max() > LONGEST_GAP:
-        at = int(steps.argmax())
+    suspicious = np.flatnonzero((steps > LONGEST_GAP) & (values[:-1] < MISPLACED_BEFORE))
+    if suspicious.size:
+        at = int(suspicious[0])
         raise TimeError(
             f"no year between {years[at]} and {years[at + 1]}, more than {LONGEST_GAP} years; {_JOINED} (only if all "
             f"these years are right, select one side of the gap: ds.isel(time=slice({at + 1})) or "

@@ -6,11 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tests.worlds import FINE, tiny_world
-from xland.batches.split import CELL_COLUMNS, CELL_ROWS, Part, assign_cells, assign_years, cell_of, divide
+from tests.worlds import FINE
+from xland.batches.split import CELL_COLUMNS, CELL_ROWS, LAND_CELLS, Part, assign_cells, assign_years, cell_of, divide
 from xland.errors import ConfigurationError
 from xland.grid import Grid
-from xland.vocabulary import FOREST, LAND_CLASSES, OCEAN, WATER
 
 MASKS = hnp.arrays(bool, (CELL_ROWS, CELL_COLUMNS))
 
@@ -97,47 +96,39 @@ def blocks(part):
 
 
 def test_parts_never_share_a_cell_on_the_fine_grid():
-    codes = tiny_world()[2].values
-    part = divide(codes, FINE, seed=3)
+    part = divide(FINE, seed=3)
     for pixels in blocks(part):
         assert len(np.unique(pixels)) == 1
-    land = np.isin(codes, LAND_CLASSES).any(axis=0) & (FINE.latitude[:, None] >= -60)
-    assert (part[land] != Part.NONE).all()
     cells = counts(blocks(part)[:, 0])
-    assert min(cells) > 10
+    assert sum(cells) == LAND_CELLS.sum()
     assert cells[0] / sum(cells) == pytest.approx(5 / 7, abs=0.03)
 
 
-def test_land_in_any_year_takes_part():
-    codes = np.zeros((2, *FINE.shape), dtype=np.uint8)
-    codes[1, 60, 100] = FOREST
-    part = divide(codes, FINE)
-    assert (part != Part.NONE).sum() == 72
-    assert part[60, 100] != Part.NONE
+def test_land_is_where_everyone_knows_it():
+    part = divide(FINE)
+    places = {"Paris": (48.5, 2.5), "Nairobi": (-1.5, 36.5), "Manaus": (-3.5, -60.5), "Sydney": (-33.5, 150.5)}
+    for lat, lon in places.values():
+        assert part[int(90 - lat), int(lon + 180)] != Part.NONE
+    assert part[90, 20] == Part.NONE, "the Pacific at 160 W takes no part"
 
 
-def test_ocean_and_lakes_alone_take_no_part():
-    codes = np.full(FINE.shape, WATER, dtype=np.uint8)
-    codes[:90] = OCEAN
-    assert (divide(codes, FINE) == Part.NONE).all()
+def test_what_lies_south_of_the_limit_takes_no_part():
+    south = divide(FINE, southern_limit=-30)
+    assert (south[FINE.latitude < -30] == Part.NONE).all()
+    np.testing.assert_array_equal(south[FINE.latitude > -30], divide(FINE)[FINE.latitude > -30])
 
 
-def test_what_lies_south_of_the_limit_takes_no_part_and_gives_no_cell_a_part():
-    codes = np.full(FINE.shape, FOREST, dtype=np.uint8)
-    part = divide(codes, FINE)
-    south = FINE.latitude < -60
-    assert (part[south] == Part.NONE).all()
-    assert (part[~south] != Part.NONE).all()
-    through_a_cell = divide(codes, FINE, southern_limit=-57)
-    assert (through_a_cell[FINE.latitude < -57] == Part.NONE).all()
-    assert (through_a_cell[FINE.latitude > -57] != Part.NONE).all()
+@given(st.integers(0, 25), st.integers(0, 28), st.integers(2, 20), st.integers(2, 20), st.integers(0, 50))
+def test_a_region_has_the_split_of_the_globe(row, column, rows, columns, seed):
+    """Else a model of a region would learn from cells that others hold out."""
+    part = (slice(5 * row, 5 * row + rows), slice(12 * column, 12 * column + columns))
+    np.testing.assert_array_equal(divide(FINE.window(*part), seed), divide(FINE, seed)[part])
 
 
 @pytest.mark.parametrize("resolution", [0.5, 2.0])
 def test_the_split_does_not_depend_on_the_resolution(resolution):
     fine, other = Grid.world(1), Grid.world(resolution)
-    found = divide(np.full(other.shape, FOREST, dtype=np.uint8), other)
-    expected = divide(np.full(fine.shape, FOREST, dtype=np.uint8), fine)
+    found, expected = divide(other), divide(fine)
     rows = np.searchsorted(-fine.latitude, -other.latitude).clip(0, 179)
     columns = np.searchsorted(fine.longitude, other.longitude).clip(0, 359)
     # cells of 6 x 12 degrees hold whole pixels of all three resolutions

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
@@ -26,6 +28,12 @@ def context_model(tmp_path_factory):
 @pytest.fixture(scope="session")
 def rolling_model(tmp_path_factory):
     return tiny_checkpoint(tmp_path_factory.mktemp("rolling"), tiny_inputs(prior="one_hot"))
+
+
+@pytest.fixture(scope="session")
+def past_model(tmp_path_factory):
+    inputs = replace(tiny_inputs(prior="one_hot"), prior_step=1)
+    return tiny_checkpoint(tmp_path_factory.mktemp("past"), inputs)
 
 
 @pytest.fixture(scope="session")

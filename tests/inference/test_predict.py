@@ -45,6 +45,36 @@ def test_the_same_scores_everywhere_are_blended_into_themselves(start, length, s
     np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-6)
 
 
+class MeanOfWindow(torch.nn.Module):
+    """Gives all pixels of a window one score, which depends on the window."""
+
+    inputs = tiny_inputs()
+
+    def forward(self, coarse: torch.Tensor, static: torch.Tensor) -> torch.Tensor:
+        level = static[:, 0].float().mean(dim=(1, 2))
+        scores = torch.zeros(len(static), 8, *static.shape[2:])
+        scores[:, 1] = level[:, None, None]
+        return scores
+
+
+def test_windows_that_differ_are_blended_with_gaussian_weights():
+    block = Block(Span(0, 20), Span(40, 60), 40, 20)
+    rows, columns = len(block.read_rows), len(block.read_columns)
+    static = np.random.default_rng(0).normal(scale=30, size=(3, rows, columns)).astype(np.float16)
+    coarse, land = np.zeros((7, rows // 4, columns // 4), np.float32), np.ones((rows, columns), bool)
+    found = predict_block(MeanOfWindow(), block, coarse, static, land)
+    row, column = 7, 15  # of the block; 20 more of the halo, which begins a stride earlier
+    above, below = np.zeros(8), 0.0
+    for top in (0, 20):
+        for left in (0, 20):
+            level = static[0, top : top + 40, left : left + 40].astype(np.float32).mean()
+            scores = torch.tensor([0, level, 0, 0, 0, 0, 0, 0]).softmax(0).numpy()
+            distance = np.array([row + 20 - top, column + 20 - left]) - 19.5
+            weight = np.exp(-0.5 * (distance**2).sum() / (40 / 8) ** 2)
+            above, below = above + weight * scores, below + weight
+    np.testing.assert_allclose(found[:, row, column], above / below, atol=1e-6)
+
+
 def test_windows_without_land_in_the_block_are_not_run():
     block = Block(Span(0, 80), Span(0, 80), 40, 20)
     land = np.zeros((len(block.read_rows), len(block.read_columns)), bool)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tests.worlds import FACTOR, tiny_inputs, tiny_world
-from xland.errors import MissingDependencyError, ModelError
+from xland.errors import MissingDependencyError, ModelError, TimeError
 from xland.grid import expand
 from xland.models.baselines import (
     as_map,
@@ -18,6 +18,7 @@ from xland.models.baselines import (
     crosswalk,
     fit_trees,
     most_frequent,
+    persistence,
     pixel_features,
     predict_trees,
     simple_maps,
@@ -169,3 +170,13 @@ def test_simple_maps_lie_on_the_grid_of_the_observed_one_and_use_training_cells_
     west = np.bincount(codes[:, :180].ravel(), minlength=8)
     assert np.unique(made["most frequent class"]).tolist() == [0, 1 + int(west[1:7].argmax())]
     assert (made["mode of the observed cell"].values == codes).mean() > (made["crosswalk"].values == codes).mean()
+
+
+def test_persistence_copies_the_adjacent_year():
+    maps = tiny_world((2000, 2001, 2002))[2]
+    after = persistence(maps, 2001)
+    assert after["time"].values.tolist() == [2001]
+    np.testing.assert_array_equal(after.sel(time=2001), maps.sel(time=2000))
+    np.testing.assert_array_equal(persistence(maps, 2001, step=1).sel(time=2001), maps.sel(time=2002))
+    with pytest.raises(TimeError, match="no map of 1999"):
+        persistence(maps, 2000)

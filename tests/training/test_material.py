@@ -203,10 +203,11 @@ def test_a_prior_that_is_missing_short_or_unknown_is_named(world):
     configuration = tiny_configuration(tiny_inputs("one_hot"))
     with pytest.raises(ConfigurationError, match="give the maps of the adjacent years with prior="):
         gather(configuration, **world)
-    with pytest.raises(TimeError, match="prior holds 1 maps; one is needed for each of the 2 targets"):
+    with pytest.raises(TimeError, match="prior lacks the years 1999; it holds 2000"):
         gather(configuration, **world, prior=world["target"].isel(time=[0]))
+    earlier = tiny_world((1999, 2000))[2]
     with pytest.raises(PriorError, match=r"prior: unknown class codes 44 \(720 cells\)"):
-        gather(configuration, **world, prior=world["target"].where(world["target"]["lat"] != 10.5, 44))
+        gather(configuration, **world, prior=earlier.where(earlier["lat"] != 10.5, 44))
 
 
 def test_files_are_opened_as_the_configuration_names_them(world, tmp_path):
@@ -256,3 +257,17 @@ def test_maps_of_tested_years_are_not_learned_from():
     assert material.description["pairs"] == [[1999, 1999], [2000, 2000]]
     with pytest.raises(ConfigurationError, match="train_years and test_years belong together"):
         replace(configuration.data, train_years=(1960, 2000))
+
+
+def test_models_of_the_past_read_the_year_after():
+    coarse, static, maps = tiny_world((2000, 2001))
+    later = tiny_world((2001, 2002))[2]
+    configuration = tiny_configuration(replace(tiny_inputs("code"), prior_step=1))
+    _, material = gather(configuration, forcing=coarse, static=static, target=maps, prior=later)
+    np.testing.assert_array_equal(material.arrays.prior, later.values)
+
+
+def test_the_coverage_holds_the_cells_with_data(world):
+    _, material = gather(tiny_configuration(), **world)
+    assert material.coverage.grid.shape == (45, 90)
+    np.testing.assert_array_equal(material.coverage.cells, np.isfinite(world["forcing"]["primf"]).all("time"))

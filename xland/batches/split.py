@@ -15,10 +15,46 @@ from numpy.typing import NDArray
 
 from xland.errors import ConfigurationError
 from xland.grid import Grid
-from xland.vocabulary import LAND_CLASSES
 
 CELL_ROWS = 30
 CELL_COLUMNS = 30
+
+# Cells that hold land north of 60 S in MODIS land cover of 2019: fixed, so that a seed always gives
+# the same split, whatever map, region or resolution a model learns from.
+_LAND = (
+    "..............................",
+    ".....###################......",
+    "....##########..##.#########..",
+    "###############.##############",
+    "##############################",
+    "############..################",
+    "##.########...################",
+    "....#######...##############..",
+    "....######..#.#############...",
+    "....#####....##############...",
+    ".....####....#############....",
+    ".##..#####...#############.#..",
+    "......#####.########.#####.#..",
+    ".......####..#######.######.#.",
+    ".#.....####...######.#####..#.",
+    "..#....######..#####...######.",
+    "...#....######..####...######.",
+    "#.#.....####..######.....#####",
+    "###......###...######...######",
+    "#.#.#....###....###.....####..",
+    "........###.....##......####.#",
+    "........###..##......#....##.#",
+    "#.......##........##.......###",
+    "........###.........##......##",
+    "........##.##...............#.",
+    "..............................",
+    "..............................",
+    "..............................",
+    "..............................",
+    "..............................",
+)
+LAND_CELLS: NDArray[np.bool_] = np.array([[mark == "#" for mark in row] for row in _LAND])
+"""Which cells of the split hold land; shape (30, 30), rows from north to south."""
 
 
 class Part(IntEnum):
@@ -113,14 +149,13 @@ def cell_of(latitude: NDArray[np.float64], longitude: NDArray[np.float64]) -> tu
     return np.clip(rows, 0, CELL_ROWS - 1), np.clip(columns, 0, CELL_COLUMNS - 1)
 
 
-def divide(codes: NDArray[np.uint8], grid: Grid, seed: int = 0, southern_limit: float = -60.0) -> NDArray[np.int8]:
+def divide(grid: Grid, seed: int = 0, southern_limit: float = -60.0) -> NDArray[np.int8]:
     """Lay the split of the globe on a fine grid: what each cell serves for.
 
     Parameters
     ----------
-    codes : (years, rows, columns) or (rows, columns) array of class codes
-        Cells of the split that hold land in none of the years take no part.
     grid : Grid
+        The globe or any part of it; a place serves for the same in all of them.
     seed : int
         Seed of the split.
     southern_limit : float
@@ -133,11 +168,5 @@ def divide(codes: NDArray[np.uint8], grid: Grid, seed: int = 0, southern_limit: 
     """
     rows, _ = cell_of(grid.latitude, np.zeros(grid.rows))
     _, columns = cell_of(np.zeros(grid.columns), grid.longitude)
-    north = grid.latitude >= southern_limit
-    some = np.isin(codes, LAND_CLASSES)
-    some = (some.any(axis=0) if codes.ndim == 3 else some) & north[:, None]
-    has_land = np.zeros((CELL_ROWS, CELL_COLUMNS), dtype=bool)
-    place = (rows[:, None] * CELL_COLUMNS + columns[None, :])[some]
-    has_land.ravel()[np.unique(place)] = True
-    part = assign_cells(has_land, seed)[rows][:, columns]
-    return np.where(north[:, None], part, np.int8(Part.NONE))
+    part = assign_cells(LAND_CELLS, seed)[rows][:, columns]
+    return np.where((grid.latitude >= southern_limit)[:, None], part, np.int8(Part.NONE))

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.base import tokenize
 from numpy.typing import NDArray
 
 from xland.batches.masking import MASKED
 from xland.errors import ModelError, PriorError, TimeError
-from xland.forcing import check_values, read_forcing
-from xland.grid import Grid
+from xland.forcing import check_coverage, check_lattice, check_values, read_forcing
+from xland.grid import Grid, aggregate
 from xland.inference.layout import Layout, Source, pieces
 from xland.inference.predict import Block, confidence, most_probable, predict_block
 from xland.inference.sources import (
@@ -80,7 +81,8 @@ def downscale(
         Calendar years; all that the forcing holds by default.
     region : (west, south, east, north), optional
         Degrees; grown to whole coarse cells. West may be greater than east across the date line;
-        the columns come back in the caller's order.
+        such a region comes back in one piece, 170 to 190 for example. Choose with `region` rather
+        than cut the forcing: windows at its edge then still see what lies around.
     chunks : int, optional
         Fine cells along a block, a multiple of the model's factor; about 1200 by default.
     outputs : str or sequence of str
@@ -109,6 +111,7 @@ def downscale(
         raise ModelError(f"direction must be 'forward' or 'backward', not {direction!r}")
     forcing = read_forcing(ds, variables=inputs.coarse_variables)
     _check_factor(forcing.grid, inputs, checkpoint.name)
+    check_lattice(forcing.grid)
     chosen = choose_years(forcing, years, inputs.steps)
     whole = forcing.grid.refine(inputs.factor)
     target = target_grid(whole, region, inputs.factor)
@@ -124,7 +127,11 @@ def downscale(
         probabilities = _probabilities(checkpoint, fields, layout, chosen)
     else:
         layout = Layout.cut(whole, inputs, chunks)
-        first = None if prior is None else prior_source(prior, whole)
+        if inputs.prior_step != (-1 if direction == "forward" else 1):
+            learned = "forward" if inputs.prior_step == -1 else "backward"
+            raise ModelError(f"model {checkpoint.name!r} has learned to go {learned}: set direction={learned!r}")
+        start = chosen[0] if direction == "forward" else chosen[-1]
+        first = None if prior is None else prior_source(prior, whole, start + inputs.prior_step)
         rolled = _rollout(checkpoint, fields, layout, first, chosen, direction)
         probabilities = Source(rolled, whole).read(*spans_of(target))
     fine = _dataset(probabilities, target, chosen, wanted, inputs)
@@ -230,7 +237,6 @@ def _predict_task(
     block = layout.block(*block_id[2:])
     rows, columns = block.read_rows, block.read_columns
     low = rows.coarse(inputs.factor), columns.coarse(inputs.factor)
-    _check_read(coarse[0], block, geometry.coarse, inputs, variables, years[block_id[0]])
     steps = _complete(coarse[0], geometry.coarse, *low, np.nan).reshape(
         len(inputs.steps), len(variables), *map(len, low)
     )
@@ -238,6 +244,7 @@ def _predict_task(
     fields = _complete(static[0], geometry.static, rows, columns, np.nan)
     named = dict(zip(inputs.static_variables, fields, strict=True))
     land = np.nan_to_num(named[inputs.domain]) > 0
+    _check_read(coarse[0], land, block, geometry.coarse, checkpoint, variables, years[block_id[0]])
     previous = None
     if prior is not None and geometry.prior is not None:
         previous = _complete(_checked_prior(prior[0, 0], inputs), geometry.prior, rows, columns, MASKED)
@@ -254,16 +261,38 @@ def _complete(values: NDArray[Any], grid: Grid, rows: Span, columns: Span, fill:
 
 
 def _check_read(
-    coarse: NDArray[np.float32], block: Block, grid: Grid, inputs: InputSpec, variables: tuple[str, ...], year: int
+    coarse: NDArray[np.float32],
+    land: NDArray[np.bool_],
+    block: Block,
+    grid: Grid,
+    checkpoint: Checkpoint,
+    variables: tuple[str, ...],
+    year: int,
 ) -> None:
     """Check all coarse cells that a block reads, those of its halo too: they shape the map."""
+    inputs = checkpoint.inputs
     rows, columns = pieces(grid, block.read_rows.coarse(inputs.factor), block.read_columns.coarse(inputs.factor))
     latitude = np.concatenate([grid.latitude[each] for each in rows.slices])
     # a block as wide as the globe reads some cells twice, which are counted once
     longitude = np.concatenate([grid.longitude[each] for each in columns.slices])[: grid.columns]
     steps = coarse[..., : grid.columns].reshape(len(inputs.steps), len(variables), len(latitude), len(longitude))
-    for step, states in zip(inputs.steps, steps, strict=True):
-        check_values(dict(zip(variables, states, strict=True)), latitude, longitude, year + step)
+    expected = _expected(checkpoint, grid)
+    if expected is not None:
+        cells = np.concatenate([expected[:, each] for each in columns.slices], axis=1)[rows.slices[0]]
+        shares = aggregate(land, inputs.factor)[
+            rows.before : rows.before + len(latitude), columns.before : columns.before + len(longitude)
+        ]
+        expected = cells[:, : grid.columns] & (shares > 0)
+    for step, values in zip(inputs.steps, steps, strict=True):
+        states = dict(zip(variables, values, strict=True))
+        check_values(states, latitude, longitude, year + step)
+        if expected is not None:
+            check_coverage(states, expected, latitude, longitude, year + step)
+
+
+def _expected(checkpoint: Checkpoint, grid: Grid) -> NDArray[np.bool_] | None:
+    coverage = checkpoint.coverage
+    return None if coverage is None else coverage.on(grid)
 
 
 def _checked_prior(codes: NDArray[Any], inputs: InputSpec) -> NDArray[np.uint8]:
@@ -279,7 +308,7 @@ def _checked_prior(codes: NDArray[Any], inputs: InputSpec) -> NDArray[np.uint8]:
 
 
 def _outputs(outputs: str | Sequence[str]) -> tuple[str, ...]:
-    wanted = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+    wanted = (outputs,) if isinstance(outputs, str) else tuple(outputs or ())
     unknown = [name for name in wanted if name not in OUTPUTS]
     if unknown or not wanted:
         raise ModelError(f"unknown outputs {', '.join(unknown) or '(none given)'}; choose from {', '.join(OUTPUTS)}")
@@ -332,13 +361,26 @@ def _dataset(
 
 
 def _identity(given: xr.Dataset | xr.DataArray) -> str:
-    """Tell one input from another without reading it: names, shapes, attributes, and the file if there is one."""
+    """Tell one input from another without reading it.
+
+    Values in memory count as they are; those of a file by its path, size and time of change; those
+    of a dask array by its name, which dask derives from what it is made of.
+    """
     ds = given if isinstance(given, xr.Dataset) else given.to_dataset(name="map")
     path = Path(str(ds.encoding.get("source", "")))
-    file = [path.name, path.stat().st_size] if path.is_file() else []
-    variables = [[str(name), list(map(str, v.dims)), list(v.shape), str(v.dtype)] for name, v in ds.variables.items()]
-    coordinates = [_digest(index.values.tolist()) for index in ds.indexes.values()]
-    return _digest([file, variables, coordinates, {str(key): str(value) for key, value in ds.attrs.items()}])
+    file = [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] if path.exists() else []
+    variables = [
+        [str(name), list(map(str, variable.dims)), list(variable.shape), str(variable.dtype), _content(variable)]
+        for name, variable in ds.variables.items()
+    ]
+    return _digest([file, variables, {str(key): str(value) for key, value in ds.attrs.items()}])
+
+
+def _content(variable: xr.Variable) -> str:
+    if variable.chunks is not None:
+        return str(variable.data.name)
+    # xarray has no public way to ask whether asking for values would read a file
+    return tokenize(variable.values) if variable._in_memory else "file"  # noqa: SLF001
 
 
 def _digest(content: Any) -> str:

@@ -44,8 +44,8 @@ class Layout:
         """Cut a grid into blocks of about ``chunks`` cells."""
         if chunks is None:
             chunks = max(_BLOCK // inputs.stride, 1) * inputs.stride
-        if chunks < 1 or chunks % inputs.factor:
-            raise GridError(f"chunks must be a multiple of the model's factor {inputs.factor}, not {chunks}")
+        if not isinstance(chunks, int) or chunks < 1 or chunks % inputs.factor:
+            raise GridError(f"chunks must be a multiple of the model's factor {inputs.factor}, not {chunks!r}")
         return cls(
             grid,
             _spans(grid.row_offset, grid.rows, chunks),

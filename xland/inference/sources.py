@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 
+from xland.coordinates import find_names
 from xland.datasets import static_predictors
 from xland.errors import GridError, PriorError, RegionError, StaticError, TimeError
-from xland.forcing import Forcing
+from xland.forcing import Forcing, require_years
 from xland.grid import Grid
 from xland.inference.layout import Source, pieces
 from xland.inference.windows import Span
 from xland.inputs import InputSpec
 from xland.orientation import orient
+from xland.years import decode_years, listed
 
 Region = tuple[float, float, float, float]
 
@@ -28,32 +31,41 @@ def choose_years(
     Raises
     ------
     TimeError
-        If the forcing lacks a year that is needed, or no year is left.
+        If the years are not whole numbers, the forcing lacks one that is needed, or none is left.
     """
     there = set(forcing.years)
     if years is None or isinstance(years, slice):
-        start, stop = (years.start, years.stop) if isinstance(years, slice) else (None, None)
+        first, last = _bounds(years)
         chosen = [
-            year
-            for year in forcing.years
-            if (start is None or year >= start)
-            and (stop is None or year <= stop)
-            and all(year + step in there for step in steps)
+            year for year in forcing.years if first <= year <= last and all(year + step in there for step in steps)
         ]
     else:
-        chosen = sorted({int(year) for year in np.atleast_1d(np.asarray(years))})
-        missing = sorted({year + step for year in chosen for step in steps} - there)
-        if missing:
-            raise TimeError(
-                f"the forcing lacks the years {', '.join(map(str, missing[:10]))} ({len(missing)} in all); "
-                f"it holds {forcing.years[0]} to {forcing.years[-1]}"
-            )
+        chosen = sorted(set(_whole_years(years)))
+        require_years(forcing, [year + step for year in chosen for step in steps])
     if not chosen:
+        needed = ", ".join(f"{step:+d}" for step in steps if step)
         raise TimeError(
-            f"no year to map: the forcing holds {forcing.years[0]} to {forcing.years[-1]} and the model reads the "
-            f"years {', '.join(f'{step:+d}' for step in steps)} relative to the map"
+            f"no year to map: the forcing holds {listed(forcing.years)}"
+            + (f", and each map needs the years {needed} relative to it, too" if needed else "")
         )
     return tuple(chosen)
+
+
+def _bounds(years: slice | None) -> tuple[float, float]:
+    if years is None:
+        return -np.inf, np.inf
+    if years.step is not None:
+        raise TimeError(f"years={years}: a step is not understood here; give the years as a list")
+    first = -np.inf if years.start is None else _whole_years(years.start)[0]
+    last = np.inf if years.stop is None else _whole_years(years.stop)[0]
+    return first, last
+
+
+def _whole_years(years: Any) -> list[int]:
+    values = np.atleast_1d(np.asarray(years))
+    if values.dtype.kind not in "iu" or values.ndim != 1:
+        raise TimeError(f"years={years!r}: give calendar years as whole numbers, such as 2015 or [2014, 2015]")
+    return [int(value) for value in values]
 
 
 def target_grid(grid: Grid, region: Region | None, factor: int) -> Grid:
@@ -66,10 +78,17 @@ def target_grid(grid: Grid, region: Region | None, factor: int) -> Grid:
     """
     if region is None:
         return grid
-    west, south, east, north = map(float, region)
+    try:
+        west, south, east, north = map(float, region)
+    except (TypeError, ValueError):
+        raise RegionError(f"region={region!r}: give four numbers, west, south, east and north in degrees") from None
+    if not np.isfinite([west, south, east, north]).all():
+        raise RegionError(f"region={region!r}: all four must be finite numbers of degrees")
     if not (-90 <= south < north <= 90):
         raise RegionError(f"region: south {south:g} must be less than north {north:g}, both within -90 to 90")
-    if east <= west:
+    if east == west:
+        raise RegionError(f"region: west and east are both {west:g}: it is empty; the whole circle is -180 to 180")
+    if east < west:
         east += 360
     if east - west > 360:
         raise RegionError(f"region: {west:g} to {east:g} E is more than once round the globe")
@@ -120,6 +139,8 @@ def static_source(static: xr.Dataset | None, target: Grid, inputs: InputSpec) ->
     """
     if static is None:
         static = static_predictors(inputs.resolution)
+    if not isinstance(static, xr.Dataset):
+        raise StaticError(f"static must be a Dataset of predictors, not {type(static).__name__}")
     missing = [name for name in inputs.static_variables if name not in static]
     if missing:
         raise StaticError(f"static predictors lack {', '.join(missing)}, which the model needs")
@@ -130,26 +151,39 @@ def static_source(static: xr.Dataset | None, target: Grid, inputs: InputSpec) ->
     return Source(da.stack(layers).rechunk({0: -1}), grid)
 
 
-def prior_source(prior: xr.DataArray, target: Grid) -> Source:
-    """Return the prior map, ``(rows, columns)``.
+def prior_source(prior: xr.DataArray | xr.Dataset, target: Grid, year: int) -> Source:
+    """Return the prior map of a year, ``(rows, columns)``.
 
     Raises
     ------
     PriorError
-        If it holds several years, fractions instead of codes, or does not nest in or cover the target.
+        If it lacks the year, holds fractions instead of codes, or does not nest in or cover the target.
     """
-    canonical, _ = orient(prior, what="prior map")
-    if "time" in canonical.dims:
-        if canonical.sizes["time"] != 1:
-            raise PriorError(
-                f"prior map holds {canonical.sizes['time']} time steps: select the one year before the first map"
-            )
-        canonical = canonical.isel(time=0)
+    if isinstance(prior, xr.Dataset):
+        if "land_use" not in prior:
+            raise PriorError("prior is a Dataset without 'land_use': give the map itself, ds['land_use']")
+        prior = prior["land_use"]
+    if not isinstance(prior, xr.DataArray):
+        raise PriorError(f"prior must be a DataArray of class codes, not {type(prior).__name__}")
+    canonical, _ = orient(_of_year(prior, year), what="prior map")
     if canonical.dtype.kind not in "iu":
         raise PriorError(f"prior map must hold whole class codes, not {canonical.dtype}: convert it to uint8")
     grid = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
     _check_cover(grid, target, "prior map", PriorError)
     return Source(_dask(canonical.transpose("lat", "lon")), grid)
+
+
+def _of_year(prior: xr.DataArray, year: int) -> xr.DataArray:
+    """Select the map of a year; one that does not say its year is taken as it is."""
+    names = find_names(prior, "time", what="prior map")
+    if names is None and not {"time", "year"} & set(prior.coords):
+        return prior
+    dataset = prior.to_dataset(name="prior")
+    renamed = {} if names is None or names.coordinate is None else {names.coordinate: "time"}
+    years = decode_years(dataset.rename({k: v for k, v in renamed.items() if k != v}), names)
+    if year not in years:
+        raise PriorError(f"prior map is of {listed(years)}, but the first map needs the one of {year}")
+    return prior if names is None else prior.isel({names.dimension: years.index(year)})
 
 
 def _check_cover(

@@ -28,6 +28,8 @@ def find_model(model: str | Path | Checkpoint = DEFAULT_MODEL) -> Checkpoint:
     """
     if isinstance(model, Checkpoint):
         return model
+    if not isinstance(model, str | Path):
+        raise ModelError(f"model must be the name of a shipped one or a folder, not {model!r}")
     if isinstance(model, str) and model in list_models():
         return read_checkpoint(_SHIPPED / model)
     if not Path(model).is_dir():

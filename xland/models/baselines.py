@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.errors import MissingDependencyError, ModelError
+from xland.errors import MissingDependencyError, ModelError, TimeError
 from xland.forcing import read_forcing
 from xland.grid import expand
 from xland.inputs import InputSpec
@@ -101,6 +101,28 @@ def simple_maps(
         "mode of the observed cell": cell_mode(codes, factor),
     }
     return {name: as_map(values, observed, "land_use") for name, values in maps.items()}
+
+
+def persistence(maps: xr.DataArray, year: int, step: int = -1) -> xr.DataArray:
+    """Copy the map of the adjacent year: what any model with a prior has to beat.
+
+    Parameters
+    ----------
+    maps : DataArray
+        Class codes with a time dimension of calendar years.
+    year : int
+        Year that the copy stands for.
+    step : int
+        -1 copies the year before, 1 the year after.
+
+    Raises
+    ------
+    TimeError
+        If the maps lack the adjacent year.
+    """
+    if year + step not in maps["time"].values:
+        raise TimeError(f"persistence: no map of {year + step} to copy; there are {maps['time'].values.tolist()}")
+    return maps.sel(time=[year + step]).assign_coords(time=[year])
 
 
 def as_map(codes: NDArray[np.uint8], like: xr.DataArray, name: str) -> xr.DataArray:

