@@ -12,6 +12,7 @@ import xarray as xr
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
 from xland.cli import _parser, main
 from xland.inference.downscale import downscale
+from xland.training.run import train
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,20 @@ def run_downscale(files, name, *more):
     arguments = [str(files / "states.nc"), str(target), "--model", str(files / "model")]
     assert main(["downscale", *arguments, "--static", str(files / "static.nc"), "--years", "2000", *more]) == 0
     return target
+
+
+def test_train_has_the_arguments_and_defaults_of_the_function():
+    options = _parser().parse_args(["train", "name", "folder"])
+    for name, parameter in inspect.signature(train).parameters.items():
+        if parameter.default is not inspect.Parameter.empty and name != "progress":
+            assert getattr(options, name) == parameter.default, name
+
+
+def test_an_error_of_the_system_is_one_line(files, store, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    arguments = [str(store), "--observed", str(files / "maps.nc"), "--factor", "4"]
+    assert main(["evaluate", *arguments, "--json", str(tmp_path / "file" / "scores.json")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_every_command_explains_itself(capsys):

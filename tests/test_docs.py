@@ -181,6 +181,19 @@ def test_the_notebook_was_run_from_top_to_bottom():
     assert all(output.get("name") != "stderr" for output in outputs)
 
 
+@pytest.mark.pip_data
+@pytest.mark.usefixtures("reference_data")
+def test_the_notebook_still_runs(tmp_path, monkeypatch):
+    """Its cells, one after the other, as the code is today."""
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, object] = {}
+    for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            source = "".join(line for line in cell["source"] if not line.startswith("%"))
+            exec(compile(source, NOTEBOOK.name, "exec"), space)  # noqa: S102 - our own notebook
+    assert list(tmp_path.rglob("catalog.yaml"))
+
+
 def test_the_notebook_says_nothing_of_the_machine_it_ran_on():
     notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     for cell in notebook["cells"]:

@@ -28,11 +28,11 @@ A first run:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or 1 after an error that was answered by name."""
+    """Run the command line; return 0, or 1 after an error that was answered in one line."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
-    except XlandError as error:
+    except (XlandError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -203,7 +203,15 @@ def _train(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
         from xland.training.run import train
 
-        checkpoint = train(options.configuration, options.output, forcing=options.forcing, resume=options.resume)
+        checkpoint = train(
+            options.configuration,
+            options.output,
+            forcing=options.forcing,
+            target=None if options.target is None else open_map(options.target),
+            static=None if options.static is None else open_coarse(options.static),
+            prior=None if options.prior is None else open_map(options.prior),
+            resume=options.resume,
+        )
         print(f"wrote {checkpoint.folder}: validation {checkpoint.card['validation']}")
 
     parser = _command(
@@ -216,6 +224,9 @@ def _train(commands: Any) -> None:
     parser.add_argument("configuration", help="shipped configuration or TOML file")
     parser.add_argument("output", type=Path, help="folder for model, log and state")
     parser.add_argument("--forcing", type=Path, help="coarse fractions, in place of the configuration's")
+    parser.add_argument("--target", type=Path, help="maps to learn from (land_use), in place of the configuration's")
+    parser.add_argument("--static", type=Path, help="static predictors, in place of the configuration's")
+    parser.add_argument("--prior", type=Path, help="maps of the adjacent years, for models that read one")
     parser.add_argument("--resume", action="store_true", help="go on from the last finished epoch")
 
 

@@ -34,7 +34,6 @@ from xland.inference.sources import (
 from xland.inference.windows import Span
 from xland.models import DEFAULT_MODEL, find_model
 from xland.models.checkpoint import Checkpoint
-from xland.observed import with_crs
 from xland.orientation import restore
 from xland.provenance import describe_product
 from xland.vocabulary import flag_attributes
@@ -357,7 +356,7 @@ def _dataset(
     }
     if "probability" in outputs:
         coordinates["class"] = ("class", list(inputs.classes))
-    return with_crs(xr.Dataset(variables, coordinates))
+    return xr.Dataset(variables, coordinates)
 
 
 def _identity(given: xr.Dataset | xr.DataArray) -> str:
