@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -20,18 +20,11 @@ from numpy.typing import NDArray
 
 from xland import vocabulary
 from xland.coordinates import find_names, lay_on_globe
+from xland.crs import XarrayObject, attach_crs
 from xland.errors import GridError, StoreError, TimeError, VocabularyError
 from xland.grid import Grid
 from xland.mapfiles import Layer, lazy_codes, nearest_cells, open_raster, unreadable, whole_number
 from xland.years import decode_years
-
-XarrayObject = TypeVar("XarrayObject", xr.Dataset, xr.DataArray)
-
-CRS = "EPSG:4326"
-"""Coordinate reference system of every map: latitude and longitude on WGS 84."""
-
-GRID_MAPPING = "spatial_ref"
-"""Name of the scalar coordinate that holds it, as rioxarray expects."""
 
 HILDA_VARIABLE = "LULC_states"
 HILDA_FIRST_YEAR = 1899
@@ -170,19 +163,10 @@ def with_crs(obj: XarrayObject) -> XarrayObject:
     GridError
         If there is no ``lat`` or ``lon``.
     """
-    import rioxarray as rioxarray  # registers the accessor; takes too long for `import xland`
-
     absent = [dim for dim in ("lat", "lon") if dim not in obj.coords]
     if absent:
         raise GridError(f"a reference system needs coordinates lat and lon; missing: {', '.join(absent)}")
-    placed = obj.assign_coords(_coordinates(obj["lat"].values, obj["lon"].values)).rio.write_crs(CRS)
-    # as an attribute, not as encoding: then xarray lists the coordinate with the others when it writes,
-    # and a plain open_zarr or open_dataset brings it back as a coordinate
-    maps = placed.data_vars.values() if isinstance(placed, xr.Dataset) else (placed,)
-    for variable in maps:
-        if variable.encoding.pop("grid_mapping", None):
-            variable.attrs["grid_mapping"] = GRID_MAPPING
-    return placed
+    return attach_crs(obj.assign_coords(_coordinates(obj["lat"].values, obj["lon"].values)))
 
 
 def _hilda_folder(folder: Path) -> tuple[dict[int, Layer], NDArray[np.float64], NDArray[np.float64]]:

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xland.crs import attach_crs
 from xland.vocabulary import flag_attributes
 
 PACKAGES = ("xland", "xarray", "dask", "zarr", "numpy", "torch")
@@ -86,7 +87,8 @@ def describe_product(
         Same data, new attributes.
     """
     stamp = (when or _now()).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    ds = _with_crs(_describe_variables(ds))
+    ds = _describe_variables(ds)
+    ds = attach_crs(ds) if {"lat", "lon"} <= set(ds.dims) else ds
     model = model or {}
     licence = licence or model.get("licence") or model.get("license")
     line = f"{stamp}: {command or 'made with xland'}"
@@ -163,20 +165,6 @@ def _describe_variables(ds: xr.Dataset) -> xr.Dataset:
             ds["land_use"].attrs["ancillary_variables"] = " ".join(
                 other for other in ("probability", "confidence") if other in ds
             )
-    return ds
-
-
-def _with_crs(ds: xr.Dataset) -> xr.Dataset:
-    if not {"lat", "lon"} <= set(ds.dims):
-        return ds
-    if "spatial_ref" not in ds.coords:
-        import rioxarray  # noqa: F401 -- registers the accessor
-
-        ds = ds.rio.write_crs("EPSG:4326")
-    for array in ds.data_vars.values():
-        if {"lat", "lon"} <= set(array.dims):
-            array.encoding.pop("grid_mapping", None)
-            array.attrs["grid_mapping"] = "spatial_ref"
     return ds
 
 
