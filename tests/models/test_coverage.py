@@ -56,4 +56,4 @@ def test_the_shipped_models_know_their_coverage(name):
     coverage = find_model(name).coverage
     assert coverage is not None
     assert coverage.grid.shape == (720, 1440)
-    assert 0.2 < coverage.cells.mean() <= 1
+    assert 0.15 < coverage.cells.mean() <= 1

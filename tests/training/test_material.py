@@ -270,4 +270,6 @@ def test_models_of_the_past_read_the_year_after():
 def test_the_coverage_holds_the_cells_with_data(world):
     _, material = gather(tiny_configuration(), **world)
     assert material.coverage.grid.shape == (45, 90)
-    np.testing.assert_array_equal(material.coverage.cells, np.isfinite(world["forcing"]["primf"]).all("time"))
+    states = world["forcing"].drop_vars(["secma", "secmb"]).to_dataarray().sum("variable", skipna=False)
+    np.testing.assert_array_equal(material.coverage.cells, (states >= 0.5).all("time"))
+    assert 0 < material.coverage.cells.sum() < np.isfinite(states).all("time").sum()

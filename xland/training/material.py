@@ -27,6 +27,7 @@ from xland.inputs import Channel, InputSpec
 from xland.models.coverage import Coverage
 from xland.orientation import orient
 from xland.training.configuration import Configuration
+from xland.vocabulary import LUH_SECONDARY
 from xland.years import listed
 
 
@@ -44,7 +45,7 @@ class Material:
     description : dict
         Sources, for the card.
     coverage : Coverage
-        Coarse cells that have data in every year learned from.
+        Coarse cells that have data worth the name in every year learned from.
     """
 
     arrays: TrainingArrays
@@ -251,9 +252,12 @@ def _states(forcing: Forcing, years: list[int], inputs: InputSpec) -> list[dict[
 
 
 def _covered(steps: list[dict[str, NDArray[np.float32]]]) -> NDArray[np.bool_]:
-    """Coarse cells in which all variables have data in all years."""
-    found = [np.isfinite(array).all(axis=0) for values in steps for array in values.values()]
-    return np.asarray(np.logical_and.reduce(found))
+    """Coarse cells of which the states take at least half in all years.
+
+    Other releases of the same record differ in cells that are mostly sea or ice: 0 here, no data there.
+    """
+    totals = [np.add.reduce([v for name, v in values.items() if name not in LUH_SECONDARY]) for values in steps]
+    return np.asarray(np.concatenate(totals).min(axis=0) >= 0.5)
 
 
 def _prior(prior: xr.DataArray | None, coarse: Grid, inputs: InputSpec, years: list[int]) -> NDArray[np.uint8]:
