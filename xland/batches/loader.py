@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
-from xland.batches.masking import MASKED, mask_prior
+from xland.batches.masking import mask_prior
 from xland.batches.patches import Patches
 from xland.errors import GridError
 from xland.inputs import InputSpec
@@ -181,6 +181,3 @@ def _augment(
             kept = random.random((len(sample[name]), 1, 1)) >= augmentation.channel_dropout
             sample[name] = sample[name] * kept.astype(sample[name].dtype)
     return sample
-
-
-__all__ = ["MASKED", "NO_AUGMENTATION", "Augmentation", "PatchDataset", "TrainingArrays", "make_loader"]

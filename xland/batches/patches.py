@@ -61,8 +61,6 @@ def make_patches(grid: Grid, size: int, stride: int, factor: int) -> Patches:
     GridError
         If a patch does not fit into the grid, or size and stride do not fit the factor.
     """
-    import xbatcher
-
     if size % factor or stride % factor:
         raise GridError(f"patch size {size} and stride {stride} must be multiples of the factor {factor}")
     if not 0 < stride <= size:
@@ -70,8 +68,8 @@ def make_patches(grid: Grid, size: int, stride: int, factor: int) -> Patches:
     if size > min(grid.shape):
         raise GridError(f"a patch of {size} x {size} cells does not fit into {grid.rows} x {grid.columns} cells")
     # xbatcher walks the coarse lattice of row and column numbers: cheap, whatever the size of the data
-    rows = _starts(xbatcher, grid.rows // factor, size // factor, stride // factor)
-    columns = _starts(xbatcher, grid.columns // factor, size // factor, stride // factor)
+    rows = _starts(grid.rows // factor, size // factor, stride // factor)
+    columns = _starts(grid.columns // factor, size // factor, stride // factor)
     row, column = np.meshgrid(rows * factor, columns * factor, indexing="ij")
     return Patches(row.ravel(), column.ravel(), size)
 
@@ -123,9 +121,11 @@ def farthest_points(points: NDArray[np.float64], count: int, seed: int = 0) -> N
     return chosen
 
 
-def _starts(xbatcher: object, length: int, size: int, stride: int) -> NDArray[np.intp]:
+def _starts(length: int, size: int, stride: int) -> NDArray[np.intp]:
+    import xbatcher
+
     template = xr.Dataset({"position": ("cell", np.arange(length))})
-    batches = xbatcher.BatchGenerator(  # type: ignore[attr-defined]
+    batches = xbatcher.BatchGenerator(
         template, input_dims={"cell": size}, input_overlap={"cell": size - stride} if stride < size else {}
     )
     starts = [int(batch["position"][0]) for batch in batches]

@@ -15,7 +15,7 @@ import xarray as xr
 from dask.base import tokenize
 from numpy.typing import NDArray
 
-from xland.batches.masking import MASKED
+from xland.batches.masking import MASKED, known_codes
 from xland.errors import ModelError, PriorError, TimeError
 from xland.forcing import check_coverage, check_lattice, check_values, read_forcing
 from xland.grid import Grid, aggregate
@@ -246,7 +246,8 @@ def _predict_task(
     _check_read(coarse[0], land, block, geometry.coarse, checkpoint, variables, years[block_id[0]])
     previous = None
     if prior is not None and geometry.prior is not None:
-        previous = _complete(_checked_prior(prior[0, 0], inputs), geometry.prior, rows, columns, MASKED)
+        codes = known_codes(prior[0, 0], len(inputs.classes), "prior map", PriorError)
+        previous = _complete(codes, geometry.prior, rows, columns, MASKED)
     return predict_block(
         checkpoint.network(), block, inputs.coarse_array(values), inputs.static_array(named), land, previous
     )[None]
@@ -292,18 +293,6 @@ def _check_read(
 def _expected(checkpoint: Checkpoint, grid: Grid) -> NDArray[np.bool_] | None:
     coverage = checkpoint.coverage
     return None if coverage is None else coverage.on(grid)
-
-
-def _checked_prior(codes: NDArray[Any], inputs: InputSpec) -> NDArray[np.uint8]:
-    unknown = ~np.isin(codes, [*range(len(inputs.classes)), MASKED])
-    if unknown.any():
-        values, counts = np.unique(codes[unknown], return_counts=True)
-        listed = ", ".join(f"{value} ({count} cells)" for value, count in zip(values[:8], counts[:8], strict=True))
-        raise PriorError(
-            f"prior map: unknown codes {listed}; it must hold class codes 0 to {len(inputs.classes) - 1}: "
-            "translate it with xland.vocabulary.translate"
-        )
-    return codes.astype(np.uint8)
 
 
 def _outputs(outputs: str | Sequence[str]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from xland.batches.loader import Augmentation
 from xland.errors import ConfigurationError, XlandError
@@ -14,8 +14,11 @@ from xland.inputs import InputSpec
 from xland.models.unet import Architecture
 from xland.training.objective import Objective
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 _CONFIGS = Path(__file__).parent / "configs"
-T = TypeVar("T")
+T = TypeVar("T", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ def parse_configuration(values: Mapping[str, Any], where: str = "configuration")
 
 
 def _section(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    unknown = sorted(set(values) - {f.name for f in fields(kind)})  # type: ignore[arg-type]
+    unknown = sorted(set(values) - {f.name for f in fields(kind)})
     if unknown:
         raise ConfigurationError(f"{where}: unknown entries {', '.join(unknown)}")
     frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from xland.batches.loader import NO_AUGMENTATION, PatchDataset, TrainingArrays, make_loader
+from xland.batches.loader import NO_AUGMENTATION, Augmentation, PatchDataset, TrainingArrays, make_loader
 from xland.batches.masking import MASKED
 from xland.batches.patches import Patches, count_in_patches, farthest_points, make_patches, sphere_points
 from xland.batches.split import Part
@@ -29,7 +29,7 @@ from xland.models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from xland.models.unet import DownscalingNetwork
 from xland.training.configuration import Configuration, Schedule
 from xland.training.material import Material
-from xland.training.objective import proven_offsets
+from xland.training.objective import agreement, proven_offsets
 from xland.training.state import STATE, Progress, load_state, save_state
 from xland.vocabulary import LAND_CLASSES
 
@@ -155,7 +155,7 @@ def _dataset(configuration: Configuration, material: Material, part: Part) -> Pa
     )
 
 
-def _hidden_prior_only(configuration: Configuration) -> Any:
+def _hidden_prior_only(configuration: Configuration) -> Augmentation:
     masked, block = configuration.augmentation.prior_masked, configuration.augmentation.prior_block
     return replace(NO_AUGMENTATION, prior_masked=masked, prior_block=block)
 
@@ -253,16 +253,11 @@ def _validate(network: nn.Module, dataset: PatchDataset, batch: int) -> dict[str
 
 def score_pixels(scores: NDArray[np.float32], target: NDArray[np.uint8]) -> dict[str, float]:
     """Accuracy, mean IoU over land classes and IoU per class on the pixels whose target is land."""
-    count = scores.shape[1]
     land = np.isin(target, LAND_CLASSES)
-    matrix = np.bincount(
-        target[land].astype(np.int64) * count + scores[land].argmax(axis=1), minlength=count**2
-    ).reshape(count, count)
-    hits, union = np.diag(matrix), matrix.sum(axis=0) + matrix.sum(axis=1) - np.diag(matrix)
-    present = [code for code in LAND_CLASSES if code < count and matrix[code].sum()]
-    iou = {f"iou_{code}": float(hits[code] / union[code]) for code in present}
+    accuracy, shares = agreement(scores[land].argmax(axis=1), target[land], scores.shape[1])
+    iou = {f"iou_{code}": float(shares[code]) for code in LAND_CLASSES if (target == code).any()}
     mean = float(np.mean(list(iou.values()))) if iou else float("nan")
-    return {"accuracy": float(hits.sum() / max(matrix.sum(), 1)), "miou": mean, **iou}
+    return {"accuracy": accuracy, "miou": mean, **iou}
 
 
 def _finish(

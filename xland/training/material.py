@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from xland import datasets
 from xland.batches.loader import TrainingArrays
-from xland.batches.masking import MASKED
+from xland.batches.masking import MASKED, known_codes
 from xland.batches.split import Part, assign_years, divide
 from xland.errors import ConfigurationError, PriorError, StaticError, TimeError, VocabularyError, XlandError
 from xland.files import open_coarse, open_map
@@ -213,17 +213,7 @@ def _codes(maps: xr.DataArray, coarse: Grid, factor: int, what: str) -> xr.DataA
 
 
 def _class_codes(maps: xr.DataArray, inputs: InputSpec, what: str, error: type[XlandError]) -> NDArray[np.uint8]:
-    """Read maps whose codes are all known; 255 marks what does not count."""
-    codes = _compute(maps.data)
-    unknown = ~np.isin(codes, [*range(len(inputs.classes)), MASKED])
-    if unknown.any():
-        values, counts = np.unique(codes[unknown], return_counts=True)
-        listed = ", ".join(f"{v:g} ({n} cells)" for v, n in zip(values[:8], counts[:8], strict=True))
-        raise error(
-            f"{what}: unknown class codes {listed}; classes are 0 to {len(inputs.classes) - 1}, and {MASKED} what does "
-            "not count: translate the map with a table of xland.vocabulary"
-        )
-    return codes.astype(np.uint8)
+    return known_codes(_compute(maps.data), len(inputs.classes), what, error)
 
 
 def _static(static: xr.Dataset, grid: Grid, inputs: InputSpec) -> dict[str, NDArray[np.float32]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,13 +122,20 @@ def proven_offsets(
     return fit_class_offsets(scores, target, classes) if gain > 0 else np.zeros(scores.shape[1], np.float32)
 
 
+def agreement(
+    predicted: NDArray[np.integer[Any]], target: NDArray[np.uint8], count: int
+) -> tuple[float, NDArray[np.float64]]:
+    """Return the accuracy, and the IoU of each of ``count`` classes: NaN where a class is in neither."""
+    pairs = target.astype(np.int64) * count + predicted
+    matrix = np.bincount(pairs, minlength=count**2).reshape(count, count)
+    hits = np.diag(matrix)
+    union = matrix.sum(axis=0) + matrix.sum(axis=1) - hits
+    iou = np.divide(hits, union, out=np.full(count, np.nan), where=union > 0)
+    return float(hits.sum() / max(matrix.sum(), 1)), iou
+
+
 def _merit(
     scores: NDArray[np.float32], target: NDArray[np.uint8], offsets: NDArray[np.float32], classes: list[int]
 ) -> float:
-    count = scores.shape[1]
-    predicted = (scores + offsets).argmax(axis=1)
-    matrix = np.bincount(target.astype(np.int64) * count + predicted, minlength=count**2).reshape(count, count)
-    hits = np.diag(matrix)
-    union = matrix.sum(axis=0) + matrix.sum(axis=1) - hits
-    iou = [hits[code] / union[code] for code in classes]
-    return float(hits.sum() / max(matrix.sum(), 1) + np.mean(iou)) if classes else 0.0
+    accuracy, iou = agreement((scores + offsets).argmax(axis=1), target, scores.shape[1])
+    return accuracy + float(np.mean(iou[classes])) if classes else 0.0
