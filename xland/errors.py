@@ -60,6 +60,10 @@ class StoreError(XlandError):
     """A store that exists already, is incomplete or belongs to other inputs."""
 
 
+class WorkerError(StoreError):
+    """Workers that died again and again while a store was written; what was finished is kept."""
+
+
 class CatalogError(XlandError):
     """A catalog entry that is unsafe, unknown or damaged."""
 

@@ -1,0 +1,163 @@
+"""Files of a folder on this machine or behind a URL: read, put whole, list and remove.
+
+Below :mod:`xland.store`; nothing here is called by users.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from xland.errors import StoreError
+
+
+class Files(Protocol):
+    """What a folder can do; names are relative to it, with ``/`` between folders."""
+
+    @property
+    def address(self) -> str:
+        """Path or URL of the folder."""
+
+    def read(self, name: str) -> bytes:
+        """Content of a file; FileNotFoundError if there is none."""
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file so that readers see the old one or the new one, never a part."""
+
+    def exists(self, name: str = "") -> bool:
+        """Whether there is a file or folder of this name."""
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names in a folder, sorted; none if it does not exist."""
+
+    def remove(self, name: str = "") -> None:
+        """Delete a file, or a folder with all that it holds, if it is there."""
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """A folder on this machine.
+
+    Parameters
+    ----------
+    address : str
+        Path of the folder.
+    """
+
+    address: str
+
+    def path(self, name: str = "") -> Path:
+        """Where a file lies."""
+        return Path(self.address, name)
+
+    def read(self, name: str) -> bytes:
+        """Content of a file; FileNotFoundError if there is none."""
+        return self.path(name).read_bytes()
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file under a temporary name, and then give it its own."""
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def exists(self, name: str = "") -> bool:
+        """Whether there is a file or folder of this name."""
+        return self.path(name).exists()
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names in a folder, sorted; none if it does not exist."""
+        try:
+            return sorted(os.listdir(self.path(folder)))  # noqa: PTH208
+        except FileNotFoundError:
+            return []
+
+    def remove(self, name: str = "") -> None:
+        """Delete a file, or a folder with all that it holds, if it is there."""
+        path = self.path(name)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class RemoteFiles:
+    """A folder behind an fsspec URL, whose objects appear whole or not at all when they are put.
+
+    Parameters
+    ----------
+    address : str
+        URL of the folder.
+    """
+
+    address: str
+
+    def _at(self, name: str) -> tuple[Any, str]:
+        from fsspec.core import url_to_fs
+
+        try:
+            fs, root = url_to_fs(self.address)
+        except (ImportError, ValueError) as error:  # no package or no such scheme
+            raise StoreError(f"{self.address} cannot be reached: {error}") from error
+        # what other workers wrote counts, not what was listed before
+        fs.invalidate_cache()
+        return fs, f"{root.rstrip('/')}/{name}".rstrip("/")
+
+    def read(self, name: str) -> bytes:
+        """Content of a file; FileNotFoundError if there is none."""
+        fs, path = self._at(name)
+        return bytes(fs.cat_file(path))
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write an object."""
+        fs, path = self._at(name)
+        if name and not fs.exists(parent := path.rpartition("/")[0]):
+            fs.makedirs(parent, exist_ok=True)
+        fs.pipe_file(path, content)
+
+    def exists(self, name: str = "") -> bool:
+        """Whether there is an object or folder of this name."""
+        fs, path = self._at(name)
+        return bool(fs.exists(path))
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names in a folder, sorted; none if it does not exist."""
+        fs, path = self._at(folder)
+        try:
+            found = fs.ls(path, detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted({each.rstrip("/").rpartition("/")[2] for each in found if each.rstrip("/") != path})
+
+    def remove(self, name: str = "") -> None:
+        """Delete an object, or a folder with all that it holds, if it is there."""
+        fs, path = self._at(name)
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+
+
+def is_url(address: str | os.PathLike[str]) -> bool:
+    """Whether an address is an fsspec URL rather than a path; ``file://`` and ``local://`` are paths."""
+    return "://" in str(address) and not str(address).startswith(("file://", "local://"))
+
+
+def local_path(address: str | os.PathLike[str]) -> Path:
+    """Path of what is on this machine, of a ``file://`` URL too."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    text = str(address)
+    return Path(LocalFileSystem._strip_protocol(text) if "://" in text else text).absolute()  # noqa: SLF001
+
+
+def files_at(address: str | os.PathLike[str]) -> Files:
+    """Files of a folder, wherever it is."""
+    return RemoteFiles(str(address).rstrip("/")) if is_url(address) else LocalFiles(str(local_path(address)))
