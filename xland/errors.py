@@ -68,5 +68,9 @@ class CatalogError(XlandError):
     """A catalog entry that is unsafe, unknown or damaged."""
 
 
+class ClusterError(XlandError):
+    """Workers that cannot be started, reached or kept."""
+
+
 class MissingDependencyError(XlandError, ImportError):
     """An optional package is needed; the message names the extra that brings it."""

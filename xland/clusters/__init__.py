@@ -1,0 +1,12 @@
+"""Dask workers wherever there are some: this machine's cores or GPUs, SLURM jobs, a scheduler that runs already.
+
+:func:`open_cluster` yields a client for any of them; what is computed while it is open runs there.
+"""
+
+from __future__ import annotations
+
+from xland.clusters.opening import open_cluster
+from xland.clusters.profile import Profile, list_profiles, load_profile
+from xland.clusters.slurm import job_script
+
+__all__ = ["Profile", "job_script", "list_profiles", "load_profile", "open_cluster"]
