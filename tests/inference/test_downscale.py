@@ -425,7 +425,7 @@ def test_windows_without_land_are_never_run(world, model, monkeypatch):
     def refuse(*_args, **_kwargs):
         raise AssertionError("the network was run")
 
-    monkeypatch.setattr("xland.inference.predict._run", refuse)
+    monkeypatch.setattr("xland.inference.engine.Engine.run", refuse)
     found = downscale(coarse, model=model, static=empty, years=2000)["land_use"].compute()
     assert (found == 0).all()
 

@@ -120,9 +120,9 @@ def create_coordinates(group: zarr.Group, grid: Grid, years: tuple[int, ...] = (
         array[:] = values
 
 
-def open_prepared(path: Path) -> xr.Dataset:
-    """Open a store lazily, one dask chunk for each chunk on disk, free of how it was encoded."""
-    ds = xr.open_zarr(path, consolidated=False, chunks={})
+def open_prepared(path: Path, *, chunked: bool = True) -> xr.Dataset:
+    """Open a store lazily, one dask chunk for each chunk on disk or without dask, free of how it was encoded."""
+    ds = xr.open_zarr(path, consolidated=False, chunks={} if chunked else None)
     return ds.drop_encoding()
 
 

@@ -73,7 +73,7 @@ PREDICTORS: tuple[Predictor, ...] = (
 """The variables of :func:`static_predictors`, in order."""
 
 
-def static_predictors(resolution: float = 0.05) -> xr.Dataset:
+def static_predictors(resolution: float = 0.05, *, chunked: bool = True) -> xr.Dataset:
     """Return static predictors on the world grid of a resolution.
 
     Built at the first call (about half a minute for 0.05 degree) and kept in the cache.
@@ -82,6 +82,9 @@ def static_predictors(resolution: float = 0.05) -> xr.Dataset:
     ----------
     resolution : float
         Degrees: a whole multiple of 30 arc-seconds that divides 180 degrees, such as 0.05, 0.1 or 0.25.
+    chunked : bool
+        Whether the variables are dask arrays of float32; else they are read from the file where they
+        are asked for, in the type in which they are stored.
 
     Returns
     -------
@@ -102,7 +105,8 @@ def static_predictors(resolution: float = 0.05) -> xr.Dataset:
     factor = _factor(resolution, mask)
     grid = mask.coarsen(factor)
     path = prepare(store_path("static", str(factor)), partial(_build_within_limits, grid=grid, factor=factor))
-    return open_prepared(path)[[chosen.name for chosen in PREDICTORS]].astype(np.float32)
+    fields = open_prepared(path, chunked=chunked)[[chosen.name for chosen in PREDICTORS]]
+    return fields.astype(np.float32) if chunked else fields
 
 
 def _factor(resolution: float, mask: Grid) -> int:

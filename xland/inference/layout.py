@@ -1,32 +1,59 @@
-"""How a target grid is cut into blocks, and how each block reads its halo from any source."""
+"""How a target grid is cut into blocks, and where a block's cells stand in arrays on other grids."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import dask.array as da
 
 from xland.errors import GridError
 from xland.grid import Grid
-from xland.inference.predict import Block
-from xland.inference.windows import Pieces, Span, locate
+from xland.inference.windows import Pieces, Span, halo, locate, window_starts
 from xland.inputs import InputSpec
 
-_BLOCK = 1200
-"""Default cells along a block: large enough that few windows at its edges are computed twice."""
+_BLOCK = 2400
+"""Least cells along a default block of a large grid."""
+
+TWICE = 0.15
+"""Most windows that default blocks may compute more than once, as a share of all that are needed."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """A lazy array whose last two axes are a grid, and that grid."""
+class Block:
+    """A block of the output and the cells that its windows read, all on the world's lattice."""
 
-    array: da.Array
-    grid: Grid
+    rows: Span
+    columns: Span
+    size: int
+    stride: int
 
-    def read(self, rows: Span, columns: Span) -> da.Array:
-        """Return the cells of a span that the array has; what lies outside is left out."""
-        row_pieces, column_pieces = pieces(self.grid, rows, columns)
-        return _take(_take(self.array, row_pieces, -2), column_pieces, -1)
+    @property
+    def read_rows(self) -> Span:
+        """Rows of the halo."""
+        return halo(self.rows, self.size, self.stride)
+
+    @property
+    def read_columns(self) -> Span:
+        """Columns of the halo."""
+        return halo(self.columns, self.size, self.stride)
+
+    @property
+    def window_rows(self) -> list[int]:
+        """First rows of the windows, counted from the corner of the halo."""
+        return [int(r) for r in window_starts(self.rows, self.size, self.stride) - self.read_rows.start]
+
+    @property
+    def window_columns(self) -> list[int]:
+        """First columns of the windows, counted from the corner of the halo."""
+        return [int(c) for c in window_starts(self.columns, self.size, self.stride) - self.read_columns.start]
+
+    @property
+    def core(self) -> tuple[slice, slice]:
+        """Rows and columns of the block within its halo."""
+        row = self.rows.start - self.read_rows.start
+        column = self.columns.start - self.read_columns.start
+        return slice(row, row + len(self.rows)), slice(column, column + len(self.columns))
 
 
 @dataclass(frozen=True)
@@ -40,37 +67,74 @@ class Layout:
     stride: int
 
     @classmethod
-    def cut(cls, grid: Grid, inputs: InputSpec, chunks: int | None) -> Layout:
-        """Cut a grid into blocks of about ``chunks`` cells."""
-        if chunks is None:
-            chunks = max(_BLOCK // inputs.stride, 1) * inputs.stride
-        if not isinstance(chunks, int) or chunks < 1 or chunks % inputs.factor:
-            raise GridError(f"chunks must be a multiple of the model's factor {inputs.factor}, not {chunks!r}")
-        return cls(
-            grid,
-            _spans(grid.row_offset, grid.rows, chunks),
-            _spans(grid.column_offset, grid.columns, chunks),
-            inputs.window,
-            inputs.stride,
-        )
+    def cut(cls, grid: Grid, inputs: InputSpec, chunks: int | None = None) -> Layout:
+        """Cut a grid into blocks of ``chunks`` cells.
+
+        By default the blocks are even, at least 2400 cells wide where the grid is, and so large
+        that no more than :data:`TWICE` of the windows are computed more than once.
+
+        Raises
+        ------
+        GridError
+            If ``chunks`` is not a multiple of the model's factor.
+        """
+        if chunks is not None:
+            if not isinstance(chunks, int) or chunks < 1 or chunks % inputs.factor:
+                raise GridError(f"chunks must be a multiple of the model's factor {inputs.factor}, not {chunks!r}")
+            return cls._of(grid, inputs, chunks, chunks)
+        strides = max(-(-_BLOCK // inputs.stride), 15)
+        while True:
+            most = strides * inputs.stride
+            layout = cls._of(grid, inputs, _even(grid.rows, most, inputs), _even(grid.columns, most, inputs))
+            if layout.twice <= TWICE or most >= max(grid.shape):
+                return layout
+            strides += 1
+
+    @classmethod
+    def _of(cls, grid: Grid, inputs: InputSpec, height: int, width: int) -> Layout:
+        rows, columns = _spans(grid.row_offset, grid.rows, height), _spans(grid.column_offset, grid.columns, width)
+        return cls(grid, rows, columns, inputs.window, inputs.stride)
 
     @property
     def chunks(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Dask chunks of the last two axes."""
         return tuple(map(len, self.rows)), tuple(map(len, self.columns))
 
+    @property
+    def windows(self) -> int:
+        """Number of windows that touch the grid, each counted once, on land or not."""
+        whole = Span(self.grid.column_offset, self.grid.column_offset + self.grid.columns)
+        columns = self.grid.columns // self.stride if self.grid.is_global else self._count(whole)
+        return self._count(Span(self.grid.row_offset, self.grid.row_offset + self.grid.rows)) * columns
+
+    @property
+    def twice(self) -> float:
+        """Windows that blocks compute again because a neighbour needs them, too, as a share of all windows."""
+        computed = sum(map(self._count, self.rows)) * sum(map(self._count, self.columns))
+        return computed / self.windows - 1
+
+    def _count(self, span: Span) -> int:
+        return len(window_starts(span, self.size, self.stride))
+
     def block(self, row: int, column: int) -> Block:
         """Return one block."""
         return Block(self.rows[row], self.columns[column], self.size, self.stride)
 
-    def halo(self, source: Source, factor: int = 1) -> da.Array:
-        """Return an array whose chunk (i, j) is what the windows of block (i, j) read of a source."""
-        rows = [self.block(row, 0).read_rows.coarse(factor) for row in range(len(self.rows))]
-        columns = [self.block(0, column).read_columns.coarse(factor) for column in range(len(self.columns))]
-        return da.concatenate(
-            [da.concatenate([_one_chunk(source.read(row, column)) for column in columns], axis=-1) for row in rows],
-            axis=-2,
-        )
+
+@dataclass(frozen=True)
+class Placement:
+    """Some cells of a span and where they stand in an array on a grid."""
+
+    target: tuple[slice, slice]
+    source: tuple[slice, slice]
+
+
+def placements(grid: Grid, rows: Span, columns: Span) -> Iterator[Placement]:
+    """Where the cells of a span of rows and columns stand in an array on a grid, as far as it has them."""
+    row_pieces, column_pieces = pieces(grid, rows, columns)
+    for row, source_rows in _with_target(row_pieces):
+        for column, source_columns in _with_target(column_pieces):
+            yield Placement((row, column), (source_rows, source_columns))
 
 
 def pieces(grid: Grid, rows: Span, columns: Span) -> tuple[Pieces, Pieces]:
@@ -81,19 +145,35 @@ def pieces(grid: Grid, rows: Span, columns: Span) -> tuple[Pieces, Pieces]:
     )
 
 
+def crop(array: da.Array, grid: Grid, rows: Span, columns: Span) -> da.Array:
+    """Return the cells of a span that an array has, lazily; its last two axes lie on the grid."""
+    row_pieces, column_pieces = pieces(grid, rows, columns)
+    return _take(_take(array, row_pieces, -2), column_pieces, -1)
+
+
+def _with_target(where: Pieces) -> Iterator[tuple[slice, slice]]:
+    at = where.before
+    for piece in where.slices:
+        yield slice(at, at + piece.stop - piece.start), piece
+        at += piece.stop - piece.start
+
+
+def _even(length: int, most: int, inputs: InputSpec) -> int:
+    """Size of the fewest blocks of at most ``most`` cells, in whole strides."""
+    return -(-length // -(-length // most) // inputs.stride) * inputs.stride
+
+
 def _spans(first: int, length: int, chunk: int) -> tuple[Span, ...]:
     starts = range(first, first + length, chunk)
     return tuple(Span(start, min(start + chunk, first + length)) for start in starts)
 
 
 def _take(array: da.Array, where: Pieces, axis: int) -> da.Array:
+    if len(where.slices) == 1 and where.slices[0] == slice(0, array.shape[axis]):
+        return array
     index: list[slice] = [slice(None)] * array.ndim
     parts = []
     for piece in where.slices:
         index[axis] = piece
         parts.append(array[tuple(index)])
     return parts[0] if len(parts) == 1 else da.concatenate(parts, axis=axis)
-
-
-def _one_chunk(array: da.Array) -> da.Array:
-    return array.rechunk({array.ndim - 2: -1, array.ndim - 1: -1})

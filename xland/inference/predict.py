@@ -1,8 +1,14 @@
-"""Arrays in, class probabilities out: one block, all windows that touch it, blended."""
+"""Arrays in, maps out: one block, all windows that touch it, blended row by row.
+
+Windows are run from north to south. Rows that no later window touches are finished at once: class,
+probability and confidence are taken from them, and their probabilities are let go. So probabilities
+are held for one row of windows, however large the block.
+"""
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,147 +16,182 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xland.batches.masking import MASKED
-from xland.inference.windows import Span, gaussian, halo, window_starts
+from xland.inference.engine import Engine, use_one_thread
+from xland.inference.layout import Block
+from xland.inference.windows import blend_weights
 from xland.vocabulary import OCEAN
 
 if TYPE_CHECKING:
-    from xland.models.unet import DownscalingNetwork
+    from torch import Tensor
 
-BATCH = 1
-"""Windows that go through the network together: on a CPU one at a time stays in its cache.
-
-Measured for the shipped models on two cores, one thread each: 1.1 s a million pixels, 1.7 s for 8.
-"""
-
-_thread = threading.local()
+LAYERS = ("land_use", "probability", "confidence", "entropy")
+"""What can be taken from the probabilities of a block."""
 
 
-@dataclass(frozen=True)
-class Block:
-    """A block of the output and the cells that its windows read, all on the world's lattice."""
+@dataclass(frozen=True, eq=False)
+class BlockInputs:
+    """What the windows of a block read, over its halo.
 
-    rows: Span
-    columns: Span
-    size: int
-    stride: int
+    Parameters
+    ----------
+    coarse : (coarse channels, halo rows / factor, halo columns / factor) float32
+    static : (static channels, halo rows, halo columns) float16 tensor
+        On the engine's device.
+    land : (halo rows, halo columns) array of bool
+        Where a class is predicted; elsewhere it is ocean.
+    prior : (halo rows, halo columns) array or tensor of class codes, optional
+        255 where unknown.
+    """
 
-    @property
-    def read_rows(self) -> Span:
-        """Rows of the halo."""
-        return halo(self.rows, self.size, self.stride)
-
-    @property
-    def read_columns(self) -> Span:
-        """Columns of the halo."""
-        return halo(self.columns, self.size, self.stride)
-
-    def windows(self) -> list[tuple[int, int]]:
-        """First row and column of the windows, counted from the corner of the halo."""
-        rows = window_starts(self.rows, self.size, self.stride) - self.read_rows.start
-        columns = window_starts(self.columns, self.size, self.stride) - self.read_columns.start
-        return [(int(r), int(c)) for r in rows for c in columns]
-
-    @property
-    def core(self) -> tuple[slice, slice]:
-        """Rows and columns of the block within its halo."""
-        row = self.rows.start - self.read_rows.start
-        column = self.columns.start - self.read_columns.start
-        return slice(row, row + len(self.rows)), slice(column, column + len(self.columns))
+    coarse: NDArray[np.float32]
+    static: Tensor
+    land: NDArray[np.bool_]
+    prior: NDArray[np.uint8] | None = None
 
 
 def predict_block(
-    network: DownscalingNetwork,
-    block: Block,
-    coarse: NDArray[np.float32],
-    static: NDArray[np.float16],
-    land: NDArray[np.bool_],
-    prior: NDArray[np.uint8] | None = None,
-) -> NDArray[np.float32]:
+    engine: Engine, block: Block, inputs: BlockInputs, layers: Sequence[str] = ("land_use",)
+) -> dict[str, NDArray[Any]]:
     """Blend the probabilities of all windows that touch a block.
 
     Parameters
     ----------
-    network : DownscalingNetwork
-        In evaluation mode.
+    engine : Engine
+        The network and its device.
     block : Block
-    coarse : (coarse channels, halo rows / factor, halo columns / factor) array
-    static : (static channels, halo rows, halo columns) array
-    land : (halo rows, halo columns) array of bool
-        Where a class is predicted; elsewhere it is ocean.
-    prior : (halo rows, halo columns) array of class codes, optional
-        255 where unknown.
+    inputs : BlockInputs
+    layers : sequence of str
+        Of :data:`LAYERS`.
 
     Returns
     -------
-    (classes, rows, columns) array of float32
-        Summing to 1 over the classes.
+    dict of str to array
+        ``land_use`` (rows, columns) uint8, the lower code where two classes are equal; ``probability``
+        (classes, rows, columns) float32, summing to 1; ``confidence``, the difference between the two
+        largest, and ``entropy``, from 0 (one class is certain) to 1 (all are equal), (rows, columns) float32.
     """
-    count = len(network.inputs.classes)
-    core = block.core
-    inside = land[core]
-    result = np.zeros((count, *inside.shape), dtype=np.float32)
-    if inside.any():
-        total = np.zeros((count, *land.shape), dtype=np.float32)
-        weight = np.zeros(land.shape, dtype=np.float32)
-        importance = gaussian(block.size)
-        touching = np.zeros_like(land)
-        touching[core] = inside
-        windows = [(r, c) for r, c in block.windows() if touching[r : r + block.size, c : c + block.size].any()]
-        for start in range(0, len(windows), BATCH):
-            chosen = windows[start : start + BATCH]
-            for (row, column), probabilities in zip(
-                chosen, _run(network, block.size, chosen, coarse, static, prior), strict=True
-            ):
-                at = (slice(row, row + block.size), slice(column, column + block.size))
-                total[(slice(None), *at)] += probabilities * importance
-                weight[at] += importance
-        np.divide(total[(slice(None), *core)], weight[core], out=result, where=inside)
-    result[OCEAN] = np.where(inside, result[OCEAN], 1.0)
-    return result
+    count = len(engine.network.inputs.classes)
+    core_rows, core_columns = block.core
+    land = inputs.land[core_rows, core_columns]
+    results = ocean(land.shape, count, layers)
+    if not land.any():
+        return results
+    use_one_thread()
+    first = core_rows.start
+    for top, values in _finished_rows(engine, block, inputs):
+        part = slice(max(top, first), min(top + values.shape[1], core_rows.stop))
+        if part.stop > part.start:
+            at = slice(part.start - first, part.stop - first)
+            _fill(results, values[:, part.start - top : part.stop - top], at, land[at])
+    return results
 
 
-def _use_one_thread(torch: Any) -> None:
-    """Keep torch to one thread inside a dask worker thread: dask already uses all cores.
-
-    Two threads that each wait busily for a second one slow a block down several times.
-    """
-    if threading.current_thread() is not threading.main_thread() and not hasattr(_thread, "limited"):
-        torch.set_num_threads(1)
-        _thread.limited = True
-
-
-def most_probable(probabilities: NDArray[np.float32], axis: int = 0) -> NDArray[np.uint8]:
-    """Code of the most probable class; the lower code where two are equal."""
-    return probabilities.argmax(axis=axis).astype(np.uint8)
-
-
-def confidence(probabilities: NDArray[np.float32], axis: int = 0) -> NDArray[np.float32]:
-    """Difference between the two largest probabilities, from 0 (undecided) to 1 (certain)."""
-    best = np.partition(probabilities, -2, axis=axis)
-    return np.take(best, -1, axis=axis) - np.take(best, -2, axis=axis)
+def ocean(shape: tuple[int, int], classes: int, layers: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Return the layers of a block without land."""
+    results: dict[str, NDArray[Any]] = {}
+    for name in layers:
+        if name == "land_use":
+            results[name] = np.full(shape, OCEAN, dtype=np.uint8)
+        elif name == "probability":
+            results[name] = np.zeros((classes, *shape), dtype=np.float32)
+            results[name][OCEAN] = 1
+        else:
+            results[name] = np.full(shape, 1 if name == "confidence" else 0, dtype=np.float32)
+    return results
 
 
-def _run(
-    network: DownscalingNetwork,
-    size: int,
-    windows: list[tuple[int, int]],
-    coarse: NDArray[np.float32],
-    static: NDArray[np.float16],
-    prior: NDArray[np.uint8] | None,
-) -> NDArray[np.float32]:
+def _finished_rows(engine: Engine, block: Block, inputs: BlockInputs) -> Iterator[tuple[int, Tensor]]:
+    """Yield the first row, counted in the halo, and probabilities (classes, rows, core columns) of whole rows."""
     import torch
 
-    _use_one_thread(torch)
-    factor = network.inputs.factor
-    small = size // factor
-    fine = [(slice(r, r + size), slice(c, c + size)) for r, c in windows]
-    low = [(slice(r // factor, r // factor + small), slice(c // factor, c // factor + small)) for r, c in windows]
-    tensors = [
-        torch.from_numpy(np.stack([coarse[:, r, c] for r, c in low])),
-        torch.from_numpy(np.stack([static[:, r, c] for r, c in fine])),
-    ]
-    if network.inputs.prior != "none":
-        known = np.full(static.shape[1:], MASKED, dtype=np.uint8) if prior is None else prior
-        tensors.append(torch.from_numpy(np.stack([known[r, c] for r, c in fine])))
-    with torch.inference_mode():
-        return network(*tensors).float().softmax(dim=1).numpy()
+    size, stride, columns = block.size, block.stride, block.core[1]
+    classes = len(engine.network.inputs.classes)
+    band = torch.zeros((classes, size, inputs.land.shape[1]), device=engine.device)
+    weights = torch.from_numpy(blend_weights(size, stride).copy()).to(engine.device)
+    jobs = _submit_all(engine, block, inputs)
+    try:
+        for number, (top, row) in enumerate(jobs):
+            for lefts, future in row:
+                for left, values in zip(lefts, future.result(), strict=True):
+                    band[:, :, left : left + size].addcmul_(values, weights)
+            row.clear()
+            if number == len(jobs) - 1:
+                yield top, band[:, :, columns]
+                return
+            yield top, band[:, :stride, columns]
+            kept = band[:, stride:].clone()
+            band[:, : size - stride] = kept
+            band[:, size - stride :] = 0
+    finally:
+        for _, row in jobs:
+            for _, future in row:
+                future.cancel()
+
+
+def _submit_all(
+    engine: Engine, block: Block, inputs: BlockInputs
+) -> list[tuple[int, list[tuple[list[int], Future[Tensor]]]]]:
+    """Start all windows with land in the block: for each row of windows its top, and (lefts, result) of each batch."""
+    import torch
+
+    size, factor = block.size, engine.network.inputs.factor
+    core = block.core
+    coarse = torch.from_numpy(inputs.coarse).to(engine.device)
+    land = torch.from_numpy(inputs.land).to(engine.device)
+    prior = None
+    if engine.network.inputs.prior != "none":
+        known = np.full(inputs.land.shape, MASKED, dtype=np.uint8) if inputs.prior is None else inputs.prior
+        prior = torch.as_tensor(known).to(engine.device)
+    inside = np.zeros_like(inputs.land)
+    inside[core] = inputs.land[core]
+    jobs = []
+    for top in block.window_rows:
+        strip = np.asarray(inside[top : top + size].any(axis=0))
+        lefts = [left for left in block.window_columns if strip[left : left + size].any()]
+        row = []
+        for start in range(0, len(lefts), engine.batch):
+            chosen = lefts[start : start + engine.batch]
+            fine = [(..., slice(top, top + size), slice(left, left + size)) for left in chosen]
+            low = [tuple(slice(s.start // factor, s.stop // factor) for s in at[1:]) for at in fine]
+            future = engine.submit(
+                [coarse[:, r, c] for r, c in low],
+                [inputs.static[at] for at in fine],
+                None if prior is None else [prior[at] for at in fine],
+                [land[at] for at in fine],
+            )
+            row.append((chosen, future))
+        jobs.append((top, row))
+    return jobs
+
+
+def _fill(results: dict[str, NDArray[Any]], values: Tensor, at: slice, land: NDArray[np.bool_]) -> None:
+    """Take what is wanted from the probabilities of some rows, ``(classes, rows, columns)``."""
+    best, second, code = _two_best(values)
+    for name, array in results.items():
+        if name == "land_use":
+            layer = code
+        elif name == "probability":
+            array[:, at] = np.where(land, values.cpu().numpy(), array[:, at])
+            continue
+        else:
+            layer = best - second if name == "confidence" else _entropy(values)
+        array[at] = np.where(land, layer.cpu().numpy(), array[at])
+
+
+def _two_best(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Largest and second largest probability, and the code of the largest; the lower code where two are equal."""
+    import torch
+
+    best, second = values[0].clone(), torch.zeros_like(values[0])
+    code = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
+    for number in range(1, len(values)):
+        layer = values[number]
+        code.masked_fill_(layer > best, number)
+        second = torch.maximum(second, torch.minimum(best, layer))
+        best = torch.maximum(best, layer)
+    return best, second, code
+
+
+def _entropy(values: Tensor) -> Tensor:
+    """Shannon entropy as a share of its largest value."""
+    return -(values * values.clamp_min(1e-12).log()).sum(dim=0).clamp_max_(0) / float(np.log(len(values)))

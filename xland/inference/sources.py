@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import dask.array as da
@@ -14,7 +15,8 @@ from xland.datasets import static_predictors
 from xland.errors import GridError, PriorError, RegionError, StaticError, TimeError
 from xland.forcing import Forcing, require_years
 from xland.grid import Grid
-from xland.inference.layout import Source, pieces
+from xland.inference.fields import ChunkField, Field, FileField
+from xland.inference.layout import Layout, pieces
 from xland.inference.windows import Span
 from xland.inputs import InputSpec
 from xland.orientation import orient
@@ -116,21 +118,31 @@ def present_variables(forcing: Forcing, inputs: InputSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*inputs.coarse_variables, *optional)))
 
 
-def coarse_source(forcing: Forcing, years: tuple[int, ...], inputs: InputSpec) -> Source:
-    """Stack what the model reads of the forcing.
+@dataclass(frozen=True)
+class Source:
+    """A field that blocks read, and the dask arrays that it is chunks of."""
 
-    The array is ``(years, steps * variables, rows, columns)`` with one year a chunk, NaN without data.
+    field: Field
+    arrays: tuple[da.Array, ...] = ()
+
+
+def coarse_source(forcing: Forcing, inputs: InputSpec, layout: Layout) -> Source:
+    """Stack what the model reads of the forcing, as far as the windows of a layout reach.
+
+    The array is ``(years, variables, rows, columns)`` with one year a chunk, NaN without data.
     """
-    names = present_variables(forcing, inputs)
-    index = {year: position for position, year in enumerate(forcing.years)}
-    steps = [[index[year + step] for year in years] for step in inputs.steps]
-    layers = [_dask(forcing.data[name])[positions] for positions in steps for name in names]
+    first, last = layout.block(0, 0), layout.block(-1, -1)
+    rows = Span(first.read_rows.start, last.read_rows.stop).coarse(inputs.factor)
+    columns = Span(first.read_columns.start, last.read_columns.stop).coarse(inputs.factor)
+    down, across = (piece.slices for piece in pieces(forcing.grid, rows, columns))
+    part = (down[0], across[0] if len(across) == 1 else slice(None))
+    layers = [_dask(forcing.data[name])[:, *part] for name in present_variables(forcing, inputs)]
     stacked = da.stack(layers, axis=1).rechunk({0: 1, 1: -1})
-    return Source(stacked, forcing.grid)
+    return _chunked(stacked, forcing.grid.window(*part))
 
 
 def static_source(static: xr.Dataset | None, target: Grid, inputs: InputSpec) -> Source:
-    """Stack the static fields that the model names, ``(variables, rows, columns)``.
+    """Return the static fields that the model names, in the order of ``inputs.static_variables``.
 
     Raises
     ------
@@ -138,21 +150,26 @@ def static_source(static: xr.Dataset | None, target: Grid, inputs: InputSpec) ->
         If a field is missing, or the grid does not nest in or cover the target.
     """
     if static is None:
-        static = static_predictors(inputs.resolution)
+        static = static_predictors(inputs.resolution, chunked=False)
     if not isinstance(static, xr.Dataset):
         raise StaticError(f"static must be a Dataset of predictors, not {type(static).__name__}")
-    missing = [name for name in inputs.static_variables if name not in static]
+    names = list(inputs.static_variables)
+    missing = [name for name in names if name not in static]
     if missing:
         raise StaticError(f"static predictors lack {', '.join(missing)}, which the model needs")
-    canonical, _ = orient(static[list(inputs.static_variables)], what="static predictors")
+    field = _file_field([static[name] for name in names], "static predictors")
+    if field is not None:
+        _check_cover(field.grid, target, "static predictors", StaticError)
+        return Source(field)
+    canonical, _ = orient(static[names], what="static predictors")
     grid = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
     _check_cover(grid, target, "static predictors", StaticError)
-    layers = [_dask(canonical[name].transpose("lat", "lon")).astype(np.float32) for name in inputs.static_variables]
-    return Source(da.stack(layers).rechunk({0: -1}), grid)
+    layers = [_dask(canonical[name].transpose("lat", "lon")).astype(np.float32) for name in names]
+    return _chunked(da.stack(layers).rechunk({0: -1}), grid)
 
 
 def prior_source(prior: xr.DataArray | xr.Dataset, target: Grid, year: int) -> Source:
-    """Return the prior map of a year, ``(rows, columns)``.
+    """Return the prior map of a year.
 
     Raises
     ------
@@ -165,12 +182,38 @@ def prior_source(prior: xr.DataArray | xr.Dataset, target: Grid, year: int) -> S
         prior = prior["land_use"]
     if not isinstance(prior, xr.DataArray):
         raise PriorError(f"prior must be a DataArray of class codes, not {type(prior).__name__}")
-    canonical, _ = orient(_of_year(prior, year), what="prior map")
-    if canonical.dtype.kind not in "iu":
-        raise PriorError(f"prior map must hold whole class codes, not {canonical.dtype}: convert it to uint8")
+    chosen = _of_year(prior, year)
+    if chosen.dtype.kind not in "iu":
+        raise PriorError(f"prior map must hold whole class codes, not {chosen.dtype}: convert it to uint8")
+    field = _file_field([chosen], "prior map")
+    if field is not None:
+        _check_cover(field.grid, target, "prior map", PriorError)
+        return Source(field)
+    canonical, _ = orient(chosen, what="prior map")
     grid = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
     _check_cover(grid, target, "prior map", PriorError)
-    return Source(_dask(canonical.transpose("lat", "lon")), grid)
+    return _chunked(_dask(canonical.transpose("lat", "lon"))[None], grid)
+
+
+def _chunked(array: da.Array, grid: Grid) -> Source:
+    return Source(ChunkField.of(array, grid), (array,))
+
+
+def _file_field(layers: Sequence[xr.DataArray], what: str) -> FileField | None:
+    """Return layers as they can be read inside a task, or None for dask arrays and other orders of dimensions."""
+    latitude, longitude = (find_names(layers[0], kind, what=what) for kind in ("latitude", "longitude"))
+    if latitude is None or longitude is None:
+        return None
+    dims = (latitude.dimension, longitude.dimension)
+    if any(layer.chunks is not None or layer.dims != dims for layer in layers):
+        return None
+    coords = {
+        name: layers[0].coords[name] for name in layers[0].coords if set(layers[0].coords[name].dims) <= set(dims)
+    }
+    places = xr.Dataset({f"__{dim}": (dim, np.arange(layers[0].sizes[dim])) for dim in dims}, coords)
+    canonical, orientation = orient(places, what=what)
+    rows, columns = (canonical[f"__{dim}"].values for dim in dims)
+    return FileField(orientation.grid, tuple(layer.variable for layer in layers), rows, columns)
 
 
 def _of_year(prior: xr.DataArray, year: int) -> xr.DataArray:

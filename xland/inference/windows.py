@@ -55,6 +55,27 @@ def gaussian(size: int) -> NDArray[np.float32]:
     return weights
 
 
+@lru_cache(maxsize=8)
+def blend_weights(size: int, stride: int) -> NDArray[np.float32]:
+    """Weight of each pixel of a window so that those of all windows over a pixel sum to 1.
+
+    The lattice is regular, so that sum depends on nothing but the pixel's place in the window.
+
+    Returns
+    -------
+    (size, size) array of float32
+    """
+    weights = gaussian(size).astype(np.float64)
+    cells = -(-size // stride) * stride
+    padded = np.zeros((cells, cells))
+    padded[:size, :size] = weights
+    share = cells // stride
+    total = padded.reshape(share, stride, share, stride).sum(axis=(0, 2))
+    weights = (weights / np.tile(total, (share, share))[:size, :size]).astype(np.float32)
+    weights.flags.writeable = False
+    return weights
+
+
 @dataclass(frozen=True)
 class Pieces:
     """Where the cells of a span stand in an array, and how many lie outside of it.

@@ -202,6 +202,11 @@ class DownscalingNetwork(nn.Module):
             return scores
         return scores.flatten(2).gather(2, points[:, None].expand(-1, scores.shape[1], -1))
 
+    @property
+    def pixelwise(self) -> bool:
+        """Whether the fine grid is read pixel by pixel, so that a few points cost less than all pixels."""
+        return isinstance(self.body, ContextUNet)
+
     @torch.no_grad()
     def fit_bins(self, coarse: Tensor, static: Tensor) -> None:
         """Fit what depends on the spread of the inputs, before training.

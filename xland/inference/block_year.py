@@ -1,0 +1,219 @@
+"""One block in one year: what it depends on, and the task that reads, checks and predicts it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xland.batches.masking import MASKED, known_codes
+from xland.errors import PriorError
+from xland.forcing import check_coverage, check_values
+from xland.inference.engine import Engine, choose_device, engine_of
+from xland.inference.fields import ChunkField, Chunks, Field, Key
+from xland.inference.layout import Block, Layout, placements
+from xland.inference.predict import BlockInputs, ocean, predict_block
+from xland.inference.residency import residency_of
+from xland.models.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from xland.inputs import InputSpec
+
+IN_HAND = 3
+"""Blocks that a process holds inputs of at once: one is computed while others are read and written."""
+
+_in_hand = threading.BoundedSemaphore(IN_HAND)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All that the block-years of one downscaling share; it stands in the graph once.
+
+    Parameters
+    ----------
+    token : str
+        Identity of the downscaling.
+    checkpoint : Checkpoint
+        The weights stay in their file: each process reads them once.
+    layout : Layout
+    years : tuple of int
+    coarse : Field
+        One year a chunk, layers ``variables``.
+    variables : tuple of str
+    positions : tuple of tuple of int
+        For each year where the years of its steps stand in ``coarse``.
+    static : Field
+        Layers of the model's static variables.
+    first_prior : Field or None
+        Map of the year that the first one adjoins.
+    rollout : bool
+        Whether the map of each year is the prior of the next.
+    layers : tuple of str
+        What each block-year returns.
+    device : str
+    flips : bool
+    """
+
+    token: str
+    checkpoint: Checkpoint
+    layout: Layout
+    years: tuple[int, ...]
+    coarse: Field
+    variables: tuple[str, ...]
+    positions: tuple[tuple[int, ...], ...]
+    static: Field
+    first_prior: Field | None = None
+    rollout: bool = False
+    layers: tuple[str, ...] = ("land_use",)
+    device: str = "auto"
+    flips: bool = False
+
+    @cached_property
+    def inputs(self) -> InputSpec:
+        """Channels and windows of the model."""
+        return self.checkpoint.inputs
+
+    @cached_property
+    def expected(self) -> NDArray[np.bool_] | None:
+        """Cells of the forcing's grid that had data when the model was trained."""
+        coverage = self.checkpoint.coverage
+        return None if coverage is None else coverage.on(self.coarse.grid)
+
+    @property
+    def name(self) -> str:
+        """Name of the array of class maps."""
+        return f"land_use-{self.token}"
+
+    @cached_property
+    def own(self) -> ChunkField | None:
+        """The maps of this downscaling, where each is the prior of the next."""
+        if not self.rollout:
+            return None
+        rows, columns = ((0, *np.cumsum(sizes).tolist()) for sizes in self.layout.chunks)
+        return ChunkField(self.layout.grid, self.name, rows, columns)
+
+    def prior_of(self, year: int) -> tuple[Field | None, int]:
+        """Where the prior map of a year comes from, and its position there."""
+        if self.own is None:
+            return None, 0
+        before = year + self.inputs.prior_step
+        if 0 <= before < len(self.years):
+            return self.own, before
+        return self.first_prior, 0
+
+    def keys(self, year: int, row: int, column: int) -> Iterator[Key]:
+        """Graph keys of the chunks that a block-year needs; some may come twice."""
+        block = self.layout.block(row, column)
+        rows, columns = block.read_rows, block.read_columns
+        factor = self.inputs.factor
+        for position in self.positions[year]:
+            yield from self.coarse.keys(rows.coarse(factor), columns.coarse(factor), position)
+        yield from self.static.keys(rows, columns)
+        prior, position = self.prior_of(year)
+        if prior is not None:
+            yield from prior.keys(rows, columns, position)
+
+
+@dataclass(frozen=True, eq=False)
+class _Static:
+    """Static fields of a block over its halo."""
+
+    fields: Tensor | None  # None where the block holds no land
+    land: NDArray[np.bool_]
+    coarse_land: NDArray[np.bool_]
+
+
+def run_block_year(plan: Plan, year: int, row: int, column: int, *chunks: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Read, check and predict one block of one year.
+
+    Parameters
+    ----------
+    plan : Plan
+    year, row, column : int
+        Positions of the year and the block.
+    *chunks : arrays
+        What the keys of :meth:`Plan.keys` stand for, each once.
+
+    Returns
+    -------
+    dict of str to array
+        See :func:`xland.inference.predict.predict_block`.
+    """
+    named = dict(zip(dict.fromkeys(plan.keys(year, row, column)), chunks, strict=True))
+    block = plan.layout.block(row, column)
+    device = choose_device(plan.device)
+    read = partial(_read_static, plan, block, named, device)
+    with _in_hand:
+        static = residency_of(device).get(plan.token, (row, column), read) if len(plan.years) > 1 else read()[0]
+        if static.fields is None:
+            return ocean((len(block.rows), len(block.columns)), len(plan.inputs.classes), plan.layers)
+        coarse = _read_coarse(plan, block, static, named, year)
+        prior = _read_prior(plan, block, named, year)
+        engine: Engine = engine_of(plan.checkpoint, device, flips=plan.flips)
+        return predict_block(engine, block, BlockInputs(coarse, static.fields, static.land, prior), plan.layers)
+
+
+def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple[_Static, int]:
+    """Read the static fields of a block, and say how many bytes they take."""
+    import torch
+
+    inputs = plan.inputs
+    rows, columns = block.read_rows, block.read_columns
+    shape = (len(rows), len(columns))
+    land = np.zeros(shape, dtype=np.bool_)
+    fields = np.zeros((len(inputs.static), *shape), dtype=np.float16)
+    for place in placements(plan.static.grid, rows, columns):
+        layers = plan.static.read(*place.source, chunks)
+        named = dict(zip(inputs.static_variables, layers, strict=True))
+        land[place.target] = np.nan_to_num(named[inputs.domain]) > 0
+        if land[place.target].any():
+            fields[(slice(None), *place.target)] = inputs.static_array(named)
+    if not land[block.core].any():
+        return _Static(None, np.zeros((0, 0), np.bool_), np.zeros((0, 0), np.bool_)), 1
+    factor = inputs.factor
+    coarse_land = np.asarray(land.reshape(shape[0] // factor, factor, -1, factor).any(axis=(1, 3)))
+    return _Static(torch.from_numpy(fields).to(device), land, coarse_land), fields.nbytes + land.nbytes
+
+
+def _read_coarse(plan: Plan, block: Block, static: _Static, chunks: Chunks, year: int) -> NDArray[np.float32]:
+    """Return the coarse channels over the halo, having checked all cells that are read: they shape the map."""
+    inputs, grid = plan.inputs, plan.coarse.grid
+    rows, columns = block.read_rows.coarse(inputs.factor), block.read_columns.coarse(inputs.factor)
+    states = np.full((len(plan.variables), len(inputs.steps), len(rows), len(columns)), np.nan, dtype=np.float32)
+    # a block as wide as the globe reads some cells twice, of which the first are enough to check
+    there = np.zeros(grid.shape, dtype=np.bool_)
+    for place in placements(grid, rows, columns):
+        fresh = ~there[place.source]
+        there[place.source] = True
+        expected = None if plan.expected is None else plan.expected[place.source] & static.coarse_land[place.target]
+        for step, position in enumerate(plan.positions[year]):
+            values = np.asarray(plan.coarse.read(*place.source, chunks, position))
+            states[:, step, place.target[0], place.target[1]] = values
+            named = dict(zip(plan.variables, np.where(fresh, values, np.nan), strict=True))
+            when = plan.years[year] + inputs.steps[step]
+            latitude, longitude = grid.latitude[place.source[0]], grid.longitude[place.source[1]]
+            check_values(named, latitude, longitude, when)
+            if expected is not None:
+                check_coverage(named, expected & fresh, latitude, longitude, when)
+    return inputs.coarse_array(dict(zip(plan.variables, states, strict=True)))
+
+
+def _read_prior(plan: Plan, block: Block, chunks: Chunks, year: int) -> NDArray[np.uint8] | None:
+    prior, position = plan.prior_of(year)
+    if prior is None:
+        return None
+    rows, columns = block.read_rows, block.read_columns
+    codes = np.full((len(rows), len(columns)), MASKED, dtype=np.uint8)
+    for place in placements(prior.grid, rows, columns):
+        values = prior.read(*place.source, chunks, position)[0]
+        if prior is plan.first_prior:
+            values = known_codes(values, len(plan.inputs.classes), "prior map", PriorError)
+        codes[place.target] = values
+    return codes

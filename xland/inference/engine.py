@@ -1,0 +1,225 @@
+"""Where networks run: on a pool of threads, or on a GPU, beside the threads that read and write.
+
+A network is fastest on a CPU with one window a core: two cores computed a window of the shipped
+models in 24 ms that way, in 31 ms as one call with two torch threads. So windows run in a pool of
+its own with as many threads as the process has cores (or the Dask worker has threads), each with
+one torch thread. Dask's threads only read, blend and write; while one waits for the disk, the
+windows of another keep all cores busy. On a GPU the pool has one thread, which feeds the device.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import dask
+from dask.system import CPU_COUNT
+
+from xland.errors import ModelError
+from xland.models.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from xland.models.unet import DownscalingNetwork
+
+CUDA_BATCH = 32
+"""Windows that go through the network together on a GPU; on a CPU one at a time stays in its cache."""
+
+_SPARSE = 0.7
+"""Share of land below which only the land pixels of a window are computed, where the network can do that."""
+
+_lock = threading.Lock()
+_engines: dict[tuple[str, str, bool], Engine] = {}
+_pools: dict[tuple[str, int], ThreadPoolExecutor] = {}
+_local = threading.local()
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """A network on its device.
+
+    Parameters
+    ----------
+    network : DownscalingNetwork
+        In evaluation mode, on the device.
+    device : str
+        ``cpu`` or ``cuda``.
+    batch : int
+        Windows in one call.
+    flips : bool
+        Whether probabilities are averaged over the four mirror images of a window.
+    call : callable
+        What runs the network: itself, or a compiled form of it.
+    """
+
+    network: DownscalingNetwork
+    device: str
+    batch: int = 1
+    flips: bool = False
+    call: Callable[..., Tensor] | None = None
+
+    def submit(
+        self, coarse: Sequence[Tensor], static: Sequence[Tensor], prior: Sequence[Tensor] | None, land: Sequence[Tensor]
+    ) -> Future[Tensor]:
+        """Start one batch of windows; the result is ``(windows, classes, size, size)`` float32 on the device."""
+        return _pool(self.device).submit(partial(self.run, coarse, static, prior, land))
+
+    def run(
+        self, coarse: Sequence[Tensor], static: Sequence[Tensor], prior: Sequence[Tensor] | None, land: Sequence[Tensor]
+    ) -> Tensor:
+        """Return class probabilities of one batch of windows."""
+        import torch
+
+        points = self._points(land)
+        missing = self.batch - len(static) if self.call is not None else 0
+        layers = [torch.stack([*each, *[each[-1]] * missing]) for each in (coarse, static, prior) if each is not None]
+        with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+            images = _mirrored if self.flips else _as_it_is
+            parts = [
+                undo((self.call or self.network)(*image).float().softmax(dim=1))
+                if points is None
+                else _spread(self.network(*image, points=points).float().softmax(dim=1), points, land[0])
+                for image, undo in images(layers, self.network)
+            ]
+            total = parts[0] if len(parts) == 1 else torch.stack(parts).mean(dim=0)
+        return total[: len(static)]
+
+    def _points(self, land: Sequence[Tensor]) -> Tensor | None:
+        """Flat indices of land where only that is computed."""
+        if self.device != "cpu" or self.flips or len(land) > 1 or not self.network.pixelwise:
+            return None
+        if float(land[0].float().mean()) >= _SPARSE:
+            return None
+        return land[0].flatten().nonzero().T
+
+
+def engine_of(checkpoint: Checkpoint, device: str = "auto", *, flips: bool = False) -> Engine:
+    """Return the engine of a model; made once a process.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    device : {"auto", "cpu", "cuda"}
+        ``auto`` takes a GPU where the process sees one.
+    flips : bool
+        Average over mirror images.
+
+    Raises
+    ------
+    ModelError
+        For a GPU that is not there.
+    CheckpointError
+        If the weights cannot be read.
+    """
+    chosen = choose_device(device)
+    network = checkpoint.network()
+    key = (str(id(network)), chosen, flips)
+    with _lock:
+        if key not in _engines:
+            _engines[key] = _on_device(network, chosen, flips=flips)
+        return _engines[key]
+
+
+def choose_device(device: str) -> str:
+    """Return ``cpu`` or ``cuda``; :class:`ModelError` for a GPU that is not there."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ModelError(f"device must be 'auto', 'cpu' or 'cuda', not {device!r}")
+    if device == "cpu":
+        return device
+    import torch
+
+    there = torch.cuda.is_available()
+    if device == "cuda" and not there:
+        raise ModelError(
+            f"device='cuda': this process sees no GPU (torch {torch.__version__}); "
+            "install a torch built for CUDA, or leave device at 'auto'"
+        )
+    return "cuda" if there else "cpu"
+
+
+def use_one_thread() -> None:
+    """Keep torch to one thread inside a worker thread: others already use the remaining cores.
+
+    Two threads that each wait busily for a second one slow a block down several times.
+    """
+    import torch
+
+    if threading.current_thread() is not threading.main_thread() and not hasattr(_local, "limited"):
+        torch.set_num_threads(1)
+        _local.limited = True
+
+
+def threads() -> int:
+    """Return how many windows run at once: cores of this process, or threads of its Dask worker."""
+    if "distributed" in sys.modules:
+        from distributed import get_worker
+
+        try:
+            return max(int(get_worker().state.nthreads), 1)
+        except (ValueError, AttributeError):  # not in a task of a worker
+            pass
+    if multiprocessing.parent_process() is not None:
+        return 1
+    return int(dask.config.get("num_workers", None) or CPU_COUNT)
+
+
+def _pool(device: str) -> ThreadPoolExecutor:
+    count = threads() if device == "cpu" else 1
+    with _lock:
+        if (device, count) not in _pools:
+            _pools[device, count] = ThreadPoolExecutor(count, f"xland-{device}", initializer=use_one_thread)
+        return _pools[device, count]
+
+
+def _on_device(network: DownscalingNetwork, device: str, *, flips: bool) -> Engine:
+    if device == "cpu":
+        return Engine(network, device, flips=flips)
+    import copy
+
+    import torch
+
+    moved = copy.deepcopy(network).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    engine = Engine(moved, device, CUDA_BATCH, flips)
+    return engine if flips else replace(engine, call=torch.compile(moved))
+
+
+def _spread(values: Tensor, points: Tensor, land: Tensor) -> Tensor:
+    full = values.new_zeros(*values.shape[:2], land.numel())
+    full[:, :, points[0]] = values
+    return full.unflatten(2, land.shape)
+
+
+def _as_it_is(layers: list[Tensor], network: DownscalingNetwork) -> list[tuple[list[Tensor], Any]]:  # noqa: ARG001
+    return [(layers, lambda values: values)]
+
+
+def _mirrored(layers: list[Tensor], network: DownscalingNetwork) -> list[tuple[list[Tensor], Any]]:
+    """Four mirror images, and what turns the results back."""
+    images: list[tuple[list[Tensor], Any]] = []
+    for axes in ((), (-1,), (-2,), (-2, -1)):
+        image = [layer.flip(axes) for layer in layers] if axes else list(layers)
+        if -2 in axes:
+            image[1] = _turned(image[1], network)
+        images.append((image, partial(_flip, axes=axes)))
+    return images
+
+
+def _turned(static: Tensor, network: DownscalingNetwork) -> Tensor:
+    """Let slopes that faced north face south, as the mirror image does."""
+    signs = static.new_ones(static.shape[1])
+    offsets = static.new_zeros(static.shape[1])
+    for position, channel in enumerate(network.inputs.static):
+        if channel.sources == ("cos_aspect",):
+            signs[position], offsets[position] = -1, -2 * channel.mean / channel.scale
+    return static * signs[:, None, None] + offsets[:, None, None]
+
+
+def _flip(values: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return values.flip(axes) if axes else values

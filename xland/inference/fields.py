@@ -1,0 +1,149 @@
+"""What a block reads, on whatever grid it lies: from files inside its task, or from chunks of dask arrays.
+
+A file that was opened lazily is read inside the task, just the cells that are needed: nothing of
+it stands in the graph or stays in memory while other years need it again. A dask array is what its
+owner made of it, so its chunks are dependencies of the task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xland.grid import Grid
+from xland.inference.layout import placements
+from xland.inference.windows import Span
+
+Key = tuple[Hashable, ...]
+Chunks = Mapping[Key, NDArray[Any]]
+
+
+Layers = Sequence[NDArray[Any]] | NDArray[Any]
+
+
+class Field(Protocol):
+    """Layers on a grid that blocks read parts of."""
+
+    @property
+    def grid(self) -> Grid:
+        """Where the layers lie."""
+
+    def keys(self, rows: Span, columns: Span, year: int = 0) -> Iterator[Key]:
+        """Graph keys of the chunks that hold these cells."""
+
+    def read(self, rows: slice, columns: slice, chunks: Chunks, year: int = 0) -> Layers:
+        """Return the layers at rows and columns of the grid, ``(rows, columns)`` each."""
+
+
+@dataclass(frozen=True, eq=False)
+class FileField:
+    """Variables that are not dask arrays: read where they are needed.
+
+    Parameters
+    ----------
+    grid : Grid
+    variables : tuple of Variable
+        Two-dimensional, latitude first, as the caller has them.
+    rows, columns : arrays of int
+        Where each row and column of the grid stands in the variables.
+    """
+
+    grid: Grid
+    variables: tuple[xr.Variable, ...]
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+
+    def keys(self, rows: Span, columns: Span, year: int = 0) -> Iterator[Key]:  # noqa: ARG002
+        """Nothing stands in the graph."""
+        return iter(())
+
+    def read(self, rows: slice, columns: slice, chunks: Chunks, year: int = 0) -> Layers:  # noqa: ARG002
+        """Return the layers at rows and columns of the grid."""
+        down, across = _runs(self.rows[rows]), _runs(self.columns[columns])
+        return [
+            np.concatenate(
+                [np.concatenate([np.asarray(each[r, c].values) for c in across], axis=1) for r in down], axis=0
+            )
+            if len(down) > 1 or len(across) > 1
+            else np.asarray(each[down[0], across[0]].values)
+            for each in self.variables
+        ]
+
+
+@dataclass(frozen=True)
+class ChunkField:
+    """Chunks of a dask array whose last two axes lie on a grid.
+
+    Parameters
+    ----------
+    grid : Grid
+    name : str
+        Of the array in the graph.
+    rows, columns : tuple of int
+        First cells of the chunks along the last two axes, and the number of cells.
+    tail : tuple of int
+        Chunk numbers between the year's and those of rows and columns.
+    """
+
+    grid: Grid
+    name: str
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    tail: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, array: da.Array, grid: Grid) -> ChunkField:
+        """Describe an array whose first axis counts years (or layers of all years, in one chunk)."""
+        rows, columns = ((0, *np.cumsum(sizes).tolist()) for sizes in array.chunks[-2:])
+        return cls(grid, array.name, rows, columns, (0,) * (array.ndim - 3))
+
+    def keys(self, rows: Span, columns: Span, year: int = 0) -> Iterator[Key]:
+        """Graph keys of the chunks that hold these cells."""
+        for place in placements(self.grid, rows, columns):
+            for i, _ in _overlaps(self.rows, place.source[0]):
+                for j, _ in _overlaps(self.columns, place.source[1]):
+                    yield self._key(year, i, j)
+
+    def read(self, rows: slice, columns: slice, chunks: Chunks, year: int = 0) -> NDArray[Any]:
+        """Return the layers at rows and columns of the grid."""
+        down, across = list(_overlaps(self.rows, rows)), list(_overlaps(self.columns, columns))
+        parts = [[_layers(chunks[self._key(year, i, j)])[:, r, c] for j, c in across] for i, r in down]
+        if len(parts) == 1 and len(parts[0]) == 1:
+            return parts[0][0]
+        return np.concatenate([np.concatenate(part, axis=-1) for part in parts], axis=-2)
+
+    def _key(self, year: int, row: int, column: int) -> Key:
+        return (self.name, year, *self.tail, row, column)
+
+
+def _layers(chunk: NDArray[Any]) -> NDArray[Any]:
+    return chunk.reshape(-1, *chunk.shape[-2:])
+
+
+def _overlaps(bounds: tuple[int, ...], where: slice) -> Iterator[tuple[int, slice]]:
+    """Chunks that a slice touches, and the slice within each."""
+    first = int(np.searchsorted(bounds, where.start, side="right")) - 1
+    for number, (start, stop) in enumerate(pairwise(bounds[first:]), first):
+        if start >= where.stop:
+            return
+        yield number, slice(max(where.start, start) - start, min(where.stop, stop) - start)
+
+
+def _runs(positions: NDArray[np.intp]) -> list[slice]:
+    """Slices with step 1 or -1 that visit positions in their order."""
+    cuts = np.flatnonzero(np.abs(np.diff(positions)) != 1) + 1
+    runs = []
+    for part in np.split(positions, cuts):
+        first, last = int(part[0]), int(part[-1])
+        if last >= first:
+            runs.append(slice(first, last + 1))
+        else:
+            runs.append(slice(first, last - 1 if last else None, -1))
+    return runs
