@@ -7,7 +7,7 @@ stay at their own resolution here; the network expands them on its device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -65,9 +65,13 @@ class Channel:
     def compute(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Make the channel from its sources, in float32; NaN stays NaN."""
         names = [*self.sources, *(name for name in self.extras if name in values)]
-        total = sum(np.asarray(values[name], dtype=np.float32) for name in names)
-        transformed = _TRANSFORMS[self.transform](np.asarray(total, dtype=np.float32))
-        return np.asarray((transformed - np.float32(self.mean)) / np.float32(self.scale), dtype=np.float32)
+        total = np.array(values[names[0]], dtype=np.float32)
+        for name in names[1:]:
+            total += np.asarray(values[name], dtype=np.float32)
+        total = np.asarray(_TRANSFORMS[self.transform](total), dtype=np.float32)
+        total -= np.float32(self.mean)
+        total /= np.float32(self.scale)
+        return total
 
 
 @dataclass(frozen=True)
@@ -221,23 +225,34 @@ class InputSpec:
         StaticError
             For missing variables, and NaN or infinity where there is land.
         """
+        layers = [layer.astype(np.float16) for layer in self.static_layers(values)]
+        return np.stack(layers) if layers else np.zeros((0, *np.shape(values[self.domain])), dtype=np.float16)
+
+    def static_layers(self, values: Mapping[str, NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
+        """Yield the static channels one by one, within the range of half precision; ``(rows, columns)``.
+
+        Raises
+        ------
+        StaticError
+            For missing variables, and NaN or infinity where there is land.
+        """
         missing = [name for name in self.static_variables if name not in values]
         if missing:
             raise StaticError(f"static predictors lack {', '.join(missing)}, which the model needs")
         land = np.asarray(values[self.domain]) > 0
-        layers = []
         for channel in self.static:
             layer = channel.compute(values)
             finite = np.isfinite(layer)
-            bad = int((~finite & land).sum())
-            if bad:
-                raise StaticError(
-                    f"static predictor {channel.name!r} is NaN or infinite in {bad} cells of land: "
-                    f"fill it, or set {self.domain!r} to 0 there"
-                )
+            if not finite.all():
+                bad = int((~finite & land).sum())
+                if bad:
+                    raise StaticError(
+                        f"static predictor {channel.name!r} is NaN or infinite in {bad} cells of land: "
+                        f"fill it, or set {self.domain!r} to 0 there"
+                    )
+                layer[~finite] = 0
             # half precision ends at 65504; normalised channels are far smaller
-            layers.append(np.clip(np.where(finite, layer, 0), -60000, 60000).astype(np.float16))
-        return np.stack(layers) if layers else np.zeros((0, *land.shape), dtype=np.float16)
+            yield np.clip(layer, -60000, 60000, out=layer)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for the model card."""

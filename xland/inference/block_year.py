@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from xland.batches.masking import MASKED, known_codes
 from xland.errors import PriorError
 from xland.forcing import check_coverage, check_values
-from xland.inference.engine import Engine, choose_device, engine_of
+from xland.inference.engine import Engine, choose_device, engine_of, run_all
 from xland.inference.fields import ChunkField, Chunks, Field, Key
-from xland.inference.layout import Block, Layout, placements
+from xland.inference.layout import Block, Layout, Placement, placements
 from xland.inference.predict import BlockInputs, ocean, predict_block
 from xland.inference.residency import residency_of
 from xland.models.checkpoint import Checkpoint
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 IN_HAND = 3
 """Blocks that a process holds inputs of at once: one is computed while others are read and written."""
+
+STRIP = 300
+"""Rows of static fields that are read and normalised at a time."""
 
 _in_hand = threading.BoundedSemaphore(IN_HAND)
 
@@ -168,18 +171,25 @@ def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple
     rows, columns = block.read_rows, block.read_columns
     shape = (len(rows), len(columns))
     land = np.zeros(shape, dtype=np.bool_)
-    fields = np.zeros((len(inputs.static), *shape), dtype=np.float16)
-    for place in placements(plan.static.grid, rows, columns):
+    fields = torch.zeros((len(inputs.static), *shape), dtype=torch.float16)
+
+    def fill(place: Placement) -> None:
         layers = plan.static.read(*place.source, chunks)
         named = dict(zip(inputs.static_variables, layers, strict=True))
         land[place.target] = np.nan_to_num(named[inputs.domain]) > 0
         if land[place.target].any():
-            fields[(slice(None), *place.target)] = inputs.static_array(named)
+            for number, layer in enumerate(inputs.static_layers(named)):
+                fields[(number, *place.target)] = torch.from_numpy(layer)
+
+    # in strips, which stay in the cache of a core from reading to rounding
+    list(
+        run_all(fill, [strip for place in placements(plan.static.grid, rows, columns) for strip in place.strips(STRIP)])
+    )
     if not land[block.core].any():
         return _Static(None, np.zeros((0, 0), np.bool_), np.zeros((0, 0), np.bool_)), 1
     factor = inputs.factor
     coarse_land = np.asarray(land.reshape(shape[0] // factor, factor, -1, factor).any(axis=(1, 3)))
-    return _Static(torch.from_numpy(fields).to(device), land, coarse_land), fields.nbytes + land.nbytes
+    return _Static(fields.to(device), land, coarse_land), fields.nbytes + land.nbytes
 
 
 def _read_coarse(plan: Plan, block: Block, static: _Static, chunks: Chunks, year: int) -> NDArray[np.float32]:

@@ -12,11 +12,11 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dask
 from dask.system import CPU_COUNT
@@ -32,8 +32,11 @@ if TYPE_CHECKING:
 CUDA_BATCH = 32
 """Windows that go through the network together on a GPU; on a CPU one at a time stays in its cache."""
 
-_SPARSE = 0.7
+_SPARSE = 0.6
 """Share of land below which only the land pixels of a window are computed, where the network can do that."""
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 _lock = threading.Lock()
 _engines: dict[tuple[str, str, bool], Engine] = {}
@@ -154,6 +157,11 @@ def use_one_thread() -> None:
     if threading.current_thread() is not threading.main_thread() and not hasattr(_local, "limited"):
         torch.set_num_threads(1)
         _local.limited = True
+
+
+def run_all(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """Run a function on many items on the CPU's pool; results come in order."""
+    return _pool("cpu").map(function, items)
 
 
 def threads() -> int:

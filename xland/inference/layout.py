@@ -128,6 +128,14 @@ class Placement:
     target: tuple[slice, slice]
     source: tuple[slice, slice]
 
+    def strips(self, height: int) -> Iterator[Placement]:
+        """Cut it into strips that end at multiples of ``height`` rows of the array."""
+        (target, columns), (source, source_columns) = self.target, self.source
+        shift = target.start - source.start
+        for start in range(source.start // height * height, source.stop, height):
+            rows = slice(max(start, source.start), min(start + height, source.stop))
+            yield Placement((slice(rows.start + shift, rows.stop + shift), columns), (rows, source_columns))
+
 
 def placements(grid: Grid, rows: Span, columns: Span) -> Iterator[Placement]:
     """Where the cells of a span of rows and columns stand in an array on a grid, as far as it has them."""

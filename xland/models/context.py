@@ -16,6 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+_STRIP = 8
+"""Rows of coarse cells whose pixels go through the head together on a CPU, where they stay in a core's cache."""
+
+
 class PiecewiseLinear(nn.Module):
     """How far each channel has gone through each of its bins, from -0.5 to 0.5.
 
@@ -134,13 +138,26 @@ class ContextUNet(nn.Module):
     def forward(self, coarse: Tensor, fine: Tensor, points: Tensor | None = None) -> Tensor:
         """Return one score a class and pixel."""
         context = self._context(torch.cat([functional.avg_pool2d(fine, self.factor), coarse], dim=1))
+        laid_out = self._laid_out(context, fine, points)
+        if self.training or fine.is_cuda:
+            scores = self._scores(coarse, fine, laid_out, points)
+        elif points is None:
+            height = _STRIP * self.factor
+            strips = zip(coarse.split(_STRIP, 2), fine.split(height, 2), laid_out.split(height, 2), strict=True)
+            scores = torch.cat([self._scores(*strip) for strip in strips], dim=2)
+        else:
+            few = _STRIP * self.factor * fine.shape[-1]
+            parts = zip(laid_out.split(few, 2), points.split(few, 1), strict=True)
+            scores = torch.cat([self._scores(coarse, fine, *part) for part in parts], dim=2)
+        return scores if points is None else scores.squeeze(-1)
+
+    def _scores(self, coarse: Tensor, fine: Tensor, laid_out: Tensor, points: Tensor | None = None) -> Tensor:
+        """Pixel by pixel: the head on context and own fields together, and the branch beside it."""
         joint, pixel = self._own(coarse, fine, points).chunk(2, dim=1)
-        joint = joint + self._laid_out(context, fine, points)
-        scores: Tensor = self.head(self.joint(joint))
+        scores: Tensor = self.head(self.joint(joint + laid_out))
         if self.training and self.context_dropout:
             scores = scores * (torch.rand(len(scores), 1, 1, 1, device=scores.device) >= self.context_dropout)
-        scores = scores + self.pixel(pixel)
-        return scores if points is None else scores.squeeze(-1)
+        return scores + self.pixel(pixel)
 
     def _context(self, x: Tensor) -> Tensor:
         skips = []
