@@ -1,0 +1,111 @@
+"""Runs in fresh processes, one after the other in turns, and the lines that say what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Taken from the environment of the runs: each side has torch's own number of threads or chooses one."""
+
+Result = dict[str, Any]
+
+
+def command(function: Callable[..., Result], arguments: Mapping[str, Any]) -> list[str]:
+    """Command line of a fresh process that calls a function of a module."""
+    target = f"{function.__module__}:{function.__qualname__}"
+    return [sys.executable, "-m", "tests.benchmarks.child", target, json.dumps(arguments)]
+
+
+def fresh(function: Callable[..., Result], **arguments: Any) -> Result:
+    """Call a function in a process of its own and return its answer."""
+    environment = {key: value for key, value in os.environ.items() if key not in THREADS}
+    done = subprocess.run(
+        command(function, arguments), cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{function.__name__} in a fresh process ended with status {done.returncode}")
+    answer: Result = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def side(function: Callable[..., Result], **arguments: Any) -> Callable[[], Result]:
+    """One of the sides that are compared: each call is a fresh process."""
+    return partial(fresh, function, **arguments)
+
+
+def take_turns(sides: Mapping[str, Callable[[], Result]], runs: int) -> dict[str, list[Result]]:
+    """Run the sides in turns, A B A B: what slows the machine down for a while slows down all of them."""
+    results: dict[str, list[Result]] = {name: [] for name in sides}
+    for number in range(runs):
+        for name, run in sides.items():
+            result = run()
+            results[name].append(result)
+            tell(f"  run {number + 1}/{runs} {name}: {_short(result)}")
+    return results
+
+
+def median(results: list[Result], entry: str) -> float:
+    """Median of one entry over the runs of a side."""
+    return statistics.median(result[entry] for result in results)
+
+
+def all_of(results: Mapping[str, list[Result]], entry: str) -> dict[str, list[float]]:
+    """Every run's value of one entry, by side."""
+    return {name: [round(result[entry], 3) for result in each] for name, each in results.items()}
+
+
+def line(name: str, figure: float, versus: str, target: str, *, runs: int, sizes: Any, **more: Any) -> Result:
+    """One line of the benchmark; ``target`` is ``<= LIMIT``, ``>= LIMIT`` or ``== VALUE``."""
+    sign, limit = target.split()
+    met = {"<=": figure <= float(limit), ">=": figure >= float(limit), "==": figure == float(limit)}[sign]
+    stated = {"name": name, "figure": round(figure, 6), "versus": versus, "target": target, "met": met}
+    return {**stated, "sizes": sizes, "runs": runs, **more, "hardware": hardware()}
+
+
+def skipped(name: str, why: str) -> Result:
+    """Line of a benchmark that cannot be run here."""
+    return {"name": name, "skipped": why, "hardware": hardware()}
+
+
+def show(result: Result) -> None:
+    """Print a line."""
+    print(json.dumps(result), flush=True)
+
+
+def tell(text: str) -> None:
+    """Say on standard error how far it is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def megabytes(entry: str) -> float:
+    """Resident memory of this process: ``VmRSS`` now, ``VmHWM`` at its peak.
+
+    Not ``ru_maxrss``, in which a process that was forked from a larger one starts at that one's size.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(next(row.split()[1] for row in status.splitlines() if row.startswith(f"{entry}:"))) / 1024
+
+
+@lru_cache(maxsize=1)
+def hardware() -> str:
+    """Processor, cores and memory."""
+    rows = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    named = [row.partition(":")[2].strip() for row in rows if row.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{named[0] if named else platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB"
+
+
+def _short(result: Result) -> str:
+    numbers = {key: value for key, value in result.items() if isinstance(value, int | float)}
+    return ", ".join(f"{key} {value:.6g}" for key, value in numbers.items())

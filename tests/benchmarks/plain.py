@@ -1,0 +1,213 @@
+"""The plain way to map a region: read it whole into memory, run all windows, keep everything.
+
+Written without xland's inference on purpose: the windows, the halo and the land are worked out here
+once more, so that a benchmark that agrees is a check, too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xland.grid import expand
+from xland.inputs import InputSpec
+
+Box = tuple[float, float, float, float]
+SIGMA_SCALE = 0.125
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The windows that touch a region, and the cells that they read, counted from 90 N and 180 W."""
+
+    inputs: InputSpec
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @classmethod
+    def around(cls, box: Box | None, inputs: InputSpec) -> Frame:
+        west, south, east, north = box or (-180.0, -90.0, 180.0, 90.0)
+        edges = (90 - north, 90 - south, west + 180, east + 180)
+        return cls(inputs, *(round(edge / inputs.resolution) for edge in edges))
+
+    @property
+    def round_the_globe(self) -> int:
+        return round(360 / self.inputs.resolution)
+
+    @property
+    def is_global(self) -> bool:
+        return self.right - self.left == self.round_the_globe
+
+    @property
+    def starts(self) -> tuple[list[int], list[int]]:
+        """First rows and columns of the windows."""
+        size, stride = self.inputs.window, self.inputs.stride
+        rows, columns = (
+            [n * stride for n in range((first - size) // stride + 1, -(-last // stride))]
+            for first, last in ((self.top, self.bottom), (self.left, self.right))
+        )
+        return rows, columns
+
+    @property
+    def cells(self) -> tuple[int, int, int, int]:
+        """First and last row, first and last column that are read."""
+        rows, columns = self.starts
+        return rows[0], rows[-1] + self.inputs.window, columns[0], columns[-1] + self.inputs.window
+
+    @property
+    def core(self) -> tuple[slice, slice]:
+        """The region within the cells that are read."""
+        top, _, left, _ = self.cells
+        return slice(self.top - top, self.bottom - top), slice(self.left - left, self.right - left)
+
+    def land_windows(self, land: NDArray[np.bool_]) -> list[tuple[int, int]]:
+        """Rows and columns, counted in the cells that are read, of the windows with land of the region.
+
+        Each window once, those across the date line too.
+        """
+        wanted = np.zeros_like(land)
+        wanted[self.core] = land[self.core]
+        if self.is_global:
+            wanted[self.core[0]] = land[self.core[0]]
+        size, (top, _, left, _) = self.inputs.window, self.cells
+        rows, columns = self.starts
+        distinct = {
+            (row, column % self.round_the_globe): (row - top, column - left) for row in rows for column in columns
+        }
+        return [(r, c) for r, c in distinct.values() if wanted[r : r + size, c : c + size].any()]
+
+
+def coarse_channels(frame: Frame, forcing: xr.Dataset, year: int) -> NDArray[np.float32]:
+    """Coarse channels of one year, ``(channels, rows, columns)``."""
+    inputs = frame.inputs
+    top, bottom, left, right = (edge // inputs.factor for edge in frame.cells)
+    names = [*inputs.coarse_variables, *(name for name in inputs.optional_coarse_variables if name in forcing)]
+    values = {name: _cut(forcing[name].sel(time=year), top, bottom, left, right)[None] for name in names}
+    return inputs.coarse_array(values)
+
+
+def static_channels(frame: Frame, static: xr.Dataset) -> Iterator[NDArray[np.float16]]:
+    """Static channels one by one, in the half precision in which the network gets them."""
+    for channel in frame.inputs.static:
+        layer = channel.compute({name: _cut(static[name], *frame.cells) for name in channel.sources})
+        yield np.nan_to_num(layer).astype(np.float16)
+
+
+def land_mask(frame: Frame, static: xr.Dataset) -> NDArray[np.bool_]:
+    """Where a class is predicted."""
+    return np.nan_to_num(_cut(static[frame.inputs.domain], *frame.cells)) > 0
+
+
+def bare_tensors(
+    frame: Frame, forcing: xr.Dataset, static: xr.Dataset, years: list[int], *, sparse: bool
+) -> list[tuple[Any, ...]]:
+    """Coarse and static tensor, and where they are few the land pixels, of every land window of every year.
+
+    ``sparse`` says whether the network can be asked for a few pixels only, as a context network can:
+    the bare network is spared the same pixels as xland's.
+    """
+    import torch
+
+    from xland.inference.engine import _SPARSE
+
+    size, factor = frame.inputs.window, frame.inputs.factor
+    small = size // factor
+    fine, land = np.stack(list(static_channels(frame, static))), land_mask(frame, static)
+    windows = frame.land_windows(land)
+    ready = []
+    for r, c in windows:
+        window, inside = fine[None, :, r : r + size, c : c + size], land[r : r + size, c : c + size]
+        few = sparse and inside.mean() < _SPARSE
+        points = torch.from_numpy(np.flatnonzero(inside)[None]) if few else None
+        ready.append((torch.from_numpy(window.copy()), points))
+    tensors = []
+    for year in years:
+        coarse = coarse_channels(frame, forcing, year)
+        for (r, c), (window, points) in zip(windows, ready, strict=True):
+            low = coarse[None, :, r // factor : r // factor + small, c // factor : c // factor + small]
+            tensors.append((torch.from_numpy(low.copy()), window, None, points))
+    return tensors
+
+
+def one_array(frame: Frame, forcing: xr.Dataset, static: xr.Dataset, year: int) -> Any:
+    """Everything in the one tensor that MONAI takes: coarse channels blown up, then static ones."""
+    import torch
+
+    inputs = frame.inputs
+    top, bottom, left, right = frame.cells
+    stacked = np.empty((1, inputs.channels, bottom - top, right - left), np.float32)
+    for layer, plane in zip(stacked[0], coarse_channels(frame, forcing, year), strict=False):
+        layer[:] = expand(plane, inputs.factor)
+    for layer, plane in zip(stacked[0, inputs.coarse_channels :], static_channels(frame, static), strict=True):
+        layer[:] = plane
+    return torch.from_numpy(stacked)
+
+
+def monai_classes(network: Any, stacked: Any, batch: int, *, own_weights: bool = False) -> NDArray[np.uint8]:
+    """Classes of the whole array by MONAI's sliding windows, with its weights or with exactly ours.
+
+    MONAI raises Gaussian weights below 0.001 to 0.001; ``own_weights`` gives it the Gaussian as it is.
+    """
+    import torch
+    from monai.inferers import SlidingWindowInferer
+
+    inputs: InputSpec = network.inputs
+    size, overlap = inputs.window, 1 - inputs.stride / inputs.window
+    inferer = SlidingWindowInferer(
+        (size, size), sw_batch_size=batch, overlap=overlap, mode="gaussian", sigma_scale=SIGMA_SCALE
+    )
+    if own_weights:
+        inferer.roi_weight_map = torch.from_numpy(_gaussian(size))[None, None]
+
+    def predict(windows: Any) -> Any:
+        coarse = windows[:, : inputs.coarse_channels, :: inputs.factor, :: inputs.factor]
+        return network(coarse, windows[:, inputs.coarse_channels :]).softmax(dim=1)
+
+    with torch.inference_mode():
+        classes: NDArray[np.uint8] = inferer(stacked, predict)[0].argmax(dim=0).to(torch.uint8).numpy()
+    return classes
+
+
+def run_all(network: Any, tensors: list[tuple[Any, ...]]) -> int:
+    """Run windows through the network on all cores, one torch thread each; return how many.
+
+    One window a core is the fastest way on a CPU: two torch threads on one window need longer for two.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+
+    def run(tensors: tuple[Any, ...]) -> int:
+        with torch.inference_mode():
+            return int(network(*tensors).float().softmax(dim=1).shape[0])
+
+    with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return sum(pool.map(run, tensors))
+
+
+def _gaussian(size: int) -> NDArray[np.float32]:
+    from_middle = np.arange(size) - (size - 1) / 2
+    profile = np.exp(-0.5 * (from_middle / (size * SIGMA_SCALE)) ** 2)
+    return np.outer(profile, profile).astype(np.float32)
+
+
+def _cut(values: xr.DataArray, top: int, bottom: int, left: int, right: int) -> NDArray[Any]:
+    """Cells of a map of the globe: columns go round it, rows beyond the poles are NaN."""
+    rows, columns = values.shape
+    inner = values[max(top, 0) : min(bottom, rows)]
+    parts = []
+    while left < right:
+        first = left % columns
+        last = min(first + right - left, columns)
+        parts.append(inner[:, first:last].values)
+        left += last - first
+    beyond = ((max(-top, 0), max(bottom - rows, 0)), (0, 0))
+    return np.pad(np.concatenate(parts, axis=1), beyond, constant_values=np.nan)
