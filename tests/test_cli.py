@@ -86,6 +86,39 @@ def test_downscale_writes_what_python_computes(files, store):
         np.testing.assert_array_equal(opened["land_use"], expected)
 
 
+def test_a_cluster_writes_the_same(files, store):
+    target = run_downscale(files, "clustered.zarr", "--cluster", "local", "--workers", "2", "--chunks", "120")
+    with xr.open_zarr(store) as one, xr.open_zarr(target) as other:
+        np.testing.assert_array_equal(one["land_use"], other["land_use"])
+
+
+def test_a_dry_run_prints_the_job_script_and_reads_nothing(capsys):
+    arguments = ["nothing.nc", "nothing.zarr", "--cluster", "slurm", "--profile", "marenostrum5-acc", "--dry-run"]
+    assert main(["downscale", *arguments]) == 0
+    assert "#SBATCH --qos=acc_ehpc\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cluster", "laptop"], "unknown cluster 'laptop'"),
+        (["--cluster", "local", "--workers", "0"], "workers must be at least 1"),
+        (["--cluster", "local", "--dry-run"], "--dry-run prints the job script of --cluster slurm"),
+        (["--cluster", "slurm"], "SLURM jobs need a profile: one of marenostrum5-acc"),
+        (["--workers", "2"], "--workers without --cluster"),
+        (["--cluster", "tcp://127.0.0.1:9"], "no dask scheduler answers at tcp://127.0.0.1:9"),
+    ],
+)
+def test_a_cluster_that_cannot_be_had_is_one_line(files, options, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("xland.clusters.existing.ANSWER", 0.5)
+    arguments = [str(files / "states.nc"), str(tmp_path / "out.zarr"), "--model", str(files / "model")]
+    assert main(["downscale", *arguments, "--static", str(files / "static.nc"), *options]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("ClusterError")
+    assert message in error
+    assert error.count("\n") == 1
+
+
 def test_a_store_that_exists_is_refused_unless_told(files, store, capsys):
     arguments = [str(files / "states.nc"), str(store), "--model", str(files / "model"), "--years", "2000"]
     assert main(["downscale", *arguments, "--static", str(files / "static.nc")]) == 1

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xland.errors import StoreError, XlandError
+from xland.errors import ClusterError, StoreError, XlandError
 from xland.files import open_coarse, open_map
 from xland.models import DEFAULT_MODEL
 
@@ -101,6 +102,8 @@ def _downscale(commands: Any) -> None:
         from xland.inference.downscale import downscale
         from xland.store import write, write_netcdf
 
+        if _dry_run(options):
+            return
         fine = downscale(
             open_coarse(options.forcing),
             model=options.model,
@@ -111,13 +114,16 @@ def _downscale(commands: Any) -> None:
             chunks=options.chunks,
             outputs=options.outputs,
             direction=options.direction,
+            device=options.device,
+            flips=options.flips,
         )
         if options.store.suffix == ".nc":
-            if options.resume:
-                raise StoreError("a NetCDF file cannot be resumed: write a Zarr store, or leave --resume out")
+            if options.resume or options.cluster:
+                raise StoreError("a NetCDF file is written at once and here: leave --resume and --cluster out")
             write_netcdf(fine, options.store, overwrite=options.overwrite)
         else:
-            write(fine, options.store, overwrite=options.overwrite, resume=options.resume)
+            with _workers(options):
+                write(fine, options.store, overwrite=options.overwrite, resume=options.resume)
         print(f"wrote {options.store}")
 
     parser = _command(
@@ -145,8 +151,16 @@ def _downscale(commands: Any) -> None:
     parser.add_argument(
         "--direction", default="forward", choices=["forward", "backward"], help="order of years with a prior"
     )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=["auto", "cpu", "cuda"],
+        help="where the network runs (a GPU if there is one)",
+    )
+    parser.add_argument("--flips", action="store_true", help="average four mirror images, at four times the cost")
     parser.add_argument("--overwrite", action="store_true", help="replace a store that exists")
     parser.add_argument("--resume", action="store_true", help="finish a store that was left unfinished")
+    _add_cluster(parser)
 
 
 def _evaluate(commands: Any) -> None:
@@ -256,6 +270,39 @@ def _models(commands: Any) -> None:
 
     parser = _command(commands, "models", run, "list the shipped models, or print the card of one")
     parser.add_argument("name", nargs="?", help="model whose card to print")
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("cluster")
+    group.add_argument(
+        "--cluster", help="run on workers: local, cuda, slurm or tcp://host:port of a scheduler; threads by default"
+    )
+    group.add_argument("--workers", type=int, help="worker processes; by default one a core or GPU, or one SLURM job's")
+    group.add_argument("--profile", help="what a SLURM job asks for: a shipped profile or a TOML file")
+    group.add_argument("--dry-run", action="store_true", help="print the SLURM job script, and submit nothing")
+
+
+def _dry_run(options: argparse.Namespace) -> bool:
+    """Check that the options of the cluster fit each other; print the job script if that is all that is wanted."""
+    from xland.clusters import job_script
+
+    given = [f"--{name}" for name in ("workers", "profile") if getattr(options, name) is not None]
+    if given and options.cluster is None:
+        raise ClusterError(f"{', '.join(given)} without --cluster: say which, or leave them out to run on threads")
+    if options.dry_run and options.cluster != "slurm":
+        raise ClusterError("--dry-run prints the job script of --cluster slurm")
+    if options.dry_run:
+        print(job_script(options.profile), end="")
+    return bool(options.dry_run)
+
+
+def _workers(options: argparse.Namespace) -> AbstractContextManager[object]:
+    """Open the cluster that is asked for; begin with the first worker that comes."""
+    from xland.clusters import open_cluster
+
+    if options.cluster is None:
+        return nullcontext()
+    return open_cluster(options.cluster, workers=options.workers, minimum=1, profile=options.profile)
 
 
 def _add_region(parser: argparse.ArgumentParser) -> None:

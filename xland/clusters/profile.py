@@ -162,5 +162,16 @@ def _check_entry(name: str, value: Any, usual: Any, path: Path) -> None:
         good, kind = type(value) is int and value >= least, f"a whole number of at least {least}"
     else:
         good, kind = isinstance(value, str), "a text"
+    if good and name == "memory":
+        good, kind = _is_amount(value), "an amount such as '120GB'"
     if not good:
         raise ClusterError(f"{path}: {name} must be {kind}, not {value!r}")
+
+
+def _is_amount(text: str) -> bool:
+    from dask.utils import parse_bytes
+
+    try:
+        return parse_bytes(text) > 0
+    except ValueError:
+        return False

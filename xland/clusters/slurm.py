@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xland.clusters.keys import security_of, temporary_keys
 from xland.clusters.profile import Profile, load_profile
 from xland.clusters.waiting import Wanted, wait_for_workers
 from xland.clusters.watching import JobWatch
@@ -85,16 +86,13 @@ def job_script(profile: str | Path | Profile | None) -> str:
     MissingDependencyError
         If dask-jobqueue is not installed.
     """
-    from distributed import Security
-
     chosen = load_profile(profile)
     module = _jobqueue()
-    scheme = "tls" if chosen.encrypted else "tcp"
-    keys = Security(tls_ca_file="AUTHORITY", tls_worker_cert="CERTIFICATE", tls_worker_key="KEY")
-    security = {"security": keys, "protocol": "tls://"} if chosen.encrypted else {}
     options = _job_options(chosen, Path(chosen.folder).absolute())
-    job = module.slurm.SLURMJob(f"{scheme}://SCHEDULER", name="WORKER", **options, **security)
-    return str(job.job_script())
+    if chosen.encrypted:
+        options |= {"protocol": "tls://", "security": security_of("CERTIFICATE", "KEY")}
+    address = f"{'tls' if chosen.encrypted else 'tcp'}://SCHEDULER"
+    return str(module.slurm.SLURMJob(address, name="WORKER", **options).job_script())
 
 
 def _job_options(profile: Profile, folder: Path) -> dict[str, Any]:
@@ -118,7 +116,10 @@ def _job_options(profile: Profile, folder: Path) -> dict[str, Any]:
         ],
         "job_script_prologue": [*(f'export {name}="{value}"' for name, value in variables.items()), *profile.setup],
         "worker_command": GPU_WORKER if profile.gpus else CPU_WORKER,
-        "worker_extra_args": ["--no-dashboard", *(["--host", profile.host] if profile.host else [])],
+        "worker_extra_args": [
+            *("--no-dashboard", "--dashboard-address", "127.0.0.1:0"),
+            *(("--host", profile.host) if profile.host else ()),
+        ],
         "interface": profile.interface or None,
         "local_directory": profile.local_directory or None,
         "death_timeout": LOST_SCHEDULER,
@@ -153,22 +154,13 @@ def _cluster(module: Any, profile: Profile, folder: Path, refusals: list[str]) -
     scheduler: dict[str, Any] = {"dashboard_address": "127.0.0.1:0"}
     if profile.host:
         scheduler["host"] = profile.host
-    try:
-        cluster = NumberedCluster(
-            **_job_options(profile, folder),
-            scheduler_options=scheduler,
-            security=True if profile.encrypted else None,
-            shared_temp_directory=str(folder),
-        )
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"encrypted SLURM workers need the package cryptography ({error}): install xland with the extra 'slurm', "
-            "or set encrypted = false in the profile"
-        ) from error
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ClusterError(f"no scheduler for SLURM workers can be started here: {error}") from error
-    with cluster:
-        yield cluster
+    with temporary_keys(folder) if profile.encrypted else nullcontext() as security:
+        try:
+            cluster = NumberedCluster(**_job_options(profile, folder), scheduler_options=scheduler, security=security)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ClusterError(f"no scheduler for SLURM workers can be started here: {error}") from error
+        with cluster:
+            yield cluster
 
 
 def _jobqueue() -> Any:

@@ -19,7 +19,7 @@ from xland.errors import ClusterError
 logger = logging.getLogger(__name__)
 
 INTERVAL = 5.0
-"""Seconds between two questions to SLURM."""
+"""Seconds between two questions to SLURM; twice as many after each job that fails."""
 
 TRIES = 3
 """Jobs in a row that may end without a worker."""
@@ -76,7 +76,7 @@ class JobWatch:
             raise given_up from cause
 
     def _watch(self) -> None:
-        while not self._over.wait(INTERVAL):
+        while not self._over.wait(INTERVAL * 2 ** min(self._failures, 6)):
             queued = _queued()
             if queued is not None:
                 self._replace(queued)

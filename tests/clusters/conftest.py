@@ -1,0 +1,77 @@
+"""A SLURM of two nodes on this machine, and a world in files that any worker can open."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.worlds import tiny_checkpoint, tiny_world
+from xland.clusters import Profile
+from xland.inference.downscale import downscale
+
+ROOT = Path(__file__).resolve().parents[2]
+YEARS = (2000, 2001, 2002, 2003)
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory):
+    """The SLURM that runs (SLURM_CONF), else one for these tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin:/sbin")
+        missing = [name for name in ("slurmctld", "slurmd", "munged", "sbatch") if shutil.which(name) is None]
+        if missing:
+            assert os.environ.get("XLAND_TEST_SLURM") != "required", missing
+            pytest.skip(f"{', '.join(missing)} not installed: .ci/slurm install brings them on Debian")
+        if "SLURM_CONF" in os.environ:
+            yield
+            return
+        patch.setenv("XLAND_SLURM", str(tmp_path_factory.mktemp("slurm")))
+        patch.setenv("XLAND_SLURM_PORT", str(free_port()))
+        started = subprocess.run([ROOT / ".ci" / "slurm", "start"], capture_output=True, text=True, check=False)
+        assert started.returncode == 0, started.stderr
+        patch.setenv("SLURM_CONF", started.stdout.strip().partition("=")[2])
+        try:
+            yield
+        finally:
+            subprocess.run([ROOT / ".ci" / "slurm", "stop"], check=True)
+
+
+@pytest.fixture
+def profile(slurm, tmp_path):
+    """Jobs of one worker each, which find these tests."""
+    return Profile(
+        walltime="00:05:00", memory="2GB", host="127.0.0.1", folder=str(tmp_path / "logs"), environment=path_to_tests()
+    )
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """Folder with states.nc, static.nc and a model."""
+    folder = tmp_path_factory.mktemp("world")
+    coarse, static, _ = tiny_world(YEARS)
+    coarse.to_netcdf(folder / "states.nc")
+    static.to_netcdf(folder / "static.nc")
+    tiny_checkpoint(folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def maps(files):
+    """Lazy maps of four years in 18 blocks each."""
+    coarse, static, _ = tiny_world(YEARS)
+    return downscale(coarse, model=files / "model", static=static, chunks=60)
+
+
+def path_to_tests() -> dict[str, str]:
+    return {"PYTHONPATH": str(ROOT)}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,52 @@
+"""What is in a store, and blocks that take their time and leave a trace."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from xland.store import open_store
+
+
+def digest(path: Path) -> str:
+    """One hash of all arrays of a store."""
+    total = hashlib.sha256()
+    with open_store(path) as ds:
+        for name in sorted(map(str, ds.variables)):
+            values = np.ascontiguousarray(ds[name].values)
+            total.update(f"{name}{values.dtype}{values.shape}{ds[name].dims}".encode())
+            total.update(values.tobytes())
+    return total.hexdigest()
+
+
+def traced(maps: xr.Dataset, folder: Path, seconds: float) -> xr.Dataset:
+    """The same maps, each block of which takes longer and notes in a folder that, and where, it was computed."""
+    slow = maps["land_use"].data.map_blocks(_trace, folder=str(folder), seconds=seconds, dtype=np.uint8)
+    return maps.assign(land_use=maps["land_use"].copy(data=slow))
+
+
+def _trace(block, folder, seconds, block_info=None):
+    time.sleep(seconds)
+    index = ".".join(map(str, block_info[0]["chunk-location"]))
+    node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
+    handle = os.open(Path(folder, f"{os.getpid()}"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(handle, f"time,lat,lon:{index} {node}\n".encode())
+    os.close(handle)
+    return block
+
+
+def traces(folder: Path) -> list[tuple[str, str]]:
+    """Every block that was computed, with its node."""
+    lines = (line.split() for file in folder.iterdir() for line in file.read_text().splitlines())
+    return [(key, node) for key, node in lines]
+
+
+def computed(folder: Path) -> Counter[str]:
+    return Counter(key for key, _ in traces(folder))

@@ -1,0 +1,190 @@
+"""Clusters of this machine give the same maps and leave nothing; those that cannot be had say why."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from types import ModuleType
+
+import psutil
+import pytest
+import torch
+
+from tests.clusters.conftest import free_port, path_to_tests
+from tests.clusters.stores import digest
+from xland.clusters import Profile, existing, local, open_cluster
+from xland.errors import ClusterError, MissingDependencyError
+from xland.store import write
+
+
+def children() -> set[int]:
+    """Python processes below this one, without multiprocessing's own tracker."""
+    below = psutil.Process().children(recursive=True)
+    return {each.pid for each in below if "resource_tracker" not in " ".join(each.cmdline())}
+
+
+@pytest.fixture
+def fake_dask_cuda(monkeypatch):
+    module = ModuleType("dask_cuda")
+    module.LocalCUDACluster = None
+    monkeypatch.setitem(sys.modules, "dask_cuda", module)
+
+
+@pytest.fixture(scope="module")
+def running():
+    """A scheduler with one worker, as someone else would have started it."""
+    with open_cluster("local", workers=1, progress=False) as client:
+        yield client.scheduler.address
+
+
+def test_local_workers_write_the_same_store(maps, tmp_path):
+    few = maps.isel(time=slice(2))
+    write(few, tmp_path / "threads.zarr", progress=False)
+    before = children()
+    with open_cluster("local", workers=2, memory="2GB", progress=False) as client:
+        assert set(client.run(os.getpid).values()) <= children()
+        assert set(client.nthreads().values()) == {1}
+        assert {each["memory_limit"] for each in client.scheduler_info()["workers"].values()} == {2 * 10**9}
+        write(few, tmp_path / "cluster.zarr", progress=False)
+    assert digest(tmp_path / "cluster.zarr") == digest(tmp_path / "threads.zarr")
+    assert children() == before
+
+
+def test_local_workers_are_reachable_from_this_machine_alone():
+    with open_cluster("local", workers=1, threads=2, progress=False) as client:
+        assert set(client.nthreads().values()) == {2}
+        everyone = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        open_to = {
+            each.laddr.ip
+            for process in everyone
+            for each in process.net_connections("inet")
+            if each.status == psutil.CONN_LISTEN
+        }
+    assert open_to == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_workers_end_with_an_error_too(error):
+    before = children()
+    with pytest.raises(error), open_cluster("local", workers=1, progress=False):
+        raise error
+    assert children() == before
+
+
+def test_workers_that_do_not_come_in_time_are_counted(monkeypatch):
+    before = children()
+    monkeypatch.setattr("distributed.Client.nthreads", lambda _: {"one": 1})
+    with (
+        pytest.raises(ClusterError, match=r"1 of 2 workers came within 0\.001 s: the machine"),
+        open_cluster("local", workers=2, timeout=0.001, progress=False),
+    ):
+        raise AssertionError("there is one")
+    assert children() == before
+
+
+def test_a_running_scheduler_is_joined_and_left_running(running):
+    for _ in range(2):
+        with open_cluster(running, progress=False) as client:
+            assert client.submit(sum, [1, 2]).result() == 3
+
+
+def test_too_few_workers_of_a_running_scheduler_are_counted(running):
+    with (
+        pytest.raises(
+            ClusterError, match=f"1 of 2 workers came within 0.5 s: start workers with `dask worker {running}"
+        ),
+        open_cluster(running, workers=2, timeout=0.5, progress=False),
+    ):
+        raise AssertionError("there is one")
+
+
+def test_workers_with_another_xland_are_refused(running, monkeypatch):
+    monkeypatch.setattr(existing, "version", lambda _: "0.0.0")
+    monkeypatch.setattr("distributed.Client.run", lambda *_: {"one": "0.0.1"})
+    with (
+        pytest.raises(ClusterError, match=r"1 of 1 workers of tcp.* have another xland than 0\.0\.0, such as 0\.0\.1"),
+        open_cluster(running, progress=False),
+    ):
+        raise AssertionError("it is another one")
+
+
+def test_a_scheduler_that_does_not_answer_is_given_up_in_time():
+    begin = time.monotonic()
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with (
+        pytest.raises(ClusterError, match=f"no dask scheduler answers at {address} within 1 s: check host and port"),
+        open_cluster(address, timeout=1, progress=False),
+    ):
+        raise AssertionError("nobody is there")
+    assert time.monotonic() - begin < 5
+
+
+def test_certificates_that_are_missing_are_asked_for():
+    with (
+        pytest.raises(ClusterError, match=r"needs certificates: set distributed\.comm\.tls"),
+        open_cluster("tls://127.0.0.1:9", progress=False),
+    ):
+        raise AssertionError("nobody is there")
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        ("laptop", {}, "unknown cluster 'laptop': choose local, cuda, slurm or tcp://host:port"),
+        ("local", {"workers": 0}, "workers must be at least 1, not 0"),
+        ("local", {"minimum": -1}, "minimum must be at least 1, not -1"),
+        ("local", {"workers": 2, "minimum": 3}, "minimum=3 is more than workers=2"),
+        ("local", {"profile": "marenostrum5-acc"}, "a profile describes SLURM jobs, but the cluster is 'local'"),
+        ("slurm", {"threads": 2}, "threads and memory are for 'local' and 'cuda'"),
+        ("slurm", {}, "SLURM jobs need a profile"),
+        ("tcp://nonsense", {}, "no dask scheduler answers at tcp://nonsense"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(spec, options, message):
+    with pytest.raises(ClusterError) as raised, open_cluster(spec, progress=False, **options):
+        raise AssertionError("it cannot be opened")
+    assert message in str(raised.value)
+
+
+def test_dask_cuda_that_is_missing_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dask_cuda", None)
+    with pytest.raises(MissingDependencyError, match=r"need dask-cuda.*with the extra 'cuda'"), open_cluster("cuda"):
+        raise AssertionError("it is not there")
+
+
+@pytest.mark.usefixtures("fake_dask_cuda")
+def test_a_torch_without_cuda_and_a_machine_without_gpus_are_told_apart(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(ClusterError, match="is built without CUDA"), open_cluster("cuda"):
+        raise AssertionError("there is no CUDA")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ClusterError, match="there is no GPU here: nvidia-smi"), open_cluster("cuda"):
+        raise AssertionError("there is no GPU")
+
+
+@pytest.mark.usefixtures("fake_dask_cuda")
+def test_more_workers_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(local, "_gpus", lambda: 1)
+    with pytest.raises(ClusterError, match="2 CUDA workers need as many GPUs, but this machine shows 1"):
+        open_cluster("cuda", workers=2).__enter__()
+
+
+def test_a_machine_without_slurm_is_told_from_one_without_dask_jobqueue(monkeypatch, tmp_path):
+    profile = Profile(folder=str(tmp_path / "logs"), environment=path_to_tests())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ClusterError, match="sbatch, squeue, scancel not found"), open_cluster("slurm", profile=profile):
+        raise AssertionError("there is no SLURM")
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    with pytest.raises(MissingDependencyError, match="the extra 'slurm'"), open_cluster("slurm", profile=profile):
+        raise AssertionError("it is not there")
+    assert not list(tmp_path.iterdir())
+
+
+def test_keys_need_cryptography(monkeypatch, tmp_path):
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    profile = Profile(folder=str(tmp_path), host="127.0.0.1")
+    with pytest.raises(MissingDependencyError, match=r"cryptography.*or set encrypted = false"):
+        open_cluster("slurm", profile=profile).__enter__()

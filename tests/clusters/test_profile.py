@@ -1,0 +1,109 @@
+"""Profiles say what a job asks for; wrong ones are refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from xland.clusters import Profile, job_script, list_profiles, load_profile
+from xland.errors import ClusterError
+
+
+def written(folder, text):
+    path = folder / "site.toml"
+    path.write_text(text)
+    return path
+
+
+def command(script: str) -> str:
+    (line,) = (line for line in script.splitlines() if "SCHEDULER" in line)
+    return line
+
+
+def test_every_shipped_profile_makes_a_script():
+    assert "marenostrum5-acc" in list_profiles()
+    for name in list_profiles():
+        assert job_script(name).startswith("#!/usr/bin/env bash\n")
+        assert load_profile(name).title
+
+
+def test_a_job_on_marenostrum5_is_a_node_with_a_worker_for_each_gpu():
+    script = job_script("marenostrum5-acc")
+    for line in ("-J xland", "-p acc", "--qos=acc_ehpc", "-n 1", "--cpus-per-task=80", "--gres=gpu:4", "-t 06:00:00"):
+        assert f"#SBATCH {line}\n" in script
+    assert "--mem" not in script.replace("--memory-limit", "")
+    assert "#SBATCH -A" not in script
+    assert 'export OMP_NUM_THREADS="1"\n' in script
+    words = command(script).split()
+    assert words[1:6] == ["-m", "dask", "cuda", "worker", "tls://SCHEDULER"]
+    for option, value in (("--nthreads", "2"), ("--memory-limit", "111.76GiB"), ("--local-directory", "$TMPDIR")):
+        assert words[words.index(option) + 1] == value
+    assert "--nworkers" not in words, "dask-cuda starts one for each GPU that it sees"
+
+
+def test_a_dry_run_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    job_script("marenostrum5-acc")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_ones_own_begins_from_a_shipped_profile(tmp_path):
+    path = written(tmp_path, 'base = "marenostrum5-acc"\naccount = "ehpc1"\nwalltime = "00:30:00"\n')
+    assert load_profile(path) == replace(load_profile("marenostrum5-acc"), account="ehpc1", walltime="00:30:00")
+    assert "#SBATCH -A ehpc1\n" in job_script(str(path))
+
+
+def test_cpu_jobs_hold_several_workers(tmp_path):
+    path = written(
+        tmp_path,
+        'workers = 4\nthreads = 3\nmemory = "64GB"\nencrypted = false\ninterface = "lo"\nhost = "127.0.0.1"\n'
+        'setup = ["module load python"]\ndirectives = ["--exclusive"]\nenvironment = { GDAL_CACHEMAX = "64" }\n',
+    )
+    script = job_script(path)
+    assert "#SBATCH --cpus-per-task=12\n" in script
+    assert "#SBATCH --mem=60G\n" in script
+    assert "#SBATCH --exclusive\n" in script
+    assert 'export GDAL_CACHEMAX="64"\nmodule load python\n' in script
+    words = command(script).split()
+    assert words[1:4] == ["-m", "distributed.cli.dask_worker", "tcp://SCHEDULER"]
+    pairs = (("--nworkers", "4"), ("--nthreads", "3"), ("--interface", "lo"), ("--memory-limit", "14.90GiB"))
+    for option, value in pairs:
+        assert words[words.index(option) + 1] == value
+    assert "--tls-key" not in words
+
+
+@pytest.mark.parametrize(("workers", "jobs"), [(None, 1), (1, 1), (4, 1), (5, 2), (8, 2)])
+def test_as_many_jobs_as_hold_the_workers(workers, jobs):
+    assert Profile(gpus=4).jobs(workers) == jobs
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("queue = 'acc'", "unknown entries queue; known are title, partition"),
+        ("cores = 'many'", "cores must be a whole number of at least 0, not 'many'"),
+        ("workers = 0", "workers must be a whole number of at least 1, not 0"),
+        ("threads = true", "threads must be a whole number"),
+        ("directives = '--exclusive'", "directives must be a list of texts"),
+        ("environment = { A = 1 }", "environment must be a table of texts"),
+        ("encrypted = 'no'", "encrypted must be true or false"),
+        ("memory = 4", "memory must be a text"),
+        ("memory = 'plenty'", "memory must be an amount such as '120GB', not 'plenty'"),
+        ("base = 'mare'", "base 'mare' is none of marenostrum5-acc"),
+        ("base = ", "is not TOML"),
+    ],
+)
+def test_wrong_entries_are_named(tmp_path, text, message):
+    with pytest.raises(ClusterError, match=r"site\.toml") as raised:
+        load_profile(written(tmp_path, text))
+    assert message in str(raised.value)
+
+
+def test_a_profile_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ClusterError, match=r"there is no profile 'lumi': choose one of marenostrum5-acc, or a file"):
+        load_profile("lumi")
+    with pytest.raises(ClusterError, match="there is no profile"):
+        load_profile(tmp_path)
+    with pytest.raises(ClusterError, match="need a profile"):
+        load_profile(None)

@@ -1,0 +1,136 @@
+"""Two SLURM nodes write one store: jobs that are killed are replaced, and nothing is computed twice."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from dataclasses import replace
+from threading import Thread
+
+import pytest
+
+from tests.clusters.stores import computed, digest, traced, traces
+from xland.blocks import read_finished
+from xland.clusters import job_script, open_cluster, watching
+from xland.errors import ClusterError
+from xland.store import write
+
+pytestmark = pytest.mark.slurm
+
+
+@pytest.fixture(autouse=True)
+def look_often(monkeypatch):
+    monkeypatch.setattr(watching, "INTERVAL", 0.5)
+
+
+def squeue(columns: str) -> list[list[str]]:
+    command = ["squeue", "--me", "-h", "-t", "PD,R", "-o", columns]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [line.split() for line in answer.stdout.splitlines()]
+
+
+def scancel(job: str) -> None:
+    command = ["scancel", job]
+    subprocess.run(command, check=True)
+
+
+def wait_until(condition, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.02)
+
+
+class Killer(Thread):
+    """Cancels the job on n0 once so many blocks are finished, and remembers which were."""
+
+    def __init__(self, partial, after):
+        super().__init__(daemon=True)
+        self.partial, self.after, self.finished, self.job = partial, after, set(), None
+
+    def run(self):
+        wait_until(lambda: self.partial.exists() and len(read_finished(self.partial)) >= self.after)
+        (self.job,) = [number for number, node in squeue("%A %N") if node == "n0"]
+        self.finished = read_finished(self.partial)
+        scancel(self.job)
+
+
+def test_a_run_on_two_nodes_outlives_one_of_its_jobs(maps, profile, tmp_path):
+    write(maps, tmp_path / "undisturbed.zarr", progress=False)
+    folder = tmp_path / "traces"
+    folder.mkdir()
+    killer = Killer(tmp_path / "maps.zarr.partial", after=12)
+    with open_cluster("slurm", workers=2, profile=profile, timeout=60, progress=False):
+        killer.start()
+        write(traced(maps, folder, 0.25), tmp_path / "maps.zarr", progress=False)
+        killer.join()
+    assert killer.job is not None
+    assert digest(tmp_path / "maps.zarr") == digest(tmp_path / "undisturbed.zarr")
+    assert {node for _, node in traces(folder)} == {"n0", "n1"}
+    assert len(list(folder.iterdir())) == 3, "the killed job was not replaced"
+    times = computed(folder)
+    assert len(times) == 4 * 18
+    assert 12 <= len(killer.finished) < len(times)
+    assert {times[key] for key in killer.finished} == {1}
+
+
+def test_everything_is_gone_afterwards(profile, tmp_path):
+    def break_off():
+        with open_cluster("slurm", profile=profile, progress=False) as client:
+            assert len(client.nthreads()) == 1
+            assert len(squeue("%A")) == 1
+            (keys,) = (tmp_path / "logs").glob(".keys-*")
+            assert keys.stat().st_mode & 0o77 == 0
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        break_off()
+    wait_until(lambda: not squeue("%A"))
+    assert [path.suffix for path in (tmp_path / "logs").iterdir()] == [".log"]
+
+
+def test_the_dry_run_prints_the_script_that_is_submitted(profile):
+    with open_cluster("slurm", profile=profile, progress=False) as client:
+        submitted = client.cluster.job_script()
+        scheduler, security = client.cluster.scheduler_address, client.security
+    for known, placeholder in (
+        (scheduler, "tls://SCHEDULER"),
+        ("dummy-name", "WORKER"),
+        (security.tls_worker_key, "KEY"),
+        (security.tls_worker_cert, "CERTIFICATE"),
+    ):
+        assert known in submitted
+        submitted = submitted.replace(known, placeholder)
+    assert submitted == job_script(profile)
+
+
+def test_jobs_that_end_before_their_worker_comes_are_given_up(profile, tmp_path):
+    broken = replace(profile, setup=("echo no such module", "exit 3"))
+    begin = time.monotonic()
+    with (
+        pytest.raises(ClusterError, match=r"3 SLURM jobs in a row ended before a worker came: their logs in .*logs"),
+        open_cluster("slurm", profile=broken, progress=False),
+    ):
+        raise AssertionError("no worker can have come")
+    assert time.monotonic() - begin < 30
+    assert "no such module" in next((tmp_path / "logs").glob("*.log")).read_text()
+
+
+def test_what_slurm_says_of_a_refused_job_is_passed_on(profile):
+    with (
+        pytest.raises(ClusterError, match=r"SLURM refuses the jobs.*nowhere"),
+        open_cluster("slurm", profile=replace(profile, partition="nowhere"), progress=False),
+    ):
+        raise AssertionError("no worker can have come")
+
+
+def test_a_run_without_any_job_left_ends(maps, profile, tmp_path):
+    def lose_the_only_job():
+        with open_cluster("slurm", profile=profile, progress=False) as client:
+            client.cluster._job_kwargs["queue"] = "nowhere"
+            for (job,) in squeue("%A"):
+                scancel(job)
+            write(maps, tmp_path / "maps.zarr", progress=False)
+
+    with pytest.raises(ClusterError, match="SLURM refuses the jobs"):
+        lose_the_only_job()
