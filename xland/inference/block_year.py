@@ -112,9 +112,8 @@ class Plan:
         return self.first_prior, 0
 
     def keys(self, year: int, row: int, column: int) -> Iterator[Key]:
-        """Graph keys of the chunks that a block-year needs; some may come twice."""
-        block = self.layout.block(row, column)
-        rows, columns = block.read_rows, block.read_columns
+        """Graph keys of the chunks that a block-year needs."""
+        rows, columns = self.layout.halos[0][row], self.layout.halos[1][column]
         factor = self.inputs.factor
         for position in self.positions[year]:
             yield from self.coarse.keys(rows.coarse(factor), columns.coarse(factor), position)

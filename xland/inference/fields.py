@@ -7,8 +7,10 @@ owner made of it, so its chunks are dependencies of the task.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -106,10 +108,7 @@ class ChunkField:
 
     def keys(self, rows: Span, columns: Span, year: int = 0) -> Iterator[Key]:
         """Graph keys of the chunks that hold these cells."""
-        for place in placements(self.grid, rows, columns):
-            for i, _ in _overlaps(self.rows, place.source[0]):
-                for j, _ in _overlaps(self.columns, place.source[1]):
-                    yield self._key(year, i, j)
+        return (self._key(year, i, j) for i, j in _numbers(self, rows, columns))
 
     def read(self, rows: slice, columns: slice, chunks: Chunks, year: int = 0) -> NDArray[Any]:
         """Return the layers at rows and columns of the grid."""
@@ -123,13 +122,26 @@ class ChunkField:
         return (self.name, year, *self.tail, row, column)
 
 
+@lru_cache(maxsize=4096)
+def _numbers(field: ChunkField, rows: Span, columns: Span) -> tuple[tuple[int, int], ...]:
+    """Numbers of the chunks that hold some cells: the same for all years."""
+    return tuple(
+        dict.fromkeys(
+            (i, j)
+            for place in placements(field.grid, rows, columns)
+            for i, _ in _overlaps(field.rows, place.source[0])
+            for j, _ in _overlaps(field.columns, place.source[1])
+        )
+    )
+
+
 def _layers(chunk: NDArray[Any]) -> NDArray[Any]:
     return chunk.reshape(-1, *chunk.shape[-2:])
 
 
 def _overlaps(bounds: tuple[int, ...], where: slice) -> Iterator[tuple[int, slice]]:
     """Chunks that a slice touches, and the slice within each."""
-    first = int(np.searchsorted(bounds, where.start, side="right")) - 1
+    first = bisect_right(bounds, where.start) - 1
     for number, (start, stop) in enumerate(pairwise(bounds[first:]), first):
         if start >= where.stop:
             return

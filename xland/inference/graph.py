@@ -112,7 +112,7 @@ class BlockYears(Layer):
         name, *index = key
         if name == self.name and tuple(index) in self._there:
             return Task(key, _load, self.keeper, tuple(index))
-        if name == self.name and self._several:
+        if name == self.name and self.several:
             return Task(key, _land_use_of, self.keeper, tuple(index), TaskRef((self.all_layers, *index)))
         needs = map(TaskRef, dict.fromkeys(self.plan.keys(*index)))
         if name == self.all_layers:
@@ -122,15 +122,16 @@ class BlockYears(Layer):
     def __iter__(self) -> Iterator[Any]:
         """Go over all keys."""
         yield self._plan_key
-        names = (self.name, self.all_layers) if self._several else (self.name,)
+        names = (self.name, self.all_layers) if self.several else (self.name,)
         yield from itertools.product(names, *map(range, self.shape))
 
     def __len__(self) -> int:
         """Return the number of tasks."""
-        return 1 + int(np.prod(self.shape)) * (1 + self._several)
+        return 1 + int(np.prod(self.shape)) * (1 + self.several)
 
     @property
-    def _several(self) -> bool:
+    def several(self) -> bool:
+        """Whether more than the class map is wanted."""
         return self.plan.layers != ("land_use",)
 
     @property
@@ -153,13 +154,15 @@ def block_years(plan: Plan, depends_on: Sequence[da.Array]) -> dict[str, da.Arra
         ``probability`` is ``(years, classes, rows, columns)`` float32, the others ``(years, rows, columns)``.
     """
     layer = BlockYears(plan)
-    names = (layer.name, layer.all_layers)
+    names = (layer.name, layer.all_layers) if layer.several else (layer.name,)
     graph = HighLevelGraph.merge(
         *(HighLevelGraph.from_collections(each, layer, dependencies=depends_on) for each in names)
     )
     years = (1,) * len(plan.years)
     chunks = (years, *plan.layout.chunks)
     arrays = {"land_use": da.Array(graph, layer.name, chunks, meta=np.empty((0, 0, 0), np.uint8))}
+    if not layer.several:
+        return arrays
     everything = da.Array(graph, layer.all_layers, chunks, meta=np.empty((0, 0, 0), np.float32))
     for each in plan.layers:
         if each == "probability":

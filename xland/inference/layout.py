@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import dask.array as da
 
@@ -99,6 +100,11 @@ class Layout:
     def chunks(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Dask chunks of the last two axes."""
         return tuple(map(len, self.rows)), tuple(map(len, self.columns))
+
+    @cached_property
+    def halos(self) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+        """Cells that the windows of each row and of each column of blocks read."""
+        return tuple(tuple(halo(span, self.size, self.stride) for span in spans) for spans in (self.rows, self.columns))  # type: ignore[return-value]
 
     @property
     def windows(self) -> int:
