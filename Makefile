@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint data docs notebook benchmarks clean help
+.PHONY: demo test slurm lint data docs notebook benchmarks clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -15,6 +15,10 @@ demo: $(VENV)/.installed  ## fetch real data, downscale, publish, score: results
 
 test: lint data  ## lint, type-check, check the layers, run all tests with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+slurm: $(VENV)/.developer  ## start a SLURM of two nodes on this machine, run the tests that need it, stop it
+	.ci/slurm install
+	@trap '.ci/slurm stop' EXIT; eval "$$(.ci/slurm start)"; XLAND_TEST_SLURM=required $(BIN)/python -m pytest -m slurm
 
 lint: $(VENV)/.developer
 	$(BIN)/ruff format --check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from dataclasses import replace
@@ -42,14 +43,15 @@ def wait_until(condition, seconds=30.0):
 
 
 class Killer(Thread):
-    """Cancels the job on n0 once so many blocks are finished, and remembers which were."""
+    """Cancels the job on n0 once both nodes have finished blocks, and remembers which are finished."""
 
-    def __init__(self, partial, after):
+    def __init__(self, partial, folder):
         super().__init__(daemon=True)
-        self.partial, self.after, self.finished, self.job = partial, after, set(), None
+        self.partial, self.folder, self.finished, self.job = partial, folder, set(), None
 
     def run(self):
-        wait_until(lambda: self.partial.exists() and len(read_finished(self.partial)) >= self.after)
+        wait_until(lambda: {node for _, node in traces(self.folder)} == {"n0", "n1"})
+        wait_until(lambda: len(read_finished(self.partial)) >= 12)
         (self.job,) = [number for number, node in squeue("%A %N") if node == "n0"]
         self.finished = read_finished(self.partial)
         scancel(self.job)
@@ -59,19 +61,28 @@ def test_a_run_on_two_nodes_outlives_one_of_its_jobs(maps, profile, tmp_path):
     write(maps, tmp_path / "undisturbed.zarr", progress=False)
     folder = tmp_path / "traces"
     folder.mkdir()
-    killer = Killer(tmp_path / "maps.zarr.partial", after=12)
+    killer = Killer(tmp_path / "maps.zarr.partial", folder)
     with open_cluster("slurm", workers=2, profile=profile, timeout=60, progress=False):
         killer.start()
-        write(traced(maps, folder, 0.25), tmp_path / "maps.zarr", progress=False)
+        write(traced(maps, folder, 0.15), tmp_path / "maps.zarr", progress=False)
         killer.join()
     assert killer.job is not None
     assert digest(tmp_path / "maps.zarr") == digest(tmp_path / "undisturbed.zarr")
-    assert {node for _, node in traces(folder)} == {"n0", "n1"}
-    assert len(list(folder.iterdir())) == 3, "the killed job was not replaced"
     times = computed(folder)
     assert len(times) == 4 * 18
     assert 12 <= len(killer.finished) < len(times)
     assert {times[key] for key in killer.finished} == {1}
+
+
+def test_a_lost_job_is_replaced(profile):
+    with open_cluster("slurm", profile=profile, progress=False) as client:
+        ((first, _),) = squeue("%A %N")
+        (old,) = client.run(os.getpid).values()
+        scancel(first)
+        wait_until(lambda: old not in client.run(os.getpid).values() and len(client.nthreads()) == 1)
+        ((second, _),) = squeue("%A %N")
+        assert second != first
+        assert client.submit(sum, [1, 2]).result() == 3
 
 
 def test_everything_is_gone_afterwards(profile, tmp_path):

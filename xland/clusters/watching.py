@@ -14,7 +14,7 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Any
 
-from xland.errors import ClusterError
+from xland.errors import ClusterError, XlandError
 
 logger = logging.getLogger(__name__)
 
@@ -63,17 +63,14 @@ class JobWatch:
         self._thread.join()
 
     def check(self, cause: Exception | None = None) -> None:
-        """Raise if the jobs were given up.
+        """Raise if the jobs were given up, which `cause` may have come of.
 
         Raises
         ------
         ClusterError
         """
         if self.error is not None:
-            given_up = ClusterError(self.error)
-            for note in getattr(cause, "__notes__", ()):
-                given_up.add_note(note)
-            raise given_up from cause
+            raise ClusterError(f"{self.error} ({cause})" if isinstance(cause, XlandError) else self.error) from cause
 
     def _watch(self) -> None:
         while not self._over.wait(INTERVAL * 2 ** min(self._failures, 6)):
