@@ -51,6 +51,8 @@ class DatasetAccessor:
         chunks: int | None = None,
         outputs: str | Sequence[str] = ("land_use",),
         direction: Literal["forward", "backward"] = "forward",
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        flips: bool = False,
     ) -> xr.Dataset:
         """Turn coarse fractions into lazy fine maps; see :func:`xland.inference.downscale.downscale`."""
         from xland.inference.downscale import downscale
@@ -65,7 +67,15 @@ class DatasetAccessor:
             chunks=chunks,
             outputs=outputs,
             direction=direction,
+            device=device,
+            flips=flips,
         )
+
+    def describe(self) -> str:
+        """Say what computing these maps would run: see :func:`xland.inference.graph.describe`."""
+        from xland.inference.graph import describe
+
+        return describe(self._ds)
 
     def to_zarr(
         self, store: str | Path, *, overwrite: bool = False, resume: bool = False, progress: bool = True

@@ -219,3 +219,12 @@ def test_what_is_no_whole_code_is_refused_when_aggregating(bad):
     broken[0, 100, 200:203] = bad
     with pytest.raises(VocabularyError, match=r"\(3 cells\), the first at -10.5 N, 20.5 E"):
         broken.chunk(lat=40, lon=40).ai4land.aggregate(4).compute()
+
+
+def test_what_a_result_would_run_can_be_asked_before_it_runs(fine, model_folder):
+    maps, _ = fine
+    assert maps.ai4land.describe() == (
+        f"{model_folder.name}: 1 year of 1 x 1 blocks, 180 windows a year where all is land, "
+        "5.6% of them twice at edges of blocks"
+    )
+    assert maps.compute().ai4land.describe() == ""

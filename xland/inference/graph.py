@@ -12,6 +12,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+import xarray as xr
 from dask._task_spec import DataNode, GraphNode, Task, TaskRef
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from numpy.typing import NDArray
@@ -176,6 +177,28 @@ def block_years(plan: Plan, depends_on: Sequence[da.Array]) -> dict[str, da.Arra
         elif each != "land_use":
             arrays[each] = everything.map_blocks(_one_layer, each, dtype=np.float32)
     return arrays
+
+
+def describe(ds: xr.Dataset) -> str:
+    """Say what computing a Dataset would run, one line for each downscaling in it; reads nothing.
+
+    Parameters
+    ----------
+    ds : Dataset
+        From :func:`xland.inference.downscale.downscale`, or made of such.
+
+    Returns
+    -------
+    str
+        Model, years, blocks, windows and the share of windows that blocks compute twice; empty where
+        there is nothing left to downscale.
+    """
+    found = {}
+    for variable in ds.data_vars.values():
+        if variable.chunks is not None:
+            layers = variable.data.dask.layers.values()
+            found.update({layer.name: layer.describe() for layer in layers if isinstance(layer, BlockYears)})
+    return "\n".join(found.values())
 
 
 def _one_layer(layers: dict[str, NDArray[Any]], name: str) -> NDArray[Any]:

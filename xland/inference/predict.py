@@ -166,32 +166,34 @@ def _submit_all(
 
 def _fill(results: dict[str, NDArray[Any]], values: Tensor, at: slice, land: NDArray[np.bool_]) -> None:
     """Take what is wanted from the probabilities of some rows, ``(classes, rows, columns)``."""
-    best, second, code = _two_best(values)
     for name, array in results.items():
-        if name == "land_use":
-            layer = code
-        elif name == "probability":
+        if name == "probability":
             array[:, at] = np.where(land, values.cpu().numpy(), array[:, at])
-            continue
         else:
-            layer = best - second if name == "confidence" else _entropy(values)
-        array[at] = np.where(land, layer.cpu().numpy(), array[at])
+            array[at] = np.where(land, _TAKE[name](values).cpu().numpy(), array[at])
 
 
-def _two_best(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Largest and second largest probability, and the code of the largest; the lower code where two are equal."""
+def _most_probable(values: Tensor) -> Tensor:
+    """Code of the largest probability; the lower code where two are equal."""
     import torch
 
-    best, second = values[0].clone(), torch.zeros_like(values[0])
+    best = values[0].clone()
     code = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
-    for number in range(1, len(values)):
-        layer = values[number]
+    for number, layer in enumerate(values[1:], 1):
         code.masked_fill_(layer > best, number)
-        second = torch.maximum(second, torch.minimum(best, layer))
-        best = torch.maximum(best, layer)
-    return best, second, code
+        torch.maximum(best, layer, out=best)
+    return code
+
+
+def _margin(values: Tensor) -> Tensor:
+    """Difference between the two largest probabilities."""
+    best, second = values.topk(2, dim=0).values
+    return best - second
 
 
 def _entropy(values: Tensor) -> Tensor:
     """Shannon entropy as a share of its largest value."""
     return -(values * values.clamp_min(1e-12).log()).sum(dim=0).clamp_max_(0) / float(np.log(len(values)))
+
+
+_TAKE = {"land_use": _most_probable, "confidence": _margin, "entropy": _entropy}
