@@ -1,4 +1,4 @@
-"""Blocks of a store: how dask blocks and Zarr chunks fit, the task that writes one, its journal.
+"""Blocks of a store: how dask blocks, Zarr chunks and shards fit, and the task that writes one.
 
 Below :mod:`xland.store`, which says what is written where; nothing here is called by users.
 """
@@ -6,13 +6,9 @@ Below :mod:`xland.store`, which says what is written where; nothing here is call
 from __future__ import annotations
 
 import math
-import os
-import socket
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -21,6 +17,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import StoreError
+from xland.journal import journal_of
+from xland.storage import files_at
 
 LATTICE = ("time", "lat", "lon")
 """Dimensions along which the work is split; others are whole in every block."""
@@ -28,11 +26,19 @@ LATTICE = ("time", "lat", "lon")
 CHUNK_BYTES = 4 * 2**20
 """Most bytes of one chunk before compression."""
 
+SHARDED_BYTES = 2**18
+"""The same for a chunk that lies with others in one file."""
+
+MOST_FILES = 10_000
+"""Chunks of a variable from which on those of a block go to one file unless the caller says otherwise."""
+
 _BLOCK = 1024
 _LINE = 64
 
 
-def align(ds: xr.Dataset, chunks: Mapping[str, int] | None) -> tuple[xr.Dataset, dict[str, dict[str, Any]]]:
+def align(
+    ds: xr.Dataset, chunks: Mapping[str, int] | None, shards: bool | None = False
+) -> tuple[xr.Dataset, dict[str, dict[str, Any]]]:
     """Give all variables common blocks of whole Zarr chunks.
 
     Parameters
@@ -41,22 +47,23 @@ def align(ds: xr.Dataset, chunks: Mapping[str, int] | None) -> tuple[xr.Dataset,
         Variables without one of the dimensions ``time``, ``lat``, ``lon`` are loaded; coordinates too.
     chunks : mapping of dimension to cells, optional
         Zarr chunks asked for; by default the largest that divide the dask blocks and hold at most
-        ``CHUNK_BYTES``.
+        ``CHUNK_BYTES``, or ``SHARDED_BYTES`` in a shard.
+    shards : bool, optional
+        Whether all chunks of a block go to one file; None for those stores that have more than
+        ``MOST_FILES`` chunks of a variable, several to a block.
 
     Returns
     -------
     Dataset
         With dask arrays for every variable over the lattice.
     dict
-        Zarr encoding (chunks, compressor) of each of these variables.
+        Zarr encoding (chunks, shards, compressor) of each of these variables.
 
     Raises
     ------
     StoreError
         If ``chunks`` names an unknown dimension or a size below one.
     """
-    from zarr.codecs import BloscCodec, ZstdCodec
-
     for dim, size in (chunks or {}).items():
         if dim not in ds.sizes or size < 1 or int(size) != size:
             known = ", ".join(map(str, ds.sizes))
@@ -77,27 +84,47 @@ def align(ds: xr.Dataset, chunks: Mapping[str, int] | None) -> tuple[xr.Dataset,
         for size in [(chunks or {}).get(str(dim))]
         if not _fits(blocks, size, [ds[name] for name in lazy if dim in ds[name].dims], str(dim))
     }
-    if whole or uneven:
-        ds = ds.assign(
-            {
-                name: ds[name].chunk({d: c for d, c in {**whole, **uneven}.items() if d in ds[name].dims})
-                for name in lazy
-            }
-        )
-    encoding: dict[str, dict[str, Any]] = {}
-    for name in lazy:
-        array = ds[name]
-        sizes = [
-            min((chunks or {}).get(str(dim)) or _chunk(blocks, _limit(array, str(dim))), max(1, sum(blocks)))
-            for dim, blocks in zip(array.dims, array.chunks or (), strict=True)
-        ]
-        floats = array.dtype.kind == "f"
-        codec = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle") if floats else ZstdCodec(level=5)
-        encoding[name] = {"chunks": tuple(sizes), "compressors": (codec,)}
-        if not floats:
-            # Chunks of nothing but zeros (ocean) are not written; zero is a class, not a missing value
-            encoding[name]["_FillValue"] = None
-    return ds, encoding
+    ds = _rechunked(ds, lazy, {**whole, **uneven})
+    sizes = {name: _chunk_sizes(ds[name], chunks) for name in lazy}
+    if shards is None:
+        shards = any(_needs_shards(ds[name], sizes[name]) for name in lazy)
+    if shards:
+        ds = _rechunked(ds, lazy, _even(ds, chunks or {}))
+        sizes = {name: _chunk_sizes(ds[name], chunks, sharded=True) for name in lazy}
+    return ds, {name: _encoding(ds[name], sizes[name], shards=shards) for name in lazy}
+
+
+def _even(ds: xr.Dataset, chunks: Mapping[str, int]) -> dict[Any, int]:
+    """Blocks of one size, as all shards are, along those dimensions that have others."""
+    even = {}
+    for dim, blocks in ds.chunksizes.items():
+        if len(set(blocks[:-1])) > 1 or blocks[-1] > blocks[0]:
+            size = chunks.get(str(dim), 1)
+            even[dim] = math.ceil(max(blocks) / size) * size
+    return even
+
+
+def _encoding(array: xr.DataArray, sizes: Sequence[int], *, shards: bool) -> dict[str, Any]:
+    from zarr.codecs import BloscCodec, ZstdCodec
+
+    floats = array.dtype.kind == "f"
+    codec = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle") if floats else ZstdCodec(level=5)
+    encoding: dict[str, Any] = {"chunks": tuple(sizes), "compressors": (codec,)}
+    if shards:
+        blocks = [each[0] for each in array.chunks or ()]
+        encoding["shards"] = tuple(size * math.ceil(b / size) for b, size in zip(blocks, sizes, strict=True))
+    if not floats and "_FillValue" not in array.attrs:
+        # Chunks of nothing but zeros (ocean) are not written; zero is a class, not a missing value
+        encoding["_FillValue"] = None
+    return encoding
+
+
+def _rechunked(ds: xr.Dataset, names: list[str], blocks: Mapping[Any, int]) -> xr.Dataset:
+    if not blocks:
+        return ds
+    return ds.assign(
+        {name: ds[name].chunk({d: size for d, size in blocks.items() if d in ds[name].dims}) for name in names}
+    )
 
 
 def _chunked(array: xr.DataArray) -> xr.DataArray:
@@ -106,9 +133,27 @@ def _chunked(array: xr.DataArray) -> xr.DataArray:
     return array.chunk({dim: (1 if dim == "time" else _BLOCK) if dim in LATTICE else -1 for dim in array.dims})
 
 
-def _limit(array: xr.DataArray, dim: str) -> int:
+def _chunk_sizes(array: xr.DataArray, chunks: Mapping[str, int] | None, *, sharded: bool = False) -> list[int]:
+    """Size of the Zarr chunks of a variable, whole ones of which make up a block."""
+    sizes = []
+    for dim, blocks in zip(map(str, array.dims), array.chunks or (), strict=True):
+        size = (chunks or {}).get(dim) or _chunk(blocks, _limit(array, dim))
+        if sharded and dim not in (chunks or {}):
+            smaller = _limit(array, dim, SHARDED_BYTES)
+            # blocks without a good divisor keep their larger chunks
+            size = divisor if (divisor := _chunk(blocks, smaller)) >= smaller / 8 else size
+        sizes.append(min(size, max(1, sum(blocks))))
+    return sizes
+
+
+def _needs_shards(array: xr.DataArray, sizes: Sequence[int]) -> bool:
+    chunks = math.prod(math.ceil(length / size) for length, size in zip(array.shape, sizes, strict=True))
+    return chunks > max(MOST_FILES, math.prod(array.data.numblocks))
+
+
+def _limit(array: xr.DataArray, dim: str, most: int = CHUNK_BYTES) -> int:
     """Most cells of a chunk along one dimension."""
-    return math.isqrt(CHUNK_BYTES // array.dtype.itemsize) if dim in ("lat", "lon") else 1
+    return math.isqrt(most // array.dtype.itemsize) if dim in ("lat", "lon") else 1
 
 
 def _chunk(blocks: Sequence[int], limit: int) -> int:
@@ -179,10 +224,10 @@ class BlockWriter:
 
     Parameters
     ----------
-    partial : str
-        Working folder of the store.
+    folder : str
+        Path or URL of the working folder.
     data : str
-        Name of the growing store in it.
+        Path or URL of the growing store.
     run : str
         Identity of this run; a block that starts after its run was broken off writes nothing.
     group : str
@@ -191,7 +236,7 @@ class BlockWriter:
         Names of its variables, in the order of the arrays.
     """
 
-    partial: str
+    folder: str
     data: str
     run: str
     group: str
@@ -206,48 +251,28 @@ class BlockWriter:
         """Write the arrays that follow one ``[number, first cell]`` pair for each lattice dimension."""
         dims = self.group.split(",")
         places = {dim: place[0] for dim, place in zip(dims, arrays, strict=False)}
-        if not Path(self.partial, f"active-{self.run}").exists():
-            raise StoreError(f"the run that was to write into {self.partial} was broken off")
+        files = files_at(self.folder)
+        if not files.exists(active_name(self.run)):
+            raise StoreError(f"the run that was to write into {self.folder} was broken off")
         for name, values in zip(self.variables, arrays[len(dims) :], strict=True):
-            target, names = _open_array(str(Path(self.partial, self.data)), name)
+            target, names = _open_array(self.data, name, self.run)
             region = []
             for dim, length in zip(names, values.shape, strict=True):
                 first = int(places[dim][1]) if dim in places else 0
                 region.append(slice(first, first + length))
             target[tuple(region)] = values
-        self._note(self.key(self.group, [places[dim][0] for dim in dims]))
+        journal_of(files).note(self.key(self.group, [places[dim][0] for dim in dims]), self.run)
         return np.ones((1,) * len(dims), dtype=np.bool_)
 
-    def _note(self, key: str) -> None:
-        """Append one line to this process's journal: a single write, so that it is there whole or not at all."""
-        line = f"{zlib.crc32(key.encode()):08x} {key}".ljust(_LINE - 1) + "\n"
-        journal = Path(self.partial, "journal", f"{self.run}-{socket.gethostname()}-{os.getpid()}")
-        handle = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            os.write(handle, line.encode())
-        finally:
-            os.close(handle)
 
-
-def read_finished(partial: Path) -> set[str]:
-    """Names of the blocks that are finished; lines that a crash cut off do not count."""
-    finished = set()
-    for journal in sorted((partial / "journal").glob("*")):
-        for line in journal.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
-            digest, _, key = line.rstrip().partition(" ")
-            if digest == f"{zlib.crc32(key.encode()):08x}":
-                finished.add(key)
-    return finished
-
-
-def count_finished(partial: Path) -> int:
-    """Count the lines of the journal: a quick figure for the progress bar."""
-    return sum(journal.stat().st_size for journal in (partial / "journal").glob("*")) // _LINE
+def active_name(run: str) -> str:
+    """Name of the file in the working folder that is there as long as a run may write."""
+    return f"active-{run}"
 
 
 @lru_cache(maxsize=32)
-def _open_array(store: str, name: str) -> tuple[Any, tuple[str, ...]]:
-    """Open an array once in each process, with the names of its dimensions."""
+def _open_array(store: str, name: str, run: str) -> tuple[Any, tuple[str, ...]]:  # noqa: ARG001
+    """Open an array once in each process and run, with the names of its dimensions."""
     import zarr
 
     array: Any = zarr.open_array(store, path=name, mode="r+")

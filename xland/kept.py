@@ -56,9 +56,8 @@ class Keeper:
             if name
         ]
         with ThreadPoolExecutor(_READERS) as pool:
-            return frozenset(
-                index for index, whole in zip(found, pool.map(self._is_whole, found), strict=True) if whole
-            )
+            maps = zip(found, pool.map(self.find, found), strict=True)
+            return frozenset(index for index, values in maps if values is not None)
 
     def load(self, index: Index) -> NDArray[np.uint8]:
         """Read a map.
@@ -78,14 +77,17 @@ class Keeper:
         StoreError
             If it is not there or damaged.
         """
-        try:
-            content = self._files.read(_name(index))
-        except FileNotFoundError:
-            raise StoreError(f"{self.folder} keeps no map {index}; write again with resume=True") from None
-        values = _unpack(content)
+        values = self.find(index)
         if values is None:
-            raise StoreError(f"the map {index} in {self.folder} is damaged; write again with resume=True")
+            raise StoreError(f"the map {index} in {self.folder} is gone or damaged; write again with resume=True")
         return values
+
+    def find(self, index: Index) -> NDArray[np.uint8] | None:
+        """Read a map as :meth:`load` does, or return None if it is not there or damaged."""
+        try:
+            return _unpack(self._files.read(_name(index)))
+        except FileNotFoundError:
+            return None
 
     def save(self, index: Index, values: NDArray[np.uint8]) -> None:
         """Keep a map: it is there whole or not at all.
@@ -105,12 +107,6 @@ class Keeper:
         for position in positions:
             if str(position) in there:
                 self._files.remove(str(position))
-
-    def _is_whole(self, index: Index) -> bool:
-        try:
-            return _unpack(self._files.read(_name(index))) is not None
-        except FileNotFoundError:
-            return False
 
 
 @runtime_checkable
@@ -135,7 +131,8 @@ class Restartable(Protocol):
 
         What ``keeper.listing()`` has is loaded by tasks without any dependencies. All others save
         their map with ``keeper.save`` before they return; and as a task runs again if the worker
-        that held its result is lost, they should then load what they have saved.
+        that held its result is lost, they begin with ``keeper.find``, and compute only if that
+        gives nothing.
         """
 
 
@@ -145,7 +142,7 @@ def _name(index: Index) -> str:
 
 
 def _pack(values: NDArray[np.uint8]) -> bytes:
-    from numcodecs.zstd import compress
+    from numcodecs.zstd import compress  # type: ignore[import-untyped]
 
     if values.dtype != np.uint8 or values.ndim != 2:
         raise StoreError(f"a map that is kept has to be uint8 of rows and columns, not {values.dtype} {values.shape}")
@@ -156,7 +153,7 @@ def _pack(values: NDArray[np.uint8]) -> bytes:
 
 def _unpack(content: bytes) -> NDArray[np.uint8] | None:
     """Return a map, or None if the bytes are damaged."""
-    from numcodecs.zstd import decompress
+    from numcodecs.zstd import decompress  # type: ignore[import-untyped]
 
     if len(content) < _HEAD.size:
         return None

@@ -1,18 +1,15 @@
-"""The working folder of a store that is not finished yet: its lock, its manifest, what it is of.
+"""The manifest of a store that is not finished yet: what it is of, to be compared when it is resumed.
 
 Below :mod:`xland.store`; nothing here is called by users.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
+import math
 import os
-import re
-import shutil
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,43 +25,11 @@ COMPLETE = "xland_complete"
 FINGERPRINT = "xland_store_fingerprint"
 """Attribute of the root group: digest of what was written, compared on resuming."""
 
-_OURS = re.compile(r"lock|journal|replaced|\.?manifest\.json(\..*)?|data-.*\.zarr|active-.*|\.nfs.*|\.DS_Store")
-"""Names of what stands in a working folder."""
+MANIFEST = "manifest.json"
+"""Name of the manifest in the working folder."""
 
 VOLATILE = frozenset({COMPLETE, FINGERPRINT, "history", "date_created", "date_modified"})
 """Attributes that may differ between two runs of the same work."""
-
-
-def working_folder(final: Path) -> Path:
-    """Folder in which a store grows, beside its final place."""
-    final = final.absolute()
-    return final.with_name(final.name + ".partial")
-
-
-@contextmanager
-def exclusive(partial: Path, final: Path) -> Iterator[None]:
-    """Hold the working folder for this process; a killed process lets go of it by itself."""
-    lock = partial / "lock"
-    while True:
-        partial.mkdir(parents=True, exist_ok=True)
-        try:
-            stream = lock.open("a")
-        except FileNotFoundError:
-            continue
-        with stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StoreError(f"another process is writing {final}") from None
-            # the writer before us may have finished and removed the folder between our two steps
-            if not lock.exists() or lock.stat().st_ino != os.fstat(stream.fileno()).st_ino:
-                continue
-            try:
-                yield
-            finally:
-                if partial.is_dir() and [entry.name for entry in partial.iterdir()] == ["lock"]:
-                    shutil.rmtree(partial)
-            return
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -87,45 +52,12 @@ def replace_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def refuse_strangers(partial: Path) -> None:
-    """Refuse a working folder that holds anything that no writer of stores put there: it would be deleted."""
-    if not (partial.exists() or partial.is_symlink()):
-        return
-    if not partial.is_dir():
-        raise StoreError(f"{partial} is in the way: the store grows in a folder of this name; move it away")
-    strangers = sorted(entry.name for entry in partial.iterdir() if not _OURS.fullmatch(entry.name))
-    if strangers:
-        raise StoreError(
-            f"{partial}, in which the store grows, holds {', '.join(strangers[:3])} of others; move that away"
-        )
+def count_blocks(manifest: Mapping[str, Any]) -> int:
+    """Count the blocks that a store is made of."""
+    return sum(math.prod(len(blocks) for blocks in group) for group in manifest["groups"].values())
 
 
-def clear(partial: Path, final: Path) -> None:
-    """Empty the working folder of what a former run left; put back a store that it had moved aside."""
-    replaced = partial / "replaced"
-    if replaced.exists() and not final.exists():
-        replaced.rename(final)
-    for entry in partial.iterdir():
-        if entry.name == "lock":
-            continue
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-
-
-def read_manifest(partial: Path) -> dict[str, Any] | None:
-    """Return the manifest of an unfinished store, or None if there is nothing to go on with."""
-    try:
-        manifest = json.loads((partial / "manifest.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except json.JSONDecodeError as error:
-        raise StoreError(f"{partial}/manifest.json is damaged; begin anew with overwrite=True") from error
-    return manifest if (partial / manifest["data"]).is_dir() else None
-
-
-def check_same(asked: dict[str, Any], begun: dict[str, Any], final: Path) -> None:
+def check_same(asked: dict[str, Any], begun: dict[str, Any], target: str) -> None:
     """Refuse to go on with a store that was begun as other work; the error says what differs."""
     parts = []
     for key in sorted(asked.keys() | begun.keys()):
@@ -137,7 +69,7 @@ def check_same(asked: dict[str, Any], begun: dict[str, Any], final: Path) -> Non
     if not parts:
         return
     raise StoreError(
-        f"the unfinished store of {final} was begun with other inputs or settings; different: {'; '.join(parts)}. "
+        f"the unfinished store of {target} was begun with other inputs or settings; different: {'; '.join(parts)}. "
         "Resume with what it was begun with, or begin anew with overwrite=True"
     )
 
@@ -169,6 +101,8 @@ def describe_work(ds: xr.Dataset, encoding: Mapping[str, Any]) -> dict[str, Any]
         if str(name) in encoding:
             entry["blocks"] = _plain(ds[name].chunks)
             entry["chunks"] = list(encoding[str(name)]["chunks"])
+            if "shards" in encoding[str(name)]:
+                entry["shards"] = list(encoding[str(name)]["shards"])
         else:
             entry["digest"] = tokenize(np.asarray(variable.values).tolist())
         described[f"variable {name}"] = entry

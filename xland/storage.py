@@ -5,6 +5,7 @@ Below :mod:`xland.store`; nothing here is called by users.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -30,6 +31,9 @@ class Files(Protocol):
 
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder of this name."""
+
+    def is_file(self, name: str = "") -> bool:
+        """Whether there is a file of this name."""
 
     def names(self, folder: str = "") -> list[str]:
         """Names in a folder, sorted; none if it does not exist."""
@@ -72,6 +76,11 @@ class LocalFiles:
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder of this name."""
         return self.path(name).exists()
+
+    def is_file(self, name: str = "") -> bool:
+        """Whether there is something of this name that is no folder, be it a broken link."""
+        path = self.path(name)
+        return os.path.lexists(path) and not path.is_dir()
 
     def names(self, folder: str = "") -> list[str]:
         """Names in a folder, sorted; none if it does not exist."""
@@ -120,14 +129,35 @@ class RemoteFiles:
     def put(self, name: str, content: bytes) -> None:
         """Write an object."""
         fs, path = self._at(name)
-        if name and not fs.exists(parent := path.rpartition("/")[0]):
-            fs.makedirs(parent, exist_ok=True)
+        fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         fs.pipe_file(path, content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write an object unless there is one, and say whether it was written.
+
+        Where the service has no such promise, of two at the same moment the later one stays.
+        """
+        fs, path = self._at(name)
+        if fs.exists(path):
+            return False
+        fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        try:
+            fs.pipe_file(path, content, mode="create")
+        except FileExistsError:
+            return False
+        except (TypeError, NotImplementedError):
+            fs.pipe_file(path, content)
+        return True
 
     def exists(self, name: str = "") -> bool:
         """Whether there is an object or folder of this name."""
         fs, path = self._at(name)
         return bool(fs.exists(path))
+
+    def is_file(self, name: str = "") -> bool:
+        """Whether there is an object of this name."""
+        fs, path = self._at(name)
+        return bool(fs.isfile(path))
 
     def names(self, folder: str = "") -> list[str]:
         """Names in a folder, sorted; none if it does not exist."""
@@ -161,3 +191,15 @@ def local_path(address: str | os.PathLike[str]) -> Path:
 def files_at(address: str | os.PathLike[str]) -> Files:
     """Files of a folder, wherever it is."""
     return RemoteFiles(str(address).rstrip("/")) if is_url(address) else LocalFiles(str(local_path(address)))
+
+
+def explain(error: OSError, target: str) -> str | None:
+    """Say what it means for a target that writing ended with an error, if that is the place's fault."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk of {target} is full: free space there"
+    named = str(error.filename or target)
+    if (isinstance(error, PermissionError) or error.errno == errno.EROFS) and (
+        named.startswith(target) or target.startswith(named)
+    ):
+        return f"{target} cannot be written ({error}): choose another place, or get the right to write there"
+    return None

@@ -1,0 +1,76 @@
+"""Exporting maps to one NetCDF file.
+
+Called through :mod:`xland.store`.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from xland.blocks import align
+from xland.errors import StoreError
+from xland.packing import drop_encoding
+from xland.storage import explain, is_url, local_path
+
+
+def write_netcdf(
+    ds: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = True
+) -> Path:
+    """Export a Dataset to one compressed CF NetCDF-4 file, block by block.
+
+    Parameters
+    ----------
+    ds : Dataset
+        As returned by ``downscale`` or :func:`xland.store.open_store`.
+    path : path
+        The file; it appears under its name only when it is whole.
+    overwrite : bool
+        Replace a file that exists.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    StoreError
+        If the file exists and ``overwrite`` is not set, if its disk is full or cannot be written, or
+        if a value does not fit into a packed variable.
+    """
+    from dask.diagnostics import ProgressBar
+
+    if is_url(path):
+        raise StoreError(f"{path}: a NetCDF file can only be written to this machine; write it here and copy it")
+    final = local_path(path)
+    if final.is_dir():
+        raise StoreError(f"{final} is a folder, and is left alone; choose another path, such as {final / 'maps.nc'}")
+    if final.exists() and not overwrite:
+        raise StoreError(f"{final} exists; pass overwrite=True to replace it")
+    ds, chunked = align(drop_encoding(ds), None)
+    encoding: dict[str, dict[str, Any]] = {str(name): {"_FillValue": None} for name in ds.coords}
+    for name, settings in chunked.items():
+        sizes = tuple(min(c, n) for c, n in zip(settings["chunks"], ds[name].shape, strict=True))
+        encoding[name] = {"zlib": True, "complevel": 4, "shuffle": True, "chunksizes": sizes}
+        if ds[name].dtype.kind != "f" and "_FillValue" not in ds[name].attrs:
+            encoding[name]["_FillValue"] = None
+    temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}.partial")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with ProgressBar() if progress else nullcontext():
+            ds.to_netcdf(temporary, engine="netcdf4", format="NETCDF4", encoding=encoding)
+        temporary.replace(final)
+    except OSError as error:
+        if reason := explain(error, str(final.parent)):
+            raise StoreError(reason) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    return final
