@@ -10,6 +10,7 @@ import sys
 import textwrap
 import warnings
 from pathlib import Path
+from typing import Any
 
 import dask
 import dask.array as da
@@ -20,7 +21,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xland.blocks import CHUNK_BYTES, BlockWriter, align
+from xland.blocks import BlockWriter
 from xland.errors import StoreError
 from xland.provenance import bounds, describe_product
 from xland.store import is_complete, open_store, write, write_netcdf
@@ -72,7 +73,7 @@ def digest(store: Path) -> dict[str, str]:
     }
 
 
-def put(ds: xr.Dataset, path: Path, **options: bool) -> Path:
+def put(ds: xr.Dataset, path: Path, **options: Any) -> Path:
     with dask.config.set(scheduler="synchronous"):
         return write(ds, path, progress=False, **options)
 
@@ -387,33 +388,6 @@ def test_stores_of_others_open(tmp_path):
     maps().to_zarr(tmp_path / "three.zarr", zarr_format=3, consolidated=False)
     for name in ("two.zarr", "three.zarr"):
         xr.testing.assert_equal(open_store(tmp_path / name).load(), maps().compute())
-
-
-def test_chunks_divide_blocks_and_stay_small():
-    for block in (1200, 3600, 2048, 2050):
-        data = da.zeros((2, 2 * block, 3 * block), dtype="u1", chunks=(1, block, block))
-        ds, encoding = align(xr.Dataset({"land_use": (("time", "lat", "lon"), data)}), None)
-        time, rows, columns = encoding["land_use"]["chunks"]
-        assert time == 1
-        assert block % rows == 0
-        assert block % columns == 0
-        assert CHUNK_BYTES / 16 <= rows * columns <= CHUNK_BYTES
-        assert ds.land_use.data.chunksize == (1, block, block)
-
-
-def test_blocks_without_a_common_divisor_become_even():
-    data = da.zeros((1, 3000, 3001), dtype="u1", chunks=(1, (137, 1200, 1200, 463), 3001))
-    ds, encoding = align(xr.Dataset({"land_use": (("time", "lat", "lon"), data)}), None)
-    assert encoding["land_use"]["chunks"] == (1, 1024, 1501)
-    assert ds.land_use.chunks[1] == (1024, 1024, 952)
-
-
-def test_chunks_that_are_asked_for_are_kept(tmp_path):
-    path = write(maps(), tmp_path / "a.zarr", chunks={"lat": 2, "lon": 8}, progress=False)
-    assert zarr.open_array(path, path="land_use", mode="r").chunks == (1, 2, 8)
-    xr.testing.assert_identical(open_store(path).load(), maps().compute())
-    with pytest.raises(StoreError, match="x=2"):
-        write(maps(), tmp_path / "b.zarr", chunks={"x": 2})
 
 
 def test_a_distributed_cluster_writes_the_same_store(tmp_path):

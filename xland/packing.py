@@ -112,9 +112,19 @@ def pack(array: xr.DataArray, packing: Packing) -> xr.DataArray:
     return packed
 
 
-def unpack_attributes(variable: xr.Variable) -> None:
-    """Give the valid range of a variable that was read in the units of its values, not of what is stored."""
-    scale = variable.encoding.get("scale_factor")
-    if scale is not None and "valid_range" in variable.attrs:
-        numbers = np.asarray(variable.attrs["valid_range"], np.float64)
-        variable.attrs["valid_range"] = (numbers * scale + variable.encoding.get("add_offset", 0)).tolist()
+def unpacked(array: xr.DataArray) -> xr.DataArray:
+    """Give a packed variable that was read single precision, and its valid range in the units of its values.
+
+    xarray has already turned the stored numbers into values, in double precision.
+    """
+    scale = array.encoding.get("scale_factor")
+    if scale is None or array.encoding.get("dtype") != STORED:
+        return array
+    encoding = array.encoding
+    if array.chunks is not None:
+        array = array.astype(np.float32)
+    if "valid_range" in array.attrs:
+        numbers = np.asarray(array.attrs["valid_range"], np.float64)
+        array.attrs["valid_range"] = (numbers * scale + encoding.get("add_offset", 0)).tolist()
+    array.encoding = encoding
+    return array

@@ -27,7 +27,7 @@ from xland.errors import StoreError
 from xland.journal import journal_of
 from xland.manifest import COMPLETE, FINGERPRINT, MANIFEST, check_same, count_blocks, describe_work
 from xland.netcdf import write_netcdf
-from xland.packing import drop_encoding, unpack_attributes
+from xland.packing import drop_encoding, unpacked
 from xland.storage import explain, is_url
 from xland.workplace import (
     Workplace,
@@ -166,8 +166,8 @@ def open_store(path: str | os.PathLike[str], **kwargs: Any) -> xr.Dataset:
     if not ds.attrs.pop(COMPLETE, True):
         raise StoreError(incomplete(place.target))
     ds.attrs.pop(FINGERPRINT, None)
+    ds = ds.assign({name: unpacked(array) for name, array in ds.data_vars.items()})
     for variable in ds.variables.values():
-        unpack_attributes(variable)
         # JSON keeps the numbers but not their type, and CF wants the type of the variable
         if "flag_values" in variable.attrs:
             variable.attrs["flag_values"] = np.asarray(variable.attrs["flag_values"], dtype=variable.dtype)

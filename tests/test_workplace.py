@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import uuid
+from pathlib import Path
+
+import dask
+import fsspec
+import numpy as np
+import pytest
+import xarray as xr
+from fsspec.implementations.local import LocalFileSystem
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.rollout import computed, toy
+from tests.test_segments import Break
+from tests.test_store import Fuse, StopError, digest, maps, put
+from xland import locks
+from xland.errors import StoreError
+from xland.locks import STALE_SECONDS, lock_objects
+from xland.segments import YEARS
+from xland.storage import LocalFiles, RemoteFiles, local_path
+from xland.store import is_complete, open_store, write, write_netcdf
+
+
+class Elsewhere(LocalFileSystem):
+    """A file system that stands for one behind a URL: it is a folder, but nothing here knows it."""
+
+    protocol = "elsewhere"
+    local_file = False
+
+    def __init__(self, **options):
+        super().__init__(**{**options, "auto_mkdir": True})
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(str(path).removeprefix("elsewhere://"))
+
+
+fsspec.register_implementation("elsewhere", Elsewhere, clobber=True)
+
+
+@pytest.fixture
+def url():
+    return f"memory://{uuid.uuid4().hex}/a.zarr"
+
+
+def content(url: str) -> dict[str, bytes]:
+    fs, root = fsspec.url_to_fs(url)
+    return {path.removeprefix(root): fs.cat_file(path) for path in fs.find(root)}
+
+
+def working(url: str) -> list[str]:
+    return RemoteFiles(f"{url}.partial").names()
+
+
+def test_a_store_behind_a_url_reads_back_as_it_was_written(url, tmp_path):
+    assert put(maps(), url) == url
+    assert is_complete(url)
+    xr.testing.assert_identical(open_store(url).load(), maps().compute())
+    assert working(url) == []
+    local = put(maps(), tmp_path / "a.zarr")
+    assert {name.lstrip("/") for name in content(url)} == set(digest(local))
+
+
+def test_a_file_url_is_a_local_path(tmp_path):
+    path = put(maps(), f"file://{tmp_path}/a.zarr")
+    assert path == tmp_path / "a.zarr"
+    xr.testing.assert_identical(open_store(f"file://{tmp_path}/a.zarr").load(), maps().compute())
+    assert is_complete(f"file://{tmp_path}/a.zarr")
+    assert local_path("file:///tmp/a b") == Path("/tmp/a b")  # noqa: S108
+
+
+@given(
+    years=st.integers(1, 3), rows=st.integers(1, 7), block=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    kills=st.lists(st.integers(0, 12), max_size=3), threads=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=15, deadline=None)
+def test_a_broken_off_writer_behind_a_url_resumes_to_the_identical_store(years, rows, block, kills, threads):
+    url = f"memory://{uuid.uuid4().hex}"
+    shape = {"years": years, "rows": rows, "block": block}
+    put(maps(**shape), f"{url}/undisturbed.zarr")
+    total, count = 0, years * -(-rows // block[0]) * -(-8 // block[1])
+    scheduler = {"scheduler": "threads", "num_workers": 2} if threads else {"scheduler": "synchronous"}
+    for kill in [*kills, None]:
+        fuse = Fuse(after=kill)
+        try:
+            with dask.config.set(**scheduler):
+                write(maps(**shape, fuse=fuse), f"{url}/a.zarr", resume=True, progress=False)
+        except (StopError, StoreError):
+            assert not is_complete(f"{url}/a.zarr")
+            with pytest.raises(StoreError, match=rf"\d+ of {count} blocks are written.*resume=True"):
+                open_store(f"{url}/a.zarr")
+        total += fuse.count
+    assert content(f"{url}/a.zarr") == content(f"{url}/undisturbed.zarr")
+    assert working(f"{url}/a.zarr") == []
+    if not threads:
+        assert total == count
+
+
+def test_a_rollout_behind_a_url_computes_no_map_twice(url, tmp_path):
+    with pytest.raises(StopError):
+        put(toy(tmp_path / "log", before=Break(12 * YEARS + 20)), url)
+    put(toy(tmp_path / "log"), url, resume=True)
+    assert len(computed(tmp_path / "log")) == len(set(computed(tmp_path / "log"))) == 20 * 12
+    xr.testing.assert_equal(open_store(url).load(), toy(tmp_path / "other").compute(scheduler="synchronous"))
+
+
+def test_a_process_killed_while_it_writes_behind_a_url_leaves_what_resumes(tmp_path):
+    script = """
+        import os, signal, sys
+        import dask
+        sys.path.insert(0, {here!r})
+        from tests.test_store import Fuse, maps
+        from tests import test_workplace
+        from xland.store import write
+
+        class Bomb(Fuse):
+            def __call__(self, block):
+                if self.count == 5:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return super().__call__(block)
+
+        with dask.config.set(scheduler="synchronous"):
+            write(maps(years=3, fuse=Bomb()), sys.argv[1], progress=False)
+    """
+    url = f"elsewhere://{tmp_path}/a.zarr"
+    here = str(Path(__file__).resolve().parent.parent)
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script).format(here=here), url], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    with pytest.raises(StoreError, match="5 of 12 blocks"):
+        open_store(url)
+    fuse = Fuse()
+    put(maps(years=3, fuse=fuse), url, resume=True)
+    assert fuse.count == 7
+    xr.testing.assert_identical(open_store(url).load(), maps(years=3).compute())
+    assert [each.name for each in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_an_existing_store_behind_a_url_is_refused_or_replaced_as_asked(url):
+    put(maps(), url)
+    with pytest.raises(StoreError, match="exists; pass overwrite=True"):
+        put(maps(), url)
+    put(maps(fuse=Fuse(after=0)), url, resume=True)
+    with pytest.raises(StoreError, match="complete and holds other work"):
+        put(maps(years=3), url, resume=True)
+    xr.testing.assert_identical(open_store(url).load(), maps().compute())
+    put(maps(years=3), url, overwrite=True)
+    xr.testing.assert_identical(open_store(url).load(), maps(years=3).compute())
+
+
+def test_an_unfinished_store_behind_a_url_is_refused_unless_asked_to_resume(url):
+    with pytest.raises(StopError):
+        put(maps(fuse=Fuse(after=1)), url)
+    with pytest.raises(StoreError, match="finish it with resume=True"):
+        put(maps(), url)
+    with pytest.raises(StoreError, match=r"different: variable land_use \(dtype"):
+        put(maps().astype("int16"), url, resume=True)
+    assert open_store(put(maps(years=1), url, overwrite=True)).sizes["time"] == 1
+
+
+def test_what_is_no_store_behind_a_url_is_left_alone(url):
+    fs, root = fsspec.url_to_fs(url)
+    fs.pipe_file(f"{root}/notes.txt", b"dear")
+    for how in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(StoreError):
+            put(maps(), url, **how)
+    assert content(url) == {"/notes.txt": b"dear"}
+    fs.pipe_file(f"{root}.partial/notes.txt", b"dear")
+    with pytest.raises(StoreError, match=r"holds notes\.txt of others"):
+        put(maps(), url, overwrite=True)
+    with pytest.raises(StoreError, match="there is no store"):
+        open_store(f"{url}-none")
+    with pytest.raises(StoreError, match="no Zarr store"):
+        open_store(url)
+    with pytest.raises(StoreError, match="only be written to this machine"):
+        write_netcdf(maps(), f"{url}.nc")
+
+
+def test_a_run_killed_while_it_deletes_the_old_store_leaves_a_place_to_begin_anew(url, monkeypatch):
+    put(maps(), url)
+    remove = RemoteFiles.remove
+
+    def half(self, name=""):
+        if self.address == url and not name:
+            remove(self, "zarr.json")
+            raise StopError
+        remove(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFiles, "remove", half)
+        with pytest.raises(StopError):
+            put(maps(years=3), url, overwrite=True)
+    assert not is_complete(url)
+    xr.testing.assert_identical(open_store(put(maps(years=3), url, resume=True)).load(), maps(years=3).compute())
+    assert working(url) == []
+
+
+def test_two_writers_behind_one_url_are_refused(url):
+    files = RemoteFiles(f"{url}.partial")
+    with lock_objects(files, url, lost=lambda run: None):
+        with pytest.raises(StoreError, match=rf"another process is writing.*process {os.getpid()} on .*try again"):
+            put(maps(), url)
+        assert working(url) == ["lock"]
+    assert is_complete(put(maps(), url))
+
+
+@pytest.mark.parametrize("left", [{"renewed": STALE_SECONDS + 1}, {"dead": True}, {"damaged": True}])
+def test_the_lock_of_a_dead_run_is_taken_over(url, left):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    state = {
+        "host": os.uname().nodename if "dead" in left else "elsewhere",
+        "process": ended.pid,
+        "run": "gone",
+        "renewed": time.time() - left.get("renewed", 0),
+    }
+    RemoteFiles(f"{url}.partial").put("lock", b"{" if "damaged" in left else json.dumps(state).encode())
+    assert is_complete(put(maps(), url))
+    assert working(url) == []
+
+
+def test_a_run_that_lost_its_lock_writes_no_further_block(url, monkeypatch):
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.05)
+    files = RemoteFiles(f"{url}.partial")
+
+    class Robbed(Fuse):
+        def __call__(self, block):
+            if self.count == 3:
+                files.put("lock", json.dumps({"host": "b", "process": 1, "run": "other", "renewed": 0}).encode())
+                time.sleep(0.5)
+            return super().__call__(block)
+
+    with pytest.raises(StoreError, match="broken off"):
+        put(maps(fuse=Robbed()), url)
+    assert len(files.names("journal")) == 3
+    assert json.loads(files.read("lock"))["run"] == "other"
+
+
+def test_the_lock_is_renewed_as_long_as_the_run_lives(url, monkeypatch):
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.05)
+    files = RemoteFiles(f"{url}.partial")
+    with lock_objects(files, url, lost=lambda run: None):
+        first = json.loads(files.read("lock"))["renewed"]
+        time.sleep(0.5)
+        assert json.loads(files.read("lock"))["renewed"] > first
+    assert files.names() == []
+
+
+class Full(Fuse):
+    """The disk is full when a block comes to be written."""
+
+    def __call__(self, block):
+        if self.count >= self.after:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().__call__(block)
+
+
+def test_a_full_disk_in_the_middle_is_named_with_what_is_safe(tmp_path, url):
+    for target in (tmp_path / "a.zarr", url):
+        with pytest.raises(StoreError, match=r"disk of .*a\.zarr is full: free space.*3 of 8 blocks are safe.*resume"):
+            put(maps(fuse=Full(after=3, error=None)), target)
+        fuse = Fuse()
+        put(maps(fuse=fuse), target, resume=True)
+        assert fuse.count == 5
+
+
+def test_a_disk_that_is_full_at_once_is_named(tmp_path, monkeypatch):
+    def full(self, name, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(LocalFiles, "put", full)
+    with pytest.raises(StoreError, match="is full: free space"):
+        put(maps(), tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EROFS])
+def test_a_target_that_may_only_be_read_is_named(tmp_path, monkeypatch, error):
+    folder = str(tmp_path)
+
+    def refuse(self, *arguments, **options):
+        raise OSError(error, os.strerror(error), folder)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(StoreError, match=rf"{folder}/a\.zarr cannot be written .*choose another place"):
+        put(maps(), tmp_path / "a.zarr")
+    with pytest.raises(StoreError, match=r"cannot be written .*choose another place"):
+        write_netcdf(maps(), tmp_path / "a.nc", progress=False)
+
+
+def test_a_target_that_becomes_read_only_keeps_what_is_finished(tmp_path):
+    class Locked(Fuse):
+        def __call__(self, block):
+            if self.count >= 3:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), f"{tmp_path}/a.zarr.partial/data/c/0")
+            return super().__call__(block)
+
+    with pytest.raises(StoreError, match=r"cannot be written .*3 of 8 blocks are safe"):
+        put(maps(fuse=Locked()), tmp_path / "a.zarr")
+    put(maps(), tmp_path / "a.zarr", resume=True)
+
+
+def test_input_that_may_not_be_read_is_not_said_to_be_the_target(tmp_path):
+    class Unread(Fuse):
+        def __call__(self, block):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/data/states.nc")
+
+    with pytest.raises(PermissionError, match=r"states\.nc"):
+        put(maps(fuse=Unread()), tmp_path / "a.zarr")
+
+
+def test_a_store_opens_in_parts_behind_a_url(url):
+    put(maps(), url)
+    assert np.array_equal(open_store(url, chunks=None).land_use[1, 2:4], maps().land_use[1, 2:4])
