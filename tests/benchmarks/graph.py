@@ -32,31 +32,23 @@ def prepare(folder: str, resolution: float, factor: int, window: int, stride: in
 
 
 def write_empty(path: Path, grid: Any, variables: dict[str, str], years: list[int] | None = None) -> None:
-    """Write the metadata and coordinates of a Zarr store, and no chunk."""
-    import dask.array as da
-    import numpy as np
-    import xarray as xr
+    """Write the metadata and coordinates of a Zarr store, and no chunk: all values are read as 0."""
+    import zarr
 
-    coordinates: dict[str, Any] = {
-        "lat": ("lat", grid.latitude, {"standard_name": "latitude", "units": "degrees_north"}),
-        "lon": ("lon", grid.longitude, {"standard_name": "longitude", "units": "degrees_east"}),
-    }
-    lead: tuple[int, ...] = ()
-    if years is not None:
-        coordinates = {"time": ("time", np.array(years), {"standard_name": "time"}), **coordinates}
-        lead = (len(years),)
-    chunks = (*(1 for _ in lead), min(1200, grid.rows), min(1200, grid.columns))
-    arrays = {
-        name: (tuple(coordinates), da.zeros((*lead, *grid.shape), dtype=dtype, chunks=-1))
-        for name, dtype in variables.items()
-    }
-    xr.Dataset(arrays, coordinates).to_zarr(
-        path,
-        compute=False,
-        zarr_format=3,
-        consolidated=False,
-        encoding={name: {"chunks": chunks, "_FillValue": None} for name in variables},
-    )
+    from xland.datasets.prepared import create_coordinates
+
+    group = zarr.open_group(path, mode="w", zarr_format=3)
+    create_coordinates(group, grid, tuple(years or ()))
+    dims, lead = (("lat", "lon"), ()) if years is None else (("time", "lat", "lon"), (len(years),))
+    for name, dtype in variables.items():
+        group.create_array(
+            name,
+            shape=(*lead, *grid.shape),
+            chunks=(*(1 for _ in lead), min(1200, grid.rows), min(1200, grid.columns)),
+            dtype=dtype,
+            dimension_names=dims,
+            fill_value=0,
+        )
 
 
 def build(folder: str, chunks: int | None, year: int) -> Result:

@@ -267,7 +267,7 @@ def on_gpu(bench: Bench, device: str = "cuda") -> Iterator[Result]:
     if device == "cpu":
         world = {"resolution": 0.5, "factor": 5, "window": 40, "stride": 30}
     tell("writing a synthetic globe")
-    windows = fresh(cuda.prepare, folder=folder, years=list(range(years)), **world)["land_windows"]
+    windows = fresh(cuda.prepare, folder=folder, years=list(range(1850, 1850 + years)), **world)["land_windows"]
     runs, seconds = (1, 1.0) if bench.quick else (5, 5.0)
     store = bench.store("globe")
     found = fresh(cuda.measure, folder=folder, store=store, device=device, years=years, runs=runs, seconds=seconds)

@@ -98,19 +98,19 @@ def run_monai(
 
 
 def fastest_batch(forcing: str, box: Box, year: int, model: str = "luh2-0p05", static: str | None = None) -> Result:
-    """Batch size at which MONAI is fastest here, the second of two runs each."""
+    """Batch size at which MONAI is fastest here, by the best of three runs each, in turns."""
     from tests.benchmarks import plain
     from xland.models import find_model
 
     checkpoint = find_model(model)
     frame = plain.Frame.around(box, checkpoint.inputs)
     stacked = plain.one_array(frame, *_opened(forcing, static, checkpoint.inputs.resolution), year)
-    seconds = {}
-    for batch in (1, 2, 4, 8):
-        for _ in range(2):
+    seconds: dict[int, float] = {}
+    for _ in range(3):
+        for batch in (1, 2, 4, 8):
             started = time.perf_counter()
             plain.monai_classes(checkpoint.network(), stacked, batch)
-            seconds[batch] = time.perf_counter() - started
+            seconds[batch] = min(time.perf_counter() - started, seconds.get(batch, float("inf")))
     return {"batch": min(seconds, key=lambda batch: seconds[batch]), "seconds_by_batch": seconds}
 
 
