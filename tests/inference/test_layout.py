@@ -78,10 +78,7 @@ def windows_of_blocks(layout: Layout) -> list[tuple[int, int]]:
 @given(tiny_layouts())
 def test_windows_and_repeats_are_those_that_one_can_count(layout):
     found = windows_of_blocks(layout)
-    if layout.grid.is_global:
-        different = {(row, column % 360) for row, column in found}
-    else:
-        different = set(found)
+    different = {(row, column % 360) for row, column in found} if layout.grid.is_global else set(found)
     assert layout.windows == len(different)
     assert layout.twice == pytest.approx(len(found) / len(different) - 1)
 
