@@ -56,8 +56,6 @@ class Plan:
         Layers of the model's static variables.
     first_prior : Field or None
         Map of the year that the first one adjoins.
-    rollout : bool
-        Whether the map of each year is the prior of the next.
     layers : tuple of str
         What each block-year returns.
     device : str
@@ -73,7 +71,6 @@ class Plan:
     positions: tuple[tuple[int, ...], ...]
     static: Field
     first_prior: Field | None = None
-    rollout: bool = False
     layers: tuple[str, ...] = ("land_use",)
     device: str = "auto"
     flips: bool = False
@@ -88,6 +85,11 @@ class Plan:
         """Cells of the forcing's grid that had data when the model was trained."""
         coverage = self.checkpoint.coverage
         return None if coverage is None else coverage.on(self.coarse.grid)
+
+    @property
+    def rollout(self) -> bool:
+        """Whether the map of each year is the prior of the next."""
+        return self.inputs.prior != "none"
 
     @property
     def name(self) -> str:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Literal, get_args
 
-import dask.array as da
-import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
@@ -18,9 +14,12 @@ from xland.forcing import check_lattice, read_forcing
 from xland.grid import Grid
 from xland.inference.block_year import Plan
 from xland.inference.graph import block_years
+from xland.inference.identity import digest_of, identities_of
 from xland.inference.layout import Layout, crop
+from xland.inference.product import choose_outputs, dataset_of, layers_of
 from xland.inference.sources import (
     Region,
+    Sources,
     choose_years,
     coarse_source,
     present_variables,
@@ -29,27 +28,13 @@ from xland.inference.sources import (
     static_source,
     target_grid,
 )
+from xland.inputs import InputSpec
 from xland.models import DEFAULT_MODEL, find_model
 from xland.models.checkpoint import Checkpoint
 from xland.orientation import restore
 from xland.provenance import describe_product
-from xland.vocabulary import flag_attributes
 from xland.years import listed
 
-if TYPE_CHECKING:
-    from xland.inputs import InputSpec
-
-OUTPUTS = {"land_use": ("land_use",), "probability": ("probability",), "confidence": ("confidence", "entropy")}
-"""What can be asked for, and the variables that it gives."""
-
-PACKED = {"dtype": "uint8", "scale_factor": 0.004, "_FillValue": 255}
-"""How shares from 0 to 1 are stored: in steps of 1/250, as CF packed data."""
-
-_LONG_NAMES = {
-    "probability": "probability of the land-use class",
-    "confidence": "difference between the two largest class probabilities",
-    "entropy": "entropy of the class probabilities as a share of its largest value",
-}
 Direction = Literal["forward", "backward"]
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -121,33 +106,26 @@ def downscale(
     """
     checkpoint = find_model(model)
     inputs = checkpoint.inputs
-    if device not in get_args(Device):
-        raise ModelError(f"device must be one of {', '.join(get_args(Device))}, not {device!r}")
-    wanted = _outputs(outputs)
-    if direction not in ("forward", "backward"):
-        raise ModelError(f"direction must be 'forward' or 'backward', not {direction!r}")
+    wanted = choose_outputs(outputs)
+    _check_choices(direction, device)
     forcing = read_forcing(ds, variables=inputs.coarse_variables)
     _check_factor(forcing.grid, inputs, checkpoint.name)
     check_lattice(forcing.grid)
     chosen = choose_years(forcing, years, inputs.steps)
     whole = forcing.grid.refine(inputs.factor)
     target = target_grid(whole, region, inputs.factor)
-    if inputs.prior == "none" and prior is not None:
-        raise ModelError(f"model {checkpoint.name!r} reads no prior map: leave prior out, or choose a model that does")
-    rollout = inputs.prior != "none"
-    if rollout:
+    if inputs.prior != "none":
         _check_rollout(inputs, chosen, direction)
     # a region needs ever more of its surroundings the longer a rollout is: only what it depends on is computed
-    layout = Layout.cut(whole if rollout else target, inputs, chunks)
+    layout = Layout.cut(whole if inputs.prior != "none" else target, inputs, chunks)
     start = chosen[0] if direction == "forward" else chosen[-1]
-    coarse = coarse_source(forcing, inputs, layout)
-    fields = static_source(static, layout.grid, inputs)
-    first = None if prior is None else prior_source(prior, whole, start + inputs.prior_step)
-    identities = {"forcing": _identity(ds)}
-    identities |= {
-        name: _identity(given) for name, given in (("static", static), ("prior", prior)) if given is not None
-    }
-    fingerprint = _digest(
+    sources = Sources(
+        coarse=coarse_source(forcing, inputs, layout),
+        static=static_source(static, layout.grid, inputs),
+        prior=None if prior is None else prior_source(prior, whole, start, inputs),
+    )
+    identities = identities_of(forcing=ds, static=static, prior=prior)
+    fingerprint = digest_of(
         [checkpoint.digest, inputs.to_dict(), identities, direction, wanted] + (["flips"] if flips else [])
     )
     plan = Plan(
@@ -155,20 +133,19 @@ def downscale(
         checkpoint=checkpoint,
         layout=layout,
         years=chosen,
-        coarse=coarse.field,
+        coarse=sources.coarse.field,
         variables=present_variables(forcing, inputs),
         positions=tuple(tuple(forcing.years.index(year + step) for step in inputs.steps) for year in chosen),
-        static=fields.field,
-        first_prior=None if first is None else first.field,
-        rollout=rollout,
-        layers=tuple(dict.fromkeys(["land_use", *(layer for name in wanted for layer in OUTPUTS[name])])),
+        static=sources.static.field,
+        first_prior=None if sources.prior is None else sources.prior.field,
+        layers=layers_of(wanted),
         device=device,
         flips=flips,
     )
-    arrays = block_years(plan, [*coarse.arrays, *fields.arrays, *(() if first is None else first.arrays)])
+    arrays = block_years(plan, sources.arrays)
     if layout.grid != target:
         arrays = {name: crop(array, layout.grid, *spans_of(target)) for name, array in arrays.items()}
-    fine = _dataset(arrays, target, chosen, wanted, inputs)
+    fine = dataset_of(arrays, target, chosen, wanted, inputs)
     described = describe_product(
         fine,
         title=f"Land use on {inputs.resolution:g} degree, {listed(chosen)}",
@@ -179,6 +156,12 @@ def downscale(
     )
     described.attrs["xland_fingerprint"] = fingerprint
     return restore(described, forcing.orientation)
+
+
+def _check_choices(direction: str, device: str) -> None:
+    for name, value, known in (("direction", direction, get_args(Direction)), ("device", device, get_args(Device))):
+        if value not in known:
+            raise ModelError(f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}")
 
 
 def _check_rollout(inputs: InputSpec, years: tuple[int, ...], direction: Direction) -> None:
@@ -194,14 +177,6 @@ def _check_rollout(inputs: InputSpec, years: tuple[int, ...], direction: Directi
         )
 
 
-def _outputs(outputs: str | Sequence[str]) -> tuple[str, ...]:
-    wanted = (outputs,) if isinstance(outputs, str) else tuple(outputs or ())
-    unknown = [name for name in wanted if name not in OUTPUTS]
-    if unknown or not wanted:
-        raise ModelError(f"unknown outputs {', '.join(unknown) or '(none given)'}; choose from {', '.join(OUTPUTS)}")
-    return wanted
-
-
 def _check_factor(grid: Grid, inputs: InputSpec, name: str) -> None:
     expected = inputs.resolution * inputs.factor
     if abs(grid.resolution / expected - 1) > 1e-4:
@@ -209,55 +184,3 @@ def _check_factor(grid: Grid, inputs: InputSpec, name: str) -> None:
             f"model {name!r} was trained for a factor of {inputs.factor} from {expected:g} to {inputs.resolution:g} "
             f"degree; the forcing has cells of {grid.resolution:g} degree: choose another model or regrid the forcing"
         )
-
-
-def _dataset(
-    arrays: Mapping[str, da.Array],
-    target: Grid,
-    years: tuple[int, ...],
-    outputs: tuple[str, ...],
-    inputs: InputSpec,
-) -> xr.Dataset:
-    variables: dict[str, xr.Variable] = {}
-    for name in (layer for output in OUTPUTS if output in outputs for layer in OUTPUTS[output]):
-        dims = ("time", "class", "lat", "lon") if name == "probability" else ("time", "lat", "lon")
-        if name == "land_use":
-            variables[name] = xr.Variable(dims, arrays[name], flag_attributes(inputs.classes))
-        else:
-            attributes = {"long_name": _LONG_NAMES[name], "units": "1", "valid_range": [0.0, 1.0]}
-            variables[name] = xr.Variable(dims, arrays[name], attributes, PACKED)
-    coordinates: dict[str, Any] = {
-        "time": ("time", np.array(years, dtype=np.int64), {"long_name": "calendar year"}),
-        "lat": ("lat", target.latitude, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
-        "lon": ("lon", target.longitude, {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
-    }
-    if "probability" in outputs:
-        coordinates["class"] = ("class", list(inputs.classes))
-    return xr.Dataset(variables, coordinates)
-
-
-def _identity(given: xr.Dataset | xr.DataArray) -> str:
-    """Tell one input from another without reading it.
-
-    Values in memory count as they are; those of a file by its path, size and time of change; those
-    of a dask array by its name, which dask derives from what it is made of.
-    """
-    ds = given if isinstance(given, xr.Dataset) else given.to_dataset(name="map")
-    path = Path(str(ds.encoding.get("source", "")))
-    file = [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] if path.exists() else []
-    variables = [
-        [str(name), list(map(str, variable.dims)), list(variable.shape), str(variable.dtype), _content(variable)]
-        for name, variable in ds.variables.items()
-    ]
-    return _digest([file, variables, {str(key): str(value) for key, value in ds.attrs.items()}])
-
-
-def _content(variable: xr.Variable) -> str:
-    if variable.chunks is not None:
-        return str(variable.data.name)
-    # xarray has no public way to ask whether asking for values would read a file
-    return tokenize(variable.values) if variable._in_memory else "file"  # noqa: SLF001
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -12,7 +12,7 @@ import xarray as xr
 
 from xland.coordinates import find_names
 from xland.datasets import static_predictors
-from xland.errors import GridError, PriorError, RegionError, StaticError, TimeError
+from xland.errors import GridError, ModelError, PriorError, RegionError, StaticError, TimeError
 from xland.forcing import Forcing, require_years
 from xland.grid import Grid
 from xland.inference.fields import ChunkField, Field, FileField
@@ -126,6 +126,20 @@ class Source:
     arrays: tuple[da.Array, ...] = ()
 
 
+@dataclass(frozen=True)
+class Sources:
+    """All that a downscaling reads."""
+
+    coarse: Source
+    static: Source
+    prior: Source | None
+
+    @property
+    def arrays(self) -> tuple[da.Array, ...]:
+        """Dask arrays that the fields are chunks of."""
+        return tuple(array for each in (self.coarse, self.static, self.prior) if each for array in each.arrays)
+
+
 def coarse_source(forcing: Forcing, inputs: InputSpec, layout: Layout) -> Source:
     """Stack what the model reads of the forcing, as far as the windows of a layout reach.
 
@@ -168,21 +182,26 @@ def static_source(static: xr.Dataset | None, target: Grid, inputs: InputSpec) ->
     return _chunked(da.stack(layers).rechunk({0: -1}), grid)
 
 
-def prior_source(prior: xr.DataArray | xr.Dataset, target: Grid, year: int) -> Source:
-    """Return the prior map of a year.
+def prior_source(prior: xr.DataArray | xr.Dataset, target: Grid, start: int, inputs: InputSpec) -> Source:
+    """Return the prior map of the year that a rollout starts with.
 
     Raises
     ------
+    ModelError
+        If the model reads no prior.
     PriorError
-        If it lacks the year, holds fractions instead of codes, or does not nest in or cover the target.
+        If it lacks the year before (backward: after), holds fractions instead of codes, or does not nest in or
+        cover the target.
     """
+    if inputs.prior == "none":
+        raise ModelError("the model reads no prior map: leave prior out, or choose a model that does")
     if isinstance(prior, xr.Dataset):
         if "land_use" not in prior:
             raise PriorError("prior is a Dataset without 'land_use': give the map itself, ds['land_use']")
         prior = prior["land_use"]
     if not isinstance(prior, xr.DataArray):
         raise PriorError(f"prior must be a DataArray of class codes, not {type(prior).__name__}")
-    chosen = _of_year(prior, year)
+    chosen = _of_year(prior, start + inputs.prior_step)
     if chosen.dtype.kind not in "iu":
         raise PriorError(f"prior map must hold whole class codes, not {chosen.dtype}: convert it to uint8")
     field = _file_field([chosen], "prior map")
