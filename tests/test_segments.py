@@ -16,9 +16,17 @@ from hypothesis import strategies as st
 
 from tests.rollout import SIZE, computed, toy
 from tests.test_store import StopError, digest
+from xland import segments
 from xland.kept import Keeper, Restartable
 from xland.segments import YEARS, cut_segments, find_rollouts
 from xland.store import open_store, write
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_segments():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segments, "BLOCKS", 1)
+        yield
 
 
 class Break:
@@ -46,7 +54,7 @@ def test_the_toy_is_what_the_writer_asks_for(tmp_path):
     years=st.integers(1, 2 * YEARS + 3), rows=st.integers(1, 3), columns=st.integers(3, 4), backward=st.booleans(),
     region=st.booleans(), breaks=st.lists(st.integers(0, 90), max_size=4),
 )  # fmt: skip
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_a_rollout_that_was_broken_off_goes_on_and_computes_no_map_twice(
     tmp_path_factory, years, rows, columns, backward, region, breaks
 ):
@@ -126,15 +134,24 @@ def test_segments_follow_the_order_of_the_rollout(tmp_path):
         ds = toy(tmp_path / "log", years=20, backward=backward)
         data = ds.land_use.data + 1
         keys = [[(data.name, year, row, 0) for row in range(3)] for year in range(20)]
-        segments = cut_segments(data.dask, find_rollouts(data.dask), keys, years=8)
-        first = [segment.keys[0][1] for segment in segments]
-        assert [len(segment.keys) for segment in segments] == [24, 24, 12]
+        cut = cut_segments(data.dask, find_rollouts(data.dask), keys, years=8)
+        first = [segment.keys[0][1] for segment in cut]
+        assert [len(segment.keys) for segment in cut] == [24, 24, 12]
         assert first == ([4 + 8, 4, 0] if backward else [0, 8, 16])
-        assert sorted(segments[0].ended[0]) == (list(range(13, 20)) if backward else list(range(7)))
+        assert sorted(cut[0].ended[0]) == (list(range(13, 20)) if backward else list(range(7)))
         # what is written is not all: the other columns lead on
-        assert {key[1] for key in segments[0].bridge} == {12 if backward else 7}
-        assert len(segments[0].bridge) == 12
-        assert segments[2].bridge == []
+        assert {key[1] for key in cut[0].bridge} == {12 if backward else 7}
+        assert len(cut[0].bridge) == 12
+        assert cut[2].bridge == []
+
+
+def test_segments_are_longer_where_years_have_few_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(segments, "BLOCKS", 120)
+    data = toy(tmp_path / "log", years=25).land_use.data
+    keys = [[(data.name, year, row, column) for row in range(3) for column in range(4)] for year in range(25)]
+    cut = cut_segments(data.dask, find_rollouts(data.dask), keys)
+    assert [len(segment.keys) for segment in cut] == [120, 120, 60]
+    assert not any(segment.bridge for segment in cut)
 
 
 def test_a_graph_without_a_rollout_is_one_segment():

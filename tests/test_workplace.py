@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from tests.rollout import computed, toy
 from tests.test_segments import Break
 from tests.test_store import Fuse, StopError, digest, maps, put
-from xland import locks
+from xland import locks, segments
 from xland.errors import StoreError
 from xland.locks import STALE_SECONDS, lock_objects
 from xland.segments import YEARS
@@ -106,7 +106,8 @@ def test_a_broken_off_writer_behind_a_url_resumes_to_the_identical_store(years, 
         assert total == count
 
 
-def test_a_rollout_behind_a_url_computes_no_map_twice(url, tmp_path):
+def test_a_rollout_behind_a_url_computes_no_map_twice(url, tmp_path, monkeypatch):
+    monkeypatch.setattr(segments, "BLOCKS", 1)
     with pytest.raises(StopError):
         put(toy(tmp_path / "log", before=Break(12 * YEARS + 20)), url)
     put(toy(tmp_path / "log"), url, resume=True)

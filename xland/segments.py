@@ -12,14 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dask._task_spec import DataNode, Task, TaskRef
+from dask._task_spec import DataNode, Task, TaskRef, convert_legacy_graph
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
 from xland.kept import Keeper, Restartable
 
 YEARS = 8
-"""Years of a segment."""
+"""Fewest years of a segment."""
+
+BLOCKS = 1024
+"""Fewest blocks of a segment: at its end workers wait for each other, which should be rare."""
 
 Key = tuple[Any, ...]
 
@@ -107,7 +110,7 @@ def compute_only(graph: HighLevelGraph, keys: Sequence[Key]) -> tuple[HighLevelG
 
 
 def cut_segments(
-    graph: HighLevelGraph, rollouts: Sequence[Rollout], batches: Sequence[Sequence[Key]], years: int = YEARS
+    graph: HighLevelGraph, rollouts: Sequence[Rollout], batches: Sequence[Sequence[Key]], years: int | None = None
 ) -> list[Segment]:
     """Cut the work into segments.
 
@@ -118,8 +121,8 @@ def cut_segments(
         All of the graph.
     batches : sequence of sequences of keys
         All that is to be written. The keys of one batch need the same years.
-    years : int
-        Most years of a segment.
+    years : int, optional
+        Years of a segment; by default as many as have ``BLOCKS`` blocks, and ``YEARS`` at least.
 
     Returns
     -------
@@ -128,6 +131,7 @@ def cut_segments(
     """
     if not rollouts:
         return [Segment([key for batch in batches for key in batch], [], [])]
+    years = years or max(YEARS, BLOCKS // max(map(len, batches)))
     needed = [
         [{key[1] for key in found & rollout.keys} for rollout in rollouts]
         for found in _needed(graph, rollouts, [batch[:1] for batch in batches])
@@ -159,11 +163,11 @@ def _needed(graph: HighLevelGraph, rollouts: Sequence[Rollout], groups: Sequence
     leaves = {n: MaterializedLayer({key: DataNode(key, None) for key in r.keys}) for r in rollouts for n in r.names}
     without = {name: set() if name in leaves else found for name, found in graph.dependencies.items()}
     small = HighLevelGraph({**graph.layers, **leaves}, without).cull([key for group in groups for key in group])
-    dependencies = small.get_all_dependencies()
+    tasks = convert_legacy_graph(small.to_dict())
     for group in groups:
         seen, waiting = set(group), list(group)
         while waiting:
-            new = dependencies.get(waiting.pop(), set()) - seen
+            new = tasks[waiting.pop()].dependencies - seen
             seen |= new
             waiting += new
         yield seen
