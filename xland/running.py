@@ -54,12 +54,13 @@ def run(graph: HighLevelGraph, keys: Sequence[Key], done: Callable[[Key], None])
 
 def _run_on_cluster(client: Any, graph: Any, keys: Sequence[Key], done: Callable[[Key], None]) -> None:
     from distributed import as_completed
-    from distributed.client import FutureCancelledError
+    from distributed.client import ClosedClientError, FutureCancelledError
+    from distributed.comm import CommClosedError
     from distributed.scheduler import KilledWorker
 
-    pending = set(client.get(graph, list(keys), sync=False))
-    future: Any = None
+    pending: set[Any] = set()
     try:
+        pending.update(client.get(graph, list(keys), sync=False))
         for future in as_completed(list(pending)):
             # asking for the value would ask for it of a worker that may be gone
             if future.status != "finished":
@@ -72,12 +73,12 @@ def _run_on_cluster(client: Any, graph: Any, keys: Sequence[Key], done: Callable
             f"the worker that computed {_named(error.task)} died {error.allowed_failures + 1} times, last "
             f"{error.last_worker.address}; its log says why, often a want of memory"
         ) from error
-    except FutureCancelledError as error:
+    except (FutureCancelledError, ClosedClientError, CommClosedError) as error:
         raise WorkerError(
-            f"the cluster was closed, or lost its scheduler, before {_named(future.key)} was written"
+            f"the cluster was closed, or its scheduler lost, before {len(pending)} tasks ended"
         ) from error
     finally:
-        if pending:
+        if pending and client.status == "running":
             client.cancel(list(pending))
 
 
