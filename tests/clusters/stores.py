@@ -26,6 +26,12 @@ def digest(path: Path) -> str:
     return total.hexdigest()
 
 
+def finished(partial: Path) -> set[str]:
+    """Blocks that the journal of a growing store names."""
+    lines = (line for file in partial.glob("journal/*") for line in file.read_text().split("\n")[:-1])
+    return {line.split()[1] for line in lines}
+
+
 def traced(maps: xr.Dataset, folder: Path, seconds: float) -> xr.Dataset:
     """The same maps, each block of which takes longer and notes in a folder that, and where, it was computed."""
     slow = maps["land_use"].data.map_blocks(_trace, folder=str(folder), seconds=seconds, dtype=np.uint8)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from types import ModuleType
 
+import dask
 import psutil
 import pytest
 import torch
+from distributed import LocalCluster
 
 from tests.clusters.conftest import free_port, path_to_tests
 from tests.clusters.stores import digest
@@ -34,8 +38,8 @@ def fake_dask_cuda(monkeypatch):
 @pytest.fixture(scope="module")
 def running():
     """A scheduler with one worker, as someone else would have started it."""
-    with open_cluster("local", workers=1, progress=False) as client:
-        yield client.scheduler.address
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
+        yield cluster.scheduler_address
 
 
 def test_local_workers_write_the_same_store(maps, tmp_path):
@@ -62,6 +66,32 @@ def test_local_workers_are_reachable_from_this_machine_alone():
             if each.status == psutil.CONN_LISTEN
         }
     assert open_to == {"127.0.0.1"}
+
+
+def test_ctrl_c_of_a_terminal_stops_all_quietly(tmp_path):
+    program = (
+        "import time\nfrom xland.clusters import open_cluster\n"
+        "if __name__ == '__main__':\n"
+        "    with open_cluster('local', workers=1, progress=False) as client:\n"
+        "        print('open', flush=True)\n"
+        "        client.submit(time.sleep, 60).result()\n"
+    )
+    (tmp_path / "script.py").write_text(program)
+    # a group of its own, all of which gets the signal, as in a terminal
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "script.py"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "open\n"
+    below = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT
+    assert errors.count("Traceback") == 1
+    assert not psutil.wait_procs(below, timeout=10)[1]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -118,6 +148,7 @@ def test_a_scheduler_that_does_not_answer_is_given_up_in_time():
     ):
         raise AssertionError("nobody is there")
     assert time.monotonic() - begin < 5
+    assert not dask.config.get("scheduler", None), "dask computes on threads again"
 
 
 def test_certificates_that_are_missing_are_asked_for():

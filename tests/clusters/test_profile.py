@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -46,6 +48,14 @@ def test_a_dry_run_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     job_script("marenostrum5-acc")
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_stays_what_it_is():
+    program = (
+        "import signal; from xland.clusters import job_script; job_script('marenostrum5-acc'); "
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_a_file_of_ones_own_begins_from_a_shipped_profile(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from dataclasses import replace
@@ -10,8 +9,7 @@ from threading import Thread
 
 import pytest
 
-from tests.clusters.stores import computed, digest, traced, traces
-from xland.blocks import read_finished
+from tests.clusters.stores import computed, digest, finished, traced, traces
 from xland.clusters import job_script, open_cluster, watching
 from xland.errors import ClusterError
 from xland.store import write
@@ -51,9 +49,10 @@ class Killer(Thread):
 
     def run(self):
         wait_until(lambda: {node for _, node in traces(self.folder)} == {"n0", "n1"})
-        wait_until(lambda: len(read_finished(self.partial)) >= 12)
+        wait_until(lambda: len(finished(self.partial)) >= 12)
         (self.job,) = [number for number, node in squeue("%A %N") if node == "n0"]
-        self.finished = read_finished(self.partial)
+        self.finished = finished(self.partial)
+        time.sleep(0.5)  # the news of them is on its way to the client
         scancel(self.job)
 
 
@@ -74,12 +73,14 @@ def test_a_run_on_two_nodes_outlives_one_of_its_jobs(maps, profile, tmp_path):
     assert {times[key] for key in killer.finished} == {1}
 
 
-def test_a_lost_job_is_replaced(profile):
-    with open_cluster("slurm", profile=profile, progress=False) as client:
+def test_a_lost_job_of_several_workers_is_replaced(profile):
+    pair = replace(profile, workers=2, cores=1)
+    with open_cluster("slurm", profile=pair, progress=False) as client:
         ((first, _),) = squeue("%A %N")
-        (old,) = client.run(os.getpid).values()
+        before = set(client.nthreads())
+        assert len(before) == 2
         scancel(first)
-        wait_until(lambda: old not in client.run(os.getpid).values() and len(client.nthreads()) == 1)
+        wait_until(lambda: len(set(client.nthreads()) - before) == 2)
         ((second, _),) = squeue("%A %N")
         assert second != first
         assert client.submit(sum, [1, 2]).result() == 3

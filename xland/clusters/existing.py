@@ -34,7 +34,9 @@ def _reach(address: str, timeout: float | None) -> Client:
 
     limit = min(timeout or ANSWER, ANSWER)
     try:
-        return Client(address, timeout=limit)
+        # a default client that cannot connect would leave dask without any scheduler, so try with another one
+        with Client(address, timeout=limit, set_as_default=False):
+            return Client(address, timeout=limit)
     except (OSError, ValueError) as error:
         raise ClusterError(
             f"no dask scheduler answers at {address} within {limit:g} s: check host and port, and that it runs "

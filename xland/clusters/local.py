@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,13 @@ def _client(cluster: Any, options: dict[str, Any], wanted: Wanted) -> Iterator[C
         ) from error
     with started, Client(started) as client:
         wait_for_workers(client, wanted, options["n_workers"], TIMEOUT, "the machine is too busy, or out of memory")
+        client.run(_leave_interrupts)
         yield client
+
+
+def _leave_interrupts() -> None:
+    """Let Ctrl-C, which a terminal sends to every process, be the caller's, who then stops the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _cuda_cluster() -> Any:

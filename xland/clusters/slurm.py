@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import count
@@ -164,6 +165,7 @@ def _cluster(module: Any, profile: Profile, folder: Path, refusals: list[str]) -
 
 
 def _jobqueue() -> Any:
+    handler = signal.getsignal(signal.SIGINT)
     try:
         import dask_jobqueue
         import dask_jobqueue.slurm
@@ -171,4 +173,7 @@ def _jobqueue() -> Any:
         raise MissingDependencyError(
             f"SLURM jobs need dask-jobqueue ({error}): install xland with the extra 'slurm'"
         ) from error
+    finally:
+        # its import makes Ctrl-C end the process with status 0
+        signal.signal(signal.SIGINT, handler)
     return dask_jobqueue
