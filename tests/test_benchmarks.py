@@ -39,7 +39,7 @@ def without_forcing(arguments):
 def test_sliding_windows_of_monai_give_the_same_classes(tiny, tmp_path, box):
     ours, theirs = str(tmp_path / "ours.zarr"), str(tmp_path / "theirs.zarr")
     sides.run_xland(store=ours, box=box, years=[2000], chunks=60, **tiny)
-    sides.run_monai(store=theirs, box=box, year=2000, batch=2, own_weights=True, **tiny)
+    sides.run_monai(store=theirs, box=box, year=2000, batch=2, **tiny)
     found = sides.compare_maps(ours, theirs, box, **without_forcing(tiny))
     assert found["land_pixels"] > 1000
     assert found["agreement"] >= 0.9999

@@ -109,7 +109,7 @@ def versus_monai(bench: Bench) -> Iterator[Result]:
             "year": YEARS[0],
             "batch": best["batch"],
         }
-        both = {"xland": bench.ours(place, YEARS[:1]), "monai": side(sides.run_monai, own_weights=True, **monai)}
+        both = {"xland": bench.ours(place, YEARS[:1]), "monai": side(sides.run_monai, **monai)}
         results = take_turns(both, bench.runs)
         common: dict[str, Any] = {"runs": bench.runs, "sizes": f"{place.note}; one year", "monai": best}
         yield line(
@@ -129,23 +129,16 @@ def versus_monai(bench: Bench) -> Iterator[Result]:
                 peak_mb=all_of(results, "peak_mb"),
                 **common,
             )
-            yield from _agreement(bench, place, monai, common)
-
-
-def _agreement(bench: Bench, place: Place, monai: dict[str, Any], common: dict[str, Any]) -> Iterator[Result]:
-    stores = {"ours": bench.store("xland"), "theirs": bench.store("monai"), "box": place.box}
-    same = fresh(sides.compare_maps, **stores)
-    fresh(sides.run_monai, own_weights=False, **monai)
-    floored = fresh(sides.compare_maps, **stores)
-    yield line(
-        "versus_monai_agreement",
-        same["agreement"],
-        "share of land pixels of one class with MONAI's, which was given the Gaussian as it is (roi_weight_map)",
-        ">= 0.9999",
-        different=same,
-        with_weights_floored_at_0_001_as_monai_does_by_itself=floored,
-        **{**common, "runs": 1},
-    )
+            stores = {"ours": bench.store("xland"), "theirs": bench.store("monai"), "box": place.box}
+            same = fresh(sides.compare_maps, **stores)
+            yield line(
+                "versus_monai_agreement",
+                same["agreement"],
+                "share of land pixels of one class with MONAI's",
+                ">= 0.9999",
+                different=same,
+                **{**common, "runs": 1},
+            )
 
 
 def memory(bench: Bench) -> Iterator[Result]:

@@ -151,11 +151,8 @@ def one_array(frame: Frame, forcing: xr.Dataset, static: xr.Dataset, year: int) 
     return torch.from_numpy(stacked)
 
 
-def monai_classes(network: Any, stacked: Any, batch: int, *, own_weights: bool = False) -> NDArray[np.uint8]:
-    """Classes of the whole array by MONAI's sliding windows, with its weights or with exactly ours.
-
-    MONAI raises Gaussian weights below 0.001 to 0.001; ``own_weights`` gives it the Gaussian as it is.
-    """
+def monai_classes(network: Any, stacked: Any, batch: int) -> NDArray[np.uint8]:
+    """Classes of the whole array by MONAI's sliding windows, with its own Gaussian weights."""
     import torch
     from monai.inferers import SlidingWindowInferer
 
@@ -164,8 +161,6 @@ def monai_classes(network: Any, stacked: Any, batch: int, *, own_weights: bool =
     inferer = SlidingWindowInferer(
         (size, size), sw_batch_size=batch, overlap=overlap, mode="gaussian", sigma_scale=SIGMA_SCALE
     )
-    if own_weights:
-        inferer.roi_weight_map = torch.from_numpy(_gaussian(size))[None, None]
 
     def predict(windows: Any) -> Any:
         coarse = windows[:, : inputs.coarse_channels, :: inputs.factor, :: inputs.factor]
@@ -191,12 +186,6 @@ def run_all(network: Any, tensors: list[tuple[Any, ...]]) -> int:
 
     with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return sum(pool.map(run, tensors))
-
-
-def _gaussian(size: int) -> NDArray[np.float32]:
-    from_middle = np.arange(size) - (size - 1) / 2
-    profile = np.exp(-0.5 * (from_middle / (size * SIGMA_SCALE)) ** 2)
-    return np.outer(profile, profile).astype(np.float32)
 
 
 def _cut(values: xr.DataArray, top: int, bottom: int, left: int, right: int) -> NDArray[Any]:

@@ -71,8 +71,6 @@ def run_monai(
     batch: int,
     model: str = "luh2-0p05",
     static: str | None = None,
-    *,
-    own_weights: bool = False,
 ) -> Result:
     """The same network and windows by MONAI on the whole array: read, infer, argmax, mask, write."""
     import monai.inferers  # noqa: F401 - imported before the clock starts
@@ -88,7 +86,7 @@ def run_monai(
     frame = plain.Frame.around(box, checkpoint.inputs)
     states, fields = _opened(forcing, static, checkpoint.inputs.resolution)
     stacked = plain.one_array(frame, states, fields, year)
-    classes = plain.monai_classes(checkpoint.network(), stacked, batch, own_weights=own_weights)[frame.core]
+    classes = plain.monai_classes(checkpoint.network(), stacked, batch)[frame.core]
     del stacked
     classes = np.where(plain.land_mask(frame, fields)[frame.core], classes, 0).astype(np.uint8)
     chunks = (1, *(min(size, 1200) for size in classes.shape))

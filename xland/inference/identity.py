@@ -27,7 +27,8 @@ def identity_of(given: xr.Dataset | xr.DataArray) -> str:
     file = [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] if path.exists() else []
     variables = [
         [str(name), list(map(str, variable.dims)), list(variable.shape), str(variable.dtype), _content(variable)]
-        for name, variable in ds.variables.items()
+        # a store without consolidated metadata lists them in another order each time it is opened
+        for name, variable in sorted(ds.variables.items(), key=lambda item: str(item[0]))
     ]
     return digest_of([file, variables, {str(key): str(value) for key, value in ds.attrs.items()}])
 

@@ -16,6 +16,10 @@ SIGMA_SHARE = 1 / 8
 """Standard deviation of the Gaussian weight as a share of the window (nnU-Net, MONAI)."""
 
 
+WEIGHT_FLOOR = 1e-3
+"""Least weight of a pixel of a window beside its middle's 1, as in MONAI's sliding windows."""
+
+
 @dataclass(frozen=True)
 class Span:
     """Cells ``start .. stop - 1`` along one axis of the world's lattice; may reach over its edge."""
@@ -47,10 +51,10 @@ def halo(block: Span, size: int, stride: int) -> Span:
 
 @lru_cache(maxsize=8)
 def gaussian(size: int) -> NDArray[np.float32]:
-    """Weight of each pixel of a window, ``(size, size)``, largest in the middle, never 0."""
+    """Weight of each pixel of a window, ``(size, size)``, largest in the middle, at least :data:`WEIGHT_FLOOR`."""
     position = np.arange(size, dtype=np.float64) - (size - 1) / 2
     line = np.exp(-0.5 * (position / (size * SIGMA_SHARE)) ** 2)
-    weights = np.outer(line, line).astype(np.float32)
+    weights = np.maximum(np.outer(line, line), WEIGHT_FLOOR).astype(np.float32)
     weights.flags.writeable = False
     return weights
 
