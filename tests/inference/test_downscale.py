@@ -323,6 +323,33 @@ def test_a_prior_may_hold_other_years_too(world, rolling_model):
     np.testing.assert_array_equal(many, one)
 
 
+@pytest.mark.parametrize(("direction", "year", "needed"), [("forward", 2002, 2001), ("backward", 2000, 2001)])
+def test_a_prior_of_a_year_that_is_not_adjacent_is_refused(world, rolling_model, past_model, direction, year, needed):
+    coarse, static, maps = world
+    options = {
+        "model": rolling_model if direction == "forward" else past_model,
+        "static": static,
+        "years": year,
+        "direction": direction,
+    }
+    downscale(coarse, prior=maps.sel(time=needed), **options)
+    beyond = 2000 if direction == "forward" else 2002
+    with pytest.raises(PriorError, match=f"prior map is of {beyond}, but the first map needs the one of {needed}"):
+        downscale(coarse, prior=maps.sel(time=beyond), **options)
+    downscale(coarse, prior=maps.sel(time=beyond).drop_vars("time"), **options)  # does not say its year
+
+
+def test_a_forcing_smaller_than_a_window_is_mapped(world, model):
+    """8 x 12 degrees under windows of 40: what lies beyond is unknown, and the same for any blocks."""
+    coarse, static, _ = world
+    small = coarse.sel(lat=slice(10, 2), lon=slice(12, 24))
+    options = {"model": model, "static": static, "years": 2000, "outputs": EVERYTHING}
+    one = downscale(small, **options).compute()
+    assert one["land_use"].shape == (1, 8, 12)
+    assert_same(downscale(small, chunks=4, **options).compute(), one)
+    np.testing.assert_allclose(one["probability"].sum("class"), 1, atol=1e-6)
+
+
 def test_a_hole_in_the_forcing_is_named_where_the_model_knows_data(world, tmp_path):
     """All states NaN is ocean, ice or a lake, unless the model was trained with data in that cell."""
     coarse, static, _ = world

@@ -167,7 +167,7 @@ def test_years_are_worked_through_in_the_direction_of_the_model(rollouts, world,
 def test_without_a_prior_years_do_not_depend_on_each_other_and_nothing_is_kept(world, model, tmp_path):
     coarse, static, _ = world
     layer = layer_of(downscale(coarse, model=model, static=static, chunks=60))
-    assert all(other not in layer or other == layer._plan_key for key in layer for other in layer[key].dependencies)  # noqa: SLF001
+    assert all(other not in layer or other == layer._plan_key for key in layer for other in layer[key].dependencies)
     assert layer.kept(Keeper(str(tmp_path))) is layer
 
 
