@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.raising_backend import ValueWasReadError, raising_dataset
-from tests.strategies import Layout, canonical_states
+from tests.strategies import NAMINGS, Layout, canonical_states
 from tests.worlds import FINE, tiny_inputs, tiny_network, tiny_world
 from xland.grid import Grid
 from xland.inference.downscale import downscale
@@ -178,6 +178,45 @@ def test_the_date_line_is_a_place_like_any_other(models, data, lattice):
     whole = downscale(forcing_of(factor), chunks=360, **options)
     longitude = (found["lon"].values + 180) % 360 - 180
     assert_same(found, whole.sel(lat=found["lat"].values, lon=longitude).compute())
+
+
+orientations = st.builds(
+    Layout,
+    names=st.sampled_from(NAMINGS),
+    latitude_ascending=st.booleans(),
+    west=st.sampled_from([None, 0.0, -20.0, 100.0]),
+    order=st.permutations(("time", "lat", "lon")).map(tuple),
+    chunks=st.one_of(st.none(), st.tuples(st.integers(20, 60), st.integers(20, 90), st.just(1))),
+)
+
+
+@pytest.fixture(scope="module")
+def rolled(models):
+    """Class maps of a rollout over the globe in one block."""
+    coarse, static, maps = tiny_world(YEARS)
+    options = {"model": models(4, 32, 20, "forward"), "years": [2001, 2002], "chunks": 360}
+    return downscale(coarse, static=static, prior=maps, **options)["land_use"].compute()
+
+
+@few
+@given(layouts=st.tuples(orientations, orientations, orientations), block=st.integers(4, 15))
+def test_each_input_may_lie_in_a_way_of_its_own(models, rolled, layouts, block):
+    """Forcing, static fields and prior in different orders, ranges, names and chunks: the same map by label."""
+    coarse, static, maps = tiny_world(YEARS)
+    lat, lon, time = layouts[0].names
+    found = downscale(
+        layouts[0].apply(coarse),
+        static=layouts[1].apply(static.expand_dims(time=[2000])).isel({layouts[1].names[2]: 0}, drop=True),
+        prior=layouts[2].apply(maps.to_dataset())["land_use"],
+        model=models(4, 32, 20, "forward"),
+        years=[2001, 2002],
+        chunks=4 * block,
+        region=(150, 2, 190, 30),
+    )["land_use"]
+    assert bool(found[lat][0] < found[lat][-1]) == layouts[0].latitude_ascending
+    found = found.rename({lat: "lat", lon: "lon", time: "time"}).transpose("time", "lat", "lon").compute()
+    part = rolled.sel(lat=found["lat"].values, lon=(found["lon"].values + 180) % 360 - 180)
+    np.testing.assert_array_equal(found, part)
 
 
 @settings(deadline=None, max_examples=100)
