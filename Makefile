@@ -18,7 +18,8 @@ test: lint data  ## lint, type-check, check the layers, run all tests with cover
 
 slurm: $(VENV)/.developer  ## start a SLURM of two nodes on this machine, run the tests that need it, stop it
 	.ci/slurm install
-	@trap '.ci/slurm stop' EXIT; eval "$$(.ci/slurm start)"; XLAND_TEST_SLURM=required $(BIN)/python -m pytest -m slurm
+	@trap '.ci/slurm stop' EXIT; started=$$(.ci/slurm start) && eval "$$started" && \
+	XLAND_TEST_SLURM=required $(BIN)/python -m pytest -m slurm
 
 lint: $(VENV)/.developer
 	$(BIN)/ruff format --check .

@@ -63,7 +63,7 @@ def test_a_run_on_two_nodes_outlives_one_of_its_jobs(maps, profile, tmp_path):
     killer = Killer(tmp_path / "maps.zarr.partial", folder)
     with open_cluster("slurm", workers=2, profile=profile, timeout=60, progress=False):
         killer.start()
-        write(traced(maps, folder, 0.15), tmp_path / "maps.zarr", progress=False)
+        write(traced(maps, folder, 0.1), tmp_path / "maps.zarr", progress=False)
         killer.join()
     assert killer.job is not None
     assert digest(tmp_path / "maps.zarr") == digest(tmp_path / "undisturbed.zarr")
