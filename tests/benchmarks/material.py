@@ -35,7 +35,7 @@ TINY = Place((91.75, 50.25, 106.75, 65.25), "300 x 300 cells of Siberia, a quart
 
 
 def write_forcing(path: Path) -> Path:
-    """Write the states of LUH2 2015 for three years, one chunk of 180 x 180 cells a variable and year."""
+    """Write the states of LUH2 2015 for three years, one chunk a variable and year as in the file that was released."""
     import numpy as np
     import xarray as xr
 
@@ -43,5 +43,5 @@ def write_forcing(path: Path) -> Path:
         states = opened.drop_vars("time").load()
     years = xr.DataArray(np.array(YEARS), dims="time", attrs={"standard_name": "time", "long_name": "calendar year"})
     states = states.drop_encoding().isel(time=[0] * len(YEARS)).assign_coords(time=years)
-    states.chunk(time=1, lat=180, lon=180).to_zarr(path, zarr_format=3, consolidated=False)
+    states.chunk(time=1, lat=-1, lon=-1).to_zarr(path, zarr_format=3, consolidated=False)
     return path
