@@ -205,6 +205,15 @@ def test_a_run_killed_while_it_deletes_the_old_store_leaves_a_place_to_begin_ane
     assert working(url) == []
 
 
+def test_what_a_crash_left_half_written_is_not_taken_for_that_of_others(tmp_path):
+    partial = tmp_path / "a.zarr.partial"
+    partial.mkdir()
+    for name in (".manifest.json.0a", ".active-12.0a", "active-12", "maps-34", "data-56.zarr"):
+        (partial / name).touch()
+    assert is_complete(put(maps(), tmp_path / "a.zarr"))
+    assert not partial.exists()
+
+
 def test_two_writers_behind_one_url_are_refused(url):
     files = RemoteFiles(f"{url}.partial")
     with lock_objects(files, url, lost=lambda run: None):

@@ -26,7 +26,7 @@ SUFFIX = ".partial"
 """What the name of a working folder ends with."""
 
 _OURS = re.compile(
-    r"lock|journal|replaced|replacing|\.?manifest\.json(\..*)?|\.lock\..*|(data|active|maps)-.*|\.nfs.*|\.DS_Store"
+    r"lock|journal|replaced|replacing|manifest\.json|(data|active|maps)-.*|\.(manifest\.json|active-.*)\..*|\.nfs.*|\.DS_Store"
 )
 """Names of what stands in a working folder."""
 
