@@ -196,6 +196,14 @@ def test_a_torch_without_cuda_and_a_machine_without_gpus_are_told_apart(monkeypa
 
 
 @pytest.mark.usefixtures("fake_dask_cuda")
+def test_a_gpu_gets_one_worker_of_two_threads(monkeypatch):
+    monkeypatch.setattr(local, "_gpus", lambda: 1)
+    monkeypatch.setattr(sys.modules["dask_cuda"], "LocalCUDACluster", LocalCluster)
+    with open_cluster("cuda", progress=False) as client:
+        assert list(client.nthreads().values()) == [2]
+
+
+@pytest.mark.usefixtures("fake_dask_cuda")
 def test_more_workers_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(local, "_gpus", lambda: 1)
     with pytest.raises(ClusterError, match="2 CUDA workers need as many GPUs, but this machine shows 1"):
