@@ -79,8 +79,8 @@ class DatasetAccessor:
 
     def to_zarr(
         self, store: str | Path, *, overwrite: bool = False, resume: bool = False, progress: bool = True
-    ) -> Path:
-        """Stream maps to a Zarr store, with attributes and a progress bar; see :func:`xland.store.write`."""
+    ) -> Path | str:
+        """Stream maps to a Zarr store, in a folder or behind a URL, with a progress bar: :func:`xland.store.write`."""
         from xland.store import write
 
         return write(self._ds, store, overwrite=overwrite, resume=resume, progress=progress)

@@ -117,7 +117,7 @@ def _downscale(commands: Any) -> None:
             device=options.device,
             flips=options.flips,
         )
-        if options.store.suffix == ".nc":
+        if options.store.endswith(".nc"):
             if options.resume or options.cluster:
                 raise StoreError("a NetCDF file is written at once and here: leave --resume and --cluster out")
             write_netcdf(fine, options.store, overwrite=options.overwrite)
@@ -134,7 +134,9 @@ def _downscale(commands: Any) -> None:
         "Streams to a Zarr store (or one NetCDF file, if the name ends with .nc); a run that was stopped resumes.",
     )
     parser.add_argument("forcing", type=Path, help="NetCDF file or Zarr store of coarse fractions")
-    parser.add_argument("store", type=Path, help="Zarr store (or .nc file) to write")
+    parser.add_argument(
+        "store", help="Zarr store to write, a folder or an fsspec URL such as s3://bucket/maps.zarr; or a .nc file"
+    )
     parser.add_argument("--model", default=DEFAULT_MODEL, help="shipped model or folder of one (%(default)s)")
     parser.add_argument("--static", type=Path, help="static predictors on the fine grid; else those xland provides")
     parser.add_argument("--prior", type=Path, help="map of the adjacent year, for models that read one")

@@ -17,7 +17,6 @@ from dask._task_spec import DataNode, GraphNode, Task, TaskRef
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from numpy.typing import NDArray
 
-from xland.errors import StoreError
 from xland.inference.block_year import Plan, run_block_year
 from xland.kept import Index, Keeper
 
@@ -225,9 +224,8 @@ def _kept(keeper: Keeper | None, index: Index, make: Callable[[], NDArray[np.uin
     """Return a map that an earlier run of the same task has kept; else make it, and keep it."""
     if keeper is None:
         return make()[None]
-    try:
-        return keeper.load(index)[None]
-    except StoreError:
+    values = keeper.find(index)
+    if values is None:
         values = make()
         keeper.save(index, values)
-        return values[None]
+    return values[None]

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-
 _STRIP = 8
 """Rows of coarse cells whose pixels go through the head together on a CPU, where they stay in a core's cache."""
 
