@@ -21,6 +21,7 @@ _LAZY = {
     "evaluate": "xland.evaluation.scores",
     "find_model": "xland.models",
     "list_models": "xland.models",
+    "open_cluster": "xland.clusters",
     "open_entry": "xland.catalog",
     "open_store": "xland.store",
     "publish": "xland.catalog",
