@@ -140,7 +140,7 @@ def test_a_gpu_that_is_not_there_is_named_when_maps_are_computed(world, model):
 
 def test_a_device_that_nobody_knows_is_refused_while_building(world, model):
     coarse, static, _ = world
-    with pytest.raises(ModelError, match="device must be one of auto, cpu, cuda, not 'tpu'"):
+    with pytest.raises(ModelError, match=r"device must be .*cuda.*, not 'tpu'"):
         downscale(coarse, model=model, static=static, device="tpu")
     with pytest.raises(ModelError, match="device must be 'auto', 'cpu' or 'cuda', not 'tpu'"):
         choose_device("tpu")
