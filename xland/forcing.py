@@ -203,15 +203,22 @@ def _masked(array: xr.DataArray) -> xr.DataArray:
         array = array.chunk({d: 1 if d == "time" else -1 for d in array.dims})
     fills = _fill_values(array)
     attributes = {k: v for k, v in array.attrs.items() if not _is_fill_key(k)}
-    if any(abs(fill) >= FILL_LIMIT for fill in fills):
-        # infinity is no fill value: it must reach the checks
-        array = array.where((abs(array) < FILL_LIMIT) | ~np.isfinite(array))
-    for fill in fills:
-        if abs(fill) < FILL_LIMIT:
-            array = array.where(array != fill)
     if "time" not in array.dims:
         array = array.expand_dims("time")
-    return array.astype(np.float32).drop_attrs().assign_attrs(attributes)
+    data = array.data.map_blocks(_without_fills, fills, dtype=np.float32, meta=np.empty((0, 0, 0), np.float32))
+    return array.copy(data=data).drop_attrs().assign_attrs(attributes)
+
+
+def _without_fills(values: NDArray[Any], fills: list[float]) -> NDArray[np.float32]:
+    """Values in single precision, NaN for fill values."""
+    masked = np.asarray(values, dtype=np.float32)
+    if any(abs(fill) >= FILL_LIMIT for fill in fills):
+        # infinity is no fill value: it must reach the checks
+        masked = np.where((np.abs(values) < FILL_LIMIT) | ~np.isfinite(values), masked, np.float32(np.nan))
+    for fill in fills:
+        if abs(fill) < FILL_LIMIT:
+            masked = np.where(values != fill, masked, np.float32(np.nan))
+    return masked
 
 
 def _is_fill_key(key: Any) -> bool:

@@ -318,7 +318,6 @@ def test_workers_in_processes_of_their_own_give_the_same(everywhere):
     np.testing.assert_array_equal(maps, expected_rolled)
 
 
-@pytest.mark.xfail(strict=True, reason="a block finds only one end of a forcing that is almost global")
 def test_blocks_do_not_matter_where_a_forcing_is_almost_global(world, model):
     """89 of 90 cells round the globe: windows at one end meet the other end."""
     coarse, static, _ = world

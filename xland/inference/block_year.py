@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 IN_HAND = 3
 """Blocks that a process holds inputs of at once: one is computed while others are read and written."""
 
-STRIP = 300
+STRIP = 600
 """Rows of static fields that are read and normalised at a time."""
 
 _in_hand = threading.BoundedSemaphore(IN_HAND)

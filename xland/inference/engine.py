@@ -10,6 +10,7 @@ windows of another keep all cores busy. On a GPU the pool has one thread, which 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import dask
+import numpy as np
 from dask.system import CPU_COUNT
 
 from xland.errors import ModelError
@@ -42,6 +44,8 @@ _lock = threading.Lock()
 _engines: dict[tuple[str, str, bool], Engine] = {}
 _pools: dict[tuple[str, int], ThreadPoolExecutor] = {}
 _local = threading.local()
+# a child process has none of its parent's threads
+os.register_at_fork(after_in_child=_pools.clear)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,11 +100,14 @@ class Engine:
 
     def _points(self, land: Sequence[Tensor]) -> Tensor | None:
         """Flat indices of land where only that is computed."""
+        import torch
+
         if self.device != "cpu" or self.flips or len(land) > 1 or not self.network.pixelwise:
             return None
-        if float(land[0].float().mean()) >= _SPARSE:
+        inside = land[0].numpy()
+        if np.count_nonzero(inside) >= _SPARSE * inside.size:
             return None
-        return land[0].flatten().nonzero().T
+        return torch.from_numpy(np.flatnonzero(inside)[None])
 
 
 def engine_of(checkpoint: Checkpoint, device: str = "auto", *, flips: bool = False) -> Engine:

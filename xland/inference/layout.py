@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 
 import dask.array as da
 
@@ -80,9 +81,9 @@ class Layout:
             If ``chunks`` is not a multiple of the model's factor.
         """
         if chunks is not None:
-            if not isinstance(chunks, int) or chunks < 1 or chunks % inputs.factor:
+            if not isinstance(chunks, Integral) or chunks < 1 or chunks % inputs.factor:
                 raise GridError(f"chunks must be a multiple of the model's factor {inputs.factor}, not {chunks!r}")
-            return cls._of(grid, inputs, chunks, chunks)
+            return cls._of(grid, inputs, int(chunks), int(chunks))
         strides = max(-(-_BLOCK // inputs.stride), 15)
         while True:
             most = strides * inputs.stride
@@ -144,11 +145,20 @@ class Placement:
 
 
 def placements(grid: Grid, rows: Span, columns: Span) -> Iterator[Placement]:
-    """Where the cells of a span of rows and columns stand in an array on a grid, as far as it has them."""
-    row_pieces, column_pieces = pieces(grid, rows, columns)
-    for row, source_rows in _with_target(row_pieces):
-        for column, source_columns in _with_target(column_pieces):
-            yield Placement((row, column), (source_rows, source_columns))
+    """Where the cells of a span of rows and columns stand in an array on a grid, as far as it has them.
+
+    A span may meet both ends of an array that is almost global.
+    """
+    around = round(360 / grid.resolution)
+    down = locate(rows, grid.row_offset, grid.rows, period=None)
+    across = [locate(columns, grid.column_offset, grid.columns, period=around)]
+    if not grid.is_global:
+        turned = (Span(columns.start + turn, columns.stop + turn) for turn in (around, 0, -around))
+        across = [locate(span, grid.column_offset, grid.columns, period=None) for span in turned]
+    for row, source_rows in _with_target(down):
+        for part in across:
+            for column, source_columns in _with_target(part):
+                yield Placement((row, column), (source_rows, source_columns))
 
 
 def pieces(grid: Grid, rows: Span, columns: Span) -> tuple[Pieces, Pieces]:

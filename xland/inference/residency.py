@@ -33,20 +33,26 @@ class Residency:
     used: int = 0
     run: str = ""
     _kept: dict[Hashable, Any] = field(default_factory=dict)
+    _made: dict[Hashable, threading.Lock] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def get(self, run: str, key: Hashable, make: Callable[[], tuple[_Value, int]]) -> _Value:
-        """Return the value of a key; ``make`` gives it and its bytes where it is not there."""
+        """Return the value of a key; ``make`` gives it and its bytes where it is not there.
+
+        Of several threads that ask for the same one makes it, and the others wait.
+        """
         with self._lock:
             if run != self.run:
-                self.run, self.used, self._kept = run, 0, {}
-            if key in self._kept:
+                self.run, self.used, self._kept, self._made = run, 0, {}, {}
+            alone = self._made.setdefault(key, threading.Lock())
+        with alone:
+            if run == self.run and key in self._kept:
                 return self._kept[key]
-        value, size = make()
-        with self._lock:
-            if run == self.run and key not in self._kept and self.used + size <= self.budget:
-                self._kept[key] = value
-                self.used += size
+            value, size = make()
+            with self._lock:
+                if run == self.run and self.used + size <= self.budget:
+                    self._kept[key] = value
+                    self.used += size
         return value
 
 

@@ -16,7 +16,7 @@ from xland.errors import GridError, ModelError, PriorError, RegionError, StaticE
 from xland.forcing import Forcing, require_years
 from xland.grid import Grid
 from xland.inference.fields import ChunkField, Field, FileField
-from xland.inference.layout import Layout, pieces
+from xland.inference.layout import Layout, pieces, placements
 from xland.inference.windows import Span
 from xland.inputs import InputSpec
 from xland.orientation import orient
@@ -148,8 +148,8 @@ def coarse_source(forcing: Forcing, inputs: InputSpec, layout: Layout) -> Source
     first, last = layout.block(0, 0), layout.block(-1, -1)
     rows = Span(first.read_rows.start, last.read_rows.stop).coarse(inputs.factor)
     columns = Span(first.read_columns.start, last.read_columns.stop).coarse(inputs.factor)
-    down, across = (piece.slices for piece in pieces(forcing.grid, rows, columns))
-    part = (down[0], across[0] if len(across) == 1 else slice(None))
+    places = [place.source for place in placements(forcing.grid, rows, columns)]
+    part = (places[0][0], places[0][1] if len(places) == 1 else slice(None))
     layers = [_dask(forcing.data[name])[:, *part] for name in present_variables(forcing, inputs)]
     stacked = da.stack(layers, axis=1).rechunk({0: 1, 1: -1})
     return _chunked(stacked, forcing.grid.window(*part))
