@@ -30,7 +30,10 @@ IN_HAND = 3
 """Blocks that a process holds inputs of at once: one is computed while others are read and written."""
 
 STRIP = 600
-"""Rows of static fields that are read and normalised at a time."""
+"""Rows of static fields that are read at a time: whole chunks of the predictors that xland prepares."""
+
+IN_CACHE = 100
+"""Rows of static fields that are normalised at a time: they stay in the cache of a core until they are rounded."""
 
 _in_hand = threading.BoundedSemaphore(IN_HAND)
 
@@ -178,11 +181,15 @@ def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple
         layers = plan.static.read(*place.source, chunks)
         named = dict(zip(inputs.static_variables, layers, strict=True))
         land[place.target] = np.nan_to_num(named[inputs.domain]) > 0
-        if land[place.target].any():
-            for number, layer in enumerate(inputs.static_layers(named)):
-                fields[(number, *place.target)] = torch.from_numpy(layer)
+        if not land[place.target].any():
+            return
+        (rows, columns), height = place.target, place.target[0].stop - place.target[0].start
+        for start in range(0, height, IN_CACHE):
+            part = slice(start, min(start + IN_CACHE, height))
+            at = (slice(rows.start + part.start, rows.start + part.stop), columns)
+            for number, layer in enumerate(inputs.static_layers({name: each[part] for name, each in named.items()})):
+                fields[(number, *at)] = torch.from_numpy(layer)
 
-    # in strips, which stay in the cache of a core from reading to rounding
     list(
         run_all(fill, [strip for place in placements(plan.static.grid, rows, columns) for strip in place.strips(STRIP)])
     )

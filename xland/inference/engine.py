@@ -207,8 +207,7 @@ def _on_device(network: DownscalingNetwork, device: str, *, flips: bool) -> Engi
 
 def _spread(values: Tensor, points: Tensor, land: Tensor) -> Tensor:
     full = values.new_zeros(*values.shape[:2], land.numel())
-    full[:, :, points[0]] = values
-    return full.unflatten(2, land.shape)
+    return full.scatter_(2, points[:, None].expand_as(values), values).unflatten(2, land.shape)
 
 
 def _as_it_is(layers: list[Tensor], network: DownscalingNetwork) -> list[tuple[list[Tensor], Any]]:  # noqa: ARG001

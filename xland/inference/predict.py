@@ -177,12 +177,16 @@ def _most_probable(values: Tensor) -> Tensor:
     """Code of the largest probability; the lower code where two are equal."""
     import torch
 
-    best = values[0].clone()
-    code = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
-    for number, layer in enumerate(values[1:], 1):
-        code.masked_fill_(layer > best, number)
-        torch.maximum(best, layer, out=best)
-    return code
+    if values.is_cuda:
+        return values.argmax(dim=0).to(torch.uint8)
+    # torch needs three times as long for this on a CPU, and argmax ten times
+    layers = values.numpy()
+    best = layers[0].copy()
+    code = np.zeros(best.shape, dtype=np.uint8)
+    for number, layer in enumerate(layers[1:], 1):
+        np.copyto(code, number, where=layer > best)
+        np.maximum(best, layer, out=best)
+    return torch.from_numpy(code)
 
 
 def _margin(values: Tensor) -> Tensor:
