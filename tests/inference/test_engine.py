@@ -14,7 +14,7 @@ import torch
 from tests.worlds import tiny_inputs, tiny_network
 from xland.errors import ModelError
 from xland.inference.downscale import downscale
-from xland.inference.engine import Engine, choose_device, engine_of, run_all, threads
+from xland.inference.engine import Engine, choose_device, engine_of, start_all, threads
 from xland.inputs import Channel
 
 SIZE = 40
@@ -151,17 +151,22 @@ def test_as_many_windows_run_at_once_as_dask_is_configured_for():
         assert threads() == 3
         barrier = threading.Barrier(3, timeout=20)
         # each waits for the two others: fewer threads would never pass
-        assert len(list(run_all(lambda _: barrier.wait(), range(3)))) == 3
+        assert len([each.result() for each in start_all(lambda _: barrier.wait(), range(3))]) == 3
 
 
 def test_a_pool_thread_leaves_the_cores_to_others():
     with dask.config.set(num_workers=2):
-        assert set(run_all(lambda _: torch.get_num_threads(), range(8))) == {1}
+        assert {each.result() for each in start_all(lambda _: torch.get_num_threads(), range(8))} == {1}
 
 
-def test_results_of_the_pool_come_in_order():
-    with dask.config.set(num_workers=2):
-        assert list(run_all(lambda n: n * n, range(50))) == [n * n for n in range(50)]
+def test_windows_wait_for_the_fields_that_they_need_and_hear_of_their_faults():
+    def fault(_):
+        raise ValueError("no such field")
+
+    engine = Engine(tiny_network(), "cpu")
+    result = engine.submit(*windows(tiny_inputs(), 1), after=start_all(fault, [0]))
+    with pytest.raises(ValueError, match="no such field"):
+        result.result()
 
 
 def test_an_engine_is_made_once_a_process(model):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from xland.batches.masking import MASKED, known_codes
 from xland.errors import PriorError
 from xland.forcing import check_coverage, check_values
-from xland.inference.engine import Engine, choose_device, engine_of, run_all
+from xland.inference.engine import Engine, choose_device, engine_of, start_all
 from xland.inference.fields import ChunkField, Chunks, Field, Key
 from xland.inference.layout import Block, Layout, Placement, placements
 from xland.inference.predict import BlockInputs, ocean, predict_block
@@ -135,6 +136,7 @@ class _Static:
     fields: Tensor | None  # None where the block holds no land
     land: NDArray[np.bool_]
     coarse_land: NDArray[np.bool_]
+    pending: tuple[tuple[slice, Future[None]], ...] = ()
 
 
 def run_block_year(plan: Plan, year: int, row: int, column: int, *chunks: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -164,40 +166,59 @@ def run_block_year(plan: Plan, year: int, row: int, column: int, *chunks: NDArra
         coarse = _read_coarse(plan, block, static, named, year)
         prior = _read_prior(plan, block, named, year)
         engine: Engine = engine_of(plan.checkpoint, device, flips=plan.flips)
-        return predict_block(engine, block, BlockInputs(coarse, static.fields, static.land, prior), plan.layers)
+        block_inputs = BlockInputs(coarse, static.fields, static.land, prior, static.pending)
+        return predict_block(engine, block, block_inputs, plan.layers)
 
 
 def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple[_Static, int]:
-    """Read the static fields of a block, and say how many bytes they take."""
+    """Begin to read the static fields of a block, and say how many bytes they take.
+
+    Where there is land is read at once. The fields follow, strip by strip, while windows that need
+    no more than what is there are computed.
+    """
     import torch
 
     inputs = plan.inputs
-    rows, columns = block.read_rows, block.read_columns
-    shape = (len(rows), len(columns))
-    land = np.zeros(shape, dtype=np.bool_)
-    fields = torch.zeros((len(inputs.static), *shape), dtype=torch.float16)
+    land = _read_land(plan, block, chunks)
+    if not land[block.core].any():
+        return _Static(None, np.zeros((0, 0), np.bool_), np.zeros((0, 0), np.bool_)), 1
+    fields = torch.zeros((len(inputs.static), *land.shape), dtype=torch.float16)
 
-    def fill(place: Placement) -> None:
-        layers = plan.static.read(*place.source, chunks)
-        named = dict(zip(inputs.static_variables, layers, strict=True))
-        land[place.target] = np.nan_to_num(named[inputs.domain]) > 0
-        if not land[place.target].any():
+    def fill(strip: Placement) -> None:
+        if not land[strip.target].any():
             return
-        (rows, columns), height = place.target, place.target[0].stop - place.target[0].start
+        layers = plan.static.read(*strip.source, chunks)
+        named = dict(zip(inputs.static_variables, layers, strict=True))
+        (rows, columns), height = strip.target, strip.target[0].stop - strip.target[0].start
         for start in range(0, height, IN_CACHE):
             part = slice(start, min(start + IN_CACHE, height))
             at = (slice(rows.start + part.start, rows.start + part.stop), columns)
             for number, layer in enumerate(inputs.static_layers({name: each[part] for name, each in named.items()})):
                 fields[(number, *at)] = torch.from_numpy(layer)
 
-    list(
-        run_all(fill, [strip for place in placements(plan.static.grid, rows, columns) for strip in place.strips(STRIP)])
-    )
-    if not land[block.core].any():
-        return _Static(None, np.zeros((0, 0), np.bool_), np.zeros((0, 0), np.bool_)), 1
+    strips = [
+        strip
+        for place in placements(plan.static.grid, block.read_rows, block.read_columns)
+        for strip in place.strips(STRIP)
+    ]
+    pending = tuple(zip((strip.target[0] for strip in strips), start_all(fill, strips), strict=True))
+    if device != "cpu":
+        for _, future in pending:
+            future.result()
     factor = inputs.factor
-    coarse_land = np.asarray(land.reshape(shape[0] // factor, factor, -1, factor).any(axis=(1, 3)))
-    return _Static(fields.to(device), land, coarse_land), fields.nbytes + land.nbytes
+    coarse_land = np.asarray(land.reshape(land.shape[0] // factor, factor, -1, factor).any(axis=(1, 3)))
+    return _Static(fields.to(device), land, coarse_land, pending), fields.nbytes + land.nbytes
+
+
+def _read_land(plan: Plan, block: Block, chunks: Chunks) -> NDArray[np.bool_]:
+    """Where a class is predicted, over the halo of a block."""
+    rows, columns = block.read_rows, block.read_columns
+    land = np.zeros((len(rows), len(columns)), dtype=np.bool_)
+    domain = plan.inputs.static_variables.index(plan.inputs.domain)
+    for place in placements(plan.static.grid, rows, columns):
+        (share,) = plan.static.read(*place.source, chunks, only=slice(domain, domain + 1))
+        land[place.target] = np.nan_to_num(share) > 0
+    return land
 
 
 def _read_coarse(plan: Plan, block: Block, static: _Static, chunks: Chunks, year: int) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,7 +38,6 @@ _SPARSE = 0.6
 """Share of land below which only the land pixels of a window are computed, where the network can do that."""
 
 _Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 _lock = threading.Lock()
 _engines: dict[tuple[str, str, bool], Engine] = {}
@@ -73,10 +72,24 @@ class Engine:
     call: Callable[..., Tensor] | None = None
 
     def submit(
-        self, coarse: Sequence[Tensor], static: Sequence[Tensor], prior: Sequence[Tensor] | None, land: Sequence[Tensor]
+        self,
+        coarse: Sequence[Tensor],
+        static: Sequence[Tensor],
+        prior: Sequence[Tensor] | None,
+        land: Sequence[Tensor],
+        after: Sequence[Future[None]] = (),
     ) -> Future[Tensor]:
-        """Start one batch of windows; the result is ``(windows, classes, size, size)`` float32 on the device."""
-        return _pool(self.device).submit(partial(self.run, coarse, static, prior, land))
+        """Start one batch of windows, once what was started ``after`` which it comes is done.
+
+        The result is ``(windows, classes, size, size)`` float32 on the device.
+        """
+
+        def run() -> Tensor:
+            for each in after:
+                each.result()
+            return self.run(coarse, static, prior, land)
+
+        return _pool(self.device).submit(run)
 
     def run(
         self, coarse: Sequence[Tensor], static: Sequence[Tensor], prior: Sequence[Tensor] | None, land: Sequence[Tensor]
@@ -166,9 +179,10 @@ def use_one_thread() -> None:
         _local.limited = True
 
 
-def run_all(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """Run a function on many items on the CPU's pool; results come in order."""
-    return _pool("cpu").map(function, items)
+def start_all(function: Callable[[_Item], None], items: Iterable[_Item]) -> list[Future[None]]:
+    """Start a function on many items on the CPU's pool, before any window that is submitted later."""
+    pool = _pool("cpu")
+    return [pool.submit(function, item) for item in items]
 
 
 def threads() -> int:

@@ -27,6 +27,7 @@ Key = tuple[Hashable, ...]
 Chunks = Mapping[Key, NDArray[Any]]
 
 
+EVERY = slice(None)
 Layers = Sequence[NDArray[Any]] | NDArray[Any]
 
 
@@ -40,8 +41,8 @@ class Field(Protocol):
     def keys(self, rows: Span, columns: Span, year: int = 0) -> Iterator[Key]:
         """Graph keys of the chunks that hold these cells."""
 
-    def read(self, rows: slice, columns: slice, chunks: Chunks, year: int = 0) -> Layers:
-        """Return the layers at rows and columns of the grid, ``(rows, columns)`` each."""
+    def read(self, rows: slice, columns: slice, chunks: Chunks, year: int = 0, only: slice = EVERY) -> Layers:
+        """Return layers, all or only some, at rows and columns of the grid, ``(rows, columns)`` each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +67,15 @@ class FileField:
         """Nothing stands in the graph."""
         return iter(())
 
-    def read(self, rows: slice, columns: slice, chunks: Chunks, year: int = 0) -> Layers:  # noqa: ARG002
-        """Return the layers at rows and columns of the grid."""
+    def read(
+        self,
+        rows: slice,
+        columns: slice,
+        chunks: Chunks,  # noqa: ARG002
+        year: int = 0,  # noqa: ARG002
+        only: slice = EVERY,
+    ) -> Layers:
+        """Return layers at rows and columns of the grid."""
         down, across = _runs(self.rows[rows]), _runs(self.columns[columns])
         return [
             np.concatenate(
@@ -75,7 +83,7 @@ class FileField:
             )
             if len(down) > 1 or len(across) > 1
             else np.asarray(each[down[0], across[0]].values)
-            for each in self.variables
+            for each in self.variables[only]
         ]
 
 
@@ -110,10 +118,10 @@ class ChunkField:
         """Graph keys of the chunks that hold these cells."""
         return (self._key(year, i, j) for i, j in _numbers(self, rows, columns))
 
-    def read(self, rows: slice, columns: slice, chunks: Chunks, year: int = 0) -> NDArray[Any]:
-        """Return the layers at rows and columns of the grid."""
+    def read(self, rows: slice, columns: slice, chunks: Chunks, year: int = 0, only: slice = EVERY) -> NDArray[Any]:
+        """Return layers at rows and columns of the grid."""
         down, across = list(_overlaps(self.rows, rows)), list(_overlaps(self.columns, columns))
-        parts = [[_layers(chunks[self._key(year, i, j)])[:, r, c] for j, c in across] for i, r in down]
+        parts = [[_layers(chunks[self._key(year, i, j)])[only, r, c] for j, c in across] for i, r in down]
         if len(parts) == 1 and len(parts[0]) == 1:
             return parts[0][0]
         return np.concatenate([np.concatenate(part, axis=-1) for part in parts], axis=-2)

@@ -39,14 +39,17 @@ class BlockInputs:
         On the engine's device.
     land : (halo rows, halo columns) array of bool
         Where a class is predicted; elsewhere it is ocean.
-    prior : (halo rows, halo columns) array or tensor of class codes, optional
+    prior : (halo rows, halo columns) array of class codes, optional
         255 where unknown.
+    pending : sequence of (slice, Future)
+        Rows of ``static`` that are still being read.
     """
 
     coarse: NDArray[np.float32]
     static: Tensor
     land: NDArray[np.bool_]
     prior: NDArray[np.uint8] | None = None
+    pending: Sequence[tuple[slice, Future[None]]] = ()
 
 
 def predict_block(
@@ -149,6 +152,7 @@ def _submit_all(
         strip = np.asarray(inside[top : top + size].any(axis=0))
         lefts = [left for left in block.window_columns if strip[left : left + size].any()]
         row = []
+        after = [future for rows, future in inputs.pending if rows.start < top + size and rows.stop > top]
         for start in range(0, len(lefts), engine.batch):
             chosen = lefts[start : start + engine.batch]
             fine = [(..., slice(top, top + size), slice(left, left + size)) for left in chosen]
@@ -158,6 +162,7 @@ def _submit_all(
                 [inputs.static[at] for at in fine],
                 None if prior is None else [prior[at] for at in fine],
                 [land[at] for at in fine],
+                after,
             )
             row.append((chosen, future))
         jobs.append((top, row))
