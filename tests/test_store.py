@@ -21,10 +21,10 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xland.blocks import BlockWriter
 from xland.errors import StoreError
 from xland.provenance import bounds, describe_product
 from xland.store import is_complete, open_store, write, write_netcdf
+from xland.storing.blocks import BlockWriter
 
 
 class StopError(Exception):

@@ -22,9 +22,9 @@ import xarray as xr
 import yaml
 
 from xland.errors import CatalogError, StoreError
-from xland.manifest import replace_text
 from xland.provenance import bounds, package_versions, years
 from xland.store import open_store
+from xland.storing.manifest import replace_text
 from xland.vocabulary import CLASS_NAMES
 
 DRIVERS: Mapping[str, frozenset[str]] = {

@@ -22,14 +22,14 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
-from xland.blocks import align, group_variables
 from xland.errors import StoreError
-from xland.journal import journal_of
-from xland.manifest import COMPLETE, FINGERPRINT, MANIFEST, check_same, count_blocks, describe_work
-from xland.netcdf import write_netcdf
-from xland.packing import drop_encoding, unpacked
-from xland.storage import explain, is_url
-from xland.workplace import (
+from xland.storing.blocks import align, group_variables
+from xland.storing.journal import journal_of
+from xland.storing.manifest import COMPLETE, FINGERPRINT, MANIFEST, check_same, count_blocks, describe_work
+from xland.storing.netcdf import write_netcdf
+from xland.storing.packing import drop_encoding, unpacked
+from xland.storing.storage import explain, is_url
+from xland.storing.workplace import (
     Workplace,
     incomplete,
     quiet_zarr,
@@ -39,7 +39,7 @@ from xland.workplace import (
     refuse_strangers,
     workplace,
 )
-from xland.writing import write_blocks
+from xland.storing.writing import write_blocks
 
 __all__ = ["is_complete", "open_store", "write", "write_netcdf"]
 

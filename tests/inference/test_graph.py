@@ -19,9 +19,9 @@ from tests.worlds import tiny_inputs
 from xland.grid import Grid
 from xland.inference.downscale import downscale
 from xland.inference.graph import BlockYears, describe
-from xland.kept import Keeper, Restartable
 from xland.models.checkpoint import save_checkpoint
 from xland.models.unet import Architecture, DownscalingNetwork
+from xland.storing.kept import Keeper, Restartable
 
 EVERYTHING = ("land_use", "probability", "confidence")
 

@@ -18,7 +18,7 @@ from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from numpy.typing import NDArray
 
 from xland.inference.block_year import Plan, run_block_year
-from xland.kept import Index, Keeper
+from xland.storing.kept import Index, Keeper
 
 
 class BlockYears(Layer):
@@ -31,7 +31,7 @@ class BlockYears(Layer):
     ----------
     plan : Plan
     keeper : Keeper, optional
-        Keeps the maps of a rollout on disk; see :class:`xland.kept.Restartable`.
+        Keeps the maps of a rollout on disk; see :class:`xland.storing.kept.Restartable`.
     """
 
     has_legacy_tasks = False

@@ -17,10 +17,10 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from xland.errors import StoreError
-from xland.journal import journal_of
-from xland.locks import LOCK, lock_folder, lock_objects
-from xland.manifest import COMPLETE, FINGERPRINT, MANIFEST, count_blocks
-from xland.storage import Files, LocalFiles, RemoteFiles, is_url, local_path
+from xland.storing.journal import journal_of
+from xland.storing.locks import LOCK, lock_folder, lock_objects
+from xland.storing.manifest import COMPLETE, FINGERPRINT, MANIFEST, count_blocks
+from xland.storing.storage import Files, LocalFiles, RemoteFiles, is_url, local_path
 
 SUFFIX = ".partial"
 """What the name of a working folder ends with."""

@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 
 from tests.test_store import maps, put
 from xland.errors import StoreError
-from xland.packing import Packing
 from xland.store import open_store, write_netcdf
+from xland.storing.packing import Packing
 
 ENCODING = {"dtype": "uint8", "scale_factor": 0.004, "_FillValue": 255}
 

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from xland.errors import StoreError
-from xland.storage import LocalFiles, RemoteFiles
+from xland.storing.storage import LocalFiles, RemoteFiles
 
 LOCK = "lock"
 """Name of the lock in the working folder."""

@@ -10,7 +10,7 @@ import socket
 import zlib
 from typing import Protocol
 
-from xland.storage import Files, LocalFiles
+from xland.storing.storage import Files, LocalFiles
 
 FOLDER = "journal"
 """Name of the journal in the working folder."""

@@ -20,15 +20,15 @@ from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.rollout import computed, toy
+from tests.storing.rollout import computed, toy
 from tests.test_segments import Break
 from tests.test_store import Fuse, StopError, digest, maps, put
-from xland import locks, segments
 from xland.errors import StoreError
-from xland.locks import STALE_SECONDS, lock_objects
-from xland.segments import YEARS
-from xland.storage import LocalFiles, RemoteFiles, local_path
 from xland.store import is_complete, open_store, write, write_netcdf
+from xland.storing import locks, segments
+from xland.storing.locks import STALE_SECONDS, lock_objects
+from xland.storing.segments import YEARS
+from xland.storing.storage import LocalFiles, RemoteFiles, local_path
 
 
 class Elsewhere(LocalFileSystem):

@@ -12,13 +12,13 @@ import xarray as xr
 from dask._task_spec import DataNode, List, Task, TaskRef
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
-from xland.kept import Keeper
+from xland.storing.kept import Keeper
 
 SIZE = 4
 
 
 class Toy(MaterializedLayer):
-    """Restartable as :class:`xland.kept.Restartable` says; every map that is computed leaves a line in a log."""
+    """A :class:`xland.storing.kept.Restartable`; every map that is computed leaves a line in a log."""
 
     def __init__(self, name, order, rows, columns, log, before=None, keeper=None):
         self.arguments = (name, order, rows, columns, log, before)

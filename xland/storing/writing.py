@@ -13,14 +13,14 @@ from typing import Any
 import xarray as xr
 from dask.highlevelgraph import HighLevelGraph
 
-from xland.blocks import BlockWriter, active_name, group_variables
 from xland.errors import StoreError, WorkerError
-from xland.journal import journal_of
-from xland.progress import progress_bar
-from xland.running import run
-from xland.segments import Key, begin_with_kept, compute_only, cut_segments, find_rollouts, keepers_of
-from xland.storage import explain
-from xland.workplace import Workplace
+from xland.storing.blocks import BlockWriter, active_name, group_variables
+from xland.storing.journal import journal_of
+from xland.storing.progress import progress_bar
+from xland.storing.running import run
+from xland.storing.segments import Key, begin_with_kept, compute_only, cut_segments, find_rollouts, keepers_of
+from xland.storing.storage import explain
+from xland.storing.workplace import Workplace
 
 
 def write_blocks(ds: xr.Dataset, place: Workplace, manifest: dict[str, Any], identity: str, *, progress: bool) -> None:
@@ -29,7 +29,7 @@ def write_blocks(ds: xr.Dataset, place: Workplace, manifest: dict[str, Any], ide
     Parameters
     ----------
     ds : Dataset
-        Aligned by :func:`xland.blocks.align`.
+        Aligned by :func:`xland.storing.blocks.align`.
     place : Workplace
         Held by the caller.
     manifest : dict

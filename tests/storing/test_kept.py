@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from xland.errors import StoreError
-from xland.kept import Keeper
+from xland.storing.kept import Keeper
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -14,12 +14,12 @@ import pytest
 import xarray as xr
 from distributed import Client, LocalCluster
 
-from tests.rollout import computed, toy
+from tests.storing.rollout import computed, toy
 from tests.test_store import StopError, digest, maps, put
 from xland.errors import StoreError, WorkerError
-from xland.journal import LineJournal
-from xland.storage import LocalFiles
 from xland.store import open_store, write
+from xland.storing.journal import LineJournal
+from xland.storing.storage import LocalFiles
 
 
 @pytest.fixture

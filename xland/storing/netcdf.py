@@ -13,10 +13,10 @@ from typing import Any
 
 import xarray as xr
 
-from xland.blocks import align
 from xland.errors import StoreError
-from xland.packing import drop_encoding
-from xland.storage import explain, is_url, local_path
+from xland.storing.blocks import align
+from xland.storing.packing import drop_encoding
+from xland.storing.storage import explain, is_url, local_path
 
 
 def write_netcdf(

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.test_store import Fuse, StopError, digest, maps, put
-from xland import blocks
-from xland.blocks import CHUNK_BYTES, SHARDED_BYTES, align
 from xland.errors import StoreError
 from xland.store import open_store, write
+from xland.storing import blocks
+from xland.storing.blocks import CHUNK_BYTES, SHARDED_BYTES, align
 
 
 def files(path, name: str = "land_use") -> int:

@@ -16,7 +16,7 @@ from dask._task_spec import DataNode, Task, TaskRef, convert_legacy_graph
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
-from xland.kept import Keeper, Restartable
+from xland.storing.kept import Keeper, Restartable
 
 YEARS = 8
 """Fewest years of a segment."""
@@ -29,7 +29,7 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Rollout:
-    """A layer of a graph that can begin with kept maps (:class:`xland.kept.Restartable`).
+    """A layer of a graph that can begin with kept maps (:class:`xland.storing.kept.Restartable`).
 
     Parameters
     ----------

@@ -80,7 +80,7 @@ def describe_work(ds: xr.Dataset, encoding: Mapping[str, Any]) -> dict[str, Any]
     Parameters
     ----------
     ds : Dataset
-        Aligned by :func:`xland.blocks.align`.
+        Aligned by :func:`xland.storing.blocks.align`.
     encoding : mapping
         Zarr encoding of its lazy variables.
 

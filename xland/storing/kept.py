@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xland.errors import StoreError
-from xland.storage import Files, files_at
+from xland.storing.storage import Files, files_at
 
 Index = tuple[int, int, int]
 """Time position, block row, block column."""

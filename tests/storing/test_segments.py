@@ -14,12 +14,12 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.rollout import SIZE, computed, toy
+from tests.storing.rollout import SIZE, computed, toy
 from tests.test_store import StopError, digest
-from xland import segments
-from xland.kept import Keeper, Restartable
-from xland.segments import YEARS, cut_segments, find_rollouts
 from xland.store import open_store, write
+from xland.storing import segments
+from xland.storing.kept import Keeper, Restartable
+from xland.storing.segments import YEARS, cut_segments, find_rollouts
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -168,7 +168,7 @@ def test_a_rollout_killed_by_the_system_resumes_to_the_identical_store(tmp_path)
         from pathlib import Path
         sys.path.insert(0, {here!r})
         import dask
-        from tests.rollout import toy
+        from tests.storing.rollout import toy
         from xland.store import write
 
         def bomb(index):

@@ -17,8 +17,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import StoreError
-from xland.journal import journal_of
-from xland.storage import files_at
+from xland.storing.journal import journal_of
+from xland.storing.storage import files_at
 
 LATTICE = ("time", "lat", "lon")
 """Dimensions along which the work is split; others are whole in every block."""
