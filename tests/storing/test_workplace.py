@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.storing.rollout import computed, toy
-from tests.test_segments import Break
+from tests.storing.test_segments import Break
 from tests.test_store import Fuse, StopError, digest, maps, put
 from xland.errors import StoreError
 from xland.store import is_complete, open_store, write, write_netcdf
