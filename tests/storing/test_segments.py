@@ -178,7 +178,7 @@ def test_a_rollout_killed_by_the_system_resumes_to_the_identical_store(tmp_path)
         with dask.config.set(scheduler="threads", num_workers=2):
             write(toy(Path(sys.argv[1]), before=bomb), sys.argv[2], progress=False)
     """
-    here = str(Path(__file__).resolve().parent.parent)
+    here = str(Path(__file__).resolve().parents[2])
     log, path = tmp_path / "log", tmp_path / "a.zarr"
     ended = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script).format(here=here), str(log), str(path)], check=False

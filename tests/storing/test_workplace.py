@@ -121,7 +121,7 @@ def test_a_process_killed_while_it_writes_behind_a_url_leaves_what_resumes(tmp_p
         import dask
         sys.path.insert(0, {here!r})
         from tests.test_store import Fuse, maps
-        from tests import test_workplace
+        from tests.storing import test_workplace
         from xland.store import write
 
         class Bomb(Fuse):
@@ -134,7 +134,7 @@ def test_a_process_killed_while_it_writes_behind_a_url_leaves_what_resumes(tmp_p
             write(maps(years=3, fuse=Bomb()), sys.argv[1], progress=False)
     """
     url = f"elsewhere://{tmp_path}/a.zarr"
-    here = str(Path(__file__).resolve().parent.parent)
+    here = str(Path(__file__).resolve().parents[2])
     ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script).format(here=here), url], check=False)
     assert ended.returncode == -signal.SIGKILL
     with pytest.raises(StoreError, match="5 of 12 blocks"):
