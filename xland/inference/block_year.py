@@ -105,8 +105,7 @@ class Plan:
         """The maps of this downscaling, where each is the prior of the next."""
         if not self.rollout:
             return None
-        rows, columns = ((0, *np.cumsum(sizes).tolist()) for sizes in self.layout.chunks)
-        return ChunkField(self.layout.grid, self.name, rows, columns)
+        return ChunkField.over(self.name, ((1,) * len(self.years), *self.layout.chunks), self.layout.grid)
 
     def prior_of(self, year: int) -> tuple[Field | None, int]:
         """Where the prior map of a year comes from, and its position there."""

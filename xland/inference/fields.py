@@ -78,12 +78,7 @@ class FileField:
         """Return layers at rows and columns of the grid."""
         down, across = _runs(self.rows[rows]), _runs(self.columns[columns])
         return [
-            np.concatenate(
-                [np.concatenate([np.asarray(each[r, c].values) for c in across], axis=1) for r in down], axis=0
-            )
-            if len(down) > 1 or len(across) > 1
-            else np.asarray(each[down[0], across[0]].values)
-            for each in self.variables[only]
+            _joined([[np.asarray(each[r, c].values) for c in across] for r in down]) for each in self.variables[only]
         ]
 
 
@@ -111,8 +106,13 @@ class ChunkField:
     @classmethod
     def of(cls, array: da.Array, grid: Grid) -> ChunkField:
         """Describe an array whose first axis counts years (or layers of all years, in one chunk)."""
-        rows, columns = ((0, *np.cumsum(sizes).tolist()) for sizes in array.chunks[-2:])
-        return cls(grid, array.name, rows, columns, (0,) * (array.ndim - 3))
+        return cls.over(array.name, array.chunks, grid)
+
+    @classmethod
+    def over(cls, name: str, chunks: Sequence[tuple[int, ...]], grid: Grid) -> ChunkField:
+        """Describe an array by its name in the graph and the sizes of its chunks along each axis."""
+        rows, columns = ((0, *np.cumsum(sizes).tolist()) for sizes in chunks[-2:])
+        return cls(grid, name, rows, columns, (0,) * (len(chunks) - 3))
 
     def keys(self, rows: Span, columns: Span, year: int = 0) -> Iterator[Key]:
         """Graph keys of the chunks that hold these cells."""
@@ -121,10 +121,7 @@ class ChunkField:
     def read(self, rows: slice, columns: slice, chunks: Chunks, year: int = 0, only: slice = EVERY) -> NDArray[Any]:
         """Return layers at rows and columns of the grid."""
         down, across = list(_overlaps(self.rows, rows)), list(_overlaps(self.columns, columns))
-        parts = [[_layers(chunks[self._key(year, i, j)])[only, r, c] for j, c in across] for i, r in down]
-        if len(parts) == 1 and len(parts[0]) == 1:
-            return parts[0][0]
-        return np.concatenate([np.concatenate(part, axis=-1) for part in parts], axis=-2)
+        return _joined([[_layers(chunks[self._key(year, i, j)])[only, r, c] for j, c in across] for i, r in down])
 
     def _key(self, year: int, row: int, column: int) -> Key:
         return (self.name, year, *self.tail, row, column)
@@ -141,6 +138,13 @@ def _numbers(field: ChunkField, rows: Span, columns: Span) -> tuple[tuple[int, i
             for j, _ in _overlaps(field.columns, place.source[1])
         )
     )
+
+
+def _joined(parts: list[list[NDArray[Any]]]) -> NDArray[Any]:
+    """Put parts side by side along the last two axes; a single one is not copied."""
+    if len(parts) == 1 and len(parts[0]) == 1:
+        return parts[0][0]
+    return np.concatenate([np.concatenate(part, axis=-1) for part in parts], axis=-2)
 
 
 def _layers(chunk: NDArray[Any]) -> NDArray[Any]:
