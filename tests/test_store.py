@@ -4,10 +4,6 @@ import fcntl
 import hashlib
 import json
 import os
-import signal
-import subprocess
-import sys
-import textwrap
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,6 +17,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.killing import kill_this_process, run_until_killed
 from xland.errors import StoreError
 from xland.provenance import bounds, describe_product
 from xland.store import is_complete, open_store, write, write_netcdf
@@ -42,6 +39,20 @@ class Fuse:
             raise self.error
         self.count += 1
         return block
+
+
+class Bomb(Fuse):
+    """Kills the process at the sixth block."""
+
+    def __call__(self, block):
+        if self.count == 5:
+            kill_this_process()
+        return super().__call__(block)
+
+
+def write_and_die(target: str) -> None:
+    with dask.config.set(scheduler="synchronous"):
+        write(maps(years=3, fuse=Bomb()), target, progress=False)
 
 
 def maps(
@@ -155,26 +166,8 @@ def test_a_killed_writer_resumes_to_the_identical_store(
 
 
 def test_a_process_killed_by_the_system_leaves_a_store_that_resumes(tmp_path):
-    script = """
-        import os, signal, sys
-        import dask
-        sys.path.insert(0, {here!r})
-        from tests.test_store import Fuse, maps
-        from xland.store import write
-
-        class Bomb(Fuse):
-            def __call__(self, block):
-                if self.count == 5:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return super().__call__(block)
-
-        with dask.config.set(scheduler="synchronous"):
-            write(maps(years=3, fuse=Bomb()), sys.argv[1], progress=False)
-    """
     path = tmp_path / "a.zarr"
-    here = str(Path(__file__).resolve().parent.parent)
-    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script).format(here=here), str(path)], check=False)
-    assert ended.returncode == -signal.SIGKILL
+    run_until_killed("from tests.test_store import write_and_die; write_and_die(sys.argv[1])", path)
     with pytest.raises(StoreError, match="5 of 12 blocks"):
         open_store(path)
     fuse = Fuse()

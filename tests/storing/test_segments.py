@@ -1,10 +1,6 @@
 from __future__ import annotations
 
 import re
-import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import dask
@@ -14,6 +10,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.killing import kill_this_process, run_until_killed
 from tests.storing.rollout import SIZE, computed, toy
 from tests.test_store import StopError, digest
 from xland.store import open_store, write
@@ -37,6 +34,16 @@ class Break:
         self.left -= 1
         if self.left < 0:
             raise StopError
+
+
+def bomb(index) -> None:
+    if index == (11, 1, 2):
+        kill_this_process()
+
+
+def write_and_die(log: Path, target: str) -> None:
+    with dask.config.set(scheduler="threads", num_workers=2):
+        write(toy(log, before=bomb), target, progress=False)
 
 
 def put(ds: xr.Dataset, path: Path, **options) -> Path:
@@ -163,27 +170,16 @@ def test_a_graph_without_a_rollout_is_one_segment():
 
 
 def test_a_rollout_killed_by_the_system_resumes_to_the_identical_store(tmp_path):
-    script = """
-        import os, signal, sys
-        from pathlib import Path
-        sys.path.insert(0, {here!r})
-        import dask
-        from tests.storing.rollout import toy
-        from xland.store import write
-
-        def bomb(index):
-            if index == (11, 1, 2):
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        with dask.config.set(scheduler="threads", num_workers=2):
-            write(toy(Path(sys.argv[1]), before=bomb), sys.argv[2], progress=False)
-    """
-    here = str(Path(__file__).resolve().parents[2])
     log, path = tmp_path / "log", tmp_path / "a.zarr"
-    ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script).format(here=here), str(log), str(path)], check=False
+    run_until_killed(
+        """
+        from pathlib import Path
+        from tests.storing.test_segments import write_and_die
+        write_and_die(Path(sys.argv[1]), sys.argv[2])
+        """,
+        log,
+        path,
     )
-    assert ended.returncode == -signal.SIGKILL
     before = computed(log)
     put(toy(log), path, resume=True)
     # only what another thread was about to save when the process died may be computed again

@@ -14,6 +14,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from xland.errors import StoreError
@@ -29,6 +30,9 @@ _OURS = re.compile(
     r"lock|journal|replaced|replacing|manifest\.json|(data|active|maps)-.*|\.(manifest\.json|active-.*)\..*|\.nfs.*|\.DS_Store"
 )
 """Names of what stands in a working folder."""
+
+_TORN = re.compile(r".*\.[0-9a-f]{32}\.partial")
+"""Names of files that Zarr had not finished when its process was killed."""
 
 _REPLACING = "replacing"
 _ROOTS = ("zarr.json", ".zgroup", ".zattrs")
@@ -109,6 +113,7 @@ class LocalWorkplace:
     def publish(self, manifest: dict[str, Any]) -> None:
         """Mark the store as complete and rename it, in place of the one that it replaces."""
         data = self.files.path(manifest["data"])
+        _remove_torn(data)
         _complete(LocalFiles(str(data)))
         if self._final.exists():
             if not manifest["replaces"]:
@@ -253,6 +258,13 @@ def _empty(files: Files, *kept: str) -> None:
     for name in files.names():
         if name != LOCK and name not in kept:
             files.remove(name)
+
+
+def _remove_torn(data: Path) -> None:
+    """Remove what writers that were killed had not finished: readers never see it, but it would stay for ever."""
+    for path in data.rglob("*.partial"):
+        if _TORN.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _complete(files: Files) -> None:
