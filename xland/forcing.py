@@ -206,7 +206,9 @@ def _masked(array: xr.DataArray) -> xr.DataArray:
     if "time" not in array.dims:
         array = array.expand_dims("time")
     data = array.data.map_blocks(_without_fills, fills, dtype=np.float32, meta=np.empty((0, 0, 0), np.float32))
-    return array.copy(data=data).drop_attrs().assign_attrs(attributes)
+    masked = array.copy(data=data)
+    masked.attrs = attributes
+    return masked
 
 
 def _without_fills(values: NDArray[Any], fills: list[float]) -> NDArray[np.float32]:

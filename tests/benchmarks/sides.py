@@ -25,7 +25,7 @@ def run_xland(
     count: bool = False,
 ) -> Result:
     """Zarr in, Zarr out, as a user would; ``count`` counts the windows that the network gets."""
-    for name in ("distributed", "rioxarray", "torch", "zarr"):  # imported before the clock starts
+    for name in ("cf_xarray", "distributed", "rioxarray", "torch", "zarr"):  # imported before the clock starts
         import_module(name)
 
     from xland.inference.downscale import downscale

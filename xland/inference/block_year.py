@@ -181,7 +181,8 @@ def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple
     land = _read_land(plan, block, chunks)
     if not land[block.core].any():
         return _Static(None, np.zeros((0, 0), np.bool_), np.zeros((0, 0), np.bool_)), 1
-    fields = torch.zeros((len(inputs.static), *land.shape), dtype=torch.float16)
+    # unlike torch, NumPy leaves zeros to the system until they are written: sea takes no memory
+    fields = torch.from_numpy(np.zeros((len(inputs.static), *land.shape), dtype=np.float16))
 
     def fill(strip: Placement) -> None:
         if not land[strip.target].any():
@@ -195,11 +196,7 @@ def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple
             for number, layer in enumerate(inputs.static_layers({name: each[part] for name, each in named.items()})):
                 fields[(number, *at)] = torch.from_numpy(layer)
 
-    strips = [
-        strip
-        for place in placements(plan.static.grid, block.read_rows, block.read_columns)
-        for strip in place.strips(STRIP)
-    ]
+    strips = _strips(plan.static, block)
     pending = tuple(zip((strip.target[0] for strip in strips), start_all(fill, strips), strict=True))
     if device != "cpu":
         for _, future in pending:
@@ -211,13 +208,18 @@ def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple
 
 def _read_land(plan: Plan, block: Block, chunks: Chunks) -> NDArray[np.bool_]:
     """Where a class is predicted, over the halo of a block."""
-    rows, columns = block.read_rows, block.read_columns
-    land = np.zeros((len(rows), len(columns)), dtype=np.bool_)
+    land = np.zeros((len(block.read_rows), len(block.read_columns)), dtype=np.bool_)
     domain = plan.inputs.static_variables.index(plan.inputs.domain)
-    for place in placements(plan.static.grid, rows, columns):
-        (share,) = plan.static.read(*place.source, chunks, only=slice(domain, domain + 1))
-        land[place.target] = np.nan_to_num(share) > 0
+    for strip in _strips(plan.static, block):
+        (share,) = plan.static.read(*strip.source, chunks, only=slice(domain, domain + 1))
+        land[strip.target] = share > 0
     return land
+
+
+def _strips(field: Field, block: Block) -> list[Placement]:
+    """Parts of a field over the halo of a block that are read one by one."""
+    whole = placements(field.grid, block.read_rows, block.read_columns)
+    return [strip for place in whole for strip in place.strips(STRIP)]
 
 
 def _read_coarse(plan: Plan, block: Block, static: _Static, chunks: Chunks, year: int) -> NDArray[np.float32]:

@@ -180,8 +180,8 @@ def use_one_thread() -> None:
 
 
 def start_all(function: Callable[[_Item], None], items: Iterable[_Item]) -> list[Future[None]]:
-    """Start a function on many items on the CPU's pool, before any window that is submitted later."""
-    pool = _pool("cpu")
+    """Start a function on many items, on threads beside those of the windows: reading is mostly waiting."""
+    pool = _pool("read")
     return [pool.submit(function, item) for item in items]
 
 
@@ -199,12 +199,12 @@ def threads() -> int:
     return int(dask.config.get("num_workers", None) or CPU_COUNT)
 
 
-def _pool(device: str) -> ThreadPoolExecutor:
-    count = threads() if device == "cpu" else 1
+def _pool(kind: str) -> ThreadPoolExecutor:
+    count = 1 if kind == "cuda" else threads()
     with _lock:
-        if (device, count) not in _pools:
-            _pools[device, count] = ThreadPoolExecutor(count, f"xland-{device}", initializer=use_one_thread)
-        return _pools[device, count]
+        if (kind, count) not in _pools:
+            _pools[kind, count] = ThreadPoolExecutor(count, f"xland-{kind}", initializer=use_one_thread)
+        return _pools[kind, count]
 
 
 def _on_device(network: DownscalingNetwork, device: str, *, flips: bool) -> Engine:
