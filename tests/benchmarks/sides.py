@@ -47,9 +47,18 @@ def run_xland(
 
 
 def run_bare(
-    forcing: str, box: Box | None, years: list[int], model: str = "luh2-0p05", static: str | None = None
+    forcing: str,
+    box: Box | None,
+    years: list[int],
+    model: str = "luh2-0p05",
+    static: str | None = None,
+    *,
+    spared: bool = False,
 ) -> Result:
-    """The network alone on the same windows, from tensors in memory, after a few windows to warm up."""
+    """The network alone on the same windows, from tensors in memory, after a few windows to warm up.
+
+    ``spared``: it is asked for the land pixels only where xland asks for no others.
+    """
     from tests.benchmarks.plain import Frame, bare_tensors, run_all
     from xland.models import find_model
 
@@ -57,7 +66,7 @@ def run_bare(
     frame = Frame.around(box, checkpoint.inputs)
     network = checkpoint.network()
     opened = _opened(forcing, static, checkpoint.inputs.resolution)
-    tensors = bare_tensors(frame, *opened, years, sparse=network.architecture.kind == "context")
+    tensors = bare_tensors(frame, *opened, years, sparse=spared and network.architecture.kind == "context")
     run_all(network, tensors[:8])
     started = time.perf_counter()
     windows = run_all(network, tensors)

@@ -79,7 +79,7 @@ def downscale(
         than cut the forcing: windows at its edge then still see what lies around.
     chunks : int, optional
         Fine cells along a block, a multiple of the model's factor. By default blocks are so large
-        that at most 15 % of the windows are computed twice at their edges: 2400 cells on 0.05 degree.
+        that at most 15 % of the windows are computed twice at their edges: 1800 cells on 0.05 degree.
     outputs : str or sequence of str
         Any of ``land_use``, ``probability`` and ``confidence``; all come from one pass of the network.
     direction : {"forward", "backward"}

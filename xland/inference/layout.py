@@ -14,7 +14,7 @@ from xland.grid import Grid
 from xland.inference.windows import Pieces, Span, halo, locate, window_starts
 from xland.inputs import InputSpec
 
-_BLOCK = 2400
+_BLOCK = 1800
 """Least cells along a default block of a large grid."""
 
 TWICE = 0.15
@@ -72,7 +72,7 @@ class Layout:
     def cut(cls, grid: Grid, inputs: InputSpec, chunks: int | None = None) -> Layout:
         """Cut a grid into blocks of ``chunks`` cells.
 
-        By default the blocks are even, at least 2400 cells wide where the grid is, and so large
+        By default the blocks are even, at least 1800 cells wide where the grid is, and so large
         that no more than :data:`TWICE` of the windows are computed more than once.
 
         Raises
