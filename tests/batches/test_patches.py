@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from itertools import combinations
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import cdist, pdist
 
+from xland.batches import patches as module
 from xland.batches.patches import (
     Patches,
     count_in_patches,
@@ -156,3 +160,47 @@ def test_places_that_stand_twice_are_taken_last():
     chosen = farthest_points(points, 4)
     assert {0, 1} & set(chosen[:3].tolist())
     assert not {0, 1} <= set(chosen[:3].tolist())
+
+
+def one_by_one(points, count, seed):
+    """Farthest point sampling that looks at every point for every choice."""
+    distance = np.full(len(points), np.inf)
+    chosen = [int(np.random.default_rng(seed).integers(len(points)))]
+    while len(chosen) < min(count, len(points)):
+        distance = np.minimum(distance, ((points - points[chosen[-1]]) ** 2).sum(axis=1))
+        distance[chosen[-1]] = -1
+        chosen.append(int(distance.argmax()))
+    return chosen
+
+
+@settings(max_examples=100, deadline=None)
+@given(CLOUDS.filter(len), st.integers(1, 60), st.integers(0, 5), st.integers(1, 8))
+def test_buckets_leave_the_farthest_points_as_they_are(points, count, seed, bucket):
+    with mock.patch.object(module, "_BUCKET", bucket):
+        assert farthest_points(points, count, seed).tolist() == one_by_one(points, count, seed)
+
+
+@pytest.mark.parametrize("count", [1, 700, 3240])
+def test_many_places_as_far_as_each_other_on_a_lattice_are_taken_in_their_order(count):
+    latitude, longitude = map(np.ravel, np.meshgrid(np.arange(80.0, -100, -5), np.arange(-180.0, 180, 4)))
+    points = sphere_points(latitude, longitude)
+    assert farthest_points(points, count, 3).tolist() == one_by_one(points, count, 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hnp.arrays(np.float64, st.tuples(st.integers(3, 9), st.just(2)), elements=st.floats(-1, 1)),
+    st.integers(1, 3),
+    st.integers(0, 5),
+)
+def test_farthest_points_cover_at_least_half_as_well_as_the_best_choice(points, count, seed):
+    distance = cdist(points, points)
+    best = min(distance[list(some)].min(axis=0).max() for some in combinations(range(len(points)), count))
+    reach = distance[farthest_points(points, count, seed)].min(axis=0).max()
+    assert best - 1e-12 <= reach <= 2 * best + 1e-12
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_points_nowhere_are_named(wrong):
+    with pytest.raises(GridError, match="1 of 3 points have NaN or infinite coordinates; leave them out"):
+        farthest_points(np.array([[0.0, 0.0], [wrong, 1.0], [2.0, 2.0]]), 2)
