@@ -13,6 +13,7 @@ from scipy.spatial.distance import cdist, pdist
 from xland.batches import patches as module
 from xland.batches.patches import (
     Patches,
+    chunk_groups,
     count_in_patches,
     farthest_points,
     make_patches,
@@ -204,3 +205,21 @@ def test_farthest_points_cover_at_least_half_as_well_as_the_best_choice(points, 
 def test_points_nowhere_are_named(wrong):
     with pytest.raises(GridError, match="1 of 3 points have NaN or infinite coordinates; leave them out"):
         farthest_points(np.array([[0.0, 0.0], [wrong, 1.0], [2.0, 2.0]]), 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cuts(), st.integers(1, 30), st.integers(1, 30), st.integers(1, 3))
+def test_samples_of_a_group_begin_in_the_same_chunk_of_the_same_year(cut, rows, columns, years):
+    patches = make_patches(*cut)
+    groups = chunk_groups(patches, (rows, columns), years)
+    chunks = list(zip(patches.rows // rows, patches.columns // columns, strict=True))
+    places = [(year, *chunk) for year in range(years) for chunk in chunks]
+    assert len(groups) == len(places)
+    assert len(set(zip(groups.tolist(), places, strict=True))) == len(set(places)) == len(set(groups.tolist()))
+
+
+@pytest.mark.parametrize(("chunk", "years"), [((0, 4), 1), ((4, -1), 1), ((4, 4), 0)])
+def test_chunks_without_cells_and_samples_without_years_are_named(chunk, years):
+    patches = make_patches(Grid.world(1), 40, 20, 4)
+    with pytest.raises(GridError, match=r"chunks of .* cells and . years: all must be at least 1"):
+        chunk_groups(patches, chunk, years)

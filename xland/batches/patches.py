@@ -93,6 +93,34 @@ def sphere_points(latitude: NDArray[np.float64], longitude: NDArray[np.float64])
     return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=-1)
 
 
+def chunk_groups(patches: Patches, chunk: tuple[int, int], years: int = 1) -> NDArray[np.intp]:
+    """Tell which samples begin in the same chunk of the same year.
+
+    Parameters
+    ----------
+    patches : Patches
+    chunk : (rows, columns)
+        Cells of a chunk along each dimension.
+    years : int
+        Number of years; sample ``i`` is patch ``i % len(patches)`` of year ``i // len(patches)``.
+
+    Returns
+    -------
+    (years * len(patches),) array of int
+        Group of each sample, for :class:`~xland.batches.sampling.Order`.
+
+    Raises
+    ------
+    GridError
+        If a chunk holds no cell, or there is no year.
+    """
+    if min(chunk) < 1 or years < 1:
+        raise GridError(f"chunks of {chunk[0]} x {chunk[1]} cells and {years} years: all must be at least 1")
+    places = np.stack([patches.rows // chunk[0], patches.columns // chunk[1]])
+    found, group = np.unique(places, axis=1, return_inverse=True)
+    return (np.arange(years)[:, None] * found.shape[1] + group.reshape(1, -1)).ravel()
+
+
 def farthest_points(points: NDArray[np.float64], count: int, seed: int = 0) -> NDArray[np.intp]:
     """Choose points that lie as far from each other as possible.
 
