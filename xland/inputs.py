@@ -251,18 +251,30 @@ class InputSpec:
             raise StaticError(f"static predictors lack {', '.join(missing)}, which the model needs")
         land = np.asarray(values[self.domain]) > 0
         for channel in self.static:
-            layer = channel.compute(values)
-            finite = np.isfinite(layer)
-            if not finite.all():
-                bad = int((~finite & land).sum())
-                if bad:
-                    raise StaticError(
-                        f"static predictor {channel.name!r} is NaN or infinite in {bad} cells of land: "
-                        f"fill it, or set {self.domain!r} to 0 there"
-                    )
-                layer[~finite] = 0
-            # half precision ends at 65504; normalised channels are far smaller
-            yield np.clip(layer, -60000, 60000, out=layer)
+            yield self.static_layer(channel, values, land)
+
+    def static_layer(
+        self, channel: Channel, values: Mapping[str, NDArray[Any]], land: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """Return one static channel from its sources, within the range of half precision; ``(rows, columns)``.
+
+        Raises
+        ------
+        StaticError
+            For NaN and infinity where there is land.
+        """
+        layer = channel.compute(values)
+        finite = np.isfinite(layer)
+        if not finite.all():
+            bad = int((~finite & land).sum())
+            if bad:
+                raise StaticError(
+                    f"static predictor {channel.name!r} is NaN or infinite in {bad} cells of land: "
+                    f"fill it, or set {self.domain!r} to 0 there"
+                )
+            layer[~finite] = 0
+        # half precision ends at 65504; normalised channels are far smaller
+        return np.clip(layer, -60000, 60000, out=layer)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for the model card."""

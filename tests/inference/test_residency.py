@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xland.inference.residency import CPU_BUDGET, Residency, residency_of
+from xland.inference import residency
+from xland.inference.residency import CPU_BUDGET, Residency, give_back, residency_of
 
 
 class Maker:
@@ -83,3 +84,13 @@ def test_threads_that_ask_at_once_count_a_value_once():
 def test_a_process_keeps_one_residency_for_each_device():
     assert residency_of("cpu") is residency_of("cpu")
     assert residency_of("cpu").budget == CPU_BUDGET
+
+
+def test_freed_memory_can_be_given_back_and_is_where_the_c_library_can(monkeypatch):
+    give_back()
+    asked = []
+    monkeypatch.setattr(residency, "_malloc_trim", lambda: asked.append)
+    give_back()
+    assert asked == [0]
+    monkeypatch.setattr(residency, "_malloc_trim", lambda: None)
+    give_back()

@@ -19,7 +19,7 @@ from xland.inference.engine import Engine, choose_device, engine_of, start_all
 from xland.inference.fields import ChunkField, Chunks, Field, Key
 from xland.inference.layout import Block, Layout, Placement, placements
 from xland.inference.predict import BlockInputs, ocean, predict_block
-from xland.inference.residency import residency_of
+from xland.inference.residency import give_back, residency_of
 from xland.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -166,7 +166,9 @@ def run_block_year(plan: Plan, year: int, row: int, column: int, *chunks: NDArra
         prior = _read_prior(plan, block, named, year)
         engine: Engine = engine_of(plan.checkpoint, device, flips=plan.flips)
         block_inputs = BlockInputs(coarse, static.fields, static.land, prior, static.pending)
-        return predict_block(engine, block, block_inputs, plan.layers)
+        layers = predict_block(engine, block, block_inputs, plan.layers)
+    give_back()
+    return layers
 
 
 def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple[_Static, int]:
@@ -187,14 +189,15 @@ def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple
     def fill(strip: Placement) -> None:
         if not land[strip.target].any():
             return
-        layers = plan.static.read(*strip.source, chunks)
-        named = dict(zip(inputs.static_variables, layers, strict=True))
         (rows, columns), height = strip.target, strip.target[0].stop - strip.target[0].start
-        for start in range(0, height, IN_CACHE):
-            part = slice(start, min(start + IN_CACHE, height))
-            at = (slice(rows.start + part.start, rows.start + part.stop), columns)
-            for number, layer in enumerate(inputs.static_layers({name: each[part] for name, each in named.items()})):
-                fields[(number, *at)] = torch.from_numpy(layer)
+        for number, channel in enumerate(inputs.static):
+            named = {name: _read_variable(plan, name, strip, chunks) for name in channel.sources}
+            for start in range(0, height, IN_CACHE):
+                part = slice(start, min(start + IN_CACHE, height))
+                at = (slice(rows.start + part.start, rows.start + part.stop), columns)
+                values = {name: each[part] for name, each in named.items()}
+                fields[(number, *at)] = torch.from_numpy(inputs.static_layer(channel, values, land[at]))
+        give_back()
 
     strips = _strips(plan.static, block)
     pending = tuple(zip((strip.target[0] for strip in strips), start_all(fill, strips), strict=True))
@@ -209,11 +212,16 @@ def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple
 def _read_land(plan: Plan, block: Block, chunks: Chunks) -> NDArray[np.bool_]:
     """Where a class is predicted, over the halo of a block."""
     land = np.zeros((len(block.read_rows), len(block.read_columns)), dtype=np.bool_)
-    domain = plan.inputs.static_variables.index(plan.inputs.domain)
     for strip in _strips(plan.static, block):
-        (share,) = plan.static.read(*strip.source, chunks, only=slice(domain, domain + 1))
-        land[strip.target] = share > 0
+        land[strip.target] = _read_variable(plan, plan.inputs.domain, strip, chunks) > 0
     return land
+
+
+def _read_variable(plan: Plan, name: str, strip: Placement, chunks: Chunks) -> NDArray[Any]:
+    """Read one static variable, ``(rows, columns)``: more than one at a time would need several times the memory."""
+    number = plan.inputs.static_variables.index(name)
+    (layer,) = plan.static.read(*strip.source, chunks, only=slice(number, number + 1))
+    return layer
 
 
 def _strips(field: Field, block: Block) -> list[Placement]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar
 
 CPU_BUDGET = 256 * 2**20
@@ -74,3 +76,22 @@ def _budget(device: str) -> int:
     import torch
 
     return int(CUDA_SHARE * torch.cuda.mem_get_info()[1])
+
+
+def give_back() -> None:
+    """Give freed memory back to the system, where the C library keeps it for the thread that had it (glibc).
+
+    Without it memory grows with the number of blocks: by 50 MB over the 8 blocks of a 0.05 degree globe.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@lru_cache(maxsize=1)
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another C library
+        return None
+    return found
