@@ -7,6 +7,8 @@ know the standard library can catch them too.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class XlandError(ValueError):
     """Base class of every error that xland raises on purpose."""
@@ -49,11 +51,26 @@ class ModelError(XlandError):
 
 
 class CheckpointError(ModelError):
-    """A checkpoint that is truncated, altered, unsafe or of another shape."""
+    """A checkpoint that is truncated, altered, unsafe, of another shape or cannot be written."""
+
+
+class CheckpointWarning(UserWarning):
+    """A damaged checkpoint, in place of which the one before it is read."""
 
 
 class ConfigurationError(XlandError):
     """A training configuration with unknown, missing or contradictory entries."""
+
+
+class TrainingError(XlandError):
+    """A training whose loss or gradient is not a finite number any more."""
+
+
+class TrainingStoppedError(XlandError):
+    """A training that was asked to end (SIGTERM): its state is written, and it can be resumed."""
+
+    #: exit status for a process that ends with it: 128 and the number of SIGTERM, as shells have it
+    status: ClassVar[int] = 143
 
 
 class StoreError(XlandError):

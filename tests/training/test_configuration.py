@@ -140,6 +140,8 @@ def test_unknown_entries_are_named_with_their_section(changes, message):
         ({"schedule": {"batch": 0}}, "batch must be at least 1"),
         ({"schedule": {"validate_every": 0}}, "validate_every must be at least 1"),
         ({"schedule": {"samples": -1}}, "samples must not be below 0"),
+        ({"schedule": {"checkpoint_every": -1}}, "checkpoint_every must not be below 0"),
+        ({"schedule": {"report_every": 0}}, "report_every must be at least 1"),
         ({"schedule": {"learning_rate": 0}}, "learning_rate must be above 0"),
         ({"schedule": {"warmup": 1.0}}, "warmup must be from 0 to below 1"),
         ({"schedule": {"averaging": 1.0}}, "averaging must be from 0 to below 1"),

@@ -8,6 +8,7 @@ import torch
 from tests.worlds import tiny_configuration, tiny_inputs, tiny_world
 from xland.errors import CheckpointError, ConfigurationError
 from xland.models import find_model
+from xland.training.configuration import read_configuration
 from xland.training.run import train
 from xland.training.state import STATE
 
@@ -91,6 +92,8 @@ def test_training_resumes_where_it_was(files):
     with pytest.raises(ConfigurationError, match="resume it"):
         train(files / "recipe.toml", files / "model", progress=False)
     train(files / "recipe.toml", files / "model", resume=True, progress=False)
+    with pytest.raises(CheckpointError, match=r"split_seed \(0 there, 1 here\)"):
+        train(replace(read_configuration(files / "recipe.toml"), split_seed=1), files / "model", resume=True)
     content = (files / "model" / STATE).read_bytes()
     (files / "model" / STATE).write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match="damaged"):

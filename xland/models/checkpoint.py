@@ -12,6 +12,7 @@ import json
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from xland.errors import CheckpointError, ModelError, XlandError
 from xland.inputs import InputSpec
 from xland.models.coverage import Coverage
+from xland.storing.storage import explain
 
 if TYPE_CHECKING:
     from xland.models.unet import DownscalingNetwork
@@ -152,14 +154,46 @@ def update_card(folder: Path | str, entries: Mapping[str, Any]) -> Checkpoint:
     return read_checkpoint(folder)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, even after a crash."""
+def write_atomically(path: Path, content: bytes, *, keep: Path | None = None) -> None:
+    """Write a file so that a reader sees the old content or the new, even after a crash.
+
+    Parameters
+    ----------
+    path : path
+    content : bytes
+    keep : path, optional
+        Where the old file goes, in the same folder. In the moment between the two renames it is the only one.
+
+    Raises
+    ------
+    CheckpointError
+        If the disk is full or the folder cannot be written; the old file stays, and nothing else is left.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            path.replace(keep)
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        reason = explain(error, str(path.parent)) if isinstance(error, OSError) else None
+        if reason is None:
+            raise
+        raise CheckpointError(f"{path} was not written: {reason}; what was there before is kept") from error
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems know no fsync of folders
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _load_network(checkpoint: Checkpoint) -> DownscalingNetwork:

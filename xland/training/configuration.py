@@ -90,6 +90,12 @@ class Schedule:
         Seed of weights, order and augmentation.
     workers : int
         Loader processes; 0 loads in the training process.
+    checkpoint_every : int
+        Steps between two writings of the state, from which a training resumes; 0 writes it after each
+        epoch only. It is also written when the process is asked to end (SIGTERM).
+    report_every : int
+        Steps between two readings of the loss. Each makes the training wait for its device; on a CPU
+        that costs nothing. A loss that is not finite is found when it is read.
     """
 
     epochs: int = 20
@@ -107,12 +113,14 @@ class Schedule:
     gradient_clip: float = 2.0
     seed: int = 0
     workers: int = 0
+    checkpoint_every: int = 0
+    report_every: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "patch", "patch_stride", "candidates", "validate_every"):
+        for name in ("epochs", "batch", "patch", "patch_stride", "candidates", "validate_every", "report_every"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("samples", "points", "workers", "weight_decay"):
+        for name in ("samples", "points", "workers", "checkpoint_every", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{name} must not be below 0, but is {getattr(self, name)}")
         for name in ("learning_rate", "gradient_clip"):

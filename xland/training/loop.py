@@ -1,15 +1,15 @@
-"""One process learns: epochs, validation, the best weights, resumable after every epoch."""
+"""One process learns: epochs, validation, the best weights; resumable at any step."""
 
 from __future__ import annotations
 
 import copy
 import csv
-import hashlib
-import json
+import io
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from xland.batches.loader import NO_AUGMENTATION, Augmentation, PatchDataset, TrainingArrays, make_loader
 from xland.batches.masking import MASKED
 from xland.batches.patches import Patches, count_in_patches, farthest_points, make_patches, sphere_points
 from xland.batches.split import Part
-from xland.errors import ConfigurationError
+from xland.errors import ConfigurationError, TrainingError, TrainingStoppedError
 from xland.grid import Grid
-from xland.models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from xland.models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, write_atomically
 from xland.models.unet import DownscalingNetwork
-from xland.training.configuration import Configuration, Schedule
+from xland.training.configuration import Configuration
+from xland.training.identity import identify
 from xland.training.material import Material
 from xland.training.objective import agreement, proven_offsets
-from xland.training.state import STATE, Progress, load_state, save_state
+from xland.training.order import Order, describe_items, epoch_batches
+from xland.training.state import Learner, Progress, has_state, load_state, save_state
+from xland.training.steps import make_optimizer, one_cycle, set_rate, take_step, update_average
+from xland.training.stopping import Termination, deferred_termination
 from xland.vocabulary import LAND_CLASSES
 
 Report = Callable[[str, float, dict[str, float]], None]
@@ -46,17 +49,22 @@ def fit(
 ) -> Checkpoint:
     """Train a network and keep the one that validates best.
 
+    The state is written after every epoch, every ``checkpoint_every`` steps of the schedule, and when
+    the process is asked to end (SIGTERM, in the main thread). A training that goes on from it gives
+    the same losses and weights as one without a pause, bit for bit on a CPU.
+
     Parameters
     ----------
     configuration : Configuration
         With normalised inputs.
     material : Material
     folder : path
-        Receives the model (``weights.safetensors``, ``card.json``), ``log.csv`` and the state.
+        Receives the model (``weights.safetensors``, ``card.json``), ``log.csv`` and the last two states.
     resume : bool
         Whether to go on from the state in the folder.
     report : callable, optional
-        Called with a stage, its finished share and the latest figures.
+        Called with a stage, its finished share and the latest figures: ``training`` for the loss of
+        each step, ``epoch`` for the scores of each epoch.
 
     Returns
     -------
@@ -68,63 +76,178 @@ def fit(
     ConfigurationError
         If no patch holds a training pixel, or the folder holds a state and resume was not asked for.
     CheckpointError
-        If the state in the folder is damaged or belongs to another configuration.
+        If the states in the folder are damaged or belong to another configuration or other data, or a
+        state or the model cannot be written.
+    TrainingError
+        If the loss or its gradient is not finite; the message names the step and its patches. The last
+        state and the best model are kept.
+    TrainingStoppedError
+        If the process was asked to end. The step in hand is finished and the state written.
     """
-    schedule, say = configuration.schedule, report or (lambda *_: None)
+    schedule = configuration.schedule
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / STATE).exists() and not resume:
+    if has_state(folder) and not resume:
         raise ConfigurationError(f"{folder} holds a training state: resume it, or choose another folder")
     torch.manual_seed(schedule.seed)
     train = _dataset(configuration, material, Part.TRAIN)
     validation = _dataset(configuration, material, Part.VALIDATION)
     network = DownscalingNetwork(configuration.inputs, configuration.architecture)
     network.fit_bins(*_sample_pixels(train, schedule.seed))
-    average = copy.deepcopy(network)
-    optimizer = _optimizer(network, schedule.learning_rate, schedule.weight_decay)
-    key = _key(configuration, material)
-    progress = Progress()
-    if resume and (folder / STATE).exists():
-        progress = load_state(folder, network, average, optimizer, key)
+    optimizer = make_optimizer(network, schedule.learning_rate, schedule.weight_decay)
+    learner = Learner(network, copy.deepcopy(network), optimizer)
+    identity = identify(configuration, material)
+    progress = load_state(folder, learner, identity) if has_state(folder) else Progress()
     counts = np.bincount(train.arrays.target.ravel(), minlength=256)[: len(configuration.inputs.classes)]
     weights = configuration.objective.class_weights(counts)
-    steps = math.ceil((schedule.samples or len(train)) / schedule.batch) * schedule.epochs
-
-    while progress.epoch < schedule.epochs:
-        started = time.perf_counter()
-        train.epoch = progress.epoch
-        torch.manual_seed(schedule.seed * 100_003 + progress.epoch)
-        losses = []
-        network.train()
-        for batch in _epoch(train, schedule):
-            _set_rate(optimizer, schedule.learning_rate * _one_cycle(progress.step / steps, schedule.warmup))
-            losses.append(_step(network, optimizer, batch, configuration, weights))
-            progress.step += 1
-            _update_average(average, network, min(schedule.averaging, (1 + progress.step) / (10 + progress.step)))
-            say("training", progress.step / steps, {"loss": losses[-1]})
-        progress.epoch += 1
-        figures = {"epoch": float(progress.epoch), "loss": float(np.mean(losses))}
-        if progress.epoch % schedule.validate_every == 0 or progress.epoch == schedule.epochs:
-            figures |= _validate(average, validation, schedule.batch)
-            if figures["accuracy"] + figures["miou"] > progress.best_merit:
-                progress.best_merit, progress.best_epoch = figures["accuracy"] + figures["miou"], progress.epoch
-                save_checkpoint(folder, average, _card(configuration, material, progress, figures))
-        figures["seconds"] = time.perf_counter() - started
-        progress.history.append(figures)
-        _write_log(folder / "log.csv", progress.history)
-        save_state(folder, network, average, optimizer, progress, key)
-        say("epoch", progress.epoch / schedule.epochs, figures)
+    training = _Training(
+        configuration,
+        material,
+        folder,
+        train,
+        validation,
+        learner,
+        identity,
+        progress,
+        weights,
+        _silent if report is None else report,
+    )
+    with deferred_termination() as request:
+        while progress.epoch < schedule.epochs:
+            started = time.perf_counter()
+            training.learn(request)
+            training.judge(request, started)
     return _finish(configuration, material, folder, validation, progress)
 
 
+@dataclass(frozen=True)
+class _Training:
+    """A training under way: what it learns from, what it changes, and where it writes."""
+
+    configuration: Configuration
+    material: Material
+    folder: Path
+    train: PatchDataset
+    validation: PatchDataset
+    learner: Learner
+    identity: dict[str, Any]
+    progress: Progress
+    class_weights: Tensor
+    say: Report
+
+    def learn(self, request: Termination) -> None:
+        """Take the steps of the epoch that are not done."""
+        schedule, progress, learner = self.configuration.schedule, self.progress, self.learner
+        self.train.epoch = progress.epoch
+        if not progress.losses:
+            torch.manual_seed(schedule.seed * 100_003 + progress.epoch)
+        batches, order = epoch_batches(self.train, schedule, len(progress.losses))
+        unread: list[Tensor] = []
+        learner.network.train()
+        for batch in batches:
+            rate = one_cycle(progress.step / self._steps, schedule.warmup)
+            set_rate(learner.optimizer, schedule.learning_rate * rate)
+            unread.append(take_step(learner.network, learner.optimizer, batch, self.configuration, self.class_weights))
+            progress.step += 1
+            decay = min(schedule.averaging, (1 + progress.step) / (10 + progress.step))
+            update_average(learner.average, learner.network, decay)
+            stopping = request.asked  # once: it can come at any moment
+            writing = stopping or (schedule.checkpoint_every and progress.step % schedule.checkpoint_every == 0)
+            if writing or len(unread) == schedule.report_every:
+                self._read_losses(unread, order)
+            if writing:
+                self.save()
+            if stopping:
+                raise self._stopped()
+        self._read_losses(unread, order)
+
+    def judge(self, request: Termination, started: float) -> None:
+        """Validate after an epoch, keep the best weights, and write log and state."""
+        schedule, progress = self.configuration.schedule, self.progress
+        epoch = progress.epoch + 1
+        figures = {"epoch": float(epoch), "loss": float(np.mean(progress.losses))}
+        best = None
+        if epoch % schedule.validate_every == 0 or epoch == schedule.epochs:
+            check = partial(self.heed, request)
+            scores, target = predict_patches(self.learner.average, self.validation, schedule.batch, check)
+            figures |= score_pixels(scores, target)
+            best = figures["accuracy"] + figures["miou"]
+        progress.epoch, progress.losses = epoch, []
+        if best is not None and best > progress.best_merit:
+            progress.best_merit, progress.best_epoch = best, epoch
+            card = _card(self.configuration, self.material, progress, figures)
+            save_checkpoint(self.folder, self.learner.average, card)
+        figures["seconds"] = time.perf_counter() - started
+        progress.history.append(figures)
+        _write_log(self.folder / "log.csv", progress.history)
+        self.save()
+        self.say("epoch", epoch / schedule.epochs, figures)
+        if request.asked:
+            raise self._stopped()
+
+    def save(self) -> None:
+        """Write the state."""
+        save_state(self.folder, self.learner, self.progress, self.identity)
+
+    def heed(self, request: Termination) -> None:
+        """Write the state and stop, if that is asked for."""
+        if request.asked:
+            self.save()
+            raise self._stopped()
+
+    def _stopped(self) -> TrainingStoppedError:
+        return TrainingStoppedError(
+            f"the training was asked to end (SIGTERM) and stopped after step {self.progress.step} of "
+            f"{self._steps}; its state is in {self.folder}: resume it to go on"
+        )
+
+    @property
+    def _steps(self) -> int:
+        schedule = self.configuration.schedule
+        return math.ceil((schedule.samples or len(self.train)) / schedule.batch) * schedule.epochs
+
+    def _read_losses(self, unread: list[Tensor], order: Order) -> None:
+        """Read losses of steps, report them, and refuse any that is not finite."""
+        progress = self.progress
+        before = progress.step - len(unread)
+        for step, (loss, norm) in enumerate((values.tolist() for values in unread), before + 1):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
+                years = [year for _, year in self.material.description["pairs"]]
+                raise TrainingError(
+                    f"{what} in epoch {progress.epoch + 1}, step {step}, on the patches "
+                    f"{describe_items(self.train, order.items[len(progress.losses)], years)}. Look at the data there, "
+                    f"or train with a lower learning_rate; the last state and the best model stay in {self.folder}"
+                )
+            progress.losses.append(loss)
+            self.say("training", step / self._steps, {"loss": loss})
+        unread.clear()
+
+
+def _silent(_stage: str, _done: float, _figures: dict[str, float]) -> None:
+    """Report nothing."""
+
+
 def predict_patches(
-    network: nn.Module, dataset: PatchDataset, batch: int
+    network: nn.Module, dataset: PatchDataset, batch: int, check: Callable[[], None] | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Scores and targets of all pixels that count: ``(pixels, classes)`` and ``(pixels,)``."""
+    """Scores and targets of all pixels that count: ``(pixels, classes)`` and ``(pixels,)``.
+
+    Parameters
+    ----------
+    network : Module
+    dataset : PatchDataset
+    batch : int
+        Patches a batch.
+    check : callable, optional
+        Called before each batch; what it raises ends the work.
+    """
     scores, targets = [], []
     network.eval()
     with torch.inference_mode():
         for samples in make_loader(dataset, batch, shuffle=False):
-            output = _forward(network, samples).movedim(1, -1)
+            if check is not None:
+                check()
+            output = network(samples["coarse"], samples["static"], samples.get("prior")).movedim(1, -1)
             counted = samples["target"] != MASKED
             scores.append(output[counted].numpy())
             targets.append(samples["target"][counted].numpy())
@@ -174,81 +297,6 @@ def _sample_pixels(dataset: PatchDataset, seed: int, count: int = 100_000) -> tu
     year, row, column = year[chosen], row[chosen], column[chosen]
     coarse = arrays.coarse[year, :, row // factor, column // factor].T
     return torch.from_numpy(coarse.copy()), torch.from_numpy(arrays.static[:, row, column])
-
-
-def _epoch(dataset: PatchDataset, schedule: Schedule) -> DataLoader[dict[str, Tensor]]:
-    weights = None
-    if schedule.samples:
-        counted = dataset.arrays.target != MASKED
-        weights = np.concatenate([count_in_patches(year, dataset.patches) for year in counted]).astype(np.float64)
-    return make_loader(
-        dataset, schedule.batch, weights=weights, samples=schedule.samples or None, workers=schedule.workers
-    )
-
-
-def _draw_points(target: Tensor, count: int) -> Tensor:
-    """Flat indices of pixels that count, drawn with replacement, ``(batch, count)``."""
-    flat = (target != MASKED).flatten(1)
-    total = flat.sum(dim=1, keepdim=True)
-    rank = (torch.rand(len(flat), count) * total).long() + 1
-    return torch.searchsorted(flat.cumsum(dim=1), rank.clamp_max(total)).clamp_max(flat.shape[1] - 1)
-
-
-def _forward(network: nn.Module, samples: dict[str, Tensor]) -> Tensor:
-    return network(samples["coarse"], samples["static"], samples.get("prior"))
-
-
-def _step(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    samples: dict[str, Tensor],
-    configuration: Configuration,
-    weights: Tensor,
-) -> float:
-    target, points = samples["target"], None
-    if configuration.schedule.points:
-        points = _draw_points(target, configuration.schedule.points)
-        target = target.flatten(1).gather(1, points)
-    scores = network(samples["coarse"], samples["static"], samples.get("prior"), points)
-    loss = configuration.objective.loss(scores, target, weights)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(network.parameters(), configuration.schedule.gradient_clip)
-    optimizer.step()
-    return loss.item()
-
-
-def _optimizer(network: nn.Module, rate: float, decay: float) -> torch.optim.Optimizer:
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim <= 1]
-    return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}], rate
-    )
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def _one_cycle(done: float, warmup: float) -> float:
-    if done < warmup:
-        return max(done / warmup, 0.02)
-    return 0.5 * (1 + math.cos(math.pi * min((done - warmup) / (1 - warmup), 1.0)))
-
-
-def _update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    with torch.no_grad():
-        for old, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-            if old.dtype.is_floating_point:
-                old.lerp_(new, 1 - decay)
-            else:
-                old.copy_(new)
-
-
-def _validate(network: nn.Module, dataset: PatchDataset, batch: int) -> dict[str, float]:
-    scores, target = predict_patches(network, dataset, batch)
-    return score_pixels(scores, target)
 
 
 def score_pixels(scores: NDArray[np.float32], target: NDArray[np.uint8]) -> dict[str, float]:
@@ -305,15 +353,11 @@ def _card(
     }
 
 
-def _key(configuration: Configuration, material: Material) -> str:
-    content = json.dumps([configuration.to_dict(), material.description], sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
 def _write_log(path: Path, history: Iterable[dict[str, float]]) -> None:
     rows = list(history)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())

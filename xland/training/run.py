@@ -38,7 +38,7 @@ def train(
         Maps and predictors in place of those that the configuration names; see
         :func:`xland.training.material.gather`.
     resume : bool
-        Go on from the last finished epoch in `output`.
+        Go on from the last state in `output`: the same losses and weights as without a pause.
     progress : bool
         Show a progress bar, and one line an epoch.
 
@@ -46,6 +46,15 @@ def train(
     -------
     Checkpoint
         The model that validated best.
+
+    Raises
+    ------
+    TrainingStoppedError
+        If the process was asked to end (SIGTERM): the state is written, and ``resume`` goes on. A job
+        that ends with its ``status``, 143, can be told from one that failed.
+    XlandError
+        If data, configuration or state do not fit, as :func:`xland.training.material.gather` and
+        :func:`xland.training.loop.fit` say.
     """
     if not isinstance(configuration, Configuration):
         configuration = read_configuration(configuration)

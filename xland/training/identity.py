@@ -1,0 +1,84 @@
+"""What fixes the losses of a training: its configuration and its data, and how those of two trainings differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from xland.training.configuration import Configuration
+from xland.training.material import Material
+
+# entries that do not change a loss, and may differ in a training that is resumed
+_FREE = {"title", "notes", "licence"}
+_FREE_SCHEDULE = {"workers", "checkpoint_every", "report_every"}
+
+
+def identify(configuration: Configuration, material: Material) -> dict[str, Any]:
+    """Describe everything that the losses of a training depend on.
+
+    Parameters
+    ----------
+    configuration : Configuration
+        With normalised inputs.
+    material : Material
+
+    Returns
+    -------
+    dict
+        JSON-ready: the entries of the configuration; ``sources``, as the card names the data; and
+        ``arrays``, a SHA-256 of the content of each.
+    """
+    entries = {name: value for name, value in configuration.to_dict().items() if name not in _FREE}
+    entries["schedule"] = {name: value for name, value in entries["schedule"].items() if name not in _FREE_SCHEDULE}
+    arrays = {**vars(material.arrays), "part": material.part}
+    hashes = {
+        name: hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+        for name, array in arrays.items()
+        if array is not None
+    }
+    described: dict[str, Any] = json.loads(
+        json.dumps({**entries, "sources": material.description, "arrays": hashes}, default=str)
+    )
+    return described
+
+
+def differences(own: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Name the entries in which two trainings differ, with both values: ``schedule.batch (8 there, 4 here)``.
+
+    Parameters
+    ----------
+    own, other : dict
+        What :func:`identify` returned here, and for the other training.
+    """
+    here, there = dict(_entries(own)), dict(_entries(other))
+    return [
+        f"{name} ({_short(there, name)} there, {_short(here, name)} here)"
+        for name in dict.fromkeys((*here, *there))
+        if name not in here or name not in there or here[name] != there[name]
+    ]
+
+
+def _entries(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Single values with their path; of channels, their order and the entries of each by its name."""
+    if isinstance(value, list) and value and all(isinstance(each, dict) and "name" in each for each in value):
+        yield path, [each["name"] for each in value]
+        for each in value:
+            yield from _entries(
+                {name: entry for name, entry in each.items() if name != "name"}, f"{path}.{each['name']}"
+            )
+    elif isinstance(value, dict):
+        for name, entry in value.items():
+            yield from _entries(entry, f"{path}.{name}" if path else name)
+    else:
+        yield path, value
+
+
+def _short(entries: dict[str, Any], name: str) -> str:
+    if name not in entries:
+        return "absent"
+    text = json.dumps(entries[name], ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:50]}..."
