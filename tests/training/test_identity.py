@@ -68,3 +68,16 @@ def test_an_array_with_another_value_is_named(tiny, name):
     array.flat[array.size // 2] = 1 if array.flat[array.size // 2] == 0 else 0
     other = identify(tiny[0], replace(tiny[1], arrays=replace(tiny[1].arrays, **{name: array})))
     assert [text.split(" ")[0] for text in differences(other, identify(*tiny))] == [f"arrays.{name}"]
+
+
+def test_a_copy_of_a_store_is_the_same_data(tiny):
+    """Its token, which holds the path, is another one; the content is not."""
+    configuration, material = tiny
+    assert "token" in material.description["forcing"]
+    moved = {**material.description, "forcing": {**material.description["forcing"], "token": "another"}}
+    assert differences(identify(configuration, replace(material, description=moved)), identify(*tiny)) == []
+    other = {**material.description, "forcing": {"name": "other.nc", "sha256": "0"}}
+    assert differences(identify(configuration, replace(material, description=other)), identify(*tiny)) == [
+        'sources.forcing.name ("in memory" there, "other.nc" here)',
+        'sources.forcing.sha256 (absent there, "0" here)',
+    ]

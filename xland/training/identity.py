@@ -40,10 +40,9 @@ def identify(configuration: Configuration, material: Material) -> dict[str, Any]
         for name, array in arrays.items()
         if array is not None
     }
-    described: dict[str, Any] = json.loads(
-        json.dumps({**entries, "sources": material.description, "arrays": hashes}, default=str)
-    )
-    return described
+    described = {**entries, "sources": _without_tokens(material.description), "arrays": hashes}
+    plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
+    return plain
 
 
 def differences(own: dict[str, Any], other: dict[str, Any]) -> list[str]:
@@ -60,6 +59,14 @@ def differences(own: dict[str, Any], other: dict[str, Any]) -> list[str]:
         for name in dict.fromkeys((*here, *there))
         if name not in here or name not in there or here[name] != there[name]
     ]
+
+
+def _without_tokens(described: dict[str, Any]) -> dict[str, Any]:
+    """Leave dask's tokens out: those change when a store is copied, and the content has its hashes."""
+    return {
+        name: {key: value for key, value in source.items() if key != "token"} if isinstance(source, dict) else source
+        for name, source in described.items()
+    }
 
 
 def _entries(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
