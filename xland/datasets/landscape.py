@@ -32,6 +32,7 @@ SMALLEST = 6.0
 """Shortest wavelength in fine cells: patches are several cells wide."""
 
 _SEAS = 8  # a basin is a sea, not a lake, from this part of the largest one on
+_BETWEEN_TOWNS = 33  # cells: places are compared with others no further away
 _LAPSE = 5.5  # degrees Celsius a kilometre
 _SOILS = {
     "clay": "share of clay in the soil",
@@ -117,7 +118,7 @@ def make_landscape(grid: Grid, random: np.random.Generator) -> Landscape:
     """
     noise = Noise(random, grid.shape)
     fine, broad = noise.fine, noise.broad
-    relief = broad()
+    relief = broad() + np.float32(0.12) * fine()
     land, basins = _land_and_basins(relief)
     height = np.maximum(relief - np.quantile(relief, SEA_SHARE).astype(np.float32), 0)
     elevation = np.where(land, 250 * height + 200 * height**2, 0).astype(np.float32)
@@ -131,12 +132,14 @@ def make_landscape(grid: Grid, random: np.random.Generator) -> Landscape:
     steep = _standard(np.sqrt(fields["slope"]), land)
     low = -_standard(fields["relative_elevation"], land)
     mild = -_standard(np.abs(warmth - 12), land)
+    places = fine()
+    towns = _standard(places - ndimage.uniform_filter(places, _BETWEEN_TOWNS), land)
     suited = {
-        URBAN: 0.6 * low - 0.5 * steep + 0.5 * near_sea + 0.3 * mild + 1.5 * fine(),
-        CROPLAND: 0.6 * mild - 0.8 * steep + 0.5 * clay + 0.4 * low + 0.4 * fine(),
-        PASTURE: -0.6 * wetness - 0.3 * steep - 0.4 * clay + 0.3 * mild + 0.5 * fine(),
-        FOREST: wetness + 0.3 * steep + 0.2 * mild + 0.4 * fine(),
-        OTHER: -_standard(warmth, land) - wetness + 0.3 * fine(),
+        URBAN: 0.3 * low - 0.4 * steep + 0.5 * near_sea + 0.3 * mild + 1.2 * towns,
+        CROPLAND: 0.6 * mild - 0.8 * steep + 0.8 * clay + 0.5 * low + 0.2 * fine(),
+        PASTURE: -0.6 * wetness - 0.3 * steep - 0.4 * clay + 0.5 * sand + 0.3 * mild + 0.2 * fine(),
+        FOREST: wetness + 0.5 * steep - 0.4 * sand + 0.2 * mild + 0.2 * fine(),
+        OTHER: -_standard(warmth, land) - wetness + 0.2 * fine(),
     }
     return Landscape(
         grid=grid,
