@@ -11,6 +11,7 @@ import xarray as xr
 
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
 from xland.cli import _parser, main
+from xland.errors import TrainingStoppedError
 from xland.inference.downscale import downscale
 from xland.training.run import train
 
@@ -218,6 +219,15 @@ def test_errors_are_one_line_with_a_name(arguments, message, capsys, tmp_path, m
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_training_that_was_asked_to_end_has_a_status_of_its_own(capsys, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise TrainingStoppedError("stopped after step 3 of 8: resume it to go on")
+
+    monkeypatch.setattr("xland.training.run.train", stop)
+    assert main(["train", "luh2-0p05", str(tmp_path / "model")]) == 143
+    assert capsys.readouterr().err == "stopped after step 3 of 8: resume it to go on\n"
 
 
 def test_a_file_without_maps_cannot_be_evaluated(files, capsys):

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xland.errors import ClusterError, StoreError, XlandError
+from xland.errors import ClusterError, StoreError, TrainingStoppedError, XlandError
 from xland.files import open_coarse, open_map
 from xland.models import DEFAULT_MODEL
 
@@ -29,10 +29,13 @@ A first run:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or 1 after an error that was answered in one line."""
+    """Run the command line; return 0, 1 after an error that was answered in one line, or 143 after SIGTERM."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
+    except TrainingStoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.status
     except (XlandError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -243,7 +246,7 @@ def _train(commands: Any) -> None:
     parser.add_argument("--target", type=Path, help="maps to learn from (land_use), in place of the configuration's")
     parser.add_argument("--static", type=Path, help="static predictors, in place of the configuration's")
     parser.add_argument("--prior", type=Path, help="maps of the adjacent years, for models that read one")
-    parser.add_argument("--resume", action="store_true", help="go on from the last finished epoch")
+    parser.add_argument("--resume", action="store_true", help="go on from the last state")
 
 
 def _models(commands: Any) -> None:
