@@ -15,7 +15,7 @@ from xarray.core.indexing import IndexingSupport, LazilyIndexedArray, explicit_i
 from tests.strategies import Layout
 from tests.worlds import tiny_inputs
 from xland.grid import Grid
-from xland.inference.fields import ChunkField, FileField
+from xland.inference.fields import ChunkField, FileField, WithoutSea
 from xland.inference.layout import placements
 from xland.inference.sources import static_source
 from xland.inference.windows import Span
@@ -133,3 +133,20 @@ def test_each_year_is_a_chunk_of_its_own():
     field = ChunkField.of(array, Grid(4.0, 90.0, -180.0, 8, 12))
     keys = list(field.keys(Span(5, 6), Span(0, 12), year=2))
     assert keys == [(array.name, 2, 0, 1, 0), (array.name, 2, 0, 1, 1)]
+
+
+@given(
+    rows=st.integers(1, 7), columns=st.integers(1, 7), layers=st.integers(1, 3), years=st.booleans(),
+    sea=st.floats(0, 1), seed=st.integers(0, 99), data=st.data(),
+)  # fmt: skip
+def test_cells_without_data_take_no_room_and_read_as_nan(rows, columns, layers, years, sea, seed, data):
+    random = np.random.default_rng(seed)
+    whole = random.random((layers, rows, columns)).astype(np.float32)
+    whole[random.random(whole.shape) < sea / 2] = np.nan
+    whole[:, random.random((rows, columns)) < sea] = np.nan
+    packed = WithoutSea.of(whole[None] if years else whole)
+    assert packed.values.shape[1] == np.count_nonzero(~np.isnan(whole).all(axis=0))
+    first, left = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, columns - 1))
+    where = (data.draw(st.sampled_from([slice(None), slice(0, 1)])), slice(first, rows), slice(left, columns))
+    np.testing.assert_array_equal(packed[where], whole[where])
+    assert packed[where].dtype == np.float32

@@ -147,8 +147,40 @@ def _joined(parts: list[list[NDArray[Any]]]) -> NDArray[Any]:
     return np.concatenate([np.concatenate(part, axis=-1) for part in parts], axis=-2)
 
 
-def _layers(chunk: NDArray[Any]) -> NDArray[Any]:
-    return chunk.reshape(-1, *chunk.shape[-2:])
+@dataclass(frozen=True, eq=False)
+class WithoutSea:
+    """Layers of which only cells with data are kept: most of a globe is sea, which land fields say nothing about.
+
+    Parameters
+    ----------
+    there : (rows, columns) array of bool
+        Cells where at least one layer is not NaN.
+    values : (layers, cells) array
+        Of these cells, row by row.
+    """
+
+    there: NDArray[np.bool_]
+    values: NDArray[Any]
+
+    @classmethod
+    def of(cls, chunk: NDArray[Any]) -> WithoutSea:
+        """Keep the cells with data of a chunk, ``(..., rows, columns)``."""
+        layers = _layers(chunk)
+        there = ~np.isnan(layers).all(axis=0)
+        return cls(there, layers[:, there])
+
+    def __getitem__(self, where: tuple[slice, slice, slice]) -> NDArray[Any]:
+        """Return layers at rows and columns, ``(layers, rows, columns)``, NaN in cells without data."""
+        only, rows, columns = where
+        number = self.there.cumsum(dtype=np.int32).reshape(self.there.shape)[rows, columns] - 1
+        inside, values = self.there[rows, columns], self.values[only]
+        layers = np.full((len(values), *inside.shape), np.nan, dtype=values.dtype)
+        layers[:, inside] = values[:, number[inside]]
+        return layers
+
+
+def _layers(chunk: Any) -> Any:
+    return chunk if isinstance(chunk, WithoutSea) else chunk.reshape(-1, *chunk.shape[-2:])
 
 
 def _overlaps(bounds: tuple[int, ...], where: slice) -> Iterator[tuple[int, slice]]:

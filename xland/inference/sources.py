@@ -15,7 +15,7 @@ from xland.datasets import static_predictors
 from xland.errors import GridError, ModelError, PriorError, RegionError, StaticError, TimeError
 from xland.forcing import Forcing, require_years
 from xland.grid import Grid
-from xland.inference.fields import ChunkField, Field, FileField
+from xland.inference.fields import ChunkField, Field, FileField, WithoutSea
 from xland.inference.layout import Layout, pieces, placements
 from xland.inference.windows import Span
 from xland.inputs import InputSpec
@@ -143,7 +143,8 @@ class Sources:
 def coarse_source(forcing: Forcing, inputs: InputSpec, layout: Layout) -> Source:
     """Stack what the model reads of the forcing, as far as the windows of a layout reach.
 
-    The array is ``(years, variables, rows, columns)`` with one year a chunk, NaN without data.
+    The array is ``(years, variables, rows, columns)`` with one year a chunk; its chunks are
+    :class:`~xland.inference.fields.WithoutSea`, to be read through the field only.
     """
     first, last = layout.block(0, 0), layout.block(-1, -1)
     rows = Span(first.read_rows.start, last.read_rows.stop).coarse(inputs.factor)
@@ -152,7 +153,8 @@ def coarse_source(forcing: Forcing, inputs: InputSpec, layout: Layout) -> Source
     part = (places[0][0], places[0][1] if len(places) == 1 else slice(None))
     layers = [_dask(forcing.data[name])[:, *part] for name in present_variables(forcing, inputs)]
     stacked = da.stack(layers, axis=1).rechunk({0: 1, 1: -1})
-    return _chunked(stacked, forcing.grid.window(*part))
+    packed = stacked.map_blocks(WithoutSea.of, dtype=np.float32, meta=np.empty((0, 0, 0, 0), np.float32))
+    return _chunked(packed, forcing.grid.window(*part))
 
 
 def static_source(static: xr.Dataset | None, target: Grid, inputs: InputSpec) -> Source:
