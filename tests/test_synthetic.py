@@ -4,12 +4,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import xland.accessor  # noqa: F401 - registers .ai4land
+from tests.threads import one_thread  # noqa: F401 - pytest finds it by its name
 from tests.worlds import tiny_checkpoint, tiny_configuration, tiny_inputs
 from xland.aggregation import aggregate_classes
 from xland.batches.split import Part
@@ -48,14 +48,6 @@ def world():
 def wide_world():
     """Large enough in degrees for all parts of the split, on the grid of the tiny inputs."""
     return synthetic_world((120, 240), 4, range(2000, 2004), resolution=4.0)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def totals(forcing: xr.Dataset) -> dict[str, np.ndarray]:

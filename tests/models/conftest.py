@@ -1,14 +1,7 @@
-"""Tiny networks run fastest, and reproducibly, on one thread."""
+"""The tests beside this file run on one thread."""
 
 from __future__ import annotations
 
-import pytest
-import torch
+from tests.threads import one_thread
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+__all__ = ["one_thread"]
