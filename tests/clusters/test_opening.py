@@ -70,22 +70,23 @@ def test_local_workers_are_reachable_from_this_machine_alone():
 
 def test_ctrl_c_of_a_terminal_stops_all_quietly(tmp_path):
     program = (
-        "import time\nfrom xland.clusters import open_cluster\n"
+        "import pathlib, time\nfrom xland.clusters import open_cluster\n"
+        "def work(mark):\n"
+        "    pathlib.Path(mark).touch()\n"
+        "    time.sleep(60)\n"
         "if __name__ == '__main__':\n"
         "    with open_cluster('local', workers=1, progress=False) as client:\n"
-        "        print('open', flush=True)\n"
-        "        client.submit(time.sleep, 60).result()\n"
+        "        client.submit(work, 'working').result()\n"
     )
     (tmp_path / "script.py").write_text(program)
     # a group of its own, all of which gets the signal, as in a terminal
     process = subprocess.Popen(
-        [sys.executable, tmp_path / "script.py"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+        [sys.executable, "script.py"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    assert process.stdout.readline() == "open\n"
+    while not (tmp_path / "working").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.5)  # distributed logs an error of its own for a wait that is interrupted before it has begun
     below = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=30)
