@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from xland.batches.masking import MASKED
+from xland.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Cross-entropy with class weights.
+    """Cross-entropy with class weights; focal, and with a term for the IoU, if asked for.
 
     Parameters
     ----------
@@ -25,10 +27,26 @@ class Objective:
         0 leaves all pixels equal, 0.5 is a usual remedy for rare classes, 1 makes classes equal.
     label_smoothing : float
         Share of the target that is spread over all classes.
+    focal_gamma : float
+        The cross-entropy of a pixel counts ``(1 - p) ** focal_gamma`` times, with ``p`` the probability
+        of the true class: pixels that are already right count less (focal loss, Lin et al. 2017, arXiv
+        1708.02002, where 2 is best). 0 for plain cross-entropy.
+    lovasz : float
+        Weight of the Lovasz-softmax term, which stands for 1 - IoU on average over the classes of the
+        batch (:func:`lovasz_softmax`). 0 for none.
     """
 
     class_weight_power: float = 0.0
     label_smoothing: float = 0.0
+    focal_gamma: float = 0.0
+    lovasz: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("class_weight_power", "focal_gamma", "lovasz"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigurationError(f"{name} must be a number of at least 0, not {getattr(self, name)}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigurationError(f"label_smoothing must be from 0 to below 1, not {self.label_smoothing}")
 
     def class_weights(self, counts: NDArray[np.int64]) -> Tensor:
         """Weights of the classes for their pixel counts; a class without pixels has weight 0."""
@@ -38,7 +56,15 @@ class Objective:
         return torch.as_tensor(raw / mean if mean > 0 else raw, dtype=torch.float32)
 
     def loss(self, scores: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-        """Mean over the pixels that count.
+        """Mean over the pixels that count; see :meth:`total`."""
+        total, counted = self.total(scores, target, weights)
+        return total / counted.clamp_min(1)
+
+    def total(self, scores: Tensor, target: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum over the pixels that count, and their number.
+
+        Where several processes learn together, sums and numbers are added up over all of them before
+        one is divided by the other, so that each pixel counts the same.
 
         Parameters
         ----------
@@ -46,18 +72,82 @@ class Objective:
         target : (batch, ...) uint8
             255 where a pixel does not count.
         weights : (classes,)
+
+        Returns
+        -------
+        total, counted : Tensor
+            Scalars on the device of the scores; neither is waited for. The Lovasz term belongs to all
+            pixels of this process together and enters the sum as often as there are pixels that count.
         """
-        target = target.long()
-        total = functional.cross_entropy(
-            scores.float(),
+        scores, target = scores.float(), target.long()
+        total = self._cross_entropy(scores, target, weights)
+        counted = (target != MASKED).sum()
+        if self.lovasz:
+            total = total + self.lovasz * counted * lovasz_softmax(scores, target)
+        return total, counted
+
+    def _cross_entropy(self, scores: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+        loss = functional.cross_entropy(
+            scores,
             target,
             weight=weights,
             ignore_index=MASKED,
-            reduction="sum",
+            reduction="none" if self.focal_gamma else "sum",
             label_smoothing=self.label_smoothing,
         )
-        counted = (target != MASKED).sum().clamp_min(1)
-        return total / counted
+        if not self.focal_gamma:
+            return loss
+        known = torch.where(target != MASKED, target, 0).unsqueeze(1)
+        missed = -torch.expm1(scores.log_softmax(dim=1).gather(1, known).squeeze(1))
+        # powers below 1 have no finite slope at 0
+        return (missed.clamp_min(1e-6) ** self.focal_gamma * loss).sum()
+
+
+def lovasz_softmax(scores: Tensor, target: Tensor) -> Tensor:
+    """Lovasz-softmax loss of all pixels together (Berman et al. 2018, arXiv 1705.08790).
+
+    The mean, over the classes that are in the target, of a piecewise linear extension of 1 - IoU to
+    probabilities. Where one class has all the probability, it is 1 - IoU.
+
+    Parameters
+    ----------
+    scores : (batch, classes, ...)
+    target : (batch, ...) integer
+        255 where a pixel does not count.
+
+    Returns
+    -------
+    Tensor
+        Scalar; 0 without any pixel that counts.
+    """
+    classes = scores.shape[1]
+    probability = scores.float().softmax(dim=1).movedim(1, 0).reshape(classes, -1)
+    flat = target.reshape(-1)
+    counted = flat != MASKED
+    total, present = probability.new_zeros(()), probability.new_zeros(())
+    for code, share in enumerate(probability):
+        inside = flat == code
+        # pixels that do not count come last, without an error
+        error = torch.where(inside, 1 - share, share) * counted
+        total = total + torch.dot(error, _slope(error.detach(), inside)) * inside.any()
+        present = present + inside.any()
+    return total / present.clamp_min(1)
+
+
+@torch.no_grad()
+def _slope(error: Tensor, inside: Tensor) -> Tensor:
+    """Slope of the Lovasz extension for each pixel: what 1 - IoU gains when it is missed after all with larger errors.
+
+    It is constant until errors change places, so that it needs no gradient, and only one class at a
+    time is sorted.
+    """
+    order = error.argsort(descending=True)
+    hits = inside[order].cumsum(0)
+    wrong = torch.arange(1, len(order) + 1, device=error.device) - hits
+    size = inside.sum()
+    missed = 1 - (size - hits).double() / (size + wrong)
+    gains = missed.diff(prepend=missed.new_zeros(1)).float()
+    return torch.empty_like(gains).scatter_(0, order, gains)
 
 
 def fit_class_offsets(
