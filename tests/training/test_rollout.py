@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from tests.worlds import tiny_inputs, tiny_network
+from xland.errors import ConfigurationError
+from xland.training.rollout import Rollout, sampling_share, unroll
+
+CLASSES = 8
+
+
+class Known(nn.Module):
+    """A network that always finds one class and remembers the priors that it read."""
+
+    def __init__(self, code=3):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.code, self.read = code, []
+
+    def forward(self, coarse, static, prior, points=None):
+        self.read.append(prior)
+        scores = torch.zeros(len(prior), CLASSES, *prior.shape[1:])
+        scores[:, self.code] = 1
+        scores = scores * self.weight
+        if points is None:
+            return scores
+        return scores.flatten(2).gather(2, points[:, None].expand(-1, CLASSES, -1))
+
+
+def samples(batch=4, years=3, inputs=None, size=40, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    inputs = inputs or tiny_inputs("one_hot")
+    small = size // inputs.factor
+    prior = torch.randint(0, CLASSES, (batch, years, size, size), generator=random, dtype=torch.uint8)
+    hidden = torch.rand(prior.shape, generator=random) < 0.6
+    return {
+        "coarse": torch.randn(batch, years, inputs.coarse_channels, small, small, generator=random),
+        "static": torch.randn(batch, len(inputs.static), size, size, generator=random).half(),
+        "prior": torch.where(hidden, 255, prior).to(torch.uint8),
+    }
+
+
+def test_without_own_maps_each_year_is_that_of_the_network_on_the_true_prior():
+    network, batch = tiny_network(tiny_inputs("one_hot")), samples()
+    with torch.no_grad():
+        scores = unroll(network, batch, 0.0)
+        for year in range(3):
+            alone = network(batch["coarse"][:, year], batch["static"], batch["prior"][:, year])
+            torch.testing.assert_close(scores[:, year], alone)
+
+
+def test_the_first_year_always_reads_the_true_map():
+    network, batch = Known(), samples()
+    unroll(network, batch, 1.0)
+    assert torch.equal(network.read[0], batch["prior"][:, 0])
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000))
+def test_own_maps_take_the_place_of_what_is_known_of_the_land(seed):
+    network, batch = Known(code=3), samples(seed=seed)
+    unroll(network, batch, 1.0)
+    for year in (1, 2):
+        true, read = batch["prior"][:, year], network.read[year]
+        untouched = (true == 255) | (true == 0)
+        assert torch.equal(read[untouched], true[untouched]), "what is hidden stays hidden, and sea is sea"
+        assert (read[~untouched] == 3).all()
+
+
+def test_a_free_rollout_reads_what_the_network_made_the_year_before():
+    network, batch = tiny_network(tiny_inputs("one_hot")), samples()
+    batch["prior"] = torch.randint(1, CLASSES, batch["prior"].shape, dtype=torch.uint8)
+    with torch.no_grad():
+        scores = unroll(network, batch, 1.0)
+        prior = batch["prior"][:, 0]
+        for year in range(3):
+            expected = network(batch["coarse"][:, year], batch["static"], prior)
+            torch.testing.assert_close(scores[:, year], expected)
+            prior = expected.argmax(dim=1).to(torch.uint8)
+
+
+def test_a_sample_reads_its_own_map_as_a_whole_or_not_at_all_and_as_often_as_asked_for():
+    network, batch = Known(code=3), samples(batch=64, years=5, size=8)
+    unroll(network, batch, 0.25, generator=torch.Generator().manual_seed(0))
+    known = (batch["prior"] != 255) & (batch["prior"] != 0)
+    own = torch.stack(network.read, dim=1) == 3
+    share = (own & known).flatten(2).sum(dim=2) / known.flatten(2).sum(dim=2)
+    whole = share[:, 1:] == 1
+    assert (whole | (share[:, 1:] < 0.5)).all(), "the true map holds class 3, too"
+    assert whole.float().mean().item() == pytest.approx(0.25, abs=0.06)
+    assert whole.sum(dim=1).float().var().item() > 0, "drawn for each sample"
+
+
+def test_draws_follow_from_the_generator():
+    batch = samples(batch=16, years=4, size=8)
+    found = []
+    for seed in (1, 1, 2):
+        network = Known()
+        unroll(network, batch, 0.5, generator=torch.Generator().manual_seed(seed))
+        found.append(torch.stack(network.read))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_every_year_teaches_the_network_but_no_gradient_passes_from_one_to_the_next():
+    batch = samples(batch=1, years=2)
+    gradients = []
+    for own_share in (0.0, 1.0):
+        batch["coarse"] = batch["coarse"].detach().requires_grad_()
+        network = tiny_network(tiny_inputs("one_hot"))
+        scores = unroll(network, batch, own_share)
+        for year in range(2):
+            (gradient,) = torch.autograd.grad(scores[:, year].square().sum(), batch["coarse"], retain_graph=True)
+            assert gradient[:, year].any()
+            assert not gradient[:, 1 - year].any()
+        gradients.append(gradient)
+    assert not torch.equal(*gradients), "the second year has read another map"
+
+
+@pytest.mark.parametrize("own_share", [0.0, 1.0])
+def test_scores_at_points_are_those_of_whole_maps(own_share):
+    network, batch = tiny_network(tiny_inputs("one_hot"), kind="context", depth=1, head=6).eval(), samples()
+    points = torch.randint(0, 1600, (4, 3, 7))
+    with torch.no_grad():
+        whole = unroll(network, batch, own_share).flatten(3)
+        few = unroll(network, batch, own_share, points=points)
+    assert few.shape == (4, 3, CLASSES, 7)
+    torch.testing.assert_close(few, whole.gather(3, points[:, :, None].expand(-1, -1, CLASSES, -1)))
+
+
+@pytest.mark.parametrize("own_share", [1e-9, 1.0])
+def test_the_number_of_calls_depends_on_the_share_alone(own_share):
+    """Processes that share batch statistics would wait for each other for ever."""
+    network, batch = Known(), samples()
+    unroll(network, batch, own_share, points=torch.zeros(4, 3, 2, dtype=torch.int64))
+    assert len(network.read) == 5
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_the_share_of_own_maps_rises_from_nothing_to_the_peak(done, later, peak):
+    share = sampling_share(done, peak)
+    assert 0 <= share <= peak
+    if later >= done:
+        assert sampling_share(later, peak) >= share
+    assert sampling_share(0, peak) == 0
+    assert sampling_share(1, peak) == peak
+
+
+def test_the_share_rises_in_a_line():
+    assert [sampling_share(done, 0.8) for done in (0.1, 0.35, 0.6)] == pytest.approx([0, 0.4, 0.8])
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"years": 0}, "years must be a whole number of at least 1, not 0"),
+        ({"years": 2.0}, "years must be a whole number of at least 1, not 2.0"),
+        ({"years": 2, "own_maps": 1.5}, "own_maps must be from 0 to 1, not 1.5"),
+        ({"years": 2, "own_maps": float("nan")}, "own_maps must be from 0 to 1, not nan"),
+        ({"own_maps": 0.5}, "with own_maps 0.5 a sample needs more than one year"),
+    ],
+)
+def test_rollouts_that_cannot_be_are_refused_by_name(entries, message):
+    with pytest.raises(ConfigurationError, match=message):
+        Rollout(**entries)

@@ -1,0 +1,130 @@
+"""Learning over several years at once, so that a network meets its own maps before it is used.
+
+In use, the map that a network makes of one year is what it reads for the next (a free rollout), and its
+errors come back to it. A network that has only ever read true maps has not learned to mend them. Here it
+reads, with a probability that rises while it learns, its own map in place of the true one: scheduled
+sampling (Bengio et al. 2015, arXiv 1506.03099).
+
+Own maps are made and read as in use: the most probable class, without a gradient, since classes have
+none. A sample reads its own map as a whole or not at all, because errors lie together; and since it may
+do so in one year after the other, errors can build up as in use, up to the number of years. What the true
+map hides stays hidden and its sea stays sea, so that apart from the errors nothing tells the two apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from xland.batches.masking import MASKED
+from xland.errors import ConfigurationError
+from xland.vocabulary import OCEAN
+
+_RISE = (0.1, 0.6)
+"""Shares of a training at which the probability of own maps begins and ends to rise."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """How many years are learned at once, and how often the network reads its own maps.
+
+    Parameters
+    ----------
+    years : int
+        Maps that follow each other in a sample; 1 learns each map alone.
+    own_maps : float
+        Probability that the network reads its own map of the adjacent year in place of the true one,
+        from the second map of a sample on: 0 at first, then rising in a line between 10 and 60 % of the
+        training to this value (scheduled sampling).
+    """
+
+    years: int = 1
+    own_maps: float = 0.0
+
+    def __post_init__(self) -> None:
+        if type(self.years) is not int or self.years < 1:
+            raise ConfigurationError(f"rollout: years must be a whole number of at least 1, not {self.years!r}")
+        if not 0 <= self.own_maps <= 1:
+            raise ConfigurationError(f"rollout: own_maps must be from 0 to 1, not {self.own_maps}")
+        if self.own_maps and self.years == 1:
+            raise ConfigurationError(
+                f"rollout: with own_maps {self.own_maps:g} a sample needs more than one year, because the first reads "
+                "the true map: set years to 2 or more"
+            )
+
+
+def sampling_share(done: float, peak: float) -> float:
+    """Probability of own maps when a share of all steps is done: 0, a linear rise, then the peak.
+
+    Parameters
+    ----------
+    done : float
+        Share of all steps, from 0 to 1.
+    peak : float
+        Probability from 60 % of the training on.
+    """
+    first, last = _RISE
+    return peak * min(max((done - first) / (last - first), 0.0), 1.0)
+
+
+def unroll(
+    network: nn.Module,
+    samples: Mapping[str, Tensor],
+    own_share: float,
+    *,
+    points: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return the scores of all years of a batch, the network reading some of its own maps.
+
+    Parameters
+    ----------
+    network : Module
+        In training or evaluation mode, as it stands.
+    samples : dict of Tensor
+        ``coarse`` (batch, years, channels, coarse rows, coarse columns), ``static`` (batch, channels, rows,
+        columns) and ``prior`` (batch, years, rows, columns): the true map that adjoins each year, 255
+        where it is hidden. Years stand in the order of the rollout: the map of each is the prior of the
+        next.
+    own_share : float
+        Probability that a sample reads its own map, drawn for each sample and year but the first.
+    points : (batch, years, n) int64 tensor, optional
+        Flat indices of the only pixels whose scores are wanted.
+    generator : Generator, optional
+        Of the draws, on the CPU; else torch's own.
+
+    Returns
+    -------
+    (batch, years, classes, rows, columns) tensor, or (batch, years, classes, n) for points
+    """
+    coarse, static, true = samples["coarse"], samples["static"], samples["prior"]
+    batch, years = coarse.shape[:2]
+    # on the CPU, so that nothing waits for the device
+    own = torch.rand((years, batch), generator=generator) < own_share
+    scores: list[Tensor] = []
+    prior = true[:, 0]
+    for year in range(years):
+        read = coarse[:, year], static, prior
+        scores.append(network(*read, None if points is None else points[:, year]))
+        if year + 1 < years:
+            prior = true[:, year + 1]
+            if own_share > 0:  # not own.any(): processes that share batch statistics must make the same calls
+                whole = scores[-1] if points is None else _without_gradient(network, *read)
+                chosen = own[year + 1].to(prior.device)[:, None, None]
+                prior = torch.where(chosen, _own_prior(whole, prior), prior)
+    return torch.stack(scores, dim=1)
+
+
+@torch.no_grad()
+def _without_gradient(network: nn.Module, *read: Tensor) -> Tensor:
+    scores: Tensor = network(*read)
+    return scores
+
+
+def _own_prior(scores: Tensor, true: Tensor) -> Tensor:
+    """Most probable classes where the true prior shows land; elsewhere, the true prior."""
+    own = scores.detach().argmax(dim=1).to(true.dtype)
+    return torch.where((true == MASKED) | (true == OCEAN), true, own)
