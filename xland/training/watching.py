@@ -1,0 +1,264 @@
+"""What a training tells while it runs: samples a second, waiting for data, ``steps.csv`` and TensorBoard."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from xland.errors import CheckpointError, ConfigurationError, MissingDependencyError
+from xland.models.checkpoint import write_atomically
+from xland.storing.storage import explain
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+STEPS = "steps.csv"
+TENSORBOARD = "tensorboard"
+
+
+class Step(NamedTuple):
+    """What is known of a step once its loss is read.
+
+    Parameters
+    ----------
+    step, epoch : int
+        Number of the step over all epochs, and of its epoch, from 1.
+    loss, learning_rate, gradient_norm : float
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+
+
+_COLUMNS = (*Step._fields, "samples_per_second", "waiting")
+
+
+@dataclass
+class Pace:
+    """Time and samples of a number of steps.
+
+    Parameters
+    ----------
+    seconds : float
+        All that passed, reading and waiting included.
+    waited : float
+        Seconds in which the training had no batch to work on.
+    samples, steps : int
+    """
+
+    seconds: float = 0.0
+    waited: float = 0.0
+    samples: int = 0
+    steps: int = 0
+
+    def figures(self) -> dict[str, float]:
+        """Return ``samples_per_second``, ``waiting`` (share of time) and ``seconds_per_step``; NaN before a step."""
+        timed = self.seconds > 0 and self.steps > 0
+        return {
+            "samples_per_second": self.samples / self.seconds if timed else math.nan,
+            "waiting": self.waited / self.seconds if timed else math.nan,
+            "seconds_per_step": self.seconds / self.steps if timed else math.nan,
+        }
+
+
+@dataclass
+class Watch:
+    """Clock and log of a training; every process has one, and the first of them writes.
+
+    .. code-block:: python
+
+        with Watch(folder, after=progress.step) as watch:
+            for batch in watch.waiting(loader):
+                ...
+                watch.step(samples)
+                watch.report([Step(...)])
+            watch.epoch(step, figures)
+
+    Times are those of this process. A step on a GPU goes on after the call that started it, so the
+    share of time spent waiting for data is the most that the GPU can have been idle for want of them.
+    Validation does not count; writing of states does.
+
+    Parameters
+    ----------
+    folder : path
+        Receives ``steps.csv``, one row a step, and ``tensorboard``.
+    main : bool
+        Whether this process writes.
+    after : int
+        Steps that are done: what the files tell of later ones is taken out, so that a training that
+        is resumed leaves the same steps as one without a pause.
+    tensorboard : "auto", "on" or "off"
+        Whether scalars are written for TensorBoard; ``auto``: if the package is installed.
+
+    Raises
+    ------
+    ConfigurationError
+        If `tensorboard` is something else.
+    MissingDependencyError
+        If TensorBoard is asked for and not installed.
+    CheckpointError
+        If the disk is full or the folder cannot be written.
+    """
+
+    folder: Path
+    main: bool = True
+    after: int = 0
+    tensorboard: Literal["auto", "on", "off"] = "auto"
+    _since_report: Pace = field(default_factory=Pace, init=False)
+    _since_epoch: Pace = field(default_factory=Pace, init=False)
+    _mark: float = field(default=0.0, init=False)
+    _drawing: bool = field(default=False, init=False)
+    _writer: Any = field(default=None, init=False)
+
+    def __enter__(self) -> Watch:
+        if self.main:
+            self._drawing = _has_tensorboard(self.tensorboard)
+            _cut(self.folder / STEPS, self.after)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            with _named(self.folder / TENSORBOARD):
+                self._writer.close()
+
+    def waiting(self, batches: Iterable[T]) -> Iterator[T]:
+        """Pass batches on and measure how long they keep the training waiting."""
+        self._mark = time.perf_counter()
+        source = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            try:
+                batch = next(source)
+            except StopIteration:
+                return
+            finally:
+                self._add(waited=time.perf_counter() - asked)
+            yield batch
+
+    def step(self, samples: int) -> None:
+        """Count a step.
+
+        Parameters
+        ----------
+        samples : int
+            Patches that it took, of all processes.
+        """
+        self._add(samples=samples, steps=1)
+
+    def report(self, steps: Sequence[Step]) -> dict[str, float]:
+        """Log steps whose losses were read, and return figures of the time since the last report.
+
+        Parameters
+        ----------
+        steps : sequence of Step
+            In order. Those of one report share its figures; TensorBoard gets their mean loss, at the last.
+
+        Returns
+        -------
+        dict
+            ``samples_per_second`` of all processes, ``waiting``: share of time, and ``seconds_per_step``.
+        """
+        self._add()
+        figures, self._since_report = self._since_report.figures(), Pace()
+        if self.main and steps:
+            shared = (figures["samples_per_second"], figures["waiting"])
+            _append(self.folder / STEPS, [(*step, *shared) for step in steps])
+        if self._drawing and steps:
+            last = steps[-1]
+            loss = math.fsum(step.loss for step in steps) / len(steps)
+            shown = {"loss": loss, "learning_rate": last.learning_rate, "gradient_norm": last.gradient_norm, **figures}
+            self._draw("training", shown, last.step)
+        return figures
+
+    def epoch(self, step: int, scores: Mapping[str, float]) -> dict[str, float]:
+        """Log the scores of an epoch, and return figures of its time; see :meth:`report`.
+
+        Parameters
+        ----------
+        step : int
+            Steps that are done.
+        scores : mapping of float
+            Loss, and where the epoch was validated, ``accuracy``, ``miou`` and ``iou_...`` of each class.
+        """
+        figures, self._since_epoch = self._since_epoch.figures(), Pace()
+        if self._drawing:
+            self._draw("epoch", {**scores, **figures}, step)
+        return figures
+
+    def _add(self, *, waited: float = 0.0, samples: int = 0, steps: int = 0) -> None:
+        """Let the clock go on to now."""
+        now = time.perf_counter()
+        for pace in (self._since_report, self._since_epoch):
+            pace.seconds += now - self._mark if self._mark else 0.0
+            pace.waited += waited
+            pace.samples += samples
+            pace.steps += steps
+        self._mark = now
+
+    def _draw(self, group: str, figures: Mapping[str, float], step: int) -> None:
+        with _named(self.folder / TENSORBOARD):
+            if self._writer is None:  # not before there is something to tell
+                from torch.utils.tensorboard import SummaryWriter
+
+                # readers forget what earlier writers told of these steps
+                self._writer = SummaryWriter(str(self.folder / TENSORBOARD), purge_step=self.after + 1)
+            for name, value in figures.items():
+                if math.isfinite(value):
+                    self._writer.add_scalar(f"{group}/{name}", value, step)
+
+
+def _cut(path: Path, after: int) -> None:
+    """Keep the rows of ``steps.csv`` up to a step; torn ones, of a process that was killed, go."""
+    old = path.read_bytes() if path.exists() else b""
+    kept = []
+    for line in old.decode(errors="replace").splitlines(keepends=True):
+        row = line.removesuffix("\n").split(",")
+        if line.endswith("\n") and len(row) == len(_COLUMNS) and row[0].isdecimal() and int(row[0]) <= after:
+            kept.append(row)
+    new = _table([_COLUMNS, *kept])
+    if new != old:
+        write_atomically(path, new)
+
+
+def _append(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    with _named(path), path.open("ab") as file:
+        file.write(_table(rows))
+
+
+def _table(rows: Iterable[Sequence[object]]) -> bytes:
+    return "".join(f"{','.join(map(str, row))}\n" for row in rows).encode()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say what a full disk, or one that cannot be written, means for a file."""
+    try:
+        yield
+    except OSError as error:
+        reason = explain(error, str(path.parent))
+        if reason is None:
+            raise
+        raise CheckpointError(f"{path} was not written: {reason}; the last state is kept") from error
+
+
+def _has_tensorboard(wanted: str) -> bool:
+    if wanted not in ("auto", "on", "off"):
+        raise ConfigurationError(f"tensorboard is {wanted!r}; it can be 'auto', 'on' or 'off'")
+    if wanted == "off" or importlib.util.find_spec("tensorboard") is not None:
+        return wanted != "off"
+    missing = "TensorBoard is not installed (pip install 'xland[logging]')"
+    if wanted == "on":
+        raise MissingDependencyError(missing)
+    logger.warning("%s: the training is logged in %s and log.csv only", missing, STEPS)
+    return False
