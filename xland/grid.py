@@ -245,6 +245,27 @@ def class_shares(
     return np.stack([aggregate(codes == code, factor, area[:, None]) for code in range(count)])
 
 
+def count_classes(codes: NDArray[np.integer[Any]], factor: int, count: int) -> NDArray[np.int64]:
+    """Count the cells of each class code in blocks of ``factor`` x ``factor`` cells.
+
+    Parameters
+    ----------
+    codes : (rows, columns) array of class codes
+    factor : int
+    count : int
+        Number of classes; codes of ``count`` and above are not counted.
+
+    Returns
+    -------
+    (count, rows / factor, columns / factor) array of int64
+    """
+    rows, columns = codes.shape
+    if rows % factor or columns % factor:
+        raise GridError(f"{rows} x {columns} cells cannot be grouped by {factor} x {factor} without remainder")
+    blocks = codes.reshape(rows // factor, factor, columns // factor, factor)
+    return np.stack([(blocks == code).sum(axis=(1, 3), dtype=np.int64) for code in range(count)])
+
+
 def expand(values: NDArray[Any], factor: int) -> NDArray[Any]:
     """Repeat every cell of the last two axes ``factor`` times in both directions."""
     return values.repeat(factor, axis=-2).repeat(factor, axis=-1)

@@ -7,10 +7,13 @@ import pytest
 import torch
 
 from tests.worlds import FACTOR, FINE, tiny_inputs, tiny_world
-from xland.batches.loader import Augmentation, PatchDataset, TrainingArrays, make_loader
+from xland.batches.loader import Augmentation, PatchDataset, make_loader
 from xland.batches.masking import MASKED
 from xland.batches.patches import make_patches
-from xland.errors import GridError
+from xland.batches.sampling import Order, RankSampler, Sample
+from xland.batches.source import TrainingArrays
+from xland.errors import ConfigurationError, GridError
+from xland.models.unet import _expand
 
 PLAIN = Augmentation(flip=False, prior_masked=0.0)
 WILD = Augmentation(flip=True, flip_north_south=True, coarse_noise=0.1, channel_dropout=0.2, prior_masked=0.6)
@@ -22,6 +25,8 @@ def arrays():
     inputs = tiny_inputs("one_hot")
     states = [{str(n): coarse[n].isel(time=[year]).values for n in coarse} for year in (0, 1)]
     return TrainingArrays(
+        inputs,
+        (2000, 2001),
         coarse=np.stack([inputs.coarse_array(values) for values in states]),
         static=inputs.static_array({str(n): static[n].values for n in static}),
         target=maps.values,
@@ -29,11 +34,20 @@ def arrays():
     )
 
 
-def dataset(arrays, augmentation=PLAIN, seed=0, epoch=0, inputs=None):
-    patches = make_patches(FINE, 40, 40, FACTOR)
-    made = PatchDataset(arrays, patches, inputs or tiny_inputs("one_hot"), augmentation, seed)
-    made.epoch = epoch
-    return made
+def dataset(arrays, augmentation=PLAIN, seed=0, size=40, **options):
+    patches = make_patches(FINE, size, 40, FACTOR)
+    return PatchDataset(arrays, patches, augmentation=augmentation, seed=seed, **options)
+
+
+def in_order(data, batch):
+    samples = [Sample(0, item) for item in range(len(data))]
+    return [samples[first : first + batch] for first in range(0, len(data), batch)]
+
+
+def shuffled(data, batch, epoch=0, **options):
+    sampler = RankSampler(Order(len(data), data.seed), batch)
+    sampler.set_epoch(epoch)
+    return list(make_loader(data, sampler, **options))
 
 
 def same(first, second):
@@ -66,8 +80,7 @@ def test_items_beyond_the_last_do_not_exist(arrays):
 
 
 def test_inputs_without_prior_get_none(arrays):
-    assert "prior" not in dataset(arrays, inputs=tiny_inputs())[0]
-    assert "prior" not in dataset(replace(arrays, prior=None))[0]
+    assert "prior" not in dataset(replace(arrays, inputs=tiny_inputs()))[0]
 
 
 def keyed(arrays):
@@ -87,45 +100,78 @@ def seen(loader):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_holds_every_sample_once(arrays, workers):
     data = dataset(keyed(arrays))
-    found = seen(make_loader(data, 5, workers=workers))
+    found = seen(shuffled(data, 5, workers=workers))
     assert len(found) == len(data) == 72
     assert sorted(found) == [(year, patch) for year in (0, 1) for patch in range(36)]
     assert found != sorted(found)
-    assert seen(make_loader(data, 5, shuffle=False)) == sorted(found)
+    assert seen(make_loader(data, in_order(data, 5))) == sorted(found)
 
 
-def test_any_number_of_workers_gives_the_same_batches(arrays):
-    data = dataset(arrays, WILD, seed=3, epoch=2)
-    alone = list(make_loader(data, 8))
-    shared = list(make_loader(data, 8, workers=2))
-    assert len(alone) == len(shared) == 9
-    assert all(same(a, b) for a, b in zip(alone, shared, strict=True))
+def test_any_number_of_workers_gives_the_same_batches_in_every_epoch(arrays):
+    """Loader processes live on from epoch to epoch and learn of the next one with its samples."""
+    data = dataset(arrays, WILD, seed=3)
+    sampler = RankSampler(Order(len(data), 3), 8)
+    loader = make_loader(data, sampler, workers=2)
+    for epoch in (0, 1, 5):
+        sampler.set_epoch(epoch)
+        alone, shared = shuffled(data, 8, epoch), list(loader)
+        assert len(alone) == len(shared) == 9
+        assert all(same(a, b) for a, b in zip(alone, shared, strict=True))
 
 
 def test_epochs_and_seeds_differ_in_order_and_in_changes(arrays):
     data = keyed(arrays)
-    orders = {tuple(seen(make_loader(dataset(data, seed=s, epoch=e), 8))) for s in (0, 1) for e in (0, 1)}
+    orders = {tuple(seen(shuffled(dataset(data, seed=s), 8, epoch=e))) for s in (0, 1) for e in (0, 1)}
     assert len(orders) == 4
-    items = [dataset(arrays, WILD, seed=s, epoch=e)[40] for s in (0, 1) for e in (0, 1)]
+    items = [dataset(arrays, WILD, seed=s)[Sample(e, 40)] for s in (0, 1) for e in (0, 1)]
     assert not any(same(items[0], other) for other in items[1:])
 
 
-def test_an_item_does_not_depend_on_what_was_read_before(arrays):
+def test_an_item_does_not_depend_on_what_was_read_before_or_with_it(arrays):
     data = dataset(arrays, WILD)
     first = data[40]
     data[3]
     assert same(first, data[40])
+    assert same(first, data.__getitems__([Sample(0, 7), Sample(0, 40)])[1])
 
 
-def test_weights_say_how_often_an_item_is_drawn(arrays):
-    data = dataset(keyed(arrays))
-    weights = np.zeros(len(data))
-    weights[[4, 40]] = 1, 3
-    found = seen(make_loader(data, 50, weights=weights, samples=400))
-    assert len(found) == 400
-    assert set(found) == {(0, 4), (1, 4)}
-    assert found.count((1, 4)) == pytest.approx(300, abs=40)
-    assert seen(make_loader(data, 50, weights=weights, samples=400, workers=2)) == found
+def test_samples_of_several_years_hold_each_year_in_turn(arrays):
+    pairs = dataset(arrays, sequences=np.array([[0, 1], [1, 0]]))
+    alone = dataset(arrays)
+    assert len(pairs) == len(alone)
+    item = pairs[36 + 11]
+    for number, year in enumerate([1, 0]):
+        own = alone[36 * year + 11]
+        for name in ("coarse", "target", "prior"):
+            assert torch.equal(item[name][number], own[name]), name
+    assert torch.equal(item["static"], alone[11]["static"])
+
+
+def test_pixels_of_other_parts_of_the_split_do_not_count(arrays):
+    cells = np.zeros((45, 90), dtype=bool)
+    cells[3:7, 2:5] = True
+    item = dataset(arrays, cells=cells)[0]
+    counted = np.zeros((40, 40), dtype=bool)
+    counted[12:28, 8:20] = True
+    np.testing.assert_array_equal(item["target"] != MASKED, counted & (arrays.target[0, :40, :40] != MASKED))
+    with pytest.raises(GridError, match=r"\(44, 90\) cells that count for \(45, 90\) coarse cells"):
+        dataset(arrays, cells=cells[1:])
+
+
+def test_a_patch_may_end_within_a_coarse_cell_and_says_where_it_begins(arrays):
+    """The corner finds the coarse cell of every pixel, in mirror images too."""
+    arrays = replace(arrays, coarse=np.arange(45.0 * 90).reshape(1, 1, 45, 90).repeat(2, axis=0).astype(np.float32))
+    arrays = replace(arrays, static=arrays.coarse[0].repeat(4, axis=1).repeat(4, axis=2))
+    data = dataset(arrays, Augmentation(flip=True, flip_north_south=True, prior_masked=0.0), size=38)
+    corners = set()
+    for index in range(20):
+        item = data[index]
+        assert item["coarse"].shape == (1, 10, 10)
+        assert item["target"].shape == (38, 38)
+        expanded = _expand(item["coarse"][None], FACTOR, item["static"].shape[1:], item["corner"][None])
+        assert torch.equal(expanded[0], item["static"])
+        corners.add(tuple(item["corner"].tolist()))
+    assert corners == {(0, 0), (0, 2), (2, 0), (2, 2)}
 
 
 def test_mirrors_turn_all_fields_together(arrays):
@@ -184,7 +230,22 @@ def test_arrays_that_do_not_fit_each_other_are_named(arrays):
         replace(arrays, static=arrays.static[:, :-4])
     with pytest.raises(GridError, match="does not fit"):
         replace(arrays, coarse=arrays.coarse[:1])
-    with pytest.raises(GridError, match=r"target \(2, 180, 360\) does not nest in coarse \(2, 7, 44, 90\)"):
+    with pytest.raises(GridError, match=r"target \(2, 180, 360\) is not 4 times as fine as coarse \(2, 7, 44, 90\)"):
         replace(arrays, coarse=arrays.coarse[:, :, 1:])
     with pytest.raises(GridError, match="prior"):
         replace(arrays, prior=arrays.prior[:1])
+    with pytest.raises(GridError, match="the inputs read a prior map, but there is none"):
+        replace(arrays, prior=None)
+
+
+def test_a_whole_prior_can_be_hidden(arrays):
+    data = dataset(arrays, Augmentation(flip=False, prior_masked=0.0, prior_dropped=0.4))
+    hidden = [(data[index]["prior"] == MASKED).float().mean().item() for index in range(len(data))]
+    assert set(hidden) == {0.0, 1.0}
+    assert np.mean(hidden) == pytest.approx(0.4, abs=0.15)
+
+
+@pytest.mark.parametrize("wrong", [{"prior_masked": 1.5}, {"prior_dropped": -0.1}, {"prior_block": 0}])
+def test_shares_and_sizes_that_cannot_be_are_named(wrong):
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        Augmentation(**wrong)

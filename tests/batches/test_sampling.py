@@ -26,7 +26,12 @@ def shares(order, batch, ranks, epoch=0):
     for sampler in samplers:
         sampler.set_epoch(epoch)
     assert len({len(sampler) for sampler in samplers}) == 1
-    return list(zip(*samplers, strict=True))
+    return list(zip(*map(items, samplers), strict=True))
+
+
+def items(sampler):
+    """The samples of a rank, a list a step, without the epoch that each of them carries."""
+    return [[sample.item for sample in share] for share in sampler]
 
 
 def batches(order, batch, ranks, epoch=0):
@@ -104,16 +109,21 @@ def test_an_epoch_goes_on_from_any_step(division, epoch, data):
 
 
 @quick
-@given(divisions())
-def test_weighted_losses_of_the_ranks_have_the_mean_of_the_batch(division):
+@given(divisions(), st.integers(0, 20))
+def test_every_rank_knows_the_whole_batches_and_their_sizes(division, epoch):
     order, batch, ranks = division
-    samplers = [RankSampler(order, batch, rank=rank, ranks=ranks) for rank in range(ranks)]
-    loss = np.random.default_rng(0).random(order.items)
-    for step, taken in enumerate(shares(order, batch, ranks)):
-        weighted = [
-            sampler.loss_weight(step) * loss[share].mean() for sampler, share in zip(samplers, taken, strict=True)
-        ]
-        assert np.mean(weighted) == pytest.approx(loss[joined(taken)].mean())
+    sampler = RankSampler(order, batch, rank=ranks - 1, ranks=ranks)
+    for step, taken in enumerate(shares(order, batch, ranks, epoch)):
+        assert sampler.batch(epoch, step) == joined(taken)
+        assert sampler.batch_size(step) == len(joined(taken))
+
+
+@given(divisions(), st.integers(0, 20))
+def test_every_sample_carries_its_epoch(division, epoch):
+    order, batch, ranks = division
+    sampler = RankSampler(order, batch, ranks=ranks)
+    sampler.set_epoch(epoch)
+    assert {sample.epoch for share in sampler for sample in share} == {epoch}
 
 
 @quick
@@ -145,8 +155,8 @@ class Numbers(Dataset):
     def __len__(self):
         return 50
 
-    def __getitem__(self, index):
-        return index
+    def __getitem__(self, sample):
+        return sample.item
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -155,7 +165,7 @@ def test_any_number_of_workers_gives_the_same_batches(workers):
     loader = DataLoader(Numbers(), batch_sampler=sampler, num_workers=workers, persistent_workers=True)
     for epoch in range(2):
         sampler.set_epoch(epoch)
-        assert [batch.tolist() for batch in loader] == list(sampler)
+        assert [batch.tolist() for batch in loader] == items(sampler)
 
 
 grouped = st.builds(

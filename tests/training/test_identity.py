@@ -64,9 +64,9 @@ def test_another_input_spec_is_named(tiny):
 
 @pytest.mark.parametrize("name", ["coarse", "static", "target"])
 def test_an_array_with_another_value_is_named(tiny, name):
-    array = getattr(tiny[1].arrays, name).copy()
+    array = getattr(tiny[1].source, name).copy()
     array.flat[array.size // 2] = 1 if array.flat[array.size // 2] == 0 else 0
-    other = identify(tiny[0], replace(tiny[1], arrays=replace(tiny[1].arrays, **{name: array})))
+    other = identify(tiny[0], replace(tiny[1], source=replace(tiny[1].source, **{name: array})))
     assert [text.split(" ")[0] for text in differences(other, identify(*tiny))] == [f"arrays.{name}"]
 
 

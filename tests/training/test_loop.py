@@ -7,15 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from tests.worlds import tiny_configuration, tiny_inputs, tiny_world
+from tests.worlds import FACTOR, tiny_configuration, tiny_inputs, tiny_world
 from xland.batches.split import Part
 from xland.errors import CheckpointError, ConfigurationError
+from xland.grid import expand
 from xland.models.checkpoint import CARD, WEIGHTS, read_checkpoint
 from xland.models.unet import Architecture
+from xland.training.group import Group
 from xland.training.loop import fit
 from xland.training.material import gather
 from xland.training.objective import Objective
+from xland.training.samples import make_dataset, take_census
 from xland.training.state import PREVIOUS, STATE
+from xland.training.validation import collect_scores
 from xland.vocabulary import LAND_CLASSES
 
 
@@ -213,15 +217,14 @@ def test_validation_can_be_less_frequent_but_never_misses_the_end(tiny, tmp_path
 
 def test_class_weights_raise_the_recall_of_the_rare_class(tiny, tmp_path):
     """Urban is the rarest class; with weights of power 1 the loss cannot ignore it."""
-    from xland.training import loop
 
     def urban(power):
         configuration = replace(longer(tiny[0]), objective=Objective(class_weight_power=power))
         checkpoint = fit(configuration, tiny[1], tmp_path / str(power))
-        data = loop._dataset(configuration, tiny[1], Part.VALIDATION)
+        data = make_dataset(configuration, tiny[1], Part.VALIDATION, take_census(tiny[1].source))
         network = checkpoint.network()
         offsets = torch.tensor(checkpoint.card["class_offsets"])
-        scores, _ = loop.predict_patches(network, data, 8)
+        scores, _ = collect_scores(network, data, 8, Group())
         return (torch.from_numpy(scores) - offsets).softmax(1)[:, 1].mean().item()
 
     assert urban(1.0) > 1.3 * urban(0.0)
@@ -230,17 +233,17 @@ def test_class_weights_raise_the_recall_of_the_rare_class(tiny, tmp_path):
 @pytest.mark.parametrize("part", [Part.TRAIN, Part.VALIDATION])
 def test_a_split_without_a_part_is_named(tiny, tmp_path, part):
     material = replace(tiny[1], part=np.where(tiny[1].part == part, np.int8(Part.NONE), tiny[1].part))
-    with pytest.raises(ConfigurationError, match=f"no patch of 40 cells holds a pixel for {part.name.lower()}"):
+    with pytest.raises(ConfigurationError, match=f"no {part.name.lower()} cell of the split holds a pixel of a land"):
         fit(tiny[0], material, tmp_path)
 
 
 def test_test_cells_are_never_learned_from_nor_judged(tiny, tmp_path):
     """Nonsense in the test cells of the target leaves the weights as they are."""
     configuration, material = tiny
-    target = material.arrays.target.copy()
-    test = material.part == Part.TEST
+    target = material.source.target.copy()
+    test = expand(material.part == Part.TEST, FACTOR)
     target[:, test] = np.where(target[:, test] == 255, 255, 4)
-    changed = replace(material, arrays=replace(material.arrays, target=target))
+    changed = replace(material, source=replace(material.source, target=target))
     fit(longer(configuration, epochs=1), material, tmp_path / "true")
     fit(longer(configuration, epochs=1), changed, tmp_path / "nonsense")
     first, second = weights(tmp_path / "true"), weights(tmp_path / "nonsense")

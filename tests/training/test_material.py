@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from tests.worlds import FACTOR, FINE, tiny_configuration, tiny_inputs, tiny_world
+from tests.worlds import COARSE, FACTOR, FINE, tiny_configuration, tiny_inputs, tiny_world
 from xland.batches.masking import MASKED
 from xland.batches.split import Part
 from xland.errors import (
@@ -19,6 +19,7 @@ from xland.errors import (
     TimeError,
     VocabularyError,
 )
+from xland.grid import expand
 from xland.training.material import gather, open_data
 
 
@@ -34,13 +35,13 @@ def years(configuration, forcing, target):
 
 def test_arrays_lie_on_the_fine_grid_and_coarse_stays_coarse(world):
     configuration, material = gather(tiny_configuration(), **world)
-    arrays = material.arrays
+    arrays = material.source
     assert material.grid == FINE
     assert arrays.coarse.shape == (2, 7, 45, 90)
     assert arrays.static.shape == (3, 180, 360)
     assert arrays.target.shape == (2, 180, 360)
     assert arrays.prior is None
-    assert material.part.shape == FINE.shape
+    assert material.part.shape == (45, 90)
     assert configuration.inputs.channels == tiny_inputs().channels
     assert material.description["pairs"] == [[2000, 2000], [2001, 2001]]
 
@@ -48,18 +49,17 @@ def test_arrays_lie_on_the_fine_grid_and_coarse_stays_coarse(world):
 def test_only_land_that_takes_part_counts(world):
     _, material = gather(tiny_configuration(), **world)
     land = world["static"]["land_share"].values > 0
-    counted = material.arrays.target != MASKED
+    counted = material.source.target != MASKED
     assert not counted[:, ~land].any()
-    assert not counted[:, material.part == Part.NONE].any()
-    assert counted[:, land & (material.part != Part.NONE)].all()
-    np.testing.assert_array_equal(material.arrays.target[counted], world["target"].values[counted])
-    assert (material.part[FINE.latitude < -60] == Part.NONE).all()
+    assert counted[:, land].all()
+    np.testing.assert_array_equal(material.source.target[counted], world["target"].values[counted])
+    assert (material.part[COARSE.latitude < -60] == Part.NONE).all()
 
 
 def test_channels_are_normalised_on_training_cells_alone(world):
     configuration, material = gather(tiny_configuration(), **world)
-    training = (material.part == Part.TRAIN) & (world["static"]["land_share"].values > 0)
-    for layer, channel in zip(material.arrays.static, configuration.inputs.static, strict=True):
+    training = expand(material.part == Part.TRAIN, FACTOR) & (world["static"]["land_share"].values > 0)
+    for layer, channel in zip(material.source.static, configuration.inputs.static, strict=True):
         values = layer[training].astype(np.float64)
         assert values.mean() == pytest.approx(0, abs=0.01), channel.name
         assert values.std() == pytest.approx(1, abs=0.01), channel.name
@@ -73,12 +73,12 @@ def test_a_constant_channel_is_not_divided_by_zero(world):
     world["static"]["elevation"] = xr.full_like(world["static"]["elevation"], 7.0)
     configuration, material = gather(tiny_configuration(), **world)
     assert configuration.inputs.static[0].scale == 1
-    assert np.isfinite(material.arrays.static).all()
+    assert np.isfinite(material.source.static).all()
 
 
 def test_years_are_paired_as_the_configuration_says(world):
     _, material = gather(years(tiny_configuration(), (2001, 2000), (2000, 2000)), **world)
-    own = material.arrays
+    own = material.source
     np.testing.assert_array_equal(own.target[0], own.target[1])
     assert not np.array_equal(own.coarse[0], own.coarse[1])
 
@@ -86,20 +86,20 @@ def test_years_are_paired_as_the_configuration_says(world):
 def test_two_steps_read_the_year_before(world):
     configuration = years(tiny_configuration(tiny_inputs(steps=(0, -1))), (2001,), (2001,))
     _, material = gather(configuration, **world)
-    assert material.arrays.coarse.shape == (1, 14, 45, 90)
+    assert material.source.coarse.shape == (1, 14, 45, 90)
     _, alone = gather(years(tiny_configuration(), (2000,), (2001,)), **world)
     scale = [(c.mean, c.scale) for c in gather(configuration, **world)[0].inputs.coarse]
-    found = material.arrays.coarse[0, 7] * scale[0][1] + scale[0][0]
+    found = material.source.coarse[0, 7] * scale[0][1] + scale[0][0]
     own = [(c.mean, c.scale) for c in gather(years(tiny_configuration(), (2000,), (2001,)), **world)[0].inputs.coarse]
-    expected = alone.arrays.coarse[0, 0] * own[0][1] + own[0][0]
-    land = alone.arrays.coarse[0, 6] > 0
+    expected = alone.source.coarse[0, 0] * own[0][1] + own[0][0]
+    land = alone.source.coarse[0, 6] > 0
     np.testing.assert_allclose(found[land], expected[land], atol=1e-5)
 
 
 def test_the_prior_is_the_map_of_the_adjacent_year(world):
     prior = tiny_world((1999, 2000))[2]
     _, material = gather(tiny_configuration(tiny_inputs("code")), **world, prior=prior)
-    np.testing.assert_array_equal(material.arrays.prior, prior.values)
+    np.testing.assert_array_equal(material.source.prior, prior.values)
 
 
 def test_any_orientation_of_the_data_gives_the_same_arrays(world):
@@ -110,16 +110,16 @@ def test_any_orientation_of_the_data_gives_the_same_arrays(world):
         "target": world["target"].transpose("lat", "lon", "time").chunk(lat=50),
     }
     _, found = gather(tiny_configuration(), **turned)
-    np.testing.assert_array_equal(found.arrays.target, expected.arrays.target)
-    np.testing.assert_allclose(found.arrays.coarse, expected.arrays.coarse, atol=1e-6)
-    np.testing.assert_array_equal(found.arrays.static, expected.arrays.static)
+    np.testing.assert_array_equal(found.source.target, expected.source.target)
+    np.testing.assert_allclose(found.source.coarse, expected.source.coarse, atol=1e-6)
+    np.testing.assert_array_equal(found.source.static, expected.source.static)
 
 
 def test_a_region_can_be_learned_from(world):
     region = {"lat": slice(62, -2), "lon": slice(-60, 60)}
     _, material = gather(tiny_configuration(), **{name: data.sel(region) for name, data in world.items()})
     assert material.grid.shape == (64, 120)
-    assert (material.arrays.target != MASKED).any()
+    assert (material.source.target != MASKED).any()
 
 
 def test_missing_years_are_named(world):
@@ -148,7 +148,7 @@ def test_a_missing_state_and_bad_values_are_named(world):
 
 def test_an_optional_variable_may_be_missing(world):
     _, material = gather(tiny_configuration(), **{**world, "forcing": world["forcing"].drop_vars("secma")})
-    assert not material.arrays.coarse[:, 5].any()
+    assert not material.source.coarse[:, 5].any()
 
 
 @pytest.mark.parametrize("code", [9, 200, -1, 300])
@@ -168,7 +168,7 @@ def test_a_target_with_gaps_in_floating_point_is_named(world):
 def test_pixels_marked_as_unknown_in_the_target_do_not_count(world):
     world["target"][:, 60:70, :] = MASKED
     _, material = gather(tiny_configuration(), **world)
-    assert (material.arrays.target[:, 60:70] == MASKED).all()
+    assert (material.source.target[:, 60:70] == MASKED).all()
 
 
 def test_a_target_on_another_grid_is_named(world):
@@ -222,8 +222,8 @@ def test_files_are_opened_as_the_configuration_names_them(world, tmp_path):
     assert set(opened) == {"forcing", "target", "static"}
     _, found = gather(configuration, **opened)
     _, expected = gather(tiny_configuration(), **world)
-    np.testing.assert_array_equal(found.arrays.target, expected.arrays.target)
-    np.testing.assert_array_equal(found.arrays.coarse, expected.arrays.coarse)
+    np.testing.assert_array_equal(found.source.target, expected.source.target)
+    np.testing.assert_array_equal(found.source.coarse, expected.source.coarse)
     assert set(open_data(configuration, skip=("target", "static"))) == {"forcing"}
 
 
@@ -264,7 +264,7 @@ def test_models_of_the_past_read_the_year_after():
     later = tiny_world((2001, 2002))[2]
     configuration = tiny_configuration(replace(tiny_inputs("code"), prior_step=1))
     _, material = gather(configuration, forcing=coarse, static=static, target=maps, prior=later)
-    np.testing.assert_array_equal(material.arrays.prior, later.values)
+    np.testing.assert_array_equal(material.source.prior, later.values)
 
 
 def test_the_coverage_holds_the_cells_with_data(world):

@@ -28,7 +28,9 @@ from xland.models.unet import Architecture
 from xland.training import loop
 from xland.training.loop import fit
 from xland.training.material import gather
+from xland.training.samples import make_dataset, take_census
 from xland.training.state import PREVIOUS, STATE
+from xland.training.steps import Stepper
 
 EPOCHS, STEPS_AN_EPOCH = 3, 4
 STEPS = EPOCHS * STEPS_AN_EPOCH
@@ -150,18 +152,18 @@ def test_a_request_to_end_costs_no_step_and_says_how_to_go_on(tmp_path):
 
 def test_a_request_to_end_during_validation_is_heeded_before_the_next_batch(tmp_path, monkeypatch, undisturbed):
     prepared, judged = learnable(), []
-    whole = loop.predict_patches
+    whole = loop.count_pairs
 
-    def asked_meanwhile(network, dataset, batch, check):
+    def asked_meanwhile(*arguments, check, **options):
         def counted():
             judged.append(len(judged))
             if len(judged) == 2:
                 terminate()
             check()
 
-        return whole(network, dataset, batch, counted)
+        return whole(*arguments, check=counted, **options)
 
-    monkeypatch.setattr(loop, "predict_patches", asked_meanwhile)
+    monkeypatch.setattr(loop, "count_pairs", asked_meanwhile)
     with pytest.raises(TrainingStoppedError, match="after step 4 of 12"):
         fit(*prepared, tmp_path)
     assert judged == [0, 1]
@@ -258,15 +260,15 @@ def test_two_damaged_states_are_refused(tmp_path):
 @pytest.mark.parametrize("report_every", [1, 5])
 def test_a_loss_that_is_not_finite_is_named_with_its_step_and_patches(tmp_path, monkeypatch, report_every):
     configuration, material = learnable(checkpoint_every=1, report_every=report_every)
-    whole, taken = loop.take_step, []
+    whole, taken = Stepper.take, []
 
-    def spoil(network, optimizer, samples, *rest):
+    def spoil(self, samples, **options):
         taken.append(samples)
         if len(taken) == 6:
             samples = {**samples, "coarse": samples["coarse"] * torch.nan}
-        return whole(network, optimizer, samples, *rest)
+        return whole(self, samples, **options)
 
-    monkeypatch.setattr(loop, "take_step", spoil)
+    monkeypatch.setattr(Stepper, "take", spoil)
     place = r"rows \d+-\d+, columns \d+-\d+, 2001"
     message = rf"the loss is nan in epoch 2, step 6, on the patches {place}; {place}; {place}\. Look at the data there"
     with pytest.raises(TrainingError, match=message):
@@ -281,13 +283,13 @@ def test_the_patches_named_hold_the_bad_cell(tmp_path):
     """One coarse cell of the forcing is NaN, where a patch has a pixel to learn from."""
     configuration, material = learnable(batch=1, samples=0, points=0)
     configuration = replace(configuration, architecture=Architecture(width=4, depth=1))
-    dataset = loop._dataset(configuration, material, Part.TRAIN)
+    dataset = make_dataset(configuration, material, Part.TRAIN, take_census(material.source))
     rows, columns = dataset.patches.slices(0)
-    row, column = np.argwhere(dataset.arrays.target[0, rows, columns] != 255)[0] + (rows.start, columns.start)
-    coarse = material.arrays.coarse.copy()
+    row, column = np.argwhere(dataset[0]["target"].numpy() != 255)[0] + (rows.start, columns.start)
+    coarse = material.source.coarse.copy()
     coarse[0, :, row // 4, column // 4] = np.nan
     with pytest.raises(TrainingError, match="the loss is nan") as caught:
-        fit(configuration, replace(material, arrays=replace(material.arrays, coarse=coarse)), tmp_path)
+        fit(configuration, replace(material, source=replace(material.source, coarse=coarse)), tmp_path)
     named = re.search(r"patches rows (\d+)-(\d+), columns (\d+)-(\d+), 2001\.", str(caught.value))
     top, bottom, west, east = map(int, named.groups())
     assert top <= row <= bottom
@@ -295,12 +297,12 @@ def test_the_patches_named_hold_the_bad_cell(tmp_path):
 
 
 def test_a_gradient_that_is_not_finite_is_named(tmp_path, monkeypatch):
-    whole = loop.take_step
+    whole = Stepper.take
 
-    def spoil(*arguments):
-        return whole(*arguments) * torch.tensor([1.0, torch.inf])
+    def spoil(*arguments, **options):
+        return whole(*arguments, **options) * torch.tensor([1.0, torch.inf])
 
-    monkeypatch.setattr(loop, "take_step", spoil)
+    monkeypatch.setattr(Stepper, "take", spoil)
     with pytest.raises(TrainingError, match="the norm of the gradient is inf in epoch 1, step 1, on the patches rows"):
         fit(*learnable(), tmp_path)
 

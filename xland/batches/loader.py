@@ -1,7 +1,8 @@
-"""Training arrays, and the torch dataset of patches cut from them."""
+"""The torch dataset of patches cut from a source, and the loader of a rank's batches."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,43 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset
 
-from xland.batches.masking import mask_prior
+from xland.batches.masking import MASKED, mask_prior
 from xland.batches.patches import Patches
-from xland.errors import GridError
-from xland.inputs import InputSpec
-
-
-@dataclass(frozen=True)
-class TrainingArrays:
-    """All that a model learns from, in memory, coarse fields at their own resolution.
-
-    Parameters
-    ----------
-    coarse : (years, coarse channels, rows / factor, columns / factor) float32
-    static : (static channels, rows, columns) float16
-    target : (years, rows, columns) uint8
-        Class codes; 255 where a pixel does not count.
-    prior : (years, rows, columns) uint8 or None
-        The map of the adjacent year of each target.
-    """
-
-    coarse: NDArray[np.float32]
-    static: NDArray[np.float16]
-    target: NDArray[np.uint8]
-    prior: NDArray[np.uint8] | None = None
-
-    def __post_init__(self) -> None:
-        years, rows, columns = self.target.shape
-        if self.static.shape[1:] != (rows, columns) or len(self.coarse) != years:
-            raise GridError(
-                f"target {self.target.shape} does not fit static {self.static.shape} or {self.coarse.shape}"
-            )
-        if self.prior is not None and self.prior.shape != self.target.shape:
-            raise GridError(f"target {self.target.shape} does not fit prior {self.prior.shape}")
-        if rows % self.coarse.shape[2] or columns % self.coarse.shape[3]:
-            raise GridError(f"target {self.target.shape} does not nest in coarse {self.coarse.shape}")
+from xland.batches.sampling import RankSampler, Sample
+from xland.batches.source import PatchSource, Place
+from xland.errors import ConfigurationError, GridError
+from xland.grid import expand
 
 
 @dataclass(frozen=True)
@@ -66,6 +38,8 @@ class Augmentation:
         Share of the prior that is hidden.
     prior_block : int
         Size in pixels of the hidden blocks.
+    prior_dropped : float
+        Share of samples whose whole prior is hidden, so that a model can begin without one.
     """
 
     flip: bool = True
@@ -74,110 +48,177 @@ class Augmentation:
     channel_dropout: float = 0.0
     prior_masked: float = 0.6
     prior_block: int = 1
+    prior_dropped: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("channel_dropout", "prior_masked", "prior_dropped"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigurationError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
+        if self.prior_block < 1 or self.coarse_noise < 0:
+            raise ConfigurationError(
+                f"prior_block {self.prior_block} must be at least 1 and coarse_noise {self.coarse_noise} not below 0"
+            )
 
 
-NO_AUGMENTATION = Augmentation(flip=False)
+NO_AUGMENTATION = Augmentation(flip=False, prior_masked=0.0)
 
 
 class PatchDataset(Dataset[dict[str, Tensor]]):
-    """Patches of the training arrays as torch tensors.
+    """Patches of a source as torch tensors.
 
-    Item ``i`` is patch ``i % len(patches)`` of year ``i // len(patches)``; its random changes
+    Item ``i`` is patch ``i % len(patches)`` of sequence ``i // len(patches)``; its random changes
     depend on ``seed``, epoch and ``i`` alone, so that any number of workers gives the same batches.
+
+    Parameters
+    ----------
+    source : PatchSource
+    patches : Patches
+    cells : (coarse rows, coarse columns) array of bool, optional
+        Coarse cells whose pixels count, normally those of one part of the split; all by default.
+    sequences : (count, years) array of int, optional
+        Positions of consecutive maps that make one sample; by default each map alone.
+    augmentation : Augmentation
+    seed : int
     """
 
     def __init__(
         self,
-        arrays: TrainingArrays,
+        source: PatchSource,
         patches: Patches,
-        inputs: InputSpec,
+        *,
+        cells: NDArray[np.bool_] | None = None,
+        sequences: NDArray[np.intp] | None = None,
         augmentation: Augmentation = NO_AUGMENTATION,
         seed: int = 0,
     ) -> None:
-        self.arrays = arrays
+        factor = source.inputs.factor
+        coarse = (source.shape[0] // factor, source.shape[1] // factor)
+        if cells is not None and cells.shape != coarse:
+            raise GridError(f"{cells.shape} cells that count for {coarse} coarse cells")
+        self.source = source
         self.patches = patches
-        self.inputs = inputs
+        self.cells = np.ones(coarse, dtype=bool) if cells is None else cells
+        self.sequences = np.arange(len(source.years))[:, None] if sequences is None else sequences
         self.augmentation = augmentation
         self.seed = seed
-        self.epoch = 0
 
     def __len__(self) -> int:
-        """Return patches times years."""
-        return len(self.patches) * len(self.arrays.target)
+        """Return patches times sequences."""
+        return len(self.patches) * len(self.sequences)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Return ``coarse``, ``static``, ``target`` and, where the model reads one, ``prior``."""
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        year, patch = divmod(index, len(self.patches))
+    def __getitem__(self, sample: Sample | int) -> dict[str, Tensor]:
+        """Return one sample; see :meth:`__getitems__`."""
+        return self.__getitems__([sample])[0]
+
+    def __getitems__(self, samples: Sequence[Sample | int]) -> list[dict[str, Tensor]]:
+        """Return several samples, from one look at the source.
+
+        Parameters
+        ----------
+        samples : list of (epoch, item), or of items of epoch 0
+
+        Returns
+        -------
+        list of dict
+            ``coarse``, ``static``, ``target`` and, where the model reads one, ``prior``, as the source gives
+            them; for sequences of several years, ``coarse``, ``target`` and ``prior`` have a first dimension of
+            years. ``corner``, where patches are no multiple of the factor: fine cells of the first coarse
+            row and column that lie outside of the patch, two int64.
+        """
+        chosen = [sample if isinstance(sample, tuple) else Sample(0, sample) for sample in samples]
+        places = [place for sample in chosen for place in self.places(sample.item)]
+        read = self.source.read(places)
+        years = self.sequences.shape[1]
+        return [
+            self._finish(sample, places[first : first + years], read[first : first + years])
+            for sample, first in zip(chosen, range(0, len(read), years), strict=True)
+        ]
+
+    def places(self, item: int) -> list[Place]:
+        """Return the place of each year of an item."""
+        if not 0 <= item < len(self):
+            raise IndexError(item)
+        sequence, patch = divmod(item, len(self.patches))
         rows, columns = self.patches.slices(patch)
-        coarse_rows, coarse_columns = self.patches.slices(patch, self.inputs.factor)
+        return [Place(int(year), rows, columns) for year in self.sequences[sequence]]
+
+    def _finish(self, drawn: Sample, places: list[Place], read: list[dict[str, NDArray[Any]]]) -> dict[str, Tensor]:
+        place, factor, size = places[0], self.source.inputs.factor, self.patches.size
+        counts = expand(self.cells[place.coarse(factor)], factor)[:size, :size]
         sample: dict[str, NDArray[Any]] = {
-            "coarse": self.arrays.coarse[year, :, coarse_rows, coarse_columns],
-            "static": self.arrays.static[:, rows, columns],
-            "target": self.arrays.target[year, rows, columns],
+            "coarse": np.stack([each["coarse"] for each in read]),
+            "static": read[0]["static"],
+            "target": np.stack([np.where(counts, each["target"], np.uint8(MASKED)) for each in read]),
         }
-        random = np.random.default_rng((self.seed, self.epoch, index))
-        if self.inputs.prior != "none" and self.arrays.prior is not None:
-            prior = self.arrays.prior[year, rows, columns]
-            sample["prior"] = mask_prior(prior, self.augmentation.prior_masked, random, self.augmentation.prior_block)
-        sample = _augment(sample, self.augmentation, random)
+        random = np.random.default_rng((self.seed, drawn.epoch, drawn.item))
+        if "prior" in read[0]:
+            sample["prior"] = np.stack([self._hide(each["prior"], random) for each in read])
+        sample = _augment(sample, self.augmentation, random, size % factor and factor - size % factor)
+        if len(read) == 1:
+            sample = {name: values[0] if name in _YEARLY else values for name, values in sample.items()}
         return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in sample.items()}
+
+    def _hide(self, prior: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+        changes = self.augmentation
+        if changes.prior_dropped and random.random() < changes.prior_dropped:
+            return np.full_like(prior, MASKED)
+        return mask_prior(prior, changes.prior_masked, random, changes.prior_block)
+
+
+_YEARLY = ("coarse", "target", "prior")
 
 
 def make_loader(
     dataset: PatchDataset,
-    batch: int,
+    batches: RankSampler | list[list[Sample]],
     *,
-    weights: NDArray[np.float64] | None = None,
-    samples: int | None = None,
     workers: int = 0,
-    shuffle: bool = True,
+    pinned: bool = False,
+    prepare_worker: Callable[[int], None] | None = None,
 ) -> DataLoader[dict[str, Tensor]]:
-    """Return the batches of one epoch; the order depends on the dataset's seed and epoch alone.
+    """Return the loader of some batches; iterate it once for each epoch that their sampler is set to.
+
+    The samples and their random changes do not depend on the number of loader processes, which live on
+    from one epoch to the next.
 
     Parameters
     ----------
     dataset : PatchDataset
-    batch : int
-        Patches a batch.
-    weights : (items,) array, optional
-        Relative frequency with which each item is drawn, with replacement; else all once.
-    samples : int, optional
-        Number of items an epoch, where weights are given.
+    batches : RankSampler, or list of lists of Sample
     workers : int
-        Loader processes.
-    shuffle : bool
-        Whether items come in random order.
+        Loader processes, each two batches ahead; 0 loads when a batch is asked for.
+    pinned : bool
+        Put batches into memory from which a GPU can fetch them while it works.
+    prepare_worker : callable, optional
+        Called with its number in each loader process before it begins.
     """
-    generator = torch.Generator().manual_seed(dataset.seed * 100_003 + dataset.epoch)
-    sampler = (
-        WeightedRandomSampler(weights.tolist(), samples or len(dataset), generator=generator)
-        if weights is not None
-        else None
-    )
     return DataLoader(
         dataset,
-        batch_size=batch,
-        sampler=sampler,
-        shuffle=shuffle and sampler is None,
-        generator=generator,
+        batch_sampler=batches,
         num_workers=workers,
+        pin_memory=pinned,
+        persistent_workers=workers > 0,
+        prefetch_factor=2 if workers else None,
+        worker_init_fn=prepare_worker,
     )
 
 
 def _augment(
-    sample: dict[str, NDArray[Any]], augmentation: Augmentation, random: np.random.Generator
+    sample: dict[str, NDArray[Any]], augmentation: Augmentation, random: np.random.Generator, spare: int
 ) -> dict[str, NDArray[Any]]:
+    """Change a sample; ``spare`` fine cells of its last coarse row and column lie outside of the patch."""
+    corner = np.zeros(2, dtype=np.int64)
     if augmentation.flip and random.random() < 0.5:
         sample = {name: values[..., ::-1] for name, values in sample.items()}
+        corner[1] = spare
     if augmentation.flip_north_south and random.random() < 0.5:
         sample = {name: values[..., ::-1, :] for name, values in sample.items()}
+        corner[0] = spare
     if augmentation.coarse_noise:
-        noise = random.normal(0, augmentation.coarse_noise, (len(sample["coarse"]), 1, 1)).astype(np.float32)
+        noise = random.normal(0, augmentation.coarse_noise, (sample["coarse"].shape[1], 1, 1)).astype(np.float32)
         sample["coarse"] = sample["coarse"] + noise
     if augmentation.channel_dropout:
         for name in ("coarse", "static"):
-            kept = random.random((len(sample[name]), 1, 1)) >= augmentation.channel_dropout
+            kept = random.random((sample[name].shape[-3], 1, 1)) >= augmentation.channel_dropout
             sample[name] = sample[name] * kept.astype(sample[name].dtype)
-    return sample
+    return {**sample, "corner": corner} if spare else sample

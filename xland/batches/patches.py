@@ -40,10 +40,10 @@ class Patches:
         """Return the chosen patches."""
         return Patches(self.rows[chosen], self.columns[chosen], self.size)
 
-    def slices(self, index: int, factor: int = 1) -> tuple[slice, slice]:
-        """Rows and columns of one patch, on the fine grid or, divided by ``factor``, the coarse one."""
-        row, column, size = int(self.rows[index]) // factor, int(self.columns[index]) // factor, self.size // factor
-        return slice(row, row + size), slice(column, column + size)
+    def slices(self, index: int) -> tuple[slice, slice]:
+        """Rows and columns of one patch."""
+        row, column = int(self.rows[index]), int(self.columns[index])
+        return slice(row, row + self.size), slice(column, column + self.size)
 
 
 def make_patches(grid: Grid, size: int, stride: int, factor: int) -> Patches:
@@ -54,36 +54,53 @@ def make_patches(grid: Grid, size: int, stride: int, factor: int) -> Patches:
     grid : Grid
         Fine grid.
     size, stride : int
-        Cells along a patch, and from one patch to the next; multiples of ``factor``. Where patches
-        overlap, a last one ends at the southern and eastern edge, so that they cover the grid; where
-        they do not, a rest smaller than a patch is left out.
+        Cells along a patch, and from one patch to the next; the stride is a multiple of ``factor``, the
+        size may end within a coarse cell. Where patches overlap, a last one touches the southern and
+        eastern coarse cells, so that they cover the grid; where they do not, a rest smaller than a patch
+        is left out.
     factor : int
         Fine cells along a coarse cell, so that patches begin at the edges of coarse cells.
 
     Raises
     ------
     GridError
-        If a patch does not fit into the grid, or size and stride do not fit the factor.
+        If a patch does not fit into the grid, or the stride does not fit the factor.
     """
-    if size % factor or stride % factor:
-        raise GridError(f"patch size {size} and stride {stride} must be multiples of the factor {factor}")
-    if not 0 < stride <= size:
+    if stride % factor:
+        raise GridError(f"patch stride {stride} must be a multiple of the factor {factor}")
+    touched = -(-size // factor)
+    if not 0 < stride <= touched * factor:
         raise GridError(f"patch stride {stride} must be at least 1 and at most the patch size {size}")
     if size > min(grid.shape):
         raise GridError(f"a patch of {size} x {size} cells does not fit into {grid.rows} x {grid.columns} cells")
     # xbatcher walks the coarse lattice of row and column numbers: cheap, whatever the size of the data
-    rows = _starts(grid.rows // factor, size // factor, stride // factor)
-    columns = _starts(grid.columns // factor, size // factor, stride // factor)
+    rows = _starts(grid.rows // factor, touched, stride // factor)
+    columns = _starts(grid.columns // factor, touched, stride // factor)
     row, column = np.meshgrid(rows * factor, columns * factor, indexing="ij")
     return Patches(row.ravel(), column.ravel(), size)
 
 
-def count_in_patches(cells: NDArray[np.bool_], patches: Patches) -> NDArray[np.int64]:
-    """Count the True cells of a ``(rows, columns)`` mask in every patch."""
-    table = np.zeros((cells.shape[0] + 1, cells.shape[1] + 1), dtype=np.int64)
-    np.cumsum(np.cumsum(cells, axis=0, dtype=np.int64), axis=1, out=table[1:, 1:])
-    r0, c0 = patches.rows, patches.columns
-    r1, c1 = r0 + patches.size, c0 + patches.size
+def count_in_patches(counts: NDArray[np.int64], patches: Patches, factor: int) -> NDArray[np.int64]:
+    """Add up what coarse cells hold in every patch.
+
+    Parameters
+    ----------
+    counts : (rows, columns) array
+        What each coarse cell holds.
+    patches : Patches
+        On the fine grid. A coarse cell in which a patch ends is counted whole.
+    factor : int
+        Fine cells along a coarse cell.
+
+    Returns
+    -------
+    (patches,) array of int64
+    """
+    table = np.zeros((counts.shape[0] + 1, counts.shape[1] + 1), dtype=np.int64)
+    np.cumsum(np.cumsum(counts, axis=0, dtype=np.int64), axis=1, out=table[1:, 1:])
+    r0, c0 = patches.rows // factor, patches.columns // factor
+    touched = -(-patches.size // factor)
+    r1, c1 = r0 + touched, c0 + touched
     return table[r1, c1] - table[r0, c1] - table[r1, c0] + table[r0, c0]
 
 
@@ -93,32 +110,29 @@ def sphere_points(latitude: NDArray[np.float64], longitude: NDArray[np.float64])
     return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=-1)
 
 
-def chunk_groups(patches: Patches, chunk: tuple[int, int], years: int = 1) -> NDArray[np.intp]:
-    """Tell which samples begin in the same chunk of the same year.
+def chunk_groups(patches: Patches, chunk: tuple[int, int]) -> NDArray[np.intp]:
+    """Tell which patches begin in the same chunk.
 
     Parameters
     ----------
     patches : Patches
     chunk : (rows, columns)
         Cells of a chunk along each dimension.
-    years : int
-        Number of years; sample ``i`` is patch ``i % len(patches)`` of year ``i // len(patches)``.
 
     Returns
     -------
-    (years * len(patches),) array of int
-        Group of each sample, for :class:`~xland.batches.sampling.Order`.
+    (patches,) array of int
+        Group of each patch, for :class:`~xland.batches.sampling.Order`.
 
     Raises
     ------
     GridError
-        If a chunk holds no cell, or there is no year.
+        If a chunk holds no cell.
     """
-    if min(chunk) < 1 or years < 1:
-        raise GridError(f"chunks of {chunk[0]} x {chunk[1]} cells and {years} years: all must be at least 1")
+    if min(chunk) < 1:
+        raise GridError(f"chunks of {chunk[0]} x {chunk[1]} cells: at least 1 is needed in both directions")
     places = np.stack([patches.rows // chunk[0], patches.columns // chunk[1]])
-    found, group = np.unique(places, axis=1, return_inverse=True)
-    return (np.arange(years)[:, None] * found.shape[1] + group.reshape(1, -1)).ravel()
+    return np.unique(places, axis=1, return_inverse=True)[1].ravel()
 
 
 def farthest_points(points: NDArray[np.float64], count: int, seed: int = 0) -> NDArray[np.intp]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,13 @@ from xland.errors import ConfigurationError
 
 _ORDER = 1
 """Keeps the random numbers of the order apart from those of a sample of the same seed and epoch."""
+
+
+class Sample(NamedTuple):
+    """One sample of one epoch: its random changes depend on both."""
+
+    epoch: int
+    item: int
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class Order:
         return drawn[np.lexsort((random.random(len(drawn)), mixed_with))]
 
 
-class RankSampler(Sampler[list[int]]):
+class RankSampler(Sampler[list[Sample]]):
     """The batches of one rank of a training: the ``batch_sampler`` of its torch ``DataLoader``.
 
     The samples of an epoch are cut into batches, and every batch into one share a rank. So:
@@ -94,7 +102,7 @@ class RankSampler(Sampler[list[int]]):
       at most: no small batch is left over at its end, and none is larger than asked for. (Only where
       a batch has fewer than two samples a rank, up to ``ranks - 1`` more may join it.)
     - The shares of a batch differ by 1 at most, and none is empty: every rank takes the same number
-      of steps, as ``DistributedDataParallel`` needs. :meth:`loss_weight` makes up for uneven shares.
+      of steps, as ``DistributedDataParallel`` needs.
     - The batches are the same for every number of ranks up to half a batch; one process and many
       ranks see the same ones.
     - With groups, those of a batch are dealt out one after the other, so that few are shared by ranks.
@@ -138,28 +146,29 @@ class RankSampler(Sampler[list[int]]):
         """Return the number of steps that the next iteration takes."""
         return self.steps - self._first_step
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Sample]]:
         """Yield this rank's share of every batch."""
-        samples = self.order.epoch(self._epoch)
+        epoch, samples = self._epoch, self.order.epoch(self._epoch)
         for step in range(self._first_step, self.steps):
-            first, end = self._batch(step)
-            batch = samples[first:end]
-            if self.order.groups is not None:
-                batch = batch[self.order.groups[batch].argsort(kind="stable")]
-            yield batch[slice(*_part(self.rank, self.ranks, len(batch)))].tolist()
+            batch = self._batch(samples, step)
+            own = batch[slice(*_part(self.rank, self.ranks, len(batch)))]
+            yield [Sample(epoch, item) for item in own.tolist()]
 
-    def loss_weight(self, step: int) -> float:
-        """Return the factor for the mean loss of this rank's share of a batch.
+    def batch_size(self, step: int) -> int:
+        """Return the samples of a step, those of all ranks together."""
+        first, end = _part(step, self.steps, len(self.order))
+        return end - first
 
-        It is the size of the share times the ranks, over the size of the batch. The mean of the
-        ranks' losses, and of their gradients, is then the mean over the batch.
-        """
-        first, end = self._batch(step)
-        own_first, own_end = _part(self.rank, self.ranks, end - first)
-        return (own_end - own_first) * self.ranks / (end - first)
+    def batch(self, epoch: int, step: int) -> list[int]:
+        """Return the samples of one step, those of all ranks together."""
+        items: list[int] = self._batch(self.order.epoch(epoch), step).tolist()
+        return items
 
-    def _batch(self, step: int) -> tuple[int, int]:
-        return _part(step, self.steps, len(self.order))
+    def _batch(self, samples: NDArray[np.intp], step: int) -> NDArray[np.intp]:
+        batch = samples[slice(*_part(step, self.steps, len(self.order)))]
+        if self.order.groups is not None:
+            batch = batch[self.order.groups[batch].argsort(kind="stable")]
+        return batch
 
 
 def rare_class_weights(counts: NDArray[np.int64], strength: float = 0.5) -> NDArray[np.float64]:

@@ -170,18 +170,26 @@ class DownscalingNetwork(nn.Module):
             )
 
     def forward(
-        self, coarse: Tensor, static: Tensor, prior: Tensor | None = None, points: Tensor | None = None
+        self,
+        coarse: Tensor,
+        static: Tensor,
+        prior: Tensor | None = None,
+        points: Tensor | None = None,
+        corner: Tensor | None = None,
     ) -> Tensor:
         """Return class scores.
 
         Parameters
         ----------
         coarse : (batch, coarse_channels, rows / factor, columns / factor) float tensor
+            Rounded up where rows or columns are no multiple of the factor.
         static : (batch, static channels, rows, columns) float tensor
         prior : (batch, rows, columns) uint8 tensor of class codes or None
             255 where the prior is masked or unknown.
         points : (batch, n) int64 tensor or None
             Flat indices of the only pixels that are wanted.
+        corner : (batch, 2) int64 tensor or None
+            Fine rows and columns of the first coarse cells that lie outside; none by default.
 
         Returns
         -------
@@ -195,8 +203,7 @@ class DownscalingNetwork(nn.Module):
             fine = torch.cat([fine, self._encode_prior(prior, dtype)], dim=1)
         if isinstance(self.body, ContextUNet):
             return self.body(coarse, fine, points)
-        factor = self.inputs.factor
-        expanded = coarse.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
+        expanded = _expand(coarse, self.inputs.factor, fine.shape[-2:], corner)
         scores: Tensor = self.body(torch.cat([expanded, fine], dim=1))
         if points is None:
             return scores
@@ -205,6 +212,11 @@ class DownscalingNetwork(nn.Module):
     @property
     def pixelwise(self) -> bool:
         """Whether the fine grid is read pixel by pixel, so that a few points cost less than all pixels."""
+        return isinstance(self.body, ContextUNet)
+
+    @property
+    def needs_bins(self) -> bool:
+        """Whether :meth:`fit_bins` changes anything."""
         return isinstance(self.body, ContextUNet)
 
     @torch.no_grad()
@@ -235,3 +247,16 @@ class DownscalingNetwork(nn.Module):
             return torch.where(known, prior, 0).to(dtype).div(count).unsqueeze(1)
         codes = torch.arange(len(self.inputs.classes), device=prior.device, dtype=torch.uint8)
         return (prior.unsqueeze(1) == codes[None, :, None, None]).to(dtype)
+
+
+def _expand(coarse: Tensor, factor: int, shape: torch.Size, corner: Tensor | None) -> Tensor:
+    """Coarse cells repeated on the fine grid, from the corner of each sample on."""
+    if corner is None:
+        return coarse.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)[..., : shape[0], : shape[1]]
+    rows, columns = (
+        (start[:, None] + torch.arange(length, device=start.device)) // factor
+        for start, length in zip(corner.unbind(1), shape, strict=True)
+    )
+    rows = rows[:, None, :, None].expand(-1, coarse.shape[1], -1, coarse.shape[3])
+    columns = columns[:, None, None, :].expand(-1, coarse.shape[1], shape[0], -1)
+    return coarse.gather(2, rows).gather(3, columns)

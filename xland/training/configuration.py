@@ -6,17 +6,24 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from xland.batches.loader import Augmentation
 from xland.errors import ConfigurationError, XlandError
 from xland.inputs import InputSpec
 from xland.models.unet import Architecture
 from xland.training.objective import Objective
+from xland.training.rollout import Rollout
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+Precision = Literal["float32", "bfloat16"]
+
+_AT_LEAST_ONE = (
+    *("epochs", "batch", "accumulate", "patch", "patch_stride", "candidates", "validate_every", "report_every"),
+    "locality",
+)
 _CONFIGS = Path(__file__).parent / "configs"
 T = TypeVar("T", bound="DataclassInstance")
 
@@ -67,13 +74,18 @@ class Schedule:
     Parameters
     ----------
     epochs, batch : int
-        Passes over the patches, and patches a step.
+        Passes over the patches, and patches a step, of all ranks together.
+    accumulate : int
+        Parts into which each rank cuts its patches of a step, one after the other in memory.
     patch, patch_stride : int
         Cells along a patch, and from one candidate to the next.
     candidates : int
         Patches to learn from, chosen by farthest point sampling among those with training pixels.
     samples : int
         Patches an epoch, drawn as often as they hold training pixels; 0 takes each candidate once.
+    rare_classes : float
+        How much more often patches with rare classes are drawn, from 0 (not) to 1; see
+        :func:`xland.batches.sampling.rare_class_weights`.
     points : int
         Pixels of each patch that enter the loss, drawn at random; 0 takes all.
     learning_rate, weight_decay : float
@@ -89,7 +101,16 @@ class Schedule:
     seed : int
         Seed of weights, order and augmentation.
     workers : int
-        Loader processes; 0 loads in the training process.
+        Loader processes of each rank; 0 loads in the training process.
+    locality : int
+        Chunks of a training store whose patches are mixed with each other before those of the next
+        chunks come. More mixes better, less reads less.
+    precision : {"float32", "bfloat16"}
+        ``bfloat16`` computes convolutions in half precision (autocast); weights stay in single.
+    channels_last : bool
+        Keep the channels of a pixel together in memory, which GPUs like.
+    compile : bool
+        Let ``torch.compile`` fuse the network; the first steps take minutes.
     checkpoint_every : int
         Steps between two writings of the state, from which a training resumes; 0 writes it after each
         epoch only. It is also written when the process is asked to end (SIGTERM).
@@ -100,10 +121,12 @@ class Schedule:
 
     epochs: int = 20
     batch: int = 8
+    accumulate: int = 1
     patch: int = 160
     patch_stride: int = 80
     candidates: int = 8000
     samples: int = 0
+    rare_classes: float = 0.0
     points: int = 0
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
@@ -113,11 +136,15 @@ class Schedule:
     gradient_clip: float = 2.0
     seed: int = 0
     workers: int = 0
+    locality: int = 64
+    precision: Precision = "float32"
+    channels_last: bool = False
+    compile: bool = False
     checkpoint_every: int = 0
     report_every: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "patch", "patch_stride", "candidates", "validate_every", "report_every"):
+        for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("samples", "points", "workers", "checkpoint_every", "weight_decay"):
@@ -129,6 +156,12 @@ class Schedule:
         for name in ("warmup", "averaging"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
+        if not 0 <= self.rare_classes <= 1:
+            raise ConfigurationError(f"rare_classes must be from 0 to 1, not {self.rare_classes}")
+        if self.precision not in get_args(Precision):
+            raise ConfigurationError(
+                f"precision must be one of {', '.join(get_args(Precision))}, not {self.precision!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -143,21 +176,26 @@ class Configuration:
     objective: Objective = field(default_factory=Objective)
     augmentation: Augmentation = field(default_factory=Augmentation)
     schedule: Schedule = field(default_factory=Schedule)
+    rollout: Rollout = field(default_factory=Rollout)
     split_seed: int = 0
     licence: str = "Apache-2.0"
     notes: str = ""
 
     def __post_init__(self) -> None:
-        patch, factor = self.schedule.patch, self.inputs.factor
-        if patch % factor or self.schedule.patch_stride % factor:
+        schedule, factor = self.schedule, self.inputs.factor
+        if self.rollout.years > 1 and self.inputs.prior == "none":
+            raise ConfigurationError("rollouts of several years need inputs with a prior map, which one year hands on")
+        if schedule.patch_stride % factor:
+            raise ConfigurationError(f"patch_stride {schedule.patch_stride} must be a multiple of factor {factor}")
+        if schedule.patch_stride > schedule.patch:
             raise ConfigurationError(
-                f"patch {patch} and patch_stride {self.schedule.patch_stride} must be multiples of factor {factor}"
+                f"patch_stride {schedule.patch_stride} leaves gaps between patches of {schedule.patch}"
             )
-        if self.schedule.patch_stride > patch:
+        if self.architecture.kind == "context" and schedule.patch % factor:
             raise ConfigurationError(
-                f"patch_stride {self.schedule.patch_stride} leaves gaps between patches of {patch}"
+                f"patch {schedule.patch} must be a multiple of factor {factor} for the architecture 'context'"
             )
-        cells = self.architecture.cells(patch, factor)
+        cells = self.architecture.cells(schedule.patch, factor)
         if cells % 2**self.architecture.depth:
             raise ConfigurationError(
                 f"patches of {cells} cells cannot be halved {self.architecture.depth} times: "
@@ -202,6 +240,7 @@ def parse_configuration(values: Mapping[str, Any], where: str = "configuration")
         "objective": Objective,
         "augmentation": Augmentation,
         "schedule": Schedule,
+        "rollout": Rollout,
     }
     entries = dict(values)
     for name in ("name", "title", "data", "inputs"):

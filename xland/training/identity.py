@@ -14,7 +14,7 @@ from xland.training.material import Material
 
 # entries that do not change a loss, and may differ in a training that is resumed
 _FREE = {"title", "notes", "licence"}
-_FREE_SCHEDULE = {"workers", "checkpoint_every", "report_every"}
+_FREE_SCHEDULE = {"workers", "checkpoint_every", "report_every", "compile"}
 
 
 def identify(configuration: Configuration, material: Material) -> dict[str, Any]:
@@ -34,12 +34,8 @@ def identify(configuration: Configuration, material: Material) -> dict[str, Any]
     """
     entries = {name: value for name, value in configuration.to_dict().items() if name not in _FREE}
     entries["schedule"] = {name: value for name, value in entries["schedule"].items() if name not in _FREE_SCHEDULE}
-    arrays = {**vars(material.arrays), "part": material.part}
-    hashes = {
-        name: hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
-        for name, array in arrays.items()
-        if array is not None
-    }
+    part = hashlib.sha256(np.ascontiguousarray(material.part).data).hexdigest()
+    hashes = {**material.source.hashes, "part": part}
     described = {**entries, "sources": _without_tokens(material.description), "arrays": hashes}
     plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
     return plain

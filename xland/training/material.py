@@ -16,13 +16,13 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 
 from xland import datasets
-from xland.batches.loader import TrainingArrays
 from xland.batches.masking import MASKED, known_codes
+from xland.batches.source import PatchSource, TrainingArrays
 from xland.batches.split import Part, assign_years, divide
 from xland.errors import ConfigurationError, PriorError, StaticError, TimeError, VocabularyError, XlandError
 from xland.files import open_coarse, open_map
 from xland.forcing import Forcing, check_values, read_forcing
-from xland.grid import Grid, nesting_factor
+from xland.grid import Grid, expand, nesting_factor
 from xland.inputs import Channel, InputSpec
 from xland.models.coverage import Coverage
 from xland.orientation import orient
@@ -33,22 +33,23 @@ from xland.years import listed
 
 @dataclass(frozen=True)
 class Material:
-    """Arrays, grid and split: what a training needs beside the configuration.
+    """Values, grid and split: what a training needs beside the configuration.
 
     Parameters
     ----------
-    arrays : TrainingArrays
+    source : PatchSource
+        Where the values of a patch come from.
     grid : Grid
-        Fine grid of the arrays.
-    part : (rows, columns) array of int8
-        What each fine cell serves for, values of :class:`Part`.
+        Fine grid of the source.
+    part : (coarse rows, coarse columns) array of int8
+        What the fine cells of each coarse cell serve for, values of :class:`Part`.
     description : dict
         Sources, for the card.
     coverage : Coverage
         Coarse cells that have data worth the name in every year learned from.
     """
 
-    arrays: TrainingArrays
+    source: PatchSource
     grid: Grid
     part: NDArray[np.int8]
     description: dict[str, Any]
@@ -91,21 +92,22 @@ def gather(
     fields = _static(static, grid, inputs)
     codes = _class_codes(maps.sel(time=[year for _, year in pairs]), inputs, "target", VocabularyError)
     land = np.nan_to_num(fields[inputs.domain]) > 0
-    part = divide(grid, configuration.split_seed, configuration.data.southern_limit)
-    codes = np.where(land & (part != Part.NONE), codes, np.uint8(MASKED))
+    part = divide(coarse.grid, configuration.split_seed, configuration.data.southern_limit)
     steps = _states(coarse, [year for year, _ in pairs], inputs)
-    training = (part == Part.TRAIN) & land
+    training = expand(part == Part.TRAIN, inputs.factor) & land
     inputs = inputs.normalised(_statistics(inputs, fields, steps, training))
-    arrays = TrainingArrays(
+    source = TrainingArrays(
+        inputs,
+        tuple(mapped for _, mapped in pairs),
         coarse=np.stack([inputs.coarse_array(values) for values in steps]),
         static=inputs.static_array(fields),
-        target=codes,
+        target=np.where(land, codes, np.uint8(MASKED)),
         prior=None if inputs.prior == "none" else _prior(prior, coarse.grid, inputs, [year for _, year in pairs]),
     )
     description = describe_data(configuration, forcing=forcing, target=target, static=static)
     description["pairs"] = [list(pair) for pair in pairs]
     return replace(configuration, inputs=inputs), Material(
-        arrays, grid, part, description, Coverage(coarse.grid, _covered(steps))
+        source, grid, part, description, Coverage(coarse.grid, _covered(steps))
     )
 
 

@@ -13,11 +13,11 @@ map hides stays hidden and its sea stays sea, so that apart from the errors noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xland.batches.masking import MASKED
 from xland.errors import ConfigurationError
@@ -71,7 +71,7 @@ def sampling_share(done: float, peak: float) -> float:
 
 
 def unroll(
-    network: nn.Module,
+    network: Callable[..., Tensor],
     samples: Mapping[str, Tensor],
     own_share: float,
     *,
@@ -82,13 +82,13 @@ def unroll(
 
     Parameters
     ----------
-    network : Module
-        In training or evaluation mode, as it stands.
+    network : callable
+        A :class:`~xland.models.unet.DownscalingNetwork`, in training or evaluation mode, as it stands.
     samples : dict of Tensor
         ``coarse`` (batch, years, channels, coarse rows, coarse columns), ``static`` (batch, channels, rows,
         columns) and ``prior`` (batch, years, rows, columns): the true map that adjoins each year, 255
         where it is hidden. Years stand in the order of the rollout: the map of each is the prior of the
-        next.
+        next. ``corner`` (batch, 2) as :meth:`xland.models.unet.DownscalingNetwork.forward` reads it, if need be.
     own_share : float
         Probability that a sample reads its own map, drawn for each sample and year but the first.
     points : (batch, years, n) int64 tensor, optional
@@ -102,24 +102,25 @@ def unroll(
     """
     coarse, static, true = samples["coarse"], samples["static"], samples["prior"]
     batch, years = coarse.shape[:2]
+    corner = samples.get("corner")
     # on the CPU, so that nothing waits for the device
     own = torch.rand((years, batch), generator=generator) < own_share
     scores: list[Tensor] = []
     prior = true[:, 0]
     for year in range(years):
         read = coarse[:, year], static, prior
-        scores.append(network(*read, None if points is None else points[:, year]))
+        scores.append(network(*read, None if points is None else points[:, year], corner))
         if year + 1 < years:
             prior = true[:, year + 1]
             if own_share > 0:  # not own.any(): processes that share batch statistics must make the same calls
-                whole = scores[-1] if points is None else _without_gradient(network, *read)
+                whole = scores[-1] if points is None else _without_gradient(network, *read, None, corner)
                 chosen = own[year + 1].to(prior.device)[:, None, None]
                 prior = torch.where(chosen, _own_prior(whole, prior), prior)
     return torch.stack(scores, dim=1)
 
 
 @torch.no_grad()
-def _without_gradient(network: nn.Module, *read: Tensor) -> Tensor:
+def _without_gradient(network: Callable[..., Tensor], *read: Tensor | None) -> Tensor:
     scores: Tensor = network(*read)
     return scores
 

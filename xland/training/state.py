@@ -19,7 +19,7 @@ from xland.training.identity import differences
 
 STATE = "state.safetensors"
 PREVIOUS = "state-before.safetensors"
-_FORMAT = "2"
+_FORMAT = "3"
 _SHOWN = 5
 
 
@@ -62,7 +62,7 @@ def has_state(folder: Path) -> bool:
 
 
 def save_state(folder: Path, learner: Learner, progress: Progress, identity: dict[str, Any]) -> None:
-    """Write learner, progress and torch's random numbers into one file; the file from before is kept as well.
+    """Write learner and progress into one file; the file from before is kept as well.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def save_state(folder: Path, learner: Learner, progress: Progress, identity: dic
     """
     from safetensors.torch import save
 
-    tensors: dict[str, Tensor] = {"random": torch.get_rng_state()}
+    tensors: dict[str, Tensor] = {}
     for prefix, module in (("network", learner.network), ("average", learner.average)):
         tensors |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
     for number, entry in learner.optimizer.state_dict()["state"].items():
@@ -94,7 +94,7 @@ def save_state(folder: Path, learner: Learner, progress: Progress, identity: dic
 
 
 def load_state(folder: Path, learner: Learner, identity: dict[str, Any]) -> Progress:
-    """Restore what :func:`save_state` wrote last, torch's random numbers included.
+    """Restore what :func:`save_state` wrote last.
 
     Where the newest file is damaged, the one from before takes its place, with a
     :class:`xland.errors.CheckpointWarning`.
@@ -120,7 +120,6 @@ def load_state(folder: Path, learner: Learner, identity: dict[str, Any]) -> Prog
         number, _, entry = name.partition(".")
         state.setdefault(int(number), {})[entry] = tensor
     learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": state})
-    torch.set_rng_state(tensors["random"])
     return Progress(**json.loads(metadata["progress"]))
 
 

@@ -1,0 +1,128 @@
+"""The processes that learn together: one rank each, as torchrun and Dask workers start them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal
+
+import torch
+from torch import Tensor, distributed, nn
+
+from xland.errors import ConfigurationError, TrainingError
+from xland.training.normalisation import synchronise_batch_norm
+
+Device = Literal["auto", "cpu", "cuda"]
+
+_PATIENCE = timedelta(minutes=30)
+"""How long a rank waits for the others: the slowest may be validating or writing a state."""
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Group:
+    """One process of a training and what it knows of the others.
+
+    Parameters
+    ----------
+    rank, ranks : int
+        Number of this process, from 0, and how many there are.
+    device : torch.device
+        Where its network runs.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and reports."""
+        return self.rank == 0
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """Return a module whose gradients are the mean over all ranks; batch statistics are common ones."""
+        if self.ranks == 1:
+            return network
+        synchronise_batch_norm(network)
+        devices = [self.device] if self.device.type == "cuda" else None
+        # buffers are the running statistics, which follow from common ones and are the same already
+        return nn.parallel.DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over all ranks, for all of them; the tensor itself where there is one."""
+        if self.ranks == 1:
+            return values
+        total = values.detach().clone().to(self.device)
+        distributed.all_reduce(total)
+        return total
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up in any rank; waits for all of them."""
+        return bool(flag) if self.ranks == 1 else bool(self.sum(torch.tensor(int(flag))).item())
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.ranks > 1:
+            self.any(False)
+
+
+@contextmanager
+def join_group(device: Device = "auto") -> Iterator[Group]:
+    """Join the group that the environment describes, or be alone.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu", "cuda"}
+        ``auto`` takes a GPU if there is one.
+
+    Yields
+    ------
+    Group
+        Ranks talk through NCCL on GPUs, and through gloo on CPUs. The GPU is that of ``LOCAL_RANK``, or the
+        first where fewer are visible, as for workers of dask-cuda, which each see their own first.
+
+    Raises
+    ------
+    ConfigurationError
+        If a GPU is asked for and there is none, or the environment describes half a group.
+    TrainingError
+        If the other ranks cannot be reached.
+    """
+    chosen = _device(device)
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks == 1:
+        yield Group(device=chosen)
+        return
+    missing = [name for name in _VARIABLES if name not in os.environ]
+    if missing:
+        raise ConfigurationError(f"WORLD_SIZE is {ranks}, but {', '.join(missing)} are not set: start with torchrun")
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    try:
+        distributed.init_process_group(backend, timeout=_PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise TrainingError(
+            f"rank {os.environ['RANK']} of {ranks} cannot meet the others at "
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({backend}): {error}"
+        ) from error
+    try:
+        yield Group(distributed.get_rank(), ranks, chosen)
+    finally:
+        distributed.destroy_process_group()
+
+
+def _device(wanted: Device) -> torch.device:
+    count = torch.cuda.device_count() if wanted != "cpu" and torch.cuda.is_available() else 0
+    if wanted == "cuda" and not count:
+        raise ConfigurationError(
+            f"rank {os.environ.get('RANK', '0')} sees no GPU: look at nvidia-smi and CUDA_VISIBLE_DEVICES of its node, "
+            "or train on the device cpu"
+        )
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device("cuda", local if local < count else 0) if count else torch.device("cpu")
