@@ -22,6 +22,8 @@ from xland.training.state import PREVIOUS, STATE
 from xland.training.validation import collect_scores
 from xland.vocabulary import LAND_CLASSES
 
+TIMES = {"seconds", "samples_per_second", "waiting", "seconds_per_step"}
+
 
 class InterruptedTrainingError(Exception):
     pass
@@ -98,6 +100,16 @@ def test_progress_is_reported_step_by_step_and_epoch_by_epoch(finished):
     assert all(np.isfinite(figures["loss"]) for _, figures in epochs)
 
 
+def test_every_step_is_logged_with_its_pace(finished):
+    with (finished[0] / "steps.csv").open(newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    assert [row["step"] for row in rows] == list(range(1, 33))
+    assert [row["loss"] for row in rows] == [
+        figures["loss"] for stage, _, figures in finished[1] if stage == "training"
+    ]
+    assert all(row["samples_per_second"] > 0 and 0 <= row["waiting"] < 1 for row in rows)
+
+
 def test_the_card_says_how_the_model_came_about(finished, tiny):
     card = read_checkpoint(finished[0]).card
     assert card["name"] == "tiny"
@@ -135,15 +147,15 @@ def test_a_resumed_training_gives_the_same_weights_as_one_without_a_pause(tiny, 
     for name, value in weights(tmp_path).items():
         assert torch.equal(value, expected[name]), name
     for own, whole in zip(log(tmp_path), log(finished[0]), strict=True):
-        assert {n: v for n, v in own.items() if n != "seconds"} == {n: v for n, v in whole.items() if n != "seconds"}
+        assert {n: v for n, v in own.items() if n not in TIMES} == {n: v for n, v in whole.items() if n not in TIMES}
 
 
 def test_resuming_a_finished_training_changes_nothing(tiny, finished):
     folder = finished[0]
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     assert fit(longer(tiny[0]), tiny[1], folder, resume=True) == read_checkpoint(folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
-    assert set(files) == {CARD, WEIGHTS, STATE, PREVIOUS, "log.csv"}
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == files
+    assert set(files) == {CARD, WEIGHTS, STATE, PREVIOUS, "log.csv", "steps.csv"}
 
 
 def test_resuming_without_a_state_starts_from_the_beginning(tiny, finished, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,8 +51,10 @@ class Group:
             return network
         synchronise_batch_norm(network)
         devices = [self.device] if self.device.type == "cuda" else None
+        wrap = nn.parallel.DistributedDataParallel
         # buffers are the running statistics, which follow from common ones and are the same already
-        return nn.parallel.DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+        newer = "forward_sync_buffers" in inspect.signature(wrap).parameters
+        return wrap(network, device_ids=devices, **{"forward_sync_buffers" if newer else "broadcast_buffers": False})
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over all ranks, for all of them; the tensor itself where there is one."""

@@ -8,6 +8,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from xland.errors import ConfigurationError, TrainingError, TrainingStoppedError
 from xland.models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, write_atomically
 from xland.models.unet import DownscalingNetwork
 from xland.training.configuration import Configuration
+from xland.training.energy import EnergyMeter
 from xland.training.group import Group
 from xland.training.identity import identify
 from xland.training.material import Material
@@ -42,6 +44,7 @@ from xland.training.state import Learner, Progress, has_state, load_state, save_
 from xland.training.steps import Stepper, make_optimizer, one_cycle, set_rate, update_average
 from xland.training.stopping import Termination, deferred_termination, ignore_termination
 from xland.training.validation import collect_scores, count_pairs, score_pairs
+from xland.training.watching import Step, Watch
 from xland.vocabulary import LAND_CLASSES
 
 Report = Callable[[str, float, dict[str, float]], None]
@@ -57,6 +60,7 @@ def fit(
     resume: bool = False,
     report: Report | None = None,
     group: Group = ALONE,
+    measure_energy: bool = False,
 ) -> Checkpoint:
     """Train a network and keep the one that validates best.
 
@@ -70,15 +74,20 @@ def fit(
         With normalised inputs.
     material : Material
     folder : path
-        Receives the model (``weights.safetensors``, ``card.json``), ``log.csv`` and the last two states.
+        Receives the model (``weights.safetensors``, ``card.json``), ``log.csv`` (epochs), ``steps.csv``,
+        ``tensorboard`` and the last two states.
     resume : bool
         Whether to go on from the state in the folder.
     report : callable, optional
         Called with a stage, its finished share and the latest figures: ``training`` for the loss of
-        each step, ``epoch`` for the scores of each epoch.
+        each step, with samples a second and the share of time spent waiting for data; ``epoch`` for the
+        scores of each epoch.
     group : Group, optional
         The processes that learn together; all of them call this function with the same arguments, and
         rank 0 writes the files. By default this one is alone.
+    measure_energy : bool
+        Whether the card tells the electricity that the machine used; see
+        :class:`xland.training.energy.EnergyMeter`.
 
     Returns
     -------
@@ -119,23 +128,29 @@ def fit(
     progress = load_state(folder, learner, identity) if has_state(folder) else Progress()
     group.barrier()  # all have read the state before one writes the next
     weights = configuration.objective.class_weights(census[:, material.part == Part.TRAIN].sum(axis=1))
-    training = _Training(
-        configuration,
-        material,
-        folder,
-        train,
-        validation,
-        sampler,
-        learner,
-        Stepper(network, optimizer, configuration, weights.to(group.device), group),
-        identity,
-        progress,
-        group,
-        _silent if report is None or not group.main else report,
-    )
-    with deferred_termination() as request:
+    with (
+        deferred_termination() as request,
+        Watch(folder, main=group.main, after=progress.step) as watch,
+        EnergyMeter(progress.energy) if measure_energy and group.main else nullcontext(EnergyMeter()) as energy,
+    ):
+        training = _Training(
+            configuration,
+            material,
+            folder,
+            train,
+            validation,
+            sampler,
+            learner,
+            Stepper(network, optimizer, configuration, weights.to(group.device), group),
+            identity,
+            progress,
+            group,
+            watch,
+            energy,
+            _silent if report is None or not group.main else report,
+        )
         training.run(request)
-    return training.finish()
+        return training.finish()
 
 
 @dataclass(frozen=True)
@@ -153,6 +168,8 @@ class _Training:
     identity: dict[str, Any]
     progress: Progress
     group: Group
+    watch: Watch
+    energy: EnergyMeter
     say: Report
 
     def run(self, request: Termination) -> None:
@@ -176,12 +193,13 @@ class _Training:
         self.sampler.set_epoch(progress.epoch, len(progress.losses))
         unread: list[Tensor] = []
         learner.network.train()
-        for number, samples in enumerate(loader, len(progress.losses)):
+        for number, samples in enumerate(self.watch.waiting(loader), len(progress.losses)):
             done = progress.step / self._steps
-            set_rate(learner.optimizer, schedule.learning_rate * one_cycle(done, schedule.warmup))
+            set_rate(learner.optimizer, self._rate(progress.step))
             own_maps = sampling_share(done, self.configuration.rollout.own_maps)
             whole = self.sampler.batch_size(number)
             unread.append(self.stepper.take(samples, whole=whole, step=progress.step, own_maps=own_maps))
+            self.watch.step(whole)
             progress.step += 1
             decay = min(schedule.averaging, (1 + progress.step) / (10 + progress.step))
             update_average(learner.average, learner.network, decay)
@@ -213,7 +231,7 @@ class _Training:
             progress.best_merit, progress.best_epoch = best, epoch
             if self.group.main:
                 save_checkpoint(self.folder, self.learner.average, self._card(figures))
-        figures["seconds"] = time.perf_counter() - started
+        figures |= {"seconds": time.perf_counter() - started, **self.watch.epoch(progress.step, figures)}
         progress.history.append(figures)
         if self.group.main:
             _write_log(self.folder / "log.csv", progress.history)
@@ -245,6 +263,7 @@ class _Training:
     def save(self) -> None:
         """Write the state."""
         if self.group.main:
+            self.progress.energy = self.energy.used()
             save_state(self.folder, self.learner, self.progress, self.identity)
 
     def heed(self, request: Termination) -> None:
@@ -259,6 +278,11 @@ class _Training:
             f"{self._steps}; its state is in {self.folder}: resume it to go on"
         )
 
+    def _rate(self, step: int) -> float:
+        """Learning rate after so many steps."""
+        schedule = self.configuration.schedule
+        return schedule.learning_rate * one_cycle(step / self._steps, schedule.warmup)
+
     @property
     def _steps(self) -> int:
         return self.sampler.steps * self.configuration.schedule.epochs
@@ -271,7 +295,14 @@ class _Training:
         before = progress.step - len(unread)
         values = torch.stack(unread)
         losses = self.group.sum(values[:, 0]).tolist()
-        for step, (loss, norm) in enumerate(zip(losses, values[:, 1].tolist(), strict=True), before + 1):
+        norms = values[:, 1].tolist()
+        pace = self.watch.report(
+            [
+                Step(step, progress.epoch + 1, loss, self._rate(step - 1), norm)
+                for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), before + 1)
+            ]
+        )
+        for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), before + 1):
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
                 items = self.sampler.batch(progress.epoch, len(progress.losses))
@@ -281,7 +312,7 @@ class _Training:
                     f"or train with a lower learning_rate; the last state and the best model stay in {self.folder}"
                 )
             progress.losses.append(loss)
-            self.say("training", step / self._steps, {"loss": loss})
+            self.say("training", step / self._steps, {"loss": loss, **pace})
         unread.clear()
 
     def _card(self, figures: dict[str, float]) -> dict[str, Any]:
@@ -306,8 +337,11 @@ class _Training:
                 "ranks": self.group.ranks,
             },
             "validation": {
-                name: round(value, 4) for name, value in figures.items() if name not in ("epoch", "seconds", "loss")
+                name: round(value, 4)
+                for name, value in figures.items()
+                if name.startswith(("accuracy", "miou", "iou_"))
             },
+            "energy": self.energy.used(),
             "coverage": self.material.coverage.to_dict(),
             "versions": {"torch": torch.__version__, "numpy": np.__version__, "xarray": xarray.__version__},
         }

@@ -37,6 +37,8 @@ class Progress:
         Figures of the finished epochs.
     losses : list of float
         Losses of the steps of the epoch that is not finished.
+    energy : dict
+        What :meth:`xland.training.energy.EnergyMeter.used` returned last.
     """
 
     epoch: int = 0
@@ -45,6 +47,7 @@ class Progress:
     best_epoch: int = -1
     history: list[dict[str, float]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    energy: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
