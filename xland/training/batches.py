@@ -1,0 +1,211 @@
+"""The batches of a training for people who bring their own model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xland.batches.labelled import LabelledBatches
+from xland.batches.loader import NO_AUGMENTATION, Augmentation, PatchDataset
+from xland.batches.patches import count_in_patches, make_patches
+from xland.batches.sampling import Order, RankSampler
+from xland.batches.schema import patches_from
+from xland.batches.split import Part
+from xland.errors import ConfigurationError, TimeError
+from xland.inputs import InputSpec
+from xland.models import DEFAULT_MODEL, find_model
+from xland.models.checkpoint import Checkpoint
+from xland.models.unet import Architecture
+from xland.training.configuration import Configuration, Data, Schedule
+from xland.training.material import Material, gather
+from xland.training.samples import make_dataset, make_order, take_census
+
+PartName = Literal["train", "validation", "test"]
+
+
+def make_batches(
+    forcing: xr.Dataset,
+    *,
+    target: xr.DataArray,
+    static: xr.Dataset,
+    prior: xr.DataArray | None = None,
+    inputs: InputSpec | None = None,
+    model: str | Path | Checkpoint | None = None,
+    patch: int | None = None,
+    stride: int | None = None,
+    generator: Any = None,
+    batch: int = 8,
+    part: PartName | None = "train",
+    years: int | Sequence[int] | None = None,
+    seed: int = 0,
+    epoch: int = 0,
+    split_seed: int = 0,
+    candidates: int = Schedule.candidates,
+    samples: int = 0,
+    rare_classes: float = 0.0,
+    augmentation: Augmentation = NO_AUGMENTATION,
+    rank: int = 0,
+    ranks: int = 1,
+) -> LabelledBatches:
+    """Return the batches that :func:`xland.train` would learn from, as xarray Datasets.
+
+    The samples of the part "train" and their order are those of a training with the same data, inputs,
+    seeds, patches and numbers. Batches of other parts come in the order of years and places.
+
+    Parameters
+    ----------
+    forcing, target, static, prior
+        Coarse states, fine maps of class codes, fine predictors and the maps of adjacent years, as for
+        :func:`xland.train`. Values are held in memory.
+    inputs : InputSpec, optional
+        Channels; their normalisation is measured on the training cells.
+    model : str, path or Checkpoint, optional
+        A model whose channels are taken instead; by default the shipped one.
+    patch, stride : int, optional
+        Fine cells along a patch, and from one to the next (in "validation" and "test" patches do not
+        overlap); by default those of the inputs' windows.
+    generator : xbatcher.BatchGenerator, optional
+        Over fields on the fine grid: its batches are the patches, in place of those; see
+        :func:`xland.batches.schema.patches_from`. Patches without a pixel that counts are left out.
+    batch : int
+        Samples a batch, of all ranks together; batches of an epoch differ by one at most.
+    part : "train", "validation", "test" or None
+        Whose cells count, see :func:`xland.batches.split.assign_cells`; None counts all cells with data.
+    years : int or sequence of int, optional
+        Calendar years of the maps; by default all that forcing and target share.
+    seed, epoch : int
+        Of the order of training samples and of random changes.
+    split_seed : int
+        Seed of the split.
+    candidates, samples : int
+        Patches to choose evenly from all with training pixels, and how many samples to draw an epoch, 0 for
+        each once, as in ``[schedule]`` of a configuration.
+    rare_classes : float
+        How much more often samples with rare classes are drawn, from 0 to 1.
+    augmentation : Augmentation
+        Random changes of training samples; in "validation" and "test", only the prior is hidden. None by
+        default.
+    rank, ranks : int
+        Which share of each batch to return, of how many.
+
+    Returns
+    -------
+    LabelledBatches
+        To be iterated as often as wanted; ``set_epoch`` chooses another epoch.
+
+    Raises
+    ------
+    XlandError
+        If data do not fit each other or the inputs, or no patch holds a pixel of the part.
+    """
+    if inputs is not None and model is not None:
+        raise ConfigurationError("inputs and model both say which channels to take: give one of them")
+    inputs = inputs or find_model(DEFAULT_MODEL if model is None else model).inputs
+    wanted = _whole(years)
+    # a generator makes patches of its own; the smallest are always in order
+    own = (
+        (2 * inputs.factor, inputs.factor)
+        if generator is not None
+        else (patch or inputs.window, stride or inputs.stride)
+    )
+    configuration = Configuration(
+        name="batches",
+        title="Batches for another model",
+        data=Data(forcing="given", target="given", static="given", forcing_years=wanted, target_years=wanted),
+        inputs=inputs,
+        architecture=Architecture(depth=1),
+        augmentation=augmentation,
+        schedule=Schedule(
+            batch=batch,
+            patch=own[0],
+            patch_stride=own[1],
+            candidates=candidates,
+            samples=samples,
+            rare_classes=rare_classes,
+            seed=seed,
+        ),
+        split_seed=split_seed,
+    )
+    configuration, material = gather(configuration, forcing=forcing, target=target, static=static, prior=prior)
+    batches = label_batches(configuration, material, part=part, generator=generator, rank=rank, ranks=ranks)
+    batches.set_epoch(epoch)
+    return batches
+
+
+def label_batches(
+    configuration: Configuration,
+    material: Material,
+    *,
+    part: PartName | None = "train",
+    generator: Any = None,
+    rank: int = 0,
+    ranks: int = 1,
+) -> LabelledBatches:
+    """Return the batches of a configuration's training as xarray Datasets; see :func:`make_batches`.
+
+    Parameters
+    ----------
+    configuration : Configuration
+        With normalised inputs.
+    material : Material
+        What it learns from, in memory or in a training store.
+    part, generator, rank, ranks
+        As for :func:`make_batches`.
+    """
+    if part is not None and part not in _PARTS:
+        raise ConfigurationError(f"there is no part {part!r} of the split: choose one of {', '.join(_PARTS)}, or None")
+    census = take_census(material.source)
+    if part is not None and generator is None:
+        dataset = make_dataset(configuration, material, _PARTS[part], census)
+    else:
+        dataset = _every_patch(configuration, material, part, generator, census)
+    order = make_order(configuration, dataset) if part == "train" else _InOrder(len(dataset))
+    sampler = RankSampler(order, configuration.schedule.batch, rank=rank, ranks=ranks)
+    return LabelledBatches(dataset, material.grid, sampler)
+
+
+_PARTS = {"train": Part.TRAIN, "validation": Part.VALIDATION, "test": Part.TEST}
+
+
+@dataclass(frozen=True)
+class _InOrder(Order):
+    """Samples as they come."""
+
+    def epoch(self, number: int) -> NDArray[np.intp]:  # noqa: ARG002
+        return np.arange(self.items)
+
+
+def _every_patch(
+    configuration: Configuration,
+    material: Material,
+    part: PartName | None,
+    generator: Any,
+    census: NDArray[np.int64],
+) -> PatchDataset:
+    """Return the samples of every patch that holds a pixel that counts."""
+    schedule, factor = configuration.schedule, configuration.inputs.factor
+    cells = np.ones_like(material.part, dtype=bool) if part is None else material.part == _PARTS[part]
+    if generator is None:
+        patches = make_patches(material.grid, schedule.patch, schedule.patch_stride, factor)
+    else:
+        patches = patches_from(generator, material.grid, factor)
+    patches = patches[count_in_patches(census.sum(axis=0) * cells, patches, factor) > 0]
+    if not len(patches):
+        raise ConfigurationError(f"no patch of {patches.size} cells holds a pixel that counts")
+    changes = configuration.augmentation
+    if part in ("validation", "test"):
+        changes = replace(NO_AUGMENTATION, prior_masked=changes.prior_masked, prior_block=changes.prior_block)
+    return PatchDataset(material.source, patches, cells=cells, augmentation=changes, seed=schedule.seed)
+
+
+def _whole(years: int | Sequence[int] | None) -> tuple[int, ...]:
+    values = np.atleast_1d([] if years is None else np.asarray(years))
+    if values.size and values.dtype.kind not in "iu":
+        raise TimeError(f"years={years!r}: give calendar years as a whole number or a list of them")
+    return tuple(values.tolist())
