@@ -24,6 +24,8 @@ _LAZY = {
     "open_cluster": "xland.clusters",
     "open_entry": "xland.catalog",
     "open_store": "xland.store",
+    "open_training_store": "xland.batches.stored",
+    "prepare": "xland.training.prepare",
     "publish": "xland.catalog",
     "train": "xland.training.run",
 }

@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         "xland", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_demo, _check, _downscale, _evaluate, _publish, _train, _models):
+    for add in (_demo, _check, _downscale, _evaluate, _publish, _prepare, _train, _models):
         add(commands)
     return parser
 
@@ -216,6 +216,41 @@ def _publish(commands: Any) -> None:
     parser.add_argument("--catalog", type=Path, default=Path("catalog.yaml"), help="YAML file (%(default)s)")
     parser.add_argument("--name", required=True, help="name of the entry")
     parser.add_argument("--description", help="one sentence for readers; else the title of the store")
+
+
+def _prepare(commands: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from xland.training.prepare import prepare
+
+        source = prepare(
+            options.configuration,
+            options.store,
+            forcing=options.forcing,
+            target=None if options.target is None else open_map(options.target),
+            static=None if options.static is None else open_coarse(options.static),
+            prior=None if options.prior is None else open_map(options.prior),
+            tile=options.tile,
+            resume=options.resume,
+            overwrite=options.overwrite,
+        )
+        print(f"wrote {source.path}: {len(source.years)} maps of {source.shape[0]} x {source.shape[1]} cells")
+
+    parser = _command(
+        commands,
+        "prepare",
+        run,
+        "write the store that a large training reads its patches from",
+        "Forcing, maps and static predictors in one Zarr store, laid out for patches; a run that was stopped resumes.",
+    )
+    parser.add_argument("configuration", help="shipped configuration or TOML file")
+    parser.add_argument("store", type=Path, help="folder to write")
+    parser.add_argument("--forcing", type=Path, help="coarse fractions, in place of the configuration's")
+    parser.add_argument("--target", type=Path, help="maps to learn from (land_use), in place of the configuration's")
+    parser.add_argument("--static", type=Path, help="static predictors, in place of the configuration's")
+    parser.add_argument("--prior", type=Path, help="maps of the adjacent years; by default the target's")
+    parser.add_argument("--tile", type=int, help="fine cells along a chunk; by default the patch of the configuration")
+    parser.add_argument("--resume", action="store_true", help="finish a store that was left unfinished")
+    parser.add_argument("--overwrite", action="store_true", help="replace a store that exists")
 
 
 def _train(commands: Any) -> None:

@@ -1,0 +1,349 @@
+"""Writing a training store: everything that a training reads, laid out for reading patches.
+
+One Zarr group holds each forcing year once at its own resolution, the normalised static channels in half
+precision, the class codes of each year once, and how many pixels of each class the coarse cells hold. It
+grows in ``NAME.partial``, part by part (:mod:`xland.storing`), and is renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xland.batches.chunks import hash_array, open_chunks
+from xland.batches.masking import MASKED
+from xland.batches.stored import CONTENTS, FORMAT, StoredArrays, open_training_store
+from xland.errors import ConfigurationError, StoreError
+from xland.grid import count_classes
+from xland.inputs import InputSpec
+from xland.storing.journal import journal_of
+from xland.storing.manifest import FINGERPRINT, MANIFEST, check_same
+from xland.storing.progress import progress_bar
+from xland.storing.storage import LocalFiles, explain, is_url
+from xland.storing.workplace import LocalWorkplace, read_manifest, read_root, refuse_foreign, refuse_strangers
+from xland.training.configuration import Configuration, read_configuration
+from xland.training.material import open_data
+from xland.training.skeleton import create_arrays
+from xland.training.sources import Sources, check_sources
+from xland.training.survey import count_steps, survey
+
+
+def prepare(
+    configuration: str | Path | Configuration,
+    store: str | os.PathLike[str],
+    *,
+    forcing: str | Path | xr.Dataset | None = None,
+    target: xr.DataArray | None = None,
+    static: xr.Dataset | None = None,
+    prior: xr.DataArray | None = None,
+    tile: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> StoredArrays:
+    """Write a training store.
+
+    Sources are read strip by strip of latitude: some rows of one map or of the static predictors are in
+    memory at a time, as many as a tile or a chunk of the sources has.
+
+    Parameters
+    ----------
+    configuration : str, path or Configuration
+        Name of a shipped configuration, a TOML file, or a configuration.
+    store : path
+        Folder to write.
+    forcing : path or Dataset, optional
+        Coarse fractions in place of those that the configuration names.
+    target, static : optional
+        Maps and predictors in place of those that the configuration names.
+    prior : DataArray, optional
+        Maps of the adjacent years, for inputs that read one; by default those of the target.
+    tile : int, optional
+        Fine cells along a chunk; by default the patch of the configuration, as a multiple of the factor,
+        so that no coarse cell lies in two tiles.
+    resume : bool
+        Go on with a store that was left unfinished; start one if there is none, and do nothing if the same
+        store is complete.
+    overwrite : bool
+        Replace a store that exists; it stays until the new one is whole.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    StoredArrays
+        The store, opened.
+
+    Raises
+    ------
+    StoreError
+        If the store exists and neither ``resume`` nor ``overwrite`` was asked for; if what is there is no
+        store, or was made of other data or settings; if another process writes it; or if it cannot be written.
+    ConfigurationError
+        If the tile is no multiple of the factor, or no training cell is land.
+    XlandError
+        If the data do not fit, as :func:`xland.training.material.gather` says.
+    """
+    if overwrite and resume:
+        raise StoreError("choose one of overwrite (begin anew) and resume (finish what was begun)")
+    if is_url(store):
+        raise StoreError(f"{store}: a training store is written to a folder; give a path")
+    if not isinstance(configuration, Configuration):
+        configuration = read_configuration(configuration)
+    tile = _tile(configuration, tile)
+    given: dict[str, Any] = {"forcing": forcing, "target": target, "static": static}
+    data: dict[str, Any] = {
+        name: value for name, value in given.items() if isinstance(value, xr.Dataset | xr.DataArray)
+    }
+    if len(data) < len(given):
+        path = forcing if isinstance(forcing, str | Path) else None
+        data = {**open_data(configuration, path, skip=tuple(data)), **data}
+    place = LocalWorkplace(store)
+    refuse_strangers(place)
+    if overwrite or resume:
+        refuse_foreign(place)
+    else:
+        _refuse_existing(place)
+    sources = check_sources(configuration, **data, prior=prior)
+    work = _describe_work(sources, tile)
+    try:
+        with place.exclusive() as run:
+            manifest = _begin(sources, tile, work, place, overwrite=overwrite, resume=resume, progress=progress)
+            if manifest is not None:
+                _write(sources, tile, manifest, place, run, progress=progress)
+                _finish(sources, tile, manifest, place)
+    except OSError as error:
+        if reason := explain(error, place.target):
+            raise StoreError(reason) from error
+        raise
+    return open_training_store(place.target)
+
+
+def comparable(configuration: Configuration) -> dict[str, Any]:
+    """Return those entries of a configuration that fix the content of a store, without normalisation."""
+    inputs = configuration.inputs
+    plain = inputs.normalised({channel.name: (0.0, 1.0) for channel in (*inputs.coarse, *inputs.static)}).to_dict()
+    chosen = ("forcing_years", "target_years", "train_years", "test_years", "southern_limit")
+    entries = {
+        "inputs": {name: value for name, value in plain.items() if name not in ("window", "stride")},
+        "data": {name: getattr(configuration.data, name) for name in chosen},
+        "split": {"seed": configuration.split_seed},
+    }
+    result: dict[str, Any] = json.loads(json.dumps(entries))
+    return result
+
+
+def _tile(configuration: Configuration, tile: int | None) -> int:
+    factor = configuration.inputs.factor
+    if tile is None:
+        return -(-configuration.schedule.patch // factor) * factor
+    if tile < 1 or tile % factor:
+        raise ConfigurationError(f"tile {tile} must be a multiple of factor {factor}")
+    return tile
+
+
+def _describe_work(sources: Sources, tile: int) -> dict[str, Any]:
+    """Describe what is written: two equal descriptions are the same work."""
+    described = {
+        **comparable(sources.configuration),
+        "layout": {"format": FORMAT, "tile": tile},
+        "grid": asdict(sources.grid),
+        "years": {
+            "forcing": sources.forcing_years,
+            "target": sources.target_years,
+            "prior": sources.prior_years,
+            "pairs": sources.pairs,
+        },
+        "sources": sources.description,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
+    return plain
+
+
+def _begin(
+    sources: Sources,
+    tile: int,
+    work: dict[str, Any],
+    place: LocalWorkplace,
+    *,
+    overwrite: bool,
+    resume: bool,
+    progress: bool,
+) -> dict[str, Any] | None:
+    """Return the manifest to work by, having set up what is missing; None when nothing is left to do."""
+    if not (overwrite or resume):
+        _refuse_existing(place)
+    manifest = read_manifest(place) if resume else None
+    if manifest is not None:
+        check_same(work, manifest["work"], place.target)
+        return manifest
+    fingerprint = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
+    if resume and place.has_old():
+        if read_root(place).get("attributes", {}).get(FINGERPRINT) == fingerprint:
+            place.clear()
+            return None
+        raise StoreError(f"{place.target} is complete and holds other work; pass overwrite=True to replace it")
+    place.clear()
+    with progress_bar(count_steps(sources, tile), 0, ["measuring the sources"], shown=progress) as done:
+        found = survey(sources, tile, done)
+    manifest = {
+        "format": FORMAT,
+        "data": f"data-{uuid.uuid4().hex}.zarr",
+        "replaces": overwrite,
+        "fingerprint": fingerprint,
+        "work": work,
+        "survey": found,
+        "groups": {"parts": [_parts(sources, tile, found)]},
+    }
+    create_arrays(
+        Path(place.data(manifest)), sources, _map_years(sources, found), found["prior"] == "own", tile, fingerprint
+    )
+    # written last: from here on there is something to resume
+    place.files.put(MANIFEST, json.dumps(manifest).encode())
+    return manifest
+
+
+def _parts(sources: Sources, tile: int, found: dict[str, Any]) -> list[str]:
+    """Names of the parts that are written one by one, in order: maps need to know which cells count."""
+    return [
+        *(f"coarse.{year}" for year in sources.forcing_years),
+        *(f"static.{rows.start}.{rows.stop}" for rows in sources.strips(tile)),
+        *(f"maps.{year}" for year in _map_years(sources, found)),
+        *(f"prior.{year}" for year in sources.prior_years if found["prior"] == "own"),
+    ]
+
+
+def _map_years(sources: Sources, found: dict[str, Any]) -> list[int]:
+    """Years of the array ``maps``: those of the targets, and of the priors unless these stand apart."""
+    return sorted({*sources.target_years, *(sources.prior_years if found["prior"] == "target" else ())})
+
+
+def _write(
+    sources: Sources, tile: int, manifest: dict[str, Any], place: LocalWorkplace, run: str, *, progress: bool
+) -> None:
+    parts = manifest["groups"]["parts"][0]
+    journal = journal_of(place.files)
+    finished = journal.finished()
+    writer = _Writer(sources, tile, manifest, Path(place.data(manifest)))
+    notes = ["writing the store"]
+    with progress_bar(len(parts), len(finished), notes, shown=progress) as done:
+        for part in parts:
+            if part not in finished:
+                writer.write(part)
+                journal.note(part, run)
+                done()
+
+
+class _Writer:
+    """Writes single parts of a store."""
+
+    def __init__(self, sources: Sources, tile: int, manifest: dict[str, Any], data: Path) -> None:
+        import zarr
+
+        self.sources = sources
+        self.tile = tile
+        self.group = zarr.open_group(data, mode="r+", use_consolidated=False)
+        self.inputs = normalised(sources.inputs, manifest["survey"])
+        self.years = {
+            "maps": _map_years(sources, manifest["survey"]),
+            "coarse": sources.forcing_years,
+            "prior": sources.prior_years,
+        }
+
+    def write(self, part: str) -> None:
+        """Write a part by its name."""
+        name, *numbers = part.split(".")
+        if name == "static":
+            self._static(slice(*map(int, numbers)))
+        elif name == "coarse":
+            values = self.sources.states(int(numbers[0]))
+            stacked = np.stack([values[variable][0] for variable in self.sources.variables])
+            self._array("coarse")[self.years["coarse"].index(int(numbers[0]))] = stacked
+        else:
+            self._map(name, int(numbers[0]))
+
+    def _static(self, rows: slice) -> None:
+        fields = self.sources.fields(rows)
+        if self.inputs.static:
+            self._array("static")[:, rows] = self.inputs.static_array(fields)
+        self._array("counted")[rows] = self.sources.land(fields).astype(np.uint8)
+
+    def _map(self, name: str, year: int) -> None:
+        at = self.years[name].index(year)
+        what = "target" if name == "maps" and year in self.sources.target_years else "prior"
+        counts = []
+        for rows in self.sources.strips(self.tile):
+            codes = self.sources.codes(what, year, rows)
+            self._array(name)[at, rows] = codes
+            if name == "maps":
+                counted = np.where(self._array("counted")[rows], codes, np.uint8(MASKED))
+                counts.append(count_classes(counted, self.inputs.factor, len(self.inputs.classes)))
+        if counts:
+            array = self._array("class_counts")
+            array[at] = np.concatenate(counts, axis=1).astype(array.dtype)
+
+    def _array(self, name: str) -> Any:
+        return self.group[name]
+
+
+def normalised(inputs: InputSpec, found: dict[str, Any]) -> InputSpec:
+    """Return inputs with the statistics of a survey."""
+    return inputs.normalised({name: tuple(values) for name, values in found["statistics"].items()})
+
+
+def _finish(sources: Sources, tile: int, manifest: dict[str, Any], place: LocalWorkplace) -> None:
+    """Put the table of contents into the store, and give the store its name."""
+    data, found = Path(place.data(manifest)), manifest["survey"]
+    arrays = {name: open_chunks(data / name) for name in _arrays(data)}
+    contents = {
+        "format": FORMAT,
+        "pairs": manifest["work"]["years"]["pairs"],
+        "years": {
+            "maps": _map_years(sources, found),
+            "prior": sources.prior_years if found["prior"] == "own" else [],
+            "forcing": sources.forcing_years,
+        },
+        "variables": list(sources.variables),
+        "channels": [channel.name for channel in (*sources.inputs.coarse, *sources.inputs.static)],
+        "inputs": normalised(sources.inputs, found).to_dict(),
+        "grid": asdict(sources.grid),
+        "tile": tile,
+        "made_for": comparable(sources.configuration),
+        "cells": found["cells"],
+        "statistics": found["statistics"],
+        "coverage": found["coverage"],
+        "sources": manifest["work"]["sources"],
+        "shapes": {name: list(array.shape) for name, array in arrays.items()},
+        "hashes": {name: hash_array(array) for name, array in arrays.items()},
+    }
+    files = LocalFiles(str(data))
+    root = json.loads(files.read("zarr.json"))
+    root["attributes"][CONTENTS] = contents
+    files.put("zarr.json", json.dumps(root).encode())
+    place.publish(manifest)
+
+
+def _arrays(data: Path) -> Iterator[str]:
+    """Names of the arrays that are not coordinates."""
+    for name in ("coarse", "static", "counted", "maps", "prior", "class_counts"):
+        if (data / name).is_dir():
+            yield name
+
+
+def _refuse_existing(place: LocalWorkplace) -> None:
+    if read_manifest(place) is not None:
+        raise StoreError(
+            f"an unfinished store of {place.target} is in {place.files.address}; finish it with resume=True or begin "
+            "anew with overwrite=True"
+        )
+    if place.has_old():
+        raise StoreError(f"{place.target} exists; pass overwrite=True to replace it")

@@ -1,0 +1,172 @@
+"""What a training store is made from: checked as for a training in memory, read by years and strips of latitude."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dask
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xland.errors import ConfigurationError, PriorError, StaticError, TimeError, VocabularyError
+from xland.forcing import Forcing, read_forcing
+from xland.grid import Grid
+from xland.inputs import InputSpec
+from xland.orientation import orient
+from xland.training.configuration import Configuration
+from xland.training.material import _class_codes, _codes, _pairs, _states, describe_data
+from xland.years import listed
+
+_ERRORS = {"target": VocabularyError, "prior": PriorError}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Forcing, maps and static predictors of a training, lazy, on grids that nest.
+
+    Parameters
+    ----------
+    configuration : Configuration
+    forcing : Forcing
+    static : Dataset
+        ``(lat, lon)`` on the fine grid, from north to south.
+    target : DataArray
+        Class codes, ``(time, lat, lon)``.
+    prior : DataArray or None
+        The same for the adjacent years, where the inputs read one.
+    pairs : list of (int, int)
+        Years of forcing and map that belong together.
+    description : dict
+        For the card.
+    """
+
+    configuration: Configuration
+    forcing: Forcing
+    static: xr.Dataset
+    target: xr.DataArray
+    prior: xr.DataArray | None
+    pairs: list[tuple[int, int]]
+    description: dict[str, Any]
+
+    @property
+    def inputs(self) -> InputSpec:
+        """Inputs of the configuration."""
+        return self.configuration.inputs
+
+    @property
+    def grid(self) -> Grid:
+        """Fine grid."""
+        return self.forcing.grid.refine(self.inputs.factor)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Forcing variables that the channels are made of, those that need not be there if they are."""
+        optional = [name for name in self.inputs.optional_coarse_variables if name in self.forcing.data]
+        return tuple(dict.fromkeys((*self.inputs.coarse_variables, *optional)))
+
+    @property
+    def forcing_years(self) -> list[int]:
+        """Years of the forcing that any map needs."""
+        return sorted({year + step for year, _ in self.pairs for step in self.inputs.steps})
+
+    @property
+    def target_years(self) -> list[int]:
+        """Years of the maps to learn from."""
+        return sorted({mapped for _, mapped in self.pairs})
+
+    @property
+    def prior_years(self) -> list[int]:
+        """Years of the prior maps; none where the inputs read none."""
+        if self.prior is None:
+            return []
+        return [year + self.inputs.prior_step for year in self.target_years]
+
+    def states(self, year: int) -> dict[str, NDArray[np.float32]]:
+        """Read and check the forcing of one year, ``(1, coarse rows, coarse columns)`` each."""
+        (values,) = _states(self.forcing, [year], replace(self.inputs, steps=(0,)))
+        return values
+
+    def fields(self, rows: slice) -> dict[str, NDArray[np.float32]]:
+        """Read the static predictors of a strip, ``(rows, columns)`` each."""
+        (strip,) = dask.compute(self.static.isel(lat=rows))
+        return {str(name): array.values.astype(np.float32) for name, array in strip.data_vars.items()}
+
+    def land(self, fields: Mapping[str, NDArray[np.float32]]) -> NDArray[np.bool_]:
+        """Fine cells whose class is learned."""
+        return np.asarray(np.nan_to_num(fields[self.inputs.domain]) > 0)
+
+    def codes(self, what: str, year: int, rows: slice) -> NDArray[np.uint8]:
+        """Read and check the class codes of a strip of the ``target`` or ``prior`` of a year, ``(rows, columns)``."""
+        maps = self.target if what == "target" or self.prior is None else self.prior
+        return _class_codes(maps.sel(time=year).isel(lat=rows), self.inputs, f"{what} of {year}", _ERRORS[what])
+
+    def strips(self, tile: int) -> list[slice]:
+        """Rows that are held at a time: whole tiles, and at least as many as a chunk of the sources."""
+        lazy = [self.target, *self.static.data_vars.values(), *([] if self.prior is None else [self.prior])]
+        tallest = max([max(each.chunksizes["lat"]) for each in lazy if "lat" in each.chunksizes], default=1)
+        height = -(-tallest // tile) * tile
+        return [slice(first, min(first + height, self.grid.rows)) for first in range(0, self.grid.rows, height)]
+
+
+def check_sources(
+    configuration: Configuration,
+    *,
+    forcing: xr.Dataset,
+    target: xr.DataArray,
+    static: xr.Dataset,
+    prior: xr.DataArray | None = None,
+) -> Sources:
+    """Check the structure of the sources without reading a map; errors are those of :func:`~.material.gather`.
+
+    Parameters
+    ----------
+    configuration : Configuration
+    forcing, target, static : optional
+        As :func:`xland.training.material.gather` takes them.
+    prior : DataArray, optional
+        Maps of the adjacent years; by default those of the target, where the inputs read any.
+    """
+    inputs = configuration.inputs
+    coarse = read_forcing(forcing, variables=inputs.coarse_variables)
+    maps = _codes(target, coarse.grid, inputs.factor, "target")
+    pairs = _pairs(configuration, coarse.years, maps["time"].values.tolist())
+    twice = {mapped for _, mapped in pairs if [each for _, each in pairs].count(mapped) > 1}
+    if twice:
+        raise ConfigurationError(f"[data] target_years names {listed(sorted(twice))} more than once")
+    description = describe_data(configuration, forcing=forcing, target=target, static=static)
+    description["pairs"] = [list(pair) for pair in pairs]
+    sources = Sources(
+        configuration=configuration,
+        forcing=coarse,
+        static=_on_grid(static, coarse.grid.refine(inputs.factor), inputs),
+        target=maps,
+        prior=_adjacent(maps, prior, coarse.grid, inputs),
+        pairs=pairs,
+        description=description,
+    )
+    if sources.prior is not None:
+        there = sources.prior["time"].values.tolist()
+        missing = sorted(set(sources.prior_years) - set(there))
+        if missing:
+            raise TimeError(f"prior lacks the years {listed(missing)}; it holds {listed(there)}")
+    return sources
+
+
+def _adjacent(target: xr.DataArray, prior: xr.DataArray | None, coarse: Grid, inputs: InputSpec) -> xr.DataArray | None:
+    if inputs.prior == "none":
+        return None
+    return target if prior is None else _codes(prior, coarse, inputs.factor, "prior")
+
+
+def _on_grid(static: xr.Dataset, grid: Grid, inputs: InputSpec) -> xr.Dataset:
+    missing = [name for name in inputs.static_variables if name not in static]
+    if missing:
+        raise StaticError(f"static predictors lack {', '.join(missing)}, which the inputs name")
+    canonical, _ = orient(static[list(inputs.static_variables)], what="static predictors")
+    own = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
+    if not own.same_as(grid):
+        raise StaticError(f"static predictors ({own}) are not on the fine grid of the forcing ({grid})")
+    return canonical.transpose("lat", "lon")
