@@ -42,7 +42,12 @@ def run_downscale(files, name, *more):
 def test_train_has_the_arguments_and_defaults_of_the_function():
     options = _parser().parse_args(["train", "name", "folder"])
     for name, parameter in inspect.signature(train).parameters.items():
-        if parameter.default is not inspect.Parameter.empty and name != "progress":
+        if parameter.default is not inspect.Parameter.empty and name not in (
+            "progress",
+            "report",
+            "client",
+            "generator",
+        ):
             assert getattr(options, name) == parameter.default, name
 
 
@@ -54,7 +59,7 @@ def test_an_error_of_the_system_is_one_line(files, store, tmp_path, capsys):
 
 
 def test_every_command_explains_itself(capsys):
-    for command in ("demo", "check", "train", "downscale", "evaluate", "publish", "models"):
+    for command in ("demo", "check", "prepare", "train", "downscale", "evaluate", "publish", "models"):
         with pytest.raises(SystemExit) as end:
             main([command, "--help"])
         assert end.value.code == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -255,8 +255,11 @@ def _prepare(commands: Any) -> None:
 
 def _train(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
+        from xland.training.launching import training_script
         from xland.training.run import train
 
+        if _dry_run(options, training_script):
+            return
         checkpoint = train(
             options.configuration,
             options.output,
@@ -264,6 +267,12 @@ def _train(commands: Any) -> None:
             target=None if options.target is None else open_map(options.target),
             static=None if options.static is None else open_coarse(options.static),
             prior=None if options.prior is None else open_map(options.prior),
+            store=options.store,
+            device=options.device,
+            cluster=options.cluster,
+            workers=options.workers,
+            profile=options.profile,
+            restarts=options.restarts,
             resume=options.resume,
         )
         print(f"wrote {checkpoint.folder}: validation {checkpoint.card['validation']}")
@@ -273,7 +282,8 @@ def _train(commands: Any) -> None:
         "train",
         run,
         "train a model from a configuration",
-        "The shipped models were made by `xland train luh2-0p05` and `xland train fractions-0p05`.",
+        "The shipped models were made by `xland train luh2-0p05` and `xland train fractions-0p05`. "
+        "On several GPUs: with --cluster, or under torchrun.",
     )
     parser.add_argument("configuration", help="shipped configuration or TOML file")
     parser.add_argument("output", type=Path, help="folder for model, log and state")
@@ -281,7 +291,21 @@ def _train(commands: Any) -> None:
     parser.add_argument("--target", type=Path, help="maps to learn from (land_use), in place of the configuration's")
     parser.add_argument("--static", type=Path, help="static predictors, in place of the configuration's")
     parser.add_argument("--prior", type=Path, help="maps of the adjacent years, for models that read one")
+    parser.add_argument("--store", type=Path, help="training store of xland prepare, in place of all of these")
     parser.add_argument("--resume", action="store_true", help="go on from the last state")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=["auto", "cpu", "cuda"],
+        help="where the network learns (a GPU if there is one)",
+    )
+    _add_cluster(parser)
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        default=3,
+        help="how often a training on a cluster starts again because a worker was lost (%(default)s)",
+    )
 
 
 def _models(commands: Any) -> None:
@@ -322,7 +346,7 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dry-run", action="store_true", help="print the SLURM job script, and submit nothing")
 
 
-def _dry_run(options: argparse.Namespace) -> bool:
+def _dry_run(options: argparse.Namespace, script: Callable[[str | None], str] | None = None) -> bool:
     """Check that the options of the cluster fit each other; print the job script if that is all that is wanted."""
     from xland.clusters import job_script
 
@@ -332,7 +356,7 @@ def _dry_run(options: argparse.Namespace) -> bool:
     if options.dry_run and options.cluster != "slurm":
         raise ClusterError("--dry-run prints the job script of --cluster slurm")
     if options.dry_run:
-        print(job_script(options.profile), end="")
+        print((script or job_script)(options.profile), end="")
     return bool(options.dry_run)
 
 

@@ -201,7 +201,7 @@ def test_static_gaps_on_land_are_named(world):
 
 def test_a_prior_that_is_missing_short_or_unknown_is_named(world):
     configuration = tiny_configuration(tiny_inputs("one_hot"))
-    with pytest.raises(ConfigurationError, match="give the maps of the adjacent years with prior="):
+    with pytest.raises(TimeError, match="prior lacks the years 1999; it holds 2000-2001"):
         gather(configuration, **world)
     with pytest.raises(TimeError, match="prior lacks the years 1999; it holds 2000"):
         gather(configuration, **world, prior=world["target"].isel(time=[0]))

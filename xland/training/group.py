@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed, nn
@@ -54,7 +54,8 @@ class Group:
         wrap = nn.parallel.DistributedDataParallel
         # buffers are the running statistics, which follow from common ones and are the same already
         newer = "forward_sync_buffers" in inspect.signature(wrap).parameters
-        return wrap(network, device_ids=devices, **{"forward_sync_buffers" if newer else "broadcast_buffers": False})
+        options: dict[str, Any] = {"forward_sync_buffers" if newer else "broadcast_buffers": False}
+        return wrap(network, device_ids=devices, **options)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over all ranks, for all of them; the tensor itself where there is one."""

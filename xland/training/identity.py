@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from xland.batches.patches import Patches
 from xland.training.configuration import Configuration
 from xland.training.material import Material
 
@@ -17,7 +18,7 @@ _FREE = {"title", "notes", "licence"}
 _FREE_SCHEDULE = {"workers", "checkpoint_every", "report_every", "compile"}
 
 
-def identify(configuration: Configuration, material: Material) -> dict[str, Any]:
+def identify(configuration: Configuration, material: Material, patches: Patches | None = None) -> dict[str, Any]:
     """Describe everything that the losses of a training depend on.
 
     Parameters
@@ -25,6 +26,8 @@ def identify(configuration: Configuration, material: Material) -> dict[str, Any]
     configuration : Configuration
         With normalised inputs.
     material : Material
+    patches : Patches, optional
+        Those to learn from, where they do not follow from the configuration.
 
     Returns
     -------
@@ -36,6 +39,9 @@ def identify(configuration: Configuration, material: Material) -> dict[str, Any]
     entries["schedule"] = {name: value for name, value in entries["schedule"].items() if name not in _FREE_SCHEDULE}
     part = hashlib.sha256(np.ascontiguousarray(material.part).data).hexdigest()
     hashes = {**material.source.hashes, "part": part}
+    if patches is not None:
+        corners = np.stack([patches.rows, patches.columns]).astype(np.int64)
+        hashes["patches"] = f"{patches.size} {hashlib.sha256(corners.data).hexdigest()}"
     described = {**entries, "sources": _without_tokens(material.description), "arrays": hashes}
     plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
     return plain

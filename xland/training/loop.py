@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from xland.batches.loader import PatchDataset, make_loader
+from xland.batches.patches import Patches
 from xland.batches.sampling import RankSampler
 from xland.batches.split import Part
 from xland.errors import ConfigurationError, TrainingError, TrainingStoppedError
@@ -60,6 +61,7 @@ def fit(
     resume: bool = False,
     report: Report | None = None,
     group: Group = ALONE,
+    patches: Patches | None = None,
     measure_energy: bool = False,
 ) -> Checkpoint:
     """Train a network and keep the one that validates best.
@@ -85,6 +87,8 @@ def fit(
     group : Group, optional
         The processes that learn together; all of them call this function with the same arguments, and
         rank 0 writes the files. By default this one is alone.
+    patches : Patches, optional
+        The patches to learn from, in place of those of the schedule.
     measure_energy : bool
         Whether the card tells the electricity that the machine used; see
         :class:`xland.training.energy.EnergyMeter`.
@@ -114,7 +118,7 @@ def fit(
         raise ConfigurationError(f"{folder} holds a training state: resume it, or choose another folder")
     census = take_census(material.source)
     check_parts(census, material.part)
-    train = make_dataset(configuration, material, Part.TRAIN, census)
+    train = make_dataset(configuration, material, Part.TRAIN, census, patches)
     validation = make_dataset(configuration, material, Part.VALIDATION, census)
     sampler = RankSampler(make_order(configuration, train), schedule.batch, rank=group.rank, ranks=group.ranks)
     torch.manual_seed(schedule.seed)
@@ -124,7 +128,7 @@ def fit(
     network.to(group.device)
     optimizer = make_optimizer(network, schedule.learning_rate, schedule.weight_decay)
     learner = Learner(network, copy.deepcopy(network), optimizer)
-    identity = identify(configuration, material)
+    identity = identify(configuration, material, patches)
     progress = load_state(folder, learner, identity) if has_state(folder) else Progress()
     group.barrier()  # all have read the state before one writes the next
     weights = configuration.objective.class_weights(census[:, material.part == Part.TRAIN].sum(axis=1))

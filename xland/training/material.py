@@ -76,7 +76,7 @@ def gather(
     static : Dataset
         Static predictors on the same fine grid.
     prior : DataArray, optional
-        Maps that hold the year before (or after) each target's; needed by inputs with a prior.
+        Maps that hold the year before (or after) each target's, for inputs with a prior; by default the target.
 
     Returns
     -------
@@ -102,7 +102,9 @@ def gather(
         coarse=np.stack([inputs.coarse_array(values) for values in steps]),
         static=inputs.static_array(fields),
         target=np.where(land, codes, np.uint8(MASKED)),
-        prior=None if inputs.prior == "none" else _prior(prior, coarse.grid, inputs, [year for _, year in pairs]),
+        prior=None
+        if inputs.prior == "none"
+        else _prior(target if prior is None else prior, coarse.grid, inputs, [year for _, year in pairs]),
     )
     description = describe_data(configuration, forcing=forcing, target=target, static=static)
     description["pairs"] = [list(pair) for pair in pairs]
@@ -252,9 +254,7 @@ def _covered(steps: list[dict[str, NDArray[np.float32]]]) -> NDArray[np.bool_]:
     return np.asarray(np.concatenate(totals).min(axis=0) >= 0.5)
 
 
-def _prior(prior: xr.DataArray | None, coarse: Grid, inputs: InputSpec, years: list[int]) -> NDArray[np.uint8]:
-    if prior is None:
-        raise ConfigurationError("the inputs read a prior map: give the maps of the adjacent years with prior=")
+def _prior(prior: xr.DataArray, coarse: Grid, inputs: InputSpec, years: list[int]) -> NDArray[np.uint8]:
     maps = _codes(prior, coarse, inputs.factor, "prior")
     there = maps["time"].values.tolist()
     wanted = [year + inputs.prior_step for year in years]

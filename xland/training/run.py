@@ -1,16 +1,31 @@
-"""Train a model from a configuration, with progress to look at."""
+"""Train a model from a configuration: here, as one of several ranks, or on the workers of a cluster."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from xland.batches.schema import patches_from
+from xland.errors import ConfigurationError
 from xland.models.checkpoint import Checkpoint
 from xland.training.configuration import Configuration, read_configuration
+from xland.training.group import Device, join_group
 from xland.training.loop import Report, fit
-from xland.training.material import gather, open_data
+from xland.training.material import Material, gather, open_data
+from xland.training.prepare import prepare
+from xland.training.stored import stored_material
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from xland.clusters import Profile
+
+STORE = "data.zarr"
+"""Training store that a training on a cluster writes into its output folder if it is given none."""
 
 
 def train(
@@ -21,10 +36,24 @@ def train(
     target: xr.DataArray | None = None,
     static: xr.Dataset | None = None,
     prior: xr.DataArray | None = None,
+    store: str | Path | None = None,
+    generator: Any = None,
+    device: Device = "auto",
+    cluster: str | None = None,
+    client: Client | None = None,
+    workers: int | None = None,
+    profile: str | Path | Profile | None = None,
+    restarts: int = 3,
     resume: bool = False,
     progress: bool = True,
+    report: Report | None = None,
 ) -> Checkpoint:
     """Train a model.
+
+    In one process by default; with `cluster` or `client` in one process on each Dask worker; and as one
+    rank of several where ``torchrun``, or another launcher that sets ``RANK``, ``WORLD_SIZE``,
+    ``MASTER_ADDR`` and ``MASTER_PORT``, started this process. Batches, losses and weights are the same
+    for any number of processes, but for rounding and what is drawn in a step.
 
     Parameters
     ----------
@@ -37,10 +66,34 @@ def train(
     target, static, prior : optional
         Maps and predictors in place of those that the configuration names; see
         :func:`xland.training.material.gather`.
+    store : path, optional
+        Training store that :func:`xland.prepare` wrote, in place of all of these. It is read patch by
+        patch, so it may be larger than memory.
+    generator : xbatcher.BatchGenerator, optional
+        Over fields on the fine grid: its batches are the patches to learn from, in place of those of the
+        schedule; see :func:`xland.batches.schema.patches_from`. Not on a cluster.
+    device : {"auto", "cpu", "cuda"}
+        Where the network learns; ``auto`` takes a GPU if there is one.
+    cluster : str, optional
+        ``local``, ``cuda``, ``slurm``, or the address of a scheduler: see
+        :func:`xland.clusters.open_cluster`. Each worker becomes one rank. Without a store, one is written
+        to ``data.zarr`` in the output folder first.
+    client : distributed.Client, optional
+        A client of workers that are there already, in place of `cluster`.
+    workers : int, optional
+        Ranks on a cluster; by default one for each core, GPU, or worker of a SLURM job, or all workers
+        of the client.
+    profile : str, path or Profile, optional
+        What a SLURM job asks for.
+    restarts : int
+        How often a training on a cluster starts again from its last state because a worker was lost.
     resume : bool
         Go on from the last state in `output`: the same losses and weights as without a pause.
     progress : bool
         Show a progress bar, and one line an epoch.
+    report : callable, optional
+        Called with stage, finished share and figures, as :func:`xland.training.loop.fit` says, in place of
+        the progress bar.
 
     Returns
     -------
@@ -52,49 +105,104 @@ def train(
     TrainingStoppedError
         If the process was asked to end (SIGTERM): the state is written, and ``resume`` goes on. A job
         that ends with its ``status``, 143, can be told from one that failed.
+    ConfigurationError
+        If arguments contradict each other.
     XlandError
-        If data, configuration or state do not fit, as :func:`xland.training.material.gather` and
-        :func:`xland.training.loop.fit` say.
+        If data, store, configuration, state or cluster do not fit, as
+        :func:`xland.training.material.gather`, :func:`xland.training.stored.stored_material`,
+        :func:`xland.training.loop.fit` and :func:`xland.training.launching.launch` say.
     """
+    given: dict[str, Any] = {"forcing": forcing, "target": target, "static": static, "prior": prior}
+    clustered = {"cluster": cluster, "workers": workers, "profile": profile}
+    _check_arguments(given, store, generator, client, clustered)
     if not isinstance(configuration, Configuration):
         configuration = read_configuration(configuration)
-    given: dict[str, Any] = {"forcing": forcing, "target": target, "static": static}
+    if cluster is not None or client is not None:
+        from xland.training.launching import TrainingJob, launch, train_on_cluster
+
+        if store is None:
+            store = Path(output) / STORE
+            prepare(configuration, store, **given, resume=True, progress=progress)
+        job = TrainingJob(configuration, Path(output), Path(store), device, resume)
+        with _shown(report, enabled=progress) as say:
+            if client is not None:
+                return launch(client, job, workers=workers, restarts=restarts, report=say)
+            return train_on_cluster(job, str(cluster), workers=workers, profile=profile, restarts=restarts, report=say)
+    with join_group(device) as group, _shown(report, enabled=progress and group.main) as say:
+        configuration, material = _material(configuration, given, store)
+        factor = configuration.inputs.factor
+        return fit(
+            configuration,
+            material,
+            Path(output),
+            resume=resume,
+            report=say,
+            group=group,
+            patches=None if generator is None else patches_from(generator, material.grid, factor),
+            measure_energy=True,
+        )
+
+
+def _check_arguments(
+    given: dict[str, Any],
+    store: str | Path | None,
+    generator: Any,
+    client: Client | None,
+    clustered: dict[str, Any],
+) -> None:
+    named = [name for name, value in given.items() if value is not None]
+    if store is not None and named:
+        raise ConfigurationError(
+            f"a store holds all data, but {', '.join(named)} are given too: leave out one or other"
+        )
+    cluster = clustered.pop("cluster")
+    if cluster is not None and client is not None:
+        raise ConfigurationError("give a cluster to open, or a client of one that is open, not both")
+    if cluster is None and client is None:
+        extra = [name for name, value in clustered.items() if value is not None]
+        if extra:
+            raise ConfigurationError(
+                f"{', '.join(extra)} are for a training on a cluster: say which, or leave them out"
+            )
+    elif generator is not None:
+        raise ConfigurationError("patches of a generator are for a training here or under torchrun, not on a cluster")
+
+
+def _material(
+    configuration: Configuration, given: dict[str, Any], store: str | Path | None
+) -> tuple[Configuration, Material]:
+    if store is not None:
+        return stored_material(configuration, store)
     data: dict[str, Any] = {
         name: value for name, value in given.items() if isinstance(value, xr.Dataset | xr.DataArray)
     }
-    if len(data) < len(given):
-        path = forcing if isinstance(forcing, str | Path) else None
+    path = given["forcing"] if isinstance(given["forcing"], str | Path) else None
+    if not {"forcing", "target", "static"} <= set(data):
         data = {**open_data(configuration, path, skip=tuple(data)), **data}
-    configuration, material = gather(configuration, **data, prior=prior)
-    with _Display(enabled=progress) as display:
-        return fit(configuration, material, Path(output), resume=resume, report=display.report)
+    return gather(configuration, **data)
 
 
-class _Display:
-    """A rich progress bar for the steps, and a line for every epoch."""
+@contextmanager
+def _shown(report: Report | None, *, enabled: bool) -> Iterator[Report]:
+    """Yield what a training reports to: that of the caller, or a rich progress bar with a line for every epoch."""
+    if report is not None:
+        yield report
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def __init__(self, *, enabled: bool) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
+    bar = Progress(*columns, TimeRemainingColumn(), disable=not enabled)
+    task = bar.add_task("training", total=1.0)
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
-        self.bar = Progress(*columns, TimeRemainingColumn(), disable=not enabled)
-        self.task = self.bar.add_task("training", total=1.0)
+    def show(stage: str, done: float, figures: dict[str, float]) -> None:
+        bar.start()  # now, as those of the data and the cluster are done
+        if stage == "training":
+            text = "training, loss {loss:.3f}, {samples_per_second:.3g} samples/s, waiting {waiting:.0%}"
+            bar.update(task, completed=done, description=text.format(**figures))
+        elif enabled:
+            bar.console.print("  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
 
-    def __enter__(self) -> _Display:
-        self.bar.__enter__()
-        return self
-
-    def __exit__(self, *details: Any) -> None:
-        self.bar.__exit__(*details)
-
-    @property
-    def report(self) -> Report:
-        """Return what :func:`xland.training.loop.fit` calls."""
-
-        def show(stage: str, done: float, figures: dict[str, float]) -> None:
-            if stage == "training":
-                self.bar.update(self.task, completed=done, description=f"training, loss {figures['loss']:.3f}")
-            elif not self.bar.disable:
-                self.bar.console.print("  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
-
-        return show
+    try:
+        yield show
+    finally:
+        bar.stop()

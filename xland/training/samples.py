@@ -62,7 +62,11 @@ def check_parts(census: NDArray[np.int64], part: NDArray[np.int8]) -> None:
 
 
 def make_dataset(
-    configuration: Configuration, material: Material, part: Part, census: NDArray[np.int64]
+    configuration: Configuration,
+    material: Material,
+    part: Part,
+    census: NDArray[np.int64],
+    patches: Patches | None = None,
 ) -> PatchDataset:
     """Return the samples of one part of the split.
 
@@ -75,6 +79,8 @@ def make_dataset(
         overlap, so that no pixel is judged twice, and only their prior is hidden.
     census : (classes, coarse rows, coarse columns) array
         What :func:`take_census` returned.
+    patches : Patches, optional
+        In place of those of the schedule; all of them that hold a pixel of the part.
 
     Raises
     ------
@@ -88,11 +94,13 @@ def make_dataset(
     training = part == Part.TRAIN
     # a patch that ends within a coarse cell would leave a gap to the next, or overlap it
     size = schedule.patch if training or not schedule.patch % factor else configuration.inputs.window
-    patches = make_patches(material.grid, size, schedule.patch_stride if training else size, factor)
+    given = patches is not None
+    if patches is None:
+        patches = make_patches(material.grid, size, schedule.patch_stride if training else size, factor)
     patches = patches[count_in_patches(census.sum(axis=0) * cells, patches, factor) > 0]
     if not len(patches):
-        raise ConfigurationError(f"no patch of {size} cells holds a pixel for {part.name.lower()}")
-    if training:
+        raise ConfigurationError(f"no patch of {patches.size} cells holds a pixel for {part.name.lower()}")
+    if training and not given:
         patches = patches[_even_choice(material.grid, patches, schedule.candidates, schedule.seed)]
     return PatchDataset(
         material.source,
