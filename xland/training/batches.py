@@ -12,8 +12,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.batches.labelled import LabelledBatches
-from xland.batches.loader import NO_AUGMENTATION, Augmentation, PatchDataset
-from xland.batches.patches import count_in_patches, make_patches
+from xland.batches.loader import NO_AUGMENTATION, Augmentation
+from xland.batches.patches import make_patches
 from xland.batches.sampling import Order, RankSampler
 from xland.batches.schema import patches_from
 from xland.batches.split import Part
@@ -24,6 +24,7 @@ from xland.models.checkpoint import Checkpoint
 from xland.models.unet import Architecture
 from xland.training.configuration import Configuration, Data, Schedule
 from xland.training.material import Material, gather
+from xland.training.rollout import Rollout
 from xland.training.samples import make_dataset, make_order, take_census
 
 PartName = Literal["train", "validation", "test"]
@@ -152,22 +153,28 @@ def label_batches(
     Parameters
     ----------
     configuration : Configuration
-        With normalised inputs.
+        With normalised inputs. Years that it rolls out over come one by one.
     material : Material
-        What it learns from, in memory or in a training store.
+        What it learns from, in memory (:func:`xland.training.material.gather`) or in a training store
+        (:func:`xland.training.stored.stored_material`).
     part, generator, rank, ranks
         As for :func:`make_batches`.
     """
     if part is not None and part not in _PARTS:
         raise ConfigurationError(f"there is no part {part!r} of the split: choose one of {', '.join(_PARTS)}, or None")
-    census = take_census(material.source)
-    if part is not None and generator is None:
-        dataset = make_dataset(configuration, material, _PARTS[part], census)
-    else:
-        dataset = _every_patch(configuration, material, part, generator, census)
+    schedule, factor = configuration.schedule, configuration.inputs.factor
+    patches = None
+    if generator is not None:
+        patches = patches_from(generator, material.grid, factor)
+    elif part is None:
+        patches = make_patches(material.grid, schedule.patch, schedule.patch_stride, factor)
+    if part is None:
+        material = replace(material, part=np.full_like(material.part, Part.TRAIN))
+    configuration = replace(configuration, rollout=Rollout())
+    chosen = Part.TRAIN if part is None else _PARTS[part]
+    dataset = make_dataset(configuration, material, chosen, take_census(material.source), patches)
     order = make_order(configuration, dataset) if part == "train" else _InOrder(len(dataset))
-    sampler = RankSampler(order, configuration.schedule.batch, rank=rank, ranks=ranks)
-    return LabelledBatches(dataset, material.grid, sampler)
+    return LabelledBatches(dataset, material.grid, RankSampler(order, schedule.batch, rank=rank, ranks=ranks))
 
 
 _PARTS = {"train": Part.TRAIN, "validation": Part.VALIDATION, "test": Part.TEST}
@@ -179,29 +186,6 @@ class _InOrder(Order):
 
     def epoch(self, number: int) -> NDArray[np.intp]:  # noqa: ARG002
         return np.arange(self.items)
-
-
-def _every_patch(
-    configuration: Configuration,
-    material: Material,
-    part: PartName | None,
-    generator: Any,
-    census: NDArray[np.int64],
-) -> PatchDataset:
-    """Return the samples of every patch that holds a pixel that counts."""
-    schedule, factor = configuration.schedule, configuration.inputs.factor
-    cells = np.ones_like(material.part, dtype=bool) if part is None else material.part == _PARTS[part]
-    if generator is None:
-        patches = make_patches(material.grid, schedule.patch, schedule.patch_stride, factor)
-    else:
-        patches = patches_from(generator, material.grid, factor)
-    patches = patches[count_in_patches(census.sum(axis=0) * cells, patches, factor) > 0]
-    if not len(patches):
-        raise ConfigurationError(f"no patch of {patches.size} cells holds a pixel that counts")
-    changes = configuration.augmentation
-    if part in ("validation", "test"):
-        changes = replace(NO_AUGMENTATION, prior_masked=changes.prior_masked, prior_block=changes.prior_block)
-    return PatchDataset(material.source, patches, cells=cells, augmentation=changes, seed=schedule.seed)
 
 
 def _whole(years: int | Sequence[int] | None) -> tuple[int, ...]:
