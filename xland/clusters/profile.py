@@ -85,12 +85,12 @@ class Profile:
         return 1 if workers is None else -(-workers // self.processes)
 
 
-def list_profiles() -> list[str]:
-    """Names of the shipped profiles."""
-    return sorted(path.stem for path in _SHIPPED.glob("*.toml"))
+def list_profiles(folder: Path | None = None) -> list[str]:
+    """Names of the shipped profiles, and of those in a folder of one's own."""
+    return sorted(_shipped(folder))
 
 
-def load_profile(profile: str | Path | Profile | None) -> Profile:
+def load_profile(profile: str | Path | Profile | None, folder: Path | None = None) -> Profile:
     """Read a profile.
 
     Parameters
@@ -98,6 +98,8 @@ def load_profile(profile: str | Path | Profile | None) -> Profile:
     profile : str, path or Profile
         Name of a shipped one, or a TOML file whose entries are the parameters of :class:`Profile`.
         ``base = "NAME"`` begins from a shipped one.
+    folder : path, optional
+        Holds profiles for one kind of work, which are taken before shipped ones of the same name.
 
     Returns
     -------
@@ -110,23 +112,25 @@ def load_profile(profile: str | Path | Profile | None) -> Profile:
     """
     if isinstance(profile, Profile):
         return profile
+    shipped = _shipped(folder)
+    names = ", ".join(sorted(shipped))
     if profile is None:
-        raise ClusterError(
-            f"SLURM jobs need a profile: one of {', '.join(list_profiles())}, or a TOML file of your own"
-        )
-    shipped = _SHIPPED / f"{profile}.toml"
-    path = shipped if shipped.exists() else Path(profile)
+        raise ClusterError(f"SLURM jobs need a profile: one of {names}, or a TOML file of your own")
+    path = shipped.get(str(profile), Path(profile))
     if not path.is_file():
-        raise ClusterError(
-            f"there is no profile {str(profile)!r}: choose one of {', '.join(list_profiles())}, or a file"
-        )
+        raise ClusterError(f"there is no profile {str(profile)!r}: choose one of {names}, or a file")
     entries = _read(path)
     base = entries.pop("base", None)
     if base is not None:
-        if base not in list_profiles():
-            raise ClusterError(f"{path}: base {base!r} is none of {', '.join(list_profiles())}")
-        entries = _read(_SHIPPED / f"{base}.toml") | entries
+        if base not in shipped:
+            raise ClusterError(f"{path}: base {base!r} is none of {names}")
+        entries = _read(shipped[base]) | entries
     return _checked(entries, path)
+
+
+def _shipped(folder: Path | None) -> dict[str, Path]:
+    folders = [_SHIPPED, *([] if folder is None else [folder])]
+    return {path.stem: path for each in folders for path in each.glob("*.toml")}
 
 
 def _read(path: Path) -> dict[str, Any]:

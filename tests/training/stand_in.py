@@ -1,0 +1,82 @@
+"""What ranks do in the tests of the launcher: steps taken together, without torch, and ends as asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from xland.errors import TrainingError, TrainingStoppedError
+from xland.training.stopping import deferred_termination
+
+STEPS = 15
+CALL = "tests.training.stand_in:practise"
+VARIABLES = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    *("OMP_NUM_THREADS", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"),
+)
+
+
+def practise(configuration, output, *, store, device, resume, report):
+    """Take steps of a tenth of a second; the configuration's notes say how they end."""
+    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    facts = {name: os.environ.get(name) for name in VARIABLES}
+    facts |= {"pid": os.getpid(), "worker": os.getppid(), "helper": helper.pid, "device": device}
+    note(output / f"rank-{rank}.json", json.dumps(facts))
+    state = output / "step"
+    step = int(state.read_text()) if resume and state.exists() else 0
+    meet(output, rank, count, step + 0.1)
+    with deferred_termination() as request:
+        while step < STEPS:
+            step += 1
+            misbehave(configuration["notes"], rank, step)
+            time.sleep(0.1)
+            if request.asked:
+                (output / f"stop-{os.environ['MASTER_PORT']}").touch()
+            meet(output, rank, count, step)
+            if rank == 0:
+                note(state, str(step))
+                with (output / "steps").open("a") as steps:
+                    steps.write(f"{step}\n")
+                report("training", step / STEPS, {"loss": 1 / step})
+            meet(output, rank, count, step + 0.5)
+            if (output / f"stop-{os.environ['MASTER_PORT']}").exists():
+                raise TrainingStoppedError(f"stopped after step {step}")
+    if rank == 0:
+        report("epoch", 1.0, {"loss": 0.0})
+    sys.stdout.write("printed at the end\n")
+
+
+def meet(output: Path, rank: int, count: int, step: float) -> None:
+    """Wait for the other ranks of this start, or fail as torch does when one of them is gone."""
+    place = os.environ["MASTER_PORT"]
+    note(output / f"at-{place}-{rank}", f"{step} {os.getpid()}")
+    for other in range(count):
+        path = output / f"at-{place}-{other}"
+        while not path.exists() or float(path.read_text().split()[0]) < step:
+            if path.exists() and not psutil.pid_exists(int(path.read_text().split()[1])):
+                raise RuntimeError("connection closed by peer")
+            time.sleep(0.01)
+
+
+def misbehave(how: str, rank: int, step: int) -> None:
+    if step == 3 and rank == 1:
+        if how == "not finite":
+            raise TrainingError("the loss is nan in step 3")
+        if how == "bug":
+            raise KeyError("no such thing")
+        if how == "lost":
+            os.kill(os.getpid(), 9)
+
+
+def note(path: Path, text: str) -> None:
+    """Write a file at once, so that nobody reads half of it."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)

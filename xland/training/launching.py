@@ -1,0 +1,211 @@
+"""A training on Dask workers: each becomes one rank, and the group starts again where one is lost."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xland.clusters import Profile, job_script, load_profile, open_cluster, slurm
+from xland.clusters.waiting import Wanted, wait_for_workers
+from xland.errors import ClusterError, TrainingStoppedError
+from xland.models.checkpoint import Checkpoint, read_checkpoint
+from xland.training.configuration import Configuration
+from xland.training.group import Device
+from xland.training.rank_group import RankGroup
+from xland.training.rank_process import CALL, Report
+from xland.training.ranks import LOGS
+from xland.training.stopping import Termination, deferred_termination
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+logger = logging.getLogger(__name__)
+
+PROFILES = Path(__file__).parent / "profiles"
+"""Folder of the profiles whose jobs fit trainings."""
+
+RETURN = 300.0
+"""Seconds to wait for workers in place of those that were lost."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What ranks are to do.
+
+    Parameters
+    ----------
+    configuration : Configuration
+    output : path
+        Folder for model, log and states, on a file system that all workers see.
+    store : path, optional
+        Training store, which all workers see; without it, each rank reads what the configuration names.
+    device : {"auto", "cpu", "cuda"}
+        ``auto`` takes GPUs if each worker has one.
+    resume : bool
+        Go on from the last state in `output`.
+    """
+
+    configuration: Configuration
+    output: Path
+    store: Path | None = None
+    device: Device = "auto"
+    resume: bool = False
+
+
+def launch(
+    client: Client,
+    job: TrainingJob,
+    *,
+    workers: int | None = None,
+    restarts: int = 3,
+    timeout: float | None = None,
+    report: Report | None = None,
+    call: str = CALL,
+) -> Checkpoint:
+    """Train with one rank on each Dask worker.
+
+    Every rank is a process of its own below its worker. When one is lost, with its worker or without, the
+    others are ended, workers are waited for, and all start again from the last state.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    job : TrainingJob
+    workers : int, optional
+        Ranks; all workers that are there by default.
+    restarts : int
+        How often the group may start again because ranks were lost. An end that was announced to the
+        ranks (SIGTERM at the end of a job's time), and before which the state was written, does not count.
+    timeout : float, optional
+        Seconds to wait for workers in place of lost ones; 300 by default.
+    report : callable, optional
+        Called with a stage, its finished share and the latest figures, about once a second.
+    call : str
+        What a rank calls, ``module:function``; a training by default.
+
+    Returns
+    -------
+    Checkpoint
+        The model that validated best.
+
+    Raises
+    ------
+    ClusterError
+        If there are fewer workers than ranks, workers do not see the files or have no GPU of their own
+        where one is asked for, or if more ranks are lost than `restarts` allow.
+    TrainingStoppedError
+        If this process was asked to end (SIGTERM, Ctrl-C): the ranks have written their state.
+    XlandError
+        What the training itself raised, as :func:`xland.training.run.train` says. It is not tried again.
+    """
+    count = _count(client, workers)
+    output = Path(job.output).absolute()
+    output.mkdir(parents=True, exist_ok=True)
+    work = {
+        "call": call,
+        "configuration": job.configuration.to_dict(),
+        "output": str(output),
+        "store": None if job.store is None else str(Path(job.store).absolute()),
+        "device": job.device,
+        "resume": job.resume,
+    }
+    left = restarts
+    with deferred_termination() as request:
+        while True:
+            group = RankGroup(client, work, count, request, report or _silent)
+            group.run()
+            if group.finished:
+                return read_checkpoint(output)
+            if request.asked:
+                raise _stopped(output)
+            if not group.announced:
+                if not left:
+                    raise ClusterError(
+                        f"{group.reason}, after {restarts} restarts; {output} holds the last state, from which "
+                        f"--resume goes on, and logs in {LOGS}"
+                    )
+                left -= 1
+            logger.warning("%s; starting again from the last state, %d restarts left", group.reason, left)
+            _wait_for_workers(client, count, timeout, request, output)
+            work["resume"] = True
+
+
+def train_on_cluster(
+    job: TrainingJob,
+    cluster: str,
+    *,
+    workers: int | None = None,
+    profile: str | Path | Profile | None = None,
+    restarts: int = 3,
+    timeout: float | None = None,
+    progress: bool = True,
+    report: Report | None = None,
+) -> Checkpoint:
+    """Open a cluster and train on it with :func:`launch`.
+
+    Parameters
+    ----------
+    job : TrainingJob
+    cluster : str
+        ``local``, ``cuda``, ``slurm``, or the address of a scheduler; see :func:`xland.clusters.open_cluster`.
+    workers : int, optional
+        Ranks; by default one for each core, GPU, or worker of a SLURM job.
+    profile : str, path or Profile, optional
+        For ``slurm``; see :func:`training_profile`.
+    restarts, timeout, report
+        As in :func:`launch`; the cluster's own workers are waited for as long.
+    progress : bool
+        Show how many workers have come.
+
+    Returns
+    -------
+    Checkpoint
+
+    Raises
+    ------
+    XlandError
+        As :func:`launch` and :func:`xland.clusters.open_cluster`.
+    """
+    wanted = None if profile is None else training_profile(profile)
+    with open_cluster(cluster, workers=workers, profile=wanted, timeout=timeout, progress=progress) as client:
+        limit = timeout or (slurm.TIMEOUT if cluster == "slurm" else None)
+        return launch(client, job, workers=workers, restarts=restarts, timeout=limit, report=report)
+
+
+def training_profile(profile: str | Path | Profile) -> Profile:
+    """Read a profile as :func:`xland.clusters.load_profile` does; shipped ones that fit trainings come first."""
+    return load_profile(profile, PROFILES)
+
+
+def training_script(profile: str | Path | Profile | None) -> str:
+    """Return the script of the jobs in which a training's workers run; see :func:`xland.clusters.job_script`."""
+    return job_script(None if profile is None else training_profile(profile))
+
+
+def _count(client: Client, workers: int | None) -> int:
+    here = len(client.nthreads())
+    if not here or (workers is not None and workers > here):
+        raise ClusterError(
+            f"{workers or 1} ranks need as many workers, but the cluster has {here}: start more, or ask for fewer"
+        )
+    return workers or here
+
+
+def _wait_for_workers(client: Client, count: int, timeout: float | None, request: Termination, output: Path) -> None:
+    def check() -> None:
+        if request.asked:
+            raise _stopped(output)
+
+    wanted = Wanted(count, None, timeout, progress=False)
+    hint = f"those that were lost did not come back; {output} holds the last state, from which --resume goes on"
+    wait_for_workers(client, wanted, count, RETURN, hint, check)
+
+
+def _stopped(output: Path) -> TrainingStoppedError:
+    return TrainingStoppedError(f"the training was asked to end; {output} holds its last state: resume it to go on")
+
+
+def _silent(_stage: str, _done: float, _figures: dict[str, float]) -> None:
+    """Report nothing."""

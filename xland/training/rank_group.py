@@ -1,0 +1,268 @@
+"""One start of a group of ranks on Dask workers: it takes seats, runs the ranks, and hears how each ended."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from xland import errors
+from xland.errors import ClusterError, TrainingStoppedError, XlandError
+from xland.training.rank_process import Report
+from xland.training.ranks import LOGS, Seat, ask_to_stop, leave_seat, run_rank, take_seat
+from xland.training.stopping import Termination
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+LOOK = 0.2
+"""Seconds between two looks at the ranks."""
+
+READY = 120.0
+"""Seconds that workers may take to get ready: torch is slow to import from shared disks."""
+
+SETTLE = 10.0
+"""Seconds that the other ranks have for ending by themselves, and for saying why, once one has ended."""
+
+STOPPING = 120.0
+"""Seconds that ranks have for finishing the step in hand and writing the state."""
+
+ANSWER = 10.0
+"""Seconds that workers may take to hear that they are no longer needed."""
+
+
+@dataclass
+class RankGroup:
+    """Ranks that learn together until the first of them ends.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    job : mapping
+        What each rank reads: what to call, configuration, output, store, device, resume.
+    count : int
+        Ranks.
+    request : Termination
+        Whether this process was asked to end.
+    report : callable
+    """
+
+    client: Client
+    job: dict[str, Any]
+    count: int
+    request: Termination
+    report: Report
+    name: str = field(default_factory=lambda: f"xland-{uuid.uuid4().hex[:12]}")
+    outcomes: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _workers: list[str] = field(default_factory=list)
+    _events: SimpleQueue[dict[str, Any]] = field(default_factory=SimpleQueue)
+
+    def run(self) -> None:
+        """Run the ranks until all have ended; :attr:`outcomes` then says how the first of them did.
+
+        Raises
+        ------
+        ClusterError
+            If workers do not see the files, have no GPU of their own, or are not ready in time.
+        XlandError
+            What a rank raised, unless another rank was lost, of which it may have come; that a rank
+            stopped only if this process was asked to.
+        """
+        mark = Path(self.job["output"], f".{self.name}")
+        self.client.subscribe_topic(self.name, self._hear)
+        futures: list[Future] = []
+        try:
+            mark.touch()
+            self._workers = sorted(self.client.nthreads())[: self.count]
+            seats = self._take_seats(futures, mark.name)
+            if seats is not None:
+                self._start(futures, seats)
+                self._follow(futures)
+        finally:
+            mark.unlink(missing_ok=True)
+            if self.client.status == "running":
+                self._command(leave_seat)
+                self.client.cancel(futures, force=True)
+                self.client.unsubscribe_topic(self.name)
+        self._raise_error()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all ranks have come to their end."""
+        return len(self.outcomes) == self.count and self._ended("finished") == list(range(self.count))
+
+    @property
+    def announced(self) -> bool:
+        """Whether ranks were told of their end (SIGTERM), and have written the state."""
+        return bool(self._ended("stopped"))
+
+    @property
+    def reason(self) -> str:
+        """Why the ranks ended."""
+        for kind in ("lost", "broken", "stopped"):
+            for rank in self._ended(kind):
+                return self._describe(rank)
+        return "a worker was lost before the training began"
+
+    def _take_seats(self, futures: list[Future], mark: str) -> list[Seat] | None:
+        """Make the workers ready; None if one of them is lost meanwhile."""
+        call = (take_seat, self.name, self.job, mark)
+        for rank, worker in enumerate(self._workers):
+            meet = self.count > 1 and rank == 0
+            futures.append(self.client.submit(*call, meet=meet, **_only_on(worker)))
+        end = time.monotonic() + READY
+        while not all(future.done() for future in futures):
+            if self._note_lost() or self.request.asked:
+                return None
+            if time.monotonic() > end:
+                late = [worker for worker, future in zip(self._workers, futures, strict=True) if not future.done()]
+                raise ClusterError(
+                    f"{len(late)} of {self.count} workers, such as {late[0]}, are not ready within {READY:g} s: "
+                    "see that nothing else runs on them"
+                )
+            time.sleep(LOOK)
+        try:
+            return [future.result(timeout=ANSWER) for future in futures]
+        except TimeoutError:  # of a worker that was lost right now
+            return None
+
+    def _start(self, futures: list[Future], seats: list[Seat]) -> None:
+        job = {**self.job, "device": choose_device(self.job["device"], seats)}
+        variables = {
+            "WORLD_SIZE": str(self.count),
+            "LOCAL_WORLD_SIZE": "1",
+            "MASTER_ADDR": seats[0].host,
+            "MASTER_PORT": str(seats[0].port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",  # all ranks find the store there, and none opens it
+        }
+        futures[:] = [
+            self.client.submit(run_rank, self.name, rank, job, variables, **_only_on(worker))
+            for rank, worker in enumerate(self._workers)
+        ]
+
+    def _follow(self, futures: list[Future]) -> None:
+        """Wait for the ranks; once one has ended too early, or all are asked to, bound the time of the others."""
+        end = None
+        try:
+            while len(self.outcomes) < self.count and (end is None or time.monotonic() < end):
+                self._look(futures)
+                if end is None and self.request.asked:
+                    self._command(ask_to_stop)
+                    end = time.monotonic() + STOPPING
+                elif end is None and len(self._ended("finished")) < len(self.outcomes):
+                    end = time.monotonic() + (STOPPING if self._ended("stopped") else SETTLE)
+        except KeyboardInterrupt:
+            self.request.asked = True
+            self._command(ask_to_stop)
+            end = time.monotonic() + STOPPING
+            while len(self.outcomes) < self.count and time.monotonic() < end:
+                self._look(futures)
+
+    def _look(self, futures: list[Future]) -> None:
+        """Take in what has been said of the ranks, and notice those that are silent for ever."""
+        done = [future.status for future in futures]
+        self._note_lost()
+        self._take_in(LOOK)
+        for rank, status in enumerate(done):
+            if status in ("error", "cancelled", "lost") and rank not in self.outcomes:
+                self._note(rank, "lost", f"its task ended as {status}")
+
+    def _take_in(self, seconds: float) -> None:
+        """Handle the events of some time."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            try:
+                event = self._events.get(timeout=left)
+            except Empty:
+                return
+            if "outcome" in event:
+                self.outcomes.setdefault(event["rank"], event)
+            else:
+                self.report(event["stage"], event["done"], event["figures"])
+
+    def _note_lost(self) -> bool:
+        """Note ranks whose workers are gone; return whether there are any."""
+        here = self.client.nthreads()
+        for rank, worker in enumerate(self._workers):
+            if worker not in here and rank not in self.outcomes:
+                self._take_in(LOOK)  # its last words may be on their way
+                self._note(rank, "lost", "its worker is gone")
+        return bool(self._ended("lost"))
+
+    def _note(self, rank: int, outcome: str, message: str) -> None:
+        self.outcomes.setdefault(rank, {"rank": rank, "outcome": outcome, "error": "", "message": message})
+
+    def _raise_error(self) -> None:
+        if self._ended("lost"):
+            return
+        for rank in self._ended("failed"):
+            failed = self.outcomes[rank]
+            kind = getattr(errors, failed["error"], XlandError)
+            raise kind(failed["message"])
+        for rank in self._ended("stopped"):
+            if self.request.asked:
+                raise TrainingStoppedError(self.outcomes[rank]["message"])
+        for rank in self._ended("crashed"):
+            raise ClusterError(f"{self._describe(rank)}; its log is in {Path(self.job['output'], LOGS)}")
+
+    def _ended(self, kind: str) -> list[int]:
+        return sorted(rank for rank, each in self.outcomes.items() if each["outcome"] == kind)
+
+    def _describe(self, rank: int) -> str:
+        ended = self.outcomes[rank]
+        what = f"{ended['error']}: {ended['message']}" if ended["error"] else ended["message"]
+        return f"rank {rank} on worker {self._workers[rank]} ended: {what}"
+
+    def _command(self, what: Callable[[str], None]) -> None:
+        """Have the workers that are there do something; a node that went dark would keep us waiting."""
+
+        def run() -> None:
+            with suppress(OSError, ValueError, KeyError):
+                here = set(self.client.nthreads()).intersection(self._workers)
+                if here:
+                    self.client.run(what, self.name, workers=sorted(here), on_error="ignore")
+
+        thread = Thread(target=run, name="xland-command", daemon=True)
+        thread.start()
+        thread.join(ANSWER)
+
+    def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
+        self._events.put(event[1])
+
+
+def choose_device(wanted: str, seats: Iterable[Seat]) -> str:
+    """Return ``cpu`` or ``cuda``: GPUs if they are asked for, or if nothing is and there are any.
+
+    Raises
+    ------
+    ClusterError
+        If GPUs are to be used, and a worker has none or two would share one; the message names them.
+    """
+    seats = list(seats)
+    bare = [seat.worker for seat in seats if not seat.gpu]
+    if wanted == "cpu" or (wanted == "auto" and len(bare) == len(seats)):
+        return "cpu"
+    if bare:
+        raise ClusterError(
+            f"{len(bare)} of {len(seats)} workers, such as {bare[0]}, see no GPU: start them on nodes that have one, "
+            "or train on the device cpu"
+        )
+    owners: dict[tuple[str, str], str] = {}
+    for seat in seats:
+        other = owners.setdefault((seat.machine, seat.gpu), seat.worker)
+        if other != seat.worker:
+            raise ClusterError(
+                f"workers {other} and {seat.worker} would share GPU {seat.gpu} of {seat.machine}: use the cluster "
+                "'cuda', whose workers have one each, or train on the device cpu"
+            )
+    return "cuda"
+
+
+def _only_on(worker: str) -> dict[str, Any]:
+    return {"workers": [worker], "allow_other_workers": False, "pure": False, "retries": 0}
