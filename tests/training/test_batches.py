@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 import xarray as xr
 import xbatcher
 
+from tests.killing import PROJECT
 from tests.worlds import FACTOR, FINE, tiny_checkpoint, tiny_configuration, tiny_inputs, tiny_world
 from xland.batches.loader import Augmentation
 from xland.batches.split import Part, divide
@@ -190,25 +191,16 @@ def test_channels_can_be_those_of_a_model(tmp_path):
     assert list(batch["channel"].values) == [channel.name for channel in checkpoint.inputs.static]
 
 
-def test_a_model_of_torch_learns_from_them():
-    """What the documentation shows: a logistic regression on the channels of each pixel."""
-    torch.manual_seed(0)
-    batches = made(batch=4)
-    model = torch.nn.Conv2d(len(batches.inputs.coarse) + len(batches.inputs.static), 8, 1)
-    optimizer = torch.optim.Adam(model.parameters(), 0.05)
-    losses = []
-    for epoch in range(4):
-        batches.set_epoch(epoch)
-        for batch in batches:
-            fine = batch["coarse"].values.repeat(FACTOR, 2).repeat(FACTOR, 3)
-            channels = torch.from_numpy(np.concatenate([fine, batch["static"].values], axis=1, dtype=np.float32))
-            target = torch.from_numpy(batch["target"].values).long()
-            loss = torch.nn.functional.cross_entropy(model(channels), target, ignore_index=255)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-    assert np.mean(losses[-5:]) < 0.6 * losses[0]
+def test_the_examples_of_the_documentation_run(capsys):
+    page = (PROJECT / "docs" / "training.md").read_text(encoding="utf-8")
+    section = re.search(r"^## Batches for your own model\n(.*?)^## ", page, re.MULTILINE | re.DOTALL)[1]
+    space = {}
+    for block in re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL):
+        exec(compile(block, "training.md", "exec"), space)  # noqa: S102 - our own page
+    share = int(re.fullmatch(r"(\d+)% of the pixels of the test cells are right\n", capsys.readouterr().out)[1])
+    assert share > 60, "by chance, one of seven"
+    assert next(iter(space["batches"]))["target"].shape[1:] == (100, 100)
+    assert callable(space["open_batches"])
 
 
 @pytest.mark.parametrize(
