@@ -255,10 +255,11 @@ def test_a_store_that_was_begun_as_other_work_is_not_resumed(tmp_path, monkeypat
             write(tmp_path / "store.zarr")
     with pytest.raises(StoreError, match=r"begun with other inputs or settings; different: layout \(tile\)"):
         write(tmp_path / "store.zarr", tile=40, resume=True)
-    configuration, data = make()
-    data["target"] = data["target"] // 2
-    with pytest.raises(StoreError, match=r"different: sources \(target\)"):
-        prepare(configuration, tmp_path / "store.zarr", **data, tile=60, resume=True, progress=False)
+    for name, different in (("target", r"sources \(target\)"), ("prior", r"prior \(token\)")):
+        configuration, data = make()
+        data[name] = data[name] // 2
+        with pytest.raises(StoreError, match=f"different: {different}"):
+            prepare(configuration, tmp_path / "store.zarr", **data, tile=60, resume=True, progress=False)
 
 
 def test_a_store_for_another_training_is_refused_by_what_differs(whole):

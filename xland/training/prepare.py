@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from dask.base import tokenize
 
 from xland.batches.chunks import hash_array, open_chunks
 from xland.batches.masking import MASKED
@@ -164,6 +165,7 @@ def _describe_work(sources: Sources, tile: int) -> dict[str, Any]:
             "pairs": sources.pairs,
         },
         "sources": sources.description,
+        "prior": {"token": tokenize(sources.prior)},
     }
     plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
     return plain

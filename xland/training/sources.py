@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import dask
@@ -12,12 +12,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import ConfigurationError, PriorError, StaticError, TimeError, VocabularyError
-from xland.forcing import Forcing, read_forcing
+from xland.forcing import Forcing, check_values, read_forcing
 from xland.grid import Grid
 from xland.inputs import InputSpec
 from xland.orientation import orient
 from xland.training.configuration import Configuration
-from xland.training.material import _class_codes, _codes, _pairs, _states, describe_data
+from xland.training.material import _class_codes, _codes, _pairs, describe_data
 from xland.years import listed
 
 _ERRORS = {"target": VocabularyError, "prior": PriorError}
@@ -86,7 +86,11 @@ class Sources:
 
     def states(self, year: int) -> dict[str, NDArray[np.float32]]:
         """Read and check the forcing of one year, ``(1, coarse rows, coarse columns)`` each."""
-        (values,) = _states(self.forcing, [year], replace(self.inputs, steps=(0,)))
+        at = self.forcing.years.index(year)
+        (states,) = dask.compute(self.forcing.data[list(self.variables)].isel(time=slice(at, at + 1)))
+        values = {str(name): array.values for name, array in states.data_vars.items()}
+        grid = self.forcing.grid
+        check_values({name: array[0] for name, array in values.items()}, grid.latitude, grid.longitude, year)
         return values
 
     def fields(self, rows: slice) -> dict[str, NDArray[np.float32]]:
