@@ -12,7 +12,7 @@ import xbatcher
 
 from tests.killing import PROJECT
 from tests.worlds import FACTOR, FINE, tiny_checkpoint, tiny_configuration, tiny_inputs, tiny_world
-from xland.batches.loader import Augmentation
+from xland.batches.loader import Augmentation, make_loader
 from xland.batches.split import Part, divide
 from xland.errors import ConfigurationError, GridError, TimeError
 from xland.training.batches import label_batches, make_batches
@@ -98,6 +98,12 @@ def test_they_come_from_a_training_store_too(tmp_path, monkeypatch):
     stored = stored_material(configuration, tmp_path / "store.zarr")
     seen = learned_from(stored, tmp_path, monkeypatch)
     assert_same(label_batches(*stored), seen)
+
+
+def test_loader_processes_read_the_same():
+    batches = made(candidates=8, batch=3)
+    loaded = make_loader(batches.dataset, batches.sampler, workers=2)
+    assert_same(batches, [{name: values.numpy() for name, values in samples.items()} for samples in loaded])
 
 
 def test_years_of_a_rollout_come_one_by_one():
