@@ -26,6 +26,7 @@ from xland.errors import (
     VocabularyError,
 )
 from xland.inputs import published_inputs
+from xland.storing import workplace
 from xland.training import prepare as module
 from xland.training.material import gather
 from xland.training.prepare import prepare
@@ -213,12 +214,15 @@ def test_a_killed_run_resumes_to_the_identical_store(tmp_path, whole):
     assert content(path) == content(whole)
 
 
-def test_a_run_that_stops_before_its_hashes_resumes_to_the_identical_store(tmp_path, monkeypatch, whole):
-    def stop(array):
+@pytest.mark.parametrize(
+    ("place", "name"), [(module, "hash_array"), (workplace, "_complete"), (Path, "rename")], ids=str
+)
+def test_a_run_that_stops_at_the_very_end_resumes_to_the_identical_store(tmp_path, monkeypatch, whole, place, name):
+    def stop(*arguments):
         raise StopError
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "hash_array", stop)
+        patch.setattr(place, name, stop)
         with pytest.raises(StopError):
             write(tmp_path / "store.zarr")
     write(tmp_path / "store.zarr", resume=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,17 +104,13 @@ class StoredArrays:
         self.grid = Grid(**contents["grid"])
         self.variables = tuple(contents["variables"])
         self.pairs = tuple((int(forcing), int(mapped)) for forcing, mapped in contents["pairs"])
+        self.years = tuple(mapped for _, mapped in self.pairs)
         self.hashes: dict[str, str] = dict(contents["hashes"])
         self.cache = cache
         self._positions = {name: {int(y): at for at, y in enumerate(ys)} for name, ys in contents["years"].items()}
         self._tile = int(contents["tile"])
         self._check()
         self._start()
-
-    @property
-    def years(self) -> tuple[int, ...]:
-        """Calendar years of the maps, in order."""
-        return tuple(mapped for _, mapped in self.pairs)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -265,8 +262,8 @@ class _Copies:
         out: NDArray[Any],
     ) -> None:
         """Copy a window, ``out[axes, rows, columns]``, out of the chunks of ``size`` cells that hold it."""
-        for row, row_to, row_from in _cut(rows, size):
-            for column, column_to, column_from in _cut(columns, size):
+        for row, row_to, row_from in _cut(rows.start, rows.stop, size):
+            for column, column_to, column_from in _cut(columns.start, columns.stop, size):
                 copy = _Copy(out, (*axes, row_to, column_to), (*axes, row_from, column_from))
                 self._by_chunk[name, (*leading, row, column)].append(copy)
 
@@ -278,12 +275,11 @@ class _Copies:
                 copy.out[copy.to] = values[copy.source]
 
 
-def _cut(cells: slice, size: int) -> Iterator[tuple[int, slice, slice]]:
-    """Chunks along one axis that hold cells: number, place in the window, place in the chunk."""
-    for number in range(cells.start // size, -(-cells.stop // size)):
-        first, last = max(cells.start, number * size), min(cells.stop, (number + 1) * size)
-        yield (
-            number,
-            slice(first - cells.start, last - cells.start),
-            slice(first - number * size, last - number * size),
-        )
+@lru_cache(maxsize=4096)
+def _cut(start: int, stop: int, size: int) -> tuple[tuple[int, slice, slice], ...]:
+    """Find the chunks along one axis that hold cells: number, place in the window, place in the chunk."""
+    parts = []
+    for number in range(start // size, -(-stop // size)):
+        first, last = max(start, number * size), min(stop, (number + 1) * size)
+        parts.append((number, slice(first - start, last - start), slice(first - number * size, last - number * size)))
+    return tuple(parts)
