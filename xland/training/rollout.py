@@ -7,8 +7,11 @@ sampling (Bengio et al. 2015, arXiv 1506.03099).
 
 Own maps are made and read as in use: the most probable class, without a gradient, since classes have
 none. A sample reads its own map as a whole or not at all, because errors lie together; and since it may
-do so in one year after the other, errors can build up as in use, up to the number of years. What the true
-map hides stays hidden and its sea stays sea, so that apart from the errors nothing tells the two apart.
+do so in one year after the other, errors can build up as in use, up to the number of years.
+
+What was hidden of the prior map stays hidden in the map that is made from it. So the classes that are
+read are those that the network found where it knew what had been there, as it does in use; those that it
+had to guess are worse, and a network that reads them learns to distrust its own maps.
 """
 
 from __future__ import annotations
@@ -75,7 +78,6 @@ def unroll(
     samples: Mapping[str, Tensor],
     own_share: float,
     *,
-    points: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Return the scores of all years of a batch, the network reading some of its own maps.
@@ -88,11 +90,10 @@ def unroll(
         ``coarse`` (batch, years, channels, coarse rows, coarse columns), ``static`` (batch, channels, rows,
         columns) and ``prior`` (batch, years, rows, columns): the true map that adjoins each year, 255
         where it is hidden. Years stand in the order of the rollout: the map of each is the prior of the
-        next. ``corner`` (batch, 2) as :meth:`xland.models.unet.DownscalingNetwork.forward` reads it, if need be.
+        next. If need be, ``corner`` (batch, 2) as :meth:`xland.models.unet.DownscalingNetwork.forward` reads
+        it, and ``points`` (batch, years, n), flat indices of the only pixels whose scores are wanted.
     own_share : float
         Probability that a sample reads its own map, drawn for each sample and year but the first.
-    points : (batch, years, n) int64 tensor, optional
-        Flat indices of the only pixels whose scores are wanted.
     generator : Generator, optional
         Of the draws, on the CPU; else torch's own.
 
@@ -102,7 +103,8 @@ def unroll(
     """
     coarse, static, true = samples["coarse"], samples["static"], samples["prior"]
     batch, years = coarse.shape[:2]
-    corner = samples.get("corner")
+    points, corner = samples.get("points"), samples.get("corner")
+    sea = (true == OCEAN).any(dim=1)
     # on the CPU, so that nothing waits for the device
     own = torch.rand((years, batch), generator=generator) < own_share
     scores: list[Tensor] = []
@@ -111,11 +113,12 @@ def unroll(
         read = coarse[:, year], static, prior
         scores.append(network(*read, None if points is None else points[:, year], corner))
         if year + 1 < years:
-            prior = true[:, year + 1]
+            following = true[:, year + 1]
             if own_share > 0:  # not own.any(): processes that share batch statistics must make the same calls
                 whole = scores[-1] if points is None else _without_gradient(network, *read, None, corner)
-                chosen = own[year + 1].to(prior.device)[:, None, None]
-                prior = torch.where(chosen, _own_prior(whole, prior), prior)
+                chosen = own[year + 1].to(following.device)[:, None, None]
+                following = torch.where(chosen, _own_map(whole, prior, sea), following)
+            prior = following
     return torch.stack(scores, dim=1)
 
 
@@ -125,7 +128,7 @@ def _without_gradient(network: Callable[..., Tensor], *read: Tensor | None) -> T
     return scores
 
 
-def _own_prior(scores: Tensor, true: Tensor) -> Tensor:
-    """Most probable classes where the true prior shows land; elsewhere, the true prior."""
-    own = scores.detach().argmax(dim=1).to(true.dtype)
-    return torch.where((true == MASKED) | (true == OCEAN), true, own)
+def _own_map(scores: Tensor, prior: Tensor, sea: Tensor) -> Tensor:
+    """Most probable classes; what the prior that was read hides stays hidden, and sea is sea."""
+    found = scores.detach().argmax(dim=1).to(prior.dtype).masked_fill(sea, OCEAN)
+    return torch.where(prior == MASKED, prior, found)
