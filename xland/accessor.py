@@ -16,6 +16,7 @@ from xland.errors import VocabularyError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from xland.batches.labelled import LabelledBatches
     from xland.evaluation.scores import Evaluation
     from xland.forcing_check import CheckTable
     from xland.models.checkpoint import Checkpoint
@@ -76,6 +77,12 @@ class DatasetAccessor:
         from xland.inference.graph import describe
 
         return describe(self._ds)
+
+    def batches(self, *, target: xr.DataArray, static: xr.Dataset, **options: Any) -> LabelledBatches:
+        """Give the batches of a training as xarray Datasets; see :func:`xland.training.batches.make_batches`."""
+        from xland.training.batches import make_batches
+
+        return make_batches(self._ds, target=target, static=static, **options)
 
     def to_zarr(
         self, store: str | Path, *, overwrite: bool = False, resume: bool = False, progress: bool = True

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xland.errors import XlandError
+from xland.grid import expand
 
 MASKED = 255
 """Code of a hidden pixel of the prior, and of a target pixel that does not count."""
@@ -59,6 +60,6 @@ def mask_prior(
         A copy with 255 in hidden cells.
     """
     rows, columns = prior.shape
-    drawn = random.random((-(-rows // block), -(-columns // block))) < share
-    hidden = drawn.repeat(block, axis=0).repeat(block, axis=1)[:rows, :columns]
+    drawn = random.random((-(-rows // block), -(-columns // block)), dtype=np.float32) < share
+    hidden = expand(drawn, block)[:rows, :columns] if block > 1 else drawn
     return np.where(hidden, np.uint8(MASKED), prior)

@@ -154,7 +154,7 @@ def fit(
             _silent if report is None or not group.main else report,
         )
         training.run(request)
-        return training.finish()
+    return training.finish()
 
 
 @dataclass(frozen=True)

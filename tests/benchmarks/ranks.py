@@ -1,0 +1,102 @@
+"""Ranks of one training on this machine: the same parameters as one process, and what each rank costs the other.
+
+Started by torchrun, or alone: ``python -m tests.benchmarks.ranks OUTPUT ARGUMENTS``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.benchmarks.harness import PROJECT, THREADS, Result
+from tests.benchmarks.published import Size, configuration, dataset
+from xland.batches.loader import make_loader
+from xland.batches.sampling import Order, RankSampler
+from xland.batches.stored import CACHE_BYTES
+from xland.models.unet import DownscalingNetwork
+from xland.training.group import join_group
+from xland.training.steps import Stepper, make_optimizer
+
+WARM = 2
+"""Steps before the clock starts."""
+
+
+def train_ranks(ranks: int, at_once: int = 1, **arguments: Any) -> Result:
+    """Train with a number of ranks, one thread each; several such trainings may run at once.
+
+    Returns
+    -------
+    dict
+        Of the last training: ``samples_per_second`` of all ranks, ``folder`` of the parameters, and ``items``,
+        the samples of each rank and step.
+    """
+    environment = {key: value for key, value in os.environ.items() if key not in THREADS}
+    environment |= dict.fromkeys(THREADS, "1")
+    folders = [tempfile.mkdtemp() for _ in range(at_once)]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    processes = [
+        subprocess.Popen(
+            [*(start if ranks > 1 else start[:1]), "-m", "tests.benchmarks.ranks", folder, json.dumps(arguments)],
+            cwd=PROJECT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for folder in folders
+    ]
+    for process in processes:
+        _, errors = process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"{ranks} ranks ended with status {process.returncode}: {errors[-2000:]}")
+    told = [json.loads((Path(folder) / "told-0.json").read_text()) for folder in folders]
+    items = [json.loads(path.read_text())["items"] for path in sorted(Path(folders[-1]).glob("told-*.json"))]
+    slowest = min(each["samples_per_second"] for each in told)
+    return {"samples_per_second": slowest, "folder": folders[-1], "items": items}
+
+
+def largest_difference(first: str, second: str) -> float:
+    """Largest difference of any parameter or buffer of two trainings."""
+    own, other = (load_file(Path(folder) / "network.safetensors") for folder in (first, second))
+    return max(float((own[name].double() - other[name].double()).abs().max()) for name in own)
+
+
+def _rank(
+    folder: Path, *, store: str, size: dict[str, int], batch: int, steps: int, patch: int, width: int, weak: bool
+) -> None:
+    """Take steps as one rank, and tell how fast and on which samples; ``weak``: the batch is that of each rank."""
+    torch.set_num_threads(1)
+    with join_group("cpu") as group:
+        torch.manual_seed(0)
+        data = dataset(store, CACHE_BYTES, patch)
+        settings = configuration(Size(**size), width, batch=batch * (group.ranks if weak else 1), patch=patch)
+        network = DownscalingNetwork(data.source.inputs, settings.architecture)
+        stepper = Stepper(network, make_optimizer(network, 1e-3, 0.02), settings, torch.ones(8), group)
+        sampler = RankSampler(Order(len(data), 0), settings.schedule.batch, rank=group.rank, ranks=group.ranks)
+        items = [[sample.item for sample in share] for share in islice(sampler, steps)]
+        started = 0.0
+        for number, samples in enumerate(islice(make_loader(data, sampler), steps)):
+            if number == WARM:
+                group.barrier()
+                started = time.perf_counter()
+            stepper.take(samples, whole=sampler.batch_size(number), step=number)
+        group.barrier()
+        seconds = time.perf_counter() - started
+        told = {"samples_per_second": settings.schedule.batch * (steps - WARM) / seconds, "items": items}
+        (folder / f"told-{group.rank}.json").write_text(json.dumps(told))
+        if group.main:
+            save_file(network.state_dict(), folder / "network.safetensors")
+
+
+if __name__ == "__main__":
+    _rank(Path(sys.argv[1]), **json.loads(sys.argv[2]))

@@ -1,0 +1,209 @@
+"""What keeps a training busy: one JSON object a line, one line a promise.
+
+Run as ``python -m tests.benchmarks.training [--quick] [--only NAME ...] [--device cuda]``. Each run is a
+fresh process; sides that are compared take turns; figures are of the medians. Content: a synthetic world of
+40 years at 0.01 degree with the 35 published channels. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from itertools import chain
+from pathlib import Path
+
+from tests.benchmarks import feeding, rollout
+from tests.benchmarks.gpu import gpu
+from tests.benchmarks.harness import Result, all_of, line, median, show, side, take_turns, tell
+from tests.benchmarks.published import FULL, PATCH, QUICK, Size, write_expanded, write_store
+from tests.benchmarks.ranks import largest_difference, train_ranks
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where the stores lie, and how much is run."""
+
+    folder: Path
+    quick: bool = False
+    device: str = "cpu"
+
+    @property
+    def runs(self) -> int:
+        """Runs of each side."""
+        return 2 if self.quick else 5
+
+    @property
+    def size(self) -> Size:
+        """How large the world is."""
+        return QUICK if self.quick else FULL
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The world and the patch, for the lines."""
+        return {**asdict(self.size), "patch": PATCH}
+
+    @cached_property
+    def store(self) -> str:
+        """The training store."""
+        tell("preparing the training store")
+        return write_store(self.folder, self.size)
+
+    @cached_property
+    def expanded(self) -> dict[str, str]:
+        """The same content expanded."""
+        tell("writing the same content expanded")
+        return write_expanded(self.folder, self.store)
+
+
+def loader_vs_xbatcher(bench: Bench) -> Iterator[Result]:
+    """Samples a second of the loader / those of xbatcher's MapDataset."""
+    ours, theirs = (96, 6) if bench.quick else (400, 16)
+    results = take_turns(
+        {
+            "xland": side(feeding.read_xland, store=bench.store, samples=ours),
+            "xbatcher": side(feeding.read_xbatcher, path=bench.expanded["variables"], samples=theirs),
+        },
+        bench.runs,
+    )
+    yield _speeds("loader_vs_xbatcher", results, "xbatcher", "an array a variable, expanded; MapDataset", 20, bench)
+
+
+def loader_vs_raw(bench: Bench) -> Iterator[Result]:
+    """Samples a second and bytes a sample of the loader, and of plain reads of one stacked array."""
+    ours, theirs = (96, 32) if bench.quick else (400, 96)
+    xland = partial(side, feeding.read_xland, store=bench.store)
+    raw = partial(side, feeding.read_raw, path=bench.expanded["stacked"], samples=theirs)
+    results = take_turns(
+        {
+            "xland": xland(samples=ours),
+            "without_reuse": xland(samples=ours // 2, cache=0, grouped=False),
+            "raw": raw(),
+            "raw_anywhere": raw(aligned=False),
+        },
+        bench.runs,
+    )
+    what = "zarr reads of one stacked array, each exactly one chunk"
+    yield _speeds("loader_vs_raw", results, "raw", what, 3, bench)
+    yield line(
+        "loader_vs_raw_bytes",
+        median(results["xland"], "kilobytes") / median(results["raw"], "kilobytes"),
+        what,
+        "<= 0.2",
+        runs=bench.runs,
+        sizes=bench.sizes,
+        kilobytes=all_of(results, "kilobytes"),
+    )
+
+
+def _speeds(name: str, results: dict[str, list[Result]], other: str, what: str, least: int, bench: Bench) -> Result:
+    figure = median(results["xland"], "samples_per_second") / median(results[other], "samples_per_second")
+    speeds = all_of(results, "samples_per_second")
+    return line(name, figure, what, f">= {least}", runs=bench.runs, sizes=bench.sizes, samples_per_second=speeds)
+
+
+def feed(bench: Bench) -> Iterator[Result]:
+    """Share of time that the training of the U-Net of width 16 waits for data, with one loader process."""
+    steps = 3 if bench.quick else 12
+    run = side(feeding.feed_network, store=bench.store, size=asdict(bench.size), steps=steps, batch=4, workers=1)
+    results = take_turns({"xland": run}, bench.runs)
+    yield line(
+        "feed",
+        median(results["xland"], "waiting"),
+        "wall time of the training steps",
+        "<= 0.05",
+        runs=bench.runs,
+        sizes={**bench.sizes, "batch": 4, "steps": steps, "width": 16},
+        samples_per_second=median(results["xland"], "samples_per_second"),
+        waiting=all_of(results, "waiting"),
+    )
+
+
+def ddp_equal(bench: Bench) -> Iterator[Result]:
+    """Largest difference of the parameters of two ranks and of one process after 20 steps."""
+    common = {"store": bench.store, "size": asdict(bench.size), "batch": 4, "steps": 20, "patch": 128, "width": 8}
+    alone, both = (train_ranks(ranks, **common, weak=False) for ranks in (1, 2))
+    taken = Counter(chain.from_iterable(chain.from_iterable(both["items"])))
+    expected = Counter(chain.from_iterable(alone["items"][0]))
+    yield line(
+        "ddp_equal",
+        largest_difference(alone["folder"], both["folder"]),
+        "one process with the same batches",
+        "<= 1e-5",
+        runs=1,
+        sizes={**bench.sizes, "patch": 128, "batch": 4, "steps": 20, "width": 8},
+        samples_twice=sum(count - 1 for count in taken.values()),
+        samples_missing=len(expected - taken),
+    )
+    for each in (alone, both):
+        shutil.rmtree(each["folder"])
+
+
+def weak_scaling(bench: Bench) -> Iterator[Result]:
+    """Samples a second of two ranks / twice those of one, one thread each."""
+    steps = 5 if bench.quick else 10
+    common = {
+        "store": bench.store, "size": asdict(bench.size), "batch": 2, "steps": steps, "patch": PATCH, "width": 16,
+    }  # fmt: skip
+    results = take_turns(
+        {
+            "one": partial(train_ranks, 1, **common, weak=True),
+            "two": partial(train_ranks, 2, **common, weak=True),
+            "two_apart": partial(train_ranks, 1, at_once=2, **common, weak=True),
+        },
+        bench.runs,
+    )
+    one, two, apart = (median(results[name], "samples_per_second") for name in ("one", "two", "two_apart"))
+    yield line(
+        "weak_scaling",
+        two / (2 * one),
+        "twice one rank alone on the machine",
+        ">= 0.9",
+        runs=bench.runs,
+        sizes={**bench.sizes, "batch of a rank": 2, "steps": steps, "width": 16},
+        versus_two_trainings_at_once=round(two / (2 * apart), 3),
+        samples_per_second=all_of(results, "samples_per_second"),
+    )
+    for each in chain.from_iterable(results.values()):
+        shutil.rmtree(each["folder"])
+
+
+def rollouts(bench: Bench) -> Iterator[Result]:
+    """Accuracy lost over free rollouts, with and without scheduled sampling."""
+    yield from rollout.lines(quick=bench.quick)
+
+
+def on_gpu(bench: Bench) -> Iterator[Result]:
+    """The published configuration on a GPU."""
+    yield from gpu(bench.folder, quick=bench.quick)
+
+
+LINES: dict[str, Callable[[Bench], Iterator[Result]]] = {
+    "loader_vs_xbatcher": loader_vs_xbatcher,
+    "loader_vs_raw": loader_vs_raw,
+    "feed": feed,
+    "ddp_equal": ddp_equal,
+    "weak_scaling": weak_scaling,
+    "rollout": rollouts,
+    "gpu": on_gpu,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a smaller world, two runs")
+    parser.add_argument("--only", nargs="+", choices=list(LINES), default=list(LINES), help="these lines alone")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), options.quick)
+        for name in options.only:
+            for result in LINES[name](bench):
+                show(result)
+
+
+if __name__ == "__main__":
+    main()
