@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 import subprocess
+import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
 import psutil
 import pytest
 
-from tests.worlds import tiny_configuration, tiny_world
+from tests.clusters.conftest import ROOT
+from tests.training.commands import losses, write_files
 from xland.clusters import watching
-from xland.training.configuration import Data
+from xland.training.configuration import read_configuration
 from xland.training.launching import TrainingJob, train_on_cluster
 
 pytestmark = pytest.mark.slurm
 
 KILL_AT = 8
-"""Step of 24 after which something is killed; a state is written after every second."""
+"""Step of 20 after which something is killed; a state is written after every second."""
+
+SCRIPT = """#!/usr/bin/env bash
+#SBATCH --nodes 2
+#SBATCH --ntasks-per-node 1
+export OMP_NUM_THREADS=1 PYTHONPATH={project} MASTER_ADDR=127.0.0.1 MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
+srun bash -c 'RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID exec {python} -m xland.cli "$@"' \\
+    xland train {configuration} {output} --device cpu --resume
+"""
+"""As the page on clusters has it for sites without Dask."""
 
 
 @pytest.fixture(autouse=True)
@@ -32,26 +41,15 @@ def look_often(monkeypatch):
 
 @pytest.fixture(scope="module")
 def configuration(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    coarse, static, maps = tiny_world()
-    data = {"forcing": coarse, "static": static, "target": maps}
-    for name, each in data.items():
-        each.to_netcdf(folder / f"{name}.nc")
-    tiny = tiny_configuration(batch=4, checkpoint_every=2)
-    return replace(tiny, data=Data(**{name: str(folder / f"{name}.nc") for name in data}))
+    return write_files(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def undisturbed(configuration, tmp_path_factory):
     """Losses of all steps of two ranks that nothing happens to."""
-    job = TrainingJob(configuration, tmp_path_factory.mktemp("undisturbed"), device="cpu")
+    job = TrainingJob(read_configuration(configuration), tmp_path_factory.mktemp("undisturbed"), device="cpu")
     train_on_cluster(job, "local", workers=2, progress=False)
     return losses(job.output)
-
-
-def losses(output: Path) -> list[tuple[str, str]]:
-    with (output / "steps.csv").open(newline="") as file:
-        return [(row["step"], row["loss"]) for row in csv.DictReader(file)]
 
 
 def rank_processes() -> dict[int, psutil.Process]:
@@ -63,39 +61,64 @@ def rank_processes() -> dict[int, psutil.Process]:
     return found
 
 
-def in_the_middle(output: Path, act) -> Thread:
-    """Do something once some steps are taken and a state is written."""
-
-    def wait():
-        end = time.monotonic() + 120
-        while not (output / "steps.csv").exists() or len(losses(output)) < KILL_AT:
-            assert time.monotonic() < end, "the training did not begin"
-            time.sleep(0.05)
-        act()
-
-    thread = Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
-
-
-def cancel_the_job_on_n1() -> None:
-    command = ["squeue", "--me", "-h", "-w", "n1", "-o", "%A"]
-    job = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    command = ["scancel", job]
-    subprocess.run(command, check=True)
+def wait_for_steps(output: Path) -> None:
+    end = time.monotonic() + 120
+    while not (output / "steps.csv").exists() or len(losses(output)) < KILL_AT:
+        assert time.monotonic() < end, "the training did not begin"
+        time.sleep(0.05)
 
 
 def kill_rank_1() -> None:
     os.kill(rank_processes()[1].pid, signal.SIGKILL)
 
 
+def cancel_the_job_on_n1() -> None:
+    scancel(squeue("-w", "n1", "-o", "%A"))
+
+
+def squeue(*options: str) -> str:
+    command = ["squeue", "--me", "-h", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def scancel(job: str) -> None:
+    command = ["scancel", job]
+    subprocess.run(command, check=True)
+
+
+def submit(script: Path) -> str:
+    command = ["sbatch", "--parsable", "--output", f"{script}.log", str(script)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def wait_for_the_end(job: str) -> None:
+    end = time.monotonic() + 120
+    while job in squeue("-o", "%A").split():
+        assert time.monotonic() < end, "the job goes on"
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("kill", [cancel_the_job_on_n1, kill_rank_1])
 def test_a_training_on_two_nodes_outlives_the_loss_of_one(configuration, undisturbed, profile, tmp_path, caplog, kill):
-    job = TrainingJob(configuration, tmp_path / "model", device="cpu")
-    killer = in_the_middle(job.output, kill)
+    job = TrainingJob(read_configuration(configuration), tmp_path / "model", device="cpu")
+    killer = Thread(target=lambda: (wait_for_steps(job.output), kill()), daemon=True)
+    killer.start()
     train_on_cluster(job, "slurm", workers=2, profile=profile, timeout=120, progress=False)
     killer.join()
     assert "starting again from the last state" in caplog.text
-    assert len(undisturbed) == 24
+    assert len(undisturbed) == 20
     assert losses(job.output) == undisturbed
     assert not rank_processes()
+
+
+@pytest.mark.usefixtures("slurm")
+def test_a_job_of_two_nodes_without_dask_is_cancelled_and_submitted_again(configuration, undisturbed, tmp_path):
+    script, output = tmp_path / "train.sh", tmp_path / "model"
+    script.write_text(SCRIPT.format(project=ROOT, python=sys.executable, configuration=configuration, output=output))
+    first = submit(script)
+    wait_for_steps(output)
+    scancel(first)
+    wait_for_the_end(first)
+    assert KILL_AT <= len(losses(output)) < 20
+    wait_for_the_end(submit(script))
+    assert losses(output) == undisturbed, Path(f"{script}.log").read_text()

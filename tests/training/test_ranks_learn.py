@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.conftest import PROJECT
-from tests.worlds import tiny_world
+from tests.training.commands import losses, write_files
 from xland.cli import main
 
-CONFIGURATION = """
-name = "tiny"
-title = "A model of the tests"
-[data]
-forcing = "{folder}/states.nc"
-target = "{folder}/maps.nc"
-static = "{folder}/static.nc"
-[inputs]
-factor = 4
-resolution = 1.0
-window = 40
-stride = 20
-coarse = [{{ name = "forest", sources = ["primf", "secdf"] }}, {{ name = "has_data", sources = [] }}]
-static = [{{ name = "elevation", sources = ["elevation"], transform = "signed_sqrt" }}]
-[architecture]
-width = 4
-depth = 2
-[schedule]
-epochs = 2
-batch = 4
-patch = 40
-patch_stride = 20
-candidates = 20
-checkpoint_every = 2
-"""
 STEPS = 20
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "xland.cli")
 
@@ -50,11 +23,7 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 def arguments(tmp_path_factory):
     """Configuration and store, as the command line takes them."""
     folder = tmp_path_factory.mktemp("store")
-    coarse, static, maps = tiny_world()
-    for name, each in (("states", coarse), ("static", static), ("maps", maps)):
-        each.to_netcdf(folder / f"{name}.nc")
-    configuration, store = folder / "tiny.toml", folder / "store.zarr"
-    configuration.write_text(CONFIGURATION.format(folder=folder))
+    configuration, store = write_files(folder), folder / "store.zarr"
     assert main(["prepare", str(configuration), str(store)]) == 0
     return lambda output: [
         *("train", str(configuration), str(output)),
@@ -68,13 +37,6 @@ def alone(arguments, tmp_path_factory):
     output = tmp_path_factory.mktemp("alone")
     assert main(arguments(output)) == 0
     return losses(output)
-
-
-def losses(output: Path) -> list[float]:
-    with (output / "steps.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in rows] == list(range(1, len(rows) + 1))
-    return [float(row["loss"]) for row in rows]
 
 
 def started(arguments: list[str]) -> subprocess.Popen[str]:
