@@ -30,6 +30,7 @@ def practise(configuration, output, *, store, device, resume, report):
     facts |= {"pid": os.getpid(), "worker": os.getppid(), "helper": helper.pid, "device": device}
     note(output / f"rank-{rank}.json", json.dumps(facts))
     state = output / "step"
+    stop = output / f"stop-{place(count)}"
     step = int(state.read_text()) if resume and state.exists() else 0
     meet(output, rank, count, step + 0.1)
     with deferred_termination() as request:
@@ -38,7 +39,7 @@ def practise(configuration, output, *, store, device, resume, report):
             misbehave(configuration["notes"], rank, step)
             time.sleep(0.1)
             if request.asked:
-                (output / f"stop-{os.environ['MASTER_PORT']}").touch()
+                stop.touch()
             meet(output, rank, count, step)
             if rank == 0:
                 note(state, str(step))
@@ -46,19 +47,23 @@ def practise(configuration, output, *, store, device, resume, report):
                     steps.write(f"{step}\n")
                 report("training", step / STEPS, {"loss": 1 / step})
             meet(output, rank, count, step + 0.5)
-            if (output / f"stop-{os.environ['MASTER_PORT']}").exists():
+            if stop.exists():
                 raise TrainingStoppedError(f"stopped after step {step}")
     if rank == 0:
         report("epoch", 1.0, {"loss": 0.0})
     sys.stdout.write("printed at the end\n")
 
 
+def place(count: int) -> str:
+    """What is common to the ranks of this start, and to no other."""
+    return os.environ["MASTER_PORT"] if count > 1 else str(os.getpid())
+
+
 def meet(output: Path, rank: int, count: int, step: float) -> None:
     """Wait for the other ranks of this start, or fail as torch does when one of them is gone."""
-    place = os.environ["MASTER_PORT"]
-    note(output / f"at-{place}-{rank}", f"{step} {os.getpid()}")
+    note(output / f"at-{place(count)}-{rank}", f"{step} {os.getpid()}")
     for other in range(count):
-        path = output / f"at-{place}-{other}"
+        path = output / f"at-{place(count)}-{other}"
         while not path.exists() or float(path.read_text().split()[0]) < step:
             if path.exists() and not psutil.pid_exists(int(path.read_text().split()[1])):
                 raise RuntimeError("connection closed by peer")

@@ -22,10 +22,15 @@ from tests.worlds import tiny_checkpoint, tiny_configuration
 from xland.clusters import load_profile
 from xland.errors import ClusterError, TrainingError, TrainingStoppedError
 from xland.models.checkpoint import Checkpoint
-from xland.training import launching
+from xland.training import launching, rank_group
 from xland.training.launching import TrainingJob, launch, train_on_cluster, training_profile, training_script
 from xland.training.rank_group import choose_device
 from xland.training.ranks import Seat, _open_store
+
+
+@pytest.fixture(autouse=True)
+def settle_soon(monkeypatch):
+    monkeypatch.setattr(rank_group, "SETTLE", 2.0)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +118,7 @@ def test_each_worker_becomes_one_rank(client, job):
     assert stages[-1] == "epoch"
     assert 2 <= stages.count("training") < STEPS, "about one a second"
     assert "printed at the end" in (job.output / "ranks" / "rank-0.log").read_text()
-    assert not list(job.output.glob(".xland-*"))
+    assert not list(job.output.glob("**/*xland-*"))
 
 
 @pytest.mark.parametrize("which", ["pid", "worker"])
@@ -195,6 +200,21 @@ def test_ranks_of_a_launcher_that_is_killed_end(cluster, client, job):
 def test_more_ranks_than_workers_are_refused(client, job):
     with pytest.raises(ClusterError, match="3 ranks need as many workers, but the cluster has 2: start more"):
         launch(client, job, workers=3, call=CALL)
+
+
+@pytest.mark.parametrize("counts", [{"workers": 0}, {"restarts": -1}])
+def test_counts_that_cannot_be_meant_are_refused(client, job, counts):
+    with pytest.raises(ClusterError, match="workers must be at least 1 and restarts at least 0, not"):
+        launch(client, job, call=CALL, **counts)
+
+
+def test_a_worker_that_retires_lets_its_rank_write_the_state(job):
+    local = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(n_workers=2, threads_per_worker=1, **local) as cluster, Client(cluster) as client:
+        at_step(job.output, 4, lambda: client.retire_workers([min(client.nthreads())]))
+        launch(client, job, workers=1, restarts=0, call=CALL)
+    assert steps(job.output) == list(range(1, STEPS + 1))
+    assert gone()
 
 
 def test_a_store_that_a_worker_does_not_see_is_named(client, job, tmp_path):

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xland.clusters import Profile, job_script, load_profile, open_cluster, slurm
-from xland.clusters.waiting import Wanted, wait_for_workers
 from xland.errors import ClusterError, TrainingStoppedError
 from xland.models.checkpoint import Checkpoint, read_checkpoint
 from xland.training.configuration import Configuration
 from xland.training.group import Device
-from xland.training.rank_group import RankGroup
-from xland.training.rank_process import CALL, Report
-from xland.training.ranks import LOGS
+from xland.training.rank_group import LOOK, RankGroup, running_workers
+from xland.training.rank_process import CALL, LOGS, Report
 from xland.training.stopping import Termination, deferred_termination
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def launch(
     XlandError
         What the training itself raised, as :func:`xland.training.run.train` says. It is not tried again.
     """
-    count = _count(client, workers)
+    count = _count(client, workers, restarts)
     output = Path(job.output).absolute()
     output.mkdir(parents=True, exist_ok=True)
     work = {
@@ -114,7 +113,8 @@ def launch(
     left = restarts
     with deferred_termination() as request:
         while True:
-            group = RankGroup(client, work, count, request, report or _silent)
+            chosen = _choose_workers(client, count, timeout or RETURN, request, output)
+            group = RankGroup(client, work, chosen, request, report or _silent)
             group.run()
             if group.finished:
                 return read_checkpoint(output)
@@ -128,7 +128,6 @@ def launch(
                     )
                 left -= 1
             logger.warning("%s; starting again from the last state, %d restarts left", group.reason, left)
-            _wait_for_workers(client, count, timeout, request, output)
             work["resume"] = True
 
 
@@ -184,23 +183,30 @@ def training_script(profile: str | Path | Profile | None) -> str:
     return job_script(None if profile is None else training_profile(profile))
 
 
-def _count(client: Client, workers: int | None) -> int:
-    here = len(client.nthreads())
+def _count(client: Client, workers: int | None, restarts: int) -> int:
+    if restarts < 0 or (workers is not None and workers < 1):
+        raise ClusterError(f"workers must be at least 1 and restarts at least 0, not {workers} and {restarts}")
+    here = len(running_workers(client))
     if not here or (workers is not None and workers > here):
         raise ClusterError(
-            f"{workers or 1} ranks need as many workers, but the cluster has {here}: start more, or ask for fewer"
+            f"{workers or 'all'} ranks need as many workers, but the cluster has {here}: start more, or ask for fewer"
         )
     return workers or here
 
 
-def _wait_for_workers(client: Client, count: int, timeout: float | None, request: Termination, output: Path) -> None:
-    def check() -> None:
+def _choose_workers(client: Client, count: int, timeout: float, request: Termination, output: Path) -> list[str]:
+    """Wait until there are so many workers, and return their addresses."""
+    end = time.monotonic() + timeout
+    while len(workers := running_workers(client)) < count:
         if request.asked:
             raise _stopped(output)
-
-    wanted = Wanted(count, None, timeout, progress=False)
-    hint = f"those that were lost did not come back; {output} holds the last state, from which --resume goes on"
-    wait_for_workers(client, wanted, count, RETURN, hint, check)
+        if time.monotonic() > end:
+            raise ClusterError(
+                f"{len(workers)} of {count} workers were there within {timeout:g} s: those that were lost did not come "
+                f"back; {output} holds the last state, from which --resume goes on"
+            )
+        time.sleep(LOOK)
+    return workers[:count]
 
 
 def _stopped(output: Path) -> TrainingStoppedError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -14,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from xland import errors
 from xland.errors import ClusterError, TrainingStoppedError, XlandError
-from xland.training.rank_process import Report
-from xland.training.ranks import LOGS, Seat, ask_to_stop, leave_seat, run_rank, take_seat
+from xland.training.rank_process import LOGS, Report, last_words
+from xland.training.ranks import Seat, ask_to_stop, leave_seat, run_rank, take_seat
 from xland.training.stopping import Termination
 
 if TYPE_CHECKING:
@@ -46,8 +48,8 @@ class RankGroup:
     client : distributed.Client
     job : mapping
         What each rank reads: what to call, configuration, output, store, device, resume.
-    count : int
-        Ranks.
+    workers : list of str
+        Addresses of the workers, in the order of their ranks.
     request : Termination
         Whether this process was asked to end.
     report : callable
@@ -55,13 +57,18 @@ class RankGroup:
 
     client: Client
     job: dict[str, Any]
-    count: int
+    workers: list[str]
     request: Termination
     report: Report
     name: str = field(default_factory=lambda: f"xland-{uuid.uuid4().hex[:12]}")
     outcomes: dict[int, dict[str, Any]] = field(default_factory=dict)
-    _workers: list[str] = field(default_factory=list)
+    _gone: set[int] = field(default_factory=set)
     _events: SimpleQueue[dict[str, Any]] = field(default_factory=SimpleQueue)
+
+    @property
+    def count(self) -> int:
+        """How many ranks there are."""
+        return len(self.workers)
 
     def run(self) -> None:
         """Run the ranks until all have ended; :attr:`outcomes` then says how the first of them did.
@@ -74,18 +81,21 @@ class RankGroup:
             What a rank raised, unless another rank was lost, of which it may have come; that a rank
             stopped only if this process was asked to.
         """
-        mark = Path(self.job["output"], f".{self.name}")
+        output = self.job["output"]
+        mark = Path(output, f".{self.name}")
         self.client.subscribe_topic(self.name, self._hear)
         futures: list[Future] = []
         try:
             mark.touch()
-            self._workers = sorted(self.client.nthreads())[: self.count]
             seats = self._take_seats(futures, mark.name)
             if seats is not None:
                 self._start(futures, seats)
                 self._follow(futures)
+            for rank in self._gone:
+                self._note(rank, "lost", "its worker is gone")
         finally:
-            mark.unlink(missing_ok=True)
+            for left in (mark, *(last_words(output, self.name, rank) for rank in range(self.count))):
+                left.unlink(missing_ok=True)
             if self.client.status == "running":
                 self._command(leave_seat)
                 self.client.cancel(futures, force=True)
@@ -113,15 +123,15 @@ class RankGroup:
     def _take_seats(self, futures: list[Future], mark: str) -> list[Seat] | None:
         """Make the workers ready; None if one of them is lost meanwhile."""
         call = (take_seat, self.name, self.job, mark)
-        for rank, worker in enumerate(self._workers):
+        for rank, worker in enumerate(self.workers):
             meet = self.count > 1 and rank == 0
             futures.append(self.client.submit(*call, meet=meet, **_only_on(worker)))
         end = time.monotonic() + READY
         while not all(future.done() for future in futures):
-            if self._note_lost() or self.request.asked:
+            if self._notice_gone() or self.request.asked:
                 return None
             if time.monotonic() > end:
-                late = [worker for worker, future in zip(self._workers, futures, strict=True) if not future.done()]
+                late = [worker for worker, future in zip(self.workers, futures, strict=True) if not future.done()]
                 raise ClusterError(
                     f"{len(late)} of {self.count} workers, such as {late[0]}, are not ready within {READY:g} s: "
                     "see that nothing else runs on them"
@@ -133,7 +143,7 @@ class RankGroup:
             return None
 
     def _start(self, futures: list[Future], seats: list[Seat]) -> None:
-        job = {**self.job, "device": choose_device(self.job["device"], seats)}
+        job = {**self.job, "device": choose_device(self.job["device"], seats), "attempt": self.name}
         variables = {
             "WORLD_SIZE": str(self.count),
             "LOCAL_WORLD_SIZE": "1",
@@ -143,31 +153,30 @@ class RankGroup:
         }
         futures[:] = [
             self.client.submit(run_rank, self.name, rank, job, variables, **_only_on(worker))
-            for rank, worker in enumerate(self._workers)
+            for rank, worker in enumerate(self.workers)
         ]
 
     def _follow(self, futures: list[Future]) -> None:
         """Wait for the ranks; once one has ended too early, or all are asked to, bound the time of the others."""
-        end = None
-        try:
-            while len(self.outcomes) < self.count and (end is None or time.monotonic() < end):
-                self._look(futures)
-                if end is None and self.request.asked:
+        end, told = math.inf, False
+        while len(self.outcomes) < self.count and time.monotonic() < end:
+            try:
+                if self.request.asked and not told:
+                    told, end = True, time.monotonic() + STOPPING
                     self._command(ask_to_stop)
-                    end = time.monotonic() + STOPPING
-                elif end is None and len(self._ended("finished")) < len(self.outcomes):
-                    end = time.monotonic() + (STOPPING if self._ended("stopped") else SETTLE)
-        except KeyboardInterrupt:
-            self.request.asked = True
-            self._command(ask_to_stop)
-            end = time.monotonic() + STOPPING
-            while len(self.outcomes) < self.count and time.monotonic() < end:
                 self._look(futures)
+            except KeyboardInterrupt:
+                if self.request.asked:
+                    raise
+                self.request.asked = True
+            early = {each["outcome"] for each in self.outcomes.values()} - {"finished"}
+            if early or self._gone:
+                end = min(end, time.monotonic() + (STOPPING if early == {"stopped"} and not self._gone else SETTLE))
 
     def _look(self, futures: list[Future]) -> None:
         """Take in what has been said of the ranks, and notice those that are silent for ever."""
         done = [future.status for future in futures]
-        self._note_lost()
+        self._notice_gone()
         self._take_in(LOOK)
         for rank, status in enumerate(done):
             if status in ("error", "cancelled", "lost") and rank not in self.outcomes:
@@ -186,14 +195,16 @@ class RankGroup:
             else:
                 self.report(event["stage"], event["done"], event["figures"])
 
-    def _note_lost(self) -> bool:
-        """Note ranks whose workers are gone; return whether there are any."""
+    def _notice_gone(self) -> bool:
+        """Notice workers that are gone, and what their ranks left in a file; return whether there are any."""
         here = self.client.nthreads()
-        for rank, worker in enumerate(self._workers):
+        for rank, worker in enumerate(self.workers):
             if worker not in here and rank not in self.outcomes:
-                self._take_in(LOOK)  # its last words may be on their way
-                self._note(rank, "lost", "its worker is gone")
-        return bool(self._ended("lost"))
+                self._gone.add(rank)
+                with suppress(OSError, ValueError):
+                    words = last_words(self.job["output"], self.name, rank).read_text(encoding="utf-8")
+                    self.outcomes[rank] = json.loads(words)
+        return bool(self._gone)
 
     def _note(self, rank: int, outcome: str, message: str) -> None:
         self.outcomes.setdefault(rank, {"rank": rank, "outcome": outcome, "error": "", "message": message})
@@ -217,14 +228,14 @@ class RankGroup:
     def _describe(self, rank: int) -> str:
         ended = self.outcomes[rank]
         what = f"{ended['error']}: {ended['message']}" if ended["error"] else ended["message"]
-        return f"rank {rank} on worker {self._workers[rank]} ended: {what}"
+        return f"rank {rank} on worker {self.workers[rank]} ended: {what}"
 
     def _command(self, what: Callable[[str], None]) -> None:
         """Have the workers that are there do something; a node that went dark would keep us waiting."""
 
         def run() -> None:
             with suppress(OSError, ValueError, KeyError):
-                here = set(self.client.nthreads()).intersection(self._workers)
+                here = set(self.client.nthreads()).intersection(self.workers)
                 if here:
                     self.client.run(what, self.name, workers=sorted(here), on_error="ignore")
 
@@ -262,6 +273,12 @@ def choose_device(wanted: str, seats: Iterable[Seat]) -> str:
                 "'cuda', whose workers have one each, or train on the device cpu"
             )
     return "cuda"
+
+
+def running_workers(client: Client) -> list[str]:
+    """Addresses of the workers that are not about to end, those of a machine next to each other."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    return sorted(address for address, known in workers.items() if known["status"] in ("running", "paused"))
 
 
 def _only_on(worker: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -25,6 +26,9 @@ Report = Callable[[str, float, dict[str, float]], None]
 CALL = "xland.training.rank_process:learn"
 """What a rank calls."""
 
+LOGS = "ranks"
+"""Folder below the output for what ranks print."""
+
 
 def main() -> int:
     """Train as the job on standard input says; return the status for the shell."""
@@ -33,9 +37,17 @@ def main() -> int:
     with open(0, "rb", buffering=0, closefd=False) as lifeline:
         job = json.loads(lifeline.readline())
     Thread(target=_die_with_the_worker, name="xland-lifeline", daemon=True).start()
-    outcome = _train(job, events)
-    _say(events, outcome)
+    outcome = {"rank": int(os.environ["RANK"]), **_train(job, events)}
+    with suppress(OSError):  # a full disk may be what it has to tell
+        last_words(job["output"], job["attempt"], outcome["rank"]).write_text(json.dumps(outcome), encoding="utf-8")
+    with suppress(BrokenPipeError):
+        _say(events, outcome)
     return {"finished": 0, "stopped": TrainingStoppedError.status}.get(outcome["outcome"], 1)
+
+
+def last_words(output: str, attempt: str, rank: int) -> Path:
+    """File in which a rank leaves how it ended: its worker may be gone before it can pass that on."""
+    return Path(output, LOGS, f"{attempt}-{rank}.json")
 
 
 def learn(

@@ -22,6 +22,7 @@ from threading import Thread
 from typing import Any
 
 from xland.errors import ClusterError
+from xland.training.rank_process import LOGS
 
 LOOK = 0.1
 """Seconds between two looks at a rank."""
@@ -34,9 +35,6 @@ SHARED = 10.0
 
 LEAVE = 30.0
 """Seconds that a process may take to end once it has said how."""
-
-LOGS = "ranks"
-"""Folder below the output for what ranks print."""
 
 _LINES = 5
 
@@ -217,7 +215,7 @@ def _forward(worker: Any, attempt: str, rank: int, process: subprocess.Popen[byt
         except ValueError:  # of a rank that was killed while it spoke
             continue
         if "outcome" in event:
-            held.end = {"rank": rank, **event}
+            held.end = event
         elif event["stage"] != "training" or time.monotonic() - last >= EVERY:
             last = time.monotonic()
             worker.log_event(attempt, {"rank": rank, **event})
