@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import csv
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.worlds import tiny_inputs, tiny_network
+from tests.worlds import tiny_configuration, tiny_inputs, tiny_network, tiny_world
+from xland import train
 from xland.errors import ConfigurationError
 from xland.training.rollout import Rollout, sampling_share, unroll
 
@@ -149,6 +153,18 @@ def test_the_number_of_calls_depends_on_the_share_alone(own_share):
     network, batch = Known(), samples()
     unroll(network, {**batch, "points": torch.zeros(4, 3, 2, dtype=torch.int64)}, own_share)
     assert len(network.read) == 5
+
+
+@pytest.mark.parametrize("points", [0, 50])
+def test_a_training_of_rollouts_takes_whole_patches_or_drawn_points(points, tmp_path):
+    coarse, static, maps = tiny_world((1999, 2000, 2001, 2002))
+    configuration = replace(
+        tiny_configuration(tiny_inputs("one_hot"), epochs=1, samples=6, points=points),
+        rollout=Rollout(years=3, own_maps=1.0),
+    )
+    train(configuration, tmp_path, forcing=coarse, target=maps[1:], static=static, prior=maps, progress=False)
+    (loss,) = [float(row["loss"]) for row in csv.DictReader((tmp_path / "log.csv").open())]
+    assert 0 < loss < 4
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
