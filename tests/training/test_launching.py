@@ -197,6 +197,15 @@ def test_ranks_of_a_launcher_that_is_killed_end(cluster, client, job):
     assert steps(job.output)[-1] < STEPS
 
 
+def test_a_scheduler_that_is_lost_is_named(cluster, job):
+    with Client(cluster) as client:
+        client.wait_for_workers(2, timeout=30)
+        at_step(job.output, 3, client.close)
+        with pytest.raises(ClusterError, match=r"the scheduler of the training's workers cannot be reached any more"):
+            launch(client, job, call=CALL)
+    assert gone()
+
+
 def test_more_ranks_than_workers_are_refused(client, job):
     with pytest.raises(ClusterError, match="3 ranks need as many workers, but the cluster has 2: start more"):
         launch(client, job, workers=3, call=CALL)

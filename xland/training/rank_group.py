@@ -197,7 +197,7 @@ class RankGroup:
 
     def _notice_gone(self) -> bool:
         """Notice workers that are gone, and what their ranks left in a file; return whether there are any."""
-        here = self.client.nthreads()
+        here = present_workers(self.client)
         for rank, worker in enumerate(self.workers):
             if worker not in here and rank not in self.outcomes:
                 self._gone.add(rank)
@@ -275,10 +275,34 @@ def choose_device(wanted: str, seats: Iterable[Seat]) -> str:
     return "cuda"
 
 
+def present_workers(client: Client) -> set[str]:
+    """Addresses of all workers.
+
+    Raises
+    ------
+    ClusterError
+        If the scheduler is gone.
+    """
+    try:
+        if client.status == "running":
+            return set(client.nthreads())
+        reason = f"its client is {client.status}"
+    except OSError as error:
+        reason = str(error)
+    raise ClusterError(f"the scheduler of the training's workers cannot be reached any more: {reason}")
+
+
 def running_workers(client: Client) -> list[str]:
-    """Addresses of the workers that are not about to end, those of a machine next to each other."""
-    workers = client.scheduler_info(n_workers=-1)["workers"]
-    return sorted(address for address, known in workers.items() if known["status"] in ("running", "paused"))
+    """Addresses of the workers that are not about to end, those of a machine next to each other.
+
+    Raises
+    ------
+    ClusterError
+        If the scheduler is gone.
+    """
+    present = present_workers(client)  # of a scheduler that is gone, dask tells what it knew last
+    known = client.scheduler_info(n_workers=-1)["workers"]
+    return sorted(each for each in present if known.get(each, {}).get("status") in ("running", "paused"))
 
 
 def _only_on(worker: str) -> dict[str, Any]:
