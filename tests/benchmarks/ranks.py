@@ -31,8 +31,8 @@ WARM = 2
 """Steps before the clock starts."""
 
 
-def train_ranks(ranks: int, at_once: int = 1, **arguments: Any) -> Result:
-    """Train with a number of ranks, one thread each; several such trainings may run at once.
+def train_ranks(folder: Path, ranks: int, at_once: int = 1, **arguments: Any) -> Result:
+    """Train with a number of ranks, one thread each; several such trainings may run at once, below a folder.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def train_ranks(ranks: int, at_once: int = 1, **arguments: Any) -> Result:
     """
     environment = {key: value for key, value in os.environ.items() if key not in THREADS}
     environment |= dict.fromkeys(THREADS, "1")
-    folders = [tempfile.mkdtemp() for _ in range(at_once)]
+    folders = [tempfile.mkdtemp(dir=folder) for _ in range(at_once)]
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     processes = [
         subprocess.Popen(
@@ -72,16 +72,34 @@ def largest_difference(first: str, second: str) -> float:
 
 
 def _rank(
-    folder: Path, *, store: str, size: dict[str, int], batch: int, steps: int, patch: int, width: int, weak: bool
+    folder: Path,
+    *,
+    store: str,
+    size: dict[str, int],
+    batch: int,
+    steps: int,
+    patch: int,
+    width: int,
+    weak: bool = False,
+    adam: bool = True,
+    double: bool = False,
+    backwards: bool = False,
 ) -> None:
-    """Take steps as one rank, and tell how fast and on which samples; ``weak``: the batch is that of each rank."""
+    """Take steps as one rank, and tell how fast and on which samples.
+
+    The batch is that of each rank if ``weak``, else of all; with ``backwards``, its samples stand the other way
+    round, which changes nothing but the order in which numbers are added up.
+    """
     torch.set_num_threads(1)
     with join_group("cpu") as group:
         torch.manual_seed(0)
         data = dataset(store, CACHE_BYTES, patch)
         settings = configuration(Size(**size), width, batch=batch * (group.ranks if weak else 1), patch=patch)
         network = DownscalingNetwork(data.source.inputs, settings.architecture)
-        stepper = Stepper(network, make_optimizer(network, 1e-3, 0.02), settings, torch.ones(8), group)
+        if double:
+            network.double()
+        optimizer = make_optimizer(network, 1e-3, 0.02) if adam else torch.optim.SGD(network.parameters(), 1e-3)
+        stepper = Stepper(network, optimizer, settings, torch.ones(8), group)
         sampler = RankSampler(Order(len(data), 0), settings.schedule.batch, rank=group.rank, ranks=group.ranks)
         items = [[sample.item for sample in share] for share in islice(sampler, steps)]
         started = 0.0
@@ -89,6 +107,8 @@ def _rank(
             if number == WARM:
                 group.barrier()
                 started = time.perf_counter()
+            if backwards:
+                samples = {name: tensor.flip(0) for name, tensor in samples.items()}
             stepper.take(samples, whole=sampler.batch_size(number), step=number)
         group.barrier()
         seconds = time.perf_counter() - started

@@ -38,19 +38,20 @@ class CommonBatchNorm(nn.BatchNorm2d):
         """Normalise; in evaluation mode with the running statistics, as every batch normalisation."""
         if not self.training:
             return super().forward(x)
-        variance, mean = torch.var_mean(x.detach().float(), dim=(0, 2, 3), correction=0)
+        kind = self.weight.dtype
+        variance, mean = torch.var_mean(x.detach().to(kind), dim=(0, 2, 3), correction=0)
         own = x.numel() / x.shape[1]
         # in double precision, so that the mean of squares less the square of the mean stays exact enough
         sums = torch.stack([torch.ones_like(mean), mean, variance + mean.double().square()]).double() * own
         distributed.all_reduce(sums)
-        count, mean64 = sums[0, 0], sums[1] / sums[0]
-        mean, variance = mean64.float(), (sums[2] / sums[0] - mean64.square()).clamp_min(0).float()
+        count, exact = sums[0, 0], sums[1] / sums[0]
+        mean, variance = exact.to(kind), (sums[2] / sums[0] - exact.square()).clamp_min(0).to(kind)
         with torch.no_grad():
             self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
             self.running_mean.lerp_(mean, self.momentum)  # type: ignore[union-attr, arg-type]
-            unbiased = variance * (count / (count - 1)).float()
+            unbiased = variance * (count / (count - 1)).to(kind)
             self.running_var.lerp_(unbiased, self.momentum)  # type: ignore[union-attr, arg-type]
-        normalised: Tensor = _Normalise.apply(x, self.weight, self.bias, mean, variance, count.float(), self.eps)
+        normalised: Tensor = _Normalise.apply(x, self.weight, self.bias, mean, variance, count.to(kind), self.eps)
         return normalised
 
 
