@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from xbatcher import BatchGenerator
 
 from tests.worlds import tiny_configuration, tiny_inputs, tiny_world
 from xland.errors import CheckpointError, ConfigurationError
 from xland.models import find_model
 from xland.training.configuration import read_configuration
+from xland.training.prepare import prepare
 from xland.training.run import train
 from xland.training.state import STATE
 
@@ -120,3 +122,45 @@ def test_a_prior_is_handed_on(tmp_path):
     )
     assert checkpoint.inputs.prior == "one_hot"
     assert 0 < checkpoint.card["validation"]["accuracy"] <= 1
+
+
+def test_a_store_stands_in_for_all_data(files):
+    from_files = train(files / "recipe.toml", files / "a", progress=False)
+    prepare(files / "recipe.toml", files / "store.zarr", progress=False)
+    from_store = train(files / "recipe.toml", files / "b", store=files / "store.zarr", progress=False)
+    for entry in ("data", "coverage", "split", "inputs"):
+        assert from_store.card[entry] == from_files.card[entry], entry
+    assert (files / "b" / "steps.csv").read_text().count("\n") == (files / "a" / "steps.csv").read_text().count("\n")
+
+
+def test_patches_of_a_generator_are_learned_from(files):
+    maps = tiny_world((2000,))[2]
+    generator = BatchGenerator(maps, input_dims={"lat": 40, "lon": 40}, preload_batch=False)
+    given, other = files / "given", files / "other"
+    train(files / "recipe.toml", given, generator=generator, progress=False)
+    with pytest.raises(CheckpointError, match=r"arrays\.patches"):
+        train(files / "recipe.toml", given, resume=True, progress=False)
+    train(files / "recipe.toml", other, generator=generator, progress=False)
+    assert (given / "steps.csv").read_text().split(",")[:9] == (other / "steps.csv").read_text().split(",")[:9]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"store": "a", "forcing": "b"}, "a store holds all data, but forcing are given too"),
+        ({"workers": 2}, "workers are for a training on a cluster: say which, or leave them out"),
+        ({"cluster": "local", "client": object()}, "give a cluster to open, or a client of one that is open"),
+        ({"cluster": "local", "generator": object()}, "patches of a generator are for a training here"),
+    ],
+)
+def test_arguments_that_contradict_each_other_are_named(files, arguments, message):
+    with pytest.raises(ConfigurationError, match=message):
+        train(files / "recipe.toml", files / "model", **arguments)
+
+
+def test_a_report_of_ones_own_takes_the_place_of_the_bar(files, capsys):
+    told = []
+    train(files / "recipe.toml", files / "model", report=lambda *call: told.append(call))
+    assert {stage for stage, _, _ in told} == {"training", "epoch"}
+    assert "samples_per_second" in told[0][2]
+    assert capsys.readouterr().out == ""

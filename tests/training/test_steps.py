@@ -8,8 +8,96 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
 
+from tests.worlds import tiny_configuration
 from xland.batches.masking import MASKED
-from xland.training.steps import draw_points, make_optimizer, one_cycle, set_rate, update_average
+from xland.training.group import Group
+from xland.training.steps import (
+    Stepper,
+    draw_points,
+    make_optimizer,
+    one_cycle,
+    seed_step,
+    set_rate,
+    update_average,
+)
+
+
+class Pixelwise(nn.Module):
+    """A network without batch statistics."""
+
+    def __init__(self, classes=8):
+        super().__init__()
+        self.layer = nn.Conv2d(3, classes, 1)
+
+    def forward(self, coarse, static, prior=None, points=None, corner=None):
+        scores = self.layer(static.to(self.layer.weight.dtype))
+        return (
+            scores if points is None else scores.flatten(2).gather(2, points[:, None].expand(-1, scores.shape[1], -1))
+        )
+
+
+def stepped(samples, *, whole=6, step=0, rate=0.1, **schedule):
+    """Parameters after one step of gradient descent, and what the step returned."""
+    torch.manual_seed(0)
+    network = Pixelwise()
+    configuration = tiny_configuration(gradient_clip=100.0, **schedule)
+    stepper = Stepper(network, torch.optim.SGD(network.parameters(), rate), configuration, torch.ones(8), Group())
+    values = stepper.take(samples, whole=whole, step=step)
+    return network.layer.weight.detach().clone(), values
+
+
+@pytest.fixture
+def samples():
+    random = np.random.default_rng(0)
+    target = random.integers(0, 8, (6, 8, 8)).astype(np.uint8)
+    target[random.random(target.shape) < 0.3] = MASKED
+    return {
+        "coarse": torch.zeros(6, 7, 2, 2),
+        "static": torch.from_numpy(random.normal(size=(6, 3, 8, 8)).astype(np.float16)),
+        "target": torch.from_numpy(target),
+    }
+
+
+@pytest.mark.parametrize("parts", [2, 4, 6, 50])
+def test_a_step_in_parts_is_the_step_as_a_whole(samples, parts):
+    expected, whole = stepped(samples)
+    found, own = stepped(samples, accumulate=parts)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(own, whole)
+
+
+def test_the_loss_is_the_mean_over_all_pixels_that_count(samples):
+    torch.manual_seed(0)
+    network = Pixelwise()
+    scores = network(samples["coarse"], samples["static"])
+    expected = nn.functional.cross_entropy(scores, samples["target"].long(), ignore_index=MASKED)
+    assert stepped(samples)[1][0].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_what_a_step_draws_depends_on_its_number_alone(samples):
+    first, again, other = (stepped(samples, points=5, step=step)[0] for step in (3, 3, 4))
+    torch.rand(100)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_half_precision_changes_a_step_a_little(samples):
+    exact, half = (stepped(samples, precision=precision)[0] for precision in ("float32", "bfloat16"))
+    assert not torch.equal(exact, half)
+    torch.testing.assert_close(half, exact, rtol=0.05, atol=0.01)
+
+
+def test_channels_can_lie_together_in_memory(samples):
+    torch.testing.assert_close(stepped(samples, channels_last=True)[0], stepped(samples)[0])
+
+
+def test_ranks_and_steps_draw_apart():
+    def drawn(*numbers):
+        seed_step(*numbers)
+        return torch.rand(4).tolist()
+
+    assert drawn(0, 1, 2) == drawn(0, 1, 2)
+    assert len({tuple(drawn(seed, step, rank)) for seed in (0, 1) for step in (0, 1) for rank in (0, 1)}) == 8
 
 
 @given(hnp.arrays(np.uint8, (3, 5, 4), elements=st.sampled_from([0, 4, MASKED])), st.integers(1, 30))

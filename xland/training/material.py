@@ -8,26 +8,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import dask
-import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
 from numpy.typing import NDArray
 
 from xland import datasets
-from xland.batches.masking import MASKED, known_codes
+from xland.batches.masking import MASKED
 from xland.batches.source import PatchSource, TrainingArrays
-from xland.batches.split import Part, assign_years, divide
-from xland.errors import ConfigurationError, PriorError, StaticError, TimeError, VocabularyError, XlandError
+from xland.batches.split import Part, divide
+from xland.errors import ConfigurationError, PriorError, TimeError, VocabularyError
 from xland.files import open_coarse, open_map
 from xland.forcing import Forcing, check_values, read_forcing
-from xland.grid import Grid, expand, nesting_factor
+from xland.grid import Grid, expand
 from xland.inputs import Channel, InputSpec
 from xland.models.coverage import Coverage
-from xland.orientation import orient
+from xland.training.alignment import compute, find_covered, lay_maps, lay_static, pair_years, read_codes
 from xland.training.configuration import Configuration
-from xland.vocabulary import LUH_SECONDARY
 from xland.years import listed
 
 
@@ -87,10 +84,11 @@ def gather(
     inputs = configuration.inputs
     coarse = read_forcing(forcing, variables=inputs.coarse_variables)
     grid = coarse.grid.refine(inputs.factor)
-    maps = _codes(target, coarse.grid, inputs.factor, "target")
-    pairs = _pairs(configuration, coarse.years, maps["time"].values.tolist())
-    fields = _static(static, grid, inputs)
-    codes = _class_codes(maps.sel(time=[year for _, year in pairs]), inputs, "target", VocabularyError)
+    maps = lay_maps(target, coarse.grid, inputs.factor, "target")
+    pairs = pair_years(configuration, coarse.years, maps["time"].values.tolist())
+    canonical = lay_static(static, grid, inputs)
+    fields = {name: compute(canonical[name].data).astype(np.float32) for name in inputs.static_variables}
+    codes = read_codes(maps.sel(time=[year for _, year in pairs]), inputs, "target", VocabularyError)
     land = np.nan_to_num(fields[inputs.domain]) > 0
     part = divide(coarse.grid, configuration.split_seed, configuration.data.southern_limit)
     steps = _states(coarse, [year for year, _ in pairs], inputs)
@@ -109,7 +107,7 @@ def gather(
     description = describe_data(configuration, forcing=forcing, target=target, static=static)
     description["pairs"] = [list(pair) for pair in pairs]
     return replace(configuration, inputs=inputs), Material(
-        source, grid, part, description, Coverage(coarse.grid, _covered(steps))
+        source, grid, part, description, Coverage(coarse.grid, find_covered(steps))
     )
 
 
@@ -178,66 +176,13 @@ def _existing(path: str, entry: str) -> Path:
     return Path(path)
 
 
-def _pairs(configuration: Configuration, forcing: tuple[int, ...], target: list[int]) -> list[tuple[int, int]]:
-    data = configuration.data
-    if bool(data.forcing_years) != bool(data.target_years):
-        raise ConfigurationError("[data] forcing_years and target_years belong together: give both or neither")
-    if len(data.forcing_years) != len(data.target_years):
-        raise ConfigurationError(
-            f"[data] forcing_years names {len(data.forcing_years)} years and target_years {len(data.target_years)}: "
-            "give as many"
-        )
-    pairs = (
-        list(zip(data.forcing_years, data.target_years, strict=True))
-        if data.forcing_years
-        else [(year, year) for year in forcing if year in target]
-    )
-    if data.train_years and data.test_years:
-        parts = assign_years([mapped for _, mapped in pairs], data.train_years, data.test_years)
-        pairs = [pair for pair in pairs if parts[pair[1]] == Part.TRAIN]
-    for year, mapped in pairs:
-        missing = [year + step for step in configuration.inputs.steps if year + step not in forcing]
-        if missing:
-            raise TimeError(f"the forcing lacks the years {missing} that the map of {mapped} needs; it holds {forcing}")
-        if mapped not in target:
-            raise TimeError(f"the target lacks the year {mapped}; it holds {target}")
-    if not pairs:
-        raise TimeError(f"forcing ({forcing}) and target ({target}) share no year: give forcing_years and target_years")
-    return pairs
-
-
-def _codes(maps: xr.DataArray, coarse: Grid, factor: int, what: str) -> xr.DataArray:
-    canonical, _ = orient(maps, what=what)
-    grid = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
-    if nesting_factor(grid, coarse) != factor:
-        raise ConfigurationError(f"{what}: {grid.resolution:g} degree cells, but the model's factor is {factor}")
-    if "time" not in canonical.dims:
-        raise ConfigurationError(f"{what} needs a time dimension of calendar years")
-    return canonical.transpose("time", "lat", "lon")
-
-
-def _class_codes(maps: xr.DataArray, inputs: InputSpec, what: str, error: type[XlandError]) -> NDArray[np.uint8]:
-    return known_codes(_compute(maps.data), len(inputs.classes), what, error)
-
-
-def _static(static: xr.Dataset, grid: Grid, inputs: InputSpec) -> dict[str, NDArray[np.float32]]:
-    missing = [name for name in inputs.static_variables if name not in static]
-    if missing:
-        raise StaticError(f"static predictors lack {', '.join(missing)}, which the inputs name")
-    canonical, _ = orient(static[list(inputs.static_variables)], what="static predictors")
-    own = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
-    if not own.same_as(grid):
-        raise StaticError(f"static predictors ({own}) are not on the fine grid of the forcing ({grid})")
-    return {name: _compute(canonical[name].data).astype(np.float32) for name in inputs.static_variables}
-
-
 def _states(forcing: Forcing, years: list[int], inputs: InputSpec) -> list[dict[str, NDArray[np.float32]]]:
     optional = [name for name in inputs.optional_coarse_variables if name in forcing.data]
     names = list(dict.fromkeys((*inputs.coarse_variables, *optional)))
     result = []
     for year in years:
         wanted = [year + step for step in inputs.steps]
-        values = {name: _compute(forcing.data[name].sel(time=wanted).data) for name in names}
+        values = {name: compute(forcing.data[name].sel(time=wanted).data) for name in names}
         for position, step in enumerate(wanted):
             states = {name: array[position] for name, array in values.items()}
             check_values(states, forcing.grid.latitude, forcing.grid.longitude, step)
@@ -245,23 +190,14 @@ def _states(forcing: Forcing, years: list[int], inputs: InputSpec) -> list[dict[
     return result
 
 
-def _covered(steps: list[dict[str, NDArray[np.float32]]]) -> NDArray[np.bool_]:
-    """Coarse cells of which the states take at least half in all years.
-
-    Other releases of the same record differ in cells that are mostly sea or ice: 0 here, no data there.
-    """
-    totals = [np.add.reduce([v for name, v in values.items() if name not in LUH_SECONDARY]) for values in steps]
-    return np.asarray(np.concatenate(totals).min(axis=0) >= 0.5)
-
-
 def _prior(prior: xr.DataArray, coarse: Grid, inputs: InputSpec, years: list[int]) -> NDArray[np.uint8]:
-    maps = _codes(prior, coarse, inputs.factor, "prior")
+    maps = lay_maps(prior, coarse, inputs.factor, "prior")
     there = maps["time"].values.tolist()
     wanted = [year + inputs.prior_step for year in years]
     missing = sorted(set(wanted) - set(there))
     if missing:
         raise TimeError(f"prior lacks the years {listed(missing)}; it holds {listed(there)}")
-    return _class_codes(maps.sel(time=wanted), inputs, "prior", PriorError)
+    return read_codes(maps.sel(time=wanted), inputs, "prior", PriorError)
 
 
 def _statistics(
@@ -304,7 +240,3 @@ def _describe(data: xr.Dataset | xr.DataArray, configured: str) -> dict[str, Any
     if configured in ("modis-2019", "class-fractions", "default"):
         return {"name": configured, **origin}
     return {"name": "in memory", **origin, "token": tokenize(data)}
-
-
-def _compute(values: Any) -> NDArray[Any]:
-    return np.asarray(dask.compute(values)[0] if isinstance(values, da.Array) else values)

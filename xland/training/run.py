@@ -127,7 +127,9 @@ def train(
         with _shown(report, enabled=progress) as say:
             if client is not None:
                 return launch(client, job, workers=workers, restarts=restarts, report=say)
-            return train_on_cluster(job, str(cluster), workers=workers, profile=profile, restarts=restarts, report=say)
+            return train_on_cluster(
+                job, str(cluster), workers=workers, profile=profile, restarts=restarts, progress=progress, report=say
+            )
     with join_group(device) as group, _shown(report, enabled=progress and group.main) as say:
         configuration, material = _material(configuration, given, store)
         factor = configuration.inputs.factor

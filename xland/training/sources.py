@@ -11,13 +11,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.errors import ConfigurationError, PriorError, StaticError, TimeError, VocabularyError
+from xland.errors import ConfigurationError, PriorError, TimeError, VocabularyError
 from xland.forcing import Forcing, check_values, read_forcing
 from xland.grid import Grid
 from xland.inputs import InputSpec
-from xland.orientation import orient
+from xland.training.alignment import lay_maps, lay_static, pair_years, read_codes
 from xland.training.configuration import Configuration
-from xland.training.material import _class_codes, _codes, _pairs, describe_data
+from xland.training.material import describe_data
 from xland.years import listed
 
 _ERRORS = {"target": VocabularyError, "prior": PriorError}
@@ -105,7 +105,7 @@ class Sources:
     def codes(self, what: str, year: int, rows: slice) -> NDArray[np.uint8]:
         """Read and check the class codes of a strip of the ``target`` or ``prior`` of a year, ``(rows, columns)``."""
         maps = self.target if what == "target" or self.prior is None else self.prior
-        return _class_codes(maps.sel(time=year).isel(lat=rows), self.inputs, f"{what} of {year}", _ERRORS[what])
+        return read_codes(maps.sel(time=year).isel(lat=rows), self.inputs, f"{what} of {year}", _ERRORS[what])
 
     def strips(self, tile: int) -> list[slice]:
         """Rows that are held at a time: whole tiles, and at least as many as a chunk of the sources."""
@@ -135,8 +135,8 @@ def check_sources(
     """
     inputs = configuration.inputs
     coarse = read_forcing(forcing, variables=inputs.coarse_variables)
-    maps = _codes(target, coarse.grid, inputs.factor, "target")
-    pairs = _pairs(configuration, coarse.years, maps["time"].values.tolist())
+    maps = lay_maps(target, coarse.grid, inputs.factor, "target")
+    pairs = pair_years(configuration, coarse.years, maps["time"].values.tolist())
     twice = {mapped for _, mapped in pairs if [each for _, each in pairs].count(mapped) > 1}
     if twice:
         raise ConfigurationError(f"[data] target_years names {listed(sorted(twice))} more than once")
@@ -145,7 +145,7 @@ def check_sources(
     sources = Sources(
         configuration=configuration,
         forcing=coarse,
-        static=_on_grid(static, coarse.grid.refine(inputs.factor), inputs),
+        static=lay_static(static, coarse.grid.refine(inputs.factor), inputs),
         target=maps,
         prior=_adjacent(maps, prior, coarse.grid, inputs),
         pairs=pairs,
@@ -162,15 +162,4 @@ def check_sources(
 def _adjacent(target: xr.DataArray, prior: xr.DataArray | None, coarse: Grid, inputs: InputSpec) -> xr.DataArray | None:
     if inputs.prior == "none":
         return None
-    return target if prior is None else _codes(prior, coarse, inputs.factor, "prior")
-
-
-def _on_grid(static: xr.Dataset, grid: Grid, inputs: InputSpec) -> xr.Dataset:
-    missing = [name for name in inputs.static_variables if name not in static]
-    if missing:
-        raise StaticError(f"static predictors lack {', '.join(missing)}, which the inputs name")
-    canonical, _ = orient(static[list(inputs.static_variables)], what="static predictors")
-    own = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
-    if not own.same_as(grid):
-        raise StaticError(f"static predictors ({own}) are not on the fine grid of the forcing ({grid})")
-    return canonical.transpose("lat", "lon")
+    return target if prior is None else lay_maps(prior, coarse, inputs.factor, "prior")

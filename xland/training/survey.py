@@ -15,7 +15,7 @@ from xland.errors import ConfigurationError
 from xland.grid import expand
 from xland.inputs import Channel
 from xland.models.coverage import Coverage
-from xland.training.material import _covered
+from xland.training.alignment import find_covered
 from xland.training.moments import Moments
 from xland.training.sources import Sources
 
@@ -105,7 +105,7 @@ def _survey_forcing(
         values = sources.states(year)
         for channel in channels:
             moments[channel.name] += Moments.of(channel.compute(values)[:, training]) * times[year]
-        covered &= _covered([values])
+        covered &= find_covered([values])
         done()
     return moments, covered
 
