@@ -3,6 +3,7 @@
 Run as ``python -m tests.benchmarks.rollout [--quick] [--only synthetic|plum_island] [--figure PATH]``. The maps
 of Plum Island are looked for in ``../shared/data`` or ``XLAND_TEST_DATA``. Each run trains the same small U-Net
 twice, from the same seed and with as many steps; the next run has another seed and other held-out cells.
+``--quick`` takes too few steps to learn what is compared: it shows that everything runs.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ def lines(name: str, case: drift.Case, results: Results, steps: int) -> Iterator
         "<= 1",
         **common,
         loss=_rounded(lost),
+        all={side: [round(each["loss"], 4) for each in results[side]] for side in results},
         accuracy={side: _middle(results[side], "accuracy") for side in results},
         accuracy_where_changed={side: _middle(results[side], "changed") for side in SIDES},
     )
