@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from tests.training.commands import write_files
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
 from xland.cli import _parser, main
 from xland.errors import TrainingStoppedError
@@ -173,33 +174,8 @@ def test_models_lists_the_shipped_ones_and_prints_a_card(files, capsys):
     assert json.loads(capsys.readouterr().out)["name"] == "tiny-0"
 
 
-def test_train_runs_a_configuration_and_resumes(files, tmp_path, capsys):
-    configuration = tmp_path / "tiny.toml"
-    configuration.write_text(
-        f"""
-name = "tiny"
-title = "A model of the tests"
-[data]
-forcing = "{files / "states.nc"}"
-target = "{files / "maps.nc"}"
-static = "{files / "static.nc"}"
-[inputs]
-factor = 4
-resolution = 1.0
-window = 40
-stride = 20
-coarse = [{{ name = "forest", sources = ["primf", "secdf"] }}, {{ name = "has_data", sources = [] }}]
-static = [{{ name = "elevation", sources = ["elevation"], transform = "signed_sqrt" }}]
-[architecture]
-width = 4
-depth = 2
-[schedule]
-epochs = 1
-patch = 40
-patch_stride = 20
-candidates = 16
-"""
-    )
+def test_train_runs_a_configuration_and_resumes(tmp_path, capsys):
+    configuration = write_files(tmp_path)
     output = tmp_path / "run"
     assert main(["train", str(configuration), str(output)]) == 0
     assert (output / "card.json").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -225,10 +226,7 @@ def _prepare(commands: Any) -> None:
         source = prepare(
             options.configuration,
             options.store,
-            forcing=options.forcing,
-            target=None if options.target is None else open_map(options.target),
-            static=None if options.static is None else open_coarse(options.static),
-            prior=None if options.prior is None else open_map(options.prior),
+            **_training_data(options),
             tile=options.tile,
             resume=options.resume,
             overwrite=options.overwrite,
@@ -244,10 +242,7 @@ def _prepare(commands: Any) -> None:
     )
     parser.add_argument("configuration", help="shipped configuration or TOML file")
     parser.add_argument("store", type=Path, help="folder to write")
-    parser.add_argument("--forcing", type=Path, help="coarse fractions, in place of the configuration's")
-    parser.add_argument("--target", type=Path, help="maps to learn from (land_use), in place of the configuration's")
-    parser.add_argument("--static", type=Path, help="static predictors, in place of the configuration's")
-    parser.add_argument("--prior", type=Path, help="maps of the adjacent years; by default the target's")
+    _add_training_data(parser)
     parser.add_argument("--tile", type=int, help="fine cells along a chunk; by default the patch of the configuration")
     parser.add_argument("--resume", action="store_true", help="finish a store that was left unfinished")
     parser.add_argument("--overwrite", action="store_true", help="replace a store that exists")
@@ -263,10 +258,7 @@ def _train(commands: Any) -> None:
         checkpoint = train(
             options.configuration,
             options.output,
-            forcing=options.forcing,
-            target=None if options.target is None else open_map(options.target),
-            static=None if options.static is None else open_coarse(options.static),
-            prior=None if options.prior is None else open_map(options.prior),
+            **_training_data(options),
             store=options.store,
             device=options.device,
             cluster=options.cluster,
@@ -275,7 +267,8 @@ def _train(commands: Any) -> None:
             restarts=options.restarts,
             resume=options.resume,
         )
-        print(f"wrote {checkpoint.folder}: validation {checkpoint.card['validation']}")
+        if os.environ.get("RANK", "0") == "0":
+            print(f"wrote {checkpoint.folder}: validation {checkpoint.card['validation']}")
 
     parser = _command(
         commands,
@@ -287,10 +280,7 @@ def _train(commands: Any) -> None:
     )
     parser.add_argument("configuration", help="shipped configuration or TOML file")
     parser.add_argument("output", type=Path, help="folder for model, log and state")
-    parser.add_argument("--forcing", type=Path, help="coarse fractions, in place of the configuration's")
-    parser.add_argument("--target", type=Path, help="maps to learn from (land_use), in place of the configuration's")
-    parser.add_argument("--static", type=Path, help="static predictors, in place of the configuration's")
-    parser.add_argument("--prior", type=Path, help="maps of the adjacent years, for models that read one")
+    _add_training_data(parser)
     parser.add_argument("--store", type=Path, help="training store of xland prepare, in place of all of these")
     parser.add_argument("--resume", action="store_true", help="go on from the last state")
     parser.add_argument(
@@ -306,6 +296,20 @@ def _train(commands: Any) -> None:
         default=3,
         help="how often a training on a cluster starts again because a worker was lost (%(default)s)",
     )
+
+
+def _add_training_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--forcing", type=Path, help="coarse fractions, in place of the configuration's")
+    parser.add_argument("--target", type=Path, help="maps to learn from (land_use), in place of the configuration's")
+    parser.add_argument("--static", type=Path, help="static predictors, in place of the configuration's")
+    parser.add_argument("--prior", type=Path, help="maps of the adjacent years; by default the target's")
+
+
+def _training_data(options: argparse.Namespace) -> dict[str, Any]:
+    openers = {"target": open_map, "static": open_coarse, "prior": open_map}
+    given = {name: getattr(options, name) for name in openers}
+    opened = {name: None if path is None else openers[name](path) for name, path in given.items()}
+    return {"forcing": options.forcing, **opened}
 
 
 def _models(commands: Any) -> None:
