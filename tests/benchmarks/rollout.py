@@ -42,15 +42,25 @@ def main() -> None:
     parser.add_argument("--only", choices=list(STEPS), help="one of the two worlds")
     parser.add_argument("--figure", type=Path, help="draw accuracy year by year into this PNG")
     options = parser.parse_args()
-    makers = {"synthetic": drift.synthetic, "plum_island": partial(drift.plum_island, DATA)}
     drawn: dict[str, tuple[list[int], Results]] = {}
+    for result in measured(quick=options.quick, only=options.only, drawn=drawn):
+        show(result)
+    if options.figure is not None:
+        draw(drawn, options.figure)
+
+
+def measured(
+    *, quick: bool, only: str | None = None, drawn: dict[str, tuple[list[int], Results]] | None = None
+) -> Iterator[Result]:
+    """Yield the lines of each world, and keep in ``drawn`` what there is to draw."""
+    makers = {"synthetic": drift.synthetic, "plum_island": partial(drift.plum_island, DATA)}
     for name, make in makers.items():
-        if options.only not in (None, name):
+        if only not in (None, name):
             continue
         if name == "plum_island" and not DATA.exists():
-            show(skipped(f"rollout_{name}", f"{DATA.name} is not at hand: set XLAND_TEST_DATA"))
+            yield skipped(f"rollout_{name}", f"{DATA.name} is not at hand: set XLAND_TEST_DATA")
             continue
-        runs, steps = (1, STEPS[name] // 5) if options.quick else (3, STEPS[name])
+        runs, steps = (1, STEPS[name] // 5) if quick else (5, STEPS[name])
         results: Results = {side: [] for side in (*SIDES, "persistence")}
         for seed in range(runs):
             case = make(seed=seed, steps=steps)
@@ -60,11 +70,9 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as folder:
                     results[side].append(drift.drift(case, Path(folder) / "model", own_maps))
                 tell(f"  {side}: {results[side][-1]['accuracy'][0]:.4f} to {results[side][-1]['last']:.4f}")
-        drawn[name] = case.years, results
-        for each in lines(name, case, results, steps):
-            show(each)
-    if options.figure is not None:
-        draw(drawn, options.figure)
+        if drawn is not None:
+            drawn[name] = case.years, results
+        yield from lines(name, case, results, steps)
 
 
 def lines(name: str, case: drift.Case, results: Results, steps: int) -> Iterator[Result]:

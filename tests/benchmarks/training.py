@@ -1,8 +1,9 @@
 """What keeps a training busy: one JSON object a line, one line a promise.
 
-Run as ``python -m tests.benchmarks.training [--quick] [--only NAME ...] [--device cuda]``. Each run is a
-fresh process; sides that are compared take turns; figures are of the medians. Content: a synthetic world of
-40 years at 0.01 degree with the 35 published channels. Linux only.
+Run as ``python -m tests.benchmarks.training [--quick] [--only NAME ...]``. Each run is a fresh process (but for
+``rollout``); sides that are compared take turns; figures are of the medians. Content, where no other is named:
+a synthetic world of 40 years at 0.01 degree with the 35 published channels. ``rollout`` reads the maps of Plum
+Island in ``../shared/data`` or ``XLAND_TEST_DATA``. Linux only.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ class Bench:
 
     folder: Path
     quick: bool = False
-    device: str = "cpu"
 
     @property
     def runs(self) -> int:
@@ -182,7 +182,7 @@ def weak_scaling(bench: Bench) -> Iterator[Result]:
 
 def rollouts(bench: Bench) -> Iterator[Result]:
     """Accuracy lost over free rollouts, with and without scheduled sampling."""
-    yield from rollout.lines(quick=bench.quick)
+    yield from rollout.measured(quick=bench.quick)
 
 
 def on_gpu(bench: Bench) -> Iterator[Result]:
