@@ -39,10 +39,12 @@ class CommonBatchNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         kind = self.weight.dtype
-        variance, mean = torch.var_mean(x.detach().to(kind), dim=(0, 2, 3), correction=0)
+        # several times as fast as torch.var_mean, which gives the same
+        _, mean, inverse = torch.native_batch_norm(x.detach().to(kind), None, None, None, None, True, 0.0, self.eps)
         own = x.numel() / x.shape[1]
         # in double precision, so that the mean of squares less the square of the mean stays exact enough
-        sums = torch.stack([torch.ones_like(mean), mean, variance + mean.double().square()]).double() * own
+        mean, variance = mean.double(), inverse.double().pow(-2) - self.eps
+        sums = torch.stack([torch.ones_like(mean), mean, variance + mean.square()]) * own
         distributed.all_reduce(sums)
         count, exact = sums[0, 0], sums[1] / sums[0]
         mean, variance = exact.to(kind), (sums[2] / sums[0] - exact.square()).clamp_min(0).to(kind)
@@ -78,5 +80,5 @@ class _Normalise(torch.autograd.Function):
         distributed.all_reduce(sums)
         slope = -weight * inverse.square() * sums[0] / count
         level = -weight * inverse * sums[1] / count - slope * mean
-        through += torch.addcmul(level[:, None, None], x, slope[:, None, None])
+        through.addcmul_(x, slope[:, None, None]).add_(level[:, None, None])
         return through, for_weight, for_bias, None, None, None, None
