@@ -215,16 +215,28 @@ def test_an_array_that_is_missing_is_named(copied):
 def test_chunks_are_those_that_zarr_reads(tmp_path, shards, compressor):
     values = np.arange(3 * 13 * 9, dtype=np.float32).reshape(3, 13, 9)
     values[2, 8:] = 0
-    array = zarr.create_array(
-        tmp_path / "a", shape=values.shape, chunks=(1, 4, 3), shards=shards, dtype="f4", compressors=(compressor,)
-    )
-    array[:] = values
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        array = zarr.create_array(
+            tmp_path / "a", shape=values.shape, chunks=(1, 4, 3), shards=shards, dtype="f4", compressors=(compressor,)
+        )
+        array[:] = values
     chunks = open_chunks(tmp_path / "a")
     padded = np.zeros((3, 16, 9), np.float32)
     padded[:, :13] = values
     for index in np.ndindex(3, 4, 3):
         wanted = padded[index[0], None, index[1] * 4 : index[1] * 4 + 4, index[2] * 3 : index[2] * 3 + 3]
         np.testing.assert_array_equal(chunks.read(index), wanted)
+
+
+@pytest.mark.parametrize("shards", [None, (1, 8, 6)])
+def test_chunks_that_are_not_there_are_named_and_never_taken_for_0(tmp_path, shards):
+    array = zarr.create_array(tmp_path / "a", shape=(2, 8, 6), chunks=(1, 4, 3), shards=shards, dtype="f4")
+    array[0, :4, :3] = 1
+    chunks = open_chunks(tmp_path / "a")
+    assert (chunks.read((0, 0, 0)) == 1).all()
+    for index in ((0, 1, 1), (1, 0, 0)):
+        with pytest.raises(StoreError, match=rf"chunk {index[0]}\.{index[1]}\.{index[2]} cannot be read"):
+            chunks.read(index)
 
 
 def test_a_hash_is_that_of_the_content_field_by_field(tmp_path):

@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 import xland
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_network
 from xland.errors import CheckpointError, ModelError
+from xland.models import checkpoint
 from xland.models.checkpoint import (
     CARD,
     WEIGHTS,
@@ -359,3 +360,24 @@ def test_no_module_of_the_package_unpickles_anything():
 def test_checkpoints_compare_by_folder_and_card(folder):
     checkpoint = read_checkpoint(folder)
     assert checkpoint == Checkpoint(folder, dict(checkpoint.card))
+
+
+def test_a_writer_that_is_killed_before_the_new_card_leaves_the_old_model(folder, monkeypatch):
+    before = read_checkpoint(folder).network().state_dict()
+    write = checkpoint.write_atomically
+
+    def killed(path, *arguments, **options):
+        if path.name == CARD:
+            raise KeyboardInterrupt
+        write(path, *arguments, **options)
+
+    monkeypatch.setattr(checkpoint, "write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(folder, tiny_network(tiny_inputs("one_hot"), seed=8), {"name": "new"})
+    monkeypatch.undo()
+    checkpoint._networks.clear()
+    left = read_checkpoint(folder)
+    assert left.name != "new"
+    assert all(torch.equal(value, before[name]) for name, value in left.network().state_dict().items())
+    tiny_checkpoint(folder, tiny_inputs("one_hot"), seed=9)
+    assert {path.name for path in folder.iterdir()} == {CARD, WEIGHTS}

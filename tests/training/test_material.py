@@ -77,10 +77,11 @@ def test_a_constant_channel_is_not_divided_by_zero(world):
 
 
 def test_years_are_paired_as_the_configuration_says(world):
-    _, material = gather(years(tiny_configuration(), (2001, 2000), (2000, 2000)), **world)
-    own = material.source
-    np.testing.assert_array_equal(own.target[0], own.target[1])
-    assert not np.array_equal(own.coarse[0], own.coarse[1])
+    own = gather(years(tiny_configuration(), (2000, 2001), (2000, 2001)), **world)[1].source
+    turned = gather(years(tiny_configuration(), (2001, 2000), (2000, 2001)), **world)[1].source
+    np.testing.assert_array_equal(turned.target, own.target)
+    np.testing.assert_allclose(turned.coarse, own.coarse[::-1], atol=1e-5)
+    assert not np.allclose(own.coarse[0], own.coarse[1])
 
 
 def test_two_steps_read_the_year_before(world):
@@ -273,3 +274,21 @@ def test_the_coverage_holds_the_cells_with_data(world):
     states = world["forcing"].drop_vars(["secma", "secmb"]).to_dataarray().sum("variable", skipna=False)
     np.testing.assert_array_equal(material.coverage.cells, (states >= 0.5).all("time"))
     assert 0 < material.coverage.cells.sum() < np.isfinite(states).all("time").sum()
+
+
+def test_the_card_says_where_data_really_came_from(world, tmp_path):
+    """Data that are given are not those that the configuration names."""
+    configuration = tiny_configuration()
+    named = replace(configuration, data=replace(configuration.data, target="modis-2019", static="default"))
+    described = gather(named, **world)[1].description
+    assert {described[entry]["name"] for entry in ("forcing", "target", "static")} == {"in memory"}
+    assert "wheels" not in described
+    other = world["target"].copy(deep=True)
+    other[0, 90, 100] = 1 if other[0, 90, 100] != 1 else 4
+    again = gather(named, **{**world, "target": other})[1].description
+    assert again["target"]["token"] != described["target"]["token"]
+
+
+def test_a_map_that_is_named_twice_is_refused(world):
+    with pytest.raises(ConfigurationError, match=r"target_years names 2001 more than once"):
+        gather(years(tiny_configuration(), (2000, 2001), (2001, 2001)), **world)

@@ -42,8 +42,6 @@ class ChunkedArray:
     shards : tuple of int or None
         Cells of one file, if files hold several chunks.
     dtype : dtype
-    fill : scalar
-        Value of chunks that were not written.
     codec : str
         ``zstd`` or ``blosc``.
     """
@@ -53,7 +51,6 @@ class ChunkedArray:
     chunks: Index
     shards: Index | None
     dtype: np.dtype[Any]
-    fill: Any
     codec: str
     _indices: dict[Index, NDArray[np.uint64]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -66,10 +63,7 @@ class ChunkedArray:
             If the chunk is damaged or cannot be read.
         """
         try:
-            encoded = self._bytes(index)
-            if encoded is None:
-                return np.broadcast_to(np.asarray(self.fill, self.dtype), self.chunks)
-            decoded = _decoder(self.codec)(encoded)
+            decoded = _decoder(self.codec)(self._bytes(index))
             return np.frombuffer(decoded, self.dtype).reshape(self.chunks)
         except (OSError, ValueError, RuntimeError) as error:
             raise StoreError(
@@ -77,13 +71,10 @@ class ChunkedArray:
                 "copy it anew, or prepare it anew with overwrite=True"
             ) from error
 
-    def _bytes(self, index: Index) -> bytes | None:
-        """Return the encoded chunk; None if it was not written."""
+    def _bytes(self, index: Index) -> bytes:
+        """Return the encoded chunk; stores hold all of them, whatever their values."""
         if self.shards is None:
-            try:
-                return self._file(index).read_bytes()
-            except FileNotFoundError:
-                return None
+            return self._file(index).read_bytes()
         per_shard = tuple(shard // chunk for shard, chunk in zip(self.shards, self.chunks, strict=True))
         shard = tuple(at // count for at, count in zip(index, per_shard, strict=True))
         inner = tuple(at % count for at, count in zip(index, per_shard, strict=True))
@@ -91,7 +82,7 @@ class ChunkedArray:
             self._indices[shard] = self._read_index(shard, per_shard)
         offset, length = map(int, self._indices[shard][inner])
         if offset == _ABSENT:
-            return None
+            raise OSError("it was not written")
         with self._file(shard).open("rb", buffering=0) as file:
             encoded = os.pread(file.fileno(), length, offset)
         if len(encoded) != length:
@@ -101,12 +92,9 @@ class ChunkedArray:
     def _read_index(self, shard: Index, per_shard: Index) -> NDArray[np.uint64]:
         """Offset and length of each chunk of a shard, from the end of its file."""
         size = 16 * math.prod(per_shard)
-        try:
-            with self._file(shard).open("rb", buffering=0) as file:
-                end = os.fstat(file.fileno()).st_size
-                content = os.pread(file.fileno(), size, max(0, end - size - _CHECKSUM))
-        except FileNotFoundError:
-            return np.full((*per_shard, 2), _ABSENT, dtype=np.uint64)
+        with self._file(shard).open("rb", buffering=0) as file:
+            end = os.fstat(file.fileno()).st_size
+            content = os.pread(file.fileno(), size, max(0, end - size - _CHECKSUM))
         if len(content) != size:
             raise OSError(f"{self._file(shard)} has {end} bytes, fewer than its index")
         return np.frombuffer(content, "<u8").reshape(*per_shard, 2)
@@ -136,8 +124,7 @@ def open_chunks(folder: Path) -> ChunkedArray:
         _expect(codecs[0].get("configuration", {}).get("endian", "little") == "little", "little-endian numbers")
         _expect(metadata["chunk_key_encoding"] == _KEYS, "keys of the default encoding")
         dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
-        fill = np.asarray(metadata["fill_value"], dtype=dtype)
-        return ChunkedArray(folder, tuple(metadata["shape"]), chunks, shards, dtype, fill, codecs[1]["name"])
+        return ChunkedArray(folder, tuple(metadata["shape"]), chunks, shards, dtype, codecs[1]["name"])
     except FileNotFoundError:
         raise StoreError(f"{folder.parent} lacks the array {folder.name}: it is damaged or no training store") from None
     except (KeyError, TypeError, ValueError, IndexError) as error:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 CARD = "card.json"
+_KEPT = ".weights-before.safetensors"
 _FORMAT = 1
 _REQUIRED = ("name", "inputs", "architecture", "weights_sha256")
 _networks: dict[str, DownscalingNetwork] = {}
@@ -141,8 +142,10 @@ def save_checkpoint(folder: Path | str, network: DownscalingNetwork, card: Mappi
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    write_atomically(folder / WEIGHTS, weights)
+    # those that the old card is about stay until the new card is there
+    write_atomically(folder / WEIGHTS, weights, keep=folder / _KEPT)
     write_atomically(folder / CARD, (json.dumps(full, indent=2, ensure_ascii=False) + "\n").encode())
+    (folder / _KEPT).unlink(missing_ok=True)
     return read_checkpoint(folder)
 
 
@@ -202,7 +205,9 @@ def _load_network(checkpoint: Checkpoint) -> DownscalingNetwork:
 
     from xland.models.unet import Architecture, DownscalingNetwork
 
-    path = checkpoint.folder / WEIGHTS
+    path, kept = checkpoint.folder / WEIGHTS, checkpoint.folder / _KEPT
+    if kept.exists() and hashlib.sha256(kept.read_bytes()).hexdigest() == checkpoint.digest:
+        path = kept  # the writer was killed before it wrote the new card
     try:
         content = path.read_bytes()
     except OSError as error:

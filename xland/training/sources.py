@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.errors import ConfigurationError, PriorError, TimeError, VocabularyError
+from xland.errors import PriorError, TimeError, VocabularyError
 from xland.forcing import Forcing, check_values, read_forcing
 from xland.grid import Grid
 from xland.inputs import InputSpec
@@ -137,10 +137,7 @@ def check_sources(
     coarse = read_forcing(forcing, variables=inputs.coarse_variables)
     maps = lay_maps(target, coarse.grid, inputs.factor, "target")
     pairs = pair_years(configuration, coarse.years, maps["time"].values.tolist())
-    twice = {mapped for _, mapped in pairs if [each for _, each in pairs].count(mapped) > 1}
-    if twice:
-        raise ConfigurationError(f"[data] target_years names {listed(sorted(twice))} more than once")
-    description = describe_data(configuration, forcing=forcing, target=target, static=static)
+    description = describe_data(forcing=forcing, target=target, static=static)
     description["pairs"] = [list(pair) for pair in pairs]
     sources = Sources(
         configuration=configuration,

@@ -18,6 +18,9 @@ from xland.training.steps import call
 from xland.training.stopping import ignore_termination
 from xland.vocabulary import LAND_CLASSES
 
+_MORE = 4
+"""Times as many pixels are predicted as are kept, so that they come from many samples."""
+
 
 def count_pairs(
     network: nn.Module,
@@ -59,21 +62,29 @@ def count_pairs(
 
 
 def collect_scores(
-    network: nn.Module, dataset: PatchDataset, batch: int, group: Group, *, most: int = 4_000_000
+    network: nn.Module,
+    dataset: PatchDataset,
+    batch: int,
+    group: Group,
+    *,
+    workers: int = 0,
+    most: int = 4_000_000,
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Scores and targets of the pixels that count, ``(pixels, classes)`` and ``(pixels,)``, of one process.
 
     Parameters
     ----------
-    network, dataset, batch, group
-        As in :func:`count_pairs`; the rank alone predicts everything.
+    network, dataset, batch, group, workers
+        As in :func:`count_pairs`; but this rank alone predicts, while the others wait.
     most : int
-        About how many pixels to keep: of more, every second or third one and so on, in each batch.
+        About how many pixels to keep: of more, an even part of the samples and of the pixels of each.
     """
     alone = Group(device=group.device)
-    every = max(1, -(-len(dataset) * dataset.patches.size**2 // most))
+    pixels = len(dataset) * dataset.sequences.shape[1] * dataset.patches.size**2
+    items = range(0, len(dataset), max(1, pixels // (_MORE * most)))
+    every = max(1, -(-pixels * len(items) // (len(dataset) * most)))
     scores, targets = [], []
-    for output, target in _predictions(network, dataset, batch, alone, 0, None):
+    for output, target in _predictions(network, dataset, batch, alone, workers, None, items):
         counted = target != MASKED
         scores.append(output.movedim(1, -1)[counted][::every].float().cpu().numpy())
         targets.append(target[counted][::every].cpu().numpy())
@@ -107,13 +118,15 @@ def _predictions(
     group: Group,
     workers: int,
     check: Callable[[], None] | None,
+    items: range | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Scores and targets of this rank's share of the samples, in their order, batch by batch."""
     network.eval()
-    rounds = -(-len(dataset) // (batch * group.ranks))
+    items = range(len(dataset)) if items is None else items
+    rounds = -(-len(items) // (batch * group.ranks))
     own = [
-        [Sample(0, item) for item in range(first, min(first + batch, len(dataset)))]
-        for first in range(group.rank * batch, len(dataset), group.ranks * batch)
+        [Sample(0, item) for item in items[first : first + batch]]
+        for first in range(group.rank * batch, len(items), group.ranks * batch)
     ]
     pinned = group.device.type == "cuda"
     loader = iter(make_loader(dataset, own, workers=workers, pinned=pinned, prepare_worker=ignore_termination))
