@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ def train_ranks(folder: Path, ranks: int, at_once: int = 1, **arguments: Any) ->
     Returns
     -------
     dict
-        Of the last training: ``samples_per_second`` of all ranks, ``folder`` of the parameters, and ``items``,
-        the samples of each rank and step.
+        Of the last training: ``samples_per_second`` of all ranks, from the median time of a step, ``folder`` of
+        the parameters, and ``items``, the samples of each rank and step.
     """
     environment = {key: value for key, value in os.environ.items() if key not in THREADS}
     environment |= dict.fromkeys(THREADS, "1")
@@ -102,17 +103,15 @@ def _rank(
         stepper = Stepper(network, optimizer, settings, torch.ones(8), group)
         sampler = RankSampler(Order(len(data), 0), settings.schedule.batch, rank=group.rank, ranks=group.ranks)
         items = [[sample.item for sample in share] for share in islice(sampler, steps)]
-        started = 0.0
+        ends = []
         for number, samples in enumerate(islice(make_loader(data, sampler), steps)):
-            if number == WARM:
-                group.barrier()
-                started = time.perf_counter()
             if backwards:
                 samples = {name: tensor.flip(0) for name, tensor in samples.items()}
             stepper.take(samples, whole=sampler.batch_size(number), step=number)
-        group.barrier()
-        seconds = time.perf_counter() - started
-        told = {"samples_per_second": settings.schedule.batch * (steps - WARM) / seconds, "items": items}
+            ends.append(time.perf_counter())
+        # half of the steps are quicker: what disturbs some of them on a shared machine does not count
+        seconds = statistics.median(later - sooner for sooner, later in pairwise(ends[WARM:]))
+        told = {"samples_per_second": settings.schedule.batch / seconds, "items": items}
         (folder / f"told-{group.rank}.json").write_text(json.dumps(told))
         if group.main:
             save_file(network.state_dict(), folder / "network.safetensors")
