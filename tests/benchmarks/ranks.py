@@ -83,6 +83,7 @@ def _rank(
     width: int,
     weak: bool = False,
     adam: bool = True,
+    common: bool = True,
     double: bool = False,
     backwards: bool = False,
 ) -> None:
@@ -95,7 +96,9 @@ def _rank(
     with join_group("cpu") as group:
         torch.manual_seed(0)
         data = dataset(store, CACHE_BYTES, patch)
-        settings = configuration(Size(**size), width, batch=batch * (group.ranks if weak else 1), patch=patch)
+        settings = configuration(
+            Size(**size), width, batch=batch * (group.ranks if weak else 1), patch=patch, common_statistics=common
+        )
         network = DownscalingNetwork(data.source.inputs, settings.architecture)
         if double:
             network.double()

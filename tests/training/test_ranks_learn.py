@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -72,3 +73,16 @@ def test_ranks_under_torchrun_write_their_state_on_sigterm_and_go_on(arguments, 
     assert 0 < taken < STEPS
     assert main([*arguments(tmp_path), "--resume"]) == 0
     assert losses(tmp_path) == pytest.approx(alone, rel=1e-3)
+
+
+def test_ranks_with_batch_statistics_of_their_own_learn_too(arguments, alone, tmp_path):
+    """Without common statistics: near to one process, and not the same."""
+    name, configuration, *rest = arguments(tmp_path / "model")
+    own = tmp_path / "own.toml"
+    own.write_text(Path(configuration).read_text() + "common_statistics = false\n")
+    process = started([name, str(own), *rest])
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    found = losses(tmp_path / "model")
+    assert found != pytest.approx(alone, rel=1e-3)
+    assert found == pytest.approx(alone, rel=0.5)

@@ -105,6 +105,10 @@ class Schedule:
     locality : int
         Chunks of a training store whose patches are mixed with each other before those of the next
         chunks come. More mixes better, less reads less.
+    common_statistics : bool
+        Let batch normalisation see the samples of all ranks, so that one process and several learn the same.
+        Without, each rank has the statistics of its own share, as in plain data-parallel training: the ranks wait
+        for each other only once a step.
     precision : {"float32", "bfloat16"}
         ``bfloat16`` computes convolutions in half precision (autocast); weights stay in single.
     channels_last : bool
@@ -137,6 +141,7 @@ class Schedule:
     seed: int = 0
     workers: int = 0
     locality: int = 64
+    common_statistics: bool = True
     precision: Precision = "float32"
     channels_last: bool = False
     compile: bool = False

@@ -46,14 +46,15 @@ class Group:
         """Whether this process writes files and reports."""
         return self.rank == 0
 
-    def wrap(self, network: nn.Module) -> nn.Module:
-        """Return a module whose gradients are the mean over all ranks; batch statistics are common ones."""
+    def wrap(self, network: nn.Module, *, common_statistics: bool = True) -> nn.Module:
+        """Return a module whose gradients, and batch statistics if these are common, are those of all ranks."""
         if self.ranks == 1:
             return network
-        synchronise_batch_norm(network)
+        if common_statistics:
+            synchronise_batch_norm(network)
         devices = [self.device] if self.device.type == "cuda" else None
         wrap = nn.parallel.DistributedDataParallel
-        # buffers are the running statistics, which follow from common ones and are the same already
+        # buffers are the running statistics, which no rank needs to learn
         newer = "forward_sync_buffers" in inspect.signature(wrap).parameters
         options: dict[str, Any] = {"forward_sync_buffers" if newer else "broadcast_buffers": False}
         return wrap(network, device_ids=devices, **options)
@@ -69,6 +70,12 @@ class Group:
     def any(self, flag: bool) -> bool:
         """Whether the flag is up in any rank; waits for all of them."""
         return bool(flag) if self.ranks == 1 else bool(self.sum(torch.tensor(int(flag))).item())
+
+    def share_buffers(self, network: nn.Module) -> None:
+        """Give all ranks the running statistics of the first."""
+        if self.ranks > 1:
+            for buffer in network.buffers():
+                distributed.broadcast(buffer, 0)
 
     def barrier(self) -> None:
         """Wait for all ranks."""

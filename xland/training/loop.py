@@ -238,6 +238,7 @@ class _Training:
         figures = {"epoch": float(epoch), "loss": float(np.mean(progress.losses))}
         best = None
         if epoch % schedule.validate_every == 0 or epoch == schedule.epochs:
+            self.group.share_buffers(self.learner.average)
             check = partial(self.heed, request)
             pairs = count_pairs(
                 self.learner.average, self.validation, self._share, self.group, workers=schedule.workers, check=check

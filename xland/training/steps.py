@@ -49,7 +49,7 @@ class Stepper:
         """The network, wrapped so that gradients are those of the group."""
         if self.configuration.schedule.channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return self.group.wrap(self.network)
+        return self.group.wrap(self.network, common_statistics=self.configuration.schedule.common_statistics)
 
     @cached_property
     def model(self) -> Callable[..., Tensor]:
