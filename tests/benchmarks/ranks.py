@@ -66,10 +66,11 @@ def train_ranks(folder: Path, ranks: int, at_once: int = 1, **arguments: Any) ->
     return {"samples_per_second": slowest, "folder": folders[-1], "items": items}
 
 
-def largest_difference(first: str, second: str) -> float:
-    """Largest difference of any parameter or buffer of two trainings."""
+def largest_difference(first: str, second: str, *, buffers: bool = False) -> float:
+    """Largest difference of any parameter of two trainings, or of any of their running statistics."""
     own, other = (load_file(Path(folder) / "network.safetensors") for folder in (first, second))
-    return max(float((own[name].double() - other[name].double()).abs().max()) for name in own)
+    names = [name for name in own if ("running_" in name) == buffers]
+    return max(float((own[name].double() - other[name].double()).abs().max()) for name in names)
 
 
 def _rank(

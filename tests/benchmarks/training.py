@@ -150,6 +150,7 @@ def ddp_equal(bench: Bench) -> Iterator[Result]:
         sizes={**bench.sizes, "patch": 128, "batch": 4, "steps": 20, "width": 8},
         samples_twice=sum(count - 1 for count in taken.values()),
         samples_missing=len(expected - taken),
+        running_statistics=largest_difference(alone["folder"], both["folder"], buffers=True),
         **{name: largest_difference(own["folder"], other["folder"]) for name, (own, other) in others.items()},
     )
 
