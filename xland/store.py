@@ -35,6 +35,7 @@ from xland.storing.workplace import (
     quiet_zarr,
     read_manifest,
     read_root,
+    refuse_existing,
     refuse_foreign,
     refuse_strangers,
     workplace,
@@ -113,13 +114,13 @@ def write(
     if overwrite or resume:
         refuse_foreign(place)
     else:
-        _refuse_existing(place)
+        refuse_existing(place)
     ds, encoding = align(drop_encoding(ds), chunks, shards)
     description = describe_work(ds, encoding)
     try:
         with place.exclusive() as run:
             if not (overwrite or resume):
-                _refuse_existing(place)
+                refuse_existing(place)
             manifest = _begin(ds, encoding, description, place, overwrite=overwrite, resume=resume)
             if manifest is not None:
                 write_blocks(ds, place, manifest, run, progress=progress)
@@ -237,13 +238,3 @@ def _finish(place: Workplace, manifest: dict[str, Any]) -> None:
             f"{finished} of {expected} blocks of {place.target} were written; write again with resume=True"
         )
     place.publish(manifest)
-
-
-def _refuse_existing(place: Workplace) -> None:
-    if read_manifest(place) is not None:
-        raise StoreError(
-            f"an unfinished store of {place.target} is in {place.files.address}; finish it with resume=True or begin "
-            "anew with overwrite=True"
-        )
-    if place.has_old():
-        raise StoreError(f"{place.target} exists; pass overwrite=True to replace it")

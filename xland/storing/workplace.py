@@ -289,3 +289,14 @@ def quiet_zarr() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
         warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
         yield
+
+
+def refuse_existing(place: Workplace) -> None:
+    """Refuse to begin where a store stands, or one that is unfinished; :class:`StoreError` says what to pass."""
+    if read_manifest(place) is not None:
+        raise StoreError(
+            f"an unfinished store of {place.target} is in {place.files.address}; finish it with resume=True or begin "
+            "anew with overwrite=True"
+        )
+    if place.has_old():
+        raise StoreError(f"{place.target} exists; pass overwrite=True to replace it")

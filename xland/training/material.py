@@ -25,6 +25,7 @@ from xland.inputs import Channel, InputSpec
 from xland.models.coverage import Coverage
 from xland.training.alignment import compute, find_covered, lay_maps, lay_static, pair_years, read_codes
 from xland.training.configuration import Configuration
+from xland.training.moments import Moments
 from xland.years import listed
 
 _SHIPPED = "xland_name"
@@ -217,19 +218,12 @@ def _statistics(
     for channel in inputs.coarse:
         if channel.sources and all(name in steps[0] for name in channel.sources):
             plain = replace(channel, mean=0.0, scale=1.0)
-            statistics[channel.name] = _moments(np.concatenate([plain.compute(v)[:, low].ravel() for v in steps]))
+            values = np.concatenate([plain.compute(v)[:, low].ravel() for v in steps])
+            statistics[channel.name] = Moments.of(values).normalisation
     for channel in inputs.static:
         plain = Channel(channel.name, channel.sources, channel.transform)
-        statistics[channel.name] = _moments(plain.compute(fields)[training])
+        statistics[channel.name] = Moments.of(plain.compute(fields)[training]).normalisation
     return statistics
-
-
-def _moments(values: NDArray[np.float32]) -> tuple[float, float]:
-    values = values[np.isfinite(values)].astype(np.float64)
-    if not values.size:
-        return 0.0, 1.0
-    deviation = float(values.std())
-    return float(values.mean()), deviation if deviation > 1e-6 else 1.0
 
 
 def _describe(data: xr.Dataset | xr.DataArray) -> dict[str, Any]:

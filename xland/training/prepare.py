@@ -30,7 +30,14 @@ from xland.storing.journal import journal_of
 from xland.storing.manifest import FINGERPRINT, MANIFEST, check_same
 from xland.storing.progress import progress_bar
 from xland.storing.storage import LocalFiles, explain, is_url
-from xland.storing.workplace import LocalWorkplace, read_manifest, read_root, refuse_foreign, refuse_strangers
+from xland.storing.workplace import (
+    LocalWorkplace,
+    read_manifest,
+    read_root,
+    refuse_existing,
+    refuse_foreign,
+    refuse_strangers,
+)
 from xland.training.configuration import Configuration, read_configuration
 from xland.training.material import open_data
 from xland.training.skeleton import create_arrays
@@ -113,7 +120,7 @@ def prepare(
     if overwrite or resume:
         refuse_foreign(place)
     else:
-        _refuse_existing(place)
+        refuse_existing(place)
     sources = check_sources(configuration, **data, prior=prior)
     work = _describe_work(sources, tile)
     try:
@@ -183,7 +190,7 @@ def _begin(
 ) -> dict[str, Any] | None:
     """Return the manifest to work by, having set up what is missing; None when nothing is left to do."""
     if not (overwrite or resume):
-        _refuse_existing(place)
+        refuse_existing(place)
     manifest = read_manifest(place) if resume else None
     if manifest is not None:
         check_same(work, manifest["work"], place.target)
@@ -346,13 +353,3 @@ def _arrays(data: Path) -> Iterator[str]:
     for name in ("coarse", "static", "counted", "maps", "prior", "class_counts"):
         if (data / name).is_dir():
             yield name
-
-
-def _refuse_existing(place: LocalWorkplace) -> None:
-    if read_manifest(place) is not None:
-        raise StoreError(
-            f"an unfinished store of {place.target} is in {place.files.address}; finish it with resume=True or begin "
-            "anew with overwrite=True"
-        )
-    if place.has_old():
-        raise StoreError(f"{place.target} exists; pass overwrite=True to replace it")
