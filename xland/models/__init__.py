@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, overload
 
 from xland.errors import ModelError
 from xland.models.checkpoint import CARD, Checkpoint, read_checkpoint
+from xland.models.ensemble import Ensemble
 
 DEFAULT_MODEL = "luh2-0p05"
 _SHIPPED = Path(__file__).parent / "shipped"
+
+Model = str | Path | Checkpoint | Ensemble | list[Any] | tuple[Any, ...]
+"""What :func:`find_model` takes: a model, or a list of several that answer as one."""
 
 
 def list_models() -> tuple[str, ...]:
@@ -16,16 +21,40 @@ def list_models() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in _SHIPPED.glob(f"*/{CARD}")))
 
 
-def find_model(model: str | Path | Checkpoint = DEFAULT_MODEL) -> Checkpoint:
-    """Return a model by the name of a shipped one, or by the folder that holds it.
+@overload
+def find_model(model: str | Path | Checkpoint = DEFAULT_MODEL) -> Checkpoint: ...
+
+
+@overload
+def find_model(model: Ensemble | list[Any] | tuple[Any, ...]) -> Ensemble: ...
+
+
+@overload
+def find_model(model: Model) -> Checkpoint | Ensemble: ...
+
+
+def find_model(model: Model = DEFAULT_MODEL) -> Checkpoint | Ensemble:
+    """Return a model by the name of a shipped one, or by the folder that holds it; several as an ensemble.
+
+    Parameters
+    ----------
+    model : str, path or Checkpoint; or a list of them
+        A list gives an :class:`~xland.models.ensemble.Ensemble`, whatever its length.
 
     Raises
     ------
     ModelError
-        If neither a shipped model nor a folder has that name; the message lists the shipped ones.
+        If neither a shipped model nor a folder has that name; the message lists the shipped ones. If the
+        members of an ensemble do not read and write the same, or one is given twice.
     CheckpointError
-        If the folder's card is damaged.
+        If a folder's card is damaged.
     """
+    if isinstance(model, list | tuple):
+        return Ensemble(tuple(_find_one(each) for each in model))
+    return model if isinstance(model, Ensemble) else _find_one(model)
+
+
+def _find_one(model: Any) -> Checkpoint:
     if isinstance(model, Checkpoint):
         return model
     if not isinstance(model, str | Path):

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from xland.errors import CheckpointError, ModelError, XlandError
 from xland.inputs import InputSpec
+from xland.models.applicability import Applicability, pack, unpack
+from xland.models.calibration import Calibration, read_numbers
 from xland.models.coverage import Coverage
 from xland.storing.storage import explain
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 CARD = "card.json"
+APPLICABILITY = "applicability.safetensors"
 _KEPT = ".weights-before.safetensors"
 _FORMAT = 1
 _REQUIRED = ("name", "inputs", "architecture", "weights_sha256")
@@ -65,6 +68,43 @@ class Checkpoint:
         """Coarse cells that had data in the training; None where the card does not say."""
         values = self.card.get("coverage")
         return None if values is None else Coverage.from_dict(values)
+
+    @property
+    def calibration(self) -> Calibration:
+        """How class scores are scaled before the softmax; not at all where the card does not say."""
+        values, classes = self.card.get("calibration"), len(self.inputs.classes)
+        return Calibration.none(classes) if values is None else Calibration.from_dict(values, classes)
+
+    @property
+    def decision(self) -> tuple[float, ...]:
+        """Offsets of the log-probability of each class with which a map chooses one; 0 where the card does not say."""
+        classes = len(self.inputs.classes)
+        if "decision" not in self.card:
+            return (0.0,) * classes
+        return read_numbers(self.card, "decision", classes, "decision")
+
+    @property
+    def applicability(self) -> Applicability | None:
+        """Training inputs to measure the distance from; None where the model has none. Read from a file."""
+        entry = self.card.get("applicability")
+        return None if entry is None else unpack(self.folder / APPLICABILITY, entry)
+
+    @property
+    def licence(self) -> str:
+        """Licence of the weights."""
+        return str(self.card.get("licence", ""))
+
+    @property
+    def members(self) -> tuple[Checkpoint, ...]:
+        """The model itself, as the only member; see :class:`xland.models.ensemble.Ensemble`."""
+        return (self,)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of all that fixes probabilities and maps: weights, inputs, architecture, calibration, decision."""
+        entries = ("weights_sha256", "inputs", "architecture", "calibration", "decision")
+        fixed = {name: self.card.get(name) for name in entries}
+        return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
     def network(self) -> DownscalingNetwork:
         """Return the network in evaluation mode; loaded and verified once a process.
@@ -110,7 +150,8 @@ def read_checkpoint(folder: Path | str) -> Checkpoint:
         raise CheckpointError(f"{path} has format {card.get('format')!r}; this version of xland reads {_FORMAT}")
     checkpoint = Checkpoint(folder, card)
     try:
-        checkpoint.inputs  # noqa: B018 - reading it is the check
+        # reading them is the check
+        checkpoint.inputs, checkpoint.calibration, checkpoint.decision  # noqa: B018
     except XlandError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return checkpoint
@@ -146,12 +187,29 @@ def save_checkpoint(folder: Path | str, network: DownscalingNetwork, card: Mappi
     write_atomically(folder / WEIGHTS, weights, keep=folder / _KEPT)
     write_atomically(folder / CARD, (json.dumps(full, indent=2, ensure_ascii=False) + "\n").encode())
     (folder / _KEPT).unlink(missing_ok=True)
+    if "applicability" not in full:
+        (folder / APPLICABILITY).unlink(missing_ok=True)
     return read_checkpoint(folder)
 
 
-def update_card(folder: Path | str, entries: Mapping[str, Any]) -> Checkpoint:
-    """Add entries, scores for example, to the card of a model."""
+def update_card(
+    folder: Path | str, entries: Mapping[str, Any], *, applicability: Applicability | None = None
+) -> Checkpoint:
+    """Add entries, scores for example, to the card of a model.
+
+    Parameters
+    ----------
+    folder : path
+    entries : mapping
+        Replace those of the same name.
+    applicability : Applicability, optional
+        Training inputs to keep beside the weights.
+    """
     checkpoint = read_checkpoint(folder)
+    if applicability is not None:
+        content, entry = pack(applicability)
+        entries = {**entries, "applicability": entry}
+        write_atomically(checkpoint.folder / APPLICABILITY, content)
     card = {**checkpoint.card, **entries}
     write_atomically(checkpoint.folder / CARD, (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
     return read_checkpoint(folder)

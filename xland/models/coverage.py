@@ -75,3 +75,11 @@ class Coverage:
             return cls(grid, bits.reshape(grid.shape).astype(np.bool_))
         except (KeyError, TypeError, ValueError, zlib.error) as error:
             raise CheckpointError(f"the coverage in the model card is damaged: {error}") from error
+
+
+def join_coverages(one: Coverage | None, other: Coverage | None) -> Coverage | None:
+    """Return the cells that either of two models covers, on the globe where their grids differ; None is unknown."""
+    if one is None or other is None:
+        return one or other
+    grid = one.grid if one.grid.same_as(other.grid) else Grid.world(one.grid.resolution)
+    return Coverage(grid, one.on(grid) | other.on(grid))

@@ -1,0 +1,124 @@
+"""Probabilities that mean what they say: how the scores of a network are scaled before the softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xland.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BINS = 15
+"""Bins of confidence of a calibration error, as in Guo et al. (2017)."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Vector scaling of class scores: the probabilities are ``softmax(scores * scale + bias)``.
+
+    Temperature scaling is the case of equal scales, 1 / temperature each, and no bias. See Guo et al.
+    (2017), arXiv 1706.04599.
+
+    Parameters
+    ----------
+    scale, bias : tuple of float
+        One a class; scales are above 0.
+    """
+
+    scale: tuple[float, ...]
+    bias: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.scale) != len(self.bias):
+            raise CheckpointError(f"a calibration has {len(self.scale)} scales and {len(self.bias)} biases")
+        if not np.isfinite([*self.scale, *self.bias]).all() or min(self.scale, default=1.0) <= 0:
+            raise CheckpointError(
+                f"the scales of a calibration must be above 0 and all its numbers finite, not {self.scale}, {self.bias}"
+            )
+
+    @classmethod
+    def none(cls, classes: int) -> Calibration:
+        """Return the calibration that changes nothing."""
+        return cls((1.0,) * classes, (0.0,) * classes)
+
+    @property
+    def is_none(self) -> bool:
+        """Whether it changes nothing."""
+        return set(self.scale) <= {1.0} and set(self.bias) <= {0.0}
+
+    def apply(self, scores: Tensor) -> Tensor:
+        """Scale scores, ``(batch, classes, ...)``; the softmax is still to be taken."""
+        if self.is_none:
+            return scores
+        shape = (1, -1, *(1 for _ in range(scores.ndim - 2)))
+        return scores * scores.new_tensor(self.scale).view(shape) + scores.new_tensor(self.bias).view(shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for the model card."""
+        return {"scale": list(self.scale), "bias": list(self.bias)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], classes: int) -> Calibration:
+        """Read a calibration of so many classes from a card; :class:`CheckpointError` if it is damaged."""
+        return cls(*(read_numbers(values, name, classes, "calibration") for name in ("scale", "bias")))
+
+
+def read_numbers(values: Any, name: str, classes: int, what: str) -> tuple[float, ...]:
+    """Read one finite number a class from an entry of a card.
+
+    Raises
+    ------
+    CheckpointError
+        If there are more or fewer, or other things than numbers.
+    """
+    try:
+        numbers = tuple(float(value) for value in values[name])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the {what} in the model card is damaged: {error!r}") from error
+    if len(numbers) != classes or not np.isfinite(numbers).all():
+        raise CheckpointError(
+            f"the {what} in the model card is damaged: {name!r} must hold {classes} finite numbers, one a class"
+        )
+    return numbers
+
+
+def calibration_error(
+    confidence: NDArray[np.floating[Any]],
+    correct: NDArray[np.bool_],
+    weight: NDArray[np.float64] | None = None,
+    bins: int = BINS,
+) -> float:
+    """Return the expected calibration error: mean distance of confidence and accuracy over bins of equal width.
+
+    Parameters
+    ----------
+    confidence : (pixels,) array
+        Probability of the class that was decided.
+    correct : (pixels,) array of bool
+        Whether it is the observed one.
+    weight : (pixels,) array, optional
+        Area of each pixel; all equal by default.
+    bins : int
+        Bins from 0 to 1.
+
+    Returns
+    -------
+    float
+        From 0 to 1; NaN without pixels. See Naeini et al. (2015), doi 10.1609/aaai.v29i1.9602.
+    """
+    weight = np.ones(len(confidence)) if weight is None else weight
+    place = bin_of(confidence, bins)
+    excess = np.bincount(place, weight * (correct - confidence.astype(np.float64)), minlength=bins)
+    total = float(weight.sum())
+    return float(np.abs(excess).sum() / total) if total > 0 else float("nan")
+
+
+def bin_of(values: NDArray[np.floating[Any]], bins: int) -> NDArray[np.intp]:
+    """Bin of each value from 0 to 1: bins of equal width, each with its lower edge, the last with 1 too."""
+    return np.clip((values.astype(np.float64) * bins).astype(np.intp), 0, bins - 1)

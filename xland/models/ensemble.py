@@ -1,0 +1,116 @@
+"""Several models that answer as one: the mean of their probabilities, and how far they disagree."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from functools import reduce
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xland.errors import ModelError
+from xland.models.applicability import Applicability
+from xland.models.calibration import Calibration
+from xland.models.checkpoint import Checkpoint
+from xland.models.coverage import Coverage, join_coverages
+
+if TYPE_CHECKING:
+    from xland.inputs import InputSpec
+    from xland.models.unet import DownscalingNetwork
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A deep ensemble (Lakshminarayanan et al. 2017, arXiv 1612.01474): trainings that differ in their seed.
+
+    Small and picklable, as its members are.
+
+    Parameters
+    ----------
+    members : tuple of Checkpoint
+        Of the same inputs: channels, normalisation, classes, factor and windows.
+
+    Raises
+    ------
+    ModelError
+        If there is no member, one is given twice, or the inputs differ; the message names the entries.
+    """
+
+    members: tuple[Checkpoint, ...]
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise ModelError("an ensemble needs at least one model, and the list is empty")
+        first = self.members[0]
+        for number, member in enumerate(self.members[1:], 2):
+            different = _differences(first.inputs, member.inputs)
+            if different:
+                raise ModelError(
+                    f"models of an ensemble must read and write the same, but number {number}, {member.name!r} "
+                    f"({member.folder}), differs from the first, {first.name!r}, in {', '.join(different)}: "
+                    "train all with the same data, inputs and split_seed, and each with a seed of its own"
+                )
+        identities = [member.identity for member in self.members]
+        twice = len(identities) - len(set(identities))
+        if twice:
+            raise ModelError(f"{twice} of the {len(identities)} models of the ensemble are given twice: list each once")
+
+    @property
+    def name(self) -> str:
+        """Names of the members."""
+        return "ensemble of " + ", ".join(member.name for member in self.members)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the members' digests."""
+        return _hash([member.digest for member in self.members])
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the members' identities."""
+        return _hash([member.identity for member in self.members])
+
+    @property
+    def licence(self) -> str:
+        """Licences of the members."""
+        return ", ".join(dict.fromkeys(member.licence for member in self.members))
+
+    @property
+    def inputs(self) -> InputSpec:
+        """Channels, classes, factor and windows of all members."""
+        return self.members[0].inputs
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """Coarse cells that had data in the training of any member; None where no card says."""
+        known = [member.coverage for member in self.members]
+        return reduce(join_coverages, known)
+
+    @property
+    def calibrations(self) -> tuple[Calibration, ...]:
+        """Calibration of each member."""
+        return tuple(member.calibration for member in self.members)
+
+    @property
+    def decision(self) -> tuple[float, ...]:
+        """Mean of the members' offsets."""
+        return tuple(np.mean([member.decision for member in self.members], axis=0).tolist())
+
+    @property
+    def applicability(self) -> Applicability | None:
+        """Training inputs of the first member that has them: all members have read the same."""
+        return next((each for member in self.members if (each := member.applicability) is not None), None)
+
+    def networks(self) -> tuple[DownscalingNetwork, ...]:
+        """Return the network of each member; see :meth:`xland.models.checkpoint.Checkpoint.network`."""
+        return tuple(member.network() for member in self.members)
+
+
+def _differences(own: InputSpec, other: InputSpec) -> list[str]:
+    return [field.name for field in fields(own) if getattr(own, field.name) != getattr(other, field.name)]
+
+
+def _hash(parts: list[str]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
