@@ -7,7 +7,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tests.worlds import FINE
-from xland.batches.split import CELL_COLUMNS, CELL_ROWS, LAND_CELLS, Part, assign_cells, assign_years, cell_of, divide
+from xland.batches.split import (
+    CELL_COLUMNS,
+    CELL_ROWS,
+    CONTINENTS,
+    LAND_CELLS,
+    Part,
+    assign_cells,
+    assign_years,
+    cell_of,
+    divide,
+    find_cells,
+    leave_out,
+)
 from xland.errors import ConfigurationError
 from xland.grid import Grid
 
@@ -149,3 +161,56 @@ def test_no_year_serves_for_both_training_and_test(years):
 def test_years_that_overlap_or_run_backwards_are_refused(train, test):
     with pytest.raises(ConfigurationError, match="without overlap"):
         assign_years([1990], train, test)
+
+
+def test_every_cell_with_land_is_on_one_continent():
+    total = np.sum([cells.astype(int) for cells in CONTINENTS.values()], axis=0)
+    np.testing.assert_array_equal(total, LAND_CELLS.astype(int))
+    assert LAND_CELLS.sum() == 427
+
+
+@pytest.mark.parametrize(
+    ("continent", "places"),
+    {
+        "africa": [(-1.5, 36.5), (30.5, 31.5), (-19.5, 47.5), (15.5, -23.5)],
+        "asia": [(39.5, 33.5), (24.5, 46.5), (66.5, -172.5), (-6.5, 106.5), (56.5, 61.5)],
+        "europe": [(48.5, 2.5), (64.5, -18.5), (37.5, -25.5), (56.5, 58.5)],
+        "north-america": [(72.5, -40.5), (21.5, -79.5), (12.5, -86.5), (56.5, -158.5)],
+        "oceania": [(-33.5, 150.5), (-5.5, 144.5), (20.5, -156.5), (-41.5, 174.5)],
+        "south-america": [(-3.5, -60.5), (8.5, -72.5), (-52.5, -70.5)],
+    }.items(),
+)
+def test_places_are_on_the_continent_that_everyone_knows(continent, places):
+    there = find_cells(FINE, CONTINENTS[continent])
+    assert all(there[int(90 - lat), int(lon + 180)] for lat, lon in places)
+
+
+@given(st.integers(0, 25), st.integers(0, 28), st.integers(2, 20), st.integers(2, 20), MASKS)
+def test_cells_are_found_alike_in_a_region_and_on_the_globe(row, column, rows, columns, cells):
+    part = (slice(5 * row, 5 * row + rows), slice(12 * column, 12 * column + columns))
+    np.testing.assert_array_equal(find_cells(FINE.window(*part), cells), find_cells(FINE, cells)[part])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(sorted(CONTINENTS)), st.integers(0, 100))
+def test_what_is_left_out_is_only_tested(continent, seed):
+    """Test cells stay, inside and outside; nothing becomes training or validation that was not."""
+    part, places = divide(FINE, seed), find_cells(FINE, CONTINENTS[continent])
+    before = part.copy()
+    kept = leave_out(part, places)
+    assert set(np.unique(kept[places])) <= {Part.NONE, Part.TEST}
+    np.testing.assert_array_equal(kept[~places], part[~places])
+    np.testing.assert_array_equal(kept == Part.TEST, part == Part.TEST)
+    np.testing.assert_array_equal(part, before)
+
+
+def test_leaving_out_everything_or_another_grid_is_refused():
+    part = divide(FINE)
+    with pytest.raises(ConfigurationError, match=r"takes all \d+ that serve for train: leave out less"):
+        leave_out(part, np.ones(part.shape, bool))
+    with pytest.raises(ConfigurationError, match="serve for validation"):
+        leave_out(part, part == Part.VALIDATION)
+    with pytest.raises(ConfigurationError, match=r"shape \(4, 4\), the split has \(180, 360\)"):
+        leave_out(part, np.ones((4, 4), bool))
+    with pytest.raises(ConfigurationError, match="array of 30 x 30, not of shape"):
+        find_cells(FINE, part == Part.TEST)

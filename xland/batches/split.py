@@ -7,8 +7,10 @@ of the AI4Land system, arXiv 2606.11793) and every cell serves one purpose only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,45 +18,66 @@ from numpy.typing import NDArray
 from xland.errors import ConfigurationError
 from xland.grid import Grid
 
+T = TypeVar("T", bound=np.generic)
+
 CELL_ROWS = 30
 CELL_COLUMNS = 30
 
-# Cells that hold land north of 60 S in MODIS land cover of 2019: fixed, so that a seed always gives
-# the same split, whatever map, region or resolution a model learns from.
+# Cells that hold land north of 60 S in MODIS land cover of 2019, by the continent that most of that land
+# belongs to: fixed, so that a seed always gives the same split, whatever map, region or resolution a model
+# learns from. Europe ends at 60 E and at the Aegean; islands far out belong to the nearest continent.
 _LAND = (
     "..............................",
-    ".....###################......",
-    "....##########..##.#########..",
-    "###############.##############",
-    "##############################",
-    "############..################",
-    "##.########...################",
-    "....#######...##############..",
-    "....######..#.#############...",
-    "....#####....##############...",
-    ".....####....#############....",
-    ".##..#####...#############.#..",
-    "......#####.########.#####.#..",
-    ".......####..#######.######.#.",
-    ".#.....####...######.#####..#.",
-    "..#....######..#####...######.",
-    "...#....######..####...######.",
-    "#.#.....####..######.....#####",
-    "###......###...######...######",
-    "#.#.#....###....###.....####..",
-    "........###.....##......####.#",
-    "........###..##......#....##.#",
-    "#.......##........##.......###",
-    "........###.........##......##",
-    "........##.##...............#.",
+    ".....nnnnnnnnnneeeeeiiii......",
+    "....nnnnnnnnnn..ee.eiiiiiiii..",
+    "innnnnnnnnnnnne.eeeeiiiiiiiiii",
+    "innnnnnnnnnnneeeeeeeiiiiiiiiii",
+    "nnnnnnnnnnnn..eeeeeeiiiiiiiiii",
+    "nn.nnnnnnnn...eeeeeeiiiiiiiiii",
+    "....nnnnnnn...eeeeeeiiiiiiii..",
+    "....nnnnnn..e.eeeiiiiiiiiii...",
+    "....nnnnn....aaaaaiiiiiiiii...",
+    ".....nnnn....aaaaaiiiiiiii....",
+    ".oo..nnnnn...aaaaaiiiiiiii.o..",
+    "......nnnnn.aaaaaaai.iiiii.o..",
+    ".......nsss..aaaaaaa.iiiiio.o.",
+    ".o.....ssss...aaaaaa.iiiii..o.",
+    "..o....ssssss..aaaaa...iiiooo.",
+    "...o....sssssa..aaaa...iiiooo.",
+    "o.o.....ssss..aaaaaa.....ooooo",
+    "ooo......sss...aaaaaa...oooooo",
+    "o.o.o....sss....aaa.....oooo..",
+    "........sss.....aa......oooo.o",
+    "........sss..aa......a....oo.o",
+    "o.......ss........aa.......ooo",
+    "........sss.........aa......oo",
+    "........ss.ss...............o.",
     "..............................",
     "..............................",
     "..............................",
     "..............................",
     "..............................",
 )
-LAND_CELLS: NDArray[np.bool_] = np.array([[mark == "#" for mark in row] for row in _LAND])
+LAND_CELLS: NDArray[np.bool_] = np.array([[mark != "." for mark in row] for row in _LAND])
 """Which cells of the split hold land; shape (30, 30), rows from north to south."""
+
+CONTINENTS: Mapping[str, NDArray[np.bool_]] = MappingProxyType(
+    {
+        name: np.array([[mark == letter for mark in row] for row in _LAND])
+        for name, letter in {
+            "africa": "a",
+            "asia": "i",
+            "europe": "e",
+            "north-america": "n",
+            "oceania": "o",
+            "south-america": "s",
+        }.items()
+    }
+)
+"""Cells of the split on each continent, (30, 30) arrays; every cell with land is on exactly one.
+
+Boundaries are those of cells of 6 x 12 degrees, good for leaving out what is far away, not for statistics.
+"""
 
 
 class Part(IntEnum):
@@ -166,7 +189,68 @@ def divide(grid: Grid, seed: int = 0, southern_limit: float = -60.0) -> NDArray[
     (rows, columns) array of int8
         Values of :class:`Part`.
     """
+    part = _lay(assign_cells(LAND_CELLS, seed), grid)
+    return np.where((grid.latitude >= southern_limit)[:, None], part, np.int8(Part.NONE))
+
+
+def find_cells(grid: Grid, cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Find what lies in some cells of the split, such as those of a continent.
+
+    Parameters
+    ----------
+    grid : Grid
+        The globe or any part of it, at any resolution.
+    cells : (30, 30) array of bool
+        For example one of :data:`CONTINENTS`.
+
+    Returns
+    -------
+    (rows, columns) array of bool
+    """
+    if cells.shape != LAND_CELLS.shape:
+        raise ConfigurationError(
+            f"cells of the split are an array of {CELL_ROWS} x {CELL_COLUMNS}, not of shape {cells.shape}"
+        )
+    return _lay(cells, grid)
+
+
+def leave_out(part: NDArray[np.int8], places: NDArray[np.bool_]) -> NDArray[np.int8]:
+    """Keep some places from the training, to see how a model does far from what it learned.
+
+    What they held for training and validation serves for nothing; their test cells stay what they are, so
+    that a model with and one without the places can be scored on the same cells.
+
+    Parameters
+    ----------
+    part : (rows, columns) array of int8
+        From :func:`divide`.
+    places : (rows, columns) array of bool
+        What to leave out, for example from :func:`find_cells`.
+
+    Returns
+    -------
+    (rows, columns) array of int8
+        Values of :class:`Part`; the given array is not changed.
+
+    Raises
+    ------
+    ConfigurationError
+        If the shapes differ, or no training or validation cell would be left.
+    """
+    if places.shape != part.shape:
+        raise ConfigurationError(f"places to leave out have shape {places.shape}, the split has {part.shape}")
+    kept = np.where(places & (part != Part.TEST), np.int8(Part.NONE), part)
+    for each in (Part.TRAIN, Part.VALIDATION):
+        if (part == each).any() and not (kept == each).any():
+            raise ConfigurationError(
+                f"leaving out {int(places.sum())} of {places.size} cells takes all {int((part == each).sum())} that "
+                f"serve for {each.name.lower()}: leave out less"
+            )
+    return kept
+
+
+def _lay(values: NDArray[T], grid: Grid) -> NDArray[T]:
+    """Lay values of the cells of the split on a grid."""
     rows, _ = cell_of(grid.latitude, np.zeros(grid.rows))
     _, columns = cell_of(np.zeros(grid.columns), grid.longitude)
-    part = assign_cells(LAND_CELLS, seed)[rows][:, columns]
-    return np.where((grid.latitude >= southern_limit)[:, None], part, np.int8(Part.NONE))
+    return values[rows][:, columns]
