@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xland.errors import GridError, RegionError, TimeError, VocabularyError
-from xland.evaluation.blocks import _edges
+from xland.evaluation.frames import edges
 from xland.evaluation.scores import Scores, check_codes, compare, confusion, evaluate, mixed_cells
 from xland.grid import Grid
 from xland.vocabulary import LAND_CLASSES
@@ -217,10 +217,10 @@ def test_any_chunking_gives_the_same_matrices_to_the_last_bit(seed, rows, column
 def test_blocks_cut_through_no_coarse_cell(factor, monkeypatch):
     predicted, observed = two_maps(1, rows=90, columns=180, resolution=2.0)
     whole = evaluate(predicted, observed, factor=factor)
-    monkeypatch.setattr("xland.evaluation.blocks._SMALLEST", 4)
-    monkeypatch.setattr("xland.evaluation.blocks._LARGEST", 23)
+    monkeypatch.setattr("xland.evaluation.frames._SMALLEST", 4)
+    monkeypatch.setattr("xland.evaluation.frames._LARGEST", 23)
     same(whole, evaluate(predicted.chunk(lat=11, lon=13), observed, factor=factor))
-    assert all(size % factor == 0 for size in _edges((11,) * 35, factor))
+    assert all(size % factor == 0 for size in edges((11,) * 35, factor))
 
 
 @QUICK

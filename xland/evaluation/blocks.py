@@ -14,16 +14,14 @@ from numpy.typing import NDArray
 from xland.errors import GridError
 from xland.evaluation.alignment import ClassMap, Overlap, as_map, overlaps
 from xland.evaluation.confusion import count_rows
+from xland.evaluation.frames import as_dask, edges, pad, place
 from xland.grid import Grid
 from xland.vocabulary import CLASSES, check_codes
-
-_SMALLEST, _LARGEST = 512, 1536
-"""Cells along a block: fewer cost tasks, more cost memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class Weightings:
-    """Confusion matrices of each domain: ``pixels`` and ``area`` are (domains, 8, 8) arrays."""
+    """Confusion matrices of each region and domain: ``pixels`` and ``area`` are (regions, domains, 8, 8) arrays."""
 
     pixels: NDArray[np.float64]
     area: NDArray[np.float64]
@@ -33,10 +31,11 @@ def count_lazily(
     predicted: ClassMap,
     observed: ClassMap,
     pairs: Sequence[tuple[int, int]],
-    *,
     within: xr.DataArray | NDArray[np.bool_] | None,
     factor: int,
     domains: tuple[str, ...],
+    regions: da.Array | None = None,
+    count: int = 1,
 ) -> list[tuple[int, da.Array]]:
     """Return the lazy counts of every piece and time step.
 
@@ -49,41 +48,38 @@ def count_lazily(
     factor : int
         Fine cells along one coarse cell.
     domains : tuple of str
+    regions : (rows, columns) dask array of uint8, optional
+        Number of the region of each cell of the observed map, from 1; 0 leaves a cell out.
+    count : int
+        Number of regions.
 
     Returns
     -------
-    list of (first row, (rows, domains, 64) dask array of int64)
+    list of (first row, (rows, regions, domains, 64) dask array of int64)
         The first row is one of the observed grid, negative where its first coarse cell begins
         north of the grid.
     """
     mask = None if within is None else _mask(within, observed)
-    forecast, reference = _as_dask(predicted.data), _as_dask(observed.data)
+    if regions is not None:
+        mask = regions if mask is None else da.where(mask, regions, np.uint8(0))
+    forecast, reference = as_dask(predicted.data), as_dask(observed.data)
     return [
-        _count(overlap, forecast[i], reference[j], mask, predicted.what, observed, factor, domains)
+        _count(overlap, forecast[i], reference[j], mask, predicted.what, observed, factor, domains, count)
         for overlap in overlaps(predicted, observed)
         for i, j in pairs
     ]
 
 
-def weigh(pieces: Sequence[tuple[int, NDArray[np.int64]]], grid: Grid, domains: int) -> Weightings:
+def weigh(pieces: Sequence[tuple[int, NDArray[np.int64]]], grid: Grid) -> Weightings:
     """Sum the counts of all pieces into confusion matrices, by pixels and by cell area on the sphere."""
-    rows = np.zeros((grid.rows, domains, len(CLASSES) ** 2), dtype=np.int64)
+    rows = np.zeros((grid.rows, *pieces[0][1].shape[1:]), dtype=np.int64)
     for first, counts in pieces:
         # rows beyond the grid only fill up coarse cells and hold no counts
         start, stop = max(first, 0), min(first + counts.shape[0], grid.rows)
         rows[start:stop] += counts[start - first : stop - first]
-    shape = (domains, len(CLASSES), len(CLASSES))
-    area = np.einsum("rdp,r->dp", rows, grid.cell_area())
+    shape = (*rows.shape[1:3], len(CLASSES), len(CLASSES))
+    area = np.einsum("rkdp,r->kdp", rows, grid.cell_area())
     return Weightings(rows.sum(axis=0).astype(np.float64).reshape(shape), area.reshape(shape))
-
-
-def _as_dask(data: xr.DataArray) -> da.Array:
-    if data.chunks is None:
-        # a stored array is read along its own chunks; one in memory is cut into views
-        stored = "preferred_chunks" in data.encoding
-        data = data.chunk({} if stored else {"time": 1, "lat": _LARGEST, "lon": _LARGEST})
-    array: da.Array = data.data
-    return array
 
 
 def _mask(within: xr.DataArray | NDArray[np.bool_], observed: ClassMap) -> da.Array:
@@ -101,16 +97,7 @@ def _mask(within: xr.DataArray | NDArray[np.bool_], observed: ClassMap) -> da.Ar
     placed = as_map(within, what="mask `within`")
     if len(placed.years) > 1:
         raise GridError("the mask `within` has several time steps; select one")
-    source = _as_dask(placed.data)[0]
-    total = da.zeros(observed.grid.shape, dtype=bool, chunks=_LARGEST)
-    for overlap in overlaps(placed, observed):
-        part = source[overlap.predicted_rows, overlap.predicted_columns]
-        margins = [
-            (part_of.start, size - part_of.stop)
-            for part_of, size in zip((overlap.rows, overlap.columns), observed.grid.shape, strict=True)
-        ]
-        total = total | (_pad(part, margins) if any(map(any, margins)) else part)
-    return total
+    return place(placed, observed, 0)
 
 
 def _count(
@@ -122,6 +109,7 @@ def _count(
     observed: ClassMap,
     factor: int,
     domains: tuple[str, ...],
+    regions: int,
 ) -> tuple[int, da.Array]:
     grid = observed.grid
     rows = _whole_cells(overlap.rows, grid.row_offset, factor)
@@ -137,15 +125,15 @@ def _count(
         (overlap.rows.start - rows.start, rows.stop - overlap.rows.stop),
         (overlap.columns.start - columns.start, columns.stop - overlap.columns.stop),
     ]
-    predicted = _pad(forecast[overlap.predicted_rows, overlap.predicted_columns], margins)
-    chunks = tuple(_edges(sizes, factor) for sizes in predicted.chunks)
-    covered = () if mask is None else (_pad(mask[overlap.rows, overlap.columns], margins).rechunk(chunks), "yx")
+    predicted = pad(forecast[overlap.predicted_rows, overlap.predicted_columns], margins)
+    chunks = tuple(edges(sizes, factor) for sizes in predicted.chunks)
+    covered = () if mask is None else (pad(mask[overlap.rows, overlap.columns], margins).rechunk(chunks), "yx")
     latitude = grid.north - (np.arange(rows.start, rows.stop) + 0.5) * grid.resolution
     longitude = grid.west + (np.arange(columns.start, columns.stop) + 0.5) * grid.resolution
     counts = da.blockwise(
         _count_block,
-        "yxdp",
-        _pad(reference[inner, across], beyond).rechunk(chunks),
+        "yxkdp",
+        pad(reference[inner, across], beyond).rechunk(chunks),
         "yx",
         predicted.rechunk(chunks),
         "yx",
@@ -158,13 +146,14 @@ def _count(
         da.from_array(longitude, chunks=(chunks[1],)),
         "x",
         *covered,
-        new_axes={"d": len(domains), "p": len(CLASSES) ** 2},
+        new_axes={"k": regions, "d": len(domains), "p": len(CLASSES) ** 2},
         adjust_chunks={"x": lambda _: 1},
         factor=factor,
         domains=domains,
+        regions=regions,
         names=(observed.what, what),
         dtype=np.int64,
-        meta=np.empty((0, 0, 0, 0), dtype=np.int64),
+        meta=np.empty((0, 0, 0, 0, 0), dtype=np.int64),
     )
     return rows.start, counts.sum(axis=1, split_every=4)
 
@@ -176,18 +165,19 @@ def _count_block(
     inside_columns: NDArray[np.bool_],
     latitude: NDArray[np.float64],
     longitude: NDArray[np.float64],
-    mask: NDArray[np.bool_] | None = None,
+    mask: NDArray[np.bool_ | np.uint8] | None = None,
     *,
     factor: int,
     domains: tuple[str, ...],
+    regions: int,
     names: tuple[str, str],
 ) -> NDArray[np.int64]:
     observed = check_codes(observed, what=names[0], latitude=latitude, longitude=longitude)
     predicted = check_codes(predicted, what=names[1], latitude=latitude, longitude=longitude)
-    counted = inside_rows[:, None] & inside_columns[None, :]
-    if mask is not None:
-        counted &= mask
-    return count_rows(observed, predicted, counted, latitude, factor=factor, domains=domains)[:, None]
+    inside = inside_rows[:, None] & inside_columns[None, :]
+    labels = inside if mask is None else np.where(inside, mask, 0)
+    counts = count_rows(observed, predicted, labels, latitude, factor=factor, domains=domains, regions=regions)
+    return counts[:, None]
 
 
 def _inside(part: slice, whole: slice, chunks: tuple[int, ...]) -> da.Array:
@@ -196,29 +186,8 @@ def _inside(part: slice, whole: slice, chunks: tuple[int, ...]) -> da.Array:
     return da.from_array((places >= part.start) & (places < part.stop), chunks=(chunks,))
 
 
-def _pad(array: da.Array, margins: Sequence[tuple[int, int]]) -> da.Array:
-    return da.pad(array, margins, constant_values=0) if any(map(any, margins)) else array
-
-
 def _whole_cells(part: slice, offset: int, factor: int) -> slice:
     """Return the part extended to edges of coarse cells, which are counted from 90 N and 180 W."""
     before = (part.start + offset) % factor
     after = -(part.stop + offset) % factor
     return slice(part.start - before, part.stop + after)
-
-
-def _edges(sizes: Sequence[int], factor: int) -> tuple[int, ...]:
-    """Return chunks near the given ones that end at edges of coarse cells and are neither small nor large."""
-    total = sum(sizes)
-    wanted = np.unique(np.cumsum(sizes) // factor * factor)
-    largest = max(_LARGEST // factor, 1) * factor
-    edges = [0]
-    for edge in (*(int(each) for each in wanted if each < total - _SMALLEST), total):
-        if edge < total and edge - edges[-1] < _SMALLEST:
-            continue
-        # a long stretch is cut evenly, so that no sliver is left
-        pieces = -(-(edge - edges[-1]) // largest)
-        step = -(-(edge - edges[-1]) // (pieces * factor)) * factor
-        edges.extend(range(edges[-1] + step, edge, step))
-        edges.append(edge)
-    return tuple(int(size) for size in np.diff(edges) if size)

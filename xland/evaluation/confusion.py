@@ -93,52 +93,59 @@ def mixed_cells(observed: NDArray[Any], factor: int) -> NDArray[np.bool_]:
 def count_rows(
     observed: NDArray[Any],
     predicted: NDArray[Any],
-    counted: NDArray[np.bool_],
+    labels: NDArray[np.bool_ | np.uint8],
     latitude: NDArray[Any],
     *,
     factor: int,
     domains: Sequence[str],
+    regions: int = 1,
 ) -> NDArray[np.int64]:
-    """Count pairs of classes in every row of a block, for each domain.
+    """Count pairs of classes in every row of a block, for each region and domain.
 
     Parameters
     ----------
     observed, predicted : (rows, columns) arrays of class codes
         The block begins and ends at edges of coarse cells.
-    counted : (rows, columns) array of bool
-        Cells to count; the others still say whether a coarse cell is mixed.
+    labels : (rows, columns) array of bool or uint8
+        Number of the region in which a cell is counted, from 1; cells with 0 (or False) are not
+        counted, but still say whether a coarse cell is mixed.
     latitude : (rows,) array
         Degrees north of the cell centres.
     factor : int
         Fine cells along one coarse cell.
     domains : sequence of str
         Names in :data:`DOMAINS`.
+    regions : int
+        Number of regions.
 
     Returns
     -------
-    (rows, domains, 64) array of int64
+    (rows, regions, domains, 64) array of int64
         Pairs ``8 * observed + predicted``.
     """
     rows, columns = observed.shape
     pairs = len(CLASSES) ** 2
     is_land = np.isin(np.arange(len(CLASSES)), LAND_CLASSES)
     latitude = np.asarray(latitude)
-    result = np.empty((rows, len(domains), pairs), dtype=np.int64)
+    result = np.empty((rows, regions, len(domains), pairs), dtype=np.int64)
     # bands keep the eight-byte indices of the counting small beside the one-byte maps
     band = max(_BAND // max(columns * factor, 1), 1) * factor
     for start in range(0, rows, band):
         part = slice(start, min(start + band, rows))
-        truth, height = observed[part], part.stop - start
+        truth, label, height = observed[part], labels[part], part.stop - start
+        counted = label != 0
         index = truth.astype(np.int64) * len(CLASSES) + predicted[part]
-        index += np.arange(height)[:, None] * pairs
-        land = counted[part] & is_land[truth] & (latitude[part] > SOUTHERN_LIMIT)[:, None]
+        index += np.arange(height)[:, None] * (regions * pairs)
+        if regions > 1:
+            index += (label.astype(np.int64) - 1) * pairs
+        land = counted & is_land[truth] & (latitude[part] > SOUTHERN_LIMIT)[:, None]
         for position, domain in enumerate(domains):
             if domain == "all":
-                chosen = counted[part]
+                chosen = counted
             elif domain == "land":
                 chosen = land
             else:
                 chosen = land & mixed_cells(truth, factor)
-            counts = np.bincount(index[chosen], minlength=height * pairs)
-            result[part, position] = counts.reshape(height, pairs)
+            counts = np.bincount(index[chosen], minlength=height * regions * pairs)
+            result[part, :, position] = counts.reshape(height, regions, pairs)
     return result

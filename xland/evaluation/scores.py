@@ -22,7 +22,9 @@ from xland.errors import GridError, RegionError
 from xland.evaluation.alignment import as_map, pair_years
 from xland.evaluation.blocks import Weightings, count_lazily, weigh
 from xland.evaluation.confusion import DOMAINS, confusion, mixed_cells
-from xland.evaluation.measures import Scores
+from xland.evaluation.frames import place
+from xland.evaluation.measures import Scores, Weighting
+from xland.evaluation.regions import Regions, number_map
 from xland.evaluation.tables import figure, html_table, text_table, years_in_words
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, check_codes
 
@@ -36,6 +38,7 @@ __all__ = [
     "Scores",
     "check_codes",
     "compare",
+    "compare_regions",
     "confusion",
     "evaluate",
     "mixed_cells",
@@ -290,6 +293,93 @@ def compare(
     GridError
         If the maps cover different parts of the observed map, besides the errors of :func:`evaluate`.
     """
+    (whole,) = _compare(
+        predictions, observed, None, factor, within, domains, classes, match_years=match_years, cells=cells
+    )
+    return whole
+
+
+def compare_regions(
+    predictions: Mapping[str, xr.DataArray | xr.Dataset],
+    observed: xr.DataArray | xr.Dataset,
+    regions: Regions,
+    *,
+    factor: int = 5,
+    within: xr.DataArray | NDArray[np.bool_] | None = None,
+    domains: Sequence[str] = ("land",),
+    classes: Sequence[int] | None = None,
+    match_years: bool = False,
+    cells: str | None = None,
+) -> dict[str, Comparison]:
+    """Score a model and its baselines in each region, reading every map once.
+
+    Parameters
+    ----------
+    predictions, observed, factor, within, domains, classes, match_years, cells
+        As in :func:`compare`.
+    regions : Regions
+        See :mod:`xland.evaluation.regions`.
+
+    Returns
+    -------
+    dict of str to Comparison
+        By name of the region; the scores of a region that holds no cell are NaN.
+    """
+    found = _compare(
+        predictions, observed, regions, factor, within, domains, classes, match_years=match_years, cells=cells
+    )
+    return dict(zip(regions.names, found, strict=True))
+
+
+def _compare(
+    predictions: Mapping[str, xr.DataArray | xr.Dataset],
+    observed: xr.DataArray | xr.Dataset,
+    regions: Regions | None,
+    factor: int,
+    within: xr.DataArray | NDArray[np.bool_] | None,
+    domains: Sequence[str],
+    classes: Sequence[int] | None,
+    *,
+    match_years: bool,
+    cells: str | None,
+) -> list[Comparison]:
+    """Return the scores of each region, or of everything as one."""
+    _check_request(predictions, factor, domains)
+    reference = as_map(observed, what="observed map")
+    maps = {name: as_map(each, what=f"map {name!r}") for name, each in predictions.items()}
+    pairs = {name: pair_years(each, reference, match_years=match_years) for name, each in maps.items()}
+    numbers = None if regions is None else place(number_map(regions), reference, 0)
+    count = 1 if regions is None else len(regions.names)
+    lazy = {
+        name: count_lazily(each, reference, pairs[name], within, int(factor), tuple(domains), numbers, count)
+        for name, each in maps.items()
+    }
+    (counts,) = dask.compute(lazy)
+    matrices = {name: weigh(each, reference.grid) for name, each in counts.items()}
+    _same_cells(matrices)
+    label = cells or ("all" if within is None else "a chosen part of the map")
+
+    def scores(each: NDArray[np.float64], weighting: Weighting) -> dict[str, Scores]:
+        return {domain: Scores(each[i], weighting, classes) for i, domain in enumerate(domains)}
+
+    return [
+        Comparison(
+            {
+                name: Evaluation(
+                    scores(matrices[name].area[region], "area"),
+                    scores(matrices[name].pixels[region], "pixels"),
+                    factor=int(factor),
+                    years=tuple((maps[name].years[i], reference.years[j]) for i, j in pairs[name]),
+                    cells=label,
+                )
+                for name in predictions
+            }
+        )
+        for region in range(count)
+    ]
+
+
+def _check_request(predictions: Mapping[str, Any], factor: int, domains: Sequence[str]) -> None:
     unknown = [domain for domain in domains if domain not in DOMAINS]
     if unknown or not domains or not predictions:
         raise GridError(
@@ -301,41 +391,13 @@ def compare(
         raise GridError(
             f"the factor between coarse and fine cells must be a whole number of at least 1, not {factor!r}"
         )
-    reference = as_map(observed, what="observed map")
-    maps = {name: as_map(each, what=f"map {name!r}") for name, each in predictions.items()}
-    pairs = {name: pair_years(each, reference, match_years=match_years) for name, each in maps.items()}
-    lazy = {
-        name: count_lazily(each, reference, pairs[name], within=within, factor=int(factor), domains=tuple(domains))
-        for name, each in maps.items()
-    }
-    (counts,) = dask.compute(lazy)
-    matrices = {name: weigh(each, reference.grid, len(domains)) for name, each in counts.items()}
-    _same_cells(matrices)
-    label = cells or ("all" if within is None else "a chosen part of the map")
-    return Comparison(
-        {
-            name: Evaluation(
-                **{
-                    weighting: {
-                        domain: Scores(getattr(matrices[name], weighting)[i], weighting, classes)
-                        for i, domain in enumerate(domains)
-                    }
-                    for weighting in ("area", "pixels")
-                },
-                factor=int(factor),
-                years=tuple((maps[name].years[i], reference.years[j]) for i, j in pairs[name]),
-                cells=label,
-            )
-            for name in predictions
-        }
-    )
 
 
 def _same_cells(matrices: Mapping[str, Weightings]) -> None:
     """Refuse to put scores side by side which were taken on different cells."""
     names = list(matrices)
-    support = {name: each.pixels.sum(axis=2) for name, each in matrices.items()}
-    totals = {name: int(each.sum(axis=1).max()) for name, each in support.items()}
+    support = {name: each.pixels.sum(axis=-1) for name, each in matrices.items()}
+    totals = {name: int(each.sum(axis=(0, -1)).max()) for name, each in support.items()}
     if not any(totals.values()):
         raise RegionError("no cell is left to score: the mask `within` and the domains hold no cell of the maps")
     for name in names[1:]:
