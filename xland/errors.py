@@ -58,6 +58,10 @@ class CheckpointWarning(UserWarning):
     """A damaged checkpoint, in place of which the one before it is read."""
 
 
+class UndefinedScoreWarning(UserWarning):
+    """Maps on which a score has no denominator, and is NaN: nothing changes between two dates."""
+
+
 class ConfigurationError(XlandError):
     """A training configuration with unknown, missing or contradictory entries."""
 

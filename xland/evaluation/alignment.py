@@ -81,6 +81,8 @@ def as_map(obj: xr.DataArray | xr.Dataset, *, what: str) -> ClassMap:
     data = data.isel(dict.fromkeys(spare, 0), drop=True)
     years = _years(data)
     if "time" not in data.dims:
+        if data.chunks is None and data.dtype != object:
+            data = data.chunk("auto")  # or else a stored map would be read for its new dimension
         data = data.drop_vars("time", errors="ignore").expand_dims("time")
     data = data.transpose("time", "lat", "lon")
     return ClassMap(data, Grid.from_centres(data["lat"].values, data["lon"].values), years, what)

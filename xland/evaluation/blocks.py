@@ -59,7 +59,7 @@ def count_lazily(
         The first row is one of the observed grid, negative where its first coarse cell begins
         north of the grid.
     """
-    mask = None if within is None else _mask(within, observed)
+    mask = None if within is None else place_mask(within, observed)
     if regions is not None:
         mask = regions if mask is None else da.where(mask, regions, np.uint8(0))
     forecast, reference = as_dask(predicted.data), as_dask(observed.data)
@@ -82,8 +82,20 @@ def weigh(pieces: Sequence[tuple[int, NDArray[np.int64]]], grid: Grid) -> Weight
     return Weightings(rows.sum(axis=0).astype(np.float64).reshape(shape), area.reshape(shape))
 
 
-def _mask(within: xr.DataArray | NDArray[np.bool_], observed: ClassMap) -> da.Array:
-    """Return the cells to count as an array on the observed grid."""
+def place_mask(within: xr.DataArray | NDArray[np.bool_], observed: ClassMap) -> da.Array:
+    """Return the cells to count as an array on the observed grid, without reading.
+
+    Parameters
+    ----------
+    within : DataArray or (rows, columns) array of bool
+        A DataArray is placed by its coordinates; an array has the observed map's cells.
+    observed : ClassMap
+
+    Raises
+    ------
+    GridError
+        If the mask is not boolean, has several time steps or other cells.
+    """
     if not isinstance(within, xr.DataArray):
         within = np.asarray(within)
         if within.shape != observed.grid.shape:

@@ -1,0 +1,209 @@
+"""Tables of what a map was, became and was predicted to become: plain arrays in, plain arrays out.
+
+Everything about change follows from one table: ``table[i, j, k]`` is the area (or number) of cells of
+class i in the start map, j in the observed end map and k in the predicted one.
+
+In windows of several cells a map is known by the areas of its classes. Which of a window's cells hold
+which combination is then not said, and :func:`composite_table` counts as agreement all that can agree:
+the equations of Pontius, Peethambaram and Castella (2011), doi 10.1080/00045608.2010.517742.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xland.errors import GridError, VocabularyError
+from xland.vocabulary import CLASSES
+
+_BAND = 200_000
+"""Cells that are counted at once."""
+
+_ROUNDING = 1e-12
+"""Share of a window below which an area is the rounding of a sum."""
+
+
+def cross_tabulate(
+    start: NDArray[Any],
+    observed: NDArray[Any],
+    predicted: NDArray[Any],
+    *,
+    counted: NDArray[np.bool_] | None = None,
+    row_weights: NDArray[Any] | None = None,
+    classes: int = len(CLASSES),
+) -> NDArray[np.float64]:
+    """Cross-tabulate three maps of class codes.
+
+    Parameters
+    ----------
+    start, observed, predicted : (rows, columns) arrays of class codes
+        Codes ``0 .. classes - 1``.
+    counted : (rows, columns) array of bool, optional
+        Cells to count; all by default.
+    row_weights : (rows,) array, optional
+        Weight of a cell in each row, normally its area; 1 by default.
+    classes : int
+        Number of classes.
+
+    Returns
+    -------
+    (classes, classes, classes) array of float64
+        Weight of the cells by class in the start, the observed and the predicted map.
+
+    Raises
+    ------
+    GridError
+        Maps of different shapes.
+    VocabularyError
+        Codes outside ``0 .. classes - 1``.
+    """
+    maps = _checked({"start": start, "observed": observed, "predicted": predicted}, classes)
+    rows, columns = maps[0].shape
+    weights = np.ones(rows) if row_weights is None else np.asarray(row_weights, dtype=np.float64)
+    total = np.zeros(classes**3)
+    # bands keep the eight-byte indices of the counting small beside the one-byte maps
+    band = max(_BAND // max(columns, 1), 1)
+    for first in range(0, rows, band):
+        part = slice(first, min(first + band, rows))
+        index = np.arange(part.stop - first)[:, None]
+        for codes in maps:
+            index = index * classes + codes[part]
+        chosen = index.ravel() if counted is None else index[counted[part]]
+        counts = np.bincount(chosen, minlength=(part.stop - first) * classes**3)
+        total += weights[part] @ counts.reshape(-1, classes**3)
+    return total.reshape(classes, classes, classes)
+
+
+def window_areas(
+    codes: NDArray[Any],
+    factor: int,
+    *,
+    counted: NDArray[np.bool_] | None = None,
+    row_weights: NDArray[Any] | None = None,
+    classes: int = len(CLASSES),
+) -> NDArray[np.float64]:
+    """Area of each class in windows of ``factor`` x ``factor`` cells.
+
+    Parameters
+    ----------
+    codes : (rows, columns) array of class codes
+        Rows and columns are multiples of ``factor``.
+    factor : int
+        Cells along a window.
+    counted, row_weights, classes
+        As in :func:`cross_tabulate`. A window that is counted in part has the area of that part.
+
+    Returns
+    -------
+    (windows, classes) array of float64
+        Row by row of windows.
+
+    Raises
+    ------
+    GridError
+        If the cells cannot be grouped without remainder.
+    """
+    (codes,) = _checked({"": codes}, classes)
+    rows, columns = codes.shape
+    if factor < 1 or rows % factor or columns % factor:
+        raise GridError(f"{rows} x {columns} cells cannot be grouped by {factor} x {factor} without remainder")
+    weights = np.ones(rows) if row_weights is None else np.asarray(row_weights, dtype=np.float64)
+    across = columns // factor * classes
+    areas = np.zeros((rows // factor, across))
+    place = np.arange(columns) // factor * classes
+    band = max(_BAND // max(columns, 1), 1)
+    for first in range(0, rows, band):
+        part = slice(first, min(first + band, rows))
+        height = part.stop - first
+        index = np.arange(height)[:, None] * across + place + codes[part]
+        chosen = index.ravel() if counted is None else index[counted[part]]
+        counts = np.bincount(chosen, minlength=height * across).reshape(height, across)
+        window = np.arange(first, part.stop) // factor
+        begins = np.flatnonzero(np.diff(window, prepend=-1))
+        areas[window[begins]] += np.add.reduceat(counts * weights[part, None], begins, axis=0)
+    return areas.reshape(-1, classes)
+
+
+def composite_table(
+    start: NDArray[np.float64], observed: NDArray[np.float64], predicted: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Cross-tabulate three maps that are known by the areas of their classes in windows.
+
+    Parameters
+    ----------
+    start, observed, predicted : (windows, classes) arrays
+        Areas, whose sums over the classes are the same in all three.
+
+    Returns
+    -------
+    (classes, classes, classes) array of float64
+        As :func:`cross_tabulate`, which it equals where every window holds one class.
+
+    Notes
+    -----
+    With q, r, s the areas of a class in the three maps, equations 1 to 7 of Pontius et al. (2011) say:
+    min(r, s) is predicted right, min(q, r, s) of it as persistence; the rest of r is taken for the rest
+    of s in proportion. Both kinds of rest come from the classes of the start map in proportion to what
+    does not persist of them.
+    """
+    persisting = np.minimum(np.minimum(start, observed), predicted)
+    right = np.minimum(observed, predicted)
+    gone = _nonzero_rows(start - persisting, start)
+    origin = _shares(gone)
+    missed, invented = observed - right, _shares(_nonzero_rows(predicted - right, predicted))
+    classes = start.shape[1]
+    ends = missed[:, :, None] * invented[:, None, :]
+    diagonal = np.arange(classes)
+    ends[:, diagonal, diagonal] += right - persisting
+    table = (origin.T @ ends.reshape(-1, classes**2)).reshape(classes, classes, classes)
+    table[diagonal, diagonal, diagonal] += persisting.sum(axis=0)
+    return np.asarray(table)
+
+
+def composite_transitions(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cross-tabulate two maps that are known by the areas of their classes in windows.
+
+    The composite matrix of Kuzera and Pontius (2008), doi 10.2747/1548-1603.45.3.249: what can agree
+    does, the rest is distributed in proportion.
+
+    Parameters
+    ----------
+    first, second : (windows, classes) arrays
+        Areas, whose sums over the classes are the same in both.
+
+    Returns
+    -------
+    (classes, classes) array of float64
+        Rows are classes of the first map.
+    """
+    same = np.minimum(first, second)
+    matrix = (first - same).T @ _shares(_nonzero_rows(second - same, second))
+    matrix[np.diag_indices_from(matrix)] += same.sum(axis=0)
+    return np.asarray(matrix)
+
+
+def _shares(areas: NDArray[np.float64]) -> NDArray[np.float64]:
+    total = areas.sum(axis=1, keepdims=True)
+    return np.divide(areas, total, out=np.zeros_like(areas), where=total > 0)
+
+
+def _nonzero_rows(rest: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Set to zero the rests of windows that are only rounding."""
+    real = rest.sum(axis=1, keepdims=True) > _ROUNDING * whole.sum(axis=1, keepdims=True)
+    return np.where(real, rest, 0.0)
+
+
+def _checked(maps: dict[str, NDArray[Any]], classes: int) -> list[NDArray[Any]]:
+    arrays = {name: np.asarray(codes) for name, codes in maps.items()}
+    shapes = {codes.shape for codes in arrays.values()}
+    if len(shapes) > 1:
+        listed = ", ".join(f"{name} {codes.shape}" for name, codes in arrays.items())
+        raise GridError(f"the maps have different shapes: {listed}; select the same cells of each")
+    for name, codes in arrays.items():
+        if codes.size and (codes.min() < 0 or codes.max() >= classes):
+            outside = int(((codes < 0) | (codes >= classes)).sum())
+            what = f"{name} map".strip()
+            raise VocabularyError(f"the {what} holds {outside} cells with codes outside 0 to {classes - 1}")
+    return list(arrays.values())
