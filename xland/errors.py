@@ -77,6 +77,10 @@ class TrainingStoppedError(XlandError):
     status: ClassVar[int] = 143
 
 
+class AllocationError(XlandError):
+    """Coarse shares that no map can have, or a crosswalk that leaves a class without a state."""
+
+
 class StoreError(XlandError):
     """A store that exists already, is incomplete or belongs to other inputs."""
 

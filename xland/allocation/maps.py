@@ -1,0 +1,200 @@
+"""The most probable map that keeps coarse totals, cell by cell."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xland.allocation.cells import TOLERANCE, Cells
+from xland.allocation.compiled import Flags, Floats, Integers, compiled
+from xland.allocation.pixels import group_classes, list_pixels
+from xland.allocation.transport import assign
+from xland.vocabulary import OCEAN
+
+UNKNOWN = 255
+"""Code of a pixel of which no class is known."""
+
+_UNIT = 1 << 20
+"""Parts of a mean pixel in which areas are counted."""
+
+_MOVE = 1e6
+"""Worth of staying, in logarithms of probability: more than anything that a chain of moves may gain."""
+
+_FLOOR = 1e-45
+"""Probability that a pixel has at least of keeping its class."""
+
+
+@dataclass(frozen=True, eq=False)
+class FittedMap:
+    """A map that keeps coarse totals.
+
+    Parameters
+    ----------
+    codes : (rows, columns) array of uint8
+        Positions along the axis of the classes; 0, ocean, in pixels that are not valid.
+    unmet : (R, C) array of float64
+        Share of the cell that was asked for and could not be given, summed over classes: 0 where the
+        totals are kept within a pixel, NaN where the forcing says nothing.
+    """
+
+    codes: NDArray[np.uint8]
+    unmet: NDArray[np.float64]
+
+
+def fit_map(
+    probability: NDArray[Any],
+    targets: NDArray[Any],
+    factor: int,
+    area: NDArray[Any],
+    valid: NDArray[np.bool_],
+) -> FittedMap:
+    """Choose the most probable map whose class areas are as asked, to within a pixel for each class.
+
+    Parameters
+    ----------
+    probability : (classes, rows, columns) array of float
+        A class of probability 0 is impossible at that pixel.
+    targets : (classes, R, C) array of float
+        Share of each class in the whole coarse cell. Classes that are NaN in a cell share what the others
+        leave: each pixel is of the most probable of them. A cell that is NaN in all classes gets the
+        most probable class everywhere.
+    factor : int
+        Pixels along a coarse cell; the block holds whole coarse cells.
+    area : (rows,) array
+        Of the pixels of each row, in any unit.
+    valid : (rows, columns) array of bool
+        Pixels that get a class. Others count as area of the cell.
+
+    Returns
+    -------
+    FittedMap
+        No map with the same class areas in each cell is more probable.
+
+    Raises
+    ------
+    AllocationError
+        What :meth:`xland.allocation.cells.Cells.of` and :meth:`~xland.allocation.cells.Cells.feasible` refuse.
+    """
+    cells = Cells.of(probability, targets, factor, area, valid)
+    possible, unmet = cells.feasible()
+    prior = np.full(valid.shape, UNKNOWN, dtype=np.uint8)
+    codes, missed = allocate(cells, possible, prior, np.zeros(possible.shape, dtype=np.bool_))
+    return FittedMap(codes, unmet + missed)
+
+
+def allocate(
+    cells: Cells, targets: NDArray[np.float64], prior: NDArray[np.uint8], closed: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Choose classes so that as few pixels as possible leave the prior map, and then the most probable ones.
+
+    Parameters
+    ----------
+    cells : Cells
+    targets : (classes, R, C) array
+        What the valid pixels can hold, see :meth:`xland.allocation.cells.Cells.feasible`.
+    prior : (rows, columns) array of uint8
+        Classes to be kept if possible; 255 where there is none.
+    closed : (classes, R, C) array of bool
+        Classes that no pixel may be given that does not have them in the prior map.
+
+    Returns
+    -------
+    codes : (rows, columns) array of uint8
+    missed : (R, C) array
+        Share of the cell that could not be given as asked.
+    """
+    codes = np.full(cells.valid.shape, OCEAN, dtype=np.uint8)
+    missed = np.zeros(targets.shape[1:])
+    _allocate_cells(cells.probability, targets, cells.area, cells.valid, cells.factor, prior, closed, codes, missed)
+    missed[missed <= TOLERANCE] = 0
+    return codes, missed
+
+
+@compiled
+def _allocate_cells(
+    probability: NDArray[Any],
+    targets: Floats,
+    area: Floats,
+    valid: Flags,
+    factor: int,
+    prior: NDArray[np.uint8],
+    closed: Flags,
+    codes: NDArray[np.uint8],
+    missed: Floats,
+) -> None:
+    """Allocate all coarse cells of a block; ``codes`` and ``missed`` are written."""
+    classes, pixels = probability.shape[0], factor * factor
+    scores, rest = np.empty((pixels, classes)), np.empty(pixels, np.int64)
+    areas, choice = np.empty(pixels, np.int64), np.empty(pixels, np.int64)
+    rows, columns = np.empty(pixels, np.int64), np.empty(pixels, np.int64)
+    group = np.empty(classes, np.int64)
+    for row in range(targets.shape[1]):
+        inside = area[row * factor : (row + 1) * factor]
+        units = np.rint(inside / inside.mean() * _UNIT).astype(np.int64)
+        for column in range(targets.shape[2]):
+            groups = group_classes(targets[:, row, column], group)
+            count = list_pixels(valid, row, column, factor, rows, columns)
+            if count == 0:
+                continue
+            used = group.max() + 1
+            for n in range(count):
+                i, j = rows[n], columns[n]
+                areas[n] = units[i - row * factor]
+                rest[n] = _score(
+                    probability[:, i, j],
+                    prior[i, j],
+                    closed[:, row, column],
+                    group,
+                    groups,
+                    areas[n] / _UNIT,
+                    scores[n],
+                )
+            whole = units.sum() * factor
+            demands = _demand(targets[:, row, column], group, used, whole, areas[:count].sum())
+            short = assign(scores[:count, :used].copy(), areas[:count], demands, units.max(), choice)
+            missed[row, column] = short / whole
+            for n in range(count):
+                codes[rows[n], columns[n]] = rest[n]
+                for k in range(classes):
+                    if group[k] == choice[n] and group[k] < groups:
+                        codes[rows[n], columns[n]] = k
+
+
+@compiled
+def _demand(targets: Floats, group: Integers, used: int, whole: int, there: int) -> Integers:
+    """Areas of the groups as whole numbers that sum to what is there."""
+    demands = np.zeros(used, np.int64)
+    left = there
+    for k in range(group.size):
+        if not np.isnan(targets[k]):
+            demands[group[k]] = min(int(np.rint(targets[k] * whole)), left)
+            left -= demands[group[k]]
+    last = int(group.max()) if np.isnan(targets).any() else int(demands.argmax())
+    demands[last] += left
+    return demands
+
+
+@compiled
+def _score(
+    probability: NDArray[Any], known: int, closed: Flags, group: Integers, groups: int, size: float, scores: Floats
+) -> int:
+    """Write the worth of each group at a pixel; return the class that it has if it falls to the last one."""
+    rest, most = 0, -np.inf
+    for k in range(group.size):
+        value = probability[k]
+        worth = -np.inf
+        if k == known:
+            worth = math.log(max(value, _FLOOR)) / size + _MOVE
+        elif value > 0 and not (closed[k] and known != UNKNOWN):
+            worth = math.log(value) / size
+        if group[k] < groups:
+            scores[group[k]] = worth
+        elif worth > most:
+            rest, most = k, worth
+    if group.max() == groups:
+        scores[groups] = most
+    return rest
