@@ -93,6 +93,18 @@ def test_downscale_writes_what_python_computes(files, store):
         np.testing.assert_array_equal(opened["land_use"], expected)
 
 
+def test_several_models_are_an_ensemble(files):
+    second = tiny_checkpoint(files / "second", tiny_inputs(), seed=1)
+    region = ["--region", "0", "0", "40", "40", "--outputs", "land_use", "spread"]
+    target = run_downscale(files, "ensemble.zarr", "--model", str(second.folder), *region)
+    coarse, static, _ = tiny_world((2000, 2001))
+    both = {"model": [files / "model", second], "outputs": ("land_use", "spread")}
+    expected = downscale(coarse, static=static, years=2000, region=(0, 0, 40, 40), **both)
+    with xr.open_zarr(target) as opened:
+        np.testing.assert_array_equal(opened["land_use"], expected["land_use"])
+        np.testing.assert_allclose(opened["spread"], expected["spread"], atol=0.0011)
+
+
 def test_a_cluster_writes_the_same(files, store):
     target = run_downscale(files, "clustered.zarr", "--cluster", "local", "--workers", "2", "--chunks", "120")
     with xr.open_zarr(store) as one, xr.open_zarr(target) as other:

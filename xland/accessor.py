@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from xland.batches.labelled import LabelledBatches
     from xland.evaluation.scores import Evaluation
     from xland.forcing_check import CheckTable
-    from xland.models.checkpoint import Checkpoint
+    from xland.models import Model
 
 
 @xr.register_dataset_accessor("ai4land")
@@ -44,7 +44,7 @@ class DatasetAccessor:
     def downscale(
         self,
         *,
-        model: str | Path | Checkpoint = "luh2-0p05",
+        model: Model = "luh2-0p05",
         static: xr.Dataset | None = None,
         prior: xr.DataArray | None = None,
         years: int | Sequence[int] | slice | None = None,

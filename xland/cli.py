@@ -141,7 +141,12 @@ def _downscale(commands: Any) -> None:
     parser.add_argument(
         "store", help="Zarr store to write, a folder or an fsspec URL such as s3://bucket/maps.zarr; or a .nc file"
     )
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="shipped model or folder of one (%(default)s)")
+    parser.add_argument(
+        "--model",
+        action=_OneOrMore,
+        default=DEFAULT_MODEL,
+        help="shipped model or folder of one (%(default)s); several times for the mean of several",
+    )
     parser.add_argument("--static", type=Path, help="static predictors on the fine grid; else those xland provides")
     parser.add_argument("--prior", type=Path, help="map of the adjacent year, for models that read one")
     parser.add_argument("--years", type=int, nargs="+", help="calendar years; all by default")
@@ -151,7 +156,7 @@ def _downscale(commands: Any) -> None:
         "--outputs",
         nargs="+",
         default=["land_use"],
-        choices=["land_use", "probability", "confidence"],
+        choices=["land_use", "probability", "confidence", "spread", "applicability"],
         help="what to write (land_use)",
     )
     parser.add_argument(
@@ -167,6 +172,16 @@ def _downscale(commands: Any) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a store that exists")
     parser.add_argument("--resume", action="store_true", help="finish a store that was left unfinished")
     _add_cluster(parser)
+
+
+class _OneOrMore(argparse.Action):
+    """Keep a single value as it is, and put several into a list."""
+
+    given: tuple[Any, ...] = ()
+
+    def __call__(self, _parser: Any, namespace: argparse.Namespace, values: Any, _option: str | None = None) -> None:
+        self.given = (*self.given, values)
+        setattr(namespace, self.dest, list(self.given) if len(self.given) > 1 else values)
 
 
 def _evaluate(commands: Any) -> None:

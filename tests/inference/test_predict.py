@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from tests.worlds import tiny_inputs
 from xland.inference.engine import Engine
+from xland.inference.finishing import LAYERS, Finishing
 from xland.inference.layout import Block
-from xland.inference.predict import LAYERS, BlockInputs, predict_block
+from xland.inference.predict import BlockInputs, predict_block
 from xland.inference.windows import Span
 
 
@@ -37,7 +38,7 @@ def run(network: torch.nn.Module, block: Block, land: np.ndarray, static: np.nda
     coarse = np.zeros((7, rows // 4, columns // 4), np.float32)
     fields = np.zeros((3, rows, columns), np.float16) if static is None else static
     inputs = BlockInputs(coarse, torch.from_numpy(fields), land)
-    return predict_block(Engine(network, "cpu"), block, inputs, LAYERS)
+    return predict_block([Engine(network, "cpu")], block, inputs, Finishing(LAYERS))
 
 
 @settings(max_examples=20, deadline=None)

@@ -15,12 +15,16 @@ from numpy.typing import NDArray
 from xland.batches.masking import MASKED, known_codes
 from xland.errors import PriorError
 from xland.forcing import check_coverage, check_values
+from xland.grid import expand
 from xland.inference.engine import Engine, choose_device, engine_of, start_all
 from xland.inference.fields import ChunkField, Chunks, Field, Key
+from xland.inference.finishing import LAYERS, Finishing, ocean
 from xland.inference.layout import Block, Layout, Placement, placements
-from xland.inference.predict import BlockInputs, ocean, predict_block
+from xland.inference.predict import BlockInputs, predict_block
 from xland.inference.residency import give_back, residency_of
+from xland.models.applicability import Applicability, static_means
 from xland.models.checkpoint import Checkpoint
+from xland.models.ensemble import Ensemble
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,8 +51,8 @@ class Plan:
     ----------
     token : str
         Identity of the downscaling.
-    checkpoint : Checkpoint
-        The weights stay in their file: each process reads them once.
+    model : Checkpoint or Ensemble
+        The weights stay in their files: each process reads them once.
     layout : Layout
     years : tuple of int
     coarse : Field
@@ -67,7 +71,7 @@ class Plan:
     """
 
     token: str
-    checkpoint: Checkpoint
+    model: Checkpoint | Ensemble
     layout: Layout
     years: tuple[int, ...]
     coarse: Field
@@ -82,13 +86,24 @@ class Plan:
     @cached_property
     def inputs(self) -> InputSpec:
         """Channels and windows of the model."""
-        return self.checkpoint.inputs
+        return self.model.inputs
 
     @cached_property
     def expected(self) -> NDArray[np.bool_] | None:
         """Cells of the forcing's grid that had data when the model was trained."""
-        coverage = self.checkpoint.coverage
+        coverage = self.model.coverage
         return None if coverage is None else coverage.on(self.coarse.grid)
+
+    @cached_property
+    def applicability(self) -> Applicability | None:
+        """What distances to the training inputs are measured from, where they are wanted."""
+        return self.model.applicability if "applicability" in self.layers else None
+
+    @cached_property
+    def finishing(self) -> Finishing:
+        """How probabilities become layers."""
+        decision = self.model.decision
+        return Finishing(tuple(name for name in self.layers if name in LAYERS), decision if any(decision) else ())
 
     @property
     def rollout(self) -> bool:
@@ -164,11 +179,24 @@ def run_block_year(plan: Plan, year: int, row: int, column: int, *chunks: NDArra
             return ocean((len(block.rows), len(block.columns)), len(plan.inputs.classes), plan.layers)
         coarse = _read_coarse(plan, block, static, named, year)
         prior = _read_prior(plan, block, named, year)
-        engine: Engine = engine_of(plan.checkpoint, device, flips=plan.flips)
+        engines: list[Engine] = [engine_of(member, device, flips=plan.flips) for member in plan.model.members]
         block_inputs = BlockInputs(coarse, static.fields, static.land, prior, static.pending)
-        layers = predict_block(engine, block, block_inputs, plan.layers)
+        layers = predict_block(engines, block, block_inputs, plan.finishing)
+        if plan.applicability is not None:
+            layers["applicability"] = _distance(plan.applicability, block, block_inputs, plan.inputs.factor)
     give_back()
     return layers
+
+
+def _distance(applicability: Applicability, block: Block, inputs: BlockInputs, factor: int) -> NDArray[np.float32]:
+    """Distance of each coarse cell to the training inputs, on its fine cells; NaN where there is no land."""
+    for _, future in inputs.pending:
+        future.result()
+    land = inputs.land[block.core]
+    rows, columns = (slice(side.start // factor, side.stop // factor) for side in block.core)
+    means = static_means(inputs.static[:, *block.core].cpu().numpy(), land, factor)
+    distance = applicability.distance(inputs.coarse[:, rows, columns], means)
+    return np.where(land, expand(distance, factor), np.float32(np.nan))
 
 
 def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple[_Static, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, get_args
 
 import xarray as xr
@@ -16,7 +15,7 @@ from xland.inference.block_year import Plan
 from xland.inference.graph import block_years
 from xland.inference.identity import digest_of, identities_of
 from xland.inference.layout import Layout, crop
-from xland.inference.product import choose_outputs, dataset_of, layers_of
+from xland.inference.product import check_model, choose_outputs, dataset_of, layers_of
 from xland.inference.sources import (
     Region,
     Sources,
@@ -29,8 +28,7 @@ from xland.inference.sources import (
     target_grid,
 )
 from xland.inputs import InputSpec
-from xland.models import DEFAULT_MODEL, find_model
-from xland.models.checkpoint import Checkpoint
+from xland.models import DEFAULT_MODEL, Model, find_model
 from xland.orientation import restore
 from xland.provenance import describe_product
 from xland.years import listed
@@ -42,7 +40,7 @@ Device = Literal["auto", "cpu", "cuda"]
 def downscale(
     ds: xr.Dataset,
     *,
-    model: str | Path | Checkpoint = DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
     static: xr.Dataset | None = None,
     prior: xr.DataArray | None = None,
     years: int | Sequence[int] | slice | None = None,
@@ -62,8 +60,9 @@ def downscale(
     ----------
     ds : Dataset
         Coarse fractions, for example LUH2 states as released, in any orientation.
-    model : str, path or Checkpoint
-        Name of a shipped model, or the folder of a trained one.
+    model : str, path or Checkpoint; or a list of them
+        Name of a shipped model, or the folder of a trained one. Several that read and write the same
+        answer as one: each blends its own windows, and their probabilities are averaged.
     static : Dataset, optional
         Static predictors on the fine grid, at least where the forcing is; by default those that
         `xland.datasets` provides.
@@ -81,7 +80,8 @@ def downscale(
         Fine cells along a block, a multiple of the model's factor. By default blocks are so large
         that at most 15 % of the windows are computed twice at their edges: 1800 cells on 0.05 degree.
     outputs : str or sequence of str
-        Any of ``land_use``, ``probability`` and ``confidence``; all come from one pass of the network.
+        Any of ``land_use``, ``probability``, ``confidence``, ``spread`` (of several models) and
+        ``applicability`` (of models that hold their training inputs); all come from one pass of the network.
     direction : {"forward", "backward"}
         Order of the years for models that read a prior.
     device : {"auto", "cpu", "cuda"}
@@ -95,8 +95,15 @@ def downscale(
         As asked for, in the caller's dimension names and orientation: ``land_use`` (time, lat, lon),
         uint8 class codes with CF flags; ``probability`` (time, class, lat, lon), float32; for
         ``confidence`` the variables ``confidence``, the difference between the two largest
-        probabilities, and ``entropy``, from 0 (one class is certain) to 1 (all are equal), both
-        (time, lat, lon) float32. Shares are stored as uint8 in steps of 0.004.
+        probabilities, and ``entropy``, from 0 (one class is certain) to 1 (all are equal); ``spread``, the
+        standard deviation (of the population) between models of the probability of the class on the map;
+        ``applicability``, how far the inputs of the coarse cell lie from those of the training, where 1 is
+        as far as training inputs lie from each other, NaN in the sea, with the attribute ``threshold`` from
+        which on scores say nothing (:mod:`xland.models.applicability`); all (time, lat, lon) float32. Shares
+        are stored as uint8 in steps of 0.004, ``spread`` of 0.002.
+
+        A class is the one with the largest ``log(probability) + decision``, where the model card gives
+        such offsets.
 
     Raises
     ------
@@ -104,12 +111,13 @@ def downscale(
         A subclass that names what is wrong with forcing, static fields, prior, region or model.
         Faults in values are raised when the values are computed.
     """
-    checkpoint = find_model(model)
-    inputs = checkpoint.inputs
+    trained = find_model(model)
+    inputs = trained.inputs
     wanted = choose_outputs(outputs)
+    check_model(wanted, trained)
     _check_choices(direction, device)
     forcing = read_forcing(ds, variables=inputs.coarse_variables)
-    _check_factor(forcing.grid, inputs, checkpoint.name)
+    _check_factor(forcing.grid, inputs, trained.name)
     check_lattice(forcing.grid)
     chosen = choose_years(forcing, years, inputs.steps)
     whole = forcing.grid.refine(inputs.factor)
@@ -126,11 +134,13 @@ def downscale(
     )
     identities = identities_of(forcing=ds, static=static, prior=prior)
     fingerprint = digest_of(
-        [checkpoint.digest, inputs.to_dict(), identities, direction, wanted] + (["flips"] if flips else [])
+        [trained.identity, identities, direction, wanted]
+        + (["flips"] if flips else [])
+        + ([member.card.get("applicability") for member in trained.members] if "applicability" in wanted else [])
     )
     plan = Plan(
         token=tokenize(fingerprint, layout, chosen, device),
-        checkpoint=checkpoint,
+        model=trained,
         layout=layout,
         years=chosen,
         coarse=sources.coarse.field,
@@ -145,13 +155,13 @@ def downscale(
     arrays = block_years(plan, sources.arrays)
     if layout.grid != target:
         arrays = {name: crop(array, layout.grid, *spans_of(target)) for name, array in arrays.items()}
-    fine = dataset_of(arrays, target, chosen, wanted, inputs)
+    fine = dataset_of(arrays, target, chosen, wanted, trained)
     described = describe_product(
         fine,
         title=f"Land use on {inputs.resolution:g} degree, {listed(chosen)}",
-        summary=f"Class of land use in each cell, downscaled by the model {checkpoint.name} of xland",
+        summary=f"Class of land use in each cell, downscaled by the model {trained.name} of xland",
         source=str(ds.attrs.get("title", "coarse land-use fractions")),
-        model={"name": checkpoint.name, "sha256": checkpoint.digest, "licence": checkpoint.card.get("licence", "")},
+        model={"name": trained.name, "sha256": trained.digest, "licence": trained.licence},
         inputs=identities,
     )
     described.attrs["xland_fingerprint"] = fingerprint

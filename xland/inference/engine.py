@@ -24,6 +24,7 @@ import numpy as np
 from dask.system import CPU_COUNT
 
 from xland.errors import ModelError
+from xland.models.calibration import Calibration
 from xland.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ _SPARSE = 0.6
 _Item = TypeVar("_Item")
 
 _lock = threading.Lock()
-_engines: dict[tuple[str, str, bool], Engine] = {}
+_engines: dict[tuple[int, str, bool, Calibration], Engine] = {}
 _pools: dict[tuple[str, int], ThreadPoolExecutor] = {}
 _local = threading.local()
 # a child process has none of its parent's threads
@@ -63,6 +64,8 @@ class Engine:
         Whether probabilities are averaged over the four mirror images of a window.
     call : callable
         What runs the network: itself, or a compiled form of it.
+    calibration : Calibration, optional
+        How its scores are scaled before they become probabilities.
     """
 
     network: DownscalingNetwork
@@ -70,6 +73,7 @@ class Engine:
     batch: int = 1
     flips: bool = False
     call: Callable[..., Tensor] | None = None
+    calibration: Calibration | None = None
 
     def submit(
         self,
@@ -103,13 +107,18 @@ class Engine:
         with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
             images = _mirrored if self.flips else _as_it_is
             parts = [
-                undo((self.call or self.network)(*image).float().softmax(dim=1))
+                undo(self._shares((self.call or self.network)(*image)))
                 if points is None
-                else _spread(self.network(*image, points=points).float().softmax(dim=1), points, land[0])
+                else _spread(self._shares(self.network(*image, points=points)), points, land[0])
                 for image, undo in images(layers, self.network)
             ]
             total = parts[0] if len(parts) == 1 else torch.stack(parts).mean(dim=0)
         return total[: len(static)]
+
+    def _shares(self, scores: Tensor) -> Tensor:
+        """Turn scores, ``(windows, classes, ...)``, into probabilities."""
+        scores = scores.float()
+        return (scores if self.calibration is None else self.calibration.apply(scores)).softmax(dim=1)
 
     def _points(self, land: Sequence[Tensor]) -> Tensor | None:
         """Flat indices of land where only that is computed."""
@@ -142,11 +151,11 @@ def engine_of(checkpoint: Checkpoint, device: str = "auto", *, flips: bool = Fal
         If the weights cannot be read.
     """
     chosen = choose_device(device)
-    network = checkpoint.network()
-    key = (str(id(network)), chosen, flips)
+    network, calibration = checkpoint.network(), checkpoint.calibration
+    key = (id(network), chosen, flips, calibration)
     with _lock:
         if key not in _engines:
-            _engines[key] = _on_device(network, chosen, flips=flips)
+            _engines[key] = replace(_on_device(network, chosen, flips=flips), calibration=calibration)
         return _engines[key]
 
 

@@ -64,7 +64,7 @@ class BlockYears(Layer):
         years, rows, columns = self.shape
         layout = self.plan.layout
         return (
-            f"{self.plan.checkpoint.name}: {years} {'year' if years == 1 else 'years'} of {rows} x {columns} blocks, "
+            f"{self.plan.model.name}: {years} {'year' if years == 1 else 'years'} of {rows} x {columns} blocks, "
             f"{layout.windows} windows a year where all is land, {layout.twice:.1%} of them twice at edges of blocks"
         )
 

@@ -2,7 +2,7 @@
 
 Windows are run from north to south. Rows that no later window touches are finished at once: class,
 probability and confidence are taken from them, and their probabilities are let go. So probabilities
-are held for one row of windows, however large the block.
+are held for one row of windows (of each member of an ensemble), however large the block.
 """
 
 from __future__ import annotations
@@ -17,15 +17,12 @@ from numpy.typing import NDArray
 
 from xland.batches.masking import MASKED
 from xland.inference.engine import Engine, use_one_thread
+from xland.inference.finishing import Finishing, ocean
 from xland.inference.layout import Block
 from xland.inference.windows import blend_weights
-from xland.vocabulary import OCEAN
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-LAYERS = ("land_use", "probability", "confidence", "entropy")
-"""What can be taken from the probabilities of a block."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,98 +50,89 @@ class BlockInputs:
 
 
 def predict_block(
-    engine: Engine, block: Block, inputs: BlockInputs, layers: Sequence[str] = ("land_use",)
+    engines: Sequence[Engine], block: Block, inputs: BlockInputs, finishing: Finishing | None = None
 ) -> dict[str, NDArray[Any]]:
     """Blend the probabilities of all windows that touch a block.
 
     Parameters
     ----------
-    engine : Engine
-        The network and its device.
+    engines : sequence of Engine
+        The network and its device; several for an ensemble, whose probabilities are averaged.
     block : Block
     inputs : BlockInputs
-    layers : sequence of str
-        Of :data:`LAYERS`.
+    finishing : Finishing, optional
+        What is taken from the probabilities, and how; by default the class map.
 
     Returns
     -------
     dict of str to array
         ``land_use`` (rows, columns) uint8, the lower code where two classes are equal; ``probability``
-        (classes, rows, columns) float32, summing to 1; ``confidence``, the difference between the two
-        largest, and ``entropy``, from 0 (one class is certain) to 1 (all are equal), (rows, columns) float32.
+        (classes, rows, columns) float32, summing to 1; all others (rows, columns) float32: ``confidence``,
+        the difference between the two largest, ``entropy``, from 0 (one class is certain) to 1 (all are
+        equal), ``spread``, the standard deviation between members of the probability of the class on the
+        map, and ``unmet``, the share of the coarse cell that could not be given the class that was asked for.
     """
-    count = len(engine.network.inputs.classes)
+    finishing = finishing or Finishing()
     core_rows, core_columns = block.core
     land = inputs.land[core_rows, core_columns]
-    results = ocean(land.shape, count, layers)
+    results = ocean(land.shape, len(engines[0].network.inputs.classes), finishing.layers)
     if not land.any():
         return results
     use_one_thread()
     first = core_rows.start
-    for top, values in _finished_rows(engine, block, inputs):
-        part = slice(max(top, first), min(top + values.shape[1], core_rows.stop))
+    for top, members in _finished_rows(engines, block, inputs):
+        part = slice(max(top, first), min(top + members[0].shape[1], core_rows.stop))
         if part.stop > part.start:
             at = slice(part.start - first, part.stop - first)
-            _fill(results, values[:, part.start - top : part.stop - top], at, land[at])
+            rows = [values[:, part.start - top : part.stop - top] for values in members]
+            finishing.fill(results, rows, at, land[at])
     return results
 
 
-def ocean(shape: tuple[int, int], classes: int, layers: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Return the layers of a block without land."""
-    results: dict[str, NDArray[Any]] = {}
-    for name in layers:
-        if name == "land_use":
-            results[name] = np.full(shape, OCEAN, dtype=np.uint8)
-        elif name == "probability":
-            results[name] = np.zeros((classes, *shape), dtype=np.float32)
-            results[name][OCEAN] = 1
-        else:
-            results[name] = np.full(shape, 1 if name == "confidence" else 0, dtype=np.float32)
-    return results
-
-
-def _finished_rows(engine: Engine, block: Block, inputs: BlockInputs) -> Iterator[tuple[int, Tensor]]:
-    """Yield the first row, counted in the halo, and probabilities (classes, rows, core columns) of whole rows."""
+def _finished_rows(engines: Sequence[Engine], block: Block, inputs: BlockInputs) -> Iterator[tuple[int, list[Tensor]]]:
+    """Yield the first of some whole rows, counted in the halo, and each member's (classes, rows, core columns)."""
     import torch
 
-    size, stride, columns = block.size, block.stride, block.core[1]
-    classes = len(engine.network.inputs.classes)
-    band = torch.zeros((classes, size, inputs.land.shape[1]), device=engine.device)
-    weights = torch.from_numpy(blend_weights(size, stride).copy()).to(engine.device)
-    jobs = _submit_all(engine, block, inputs)
+    size, stride, columns, device = block.size, block.stride, block.core[1], engines[0].device
+    classes = len(engines[0].network.inputs.classes)
+    bands = [torch.zeros((classes, size, inputs.land.shape[1]), device=device) for _ in engines]
+    weights = torch.from_numpy(blend_weights(size, stride).copy()).to(device)
+    jobs = _submit_all(engines, block, inputs)
     try:
         for number, (top, row) in enumerate(jobs):
-            for lefts, future in row:
+            for member, lefts, future in row:
                 for left, values in zip(lefts, future.result(), strict=True):
-                    band[:, :, left : left + size].addcmul_(values, weights)
+                    bands[member][:, :, left : left + size].addcmul_(values, weights)
             row.clear()
             if number == len(jobs) - 1:
-                yield top, band[:, :, columns]
+                yield top, [band[:, :, columns] for band in bands]
                 return
-            yield top, band[:, :stride, columns]
-            kept = band[:, stride:].clone()
-            band[:, : size - stride] = kept
-            band[:, size - stride :] = 0
+            yield top, [band[:, :stride, columns] for band in bands]
+            for band in bands:
+                kept = band[:, stride:].clone()
+                band[:, : size - stride] = kept
+                band[:, size - stride :] = 0
     finally:
         for _, row in jobs:
-            for _, future in row:
+            for _, _, future in row:
                 future.cancel()
 
 
 def _submit_all(
-    engine: Engine, block: Block, inputs: BlockInputs
-) -> list[tuple[int, list[tuple[list[int], Future[Tensor]]]]]:
-    """Start all windows with land in the block: for each row of windows its top, and (lefts, result) of each batch."""
+    engines: Sequence[Engine], block: Block, inputs: BlockInputs
+) -> list[tuple[int, list[tuple[int, list[int], Future[Tensor]]]]]:
+    """Start all windows with land in the block: for each row of windows its top, and (member, lefts, result)."""
     import torch
 
-    size, factor = block.size, engine.network.inputs.factor
+    first = engines[0]
+    size, factor = block.size, first.network.inputs.factor
     core = block.core
-    coarse = torch.from_numpy(inputs.coarse).to(engine.device)
-    land = torch.from_numpy(inputs.land).to(engine.device)
+    coarse = torch.from_numpy(inputs.coarse).to(first.device)
+    land = torch.from_numpy(inputs.land).to(first.device)
     prior = None
-    if engine.network.inputs.prior != "none":
+    if first.network.inputs.prior != "none":
         known = np.full(inputs.land.shape, MASKED, dtype=np.uint8) if inputs.prior is None else inputs.prior
-        prior = torch.as_tensor(known).to(engine.device)
+        prior = torch.as_tensor(known).to(first.device)
     inside = np.zeros_like(inputs.land)
     inside[core] = inputs.land[core]
     jobs = []
@@ -153,56 +141,16 @@ def _submit_all(
         lefts = [left for left in block.window_columns if strip[left : left + size].any()]
         row = []
         after = [future for rows, future in inputs.pending if rows.start < top + size and rows.stop > top]
-        for start in range(0, len(lefts), engine.batch):
-            chosen = lefts[start : start + engine.batch]
+        for start in range(0, len(lefts), first.batch):
+            chosen = lefts[start : start + first.batch]
             fine = [(..., slice(top, top + size), slice(left, left + size)) for left in chosen]
             low = [tuple(slice(s.start // factor, s.stop // factor) for s in at[1:]) for at in fine]
-            future = engine.submit(
+            windows = (
                 [coarse[:, r, c] for r, c in low],
                 [inputs.static[at] for at in fine],
                 None if prior is None else [prior[at] for at in fine],
                 [land[at] for at in fine],
-                after,
             )
-            row.append((chosen, future))
+            row += [(member, chosen, engine.submit(*windows, after)) for member, engine in enumerate(engines)]
         jobs.append((top, row))
     return jobs
-
-
-def _fill(results: dict[str, NDArray[Any]], values: Tensor, at: slice, land: NDArray[np.bool_]) -> None:
-    """Take what is wanted from the probabilities of some rows, ``(classes, rows, columns)``."""
-    for name, array in results.items():
-        if name == "probability":
-            array[:, at] = np.where(land, values.cpu().numpy(), array[:, at])
-        else:
-            array[at] = np.where(land, _TAKE[name](values).cpu().numpy(), array[at])
-
-
-def _most_probable(values: Tensor) -> Tensor:
-    """Code of the largest probability; the lower code where two are equal."""
-    import torch
-
-    if values.is_cuda:
-        return values.argmax(dim=0).to(torch.uint8)
-    # torch needs three times as long for this on a CPU, and argmax ten times
-    layers = values.numpy()
-    best = layers[0].copy()
-    code = np.zeros(best.shape, dtype=np.uint8)
-    for number, layer in enumerate(layers[1:], 1):
-        np.copyto(code, number, where=layer > best)
-        np.maximum(best, layer, out=best)
-    return torch.from_numpy(code)
-
-
-def _margin(values: Tensor) -> Tensor:
-    """Difference between the two largest probabilities."""
-    best, second = values.topk(2, dim=0).values
-    return best - second
-
-
-def _entropy(values: Tensor) -> Tensor:
-    """Shannon entropy as a share of its largest value."""
-    return -(values * values.clamp_min(1e-12).log()).sum(dim=0).clamp_max_(0) / float(np.log(len(values)))
-
-
-_TAKE = {"land_use": _most_probable, "confidence": _margin, "entropy": _entropy}

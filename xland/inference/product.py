@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import dask.array as da
@@ -11,20 +12,36 @@ import xarray as xr
 
 from xland.errors import ModelError
 from xland.grid import Grid
-from xland.inputs import InputSpec
+from xland.models.checkpoint import Checkpoint
+from xland.models.ensemble import Ensemble
 from xland.vocabulary import flag_attributes
 
-OUTPUTS = {"land_use": ("land_use",), "probability": ("probability",), "confidence": ("confidence", "entropy")}
+OUTPUTS = {
+    "land_use": ("land_use",),
+    "probability": ("probability",),
+    "confidence": ("confidence", "entropy"),
+    "spread": ("spread",),
+    "applicability": ("applicability",),
+}
 """What can be asked for, and the variables that it gives."""
 
 PACKED = {"dtype": "uint8", "scale_factor": 0.004, "_FillValue": 255}
 """How shares from 0 to 1 are stored: in steps of 1/250, as CF packed data."""
 
-_LONG_NAMES = {
-    "probability": "probability of the land-use class",
-    "confidence": "difference between the two largest class probabilities",
-    "entropy": "entropy of the class probabilities as a share of its largest value",
-}
+_HALF = {**PACKED, "scale_factor": 0.002}
+"""How shares from 0 to 1/2 are stored."""
+
+_Look = tuple[str, list[float] | None, Mapping[str, Any]]
+
+_LOOKS: Mapping[str, _Look] = MappingProxyType({
+    "probability": ("probability of the land-use class", [0.0, 1.0], PACKED),
+    "confidence": ("difference between the two largest class probabilities", [0.0, 1.0], PACKED),
+    "entropy": ("entropy of the class probabilities as a share of its largest value", [0.0, 1.0], PACKED),
+    "spread": ("standard deviation between models of the probability of the class on the map", [0.0, 0.5], _HALF),
+    # without an upper end, and equal in all fine cells of a coarse one: compressed, floats take little room
+    "applicability": ("distance of the coarse cell to the training inputs (dissimilarity index)", None, {}),
+})  # fmt: skip
+"""Of each share or distance: its long name, its valid range and how it is stored."""
 
 
 def choose_outputs(outputs: str | Sequence[str]) -> tuple[str, ...]:
@@ -34,6 +51,20 @@ def choose_outputs(outputs: str | Sequence[str]) -> tuple[str, ...]:
     if unknown or not wanted:
         raise ModelError(f"unknown outputs {', '.join(unknown) or '(none given)'}; choose from {', '.join(OUTPUTS)}")
     return wanted
+
+
+def check_model(outputs: Sequence[str], model: Checkpoint | Ensemble) -> None:
+    """Refuse outputs that a model cannot give; :class:`ModelError` says why."""
+    if "spread" in outputs and len(model.members) < 2:
+        raise ModelError(
+            f"the output 'spread' is how far several models disagree, and {model.name!r} is one: "
+            "give more, model=['a', 'b'], or leave 'spread' out"
+        )
+    if "applicability" in outputs and model.applicability is None:
+        raise ModelError(
+            f"the output 'applicability' is a distance to the training inputs, which the model {model.name!r} does "
+            "not hold: add them with `xland calibrate`, or leave 'applicability' out"
+        )
 
 
 def layers_of(outputs: Sequence[str]) -> tuple[str, ...]:
@@ -46,7 +77,7 @@ def dataset_of(
     target: Grid,
     years: tuple[int, ...],
     outputs: tuple[str, ...],
-    inputs: InputSpec,
+    model: Checkpoint | Ensemble,
 ) -> xr.Dataset:
     """Put lazy arrays on a grid into a Dataset with CF attributes.
 
@@ -58,22 +89,27 @@ def dataset_of(
     years : tuple of int
     outputs : tuple of str
         Names in :data:`OUTPUTS`.
-    inputs : InputSpec
-        Says what the classes are.
+    model : Checkpoint or Ensemble
+        Says what the classes are, and where its applicability ends.
     """
     variables: dict[str, xr.Variable] = {}
+    classes = model.inputs.classes
     for name in (layer for output in OUTPUTS if output in outputs for layer in OUTPUTS[output]):
         dims = ("time", "class", "lat", "lon") if name == "probability" else ("time", "lat", "lon")
         if name == "land_use":
-            variables[name] = xr.Variable(dims, arrays[name], flag_attributes(inputs.classes))
-        else:
-            attributes = {"long_name": _LONG_NAMES[name], "units": "1", "valid_range": [0.0, 1.0]}
-            variables[name] = xr.Variable(dims, arrays[name], attributes, PACKED)
+            variables[name] = xr.Variable(dims, arrays[name], flag_attributes(classes))
+            continue
+        long_name, valid, encoding = _LOOKS[name]
+        attributes: dict[str, Any] = {"long_name": long_name, "units": "1"}
+        attributes |= {} if valid is None else {"valid_range": valid}
+        if name == "applicability" and model.applicability is not None:
+            attributes["threshold"] = model.applicability.threshold
+        variables[name] = xr.Variable(dims, arrays[name], attributes, dict(encoding))
     coordinates: dict[str, Any] = {
         "time": ("time", np.array(years, dtype=np.int64), {"long_name": "calendar year"}),
         "lat": ("lat", target.latitude, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
         "lon": ("lon", target.longitude, {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
     }
     if "probability" in outputs:
-        coordinates["class"] = ("class", list(inputs.classes))
+        coordinates["class"] = ("class", list(classes))
     return xr.Dataset(variables, coordinates)
