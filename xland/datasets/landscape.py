@@ -16,7 +16,8 @@ from scipy import fft, ndimage
 
 from xland import predictors
 from xland.datasets.reference import KOPPEN_ZONES
-from xland.datasets.static import COAST_CAP, PREDICTORS, RUGGEDNESS_REACH
+from xland.datasets.settlements import FARTHEST, KILOMETRE
+from xland.datasets.static import COAST_CAP, POPULATION_RADII, PREDICTORS, RUGGEDNESS_REACH
 from xland.grid import Grid
 from xland.vocabulary import CROPLAND, FOREST, OTHER, PASTURE, URBAN
 
@@ -141,12 +142,15 @@ def make_landscape(grid: Grid, random: np.random.Generator) -> Landscape:
         FOREST: wetness + 0.5 * steep - 0.4 * sand + 0.2 * mild + 0.2 * fine(),
         OTHER: -_standard(warmth, land) - wetness + 0.2 * fine(),
     }
+    suitability = {code: _standard(field, land) for code, field in suited.items()}
+    lake = basins | (land & _highest(low - steep + fine(), land, LAKE_SHARE))
+    fields |= _climate(warmth, wetness) | _people(suitability[URBAN], land, grid) | {"lake_share": lake.astype(np.float32)}
     return Landscape(
         grid=grid,
         static=_dataset(fields, grid),
         land=land,
-        lake=basins | (land & _highest(low - steep + fine(), land, LAKE_SHARE)),
-        suitability={code: _standard(field, land) for code, field in suited.items()},
+        lake=lake,
+        suitability=suitability,
         crops=_evenly_spread(_standard(warmth, land) + 1.5 * fine(), land),
         dry=wetness < 0,
         noise=noise,
@@ -191,6 +195,32 @@ def _zones(warmth: Field, wetness: Field, land: NDArray[np.bool_]) -> dict[str, 
     zone = np.digitize(warmth, (18, 5, -6)) + (warmth <= 18)
     zone = np.where((wetness < -0.9) & (warmth > -6), KOPPEN_ZONES.index("arid"), zone)
     return {f"koppen_{name}": ((zone == code) & land).astype(np.float32) for code, name in enumerate(KOPPEN_ZONES)}
+
+
+def _climate(warmth: Field, wetness: Field) -> dict[str, Field]:
+    """Months and rain that fit warmth and wetness: seasons are strong where it is cold."""
+    season = 4 + 0.5 * np.maximum(25 - warmth, 0)
+    rain = 700 * np.exp(0.6 * wetness)
+    return {
+        "coldest_month": warmth - season,
+        "warmest_month": warmth + season,
+        "precipitation": rain,
+        "driest_month": rain / 12 * np.clip(0.5 + 0.2 * wetness, 0, 1),
+        "warm_precipitation": 0.6 * rain,
+    }
+
+
+def _people(suited: Field, land: NDArray[np.bool_], grid: Grid) -> dict[str, Field]:
+    """People and towns where towns do well: the best hundredth of the land is town."""
+    town = land & _highest(suited, land, 0.01)
+    people = np.where(land, np.minimum(np.exp(2 * suited), 1e4), 0)
+    cells = KILOMETRE / grid.resolution
+    from_town = ndimage.distance_transform_edt(~town) / max(5 * cells, 1)
+    return {
+        **{f"population_{radius}km": ndimage.gaussian_filter(people, radius * cells) for radius in POPULATION_RADII},
+        "settlements_8km": 0.01 * ndimage.gaussian_filter(town.astype(np.float32), 8 * cells),
+        "town_distance": np.minimum(from_town, FARTHEST),
+    }
 
 
 def _soils(clay: Field, sand: Field, warmth: Field, wetness: Field, land: NDArray[np.bool_]) -> dict[str, Field]:

@@ -25,7 +25,10 @@ CHUNK = 600
 
 RECIPES: Mapping[str, tuple[int, tuple[str, ...]]] = {
     "land-mask": (2, ("land-mask",)),
-    "static": (1, ("topography", "land-mask", "koppen")),
+    "static": (
+        2,
+        ("topography", "land-mask", "koppen", "temperature", "precipitation", "lakes", "settlements"),
+    ),
     "land-use": (1, ("modis-2019", "land-mask")),
     "fractions": (1, ("modis-2019", "land-mask")),
 }

@@ -115,7 +115,7 @@ def _on_world(name: str, data: Any, dataset: str, attrs: dict[str, Any]) -> xr.D
     wanted = source(dataset)
     grid = Grid.world(180 / wanted.rows)
     if data.shape != grid.shape:
-        raise DatasetError(f"{wanted.member} holds {data.shape} cells instead of {grid.shape}")
+        raise DatasetError(f"{wanted.members[0]} holds {data.shape} cells instead of {grid.shape}")
     coords = {
         "lat": ("lat", grid.latitude, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
         "lon": ("lon", grid.longitude, {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),

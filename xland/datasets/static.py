@@ -1,4 +1,4 @@
-"""Static predictors on a global grid, made from topography, land mask and climate zones."""
+"""Static predictors on a global grid: terrain, land and lakes, climate, and where people live."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland import predictors
+from xland.datasets.climate import LAPSE_RATE, Climate
+from xland.datasets.lakes import lake_share, read_lakes
 from xland.datasets.prepared import CHUNK, create, create_coordinates, open_prepared, prepare, store_path, strips
 from xland.datasets.reference import KOPPEN_ZONES, elevation, koppen, land_mask
+from xland.datasets.settlements import FARTHEST, counted, density, read_settlements, town_distance
 from xland.datasets.wheels import source
 from xland.errors import GridError
 from xland.grid import Grid, aggregate
@@ -24,10 +27,15 @@ COAST_CAP = 500.0
 """Kilometres from the coast beyond which distances are not told apart."""
 
 COAST_FACTOR = 6
-"""Cells of the land mask along one cell on which coast distance is computed at the finest: 0.05 degree."""
+"""Cells of the land mask along one cell on which distances and densities are computed at the finest: 0.05 degree."""
 
 RUGGEDNESS_REACH = 0.35
 """Degrees on either side over which ruggedness looks: 15 x 15 cells of 0.05 degree."""
+
+POPULATION_RADII = (3, 8, 20)
+"""Kilometres over which people are spread."""
+
+_TODAY = "Today's settlements: they stand for where towns grow, not for how many people lived there."
 
 _GDAL_CACHE = 128 * 2**20  # bytes
 
@@ -68,6 +76,35 @@ PREDICTORS: tuple[Predictor, ...] = (
         "coast_distance", "km", "float16", "distance from the nearest sea", ("land-mask",),
         f"Great circle between cell centres; 0 over sea, at most {COAST_CAP:g}. Sea: less than half land. "
         "On grids finer than 0.05 degree interpolated from there, so that small islands may be at 0.",
+    ),
+    Predictor("lake_share", "1", "float16", "share of the cell that is lake", ("lakes",)),
+    *(
+        Predictor(
+            f"{which}_month", "degC", "float16", f"mean temperature of the {which} month",
+            ("temperature", "topography"), f"Moved to the height of the cell by {LAPSE_RATE} K a kilometre.",
+        )
+        for which in ("coldest", "warmest")
+    ),
+    *(
+        Predictor(name, "mm", "float16", long_name, ("precipitation",))
+        for name, long_name in (
+            ("precipitation", "precipitation of a year"),
+            ("driest_month", "precipitation of the driest month"),
+            ("warm_precipitation", "precipitation of the six warmest months"),
+        )
+    ),
+    *(
+        Predictor(f"population_{radius}km", "km-2", "float32", f"people within about {radius} km", ("settlements",),
+                  f"People of settlements, spread by a Gaussian of {radius} km. {_TODAY}")
+        for radius in POPULATION_RADII
+    ),
+    Predictor(
+        "settlements_8km", "km-2", "float32", "settlements within about 8 km", ("settlements",),
+        f"Spread by a Gaussian of 8 km. {_TODAY}",
+    ),
+    Predictor(
+        "town_distance", "1", "float16", "distance to the nearest town in the radius of that town", ("settlements",),
+        f"Towns of 1000 people and more, radius as the root of their people; at most {FARTHEST:g}. {_TODAY}",
     ),
 )  # fmt: skip
 """The variables of :func:`static_predictors`, in order."""
@@ -152,27 +189,43 @@ def _build(group: zarr.Group, grid: Grid, factor: int) -> None:
     for rows in strips(far.rows, height, "Land and sea"):
         block = land[rows.start * far_factor : rows.stop * far_factor].to_numpy()
         far_share[rows] = predictors.land_share(block, far_factor)
-    coast = predictors.coast_distance(far_share >= 0.5, far, COAST_CAP)
+    smooth = {"coast_distance": predictors.coast_distance(far_share >= 0.5, far, COAST_CAP), **_settled(far)}
+    climate, lakes = Climate(topography), read_lakes()
 
     for rows in strips(grid.rows, CHUNK, "Static predictors"):
         part = grid.window(rows, slice(None))
         values = _terrain(topography, grid, rows)
         if far_factor == factor:
-            share, near = far_share[rows], coast[rows]
+            share = far_share[rows]
+            values |= {name: field[rows] for name, field in smooth.items()}
         else:
             share = predictors.land_share(land[rows.start * factor : rows.stop * factor].to_numpy(), factor)
-            near = predictors.bilinear(coast, far, part).astype(np.float32)
+            values |= {name: predictors.bilinear(field, far, part) for name, field in smooth.items()}
         values["land_share"] = share
+        values["lake_share"] = lake_share(lakes, rows, grid.rows)
+        values |= climate.on(part, values["elevation"])
         inner = slice(rows.start * zone_factor, rows.stop * zone_factor)
         shares = predictors.zone_shares(zones[inner].to_numpy(), zone_factor, len(KOPPEN_ZONES))
         values |= {f"koppen_{zone}": zone_share for zone, zone_share in zip(KOPPEN_ZONES, shares, strict=True)}
         values["abs_latitude"] = np.broadcast_to(np.abs(part.latitude)[:, None], part.shape)
-        values["coast_distance"] = np.where(share >= 0.5, near, 0)
+        values["coast_distance"] = np.where(share >= 0.5, values["coast_distance"], 0)
         for chosen in PREDICTORS:
             stored = values[chosen.name].astype(np.float32)
             if chosen.dtype == "uint8":
                 stored = np.rint(stored * _steps(factor))
             arrays[chosen.name][rows] = stored.astype(chosen.dtype)
+
+
+def _settled(grid: Grid) -> dict[str, NDArray[np.float32]]:
+    """Fields of where people live."""
+    settlements = read_settlements()
+    people = counted(settlements, grid, settlements.population)
+    places = counted(settlements, grid, np.ones_like(settlements.population))
+    return {
+        **{f"population_{radius}km": density(people, grid, radius) for radius in POPULATION_RADII},
+        "settlements_8km": density(places, grid, 8),
+        "town_distance": town_distance(settlements, grid),
+    }
 
 
 def _steps(factor: int) -> int:

