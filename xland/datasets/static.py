@@ -77,7 +77,7 @@ PREDICTORS: tuple[Predictor, ...] = (
         f"Great circle between cell centres; 0 over sea, at most {COAST_CAP:g}. Sea: less than half land. "
         "On grids finer than 0.05 degree interpolated from there, so that small islands may be at 0.",
     ),
-    Predictor("lake_share", "1", "float16", "share of the cell that is lake", ("lakes",)),
+    Predictor("lake_share", "1", "uint8", "share of the cell that is lake", ("lakes",)),
     *(
         Predictor(
             f"{which}_month", "degC", "float16", f"mean temperature of the {which} month",
