@@ -340,18 +340,24 @@ def test_arguments_that_make_no_sense_are_refused():
 # ---------------------------------------------------------------- real change
 
 
-@pytest.mark.shared_data
-def test_plum_island_from_1985_to_1999(plum_island):
+@pytest.fixture(scope="module")
+def observed_change(plum_island):
+    """Forest, built and other land of 1985, 1991 and 1999 as classes 1, 2 and 3, laid on a corner of all windows."""
     rasterio = pytest.importorskip("rasterio")
-    codes = []
+    maps = []
     for year in (1985, 1991, 1999):
         with rasterio.open(plum_island / f"pie_lu_pie_{year}.tif") as file:
-            codes.append(np.where(file.read(1) == 255, 0, file.read(1)).astype(np.uint8))
-    # laid on an invented place, from a corner of all windows; forest, built and other are classes 1, 2 and 3
-    first, middle, last = (on_grid(each, resolution=0.1, north=90.0) for each in codes)
+            codes = file.read(1)
+        maps.append(on_grid(np.where(codes == 255, 0, codes).astype(np.uint8), resolution=0.1))
+    return maps
+
+
+@pytest.mark.shared_data
+def test_plum_island_from_1985_to_1999(observed_change):
+    first, middle, last = observed_change
     # the map of 1991 as a prediction of 1999: what had changed by then and stayed
-    found = assess_change(first, last, middle, factors=[2**n for n in range(9)], weighting="pixels")
-    a, b, c = (each[codes[0] > 0] for each in codes)
+    found = assess_change(first, last, middle, factors=(2, 16, 256), weighting="pixels")
+    a, b, c = (each.values[first.values > 0] for each in observed_change)
     assert found.total == a.size == 113_563
     assert found.hits * a.size == pytest.approx(((a != c) & (b == c)).sum())
     assert found.misses * a.size == pytest.approx(((a != c) & (a == b)).sum())
@@ -361,6 +367,28 @@ def test_plum_island_from_1985_to_1999(plum_island):
     np.testing.assert_array_equal(found.observed_transitions.sum(axis=0)[1:4], [45_377, 43_455, 24_731])
     for each in found.by_factor.values():
         assert each.quantity == pytest.approx(3105 / a.size)  # built land of 1999 beyond that of 1991
-    # one window holds everything: only quantities are left
-    assert found.by_factor[256].disagreement < 1.2 * found.quantity
     assert found.null_resolution == 1
+
+
+@pytest.mark.shared_data
+def test_change_at_random_places_beats_persistence_only_in_large_windows(observed_change):
+    # the example of the page on change: the totals of 1999, and nothing else
+    _, start, observed = observed_change
+    rng = np.random.default_rng(0)
+    predicted = start.copy(deep=True)
+    for code in (1, 3):
+        places = np.flatnonzero(start.values == code)
+        fewer = places.size - int((observed.values == code).sum())
+        predicted.values.ravel()[rng.choice(places, fewer, replace=False)] = 2
+    found = assess_change(start, observed, predicted, factors=(4, 8, 16, 32, 64), weighting="pixels")
+    parts = ("hits", "misses", "false_alarms", "wrong_hits")
+    assert [100 * getattr(found, name) for name in parts] == pytest.approx([0.11, 4.02, 2.57, 0.06], abs=0.005)
+    merits = [each.figure_of_merit for each in found.by_factor.values()]
+    assert merits == pytest.approx([0.016, 0.070, 0.167, 0.303, 0.431, 0.570], abs=0.0005)
+    curve = [100 * each.disagreement for each in found.by_factor.values()]
+    assert curve == pytest.approx([6.65, 5.85, 4.67, 3.32, 2.33, 1.55], abs=0.005)
+    nulls = [100 * each.null.disagreement for each in found.by_factor.values()]
+    assert nulls == pytest.approx([4.19, 4.07, 3.82, 3.40, 3.04, 2.88], abs=0.005)
+    assert found.null_resolution == 16
+    assert found.quantity == 0
+    assert found.kappa_simulation == pytest.approx(-0.004, abs=0.0005)

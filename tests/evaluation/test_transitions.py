@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xland.errors import GridError, VocabularyError
-from xland.evaluation.transitions import composite_table, composite_transitions, cross_tabulate, window_areas
+from xland.evaluation.transitions import (
+    composite_table,
+    composite_transitions,
+    cross_tabulate,
+    tabulate_windows,
+    window_areas,
+)
 
 QUICK = settings(max_examples=25, deadline=None)
 
@@ -127,6 +133,26 @@ def test_tables_of_windows_keep_the_totals_of_every_map(seed, factor):
     np.testing.assert_allclose(table.sum(axis=0), composite_transitions(*areas[1:]), atol=1e-10)
 
 
+@QUICK
+@given(st.integers(0, 10_000), st.integers(1, 5), st.floats(0, 1))
+def test_windows_without_change_may_be_counted_apart(seed, factor, share):
+    start, observed, predicted = three_maps(seed, (3 * factor, 4 * factor))
+    rng = np.random.default_rng(seed)
+    observed, predicted = (np.where(rng.random(start.shape) < share, each, start) for each in (observed, predicted))
+    more = {"counted": rng.random(start.shape) < 0.8, "row_weights": rng.random(3 * factor), "classes": 4}
+    table, transitions = tabulate_windows(start, observed, predicted, factor, **more)
+    areas = [window_areas(each, factor, **more) for each in (start, observed, predicted)]
+    np.testing.assert_allclose(table, composite_table(*areas), atol=1e-10)
+    np.testing.assert_allclose(transitions, composite_transitions(*areas[:2]), atol=1e-10)
+
+
+def test_many_windows_are_combined_in_parts(monkeypatch):
+    areas = [window_areas(each, 2, classes=4) for each in three_maps(5, (20, 20))]
+    whole = composite_table(*areas)
+    monkeypatch.setattr("xland.evaluation.transitions._WINDOWS", 7)
+    np.testing.assert_allclose(composite_table(*areas), whole, rtol=1e-12)
+
+
 def test_rounding_of_areas_is_no_disagreement():
     areas = np.array([[0.1 + 0.2, 0.7]])
     rounded = np.array([[0.3, 0.7]])
@@ -144,3 +170,5 @@ def test_codes_shapes_and_windows_that_do_not_fit_are_refused():
         cross_tabulate(good, good[:1], good)
     with pytest.raises(GridError, match="2 x 2 cells cannot be grouped by 3 x 3"):
         window_areas(good, 3)
+    with pytest.raises(GridError, match="2 x 2 cells cannot be grouped by 0 x 0"):
+        tabulate_windows(good, good, good, 0)

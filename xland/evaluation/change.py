@@ -24,7 +24,7 @@ from xland.evaluation.blocks import place_mask
 from xland.evaluation.change_scores import ChangeScores
 from xland.evaluation.frames import as_dask, edges, pad, place
 from xland.evaluation.measures import Weighting
-from xland.evaluation.transitions import composite_table, composite_transitions, cross_tabulate, window_areas
+from xland.evaluation.transitions import cross_tabulate, tabulate_windows
 from xland.vocabulary import CLASSES, OCEAN, check_codes
 
 __all__ = ["ChangeScores", "assess_change"]
@@ -173,14 +173,15 @@ def _scene(
     frame = ClassMap(
         observed.data.isel(lat=rows, lon=columns), observed.grid.window(rows, columns), observed.years, observed.what
     )
+    reference = as_dask(frame.data)[0]
     # cells that a map does not cover are as good as no data
-    counted = _coverage(maps["start"], frame) & _coverage(maps["predicted"], frame)
+    counted = _coverage(maps["start"], frame, reference.chunks) & _coverage(maps["predicted"], frame, reference.chunks)
     if within is not None:
         counted = counted & place_mask(within, observed)[rows, columns]
     return _Scene(
         frame=frame,
         start=place(maps["start"], frame, OCEAN),
-        observed=as_dask(frame.data)[0],
+        observed=reference,
         predicted=place(maps["predicted"], frame, OCEAN),
         counted=counted,
         labels=None if regions is None else _labels(regions, frame),
@@ -188,12 +189,12 @@ def _scene(
     )
 
 
-def _coverage(source: ClassMap, frame: ClassMap) -> da.Array:
+def _coverage(source: ClassMap, frame: ClassMap, chunks: tuple[tuple[int, ...], ...]) -> da.Array:
     """Say which cells of the frame a map covers."""
     rows, columns = np.zeros(frame.grid.rows, dtype=bool), np.zeros(frame.grid.columns, dtype=bool)
     for piece in overlaps(source, frame):
         rows[piece.rows], columns[piece.columns] = True, True
-    return da.from_array(rows)[:, None] & da.from_array(columns)[None, :]
+    return da.from_array(rows, chunks[:1])[:, None] & da.from_array(columns, chunks[1:])[None, :]
 
 
 def _labels(regions: xr.DataArray, frame: ClassMap) -> da.Array:
@@ -285,10 +286,8 @@ def _tables(
     if factor == 1:
         cross = cross_tabulate(*maps, counted=counted, row_weights=weights)
         return _Tables(cross, cross.sum(axis=2))
-    areas = [window_areas(codes, factor, counted=counted, row_weights=weights) for codes in maps]
-    filled = areas[0].any(axis=1)
-    before, after, foretold = (each[filled] for each in areas)
-    return _Tables(composite_table(before, after, foretold), composite_transitions(before, after))
+    start, observed, predicted = maps
+    return _Tables(*tabulate_windows(start, observed, predicted, factor, counted=counted, row_weights=weights))
 
 
 def _regions(labels: NDArray[Any], counted: NDArray[np.bool_]) -> Iterable[tuple[Any, NDArray[np.bool_]]]:

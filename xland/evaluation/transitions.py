@@ -21,6 +21,9 @@ from xland.vocabulary import CLASSES
 _BAND = 200_000
 """Cells that are counted at once."""
 
+_WINDOWS = 20_000
+"""Windows whose classes are combined at once."""
+
 _ROUNDING = 1e-12
 """Share of a window below which an area is the rounding of a sum."""
 
@@ -107,8 +110,7 @@ def window_areas(
     """
     (codes,) = _checked({"": codes}, classes)
     rows, columns = codes.shape
-    if factor < 1 or rows % factor or columns % factor:
-        raise GridError(f"{rows} x {columns} cells cannot be grouped by {factor} x {factor} without remainder")
+    _check_windows(rows, columns, factor)
     weights = np.ones(rows) if row_weights is None else np.asarray(row_weights, dtype=np.float64)
     across = columns // factor * classes
     areas = np.zeros((rows // factor, across))
@@ -124,6 +126,69 @@ def window_areas(
         begins = np.flatnonzero(np.diff(window, prepend=-1))
         areas[window[begins]] += np.add.reduceat(counts * weights[part, None], begins, axis=0)
     return areas.reshape(-1, classes)
+
+
+def tabulate_windows(
+    start: NDArray[Any],
+    observed: NDArray[Any],
+    predicted: NDArray[Any],
+    factor: int,
+    *,
+    counted: NDArray[np.bool_] | None = None,
+    row_weights: NDArray[Any] | None = None,
+    classes: int = len(CLASSES),
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compare three maps of class codes in windows of ``factor`` x ``factor`` cells.
+
+    Parameters
+    ----------
+    start, observed, predicted : (rows, columns) arrays of class codes
+        Rows and columns are multiples of ``factor``.
+    factor : int
+        Cells along a window.
+    counted, row_weights, classes
+        As in :func:`cross_tabulate`.
+
+    Returns
+    -------
+    (classes, classes, classes) array of float64
+        :func:`composite_table` of all windows.
+    (classes, classes) array of float64
+        :func:`composite_transitions` from the start to the observed map.
+
+    Raises
+    ------
+    GridError
+        Maps of different shapes, or cells that cannot be grouped without remainder.
+    VocabularyError
+        Codes outside ``0 .. classes - 1``.
+    """
+    maps = _checked({"start": start, "observed": observed, "predicted": predicted}, classes)
+    rows, columns = maps[0].shape
+    _check_windows(rows, columns, factor)
+    counted = np.ones((rows, columns), dtype=bool) if counted is None else counted
+    weights = np.ones(rows) if row_weights is None else np.asarray(row_weights, dtype=np.float64)
+
+    def windows(cells: NDArray[Any]) -> NDArray[Any]:
+        return cells.reshape(rows // factor, factor, columns // factor, factor).transpose(0, 2, 1, 3)
+
+    # where the three maps are the same there is nothing to combine, and that is most of a real map
+    differ = windows(counted & ((maps[0] != maps[1]) | (maps[0] != maps[2]))).any(axis=(2, 3))
+    alike = counted & ~differ.repeat(factor, axis=0).repeat(factor, axis=1)
+    table = cross_tabulate(*maps, counted=alike, row_weights=weights, classes=classes)
+    transitions = table.sum(axis=2)
+    if differ.any():
+        own = windows(np.broadcast_to(weights[:, None], (rows, columns)))[differ][:, :, 0].ravel()
+        chosen = windows(counted)[differ].reshape(-1, factor)
+        before, after, foretold = (
+            window_areas(
+                windows(codes)[differ].reshape(-1, factor), factor, counted=chosen, row_weights=own, classes=classes
+            )
+            for codes in maps
+        )
+        table += composite_table(before, after, foretold)
+        transitions += composite_transitions(before, after)
+    return table, transitions
 
 
 def composite_table(
@@ -148,18 +213,20 @@ def composite_table(
     of s in proportion. Both kinds of rest come from the classes of the start map in proportion to what
     does not persist of them.
     """
-    persisting = np.minimum(np.minimum(start, observed), predicted)
-    right = np.minimum(observed, predicted)
-    gone = _nonzero_rows(start - persisting, start)
-    origin = _shares(gone)
-    missed, invented = observed - right, _shares(_nonzero_rows(predicted - right, predicted))
     classes = start.shape[1]
-    ends = missed[:, :, None] * invented[:, None, :]
+    table = np.zeros((classes,) * 3)
     diagonal = np.arange(classes)
-    ends[:, diagonal, diagonal] += right - persisting
-    table = (origin.T @ ends.reshape(-1, classes**2)).reshape(classes, classes, classes)
-    table[diagonal, diagonal, diagonal] += persisting.sum(axis=0)
-    return np.asarray(table)
+    for first in range(0, start.shape[0], _WINDOWS):
+        before, after, foretold = (each[first : first + _WINDOWS] for each in (start, observed, predicted))
+        right = np.minimum(after, foretold)
+        persisting = np.minimum(before, right)
+        origin = _shares(_without_rounding(before - persisting, before))
+        invented = _shares(_without_rounding(foretold - right, foretold))
+        ends = (after - right)[:, :, None] * invented[:, None, :]
+        ends[:, diagonal, diagonal] += right - persisting
+        table += (origin.T @ ends.reshape(-1, classes**2)).reshape(table.shape)
+        table[diagonal, diagonal, diagonal] += persisting.sum(axis=0)
+    return table
 
 
 def composite_transitions(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -179,7 +246,7 @@ def composite_transitions(first: NDArray[np.float64], second: NDArray[np.float64
         Rows are classes of the first map.
     """
     same = np.minimum(first, second)
-    matrix = (first - same).T @ _shares(_nonzero_rows(second - same, second))
+    matrix = (first - same).T @ _shares(_without_rounding(second - same, second))
     matrix[np.diag_indices_from(matrix)] += same.sum(axis=0)
     return np.asarray(matrix)
 
@@ -189,10 +256,15 @@ def _shares(areas: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.divide(areas, total, out=np.zeros_like(areas), where=total > 0)
 
 
-def _nonzero_rows(rest: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+def _without_rounding(rest: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
     """Set to zero the rests of windows that are only rounding."""
     real = rest.sum(axis=1, keepdims=True) > _ROUNDING * whole.sum(axis=1, keepdims=True)
     return np.where(real, rest, 0.0)
+
+
+def _check_windows(rows: int, columns: int, factor: int) -> None:
+    if factor < 1 or rows % factor or columns % factor:
+        raise GridError(f"{rows} x {columns} cells cannot be grouped by {factor} x {factor} without remainder")
 
 
 def _checked(maps: dict[str, NDArray[Any]], classes: int) -> list[NDArray[Any]]:
