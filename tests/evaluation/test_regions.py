@@ -45,6 +45,16 @@ def test_climate_zones_are_those_at_the_centres_of_the_cells(monkeypatch):
     assert found.names == ("tropical", "arid", "temperate", "cold", "polar")
 
 
+def test_continents_are_those_of_the_split():
+    frame = as_map(on_world(np.zeros(WORLD.shape, np.uint8)), what="map")
+    found = choose("continents", frame)
+    named = {place: found.names[int(found.labels.sel(lat=lat, lon=lon, method="nearest")) - 1] for place, lat, lon in (
+        ("Kenya", 5, 35), ("Mongolia", 45, 105), ("Brazil", -15, -55),
+    )}  # fmt: skip
+    assert named == {"Kenya": "Africa", "Mongolia": "Asia", "Brazil": "South America"}
+    assert found.labels.sel(lat=-85, lon=5) == 0
+
+
 def test_scores_of_a_region_are_those_within_its_cells(maps):
     predicted, observed = maps
     numbers = np.zeros(WORLD.shape, np.uint8)
@@ -87,8 +97,8 @@ def test_a_map_of_regions_says_their_names(maps):
 
 def test_regions_that_cannot_be_used_are_refused(maps):
     frame = as_map(maps[1], what="map")
-    with pytest.raises(RegionError, match="unknown regions 'continents'; say latitude or koppen"):
-        choose("continents", frame)
+    with pytest.raises(RegionError, match="unknown regions 'nations'; say latitude, koppen, continents, or pass"):
+        choose("nations", frame)
     assert choose(None, frame) is None
     for values, message in (
         (np.zeros(WORLD.shape), "holds 0 regions"),

@@ -79,7 +79,7 @@ def as_map(obj: xr.DataArray | xr.Dataset, *, what: str) -> ClassMap:
             "and pass class codes rather than probabilities"
         )
     data = data.isel(dict.fromkeys(spare, 0), drop=True)
-    years = _years(data)
+    years = years_of(data)
     if "time" not in data.dims:
         if data.chunks is None and data.dtype != object:
             data = data.chunk("auto")  # or else a stored map would be read for its new dimension
@@ -88,7 +88,8 @@ def as_map(obj: xr.DataArray | xr.Dataset, *, what: str) -> ClassMap:
     return ClassMap(data, Grid.from_centres(data["lat"].values, data["lon"].values), years, what)
 
 
-def _years(data: xr.DataArray) -> tuple[int | None, ...]:
+def years_of(data: xr.DataArray) -> tuple[int | None, ...]:
+    """Return the calendar year of each time step of a map in canonical order; None where it does not say."""
     if "time" not in data.coords:
         return (None,) * data.sizes.get("time", 1)
     time = data["time"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import dask.array as da
@@ -11,6 +12,7 @@ import numpy as np
 import xarray as xr
 from dask.base import is_dask_collection
 
+from xland.batches.split import CONTINENTS, find_cells
 from xland.datasets import koppen
 from xland.datasets.reference import KOPPEN_ZONES
 from xland.errors import RegionError
@@ -70,6 +72,15 @@ def climate_zones(frame: ClassMap) -> Regions:
     return Regions(_on_grid(chosen.data, frame.grid), KOPPEN_ZONES, "climate zones after Koeppen and Geiger")
 
 
+def continents(frame: ClassMap) -> Regions:
+    """Return the continents on the cells of a map, as far as blocks of 6 x 12 degrees can tell them."""
+    labels = np.zeros(frame.grid.shape, dtype=np.uint8)
+    for number, cells in enumerate(CONTINENTS.values(), 1):
+        labels[find_cells(frame.grid, cells)] = number
+    names = tuple(name.replace("-", " ").title() for name in CONTINENTS)
+    return Regions(_on_grid(labels, frame.grid), names, "continents in blocks of 6 by 12 degrees")
+
+
 def labelled(labels: xr.DataArray | xr.Dataset, names: Sequence[str] | None = None, title: str = "regions") -> Regions:
     """Take a user's map of region numbers.
 
@@ -115,8 +126,14 @@ def labelled(labels: xr.DataArray | xr.Dataset, names: Sequence[str] | None = No
     return Regions(renumbered, tuple(known.get(int(each), f"region {int(each)}") for each in found), title)
 
 
+KINDS: Mapping[str, Callable[[ClassMap], Regions]] = MappingProxyType(
+    {"latitude": latitude_bands, "koppen": climate_zones, "continents": continents}
+)
+"""Regions that need no map of the user's, by name."""
+
+
 def choose(regions: str | Regions | xr.DataArray | xr.Dataset | None, frame: ClassMap) -> Regions | None:
-    """Return the regions that are meant: ``latitude``, ``koppen``, a map, or None.
+    """Return the regions that are meant: one of :data:`KINDS`, a map, or None.
 
     Raises
     ------
@@ -127,10 +144,9 @@ def choose(regions: str | Regions | xr.DataArray | xr.Dataset | None, frame: Cla
         return regions
     if not isinstance(regions, str):
         return labelled(regions)
-    kinds = {"latitude": latitude_bands, "koppen": climate_zones}
-    if regions not in kinds:
-        raise RegionError(f"unknown regions {regions!r}; say {' or '.join(kinds)}, or pass a map of region numbers")
-    return kinds[regions](frame)
+    if regions not in KINDS:
+        raise RegionError(f"unknown regions {regions!r}; say {', '.join(KINDS)}, or pass a map of region numbers")
+    return KINDS[regions](frame)
 
 
 def number_map(regions: Regions) -> ClassMap:

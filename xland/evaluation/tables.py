@@ -10,7 +10,10 @@ from collections.abc import Sequence
 
 def figure(value: float | None, digits: int = 3) -> str:
     """Return a score as text; an en dash where it is not defined."""
-    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"  # noqa: RUF001
+    if value is None or math.isnan(value):
+        return "–"  # noqa: RUF001
+    text = f"{value:.{digits}f}"
+    return text if float(text) else text.lstrip("-")
 
 
 def years_in_words(pairs: Sequence[tuple[int | None, int | None]]) -> str:
