@@ -60,7 +60,7 @@ def test_an_error_of_the_system_is_one_line(files, store, tmp_path, capsys):
 
 
 def test_every_command_explains_itself(capsys):
-    for command in ("demo", "check", "prepare", "train", "downscale", "evaluate", "publish", "models"):
+    for command in ("demo", "check", "prepare", "train", "calibrate", "downscale", "evaluate", "publish", "models"):
         with pytest.raises(SystemExit) as end:
             main([command, "--help"])
         assert end.value.code == 0

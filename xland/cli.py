@@ -28,6 +28,11 @@ A first run:
   xland publish land_use.zarr --catalog catalog.yaml --name land-use-2015
 """
 
+_LEARNED_NOTE = (
+    "All cells were scored. A model that was trained on the observed map learned from most of them, so these scores "
+    "flatter it; with --held-out only cells that the shipped models never saw a target of are scored."
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, 1 after an error that was answered in one line, or 143 after SIGTERM."""
@@ -50,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "xland", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_demo, _check, _downscale, _evaluate, _publish, _prepare, _train, _models):
+    for add in (_demo, _check, _downscale, _evaluate, _publish, _prepare, _train, _calibrate, _models):
         add(commands)
     return parser
 
@@ -186,28 +191,51 @@ class _OneOrMore(argparse.Action):
 
 def _evaluate(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        from xland.evaluation.scores import compare
+        from xland.evaluation.report import report
+        from xland.files import open_maps
 
         observed = observed_map(options.observed)
-        within = held_out(observed) if options.held_out else None
-        label = "held-out cells of the split" if options.held_out else None
-        maps = {"map": open_map(options.map)}
-        result = compare(maps, observed, factor=options.factor, within=within, cells=label)
-        print(result["map"])
+        maps = open_maps(options.map)
+        learned = options.observed == "modis-2019" and not options.held_out
+        found = report(
+            maps,
+            observed,
+            forcing=None if options.forcing is None else open_coarse(options.forcing),
+            start=None if options.start is None else open_map(options.start),
+            factor=options.factor,
+            year=options.year,
+            within=held_out(observed) if options.held_out else None,
+            cells="held-out cells of the split" if options.held_out else None,
+            regions=regions(options.regions),
+            title=f"{maps.attrs.get('title', options.map.name)}: how good it is",
+            notes=[_LEARNED_NOTE] if learned else [],
+            provenance={str(key): str(value) for key, value in maps.attrs.items()},
+        )
+        print(found)
+        if options.report is not None:
+            print(f"wrote {found.to_html(options.report)}")
         if options.json is not None:
-            print(f"wrote {result.to_json(options.json)}")
+            print(f"wrote {found.to_json(options.json)}")
 
     parser = _command(
         commands,
         "evaluate",
         run,
         "score a map against an observed one",
-        "Accuracy, IoU, precision, recall and F1 on all, land and mixed cells, by area and by pixels.",
+        "Accuracy, IoU, precision, recall and F1 on all, land and mixed cells, by area and by pixels; with --report a "
+        "page of maps, charts and tables, and with --forcing, --start and probabilities in the store what they allow.",
     )
     parser.add_argument("map", type=Path, help="store or file with land_use")
     parser.add_argument(
         "--observed", default="modis-2019", help="store or file with the observed land_use, or %(default)s (default)"
     )
+    parser.add_argument("--report", type=Path, help="write a page to look at, one HTML file that needs no other")
+    parser.add_argument("--json", type=Path, help="write every number to this file, too")
+    parser.add_argument(
+        "--forcing", type=Path, help="coarse fractions the map was made from: for baselines and coarse agreement"
+    )
+    parser.add_argument("--start", type=Path, help="observed map of an earlier year: for scores of change")
+    parser.add_argument("--year", type=int, help="which year to judge, of stores that hold several")
     parser.add_argument("--factor", type=int, default=5, help="fine cells along a coarse cell (%(default)s)")
     parser.add_argument(
         "--held-out",
@@ -215,7 +243,12 @@ def _evaluate(commands: Any) -> None:
         help="score only the cells of the split that the shipped models never saw a target of; else all cells, "
         "most of which they learned from",
     )
-    parser.add_argument("--json", type=Path, help="write the scores to this file, too")
+    parser.add_argument(
+        "--regions",
+        default="latitude",
+        help="score apart by latitude (default), koppen (climate zones), continents, or the numbers in a map "
+        "(store or file); none to leave it out",
+    )
 
 
 def _publish(commands: Any) -> None:
@@ -310,6 +343,37 @@ def _train(commands: Any) -> None:
         type=int,
         default=3,
         help="how often a training on a cluster starts again because a worker was lost (%(default)s)",
+    )
+
+
+def _calibrate(commands: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from xland.training.calibrating import calibrate
+
+        checkpoint = calibrate(options.model, **_training_data(options), store=options.store, device=options.device)
+        fitted = checkpoint.card["calibration"]
+        error = fitted["validation_calibration_error"]
+        print(
+            f"wrote the card of {checkpoint.folder}: {fitted['method']} scaling, calibration error on validation cells "
+            f"{error['before']} before and {error['after']} after"
+        )
+
+    parser = _command(
+        commands,
+        "calibrate",
+        run,
+        "fit what a model says of its own certainty",
+        "Calibration, class offsets of the decision and distance to the training inputs go into the model's card; "
+        "the weights stay. Needs the data of the training, at whose end the same is done.",
+    )
+    parser.add_argument("model", nargs="?", default=DEFAULT_MODEL, help="shipped model or folder of one (%(default)s)")
+    _add_training_data(parser)
+    parser.add_argument("--store", type=Path, help="training store of xland prepare, in place of all of these")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=["auto", "cpu", "cuda"],
+        help="where the network runs (a GPU if there is one)",
     )
 
 
@@ -409,6 +473,15 @@ def held_out(observed: xr.DataArray) -> xr.DataArray:
     template = canonical.isel(time=0, drop=True) if "time" in canonical.dims else canonical
     grid = Grid.from_centres(template["lat"].values, template["lon"].values)
     return template.copy(data=divide(grid) == Part.TEST)
+
+
+def regions(name: str) -> str | xr.Dataset | None:
+    """Return what ``--regions`` means: a kind that xland knows, none, or the numbers in a map."""
+    from xland.evaluation.regions import KINDS
+
+    if name == "none":
+        return None
+    return name if name in KINDS else open_coarse(Path(name))
 
 
 def observed_map(name: str) -> xr.DataArray:

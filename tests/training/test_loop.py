@@ -11,7 +11,7 @@ from tests.worlds import FACTOR, tiny_configuration, tiny_inputs, tiny_world
 from xland.batches.split import Part
 from xland.errors import CheckpointError, ConfigurationError
 from xland.grid import expand
-from xland.models.checkpoint import CARD, WEIGHTS, read_checkpoint
+from xland.models.checkpoint import APPLICABILITY, CARD, WEIGHTS, read_checkpoint
 from xland.models.unet import Architecture
 from xland.training.group import Group
 from xland.training.loop import fit
@@ -19,7 +19,7 @@ from xland.training.material import gather
 from xland.training.objective import Objective
 from xland.training.samples import make_dataset, take_census
 from xland.training.state import PREVIOUS, STATE
-from xland.training.validation import collect_scores
+from xland.training.validation import collect_scores, count_pairs, score_pairs
 from xland.vocabulary import LAND_CLASSES
 
 TIMES = {"seconds", "samples_per_second", "waiting", "seconds_per_step"}
@@ -120,8 +120,20 @@ def test_the_card_says_how_the_model_came_about(finished, tiny):
     assert 0 < card["validation"]["accuracy"] <= 1
     assert set(card["versions"]) >= {"torch", "numpy", "xarray"}
     assert read_checkpoint(finished[0]).inputs == tiny[0].inputs
-    assert len(card["class_offsets"]) == 8
-    assert not np.array(card["class_offsets"])[[c for c in range(8) if c not in LAND_CLASSES]].any()
+    assert len(card["decision"]) == 8
+    assert not np.array(card["decision"])[[c for c in range(8) if c not in LAND_CLASSES]].any()
+    assert card["calibration"]["method"] in ("temperature", "vector")
+    assert read_checkpoint(finished[0]).applicability is not None
+
+
+def test_offsets_for_the_decision_leave_weights_and_probabilities_alone(finished, tiny):
+    """The kept weights are those of the best epoch: their validation scores are those that the log tells."""
+    checkpoint = read_checkpoint(finished[0])
+    data = make_dataset(tiny[0], tiny[1], Part.VALIDATION, take_census(tiny[1].source))
+    figures = score_pairs(count_pairs(checkpoint.network(), data, 3, Group()))
+    best = log(finished[0])[checkpoint.card["training"]["best_epoch"] - 1]
+    assert figures["accuracy"] == pytest.approx(best["accuracy"])
+    assert figures["miou"] == pytest.approx(best["miou"])
 
 
 def test_the_best_epoch_is_kept_and_not_the_last(tiny, tmp_path):
@@ -131,7 +143,6 @@ def test_the_best_epoch_is_kept_and_not_the_last(tiny, tmp_path):
     rows = log(tmp_path)
     merit = [row["accuracy"] + row["miou"] for row in rows]
     assert checkpoint.card["training"]["best_epoch"] == rows[int(np.argmax(merit))]["epoch"]
-    # offsets are fitted on the kept weights and are only taken where they help
     assert checkpoint.card["validation"]["accuracy"] + checkpoint.card["validation"]["miou"] >= max(merit) - 0.02
 
 
@@ -155,7 +166,7 @@ def test_resuming_a_finished_training_changes_nothing(tiny, finished):
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     assert fit(longer(tiny[0]), tiny[1], folder, resume=True) == read_checkpoint(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == files
-    assert set(files) == {CARD, WEIGHTS, STATE, PREVIOUS, "log.csv", "steps.csv"}
+    assert set(files) == {CARD, WEIGHTS, APPLICABILITY, STATE, PREVIOUS, "log.csv", "steps.csv"}
 
 
 def test_resuming_without_a_state_starts_from_the_beginning(tiny, finished, tmp_path):
@@ -234,10 +245,8 @@ def test_class_weights_raise_the_recall_of_the_rare_class(tiny, tmp_path):
         configuration = replace(longer(tiny[0]), objective=Objective(class_weight_power=power))
         checkpoint = fit(configuration, tiny[1], tmp_path / str(power))
         data = make_dataset(configuration, tiny[1], Part.VALIDATION, take_census(tiny[1].source))
-        network = checkpoint.network()
-        offsets = torch.tensor(checkpoint.card["class_offsets"])
-        scores, _ = collect_scores(network, data, 8, Group())
-        return (torch.from_numpy(scores) - offsets).softmax(1)[:, 1].mean().item()
+        scores = collect_scores(checkpoint.network(), data, 8, Group()).scores
+        return torch.from_numpy(scores).softmax(1)[:, 1].mean().item()
 
     assert urban(1.0) > 1.3 * urban(0.0)
 

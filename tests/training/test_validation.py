@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.worlds import tiny_configuration, tiny_inputs, tiny_network, tiny_world
+from tests.worlds import FACTOR, tiny_configuration, tiny_inputs, tiny_network, tiny_world
 from xland.batches.split import Part
 from xland.training.group import Group
 from xland.training.material import gather
@@ -26,7 +26,7 @@ def dataset():
 
 def test_pairs_are_those_of_the_scores(dataset):
     network = tiny_network()
-    scores, target = collect_scores(network, dataset, 5, Group())
+    scores, target, *_ = collect_scores(network, dataset, 5, Group())
     pairs = count_pairs(network, dataset, 5, Group())
     expected = np.bincount(target.astype(int) * 8 + scores.argmax(axis=1), minlength=64).reshape(8, 8)
     np.testing.assert_array_equal(pairs, expected)
@@ -34,7 +34,7 @@ def test_pairs_are_those_of_the_scores(dataset):
 
 
 def test_scores_are_those_of_land(dataset):
-    scores, target = collect_scores(tiny_network(), dataset, 5, Group())
+    scores, target, *_ = collect_scores(tiny_network(), dataset, 5, Group())
     figures = score_pairs(count_pairs(tiny_network(), dataset, 5, Group()))
     land = np.isin(target, LAND_CLASSES)
     accuracy, iou = agreement(scores[land].argmax(axis=1), target[land], 8)
@@ -44,6 +44,25 @@ def test_scores_are_those_of_land(dataset):
     assert figures["miou"] == pytest.approx(iou[there].mean())
 
 
+@pytest.mark.parametrize("most", [4_000_000, 5000])
+def test_every_pixel_knows_its_place(dataset, most):
+    pixels = collect_scores(tiny_network(), dataset, 5, Group(), most=most)
+    there = dataset.source.target[:, pixels.row, pixels.column]
+    assert (there == pixels.target).any(axis=0).all()
+    assert dataset.cells[pixels.row // FACTOR, pixels.column // FACTOR].all()
+
+
+def test_pixels_of_rollouts_know_their_place_in_every_year():
+    configuration = replace(tiny_configuration(tiny_inputs("code")), rollout=Rollout(years=2, own_maps=1.0))
+    years = replace(configuration.data, forcing_years=(2001, 2002), target_years=(2001, 2002))
+    coarse, static, maps = tiny_world((2000, 2001, 2002))
+    made = gather(replace(configuration, data=years), forcing=coarse, static=static, target=maps)
+    dataset = make_dataset(*made, Part.VALIDATION, take_census(made[1].source))
+    pixels = collect_scores(tiny_network(tiny_inputs("code")), dataset, 4, Group())
+    there = dataset.source.target[:, pixels.row, pixels.column]
+    assert (there == pixels.target).any(axis=0).all()
+
+
 def test_no_land_has_no_mean():
     figures = score_pairs(np.zeros((8, 8), dtype=np.int64))
     assert figures["accuracy"] == 0
@@ -51,8 +70,8 @@ def test_no_land_has_no_mean():
 
 
 def test_of_too_many_pixels_an_even_part_is_kept(dataset):
-    scores, target = collect_scores(tiny_network(), dataset, 4, Group())
-    fewer, kept = collect_scores(tiny_network(), dataset, 4, Group(), most=len(dataset) * 1600 // 4)
+    scores, target, *_ = collect_scores(tiny_network(), dataset, 4, Group())
+    fewer, kept, *_ = collect_scores(tiny_network(), dataset, 4, Group(), most=len(dataset) * 1600 // 4)
     assert len(kept) == pytest.approx(len(target) / 4, rel=0.02)
     assert fewer.shape == (len(kept), scores.shape[1])
 

@@ -26,12 +26,12 @@ from xland.batches.split import Part
 from xland.errors import CheckpointError, ConfigurationError, TrainingError, TrainingStoppedError
 from xland.models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, write_atomically
 from xland.models.unet import DownscalingNetwork
+from xland.training.calibrating import fit_card
 from xland.training.configuration import Configuration
 from xland.training.energy import EnergyMeter
 from xland.training.group import Group
 from xland.training.identity import identify
 from xland.training.material import Material
-from xland.training.objective import proven_offsets
 from xland.training.rollout import sampling_share
 from xland.training.samples import (
     check_parts,
@@ -44,9 +44,8 @@ from xland.training.samples import (
 from xland.training.state import Learner, Progress, has_state, load_state, save_state
 from xland.training.steps import Stepper, make_optimizer, one_cycle, set_rate, update_average
 from xland.training.stopping import Termination, deferred_termination, ignore_termination
-from xland.training.validation import collect_scores, count_pairs, score_pairs
+from xland.training.validation import count_pairs, score_pairs
 from xland.training.watching import Step, Watch
-from xland.vocabulary import LAND_CLASSES
 
 Report = Callable[[str, float, dict[str, float]], None]
 
@@ -96,7 +95,8 @@ def fit(
     Returns
     -------
     Checkpoint
-        The best model, class offsets fitted on the validation cells included.
+        The best model, with calibration, decision and applicability in its card;
+        see :func:`xland.training.calibrating.fit_card`.
 
     Raises
     ------
@@ -260,26 +260,13 @@ class _Training:
             raise self._stopped()
 
     def finish(self) -> Checkpoint:
-        """Fit class offsets of the best model, if that is not done, and return it."""
+        """Fit what follows the training, if that is not done, and return the best model."""
         if self.group.main:
-            self._correct(read_checkpoint(self.folder))
+            best = read_checkpoint(self.folder)
+            if "calibration" not in best.card:
+                fit_card(best, self.configuration, self.material, self.group)
         self.group.barrier()
         return read_checkpoint(self.folder)
-
-    def _correct(self, best: Checkpoint) -> None:
-        if "class_offsets" in best.card:
-            return
-        network = copy.deepcopy(best.network())
-        moved = copy.deepcopy(network).to(self.group.device)
-        scores, target = collect_scores(
-            moved, self.validation, self._share, self.group, workers=self.configuration.schedule.workers
-        )
-        land = np.isin(target, LAND_CLASSES)
-        offsets = proven_offsets(scores[land], target[land], LAND_CLASSES)
-        network.add_class_offsets(torch.from_numpy(offsets))
-        # the scores before the offsets, which were fitted on these very pixels
-        card = self._card(self.progress.history[self.progress.best_epoch - 1])
-        save_checkpoint(self.folder, network, {**card, "class_offsets": [round(float(v), 4) for v in offsets]})
 
     def save(self) -> None:
         """Write the state."""

@@ -15,9 +15,8 @@ from xland.models.checkpoint import Checkpoint
 from xland.training.configuration import Configuration, read_configuration
 from xland.training.group import Device, join_group
 from xland.training.loop import Report, fit
-from xland.training.material import Material, gather, open_data
+from xland.training.opening import open_material
 from xland.training.prepare import prepare
-from xland.training.stored import stored_material
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -131,7 +130,7 @@ def train(
                 job, str(cluster), workers=workers, profile=profile, restarts=restarts, progress=progress, report=say
             )
     with join_group(device) as group, _shown(report, enabled=progress and group.main) as say:
-        configuration, material = _material(configuration, given, store)
+        configuration, material = open_material(configuration, given, store)
         factor = configuration.inputs.factor
         return fit(
             configuration,
@@ -168,20 +167,6 @@ def _check_arguments(
             )
     elif generator is not None:
         raise ConfigurationError("patches of a generator are for a training here or under torchrun, not on a cluster")
-
-
-def _material(
-    configuration: Configuration, given: dict[str, Any], store: str | Path | None
-) -> tuple[Configuration, Material]:
-    if store is not None:
-        return stored_material(configuration, store)
-    data: dict[str, Any] = {
-        name: value for name, value in given.items() if isinstance(value, xr.Dataset | xr.DataArray)
-    }
-    path = given["forcing"] if isinstance(given["forcing"], str | Path) else None
-    if not {"forcing", "target", "static"} <= set(data):
-        data = {**open_data(configuration, path, skip=tuple(data)), **data}
-    return gather(configuration, **data)
 
 
 @contextmanager

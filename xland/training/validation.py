@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -61,6 +62,23 @@ def count_pairs(
     return np.asarray(group.sum(pairs).reshape(count, count).cpu().numpy())
 
 
+class ScoredPixels(NamedTuple):
+    """Pixels that count, in the order of samples.
+
+    Parameters
+    ----------
+    scores : (pixels, classes) float32 array
+    target : (pixels,) array of class codes
+    row, column : (pixels,) arrays of int
+        Place on the fine grid.
+    """
+
+    scores: NDArray[np.float32]
+    target: NDArray[np.uint8]
+    row: NDArray[np.intp]
+    column: NDArray[np.intp]
+
+
 def collect_scores(
     network: nn.Module,
     dataset: PatchDataset,
@@ -69,8 +87,8 @@ def collect_scores(
     *,
     workers: int = 0,
     most: int = 4_000_000,
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Scores and targets of the pixels that count, ``(pixels, classes)`` and ``(pixels,)``, of one process.
+) -> ScoredPixels:
+    """Scores, targets and places of the pixels that count, predicted by one process.
 
     Parameters
     ----------
@@ -83,12 +101,21 @@ def collect_scores(
     pixels = len(dataset) * dataset.sequences.shape[1] * dataset.patches.size**2
     items = range(0, len(dataset), max(1, pixels // (_MORE * most)))
     every = max(1, -(-pixels * len(items) // (len(dataset) * most)))
-    scores, targets = [], []
-    for output, target in _predictions(network, dataset, batch, alone, workers, None, items):
+    parts = []
+    for number, (output, target) in enumerate(_predictions(network, dataset, batch, alone, workers, None, items)):
         counted = target != MASKED
-        scores.append(output.movedim(1, -1)[counted][::every].float().cpu().numpy())
-        targets.append(target[counted][::every].cpu().numpy())
-    return np.concatenate(scores), np.concatenate(targets)
+        places = [place for item in items[number * batch :][:batch] for place in dataset.places(item)]
+        first = np.array([(place.rows.start, place.columns.start) for place in places])
+        which, row, column = (index[::every] for index in np.nonzero(counted.cpu().numpy()))
+        parts.append(
+            ScoredPixels(
+                output.movedim(1, -1)[counted][::every].float().cpu().numpy(),
+                target[counted][::every].cpu().numpy(),
+                first[which, 0] + row,
+                first[which, 1] + column,
+            )
+        )
+    return ScoredPixels(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
 def score_pairs(pairs: NDArray[np.int64]) -> dict[str, float]:
