@@ -252,6 +252,20 @@ def test_regions_have_numbers_or_names_and_need_not_cover_the_map():
     assert list(assess_change(*maps, regions=numbers).per_region) == [7]
 
 
+def test_a_region_without_data_or_change_has_no_scores_but_stays_in_the_list():
+    maps = [each.copy() for each in three_maps(11)]
+    maps[0][:, :3] = 0
+    maps[1][:, 3:6] = maps[0][:, 3:6]
+    labels = np.where(np.arange(36) < 3, "ocean", np.where(np.arange(36) < 6, "quiet", "rest"))[None].repeat(18, 0)
+    found = assess_change(*maps, factors=[3], regions=on_grid(labels)).per_region
+    assert list(found) == ["ocean", "quiet", "rest"]
+    assert found["ocean"].total == 0
+    assert np.isnan([found["ocean"].hits, found["ocean"].quantity, found["ocean"].by_factor[3].hits]).all()
+    assert np.isnan([found["ocean"].figure_of_merit, found["quiet"].null.figure_of_merit]).all()
+    assert found["quiet"].observed_transitions.sum() == pytest.approx(found["quiet"].total)
+    assert found["ocean"].null_resolution is None
+
+
 def test_masks_are_placed_by_their_coordinates_or_lie_as_the_observed_map():
     maps = three_maps(7)
     mask = np.zeros((18, 36), dtype=bool)

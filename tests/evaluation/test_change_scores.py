@@ -47,6 +47,16 @@ def test_the_budget_of_ten_cells_worked_by_hand():
     assert (found.null.kappa_simulation, found.disagreement, found.null.disagreement) == pytest.approx((0, 0.3, 0.6))
 
 
+def test_six_cells_score_as_in_another_implementation():
+    # the example by which evoland-plus (R) tests its figure of merit: one cell of each kind, two that persist
+    found = scores([1, 1, 1, 1, 2, 2], [2, 2, 1, 1, 1, 2], [2, 1, 2, 1, 3, 2])
+    assert [6 * getattr(found, name) for name in PARTS] == pytest.approx([1, 1, 1, 1])
+    budget = found.budget
+    assert (budget.figure_of_merit, budget.producers_accuracy, budget.users_accuracy) == pytest.approx(
+        (1 / 4, 1 / 3, 1 / 3)
+    )
+
+
 @QUICK
 @given(st.integers(0, 10_000))
 def test_parts_add_up_to_what_changed_and_to_what_was_predicted_to(seed):

@@ -247,7 +247,7 @@ class ChangeScores:
             self.transitions,
             self.weighting,
             self.factor,
-            by_factor={factor: each.null for factor, each in self.by_factor.items() if each is not self},
+            by_factor={factor: each.null for factor, each in self.by_factor.items()},
             years=(*self.years[:2], self.years[0]),
             cells=self.cells,
         )
