@@ -15,6 +15,7 @@ from xland.accessor import DataArrayAccessor, DatasetAccessor
 __version__ = version("xland")
 
 _LAZY = {
+    "assess_change": "xland.evaluation.change",
     "calibrate": "xland.training.calibrating",
     "check": "xland.forcing_check",
     "compare": "xland.evaluation.scores",
