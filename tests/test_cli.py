@@ -11,10 +11,12 @@ import xarray as xr
 
 from tests.training.commands import write_files
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
+from xland.allocation.crosswalk import Crosswalk
 from xland.cli import _parser, main
 from xland.errors import TrainingStoppedError
 from xland.inference.downscale import downscale
 from xland.training.run import train
+from xland.vocabulary import STATE_CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,32 @@ def test_several_models_are_an_ensemble(files):
     with xr.open_zarr(target) as opened:
         np.testing.assert_array_equal(opened["land_use"], expected["land_use"])
         np.testing.assert_allclose(opened["spread"], expected["spread"], atol=0.0011)
+
+
+def test_totals_are_kept_as_in_python(files, tmp_path):
+    coarse, static, maps = tiny_world((2000, 2001))
+    maps.sel(time=[2000]).to_netcdf(files / "base.nc")
+    states = {**STATE_CLASSES, "range": "grass_shrub"}
+    lines = [f'{state} = "{name}"' for state, name in states.items()]
+    (tmp_path / "crosswalk.toml").write_text("\n".join(["protected = []", "[states]", *lines]))
+    more = ["--region", "0", "0", "40", "40", "--conserve", "changes", "--prior", str(files / "base.nc"), "--overwrite"]
+    target = run_downscale(
+        files, "kept.zarr", *more, "--crosswalk", str(tmp_path / "crosswalk.toml"), "--years", "2001"
+    )
+    wishes = {"conserve": "changes", "crosswalk": Crosswalk(states, protected=()), "prior": maps.sel(time=[2000])}
+    expected = downscale(coarse, model=files / "model", static=static, years=2001, region=(0, 0, 40, 40), **wishes)
+    with xr.open_zarr(target) as opened:
+        np.testing.assert_array_equal(opened["land_use"], expected["land_use"])
+
+
+def test_a_file_that_is_no_crosswalk_is_one_line(files, tmp_path, capsys):
+    (tmp_path / "crosswalk.toml").write_text('urban = "urban"')
+    arguments = [str(files / "states.nc"), str(tmp_path / "out.zarr"), "--conserve", "map"]
+    assert main(["downscale", *arguments, "--crosswalk", str(tmp_path / "crosswalk.toml")]) == 1
+    error = capsys.readouterr().err
+    assert "crosswalk.toml is no crosswalk" in error
+    assert "needs a table [states]" in error
+    assert error.count("\n") == 1
 
 
 def test_a_cluster_writes_the_same(files, store):

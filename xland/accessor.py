@@ -16,6 +16,7 @@ from xland.errors import VocabularyError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from xland.allocation.crosswalk import Crosswalk
     from xland.batches.labelled import LabelledBatches
     from xland.evaluation.scores import Evaluation
     from xland.forcing_check import CheckTable
@@ -54,6 +55,8 @@ class DatasetAccessor:
         direction: Literal["forward", "backward"] = "forward",
         device: Literal["auto", "cpu", "cuda"] = "auto",
         flips: bool = False,
+        conserve: Literal["fractions", "map", "changes"] | None = None,
+        crosswalk: Crosswalk | None = None,
     ) -> xr.Dataset:
         """Turn coarse fractions into lazy fine maps; see :func:`xland.inference.downscale.downscale`."""
         from xland.inference.downscale import downscale
@@ -70,6 +73,8 @@ class DatasetAccessor:
             direction=direction,
             device=device,
             flips=flips,
+            conserve=conserve,
+            crosswalk=crosswalk,
         )
 
     def describe(self) -> str:

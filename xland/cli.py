@@ -108,6 +108,7 @@ def _check(commands: Any) -> None:
 
 def _downscale(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
+        from xland.inference.conserving import read_crosswalk
         from xland.inference.downscale import downscale
         from xland.store import write, write_netcdf
 
@@ -125,6 +126,8 @@ def _downscale(commands: Any) -> None:
             direction=options.direction,
             device=options.device,
             flips=options.flips,
+            conserve=options.conserve,
+            crosswalk=None if options.crosswalk is None else read_crosswalk(options.crosswalk),
         )
         if options.store.endswith(".nc"):
             if options.resume or options.cluster:
@@ -153,7 +156,11 @@ def _downscale(commands: Any) -> None:
         help="shipped model or folder of one (%(default)s); several times for the mean of several",
     )
     parser.add_argument("--static", type=Path, help="static predictors on the fine grid; else those xland provides")
-    parser.add_argument("--prior", type=Path, help="map of the adjacent year, for models that read one")
+    parser.add_argument(
+        "--prior",
+        type=Path,
+        help="map of the adjacent year, for models that read one, or of the year changes count from",
+    )
     parser.add_argument("--years", type=int, nargs="+", help="calendar years; all by default")
     _add_region(parser)
     parser.add_argument("--chunks", type=int, help="fine cells along a block")
@@ -161,7 +168,7 @@ def _downscale(commands: Any) -> None:
         "--outputs",
         nargs="+",
         default=["land_use"],
-        choices=["land_use", "probability", "confidence", "spread", "applicability"],
+        choices=["land_use", "probability", "confidence", "spread", "applicability", "conservation"],
         help="what to write (land_use)",
     )
     parser.add_argument(
@@ -174,6 +181,13 @@ def _downscale(commands: Any) -> None:
         help="where the network runs (a GPU if there is one)",
     )
     parser.add_argument("--flips", action="store_true", help="average four mirror images, at four times the cost")
+    parser.add_argument(
+        "--conserve",
+        choices=["fractions", "map", "changes"],
+        help="keep the forcing's totals in each coarse cell: in the probabilities, in the map, or its changes since "
+        "the year of --prior",
+    )
+    parser.add_argument("--crosswalk", type=Path, help="TOML file that says which states belong to which class")
     parser.add_argument("--overwrite", action="store_true", help="replace a store that exists")
     parser.add_argument("--resume", action="store_true", help="finish a store that was left unfinished")
     _add_cluster(parser)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from xland.inference.finishing import LAYERS, Finishing, ocean
 from xland.inference.layout import Block, Layout, Placement, placements
 from xland.inference.predict import BlockInputs, predict_block
 from xland.inference.residency import give_back, residency_of
+from xland.inference.targets import Conserving
 from xland.models.applicability import Applicability, static_means
 from xland.models.checkpoint import Checkpoint
 from xland.models.ensemble import Ensemble
@@ -56,8 +57,9 @@ class Plan:
     layout : Layout
     years : tuple of int
     coarse : Field
-        One year a chunk, layers ``variables``.
+        One year a chunk; its first layers are ``variables``.
     variables : tuple of str
+        What the model reads.
     positions : tuple of tuple of int
         For each year where the years of its steps stand in ``coarse``.
     static : Field
@@ -68,6 +70,8 @@ class Plan:
         What each block-year returns.
     device : str
     flips : bool
+    conserving : Conserving, optional
+        Coarse totals that are kept.
     """
 
     token: str
@@ -82,6 +86,7 @@ class Plan:
     layers: tuple[str, ...] = ("land_use",)
     device: str = "auto"
     flips: bool = False
+    conserving: Conserving | None = None
 
     @cached_property
     def inputs(self) -> InputSpec:
@@ -141,6 +146,9 @@ class Plan:
         prior, position = self.prior_of(year)
         if prior is not None:
             yield from prior.keys(rows, columns, position)
+        if self.conserving is not None:
+            core = self.layout.rows[row], self.layout.columns[column]
+            yield from self.conserving.keys(self.coarse, *core, factor, year)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +189,12 @@ def run_block_year(plan: Plan, year: int, row: int, column: int, *chunks: NDArra
         prior = _read_prior(plan, block, named, year)
         engines: list[Engine] = [engine_of(member, device, flips=plan.flips) for member in plan.model.members]
         block_inputs = BlockInputs(coarse, static.fields, static.land, prior, static.pending)
-        layers = predict_block(engines, block, block_inputs, plan.finishing)
+        finishing = plan.finishing
+        if plan.conserving is not None:
+            before = None if prior is None else prior[block.core]
+            targets = plan.conserving.read(plan.coarse, plan.inputs, block, named, year, before)
+            finishing = replace(finishing, targets=targets)
+        layers = predict_block(engines, block, block_inputs, finishing)
         if plan.applicability is not None:
             layers["applicability"] = _distance(plan.applicability, block, block_inputs, plan.inputs.factor)
     give_back()
@@ -270,7 +283,7 @@ def _read_coarse(plan: Plan, block: Block, static: _Static, chunks: Chunks, year
         there[place.source] = True
         expected = None if plan.expected is None else plan.expected[place.source] & static.coarse_land[place.target]
         for step, position in enumerate(plan.positions[year]):
-            values = np.asarray(plan.coarse.read(*place.source, chunks, position))
+            values = np.asarray(plan.coarse.read(*place.source, chunks, position, slice(len(plan.variables))))
             states[:, step, place.target[0], place.target[1]] = values
             named = dict(zip(plan.variables, np.where(fresh, values, np.nan), strict=True))
             when = plan.years[year] + inputs.steps[step]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Literal, get_args
 
 import xarray as xr
 from dask.base import tokenize
 
+from xland.allocation.crosswalk import Crosswalk
 from xland.errors import ModelError, TimeError
 from xland.forcing import check_lattice, read_forcing
 from xland.grid import Grid
 from xland.inference.block_year import Plan
+from xland.inference.conserving import base_year, choose_totals, conserving_of
 from xland.inference.graph import block_years
 from xland.inference.identity import digest_of, identities_of
 from xland.inference.layout import Layout, crop
@@ -27,6 +30,7 @@ from xland.inference.sources import (
     static_source,
     target_grid,
 )
+from xland.inference.targets import Conserve
 from xland.inputs import InputSpec
 from xland.models import DEFAULT_MODEL, Model, find_model
 from xland.orientation import restore
@@ -50,6 +54,8 @@ def downscale(
     direction: Direction = "forward",
     device: Device = "auto",
     flips: bool = False,
+    conserve: Conserve | None = None,
+    crosswalk: Crosswalk | None = None,
 ) -> xr.Dataset:
     """Turn coarse land-use fractions into lazy high-resolution land-use maps.
 
@@ -69,7 +75,9 @@ def downscale(
     prior : DataArray, optional
         Class codes on the fine grid, wherever the forcing is, for the year before the first (after
         the last, backward).
-        Only for models that read one; without it their first year starts from a hidden prior.
+        Only for models that read one; without it their first year starts from a hidden prior. With
+        ``conserve="changes"`` also for others: the observed map of the base year. That is the year which the
+        map says (a single ``time``), or the one before the first (after the last, backward) if it says none.
     years : int, sequence of int or slice, optional
         Calendar years; all that the forcing holds by default.
     region : (west, south, east, north), optional
@@ -80,14 +88,23 @@ def downscale(
         Fine cells along a block, a multiple of the model's factor. By default blocks are so large
         that at most 15 % of the windows are computed twice at their edges: 1800 cells on 0.05 degree.
     outputs : str or sequence of str
-        Any of ``land_use``, ``probability``, ``confidence``, ``spread`` (of several models) and
-        ``applicability`` (of models that hold their training inputs); all come from one pass of the network.
+        Any of ``land_use``, ``probability``, ``confidence``, ``spread`` (of several models),
+        ``applicability`` (of models that hold their training inputs) and ``conservation`` (where totals are
+        kept); all come from one pass of the network.
     direction : {"forward", "backward"}
         Order of the years for models that read a prior.
     device : {"auto", "cpu", "cuda"}
         Where the network runs; by default on a GPU where the process that computes a block sees one.
     flips : bool
         Average the probabilities of four mirror images of each window, at four times the cost.
+    conserve : {"fractions", "map", "changes"}, optional
+        Keep the totals of the forcing in each coarse cell: in the probabilities, whose area-weighted means
+        then are the coarse fractions; in the map, which becomes the most probable one with these class areas
+        to within a pixel a class; or its changes since the base year, laid upon ``prior`` (and, by models
+        that read a prior, upon the map of the year before). See :mod:`xland.allocation`.
+    crosswalk : Crosswalk, optional
+        Which states of the forcing belong to which class, where totals are kept; by default those of LUH2 and
+        LUH3 (:data:`xland.allocation.crosswalk.LUH_CROSSWALK`). Variables named like a class are that class.
 
     Returns
     -------
@@ -99,8 +116,10 @@ def downscale(
         standard deviation (of the population) between models of the probability of the class on the map;
         ``applicability``, how far the inputs of the coarse cell lie from those of the training, where 1 is
         as far as training inputs lie from each other, NaN in the sea, with the attribute ``threshold`` from
-        which on scores say nothing (:mod:`xland.models.applicability`); all (time, lat, lon) float32. Shares
-        are stored as uint8 in steps of 0.004, ``spread`` of 0.002.
+        which on scores say nothing (:mod:`xland.models.applicability`); for ``conservation`` the variable
+        ``unmet``, the share of the coarse cell in which the totals could not be kept, NaN in the sea and where
+        the forcing says nothing; all (time, lat, lon) float32. Probability, confidence and entropy are stored
+        as uint8 in steps of 0.004, ``spread`` of 0.002.
 
         A class is the one with the largest ``log(probability) + decision``, where the model card gives
         such offsets.
@@ -116,27 +135,40 @@ def downscale(
     wanted = choose_outputs(outputs)
     check_model(wanted, trained)
     _check_choices(direction, device)
-    forcing = read_forcing(ds, variables=inputs.coarse_variables)
+    kept = choose_totals(ds, conserve, crosswalk, inputs, prior=prior is not None, outputs=wanted)
+    states = () if kept is None else kept.states
+    forcing = read_forcing(ds, variables=tuple(dict.fromkeys((*inputs.coarse_variables, *states))))
     _check_factor(forcing.grid, inputs, trained.name)
     check_lattice(forcing.grid)
     chosen = choose_years(forcing, years, inputs.steps)
     whole = forcing.grid.refine(inputs.factor)
     target = target_grid(whole, region, inputs.factor)
-    if inputs.prior != "none":
+    rollout = inputs.prior != "none"
+    if rollout:
         _check_rollout(inputs, chosen, direction)
+    elif prior is not None and conserve != "changes":
+        raise ModelError(
+            "the model reads no prior map: leave prior out, choose a model that does, or set conserve='changes' to lay "
+            "the forcing's changes upon the map"
+        )
     # a region needs ever more of its surroundings the longer a rollout is: only what it depends on is computed
-    layout = Layout.cut(whole if inputs.prior != "none" else target, inputs, chunks)
-    start = chosen[0] if direction == "forward" else chosen[-1]
+    layout = Layout.cut(whole if rollout else target, inputs, chunks)
+    before = chosen[0] - 1 if direction == "forward" else chosen[-1] + 1
+    if prior is not None and not rollout:
+        before = base_year(prior, before)
+    variables = present_variables(forcing, inputs)
+    layers = tuple(dict.fromkeys((*variables, *states)))
     sources = Sources(
-        coarse=coarse_source(forcing, inputs, layout),
+        coarse=coarse_source(forcing, layers, inputs, layout),
         static=static_source(static, layout.grid, inputs),
-        prior=None if prior is None else prior_source(prior, whole, start, inputs),
+        prior=None if prior is None else prior_source(prior, layout.grid, before),
     )
     identities = identities_of(forcing=ds, static=static, prior=prior)
     fingerprint = digest_of(
         [trained.identity, identities, direction, wanted]
         + (["flips"] if flips else [])
         + ([member.card.get("applicability") for member in trained.members] if "applicability" in wanted else [])
+        + ([asdict(kept), before if kept.mode == "changes" else None] if kept is not None else [])
     )
     plan = Plan(
         token=tokenize(fingerprint, layout, chosen, device),
@@ -144,13 +176,14 @@ def downscale(
         layout=layout,
         years=chosen,
         coarse=sources.coarse.field,
-        variables=present_variables(forcing, inputs),
+        variables=variables,
         positions=tuple(tuple(forcing.years.index(year + step) for step in inputs.steps) for year in chosen),
         static=sources.static.field,
         first_prior=None if sources.prior is None else sources.prior.field,
         layers=layers_of(wanted),
         device=device,
         flips=flips,
+        conserving=None if kept is None else conserving_of(kept, forcing, chosen, layers, (before, sources.prior)),
     )
     arrays = block_years(plan, sources.arrays)
     if layout.grid != target:
@@ -165,6 +198,8 @@ def downscale(
         inputs=identities,
     )
     described.attrs["xland_fingerprint"] = fingerprint
+    if kept is not None:
+        described.attrs["xland_conserve"] = kept.mode
     return restore(described, forcing.orientation)
 
 

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xland.inference.targets import BlockTargets
 from xland.vocabulary import OCEAN
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LAYERS = ("land_use", "probability", "confidence", "entropy", "spread")
+LAYERS = ("land_use", "probability", "confidence", "entropy", "spread", "unmet")
 """What can be taken from the probabilities of a block."""
 
 _OCEAN = {"confidence": 1.0, "entropy": 0.0, "spread": 0.0, "applicability": np.nan, "unmet": np.nan}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Finishing:
     """How probabilities become layers.
 
@@ -30,10 +31,13 @@ class Finishing:
         Of :data:`LAYERS`.
     decision : tuple of float
         Added to the log-probability of each class where one is chosen; empty where nothing is added.
+    targets : BlockTargets, optional
+        Coarse totals that the block keeps.
     """
 
     layers: tuple[str, ...] = ("land_use",)
     decision: tuple[float, ...] = ()
+    targets: BlockTargets | None = None
 
     def fill(
         self, results: dict[str, NDArray[Any]], members: Sequence[Tensor], at: slice, land: NDArray[np.bool_]
@@ -50,11 +54,17 @@ class Finishing:
             Rows of the block; whole coarse cells.
         land : (rows, columns) array of bool
         """
-        values = _mean(members)
-        codes = _most_probable(values, self.decision)
+        values, codes = _mean(members), None
+        unmet: NDArray[np.float32] | float = np.nan
+        if self.targets is not None:
+            values, codes, unmet = self.targets.fit(values, at, land)
+        if codes is None:
+            codes = _most_probable(values, self.decision)
         for name, array in results.items():
             if name == "probability":
                 array[:, at] = np.where(land, values.cpu().numpy(), array[:, at])
+            elif name == "unmet":
+                array[at] = np.where(land, unmet, array[at])
             else:
                 layer = codes if name == "land_use" else _TAKE[name](values, members, codes)
                 array[at] = np.where(land, layer.cpu().numpy(), array[at])

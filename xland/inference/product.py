@@ -22,6 +22,7 @@ OUTPUTS = {
     "confidence": ("confidence", "entropy"),
     "spread": ("spread",),
     "applicability": ("applicability",),
+    "conservation": ("unmet",),
 }
 """What can be asked for, and the variables that it gives."""
 
@@ -39,6 +40,7 @@ _LOOKS: Mapping[str, _Look] = MappingProxyType({
     "entropy": ("entropy of the class probabilities as a share of its largest value", [0.0, 1.0], PACKED),
     "spread": ("standard deviation between models of the probability of the class on the map", [0.0, 0.5], _HALF),
     # without an upper end, and equal in all fine cells of a coarse one: compressed, floats take little room
+    "unmet": ("share of the coarse cell that could not be given the class asked for", [0.0, 1.0], {}),
     "applicability": ("distance of the coarse cell to the training inputs (dissimilarity index)", None, {}),
 })  # fmt: skip
 """Of each share or distance: its long name, its valid range and how it is stored."""

@@ -12,7 +12,7 @@ import xarray as xr
 
 from xland.coordinates import find_names
 from xland.datasets import static_predictors
-from xland.errors import GridError, ModelError, PriorError, RegionError, StaticError, TimeError
+from xland.errors import GridError, PriorError, RegionError, StaticError, TimeError
 from xland.forcing import Forcing, require_years
 from xland.grid import Grid
 from xland.inference.fields import ChunkField, Field, FileField, WithoutSea
@@ -140,8 +140,8 @@ class Sources:
         return tuple(array for each in (self.coarse, self.static, self.prior) if each for array in each.arrays)
 
 
-def coarse_source(forcing: Forcing, inputs: InputSpec, layout: Layout) -> Source:
-    """Stack what the model reads of the forcing, as far as the windows of a layout reach.
+def coarse_source(forcing: Forcing, variables: Sequence[str], inputs: InputSpec, layout: Layout) -> Source:
+    """Stack variables of the forcing, as far as the windows of a layout reach.
 
     The array is ``(years, variables, rows, columns)`` with one year a chunk; its chunks are
     :class:`~xland.inference.fields.WithoutSea`, to be read through the field only.
@@ -151,7 +151,7 @@ def coarse_source(forcing: Forcing, inputs: InputSpec, layout: Layout) -> Source
     columns = Span(first.read_columns.start, last.read_columns.stop).coarse(inputs.factor)
     places = [place.source for place in placements(forcing.grid, rows, columns)]
     part = (places[0][0], places[0][1] if len(places) == 1 else slice(None))
-    layers = [_dask(forcing.data[name])[:, *part] for name in present_variables(forcing, inputs)]
+    layers = [_dask(forcing.data[name])[:, *part] for name in variables]
     stacked = da.stack(layers, axis=1).rechunk({0: 1, 1: -1})
     packed = stacked.map_blocks(WithoutSea.of, dtype=np.float32, meta=np.empty((0, 0, 0, 0), np.float32))
     return _chunked(packed, forcing.grid.window(*part))
@@ -184,26 +184,15 @@ def static_source(static: xr.Dataset | None, target: Grid, inputs: InputSpec) ->
     return _chunked(da.stack(layers).rechunk({0: -1}), grid)
 
 
-def prior_source(prior: xr.DataArray | xr.Dataset, target: Grid, start: int, inputs: InputSpec) -> Source:
-    """Return the prior map of the year that a rollout starts with.
+def prior_source(prior: xr.DataArray | xr.Dataset, target: Grid, year: int) -> Source:
+    """Return the prior map of a year: of what a rollout starts with, or what changes are laid upon.
 
     Raises
     ------
-    ModelError
-        If the model reads no prior.
     PriorError
-        If it lacks the year before (backward: after), holds fractions instead of codes, or does not nest in or
-        cover the target.
+        If it is of other years, holds fractions instead of codes, or does not nest in or cover the target.
     """
-    if inputs.prior == "none":
-        raise ModelError("the model reads no prior map: leave prior out, or choose a model that does")
-    if isinstance(prior, xr.Dataset):
-        if "land_use" not in prior:
-            raise PriorError("prior is a Dataset without 'land_use': give the map itself, ds['land_use']")
-        prior = prior["land_use"]
-    if not isinstance(prior, xr.DataArray):
-        raise PriorError(f"prior must be a DataArray of class codes, not {type(prior).__name__}")
-    chosen = _of_year(prior, start + inputs.prior_step)
+    chosen = _of_year(_map_of(prior), year)
     if chosen.dtype.kind not in "iu":
         raise PriorError(f"prior map must hold whole class codes, not {chosen.dtype}: convert it to uint8")
     field = _file_field([chosen], "prior map")
@@ -237,16 +226,39 @@ def _file_field(layers: Sequence[xr.DataArray], what: str) -> FileField | None:
     return FileField(orientation.grid, tuple(layer.variable for layer in layers), rows, columns)
 
 
+def years_of_map(prior: xr.DataArray | xr.Dataset) -> tuple[int, ...]:
+    """Calendar years of a prior map; none if it does not say.
+
+    Raises
+    ------
+    PriorError
+        If it is no map.
+    """
+    found = _map_of(prior)
+    names = find_names(found, "time", what="prior map")
+    if names is None and not {"time", "year"} & set(found.coords):
+        return ()
+    dataset = found.to_dataset(name="prior")
+    renamed = {} if names is None or names.coordinate is None else {names.coordinate: "time"}
+    return decode_years(dataset.rename({k: v for k, v in renamed.items() if k != v}), names)
+
+
+def _map_of(prior: xr.DataArray | xr.Dataset) -> xr.DataArray:
+    if isinstance(prior, xr.Dataset):
+        if "land_use" not in prior:
+            raise PriorError("prior is a Dataset without 'land_use': give the map itself, ds['land_use']")
+        prior = prior["land_use"]
+    if not isinstance(prior, xr.DataArray):
+        raise PriorError(f"prior must be a DataArray of class codes, not {type(prior).__name__}")
+    return prior
+
+
 def _of_year(prior: xr.DataArray, year: int) -> xr.DataArray:
     """Select the map of a year; one that does not say its year is taken as it is."""
-    names = find_names(prior, "time", what="prior map")
-    if names is None and not {"time", "year"} & set(prior.coords):
-        return prior
-    dataset = prior.to_dataset(name="prior")
-    renamed = {} if names is None or names.coordinate is None else {names.coordinate: "time"}
-    years = decode_years(dataset.rename({k: v for k, v in renamed.items() if k != v}), names)
-    if year not in years:
+    years = years_of_map(prior)
+    if years and year not in years:
         raise PriorError(f"prior map is of {listed(years)}, but the first map needs the one of {year}")
+    names = find_names(prior, "time", what="prior map")
     return prior if names is None else prior.isel({names.dimension: years.index(year)})
 
 

@@ -1,0 +1,160 @@
+"""What a downscaling is asked to keep of the coarse totals, checked before anything is read."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import xarray as xr
+
+from xland.allocation.crosswalk import LUH_CROSSWALK, Crosswalk
+from xland.errors import AllocationError, ModelError, PriorError, TimeError
+from xland.forcing import Forcing, find_sources, require_years
+from xland.inference.sources import Source, years_of_map
+from xland.inference.targets import Base, Conserve, Conserving
+from xland.inputs import InputSpec
+from xland.years import listed
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Totals that are to be kept.
+
+    Parameters
+    ----------
+    mode : {"fractions", "map", "changes"}
+    crosswalk : Crosswalk
+    states : tuple of str
+        Variables of the forcing that they are made of.
+    """
+
+    mode: Conserve
+    crosswalk: Crosswalk
+    states: tuple[str, ...]
+
+
+def choose_totals(
+    ds: xr.Dataset,
+    conserve: Conserve | None,
+    crosswalk: Crosswalk | None,
+    inputs: InputSpec,
+    *,
+    prior: bool,
+    outputs: Sequence[str],
+) -> Totals | None:
+    """Return the totals that are to be kept; None where none are.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Forcing as given.
+    conserve, crosswalk
+        As given to :func:`xland.inference.downscale.downscale`.
+    inputs : InputSpec
+        Says what the classes are.
+    prior : bool
+        Whether there is a prior map.
+    outputs : sequence of str
+        What is asked for.
+
+    Raises
+    ------
+    ModelError
+        For a value of ``conserve`` that is not known, a crosswalk of another type, changes without a prior
+        map, and a crosswalk or the output ``conservation`` where no totals are kept.
+    AllocationError
+        If the forcing lacks a state, the crosswalk leaves a class without any, or one would count twice.
+    """
+    if conserve is None:
+        if crosswalk is not None:
+            raise ModelError("crosswalk says which totals are kept: choose how with conserve=, or leave crosswalk out")
+        if "conservation" in outputs:
+            raise ModelError("the output 'conservation' says where totals could not be kept: choose conserve=, too")
+        return None
+    if conserve not in get_args(Conserve):
+        known = ", ".join(map(repr, get_args(Conserve)))
+        raise ModelError(f"conserve must be one of {known} or None, not {conserve!r}")
+    crosswalk = LUH_CROSSWALK if crosswalk is None else crosswalk
+    if not isinstance(crosswalk, Crosswalk):
+        raise ModelError(f"crosswalk must be an xland.allocation.crosswalk.Crosswalk, not {type(crosswalk).__name__}")
+    if conserve == "changes" and not prior:
+        raise ModelError("conserve='changes' lays changes upon an observed map: give it as prior=, with its year")
+    names = dict.fromkeys([*(state for state, _ in crosswalk.states), *inputs.classes])
+    found = tuple(find_sources(ds, tuple(names)))
+    crosswalk.sources(found, inputs.classes)
+    return Totals(conserve, crosswalk, found)
+
+
+def base_year(prior: xr.DataArray | xr.Dataset, neighbour: int) -> int:
+    """Return the year of the map that changes are laid upon: its own, or else the neighbour of the first map.
+
+    Raises
+    ------
+    PriorError
+        If the map has several years.
+    """
+    years = years_of_map(prior)
+    if len(years) > 1:
+        raise PriorError(
+            f"prior map is of {listed(years)}: choose the year from which changes count, prior.sel(time={years[-1]})"
+        )
+    return years[0] if years else neighbour
+
+
+def conserving_of(
+    totals: Totals, forcing: Forcing, years: tuple[int, ...], layers: Sequence[str], base: tuple[int, Source | None]
+) -> Conserving:
+    """Put together what blocks need to keep totals.
+
+    Parameters
+    ----------
+    totals : Totals
+    forcing : Forcing
+    years : tuple of int
+        Of the maps.
+    layers : sequence of str
+        Variables of the coarse field.
+    base : (int, Source)
+        Year and map that changes are laid upon, if changes are kept.
+
+    Raises
+    ------
+    TimeError
+        If the forcing lacks a year of the maps or the base year.
+    """
+    require_years(forcing, years)
+    start, (year, source) = None, base
+    if totals.mode == "changes" and source is not None:
+        if year not in forcing.years:
+            raise TimeError(
+                f"conserve='changes' counts changes from {year}, the year of the prior map, which the forcing lacks "
+                f"(it holds {listed(forcing.years)}): add that year to the forcing, or say which of its years the map "
+                f"stands for: prior.assign_coords(time={forcing.years[0]})"
+            )
+        start = Base(year, forcing.years.index(year), source.field)
+    positions = tuple(forcing.years.index(each) for each in years)
+    places = {name: layers.index(name) for name in totals.states}
+    return Conserving(totals.mode, totals.crosswalk, years, positions, places, start)
+
+
+def read_crosswalk(path: Path) -> Crosswalk:
+    """Read a crosswalk from a TOML file: a table ``states``, and lists ``remainder`` and ``protected``.
+
+    Raises
+    ------
+    AllocationError
+        If it cannot be read, or holds other entries.
+    """
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))
+        return Crosswalk(**entries)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
+        if isinstance(error, AllocationError):
+            raise
+        raise AllocationError(
+            f'{path} is no crosswalk ({error}): it needs a table [states] of state = "class", and may have the lists '
+            "remainder and protected"
+        ) from error

@@ -1,0 +1,254 @@
+"""Coarse totals that a downscaling keeps: what a block-year reads for them, and the fit, some rows at a time.
+
+Each coarse cell is fitted by itself, from its own pixels alone. So neither blocks nor regions, nor
+the rows that are finished together, make a difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xland.allocation.crosswalk import Crosswalk, class_targets
+from xland.batches.masking import MASKED, known_codes
+from xland.errors import AllocationError, PriorError
+from xland.grid import Grid, expand
+from xland.inference.fields import Chunks, Field, Key
+from xland.inference.layout import Block, placements
+from xland.inference.windows import Span
+from xland.inputs import InputSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Conserve = Literal["fractions", "map", "changes"]
+"""What is fitted to the coarse totals."""
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """What the changes of a forcing are laid upon.
+
+    Parameters
+    ----------
+    year : int
+        Calendar year from which changes count.
+    position : int
+        Where it stands in the coarse field.
+    map : Field
+        Observed classes of that year.
+    """
+
+    year: int
+    position: int
+    map: Field
+
+    def read(self, block: Block, chunks: Chunks, classes: int) -> NDArray[np.uint8]:
+        """Read the class codes of a block; :class:`PriorError` for unknown ones."""
+        codes = np.full((len(block.rows), len(block.columns)), MASKED, dtype=np.uint8)
+        for place in placements(self.map.grid, block.rows, block.columns):
+            values = self.map.read(*place.source, chunks)[0]
+            codes[place.target] = known_codes(values, classes, "prior map", PriorError)
+        return codes
+
+
+@dataclass(frozen=True, eq=False)
+class Conserving:
+    """How the blocks of a downscaling keep coarse totals.
+
+    Parameters
+    ----------
+    mode : {"fractions", "map", "changes"}
+    crosswalk : Crosswalk
+        Which classes follow which states.
+    years : tuple of int
+        Calendar years of the maps.
+    positions : tuple of int
+        For each year where it stands in the coarse field.
+    layers : mapping of str to int
+        Where the states that the crosswalk reads stand among the layers of the coarse field.
+    base : Base, optional
+        From when and what changes count.
+    """
+
+    mode: Conserve
+    crosswalk: Crosswalk
+    years: tuple[int, ...]
+    positions: tuple[int, ...]
+    layers: Mapping[str, int]
+    base: Base | None = None
+
+    def keys(self, coarse: Field, rows: Span, columns: Span, factor: int, year: int) -> Iterator[Key]:
+        """Graph keys of the chunks that a block-year needs for its totals."""
+        positions = [self.positions[year]]
+        if self.base is not None:
+            positions.append(self.base.position)
+            yield from self.base.map.keys(rows, columns)
+        for position in positions:
+            yield from coarse.keys(rows.coarse(factor), columns.coarse(factor), position)
+
+    def read(
+        self, coarse: Field, inputs: InputSpec, block: Block, chunks: Chunks, year: int, prior: NDArray[np.uint8] | None
+    ) -> BlockTargets:
+        """Read the totals of a block-year.
+
+        Parameters
+        ----------
+        coarse : Field
+        inputs : InputSpec
+            Says what the classes and the factor are.
+        block : Block
+        chunks : mapping
+            What the keys stand for.
+        year : int
+            Position of the year.
+        prior : (rows, columns) array of class codes, optional
+            Of the adjacent year, where the model reads one; else changes are laid upon the map of the base year.
+
+        Raises
+        ------
+        AllocationError
+            Fractions that no map can have; the message says where and in which year.
+        PriorError
+            Unknown class codes in the map of the base year.
+        """
+        when = self.years[year]
+        targets = self._targets(coarse, inputs, block, chunks, self.positions[year], when)
+        start = None
+        if self.base is not None:
+            before = self._targets(coarse, inputs, block, chunks, self.base.position, self.base.year)
+            codes = self.base.read(block, chunks, len(inputs.classes))
+            start = Start(before, codes, codes if prior is None else prior)
+        return BlockTargets(self.mode, self.crosswalk, inputs, block, when, targets, start)
+
+    def _targets(
+        self, coarse: Field, inputs: InputSpec, block: Block, chunks: Chunks, position: int, year: int
+    ) -> NDArray[np.float64]:
+        """Share of each class in the coarse cells of a block."""
+        rows, columns = block.rows.coarse(inputs.factor), block.columns.coarse(inputs.factor)
+        states = {name: np.full((len(rows), len(columns)), np.nan) for name in self.layers}
+        for place in placements(coarse.grid, rows, columns):
+            values = coarse.read(*place.source, chunks, position)
+            for name, layer in self.layers.items():
+                states[name][place.target] = values[layer]
+        try:
+            return class_targets(states, self.crosswalk, inputs.classes)
+        except AllocationError as error:
+            raise AllocationError(
+                f"{error} ({_place(block.rows, block.columns, inputs.resolution)} in {year})"
+            ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What the changes of a block-year begin with.
+
+    Parameters
+    ----------
+    targets : (classes, R, C) array
+        Share of each class in each coarse cell in the base year.
+    codes, prior : (rows, columns) array of class codes
+        Maps of the base year and of the adjacent year.
+    """
+
+    targets: NDArray[np.float64]
+    codes: NDArray[np.uint8]
+    prior: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class BlockTargets:
+    """Coarse totals of a block-year.
+
+    Parameters
+    ----------
+    mode : {"fractions", "map", "changes"}
+    crosswalk : Crosswalk
+    inputs : InputSpec
+        Says what the factor and the resolution are.
+    block : Block
+    year : int
+        Calendar year, for messages.
+    targets : (classes, R, C) array
+        Share of each class in each coarse cell; NaN where the forcing does not say.
+    start : Start, optional
+        What changes begin with.
+    """
+
+    mode: Conserve
+    crosswalk: Crosswalk
+    inputs: InputSpec
+    block: Block
+    year: int
+    targets: NDArray[np.float64]
+    start: Start | None = None
+
+    def fit(
+        self, values: Tensor, at: slice, land: NDArray[np.bool_]
+    ) -> tuple[Tensor, Tensor | None, NDArray[np.float32]]:
+        """Fit some rows of whole coarse cells.
+
+        Parameters
+        ----------
+        values : (classes, rows, columns) tensor
+            Probabilities.
+        at : slice
+            Their rows in the block.
+        land : (rows, columns) array of bool
+            Where there is a class.
+
+        Returns
+        -------
+        values : tensor
+            Probabilities, fitted if that is wanted.
+        codes : (rows, columns) tensor, optional
+            Class map, where it does not follow from the probabilities.
+        unmet : (rows, columns) array
+            Share of the coarse cell that could not be given as asked.
+        """
+        factor, first = self.inputs.factor, self.block.rows.start
+        cells = slice(at.start // factor, at.stop // factor)
+        rows = Span(first + at.start, first + at.stop)
+        probability, targets = values.cpu().numpy(), self.targets[:, cells]
+        common = (factor, _area_of_rows(self.inputs.resolution)[rows.start : rows.stop], land)
+        # compiled code, which takes a second and some memory to load, only where totals are kept
+        from xland.allocation.changes import fit_changes
+        from xland.allocation.fractions import fit_fractions
+        from xland.allocation.maps import fit_map
+
+        try:
+            if self.mode == "fractions":
+                fractions = fit_fractions(probability, targets, *common)
+                return values.new_tensor(fractions.values), None, _expanded(fractions.unmet, factor)
+            if self.start is None:
+                fitted = fit_map(probability, targets, *common)
+            else:
+                start, prior, codes = self.start, self.start.prior[at], self.start.codes[at]
+                fitted = fit_changes(
+                    probability, prior, targets, start.targets[:, cells], codes, *common, self.crosswalk
+                )
+        except AllocationError as error:
+            place = _place(rows, self.block.columns, self.inputs.resolution)
+            raise AllocationError(f"{error} ({place} in {self.year})") from error
+        return values, values.new_tensor(fitted.codes).byte(), _expanded(fitted.unmet, factor)
+
+
+@lru_cache(maxsize=4)
+def _area_of_rows(resolution: float) -> NDArray[np.float64]:
+    """Area of a cell in each row of the globe: the same numbers for any region."""
+    return Grid.world(resolution).cell_area()
+
+
+def _expanded(unmet: NDArray[np.float64], factor: int) -> NDArray[np.float32]:
+    return expand(unmet.astype(np.float32), factor)
+
+
+def _place(rows: Span, columns: Span, resolution: float) -> str:
+    north, south = (90 - row * resolution for row in (rows.start, rows.stop))
+    west, east = (column * resolution - 180 for column in (columns.start, columns.stop))
+    return f"block from {south:g} to {north:g} N, {west:g} to {east:g} E,"
