@@ -1,0 +1,350 @@
+"""Whether probabilities are what they say: reliability, Brier score, risk against coverage; in one lazy pass.
+
+The question is that of a reader of the map: it says cropland with a probability of 0.7; how often is it
+right? So confidence is the probability of the class that the map shows, which need not be the most
+probable one where the decision favours rare classes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xland.errors import GridError, ModelError, RegionError, VocabularyError
+from xland.evaluation.alignment import ClassMap, as_map, pair_years
+from xland.evaluation.blocks import place_mask
+from xland.evaluation.confidence import Counts, count_confidence
+from xland.evaluation.confusion import SOUTHERN_LIMIT
+from xland.evaluation.frames import as_dask, place
+from xland.evaluation.measures import Weighting
+from xland.models.calibration import BINS
+from xland.orientation import orient
+from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, check_codes
+
+Domain = Literal["land", "all"]
+
+_NOWHERE = 255
+"""Stands for cells of the probabilities that the observed map does not cover."""
+_OFF = 0.03
+"""How far from 1 the sum of the probabilities of a cell may be: they are stored in steps of 0.004."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Reliability:
+    """How confidence and accuracy go together.
+
+    Parameters
+    ----------
+    edges : (bins + 1,) array
+        Edges of the bins of confidence, from 0 to 1.
+    confidence, accuracy : (bins,) arrays
+        Mean probability of the class shown, and share of cells where it is the observed one; NaN in empty bins.
+    share : (bins,) array
+        Share of the area (or of the cells) in each bin.
+    class_share : (classes,) array
+        Share of each observed class.
+    class_errors : (classes,) array
+        Calibration error of the probability of each class, shown or not (Kull et al. 2019, arXiv 1910.12656).
+    brier : float
+        Mean over cells of the summed squared errors of all probabilities, from 0 to 2 (Brier 1950, doi
+        10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2).
+    brier_reliability, brier_resolution, brier_uncertainty : float
+        Murphy's parts over the bins of each class (1973, doi
+        10.1175/1520-0450(1973)012<0595:ANVPOT>2.0.CO;2): the score is the first less the second plus the
+        third, but for what probabilities differ within a bin.
+    coverage, risk : arrays
+        Share of the area that is kept when cells below a confidence are left out, from the surest on, and
+        share of it that is wrong (El-Yaniv and Wiener 2010). The last one is everything.
+    weighting : {"area", "pixels"}
+    total : float
+        Square metres or cells.
+    """
+
+    edges: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    share: NDArray[np.float64]
+    class_share: NDArray[np.float64]
+    class_errors: NDArray[np.float64]
+    brier: float
+    brier_reliability: float
+    brier_resolution: float
+    brier_uncertainty: float
+    coverage: NDArray[np.float64]
+    risk: NDArray[np.float64]
+    weighting: Weighting
+    total: float
+
+    @property
+    def expected_calibration_error(self) -> float:
+        """Mean distance of confidence and accuracy over the bins (Naeini et al. 2015, doi 10.1609/aaai.v29i1.9602)."""
+        return float(np.nansum(self.share * np.abs(self.accuracy - self.confidence)))
+
+    @property
+    def classwise_calibration_error(self) -> float:
+        """Mean of the calibration errors of the classes that are observed."""
+        return float(self.class_errors[self.class_share > 0].mean())
+
+    @property
+    def risk_coverage_area(self) -> float:
+        """Area under risk over coverage (Geifman et al. 2019, arXiv 1805.08206): the mean risk; 0 is best."""
+        steps = np.diff(self.coverage, prepend=0)
+        middle = (self.risk + np.concatenate([self.risk[:1], self.risk[:-1]])) / 2
+        return float(steps @ middle)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers for JSON: None where a bin is empty."""
+        scores = (
+            *("expected_calibration_error", "classwise_calibration_error", "brier", "brier_reliability"),
+            *("brier_resolution", "brier_uncertainty", "risk_coverage_area"),
+        )
+        curves = ("edges", "confidence", "accuracy", "share", "coverage", "risk")
+        return {
+            "weighting": self.weighting,
+            "unit": "m2" if self.weighting == "area" else "cells",
+            "total": self.total,
+            **{name: getattr(self, name) for name in scores},
+            "class_errors": dict(zip(CLASS_NAMES, self.class_errors.tolist(), strict=True)),
+            **{name: [None if math.isnan(each) else each for each in getattr(self, name).tolist()] for name in curves},
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"calibration error {self.expected_calibration_error:.4f} (per class "
+            f"{self.classwise_calibration_error:.4f}), Brier score {self.brier:.4f}, {self.risk[-1]:.4f} of everything "
+            f"and {np.interp(0.5, self.coverage, self.risk):.4f} of the surer half wrong; by {self.weighting}"
+        )
+
+    __repr__ = __str__
+
+
+def assess_reliability(
+    probability: xr.DataArray,
+    observed: xr.DataArray | xr.Dataset,
+    *,
+    decided: xr.DataArray | xr.Dataset | None = None,
+    bins: int = BINS,
+    within: xr.DataArray | NDArray[np.bool_] | None = None,
+    weighting: Weighting = "area",
+    domain: Domain = "land",
+) -> Reliability:
+    """Compare probabilities with an observed map.
+
+    Maps are read once, block by block.
+
+    Parameters
+    ----------
+    probability : DataArray
+        Probability of each of the eight classes, (class, lat, lon) or (time, class, lat, lon) in any
+        order, lazy or not.
+    observed : DataArray or Dataset
+        Class codes on the same cells; may cover more or less.
+    decided : DataArray or Dataset, optional
+        Class codes of the map that is judged; by default the most probable class, the lower code of two.
+    bins : int
+        Bins of confidence of equal width.
+    within : DataArray or (rows, columns) array of bool, optional
+        Cells to count; an array has the cells of the observed map.
+    weighting : {"area", "pixels"}
+        What a cell counts: its area on the sphere, or 1.
+    domain : {"land", "all"}
+        Cells whose observed class is a land class, north of 60 S; or all.
+
+    Returns
+    -------
+    Reliability
+
+    Raises
+    ------
+    VocabularyError
+        If there are other classes than the eight, or other codes.
+    ModelError
+        If values are NaN, below 0 or do not sum to 1; an argument is none of its choices.
+    GridError
+        If cells do not coincide, or there are other dimensions.
+    RegionError
+        If there is no common cell, or ``within`` and ``domain`` leave none.
+    TimeError
+        If time steps do not belong together.
+    """
+    _check_choices(bins, weighting, domain)
+    layers, frame = _canonical(probability)
+    truth = as_map(observed, what="observed map")
+    shown = None if decided is None else as_map(decided, what="decided map")
+    mask = None if within is None else _placed_mask(within, truth, frame)
+    counted = []
+    for ours, theirs in pair_years(frame, truth, match_years=False):
+        codes = None
+        if shown is not None:
+            (own,) = (own for here, own in pair_years(frame, shown, match_years=False) if here == ours)
+            codes = place(_step(shown, own), frame, _NOWHERE)
+        reference = place(_step(truth, theirs), frame, _NOWHERE)
+        counted.append(_count(layers[ours], reference, codes, mask, frame, bins, weighting, domain))
+    sums = np.sum(dask.compute(*counted), axis=0)
+    counts = Counts.unpack(sums, bins, len(CLASS_NAMES))
+    if not counts.total > 0:
+        raise RegionError("no cell is left to score: the mask `within` and the domain hold no cell of the maps")
+    return summarise(counts, weighting)
+
+
+def summarise(counts: Counts, weighting: Weighting) -> Reliability:
+    """Return what follows from the counts."""
+    weight, confidence, correct = counts.by_confidence()
+    class_weight, class_sum, class_hits = counts.classes[:, 0], counts.classes[:, 1], counts.classes[:, 2]
+    total = counts.total
+    base = class_hits.sum(axis=1) / total
+    forecast, outcome = _ratio(class_sum, class_weight), _ratio(class_hits, class_weight)
+    kept, wrong = counts.from_the_surest()
+    return Reliability(
+        edges=np.linspace(0, 1, len(weight) + 1),
+        confidence=_ratio(confidence, weight),
+        accuracy=_ratio(correct, weight),
+        share=weight / total,
+        class_share=base,
+        class_errors=np.abs(class_hits - class_sum).sum(axis=1) / total,
+        brier=counts.brier / total,
+        brier_reliability=float(np.nansum(class_weight * (forecast - outcome) ** 2) / total),
+        brier_resolution=float(np.nansum(class_weight * (outcome - base[:, None]) ** 2) / total),
+        brier_uncertainty=float((base * (1 - base)).sum()),
+        coverage=kept / total,
+        risk=wrong / kept,
+        weighting=weighting,
+        total=total,
+    )
+
+
+def _check_choices(bins: int, weighting: str, domain: str) -> None:
+    for name, value, known in (("weighting", weighting, get_args(Weighting)), ("domain", domain, get_args(Domain))):
+        if value not in known:
+            raise ModelError(f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}")
+    if type(bins) is not int or bins < 1:
+        raise ModelError(f"bins must be a whole number of at least 1, not {bins!r}")
+
+
+def _canonical(probability: xr.DataArray) -> tuple[list[da.Array], ClassMap]:
+    """Return each step as (class, lat, lon), and the map that says where they lie."""
+    data, _ = orient(probability, what="probability")
+    spare = [str(dim) for dim in data.dims if dim not in {"time", "lat", "lon"}]
+    if len(spare) != 1:
+        raise GridError(
+            f"probability has the dimensions {', '.join(map(str, data.dims))}: beside time, lat and lon it needs "
+            "one of classes, and no other"
+        )
+    (dim,) = spare
+    names = tuple(map(str, data[dim].values)) if dim in data.coords else CLASS_NAMES
+    if data.sizes[dim] != len(CLASS_NAMES) or (data[dim].dtype.kind in "UO" and names != CLASS_NAMES):
+        raise VocabularyError(
+            f"probability must hold the {len(CLASS_NAMES)} classes {', '.join(CLASS_NAMES)} in this order along "
+            f"{dim!r}, not {data.sizes[dim]}: {', '.join(names[:10])}"
+        )
+    if data.chunks is None:
+        data = data.chunk({**dict.fromkeys(data.dims, "auto"), dim: -1})
+    frame = as_map(data.isel({dim: 0}, drop=True), what="probability")
+    if "time" not in data.dims:
+        data = data.drop_vars("time", errors="ignore").expand_dims("time")
+    array = as_dask(data.transpose("time", dim, "lat", "lon"))
+    return [step.rechunk({0: -1}) for step in array], frame
+
+
+def _step(maps: ClassMap, number: int) -> ClassMap:
+    return ClassMap(maps.data[number : number + 1], maps.grid, maps.years[number : number + 1], maps.what)
+
+
+def _placed_mask(within: xr.DataArray | NDArray[np.bool_], truth: ClassMap, frame: ClassMap) -> da.Array:
+    coords = {"lat": truth.data["lat"], "lon": truth.data["lon"]}
+    mask = xr.DataArray(place_mask(within, truth)[None], coords, ("time", "lat", "lon"))
+    return place(ClassMap(mask, truth.grid, (None,), "mask `within`"), frame, 0)
+
+
+def _count(
+    probability: da.Array,
+    observed: da.Array,
+    decided: da.Array | None,
+    mask: da.Array | None,
+    frame: ClassMap,
+    bins: int,
+    weighting: Weighting,
+    domain: Domain,
+) -> da.Array:
+    """Return the lazy sums of one time step, as one array of numbers."""
+    chunks = probability.chunks[1:]
+    grid = frame.grid
+    area = grid.cell_area() if weighting == "area" else np.ones(grid.rows)
+    optional: list[Any] = []
+    for each in (decided, mask):
+        optional += [None, None] if each is None else [each.rechunk(chunks), "yx"]
+    counted = da.blockwise(
+        _count_block,
+        "yxs",
+        probability,
+        "cyx",
+        observed.rechunk(chunks),
+        "yx",
+        da.from_array(area, chunks=(chunks[0],)),
+        "y",
+        da.from_array(grid.latitude, chunks=(chunks[0],)),
+        "y",
+        da.from_array(grid.longitude, chunks=(chunks[1],)),
+        "x",
+        *optional,
+        new_axes={"s": Counts.length(bins, len(CLASS_NAMES))},
+        adjust_chunks={"y": lambda _: 1, "x": lambda _: 1},
+        concatenate=True,
+        bins=bins,
+        domain=domain,
+        dtype=np.float64,
+        meta=np.empty((0, 0, 0)),
+    )
+    return counted.sum(axis=(0, 1), split_every=8)
+
+
+def _count_block(
+    probability: NDArray[np.floating[Any]],
+    observed: NDArray[Any],
+    area: NDArray[np.float64],
+    latitude: NDArray[np.float64],
+    longitude: NDArray[np.float64],
+    decided: NDArray[Any] | None,
+    mask: NDArray[np.bool_] | None,
+    *,
+    bins: int,
+    domain: Domain,
+) -> NDArray[np.float64]:
+    counted = observed != _NOWHERE
+    truth = check_codes(np.where(counted, observed, 0), what="observed map", latitude=latitude, longitude=longitude)
+    if decided is not None:
+        counted &= decided != _NOWHERE
+        decided = check_codes(np.where(counted, decided, 0), what="decided map", latitude=latitude, longitude=longitude)
+    if domain == "land":
+        counted &= np.isin(truth, LAND_CLASSES) & (latitude > SOUTHERN_LIMIT)[:, None]
+    if mask is not None:
+        counted &= mask
+    rows, columns = np.nonzero(counted)
+    values = np.ascontiguousarray(probability[:, rows, columns])
+    _check_values(values, latitude[rows], longitude[columns])
+    chosen = values.argmax(axis=0) if decided is None else decided[rows, columns]
+    sums = count_confidence(values, truth[rows, columns], chosen, area[rows], bins)
+    return sums.pack()[None, None]
+
+
+def _check_values(values: NDArray[Any], latitude: NDArray[np.float64], longitude: NDArray[np.float64]) -> None:
+    sound = (np.abs(values.sum(axis=0) - 1) <= _OFF) & (values.min(axis=0, initial=0) >= -_OFF)
+    bad = np.flatnonzero(~sound)
+    if bad.size:
+        first = bad[0]
+        raise ModelError(
+            f"probability: {bad.size} cells hold no probabilities (NaN, below 0, or their sum is not 1), the first at "
+            f"{latitude[first]:g} N, {longitude[first]:g} E, where they sum to {values[:, first].sum():.3g}: leave "
+            "such cells out with `within`, or pass what downscale returns"
+        )
+
+
+def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0)
