@@ -26,10 +26,11 @@ _CLOSE = 1e-10
 _NOTHING = 1e-13
 """Share of a cell below which a class gets none of it."""
 
-_DIRECT, _ROUNDS = 20, 40
-"""Steps that the search may take at the probabilities as they are, and at each sharpness in between."""
+_ROUNDS = 40
+"""Steps that the search may take at each sharpness of the probabilities."""
 
-_SHARPNESSES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+_TURNS = 6
+"""How often the sharpness is doubled until probabilities are what they are."""
 _LONGEST = 30.0
 """Most that the logarithm of a weight may change in one step."""
 
@@ -106,30 +107,54 @@ def _fit_cells(
 ) -> None:
     """Fit all coarse cells of a block; ``values`` and ``missed`` are written."""
     classes, pixels = probability.shape[0], factor * factor
-    odds, weights = np.empty((pixels, classes)), np.empty(pixels)
+    weights = np.empty(pixels)
     rows, columns = np.empty(pixels, np.int64), np.empty(pixels, np.int64)
     group = np.empty(classes, np.int64)
     for row in range(targets.shape[1]):
-        whole = factor * area[row * factor : (row + 1) * factor].sum()
+        whole = 0.0
+        for i in range(row * factor, (row + 1) * factor):
+            whole += factor * area[i]
         for column in range(targets.shape[2]):
             groups = group_classes(targets[:, row, column], group)
             count = list_pixels(valid, row, column, factor, rows, columns)
             if groups == 0 or count == 0:
                 continue
-            used = group.max() + 1
-            odds[:count, :used] = 0
+            used = min(groups + 1, classes)
+            odds, wanted = np.zeros((count, used)), np.zeros(used)
             for n in range(count):
                 weights[n] = area[rows[n]] / whole
                 for k in range(classes):
                     odds[n, group[k]] += probability[k, rows[n], columns[n]]
-            wanted = np.empty(used)
-            wanted[groups:] = weights[:count].sum()
+                if groups < used:
+                    wanted[groups] += weights[n]
             for k in range(classes):
                 if group[k] < groups:
                     wanted[group[k]] = targets[k, row, column]
-                    wanted[groups:] -= targets[k, row, column]
-            factors, missed[row, column] = _solve(odds[:count, :used], weights[:count], np.maximum(wanted, 0.0))
-            _scale(probability, rows[:count], columns[:count], factors, group, values)
+                    if groups < used:
+                        wanted[groups] = max(wanted[groups] - targets[k, row, column], 0.0)
+            logs = np.zeros(used)
+            missed[row, column] = _drop_impossible(odds, wanted)
+            missed[row, column] += _solve(odds, weights[:count], wanted, logs)
+            for k in range(used):
+                logs[k] = _factor_of(logs[k], wanted[k])
+            _scale(probability, rows[:count], columns[:count], logs, group, values)
+
+
+@compiled
+def _drop_impossible(odds: Floats, wanted: Floats) -> float:
+    """Leave what is wanted of groups that no pixel can have to the others, in proportion; return how much it is."""
+    dropped, total = 0.0, 0.0
+    for k in range(wanted.size):
+        possible = False
+        for n in range(odds.shape[0]):
+            possible |= odds[n, k] > 0
+        total += wanted[k]
+        if not possible:
+            dropped += wanted[k]
+            wanted[k] = 0.0
+    for k in range(wanted.size):
+        wanted[k] *= total / max(total - dropped, 1e-300)
+    return dropped
 
 
 @compiled
@@ -149,18 +174,28 @@ def _scale(
 
 
 @compiled
-def _solve(odds: Floats, weights: Floats, wanted: Floats) -> tuple[Floats, float]:
-    """Weights of the groups, and the share of the cell by which their means stay below what is wanted."""
+def _solve(odds: Floats, weights: Floats, wanted: Floats, logs: Floats) -> float:
+    """Write the logarithms of the weights; return the share of the cell by which means stay below what is wanted."""
     groups = wanted.size
-    logs, means, slope = np.zeros(groups), np.empty(groups), np.empty((groups, groups))
-    worst = _climb(odds, weights, wanted, logs, means, slope, _DIRECT)
+    means, slope = np.empty(groups), np.empty((groups, groups))
+    worst = _climb(odds, weights, wanted, logs, means, slope, _ROUNDS)
     if worst >= _CLOSE:
         # nearly all pixels are certain of their class: the way leads over flattened probabilities
-        logs[:] = 0
-        for sharpness in _SHARPNESSES:
-            logs *= 2
-            worst = _climb(odds**sharpness, weights, wanted, logs, means, slope, _ROUNDS)
-    return np.where(wanted > _NOTHING, np.exp(logs), 0.0), np.maximum(wanted - means, 0.0).sum()
+        for k in range(groups):
+            logs[k] = 0.0
+        flat = np.empty_like(odds)
+        for turn in range(_TURNS, -1, -1):
+            sharpness = 0.5**turn
+            for n in range(odds.shape[0]):
+                for k in range(groups):
+                    flat[n, k] = odds[n, k] ** sharpness
+            for k in range(groups):
+                logs[k] *= 2
+            _climb(flat, weights, wanted, logs, means, slope, _ROUNDS)
+    short = 0.0
+    for k in range(groups):
+        short += max(wanted[k] - means[k], 0.0)
+    return short
 
 
 @compiled
@@ -170,18 +205,24 @@ def _climb(
     """Improve the logarithms of the weights, in place; return the largest error of a mean."""
     groups = wanted.size
     height = _evaluate(odds, weights, wanted, logs, means, slope)
-    worst = np.abs(wanted - means).max()
-    tried_means, tried_slope = np.empty(groups), np.empty((groups, groups))
+    worst = _worst(wanted, means)
+    tried, tried_means, tried_slope = np.empty(groups), np.empty(groups), np.empty((groups, groups))
     damping = 1e-6
     for turn in range(rounds):
         if worst < _CLOSE:
             break
-        proportional = turn == 0
-        tried = logs + _step(wanted, means, slope, 0.0 if proportional else damping)
+        if turn == 0:
+            _fit_proportionally(wanted, means, tried)
+        else:
+            _solve_newton(wanted, means, slope, damping, tried)
+        _limit(logs, tried)
         tried_height = _evaluate(odds, weights, wanted, tried, tried_means, tried_slope)
-        tried_worst = np.abs(wanted - tried_means).max()
-        if proportional or tried_height > height or tried_worst < worst:
-            logs[:], means[:], slope[:] = tried, tried_means, tried_slope
+        tried_worst = _worst(wanted, tried_means)
+        if turn == 0 or tried_height > height or tried_worst < worst:
+            for k in range(groups):
+                logs[k], means[k] = tried[k], tried_means[k]
+                for m in range(groups):
+                    slope[k, m] = tried_slope[k, m]
             height, worst = tried_height, tried_worst
             damping = max(damping * 0.1, 1e-14)
         else:
@@ -190,29 +231,73 @@ def _climb(
 
 
 @compiled
-def _step(wanted: Floats, means: Floats, slope: Floats, damping: float) -> Floats:
-    """Change of the logarithms: proportional to what is wanted without damping, else Newton's."""
-    kept = wanted > _NOTHING
-    if damping == 0:
-        step = np.where(kept & (means > 0), np.log(np.maximum(wanted, _NOTHING) / np.maximum(means, 1e-300)), 0.0)
-    else:
-        system = slope.copy()
-        for k in range(wanted.size):
-            system[k, k] += damping if kept[k] else 1.0
-        step = np.linalg.solve(system, np.where(kept, wanted - means, 0.0))
-    step -= step[np.argmax(wanted)]
-    return step * min(1.0, _LONGEST / max(np.abs(step).max(), 1e-300))
+def _fit_proportionally(wanted: Floats, means: Floats, step: Floats) -> None:
+    """Write the step of iterative proportional fitting."""
+    for k in range(wanted.size):
+        step[k] = math.log(wanted[k] / means[k]) if wanted[k] > _NOTHING and means[k] > 0 else 0.0
+
+
+@compiled
+def _solve_newton(wanted: Floats, means: Floats, slope: Floats, damping: float, step: Floats) -> None:
+    """Write Newton's step, from the Cholesky factor of the damped curvature."""
+    groups = wanted.size
+    factor = np.zeros((groups, groups))
+    for k in range(groups):
+        step[k] = wanted[k] - means[k] if wanted[k] > _NOTHING else 0.0
+        for m in range(k + 1):
+            value = slope[k, m]
+            if k == m:
+                value += damping if wanted[k] > _NOTHING else 1.0
+            for i in range(m):
+                value -= factor[k, i] * factor[m, i]
+            factor[k, m] = math.sqrt(max(value, damping * 1e-3)) if k == m else value / factor[m, m]
+    for k in range(groups):
+        for i in range(k):
+            step[k] -= factor[k, i] * step[i]
+        step[k] /= factor[k, k]
+    for k in range(groups - 1, -1, -1):
+        for i in range(k + 1, groups):
+            step[k] -= factor[i, k] * step[i]
+        step[k] /= factor[k, k]
+
+
+@compiled
+def _limit(logs: Floats, step: Floats) -> None:
+    """Turn a step into where it leads: no further than the longest one, around a mean of 0."""
+    mean = 0.0
+    for k in range(logs.size):
+        mean += step[k] / logs.size
+    for k in range(logs.size):
+        step[k] = logs[k] + min(max(step[k] - mean, -_LONGEST), _LONGEST)
+
+
+@compiled
+def _worst(wanted: Floats, means: Floats) -> float:
+    """Largest error of a mean."""
+    worst = 0.0
+    for k in range(wanted.size):
+        worst = max(worst, abs(wanted[k] - means[k]))
+    return worst
+
+
+@compiled
+def _factor_of(log: float, wanted: float) -> float:
+    """Weight of a group: 0 where nothing of it is wanted."""
+    return math.exp(min(max(log, -600.0), 600.0)) if wanted > _NOTHING else 0.0
 
 
 @compiled
 def _evaluate(odds: Floats, weights: Floats, wanted: Floats, logs: Floats, means: Floats, slope: Floats) -> float:
     """Concave function to be maximised; its gradient is ``wanted - means``, its curvature ``-slope``."""
     groups = wanted.size
-    factors = np.where(wanted > _NOTHING, np.exp(np.minimum(np.maximum(logs, -600.0), 600.0)), 0.0)
-    means[:] = 0
-    slope[:] = 0
-    height = (logs * wanted).sum()
-    shares = np.empty(groups)
+    factors, shares = np.empty(groups), np.empty(groups)
+    height = 0.0
+    for k in range(groups):
+        factors[k] = _factor_of(logs[k], wanted[k])
+        height += logs[k] * wanted[k]
+        means[k] = 0.0
+        for m in range(groups):
+            slope[k, m] = 0.0
     for n in range(weights.size):
         total = 0.0
         for k in range(groups):

@@ -128,22 +128,27 @@ def _allocate_cells(
 ) -> None:
     """Allocate all coarse cells of a block; ``codes`` and ``missed`` are written."""
     classes, pixels = probability.shape[0], factor * factor
-    scores, rest = np.empty((pixels, classes)), np.empty(pixels, np.int64)
+    scores, rest = np.empty(pixels * classes), np.empty(pixels, np.int64)
+    amounts = np.empty(pixels * classes, np.int64)
+    heaps = np.empty((classes * classes, pixels), np.int32)
+    listed = np.empty((classes * classes, pixels), np.bool_)
     areas, choice = np.empty(pixels, np.int64), np.empty(pixels, np.int64)
     rows, columns = np.empty(pixels, np.int64), np.empty(pixels, np.int64)
-    group = np.empty(classes, np.int64)
+    group, units = np.empty(classes, np.int64), np.empty(factor, np.int64)
     for row in range(targets.shape[1]):
-        inside = area[row * factor : (row + 1) * factor]
-        units = np.rint(inside / inside.mean() * _UNIT).astype(np.int64)
+        whole, largest = _count_units(area[row * factor : (row + 1) * factor], units)
         for column in range(targets.shape[2]):
             groups = group_classes(targets[:, row, column], group)
             count = list_pixels(valid, row, column, factor, rows, columns)
             if count == 0:
                 continue
-            used = group.max() + 1
+            used = min(groups + 1, classes)
+            worth = scores[: count * used].reshape(count, used)
+            there = 0
             for n in range(count):
                 i, j = rows[n], columns[n]
                 areas[n] = units[i - row * factor]
+                there += areas[n]
                 rest[n] = _score(
                     probability[:, i, j],
                     prior[i, j],
@@ -151,11 +156,19 @@ def _allocate_cells(
                     group,
                     groups,
                     areas[n] / _UNIT,
-                    scores[n],
+                    worth[n],
                 )
-            whole = units.sum() * factor
-            demands = _demand(targets[:, row, column], group, used, whole, areas[:count].sum())
-            short = assign(scores[:count, :used].copy(), areas[:count], demands, units.max(), choice)
+            demands = _demand(targets[:, row, column], group, groups, used, whole, there)
+            short = assign(
+                worth,
+                areas[:count],
+                demands,
+                largest,
+                choice,
+                amounts[: count * used].reshape(count, used),
+                heaps,
+                listed,
+            )
             missed[row, column] = short / whole
             for n in range(count):
                 codes[rows[n], columns[n]] = rest[n]
@@ -165,7 +178,21 @@ def _allocate_cells(
 
 
 @compiled
-def _demand(targets: Floats, group: Integers, used: int, whole: int, there: int) -> Integers:
+def _count_units(area: Floats, units: Integers) -> tuple[int, int]:
+    """Write the area of a pixel of each row as a whole number; return that of the cell and of its largest pixel."""
+    mean = 0.0
+    for i in range(area.size):
+        mean += area[i] / area.size
+    whole, largest = 0, 0
+    for i in range(area.size):
+        units[i] = int(np.rint(area[i] / mean * _UNIT))
+        whole += units[i] * area.size
+        largest = max(largest, units[i])
+    return whole, largest
+
+
+@compiled
+def _demand(targets: Floats, group: Integers, groups: int, used: int, whole: int, there: int) -> Integers:
     """Areas of the groups as whole numbers that sum to what is there."""
     demands = np.zeros(used, np.int64)
     left = there
@@ -173,7 +200,11 @@ def _demand(targets: Floats, group: Integers, used: int, whole: int, there: int)
         if not np.isnan(targets[k]):
             demands[group[k]] = min(int(np.rint(targets[k] * whole)), left)
             left -= demands[group[k]]
-    last = int(group.max()) if np.isnan(targets).any() else int(demands.argmax())
+    last = used - 1
+    if groups == used:
+        for k in range(used):
+            if demands[k] > demands[last]:
+                last = k
     demands[last] += left
     return demands
 
@@ -195,6 +226,6 @@ def _score(
             scores[group[k]] = worth
         elif worth > most:
             rest, most = k, worth
-    if group.max() == groups:
+    if groups < group.size:
         scores[groups] = most
     return rest

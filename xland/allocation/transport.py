@@ -27,7 +27,16 @@ _ADMIXTURE = 1e-7
 
 
 @compiled
-def assign(scores: Floats, areas: Integers, demands: Integers, pixel: int, choice: Integers) -> int:
+def assign(
+    scores: Floats,
+    areas: Integers,
+    demands: Integers,
+    pixel: int,
+    choice: Integers,
+    amounts: Integers,
+    heaps: NDArray[np.int32],
+    listed: Flags,
+) -> int:
     """Give each pixel one class.
 
     Parameters
@@ -41,6 +50,9 @@ def assign(scores: Floats, areas: Integers, demands: Integers, pixel: int, choic
         Largest area of a pixel: the classes end within it of their demands.
     choice : (pixels,) array of int64
         Is written: the class of each pixel.
+    amounts : (pixels, classes) array of int64
+    heaps, listed : (classes * classes, pixels) arrays of int32 and bool
+        Room to work in, so that it is not asked for again in each coarse cell.
 
     Returns
     -------
@@ -48,22 +60,28 @@ def assign(scores: Floats, areas: Integers, demands: Integers, pixel: int, choic
         Area that could not be given as demanded.
     """
     pixels, classes = scores.shape
-    amounts = np.zeros((pixels, classes), np.int64)
     totals = np.zeros(classes, np.int64)
     for n in range(pixels):
         best = 0
         for k in range(classes):
+            amounts[n, k] = 0
             scores[n, k] += _ADMIXTURE * _scatter(n * classes + k)
             if scores[n, k] > scores[n, best]:
                 best = k
         amounts[n, best] = areas[n]
         totals[best] += areas[n]
-    _move(scores, amounts, totals, demands)
-    missed = 0
-    for k in range(classes):
-        missed += max(demands[k] - totals[k], 0)
+    _move(scores, amounts, totals, demands, heaps, listed)
     _settle(amounts, areas, totals, pixel, choice)
-    return missed
+    return _excess(totals, demands)
+
+
+@compiled
+def _excess(totals: Integers, demands: Integers) -> int:
+    """Area by which classes have more than they should."""
+    excess = 0
+    for k in range(totals.size):
+        excess += max(totals[k] - demands[k], 0)
+    return excess
 
 
 @compiled
@@ -75,14 +93,22 @@ def _scatter(number: int) -> float:
 
 
 @compiled
-def _move(scores: Floats, amounts: Integers, totals: Integers, demands: Integers) -> None:
+def _move(
+    scores: Floats,
+    amounts: Integers,
+    totals: Integers,
+    demands: Integers,
+    heaps: NDArray[np.int32],
+    listed: Flags,
+) -> None:
     """Move area until demands are met or nothing can be moved any more."""
     pixels, classes = scores.shape
-    if (totals <= demands).all():
+    if _excess(totals, demands) == 0:
         return
-    heaps = np.empty((classes * classes, pixels), np.int32)
     sizes = np.zeros(classes * classes, np.int64)
-    listed = np.zeros((classes * classes, pixels), np.bool_)
+    for pair in range(classes * classes):
+        for n in range(pixels):
+            listed[pair, n] = False
     for n in range(pixels):
         for k in range(classes):
             if amounts[n, k] > 0:
@@ -101,7 +127,7 @@ def _move(scores: Floats, amounts: Integers, totals: Integers, demands: Integers
         to = end
         while before[to] >= 0:
             source = before[to]
-            n = heaps[source * classes + to, 0]
+            n = int(heaps[source * classes + to, 0])
             amounts[n, source] -= amount
             amounts[n, to] += amount
             _offer(scores, heaps, sizes, listed, n, to)
@@ -228,22 +254,28 @@ def _settle(amounts: Integers, areas: Integers, totals: Integers, pixel: int, ch
     pixels, classes = amounts.shape
     split, many = np.empty(_MOST_SPLIT, np.int64), np.empty(_MOST_SPLIT, np.int64)
     options = np.empty((_MOST_SPLIT, classes), np.int64)
-    errors = -totals.astype(np.float64)
+    errors, sizes = np.empty(classes), np.empty(_MOST_SPLIT)
+    for k in range(classes):
+        errors[k] = -totals[k] / pixel
     found = 0
     for n in range(pixels):
-        largest = np.argmax(amounts[n])
+        largest = 0
+        for k in range(classes):
+            if amounts[n, k] > amounts[n, largest]:
+                largest = k
         choice[n] = largest
         if amounts[n, largest] == areas[n] or found == _MOST_SPLIT:
-            errors[largest] += areas[n]
+            errors[largest] += areas[n] / pixel
             continue
         split[found], options[found, 0], many[found] = n, largest, 1
+        sizes[found] = areas[n] / pixel
         for k in range(classes):
             if amounts[n, k] > 0 and k != largest:
                 options[found, many[found]] = k
                 many[found] += 1
         found += 1
     if found > 0:
-        chosen = _choose(errors / pixel, areas[split[:found]] / pixel, options[:found], many[:found])
+        chosen = _choose(errors, sizes[:found], options, many)
         for i in range(found):
             choice[split[i]] = options[i, chosen[i]]
 
@@ -256,16 +288,21 @@ def _choose(errors: Floats, sizes: Floats, options: Integers, many: Integers) ->
     """
     found = sizes.size
     digits, kept = np.zeros(found, np.int64), np.zeros(found, np.int64)
+    tried = np.empty(errors.size)
     best = np.inf
     place = 0
     while place < found:
-        tried = errors.copy()
+        for k in range(errors.size):
+            tried[k] = errors[k]
         for i in range(found):
             tried[options[i, digits[i]]] += sizes[i]
-        worth = (tried**2).sum() + 1e6 * np.maximum(np.abs(tried) - 1, 0.0).sum()
+        worth = 0.0
+        for k in range(errors.size):
+            worth += tried[k] ** 2 + 1e6 * max(abs(tried[k]) - 1.0, 0.0)
         if worth < best - _EQUAL:
             best = worth
-            kept[:] = digits
+            for i in range(found):
+                kept[i] = digits[i]
         place = 0
         while place < found:
             digits[place] += 1

@@ -1,0 +1,175 @@
+"""How far the class shares of a fine map are from what the coarse forcing asks for, cell by cell."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xland.aggregation import aggregate_classes
+from xland.allocation.crosswalk import LUH_CROSSWALK, Crosswalk, class_targets
+from xland.errors import AllocationError, GridError, TimeError
+from xland.evaluation.alignment import as_map
+from xland.forcing import find_sources, read_forcing
+from xland.grid import Grid
+from xland.orientation import orient
+from xland.vocabulary import CLASS_NAMES
+
+_OFF_LATTICE = 0.05
+"""Share of a coarse cell by which the forcing may lie off the coarse cells of the map."""
+
+
+def coarse_agreement(
+    fine: xr.DataArray,
+    forcing: xr.Dataset,
+    *,
+    factor: int | None = None,
+    crosswalk: Crosswalk | None = None,
+) -> xr.Dataset:
+    """Compare the class shares of a map, or the means of probabilities, with the coarse forcing.
+
+    Parameters
+    ----------
+    fine : DataArray of class codes or probabilities
+        One year, with latitude and longitude; probabilities have a dimension ``class``, too. The grid holds
+        whole coarse cells. Lazy arrays stay lazy.
+    forcing : Dataset
+        LUH states, or shares by the names of the classes. Of several years the one of the map is taken.
+        It may cover more than the map; where it covers less, the result is NaN.
+    factor : int, optional
+        Fine cells along a coarse cell; by default as the two resolutions have it.
+    crosswalk : Crosswalk, optional
+        By default :data:`xland.allocation.crosswalk.LUH_CROSSWALK`.
+
+    Returns
+    -------
+    Dataset
+        On the coarse grid, from north to south: ``difference`` (class, lat, lon), share in the map minus share in the
+        forcing, NaN for classes that the forcing does not know; ``largest`` (lat, lon), its largest absolute
+        value; ``pixels`` (lat, lon), the same in fine pixels, the largest of the cell.
+
+    Raises
+    ------
+    GridError
+        A map that cannot be grouped into coarse cells, has several years, or cells that do not nest in the forcing's.
+    TimeError
+        A forcing of several years without that of the map.
+    AllocationError
+        What :func:`xland.allocation.crosswalk.class_targets` refuses.
+    """
+    crosswalk = LUH_CROSSWALK if crosswalk is None else crosswalk
+    shares, grid, year, factor = _shares(fine, forcing, factor)
+    targets = _targets(forcing, grid, year, crosswalk)
+    difference = (shares - targets).assign_attrs(long_name="share in the map minus share in the forcing", units="1")
+    largest = abs(difference).max("class").assign_attrs(long_name="largest absolute difference", units="1")
+    pixel = xr.DataArray(_largest_pixel(grid.refine(factor), factor), {"lat": shares["lat"]}, ("lat",))
+    pixels = (largest / pixel).assign_attrs(long_name="largest absolute difference in fine pixels", units="1")
+    return xr.Dataset({"difference": difference, "largest": largest, "pixels": pixels})
+
+
+def _shares(fine: xr.DataArray, forcing: xr.Dataset, factor: int | None) -> tuple[xr.DataArray, Grid, int | None, int]:
+    """Class shares of the coarse cells of a map, their grid, the year of the map and the factor."""
+    layers, name = _layers(fine)
+    found = as_map(layers[0], what="map")
+    if len(found.years) > 1:
+        raise GridError(f"the map has {len(found.years)} years; select one")
+    factor = _factor(found.grid, forcing) if factor is None else factor
+    coarse = found.grid.coarsen(factor)
+    if found.grid.row_offset % factor or found.grid.column_offset % factor:
+        raise GridError(
+            f"the map ({found.grid}) does not begin at an edge of coarse cells of {factor} x {factor}; "
+            "select a region whose edges do"
+        )
+    coordinates = {"class": list(CLASS_NAMES), "lat": coarse.latitude, "lon": coarse.longitude}
+    if name is None:
+        counted = aggregate_classes(found.data.isel(time=0, drop=True), factor)
+        values = counted[list(CLASS_NAMES)].to_dataarray("class").data
+    else:
+        area = found.grid.cell_area()[:, None]
+        canonical = [as_map(layer, what="map").data.isel(time=0, drop=True) for layer in layers]
+        values = xr.concat([_mean(layer, area, factor) for layer in canonical], "class").data
+    return xr.DataArray(values, coordinates, ("class", "lat", "lon")), coarse, found.years[0], factor
+
+
+def _layers(fine: xr.DataArray) -> tuple[list[xr.DataArray], Hashable | None]:
+    """Return the map, or the probability of each class in the order of the codes."""
+    if "class" not in fine.dims:
+        return [fine], None
+    if fine.sizes["class"] != len(CLASS_NAMES):
+        raise AllocationError(
+            f"the probabilities have {fine.sizes['class']} classes; {len(CLASS_NAMES)} are needed: "
+            f"{', '.join(CLASS_NAMES)}"
+        )
+    if "class" in fine.coords:
+        fine = fine.sel({"class": list(CLASS_NAMES)})
+    return [fine.isel({"class": number}, drop=True) for number in range(len(CLASS_NAMES))], "class"
+
+
+def _mean(layer: xr.DataArray, area: NDArray[np.float64], factor: int) -> xr.DataArray:
+    """Area-weighted mean over coarse cells."""
+    weights = xr.DataArray(area[:, 0], dims="lat")
+    sums = {"lat": factor, "lon": factor}
+    weighted = (layer.drop_vars(("lat", "lon")).astype(np.float64) * weights).coarsen(sums).sum()
+    return weighted / (factor * weights.coarsen(lat=factor).sum())
+
+
+def _factor(fine: Grid, forcing: xr.Dataset) -> int:
+    _, orientation = orient(forcing, what="forcing")
+    ratio = orientation.grid.resolution / fine.resolution
+    if round(ratio) < 1 or abs(ratio / round(ratio) - 1) > 1e-3:
+        raise GridError(
+            f"cells of {fine.resolution:g} degrees do not nest in those of the forcing "
+            f"({orientation.grid.resolution:g} degrees): one must be a whole multiple of the other"
+        )
+    return round(ratio)
+
+
+def _targets(forcing: xr.Dataset, grid: Grid, year: int | None, crosswalk: Crosswalk) -> xr.DataArray:
+    """Shares that the forcing asks for, on the coarse cells of the map; NaN where it says nothing."""
+    states = [state for state, _ in crosswalk.states]
+    names = list(find_sources(forcing, list(dict.fromkeys((*states, *CLASS_NAMES)))))
+    crosswalk.sources(names, CLASS_NAMES)
+    found = read_forcing(forcing, variables=names, year=year)
+    if len(found.years) > 1 and year not in found.years:
+        raise TimeError(
+            f"the forcing holds {len(found.years)} years, {found.years[0]} to {found.years[-1]}, and the map is of "
+            f"{'no' if year is None else year}; select one of the forcing's"
+        )
+    position = found.years.index(year) if year in found.years else 0
+    held = found.data[names].isel(time=position, drop=True)
+    west = float(held["lon"][0]) - 0.5 * found.grid.resolution
+    placed = held.reindex(
+        lat=grid.latitude,
+        lon=(grid.longitude - west) % 360 + west,
+        method="nearest",
+        tolerance=_OFF_LATTICE * grid.resolution,
+    ).assign_coords(lat=grid.latitude, lon=grid.longitude)
+    stacked = placed.to_dataarray("state").chunk(state=-1)
+    return (
+        xr.apply_ufunc(
+            _class_targets,
+            stacked,
+            input_core_dims=[["state"]],
+            output_core_dims=[["class"]],
+            kwargs={"names": tuple(names), "crosswalk": crosswalk},
+            dask="parallelized",
+            output_dtypes=[np.float64],
+            dask_gufunc_kwargs={"output_sizes": {"class": len(CLASS_NAMES)}},
+        )
+        .assign_coords({"class": list(CLASS_NAMES)})
+        .transpose("class", "lat", "lon")
+    )
+
+
+def _class_targets(values: NDArray[Any], *, names: tuple[str, ...], crosswalk: Crosswalk) -> NDArray[np.float64]:
+    states = {name: values[..., number] for number, name in enumerate(names)}
+    return np.moveaxis(class_targets(states, crosswalk, CLASS_NAMES), 0, -1)
+
+
+def _largest_pixel(fine: Grid, factor: int) -> NDArray[np.float64]:
+    """Share of the largest pixel in a coarse cell of each coarse row."""
+    rows = fine.cell_area().reshape(-1, factor)
+    return np.asarray(rows.max(axis=1) / rows.sum(axis=1) / factor)
