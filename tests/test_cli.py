@@ -264,3 +264,28 @@ def test_a_file_that_is_not_netcdf_is_named(tmp_path, capsys):
     assert "text.nc" in error
     assert "NetCDF" in error
     assert error.count("\n") == 1
+
+
+def test_evaluate_writes_a_report_of_everything_that_is_given(files, store, capsys):
+    page, numbers = files / "report.html", files / "report.json"
+    arguments = ["--observed", str(files / "maps.nc"), "--factor", "4", "--year", "2000"]
+    given = ["--forcing", str(files / "states.nc"), "--start", str(files / "start.nc"), "--regions", "continents"]
+    with xr.open_dataset(files / "maps.nc") as maps:
+        maps.isel(time=[1]).to_netcdf(files / "start.nc")
+        (maps.isel(time=0, drop=True)["land_use"] % 3).to_netcdf(files / "zones.nc")
+    assert main(["evaluate", str(store), *arguments, *given, "--report", str(page), "--json", str(numbers)]) == 0
+    assert "persistence" in capsys.readouterr().out
+    written = json.loads(numbers.read_text())
+    assert list(written["scores"]) == ["map", "crosswalk", "most frequent class", "mode of the observed cell"]
+    assert written["regions"]["title"].startswith("continents")
+    assert written["change"]["map"]["figure_of_merit"] is not None
+    assert written["coarse_agreement"]["cells"] > 0
+    text = page.read_text()
+    assert "Figure of merit" in text
+    assert "scores flatter" not in text  # said of the map that the shipped models learned from
+    for regions, count in ((str(files / "zones.nc"), 2), ("none", 0)):
+        command = ["evaluate", str(store), *arguments, "--regions", regions, "--json", str(numbers)]
+        assert main(command) == 0
+        assert len(json.loads(numbers.read_text())["regions"]["scores"]) == count
+    assert main(["evaluate", str(store), *arguments, "--regions", "nations"]) == 1
+    assert "nations does not exist" in capsys.readouterr().err

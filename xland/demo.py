@@ -12,12 +12,10 @@ import xland.accessor  # noqa: F401 - registers .ai4land
 from xland import datasets
 from xland.batches.split import Part, divide
 from xland.catalog import open_entry
-from xland.evaluation.report import write_report
-from xland.evaluation.scores import Comparison, compare
+from xland.evaluation.report import Report, report
 from xland.files import open_coarse
 from xland.grid import Grid
 from xland.models import find_model
-from xland.models.baselines import simple_maps
 
 FRACTIONS_MODEL = "fractions-0p05"
 LUH2_MODEL = "luh2-0p05"
@@ -90,47 +88,41 @@ def demo(
     console.rule("3. reopen from the catalog, score, draw")
     published = open_entry(results.catalog, name)
     observed = datasets.land_use_modis()
-    part = divide(Grid.world(model.inputs.resolution), int(model.card["split"]["seed"]))
-    baselines = simple_maps(coarse, observed, model.inputs.factor, part == Part.TRAIN)
-    maps = {"observed": _cut(observed, published), "model": published["land_use"]}
-    maps |= {baseline: _cut(values, published) for baseline, values in baselines.items()}
-    held_out = observed.isel(time=0, drop=True).copy(data=part == Part.TEST)
-    scores = _score(maps, _cut(held_out, published), model.inputs.factor)
-    scores.to_json(results.scores)
-    published["land_use"].ai4land.plot(title=None).figure.savefig(results.picture, dpi=150)
-    write_report(
-        results.report,
+    held_out = _held_out(observed, published, int(model.card["split"]["seed"]))
+    judged = report(
+        published,
+        observed,
+        model="model",
+        forcing=coarse,
+        factor=model.inputs.factor,
+        within=held_out,
+        cells="all cells: the region holds no held-out one" if held_out is None else "held-out cells of the split",
+        regions="koppen",
         title=f"Land use on {model.inputs.resolution:g} degree: {model.name}",
-        maps=maps,
-        scores=scores,
-        confidence=published["confidence"],
-        notes=[_FRACTIONS_NOTE if forcing is None else _LUH2_NOTE, _HELD_OUT_NOTE],
+        notes=[_FRACTIONS_NOTE if forcing is None else _LUH2_NOTE, *([] if held_out is None else [_HELD_OUT_NOTE])],
         card=dict(model.card),
         provenance={key: str(value) for key, value in published.attrs.items()},
     )
-    _summary(console, scores, results, name)
+    judged.to_json(results.scores)
+    published["land_use"].ai4land.plot(title=None).figure.savefig(results.picture, dpi=150)
+    judged.to_html(results.report)
+    _summary(console, judged, results, name)
     return results
 
 
-def _cut(values: xr.DataArray, like: xr.Dataset) -> xr.DataArray:
-    """Return the part of a map that the published one covers."""
-    return values.sel(lat=like["lat"], lon=like["lon"], method="nearest", tolerance=1e-4)
+def _held_out(observed: xr.DataArray, published: xr.Dataset, seed: int) -> xr.DataArray | None:
+    """Return the cells from which no model learned, or None if the published map holds none of them."""
+    part = divide(Grid.from_centres(observed["lat"].values, observed["lon"].values), seed)
+    cells = observed.isel(time=0, drop=True).copy(data=part == Part.TEST)
+    within = cells.sel(lat=published["lat"], lon=published["lon"], method="nearest", tolerance=1e-4)
+    return within if bool(within.any()) else None
 
 
-def _score(maps: dict[str, xr.DataArray], held_out: xr.DataArray, factor: int) -> Comparison:
-    predictions = {name: values for name, values in maps.items() if name != "observed"}
-    if not bool(held_out.any()):
-        label = "all cells: the region holds no held-out one"
-        return compare(predictions, maps["observed"], factor=factor, cells=label)
-    label = "held-out cells of the split"
-    return compare(predictions, maps["observed"], factor=factor, within=held_out, cells=label)
-
-
-def _summary(console: Any, scores: Comparison, results: Results, name: str) -> None:
+def _summary(console: Any, judged: Report, results: Results, name: str) -> None:
     from rich.table import Table
 
     console.rule("done")
-    console.print(str(scores))
+    console.print(str(judged))
     table = Table("what", "where", box=None)
     table.add_row("fine map (Zarr)", str(results.store))
     table.add_row(f"catalog, entry {name}", str(results.catalog))

@@ -36,8 +36,8 @@ def open_coarse(path: str | Path) -> xr.Dataset:
         raise unreadable(path, "NetCDF", error) from error
 
 
-def open_map(path: str | Path) -> xr.DataArray:
-    """Open the ``land_use`` of a NetCDF file or of a complete Zarr store.
+def open_maps(path: str | Path) -> xr.Dataset:
+    """Open a NetCDF file or a complete Zarr store of maps, with all that stands beside ``land_use``.
 
     Raises
     ------
@@ -49,4 +49,15 @@ def open_map(path: str | Path) -> xr.DataArray:
     ds = open_store(path) if Path(path).is_dir() else open_coarse(path)
     if "land_use" not in ds:
         raise StoreError(f"{path} holds no variable 'land_use'; it holds {', '.join(map(str, ds.data_vars))}")
-    return ds["land_use"]
+    return ds
+
+
+def open_map(path: str | Path) -> xr.DataArray:
+    """Open the ``land_use`` of a NetCDF file or of a complete Zarr store.
+
+    Raises
+    ------
+    StoreError
+        If it does not exist, is incomplete, or holds no ``land_use``.
+    """
+    return open_maps(path)["land_use"]

@@ -1,93 +1,102 @@
+"""The report: one page and one JSON file that hold the same numbers."""
+
 from __future__ import annotations
 
-import base64
-import io
+import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from xland.errors import GridError, TimeError, VocabularyError
-from xland.evaluation.alignment import as_map
-from xland.evaluation.pictures import confidence_picture, difference_picture, extent, png
-from xland.evaluation.report import write_report
+from tests.evaluation.pages import Page, image, numbers
+from tests.raising_backend import ValueWasReadError, raising_dataset
+from xland.errors import GridError, RegionError, TimeError, VocabularyError
+from xland.evaluation.report import report
 from xland.evaluation.scores import compare
-from xland.grid import Grid
-from xland.vocabulary import CLASSES
+from xland.grid import Grid, class_shares
+from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN
 
-VOID = {"meta", "img", "input", "link", "br", "hr"}
-
-
-class Page(HTMLParser):
-    """Every element closed in order, with the attributes and texts seen on the way."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.texts: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append(data)
+SHAPE = (40, 60)
+FACTOR = 5
 
 
-def on_grid(values, year=None):
-    grid = Grid(0.5, 60.0, 0.0, *values.shape)
-    made = xr.DataArray(values, {"lat": grid.latitude, "lon": grid.longitude}, ("lat", "lon"))
+def on_grid(values, year=None, north=60.0, west=0.0):
+    grid = Grid(0.5, north, west, *values.shape[-2:])
+    dims = ("class", "lat", "lon") if values.ndim == 3 else ("lat", "lon")
+    made = xr.DataArray(values, {"lat": grid.latitude, "lon": grid.longitude}, dims)
     return made if year is None else made.expand_dims(time=[year])
 
 
-@pytest.fixture(scope="module")
-def maps():
-    rng = np.random.default_rng(0)
-    observed = rng.integers(0, 7, (20, 30)).astype(np.uint8)
-    observed[0] = 0
-    predicted = np.where(rng.random(observed.shape) < 0.7, observed, 4).astype(np.uint8)
-    return {
-        "crosswalk": on_grid(np.full_like(observed, 2), 2015),
-        "observed": on_grid(observed, 2019),
-        "model <b>": on_grid(predicted, 2015),
-    }
+def a_forcing(codes):
+    grid = Grid(0.5, 60.0, 0.0, *codes.shape)
+    coarse = grid.coarsen(FACTOR)
+    shares = class_shares(codes, FACTOR, grid.cell_area(), len(CLASSES))
+    coords = {"time": [2019], "lat": coarse.latitude, "lon": coarse.longitude}
+    return xr.Dataset(
+        {name: (("time", "lat", "lon"), share[None]) for name, share in zip(CLASS_NAMES, shares, strict=True)}, coords
+    )
+
+
+class World:
+    """An observed map, an earlier one, a prediction with its layers, and the forcing."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        observed = rng.integers(1, 7, (8, 12)).astype(np.uint8).repeat(5, 0).repeat(5, 1)
+        observed = np.where(rng.random(SHAPE) < 0.2, rng.integers(1, 7, SHAPE), observed).astype(np.uint8)
+        observed[:3] = OCEAN
+        start = np.where(rng.random(SHAPE) < 0.1, 4, observed)
+        start[:3] = OCEAN
+        predicted = np.where(rng.random(SHAPE) < 0.7, observed, start)
+        predicted = np.where(rng.random(SHAPE) < 0.1, 2, predicted).astype(np.uint8)
+        predicted[:3] = OCEAN
+        shares = rng.dirichlet(np.ones(8), SHAPE).astype(np.float32)
+        np.put_along_axis(shares, predicted[..., None].astype(int), 2, axis=-1)
+        shares /= shares.sum(-1, keepdims=True)
+        probability = on_grid(np.moveaxis(shares, -1, 0)).assign_coords({"class": list(CLASS_NAMES)})
+        applicability = on_grid(np.linspace(0, 2, 2400, dtype=np.float32).reshape(SHAPE))
+        self.observed, self.start = on_grid(observed, 2019), on_grid(start.astype(np.uint8), 2001)
+        self.predicted = xr.Dataset({
+            "land_use": on_grid(predicted, 2015),
+            "probability": probability.expand_dims(time=[2015]),
+            "applicability": applicability.expand_dims(time=[2015]).assign_attrs(threshold=0.5),
+        })  # fmt: skip
+        self.forcing = a_forcing(observed)
 
 
 @pytest.fixture(scope="module")
-def scores(maps):
-    return compare({name: maps[name] for name in ("model <b>", "crosswalk")}, maps["observed"], cells="held-out cells")
+def world():
+    return World()
 
 
 @pytest.fixture(scope="module")
-def page(maps, scores, tmp_path_factory):
-    path = write_report(
-        tmp_path_factory.mktemp("report") / "report.html",
+def full(world):
+    return report(
+        world.predicted,
+        world.observed,
+        model="model <b>",
+        forcing=world.forcing,
+        start=world.start,
+        factor=FACTOR,
+        cells="held-out cells",
         title="Map <script>alert(1)</script>",
-        maps=maps,
-        scores=scores,
-        confidence=on_grid(np.linspace(0, 1, 600).reshape(20, 30)),
         notes=["The coarse input is <img src=x onerror=alert(1)> fractions."],
         card={"name": "luh2-0p05", "data": {"years": [2015, 2019]}, "scores": [{"a": 1}], "licence": None},
         provenance={"<script>": "</section><script>alert(2)</script>"},
     )
+
+
+@pytest.fixture(scope="module")
+def page(full, tmp_path_factory):
+    path = full.to_html(tmp_path_factory.mktemp("report") / "report.html")
     assert [each.name for each in path.parent.iterdir()] == ["report.html"]
     return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def bare(world):
+    return report(world.predicted["land_use"], world.observed, regions=None)
 
 
 def test_the_page_is_well_formed(page):
@@ -97,7 +106,9 @@ def test_the_page_is_well_formed(page):
     ids = [value for _, name, value in parsed.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     targets = {value.removeprefix("#") for tag, name, value in parsed.attributes if (tag, name) == ("a", "href")}
-    assert targets <= set(ids)
+    assert {"maps", "scores", "classes", "regions", "change", "reliability", "coarse"} <= targets <= set(ids)
+    zooms = {value for tag, name, value in parsed.attributes if (tag, name) == ("label", "for")}
+    assert zooms <= set(ids)
 
 
 def test_the_page_asks_nothing_of_the_network(page):
@@ -114,99 +125,160 @@ def test_the_page_asks_nothing_of_the_network(page):
 def test_what_users_write_is_escaped_everywhere(page):
     assert "<script" not in page
     assert "onerror=alert(1)>" not in page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
-    assert "model &lt;b&gt;" in page
+    assert "<b>" not in page.replace("<b>0", "").replace("<b>–", "")  # noqa: RUF001 - tiles alone are set in bold
     texts = "".join(Page(page).texts)
     assert "The coarse input is <img src=x onerror=alert(1)> fractions." in texts
     assert "</section><script>alert(2)</script>" in texts
 
 
-def test_every_picture_has_words_and_every_table_a_caption(page):
+def test_every_picture_and_chart_has_words_and_every_table_a_caption(full, page):
     parsed = Page(page)
     pictures = parsed.tags.count("img")
-    assert pictures == 3 + 2 + 1  # maps, differences, confidence
+    # start, observed and four maps; four differences; confidence, applicability, coarse; change; regions
+    assert pictures == 6 + 4 + 3 + 1 + 1
     alts = [value for tag, name, value in parsed.attributes if (tag, name) == ("img", "alt")]
     assert len(alts) == pictures
     assert all(len(alt) > 20 for alt in alts)
-    assert parsed.tags.count("table") == parsed.tags.count("caption") == 3 * 2 + 1
+    assert alts == [each["shows"] for each in full.to_dict()["pictures"]]
+    assert parsed.tags.count("table") == parsed.tags.count("caption")
+    charts = [dict(each) for each in parsed.elements("svg") if "chart" in dict(each).get("class", "")]
+    assert len(charts) == 6
+    assert all(len(each["aria-label"]) > 20 for each in charts)
 
 
-def test_figures_stand_beside_the_baselines(page, scores):
+def test_every_figure_of_the_page_is_in_the_json(full, page, tmp_path):
+    written = json.loads(full.to_json(tmp_path / "report.json").read_text())
+    known = numbers(written)
+    rounded = {f"{scale * value:.{digits}f}" for value in known for scale in (1, 100) for digits in (1, 2, 3, 4)}
+    rounded |= {text.lstrip("-") for text in rounded}
+    cells = Page(page).cells
+    assert len(cells) > 300
+    shares = shares_of(written)
+    missing = [text for text in cells if text and text != "–" and text not in rounded | shares]  # noqa: RUF001
+    assert missing == []
+
+
+def shares_of(written):
+    """Per cent that follow from the areas in the JSON: of confusions and of transitions."""
+    judged = written["model"]
+    matrix = np.array(written["scores"][judged]["land"]["area"]["confusion"])
+    change = written["change"][judged]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        tables = [
+            np.round(100 * matrix / matrix.sum(1, keepdims=True), 12),
+            100 * matrix.sum(1) / matrix.sum(),
+            *(100 * np.array(change[f"{end}_transitions"]) / change["total"] for end in ("observed", "predicted")),
+        ]
+    values = np.concatenate([table.ravel() for table in tables])
+    return {f"{value:.{digits}f}" for value in values[np.isfinite(values)] for digits in (1, 2)}
+
+
+def test_scores_stand_beside_the_baselines(full, page, world):
+    assert full.scores.names == ("model <b>", "crosswalk", "most frequent class", "mode of the observed cell")
+    alone = compare({"a": world.predicted}, world.observed, factor=FACTOR)
+    np.testing.assert_array_equal(alone["a"]["land"].matrix, full.scores["model <b>"]["land"].matrix)
     text = " ".join("".join(Page(page).texts).split())
-    land = scores["model <b>"].area["land"]
-    assert f"{land.accuracy:.3f}" in text
-    assert f"{land.iou[1]:.3f}" in text
-    ahead = land.accuracy - scores["crosswalk"].area["land"].accuracy
-    assert f"{ahead:.3f} ahead of crosswalk" in text
+    land = full.scores["model <b>"].area["land"]
+    best = max(full.scores[name].area["land"].accuracy for name in full.scores.names[1:])
+    assert f"{land.accuracy - best:.3f} ahead of" in text
     assert "2015, observed 2019" in text
     assert "held-out cells" in text
-    assert re.search(r'<tr class="model"><th scope="row">model &lt;b&gt;</th><td class="best">', page)
+    assert re.search(r'<tr class="strong"><th scope="row">model &lt;b&gt;</th><td class="best">', page)
 
 
-def test_the_pictures_show_the_maps(page, maps):
-    image = pytest.importorskip("PIL.Image")
-    sources = [v for t, n, v in Page(page).attributes if (t, n) == ("img", "src")]
-    first = image.open(io.BytesIO(base64.b64decode(sources[0].split(",")[1]))).convert("RGBA")
-    drawn = np.asarray(first)[..., :3]
-    colors = np.array([[int(each.color[i : i + 2], 16) for i in (1, 3, 5)] for each in CLASSES])
-    np.testing.assert_array_equal(drawn, colors[maps["observed"].values[0]])  # the observed map stands first
+def test_regions_change_reliability_and_coarse_agreement_are_told(full):
+    assert list(full.by_region) == ["north of 50°N", "23.5°N to 50°N", "tropics, 23.5°S to 23.5°N", "south of 23.5°S"]
+    judged = full.change["model <b>"]
+    assert judged.figure_of_merit > full.change["most frequent class"].figure_of_merit
+    assert set(judged.by_factor) == {1, 2, 4, 8, 16}
+    assert list(full.change["crosswalk"].by_factor) == [1]
+    assert full.reliability.expected_calibration_error > 0
+    assert full.coarse.cells == 96
+    assert 0 < full.coarse.within_a_pixel < 1
 
 
-def test_a_page_of_one_map_without_extras_is_written(maps, tmp_path):
-    alone = compare({"model": maps["model <b>"]}, maps["observed"], domains=("mixed",))
-    path = write_report(tmp_path / "one.html", title="One", maps={"observed": maps["observed"]}, scores=alone)
-    text = path.read_text(encoding="utf-8")
+def test_a_threshold_of_applicability_is_told(page):
+    assert re.search(r"Beyond 0\.5, as on \d\d\.\d % of the drawn cells, the scores of the model say nothing", page)
+
+
+def test_what_cannot_be_shown_is_named_with_what_it_needs(bare, tmp_path):
+    text = bare.to_html(tmp_path / "bare.html").read_text(encoding="utf-8")
     assert not Page(text).open
+    commands = re.findall(r"To have it here: <code>([^<]*)</code>", text)
+    assert [each.split("... ")[1] for each in commands] == [
+        "--outputs land_use confidence",
+        "--forcing STATES.nc",
+        "--regions latitude",
+        "--start MAP_OF_AN_EARLIER_YEAR",
+        "--outputs land_use probability",
+        "--forcing STATES.nc",
+    ]
     assert "no baseline beside it" in text
     assert 'class="best"' not in text
+    written = bare.to_dict()
+    assert written["reliability"] is written["coarse_agreement"] is None
+    assert written["change"] == {}
 
 
-def test_large_maps_are_thinned(maps, scores, tmp_path):
-    path = write_report(tmp_path / "thin.html", title="Thin", maps=maps, scores=scores, max_pixels=100)
-    widths = {int(v) for t, n, v in Page(path.read_text(encoding="utf-8")).attributes if (t, n) == ("img", "width")}
-    assert widths == {10}
+def test_the_pictures_show_the_maps(page, world):
+    sources = [v for t, n, v in Page(page).attributes if (t, n) == ("img", "src")]
+    colors = np.array([[int(each.color[i : i + 2], 16) for i in (1, 3, 5)] for each in CLASSES])
+    for source, expected in zip(sources, (world.start, world.observed, world.predicted["land_use"]), strict=False):
+        np.testing.assert_array_equal(np.asarray(image(source))[..., :3], colors[expected.values[0]])
 
 
-def test_differences_are_drawn_by_label_and_blank_beyond_the_observed_map(maps):
-    predicted, observed = maps["model <b>"], maps["observed"]
-    part = as_map(observed.isel(lat=slice(4, 16), lon=slice(5, 25)), what="observed map")
-    picture = difference_picture(as_map(predicted, what="model"), part, "model", 10_000)
-    image = pytest.importorskip("PIL.Image")
-    drawn = np.asarray(image.open(io.BytesIO(base64.b64decode(picture.source.split(",")[1]))))
-    expected = np.full((20, 30), 3)
-    ours, theirs = predicted.values[0, 4:16, 5:25], observed.values[0, 4:16, 5:25]
-    expected[4:16, 5:25] = np.where(theirs == 0, 2, ours != theirs)
-    np.testing.assert_array_equal(drawn, expected)
+def test_large_maps_are_thinned(world, tmp_path):
+    small = report(world.predicted["land_use"], world.observed, max_pixels=100)
+    text = small.to_html(tmp_path / "thin.html").read_text(encoding="utf-8")
+    assert {int(v) for t, n, v in Page(text).attributes if (t, n) == ("img", "width")} == {12}
+    assert "Drawn in blocks of 5 x 5 cells" in text
 
 
-def test_confidence_without_a_value_is_blank():
-    values = np.full((4, 4), np.nan)
-    assert "no cell has a value" in confidence_picture(as_map(on_grid(values), what="confidence"), 100).alt
-    values[0, 0] = 0.25
-    assert "0.25" in confidence_picture(as_map(on_grid(values), what="confidence"), 100).alt
+def test_nothing_is_read_before_it_is_asked_for(world):
+    lazy = report(raising_dataset(world.predicted), world.observed, start=world.start)
+    with pytest.raises(ValueWasReadError):
+        _ = lazy.scores
 
 
-def test_a_png_is_read_back_as_it_was_written():
-    image = pytest.importorskip("PIL.Image")
-    indices = np.array([[0, 1, 2], [2, 1, 0]], dtype=np.uint8)
-    read = np.asarray(image.open(io.BytesIO(png(indices, ["#ff0000", "#00ff00", "#0000ff00"]))).convert("RGBA"))
-    table = np.array([[255, 0, 0, 255], [0, 255, 0, 255], [0, 0, 255, 0]])
-    np.testing.assert_array_equal(read, table[indices])
+def test_any_orientation_and_a_larger_observed_map_give_the_same_scores(world, full):
+    turned = world.predicted.isel(lat=slice(None, None, -1))
+    larger = world.observed.pad(lat=(0, 10), lon=(20, 10), mode="wrap")
+    grid = Grid(0.5, 60.0, -10.0, 50, 90)
+    larger = larger.assign_coords(lat=grid.latitude, lon=grid.longitude)
+    forcing = world.forcing.reindex(
+        lat=grid.coarsen(FACTOR).latitude, lon=grid.coarsen(FACTOR).longitude, fill_value=1 / 8
+    )
+    found = report(turned, larger, model="model <b>", forcing=forcing, factor=FACTOR)
+    for name in found.scores.names:
+        if name != "most frequent class":  # looked up in other cells
+            ours, theirs = (each.scores[name].area["land"].matrix for each in (found, full))
+            np.testing.assert_allclose(ours, theirs)
 
 
-def test_an_extent_is_said_in_words():
-    assert extent(Grid(1.0, 10.0, 170.0, 20, 20)) == "10°S to 10°N, 170°E to 170°W"
+def test_one_year_of_many_is_chosen(world):
+    years = [world.predicted["land_use"].assign_coords(time=[year]) for year in (2018, 2019, 2020)]
+    many = xr.concat([years[0], years[1], years[2] * 0 + 1], "time")
+    assert report(many, world.observed).scores["map"].years == ((2019, 2019),)
+    last = report(many, world.observed, year=2020).scores["map"]
+    assert last.years == ((2020, 2019),)
+    assert last["land"].recall[1] == 1
+    with pytest.raises(TimeError, match="3 time steps, 2018 to 2020; 2015 is not among them"):
+        report(many, world.observed, year=2015)
+    with pytest.raises(TimeError, match=r"start map has 3 time steps.*select one"):
+        report(world.predicted, world.observed, start=many)
 
 
-def test_missing_maps_scores_and_spare_years_are_refused(maps, scores, tmp_path):
-    path = tmp_path / "no.html"
-    with pytest.raises(GridError, match="lack the observed one, 'truth'"):
-        write_report(path, title="x", maps=maps, scores=scores, observed="truth")
-    with pytest.raises(GridError, match="no scores of 'other'"):
-        write_report(path, title="x", maps=maps, scores=scores, model="other")
-    two = xr.concat([maps["crosswalk"], maps["crosswalk"].assign_coords(time=[2016])], "time")
-    with pytest.raises(TimeError, match="has 2 time steps; select one"):
-        write_report(path, title="x", maps={**maps, "crosswalk": two}, scores=scores)
+def test_what_does_not_fit_is_refused(world, tmp_path):
+    with pytest.raises(GridError, match="a baseline is called 'map' like the map that is judged"):
+        report(world.predicted, world.observed, baselines={"map": world.start})
+    with pytest.raises(RegionError, match="unknown regions 'nations'"):
+        report(world.predicted, world.observed, regions="nations")
+    past = xr.concat([world.forcing.assign_coords(time=[year]) for year in (1900, 1901)], "time")
+    with pytest.raises(TimeError, match="the forcing holds 2 years, 1900 to 1901, but not 2015 of the map"):
+        report(world.predicted, world.observed, forcing=past, factor=FACTOR)
+    with pytest.raises(GridError, match="40 x 60 cells cannot be grouped by 7 x 7"):
+        report(world.predicted, world.observed, forcing=world.forcing, factor=7)
+    wrong = report(on_grid(np.full(SHAPE, 90)), world.observed)
     with pytest.raises(VocabularyError, match="unknown class codes 90"):
-        write_report(path, title="x", maps={**maps, "crosswalk": on_grid(np.full((20, 30), 90))}, scores=scores)
-    assert not path.exists()
+        wrong.to_html(tmp_path / "no.html")
+    assert not list(tmp_path.iterdir())

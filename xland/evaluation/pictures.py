@@ -7,32 +7,27 @@ the report needs neither a plotting library nor any state of one.
 from __future__ import annotations
 
 import base64
+import math
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.evaluation.alignment import ClassMap, overlaps
+from xland.evaluation.frames import BLANK
+from xland.evaluation.parts import Picture
 from xland.grid import Grid
-from xland.vocabulary import CLASSES, OCEAN, check_codes
+from xland.vocabulary import CLASSES, OCEAN
 
-SAME, OTHER_CLASS, SEA = "#f6f5f1", "#8c2d7c", CLASSES[OCEAN].color
-"""Colours of the maps that show differences; apart in lightness, so that anyone can tell them."""
+SEA = CLASSES[OCEAN].color
+"""Colour of the cells that are ocean in the observed map, wherever land alone is of interest."""
 
+STEPS = 32
+"""Steps of a colour scale."""
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture ready for a page: its source, size in pixels, shape on the page and what it shows in words."""
-
-    source: str
-    width: int
-    height: int
-    ratio: float
-    alt: str
+_CLEAR = "#00000000"
 
 
 def png(indices: NDArray[np.uint8], colors: Sequence[str]) -> bytes:
@@ -66,55 +61,77 @@ def png(indices: NDArray[np.uint8], colors: Sequence[str]) -> bytes:
     )
 
 
-def class_picture(map_: ClassMap, name: str, max_pixels: int) -> Picture:
-    """Return a map of class codes as a picture, thinned to about ``max_pixels``."""
-    codes = _thinned(map_, *_places(map_.grid, max_pixels))
-    counts = np.bincount(codes.ravel(), minlength=len(CLASSES))
-    largest = [CLASSES[code].long_name for code in np.argsort(-counts, kind="stable")[:3] if counts[code]]
-    alt = f"Map of land use, {name}, {extent(map_.grid)}; the largest classes are {', '.join(largest)}."
-    return _picture(codes, [each.color for each in CLASSES], map_.grid, alt)
+def code_picture(
+    codes: NDArray[np.uint8], colors: Sequence[str], grid: Grid, alt: str, caption: str, tag: str = ""
+) -> Picture:
+    """Draw codes in their colours; :data:`xland.evaluation.frames.BLANK` is left blank.
+
+    Parameters
+    ----------
+    codes : (rows, columns) array of uint8
+        Positions in ``colors``.
+    colors : sequence of str
+    grid : Grid
+        Where the map lies, before it was thinned.
+    alt, caption, tag : str
+        See :class:`xland.evaluation.parts.Picture`.
+    """
+    indices = np.where(codes == BLANK, np.uint8(len(colors)), codes)
+    return _picture(indices, [*colors, _CLEAR], grid, alt, caption, tag)
 
 
-def difference_picture(predicted: ClassMap, observed: ClassMap, name: str, max_pixels: int) -> Picture:
-    """Return where a map has another class than the observed one; blank where the observed map has no cell."""
-    rows, columns = _places(predicted.grid, max_pixels)
-    ours = _thinned(predicted, rows, columns)
-    shown = np.full(ours.shape, 3, dtype=np.uint8)
-    for overlap in overlaps(predicted, observed):
-        down = np.flatnonzero((rows >= overlap.predicted_rows.start) & (rows < overlap.predicted_rows.stop))
-        right = np.flatnonzero(
-            (columns >= overlap.predicted_columns.start) & (columns < overlap.predicted_columns.stop)
-        )
-        theirs = _thinned(
-            observed,
-            rows[down] - overlap.predicted_rows.start + overlap.rows.start,
-            columns[right] - overlap.predicted_columns.start + overlap.columns.start,
-        )
-        index = np.ix_(down, right)
-        shown[index] = np.where(theirs == OCEAN, 2, theirs != ours[index])
-    land = shown < 2
-    share = 100 * (shown == 1).sum() / max(int(land.sum()), 1)
-    alt = f"Map of where {name} differs from the observed map: in about {share:.0f} % of the cells that are drawn."
-    return _picture(shown, [SAME, OTHER_CLASS, SEA, "#00000000"], predicted.grid, alt)
+def scale_picture(
+    values: NDArray[np.floating[Any]],
+    sea: NDArray[np.bool_] | None,
+    colors: Sequence[str],
+    ends: tuple[float, float],
+    grid: Grid,
+    alt: str,
+    caption: str,
+    tag: str = "",
+) -> Picture:
+    """Draw values on a scale of colours; NaN is left blank.
 
-
-def confidence_picture(map_: ClassMap, max_pixels: int) -> Picture:
-    """Return a confidence, 0 to 1, as a picture in 64 steps; NaN is blank."""
-    rows, columns = _places(map_.grid, max_pixels)
-    values = np.asarray(map_.data[0].isel(lat=rows, lon=columns).values, dtype=np.float64)
+    Parameters
+    ----------
+    values : (rows, columns) array
+    sea : (rows, columns) array of bool, optional
+        Cells to draw in the colour of the sea, whatever their value.
+    colors : sequence of str
+        From the lower to the upper end of the scale.
+    ends : (lower, upper)
+        Values beyond are drawn as the ends.
+    grid, alt, caption, tag
+        As in :func:`code_picture`.
+    """
+    lower, upper = ends
     known = np.isfinite(values)
-    steps = np.where(known, np.clip(np.nan_to_num(values), 0, 1) * 63, 64).round().astype(np.uint8)
-    middle = f"half of the cells lie above {np.median(values[known]):.2f}" if known.any() else "no cell has a value"
-    alt = f"Map of the confidence of the model, {extent(map_.grid)}; {middle}."
-    return _picture(steps, [*confidence_colors(64), "#00000000"], map_.grid, alt)
+    share = np.clip((np.where(known, values, lower) - lower) / max(upper - lower, 1e-12), 0, 1)
+    indices = np.round(share * (len(colors) - 1)).astype(np.uint8)
+    indices[~known] = len(colors)
+    if sea is not None:
+        indices[sea] = len(colors) + 1
+    return _picture(indices, [*colors, _CLEAR, SEA], grid, alt, caption, tag)
 
 
-def confidence_colors(count: int) -> list[str]:
-    """Return the colours of the confidence scale, from 0 to 1."""
+def ramp(first: str, last: str, count: int = STEPS) -> list[str]:
+    """Return colours evenly between two."""
+    ends = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in (first, last)])
+    shades = ends[0] + (ends[1] - ends[0]) * np.linspace(0, 1, count)[:, None]
+    return ["#{:02x}{:02x}{:02x}".format(*np.round(shade).astype(int)) for shade in shades]
+
+
+def cividis(count: int = STEPS) -> list[str]:
+    """Return colours from dark blue to yellow that look alike to colour-blind readers (cividis)."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
     return [to_hex(color) for color in colormaps["cividis"](np.linspace(0, 1, count))]
+
+
+def stride(grid: Grid, max_pixels: int) -> int:
+    """Return along how many cells a map has to be thinned to have no more than ``max_pixels``."""
+    return max(1, math.ceil(math.sqrt(grid.rows * grid.columns / max_pixels)))
 
 
 def extent(grid: Grid) -> str:
@@ -129,21 +146,12 @@ def extent(grid: Grid) -> str:
     return f"{side(grid.south, 'N', 'S')} to {side(grid.north, 'N', 'S')}, {east(grid.west)} to {east(grid.east)}"
 
 
-def _places(grid: Grid, max_pixels: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    step = max(1, int(np.ceil(np.sqrt(grid.rows * grid.columns / max_pixels))))
-    first = step // 2
-    return np.arange(min(first, grid.rows - 1), grid.rows, step), np.arange(
-        min(first, grid.columns - 1), grid.columns, step
-    )
-
-
-def _thinned(map_: ClassMap, rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[np.uint8]:
-    return check_codes(map_.data[0].isel(lat=rows, lon=columns).values, what=map_.what)
-
-
-def _picture(indices: NDArray[np.uint8], colors: Sequence[str], grid: Grid, alt: str) -> Picture:
+def _picture(
+    indices: NDArray[np.uint8], colors: Sequence[str], grid: Grid, alt: str, caption: str, tag: str
+) -> Picture:
     # a regional map is drawn with true proportions in its middle, but never stretched beyond twice
     middle = np.cos(np.deg2rad((grid.south + grid.north) / 2)) if grid.east - grid.west <= 180 else 1.0
     source = "data:image/png;base64," + base64.b64encode(png(indices, colors)).decode("ascii")
     rows, columns = indices.shape
-    return Picture(source, columns, rows, round(float(grid.columns * max(middle, 0.5) / grid.rows), 4), alt)
+    ratio = round(float(grid.columns * max(middle, 0.5) / grid.rows), 4)
+    return Picture(source, columns, rows, ratio, alt, caption, tag)

@@ -1,288 +1,344 @@
-"""One self-contained HTML page that shows how good a map is, for people who would rather look than read.
+"""How good a map is, on one page: scores beside baselines, by class and region, of change and of doubt.
 
-Everything is inside the file: pictures as data, style inline, no script and no request to anywhere;
-a content security policy in the page says so to the browser as well.
+A :class:`Report` computes each of its parts when it is first asked for. The page and the JSON file are
+two forms of the same numbers.
 """
 
 from __future__ import annotations
 
-import math
+import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
+from xland.allocation.crosswalk import Crosswalk
 from xland.errors import GridError, TimeError
-from xland.evaluation.alignment import ClassMap, as_map
-from xland.evaluation.confusion import DOMAINS
-from xland.evaluation.measures import Scores
-from xland.evaluation.pictures import (
-    OTHER_CLASS,
-    SAME,
-    Picture,
-    class_picture,
-    confidence_colors,
-    confidence_picture,
-    difference_picture,
-    extent,
-)
-from xland.evaluation.scores import Comparison
-from xland.evaluation.tables import figure, years_in_words
-from xland.vocabulary import CLASSES, LAND_CLASSES
+from xland.evaluation.agreement import coarse_agreement
+from xland.evaluation.alignment import ClassMap, as_map, overlaps
+from xland.evaluation.change import ChangeScores, assess_change
+from xland.evaluation.coarse import CoarseAgreement, baseline_maps, pick_year, sum_up
+from xland.evaluation.layers import FIELDS, extra_layers
+from xland.evaluation.overview import Overview, look_over
+from xland.evaluation.page import render
+from xland.evaluation.parts import Section, pictures_of
+from xland.evaluation.regions import Regions, choose
+from xland.evaluation.reliability import Reliability, assess_reliability
+from xland.evaluation.scores import Comparison, compare, compare_regions
+from xland.evaluation.sections.change import change_section
+from xland.evaluation.sections.coarse import coarse_section
+from xland.evaluation.sections.maps import maps_section
+from xland.evaluation.sections.reliability import reliability_section
+from xland.evaluation.sections.scores import classes_section, regions_section, scores_section
 
-MAX_PIXELS = 700_000
+MAX_PIXELS = 750_000
 """Cells of each map that the page carries at most."""
 
-_SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c")
-"""Colours of the maps in the bars, from Okabe and Ito's set for colour-blind readers."""
-
-_DOMAIN_TITLES = {"all": "All cells", "land": "Land", "mixed": "Mixed land cells"}
+WINDOWS = (1, 2, 4, 8, 16, 32, 64)
+"""Cells along the windows in which change is compared, as far as the map holds them."""
 
 
-def write_report(
-    path: str | os.PathLike[str],
-    *,
-    title: str,
-    maps: Mapping[str, xr.DataArray | xr.Dataset],
-    scores: Comparison,
-    confidence: xr.DataArray | None = None,
-    notes: Sequence[str] = (),
-    card: Mapping[str, Any] | None = None,
-    provenance: Mapping[str, Any] | None = None,
-    observed: str = "observed",
-    model: str | None = None,
-    max_pixels: int = MAX_PIXELS,
-) -> Path:
-    """Write the report of a model beside its baselines.
+@dataclass(frozen=True, eq=False)
+class Report:
+    """A map beside an observed one, its baselines and what else is known; made by :func:`report`.
 
     Parameters
     ----------
-    path : path
-        The HTML file; an existing one is replaced at once or not at all.
     title : str
-    maps : mapping of str to DataArray
-        Maps of class codes by name, one time step each: the observed one, the model's and the
-        baselines'. Large maps are thinned for the page.
-    scores : Comparison
-        What :func:`xland.evaluation.scores.compare` returned, the model first.
-    confidence : DataArray, optional
-        Difference between the two largest probabilities, 0 to 1.
+    model : str
+        Name of the map that is judged, among ``maps``.
+    maps : dict of str to DataArray
+        Class codes of one time step: the judged map first, then its baselines.
+    observed : DataArray
+    layers : dict of str to DataArray
+        What else the store of the map holds: probability, confidence, spread and the like.
+    forcing : Dataset or None
+        Coarse shares of one year.
+    start : DataArray or None
+        Earlier map from which change is counted.
+    regions : Regions or None
+    within : DataArray, array of bool or None
+        Cells to score.
+    cells : str
+        How they are called.
+    factor : int
+        Fine cells along a coarse cell.
+    crosswalk : Crosswalk or None
+        Which states make which classes, for the coarse agreement; see :mod:`xland.allocation.crosswalk`.
     notes : sequence of str
-        What a reader must know before the figures, such as what the coarse input is.
-    card : mapping, optional
-        The model's card.
-    provenance : mapping, optional
-        Inputs, hashes, versions.
-    observed : str
-        Name of the observed map in ``maps``.
-    model : str, optional
-        Name of the model in ``scores``; by default the first.
+        What a reader must know before the figures.
+    card, provenance : mapping or None
     max_pixels : int
         Cells of each map on the page.
+    """
+
+    title: str
+    model: str
+    maps: dict[str, xr.DataArray]
+    observed: xr.DataArray
+    layers: dict[str, xr.DataArray] = field(default_factory=dict)
+    forcing: xr.Dataset | None = None
+    start: xr.DataArray | None = None
+    regions: Regions | None = None
+    within: xr.DataArray | NDArray[np.bool_] | None = None
+    cells: str | None = None
+    factor: int = 5
+    crosswalk: Crosswalk | None = None
+    notes: Sequence[str] = ()
+    card: Mapping[str, Any] | None = None
+    provenance: Mapping[str, Any] | None = None
+    max_pixels: int = MAX_PIXELS
+
+    @cached_property
+    def scores(self) -> Comparison:
+        """Scores of the map and its baselines on all, land and mixed cells."""
+        return compare(self.maps, self.observed, factor=self.factor, within=self.within, cells=self.cells)
+
+    @cached_property
+    def by_region(self) -> dict[str, Comparison]:
+        """Scores on the land of each region; empty without regions."""
+        if self.regions is None:
+            return {}
+        return compare_regions(
+            self.maps, self.observed, self.regions, factor=self.factor, within=self.within, cells=self.cells
+        )
+
+    @cached_property
+    def change(self) -> dict[str, ChangeScores]:
+        """Scores of change by name of the map, windows of many sizes for the judged one; empty without a start map."""
+        if self.start is None:
+            return {}
+        shortest = min(as_map(self.maps[self.model], what="map").grid.shape)
+        windows = tuple(size for size in WINDOWS if size == 1 or 2 * size <= shortest)
+        return {
+            name: assess_change(
+                self.start,
+                self.observed,
+                each,
+                factors=windows if name == self.model else (1,),
+                within=self.within,
+                cells=self.cells,
+            )
+            for name, each in self.maps.items()
+        }
+
+    @cached_property
+    def reliability(self) -> Reliability | None:
+        """Whether probabilities are what they say; None without probabilities."""
+        if "probability" not in self.layers:
+            return None
+        return assess_reliability(
+            self.layers["probability"], self.observed, decided=self.maps[self.model], within=self.within
+        )
+
+    @cached_property
+    def coarse(self) -> CoarseAgreement | None:
+        """Agreement of the map with the coarse forcing; None without a forcing."""
+        return None if self.agreement is None else sum_up(self.agreement)
+
+    @cached_property
+    def agreement(self) -> xr.Dataset | None:
+        """Differences between the map and the coarse forcing, cell by cell, in memory; None without a forcing."""
+        if self.forcing is None:
+            return None
+        found = coarse_agreement(self.maps[self.model], self.forcing, factor=self.factor, crosswalk=self.crosswalk)
+        return found.compute()
+
+    @cached_property
+    def overview(self) -> Overview:
+        """Thinned maps, for the pictures."""
+        fields = {name: self.layers[name] for name in FIELDS if name in self.layers}
+        if self.agreement is not None:
+            fields["coarse difference"] = self.agreement["largest"]
+        return look_over(
+            self.model,
+            {name: _single(each, f"map {name!r}") for name, each in self.maps.items()},
+            _single(self.observed, "observed map"),
+            start=None if self.start is None else _single(self.start, "start map"),
+            regions=self.regions,
+            fields={name: _single(each, name) for name, each in fields.items()},
+            max_pixels=self.max_pixels,
+        )
+
+    @cached_property
+    def sections(self) -> tuple[Section, ...]:
+        """What the page shows."""
+        return (
+            maps_section(self),
+            scores_section(self),
+            classes_section(self),
+            regions_section(self),
+            change_section(self),
+            reliability_section(self),
+            coarse_section(self),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every number of the page for JSON; None where one is not defined."""
+        return {
+            "title": self.title,
+            "model": self.model,
+            **self.scores.to_dict(),
+            "regions": {
+                "title": self.regions.title if self.regions else None,
+                "scores": {name: each.to_dict()["scores"] for name, each in self.by_region.items()},
+            },
+            "change": {name: each.to_dict() for name, each in self.change.items()},
+            "reliability": None if self.reliability is None else self.reliability.to_dict(),
+            "coarse_agreement": None if self.coarse is None else self.coarse.to_dict(),
+            "pictures": [{"map": each.caption, "shows": each.alt} for each in pictures_of(self.sections)],
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        """Return the tables of the scores, and of change if there is a start map."""
+        return "\n\n".join([str(self.scores), *(str(self.change[name]) for name in self.change if name == self.model)])
+
+    def to_json(self, path: str | os.PathLike[str]) -> Path:
+        """Write :meth:`to_dict` as JSON; an existing file is replaced at once or not at all."""
+        return _replace(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+
+    def to_html(self, path: str | os.PathLike[str]) -> Path:
+        """Write the page; an existing file is replaced at once or not at all."""
+        return _replace(path, render(self))
+
+
+def report(
+    predicted: xr.DataArray | xr.Dataset,
+    observed: xr.DataArray | xr.Dataset,
+    *,
+    model: str = "map",
+    baselines: Mapping[str, xr.DataArray] | None = None,
+    forcing: xr.Dataset | None = None,
+    start: xr.DataArray | xr.Dataset | None = None,
+    factor: int = 5,
+    year: int | None = None,
+    within: xr.DataArray | NDArray[np.bool_] | None = None,
+    cells: str | None = None,
+    regions: str | Regions | xr.DataArray | xr.Dataset | None = "latitude",
+    crosswalk: Crosswalk | None = None,
+    title: str | None = None,
+    notes: Sequence[str] = (),
+    card: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Report:
+    """Put a map beside an observed one, and beside all that is given with it.
+
+    Nothing but coordinates is read here, except for a forcing without ``baselines``: the simple maps
+    are made from it at once.
+
+    Parameters
+    ----------
+    predicted : DataArray or Dataset with ``land_use``
+        Class codes. Of a Dataset, ``probability``, ``confidence``, ``entropy``, ``spread``,
+        ``applicability`` and ``unmet`` are shown as well.
+    observed : DataArray or Dataset with ``land_use``
+    model : str
+        How to call the map.
+    baselines : mapping of str to DataArray, optional
+        Maps to stand beside it; by default those that the forcing gives.
+    forcing : Dataset, optional
+        Coarse shares of states or classes that the map was made from: for baselines and coarse agreement.
+    start : DataArray or Dataset, optional
+        Earlier observed map: for scores of change.
+    factor : int
+        Fine cells along a coarse cell.
+    year : int, optional
+        Time step to judge, of maps that have several.
+    within : DataArray or (rows, columns) array of bool, optional
+        Cells to score, as in :func:`xland.evaluation.scores.compare`.
+    cells : str, optional
+        How to call them.
+    regions : str, Regions, DataArray, Dataset or None
+        ``latitude``, ``koppen``, ``continents``, or a map of region numbers.
+    crosswalk : Crosswalk, optional
+        Which states make which classes, for the coarse agreement.
+    title : str, optional
+    notes : sequence of str
+        What a reader must know before the figures, such as what the coarse input is.
+    card, provenance : mapping, optional
+        Of the model and of the map.
+    max_pixels : int
+        Cells of each map on the page; larger maps are thinned.
 
     Returns
     -------
-    Path
+    Report
 
     Raises
     ------
-    GridError
-        If ``maps`` lacks the observed map, ``scores`` lacks the model, or the maps do not share cells.
     TimeError
-        If a map has several time steps.
+        If a map has several years and none is chosen, or lacks the chosen one.
+    GridError, RegionError, ForcingError
+        If maps, regions or forcing do not fit each other.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    if baselines is not None and model in baselines:
+        raise GridError(f"a baseline is called {model!r} like the map that is judged; call one of them otherwise")
+    years = as_map(observed, what="observed map").years
+    judged = _step(predicted, year if year is not None or len(years) > 1 else years[0], f"map {model!r}")
+    chosen = year if year is not None else judged.years[0]
+    reference = _step(observed, chosen, "observed map")
+    coarse = None if forcing is None else pick_year(forcing, chosen)
+    if baselines is None:
+        baselines = {} if coarse is None else baseline_maps(coarse, reference, factor)
+    maps = {model: judged.data} | {
+        name: _cut(_step(each, chosen, f"map {name!r}"), judged) for name, each in baselines.items()
+    }
+    return Report(
+        title or f"{model[0].upper()}{model[1:]} beside the observed map",
+        model,
+        maps,
+        reference.data,
+        extra_layers(predicted, chosen),
+        coarse,
+        None if start is None else _single(start, "start map").data,
+        choose(regions, judged),
+        within,
+        cells,
+        factor,
+        crosswalk,
+        tuple(notes),
+        card,
+        provenance,
+        max_pixels,
+    )
 
-    model = model or scores.names[0]
-    if observed not in maps:
-        raise GridError(f"the maps of the report lack the observed one, {observed!r}; they are {', '.join(maps)}")
-    if model not in scores.names:
-        raise GridError(f"there are no scores of {model!r}; the maps that were scored are {', '.join(scores.names)}")
-    flat = {name: _single(each, f"map {name!r}") for name, each in maps.items()}
-    environment = Environment(
-        loader=PackageLoader("xland.evaluation", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
-        title=title,
-        notes=list(notes),
-        model=model,
-        cells=scores[model].cells,
-        factor=scores[model].factor,
-        years=years_in_words(scores[model].years),
-        tiles=_tiles(scores, model),
-        maps=_maps(flat, observed, model, max_pixels),
-        extent=extent(flat[model if model in flat else observed].grid),
-        confidence=None if confidence is None else _confidence(confidence, max_pixels),
-        confidence_colors=confidence_colors(9),
-        classes=CLASSES,
-        same=SAME,
-        other=OTHER_CLASS,
-        domains=[_domain(scores, domain) for domain in scores.domains],
-        bars=_bars(scores, _main_domain(scores)),
-        confusion=_confusion(scores[model].area[_main_domain(scores)]),
-        card=card,
-        provenance=provenance,
-    )
+
+def _step(obj: xr.DataArray | xr.Dataset, year: int | None, what: str) -> ClassMap:
+    """Return one time step of a map: the only one, or that of a year."""
+    found = as_map(obj, what=what)
+    if len(found.years) == 1:
+        return found
+    if year not in found.years:
+        asked = "select one" if year is None else f"{year} is not among them"
+        raise TimeError(f"the {what} has {len(found.years)} time steps, {found.years[0]} to {found.years[-1]}; {asked}")
+    return as_map(found.data.isel(time=[found.years.index(year)]), what=what)
+
+
+def _single(obj: xr.DataArray | xr.Dataset, what: str) -> ClassMap:
+    return _step(obj, None, what)
+
+
+def _cut(source: ClassMap, frame: ClassMap) -> xr.DataArray:
+    """Return the part of a map that lies on the cells of the frame."""
+    pieces = sorted(overlaps(source, frame), key=lambda piece: piece.columns.start)
+    rows, columns = pieces[0].predicted_rows, [piece.predicted_columns for piece in pieces]
+    if rows == slice(0, source.grid.rows) and sum(each.stop - each.start for each in columns) == source.grid.columns:
+        return source.data
+    part = xr.concat([source.data.isel(lat=rows, lon=each) for each in columns], "lon")
+    west = frame.grid.west
+    return part.assign_coords(lon=west + (part["lon"] - west) % 360)
+
+
+def _replace(path: str | os.PathLike[str], text: str) -> Path:
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
-    part.write_text(page, encoding="utf-8")
+    part.write_text(text, encoding="utf-8")
     return part.replace(path)
-
-
-def _single(data: xr.DataArray | xr.Dataset, what: str) -> ClassMap:
-    found = as_map(data, what=what)
-    if len(found.years) > 1:
-        raise TimeError(f"the {what} has {len(found.years)} time steps; select one for the report")
-    return found
-
-
-def _main_domain(scores: Comparison) -> str:
-    return "land" if "land" in scores.domains else scores.domains[0]
-
-
-def _tiles(scores: Comparison, model: str) -> list[dict[str, str]]:
-    """Return the headline figures, each beside the best baseline."""
-    main = _main_domain(scores)
-    wanted = [(f"Accuracy, {main}", main, "accuracy"), (f"Mean IoU, {main}", main, "miou")]
-    if "mixed" in scores.domains and main != "mixed":
-        wanted += [("Accuracy, mixed cells", "mixed", "accuracy"), ("Mean IoU, mixed cells", "mixed", "miou")]
-    tiles = []
-    for label, domain, name in wanted:
-        value = getattr(scores[model].area[domain], name)
-        rivals = {
-            other: rival
-            for other in scores.names
-            if other != model and not math.isnan(rival := getattr(scores[other].area[domain], name))
-        }
-        tile = {
-            "label": label,
-            "value": figure(value),
-            "pixels": figure(getattr(scores[model].pixels[domain], name)),
-            "rival": "",
-            "verdict": "",
-        }
-        if rivals and not math.isnan(value):
-            best = max(rivals, key=rivals.__getitem__)
-            ahead = value - rivals[best]
-            tile["rival"] = f"{best} {figure(rivals[best])}"
-            tile["verdict"] = f"{abs(ahead):.3f} {'ahead of' if ahead >= 0 else 'behind'}"
-        tiles.append(tile)
-    return tiles
-
-
-def _maps(flat: Mapping[str, ClassMap], observed: str, model: str, max_pixels: int) -> list[dict[str, Any]]:
-    names = sorted(flat, key=lambda name: (name != observed, name != model))
-    pairs = []
-    for name in names:
-        year = flat[name].years[0]
-        differs: Picture | None = None
-        if name != observed:
-            differs = difference_picture(flat[name], flat[observed], name, max_pixels)
-        pairs.append(
-            {
-                "name": name,
-                "year": "" if year is None or str(year) in name else str(year),
-                "role": "observed" if name == observed else "model" if name == model else "baseline",
-                "picture": class_picture(flat[name], name, max_pixels),
-                "difference": differs,
-            }
-        )
-    return pairs
-
-
-def _confidence(confidence: xr.DataArray, max_pixels: int) -> Picture:
-    return confidence_picture(_single(confidence, "confidence"), max_pixels)
-
-
-def _domain(scores: Comparison, domain: str) -> dict[str, Any]:
-    first = scores[scores.names[0]].area[domain]
-    codes = [code for code in range(len(CLASSES)) if first.support[code] > 0]
-    return {
-        "title": _DOMAIN_TITLES[domain],
-        "description": DOMAINS[domain],
-        "total": f"{first.total / 1e12:,.2f} million km²",
-        "cells": f"{int(scores[scores.names[0]].pixels[domain].total):,}",
-        "miou": ", ".join(CLASSES[code].name for code in first.miou_classes),
-        "classes": [CLASSES[code] for code in codes],
-        "tables": [
-            (label, [_row(scores, name, weighting, domain, codes) for name in scores.names])
-            for label, weighting in (("weighted by area", "area"), ("by pixel counts", "pixels"))
-        ],
-    }
-
-
-def _row(scores: Comparison, name: str, weighting: str, domain: str, codes: list[int]) -> dict[str, Any]:
-    def values(each: str) -> list[float]:
-        one: Scores = getattr(scores[each], weighting)[domain]
-        return [one.accuracy, one.miou, one.kappa, *(float(one.iou[code]) for code in codes)]
-
-    columns = np.array([values(each) for each in scores.names])
-    known = np.where(np.isnan(columns), -np.inf, columns)
-    best = known.max(axis=0)
-    mine = values(name)
-    # with a single map there is nothing to be best of
-    marked = [len(scores.names) > 1 and value == top for value, top in zip(mine, best, strict=True)]
-    return {"name": name, "cells": [(figure(value), mark) for value, mark in zip(mine, marked, strict=True)]}
-
-
-def _bars(scores: Comparison, domain: str) -> dict[str, Any]:
-    """Return the geometry of the bars: IoU per class, a bar for each map."""
-    names = scores.names
-    codes = [code for code in LAND_CLASSES if scores[names[0]].area[domain].support[code] > 0]
-    thick, gap, left, width = 13, 12, 118, 520
-    group = len(names) * thick + gap
-    groups = []
-    for position, code in enumerate(codes):
-        top = 8 + position * group
-        bars = []
-        for index, name in enumerate(names):
-            value = float(scores[name].area[domain].iou[code])
-            shown = 0.0 if math.isnan(value) else value
-            bars.append(
-                {
-                    "y": top + index * thick,
-                    "width": round(shown * width, 1),
-                    "text": figure(value),
-                    "color": _SERIES[index % len(_SERIES)],
-                    "name": name,
-                }
-            )
-        groups.append({"name": CLASSES[code].name, "middle": top + len(names) * thick / 2, "bars": bars})
-    height = 8 + len(codes) * group
-    return {
-        "domain": domain,
-        "groups": groups,
-        "series": [(name, _SERIES[index % len(_SERIES)]) for index, name in enumerate(names)],
-        "left": left,
-        "width": width,
-        "thick": thick - 2,
-        "height": height,
-        "ticks": [(round(left + share * width, 1), f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)],
-    }
-
-
-def _confusion(scores: Scores) -> dict[str, Any]:
-    """Return the confusion matrix in per cent of each observed class."""
-    rows = [code for code in range(len(CLASSES)) if scores.matrix[code].any()]
-    columns = [code for code in range(len(CLASSES)) if scores.matrix[:, code].any() or code in rows]
-    table = []
-    for code in rows:
-        share = 100 * scores.matrix[code] / scores.support[code]
-        table.append(
-            {
-                "class": CLASSES[code],
-                "cells": [
-                    {"text": f"{share[other]:.1f}", "shade": round(float(share[other])), "hit": other == code}
-                    for other in columns
-                ],
-                "share": f"{100 * scores.support[code] / scores.total:.1f}",
-            }
-        )
-    return {"columns": [CLASSES[code] for code in columns], "rows": table}

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xland.errors import TimeError
+from xland.evaluation.alignment import as_map
+from xland.evaluation.coarse import baseline_maps, pick_year, sum_up
+from xland.grid import Grid
+from xland.models.baselines import crosswalk
+
+COARSE = Grid(5.0, 60.0, -180.0, 4, 6)
+
+
+def test_differences_are_summed_up_by_area():
+    difference = np.zeros((2, 4, 6))
+    difference[0, 0], difference[1] = 0.1, np.nan
+    difference[0, 1, 0] = -0.4
+    coords = {"class": ["urban", "other"], "lat": COARSE.latitude, "lon": COARSE.longitude}
+    all_of_it = xr.DataArray(difference, coords, ("class", "lat", "lon"))
+    largest = abs(all_of_it).max("class").where(all_of_it["lat"] > 45)
+    found = sum_up(xr.Dataset({"difference": all_of_it, "largest": largest, "pixels": largest * 25}))
+    area = COARSE.cell_area()
+    assert list(found.classes) == ["urban"]
+    assert found.classes["urban"].mean == pytest.approx((0.6 * area[0] - 0.4 * area[1]) / (6 * area.sum()))
+    assert found.classes["urban"].mean_absolute == pytest.approx((0.6 * area[0] + 0.4 * area[1]) / (6 * area.sum()))
+    assert found.classes["urban"].largest == found.largest == pytest.approx(0.4)
+    assert found.cells == 18
+    assert found.within_a_pixel == pytest.approx(11 / 18)
+    nothing = xr.Dataset({"difference": all_of_it, "largest": largest * np.nan, "pixels": largest})
+    assert sum_up(nothing) is None
+
+
+def a_forcing(years, grid=COARSE):
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet(np.ones(3), (len(years), *grid.shape))
+    coords = {"time": list(years), "lat": grid.latitude, "lon": grid.longitude}
+    names = ("urban", "cropland", "forest")
+    return xr.Dataset({name: (("time", "lat", "lon"), shares[..., i]) for i, name in enumerate(names)}, coords)
+
+
+def test_the_year_of_the_map_is_taken_or_the_only_one():
+    forcing = a_forcing((2000, 2001))
+    assert pick_year(forcing, 2001)["time"].values.tolist() == [2001]
+    assert pick_year(forcing.isel(time=[0]), 2019)["time"].values.tolist() == [2000]
+    with pytest.raises(TimeError, match="2 years, 2000 to 2001, but not None of the map"):
+        pick_year(forcing, None)
+
+
+def test_baselines_of_a_part_are_the_part_of_the_baselines():
+    forcing = pick_year(a_forcing((2000,), Grid(5.0, 60.0, -180.0, 4, 72)), 2000)
+    fine = Grid(1.0, 55.0, 175.0, 10, 20)  # passes the date line
+    codes = np.random.default_rng(1).integers(1, 7, fine.shape).astype(np.uint8)
+    observed = as_map(xr.DataArray(codes, {"lat": fine.latitude, "lon": fine.longitude}, ("lat", "lon")), what="map")
+    found = baseline_maps(forcing, observed, 5)
+    columns = np.array([71, 0, 1, 2])
+    part = {name: forcing[name].values[0, 1:3][:, columns] for name in forcing.data_vars}
+    np.testing.assert_array_equal(found["crosswalk"], crosswalk(part, 5))
+    assert found["crosswalk"]["lon"].values.tolist() == fine.longitude.tolist()
+    assert len(np.unique(found["most frequent class"])) == 1

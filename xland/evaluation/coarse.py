@@ -1,0 +1,139 @@
+"""What the coarse forcing says about a fine map: baselines that need no learning, and coarse agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xland.batches.split import Part, divide
+from xland.errors import TimeError
+from xland.evaluation.alignment import ClassMap
+from xland.forcing import read_forcing
+from xland.grid import Grid
+from xland.models.baselines import simple_maps
+from xland.vocabulary import CLASS_NAMES, STATE_CLASSES
+
+
+@dataclass(frozen=True)
+class ClassAgreement:
+    """How far the shares of a class in coarse cells are from those that the forcing asks for.
+
+    Parameters
+    ----------
+    mean : float
+        Area-weighted mean of the difference, map minus forcing: share of the area that is too much.
+    mean_absolute : float
+        Area-weighted mean of its absolute value.
+    largest : float
+        Its largest absolute value in any coarse cell.
+    """
+
+    mean: float
+    mean_absolute: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class CoarseAgreement:
+    """Coarse agreement of a map, summed up.
+
+    Parameters
+    ----------
+    classes : dict of str to ClassAgreement
+        Classes of which the forcing says how much there is.
+    cells : int
+        Coarse cells that were compared.
+    within_a_pixel : float
+        Share of them in which every class is within one fine pixel of what is asked for.
+    largest : float
+        Largest difference of any class in any cell, as a share of the cell.
+    """
+
+    classes: dict[str, ClassAgreement]
+    cells: int
+    within_a_pixel: float
+    largest: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers for JSON."""
+        return asdict(self)
+
+
+def sum_up(agreement: xr.Dataset) -> CoarseAgreement | None:
+    """Sum up what :func:`xland.evaluation.agreement.coarse_agreement` found; None where it found nothing to compare.
+
+    Parameters
+    ----------
+    agreement : Dataset
+        ``difference`` (class, lat, lon) in shares of the cell, ``largest`` and ``pixels`` (lat, lon); in memory.
+    """
+    largest = agreement["largest"].values
+    known = np.isfinite(largest)
+    if not known.any():
+        return None
+    grid = Grid.from_centres(agreement["lat"].values, agreement["lon"].values)
+    area = np.broadcast_to(grid.cell_area()[:, None], grid.shape)
+    classes = {}
+    for name in agreement["class"].values:
+        difference = agreement["difference"].sel({"class": name}).values
+        valid = np.isfinite(difference)
+        if valid.any():
+            values, weights = difference[valid], area[valid]
+            classes[str(name)] = ClassAgreement(
+                float(np.average(values, weights=weights)),
+                float(np.average(np.abs(values), weights=weights)),
+                float(np.abs(values).max()),
+            )
+    within = agreement["pixels"].values[known] <= 1 + 1e-6
+    return CoarseAgreement(classes, int(known.sum()), float(within.mean()), float(largest[known].max()))
+
+
+def pick_year(forcing: xr.Dataset, year: int | None) -> xr.Dataset:
+    """Return the states or class shares of one year of a forcing, in canonical form.
+
+    Raises
+    ------
+    TimeError
+        If the forcing holds several years, but not this one.
+    """
+    names = [str(name) for name in forcing.data_vars if str(name) in STATE_CLASSES or str(name) in CLASS_NAMES]
+    found = read_forcing(forcing, variables=names)
+    if len(found.years) > 1 and year not in found.years:
+        raise TimeError(
+            f"the forcing holds {len(found.years)} years, {found.years[0]} to {found.years[-1]}, but not {year} of the "
+            "map; give the forcing that the map was made from"
+        )
+    return found.data.isel(time=[found.years.index(year) if year in found.years else 0])
+
+
+def baseline_maps(forcing: xr.Dataset, observed: ClassMap, factor: int) -> Mapping[str, xr.DataArray]:
+    """Make the maps that need no learning, on the cells of the observed map.
+
+    Parameters
+    ----------
+    forcing : Dataset
+        One year, from :func:`pick_year`; it may cover more than the observed map.
+    observed : ClassMap
+        Begins and ends at edges of coarse cells.
+    factor : int
+        Fine cells along a coarse cell.
+
+    Raises
+    ------
+    GridError
+        If the observed map cannot be grouped into coarse cells.
+    """
+    coarse = observed.grid.coarsen(factor)
+    west = float(forcing["lon"][0])
+    part = forcing.sel(
+        lat=coarse.latitude,
+        lon=(coarse.longitude - west) % 360 + west,
+        method="nearest",
+        tolerance=0.05 * coarse.resolution,
+    ).assign_coords(lat=coarse.latitude, lon=coarse.longitude)
+    training = divide(observed.grid) == Part.TRAIN
+    return simple_maps(part, observed.data, factor, training if training.any() else np.ones_like(training))

@@ -1,0 +1,98 @@
+"""Whether probabilities are what they say, and how much is gained by leaving doubtful places out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xland.evaluation import charts
+from xland.evaluation.parts import Cell, Chart, Missing, Row, Section, Table, Tile
+from xland.evaluation.reliability import Reliability
+from xland.evaluation.tables import figure
+
+if TYPE_CHECKING:
+    from xland.evaluation.report import Report
+
+
+def reliability_tile(report: Report) -> Tile | None:
+    """Return the calibration error, if there are probabilities."""
+    found = report.reliability
+    if found is None:
+        return None
+    error = figure(found.expected_calibration_error)
+    return Tile("Calibration error", error, ("how far probabilities are from shares", "0 is best"))
+
+
+def reliability_section(report: Report) -> Section:
+    """Draw the reliability and the risk-coverage curve."""
+    found = report.reliability
+    title = "How far its probabilities can be trusted"
+    if found is None:
+        missing = Missing(
+            "The store of the map holds no probabilities, so the page cannot say whether they are what they say.",
+            "xland downscale ... --outputs land_use probability",
+        )
+        return Section("reliability", title, [missing])
+    return Section("reliability", title, [_curve(found), _risk(found), _summary(found), _bins(found)])
+
+
+def _curve(found: Reliability) -> Chart:
+    edges, share = np.asarray(found.edges), np.nan_to_num(np.asarray(found.share, dtype=np.float64))
+    tallest = float(share.max()) or 1.0
+    columns = [
+        (float(a), float(b), 0.3 * float(s) / tallest) for a, b, s in zip(edges[:-1], edges[1:], share, strict=True)
+    ]
+    drawing = charts.lines(
+        [charts.Line("map", list(found.confidence), list(found.accuracy))],
+        charts.Axis("probability of the class chosen"),
+        charts.Axis("share that is right"),
+        "Line of the share that is right over the probability of the class chosen; figures in the table below",
+        diagonal=True,
+        columns=columns,
+    )
+    look = (
+        "On the dashed diagonal, probabilities are what they say; below it the map is too sure of itself, above it too "
+        "timid. The pale columns show how the area is spread over the probabilities."
+    )
+    return Chart(drawing, look)
+
+
+def _risk(found: Reliability) -> Chart:
+    coverage, risk = list(found.coverage), list(found.risk)
+    drawing = charts.lines(
+        [charts.Line("map", coverage, risk, marked=len(coverage) <= 30)],
+        charts.Axis("share of the area kept, the surest first"),
+        charts.Axis.to("share that is wrong", float(np.nanmax(risk))),
+        f"Line of the share that is wrong over the share of the area kept; {figure(risk[-1])} of everything is wrong",
+    )
+    look = "The lower the line on the left, the better the map knows its weak places: one may leave those out."
+    return Chart(drawing, look)
+
+
+def _summary(found: Reliability) -> Table:
+    cells = [
+        Cell(figure(found.expected_calibration_error, 4)),
+        Cell(figure(found.brier, 4)),
+        Cell(figure(found.risk[-1], 4)),
+    ]
+    return Table(
+        "Calibration error: mean distance from the diagonal. Brier score: mean squared error of the probabilities.",
+        ["", "calibration error", "Brier score", "share wrong"],
+        [Row("map", cells)],
+    )
+
+
+def _bins(found: Reliability) -> Table:
+    rows = [
+        Row(f"{low:.2f} to {high:.2f}", [Cell(figure(c)), Cell(figure(a)), Cell(figure(100 * s, 2))])
+        for low, high, c, a, s in zip(
+            found.edges[:-1], found.edges[1:], found.confidence, found.accuracy, found.share, strict=True
+        )
+    ]
+    return Table(
+        "The points of the reliability curve.",
+        ["probability", "its mean", "share that is right", "% of the area"],
+        rows,
+        folded="The figures of the curve",
+    )
