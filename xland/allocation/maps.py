@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from xland.allocation.cells import TOLERANCE, Cells
 from xland.allocation.compiled import Flags, Floats, Integers, compiled
 from xland.allocation.pixels import group_classes, list_pixels
-from xland.allocation.transport import assign
+from xland.allocation.transport import assign, scatter
 from xland.vocabulary import OCEAN
 
 UNKNOWN = 255
@@ -24,8 +23,8 @@ _UNIT = 1 << 20
 _MOVE = 1e6
 """Worth of staying, in logarithms of probability: more than anything that a chain of moves may gain."""
 
-_FLOOR = 1e-45
-"""Probability that a pixel has at least of keeping its class."""
+_FLOOR = -104.0
+"""Least logarithm of the probability that a pixel keeps its class: that of the smallest float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,14 +108,16 @@ def allocate(
     """
     codes = np.full(cells.valid.shape, OCEAN, dtype=np.uint8)
     missed = np.zeros(targets.shape[1:])
-    _allocate_cells(cells.probability, targets, cells.area, cells.valid, cells.factor, prior, closed, codes, missed)
+    with np.errstate(divide="ignore"):
+        worth = np.log(cells.probability)
+    _allocate_cells(worth, targets, cells.area, cells.valid, cells.factor, prior, closed, codes, missed)
     missed[missed <= TOLERANCE] = 0
     return codes, missed
 
 
 @compiled
 def _allocate_cells(
-    probability: NDArray[Any],
+    logs: NDArray[Any],
     targets: Floats,
     area: Floats,
     valid: Flags,
@@ -127,14 +128,15 @@ def _allocate_cells(
     missed: Floats,
 ) -> None:
     """Allocate all coarse cells of a block; ``codes`` and ``missed`` are written."""
-    classes, pixels = probability.shape[0], factor * factor
+    classes, pixels = logs.shape[0], factor * factor
     scores, rest = np.empty(pixels * classes), np.empty(pixels, np.int64)
     amounts = np.empty(pixels * classes, np.int64)
+    ties = scatter(pixels * classes)
     heaps = np.empty((classes * classes, pixels), np.int32)
     listed = np.empty((classes * classes, pixels), np.bool_)
     areas, choice = np.empty(pixels, np.int64), np.empty(pixels, np.int64)
     rows, columns = np.empty(pixels, np.int64), np.empty(pixels, np.int64)
-    group, units = np.empty(classes, np.int64), np.empty(factor, np.int64)
+    group, named, units = np.empty(classes, np.int64), np.empty(classes, np.int64), np.empty(factor, np.int64)
     for row in range(targets.shape[1]):
         whole, largest = _count_units(area[row * factor : (row + 1) * factor], units)
         for column in range(targets.shape[2]):
@@ -150,12 +152,13 @@ def _allocate_cells(
                 areas[n] = units[i - row * factor]
                 there += areas[n]
                 rest[n] = _score(
-                    probability[:, i, j],
+                    logs[:, i, j],
                     prior[i, j],
                     closed[:, row, column],
                     group,
                     groups,
                     areas[n] / _UNIT,
+                    ties[n * classes : (n + 1) * classes],
                     worth[n],
                 )
             demands = _demand(targets[:, row, column], group, groups, used, whole, there)
@@ -170,11 +173,10 @@ def _allocate_cells(
                 listed,
             )
             missed[row, column] = short / whole
+            for k in range(classes):
+                named[group[k]] = k
             for n in range(count):
-                codes[rows[n], columns[n]] = rest[n]
-                for k in range(classes):
-                    if group[k] == choice[n] and group[k] < groups:
-                        codes[rows[n], columns[n]] = k
+                codes[rows[n], columns[n]] = named[choice[n]] if choice[n] < groups else rest[n]
 
 
 @compiled
@@ -211,21 +213,27 @@ def _demand(targets: Floats, group: Integers, groups: int, used: int, whole: int
 
 @compiled
 def _score(
-    probability: NDArray[Any], known: int, closed: Flags, group: Integers, groups: int, size: float, scores: Floats
+    logs: NDArray[Any],
+    known: int,
+    closed: Flags,
+    group: Integers,
+    groups: int,
+    size: float,
+    ties: Floats,
+    scores: Floats,
 ) -> int:
     """Write the worth of each group at a pixel; return the class that it has if it falls to the last one."""
     rest, most = 0, -np.inf
     for k in range(group.size):
-        value = probability[k]
-        worth = -np.inf
+        worth = logs[k] / size
         if k == known:
-            worth = math.log(max(value, _FLOOR)) / size + _MOVE
-        elif value > 0 and not (closed[k] and known != UNKNOWN):
-            worth = math.log(value) / size
+            worth = max(logs[k], _FLOOR) / size + _MOVE
+        elif closed[k] and known != UNKNOWN:
+            worth = -np.inf
         if group[k] < groups:
-            scores[group[k]] = worth
+            scores[group[k]] = worth + ties[group[k]]
         elif worth > most:
             rest, most = k, worth
     if groups < group.size:
-        scores[groups] = most
+        scores[groups] = most + ties[groups]
     return rest

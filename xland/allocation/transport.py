@@ -13,6 +13,8 @@ Areas are whole numbers here, so that nothing is lost by rounding on the way.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +25,7 @@ _EQUAL = 1e-9
 
 _MOST_SPLIT = 10
 _ADMIXTURE = 1e-7
-"""How far equal scores are told apart, so that hardly a pixel is split without need."""
+"""How far equal scores are told apart."""
 
 
 @compiled
@@ -42,7 +44,8 @@ def assign(
     Parameters
     ----------
     scores : (pixels, classes) array of float64
-        Worth of a class per unit of area; minus infinity where it is impossible. Changed slightly: ties are broken.
+        Worth of a class per unit of area; minus infinity where it is impossible. Without ties, see
+        :func:`scatter`: hardly a pixel is split then without need.
     areas : (pixels,) array of int64
     demands : (classes,) array of int64
         They sum to the sum of the areas.
@@ -65,7 +68,6 @@ def assign(
         best = 0
         for k in range(classes):
             amounts[n, k] = 0
-            scores[n, k] += _ADMIXTURE * _scatter(n * classes + k)
             if scores[n, k] > scores[n, best]:
                 best = k
         amounts[n, best] = areas[n]
@@ -85,11 +87,17 @@ def _excess(totals: Integers, demands: Integers) -> int:
 
 
 @compiled
-def _scatter(number: int) -> float:
-    """Return a number from 0 to 1 that looks random and is always the same (fractional part of a golden multiple)."""
-    value = (number + 1) * 0.6180339887498949
-    value = (value - np.floor(value)) * 9973.0
-    return value - np.floor(value)
+def scatter(count: int) -> Floats:
+    """Return small numbers that look random and are always the same: added to scores, they break ties.
+
+    They are fractional parts of multiples of the golden ratio, stirred once.
+    """
+    numbers = np.empty(count)
+    for n in range(count):
+        part = (n + 1) * 0.6180339887498949
+        part = (part - math.floor(part)) * 9973.0
+        numbers[n] = _ADMIXTURE * (part - math.floor(part))
+    return numbers
 
 
 @compiled
@@ -109,13 +117,10 @@ def _move(
     for pair in range(classes * classes):
         for n in range(pixels):
             listed[pair, n] = False
-    for n in range(pixels):
-        for k in range(classes):
-            if amounts[n, k] > 0:
-                _offer(scores, heaps, sizes, listed, n, k)
     costs = np.full((classes, classes), np.inf)
     for k in range(classes):
-        _look(scores, amounts, heaps, sizes, listed, costs, k)
+        if totals[k] >= demands[k]:
+            _open(scores, amounts, heaps, sizes, listed, costs, k)
     distance, before = np.empty(classes), np.empty(classes, np.int64)
     while True:
         end = _cheapest(costs, totals, demands, distance, before)
@@ -130,13 +135,35 @@ def _move(
             n = int(heaps[source * classes + to, 0])
             amounts[n, source] -= amount
             amounts[n, to] += amount
-            _offer(scores, heaps, sizes, listed, n, to)
+            if to != end:
+                _offer(scores, heaps, sizes, listed, n, to)
             to = source
-        _look(scores, amounts, heaps, sizes, listed, costs, end)
         to = end
         while before[to] >= 0:
             to = before[to]
             _look(scores, amounts, heaps, sizes, listed, costs, to)
+        if totals[end] == demands[end]:
+            _open(scores, amounts, heaps, sizes, listed, costs, end)
+
+
+@compiled
+def _open(
+    scores: Floats,
+    amounts: Integers,
+    heaps: NDArray[np.int32],
+    sizes: Integers,
+    listed: Flags,
+    costs: Floats,
+    k: int,
+) -> None:
+    """Put all pixels of class ``k`` into its heaps.
+
+    A class that still has too little needs none: no chain that leads through it is cheaper than one that ends there.
+    """
+    for n in range(amounts.shape[0]):
+        if amounts[n, k] > 0:
+            _offer(scores, heaps, sizes, listed, n, k)
+    _look(scores, amounts, heaps, sizes, listed, costs, k)
 
 
 @compiled
@@ -163,7 +190,7 @@ def _cheapest(costs: Floats, totals: Integers, demands: Integers, distance: Floa
     for _ in range(classes):
         changed = False
         for k in range(classes):
-            if distance[k] == np.inf:
+            if distance[k] == np.inf or totals[k] < demands[k]:
                 continue
             for m in range(classes):
                 reached = distance[k] + costs[k, m]
