@@ -12,8 +12,12 @@ from tests.worlds import tiny_checkpoint, tiny_configuration, tiny_world
 from xland.cli import _parser, main
 from xland.errors import CheckpointError, ConfigurationError
 from xland.models.checkpoint import APPLICABILITY, CARD, WEIGHTS, read_checkpoint
+from xland.training import calibrating
 from xland.training.calibrating import calibrate
+from xland.training.group import Group
+from xland.training.material import gather
 from xland.training.run import train
+from xland.training.validation import collect_scores
 
 FITTED = ("calibration", "decision", "applicability")
 
@@ -109,3 +113,16 @@ def test_the_command_has_the_arguments_and_defaults_of_the_function():
     options = _parser().parse_args(["calibrate"])
     for name, parameter in inspect.signature(calibrate).parameters.items():
         assert getattr(options, name) == parameter.default, name
+
+
+def test_a_rank_of_many_has_no_more_samples_in_memory_than_in_its_training(folder, monkeypatch):
+    configuration, material = gather(tiny_configuration(batch=6), **data())
+    batches = []
+
+    def note(network, dataset, batch, *given, **named):
+        batches.append(batch)
+        return collect_scores(network, dataset, batch, *given, **named)
+
+    monkeypatch.setattr(calibrating, "collect_scores", note)
+    calibrating.fit_card(read_checkpoint(folder), configuration, material, Group(0, 3, torch.device("cpu")))
+    assert batches == [2]

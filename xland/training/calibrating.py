@@ -97,7 +97,7 @@ def fit_card(checkpoint: Checkpoint, configuration: Configuration, material: Mat
     schedule = configuration.schedule
     dataset = make_dataset(configuration, material, Part.VALIDATION, take_census(material.source))
     network = copy.deepcopy(checkpoint.network()).to(group.device)
-    share = max(1, schedule.batch // schedule.accumulate)
+    share = max(1, schedule.batch // (group.ranks * schedule.accumulate))
     pixels = collect_scores(network, dataset, share, group, workers=schedule.workers)
     place = _split_cell(material, pixels)
     area = material.grid.cell_area()[pixels.row]
