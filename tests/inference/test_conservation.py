@@ -296,6 +296,15 @@ def test_another_crosswalk_gives_another_product(world, model):
     assert found.attrs["xland_conserve"] == "map"
 
 
+def test_what_travels_to_workers_holds_all_that_totals_need(world, rolled):
+    """Threads share the plan of a downscaling; processes and other machines get a copy."""
+    from cloudpickle import dumps, loads
+
+    found, options = rolled
+    copy = loads(dumps(downscale(world[0].chunk(), **options).sel(time=[2001])))
+    np.testing.assert_array_equal(copy["land_use"].compute(), found["land_use"].sel(time=[2001]))
+
+
 @pytest.mark.parametrize("mode", ["fractions", "map", "changes"])
 def test_building_reads_no_value(world, model, rolling_model, mode):
     coarse, static, maps = world
