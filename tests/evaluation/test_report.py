@@ -183,6 +183,7 @@ def test_scores_stand_beside_the_baselines(full, page, world):
     assert f"{land.accuracy - best:.3f} ahead of" in text
     assert "2015, observed 2019" in text
     assert "held-out cells" in text
+    assert "The mode of the observed cell is made from the observed map itself" in text
     assert re.search(r'<tr class="strong"><th scope="row">model &lt;b&gt;</th><td class="best">', page)
 
 
@@ -282,3 +283,12 @@ def test_what_does_not_fit_is_refused(world, tmp_path):
     with pytest.raises(VocabularyError, match="unknown class codes 90"):
         wrong.to_html(tmp_path / "no.html")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_page_of_chosen_cells_says_that_its_maps_show_all(world, tmp_path):
+    within = np.zeros(SHAPE, dtype=bool)
+    within[10:20] = True
+    found = report(world.predicted["land_use"], world.observed, within=within, cells="held-out cells")
+    text = found.to_html(tmp_path / "held.html").read_text(encoding="utf-8")
+    assert "All cells are drawn, also those that are not scored." in text
+    assert int(found.scores["map"].pixels["all"].total) == within.sum()

@@ -27,8 +27,8 @@ def coarse_section(report: Report) -> Section:
     parts: list[Part] = [
         Text(
             f"In {100 * found.within_a_pixel:.1f} % of {found.cells:,} coarse cells every class has the area that the "
-            f"forcing asks for, within one fine pixel; the largest difference is {100 * found.largest:.1f} % of one. "
-            "Its map stands among those above. Classes that the forcing does not know are left out."
+            f"forcing asks for, within one fine pixel; the largest difference is {100 * found.largest:.1f} % of the "
+            "cell. Its map stands among those above. Classes that the forcing does not know are left out."
         )
     ]
     rows = [

@@ -88,10 +88,13 @@ def _differences(report: Report, overview: Overview) -> Gallery:
         pictures.append(
             scale_picture(share, overview.sea, colors, (0, 1), overview.grid, alt, f"{name}: {percent:.1f} %", tag)
         )
+    scored = "" if report.within is None else " All cells are drawn, also those that are not scored."
     return Gallery(
         "Where they differ from the observed map",
         "The paler the better: dark places have another class than was observed. The figure is the share of the drawn "
-        "cells, of whatever size; scores by area stand below." + _thinning(overview, "each in the share that differs"),
+        "cells, of whatever size; scores by area stand below."
+        + scored
+        + _thinning(overview, "each in the share that differs"),
         Legend([(SEA, "ocean in the observed map")], ramp(SAME, OTHER_CLASS, 7), ("same class", "another class")),
         pictures,
     )

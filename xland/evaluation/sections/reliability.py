@@ -77,7 +77,8 @@ def _summary(found: Reliability) -> Table:
         Cell(figure(found.risk[-1], 4)),
     ]
     return Table(
-        "Calibration error: mean distance from the diagonal. Brier score: mean squared error of the probabilities.",
+        "On land. Calibration error: mean distance from the diagonal. Brier score: squared errors of the probabilities "
+        "of all classes, summed, from 0 to 2.",
         ["", "calibration error", "Brier score", "share wrong"],
         [Row("map", cells)],
     )

@@ -19,6 +19,9 @@ from xland.vocabulary import CLASS_NAMES, CLASSES, LAND_CLASSES
 if TYPE_CHECKING:
     from xland.evaluation.report import Report
 
+MODE = "mode of the observed cell"
+"""The baseline of :func:`xland.models.baselines.simple_maps` that knows the observed map."""
+
 _TITLES = {"all": "All cells", "land": "Land", "mixed": "Mixed land cells"}
 
 
@@ -56,6 +59,10 @@ def scores_section(report: Report) -> Section:
         "The best of each column is set in bold: look whether that is the judged map, and by how much. A dash stands "
         "where a score is not defined."
     )
+    if MODE in report.scores.names:
+        lead += (
+            f" The {MODE} is made from the observed map itself: it shows what coarse cells without error would reach."
+        )
     parts: list[Part] = [Text(lead)]
     if len(report.scores.names) == 1:
         parts.append(
