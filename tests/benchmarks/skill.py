@@ -1,147 +1,197 @@
-"""Scores of the shipped models beside their rivals on held-out cells: one JSON object a line.
+"""Skill of the shipped models beside their rivals, conservation, change and calibration: one JSON object a line.
 
-Run as ``python -m tests.benchmarks.skill [--quick] [--only luh2|fractions]``. Needs the reference
-data (``make data``) and, for ``luh2-0p05``, the LUH2 file of 2015 in ``../shared/data`` or
-``XLAND_TEST_DATA``. ``--quick`` scores the held-out cells of Europe and Africa only and skips the trees.
+Run as ``python -m tests.benchmarks.skill [--quick] [--only PART ...] [--card]``. Scores are those of the held-out
+cells of the split on real data. Needs the reference data (``make data``) and, for ``luh2-0p05`` and Plum Island, the
+files in ``../shared/data`` or ``XLAND_TEST_DATA``. ``--quick`` scores the held-out cells of Europe and Africa only and
+skips the trees.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-import xland.accessor  # noqa: F401 - registers .ai4land
+from tests.benchmarks import allocation, plum_island
+from tests.benchmarks.allocation import fractions_error
+from tests.benchmarks.scene import DATA, LUH2, Scene, Trees, lay_on, open_scene, without
 from xland.batches.split import Part
+from xland.evaluation.agreement import coarse_agreement
+from xland.evaluation.reliability import assess_reliability
 from xland.evaluation.scores import compare
-from xland.inputs import InputSpec
 from xland.models import find_model
-from xland.models.baselines import as_map, fit_trees, pixel_features, simple_maps
+from xland.models.baselines import as_map, simple_maps
 from xland.models.checkpoint import update_card
-from xland.training.configuration import read_configuration
-from xland.training.material import Material, gather, open_data
 from xland.training.objective import proven_offsets
-from xland.vocabulary import LAND_CLASSES
+from xland.vocabulary import LAND_CLASSES, URBAN
 
-DATA = Path(os.environ.get("XLAND_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-QUICK_REGION = (-20.0, -36.0, 60.0, 72.0)
+Line = dict[str, Any]
+FIGURES = {"accuracy": lambda s: s.accuracy, "miou": lambda s: s.miou, "urban_iou": lambda s: float(s.iou[URBAN])}
+NEEDS = {"luh2": LUH2, "conservation": LUH2, "calibration": LUH2, "plum_island": DATA / "plum_island"}
 
 
 def main() -> None:
+    parts: dict[str, Callable[[bool], Iterator[Line]]] = {
+        "luh2": luh2,
+        "fractions": fractions,
+        "conservation": conservation,
+        "plum_island": plum_island.lines,
+        "calibration": calibration,
+        "throughput": allocation.lines,
+    }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="Europe and Africa only, no trees")
-    parser.add_argument("--only", choices=["luh2", "fractions"], help="one of the two models")
+    parser.add_argument("--only", nargs="+", choices=list(parts), help="parts to run")
     parser.add_argument("--card", action="store_true", help="write the scores into the cards of the models, too")
     options = parser.parse_args()
     if options.card and options.quick:
         parser.error("--card needs the scores of the whole globe: leave --quick out")
-    for short, name in (("luh2", "luh2-0p05"), ("fractions", "fractions-0p05")):
-        if options.only in (None, short):
-            found = list(lines(short, name, quick=options.quick))
-            for line in found:
-                print(json.dumps(line), flush=True)
-            if options.card and "skipped" not in found[0]:
-                _write_card(name, found)
+    for name, run in parts.items():
+        if options.only is not None and name not in options.only:
+            continue
+        if name in NEEDS and not NEEDS[name].exists():
+            print(json.dumps({"name": name, "skipped": f"{NEEDS[name].name} is not at hand: set XLAND_TEST_DATA"}))
+            continue
+        found = []
+        for line in run(options.quick):
+            print(json.dumps(line), flush=True)
+            found.append(line)
+        if options.card and name in ("luh2", "fractions"):
+            _write_card(found)
 
 
-def _write_card(name: str, found: list[dict[str, object]]) -> None:
-    scores = {f"{line['name']} ({line['weighting']})": line["figure"] for line in found if "weighting" in line}
-    update_card(find_model(name).folder, {"scores": {"cells": found[0]["cells"], **scores}})
-
-
-def lines(short: str, name: str, *, quick: bool) -> Iterator[dict[str, object]]:
-    path = DATA / "luh2_2015" / "states_2015.nc"
-    if short == "luh2" and not path.exists():
-        yield {"name": short, "skipped": f"{path.name} is not at hand: set XLAND_TEST_DATA"}
-        return
-    configuration = read_configuration(name)
-    opened = open_data(configuration, path if short == "luh2" else None)
-    configuration, material = gather(configuration, **opened)
-    observed = opened["target"]
-    held_out = xr.DataArray(
-        material.part == Part.TEST, {"lat": observed["lat"], "lon": observed["lon"]}, ("lat", "lon")
-    )
-
+def luh2(quick: bool) -> Iterator[Line]:
+    """Score ``luh2-0p05`` on held-out land."""
+    scene = open_scene("luh2-0p05", quick=quick)
     started = time.perf_counter()
-    fine = opened["forcing"].ai4land.downscale(model=name, region=QUICK_REGION if quick else None)
-    predicted = fine["land_use"].compute()
+    predicted = scene.predict()["land_use"]
     seconds = time.perf_counter() - started
-
-    part = observed.sel(lat=predicted["lat"], lon=predicted["lon"], method="nearest", tolerance=1e-4)
-    maps = {"model": predicted}
-    training = material.part == Part.TRAIN
-    maps |= simple_maps(opened["forcing"], observed, configuration.inputs.factor, training)
+    maps = {"model": predicted, **_simple(scene)}
     if not quick:
-        maps |= _trees(configuration.inputs, material, observed)
-    maps = {
-        key: each.sel(lat=part["lat"], lon=part["lon"], method="nearest", tolerance=1e-4) for key, each in maps.items()
+        maps |= _trees(scene)
+    yield from _scores(scene, "luh2", "land", maps, predicted)
+    yield {"name": "luh2_seconds", "figure": round(seconds, 1), "pixels": int(predicted.size), **scene.common}
+
+
+def fractions(quick: bool) -> Iterator[Line]:
+    """Score ``fractions-0p05`` with its totals kept, on held-out land cells that hold more than one class."""
+    scene = open_scene("fractions-0p05", quick=quick)
+    kept = scene.predict(conserve="map", outputs=("land_use", "conservation"))
+    maps = {"model": kept["land_use"], "model_free": scene.predict()["land_use"], **_simple(scene)}
+    if not quick:
+        maps |= _trees(scene)
+    yield from _scores(scene, "fractions", "mixed", maps, kept["land_use"])
+    off = coarse_agreement(kept["land_use"], scene.forcing)["pixels"]
+    unmet = kept["unmet"].reindex_like(off, method="nearest", tolerance=1e-4)
+    yield {
+        "name": "fractions_worst_cell_pixels",
+        "figure": round(float(off.where(unmet == 0).max()), 4),
+        "at_most": 1.0,
+        "coarse_cells": int((unmet == 0).sum()),
+        "infeasible_cells": int((unmet > 0).sum()),
+        "infeasible": [[float(each["lat"]), float(each["lon"])] for each in _places(unmet > 0)],
+        **scene.common,
+        "cells": "all coarse cells with land",
     }
-    within = held_out.sel(lat=part["lat"], lon=part["lon"], method="nearest", tolerance=1e-4)
-    scores = compare(maps, part, factor=configuration.inputs.factor, within=within, domains=("land", "mixed"))
-    common = {
-        "versus": [key for key in maps if key != "model"],
-        "model": name,
-        "weights_sha256": find_model(name).digest[:12],
-        "cells": "held-out cells of the split" + (", Europe and Africa" if quick else ""),
-        "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
+
+
+def _places(chosen: xr.DataArray) -> list[xr.DataArray]:
+    """Return the cells of a map that are chosen."""
+    return [chosen[tuple(place)] for place in np.argwhere(chosen.values)]
+
+
+def conservation(quick: bool) -> Iterator[Line]:
+    """Measure how exactly probabilities keep the states of LUH2 2015, and count cells where that cannot be."""
+    scene = open_scene("luh2-0p05", quick=quick)
+    kept = scene.predict(conserve="fractions", outputs=("probability", "conservation"))
+    found = fractions_error(kept["probability"], kept["unmet"], scene.forcing)
+    yield {
+        "name": "conserve_fractions_error",
+        "figure": found.pop("largest_error"),
+        "at_most": 1e-6,
+        **found,
+        **scene.common,
+        "cells": "all coarse cells with data" + (", Europe and Africa" if quick else ""),
     }
-    for key in maps:
-        for domain in ("land", "mixed"):
+
+
+def calibration(quick: bool) -> Iterator[Line]:
+    """Measure the calibration error on held-out land, before and after scaling."""
+    scene = open_scene("luh2-0p05", quick=quick)
+    for suffix, model in (("", scene.checkpoint), ("_before", without(scene.checkpoint, "calibration"))):
+        fine = scene.predict(model, outputs=("land_use", "probability"))
+        observed = lay_on(scene.observed, fine)
+        within = scene.within(observed) & observed.isin(LAND_CLASSES)
+        found = assess_reliability(fine["probability"], observed, within=within)
+        yield {
+            "name": f"calibration_error{suffix}",
+            "figure": round(found.expected_calibration_error, 4),
+            "at_most": 0.03,
+            "brier": round(found.brier, 4),
+            "bins": len(found.share),
+            "pixels": int(within.sum()),
+            **scene.common,
+        }
+
+
+def _scores(
+    scene: Scene, prefix: str, domain: str, maps: Mapping[str, xr.DataArray], like: xr.DataArray
+) -> Iterator[Line]:
+    """Yield one line for each map, figure and weighting."""
+    observed = lay_on(scene.observed, like)
+    laid = {name: lay_on(each, like) for name, each in maps.items()}
+    domains = tuple(dict.fromkeys((domain, "land", "mixed")))
+    scores = compare(
+        laid, observed, factor=scene.configuration.inputs.factor, within=scene.within(like), domains=domains
+    )
+    for name in maps:
+        rival = "" if name == "model" else f"_{name.replace(' ', '_')}"
+        for each in domains:
+            named = prefix if each == domain and prefix == "luh2" else f"{prefix}_{each}"
             for weighting in ("pixels", "area"):
-                each = getattr(scores[key], weighting)[domain]
-                prefix = f"{short}_{domain}" + ("" if key == "model" else f"_{key.replace(' ', '_')}")
-                figures = {"accuracy": each.accuracy, "miou": each.miou, "urban_iou": float(each.iou[1])}
-                for figure, value in figures.items():
+                found = getattr(scores[name], weighting)[each]
+                for figure, take in FIGURES.items():
+                    # the issue names the figures of the domain that counts
+                    short = prefix if figure == "urban_iou" and each == domain else named
                     yield {
-                        "name": f"{prefix}_{figure}",
-                        "figure": round(value, 4),
-                        "weighting": weighting,
-                        "pixels": int(scores[key].pixels[domain].total),
-                        **common,
+                        "name": f"{short}{rival}_{figure}" + ("_by_area" if weighting == "area" else ""),
+                        "figure": round(take(found), 4),
+                        "domain": each,
+                        "pixels": int(scores[name].pixels[each].total),
+                        "versus": [key for key in maps if key != "model"],
+                        **scene.common,
                     }
-    yield {"name": f"{short}_seconds", "figure": round(seconds, 1), "pixels": int(predicted.size), **common}
 
 
-def _trees(inputs: InputSpec, material: Material, observed: xr.DataArray) -> dict[str, xr.DataArray]:
-    """Fit the pixel-wise rival on the training cells and map the held-out ones, as it is and with class offsets.
+def _simple(scene: Scene) -> dict[str, xr.DataArray]:
+    """Make the maps that need no learning."""
+    training = scene.part.values == Part.TRAIN
+    observed = scene.observed.expand_dims(time=[0])
+    return simple_maps(scene.forcing, observed, scene.configuration.inputs.factor, training)
 
-    The offsets are fitted on the validation cells, in the way of the models.
-    """
-    arrays, target = material.arrays, material.arrays.target[0]
-    land = np.isin(target, LAND_CLASSES)
 
-    def pixels(part: Part, limit: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        rows, columns = np.nonzero(land & (material.part == part))
-        if limit is not None:
-            chosen = np.random.default_rng(0).permutation(len(rows))[:limit]
-            rows, columns = rows[chosen], columns[chosen]
-        features = pixel_features(inputs, arrays.coarse[0], arrays.static, rows, columns)
-        return features, target[rows, columns], rows, columns
-
-    trees = fit_trees(*pixels(Part.TRAIN, 400_000)[:2])
-
-    def scores(features: np.ndarray) -> np.ndarray:
-        shares = np.full((len(features), 8), 1e-6, np.float32)
-        shares[:, trees.classes_] = trees.predict_proba(features).clip(1e-6)
-        return np.log(shares)
-
-    features, known, _, _ = pixels(Part.VALIDATION)
-    offsets = proven_offsets(scores(features), known, LAND_CLASSES)
-    features, _, rows, columns = pixels(Part.TEST)
-    judged = scores(features)
+def _trees(scene: Scene) -> dict[str, xr.DataArray]:
+    """Map the held-out cells with trees, as they are and with class offsets fitted as the model's decision is."""
+    trees = Trees(scene)
+    shares, known, _ = trees.probabilities(Part.VALIDATION)
+    offsets = proven_offsets(np.log(shares), known, LAND_CLASSES)
+    shares, _, where = trees.probabilities(Part.TEST)
     maps = {}
     for name, added in (("trees", 0), ("trees with class offsets", offsets)):
-        codes = np.zeros(target.shape, np.uint8)
-        codes[rows, columns] = (judged + added).argmax(axis=1)
-        maps[name] = as_map(codes, observed, name)
+        codes = np.zeros(scene.observed.shape, np.uint8)
+        codes[where] = (np.log(shares) + added).argmax(axis=1)
+        maps[name] = as_map(codes, scene.observed, name)
     return maps
+
+
+def _write_card(found: list[Line]) -> None:
+    scores = {line["name"]: line["figure"] for line in found if "domain" in line}
+    update_card(find_model(found[0]["model"]).folder, {"scores": {"cells": found[0]["cells"], **scores}})
 
 
 if __name__ == "__main__":
