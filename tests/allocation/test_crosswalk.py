@@ -109,3 +109,12 @@ def test_crosswalks_that_contradict_themselves_are_refused():
         Crosswalk({"primf": "swamp"})
     with pytest.raises(AllocationError, match="gives states to water and calls them remainder"):
         Crosswalk({"lakes": "water"})
+
+
+def test_a_class_whose_only_states_the_forcing_may_lack_is_refused_where_it_does():
+    """It would be wanted nowhere, also in cells of which the forcing says nothing."""
+    plantations = Crosswalk({**STATE_CLASSES, "pltns": "other"}, remainder=("ocean", "water"))
+    with pytest.raises(AllocationError, match="lacks pltns"):
+        class_targets(states(), plantations, CLASS_NAMES)
+    held = class_targets(states(names=(*LUH2_STATES, "pltns")), plantations, CLASS_NAMES)
+    assert held[class_code("other")] == pytest.approx(0.05)

@@ -71,6 +71,14 @@ def test_probabilities_are_averaged_by_area():
     assert np.allclose(coarse_agreement(shuffled, forcing)["largest"], found["largest"])
 
 
+def test_probabilities_that_are_missing_do_not_count_as_nothing():
+    values = np.full((8, *FINE.shape), 0.125)
+    values[:, 0, 0] = np.nan
+    fine = on_grid(values, FINE, ("class", "lat", "lon"), **{"class": list(CLASS_NAMES)})
+    found = coarse_agreement(fine, forcing_of((0.25, 0.25, 0.25)))
+    assert np.isnan(found["largest"].values).tolist() == [[True, False, False], [False] * 3]
+
+
 def test_lazy_maps_stay_lazy_and_chunks_change_nothing():
     lazy = two_halves().copy(data=da.from_array(two_halves().values, chunks=(3, 7)))
     forcing = forcing_of((0.5, 0.3, 0.2))

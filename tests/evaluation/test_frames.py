@@ -33,6 +33,12 @@ def test_a_map_of_the_globe_is_placed_on_both_sides_of_the_date_line():
     assert np.flatnonzero(back[8] == 1).tolist() == [0, 1, 34, 35]
 
 
+def test_codes_too_narrow_for_the_filling_are_widened():
+    small = np.array([[1, 2], [3, 4]], dtype=np.int8)
+    placed = place(a_map(small, north=58, west=1), a_map(np.zeros((3, 3), np.uint8), north=59), BLANK).compute()
+    assert placed.tolist() == [[BLANK] * 3, [BLANK, 1, 2], [BLANK, 3, 4]]
+
+
 def test_maps_without_a_common_cell_are_refused():
     with pytest.raises(RegionError, match="no cell in common"):
         place(a_map(np.zeros((2, 2), np.uint8)), a_map(np.zeros((2, 2), np.uint8), west=50), 0)

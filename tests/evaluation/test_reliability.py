@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 
-from xland.errors import GridError, ModelError, RegionError, VocabularyError
+from xland.errors import GridError, ModelError, RegionError, TimeError, VocabularyError
 from xland.evaluation.reliability import assess_reliability
 from xland.grid import Grid
 from xland.vocabulary import CLASS_NAMES, CROPLAND, FOREST, LAND_CLASSES, OCEAN, URBAN
@@ -231,3 +231,13 @@ def test_an_empty_mask_is_named():
 def test_choices_that_do_not_exist_are_named(choice):
     with pytest.raises(ModelError, match=next(iter(choice))):
         assess_reliability(*drawn(), **choice)
+
+
+def test_a_decided_map_without_one_of_the_years_is_refused():
+    probability, observed = drawn()
+    years = {"time": [2014, 2015]}
+    both = xr.concat([probability] * 2, "time").assign_coords(years)
+    maps = xr.concat([observed] * 2, "time").assign_coords(years)
+    assert assess_reliability(both, maps, decided=maps).brier > 0
+    with pytest.raises(TimeError, match="lacks 2014"):
+        assess_reliability(both, maps, decided=maps.isel(time=[1]))

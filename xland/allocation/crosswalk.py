@@ -123,7 +123,8 @@ class Crosswalk:
                 found[name] = (name,)
             elif wanted:
                 found[name] = tuple(state for state in wanted if state in held)
-                missing += [state for state in wanted if state not in held and state not in _OPTIONAL]
+                # a class of which nothing is held would have 0 everywhere without anyone having said so
+                missing += [state for state in wanted if state not in held.union(_OPTIONAL if found[name] else ())]
             elif name not in self.remainder:
                 lost.append(name)
         if missing:

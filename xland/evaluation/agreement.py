@@ -38,7 +38,7 @@ def coarse_agreement(
         whole coarse cells. Lazy arrays stay lazy.
     forcing : Dataset
         LUH states, or shares by the names of the classes. Of several years the one of the map is taken.
-        It may cover more than the map; where it covers less, the result is NaN.
+        It may cover more than the map; where it covers less, or probabilities are NaN, the result is NaN.
     factor : int, optional
         Fine cells along a coarse cell; by default as the two resolutions have it.
     crosswalk : Crosswalk, optional
@@ -112,7 +112,8 @@ def _mean(layer: xr.DataArray, area: NDArray[np.float64], factor: int) -> xr.Dat
     """Area-weighted mean over coarse cells."""
     weights = xr.DataArray(area[:, 0], dims="lat")
     sums = {"lat": factor, "lon": factor}
-    weighted = (layer.drop_vars(("lat", "lon")).astype(np.float64) * weights).coarsen(sums).sum()
+    # sum() of xarray would take NaN for 0
+    weighted = (layer.drop_vars(("lat", "lon")).astype(np.float64) * weights).coarsen(sums).reduce(np.sum)
     return weighted / (factor * weights.coarsen(lat=factor).sum())
 
 

@@ -55,6 +55,8 @@ def place(source: ClassMap, frame: ClassMap, fill: float) -> da.Array:
         If the two have no cell in common.
     """
     values = as_dask(source.data)[0]
+    if values.dtype.kind in "iu" and not np.iinfo(values.dtype).min <= fill <= np.iinfo(values.dtype).max:
+        values = values.astype(np.result_type(values.dtype, np.min_scalar_type(fill)))
     pieces = sorted(overlaps(source, frame), key=lambda piece: piece.columns.start)
     strips, column, height = [], 0, pieces[0].rows.stop - pieces[0].rows.start
     for piece in pieces:

@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.errors import GridError, ModelError, RegionError, VocabularyError
+from xland.errors import GridError, ModelError, RegionError, TimeError, VocabularyError
 from xland.evaluation.alignment import ClassMap, as_map, pair_years
 from xland.evaluation.blocks import place_mask
 from xland.evaluation.confidence import Counts, count_confidence
@@ -179,12 +179,17 @@ def assess_reliability(
     truth = as_map(observed, what="observed map")
     shown = None if decided is None else as_map(decided, what="decided map")
     mask = None if within is None else _placed_mask(within, truth, frame)
+    own = {} if shown is None else dict(pair_years(frame, shown, match_years=False))
     counted = []
     for ours, theirs in pair_years(frame, truth, match_years=False):
         codes = None
         if shown is not None:
-            (own,) = (own for here, own in pair_years(frame, shown, match_years=False) if here == ours)
-            codes = place(_step(shown, own), frame, _NOWHERE)
+            if ours not in own:
+                raise TimeError(
+                    f"the decided map lacks {frame.years[ours]}, which the probability and the observed map hold: "
+                    "give it for the same years, or select the years to judge"
+                )
+            codes = place(_step(shown, own[ours]), frame, _NOWHERE)
         reference = place(_step(truth, theirs), frame, _NOWHERE)
         counted.append(_count(layers[ours], reference, codes, mask, frame, bins, weighting, domain))
     sums = np.sum(dask.compute(*counted), axis=0)
