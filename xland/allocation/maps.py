@@ -132,8 +132,6 @@ def _allocate_cells(
     scores, rest = np.empty(pixels * classes), np.empty(pixels, np.int64)
     amounts = np.empty(pixels * classes, np.int64)
     ties = scatter(pixels * classes)
-    heaps = np.empty((classes * classes, pixels), np.int32)
-    listed = np.empty((classes * classes, pixels), np.bool_)
     areas, choice = np.empty(pixels, np.int64), np.empty(pixels, np.int64)
     rows, columns = np.empty(pixels, np.int64), np.empty(pixels, np.int64)
     group, named, units = np.empty(classes, np.int64), np.empty(classes, np.int64), np.empty(factor, np.int64)
@@ -169,8 +167,6 @@ def _allocate_cells(
                 largest,
                 choice,
                 amounts[: count * used].reshape(count, used),
-                heaps,
-                listed,
             )
             missed[row, column] = short / whole
             for k in range(classes):

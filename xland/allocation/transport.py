@@ -1,12 +1,14 @@
 """The most probable map of one coarse cell among those that have given class areas: a transportation problem.
 
-Pixels supply their areas, classes demand theirs. Each pixel begins in the class that suits it best.
-Area is then moved from classes that have too much to classes that have too little, each time along
-the cheapest chain of moves from class to class (successive shortest paths). What comes out is
-optimal at every step for the areas reached (Ahuja, Magnanti and Orlin, 1993, chapter 9), and
-with K classes no more than K - 1 pixels are split. These are given to one of their classes each,
-so that areas come as near to the demands as they can; the map stays the most probable one of its
-class areas, since a split pixel is worth the same in each of its classes.
+Pixels supply their areas, classes demand theirs. Each pixel begins in the class that suits it best, once
+each class has a price that brings the areas near to the demands: a price counts the same in every map
+that meets them, so that it changes nothing but where the search begins. Area is then moved from
+classes that have too much to classes that have too little, each time along the cheapest chain of moves
+from class to class (successive shortest paths). What comes out is optimal at every step for the
+areas reached (Ahuja, Magnanti and Orlin, 1993, chapter 9), and with K classes no more than K - 1
+pixels are split. These are given to one of their classes each, so that areas come as near to the
+demands as they can; the map stays the most probable one of its class areas, since a split pixel is
+worth the same in each of its classes.
 
 Areas are whole numbers here, so that nothing is lost by rounding on the way.
 """
@@ -16,12 +18,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-from xland.allocation.compiled import Flags, Floats, Integers, compiled
+from xland.allocation.compiled import Floats, Integers, compiled
 
 _EQUAL = 1e-9
 """Difference of costs that counts as none."""
+
+_ROUNDS = 12
+"""Rounds in which prices are found."""
 
 _MOST_SPLIT = 10
 _ADMIXTURE = 1e-7
@@ -36,8 +40,6 @@ def assign(
     pixel: int,
     choice: Integers,
     amounts: Integers,
-    heaps: NDArray[np.int32],
-    listed: Flags,
 ) -> int:
     """Give each pixel one class.
 
@@ -45,7 +47,7 @@ def assign(
     ----------
     scores : (pixels, classes) array of float64
         Worth of a class per unit of area; minus infinity where it is impossible. Without ties, see
-        :func:`scatter`: hardly a pixel is split then without need.
+        :func:`scatter`: hardly a pixel is split then without need. Prices are added to it.
     areas : (pixels,) array of int64
     demands : (classes,) array of int64
         They sum to the sum of the areas.
@@ -54,7 +56,6 @@ def assign(
     choice : (pixels,) array of int64
         Is written: the class of each pixel.
     amounts : (pixels, classes) array of int64
-    heaps, listed : (classes * classes, pixels) arrays of int32 and bool
         Room to work in, so that it is not asked for again in each coarse cell.
 
     Returns
@@ -64,17 +65,52 @@ def assign(
     """
     pixels, classes = scores.shape
     totals = np.zeros(classes, np.int64)
+    prices = _find_prices(scores, areas, demands, totals)
+    totals[:] = 0
     for n in range(pixels):
         best = 0
         for k in range(classes):
             amounts[n, k] = 0
+            scores[n, k] += prices[k]
             if scores[n, k] > scores[n, best]:
                 best = k
         amounts[n, best] = areas[n]
         totals[best] += areas[n]
-    _move(scores, amounts, totals, demands, heaps, listed)
+    _move(scores, amounts, totals, demands)
     _settle(amounts, areas, totals, pixel, choice)
     return _excess(totals, demands)
+
+
+@compiled
+def _find_prices(scores: Floats, areas: Integers, demands: Integers, totals: Integers) -> Floats:
+    """Look for prices of the classes at which each pixel's best class gives areas near to the demands.
+
+    In each round classes that have too little become dearer to have by the logarithm of what they lack,
+    as in proportional fitting; the prices that came nearest are kept. ``totals`` is written over.
+    """
+    pixels, classes = scores.shape
+    prices, kept = np.zeros(classes), np.zeros(classes)
+    fewest = -1
+    for number in range(_ROUNDS):
+        totals[:] = 0
+        for n in range(pixels):
+            best, most = 0, scores[n, 0] + prices[0]
+            for k in range(1, classes):
+                value = scores[n, k] + prices[k]
+                if value > most:
+                    best, most = k, value
+            totals[best] += areas[n]
+        excess = _excess(totals, demands)
+        if fewest < 0 or excess < fewest:
+            fewest = excess
+            for k in range(classes):
+                kept[k] = prices[k]
+        if excess == 0:
+            break
+        share = 1.0 / (1.0 + 0.1 * number)
+        for k in range(classes):
+            prices[k] += share * math.log((demands[k] + areas[0]) / (totals[k] + areas[0]))
+    return kept
 
 
 @compiled
@@ -101,81 +137,67 @@ def scatter(count: int) -> Floats:
 
 
 @compiled
-def _move(
-    scores: Floats,
-    amounts: Integers,
-    totals: Integers,
-    demands: Integers,
-    heaps: NDArray[np.int32],
-    listed: Flags,
-) -> None:
-    """Move area until demands are met or nothing can be moved any more."""
-    pixels, classes = scores.shape
+def _move(scores: Floats, amounts: Integers, totals: Integers, demands: Integers) -> None:
+    """Move area until demands are met or nothing can be moved any more.
+
+    A class that still has too little is not moved from: no chain that leads through it is cheaper than one that
+    ends there.
+    """
+    classes = scores.shape[1]
     if _excess(totals, demands) == 0:
         return
-    sizes = np.zeros(classes * classes, np.int64)
-    for pair in range(classes * classes):
-        for n in range(pixels):
-            listed[pair, n] = False
-    costs = np.full((classes, classes), np.inf)
+    costs, places = np.full((classes, classes), np.inf), np.zeros((classes, classes), np.int64)
     for k in range(classes):
         if totals[k] >= demands[k]:
-            _open(scores, amounts, heaps, sizes, listed, costs, k)
+            _look(scores, amounts, costs, places, k)
     distance, before = np.empty(classes), np.empty(classes, np.int64)
     while True:
         end = _cheapest(costs, totals, demands, distance, before)
         if end < 0:
             return
-        start, amount = _narrowest(amounts, heaps, totals, demands, before, end)
+        start, amount = _narrowest(amounts, places, totals, demands, before, end)
         totals[start] -= amount
         totals[end] += amount
         to = end
         while before[to] >= 0:
             source = before[to]
-            n = int(heaps[source * classes + to, 0])
+            n = places[source, to]
             amounts[n, source] -= amount
             amounts[n, to] += amount
-            if to != end:
-                _offer(scores, heaps, sizes, listed, n, to)
             to = source
         to = end
-        while before[to] >= 0:
+        while to >= 0:
+            if totals[to] >= demands[to]:
+                _look(scores, amounts, costs, places, to)
             to = before[to]
-            _look(scores, amounts, heaps, sizes, listed, costs, to)
-        if totals[end] == demands[end]:
-            _open(scores, amounts, heaps, sizes, listed, costs, end)
 
 
 @compiled
-def _open(
-    scores: Floats,
-    amounts: Integers,
-    heaps: NDArray[np.int32],
-    sizes: Integers,
-    listed: Flags,
-    costs: Floats,
-    k: int,
-) -> None:
-    """Put all pixels of class ``k`` into its heaps.
-
-    A class that still has too little needs none: no chain that leads through it is cheaper than one that ends there.
-    """
-    for n in range(amounts.shape[0]):
+def _look(scores: Floats, amounts: Integers, costs: Floats, places: Integers, k: int) -> None:
+    """Find the cheapest move out of class ``k`` to each other one: its cost, and its pixel."""
+    pixels, classes = scores.shape
+    for m in range(classes):
+        costs[k, m] = np.inf
+    for n in range(pixels):
         if amounts[n, k] > 0:
-            _offer(scores, heaps, sizes, listed, n, k)
-    _look(scores, amounts, heaps, sizes, listed, costs, k)
+            own = scores[n, k]
+            for m in range(classes):
+                cost = own - scores[n, m]
+                if cost < costs[k, m]:
+                    costs[k, m] = cost
+                    places[k, m] = n
+    costs[k, k] = np.inf
 
 
 @compiled
 def _narrowest(
-    amounts: Integers, heaps: NDArray[np.int32], totals: Integers, demands: Integers, before: Integers, end: int
+    amounts: Integers, places: Integers, totals: Integers, demands: Integers, before: Integers, end: int
 ) -> tuple[int, int]:
     """Class that a chain begins at, and the area that can be moved along it."""
-    classes = totals.size
     amount, start = demands[end] - totals[end], end
     while before[start] >= 0:
         source = before[start]
-        amount = min(amount, amounts[heaps[source * classes + start, 0], source])
+        amount = min(amount, amounts[places[source, start], source])
         start = source
     return start, min(amount, totals[start] - demands[start])
 
@@ -205,74 +227,6 @@ def _cheapest(costs: Floats, totals: Integers, demands: Integers, distance: Floa
         if totals[k] < demands[k] and distance[k] < np.inf and (end < 0 or distance[k] < distance[end]):
             end = k
     return end
-
-
-@compiled
-def _offer(scores: Floats, heaps: NDArray[np.int32], sizes: Integers, listed: Flags, n: int, k: int) -> None:
-    """Put a pixel that has come into class ``k`` into the heaps of what may leave it, cheapest first."""
-    for m in range(scores.shape[1]):
-        pair = k * scores.shape[1] + m
-        if m == k or listed[pair, n] or scores[n, m] == -np.inf:
-            continue
-        listed[pair, n] = True
-        heap, place = heaps[pair], sizes[pair]
-        sizes[pair] += 1
-        cost = scores[n, k] - scores[n, m]
-        while place > 0:
-            parent = (place - 1) // 2
-            above = heap[parent]
-            if scores[above, k] - scores[above, m] <= cost:
-                break
-            heap[place] = above
-            place = parent
-        heap[place] = n
-
-
-@compiled
-def _look(
-    scores: Floats,
-    amounts: Integers,
-    heaps: NDArray[np.int32],
-    sizes: Integers,
-    listed: Flags,
-    costs: Floats,
-    k: int,
-) -> None:
-    """Cost of the cheapest move out of class ``k`` to each other; pixels that have left it are dropped."""
-    for m in range(scores.shape[1]):
-        if m == k:
-            continue
-        pair = k * scores.shape[1] + m
-        heap = heaps[pair]
-        while sizes[pair] > 0 and amounts[heap[0], k] == 0:
-            listed[pair, heap[0]] = False
-            sizes[pair] -= 1
-            _sink(scores, heap, sizes[pair], k, m)
-        costs[k, m] = scores[heap[0], k] - scores[heap[0], m] if sizes[pair] > 0 else np.inf
-
-
-@compiled
-def _sink(scores: Floats, heap: NDArray[np.int32], size: int, k: int, m: int) -> None:
-    """Put the last of a heap in place of its first."""
-    if size == 0:
-        return
-    n = heap[size]
-    cost = scores[n, k] - scores[n, m]
-    place = 0
-    while True:
-        child = 2 * place + 1
-        if child >= size:
-            break
-        low = scores[heap[child], k] - scores[heap[child], m]
-        if child + 1 < size:
-            other = scores[heap[child + 1], k] - scores[heap[child + 1], m]
-            if other < low:
-                child, low = child + 1, other
-        if cost <= low:
-            break
-        heap[place] = heap[child]
-        place = child
-    heap[place] = n
 
 
 @compiled
