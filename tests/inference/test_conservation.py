@@ -88,6 +88,15 @@ def test_probabilities_have_the_fractions_of_the_forcing(world, ask):
     np.testing.assert_allclose(found["probability"].sum("class"), 1, atol=1e-5)
 
 
+def test_fractions_are_kept_on_disk_too(world, model, ask, tmp_path):
+    """Probabilities in steps of a byte would lose every class that is rare throughout a coarse cell."""
+    options = {"static": world[1], "region": REGION, "years": 2002, "outputs": "probability", "conserve": "fractions"}
+    downscale(world[0], model=model, **options).ai4land.to_zarr(tmp_path / "kept.zarr", progress=False)
+    with xr.open_zarr(tmp_path / "kept.zarr") as read:
+        np.testing.assert_array_equal(read["probability"], ask("fractions")["probability"])
+    assert ask("map")["probability"].encoding["dtype"] == "uint8"
+
+
 def test_all_that_follows_from_probabilities_follows_from_those_fitted(ask):
     found, plain = ask("fractions"), ask(None)
     assert (found["probability"] != plain["probability"]).mean() > 0.2

@@ -119,7 +119,8 @@ def downscale(
         which on scores say nothing (:mod:`xland.models.applicability`); for ``conservation`` the variable
         ``unmet``, the share of the coarse cell in which the totals could not be kept, NaN in the sea and where
         the forcing says nothing; all (time, lat, lon) float32. Probability, confidence and entropy are stored
-        as uint8 in steps of 0.004, ``spread`` of 0.002.
+        as uint8 in steps of 0.004, ``spread`` of 0.002; but probability as it is with ``conserve="fractions"``,
+        since those steps would not keep the totals.
 
         A class is the one with the largest ``log(probability) + decision``, where the model card gives
         such offsets.
@@ -188,7 +189,7 @@ def downscale(
     arrays = block_years(plan, sources.arrays)
     if layout.grid != target:
         arrays = {name: crop(array, layout.grid, *spans_of(target)) for name, array in arrays.items()}
-    fine = dataset_of(arrays, target, chosen, wanted, trained)
+    fine = dataset_of(arrays, target, chosen, wanted, trained, exact=conserve == "fractions")
     described = describe_product(
         fine,
         title=f"Land use on {inputs.resolution:g} degree, {listed(chosen)}",

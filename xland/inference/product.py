@@ -80,6 +80,8 @@ def dataset_of(
     years: tuple[int, ...],
     outputs: tuple[str, ...],
     model: Checkpoint | Ensemble,
+    *,
+    exact: bool = False,
 ) -> xr.Dataset:
     """Put lazy arrays on a grid into a Dataset with CF attributes.
 
@@ -93,6 +95,8 @@ def dataset_of(
         Names in :data:`OUTPUTS`.
     model : Checkpoint or Ensemble
         Says what the classes are, and where its applicability ends.
+    exact : bool
+        Whether probabilities are stored as they are: steps of 0.004 would not keep coarse totals.
     """
     variables: dict[str, xr.Variable] = {}
     classes = model.inputs.classes
@@ -104,6 +108,7 @@ def dataset_of(
         long_name, valid, encoding = _LOOKS[name]
         attributes: dict[str, Any] = {"long_name": long_name, "units": "1"}
         attributes |= {} if valid is None else {"valid_range": valid}
+        encoding = {} if exact and name == "probability" else encoding
         if name == "applicability" and model.applicability is not None:
             attributes["threshold"] = model.applicability.threshold
         variables[name] = xr.Variable(dims, arrays[name], attributes, dict(encoding))
