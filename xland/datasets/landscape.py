@@ -144,7 +144,8 @@ def make_landscape(grid: Grid, random: np.random.Generator) -> Landscape:
     }
     suitability = {code: _standard(field, land) for code, field in suited.items()}
     lake = basins | (land & _highest(low - steep + fine(), land, LAKE_SHARE))
-    fields |= _climate(warmth, wetness) | _people(suitability[URBAN], land, grid) | {"lake_share": lake.astype(np.float32)}
+    fields |= _climate(warmth, wetness) | _people(suitability[URBAN], land, grid)
+    fields["lake_share"] = lake.astype(np.float32)
     return Landscape(
         grid=grid,
         static=_dataset(fields, grid),
