@@ -126,10 +126,8 @@ def static_predictors(resolution: float = 0.05, *, chunked: bool = True) -> xr.D
     Returns
     -------
     xarray.Dataset
-        Lazy, dims (lat, lon), float32: ``elevation`` (m), ``slope`` (rise over run), ``cos_aspect``,
-        ``ruggedness`` (m), ``relative_elevation`` (m), ``land_share``, ``koppen_tropical``, ``koppen_arid``,
-        ``koppen_temperate``, ``koppen_cold``, ``koppen_polar`` (shares of the cell), ``abs_latitude``
-        (degrees) and ``coast_distance`` (km).
+        Lazy, dims (lat, lon), float32: the variables of :data:`PREDICTORS`, from ``elevation`` (m), ``slope`` and
+        ``land_share`` to climate, lakes and where people live; each says its unit and its source.
 
     Raises
     ------
