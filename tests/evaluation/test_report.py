@@ -11,6 +11,7 @@ import xarray as xr
 
 from tests.evaluation.pages import Page, image, numbers
 from tests.raising_backend import ValueWasReadError, raising_dataset
+from xland.allocation.crosswalk import Crosswalk
 from xland.errors import GridError, RegionError, TimeError, VocabularyError
 from xland.evaluation.report import report
 from xland.evaluation.scores import compare
@@ -292,3 +293,15 @@ def test_a_page_of_chosen_cells_says_that_its_maps_show_all(world, tmp_path):
     text = found.to_html(tmp_path / "held.html").read_text(encoding="utf-8")
     assert "All cells are drawn, also those that are not scored." in text
     assert int(found.scores["map"].pixels["all"].total) == within.sum()
+
+
+def test_a_crosswalk_of_other_states_serves_agreement_and_baseline(world):
+    names = {name: f"share_of_{name}" for name in CLASS_NAMES[1:]}
+    forcing = world.forcing.rename(names)
+    other = Crosswalk({state: name for name, state in names.items()}, remainder=("ocean",))
+    options = {"factor": FACTOR, "year": 2019}
+    predicted = world.predicted["land_use"].assign_coords(time=[2019])
+    found = report(predicted, world.observed, forcing=forcing, crosswalk=other, **options)
+    plain = report(predicted, world.observed, forcing=world.forcing, **options)
+    xr.testing.assert_equal(found.maps["crosswalk"], plain.maps["crosswalk"])
+    assert found.coarse.classes["forest"] == plain.coarse.classes["forest"]

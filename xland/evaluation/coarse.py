@@ -92,15 +92,22 @@ def sum_up(agreement: xr.Dataset) -> CoarseAgreement | None:
     return CoarseAgreement(classes, int(known.sum()), float(within.mean()), float(largest[known].max()))
 
 
-def pick_year(forcing: xr.Dataset, year: int | None) -> xr.Dataset:
+def pick_year(forcing: xr.Dataset, year: int | None, classes: Mapping[str, str] = STATE_CLASSES) -> xr.Dataset:
     """Return the states or class shares of one year of a forcing, in canonical form.
+
+    Parameters
+    ----------
+    forcing : Dataset
+    year : int or None
+    classes : mapping of str to str
+        Name of the class that each state belongs to.
 
     Raises
     ------
     TimeError
         If the forcing holds several years, but not this one.
     """
-    names = [str(name) for name in forcing.data_vars if str(name) in STATE_CLASSES or str(name) in CLASS_NAMES]
+    names = [str(name) for name in forcing.data_vars if str(name) in classes or str(name) in CLASS_NAMES]
     found = read_forcing(forcing, variables=names)
     if len(found.years) > 1 and year not in found.years:
         raise TimeError(
@@ -110,7 +117,9 @@ def pick_year(forcing: xr.Dataset, year: int | None) -> xr.Dataset:
     return found.data.isel(time=[found.years.index(year) if year in found.years else 0])
 
 
-def baseline_maps(forcing: xr.Dataset, observed: ClassMap, factor: int) -> Mapping[str, xr.DataArray]:
+def baseline_maps(
+    forcing: xr.Dataset, observed: ClassMap, factor: int, classes: Mapping[str, str] = STATE_CLASSES
+) -> Mapping[str, xr.DataArray]:
     """Make the maps that need no learning, on the cells of the observed map.
 
     Parameters
@@ -121,6 +130,8 @@ def baseline_maps(forcing: xr.Dataset, observed: ClassMap, factor: int) -> Mappi
         Begins and ends at edges of coarse cells.
     factor : int
         Fine cells along a coarse cell.
+    classes : mapping of str to str
+        Name of the class that each state belongs to.
 
     Raises
     ------
@@ -136,4 +147,4 @@ def baseline_maps(forcing: xr.Dataset, observed: ClassMap, factor: int) -> Mappi
         tolerance=0.05 * coarse.resolution,
     ).assign_coords(lat=coarse.latitude, lon=coarse.longitude)
     training = divide(observed.grid) == Part.TRAIN
-    return simple_maps(part, observed.data, factor, training if training.any() else np.ones_like(training))
+    return simple_maps(part, observed.data, factor, training if training.any() else np.ones_like(training), classes)

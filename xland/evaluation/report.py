@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.allocation.crosswalk import Crosswalk
+from xland.allocation.crosswalk import LUH_CROSSWALK, Crosswalk
 from xland.errors import GridError, TimeError
 from xland.evaluation.agreement import coarse_agreement
 from xland.evaluation.alignment import ClassMap, as_map, overlaps
@@ -259,7 +259,7 @@ def report(
     regions : str, Regions, DataArray, Dataset or None
         ``latitude``, ``koppen``, ``continents``, or a map of region numbers.
     crosswalk : Crosswalk, optional
-        Which states make which classes, for the coarse agreement.
+        Which states make which classes, for the coarse agreement and the baseline of that name.
     title : str, optional
     notes : sequence of str
         What a reader must know before the figures, such as what the coarse input is.
@@ -285,9 +285,10 @@ def report(
     judged = _step(predicted, year if year is not None or len(years) > 1 else years[0], f"map {model!r}")
     chosen = year if year is not None else judged.years[0]
     reference = _step(observed, chosen, "observed map")
-    coarse = None if forcing is None else pick_year(forcing, chosen)
+    states = dict((LUH_CROSSWALK if crosswalk is None else crosswalk).states)
+    coarse = None if forcing is None else pick_year(forcing, chosen, states)
     if baselines is None:
-        baselines = {} if coarse is None else baseline_maps(coarse, reference, factor)
+        baselines = {} if coarse is None else baseline_maps(coarse, reference, factor, states)
     maps = {model: judged.data} | {
         name: _cut(_step(each, chosen, f"map {name!r}"), judged) for name, each in baselines.items()
     }

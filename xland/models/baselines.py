@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from sklearn.ensemble import HistGradientBoostingClassifier
 
 
-def crosswalk(states: Mapping[str, NDArray[Any]], factor: int) -> NDArray[np.uint8]:
+def crosswalk(
+    states: Mapping[str, NDArray[Any]], factor: int, classes: Mapping[str, str] = STATE_CLASSES
+) -> NDArray[np.uint8]:
     """Give every fine pixel the largest class of its coarse cell.
 
     Parameters
@@ -27,6 +29,8 @@ def crosswalk(states: Mapping[str, NDArray[Any]], factor: int) -> NDArray[np.uin
     states : mapping of str to (rows, columns) array
         Fractions of LUH states, or of classes by name; NaN where there are no data.
     factor : int
+    classes : mapping of str to str
+        Name of the class that each state belongs to.
 
     Returns
     -------
@@ -35,7 +39,7 @@ def crosswalk(states: Mapping[str, NDArray[Any]], factor: int) -> NDArray[np.uin
     """
     shares: dict[int, NDArray[np.float64]] = {}
     for name, values in states.items():
-        target = STATE_CLASSES.get(name, name if name in CLASS_NAMES else None)
+        target = classes.get(name, name if name in CLASS_NAMES else None)
         if target is not None:
             code = class_code(target)
             shares[code] = shares.get(code, np.float64(0)) + np.asarray(values, dtype=np.float64)
@@ -69,7 +73,11 @@ def most_frequent(observed: NDArray[np.uint8], shape: tuple[int, int] | None = N
 
 
 def simple_maps(
-    forcing: xr.Dataset, observed: xr.DataArray, factor: int, training: NDArray[np.bool_]
+    forcing: xr.Dataset,
+    observed: xr.DataArray,
+    factor: int,
+    training: NDArray[np.bool_],
+    classes: Mapping[str, str] = STATE_CLASSES,
 ) -> dict[str, xr.DataArray]:
     """Make the maps that need no learning, on the grid of the observed map.
 
@@ -83,6 +91,8 @@ def simple_maps(
         Fine cells along a coarse cell.
     training : (rows, columns) array of bool
         Where the most frequent class may be looked up.
+    classes : mapping of str to str
+        Name of the class that each state belongs to.
 
     Returns
     -------
@@ -90,11 +100,11 @@ def simple_maps(
         ``crosswalk``, ``most frequent class`` (ocean where the crosswalk is) and ``mode of the
         observed cell``.
     """
-    names = [str(name) for name in forcing.data_vars if str(name) in STATE_CLASSES or str(name) in CLASS_NAMES]
+    names = [str(name) for name in forcing.data_vars if str(name) in classes or str(name) in CLASS_NAMES]
     data = read_forcing(forcing, variables=names).data
     states = {name: data[name].isel(time=0).values for name in names}
     codes = observed.isel(time=0).values
-    largest = crosswalk(states, factor)
+    largest = crosswalk(states, factor, classes)
     maps = {
         "crosswalk": largest,
         "most frequent class": np.where(largest == OCEAN, largest, most_frequent(codes[training], codes.shape)),
