@@ -42,7 +42,8 @@ def test_the_map_holds_what_everyone_knows(alps):
     assert alps.shape == (1, 120, 200)
     assert at(44.0, 9.0) == 0, "the Gulf of Genoa is sea"
     assert at(45.2, 9.3) == 2, "the Po valley is cropland"
-    assert at(46.6, 14.4) == 4, "Carinthia is forest"
+    assert at(46.5, 14.4) == 4, "the Karawanks are forest"
+    assert at(46.62, 14.31) == 1, "Klagenfurt is a town"
 
 
 @pytest.mark.parametrize(
