@@ -373,6 +373,13 @@ def test_a_store_is_made_again_when_its_recipe_or_its_sources_change(small, monk
     assert len({before, renewed, prepared.store_path("land-use")}) == 3
 
 
+def test_products_can_tell_predictors_that_are_made_in_another_way(small, monkeypatch):
+    before = static.static_identity(1.0)
+    assert before != static.static_identity(3.0)
+    monkeypatch.setattr(prepared, "RECIPES", {**prepared.RECIPES, "static": (99, ("topography",))})
+    assert static.static_identity(1.0) != before
+
+
 def test_a_build_that_fails_leaves_nothing_behind(small, tmp_path):
     path = prepared.store_path("static", "1")
 

@@ -166,6 +166,13 @@ def test_pixels_of_unknown_class_get_one():
     assert (codes[known] == prior[known]).mean() > 0.7
 
 
+def test_a_class_that_the_model_does_not_have_needs_no_protection():
+    probability, base = np.full((3, 5, 5), 1 / 3), np.full((5, 5), 2, np.uint8)
+    before, now = (np.array([np.nan, urban, 1 - urban]).reshape(3, 1, 1) for urban in (0.0, 0.2))
+    fitted = fit_changes(probability, base, now, before, base, 5, np.ones(5), np.ones((5, 5), bool), LUH_CROSSWALK)
+    assert np.bincount(fitted.codes.ravel(), minlength=3).tolist() == [0, 5, 20]
+
+
 def test_a_base_map_with_holes_is_refused():
     block = make_block((1, 1), 5)
     base = observed(block)

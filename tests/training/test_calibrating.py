@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from tests.worlds import tiny_checkpoint, tiny_configuration, tiny_world
 from xland.cli import _parser, main
-from xland.errors import CheckpointError, ConfigurationError
+from xland.errors import CheckpointError, ConfigurationError, ModelError
 from xland.models.checkpoint import APPLICABILITY, CARD, WEIGHTS, read_checkpoint
 from xland.training import calibrating
 from xland.training.calibrating import calibrate
@@ -96,6 +97,12 @@ def test_a_model_whose_card_does_not_tell_of_its_training_is_refused(tmp_path):
     tiny_checkpoint(tmp_path / "model")
     with pytest.raises(CheckpointError, match=r"does not say how the model was trained: a model of `xland train`"):
         calibrate(tmp_path / "model", **data())
+
+
+def test_several_models_are_refused(folder, monkeypatch):
+    monkeypatch.setattr(calibrating, "find_model", lambda model: SimpleNamespace(members=(1, 2)))
+    with pytest.raises(ModelError, match="one by one, not 2 together"):
+        calibrate(["a", "b"])
 
 
 def test_the_command_takes_the_data_as_files(folder, tmp_path, capsys):

@@ -82,6 +82,8 @@ def fit_changes(
     closed = np.zeros(wanted.shape, dtype=np.bool_)
     step = _largest_pixel(cells)
     for code in (class_code(name) for name in crosswalk.protected):
+        if code >= classes:
+            continue  # a model of fewer classes has none of it to protect
         closed[code] = wanted[code] < present[code] + step
         spare = np.where(closed[code], np.maximum(wanted[code] - present[code], 0), 0)
         wanted[code] -= spare

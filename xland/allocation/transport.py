@@ -10,6 +10,9 @@ pixels are split. These are given to one of their classes each, so that areas co
 demands as they can; the map stays the most probable one of its class areas, since a split pixel is
 worth the same in each of its classes.
 
+Where a class is impossible in so many pixels that demands cannot be met, prices have a say in which class
+falls short; the map is the most probable one of the areas that it reaches.
+
 Areas are whole numbers here, so that nothing is lost by rounding on the way.
 """
 

@@ -144,6 +144,11 @@ def static_predictors(resolution: float = 0.05, *, chunked: bool = True) -> xr.D
     return fields.astype(np.float32) if chunked else fields
 
 
+def static_identity(resolution: float = 0.05) -> str:
+    """Name that changes with the way in which :func:`static_predictors` are made, and with their sources."""
+    return store_path("static", str(_factor(resolution, Grid.world(180 / source("land-mask").rows)))).stem
+
+
 def _factor(resolution: float, mask: Grid) -> int:
     factor = round(resolution / mask.resolution)
     if factor < 1 or abs(resolution / mask.resolution / factor - 1) > 1e-6 or mask.rows % factor:

@@ -1,8 +1,9 @@
 """Score predicted change on maps larger than memory, in windows of any size, and region by region.
 
 Windows are counted from 90 N and 180 W, as coarse cells are everywhere in xland, so that a window is
-the same whatever part of the globe the maps show. Windows that the edge of the maps, a mask or a
-region cuts are scored with the cells that they have.
+the same whatever part of the globe the maps show; across the date line only where their size divides
+the number of columns round the globe. Windows that the edge of the maps, a mask or a region cuts are
+scored with the cells that they have.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import xarray as xr
 from dask.base import tokenize
 
 from xland.allocation.crosswalk import Crosswalk
+from xland.datasets.static import static_identity
 from xland.errors import ModelError, TimeError
 from xland.forcing import check_lattice, read_forcing
 from xland.grid import Grid
@@ -165,6 +166,8 @@ def downscale(
         prior=None if prior is None else prior_source(prior, layout.grid, before),
     )
     identities = identities_of(forcing=ds, static=static, prior=prior)
+    if static is None:
+        identities["static"] = static_identity(inputs.resolution)
     fingerprint = digest_of(
         [trained.identity, identities, direction, wanted]
         + (["flips"] if flips else [])

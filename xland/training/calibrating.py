@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.batches.split import CELL_COLUMNS, Part, cell_of
-from xland.errors import CheckpointError, ConfigurationError
+from xland.errors import CheckpointError, ConfigurationError, ModelError
 from xland.models import DEFAULT_MODEL, find_model
 from xland.models.calibration import BINS, Calibration, calibration_error
 from xland.models.checkpoint import Checkpoint, update_card
@@ -70,10 +70,14 @@ def calibrate(
         If the card does not say how the model was trained, or cannot be written.
     ConfigurationError
         If the data are not those of the training: their normalisation differs.
+    ModelError
+        For several models at once.
     XlandError
         If data or store do not fit, as :func:`xland.training.run.train` says.
     """
     checkpoint = find_model(model)
+    if not isinstance(checkpoint, Checkpoint):
+        raise ModelError(f"models are calibrated one by one, not {len(checkpoint.members)} together: give one")
     configuration = _configuration_of(checkpoint)
     given = {"forcing": forcing, "target": target, "static": static, "prior": prior}
     configuration, material = open_material(configuration, given, store)
