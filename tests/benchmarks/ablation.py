@@ -76,11 +76,11 @@ def main() -> None:
     steps = max(1, round(options.minutes * STEPS_A_MINUTE))
     chosen = [each for each in variants if _asked_for(options.only, each.name, each.group)]
     results = read_results(options.results)
-    for line in run(chosen, steps, results, options.results):
-        show(line)
+    for each in run(chosen, steps, results, options.results):
+        show(each)
     if _asked_for(options.only, "prior"):
-        for line in run_prior(steps, results, options.results):
-            show(line)
+        for each in run_prior(steps, results, options.results):
+            show(each)
     if options.write:
         done = [results[key(each, steps)] for each in variants if key(each, steps) in results]
         write_between(PAGE, "ablation", ablation_table([line(each, done[0]) for each in done], SHOWN))

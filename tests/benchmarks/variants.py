@@ -6,18 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from xland.datasets.static import PREDICTORS
 from xland.inputs import InputSpec
 from xland.training.configuration import Configuration
 
 REFERENCE = "reference"
 
-_TERRAIN = ("elevation", "slope", "cos_aspect", "ruggedness", "relative_elevation")
-_WORDS = {
-    "abs": "latitude", "koppen": "climate zones", "land": "land share", "coast": "distance to the coast",
-    "lake": "lakes", **dict.fromkeys(("coldest", "warmest"), "temperature"),
-    **dict.fromkeys(("precipitation", "driest", "warm"), "precipitation"),
-    **dict.fromkeys(("population", "settlements", "town"), "settlements"),
-}  # fmt: skip
+_SOURCES = {"topography": "terrain", "land-mask": "land and sea", "koppen": "climate zones"}
+"""What groups of predictors are called whose source has another name."""
 
 _WEIGHTS = (("equal weights", 0), ("weights 0.25", 0.25), ("weights 0.5", 0.5))
 _ONE_ENTRY: tuple[tuple[str, str, str, tuple[tuple[str, Any], ...]], ...] = (
@@ -64,12 +60,12 @@ def list_variants(configuration: Configuration) -> list[Variant]:
 
 
 def predictor_groups(inputs: InputSpec) -> dict[str, tuple[str, ...]]:
-    """Static channels by what they tell of: those on terrain, and others by the first word of their name."""
+    """Static channels by the source that they come from; those without one go by their own name."""
+    source = {each.name: each.sources[0] for each in PREDICTORS if each.sources}
     groups: dict[str, list[str]] = {}
     for channel in inputs.static:
-        word = channel.name.partition("_")[0]
-        name = "terrain" if channel.name in _TERRAIN else _WORDS.get(word, word)
-        groups.setdefault(name, []).append(channel.name)
+        name = source.get(channel.sources[0], channel.name)
+        groups.setdefault(_SOURCES.get(name, name), []).append(channel.name)
     return {name: tuple(channels) for name, channels in groups.items()}
 
 
