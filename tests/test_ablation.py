@@ -179,7 +179,7 @@ def test_each_predictor_is_left_out_once():
 
 def test_a_predictor_of_no_known_source_goes_by_its_own_name():
     inputs = replace(tiny_inputs(), static=(Channel("night", ("night_lights",)), *tiny_inputs().static))
-    assert predictor_groups(inputs)["night_lights"] == ("night",)
+    assert predictor_groups(inputs)["night"] == ("night",)
 
 
 def test_what_is_done_is_not_done_again_and_another_recipe_is_another_result(tiny, patches, tmp_path, monkeypatch):
