@@ -6,7 +6,6 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import xland.accessor  # noqa: F401 - registers .ai4land
+from tests.benchmarks.material import LUH2
 from xland.batches.split import Part
 from xland.grid import expand
 from xland.models import find_model
@@ -23,8 +23,6 @@ from xland.training.configuration import Configuration, parse_configuration
 from xland.training.material import Material, gather, open_data
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES
 
-DATA = Path(os.environ.get("XLAND_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-LUH2 = DATA / "luh2_2015" / "states_2015.nc"
 QUICK_REGION = (-20.0, -36.0, 60.0, 72.0)
 SAMPLES = 400_000
 

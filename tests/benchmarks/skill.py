@@ -19,7 +19,8 @@ import xarray as xr
 
 from tests.benchmarks import allocation, plum_island
 from tests.benchmarks.allocation import fractions_error
-from tests.benchmarks.scene import DATA, LUH2, Scene, Trees, lay_on, open_scene, without
+from tests.benchmarks.material import DATA, LUH2
+from tests.benchmarks.scene import Scene, Trees, lay_on, open_scene, without
 from xland.batches.split import Part
 from xland.evaluation.agreement import coarse_agreement
 from xland.evaluation.reliability import assess_reliability

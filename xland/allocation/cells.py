@@ -137,6 +137,20 @@ class Cells:
         return targets, unmet
 
 
+def largest_pixel(area: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
+    """Share of its coarse cell that the largest pixel takes, for each coarse row.
+
+    Parameters
+    ----------
+    area : (rows,) array
+        Of the pixels of each row, in any unit.
+    factor : int
+        Pixels along a coarse cell.
+    """
+    rows = area.reshape(-1, factor)
+    return np.asarray(rows.max(axis=1) / rows.sum(axis=1) / factor)
+
+
 def _refuse_targets(targets: NDArray[np.float64]) -> None:
     bad = (targets < 0) | (targets > 1 + SUM_TOLERANCE)
     if bad.any():

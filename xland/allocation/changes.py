@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.allocation.cells import TOLERANCE, Cells
+from xland.allocation.cells import TOLERANCE, Cells, largest_pixel
 from xland.allocation.crosswalk import Crosswalk
 from xland.allocation.maps import FittedMap, allocate
 from xland.errors import AllocationError
@@ -80,7 +80,7 @@ def fit_changes(
     wanted, unmet = _changed(cells, _shares(cells, base), np.asarray(base_targets, dtype=np.float64))
     present = _shares(cells, prior)
     closed = np.zeros(wanted.shape, dtype=np.bool_)
-    step = _largest_pixel(cells)
+    step = largest_pixel(cells.area, factor)[:, None]
     for code in (class_code(name) for name in crosswalk.protected):
         if code >= classes:
             continue  # a model of fewer classes has none of it to protect
@@ -94,12 +94,6 @@ def fit_changes(
 
 def _shares(cells: Cells, codes: NDArray[Any]) -> NDArray[np.float64]:
     return np.stack([cells.share(cells.valid & (codes == code)) for code in range(len(cells.probability))])
-
-
-def _largest_pixel(cells: Cells) -> NDArray[np.float64]:
-    """Share of the largest pixel in its coarse cell, ``(R, 1)``."""
-    rows = cells.area.reshape(-1, cells.factor)
-    return np.asarray((rows.max(axis=1) / rows.sum(axis=1) / cells.factor)[:, None])
 
 
 def _changed(

@@ -10,16 +10,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.aggregation import aggregate_classes
+from xland.allocation.cells import largest_pixel
 from xland.allocation.crosswalk import LUH_CROSSWALK, Crosswalk, class_targets
 from xland.errors import AllocationError, GridError, TimeError
-from xland.evaluation.alignment import as_map
+from xland.evaluation.alignment import OFF_LATTICE, as_map
 from xland.forcing import find_sources, read_forcing
 from xland.grid import Grid
 from xland.orientation import orient
 from xland.vocabulary import CLASS_NAMES
-
-_OFF_LATTICE = 0.05
-"""Share of a coarse cell by which the forcing may lie off the coarse cells of the map."""
 
 
 def coarse_agreement(
@@ -65,7 +63,7 @@ def coarse_agreement(
     targets = _targets(forcing, grid, year, crosswalk)
     difference = (shares - targets).assign_attrs(long_name="share in the map minus share in the forcing", units="1")
     largest = abs(difference).max("class").assign_attrs(long_name="largest absolute difference", units="1")
-    pixel = xr.DataArray(_largest_pixel(grid.refine(factor), factor), {"lat": shares["lat"]}, ("lat",))
+    pixel = xr.DataArray(largest_pixel(grid.refine(factor).cell_area(), factor), {"lat": shares["lat"]}, ("lat",))
     pixels = (largest / pixel).assign_attrs(long_name="largest absolute difference in fine pixels", units="1")
     return xr.Dataset({"difference": difference, "largest": largest, "pixels": pixels})
 
@@ -146,7 +144,7 @@ def _targets(forcing: xr.Dataset, grid: Grid, year: int | None, crosswalk: Cross
         lat=grid.latitude,
         lon=(grid.longitude - west) % 360 + west,
         method="nearest",
-        tolerance=_OFF_LATTICE * grid.resolution,
+        tolerance=OFF_LATTICE * grid.resolution,
     ).assign_coords(lat=grid.latitude, lon=grid.longitude)
     stacked = placed.to_dataarray("state").chunk(state=-1)
     return (
@@ -168,9 +166,3 @@ def _targets(forcing: xr.Dataset, grid: Grid, year: int | None, crosswalk: Cross
 def _class_targets(values: NDArray[Any], *, names: tuple[str, ...], crosswalk: Crosswalk) -> NDArray[np.float64]:
     states = {name: values[..., number] for number, name in enumerate(names)}
     return np.moveaxis(class_targets(states, crosswalk, CLASS_NAMES), 0, -1)
-
-
-def _largest_pixel(fine: Grid, factor: int) -> NDArray[np.float64]:
-    """Share of the largest pixel in a coarse cell of each coarse row."""
-    rows = fine.cell_area().reshape(-1, factor)
-    return np.asarray(rows.max(axis=1) / rows.sum(axis=1) / factor)

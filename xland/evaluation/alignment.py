@@ -16,7 +16,7 @@ from xland.errors import GridError, RegionError, TimeError
 from xland.grid import Grid
 from xland.orientation import orient
 
-_OFF_LATTICE = 0.05
+OFF_LATTICE = 0.05
 """Share of a cell by which two grids may be apart and still count as the same cells."""
 
 
@@ -146,7 +146,7 @@ def overlaps(predicted: ClassMap, observed: ClassMap) -> list[Overlap]:
     fine, reference = predicted.grid, observed.grid
     size = reference.resolution
     longest = max(*fine.shape, *reference.shape)
-    if abs(fine.resolution / size - 1) * longest > _OFF_LATTICE:
+    if abs(fine.resolution / size - 1) * longest > OFF_LATTICE:
         raise GridError(
             f"the {predicted.what} has cells of {fine.resolution:g} degrees and the {observed.what} of {size:g}; "
             "aggregate or regrid one of them first"
@@ -155,7 +155,7 @@ def overlaps(predicted: ClassMap, observed: ClassMap) -> list[Overlap]:
     right = _whole((fine.west - reference.west) / size, "longitude", predicted, observed)
     top, bottom = max(0, down), min(reference.rows, down + fine.rows)
     around = round(360 / size)
-    turns = (-around, 0, around) if abs(360 / size - around) < _OFF_LATTICE else (0,)
+    turns = (-around, 0, around) if abs(360 / size - around) < OFF_LATTICE else (0,)
     found = []
     for turn in turns:
         left, end = max(0, right + turn), min(reference.columns, right + turn + fine.columns)
@@ -178,7 +178,7 @@ def overlaps(predicted: ClassMap, observed: ClassMap) -> list[Overlap]:
 
 def _whole(offset: float, direction: str, predicted: ClassMap, observed: ClassMap) -> int:
     nearest = round(offset)
-    if abs(offset - nearest) > _OFF_LATTICE:
+    if abs(offset - nearest) > OFF_LATTICE:
         raise GridError(
             f"cells of the {predicted.what} lie {abs(offset - nearest):.2f} cells beside those of the "
             f"{observed.what} in {direction}; bring one onto the other's grid by nearest neighbour first"

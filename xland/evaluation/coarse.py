@@ -11,7 +11,7 @@ import xarray as xr
 
 from xland.batches.split import Part, divide
 from xland.errors import TimeError
-from xland.evaluation.alignment import ClassMap
+from xland.evaluation.alignment import OFF_LATTICE, ClassMap
 from xland.forcing import read_forcing
 from xland.grid import Grid
 from xland.models.baselines import simple_maps
@@ -144,7 +144,7 @@ def baseline_maps(
         lat=coarse.latitude,
         lon=(coarse.longitude - west) % 360 + west,
         method="nearest",
-        tolerance=0.05 * coarse.resolution,
+        tolerance=OFF_LATTICE * coarse.resolution,
     ).assign_coords(lat=coarse.latitude, lon=coarse.longitude)
     training = divide(observed.grid) == Part.TRAIN
     return simple_maps(part, observed.data, factor, training if training.any() else np.ones_like(training), classes)
