@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 from distributed import LocalCluster
+from distributed.utils import LoopRunner
 
 from tests.clusters.conftest import free_port, path_to_tests
 from tests.clusters.stores import digest
@@ -177,6 +178,18 @@ def test_what_cannot_be_meant_is_refused(spec, options, message):
     with pytest.raises(ClusterError) as raised, open_cluster(spec, progress=False, **options):
         raise AssertionError("it cannot be opened")
     assert message in str(raised.value)
+
+
+def test_a_machine_too_slow_for_the_loop_of_distributed_has_its_workers_all_the_same(monkeypatch):
+    start = LoopRunner._start_unlocked
+
+    def started_in_time(runner):
+        assert runner._loop is not None, "an event loop did not start within 10 s"
+        start(runner)
+
+    monkeypatch.setattr(LoopRunner, "_start_unlocked", started_in_time)
+    with open_cluster("local", workers=1, progress=False) as client:
+        assert client.submit(sum, [1, 2]).result() == 3
 
 
 def test_dask_cuda_that_is_missing_is_named_with_its_extra(monkeypatch):

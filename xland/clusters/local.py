@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from xland.clusters.loop import running_loop
 from xland.clusters.waiting import Wanted, wait_for_workers
 from xland.errors import ClusterError, MissingDependencyError
 
@@ -55,17 +56,18 @@ def _options(workers: int, threads: int, memory: str | None) -> dict[str, Any]:
 def _client(cluster: Any, options: dict[str, Any], wanted: Wanted) -> Iterator[Client]:
     from distributed import Client
 
-    try:
-        started = cluster(**options)
-    except (ValueError, RuntimeError) as error:
-        raise ClusterError(
-            f"{options['n_workers']} workers cannot be started on this machine: {error}. In a script, open the cluster "
-            "below `if __name__ == '__main__':`, as workers import the script"
-        ) from error
-    with started, Client(started) as client:
-        wait_for_workers(client, wanted, options["n_workers"], TIMEOUT, "the machine is too busy, or out of memory")
-        client.run(_leave_interrupts)
-        yield client
+    with running_loop() as loop:
+        try:
+            started = cluster(**options, loop=loop)
+        except (ValueError, RuntimeError) as error:
+            raise ClusterError(
+                f"{options['n_workers']} workers cannot be started on this machine: {error}. In a script, open the "
+                "cluster below `if __name__ == '__main__':`, as workers import the script"
+            ) from error
+        with started, Client(started) as client:
+            wait_for_workers(client, wanted, options["n_workers"], TIMEOUT, "the machine is too busy, or out of memory")
+            client.run(_leave_interrupts)
+            yield client
 
 
 def _leave_interrupts() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xland.clusters.keys import security_of, temporary_keys
+from xland.clusters.loop import running_loop
 from xland.clusters.profile import Profile, load_profile
 from xland.clusters.waiting import Wanted, wait_for_workers
 from xland.clusters.watching import JobWatch
@@ -155,9 +156,10 @@ def _cluster(module: Any, profile: Profile, folder: Path, refusals: list[str]) -
     scheduler: dict[str, Any] = {"dashboard_address": "127.0.0.1:0"}
     if profile.host:
         scheduler["host"] = profile.host
-    with temporary_keys(folder) if profile.encrypted else nullcontext() as security:
+    with temporary_keys(folder) if profile.encrypted else nullcontext() as security, running_loop() as loop:
+        options = {**_job_options(profile, folder), "scheduler_options": scheduler, "security": security, "loop": loop}
         try:
-            cluster = NumberedCluster(**_job_options(profile, folder), scheduler_options=scheduler, security=security)
+            cluster = NumberedCluster(**options)
         except (RuntimeError, ValueError, OSError) as error:
             raise ClusterError(f"no scheduler for SLURM workers can be started here: {error}") from error
         with cluster:
