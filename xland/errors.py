@@ -58,6 +58,10 @@ class CheckpointWarning(UserWarning):
     """A damaged checkpoint, in place of which the one before it is read."""
 
 
+class OtherYearWarning(UserWarning):
+    """A map is compared with the forcing of another year, the only one that was given."""
+
+
 class UndefinedScoreWarning(UserWarning):
     """Maps on which a score has no denominator, and is NaN: nothing changes between two dates."""
 

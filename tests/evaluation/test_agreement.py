@@ -110,7 +110,7 @@ def test_the_year_of_the_map_is_taken():
     forcing = forcing_of((np.array([0.6, 0.1])[:, None, None], 0.4, 0.0), years=(2015, 2016))
     fine = two_halves().expand_dims(time=[2015])
     assert float(coarse_agreement(fine, forcing)["largest"].max()) < 1e-6
-    with pytest.raises(TimeError, match="holds 2 years, 2015 to 2016, and the map is of no"):
+    with pytest.raises(TimeError, match="2 years, 2015 to 2016, but the map does not say its year"):
         coarse_agreement(two_halves(), forcing)
 
 

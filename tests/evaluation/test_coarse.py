@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import xarray as xr
 
-from xland.errors import TimeError
+from xland.errors import GridError, OtherYearWarning, TimeError
 from xland.evaluation.alignment import as_map
 from xland.evaluation.coarse import baseline_maps, pick_year, sum_up
 from xland.grid import Grid
@@ -40,12 +42,34 @@ def a_forcing(years, grid=COARSE):
     return xr.Dataset({name: (("time", "lat", "lon"), shares[..., i]) for i, name in enumerate(names)}, coords)
 
 
-def test_the_year_of_the_map_is_taken_or_the_only_one():
+def test_the_year_of_the_map_is_taken():
     forcing = a_forcing((2000, 2001))
     assert pick_year(forcing, 2001)["time"].values.tolist() == [2001]
-    assert pick_year(forcing.isel(time=[0]), 2019)["time"].values.tolist() == [2000]
-    with pytest.raises(TimeError, match="2 years, 2000 to 2001, but not None of the map"):
+    with pytest.raises(TimeError, match="2 years, 2000 to 2001, but not 2019, of which the map is"):
+        pick_year(forcing, 2019)
+    with pytest.raises(TimeError, match="2 years, 2000 to 2001, but the map does not say its year"):
         pick_year(forcing, None)
+
+
+def test_the_only_year_is_taken_and_told_where_it_is_another():
+    forcing = a_forcing((2000,))
+    with pytest.warns(OtherYearWarning, match="the forcing is of 2000 and the map of 2019"):
+        assert pick_year(forcing, 2019)["time"].values.tolist() == [2000]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pick_year(forcing, None)["time"].values.tolist() == [2000]
+
+
+def test_a_forcing_that_does_not_cover_the_map_is_refused_with_the_cells_that_are_missing():
+    fine = Grid(1.0, 60.0, -180.0, 20, 30)
+    observed = as_map(
+        xr.DataArray(np.ones(fine.shape, np.uint8), {"lat": fine.latitude, "lon": fine.longitude}, ("lat", "lon")),
+        what="map",
+    )
+    forcing = pick_year(a_forcing((2000,)), 2000)
+    assert set(baseline_maps(forcing, observed, 5)) == {"crosswalk", "most frequent class", "mode of the observed cell"}
+    with pytest.raises(GridError, match="9 of 24 coarse cells of the map lie outside the forcing"):
+        baseline_maps(forcing.isel(lat=slice(1, 4), lon=slice(0, 5)), observed, 5)
 
 
 def test_baselines_of_a_part_are_the_part_of_the_baselines():

@@ -276,7 +276,7 @@ def test_what_does_not_fit_is_refused(world, tmp_path):
     with pytest.raises(RegionError, match="unknown regions 'nations'"):
         report(world.predicted, world.observed, regions="nations")
     past = xr.concat([world.forcing.assign_coords(time=[year]) for year in (1900, 1901)], "time")
-    with pytest.raises(TimeError, match="the forcing holds 2 years, 1900 to 1901, but not 2015 of the map"):
+    with pytest.raises(TimeError, match="the forcing holds 2 years, 1900 to 1901, but not 2015, of which the map is"):
         report(world.predicted, world.observed, forcing=past, factor=FACTOR)
     with pytest.raises(GridError, match="40 x 60 cells cannot be grouped by 7 x 7"):
         report(world.predicted, world.observed, forcing=world.forcing, factor=7)

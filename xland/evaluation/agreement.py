@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from xland.aggregation import aggregate_classes
 from xland.allocation.cells import largest_pixel
 from xland.allocation.crosswalk import LUH_CROSSWALK, Crosswalk, class_targets
-from xland.errors import AllocationError, GridError, TimeError
-from xland.evaluation.alignment import OFF_LATTICE, as_map
+from xland.errors import AllocationError, GridError
+from xland.evaluation.alignment import as_map
+from xland.evaluation.placing import of_year, on_cells
 from xland.forcing import find_sources, read_forcing
 from xland.grid import Grid
 from xland.orientation import orient
@@ -57,6 +58,11 @@ def coarse_agreement(
         A forcing of several years without that of the map.
     AllocationError
         What :func:`xland.allocation.crosswalk.class_targets` refuses.
+
+    Warns
+    -----
+    OtherYearWarning
+        If the only year of the forcing is not that of the map.
     """
     crosswalk = LUH_CROSSWALK if crosswalk is None else crosswalk
     shares, grid, year, factor = _shares(fine, forcing, factor)
@@ -132,20 +138,7 @@ def _targets(forcing: xr.Dataset, grid: Grid, year: int | None, crosswalk: Cross
     names = list(find_sources(forcing, list(dict.fromkeys((*states, *CLASS_NAMES)))))
     crosswalk.sources(names, CLASS_NAMES)
     found = read_forcing(forcing, variables=names, year=year)
-    if len(found.years) > 1 and year not in found.years:
-        raise TimeError(
-            f"the forcing holds {len(found.years)} years, {found.years[0]} to {found.years[-1]}, and the map is of "
-            f"{'no' if year is None else year}; select one of the forcing's"
-        )
-    position = found.years.index(year) if year in found.years else 0
-    held = found.data[names].isel(time=position, drop=True)
-    west = float(held["lon"][0]) - 0.5 * found.grid.resolution
-    placed = held.reindex(
-        lat=grid.latitude,
-        lon=(grid.longitude - west) % 360 + west,
-        method="nearest",
-        tolerance=OFF_LATTICE * grid.resolution,
-    ).assign_coords(lat=grid.latitude, lon=grid.longitude)
+    placed = on_cells(of_year(found, year)[names].isel(time=0, drop=True), grid)
     stacked = placed.to_dataarray("state").chunk(state=-1)
     return (
         xr.apply_ufunc(

@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 
 from xland.batches.split import Part, divide
-from xland.errors import TimeError
-from xland.evaluation.alignment import OFF_LATTICE, ClassMap
+from xland.evaluation.alignment import ClassMap
+from xland.evaluation.placing import of_year, on_cells
 from xland.forcing import read_forcing
 from xland.grid import Grid
 from xland.models.baselines import simple_maps
@@ -106,15 +106,14 @@ def pick_year(forcing: xr.Dataset, year: int | None, classes: Mapping[str, str] 
     ------
     TimeError
         If the forcing holds several years, but not this one.
+
+    Warns
+    -----
+    OtherYearWarning
+        If it holds another year alone.
     """
     names = [str(name) for name in forcing.data_vars if str(name) in classes or str(name) in CLASS_NAMES]
-    found = read_forcing(forcing, variables=names)
-    if len(found.years) > 1 and year not in found.years:
-        raise TimeError(
-            f"the forcing holds {len(found.years)} years, {found.years[0]} to {found.years[-1]}, but not {year} of the "
-            "map; give the forcing that the map was made from"
-        )
-    return found.data.isel(time=[found.years.index(year) if year in found.years else 0])
+    return of_year(read_forcing(forcing, variables=names), year)
 
 
 def baseline_maps(
@@ -136,15 +135,9 @@ def baseline_maps(
     Raises
     ------
     GridError
-        If the observed map cannot be grouped into coarse cells.
+        If the observed map cannot be grouped into coarse cells, or some of them lie outside the forcing.
     """
     coarse = observed.grid.coarsen(factor)
-    west = float(forcing["lon"][0])
-    part = forcing.sel(
-        lat=coarse.latitude,
-        lon=(coarse.longitude - west) % 360 + west,
-        method="nearest",
-        tolerance=OFF_LATTICE * coarse.resolution,
-    ).assign_coords(lat=coarse.latitude, lon=coarse.longitude)
+    part = on_cells(forcing, coarse, whole=True)
     training = divide(observed.grid) == Part.TRAIN
     return simple_maps(part, observed.data, factor, training if training.any() else np.ones_like(training), classes)

@@ -147,7 +147,9 @@ class Report:
         """Differences between the map and the coarse forcing, cell by cell, in memory; None without a forcing."""
         if self.forcing is None:
             return None
-        found = coarse_agreement(self.maps[self.model], self.forcing, factor=self.factor, crosswalk=self.crosswalk)
+        # without its time the forcing is of the year that was picked, as a reader was told where it is another
+        forcing = self.forcing.isel(time=0, drop=True)
+        found = coarse_agreement(self.maps[self.model], forcing, factor=self.factor, crosswalk=self.crosswalk)
         return found.compute()
 
     @cached_property
