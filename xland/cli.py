@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "xland", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_demo, _check, _downscale, _evaluate, _publish, _prepare, _train, _calibrate, _models):
+    for add in (_demo, _check, _downscale, _evaluate, _publish, _prepare, _train, _calibrate, _join, _models):
         add(commands)
     return parser
 
@@ -389,6 +389,29 @@ def _calibrate(commands: Any) -> None:
         choices=["auto", "cpu", "cuda"],
         help="where the network runs (a GPU if there is one)",
     )
+
+
+def _join(commands: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from xland.models.joining import join
+
+        checkpoint = join(options.models, options.folder, name=options.name)
+        card = checkpoint.card
+        print(
+            f"wrote {checkpoint.folder}: {card['architecture']['members']} networks, {card['parameters']:,} parameters"
+        )
+        print(f"run xland calibrate {checkpoint.folder}, which makes its probabilities fit")
+
+    parser = _command(
+        commands,
+        "join",
+        run,
+        "put several trained models together into one",
+        "It answers with the mean of their scores, and costs as many times the network. Calibrate it afterwards.",
+    )
+    parser.add_argument("folder", type=Path, help="folder of the new model")
+    parser.add_argument("models", nargs="+", help="two models or more, of the same inputs and the same architecture")
+    parser.add_argument("--name", help="name of the new model; by default that of the first")
 
 
 def _add_training_data(parser: argparse.ArgumentParser) -> None:

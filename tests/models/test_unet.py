@@ -132,17 +132,6 @@ def test_scores_of_chosen_points_are_those_of_the_whole_map(kind, indices):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_class_offsets_add_to_the_scores(kind):
-    network = small(tiny_inputs(), kind)
-    coarse, static, _ = sample(tiny_inputs())
-    offsets = torch.arange(8.0) / 4 - 1
-    with torch.no_grad():
-        before = network(coarse, static)
-        network.add_class_offsets(offsets)
-        torch.testing.assert_close(network(coarse, static), before + offsets[:, None, None], atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("kind", KINDS)
 def test_dropout_acts_in_training_only(kind):
     inputs = tiny_inputs()
     network = small(inputs, kind, dropout=0.5)

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from xland.errors import ModelError
 from xland.inputs import InputSpec
+from xland.models.committee import Committee
 from xland.models.context import ContextUNet
 
 
@@ -39,6 +40,9 @@ class Architecture:
         Whether the coarse U-Net tells where in a coarse cell a class is, for the kind ``context``.
     context_dropout : float
         Share of samples whose context is dropped while training, for the kind ``context``.
+    members : int
+        Networks whose scores are averaged. Those that are trained apart and put together by
+        :func:`xland.models.joining.join` differ more than those that one training fits together.
     """
 
     kind: Literal["unet", "context"] = "unet"
@@ -50,9 +54,10 @@ class Architecture:
     bins: int = 12
     detail: bool = False
     context_dropout: float = 0.0
+    members: int = 1
 
     def __post_init__(self) -> None:
-        sound = min(self.width, self.depth, self.growth, self.head, self.bins) >= 1 and all(
+        sound = min(self.width, self.depth, self.growth, self.head, self.bins, self.members) >= 1 and all(
             0 <= share < 1 for share in (self.dropout, self.context_dropout)
         )
         if self.kind not in ("unet", "context") or not sound:
@@ -152,22 +157,8 @@ class DownscalingNetwork(nn.Module):
                 f"windows of {cells} cells cannot be halved {architecture.depth} times: "
                 f"choose a multiple of {2**architecture.depth}"
             )
-        self.body: UNet | ContextUNet
-        if architecture.kind == "unet":
-            self.body = UNet(inputs.channels, len(inputs.classes), architecture)
-        else:
-            self.body = ContextUNet(
-                inputs.coarse_channels,
-                len(inputs.static) + inputs.prior_channels,
-                len(inputs.classes),
-                factor=inputs.factor,
-                widths=architecture.widths,
-                head=architecture.head,
-                bins=architecture.bins,
-                detail=architecture.detail,
-                dropout=architecture.dropout,
-                context_dropout=architecture.context_dropout,
-            )
+        bodies = [_build_body(inputs, architecture) for _ in range(architecture.members)]
+        self.body = bodies[0] if len(bodies) == 1 else Committee(bodies)
 
     def forward(
         self,
@@ -201,10 +192,12 @@ class DownscalingNetwork(nn.Module):
             if prior is None:
                 prior = torch.full(static.shape[:1] + static.shape[2:], 255, dtype=torch.uint8, device=static.device)
             fine = torch.cat([fine, self._encode_prior(prior, dtype)], dim=1)
-        if isinstance(self.body, ContextUNet):
-            return self.body(coarse, fine, points)
+        scores: Tensor
+        if self.pixelwise:
+            scores = self.body(coarse, fine, points)
+            return scores
         expanded = _expand(coarse, self.inputs.factor, fine.shape[-2:], corner)
-        scores: Tensor = self.body(torch.cat([expanded, fine], dim=1))
+        scores = self.body(torch.cat([expanded, fine], dim=1))
         if points is None:
             return scores
         return scores.flatten(2).gather(2, points[:, None].expand(-1, scores.shape[1], -1))
@@ -212,12 +205,17 @@ class DownscalingNetwork(nn.Module):
     @property
     def pixelwise(self) -> bool:
         """Whether the fine grid is read pixel by pixel, so that a few points cost less than all pixels."""
-        return isinstance(self.body, ContextUNet)
+        return self.architecture.kind == "context"
 
     @property
     def needs_bins(self) -> bool:
         """Whether :meth:`fit_bins` changes anything."""
-        return isinstance(self.body, ContextUNet)
+        return self.architecture.kind == "context"
+
+    @property
+    def bodies(self) -> tuple[nn.Module, ...]:
+        """The networks whose scores are averaged; mostly one."""
+        return tuple(self.body.bodies) if isinstance(self.body, Committee) else (self.body,)
 
     @torch.no_grad()
     def fit_bins(self, coarse: Tensor, static: Tensor) -> None:
@@ -229,16 +227,9 @@ class DownscalingNetwork(nn.Module):
         static : (static channels, samples) tensor
             Normalised values at pixels of training cells.
         """
-        if isinstance(self.body, ContextUNet):
+        if self.needs_bins:
             prior = torch.linspace(0, 1, static.shape[1]).expand(self.inputs.prior_channels, -1)
             self.body.fit_bins(coarse.float(), torch.cat([static.float(), prior]))
-
-    @torch.no_grad()
-    def add_class_offsets(self, offsets: Tensor) -> None:
-        """Add an offset to the score of each class, in the bias of the last layer."""
-        bias = self.body.head.bias
-        if bias is not None:
-            bias += offsets
 
     def _encode_prior(self, prior: Tensor, dtype: torch.dtype) -> Tensor:
         known = prior != 255
@@ -247,6 +238,23 @@ class DownscalingNetwork(nn.Module):
             return torch.where(known, prior, 0).to(dtype).div(count).unsqueeze(1)
         codes = torch.arange(len(self.inputs.classes), device=prior.device, dtype=torch.uint8)
         return (prior.unsqueeze(1) == codes[None, :, None, None]).to(dtype)
+
+
+def _build_body(inputs: InputSpec, architecture: Architecture) -> Any:
+    if architecture.kind == "unet":
+        return UNet(inputs.channels, len(inputs.classes), architecture)
+    return ContextUNet(
+        inputs.coarse_channels,
+        len(inputs.static) + inputs.prior_channels,
+        len(inputs.classes),
+        factor=inputs.factor,
+        widths=architecture.widths,
+        head=architecture.head,
+        bins=architecture.bins,
+        detail=architecture.detail,
+        dropout=architecture.dropout,
+        context_dropout=architecture.context_dropout,
+    )
 
 
 def _expand(coarse: Tensor, factor: int, shape: torch.Size, corner: Tensor | None) -> Tensor:
