@@ -31,7 +31,7 @@ def changed(block, seed, most=0.2):
     return targets
 
 
-def apply(block, targets, prior, base=None, crosswalk=LUH_CROSSWALK):
+def apply(block, targets, prior, base=None, crosswalk=LUH_CROSSWALK, prior_targets=None):
     return fit_changes(
         block.probability,
         prior,
@@ -40,6 +40,7 @@ def apply(block, targets, prior, base=None, crosswalk=LUH_CROSSWALK):
         prior if base is None else base,
         *block.arguments[2:],
         crosswalk,
+        prior_targets,
     )
 
 
@@ -77,13 +78,29 @@ def test_protected_classes_grow_nowhere_where_the_forcing_says_they_shrink(block
     assert not (new & shrinks).any()
 
 
+def test_a_gain_that_was_not_given_in_one_year_is_not_made_up_for_in_a_year_of_loss():
+    block = make_block((1, 1), 5)
+    base = np.full((5, 5), GRASS_SHRUB, dtype=np.uint8)
+    base[:2], base[2, :2] = CROPLAND, FOREST
+    # urban, cropland, pasture, forest, grass: pasture is taken away that the map does not have
+    years = ([0, 0.4, 0.4, 0.1, 0.1], [0, 0.4, 0.1, 0.4, 0.1], [0, 0.25, 0.3, 0.35, 0.1])
+    block.targets[1:6, 0, 0], after, at_last = years[0], block.targets.copy(), block.targets.copy()
+    after[1:6, 0, 0], at_last[1:6, 0, 0] = years[1:]
+    first = apply(block, after, base, base)
+    assert first.unmet > 0.2
+    assert (first.codes == FOREST).sum() == 2
+    second = apply(block, at_last, first.codes, base, prior_targets=after)
+    assert (second.codes == FOREST).sum() == 2
+    assert (apply(block, at_last, first.codes, base).codes == FOREST).sum() > 2, "since the base year forest has grown"
+
+
 def test_protected_classes_never_grow_again_over_years_in_which_they_shrink():
     block = make_block((4, 4), 5, seed=3)
     base = observed(block)
     prior, before = base, block.targets
     for year in range(12):
         targets = changed(block, 100 + year, most=0.02 * (year + 1))
-        fitted = apply(block, targets, prior, base)
+        fitted = apply(block, targets, prior, base, prior_targets=before)
         shrinks = (targets < before)[FOREST].repeat(5, 0).repeat(5, 1)
         assert not ((fitted.codes == FOREST) & (prior != FOREST) & shrinks).any()
         prior, before = fitted.codes, targets
@@ -201,3 +218,25 @@ def test_the_map_of_the_totals_and_the_changes_agree_where_the_forcing_is_the_ma
     codes = apply(block, targets, base).codes
     errors = np.abs(block.shares(codes) - targets)
     assert (np.nanmax(errors, axis=0) <= 2 * block.pixel).all()
+
+
+@pytest.mark.parametrize(
+    ("which", "codes", "message"),
+    [
+        (
+            "prior",
+            np.full((5, 5), 77),
+            "map of the adjacent year holds codes that are no class in 25 valid pixels, such as 77",
+        ),
+        ("prior", np.full((5, 5), 257), "such as 257; codes go from 0 to 7"),
+        ("base", np.full((5, 5), -1), "map of the base year holds codes that are no class"),
+        ("base", np.full((5, 5), np.nan), "map of the base year holds codes that are no class"),
+        ("base", np.full((5, 5), 255), "map of the base year has no class in 25 valid pixels"),
+        ("prior", np.full((1, 5), 3), r"map of the adjacent year has the shape \(1, 5\) in place of \(5, 5\)"),
+    ],
+)
+def test_maps_of_other_codes_or_shapes_are_refused(which, codes, message):
+    block = make_block((1, 1), 5)
+    maps = {"prior": np.full((5, 5), GRASS_SHRUB), "base": np.full((5, 5), GRASS_SHRUB), which: codes}
+    with pytest.raises(AllocationError, match=message):
+        apply(block, block.targets, **maps)

@@ -118,3 +118,32 @@ def test_a_class_whose_only_states_the_forcing_may_lack_is_refused_where_it_does
         class_targets(states(), plantations, CLASS_NAMES)
     held = class_targets(states(names=(*LUH2_STATES, "pltns")), plantations, CLASS_NAMES)
     assert held[class_code("other")] == pytest.approx(0.05)
+
+
+def test_a_class_that_is_counted_as_another_one_is_not_counted_twice():
+    moved = {state: "grass_shrub" if owner == "pasture" else owner for state, owner in STATE_CLASSES.items()}
+    crosswalk = Crosswalk({**moved, "pasture": "grass_shrub"}, remainder=("ocean", "other", "water", "pasture"))
+    with pytest.raises(
+        AllocationError, match="holds pasture, which the crosswalk counts as grass_shrub: it would count"
+    ):
+        crosswalk.sources((*STATE_CLASSES, "pasture"), CLASS_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (({"forest": ["primf"]},), "states must map names of states to names of classes, not be {'forest'"),
+        ((["primf"],), "states must map names"),
+        ((None,), "states must map names"),
+        (({"primf": "forest"}, "other"), "`remainder` must be a list of names of classes, not 'other'"),
+        (({"primf": "forest"}, (), [4]), "`protected` must be a list of names"),
+    ],
+)
+def test_entries_that_are_no_names_are_refused(arguments, message):
+    with pytest.raises(AllocationError, match=message):
+        Crosswalk(*arguments)
+
+
+def test_totals_of_nothing_are_refused():
+    with pytest.raises(AllocationError, match="there are no states to make totals of"):
+        class_targets({}, Crosswalk({"primf": "forest"}), ("forest",))

@@ -3,9 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.allocation.blocks import FREE, Block, blocks, make_block
 from xland.allocation.fractions import fit_fractions
+from xland.allocation.maps import fit_map
 from xland.errors import AllocationError
 
 few = settings(max_examples=30, deadline=None)
@@ -164,3 +166,56 @@ def test_arrays_that_do_not_fit_are_refused(changed, message):
     block = make_block((1, 1), 4)
     with pytest.raises(AllocationError, match=message):
         fit_fractions(*Block(**{**vars(block), **changed}).arguments)
+
+
+def on_ice():
+    """A cell of 2 x 2 pixels, three of which are certainly ice, and what is asked of it: forest nearly everywhere."""
+    probability = np.zeros((3, 2, 2))
+    probability[0] = 1
+    probability[:, 0, 0] = 0.2, 0.6, 0.2
+    return probability, np.array([np.nan, 0.05, 0.9])[:, None, None], 2, np.ones(2), np.ones((2, 2), dtype=bool)
+
+
+def test_where_too_much_is_asked_there_is_as_much_of_it_as_there_can_be():
+    arguments = on_ice()
+    fitted = fit_fractions(*arguments)
+    assert fitted.values[2].mean() == pytest.approx(0.25, abs=0.02)
+    assert (
+        fitted.unmet[0, 0] == pytest.approx(fit_map(*arguments).unmet[0, 0], abs=1e-3) == pytest.approx(0.7, abs=1e-3)
+    )
+
+
+@few
+@given(st.integers(0, 10_000))
+def test_never_more_than_all_of_a_cell_is_unmet(seed):
+    generator = np.random.default_rng(seed)
+    probability = generator.random((5, 2, 2)) * (generator.random((5, 2, 2)) > 0.7)
+    probability[0] += probability.sum(axis=0) == 0
+    targets = generator.dirichlet(np.full(5, 0.3))[:, None, None]
+    fitted = fit_fractions(probability / probability.sum(axis=0), targets, 2, np.ones(2), np.ones((2, 2), dtype=bool))
+    assert 0 <= fitted.unmet[0, 0] <= 1
+
+
+@pytest.mark.parametrize(("given", "kept"), [("float16", "float32"), (">f4", "float32"), (">f8", "float64")])
+def test_probabilities_of_any_float_are_fitted(given, kept):
+    block = make_block((1, 2))
+    given_values = block.probability.astype(given)
+    fitted = fit_fractions(given_values / given_values.sum(axis=0), *block.arguments[1:])
+    assert fitted.values.dtype == kept
+    expected = fit_fractions(*block.arguments).values
+    assert np.abs(fitted.values - expected).max() < (0.02 if given == "float16" else 1e-5)
+
+
+def test_whole_numbers_are_weights_of_classes():
+    counts = np.stack([np.full((2, 2), 3), np.full((2, 2), 1)])
+    targets = np.array([0.5, 0.5])[:, None, None]
+    fitted = fit_fractions(counts, targets, 2, np.ones(2), np.ones((2, 2), dtype=bool))
+    assert np.allclose(fitted.values, 0.5)
+
+
+def test_a_factor_or_dimensions_that_cannot_be_are_refused():
+    block = make_block((1, 1))
+    with pytest.raises(AllocationError, match="the factor is 0"):
+        fit_fractions(block.probability, block.targets, 0, block.area, block.valid)
+    with pytest.raises(AllocationError, match=r"they need the dimensions \(classes, rows, columns\)"):
+        fit_fractions(block.probability[0], block.targets, 5, block.area, block.valid)

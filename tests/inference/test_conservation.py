@@ -21,7 +21,8 @@ from xland.errors import AllocationError, ModelError, PriorError, TimeError, Xla
 from xland.grid import aggregate, class_shares
 from xland.inference.downscale import downscale
 from xland.inputs import Channel
-from xland.vocabulary import CLASS_NAMES, FOREST, STATE_CLASSES
+from xland.models.checkpoint import update_card
+from xland.vocabulary import CLASS_NAMES, FOREST, GRASS_SHRUB, PASTURE, STATE_CLASSES
 
 REGION = (-60, -18, 60, 62)
 EVERYTHING = ("land_use", "probability", "confidence", "conservation")
@@ -189,6 +190,37 @@ def test_a_rollout_lays_changes_upon_its_own_map_and_counts_them_from_the_base_y
     moved = (found["land_use"][1] != found["land_use"][0]).values
     assert moved.any()
     assert not moved[still].any(), "it begins with the map that was made for the year before"
+
+
+def test_a_rollout_does_not_make_up_for_lowered_gains_of_forest_in_a_year_of_loss(world, rolling_model):
+    """Forest should replace pasture that the map does not have, and in the next year some of it goes again."""
+    coarse, static, maps = world
+    changing = coarse.copy(deep=True)
+    known = np.isfinite(coarse["primf"].values)
+    parts = {"c3ann": (0.4, 0.4, 0.25), "pastr": (0.4, 0.1, 0.3), "secdf": (0.1, 0.4, 0.35), "primn": (0.1, 0.1, 0.1)}
+    for name in STATE_CLASSES.keys() & set(coarse.data_vars):
+        share = np.array(parts.get(name, (0.0, 0.0, 0.0)), dtype=np.float32)[:, None, None]
+        changing[name].values[:] = np.where(known, share, np.nan)
+    base = maps.sel(time=2000).where(maps.sel(time=2000) != PASTURE, GRASS_SHRUB)
+    options = {"static": static, "region": REGION, "years": [2001, 2002], "conserve": "changes"}
+    found = downscale(changing, model=rolling_model, prior=base, **options)["land_use"].compute()
+    first, second = (found.sel(time=year) == FOREST for year in (2001, 2002))
+    assert first.any()
+    assert not (second & ~first).any()
+
+
+def test_where_the_forcing_says_nothing_the_decision_of_the_model_holds(world, tmp_path):
+    coarse, static, _ = world
+    known = coarse.where((coarse["lat"] > 30) | (coarse["lat"] < 10))
+    plain = tiny_checkpoint(tmp_path)
+    model = update_card(tmp_path, {"decision": [8.0 if name == "cropland" else 0.0 for name in CLASS_NAMES]})
+    options = {"static": static, "region": REGION, "years": 2002}
+    free = downscale(known, model=model, **options)["land_use"].compute()
+    silent = (free["lat"] < 30) & (free["lat"] > 10)
+    assert (free != downscale(known, model=plain, **options)["land_use"]).where(silent).sum() > 0
+    for mode in ("map", "fractions"):
+        kept = downscale(known, model=model, conserve=mode, **options)["land_use"].compute()
+        np.testing.assert_array_equal(kept.sel(lat=silent), free.sel(lat=silent))
 
 
 def test_a_rollout_with_totals_is_the_same_to_the_bit_through_any_blocks_and_a_store(world, rolled, tmp_path):

@@ -51,11 +51,18 @@ class Cells:
         Raises
         ------
         AllocationError
-            Shapes that do not fit; targets outside 0..1; probabilities of valid pixels that are no numbers,
-            negative or all 0; areas that are not positive.
+            Shapes that do not fit, a factor below 1; targets outside 0..1; probabilities of valid pixels that are
+            no numbers, negative or all 0; areas that are not positive.
         """
-        # one memory layout: loops are compiled once for each
-        probability, valid = np.ascontiguousarray(probability), np.ascontiguousarray(valid)
+        # one memory layout and two types: loops are compiled once for each
+        probability, valid = np.asarray(probability), np.ascontiguousarray(valid, dtype=np.bool_)
+        kind = np.float32 if probability.dtype.kind == "f" and probability.dtype.itemsize <= 4 else np.float64
+        probability = np.ascontiguousarray(probability, dtype=kind)
+        if probability.ndim != 3 or factor < 1:
+            raise AllocationError(
+                f"probabilities have the shape {probability.shape} and the factor is {factor}; they need the "
+                "dimensions (classes, rows, columns), and a coarse cell one pixel or more along each side"
+            )
         targets, area = (np.ascontiguousarray(each, dtype=np.float64) for each in (targets, area))
         classes, rows, columns = probability.shape
         wanted = {

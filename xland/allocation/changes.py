@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xland.allocation.cells import TOLERANCE, Cells, largest_pixel
 from xland.allocation.crosswalk import Crosswalk
-from xland.allocation.maps import FittedMap, allocate
+from xland.allocation.maps import UNKNOWN, FittedMap, allocate
 from xland.errors import AllocationError
 from xland.vocabulary import class_code
 
@@ -30,6 +30,7 @@ def fit_changes(
     area: NDArray[Any],
     valid: NDArray[np.bool_],
     crosswalk: Crosswalk,
+    prior_targets: NDArray[Any] | None = None,
 ) -> FittedMap:
     """Apply the changes of a forcing since a base year to a map.
 
@@ -54,7 +55,11 @@ def fit_changes(
     valid : (rows, columns) array of bool
         Pixels that get a class.
     crosswalk : Crosswalk
-        Its protected classes get no new pixel where their total is less than a pixel above that of the prior map.
+        Its protected classes get no new pixel where their total is less than a pixel above that of the prior map, or
+        where the forcing has less of them than in the year of the prior map. A class that the forcing does not know
+        cannot be protected.
+    prior_targets : (classes, R, C) array of float, optional
+        Shares that the forcing has in the year of the prior map; by default those of the base year.
 
     Returns
     -------
@@ -65,13 +70,19 @@ def fit_changes(
     Raises
     ------
     AllocationError
-        What :meth:`xland.allocation.cells.Cells.of` refuses; a base map without a class in valid pixels.
+        What :meth:`xland.allocation.cells.Cells.of` refuses; maps of another shape or with unknown codes; a base map
+        without a class in valid pixels.
     """
     cells = Cells.of(probability, targets, factor, area, valid)
     Cells.of(probability, base_targets, factor, area, valid)
     classes = len(cells.probability)
-    prior, base = np.asarray(prior_codes), np.asarray(base_codes)
-    unknown = cells.valid & (base >= classes)
+    before = base_targets if prior_targets is None else prior_targets
+    Cells.of(probability, before, factor, area, valid)
+    prior, base = (
+        _codes(cells, prior_codes, "map of the adjacent year"),
+        _codes(cells, base_codes, "map of the base year"),
+    )
+    unknown = cells.valid & (base == UNKNOWN)
     if unknown.any():
         raise AllocationError(
             f"the map of the base year has no class in {np.count_nonzero(unknown)} valid pixels; changes can only be "
@@ -84,12 +95,29 @@ def fit_changes(
     for code in (class_code(name) for name in crosswalk.protected):
         if code >= classes:
             continue  # a model of fewer classes has none of it to protect
-        closed[code] = wanted[code] < present[code] + step
+        # what could not be given in an earlier year is not made up for while the forcing takes away
+        closed[code] = (wanted[code] < present[code] + step) | (cells.targets[code] < np.asarray(before)[code])
         spare = np.where(closed[code], np.maximum(wanted[code] - present[code], 0), 0)
         wanted[code] -= spare
         _give(wanted, present, spare)
-    codes, missed = allocate(cells, wanted, np.ascontiguousarray(prior, dtype=np.uint8), closed)
+    codes, missed = allocate(cells, wanted, prior, closed)
     return FittedMap(codes, unmet + missed)
+
+
+def _codes(cells: Cells, codes: NDArray[Any], what: str) -> NDArray[np.uint8]:
+    """Return the codes of a map, 255 where there is none."""
+    found = np.asarray(codes)
+    if found.shape != cells.valid.shape:
+        raise AllocationError(f"the {what} has the shape {found.shape} in place of {cells.valid.shape}")
+    with np.errstate(invalid="ignore"):
+        known = (found >= 0) & (found < len(cells.probability)) & (found == np.floor(found))
+    wrong = cells.valid & ~known & (found != UNKNOWN)
+    if wrong.any():
+        raise AllocationError(
+            f"the {what} holds codes that are no class in {np.count_nonzero(wrong)} valid pixels, such as "
+            f"{found[wrong][0]}; codes go from 0 to {len(cells.probability) - 1}, and {UNKNOWN} is unknown"
+        )
+    return np.where(known, found, UNKNOWN).astype(np.uint8)
 
 
 def _shares(cells: Cells, codes: NDArray[Any]) -> NDArray[np.float64]:

@@ -33,12 +33,13 @@ class Crosswalk:
         how they share it is up to the model. One of them that has a variable of its own name is no
         remainder any more.
     protected : tuple of str
-        Classes that do not grow with ``conserve="changes"`` where the forcing says that they shrink.
+        Classes that do not grow with ``conserve="changes"`` where the forcing says that they shrink. Of a remainder
+        it says nothing.
 
     Raises
     ------
     AllocationError
-        A class that does not exist, or one that has a state and is called a remainder, too.
+        A class that does not exist, one that has a state and is called a remainder, too, or entries that are no names.
     """
 
     states: tuple[tuple[str, str], ...]
@@ -51,16 +52,20 @@ class Crosswalk:
         remainder: Sequence[str] = ("ocean", "other", "water"),
         protected: Sequence[str] = ("forest",),
     ) -> None:
-        object.__setattr__(self, "states", tuple(sorted(dict(states).items())))
+        owners = _pairs(states)
+        for which, names in (("remainder", remainder), ("protected", protected)):
+            if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+                raise AllocationError(f"the crosswalk's `{which}` must be a list of names of classes, not {names!r}")
+        object.__setattr__(self, "states", tuple(sorted(owners.items())))
         object.__setattr__(self, "remainder", tuple(remainder))
         object.__setattr__(self, "protected", tuple(protected))
-        unknown = {*dict(states).values(), *remainder, *protected} - set(CLASS_NAMES)
+        unknown = {*owners.values(), *remainder, *protected} - set(CLASS_NAMES)
         if unknown:
             raise AllocationError(
                 f"the crosswalk names the unknown classes {', '.join(sorted(unknown))}; "
                 f"the classes are {', '.join(CLASS_NAMES)}"
             )
-        both = sorted(set(remainder) & set(dict(states).values()))
+        both = sorted(set(remainder) & set(owners.values()))
         if both:
             raise AllocationError(
                 f"the crosswalk gives states to {', '.join(both)} and calls them remainder, too; take them out of one"
@@ -113,6 +118,11 @@ class Crosswalk:
             wanted = self.states_of(name)
             if name == _SEA:
                 continue
+            if name in held and dict(self.states).get(name, name) != name:
+                raise AllocationError(
+                    f"the forcing holds {name}, which the crosswalk counts as {dict(self.states)[name]}: it would "
+                    "count twice; give the variable another name, or leave it to its class"
+                )
             if name in held and name not in wanted:
                 twice = sorted(held.intersection(wanted))
                 if twice:
@@ -135,6 +145,17 @@ class Crosswalk:
         if lost:
             self.check(lost)
         return found
+
+
+def _pairs(states: Any) -> dict[str, str]:
+    """Return the states with the class of each."""
+    try:
+        owners = dict(states)
+    except (TypeError, ValueError):
+        owners = {}
+    if not owners or not all(isinstance(name, str) for pair in owners.items() for name in pair):
+        raise AllocationError(f"the crosswalk's states must map names of states to names of classes, not be {states!r}")
+    return owners
 
 
 LUH_CROSSWALK = Crosswalk(STATE_CLASSES)
@@ -166,6 +187,8 @@ def class_targets(
         others have none; shares that do not sum to 1. Where there is a remainder, they may sum to less; where
         there is none, ``ocean`` counts, if it is among the states.
     """
+    if not states:
+        raise AllocationError("there are no states to make totals of; pass at least one variable of the forcing")
     sources = crosswalk.sources(list(states), classes)
     used = {name: np.asarray(states[name], dtype=np.float64) for names in sources.values() for name in names}
     for name, values in used.items():

@@ -34,6 +34,9 @@ _TURNS = 6
 _LONGEST = 30.0
 """Most that the logarithm of a weight may change in one step."""
 
+_FARTHEST = 600.0
+"""Most by which the logarithm of a weight may be from that of the largest: beyond it weights are 0."""
+
 
 @dataclass(frozen=True, eq=False)
 class FittedFractions:
@@ -42,7 +45,7 @@ class FittedFractions:
     Parameters
     ----------
     values : (classes, rows, columns) array
-        Of the type of the probabilities; unchanged in pixels that are not valid and in cells of which the
+        float32 or float64, as the probabilities are; unchanged in pixels that are not valid and in cells of which the
         forcing says nothing.
     unmet : (R, C) array of float64
         Share of the cell that was asked for and could not be given, summed over classes: 0 where the
@@ -133,16 +136,17 @@ def _fit_cells(
                     if groups < used:
                         wanted[groups] = max(wanted[groups] - targets[k, row, column], 0.0)
             logs = np.zeros(used)
-            missed[row, column] = _drop_impossible(odds, wanted)
-            missed[row, column] += _solve(odds, weights[:count], wanted, logs)
+            asked = wanted.copy()
+            _drop_impossible(odds, wanted)
+            missed[row, column] = _solve(odds, weights[:count], wanted, asked, logs)
             for k in range(used):
                 logs[k] = _factor_of(logs[k], wanted[k])
             _scale(probability, rows[:count], columns[:count], logs, group, values)
 
 
 @compiled
-def _drop_impossible(odds: Floats, wanted: Floats) -> float:
-    """Leave what is wanted of groups that no pixel can have to the others, in proportion; return how much it is."""
+def _drop_impossible(odds: Floats, wanted: Floats) -> None:
+    """Leave what is wanted of groups that no pixel can have to the others, in proportion."""
     dropped, total = 0.0, 0.0
     for k in range(wanted.size):
         possible = False
@@ -154,7 +158,6 @@ def _drop_impossible(odds: Floats, wanted: Floats) -> float:
             wanted[k] = 0.0
     for k in range(wanted.size):
         wanted[k] *= total / max(total - dropped, 1e-300)
-    return dropped
 
 
 @compiled
@@ -174,8 +177,8 @@ def _scale(
 
 
 @compiled
-def _solve(odds: Floats, weights: Floats, wanted: Floats, logs: Floats) -> float:
-    """Write the logarithms of the weights; return the share of the cell by which means stay below what is wanted."""
+def _solve(odds: Floats, weights: Floats, wanted: Floats, asked: Floats, logs: Floats) -> float:
+    """Write the logarithms of the weights; return the share of the cell by which means stay below what was asked."""
     groups = wanted.size
     means, slope = np.empty(groups), np.empty((groups, groups))
     worst = _climb(odds, weights, wanted, logs, means, slope, _ROUNDS)
@@ -194,7 +197,7 @@ def _solve(odds: Floats, weights: Floats, wanted: Floats, logs: Floats) -> float
             _climb(flat, weights, wanted, logs, means, slope, _ROUNDS)
     short = 0.0
     for k in range(groups):
-        short += max(wanted[k] - means[k], 0.0)
+        short += max(asked[k] - means[k], 0.0)
     return short
 
 
@@ -215,7 +218,7 @@ def _climb(
             _fit_proportionally(wanted, means, tried)
         else:
             _solve_newton(wanted, means, slope, damping, tried)
-        _limit(logs, tried)
+        _limit(logs, tried, wanted)
         tried_height = _evaluate(odds, weights, wanted, tried, tried_means, tried_slope)
         tried_worst = _worst(wanted, tried_means)
         if turn == 0 or tried_height > height or tried_worst < worst:
@@ -262,13 +265,23 @@ def _solve_newton(wanted: Floats, means: Floats, slope: Floats, damping: float, 
 
 
 @compiled
-def _limit(logs: Floats, step: Floats) -> None:
-    """Turn a step into where it leads: no further than the longest one, around a mean of 0."""
-    mean = 0.0
+def _limit(logs: Floats, step: Floats, wanted: Floats) -> None:
+    """Turn a step into where it leads: no further than the longest one, with a largest logarithm of 0.
+
+    Groups of which nothing is wanted do not count: they would pull the others to where all weights are equal.
+    """
+    mean, many, top = 0.0, 0, -np.inf
     for k in range(logs.size):
-        mean += step[k] / logs.size
+        if wanted[k] > _NOTHING:
+            mean += step[k]
+            many += 1
+    mean /= max(many, 1)
     for k in range(logs.size):
-        step[k] = logs[k] + min(max(step[k] - mean, -_LONGEST), _LONGEST)
+        if wanted[k] > _NOTHING:
+            step[k] = logs[k] + min(max(step[k] - mean, -_LONGEST), _LONGEST)
+            top = max(top, step[k])
+    for k in range(logs.size):
+        step[k] = max(step[k] - top, -_FARTHEST) if wanted[k] > _NOTHING else 0.0
 
 
 @compiled
@@ -283,7 +296,7 @@ def _worst(wanted: Floats, means: Floats) -> float:
 @compiled
 def _factor_of(log: float, wanted: float) -> float:
     """Weight of a group: 0 where nothing of it is wanted."""
-    return math.exp(min(max(log, -600.0), 600.0)) if wanted > _NOTHING else 0.0
+    return math.exp(min(max(log, -_FARTHEST), _FARTHEST)) if wanted > _NOTHING else 0.0
 
 
 @compiled

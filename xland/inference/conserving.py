@@ -105,7 +105,13 @@ def base_year(prior: xr.DataArray | xr.Dataset, neighbour: int) -> int:
 
 
 def conserving_of(
-    totals: Totals, forcing: Forcing, years: tuple[int, ...], layers: Sequence[str], base: tuple[int, Source | None]
+    totals: Totals,
+    forcing: Forcing,
+    years: tuple[int, ...],
+    layers: Sequence[str],
+    base: tuple[int, Source | None],
+    *,
+    step: int,
 ) -> Conserving:
     """Put together what blocks need to keep totals.
 
@@ -119,6 +125,8 @@ def conserving_of(
         Variables of the coarse field.
     base : (int, Source)
         Year and map that changes are laid upon, if changes are kept.
+    step : int
+        Years from a map to the one that is its prior: -1, or 1 back in time; 0 where that is the map of the base year.
 
     Raises
     ------
@@ -127,17 +135,25 @@ def conserving_of(
     """
     require_years(forcing, years)
     start, (year, source) = None, base
+    before: tuple[int, ...] = ()
     if totals.mode == "changes" and source is not None:
         if year not in forcing.years:
+            remedy = (
+                f"say which of its years the map stands for: prior.assign_coords(time={forcing.years[0]})"
+                if not step
+                else "give the map of a year that it holds as prior, and the years after it with years="
+            )
             raise TimeError(
                 f"conserve='changes' counts changes from {year}, the year of the prior map, which the forcing lacks "
-                f"(it holds {listed(forcing.years)}): add that year to the forcing, or say which of its years the map "
-                f"stands for: prior.assign_coords(time={forcing.years[0]})"
+                f"(it holds {listed(forcing.years)}): add that year to the forcing, or {remedy}"
             )
         start = Base(year, forcing.years.index(year), source.field)
+        before = tuple(
+            forcing.years.index(each + step) if step and each + step in years else start.position for each in years
+        )
     positions = tuple(forcing.years.index(each) for each in years)
     places = {name: layers.index(name) for name in totals.states}
-    return Conserving(totals.mode, totals.crosswalk, years, positions, places, start)
+    return Conserving(totals.mode, totals.crosswalk, years, positions, places, start, before)
 
 
 def read_crosswalk(path: Path) -> Crosswalk:

@@ -155,6 +155,7 @@ def downscale(
         )
     # a region needs ever more of its surroundings the longer a rollout is: only what it depends on is computed
     layout = Layout.cut(whole if rollout else target, inputs, chunks)
+    step = -1 if direction == "forward" else 1
     before = chosen[0] - 1 if direction == "forward" else chosen[-1] + 1
     if prior is not None and not rollout:
         before = base_year(prior, before)
@@ -187,7 +188,9 @@ def downscale(
         layers=layers_of(wanted),
         device=device,
         flips=flips,
-        conserving=None if kept is None else conserving_of(kept, forcing, chosen, layers, (before, sources.prior)),
+        conserving=None
+        if kept is None
+        else conserving_of(kept, forcing, chosen, layers, (before, sources.prior), step=step if rollout else 0),
     )
     arrays = block_years(plan, sources.arrays)
     if layout.grid != target:

@@ -57,7 +57,7 @@ class Finishing:
         values, codes = _mean(members), None
         unmet: NDArray[np.float32] | float = np.nan
         if self.targets is not None:
-            values, codes, unmet = self.targets.fit(values, at, land)
+            values, codes, unmet = self.targets.fit(values, at, land, self.decision)
         if codes is None:
             codes = _most_probable(values, self.decision)
         for name, array in results.items():

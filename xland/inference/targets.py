@@ -6,7 +6,7 @@ the rows that are finished together, make a difference.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -74,6 +74,8 @@ class Conserving:
         Where the states that the crosswalk reads stand among the layers of the coarse field.
     base : Base, optional
         From when and what changes count.
+    before : tuple of int
+        For each year where the year of its prior map stands in the coarse field; read where changes count.
     """
 
     mode: Conserve
@@ -82,12 +84,13 @@ class Conserving:
     positions: tuple[int, ...]
     layers: Mapping[str, int]
     base: Base | None = None
+    before: tuple[int, ...] = ()
 
     def keys(self, coarse: Field, rows: Span, columns: Span, factor: int, year: int) -> Iterator[Key]:
         """Graph keys of the chunks that a block-year needs for its totals."""
-        positions = [self.positions[year]]
+        positions = dict.fromkeys([self.positions[year]])
         if self.base is not None:
-            positions.append(self.base.position)
+            positions |= dict.fromkeys([self.base.position, self.before[year]])
             yield from self.base.map.keys(rows, columns)
         for position in positions:
             yield from coarse.keys(rows.coarse(factor), columns.coarse(factor), position)
@@ -121,9 +124,12 @@ class Conserving:
         targets = self._targets(coarse, inputs, block, chunks, self.positions[year], when)
         start = None
         if self.base is not None:
-            before = self._targets(coarse, inputs, block, chunks, self.base.position, self.base.year)
-            codes = self.base.read(block, chunks, len(inputs.classes))
-            start = Start(before, codes, codes if prior is None else prior)
+            base, before = self.base, self.before[year]
+            first = self._targets(coarse, inputs, block, chunks, base.position, base.year)
+            # of years that are all kept, no message needs more than the year of the map
+            last = first if before == base.position else self._targets(coarse, inputs, block, chunks, before, when)
+            codes = base.read(block, chunks, len(inputs.classes))
+            start = Start(first, last, codes, codes if prior is None else prior)
         return BlockTargets(self.mode, self.crosswalk, inputs, block, when, targets, start)
 
     def _targets(
@@ -150,13 +156,14 @@ class Start:
 
     Parameters
     ----------
-    targets : (classes, R, C) array
-        Share of each class in each coarse cell in the base year.
+    targets, prior_targets : (classes, R, C) array
+        Share of each class in each coarse cell in the base year, and in the year of the prior map.
     codes, prior : (rows, columns) array of class codes
         Maps of the base year and of the adjacent year.
     """
 
     targets: NDArray[np.float64]
+    prior_targets: NDArray[np.float64]
     codes: NDArray[np.uint8]
     prior: NDArray[np.uint8]
 
@@ -189,7 +196,7 @@ class BlockTargets:
     start: Start | None = None
 
     def fit(
-        self, values: Tensor, at: slice, land: NDArray[np.bool_]
+        self, values: Tensor, at: slice, land: NDArray[np.bool_], decision: Sequence[float] = ()
     ) -> tuple[Tensor, Tensor | None, NDArray[np.float32]]:
         """Fit some rows of whole coarse cells.
 
@@ -201,6 +208,8 @@ class BlockTargets:
             Their rows in the block.
         land : (rows, columns) array of bool
             Where there is a class.
+        decision : sequence of float
+            Added to the log-probability of each class where one is chosen; empty where nothing is added.
 
         Returns
         -------
@@ -225,12 +234,23 @@ class BlockTargets:
             if self.mode == "fractions":
                 fractions = fit_fractions(probability, targets, *common)
                 return values.new_tensor(fractions.values), None, _expanded(fractions.unmet, factor)
+            if decision:
+                # between classes with totals of their own it changes nothing: they get what they get
+                probability = probability * np.exp(np.asarray(decision, dtype=probability.dtype))[:, None, None]
             if self.start is None:
                 fitted = fit_map(probability, targets, *common)
             else:
-                start, prior, codes = self.start, self.start.prior[at], self.start.codes[at]
+                start = self.start
+                base, last = start.targets[:, cells], start.prior_targets[:, cells]
                 fitted = fit_changes(
-                    probability, prior, targets, start.targets[:, cells], codes, *common, self.crosswalk
+                    probability,
+                    start.prior[at],
+                    targets,
+                    base,
+                    start.codes[at],
+                    *common,
+                    self.crosswalk,
+                    prior_targets=last,
                 )
         except AllocationError as error:
             place = _place(rows, self.block.columns, self.inputs.resolution)
