@@ -16,6 +16,9 @@ from xland.evaluation.measures import Weighting
 from xland.evaluation.tables import figure, html_table, text_table
 from xland.vocabulary import CLASS_NAMES
 
+_ROUNDING = 1e-12
+"""Share of the area by which two sums over the same cells may differ in floating point."""
+
 
 @dataclass(frozen=True)
 class ChangeBudget:
@@ -264,7 +267,7 @@ class ChangeScores:
 
         None where persistence is as good or better in all of them.
         """
-        better = (f for f, each in self.by_factor.items() if each.disagreement < each.null.disagreement)
+        better = (f for f, each in self.by_factor.items() if each.null.disagreement - each.disagreement > _ROUNDING)
         return next(better, None)
 
     def to_dict(self) -> dict[str, Any]:
