@@ -61,7 +61,7 @@ def test_it_gives_an_old_model_what_a_training_ends_with(trained, folder):
 def test_the_card_says_how_it_was_fitted(trained):
     fitted = trained.card["calibration"]
     assert fitted["method"] in ("temperature", "vector")
-    assert fitted["pixels"] > 500
+    assert sum(fitted["pixels_of_classes"]) > 500
     assert fitted["cells_of_the_split"] > 20
     losses = fitted["cross_validated_loss"]
     assert losses[fitted["method"]] == min(losses["temperature"], losses["vector"])
@@ -133,3 +133,12 @@ def test_a_rank_of_many_has_no_more_samples_in_memory_than_in_its_training(folde
     monkeypatch.setattr(calibrating, "collect_scores", note)
     calibrating.fit_card(read_checkpoint(folder), configuration, material, Group(0, 3, torch.device("cpu")))
     assert batches == [2]
+
+
+def test_other_maps_than_those_of_the_training_are_refused_and_the_card_stays(folder):
+    before = (folder / CARD).read_bytes()
+    given = data()
+    given["target"] = given["target"].where(given["target"] != 2, 5)
+    with pytest.raises(ConfigurationError, match="these are not the maps that 'tiny' was trained on"):
+        calibrate(folder, **given)
+    assert (folder / CARD).read_bytes() == before

@@ -54,7 +54,7 @@ class Applicability:
         Returns
         -------
         (rows, columns) float32 array
-            0 for an input that was learned from, about 1 for one as far off as training inputs are from
+            0 for an input that stands for those learned from, about 1 for one as far off as training inputs are from
             each other; NaN where an input is NaN, which is where there is no land.
 
         Raises

@@ -69,7 +69,7 @@ def calibrate(
     CheckpointError
         If the card does not say how the model was trained, or cannot be written.
     ConfigurationError
-        If the data are not those of the training: their normalisation differs.
+        If the data are not those of the training: their normalisation, or the classes on validation cells, differ.
     ModelError
         For several models at once.
     XlandError
@@ -105,6 +105,8 @@ def fit_card(checkpoint: Checkpoint, configuration: Configuration, material: Mat
     pixels = collect_scores(network, dataset, share, group, workers=schedule.workers)
     place = _split_cell(material, pixels)
     area = material.grid.cell_area()[pixels.row]
+    counts = np.bincount(pixels.target, minlength=len(checkpoint.inputs.classes)).tolist()
+    _check_same_target(checkpoint, counts)
     every = slice(None, None, max(1, -(-len(pixels.target) // _PIXELS)))
     scaling = fit_scaling(pixels.scores[every], pixels.target[every], place[every], area[every])
     scores = _scaled(pixels.scores, scaling.calibration)
@@ -113,17 +115,16 @@ def fit_card(checkpoint: Checkpoint, configuration: Configuration, material: Mat
     before = _error(pixels.scores, pixels.target, area, np.zeros_like(offsets))
     after = _error(scores, pixels.target, area, offsets)
     entries = {
-        "calibration": _describe(scaling, before, after, len(pixels.target), len(np.unique(place))),
+        "calibration": {**_describe(scaling, before, after, len(np.unique(place))), "pixels_of_classes": counts},
         "decision": [round(float(value), 4) for value in offsets],
     }
     return update_card(checkpoint.folder, entries, applicability=fit_applicability(material, schedule.seed))
 
 
-def _describe(scaling: Scaling, before: float, after: float, pixels: int, cells: int) -> dict[str, Any]:
+def _describe(scaling: Scaling, before: float, after: float, cells: int) -> dict[str, Any]:
     return {
         **scaling.calibration.to_dict(),
         "method": scaling.method,
-        "pixels": pixels,
         "cells_of_the_split": cells,
         "cross_validated_loss": {name: round(value, 6) for name, value in scaling.losses.items()},
         "validation_calibration_error": {"before": round(before, 4), "after": round(after, 4), "bins": BINS},
@@ -155,6 +156,16 @@ def _check_same_data(checkpoint: Checkpoint, configuration: Configuration) -> No
         raise ConfigurationError(
             f"these are not the data that {checkpoint.name!r} was trained on: mean and scale of "
             f"{len(different)} channels differ: {', '.join(different[:5])}. Give those of the training"
+        )
+
+
+def _check_same_target(checkpoint: Checkpoint, counts: list[int]) -> None:
+    """Refuse maps other than those of the calibration before, which may have been the one of the training."""
+    before = checkpoint.card.get("calibration", {}).get("pixels_of_classes", counts)
+    if counts != before:
+        raise ConfigurationError(
+            f"these are not the maps that {checkpoint.name!r} was trained on: its validation cells have {counts} pixels "
+            f"of the classes in place of {before}. Give those of the training"
         )
 
 
