@@ -131,6 +131,14 @@ def test_maps_that_are_no_whole_coarse_cells_are_refused():
         coarse_agreement(two_halves(), forcing_of((0.6, 0.4, 0.0), grid=Grid(0.18, 60.48, 10.08, 2, 3)))
 
 
+@pytest.mark.parametrize("factor", [0, 1, 2, 3, 10, 2.5, "5"])
+def test_a_factor_that_is_not_that_of_the_resolutions_is_refused(factor):
+    forcing = forcing_of((0.6, 0.4, 0.0))
+    xr.testing.assert_equal(coarse_agreement(two_halves(), forcing, factor=5), coarse_agreement(two_halves(), forcing))
+    with pytest.raises(GridError, match=r"but 5 cells of the map \(0.05 degrees\) stand along.*pass factor=5"):
+        coarse_agreement(two_halves(), forcing, factor=factor)
+
+
 def test_several_years_and_missing_classes_are_refused():
     forcing = forcing_of((0.6, 0.4, 0.0))
     with pytest.raises(GridError, match="the map has 2 years; select one"):

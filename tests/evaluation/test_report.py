@@ -12,7 +12,7 @@ import xarray as xr
 from tests.evaluation.pages import Page, image, numbers
 from tests.raising_backend import ValueWasReadError, raising_dataset
 from xland.allocation.crosswalk import Crosswalk
-from xland.errors import GridError, RegionError, TimeError, VocabularyError
+from xland.errors import GridError, OtherYearWarning, RegionError, TimeError, VocabularyError
 from xland.evaluation.report import report
 from xland.evaluation.scores import compare
 from xland.grid import Grid, class_shares
@@ -252,9 +252,43 @@ def test_any_orientation_and_a_larger_observed_map_give_the_same_scores(world, f
     )
     found = report(turned, larger, model="model <b>", forcing=forcing, factor=FACTOR)
     for name in found.scores.names:
-        if name != "most frequent class":  # looked up in other cells
-            ours, theirs = (each.scores[name].area["land"].matrix for each in (found, full))
-            np.testing.assert_allclose(ours, theirs)
+        ours, theirs = (each.scores[name].area["land"].matrix for each in (found, full))
+        np.testing.assert_allclose(ours, theirs)
+
+
+def moved(obj, east):
+    return obj.assign_coords(lon=obj["lon"] + east)
+
+
+@pytest.mark.parametrize("east", [0, 170])
+def test_a_forcing_of_the_region_suffices_beside_a_global_observed_map(world, east):
+    grid = Grid.world(0.5)
+    everywhere = on_grid(np.random.default_rng(1).integers(0, 8, grid.shape).astype(np.uint8), north=90, west=-180)
+    predicted, observed, forcing = (moved(each, east) for each in (world.predicted, world.observed, world.forcing))
+    everywhere.loc[{"lat": observed["lat"], "lon": (observed["lon"] + 180) % 360 - 180}] = observed.values[0]
+    found = report(predicted, everywhere, forcing=forcing, factor=FACTOR)
+    alone = report(predicted, observed, forcing=forcing, factor=FACTOR)
+    for name in alone.scores.names:
+        ours, theirs = (each.scores[name].area["land"].matrix for each in (found, alone))
+        np.testing.assert_allclose(ours, theirs)
+    # as far as the coarse cells that the map touches, and no further
+    inner = {"lat": slice(2, 38), "lon": slice(1, 59)}
+    part = report(predicted.isel(inner), everywhere, forcing=forcing, factor=FACTOR)
+    np.testing.assert_array_equal(part.maps["crosswalk"], alone.maps["crosswalk"].isel(inner))
+
+
+def test_a_map_that_does_not_say_its_year_goes_with_any_forcing(world, full):
+    timeless = world.predicted.isel(time=0, drop=True)
+    found = report(timeless, world.observed, forcing=world.forcing, factor=FACTOR)
+    assert found.coarse == full.coarse
+    years = xr.concat([world.forcing.assign_coords(time=[year]) for year in (2015, 2016)], "time")
+    assert report(timeless, world.observed, forcing=years, factor=FACTOR, year=2016).coarse == full.coarse
+
+
+def test_a_forcing_of_another_year_is_told_once(world):
+    with pytest.warns(OtherYearWarning) as told:
+        _ = report(world.predicted, world.observed, forcing=world.forcing, factor=FACTOR).coarse
+    assert len(told) == 1
 
 
 def test_one_year_of_many_is_chosen(world):
@@ -268,6 +302,10 @@ def test_one_year_of_many_is_chosen(world):
         report(many, world.observed, year=2015)
     with pytest.raises(TimeError, match=r"start map has 3 time steps.*select one"):
         report(world.predicted, world.observed, start=many)
+    with pytest.raises(TimeError, match=r"the map 'map' is of 2015, not of 2050"):
+        report(world.predicted, world.observed, year=2050)
+    timeless = world.predicted["land_use"].isel(time=0, drop=True)
+    assert report(timeless, world.observed, year=2050).scores["map"].years == ((None, 2019),)
 
 
 def test_what_does_not_fit_is_refused(world, tmp_path):
@@ -278,8 +316,9 @@ def test_what_does_not_fit_is_refused(world, tmp_path):
     past = xr.concat([world.forcing.assign_coords(time=[year]) for year in (1900, 1901)], "time")
     with pytest.raises(TimeError, match="the forcing holds 2 years, 1900 to 1901, but not 2015, of which the map is"):
         report(world.predicted, world.observed, forcing=past, factor=FACTOR)
-    with pytest.raises(GridError, match="40 x 60 cells cannot be grouped by 7 x 7"):
-        report(world.predicted, world.observed, forcing=world.forcing, factor=7)
+    for baselines in (None, {}):
+        with pytest.raises(GridError, match="the factor is 10, but 5 cells of the map"):
+            report(world.predicted, world.observed, forcing=world.forcing, factor=10, baselines=baselines)
     wrong = report(on_grid(np.full(SHAPE, 90)), world.observed)
     with pytest.raises(VocabularyError, match="unknown class codes 90"):
         wrong.to_html(tmp_path / "no.html")

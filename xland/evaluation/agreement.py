@@ -14,10 +14,9 @@ from xland.allocation.cells import largest_pixel
 from xland.allocation.crosswalk import LUH_CROSSWALK, Crosswalk, class_targets
 from xland.errors import AllocationError, GridError
 from xland.evaluation.alignment import as_map
-from xland.evaluation.placing import of_year, on_cells
+from xland.evaluation.placing import fitting_factor, of_year, on_cells
 from xland.forcing import find_sources, read_forcing
 from xland.grid import Grid
-from xland.orientation import orient
 from xland.vocabulary import CLASS_NAMES
 
 
@@ -53,7 +52,8 @@ def coarse_agreement(
     Raises
     ------
     GridError
-        A map that cannot be grouped into coarse cells, has several years, or cells that do not nest in the forcing's.
+        A map that cannot be grouped into coarse cells, has several years, or cells that do not nest in the forcing's;
+        a factor that is not that of the two resolutions.
     TimeError
         A forcing of several years without that of the map.
     AllocationError
@@ -80,7 +80,7 @@ def _shares(fine: xr.DataArray, forcing: xr.Dataset, factor: int | None) -> tupl
     found = as_map(layers[0], what="map")
     if len(found.years) > 1:
         raise GridError(f"the map has {len(found.years)} years; select one")
-    factor = _factor(found.grid, forcing) if factor is None else factor
+    factor = fitting_factor(forcing, found.grid, factor)
     coarse = found.grid.coarsen(factor)
     if found.grid.row_offset % factor or found.grid.column_offset % factor:
         raise GridError(
@@ -119,17 +119,6 @@ def _mean(layer: xr.DataArray, area: NDArray[np.float64], factor: int) -> xr.Dat
     # sum() of xarray would take NaN for 0
     weighted = (layer.drop_vars(("lat", "lon")).astype(np.float64) * weights).coarsen(sums).reduce(np.sum)
     return weighted / (factor * weights.coarsen(lat=factor).sum())
-
-
-def _factor(fine: Grid, forcing: xr.Dataset) -> int:
-    _, orientation = orient(forcing, what="forcing")
-    ratio = orientation.grid.resolution / fine.resolution
-    if round(ratio) < 1 or abs(ratio / round(ratio) - 1) > 1e-3:
-        raise GridError(
-            f"cells of {fine.resolution:g} degrees do not nest in those of the forcing "
-            f"({orientation.grid.resolution:g} degrees): one must be a whole multiple of the other"
-        )
-    return round(ratio)
 
 
 def _targets(forcing: xr.Dataset, grid: Grid, year: int | None, crosswalk: Crosswalk) -> xr.DataArray:

@@ -1,4 +1,4 @@
-"""The part of a coarse forcing that speaks of a fine map: its year and its cells."""
+"""The part of a coarse forcing that speaks of a fine map: its year, the size of its cells, and its cells."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from xland.errors import GridError, OtherYearWarning, TimeError
 from xland.evaluation.alignment import OFF_LATTICE
 from xland.forcing import Forcing
 from xland.grid import Grid
+from xland.orientation import orient
+
+_OFF_SIZE = 1e-3
+"""Share by which the ratio of two resolutions may miss a whole number."""
 
 
 def of_year(forcing: Forcing, year: int | None) -> xr.Dataset:
@@ -55,6 +59,38 @@ def of_year(forcing: Forcing, year: int | None) -> xr.Dataset:
             stacklevel=3,
         )
     return forcing.data
+
+
+def fitting_factor(forcing: xr.Dataset, fine: Grid, factor: int | None = None) -> int:
+    """Return how many fine cells stand along a coarse cell, as the resolutions have it.
+
+    Parameters
+    ----------
+    forcing : Dataset
+    fine : Grid
+        Of the map.
+    factor : int, optional
+        What the caller takes it for.
+
+    Raises
+    ------
+    GridError
+        If the cells do not nest, or the caller takes it for another number.
+    """
+    size = orient(forcing, what="forcing")[1].grid.resolution
+    ratio = size / fine.resolution
+    fitting = round(ratio)
+    if fitting < 1 or abs(ratio / fitting - 1) > _OFF_SIZE:
+        raise GridError(
+            f"cells of {fine.resolution:g} degrees do not nest in those of the forcing ({size:g} degrees): "
+            "one must be a whole multiple of the other"
+        )
+    if factor is not None and factor != fitting:
+        raise GridError(
+            f"the factor is {factor!r}, but {fitting} cells of the map ({fine.resolution:g} degrees) stand along one "
+            f"of the forcing ({size:g} degrees); pass factor={fitting}"
+        )
+    return fitting
 
 
 def on_cells(forcing: xr.Dataset, grid: Grid, *, whole: bool = False) -> xr.Dataset:

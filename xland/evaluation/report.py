@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from xland.evaluation.layers import FIELDS, extra_layers
 from xland.evaluation.overview import Overview, look_over
 from xland.evaluation.page import render
 from xland.evaluation.parts import Section, pictures_of
+from xland.evaluation.placing import fitting_factor
 from xland.evaluation.regions import Regions, choose
 from xland.evaluation.reliability import Reliability, assess_reliability
 from xland.evaluation.scores import Comparison, compare, compare_regions
@@ -36,6 +37,7 @@ from xland.evaluation.sections.coarse import coarse_section
 from xland.evaluation.sections.maps import maps_section
 from xland.evaluation.sections.reliability import reliability_section
 from xland.evaluation.sections.scores import classes_section, regions_section, scores_section
+from xland.grid import Grid
 
 MAX_PIXELS = 750_000
 """Cells of each map that the page carries at most."""
@@ -147,10 +149,11 @@ class Report:
         """Differences between the map and the coarse forcing, cell by cell, in memory; None without a forcing."""
         if self.forcing is None:
             return None
-        # without its time the forcing is of the year that was picked, as a reader was told where it is another
-        forcing = self.forcing.isel(time=0, drop=True)
-        found = coarse_agreement(self.maps[self.model], forcing, factor=self.factor, crosswalk=self.crosswalk)
-        return found.compute()
+        judged, forcing = self.maps[self.model], self.forcing
+        if None not in as_map(judged, what="map").years:
+            # without its time the forcing is of the year of the map, as a reader was told where it is another
+            forcing = forcing.isel(time=0, drop=True)
+        return coarse_agreement(judged, forcing, factor=self.factor, crosswalk=self.crosswalk).compute()
 
     @cached_property
     def overview(self) -> Overview:
@@ -286,11 +289,15 @@ def report(
     years = as_map(observed, what="observed map").years
     judged = _step(predicted, year if year is not None or len(years) > 1 else years[0], f"map {model!r}")
     chosen = year if year is not None else judged.years[0]
+    if year is not None and judged.years[0] not in (None, year):
+        raise TimeError(f"the map {model!r} is of {judged.years[0]}, not of {year}; pass that of {year}, or no year")
     reference = _step(observed, chosen, "observed map")
     states = dict((LUH_CROSSWALK if crosswalk is None else crosswalk).states)
     coarse = None if forcing is None else pick_year(forcing, chosen, states)
+    if coarse is not None:
+        fitting_factor(coarse, judged.grid, factor)
     if baselines is None:
-        baselines = {} if coarse is None else baseline_maps(coarse, reference, factor, states)
+        baselines = {} if coarse is None else baseline_maps(coarse, _near(reference, judged, factor), factor, states)
     maps = {model: judged.data} | {
         name: _cut(_step(each, chosen, f"map {name!r}"), judged) for name, each in baselines.items()
     }
@@ -338,6 +345,21 @@ def _cut(source: ClassMap, frame: ClassMap) -> xr.DataArray:
     part = xr.concat([source.data.isel(lat=rows, lon=each) for each in columns], "lon")
     west = frame.grid.west
     return part.assign_coords(lon=west + (part["lon"] - west) % 360)
+
+
+def _near(source: ClassMap, frame: ClassMap, factor: int) -> ClassMap:
+    """Return the part of a map that lies in the coarse cells of the frame."""
+    grid = frame.grid
+    up, left = grid.row_offset % factor, grid.column_offset % factor
+    down, right = -(grid.row_offset + grid.rows) % factor, -(grid.column_offset + grid.columns) % factor
+    wider = Grid(
+        grid.resolution,
+        grid.north + up * grid.resolution,
+        grid.west - left * grid.resolution,
+        up + grid.rows + down,
+        left + grid.columns + right,
+    )
+    return as_map(_cut(source, replace(frame, grid=wider)), what=source.what)
 
 
 def _replace(path: str | os.PathLike[str], text: str) -> Path:
