@@ -73,6 +73,7 @@ def test_trained_models_are_joined_and_calibrated_on_the_command_line(tmp_path, 
     assert joined.name == "both"
     assert [member["training"]["configuration"]["schedule"]["seed"] for member in joined.card["members"]] == [0, 1]
     assert not joined.calibration.is_none
+    assert 0 < joined.card["validation"]["miou"] < joined.card["validation"]["accuracy"] < 1
     found = coarse.ai4land.downscale(model=joined, static=static, outputs=("probability", "applicability"))
     assert np.isfinite(found["applicability"].isel(time=0).max().values)
     pair = coarse.ai4land.downscale(model=[tmp_path / "0", tmp_path / "1"], static=static, outputs=("probability",))

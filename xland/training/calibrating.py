@@ -27,7 +27,7 @@ from xland.training.objective import proven_offsets
 from xland.training.opening import open_material
 from xland.training.samples import make_dataset, take_census
 from xland.training.scaling import Scaling, fit_scaling
-from xland.training.validation import ScoredPixels, collect_scores
+from xland.training.validation import ScoredPixels, collect_scores, score_pairs
 from xland.vocabulary import LAND_CLASSES
 
 _PIXELS = 400_000
@@ -118,6 +118,13 @@ def fit_card(checkpoint: Checkpoint, configuration: Configuration, material: Mat
         "calibration": {**_describe(scaling, before, after, len(np.unique(place))), "pixels_of_classes": counts},
         "decision": [round(float(value), 4) for value in offsets],
     }
+    if "validation" not in checkpoint.card:  # models that were joined have none of their own
+        classes = len(checkpoint.inputs.classes)
+        pairs = np.bincount(
+            pixels.target.astype(np.intp) * classes + pixels.scores.argmax(axis=1), minlength=classes**2
+        )
+        found = score_pairs(pairs.reshape(classes, classes))
+        entries["validation"] = {name: round(value, 4) for name, value in found.items()}
     return update_card(checkpoint.folder, entries, applicability=fit_applicability(material, schedule.seed))
 
 
@@ -164,8 +171,8 @@ def _check_same_target(checkpoint: Checkpoint, counts: list[int]) -> None:
     before = checkpoint.card.get("calibration", {}).get("pixels_of_classes", counts)
     if counts != before:
         raise ConfigurationError(
-            f"these are not the maps that {checkpoint.name!r} was trained on: its validation cells have {counts} pixels "
-            f"of the classes in place of {before}. Give those of the training"
+            f"these are not the maps that {checkpoint.name!r} was trained on: its validation cells have {counts} "
+            f"pixels of the classes in place of {before}. Give those of the training"
         )
 
 
