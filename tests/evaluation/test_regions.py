@@ -87,6 +87,17 @@ def test_a_region_without_a_cell_has_no_score(maps):
     assert found["here"]["a"]["land"].accuracy > 0.5
 
 
+def test_regions_without_any_cell_have_no_scores_and_do_not_stop_the_others(maps):
+    predicted, observed = maps
+    sea = on_world(np.zeros(WORLD.shape, np.uint8))
+    bands = latitude_bands(as_map(observed, what="map"))
+    found = compare_regions({"a": predicted, "b": observed}, sea, bands)
+    assert list(found) == list(bands.names)
+    assert all(np.isnan(each[name]["land"].miou) for each in found.values() for name in ("a", "b"))
+    with pytest.raises(RegionError, match="no cell is left to score"):
+        compare({"a": predicted}, sea, domains=("land",))
+
+
 def test_a_map_of_regions_says_their_names(maps):
     numbers = on_world(np.tile(np.array([0.0, 1.0, 2.0, np.nan]), (18, 9)))
     assert labelled(numbers, names=("east", "west")).names == ("east", "west")
@@ -105,6 +116,7 @@ def test_regions_that_cannot_be_used_are_refused(maps):
         (np.arange(648).reshape(WORLD.shape), "holds 647 regions; 1 to 40"),
         (np.full(WORLD.shape, -1), "whole numbers from 1, or 0 for none; found -1"),
         (np.full(WORLD.shape, 1.5), "found 1.5"),
+        (np.where(np.arange(36) < 3, np.inf, np.ones(WORLD.shape)), "found inf"),
         (np.full(WORLD.shape, "a"), "not <U1 values"),
     ):
         with pytest.raises(RegionError, match=message):
@@ -112,3 +124,21 @@ def test_regions_that_cannot_be_used_are_refused(maps):
     two = xr.Dataset({"a": on_world(np.ones(WORLD.shape)), "b": on_world(np.ones(WORLD.shape))})
     with pytest.raises(RegionError, match=r"holds 2 variables \(a, b\)"):
         labelled(two)
+    with pytest.raises(RegionError, match="the map of regions has 2 time steps; select one"):
+        choose(two["a"].expand_dims(time=[2000, 2001]), frame)
+
+
+def test_two_regions_of_one_name_are_refused():
+    numbers = on_world(np.tile(np.array([0, 1, 2, 3]), (18, 9)))
+    with pytest.raises(RegionError, match="several regions are called 'east'; give each a name of its own"):
+        labelled(numbers.assign_attrs(flag_values=[1, 2, 3], flag_meanings="east west east"))
+    # a name that no cell has may come twice
+    assert labelled(numbers.where(numbers < 3), names=("east", "west", "east")).names == ("east", "west")
+
+
+def test_bounds_of_coordinates_are_no_regions():
+    numbers = on_world(np.tile(np.array([0, 1, 2, 3]), (18, 9))).to_dataset(name="zone")
+    for name in ("lat", "lon"):
+        numbers[name].attrs["bounds"] = f"{name}_bnds"
+        numbers[f"{name}_bnds"] = ((name, "side"), np.stack([numbers[name] - 5, numbers[name] + 5], -1))
+    assert labelled(numbers).names == ("region 1", "region 2", "region 3")

@@ -16,7 +16,7 @@ from xland.errors import GridError, OtherYearWarning, RegionError, TimeError, Vo
 from xland.evaluation.report import report
 from xland.evaluation.scores import compare
 from xland.grid import Grid, class_shares
-from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN
+from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN, WATER
 
 SHAPE = (40, 60)
 FACTOR = 5
@@ -332,6 +332,13 @@ def test_a_page_of_chosen_cells_says_that_its_maps_show_all(world, tmp_path):
     text = found.to_html(tmp_path / "held.html").read_text(encoding="utf-8")
     assert "All cells are drawn, also those that are not scored." in text
     assert int(found.scores["map"].pixels["all"].total) == within.sum()
+
+
+def test_a_page_of_water_alone_says_that_no_region_was_scored(world, tmp_path):
+    water = world.observed.copy(data=np.full((1, *SHAPE), WATER, np.uint8))
+    text = report(water, water).to_html(tmp_path / "water.html").read_text(encoding="utf-8")
+    assert not Page(text).open
+    assert "No cell was scored in: north of 50°N, 23.5°N to 50°N" in text
 
 
 def test_a_crosswalk_of_other_states_serves_agreement_and_baseline(world):

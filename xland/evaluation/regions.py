@@ -96,10 +96,12 @@ def labelled(labels: xr.DataArray | xr.Dataset, names: Sequence[str] | None = No
     Raises
     ------
     RegionError
-        Without a region, with more than 40, or with numbers that are negative or no whole ones.
+        Without a region, with more than 40, with numbers that are negative or no whole ones, with a
+        name for two of them, or with several time steps.
     """
     if isinstance(labels, xr.Dataset):
-        variables = [str(name) for name in labels.data_vars if labels[name].ndim >= 2]
+        bounds = {each.attrs.get("bounds") for each in labels.coords.values()}
+        variables = [str(name) for name in labels.data_vars if labels[name].ndim >= 2 and name not in bounds]
         if len(variables) != 1:
             raise RegionError(
                 f"the map of regions holds {len(variables)} variables ({', '.join(variables)}); pass the one to use"
@@ -107,23 +109,31 @@ def labelled(labels: xr.DataArray | xr.Dataset, names: Sequence[str] | None = No
         labels = labels[variables[0]]
     if labels.dtype.kind not in "iufb":
         raise RegionError(f"regions must be whole numbers from 1, or 0 for none, not {labels.dtype} values")
+    steps = len(as_map(labels, what="map of regions").years)
+    if steps > 1:
+        raise RegionError(f"the map of regions has {steps} time steps; select one")
     filled = labels.fillna(0) if labels.dtype.kind == "f" else labels
     found = np.asarray(da.unique(filled.data).compute() if is_dask_collection(filled.data) else np.unique(filled))
     found = found[found != 0]
-    if (found < 0).any() or (found != np.trunc(found)).any():
+    wrong = found[(found < 0) | (found != np.trunc(found)) | ~np.isfinite(found)]
+    if wrong.size:
         raise RegionError(
-            f"regions must be whole numbers from 1, or 0 for none; found {', '.join(map(str, found[:6]))}"
+            f"regions must be whole numbers from 1, or 0 for none; found {', '.join(map(str, wrong[:6]))}"
         )
     if not found.size or found.size > MOST:
         raise RegionError(f"the map of regions holds {found.size} regions; 1 to {MOST} can be told apart in a report")
     known = _meanings(labels, names)
+    called = [known.get(int(each), f"region {int(each)}") for each in found]
+    twice = sorted({name for name in called if called.count(name) > 1})
+    if twice:
+        raise RegionError(f"several regions are called {', '.join(map(repr, twice))}; give each a name of its own")
     renumbered = xr.apply_ufunc(
         lambda block: np.where(block > 0, np.searchsorted(found, block) + 1, 0).astype(np.uint8),
         filled,
         dask="parallelized",
         output_dtypes=[np.uint8],
     )
-    return Regions(renumbered, tuple(known.get(int(each), f"region {int(each)}") for each in found), title)
+    return Regions(renumbered, tuple(called), title)
 
 
 KINDS: Mapping[str, Callable[[ClassMap], Regions]] = MappingProxyType(

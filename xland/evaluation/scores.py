@@ -196,6 +196,8 @@ def _compare(
     }
     (counts,) = dask.compute(lazy)
     matrices = {name: weigh(each, reference.grid) for name, each in counts.items()}
+    if regions is None:
+        _not_empty(matrices)
     _same_cells(matrices)
     label = cells or ("all" if within is None else "a chosen part of the map")
 
@@ -233,13 +235,16 @@ def _check_request(predictions: Mapping[str, Any], factor: int, domains: Sequenc
         )
 
 
+def _not_empty(matrices: Mapping[str, Weightings]) -> None:
+    if not any(each.pixels.any() for each in matrices.values()):
+        raise RegionError("no cell is left to score: the mask `within` and the domains hold no cell of the maps")
+
+
 def _same_cells(matrices: Mapping[str, Weightings]) -> None:
     """Refuse to put scores side by side which were taken on different cells."""
     names = list(matrices)
     support = {name: each.pixels.sum(axis=-1) for name, each in matrices.items()}
     totals = {name: int(each.sum(axis=(0, -1)).max()) for name, each in support.items()}
-    if not any(totals.values()):
-        raise RegionError("no cell is left to score: the mask `within` and the domains hold no cell of the maps")
     for name in names[1:]:
         if not np.array_equal(support[name], support[names[0]]):
             raise GridError(

@@ -155,6 +155,11 @@ def regions_section(report: Report) -> Section:
         return Section("regions", "Region by region", [missing])
     names = report.scores.names
     found = {region: each for region, each in report.by_region.items() if each[report.model]["land"].total > 0}
+    title = f"Region by region: {report.regions.title if report.regions else 'regions'}"
+    empty = [region for region in report.by_region if region not in found]
+    nowhere = [Text(f"No cell was scored in: {', '.join(empty)}.")] if empty else []
+    if not found:
+        return Section("regions", title, nowhere)
     values = [[each[name]["land"].miou for name in names] for each in found.values()]
     label = f"Mean IoU of each map in each region ({', '.join(found)}); the figures stand in the table below"
     parts: list[Part] = [
@@ -166,12 +171,9 @@ def regions_section(report: Report) -> Section:
         ),
         _region_table(found, names),
         _region_classes(found, report.model),
+        *nowhere,
     ]
-    empty = [region for region in report.by_region if region not in found]
-    if empty:
-        parts.append(Text(f"No cell was scored in: {', '.join(empty)}."))
-    title = report.regions.title if report.regions else "regions"
-    return Section("regions", f"Region by region: {title}", parts)
+    return Section("regions", title, parts)
 
 
 def _region_table(found: dict[str, Comparison], names: Sequence[str]) -> Table:
