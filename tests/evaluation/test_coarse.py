@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from xland.batches.split import Part, divide
 from xland.errors import GridError, OtherYearWarning, TimeError
 from xland.evaluation.alignment import as_map
 from xland.evaluation.coarse import baseline_maps, pick_year, sum_up
 from xland.grid import Grid
-from xland.models.baselines import crosswalk
+from xland.models.baselines import crosswalk, simple_maps
 
 COARSE = Grid(5.0, 60.0, -180.0, 4, 6)
 
@@ -32,6 +33,20 @@ def test_differences_are_summed_up_by_area():
     assert found.within_a_pixel == pytest.approx(11 / 18)
     nothing = xr.Dataset({"difference": all_of_it, "largest": largest * np.nan, "pixels": largest})
     assert sum_up(nothing) is None
+
+
+def test_a_single_row_column_or_cell_is_summed_up_as_well():
+    difference = xr.DataArray(
+        np.arange(24.0).reshape(1, 4, 6),
+        {"class": ["urban"], "lat": COARSE.latitude, "lon": COARSE.longitude},
+        ("class", "lat", "lon"),
+    )
+    largest = difference.max("class")
+    agreement = xr.Dataset({"difference": difference, "largest": largest, "pixels": largest})
+    assert sum_up(agreement.isel(lat=[1])).classes["urban"].mean == pytest.approx(8.5)
+    expected = np.average(difference[0, :, 2], weights=COARSE.cell_area())
+    assert sum_up(agreement.isel(lon=[2])).classes["urban"].mean == pytest.approx(expected)
+    assert sum_up(agreement.isel(lat=[1], lon=[2])).classes["urban"].mean == pytest.approx(8)
 
 
 def a_forcing(years, grid=COARSE):
@@ -81,5 +96,10 @@ def test_baselines_of_a_part_are_the_part_of_the_baselines():
     columns = np.array([71, 0, 1, 2])
     part = {name: forcing[name].values[0, 1:3][:, columns] for name in forcing.data_vars}
     np.testing.assert_array_equal(found["crosswalk"], crosswalk(part, 5))
+    shares = xr.Dataset({name: (("time", "lat", "lon"), values[None]) for name, values in part.items()})
+    shares = shares.assign_coords(time=[2000], lat=[52.5, 47.5], lon=[177.5, 182.5, 187.5, 192.5])
+    training = divide(fine) == Part.TRAIN
+    for name, expected in simple_maps(shares, observed.data, 5, training).items():
+        xr.testing.assert_identical(found[name], expected)
     assert found["crosswalk"]["lon"].values.tolist() == fine.longitude.tolist()
     assert len(np.unique(found["most frequent class"])) == 1

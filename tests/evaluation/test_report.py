@@ -334,6 +334,18 @@ def test_a_page_of_chosen_cells_says_that_its_maps_show_all(world, tmp_path):
     assert int(found.scores["map"].pixels["all"].total) == within.sum()
 
 
+@pytest.mark.parametrize(
+    "cells", [{"lat": slice(5, 10)}, {"lon": slice(10, 15)}, {"lat": slice(5, 10), "lon": slice(10, 15)}]
+)
+def test_a_map_of_a_single_row_column_or_cell_of_the_forcing_is_reported(world, full, cells, tmp_path):
+    found = report(world.predicted.isel(cells), world.observed, forcing=world.forcing, factor=FACTOR)
+    assert not Page(found.to_html(tmp_path / "small.html").read_text(encoding="utf-8")).open
+    coarse = {name: slice(each.start // FACTOR, each.stop // FACTOR) for name, each in cells.items()}
+    np.testing.assert_array_equal(found.agreement["difference"], full.agreement["difference"].isel(coarse))
+    for name in ("crosswalk", "mode of the observed cell"):
+        np.testing.assert_array_equal(found.maps[name], full.maps[name].isel(cells))
+
+
 def test_a_page_of_water_alone_says_that_no_region_was_scored(world, tmp_path):
     water = world.observed.copy(data=np.full((1, *SHAPE), WATER, np.uint8))
     text = report(water, water).to_html(tmp_path / "water.html").read_text(encoding="utf-8")

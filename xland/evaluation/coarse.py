@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from xland.batches.split import Part, divide
 from xland.evaluation.alignment import ClassMap
 from xland.evaluation.placing import of_year, on_cells
 from xland.forcing import read_forcing
 from xland.grid import Grid
-from xland.models.baselines import simple_maps
-from xland.vocabulary import CLASS_NAMES, STATE_CLASSES
+from xland.models.baselines import as_map, cell_mode, crosswalk, most_frequent
+from xland.vocabulary import CLASS_NAMES, OCEAN, STATE_CLASSES
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,7 @@ def sum_up(agreement: xr.Dataset) -> CoarseAgreement | None:
     known = np.isfinite(largest)
     if not known.any():
         return None
-    grid = Grid.from_centres(agreement["lat"].values, agreement["lon"].values)
-    area = np.broadcast_to(grid.cell_area()[:, None], grid.shape)
+    area = np.broadcast_to(_area_by_row(agreement["lat"].values)[:, None], largest.shape)
     classes = {}
     for name in agreement["class"].values:
         difference = agreement["difference"].sel({"class": name}).values
@@ -90,6 +90,14 @@ def sum_up(agreement: xr.Dataset) -> CoarseAgreement | None:
             )
     within = agreement["pixels"].values[known] <= 1 + 1e-6
     return CoarseAgreement(classes, int(known.sum()), float(within.mean()), float(largest[known].max()))
+
+
+def _area_by_row(latitude: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Area of a cell of each row, as a multiple of any unit: the cells of a single row are all alike."""
+    if latitude.size == 1:
+        return np.ones(1)
+    size = float(latitude[0] - latitude[-1]) / (latitude.size - 1)
+    return Grid(size, float(latitude[0]) + 0.5 * size, 0.0, latitude.size, 1).cell_area()
 
 
 def pick_year(forcing: xr.Dataset, year: int | None, classes: Mapping[str, str] = STATE_CLASSES) -> xr.Dataset:
@@ -140,4 +148,13 @@ def baseline_maps(
     coarse = observed.grid.coarsen(factor)
     part = on_cells(forcing, coarse, whole=True)
     training = divide(observed.grid) == Part.TRAIN
-    return simple_maps(part, observed.data, factor, training if training.any() else np.ones_like(training), classes)
+    # not simple_maps, which needs at least two coarse cells either way
+    codes = observed.data.isel(time=0).values
+    largest = crosswalk({str(name): part[name].isel(time=0).values for name in part.data_vars}, factor, classes)
+    frequent = most_frequent(codes[training] if training.any() else codes, codes.shape)
+    maps = {
+        "crosswalk": largest,
+        "most frequent class": np.where(largest == OCEAN, largest, frequent),
+        "mode of the observed cell": cell_mode(codes, factor),
+    }
+    return {name: as_map(values, observed.data, "land_use") for name, values in maps.items()}

@@ -158,16 +158,18 @@ class Report:
     @cached_property
     def overview(self) -> Overview:
         """Thinned maps, for the pictures."""
-        fields = {name: self.layers[name] for name in FIELDS if name in self.layers}
+        maps = {name: _single(each, f"map {name!r}") for name, each in self.maps.items()}
+        fields = {name: _single(self.layers[name], name) for name in FIELDS if name in self.layers}
         if self.agreement is not None:
-            fields["coarse difference"] = self.agreement["largest"]
+            name, grid = "coarse difference", maps[self.model].grid.coarsen(self.factor)
+            fields[name] = ClassMap(self.agreement["largest"].expand_dims("time"), grid, (None,), name)
         return look_over(
             self.model,
-            {name: _single(each, f"map {name!r}") for name, each in self.maps.items()},
+            maps,
             _single(self.observed, "observed map"),
             start=None if self.start is None else _single(self.start, "start map"),
             regions=self.regions,
-            fields={name: _single(each, name) for name, each in fields.items()},
+            fields=fields,
             max_pixels=self.max_pixels,
         )
 
