@@ -339,6 +339,10 @@ def test_arguments_that_make_no_sense_are_refused():
     start, observed, predicted = three_maps()
     with pytest.raises(GridError, match=r"whole number of cells along a side, at least 1, not 0, 2\.5"):
         assess_change(start, observed, predicted, factors=(0, 2.5, 3))
+    with pytest.raises(GridError, match="at least 1, not 'a', nan, inf"):
+        assess_change(start, observed, predicted, factors=["a", np.nan, np.inf, np.int64(2), 4.0])
+    with pytest.raises(GridError, match=r"`factors` is a sequence of sizes of windows, not 5; pass factors=\(5,\)"):
+        assess_change(start, observed, predicted, factors=5)
     with pytest.raises(GridError, match="unknown weighting 'people'"):
         assess_change(start, observed, predicted, weighting="people")
     with pytest.raises(TimeError, match="the start map has 2 time steps; select one"):

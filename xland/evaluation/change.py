@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import dask
@@ -149,7 +150,9 @@ def assess_change(
 
 
 def _checked_factors(factors: Sequence[int]) -> tuple[int, ...]:
-    wrong = [factor for factor in factors if int(factor) != factor or factor < 1]
+    if not isinstance(factors, Iterable):
+        raise GridError(f"`factors` is a sequence of sizes of windows, not {factors!r}; pass factors=({factors!r},)")
+    wrong = [each for each in factors if not (isinstance(each, Real) and float(each).is_integer() and each >= 1)]
     if wrong:
         raise GridError(
             f"windows are a whole number of cells along a side, at least 1, not {', '.join(map(repr, wrong))}"
