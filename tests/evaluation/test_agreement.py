@@ -146,3 +146,12 @@ def test_several_years_and_missing_classes_are_refused():
     three = xr.concat([two_halves()] * 3, "class")
     with pytest.raises(AllocationError, match="have 3 classes; 8 are needed"):
         coarse_agreement(three, forcing)
+    for labels, said in ((list(range(8)), "0, 1, 2"), (["sea", *CLASS_NAMES[1:]], "sea, urban")):
+        eight = xr.concat([two_halves() / 8] * 8, "class").assign_coords({"class": labels})
+        with pytest.raises(AllocationError, match=f"are of the classes {said}.*not ocean, urban"):
+            coarse_agreement(eight, forcing)
+
+
+def test_a_dictionary_is_no_crosswalk():
+    with pytest.raises(AllocationError, match=r"the crosswalk is a dict; pass an .*Crosswalk, made from"):
+        coarse_agreement(two_halves(), forcing_of((0.6, 0.4, 0.0)), crosswalk=dict(STATE_CLASSES))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xland.errors import TimeError
+from xland.errors import GridError, TimeError
 from xland.evaluation.layers import FIELDS, extra_layers
 
 COORDS = {"lat": [1.5, 0.5], "lon": [0.5, 1.5]}
@@ -15,8 +15,17 @@ def test_confidence_is_made_from_probabilities_where_it_is_missing():
     store = xr.Dataset({"probability": (("class", "lat", "lon"), shares)}, COORDS)
     found = extra_layers(store, None)
     np.testing.assert_allclose(found["confidence"], [[0.5, 0.0], [0.2, 1.0]], atol=1e-6)
+    renamed = extra_layers(store.rename({"class": "cover"}), None)
+    np.testing.assert_array_equal(renamed["confidence"], found["confidence"])
     own = store.assign(confidence=(("lat", "lon"), np.zeros((2, 2))))
     assert float(extra_layers(own, None)["confidence"].max()) == 0
+
+
+def test_probabilities_without_one_dimension_of_classes_are_refused():
+    for dims in (("lat", "lon"), ("member", "class", "lat", "lon")):
+        values = xr.DataArray(np.ones((2,) * len(dims)), COORDS, dims)
+        with pytest.raises(GridError, match=rf"'probability' has the dimensions {', '.join(dims)}: beside time"):
+            extra_layers(values.to_dataset(name="probability"), None)
 
 
 def test_the_layers_of_the_year_are_taken():

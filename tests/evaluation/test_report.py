@@ -12,7 +12,7 @@ import xarray as xr
 from tests.evaluation.pages import Page, image, numbers
 from tests.raising_backend import ValueWasReadError, raising_dataset
 from xland.allocation.crosswalk import Crosswalk
-from xland.errors import GridError, OtherYearWarning, RegionError, TimeError, VocabularyError
+from xland.errors import AllocationError, GridError, OtherYearWarning, RegionError, TimeError, VocabularyError
 from xland.evaluation.report import report
 from xland.evaluation.scores import compare
 from xland.grid import Grid, class_shares
@@ -311,6 +311,17 @@ def test_one_year_of_many_is_chosen(world):
 def test_what_does_not_fit_is_refused(world, tmp_path):
     with pytest.raises(GridError, match="a baseline is called 'map' like the map that is judged"):
         report(world.predicted, world.observed, baselines={"map": world.start})
+    for name in ("observed", "start"):
+        with pytest.raises(GridError, match=f"a map is called '{name}', as the page calls the observed map"):
+            report(world.predicted, world.observed, model=name)
+        with pytest.raises(GridError, match=f"a map is called '{name}'"):
+            report(world.predicted, world.observed, baselines={"persistence": world.start, name: world.start})
+    with pytest.raises(GridError, match="has an empty name; pass model='map'"):
+        report(world.predicted, world.observed, model="")
+    with pytest.raises(GridError, match="max_pixels is 0; a picture needs at least one cell"):
+        report(world.predicted, world.observed, max_pixels=0)
+    with pytest.raises(AllocationError, match="the crosswalk is a dict; pass an"):
+        report(world.predicted, world.observed, forcing=world.forcing, crosswalk={"forest": "forest"})
     with pytest.raises(RegionError, match="unknown regions 'nations'"):
         report(world.predicted, world.observed, regions="nations")
     past = xr.concat([world.forcing.assign_coords(time=[year]) for year in (1900, 1901)], "time")
@@ -323,6 +334,14 @@ def test_what_does_not_fit_is_refused(world, tmp_path):
     with pytest.raises(VocabularyError, match="unknown class codes 90"):
         wrong.to_html(tmp_path / "no.html")
     assert not list(tmp_path.iterdir())
+
+
+def test_arrays_among_the_provenance_are_written_as_lists(world, tmp_path):
+    attributes = {"years": np.array([2000, 2015]), "box": np.arange(4.0).reshape(2, 2), "names": np.array(["a", "<b>"])}
+    found = report(world.predicted["land_use"], world.observed, regions=None, provenance=attributes, card=attributes)
+    text = found.to_html(tmp_path / "arrays.html").read_text(encoding="utf-8")
+    words = re.findall(r"<dt>(?:years|box|names)</dt><dd>(.*?)\s*</dd>", text)
+    assert words == 2 * ["2000, 2015", "[0.0, 1.0], [2.0, 3.0]", "a, &lt;b&gt;"]
 
 
 def test_a_page_of_chosen_cells_says_that_its_maps_show_all(world, tmp_path):

@@ -57,14 +57,15 @@ def coarse_agreement(
     TimeError
         A forcing of several years without that of the map.
     AllocationError
-        What :func:`xland.allocation.crosswalk.class_targets` refuses.
+        What :func:`xland.allocation.crosswalk.class_targets` refuses; other classes than the eight; a crosswalk of
+        another type.
 
     Warns
     -----
     OtherYearWarning
         If the only year of the forcing is not that of the map.
     """
-    crosswalk = LUH_CROSSWALK if crosswalk is None else crosswalk
+    crosswalk = checked_crosswalk(crosswalk)
     shares, grid, year, factor = _shares(fine, forcing, factor)
     targets = _targets(forcing, grid, year, crosswalk)
     difference = (shares - targets).assign_attrs(long_name="share in the map minus share in the forcing", units="1")
@@ -72,6 +73,24 @@ def coarse_agreement(
     pixel = xr.DataArray(largest_pixel(grid.refine(factor).cell_area(), factor), {"lat": shares["lat"]}, ("lat",))
     pixels = (largest / pixel).assign_attrs(long_name="largest absolute difference in fine pixels", units="1")
     return xr.Dataset({"difference": difference, "largest": largest, "pixels": pixels})
+
+
+def checked_crosswalk(crosswalk: Crosswalk | None) -> Crosswalk:
+    """Return the crosswalk, or that of LUH2 and LUH3 for None.
+
+    Raises
+    ------
+    AllocationError
+        If it is something else, such as a dictionary.
+    """
+    if crosswalk is None:
+        return LUH_CROSSWALK
+    if not isinstance(crosswalk, Crosswalk):
+        raise AllocationError(
+            f"the crosswalk is a {type(crosswalk).__name__}; pass an xland.allocation.crosswalk.Crosswalk, made from "
+            "the class of each state: Crosswalk({'primf': 'forest', ...})"
+        )
+    return crosswalk
 
 
 def _shares(fine: xr.DataArray, forcing: xr.Dataset, factor: int | None) -> tuple[xr.DataArray, Grid, int | None, int]:
@@ -108,6 +127,12 @@ def _layers(fine: xr.DataArray) -> tuple[list[xr.DataArray], Hashable | None]:
             f"{', '.join(CLASS_NAMES)}"
         )
     if "class" in fine.coords:
+        named = [str(name) for name in fine["class"].values]
+        if set(named) != set(CLASS_NAMES):
+            raise AllocationError(
+                f"the probabilities are of the classes {', '.join(named)}, not {', '.join(CLASS_NAMES)}; rename them, "
+                "or drop the coordinate `class` where they are in this order"
+            )
         fine = fine.sel({"class": list(CLASS_NAMES)})
     return [fine.isel({"class": number}, drop=True) for number in range(len(CLASS_NAMES))], "class"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.errors import TimeError
+from xland.errors import GridError, TimeError
 from xland.evaluation.alignment import years_of
 from xland.orientation import orient
 
@@ -67,15 +67,18 @@ def extra_layers(predicted: xr.DataArray | xr.Dataset, year: int | None) -> dict
     ------
     TimeError
         If a layer lacks the year.
+    GridError
+        If the probabilities have no dimension of classes, or others beside it.
     """
     if not isinstance(predicted, xr.Dataset):
         return {}
     found = {name: _at(predicted[name], year, name) for name in ("probability", *FIELDS) if name in predicted.data_vars}
     if "probability" in found and "confidence" not in found:
+        classes = _class_dimension(found["probability"])
         found["confidence"] = xr.apply_ufunc(
             _margin,
-            found["probability"].chunk({"class": -1}),
-            input_core_dims=[["class"]],
+            found["probability"].chunk({classes: -1}),
+            input_core_dims=[[classes]],
             dask="parallelized",
             output_dtypes=[np.float32],
         )
@@ -90,6 +93,16 @@ def _at(layer: xr.DataArray, year: int | None, name: str) -> xr.DataArray:
     if year not in years:
         raise TimeError(f"the layer {name!r} holds {len(years)} years, but not {year}")
     return data.isel(time=[years.index(year)])
+
+
+def _class_dimension(probability: xr.DataArray) -> Hashable:
+    spare = [dim for dim in probability.dims if dim not in {"time", "lat", "lon"}]
+    if len(spare) != 1:
+        raise GridError(
+            f"the layer 'probability' has the dimensions {', '.join(map(str, probability.dims))}: beside time, lat and "
+            "lon it needs one of classes, and no other"
+        )
+    return spare[0]
 
 
 def _margin(probability: NDArray[np.float32]) -> NDArray[np.float32]:

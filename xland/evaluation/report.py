@@ -18,9 +18,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.allocation.crosswalk import LUH_CROSSWALK, Crosswalk
+from xland.allocation.crosswalk import Crosswalk
 from xland.errors import GridError, TimeError
-from xland.evaluation.agreement import coarse_agreement
+from xland.evaluation.agreement import checked_crosswalk, coarse_agreement
 from xland.evaluation.alignment import ClassMap, as_map, overlaps
 from xland.evaluation.change import ChangeScores, assess_change
 from xland.evaluation.coarse import CoarseAgreement, baseline_maps, pick_year, sum_up
@@ -284,17 +284,18 @@ def report(
     TimeError
         If a map has several years and none is chosen, or lacks the chosen one.
     GridError, RegionError, ForcingError
-        If maps, regions or forcing do not fit each other.
+        If maps, regions or forcing do not fit each other, or a map has a name that is taken.
     """
-    if baselines is not None and model in baselines:
-        raise GridError(f"a baseline is called {model!r} like the map that is judged; call one of them otherwise")
+    _check_names(model, () if baselines is None else tuple(baselines))
+    if not max_pixels >= 1:
+        raise GridError(f"max_pixels is {max_pixels!r}; a picture needs at least one cell: pass a number from 1")
     years = as_map(observed, what="observed map").years
     judged = _step(predicted, year if year is not None or len(years) > 1 else years[0], f"map {model!r}")
     chosen = year if year is not None else judged.years[0]
     if year is not None and judged.years[0] not in (None, year):
         raise TimeError(f"the map {model!r} is of {judged.years[0]}, not of {year}; pass that of {year}, or no year")
     reference = _step(observed, chosen, "observed map")
-    states = dict((LUH_CROSSWALK if crosswalk is None else crosswalk).states)
+    states = dict(checked_crosswalk(crosswalk).states)
     coarse = None if forcing is None else pick_year(forcing, chosen, states)
     if coarse is not None:
         fitting_factor(coarse, judged.grid, factor)
@@ -321,6 +322,20 @@ def report(
         provenance,
         max_pixels,
     )
+
+
+def _check_names(model: str, baselines: Sequence[str]) -> None:
+    """Refuse names under which two maps of the page could not be told apart."""
+    if not model:
+        raise GridError("the map that is judged has an empty name; pass model='map', or what it is called")
+    if model in baselines:
+        raise GridError(f"a baseline is called {model!r} like the map that is judged; call one of them otherwise")
+    taken = [name for name in (model, *baselines) if name in ("observed", "start")]
+    if taken:
+        raise GridError(
+            f"a map is called {taken[0]!r}, as the page calls the observed map or that of the start; "
+            "call it otherwise with model= or in baselines"
+        )
 
 
 def _step(obj: xr.DataArray | xr.Dataset, year: int | None, what: str) -> ClassMap:
