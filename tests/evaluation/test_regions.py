@@ -104,6 +104,7 @@ def test_a_map_of_regions_says_their_names(maps):
     flagged = numbers.assign_attrs(flag_values=[1, 2], flag_meanings="the_north the_south")
     assert labelled(flagged.to_dataset(name="zone").chunk()).names == ("the north", "the south")
     assert labelled(numbers).labels[0, :4].values.tolist() == [0, 1, 2, 0]
+    assert labelled(numbers.assign_attrs(flag_values=[1, 2, 3])).names == ("region 1", "region 2")
 
 
 def test_regions_that_cannot_be_used_are_refused(maps):

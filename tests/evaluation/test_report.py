@@ -372,6 +372,13 @@ def test_a_page_of_water_alone_says_that_no_region_was_scored(world, tmp_path):
     assert "No cell was scored in: north of 50°N, 23.5°N to 50°N" in text
 
 
+def test_a_forcing_without_data_leaves_nothing_to_compare(world, tmp_path):
+    found = report(world.predicted, world.observed, forcing=world.forcing * np.nan, factor=FACTOR, regions=None)
+    assert found.coarse is None
+    text = found.to_html(tmp_path / "empty.html").read_text(encoding="utf-8")
+    assert "The forcing and the map have no coarse cell to compare." in text
+
+
 def test_a_crosswalk_of_other_states_serves_agreement_and_baseline(world):
     names = {name: f"share_of_{name}" for name in CLASS_NAMES[1:]}
     forcing = world.forcing.rename(names)
