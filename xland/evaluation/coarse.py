@@ -15,8 +15,8 @@ from xland.evaluation.alignment import ClassMap
 from xland.evaluation.placing import of_year, on_cells
 from xland.forcing import read_forcing
 from xland.grid import Grid
-from xland.models.baselines import as_map, cell_mode, crosswalk, most_frequent
-from xland.vocabulary import CLASS_NAMES, OCEAN, STATE_CLASSES
+from xland.models.baselines import maps_of_states
+from xland.vocabulary import CLASS_NAMES, STATE_CLASSES
 
 
 @dataclass(frozen=True)
@@ -148,13 +148,5 @@ def baseline_maps(
     coarse = observed.grid.coarsen(factor)
     part = on_cells(forcing, coarse, whole=True)
     training = divide(observed.grid) == Part.TRAIN
-    # not simple_maps, which needs at least two coarse cells either way
-    codes = observed.data.isel(time=0).values
-    largest = crosswalk({str(name): part[name].isel(time=0).values for name in part.data_vars}, factor, classes)
-    frequent = most_frequent(codes[training] if training.any() else codes, codes.shape)
-    maps = {
-        "crosswalk": largest,
-        "most frequent class": np.where(largest == OCEAN, largest, frequent),
-        "mode of the observed cell": cell_mode(codes, factor),
-    }
-    return {name: as_map(values, observed.data, "land_use") for name, values in maps.items()}
+    states = {str(name): part[name].isel(time=0).values for name in part.data_vars}
+    return maps_of_states(states, observed.data, factor, training if training.any() else ~training, classes)

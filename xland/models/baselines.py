@@ -102,7 +102,25 @@ def simple_maps(
     """
     names = [str(name) for name in forcing.data_vars if str(name) in classes or str(name) in CLASS_NAMES]
     data = read_forcing(forcing, variables=names).data
-    states = {name: data[name].isel(time=0).values for name in names}
+    return maps_of_states({name: data[name].isel(time=0).values for name in names}, observed, factor, training, classes)
+
+
+def maps_of_states(
+    states: Mapping[str, NDArray[Any]],
+    observed: xr.DataArray,
+    factor: int,
+    training: NDArray[np.bool_],
+    classes: Mapping[str, str] = STATE_CLASSES,
+) -> dict[str, xr.DataArray]:
+    """Make the maps of :func:`simple_maps` from arrays that lie on the coarse cells of the observed map.
+
+    Parameters
+    ----------
+    states : mapping of str to (R, C) array
+        Fractions of LUH states or of classes.
+    observed, factor, training, classes
+        As for :func:`simple_maps`.
+    """
     codes = observed.isel(time=0).values
     largest = crosswalk(states, factor, classes)
     maps = {
