@@ -93,7 +93,9 @@ def test_a_lost_worker_costs_a_rollout_no_finished_map(tmp_path, cluster):
 
 def test_a_worker_that_dies_again_and_again_ends_by_name_with_what_is_finished_kept(tmp_path, cluster):
     with pytest.raises(
-        WorkerError, match=r"worker that computed block .*3\.0\.1.* died 4 times.*often a want"
+        # or the block that waited there behind the one that kills: dask counts the deaths of both
+        WorkerError,
+        match=r"worker that had block .*3\.\d\.\d.* in hand died 4 times.*often a want",
     ) as caught:
         write(counted(tmp_path / "log", Killer(tmp_path, (3, 0, 1), 99)), tmp_path / "a.zarr", progress=False)
     assert isinstance(caught.value, StoreError)

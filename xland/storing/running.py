@@ -70,7 +70,7 @@ def _run_on_cluster(client: Any, graph: Any, keys: Sequence[Key], done: Callable
             done(future.key)
     except KilledWorker as error:
         raise WorkerError(
-            f"the worker that computed {_named(error.task)} died {error.allowed_failures + 1} times, last "
+            f"the worker that had {_named(error.task)} in hand died {error.allowed_failures + 1} times, last "
             f"{error.last_worker.address}; its log says why, often a want of memory"
         ) from error
     except (FutureCancelledError, ClosedClientError, CommClosedError) as error:
