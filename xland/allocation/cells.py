@@ -65,17 +65,10 @@ class Cells:
             )
         targets, area = (np.ascontiguousarray(each, dtype=np.float64) for each in (targets, area))
         classes, rows, columns = probability.shape
-        wanted = {
-            "targets": (targets.shape, (classes, rows // factor, columns // factor)),
-            "area": (area.shape, (rows,)),
-            "valid": (valid.shape, (rows, columns)),
-        }
-        for name, (found, needed) in wanted.items():
-            if found != needed:
-                raise AllocationError(
-                    f"{name} has the shape {found}; {needed} belongs to probabilities of the shape "
-                    f"{probability.shape} with {factor} x {factor} pixels in a coarse cell"
-                )
+        cells = cls(probability, targets, factor, area, valid)
+        cells._check_shape("targets", targets, (classes, rows // factor, columns // factor))
+        cells._check_shape("area", area, (rows,))
+        cells._check_shape("valid", valid, (rows, columns))
         if rows % factor or columns % factor:
             raise AllocationError(
                 f"{rows} x {columns} pixels are no whole coarse cells of {factor} x {factor}; cut blocks at their edges"
@@ -91,7 +84,27 @@ class Cells:
                 f"probabilities are negative, all 0 or no numbers in {np.count_nonzero(bad)} valid pixels, the first "
                 f"in row {row} and column {column} of the block; mark pixels without a prediction as not valid"
             )
-        return cls(probability, targets, factor, area, valid)
+        return cells
+
+    def check_targets(self, targets: NDArray[Any]) -> NDArray[np.float64]:
+        """Return shares that another year has of these cells.
+
+        Raises
+        ------
+        AllocationError
+            Shapes that do not fit; shares outside 0..1.
+        """
+        checked = np.ascontiguousarray(targets, dtype=np.float64)
+        self._check_shape("targets", checked, self.targets.shape)
+        _refuse_targets(checked)
+        return checked
+
+    def _check_shape(self, name: str, array: NDArray[Any], needed: tuple[int, ...]) -> None:
+        if array.shape != needed:
+            raise AllocationError(
+                f"{name} has the shape {array.shape}; {needed} belongs to probabilities of the shape "
+                f"{self.probability.shape} with {self.factor} x {self.factor} pixels in a coarse cell"
+            )
 
     @property
     def valid_share(self) -> NDArray[np.float64]:

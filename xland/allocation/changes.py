@@ -74,10 +74,9 @@ def fit_changes(
         without a class in valid pixels.
     """
     cells = Cells.of(probability, targets, factor, area, valid)
-    Cells.of(probability, base_targets, factor, area, valid)
     classes = len(cells.probability)
-    before = base_targets if prior_targets is None else prior_targets
-    Cells.of(probability, before, factor, area, valid)
+    base_shares = cells.check_targets(base_targets)
+    before = base_shares if prior_targets is None else cells.check_targets(prior_targets)
     prior, base = (
         _codes(cells, prior_codes, "map of the adjacent year"),
         _codes(cells, base_codes, "map of the base year"),
@@ -88,7 +87,7 @@ def fit_changes(
             f"the map of the base year has no class in {np.count_nonzero(unknown)} valid pixels; changes can only be "
             "counted from a complete map"
         )
-    wanted, unmet = _changed(cells, _shares(cells, base), np.asarray(base_targets, dtype=np.float64))
+    wanted, unmet = _changed(cells, _shares(cells, base), base_shares)
     present = _shares(cells, prior)
     closed = np.zeros(wanted.shape, dtype=np.bool_)
     step = largest_pixel(cells.area, factor)[:, None]
@@ -96,7 +95,7 @@ def fit_changes(
         if code >= classes:
             continue  # a model of fewer classes has none of it to protect
         # what could not be given in an earlier year is not made up for while the forcing takes away
-        closed[code] = (wanted[code] < present[code] + step) | (cells.targets[code] < np.asarray(before)[code])
+        closed[code] = (wanted[code] < present[code] + step) | (cells.targets[code] < before[code])
         spare = np.where(closed[code], np.maximum(wanted[code] - present[code], 0), 0)
         wanted[code] -= spare
         _give(wanted, present, spare)

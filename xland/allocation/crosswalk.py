@@ -111,16 +111,16 @@ class Crosswalk:
         AllocationError
             A class without a state, a state that the forcing does not hold, a class that would be counted twice.
         """
-        held = set(variables)
+        held, owners = set(variables), dict(self.states)
         found: dict[str, tuple[str, ...]] = {}
         lost, missing = [], []
         for name in classes:
             wanted = self.states_of(name)
             if name == _SEA:
                 continue
-            if name in held and dict(self.states).get(name, name) != name:
+            if name in held and owners.get(name, name) != name:
                 raise AllocationError(
-                    f"the forcing holds {name}, which the crosswalk counts as {dict(self.states)[name]}: it would "
+                    f"the forcing holds {name}, which the crosswalk counts as {owners[name]}: it would "
                     "count twice; give the variable another name, or leave it to its class"
                 )
             if name in held and name not in wanted:

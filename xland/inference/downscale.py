@@ -155,8 +155,8 @@ def downscale(
         )
     # a region needs ever more of its surroundings the longer a rollout is: only what it depends on is computed
     layout = Layout.cut(whole if rollout else target, inputs, chunks)
-    step = -1 if direction == "forward" else 1
-    before = chosen[0] - 1 if direction == "forward" else chosen[-1] + 1
+    first, step = (chosen[0], -1) if direction == "forward" else (chosen[-1], 1)
+    before = first + step
     if prior is not None and not rollout:
         before = base_year(prior, before)
     variables = present_variables(forcing, inputs)
