@@ -57,9 +57,13 @@ def write_blocks(ds: xr.Dataset, place: Workplace, manifest: dict[str, Any], ide
     active = active_name(identity)
     place.files.put(active, b"")
     try:
-        with progress_bar(total, total - len(unfinished), notes, shown=progress) as advance:
-            maps = f"{place.files.address}/maps-{manifest['fingerprint']}"
-            _write_segments(work, maps, unfinished, advance)
+        try:
+            with progress_bar(total, total - len(unfinished), notes, shown=progress) as advance:
+                maps = f"{place.files.address}/maps-{manifest['fingerprint']}"
+                _write_segments(work, maps, unfinished, advance)
+        finally:
+            # blocks that still run after an interruption see that it is gone, and stop
+            place.files.remove(active)
     except BaseException as error:
         safe = len(journal_of(place.files).finished())
         remedy = f"{safe} of {total} blocks are safe in {place.files.address}; write again with resume=True to go on"
@@ -70,9 +74,6 @@ def write_blocks(ds: xr.Dataset, place: Workplace, manifest: dict[str, Any], ide
             raise StoreError(f"{reason}. {remedy}") from error
         error.add_note(remedy)
         raise
-    finally:
-        # blocks that still run after an interruption see that it is gone, and stop
-        place.files.remove(active)
 
 
 @dataclass(frozen=True)
