@@ -26,6 +26,10 @@ class RegionError(GridError):
     """A region that is empty or outside the data."""
 
 
+class NothingToScoreError(RegionError):
+    """Maps, masks and domains that leave no cell to score."""
+
+
 class ForcingError(XlandError):
     """Coarse land-use states that would give a wrong map."""
 

@@ -12,7 +12,15 @@ import xarray as xr
 from tests.evaluation.pages import Page, image, numbers
 from tests.raising_backend import ValueWasReadError, raising_dataset
 from xland.allocation.crosswalk import Crosswalk
-from xland.errors import AllocationError, GridError, OtherYearWarning, RegionError, TimeError, VocabularyError
+from xland.errors import (
+    AllocationError,
+    GridError,
+    OtherYearWarning,
+    RegionError,
+    TimeError,
+    UndefinedScoreWarning,
+    VocabularyError,
+)
 from xland.evaluation.report import report
 from xland.evaluation.scores import compare
 from xland.grid import Grid, class_shares
@@ -370,6 +378,35 @@ def test_a_page_of_water_alone_says_that_no_region_was_scored(world, tmp_path):
     text = report(water, water).to_html(tmp_path / "water.html").read_text(encoding="utf-8")
     assert not Page(text).open
     assert "No cell was scored in: north of 50°N, 23.5°N to 50°N" in text
+
+
+@pytest.mark.parametrize("which", ["observed", "start"])
+def test_maps_without_land_leave_change_and_trust_undefined_as_the_other_scores(world, which, tmp_path):
+    sea = world.observed.copy(data=np.full((1, *SHAPE), OCEAN, np.uint8))
+    maps = {"observed": world.observed, "start": world.start} | {which: sea}
+    found = report(world.predicted, model="ours", **maps)
+    with pytest.warns(UndefinedScoreWarning, match="change is not scored: no cell is left to score") as told:
+        scored = found.change["ours"]
+    assert len(told) == 1
+    assert np.isnan([scored.figure_of_merit, scored.hits, scored.null.disagreement]).all()
+    assert scored.years == (int(maps["start"].time[0]), int(maps["observed"].time[0]), 2015)
+    if which == "observed":
+        with pytest.warns(UndefinedScoreWarning, match="probabilities are not judged: no cell is left to score"):
+            assert found.reliability is None
+    text = found.to_html(tmp_path / "sea.html").read_text(encoding="utf-8")
+    assert not Page(text).open
+    assert "No cell has land use in both the start and the observed map, so change is not scored." in text
+    assert ("No cell of land was observed, so the probabilities are not judged." in text) == (which == "observed")
+    written = json.loads(found.to_json(tmp_path / "sea.json").read_text())
+    assert written["change"]["ours"]["figure_of_merit"] is None
+    assert (written["reliability"] is None) == (which == "observed")
+
+
+def test_a_report_on_an_empty_mask_is_refused_in_all_its_parts(world):
+    found = report(world.predicted, world.observed, start=world.start, within=np.zeros(SHAPE, bool))
+    for part in ("scores", "change", "reliability"):
+        with pytest.raises(RegionError, match="no cell is left to score: the mask `within`"):
+            getattr(found, part)
 
 
 def test_a_forcing_without_data_leaves_nothing_to_compare(world, tmp_path):

@@ -20,7 +20,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.errors import GridError, RegionError, TimeError, UndefinedScoreWarning
+from xland.errors import GridError, NothingToScoreError, RegionError, TimeError, UndefinedScoreWarning
 from xland.evaluation.alignment import ClassMap, as_map, overlaps
 from xland.evaluation.blocks import place_mask
 from xland.evaluation.change_scores import ChangeScores
@@ -102,7 +102,7 @@ def assess_change(
     GridError
         Grids whose cells differ in size or do not coincide; arguments that make no sense.
     RegionError
-        Maps without a common cell, or no cell left to score.
+        Maps without a common cell, or no cell left to score (:class:`~xland.errors.NothingToScoreError`).
     TimeError
         A map of several time steps.
     VocabularyError
@@ -133,7 +133,7 @@ def assess_change(
     (blocks,) = dask.compute({factor: _tabulate(scene, factor, weighting) for factor in sizes})
     tables = {factor: _gather(found.ravel()) for factor, found in blocks.items()}
     if not tables[1][_EVERYWHERE].cross.any():
-        raise RegionError(
+        raise NothingToScoreError(
             "no cell is left to score: the mask `within` and the cells with data (class 1 to 7) in the start "
             "and the observed map have none in common"
         )

@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.errors import GridError, ModelError, RegionError, TimeError, VocabularyError
+from xland.errors import GridError, ModelError, NothingToScoreError, TimeError, VocabularyError
 from xland.evaluation.alignment import ClassMap, as_map, pair_years
 from xland.evaluation.blocks import place_mask
 from xland.evaluation.confidence import Counts, count_confidence
@@ -170,7 +170,8 @@ def assess_reliability(
     GridError
         If cells do not coincide, or there are other dimensions.
     RegionError
-        If there is no common cell, or ``within`` and ``domain`` leave none.
+        If there is no common cell, or ``within`` and ``domain`` leave none
+        (:class:`~xland.errors.NothingToScoreError`).
     TimeError
         If time steps do not belong together.
     """
@@ -195,7 +196,7 @@ def assess_reliability(
     sums = np.sum(dask.compute(*counted), axis=0)
     counts = Counts.unpack(sums, bins, len(CLASS_NAMES))
     if not counts.total > 0:
-        raise RegionError("no cell is left to score: the mask `within` and the domain hold no cell of the maps")
+        raise NothingToScoreError("no cell is left to score: the mask `within` and the domain hold no cell of the maps")
     return summarise(counts, weighting)
 
 

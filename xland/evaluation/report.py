@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,9 +20,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.allocation.crosswalk import Crosswalk
-from xland.errors import GridError, TimeError
+from xland.errors import GridError, NothingToScoreError, TimeError, UndefinedScoreWarning
 from xland.evaluation.agreement import checked_crosswalk, coarse_agreement
-from xland.evaluation.alignment import ClassMap, as_map, overlaps
+from xland.evaluation.alignment import ClassMap, as_map, overlaps, years_of
 from xland.evaluation.change import ChangeScores, assess_change
 from xland.evaluation.coarse import CoarseAgreement, baseline_maps, pick_year, sum_up
 from xland.evaluation.layers import FIELDS, extra_layers
@@ -38,6 +39,7 @@ from xland.evaluation.sections.maps import maps_section
 from xland.evaluation.sections.reliability import reliability_section
 from xland.evaluation.sections.scores import classes_section, regions_section, scores_section
 from xland.grid import Grid
+from xland.vocabulary import CLASSES
 
 MAX_PIXELS = 750_000
 """Cells of each map that the page carries at most."""
@@ -113,14 +115,39 @@ class Report:
 
     @cached_property
     def change(self) -> dict[str, ChangeScores]:
-        """Scores of change by name of the map, windows of many sizes for the judged one; empty without a start map."""
+        """Scores of change by name of the map, windows of many sizes for the judged one; empty without a start map.
+
+        All NaN where no cell has land use in both the start and the observed map.
+
+        Warns
+        -----
+        UndefinedScoreWarning
+            If there is no such cell.
+        """
         if self.start is None:
             return {}
+        try:
+            return self._change(self.start)
+        except NothingToScoreError as error:
+            self._warn("change is not scored", error)
+        start, observed = years_of(self.start)[0], years_of(self.observed)[0]
+        size = len(CLASSES)
+        return {
+            name: ChangeScores(
+                np.zeros((size,) * 3),
+                np.zeros((size,) * 2),
+                years=(start, observed, years_of(each)[0]),
+                cells=self.scores[name].cells,
+            )
+            for name, each in self.maps.items()
+        }
+
+    def _change(self, start: xr.DataArray) -> dict[str, ChangeScores]:
         shortest = min(as_map(self.maps[self.model], what="map").grid.shape)
         windows = tuple(size for size in WINDOWS if size == 1 or 2 * size <= shortest)
         return {
             name: assess_change(
-                self.start,
+                start,
                 self.observed,
                 each,
                 factors=windows if name == self.model else (1,),
@@ -132,12 +159,27 @@ class Report:
 
     @cached_property
     def reliability(self) -> Reliability | None:
-        """Whether probabilities are what they say; None without probabilities."""
+        """Whether probabilities are what they say; None without probabilities, or where no land was observed.
+
+        Warns
+        -----
+        UndefinedScoreWarning
+            If there are probabilities, but no land.
+        """
         if "probability" not in self.layers:
             return None
-        return assess_reliability(
-            self.layers["probability"], self.observed, decided=self.maps[self.model], within=self.within
-        )
+        try:
+            return assess_reliability(
+                self.layers["probability"], self.observed, decided=self.maps[self.model], within=self.within
+            )
+        except NothingToScoreError as error:
+            self._warn("probabilities are not judged", error)
+        return None
+
+    def _warn(self, what: str, error: NothingToScoreError) -> None:
+        """Say what cannot be scored; an empty mask is refused, as it leaves nothing of the other scores either."""
+        _ = self.scores
+        warnings.warn(f"{what}: {error}", UndefinedScoreWarning, stacklevel=4)
 
     @cached_property
     def coarse(self) -> CoarseAgreement | None:

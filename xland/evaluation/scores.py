@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.errors import GridError, RegionError
+from xland.errors import GridError, NothingToScoreError
 from xland.evaluation.alignment import as_map, pair_years
 from xland.evaluation.blocks import Weightings, count_lazily, weigh
 from xland.evaluation.comparison import Comparison, Evaluation
@@ -88,7 +88,7 @@ def evaluate(
     GridError
         Grids whose cells differ in size or do not coincide.
     RegionError
-        Maps without a common cell, or an empty ``within``.
+        Maps without a common cell, or an empty ``within`` (:class:`~xland.errors.NothingToScoreError`).
     TimeError
         Time steps that do not belong together.
     """
@@ -237,7 +237,9 @@ def _check_request(predictions: Mapping[str, Any], factor: int, domains: Sequenc
 
 def _not_empty(matrices: Mapping[str, Weightings]) -> None:
     if not any(each.pixels.any() for each in matrices.values()):
-        raise RegionError("no cell is left to score: the mask `within` and the domains hold no cell of the maps")
+        raise NothingToScoreError(
+            "no cell is left to score: the mask `within` and the domains hold no cell of the maps"
+        )
 
 
 def _same_cells(matrices: Mapping[str, Weightings]) -> None:

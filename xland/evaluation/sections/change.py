@@ -43,6 +43,9 @@ def change_section(report: Report) -> Section:
         )
         return Section("change", "Change", [missing])
     judged = report.change[report.model]
+    if not judged.total > 0:
+        text = "No cell has land use in both the start and the observed map, so change is not scored."
+        return Section("change", "Change", [Text(text)])
     rows = {**report.change, "persistence": judged.null}
     parts: list[Part] = [
         Text(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xland.evaluation import charts
-from xland.evaluation.parts import Cell, Chart, Missing, Row, Section, Table, Tile
+from xland.evaluation.parts import Cell, Chart, Missing, Row, Section, Table, Text, Tile
 from xland.evaluation.reliability import Reliability
 from xland.evaluation.tables import figure
 
@@ -28,6 +28,10 @@ def reliability_section(report: Report) -> Section:
     """Draw the reliability and the risk-coverage curve."""
     found = report.reliability
     title = "How far its probabilities can be trusted"
+    if found is None and "probability" in report.layers:
+        return Section(
+            "reliability", title, [Text("No cell of land was observed, so the probabilities are not judged.")]
+        )
     if found is None:
         missing = Missing(
             "The store of the map holds no probabilities, so the page cannot say whether they are what they say.",
