@@ -269,6 +269,12 @@ def test_a_state_under_other_capitals_is_pointed_out():
         read_forcing(STATES.rename(urban="URBAN"))
 
 
+@pytest.mark.parametrize(("given", "named"), [(STATES["urban"], "a DataArray"), ("states.nc", "a str")])
+def test_a_forcing_that_is_no_dataset_is_refused_with_the_remedy(given, named):
+    with pytest.raises(ForcingError, match=rf"the forcing is {named}; pass a Dataset .*to_dataset\(name="):
+        read_forcing(given)
+
+
 @pytest.mark.parametrize("units", ["%", "percent", "Percent"])
 def test_percent_by_units_is_refused_with_the_remedy(units):
     ds = STATES.assign(urban=(STATES["urban"] * 100).assign_attrs(units=units))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.strategies import Layout, canonical_states
-from xland.errors import GridError
+from xland.errors import ForcingError, GridError
 from xland.findings import CheckTable, Finding
 from xland.forcing_check import check
 from xland.grid import Grid
@@ -99,6 +99,11 @@ def test_a_dataset_without_states_says_what_is_missing():
     table = check(xr.Dataset({"temperature": states()["urban"]}))
     assert found(table, "error")[0].variable == ", ".join(LUH2_STATES)
     assert table.facts["left aside"] == "temperature"
+
+
+def test_what_is_no_dataset_is_refused_as_it_has_no_variables_to_look_at():
+    with pytest.raises(ForcingError, match="the forcing is a DataArray; pass a Dataset"):
+        check(states()["urban"])
 
 
 def test_a_grid_that_is_none_is_an_error():

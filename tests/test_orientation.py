@@ -250,6 +250,13 @@ def test_coordinates_that_are_not_a_grid_are_named(latitude, longitude, message)
         orient(field(latitude, longitude), what="prior")
 
 
+@pytest.mark.parametrize("given", [np.zeros((3, 4)), "map.zarr", 3, None])
+def test_what_is_no_xarray_object_is_refused_with_the_remedy(given):
+    kind = type(given).__name__
+    with pytest.raises(GridError, match=f"prior: is of type {kind}; pass an xarray DataArray or Dataset with latitude"):
+        orient(given, what="prior")
+
+
 def test_missing_dimensions_are_named_with_those_found():
     with pytest.raises(GridError, match=r"static: no latitude found; dimensions found: cell \(4\)"):
         orient(xr.DataArray(np.zeros(4), dims="cell"), what="static")

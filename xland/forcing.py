@@ -114,7 +114,7 @@ def read_forcing(ds: xr.Dataset, *, variables: Sequence[str] | None = None, year
     Raises
     ------
     ForcingError
-        A variable that is missing, has other dimensions or is in percent.
+        What is no Dataset; a variable that is missing, has other dimensions or is in percent.
     TimeError
         Years that cannot be decoded, lie outside 850 to 2500, are duplicate or unsorted, or lie as those
         of joined files do: see :func:`xland.years.check_years`. Gaps are allowed: see :func:`require_years`.
@@ -141,8 +141,18 @@ def read_forcing(ds: xr.Dataset, *, variables: Sequence[str] | None = None, year
     return Forcing(data=data, grid=orientation.grid, years=years, orientation=orientation)
 
 
+def require_dataset(ds: object) -> None:
+    """Refuse a forcing that is no Dataset, such as one of its variables or the path of its file."""
+    if not isinstance(ds, xr.Dataset):
+        raise ForcingError(
+            f"the forcing is a {type(ds).__name__}; pass a Dataset with a variable for each state, as "
+            "xarray.open_dataset returns it, or array.to_dataset(name='primf') of a single state"
+        )
+
+
 def find_sources(ds: xr.Dataset, names: Sequence[str]) -> dict[str, list[Hashable]]:
     """Which variables of the Dataset make up each state: the state itself and its biofuel variants."""
+    require_dataset(ds)
     sources: dict[str, list[Hashable]] = {name: [name] for name in names if name in ds.data_vars}
     for variable in sorted(ds.data_vars, key=str):
         found = _VARIANT.match(str(variable))

@@ -25,6 +25,7 @@ from xland.forcing import (
     check_lattice,
     check_units,
     find_sources,
+    require_dataset,
     value_problems,
     without_data,
 )
@@ -95,9 +96,12 @@ def check(
 
     Raises
     ------
+    ForcingError
+        If the forcing is no Dataset.
     GridError
         If the mask of ``coverage`` does not have the shape of its grid.
     """
+    require_dataset(ds)
     report = _Report()
     required = _expected(ds)
     sources = find_sources(ds, required)

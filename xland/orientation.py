@@ -106,9 +106,13 @@ def orient(obj: XarrayObject, *, what: str) -> tuple[XarrayObject, Orientation]:
     Raises
     ------
     GridError
-        Dimensions that are missing or ambiguous, two-dimensional or projected coordinates, and
-        coordinates with duplicates, gaps or no order.
+        What is no Dataset or DataArray, dimensions that are missing or ambiguous, two-dimensional or projected
+        coordinates, and coordinates with duplicates, gaps or no order.
     """
+    if not isinstance(obj, (xr.Dataset, xr.DataArray)):
+        raise GridError(
+            f"{what}: is of type {type(obj).__name__}; pass an xarray DataArray or Dataset with latitude and longitude"
+        )
     names = {kind: find_names(obj, kind, what=what) for kind in ("latitude", "longitude", "time")}
     latitude, longitude = names["latitude"], names["longitude"]
     if latitude is None or longitude is None:  # find_names raises for these two

@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 
 from xland.allocation.crosswalk import Crosswalk
-from xland.errors import AllocationError, GridError, TimeError
+from xland.errors import AllocationError, ForcingError, GridError, TimeError
 from xland.evaluation.agreement import coarse_agreement
 from xland.grid import Grid
 from xland.vocabulary import CLASS_NAMES, CROPLAND, FOREST, LUH2_STATES, STATE_CLASSES
@@ -150,6 +150,12 @@ def test_several_years_and_missing_classes_are_refused():
         eight = xr.concat([two_halves() / 8] * 8, "class").assign_coords({"class": labels})
         with pytest.raises(AllocationError, match=f"are of the classes {said}.*not ocean, urban"):
             coarse_agreement(eight, forcing)
+
+
+@pytest.mark.parametrize("given", [xr.DataArray(0.5), "states.nc"])
+def test_a_forcing_that_is_no_dataset_is_refused(given):
+    with pytest.raises(ForcingError, match=f"the forcing is a {type(given).__name__}; pass a Dataset"):
+        coarse_agreement(two_halves(), given)
 
 
 def test_a_dictionary_is_no_crosswalk():

@@ -129,6 +129,14 @@ def test_regions_that_cannot_be_used_are_refused(maps):
         choose(two["a"].expand_dims(time=[2000, 2001]), frame)
 
 
+@pytest.mark.parametrize("regions", [3, ["latitude"], np.ones(WORLD.shape, int)])
+def test_what_is_no_map_of_regions_is_refused_with_the_remedy(maps, regions):
+    with pytest.raises(
+        RegionError, match=f"regions are of type {type(regions).__name__}; say latitude, koppen, continents, or"
+    ):
+        choose(regions, as_map(maps[1], what="map"))
+
+
 def test_two_regions_of_one_name_are_refused():
     numbers = on_world(np.tile(np.array([0, 1, 2, 3]), (18, 9)))
     with pytest.raises(RegionError, match="several regions are called 'east'; give each a name of its own"):

@@ -215,6 +215,8 @@ def test_json_holds_plain_numbers_and_none():
         (lambda p, o: (p, o.where(o != 4, 9)), VocabularyError, "observed map"),
         (lambda p, o: (p, o.isel(lat=slice(4, 30, 2), lon=slice(4, 60, 2))), GridError, "aggregate or regrid"),
         (lambda p, o: (p.isel(lon=slice(20)), o.isel(lon=slice(30, 50))), RegionError, "no cell in common"),
+        (lambda p, o: (p.to_dataset(name="probability"), o), GridError, "probability is a Dataset; pass the DataArray"),
+        (lambda p, o: (p.values, o), GridError, "probability is a ndarray; pass the DataArray"),
     ],
 )
 def test_maps_that_cannot_be_compared_are_named(change, error, message):

@@ -14,6 +14,7 @@ from tests.raising_backend import ValueWasReadError, raising_dataset
 from xland.allocation.crosswalk import Crosswalk
 from xland.errors import (
     AllocationError,
+    ForcingError,
     GridError,
     OtherYearWarning,
     RegionError,
@@ -326,12 +327,23 @@ def test_what_does_not_fit_is_refused(world, tmp_path):
             report(world.predicted, world.observed, baselines={"persistence": world.start, name: world.start})
     with pytest.raises(GridError, match="has an empty name; pass model='map'"):
         report(world.predicted, world.observed, model="")
-    with pytest.raises(GridError, match="max_pixels is 0; a picture needs at least one cell"):
-        report(world.predicted, world.observed, max_pixels=0)
+    for pixels in (0, "many"):
+        with pytest.raises(GridError, match=f"max_pixels is {pixels!r}; a picture needs at least one cell"):
+            report(world.predicted, world.observed, max_pixels=pixels)
     with pytest.raises(AllocationError, match="the crosswalk is a dict; pass an"):
         report(world.predicted, world.observed, forcing=world.forcing, crosswalk={"forest": "forest"})
     with pytest.raises(RegionError, match="unknown regions 'nations'"):
         report(world.predicted, world.observed, regions="nations")
+    with pytest.raises(RegionError, match="regions are of type int; say latitude, koppen, continents, or"):
+        report(world.predicted, world.observed, regions=3)
+    with pytest.raises(ForcingError, match=r"the forcing is a DataArray; pass a Dataset"):
+        report(world.predicted, world.observed, forcing=world.forcing["forest"])
+    with pytest.raises(GridError, match="must be a whole number of at least 1, not 'a'"):
+        report(world.predicted, world.observed, factor="a")
+    with pytest.raises(GridError, match="start map: is of type ndarray; pass an xarray"):
+        report(world.predicted, world.observed, start=world.start.values)
+    with pytest.raises(GridError, match="baselines are given by name, not as a list; pass"):
+        report(world.predicted, world.observed, baselines=[world.start])
     past = xr.concat([world.forcing.assign_coords(time=[year]) for year in (1900, 1901)], "time")
     with pytest.raises(TimeError, match="the forcing holds 2 years, 1900 to 1901, but not 2015, of which the map is"):
         report(world.predicted, world.observed, forcing=past, factor=FACTOR)

@@ -15,7 +15,7 @@ from xland.allocation.crosswalk import LUH_CROSSWALK, Crosswalk, class_targets
 from xland.errors import AllocationError, GridError
 from xland.evaluation.alignment import as_map
 from xland.evaluation.placing import fitting_factor, of_year, on_cells
-from xland.forcing import find_sources, read_forcing
+from xland.forcing import find_sources, read_forcing, require_dataset
 from xland.grid import Grid
 from xland.vocabulary import CLASS_NAMES
 
@@ -54,6 +54,8 @@ def coarse_agreement(
     GridError
         A map that cannot be grouped into coarse cells, has several years, or cells that do not nest in the forcing's;
         a factor that is not that of the two resolutions.
+    ForcingError
+        A forcing that is no Dataset.
     TimeError
         A forcing of several years without that of the map.
     AllocationError
@@ -66,6 +68,7 @@ def coarse_agreement(
         If the only year of the forcing is not that of the map.
     """
     crosswalk = checked_crosswalk(crosswalk)
+    require_dataset(forcing)
     shares, grid, year, factor = _shares(fine, forcing, factor)
     targets = _targets(forcing, grid, year, crosswalk)
     difference = (shares - targets).assign_attrs(long_name="share in the map minus share in the forcing", units="1")

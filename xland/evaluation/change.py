@@ -11,7 +11,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import dask
@@ -24,7 +23,7 @@ from xland.errors import GridError, NothingToScoreError, RegionError, TimeError,
 from xland.evaluation.alignment import ClassMap, as_map, overlaps
 from xland.evaluation.blocks import place_mask
 from xland.evaluation.change_scores import ChangeScores
-from xland.evaluation.frames import as_dask, edges, pad, place
+from xland.evaluation.frames import as_dask, edges, is_cell_count, pad, place
 from xland.evaluation.measures import Weighting
 from xland.evaluation.transitions import cross_tabulate, tabulate_windows
 from xland.vocabulary import CLASSES, OCEAN, check_codes
@@ -152,7 +151,7 @@ def assess_change(
 def _checked_factors(factors: Sequence[int]) -> tuple[int, ...]:
     if not isinstance(factors, Iterable):
         raise GridError(f"`factors` is a sequence of sizes of windows, not {factors!r}; pass factors=({factors!r},)")
-    wrong = [each for each in factors if not (isinstance(each, Real) and float(each).is_integer() and each >= 1)]
+    wrong = [each for each in factors if not is_cell_count(each)]
     if wrong:
         raise GridError(
             f"windows are a whole number of cells along a side, at least 1, not {', '.join(map(repr, wrong))}"

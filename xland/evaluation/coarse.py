@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xland.batches.split import Part, divide
 from xland.evaluation.alignment import ClassMap
 from xland.evaluation.placing import of_year, on_cells
-from xland.forcing import read_forcing
+from xland.forcing import read_forcing, require_dataset
 from xland.grid import Grid
 from xland.models.baselines import maps_of_states
 from xland.vocabulary import CLASS_NAMES, STATE_CLASSES
@@ -112,14 +112,17 @@ def pick_year(forcing: xr.Dataset, year: int | None, classes: Mapping[str, str] 
 
     Raises
     ------
+    ForcingError
+        If the forcing is no Dataset.
     TimeError
-        If the forcing holds several years, but not this one.
+        If it holds several years, but not this one.
 
     Warns
     -----
     OtherYearWarning
         If it holds another year alone.
     """
+    require_dataset(forcing)
     names = [str(name) for name in forcing.data_vars if str(name) in classes or str(name) in CLASS_NAMES]
     return of_year(read_forcing(forcing, variables=names), year)
 

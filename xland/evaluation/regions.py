@@ -96,7 +96,7 @@ def labelled(labels: xr.DataArray | xr.Dataset, names: Sequence[str] | None = No
     Raises
     ------
     RegionError
-        Without a region, with more than 40, with numbers that are negative or no whole ones, with a
+        For what is no map, without a region, with more than 40, with numbers that are negative or no whole ones, with a
         name for two of them, or with several time steps.
     """
     if isinstance(labels, xr.Dataset):
@@ -107,6 +107,10 @@ def labelled(labels: xr.DataArray | xr.Dataset, names: Sequence[str] | None = No
                 f"the map of regions holds {len(variables)} variables ({', '.join(variables)}); pass the one to use"
             )
         labels = labels[variables[0]]
+    if not isinstance(labels, xr.DataArray):
+        raise RegionError(
+            f"regions are of type {type(labels).__name__}; say {', '.join(KINDS)}, or pass a map of region numbers"
+        )
     if labels.dtype.kind not in "iufb":
         raise RegionError(f"regions must be whole numbers from 1, or 0 for none, not {labels.dtype} values")
     steps = len(as_map(labels, what="map of regions").years)
@@ -148,7 +152,7 @@ def choose(regions: str | Regions | xr.DataArray | xr.Dataset | None, frame: Cla
     Raises
     ------
     RegionError
-        If the name is unknown.
+        If the name is unknown, or no map.
     """
     if regions is None or isinstance(regions, Regions):
         return regions

@@ -168,7 +168,7 @@ def assess_reliability(
     ModelError
         If values are NaN, below 0 or do not sum to 1; an argument is none of its choices.
     GridError
-        If cells do not coincide, or there are other dimensions.
+        If cells do not coincide, there are other dimensions, or probability is no DataArray.
     RegionError
         If there is no common cell, or ``within`` and ``domain`` leave none
         (:class:`~xland.errors.NothingToScoreError`).
@@ -176,6 +176,11 @@ def assess_reliability(
         If time steps do not belong together.
     """
     _check_choices(bins, weighting, domain)
+    if not isinstance(probability, xr.DataArray):
+        raise GridError(
+            f"probability is a {type(probability).__name__}; pass the DataArray of probabilities, such as "
+            "ds['probability'] of what downscale returns"
+        )
     layers, frame = _canonical(probability)
     truth = as_map(observed, what="observed map")
     shown = None if decided is None else as_map(decided, what="decided map")

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from xland.evaluation.parts import Section, pictures_of
 from xland.evaluation.placing import fitting_factor
 from xland.evaluation.regions import Regions, choose
 from xland.evaluation.reliability import Reliability, assess_reliability
-from xland.evaluation.scores import Comparison, compare, compare_regions
+from xland.evaluation.scores import Comparison, check_factor, check_named, compare, compare_regions
 from xland.evaluation.sections.change import change_section
 from xland.evaluation.sections.coarse import coarse_section
 from xland.evaluation.sections.maps import maps_section
@@ -328,8 +329,11 @@ def report(
     GridError, RegionError, ForcingError
         If maps, regions or forcing do not fit each other, or a map has a name that is taken.
     """
+    check_factor(factor)
+    if baselines is not None:
+        check_named(baselines, "baselines")
     _check_names(model, () if baselines is None else tuple(baselines))
-    if not max_pixels >= 1:
+    if not (isinstance(max_pixels, Real) and max_pixels >= 1):
         raise GridError(f"max_pixels is {max_pixels!r}; a picture needs at least one cell: pass a number from 1")
     years = as_map(observed, what="observed map").years
     judged = _step(predicted, year if year is not None or len(years) > 1 else years[0], f"map {model!r}")

@@ -14,15 +14,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.errors import GridError, NothingToScoreError
+from xland.errors import GridError, NothingToScoreError, VocabularyError
 from xland.evaluation.alignment import as_map, pair_years
 from xland.evaluation.blocks import Weightings, count_lazily, weigh
 from xland.evaluation.comparison import Comparison, Evaluation
 from xland.evaluation.confusion import DOMAINS, confusion, mixed_cells
-from xland.evaluation.frames import place
+from xland.evaluation.frames import is_cell_count, place
 from xland.evaluation.measures import Scores, Weighting
 from xland.evaluation.regions import Regions, number_map
-from xland.vocabulary import check_codes
+from xland.vocabulary import CLASSES, check_codes
 
 if TYPE_CHECKING:
     pass
@@ -84,9 +84,9 @@ def evaluate(
     Raises
     ------
     VocabularyError
-        Codes other than 0..7 in either map.
+        Codes other than 0..7 in either map, or among ``classes``.
     GridError
-        Grids whose cells differ in size or do not coincide.
+        Grids whose cells differ in size or do not coincide; a factor that is no whole number from 1.
     RegionError
         Maps without a common cell, or an empty ``within`` (:class:`~xland.errors.NothingToScoreError`).
     TimeError
@@ -184,7 +184,7 @@ def _compare(
     cells: str | None,
 ) -> list[Comparison]:
     """Return the scores of each region, or of everything as one."""
-    _check_request(predictions, factor, domains)
+    _check_request(predictions, factor, domains, classes)
     reference = as_map(observed, what="observed map")
     maps = {name: as_map(each, what=f"map {name!r}") for name, each in predictions.items()}
     pairs = {name: pair_years(each, reference, match_years=match_years) for name, each in maps.items()}
@@ -221,7 +221,24 @@ def _compare(
     ]
 
 
-def _check_request(predictions: Mapping[str, Any], factor: int, domains: Sequence[str]) -> None:
+def check_factor(factor: object) -> None:
+    """Refuse what cannot be the number of fine cells along a coarse cell."""
+    if not is_cell_count(factor):
+        raise GridError(
+            f"the factor between coarse and fine cells must be a whole number of at least 1, not {factor!r}"
+        )
+
+
+def check_named(maps: object, what: str) -> None:
+    """Refuse maps that are not given by name."""
+    if not isinstance(maps, Mapping):
+        raise GridError(f"{what} are given by name, not as a {type(maps).__name__}; pass {{'model': map}}")
+
+
+def _check_request(
+    predictions: Mapping[str, Any], factor: int, domains: Sequence[str], classes: Sequence[int] | None
+) -> None:
+    check_named(predictions, "maps")
     unknown = [domain for domain in domains if domain not in DOMAINS]
     if unknown or not domains or not predictions:
         raise GridError(
@@ -229,9 +246,11 @@ def _check_request(predictions: Mapping[str, Any], factor: int, domains: Sequenc
             if unknown
             else "nothing to score: name at least one map and one domain"
         )
-    if int(factor) != factor or factor < 1:
-        raise GridError(
-            f"the factor between coarse and fine cells must be a whole number of at least 1, not {factor!r}"
+    check_factor(factor)
+    strange = [code for code in classes or () if code not in range(len(CLASSES))]
+    if strange:
+        raise VocabularyError(
+            f"no class has the code {' or '.join(map(repr, strange))}; the codes are 0 to {len(CLASSES) - 1}"
         )
 
 

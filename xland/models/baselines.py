@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import MissingDependencyError, ModelError, TimeError
-from xland.forcing import read_forcing
+from xland.forcing import read_forcing, require_dataset
 from xland.grid import expand
 from xland.inputs import InputSpec
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, OCEAN, OTHER, STATE_CLASSES, class_code, flag_attributes
@@ -100,6 +100,7 @@ def simple_maps(
         ``crosswalk``, ``most frequent class`` (ocean where the crosswalk is) and ``mode of the
         observed cell``.
     """
+    require_dataset(forcing)
     names = [str(name) for name in forcing.data_vars if str(name) in classes or str(name) in CLASS_NAMES]
     data = read_forcing(forcing, variables=names).data
     return maps_of_states({name: data[name].isel(time=0).values for name in names}, observed, factor, training, classes)
