@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from xland.allocation.crosswalk import LUH_CROSSWALK, Crosswalk, class_targets
+from xland.allocation.crosswalk import LUH_CROSSWALK, Crosswalk, checked_crosswalk, class_targets
 from xland.errors import AllocationError
 from xland.vocabulary import CLASS_NAMES, LUH2_STATES, STATE_CLASSES, class_code
 
@@ -142,6 +142,19 @@ def test_a_class_that_is_counted_as_another_one_is_not_counted_twice():
 def test_entries_that_are_no_names_are_refused(arguments, message):
     with pytest.raises(AllocationError, match=message):
         Crosswalk(*arguments)
+
+
+def test_without_a_crosswalk_that_of_luh_is_meant():
+    own = Crosswalk({"primf": "forest"})
+    assert checked_crosswalk(None) is LUH_CROSSWALK
+    assert checked_crosswalk(own) is own
+
+
+@pytest.mark.parametrize("given", [dict(STATE_CLASSES), "crosswalk.toml"])
+def test_what_is_no_crosswalk_is_refused_with_how_to_make_one(given):
+    named = type(given).__name__
+    with pytest.raises(AllocationError, match=rf"the crosswalk is of type {named}; pass an .*Crosswalk\(\{{'primf'"):
+        checked_crosswalk(given)
 
 
 def test_totals_of_nothing_are_refused():

@@ -159,5 +159,5 @@ def test_a_forcing_that_is_no_dataset_is_refused(given):
 
 
 def test_a_dictionary_is_no_crosswalk():
-    with pytest.raises(AllocationError, match=r"the crosswalk is a dict; pass an .*Crosswalk, made from"):
+    with pytest.raises(AllocationError, match=r"the crosswalk is of type dict; pass an .*Crosswalk, made from"):
         coarse_agreement(two_halves(), forcing_of((0.6, 0.4, 0.0)), crosswalk=dict(STATE_CLASSES))

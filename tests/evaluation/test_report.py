@@ -330,7 +330,7 @@ def test_what_does_not_fit_is_refused(world, tmp_path):
     for pixels in (0, "many"):
         with pytest.raises(GridError, match=f"max_pixels is {pixels!r}; a picture needs at least one cell"):
             report(world.predicted, world.observed, max_pixels=pixels)
-    with pytest.raises(AllocationError, match="the crosswalk is a dict; pass an"):
+    with pytest.raises(AllocationError, match="the crosswalk is of type dict; pass an"):
         report(world.predicted, world.observed, forcing=world.forcing, crosswalk={"forest": "forest"})
     with pytest.raises(RegionError, match="unknown regions 'nations'"):
         report(world.predicted, world.observed, regions="nations")

@@ -371,8 +371,8 @@ def test_building_reads_no_value(world, model, rolling_model, mode):
         ({"crosswalk": LUH_CROSSWALK}, ModelError, "choose how with conserve="),
         (
             {"conserve": "map", "crosswalk": STATE_CLASSES},
-            ModelError,
-            "must be an xland.allocation.crosswalk.Crosswalk",
+            AllocationError,
+            "the crosswalk is of type mappingproxy; pass an xland.allocation.crosswalk.Crosswalk",
         ),
         (
             {"outputs": "conservation"},

@@ -162,6 +162,24 @@ LUH_CROSSWALK = Crosswalk(STATE_CLASSES)
 """LUH2 and LUH3: bare ground, ice, inland water and ocean share what the states leave."""
 
 
+def checked_crosswalk(crosswalk: Crosswalk | None) -> Crosswalk:
+    """Return the crosswalk, or that of LUH2 and LUH3 for None.
+
+    Raises
+    ------
+    AllocationError
+        If it is something else, such as a dictionary.
+    """
+    if crosswalk is None:
+        return LUH_CROSSWALK
+    if not isinstance(crosswalk, Crosswalk):
+        raise AllocationError(
+            f"the crosswalk is of type {type(crosswalk).__name__}; pass an xland.allocation.crosswalk.Crosswalk, made "
+            "from the class of each state: Crosswalk({'primf': 'forest', ...})"
+        )
+    return crosswalk
+
+
 def class_targets(
     states: Mapping[str, NDArray[Any]], crosswalk: Crosswalk, classes: Sequence[str]
 ) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from xland.aggregation import aggregate_classes
 from xland.allocation.cells import largest_pixel
-from xland.allocation.crosswalk import LUH_CROSSWALK, Crosswalk, class_targets
+from xland.allocation.crosswalk import Crosswalk, checked_crosswalk, class_targets
 from xland.errors import AllocationError, GridError
 from xland.evaluation.alignment import as_map
 from xland.evaluation.placing import fitting_factor, of_year, on_cells
@@ -76,24 +76,6 @@ def coarse_agreement(
     pixel = xr.DataArray(largest_pixel(grid.refine(factor).cell_area(), factor), {"lat": shares["lat"]}, ("lat",))
     pixels = (largest / pixel).assign_attrs(long_name="largest absolute difference in fine pixels", units="1")
     return xr.Dataset({"difference": difference, "largest": largest, "pixels": pixels})
-
-
-def checked_crosswalk(crosswalk: Crosswalk | None) -> Crosswalk:
-    """Return the crosswalk, or that of LUH2 and LUH3 for None.
-
-    Raises
-    ------
-    AllocationError
-        If it is something else, such as a dictionary.
-    """
-    if crosswalk is None:
-        return LUH_CROSSWALK
-    if not isinstance(crosswalk, Crosswalk):
-        raise AllocationError(
-            f"the crosswalk is a {type(crosswalk).__name__}; pass an xland.allocation.crosswalk.Crosswalk, made from "
-            "the class of each state: Crosswalk({'primf': 'forest', ...})"
-        )
-    return crosswalk
 
 
 def _shares(fine: xr.DataArray, forcing: xr.Dataset, factor: int | None) -> tuple[xr.DataArray, Grid, int | None, int]:

@@ -20,9 +20,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.allocation.crosswalk import Crosswalk
+from xland.allocation.crosswalk import Crosswalk, checked_crosswalk
 from xland.errors import GridError, NothingToScoreError, TimeError, UndefinedScoreWarning
-from xland.evaluation.agreement import checked_crosswalk, coarse_agreement
+from xland.evaluation.agreement import coarse_agreement
 from xland.evaluation.alignment import ClassMap, as_map, overlaps, years_of
 from xland.evaluation.change import ChangeScores, assess_change
 from xland.evaluation.coarse import CoarseAgreement, baseline_maps, pick_year, sum_up

@@ -10,7 +10,7 @@ from typing import get_args
 
 import xarray as xr
 
-from xland.allocation.crosswalk import LUH_CROSSWALK, Crosswalk
+from xland.allocation.crosswalk import Crosswalk, checked_crosswalk
 from xland.errors import AllocationError, ModelError, PriorError, TimeError
 from xland.forcing import Forcing, find_sources, require_years
 from xland.inference.sources import Source, years_of_map
@@ -63,10 +63,11 @@ def choose_totals(
     Raises
     ------
     ModelError
-        For a value of ``conserve`` that is not known, a crosswalk of another type, changes without a prior
-        map, and a crosswalk or the output ``conservation`` where no totals are kept.
+        For a value of ``conserve`` that is not known, changes without a prior map, and a crosswalk or the output
+        ``conservation`` where no totals are kept.
     AllocationError
-        If the forcing lacks a state, the crosswalk leaves a class without any, or one would count twice.
+        If the crosswalk is of another type, leaves a class without a state or counts one twice, or the forcing lacks
+        a state.
     """
     if conserve is None:
         if crosswalk is not None:
@@ -77,9 +78,7 @@ def choose_totals(
     if conserve not in get_args(Conserve):
         known = ", ".join(map(repr, get_args(Conserve)))
         raise ModelError(f"conserve must be one of {known} or None, not {conserve!r}")
-    crosswalk = LUH_CROSSWALK if crosswalk is None else crosswalk
-    if not isinstance(crosswalk, Crosswalk):
-        raise ModelError(f"crosswalk must be an xland.allocation.crosswalk.Crosswalk, not {type(crosswalk).__name__}")
+    crosswalk = checked_crosswalk(crosswalk)
     if conserve == "changes" and not prior:
         raise ModelError("conserve='changes' lays changes upon an observed map: give it as prior=, with its year")
     names = dict.fromkeys([*(state for state, _ in crosswalk.states), *inputs.classes])
