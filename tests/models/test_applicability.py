@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
@@ -7,7 +10,7 @@ from scipy.spatial.distance import cdist
 from tests.worlds import tiny_checkpoint
 from xland.errors import CheckpointError, ModelError
 from xland.models.applicability import Applicability, nearest, static_means
-from xland.models.checkpoint import APPLICABILITY, CARD, read_checkpoint, save_checkpoint, update_card
+from xland.models.checkpoint import APPLICABILITY, CARD, WEIGHTS, read_checkpoint, save_checkpoint, update_card
 
 TWO = Applicability(np.array([[0.0, 0.0, 0.0], [3.0, 0.0, 4.0]], np.float32), typical=5.0, threshold=0.5)
 
@@ -89,6 +92,35 @@ def test_a_file_of_another_training_is_refused(folder, tmp_path):
     (folder / APPLICABILITY).write_bytes((tmp_path / "other" / APPLICABILITY).read_bytes())
     with pytest.raises(CheckpointError, match="damaged"):
         _ = read_checkpoint(folder).applicability
+
+
+def learned(number):
+    return Applicability(number * TWO.prototypes, 5.0 * number, 0.5)
+
+
+def is_of(model, number):
+    same = np.array_equal(model.applicability.prototypes, learned(number).prototypes)
+    return same and model.applicability.typical == model.card["number"] * 5.0 == 5.0 * number
+
+
+@pytest.mark.parametrize("name", [".applicability-before.safetensors", APPLICABILITY, CARD])
+def test_an_update_that_breaks_off_at_any_file_leaves_the_model_as_it_was(folder, name, breaking):
+    update_card(folder, {"number": 1}, applicability=learned(1))
+    for number in (2, 3):  # once broken off, it may break off again
+        with breaking(name):
+            update_card(folder, {"number": number}, applicability=learned(number))
+        assert is_of(read_checkpoint(folder), 1)
+    update_card(folder, {"number": 4}, applicability=learned(4))
+    assert is_of(read_checkpoint(folder), 4)
+    assert {path.name for path in folder.iterdir()} == {CARD, WEIGHTS, APPLICABILITY}
+
+
+def test_an_update_that_breaks_off_after_the_card_leaves_the_new_model(folder, monkeypatch):
+    update_card(folder, {"number": 1}, applicability=learned(1))
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(Path, "unlink", Mock(side_effect=KeyboardInterrupt))
+        update_card(folder, {"number": 2}, applicability=learned(2))
+    assert is_of(read_checkpoint(folder), 2)
 
 
 def test_a_new_model_in_the_folder_does_not_inherit_it(folder):

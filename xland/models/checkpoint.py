@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 WEIGHTS = "weights.safetensors"
 CARD = "card.json"
 APPLICABILITY = "applicability.safetensors"
-_KEPT = ".weights-before.safetensors"
 _FORMAT = 1
 _REQUIRED = ("name", "inputs", "architecture", "weights_sha256")
 _networks: dict[str, DownscalingNetwork] = {}
@@ -87,7 +86,7 @@ class Checkpoint:
     def applicability(self) -> Applicability | None:
         """Training inputs to measure the distance from; None where the model has none. Read from a file."""
         entry = self.card.get("applicability")
-        return None if entry is None else unpack(self.folder / APPLICABILITY, entry)
+        return None if entry is None else unpack(_named_by(entry, self.folder / APPLICABILITY), entry)
 
     @property
     def licence(self) -> str:
@@ -183,19 +182,19 @@ def save_checkpoint(folder: Path | str, network: DownscalingNetwork, card: Mappi
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    # those that the old card is about stay until the new card is there
-    write_atomically(folder / WEIGHTS, weights, keep=folder / _KEPT)
-    write_atomically(folder / CARD, (json.dumps(full, indent=2, ensure_ascii=False) + "\n").encode())
-    (folder / _KEPT).unlink(missing_ok=True)
+    _replace(folder / WEIGHTS, weights, _present_digest(folder))
+    write_atomically(folder / CARD, _as_json(full))
+    _before(folder / WEIGHTS).unlink(missing_ok=True)
     if "applicability" not in full:
         (folder / APPLICABILITY).unlink(missing_ok=True)
+        _before(folder / APPLICABILITY).unlink(missing_ok=True)
     return read_checkpoint(folder)
 
 
 def update_card(
     folder: Path | str, entries: Mapping[str, Any], *, applicability: Applicability | None = None
 ) -> Checkpoint:
-    """Add entries, scores for example, to the card of a model.
+    """Add entries, scores for example, to the card of a model, all of them or, if it breaks off, none.
 
     Parameters
     ----------
@@ -206,13 +205,58 @@ def update_card(
         Training inputs to keep beside the weights.
     """
     checkpoint = read_checkpoint(folder)
+    path = checkpoint.folder / APPLICABILITY
     if applicability is not None:
         content, entry = pack(applicability)
         entries = {**entries, "applicability": entry}
-        write_atomically(checkpoint.folder / APPLICABILITY, content)
-    card = {**checkpoint.card, **entries}
-    write_atomically(checkpoint.folder / CARD, (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
+        _replace(path, content, _digest_of(checkpoint.card.get("applicability")))
+    write_atomically(checkpoint.folder / CARD, _as_json({**checkpoint.card, **entries}))
+    if applicability is not None:
+        _before(path).unlink(missing_ok=True)
     return read_checkpoint(folder)
+
+
+def _as_json(card: Mapping[str, Any]) -> bytes:
+    return (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _replace(path: Path, content: bytes, digest: str | None) -> None:
+    """Write a file that the next card is about; that of the present card, known by its hash, stays beside it.
+
+    Until the next card is there, the one before is read with the file that it was written with.
+    """
+    # what an earlier writer left, who broke off before the card, is no file of the present card
+    write_atomically(path, content, keep=_before(path) if _has_hash(path, digest) else None)
+
+
+def _before(path: Path) -> Path:
+    """Where the file of the present card waits for the next card."""
+    return path.with_name(f".{path.stem}-before{path.suffix}")
+
+
+def _named_by(entry: Any, path: Path) -> Path:
+    """Return the file that an entry of the card names by its hash, wherever a writer who broke off left it."""
+    kept = _before(path)
+    return kept if _has_hash(kept, _digest_of(entry)) else path
+
+
+def _has_hash(path: Path, digest: str | None) -> bool:
+    try:
+        return digest is not None and hashlib.sha256(path.read_bytes()).hexdigest() == digest
+    except OSError:
+        return False  # it is not there, or no more
+
+
+def _digest_of(entry: Any) -> str | None:
+    return str(entry["sha256"]) if isinstance(entry, Mapping) and "sha256" in entry else None
+
+
+def _present_digest(folder: Path) -> str | None:
+    """Return the hash of the weights that the card in a folder is about; None without a card that can be read."""
+    try:
+        return read_checkpoint(folder).digest
+    except ModelError:
+        return None
 
 
 def write_atomically(path: Path, content: bytes, *, keep: Path | None = None) -> None:
@@ -263,9 +307,7 @@ def _load_network(checkpoint: Checkpoint) -> DownscalingNetwork:
 
     from xland.models.unet import Architecture, DownscalingNetwork
 
-    path, kept = checkpoint.folder / WEIGHTS, checkpoint.folder / _KEPT
-    if kept.exists() and hashlib.sha256(kept.read_bytes()).hexdigest() == checkpoint.digest:
-        path = kept  # the writer was killed before it wrote the new card
+    path = _named_by({"sha256": checkpoint.digest}, checkpoint.folder / WEIGHTS)
     try:
         content = path.read_bytes()
     except OSError as error:
