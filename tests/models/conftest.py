@@ -25,8 +25,9 @@ def breaking(monkeypatch):
                 raise KeyboardInterrupt
             return rename(path, target)
 
-        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patched:
             patched.setattr(Path, "replace", break_off)
-            yield
+            with pytest.raises(KeyboardInterrupt):
+                yield
 
     return broken

@@ -117,8 +117,8 @@ def test_an_update_that_breaks_off_at_any_file_leaves_the_model_as_it_was(folder
 
 def test_an_update_that_breaks_off_after_the_card_leaves_the_new_model(folder, monkeypatch):
     update_card(folder, {"number": 1}, applicability=learned(1))
-    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr(Path, "unlink", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(Path, "unlink", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
         update_card(folder, {"number": 2}, applicability=learned(2))
     assert is_of(read_checkpoint(folder), 2)
 
