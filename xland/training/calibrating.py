@@ -23,7 +23,7 @@ from xland.training.applicability import fit_applicability
 from xland.training.configuration import Configuration, parse_configuration
 from xland.training.group import Device, Group, join_group
 from xland.training.material import Material
-from xland.training.objective import proven_offsets
+from xland.training.objective import proven_offsets, tabulate_pairs
 from xland.training.opening import open_material
 from xland.training.samples import make_dataset, take_census
 from xland.training.scaling import Scaling, fit_scaling
@@ -120,10 +120,7 @@ def fit_card(checkpoint: Checkpoint, configuration: Configuration, material: Mat
     }
     if "validation" not in checkpoint.card:  # models that were joined have none of their own
         classes = len(checkpoint.inputs.classes)
-        pairs = np.bincount(
-            pixels.target.astype(np.intp) * classes + pixels.scores.argmax(axis=1), minlength=classes**2
-        )
-        found = score_pairs(pairs.reshape(classes, classes))
+        found = score_pairs(tabulate_pairs(pixels.target, pixels.scores.argmax(axis=1), classes))
         entries["validation"] = {name: round(value, 4) for name, value in found.items()}
     return update_card(checkpoint.folder, entries, applicability=fit_applicability(material, schedule.seed))
 

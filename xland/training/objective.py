@@ -55,11 +55,6 @@ class Objective:
         mean = float((raw * share).sum())
         return torch.as_tensor(raw / mean if mean > 0 else raw, dtype=torch.float32)
 
-    def loss(self, scores: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-        """Mean over the pixels that count; see :meth:`total`."""
-        total, counted = self.total(scores, target, weights)
-        return total / counted.clamp_min(1)
-
     def total(self, scores: Tensor, target: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Sum over the pixels that count, and their number.
 
@@ -212,12 +207,20 @@ def proven_offsets(
     return fit_class_offsets(scores, target, classes) if gain > 0 else np.zeros(scores.shape[1], np.float32)
 
 
+def tabulate_pairs(target: NDArray[np.uint8], predicted: NDArray[np.integer[Any]], count: int) -> NDArray[np.int64]:
+    """Count the pixels of every pair of target (rows) and predicted class (columns); shape ``(count, count)``.
+
+    :func:`xland.training.validation.count_pairs` does the same for pixels that are still on the device.
+    """
+    pairs = target.astype(np.int64) * count + predicted
+    return np.bincount(pairs, minlength=count**2).reshape(count, count)
+
+
 def agreement(
     predicted: NDArray[np.integer[Any]], target: NDArray[np.uint8], count: int
 ) -> tuple[float, NDArray[np.float64]]:
     """Return the accuracy, and the IoU of each of ``count`` classes: NaN where a class is in neither."""
-    pairs = target.astype(np.int64) * count + predicted
-    matrix = np.bincount(pairs, minlength=count**2).reshape(count, count)
+    matrix = tabulate_pairs(target, predicted, count)
     hits = np.diag(matrix)
     union = matrix.sum(axis=0) + matrix.sum(axis=1) - hits
     iou = np.divide(hits, union, out=np.full(count, np.nan), where=union > 0)
