@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,19 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Taken from the environment of the runs: each side has torch's own number of threads or chooses one."""
 
 Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where the runs put their files, and how much is run."""
+
+    folder: Path
+    quick: bool = False
+
+    @property
+    def runs(self) -> int:
+        """Runs of each side."""
+        return 2 if self.quick else 5
 
 
 def command(function: Callable[..., Result], arguments: Mapping[str, Any]) -> list[str]:

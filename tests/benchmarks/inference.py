@@ -19,6 +19,7 @@ from typing import Any
 
 from tests.benchmarks import cuda, graph, material, resume, sides
 from tests.benchmarks.harness import (
+    Bench,
     Result,
     all_of,
     fresh,
@@ -37,16 +38,8 @@ SEED = 3
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Where the runs put their stores, and how much is run."""
-
-    folder: Path
-    quick: bool = False
-
-    @property
-    def runs(self) -> int:
-        """Runs of each side."""
-        return 2 if self.quick else 5
+class InferenceBench(Bench):
+    """The forcing, and places for the stores, made when they are asked for."""
 
     @cached_property
     def forcing(self) -> str:
@@ -70,7 +63,7 @@ class Bench:
         return path
 
 
-def overhead(bench: Bench) -> Iterator[Result]:
+def overhead(bench: InferenceBench) -> Iterator[Result]:
     """Bare network / whole run, twice: the network on whole windows, and spared the pixels that xland spares it."""
     place = SMALL if bench.quick else SQUARE
     common = {"forcing": bench.forcing, "box": place.box, "years": YEARS}
@@ -93,7 +86,7 @@ def overhead(bench: Bench) -> Iterator[Result]:
         )
 
 
-def versus_monai(bench: Bench) -> Iterator[Result]:
+def versus_monai(bench: InferenceBench) -> Iterator[Result]:
     """Time, memory and classes beside MONAI's sliding windows."""
     if importlib.util.find_spec("monai") is None:
         yield skipped("versus_monai", "monai is not installed: pip install 'xland[benchmarks]'")
@@ -147,7 +140,7 @@ def versus_monai(bench: Bench) -> Iterator[Result]:
             )
 
 
-def memory(bench: Bench) -> Iterator[Result]:
+def memory(bench: InferenceBench) -> Iterator[Result]:
     """Peak memory where the region, or the number of years, grows."""
     small, large = (TINY, SMALL) if bench.quick else (QUARTER, GLOBE)
     compared = {
@@ -172,7 +165,7 @@ def memory(bench: Bench) -> Iterator[Result]:
         )
 
 
-def graph_lines(bench: Bench) -> Iterator[Result]:
+def graph_lines(bench: InferenceBench) -> Iterator[Result]:
     """Time and memory to build a rollout over the globe, and what a selection of it needs."""
     folder = str(bench.made("graph"))
     world = {"resolution": 0.01, "factor": 25, "window": 400, "stride": 300}
@@ -216,7 +209,7 @@ def graph_lines(bench: Bench) -> Iterator[Result]:
     )
 
 
-def twice(bench: Bench) -> Iterator[Result]:
+def twice(bench: InferenceBench) -> Iterator[Result]:
     """Windows that the network really got, counted, beside those of the lattice."""
     place = SMALL if bench.quick else GLOBE
     common = {"forcing": bench.forcing, "box": place.box, "years": YEARS[:1]}
@@ -235,7 +228,7 @@ def twice(bench: Bench) -> Iterator[Result]:
     )
 
 
-def resume_lines(bench: Bench) -> Iterator[Result]:
+def resume_lines(bench: InferenceBench) -> Iterator[Result]:
     """Runs killed and finished: what came out, and what was computed twice."""
     folder, count = bench.made("resume"), 2 if bench.quick else 20
     fresh(resume.prepare, folder=str(folder))
@@ -248,7 +241,7 @@ def resume_lines(bench: Bench) -> Iterator[Result]:
         yield line(f"resume_{kind}_again", found["computed_again"], versus, "== 0", kills=found["kills"], **common)
 
 
-GROUPS: dict[str, Callable[[Bench], Iterator[Result]]] = {
+GROUPS: dict[str, Callable[[InferenceBench], Iterator[Result]]] = {
     "overhead": overhead,
     "versus_monai": versus_monai,
     "memory": memory,
@@ -259,7 +252,7 @@ GROUPS: dict[str, Callable[[Bench], Iterator[Result]]] = {
 NEED_LUH2 = ("overhead", "versus_monai", "memory", "twice")
 
 
-def on_gpu(bench: Bench, device: str = "cuda") -> Iterator[Result]:
+def on_gpu(bench: InferenceBench, device: str = "cuda") -> Iterator[Result]:
     """Speed of the whole way beside the bare network, share of the peak, global years, a cluster."""
     folder, years = str(bench.made("globe")), 2 if bench.quick else 6
     world: dict[str, Any] = {"resolution": 0.01, "factor": 25, "window": 400, "stride": 300}
@@ -327,12 +320,12 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: the lines for a GPU instead")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="xland-benchmarks-") as folder:
-        bench = Bench(Path(folder), options.quick)
+        bench = InferenceBench(Path(folder), options.quick)
         for result in lines(bench, options.only or list(GROUPS), options.device):
             show(result)
 
 
-def lines(bench: Bench, names: list[str], device: str) -> Iterator[Result]:
+def lines(bench: InferenceBench, names: list[str], device: str) -> Iterator[Result]:
     """Run some benchmarks, or those for a GPU."""
     if device == "cuda":
         if fresh(cuda.available)["gpu"]:

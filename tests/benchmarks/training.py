@@ -20,22 +20,14 @@ from pathlib import Path
 
 from tests.benchmarks import feeding, rollout
 from tests.benchmarks.gpu import gpu
-from tests.benchmarks.harness import Result, all_of, line, median, show, side, take_turns, tell
+from tests.benchmarks.harness import Bench, Result, all_of, line, median, show, side, take_turns, tell
 from tests.benchmarks.published import FULL, PATCH, QUICK, Size, write_expanded, write_store
 from tests.benchmarks.ranks import largest_difference, train_ranks
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Where the stores lie, and how much is run."""
-
-    folder: Path
-    quick: bool = False
-
-    @property
-    def runs(self) -> int:
-        """Runs of each side."""
-        return 2 if self.quick else 5
+class TrainingBench(Bench):
+    """The training stores, made when they are asked for."""
 
     @property
     def size(self) -> Size:
@@ -60,7 +52,7 @@ class Bench:
         return write_expanded(self.folder, self.store)
 
 
-def loader_vs_xbatcher(bench: Bench) -> Iterator[Result]:
+def loader_vs_xbatcher(bench: TrainingBench) -> Iterator[Result]:
     """Samples a second of the loader / those of xbatcher's MapDataset."""
     ours, theirs = (96, 6) if bench.quick else (400, 16)
     results = take_turns(
@@ -73,7 +65,7 @@ def loader_vs_xbatcher(bench: Bench) -> Iterator[Result]:
     yield _speeds("loader_vs_xbatcher", results, "xbatcher", "an array a variable, expanded; MapDataset", 20, bench)
 
 
-def loader_vs_raw(bench: Bench) -> Iterator[Result]:
+def loader_vs_raw(bench: TrainingBench) -> Iterator[Result]:
     """Samples a second and bytes a sample of the loader, and of plain reads of one stacked array."""
     ours, theirs = (96, 32) if bench.quick else (400, 96)
     xland = partial(side, feeding.read_xland, store=bench.store)
@@ -100,13 +92,15 @@ def loader_vs_raw(bench: Bench) -> Iterator[Result]:
     )
 
 
-def _speeds(name: str, results: dict[str, list[Result]], other: str, what: str, least: int, bench: Bench) -> Result:
+def _speeds(
+    name: str, results: dict[str, list[Result]], other: str, what: str, least: int, bench: TrainingBench
+) -> Result:
     figure = median(results["xland"], "samples_per_second") / median(results[other], "samples_per_second")
     speeds = all_of(results, "samples_per_second")
     return line(name, figure, what, f">= {least}", runs=bench.runs, sizes=bench.sizes, samples_per_second=speeds)
 
 
-def feed(bench: Bench) -> Iterator[Result]:
+def feed(bench: TrainingBench) -> Iterator[Result]:
     """Share of time that the training of the U-Net of width 16 waits for data, with one loader process."""
     steps = 3 if bench.quick else 12
     run = side(feeding.feed_network, store=bench.store, size=asdict(bench.size), steps=steps, batch=4, workers=1)
@@ -123,7 +117,7 @@ def feed(bench: Bench) -> Iterator[Result]:
     )
 
 
-def ddp_equal(bench: Bench) -> Iterator[Result]:
+def ddp_equal(bench: TrainingBench) -> Iterator[Result]:
     """Largest difference of the parameters of two ranks and of one process after 20 steps.
 
     The figure is that of stochastic gradient descent. The steps of AdamW have about the same size whatever that
@@ -155,7 +149,7 @@ def ddp_equal(bench: Bench) -> Iterator[Result]:
     )
 
 
-def weak_scaling(bench: Bench) -> Iterator[Result]:
+def weak_scaling(bench: TrainingBench) -> Iterator[Result]:
     """Samples a second of two ranks / twice those of one, one thread each: the median of the ratios of each turn.
 
     Once as in plain data-parallel training, where ranks wait for each other once a step, and once with common batch
@@ -195,17 +189,17 @@ def weak_scaling(bench: Bench) -> Iterator[Result]:
         )
 
 
-def rollouts(bench: Bench) -> Iterator[Result]:
+def rollouts(bench: TrainingBench) -> Iterator[Result]:
     """Accuracy lost over free rollouts, with and without scheduled sampling."""
     yield from rollout.measured(quick=bench.quick)
 
 
-def on_gpu(bench: Bench) -> Iterator[Result]:
+def on_gpu(bench: TrainingBench) -> Iterator[Result]:
     """The published configuration on a GPU."""
     yield from gpu(bench.folder, quick=bench.quick)
 
 
-LINES: dict[str, Callable[[Bench], Iterator[Result]]] = {
+LINES: dict[str, Callable[[TrainingBench], Iterator[Result]]] = {
     "loader_vs_xbatcher": loader_vs_xbatcher,
     "loader_vs_raw": loader_vs_raw,
     "feed": feed,
@@ -222,7 +216,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(LINES), default=list(LINES), help="these lines alone")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), options.quick)
+        bench = TrainingBench(Path(folder), options.quick)
         for name in options.only:
             for result in LINES[name](bench):
                 show(result)
