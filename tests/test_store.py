@@ -5,6 +5,9 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.killing import kill_this_process, run_until_killed
+from tests.waiting import local_cluster, wait_for_idle_workers
 from xland.errors import StoreError
 from xland.provenance import bounds, describe_product
 from xland.store import is_complete, open_store, write, write_netcdf
@@ -84,6 +88,17 @@ def digest(store: Path) -> dict[str, str]:
     }
 
 
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """Have dask compute on so many threads, none of which is at work afterwards; on the caller's if none."""
+    if not count:
+        with dask.config.set(scheduler="synchronous"):
+            yield
+        return
+    with ThreadPoolExecutor(count) as pool, dask.config.set(scheduler="threads", pool=pool):
+        yield
+
+
 def put(ds: xr.Dataset, path: Path, **options: Any) -> Path:
     with dask.config.set(scheduler="synchronous"):
         return write(ds, path, progress=False, **options)
@@ -135,11 +150,10 @@ def test_a_killed_writer_resumes_to_the_identical_store(
     undisturbed = put(maps(**shape), tmp_path / "undisturbed.zarr")
     path, computed = tmp_path / "killed.zarr", 0
     blocks = years * -(-rows // block[0]) * -(-columns // block[1])
-    scheduler = {"scheduler": "threads", "num_workers": 2} if threads else {"scheduler": "synchronous"}
     for kill in kills:
         fuse = Fuse(after=kill)
         try:
-            with dask.config.set(**scheduler):
+            with on_threads(2 if threads else 0):
                 write(maps(**shape, fuse=fuse), path, resume=True, progress=False)
         except (StopError, StoreError):
             assert not is_complete(path)
@@ -384,14 +398,11 @@ def test_stores_of_others_open(tmp_path):
 
 
 def test_a_distributed_cluster_writes_the_same_store(tmp_path):
-    distributed = pytest.importorskip("distributed")
     undisturbed = put(maps(), tmp_path / "undisturbed.zarr")
-    with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
-        distributed.Client(cluster),
-    ):
+    with local_cluster(n_workers=1, threads_per_worker=2, processes=False) as client:
         with pytest.raises(StopError):
             write(maps(fuse=Fuse(after=5)), tmp_path / "a.zarr", progress=False)
+        wait_for_idle_workers(client)
         path = write(maps(), tmp_path / "a.zarr", resume=True, progress=True)
     assert digest(path) == digest(undisturbed)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.raising_backend import raising_dataset
+from tests.waiting import PATIENCE
 from tests.worlds import tiny_world
 from xland.errors import ForcingError
 from xland.inference import block_year
@@ -129,7 +130,7 @@ def test_no_more_than_a_few_blocks_are_in_hand(world, model, monkeypatch):
             most[0] = max(most[0], now[0])
             if now[0] == IN_HAND:
                 full.set()
-        full.wait(10)  # until as many are there as may be
+        full.wait(PATIENCE)  # until as many are there as may be
         time.sleep(0.01)  # one more would come now
         try:
             return predict(*arguments)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.waiting import PATIENCE
 from tests.worlds import tiny_inputs, tiny_network
 from xland.errors import ModelError
 from xland.inference.downscale import downscale
@@ -149,7 +150,7 @@ def test_a_device_that_nobody_knows_is_refused_while_building(world, model):
 def test_as_many_windows_run_at_once_as_dask_is_configured_for():
     with dask.config.set(num_workers=3):
         assert threads() == 3
-        barrier = threading.Barrier(3, timeout=20)
+        barrier = threading.Barrier(3, timeout=PATIENCE)
         # each waits for the two others: fewer threads would never pass
         assert len([each.result() for each in start_all(lambda _: barrier.wait(), range(3))]) == 3
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests.raising_backend import ValueWasReadError, raising_dataset
 from tests.strategies import NAMINGS, Layout, canonical_states
+from tests.waiting import local_cluster
 from tests.worlds import FINE, tiny_inputs, tiny_network, tiny_world
 from xland.grid import Grid
 from xland.inference.downscale import downscale
@@ -305,13 +306,8 @@ def test_the_scheduler_of_processes_gives_the_same(everywhere):
 
 
 def test_workers_in_processes_of_their_own_give_the_same(everywhere):
-    from distributed import Client, LocalCluster
-
     lazy, rolled, expected, expected_rolled = everywhere
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=2, processes=True, dashboard_address=":0") as cluster,
-        Client(cluster) as client,
-    ):
+    with local_cluster(n_workers=2, threads_per_worker=2) as client:
         futures = client.compute([lazy, rolled["land_use"]])
         found, maps = client.gather(futures)
     assert_same(found, expected)

@@ -13,10 +13,10 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
-from distributed import Client, LocalCluster
 
 from tests.storing.rollout import computed, toy
 from tests.test_store import StopError, digest, maps, put
+from tests.waiting import local_cluster, wait_for_idle_workers, wait_until
 from xland.errors import StoreError, WorkerError
 from xland.store import open_store, write
 from xland.storing.journal import LineJournal
@@ -24,14 +24,9 @@ from xland.storing.storage import LocalFiles
 
 
 @pytest.fixture
-def cluster(tmp_path):
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, local_directory=tmp_path / "dask"
-        ) as cluster,
-        Client(cluster),
-    ):
-        yield cluster
+def client(tmp_path):
+    with local_cluster(n_workers=2, threads_per_worker=1, local_directory=tmp_path / "dask") as client:
+        yield client
 
 
 class Killer:
@@ -41,13 +36,26 @@ class Killer:
         self.folder, self.at, self.times = str(folder), at, times
 
     def __call__(self, index) -> None:
-        time.sleep(0.02)
-        if tuple(index) != tuple(self.at) or len(list(Path(self.folder).glob("kill-*"))) >= self.times:
-            return
-        time.sleep(0.3)  # what was finished before has long been told
-        finished = LineJournal(LocalFiles(f"{self.folder}/a.zarr.partial")).finished()
-        Path(self.folder, f"kill-{time.time_ns()}").write_text("\n".join(finished))
-        os.kill(os.getpid(), signal.SIGKILL)
+        if tuple(index) == self.at and len(list(Path(self.folder).glob("kill-*"))) < self.times:
+            Path(self.folder, f"kill-{time.time_ns()}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Hold:
+    """Says that a block is in hand, one or any, and holds it until it may go."""
+
+    def __init__(self, folder: Path, at=None):
+        self.in_hand, self.go, self.at = folder / "in-hand", folder / "go", at
+
+    def __call__(self, index) -> None:
+        if self.at in (None, tuple(index)):
+            self.in_hand.write_text(f"{os.getpid()}\n")
+            wait_until(self.go.exists)
+
+    def worker(self) -> int:
+        """Process that has the block in hand, once it is there."""
+        wait_until(lambda: self.in_hand.exists() and self.in_hand.read_text().endswith("\n"))
+        return int(self.in_hand.read_text())
 
 
 class Counted:
@@ -77,18 +85,35 @@ def counted(log: Path, before=None) -> xr.Dataset:
     return ds.assign(land_use=ds.land_use.copy(data=data))
 
 
-def test_a_lost_worker_makes_no_finished_block_run_again(tmp_path, cluster):
-    path = write(counted(tmp_path / "log", Killer(tmp_path, (3, 0, 1))), tmp_path / "a.zarr", progress=False)
-    (kill,) = tmp_path.glob("kill-*")
-    finished = blocks_in(kill.read_text().split("\n"))
+def test_a_lost_worker_makes_no_finished_block_run_again(tmp_path, client):
+    hold, finished = Hold(tmp_path, (3, 0, 1)), []
+
+    def journal() -> list[str]:
+        return blocks_in(LineJournal(LocalFiles(f"{tmp_path}/a.zarr.partial")).finished())
+
+    def known_to_the_scheduler() -> set[str]:
+        return {str(key[1:]) for key in list(client.cluster.scheduler.tasks)}
+
+    def kill() -> None:
+        worker = hold.worker()
+        wait_until(lambda: len(journal()) >= 12)
+        finished.extend(journal())
+        wait_until(lambda: known_to_the_scheduler().isdisjoint(finished))  # it has been told, and let go of them
+        os.kill(worker, signal.SIGKILL)
+        hold.go.touch()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    path = write(counted(tmp_path / "log", hold), tmp_path / "a.zarr", progress=False)
+    killer.join()
     lines = computed(tmp_path / "log")
     assert len(set(lines)) == 24
-    assert len(finished) > 3
+    assert 12 <= len(finished) < 24
     assert [lines.count(block) for block in finished] == [1] * len(finished)
     assert digest(path) == digest(put(maps(years=6, rows=8, columns=8, block=(4, 4)), tmp_path / "b.zarr"))
 
 
-def test_a_lost_worker_costs_a_rollout_no_finished_map(tmp_path, cluster):
+def test_a_lost_worker_costs_a_rollout_no_finished_map(tmp_path, client):
     write(toy(tmp_path / "log", years=12, before=Killer(tmp_path, (5, 1, 2))), tmp_path / "a.zarr", progress=False)
     assert len(list(tmp_path.glob("kill-*"))) == 1
     lines = computed(tmp_path / "log")
@@ -97,11 +122,11 @@ def test_a_lost_worker_costs_a_rollout_no_finished_map(tmp_path, cluster):
     xr.testing.assert_equal(open_store(tmp_path / "a.zarr").load(), truth)
 
 
-def test_a_worker_that_dies_again_and_again_ends_by_name_with_what_is_finished_kept(tmp_path, cluster):
+def test_a_worker_that_dies_again_and_again_ends_by_name_with_what_is_finished_kept(tmp_path, client):
     with pytest.raises(
-        # or the block that waited there behind the one that kills: dask counts the deaths of both
+        # or a block that waited there behind the one that kills: dask counts the deaths of both
         WorkerError,
-        match=r"worker that had block .*3\.\d\.\d.* in hand died 4 times.*often a want",
+        match=r"worker that had block \d\.\d\.\d of .* in hand died 4 times.*often a want",
     ) as caught:
         write(counted(tmp_path / "log", Killer(tmp_path, (3, 0, 1), 99)), tmp_path / "a.zarr", progress=False)
     assert isinstance(caught.value, StoreError)
@@ -117,38 +142,47 @@ def test_a_worker_that_dies_again_and_again_ends_by_name_with_what_is_finished_k
 
 
 class Breaker:
-    def __init__(self, at):
-        self.at = at
+    """Breaks off at one block; blocks that begin afterwards leave a line once that has been heard."""
+
+    def __init__(self, folder: Path, at):
+        self.broken, self.heard, self.late, self.at = folder / "broken", folder / "heard", folder / "late", at
 
     def __call__(self, index) -> None:
-        time.sleep(0.1)
         if tuple(index) == self.at:
+            self.broken.touch()
             raise StopError
+        if self.broken.exists():
+            wait_until(self.heard.exists)
+            Path(f"{self.late}-{time.time_ns()}-{os.getpid()}").touch()
 
 
-def test_an_error_in_a_block_cancels_what_was_still_to_be_done(tmp_path, cluster):
+def test_an_error_in_a_block_cancels_what_was_still_to_be_done(tmp_path, client):
+    breaker = Breaker(tmp_path, (1, 1, 1))
     with pytest.raises(StopError) as caught:
-        write(counted(tmp_path / "log", Breaker((3, 1, 1))), tmp_path / "a.zarr", progress=False)
+        write(counted(tmp_path / "log", breaker), tmp_path / "a.zarr", progress=False)
     assert re.search(r"\d+ of 24 blocks are safe", caught.value.__notes__[-1])
-    time.sleep(1)
-    assert len(computed(tmp_path / "log")) < 20
+    breaker.heard.touch()
+    wait_for_idle_workers(client)
+    assert len(list(tmp_path.glob("late-*"))) <= 4, "two workers with a block in hand, and one behind it"
 
 
 def test_a_cluster_that_is_lost_is_named(tmp_path, monkeypatch):
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-    ):
-        get = client.get
+    with local_cluster(n_workers=1, threads_per_worker=1, processes=False) as client:
+        get, hold = client.get, Hold(tmp_path)
+
+        def cancel(futures) -> None:
+            hold.worker()
+            client.cancel(futures)
+            hold.go.touch()
 
         def then_cancelled(_, *arguments, **options):
             futures = get(*arguments, **options)
-            threading.Timer(0.5, client.cancel, [futures]).start()
+            threading.Thread(target=cancel, args=(futures,), daemon=True).start()
             return futures
 
         monkeypatch.setattr(client, "get", types.MethodType(then_cancelled, client))
         with pytest.raises(WorkerError, match=r"cluster was closed.*of 24 blocks are safe"):
-            write(counted(tmp_path / "log", Breaker((9, 9, 9))), tmp_path / "a.zarr", progress=False)
+            write(counted(tmp_path / "log", hold), tmp_path / "a.zarr", progress=False)
 
 
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])

@@ -9,7 +9,6 @@ import time
 import uuid
 from pathlib import Path
 
-import dask
 import fsspec
 import numpy as np
 import pytest
@@ -22,7 +21,8 @@ from zarr.storage._local import _atomic_write
 from tests.killing import run_until_killed
 from tests.storing.rollout import computed, toy
 from tests.storing.test_segments import Break
-from tests.test_store import Fuse, StopError, digest, maps, put
+from tests.test_store import Fuse, StopError, digest, maps, on_threads, put
+from tests.waiting import wait_until
 from xland.errors import StoreError
 from xland.store import is_complete, open_store, write, write_netcdf
 from xland.storing import locks, segments
@@ -89,11 +89,10 @@ def test_a_broken_off_writer_behind_a_url_resumes_to_the_identical_store(years, 
     shape = {"years": years, "rows": rows, "block": block}
     put(maps(**shape), f"{url}/undisturbed.zarr")
     total, count = 0, years * -(-rows // block[0]) * -(-8 // block[1])
-    scheduler = {"scheduler": "threads", "num_workers": 2} if threads else {"scheduler": "synchronous"}
     for kill in [*kills, None]:
         fuse = Fuse(after=kill)
         try:
-            with dask.config.set(**scheduler):
+            with on_threads(2 if threads else 0):
                 write(maps(**shape, fuse=fuse), f"{url}/a.zarr", resume=True, progress=False)
         except (StopError, StoreError):
             assert not is_complete(f"{url}/a.zarr")
@@ -246,11 +245,15 @@ def test_a_run_that_lost_its_lock_writes_no_further_block(url, monkeypatch):
     monkeypatch.setattr(locks, "BEAT_SECONDS", 0.05)
     files = RemoteFiles(f"{url}.partial")
 
+    def noticed() -> bool:
+        """Take the lock over, again where it was renewed at that very moment."""
+        files.put("lock", json.dumps({"host": "b", "process": 1, "run": "other", "renewed": 0}).encode())
+        return not any(name.startswith("active-") for name in files.names())
+
     class Robbed(Fuse):
         def __call__(self, block):
             if self.count == 3:
-                files.put("lock", json.dumps({"host": "b", "process": 1, "run": "other", "renewed": 0}).encode())
-                time.sleep(0.5)
+                wait_until(noticed)
             return super().__call__(block)
 
     with pytest.raises(StoreError, match="broken off"):
@@ -264,8 +267,7 @@ def test_the_lock_is_renewed_as_long_as_the_run_lives(url, monkeypatch):
     files = RemoteFiles(f"{url}.partial")
     with lock_objects(files, url, lost=lambda run: None):
         first = json.loads(files.read("lock"))["renewed"]
-        time.sleep(0.5)
-        assert json.loads(files.read("lock"))["renewed"] > first
+        wait_until(lambda: json.loads(files.read("lock"))["renewed"] > first)
     assert files.names() == []
 
 

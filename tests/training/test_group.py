@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import PROJECT
+from tests.waiting import PATIENCE
 from xland.errors import ConfigurationError, TrainingError
 from xland.training.group import Group, join_group
 
@@ -105,7 +106,7 @@ def test_two_ranks_add_up_and_share_their_batch_statistics(tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(
-        [*launcher, script], env=environment, capture_output=True, text=True, check=False, timeout=120
+        [*launcher, script], env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr[-3000:]
 

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.killing import PROJECT, run_until_killed
+from tests.waiting import PATIENCE
 from tests.worlds import tiny_configuration, tiny_inputs, tiny_world
 from xland.batches.split import Part
 from xland.errors import CheckpointError, CheckpointWarning, TrainingError, TrainingStoppedError
@@ -228,7 +229,7 @@ def test_a_job_whose_time_ends_writes_its_state_and_ends_with_a_status_of_its_ow
     with process:
         assert process.stdout.readline() == "five steps are done\n"
         os.killpg(process.pid, signal.SIGTERM)
-        _, said = process.communicate("go on\n", timeout=120)
+        _, said = process.communicate("go on\n", timeout=PATIENCE)
     assert process.returncode == TrainingStoppedError.status == 128 + signal.SIGTERM
     assert "asked to end (SIGTERM) and stopped after step 6 of 12" in said
     losses = Losses()

@@ -94,7 +94,9 @@ def test_a_state_before_the_first_validation_can_be_kept(tmp_path):
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=50))
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_losses_come_back_to_the_last_bit(saved, losses):
     save_state(*saved, Progress(losses=losses), IDENTITY)
     assert load_state(*saved, IDENTITY).losses == losses
