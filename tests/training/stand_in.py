@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from xland.errors import TrainingError, TrainingStoppedError
-from xland.training.stopping import deferred_termination
+from xland.training.stopping import Termination, deferred_termination
 
 STEPS = 15
+LONG = 3000
 CALL = "tests.training.stand_in:practise"
 VARIABLES = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
@@ -23,9 +25,9 @@ VARIABLES = (
 
 
 def practise(configuration, output, *, store, device, resume, report):
-    """Take steps of a tenth of a second; the configuration's notes say how they end."""
+    """Take steps; the configuration's notes say how they end, a file in the output after which one to wait."""
     rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    helper = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({LONG})"])
     facts = {name: os.environ.get(name) for name in VARIABLES}
     facts |= {"pid": os.getpid(), "worker": os.getppid(), "helper": helper.pid, "device": device}
     note(output / f"rank-{rank}.json", json.dumps(facts))
@@ -37,7 +39,7 @@ def practise(configuration, output, *, store, device, resume, report):
         while step < STEPS:
             step += 1
             misbehave(configuration["notes"], rank, step)
-            time.sleep(0.1)
+            wait_if_told_to(output, step, request)
             if request.asked:
                 stop.touch()
             meet(output, rank, count, step)
@@ -65,9 +67,25 @@ def meet(output: Path, rank: int, count: int, step: float) -> None:
     for other in range(count):
         path = output / f"at-{place(count)}-{other}"
         while not path.exists() or float(path.read_text().split()[0]) < step:
-            if path.exists() and not psutil.pid_exists(int(path.read_text().split()[1])):
+            if path.exists() and not is_alive(int(path.read_text().split()[1])):
                 raise RuntimeError("connection closed by peer")
             time.sleep(0.01)
+
+
+def wait_if_told_to(output: Path, step: int, request: Termination) -> None:
+    """Wait as long as the file names an earlier step, or until an end is asked for."""
+    end = time.monotonic() + LONG
+    with suppress(FileNotFoundError):
+        while int((output / "hold").read_text()) < step and not request.asked:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def misbehave(how: str, rank: int, step: int) -> None:

@@ -7,17 +7,19 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import uuid
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import psutil
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client
 
-from tests.training.stand_in import CALL, STEPS
+from tests.training.stand_in import CALL, LONG, STEPS
+from tests.waiting import PATIENCE, local_cluster, python_processes_below, wait_until
 from tests.worlds import tiny_checkpoint, tiny_configuration
 from xland.clusters import load_profile
 from xland.errors import ClusterError, TrainingError, TrainingStoppedError
@@ -25,24 +27,35 @@ from xland.models.checkpoint import Checkpoint
 from xland.training import launching, rank_group
 from xland.training.launching import TrainingJob, launch, train_on_cluster, training_profile, training_script
 from xland.training.rank_group import choose_device
-from xland.training.ranks import Seat, _open_store
+from xland.training.ranks import Seat, _forward, _Held, _open_store
+
+RUN = uuid.uuid4().hex
+"""By which processes that these tests have started are known from those of others."""
 
 
 @pytest.fixture(autouse=True)
-def settle_soon(monkeypatch):
-    monkeypatch.setattr(rank_group, "SETTLE", 2.0)
+def patient(monkeypatch):
+    for name in ("READY", "SETTLE", "WORDS", "STOPPING", "ANSWER"):
+        monkeypatch.setattr(rank_group, name, PATIENCE)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def named():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLAND_TEST_RUN", RUN)
+        yield
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
-        yield cluster
+def cluster(named):
+    with local_cluster(n_workers=2, threads_per_worker=1) as client:
+        yield client.cluster
 
 
 @pytest.fixture
 def client(cluster):
     with Client(cluster) as client:
-        client.wait_for_workers(2, timeout=30)
+        wait_until(lambda: len(client.nthreads()) == 2)
         yield client
 
 
@@ -57,22 +70,18 @@ def behaving(job: TrainingJob, how: str) -> TrainingJob:
 
 
 def ranks() -> list[int]:
-    """Processes of ranks, and what they started, below this one; those of killed workers are below none."""
+    """Processes of ranks, and what they started; those of killed workers are below none."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        command = " ".join(process.info["cmdline"] or ())
-        if "xland.training.rank_process" in command or "time.sleep(300)" in command:
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        command, environment = " ".join(process.info["cmdline"] or ()), process.info["environ"] or {}
+        ours = environment.get("XLAND_TEST_RUN") == RUN
+        if ours and ("xland.training.rank_process" in command or f"time.sleep({LONG})" in command):
             found.append(process.pid)
     return found
 
 
-def gone(seconds: float = 5.0) -> bool:
-    end = time.monotonic() + seconds
-    while ranks():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
+def wait_for_the_end_of_ranks() -> None:
+    wait_until(lambda: not ranks())
 
 
 def facts(output: Path, rank: int) -> dict:
@@ -83,13 +92,16 @@ def steps(output: Path) -> list[int]:
     return [int(line) for line in (output / "steps").read_text().split()]
 
 
-def at_step(output: Path, step: int, act) -> Thread:
-    """Do something once a step is taken."""
+def at_step(output: Path, step: int, act, *, go_on: bool = True) -> Thread:
+    """Do something after a step; the ranks wait for it, and if they may not go on, for being asked to end."""
+    hold = output / "hold"
+    hold.write_text(str(step))
 
     def wait():
-        while not (output / "steps").exists() or len(steps(output)) < step:
-            time.sleep(0.02)
+        wait_until(lambda: (output / "steps").exists() and len(steps(output)) == step)
         act()
+        if go_on:
+            hold.unlink()
 
     thread = Thread(target=wait, daemon=True)
     thread.start()
@@ -104,7 +116,7 @@ def test_each_worker_becomes_one_rank(client, job):
     heard = []
     checkpoint = launch(client, job, call=CALL, report=lambda *what: heard.append(what))
     assert isinstance(checkpoint, Checkpoint)
-    assert gone()
+    wait_for_the_end_of_ranks()
     first, second = facts(job.output, 0), facts(job.output, 1)
     assert {first["worker"], second["worker"]} == set(client.run(os.getpid).values())
     assert (first["WORLD_SIZE"], first["RANK"], second["RANK"]) == ("2", "0", "1")
@@ -116,13 +128,25 @@ def test_each_worker_becomes_one_rank(client, job):
     assert first["device"] == "cpu"
     stages = [stage for stage, _, _ in heard]
     assert stages[-1] == "epoch"
-    assert 2 <= stages.count("training") < STEPS, "about one a second"
+    assert "training" in stages
     assert "printed at the end" in (job.output / "ranks" / "rank-0.log").read_text()
     assert not list(job.output.glob("**/*xland-*"))
 
 
+def test_steps_are_told_about_once_a_second_and_all_else_at_once(monkeypatch):
+    stages = ["training"] * 30 + ["epoch", "epoch"]
+    said = [json.dumps({"stage": stage, "done": number}).encode() for number, stage in enumerate(stages)]
+    heard, clock = [], (100 + 0.1 * number for number in range(1000))
+    monkeypatch.setattr("xland.training.ranks.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    worker = SimpleNamespace(log_event=lambda topic, event: heard.append(event["stage"]))
+    _forward(worker, "attempt", 0, SimpleNamespace(stdout=[*said, b'{"outcome": "fin']), _Held("output"))
+    assert 2 <= heard.count("training") <= 4
+    assert heard[-2:] == ["epoch", "epoch"]
+
+
 @pytest.mark.parametrize("which", ["pid", "worker"])
-def test_a_rank_or_worker_that_is_killed_is_replaced_and_the_training_goes_on(client, job, caplog, which):
+def test_a_rank_or_worker_that_is_killed_is_replaced_and_the_training_goes_on(client, job, caplog, monkeypatch, which):
+    monkeypatch.setattr(rank_group, "WORDS", 1.0)
     killer = at_step(job.output, 5, kill(job.output, 1, which))
     launch(client, job, call=CALL)
     killer.join()
@@ -131,15 +155,16 @@ def test_a_rank_or_worker_that_is_killed_is_replaced_and_the_training_goes_on(cl
     assert len(taken) <= STEPS + 1, "no step but the one in hand was taken twice"
     cause = "its process was ended by SIGKILL" if which == "pid" else "its worker is gone"
     assert f"{cause}; starting again from the last state, 2 restarts left" in caplog.text
-    assert gone()
+    wait_for_the_end_of_ranks()
 
 
-def test_the_worker_where_ranks_meet_may_be_lost_as_well(client, job):
+def test_the_worker_where_ranks_meet_may_be_lost_as_well(client, job, monkeypatch):
+    monkeypatch.setattr(rank_group, "WORDS", 1.0)
     killer = at_step(job.output, 5, kill(job.output, 0, "worker"))
     launch(client, job, call=CALL)
     killer.join()
     assert steps(job.output)[-1] == STEPS
-    assert gone()
+    wait_for_the_end_of_ranks()
 
 
 def test_ranks_that_are_lost_again_and_again_are_given_up(client, job):
@@ -147,7 +172,7 @@ def test_ranks_that_are_lost_again_and_again_are_given_up(client, job):
     with pytest.raises(ClusterError, match=message):
         launch(client, behaving(job, "lost"), restarts=1, call=CALL)
     assert steps(job.output) == [1, 2], "the second start went on from the second step"
-    assert gone()
+    wait_for_the_end_of_ranks()
 
 
 def test_an_end_that_was_announced_costs_no_restart(client, job, caplog):
@@ -161,23 +186,24 @@ def test_an_error_of_the_training_is_raised_and_not_tried_again(client, job):
     with pytest.raises(TrainingError, match=r"^the loss is nan in step 3$"):
         launch(client, behaving(job, "not finite"), call=CALL)
     assert steps(job.output) == [1, 2]
-    assert gone()
+    wait_for_the_end_of_ranks()
 
 
 def test_a_bug_is_named_with_its_rank_and_not_tried_again(client, job):
     with pytest.raises(ClusterError, match=r"rank 1 on worker .* ended: KeyError: 'no such thing'; its log is in"):
         launch(client, behaving(job, "bug"), call=CALL)
     assert "Traceback" in (job.output / "ranks" / "rank-1.log").read_text()
-    assert gone()
+    wait_for_the_end_of_ranks()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_launcher_that_is_asked_to_end_lets_ranks_write_their_state(client, job, number):
-    at_step(job.output, 5, lambda: os.kill(os.getpid(), number))
+    at_step(job.output, 5, lambda: os.kill(os.getpid(), number), go_on=False)
     with pytest.raises(TrainingStoppedError, match="stopped after step"):
         launch(client, job, call=CALL)
-    assert gone()
+    wait_for_the_end_of_ranks()
     assert steps(job.output)[-1] < STEPS
+    (job.output / "hold").unlink()
     launch(client, replace(job, resume=True), call=CALL)
     assert steps(job.output) == list(range(1, STEPS + 1))
 
@@ -185,25 +211,26 @@ def test_a_launcher_that_is_asked_to_end_lets_ranks_write_their_state(client, jo
 def test_ranks_of_a_launcher_that_is_killed_end(cluster, client, job):
     program = (
         "import sys\nfrom pathlib import Path\nfrom distributed import Client\n"
+        "from xland.clusters.loop import running_loop\n"
         "from tests.training.stand_in import CALL\nfrom tests.worlds import tiny_configuration\n"
         "from xland.training.launching import TrainingJob, launch\n"
-        "with Client(sys.argv[1]) as client:\n"
+        "with running_loop() as loop, Client(sys.argv[1], loop=loop) as client:\n"
         "    launch(client, TrainingJob(tiny_configuration(), Path(sys.argv[2]), device='cpu'), call=CALL)\n"
     )
     launcher = subprocess.Popen([sys.executable, "-c", program, cluster.scheduler_address, str(job.output)])
-    at_step(job.output, 2, launcher.kill).join(timeout=60)
+    at_step(job.output, 2, launcher.kill, go_on=False).join()
     launcher.wait()
-    assert gone()
+    wait_for_the_end_of_ranks()
     assert steps(job.output)[-1] < STEPS
 
 
 def test_a_scheduler_that_is_lost_is_named(cluster, job):
     with Client(cluster) as client:
-        client.wait_for_workers(2, timeout=30)
-        at_step(job.output, 3, client.close)
+        wait_until(lambda: len(client.nthreads()) == 2)
+        at_step(job.output, 3, client.close, go_on=False)
         with pytest.raises(ClusterError, match=r"the scheduler of the training's workers cannot be reached any more"):
             launch(client, job, call=CALL)
-    assert gone()
+    wait_for_the_end_of_ranks()
 
 
 def test_more_ranks_than_workers_are_refused(client, job):
@@ -218,12 +245,11 @@ def test_counts_that_cannot_be_meant_are_refused(client, job, counts):
 
 
 def test_a_worker_that_retires_lets_its_rank_write_the_state(job):
-    local = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
-    with LocalCluster(n_workers=2, threads_per_worker=1, **local) as cluster, Client(cluster) as client:
+    with local_cluster(n_workers=2, threads_per_worker=1) as client:
         at_step(job.output, 4, lambda: client.retire_workers([min(client.nthreads())]))
         launch(client, job, workers=1, restarts=0, call=CALL)
     assert steps(job.output) == list(range(1, STEPS + 1))
-    assert gone()
+    wait_for_the_end_of_ranks()
 
 
 def test_a_store_that_a_worker_does_not_see_is_named(client, job, tmp_path):
@@ -268,10 +294,10 @@ def test_workers_without_a_gpu_of_their_own_are_named(wanted, gpus, message):
 
 def test_a_cluster_is_opened_for_the_training_and_closed(job, monkeypatch):
     monkeypatch.setattr(launching, "launch", partial(launch, call=CALL))
-    before = len(psutil.Process().children(recursive=True))
+    before = python_processes_below()
     train_on_cluster(job, "local", workers=1, progress=False)
     assert steps(job.output)[-1] == STEPS
-    assert len(psutil.Process().children(recursive=True)) == before
+    wait_until(lambda: python_processes_below() <= before)
 
 
 def test_profiles_for_trainings_come_before_those_for_maps():

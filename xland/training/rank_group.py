@@ -32,6 +32,9 @@ READY = 120.0
 SETTLE = 10.0
 """Seconds that the other ranks have for ending by themselves, and for saying why, once one has ended."""
 
+WORDS = 10.0
+"""Seconds in which ranks whose workers are gone may leave a word of their end, once all others have ended."""
+
 STOPPING = 120.0
 """Seconds that ranks have for finishing the step in hand and writing the state."""
 
@@ -172,6 +175,8 @@ class RankGroup:
             early = {each["outcome"] for each in self.outcomes.values()} - {"finished"}
             if early or self._gone:
                 end = min(end, time.monotonic() + (STOPPING if early == {"stopped"} and not self._gone else SETTLE))
+            if self._gone | self.outcomes.keys() == set(range(self.count)):
+                end = min(end, time.monotonic() + WORDS)
 
     def _look(self, futures: list[Future]) -> None:
         """Take in what has been said of the ranks, and notice those that are silent for ever."""
