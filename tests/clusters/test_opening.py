@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import dask
 import psutil
@@ -18,15 +19,11 @@ from distributed.utils import LoopRunner
 
 from tests.clusters.conftest import free_port, path_to_tests
 from tests.clusters.stores import digest
-from xland.clusters import Profile, existing, local, open_cluster
+from tests.waiting import PATIENCE, python_processes_below, wait_until
+from xland.clusters import Profile, existing, local, open_cluster, waiting
+from xland.clusters.loop import running_loop
 from xland.errors import ClusterError, MissingDependencyError
 from xland.store import write
-
-
-def children() -> set[int]:
-    """Python processes below this one, without multiprocessing's own tracker."""
-    below = psutil.Process().children(recursive=True)
-    return {each.pid for each in below if "resource_tracker" not in " ".join(each.cmdline())}
 
 
 @pytest.fixture
@@ -38,32 +35,34 @@ def fake_dask_cuda(monkeypatch):
 
 @pytest.fixture(scope="module")
 def running():
-    """A scheduler with one worker, as someone else would have started it."""
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
+    """A scheduler with one worker, as someone else would have started it, which may take its time to answer."""
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+    with pytest.MonkeyPatch.context() as patch, running_loop() as loop, LocalCluster(**options, loop=loop) as cluster:
+        patch.setattr(existing, "ANSWER", PATIENCE)
         yield cluster.scheduler_address
 
 
 def test_local_workers_write_the_same_store(maps, tmp_path):
     few = maps.isel(time=slice(2))
     write(few, tmp_path / "threads.zarr", progress=False)
-    before = children()
+    before = python_processes_below()
     with open_cluster("local", workers=2, memory="2GB", progress=False) as client:
-        assert set(client.run(os.getpid).values()) <= children()
+        assert set(client.run(os.getpid).values()) <= python_processes_below()
         assert set(client.nthreads().values()) == {1}
         assert {each["memory_limit"] for each in client.scheduler_info()["workers"].values()} == {2 * 10**9}
         write(few, tmp_path / "cluster.zarr", progress=False)
     assert digest(tmp_path / "cluster.zarr") == digest(tmp_path / "threads.zarr")
-    assert children() == before
+    wait_until(lambda: python_processes_below() <= before)
 
 
 def test_local_workers_are_reachable_from_this_machine_alone():
     with open_cluster("local", workers=1, threads=2, progress=False) as client:
         assert set(client.nthreads().values()) == {2}
-        everyone = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        everyone = [os.getpid(), *python_processes_below()]
         open_to = {
             each.laddr.ip
             for process in everyone
-            for each in process.net_connections("inet")
+            for each in psutil.Process(process).net_connections("inet")
             if each.status == psutil.CONN_LISTEN
         }
     assert open_to == {"127.0.0.1"}
@@ -71,48 +70,45 @@ def test_local_workers_are_reachable_from_this_machine_alone():
 
 def test_ctrl_c_of_a_terminal_stops_all_quietly(tmp_path):
     program = (
-        "import pathlib, time\nfrom xland.clusters import open_cluster\n"
+        "import pathlib, time\nfrom distributed import as_completed\nfrom xland.clusters import open_cluster\n"
         "def work(mark):\n"
         "    pathlib.Path(mark).touch()\n"
-        "    time.sleep(60)\n"
+        "    time.sleep(3000)\n"
         "if __name__ == '__main__':\n"
         "    with open_cluster('local', workers=1, progress=False) as client:\n"
-        "        client.submit(work, 'working').result()\n"
+        "        next(as_completed([client.submit(work, 'working')]))\n"
     )
     (tmp_path / "script.py").write_text(program)
     # a group of its own, all of which gets the signal, as in a terminal
     process = subprocess.Popen(
         [sys.executable, "script.py"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    while not (tmp_path / "working").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    time.sleep(0.5)  # distributed logs an error of its own for a wait that is interrupted before it has begun
+    wait_until(lambda: (tmp_path / "working").exists() or process.poll() is not None)
     below = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGINT
     assert errors.count("Traceback") == 1
-    assert not psutil.wait_procs(below, timeout=10)[1]
+    assert not psutil.wait_procs(below, timeout=PATIENCE)[1]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_workers_end_with_an_error_too(error):
-    before = children()
+    before = python_processes_below()
     with pytest.raises(error), open_cluster("local", workers=1, progress=False):
         raise error
-    assert children() == before
+    wait_until(lambda: python_processes_below() <= before)
 
 
 def test_workers_that_do_not_come_in_time_are_counted(monkeypatch):
-    before = children()
+    before = python_processes_below()
     monkeypatch.setattr("distributed.Client.nthreads", lambda _: {"one": 1})
     with (
         pytest.raises(ClusterError, match=r"1 of 2 workers came within 0\.001 s: the machine"),
         open_cluster("local", workers=2, timeout=0.001, progress=False),
     ):
         raise AssertionError("there is one")
-    assert children() == before
+    wait_until(lambda: python_processes_below() <= before)
 
 
 def test_a_running_scheduler_is_joined_and_left_running(running):
@@ -121,12 +117,14 @@ def test_a_running_scheduler_is_joined_and_left_running(running):
             assert client.submit(sum, [1, 2]).result() == 3
 
 
-def test_too_few_workers_of_a_running_scheduler_are_counted(running):
+def test_too_few_workers_of_a_running_scheduler_are_counted(running, monkeypatch):
+    clock = itertools.count(step=100)
+    monkeypatch.setattr(waiting, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None))
     with (
         pytest.raises(
-            ClusterError, match=f"1 of 2 workers came within 0.5 s: start workers with `dask worker {running}"
+            ClusterError, match=f"1 of 2 workers came within 240 s: start workers with `dask worker {running}"
         ),
-        open_cluster(running, workers=2, timeout=0.5, progress=False),
+        open_cluster(running, workers=2, timeout=240, progress=False),
     ):
         raise AssertionError("there is one")
 
@@ -146,10 +144,11 @@ def test_a_scheduler_that_does_not_answer_is_given_up_in_time():
     address = f"tcp://127.0.0.1:{free_port()}"
     with (
         pytest.raises(ClusterError, match=f"no dask scheduler answers at {address} within 1 s: check host and port"),
+        dask.config.set({"distributed.comm.timeouts.connect": "300s"}),
         open_cluster(address, timeout=1, progress=False),
     ):
         raise AssertionError("nobody is there")
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 250
     assert not dask.config.get("scheduler", None), "dask computes on threads again"
 
 

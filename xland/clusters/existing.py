@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from xland.clusters.loop import running_loop
 from xland.clusters.waiting import Wanted, wait_for_workers
 from xland.errors import ClusterError
 
 if TYPE_CHECKING:
     from distributed import Client
+    from tornado.ioloop import IOLoop
 
 ANSWER = 10.0
 """Seconds that a scheduler may take to answer."""
@@ -23,20 +26,27 @@ TIMEOUT = 120.0
 @contextmanager
 def connect(wanted: Wanted, address: str) -> Iterator[Client]:
     """Yield a client of the scheduler at an address; arguments as in :func:`xland.clusters.open_cluster`."""
-    with _reach(address, wanted.timeout) as client:
+    with running_loop() as loop, _reach(address, wanted.timeout, loop) as client:
         wait_for_workers(client, wanted, 1, TIMEOUT, f"start workers with `dask worker {address}`")
         _check_versions(client, address)
         yield client
 
 
-def _reach(address: str, timeout: float | None) -> Client:
+def _reach(address: str, timeout: float | None, loop: IOLoop) -> Client:
     from distributed import Client
+    from distributed.comm import connect as call
+    from distributed.security import Security
 
     limit = min(timeout or ANSWER, ANSWER)
+
+    async def ring() -> None:
+        comm = await call(address, timeout=limit, **Security().get_connection_args("client"))
+        await comm.close()
+
     try:
-        # a default client that cannot connect would leave dask without any scheduler, so try with another one
-        with Client(address, timeout=limit, set_as_default=False):
-            return Client(address, timeout=limit)
+        # a client that cannot connect would leave dask without any scheduler, so hear first whether somebody answers
+        asyncio.run_coroutine_threadsafe(ring(), loop.asyncio_loop).result()  # type: ignore[attr-defined]
+        return Client(address, timeout=limit, loop=loop)
     except (OSError, ValueError) as error:
         raise ClusterError(
             f"no dask scheduler answers at {address} within {limit:g} s: check host and port, and that it runs "
