@@ -251,6 +251,16 @@ def test_nothing_is_read_before_it_is_asked_for(world):
         _ = lazy.scores
 
 
+def test_baselines_are_made_when_they_are_asked_for_and_hold_no_map_in_memory(world):
+    observed = raising_dataset(world.observed.to_dataset(name="land_use"))
+    lazy = report(world.predicted, observed, forcing=raising_dataset(world.forcing), factor=FACTOR)
+    assert list(lazy.maps) == ["map", "crosswalk", "most frequent class", "mode of the observed cell"]
+    for name in list(lazy.maps)[1:]:
+        assert lazy.maps[name].chunks is not None
+        with pytest.raises(ValueWasReadError):
+            lazy.maps[name].compute()
+
+
 def test_any_orientation_and_a_larger_observed_map_give_the_same_scores(world, full):
     turned = world.predicted.isel(lat=slice(None, None, -1))
     larger = world.observed.pad(lat=(0, 10), lon=(20, 10), mode="wrap")

@@ -172,6 +172,29 @@ def test_simple_maps_lie_on_the_grid_of_the_observed_one_and_use_training_cells_
     assert (made["mode of the observed cell"].values == codes).mean() > (made["crosswalk"].values == codes).mean()
 
 
+@pytest.mark.parametrize("chunks", [(180, 360), (50, 70), (1, 360)])
+def test_simple_maps_are_those_of_the_whole_map_whatever_its_chunks(chunks):
+    coarse, _, maps = tiny_world((2000,))
+    codes = maps.isel(time=0).values
+    training = np.random.default_rng(0).random(codes.shape) < 0.3
+    lazy = maps.chunk(lat=chunks[0], lon=chunks[1])
+    made = simple_maps(coarse.chunk(lat=7), lazy, 4, training)
+    assert all(each.chunks is not None for each in made.values())
+    states_of_year = {name: coarse[name].values[0] for name in LUH2_STATES}
+    largest = crosswalk(states_of_year, 4)
+    np.testing.assert_array_equal(made["crosswalk"], largest)
+    np.testing.assert_array_equal(made["mode of the observed cell"], cell_mode(codes, 4))
+    frequent = most_frequent(codes[training], codes.shape)
+    np.testing.assert_array_equal(made["most frequent class"], np.where(largest == OCEAN, OCEAN, frequent))
+
+
+def test_the_most_frequent_class_is_looked_up_elsewhere_where_training_cells_hold_no_land():
+    coarse, _, maps = tiny_world((2000,))
+    codes = maps.isel(time=0).values
+    found = simple_maps(coarse, maps, 4, codes == OCEAN)["most frequent class"]
+    assert np.unique(found).tolist() == [OCEAN, int(most_frequent(codes)[0, 0])]
+
+
 def test_persistence_copies_the_adjacent_year():
     maps = tiny_world((2000, 2001, 2002))[2]
     after = persistence(maps, 2001)

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from xland.batches.split import Part, divide
 from xland.evaluation.alignment import ClassMap
+from xland.evaluation.frames import as_dask
 from xland.evaluation.placing import of_year, on_cells
 from xland.forcing import read_forcing, require_dataset
 from xland.grid import Grid
@@ -130,7 +132,7 @@ def pick_year(forcing: xr.Dataset, year: int | None, classes: Mapping[str, str] 
 def baseline_maps(
     forcing: xr.Dataset, observed: ClassMap, factor: int, classes: Mapping[str, str] = STATE_CLASSES
 ) -> Mapping[str, xr.DataArray]:
-    """Make the maps that need no learning, on the cells of the observed map.
+    """Make the maps that need no learning, on the cells of the observed map, lazily.
 
     Parameters
     ----------
@@ -150,6 +152,12 @@ def baseline_maps(
     """
     coarse = observed.grid.coarsen(factor)
     part = on_cells(forcing, coarse, whole=True)
-    training = divide(observed.grid) == Part.TRAIN
-    states = {str(name): part[name].isel(time=0).values for name in part.data_vars}
-    return maps_of_states(states, observed.data, factor, training if training.any() else ~training, classes)
+    states = {str(name): part[name].isel(time=0).data for name in part.data_vars}
+    codes = as_dask(observed.data)[0]
+    training = da.map_blocks(_training_block, dtype=np.bool_, chunks=codes.chunks, grid=observed.grid)
+    return maps_of_states(states, observed.data, factor, training, classes)
+
+
+def _training_block(*, grid: Grid, block_info: Mapping[Any, Any]) -> NDArray[np.bool_]:
+    rows, columns = (slice(*ends) for ends in block_info[None]["array-location"])
+    return divide(grid.window(rows, columns)) == Part.TRAIN

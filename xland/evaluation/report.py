@@ -281,8 +281,7 @@ def report(
 ) -> Report:
     """Put a map beside an observed one, and beside all that is given with it.
 
-    Nothing but coordinates is read here, except for a forcing without ``baselines``: the simple maps
-    are made from it at once.
+    Nothing but coordinates is read here, and the numbers of a map of regions.
 
     Parameters
     ----------

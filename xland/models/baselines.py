@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -17,6 +18,10 @@ from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, OCEAN, OTHER, STATE_CLAS
 
 if TYPE_CHECKING:
     from sklearn.ensemble import HistGradientBoostingClassifier
+
+
+_LARGEST = 1536
+"""Cells along a block in which maps are made."""
 
 
 def crosswalk(
@@ -68,8 +73,11 @@ def cell_mode(observed: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
 
 def most_frequent(observed: NDArray[np.uint8], shape: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Give every pixel the most frequent land class of the observed map."""
-    counts = np.array([(observed == code).sum() for code in LAND_CLASSES])
-    return np.full(shape or observed.shape, LAND_CLASSES[int(counts.argmax())], dtype=np.uint8)
+    return np.full(shape or observed.shape, LAND_CLASSES[int(_count_land(observed).argmax())], dtype=np.uint8)
+
+
+def _count_land(observed: NDArray[np.uint8]) -> NDArray[np.int64]:
+    return np.array([np.count_nonzero(observed == code) for code in LAND_CLASSES])
 
 
 def simple_maps(
@@ -79,7 +87,7 @@ def simple_maps(
     training: NDArray[np.bool_],
     classes: Mapping[str, str] = STATE_CLASSES,
 ) -> dict[str, xr.DataArray]:
-    """Make the maps that need no learning, on the grid of the observed map.
+    """Make the maps that need no learning, on the grid of the observed map, lazily and block by block.
 
     Parameters
     ----------
@@ -90,7 +98,7 @@ def simple_maps(
     factor : int
         Fine cells along a coarse cell.
     training : (rows, columns) array of bool
-        Where the most frequent class may be looked up.
+        Where the most frequent class may be looked up, as long as there is land.
     classes : mapping of str to str
         Name of the class that each state belongs to.
 
@@ -103,14 +111,14 @@ def simple_maps(
     require_dataset(forcing)
     names = [str(name) for name in forcing.data_vars if str(name) in classes or str(name) in CLASS_NAMES]
     data = read_forcing(forcing, variables=names).data
-    return maps_of_states({name: data[name].isel(time=0).values for name in names}, observed, factor, training, classes)
+    return maps_of_states({name: data[name].isel(time=0).data for name in names}, observed, factor, training, classes)
 
 
 def maps_of_states(
-    states: Mapping[str, NDArray[Any]],
+    states: Mapping[str, da.Array],
     observed: xr.DataArray,
     factor: int,
-    training: NDArray[np.bool_],
+    training: da.Array | NDArray[np.bool_],
     classes: Mapping[str, str] = STATE_CLASSES,
 ) -> dict[str, xr.DataArray]:
     """Make the maps of :func:`simple_maps` from arrays that lie on the coarse cells of the observed map.
@@ -120,16 +128,68 @@ def maps_of_states(
     states : mapping of str to (R, C) array
         Fractions of LUH states or of classes.
     observed, factor, training, classes
-        As for :func:`simple_maps`.
+        As for :func:`simple_maps`; ``training`` may be lazy.
     """
-    codes = observed.isel(time=0).values
-    largest = crosswalk(states, factor, classes)
+    codes = _in_whole_cells(observed.isel(time=0), factor)
+    rows, columns = (tuple(size // factor for size in sizes) for sizes in codes.chunks)
+    block = {"dtype": np.uint8, "meta": np.empty((0, 0), np.uint8)}
+    largest = da.map_blocks(
+        _crosswalk_block,
+        da.stack(list(states.values())).rechunk((-1, rows, columns)),
+        tuple(states),
+        factor,
+        dict(classes),
+        drop_axis=0,
+        chunks=codes.chunks,
+        **block,
+    )
+    frequent = _lazily_most_frequent(codes, da.asarray(training).rechunk(codes.chunks))
     maps = {
         "crosswalk": largest,
-        "most frequent class": np.where(largest == OCEAN, largest, most_frequent(codes[training], codes.shape)),
-        "mode of the observed cell": cell_mode(codes, factor),
+        "most frequent class": da.where(largest == OCEAN, largest, frequent),
+        "mode of the observed cell": codes.map_blocks(cell_mode, factor, **block),
     }
     return {name: as_map(values, observed, "land_use") for name, values in maps.items()}
+
+
+def _in_whole_cells(codes: xr.DataArray, factor: int) -> da.Array:
+    """Return a map as a dask array whose chunks hold whole coarse cells and are not large."""
+    lazy = codes.chunk("auto") if codes.chunks is None else codes
+    sizes = (min(max(each), _LARGEST) for each in lazy.data.chunks)
+    return lazy.data.rechunk(tuple(max(size // factor, 1) * factor for size in sizes))
+
+
+def _crosswalk_block(
+    shares: NDArray[Any], names: tuple[str, ...], factor: int, classes: Mapping[str, str]
+) -> NDArray[np.uint8]:
+    return crosswalk(dict(zip(names, shares, strict=True)), factor, classes)
+
+
+def _lazily_most_frequent(codes: da.Array, training: da.Array) -> da.Array:
+    """Return the most frequent land class of the training cells, or of the others if they hold no land."""
+    counts = da.blockwise(
+        _count_block,
+        "yxwc",
+        codes,
+        "yx",
+        training,
+        "yx",
+        new_axes={"w": 2, "c": len(LAND_CLASSES)},
+        adjust_chunks={"y": lambda _: 1, "x": lambda _: 1},
+        dtype=np.int64,
+        meta=np.empty((0, 0, 0, 0), np.int64),
+    )
+    total = counts.sum(axis=(0, 1))
+    return total.map_blocks(_commonest, drop_axis=(0, 1), dtype=np.uint8, meta=np.empty((), np.uint8))
+
+
+def _count_block(codes: NDArray[np.uint8], training: NDArray[np.bool_]) -> NDArray[np.int64]:
+    return np.stack([_count_land(codes[training]), _count_land(codes[~training])])[None, None]
+
+
+def _commonest(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
+    inside, outside = counts
+    return np.array(LAND_CLASSES[int((inside if inside.any() else outside).argmax())], dtype=np.uint8)
 
 
 def persistence(maps: xr.DataArray, year: int, step: int = -1) -> xr.DataArray:
@@ -154,7 +214,7 @@ def persistence(maps: xr.DataArray, year: int, step: int = -1) -> xr.DataArray:
     return maps.sel(time=[year + step]).assign_coords(time=[year])
 
 
-def as_map(codes: NDArray[np.uint8], like: xr.DataArray, name: str) -> xr.DataArray:
+def as_map(codes: NDArray[np.uint8] | da.Array, like: xr.DataArray, name: str) -> xr.DataArray:
     """Put an array of class codes on the grid of a map, ``lat`` and ``lon`` only."""
     template = like.isel(time=0, drop=True) if "time" in like.dims else like
     return template.copy(data=codes).rename(name).assign_attrs(flag_attributes())
