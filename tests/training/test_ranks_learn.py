@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -14,10 +13,11 @@ import pytest
 
 from tests.conftest import PROJECT
 from tests.training.commands import losses, write_files
+from tests.waiting import PATIENCE, wait_until
 from xland.cli import main
 
 STEPS = 20
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "xland.cli")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +40,14 @@ def alone(arguments, tmp_path_factory):
     return losses(output)
 
 
-def started(arguments: list[str]) -> subprocess.Popen[str]:
+def started(arguments: list[str], command: str = "xland.cli") -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
-    return subprocess.Popen([*TORCHRUN, *arguments], env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([*TORCHRUN, command, *arguments], env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def test_two_ranks_under_torchrun_learn_as_one_process(arguments, alone, tmp_path):
     process = started(arguments(tmp_path))
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     assert len(alone) == STEPS
     assert losses(tmp_path) == pytest.approx(alone, rel=1e-3)
@@ -60,13 +60,11 @@ def test_two_dask_workers_learn_as_one_process(arguments, alone, tmp_path):
 
 
 def test_ranks_under_torchrun_write_their_state_on_sigterm_and_go_on(arguments, alone, tmp_path):
-    process = started(arguments(tmp_path))
-    while not (tmp_path / "steps.csv").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
+    process = started(arguments(tmp_path), "tests.training.waiting_ranks")
+    wait_until(lambda: len(list(tmp_path.glob("waiting-*"))) == 2 or process.poll() is not None)
     ranks = psutil.Process(process.pid).children()
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     assert not any(rank.is_running() for rank in ranks)
     taken = len(losses(tmp_path))
@@ -81,7 +79,7 @@ def test_ranks_with_batch_statistics_of_their_own_learn_too(arguments, alone, tm
     own = tmp_path / "own.toml"
     own.write_text(Path(configuration).read_text() + "common_statistics = false\n")
     process = started([name, str(own), *rest])
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     found = losses(tmp_path / "model")
     assert found != pytest.approx(alone, rel=1e-3)
