@@ -57,6 +57,7 @@ class DatasetAccessor:
         flips: bool = False,
         conserve: Literal["fractions", "map", "changes"] | None = None,
         crosswalk: Crosswalk | None = None,
+        tolerance: float | None = None,
     ) -> xr.Dataset:
         """Turn coarse fractions into lazy fine maps; see :func:`xland.inference.downscale.downscale`."""
         from xland.inference.downscale import downscale
@@ -75,6 +76,7 @@ class DatasetAccessor:
             flips=flips,
             conserve=conserve,
             crosswalk=crosswalk,
+            tolerance=tolerance,
         )
 
     def describe(self) -> str:

@@ -128,6 +128,7 @@ def _downscale(commands: Any) -> None:
             flips=options.flips,
             conserve=options.conserve,
             crosswalk=None if options.crosswalk is None else read_crosswalk(options.crosswalk),
+            tolerance=options.tolerance,
         )
         if options.store.endswith(".nc"):
             if options.resume or options.cluster:
@@ -188,6 +189,12 @@ def _downscale(commands: Any) -> None:
         "the year of --prior",
     )
     parser.add_argument("--crosswalk", type=Path, help="TOML file that says which states belong to which class")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="PIXELS",
+        help="how far class areas may be from their totals with --conserve map: 0 (as near as can be) to 1 (default)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a store that exists")
     parser.add_argument("--resume", action="store_true", help="finish a store that was left unfinished")
     _add_cluster(parser)

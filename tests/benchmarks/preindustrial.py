@@ -27,7 +27,12 @@ REGIONS: Mapping[str, tuple[float, float, float, float]] = {
 }
 """Where much cropland is: west, south, east, north."""
 
-WAYS: Mapping[str, str | None] = {"plain": None, "fractions": "fractions", "map": "map"}
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    "plain": {},
+    "fractions": {"conserve": "fractions"},
+    "map": {"conserve": "map"},
+    "nearest map": {"conserve": "map", "tolerance": 0},
+}
 """How totals are kept, by the name of the way."""
 
 _USED = (*CROP_STATES, "pastr", "range", "urban")
@@ -83,7 +88,7 @@ def respond(
     pushed = push_back(forcing)
     for name, region in regions.items():
         fine = pushed.ai4land.downscale(
-            model=model, static=static, region=region, outputs=("land_use", "probability"), conserve=WAYS[way]
+            model=model, static=static, region=region, outputs=("land_use", "probability"), **WAYS[way]
         ).compute()
         yield {"region": name, "way": way, **score(fine, pushed)}
 

@@ -29,7 +29,7 @@ from xland.models import find_model
 from xland.models.baselines import as_map, simple_maps
 from xland.models.checkpoint import update_card
 from xland.training.objective import proven_offsets
-from xland.vocabulary import LAND_CLASSES, URBAN
+from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, URBAN
 
 Line = dict[str, Any]
 FIGURES = {"accuracy": lambda s: s.accuracy, "miou": lambda s: s.miou, "urban_iou": lambda s: float(s.iou[URBAN])}
@@ -82,22 +82,46 @@ def luh2(quick: bool) -> Iterator[Line]:
 def fractions(quick: bool) -> Iterator[Line]:
     """Score ``fractions-0p05`` with its totals kept, on held-out land cells that hold more than one class."""
     scene = open_scene("fractions-0p05", quick=quick)
-    kept = scene.predict(conserve="map", outputs=("land_use", "conservation"))
-    maps = {"model": kept["land_use"], "model_free": scene.predict()["land_use"], **_simple(scene)}
+    outputs = ("land_use", "conservation")
+    kept = {
+        "model": scene.predict(conserve="map", outputs=outputs),
+        "model_nearest": scene.predict(conserve="map", tolerance=0, outputs=outputs),
+    }
+    maps = {**{name: each["land_use"] for name, each in kept.items()}, "model_free": scene.predict()["land_use"]}
+    maps |= _simple(scene)
     if not quick:
         maps |= _trees(scene)
-    yield from _scores(scene, "fractions", "mixed", maps, kept["land_use"])
-    off = coarse_agreement(kept["land_use"], scene.forcing)["pixels"]
+    yield from _scores(scene, "fractions", "mixed", maps, maps["model"])
+    for name, each in kept.items():
+        yield from _totals(scene, name.replace("model", "fractions"), each)
+
+
+def _totals(scene: Scene, prefix: str, kept: xr.Dataset) -> Iterator[Line]:
+    """Yield how far class areas are from the forcing's: in the worst coarse cell, and on all of them together."""
+    found = coarse_agreement(kept["land_use"], scene.forcing)
+    off, difference = found["pixels"], found["difference"]
     unmet = kept["unmet"].reindex_like(off, method="nearest", tolerance=1e-4)
+    common = {**scene.common, "cells": "all coarse cells with land"}
     yield {
-        "name": "fractions_worst_cell_pixels",
+        "name": f"{prefix}_worst_cell_pixels",
         "figure": round(float(off.where(unmet == 0).max()), 4),
         "at_most": 1.0,
         "coarse_cells": int((unmet == 0).sum()),
         "infeasible_cells": int((unmet > 0).sum()),
         "infeasible": [[float(each["lat"]), float(each["lon"])] for each in _places(unmet > 0)],
-        **scene.common,
-        "cells": "all coarse cells with land",
+        **common,
+    }
+    names = [CLASS_NAMES[code] for code in LAND_CLASSES]
+    area = np.cos(np.deg2rad(off["lat"])).where(unmet == 0, 0)
+    there = scene.forcing[names].isel(time=0, drop=True).to_dataarray("class")
+    there = there.reindex_like(off, method="nearest", tolerance=1e-4)
+    change = (difference.sel({"class": names}) * area).sum(("lat", "lon")) / (there * area).sum(("lat", "lon"))
+    shares = {name: round(float(each), 4) for name, each in zip(names, change, strict=True)}
+    yield {
+        "name": f"{prefix}_sum_error",
+        "figure": max(shares.values(), key=abs),
+        "by_class": shares,
+        **common,
     }
 
 

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from xland.allocation.cells import TOLERANCE, Cells
 from xland.allocation.compiled import Flags, Floats, Integers, compiled
 from xland.allocation.pixels import group_classes, list_pixels
-from xland.allocation.transport import assign, scatter
+from xland.allocation.transport import UNIT, assign, scatter
+from xland.errors import AllocationError
 from xland.vocabulary import OCEAN
 
 UNKNOWN = 255
 """Code of a pixel of which no class is known."""
 
-_UNIT = 1 << 20
-"""Parts of a mean pixel in which areas are counted."""
+_ROUNDING = 1e-5
+"""Part of a pixel that areas may be beyond the tolerance: what is lost where shares come in single precision."""
 
 _MOVE = 1e6
 """Worth of staying, in logarithms of probability: more than anything that a chain of moves may gain."""
@@ -50,6 +51,7 @@ def fit_map(
     factor: int,
     area: NDArray[Any],
     valid: NDArray[np.bool_],
+    tolerance: float = 1.0,
 ) -> FittedMap:
     """Choose the most probable map whose class areas are as asked, to within a pixel for each class.
 
@@ -67,26 +69,41 @@ def fit_map(
         Of the pixels of each row, in any unit.
     valid : (rows, columns) array of bool
         Pixels that get a class. Others count as area of the cell.
+    tolerance : float
+        How far the area of a class may be from what is asked for, in pixels, the largest of the cell: a class
+        of which there is less than a pixel, nowhere the most probable one, need not have one then. With 0
+        areas are as near to the totals as whole pixels can be, which keeps sums over many cells.
 
     Returns
     -------
     FittedMap
-        No map with the same class areas in each cell is more probable.
+        With ``tolerance=0`` no map with the same class areas in each cell is more probable. Else none whose class
+        areas are within the tolerance, in cells of up to 100 pixels in which the search came to its end
+        (:mod:`xland.allocation.band`); larger cells begin with the map of ``tolerance=0``, and pixels are moved along
+        chains from class to class as long as that makes it more probable.
 
     Raises
     ------
     AllocationError
-        What :meth:`xland.allocation.cells.Cells.of` and :meth:`~xland.allocation.cells.Cells.feasible` refuse.
+        What :meth:`xland.allocation.cells.Cells.of` and :meth:`~xland.allocation.cells.Cells.feasible` refuse;
+        ``tolerance`` outside 0 to 1.
     """
+    if not 0 <= tolerance <= 1:
+        raise AllocationError(f"tolerance is {tolerance}; class areas may be off their totals by 0 to 1 pixels")
     cells = Cells.of(probability, targets, factor, area, valid)
     possible, unmet = cells.feasible()
     prior = np.full(valid.shape, UNKNOWN, dtype=np.uint8)
-    codes, missed = allocate(cells, possible, prior, np.zeros(possible.shape, dtype=np.bool_))
+    closed = np.zeros(possible.shape, dtype=np.bool_)
+    codes, missed = allocate(cells, possible, prior, closed, tolerance)
     return FittedMap(codes, unmet + missed)
 
 
 def allocate(
-    cells: Cells, targets: NDArray[np.float64], prior: NDArray[np.uint8], closed: NDArray[np.bool_]
+    cells: Cells,
+    targets: NDArray[np.float64],
+    prior: NDArray[np.uint8],
+    closed: NDArray[np.bool_],
+    tolerance: float = 0.0,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Choose classes so that as few pixels as possible leave the prior map, and then the most probable ones.
 
@@ -99,6 +116,8 @@ def allocate(
         Classes to be kept if possible; 255 where there is none.
     closed : (classes, R, C) array of bool
         Classes that no pixel may be given that does not have them in the prior map.
+    tolerance : float
+        See :func:`fit_map`.
 
     Returns
     -------
@@ -110,7 +129,8 @@ def allocate(
     missed = np.zeros(targets.shape[1:])
     with np.errstate(divide="ignore"):
         worth = np.log(cells.probability)
-    _allocate_cells(worth, targets, cells.area, cells.valid, cells.factor, prior, closed, codes, missed)
+    slack = tolerance + _ROUNDING if tolerance > 0 else 0.0
+    _allocate_cells(worth, targets, cells.area, cells.valid, cells.factor, prior, closed, slack, codes, missed)
     missed[missed <= TOLERANCE] = 0
     return codes, missed
 
@@ -124,6 +144,7 @@ def _allocate_cells(
     factor: int,
     prior: NDArray[np.uint8],
     closed: Flags,
+    slack: float,
     codes: NDArray[np.uint8],
     missed: Floats,
 ) -> None:
@@ -155,7 +176,7 @@ def _allocate_cells(
                     closed[:, row, column],
                     group,
                     groups,
-                    areas[n] / _UNIT,
+                    areas[n] / UNIT,
                     ties[n * classes : (n + 1) * classes],
                     worth[n],
                 )
@@ -167,6 +188,7 @@ def _allocate_cells(
                 largest,
                 choice,
                 amounts[: count * used].reshape(count, used),
+                int(slack * largest),
             )
             missed[row, column] = short / whole
             for k in range(classes):
@@ -183,7 +205,7 @@ def _count_units(area: Floats, units: Integers) -> tuple[int, int]:
         mean += area[i] / area.size
     whole, largest = 0, 0
     for i in range(area.size):
-        units[i] = int(np.rint(area[i] / mean * _UNIT))
+        units[i] = int(np.rint(area[i] / mean * UNIT))
         whole += units[i] * area.size
         largest = max(largest, units[i])
     return whole, largest

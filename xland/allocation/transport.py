@@ -22,7 +22,11 @@ import math
 
 import numpy as np
 
+from xland.allocation.band import improve
 from xland.allocation.compiled import Floats, Integers, compiled
+
+UNIT = 1 << 20
+"""Parts of a mean pixel in which areas are counted."""
 
 _EQUAL = 1e-9
 """Difference of costs that counts as none."""
@@ -43,6 +47,7 @@ def assign(
     pixel: int,
     choice: Integers,
     amounts: Integers,
+    slack: int,
 ) -> int:
     """Give each pixel one class.
 
@@ -60,6 +65,9 @@ def assign(
         Is written: the class of each pixel.
     amounts : (pixels, classes) array of int64
         Room to work in, so that it is not asked for again in each coarse cell.
+    slack : int
+        Area by which classes may be off their demands in favour of a more probable map; 0 if as near to them as
+        whole pixels can be is what is wanted.
 
     Returns
     -------
@@ -81,7 +89,21 @@ def assign(
         totals[best] += areas[n]
     _move(scores, amounts, totals, demands)
     _settle(amounts, areas, totals, pixel, choice)
-    return _excess(totals, demands)
+    missed = _excess(totals, demands)
+    if slack > 0 and missed == 0:
+        improve(_worth(scores, prices, areas), areas, demands, slack, choice)
+    return missed
+
+
+@compiled
+def _worth(scores: Floats, prices: Floats, areas: Integers) -> Floats:
+    """Worth of whole pixels, without the prices, in pixels of mean area."""
+    pixels, classes = scores.shape
+    worth = np.empty((pixels, classes))
+    for n in range(pixels):
+        for k in range(classes):
+            worth[n, k] = (scores[n, k] - prices[k]) * (areas[n] / UNIT)
+    return worth
 
 
 @compiled

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import get_args
 
@@ -29,17 +30,21 @@ class Totals:
     crosswalk : Crosswalk
     states : tuple of str
         Variables of the forcing that they are made of.
+    tolerance : float
+        How far class areas of a map may be from them, in fine pixels.
     """
 
     mode: Conserve
     crosswalk: Crosswalk
     states: tuple[str, ...]
+    tolerance: float
 
 
 def choose_totals(
     ds: xr.Dataset,
     conserve: Conserve | None,
     crosswalk: Crosswalk | None,
+    tolerance: float | None,
     inputs: InputSpec,
     *,
     prior: bool,
@@ -51,7 +56,7 @@ def choose_totals(
     ----------
     ds : Dataset
         Forcing as given.
-    conserve, crosswalk
+    conserve, crosswalk, tolerance
         As given to :func:`xland.inference.downscale.downscale`.
     inputs : InputSpec
         Says what the classes are.
@@ -64,11 +69,13 @@ def choose_totals(
     ------
     ModelError
         For a value of ``conserve`` that is not known, changes without a prior map, and a crosswalk or the output
-        ``conservation`` where no totals are kept.
+        ``conservation`` where no totals are kept; a tolerance where no map has totals, or outside 0 to 1.
     AllocationError
         If the crosswalk is of another type, leaves a class without a state or counts one twice, or the forcing lacks
         a state.
     """
+    if tolerance is not None and conserve != "map":
+        raise ModelError("tolerance says how nearly a map keeps its totals: set conserve='map', or leave tolerance out")
     if conserve is None:
         if crosswalk is not None:
             raise ModelError("crosswalk says which totals are kept: choose how with conserve=, or leave crosswalk out")
@@ -84,7 +91,15 @@ def choose_totals(
     names = dict.fromkeys([*(state for state, _ in crosswalk.states), *inputs.classes])
     found = tuple(find_sources(ds, tuple(names)))
     crosswalk.sources(found, inputs.classes)
-    return Totals(conserve, crosswalk, found)
+    return Totals(conserve, crosswalk, found, _checked_tolerance(tolerance))
+
+
+def _checked_tolerance(tolerance: float | None) -> float:
+    if tolerance is None:
+        return 1.0
+    if isinstance(tolerance, bool) or not isinstance(tolerance, Real) or not 0 <= tolerance <= 1:
+        raise ModelError(f"tolerance must be a number of fine pixels from 0 to 1, not {tolerance!r}")
+    return float(tolerance)
 
 
 def base_year(prior: xr.DataArray | xr.Dataset, neighbour: int) -> int:
@@ -152,7 +167,7 @@ def conserving_of(
         )
     positions = tuple(forcing.years.index(each) for each in years)
     places = {name: layers.index(name) for name in totals.states}
-    return Conserving(totals.mode, totals.crosswalk, years, positions, places, start, before)
+    return Conserving(totals.mode, totals.crosswalk, years, positions, places, start, before, totals.tolerance)
 
 
 def read_crosswalk(path: Path) -> Crosswalk:

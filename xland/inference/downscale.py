@@ -57,6 +57,7 @@ def downscale(
     flips: bool = False,
     conserve: Conserve | None = None,
     crosswalk: Crosswalk | None = None,
+    tolerance: float | None = None,
 ) -> xr.Dataset:
     """Turn coarse land-use fractions into lazy high-resolution land-use maps.
 
@@ -106,6 +107,10 @@ def downscale(
     crosswalk : Crosswalk, optional
         Which states of the forcing belong to which class, where totals are kept; by default those of LUH2 and
         LUH3 (:data:`xland.allocation.crosswalk.LUH_CROSSWALK`). Variables named like a class are that class.
+    tolerance : float, optional
+        How far the area of a class in a coarse cell may be from its total with ``conserve="map"``, in fine pixels,
+        from 0 to 1; by default 1, for the most probable map. With 0 areas are as near to the totals as whole pixels
+        can be, which keeps sums over many cells best.
 
     Returns
     -------
@@ -137,7 +142,7 @@ def downscale(
     wanted = choose_outputs(outputs)
     check_model(wanted, trained)
     _check_choices(direction, device)
-    kept = choose_totals(ds, conserve, crosswalk, inputs, prior=prior is not None, outputs=wanted)
+    kept = choose_totals(ds, conserve, crosswalk, tolerance, inputs, prior=prior is not None, outputs=wanted)
     states = () if kept is None else kept.states
     forcing = read_forcing(ds, variables=tuple(dict.fromkeys((*inputs.coarse_variables, *states))))
     _check_factor(forcing.grid, inputs, trained.name)

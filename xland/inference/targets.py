@@ -76,6 +76,8 @@ class Conserving:
         From when and what changes count.
     before : tuple of int
         For each year where the year of its prior map stands in the coarse field; read where changes count.
+    tolerance : float
+        How far class areas of a map may be from their totals, in fine pixels.
     """
 
     mode: Conserve
@@ -85,6 +87,7 @@ class Conserving:
     layers: Mapping[str, int]
     base: Base | None = None
     before: tuple[int, ...] = ()
+    tolerance: float = 1.0
 
     def keys(self, coarse: Field, rows: Span, columns: Span, factor: int, year: int) -> Iterator[Key]:
         """Graph keys of the chunks that a block-year needs for its totals."""
@@ -130,7 +133,7 @@ class Conserving:
             last = first if before == base.position else self._targets(coarse, inputs, block, chunks, before, when)
             codes = base.read(block, chunks, len(inputs.classes))
             start = Start(first, last, codes, codes if prior is None else prior)
-        return BlockTargets(self.mode, self.crosswalk, inputs, block, when, targets, start)
+        return BlockTargets(self.mode, self.crosswalk, inputs, block, when, targets, start, self.tolerance)
 
     def _targets(
         self, coarse: Field, inputs: InputSpec, block: Block, chunks: Chunks, position: int, year: int
@@ -185,6 +188,8 @@ class BlockTargets:
         Share of each class in each coarse cell; NaN where the forcing does not say.
     start : Start, optional
         What changes begin with.
+    tolerance : float
+        How far class areas of a map may be from their totals, in fine pixels.
     """
 
     mode: Conserve
@@ -194,6 +199,7 @@ class BlockTargets:
     year: int
     targets: NDArray[np.float64]
     start: Start | None = None
+    tolerance: float = 1.0
 
     def fit(
         self, values: Tensor, at: slice, land: NDArray[np.bool_], decision: Sequence[float] = ()
@@ -235,10 +241,9 @@ class BlockTargets:
                 fractions = fit_fractions(probability, targets, *common)
                 return values.new_tensor(fractions.values), None, _expanded(fractions.unmet, factor)
             if decision:
-                # between classes with totals of their own it changes nothing: they get what they get
                 probability = probability * np.exp(np.asarray(decision, dtype=probability.dtype))[:, None, None]
             if self.start is None:
-                fitted = fit_map(probability, targets, *common)
+                fitted = fit_map(probability, targets, *common, self.tolerance)
             else:
                 start = self.start
                 base, last = start.targets[:, cells], start.prior_targets[:, cells]
