@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from tests.waiting import wait_until
 from xland.store import open_store
 
 
@@ -33,18 +34,28 @@ def finished(partial: Path) -> set[str]:
 
 
 def traced(maps: xr.Dataset, folder: Path, seconds: float) -> xr.Dataset:
-    """The same maps, each block of which takes longer and notes in a folder that, and where, it was computed."""
-    slow = maps["land_use"].data.map_blocks(_trace, folder=str(folder), seconds=seconds, dtype=np.uint8)
+    """The same maps, each block of which takes longer and notes in a folder that, and where, it was computed.
+
+    When half of them are computed, the others wait for :func:`let_go`.
+    """
+    data = maps["land_use"].data
+    slow = data.map_blocks(_trace, folder=str(folder), seconds=seconds, half=data.npartitions // 2, dtype=np.uint8)
     return maps.assign(land_use=maps["land_use"].copy(data=slow))
 
 
-def _trace(block, folder, seconds, block_info=None):
+def let_go(folder: Path) -> None:
+    Path(f"{folder}-go").touch()
+
+
+def _trace(block, folder, seconds, half, block_info=None):
     time.sleep(seconds)
     index = ".".join(map(str, block_info[0]["chunk-location"]))
     node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
     handle = os.open(Path(folder, f"{os.getpid()}"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(handle, f"time,lat,lon:{index} {node}\n".encode())
     os.close(handle)
+    if len(traces(Path(folder))) > half:
+        wait_until(Path(f"{folder}-go").exists)
     return block
 
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from threading import Thread
 
@@ -15,6 +14,7 @@ import pytest
 
 from tests.clusters.conftest import ROOT
 from tests.training.commands import losses, write_files
+from tests.waiting import PATIENCE, wait_until
 from xland.clusters import watching
 from xland.training.configuration import read_configuration
 from xland.training.launching import TrainingJob, train_on_cluster
@@ -55,17 +55,15 @@ def undisturbed(configuration, tmp_path_factory):
 def rank_processes() -> dict[int, psutil.Process]:
     """Processes of ranks on this machine, by rank."""
     found = {}
-    for process in psutil.process_iter(["cmdline"]):
-        if "xland.training.rank_process" in (process.info["cmdline"] or ()):
-            found[int(process.environ()["RANK"])] = process
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        environment = process.info["environ"] or {}
+        if "xland.training.rank_process" in (process.info["cmdline"] or ()) and "RANK" in environment:
+            found[int(environment["RANK"])] = process
     return found
 
 
 def wait_for_steps(output: Path) -> None:
-    end = time.monotonic() + 120
-    while not (output / "steps.csv").exists() or len(losses(output)) < KILL_AT:
-        assert time.monotonic() < end, "the training did not begin"
-        time.sleep(0.05)
+    wait_until(lambda: (output / "steps.csv").exists() and len(losses(output)) >= KILL_AT)
 
 
 def kill_rank_1() -> None:
@@ -92,10 +90,7 @@ def submit(script: Path) -> str:
 
 
 def wait_for_the_end(job: str) -> None:
-    end = time.monotonic() + 120
-    while job in squeue("-o", "%A").split():
-        assert time.monotonic() < end, "the job goes on"
-        time.sleep(0.1)
+    wait_until(lambda: job not in squeue("-o", "%A").split())
 
 
 @pytest.mark.parametrize("kill", [cancel_the_job_on_n1, kill_rank_1])
@@ -103,12 +98,12 @@ def test_a_training_on_two_nodes_outlives_the_loss_of_one(configuration, undistu
     job = TrainingJob(read_configuration(configuration), tmp_path / "model", device="cpu")
     killer = Thread(target=lambda: (wait_for_steps(job.output), kill()), daemon=True)
     killer.start()
-    train_on_cluster(job, "slurm", workers=2, profile=profile, timeout=120, progress=False)
+    train_on_cluster(job, "slurm", workers=2, profile=profile, timeout=PATIENCE, progress=False)
     killer.join()
     assert "starting again from the last state" in caplog.text
     assert len(undisturbed) == 20
     assert losses(job.output) == undisturbed
-    assert not rank_processes()
+    wait_until(lambda: not rank_processes())
 
 
 @pytest.mark.usefixtures("slurm")
