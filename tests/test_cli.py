@@ -123,6 +123,16 @@ def test_totals_are_kept_as_in_python(files, tmp_path):
         np.testing.assert_array_equal(opened["land_use"], expected["land_use"])
 
 
+def test_a_map_may_be_off_its_totals_by_part_of_a_pixel(files):
+    coarse, static, _ = tiny_world((2000, 2001))
+    more = ["--region", "0", "0", "40", "40", "--conserve", "map"]
+    target = run_downscale(files, "near.zarr", *more, "--tolerance", "0.5")
+    wishes = {"conserve": "map", "tolerance": 0.5}
+    expected = downscale(coarse, model=files / "model", static=static, years=2000, region=(0, 0, 40, 40), **wishes)
+    with xr.open_zarr(target) as opened:
+        np.testing.assert_array_equal(opened["land_use"], expected["land_use"])
+
+
 def test_a_file_that_is_no_crosswalk_is_one_line(files, tmp_path, capsys):
     (tmp_path / "crosswalk.toml").write_text('urban = "urban"')
     arguments = [str(files / "states.nc"), str(tmp_path / "out.zarr"), "--conserve", "map"]

@@ -199,6 +199,7 @@ def test_every_line_has_its_row_in_the_tables(forcing):
         "| here, none",
         "| here, fractions",
         "| here, map",
+        "| here, map within a pixel",
     ]
     found = dissimilarity.relate(np.arange(10.0), np.arange(10) / 10, 8.5)
     regions = [{"region": "here", "distance": [0.1, 0.2, 0.3, 0.4, 0.5], "beyond": [0.0, 0.0, 0.1, 0.2, 0.3]}]

@@ -193,7 +193,7 @@ def _downscale(commands: Any) -> None:
         "--tolerance",
         type=float,
         metavar="PIXELS",
-        help="how far class areas may be from their totals with --conserve map: 0 (as near as can be) to 1 (default)",
+        help="how far class areas may be from their totals with --conserve map: 0 (default, as near as can be) to 1",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a store that exists")
     parser.add_argument("--resume", action="store_true", help="finish a store that was left unfinished")

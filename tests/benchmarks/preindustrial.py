@@ -31,7 +31,7 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "plain": {},
     "fractions": {"conserve": "fractions"},
     "map": {"conserve": "map"},
-    "nearest map": {"conserve": "map", "tolerance": 0},
+    "map within a pixel": {"conserve": "map", "tolerance": 1},
 }
 """How totals are kept, by the name of the way."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -82,18 +83,15 @@ def luh2(quick: bool) -> Iterator[Line]:
 def fractions(quick: bool) -> Iterator[Line]:
     """Score ``fractions-0p05`` with its totals kept, on held-out land cells that hold more than one class."""
     scene = open_scene("fractions-0p05", quick=quick)
-    outputs = ("land_use", "conservation")
-    kept = {
-        "model": scene.predict(conserve="map", outputs=outputs),
-        "model_nearest": scene.predict(conserve="map", tolerance=0, outputs=outputs),
-    }
+    ways = {"model": {"conserve": "map", "tolerance": 1}, "model_nearest": {"conserve": "map", "tolerance": 0}}
+    kept = {name: scene.predict(**way, outputs=("land_use", "conservation")) for name, way in ways.items()}
     maps = {**{name: each["land_use"] for name, each in kept.items()}, "model_free": scene.predict()["land_use"]}
     maps |= _simple(scene)
     if not quick:
         maps |= _trees(scene)
-    yield from _scores(scene, "fractions", "mixed", maps, maps["model"])
+    yield from _scores(scene, "fractions", "mixed", maps, maps["model"], ways)
     for name, each in kept.items():
-        yield from _totals(scene, name.replace("model", "fractions"), each)
+        yield from (line | ways[name] for line in _totals(scene, name.replace("model", "fractions"), each))
 
 
 def _totals(scene: Scene, prefix: str, kept: xr.Dataset) -> Iterator[Line]:
@@ -111,7 +109,7 @@ def _totals(scene: Scene, prefix: str, kept: xr.Dataset) -> Iterator[Line]:
         "infeasible": [[float(each["lat"]), float(each["lon"])] for each in _places(unmet > 0)],
         **common,
     }
-    names = [CLASS_NAMES[code] for code in LAND_CLASSES]
+    names = list(CLASS_NAMES[1:])
     area = np.cos(np.deg2rad(off["lat"])).where(unmet == 0, 0)
     there = scene.forcing[names].isel(time=0, drop=True).to_dataarray("class")
     there = there.reindex_like(off, method="nearest", tolerance=1e-4)
@@ -170,9 +168,14 @@ def throughput(quick: bool) -> Iterator[Line]:
 
 
 def _scores(
-    scene: Scene, prefix: str, domain: str, maps: Mapping[str, xr.DataArray], like: xr.DataArray
+    scene: Scene,
+    prefix: str,
+    domain: str,
+    maps: Mapping[str, xr.DataArray],
+    like: xr.DataArray,
+    ways: Mapping[str, Line] = types.MappingProxyType({}),
 ) -> Iterator[Line]:
-    """Yield one line for each map, figure and weighting."""
+    """Yield one line for each map, figure and weighting, with the way in which totals were kept."""
     observed = lay_on(scene.observed, like)
     laid = {name: lay_on(each, like) for name, each in maps.items()}
     domains = tuple(dict.fromkeys((domain, "land", "mixed")))
@@ -194,6 +197,7 @@ def _scores(
                         "domain": each,
                         "pixels": int(scores[name].pixels[each].total),
                         "versus": [key for key in maps if key != "model"],
+                        **ways.get(name, {}),
                         **scene.common,
                     }
 
@@ -221,7 +225,8 @@ def _trees(scene: Scene) -> dict[str, xr.DataArray]:
 
 def _write_card(found: list[Line]) -> None:
     scores = {line["name"]: line["figure"] for line in found if "domain" in line}
-    update_card(find_model(found[0]["model"]).folder, {"scores": {"cells": found[0]["cells"], **scores}})
+    kept = {name: found[0][name] for name in ("cells", "conserve", "tolerance") if name in found[0]}
+    update_card(find_model(found[0]["model"]).folder, {"scores": {**kept, **scores}})
 
 
 if __name__ == "__main__":

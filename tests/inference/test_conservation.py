@@ -117,6 +117,21 @@ def test_a_map_has_the_class_areas_of_the_forcing_to_within_a_pixel(world, ask):
         np.testing.assert_array_equal(found[name], plain[name])
 
 
+def test_a_tolerance_gives_a_more_probable_map_that_still_has_the_areas_to_within_a_pixel(world, ask):
+    nearest, found = ask("map"), ask("map", tolerance=1)
+    off, less = (
+        np.nan_to_num(np.abs(shares(each) - wanted(world[0], each)))[:, unmet(each) == 0] for each in (found, nearest)
+    )
+    assert less.mean() < off.mean()
+    assert off.max() <= PIXEL
+    worth = {}
+    for name, each in (("found", found), ("nearest", nearest)):
+        chosen = each["probability"].isel({"class": each["land_use"].astype(int)})
+        worth[name] = float(np.log(chosen.clip(1e-6)).sum())
+    assert worth["found"] > worth["nearest"]
+    assert found.attrs["xland_fingerprint"] != nearest.attrs["xland_fingerprint"]
+
+
 def test_changes_are_laid_upon_the_map_of_the_base_year(world, ask):
     coarse, _, maps = world
     found = ask("changes")
@@ -369,6 +384,10 @@ def test_building_reads_no_value(world, model, rolling_model, mode):
         ),
         ({"conserve": "changes"}, ModelError, "lays changes upon an observed map: give it as prior="),
         ({"crosswalk": LUH_CROSSWALK}, ModelError, "choose how with conserve="),
+        ({"tolerance": 1}, ModelError, "set conserve='map', or leave tolerance out"),
+        ({"conserve": "fractions", "tolerance": 0}, ModelError, "set conserve='map', or leave tolerance out"),
+        ({"conserve": "map", "tolerance": 2}, ModelError, "a number of fine pixels from 0 to 1, not 2"),
+        ({"conserve": "map", "tolerance": "1"}, ModelError, "a number of fine pixels from 0 to 1, not '1'"),
         (
             {"conserve": "map", "crosswalk": STATE_CLASSES},
             AllocationError,

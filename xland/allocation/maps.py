@@ -51,7 +51,7 @@ def fit_map(
     factor: int,
     area: NDArray[Any],
     valid: NDArray[np.bool_],
-    tolerance: float = 1.0,
+    tolerance: float = 0.0,
 ) -> FittedMap:
     """Choose the most probable map whose class areas are as asked, to within a pixel for each class.
 

@@ -96,7 +96,7 @@ def choose_totals(
 
 def _checked_tolerance(tolerance: float | None) -> float:
     if tolerance is None:
-        return 1.0
+        return 0.0
     if isinstance(tolerance, bool) or not isinstance(tolerance, Real) or not 0 <= tolerance <= 1:
         raise ModelError(f"tolerance must be a number of fine pixels from 0 to 1, not {tolerance!r}")
     return float(tolerance)

@@ -108,9 +108,10 @@ def downscale(
         Which states of the forcing belong to which class, where totals are kept; by default those of LUH2 and
         LUH3 (:data:`xland.allocation.crosswalk.LUH_CROSSWALK`). Variables named like a class are that class.
     tolerance : float, optional
-        How far the area of a class in a coarse cell may be from its total with ``conserve="map"``, in fine pixels,
-        from 0 to 1; by default 1, for the most probable map. With 0 areas are as near to the totals as whole pixels
-        can be, which keeps sums over many cells best.
+        How far the area of a class in a coarse cell may be from its total with ``conserve="map"``, in fine pixels
+        from 0 to 1. By default 0: areas are as near to the totals as whole pixels can be, which keeps sums over many
+        cells. With 1 the most probable map of all that keep totals within a pixel is chosen: more of its pixels
+        are right, but a class of which cells have less than a pixel may be given nowhere.
 
     Returns
     -------

@@ -87,7 +87,7 @@ class Conserving:
     layers: Mapping[str, int]
     base: Base | None = None
     before: tuple[int, ...] = ()
-    tolerance: float = 1.0
+    tolerance: float = 0.0
 
     def keys(self, coarse: Field, rows: Span, columns: Span, factor: int, year: int) -> Iterator[Key]:
         """Graph keys of the chunks that a block-year needs for its totals."""
@@ -199,7 +199,7 @@ class BlockTargets:
     year: int
     targets: NDArray[np.float64]
     start: Start | None = None
-    tolerance: float = 1.0
+    tolerance: float = 0.0
 
     def fit(
         self, values: Tensor, at: slice, land: NDArray[np.bool_], decision: Sequence[float] = ()
