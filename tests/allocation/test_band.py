@@ -10,6 +10,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import eye_array, kron
 
 from tests.allocation.blocks import CLASSES, FREE, blocks, make_block
+from xland.allocation.chains import move
 from xland.allocation.maps import fit_map
 from xland.errors import AllocationError
 
@@ -104,8 +105,11 @@ def test_large_cells_gain_by_chains_of_moves_and_stay_within_a_pixel(seed):
     assert errors(codes, block).max() <= 1 + 1e-4
 
 
-def test_in_a_large_cell_no_single_pixel_may_change_for_a_more_probable_map():
-    block = make_block((1, 1), 12, sharpness=1.0)
+@pytest.mark.parametrize("north", [60.0, 85.0])
+@pytest.mark.parametrize("factor", [7, 10, 12])
+@pytest.mark.parametrize(("seed", "land"), [(0, 1.0), (1, 1.0), (2, 0.6)])
+def test_no_single_pixel_may_change_for_a_more_probable_map(factor, north, seed, land):
+    block = make_block((1, 1), factor, seed=seed, sharpness=1.0, north=north, land=land)
     codes = fit_map(*block.arguments, 1).codes
     best = worth(codes, block)
     for row, column in np.ndindex(codes.shape):
@@ -123,6 +127,36 @@ def test_what_is_less_than_a_pixel_and_nowhere_likely_has_none():
     block.targets[[1, 5], 0, 0] = 0.03, 0.97
     assert set(fit_map(*block.arguments, 1).codes.flat) == {5}
     assert set(fit_map(*block.arguments, 0).codes.flat) == {1, 5}
+
+
+@pytest.mark.parametrize("factor", [5, 7, 10])
+def test_a_search_that_ends_early_is_no_worse_than_moves_along_chains(factor):
+    """Whether it is the search or the moves that end with the map, the worth is what can be compared."""
+    block = make_block((2, 8), factor, seed=3, sharpness=1.0)
+    nearest, found = (fit_map(*block.arguments, each).codes for each in (0, 1))
+    moved = moved_along_chains(nearest, block)
+    assert (worth(found, block) >= worth(moved, block) - 1e-3).all()
+
+
+def moved_along_chains(codes, block):
+    """The map after moves along chains alone, coarse cell by coarse cell."""
+    moved, f = codes.copy(), block.factor
+    logs = np.log(block.probability.astype(np.float64))
+    names = [code for code in range(CLASSES) if code not in FREE]
+    for row, column in np.ndindex(block.targets.shape[1:]):
+        cell = (slice(row * f, (row + 1) * f), slice(column * f, (column + 1) * f))
+        inside = (slice(None), *cell)
+        table = np.concatenate([logs[inside][names], logs[inside][FREE].max(axis=0, keepdims=True)])
+        group = np.where(np.isin(codes[cell], FREE), len(names), np.searchsorted(names, codes[cell])).ravel()
+        area = np.rint(block.area[cell[0]] * 2**20 / block.area[cell[0]].mean()).astype(np.int64).repeat(f)
+        totals = block.targets[names, row, column] * area.sum()
+        totals = np.rint(np.append(totals, area.sum() - totals.sum())).astype(np.int64)
+        off = np.abs(np.bincount(group, weights=area, minlength=len(totals)) - totals)
+        far = np.maximum(off, area.max()).astype(np.int64)
+        move(np.ascontiguousarray(table.reshape(len(table), -1).T), area, totals - far, totals + far, group)
+        best = np.array(FREE)[logs[inside][FREE].argmax(axis=0)].ravel()
+        moved[cell] = np.where(group == len(names), best, np.array([*names, 0])[group]).reshape(f, f)
+    return moved
 
 
 @few

@@ -362,7 +362,7 @@ def test_grids_of_another_resolution_or_phase_are_refused():
         evaluate(part.assign_coords(lon=part["lon"] + 3), observed)
 
 
-@pytest.mark.parametrize("factor", ["a", None, [5], 2.5, 0, np.nan, np.inf])
+@pytest.mark.parametrize("factor", ["a", None, [5], 2.5, 0, True, np.nan, np.inf])
 def test_a_factor_that_is_no_number_of_cells_is_refused(factor):
     with pytest.raises(GridError, match=r"the factor .* must be a whole number of at least 1, not"):
         evaluate(*two_maps(), factor=factor)
@@ -374,6 +374,12 @@ def test_a_single_map_in_place_of_named_ones_and_unknown_classes_are_refused():
         compare(predicted, observed)
     with pytest.raises(VocabularyError, match="no class has the code 9 or 'forest'; the codes are 0 to 7"):
         evaluate(predicted, observed, classes=(4, 9, "forest"))
+
+
+def test_classes_may_be_an_array():
+    predicted, observed = two_maps()
+    listed, array = (evaluate(predicted, observed, classes=codes) for codes in ((1, 4), np.array([1, 4])))
+    assert array.area["land"].miou == listed.area["land"].miou
 
 
 def test_maps_of_other_places_and_empty_masks_are_region_errors():

@@ -5,25 +5,24 @@ are improved by steps along the subgradient, as of Held, Wolfe and Crowder, 1974
 At these prices each pixel has a best class, and every other one means a regret. Pixels are then given
 classes one after the other, best first, and a branch is left as soon as its regrets sum to more than
 what lies between that bound and the best map found so far (Land and Doig, 1960, doi 10.2307/1910129).
+The first map is one that chains of moves lead to (:mod:`xland.allocation.chains`).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from xland.allocation.chains import EQUAL, move
 from xland.allocation.compiled import Floats, Integers, compiled
 
 _MOST_PIXELS = 100
-"""Largest cells that are searched; in larger ones pixels are moved along chains."""
+"""Largest cells that are searched; in larger ones nothing but chains of moves is tried."""
 
 _MOST_BRANCHES = 50_000
 """After as many the search of a cell ends with the best map that it has found."""
 
 _STEPS = 40
 """Steps in which prices are improved."""
-
-_EQUAL = 1e-5
-"""Difference of the logarithms of two maps' probabilities that counts as none: more than what breaks ties."""
 
 
 @compiled
@@ -48,12 +47,12 @@ def improve(worth: Floats, areas: Integers, demands: Integers, slack: int, choic
     for k in range(classes):
         far = max(abs(low[k] - demands[k]), slack)
         low[k], high[k] = demands[k] - far, demands[k] + far
+    move(worth, areas, low, high, choice)
     if pixels > _MOST_PIXELS:
-        _move_chains(worth, areas, low, high, choice)
         return
     prices = np.zeros(classes)
     gap = _find_prices(worth, areas, low, high, choice, prices)
-    if gap > _EQUAL:
+    if gap > EQUAL:
         _search(worth, areas, low, high, prices, gap, choice)
 
 
@@ -84,7 +83,7 @@ def _find_prices(
         if bound < least:
             least = bound
             kept[:] = prices
-        if square == 0 or least - reached <= _EQUAL:
+        if square == 0 or least - reached <= EQUAL:
             break
         step = (bound - reached) / square
         for k in range(classes):
@@ -129,7 +128,7 @@ def _search(
         while not found and place[depth] < classes - 1:
             place[depth] += 1
             tried += 1
-            if spent[depth] + regrets[n, place[depth]] >= gap - _EQUAL:
+            if spent[depth] + regrets[n, place[depth]] >= gap - EQUAL:
                 break
             found = _fits(totals, low, high, options[n, place[depth]], areas[n], left[depth + 1])
         if not found:
@@ -145,7 +144,7 @@ def _search(
         short = float(spent[pixels])
         for k in range(classes):
             short += prices[k] * ((high[k] if prices[k] > 0 else low[k]) - totals[k])
-        if short < gap - _EQUAL:
+        if short < gap - EQUAL:
             gap = short
             for i in range(pixels):
                 choice[order[i]] = options[order[i], place[i]]
@@ -181,86 +180,3 @@ def _fits(totals: Integers, low: Integers, high: Integers, k: int, area: int, le
         total = totals[m] + (area if m == k else 0)
         needed += max(low[m] - total, 0)
     return needed <= left
-
-
-@compiled
-def _move_chains(worth: Floats, areas: Integers, low: Integers, high: Integers, choice: Integers) -> None:
-    """Move pixels along the chain from class to class that gains most, as long as any gains.
-
-    Of a map that is the most probable one of its class areas the next one is that, too, since chains are cheapest.
-    """
-    classes = worth.shape[1]
-    totals = np.zeros(classes, np.int64)
-    for n in range(choice.size):
-        totals[choice[n]] += areas[n]
-    least = areas.min()
-    gains, places = np.empty((classes, classes)), np.empty((classes, classes), np.int64)
-    distance, before = np.empty(classes), np.empty(classes, np.int64)
-    taken = np.empty(classes, np.int64)
-    while True:
-        _list_moves(worth, choice, gains, places)
-        for k in range(classes):
-            distance[k] = 0.0 if totals[k] - least >= low[k] else -np.inf
-            before[k] = -1
-        _find_chains(gains, distance, before)
-        end = -1
-        for k in range(classes):
-            room = before[k] >= 0 and totals[k] + least <= high[k]
-            if room and distance[k] > max(_EQUAL, 0.0 if end < 0 else distance[end]):
-                end = k
-        if end < 0:
-            return
-        taken[:] = totals
-        to = end
-        while before[to] >= 0:
-            n = places[before[to], to]
-            taken[before[to]] -= areas[n]
-            taken[to] += areas[n]
-            to = before[to]
-        for k in range(classes):
-            if not low[k] <= taken[k] <= high[k]:
-                return
-        totals[:] = taken
-        to = end
-        while before[to] >= 0:
-            choice[places[before[to], to]] = to
-            to = before[to]
-
-
-@compiled
-def _list_moves(worth: Floats, choice: Integers, gains: Floats, places: Integers) -> None:
-    """Write what the best move from each class to each other one gains, and which pixel it moves."""
-    gains[:] = -np.inf
-    for n in range(choice.size):
-        own = choice[n]
-        for k in range(worth.shape[1]):
-            gain = worth[n, k] - worth[n, own]
-            if k != own and gain > gains[own, k]:
-                gains[own, k] = gain
-                places[own, k] = n
-
-
-@compiled
-def _find_chains(gains: Floats, distance: Floats, before: Integers) -> None:
-    """Write what the best chain to each class gains, and the class before it (Bellman and Ford)."""
-    classes = distance.size
-    for _ in range(classes - 1):
-        changed = False
-        for k in range(classes):
-            for m in range(classes):
-                reached = distance[k] + gains[k, m]
-                if reached > distance[m] + _EQUAL and not _leads_through(before, k, m):
-                    distance[m], before[m] = reached, k
-                    changed = True
-        if not changed:
-            return
-
-
-@compiled
-def _leads_through(before: Integers, k: int, m: int) -> bool:
-    """Whether the chain to class ``k`` comes from or through class ``m``."""
-    while k >= 0:
-        if k == m:
-            return True
-        k = before[k]
-    return False

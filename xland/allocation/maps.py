@@ -72,15 +72,16 @@ def fit_map(
     tolerance : float
         How far the area of a class may be from what is asked for, in pixels, the largest of the cell: a class
         of which there is less than a pixel, nowhere the most probable one, need not have one then. With 0
-        areas are as near to the totals as whole pixels can be, which keeps sums over many cells.
+        areas are as near to the totals as whole pixels can be, which keeps sums over many cells; more than 0 is
+        at least 1e-5.
 
     Returns
     -------
     FittedMap
-        With ``tolerance=0`` no map with the same class areas in each cell is more probable. Else none whose class
-        areas are within the tolerance, in cells of up to 100 pixels in which the search came to its end
-        (:mod:`xland.allocation.band`); larger cells begin with the map of ``tolerance=0``, and pixels are moved along
-        chains from class to class as long as that makes it more probable.
+        With ``tolerance=0`` no map with the same class areas in each cell is more probable. Else pixels of that map
+        are moved along chains from class to class as long as that makes it more probable: in the end no single pixel
+        can be changed for a more probable map. In cells of up to 100 pixels, as far as a search comes to its end
+        (:mod:`xland.allocation.band`), no map whose class areas are within the tolerance is more probable.
 
     Raises
     ------

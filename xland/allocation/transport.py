@@ -62,7 +62,7 @@ def assign(
     pixel : int
         Largest area of a pixel: the classes end within it of their demands.
     choice : (pixels,) array of int64
-        Is written: the class of each pixel.
+        Is written: the class of each pixel; may be longer.
     amounts : (pixels, classes) array of int64
         Room to work in, so that it is not asked for again in each coarse cell.
     slack : int
@@ -91,7 +91,7 @@ def assign(
     _settle(amounts, areas, totals, pixel, choice)
     missed = _excess(totals, demands)
     if slack > 0 and missed == 0:
-        improve(_worth(scores, prices, areas), areas, demands, slack, choice)
+        improve(_worth(scores, prices, areas), areas, demands, slack, choice[: areas.size])
     return missed
 
 

@@ -26,7 +26,7 @@ _SMALLEST, _LARGEST = 512, 1536
 
 def is_cell_count(value: object) -> bool:
     """Say whether a value can be the cells along a side of a window or a coarse cell: a whole number from 1."""
-    return isinstance(value, Real) and float(value).is_integer() and float(value) >= 1
+    return isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer() and float(value) >= 1
 
 
 def as_dask(data: xr.DataArray) -> da.Array:

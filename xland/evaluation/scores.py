@@ -7,7 +7,7 @@ sphere, ``pixels`` counts cells of a latitude/longitude grid as most published f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dask
 import numpy as np
@@ -23,9 +23,6 @@ from xland.evaluation.frames import is_cell_count, place
 from xland.evaluation.measures import Scores, Weighting
 from xland.evaluation.regions import Regions, number_map
 from xland.vocabulary import CLASSES, check_codes
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "DOMAINS",
@@ -247,7 +244,7 @@ def _check_request(
             else "nothing to score: name at least one map and one domain"
         )
     check_factor(factor)
-    strange = [code for code in classes or () if code not in range(len(CLASSES))]
+    strange = [code for code in (() if classes is None else classes) if code not in range(len(CLASSES))]
     if strange:
         raise VocabularyError(
             f"no class has the code {' or '.join(map(repr, strange))}; the codes are 0 to {len(CLASSES) - 1}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,8 @@ def write_blocks(ds: xr.Dataset, place: Workplace, manifest: dict[str, Any], ide
                 _write_segments(work, maps, unfinished, advance)
         finally:
             # blocks that still run after an interruption see that it is gone, and stop
-            place.files.remove(active)
+            with suppress(OSError):
+                place.files.remove(active)
     except BaseException as error:
         safe = len(journal_of(place.files).finished())
         remedy = f"{safe} of {total} blocks are safe in {place.files.address}; write again with resume=True to go on"
