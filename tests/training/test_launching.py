@@ -18,7 +18,7 @@ import psutil
 import pytest
 from distributed import Client
 
-from tests.training.stand_in import CALL, LONG, STEPS
+from tests.training.stand_in import CALL, LONG, STEPS, is_alive
 from tests.waiting import PATIENCE, local_cluster, python_processes_below, wait_until
 from tests.worlds import tiny_checkpoint, tiny_configuration
 from xland.clusters import load_profile
@@ -245,8 +245,13 @@ def test_counts_that_cannot_be_meant_are_refused(client, job, counts):
 
 
 def test_a_worker_that_retires_lets_its_rank_write_the_state(job):
+    def retire():
+        rank = json.loads((job.output / "rank-0.json").read_text())["pid"]
+        client.retire_workers([min(client.nthreads())])
+        wait_until(lambda: not is_alive(rank))  # it would come to its end if it went on before it is told
+
     with local_cluster(n_workers=2, threads_per_worker=1) as client:
-        at_step(job.output, 4, lambda: client.retire_workers([min(client.nthreads())]))
+        at_step(job.output, 4, retire)
         launch(client, job, workers=1, restarts=0, call=CALL)
     assert steps(job.output) == list(range(1, STEPS + 1))
     wait_for_the_end_of_ranks()

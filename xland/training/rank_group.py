@@ -32,7 +32,7 @@ READY = 120.0
 SETTLE = 10.0
 """Seconds that the other ranks have for ending by themselves, and for saying why, once one has ended."""
 
-WORDS = 3.0
+WORDS = 10.0
 """Seconds in which ranks whose workers are gone may leave a word of their end, once all others have ended."""
 
 STOPPING = 120.0
