@@ -21,10 +21,10 @@ import numpy as np
 import xarray as xr
 import yaml
 
+from xland.atomic import replace_file
 from xland.errors import CatalogError, StoreError
 from xland.provenance import bounds, package_versions, years
 from xland.store import open_store
-from xland.storing.manifest import replace_text
 from xland.vocabulary import CLASS_NAMES
 
 DRIVERS: Mapping[str, frozenset[str]] = {
@@ -113,7 +113,8 @@ def publish(
         empty: dict[str, Any] = {"metadata": {"version": 1}, "sources": {}}
         content = _load(path) if path.exists() else empty
         content["sources"] = {**content["sources"], name: entry}
-        replace_text(path, yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
+        text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+        replace_file(path, text, error=CatalogError)
     return path
 
 

@@ -93,6 +93,10 @@ class StoreError(XlandError):
     """A store that exists already, is incomplete or belongs to other inputs."""
 
 
+class AddressError(StoreError):
+    """What is neither a path nor a URL, or a URL where only a file on this machine will do."""
+
+
 class WorkerError(StoreError):
     """Workers that died again and again while a store was written; what was finished is kept."""
 

@@ -1,42 +1,64 @@
-"""Opening coarse fractions and class maps from disk, as they were released."""
+"""Opening coarse fractions and class maps as they were released: files and stores, here or behind a URL."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
-from xland.errors import StoreError
+from xland.addresses import address_of, is_url, without_password
+from xland.errors import MissingDependencyError, StoreError
 from xland.mapfiles import unreadable
+from xland.storing.storage import files_at
+
+_ROOTS = ("zarr.json", ".zgroup", ".zmetadata")
 
 
-def open_coarse(path: str | Path) -> xr.Dataset:
+def open_coarse(path: Any) -> xr.Dataset:
     """Open a NetCDF file or Zarr store lazily, times undecoded.
+
+    Parameters
+    ----------
+    path : str, path, URL, fsspec mapper or zarr store
+        See :func:`xland.addresses.address_of`.
 
     Raises
     ------
     StoreError
-        If it does not exist or cannot be read.
+        If it does not exist or cannot be read; the message says which.
     """
-    path = Path(path)
-    if not path.exists():
-        raise StoreError(f"{path} does not exist")
-    if path.is_dir():
-        try:
-            with warnings.catch_warnings():
-                # not having its metadata in one place makes a store slower, not wrong
-                warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
-                return xr.open_dataset(path, engine="zarr", decode_times=False, chunks={})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # the last for odd metadata
-            raise unreadable(path, "Zarr store", error) from error
+    address = address_of(path)
+    if is_zarr(address):
+        return _open_zarr(address)
+    if is_url(address):
+        return _open_netcdf_behind(address)
+    if not Path(address).exists():
+        raise StoreError(f"{address} does not exist")
     try:
-        return xr.open_dataset(path, decode_times=False, chunks={})
+        return xr.open_dataset(address, decode_times=False, chunks={})
     except (OSError, ValueError) as error:
-        raise unreadable(path, "NetCDF", error) from error
+        raise unreadable(address, "NetCDF", error) from error
 
 
-def open_maps(path: str | Path) -> xr.Dataset:
+def is_zarr(address: str) -> bool:
+    """Whether there is a folder at a path, or the root of a Zarr store behind a URL.
+
+    Raises
+    ------
+    StoreError
+        If the URL cannot be reached.
+    """
+    if not is_url(address):
+        return Path(address).is_dir()
+    try:
+        return address.endswith(".zarr") or any(files_at(address).is_file(name) for name in _ROOTS)
+    except Exception as error:  # each kind of remote file system has errors of its own
+        raise _unreachable(address, error) from error
+
+
+def open_maps(path: Any) -> xr.Dataset:
     """Open a NetCDF file or a complete Zarr store of maps, with all that stands beside ``land_use``.
 
     Raises
@@ -46,13 +68,14 @@ def open_maps(path: str | Path) -> xr.Dataset:
     """
     from xland.store import open_store
 
-    ds = open_store(path) if Path(path).is_dir() else open_coarse(path)
+    address = address_of(path)
+    ds = open_store(address) if is_zarr(address) else open_coarse(address)
     if "land_use" not in ds:
         raise StoreError(f"{path} holds no variable 'land_use'; it holds {', '.join(map(str, ds.data_vars))}")
     return ds
 
 
-def open_map(path: str | Path) -> xr.DataArray:
+def open_map(path: Any) -> xr.DataArray:
     """Open the ``land_use`` of a NetCDF file or of a complete Zarr store.
 
     Raises
@@ -61,3 +84,38 @@ def open_map(path: str | Path) -> xr.DataArray:
         If it does not exist, is incomplete, or holds no ``land_use``.
     """
     return open_maps(path)["land_use"]
+
+
+def _open_zarr(address: str) -> xr.Dataset:
+    try:
+        with warnings.catch_warnings():
+            # not having its metadata in one place makes a store slower, not wrong
+            warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
+            return xr.open_dataset(address, engine="zarr", decode_times=False, chunks={})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # the last for odd metadata
+        raise unreadable(without_password(address), "Zarr store", error) from error
+    except Exception as error:
+        if is_url(address):
+            raise _unreachable(address, error) from error
+        raise
+
+
+def _open_netcdf_behind(url: str) -> xr.Dataset:
+    """Open a NetCDF-4 file behind a URL, of which only the parts that are asked for are fetched."""
+    import fsspec
+
+    try:
+        return xr.open_dataset(fsspec.open(url).open(), engine="h5netcdf", decode_times=False, chunks={})
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{without_password(url)} needs a package that is missing ({error}): install it, or copy the file here"
+        ) from error
+    except Exception as error:
+        raise _unreachable(url, error) from error
+
+
+def _unreachable(url: str, error: Exception) -> StoreError:
+    said = str(error).replace(url, without_password(url)).strip().split("\n")[0] or type(error).__name__
+    return StoreError(
+        f"{without_password(url)} cannot be read: {said}; check the address, the network and your rights to read it"
+    )

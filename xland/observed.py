@@ -19,6 +19,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland import vocabulary
+from xland.addresses import local_path
 from xland.coordinates import find_names, lay_on_globe
 from xland.crs import XarrayObject, attach_crs
 from xland.errors import GridError, StoreError, TimeError, VocabularyError
@@ -74,7 +75,7 @@ def open_hilda(path: str | Path, years: Iterable[int] | None = None, forest: boo
     -----
     Codes: Winkler et al. (2021), doi 10.1038/s41467-021-22702-2.
     """
-    place = Path(path)
+    place = local_path(path, what="a HILDA+ product")
     if not place.exists():
         raise StoreError(f"{place} does not exist: give the HILDA+ NetCDF file or the folder of its GeoTIFFs")
     if place.is_dir():
@@ -130,7 +131,7 @@ def open_map(path: str | Path, table: Mapping[int, str] = vocabulary.IGBP, year:
     VocabularyError
         When computed: codes that the table does not know, with the file's name.
     """
-    place = Path(path)
+    place = local_path(path, what="a raster")
     layer, lat, lon = open_raster(place)
     flipped = lat[0] < lat[-1]
     start, first, step = lay_on_globe(lon, place.name)

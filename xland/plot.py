@@ -17,6 +17,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xland.addresses import local_path
+from xland.atomic import replacing
 from xland.errors import GridError, RegionError
 from xland.grid import Grid
 from xland.orientation import orient
@@ -258,10 +260,10 @@ def side_by_side(
 
 def save(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> Path:
     """Write a figure as PNG; an existing file is replaced at once or not at all."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, dpi=dpi, format="png")
-    return part.replace(path)
+    final = local_path(path, what="a figure")
+    with replacing(final) as part:
+        figure.savefig(part, dpi=dpi, format="png")
+    return final
 
 
 class _Frame(NamedTuple):

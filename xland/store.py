@@ -22,13 +22,14 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
+from xland.addresses import is_url
+from xland.atomic import explain
 from xland.errors import StoreError
 from xland.storing.blocks import align, group_variables
 from xland.storing.journal import journal_of
 from xland.storing.manifest import COMPLETE, FINGERPRINT, MANIFEST, check_same, count_blocks, describe_work
 from xland.storing.netcdf import write_netcdf
 from xland.storing.packing import drop_encoding, unpacked
-from xland.storing.storage import explain, is_url
 from xland.storing.workplace import (
     Workplace,
     incomplete,
@@ -129,7 +130,7 @@ def write(
         if reason := explain(error, place.target):
             raise StoreError(reason) from error
         raise
-    return place.target if is_url(path) else Path(place.target)
+    return place.target if is_url(place.target) else Path(place.target)
 
 
 def open_store(path: str | os.PathLike[str], **kwargs: Any) -> xr.Dataset:

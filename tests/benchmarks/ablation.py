@@ -28,11 +28,11 @@ from tests.benchmarks.place_scores import PLACES, count_most_probable, count_wit
 from tests.benchmarks.short_training import choose_patches, coarsened, judge, learn, load, narrow
 from tests.benchmarks.tables import ablation_table, prior_table, write_between
 from tests.benchmarks.variants import REFERENCE, Variant, list_variants
+from xland.atomic import replace_file
 from xland.batches.patches import Patches
 from xland.batches.split import Part
 from xland.datasets import cache_dir
 from xland.forcing import read_forcing
-from xland.models.checkpoint import write_atomically
 from xland.training.configuration import read_configuration
 from xland.training.material import Material, open_data
 from xland.vocabulary import CLASS_NAMES
@@ -172,7 +172,7 @@ def read_results(path: Path) -> Results:
 
 def write_results(path: Path, results: Results) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(results).encode())
+    replace_file(path, json.dumps(results))
 
 
 def matrices(kept: Mapping[str, Any]) -> np.ndarray:

@@ -188,7 +188,7 @@ def test_a_killed_process_resumes_to_the_same_losses(tmp_path, undisturbed):
         """,
         tmp_path,
     )
-    (tmp_path / f".{STATE}.99999.tmp").write_bytes(b"a write that was killed")
+    (tmp_path / f".{STATE}.{99999:032x}.partial").write_bytes(b"a write that was killed")
     losses = Losses()
     fit(*learnable(), tmp_path, resume=True, report=losses)
     assert losses == {step: loss for step, loss in undisturbed[1].items() if step > 6}

@@ -229,6 +229,6 @@ def test_a_folder_that_cannot_be_written_is_named(twice, monkeypatch):
 
 def test_what_a_killed_writer_left_is_removed(saved):
     folder, made = saved
-    (folder / f".{STATE}.12345.tmp").write_bytes(b"half")
+    (folder / f".{STATE}.{12345:032x}.partial").write_bytes(b"half")
     save_state(folder, made, Progress(), IDENTITY)
     assert sorted(path.name for path in folder.iterdir()) == sorted([STATE, PREVIOUS])

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from xland.addresses import local_path
 from xland.batches.chunks import ChunkCache, ChunkedArray, Index, hash_array, open_chunks
 from xland.batches.masking import MASKED
 from xland.batches.source import Place
 from xland.errors import StoreError
 from xland.grid import Grid
 from xland.inputs import InputSpec
-from xland.storing.storage import is_url, local_path
 from xland.storing.workplace import read_root, workplace
 
 CONTENTS = "xland_training_store"
@@ -59,9 +59,7 @@ def open_training_store(
         If there is no store, it is unfinished, of another kind or format, or damaged; or if it lies behind
         a URL.
     """
-    if is_url(path):
-        raise StoreError(f"{path}: a training store is read from a folder, as its patches are small; copy it to one")
-    folder = str(local_path(path))
+    folder = str(local_path(path, what="a training store"))
     contents = read_root(workplace(folder)).get("attributes", {}).get(CONTENTS)
     if not isinstance(contents, dict):
         raise StoreError(f"{folder} is no training store: make one with `xland prepare`")

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from xland.errors import DatasetError
+from xland.atomic import replace_file
+from xland.errors import DatasetError, StoreError
 
 
 @dataclass(frozen=True)
@@ -304,17 +305,9 @@ def _remedy(wanted: Source) -> str:
 
 
 def _store(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as part:
-            try:
-                part.write(content)
-                part.close()
-                Path(part.name).replace(path)
-            finally:
-                Path(part.name).unlink(missing_ok=True)
-    except OSError as error:
+        replace_file(path, content)
+    except (OSError, StoreError) as error:
         raise DatasetError(
             f"cannot write to the cache {path.parent} ({error}): name another folder in XLAND_CACHE"
         ) from error

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xland.addresses import local_path
+from xland.atomic import replace_file
 from xland.evaluation.confusion import DOMAINS
 from xland.evaluation.measures import Scores
 from xland.evaluation.tables import figure, html_table, text_table, years_in_words
@@ -110,10 +112,8 @@ class Comparison:
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
         """Write :meth:`to_dict` as JSON and return the path; an existing file is replaced at once or not at all."""
-        path = Path(path)
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        return part.replace(path)
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+        return replace_file(local_path(path, what="a file of scores"), text)
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row for each domain, weighting and map: accuracy, mIoU, kappa and IoU of each class."""

@@ -20,7 +20,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xland.addresses import local_path
 from xland.allocation.crosswalk import Crosswalk, checked_crosswalk
+from xland.atomic import replace_file
 from xland.errors import GridError, NothingToScoreError, TimeError, UndefinedScoreWarning
 from xland.evaluation.agreement import coarse_agreement
 from xland.evaluation.alignment import ClassMap, as_map, overlaps, years_of
@@ -252,11 +254,12 @@ class Report:
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
         """Write :meth:`to_dict` as JSON; an existing file is replaced at once or not at all."""
-        return _replace(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+        return replace_file(local_path(path, what="a file of scores"), text)
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write the page; an existing file is replaced at once or not at all."""
-        return _replace(path, render(self))
+        return replace_file(local_path(path, what="a report"), render(self))
 
 
 def report(
@@ -422,10 +425,3 @@ def _near(source: ClassMap, frame: ClassMap, factor: int) -> ClassMap:
         left + grid.columns + right,
     )
     return as_map(_cut(source, replace(frame, grid=wider)), what=source.what)
-
-
-def _replace(path: str | os.PathLike[str], text: str) -> Path:
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    return part.replace(path)

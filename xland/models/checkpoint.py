@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xland.addresses import local_path
+from xland.atomic import replace_file
 from xland.errors import CheckpointError, ModelError, XlandError
 from xland.inputs import InputSpec
 from xland.models.applicability import Applicability, pack, unpack
 from xland.models.calibration import Calibration, read_numbers
 from xland.models.coverage import Coverage
-from xland.storing.storage import explain
 
 if TYPE_CHECKING:
     from xland.models.unet import DownscalingNetwork
@@ -132,7 +131,7 @@ def read_checkpoint(folder: Path | str) -> Checkpoint:
     CheckpointError
         If the card is damaged, lacks an entry or has another format.
     """
-    folder = Path(folder)
+    folder = local_path(folder, what="a model")
     path = folder / CARD
     if not path.is_file():
         raise ModelError(f"{folder} is not a model: it holds no {CARD}")
@@ -170,8 +169,7 @@ def save_checkpoint(folder: Path | str, network: DownscalingNetwork, card: Mappi
     """
     from safetensors.torch import save
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = local_path(folder, what="a model")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     weights = save(state, metadata={"format": "xland"})
     full = {
@@ -183,7 +181,7 @@ def save_checkpoint(folder: Path | str, network: DownscalingNetwork, card: Mappi
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
     _replace(folder / WEIGHTS, weights, _present_digest(folder))
-    write_atomically(folder / CARD, _as_json(full))
+    replace_file(folder / CARD, _as_json(full), error=CheckpointError)
     _before(folder / WEIGHTS).unlink(missing_ok=True)
     if "applicability" not in full:
         (folder / APPLICABILITY).unlink(missing_ok=True)
@@ -210,7 +208,7 @@ def update_card(
         content, entry = pack(applicability)
         entries = {**entries, "applicability": entry}
         _replace(path, content, _digest_of(checkpoint.card.get("applicability")))
-    write_atomically(checkpoint.folder / CARD, _as_json({**checkpoint.card, **entries}))
+    replace_file(checkpoint.folder / CARD, _as_json({**checkpoint.card, **entries}), error=CheckpointError)
     if applicability is not None:
         _before(path).unlink(missing_ok=True)
     return read_checkpoint(folder)
@@ -226,7 +224,7 @@ def _replace(path: Path, content: bytes, digest: str | None) -> None:
     Until the next card is there, the one before is read with the file that it was written with.
     """
     # what an earlier writer left, who broke off before the card, is no file of the present card
-    write_atomically(path, content, keep=_before(path) if _has_hash(path, digest) else None)
+    replace_file(path, content, keep=_before(path) if _has_hash(path, digest) else None, error=CheckpointError)
 
 
 def _before(path: Path) -> Path:
@@ -257,48 +255,6 @@ def _present_digest(folder: Path) -> str | None:
         return read_checkpoint(folder).digest
     except ModelError:
         return None
-
-
-def write_atomically(path: Path, content: bytes, *, keep: Path | None = None) -> None:
-    """Write a file so that a reader sees the old content or the new, even after a crash.
-
-    Parameters
-    ----------
-    path : path
-    content : bytes
-    keep : path, optional
-        Where the old file goes, in the same folder. In the moment between the two renames it is the only one.
-
-    Raises
-    ------
-    CheckpointError
-        If the disk is full or the folder cannot be written; the old file stays, and nothing else is left.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if keep is not None and path.exists():
-            path.replace(keep)
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        reason = explain(error, str(path.parent)) if isinstance(error, OSError) else None
-        if reason is None:
-            raise
-        raise CheckpointError(f"{path} was not written: {reason}; what was there before is kept") from error
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network file systems know no fsync of folders
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _load_network(checkpoint: Checkpoint) -> DownscalingNetwork:

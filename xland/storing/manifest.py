@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,26 +27,6 @@ MANIFEST = "manifest.json"
 
 VOLATILE = frozenset({COMPLETE, FINGERPRINT, "history", "date_created", "date_modified"})
 """Attributes that may differ between two runs of the same work."""
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file so that readers see the old one or the new one, never a part.
-
-    Parameters
-    ----------
-    path : Path
-    text : str
-        Written as UTF-8.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def count_blocks(manifest: Mapping[str, Any]) -> int:

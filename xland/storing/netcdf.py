@@ -6,17 +6,17 @@ Called through :mod:`xland.store`.
 from __future__ import annotations
 
 import os
-import uuid
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
+from xland.addresses import local_path
+from xland.atomic import replacing
 from xland.errors import StoreError
 from xland.storing.blocks import align
 from xland.storing.packing import drop_encoding
-from xland.storing.storage import explain, is_url, local_path
 
 
 def write_netcdf(
@@ -47,9 +47,7 @@ def write_netcdf(
     """
     from dask.diagnostics import ProgressBar
 
-    if is_url(path):
-        raise StoreError(f"{path}: a NetCDF file can only be written to this machine; write it here and copy it")
-    final = local_path(path)
+    final = local_path(path, what="a NetCDF file")
     if final.is_dir():
         raise StoreError(f"{final} is a folder, and is left alone; choose another path, such as {final / 'maps.nc'}")
     if final.exists() and not overwrite:
@@ -61,16 +59,6 @@ def write_netcdf(
         encoding[name] = {"zlib": True, "complevel": 4, "shuffle": True, "chunksizes": sizes}
         if ds[name].dtype.kind != "f" and "_FillValue" not in ds[name].attrs:
             encoding[name]["_FillValue"] = None
-    temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}.partial")
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with ProgressBar() if progress else nullcontext():
-            ds.to_netcdf(temporary, engine="netcdf4", format="NETCDF4", encoding=encoding)
-        temporary.replace(final)
-    except OSError as error:
-        if reason := explain(error, str(final.parent)):
-            raise StoreError(reason) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(final) as part, ProgressBar() if progress else nullcontext():
+        ds.to_netcdf(part, engine="netcdf4", format="NETCDF4", encoding=encoding)
     return final

@@ -5,14 +5,14 @@ Below :mod:`xland.store`; nothing here is called by users.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from xland.addresses import address_of, is_url
+from xland.atomic import replace_file
 from xland.errors import StoreError
 
 
@@ -63,15 +63,8 @@ class LocalFiles:
         return self.path(name).read_bytes()
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a file under a temporary name, and then give it its own."""
-        path = self.path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Write a file whole: :func:`xland.atomic.replace_file`."""
+        replace_file(self.path(name), content)
 
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder of this name."""
@@ -175,31 +168,7 @@ class RemoteFiles:
             fs.rm(path, recursive=True)
 
 
-def is_url(address: str | os.PathLike[str]) -> bool:
-    """Whether an address is an fsspec URL rather than a path; ``file://`` and ``local://`` are paths."""
-    return "://" in str(address) and not str(address).startswith(("file://", "local://"))
-
-
-def local_path(address: str | os.PathLike[str]) -> Path:
-    """Path of what is on this machine, of a ``file://`` URL too."""
-    from fsspec.implementations.local import LocalFileSystem
-
-    text = str(address)
-    return Path(LocalFileSystem._strip_protocol(text) if "://" in text else text).absolute()  # noqa: SLF001
-
-
 def files_at(address: str | os.PathLike[str]) -> Files:
     """Files of a folder, wherever it is."""
-    return RemoteFiles(str(address).rstrip("/")) if is_url(address) else LocalFiles(str(local_path(address)))
-
-
-def explain(error: OSError, target: str) -> str | None:
-    """Say what it means for a target that writing ended with an error, if that is the place's fault."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk of {target} is full: free space there"
-    named = str(error.filename or target)
-    if (isinstance(error, PermissionError) or error.errno == errno.EROFS) and (
-        named.startswith(target) or target.startswith(named)
-    ):
-        return f"{target} cannot be written ({error}): choose another place, or get the right to write there"
-    return None
+    place = address_of(address)
+    return RemoteFiles(place) if is_url(place) else LocalFiles(place)

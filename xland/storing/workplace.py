@@ -17,11 +17,12 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from xland.addresses import address_of, is_url
 from xland.errors import StoreError
 from xland.storing.journal import journal_of
 from xland.storing.locks import LOCK, lock_folder, lock_objects
 from xland.storing.manifest import COMPLETE, FINGERPRINT, MANIFEST, count_blocks
-from xland.storing.storage import Files, LocalFiles, RemoteFiles, is_url, local_path
+from xland.storing.storage import Files, LocalFiles, RemoteFiles
 
 SUFFIX = ".partial"
 """What the name of a working folder ends with."""
@@ -78,9 +79,9 @@ class Workplace(Protocol):
 class LocalWorkplace:
     """A store on this machine, which grows beside its place and is renamed when it is whole."""
 
-    def __init__(self, target: str | os.PathLike[str]) -> None:
-        self._final = local_path(target)
-        self.target = str(self._final)
+    def __init__(self, target: str) -> None:
+        self._final = Path(target)
+        self.target = target
         self.store = LocalFiles(self.target)
         self.files = LocalFiles(self.target + SUFFIX)
 
@@ -130,7 +131,7 @@ class RemoteWorkplace:
     """A store behind an fsspec URL, which grows in its place and is marked as complete at the end."""
 
     def __init__(self, target: str) -> None:
-        self.target = target.rstrip("/")
+        self.target = target
         self.store = RemoteFiles(self.target)
         self.files = RemoteFiles(self.target + SUFFIX)
 
@@ -172,7 +173,8 @@ class RemoteWorkplace:
 
 def workplace(target: str | os.PathLike[str]) -> Workplace:
     """Workplace of a store, by its path or URL."""
-    return RemoteWorkplace(str(target)) if is_url(target) else LocalWorkplace(target)
+    address = address_of(target)
+    return RemoteWorkplace(address) if is_url(address) else LocalWorkplace(address)
 
 
 def read_manifest(place: Workplace) -> dict[str, Any] | None:

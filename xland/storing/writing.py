@@ -14,13 +14,13 @@ from typing import Any
 import xarray as xr
 from dask.highlevelgraph import HighLevelGraph
 
+from xland.atomic import explain
 from xland.errors import StoreError, WorkerError
 from xland.storing.blocks import BlockWriter, active_name, group_variables
 from xland.storing.journal import journal_of
 from xland.storing.progress import progress_bar
 from xland.storing.running import run
 from xland.storing.segments import Key, begin_with_kept, compute_only, cut_segments, find_rollouts, keepers_of
-from xland.storing.storage import explain
 from xland.storing.workplace import Workplace
 
 

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from xland.atomic import replace_file
 from xland.batches.loader import PatchDataset, make_loader
 from xland.batches.patches import Patches
 from xland.batches.sampling import RankSampler
 from xland.batches.split import Part
 from xland.errors import CheckpointError, ConfigurationError, TrainingError, TrainingStoppedError
-from xland.models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, write_atomically
+from xland.models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from xland.models.unet import DownscalingNetwork
 from xland.training.calibrating import fit_card
 from xland.training.configuration import Configuration
@@ -372,4 +373,4 @@ def _write_log(path: Path, history: Iterable[dict[str, float]]) -> None:
     writer = csv.DictWriter(text, names)
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+    replace_file(path, text.getvalue(), error=CheckpointError)

@@ -20,6 +20,8 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
+from xland.addresses import local_path
+from xland.atomic import explain
 from xland.batches.chunks import hash_array, open_chunks
 from xland.batches.masking import MASKED
 from xland.batches.stored import CONTENTS, FORMAT, StoredArrays, open_training_store
@@ -29,7 +31,7 @@ from xland.inputs import InputSpec
 from xland.storing.journal import journal_of
 from xland.storing.manifest import FINGERPRINT, MANIFEST, check_same
 from xland.storing.progress import progress_bar
-from xland.storing.storage import LocalFiles, explain, is_url
+from xland.storing.storage import LocalFiles
 from xland.storing.workplace import (
     LocalWorkplace,
     read_manifest,
@@ -103,8 +105,7 @@ def prepare(
     """
     if overwrite and resume:
         raise StoreError("choose one of overwrite (begin anew) and resume (finish what was begun)")
-    if is_url(store):
-        raise StoreError(f"{store}: a training store is written to a folder; give a path")
+    place = LocalWorkplace(str(local_path(store, what="a training store")))
     if not isinstance(configuration, Configuration):
         configuration = read_configuration(configuration)
     tile = _tile(configuration, tile)
@@ -115,7 +116,6 @@ def prepare(
     if len(data) < len(given):
         path = forcing if isinstance(forcing, str | Path) else None
         data = {**open_data(configuration, path, skip=tuple(data)), **data}
-    place = LocalWorkplace(store)
     refuse_strangers(place)
     if overwrite or resume:
         refuse_foreign(place)

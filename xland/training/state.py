@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xland.atomic import remove_parts, replace_file
 from xland.errors import CheckpointError, CheckpointWarning
-from xland.models.checkpoint import write_atomically
 from xland.models.unet import DownscalingNetwork
 from xland.training.identity import differences
 
@@ -91,9 +91,8 @@ def save_state(folder: Path, learner: Learner, progress: Progress, identity: dic
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     metadata = {"format": _FORMAT, "progress": json.dumps(vars(progress)), "identity": json.dumps(identity)}
     metadata["sha256"] = _digest(tensors, metadata)
-    for left in folder.glob(f".{STATE}.*.tmp"):  # by a process that was killed while it wrote
-        left.unlink(missing_ok=True)
-    write_atomically(folder / STATE, save(tensors, metadata=metadata), keep=folder / PREVIOUS)
+    remove_parts(folder / STATE)
+    replace_file(folder / STATE, save(tensors, metadata=metadata), keep=folder / PREVIOUS, error=CheckpointError)
 
 
 def load_state(folder: Path, learner: Learner, identity: dict[str, Any]) -> Progress:

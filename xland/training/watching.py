@@ -7,14 +7,12 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from xland.atomic import naming_faults, replace_file
 from xland.errors import CheckpointError, ConfigurationError, MissingDependencyError
-from xland.models.checkpoint import write_atomically
-from xland.storing.storage import explain
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +127,7 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         if self._writer is not None:
-            with _named(self.folder / TENSORBOARD):
+            with naming_faults(self.folder / TENSORBOARD, CheckpointError):
                 self._writer.close()
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
@@ -207,7 +205,7 @@ class Watch:
         self._mark = now
 
     def _draw(self, group: str, figures: Mapping[str, float], step: int) -> None:
-        with _named(self.folder / TENSORBOARD):
+        with naming_faults(self.folder / TENSORBOARD, CheckpointError):
             if self._writer is None:  # not before there is something to tell
                 from torch.utils.tensorboard import SummaryWriter
 
@@ -228,28 +226,16 @@ def _cut(path: Path, after: int) -> None:
             kept.append(row)
     new = _table([_COLUMNS, *kept])
     if new != old:
-        write_atomically(path, new)
+        replace_file(path, new, error=CheckpointError)
 
 
 def _append(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    with _named(path), path.open("ab") as file:
+    with naming_faults(path, CheckpointError), path.open("ab") as file:
         file.write(_table(rows))
 
 
 def _table(rows: Iterable[Sequence[object]]) -> bytes:
     return "".join(f"{','.join(map(str, row))}\n" for row in rows).encode()
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Say what a full disk, or one that cannot be written, means for a file."""
-    try:
-        yield
-    except OSError as error:
-        reason = explain(error, str(path.parent))
-        if reason is None:
-            raise
-        raise CheckpointError(f"{path} was not written: {reason}; the last state is kept") from error
 
 
 def _has_tensorboard(wanted: str) -> bool:

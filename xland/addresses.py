@@ -1,0 +1,124 @@
+"""Where a file or store is: a path, a ``Path``, a URL, an fsspec mapper or a zarr store, in one form.
+
+Everything that reads or writes passes what it was given through :func:`address_of`, or through
+:func:`local_path` where only a file on this machine will do. What is neither a path nor a URL is refused
+by name: no file is ever called after an object.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from xland.errors import AddressError
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::[A-Za-z][A-Za-z0-9+.-]+)*://")
+_EATEN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
+_LOCAL = ("file", "local")
+
+
+def address_of(target: Any) -> str:
+    """Return the address of what a caller gave: an absolute path, or a URL without a slash at its end.
+
+    Parameters
+    ----------
+    target : str, path, fsspec mapper or zarr store
+        ``~`` is the user's home folder. ``file://`` and ``local://`` are paths.
+
+    Raises
+    ------
+    AddressError
+        If it is none of these, is empty, or is a mapper or store whose address alone does not lead to it.
+    """
+    if isinstance(target, str | os.PathLike):
+        text = os.fspath(target)
+        if isinstance(text, str):
+            return _checked(text, is_path=not isinstance(target, str))
+    found = _address_of_object(target)
+    if found is None:
+        raise AddressError(
+            f"{_shown(target)} is neither a path nor a URL; give a path such as 'maps.zarr' or a URL such as "
+            "'s3://bucket/maps.zarr'"
+        )
+    return found
+
+
+def is_url(target: Any) -> bool:
+    """Whether an address is a URL rather than a path on this machine; ``file://`` and ``local://`` are paths."""
+    text = os.fspath(target) if isinstance(target, os.PathLike) else target
+    return isinstance(text, str) and _SCHEME.match(text) is not None and _scheme(text) not in _LOCAL
+
+
+def local_path(target: Any, *, what: str = "the file") -> Path:
+    """Return the absolute path of what has to be on this machine.
+
+    Raises
+    ------
+    AddressError
+        If it is a URL of another machine, or no address at all.
+    """
+    address = address_of(target)
+    if is_url(address):
+        raise AddressError(
+            f"{without_password(address)}: {what} has to be on this machine; copy it here, or write it here first"
+        )
+    return Path(address)
+
+
+def without_password(address: str) -> str:
+    """Return a URL as it may stand in a message: without user, password and query."""
+    if "@" not in address and "?" not in address:
+        return address
+    try:
+        parts = urlsplit(address)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return address.partition("://")[0] + "://..."
+    return parts._replace(netloc=host, query="").geturl()
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0].lower()
+
+
+def _checked(text: str, *, is_path: bool) -> str:
+    if not text or "\0" in text:
+        raise AddressError(f"{text!r} is not a path; give the name of a file or folder")
+    eaten = _EATEN.match(text) if is_path else None
+    if eaten:
+        raise AddressError(
+            f"{text!r} was a URL before it became a Path, which keeps only one slash: give it as text, "
+            f"'{eaten[1]}://...'"
+        )
+    if is_url(text):
+        return text.rstrip("/")
+    from fsspec.implementations.local import LocalFileSystem
+
+    if _SCHEME.match(text):
+        text = str(LocalFileSystem._strip_protocol(text))  # noqa: SLF001
+    return str(Path(text).expanduser().absolute())
+
+
+def _address_of_object(target: Any) -> str | None:
+    """Address of an fsspec mapper or zarr store; None if it is something else."""
+    kind = type(target).__name__
+    if kind == "LocalStore":
+        return str(Path(target.root).absolute())
+    if kind not in ("FSMap", "FsspecStore"):
+        return None
+    fs, path = target.fs, getattr(target, "root", None) or getattr(target, "path", "")
+    options = sorted({*getattr(fs, "storage_options", {})} - {"asynchronous", "auto_mkdir"})
+    url = str(fs.unstrip_protocol(path))
+    if options:
+        raise AddressError(
+            f"{without_password(url)}: the file system of this {kind} was made with {', '.join(options)}, which other "
+            "processes would not have; put these into fsspec's configuration (fsspec.config.conf) and give the URL"
+        )
+    return _checked(url, is_path=False)
+
+
+def _shown(target: Any) -> str:
+    return repr(target) if target is None else f"an object of type {type(target).__name__}"
