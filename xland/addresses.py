@@ -1,4 +1,4 @@
-"""Where a file or store is: a path, a ``Path``, a URL, an fsspec mapper or a zarr store, in one form.
+"""Where a file or store is: a path, a ``Path``, a URL or an fsspec mapper, in one form.
 
 Everything that reads or writes passes what it was given through :func:`address_of`, or through
 :func:`local_path` where only a file on this machine will do. What is neither a path nor a URL is refused
@@ -25,13 +25,13 @@ def address_of(target: Any) -> str:
 
     Parameters
     ----------
-    target : str, path, fsspec mapper or zarr store
+    target : str, path, fsspec mapper or zarr LocalStore
         ``~`` is the user's home folder. ``file://`` and ``local://`` are paths.
 
     Raises
     ------
     AddressError
-        If it is none of these, is empty, or is a mapper or store whose address alone does not lead to it.
+        If it is none of these, is empty, or is a mapper whose address alone does not lead to it.
     """
     if isinstance(target, str | os.PathLike):
         text = os.fspath(target)
@@ -103,15 +103,18 @@ def _checked(text: str, *, is_path: bool) -> str:
 
 
 def _address_of_object(target: Any) -> str | None:
-    """Address of an fsspec mapper or zarr store; None if it is something else."""
+    """Address of an fsspec mapper or a LocalStore of zarr; None if it is something else."""
     kind = type(target).__name__
     if kind == "LocalStore":
         return str(Path(target.root).absolute())
-    if kind not in ("FSMap", "FsspecStore"):
+    if kind == "FsspecStore":
+        url = without_password(str(target.fs.unstrip_protocol(target.path)))
+        raise AddressError(f"a FsspecStore belongs to one process, and others write too; give its URL, {url!r}")
+    if kind != "FSMap":
         return None
-    fs, path = target.fs, getattr(target, "root", None) or getattr(target, "path", "")
+    fs = target.fs
     options = sorted({*getattr(fs, "storage_options", {})} - {"asynchronous", "auto_mkdir"})
-    url = str(fs.unstrip_protocol(path))
+    url = str(fs.unstrip_protocol(target.root))
     if options:
         raise AddressError(
             f"{without_password(url)}: the file system of this {kind} was made with {', '.join(options)}, which other "

@@ -17,6 +17,7 @@ from pathlib import Path
 from xland.errors import StoreError, XlandError
 
 _REASONS = {
+    errno.EEXIST: "a file, or a link that leads nowhere, is in the way: move it away or choose another path",
     errno.ENAMETOOLONG: "its name is longer than the file system allows: choose a shorter one",
     errno.ENOTDIR: "a part of its path is a file, not a folder: choose another path",
     errno.EISDIR: "it is a folder: choose the name of a file, or move the folder away",

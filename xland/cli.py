@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from xland.errors import ClusterError, StoreError, TrainingStoppedError, XlandError
@@ -81,10 +81,8 @@ def _demo(commands: Any) -> None:
         "downscale, write, publish, reopen and score real data",
         "Leaves land_use.zarr, catalog.yaml, map.png, report.html and scores.json in the output folder.",
     )
-    parser.add_argument("--output", default="demo-output", type=Path, help="folder for the results (%(default)s)")
-    parser.add_argument(
-        "--forcing", type=Path, help="a LUH2 file for the model luh2-0p05, in place of the class shares of MODIS"
-    )
+    parser.add_argument("--output", default="demo-output", help="folder for the results (%(default)s)")
+    parser.add_argument("--forcing", help="a LUH2 file for the model luh2-0p05, in place of the class shares of MODIS")
     _add_region(parser)
 
 
@@ -103,7 +101,7 @@ def _check(commands: Any) -> None:
         "list what is in a coarse land-use file, and every fault",
         "Ends with status 1 if there is a fault that downscale would refuse.",
     )
-    parser.add_argument("forcing", type=Path, help="NetCDF file or Zarr store, as released")
+    parser.add_argument("forcing", help="NetCDF file or Zarr store, as released")
 
 
 def _downscale(commands: Any) -> None:
@@ -146,7 +144,7 @@ def _downscale(commands: Any) -> None:
         "turn coarse fractions into fine maps on disk",
         "Streams to a Zarr store (or one NetCDF file, if the name ends with .nc); a run that was stopped resumes.",
     )
-    parser.add_argument("forcing", type=Path, help="NetCDF file or Zarr store of coarse fractions")
+    parser.add_argument("forcing", help="NetCDF file or Zarr store of coarse fractions")
     parser.add_argument(
         "store", help="Zarr store to write, a folder or an fsspec URL such as s3://bucket/maps.zarr; or a .nc file"
     )
@@ -156,10 +154,9 @@ def _downscale(commands: Any) -> None:
         default=DEFAULT_MODEL,
         help="shipped model or folder of one (%(default)s); several times for the mean of several",
     )
-    parser.add_argument("--static", type=Path, help="static predictors on the fine grid; else those xland provides")
+    parser.add_argument("--static", help="static predictors on the fine grid; else those xland provides")
     parser.add_argument(
         "--prior",
-        type=Path,
         help="map of the adjacent year, for models that read one, or of the year changes count from",
     )
     parser.add_argument("--years", type=int, nargs="+", help="calendar years; all by default")
@@ -188,7 +185,7 @@ def _downscale(commands: Any) -> None:
         help="keep the forcing's totals in each coarse cell: in the probabilities, in the map, or its changes since "
         "the year of --prior",
     )
-    parser.add_argument("--crosswalk", type=Path, help="TOML file that says which states belong to which class")
+    parser.add_argument("--crosswalk", help="TOML file that says which states belong to which class")
     parser.add_argument(
         "--tolerance",
         type=float,
@@ -228,7 +225,7 @@ def _evaluate(commands: Any) -> None:
             within=held_out(observed) if options.held_out else None,
             cells="held-out cells of the split" if options.held_out else None,
             regions=regions(options.regions),
-            title=f"{maps.attrs.get('title', options.map.name)}: how good it is",
+            title=f"{maps.attrs.get('title', PurePath(options.map).name)}: how good it is",
             notes=[_LEARNED_NOTE] if learned else [],
             provenance={str(key): str(value) for key, value in maps.attrs.items()},
         )
@@ -246,16 +243,14 @@ def _evaluate(commands: Any) -> None:
         "Accuracy, IoU, precision, recall and F1 on all, land and mixed cells, by area and by pixels; with --report a "
         "page of maps, charts and tables, and with --forcing, --start and probabilities in the store what they allow.",
     )
-    parser.add_argument("map", type=Path, help="store or file with land_use")
+    parser.add_argument("map", help="store or file with land_use")
     parser.add_argument(
         "--observed", default="modis-2019", help="store or file with the observed land_use, or %(default)s (default)"
     )
-    parser.add_argument("--report", type=Path, help="write a page to look at, one HTML file that needs no other")
-    parser.add_argument("--json", type=Path, help="write every number to this file, too")
-    parser.add_argument(
-        "--forcing", type=Path, help="coarse fractions the map was made from: for baselines and coarse agreement"
-    )
-    parser.add_argument("--start", type=Path, help="observed map of an earlier year: for scores of change")
+    parser.add_argument("--report", help="write a page to look at, one HTML file that needs no other")
+    parser.add_argument("--json", help="write every number to this file, too")
+    parser.add_argument("--forcing", help="coarse fractions the map was made from: for baselines and coarse agreement")
+    parser.add_argument("--start", help="observed map of an earlier year: for scores of change")
     parser.add_argument("--year", type=int, help="which year to judge, of stores that hold several")
     parser.add_argument("--factor", type=int, default=5, help="fine cells along a coarse cell (%(default)s)")
     parser.add_argument(
@@ -282,8 +277,8 @@ def _publish(commands: Any) -> None:
     parser = _command(
         commands, "publish", run, "enter a finished store in an intake catalog", "Replaces an entry of the same name."
     )
-    parser.add_argument("store", type=Path, help="Zarr store in the catalog's folder or below it")
-    parser.add_argument("--catalog", type=Path, default=Path("catalog.yaml"), help="YAML file (%(default)s)")
+    parser.add_argument("store", help="Zarr store in the catalog's folder or below it")
+    parser.add_argument("--catalog", default="catalog.yaml", help="YAML file (%(default)s)")
     parser.add_argument("--name", required=True, help="name of the entry")
     parser.add_argument("--description", help="one sentence for readers; else the title of the store")
 
@@ -310,7 +305,7 @@ def _prepare(commands: Any) -> None:
         "Forcing, maps and static predictors in one Zarr store, laid out for patches; a run that was stopped resumes.",
     )
     parser.add_argument("configuration", help="shipped configuration or TOML file")
-    parser.add_argument("store", type=Path, help="folder to write")
+    parser.add_argument("store", help="folder to write")
     _add_training_data(parser)
     parser.add_argument("--tile", type=int, help="fine cells along a chunk; by default the patch of the configuration")
     parser.add_argument("--resume", action="store_true", help="finish a store that was left unfinished")
@@ -348,9 +343,9 @@ def _train(commands: Any) -> None:
         "On several GPUs: with --cluster, or under torchrun.",
     )
     parser.add_argument("configuration", help="shipped configuration or TOML file")
-    parser.add_argument("output", type=Path, help="folder for model, log and state")
+    parser.add_argument("output", help="folder for model, log and state")
     _add_training_data(parser)
-    parser.add_argument("--store", type=Path, help="training store of xland prepare, in place of all of these")
+    parser.add_argument("--store", help="training store of xland prepare, in place of all of these")
     parser.add_argument("--resume", action="store_true", help="go on from the last state")
     parser.add_argument(
         "--device",
@@ -389,7 +384,7 @@ def _calibrate(commands: Any) -> None:
     )
     parser.add_argument("model", nargs="?", default=DEFAULT_MODEL, help="shipped model or folder of one (%(default)s)")
     _add_training_data(parser)
-    parser.add_argument("--store", type=Path, help="training store of xland prepare, in place of all of these")
+    parser.add_argument("--store", help="training store of xland prepare, in place of all of these")
     parser.add_argument(
         "--device",
         default="auto",
@@ -416,16 +411,16 @@ def _join(commands: Any) -> None:
         "put several trained models together into one",
         "It answers with the mean of their scores, and costs as many times the network. Calibrate it afterwards.",
     )
-    parser.add_argument("folder", type=Path, help="folder of the new model")
+    parser.add_argument("folder", help="folder of the new model")
     parser.add_argument("models", nargs="+", help="two models or more, of the same inputs and the same architecture")
     parser.add_argument("--name", help="name of the new model; by default that of the first")
 
 
 def _add_training_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--forcing", type=Path, help="coarse fractions, in place of the configuration's")
-    parser.add_argument("--target", type=Path, help="maps to learn from (land_use), in place of the configuration's")
-    parser.add_argument("--static", type=Path, help="static predictors, in place of the configuration's")
-    parser.add_argument("--prior", type=Path, help="maps of the adjacent years; by default the target's")
+    parser.add_argument("--forcing", help="coarse fractions, in place of the configuration's")
+    parser.add_argument("--target", help="maps to learn from (land_use), in place of the configuration's")
+    parser.add_argument("--static", help="static predictors, in place of the configuration's")
+    parser.add_argument("--prior", help="maps of the adjacent years; by default the target's")
 
 
 def _training_data(options: argparse.Namespace) -> dict[str, Any]:
@@ -525,7 +520,7 @@ def regions(name: str) -> str | xr.Dataset | None:
 
     if name == "none":
         return None
-    return name if name in KINDS else open_coarse(Path(name))
+    return name if name in KINDS else open_coarse(name)
 
 
 def observed_map(name: str) -> xr.DataArray:
@@ -534,7 +529,7 @@ def observed_map(name: str) -> xr.DataArray:
         from xland.datasets import land_use_modis
 
         return land_use_modis()
-    return open_map(Path(name))
+    return open_map(name)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, overload
 
+from xland.addresses import local_path
 from xland.errors import ModelError
 from xland.models.checkpoint import CARD, Checkpoint, read_checkpoint
 from xland.models.ensemble import Ensemble
@@ -61,7 +62,7 @@ def _find_one(model: Any) -> Checkpoint:
         raise ModelError(f"model must be the name of a shipped one or a folder, not {model!r}")
     if isinstance(model, str) and model in list_models():
         return read_checkpoint(_SHIPPED / model)
-    if not Path(model).is_dir():
+    if not local_path(model, what="a model").is_dir():
         raise ModelError(
             f"there is no model {str(model)!r}: give the folder of a trained model or one of "
             f"{', '.join(list_models()) or 'none shipped'}"

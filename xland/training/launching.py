@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xland.addresses import local_path
 from xland.clusters import Profile, job_script, load_profile, open_cluster, slurm
 from xland.errors import ClusterError, TrainingStoppedError
 from xland.models.checkpoint import Checkpoint, read_checkpoint
@@ -100,13 +101,13 @@ def launch(
         What the training itself raised, as :func:`xland.training.run.train` says. It is not tried again.
     """
     count = _count(client, workers, restarts)
-    output = Path(job.output).absolute()
+    output = local_path(job.output, what="the folder of a training")
     output.mkdir(parents=True, exist_ok=True)
     work = {
         "call": call,
         "configuration": job.configuration.to_dict(),
         "output": str(output),
-        "store": None if job.store is None else str(Path(job.store).absolute()),
+        "store": None if job.store is None else str(local_path(job.store, what="a training store")),
         "device": job.device,
         "resume": job.resume,
     }

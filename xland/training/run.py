@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from xland.addresses import local_path
 from xland.batches.schema import patches_from
 from xland.errors import ConfigurationError
 from xland.models.checkpoint import Checkpoint
@@ -116,13 +117,14 @@ def train(
     _check_arguments(given, store, generator, client, clustered)
     if not isinstance(configuration, Configuration):
         configuration = read_configuration(configuration)
+    output = local_path(output, what="the folder of a training")
     if cluster is not None or client is not None:
         from xland.training.launching import TrainingJob, launch, train_on_cluster
 
         if store is None:
-            store = Path(output) / STORE
+            store = output / STORE
             prepare(configuration, store, **given, resume=True, progress=progress)
-        job = TrainingJob(configuration, Path(output), Path(store), device, resume)
+        job = TrainingJob(configuration, output, local_path(store), device, resume)
         with _shown(report, enabled=progress) as say:
             if client is not None:
                 return launch(client, job, workers=workers, restarts=restarts, report=say)
@@ -135,7 +137,7 @@ def train(
         return fit(
             configuration,
             material,
-            Path(output),
+            output,
             resume=resume,
             report=say,
             group=group,
