@@ -50,7 +50,7 @@ def test_mappers_and_local_stores_lead_to_what_they_are_of(tmp_path):
 
 
 def test_a_store_of_zarr_that_lives_in_one_process_is_refused_with_its_url():
-    with pytest.raises(AddressError, match="give its URL, 'memory:///a.zarr'"):
+    with pytest.raises(AddressError, match=r"give its URL, 'memory:///a\.zarr'"):
         address_of(zarr.storage.FsspecStore.from_url("memory://a.zarr"))
 
 
