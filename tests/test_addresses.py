@@ -62,7 +62,9 @@ def test_options_of_a_file_system_are_named_and_never_shown():
 
 
 @pytest.mark.parametrize(
-    "thing", [None, {}, 5, b"maps.zarr", io.BytesIO(), zarr.storage.MemoryStore(), "", "a\0b", ["maps.zarr"]], ids=repr
+    "thing",
+    [None, {}, 5, b"maps.zarr", io.BytesIO(), zarr.storage.MemoryStore(), "", "a\0b", ["maps.zarr"]],
+    ids=lambda thing: type(thing).__name__,
 )
 def test_what_is_not_an_address_is_refused_by_name(thing):
     with pytest.raises(AddressError, match=r"neither a path nor a URL|is not a path"):
