@@ -85,4 +85,4 @@ def test_any_text_is_an_address_or_refused_by_name(text):
 @given(st.text(st.characters(codec="ascii", exclude_characters="/?#@[]\0"), min_size=1))
 def test_passwords_never_stand_in_messages(password):
     shown = without_password(f"https://user:{password}@example.org/maps.zarr?token={password}")
-    assert shown in ("https://example.org/maps.zarr", "https://...")
+    assert shown == "https://example.org/maps.zarr"

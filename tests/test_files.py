@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+import fsspec
 import numpy as np
 import pytest
 
@@ -60,3 +63,35 @@ def test_a_file_without_maps_is_named(tmp_path):
     coarse.to_netcdf(tmp_path / "states.nc")
     with pytest.raises(StoreError, match=r"states.nc holds no variable 'land_use'; it holds primf"):
         open_map(tmp_path / "states.nc")
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+def test_files_behind_urls_open_as_those_on_this_machine(tmp_path, suffix):
+    coarse, _, _ = tiny_world((2000,))
+    address = f"memory://test-files{suffix}"
+    if suffix == ".zarr":
+        coarse.to_zarr(address, zarr_format=3)
+    else:
+        coarse.to_netcdf(tmp_path / "states.nc")
+        fsspec.filesystem("memory").pipe_file(address, (tmp_path / "states.nc").read_bytes())
+    opened = open_coarse(address)
+    assert opened["primf"].chunks is not None
+    np.testing.assert_array_equal(opened["primf"], coarse["primf"])
+
+
+def test_mappers_are_opened(tmp_path):
+    _, _, maps = tiny_world((2000,))
+    write(maps.to_dataset().chunk(), "memory://mapped.zarr", progress=False)
+    np.testing.assert_array_equal(open_map(fsspec.get_mapper("memory://mapped.zarr")), maps)
+
+
+def test_what_is_behind_a_url_that_cannot_be_read_is_named_without_its_password():
+    with pytest.raises(StoreError, match=r"memory://host/nothing\.nc cannot be read: .*check the address") as raised:
+        open_coarse("memory://user:s3cr3t@host/nothing.nc")
+    assert "s3cr3t" not in str(raised.value)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "states.nc")
+    with pytest.raises(StoreError, match="neither a file nor a folder"):
+        open_coarse(tmp_path / "states.nc")

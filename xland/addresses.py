@@ -11,12 +11,12 @@ import os
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from xland.errors import AddressError
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::[A-Za-z][A-Za-z0-9+.-]+)*://")
 _EATEN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
+_SECRETS = re.compile(r"(?:[^:]*://)?([^/?#]*@)?[^?#]*(\?[^#]*)?.*", re.DOTALL)
 _LOCAL = ("file", "local")
 
 
@@ -68,16 +68,18 @@ def local_path(target: Any, *, what: str = "the file") -> Path:
     return Path(address)
 
 
-def without_password(address: str) -> str:
-    """Return a URL as it may stand in a message: without user, password and query."""
-    if "@" not in address and "?" not in address:
-        return address
-    try:
-        parts = urlsplit(address)
-        host = parts.netloc.rpartition("@")[2]
-    except ValueError:
-        return address.partition("://")[0] + "://..."
-    return parts._replace(netloc=host, query="").geturl()
+def without_password(text: str, *, of: str | None = None) -> str:
+    """Return a URL, or what was said about one, as it may stand in a message: without user, password and query.
+
+    Parameters
+    ----------
+    text : str
+    of : str, optional
+        The URL that the text is about, if it is not one itself.
+    """
+    for secret in _SECRETS.fullmatch(text if of is None else of).groups():  # type: ignore[union-attr]
+        text = text.replace(secret, "") if secret else text
+    return text
 
 
 def _scheme(url: str) -> str:
@@ -99,7 +101,7 @@ def _checked(text: str, *, is_path: bool) -> str:
 
     if _SCHEME.match(text):
         text = str(LocalFileSystem._strip_protocol(text))  # noqa: SLF001
-    return str(Path(text).expanduser().absolute())
+    return str(Path(os.path.expanduser(text)).absolute())  # noqa: PTH111 - a file may be called ~0
 
 
 def _address_of_object(target: Any) -> str | None:

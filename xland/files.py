@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ def open_coarse(path: Any) -> xr.Dataset:
         return _open_zarr(address)
     if is_url(address):
         return _open_netcdf_behind(address)
-    if not Path(address).exists():
-        raise StoreError(f"{address} does not exist")
+    if not Path(address).is_file():
+        what = "is neither a file nor a folder" if os.path.lexists(address) else "does not exist"
+        raise StoreError(f"{address} {what}: give a NetCDF file or a Zarr store")
     try:
         return xr.open_dataset(address, decode_times=False, chunks={})
     except (OSError, ValueError) as error:
@@ -115,7 +117,7 @@ def _open_netcdf_behind(url: str) -> xr.Dataset:
 
 
 def _unreachable(url: str, error: Exception) -> StoreError:
-    said = str(error).replace(url, without_password(url)).strip().split("\n")[0] or type(error).__name__
+    said = without_password(str(error), of=url).strip().split("\n")[0] or type(error).__name__
     return StoreError(
         f"{without_password(url)} cannot be read: {said}; check the address, the network and your rights to read it"
     )
