@@ -248,7 +248,7 @@ def test_what_is_no_store_is_never_replaced(tmp_path):
     (tmp_path / "notes" / "a.txt").write_text("keep")
     with pytest.raises(StoreError, match="holds no Zarr store, and is left alone"):
         write(tmp_path / "notes", overwrite=True)
-    with pytest.raises(StoreError, match="written to a folder"):
+    with pytest.raises(StoreError, match="a training store has to be on this machine"):
         write("s3://bucket/store.zarr")
 
 

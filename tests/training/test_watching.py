@@ -237,7 +237,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
     with Watch(tmp_path, tensorboard="off") as watch:
         monkeypatch.setattr(watching, "_table", full)
         with pytest.raises(
-            CheckpointError, match=r"steps\.csv was not written: the disk of .* is full.*last state is kept"
+            CheckpointError, match=r"steps\.csv was not written: the disk of .* is full.*What was there before is kept"
         ):
             watch.report([step(1)])
 

@@ -11,6 +11,7 @@ from typing import get_args
 
 import xarray as xr
 
+from xland.addresses import local_path
 from xland.allocation.crosswalk import Crosswalk, checked_crosswalk
 from xland.errors import AllocationError, ModelError, PriorError, TimeError
 from xland.forcing import Forcing, find_sources, require_years
@@ -170,7 +171,7 @@ def conserving_of(
     return Conserving(totals.mode, totals.crosswalk, years, positions, places, start, before, totals.tolerance)
 
 
-def read_crosswalk(path: Path) -> Crosswalk:
+def read_crosswalk(path: str | Path) -> Crosswalk:
     """Read a crosswalk from a TOML file: a table ``states``, and lists ``remainder`` and ``protected``.
 
     Raises
@@ -179,7 +180,7 @@ def read_crosswalk(path: Path) -> Crosswalk:
         If it cannot be read, or holds other entries.
     """
     try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))
+        entries = tomllib.loads(local_path(path, what="a crosswalk").read_text(encoding="utf-8"))
         return Crosswalk(**entries)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
         if isinstance(error, AllocationError):
