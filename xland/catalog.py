@@ -1,10 +1,18 @@
 """intake catalogs: publishing a store, and opening entries of catalogs that may come from strangers.
 
-A catalog is a YAML file that intake opens with its ``zarr`` and ``netcdf`` drivers (intake-xarray).
-Entries stand relative to the file (``{{ CATALOG_DIR }}``), so that a folder with catalog and stores
-can be moved or served as it is. Reading here never runs anything that a file asks for: the loader
-knows no Python types, only the two drivers and their harmless arguments pass, and paths stay inside
-the catalog's folder unless the caller allowed a URL scheme.
+A catalog is a YAML file. Its ``sources`` are what people and xland read; its ``entries``, made from them at
+each publication, are what intake 2 opens with the ``zarr`` and ``netcdf`` drivers of intake-xarray. Entries
+stand relative to the file, so that a folder with catalog and stores can be moved or served as it is.
+
+Intake 2 puts the folder in the place of ``{CATALOG_DIR}`` in ``entries`` and runs nothing. A catalog of
+intake 1 (``sources`` alone) needs a template engine, which runs every text of an entry as a program; so no
+text that looks like a template is ever published, and a catalog stays one of intake 1 only where it holds
+sources of other drivers, which could not be translated. There a path begins with ``{{ CATALOG_DIR }}``,
+the one template that intake 1 cannot do without.
+
+Reading here never runs anything that a file asks for: the loader knows plain data only, only the two
+drivers and their harmless arguments pass, and paths stay inside the catalog's folder unless the caller
+allowed a URL scheme.
 """
 
 from __future__ import annotations
@@ -12,34 +20,41 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import stat
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import xarray as xr
-import yaml
 
-from xland.atomic import replace_file
-from xland.errors import CatalogError, StoreError
+from xland.addresses import is_url, local_path, without_password
+from xland.atomic import naming_faults, replace_file
+from xland.entries import (
+    DRIVERS,
+    FOLDER,
+    check_entry,
+    check_name,
+    entries_for_intake,
+    relative_path,
+)
+from xland.errors import CatalogError, MissingDependencyError, StoreError, XlandError
+from xland.plain_yaml import parse, read_yaml, render
 from xland.provenance import bounds, package_versions, years
 from xland.store import open_store
+from xland.strangers.netcdf import check_hdf5, check_netcdf
+from xland.strangers.servers import http_options
 from xland.vocabulary import CLASS_NAMES
 
-DRIVERS: Mapping[str, frozenset[str]] = {
-    "zarr": frozenset({"urlpath", "consolidated", "chunks", "storage_options"}),
-    "netcdf": frozenset({"urlpath", "chunks", "xarray_kwargs", "storage_options"}),
-}
-"""Drivers that an entry may name, with the arguments that it may give them."""
+__all__ = ["DRIVERS", "list_entries", "open_entry", "publish", "read_catalog"]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_FOLDER = re.compile(r"\{\{\s*CATALOG_DIR\s*\}\}/?")
-_ENTRY_KEYS = frozenset({"description", "driver", "args", "metadata"})
 _CATALOG_KEYS = frozenset({"sources", "metadata", "name", "description", "version"})
-_MOST_BYTES = 4 * 2**20
-_DEEPEST = 20
+_INTAKE_KEYS = frozenset({"entries", "aliases", "data", "user_parameters"})
+_HEADER = "# 'sources' is what xland reads; 'entries' says the same to intake 2 and is made anew by xland.publish\n"
+_WAIT_SECONDS = 60.0
 
 
 def publish(
@@ -86,36 +101,72 @@ def publish(
     StoreError
         If the store is missing or incomplete.
     """
-    path, target = Path(catalog).absolute(), Path(store)
+    path, target = local_path(catalog, what="a catalog"), local_path(store, what="a store that is published")
     if path.suffix not in (".yaml", ".yml"):
         raise CatalogError(f"{catalog}: intake wants the name of a catalog to end in .yaml")
-    if not _NAME.fullmatch(name):
-        raise CatalogError(
-            f"{name!r} cannot name an entry; use letters, digits, '.', '_' and '-', such as land-use-2015"
-        )
-    relative = _relative(path, target)
+    check_name(name)
+    relative = relative_path(path, target)
     driver = "netcdf" if target.suffix == ".nc" else "zarr"
-    with _opened(target, driver) as ds:
-        _refuse_others(expected, ds, target)
-        found = _metadata_of(ds)
-    extra = _plain({} if metadata is None else metadata)
-    text = description or found.get("title", name)
-    _refuse_templates({"description": text, "metadata": extra}, name)
-    args: dict[str, Any] = {"urlpath": "{{ CATALOG_DIR }}/" + relative}
-    # intake-xarray takes NetCDF-4 for NetCDF-3 unless told otherwise; Zarr 3 without consolidated metadata warns
+    args: dict[str, Any] = {"urlpath": FOLDER + relative}
     if driver == "zarr":
-        args["consolidated"] = _is_consolidated(target)
+        with open_store(target) as ds:
+            _refuse_others(expected, ds, target)
+            found = _metadata_of(ds)
+        args["consolidated"] = _is_consolidated(target)  # Zarr 3 without it warns
     else:
-        args.update(chunks={}, xarray_kwargs={"engine": "netcdf4"})
-    entry: dict[str, Any] = {"description": text, "driver": driver, "args": args, "metadata": found | extra}
-    path.parent.mkdir(parents=True, exist_ok=True)
+        with _open_netcdf(target) as ds:
+            _refuse_others(expected, ds, target)
+            found = _metadata_of(ds)
+            # plain intake opens a file behind a URL with these engines alone
+            engine = {"engine": "h5netcdf" if check_netcdf(target) == "netcdf4" else "scipy"}
+            undecoded = {} if _is_decoded(ds) else {"decode_times": False}
+        args.update(chunks={}, path_as_pattern=False, xarray_kwargs=engine | undecoded)
+    extra = _plain({} if metadata is None else metadata)
+    entry: dict[str, Any] = {
+        "description": str(description or found.get("title") or name),
+        "driver": driver,
+        "args": args,
+        "metadata": found | extra,
+    }
+    with naming_faults(path, CatalogError):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with _lock(path):
-        empty: dict[str, Any] = {"metadata": {"version": 1}, "sources": {}}
-        content = _load(path) if path.exists() else empty
+        content = _load(path) if os.path.lexists(path) else {"sources": {}}
         content["sources"] = {**content["sources"], name: entry}
-        text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-        replace_file(path, text, error=CatalogError)
+        replace_file(path, _text(content, path, name), error=CatalogError)
     return path
+
+
+def _text(content: dict[str, Any], path: Path, name: str) -> str:
+    """Return a catalog as text, having read it as readers will."""
+    entries = entries_for_intake(content["sources"], path)
+    if entries is None:
+        content = {key: value for key, value in content.items() if key not in _INTAKE_KEYS}
+        content |= {"version": 1, "metadata": {"version": 1} | (content.get("metadata") or {})}
+        text = render(content, str(path))
+    else:
+        sources = {key: _without_folder(source) for key, source in content["sources"].items()}
+        content = {
+            **content,
+            "version": 2,
+            "metadata": {key: value for key, value in (content.get("metadata") or {}).items() if key != "version"},
+            "sources": sources,
+            "entries": {**(content.get("entries") or {}), **entries},
+            "aliases": {**(content.get("aliases") or {}), **{key: key for key in entries}},
+            "data": content.get("data") or {},
+            "user_parameters": content.get("user_parameters") or {},
+        }
+        text = _HEADER + render(content, str(path))
+    try:
+        check_entry(path, name, _outline(parse(text, "it"), path)["sources"].get(name), ())
+    except CatalogError as error:
+        raise CatalogError(f"{path} is left as it was, as it could not be read again: {error}") from error
+    return text
+
+
+def _without_folder(source: dict[str, Any]) -> dict[str, Any]:
+    urlpath = source["args"]["urlpath"]
+    return {**source, "args": {**source["args"], "urlpath": re.sub(r"^\{\{\s*CATALOG_DIR\s*\}\}/?", "", urlpath)}}
 
 
 def read_catalog(path: str | os.PathLike[str], *, allowed_schemes: Collection[str] = ()) -> dict[str, Any]:
@@ -139,9 +190,10 @@ def read_catalog(path: str | os.PathLike[str], *, allowed_schemes: Collection[st
     CatalogError
         If the file cannot be read, or an entry is unsafe; the message names entry and reason.
     """
-    content = _load(Path(path))
+    path = local_path(path, what="a catalog")
+    content = _load(path)
     for name, entry in content["sources"].items():
-        _check_entry(Path(path), name, entry, allowed_schemes)
+        check_entry(path, name, entry, allowed_schemes)
     return content
 
 
@@ -169,20 +221,57 @@ def open_entry(catalog: str | os.PathLike[str], name: str, *, allowed_schemes: C
     StoreError
         If its store is missing, incomplete or damaged.
     """
-    content = _load(Path(catalog))
+    path = local_path(catalog, what="a catalog")
+    content = _load(path)
     if name not in content["sources"]:
-        known = ", ".join(sorted(map(str, content["sources"]))) or "none"
-        raise CatalogError(f"{catalog} has no entry {name!r}; there are: {known}")
+        names = sorted(map(str, content["sources"]))
+        known = ", ".join(known[:80] for known in names[:20]) or "none"
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+        raise CatalogError(f"{path} has no entry {name!r:.120}; there are: {known}{more}")
     entry = content["sources"][name]
-    target = _check_entry(Path(catalog), name, entry, allowed_schemes)
+    target = check_entry(path, name, entry, allowed_schemes)
     args = entry["args"]
-    options = {key: args[key] for key in ("consolidated", "chunks", "storage_options") if key in args}
-    if entry["driver"] == "zarr":
-        return open_store(target, **options)
+    if isinstance(target, Path) and not os.path.lexists(target):
+        raise StoreError(f"there is no store at {target}")
     try:
-        return xr.open_dataset(target, engine="netcdf4", chunks=options.get("chunks", {}))
-    except OSError as error:
-        raise StoreError(f"{target} cannot be read as NetCDF: {error}") from error
+        if entry["driver"] == "zarr":
+            options = {key: args[key] for key in ("consolidated", "chunks") if args.get(key) is not None}
+            address = str(target)
+            if is_url(address):
+                options["storage_options"] = {
+                    **(args.get("storage_options") or {}),
+                    **_limits(address, allowed_schemes),
+                }
+            return open_store(address, **options)
+        if isinstance(target, Path):
+            return _open_netcdf(target, args)
+        return _open_netcdf_behind(target, args, _limits(target, allowed_schemes))
+    except ImportError as error:
+        raise MissingDependencyError(f"{_shown(target)} needs a package that is missing: {error}") from error
+    except Exception as error:  # libraries have errors of their own for each kind of oddity
+        kind, said = type(error), str(error)
+        if not isinstance(error, XlandError):
+            kind, said = StoreError, f"{_shown(target)} cannot be read: {kind.__name__}: {error}"
+        if _shown(target) == str(target):
+            raise kind(said[:1000]) from error
+        raise kind(_without_secrets(said, str(target))[:1000]) from None  # the causes may hold them too
+
+
+def _without_secrets(text: str, url: str) -> str:
+    """Take user, password and query of a URL out of a text, wherever they stand."""
+    parts = urlsplit(url)
+    secrets = [url, parts.netloc.rpartition("@")[0], parts.password, parts.query]
+    for secret in filter(None, secrets):
+        text = text.replace(secret, _shown(url) if secret == url else "...")
+    return text
+
+
+def _limits(url: str, allowed_schemes: Collection[str]) -> dict[str, Any]:
+    return http_options(url, allowed_schemes)
+
+
+def _shown(target: Path | str) -> str:
+    return without_password(str(target))
 
 
 def list_entries(catalog: str | os.PathLike[str], *, allowed_schemes: Collection[str] = ()) -> list[dict[str, Any]]:
@@ -202,13 +291,13 @@ def list_entries(catalog: str | os.PathLike[str], *, allowed_schemes: Collection
         latter is ``available``, ``missing`` (or what the entry's metadata says instead), ``remote``,
         or the reason why it is refused.
     """
-    path = Path(catalog)
+    path = local_path(catalog, what="a catalog")
     rows = []
     for name, entry in _load(path)["sources"].items():
         metadata = entry.get("metadata") if isinstance(entry, dict) else None
         metadata = metadata if isinstance(metadata, dict) else {}
         try:
-            target = _check_entry(path, name, entry, allowed_schemes)
+            target = check_entry(path, name, entry, allowed_schemes)
         except CatalogError as error:
             status = str(error)
         else:
@@ -230,151 +319,64 @@ def list_entries(catalog: str | os.PathLike[str], *, allowed_schemes: Collection
     return rows
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader without references, a few of which can stand for terabytes, and without deep nesting."""
-
-    depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("references (*name) are not allowed in a catalog")
-        if self.depth > _DEEPEST:
-            raise yaml.YAMLError(f"it is nested deeper than {_DEEPEST} levels")
-        self.depth += 1
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self.depth -= 1
-
-
-class _Dumper(yaml.SafeDumper):
-    """The safe writer, which repeats what occurs twice instead of referring to it."""
-
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 -- the loader's signature
-        return True
-
-
 def _load(path: Path) -> dict[str, Any]:
     """Read the YAML file and check its outline."""
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise CatalogError(f"{path} is larger than any catalog should be ({path.stat().st_size} bytes)")
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 -- a SafeLoader
-    except OSError as error:
-        raise CatalogError(f"the catalog {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CatalogError(f"the catalog {path} is unsafe or damaged: {error}") from error
+    return _outline(read_yaml(path), path)
+
+
+def _outline(content: Any, path: Path) -> dict[str, Any]:
+    """Check the outline of a catalog."""
     if not isinstance(content, dict) or not isinstance(content.get("sources"), dict):
-        raise CatalogError(f"{path} is no intake catalog: it needs 'sources:' with named entries")
-    unknown = sorted(str(key) for key in content.keys() - _CATALOG_KEYS)
+        raise CatalogError(f"{path} holds no intake catalog: it needs 'sources:' with named entries")
+    unknown = sorted(str(key)[:80] for key in content.keys() - _CATALOG_KEYS - _INTAKE_KEYS)
     if unknown:
-        raise CatalogError(f"{path}: {', '.join(unknown)} not allowed in a catalog (only data, no plugins)")
+        raise CatalogError(f"{path}: {', '.join(unknown[:5])} not allowed in a catalog (only data, no plugins)")
+    for key in ("metadata", *sorted(_INTAKE_KEYS)):
+        if not isinstance(content.get(key) or {}, dict):
+            raise CatalogError(f"{path}: {key} is not a mapping")
     return content
 
 
-def _check_entry(path: Path, name: Any, entry: Any, allowed_schemes: Collection[str]) -> Path | str:
-    """Return where the data of an entry are: a path inside the catalog's folder, or an allowed URL."""
-    where = f"{path}: entry {name!r}"
-    if not isinstance(name, str) or not isinstance(entry, dict):
-        raise CatalogError(f"{where} is not a mapping")
-    unknown = sorted(str(key) for key in entry.keys() - _ENTRY_KEYS)
-    if unknown:
-        raise CatalogError(f"{where} holds {', '.join(unknown)}; only {', '.join(sorted(_ENTRY_KEYS))} are allowed")
-    driver, args = entry.get("driver"), entry.get("args")
-    if not isinstance(driver, str) or driver not in DRIVERS:
-        raise CatalogError(f"{where} wants the driver {driver!r}; only {', '.join(DRIVERS)} are opened")
-    if not isinstance(args, dict) or not isinstance(args.get("urlpath"), str):
-        raise CatalogError(f"{where} needs args with one urlpath")
-    unknown = sorted(str(key) for key in args.keys() - DRIVERS[driver])
-    if unknown:
-        raise CatalogError(
-            f"{where} gives the driver {', '.join(unknown)}; allowed: {', '.join(sorted(DRIVERS[driver]))}"
-        )
-    url = args["urlpath"]
-    rest = _FOLDER.sub("", url, count=1) if _FOLDER.match(url) else url
-    _refuse_templates({**entry, "args": {**args, "urlpath": rest}}, name)
-    if args.get("xarray_kwargs", {}) not in ({}, {"engine": "netcdf4"}, {"engine": "h5netcdf"}):
-        raise CatalogError(f"{where} gives xarray_kwargs; only engine netcdf4 or h5netcdf is allowed")
-    if "::" in rest or "*" in rest or "\0" in rest:
-        raise CatalogError(f"{where}: {url!r} is a chained address or a pattern; one plain path is allowed")
-    scheme = _SCHEME.match(rest)
-    if scheme:
-        if rest is not url or scheme[1].lower() not in {allowed.lower() for allowed in allowed_schemes}:
-            raise CatalogError(
-                f"{where} points to {url!r}; addresses with {scheme[1]}:// are opened only if allowed_schemes names it"
-            )
-        return url
-    if "storage_options" in args:
-        raise CatalogError(f"{where}: storage_options are for addresses, not for files in the catalog's folder")
-    return _confined(path, rest, where)
-
-
-def _confined(path: Path, relative: str, where: str) -> Path:
-    """Return the path of a store, having checked that it and all it holds stay in the catalog's folder."""
-    if Path(relative).is_absolute() or ".." in Path(relative).parts or relative.startswith("~") or not relative:
-        raise CatalogError(f"{where} points to {relative!r}, outside the catalog's folder")
-    folder = path.absolute().parent.resolve()
-    target = folder / relative
-    if not target.resolve().is_relative_to(folder) or target.resolve() == folder:
-        raise CatalogError(f"{where} points to {relative!r}, which leads out of the catalog's folder")
-    for link in _links(target):
-        if not link.resolve().is_relative_to(folder):
-            raise CatalogError(f"{where}: {link.relative_to(folder)} is a link that leads out of the catalog's folder")
-    return target
-
-
-def _links(folder: Path) -> Iterator[Path]:
-    """Symbolic links anywhere below a folder."""
-    if not folder.is_dir():
-        return
-    pending = [folder]
-    while pending:
-        with os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                if entry.is_symlink():
-                    yield Path(entry.path)
-                elif entry.is_dir():
-                    pending.append(Path(entry.path))
-
-
-def _refuse_templates(value: Any, name: Any) -> None:
-    """Refuse text that intake would run as a template (environment, shell)."""
-    if isinstance(value, str):
-        if any(mark in value for mark in ("{{", "{%", "{#")):
-            raise CatalogError(
-                f"entry {name!r} holds a template, {value[:60]!r}; the only one allowed is {{{{ CATALOG_DIR }}}} "
-                "at the start of urlpath"
-            )
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            _refuse_templates(key, name)
-            _refuse_templates(item, name)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _refuse_templates(item, name)
-
-
-def _relative(path: Path, store: Path) -> str:
-    folder, target = path.parent.resolve(), store.absolute().resolve()
-    if not target.is_relative_to(folder) or target == folder:
-        raise CatalogError(
-            f"{store} lies outside {folder}, the folder of the catalog; entries are relative to it, so that both can "
-            "be moved together: write the store there, or put the catalog beside the store"
-        )
-    return target.relative_to(folder).as_posix()
-
-
-@contextmanager
-def _opened(store: Path, driver: str) -> Iterator[xr.Dataset]:
-    if driver == "zarr":
-        yield open_store(store)
-        return
+def _open_netcdf(path: Path, args: Mapping[str, Any] | None = None) -> xr.Dataset:
+    """Open a file on this machine lazily; times that xarray cannot decode stay as they are in the file."""
+    check_netcdf(path)
+    args = args or {}
+    options: dict[str, Any] = {"engine": "netcdf4", "chunks": args.get("chunks") or {}}
+    if (args.get("xarray_kwargs") or {}).get("decode_times") is False:
+        return _opened(path, str(path), decode_times=False, **options)
     try:
-        ds = xr.open_dataset(store, engine="netcdf4", chunks={})
+        return xr.open_dataset(path, **options)
+    except (ValueError, OverflowError, TypeError):  # LUH2 counts years, which xarray does not decode
+        return _opened(path, str(path), decode_times=False, **options)
     except OSError as error:
-        raise StoreError(f"{store} cannot be read as NetCDF: {error}") from error
-    with ds:
-        yield ds
+        raise StoreError(f"{path} cannot be read as NetCDF: {error}") from error
+
+
+def _open_netcdf_behind(url: str, args: Mapping[str, Any], limits: Mapping[str, Any]) -> xr.Dataset:
+    """Open a NetCDF-4 file behind a URL, of which only the parts that are asked for are fetched."""
+    import fsspec
+
+    stream = fsspec.open(url, **(args.get("storage_options") or {}), **limits).open()
+    check_hdf5(stream, _shown(url), stream.seek(0, os.SEEK_END))
+    options: dict[str, Any] = {"engine": "h5netcdf", "chunks": args.get("chunks") or {}}
+    try:
+        if (args.get("xarray_kwargs") or {}).get("decode_times") is not False:
+            return xr.open_dataset(stream, **options)
+    except (ValueError, OverflowError, TypeError):
+        pass
+    return _opened(stream, _shown(url), decode_times=False, **options)
+
+
+def _opened(source: Any, shown: str, **options: Any) -> xr.Dataset:
+    try:
+        return xr.open_dataset(source, **options)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"{shown} cannot be read as NetCDF: {error}") from error
+
+
+def _is_decoded(ds: xr.Dataset) -> bool:
+    """Whether no time is left that xarray could not decode."""
+    return not any(" since " in str(variable.attrs.get("units", "")) for variable in ds.variables.values())
 
 
 def _refuse_others(expected: xr.Dataset | None, stored: xr.Dataset, store: Path) -> None:
@@ -443,7 +445,31 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Let one publisher at a time change a catalog; a killed process lets go of it by itself."""
-    with path.with_name(f".{path.name}.lock").open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    """Let one publisher at a time change a catalog; a killed process lets go of it by itself.
+
+    Raises
+    ------
+    CatalogError
+        If there is something else under the name of the lock, such as a planted link, or if another
+        publisher does not let go of it.
+    """
+    name = path.with_name(f".{path.name}.lock")
+    try:
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise CatalogError(f"{path} cannot be locked: {name}: {error.strerror}; move away what is there") from error
+    with os.fdopen(descriptor, "rb"):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise CatalogError(f"{path} cannot be locked: {name} is not a plain file; move it away")
+        end = time.monotonic() + _WAIT_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise CatalogError(
+                        f"another process has published to {path} for {_WAIT_SECONDS:.0f} s; try again when it is done"
+                    ) from None
+                time.sleep(0.05)
         yield

@@ -42,6 +42,7 @@ from xland.storing.workplace import (
     workplace,
 )
 from xland.storing.writing import write_blocks
+from xland.strangers.stores import check_store
 
 __all__ = ["is_complete", "open_store", "write", "write_netcdf"]
 
@@ -156,6 +157,7 @@ def open_store(path: str | os.PathLike[str], **kwargs: Any) -> xr.Dataset:
         message says how to resume.
     """
     place = workplace(path)
+    check_store(place.target, kwargs.get("storage_options"))
     # what it takes to get at a store is known to xarray alone
     root = {} if kwargs.get("storage_options") else read_root(place)
     if "zarr_format" in root:

@@ -1,0 +1,238 @@
+"""The rules for an entry of a catalog, which hold for those that are read and for those that are written.
+
+An entry is data only: one of two drivers with a few harmless arguments, text without templates, and a
+path that stays in the catalog's folder, or a URL whose scheme the caller allowed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from xland.addresses import without_password
+from xland.errors import CatalogError, StoreError
+from xland.strangers.folders import count_files
+
+DRIVERS: Mapping[str, frozenset[str]] = {
+    "zarr": frozenset({"urlpath", "consolidated", "chunks", "storage_options"}),
+    "netcdf": frozenset({"urlpath", "chunks", "xarray_kwargs", "path_as_pattern", "storage_options"}),
+}
+"""Drivers that an entry may name, with the arguments that it may give them."""
+
+FOLDER = "{{ CATALOG_DIR }}/"
+"""How a catalog of intake 1 says that a path is relative to the catalog; intake runs it as a template."""
+
+_FOLDER_1 = re.compile(r"\{\{\s*CATALOG_DIR\s*\}\}/?")
+_FOLDER_2 = "{CATALOG_DIR}/"
+_SOURCES = {"zarr": "intake_xarray.xzarr:ZarrSource", "netcdf": "intake_xarray.netcdf:NetCDFSource"}
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_TEMPLATE = re.compile(r"\{\{|\{%|\{#|^\{?data\(")
+_UNSERVABLE = re.compile(r"[\x00-\x1f\x7f*?\[\]{}#%\\:]")
+_ENTRY_KEYS = frozenset({"description", "driver", "args", "metadata"})
+_ENGINES = ("netcdf4", "h5netcdf", "scipy")
+_BUCKETS = ("s3", "gs", "gcs", "az", "abfs")
+
+
+def check_name(name: Any) -> None:
+    """Refuse what cannot name an entry that is published."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise CatalogError(
+            f"{name!r:.120} cannot name an entry; use at most 100 letters, digits, '.', '_' and '-', such as "
+            "land-use-2015"
+        )
+
+
+def check_entry(path: Path, name: Any, entry: Any, allowed_schemes: Collection[str]) -> Path | str:
+    """Return where the data of an entry are: a path inside the catalog's folder, or an allowed URL.
+
+    Parameters
+    ----------
+    path : Path
+        The catalog.
+    name, entry
+        As they stand in the catalog.
+    allowed_schemes : collection of str
+        URL schemes that entries may point to.
+
+    Raises
+    ------
+    CatalogError
+        If the entry asks for anything else than data, or for data that the caller did not allow.
+    """
+    where = f"{path}: entry {name!r:.120}"
+    url, rest = _checked(where, name, entry)
+    scheme = _SCHEME.match(rest)
+    if scheme:
+        if rest is not url or scheme[1].lower() not in {allowed.lower() for allowed in allowed_schemes}:
+            raise CatalogError(
+                f"{where} points to {without_password(url)[:200]!r}; addresses with {scheme[1]}:// are opened only if "
+                "allowed_schemes names it"
+            )
+        if re.search(r"[\s\x00-\x1f\x7f\\]", url):
+            raise CatalogError(f"{where} points to an address with spaces or control characters")
+        _check_options(where, scheme[1].lower(), entry["args"].get("storage_options"))
+        return url
+    if "storage_options" in entry["args"]:
+        raise CatalogError(f"{where}: storage_options are for addresses, not for files in the catalog's folder")
+    return _confined(path, rest, where)
+
+
+def relative_path(path: Path, store: Path) -> str:
+    """Return where a store lies relative to the catalog, in a form that intake and web servers take as it is."""
+    if _TEMPLATE.search(str(path.absolute())):
+        raise CatalogError(
+            f"the path of the catalog {path} looks like a template, which intake runs; rename the folder"
+        )
+    folder, target = path.absolute().parent.resolve(), store.absolute().resolve()
+    if not target.is_relative_to(folder) or target == folder:
+        raise CatalogError(
+            f"{store} lies outside {folder}, the folder of the catalog; entries are relative to it, so that both can "
+            "be moved together: write the store there, or put the catalog beside the store"
+        )
+    relative = target.relative_to(folder).as_posix()
+    strange = sorted(set(_UNSERVABLE.findall(relative)))
+    if strange or relative.startswith("~"):
+        raise CatalogError(
+            f"the path {relative!r} of the store holds {' '.join(map(repr, strange)) or '~'}, which intake and web "
+            "servers take for templates, patterns or parts of an address; rename it"
+        )
+    return relative
+
+
+def entries_for_intake(sources: Mapping[Any, Any], catalog: Path) -> dict[str, Any] | None:
+    """Return sources as the ``entries`` of a catalog of intake 2, or None if one of them is not ours to translate.
+
+    Intake 2 needs no template engine for these: it puts the folder of the catalog in the place of
+    ``{CATALOG_DIR}`` and renders nothing else, neither descriptions nor metadata.
+    """
+    found = {}
+    for name, source in sources.items():
+        try:
+            check_name(name)
+            url, rest = _checked(f"{catalog}: entry {name!r}", name, source)
+        except CatalogError:
+            return None
+        if "{" in rest or "}" in rest:
+            return None
+        args = {key: value for key, value in source["args"].items() if key != "urlpath"}
+        found[name] = {
+            "reader": _SOURCES[source["driver"]],
+            "kwargs": {"urlpath": url if _SCHEME.match(rest) else _FOLDER_2 + rest, **args},
+            "metadata": {"description": source.get("description") or name},
+            "output_instance": "xarray:Dataset",
+            "user_parameters": {},
+        }
+    return found
+
+
+def refuse_templates(value: Any, where: str) -> None:
+    """Refuse text, anywhere in plain data, that intake would run as a template; the message says where it stands."""
+    if isinstance(value, str):
+        if _TEMPLATE.search(value):
+            raise CatalogError(
+                f"{where} holds a template, {value[:60]!r}, which intake would run; the only one allowed is "
+                "{{ CATALOG_DIR }} at the start of urlpath. Change the text, or the attribute of the store that it "
+                "comes from"
+            )
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            refuse_templates(key, f"{where}: a key")
+            refuse_templates(item, f"{where}: {str(key)[:80]}")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            refuse_templates(item, where)
+
+
+def _checked(where: str, name: Any, entry: Any) -> tuple[str, str]:
+    """Check all but where an entry leads to; return its urlpath, and that without the catalog's folder."""
+    if not isinstance(name, str) or not isinstance(entry, Mapping):
+        raise CatalogError(f"{where} is not a mapping")
+    unknown = sorted(str(key) for key in entry.keys() - _ENTRY_KEYS)
+    if unknown:
+        raise CatalogError(f"{where} holds {_few(unknown)}; only {', '.join(sorted(_ENTRY_KEYS))} are allowed")
+    driver, args = entry.get("driver"), entry.get("args")
+    if not isinstance(driver, str) or driver not in DRIVERS:
+        raise CatalogError(f"{where} wants the driver {driver!r:.120}; only {', '.join(DRIVERS)} are opened")
+    if not isinstance(args, Mapping) or not isinstance(args.get("urlpath"), str):
+        raise CatalogError(f"{where} needs args with one urlpath")
+    unknown = sorted(str(key) for key in args.keys() - DRIVERS[driver])
+    if unknown:
+        raise CatalogError(f"{where} gives the driver {_few(unknown)}; allowed: {', '.join(sorted(DRIVERS[driver]))}")
+    url = args["urlpath"]
+    rest = _FOLDER_1.sub("", url, count=1) if _FOLDER_1.match(url) else url
+    refuse_templates({name: {**entry, "args": {**args, "urlpath": rest}}}, f"{where}")
+    _check_types(where, entry, args)
+    if "::" in rest or "*" in rest or "\0" in rest:
+        raise CatalogError(f"{where}: {url[:200]!r} is a chained address or a pattern; one plain path is allowed")
+    return url, rest
+
+
+def _check_types(where: str, entry: Mapping[str, Any], args: Mapping[str, Any]) -> None:
+    """Refuse arguments and texts of types that neither intake nor xarray could use."""
+    wanted = (
+        ("description", entry, lambda v: v is None or isinstance(v, str), "text"),
+        ("metadata", entry, lambda v: v is None or isinstance(v, Mapping), "a mapping"),
+        ("consolidated", args, lambda v: v is None or isinstance(v, bool), "true or false"),
+        ("path_as_pattern", args, lambda v: v is False, "false"),
+        ("chunks", args, _is_chunks, "a mapping of dimensions to whole numbers of cells"),
+        ("xarray_kwargs", args, _is_xarray_kwargs, f"an engine ({', '.join(_ENGINES)}) and decode_times: false"),
+        ("storage_options", args, lambda v: v is None or isinstance(v, Mapping), "a mapping"),
+    )
+    for key, holder, fits, what in wanted:
+        if key in holder and not fits(holder[key]):
+            raise CatalogError(f"{where} gives {key} as {holder[key]!r:.120}; allowed: {what}")
+
+
+def _is_chunks(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, Mapping)
+        and all(isinstance(key, str) for key in value)
+        and all(isinstance(n, int) and not isinstance(n, bool) and (n == -1 or n > 0) for n in value.values())
+    )
+
+
+def _is_xarray_kwargs(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, Mapping)
+        and value.keys() <= {"engine", "decode_times"}
+        and value.get("engine", _ENGINES[0]) in _ENGINES
+        and isinstance(value.get("decode_times", False), bool)
+    )
+
+
+def _check_options(where: str, scheme: str, options: Any) -> None:
+    """Let a stranger choose no more than that a public bucket is read without an account."""
+    if options in (None, {}) or (scheme in _BUCKETS and options in ({"anon": True}, {"anon": False})):
+        return
+    raise CatalogError(
+        f"{where} gives storage_options; for {scheme}:// "
+        + ("only anon: true is" if scheme in _BUCKETS else "none are")
+        + " allowed, so that no catalog chooses headers, accounts or proxies. Give yours to fsspec (fsspec.config.conf)"
+    )
+
+
+def _confined(path: Path, relative: str, where: str) -> Path:
+    """Return the path of a store, having checked that it and all it holds stay in the catalog's folder."""
+    shown = relative[:200]
+    if not relative or Path(relative).is_absolute() or ".." in Path(relative).parts or relative.startswith("~"):
+        raise CatalogError(f"{where} points to {shown!r}, outside the catalog's folder")
+    folder = path.absolute().parent.resolve()
+    target = folder / relative
+    try:
+        resolved = target.resolve()
+        if not resolved.is_relative_to(folder) or resolved == folder:
+            raise CatalogError(f"{where} points to {shown!r}, which leads out of the catalog's folder")
+        count_files(target)
+    except (OSError, RuntimeError, StoreError) as error:  # RuntimeError for links that lead round in a circle
+        if isinstance(error, CatalogError):
+            raise
+        raise CatalogError(f"{where}: {error}"[:600]) from error
+    return target
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(name[:80] for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,92 @@
+"""Web servers of strangers: how long they may take, how much they may send, and where they may send us.
+
+fsspec waits for minutes, reads whatever comes and follows every redirection. The session that is given
+to it here does not: it is the same for all that xland reads over http.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import socket
+from collections.abc import Collection
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from xland.addresses import without_password
+from xland.errors import StoreError
+
+CONNECT_SECONDS = 5.0
+SILENT_SECONDS = 10.0
+TOTAL_SECONDS = 120.0
+MOST_BYTES = 2**30
+"""Size of one answer at most."""
+
+MOST_METADATA = 16 * 2**20
+"""Size of an answer at most that is metadata of a Zarr store."""
+
+_METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
+
+
+def http_options(url: str, allowed_schemes: Collection[str] = ("http", "https")) -> dict[str, Any]:
+    """Options of fsspec's file system for a URL; none unless it is http or https.
+
+    Parameters
+    ----------
+    url : str
+    allowed_schemes : collection of str
+        Schemes that the server may redirect to. Places inside private networks are refused, unless they
+        are on the host of the URL itself.
+    """
+    parts = urlsplit(url)
+    if parts.scheme.lower() not in ("http", "https"):
+        return {}
+    schemes = tuple(sorted({scheme.lower() for scheme in allowed_schemes}))
+    return {"get_client": functools.partial(_session, host=parts.hostname or "", schemes=schemes)}
+
+
+async def _session(*, host: str, schemes: tuple[str, ...], loop: Any = None, **kwargs: Any) -> Any:
+    """Make a session with limits; fsspec calls this in its event loop."""
+    import aiohttp
+
+    class Response(aiohttp.ClientResponse):
+        """An answer that is given up when it grows too large or takes too long."""
+
+        _body: bytes | None
+
+        async def read(self) -> bytes:
+            if self._body is None:
+                most = MOST_METADATA if self.url.name in _METADATA else MOST_BYTES
+                parts, size = [], 0
+                async for part in self.content.iter_any():
+                    size += len(part)
+                    if size > most:
+                        self.close()
+                        raise StoreError(f"the answer of {without_password(str(self.url))} is larger than {most} bytes")
+                    parts.append(part)
+                self._body = b"".join(parts)
+            return self._body or b""
+
+    async def redirected(_session: Any, _context: Any, params: Any) -> None:
+        location = params.response.headers.get("Location") or params.response.headers.get("URI") or ""
+        target = urlsplit(urljoin(str(params.url), location))
+        if target.scheme.lower() not in schemes:
+            raise StoreError(f"{host} redirects to {target.scheme}://, which was not allowed")
+        if target.hostname != host and not await _is_public(target.hostname or ""):
+            raise StoreError(f"{host} redirects to {target.hostname}, an address inside a private network")
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_redirect.append(redirected)
+    timeout = aiohttp.ClientTimeout(total=TOTAL_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS)
+    return aiohttp.ClientSession(loop=loop, timeout=timeout, response_class=Response, trace_configs=[tracing], **kwargs)
+
+
+async def _is_public(host: str) -> bool:
+    """Whether all addresses of a host are on the open internet."""
+    import asyncio
+
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(str(info[4][0]).partition("%")[0]).is_global for info in found)

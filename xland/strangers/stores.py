@@ -1,0 +1,412 @@
+"""Metadata of Zarr stores (2 and 3), checked before Zarr sees it: codecs, types, shapes and chunks.
+
+A store may come from anybody. Only codecs that decode bytes into numbers are used, so that none can run
+code; and shapes, chunks and counts stay within what a machine can hold, so that none can fill it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xland.addresses import is_url, without_password
+from xland.errors import MissingDependencyError, StoreError, XlandError
+from xland.strangers.folders import count_files, open_plain
+
+MOST_BYTES = 16 * 2**20
+"""Size of a file of metadata at most."""
+
+MOST_CHUNK = 2**31 - 1
+"""Bytes of a chunk when it is decoded at most; Blosc has the same limit."""
+
+MOST_INDEX = 2**22
+"""Cells of a coordinate along its own dimension at most: all of it is read when a store is opened."""
+
+MOST_STEPS = 2_000_000
+"""Chunks along one dimension at most: dask keeps the length of each."""
+
+MOST_CHUNKS = 10**9
+_MOST_CELLS = 10**16
+_MOST_ARRAYS = 10_000
+_MOST_TEXT = 2**16
+_SPARSE = 100_000  # chunks per file that are believed of a store whose empty chunks are left out
+
+_COMPRESSORS = ("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd")
+_FILTERS = (
+    *("adler32", "astype", "bitround", "crc32", "crc32c", "delta", "fixedscaleoffset", "fletcher32", "packbits"),
+    *("quantize", "shuffle"),
+)
+CODECS_2 = frozenset((*_COMPRESSORS, *_FILTERS))
+"""Compressors and filters of Zarr 2 that are used; ``vlen-utf8`` beside them for text."""
+
+CODECS_3 = frozenset(
+    (
+        *("blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "vlen-utf8", "zstd"),
+        *(f"numcodecs.{name}" for name in (*_COMPRESSORS, *_FILTERS)),
+    )
+)
+"""Codecs of Zarr 3 that are used."""
+
+_TYPES_3 = {
+    **{f"{kind}int{bits}": bits // 8 for kind in ("", "u") for bits in (8, 16, 32, 64)},
+    **{f"float{bits}": bits // 8 for bits in (16, 32, 64)},
+    "bool": 1,
+    "complex64": 8,
+    "complex128": 16,
+    "string": 16,
+    "variable_length_utf8": 16,
+}
+_TYPES_3_CONFIGURED = {
+    "numpy.datetime64": lambda _: 8,
+    "numpy.timedelta64": lambda _: 8,
+    "fixed_length_utf32": lambda configuration: configuration["length_bytes"],
+    "null_terminated_bytes": lambda configuration: configuration["length_bytes"],
+}
+
+Read = Callable[[str], "bytes | None"]
+
+
+def check_store(target: str, storage_options: Mapping[str, Any] | None = None) -> None:
+    """Refuse a Zarr store that asks for more than data, or for more than a machine can hold.
+
+    Parameters
+    ----------
+    target : str
+        Path or URL.
+    storage_options : mapping, optional
+        For the file system of a URL.
+
+    Raises
+    ------
+    StoreError
+        Names the array, and what it asks for.
+    """
+    try:
+        _check(target, dict(storage_options or {}))
+    except (OSError, RuntimeError) as error:
+        raise StoreError(f"{target} cannot be read: {error}") from error
+
+
+def _check(target: str, options: dict[str, Any]) -> None:
+    shown = without_password(target)
+    if is_url(target):
+        read, names = _behind(target, options)
+        files = None
+    else:
+        files = count_files(Path(target))
+        read, names = _reader(Path(target)), lambda: sorted(name for name in files if name)
+    arrays = dict(_arrays(shown, read, names))
+    if len(arrays) > _MOST_ARRAYS:
+        raise StoreError(f"{shown} holds {len(arrays)} arrays; more than {_MOST_ARRAYS} are not opened")
+    for name, (array, dims) in arrays.items():
+        where = f"{shown}: {name!r:.120}"
+        chunks = _check_array(where, array)
+        _check_index(where, name, array, dims)
+        if files is not None and chunks > _SPARSE * (files.get(name.partition("/")[0], 0) + 10):
+            raise StoreError(
+                f"{where} says that it has {chunks} chunks, but {files.get(name.partition('/')[0], 0)} files are there"
+            )
+
+
+def _arrays(shown: str, read: Read, names: Callable[[], list[str]]) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Metadata and names of dimensions of the arrays in a store, from its root and from the arrays' own files."""
+    root = _json(shown, "zarr.json", read)
+    version = 2 if root is None else 3
+    together = _consolidated_3(shown, root) if root is not None else _consolidated_2(shown, read)
+    if root is not None:
+        _is_array(shown, root)
+    for name in names() if together is None or not is_url(shown) else ():
+        own = _own_3(shown, name, read) if version == 3 else _own_2(shown, name, read)
+        if own is None:
+            continue
+        if together is not None and name in together:
+            _compare(f"{shown}: {name!r:.120}", own[0], together[name][0])
+        yield name, own
+    for name, found in (together or {}).items():
+        if any(part in ("", ".", "..") for part in name.split("/")) or len(name) > 1000:
+            raise StoreError(f"{shown} holds an array with the name {name!r:.120}")
+        yield name, found
+
+
+def _consolidated_3(shown: str, root: dict[str, Any]) -> dict[str, tuple[Any, Any]] | None:
+    together = root.get("consolidated_metadata")
+    if together is None:
+        return None
+    entries = together.get("metadata") if isinstance(together, dict) else None
+    if not isinstance(entries, dict):
+        raise StoreError(f"{shown}: its consolidated metadata are damaged")
+    return {
+        name: (entry, entry.get("dimension_names"))
+        for name, entry in entries.items()
+        if _is_array(f"{shown}: {name!r:.120}", entry)
+    }
+
+
+def _is_array(where: str, entry: Any) -> bool:
+    if not isinstance(entry, dict) or entry.get("node_type") not in ("array", "group"):
+        raise StoreError(f"{where} is neither an array nor a group")
+    if not isinstance(entry.get("attributes", {}), dict):
+        raise StoreError(f"{where}: its attributes are not a mapping")
+    return bool(entry["node_type"] == "array")
+
+
+def _consolidated_2(shown: str, read: Read) -> dict[str, tuple[Any, Any]] | None:
+    _json(shown, ".zattrs", read)
+    together = _json(shown, ".zmetadata", read)
+    if together is None:
+        return None
+    entries = together.get("metadata")
+    if not isinstance(entries, dict):
+        raise StoreError(f"{shown}: its consolidated metadata are damaged")
+    found = {}
+    for key, entry in entries.items():
+        name, _, kind = key.rpartition("/")
+        if kind == ".zarray":
+            attributes = entries.get(f"{name}/.zattrs", {})
+            found[name] = (entry, attributes.get("_ARRAY_DIMENSIONS") if isinstance(attributes, dict) else None)
+    return found
+
+
+def _own_3(shown: str, name: str, read: Read) -> tuple[Any, Any] | None:
+    own = _json(shown, f"{name}/zarr.json", read)
+    if own is None or not _is_array(f"{shown}: {name!r:.120}", own):
+        return None
+    return own, own.get("dimension_names")
+
+
+def _own_2(shown: str, name: str, read: Read) -> tuple[Any, Any] | None:
+    own = _json(shown, f"{name}/.zarray", read)
+    attributes = _json(shown, f"{name}/.zattrs", read) or {}
+    return None if own is None else (own, attributes.get("_ARRAY_DIMENSIONS"))
+
+
+def _compare(where: str, own: Any, other: Any) -> None:
+    """Refuse an array of which two readers would get different values."""
+    for key in ("shape", "data_type", "dtype", "chunk_grid", "chunks", "codecs", "compressor", "filters", "fill_value"):
+        if json.dumps(own.get(key)) != json.dumps(other.get(key) if isinstance(other, dict) else None):
+            raise StoreError(
+                f"{where} has other metadata ({key}) in its own file than in those of the store; if the store is "
+                "yours, bring them together: zarr.consolidate_metadata(store)"
+            )
+
+
+def _check_array(where: str, array: Any) -> int:
+    """Check the metadata of one array, and return how many files its chunks take."""
+    if not isinstance(array, dict):
+        raise StoreError(f"{where}: its metadata are not a mapping")
+    shape = _numbers(where, "shape", array.get("shape"), 0)
+    try:
+        if "zarr_format" in array and array["zarr_format"] == 2:
+            chunks, width = _numbers(where, "chunks", array.get("chunks"), 1), _check_2(where, array)
+            inner = chunks
+        else:
+            grid = array.get("chunk_grid", {})
+            if grid.get("name") != "regular" or array.get("storage_transformers"):
+                raise StoreError(f"{where} has a chunk grid or storage transformer that is not known")
+            chunks = _numbers(where, "chunk_shape", grid["configuration"]["chunk_shape"], 1)
+            width = _width_3(where, array.get("data_type"))
+            inner = _check_codecs_3(where, array.get("codecs"), chunks)
+            if array.get("chunk_key_encoding", {}).get("name") not in ("default", "v2"):
+                raise StoreError(f"{where} names its chunks in a way that is not known")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{where}: its metadata are damaged: {error!r:.200}") from error
+    if len(shape) != len(chunks) or len(shape) != len(inner) or len(shape) > 32:
+        raise StoreError(f"{where} has {len(shape)} dimensions and chunks of {len(chunks)}")
+    _check_fill(where, array.get("fill_value"))
+    return check_sizes(where, shape, chunks, inner, width)
+
+
+def check_sizes(where: str, shape: tuple[int, ...], chunks: tuple[int, ...], inner: tuple[int, ...], width: int) -> int:
+    """Refuse sizes that no machine could hold, and return the number of chunks.
+
+    Parameters
+    ----------
+    where : str
+        For messages.
+    shape, chunks, inner : tuple of int
+        Cells of the array, of what stands in one file or block, and of what is decoded at once.
+    width : int
+        Bytes of a value.
+    """
+    if math.prod(shape) > _MOST_CELLS:
+        raise StoreError(f"{where} says that it has {_shown(shape)} cells")
+    if math.prod(chunks) * width > MOST_CHUNK * (1 if chunks == inner else 64):
+        raise StoreError(f"{where} has chunks of {_shown(chunks)} cells, more than can be read at once")
+    if math.prod(inner) * width > MOST_CHUNK:
+        raise StoreError(f"{where} has chunks of {_shown(inner)} cells, more than can be read at once")
+    steps = [-(-size // step) for size, step in zip(shape, inner, strict=True)]
+    if any(step > MOST_STEPS for step in steps) or math.prod(steps) > MOST_CHUNKS:
+        raise StoreError(f"{where} says that it has {_shown(tuple(steps))} chunks")
+    return math.prod(-(-size // step) for size, step in zip(shape, chunks, strict=True))
+
+
+def _check_index(where: str, name: str, array: Any, dims: Any) -> None:
+    """Refuse a coordinate that would fill the memory when the store is opened."""
+    if dims is not None and not (isinstance(dims, list) and all(d is None or isinstance(d, str) for d in dims)):
+        raise StoreError(f"{where}: the names of its dimensions are not text")
+    if dims == [name] and array["shape"][0] > MOST_INDEX:
+        raise StoreError(f"{where} is a coordinate of {array['shape'][0]} cells; at most {MOST_INDEX} are read")
+
+
+def _check_2(where: str, array: dict[str, Any]) -> int:
+    """Check type and codecs of an array of Zarr 2; return the bytes of a value."""
+    kind, filters, compressor = array["dtype"], array.get("filters") or [], array.get("compressor")
+    named = [codec.get("id") for codec in [*filters, *([] if compressor is None else [compressor])]]
+    if array.get("order", "C") not in ("C", "F") or array.get("dimension_separator", ".") not in (".", "/"):
+        raise StoreError(f"{where} stores its chunks in a way that is not known")
+    if kind == "|O" and named[:1] == ["vlen-utf8"]:
+        named, width = named[1:], 16
+    else:
+        if not isinstance(kind, str) or len(kind) > 12:
+            raise StoreError(f"{where} has the type {kind!r:.120}; numbers, dates and text are opened")
+        width = _width_2(where, kind)
+    _refuse_codecs(where, named, CODECS_2)
+    return width
+
+
+def _width_2(where: str, kind: str) -> int:
+    try:
+        dtype = np.dtype(kind)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"{where} has the type {kind!r}, which is not known") from error
+    if dtype.kind not in "biufcSUmM" or dtype.itemsize > _MOST_TEXT:
+        raise StoreError(f"{where} has the type {kind!r}; numbers, dates and text are opened, not Python objects")
+    return dtype.itemsize
+
+
+def _width_3(where: str, kind: Any) -> int:
+    width: Any = None
+    if isinstance(kind, str):
+        width = _TYPES_3.get(kind)
+    elif isinstance(kind, dict) and isinstance(kind.get("name"), str) and kind["name"] in _TYPES_3_CONFIGURED:
+        width = _TYPES_3_CONFIGURED[kind["name"]](kind["configuration"])
+    if isinstance(width, bool) or not isinstance(width, int) or not 0 <= width <= _MOST_TEXT:
+        raise StoreError(f"{where} has the type {kind!r:.120}; numbers, dates and text are opened")
+    return width
+
+
+def _check_codecs_3(where: str, codecs: Any, chunks: tuple[int, ...], depth: int = 0) -> tuple[int, ...]:
+    """Check the codecs of an array of Zarr 3; return the shape of what is decoded at once."""
+    if not isinstance(codecs, list):
+        raise StoreError(f"{where} names no codecs")
+    named = [codec if isinstance(codec, str) else codec.get("name") for codec in codecs]
+    _refuse_codecs(where, named, CODECS_3)
+    inner = chunks
+    for codec in codecs:
+        if isinstance(codec, dict) and codec["name"] == "sharding_indexed":
+            if depth:
+                raise StoreError(f"{where} has shards within shards")
+            configuration = codec["configuration"]
+            inner = _numbers(where, "chunk_shape", configuration["chunk_shape"], 1)
+            if len(inner) != len(chunks) or any(a % b for a, b in zip(chunks, inner, strict=True)):
+                raise StoreError(f"{where} has shards of {_shown(chunks)} and chunks of {_shown(inner)} cells")
+            _check_codecs_3(where, configuration["codecs"], inner, depth + 1)
+            _check_codecs_3(where, configuration.get("index_codecs", []), inner, depth + 1)
+    return inner
+
+
+def _refuse_codecs(where: str, named: list[Any], known: frozenset[str]) -> None:
+    if len(named) > 8:
+        raise StoreError(f"{where} names {len(named)} codecs")
+    for name in named:
+        if not isinstance(name, str) or name not in known:
+            raise StoreError(
+                f"{where} wants the codec {name!r:.120}, which is not used on what others wrote; known are: "
+                + ", ".join(sorted(known))
+            )
+
+
+def _check_fill(where: str, value: Any) -> None:
+    parts = value if isinstance(value, list) and len(value) == 2 else [value]
+    for part in parts:
+        if part is not None and (not isinstance(part, bool | int | float | str) or len(str(part)) > 1000):
+            raise StoreError(f"{where} has the fill value {part!r:.120}")
+
+
+def _numbers(where: str, key: str, values: Any, least: int) -> tuple[int, ...]:
+    if not isinstance(values, list) or len(values) > 32:
+        raise StoreError(f"{where} gives {key} as {values!r:.120}; a list of whole numbers is wanted")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 2**53:
+            raise StoreError(f"{where} gives {key} as {values!r:.120}; whole numbers from {least} are wanted")
+    return tuple(values)
+
+
+def _shown(sizes: tuple[int, ...]) -> str:
+    return " x ".join(map(str, sizes)) or "1"
+
+
+def _json(shown: str, name: str, read: Read) -> dict[str, Any] | None:
+    """Return the content of a file of metadata, or None if there is none."""
+    content = read(name)
+    if content is None:
+        return None
+    if len(content) > MOST_BYTES:
+        raise StoreError(f"{shown}/{name} is larger than metadata can be")
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{shown}/{name} is damaged: {error}"[:500]) from error
+    if not isinstance(found, dict):
+        raise StoreError(f"{shown}/{name} is damaged: it is not a mapping")
+    return found
+
+
+def _reader(folder: Path) -> Read:
+    def read(name: str) -> bytes | None:
+        try:
+            with open_plain(folder / name) as stream:
+                return stream.read(MOST_BYTES + 1)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StoreError(f"{folder}/{name} cannot be read: {error.strerror}") from error
+
+    return read
+
+
+def _behind(url: str, options: dict[str, Any]) -> tuple[Read, Callable[[], list[str]]]:
+    """How to read and list the folder behind a URL."""
+    from fsspec.core import url_to_fs
+
+    shown = without_password(url)
+    with _reaching(url, ""):
+        fs, root = url_to_fs(url, **options)
+
+    def read(name: str) -> bytes | None:
+        with _reaching(url, name), suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            if not shown.startswith("http") and fs.size(f"{root}/{name}") > MOST_BYTES:
+                raise StoreError(f"{shown}/{name} is larger than metadata can be")
+            return bytes(fs.cat_file(f"{root}/{name}"))
+        return None
+
+    def names() -> list[str]:
+        with _reaching(url, ""), suppress(FileNotFoundError, NotADirectoryError):
+            return sorted({each.rstrip("/").rpartition("/")[2] for each in fs.ls(root, detail=False)[:_MOST_ARRAYS]})
+        return []
+
+    return read, names
+
+
+@contextmanager
+def _reaching(url: str, name: str) -> Iterator[None]:
+    """Name the errors of file systems behind URLs, each kind of which has errors of its own."""
+    shown = without_password(url)
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, XlandError):
+        raise
+    except ImportError as error:
+        raise MissingDependencyError(f"{shown} needs a package that is missing: {error}") from error
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".replace(url, shown)[:500]
+        named = f"{shown}/{name} cannot be read: {said}; check the address, the network and your rights to read it"
+        if shown == url:
+            raise StoreError(named) from error
+        raise StoreError(named) from None  # the cause may hold the password
