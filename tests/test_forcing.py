@@ -296,7 +296,7 @@ def test_packed_integers_must_be_decoded():
 
 def test_text_is_not_a_state():
     ds = STATES.assign(urban=STATES["urban"].astype(str))
-    with pytest.raises(ForcingError, match=r"urban: values are .*not numbers"):
+    with pytest.raises(ForcingError, match=r"urban: its values are .*not numbers"):
         read_forcing(ds)
 
 
@@ -378,7 +378,7 @@ def test_cells_are_counted_and_other_faults_mentioned():
 
 
 def test_age_and_biomass_may_exceed_one_but_not_be_negative_or_infinite():
-    states = block() | {"secma": np.full(GRID.shape, 80.0), "secmb": np.full(GRID.shape, np.nan)}
+    states = block() | {"secma": np.full(GRID.shape, 80.0), "secmb": np.full(GRID.shape, 9.0)}
     check(states)
     states["secmb"][2, 3] = -np.inf
     with pytest.raises(ForcingError, match="secmb: 1 cells infinite"):

@@ -117,7 +117,7 @@ def test_a_further_dimension_is_an_error():
     ds["urban"] = ds["urban"].expand_dims(member=2)
     (error,) = found(check(ds), "error")
     assert error.variable == "urban"
-    assert error.remedy == "select one of 'member' with isel"
+    assert error.remedy == "select one of 'member' with isel or sel"
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,18 @@
 """Latitude, longitude and time of any Dataset: what they are called, and whether they are regular.
 
-Coordinates are found through their CF attributes (cf-xarray), or else by common names. Longitudes
-are laid on the globe as a ring, so that neither the range they are given in nor where they start
-matters.
+Coordinates are found through their CF attributes, or else by common names. What they say about
+themselves is honoured or refused by name: units, bounds, projections. Longitudes are laid on the
+globe as a ring, so that neither the range they are given in nor where they start matters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -22,7 +23,32 @@ _COMMON_NAMES = {
     "longitude": ("lon", "longitude", "lons", "long", "nav_lon", "xlon", "nlon", "x"),
     "time": ("time", "year", "years", "t"),
 }
-_AXES = {"latitude": "Y", "longitude": "X", "time": "T"}
+_AXES = {"latitude": "y", "longitude": "x", "time": "t"}
+_TYPES = {"latitude": "lat", "longitude": "lon", "time": "time"}  # as _CoordinateAxisType calls them
+_CF_UNITS = {
+    "latitude": {"degrees_north", "degree_north", "degree_n", "degrees_n", "degreen", "degreesn"},
+    "longitude": {"degrees_east", "degree_east", "degree_e", "degrees_e", "degreee", "degreese"},
+    "time": frozenset[str](),
+}
+_OTHER_NAMES = {
+    "grid_latitude", "grid_longitude", "projection_x_coordinate", "projection_y_coordinate",
+    "projection_x_angular_coordinate", "projection_y_angular_coordinate",
+}  # fmt: skip
+"""Standard names of coordinates that are not degrees of latitude and longitude."""
+
+_DEGREES = {
+    "",
+    "1",
+    "none",
+    "degree",
+    "degrees",
+    "deg",
+    "degs",
+    "°",
+    "decimal_degrees",
+    "decimal degrees",
+    "degrees_decimal",
+}
 CANONICAL = {"latitude": "lat", "longitude": "lon", "time": "time"}
 _REGULAR = 1e-2
 """Share of a step by which a difference of longitudes may be off: float32 near 180 needs 1e-3."""
@@ -56,6 +82,7 @@ def find_names(obj: xr.Dataset | xr.DataArray, kind: str, *, what: str) -> Names
     GridError
         If the dimension is missing or ambiguous, or its coordinate has two dimensions.
     """
+    _refuse_stacked(obj, what)
     candidates = _candidates(obj, kind)
     lines = [name for name in candidates if obj[name].ndim == 1]
     dimensions = {obj[name].dims[0] for name in lines}
@@ -68,7 +95,8 @@ def find_names(obj: xr.Dataset | xr.DataArray, kind: str, *, what: str) -> Names
     if lines:
         dimension = dimensions.pop()
         coordinate = dimension if dimension in lines else lines[0]
-        _refuse_projected(obj, coordinate, kind, what)
+        if kind != "time":
+            _check_degrees(obj[coordinate], kind, what)
         return Names(dimension, coordinate)
     bare = [d for d in obj.dims if str(d).lower() in _COMMON_NAMES[kind] and d not in obj.coords]
     if kind == "time":
@@ -91,28 +119,142 @@ def find_names(obj: xr.Dataset | xr.DataArray, kind: str, *, what: str) -> Names
 
 def _candidates(obj: xr.Dataset | xr.DataArray, kind: str) -> list[Hashable]:
     """Coordinates that may be of this kind, by the first rule that finds one with a dimension."""
-    import cf_xarray as cf_xarray  # registers the accessor; takes too long for `import xland`
-
-    rules: list[Iterable[Hashable]] = [
-        obj.cf.coordinates.get(kind, ()),
+    said = {name: {key: _word(each.attrs.get(key)) for key in _SAYING} for name, each in obj.coords.items()}
+    rules = [
+        [
+            name
+            for name, words in said.items()
+            if words["standard_name"] == kind
+            or words["units"] in _CF_UNITS[kind]
+            or words["_CoordinateAxisType"] == _TYPES[kind]
+            or (kind == "time" and obj[name].dtype.kind == "M")
+        ],
         [name for name in obj.coords if str(name).lower() in _COMMON_NAMES[kind]],
-        obj.cf.axes.get(_AXES[kind], ()),
+        [name for name, words in said.items() if words["axis"] == _AXES[kind]],
     ]
     every: list[Hashable] = []
-    for rule in rules:
-        found = [name for name in rule if name in obj.coords]
+    for found in rules:
         if any(obj[name].ndim == 1 for name in found):
-            return found
+            # a map of latitudes is the true one: rows and columns beside it are those of a projection
+            return [] if any(obj[name].ndim > 1 for name in every) and kind != "time" else found
         every += [name for name in found if name not in every]
     return every
 
 
-def _refuse_projected(obj: xr.Dataset | xr.DataArray, coordinate: Hashable, kind: str, what: str) -> None:
-    units = str(obj[coordinate].attrs.get("units", "")).strip().lower()
-    if kind != "time" and units in {"m", "metre", "meter", "metres", "meters", "km"}:
+_SAYING = ("standard_name", "units", "_CoordinateAxisType", "axis")
+
+
+def _word(value: object) -> str:
+    return str(value).strip().lower() if value is not None else ""
+
+
+def _refuse_stacked(obj: xr.Dataset | xr.DataArray, what: str) -> None:
+    stacked = [name for name, index in obj.xindexes.items() if isinstance(obj.indexes.get(name), pd.MultiIndex)]
+    if stacked:
         raise GridError(
-            f"{what}: {coordinate!r} is in {units}, not in degrees; reproject to latitude and longitude first "
-            "(rioxarray: obj.rio.reproject('EPSG:4326'))"
+            f"{what}: its cells are stacked along {obj[stacked[0]].dims[0]!r} (a MultiIndex): bring them back to a "
+            f"grid with unstack({obj[stacked[0]].dims[0]!r})"
+        )
+
+
+def _check_degrees(coordinate: xr.DataArray, kind: str, what: str) -> None:
+    """Refuse coordinates that say that they are not degrees of latitude or longitude, or are no numbers."""
+    units, standard = _word(coordinate.attrs.get("units")), _word(coordinate.attrs.get("standard_name"))
+    name = coordinate.name
+    if standard in _OTHER_NAMES or units in {"m", "metre", "meter", "metres", "meters", "km", "kilometres"}:
+        raise GridError(
+            f"{what}: {name!r} is {standard or 'in ' + units}, not in degrees; reproject to latitude and longitude "
+            "first (rioxarray: obj.rio.reproject('EPSG:4326'))"
+        )
+    if units in {"rad", "radian", "radians"}:
+        raise GridError(
+            f"{what}: {name!r} is in {units}, not in degrees; convert it: "
+            f"obj.assign_coords({name}=np.rad2deg(obj[{str(name)!r}]))"
+        )
+    if units in {"degrees_south", "degree_south", "degrees_s", "degrees_west", "degree_west", "degrees_w"}:
+        raise GridError(
+            f"{what}: {name!r} is in {units}; turn it round: obj.assign_coords({name}=-obj[{str(name)!r}]), and say "
+            "degrees_north or degrees_east"
+        )
+    if units.replace(" ", "_") not in _CF_UNITS[kind] | _DEGREES and units not in _DEGREES:
+        raise GridError(
+            f"{what}: the {kind} {name!r} is in {units!r}; it must be in degrees: convert it, or correct `units`"
+        )
+    if coordinate.dtype.kind not in "iuf":
+        raise GridError(
+            f"{what}: the {kind} {name!r} holds {coordinate.dtype} values; they must be numbers, in degrees"
+        )
+    packed = [key for key in ("scale_factor", "add_offset") if key in coordinate.attrs]
+    if packed:
+        raise GridError(
+            f"{what}: the {kind} {name!r} is packed ({', '.join(packed)}); open it without mask_and_scale=False, or "
+            "use xr.decode_cf(ds, decode_times=False)"
+        )
+
+
+def check_reference(obj: xr.Dataset | xr.DataArray, what: str) -> None:
+    """Refuse a projection, a rotated pole, another meridian, and coordinates that are not the middles of their bounds.
+
+    Parameters
+    ----------
+    obj : Dataset or DataArray
+        Whole, as bounds and grid mappings are often variables beside those that are read.
+    what : str
+        What the object is, for messages.
+
+    Raises
+    ------
+    GridError
+    """
+    variables: dict[Hashable, xr.DataArray] = dict(obj.coords)
+    variables |= dict(obj.data_vars) if isinstance(obj, xr.Dataset) else {obj.name: obj}
+    mappings: dict[str, None] = {str(name): None for name in ("spatial_ref", "crs") if name in variables}
+    for name, variable in variables.items():
+        said = variable.attrs.get("grid_mapping", variable.encoding.get("grid_mapping"))
+        if said is None:
+            continue
+        if not isinstance(said, str):
+            raise GridError(f"{what}: the attribute grid_mapping of {name!r} is {said!r}, not a name; remove it")
+        mappings |= dict.fromkeys(word.rstrip(":") for word in said.split())
+    for mapping in mappings:
+        if mapping in variables and not variables[mapping].ndim:
+            _check_mapping(variables[mapping], what)
+    for kind in ("latitude", "longitude"):
+        for name in _candidates(obj, kind):
+            bounds = variables[name].attrs.get("bounds", variables[name].encoding.get("bounds"))
+            if isinstance(bounds, str) and bounds in variables and variables[name].ndim == 1:
+                _check_bounds(variables[name], variables[bounds], kind, what)
+
+
+def _check_mapping(mapping: xr.DataArray, what: str) -> None:
+    kind = _word(mapping.attrs.get("grid_mapping_name"))
+    wkt = _word(mapping.attrs.get("crs_wkt", mapping.attrs.get("spatial_ref")))
+    if kind not in ("", "latitude_longitude") or wkt.startswith(("projcs", "projcrs", "derivedprojcrs", "geoccs")):
+        raise GridError(
+            f"{what}: is in the projection {kind or wkt[:60]!r} ({mapping.name!r}): bring it to a regular grid of "
+            "latitude and longitude first, for example with rio.reproject('EPSG:4326') and nearest neighbours"
+        )
+    meridian = mapping.attrs.get("longitude_of_prime_meridian", 0.0)
+    if _word(meridian) not in ("0", "0.0"):
+        raise GridError(f"{what}: longitudes count from {meridian} degrees east ({mapping.name!r}), not from Greenwich")
+
+
+def _check_bounds(centres: xr.DataArray, bounds: xr.DataArray, kind: str, what: str) -> None:
+    """Refuse coordinates that are corners: they lie at an edge of their cell, not in its middle."""
+    values, edges = np.asarray(centres.values), bounds.values
+    if edges.shape != (*values.shape, 2) or values.dtype.kind not in "iuf" or edges.dtype.kind not in "iuf":
+        return  # bounds of something else
+    size = np.abs(edges[:, 1] - edges[:, 0])
+    size = np.where(size > 180, 360 - size, size)  # a cell across the date line
+    off = np.abs(_around(edges.mean(axis=1) - values))
+    off = np.minimum(off, np.abs(_around(off - 180)))
+    wrong = off > np.maximum(0.05 * size, 1e-4)
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise GridError(
+            f"{what}: the {kind} {centres.name!r} is not the middle of its cells: {values[at]:g} has the bounds "
+            f"{edges[at, 0]:g} and {edges[at, 1]:g} ({int(wrong.sum())} of {values.size} cells); give the cell "
+            f"centres, or correct {bounds.name!r}"
         )
 
 

@@ -16,33 +16,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xland.coordinates import check_reference
 from xland.errors import ForcingError, GridError, TimeError
 from xland.grid import Grid
+from xland.limits import ROUNDING, ValueProblem, beyond_remedy, check_units, limits_of
 from xland.orientation import Orientation, orient
+from xland.reader import check_array, read_values, without_extra
 from xland.vocabulary import CROP_STATES, LUH2_STATES, LUH3_STATES, LUH_SECONDARY
 from xland.years import check_years, decode_years, listed, missing_years
-
-FILL_LIMIT = 1e19
-"""Finite values at least this large are the 1e20 that LUH files put where there is no data."""
 
 SUM_TOLERANCE = 1e-3
 """By how much the states of a cell may sum to more than 1."""
 
-ROUNDING = 1e-5
-"""By how much a single fraction may lie outside 0..1: rounding of float32 sums."""
-
 LATTICE_TOLERANCE = 0.01
 """Share of a cell by which the edges of a forcing may lie off the lattice that counts from 90 N and 180 W."""
 
-_PERCENT = 1.5
-_PERCENT_UNITS = {"%", "percent", "per cent", "pct", "percentage"}
 _VARIANT = re.compile(
     r"^(?P<crop>" + "|".join(CROP_STATES) + r")_?(?:bf|biof|biofuel)(?:_?(?:[12]|1st|2nd))?(?:_?gen)?$"
 )
@@ -67,30 +62,6 @@ class Forcing:
     grid: Grid
     years: tuple[int, ...]
     orientation: Orientation
-
-
-@dataclass(frozen=True)
-class ValueProblem:
-    """Values of one variable that would give a wrong map.
-
-    Parameters
-    ----------
-    variable : str
-    fault : str
-        What is wrong, to be read behind the number of cells: ``"below 0 (lowest -0.2)"``.
-    count : int
-        Number of cells.
-    latitude, longitude : float
-        The first of them, from the north-west, in degrees.
-    remedy : str
-    """
-
-    variable: str
-    fault: str
-    count: int
-    latitude: float
-    longitude: float
-    remedy: str
 
 
 def read_forcing(ds: xr.Dataset, *, variables: Sequence[str] | None = None, year: int | None = None) -> Forcing:
@@ -128,17 +99,35 @@ def read_forcing(ds: xr.Dataset, *, variables: Sequence[str] | None = None, year
         raise ForcingError(_missing_message(ds, missing))
     optional = [name for name in (*LUH3_STATES, *LUH_SECONDARY) if name not in sources]
     sources.update(find_sources(ds, optional))
-    for names in sources.values():
-        for name in names:
-            check_units(ds[name])
+    check_reference(ds, "forcing")
+    for name, parts in sources.items():
+        for part in parts:
+            check_state(ds[part], name)
     kept = ds[[name for names in sources.values() for name in names]]
     oriented, orientation = orient(kept, what="forcing")
+    _refuse_taken(orientation)
     years = decode_years(oriented, orientation.time, year)
     if not years:
         raise TimeError("the forcing has a time dimension without a single step")
     check_years(years)
     data = canonical_states(oriented, sources, years)
     return Forcing(data=data, grid=orientation.grid, years=years, orientation=orientation)
+
+
+_TAKEN = frozenset(
+    {"land_use", "probability", "confidence", "entropy", "spread", "applicability", "unmet", "class", "spatial_ref"}
+)
+"""Names of what results hold beside the coordinates of the forcing, which they take over."""
+
+
+def _refuse_taken(orientation: Orientation) -> None:
+    for found in (orientation.time, orientation.latitude, orientation.longitude):
+        taken = [] if found is None else [each for each in (found.dimension, found.coordinate) if each in _TAKEN]
+        if taken:
+            raise GridError(
+                f"forcing: a coordinate is called {taken[0]!r}, as something in the result is; rename it: "
+                f"ds.rename({{{taken[0]!r}: 'lat'}}) or as fits"
+            )
 
 
 def require_dataset(ds: object) -> None:
@@ -161,15 +150,15 @@ def find_sources(ds: xr.Dataset, names: Sequence[str]) -> dict[str, list[Hashabl
     return {name: sources[name] for name in names if name in sources}
 
 
-def check_units(array: xr.DataArray) -> None:
-    """Refuse percent by name; only the attribute is looked at, see :func:`check_values` for the values."""
-    units = str(array.attrs.get("units", "")).strip()
-    if units.lower() in _PERCENT_UNITS:
-        raise ForcingError(
-            f"{array.name}: the units are {units!r}, but states are fractions of the cell from 0 to 1; "
-            f"divide by 100 and set the attribute: ds[{array.name!r}] = (ds[{array.name!r}] / 100)"
-            ".assign_attrs(units='1')"
-        )
+def check_state(array: xr.DataArray, state: str) -> None:
+    """Refuse what is no array of numbers, and units of percent, by name; no value is looked at.
+
+    Raises
+    ------
+    ForcingError
+    """
+    check_array(array, str(array.name), ForcingError)
+    check_units(str(array.name), array.attrs.get("units"), ForcingError, fraction=state not in LUH_SECONDARY)
 
 
 def canonical_states(
@@ -178,7 +167,7 @@ def canonical_states(
     """Masked float32 states over ``time``, ``lat``, ``lon`` from an oriented Dataset; lazy."""
     states = {}
     for name, variables in sources.items():
-        parts = [_masked(oriented[variable]) for variable in variables]
+        parts = [_masked(oriented[variable], len(years)) for variable in variables]
         total = parts[0]
         for part in parts[1:]:
             total = total + part
@@ -192,56 +181,25 @@ def canonical_states(
     )
 
 
-def _masked(array: xr.DataArray) -> xr.DataArray:
+def _masked(array: xr.DataArray, steps: int) -> xr.DataArray:
     """One variable as float32 in dask chunks, with NaN for its fill values."""
-    name = array.name
-    others = [d for d in array.dims if d not in ("time", "lat", "lon")]
-    if others or "lat" not in array.dims or "lon" not in array.dims:
+    name = str(array.name)
+    if "lat" not in array.dims or "lon" not in array.dims:
         raise ForcingError(
             f"{name}: has the dimensions {', '.join(map(str, array.dims))}; states need time, latitude and longitude"
-            + (f"; select one of {', '.join(map(repr, others))} with isel" if others else "")
         )
-    if array.dtype.kind not in "fiub":
-        raise ForcingError(f"{name}: values are {array.dtype}, not numbers; convert them to fractions from 0 to 1")
-    packed = [key for key in ("scale_factor", "add_offset") if key in array.attrs]
-    if packed:
+    if "time" not in array.dims and steps > 1:
         raise ForcingError(
-            f"{name}: is packed ({', '.join(packed)}) and was opened with mask_and_scale=False; "
-            "open it without that, or use xr.decode_cf(ds, decode_times=False)"
+            f"{name}: has no time dimension, while other variables have {steps} years; give it one for each year, or "
+            "select one year of all: ds.isel(time=[0])"
         )
+    array = without_extra(array, ("time", "lat", "lon"), name, ForcingError)
     if array.chunks is None:
         array = array.chunk({d: 1 if d == "time" else -1 for d in array.dims})
-    fills = _fill_values(array)
-    attributes = {k: v for k, v in array.attrs.items() if not _is_fill_key(k)}
-    if "time" not in array.dims:
-        array = array.expand_dims("time")
-    data = array.data.map_blocks(_without_fills, fills, dtype=np.float32, meta=np.empty((0, 0, 0), np.float32))
-    masked = array.copy(data=data)
-    masked.attrs = attributes
-    return masked
-
-
-def _without_fills(values: NDArray[Any], fills: list[float]) -> NDArray[np.float32]:
-    """Values in single precision, NaN for fill values."""
-    masked = np.asarray(values, dtype=np.float32)
-    if any(abs(fill) >= FILL_LIMIT for fill in fills):
-        # infinity is no fill value: it must reach the checks
-        masked = np.where((np.abs(values) < FILL_LIMIT) | ~np.isfinite(values), masked, np.float32(np.nan))
-    for fill in fills:
-        if abs(fill) < FILL_LIMIT:
-            masked = np.where(values != fill, masked, np.float32(np.nan))
-    return masked
-
-
-def _is_fill_key(key: Any) -> bool:
-    return str(key).lower() in {"_fillvalue", "fillvalue", "fill_value", "missing_value"}
-
-
-def _fill_values(array: xr.DataArray) -> list[float]:
-    """Fill values that attributes declare, however they are spelt, and that xarray has not taken care of."""
-    values = [np.ravel(value) for key, value in array.attrs.items() if _is_fill_key(key)]
-    finite = {float(v) for v in np.concatenate(values).astype(np.float64)} if values else set()
-    return sorted(v for v in finite if np.isfinite(v))
+    values = read_values(array, what=name, error=ForcingError)
+    if "time" not in values.dims:
+        values = values.expand_dims("time")
+    return values.astype(np.float32)
 
 
 def _missing_message(ds: xr.Dataset, missing: Sequence[str]) -> str:
@@ -296,11 +254,8 @@ def check_values(
     problems = value_problems(states, latitude, longitude)
     if problems:
         first, rest = problems[0], len(problems) - 1
-        raise ForcingError(
-            f"{first.variable}: {first.count} cells {first.fault} in {year}, the first at latitude {first.latitude:g}, "
-            f"longitude {first.longitude:g}; {first.remedy}"
-            + (f" ({rest} more kinds of fault: see check())" if rest else "")
-        )
+        more = f" ({rest} more kinds of fault: see check())" if rest else ""
+        raise ForcingError(replace(first, fault=f"{first.fault} in {year}").sentence + more)
 
 
 def check_coverage(
@@ -380,11 +335,10 @@ def value_problems(
 ) -> list[ValueProblem]:
     """Return what :func:`check_values` refuses, all of it; the parameters are the same."""
     problems: list[ValueProblem] = []
+    place = latitude, longitude
 
     def add(variable: str, bad: NDArray[np.bool_], fault: str, remedy: str) -> None:
-        row, column = np.unravel_index(int(bad.argmax()), bad.shape)
-        count = int(np.count_nonzero(bad))
-        problems.append(ValueProblem(variable, fault, count, float(latitude[row]), float(longitude[column]), remedy))
+        problems.append(ValueProblem.at(variable, bad, place, fault, remedy))
 
     fractions = {name: np.asarray(values) for name, values in states.items() if name not in LUH_SECONDARY}
     secondary = {name: np.asarray(values) for name, values in states.items() if name in LUH_SECONDARY}
@@ -392,6 +346,7 @@ def value_problems(
     total = np.zeros(shape)
     counted = np.ones(shape, dtype=bool)
     for name, values in {**fractions, **secondary}.items():
+        limits = limits_of(name, fraction=name in fractions)
         infinite = np.isinf(values)
         if infinite.any():
             add(name, infinite, "infinite", "find where they come from; no data is NaN or a declared fill value")
@@ -399,19 +354,32 @@ def value_problems(
         if low.any():
             remedy = "no share, age or biomass can be negative; correct the source"
             add(name, low, f"below 0 (lowest {values[low].min():g})", remedy)
+        high = (values > limits.highest + ROUNDING) & ~infinite
+        if high.any():
+            highest = float(values[high].max())
+            add(name, high, f"above {limits.highest:g} (highest {highest:g})", beyond_remedy(highest, limits))
         if name in fractions:
-            high = (values > 1 + ROUNDING) & ~infinite
-            if high.any():
-                highest = float(values[high].max())
-                add(name, high, f"above 1 (highest {highest:g})", _high_remedy(highest))
             total += np.where(np.isfinite(values), values, 0)
             counted &= ~(high | infinite)
     _partly_missing(fractions, add)
+    _partly_secondary(fractions, secondary, add)
     over = counted & (total > 1 + SUM_TOLERANCE)
     if over.any():
         fault = f"sum to more than 1 (highest {float(total[over].max()):g})"
         add("sum of states", over, fault, "the states of a cell share it: look for one counted twice, or rescale")
     return problems
+
+
+def _partly_secondary(fractions: Mapping[str, NDArray[Any]], secondary: Mapping[str, NDArray[Any]], add: Any) -> None:
+    """NaN in age or biomass of secondary land where states have values: the network would read a mean there."""
+    if not fractions or not secondary:
+        return
+    there = np.logical_or.reduce([np.isfinite(values) for values in fractions.values()])
+    for name, values in secondary.items():
+        bad = np.isnan(values) & there
+        if bad.any():
+            remedy = f"fill them, with 0 where there is no secondary land, or leave {name} out: ds.drop_vars({name!r})"
+            add(name, bad, "NaN where the states have values", remedy)
 
 
 def _partly_missing(fractions: Mapping[str, NDArray[Any]], add: Any) -> None:
@@ -427,11 +395,3 @@ def _partly_missing(fractions: Mapping[str, NDArray[Any]], add: Any) -> None:
         if bad.any():
             remedy = "a cell has data in all states or in none; fill it, or make all of them NaN where there is no data"
             add(name, bad, "NaN where other states have values", remedy)
-
-
-def _high_remedy(highest: float) -> str:
-    if highest >= FILL_LIMIT:
-        return "this looks like a fill value that no attribute declares; mask it: ds.where(ds < 1e19)"
-    if highest > _PERCENT:
-        return "this looks like percent or an area; states are fractions of the cell: divide by 100 or by the cell area"
-    return "states are fractions of the cell from 0 to 1; correct the source or rescale"

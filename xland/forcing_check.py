@@ -17,20 +17,22 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from xland.coordinates import check_reference
 from xland.errors import ForcingError, GridError, TimeError
 from xland.findings import SEVERITIES, CheckTable, Finding, Severity
 from xland.forcing import (
-    ValueProblem,
     canonical_states,
     check_lattice,
-    check_units,
+    check_state,
     find_sources,
     require_dataset,
     value_problems,
     without_data,
 )
 from xland.grid import Grid, aggregate
+from xland.limits import ValueProblem
 from xland.orientation import Orientation, orient
+from xland.reader import check_array
 from xland.vocabulary import CLASS_NAMES, CROP_STATES, LUH2_STATES, LUH3_STATES, LUH_SECONDARY
 from xland.years import check_years, decode_years, listed, missing_years
 
@@ -115,9 +117,17 @@ def check(
     if not sources:
         return report.table()
     kept = ds[[source for variables in sources.values() for source in variables]]
-    for array in kept.data_vars.values():
-        _try(report, str(array.name), partial(check_units, array))
+    kinds = {variable: name for name, variables in sources.items() for variable in variables}
+    for variable, array in list(kept.data_vars.items()):
+        if _try(report, str(variable), partial(_has_numbers, array)) is None:
+            kept = kept.drop_vars([variable])
+            continue
+        _try(report, str(variable), partial(check_state, array, kinds[variable]))
+    sources = {name: variables for name, variables in sources.items() if all(each in kept for each in variables)}
+    if not sources:
+        return report.table()
     try:
+        check_reference(ds, "forcing")
         oriented, orientation = orient(kept, what="forcing")
     except GridError as error:
         report.add_error("grid", error)
@@ -145,6 +155,11 @@ def _try(report: _Report, variable: str, action: Any) -> Any:
     except (ForcingError, GridError) as error:
         report.add_error(variable, error)
         return None
+
+
+def _has_numbers(array: xr.DataArray) -> bool:
+    check_array(array, str(array.name), ForcingError)
+    return True
 
 
 def _expected(ds: xr.Dataset) -> tuple[str, ...]:

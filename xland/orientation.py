@@ -23,7 +23,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.coordinates import CANONICAL, Names, checked_latitude, find_names, is_descending, lay_on_globe
+from xland.coordinates import (
+    CANONICAL,
+    Names,
+    check_reference,
+    checked_latitude,
+    find_names,
+    is_descending,
+    lay_on_globe,
+)
 from xland.errors import GridError
 from xland.grid import Grid
 
@@ -117,6 +125,11 @@ def orient(obj: XarrayObject, *, what: str) -> tuple[XarrayObject, Orientation]:
     latitude, longitude = names["latitude"], names["longitude"]
     if latitude is None or longitude is None:  # find_names raises for these two
         raise GridError(f"{what}: needs latitude and longitude")
+    if latitude.dimension == longitude.dimension:
+        raise GridError(
+            f"{what}: latitude and longitude both lie along {latitude.dimension!r}: these are points, not a grid"
+        )
+    check_reference(obj, what)
     dataset = _as_dataset(obj)
     order = _dimension_order(dataset, latitude, longitude)
     lat_labels = np.asarray(dataset[latitude.coordinate].values)

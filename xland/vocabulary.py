@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.errors import VocabularyError
+from xland.errors import VocabularyError, XlandError
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,9 @@ IGBP: Mapping[int, str] = MappingProxyType({
 forest; grassland stands for pasture and rangeland, as LUH2 does; a satellite cannot see grazing."""
 
 
+_BYTE, _UNKNOWN = 256, 255
+
+
 def class_code(name: str) -> int:
     """Code of a class by its name; :class:`VocabularyError` names the known ones."""
     try:
@@ -147,18 +150,23 @@ def translate(codes: NDArray[Any], table: Mapping[int, str], *, what: str = "map
         codes = codes.astype(np.int64)
     if codes.dtype.kind not in "iu":
         raise VocabularyError(f"{what}: codes must be integers, not {codes.dtype}")
-    lookup = np.full(256, 255, dtype=np.uint8)
-    for code, name in table.items():
-        lookup[code] = class_code(name)
-    inside = (codes >= 0) & (codes <= 255)
-    classes = lookup[np.where(inside, codes, 254)]
-    classes = np.where(inside, classes, np.uint8(255))
-    unknown = classes == 255
+    known = np.array(sorted(table), dtype=np.int64)
+    meant = np.array([class_code(table[code]) for code in known.tolist()], dtype=np.uint8)
+    if known.size and known[0] >= 0 and known[-1] < _BYTE:  # one look a cell, where codes are those of most legends
+        lookup = np.full(_BYTE + 1, _UNKNOWN, dtype=np.uint8)
+        lookup[known] = meant
+        inside = codes if codes.dtype == np.uint8 else np.where((codes >= 0) & (codes < _BYTE), codes, _BYTE)
+        classes = lookup[inside]
+    else:
+        at = np.minimum(np.searchsorted(known, codes), max(known.size - 1, 0))
+        found = known[at] == codes if known.size else np.zeros(codes.shape, dtype=np.bool_)
+        classes = np.where(found, meant[at] if known.size else np.uint8(0), np.uint8(_UNKNOWN))
+    unknown = classes == _UNKNOWN
     if unknown.any():
         values, counts = np.unique(codes[unknown], return_counts=True)
         listed = ", ".join(f"{v} ({n} cells)" for v, n in zip(values[:8], counts[:8], strict=True))
-        known = ", ".join(str(code) for code in sorted(table))
-        raise VocabularyError(f"{what}: unknown codes {listed}; known codes are {known}")
+        there = ", ".join(str(code) for code in sorted(table))
+        raise VocabularyError(f"{what}: unknown codes {listed}; known codes are {there}")
     return classes
 
 
@@ -169,6 +177,9 @@ def check_codes(
     latitude: NDArray[Any] | None = None,
     longitude: NDArray[Any] | None = None,
     remedy: str = "translate other legends with xland.vocabulary.translate",
+    classes: int = len(CLASSES),
+    hidden: int | None = None,
+    error: type[XlandError] = VocabularyError,
 ) -> NDArray[np.uint8]:
     """Return class codes as uint8, or say which codes are unknown, how many and where.
 
@@ -182,6 +193,12 @@ def check_codes(
         Degrees of the cell centres, for the message.
     remedy : str
         What to do about it, for the message.
+    classes : int
+        How many classes there are.
+    hidden : int, optional
+        A further code, of what does not count.
+    error : type
+        Raised in place of :class:`VocabularyError`.
 
     Returns
     -------
@@ -195,10 +212,14 @@ def check_codes(
     """
     codes = np.asarray(codes)
     if codes.dtype.kind not in "iufb":
-        raise VocabularyError(f"the {what} holds {codes.dtype} values; class codes are whole numbers from 0 to 7")
-    bad = (codes < 0) | (codes >= len(CLASSES))
+        raise error(f"the {what} holds {codes.dtype} values; class codes are whole numbers from 0 to {classes - 1}")
+    bad = codes >= classes
+    if codes.dtype.kind != "u":
+        bad |= codes < 0
     if codes.dtype.kind == "f":
         bad |= ~(codes == np.trunc(codes))
+    if hidden is not None:
+        bad &= codes != hidden
     if not bad.any():
         return codes.astype(np.uint8, copy=False)
     values, counts = np.unique(codes[bad], return_counts=True)
@@ -208,9 +229,10 @@ def check_codes(
     if latitude is not None and longitude is not None:
         row, column = (int(index[0]) for index in np.nonzero(bad)[-2:])
         place = f", the first at {latitude[row]:g} N, {longitude[column]:g} E"
-    raise VocabularyError(
-        f"the {what} holds unknown class codes {listed}{more}{place}; codes are 0 to 7 with 0 for ocean and no data: "
-        f"{remedy}"
+    also = "" if hidden is None else f", {hidden} for what does not count"
+    raise error(
+        f"the {what} holds unknown class codes {listed}{more}{place}; codes are 0 to {classes - 1} with 0 for ocean "
+        f"and no data{also}: {remedy}"
     )
 
 

@@ -8,10 +8,10 @@ import xarray as xr
 
 from xland.batches.split import Part, divide
 from xland.errors import GridError, OtherYearWarning, TimeError
-from xland.evaluation.alignment import as_map
 from xland.evaluation.coarse import baseline_maps, pick_year, sum_up
 from xland.grid import Grid
 from xland.models.baselines import crosswalk, simple_maps
+from xland.reader import as_map
 
 COARSE = Grid(5.0, 60.0, -180.0, 4, 6)
 

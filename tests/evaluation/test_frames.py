@@ -7,9 +7,9 @@ import xarray as xr
 
 from tests.raising_backend import ValueWasReadError, raising_dataset
 from xland.errors import RegionError
-from xland.evaluation.alignment import as_map
 from xland.evaluation.frames import BLANK, edges, mean, mode, place, thin
 from xland.grid import Grid
+from xland.reader import as_map
 
 
 def a_map(values, north=60.0, west=0.0, resolution=1.0):

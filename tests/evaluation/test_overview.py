@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from xland.evaluation.alignment import as_map
 from xland.evaluation.frames import BLANK
 from xland.evaluation.overview import CHANGE_KINDS, look_over
 from xland.evaluation.regions import latitude_bands
 from xland.grid import Grid
+from xland.reader import as_map
 
 
 def a_map(values, north=60.0, west=0.0):

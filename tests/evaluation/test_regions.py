@@ -6,10 +6,10 @@ import xarray as xr
 
 from xland.errors import RegionError
 from xland.evaluation import regions
-from xland.evaluation.alignment import as_map
 from xland.evaluation.regions import Regions, choose, labelled, latitude_bands
 from xland.evaluation.scores import compare, compare_regions
 from xland.grid import Grid
+from xland.reader import as_map
 
 WORLD = Grid.world(10.0)
 

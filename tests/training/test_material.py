@@ -156,7 +156,7 @@ def test_an_optional_variable_may_be_missing(world):
 def test_unknown_codes_in_the_target_are_counted(world, code):
     target = world["target"].astype(np.int16)
     target[0, 10, 20:25] = code
-    with pytest.raises(VocabularyError, match=rf"target: unknown class codes {code} \(5 cells\)"):
+    with pytest.raises(VocabularyError, match=rf"target holds unknown class codes {code} \(5 cells\)"):
         gather(tiny_configuration(), **{**world, "target": target})
 
 
@@ -196,7 +196,7 @@ def test_missing_or_shifted_static_predictors_are_named(world):
 def test_static_gaps_on_land_are_named(world):
     land = world["static"]["land_share"].values > 0
     world["static"]["elevation"] = world["static"]["elevation"].where(~land | (np.cumsum(land).reshape(land.shape) > 6))
-    with pytest.raises(StaticError, match="'elevation' is NaN or infinite in 6 cells of land"):
+    with pytest.raises(StaticError, match="elevation: 6 cells of land are NaN or infinite"):
         gather(tiny_configuration(), **world)
 
 
@@ -207,7 +207,7 @@ def test_a_prior_that_is_missing_short_or_unknown_is_named(world):
     with pytest.raises(TimeError, match="prior lacks the years 1999; it holds 2000"):
         gather(configuration, **world, prior=world["target"].isel(time=[0]))
     earlier = tiny_world((1999, 2000))[2]
-    with pytest.raises(PriorError, match=r"prior: unknown class codes 44 \(720 cells\)"):
+    with pytest.raises(PriorError, match=r"prior holds unknown class codes 44 \(720 cells\)"):
         gather(configuration, **world, prior=earlier.where(earlier["lat"] != 10.5, 44))
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xland.errors import AllocationError
-from xland.forcing import ROUNDING, SUM_TOLERANCE
+from xland.forcing import SUM_TOLERANCE
+from xland.limits import ROUNDING
 from xland.vocabulary import CLASS_NAMES, LUH2_STATES, LUH3_STATES, OCEAN, STATE_CLASSES
 
 _OPTIONAL = frozenset(LUH3_STATES) - frozenset(LUH2_STATES)

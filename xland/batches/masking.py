@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.errors import XlandError
 from xland.grid import expand
 
 MASKED = 255
 """Code of a hidden pixel of the prior, and of a target pixel that does not count."""
-
-
-def known_codes(codes: NDArray[Any], classes: int, what: str, error: type[XlandError]) -> NDArray[np.uint8]:
-    """Return class codes as uint8 if all are known; 255 marks what does not count.
-
-    Parameters
-    ----------
-    codes : array, any shape
-    classes : int
-        Number of classes; codes are ``0 .. classes - 1``.
-    what : str
-        What the map is, for the message.
-    error : type
-        Raised for unknown codes; the message says which and how many.
-    """
-    unknown = ~np.isin(codes, [*range(classes), MASKED])
-    if unknown.any():
-        values, counts = np.unique(codes[unknown], return_counts=True)
-        listed = ", ".join(f"{value:g} ({count} cells)" for value, count in zip(values[:8], counts[:8], strict=True))
-        raise error(
-            f"{what}: unknown class codes {listed}; classes are 0 to {classes - 1}, and {MASKED} what does not count: "
-            "translate the map with a table of xland.vocabulary"
-        )
-    return codes.astype(np.uint8)
 
 
 def mask_prior(

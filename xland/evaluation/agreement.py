@@ -13,10 +13,10 @@ from xland.aggregation import aggregate_classes
 from xland.allocation.cells import largest_pixel
 from xland.allocation.crosswalk import Crosswalk, checked_crosswalk, class_targets
 from xland.errors import AllocationError, GridError
-from xland.evaluation.alignment import as_map
 from xland.evaluation.placing import fitting_factor, of_year, on_cells
 from xland.forcing import find_sources, read_forcing, require_dataset
 from xland.grid import Grid
+from xland.reader import as_map
 from xland.vocabulary import CLASS_NAMES
 
 
@@ -81,7 +81,7 @@ def coarse_agreement(
 def _shares(fine: xr.DataArray, forcing: xr.Dataset, factor: int | None) -> tuple[xr.DataArray, Grid, int | None, int]:
     """Class shares of the coarse cells of a map, their grid, the year of the map and the factor."""
     layers, name = _layers(fine)
-    found = as_map(layers[0], what="map")
+    found = as_map(layers[0], what="map", holds="classes" if name is None else "values")
     if len(found.years) > 1:
         raise GridError(f"the map has {len(found.years)} years; select one")
     factor = fitting_factor(forcing, found.grid, factor)
@@ -97,7 +97,7 @@ def _shares(fine: xr.DataArray, forcing: xr.Dataset, factor: int | None) -> tupl
         values = counted[list(CLASS_NAMES)].to_dataarray("class").data
     else:
         area = found.grid.cell_area()[:, None]
-        canonical = [as_map(layer, what="map").data.isel(time=0, drop=True) for layer in layers]
+        canonical = [as_map(layer, what="map", holds="values").data.isel(time=0, drop=True) for layer in layers]
         values = xr.concat([_mean(layer, area, factor) for layer in canonical], "class").data
     return xr.DataArray(values, coordinates, ("class", "lat", "lon")), coarse, found.years[0], factor
 

@@ -9,36 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import xarray as xr
-
 from xland.errors import GridError, RegionError, TimeError
-from xland.grid import Grid
-from xland.orientation import orient
+from xland.reader import ClassMap
 
 OFF_LATTICE = 0.05
 """Share of a cell by which two grids may be apart and still count as the same cells."""
-
-
-@dataclass(frozen=True)
-class ClassMap:
-    """A map in canonical order, with its grid and years.
-
-    Parameters
-    ----------
-    data : DataArray with dimensions time, lat, lon
-        Still lazy where the caller's array was.
-    grid : Grid
-    years : tuple of int or None
-        One for each time step; None where the map does not say its year.
-    what : str
-        What the map is, for messages.
-    """
-
-    data: xr.DataArray
-    grid: Grid
-    years: tuple[int | None, ...]
-    what: str
 
 
 @dataclass(frozen=True)
@@ -49,57 +24,6 @@ class Overlap:
     columns: slice
     predicted_rows: slice
     predicted_columns: slice
-
-
-def as_map(obj: xr.DataArray | xr.Dataset, *, what: str) -> ClassMap:
-    """Return a map in canonical order, without reading it.
-
-    Parameters
-    ----------
-    obj : DataArray or Dataset
-        Any order and names of dimensions; of a Dataset the variable ``land_use`` is taken.
-    what : str
-        What the map is, for messages.
-
-    Raises
-    ------
-    GridError
-        If the map has other dimensions than time, latitude and longitude, or no regular grid.
-    """
-    if isinstance(obj, xr.Dataset):
-        if "land_use" not in obj:
-            raise GridError(f"the {what} is a Dataset without `land_use`; pass the variable that holds class codes")
-        obj = obj["land_use"]
-    data, _ = orient(obj, what=what)
-    spare = [str(dim) for dim in data.dims if dim not in {"time", "lat", "lon"}]
-    long = [f"{dim} ({data.sizes[dim]})" for dim in spare if data.sizes[dim] > 1]
-    if long:
-        raise GridError(
-            f"the {what} has the dimensions {', '.join(long)} beside time, lat and lon; select one step of each, "
-            "and pass class codes rather than probabilities"
-        )
-    data = data.isel(dict.fromkeys(spare, 0), drop=True)
-    years = years_of(data)
-    if "time" not in data.dims:
-        if data.chunks is None and data.dtype != object:
-            data = data.chunk("auto")  # or else a stored map would be read for its new dimension
-        data = data.drop_vars("time", errors="ignore").expand_dims("time")
-    data = data.transpose("time", "lat", "lon")
-    return ClassMap(data, Grid.from_centres(data["lat"].values, data["lon"].values), years, what)
-
-
-def years_of(data: xr.DataArray) -> tuple[int | None, ...]:
-    """Return the calendar year of each time step of a map in canonical order; None where it does not say."""
-    if "time" not in data.coords:
-        return (None,) * data.sizes.get("time", 1)
-    time = data["time"]
-    if time.dtype.kind == "M":
-        values = time.dt.year.values
-    elif time.dtype.kind == "O":
-        values = np.array([getattr(step, "year", step) for step in np.atleast_1d(time.values)])
-    else:
-        values = time.values
-    return tuple(int(year) for year in np.atleast_1d(values))
 
 
 def pair_years(predicted: ClassMap, observed: ClassMap, *, match_years: bool) -> list[tuple[int, int]]:

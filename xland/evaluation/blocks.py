@@ -12,10 +12,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import GridError
-from xland.evaluation.alignment import ClassMap, Overlap, as_map, overlaps
+from xland.evaluation.alignment import Overlap, overlaps
 from xland.evaluation.confusion import count_rows
 from xland.evaluation.frames import as_dask, edges, pad, place
 from xland.grid import Grid
+from xland.reader import ClassMap, as_map
 from xland.vocabulary import CLASSES, check_codes
 
 
@@ -106,7 +107,7 @@ def place_mask(within: xr.DataArray | NDArray[np.bool_], observed: ClassMap) -> 
         within = xr.DataArray(within, {"lat": observed.data["lat"], "lon": observed.data["lon"]}, ("lat", "lon"))
     if within.dtype != np.bool_:
         raise GridError(f"the mask `within` must be boolean, not {within.dtype}; compare it with a value first")
-    placed = as_map(within, what="mask `within`")
+    placed = as_map(within, what="mask `within`", holds="mask")
     if len(placed.years) > 1:
         raise GridError("the mask `within` has several time steps; select one")
     return place(placed, observed, 0)

@@ -20,12 +20,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import GridError, NothingToScoreError, RegionError, TimeError, UndefinedScoreWarning
-from xland.evaluation.alignment import ClassMap, as_map, overlaps
+from xland.evaluation.alignment import overlaps
 from xland.evaluation.blocks import place_mask
 from xland.evaluation.change_scores import ChangeScores
 from xland.evaluation.frames import as_dask, edges, is_cell_count, pad, place
 from xland.evaluation.measures import Weighting
 from xland.evaluation.transitions import cross_tabulate, tabulate_windows
+from xland.reader import ClassMap, as_map
 from xland.vocabulary import CLASSES, OCEAN, check_codes
 
 __all__ = ["ChangeScores", "assess_change"]
@@ -204,7 +205,7 @@ def _labels(regions: xr.DataArray, frame: ClassMap) -> da.Array:
     """Return the labels of the frame's cells; NaN where a cell is not covered."""
     if not isinstance(regions, xr.DataArray) or regions.dtype.kind not in "iufbUO":
         raise GridError("`regions` must be a DataArray of whole numbers or names, with latitude and longitude")
-    placed = as_map(regions, what="map of regions")
+    placed = as_map(regions, what="map of regions", holds="labels")
     if len(placed.years) > 1:
         raise GridError("the map of regions has several time steps; select one")
     labels = as_dask(placed.data)

@@ -12,12 +12,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.batches.split import Part, divide
-from xland.evaluation.alignment import ClassMap
 from xland.evaluation.frames import as_dask
 from xland.evaluation.placing import of_year, on_cells
 from xland.forcing import read_forcing, require_dataset
 from xland.grid import Grid
 from xland.models.baselines import maps_of_states
+from xland.reader import ClassMap
 from xland.vocabulary import CLASS_NAMES, STATE_CLASSES
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.evaluation.alignment import ClassMap, overlaps
+from xland.evaluation.alignment import overlaps
+from xland.reader import ClassMap
 
 BLANK = 255
 """Stands for no data among codes that are drawn."""

@@ -11,8 +11,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import GridError, TimeError
-from xland.evaluation.alignment import years_of
 from xland.orientation import orient
+from xland.reader import map_years
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _at(layer: xr.DataArray, year: int | None, name: str) -> xr.DataArray:
     data, _ = orient(layer, what=f"layer {name!r}")
     if data.sizes.get("time", 1) == 1:
         return data
-    years = years_of(data)
+    years = map_years(data, f"layer {name!r}")
     if year not in years:
         raise TimeError(f"the layer {name!r} holds {len(years)} years, but not {year}")
     return data.isel(time=[years.index(year)])

@@ -11,11 +11,11 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.evaluation.alignment import ClassMap
 from xland.evaluation.frames import BLANK, as_dask, mean, mode, place, thin
 from xland.evaluation.pictures import stride
 from xland.evaluation.regions import Regions, number_map
 from xland.grid import Grid
+from xland.reader import ClassMap
 from xland.vocabulary import OCEAN
 
 CHANGE_KINDS = ("no change", "hit", "miss", "false alarm", "wrong hit")

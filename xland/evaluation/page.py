@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xland.evaluation.alignment import as_map
 from xland.evaluation.pictures import extent
 from xland.evaluation.sections.change import change_tile
 from xland.evaluation.sections.reliability import reliability_tile
 from xland.evaluation.sections.scores import score_tiles
 from xland.evaluation.tables import years_in_words
+from xland.reader import as_map
 
 if TYPE_CHECKING:
     from xland.evaluation.report import Report

@@ -16,8 +16,8 @@ from xland.batches.split import CONTINENTS, find_cells
 from xland.datasets import koppen
 from xland.datasets.reference import KOPPEN_ZONES
 from xland.errors import RegionError
-from xland.evaluation.alignment import ClassMap, as_map
 from xland.grid import Grid
+from xland.reader import ClassMap, as_map, read_codes
 
 MOST = 40
 """Regions of one map at most: more cannot be read in a table."""
@@ -113,7 +113,8 @@ def labelled(labels: xr.DataArray | xr.Dataset, names: Sequence[str] | None = No
         )
     if labels.dtype.kind not in "iufb":
         raise RegionError(f"regions must be whole numbers from 1, or 0 for none, not {labels.dtype} values")
-    steps = len(as_map(labels, what="map of regions").years)
+    labels = read_codes(labels, what="map of regions", error=RegionError, holds="numbers", empty=0)
+    steps = len(as_map(labels, what="map of regions", holds="numbers").years)
     if steps > 1:
         raise RegionError(f"the map of regions has {steps} time steps; select one")
     filled = labels.fillna(0) if labels.dtype.kind == "f" else labels
@@ -165,7 +166,7 @@ def choose(regions: str | Regions | xr.DataArray | xr.Dataset | None, frame: Cla
 
 def number_map(regions: Regions) -> ClassMap:
     """Return the numbers of the regions as a map that can be placed on others."""
-    return as_map(regions.labels, what="map of regions")
+    return as_map(regions.labels, what="map of regions", holds="numbers")
 
 
 def _on_grid(labels: Any, grid: Grid) -> xr.DataArray:

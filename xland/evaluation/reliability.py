@@ -18,7 +18,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import GridError, ModelError, NothingToScoreError, TimeError, VocabularyError
-from xland.evaluation.alignment import ClassMap, as_map, pair_years
+from xland.evaluation.alignment import pair_years
 from xland.evaluation.blocks import place_mask
 from xland.evaluation.confidence import Counts, count_confidence
 from xland.evaluation.confusion import SOUTHERN_LIMIT
@@ -26,6 +26,7 @@ from xland.evaluation.frames import as_dask, place
 from xland.evaluation.measures import Weighting
 from xland.models.calibration import BINS
 from xland.orientation import orient
+from xland.reader import ClassMap, as_map
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, check_codes
 
 Domain = Literal["land", "all"]
@@ -257,7 +258,7 @@ def _canonical(probability: xr.DataArray) -> tuple[list[da.Array], ClassMap]:
         )
     if data.chunks is None:
         data = data.chunk({**dict.fromkeys(data.dims, "auto"), dim: -1})
-    frame = as_map(data.isel({dim: 0}, drop=True), what="probability")
+    frame = as_map(data.isel({dim: 0}, drop=True), what="probability", holds="values")
     if "time" not in data.dims:
         data = data.drop_vars("time", errors="ignore").expand_dims("time")
     array = as_dask(data.transpose("time", dim, "lat", "lon"))

@@ -25,7 +25,7 @@ from xland.allocation.crosswalk import Crosswalk, checked_crosswalk
 from xland.atomic import replace_file
 from xland.errors import GridError, NothingToScoreError, TimeError, UndefinedScoreWarning
 from xland.evaluation.agreement import coarse_agreement
-from xland.evaluation.alignment import ClassMap, as_map, overlaps, years_of
+from xland.evaluation.alignment import overlaps
 from xland.evaluation.change import ChangeScores, assess_change
 from xland.evaluation.coarse import CoarseAgreement, baseline_maps, pick_year, sum_up
 from xland.evaluation.layers import FIELDS, extra_layers
@@ -42,6 +42,7 @@ from xland.evaluation.sections.maps import maps_section
 from xland.evaluation.sections.reliability import reliability_section
 from xland.evaluation.sections.scores import classes_section, regions_section, scores_section
 from xland.grid import Grid
+from xland.reader import ClassMap, as_map, map_years
 from xland.vocabulary import CLASSES
 
 MAX_PIXELS = 750_000
@@ -133,13 +134,13 @@ class Report:
             return self._change(self.start)
         except NothingToScoreError as error:
             self._warn("change is not scored", error)
-        start, observed = years_of(self.start)[0], years_of(self.observed)[0]
+        start, observed = (map_years(each, "map")[0] for each in (self.start, self.observed))
         size = len(CLASSES)
         return {
             name: ChangeScores(
                 np.zeros((size,) * 3),
                 np.zeros((size,) * 2),
-                years=(start, observed, years_of(each)[0]),
+                years=(start, observed, map_years(each, "map")[0]),
                 cells=self.scores[name].cells,
             )
             for name, each in self.maps.items()

@@ -15,13 +15,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import GridError, NothingToScoreError, VocabularyError
-from xland.evaluation.alignment import as_map, pair_years
+from xland.evaluation.alignment import pair_years
 from xland.evaluation.blocks import Weightings, count_lazily, weigh
 from xland.evaluation.comparison import Comparison, Evaluation
 from xland.evaluation.confusion import DOMAINS, confusion, mixed_cells
 from xland.evaluation.frames import is_cell_count, place
 from xland.evaluation.measures import Scores, Weighting
 from xland.evaluation.regions import Regions, number_map
+from xland.reader import as_map
 from xland.vocabulary import CLASSES, check_codes
 
 __all__ = [

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.batches.masking import MASKED, known_codes
+from xland.batches.masking import MASKED
 from xland.errors import PriorError
 from xland.forcing import check_coverage, check_values
 from xland.grid import expand
@@ -23,9 +23,11 @@ from xland.inference.layout import Block, Layout, Placement, placements
 from xland.inference.predict import BlockInputs, predict_block
 from xland.inference.residency import give_back, residency_of
 from xland.inference.targets import Conserving
+from xland.limits import refuse, share_problem, static_problem, unknown_land
 from xland.models.applicability import Applicability, static_means
 from xland.models.checkpoint import Checkpoint
 from xland.models.ensemble import Ensemble
+from xland.vocabulary import check_codes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,6 +160,9 @@ class _Static:
     fields: Tensor | None  # None where the block holds no land
     land: NDArray[np.bool_]
     coarse_land: NDArray[np.bool_]
+    unknown: (
+        NDArray[np.bool_] | None
+    )  # coarse cells in which the share of land is NaN somewhere; None where it never is
     pending: tuple[tuple[slice, Future[None]], ...] = ()
 
 
@@ -221,18 +226,25 @@ def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple
     import torch
 
     inputs = plan.inputs
-    land = _read_land(plan, block, chunks)
-    if not land[block.core].any():
-        return _Static(None, np.zeros((0, 0), np.bool_), np.zeros((0, 0), np.bool_)), 1
+    land, missing = _read_land(plan, block, chunks)
+    if not land[block.core].any() and not missing.any():
+        return _Static(None, np.zeros((0, 0), np.bool_), np.zeros((0, 0), np.bool_), None), 1
     # unlike torch, NumPy leaves zeros to the system until they are written: sea takes no memory
     fields = torch.from_numpy(np.zeros((len(inputs.static), *land.shape), dtype=np.float16))
+
+    degrees = plan.static.grid.latitude, plan.static.grid.longitude
 
     def fill(strip: Placement) -> None:
         if not land[strip.target].any():
             return
         (rows, columns), height = strip.target, strip.target[0].stop - strip.target[0].start
+        place = tuple(axis[part] for axis, part in zip(degrees, strip.source, strict=True))
+        checked = {inputs.domain}
         for number, channel in enumerate(inputs.static):
             named = {name: _read_variable(plan, name, strip, chunks) for name in channel.sources}
+            for name in named.keys() - checked:
+                refuse(static_problem(name, named[name], land[strip.target], *place))
+            checked |= named.keys()
             for start in range(0, height, IN_CACHE):
                 part = slice(start, min(start + IN_CACHE, height))
                 at = (slice(rows.start + part.start, rows.start + part.stop), columns)
@@ -246,16 +258,24 @@ def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple
         for _, future in pending:
             future.result()
     factor = inputs.factor
-    coarse_land = np.asarray(land.reshape(land.shape[0] // factor, factor, -1, factor).any(axis=(1, 3)))
-    return _Static(fields.to(device), land, coarse_land, pending), fields.nbytes + land.nbytes
+    coarse_land, unknown = (
+        np.asarray(cells.reshape(land.shape[0] // factor, factor, -1, factor).any(axis=(1, 3)))
+        for cells in (land, missing)
+    )
+    found = _Static(fields.to(device), land, coarse_land, unknown if unknown.any() else None, pending)
+    return found, fields.nbytes + land.nbytes
 
 
-def _read_land(plan: Plan, block: Block, chunks: Chunks) -> NDArray[np.bool_]:
-    """Where a class is predicted, over the halo of a block."""
-    land = np.zeros((len(block.read_rows), len(block.read_columns)), dtype=np.bool_)
+def _read_land(plan: Plan, block: Block, chunks: Chunks) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Where a class is predicted, over the halo of a block, and where that is not known."""
+    name, grid = plan.inputs.domain, plan.static.grid
+    land, missing = np.zeros((2, len(block.read_rows), len(block.read_columns)), dtype=np.bool_)
     for strip in _strips(plan.static, block):
-        land[strip.target] = _read_variable(plan, plan.inputs.domain, strip, chunks) > 0
-    return land
+        share = np.asarray(_read_variable(plan, name, strip, chunks))
+        refuse(share_problem(name, share, grid.latitude[strip.source[0]], grid.longitude[strip.source[1]]))
+        land[strip.target] = share > 0
+        missing[strip.target] = np.isnan(share)
+    return land, missing
 
 
 def _read_variable(plan: Plan, name: str, strip: Placement, chunks: Chunks) -> NDArray[Any]:
@@ -289,6 +309,8 @@ def _read_coarse(plan: Plan, block: Block, static: _Static, chunks: Chunks, year
             when = plan.years[year] + inputs.steps[step]
             latitude, longitude = grid.latitude[place.source[0]], grid.longitude[place.source[1]]
             check_values(named, latitude, longitude, when)
+            if static.unknown is not None:
+                refuse(unknown_land(inputs.domain, static.unknown[place.target], named, latitude, longitude))
             if expected is not None:
                 check_coverage(named, expected & fresh, latitude, longitude, when)
     return inputs.coarse_array(dict(zip(plan.variables, states, strict=True)))
@@ -303,6 +325,14 @@ def _read_prior(plan: Plan, block: Block, chunks: Chunks, year: int) -> NDArray[
     for place in placements(prior.grid, rows, columns):
         values = prior.read(*place.source, chunks, position)[0]
         if prior is plan.first_prior:
-            values = known_codes(values, len(plan.inputs.classes), "prior map", PriorError)
+            values = check_codes(
+                values,
+                what="prior map",
+                latitude=prior.grid.latitude[place.source[0]],
+                longitude=prior.grid.longitude[place.source[1]],
+                classes=len(plan.inputs.classes),
+                hidden=MASKED,
+                error=PriorError,
+            )
         codes[place.target] = values
     return codes

@@ -10,6 +10,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from xland.batches.masking import MASKED
 from xland.coordinates import find_names
 from xland.datasets import static_predictors
 from xland.errors import GridError, PriorError, RegionError, StaticError, TimeError
@@ -20,7 +21,8 @@ from xland.inference.layout import Layout, pieces, placements
 from xland.inference.windows import Span
 from xland.inputs import InputSpec
 from xland.orientation import orient
-from xland.years import decode_years, listed
+from xland.reader import horizontal_dims, map_of, map_years, read_codes, read_static
+from xland.years import listed
 
 Region = tuple[float, float, float, float]
 
@@ -167,18 +169,14 @@ def static_source(static: xr.Dataset | None, target: Grid, inputs: InputSpec) ->
     """
     if static is None:
         static = static_predictors(inputs.resolution, chunked=False)
-    if not isinstance(static, xr.Dataset):
-        raise StaticError(f"static must be a Dataset of predictors, not {type(static).__name__}")
     names = list(inputs.static_variables)
-    missing = [name for name in names if name not in static]
-    if missing:
-        raise StaticError(f"static predictors lack {', '.join(missing)}, which the model needs")
+    static = read_static(static, names, inputs.domain)
     field = _file_field([static[name] for name in names], "static predictors")
     if field is not None:
         _check_cover(field.grid, target, "static predictors", StaticError)
         return Source(field)
-    canonical, _ = orient(static[names], what="static predictors")
-    grid = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
+    canonical, orientation = orient(static, what="static predictors")
+    grid = orientation.grid
     _check_cover(grid, target, "static predictors", StaticError)
     layers = [_dask(canonical[name].transpose("lat", "lon")).astype(np.float32) for name in names]
     return _chunked(da.stack(layers).rechunk({0: -1}), grid)
@@ -192,15 +190,13 @@ def prior_source(prior: xr.DataArray | xr.Dataset, target: Grid, year: int) -> S
     PriorError
         If it is of other years, holds fractions instead of codes, or does not nest in or cover the target.
     """
-    chosen = _of_year(_map_of(prior), year)
-    if chosen.dtype.kind not in "iu":
-        raise PriorError(f"prior map must hold whole class codes, not {chosen.dtype}: convert it to uint8")
+    chosen = _of_year(read_codes(prior, what="prior map", error=PriorError, empty=MASKED), year)
     field = _file_field([chosen], "prior map")
     if field is not None:
         _check_cover(field.grid, target, "prior map", PriorError)
         return Source(field)
-    canonical, _ = orient(chosen, what="prior map")
-    grid = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
+    canonical, orientation = orient(chosen, what="prior map")
+    grid = orientation.grid
     _check_cover(grid, target, "prior map", PriorError)
     return _chunked(_dask(canonical.transpose("lat", "lon"))[None], grid)
 
@@ -211,10 +207,7 @@ def _chunked(array: da.Array, grid: Grid) -> Source:
 
 def _file_field(layers: Sequence[xr.DataArray], what: str) -> FileField | None:
     """Return layers as they can be read inside a task, or None for dask arrays and other orders of dimensions."""
-    latitude, longitude = (find_names(layers[0], kind, what=what) for kind in ("latitude", "longitude"))
-    if latitude is None or longitude is None:
-        return None
-    dims = (latitude.dimension, longitude.dimension)
+    dims = horizontal_dims(layers[0], what)
     if any(layer.chunks is not None or layer.dims != dims for layer in layers):
         return None
     coords = {
@@ -233,33 +226,22 @@ def years_of_map(prior: xr.DataArray | xr.Dataset) -> tuple[int, ...]:
     ------
     PriorError
         If it is no map.
+    TimeError
+        If its years cannot be decoded.
     """
-    found = _map_of(prior)
-    names = find_names(found, "time", what="prior map")
-    if names is None and not {"time", "year"} & set(found.coords):
-        return ()
-    dataset = found.to_dataset(name="prior")
-    renamed = {} if names is None or names.coordinate is None else {names.coordinate: "time"}
-    return decode_years(dataset.rename({k: v for k, v in renamed.items() if k != v}), names)
-
-
-def _map_of(prior: xr.DataArray | xr.Dataset) -> xr.DataArray:
-    if isinstance(prior, xr.Dataset):
-        if "land_use" not in prior:
-            raise PriorError("prior is a Dataset without 'land_use': give the map itself, ds['land_use']")
-        prior = prior["land_use"]
-    if not isinstance(prior, xr.DataArray):
-        raise PriorError(f"prior must be a DataArray of class codes, not {type(prior).__name__}")
-    return prior
+    years = map_years(map_of(prior, "prior map", PriorError), "prior map")
+    return tuple(year for year in years if year is not None)
 
 
 def _of_year(prior: xr.DataArray, year: int) -> xr.DataArray:
     """Select the map of a year; one that does not say its year is taken as it is."""
-    years = years_of_map(prior)
-    if years and year not in years:
-        raise PriorError(f"prior map is of {listed(years)}, but the first map needs the one of {year}")
-    names = find_names(prior, "time", what="prior map")
-    return prior if names is None else prior.isel({names.dimension: years.index(year)})
+    years, names = map_years(prior, "prior map"), find_names(prior, "time", what="prior map")
+    if None in years and len(years) > 1:
+        raise PriorError(f"prior map has {len(years)} time steps that do not say their years; select one with isel")
+    if None not in years and year not in years:
+        held = listed([each for each in years if each is not None])
+        raise PriorError(f"prior map is of {held}, but the first map needs the one of {year}")
+    return prior if names is None else prior.isel({names.dimension: 0 if None in years else years.index(year)})
 
 
 def _check_cover(

@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xland.allocation.crosswalk import Crosswalk, class_targets
-from xland.batches.masking import MASKED, known_codes
+from xland.batches.masking import MASKED
 from xland.errors import AllocationError, PriorError
 from xland.grid import Grid, expand
 from xland.inference.fields import Chunks, Field, Key
 from xland.inference.layout import Block, placements
 from xland.inference.windows import Span
 from xland.inputs import InputSpec
+from xland.vocabulary import check_codes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +54,15 @@ class Base:
         codes = np.full((len(block.rows), len(block.columns)), MASKED, dtype=np.uint8)
         for place in placements(self.map.grid, block.rows, block.columns):
             values = self.map.read(*place.source, chunks)[0]
-            codes[place.target] = known_codes(values, classes, "prior map", PriorError)
+            codes[place.target] = check_codes(
+                values,
+                what="prior map",
+                latitude=self.map.grid.latitude[place.source[0]],
+                longitude=self.map.grid.longitude[place.source[1]],
+                classes=classes,
+                hidden=MASKED,
+                error=PriorError,
+            )
         return codes
 
 

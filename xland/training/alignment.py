@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dask
@@ -10,14 +11,16 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.batches.masking import known_codes
+from xland.batches.masking import MASKED
 from xland.batches.split import Part, assign_years
 from xland.errors import ConfigurationError, StaticError, TimeError, XlandError
 from xland.grid import Grid, nesting_factor
 from xland.inputs import InputSpec
+from xland.limits import refuse, share_problem, static_problem, unknown_land
 from xland.orientation import orient
+from xland.reader import as_map, read_static
 from xland.training.configuration import Configuration
-from xland.vocabulary import LUH_SECONDARY
+from xland.vocabulary import LUH_SECONDARY, check_codes
 from xland.years import listed
 
 
@@ -61,30 +64,67 @@ def pair_years(configuration: Configuration, forcing: tuple[int, ...], target: l
 
 def lay_maps(maps: xr.DataArray, coarse: Grid, factor: int, what: str) -> xr.DataArray:
     """Return maps as ``(time, lat, lon)`` from the north-west, on a grid that nests in the coarse one."""
-    canonical, _ = orient(maps, what=what)
-    grid = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
-    if nesting_factor(grid, coarse) != factor:
-        raise ConfigurationError(f"{what}: {grid.resolution:g} degree cells, but the model's factor is {factor}")
-    if "time" not in canonical.dims:
+    found = as_map(maps, what=what, empty=MASKED)
+    if nesting_factor(found.grid, coarse) != factor:
+        raise ConfigurationError(f"{what}: {found.grid.resolution:g} degree cells, but the model's factor is {factor}")
+    if None in found.years:
         raise ConfigurationError(f"{what} needs a time dimension of calendar years")
-    return canonical.transpose("time", "lat", "lon")
+    return found.data
 
 
-def read_codes(maps: xr.DataArray, inputs: InputSpec, what: str, error: type[XlandError]) -> NDArray[np.uint8]:
+def compute_codes(maps: xr.DataArray, inputs: InputSpec, what: str, error: type[XlandError]) -> NDArray[np.uint8]:
     """Read class codes, which must be known."""
-    return known_codes(compute(maps.data), len(inputs.classes), what, error)
+    return check_codes(
+        compute(maps.data),
+        what=what,
+        latitude=maps["lat"].values,
+        longitude=maps["lon"].values,
+        classes=len(inputs.classes),
+        hidden=MASKED,
+        error=error,
+    )
 
 
 def lay_static(static: xr.Dataset, grid: Grid, inputs: InputSpec) -> xr.Dataset:
     """Return the static predictors that the inputs name as ``(lat, lon)`` from the north-west, on a grid."""
-    missing = [name for name in inputs.static_variables if name not in static]
-    if missing:
-        raise StaticError(f"static predictors lack {', '.join(missing)}, which the inputs name")
-    canonical, _ = orient(static[list(inputs.static_variables)], what="static predictors")
-    own = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
-    if not own.same_as(grid):
-        raise StaticError(f"static predictors ({own}) are not on the fine grid of the forcing ({grid})")
+    read = read_static(static, inputs.static_variables, inputs.domain)
+    canonical, orientation = orient(read, what="static predictors")
+    if not orientation.grid.same_as(grid):
+        raise StaticError(f"static predictors ({orientation.grid}) are not on the fine grid of the forcing ({grid})")
     return canonical.transpose("lat", "lon")
+
+
+def find_land(
+    fields: Mapping[str, NDArray[Any]], inputs: InputSpec, grid: Grid, states: Callable[[], Mapping[str, NDArray[Any]]]
+) -> NDArray[np.bool_]:
+    """Return the fine cells whose class is learned, having checked the static predictors there.
+
+    Parameters
+    ----------
+    fields : mapping of str to (rows, columns) array
+    inputs : InputSpec
+    grid : Grid
+        Where the fields lie.
+    states : callable
+        Returns the forcing in the coarse cells of that grid, ``(coarse rows, coarse columns)`` each; it is called
+        where the share of land is NaN.
+
+    Raises
+    ------
+    StaticError
+    """
+    share = fields[inputs.domain]
+    refuse(share_problem(inputs.domain, share, grid.latitude, grid.longitude))
+    land = np.nan_to_num(share) > 0
+    for name in inputs.static_variables:
+        if name != inputs.domain:
+            refuse(static_problem(name, fields[name], land, grid.latitude, grid.longitude))
+    unknown = np.isnan(share)
+    if unknown.any():
+        coarse = grid.coarsen(inputs.factor)
+        cells = unknown.reshape(coarse.rows, inputs.factor, coarse.columns, inputs.factor).any(axis=(1, 3))
+        refuse(unknown_land(inputs.domain, cells, states(), coarse.latitude, coarse.longitude))
+    return np.asarray(land)
 
 
 def find_covered(steps: list[dict[str, NDArray[np.float32]]]) -> NDArray[np.bool_]:

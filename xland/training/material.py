@@ -23,7 +23,7 @@ from xland.forcing import Forcing, check_values, read_forcing
 from xland.grid import Grid, expand
 from xland.inputs import Channel, InputSpec
 from xland.models.coverage import Coverage
-from xland.training.alignment import compute, find_covered, lay_maps, lay_static, pair_years, read_codes
+from xland.training.alignment import compute, compute_codes, find_covered, find_land, lay_maps, lay_static, pair_years
 from xland.training.configuration import Configuration
 from xland.training.moments import Moments
 from xland.years import listed
@@ -92,10 +92,10 @@ def gather(
     pairs = pair_years(configuration, coarse.years, maps["time"].values.tolist())
     canonical = lay_static(static, grid, inputs)
     fields = {name: compute(canonical[name].data).astype(np.float32) for name in inputs.static_variables}
-    codes = read_codes(maps.sel(time=[year for _, year in pairs]), inputs, "target", VocabularyError)
-    land = np.nan_to_num(fields[inputs.domain]) > 0
+    codes = compute_codes(maps.sel(time=[year for _, year in pairs]), inputs, "target", VocabularyError)
     part = divide(coarse.grid, configuration.split_seed, configuration.data.southern_limit)
     steps = _states(coarse, [year for year, _ in pairs], inputs)
+    land = find_land(fields, inputs, grid, lambda: {name: values[0] for name, values in steps[0].items()})
     training = expand(part == Part.TRAIN, inputs.factor) & land
     inputs = inputs.normalised(_statistics(inputs, fields, steps, training))
     source = TrainingArrays(
@@ -201,7 +201,7 @@ def _prior(prior: xr.DataArray, coarse: Grid, inputs: InputSpec, years: list[int
     missing = sorted(set(wanted) - set(there))
     if missing:
         raise TimeError(f"prior lacks the years {listed(missing)}; it holds {listed(there)}")
-    return read_codes(maps.sel(time=wanted), inputs, "prior", PriorError)
+    return compute_codes(maps.sel(time=wanted), inputs, "prior", PriorError)
 
 
 def _statistics(

@@ -289,9 +289,10 @@ class _Writer:
 
     def _static(self, rows: slice) -> None:
         fields = self.sources.fields(rows)
+        land = self.sources.land(fields, rows)
         if self.inputs.static:
             self._array("static")[:, rows] = self.inputs.static_array(fields)
-        self._array("counted")[rows] = self.sources.land(fields).astype(np.uint8)
+        self._array("counted")[rows] = land.astype(np.uint8)
 
     def _map(self, name: str, year: int) -> None:
         at = self.years[name].index(year)

@@ -15,7 +15,7 @@ from xland.errors import PriorError, TimeError, VocabularyError
 from xland.forcing import Forcing, check_values, read_forcing
 from xland.grid import Grid
 from xland.inputs import InputSpec
-from xland.training.alignment import lay_maps, lay_static, pair_years, read_codes
+from xland.training.alignment import compute_codes, find_land, lay_maps, lay_static, pair_years
 from xland.training.configuration import Configuration
 from xland.training.material import describe_data
 from xland.years import listed
@@ -98,14 +98,23 @@ class Sources:
         (strip,) = dask.compute(self.static.isel(lat=rows))
         return {str(name): array.values.astype(np.float32) for name, array in strip.data_vars.items()}
 
-    def land(self, fields: Mapping[str, NDArray[np.float32]]) -> NDArray[np.bool_]:
-        """Fine cells whose class is learned."""
-        return np.asarray(np.nan_to_num(fields[self.inputs.domain]) > 0)
+    def land(self, fields: Mapping[str, NDArray[np.float32]], rows: slice) -> NDArray[np.bool_]:
+        """Fine cells of a strip whose class is learned, having checked the predictors there."""
+
+        def states() -> dict[str, NDArray[np.float32]]:
+            factor = self.inputs.factor
+            first = self.forcing.data[list(self.variables)].isel(
+                time=self.forcing.years.index(self.forcing_years[0]),
+                lat=slice(rows.start // factor, rows.stop // factor),
+            )
+            return {str(name): array.values for name, array in first.compute().data_vars.items()}
+
+        return find_land(fields, self.inputs, self.grid.window(rows, slice(0, self.grid.columns)), states)
 
     def codes(self, what: str, year: int, rows: slice) -> NDArray[np.uint8]:
         """Read and check the class codes of a strip of the ``target`` or ``prior`` of a year, ``(rows, columns)``."""
         maps = self.target if what == "target" or self.prior is None else self.prior
-        return read_codes(maps.sel(time=year).isel(lat=rows), self.inputs, f"{what} of {year}", _ERRORS[what])
+        return compute_codes(maps.sel(time=year).isel(lat=rows), self.inputs, f"{what} of {year}", _ERRORS[what])
 
     def strips(self, tile: int) -> list[slice]:
         """Rows that are held at a time: whole tiles, and at least as many as a chunk of the sources."""

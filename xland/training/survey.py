@@ -76,7 +76,7 @@ def _survey_static(
     for rows in sources.strips(tile):
         coarse_rows = slice(rows.start // factor, rows.stop // factor)
         fields = sources.fields(rows)
-        land = sources.land(fields)
+        land = sources.land(fields, rows)
         part = expand(split[coarse_rows], factor)
         learned = land & (part == Part.TRAIN)
         for channel in plain:

@@ -8,7 +8,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.evaluation.alignment import years_of
 from xland.evaluation.charts import SERIES
 from xland.evaluation.frames import BLANK
 from xland.evaluation.layers import FIELDS
@@ -20,6 +19,7 @@ from xland.vocabulary import CLASSES
 
 if TYPE_CHECKING:
     from xland.evaluation.report import Report
+from xland.reader import map_years
 
 SAME, OTHER_CLASS = "#f6f5f1", "#6d1a60"
 """Ends of the scale that shows how much of a place differs; apart in lightness, so that anyone can tell them."""
@@ -55,7 +55,7 @@ def _thinning(overview: Overview, how: str) -> str:
 def _caption(report: Report, name: str) -> str:
     """Return the name of a map with its year, where it says one."""
     source = {"observed": report.observed, "start": report.start}.get(name, report.maps.get(name))
-    year = None if source is None else years_of(source)[0]
+    year = None if source is None else map_years(source, name)[0]
     return name if year is None or str(year) in name else f"{name} {year}"
 
 

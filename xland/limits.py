@@ -1,0 +1,276 @@
+"""What values may be: one table for every variable that comes from outside, and the checks that read it.
+
+Everything here works on plain arrays, when blocks are computed. What a variable *declares* (fill
+values, packing) has been dealt with before, by :mod:`xland.reader`: here NaN is no data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xland.errors import StaticError, XlandError
+from xland.vocabulary import CLASS_NAMES, LUH3_STATES, LUH_SECONDARY
+
+FILL_LIMIT = 1e19
+"""Finite values at least this large are the 1e20 that LUH files put where there is no data."""
+
+ROUNDING = 1e-5
+"""By how much a single fraction may lie outside 0..1: rounding of float32 sums."""
+
+PERCENT = 1.5
+"""What a fraction beyond 1 reaches at most if it is wrong by less than a unit."""
+
+FILLS = (-999.0, -9999.0, -99999.0, -999999.0, -32767.0, -32768.0, -2147483648.0)
+"""Numbers that stand for no data in many files: no predictor has exactly such a lowest value."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the values of a variable may be where they count.
+
+    Parameters
+    ----------
+    lowest, highest : float
+    fraction : bool
+        Whether it is a share of the cell: percent is refused.
+    units : tuple of str
+        Units that are understood; none means that any are.
+    other_units : tuple of str
+        Units that are known to be others, of variables whose units are spelt in many ways.
+    """
+
+    lowest: float = -FILL_LIMIT
+    highest: float = FILL_LIMIT
+    fraction: bool = False
+    units: tuple[str, ...] = ()
+    other_units: tuple[str, ...] = ()
+
+
+_PERCENT_UNITS = ("%", "percent", "per cent", "pct", "percentage", "0-100")
+_AREAS = (
+    "m2", "m^2", "m**2", "km2", "km^2", "km**2", "ha", "hectare", "hectares", "mha", "mkm2", "acre", "acres",
+    "square metres", "square kilometres", "permille", "per mille", "ppm",
+)  # fmt: skip
+_LENGTHS = ("km", "cm", "mm", "dm", "ft", "feet", "foot", "inch", "inches", "yd")
+_FRACTION = Limits(0.0, 1.0, fraction=True, other_units=_AREAS)
+_POSITIVE = Limits(lowest=0.0)
+_SOIL = Limits(0.0, 1000.0)  # percent, or g/kg as SoilGrids has it
+_TEMPERATURE = Limits(-100.0, 70.0)  # degrees Celsius
+
+LIMITS: Mapping[str, Limits] = MappingProxyType({
+    **dict.fromkeys(LUH3_STATES, _FRACTION),
+    **dict.fromkeys(CLASS_NAMES, _FRACTION),
+    "secma": Limits(0.0, 1e4, units=("years", "year", "yr", "yrs", "a")),
+    "secmb": Limits(0.0, 1e3, units=("kg m-2", "kg/m2", "kg/m^2", "kg m^-2", "kg m**-2", "kg c m-2", "kgc m-2",
+                                     "kg c/m^2", "kgc/m2")),
+    "elevation": Limits(-500.0, 2e4, other_units=_LENGTHS),
+    "slope": Limits(0.0, 90.0), "cos_aspect": Limits(-1.0, 1.0), "sin_aspect": Limits(-1.0, 1.0),
+    "ruggedness": Limits(0.0, 2e4), "relative_elevation": Limits(-2e4, 2e4),
+    "land_share": _FRACTION, "lake_share": _FRACTION,
+    "abs_latitude": Limits(0.0, 90.0, other_units=("radian", "radians", "rad")),
+    "coast_distance": Limits(0.0, 2.1e7), "town_distance": _POSITIVE,
+    "clay": _SOIL, "sand": _SOIL, "silt": _SOIL, "organic_matter": _SOIL,
+    "coldest_month": _TEMPERATURE, "warmest_month": _TEMPERATURE,
+    "precipitation": Limits(0.0, 3e4), "driest_month": Limits(0.0, 3e4), "warm_precipitation": Limits(0.0, 3e4),
+})  # fmt: skip
+"""What the variables that xland names may be: states are fractions, heights and lengths are in metres (distances
+from the coast also in kilometres), temperatures in degrees Celsius, precipitation in mm. Elevation is that of the
+surface, so nothing on land lies below the shore of the Dead Sea."""
+
+_FAMILIES = {"koppen_": _FRACTION, "population_": _POSITIVE, "settlements_": _POSITIVE}
+
+
+def limits_of(name: str, *, fraction: bool = False) -> Limits:
+    """Return the limits of a variable: those of the table, or of numbers that are not known further.
+
+    Parameters
+    ----------
+    name : str
+    fraction : bool
+        Whether it is known to be a fraction, whatever it is called.
+    """
+    if fraction:
+        return _FRACTION
+    if name in LIMITS:
+        return LIMITS[name]
+    family = next((limits for begin, limits in _FAMILIES.items() if name.startswith(begin)), None)
+    return family or (_FRACTION if name.endswith("_share") else Limits())
+
+
+def check_units(name: str, units: object, error: type[XlandError], *, fraction: bool = False) -> None:
+    """Refuse units that would give another map: percent or areas for fractions, kilometres for heights.
+
+    Raises
+    ------
+    XlandError
+        Of the class given, naming variable, units and remedy.
+    """
+    limits, said = limits_of(name, fraction=fraction), str(units if units is not None else "").strip()
+    known = said.lower()
+    if limits.fraction and known in _PERCENT_UNITS:
+        raise error(
+            f"{name}: the units are {said!r}, but it is a fraction of the cell from 0 to 1; divide by 100 and set the "
+            f"attribute: ds[{name!r}] = (ds[{name!r}] / 100).assign_attrs(units='1')"
+        )
+    if known in limits.other_units or (limits.units and known not in ("", "1", *limits.units)):
+        wanted = "a fraction of the cell" if limits.fraction else limits.units[0] if limits.units else "another unit"
+        wanted = "metres" if name == "elevation" else "degrees" if name == "abs_latitude" else wanted
+        raise error(
+            f"{name}: the units are {said!r}, but it is read as {wanted}; convert it, and set its attribute `units`"
+        )
+
+
+@dataclass(frozen=True)
+class ValueProblem:
+    """Values of one variable that would give a wrong map.
+
+    Parameters
+    ----------
+    variable : str
+    fault : str
+        What is wrong, to be read behind the number of cells: ``"below 0 (lowest -0.2)"``.
+    count : int
+        Number of cells.
+    latitude, longitude : float
+        The first of them, from the north-west, in degrees.
+    remedy : str
+    """
+
+    variable: str
+    fault: str
+    count: int
+    latitude: float
+    longitude: float
+    remedy: str
+
+    @classmethod
+    def at(
+        cls,
+        variable: str,
+        bad: NDArray[np.bool_],
+        place: tuple[NDArray[Any], NDArray[Any]],
+        fault: str,
+        remedy: str,
+    ) -> ValueProblem:
+        """Describe the cells that are at fault, given the latitudes of their rows and longitudes of their columns."""
+        row, column = np.unravel_index(int(bad.argmax()), bad.shape)
+        return cls(variable, fault, int(np.count_nonzero(bad)), float(place[0][row]), float(place[1][column]), remedy)
+
+    @property
+    def sentence(self) -> str:
+        """Variable, number of cells, fault, place and remedy in one line."""
+        return (
+            f"{self.variable}: {self.count} cells {self.fault}, the first at latitude {self.latitude:g}, longitude "
+            f"{self.longitude:g}; {self.remedy}"
+        )
+
+
+def beyond_remedy(value: float, limits: Limits) -> str:
+    """Say what a value outside its limits looks like, and what to do about it."""
+    if abs(value) >= FILL_LIMIT:
+        return "this looks like a fill value that no attribute declares; mask it: ds.where(abs(ds) < 1e19)"
+    if value in FILLS:
+        return f"this looks like a fill value that no attribute declares; mask it: ds.where(ds != {value:g})"
+    if limits.fraction and value > PERCENT:
+        return "this looks like percent or an area; it is a fraction of the cell: divide by 100 or by the cell area"
+    if limits.fraction and value > 1:
+        return "it is a fraction of the cell from 0 to 1; correct the source or rescale"
+    return "look at units, packing and fill values, and correct the source"
+
+
+def static_problem(
+    name: str,
+    values: NDArray[Any],
+    land: NDArray[np.bool_],
+    latitude: NDArray[Any],
+    longitude: NDArray[Any],
+) -> ValueProblem | None:
+    """Return what is wrong with a static predictor where there is land; None if nothing is.
+
+    Parameters
+    ----------
+    name : str
+    values : (rows, columns) array
+        NaN where there is no data.
+    land : (rows, columns) array of bool
+        Where the values count: the sea may hold anything.
+    latitude, longitude : (rows,) and (columns,) array
+        Degrees of the cell centres.
+    """
+    limits, counted = limits_of(name), values[land]
+    if not counted.size:
+        return None
+    low, high = float(counted.min()), float(counted.max())
+    rounding = ROUNDING * max(1.0, abs(limits.lowest) if limits.fraction else 1.0)
+    if limits.lowest - rounding <= low and high <= limits.highest + rounding and low not in FILLS:
+        return None
+    place = latitude, longitude
+    infinite = ~np.isfinite(values) & land
+    if infinite.any():
+        fault = "of land are NaN or infinite"
+        return ValueProblem.at(name, infinite, place, fault, "fill them, or set the share of land to 0 there")
+    above = high > limits.highest + rounding
+    wrong, value = (high, limits.highest) if above else (low, limits.lowest)
+    bad = ((values > limits.highest + rounding) if above else (values < limits.lowest - rounding)) & land
+    if not bad.any():
+        bad, value = (values == low) & land, low
+    fault = f"of land {'above' if above else 'below'} {value:g} ({'highest' if above else 'lowest'} {wrong:g})"
+    return ValueProblem.at(
+        name, bad, place, fault if wrong != value else f"of land are {wrong:g}", beyond_remedy(wrong, limits)
+    )
+
+
+def share_problem(
+    name: str, share: NDArray[Any], latitude: NDArray[Any], longitude: NDArray[Any]
+) -> ValueProblem | None:
+    """Return what is wrong with a share of land; NaN is looked at by :func:`unknown_land`."""
+    low, high = float(np.fmin.reduce(share, axis=None)), float(np.fmax.reduce(share, axis=None))
+    place = latitude, longitude
+    if high > 1 + ROUNDING:
+        remedy = beyond_remedy(high, _FRACTION)
+        return ValueProblem.at(name, share > 1 + ROUNDING, place, f"above 1 (highest {high:g})", remedy)
+    if low < -ROUNDING:
+        remedy = beyond_remedy(low, _FRACTION)
+        return ValueProblem.at(name, share < -ROUNDING, place, f"below 0 (lowest {low:g})", remedy)
+    return None
+
+
+def unknown_land(
+    name: str,
+    unknown: NDArray[np.bool_],
+    states: Mapping[str, NDArray[Any]],
+    latitude: NDArray[Any],
+    longitude: NDArray[Any],
+) -> ValueProblem | None:
+    """Return where the share of land is NaN although the forcing has data; None if nowhere.
+
+    Parameters
+    ----------
+    name : str
+        Of the share of land.
+    unknown : (rows, columns) array of bool
+        Coarse cells in which it is NaN in some fine cell.
+    states : mapping of str to (rows, columns) array
+        Fractions of the cell, NaN where there is no data.
+    latitude, longitude : (rows,) and (columns,) array
+        Degrees of the coarse cell centres.
+    """
+    there = [np.isfinite(values) for state, values in states.items() if state not in LUH_SECONDARY]
+    bad = unknown & np.logical_or.reduce(there)
+    if not bad.any():
+        return None
+    fault = "of the forcing have data, but NaN for the share of land"
+    remedy = f"where that is the sea, say so: static[{name!r}] = static[{name!r}].fillna(0)"
+    return ValueProblem.at(name, bad, (latitude, longitude), fault, remedy)
+
+
+def refuse(problem: ValueProblem | None, error: type[XlandError] = StaticError) -> None:
+    """Raise the problem, if there is one."""
+    if problem is not None:
+        raise error(problem.sentence)
