@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ import dask
 import psutil
 import pytest
 import torch
-from distributed import LocalCluster
+from distributed import LocalCluster, Security
 from distributed.utils import LoopRunner
 
 from tests.clusters.conftest import free_port, path_to_tests
@@ -66,6 +68,33 @@ def test_local_workers_are_reachable_from_this_machine_alone():
             if each.status == psutil.CONN_LISTEN
         }
     assert open_to == {"127.0.0.1"}
+
+
+def test_local_workers_take_no_code_from_others():
+    """Scheduler, nannies and workers: neither without keys nor with other keys."""
+    with open_cluster("local", workers=1, progress=False) as client:
+        workers = client.scheduler_info()["workers"]
+        addresses = [client.scheduler.address, *workers, *(each["nanny"] for each in workers.values())]
+        assert len(addresses) == 3
+
+        for address in addresses:
+            assert address.startswith("tls://127.0.0.1:")
+            assert answer(address, client.security), "who has the keys hears the greeting of dask"
+            for stranger in (None, Security.temporary()):
+                with pytest.raises(OSError, match=r"(?i)alert|certificate|reset|closed"):
+                    assert answer(address, stranger), "closed without a word"
+
+
+def answer(address, security):
+    """Return the first bytes that a port of dask sends to who calls it with these keys, or without any."""
+    host, port = address.removeprefix("tls://").split(":")
+    if security is None:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    else:
+        context = security.get_connection_args("client")["ssl_context"]
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as plain, context.wrap_socket(plain) as line:
+        return line.recv(8)
 
 
 def test_ctrl_c_of_a_terminal_stops_all_quietly(tmp_path):
@@ -232,11 +261,3 @@ def test_a_machine_without_slurm_is_told_from_one_without_dask_jobqueue(monkeypa
     with pytest.raises(MissingDependencyError, match="the extra 'slurm'"), open_cluster("slurm", profile=profile):
         raise AssertionError("it is not there")
     assert not list(tmp_path.iterdir())
-
-
-def test_keys_need_cryptography(monkeypatch, tmp_path):
-    monkeypatch.setattr("shutil.which", lambda name: name)
-    monkeypatch.setitem(sys.modules, "cryptography", None)
-    profile = Profile(folder=str(tmp_path), host="127.0.0.1")
-    with pytest.raises(MissingDependencyError, match=r"cryptography.*or set encrypted = false"):
-        open_cluster("slurm", profile=profile).__enter__()

@@ -8,8 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from xland.errors import MissingDependencyError
-
 
 def security_of(certificate: Path | str, key: Path | str) -> Any:
     """Return a `distributed.Security` in which client, scheduler and workers share one certificate and its key."""
@@ -31,21 +29,10 @@ def temporary_keys(folder: Path) -> Iterator[Any]:
     ----------
     folder : path
         Where workers on other machines can read them.
-
-    Raises
-    ------
-    MissingDependencyError
-        If the package cryptography is not installed.
     """
     from distributed import Security
 
-    try:
-        made = Security.temporary()
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"encrypted SLURM workers need the package cryptography ({error}): install xland with the extra 'slurm', "
-            "or set encrypted = false in the profile"
-        ) from error
+    made = Security.temporary()
     with TemporaryDirectory(prefix=".keys-", dir=folder) as place:
         certificate, key = Path(place, "certificate.pem"), Path(place, "key.pem")
         for path, text in ((certificate, made.tls_client_cert), (key, made.tls_client_key)):

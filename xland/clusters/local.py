@@ -48,17 +48,19 @@ def _options(workers: int, threads: int, memory: str | None) -> dict[str, Any]:
         "threads_per_worker": threads,
         "memory_limit": memory or "auto",
         "host": LOOPBACK,
+        "protocol": "tls://",
         "dashboard_address": f"{LOOPBACK}:0",
     }
 
 
 @contextmanager
 def _client(cluster: Any, options: dict[str, Any], wanted: Wanted) -> Iterator[Client]:
-    from distributed import Client
+    from distributed import Client, Security
 
     with running_loop() as loop:
         try:
-            started = cluster(**options, loop=loop)
+            # every user of the machine reaches its loopback address; keys for this run keep the others out
+            started = cluster(**options, security=Security.temporary(), loop=loop)
         except (ValueError, RuntimeError) as error:
             raise ClusterError(
                 f"{options['n_workers']} workers cannot be started on this machine: {error}. In a script, open the "
