@@ -61,8 +61,12 @@ def test_ranks_that_cannot_be_met_are_named(monkeypatch):
 
 
 RANKS = """
+import os
+from contextlib import suppress
+from pathlib import Path
 import torch
 from torch import nn
+from xland.errors import TrainingStoppedError
 from xland.training.group import join_group
 from xland.training.normalisation import CommonBatchNorm, synchronise_batch_norm
 
@@ -97,6 +101,26 @@ with join_group("cpu") as group:
     assert common[0].num_batches_tracked == 2
     close(common.eval()(x[own]), whole.eval()(x)[own])
     group.barrier()
+
+def alive():
+    names = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+    return [name for name in names if "gloo" in name]
+
+def learn(group, error):
+    wrapped = group.wrap(nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)), common_statistics=False)
+    wrapped(x[own]).sum().backward()
+    wrapped.itself = wrapped
+    assert alive()
+    if error is not None:
+        raise error
+
+# a thread of gloo that outlives its group may end the process with SIGABRT
+assert not alive()
+for number, error in enumerate((None, TrainingStoppedError("asked to end"))):
+    os.environ["XLAND_RANKS"] = str(number)
+    with suppress(TrainingStoppedError), join_group("cpu") as group:
+        learn(group, error)
+    assert not alive()
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import socket
@@ -9,13 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from traceback import clear_frames
 from typing import Any, Literal
 
 import torch
+
+# Its functions have the group that there is when it is imported as their default, and DistributedDataParallel
+# imports it: imported any later than now, it would keep the threads of a group that was left.
+import torch.distributed.nn.functional
 from torch import Tensor, distributed, nn
 
 from xland.errors import ConfigurationError, TrainingError, TrainingStoppedError
 from xland.training.normalisation import synchronise_batch_norm
+from xland.training.rank_process import SECRET
+from xland.training.ranks import interface_of
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -118,26 +126,39 @@ def join_group(device: Device = "auto") -> Iterator[Group]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     try:
+        _stay_on_this_machine(ranks)
         store, rank, _ = next(distributed.rendezvous("env://", timeout=_PATIENCE))
+        store = distributed.PrefixStore(f"xland-{os.environ.get(SECRET, '')}", store)
         _check_devices(store, rank, ranks, chosen)
-        store = distributed.PrefixStore("xland", store)
         distributed.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
             f"rank {os.environ['RANK']} of {ranks} cannot meet the others at "
             f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({backend}): {error}"
         ) from error
-    together = False
+    together = True
     try:
         yield Group(rank, ranks, chosen)
-        together = True
-    except TrainingStoppedError:  # which all ranks raise after the same step
-        together = True
+    except BaseException as error:
+        together = isinstance(error, TrainingStoppedError)  # which all ranks raise after the same step
+        clear_frames(error.__traceback__)  # their variables hold the group
         raise
     finally:
         # NCCL waits for ranks that do not know of an error of this one; the end of the process tells them
         if together or backend == "gloo":
             distributed.destroy_process_group()
+            del store
+            # Threads of gloo end when nobody holds the group any more. One that still had a tensor in hand when the
+            # interpreter ends would end the process with SIGABRT.
+            gc.collect()
+
+
+def _stay_on_this_machine(ranks: int) -> None:
+    """Let ranks that are all on this machine talk over its loopback address, which no other machine reaches."""
+    loopback = interface_of("127.0.0.1")
+    if os.environ.get("LOCAL_WORLD_SIZE") == str(ranks) and loopback is not None:
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            os.environ.setdefault(name, loopback)
 
 
 def _check_devices(store: distributed.Store, rank: int, ranks: int, device: torch.device) -> None:

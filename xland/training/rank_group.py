@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from xland import errors
 from xland.errors import ClusterError, TrainingStoppedError, XlandError
-from xland.training.rank_process import LOGS, Report, last_words
+from xland.training.rank_process import LOGS, SECRET, Report, last_words
 from xland.training.ranks import Seat, ask_to_stop, leave_seat, run_rank, take_seat
 from xland.training.stopping import Termination
 
@@ -152,6 +153,7 @@ class RankGroup:
             "LOCAL_WORLD_SIZE": "1",
             "MASTER_ADDR": seats[0].host,
             "MASTER_PORT": str(seats[0].port),
+            SECRET: secrets.token_hex(16),
             "TORCHELASTIC_USE_AGENT_STORE": "True",  # all ranks find the store there, and none opens it
         }
         futures[:] = [

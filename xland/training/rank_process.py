@@ -26,6 +26,9 @@ Report = Callable[[str, float, dict[str, float]], None]
 CALL = "xland.training.rank_process:learn"
 """What a rank calls."""
 
+SECRET = "XLAND_RANKS"
+"""Environment variable of what the launcher tells its ranks alone: they meet under keys that begin with it."""
+
 LOGS = "ranks"
 """Folder below the output for what ranks print."""
 

@@ -252,7 +252,7 @@ def _end(held: _Held) -> None:
 def _own_variables(worker: Any) -> dict[str, str]:
     """Return threads and network interface of this worker's ranks; what is set for the interface stays."""
     variables = {"OMP_NUM_THREADS": str(worker.state.nthreads)}
-    interface = _interface(_host(worker.address))
+    interface = interface_of(_host(worker.address))
     if interface is not None:
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             variables[name] = os.environ.get(name, interface)
@@ -265,7 +265,7 @@ def _host(address: str) -> str:
     return str(get_address_host(address))
 
 
-def _interface(host: str) -> str | None:
+def interface_of(host: str) -> str | None:
     """Name of the network interface that has an address; None behind an address translation."""
     import psutil
 
