@@ -14,6 +14,7 @@ import torch
 from tests.waiting import PATIENCE
 from tests.worlds import tiny_inputs, tiny_network
 from xland.errors import ModelError
+from xland.inference import engine
 from xland.inference.downscale import downscale
 from xland.inference.engine import Engine, choose_device, engine_of, start_all, threads
 from xland.inputs import Channel
@@ -185,3 +186,38 @@ def test_runs_from_many_threads_at_once_stay_the_same():
         for _ in range(5):
             at_once = list(pool.map(lambda job: engine.submit(*job).result(), jobs))
             assert all(torch.equal(a, b) for a, b in zip(alone, at_once, strict=True))
+
+
+@pytest.fixture
+def numbers_of_threads():
+    """Set how many threads torch has in this thread, and put it back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_a_window_is_computed_on_one_thread_whatever_others_set(monkeypatch, numbers_of_threads):
+    """A thread that was idle so far would take the number that another one has set last."""
+    monkeypatch.setattr(engine, "_pools", {})
+    start_all(lambda _: None, range(8))
+    for kind in ("cpu", "read"):
+        pool = engine._pool(kind)
+        pool.submit(lambda: None).result()
+        numbers_of_threads(3)
+        assert {pool.submit(torch.get_num_threads).result() for _ in range(8)} == {1}
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
+def test_the_number_of_threads_of_the_caller_changes_no_bit(world, model, scheduler, monkeypatch, numbers_of_threads):
+    coarse, static, _ = world
+    found = []
+    for count in (1, 3):
+        monkeypatch.setattr(engine, "_pools", {})
+        numbers_of_threads(count)
+        options = {"years": 2000, "region": (-60, -20, 60, 60), "outputs": ("probability", "confidence")}
+        lazy = downscale(coarse, model=model, static=static, **options)
+        found.append(lazy.compute(scheduler=scheduler))
+        assert torch.get_num_threads() == count, "the caller keeps what it set"
+    for name in found[0].data_vars:
+        assert found[0][name].values.tobytes() == found[1][name].values.tobytes()

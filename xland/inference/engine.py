@@ -13,8 +13,9 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -43,7 +44,6 @@ _Item = TypeVar("_Item")
 _lock = threading.Lock()
 _engines: dict[tuple[int, str, bool, Calibration], Engine] = {}
 _pools: dict[tuple[str, int], ThreadPoolExecutor] = {}
-_local = threading.local()
 # a child process has none of its parent's threads
 os.register_at_fork(after_in_child=_pools.clear)
 
@@ -176,16 +176,32 @@ def choose_device(device: str) -> str:
     return "cuda" if there else "cpu"
 
 
-def use_one_thread() -> None:
-    """Keep torch to one thread inside a worker thread: others already use the remaining cores.
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread in this thread: others use the remaining cores, and sums have one order.
 
-    Two threads that each wait busily for a second one slow a block down several times.
+    Two threads that each wait busily for a second one slow a block down several times. And some kernels, such as
+    convolutions by matrix products, round differently with another number of threads.
     """
     import torch
 
-    if threading.current_thread() is not threading.main_thread() and not hasattr(_local, "limited"):
+    before = torch.get_num_threads()
+    if before != 1:
         torch.set_num_threads(1)
-        _local.limited = True
+    try:
+        yield
+    finally:
+        if before != 1:
+            torch.set_num_threads(before)
+
+
+def _stay_with_one_thread() -> None:
+    """Keep torch to one thread in this thread for good."""
+    import torch
+
+    # a thread that has not asked yet takes, with its first operation, the number that any thread has set last
+    torch.get_num_threads()
+    torch.set_num_threads(1)
 
 
 def start_all(function: Callable[[_Item], None], items: Iterable[_Item]) -> list[Future[None]]:
@@ -212,7 +228,7 @@ def _pool(kind: str) -> ThreadPoolExecutor:
     count = 1 if kind == "cuda" else threads()
     with _lock:
         if (kind, count) not in _pools:
-            _pools[kind, count] = ThreadPoolExecutor(count, f"xland-{kind}", initializer=use_one_thread)
+            _pools[kind, count] = ThreadPoolExecutor(count, f"xland-{kind}", initializer=_stay_with_one_thread)
         return _pools[kind, count]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xland.batches.masking import MASKED
-from xland.inference.engine import Engine, use_one_thread
+from xland.inference.engine import Engine, one_thread
 from xland.inference.finishing import Finishing, ocean
 from xland.inference.layout import Block
 from xland.inference.windows import blend_weights
@@ -78,14 +78,14 @@ def predict_block(
     results = ocean(land.shape, len(engines[0].network.inputs.classes), finishing.layers)
     if not land.any():
         return results
-    use_one_thread()
-    first = core_rows.start
-    for top, members in _finished_rows(engines, block, inputs):
-        part = slice(max(top, first), min(top + members[0].shape[1], core_rows.stop))
-        if part.stop > part.start:
-            at = slice(part.start - first, part.stop - first)
-            rows = [values[:, part.start - top : part.stop - top] for values in members]
-            finishing.fill(results, rows, at, land[at])
+    with one_thread():
+        first = core_rows.start
+        for top, members in _finished_rows(engines, block, inputs):
+            part = slice(max(top, first), min(top + members[0].shape[1], core_rows.stop))
+            if part.stop > part.start:
+                at = slice(part.start - first, part.stop - first)
+                rows = [values[:, part.start - top : part.stop - top] for values in members]
+                finishing.fill(results, rows, at, land[at])
     return results
 
 
