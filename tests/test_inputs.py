@@ -58,20 +58,21 @@ def test_a_specification_survives_the_model_card(inputs):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prior": "all"}, "prior must be one of none, code, one_hot, not 'all'"),
+        ({"prior": "all"}, "prior must be one of 'none', 'code', 'one_hot', not 'all'"),
         ({"window": 42}, "window 42 and stride 20 must be multiples of factor 4"),
         ({"stride": 10}, "stride 10 must be multiples of factor 4"),
-        ({"factor": 0}, "factor 0"),
-        ({"stride": 60}, "stride 60 must be at least 1 and at most the window 40"),
-        ({"stride": 0}, "stride 0 must be at least 1"),
+        ({"factor": 0}, "factor must be a whole number of at least 1 and at most 1000, not 0"),
+        ({"stride": 60}, "stride 60 must be at most the window 40, and at least 1/8 of it"),
+        ({"stride": 0}, "stride must be a whole number of at least 1"),
+        ({"stride": 4}, "stride 4 must be at most the window 40, and at least 1/8 of it"),
         ({"stride": 16}, "360 cells round the globe must be a multiple of stride 16"),
-        ({"steps": ()}, "steps must be different years"),
+        ({"steps": ()}, "steps must be a list of at least 1 and at most 50 entries"),
         ({"steps": (0, 0)}, "steps must be different years"),
         ({"static": tiny_inputs().static * 2}, "channel names must be unique"),
         ({"classes": ("ocean", "wetland")}, "wetland"),
         ({"classes": ("urban", "cropland")}, "order of their codes"),
         ({"classes": ("ocean", "forest")}, "order of their codes"),
-        ({"resolution": 0.0}, "resolution must be above 0"),
+        ({"resolution": 0.0}, "resolution must be a finite number of at least 0.0001"),
     ],
 )
 def test_contradictions_in_a_specification_are_named(change, message):
@@ -86,13 +87,25 @@ def test_contradictions_in_a_specification_are_named(change, message):
         ({"colour": 1}, "unknown entries colour"),
         ({"coarse": [{"name": "a"}]}, "sources"),
         ({"coarse": [{"name": "a", "sources": [], "unit": "1"}]}, "unit"),
-        ({"coarse": 3}, "cannot be read"),
+        ({"coarse": 3}, "coarse must be a list of at least 1 and at most 500 entries, each a table of entries, not 3"),
+        ({"domain": 5}, "domain must be a text of 1 to 200 characters, not 5"),
+        ({"steps": [True]}, "steps must be a list .* each a whole number .* not .True,"),
+        ({"optional": 1}, "unknown entries optional"),
         ({"factor": "four"}, "factor must be a whole number"),
         ({"classes": ["ocean", "wetland"]}, "wetland"),
-        ({"steps": None}, "cannot be read"),
-        ({"static": [{"name": "a", "sources": ["a"], "transform": "exp"}]}, "unknown transform 'exp'"),
-        ({"static": [{"name": "a", "sources": ["a"], "scale": 0}]}, "'a': mean 0.0 and scale 0 cannot be used"),
-        ({"static": [{"name": "a", "sources": ["a"], "mean": float("nan")}]}, "mean nan"),
+        ({"steps": None}, "steps must be a list"),
+        (
+            {"static": [{"name": "a", "sources": ["a"], "transform": "exp"}]},
+            "static 1: channel 'a': transform must be one of .*, not 'exp'",
+        ),
+        (
+            {"static": [{"name": "a", "sources": ["a"], "scale": 0}]},
+            "'a': scale must be a finite number of at least 1e-12 and at most 1000000000000, not 0",
+        ),
+        (
+            {"static": [{"name": "a", "sources": ["a"], "mean": float("nan")}]},
+            "mean must be a finite number .*, not nan",
+        ),
     ],
 )
 def test_entries_that_cannot_be_read_are_named(change, message):

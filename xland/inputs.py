@@ -8,17 +8,23 @@ stay at their own resolution here; the network expands them on its device.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xland.errors import ModelError, StaticError, VocabularyError
+from xland.records import Limits, check_entries, read_record, shown
 from xland.vocabulary import CLASS_NAMES, LUH2_STATES, class_code
 
 Transform = Literal["none", "sqrt", "signed_sqrt", "log1p"]
 PriorEncoding = Literal["none", "code", "one_hot"]
+Name = Annotated[str, Limits(1, 200)]
+Names = Annotated[tuple[Name, ...], Limits(most=100)]
+
+_MOST_OVERLAP = 8
+"""Windows that may cover a cell along each axis."""
 
 # in place where they can be: what stays in a core's cache is done several times faster
 _TRANSFORMS = {
@@ -58,19 +64,19 @@ class Channel:
         Variables that are added, too, where there are any: ``pltns``, which LUH3 splits off.
     """
 
-    name: str
-    sources: tuple[str, ...]
+    name: Name
+    sources: Names
     transform: Transform = "none"
-    mean: float = 0.0
-    scale: float = 1.0
+    mean: Annotated[float, Limits(-1e12, 1e12)] = 0.0
+    scale: Annotated[float, Limits(1e-12, 1e12)] = 1.0
     optional: bool = False
-    extras: tuple[str, ...] = ()
+    extras: Names = ()
 
     def __post_init__(self) -> None:
-        if self.transform not in get_args(Transform):
-            raise ModelError(f"channel {self.name!r}: unknown transform {self.transform!r}")
-        if not (np.isfinite(self.mean) and np.isfinite(self.scale) and self.scale > 0):
-            raise ModelError(f"channel {self.name!r}: mean {self.mean!r} and scale {self.scale!r} cannot be used")
+        try:
+            check_entries(self, ModelError)
+        except ModelError as error:
+            raise ModelError(f"channel {shown(self.name)}: {error}") from error
 
     def compute(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Make the channel from its sources, in float32; NaN stays NaN."""
@@ -114,33 +120,29 @@ class InputSpec:
         Static variable (share of land) that is above 0 where a class is predicted; elsewhere is ocean.
     """
 
-    coarse: tuple[Channel, ...]
-    static: tuple[Channel, ...]
-    steps: tuple[int, ...] = (0,)
+    coarse: Annotated[tuple[Channel, ...], Limits(1, 500)]
+    static: Annotated[tuple[Channel, ...], Limits(most=500)]
+    steps: Annotated[tuple[Annotated[int, Limits(-500, 500)], ...], Limits(1, 50)] = (0,)
     prior: PriorEncoding = "none"
-    prior_step: int = -1
-    classes: tuple[str, ...] = CLASS_NAMES
-    factor: int = 5
-    resolution: float = 0.05
-    window: int = 160
-    stride: int = 80
-    domain: str = "land_share"
+    prior_step: Literal[-1, 1] = -1
+    classes: Annotated[tuple[Name, ...], Limits(1, len(CLASS_NAMES))] = CLASS_NAMES
+    factor: Annotated[int, Limits(1, 1000)] = 5
+    resolution: Annotated[float, Limits(1e-4, 90)] = 0.05
+    window: Annotated[int, Limits(1, 2**14)] = 160
+    stride: Annotated[int, Limits(1, 2**14)] = 80
+    domain: Name = "land_share"
 
     def __post_init__(self) -> None:
+        check_entries(self, ModelError)
         self._check_channels()
         self._check_windows()
-        whole = all(type(step) is int for step in self.steps)
-        if not self.steps or len(set(self.steps)) != len(self.steps) or not whole:
+        if len(set(self.steps)) != len(self.steps):
             raise ModelError(f"steps must be different years relative to the map, not {self.steps}")
-        if type(self.prior_step) is not int or self.prior_step not in (-1, 1):
-            raise ModelError(f"prior_step must be -1 (the year before) or 1 (the year after), not {self.prior_step!r}")
 
     def _check_channels(self) -> None:
         names = [channel.name for channel in (*self.coarse, *self.static)]
         if len(set(names)) != len(names):
             raise ModelError(f"channel names must be unique: {', '.join(names)}")
-        if self.prior not in get_args(PriorEncoding):
-            raise ModelError(f"prior must be one of {', '.join(get_args(PriorEncoding))}, not {self.prior!r}")
         if not self.coarse_variables:
             raise ModelError("at least one coarse channel must be there always: it says where there are data")
         if [class_code(name) for name in self.classes] != list(range(len(self.classes))):
@@ -149,15 +151,12 @@ class InputSpec:
             )
 
     def _check_windows(self) -> None:
-        for name in ("factor", "window", "stride"):
-            if type(getattr(self, name)) is not int:
-                raise ModelError(f"{name} must be a whole number, not {getattr(self, name)!r}")
-        if self.factor < 1 or self.window % self.factor or self.stride % self.factor:
+        if self.window % self.factor or self.stride % self.factor:
             raise ModelError(f"window {self.window} and stride {self.stride} must be multiples of factor {self.factor}")
-        if not self.resolution > 0:
-            raise ModelError(f"resolution must be above 0 degrees, not {self.resolution}")
-        if not 0 < self.stride <= self.window:
-            raise ModelError(f"stride {self.stride} must be at least 1 and at most the window {self.window}")
+        if not self.window / _MOST_OVERLAP <= self.stride <= self.window:
+            raise ModelError(
+                f"stride {self.stride} must be at most the window {self.window}, and at least 1/{_MOST_OVERLAP} of it"
+            )
         if round(360 / self.resolution) % self.stride:
             raise ModelError(
                 f"{round(360 / self.resolution)} cells round the globe must be a multiple of stride {self.stride}, "
@@ -281,7 +280,7 @@ class InputSpec:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> InputSpec:
+    def from_dict(cls, values: Any) -> InputSpec:
         """Build the specification from a model card.
 
         Raises
@@ -289,25 +288,10 @@ class InputSpec:
         ModelError
             For unknown, missing or wrong entries.
         """
-        if not isinstance(values, Mapping):
-            raise ModelError(f"input specification must be a table of entries, not {type(values).__name__}")
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ModelError(f"input specification: unknown entries {', '.join(unknown)}")
         try:
-            entries = dict(values)
-            for group in ("coarse", "static"):
-                entries[group] = tuple(
-                    Channel(**{**entry, "sources": tuple(entry["sources"]), "extras": tuple(entry.get("extras", ()))})
-                    for entry in entries[group]
-                )
-            for name in ("steps", "classes"):
-                if name in entries:
-                    entries[name] = tuple(entries[name])
-            return cls(**entries)
-        except (TypeError, KeyError, VocabularyError) as error:
-            raise ModelError(f"input specification cannot be read: {error}") from error
+            return read_record(cls, values, "input specification", ModelError)
+        except VocabularyError as error:
+            raise ModelError(f"input specification: {error}") from error
 
     def normalised(self, statistics: Mapping[str, tuple[float, float]]) -> InputSpec:
         """Return the same channels with the given (mean, scale) by channel name."""

@@ -92,16 +92,16 @@ def test_as_many_jobs_as_hold_the_workers(workers, jobs):
     ("text", "message"),
     [
         ("queue = 'acc'", "unknown entries queue; known are title, partition"),
-        ("cores = 'many'", "cores must be a whole number of at least 0, not 'many'"),
-        ("workers = 0", "workers must be a whole number of at least 1, not 0"),
+        ("cores = 'many'", "cores must be a whole number of at least 0 and at most 1000000, not 'many'"),
+        ("workers = 0", "workers must be a whole number of at least 1 and at most 1000000, not 0"),
         ("threads = true", "threads must be a whole number"),
-        ("directives = '--exclusive'", "directives must be a list of texts"),
-        ("environment = { A = 1 }", "environment must be a table of texts"),
+        ("directives = '--exclusive'", "directives must be a list, each a text, not '--exclusive'"),
+        ("environment = { A = 1 }", "environment must be a table whose entries are each a text, not {'A': 1}"),
         ("encrypted = 'no'", "encrypted must be true or false"),
         ("memory = 4", "memory must be a text"),
         ("memory = 'plenty'", "memory must be an amount such as '120GB', not 'plenty'"),
         ("base = 'mare'", "base 'mare' is none of marenostrum5-acc"),
-        ("base = ", "is not TOML"),
+        ("base = ", "cannot be read as TOML"),
     ],
 )
 def test_wrong_entries_are_named(tmp_path, text, message):
@@ -113,7 +113,7 @@ def test_wrong_entries_are_named(tmp_path, text, message):
 def test_a_profile_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ClusterError, match=r"there is no profile 'lumi': choose one of marenostrum5-acc, or a file"):
         load_profile("lumi")
-    with pytest.raises(ClusterError, match="there is no profile"):
+    with pytest.raises(ClusterError, match="cannot be read: Is a directory"):
         load_profile(tmp_path)
     with pytest.raises(ClusterError, match="need a profile"):
         load_profile(None)

@@ -21,7 +21,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def context_model(tmp_path_factory):
-    architecture = {"kind": "context", "depth": 1, "head": 4, "detail": 2}
+    architecture = {"kind": "context", "depth": 1, "head": 4, "detail": True}
     return tiny_checkpoint(tmp_path_factory.mktemp("context"), tiny_inputs(), **architecture)
 
 

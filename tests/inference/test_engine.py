@@ -42,7 +42,7 @@ def windows(inputs, count: int, land_share: float = 1.0, seed: int = 0):
 
 @pytest.fixture(scope="module")
 def context_network():
-    return tiny_network(kind="context", depth=1, head=4, detail=2)
+    return tiny_network(kind="context", depth=1, head=4, detail=True)
 
 
 @pytest.mark.parametrize("land_share", [0.02, 0.3, 0.59])

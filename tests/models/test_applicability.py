@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -57,10 +56,14 @@ def test_static_fields_are_averaged_over_land_only():
     np.testing.assert_array_equal(means[0], [[4.5, 4.5], [10.5, np.nan]])
 
 
+KEPT = Applicability(np.arange(20, dtype=np.float32).reshape(2, 10), 5.0, 0.5)
+"""Of as many channels as the tiny model has."""
+
+
 @pytest.fixture
 def folder(tmp_path):
     tiny_checkpoint(tmp_path / "model")
-    update_card(tmp_path / "model", {"notes": "kept"}, applicability=TWO)
+    update_card(tmp_path / "model", {"notes": "kept"}, applicability=KEPT)
     return tmp_path / "model"
 
 
@@ -68,7 +71,7 @@ def test_it_is_kept_beside_the_weights(folder):
     model = read_checkpoint(folder)
     assert model.card["notes"] == "kept"
     assert model.card["applicability"]["prototypes"] == 2
-    np.testing.assert_array_equal(model.applicability.prototypes, TWO.prototypes)
+    np.testing.assert_array_equal(model.applicability.prototypes, KEPT.prototypes)
     assert (model.applicability.typical, model.applicability.threshold) == (5.0, 0.5)
 
 
@@ -88,14 +91,14 @@ def test_a_damaged_or_missing_file_is_named_with_the_remedy(folder, content):
 
 def test_a_file_of_another_training_is_refused(folder, tmp_path):
     tiny_checkpoint(tmp_path / "other")
-    update_card(tmp_path / "other", {}, applicability=Applicability(2 * TWO.prototypes, 5.0, 0.5))
+    update_card(tmp_path / "other", {}, applicability=Applicability(2 * KEPT.prototypes, 5.0, 0.5))
     (folder / APPLICABILITY).write_bytes((tmp_path / "other" / APPLICABILITY).read_bytes())
     with pytest.raises(CheckpointError, match="damaged"):
         _ = read_checkpoint(folder).applicability
 
 
 def learned(number):
-    return Applicability(number * TWO.prototypes, 5.0 * number, 0.5)
+    return Applicability(number * KEPT.prototypes, 5.0 * number, 0.5)
 
 
 def is_of(model, number):
@@ -117,7 +120,14 @@ def test_an_update_that_breaks_off_at_any_file_leaves_the_model_as_it_was(folder
 
 def test_an_update_that_breaks_off_after_the_card_leaves_the_new_model(folder, monkeypatch):
     update_card(folder, {"number": 1}, applicability=learned(1))
-    monkeypatch.setattr(Path, "unlink", Mock(side_effect=KeyboardInterrupt))
+    remove = Path.unlink
+
+    def break_off(path, **options):
+        if "before" in path.name:
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", break_off)
     with pytest.raises(KeyboardInterrupt):
         update_card(folder, {"number": 2}, applicability=learned(2))
     assert is_of(read_checkpoint(folder), 2)

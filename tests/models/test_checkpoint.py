@@ -178,10 +178,10 @@ def test_weights_with_a_missing_and_a_foreign_tensor_are_named(folder):
     tensors = load((folder / WEIGHTS).read_bytes())
     name = next(iter(sorted(tensors)))
     put_weights(folder, save({n: t for n, t in tensors.items() if n != name}))
-    with pytest.raises(CheckpointError, match=f"{name} has shape None"):
+    with pytest.raises(CheckpointError, match=f"{name} is missing, expected has shape"):
         read_checkpoint(folder).network()
     put_weights(folder, save({**tensors, "a.backdoor": torch.zeros(2)}))
-    with pytest.raises(CheckpointError, match=r"a\.backdoor has shape \(2,\), expected None"):
+    with pytest.raises(CheckpointError, match=r"a\.backdoor has shape \(2,\) of F32, expected is missing"):
         read_checkpoint(folder).network()
 
 
@@ -222,19 +222,19 @@ def test_another_format_is_named(folder, version):
         ({"classes": ["ocean", "wetland"]}, "wetland"),
         ({"window": 41}, "window 41"),
         ({"static": [{"name": "a", "sources": ["a"], "shift": 1}]}, "shift"),
-        ({"coarse": "all"}, "cannot be read"),
+        ({"coarse": "all"}, "coarse must be a list of at least 1 and at most 500 entries, each a table"),
     ],
 )
 def test_inputs_that_cannot_be_used_are_a_damaged_card(folder, change, message):
     edit_card(folder, inputs={**tiny_inputs("one_hot").to_dict(), **change})
-    with pytest.raises(CheckpointError, match=rf"card\.json: .*{message}"):
+    with pytest.raises(CheckpointError, match=rf"card\.json, \[inputs\].*{message}"):
         read_checkpoint(folder)
 
 
 @pytest.mark.parametrize("inputs", [None, 3, [], "tiny"])
 def test_inputs_of_another_kind_are_a_damaged_card(folder, inputs):
     edit_card(folder, inputs=inputs)
-    with pytest.raises(CheckpointError, match="input specification must be a table"):
+    with pytest.raises(CheckpointError, match=r"card\.json, \[inputs\]( must be a table| lacks coarse)"):
         read_checkpoint(folder)
 
 
@@ -242,11 +242,11 @@ def test_inputs_of_another_kind_are_a_damaged_card(folder, inputs):
     ("architecture", "message"),
     [
         ({"attention": True}, "unknown entries attention"),
-        ({"width": 0}, "width=0"),
-        ({"width": "wide"}, "wide|str"),
+        ({"width": 0}, "width must be a whole number of at least 1 and at most 4096, not 0"),
+        ({"width": "wide"}, "width must be a whole number of at least 1 and at most 4096, not 'wide'"),
         ({"depth": 9}, "cannot be halved 9 times"),
-        ([], "no network|does not fit"),
-        (4, "no network"),
+        ([], "architecture\\] must be a table"),
+        (4, "architecture\\] must be a table"),
     ],
 )
 def test_architectures_that_cannot_be_built_are_a_damaged_card(folder, architecture, message):

@@ -119,7 +119,10 @@ def test_an_ensemble_in_a_list_is_no_member(pair):
 
 @pytest.mark.parametrize("entries", [{"decision": [0.0]}, {"calibration": {"scale": [1.0] * 8}}])
 def test_a_card_with_damaged_numbers_is_refused(pair, entries):
-    with pytest.raises(CheckpointError, match=r"card\.json: the .* in the model card is damaged"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"card\.json: (decision must hold 8 numbers|the calibration in the model card lacks bias)",
+    ):
         update_card(pair[0].folder, entries)
     with pytest.raises(CheckpointError):
         find_model(pair[0].folder)

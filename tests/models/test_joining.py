@@ -111,5 +111,5 @@ def test_models_that_cannot_be_joined_are_refused_by_name(tmp_path):
 
 
 def test_a_number_of_members_must_be_positive():
-    with pytest.raises(ModelError, match="members=0"):
+    with pytest.raises(ModelError, match="members must be a whole number of at least 1 and at most 64, not 0"):
         Architecture(members=0)

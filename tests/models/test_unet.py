@@ -57,7 +57,7 @@ def test_the_first_layer_of_the_plain_network_reads_all_channels():
 @pytest.mark.parametrize("steps", [(0,), (0, -1)])
 def test_all_inputs_give_a_score_a_class_and_pixel(kind, prior, steps):
     inputs = tiny_inputs(prior, steps)
-    network = small(inputs, kind, detail=2)
+    network = small(inputs, kind, detail=True)
     with torch.no_grad():
         assert network(*sample(inputs)).shape == (2, 8, 40, 40)
         assert network(*sample(inputs, size=80)).shape == (2, 8, 80, 80)
@@ -121,7 +121,7 @@ def test_coarse_cells_lie_where_their_pixels_are(kind):
 @given(indices=st.lists(st.integers(0, 1599), min_size=1, max_size=8))
 def test_scores_of_chosen_points_are_those_of_the_whole_map(kind, indices):
     inputs = tiny_inputs("one_hot")
-    network = small(inputs, kind, detail=2)
+    network = small(inputs, kind, detail=True)
     coarse, static, prior = sample(inputs)
     points = torch.tensor([indices, indices[::-1]])
     with torch.no_grad():
@@ -144,7 +144,7 @@ def test_dropout_acts_in_training_only(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_reach_every_parameter(kind):
-    network = small(tiny_inputs("one_hot"), kind, detail=2).train()
+    network = small(tiny_inputs("one_hot"), kind, detail=True).train()
     network(*sample(tiny_inputs("one_hot"))).square().mean().backward()
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # a bias before a batch normalisation has no effect by construction

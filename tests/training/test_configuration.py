@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import tomllib
 from pathlib import Path
 
@@ -98,13 +100,13 @@ def test_a_configuration_that_does_not_exist_is_named_with_the_shipped_ones(sour
 @pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe", b"[data\n"])
 def test_a_file_that_is_no_toml_is_named(tmp_path, content):
     (tmp_path / "bad.toml").write_bytes(content)
-    with pytest.raises(ConfigurationError, match=r"bad\.toml is not valid TOML"):
+    with pytest.raises(ConfigurationError, match=r"bad\.toml is damaged and cannot be read as TOML"):
         read_configuration(tmp_path / "bad.toml")
 
 
 @pytest.mark.parametrize("entry", ["name", "title", "data", "inputs"])
 def test_a_missing_entry_is_named(entry):
-    with pytest.raises(ConfigurationError, match=f"mine: '{entry}' is missing"):
+    with pytest.raises(ConfigurationError, match=f"mine lacks {entry}"):
         parse_configuration(values(**{entry: ...}), "mine")
 
 
@@ -117,7 +119,7 @@ def test_a_missing_entry_is_named(entry):
         ({"schedule": {"epoch": 3, "bacth": 2}}, r"\[schedule\]: unknown entries bacth, epoch"),
         ({"objective": {"focal": 2}}, r"\[objective\]: unknown entries focal"),
         ({"augmentation": {"rotate": True}}, r"\[augmentation\]: unknown entries rotate"),
-        ({"inputs": {"channels": []}}, "input specification: unknown entries channels"),
+        ({"inputs": {"channels": []}}, r"mine, \[inputs\]: unknown entries channels"),
         ({"inputs": {"coarse": [{"name": "a", "sources": ["a"], "unit": "1"}]}}, "unit"),
     ],
 )
@@ -132,31 +134,49 @@ def test_unknown_entries_are_named_with_their_section(changes, message):
         ({"inputs": {"window": 42}}, "window 42"),
         ({"inputs": {"classes": ["ocean", "wetland"]}}, "wetland"),
         ({"inputs": {"coarse": [{"name": "a"}]}}, "sources"),
-        ({"inputs": {"static": [{"name": "a", "sources": ["a"], "transform": "exp"}]}}, "transform 'exp'"),
-        ({"architecture": {"width": 0}}, "width=0"),
+        (
+            {"inputs": {"static": [{"name": "a", "sources": ["a"], "transform": "exp"}]}},
+            r"\[inputs\], static 1: channel 'a': transform must be one of .*, not 'exp'",
+        ),
+        ({"architecture": {"width": 0}}, "width must be a whole number of at least 1 and at most 4096, not 0"),
         ({"architecture": {"width": "wide"}}, r"\[architecture\]"),
-        ({"schedule": {"epochs": 0}}, "epochs must be at least 1, not 0"),
+        ({"schedule": {"epochs": 0}}, "epochs must be a whole number of at least 1 and at most 1000000000, not 0"),
         ({"schedule": {"epochs": "three"}}, r"\[schedule\]"),
-        ({"schedule": {"batch": 0}}, "batch must be at least 1"),
-        ({"schedule": {"validate_every": 0}}, "validate_every must be at least 1"),
-        ({"schedule": {"samples": -1}}, "samples must not be below 0"),
-        ({"schedule": {"checkpoint_every": -1}}, "checkpoint_every must not be below 0"),
-        ({"schedule": {"report_every": 0}}, "report_every must be at least 1"),
-        ({"schedule": {"learning_rate": 0}}, "learning_rate must be above 0"),
-        ({"schedule": {"warmup": 1.0}}, "warmup must be from 0 to below 1"),
-        ({"schedule": {"averaging": 1.0}}, "averaging must be from 0 to below 1"),
+        ({"schedule": {"batch": 0}}, "batch must be a whole number of at least 1"),
+        ({"schedule": {"validate_every": 0}}, "validate_every must be a whole number of at least 1"),
+        ({"schedule": {"samples": -1}}, "samples must be a whole number of at least 0"),
+        ({"schedule": {"checkpoint_every": -1}}, "checkpoint_every must be a whole number of at least 0"),
+        ({"schedule": {"report_every": 0}}, "report_every must be a whole number of at least 1"),
+        ({"schedule": {"learning_rate": 0}}, "learning_rate must be a finite number above 0, not 0"),
+        ({"schedule": {"warmup": 1.0}}, "warmup must be a finite number of at least 0 and below 1"),
+        ({"schedule": {"averaging": 1.0}}, "averaging must be a finite number of at least 0 and below 1"),
         ({"schedule": {"patch_stride": 18}}, "patch_stride 18 must be a multiple of factor 4"),
         ({"schedule": {"patch": 42}}, "patches of 42 cells cannot be halved 2 times"),
         (
             {"schedule": {"patch": 42}, "architecture": {"kind": "context", "depth": 1}},
             "patch 42 must be a multiple of factor 4 for the architecture 'context'",
         ),
-        ({"schedule": {"precision": "float16"}}, "precision must be one of float32, bfloat16, not 'float16'"),
-        ({"schedule": {"rare_classes": 2}}, "rare_classes must be from 0 to 1, not 2"),
+        ({"schedule": {"precision": "float16"}}, "precision must be one of 'float32', 'bfloat16', not 'float16'"),
+        ({"schedule": {"rare_classes": 2}}, "rare_classes must be a finite number of at least 0 and at most 1, not 2"),
         ({"rollout": {"years": 2}}, "rollouts of several years need inputs with a prior map"),
         ({"schedule": {"patch_stride": 44}}, "patch_stride 44 leaves gaps between patches of 40"),
         ({"architecture": {"depth": 3}, "schedule": {"patch": 36}}, "patches of 36 cells cannot be halved 3 times"),
-        ({"data": {"forcing": ...}}, "forcing|Ellipsis"),
+        ({"data": {"forcing": ...}}, r"\[data\] lacks forcing"),
+        ({"data": {"forcing": 5}}, r"\[data\]: forcing must be a text, not 5"),
+        ({"data": 5}, r"\[data\] must be a table of entries, not 5"),
+        ({"data": {"southern_limit": "north"}}, "southern_limit must be a finite number .*, not 'north'"),
+        ({"data": {"train_years": [1960]}}, "train_years must be a list of 2 entries: .* or an empty list"),
+        ({"title": 5}, "mine: title must be a text, not 5"),
+        ({"schedule": {"epochs": 1.5}}, "epochs must be a whole number .*, not 1.5"),
+        ({"schedule": {"epochs": True}}, "epochs must be a whole number .*, not True"),
+        ({"schedule": {"weight_decay": math.nan}}, "weight_decay must be a finite number of at least 0, not nan"),
+        ({"schedule": {"learning_rate": math.inf}}, "learning_rate must be a finite number above 0, not inf"),
+        ({"schedule": {"learning_rate": True}}, "learning_rate must be a finite number above 0, not True"),
+        ({"schedule": {"seed": "x"}}, "seed must be a whole number .*, not 'x'"),
+        ({"schedule": {"seed": 10**5000}}, "seed must be a whole number .*, not a number of about 5000 digits"),
+        ({"augmentation": {"flip": "no"}}, "flip must be true or false, not 'no'"),
+        ({"architecture": {"depth": 10**18}}, "depth must be a whole number of at least 1 and at most 10, not 10"),
+        ({"architecture": {"depth": 10, "growth": 8.0}}, "channels on the last level; at most 32768 are allowed"),
     ],
 )
 def test_wrong_and_contradictory_entries_are_named(changes, message):
@@ -166,3 +186,24 @@ def test_wrong_and_contradictory_entries_are_named(changes, message):
             del section[next(name for name, value in section.items() if value is ...)]
     with pytest.raises(ConfigurationError, match=message):
         parse_configuration(changed, "mine")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a = " + b"[" * 10_000, "lie too deep in each other"),
+        (b"a = " + b"9" * 5000, "cannot be read as TOML: Exceeds the limit"),
+        (b"#" * 2**21, "has 2097152 bytes, more than the 1048576 that are read"),
+    ],
+)
+def test_a_file_that_would_cost_too_much_is_named(tmp_path, content, message):
+    (tmp_path / "bad.toml").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=rf"bad\.toml .*{message}"):
+        read_configuration(tmp_path / "bad.toml")
+
+
+def test_a_folder_and_a_pipe_are_no_configurations(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, message in ((tmp_path, "Is a directory"), (tmp_path / "pipe", "is not a file")):
+        with pytest.raises(ConfigurationError, match=message):
+            read_configuration(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from xland.batches.sampling import RankSampler, Sample
 from xland.batches.source import PatchSource, Place
 from xland.errors import ConfigurationError, GridError
 from xland.grid import expand
+from xland.records import Limits, Share, check_entries
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,14 @@ class Augmentation:
 
     flip: bool = True
     flip_north_south: bool = False
-    coarse_noise: float = 0.0
-    channel_dropout: float = 0.0
-    prior_masked: float = 0.6
-    prior_block: int = 1
-    prior_dropped: float = 0.0
+    coarse_noise: Annotated[float, Limits(0)] = 0.0
+    channel_dropout: Share = 0.0
+    prior_masked: Share = 0.6
+    prior_block: Annotated[int, Limits(1, 2**14)] = 1
+    prior_dropped: Share = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("channel_dropout", "prior_masked", "prior_dropped"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigurationError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
-        if self.prior_block < 1 or self.coarse_noise < 0:
-            raise ConfigurationError(
-                f"prior_block {self.prior_block} must be at least 1 and coarse_noise {self.coarse_noise} not below 0"
-            )
+        check_entries(self, ConfigurationError)
 
 
 NO_AUGMENTATION = Augmentation(flip=False, prior_masked=0.0)

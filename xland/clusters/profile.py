@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from xland.errors import ClusterError
+from xland.records import Limits, check_entries, read_record, read_toml, shown
 
+_LARGEST = 2**20
 _SHIPPED = Path(__file__).parent / "profiles"
 
 
@@ -61,10 +62,10 @@ class Profile:
     account: str = ""
     walltime: str = "01:00:00"
     directives: tuple[str, ...] = ()
-    workers: int = 1
-    gpus: int = 0
-    threads: int = 1
-    cores: int = 0
+    workers: Annotated[int, Limits(1, 10**6)] = 1
+    gpus: Annotated[int, Limits(0, 10**4)] = 0
+    threads: Annotated[int, Limits(1, 10**4)] = 1
+    cores: Annotated[int, Limits(0, 10**6)] = 0
     memory: str = "4GB"
     ask_memory: bool = True
     interface: str = ""
@@ -74,6 +75,11 @@ class Profile:
     local_directory: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     setup: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_entries(self, ClusterError)
+        if not _is_amount(self.memory):
+            raise ClusterError(f"memory must be an amount such as '120GB', not {shown(self.memory)}")
 
     @property
     def processes(self) -> int:
@@ -117,15 +123,15 @@ def load_profile(profile: str | Path | Profile | None, folder: Path | None = Non
     if profile is None:
         raise ClusterError(f"SLURM jobs need a profile: one of {names}, or a TOML file of your own")
     path = shipped.get(str(profile), Path(profile))
-    if not path.is_file():
+    if not path.exists():
         raise ClusterError(f"there is no profile {str(profile)!r}: choose one of {names}, or a file")
-    entries = _read(path)
+    entries = read_toml(path, _LARGEST, ClusterError)
     base = entries.pop("base", None)
     if base is not None:
-        if base not in shipped:
-            raise ClusterError(f"{path}: base {base!r} is none of {names}")
-        entries = _read(shipped[base]) | entries
-    return _checked(entries, path)
+        if not isinstance(base, str) or base not in shipped:
+            raise ClusterError(f"{path}: base {shown(base)} is none of {names}")
+        entries = read_toml(shipped[base], _LARGEST, ClusterError) | entries
+    return read_record(Profile, entries, str(path), ClusterError)
 
 
 def _shipped(folder: Path | None) -> dict[str, Path]:
@@ -133,49 +139,10 @@ def _shipped(folder: Path | None) -> dict[str, Path]:
     return {path.stem: path for each in folders for path in each.glob("*.toml")}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ClusterError(f"{path} is not TOML: {error}") from error
-
-
-def _checked(entries: dict[str, Any], path: Path) -> Profile:
-    usual = {each.name: getattr(Profile(), each.name) for each in fields(Profile)}
-    unknown = sorted(set(entries) - set(usual))
-    if unknown:
-        raise ClusterError(f"{path}: unknown entries {', '.join(unknown)}; known are {', '.join(usual)}")
-    for name, value in entries.items():
-        _check_entry(name, value, usual[name], path)
-    texts = {name: tuple(value) for name, value in entries.items() if isinstance(value, list)}
-    return Profile(**(entries | texts))
-
-
-def _check_entry(name: str, value: Any, usual: Any, path: Path) -> None:
-    if isinstance(usual, tuple):
-        good, kind = isinstance(value, list) and all(isinstance(each, str) for each in value), "a list of texts"
-    elif isinstance(usual, dict):
-        good, kind = (
-            isinstance(value, dict) and all(isinstance(each, str) for each in value.values()),
-            "a table of texts",
-        )
-    elif isinstance(usual, bool):
-        good, kind = isinstance(value, bool), "true or false"
-    elif isinstance(usual, int):
-        least = 0 if name in ("gpus", "cores") else 1
-        good, kind = type(value) is int and value >= least, f"a whole number of at least {least}"
-    else:
-        good, kind = isinstance(value, str), "a text"
-    if good and name == "memory":
-        good, kind = _is_amount(value), "an amount such as '120GB'"
-    if not good:
-        raise ClusterError(f"{path}: {name} must be {kind}, not {value!r}")
-
-
 def _is_amount(text: str) -> bool:
     from dask.utils import parse_bytes
 
     try:
         return parse_bytes(text) > 0
-    except ValueError:
+    except (ValueError, OverflowError):
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -18,7 +17,10 @@ from xland.forcing import Forcing, find_sources, require_years
 from xland.inference.sources import Source, years_of_map
 from xland.inference.targets import Base, Conserve, Conserving
 from xland.inputs import InputSpec
+from xland.records import read_toml
 from xland.years import listed
+
+_LARGEST = 2**20
 
 
 @dataclass(frozen=True)
@@ -179,12 +181,12 @@ def read_crosswalk(path: str | Path) -> Crosswalk:
     AllocationError
         If it cannot be read, or holds other entries.
     """
+    entries = read_toml(local_path(path, what="a crosswalk"), _LARGEST, AllocationError)
     try:
-        entries = tomllib.loads(local_path(path, what="a crosswalk").read_text(encoding="utf-8"))
         return Crosswalk(**entries)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         if isinstance(error, AllocationError):
-            raise
+            raise AllocationError(f"{path}: {error}") from error
         raise AllocationError(
             f'{path} is no crosswalk ({error}): it needs a table [states] of state = "class", and may have the lists '
             "remainder and protected"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xland.errors import ModelError
 from xland.inference.targets import BlockTargets
 from xland.vocabulary import OCEAN
 
@@ -55,6 +57,12 @@ class Finishing:
         land : (rows, columns) array of bool
         """
         values, codes = _mean(members), None
+        if not math.isfinite(float(values.sum())):
+            count = int((~values.isfinite()).any(dim=0).sum())
+            raise ModelError(
+                f"the network gives no finite probability in {count} pixels: its weights, or the mean and scale of its "
+                "channels, are damaged; train it again, or fetch it from where it came from"
+            )
         unmet: NDArray[np.float32] | float = np.nan
         if self.targets is not None:
             values, codes, unmet = self.targets.fit(values, at, land, self.decision)

@@ -11,12 +11,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xland.errors import CheckpointError, ModelError
+from xland.models.weights import read_verified
+from xland.records import Limits, check_entries, read_record
 
 _AT_ONCE = 4096
 """Inputs whose distances to all prototypes are in memory at once."""
@@ -127,8 +129,34 @@ def pack(applicability: Applicability) -> tuple[bytes, dict[str, Any]]:
     return content, entry
 
 
-def unpack(path: Path, entry: Any) -> Applicability:
+@dataclass(frozen=True)
+class _Entry:
+    """How the training inputs stand in a card."""
+
+    typical_distance: Annotated[float, Limits(1e-12, 1e12)]
+    threshold: Annotated[float, Limits(0, 1e12)]
+    prototypes: Annotated[int, Limits(1, 10**6)]
+    sha256: str
+
+    def __post_init__(self) -> None:
+        check_entries(self, CheckpointError)
+
+
+def check_entry(entry: Any) -> None:
+    """Refuse an entry of a card that :func:`pack` did not make; :class:`CheckpointError`."""
+    read_record(_Entry, entry, "the applicability in the model card", CheckpointError)
+
+
+def unpack(path: Path, entry: Any, channels: int) -> Applicability:
     """Read what :func:`pack` made.
+
+    Parameters
+    ----------
+    path : path
+    entry : mapping
+        Of the card.
+    channels : int
+        Coarse and static channels of the model.
 
     Raises
     ------
@@ -138,17 +166,15 @@ def unpack(path: Path, entry: Any) -> Applicability:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    damaged = f"the training inputs {path} or their entry in the model card are damaged: run `xland calibrate` again"
+    said = read_record(_Entry, entry, "the applicability in the model card", CheckpointError)
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{damaged} ({error.strerror})") from error
-    try:
-        typical, threshold = (float(entry[name]) for name in ("typical_distance", "threshold"))
+        content = read_verified(path, said.sha256, {"prototypes": ("F16", (said.prototypes, channels))})
         prototypes = load(content)["prototypes"].astype(np.float32)
-        intact = hashlib.sha256(content).hexdigest() == entry["sha256"]
-    except (KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{damaged} ({error!r})") from error
-    if not (intact and typical > 0 and np.isfinite([typical, threshold]).all() and prototypes.ndim == 2):
-        raise CheckpointError(damaged)
-    return Applicability(prototypes, typical, threshold)
+        if not np.isfinite(prototypes).all():
+            raise CheckpointError("they are not finite")
+    except (CheckpointError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the training inputs {path} or their entry in the model card are damaged: run `xland calibrate` again "
+            f"({error})"
+        ) from error
+    return Applicability(prototypes, said.typical_distance, said.threshold)

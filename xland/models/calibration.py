@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xland.errors import CheckpointError
+from xland.records import Limits, check_entries, read_record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,16 +31,13 @@ class Calibration:
         One a class; scales are above 0.
     """
 
-    scale: tuple[float, ...]
-    bias: tuple[float, ...]
+    scale: tuple[Annotated[float, Limits(above=0, most=1e6)], ...]
+    bias: tuple[Annotated[float, Limits(-1e6, 1e6)], ...]
 
     def __post_init__(self) -> None:
+        check_entries(self, CheckpointError)
         if len(self.scale) != len(self.bias):
             raise CheckpointError(f"a calibration has {len(self.scale)} scales and {len(self.bias)} biases")
-        if not np.isfinite([*self.scale, *self.bias]).all() or min(self.scale, default=1.0) <= 0:
-            raise CheckpointError(
-                f"the scales of a calibration must be above 0 and all its numbers finite, not {self.scale}, {self.bias}"
-            )
 
     @classmethod
     def none(cls, classes: int) -> Calibration:
@@ -64,28 +61,17 @@ class Calibration:
         return {"scale": list(self.scale), "bias": list(self.bias)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], classes: int) -> Calibration:
+    def from_dict(cls, values: Any, classes: int) -> Calibration:
         """Read a calibration of so many classes from a card; :class:`CheckpointError` if it is damaged."""
-        return cls(*(read_numbers(values, name, classes, "calibration") for name in ("scale", "bias")))
-
-
-def read_numbers(values: Any, name: str, classes: int, what: str) -> tuple[float, ...]:
-    """Read one finite number a class from an entry of a card.
-
-    Raises
-    ------
-    CheckpointError
-        If there are more or fewer, or other things than numbers.
-    """
-    try:
-        numbers = tuple(float(value) for value in values[name])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"the {what} in the model card is damaged: {error!r}") from error
-    if len(numbers) != classes or not np.isfinite(numbers).all():
-        raise CheckpointError(
-            f"the {what} in the model card is damaged: {name!r} must hold {classes} finite numbers, one a class"
+        own = (
+            {name: values[name] for name in ("scale", "bias") if name in values} if isinstance(values, dict) else values
         )
-    return numbers
+        found = read_record(cls, own, "the calibration in the model card", CheckpointError)
+        if len(found.scale) != classes:
+            raise CheckpointError(
+                f"the calibration in the model card has {len(found.scale)} scales, not {classes}, one a class"
+            )
+        return found
 
 
 def calibration_error(

@@ -11,17 +11,20 @@ import hashlib
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from xland.addresses import local_path
 from xland.atomic import replace_file
 from xland.errors import CheckpointError, ModelError, XlandError
 from xland.inputs import InputSpec
-from xland.models.applicability import Applicability, pack, unpack
-from xland.models.calibration import Calibration, read_numbers
+from xland.models.applicability import Applicability, check_entry, pack, unpack
+from xland.models.architecture import Architecture
+from xland.models.calibration import Calibration
 from xland.models.coverage import Coverage
+from xland.models.weights import LARGEST, read_verified
+from xland.records import Limits, check_entries, read_json, read_record, shown
 
 if TYPE_CHECKING:
     from xland.models.unet import DownscalingNetwork
@@ -30,9 +33,31 @@ WEIGHTS = "weights.safetensors"
 CARD = "card.json"
 APPLICABILITY = "applicability.safetensors"
 _FORMAT = 1
-_REQUIRED = ("name", "inputs", "architecture", "weights_sha256")
+_LARGEST_CARD = 2**24
+Digest = Annotated[str, Limits(64, 64)]
 _networks: dict[str, DownscalingNetwork] = {}
 _lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class _Card:
+    """Entries of a card that are read; others are for people."""
+
+    name: Annotated[str, Limits(1, 200)]
+    inputs: InputSpec
+    architecture: Architecture
+    weights_sha256: Digest
+    title: str = ""
+    licence: str = ""
+    notes: str = ""
+    decision: tuple[Annotated[float, Limits(-50, 50)], ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_entries(self, CheckpointError)
+        classes = len(self.inputs.classes)
+        if self.decision is not None and len(self.decision) != classes:
+            raise CheckpointError(f"decision must hold {classes} numbers, one a class, not {len(self.decision)}")
+        self.architecture.check_windows(self.inputs)
 
 
 @dataclass(frozen=True)
@@ -62,6 +87,11 @@ class Checkpoint:
         return InputSpec.from_dict(self.card["inputs"])
 
     @property
+    def architecture(self) -> Architecture:
+        """Kind and size of the network."""
+        return Architecture.from_dict(self.card["architecture"])
+
+    @property
     def coverage(self) -> Coverage | None:
         """Coarse cells that had data in the training; None where the card does not say."""
         values = self.card.get("coverage")
@@ -76,16 +106,17 @@ class Checkpoint:
     @property
     def decision(self) -> tuple[float, ...]:
         """Offsets of the log-probability of each class with which a map chooses one; 0 where the card does not say."""
-        classes = len(self.inputs.classes)
-        if "decision" not in self.card:
-            return (0.0,) * classes
-        return read_numbers(self.card, "decision", classes, "decision")
+        values = self.card.get("decision")
+        return (0.0,) * len(self.inputs.classes) if values is None else tuple(map(float, values))
 
     @property
     def applicability(self) -> Applicability | None:
         """Training inputs to measure the distance from; None where the model has none. Read from a file."""
         entry = self.card.get("applicability")
-        return None if entry is None else unpack(_named_by(entry, self.folder / APPLICABILITY), entry)
+        if entry is None:
+            return None
+        channels = self.inputs.coarse_channels + len(self.inputs.static)
+        return unpack(_named_by(entry, self.folder / APPLICABILITY), entry, channels)
 
     @property
     def licence(self) -> str:
@@ -133,23 +164,24 @@ def read_checkpoint(folder: Path | str) -> Checkpoint:
     """
     folder = local_path(folder, what="a model")
     path = folder / CARD
-    if not path.is_file():
+    if not path.exists():
         raise ModelError(f"{folder} is not a model: it holds no {CARD}")
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is damaged and cannot be read as JSON: {error}") from error
+    card = read_json(path, _LARGEST_CARD, CheckpointError)
     if not isinstance(card, dict):
         raise CheckpointError(f"{path} must hold one JSON object")
-    missing = [name for name in _REQUIRED if name not in card]
+    missing = [each.name for each in fields(_Card) if each.default is MISSING and each.name not in card]
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}")
     if card.get("format") != _FORMAT:
-        raise CheckpointError(f"{path} has format {card.get('format')!r}; this version of xland reads {_FORMAT}")
+        raise CheckpointError(f"{path} has format {shown(card.get('format'))}; this version of xland reads {_FORMAT}")
+    own = {each.name: card[each.name] for each in fields(_Card) if each.name in card}
+    read_record(_Card, own, str(path), CheckpointError)
     checkpoint = Checkpoint(folder, card)
     try:
         # reading them is the check
-        checkpoint.inputs, checkpoint.calibration, checkpoint.decision  # noqa: B018
+        checkpoint.calibration, checkpoint.coverage  # noqa: B018
+        if card.get("applicability") is not None:
+            check_entry(card["applicability"])
     except XlandError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return checkpoint
@@ -240,7 +272,10 @@ def _named_by(entry: Any, path: Path) -> Path:
 
 def _has_hash(path: Path, digest: str | None) -> bool:
     try:
-        return digest is not None and hashlib.sha256(path.read_bytes()).hexdigest() == digest
+        if digest is None or not path.is_file() or path.stat().st_size > LARGEST:
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == digest
     except OSError:
         return False  # it is not there, or no more
 
@@ -258,40 +293,30 @@ def _present_digest(folder: Path) -> str | None:
 
 
 def _load_network(checkpoint: Checkpoint) -> DownscalingNetwork:
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    from xland.models.unet import Architecture, DownscalingNetwork
+    from xland.models.unet import DownscalingNetwork
 
     path = _named_by({"sha256": checkpoint.digest}, checkpoint.folder / WEIGHTS)
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"the weights {path} cannot be read: {error.strerror}") from error
-    # safetensors begin with the length of a JSON object in eight bytes, which may look like a pickle's mark
-    if (content[:1] == b"\x80" and content[8:9] not in (b"", b"{")) or content[:4] == b"PK\x03\x04":
-        raise CheckpointError(f"{path} is a pickle, which could run any code; only safetensors are read")
-    if hashlib.sha256(content).hexdigest() != checkpoint.digest:
-        raise CheckpointError(
-            f"{path} ({len(content)} bytes) is truncated or altered: its SHA-256 is not the one in the card; "
-            "fetch the model again"
-        )
-    try:
-        architecture = Architecture.from_dict(dict(checkpoint.card["architecture"]))
-        network = DownscalingNetwork(checkpoint.inputs, architecture)
-    except (TypeError, ValueError, RuntimeError) as error:
+        with torch.device("meta"):  # knows the shapes and holds no value
+            network = DownscalingNetwork(checkpoint.inputs, checkpoint.architecture)
+    except (XlandError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.folder / CARD}: no network can be built from it: {error}") from error
+    kinds = {torch.float32: "F32", torch.int64: "I64"}
+    expected = {name: (kinds[each.dtype], tuple(each.shape)) for name, each in network.state_dict().items()}
+    content = read_verified(path, checkpoint.digest, expected)
     try:
-        state = load(content)
+        # copies begin where torch has all tensors begin; from elsewhere products may be rounded differently
+        state = {name: tensor.clone() for name, tensor in load(content).items()}
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if expected != found:
-        name = next(n for n in sorted(expected.keys() | found.keys()) if expected.get(n) != found.get(n))
-        raise CheckpointError(
-            f"{path} does not fit its card: {name} has shape {found.get(name)}, expected {expected.get(name)}; "
-            "the channels or the architecture differ"
-        )
-    network.load_state_dict(state)
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: {name} is NaN or infinite in {int((~tensor.isfinite()).sum())} places")
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            raise CheckpointError(f"{path}: {name} is a variance, but below 0 in {int((tensor < 0).sum())} places")
+    network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(requires_grad=False)

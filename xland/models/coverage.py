@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xland.errors import CheckpointError
 from xland.grid import Grid
+from xland.records import Limits, check_entries, read_record
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,20 +61,35 @@ class Coverage:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Coverage:
+    def from_dict(cls, values: Any) -> Coverage:
         """Read a coverage from a card; :class:`CheckpointError` if it is damaged."""
+        entry = read_record(_Entry, values, "the coverage in the model card", CheckpointError)
+        size = -(-entry.rows * entry.columns // 8)
         try:
-            resolution, north, west = (float(values[name]) for name in ("resolution", "north", "west"))
-            grid = Grid(resolution, north, west, int(values["rows"]), int(values["columns"]))
-            size = -(-grid.rows * grid.columns // 8)
+            grid = Grid(entry.resolution, entry.north, entry.west, entry.rows, entry.columns)
             # a damaged card must not be able to fill the memory
-            packed = zlib.decompressobj().decompress(base64.b64decode(values["cells"], validate=True), size + 1)
+            packed = zlib.decompressobj().decompress(base64.b64decode(entry.cells, validate=True), size + 1)
             if len(packed) != size:
                 raise ValueError(f"{len(packed)} bytes of cells, expected {size}")
             bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8), count=grid.rows * grid.columns)
             return cls(grid, bits.reshape(grid.shape).astype(np.bool_))
-        except (KeyError, TypeError, ValueError, zlib.error) as error:
+        except (ValueError, zlib.error) as error:
             raise CheckpointError(f"the coverage in the model card is damaged: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """How a coverage stands in a card."""
+
+    resolution: Annotated[float, Limits(1e-3, 90)]
+    north: Annotated[float, Limits(-90, 90.001)]
+    west: Annotated[float, Limits(-360, 360)]
+    rows: Annotated[int, Limits(1, 2**13)]
+    columns: Annotated[int, Limits(1, 2**14)]
+    cells: str
+
+    def __post_init__(self) -> None:
+        check_entries(self, CheckpointError)
 
 
 def join_coverages(one: Coverage | None, other: Coverage | None) -> Coverage | None:

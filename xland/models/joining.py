@@ -9,6 +9,7 @@ from typing import Any
 
 from xland.errors import ModelError
 from xland.models import find_model
+from xland.models.architecture import Architecture
 from xland.models.checkpoint import Checkpoint, save_checkpoint
 
 _TRAINING = ("training", "validation", "energy")
@@ -47,7 +48,7 @@ def join(models: Sequence[str | Path | Checkpoint], folder: str | Path, *, name:
     CheckpointError
         If a model is damaged, or the folder cannot be written.
     """
-    from xland.models.unet import Architecture, DownscalingNetwork
+    from xland.models.unet import DownscalingNetwork
 
     ensemble = find_model(list(models))
     if len(ensemble.members) < 2:

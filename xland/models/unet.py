@@ -2,87 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xland.errors import ModelError
 from xland.inputs import InputSpec
+from xland.models.architecture import Architecture
 from xland.models.committee import Committee
 from xland.models.context import ContextUNet
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Kind and size of a network.
-
-    Parameters
-    ----------
-    kind : {"unet", "context"}
-        A plain U-Net on the fine grid, or a U-Net on the coarse grid with a pixel-wise head on the
-        fine one (:mod:`xland.models.context`).
-    width : int
-        Channels of the first level.
-    depth : int
-        Number of times that the resolution is halved.
-    growth : float
-        Channels of each level relative to the one above it.
-    dropout : float
-        Share of channels dropped while training.
-    head : int
-        Hidden channels of the head, for the kind ``context``.
-    bins : int
-        Pieces in which the head reads each channel, for the kind ``context``.
-    detail : bool
-        Whether the coarse U-Net tells where in a coarse cell a class is, for the kind ``context``.
-    context_dropout : float
-        Share of samples whose context is dropped while training, for the kind ``context``.
-    members : int
-        Networks whose scores are averaged. Those that are trained apart and put together by
-        :func:`xland.models.joining.join` differ more than those that one training fits together.
-    """
-
-    kind: Literal["unet", "context"] = "unet"
-    width: int = 32
-    depth: int = 4
-    growth: float = 2.0
-    dropout: float = 0.0
-    head: int = 48
-    bins: int = 12
-    detail: bool = False
-    context_dropout: float = 0.0
-    members: int = 1
-
-    def __post_init__(self) -> None:
-        sound = min(self.width, self.depth, self.growth, self.head, self.bins, self.members) >= 1 and all(
-            0 <= share < 1 for share in (self.dropout, self.context_dropout)
-        )
-        if self.kind not in ("unet", "context") or not sound:
-            raise ModelError(f"no network can be built as {self}")
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels of each level, the first level first."""
-        return tuple(round(self.width * self.growth**level) for level in range(self.depth + 1))
-
-    def cells(self, size: int, factor: int) -> int:
-        """Cells on the first level for ``size`` fine cells: must be a multiple of ``2 ** depth``."""
-        return size // factor if self.kind == "context" else size
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for the model card."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Architecture:
-        """Build from a model card; :class:`ModelError` names unknown entries."""
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
-            raise ModelError(f"architecture: unknown entries {', '.join(unknown)}")
-        return cls(**values)
 
 
 class _DoubleConvolution(nn.Sequential):
@@ -151,12 +80,7 @@ class DownscalingNetwork(nn.Module):
         super().__init__()
         self.inputs = inputs
         self.architecture = architecture
-        cells = architecture.cells(inputs.window, inputs.factor)
-        if cells % 2**architecture.depth:
-            raise ModelError(
-                f"windows of {cells} cells cannot be halved {architecture.depth} times: "
-                f"choose a multiple of {2**architecture.depth}"
-            )
+        architecture.check_windows(inputs)
         bodies = [_build_body(inputs, architecture) for _ in range(architecture.members)]
         self.body = bodies[0] if len(bodies) == 1 else Committee(bodies)
 

@@ -20,8 +20,8 @@ from xland.batches.split import Part
 from xland.errors import ConfigurationError, TimeError
 from xland.inputs import InputSpec
 from xland.models import DEFAULT_MODEL, find_model
+from xland.models.architecture import Architecture
 from xland.models.checkpoint import Checkpoint
-from xland.models.unet import Architecture
 from xland.training.configuration import Configuration, Data, Schedule
 from xland.training.material import Material, gather
 from xland.training.rollout import Rollout

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal
 
 from xland.batches.loader import Augmentation
-from xland.errors import ConfigurationError, XlandError
+from xland.errors import ConfigurationError
 from xland.inputs import InputSpec
-from xland.models.unet import Architecture
+from xland.models.architecture import Architecture
+from xland.records import Limits, Positive, Share, check_entries, read_record, read_toml
 from xland.training.objective import Objective
 from xland.training.rollout import Rollout
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 Precision = Literal["float32", "bfloat16"]
+Count = Annotated[int, Limits(1, 10**9)]
+CountOrNone = Annotated[int, Limits(0, 10**9)]
+Years = Annotated[tuple[Annotated[int, Limits(-10_000, 10_000)], ...], Limits(most=10_000)]
+Ends = tuple[int, int] | tuple[()]
+Seed = Annotated[int, Limits(0, 2**63 - 1)]
 
-_AT_LEAST_ONE = (
-    *("epochs", "batch", "accumulate", "patch", "patch_stride", "candidates", "validate_every", "report_every"),
-    "locality",
-)
 _CONFIGS = Path(__file__).parent / "configs"
-T = TypeVar("T", bound="DataclassInstance")
+_LARGEST = 2**20
 
 
 @dataclass(frozen=True)
@@ -53,17 +50,15 @@ class Data:
     forcing: str
     target: str = "modis-2019"
     static: str = "default"
-    forcing_years: tuple[int, ...] = ()
-    target_years: tuple[int, ...] = ()
-    train_years: tuple[int, int] | tuple[()] = ()
-    test_years: tuple[int, int] | tuple[()] = ()
-    southern_limit: float = -60.0
+    forcing_years: Years = ()
+    target_years: Years = ()
+    train_years: Ends = ()
+    test_years: Ends = ()
+    southern_limit: Annotated[float, Limits(-90, 90)] = -60.0
 
     def __post_init__(self) -> None:
-        if bool(self.train_years) != bool(self.test_years) or not {len(self.train_years), len(self.test_years)} <= {
-            0,
-            2,
-        }:
+        check_entries(self, ConfigurationError)
+        if bool(self.train_years) != bool(self.test_years):
             raise ConfigurationError("train_years and test_years belong together: give the first and last year of both")
 
 
@@ -123,50 +118,33 @@ class Schedule:
         that costs nothing. A loss that is not finite is found when it is read.
     """
 
-    epochs: int = 20
-    batch: int = 8
-    accumulate: int = 1
-    patch: int = 160
-    patch_stride: int = 80
-    candidates: int = 8000
-    samples: int = 0
-    rare_classes: float = 0.0
-    points: int = 0
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.02
-    warmup: float = 0.1
-    averaging: float = 0.99
-    validate_every: int = 1
-    gradient_clip: float = 2.0
-    seed: int = 0
-    workers: int = 0
-    locality: int = 64
+    epochs: Count = 20
+    batch: Count = 8
+    accumulate: Count = 1
+    patch: Annotated[int, Limits(1, 2**14)] = 160
+    patch_stride: Annotated[int, Limits(1, 2**14)] = 80
+    candidates: Count = 8000
+    samples: CountOrNone = 0
+    rare_classes: Share = 0.0
+    points: CountOrNone = 0
+    learning_rate: Positive = 2e-3
+    weight_decay: Annotated[float, Limits(0)] = 0.02
+    warmup: Annotated[float, Limits(0, below=1)] = 0.1
+    averaging: Annotated[float, Limits(0, below=1)] = 0.99
+    validate_every: Count = 1
+    gradient_clip: Positive = 2.0
+    seed: Seed = 0
+    workers: Annotated[int, Limits(0, 1000)] = 0
+    locality: Count = 64
     common_statistics: bool = True
     precision: Precision = "float32"
     channels_last: bool = False
     compile: bool = False
-    checkpoint_every: int = 0
-    report_every: int = 1
+    checkpoint_every: CountOrNone = 0
+    report_every: Count = 1
 
     def __post_init__(self) -> None:
-        for name in _AT_LEAST_ONE:
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("samples", "points", "workers", "checkpoint_every", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ConfigurationError(f"{name} must not be below 0, but is {getattr(self, name)}")
-        for name in ("learning_rate", "gradient_clip"):
-            if not getattr(self, name) > 0:
-                raise ConfigurationError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("warmup", "averaging"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
-        if not 0 <= self.rare_classes <= 1:
-            raise ConfigurationError(f"rare_classes must be from 0 to 1, not {self.rare_classes}")
-        if self.precision not in get_args(Precision):
-            raise ConfigurationError(
-                f"precision must be one of {', '.join(get_args(Precision))}, not {self.precision!r}"
-            )
+        check_entries(self, ConfigurationError)
 
 
 @dataclass(frozen=True)
@@ -182,11 +160,12 @@ class Configuration:
     augmentation: Augmentation = field(default_factory=Augmentation)
     schedule: Schedule = field(default_factory=Schedule)
     rollout: Rollout = field(default_factory=Rollout)
-    split_seed: int = 0
+    split_seed: Seed = 0
     licence: str = "Apache-2.0"
     notes: str = ""
 
     def __post_init__(self) -> None:
+        check_entries(self, ConfigurationError)
         schedule, factor = self.schedule, self.inputs.factor
         if self.rollout.years > 1 and self.inputs.prior == "none":
             raise ConfigurationError("rollouts of several years need inputs with a prior map, which one year hands on")
@@ -226,47 +205,19 @@ def read_configuration(source: str | Path) -> Configuration:
         If it does not exist, is not TOML, or has unknown, missing or wrong entries.
     """
     path = _CONFIGS / f"{source}.toml" if str(source) in list_configurations() else Path(source)
-    if not path.is_file():
+    if not path.exists():
         raise ConfigurationError(
             f"there is no configuration {str(source)!r}: give a TOML file or one of {', '.join(list_configurations())}"
         )
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
-    return parse_configuration(values, str(path))
+    return parse_configuration(read_toml(path, _LARGEST, ConfigurationError), str(path))
 
 
-def parse_configuration(values: Mapping[str, Any], where: str = "configuration") -> Configuration:
-    """Build a configuration from the plain values of a TOML file."""
-    sections = {
-        "data": Data,
-        "architecture": Architecture,
-        "objective": Objective,
-        "augmentation": Augmentation,
-        "schedule": Schedule,
-        "rollout": Rollout,
-    }
-    entries = dict(values)
-    for name in ("name", "title", "data", "inputs"):
-        if name not in entries:
-            raise ConfigurationError(f"{where}: {name!r} is missing")
-    for name, section in sections.items():
-        if name in entries:
-            entries[name] = _section(section, entries[name], f"{where}, [{name}]")
-    try:
-        entries["inputs"] = InputSpec.from_dict(entries["inputs"])
-    except XlandError as error:
-        raise ConfigurationError(f"{where}: {error}") from error
-    return _section(Configuration, entries, where)
+def parse_configuration(values: Any, where: str = "configuration") -> Configuration:
+    """Build a configuration from the plain values of a TOML file.
 
-
-def _section(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    unknown = sorted(set(values) - {f.name for f in fields(kind)})
-    if unknown:
-        raise ConfigurationError(f"{where}: unknown entries {', '.join(unknown)}")
-    frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    try:
-        return kind(**frozen)
-    except (TypeError, XlandError) as error:
-        raise ConfigurationError(f"{where}: {error}") from error
+    Raises
+    ------
+    ConfigurationError
+        For unknown, missing or wrong entries; it names section, entry, what it must be and what it is.
+    """
+    return read_record(Configuration, values, where, ConfigurationError)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch.nn import functional
 
 from xland.batches.masking import MASKED
 from xland.errors import ConfigurationError
+from xland.records import Limits, check_entries
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,13 @@ class Objective:
         batch (:func:`lovasz_softmax`). 0 for none.
     """
 
-    class_weight_power: float = 0.0
-    label_smoothing: float = 0.0
-    focal_gamma: float = 0.0
-    lovasz: float = 0.0
+    class_weight_power: Annotated[float, Limits(0)] = 0.0
+    label_smoothing: Annotated[float, Limits(0, below=1)] = 0.0
+    focal_gamma: Annotated[float, Limits(0)] = 0.0
+    lovasz: Annotated[float, Limits(0)] = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("class_weight_power", "focal_gamma", "lovasz"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigurationError(f"{name} must be a number of at least 0, not {getattr(self, name)}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigurationError(f"label_smoothing must be from 0 to below 1, not {self.label_smoothing}")
+        check_entries(self, ConfigurationError)
 
     def class_weights(self, counts: NDArray[np.int64]) -> Tensor:
         """Weights of the classes for their pixel counts; a class without pixels has weight 0."""

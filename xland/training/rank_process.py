@@ -26,7 +26,7 @@ Report = Callable[[str, float, dict[str, float]], None]
 CALL = "xland.training.rank_process:learn"
 """What a rank calls."""
 
-SECRET = "XLAND_RANKS"
+SECRET = "XLAND_RANKS"  # noqa: S105 - a name
 """Environment variable of what the launcher tells its ranks alone: they meet under keys that begin with it."""
 
 LOGS = "ranks"

@@ -18,12 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from xland.batches.masking import MASKED
 from xland.errors import ConfigurationError
+from xland.records import Limits, Share, check_entries
 from xland.vocabulary import OCEAN
 
 _RISE = (0.1, 0.6)
@@ -44,14 +46,11 @@ class Rollout:
         training to this value (scheduled sampling).
     """
 
-    years: int = 1
-    own_maps: float = 0.0
+    years: Annotated[int, Limits(1, 1000)] = 1
+    own_maps: Share = 0.0
 
     def __post_init__(self) -> None:
-        if type(self.years) is not int or self.years < 1:
-            raise ConfigurationError(f"rollout: years must be a whole number of at least 1, not {self.years!r}")
-        if not 0 <= self.own_maps <= 1:
-            raise ConfigurationError(f"rollout: own_maps must be from 0 to 1, not {self.own_maps}")
+        check_entries(self, ConfigurationError)
         if self.own_maps and self.years == 1:
             raise ConfigurationError(
                 f"rollout: with own_maps {self.own_maps:g} a sample needs more than one year, because the first reads "
