@@ -253,6 +253,7 @@ def _described(hint: Any) -> str:
         return f"one of {', '.join(map(repr, arguments))}"
     if origin is tuple:
         return _tuple_described(arguments, limits)
+    what: Any
     if isinstance(origin, type) and issubclass(origin, Mapping):
         what = f"a table whose entries are each {_described(arguments[1])}"
     else:
@@ -260,7 +261,7 @@ def _described(hint: Any) -> str:
             "a table of entries" if is_dataclass(hint) else getattr(hint, "__name__", str(hint))
         )
     if limits is None:
-        return what
+        return str(what)
     if hint is str:
         return f"{what} of {limits.least:g} to {limits.most:g} characters"
     return f"{what} {limits}"
@@ -288,7 +289,7 @@ def _made(value: Any, hint: Any, where: str, error: type[XlandError]) -> Any:
     hint, _ = _plain(hint)
     origin, arguments = get_origin(hint), get_args(hint)
     if is_dataclass(hint):
-        return read_record(hint, value, where, error)  # type: ignore[type-var]
+        return read_record(hint, value, where, error)  # type: ignore[arg-type, type-var]
     if origin in (Union, UnionType):
         hint = next((each for each in arguments if get_origin(_plain(each)[0]) is tuple), Any)
         return _made(value, hint, where, error) if hint is not Any else value

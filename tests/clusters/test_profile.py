@@ -113,7 +113,7 @@ def test_wrong_entries_are_named(tmp_path, text, message):
 def test_a_profile_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ClusterError, match=r"there is no profile 'lumi': choose one of marenostrum5-acc, or a file"):
         load_profile("lumi")
-    with pytest.raises(ClusterError, match="cannot be read: Is a directory"):
+    with pytest.raises(ClusterError, match="cannot be read: it is not a plain file"):
         load_profile(tmp_path)
     with pytest.raises(ClusterError, match="need a profile"):
         load_profile(None)

@@ -204,6 +204,6 @@ def test_a_file_that_would_cost_too_much_is_named(tmp_path, content, message):
 
 def test_a_folder_and_a_pipe_are_no_configurations(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for path, message in ((tmp_path, "Is a directory"), (tmp_path / "pipe", "is not a file")):
+    for path, message in ((tmp_path, "it is not a plain file"), (tmp_path / "pipe", "it is not a plain file")):
         with pytest.raises(ConfigurationError, match=message):
             read_configuration(path)
