@@ -27,14 +27,14 @@ class Layer:
 FIELDS: Mapping[str, Layer] = MappingProxyType({
     "confidence": Layer(
         "Confidence",
-        "Dark places are close calls between two classes: look whether they are where the map differs.",
+        "Dark places are nearly undecided between two classes. Look whether the map is wrong there.",
         (0.0, 1.0),
     ),
-    "entropy": Layer("Entropy", "Bright places could be many things: expect errors there.", (0.0, 1.0)),
-    "spread": Layer("Spread", "Bright places are those about which the models of the ensemble disagree."),
+    "entropy": Layer("Entropy", "In bright places many classes are possible: expect errors there.", (0.0, 1.0)),
+    "spread": Layer("Spread", "In bright places the models of the ensemble disagree."),
     "applicability": Layer(
         "Distance to the training data",
-        "Bright places are unlike anything the model learned from: trust the map least there.",
+        "Bright places are unlike all training data: trust the map least there.",
     ),
     "unmet": Layer(
         "Coarse shares that could not be met",
@@ -42,7 +42,7 @@ FIELDS: Mapping[str, Layer] = MappingProxyType({
     ),
     "coarse difference": Layer(
         "Largest difference from the coarse shares",
-        "Bright cells hold more or less of a class than the forcing asks for.",
+        "Bright cells have more or less of a class than the forcing.",
     ),
 })  # fmt: skip
 """Layers that are drawn, in this order. The last is made from the forcing, the others are read from the store."""

@@ -29,7 +29,7 @@ def change_tile(report: Report) -> Tile | None:
     return Tile(
         "Figure of merit of change",
         figure(report.change[report.model].figure_of_merit),
-        ("a map that stays as it was has 0", "1 would be all change at its place"),
+        ("0 for a map without change", "1 if all change is in the right place"),
     )
 
 
@@ -37,8 +37,8 @@ def change_section(report: Report) -> Section:
     """Show how well a map foresees change, beside persistence and the baselines."""
     if not report.change:
         missing = Missing(
-            "No start map was given, so the page cannot say whether the map foresees change: a copy of an earlier map "
-            "scores high above.",
+            "No start map was given, so the page cannot say whether the map predicts change. A copy of an earlier map "
+            "also has high scores above.",
             "xland evaluate ... --start MAP_OF_AN_EARLIER_YEAR",
         )
         return Section("change", "Change", [missing])
@@ -49,8 +49,8 @@ def change_section(report: Report) -> Section:
     rows = {**report.change, "persistence": judged.null}
     parts: list[Part] = [
         Text(
-            "The figure of merit is the change foreseen at its place over all change that was observed or predicted. "
-            "Published maps of this kind reach about 0.10. Persistence, the start map unchanged, has none."
+            "The figure of merit is the change predicted in the right place, divided by all change that was "
+            "observed or predicted. Published maps of this kind reach about 0.10. Persistence, the start map, has 0."
         ),
         _bars(rows),
         _table(rows, report.model),
@@ -67,9 +67,9 @@ def _bars(rows: dict[str, ChangeScores]) -> Chart:
     drawing = charts.stacked(
         shares,
         list(zip(CHANGE_KINDS[1:], CHANGE_COLORS[1:], strict=True)),
-        "Bars of hits, misses, false alarms and wrong hits of each map; the figures stand in the table below",
+        "Bars of hits, misses, false alarms and wrong hits of each map; the figures are in the table below",
     )
-    look = "Share of the scored area. The longer the hits beside the other three, the better the change is foreseen."
+    look = "Share of the scored area. The longer the hits beside the other three, the better the prediction of change."
     legend = [(charts.swatch(color), kind) for color, kind in zip(CHANGE_COLORS[1:], CHANGE_KINDS[1:], strict=True)]
     return Chart(drawing, look, legend)
 
@@ -113,8 +113,8 @@ def _curve(judged: ChangeScores) -> Chart:
         + "; ".join(f"{s} cells: {100 * a:.2f} and {100 * b:.2f} %" for s, a, b in zip(sizes, ours, null, strict=True)),
     )
     look = (
-        "Maps compared by the areas of their classes in windows: look where the prediction falls below persistence, "
-        "and how fast: change put a little beside its place is forgiven by larger windows."
+        "The maps are compared by the areas of their classes in windows. Look where the prediction falls below "
+        "persistence, and how fast. Larger windows forgive change that is predicted near its true place."
     )
     return Chart(drawing, look, [(charts.key(place, line=True), name) for place, name in enumerate(names)])
 
@@ -146,7 +146,7 @@ def _transitions(table: NDArray[np.float64], title: str, end: str) -> Table:
     ]
     caption = (
         f"{title}: per cent of the scored area, from the class at the start (rows) to the {end} class (columns). "
-        "Outlined cells stay; look whether the same cells are dark in both tables."
+        "Outlined cells do not change. Look whether the same cells are dark in both tables."
     )
     return Table(caption, ["start", *(CLASS_NAMES[code] for code in codes)], rows)
 

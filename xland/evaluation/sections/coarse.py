@@ -27,8 +27,8 @@ def coarse_section(report: Report) -> Section:
     parts: list[Part] = [
         Text(
             f"In {100 * found.within_a_pixel:.1f} % of {found.cells:,} coarse cells every class has the area that the "
-            f"forcing asks for, within one fine pixel; the largest difference is {100 * found.largest:.1f} % of the "
-            "cell. Its map stands among those above. Classes that the forcing does not know are left out."
+            f"forcing has, within one fine pixel. The largest difference is {100 * found.largest:.1f} % of the "
+            "cell. A map of the differences is above. Classes that are not in the forcing are left out."
         )
     ]
     rows = [
@@ -41,7 +41,7 @@ def coarse_section(report: Report) -> Section:
     ]
     caption = (
         "Difference between the share of a class in the map and in the forcing, per cent. Look for a mean far from 0: "
-        "the map then has too much or too little of the class as a whole."
+        "the map then has too much or too little of the class in total."
     )
     parts.append(Table(caption, ["class", "mean", "mean of absolute", "largest of any cell"], rows))
     return Section("coarse", title, parts)

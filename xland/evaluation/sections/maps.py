@@ -36,7 +36,7 @@ def maps_section(report: Report) -> Section:
     if not any(name in overview.fields for name in ("confidence", "entropy")):
         parts.append(
             Missing(
-                "The store of the map holds neither confidence nor probability: there is no map of where it is sure.",
+                "The store of the map contains neither confidence nor probability, so the page has no map of them.",
                 "xland downscale ... --outputs land_use confidence",
             )
         )
@@ -68,7 +68,7 @@ def _class_maps(report: Report, overview: Overview) -> Gallery:
         tag = "" if name in ("observed", "start") else "judged" if name == report.model else "baseline"
         colors = [each.color for each in CLASSES]
         pictures.append(code_picture(codes, colors, overview.grid, alt, _caption(report, name), tag))
-    look = "Compare each map with the observed one: towns, edges of forest and the grain of fields tell most."
+    look = "Compare each map with the observed one. Towns, forest edges and the texture of fields show most."
     return Gallery(
         "Land use",
         look + _thinning(overview, "each in its most frequent class"),
@@ -91,8 +91,8 @@ def _differences(report: Report, overview: Overview) -> Gallery:
     scored = "" if report.within is None else " All cells are drawn, also those that are not scored."
     return Gallery(
         "Where they differ from the observed map",
-        "The paler the better: dark places have another class than was observed. The figure is the share of the drawn "
-        "cells, of whatever size; scores by area stand below."
+        "The paler the better: dark places have another class than the observed map. The figure is the share of the "
+        "drawn cells, not weighted by area; scores by area are below."
         + scored
         + _thinning(overview, "each in the share that differs"),
         Legend([(SEA, "ocean in the observed map")], ramp(SAME, OTHER_CLASS, 7), ("same class", "another class")),
@@ -106,7 +106,7 @@ def _field(report: Report, name: str, overview: Overview) -> Gallery:
     known = values[np.isfinite(values) & ~sea] if sea is not None else values[np.isfinite(values)]
     top = float(np.percentile(known, 99)) if known.size else 1.0
     ends = layer.ends or (0.0, top if top > 0 else 1.0)
-    middle = f"half of the cells lie above {np.median(known):.3g}" if known.size else "no cell has a value"
+    middle = f"half of the cells are above {np.median(known):.3g}" if known.size else "no cell has a value"
     alt = f"Map of the {layer.title[0].lower()}{layer.title[1:]}, {extent(grid)}; {middle}."
     return Gallery(
         layer.title,
@@ -133,8 +133,8 @@ def _changes(model: str, overview: Overview, kinds: NDArray[np.uint8]) -> Galler
     shown = np.where(overview.sea, np.uint8(len(CHANGE_KINDS)), kinds)
     return Gallery(
         "Change since the start map",
-        "Hits are change that was foreseen; misses and false alarms that lie close together are change put a little "
-        "beside its place." + _thinning(overview, "each in the most frequent kind of change, if there is any"),
+        "Hits are change that was predicted. Misses and false alarms close together are change predicted near its true "
+        "place." + _thinning(overview, "each in the most frequent kind of change, if there is any"),
         Legend(list(zip(colors, (*CHANGE_KINDS, "ocean"), strict=True))),
         [code_picture(shown, colors, overview.grid, alt, model, "judged")],
     )
@@ -142,11 +142,11 @@ def _changes(model: str, overview: Overview, kinds: NDArray[np.uint8]) -> Galler
 
 def _regions(regions: Regions, overview: Overview, numbers: NDArray[np.uint8]) -> Gallery:
     present = [number for number in range(len(regions.names)) if (numbers[~overview.sea] == number).any()]
-    alt = f"Map of the regions that are scored apart: {', '.join(regions.names[number] for number in present)}."
+    alt = f"Map of the regions that are scored separately: {', '.join(regions.names[number] for number in present)}."
     shown = np.where(overview.sea, np.uint8(len(SERIES)), numbers)
     return Gallery(
         "Regions",
-        "The scores of each region stand further below.",
+        "The scores of each region are further below.",
         Legend([(SERIES[number], regions.names[number]) for number in present]),
         [code_picture(shown, (*SERIES, SEA), overview.grid, alt, regions.title)],
     )

@@ -21,20 +21,20 @@ def reliability_tile(report: Report) -> Tile | None:
     if found is None:
         return None
     error = figure(found.expected_calibration_error)
-    return Tile("Calibration error", error, ("how far probabilities are from shares", "0 is best"))
+    return Tile("Calibration error", error, ("how far probabilities are from the shares that are right", "0 is best"))
 
 
 def reliability_section(report: Report) -> Section:
     """Draw the reliability and the risk-coverage curve."""
     found = report.reliability
-    title = "How far its probabilities can be trusted"
+    title = "How reliable the probabilities are"
     if found is None and "probability" in report.layers:
         return Section(
             "reliability", title, [Text("No cell of land was observed, so the probabilities are not judged.")]
         )
     if found is None:
         missing = Missing(
-            "The store of the map holds no probabilities, so the page cannot say whether they are what they say.",
+            "The store of the map contains no probabilities, so the page cannot say how reliable they are.",
             "xland downscale ... --outputs land_use probability",
         )
         return Section("reliability", title, [missing])
@@ -56,8 +56,8 @@ def _curve(found: Reliability) -> Chart:
         columns=columns,
     )
     look = (
-        "On the dashed diagonal, probabilities are what they say; below it the map is too sure of itself, above it too "
-        "timid. The pale columns show how the area is spread over the probabilities."
+        "On the dashed diagonal, probabilities are right. Below it, the map is too confident; above it, too cautious. "
+        "The pale columns show how the area is distributed over the probabilities."
     )
     return Chart(drawing, look)
 
@@ -68,9 +68,9 @@ def _risk(found: Reliability) -> Chart:
         [charts.Line("map", coverage, risk, marked=len(coverage) <= 30)],
         charts.Axis("share of the area kept, the surest first"),
         charts.Axis.to("share that is wrong", float(np.nanmax(risk))),
-        f"Line of the share that is wrong over the share of the area kept; {figure(risk[-1])} of everything is wrong",
+        f"Line of the share that is wrong over the share of the area kept; {figure(risk[-1])} of the area is wrong",
     )
-    look = "The lower the line on the left, the better the map knows its weak places: one may leave those out."
+    look = "The lower the line on the left, the better the map knows its weak places. You may leave those out."
     return Chart(drawing, look)
 
 

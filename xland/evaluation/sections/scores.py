@@ -54,10 +54,10 @@ def score_tiles(report: Report) -> list[Tile]:
 def scores_section(report: Report) -> Section:
     """Put the scores of every domain into tables, by area and folded away by pixel counts."""
     lead = (
-        "Accuracy is the share with the observed class. Intersection over union (IoU) is, for a class, the area where "
-        "both maps have it over the area where either does; its mean is over the land classes named above each table. "
-        "The best of each column is set in bold: look whether that is the judged map, and by how much. A dash stands "
-        "where a score is not defined."
+        "Accuracy is the share with the observed class. For a class, intersection over union (IoU) is the area where "
+        "both maps have it, divided by the area where either has it. Its mean is over the land classes named above "
+        "each table. The best of each column is in bold: look whether that is the judged map, and by how much. A dash "
+        "means that a score is not defined."
     )
     if MODE in report.scores.names:
         lead += (
@@ -67,7 +67,7 @@ def scores_section(report: Report) -> Section:
     if len(report.scores.names) == 1:
         parts.append(
             Missing(
-                "No baseline stands beside the map, so the scores say little: a map without any skill can score high.",
+                "There is no baseline beside the map, so the scores say little: a map without skill can score high.",
                 "xland evaluate ... --forcing STATES.nc",
             )
         )
@@ -123,7 +123,7 @@ def classes_section(report: Report) -> Section:
         [CLASS_NAMES[code] for code in codes],
         names,
         [[float(report.scores[name].area["land"].iou[code]) for name in names] for code in codes],
-        "Bars of the IoU of each class for each map; the figures stand in the tables above",
+        "Bars of the IoU of each class for each map; the figures are in the tables above",
     )
     chart = Chart(drawing, "IoU on land, weighted by area. Longer is better; rare classes are the hard ones.")
     return Section("classes", "Class by class", [chart, _confusion(report)])
@@ -142,7 +142,7 @@ def _confusion(report: Report) -> Table:
         table.append(Row(CLASSES[code].long_name, [*cells, whole], CLASSES[code].color))
     return Table(
         f"What {report.model} takes for what, on land: per cent of the area of each observed class (rows) that is "
-        "predicted as each class (columns). Outlined cells are hits; look for dark cells beside them.",
+        "predicted as each class (columns). Outlined cells are hits. Look for dark cells beside them.",
         ["observed", *(CLASS_NAMES[code] for code in columns), "share of area"],
         table,
     )
@@ -161,12 +161,12 @@ def regions_section(report: Report) -> Section:
     if not found:
         return Section("regions", title, nowhere)
     values = [[each[name]["land"].miou for name in names] for each in found.values()]
-    label = f"Mean IoU of each map in each region ({', '.join(found)}); the figures stand in the table below"
+    label = f"Mean IoU of each map in each region ({', '.join(found)}); the figures are in the table below"
     parts: list[Part] = [
         Chart(
             charts.dots(list(found), values, label),
-            "Mean IoU on land in each region. Look for regions in which the mark of the judged map is not the one "
-            "furthest to the right, and for those far to the left of the others.",
+            "Mean IoU on land in each region. Look for regions in which the marker of the judged map is not the one "
+            "furthest to the right, and for markers far to the left of the others.",
             [(charts.key(place), name) for place, name in enumerate(names)],
         ),
         _region_table(found, names),
@@ -186,7 +186,7 @@ def _region_table(found: dict[str, Comparison], names: Sequence[str]) -> Table:
             cells += [Cell(figure(value), "best" if len(names) > 1 and value == best else "") for value in values]
         rows.append(Row(region, cells))
     return Table(
-        "Land in each region, weighted by area. The best map of each region is set in bold.",
+        "Land in each region, weighted by area. The best map of each region is in bold.",
         ["region", *names, *names],
         rows,
         groups=[("accuracy", len(names)), ("mean IoU", len(names))],
@@ -197,7 +197,7 @@ def _region_classes(found: dict[str, Comparison], model: str) -> Table:
     codes = [code for code in LAND_CLASSES if any(each[model]["land"].support[code] > 0 for each in found.values())]
     rows = [Row(region, [_iou(each[model]["land"], code) for code in codes]) for region, each in found.items()]
     return Table(
-        f"IoU of each class in each region, {model}: pale cells are what it knows least.",
+        f"IoU of each class in each region, {model}. In pale cells, the map is least right.",
         ["region", *(CLASS_NAMES[code] for code in codes)],
         rows,
     )
