@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import fcntl
 import threading
+import warnings
 from pathlib import Path
 
 import dask.array as da
@@ -64,6 +66,115 @@ def test_intake_opens_a_published_netcdf_file(store, tmp_path):
     for found in (intake.open_catalog(catalog)["file"].to_dask(), open_entry(catalog, "file")):
         assert found.land_use.chunks is not None
         xr.testing.assert_equal(found.load(), maps().compute())
+        found.close()
+
+
+def test_what_is_published_needs_no_template_engine(store, tmp_path, monkeypatch):
+    import builtins
+
+    import intake
+
+    ours = builtins.__import__
+
+    def without_jinja(name, *args, **kwargs):
+        if name.split(".")[0] == "jinja2":
+            raise ImportError(name)
+        return ours(name, *args, **kwargs)
+
+    catalog = publish(tmp_path / "catalog.yaml", name="a", store=store)
+    monkeypatch.setattr(builtins, "__import__", without_jinja)
+    xr.testing.assert_equal(intake.open_catalog(str(catalog))["a"].to_dask().load(), maps().compute())
+    assert "{{" not in catalog.read_text()
+
+
+TEMPLATE = "{{ cycler.__init__.__globals__.os.system('touch %s') }}"
+
+
+@pytest.mark.parametrize("attribute", ["title", "summary", "license", "xland_model", "geospatial_lat_resolution"])
+def test_a_template_in_an_attribute_of_the_store_is_not_published(tmp_path, attribute):
+    ds = maps().assign_attrs({attribute: TEMPLATE % (tmp_path / "RAN")})
+    store = write(ds, tmp_path / "a.zarr", progress=False)
+    with pytest.raises(CatalogError, match="holds a template"):
+        publish(tmp_path / "c.yaml", name="a", store=store)
+    assert not (tmp_path / "c.yaml").exists()
+
+
+def test_a_template_in_a_path_or_key_is_not_published(store, tmp_path):
+    evil = store.rename(tmp_path / (TEMPLATE % "RAN").replace("/", "_"))
+    with pytest.raises(CatalogError, match="rename it"):
+        publish(tmp_path / "c.yaml", name="a", store=evil)
+    with pytest.raises(CatalogError, match="holds a template"):
+        publish(tmp_path / "c.yaml", name="a", store=evil.rename(store), metadata={"{% x %}": 1})
+    (tmp_path / "{{ x }}").mkdir()
+    with pytest.raises(CatalogError, match="rename the folder"):
+        publish(tmp_path / "{{ x }}" / "c.yaml", name="a", store=store.rename(tmp_path / "{{ x }}" / "a.zarr"))
+
+
+@given(text=st.text(max_size=40), key=st.sampled_from(["title", "summary", "license", "xland_model", "history"]))
+@settings(max_examples=40, deadline=None)
+def test_no_text_of_a_store_makes_a_catalog_unreadable(tmp_path_factory, text, key):
+    import intake
+
+    folder = tmp_path_factory.mktemp("text")
+    ds = xr.Dataset({"land_use": (("lat", "lon"), np.eye(2, dtype=np.uint8))}, attrs={key: text})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ds.to_zarr(folder / "a.zarr", zarr_format=3, consolidated=True)
+    catalog = (
+        publish(folder / "c.yaml", name="other", store=folder / "a.zarr") if "{" not in text else folder / "c.yaml"
+    )
+    try:
+        publish(catalog, name="a", store=folder / "a.zarr", description=text)
+    except CatalogError:
+        if not catalog.exists():
+            return
+    for name in read_catalog(catalog)["sources"]:
+        assert intake.open_catalog(str(catalog))[name].to_dask().sizes == {"lat": 2, "lon": 2}
+
+
+def test_a_catalog_is_never_made_larger_than_readers_allow(store, tmp_path, monkeypatch):
+    path = publish(tmp_path / "c.yaml", name="a", store=store)
+    before = path.read_bytes()
+    monkeypatch.setattr("xland.plain_yaml.MOST_BYTES", len(before) + 100)
+    with pytest.raises(CatalogError, match="larger than a catalog may be"):
+        publish(path, name="b", store=store)
+    assert path.read_bytes() == before
+    assert list(read_catalog(path)["sources"]) == ["a"]
+
+
+def test_metadata_that_readers_refuse_are_not_published(store, tmp_path):
+    nested: list[object] = []
+    for _ in range(30):
+        nested = [nested]
+    with pytest.raises(CatalogError, match="left as it was"):
+        publish(tmp_path / "c.yaml", name="a", store=store, metadata={"a": nested})
+    assert not (tmp_path / "c.yaml").exists()
+
+
+def test_a_planted_link_in_the_place_of_the_lock_is_not_followed(store, tmp_path):
+    (tmp_path / ".c.yaml.lock").symlink_to(tmp_path / "made")
+    with pytest.raises(CatalogError, match="cannot be locked"):
+        publish(tmp_path / "c.yaml", name="a", store=store)
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_lock_that_is_never_let_go_is_named(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("xland.catalog._WAIT_SECONDS", 0.0)
+    with (tmp_path / ".c.yaml.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(CatalogError, match="another process"):
+            publish(tmp_path / "c.yaml", name="a", store=store)
+
+
+def test_years_that_xarray_cannot_decode_stay_as_they_are(tmp_path):
+    import intake
+
+    ds = maps().compute().assign_coords(time=("time", [1165.0, 1166.0], {"units": "years since 850-01-01 0:0:0"}))
+    ds.to_netcdf(tmp_path / "states.nc")
+    catalog = publish(tmp_path / "c.yaml", name="luh2", store=tmp_path / "states.nc")
+    for found in (open_entry(catalog, "luh2"), intake.open_catalog(str(catalog))["luh2"].to_dask()):
+        assert list(found.time.values) == [1165.0, 1166.0]
+        assert found.time.attrs["units"] == "years since 850-01-01 0:0:0"
         found.close()
 
 
@@ -256,6 +367,14 @@ def test_no_path_opens_anything_outside_the_folder(tmp_path_factory, parts):
         ({"args": None}, "needs args"),
         ({"args": {"urlpath": "a.zarr", "engine": "kerchunk"}}, "engine"),
         ({"args": {"urlpath": "a.zarr", "storage_options": {"key": "x"}}}, "storage_options"),
+        ({"args": {"urlpath": "a.zarr", "consolidated": "yes"}}, "consolidated"),
+        ({"args": {"urlpath": "a.zarr", "chunks": {"lat": 0}}}, "chunks"),
+        ({"args": {"urlpath": "a.zarr", "chunks": [1]}}, "chunks"),
+        ({"args": {"urlpath": "a.zarr"}, "description": ["a"]}, "description"),
+        ({"args": {"urlpath": "a.zarr"}, "metadata": "a"}, "metadata"),
+        ({"args": {"urlpath": "a.zarr"}, "metadata": {"{# a": 1}}, "template"),
+        ({"args": {"urlpath": "a.zarr"}, "metadata": {"a": "data(b)"}}, "template"),
+        ({"args": {"urlpath": "a" * 5000}}, "cannot be read"),
         ({"driver": "netcdf", "args": {"urlpath": "a.nc", "xarray_kwargs": {"engine": "mine"}}}, "xarray_kwargs"),
         ({"args": {"urlpath": "a.zarr"}, "parameters": {"x": {"default": "{{ env(HOME) }}"}}}, "parameters"),
         ({"args": {"urlpath": "a.zarr"}, "description": "{{ shell(ls) }}"}, "template"),
@@ -305,6 +424,16 @@ def test_addresses_open_only_with_schemes_that_the_caller_allows(store, tmp_path
         open_entry(path, "a", allowed_schemes=("https",))
     xr.testing.assert_equal(open_entry(path, "a", allowed_schemes=("file",)).load(), maps().compute())
     assert list_entries(path, allowed_schemes=("file",))[0]["status"] == "remote"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"headers": {"X": "y"}}, {"client_kwargs": {}}, {"key": "a", "secret": "b"}, {"anon": True}, {"proxies": {}}],
+)
+def test_a_catalog_chooses_no_headers_accounts_or_proxies(tmp_path, options):
+    path = catalog_of(tmp_path, args={"urlpath": "http://127.0.0.1:9/a.zarr", "storage_options": options})
+    with pytest.raises(CatalogError, match="storage_options"):
+        open_entry(path, "a", allowed_schemes=("http",))
 
 
 def test_the_table_of_entries_says_what_can_be_opened(store, tmp_path):

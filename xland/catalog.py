@@ -23,7 +23,7 @@ import re
 import stat
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -118,7 +118,7 @@ def publish(
             _refuse_others(expected, ds, target)
             found = _metadata_of(ds)
             # plain intake opens a file behind a URL with these engines alone
-            engine = {"engine": "h5netcdf" if check_netcdf(target) == "netcdf4" else "scipy"}
+            engine = {"engine": check_netcdf(target)}
             undecoded = {} if _is_decoded(ds) else {"decode_times": False}
         args.update(chunks={}, path_as_pattern=False, xarray_kwargs=engine | undecoded)
     extra = _plain({} if metadata is None else metadata)
@@ -240,12 +240,12 @@ def open_entry(catalog: str | os.PathLike[str], name: str, *, allowed_schemes: C
             if is_url(address):
                 options["storage_options"] = {
                     **(args.get("storage_options") or {}),
-                    **_limits(address, allowed_schemes),
+                    **http_options(address, allowed_schemes),
                 }
             return open_store(address, **options)
         if isinstance(target, Path):
             return _open_netcdf(target, args)
-        return _open_netcdf_behind(target, args, _limits(target, allowed_schemes))
+        return _open_netcdf_behind(target, args, http_options(target, allowed_schemes))
     except ImportError as error:
         raise MissingDependencyError(f"{_shown(target)} needs a package that is missing: {error}") from error
     except Exception as error:  # libraries have errors of their own for each kind of oddity
@@ -264,10 +264,6 @@ def _without_secrets(text: str, url: str) -> str:
     for secret in filter(None, secrets):
         text = text.replace(secret, _shown(url) if secret == url else "...")
     return text
-
-
-def _limits(url: str, allowed_schemes: Collection[str]) -> dict[str, Any]:
-    return http_options(url, allowed_schemes)
 
 
 def _shown(target: Path | str) -> str:
@@ -338,18 +334,8 @@ def _outline(content: Any, path: Path) -> dict[str, Any]:
 
 
 def _open_netcdf(path: Path, args: Mapping[str, Any] | None = None) -> xr.Dataset:
-    """Open a file on this machine lazily; times that xarray cannot decode stay as they are in the file."""
-    check_netcdf(path)
-    args = args or {}
-    options: dict[str, Any] = {"engine": "netcdf4", "chunks": args.get("chunks") or {}}
-    if (args.get("xarray_kwargs") or {}).get("decode_times") is False:
-        return _opened(path, str(path), decode_times=False, **options)
-    try:
-        return xr.open_dataset(path, **options)
-    except (ValueError, OverflowError, TypeError):  # LUH2 counts years, which xarray does not decode
-        return _opened(path, str(path), decode_times=False, **options)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read as NetCDF: {error}") from error
+    """Open a file on this machine lazily."""
+    return _opened(path, str(path), args or {}, engine=check_netcdf(path))
 
 
 def _open_netcdf_behind(url: str, args: Mapping[str, Any], limits: Mapping[str, Any]) -> xr.Dataset:
@@ -358,18 +344,17 @@ def _open_netcdf_behind(url: str, args: Mapping[str, Any], limits: Mapping[str, 
 
     stream = fsspec.open(url, **(args.get("storage_options") or {}), **limits).open()
     check_hdf5(stream, _shown(url), stream.seek(0, os.SEEK_END))
-    options: dict[str, Any] = {"engine": "h5netcdf", "chunks": args.get("chunks") or {}}
+    return _opened(stream, _shown(url), args, engine="h5netcdf")
+
+
+def _opened(source: Any, shown: str, args: Mapping[str, Any], *, engine: Any) -> xr.Dataset:
+    """Open a NetCDF file; times that xarray cannot decode stay as they are in the file."""
+    chunks = args.get("chunks") or {}
     try:
         if (args.get("xarray_kwargs") or {}).get("decode_times") is not False:
-            return xr.open_dataset(stream, **options)
-    except (ValueError, OverflowError, TypeError):
-        pass
-    return _opened(stream, _shown(url), decode_times=False, **options)
-
-
-def _opened(source: Any, shown: str, **options: Any) -> xr.Dataset:
-    try:
-        return xr.open_dataset(source, **options)
+            with suppress(ValueError, OverflowError, TypeError):  # LUH2 counts years, which xarray does not decode
+                return xr.open_dataset(source, engine=engine, chunks=chunks)
+        return xr.open_dataset(source, engine=engine, chunks=chunks, decode_times=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise StoreError(f"{shown} cannot be read as NetCDF: {error}") from error
 

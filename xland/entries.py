@@ -13,7 +13,7 @@ from typing import Any
 
 from xland.addresses import without_password
 from xland.errors import CatalogError, StoreError
-from xland.strangers.folders import count_files
+from xland.strangers.folders import survey
 
 DRIVERS: Mapping[str, frozenset[str]] = {
     "zarr": frozenset({"urlpath", "consolidated", "chunks", "storage_options"}),
@@ -226,11 +226,11 @@ def _confined(path: Path, relative: str, where: str) -> Path:
         resolved = target.resolve()
         if not resolved.is_relative_to(folder) or resolved == folder:
             raise CatalogError(f"{where} points to {shown!r}, which leads out of the catalog's folder")
-        count_files(target)
+        survey(target)
     except (OSError, RuntimeError, StoreError) as error:  # RuntimeError for links that lead round in a circle
         if isinstance(error, CatalogError):
             raise
-        raise CatalogError(f"{where}: {error}"[:600]) from error
+        raise CatalogError(f"{where} points to {shown!r}, which cannot be read: {error}"[:800]) from error
     return target
 
 

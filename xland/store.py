@@ -22,7 +22,7 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
-from xland.addresses import is_url
+from xland.addresses import is_url, without_password
 from xland.atomic import explain
 from xland.errors import StoreError
 from xland.storing.blocks import align, group_variables
@@ -164,11 +164,18 @@ def open_store(path: str | os.PathLike[str], **kwargs: Any) -> xr.Dataset:
         kwargs.setdefault("consolidated", "consolidated_metadata" in root)
     kwargs.setdefault("chunks", {})
     try:
-        ds = xr.open_zarr(place.target, **kwargs)
-    except (OSError, KeyError, ValueError) as error:
-        raise StoreError(f"{place.target} cannot be read as a Zarr store: {error}") from error
+        ds = _as_written(xr.open_zarr(place.target, **kwargs))
+    except Exception as error:  # Zarr, its codecs and CF decoding have errors of their own for each kind of damage
+        raise StoreError(
+            f"{without_password(place.target)} cannot be read as a Zarr store: {error or type(error).__name__}"
+        ) from error
     if not ds.attrs.pop(COMPLETE, True):
         raise StoreError(incomplete(place.target))
+    return ds
+
+
+def _as_written(ds: xr.Dataset) -> xr.Dataset:
+    """Undo what a store needs: packed bytes become floats, and numbers in attributes have the variable's type."""
     ds.attrs.pop(FINGERPRINT, None)
     ds = ds.assign({name: unpacked(array) for name, array in ds.data_vars.items()})
     for variable in ds.variables.values():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,8 +23,24 @@ def open_plain(path: Path) -> BinaryIO:
     raise OSError(errno.EINVAL, "it is not a plain file", str(path))
 
 
-def count_files(target: Path) -> Counter[str]:
-    """Count the files below a folder by the names of the folders that it holds; those of the folder itself are ``""``.
+@dataclass
+class Held:
+    """What a folder holds, with all that is below it.
+
+    Parameters
+    ----------
+    files : int
+        Number of files.
+    largest : int
+        Bytes of the largest one.
+    """
+
+    files: int = 0
+    largest: int = 0
+
+
+def survey(target: Path) -> dict[str, Held]:
+    """Return what lies below a folder, by the names of the folders in it; files of the folder itself are under ``""``.
 
     Parameters
     ----------
@@ -37,7 +53,7 @@ def count_files(target: Path) -> Counter[str]:
         If there is a link that leads out, or a pipe, socket or device, reading which would never end.
     """
     root = target.resolve()
-    found: Counter[str] = Counter()
+    found: dict[str, Held] = {}
     if not root.is_dir():
         _refuse_special(target, target)
         return found
@@ -55,7 +71,10 @@ def count_files(target: Path) -> Counter[str]:
                 continue
             if linked or not entry.is_file(follow_symlinks=False):
                 _refuse_special(path, target)
-            found[top] += 1
+            held = found.setdefault(top, Held())
+            held.files += 1
+            with suppress(FileNotFoundError):
+                held.largest = max(held.largest, entry.stat().st_size)
     return found
 
 

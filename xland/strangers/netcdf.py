@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from xland.strangers.folders import open_plain
 from xland.strangers.stores import MOST_INDEX, check_sizes
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
+_CLASSIC = (b"CDF\x01", b"CDF\x02")
 _FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset"}
 _DIMENSIONS = ("DIMENSION_LIST", "REFERENCE_LIST")
 _MOST_OBJECTS = 10_000
 _MOST_ATTRIBUTE = 2**24
 _DEEPEST = 50
+_MOST_DIMENSIONS = 32
 _MOST_UNWRITTEN = 2**20  # bytes of a variable that was defined and never written
 
 
@@ -36,7 +38,7 @@ def check_netcdf(path: Path) -> str:
     Returns
     -------
     str
-        ``"netcdf4"``, or ``"classic"``.
+        The engine of xarray for it: ``"h5netcdf"``, or ``"scipy"`` for classic files.
 
     Raises
     ------
@@ -48,11 +50,11 @@ def check_netcdf(path: Path) -> str:
             size = os.fstat(stream.fileno()).st_size
             if stream.read(4) in _CLASSIC:
                 _check_classic(path, size)
-                return "classic"
+                return "scipy"
             check_hdf5(stream, str(path), size)
     except OSError as error:
         raise StoreError(f"{path} cannot be read as NetCDF: {error.strerror or error}") from error
-    return "netcdf4"
+    return "h5netcdf"
 
 
 def check_hdf5(stream: Any, shown: str, size: int) -> None:
@@ -175,16 +177,22 @@ def _check_attributes(item: Any, where: str) -> None:
 
 
 def _check_classic(path: Path, size: int) -> None:
-    """Refuse a classic file whose variables would not fit into it: they are not packed."""
-    import netCDF4
+    """Refuse a classic file whose variables would not fit into it: they are not packed.
+
+    The NetCDF library ends the process when it reads a damaged header, so SciPy reads it.
+    """
+    from scipy.io import netcdf_file
 
     try:
-        with netCDF4.Dataset(path) as file:
+        with warnings.catch_warnings(), netcdf_file(path, mmap=True) as file:
+            warnings.simplefilter("ignore")  # of views that are still in use, of which none is kept
             for name, variable in file.variables.items():
-                taken = math.prod(variable.shape) * variable.dtype.itemsize
-                if taken > size:
+                taken = math.prod(map(int, variable.shape)) * variable.itemsize()
+                if taken > size or len(variable.shape) > _MOST_DIMENSIONS:
                     raise StoreError(
                         f"{path}: {name!r:.120} says that it has {taken} bytes; the file has {size}: it was cut short"
                     )
-    except (OSError, RuntimeError, AttributeError) as error:
-        raise StoreError(f"{path} cannot be read as NetCDF: {error}"[:600]) from error
+    except StoreError:
+        raise
+    except Exception as error:  # SciPy takes whatever a header says for the truth
+        raise StoreError(f"{path} cannot be read as NetCDF: its header is damaged ({error})"[:600]) from error

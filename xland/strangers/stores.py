@@ -17,7 +17,7 @@ import numpy as np
 
 from xland.addresses import is_url, without_password
 from xland.errors import MissingDependencyError, StoreError, XlandError
-from xland.strangers.folders import count_files, open_plain
+from xland.strangers.folders import Held, open_plain, survey
 
 MOST_BYTES = 16 * 2**20
 """Size of a file of metadata at most."""
@@ -97,21 +97,27 @@ def _check(target: str, options: dict[str, Any]) -> None:
     shown = without_password(target)
     if is_url(target):
         read, names = _behind(target, options)
-        files = None
+        held = None
     else:
-        files = count_files(Path(target))
-        read, names = _reader(Path(target)), lambda: sorted(name for name in files if name)
+        held = survey(Path(target))
+        read, names = _reader(Path(target)), lambda: sorted(name for name in held if name)
     arrays = dict(_arrays(shown, read, names))
     if len(arrays) > _MOST_ARRAYS:
         raise StoreError(f"{shown} holds {len(arrays)} arrays; more than {_MOST_ARRAYS} are not opened")
     for name, (array, dims) in arrays.items():
         where = f"{shown}: {name!r:.120}"
-        chunks = _check_array(where, array)
+        chunks, size = _check_array(where, array)
         _check_index(where, name, array, dims)
-        if files is not None and chunks > _SPARSE * (files.get(name.partition("/")[0], 0) + 10):
-            raise StoreError(
-                f"{where} says that it has {chunks} chunks, but {files.get(name.partition('/')[0], 0)} files are there"
-            )
+        if held is not None:
+            _check_files(where, chunks, size, held.get(name.partition("/")[0], Held()))
+
+
+def _check_files(where: str, chunks: int, size: int, held: Held) -> None:
+    """Refuse an array that has far more chunks than files, or a file that cannot be one chunk of it."""
+    if chunks > _SPARSE * (held.files + 10):
+        raise StoreError(f"{where} says that it has {chunks} chunks, but {held.files} files are there")
+    if held.largest > max(2 * size, MOST_BYTES):
+        raise StoreError(f"{where} has a file of {held.largest} bytes; its chunks are of {size} bytes")
 
 
 def _arrays(shown: str, read: Read, names: Callable[[], list[str]]) -> Iterator[tuple[str, tuple[Any, Any]]]:
@@ -196,8 +202,8 @@ def _compare(where: str, own: Any, other: Any) -> None:
             )
 
 
-def _check_array(where: str, array: Any) -> int:
-    """Check the metadata of one array, and return how many files its chunks take."""
+def _check_array(where: str, array: Any) -> tuple[int, int]:
+    """Check the metadata of one array; return how many files its chunks take, and the bytes of each unpacked."""
     if not isinstance(array, dict):
         raise StoreError(f"{where}: its metadata are not a mapping")
     shape = _numbers(where, "shape", array.get("shape"), 0)
@@ -219,7 +225,7 @@ def _check_array(where: str, array: Any) -> int:
     if len(shape) != len(chunks) or len(shape) != len(inner) or len(shape) > 32:
         raise StoreError(f"{where} has {len(shape)} dimensions and chunks of {len(chunks)}")
     _check_fill(where, array.get("fill_value"))
-    return check_sizes(where, shape, chunks, inner, width)
+    return check_sizes(where, shape, chunks, inner, width), math.prod(chunks) * width
 
 
 def check_sizes(where: str, shape: tuple[int, ...], chunks: tuple[int, ...], inner: tuple[int, ...], width: int) -> int:

@@ -1,0 +1,704 @@
+"""Catalogs, stores, NetCDF files and servers of strangers: each is opened safely or refused by name, within seconds.
+
+A fault is any error that is not ours, code that ran (it leaves a file), a secret from outside the folder, a
+wrong map, or more than twenty seconds.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import http.server
+import importlib.util
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import yaml
+
+from xland.catalog import list_entries, open_entry, publish, read_catalog
+from xland.errors import XlandError
+from xland.store import open_store
+
+SECRET = b"TOP-SECRET-0123456789"
+SECONDS = 20
+MOST_MEMORY = 1500 * 2**20
+_LONG = 2**62
+
+
+def base() -> xr.Dataset:
+    """Return the map of which every hostile catalog says that it is another."""
+    codes = (np.arange(48, dtype=np.uint8) % 8).reshape(1, 6, 8)
+    coords = {"time": [2015], "lat": 3 - np.arange(6.0), "lon": np.arange(8.0)}
+    return xr.Dataset({"land_use": (("time", "lat", "lon"), codes)}, coords, {"title": "Land use", "license": "MIT"})
+
+
+def template(mark: Path) -> str:
+    """Text that makes a file if it is run."""
+    return "{{ cycler.__init__.__globals__.os.system('touch %s') }}" % mark  # noqa: UP031 -- braces
+
+
+class Place:
+    """A folder of one case: the catalog and its store, a secret beside them, and the file that code would leave."""
+
+    def __init__(self, root: Path, stores: Path) -> None:
+        self.root, self.stores = root, stores
+        self.folder, self.mark, self.secret = root / "pub", root / "RAN", root / "secret.txt"
+        self.folder.mkdir(parents=True)
+        self.secret.write_bytes(SECRET)
+        self.catalog = self.folder / "c.yaml"
+
+    def store(self, kind: str) -> Path:
+        """Copy a store of a kind (``2``, ``3``, ``nc``, ``classic``) into the folder."""
+        source = self.stores / kind
+        target = self.folder / ("m.nc" if kind in ("nc", "classic") else "m.zarr")
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
+        return target
+
+    def entry(self, target: str = "m.zarr", **args: Any) -> dict[str, Any]:
+        """Return an entry for a store."""
+        driver = "netcdf" if target.endswith(".nc") else "zarr"
+        return {
+            "driver": driver,
+            "description": "a map",
+            "args": {"urlpath": target, **args},
+            "metadata": {"years": [1]},
+        }
+
+    def write(self, entries: Any) -> None:
+        """Write a catalog."""
+        self.catalog.write_text(yaml.safe_dump({"metadata": {"version": 1}, "sources": entries}, allow_unicode=True))
+
+
+def make_stores(folder: Path) -> None:
+    """Make one small store of each kind."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base().to_zarr(folder / "2", zarr_format=2, consolidated=True)
+        base().to_zarr(folder / "3", zarr_format=3, consolidated=True)
+    base().to_netcdf(folder / "nc", engine="netcdf4")
+    base().to_netcdf(folder / "classic", engine="scipy")
+
+
+def hostile_value(rng: random.Random, place: Place) -> Any:
+    """Return a value that nobody expects."""
+    return rng.choice(
+        [
+            *(
+                None,
+                True,
+                False,
+                -1,
+                0,
+                1,
+                3,
+                2**31,
+                _LONG,
+                10**40,
+                1e308,
+                float("nan"),
+                float("inf"),
+                0.5,
+                "",
+                "x" * 5000,
+            ),
+            *(
+                "a\0b",
+                "..",
+                "../../secret.txt",
+                str(place.secret),
+                "~",
+                "*",
+                "{",
+                "}}",
+                "é\u202e",
+                "pickle",
+                "json2",
+                "|O",
+            ),
+            *(template(place.mark), "{% raw %}", "{# x #}", "data(x)", "{data(x)}", "{func(os:system)}", "{env(HOME)}"),
+            *(
+                [],
+                {},
+                [[]],
+                {"a": {"b": [1, None]}},
+                [_LONG] * 3,
+                [1] * 40,
+                ["a"],
+                [0, 0, 0],
+                [-1, -1, -1],
+                [1e9],
+                b"x",
+            ),
+            {"id": "pickle"},
+            {"name": "pickle", "configuration": {}},
+            {"name": "numcodecs.json2", "configuration": {"x": 1}},
+            [{"id": "json2"}, {"id": "vlen-bytes", "a": 1}],
+            "|V8",
+            "<M8[ns]",
+            "object",
+            {"name": "struct", "configuration": {"fields": []}},
+            functools.reduce(lambda inner, _: [inner], range(rng.choice((5, 30, 200))), 1),
+        ]
+    )
+
+
+def mutate(rng: random.Random, tree: Any, place: Place) -> Any:
+    """Put something hostile at a random place of nested data."""
+    tree = copy.deepcopy(tree)
+    spots: list[tuple[Any, Any]] = []
+    pending = [tree]
+    while pending:
+        node = pending.pop()
+        for key in list(node) if isinstance(node, dict) else range(len(node)):
+            spots.append((node, key))
+            if isinstance(node[key], dict | list):
+                pending.append(node[key])
+    for _ in range(rng.choice((1, 1, 2))):
+        node, key = rng.choice(spots)
+        with suppress(KeyError, IndexError, TypeError):
+            action = rng.random()
+            if action < 0.7:
+                node[key] = hostile_value(rng, place)
+            elif action < 0.8:
+                del node[key]
+            elif isinstance(node, dict):
+                new = hostile_value(rng, place)
+                node[new if isinstance(new, str | int) else str(new)] = node.pop(key)
+    return tree
+
+
+def yaml_text(rng: random.Random, place: Place) -> None:
+    """Damage the text of a catalog, or put something costly into it."""
+    place.store("3")
+    place.write({"m": place.entry()})
+    text = place.catalog.read_text()
+    snippets = (
+        "!!python/object/apply:os.system ['touch %s']" % place.mark,  # noqa: UP031
+        *("1" + ":59" * 1_000_000, "9" * 5000, "2001-99-99", "0x" + "f" * 9000, "1e999999", "0o777", "1_000", "0b11"),
+        *("!!int x", "!!bool x", "!!timestamp x", "!!float x", "!!binary x", "!!set {a, b}", "!!omap [a: 1]", "!x y"),
+        *(
+            "&a [1]",
+            "*a",
+            "<<: {a: 1}",
+            "{<<: {a: 1}}",
+            "[" * 3000,
+            "{a: " * 3000,
+            "- " * 3000,
+            "? " * 3000,
+            "\t",
+            "\0",
+        ),
+        *(
+            "\ufeff",
+            "\x85",
+            "\u2028",
+            "---\n",
+            "...\n",
+            "%YAML 9.9\n",
+            "a: 1\na: 2\n",
+            "? [a]\n: b\n",
+            "#" * 100_000,
+            "|\n x",
+        ),
+        *(
+            "'" * 1000,
+            '"\\x',
+            "@x",
+            "`x`",
+            "~",
+            "=",
+            "yes",
+            "[1, " * 19 + "]" * 19,
+            "x" * 3_000_000,
+            "[" + "1," * 1_200_000,
+        ),
+        *("a:\n" * 3000, "metadata: {parameters: {x: {default: '{{ 1 }}'}}}\n", "plugins: {source: [{module: os}]}\n"),
+    )
+    for _ in range(rng.choice((1, 1, 2))):
+        at = rng.choice(
+            [0, len(text), text.find("metadata"), text.find("a map"), text.find("m.zarr"), rng.randrange(len(text))]
+        )
+        text = text[:at] + rng.choice(snippets) + text[at + rng.choice((0, 0, 1, 5)) :]
+    place.catalog.write_bytes(
+        text.encode(errors="surrogatepass") + rng.choice((b"", b"", b"\xff\xfe", b"\xed\xa0\x80"))
+    )
+
+
+def entry_tree(rng: random.Random, place: Place) -> None:
+    """Put hostile values into an entry."""
+    kind = rng.choice(("2", "3", "nc", "classic"))
+    args = {"consolidated": True} if kind in "23" else {"chunks": {}, "xarray_kwargs": {"engine": "netcdf4"}}
+    entry = place.entry(place.store(kind).name, **args)
+    place.write(mutate(rng, {"m": entry}, place))
+
+
+def paths(rng: random.Random, place: Place) -> None:
+    """Lead out of the folder, or to something that is not a store."""
+    store = place.store("3")
+    outside = place.root / "outside.zarr"
+    shutil.copytree(store, outside)
+    (place.folder / "link").symlink_to(place.root)
+    (place.folder / "chain").symlink_to("link")
+    (place.folder / "circle").symlink_to("circle")
+    (place.folder / "secret.nc").symlink_to(place.secret)
+    os.mkfifo(place.folder / "pipe")
+    os.mkfifo(place.folder / "pipe.nc")
+    parts = [rng.choice(["..", ".", "link", "chain", "outside.zarr", "m.zarr", "", "pub", "circle"]) for _ in range(3)]
+    url = rng.choice(
+        [
+            *("/".join(parts), str(outside), f"file://{outside}", f"local://{outside}", "link/outside.zarr", "circle"),
+            *(
+                "pipe",
+                "pipe.nc",
+                "secret.nc",
+                "c.yaml",
+                "a" * 5000,
+                "a/" * 2000,
+                "m.zarr\0",
+                "~/x",
+                "$HOME",
+                "m.zarr/../m.zarr",
+            ),
+            *(
+                "{{ CATALOG_DIR }}/../outside.zarr",
+                "{{CATALOG_DIR}}//etc",
+                "{{ CATALOG_DIR }}" * 2,
+                "{CATALOG_DIR}/m.zarr",
+            ),
+            *(
+                "simplecache::file:///etc/passwd",
+                "zip://*::m.zip",
+                "reference://x",
+                "memory://x",
+                "http://127.0.0.1:9/m.zarr",
+            ),
+            *(
+                "github://a:b@c/",
+                "smb://x/y",
+                "ftp://127.0.0.1:9/x",
+                "s3://bucket/x",
+                "HTTP://x",
+                "file:/etc",
+                "//etc/passwd",
+            ),
+            *(
+                "/dev/zero",
+                "/proc/self/environ",
+                "m.zarr%2f..",
+                "https:///",
+                "http://[::1",
+                "é\u202e.zarr",
+                "m.zarr/lat",
+            ),
+        ]
+    )
+    place.write({"m": {**place.entry(), "driver": rng.choice(("zarr", "zarr", "netcdf")), "args": {"urlpath": url}}})
+
+
+def files(rng: random.Random, place: Place) -> None:
+    """Put something else than a plain file in the place of the catalog."""
+    action = rng.choice(("pipe", "folder", "device", "huge", "circle", "secret", "none", "unreadable"))
+    if action == "pipe":
+        os.mkfifo(place.catalog)
+    elif action == "folder":
+        place.catalog.mkdir()
+    elif action == "huge":
+        with place.catalog.open("w") as stream:
+            stream.truncate(2**40)
+    elif action in ("device", "secret", "circle"):
+        place.catalog.symlink_to({"device": "/dev/zero", "secret": place.secret, "circle": place.catalog}[action])
+    elif action == "unreadable":
+        place.catalog.write_bytes(rng.randbytes(2000))
+
+
+def zarr_store(rng: random.Random, place: Place) -> None:
+    """Put hostile values into the metadata of a store, alike in both places or in one."""
+    version = rng.choice("23")
+    store = place.store(version)
+    place.write({"m": place.entry(consolidated=rng.choice((True, False)))})
+    name = rng.choice(("land_use", "lat", "time"))
+    whole = store / (".zmetadata" if version == "2" else "zarr.json")
+    own = store / name / (rng.choice((".zarray", ".zattrs")) if version == "2" else "zarr.json")
+    tree = mutate(rng, json.loads(own.read_text()), place)
+    place_of = json.loads(whole.read_text())
+    entries = place_of["metadata"] if version == "2" else place_of["consolidated_metadata"]["metadata"]
+    entries[f"{name}/{own.name}" if version == "2" else name] = tree
+    if rng.random() < 0.15:
+        place_of = mutate(rng, place_of, place)
+    with suppress(TypeError):
+        if rng.random() < 0.9:
+            own.write_text(json.dumps(tree))
+        if rng.random() < 0.9:
+            whole.write_text(json.dumps(place_of))
+
+
+def zarr_files(rng: random.Random, place: Place) -> None:
+    """Put links, pipes and bombs among the files of a store."""
+    version = rng.choice("23")
+    store = place.store(version)
+    place.write({"m": place.entry(consolidated=rng.choice((True, False)))})
+    found = sorted(path for path in store.rglob("*") if path.is_file())
+    victim = rng.choice(found)
+    action = rng.choice(
+        ("link", "pipe", "nothing", "huge", "deep", "noise", "folder", "linked folder", "digits", "circle")
+    )
+    victim.unlink()
+    if action == "link":
+        victim.symlink_to(place.secret)
+    elif action == "pipe":
+        os.mkfifo(victim)
+    elif action == "huge":
+        with victim.open("w") as stream:
+            stream.truncate(2**33)
+    elif action == "deep":
+        victim.write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
+    elif action == "digits":
+        victim.write_text('{"zarr_format": ' + "9" * 100_000 + "}")
+    elif action == "noise":
+        victim.write_bytes(rng.randbytes(500))
+    elif action == "folder":
+        victim.mkdir()
+    elif action == "circle":
+        victim.symlink_to(victim)
+    elif action == "linked folder":
+        shutil.rmtree(store / "lat")
+        (store / "lat").symlink_to(place.root)
+
+
+def damaged_hdf5(rng: random.Random, place: Place) -> None:
+    """Cut an HDF5 file, or change bytes of it."""
+    path = place.store("nc")
+    place.write({"m": place.entry("m.nc")})
+    content = bytearray(path.read_bytes())
+    if rng.random() < 0.3:
+        del content[rng.randrange(1, len(content)) :]
+    for _ in range(rng.choice((0, 1, 20))):
+        content[rng.randrange(len(content))] = rng.randrange(256)
+    path.write_bytes(content)
+
+
+def hdf5_file(rng: random.Random, place: Place) -> None:
+    """Make an HDF5 file that leads out of itself, or that no NetCDF library made."""
+    import h5py
+
+    path = place.store("nc")
+    place.write({"m": place.entry("m.nc")})
+    other = place.root / "other.nc"
+    shutil.copyfile(path, other)
+
+    def virtual(file: Any) -> None:
+        layout = h5py.VirtualLayout((1, 6, 8), "u1")
+        layout[:] = h5py.VirtualSource(str(other), "land_use", (1, 6, 8))
+        file.create_virtual_dataset("more", layout)
+
+    def sized(file: Any) -> None:
+        shape, chunk = rng.choice(
+            (((2**40,), (2**10,)), ((2**20, 2**20), (1, 1)), ((2**33,), (2**20,)), ((1,) * 32, (1,) * 32))
+        )
+        file.create_dataset("more", shape, "f8", chunks=chunk).make_scale("more")
+
+    def typed(file: Any) -> None:
+        kinds = (h5py.vlen_dtype(np.int32), np.dtype([("a", "i4"), ("b", "f8")]), h5py.ref_dtype, np.dtype("V8"))
+        file.create_dataset("more", (3,), rng.choice(kinds))
+
+    def noted(file: Any) -> None:
+        values = (file["lat"].ref, "x" * 60_000, np.array([(1, 2.0)], "i4,f8")[0], "{{ 1 }}", np.zeros(8000))
+        file["land_use"].attrs[rng.choice(("more", "units", "scale_factor", "_FillValue", "coordinates"))] = rng.choice(
+            values
+        )
+
+    def external(file: Any) -> None:
+        file.create_dataset("more", (2, 8), "u1", external=[(str(place.secret), 0, 16)])
+
+    def linked(file: Any) -> None:
+        links = (h5py.ExternalLink(str(other), "/land_use"), *map(h5py.SoftLink, ("/land_use", "/none", "/more")))
+        file["more"] = rng.choice(links)
+
+    def circle(file: Any) -> None:
+        file.create_group("a")["b"] = file["/"]
+
+    def named_type(file: Any) -> None:
+        file["kind"] = h5py.enum_dtype({"a": 1})
+
+    def packed(file: Any) -> None:
+        file.create_dataset("more", (8,), "i4", chunks=(4,), compression="lzf")
+
+    with h5py.File(path, "a") as file:
+        rng.choice((virtual, sized, typed, noted, external, linked, circle, named_type, packed))(file)
+
+
+def classic_file(rng: random.Random, place: Place) -> None:
+    """Damage a classic NetCDF file: its header says sizes that are not there."""
+    path = place.store("classic")
+    place.write({"m": place.entry("m.nc")})
+    content = bytearray(path.read_bytes())
+    if rng.random() < 0.3:
+        del content[rng.randrange(len(content)) :]
+    for _ in range(rng.choice((1, 3, 20))):
+        content[rng.randrange(min(len(content), 400))] = rng.choice((0, 255, 127, rng.randrange(256)))
+        if not content:
+            break
+    path.write_bytes(content)
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[str]:
+    """Serve a folder over http, and what no server should do."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.startswith(("/silent", "/endless", "/away")):
+                self._misbehave()
+            else:
+                super().do_GET()
+
+        def do_HEAD(self) -> None:
+            super().do_HEAD()
+
+        def _misbehave(self) -> None:
+            if self.path.startswith("/silent"):
+                stopped.wait(60)
+                return
+            if self.path.startswith("/away"):
+                self.send_response(302)
+                to = {"/away1": "file:///etc/passwd", "/away2": "http://10.0.0.1:9/x", "/away3": "ftp://x/y"}
+                self.send_header("Location", to.get(self.path.split("/m")[0], self.path))
+                self.end_headers()
+                return
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                while not stopped.is_set():
+                    self.wfile.write(b'{"a":' * 10_000)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    stopped = threading.Event()
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+    running.daemon_threads = True
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    try:
+        yield f"127.0.0.1:{running.server_port}"
+    finally:
+        stopped.set()
+        running.shutdown()
+        running.server_close()
+
+
+def remote(rng: random.Random, place: Place, address: str) -> None:
+    """Point to servers that misbehave."""
+    url = rng.choice(
+        [
+            *(
+                "http://127.0.0.1:9/m.zarr",
+                "http://no.such.host.invalid/m.zarr",
+                f"http://u:s3cr3t@{address}/none.zarr",
+            ),
+            *(f"http://{address}/{name}/m.zarr" for name in ("endless", "silent", "away1", "away2", "away3", "away4")),
+            *(
+                f"http://{address}/none.zarr",
+                f"http://{address}/m.nc",
+                f"http://{address}/?token=s3cr3t",
+                f"http://{address}",
+            ),
+            *(
+                f"http://{address}/endless/m.nc",
+                f"http://{address}/away1/m.nc",
+                "http://127.0.0.1:99999/x",
+                "http://[/x",
+            ),
+        ]
+    )
+    options = rng.choice(({}, {}, {"storage_options": mutate(rng, {"headers": {"X": "y"}, "anon": True}, place)}))
+    place.write({"m": place.entry(url, **options)})
+
+
+LOCAL = (yaml_text, entry_tree, paths, files, zarr_store, zarr_store, zarr_files, hdf5_file, damaged_hdf5, classic_file)
+
+
+def publication(rng: random.Random, place: Place) -> str | None:
+    """Publish a store whose attributes, names and path are hostile; plain intake then opens what was published."""
+    import intake
+
+    text = rng.choice(
+        (
+            *(
+                template(place.mark),
+                "{% x %}",
+                "{# x",
+                "data(m)",
+                "{data(m)}",
+                "{pickle64(gASVIA==)}",
+                "{func(os:system)}",
+            ),
+            *(
+                "a: b\n- c",
+                "'\"",
+                "\ufeff",
+                "\x07",
+                "\u2028",
+                "é" * 900,
+                "<<",
+                "=",
+                "~",
+                "2001-01-01",
+                "1:59:59",
+                "!x",
+                "&a",
+                "*a",
+            ),
+            *("{CATALOG_DIR}", "{0.__class__}", "%s", "\\", "x" * 9000, "\ud800", "{", "}}", "null", "yes", "#"),
+        )
+    )
+    key = rng.choice(("title", "summary", "license", "xland_model", "xland_model_sha256", "geospatial_lat_resolution"))
+    where = rng.choice(
+        ("attribute", "attribute", "path", "name", "description", "metadata", "key", "variable", "flags", "folder")
+    )
+    folder = place.folder / text[:50].replace("/", "_").replace("\0", "") if where == "folder" else place.folder
+    with suppress(OSError, ValueError, UnicodeError):
+        folder.mkdir(parents=True, exist_ok=True)
+    ds = base()
+    if where == "attribute":
+        ds.attrs[key] = rng.choice((text, [text, "b"], 3, 1e300, text))
+    elif where == "variable":
+        ds = ds.rename(land_use=text.replace("/", "_")[:80] or "x")
+    elif where == "flags":
+        ds["land_use"].attrs |= {"flag_meanings": f"{text} b", "flag_values": [1, 2]}
+    name = f"m{text[:60].replace('/', '_')}.zarr" if where == "path" else "m.zarr"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ds.to_zarr(folder / name, zarr_format=3, consolidated=True)
+    except Exception:  # noqa: BLE001 -- such a store cannot even be made
+        return None
+    catalog = folder / "c.yaml"
+    given: dict[str, Any] = {
+        "metadata": {text: 1} if where == "key" else {"note": [text]} if where == "metadata" else None
+    }
+    if where == "description":
+        given["description"] = text
+    try:
+        publish(catalog, name="a", store=_other(folder))
+        publish(catalog, name=text if where == "name" else "m", store=folder / name, **given)
+    except XlandError:
+        if catalog.exists():
+            read_catalog(catalog)
+        return None
+    for row in list_entries(catalog):
+        opened = intake.open_catalog(str(catalog))[row["name"]].to_dask()
+        if opened.sizes != base().sizes:
+            return "plain intake opens something else"
+        if row["status"] != "available":
+            return f"published, but {row['status']}"
+    return None
+
+
+def _other(folder: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base().to_zarr(folder / "other.zarr", zarr_format=3, consolidated=True, mode="w")
+    return folder / "other.zarr"
+
+
+def opening(place: Place, *, strict: bool, schemes: tuple[str, ...] = ()) -> str | None:
+    """Open what a catalog offers, and say what is wrong with the answer."""
+    found = None
+    for opened in (
+        lambda: open_entry(place.catalog, "m", allowed_schemes=schemes),
+        lambda: list_entries(place.catalog, allowed_schemes=schemes),
+        lambda: open_store(place.folder / "m.zarr"),
+    ):
+        try:
+            result = opened()
+        except XlandError as error:
+            if "s3cr3t" in str(error) or SECRET.decode() in str(error):
+                return f"a secret in the message: {error}"
+            continue
+        found = result if isinstance(result, xr.Dataset) else found
+    if found is None:
+        return None
+    values = {}
+    with suppress(Exception), warnings.catch_warnings():  # what was damaged may turn out to be so when it is read
+        warnings.simplefilter("ignore")
+        if sum(variable.nbytes for variable in found.variables.values()) < 10**7:
+            values = {name: np.asarray(variable.values) for name, variable in found.variables.items()}
+    if any(SECRET[:8] in array.tobytes() for array in values.values() if array.dtype != object):
+        return "read outside the folder"
+    if strict and values and not np.array_equal(found["land_use"].values, base()["land_use"].values):
+        return "a wrong map"
+    return None
+
+
+def judge(case: Callable[[], str | None], mark: Path) -> str | None:
+    """Run a case and say what is wrong with it; None if nothing is."""
+
+    def late(*_: Any) -> None:
+        raise TimeoutError
+
+    begun = time.monotonic()
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    try:
+        fault = case()
+    except TimeoutError:
+        fault = f"longer than {SECONDS} s"
+    except Exception as error:  # noqa: BLE001 -- the verdict of this campaign
+        fault = f"{type(error).__name__}: {error}"[:200]
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    if mark.exists():
+        return "code ran"
+    return fault or (f"longer than {SECONDS} s" if time.monotonic() - begun > SECONDS else None)
+
+
+def campaign(quick: bool, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Judge 200 catalogs and 100 publications (a tenth of them if quick)."""
+    opened, published = (20, 10) if quick else (200, 100)
+    can_serve = all(importlib.util.find_spec(package) for package in ("aiohttp", "requests"))
+    faults: list[dict[str, Any]] = []
+    slowest, kinds = 0.0, dict.fromkeys([make.__name__ for make in LOCAL], 0) | {"remote": 0, "publication": 0}
+    with tempfile.TemporaryDirectory() as made, server(Path(made)) as address:
+        stores = Path(made, "stores")
+        stores.mkdir()
+        make_stores(stores)
+        for number in range(opened + published):
+            rng = random.Random(f"{seed} {number}")  # noqa: S311 -- no secret
+            place = Place(Path(made, f"case-{number}"), stores)
+            if number >= opened:
+                kind, case = "publication", functools.partial(publication, rng, place)
+            elif can_serve and number % 11 == 10:
+                kind = "remote"
+                remote(rng, place, address)
+                case = functools.partial(opening, place, strict=False, schemes=("http",))
+            else:
+                make = LOCAL[number % len(LOCAL)]
+                kind = make.__name__
+                make(rng, place)
+                case = functools.partial(opening, place, strict=kind in ("yaml_text", "paths", "files"))
+            begun = time.monotonic()
+            fault = judge(case, place.mark)
+            slowest = max(slowest, time.monotonic() - begun)
+            kinds[kind] += 1
+            if fault:
+                faults.append({"seed": seed, "number": number, "kind": kind, "fault": fault})
+            shutil.rmtree(place.root, ignore_errors=True)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    yield {"name": "catalogs_bare", "value": len(faults), "target": 0, "sizes": kinds, "examples": faults[:20]}
+    yield {"name": "catalogs_slowest", "value": round(slowest, 2), "target": SECONDS, "sizes": kinds, "examples": []}
+    yield {"name": "catalogs_memory", "value": memory, "target": MOST_MEMORY, "sizes": kinds, "examples": []}

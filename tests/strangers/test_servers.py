@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import functools
+import http.server
+import threading
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xland.catalog import open_entry
+from xland.errors import StoreError
+
+pytest.importorskip("aiohttp", reason="stores behind http need aiohttp")
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder, and what no server should do."""
+
+    def do_GET(self):
+        if self.path.startswith("/endless"):
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(b" " * 2**16)
+        elif self.path.startswith("/away"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/away/").split("|")[0].replace("!", "//"))
+            self.end_headers()
+        elif self.path.startswith("/silent"):
+            self.server.ended.wait(60)
+        else:
+            self.server.headers_seen.append(dict(self.headers))
+            super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def served(tmp_path):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(tmp_path)))
+    server.daemon_threads, server.headers_seen, server.ended = True, [], threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.ended.set()
+    server.shutdown()
+    server.server_close()
+
+
+def opened(tmp_path, url, driver="zarr"):
+    (tmp_path / "c.yaml").write_text(f"sources: {{m: {{driver: {driver}, args: {{urlpath: '{url}'}}}}}}")
+    return open_entry(tmp_path / "c.yaml", "m", allowed_schemes=("http",))
+
+
+def maps():
+    codes = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    return xr.Dataset({"land_use": (("lat", "lon"), codes)}, {"lat": 3 - np.arange(4.0), "lon": np.arange(4.0)})
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+def test_stores_and_files_are_opened_over_http(served, tmp_path):
+    maps().to_zarr(tmp_path / "m.zarr", zarr_format=3, consolidated=True)
+    maps().to_netcdf(tmp_path / "m.nc")
+    at = f"http://127.0.0.1:{served.server_port}"
+    xr.testing.assert_equal(opened(tmp_path, f"{at}/m.zarr").load(), maps())
+    with opened(tmp_path, f"{at}/m.nc", "netcdf") as found:
+        xr.testing.assert_equal(found.load(), maps())
+
+
+def test_a_host_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(StoreError, match=r"127\.0\.0\.1:9/m\.zarr.* cannot be read"):
+        opened(tmp_path, "http://127.0.0.1:9/m.zarr")
+    with pytest.raises(StoreError, match="cannot be read"):
+        opened(tmp_path, "http://127.0.0.1:9/m.nc", "netcdf")
+
+
+def test_a_host_that_never_answers_is_given_up(served, tmp_path, monkeypatch):
+    monkeypatch.setattr("xland.strangers.servers.SILENT_SECONDS", 0.2)
+    with pytest.raises(StoreError, match="cannot be read"):
+        opened(tmp_path, f"http://127.0.0.1:{served.server_port}/silent/m.zarr")
+
+
+def test_an_answer_without_end_is_given_up(served, tmp_path, monkeypatch):
+    monkeypatch.setattr("xland.strangers.servers.MOST_METADATA", 2**20)
+    with pytest.raises(StoreError, match="larger than 1048576 bytes"):
+        opened(tmp_path, f"http://127.0.0.1:{served.server_port}/endless/m.zarr")
+
+
+@pytest.mark.parametrize(
+    ("to", "named"),
+    [("ftp:!x/y", "redirects to ftp://"), ("http:!10.0.0.1:9/x", "private network"), ("file:!/etc", "file://")],
+)
+def test_redirections_to_what_was_not_allowed_are_refused(served, tmp_path, to, named):
+    with pytest.raises(StoreError, match=named):
+        opened(tmp_path, f"http://127.0.0.1:{served.server_port}/away/{to}|")
+
+
+def test_passwords_stand_in_no_message_nor_in_its_causes(served, tmp_path):
+    for url in (
+        f"http://user:s3cr3t@127.0.0.1:{served.server_port}/none.zarr?token=s3cr3t",
+        "http://u:s3cr3t@127.0.0.1:9/a",
+    ):
+        with pytest.raises(StoreError) as caught:
+            opened(tmp_path, url)
+        error: BaseException | None = caught.value
+        while error is not None:
+            assert "s3cr3t" not in str(error)
+            error = error.__cause__
