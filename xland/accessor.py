@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
 
+import xland.identity  # noqa: F401 - teaches dask to name what lies in files
 from xland.errors import VocabularyError
 
 if TYPE_CHECKING:

@@ -62,6 +62,10 @@ class CheckpointWarning(UserWarning):
     """A damaged checkpoint, in place of which the one before it is read."""
 
 
+class StoreWarning(UserWarning):
+    """Finished blocks of a growing store that were lost or damaged, and are written again."""
+
+
 class OtherYearWarning(UserWarning):
     """A map is compared with the forcing of another year, the only one that was given."""
 

@@ -26,16 +26,29 @@ from xland.addresses import is_url, without_password
 from xland.atomic import explain
 from xland.errors import StoreError
 from xland.storing.blocks import align, group_variables
-from xland.storing.journal import journal_of
-from xland.storing.manifest import COMPLETE, FINGERPRINT, MANIFEST, check_same, count_blocks, describe_work
+from xland.storing.checksums import ATTRIBUTE, ROOT, Table
+from xland.storing.journal import collect, journal_of
+from xland.storing.manifest import (
+    COMPLETE,
+    FINGERPRINT,
+    FORMAT,
+    MANIFEST,
+    check_same,
+    count_blocks,
+    describe_work,
+    write_manifest,
+)
 from xland.storing.netcdf import write_netcdf
 from xland.storing.packing import drop_encoding, unpacked
+from xland.storing.skeleton import digests_of, lay, make_skeleton
+from xland.storing.storage import files_at
 from xland.storing.workplace import (
     Workplace,
     incomplete,
-    quiet_zarr,
+    read_finished,
     read_manifest,
     read_root,
+    refuse_damaged,
     refuse_existing,
     refuse_foreign,
     refuse_strangers,
@@ -44,7 +57,7 @@ from xland.storing.workplace import (
 from xland.storing.writing import write_blocks
 from xland.strangers.stores import check_store
 
-__all__ = ["is_complete", "open_store", "write", "write_netcdf"]
+__all__ = ["is_complete", "open_store", "store_digest", "verify", "write", "write_netcdf"]
 
 
 def write(
@@ -112,21 +125,19 @@ def write(
     if not ds.data_vars:
         raise StoreError("the Dataset holds no variable to write")
     place = workplace(path)
-    refuse_strangers(place)
-    if overwrite or resume:
-        refuse_foreign(place)
-    else:
-        refuse_existing(place)
-    ds, encoding = align(drop_encoding(ds), chunks, shards)
-    description = describe_work(ds, encoding)
     try:
-        with place.exclusive() as run:
-            if not (overwrite or resume):
-                refuse_existing(place)
-            manifest = _begin(ds, encoding, description, place, overwrite=overwrite, resume=resume)
-            if manifest is not None:
-                write_blocks(ds, place, manifest, run, progress=progress)
-                _finish(place, manifest)
+        _refuse(place, overwrite=overwrite, resume=resume)
+        ds, encoding = align(drop_encoding(ds), chunks, shards)
+        description = describe_work(ds, encoding)
+        skeleton = _skeleton(ds, encoding, tokenize(description))
+        # a store that is finished is left as it is, also where nothing can be written
+        if not (resume and not place.files.exists() and _is_written(place, description)):
+            with place.exclusive() as run:
+                _refuse(place, overwrite=overwrite, resume=resume)
+                manifest = _begin(ds, skeleton, description, place, overwrite=overwrite, resume=resume)
+                if manifest is not None:
+                    write_blocks(ds, place, manifest, run, progress=progress)
+                    _finish(place, manifest, skeleton)
     except OSError as error:
         if reason := explain(error, place.target):
             raise StoreError(reason) from error
@@ -134,13 +145,18 @@ def write(
     return place.target if is_url(place.target) else Path(place.target)
 
 
-def open_store(path: str | os.PathLike[str], **kwargs: Any) -> xr.Dataset:
+def open_store(path: str | os.PathLike[str], *, verify: bool = False, **kwargs: Any) -> xr.Dataset:
     """Open a store lazily; refuse one that is not whole.
+
+    A store that :func:`write` finished holds the SHA-256 of each of its files. Whatever is read of it, now or
+    when values are computed, is compared; what is missing or altered ends in an error, never in other values.
 
     Parameters
     ----------
     path : path or URL
         Zarr store, written by :func:`write` or by others.
+    verify : bool
+        Read every file at once and compare it, as ``xland verify`` does.
     **kwargs
         Passed on to :func:`xarray.open_zarr`.
 
@@ -153,22 +169,25 @@ def open_store(path: str | os.PathLike[str], **kwargs: Any) -> xr.Dataset:
     Raises
     ------
     StoreError
-        If there is no store, if it cannot be read, or if its writing was never finished; the
-        message says how to resume.
+        If there is no store, if it cannot be read, if its writing was never finished (the
+        message says how to resume), or if a file of it is damaged.
     """
-    place = workplace(path)
-    check_store(place.target, kwargs.get("storage_options"))
-    # what it takes to get at a store is known to xarray alone
-    root = {} if kwargs.get("storage_options") else read_root(place)
-    if "zarr_format" in root:
-        kwargs.setdefault("consolidated", "consolidated_metadata" in root)
+    options = kwargs.pop("storage_options", None)
+    place = workplace(path, options)
+    check_store(place.target, options)
+    root, table = read_finished(place)
+    if verify:
+        refuse_damaged(place, table)
+    kwargs.setdefault("consolidated", "consolidated_metadata" in root if root else None)
     kwargs.setdefault("chunks", {})
     try:
-        ds = _as_written(xr.open_zarr(place.target, **kwargs))
+        ds = _as_written(xr.open_zarr(*_source_of(place, table, options, kwargs), **kwargs))
+    except StoreError:
+        raise
     except Exception as error:  # Zarr, its codecs and CF decoding have errors of their own for each kind of damage
-        raise StoreError(
-            f"{without_password(place.target)} cannot be read as a Zarr store: {error or type(error).__name__}"
-        ) from error
+        said = (str(error) or type(error).__name__).replace(place.target, without_password(place.target))
+        raise StoreError(f"{without_password(place.target)} cannot be read as a Zarr store: {said}") from error
+    ds.encoding["source"] = place.target
     if not ds.attrs.pop(COMPLETE, True):
         raise StoreError(incomplete(place.target))
     return ds
@@ -176,13 +195,63 @@ def open_store(path: str | os.PathLike[str], **kwargs: Any) -> xr.Dataset:
 
 def _as_written(ds: xr.Dataset) -> xr.Dataset:
     """Undo what a store needs: packed bytes become floats, and numbers in attributes have the variable's type."""
-    ds.attrs.pop(FINGERPRINT, None)
+    for name in (FINGERPRINT, ATTRIBUTE):
+        ds.attrs.pop(name, None)
     ds = ds.assign({name: unpacked(array) for name, array in ds.data_vars.items()})
     for variable in ds.variables.values():
         # JSON keeps the numbers but not their type, and CF wants the type of the variable
         if "flag_values" in variable.attrs:
             variable.attrs["flag_values"] = np.asarray(variable.attrs["flag_values"], dtype=variable.dtype)
     return ds
+
+
+def _source_of(
+    place: Workplace, table: Table | None, options: Mapping[str, Any] | None, kwargs: dict[str, Any]
+) -> tuple[Any]:
+    """Return what xarray reads from: if there is a table, a store that compares each file with it."""
+    if table is not None:
+        from xland.storing.checked import CheckedStore
+
+        return (CheckedStore(table, options),)
+    if options:
+        kwargs["storage_options"] = options
+    return (place.target,)
+
+
+def verify(path: str | os.PathLike[str]) -> str:
+    """Read every file of a store and compare it with the digest that was taken when it was written.
+
+    Parameters
+    ----------
+    path : path or URL
+
+    Returns
+    -------
+    str
+        SHA-256 of the whole store, as :func:`store_digest` gives it.
+
+    Raises
+    ------
+    StoreError
+        If files are missing, altered or do not belong to it: it counts them and names some. Also if the store
+        holds no digests, as those of others and of former releases.
+    """
+    place = workplace(path)
+    return refuse_damaged(place, read_finished(place)[1])
+
+
+def store_digest(path: str | os.PathLike[str]) -> str | None:
+    """SHA-256 of a finished store, known without reading its chunks; None if the store holds no digests.
+
+    It is that of the table of its files, so it tells one store from another in whatever they differ.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, it was not finished, or its metadata or table are damaged.
+    """
+    table = read_finished(workplace(path))[1]
+    return None if table is None else table.digest
 
 
 def is_complete(path: str | os.PathLike[str]) -> bool:
@@ -194,9 +263,34 @@ def is_complete(path: str | os.PathLike[str]) -> bool:
     return True
 
 
+def _refuse(place: Workplace, *, overwrite: bool, resume: bool) -> None:
+    """Refuse what is not to be replaced, or what others put into the way."""
+    refuse_strangers(place)
+    if overwrite or resume:
+        refuse_foreign(place)
+    else:
+        refuse_existing(place)
+
+
+def _skeleton(ds: xr.Dataset, encoding: dict[str, dict[str, Any]], fingerprint: str) -> dict[str, bytes]:
+    template = ds.assign(
+        {name: ds[name].copy(data=da.zeros(ds[name].shape, dtype=ds[name].dtype, chunks=-1)) for name in encoding}
+    )
+    return make_skeleton(template.assign_attrs({FINGERPRINT: fingerprint}), encoding)
+
+
+def _is_written(place: Workplace, description: dict[str, Any]) -> bool:
+    """Whether the same work is complete already; other work that is complete is refused."""
+    if not place.has_old():
+        return False
+    if read_root(place).get("attributes", {}).get(FINGERPRINT) == tokenize(description):
+        return True
+    raise StoreError(f"{place.target} is complete and holds other work; pass overwrite=True to replace it")
+
+
 def _begin(
     ds: xr.Dataset,
-    encoding: dict[str, dict[str, Any]],
+    skeleton: Mapping[str, bytes],
     description: dict[str, Any],
     place: Workplace,
     *,
@@ -207,44 +301,35 @@ def _begin(
     manifest = read_manifest(place) if resume else None
     if manifest is not None:
         check_same(description, manifest["work"], place.target)
+        lay(files_at(place.data(manifest)), skeleton)
         return manifest
-    if resume and place.has_old():
-        if read_root(place).get("attributes", {}).get(FINGERPRINT) == tokenize(description):
-            place.clear()
-            return None
-        raise StoreError(f"{place.target} is complete and holds other work; pass overwrite=True to replace it")
+    if resume and _is_written(place, description):
+        place.clear()
+        return None
     place.clear()
     manifest = {
-        "format": 1,
+        "format": FORMAT,
         "data": f"data-{uuid.uuid4().hex}.zarr",
         "replaces": overwrite,
         "fingerprint": tokenize(description),
         "work": description,
         "groups": {name: [list(blocks) for blocks in group.blocks] for name, group in group_variables(ds).items()},
     }
-    template = ds.assign(
-        {name: ds[name].copy(data=da.zeros(ds[name].shape, dtype=ds[name].dtype, chunks=-1)) for name in encoding}
-    )
-    template.attrs = {**ds.attrs, COMPLETE: False, FINGERPRINT: manifest["fingerprint"]}
     place.make_way()
-    with quiet_zarr():
-        template.to_zarr(
-            place.data(manifest),
-            mode="w",
-            compute=False,
-            consolidated=False,
-            zarr_format=3,
-            encoding={**{str(name): {"_FillValue": None} for name in ds.coords}, **encoding},
-        )
+    lay(files_at(place.data(manifest)), skeleton)
     # written last: from here on there is something to resume
-    place.files.put(MANIFEST, json.dumps(manifest).encode())
+    place.files.put(MANIFEST, write_manifest(manifest))
     return manifest
 
 
-def _finish(place: Workplace, manifest: dict[str, Any]) -> None:
-    expected, finished = count_blocks(manifest), len(journal_of(place.files).finished())
-    if finished != expected:
+def _finish(place: Workplace, manifest: dict[str, Any], skeleton: Mapping[str, bytes]) -> None:
+    written = collect(journal_of(place.files).notes(), files_at(place.data(manifest)))
+    expected = count_blocks(manifest)
+    if len(written) != expected:
         raise StoreError(
-            f"{finished} of {expected} blocks of {place.target} were written; write again with resume=True"
+            f"{len(written)} of {expected} blocks of {place.target} were written; write again with resume=True"
         )
-    place.publish(manifest)
+    digests = digests_of(skeleton)
+    for each in written.values():
+        digests |= each
+    place.publish(manifest, digests, json.loads(skeleton[ROOT]))

@@ -14,10 +14,10 @@ from xland.datasets.static import static_identity
 from xland.errors import ModelError, TimeError
 from xland.forcing import check_lattice, read_forcing
 from xland.grid import Grid
+from xland.identity import digest_of, identities_of
 from xland.inference.block_year import Plan
 from xland.inference.conserving import base_year, choose_totals, conserving_of
 from xland.inference.graph import block_years
-from xland.inference.identity import digest_of, identities_of
 from xland.inference.layout import Layout, crop
 from xland.inference.product import check_model, choose_outputs, dataset_of, layers_of
 from xland.inference.sources import (

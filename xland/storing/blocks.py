@@ -5,11 +5,12 @@ Below :mod:`xland.store`, which says what is written where; nothing here is call
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
@@ -19,6 +20,9 @@ from numpy.typing import NDArray
 from xland.errors import StoreError
 from xland.storing.journal import journal_of
 from xland.storing.storage import files_at
+
+if TYPE_CHECKING:
+    from xland.storing.checked import RecordingStore
 
 LATTICE = ("time", "lat", "lon")
 """Dimensions along which the work is split; others are whole in every block."""
@@ -33,7 +37,6 @@ MOST_FILES = 10_000
 """Chunks of a variable from which on those of a block go to one file unless the caller says otherwise."""
 
 _BLOCK = 1024
-_LINE = 64
 
 
 def align(
@@ -105,10 +108,11 @@ def _even(ds: xr.Dataset, chunks: Mapping[str, int]) -> dict[Any, int]:
 
 
 def _encoding(array: xr.DataArray, sizes: Sequence[int], *, shards: bool) -> dict[str, Any]:
-    from zarr.codecs import BloscCodec, ZstdCodec
+    from zarr.codecs import ZstdCodec
 
     floats = array.dtype.kind == "f"
-    codec = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle") if floats else ZstdCodec(level=5)
+    # checksums that other readers compare, too; GDAL knows none behind Blosc
+    codec = ZstdCodec(level=3 if floats else 5, checksum=True)
     encoding: dict[str, Any] = {"chunks": tuple(sizes), "compressors": (codec,)}
     if shards:
         blocks = [each[0] for each in array.chunks or ()]
@@ -254,14 +258,16 @@ class BlockWriter:
         files = files_at(self.folder)
         if not files.exists(active_name(self.run)):
             raise StoreError(f"the run that was to write into {self.folder} was broken off")
+        digests: dict[str, str] = {}
         for name, values in zip(self.variables, arrays[len(dims) :], strict=True):
-            target, names = _open_array(self.data, name, self.run)
+            target, names, recorder = _open_array(self.data, name, self.run)
             region = []
             for dim, length in zip(names, values.shape, strict=True):
                 first = int(places[dim][1]) if dim in places else 0
                 region.append(slice(first, first + length))
             target[tuple(region)] = values
-        journal_of(files).note(self.key(self.group, [places[dim][0] for dim in dims]), self.run)
+            digests |= recorder.take(_files_in(target, name, region))
+        journal_of(files).note(self.key(self.group, [places[dim][0] for dim in dims]), self.run, digests)
         return np.ones((1,) * len(dims), dtype=np.bool_)
 
 
@@ -271,9 +277,19 @@ def active_name(run: str) -> str:
 
 
 @lru_cache(maxsize=32)
-def _open_array(store: str, name: str, run: str) -> tuple[Any, tuple[str, ...]]:  # noqa: ARG001
-    """Open an array once in each process and run, with the names of its dimensions."""
+def _open_array(store: str, name: str, run: str) -> tuple[Any, tuple[str, ...], RecordingStore]:  # noqa: ARG001
+    """Open an array once in each process and run, with the names of its dimensions and what records its files."""
     import zarr
 
-    array: Any = zarr.open_array(store, path=name, mode="r+")
-    return array, tuple(str(dim) for dim in array.metadata.dimension_names)
+    from xland.storing.checked import RecordingStore, zarr_store
+
+    recorder = RecordingStore(zarr_store(store))
+    array: Any = zarr.open_array(recorder, path=name, mode="r+")
+    return array, tuple(str(dim) for dim in array.metadata.dimension_names), recorder
+
+
+def _files_in(array: Any, name: str, region: Sequence[slice]) -> list[str]:
+    """Names of the files that hold the cells of a region, which is one of whole files."""
+    sizes = array.shards or array.chunks
+    numbers = [range(cut.start // size, -(-cut.stop // size)) for cut, size in zip(region, sizes, strict=True)]
+    return [f"{name}/{array.metadata.encode_chunk_key(index)}" for index in itertools.product(*numbers)]

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import threading
 import time
 import uuid
@@ -19,7 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from xland.errors import StoreError
-from xland.storing.storage import LocalFiles, RemoteFiles
+from xland.storing.storage import Files, LocalFiles, RemoteFiles
 
 LOCK = "lock"
 """Name of the lock in the working folder."""
@@ -79,11 +80,12 @@ def lock_folder(files: LocalFiles, target: str) -> Iterator[str]:
     folder, lock = files.path(), files.path(LOCK)
     while True:
         folder.mkdir(parents=True, exist_ok=True)
+        refuse_planted(files)
         try:
-            stream = lock.open("a+")
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:
             continue
-        with stream:
+        with os.fdopen(handle, "r+") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -93,7 +95,8 @@ def lock_folder(files: LocalFiles, target: str) -> Iterator[str]:
             if not lock.exists() or lock.stat().st_ino != os.fstat(stream.fileno()).st_ino:
                 continue
             owner = Owner.new()
-            stream.truncate(0)
+            stream.seek(0)
+            stream.truncate()
             stream.write(_named(asdict(owner)))
             stream.flush()
             try:
@@ -102,6 +105,36 @@ def lock_folder(files: LocalFiles, target: str) -> Iterator[str]:
                 if files.names() == [LOCK]:
                     shutil.rmtree(folder)
             return
+
+
+def refuse_planted(files: Files) -> None:
+    """Refuse a working folder that another user may have made, or put a link into, to have us write elsewhere.
+
+    It has to belong to this user, or to whom the folder around it belongs; no entry of it may be a link.
+
+    Raises
+    ------
+    StoreError
+        With the name of what is in the way.
+    """
+    if not isinstance(files, LocalFiles):
+        return
+    folder = files.path()
+    try:
+        found, around = folder.lstat(), folder.parent.stat()
+        with os.scandir(folder) as entries:
+            links = [entry.name for entry in entries if entry.is_symlink()]
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(found.st_mode):
+        raise StoreError(f"{folder} is in the way: the store grows in a folder of this name; move it away")
+    if found.st_uid not in (os.geteuid(), around.st_uid):
+        raise StoreError(
+            f"{folder}, in which the store grows, belongs to the user {found.st_uid}; have it removed, or choose "
+            "another path"
+        )
+    if links:
+        raise StoreError(f"{folder} holds links ({', '.join(links[:3])}), which no writer of stores makes; remove it")
 
 
 @contextmanager
@@ -161,7 +194,7 @@ def _take(files: RemoteFiles, owner: Owner, target: str) -> None:
         if age < STALE_SECONDS and not _is_dead(holder):
             raise StoreError(
                 f"another process is writing {target}: {_named(holder)}, which last said so {max(0, age):.0f} s ago; "
-                f"if it is dead, try again after {STALE_SECONDS:.0f} s"
+                f"if it is dead, try again after {STALE_SECONDS:.0f} s, or delete {files.address}/{LOCK}"
             )
         files.put(LOCK, _state(owner))
     # where two came at the same moment, the object says who was last
@@ -178,12 +211,14 @@ def _state(owner: Owner) -> bytes:
     return json.dumps({**asdict(owner), "renewed": time.time()}).encode()
 
 
-def _holder(files: RemoteFiles) -> dict[str, Any]:
+def _holder(files: Files) -> dict[str, Any]:
     try:
         state = json.loads(files.read(LOCK))
     except (FileNotFoundError, ValueError):
         return {}
-    return state if isinstance(state, dict) else {}
+    if not isinstance(state, dict) or not isinstance(state.get("renewed"), int | float):
+        return {}
+    return state
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
@@ -194,6 +229,6 @@ def _is_dead(holder: dict[str, Any]) -> bool:
         os.kill(int(holder["process"]), 0)
     except ProcessLookupError:
         return True
-    except (PermissionError, KeyError, ValueError):
+    except (PermissionError, KeyError, ValueError, TypeError, OverflowError):
         return False
     return False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ import xarray as xr
 from dask.base import tokenize
 
 from xland.errors import StoreError
+from xland.storing.checksums import sha256
 
 COMPLETE = "xland_complete"
 """Attribute of the root group: false while a store is being written, true once it is whole."""
@@ -25,8 +27,47 @@ FINGERPRINT = "xland_store_fingerprint"
 MANIFEST = "manifest.json"
 """Name of the manifest in the working folder."""
 
+FORMAT = 2
+"""Number of the layout of working folders that this release writes and goes on with."""
+
+_INPUTS = "xland_inputs"  # an attribute of maps
+
+_DATA = re.compile(r"data-[0-9a-f]{32}\.zarr")
+_FINGERPRINT = re.compile(r"[0-9a-f]{8,128}")
+
 VOLATILE = frozenset({COMPLETE, FINGERPRINT, "history", "date_created", "date_modified"})
 """Attributes that may differ between two runs of the same work."""
+
+
+def write_manifest(manifest: Mapping[str, Any]) -> bytes:
+    """Return the content of a manifest's file, which begins with a digest of the rest."""
+    text = json.dumps(manifest)
+    return json.dumps({"sha256": sha256(text.encode()), "manifest": text}).encode()
+
+
+def parse_manifest(content: bytes, where: str) -> dict[str, Any]:
+    """Return a manifest that was read; :class:`StoreError` if it is damaged or of another release."""
+    try:
+        read = json.loads(content)
+        if isinstance(read, dict) and read.get("format") not in (None, FORMAT):
+            raise StoreError(
+                f"{where} was begun by another release of xland: finish it with that, or begin anew with overwrite=True"
+            )
+        text = read["manifest"]
+        manifest: dict[str, Any] = json.loads(text)
+        whole = (
+            read["sha256"] == sha256(text.encode())
+            and manifest["format"] == FORMAT
+            and _DATA.fullmatch(manifest["data"])
+            and _FINGERPRINT.fullmatch(manifest["fingerprint"])
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, StoreError):
+            raise
+        whole = False
+    if not whole:
+        raise StoreError(f"{where} is damaged; begin anew with overwrite=True")
+    return manifest
 
 
 def count_blocks(manifest: Mapping[str, Any]) -> int:
@@ -45,6 +86,13 @@ def check_same(asked: dict[str, Any], begun: dict[str, Any], target: str) -> Non
             parts.append(f"{key} ({', '.join(inner)})")
     if not parts:
         return
+    inputs = [json.loads(work.get("attributes", {}).get(_INPUTS) or "{}") for work in (asked, begun)]
+    others = sorted(name for name in inputs[0].keys() | inputs[1].keys() if inputs[0].get(name) != inputs[1].get(name))
+    if others:
+        parts.append(
+            f"of the inputs, {', '.join(others)} (values drawn at random, and results of functions that dask cannot "
+            "tell apart, are new each time: write them to a file first)"
+        )
     raise StoreError(
         f"the unfinished store of {target} was begun with other inputs or settings; different: {'; '.join(parts)}. "
         "Resume with what it was begun with, or begin anew with overwrite=True"

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from xland.addresses import address_of, is_url
+from xland.addresses import address_of, is_url, without_password
 from xland.atomic import replace_file
 from xland.errors import StoreError
 
@@ -23,11 +25,14 @@ class Files(Protocol):
     def address(self) -> str:
         """Path or URL of the folder."""
 
-    def read(self, name: str) -> bytes:
-        """Content of a file; FileNotFoundError if there is none."""
+    def read(self, name: str, *, most: int | None = None) -> bytes:
+        """Content of a file; FileNotFoundError if there is none, StoreError if it has more bytes than ``most``."""
 
     def put(self, name: str, content: bytes) -> None:
         """Write a file so that readers see the old one or the new one, never a part."""
+
+    def fill(self, name: str, content: bytes) -> None:
+        """Write a file into a folder that nobody reads yet: it may be torn if this process is killed."""
 
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder of this name."""
@@ -37,6 +42,9 @@ class Files(Protocol):
 
     def names(self, folder: str = "") -> list[str]:
         """Names in a folder, sorted; none if it does not exist."""
+
+    def walk(self) -> Iterator[str]:
+        """Names of all files in it and in the folders below."""
 
     def remove(self, name: str = "") -> None:
         """Delete a file, or a folder with all that it holds, if it is there."""
@@ -58,13 +66,25 @@ class LocalFiles:
         """Where a file lies."""
         return Path(self.address, name)
 
-    def read(self, name: str) -> bytes:
-        """Content of a file; FileNotFoundError if there is none."""
-        return self.path(name).read_bytes()
+    def read(self, name: str, *, most: int | None = None) -> bytes:
+        """Content of a file; FileNotFoundError if there is none, StoreError if it has more bytes than ``most``."""
+        path = self.path(name)
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) and not path.is_dir():
+            raise StoreError(f"{path} is a device or a pipe, not a file: move it away")
+        if most is not None and found.st_size > most:
+            raise StoreError(_too_large(str(path), most))
+        return path.read_bytes()
 
     def put(self, name: str, content: bytes) -> None:
         """Write a file whole: :func:`xland.atomic.replace_file`."""
         replace_file(self.path(name), content)
+
+    def fill(self, name: str, content: bytes) -> None:
+        """Write a file into a folder that nobody reads yet: it may be torn if this process is killed."""
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder of this name."""
@@ -79,8 +99,15 @@ class LocalFiles:
         """Names in a folder, sorted; none if it does not exist."""
         try:
             return sorted(os.listdir(self.path(folder)))  # noqa: PTH208
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def walk(self) -> Iterator[str]:
+        """Names of all files in it and in the folders below; links are files."""
+        for folder, folders, names in os.walk(self.address):
+            at = Path(folder).relative_to(self.address)
+            for name in [*names, *(each for each in folders if Path(folder, each).is_symlink())]:
+                yield (at / name).as_posix()
 
     def remove(self, name: str = "") -> None:
         """Delete a file, or a folder with all that it holds, if it is there."""
@@ -99,31 +126,41 @@ class RemoteFiles:
     ----------
     address : str
         URL of the folder.
+    options : mapping
+        What fsspec needs to reach it beside its own configuration.
     """
 
     address: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def _at(self, name: str) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
 
         try:
-            fs, root = url_to_fs(self.address)
+            fs, root = url_to_fs(self.address, **self.options)
         except (ImportError, ValueError) as error:  # no package or no such scheme
-            raise StoreError(f"{self.address} cannot be reached: {error}") from error
+            raise StoreError(f"{without_password(self.address)} cannot be reached: {error}") from error
         # what other workers wrote counts, not what was listed before
         fs.invalidate_cache()
         return fs, f"{root.rstrip('/')}/{name}".rstrip("/")
 
-    def read(self, name: str) -> bytes:
-        """Content of a file; FileNotFoundError if there is none."""
+    def read(self, name: str, *, most: int | None = None) -> bytes:
+        """Content of a file; FileNotFoundError if there is none, StoreError if it has more bytes than ``most``."""
         fs, path = self._at(name)
-        return bytes(fs.cat_file(path))
+        content = bytes(fs.cat_file(path) if most is None else fs.cat_file(path, end=most + 1))
+        if most is not None and len(content) > most:
+            raise StoreError(_too_large(f"{without_password(self.address)}/{name}", most))
+        return content
 
     def put(self, name: str, content: bytes) -> None:
         """Write an object."""
         fs, path = self._at(name)
         fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         fs.pipe_file(path, content)
+
+    def fill(self, name: str, content: bytes) -> None:
+        """Write an object."""
+        self.put(name, content)
 
     def create(self, name: str, content: bytes) -> bool:
         """Write an object unless there is one, and say whether it was written.
@@ -161,6 +198,12 @@ class RemoteFiles:
             return []
         return sorted({each.rstrip("/").rpartition("/")[2] for each in found if each.rstrip("/") != path})
 
+    def walk(self) -> Iterator[str]:
+        """Names of all objects in it and in the folders below."""
+        fs, root = self._at("")
+        for found in fs.find(root):
+            yield found[found.index(root) + len(root) :].lstrip("/")
+
     def remove(self, name: str = "") -> None:
         """Delete an object, or a folder with all that it holds, if it is there."""
         fs, path = self._at(name)
@@ -168,7 +211,11 @@ class RemoteFiles:
             fs.rm(path, recursive=True)
 
 
-def files_at(address: str | os.PathLike[str]) -> Files:
-    """Files of a folder, wherever it is."""
+def files_at(address: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Files:
+    """Files of a folder, wherever it is; ``options`` are what fsspec needs to reach it."""
     place = address_of(address)
-    return RemoteFiles(place) if is_url(place) else LocalFiles(place)
+    return RemoteFiles(place, dict(options or {})) if is_url(place) else LocalFiles(place)
+
+
+def _too_large(name: str, most: int) -> str:
+    return f"{name} has more than {most / 2**20:.0f} MiB, which no such file has: it is damaged"

@@ -11,17 +11,28 @@ import json
 import os
 import re
 import shutil
-import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
 from xland.addresses import address_of, is_url
+from xland.atomic import explain
 from xland.errors import StoreError
+from xland.storing.checksums import (
+    ATTRIBUTE,
+    MOST_BYTES,
+    ROOT,
+    Table,
+    damage,
+    find_damage,
+    find_table,
+    sha256,
+    write_table,
+)
 from xland.storing.journal import journal_of
-from xland.storing.locks import LOCK, lock_folder, lock_objects
-from xland.storing.manifest import COMPLETE, FINGERPRINT, MANIFEST, count_blocks
+from xland.storing.locks import LOCK, lock_folder, lock_objects, refuse_planted
+from xland.storing.manifest import COMPLETE, FINGERPRINT, MANIFEST, count_blocks, parse_manifest
 from xland.storing.storage import Files, LocalFiles, RemoteFiles
 
 SUFFIX = ".partial"
@@ -32,11 +43,8 @@ _OURS = re.compile(
 )
 """Names of what stands in a working folder."""
 
-_TORN = re.compile(r".*\.[0-9a-f]{32}\.partial")
-"""Names of files that Zarr had not finished when its process was killed."""
-
 _REPLACING = "replacing"
-_ROOTS = ("zarr.json", ".zgroup", ".zattrs")
+_ROOTS = (ROOT, ".zgroup", ".zattrs")
 
 
 class Workplace(Protocol):
@@ -72,8 +80,17 @@ class Workplace(Protocol):
     def make_way(self) -> None:
         """Prepare the address at which the store begins to grow."""
 
-    def publish(self, manifest: dict[str, Any]) -> None:
-        """Make the finished store stand at its address as complete, and remove the working folder."""
+    def publish(self, manifest: dict[str, Any], digests: Mapping[str, str], root: dict[str, Any]) -> None:
+        """Make the finished store stand at its address as complete, and remove the working folder.
+
+        Parameters
+        ----------
+        manifest : dict
+        digests : mapping
+            SHA-256 of each of its files but the root metadata.
+        root : dict
+            Root metadata, to be marked as complete.
+        """
 
 
 class LocalWorkplace:
@@ -86,8 +103,8 @@ class LocalWorkplace:
         self.files = LocalFiles(self.target + SUFFIX)
 
     def has_old(self) -> bool:
-        """Whether there is anything at the address."""
-        return self._final.exists()
+        """Whether there is anything at the address, be it a broken link."""
+        return os.path.lexists(self._final)
 
     def data(self, manifest: dict[str, Any]) -> str:
         """Address of the Zarr store that grows."""
@@ -104,19 +121,18 @@ class LocalWorkplace:
     def clear(self) -> None:
         """Empty the working folder; put back a store that a former run had moved aside."""
         replaced = self.files.path("replaced")
-        if replaced.exists() and not self._final.exists():
+        if replaced.exists() and not self.has_old():
             replaced.rename(self._final)
         _empty(self.files)
 
     def make_way(self) -> None:
         """Do nothing: an old store stays until the new one is whole."""
 
-    def publish(self, manifest: dict[str, Any]) -> None:
+    def publish(self, manifest: dict[str, Any], digests: Mapping[str, str], root: dict[str, Any]) -> None:
         """Mark the store as complete and rename it, in place of the one that it replaces."""
         data = self.files.path(manifest["data"])
-        _remove_torn(data)
-        _complete(LocalFiles(str(data)))
-        if self._final.exists():
+        _seal(LocalFiles(str(data)), digests, root)
+        if self.has_old():
             if not manifest["replaces"]:
                 raise StoreError(
                     f"{self.target} appeared while its store was written in {self.files.address}; move one of them away"
@@ -130,10 +146,10 @@ class LocalWorkplace:
 class RemoteWorkplace:
     """A store behind an fsspec URL, which grows in its place and is marked as complete at the end."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, options: Mapping[str, Any]) -> None:
         self.target = target
-        self.store = RemoteFiles(self.target)
-        self.files = RemoteFiles(self.target + SUFFIX)
+        self.store = RemoteFiles(self.target, options)
+        self.files = RemoteFiles(self.target + SUFFIX, options)
 
     def has_old(self) -> bool:
         """Whether there is anything at the address that a former run had not begun to delete."""
@@ -146,10 +162,10 @@ class RemoteWorkplace:
     def has_data(self, manifest: dict[str, Any]) -> bool:
         """Whether it is there, and not that of another run."""
         try:
-            attributes = json.loads(self.store.read("zarr.json"))["attributes"]
-        except (FileNotFoundError, ValueError, KeyError):
-            return False
-        return attributes.get(FINGERPRINT) == manifest["fingerprint"] and not attributes.get(COMPLETE, True)
+            attributes = json.loads(self.store.read(ROOT))["attributes"]
+            return attributes[FINGERPRINT] == manifest["fingerprint"] and not attributes[COMPLETE]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return True  # the manifest says that it was there: what is lost is written again
 
     def exclusive(self) -> AbstractContextManager[str]:
         """Keep others from writing; gives the identity of this write."""
@@ -165,31 +181,42 @@ class RemoteWorkplace:
         self.files.put(_REPLACING, b"")
         self.store.remove()
 
-    def publish(self, manifest: dict[str, Any]) -> None:  # noqa: ARG002
+    def publish(self, manifest: dict[str, Any], digests: Mapping[str, str], root: dict[str, Any]) -> None:  # noqa: ARG002
         """Mark the store as complete."""
-        _complete(self.store)
+        _seal(self.store, digests, root)
         _empty(self.files)
 
 
-def workplace(target: str | os.PathLike[str]) -> Workplace:
-    """Workplace of a store, by its path or URL."""
+def workplace(target: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Workplace:
+    """Workplace of a store, by its path or URL; ``options`` are what fsspec needs to reach it."""
     address = address_of(target)
-    return RemoteWorkplace(address) if is_url(address) else LocalWorkplace(address)
+    return RemoteWorkplace(address, dict(options or {})) if is_url(address) else LocalWorkplace(address)
 
 
 def read_manifest(place: Workplace) -> dict[str, Any] | None:
     """Return the manifest of an unfinished store, or None if there is nothing to go on with."""
     try:
-        manifest = json.loads(place.files.read(MANIFEST))
+        content = place.files.read(MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
-        raise StoreError(f"{place.files.address}/{MANIFEST} is damaged; begin anew with overwrite=True") from error
+    manifest = parse_manifest(content, f"{place.files.address}/{MANIFEST}")
     return manifest if place.has_data(manifest) else None
 
 
 def read_root(place: Workplace) -> dict[str, Any]:
-    """Return the root metadata of a store, having checked that it is whole; empty for Zarr 2.
+    """Return the root metadata of a store, having checked that it is whole; see :func:`read_finished`."""
+    return read_finished(place)[0]
+
+
+def read_finished(place: Workplace) -> tuple[dict[str, Any], Table | None]:
+    """Return the root metadata and the table of a finished store.
+
+    Returns
+    -------
+    dict
+        Empty for Zarr 2.
+    Table or None
+        None for stores of others, and of releases that wrote no table.
 
     Raises
     ------
@@ -198,22 +225,44 @@ def read_root(place: Workplace) -> dict[str, Any]:
     """
     target = place.target
     try:
-        root = json.loads(place.store.read("zarr.json"))
+        content = place.store.read(ROOT)
     except (FileNotFoundError, NotADirectoryError):
         if place.store.is_file(".zgroup"):
-            return {}
+            return {}, None
         _refuse_unfinished(place)
         if place.store.exists():
             raise StoreError(f"{target} is no Zarr store: it holds neither zarr.json nor .zgroup") from None
+        if place.has_old():
+            raise StoreError(f"{target} is a link that leads nowhere: remove it, or mend it") from None
         raise StoreError(f"there is no store at {target}") from None
-    except ValueError as error:
-        raise StoreError(f"{target}/zarr.json is damaged: {error}") from error
-    if not isinstance(root, dict) or root.get("node_type") != "group":
+    except OSError as error:
+        raise StoreError(f"{target} cannot be read: {explain(error, target) or error}") from error
+    try:
+        root = json.loads(content)
+        attributes = root.get("attributes", {}) if isinstance(root, dict) else None
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{target}/{ROOT} is damaged: {error}; copy the store anew from where it is whole") from error
+    if not isinstance(attributes, dict) or root.get("node_type") != "group":
         raise StoreError(f"{target} is no Zarr group of variables")
-    if not root.get("attributes", {}).get(COMPLETE, True):
+    if not attributes.get(COMPLETE, True):
         _refuse_unfinished(place)
         raise StoreError(incomplete(target))
-    return root
+    try:
+        return root, find_table(place.store, root, content)
+    except OSError as error:
+        raise StoreError(f"{target} cannot be read: {explain(error, target) or error}") from error
+
+
+def refuse_damaged(place: Workplace, table: Table | None) -> str:
+    """Read all files of a store, refuse it if any is damaged, and return the digest of its table."""
+    if table is None:
+        raise StoreError(
+            f"{place.target} holds no digests to compare its files with: others wrote it, or a former release did"
+        )
+    faults = find_damage(place.store, table)
+    if faults:
+        raise StoreError(damage(place.target, faults, table.files))
+    return table.digest
 
 
 def incomplete(target: str) -> str:
@@ -226,6 +275,7 @@ def refuse_strangers(place: Workplace) -> None:
     folder = place.files.address
     if place.files.is_file():
         raise StoreError(f"{folder} is in the way: the store grows in a folder of this name; move it away")
+    refuse_planted(place.files)
     strangers = [name for name in place.files.names() if not _OURS.fullmatch(name)]
     if strangers:
         raise StoreError(
@@ -262,35 +312,25 @@ def _empty(files: Files, *kept: str) -> None:
             files.remove(name)
 
 
-def _remove_torn(data: Path) -> None:
-    """Remove what writers that were killed had not finished: readers never see it, but it would stay for ever."""
-    for path in data.rglob("*.partial"):
-        if _TORN.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-
-
-def _complete(files: Files) -> None:
-    """Put the metadata of a store in one place, and then, in one step, mark it as complete."""
-    import zarr
-
-    with quiet_zarr():
-        zarr.consolidate_metadata(files.address)
-    root = json.loads(files.read("zarr.json"))
+def _seal(files: Files, digests: Mapping[str, str], root: dict[str, Any]) -> None:
+    """Put the table into a store that holds all that was written, and then, in one step, mark it as complete."""
+    there = set(files.walk())
+    lost = sorted(digests.keys() - there)
+    if lost:
+        raise StoreError(
+            f"{len(lost)} files that were written are gone from {files.address}, such as {lost[0]}; "
+            "write again with resume=True"
+        )
+    # what writers that were killed had not finished, and what is not of this store
+    for name in there - digests.keys() - {ROOT}:
+        files.remove(name)
     root["attributes"][COMPLETE] = True
-    files.put("zarr.json", json.dumps(root).encode())
-
-
-@contextmanager
-def quiet_zarr() -> Iterator[None]:
-    """Silence the notes that consolidated metadata and text coordinates are not in the Zarr 3 text yet.
-
-    Readers that do not know them ignore the first, which web servers need; the second is how xarray
-    writes class names.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
-        yield
+    content = json.dumps(root).encode()
+    table = write_table({**digests, ROOT: sha256(content)})
+    if len(table) > MOST_BYTES:
+        raise StoreError(f"{files.address} has too many files ({len(digests)}): write it with shards=True")
+    files.put(root["attributes"][ATTRIBUTE], table)
+    files.put(ROOT, content)
 
 
 def refuse_existing(place: Workplace) -> None:

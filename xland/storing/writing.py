@@ -6,6 +6,7 @@ Below :mod:`xland.store`; nothing here is called by users.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ import xarray as xr
 from dask.highlevelgraph import HighLevelGraph
 
 from xland.atomic import explain
-from xland.errors import StoreError, WorkerError
+from xland.errors import StoreError, StoreWarning, WorkerError
 from xland.storing.blocks import BlockWriter, active_name, group_variables
-from xland.storing.journal import journal_of
+from xland.storing.journal import find_whole, journal_of
 from xland.storing.progress import progress_bar
 from xland.storing.running import run
 from xland.storing.segments import Key, begin_with_kept, compute_only, cut_segments, find_rollouts, keepers_of
+from xland.storing.storage import files_at
 from xland.storing.workplace import Workplace
 
 
@@ -48,7 +50,15 @@ def write_blocks(ds: xr.Dataset, place: Workplace, manifest: dict[str, Any], ide
         If workers died again and again.
     """
     work = _plan(ds, place, manifest, identity)
-    finished = journal_of(place.files).finished()
+    noted = journal_of(place.files).notes()
+    finished = find_whole(noted, files_at(place.data(manifest)))
+    if len(finished) < len(noted):
+        warnings.warn(
+            f"{len(noted) - len(finished)} of {len(noted)} finished blocks of {place.target} were lost or damaged "
+            "since, and are written again: look after the disk",
+            StoreWarning,
+            stacklevel=3,
+        )
     unfinished = {key for key, name in work.names.items() if name not in finished}
     if not unfinished:
         return

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from dask.base import tokenize
 from numpy.typing import NDArray
 
 from xland import datasets
@@ -21,6 +20,7 @@ from xland.errors import ConfigurationError, PriorError, TimeError, VocabularyEr
 from xland.files import open_coarse, open_map
 from xland.forcing import Forcing, check_values, read_forcing
 from xland.grid import Grid, expand
+from xland.identity import identity_of, source_file
 from xland.inputs import Channel, InputSpec
 from xland.models.coverage import Coverage
 from xland.training.alignment import compute, compute_codes, find_covered, find_land, lay_maps, lay_static, pair_years
@@ -232,8 +232,8 @@ def _describe(data: xr.Dataset | xr.DataArray) -> dict[str, Any]:
     origin = {key: str(data.attrs[key]) for key in kept if key in data.attrs}
     if _SHIPPED in data.encoding:
         return {"name": data.encoding[_SHIPPED], **origin}
-    file = Path(str(data.encoding.get("source", "")))
-    if file.is_file():
+    file = source_file(data)
+    if file is not None:
         with file.open("rb") as content:
             return {"name": file.name, **origin, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
-    return {"name": "in memory", **origin, "token": tokenize(data)}
+    return {"name": "in memory", **origin, "token": identity_of(data)}

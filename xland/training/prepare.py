@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from dask.base import tokenize
 
 from xland.addresses import local_path
 from xland.atomic import explain
@@ -27,10 +26,14 @@ from xland.batches.masking import MASKED
 from xland.batches.stored import CONTENTS, FORMAT, StoredArrays, open_training_store
 from xland.errors import ConfigurationError, StoreError
 from xland.grid import count_classes
+from xland.identity import identity_of
 from xland.inputs import InputSpec
-from xland.storing.journal import journal_of
-from xland.storing.manifest import FINGERPRINT, MANIFEST, check_same
+from xland.storing.checksums import ROOT
+from xland.storing.journal import collect, find_whole, journal_of
+from xland.storing.manifest import FINGERPRINT, MANIFEST, check_same, write_manifest
+from xland.storing.manifest import FORMAT as MANIFEST_FORMAT
 from xland.storing.progress import progress_bar
+from xland.storing.skeleton import digests_of, lay
 from xland.storing.storage import LocalFiles
 from xland.storing.workplace import (
     LocalWorkplace,
@@ -42,7 +45,7 @@ from xland.storing.workplace import (
 )
 from xland.training.configuration import Configuration, read_configuration
 from xland.training.material import open_data
-from xland.training.skeleton import create_arrays
+from xland.training.skeleton import empty_arrays
 from xland.training.sources import Sources, check_sources
 from xland.training.survey import count_steps, survey
 
@@ -116,19 +119,19 @@ def prepare(
     if len(data) < len(given):
         path = forcing if isinstance(forcing, str | Path) else None
         data = {**open_data(configuration, path, skip=tuple(data)), **data}
-    refuse_strangers(place)
-    if overwrite or resume:
-        refuse_foreign(place)
-    else:
-        refuse_existing(place)
-    sources = check_sources(configuration, **data, prior=prior)
-    work = _describe_work(sources, tile)
     try:
+        _refuse(place, overwrite=overwrite, resume=resume)
+        sources = check_sources(configuration, **data, prior=prior)
+        work = _describe_work(sources, tile)
         with place.exclusive() as run:
+            _refuse(place, overwrite=overwrite, resume=resume)
             manifest = _begin(sources, tile, work, place, overwrite=overwrite, resume=resume, progress=progress)
             if manifest is not None:
+                skeleton = _skeleton(sources, tile, manifest)
+                lay(LocalFiles(place.data(manifest)), skeleton)
+                place.files.put(MANIFEST, write_manifest(manifest))
                 _write(sources, tile, manifest, place, run, progress=progress)
-                _finish(sources, tile, manifest, place)
+                _finish(sources, tile, manifest, place, skeleton)
     except OSError as error:
         if reason := explain(error, place.target):
             raise StoreError(reason) from error
@@ -172,7 +175,7 @@ def _describe_work(sources: Sources, tile: int) -> dict[str, Any]:
             "pairs": sources.pairs,
         },
         "sources": sources.description,
-        "prior": {"token": tokenize(sources.prior)},
+        "prior": {"token": None if sources.prior is None else identity_of(sources.prior)},
     }
     plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
     return plain
@@ -189,8 +192,6 @@ def _begin(
     progress: bool,
 ) -> dict[str, Any] | None:
     """Return the manifest to work by, having set up what is missing; None when nothing is left to do."""
-    if not (overwrite or resume):
-        refuse_existing(place)
     manifest = read_manifest(place) if resume else None
     if manifest is not None:
         check_same(work, manifest["work"], place.target)
@@ -204,8 +205,8 @@ def _begin(
     place.clear()
     with progress_bar(count_steps(sources, tile), 0, ["measuring the sources"], shown=progress) as done:
         found = survey(sources, tile, done)
-    manifest = {
-        "format": FORMAT,
+    return {
+        "format": MANIFEST_FORMAT,
         "data": f"data-{uuid.uuid4().hex}.zarr",
         "replaces": overwrite,
         "fingerprint": fingerprint,
@@ -213,12 +214,20 @@ def _begin(
         "survey": found,
         "groups": {"parts": [_parts(sources, tile, found)]},
     }
-    create_arrays(
-        Path(place.data(manifest)), sources, _map_years(sources, found), found["prior"] == "own", tile, fingerprint
-    )
-    # written last: from here on there is something to resume
-    place.files.put(MANIFEST, json.dumps(manifest).encode())
-    return manifest
+
+
+def _refuse(place: LocalWorkplace, *, overwrite: bool, resume: bool) -> None:
+    refuse_strangers(place)
+    if overwrite or resume:
+        refuse_foreign(place)
+    else:
+        refuse_existing(place)
+
+
+def _skeleton(sources: Sources, tile: int, manifest: dict[str, Any]) -> dict[str, bytes]:
+    found = manifest["survey"]
+    own = found["prior"] == "own"
+    return empty_arrays(sources, _map_years(sources, found), own, tile, manifest["fingerprint"])
 
 
 def _parts(sources: Sources, tile: int, found: dict[str, Any]) -> list[str]:
@@ -241,14 +250,13 @@ def _write(
 ) -> None:
     parts = manifest["groups"]["parts"][0]
     journal = journal_of(place.files)
-    finished = journal.finished()
+    finished = find_whole(journal.notes(), LocalFiles(place.data(manifest)))
     writer = _Writer(sources, tile, manifest, Path(place.data(manifest)))
     notes = ["writing the store"]
     with progress_bar(len(parts), len(finished), notes, shown=progress) as done:
         for part in parts:
             if part not in finished:
-                writer.write(part)
-                journal.note(part, run)
+                journal.note(part, run, writer.write(part))
                 done()
 
 
@@ -258,9 +266,12 @@ class _Writer:
     def __init__(self, sources: Sources, tile: int, manifest: dict[str, Any], data: Path) -> None:
         import zarr
 
+        from xland.storing.checked import RecordingStore, zarr_store
+
         self.sources = sources
         self.tile = tile
-        self.group = zarr.open_group(data, mode="r+", use_consolidated=False)
+        self.recorder = RecordingStore(zarr_store(str(data)))
+        self.group = zarr.open_group(self.recorder, mode="r+", use_consolidated=False)
         self.inputs = normalised(sources.inputs, manifest["survey"])
         self.years = {
             "maps": _map_years(sources, manifest["survey"]),
@@ -268,14 +279,15 @@ class _Writer:
             "prior": sources.prior_years,
         }
 
-    def write(self, part: str) -> None:
-        """Write a part by its name."""
+    def write(self, part: str) -> dict[str, str]:
+        """Write a part by its name; return the digests of its files."""
         import zarr
 
         name, *numbers = part.split(".")
         # every chunk is there, so that one that is missing can be told from one that holds nothing but 0
         with zarr.config.set({"array.write_empty_chunks": True}):
             self._write(name, numbers)
+        return self.recorder.take()
 
     def _write(self, name: str, numbers: list[str]) -> None:
         if name == "static":
@@ -317,7 +329,9 @@ def normalised(inputs: InputSpec, found: dict[str, Any]) -> InputSpec:
     return inputs.normalised({name: tuple(values) for name, values in found["statistics"].items()})
 
 
-def _finish(sources: Sources, tile: int, manifest: dict[str, Any], place: LocalWorkplace) -> None:
+def _finish(
+    sources: Sources, tile: int, manifest: dict[str, Any], place: LocalWorkplace, skeleton: dict[str, bytes]
+) -> None:
     """Put the table of contents into the store, and give the store its name."""
     data, found = Path(place.data(manifest)), manifest["survey"]
     arrays = {name: open_chunks(data / name) for name in _arrays(data)}
@@ -342,11 +356,12 @@ def _finish(sources: Sources, tile: int, manifest: dict[str, Any], place: LocalW
         "shapes": {name: list(array.shape) for name, array in arrays.items()},
         "hashes": {name: hash_array(array) for name, array in arrays.items()},
     }
-    files = LocalFiles(str(data))
-    root = json.loads(files.read("zarr.json"))
+    digests = digests_of(skeleton)
+    for each in collect(journal_of(place.files).notes(), LocalFiles(str(data))).values():
+        digests |= each
+    root = json.loads(skeleton[ROOT])
     root["attributes"][CONTENTS] = contents
-    files.put("zarr.json", json.dumps(root).encode())
-    place.publish(manifest)
+    place.publish(manifest, digests, root)
 
 
 def _arrays(data: Path) -> Iterator[str]:

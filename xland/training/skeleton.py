@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -11,8 +10,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import DTypeLike
 
-from xland.storing.manifest import COMPLETE, FINGERPRINT
-from xland.storing.workplace import quiet_zarr
+from xland.storing.manifest import FINGERPRINT
+from xland.storing.skeleton import make_skeleton
 from xland.training.sources import Sources
 from xland.vocabulary import flag_attributes
 
@@ -27,14 +26,13 @@ _LONGITUDE = {"standard_name": "longitude", "units": "degrees_east"}
 _YEAR = {"long_name": "calendar year"}
 
 
-def create_arrays(
-    path: Path, sources: Sources, map_years: Sequence[int], own_prior: bool, tile: int, fingerprint: str
-) -> None:
-    """Create the group with its coordinates and empty arrays.
+def empty_arrays(
+    sources: Sources, map_years: Sequence[int], own_prior: bool, tile: int, fingerprint: str
+) -> dict[str, bytes]:
+    """Return the files of the group with its coordinates and empty arrays, by their names.
 
     Parameters
     ----------
-    path : Path
     sources : Sources
     map_years : sequence of int
         Years of the array ``maps``.
@@ -63,12 +61,9 @@ def create_arrays(
     attributes = {
         "title": f"Training store of {sources.configuration.name}",
         "Conventions": "CF-1.11",
-        COMPLETE: False,
         FINGERPRINT: fingerprint,
     }
-    template = xr.Dataset(layout.variables, layout.coordinates, attributes)
-    with quiet_zarr():
-        template.to_zarr(path, mode="w", compute=False, consolidated=False, zarr_format=3, encoding=layout.encoding)
+    return make_skeleton(xr.Dataset(layout.variables, layout.coordinates, attributes), layout.encoding)
 
 
 class _Layout:
@@ -87,12 +82,12 @@ class _Layout:
             "class": ("class", np.array(inputs.classes)),
         }
         self.variables: dict[str, Any] = {}
-        self.encoding: dict[str, Any] = {name: {"_FillValue": None} for name in self.coordinates}
+        self.encoding: dict[str, Any] = {}
         self._cells = {"lat": tile, "lon": tile, "coarse_lat": COARSE_CELLS, "coarse_lon": COARSE_CELLS}
 
     def add(self, name: str, dims: tuple[str, ...], dtype: DTypeLike, attributes: dict[str, Any]) -> None:
         """Add an array without values."""
-        from zarr.codecs import BloscCodec, ZstdCodec
+        from zarr.codecs import ZstdCodec
 
         shape = tuple(len(self.coordinates[dim][1]) for dim in dims)
         # class counts of a map are read as a whole
@@ -102,8 +97,7 @@ class _Layout:
             for dim, length in zip(dims, shape, strict=True)
         )
         floats = np.dtype(dtype).kind == "f"
-        # the checksum finds damage when a map is read; blosc knows none
-        codec = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle") if floats else ZstdCodec(level=5, checksum=True)
+        codec = ZstdCodec(level=3 if floats else 5, checksum=True)  # the checksum finds damage when a chunk is read
         self.encoding[name] = {"chunks": chunks, "compressors": (codec,), "_FillValue": None}
         if name != "class_counts":
             self.encoding[name]["shards"] = self._shards(dims, shape, chunks)

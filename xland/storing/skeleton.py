@@ -1,0 +1,123 @@
+"""A store before its blocks are written: metadata, coordinates and what else is small, as bytes.
+
+Below :mod:`xland.store`; nothing here is called by users. The same work gives the same bytes each time, so that
+what was damaged while a store grew is put back when it is resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xland.errors import StoreError
+from xland.storing.checksums import ATTRIBUTE, ROOT, sha256, table_name
+from xland.storing.manifest import COMPLETE
+from xland.storing.storage import Files
+
+_PLAIN = (str, int, float, bool, list, tuple, np.generic, np.ndarray, type(None))
+
+
+def make_skeleton(template: xr.Dataset, encoding: Mapping[str, Mapping[str, Any]]) -> dict[str, bytes]:
+    """Return the files of a store whose large arrays are empty.
+
+    Parameters
+    ----------
+    template : Dataset
+        With dask arrays of any values for the variables that are written block by block.
+    encoding : mapping
+        Zarr encoding of these, and of others where it matters.
+
+    Returns
+    -------
+    dict
+        Content of each file by its name; the root metadata say that the store is not complete.
+
+    Raises
+    ------
+    StoreError
+        If a variable or attribute is of a kind that Zarr cannot hold.
+    """
+    import zarr
+    from zarr.codecs import ZstdCodec
+    from zarr.storage import MemoryStore
+
+    _check_kinds(template)
+    checked = {"compressors": (ZstdCodec(level=5, checksum=True),)}
+    full = {
+        str(name): {
+            **checked,
+            **({"_FillValue": None} if name in template.coords else {}),
+            **encoding.get(str(name), {}),
+        }
+        for name in template.variables
+    }
+    held: dict[str, Any] = {}
+    template = template.assign_attrs({COMPLETE: False})
+    try:
+        with _quiet_zarr():
+            template.to_zarr(
+                MemoryStore(held), mode="w", compute=False, consolidated=False, zarr_format=3, encoding=full
+            )
+            zarr.consolidate_metadata(MemoryStore(held))
+    except (TypeError, ValueError, NotImplementedError, OverflowError) as error:
+        raise StoreError(f"this Dataset cannot be stored as Zarr: {error}") from error
+    files: dict[str, bytes] = {name: content.to_bytes() for name, content in held.items()}
+    root = json.loads(files[ROOT])
+    root["attributes"][ATTRIBUTE] = table_name(root)
+    files[ROOT] = json.dumps(root).encode()
+    return files
+
+
+def lay(files: Files, skeleton: Mapping[str, bytes]) -> None:
+    """Write the files of a skeleton that are not there as they should be, the root metadata last."""
+    for name, content in sorted(skeleton.items(), key=lambda item: item[0] == ROOT):
+        try:
+            same = files.read(name) == content
+        except OSError:
+            same = False
+        if not same:
+            files.fill(name, content)
+
+
+def digests_of(skeleton: Mapping[str, bytes]) -> dict[str, str]:
+    """SHA-256 of each file of a skeleton but the root metadata, which say at the end that the store is complete."""
+    return {name: sha256(content) for name, content in skeleton.items() if name != ROOT}
+
+
+def _check_kinds(ds: xr.Dataset) -> None:
+    for owner, attributes in [("the Dataset", ds.attrs), *((str(n), v.attrs) for n, v in ds.variables.items())]:
+        for key, value in attributes.items():
+            if (
+                not isinstance(key, str)
+                or not isinstance(value, _PLAIN)
+                or np.asarray(value).dtype.kind not in "USbiuf"
+            ):
+                raise StoreError(
+                    f"the attribute {key!r} of {owner} is of the type {type(value).__name__}, which a store cannot "
+                    "hold: make it text or numbers, or delete it"
+                )
+    for name, variable in ds.variables.items():
+        if variable.dtype.kind in "mM" and name in ds.coords and bool(variable.isnull().any()):
+            raise StoreError(f"{name} has dates that are missing (NaT): give each map its date, or drop these maps")
+    several = [str(name) for name, index in ds.xindexes.items() if isinstance(index, xr.indexes.PandasMultiIndex)]
+    if several:
+        raise StoreError(f"{', '.join(several)} form an index of several levels: call reset_index or unstack first")
+
+
+@contextmanager
+def _quiet_zarr() -> Iterator[None]:
+    """Silence the notes that consolidated metadata and text coordinates are not in the Zarr 3 text yet.
+
+    Readers that do not know them ignore the first, which web servers need; the second is how xarray
+    writes class names.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
+        yield
