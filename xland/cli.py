@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "xland", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_demo, _check, _downscale, _evaluate, _publish, _prepare, _train, _calibrate, _join, _models):
+    for add in (_demo, _check, _downscale, _evaluate, _publish, _verify, _prepare, _train, _calibrate, _join, _models):
         add(commands)
     return parser
 
@@ -281,6 +281,22 @@ def _publish(commands: Any) -> None:
     parser.add_argument("--catalog", default="catalog.yaml", help="YAML file (%(default)s)")
     parser.add_argument("--name", required=True, help="name of the entry")
     parser.add_argument("--description", help="one sentence for readers; else the title of the store")
+
+
+def _verify(commands: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from xland.store import verify
+
+        print(f"{options.store} is whole; sha256 {verify(options.store)}")
+
+    parser = _command(
+        commands,
+        "verify",
+        run,
+        "read every file of a store and name what is damaged",
+        "Maps and training stores hold the SHA-256 of each of their files. Ends with status 1 if any is damaged.",
+    )
+    parser.add_argument("store", help="Zarr store that xland wrote, in a folder or behind a URL")
 
 
 def _prepare(commands: Any) -> None:

@@ -28,6 +28,7 @@ from xland.errors import StoreError
 from xland.storing.blocks import align, group_variables
 from xland.storing.checksums import ATTRIBUTE, ROOT, Table
 from xland.storing.journal import collect, journal_of
+from xland.storing.kinds import check_kinds
 from xland.storing.manifest import (
     COMPLETE,
     FINGERPRINT,
@@ -127,6 +128,7 @@ def write(
     place = workplace(path)
     try:
         _refuse(place, overwrite=overwrite, resume=resume)
+        check_kinds(ds)
         ds, encoding = align(drop_encoding(ds), chunks, shards)
         description = describe_work(ds, encoding)
         skeleton = _skeleton(ds, encoding, tokenize(description))

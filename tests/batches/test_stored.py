@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import multiprocessing
 import pickle
 import shutil
@@ -13,10 +12,11 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.storing.damage import change_root, flip
 from tests.worlds import FACTOR, FINE, tiny_configuration, tiny_inputs, tiny_world
 from xland.batches.chunks import ChunkCache, ChunkedArray, hash_array, open_chunks
 from xland.batches.source import Place
-from xland.batches.stored import CONTENTS, open_training_store
+from xland.batches.stored import CONTENTS, StoredArrays, open_training_store
 from xland.errors import StoreError
 from xland.training.material import gather
 from xland.training.prepare import prepare
@@ -158,14 +158,8 @@ def test_a_store_that_is_no_training_store_is_refused(tmp_path):
     zarr.open_group(tmp_path / "other.zarr", mode="w")
     with pytest.raises(StoreError, match=r"other\.zarr is no training store: make one with `xland prepare`"):
         open_training_store(tmp_path / "other.zarr")
-    with pytest.raises(StoreError, match="read from a folder"):
+    with pytest.raises(StoreError, match="has to be on this machine"):
         open_training_store("s3://bucket/store.zarr")
-
-
-def rewrite(store, change):
-    root = json.loads((store / "zarr.json").read_text())
-    change(root["attributes"])
-    (store / "zarr.json").write_text(json.dumps(root))
 
 
 @pytest.mark.parametrize(
@@ -179,29 +173,46 @@ def rewrite(store, change):
     ],
 )
 def test_a_store_of_another_kind_is_refused_by_name(copied, change, message):
-    rewrite(copied, change)
+    change_root(copied, change)
     with pytest.raises(StoreError, match=message):
         open_training_store(copied)
 
 
 def test_a_map_that_was_damaged_is_found_when_it_is_read(copied):
     file = copied / "maps" / "c" / "1" / "1" / "0"
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    file.write_bytes(content)
+    content = file.read_bytes()
+    flip(file, len(content) // 2)
     source = open_training_store(copied)
-    with pytest.raises(StoreError, match=r"maps: chunk 1\.1\.\d cannot be read .*the store is damaged"):
+    with pytest.raises(StoreError, match=r"is damaged: maps/c/1/1/0 was altered"):
         source.read([Place(0, slice(40, 80), slice(0, COLUMNS))])
     file.write_bytes(content[:50])
-    with pytest.raises(StoreError, match=r"maps: chunk 1\.1\.0 cannot be read .*fewer than its index"):
+    with pytest.raises(StoreError, match=r"is damaged: maps/c/1/1/0 was altered"):
+        pickle.loads(pickle.dumps(open_training_store(copied))).read([Place(0, slice(40, 80), slice(0, 40))])
+    shutil.copyfile(copied / "maps" / "c" / "1" / "0" / "0", file)
+    with pytest.raises(StoreError, match=r"is damaged: maps/c/1/1/0 was altered"):
         open_training_store(copied).read([Place(0, slice(40, 80), slice(0, 40))])
 
 
+def test_damage_to_a_store_without_digests_is_found_by_the_chunks_own_checksums(copied):
+    contents = open_training_store(copied).contents
+    file = copied / "maps" / "c" / "1" / "1" / "0"
+    content = file.read_bytes()
+    flip(file, len(content) // 2)
+    with pytest.raises(StoreError, match=r"maps: chunk 1\.1\.\d cannot be read .*the store is damaged"):
+        StoredArrays(str(copied), contents).read([Place(0, slice(40, 80), slice(0, COLUMNS))])
+    file.write_bytes(content[:50])
+    with pytest.raises(StoreError, match=r"maps: chunk 1\.1\.0 cannot be read .*fewer than its index"):
+        StoredArrays(str(copied), contents).read([Place(0, slice(40, 80), slice(0, 40))])
+
+
 def test_an_array_that_was_altered_is_found_when_the_store_is_verified(copied):
-    open_training_store(copied, verify=True)
+    contents = open_training_store(copied, verify=True).contents
+    StoredArrays(str(copied), contents).verify()
     zarr.open_array(copied / "static", mode="r+")[0, 100, 100] += 1
-    with pytest.raises(StoreError, match="is damaged: static no longer have the content"):
+    with pytest.raises(StoreError, match=r"damaged in 1 of \d+ files: static/c/0/\d+/\d+ was altered"):
         open_training_store(copied, verify=True)
+    with pytest.raises(StoreError, match="is damaged: static no longer have the content"):
+        StoredArrays(str(copied), contents).verify()
 
 
 def test_an_array_that_is_missing_is_named(copied):

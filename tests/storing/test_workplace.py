@@ -168,7 +168,7 @@ def test_what_is_no_store_behind_a_url_is_left_alone(url):
         open_store(f"{url}-none")
     with pytest.raises(StoreError, match="no Zarr store"):
         open_store(url)
-    with pytest.raises(StoreError, match="only be written to this machine"):
+    with pytest.raises(StoreError, match="has to be on this machine"):
         write_netcdf(maps(), f"{url}.nc")
 
 

@@ -75,7 +75,7 @@ class Fuse(module._Writer):
         if type(self).left == 0:
             raise self.error
         type(self).left -= 1
-        super().write(part)
+        return super().write(part)
 
 
 def test_the_material_is_that_of_a_training_in_memory(whole):
@@ -214,9 +214,7 @@ def test_a_killed_run_resumes_to_the_identical_store(tmp_path, whole):
     assert content(path) == content(whole)
 
 
-@pytest.mark.parametrize(
-    ("place", "name"), [(module, "hash_array"), (workplace, "_complete"), (Path, "rename")], ids=str
-)
+@pytest.mark.parametrize(("place", "name"), [(module, "hash_array"), (workplace, "_seal"), (Path, "rename")], ids=str)
 def test_a_run_that_stops_at_the_very_end_resumes_to_the_identical_store(tmp_path, monkeypatch, whole, place, name):
     def stop(*arguments):
         raise StopError

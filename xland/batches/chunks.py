@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xland.errors import StoreError
+from xland.storing.checksums import ROOT, Table
 
 Index = tuple[int, ...]
 
@@ -44,6 +45,8 @@ class ChunkedArray:
     dtype : dtype
     codec : str
         ``zstd`` or ``blosc``.
+    table : Table, optional
+        Of the store, with which each file is compared when a chunk of it is read first.
     """
 
     folder: Path
@@ -52,6 +55,8 @@ class ChunkedArray:
     shards: Index | None
     dtype: np.dtype[Any]
     codec: str
+    table: Table | None = None
+    _compared: set[Index] = field(default_factory=set, repr=False, compare=False)
     _indices: dict[Index, NDArray[np.uint64]] = field(default_factory=dict, repr=False, compare=False)
 
     def read(self, index: Index) -> NDArray[Any]:
@@ -65,6 +70,8 @@ class ChunkedArray:
         try:
             decoded = _decoder(self.codec)(self._bytes(index))
             return np.frombuffer(decoded, self.dtype).reshape(self.chunks)
+        except StoreError:
+            raise
         except (OSError, ValueError, RuntimeError) as error:
             raise StoreError(
                 f"{self.folder}: chunk {'.'.join(map(str, index))} cannot be read ({error}): the store is damaged; "
@@ -74,10 +81,12 @@ class ChunkedArray:
     def _bytes(self, index: Index) -> bytes:
         """Return the encoded chunk; stores hold all of them, whatever their values."""
         if self.shards is None:
+            self._compare(index)
             return self._file(index).read_bytes()
         per_shard = tuple(shard // chunk for shard, chunk in zip(self.shards, self.chunks, strict=True))
         shard = tuple(at // count for at, count in zip(index, per_shard, strict=True))
         inner = tuple(at % count for at, count in zip(index, per_shard, strict=True))
+        self._compare(shard)
         if shard not in self._indices:
             self._indices[shard] = self._read_index(shard, per_shard)
         offset, length = map(int, self._indices[shard][inner])
@@ -99,11 +108,22 @@ class ChunkedArray:
             raise OSError(f"{self._file(shard)} has {end} bytes, fewer than its index")
         return np.frombuffer(content, "<u8").reshape(*per_shard, 2)
 
+    def _compare(self, index: Index) -> None:
+        """Compare a file with the table, once."""
+        if self.table is None or index in self._compared:
+            return
+        file = self._file(index)
+        name = f"{self.folder.name}/{file.relative_to(self.folder).as_posix()}"
+        if name not in self.table.files:
+            raise OSError("it was not written")
+        self.table.check(name, file.read_bytes() if file.is_file() else None)
+        self._compared.add(index)
+
     def _file(self, index: Index) -> Path:
         return self.folder / "c" / "/".join(map(str, index))
 
 
-def open_chunks(folder: Path) -> ChunkedArray:
+def open_chunks(folder: Path, table: Table | None = None) -> ChunkedArray:
     """Open an array of a Zarr 3 store for reading by chunks.
 
     Raises
@@ -112,7 +132,10 @@ def open_chunks(folder: Path) -> ChunkedArray:
         If there is no such array, or it is laid out or compressed in another way than xland does.
     """
     try:
-        metadata = json.loads((folder / "zarr.json").read_bytes())
+        content = (folder / ROOT).read_bytes()
+        if table is not None:
+            table.check(f"{folder.name}/{ROOT}", content)
+        metadata = json.loads(content)
         outer = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
         codecs, chunks, shards = metadata["codecs"], outer, None
         if codecs[0]["name"] == "sharding_indexed":
@@ -124,7 +147,9 @@ def open_chunks(folder: Path) -> ChunkedArray:
         _expect(codecs[0].get("configuration", {}).get("endian", "little") == "little", "little-endian numbers")
         _expect(metadata["chunk_key_encoding"] == _KEYS, "keys of the default encoding")
         dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
-        return ChunkedArray(folder, tuple(metadata["shape"]), chunks, shards, dtype, codecs[1]["name"])
+        return ChunkedArray(folder, tuple(metadata["shape"]), chunks, shards, dtype, codecs[1]["name"], table)
+    except StoreError:
+        raise
     except FileNotFoundError:
         raise StoreError(f"{folder.parent} lacks the array {folder.name}: it is damaged or no training store") from None
     except (KeyError, TypeError, ValueError, IndexError) as error:

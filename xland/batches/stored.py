@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,8 @@ from xland.batches.source import Place
 from xland.errors import StoreError
 from xland.grid import Grid
 from xland.inputs import InputSpec
-from xland.storing.workplace import read_root, workplace
+from xland.storing.checksums import Table
+from xland.storing.workplace import read_finished, refuse_damaged, workplace
 
 CONTENTS = "xland_training_store"
 """Attribute of the group that holds the table of contents."""
@@ -60,7 +61,8 @@ def open_training_store(
         a URL.
     """
     folder = str(local_path(path, what="a training store"))
-    contents = read_root(workplace(folder)).get("attributes", {}).get(CONTENTS)
+    root, table = read_finished(workplace(folder))
+    contents = root.get("attributes", {}).get(CONTENTS)
     if not isinstance(contents, dict):
         raise StoreError(f"{folder} is no training store: make one with `xland prepare`")
     if contents.get("format") != FORMAT:
@@ -69,7 +71,7 @@ def open_training_store(
             "prepare it anew, or use the release that wrote it"
         )
     try:
-        source = StoredArrays(folder, contents, cache)
+        source = StoredArrays(folder, contents, cache, None if table is None else table.digest)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, StoreError):
             raise
@@ -93,9 +95,13 @@ class StoredArrays:
         Its table of contents.
     cache : int
         Bytes of decoded chunks that are kept.
+    digest : str, optional
+        That of the store (:func:`xland.store.store_digest`); its files are compared when they are read first.
     """
 
-    def __init__(self, path: str, contents: Mapping[str, Any], cache: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, path: str, contents: Mapping[str, Any], cache: int = CACHE_BYTES, digest: str | None = None
+    ) -> None:
         self.path = path
         self.contents = contents
         self.inputs = InputSpec.from_dict(contents["inputs"])
@@ -105,6 +111,7 @@ class StoredArrays:
         self.years = tuple(mapped for _, mapped in self.pairs)
         self.hashes: dict[str, str] = dict(contents["hashes"])
         self.cache = cache
+        self.digest = digest
         self._positions = {name: {int(y): at for at, y in enumerate(ys)} for name, ys in contents["years"].items()}
         self._tile = int(contents["tile"])
         self._check()
@@ -153,7 +160,10 @@ class StoredArrays:
         return self._array("class_counts").read((at, 0, 0, 0))[0].astype(np.int64)
 
     def verify(self) -> None:
-        """Compare every array with its SHA-256; :class:`StoreError` names those that differ."""
+        """Compare all that is stored with its digests; :class:`StoreError` names what differs."""
+        if self._table is not None:
+            refuse_damaged(workplace(self.path), self._table)
+            return
         damaged = [name for name, digest in self.hashes.items() if hash_array(self._array(name)) != digest]
         if damaged:
             raise StoreError(
@@ -163,7 +173,7 @@ class StoredArrays:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open arrays and decoded chunks behind."""
-        return {"path": self.path, "contents": self.contents, "cache": self.cache}
+        return {"path": self.path, "contents": self.contents, "cache": self.cache, "digest": self.digest}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Open the same store again."""
@@ -172,6 +182,14 @@ class StoredArrays:
     def _start(self) -> None:
         self._arrays: dict[str, ChunkedArray] = {}
         self._chunks = ChunkCache(self.cache)
+
+    @cached_property
+    def _table(self) -> Table | None:
+        """The table of the store as it was opened."""
+        table = None if self.digest is None else read_finished(workplace(self.path))[1]
+        if table is not None and table.digest != self.digest:
+            raise StoreError(f"{self.path} was replaced after it had been opened; open it again")
+        return table
 
     def _check(self) -> None:
         maps = self._positions["maps"]
@@ -228,7 +246,7 @@ class StoredArrays:
 
     def _array(self, name: str) -> ChunkedArray:
         if name not in self._arrays:
-            array = open_chunks(Path(self.path, name))
+            array = open_chunks(Path(self.path, name), self._table)
             if list(array.shape) != self.contents["shapes"][name]:
                 raise StoreError(
                     f"{array.folder} has the shape {array.shape}, not {self.contents['shapes'][name]}: it is damaged"

@@ -6,7 +6,9 @@ Called through :mod:`xland.store`.
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from xland.addresses import local_path
 from xland.atomic import replacing
 from xland.errors import StoreError
 from xland.storing.blocks import align
+from xland.storing.kinds import check_kinds
 from xland.storing.packing import drop_encoding
 
 
@@ -50,8 +53,9 @@ def write_netcdf(
     final = local_path(path, what="a NetCDF file")
     if final.is_dir():
         raise StoreError(f"{final} is a folder, and is left alone; choose another path, such as {final / 'maps.nc'}")
-    if final.exists() and not overwrite:
+    if os.path.lexists(final) and not overwrite:
         raise StoreError(f"{final} exists; pass overwrite=True to replace it")
+    check_kinds(ds, netcdf=True)
     ds, chunked = align(drop_encoding(ds), None)
     encoding: dict[str, dict[str, Any]] = {str(name): {"_FillValue": None} for name in ds.coords}
     for name, settings in chunked.items():
@@ -59,6 +63,21 @@ def write_netcdf(
         encoding[name] = {"zlib": True, "complevel": 4, "shuffle": True, "chunksizes": sizes}
         if ds[name].dtype.kind != "f" and "_FillValue" not in ds[name].attrs:
             encoding[name]["_FillValue"] = None
-    with replacing(final) as part, ProgressBar() if progress else nullcontext():
+    with replacing(final) as part, _library_faults(final), ProgressBar() if progress else nullcontext():
         ds.to_netcdf(part, engine="netcdf4", format="NETCDF4", encoding=encoding)
     return final
+
+
+@contextmanager
+def _library_faults(path: Path) -> Iterator[None]:
+    """Name the errors of the NetCDF library, which says no more than that it failed."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("NetCDF:"):
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise StoreError(
+            f"{path} was not written ({error}): its disk, which has {free / 2**20:.1f} MiB free, is full or cannot be "
+            "written; free space there, or choose another place"
+        ) from error

@@ -12,15 +12,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from xland.errors import StoreError
 from xland.storing.checksums import ATTRIBUTE, ROOT, sha256, table_name
 from xland.storing.manifest import COMPLETE
 from xland.storing.storage import Files
-
-_PLAIN = (str, int, float, bool, list, tuple, np.generic, np.ndarray, type(None))
 
 
 def make_skeleton(template: xr.Dataset, encoding: Mapping[str, Mapping[str, Any]]) -> dict[str, bytes]:
@@ -47,7 +44,6 @@ def make_skeleton(template: xr.Dataset, encoding: Mapping[str, Mapping[str, Any]
     from zarr.codecs import ZstdCodec
     from zarr.storage import MemoryStore
 
-    _check_kinds(template)
     checked = {"compressors": (ZstdCodec(level=5, checksum=True),)}
     full = {
         str(name): {
@@ -88,26 +84,6 @@ def lay(files: Files, skeleton: Mapping[str, bytes]) -> None:
 def digests_of(skeleton: Mapping[str, bytes]) -> dict[str, str]:
     """SHA-256 of each file of a skeleton but the root metadata, which say at the end that the store is complete."""
     return {name: sha256(content) for name, content in skeleton.items() if name != ROOT}
-
-
-def _check_kinds(ds: xr.Dataset) -> None:
-    for owner, attributes in [("the Dataset", ds.attrs), *((str(n), v.attrs) for n, v in ds.variables.items())]:
-        for key, value in attributes.items():
-            if (
-                not isinstance(key, str)
-                or not isinstance(value, _PLAIN)
-                or np.asarray(value).dtype.kind not in "USbiuf"
-            ):
-                raise StoreError(
-                    f"the attribute {key!r} of {owner} is of the type {type(value).__name__}, which a store cannot "
-                    "hold: make it text or numbers, or delete it"
-                )
-    for name, variable in ds.variables.items():
-        if variable.dtype.kind in "mM" and name in ds.coords and bool(variable.isnull().any()):
-            raise StoreError(f"{name} has dates that are missing (NaT): give each map its date, or drop these maps")
-    several = [str(name) for name, index in ds.xindexes.items() if isinstance(index, xr.indexes.PandasMultiIndex)]
-    if several:
-        raise StoreError(f"{', '.join(several)} form an index of several levels: call reset_index or unstack first")
 
 
 @contextmanager
