@@ -41,7 +41,7 @@ from xland.storing.manifest import (
 )
 from xland.storing.netcdf import write_netcdf
 from xland.storing.packing import drop_encoding, unpacked
-from xland.storing.skeleton import digests_of, lay, make_skeleton
+from xland.storing.skeleton import digests_of, lay, make_skeleton, take_stock
 from xland.storing.storage import files_at
 from xland.storing.workplace import (
     Workplace,
@@ -136,10 +136,10 @@ def write(
         if not (resume and not place.files.exists() and _is_written(place, description)):
             with place.exclusive() as run:
                 _refuse(place, overwrite=overwrite, resume=resume)
-                manifest = _begin(ds, skeleton, description, place, overwrite=overwrite, resume=resume)
-                if manifest is not None:
-                    write_blocks(ds, place, manifest, run, progress=progress)
-                    _finish(place, manifest, skeleton)
+                begun = _begin(ds, skeleton, description, place, overwrite=overwrite, resume=resume)
+                if begun is not None:
+                    write_blocks(ds, place, *begun, run, progress=progress)
+                    _finish(place, begun[0], skeleton)
     except OSError as error:
         if reason := explain(error, place.target):
             raise StoreError(reason) from error
@@ -298,13 +298,12 @@ def _begin(
     *,
     overwrite: bool,
     resume: bool,
-) -> dict[str, Any] | None:
-    """Return the manifest to work by, having set up what is missing; None when nothing is left to do."""
+) -> tuple[dict[str, Any], set[str]] | None:
+    """Return the manifest to work by and the finished blocks, having set up what is missing; None if all is done."""
     manifest = read_manifest(place) if resume else None
     if manifest is not None:
         check_same(description, manifest["work"], place.target)
-        lay(files_at(place.data(manifest)), skeleton)
-        return manifest
+        return manifest, take_stock(place.files, files_at(place.data(manifest)), skeleton)
     if resume and _is_written(place, description):
         place.clear()
         return None
@@ -321,7 +320,7 @@ def _begin(
     lay(files_at(place.data(manifest)), skeleton)
     # written last: from here on there is something to resume
     place.files.put(MANIFEST, write_manifest(manifest))
-    return manifest
+    return manifest, set()
 
 
 def _finish(place: Workplace, manifest: dict[str, Any], skeleton: Mapping[str, bytes]) -> None:

@@ -13,11 +13,11 @@ import fsspec
 import numpy as np
 import pytest
 import xarray as xr
-from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.storage._local import _atomic_write
 
+import tests.storing.elsewhere  # noqa: F401
 from tests.killing import run_until_killed
 from tests.storing.rollout import computed, toy
 from tests.storing.test_segments import Break
@@ -29,23 +29,6 @@ from xland.storing import locks, segments
 from xland.storing.locks import STALE_SECONDS, lock_objects
 from xland.storing.segments import YEARS
 from xland.storing.storage import LocalFiles, RemoteFiles
-
-
-class Elsewhere(LocalFileSystem):
-    """A file system that stands for one behind a URL: it is a folder, but nothing here knows it."""
-
-    protocol = "elsewhere"
-    local_file = False
-
-    def __init__(self, **options):
-        super().__init__(**{**options, "auto_mkdir": True})
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(str(path).removeprefix("elsewhere://"))
-
-
-fsspec.register_implementation("elsewhere", Elsewhere, clobber=True)
 
 
 @pytest.fixture
@@ -117,7 +100,7 @@ def test_a_process_killed_while_it_writes_behind_a_url_leaves_what_resumes(tmp_p
     url = f"elsewhere://{tmp_path}/a.zarr"
     run_until_killed(
         """
-        from tests.storing import test_workplace  # knows elsewhere://
+        import tests.storing.elsewhere
         from tests.test_store import write_and_die
         write_and_die(sys.argv[1])
         """,

@@ -14,8 +14,9 @@ from typing import Any
 
 import xarray as xr
 
-from xland.errors import StoreError
+from xland.errors import StoreError, StoreWarning
 from xland.storing.checksums import ATTRIBUTE, ROOT, sha256, table_name
+from xland.storing.journal import find_whole, journal_of
 from xland.storing.manifest import COMPLETE
 from xland.storing.storage import Files
 
@@ -75,10 +76,46 @@ def lay(files: Files, skeleton: Mapping[str, bytes]) -> None:
     for name, content in sorted(skeleton.items(), key=lambda item: item[0] == ROOT):
         try:
             same = files.read(name) == content
+        except FileNotFoundError:
+            same = False
         except OSError:
+            files.remove(name)
             same = False
         if not same:
             files.fill(name, content)
+
+
+def take_stock(files: Files, data: Files, skeleton: Mapping[str, bytes]) -> set[str]:
+    """Say which blocks of a growing store are finished and whole, and bring the rest of it into order.
+
+    Every finished block is read. The files of others are removed, and what is damaged of the skeleton is put back.
+
+    Parameters
+    ----------
+    files, data : Files
+        The working folder, and the growing store.
+    skeleton : mapping
+        Of the store.
+
+    Returns
+    -------
+    set of str
+        Names of the blocks in the journal.
+    """
+    noted = journal_of(files).notes()
+    whole = find_whole(noted, data)
+    if len(whole) < len(noted):
+        warnings.warn(
+            f"{len(noted) - len(whole)} of {len(noted)} finished blocks in {files.address} were lost or damaged since, "
+            "and are written again: look after the disk",
+            StoreWarning,
+            stacklevel=4,
+        )
+    # a shard is read before a part of it is written, which would fail on what is damaged
+    for name in set(data.walk()) - {name for each in whole.values() for name in each} - skeleton.keys():
+        data.remove(name)
+    lay(data, skeleton)
+    return set(whole)
 
 
 def digests_of(skeleton: Mapping[str, bytes]) -> dict[str, str]:

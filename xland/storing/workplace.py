@@ -199,6 +199,8 @@ def read_manifest(place: Workplace) -> dict[str, Any] | None:
         content = place.files.read(MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except IsADirectoryError:
+        content = b""
     manifest = parse_manifest(content, f"{place.files.address}/{MANIFEST}")
     return manifest if place.has_data(manifest) else None
 

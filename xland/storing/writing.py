@@ -6,8 +6,7 @@ Below :mod:`xland.store`; nothing here is called by users.
 from __future__ import annotations
 
 import itertools
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,18 +15,19 @@ import xarray as xr
 from dask.highlevelgraph import HighLevelGraph
 
 from xland.atomic import explain
-from xland.errors import StoreError, StoreWarning, WorkerError
+from xland.errors import StoreError, WorkerError
 from xland.storing.blocks import BlockWriter, active_name, group_variables
-from xland.storing.journal import find_whole, journal_of
+from xland.storing.journal import journal_of
 from xland.storing.progress import progress_bar
 from xland.storing.running import run
 from xland.storing.segments import Key, begin_with_kept, compute_only, cut_segments, find_rollouts, keepers_of
-from xland.storing.storage import files_at
 from xland.storing.workplace import Workplace
 
 
-def write_blocks(ds: xr.Dataset, place: Workplace, manifest: dict[str, Any], identity: str, *, progress: bool) -> None:
-    """Write what the journal does not name.
+def write_blocks(
+    ds: xr.Dataset, place: Workplace, manifest: dict[str, Any], finished: Set[str], identity: str, *, progress: bool
+) -> None:
+    """Write the blocks that are not finished.
 
     Parameters
     ----------
@@ -37,6 +37,8 @@ def write_blocks(ds: xr.Dataset, place: Workplace, manifest: dict[str, Any], ide
         Held by the caller.
     manifest : dict
         Of the store.
+    finished : set of str
+        Names of those that are.
     identity : str
         Of this run.
     progress : bool
@@ -50,15 +52,6 @@ def write_blocks(ds: xr.Dataset, place: Workplace, manifest: dict[str, Any], ide
         If workers died again and again.
     """
     work = _plan(ds, place, manifest, identity)
-    noted = journal_of(place.files).notes()
-    finished = find_whole(noted, files_at(place.data(manifest)))
-    if len(finished) < len(noted):
-        warnings.warn(
-            f"{len(noted) - len(finished)} of {len(noted)} finished blocks of {place.target} were lost or damaged "
-            "since, and are written again: look after the disk",
-            StoreWarning,
-            stacklevel=3,
-        )
     unfinished = {key for key, name in work.names.items() if name not in finished}
     if not unfinished:
         return

@@ -29,11 +29,11 @@ from xland.grid import count_classes
 from xland.identity import identity_of
 from xland.inputs import InputSpec
 from xland.storing.checksums import ROOT
-from xland.storing.journal import collect, find_whole, journal_of
+from xland.storing.journal import collect, journal_of
 from xland.storing.manifest import FINGERPRINT, MANIFEST, check_same, write_manifest
 from xland.storing.manifest import FORMAT as MANIFEST_FORMAT
 from xland.storing.progress import progress_bar
-from xland.storing.skeleton import digests_of, lay
+from xland.storing.skeleton import digests_of, take_stock
 from xland.storing.storage import LocalFiles
 from xland.storing.workplace import (
     LocalWorkplace,
@@ -128,9 +128,10 @@ def prepare(
             manifest = _begin(sources, tile, work, place, overwrite=overwrite, resume=resume, progress=progress)
             if manifest is not None:
                 skeleton = _skeleton(sources, tile, manifest)
-                lay(LocalFiles(place.data(manifest)), skeleton)
+                finished = take_stock(place.files, LocalFiles(place.data(manifest)), skeleton)
+                # written last: from here on there is something to resume
                 place.files.put(MANIFEST, write_manifest(manifest))
-                _write(sources, tile, manifest, place, run, progress=progress)
+                _write(sources, tile, manifest, finished, place, run, progress=progress)
                 _finish(sources, tile, manifest, place, skeleton)
     except OSError as error:
         if reason := explain(error, place.target):
@@ -246,11 +247,17 @@ def _map_years(sources: Sources, found: dict[str, Any]) -> list[int]:
 
 
 def _write(
-    sources: Sources, tile: int, manifest: dict[str, Any], place: LocalWorkplace, run: str, *, progress: bool
+    sources: Sources,
+    tile: int,
+    manifest: dict[str, Any],
+    finished: set[str],
+    place: LocalWorkplace,
+    run: str,
+    *,
+    progress: bool,
 ) -> None:
     parts = manifest["groups"]["parts"][0]
     journal = journal_of(place.files)
-    finished = find_whole(journal.notes(), LocalFiles(place.data(manifest)))
     writer = _Writer(sources, tile, manifest, Path(place.data(manifest)))
     notes = ["writing the store"]
     with progress_bar(len(parts), len(finished), notes, shown=progress) as done:
