@@ -126,7 +126,7 @@ def run_whole(folder: str, store: str, device: str, cluster: str | None = None) 
     import shutil
     from contextlib import nullcontext
 
-    from tests.benchmarks.resume import digest
+    from tests.benchmarks.hostile.kills import digest
     from xland.clusters import open_cluster
     from xland.inference.downscale import downscale
     from xland.store import open_store, write
@@ -143,7 +143,7 @@ def run_whole(folder: str, store: str, device: str, cluster: str | None = None) 
 
 def digest_of(store: str) -> Result:
     """Digest of a store."""
-    from tests.benchmarks.resume import digest
+    from tests.benchmarks.hostile.kills import digest
     from xland.store import open_store
 
     return {"digest": digest(open_store(store))}
