@@ -14,7 +14,10 @@ from xland import __version__, cli, datasets, vocabulary
 
 HERE = Path(__file__).parent
 GENERATED = HERE / "generated"
-COMMANDS = ("demo", "check", "downscale", "evaluate", "publish", "prepare", "train", "calibrate", "join", "models")
+COMMANDS = (
+    *("demo", "check", "downscale", "evaluate", "publish", "verify"),
+    *("prepare", "train", "calibrate", "join", "models"),
+)
 
 project = "xland"
 author = "The xland developers"

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from tests.benchmarks import graph, resume, sides
+from tests.benchmarks import graph, sides
 from tests.benchmarks.harness import PROJECT, fresh, line, take_turns
+from tests.benchmarks.hostile import kills
 from tests.worlds import FINE, tiny_checkpoint, tiny_inputs, tiny_world
 from xland.inference.layout import Layout
 
@@ -72,11 +73,11 @@ def test_windows_run_twice_are_counted_as_the_layout_counts_them(chunks):
 
 
 def test_log_of_the_network_tells_which_block_years_were_computed(tmp_path):
-    resume.prepare(str(tmp_path))
+    kills.prepare(str(tmp_path))
     log = tmp_path / "log"
-    end = fresh(resume.attempt, folder=str(tmp_path), kind="rollout", store=str(tmp_path / "store.zarr"), log=str(log))
-    computed = resume.computed(log)
-    by_year = {year: {block[1:] for block in computed if block[0] == year} for year in range(len(resume.YEARS))}
+    end = kills.in_new_process(kills.attempt, str(tmp_path), "rollout", str(tmp_path / "store.zarr"), str(log), None)
+    computed = kills.computed(log)
+    by_year = {year: {block[1:] for block in computed if block[0] == year} for year in range(len(kills.YEARS))}
     assert len(by_year[0]) > 30
     assert all(blocks == by_year[0] for blocks in by_year.values())
     assert len(end["digest"]) == 64
