@@ -25,7 +25,7 @@ from tests.test_store import Fuse, StopError, digest, maps, on_threads, put
 from tests.waiting import wait_until
 from xland.errors import StoreError
 from xland.store import is_complete, open_store, write, write_netcdf
-from xland.storing import locks, segments
+from xland.storing import locks, segments, workplace
 from xland.storing.locks import STALE_SECONDS, lock_objects
 from xland.storing.segments import YEARS
 from xland.storing.storage import LocalFiles, RemoteFiles
@@ -172,6 +172,20 @@ def test_a_run_killed_while_it_deletes_the_old_store_leaves_a_place_to_begin_ane
     assert not is_complete(url)
     xr.testing.assert_identical(open_store(put(maps(years=3), url, resume=True)).load(), maps(years=3).compute())
     assert working(url) == []
+
+
+def test_a_run_killed_when_its_store_is_complete_has_nothing_left_to_do(url, monkeypatch):
+    def stop(*arguments):
+        raise StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workplace, "_empty", lambda files, *kept: None if kept else stop())
+        with pytest.raises(StopError):
+            put(maps(), url)
+    assert is_complete(url)
+    put(maps(fuse=Fuse(after=0)), url, resume=True)
+    assert working(url) == []
+    xr.testing.assert_identical(open_store(url).load(), maps().compute())
 
 
 class Killed(BaseException):

@@ -183,6 +183,8 @@ class RemoteWorkplace:
 
     def publish(self, manifest: dict[str, Any], digests: Mapping[str, str], root: dict[str, Any]) -> None:  # noqa: ARG002
         """Mark the store as complete."""
+        # otherwise a run that is killed now leaves a complete store that counts as one to be deleted
+        self.files.remove(_REPLACING)
         _seal(self.store, digests, root)
         _empty(self.files)
 
