@@ -219,6 +219,22 @@ def test_publishing_twice_replaces_the_entry_and_keeps_the_others(store, tmp_pat
     assert content["metadata"]["owner"] == "me"
 
 
+def test_sources_that_are_not_ours_keep_a_catalog_one_of_intake_1(store, tmp_path, monkeypatch):
+    import intake
+
+    path = publish(tmp_path / "catalog.yaml", name="a", store=store)
+    content = yaml.safe_load(path.read_text())
+    content["sources"]["theirs"] = {"driver": "csv", "args": {"urlpath": "a*.csv"}}
+    path.write_text(yaml.safe_dump(content))
+    publish(path, name="b", store=store)
+    monkeypatch.chdir("/")
+    opened = intake.open_catalog(str(path))
+    assert set(opened) == {"a", "b", "theirs"}
+    for name in ("a", "b"):
+        assert opened[name].to_dask().sizes["lon"] == 12
+        assert open_entry(path, name).sizes["lon"] == 12
+
+
 def test_concurrent_publishers_lose_no_entry(store, tmp_path):
     path, failed = tmp_path / "catalog.yaml", []
 

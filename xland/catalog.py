@@ -39,7 +39,9 @@ from xland.entries import (
     check_entry,
     check_name,
     entries_for_intake,
+    for_intake_1,
     relative_path,
+    without_folder,
 )
 from xland.errors import CatalogError, MissingDependencyError, StoreError, XlandError
 from xland.plain_yaml import parse, read_yaml, render
@@ -141,15 +143,18 @@ def _text(content: dict[str, Any], path: Path, name: str) -> str:
     """Return a catalog as text, having read it as readers will."""
     entries = entries_for_intake(content["sources"], path)
     if entries is None:
-        content = {key: value for key, value in content.items() if key not in _INTAKE_KEYS}
-        content |= {"version": 1, "metadata": {"version": 1} | (content.get("metadata") or {})}
+        sources = {key: for_intake_1(key, source, path) for key, source in content["sources"].items()}
+        others = {key: entry for key, entry in (content.get("entries") or {}).items() if key not in sources}
+        metadata = {"version": 1} | (content.get("metadata") or {})
+        content = {**content, "version": 1, "metadata": metadata, "sources": sources}
+        content = {**content, "entries": others} if others else _without(content, _INTAKE_KEYS)
         text = render(content, str(path))
     else:
-        sources = {key: _without_folder(source) for key, source in content["sources"].items()}
+        sources = {key: without_folder(source) for key, source in content["sources"].items()}
         content = {
             **content,
             "version": 2,
-            "metadata": {key: value for key, value in (content.get("metadata") or {}).items() if key != "version"},
+            "metadata": _without(content.get("metadata") or {}, {"version"}),
             "sources": sources,
             "entries": {**(content.get("entries") or {}), **entries},
             "aliases": {**(content.get("aliases") or {}), **{key: key for key in entries}},
@@ -164,9 +169,8 @@ def _text(content: dict[str, Any], path: Path, name: str) -> str:
     return text
 
 
-def _without_folder(source: dict[str, Any]) -> dict[str, Any]:
-    urlpath = source["args"]["urlpath"]
-    return {**source, "args": {**source["args"], "urlpath": re.sub(r"^\{\{\s*CATALOG_DIR\s*\}\}/?", "", urlpath)}}
+def _without(mapping: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if key not in keys}
 
 
 def read_catalog(path: str | os.PathLike[str], *, allowed_schemes: Collection[str] = ()) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def entries_for_intake(sources: Mapping[Any, Any], catalog: Path) -> dict[str, A
             url, rest = _checked(f"{catalog}: entry {name!r}", name, source)
         except CatalogError:
             return None
-        if "{" in rest or "}" in rest:
+        if "{" in rest or "}" in rest or rest.startswith(("/", "~")):
             return None
         args = {key: value for key, value in source["args"].items() if key != "urlpath"}
         found[name] = {
@@ -127,6 +127,23 @@ def entries_for_intake(sources: Mapping[Any, Any], catalog: Path) -> dict[str, A
             "user_parameters": {},
         }
     return found
+
+
+def for_intake_1(name: Any, source: Any, catalog: Path) -> Any:
+    """Return a source as intake 1 needs it: relative paths begin with the catalog's folder; others stay as they are."""
+    try:
+        url, rest = _checked(f"{catalog}: entry {name!r:.120}", name, source)
+    except CatalogError:
+        return source
+    if _SCHEME.match(rest) or rest is not url or rest.startswith(("/", "~")):
+        return source
+    return {**source, "args": {**source["args"], "urlpath": FOLDER + rest}}
+
+
+def without_folder(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a source as people and xland read it, without the template of intake 1."""
+    urlpath = _FOLDER_1.sub("", source["args"]["urlpath"], count=1)
+    return {**source, "args": {**source["args"], "urlpath": urlpath}}
 
 
 def refuse_templates(value: Any, where: str) -> None:
