@@ -128,7 +128,7 @@ def test_plain_text_stands_for_numbers_and_words_only(text, value):
         ("a:\n\t- b", "unsafe or damaged"),
         ("[" * 3000, "nested deeper"),
         ("- " * 3000, "nested deeper"),
-        ("[" + "1," * 1_000_001 + "]", "more than 1000000 values"),
+        ("[" + "1," * 500_001 + "]", "more than 500000 values"),
         ("#" * (MOST_BYTES + 1), "larger"),
     ],
 )

@@ -26,7 +26,6 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import xarray as xr
@@ -258,16 +257,7 @@ def open_entry(catalog: str | os.PathLike[str], name: str, *, allowed_schemes: C
             kind, said = StoreError, f"{_shown(target)} cannot be read: {kind.__name__}: {error}"
         if _shown(target) == str(target):
             raise kind(said[:1000]) from error
-        raise kind(_without_secrets(said, str(target))[:1000]) from None  # the causes may hold them too
-
-
-def _without_secrets(text: str, url: str) -> str:
-    """Take user, password and query of a URL out of a text, wherever they stand."""
-    parts = urlsplit(url)
-    secrets = [url, parts.netloc.rpartition("@")[0], parts.password, parts.query]
-    for secret in filter(None, secrets):
-        text = text.replace(secret, _shown(url) if secret == url else "...")
-    return text
+        raise kind(without_password(said, of=str(target))[:1000]) from None  # the causes may hold it too
 
 
 def _shown(target: Path | str) -> str:

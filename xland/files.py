@@ -13,6 +13,9 @@ from xland.addresses import address_of, is_url, without_password
 from xland.errors import MissingDependencyError, StoreError
 from xland.mapfiles import unreadable
 from xland.storing.storage import files_at
+from xland.strangers.netcdf import check_hdf5, refuse_hostile_netcdf
+from xland.strangers.servers import http_options
+from xland.strangers.stores import check_store
 
 _ROOTS = ("zarr.json", ".zgroup", ".zmetadata")
 
@@ -38,6 +41,7 @@ def open_coarse(path: Any) -> xr.Dataset:
     if not Path(address).is_file():
         what = "is neither a file nor a folder" if os.path.lexists(address) else "does not exist"
         raise StoreError(f"{address} {what}: give a NetCDF file or a Zarr store")
+    refuse_hostile_netcdf(Path(address))
     try:
         return xr.open_dataset(address, decode_times=False, chunks={})
     except (OSError, ValueError) as error:
@@ -89,11 +93,13 @@ def open_map(path: Any) -> xr.DataArray:
 
 
 def _open_zarr(address: str) -> xr.Dataset:
+    check_store(address, http_options(address))
     try:
         with warnings.catch_warnings():
             # not having its metadata in one place makes a store slower, not wrong
             warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
-            return xr.open_dataset(address, engine="zarr", decode_times=False, chunks={})
+            options: dict[str, Any] = {"storage_options": http_options(address)} if is_url(address) else {}
+            return xr.open_dataset(address, engine="zarr", decode_times=False, chunks={}, **options)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # the last for odd metadata
         raise unreadable(without_password(address), "Zarr store", error) from error
     except Exception as error:
@@ -107,7 +113,11 @@ def _open_netcdf_behind(url: str) -> xr.Dataset:
     import fsspec
 
     try:
-        return xr.open_dataset(fsspec.open(url).open(), engine="h5netcdf", decode_times=False, chunks={})
+        stream = fsspec.open(url, **http_options(url)).open()
+        check_hdf5(stream, without_password(url), stream.seek(0, os.SEEK_END))
+        return xr.open_dataset(stream, engine="h5netcdf", decode_times=False, chunks={})
+    except StoreError:
+        raise
     except ImportError as error:
         raise MissingDependencyError(
             f"{without_password(url)} needs a package that is missing ({error}): install it, or copy the file here"

@@ -25,6 +25,7 @@ from xland.crs import XarrayObject, attach_crs
 from xland.errors import GridError, StoreError, TimeError, VocabularyError
 from xland.grid import Grid
 from xland.mapfiles import Layer, lazy_codes, nearest_cells, open_raster, unreadable, whole_number
+from xland.strangers.netcdf import refuse_hostile_netcdf
 from xland.years import decode_years
 
 HILDA_VARIABLE = "LULC_states"
@@ -208,6 +209,7 @@ def _year_of(path: Path) -> int:
 
 
 def _hilda_netcdf(path: Path) -> tuple[dict[int, Layer], NDArray[np.float64], NDArray[np.float64]]:
+    refuse_hostile_netcdf(path)
     try:
         opened = xr.open_dataset(path, decode_times=False, mask_and_scale=False, cache=False)
     except (OSError, ValueError) as error:

@@ -21,7 +21,7 @@ MOST_BYTES = 16 * 2**20
 """Size of a file that is read at most."""
 
 _DEEPEST = 20
-_MOST_NODES = 1_000_000
+_MOST_NODES = 500_000
 _WORDS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),

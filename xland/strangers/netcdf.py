@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,17 @@ def check_netcdf(path: Path) -> str:
     return "h5netcdf"
 
 
-def check_hdf5(stream: Any, shown: str, size: int) -> None:
+def refuse_hostile_netcdf(path: Path) -> None:
+    """Refuse a NetCDF-4 file that leads out of itself; what it is otherwise is left to those who open it.
+
+    For files that a user brings, which may be of other kinds and packed with the user's own plugins.
+    """
+    with suppress(OSError), open_plain(path) as stream:
+        if stream.read(8) == _HDF5:
+            check_hdf5(stream, str(path), os.fstat(stream.fileno()).st_size, plugins=True)
+
+
+def check_hdf5(stream: Any, shown: str, size: int, *, plugins: bool = False) -> None:
     """Refuse an HDF5 file that NetCDF-4 could not have made, or that leads out of itself.
 
     Parameters
@@ -67,6 +78,8 @@ def check_hdf5(stream: Any, shown: str, size: int) -> None:
         Its path or address, for messages.
     size : int
         Its bytes.
+    plugins : bool
+        Whether filters may need plugins.
     """
     stream.seek(0)
     if stream.read(8) != _HDF5:
@@ -78,14 +91,14 @@ def check_hdf5(stream: Any, shown: str, size: int) -> None:
     stream.seek(0)
     try:
         with h5py.File(stream, "r") as file:
-            _check_group(file, shown, size)
+            _check_group(file, shown, size, plugins)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         if isinstance(error, StoreError):
             raise
         raise StoreError(f"{shown} cannot be read as NetCDF: it is damaged ({error})"[:600]) from error
 
 
-def _check_group(root: Any, shown: str, size: int) -> None:
+def _check_group(root: Any, shown: str, size: int, plugins: bool) -> None:
     from h5py import h5l, h5o
 
     pending, seen = [(root.id, "", 0)], set()
@@ -106,12 +119,12 @@ def _check_group(root: Any, shown: str, size: int) -> None:
             if state.type == h5o.TYPE_GROUP:
                 pending.append((item, f"{above}{name.decode(errors='replace')}/", depth + 1))
             elif state.type == h5o.TYPE_DATASET:
-                _check_dataset(item, where, size)
+                _check_dataset(item, where, size, plugins)
             else:
                 raise StoreError(f"{where} is a type of its own; numbers and text are read")
 
 
-def _check_dataset(dataset: Any, where: str, size: int) -> None:
+def _check_dataset(dataset: Any, where: str, size: int, plugins: bool) -> None:
     from h5py import h5d, h5ds
 
     created = dataset.get_create_plist()
@@ -122,7 +135,7 @@ def _check_dataset(dataset: Any, where: str, size: int) -> None:
         raise StoreError(f"{where} takes its values from other files, which are not followed; put them into the file")
     for index in range(created.get_nfilters()):
         code = created.get_filter(index)[0]
-        if code not in _FILTERS:
+        if code not in _FILTERS and not plugins:
             raise StoreError(
                 f"{where} is packed with filter {code}, which needs a plugin; known are: "
                 f"{', '.join(_FILTERS.values())}. Write it again with zlib"
@@ -155,7 +168,7 @@ def _check_type(kind: Any, where: str) -> None:
     from h5py import h5t
 
     code = kind.get_class()
-    if code not in (h5t.INTEGER, h5t.FLOAT, h5t.STRING, h5t.BITFIELD) or kind.get_size() > 2**16:
+    if code not in (h5t.INTEGER, h5t.FLOAT, h5t.STRING, h5t.BITFIELD, h5t.ENUM) or kind.get_size() > 2**16:
         raise StoreError(f"{where} has a type of its own; numbers and text are read")
 
 

@@ -146,7 +146,7 @@ def _consolidated_3(shown: str, root: dict[str, Any]) -> dict[str, tuple[Any, An
         return None
     entries = together.get("metadata") if isinstance(together, dict) else None
     if not isinstance(entries, dict):
-        raise StoreError(f"{shown}: its consolidated metadata are damaged")
+        raise StoreError(f"{shown} cannot be read as Zarr store: its consolidated metadata are damaged")
     return {
         name: (entry, entry.get("dimension_names"))
         for name, entry in entries.items()
@@ -169,7 +169,7 @@ def _consolidated_2(shown: str, read: Read) -> dict[str, tuple[Any, Any]] | None
         return None
     entries = together.get("metadata")
     if not isinstance(entries, dict):
-        raise StoreError(f"{shown}: its consolidated metadata are damaged")
+        raise StoreError(f"{shown} cannot be read as Zarr store: its consolidated metadata are damaged")
     found = {}
     for key, entry in entries.items():
         name, _, kind = key.rpartition("/")
@@ -358,9 +358,9 @@ def _json(shown: str, name: str, read: Read) -> dict[str, Any] | None:
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise StoreError(f"{shown}/{name} is damaged: {error}"[:500]) from error
+        raise StoreError(f"{shown} cannot be read as Zarr store: {name} is damaged: {error}"[:500]) from error
     if not isinstance(found, dict):
-        raise StoreError(f"{shown}/{name} is damaged: it is not a mapping")
+        raise StoreError(f"{shown} cannot be read as Zarr store: {name} is damaged: it is not a mapping")
     return found
 
 
