@@ -18,7 +18,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.coordinates import check_reference
-from xland.errors import ForcingError, GridError, TimeError
+from xland.errors import ForcingError, GridError, TimeError, XlandError
 from xland.findings import SEVERITIES, CheckTable, Finding, Severity
 from xland.forcing import (
     canonical_states,
@@ -30,13 +30,14 @@ from xland.forcing import (
     without_data,
 )
 from xland.grid import Grid, aggregate
-from xland.limits import ValueProblem
+from xland.limits import ValueProblem, checked_predictor, share_problem, unknown_land
 from xland.orientation import Orientation, orient
-from xland.reader import check_array
+from xland.reader import check_array, horizontal_dims, read_static
 from xland.vocabulary import CLASS_NAMES, CROP_STATES, LUH2_STATES, LUH3_STATES, LUH_SECONDARY
 from xland.years import check_years, decode_years, listed, missing_years
 
 _YEARS_AT_ONCE = 8
+_DOMAIN = "land_share"
 _EMPTY_SUM = 1e-3  # what states sum to, at least, where there is any land use
 _NO_DATA = (
     "no data in cells that had some when the model was trained",
@@ -84,7 +85,8 @@ def check(
     ds : Dataset
         Coarse states as they were opened, decoded or not; or shares of the eight classes.
     static : Dataset, optional
-        Static predictors on a finer grid with ``land_share``: tells whether the forcing has data on all land.
+        Static predictors on a finer grid with ``land_share``: their values on land are looked at, and whether the
+        forcing has data on all land.
     coverage : tuple of Grid and (rows, columns) array of bool, optional
         Cells that the model relies on: those that had data when it was trained. Such a cell without data is
         an error. Cells outside this grid are not looked at, nor are forcings of another resolution.
@@ -397,15 +399,32 @@ def _note_zeros(report: _Report, names: Sequence[str]) -> None:
 
 
 def _compare_with_land(report: _Report, static: xr.Dataset, with_data: NDArray[np.bool_], grid: Grid) -> None:
-    if "land_share" not in static:
-        report.add("error", "static", "has no land_share", remedy="add it: 1 on land, 0 on the ocean, on the fine grid")
+    """Look at every predictor where there is land, and whether the forcing has data on all land."""
+    if not isinstance(static, xr.Dataset) or _DOMAIN not in static.variables:
+        report.add("error", "static", f"has no {_DOMAIN}", remedy="add it: 1 on land, 0 on the ocean, on the fine grid")
         return
     try:
-        land = _land_share(static["land_share"], grid)
-    except GridError as error:
+        share, part, factor = _land_share(static, grid)
+    except XlandError as error:
         report.add_error("static", error)
         return
-    empty = (land >= 0.5) & ~with_data
+    fine = grid.refine(factor)
+    problem = share_problem(_DOMAIN, share, fine.latitude, fine.longitude)
+    unknown = np.isnan(share).reshape(grid.rows, factor, grid.columns, factor).any(axis=(1, 3))
+    states = {"state": np.where(with_data, 0.0, np.nan)}
+    problem = problem or unknown_land(_DOMAIN, unknown, states, grid.latitude, grid.longitude)
+    if problem is not None:
+        _add_static(report, problem)
+        return
+    land = np.nan_to_num(share) > 0
+    horizontal = set(horizontal_dims(static[_DOMAIN], "static"))
+    for name in (str(name) for name, each in static.data_vars.items() if horizontal <= set(each.dims)):
+        try:
+            values = _laid(read_static(static, [name], _DOMAIN)[name], part)
+            checked_predictor(name, values, land, fine.latitude, fine.longitude)
+        except XlandError as error:
+            report.add_error(name, error)
+    empty = (aggregate(np.nan_to_num(share), factor) >= 0.5) & ~with_data
     if empty.any():
         row, column = np.unravel_index(int(empty.argmax()), empty.shape)
         report.add(
@@ -418,10 +437,18 @@ def _compare_with_land(report: _Report, static: xr.Dataset, with_data: NDArray[n
         )
 
 
-def _land_share(land: xr.DataArray, grid: Grid) -> NDArray[np.float64]:
-    """Share of land in the coarse cells, from a finer grid that covers them."""
-    land, orientation = orient(land, what="static")
-    fine = orientation.grid
+def _add_static(report: _Report, problem: ValueProblem) -> None:
+    place = f"latitude {problem.latitude:g}, longitude {problem.longitude:g}"
+    report.add("error", problem.variable, problem.fault, count=problem.count, place=place, remedy=problem.remedy)
+
+
+_Part = tuple[slice, NDArray[np.intp]]
+
+
+def _land_share(static: xr.Dataset, grid: Grid) -> tuple[NDArray[Any], _Part, int]:
+    """Share of land on the fine cells of the forcing, where these lie in the static fields, and the factor."""
+    share = read_static(static, [_DOMAIN], _DOMAIN)[_DOMAIN]
+    fine = orient(share, what="static")[1].grid
     factor = round(grid.resolution / fine.resolution)
     if factor < 1 or abs(grid.resolution / fine.resolution / factor - 1) > 1e-4:
         raise GridError(f"cells of {fine.resolution:g} degree do not nest in those of {grid.resolution:g} degree")
@@ -431,8 +458,14 @@ def _land_share(land: xr.DataArray, grid: Grid) -> NDArray[np.float64]:
         columns = columns % fine.columns
     if rows[0] < 0 or rows[-1] >= fine.rows or columns.min() < 0 or columns.max() >= fine.columns:
         raise GridError(f"the static grid ({fine}) does not cover the forcing ({grid})")
-    values = np.nan_to_num(np.asarray(land.squeeze(drop=True).values, dtype=np.float32))
-    return aggregate(values[rows[0] : rows[-1] + 1][:, columns], factor)
+    part = slice(int(rows[0]), int(rows[-1]) + 1), columns
+    return _laid(share, part), part, factor
+
+
+def _laid(array: xr.DataArray, part: _Part) -> NDArray[Any]:
+    """Read a predictor on the fine cells of the forcing."""
+    canonical, _ = orient(array, what="static")
+    return np.asarray(canonical.isel(lat=part[0]).values, dtype=np.float32)[:, part[1]]
 
 
 def _few(names: Sequence[str]) -> str:

@@ -184,14 +184,14 @@ def beyond_remedy(value: float, limits: Limits) -> str:
     return "look at units, packing and fill values, and correct the source"
 
 
-def static_problem(
+def checked_predictor(
     name: str,
     values: NDArray[Any],
     land: NDArray[np.bool_],
     latitude: NDArray[Any],
     longitude: NDArray[Any],
-) -> ValueProblem | None:
-    """Return what is wrong with a static predictor where there is land; None if nothing is.
+) -> NDArray[Any]:
+    """Return a static predictor that may be what it is on land, without what cannot be in the sea.
 
     Parameters
     ----------
@@ -199,31 +199,49 @@ def static_problem(
     values : (rows, columns) array
         NaN where there is no data.
     land : (rows, columns) array of bool
-        Where the values count: the sea may hold anything.
+        Where the values must be good. The sea may hold anything: what is no value there counts as no data.
     latitude, longitude : (rows,) and (columns,) array
         Degrees of the cell centres.
+
+    Raises
+    ------
+    StaticError
+        For NaN, infinity and values outside the limits of :data:`LIMITS`, where there is land.
     """
-    limits, counted = limits_of(name), values[land]
-    if not counted.size:
-        return None
-    low, high = float(counted.min()), float(counted.max())
-    rounding = ROUNDING * max(1.0, abs(limits.lowest) if limits.fraction else 1.0)
-    if limits.lowest - rounding <= low and high <= limits.highest + rounding and low not in FILLS:
-        return None
-    place = latitude, longitude
+    limits = limits_of(name)
+    lowest, highest = limits.lowest - ROUNDING, limits.highest + ROUNDING
+
+    def good(low: float, high: float) -> bool:
+        return lowest <= low and high <= highest and low not in FILLS
+
+    if not values.size or good(values.min(), values.max()):
+        return values
+    counted = values[land]
+    if counted.size and not good(counted.min(), counted.max()):
+        raise StaticError(_predictor_problem(name, values, land, limits, (latitude, longitude)).sentence)
+    sea = ~land & ~((values >= lowest) & (values <= highest) & ~np.isin(values, FILLS))
+    return np.where(sea, values.dtype.type(np.nan), values) if values.dtype.kind == "f" else values
+
+
+def _predictor_problem(
+    name: str,
+    values: NDArray[Any],
+    land: NDArray[np.bool_],
+    limits: Limits,
+    place: tuple[NDArray[Any], NDArray[Any]],
+) -> ValueProblem:
     infinite = ~np.isfinite(values) & land
     if infinite.any():
-        fault = "of land are NaN or infinite"
-        return ValueProblem.at(name, infinite, place, fault, "fill them, or set the share of land to 0 there")
-    above = high > limits.highest + rounding
-    wrong, value = (high, limits.highest) if above else (low, limits.lowest)
-    bad = ((values > limits.highest + rounding) if above else (values < limits.lowest - rounding)) & land
-    if not bad.any():
-        bad, value = (values == low) & land, low
-    fault = f"of land {'above' if above else 'below'} {value:g} ({'highest' if above else 'lowest'} {wrong:g})"
-    return ValueProblem.at(
-        name, bad, place, fault if wrong != value else f"of land are {wrong:g}", beyond_remedy(wrong, limits)
-    )
+        remedy = "fill them, or set the share of land to 0 there"
+        return ValueProblem.at(name, infinite, place, "of land are NaN or infinite", remedy)
+    low, high = float(values[land].min()), float(values[land].max())
+    if high > limits.highest + ROUNDING:
+        bad, fault, worst = values > limits.highest + ROUNDING, f"above {limits.highest:g} (highest {high:g})", high
+    elif low < limits.lowest - ROUNDING:
+        bad, fault, worst = values < limits.lowest - ROUNDING, f"below {limits.lowest:g} (lowest {low:g})", low
+    else:
+        bad, fault, worst = values == low, f"are {low:g}", low
+    return ValueProblem.at(name, bad & land, place, f"of land {fault}", beyond_remedy(worst, limits))
 
 
 def share_problem(

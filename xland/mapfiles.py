@@ -18,10 +18,14 @@ import xarray as xr
 from dask.base import tokenize
 from numpy.typing import NDArray
 
-from xland.errors import GridError, StoreError
+from xland.errors import GridError, StoreError, VocabularyError
 from xland.grid import Grid
+from xland.reader import Declared, check_array, declared_by, no_data
 
 _BLOCK = 1200  # cells of a block in each direction: 48 coarse cells of 0.25 degree on 0.01 degree
+
+
+_PLAIN = Declared()
 
 
 @dataclass(frozen=True)
@@ -40,19 +44,19 @@ class Layer:
         What the variable calls rows and columns.
     at : tuple of (dimension, position)
         Where the map lies along the variable's other dimensions.
-    nodata : int, optional
-        Code of cells without data.
+    declared : Declared
+        What the file says about cells without data, beside a mask.
     """
 
     path: str
     variable: str | None = None
     dims: tuple[str, str] = ("y", "x")
     at: tuple[tuple[Hashable, int], ...] = ()
-    nodata: int | None = None
+    declared: Declared = _PLAIN
     values: xr.Variable | None = field(default=None, compare=False, repr=False)
 
-    def read(self, rows: slice, columns: slice) -> NDArray[Any]:
-        """Read a window, in the file's own order of rows and columns.
+    def read(self, rows: slice, columns: slice) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read the codes of a window and where there is no data, in the file's own order of rows and columns.
 
         Raises
         ------
@@ -64,16 +68,24 @@ class Layer:
         except (OSError, RuntimeError) as error:  # as rasterio and netCDF4 call it
             raise unreadable(self.path, "GeoTIFF" if self.values is None else "NetCDF", error) from error
 
-    def _window(self, rows: slice, columns: slice) -> NDArray[Any]:
+    def _window(self, rows: slice, columns: slice) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         if self.values is None:
             import rasterio
+            from rasterio.enums import MaskFlags
             from rasterio.windows import Window
 
             window = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
             with rasterio.open(self.path) as source:
-                return np.asarray(source.read(1, window=window))
+                codes = np.asarray(source.read(1, window=window))
+                empty = no_data(codes, self.declared)
+                if MaskFlags.per_dataset in source.mask_flag_enums[0]:  # a mask band or a .msk file
+                    empty |= source.read_masks(1, window=window) == 0
+                return codes, empty
         chosen = dict(self.at) | {self.dims[0]: rows, self.dims[1]: columns}
-        return np.asarray(self.values.isel(chosen).transpose(*self.dims).values)
+        codes = np.asarray(self.values.isel(chosen).transpose(*self.dims).values)
+        if self.declared.dtype is not None:
+            codes = codes.view(self.declared.dtype)
+        return codes, no_data(codes, self.declared)
 
 
 def unreadable(path: str | Path, kind: str, error: Exception) -> StoreError:
@@ -97,7 +109,10 @@ def open_raster(path: Path) -> tuple[Layer, NDArray[np.float64], NDArray[np.floa
     StoreError
         If it does not exist or cannot be read.
     GridError
-        If it is in a projection, rotated, without a reference system, or has more than one band.
+        If it is in a projection, rotated, without a reference system, counts longitude from another meridian, or has
+        more than one band.
+    VocabularyError
+        If its values are scaled, or no whole numbers.
     """
     import rioxarray
 
@@ -122,20 +137,22 @@ def open_raster(path: Path) -> tuple[Layer, NDArray[np.float64], NDArray[np.floa
             )
         if transform.b or transform.d:
             raise GridError(f"{path.name} is rotated: its rows must follow the parallels")
-        layer = Layer(str(path), nodata=whole_number(raster.rio.nodata))
-        return layer, np.asarray(raster["y"].values), np.asarray(raster["x"].values)
-
-
-def whole_number(fill: Any) -> int | None:
-    """Return a declared fill value as a code; None where there is none or it cannot be a code (NaN)."""
-    return int(fill) if fill is not None and np.isfinite(fill) and int(fill) == fill else None
+        said = crs.to_dict(projjson=False)
+        if said.get("proj", "longlat") != "longlat" or said.get("pm", "greenwich") != "greenwich":
+            raise GridError(
+                f"{path.name} has the reference system {crs.to_string()[:60]}, with another pole or prime meridian: "
+                "bring it to EPSG:4326 first, for example with rio.reproject and nearest neighbours"
+            )
+        check_array(raster, path.name, VocabularyError)
+        declared = declared_by(raster.variable, path.name, VocabularyError)
+        return Layer(str(path), declared=declared), np.asarray(raster["y"].values), np.asarray(raster["x"].values)
 
 
 def lazy_codes(
     layers: Sequence[Layer],
     row: NDArray[np.intp],
     column: NDArray[np.intp],
-    translate: Callable[[NDArray[Any], Layer], NDArray[np.uint8]],
+    translate: Callable[[NDArray[Any], NDArray[np.bool_], Layer], NDArray[np.uint8]],
 ) -> da.Array:
     """Lay lazy blocks over layers of the same grid.
 
@@ -146,7 +163,7 @@ def lazy_codes(
     row, column : arrays of int
         The file's row and column for each row and column of the result.
     translate : callable
-        From the codes of a window and its layer to class codes; must be picklable.
+        From the codes of a window, where there is no data, and the layer to class codes; must be picklable.
 
     Returns
     -------
@@ -185,9 +202,9 @@ def _read_block(
     layer = layers[step]
     row, column = row[slice(*rows)], column[slice(*columns)]
     top, left = int(row.min()), int(column.min())
-    codes = layer.read(slice(top, int(row.max()) + 1), slice(left, int(column.max()) + 1))
-    codes = codes[np.ix_(row - top, column - left)]
-    return np.asarray(translate(codes, layer))[None]
+    codes, empty = layer.read(slice(top, int(row.max()) + 1), slice(left, int(column.max()) + 1))
+    inside = np.ix_(row - top, column - left)
+    return np.asarray(translate(codes[inside], empty[inside], layer))[None]
 
 
 def nearest_cells(

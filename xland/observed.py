@@ -24,7 +24,8 @@ from xland.coordinates import find_names, lay_on_globe
 from xland.crs import XarrayObject, attach_crs
 from xland.errors import GridError, StoreError, TimeError, VocabularyError
 from xland.grid import Grid
-from xland.mapfiles import Layer, lazy_codes, nearest_cells, open_raster, unreadable, whole_number
+from xland.mapfiles import Layer, lazy_codes, nearest_cells, open_raster, unreadable
+from xland.reader import check_array, declared_by
 from xland.strangers.netcdf import refuse_hostile_netcdf
 from xland.years import decode_years
 
@@ -96,7 +97,8 @@ def open_hilda(path: str | Path, years: Iterable[int] | None = None, forest: boo
         raise TimeError(f"years= names a year twice: {chosen}")
     grid, row, column = nearest_cells(lat, lon, HILDA_RESOLUTION, what=place.name)
     translate = partial(_hilda_classes, forest=forest)
-    data = lazy_codes([found[year] for year in chosen], row, column, translate)
+    table = vocabulary.HILDA_FOREST if forest else vocabulary.HILDA_BASE
+    data = lazy_codes([_without_known(found[year], table) for year in chosen], row, column, translate)
     comment = (
         f"{'Forest (-f)' if forest else 'Base'} product, brought to {HILDA_RESOLUTION:g} degree by nearest neighbour."
     )
@@ -139,8 +141,7 @@ def open_map(path: str | Path, table: Mapping[int, str] = vocabulary.IGBP, year:
     grid = Grid.from_centres(lat[::-1] if flipped else lat, first + step * np.arange(lon.size))
     row = np.arange(lat.size)[:: -1 if flipped else 1]
     column = np.roll(np.arange(lon.size), -start)
-    nodata = layer.nodata if layer.nodata not in table else None
-    layer = replace(layer, nodata=nodata)
+    layer = _without_known(layer, table)
     data = lazy_codes([layer], row, column, partial(_table_classes, table=dict(table)))
     land_use = _land_use(data if year is not None else data[0], grid, None if year is None else [int(year)])
     return with_crs(land_use.assign_attrs(source=place.name))
@@ -235,12 +236,13 @@ def _hilda_netcdf(path: Path) -> tuple[dict[int, Layer], NDArray[np.float64], ND
         others.pop(time.dimension if time else None, None)
         if any(size > 1 for size in others.values()):
             raise GridError(f"{path.name}: {name} has more dimensions than time, latitude and longitude: {others}")
-        nodata = whole_number(array.attrs.get("_FillValue", array.attrs.get("missing_value")))
+        check_array(array, f"{path.name}: {name}", VocabularyError)
+        declared = declared_by(array.variable, f"{path.name}: {name}", VocabularyError)
         found = {}
         for step, year in enumerate(years):
             place = dict.fromkeys(others, 0) | ({time.dimension: step} if time else {})
             dims = (str(lat.dimension), str(lon.dimension))
-            found[year] = Layer(str(path), name, dims, tuple(place.items()), nodata, ds.variables[name])
+            found[year] = Layer(str(path), name, dims, tuple(place.items()), declared, ds.variables[name])
         if len(found) != len(years):
             raise TimeError(f"{path.name} holds a year twice: {len(years)} steps, {len(found)} years")
         return found, np.asarray(ds[lat.coordinate].values), np.asarray(ds[lon.coordinate].values)
@@ -258,22 +260,27 @@ def _hilda_years(ds: xr.Dataset, dimension: Any, coordinate: Any) -> tuple[int, 
     return decode_years(named, find_names(named, "time", what="HILDA+"))
 
 
-def _table_classes(codes: NDArray[Any], layer: Layer, table: Mapping[int, str]) -> NDArray[np.uint8]:
-    if layer.nodata is None:
+def _without_known(layer: Layer, table: Mapping[int, str]) -> Layer:
+    """Leave fill values to the table that knows them as codes."""
+    fills = tuple(fill for fill in layer.declared.fills if fill not in table)
+    return replace(layer, declared=replace(layer.declared, fills=fills))
+
+
+def _table_classes(
+    codes: NDArray[Any], empty: NDArray[np.bool_], layer: Layer, table: Mapping[int, str]
+) -> NDArray[np.uint8]:
+    if not empty.any():
         return vocabulary.translate(codes, table, what=Path(layer.path).name)
-    empty = codes == layer.nodata
     # any code that the table knows will do where there is no data
     classes = vocabulary.translate(np.where(empty, next(iter(table)), codes), table, what=Path(layer.path).name)
     classes[empty] = vocabulary.OCEAN
     return classes
 
 
-def _hilda_classes(codes: NDArray[Any], layer: Layer, forest: bool) -> NDArray[np.uint8]:
+def _hilda_classes(codes: NDArray[Any], empty: NDArray[np.bool_], layer: Layer, forest: bool) -> NDArray[np.uint8]:
     table = vocabulary.HILDA_FOREST if forest else vocabulary.HILDA_BASE
-    if layer.nodata in table:
-        layer = replace(layer, nodata=None)
     try:
-        return _table_classes(codes, layer, table)
+        return _table_classes(codes, empty, layer, table)
     except VocabularyError as error:
         kinds = sorted(set(vocabulary.HILDA_FOREST) - set(vocabulary.HILDA_BASE))
         if not forest and np.isin(codes, kinds).any():

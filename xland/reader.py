@@ -83,19 +83,19 @@ def decode(values: NDArray[Any], declared: Declared, empty: float = np.nan) -> N
     """
     if declared.dtype is not None:
         values = values.view(declared.dtype)
-    missing = _missing(values, declared)
+    missing = no_data(values, declared)
     if math.isnan(empty):
         dtype = np.result_type(values.dtype, np.float32)
         return np.where(missing, dtype.type(np.nan), values.astype(dtype, copy=False))
-    if declared.masked and values.dtype.kind == "f":
-        missing |= np.isnan(values)
     dtype = values.dtype if values.dtype.kind == "f" else np.result_type(values.dtype, np.uint8)
     return np.where(missing, dtype.type(empty), values.astype(dtype, copy=False))
 
 
-def _missing(values: NDArray[Any], declared: Declared) -> NDArray[np.bool_]:
-    """Where there is no data: numbers that are fill values or outside the valid range, but never infinity."""
-    missing = np.zeros(values.shape, dtype=np.bool_)
+def no_data(values: NDArray[Any], declared: Declared) -> NDArray[np.bool_]:
+    """Where there is no data: fill values, numbers outside the valid range, and NaN if a fill value is declared."""
+    missing = (
+        np.isnan(values) if declared.masked and values.dtype.kind == "f" else np.zeros(values.shape, dtype=np.bool_)
+    )
     for fill in declared.fills:
         if abs(fill) >= FILL_LIMIT and values.dtype.kind == "f":
             missing |= (np.abs(values) >= FILL_LIMIT) & np.isfinite(values)
@@ -132,7 +132,8 @@ def declared_by(variable: xr.Variable, what: str, error: type[XlandError]) -> De
     scaled = "scale_factor" in variable.encoding or "add_offset" in variable.encoding
     fills = _fills(attributes, what, error)
     decoded = _fills({str(key): value for key, value in variable.encoding.items()}, what, error)
-    masked = bool(fills or decoded)
+    # NaN is what xarray writes for floats by itself: in the encoding it declares nothing
+    masked = bool(fills) or any(not math.isnan(fill) for fill in decoded)
     if not scaled and not is_lazy(variable):
         fills += decoded
     if variable.dtype.kind not in "iuf":

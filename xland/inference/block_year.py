@@ -23,7 +23,7 @@ from xland.inference.layout import Block, Layout, Placement, placements
 from xland.inference.predict import BlockInputs, predict_block
 from xland.inference.residency import give_back, residency_of
 from xland.inference.targets import Conserving
-from xland.limits import refuse, share_problem, static_problem, unknown_land
+from xland.limits import checked_predictor, refuse, share_problem, unknown_land
 from xland.models.applicability import Applicability, static_means
 from xland.models.checkpoint import Checkpoint
 from xland.models.ensemble import Ensemble
@@ -239,12 +239,10 @@ def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple
             return
         (rows, columns), height = strip.target, strip.target[0].stop - strip.target[0].start
         place = tuple(axis[part] for axis, part in zip(degrees, strip.source, strict=True))
-        checked = {inputs.domain}
         for number, channel in enumerate(inputs.static):
             named = {name: _read_variable(plan, name, strip, chunks) for name in channel.sources}
-            for name in named.keys() - checked:
-                refuse(static_problem(name, named[name], land[strip.target], *place))
-            checked |= named.keys()
+            for name in named.keys() - {inputs.domain}:
+                named[name] = checked_predictor(name, named[name], land[strip.target], *place)
             for start in range(0, height, IN_CACHE):
                 part = slice(start, min(start + IN_CACHE, height))
                 at = (slice(rows.start + part.start, rows.start + part.stop), columns)

@@ -16,7 +16,7 @@ from xland.batches.split import Part, assign_years
 from xland.errors import ConfigurationError, StaticError, TimeError, XlandError
 from xland.grid import Grid, nesting_factor
 from xland.inputs import InputSpec
-from xland.limits import refuse, share_problem, static_problem, unknown_land
+from xland.limits import checked_predictor, refuse, share_problem, unknown_land
 from xland.orientation import orient
 from xland.reader import as_map, read_static
 from xland.training.configuration import Configuration
@@ -95,13 +95,14 @@ def lay_static(static: xr.Dataset, grid: Grid, inputs: InputSpec) -> xr.Dataset:
 
 
 def find_land(
-    fields: Mapping[str, NDArray[Any]], inputs: InputSpec, grid: Grid, states: Callable[[], Mapping[str, NDArray[Any]]]
+    fields: dict[str, NDArray[Any]], inputs: InputSpec, grid: Grid, states: Callable[[], Mapping[str, NDArray[Any]]]
 ) -> NDArray[np.bool_]:
     """Return the fine cells whose class is learned, having checked the static predictors there.
 
     Parameters
     ----------
-    fields : mapping of str to (rows, columns) array
+    fields : dict of str to (rows, columns) array
+        Values in the sea that cannot be are replaced by NaN.
     inputs : InputSpec
     grid : Grid
         Where the fields lie.
@@ -118,7 +119,7 @@ def find_land(
     land = np.nan_to_num(share) > 0
     for name in inputs.static_variables:
         if name != inputs.domain:
-            refuse(static_problem(name, fields[name], land, grid.latitude, grid.longitude))
+            fields[name] = checked_predictor(name, fields[name], land, grid.latitude, grid.longitude)
     unknown = np.isnan(share)
     if unknown.any():
         coarse = grid.coarsen(inputs.factor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +97,7 @@ class Sources:
         (strip,) = dask.compute(self.static.isel(lat=rows))
         return {str(name): array.values.astype(np.float32) for name, array in strip.data_vars.items()}
 
-    def land(self, fields: Mapping[str, NDArray[np.float32]], rows: slice) -> NDArray[np.bool_]:
+    def land(self, fields: dict[str, NDArray[np.float32]], rows: slice) -> NDArray[np.bool_]:
         """Fine cells of a strip whose class is learned, having checked the predictors there."""
 
         def states() -> dict[str, NDArray[np.float32]]:
