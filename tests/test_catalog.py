@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from xland.catalog import list_entries, open_entry, publish, read_catalog
 from xland.errors import CatalogError, StoreError
 from xland.provenance import describe_product
-from xland.store import open_store, write, write_netcdf
+from xland.store import open_store, store_digest, write, write_netcdf
 from xland.vocabulary import CLASS_NAMES
 
 SHIPPED = Path(__file__).resolve().parent.parent / "catalogs" / "xland.yaml"
@@ -217,6 +217,15 @@ def test_publishing_twice_replaces_the_entry_and_keeps_the_others(store, tmp_pat
     assert content["sources"]["a"]["description"] == "second"
     assert content["sources"]["theirs"] == {"driver": "csv", "args": {"urlpath": "a*.csv"}}
     assert content["metadata"]["owner"] == "me"
+
+
+def test_a_store_that_was_replaced_is_not_opened_as_the_one_that_was_published(store, tmp_path):
+    catalog = publish(tmp_path / "c.yaml", name="a", store=store)
+    assert read_catalog(catalog)["sources"]["a"]["metadata"]["digest"] == store_digest(store)
+    write(maps().assign_attrs(title="another"), store, overwrite=True, progress=False)
+    with pytest.raises(StoreError, match="not the store that was published"):
+        open_entry(catalog, "a")
+    assert open_entry(publish(catalog, name="a", store=store), "a").attrs["title"] == "another"
 
 
 def test_sources_that_are_not_ours_keep_a_catalog_one_of_intake_1(store, tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ from xland.entries import (
 from xland.errors import CatalogError, MissingDependencyError, StoreError, XlandError
 from xland.plain_yaml import parse, read_yaml, render
 from xland.provenance import bounds, package_versions, years
-from xland.store import open_store
+from xland.store import open_store, store_digest
 from xland.strangers.netcdf import check_hdf5, check_netcdf
 from xland.strangers.servers import http_options
 from xland.vocabulary import CLASS_NAMES
@@ -84,7 +84,7 @@ def publish(
         A line for people; by default the title of the store.
     metadata : mapping, optional
         Added to what the store says about itself (title, summary, bounds, years, classes, CRS,
-        model, licence, version of xland).
+        model, licence, version of xland, and its digest, which :func:`open_entry` compares).
     expected : Dataset, optional
         The maps that the store should hold: if both say what they were made from and with
         (attribute ``xland_fingerprint``), it must be the same.
@@ -113,8 +113,10 @@ def publish(
         with open_store(target) as ds:
             _refuse_others(expected, ds, target)
             found = _metadata_of(ds)
+        digest = store_digest(target)
         args["consolidated"] = _is_consolidated(target)  # Zarr 3 without it warns
     else:
+        digest = None
         with _open_netcdf(target) as ds:
             _refuse_others(expected, ds, target)
             found = _metadata_of(ds)
@@ -127,7 +129,7 @@ def publish(
         "description": str(description or found.get("title") or name),
         "driver": driver,
         "args": args,
-        "metadata": found | extra,
+        "metadata": found | extra | ({} if digest is None else {"digest": digest}),
     }
     with naming_faults(path, CatalogError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -245,6 +247,7 @@ def open_entry(catalog: str | os.PathLike[str], name: str, *, allowed_schemes: C
                     **(args.get("storage_options") or {}),
                     **http_options(address, allowed_schemes),
                 }
+            _refuse_another(entry, address, options.get("storage_options"))
             return open_store(address, **options)
         if isinstance(target, Path):
             return _open_netcdf(target, args)
@@ -258,6 +261,16 @@ def open_entry(catalog: str | os.PathLike[str], name: str, *, allowed_schemes: C
         if _shown(target) == str(target):
             raise kind(said[:1000]) from error
         raise kind(without_password(said, of=str(target))[:1000]) from None  # the causes may hold it too
+
+
+def _refuse_another(entry: Mapping[str, Any], address: str, options: Mapping[str, Any] | None) -> None:
+    """Refuse a store that is not the one that was published."""
+    published = (entry.get("metadata") or {}).get("digest")
+    if published is not None and published != store_digest(address, options):
+        raise StoreError(
+            f"{_shown(address)} is not the store that was published: its digest is not {str(published)[:12]}, as the "
+            "catalog says; publish it again if you replaced it"
+        )
 
 
 def _shown(target: Path | str) -> str:

@@ -242,17 +242,23 @@ def verify(path: str | os.PathLike[str]) -> str:
     return refuse_damaged(place, read_finished(place)[1])
 
 
-def store_digest(path: str | os.PathLike[str]) -> str | None:
+def store_digest(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> str | None:
     """SHA-256 of a finished store, known without reading its chunks; None if the store holds no digests.
 
     It is that of the table of its files, so it tells one store from another in whatever they differ.
+
+    Parameters
+    ----------
+    path : path or URL
+    storage_options : mapping, optional
+        For the file system of a URL.
 
     Raises
     ------
     StoreError
         If there is no store, it was not finished, or its metadata or table are damaged.
     """
-    table = read_finished(workplace(path))[1]
+    table = read_finished(workplace(path, storage_options))[1]
     return None if table is None else table.digest
 
 
