@@ -91,6 +91,7 @@ def test_contradictions_in_a_specification_are_named(change, message):
         ({"domain": 5}, "domain must be a text of 1 to 200 characters, not 5"),
         ({"steps": [True]}, "steps must be a list .* each a whole number .* not .True,"),
         ({"optional": 1}, "unknown entries optional"),
+        ({"static": [{"name": "a", "sources": []}]}, "static channels need at least one variable as source, but a has"),
         ({"factor": "four"}, "factor must be a whole number"),
         ({"classes": ["ocean", "wetland"]}, "wetland"),
         ({"steps": None}, "steps must be a list"),

@@ -145,6 +145,9 @@ class InputSpec:
             raise ModelError(f"channel names must be unique: {', '.join(names)}")
         if not self.coarse_variables:
             raise ModelError("at least one coarse channel must be there always: it says where there are data")
+        empty = [channel.name for channel in self.static if not channel.sources]
+        if empty:
+            raise ModelError(f"static channels need at least one variable as source, but {', '.join(empty)} has none")
         if [class_code(name) for name in self.classes] != list(range(len(self.classes))):
             raise ModelError(
                 f"classes must stand in the order of their codes, from {CLASS_NAMES[0]!r} on, not {self.classes}"

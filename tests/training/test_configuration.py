@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from xland.errors import ConfigurationError
 from xland.training.configuration import (
@@ -207,3 +209,25 @@ def test_a_folder_and_a_pipe_are_no_configurations(tmp_path):
     for path, message in ((tmp_path, "it is not a plain file"), (tmp_path / "pipe", "it is not a plain file")):
         with pytest.raises(ConfigurationError, match=message):
             read_configuration(path)
+
+
+ANYTHING = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9)),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=9), inner, max_size=4)),
+    max_leaves=9,
+)
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_anything_in_place_of_an_entry_is_named_or_a_configuration(data):
+    changed = values()
+    section = data.draw(st.sampled_from([None, *(name for name, each in changed.items() if isinstance(each, dict))]))
+    table = changed if section is None else changed[section]
+    name = data.draw(st.sampled_from(sorted(table)))
+    table[name] = data.draw(ANYTHING)
+    try:
+        found = parse_configuration(changed)
+    except ConfigurationError:
+        return
+    assert parse_configuration(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
