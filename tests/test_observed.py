@@ -390,3 +390,42 @@ def test_gdal_understands_the_crs_of_a_written_netcdf(tmp_path):
 def test_the_projected_maps_of_plum_island_are_refused_by_name(plum_island):
     with pytest.raises(GridError, match=r"pie_lu_pie_1985\.tif is in the projection EPSG:26986"):
         observed.open_map(plum_island / "pie_lu_pie_1985.tif")
+
+
+@pytest.mark.parametrize("kind", ["mask", "msk", "nan", "float", "signed"])
+def test_what_a_raster_says_about_its_own_validity_is_honoured(tmp_path, kind):
+    codes, empty = np.full((6, 8), 12, np.uint8), np.zeros((6, 8), bool)
+    empty[2:4, 3] = True
+    fill, dtype = {"nan": (np.nan, "float32"), "float": (-3.4e38, "float32"), "signed": (-1, "int16")}.get(
+        kind, (200, "uint8")
+    )
+    path = tmp_path / "map.tif"
+    options = {} if kind in ("mask", "msk") else {"nodata": fill}
+    transform = rasterio.transform.from_origin(10, 50, 0.05, 0.05)
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=kind == "mask"),
+        rasterio.open(
+            path, "w", driver="GTiff", height=6, width=8, count=1, dtype=dtype, crs=4326, transform=transform, **options
+        ) as file,
+    ):
+        file.write(np.where(empty, fill, codes.astype(dtype)).astype(dtype), 1)
+        if kind in ("mask", "msk"):
+            file.write_mask(~empty)
+    assert (tmp_path / "map.tif.msk").exists() == (kind == "msk")
+    np.testing.assert_array_equal(observed.open_map(path).values, np.where(empty, 0, vocabulary.CROPLAND))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"scales": [0.5]}, VocabularyError, "is packed"),
+        ({"crs": "+proj=longlat +ellps=clrk80 +pm=paris"}, GridError, "prime meridian"),
+    ],
+)
+def test_scaled_rasters_and_other_meridians_are_refused(tmp_path, change, error, message):
+    path = raster(tmp_path / "map.tif", np.zeros((6, 8), np.uint8), IGBP_LAT, IGBP_LON)
+    with rasterio.open(path, "r+") as file:
+        for name, value in change.items():
+            setattr(file, name, value)
+    with pytest.raises(error, match=message):
+        observed.open_map(path)

@@ -156,3 +156,11 @@ def test_tables_cannot_be_changed_by_accident():
         HILDA_BASE[1] = "forest"
     with pytest.raises(AttributeError):
         CLASSES[0].code = 3
+
+
+def test_codes_beyond_a_byte_and_below_zero_are_known_if_the_table_knows_them():
+    table = {111: "urban", 523: "ocean", -1: "water"}
+    np.testing.assert_array_equal(translate(np.array([[111, 523], [-1, 111]]), table), [[1, 0], [7, 1]])
+    for other in (255, 300, -2, 0):
+        with pytest.raises(VocabularyError, match=rf"unknown codes {other} \(1 cells\)"):
+            translate(np.array([other, 111]), table)

@@ -211,10 +211,15 @@ def checked_predictor(
     limits = limits_of(name)
     lowest, highest = limits.lowest - ROUNDING, limits.highest + ROUNDING
 
-    def good(low: float, high: float) -> bool:
-        return lowest <= low and high <= highest and low not in FILLS
+    def good(low: Any, high: Any) -> bool:
+        return lowest <= float(low) and float(high) <= highest and float(low) not in FILLS
 
     if not values.size or good(values.min(), values.max()):
+        return values
+    if (
+        good(np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None))
+        and not (np.isnan(values) & land).any()
+    ):
         return values
     counted = values[land]
     if counted.size and not good(counted.min(), counted.max()):
@@ -248,7 +253,9 @@ def share_problem(
     name: str, share: NDArray[Any], latitude: NDArray[Any], longitude: NDArray[Any]
 ) -> ValueProblem | None:
     """Return what is wrong with a share of land; NaN is looked at by :func:`unknown_land`."""
-    low, high = float(np.fmin.reduce(share, axis=None)), float(np.fmax.reduce(share, axis=None))
+    low, high = float(share.min()), float(share.max())
+    if np.isnan(low):
+        low, high = float(np.fmin.reduce(share, axis=None)), float(np.fmax.reduce(share, axis=None))
     place = latitude, longitude
     if high > 1 + ROUNDING:
         remedy = beyond_remedy(high, _FRACTION)

@@ -66,6 +66,8 @@ class Plan:
         For each year where the years of its steps stand in ``coarse``.
     static : Field
         Layers of the model's static variables.
+    own_static : bool
+        Whether these are the predictors that xland makes, whose values need no look.
     first_prior : Field or None
         Map of the year that the first one adjoins.
     layers : tuple of str
@@ -84,6 +86,7 @@ class Plan:
     variables: tuple[str, ...]
     positions: tuple[tuple[int, ...], ...]
     static: Field
+    own_static: bool
     first_prior: Field | None = None
     layers: tuple[str, ...] = ("land_use",)
     device: str = "auto"
@@ -241,8 +244,9 @@ def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple
         place = tuple(axis[part] for axis, part in zip(degrees, strip.source, strict=True))
         for number, channel in enumerate(inputs.static):
             named = {name: _read_variable(plan, name, strip, chunks) for name in channel.sources}
-            for name in named.keys() - {inputs.domain}:
-                named[name] = checked_predictor(name, named[name], land[strip.target], *place)
+            for name in () if plan.own_static else named.keys() - {inputs.domain}:
+                single = np.asarray(named[name], dtype=np.float32)
+                named[name] = checked_predictor(name, single, land[strip.target], *place)
             for start in range(0, height, IN_CACHE):
                 part = slice(start, min(start + IN_CACHE, height))
                 at = (slice(rows.start + part.start, rows.start + part.stop), columns)

@@ -190,6 +190,7 @@ def downscale(
         variables=variables,
         positions=tuple(tuple(forcing.years.index(year + step) for step in inputs.steps) for year in chosen),
         static=sources.static.field,
+        own_static=static is None,
         first_prior=None if sources.prior is None else sources.prior.field,
         layers=layers_of(wanted),
         device=device,

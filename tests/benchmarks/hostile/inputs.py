@@ -24,6 +24,7 @@ import xarray as xr
 from tests.worlds import tiny_checkpoint, tiny_inputs
 from xland.datasets import synthetic_world
 from xland.errors import XlandError
+from xland.observed import open_map
 from xland.orientation import orient
 
 INPUTS = 1000
@@ -414,6 +415,93 @@ def _through_geotiff(ds: xr.Dataset, path: Path) -> xr.Dataset:
     return joined.to_dataset(name="land_use")
 
 
+def raster(random: Random, folder: Path, item: int) -> tuple[str, Path, np.ndarray, bool]:  # noqa: C901 - a list of kinds
+    """A GeoTIFF of IGBP codes with something of its own: what it is, its classes, and whether it must be refused."""
+    import rasterio
+    from rasterio.transform import from_origin
+
+    from xland.vocabulary import IGBP, translate
+
+    codes = random.integers(0, 17, (30, 40)).astype("u1")
+    empty = random.random(codes.shape) < 0.2
+    expected = np.where(empty, 0, translate(codes, IGBP))
+    options: dict[str, Any] = {
+        "driver": "GTiff", "height": 30, "width": 40, "count": 1, "dtype": "uint8", "crs": "EPSG:4326",
+        "transform": from_origin(10, 50, 0.05, 0.05),
+    }  # fmt: skip
+    kinds = ("nodata", "float", "nan", "mask", "msk", "palette", "south", "tiled", "undeclared", "scaled", "offset", "bands",
+             "projected", "no crs", "rotated", "meridian", "alpha", "complex", "fractions", "signed")  # fmt: skip
+    kind = str(random.choice(kinds))
+    values: np.ndarray = np.where(empty, 200, codes).astype("u1")
+    refused = kind in (
+        "undeclared",
+        "scaled",
+        "offset",
+        "bands",
+        "projected",
+        "no crs",
+        "rotated",
+        "meridian",
+        "alpha",
+        "complex",
+        "fractions",
+    )
+    if kind in (
+        "nodata",
+        "palette",
+        "tiled",
+        "scaled",
+        "offset",
+        "projected",
+        "no crs",
+        "rotated",
+        "meridian",
+        "south",
+    ):
+        options["nodata"] = 200
+    if kind == "tiled":
+        options |= {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate"}
+    if kind == "float":
+        values, options = (
+            np.where(empty, -3.4028234663852886e38, codes).astype("f4"),
+            options | {"dtype": "float32", "nodata": -3.4028234663852886e38},
+        )
+    if kind == "nan":
+        values, options = np.where(empty, np.nan, codes).astype("f4"), options | {"dtype": "float32", "nodata": np.nan}
+    if kind == "fractions":
+        values, options = (codes + 0.5).astype("f4"), options | {"dtype": "float32"}
+    if kind == "signed":
+        values, options = np.where(empty, -1, codes.astype("i2")), options | {"dtype": "int16", "nodata": -1}
+    if kind == "complex":
+        values, options = codes.astype("c8"), options | {"dtype": "complex64"}
+    if kind == "south":
+        values, options["transform"] = values[::-1], rasterio.Affine(0.05, 0, 10, 0, 0.05, 48.5)
+    if kind == "rotated":
+        options["transform"] = from_origin(10, 50, 0.05, 0.05) * rasterio.Affine.rotation(10)
+    if kind in ("bands", "alpha"):
+        options["count"] = 2
+    options["crs"] = {
+        "projected": "EPSG:3035",
+        "no crs": None,
+        "meridian": "+proj=longlat +ellps=clrk80 +pm=paris",
+    }.get(kind, "EPSG:4326")
+    path = folder / f"raster-{item}.tif"
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=kind == "mask"), rasterio.open(path, "w", **options) as file:
+        file.write(values, 1)
+        if kind in ("mask", "msk"):
+            file.write_mask(~empty)
+        if kind == "palette":
+            file.write_colormap(1, {code: (code, 2 * code, 255 - code, 255) for code in range(17)})
+        if kind == "alpha":
+            file.write(np.where(empty, 0, 255).astype("u1"), 2)
+            file.colorinterp = [rasterio.enums.ColorInterp.gray, rasterio.enums.ColorInterp.alpha]
+        if kind == "scaled":
+            file.scales = [0.5]
+        if kind == "offset":
+            file.offsets = [1.0]
+    return kind, path, expected, refused
+
+
 def differs(got: Any, reference: Any) -> bool:
     """Whether a result is another than that of the valid input."""
     if isinstance(reference, str):
@@ -421,54 +509,72 @@ def differs(got: Any, reference: Any) -> bool:
     return got.shape != reference.shape or not np.array_equal(got, reference)
 
 
+def judge(run: Callable[[], Any], reference: Any, *, valid: bool, refuse: bool = False) -> tuple[str, str]:
+    """Run an input; return its verdict (right, refused, silent or bare) and what was said."""
+    try:
+        wrong = differs(run(), reference) or refuse
+    except XlandError as error:
+        return ("refused", str(error)) if valid else ("right", "")
+    except Exception as error:  # noqa: BLE001 - what is looked for
+        return "bare", f"{type(error).__name__}: {str(error)[:200]}"
+    return ("silent", "") if wrong else ("right", "")
+
+
+def mutated(world: World, random: Random, item: int) -> tuple[str, str, xr.Dataset | None, bool]:
+    """One input: what it is, its kind, the input (None if two mutations do not go together), whether it stays valid."""
+    kind, form = KINDS[item % len(KINDS)], str(random.choice(FORMS))
+    fitting = [each for each in mutations() if kind in each.kinds]
+    chosen = [fitting[int(random.integers(len(fitting)))]]
+    if random.random() < 0.3:
+        chosen.insert(0, fitting[int(random.integers(len(fitting)))])
+    label = f"{kind} {form}: {' and '.join(each.name for each in chosen)}"
+    ds = world.valid[kind].copy(deep=True)
+    try:
+        for each in chosen:
+            ds = each.change(ds, random)
+    except Exception:  # noqa: BLE001 - of one that another has changed before
+        return label, kind, None, False
+    holds = all(each.files for each in chosen)
+    ds = in_form(form if holds else "memory", kind, ds, world.folder / f"i{item}", random)
+    return label, kind, ds, all(each.same for each in chosen)
+
+
 def campaign(quick: bool, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Draw the inputs, run them, and count what is wrong."""
+    """Draw the inputs, run them, and count what is wrong: every tenth is a raster file."""
     number = INPUTS // 10 if quick else INPUTS
-    silent: list[str] = []
-    bare: list[str] = []
-    refused: list[str] = []
+    found: dict[str, list[str]] = {"silent": [], "bare": [], "refused": [], "right": []}
     slowest, slow = 0.0, ""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         world = World(folder)
-        for item in range(number):
+        done = item = 0
+        while done < number:
             random = np.random.default_rng([seed, item])
-            kind, form = KINDS[item % len(KINDS)], str(random.choice(FORMS))
-            fitting = [each for each in mutations() if kind in each.kinds]
-            chosen = [fitting[int(random.integers(len(fitting)))]]
-            if random.random() < 0.3:
-                chosen.insert(0, fitting[int(random.integers(len(fitting)))])
-            label = f"seed {seed}, input {item}: {kind} {form}: {' and '.join(each.name for each in chosen)}"
-            ds = world.valid[kind].copy(deep=True)
-            try:
-                for each in chosen:
-                    ds = each.change(ds, random)
-            except Exception:  # noqa: BLE001, S112 - two mutations that do not go together: no input
-                continue
-            ds = in_form(
-                form if all(each.files for each in chosen) else "memory", kind, ds, world.folder / f"i{item}", random
-            )
+            label = f"seed {seed}, input {item}: "
             begun = time.monotonic()
-            try:
-                got = world.run(kind, ds)
-            except XlandError as error:
-                if all(each.same for each in chosen):
-                    refused.append(f"{label}: {error}")
-            except Exception as error:  # noqa: BLE001 - what is looked for
-                bare.append(f"{label}: {type(error).__name__}: {str(error)[:200]}")
+            if item % 11 == 10:
+                name, path, expected, refuse = raster(random, world.folder, item)
+                label += f"raster {name}"
+                verdict, said = judge(lambda at=path: open_map(at).values, expected, valid=not refuse, refuse=refuse)  # type: ignore[misc]
             else:
-                if differs(got, world.references[kind]):
-                    silent.append(label)
+                what, kind, ds, valid = mutated(world, random, item)
+                label, begun = label + what, time.monotonic()
+                if ds is None:
+                    item += 1
+                    continue
+                verdict, said = judge(lambda k=kind, d=ds: world.run(k, d), world.references[kind], valid=valid)  # type: ignore[misc]
             took = time.monotonic() - begun
-            if took > slowest:
-                slowest, slow = took, label
-    sizes = {"inputs": number, "mutations": len(mutations()), "refused_though_valid": len(refused)}
+            found[verdict].append(f"{label}: {said}" if said else label)
+            slowest, slow = max((slowest, slow), (took, label))
+            item, done = item + 1, done + 1
+    sizes = {"inputs": number, "mutations": len(mutations()), "refused_though_valid": len(found["refused"])}
+    examples = found["silent"][:40] + [f"refused though valid: {each}" for each in found["refused"][:20]]
+    yield {"name": "inputs_silent", "value": len(found["silent"]), "target": 0, "sizes": sizes, "examples": examples}
     yield {
-        "name": "inputs_silent",
-        "value": len(silent),
+        "name": "inputs_bare",
+        "value": len(found["bare"]),
         "target": 0,
         "sizes": sizes,
-        "examples": silent[:40] + refused[:40],
+        "examples": found["bare"][:40],
     }
-    yield {"name": "inputs_bare", "value": len(bare), "target": 0, "sizes": sizes, "examples": bare[:40]}
     yield {"name": "inputs_slowest", "value": round(slowest, 2), "target": SLOWEST, "sizes": sizes, "examples": [slow]}
