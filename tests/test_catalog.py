@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.test_store import BESIDE
 from xland.catalog import list_entries, open_entry, publish, read_catalog
 from xland.errors import CatalogError, StoreError
 from xland.provenance import describe_product
@@ -54,7 +55,7 @@ def test_intake_opens_what_was_published(store, tmp_path, monkeypatch):
     found = intake.open_catalog("catalog.yaml")["land-use-2015"].to_dask()
     assert found.land_use.chunks == ((1, 1), (4, 4), (6, 6))
     assert found.land_use.dtype == np.uint8
-    xr.testing.assert_equal(found.load(), maps().compute())
+    xr.testing.assert_equal(found.load().set_coords(BESIDE), maps().compute())
     xr.testing.assert_identical(open_entry(catalog, "land-use-2015").load(), open_store(store).load())
 
 
@@ -65,7 +66,7 @@ def test_intake_opens_a_published_netcdf_file(store, tmp_path):
     catalog = publish(tmp_path / "catalog.yaml", name="file", store=file)
     for found in (intake.open_catalog(catalog)["file"].to_dask(), open_entry(catalog, "file")):
         assert found.land_use.chunks is not None
-        xr.testing.assert_equal(found.load(), maps().compute())
+        xr.testing.assert_equal(found.load().set_coords(BESIDE), maps().compute())
         found.close()
 
 

@@ -51,5 +51,5 @@ def test_the_report_says_what_the_coarse_input_is(results):
 def test_the_luh2_file_can_be_used_instead(luh2_path, tmp_path):
     found = demo(tmp_path, forcing=luh2_path, region=(-6, 42, 0, 48))
     with xr.open_zarr(found.store) as opened:
-        assert opened["time"].values.tolist() == [2015]
+        assert opened["year"].values.tolist() == [2015]
     assert "LUH2 of 2015" in found.report.read_text()

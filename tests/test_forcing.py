@@ -162,7 +162,7 @@ def test_days_since_850_decoded_by_xarray_keep_their_years():
         (with_time([0.0, 1.0]), "not calendar years from 850 to 2500; if they count from a year, say so"),
         (with_time([2014.2, 2014.7]), "not calendar years"),
         (with_time([np.nan, 2015.0]), "1 steps are not finite"),
-        (with_time(np.array(["NaT", "2015-01-01"], dtype="datetime64[ns]")), "1 steps have no date"),
+        (with_time(np.array(["NaT", "2015-01-01"], dtype="datetime64[ns]")), "1 of 2 steps have no date"),
         (with_time(["first", "second"]), "cannot be read as years"),
         (STATES.drop_vars("time"), "has 2 steps but no coordinate; assign the years"),
         (STATES.isel(time=0, drop=True), "does not say its year"),

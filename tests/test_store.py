@@ -22,10 +22,12 @@ from hypothesis import strategies as st
 
 from tests.killing import kill_this_process, run_until_killed
 from tests.waiting import local_cluster, wait_for_idle_workers
+from xland.conventions import with_cell_bounds
 from xland.errors import StoreError
 from xland.provenance import bounds, describe_product
 from xland.store import is_complete, open_store, write, write_netcdf
 from xland.storing.blocks import BlockWriter
+from xland.years import with_years
 
 
 class StopError(Exception):
@@ -59,6 +61,10 @@ def write_and_die(target: str) -> None:
         write(maps(years=3, fuse=Bomb()), target, progress=False)
 
 
+BESIDE = ["lat_bnds", "lon_bnds", "time_bnds", "spatial_ref"]
+"""What a plain xarray does not take for coordinates."""
+
+
 def maps(
     years: int = 2, rows: int = 6, columns: int = 8, block: tuple[int, int] = (3, 4), fuse: Fuse | None = None
 ) -> xr.Dataset:
@@ -67,14 +73,21 @@ def maps(
     data = da.from_array(codes, chunks=(1, *block))
     if fuse is not None:
         data = data.map_blocks(fuse, name=f"fused-{id(fuse)}", dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8))
-    return xr.Dataset(
+    ds = xr.Dataset(
         {"land_use": (("time", "lat", "lon"), data, {"flag_values": np.arange(8, dtype=np.uint8)})},
         coords={
-            "time": ("time", 2000 + np.arange(years)),
             "lat": ("lat", 60 - 0.25 * (np.arange(rows) + 0.5)),
             "lon": ("lon", 0.25 * (np.arange(columns) + 0.5)),
         },
         attrs={"title": "a test", "history": "made today"},
+    )
+    return with_cell_bounds(with_years(ds, range(2000, 2000 + years)))
+
+
+def with_plain_years(ds: xr.Dataset) -> xr.Dataset:
+    """Return maps as earlier versions wrote them."""
+    return (
+        ds.drop_vars(["year", "time_bnds", "lat_bnds", "lon_bnds"]).assign_coords(time=ds.year.values).drop_encoding()
     )
 
 
@@ -391,10 +404,56 @@ def test_what_is_no_store_is_named(tmp_path):
 
 
 def test_stores_of_others_open(tmp_path):
-    maps().to_zarr(tmp_path / "two.zarr", zarr_format=2)
-    maps().to_zarr(tmp_path / "three.zarr", zarr_format=3, consolidated=False)
+    theirs = with_plain_years(maps())
+    theirs.to_zarr(tmp_path / "two.zarr", zarr_format=2)
+    theirs.to_zarr(tmp_path / "three.zarr", zarr_format=3, consolidated=False)
     for name in ("two.zarr", "three.zarr"):
-        xr.testing.assert_equal(open_store(tmp_path / name).load(), maps().compute())
+        found = open_store(tmp_path / name).load()
+        xr.testing.assert_equal(found.drop_vars("year"), theirs.compute())
+        xr.testing.assert_equal(found.sel(year=2001), found.sel(time=2001))
+
+
+def test_stores_that_an_earlier_version_wrote_open(tmp_path):
+    with_plain_years(maps()).assign_attrs(xland_complete=True).to_zarr(tmp_path / "whole.zarr", consolidated=False)
+    found = open_store(tmp_path / "whole.zarr")
+    assert found.time.values.tolist() == [2000, 2001]
+    np.testing.assert_array_equal(found.land_use.sel(year=2001), maps().land_use.sel(year=2001))
+    with_plain_years(maps()).assign_attrs(xland_complete=False).to_zarr(tmp_path / "a.zarr", consolidated=False)
+    with pytest.raises(StoreError, match="is incomplete"):
+        open_store(tmp_path / "a.zarr")
+
+
+def test_years_are_written_as_dates_that_all_tools_read(tmp_path):
+    """Whatever the time is called; days in the file, years and dates to select by when it is opened."""
+    years = [850, 1855, 2100]
+    plain = with_plain_years(maps(years=3)).assign_coords(time=years)
+    for name in ("time", "t", "year"):
+        path = put(plain.rename({} if name == "time" else {"time": name}), tmp_path / f"{name}.zarr")
+        date = "time" if name == "year" else name
+        raw = xr.open_zarr(path, decode_times=False, consolidated=False)
+        assert raw[date].attrs["units"] == "days since 1850-01-01"
+        assert raw[date].attrs["calendar"] == "proleptic_gregorian"
+        assert raw[f"{name}_bnds"].values.tolist() == [[-365242, -364877], [1826, 2191], [91311, 91676]]
+        found = open_store(path)
+        assert found[date].dtype == "datetime64[s]"
+        assert found.sel(year=850)[date].values == np.datetime64("0850-01-01")
+        xr.testing.assert_equal(found.sel({date: "1855"}).squeeze(), found.sel(year=1855))
+        np.testing.assert_array_equal(found.land_use.sel(year=2100), plain.land_use.sel(time=2100))
+
+
+def test_dates_of_others_stay_as_they_are(tmp_path):
+    """Months are not years: only their units are set."""
+    monthly = with_plain_years(maps()).assign_coords(time=np.array(["2015-01-01", "2015-02-01"], "datetime64[ns]"))
+    found = open_store(put(monthly, tmp_path / "a.zarr"))
+    assert found.time.values.astype("datetime64[D]").astype(str).tolist() == ["2015-01-01", "2015-02-01"]
+    assert "time_bnds" not in found
+    assert found.year.values.tolist() == [2015, 2015]
+
+
+def test_labels_that_were_assigned_anew_count(tmp_path):
+    found = open_store(put(maps().assign_coords(time=[1990, 1991]), tmp_path / "a.zarr"))
+    assert found.year.values.tolist() == [1990, 1991]
+    assert found.time_bnds.dt.year.values.tolist() == [[1990, 1991], [1991, 1992]]
 
 
 def test_a_distributed_cluster_writes_the_same_store(tmp_path):
@@ -412,8 +471,10 @@ def test_netcdf_export_reads_back_with_its_coordinate_system(tmp_path):
 
     ds = describe_product(maps(rows=40, columns=60, block=(20, 20)))
     path = write_netcdf(open_store(put(ds, tmp_path / "a.zarr")), tmp_path / "a.nc", progress=False)
-    with xr.open_dataset(path) as found:
+    with xr.open_dataset(path, decode_coords="all") as found:
         xr.testing.assert_equal(found.load(), ds.compute())
+        assert found.encoding["unlimited_dims"] == {"time"}
+        assert "spatial_ref" not in found.land_use.encoding["coordinates"]
         assert found.land_use.dtype == np.uint8
         assert found.land_use.encoding["zlib"]
         assert found.land_use.encoding["chunksizes"] == (1, 20, 20)
@@ -457,9 +518,9 @@ def test_a_product_says_what_it_is_and_where_it_came_from(tmp_path, monkeypatch)
     assert (found.attrs["geospatial_lon_min"], found.attrs["geospatial_lon_max"]) == (0.0, 2.0)
     assert (found.attrs["time_coverage_start"], found.attrs["time_coverage_end"]) == ("2000-01-01", "2001-12-31")
     assert found.lat.attrs["standard_name"] == "latitude"
-    assert found.time.attrs == {"long_name": "calendar year", "axis": "T"}
+    assert found.time.attrs == {"standard_name": "time", "long_name": "time", "axis": "T"}
     assert found.land_use.attrs["flag_meanings"].startswith("ocean urban")
-    assert found.land_use.attrs["grid_mapping"] == "spatial_ref"
+    assert found.land_use.encoding["grid_mapping"] == "spatial_ref"
     assert found.rio.crs == "EPSG:4326"
 
 

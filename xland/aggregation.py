@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from xland.grid import Grid, class_shares
 from xland.orientation import orient, restore
 from xland.vocabulary import CLASSES, check_codes
+from xland.years import index_by
 
 
 def aggregate_classes(maps: xr.DataArray, factor: int) -> xr.Dataset:
@@ -47,7 +48,7 @@ def aggregate_classes(maps: xr.DataArray, factor: int) -> xr.Dataset:
     def rows(values: NDArray[np.float64]) -> da.Array:
         return da.from_array(values.reshape(*along, -1, 1), chunks=(*along, codes.chunks[-2], 1))
 
-    shares = da.map_blocks(
+    values = da.map_blocks(
         _shares,
         codes,
         rows(fine.cell_area()),
@@ -73,10 +74,15 @@ def aggregate_classes(maps: xr.DataArray, factor: int) -> xr.Dataset:
         "lon": ("lon", coarse.longitude, canonical["lon"].attrs),
     }
     variables = {
-        each.name: (dims, shares[each.code], {"long_name": f"share of {each.long_name}", "units": "1"})
+        each.name: (dims, values[each.code], {"long_name": f"share of {each.long_name}", "units": "1"})
         for each in CLASSES
     }
-    return restore(xr.Dataset(variables, coordinates), orientation)
+    shares = restore(xr.Dataset(variables, coordinates), orientation)
+    if orientation.time is None:
+        return shares
+    # years stand beside dates: what one can select the maps by
+    along = [name for name in maps.coords if maps[name].dims == (orientation.time.dimension,)]
+    return index_by(shares.assign_coords({name: maps[name].variable for name in along}), *along)
 
 
 def _shares(

@@ -32,6 +32,7 @@ import xarray as xr
 
 from xland.addresses import is_url, local_path, without_password
 from xland.atomic import naming_faults, replace_file
+from xland.conventions import READING, from_files
 from xland.entries import (
     DRIVERS,
     FOLDER,
@@ -360,7 +361,7 @@ def _opened(source: Any, shown: str, args: Mapping[str, Any], *, engine: Any) ->
     try:
         if (args.get("xarray_kwargs") or {}).get("decode_times") is not False:
             with suppress(ValueError, OverflowError, TypeError):  # LUH2 counts years, which xarray does not decode
-                return xr.open_dataset(source, engine=engine, chunks=chunks)
+                return from_files(xr.open_dataset(source, engine=engine, chunks=chunks, **READING))
         return xr.open_dataset(source, engine=engine, chunks=chunks, decode_times=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise StoreError(f"{shown} cannot be read as NetCDF: {error}") from error

@@ -94,7 +94,9 @@ def find_names(obj: xr.Dataset | xr.DataArray, kind: str, *, what: str) -> Names
         )
     if lines:
         dimension = dimensions.pop()
-        coordinate = dimension if dimension in lines else lines[0]
+        # its own coordinate says more than others that stand beside it, such as dates beside years
+        own = dimension in lines or (dimension in obj.coords and str(dimension).lower() in _COMMON_NAMES[kind])
+        coordinate = dimension if own else lines[0]
         if kind != "time":
             _check_degrees(obj[coordinate], kind, what)
         return Names(dimension, coordinate)
@@ -115,6 +117,28 @@ def find_names(obj: xr.Dataset | xr.DataArray, kind: str, *, what: str) -> Names
         f"{what}: no {kind} found; dimensions found: {listed}; rename it to {CANONICAL[kind]!r} "
         f"or give its coordinate the standard_name {kind!r}"
     )
+
+
+def find_role(obj: xr.Dataset | xr.DataArray, kind: str) -> Names | None:
+    """Find what latitude, longitude or time is called; None where it is missing or ambiguous."""
+    try:
+        return find_names(obj, kind, what="")
+    except GridError:
+        return None
+
+
+def find_dimension(obj: xr.Dataset | xr.DataArray, kind: str) -> Hashable | None:
+    """Find the dimension of latitude, longitude or time, also where it has no coordinate; None where there is none."""
+    names = find_role(obj, kind)
+    if names is not None:
+        return names.dimension
+    called = {str(dim).lower(): dim for dim in obj.dims}
+    return next((called[name] for name in _COMMON_NAMES[kind] if name in called), None)
+
+
+def find_scalars(obj: xr.Dataset | xr.DataArray, kind: str) -> list[Hashable]:
+    """Find coordinates without a dimension that may be of this kind, the likeliest first."""
+    return [name for name in _candidates(obj, kind) if obj[name].ndim == 0]
 
 
 def _candidates(obj: xr.Dataset | xr.DataArray, kind: str) -> list[Hashable]:

@@ -310,6 +310,13 @@ def _dimension_order(dataset: xr.Dataset, latitude: Names, longitude: Names) -> 
 
 def _rename(dataset: xr.Dataset, names: Names, target: str, what: str) -> xr.Dataset:
     source = names.coordinate if names.coordinate is not None else names.dimension
+    if (
+        source != target
+        and target == "time"
+        and target in dataset.coords
+        and dataset[target].dims == (names.dimension,)
+    ):
+        dataset = dataset.drop_vars(target)  # dates beside years, which say the same
     taken = {*map(str, dataset.variables), *map(str, dataset.dims)} - {str(source), str(names.dimension)}
     if target in taken:
         raise GridError(
@@ -376,11 +383,15 @@ def _join(dataset: xr.Dataset, dimension: str, slices: Sequence[slice]) -> xr.Da
 
 def _rebuild(dataset: xr.Dataset, variables: dict[Hashable, xr.Variable]) -> xr.Dataset:
     """Build the Dataset anew from other variables under the same names."""
-    return xr.Dataset(
+    rebuilt = xr.Dataset(
         {name: variables[name] for name in dataset.data_vars},
         coords={name: variables[name] for name in dataset.coords},
         attrs=dataset.attrs,
     )
+    for name in dataset.xindexes:
+        if name not in rebuilt.xindexes and rebuilt[name].ndim == 1:
+            rebuilt = rebuilt.set_xindex([name])
+    return rebuilt
 
 
 def _is_loaded(variable: xr.Variable) -> bool:

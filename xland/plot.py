@@ -23,6 +23,7 @@ from xland.errors import GridError, RegionError
 from xland.grid import Grid
 from xland.orientation import orient
 from xland.vocabulary import CLASSES, OCEAN, check_codes
+from xland.years import years_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -464,9 +465,5 @@ def _legend(ax: Axes, entries: Mapping[str, str]) -> None:
 
 
 def _year(da: xr.DataArray) -> str | None:
-    if "time" not in da.coords or da["time"].size != 1:
-        return None
-    value = da["time"].values.ravel()[0]
-    return (
-        str(value.astype("datetime64[Y]")) if isinstance(value, np.datetime64) else str(getattr(value, "year", value))
-    )
+    years = years_of(da, what=_what(da))
+    return str(years[0]) if years is not None and len(years) == 1 else None

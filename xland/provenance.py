@@ -13,23 +13,29 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xland.conventions import for_files
+from xland.coordinates import find_role, find_scalars
 from xland.crs import attach_crs
+from xland.errors import GridError, TimeError
 from xland.vocabulary import flag_attributes
+from xland.years import years_of
 
 PACKAGES = ("xland", "xarray", "dask", "zarr", "numpy", "torch")
 """Packages whose versions a product names."""
 
 _COORDINATES: Mapping[str, Mapping[str, str]] = {
-    "lat": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
-    "lon": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
-    "time": {"long_name": "calendar year", "axis": "T"},
-    "class": {"long_name": "land-use class"},
+    "latitude": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
+    "longitude": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
 }
 
 _VARIABLES: Mapping[str, Mapping[str, str]] = {
     "probability": {"long_name": "probability of each land-use class", "units": "1"},
     "confidence": {"long_name": "probability of the best class less that of the second best", "units": "1"},
 }
+
+
+_ANCILLARY = ("probability", "confidence", "entropy", "spread", "applicability", "unmet")
+"""Variables that say more about the map."""
 
 
 def package_versions() -> dict[str, str]:
@@ -63,8 +69,8 @@ def describe_product(
     Parameters
     ----------
     ds : Dataset
-        ``land_use`` and others over ``time`` (calendar years), ``lat``, ``lon`` (cell centres in
-        degrees).
+        ``land_use`` and others over time (calendar years or dates), latitude and longitude (cell centres in
+        degrees), whatever these are called.
     title, summary, source : str, optional
         What it is, in a line and in a few; what it was made from.
     model : mapping, optional
@@ -87,8 +93,10 @@ def describe_product(
         Same data, new attributes.
     """
     stamp = (when or _now()).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    ds = _describe_variables(ds)
-    ds = attach_crs(ds) if {"lat", "lon"} <= set(ds.dims) else ds
+    ds = for_files(_describe_variables(ds))
+    lat, lon = find_role(ds, "latitude"), find_role(ds, "longitude")
+    if lat is not None and lon is not None:
+        ds = attach_crs(ds, (lat.dimension, lon.dimension))
     model = model or {}
     licence = licence or model.get("licence") or model.get("license")
     line = f"{stamp}: {command or 'made with xland'}"
@@ -124,14 +132,15 @@ def bounds(ds: xr.Dataset) -> tuple[float, float, float, float] | None:
 
     East is beyond 180 (or 360) for a region that crosses the end of its range of longitude.
     """
-    if not {"lat", "lon"} <= set(ds.coords) or not ds["lat"].size or not ds["lon"].size:
+    found = _centres(ds)
+    if found is None:
         return None
-    lat, lon = np.asarray(ds["lat"].values, dtype=float), np.asarray(ds["lon"].values, dtype=float)
+    lat, lon = found
     steps = [abs(float(c[1] - c[0])) for c in (lat, lon) if c.ndim == 1 and c.size > 1]
     half = steps[0] / 2 if steps else 0.0
     lon = _contiguous(lon, 2 * half)
     edges = (lon.min() - half, lat.min() - half, lon.max() + half, lat.max() + half)
-    west, south, east, north = (round(float(edge), 8) for edge in edges)
+    west, south, east, north = (round(float(edge), 8) + 0.0 for edge in edges)
     return west, max(south, -90.0), east, min(north, 90.0)
 
 
@@ -147,24 +156,37 @@ def _contiguous(lon: NDArray[np.float64], step: float) -> NDArray[np.float64]:
 
 
 def years(ds: xr.Dataset) -> list[int]:
-    """Calendar years of a Dataset in ascending order; none if ``time`` is not whole numbers."""
-    if "time" not in ds.coords or ds["time"].dtype.kind not in "iu":
+    """Calendar years of a Dataset in ascending order; none if it does not say them."""
+    try:
+        return sorted(set(years_of(ds, what="maps") or ()))
+    except (TimeError, GridError):
         return []
-    return sorted(int(year) for year in np.atleast_1d(ds["time"].values))
+
+
+def _centres(ds: xr.Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Latitudes and longitudes of the cell centres, or of a single cell; None if they are not there."""
+    found = []
+    for kind in ("latitude", "longitude"):
+        names = find_role(ds, kind)
+        name = names.coordinate if names is not None else next(iter(find_scalars(ds, kind)), None)
+        if name is None or not ds[name].size:
+            return None
+        found.append(np.atleast_1d(np.asarray(ds[name].values, dtype=float)))
+    return found[0], found[1]
 
 
 def _describe_variables(ds: xr.Dataset) -> xr.Dataset:
     ds = ds.copy()
-    for name, attributes in _COORDINATES.items():
-        if name in ds.coords:
-            ds[name].attrs = {**ds[name].attrs, **attributes}
+    for kind, attributes in _COORDINATES.items():
+        names = find_role(ds, kind)
+        if names is not None and names.coordinate is not None:
+            ds[names.coordinate].attrs = {**ds[names.coordinate].attrs, **attributes}
     for name in map(str, ds.data_vars):
         attributes = flag_attributes() if name == "land_use" else _VARIABLES.get(name, {})
         ds[name].attrs = {**attributes, **ds[name].attrs}
-        if name in ("probability", "confidence") and "land_use" in ds:
-            ds["land_use"].attrs["ancillary_variables"] = " ".join(
-                other for other in ("probability", "confidence") if other in ds
-            )
+    others = [name for name in _ANCILLARY if name in ds]
+    if "land_use" in ds and others:
+        ds["land_use"].attrs["ancillary_variables"] = " ".join(others)
     return ds
 
 
@@ -182,8 +204,7 @@ def _extent(ds: xr.Dataset) -> dict[str, Any]:
             "geospatial_lon_units": "degrees_east",
             "geospatial_bounds_crs": "EPSG:4326",
         }
-        if ds["lat"].size > 1:
-            step = round(abs(float(ds["lat"][1] - ds["lat"][0])), 10)
+        if (step := _resolution(ds)) is not None:
             found |= {"geospatial_lat_resolution": step, "geospatial_lon_resolution": step}
     covered = years(ds)
     if covered:
@@ -198,9 +219,13 @@ def _extent(ds: xr.Dataset) -> dict[str, Any]:
 def _default_title(ds: xr.Dataset) -> str:
     covered = years(ds)
     when = "" if not covered else f" of {covered[0]}" if len(covered) == 1 else f" of {covered[0]} to {covered[-1]}"
-    if "lat" not in ds.coords or ds["lat"].size < 2:
-        return f"Land use{when}"
-    return f"Land use{when} on a {round(abs(float(ds['lat'][1] - ds['lat'][0])), 6):g} degree grid"
+    step = _resolution(ds)
+    return f"Land use{when}" if step is None else f"Land use{when} on a {round(step, 6):g} degree grid"
+
+
+def _resolution(ds: xr.Dataset) -> float | None:
+    centres = _centres(ds)
+    return None if centres is None or centres[0].size < 2 else round(abs(float(centres[0][1] - centres[0][0])), 10)
 
 
 def _now() -> datetime:

@@ -26,7 +26,7 @@ from xland.grid import Grid
 from xland.limits import FILL_LIMIT, ROUNDING, check_units
 from xland.orientation import orient
 from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN
-from xland.years import decode_years, listed
+from xland.years import listed, years_of
 
 Holds = Literal["classes", "numbers", "labels", "mask", "values"]
 
@@ -440,16 +440,10 @@ def map_years(array: xr.DataArray, what: str) -> tuple[int | None, ...]:
     TimeError
         If the years cannot be decoded, or one stands twice: which of its maps is meant?
     """
-    time = find_names(array, "time", what=what)
-    if time is None:
-        scalars = [array[name] for name in ("time", "year") if name in array.coords and not array[name].ndim]
-        if not scalars:
-            return (None,)
-        return decode_years(xr.Dataset(coords={"time": ((), scalars[0].values, scalars[0].attrs)}), None)
-    if time.coordinate is None:
-        return (None,) * array.sizes[time.dimension]
-    steps = array[time.coordinate]
-    years = decode_years(xr.Dataset(coords={"time": ("time", steps.values, steps.attrs)}), time)
+    years = years_of(array, what=what)
+    if years is None:
+        time = find_names(array, "time", what=what)
+        return (None,) * (1 if time is None else array.sizes[time.dimension])
     twice = sorted({year for year in years if years.count(year) > 1})
     if twice:
         raise TimeError(f"the {what} holds several maps of {listed(twice)}; select one of each year")

@@ -24,6 +24,7 @@ from dask.base import tokenize
 
 from xland.addresses import is_url, without_password
 from xland.atomic import explain
+from xland.conventions import READING, for_files, from_files
 from xland.errors import StoreError
 from xland.storing.blocks import align, group_variables
 from xland.storing.checksums import ATTRIBUTE, ROOT, Table
@@ -129,7 +130,7 @@ def write(
     try:
         _refuse(place, overwrite=overwrite, resume=resume)
         check_kinds(ds)
-        ds, encoding = align(drop_encoding(ds), chunks, shards)
+        ds, encoding = align(for_files(drop_encoding(ds)), chunks, shards)
         description = describe_work(ds, encoding)
         skeleton = _skeleton(ds, encoding, tokenize(description))
         # a store that is finished is left as it is, also where nothing can be written
@@ -181,7 +182,7 @@ def open_store(path: str | os.PathLike[str], *, verify: bool = False, **kwargs: 
     if verify:
         refuse_damaged(place, table)
     kwargs.setdefault("consolidated", "consolidated_metadata" in root if root else None)
-    kwargs.setdefault("chunks", {})
+    kwargs = {"chunks": {}, **READING, **kwargs}
     try:
         ds = _as_written(xr.open_zarr(*_source_of(place, table, options, kwargs), **kwargs))
     except StoreError:
@@ -204,7 +205,7 @@ def _as_written(ds: xr.Dataset) -> xr.Dataset:
         # JSON keeps the numbers but not their type, and CF wants the type of the variable
         if "flag_values" in variable.attrs:
             variable.attrs["flag_values"] = np.asarray(variable.attrs["flag_values"], dtype=variable.dtype)
-    return ds
+    return from_files(ds)
 
 
 def _source_of(

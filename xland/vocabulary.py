@@ -236,6 +236,16 @@ def check_codes(
     )
 
 
+def class_coordinates(classes: tuple[str, ...] = CLASS_NAMES) -> dict[str, Any]:
+    """Coordinates of a dimension ``class``: the codes, which all tools read, and ``class_name`` beside them."""
+    codes = np.array([class_code(name) for name in classes], dtype=np.int8)
+    flags = {"long_name": "land-use class", "flag_values": codes, "flag_meanings": " ".join(classes)}
+    return {
+        "class": ("class", codes, flags),
+        "class_name": ("class", np.array(classes), {"long_name": "name of the land-use class"}),
+    }
+
+
 def flag_attributes(classes: tuple[str, ...] = CLASS_NAMES) -> dict[str, Any]:
     """CF attributes of a map of class codes: flag values, meanings and colours."""
     chosen = [CLASSES[class_code(name)] for name in classes]

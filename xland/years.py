@@ -1,20 +1,21 @@
-"""Calendar years of any time axis that land-use files come with.
+"""Calendar years of any time axis that comes in, and the time axis of everything that goes out.
 
 LUH2 counts ``years since 850-01-01 0:0:0`` on a 365-day calendar, which xarray cannot decode; LUH3
-and others count days. Years from 850 on lie outside the range of nanosecond dates, so all of this
-works on plain integers.
+and others count days. Years from 850 on lie outside the range of nanosecond dates, so what comes in
+is turned into plain integers, and what goes out are dates in seconds.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.coordinates import Names
+from xland.coordinates import Names, find_names, find_scalars
 from xland.errors import TimeError
 
 FIRST_YEAR = 850
@@ -34,16 +35,25 @@ _JOINED = (
     "xland.forcing: xr.open_mfdataset(paths, decode_times=False, preprocess=lambda ds: read_forcing(ds).data)"
 )
 
+ENCODING = {"units": "days since 1850-01-01", "calendar": "proleptic_gregorian", "dtype": "int32"}
+"""How dates are stored: the calendar reaches 850, and CDO, NCO, GDAL, cftime and xarray all know it."""
+
+_DATE = {"standard_name": "time", "long_name": "time", "axis": "T"}
+_YEAR = {"long_name": "calendar year"}
+_YEARLY = frozenset({"year", "years"})
+"""Names under which callers select by plain integers, which they keep."""
+
 _REFERENCE = re.compile(r"^\s*(?P<unit>\w+)\s+since\s+(?P<year>-?\d+)(?:-(?P<month>\d+))?", re.IGNORECASE)
-_YEAR_UNITS = {"year", "years", "common_year", "common_years", "yr", "yrs"}
+_STEPS_OF_A_YEAR = dict.fromkeys(("year", "years", "common_year", "common_years", "yr", "yrs"), 1) | dict.fromkeys(
+    ("month", "months", "mon"), 12
+)
 _PLAIN_UNITS = {"", "1", "year", "years", "yr", "calendar year", "calendar_year", "a", "ce", "ad"}
 
 
-def decode_years(oriented: xr.Dataset, names: Names | None, year: int | None = None) -> tuple[int, ...]:
+def decode_years(
+    oriented: xr.Dataset, names: Names | None, year: int | None = None, *, what: str = "forcing"
+) -> tuple[int, ...]:
     """Calendar years of an oriented Dataset, one for each time step.
-
-    ``years since`` (which xarray cannot decode), every unit that cftime knows, ``%Y%m%d`` numbers,
-    decoded dates of any calendar and plain years are understood.
 
     Parameters
     ----------
@@ -53,6 +63,8 @@ def decode_years(oriented: xr.Dataset, names: Names | None, year: int | None = N
         What the caller calls it; None where there is no time dimension.
     year : int, optional
         The year of a Dataset that does not say it.
+    what : str
+        What the Dataset is, for messages.
 
     Returns
     -------
@@ -61,17 +73,15 @@ def decode_years(oriented: xr.Dataset, names: Names | None, year: int | None = N
     Raises
     ------
     TimeError
-        If the years are not said or cannot be decoded.
+        If the years are not said or cannot be decoded, see :func:`years_along`.
     """
     if names is None:
-        for name in ("time", "year"):
-            if name in oriented.coords and oriented[name].ndim == 0:
-                return _years_of(oriented[name].expand_dims("time"))
-        if year is None:
+        found = years_of(oriented, what=what)
+        if found is None and year is None:
             raise TimeError(
-                "the forcing has no time dimension and does not say its year; give it one: ds.expand_dims(time=[2015])"
+                f"the {what} has no time dimension and does not say its year; give it one: ds.expand_dims(time=[2015])"
             )
-        return (int(year),)
+        return (int(year),) if found is None and year is not None else found or ()
     if names.coordinate is None:
         steps = oriented.sizes["time"]
         if year is not None and steps == 1:
@@ -80,36 +90,83 @@ def decode_years(oriented: xr.Dataset, names: Names | None, year: int | None = N
             f"the time dimension {names.dimension!r} has {steps} steps but no coordinate; "
             f"assign the years: ds.assign_coords({names.dimension}=[...])"
         )
-    return _years_of(oriented["time"])
+    return years_along(oriented["time"])
 
 
-def _years_of(time: xr.DataArray) -> tuple[int, ...]:
-    values = np.asarray(time.values)
+def years_of(obj: xr.Dataset | xr.DataArray, *, what: str) -> tuple[int, ...] | None:
+    """Calendar years of any object, whatever its time is called; None where it does not say them.
+
+    Parameters
+    ----------
+    obj : Dataset or DataArray
+        With a time dimension, with a single time (a scalar coordinate), or without any.
+    what : str
+        What the object is, for messages.
+
+    Raises
+    ------
+    TimeError
+        See :func:`years_along`.
+    GridError
+        If several dimensions look like time.
+    """
+    names = find_names(obj, "time", what=what)
+    if names is not None:
+        return None if names.coordinate is None else years_along(obj[names.coordinate])
+    scalars = find_scalars(obj, "time")
+    return years_along(obj[scalars[0]]) if scalars else None
+
+
+def years_along(time: xr.DataArray) -> tuple[int, ...]:
+    """Calendar years of a time coordinate, one for each step: every time that comes in is decoded here.
+
+    Understood are dates of any calendar and unit, undecoded numbers with ``years since``, ``months since``
+    or any unit that cftime knows, ``%Y%m%d`` numbers, and plain years.
+
+    Parameters
+    ----------
+    time : DataArray
+        One-dimensional, or a single value.
+
+    Raises
+    ------
+    TimeError
+        For steps without a date, numbers that may count from any year, and units or types that say no year.
+    """
+    values = np.atleast_1d(np.asarray(time.values))
     units = str(time.attrs.get("units", "")).strip()
+    name = "time" if time.name in (None, "time") else f"time {time.name!r}"
     if values.dtype.kind == "M":
         if np.isnat(values).any():
-            raise TimeError(f"time: {int(np.isnat(values).sum())} steps have no date")
+            raise TimeError(
+                f"{name}: {int(np.isnat(values).sum())} of {values.size} steps have no date (NaT); drop them: "
+                "ds.sel(time=ds.time.notnull())"
+            )
         return tuple(int(y) for y in values.astype("datetime64[Y]").astype(np.int64) + 1970)
     if values.dtype.kind == "O" and all(hasattr(v, "year") for v in values):
-        return tuple(int(v.year) for v in values)
+        years = [v.year for v in values]
+        if any(y != y for y in years):  # NaT among dates
+            raise TimeError(f"{name}: some of {values.size} steps have no date; drop them")
+        return tuple(int(y) for y in years)
     if values.dtype.kind not in "iuf":
         raise TimeError(
-            f"time: values of type {values.dtype} cannot be read as years; open the file with decode_times=False, "
+            f"{name}: values of type {values.dtype} cannot be read as years; open the file with decode_times=False, "
             "or assign the years: ds.assign_coords(time=[...])"
         )
     numbers = values.astype(np.float64)
     if not np.isfinite(numbers).all():
-        raise TimeError(f"time: {int((~np.isfinite(numbers)).sum())} steps are not finite")
+        raise TimeError(f"{name}: {int((~np.isfinite(numbers)).sum())} steps are not finite")
     reference = _REFERENCE.match(units)
-    if reference and reference["unit"].lower() in _YEAR_UNITS:
+    if reference and (steps := _STEPS_OF_A_YEAR.get(reference["unit"].lower())):
         begin = int(reference["year"]) + (int(reference["month"] or 1) - 1) / 12
         # a millionth of a year: whole years stored as float32 stay whole
-        return tuple(int(y) for y in np.floor(begin + numbers + 1e-6))
+        return tuple(int(y) for y in np.floor(begin + numbers / steps + 1e-6))
     if reference:
         return _years_by_cftime(numbers, units, str(time.attrs.get("calendar", "standard")))
-    if "%Y%m%d" in units:
-        return tuple(int(y) for y in numbers // 10_000)
-    return _plain_years(numbers, units)
+    for form, divisor in (("%Y%m%d", 10_000), ("%Y%m", 100), ("%Y", 1)):
+        if form in units:
+            return tuple(int(y) for y in numbers // divisor)
+    return _plain_years(numbers, units, name)
 
 
 def _years_by_cftime(numbers: NDArray[np.float64], units: str, calendar: str) -> tuple[int, ...]:
@@ -125,18 +182,75 @@ def _years_by_cftime(numbers: NDArray[np.float64], units: str, calendar: str) ->
     return tuple(int(date.year) for date in np.ravel(dates))
 
 
-def _plain_years(numbers: NDArray[np.float64], units: str) -> tuple[int, ...]:
+def _plain_years(numbers: NDArray[np.float64], units: str, name: str) -> tuple[int, ...]:
     low, high = float(numbers.min(initial=np.inf)), float(numbers.max(initial=-np.inf))
     if units.lower() not in _PLAIN_UNITS:
         raise TimeError(
-            f"time: units {units!r} are not known; use 'years since 850-01-01', 'days since 850-01-01' or plain years"
+            f"{name}: units {units!r} are not known; use 'years since 850-01-01', 'days since 850-01-01' or plain years"
         )
     if numbers.size and (low < FIRST_YEAR or high > LAST_YEAR or (numbers != np.trunc(numbers)).any()):
         raise TimeError(
-            f"time: values from {low:g} to {high:g} without units are not calendar years from {FIRST_YEAR} to "
-            f"{LAST_YEAR}; if they count from a year, say so: ds.time.attrs['units'] = 'years since 850-01-01'"
+            f"{name}: values from {low:g} to {high:g} without units are not calendar years from {FIRST_YEAR} to "
+            f"{LAST_YEAR}; if they count from a year, say so: ds.time.attrs['units'] = 'years since 850-01-01'; if "
+            "they say no year, drop them: ds.drop_vars('time')"
         )
     return tuple(int(y) for y in numbers)
+
+
+def with_years(
+    ds: xr.Dataset, years: Sequence[int], dimension: Hashable = "time", coordinate: Hashable | None = None
+) -> xr.Dataset:
+    """Give the time dimension of a Dataset dates, their bounds and the years beside them.
+
+    ``sel(year=1855)`` and ``sel(time="1855")`` then both work, and stores and files have a time axis that CDO,
+    NCO and GDAL understand.
+
+    Parameters
+    ----------
+    ds : Dataset
+        With the dimension.
+    years : sequence of int
+        One for each step.
+    dimension, coordinate : hashable
+        What the caller calls the time dimension and the coordinate along it. Where it is called ``year``, that
+        stays the years, and the dates stand beside it as ``time``.
+
+    Returns
+    -------
+    Dataset
+        With 1 January of each year in ``time`` (or under the caller's name), datetime64[s], its bounds in
+        ``time_bnds`` and the years in ``year``; the first and the last can be selected by.
+    """
+    callers = [name for name in (coordinate, dimension) if name is not None]
+    yearly = next((name for name in callers if str(name).lower() in _YEARLY), None)
+    date = next((name for name in callers if name != yearly), "time")
+    year = "year" if yearly is None else yearly
+    # not after the dates: xarray takes a coordinate whose name is part of that of its bounds for bounds
+    bounds = f"{dimension}_bnds"
+    starts, ends = _first_of_january(years), _first_of_january([y + 1 for y in years])
+    ds = ds.drop_vars([name for name in ds.coords if name in {date, year, bounds, *callers}])
+    ds = ds.assign_coords(
+        {
+            date: xr.Variable((dimension,), starts, _DATE, {**ENCODING, "bounds": bounds}),
+            year: xr.Variable((dimension,), np.array(years, dtype=np.int32), _YEAR),
+            bounds: xr.Variable((dimension, "bnds"), np.stack([starts, ends], axis=1), {}, ENCODING),
+        }
+    )
+    return index_by(ds, date, year)
+
+
+def index_by(ds: xr.Dataset, *names: Hashable) -> xr.Dataset:
+    """Let coordinates along a dimension be selected by, as far as they are there."""
+    for name in names:
+        if name in ds.coords and ds[name].ndim == 1 and name not in ds.xindexes:
+            ds = ds.set_xindex([name])
+    return ds
+
+
+def _first_of_january(years: Sequence[int]) -> NDArray[np.datetime64]:
+    since = np.asarray(years, dtype=np.int64) - 1970
+    dates: NDArray[Any] = since.astype("datetime64[Y]").astype("datetime64[s]")
+    return dates
 
 
 def check_years(years: Sequence[int]) -> None:

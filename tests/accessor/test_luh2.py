@@ -38,7 +38,7 @@ def test_the_map_holds_what_everyone_knows(alps):
     def at(lat, lon):
         return int(alps.sel(lat=lat, lon=lon, method="nearest").squeeze())
 
-    assert alps["time"].values.tolist() == [2015]
+    assert alps["year"].values.tolist() == [2015]
     assert alps.shape == (1, 120, 200)
     assert at(44.0, 9.0) == 0, "the Gulf of Genoa is sea"
     assert at(45.2, 9.3) == 2, "the Po valley is cropland"

@@ -165,7 +165,7 @@ def rollout(case: Case, model: Path) -> Callable[[int], np.ndarray]:
     prior = case.maps.sel(time=[case.start])
     found = case.forcing.ai4land.downscale(model=model, static=case.static, prior=prior, years=case.years)
     maps = found["land_use"].compute()
-    return lambda year: maps.sel(time=year).values
+    return lambda year: maps.sel(year=year).values
 
 
 def persistence(case: Case) -> Callable[[int], np.ndarray]:

@@ -79,7 +79,7 @@ def build(folder: str, chunks: int | None, year: int) -> Result:
         "chunks": [list(each) for each in blocks[1:]],
     }
     started = time.perf_counter()
-    selected = fine["land_use"].sel(time=year, lat=slice(NORTH, SOUTH), lon=slice(WEST, EAST))
+    selected = fine["land_use"].sel(year=year, lat=slice(NORTH, SOUTH), lon=slice(WEST, EAST))
     keys = set(dask.core.flatten(selected.data.__dask_keys__()))
     tasks = dict(selected.data.__dask_graph__().cull(keys))
     kinds = Counter(dask.utils.key_split(key) for key in tasks)

@@ -166,7 +166,7 @@ def applicability_by_scale(
 
 
 def _cropland_probability(fine: xr.Dataset) -> NDArray[np.float32]:
-    return fine["probability"].sel({"class": "cropland"}).transpose("time", "lat", "lon").values
+    return fine["probability"].sel(class_name="cropland").transpose("time", "lat", "lon").values
 
 
 def _cropland(pushed: xr.Dataset, year: int, coarse: Grid) -> NDArray[np.float64]:

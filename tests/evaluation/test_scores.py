@@ -398,7 +398,9 @@ def test_masks_that_cannot_be_placed_are_refused():
     with pytest.raises(GridError, match="must be boolean, not float64"):
         evaluate(predicted, observed, within=on_grid(np.ones((18, 36)), 10.0))
     with pytest.raises(GridError, match="several time steps"):
-        evaluate(predicted, observed, within=on_grid(np.ones((18, 36), dtype=bool), 10.0).expand_dims(time=[1, 2]))
+        evaluate(
+            predicted, observed, within=on_grid(np.ones((18, 36), dtype=bool), 10.0).expand_dims(time=[2001, 2002])
+        )
 
 
 def test_probabilities_and_datasets_without_land_use_are_refused():

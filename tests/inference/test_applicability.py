@@ -42,7 +42,7 @@ def found(world, learned) -> xr.Dataset:
 
 
 def test_the_distance_is_none_at_what_was_learned_and_grows_away_from_it(found, learned):
-    distance = found["applicability"].sel(time=2000)
+    distance = found["applicability"].sel(year=2000)
     there = distance.sel(lat=learned[1]["lat"], lon=learned[1]["lon"], method="nearest")
     np.testing.assert_allclose(there, 0, atol=2e-2)  # prototypes are kept in half precision
     assert (distance.values[np.isfinite(distance)] > 0.05).mean() > 0.9
@@ -76,9 +76,9 @@ def test_the_distance_depends_neither_on_blocks_nor_on_the_region_nor_on_the_map
     coarse, static, _ = world
     options = {"model": learned[0], "static": static, "years": 2000, "outputs": "applicability"}
     cut = downscale(coarse, chunks=28, region=REGION, **options)["applicability"].compute()
-    np.testing.assert_array_equal(cut, found["applicability"].sel(time=[2000]))
+    np.testing.assert_array_equal(cut, found["applicability"].sel(year=[2000]))
     part = downscale(coarse, region=(2, 2, 22, 30), **options)["applicability"].compute()
-    np.testing.assert_array_equal(part, found["applicability"].sel(time=[2000], lat=part["lat"], lon=part["lon"]))
+    np.testing.assert_array_equal(part, found["applicability"].sel(year=[2000], lat=part["lat"], lon=part["lon"]))
 
 
 def test_distances_beyond_one_survive_a_store(found, tmp_path):

@@ -162,5 +162,5 @@ def test_a_failed_block_does_not_hold_up_the_next(world, model):
     lazy = downscale(broken, model=model, static=static)["land_use"]
     for _ in range(IN_HAND + 1):
         with pytest.raises(ForcingError, match="urban"):
-            lazy.sel(time=2000).compute()
-    lazy.sel(time=2001).compute()
+            lazy.sel(year=2000).compute()
+    lazy.sel(year=2001).compute()

@@ -161,13 +161,13 @@ def test_the_base_year_keeps_its_map_and_years_do_not_depend_on_each_other(world
     coarse, static, maps = world
     options = {"model": model, "static": static, "region": REGION, "conserve": "changes"}
     lazy = downscale(coarse, prior=maps.sel(time=2000), **options)["land_use"]
-    assert lazy["time"].values.tolist() == [2000, 2001, 2002]
+    assert lazy["year"].values.tolist() == [2000, 2001, 2002]
     land = static["land_share"].sel(lat=lazy["lat"], lon=lazy["lon"]) > 0
     base = maps.sel(time=2000, lat=lazy["lat"], lon=lazy["lon"]).where(land, 0)
-    np.testing.assert_array_equal(lazy.sel(time=2000), base)
-    np.testing.assert_array_equal(lazy.sel(time=2002), ask("changes")["land_use"][0])
-    needed = lazy.sel(time=2002).data.__dask_optimize__(
-        lazy.sel(time=2002).data.dask, lazy.sel(time=2002).data.__dask_keys__()
+    np.testing.assert_array_equal(lazy.sel(year=2000), base)
+    np.testing.assert_array_equal(lazy.sel(year=2002), ask("changes")["land_use"][0])
+    needed = lazy.sel(year=2002).data.__dask_optimize__(
+        lazy.sel(year=2002).data.dask, lazy.sel(year=2002).data.__dask_keys__()
     )
     assert not [key for key in needed if isinstance(key, tuple) and key[0] == lazy.data.name and key[1] in (0, 1)]
 
@@ -219,7 +219,7 @@ def test_a_rollout_does_not_make_up_for_lowered_gains_of_forest_in_a_year_of_los
     base = maps.sel(time=2000).where(maps.sel(time=2000) != PASTURE, GRASS_SHRUB)
     options = {"static": static, "region": REGION, "years": [2001, 2002], "conserve": "changes"}
     found = downscale(changing, model=rolling_model, prior=base, **options)["land_use"].compute()
-    first, second = (found.sel(time=year) == FOREST for year in (2001, 2002))
+    first, second = (found.sel(year=year) == FOREST for year in (2001, 2002))
     assert first.any()
     assert not (second & ~first).any()
 
@@ -357,8 +357,8 @@ def test_what_travels_to_workers_holds_all_that_totals_need(world, rolled):
     from cloudpickle import dumps, loads
 
     found, options = rolled
-    copy = loads(dumps(downscale(world[0].chunk(), **options).sel(time=[2001])))
-    np.testing.assert_array_equal(copy["land_use"].compute(), found["land_use"].sel(time=[2001]))
+    copy = loads(dumps(downscale(world[0].chunk(), **options).sel(year=[2001])))
+    np.testing.assert_array_equal(copy["land_use"].compute(), found["land_use"].sel(year=[2001]))
 
 
 @pytest.mark.parametrize("mode", ["fractions", "map", "changes"])

@@ -50,7 +50,7 @@ def test_the_spread_is_that_of_the_class_on_the_map(ask, members):
     found = ask(members)
     chosen = np.take_along_axis(alone, found["land_use"].values[None, :, None], axis=2)[:, :, 0]
     np.testing.assert_allclose(found["spread"], chosen.std(axis=0), atol=1e-6)
-    sea = found["probability"].sel({"class": "ocean"}).values == 1
+    sea = found["probability"].sel(class_name="ocean").values == 1
     assert (found["spread"].values[sea] == 0).all()
     assert found["spread"].values[~sea].min() > 0, "these models disagree everywhere"
 
@@ -80,8 +80,8 @@ def test_an_ensemble_rolls_out_its_own_map(world, rolling_model, tmp_path):
     both = downscale(coarse, prior=maps.sel(time=2000), years=[2001, 2002], **options).compute()
     whole = downscale(coarse, prior=maps.sel(time=2000), years=2001, **{**options, "region": None})["land_use"]
     second = downscale(coarse, prior=whole.compute(), years=2002, **options).compute()
-    np.testing.assert_array_equal(both.sel(time=[2002])["land_use"], second["land_use"])
-    np.testing.assert_array_equal(both.sel(time=[2002])["spread"], second["spread"])
+    np.testing.assert_array_equal(both.sel(year=[2002])["land_use"], second["land_use"])
+    np.testing.assert_array_equal(both.sel(year=[2002])["spread"], second["spread"])
 
 
 def test_a_spread_of_one_model_is_refused(world, model):
@@ -97,7 +97,7 @@ def test_scores_are_scaled_as_the_card_says(ask, model, tmp_path):
     bias = [0.0, 0.5, 1.0, 0.0, -1.0, 0.0, 0.25, 0.75]
     flat = update_card(copy.folder, {"calibration": {"scale": [1e-9] * 8, "bias": bias}})
     found = ask(flat, outputs=("land_use", "probability"))
-    land = found["probability"].sel({"class": "ocean"}).values != 1
+    land = found["probability"].sel(class_name="ocean").values != 1
     expected = np.exp(bias) / np.exp(bias).sum()
     np.testing.assert_allclose(found["probability"].values.transpose(0, 2, 3, 1)[land] - expected, 0, atol=1e-6)
     assert (found["land_use"].values[land] == 2).all()

@@ -124,7 +124,7 @@ def test_culling_keeps_exactly_what_a_selection_depends_on(rollouts, data):
 
 
 def test_the_first_year_of_a_small_region_needs_few_tasks(rollouts):
-    selected = rollouts["land_use"]["land_use"].sel(time=2001).isel(lat=slice(61, 62), lon=slice(100, 101))
+    selected = rollouts["land_use"]["land_use"].sel(year=2001).isel(lat=slice(61, 62), lon=slice(100, 101))
     layer = layer_of(rollouts["land_use"])
     culled = selected.data.dask.cull(set(dask.core.flatten(selected.data.__dask_keys__())))
     kept = [key for key in culled.to_dict() if isinstance(key, tuple) and key[0] == layer.name]
@@ -251,7 +251,7 @@ def test_centuries_of_the_globe_on_a_kilometre_are_built_without_reading(tmp_pat
     assert layer.shape[0] == 251
     assert layer.plan.layout.twice <= 0.15
     assert "251 years" in describe(ds)
-    selected = ds["land_use"].sel(time=1855, lat=slice(48, 46), lon=slice(7, 9)).data
+    selected = ds["land_use"].sel(year=1855, lat=slice(48, 46), lon=slice(7, 9)).data
     culled = selected.dask.cull(set(dask.core.flatten(selected.__dask_keys__())))
     own = [key for key in culled.to_dict() if isinstance(key, tuple) and key[0] == layer.name]
     assert {key[1] for key in own} == set(range(6)), "the years that lead to it and no other"

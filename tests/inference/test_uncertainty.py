@@ -53,7 +53,7 @@ def test_uncertainty_without_the_map_is_the_same(world, model, sure):
     only = downscale(coarse, model=model, static=static, years=2000, region=REGION, outputs="confidence")
     assert set(only.data_vars) - {"spatial_ref"} == {"confidence", "entropy"}
     for name in ("confidence", "entropy"):
-        np.testing.assert_array_equal(only[name], sure[name].sel(time=[2000]))
+        np.testing.assert_array_equal(only[name], sure[name].sel(year=[2000]))
 
 
 def test_margin_and_entropy_follow_from_the_probabilities(sure):
@@ -93,5 +93,5 @@ def test_flips_change_the_map_a_little_and_run_each_window_once(world, model, su
     np.testing.assert_allclose(flipped["probability"].sum("class"), 1, atol=1e-6)
     assert (flipped["probability"] != plain["probability"]).any()
     assert flipped.attrs["xland_fingerprint"] != plain.attrs["xland_fingerprint"]
-    sea = sure["probability"].sel(time=[2000], **{"class": "ocean"}) == 1
+    sea = sure["probability"].sel(year=[2000], class_name="ocean") == 1
     assert (flipped["land_use"].values[sea.values] == 0).all()

@@ -12,7 +12,9 @@ import xarray as xr
 from dask._task_spec import DataNode, List, Task, TaskRef
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
+from xland.conventions import with_cell_bounds
 from xland.storing.kept import Keeper
+from xland.years import with_years
 
 SIZE = 4
 
@@ -84,14 +86,9 @@ def toy(
     chunks = ((1,) * years, (SIZE,) * rows, (SIZE,) * columns)
     graph = HighLevelGraph({name: layer, f"{name}-too": layer}, {name: set(), f"{name}-too": set()})
     data = da.Array(graph, name, chunks, dtype=np.uint8)
-    return xr.Dataset(
-        {"land_use": (("time", "lat", "lon"), data)},
-        coords={
-            "time": 1850 + np.arange(years),
-            "lat": 60 - np.arange(rows * SIZE, dtype=float),
-            "lon": np.arange(columns * SIZE, dtype=float),
-        },
-    )
+    labels = {"lat": 60 - np.arange(rows * SIZE, dtype=float), "lon": np.arange(columns * SIZE, dtype=float)}
+    ds = xr.Dataset({"land_use": (("time", "lat", "lon"), data)}, labels)
+    return with_cell_bounds(with_years(ds, range(1850, 1850 + years)))
 
 
 def computed(log: Path) -> list[str]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from xland.aggregation import aggregate_classes
 from xland.allocation.cells import largest_pixel
 from xland.allocation.crosswalk import Crosswalk, checked_crosswalk, class_targets
+from xland.conventions import classes_along
 from xland.errors import AllocationError, GridError
 from xland.evaluation.placing import fitting_factor, of_year, on_cells
 from xland.forcing import find_sources, read_forcing, require_dataset
@@ -111,14 +112,13 @@ def _layers(fine: xr.DataArray) -> tuple[list[xr.DataArray], Hashable | None]:
             f"the probabilities have {fine.sizes['class']} classes; {len(CLASS_NAMES)} are needed: "
             f"{', '.join(CLASS_NAMES)}"
         )
-    if "class" in fine.coords:
-        named = [str(name) for name in fine["class"].values]
+    if (named := classes_along(fine, "class")) is not None:
         if set(named) != set(CLASS_NAMES):
             raise AllocationError(
                 f"the probabilities are of the classes {', '.join(named)}, not {', '.join(CLASS_NAMES)}; rename them, "
                 "or drop the coordinate `class` where they are in this order"
             )
-        fine = fine.sel({"class": list(CLASS_NAMES)})
+        fine = fine.isel({"class": [named.index(name) for name in CLASS_NAMES]})
     return [fine.isel({"class": number}, drop=True) for number in range(len(CLASS_NAMES))], "class"
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xland.conventions import classes_along
 from xland.errors import GridError, ModelError, NothingToScoreError, TimeError, VocabularyError
 from xland.evaluation.alignment import pair_years
 from xland.evaluation.blocks import place_mask
@@ -250,8 +251,8 @@ def _canonical(probability: xr.DataArray) -> tuple[list[da.Array], ClassMap]:
             "one of classes, and no other"
         )
     (dim,) = spare
-    names = tuple(map(str, data[dim].values)) if dim in data.coords else CLASS_NAMES
-    if data.sizes[dim] != len(CLASS_NAMES) or (data[dim].dtype.kind in "UO" and names != CLASS_NAMES):
+    names = classes_along(data, dim) or CLASS_NAMES
+    if names != CLASS_NAMES:
         raise VocabularyError(
             f"probability must hold the {len(CLASS_NAMES)} classes {', '.join(CLASS_NAMES)} in this order along "
             f"{dim!r}, not {data.sizes[dim]}: {', '.join(names[:10])}"

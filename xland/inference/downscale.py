@@ -10,6 +10,7 @@ import xarray as xr
 from dask.base import tokenize
 
 from xland.allocation.crosswalk import Crosswalk
+from xland.coordinates import Names
 from xland.datasets.static import static_identity
 from xland.errors import ModelError, TimeError
 from xland.forcing import check_lattice, read_forcing
@@ -36,7 +37,7 @@ from xland.inputs import InputSpec
 from xland.models import DEFAULT_MODEL, Model, find_model
 from xland.orientation import restore
 from xland.provenance import describe_product
-from xland.years import listed
+from xland.years import listed, with_years
 
 Direction = Literal["forward", "backward"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -203,8 +204,10 @@ def downscale(
     if layout.grid != target:
         arrays = {name: crop(array, layout.grid, *spans_of(target)) for name, array in arrays.items()}
     fine = dataset_of(arrays, target, chosen, wanted, trained, exact=conserve == "fractions")
+    time = forcing.orientation.time or Names("time", "time")
+    restored = with_years(restore(fine, forcing.orientation), chosen, time.dimension, time.coordinate)
     described = describe_product(
-        fine,
+        restored,
         title=f"Land use on {inputs.resolution:g} degree, {listed(chosen)}",
         summary=f"Class of land use in each cell, downscaled by the model {trained.name} of xland",
         source=str(ds.attrs.get("title", "coarse land-use fractions")),
@@ -214,7 +217,7 @@ def downscale(
     described.attrs["xland_fingerprint"] = fingerprint
     if kept is not None:
         described.attrs["xland_conserve"] = kept.mode
-    return restore(described, forcing.orientation)
+    return described
 
 
 def _check_choices(direction: str, device: str) -> None:

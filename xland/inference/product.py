@@ -14,7 +14,8 @@ from xland.errors import ModelError
 from xland.grid import Grid
 from xland.models.checkpoint import Checkpoint
 from xland.models.ensemble import Ensemble
-from xland.vocabulary import flag_attributes
+from xland.vocabulary import class_coordinates, flag_attributes
+from xland.years import index_by
 
 OUTPUTS = {
     "land_use": ("land_use",),
@@ -31,6 +32,8 @@ PACKED = {"dtype": "uint8", "scale_factor": 0.004, "_FillValue": 255}
 
 _HALF = {**PACKED, "scale_factor": 0.002}
 """How shares from 0 to 1/2 are stored."""
+
+_THEMATIC = {"coverage_content_type": "thematicClassification"}
 
 _Look = tuple[str, list[float] | None, Mapping[str, Any]]
 
@@ -103,20 +106,21 @@ def dataset_of(
     for name in (layer for output in OUTPUTS if output in outputs for layer in OUTPUTS[output]):
         dims = ("time", "class", "lat", "lon") if name == "probability" else ("time", "lat", "lon")
         if name == "land_use":
-            variables[name] = xr.Variable(dims, arrays[name], flag_attributes(classes))
+            variables[name] = xr.Variable(dims, arrays[name], {**flag_attributes(classes), **_THEMATIC})
             continue
         long_name, valid, encoding = _LOOKS[name]
-        attributes: dict[str, Any] = {"long_name": long_name, "units": "1"}
+        content = "modelResult" if name == "probability" else "qualityInformation"
+        attributes: dict[str, Any] = {"long_name": long_name, "units": "1", "coverage_content_type": content}
         attributes |= {} if valid is None else {"valid_range": valid}
         encoding = {} if exact and name == "probability" else encoding
         if name == "applicability" and model.applicability is not None:
             attributes["threshold"] = model.applicability.threshold
         variables[name] = xr.Variable(dims, arrays[name], attributes, dict(encoding))
     coordinates: dict[str, Any] = {
-        "time": ("time", np.array(years, dtype=np.int64), {"long_name": "calendar year"}),
+        "time": ("time", np.array(years, dtype=np.int64)),
         "lat": ("lat", target.latitude, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
         "lon": ("lon", target.longitude, {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
     }
     if "probability" in outputs:
-        coordinates["class"] = ("class", list(classes))
-    return xr.Dataset(variables, coordinates)
+        coordinates |= class_coordinates(classes)
+    return index_by(xr.Dataset(variables, coordinates), "class_name")

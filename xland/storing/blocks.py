@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xland.coordinates import find_dimension
 from xland.errors import StoreError
 from xland.storing.journal import journal_of
 from xland.storing.storage import files_at
@@ -24,8 +25,8 @@ from xland.storing.storage import files_at
 if TYPE_CHECKING:
     from xland.storing.checked import RecordingStore
 
-LATTICE = ("time", "lat", "lon")
-"""Dimensions along which the work is split; others are whole in every block."""
+ROLES = ("time", "latitude", "longitude")
+"""What the dimensions are along which the work is split, whatever they are called; others are whole in every block."""
 
 CHUNK_BYTES = 4 * 2**20
 """Most bytes of one chunk before compression."""
@@ -47,7 +48,7 @@ def align(
     Parameters
     ----------
     ds : Dataset
-        Variables without one of the dimensions ``time``, ``lat``, ``lon`` are loaded; coordinates too.
+        Variables without one of the dimensions of time, latitude and longitude are loaded; coordinates too.
     chunks : mapping of dimension to cells, optional
         Zarr chunks asked for; by default the largest that divide the dask blocks and hold at most
         ``CHUNK_BYTES``, or ``SHARDED_BYTES`` in a shard.
@@ -71,30 +72,37 @@ def align(
         if dim not in ds.sizes or size < 1 or int(size) != size:
             known = ", ".join(map(str, ds.sizes))
             raise StoreError(f"chunks: {dim}={size} is not a whole number of cells along one of {known}")
-    lazy = [str(name) for name, variable in ds.data_vars.items() if set(variable.dims) & set(LATTICE)]
+    lattice = lattice_of(ds)
+    lazy = [str(name) for name, variable in ds.data_vars.items() if set(variable.dims) & lattice.keys()]
     small = [name for name in ds.variables if name not in lazy and ds[name].chunks is not None]
     if small:
         ds = ds.assign({name: ds[name].compute() for name in small})
     if not lazy:
         return ds, {}
-    ds = ds.assign({name: _chunked(ds[name]) for name in lazy})
+    ds = ds.assign({name: _chunked(ds[name], lattice) for name in lazy})
     ds = ds.unify_chunks()
-    whole: dict[Any, int] = {dim: -1 for name in lazy for dim in ds[name].dims if dim not in LATTICE}
+    whole: dict[Any, int] = {dim: -1 for name in lazy for dim in ds[name].dims if dim not in lattice}
     uneven: dict[Any, int] = {
         dim: (size * max(1, round(max(blocks) / size)) if size else min(max(blocks), _BLOCK))
         for dim, blocks in ds.chunksizes.items()
-        if dim in LATTICE
+        if dim in lattice
         for size in [(chunks or {}).get(str(dim))]
-        if not _fits(blocks, size, [ds[name] for name in lazy if dim in ds[name].dims], str(dim))
+        if not _fits(blocks, size, [ds[name] for name in lazy if dim in ds[name].dims], lattice[dim])
     }
     ds = _rechunked(ds, lazy, {**whole, **uneven})
-    sizes = {name: _chunk_sizes(ds[name], chunks) for name in lazy}
+    sizes = {name: _chunk_sizes(ds[name], lattice, chunks) for name in lazy}
     if shards is None:
         shards = any(_needs_shards(ds[name], sizes[name]) for name in lazy)
     if shards:
         ds = _rechunked(ds, lazy, _even(ds, chunks or {}))
-        sizes = {name: _chunk_sizes(ds[name], chunks, sharded=True) for name in lazy}
+        sizes = {name: _chunk_sizes(ds[name], lattice, chunks, sharded=True) for name in lazy}
     return ds, {name: _encoding(ds[name], sizes[name], shards=shards) for name in lazy}
+
+
+def lattice_of(ds: xr.Dataset) -> dict[Hashable, str]:
+    """Find the dimensions along which the work is split, and what each of them is (:data:`ROLES`), in that order."""
+    found = {role: find_dimension(ds, role) for role in ROLES}
+    return {dim: role for role, dim in found.items() if dim is not None}
 
 
 def _even(ds: xr.Dataset, chunks: Mapping[str, int]) -> dict[Any, int]:
@@ -131,19 +139,26 @@ def _rechunked(ds: xr.Dataset, names: list[str], blocks: Mapping[Any, int]) -> x
     )
 
 
-def _chunked(array: xr.DataArray) -> xr.DataArray:
+def _chunked(array: xr.DataArray, lattice: Mapping[Hashable, str]) -> xr.DataArray:
     if array.chunks is not None:
         return array
-    return array.chunk({dim: (1 if dim == "time" else _BLOCK) if dim in LATTICE else -1 for dim in array.dims})
+    return array.chunk({d: (1 if lattice[d] == "time" else _BLOCK) if d in lattice else -1 for d in array.dims})
 
 
-def _chunk_sizes(array: xr.DataArray, chunks: Mapping[str, int] | None, *, sharded: bool = False) -> list[int]:
+def _chunk_sizes(
+    array: xr.DataArray,
+    lattice: Mapping[Hashable, str],
+    chunks: Mapping[str, int] | None,
+    *,
+    sharded: bool = False,
+) -> list[int]:
     """Size of the Zarr chunks of a variable, whole ones of which make up a block."""
     sizes = []
-    for dim, blocks in zip(map(str, array.dims), array.chunks or (), strict=True):
-        size = (chunks or {}).get(dim) or _chunk(blocks, _limit(array, dim))
+    for dim, blocks in zip(array.dims, array.chunks or (), strict=True):
+        role = lattice.get(dim)
+        size = (chunks or {}).get(str(dim)) or _chunk(blocks, _limit(array, role))
         if sharded and dim not in (chunks or {}):
-            smaller = _limit(array, dim, SHARDED_BYTES)
+            smaller = _limit(array, role, SHARDED_BYTES)
             # blocks without a good divisor keep their larger chunks
             size = divisor if (divisor := _chunk(blocks, smaller)) >= smaller / 8 else size
         sizes.append(min(size, max(1, sum(blocks))))
@@ -155,9 +170,9 @@ def _needs_shards(array: xr.DataArray, sizes: Sequence[int]) -> bool:
     return chunks > max(MOST_FILES, math.prod(array.data.numblocks))
 
 
-def _limit(array: xr.DataArray, dim: str, most: int = CHUNK_BYTES) -> int:
-    """Most cells of a chunk along one dimension."""
-    return math.isqrt(most // array.dtype.itemsize) if dim in ("lat", "lon") else 1
+def _limit(array: xr.DataArray, role: str | None, most: int = CHUNK_BYTES) -> int:
+    """Most cells of a chunk along a dimension, by what it is."""
+    return math.isqrt(most // array.dtype.itemsize) if role in ("latitude", "longitude") else 1
 
 
 def _chunk(blocks: Sequence[int], limit: int) -> int:
@@ -168,14 +183,14 @@ def _chunk(blocks: Sequence[int], limit: int) -> int:
     return max(size for size in range(1, min(common, limit) + 1) if common % size == 0)
 
 
-def _fits(blocks: Sequence[int], size: int | None, arrays: list[xr.DataArray], dim: str) -> bool:
+def _fits(blocks: Sequence[int], size: int | None, arrays: list[xr.DataArray], role: str) -> bool:
     """Whether blocks are made of whole chunks that are not absurdly small."""
     if size is not None:
         return all(block % size == 0 for block in blocks[:-1])
-    if dim == "time" or len(blocks) == 1:
+    if role == "time" or len(blocks) == 1:
         return True
-    enough = min(max(blocks), *(_limit(array, dim) for array in arrays)) / 8
-    return all(_chunk(blocks, _limit(array, dim)) >= enough for array in arrays)
+    enough = min(max(blocks), *(_limit(array, role) for array in arrays)) / 8
+    return all(_chunk(blocks, _limit(array, role)) >= enough for array in arrays)
 
 
 @dataclass(frozen=True)
@@ -185,6 +200,8 @@ class Group:
     dims: tuple[str, ...]
     variables: list[str]
     blocks: list[tuple[int, ...]]
+    timed: bool
+    """Whether the first dimension is time."""
 
     def write_flags(self, ds: xr.Dataset, writer: BlockWriter) -> da.Array:
         """Return a lazy array with one element for each block; computing an element writes its block."""
@@ -213,12 +230,14 @@ class Group:
 def group_variables(ds: xr.Dataset) -> dict[str, Group]:
     """Group the lazy variables of an aligned Dataset by their lattice dimensions."""
     groups: dict[str, Group] = {}
+    lattice = lattice_of(ds)
     for name, array in ds.data_vars.items():
-        dims = tuple(dim for dim in LATTICE if dim in array.dims)
+        dims = tuple(str(dim) for dim in lattice if dim in array.dims)
         if array.chunks is None or not dims:
             continue
         blocks = [tuple(array.chunksizes[dim]) for dim in dims]
-        groups.setdefault(",".join(dims), Group(dims, [], blocks)).variables.append(str(name))
+        group = Group(dims, [], blocks, timed=lattice[dims[0]] == "time")
+        groups.setdefault(",".join(dims), group).variables.append(str(name))
     return groups
 
 

@@ -19,7 +19,7 @@ from xland.errors import StoreError
 from xland.storing.checksums import sha256
 
 COMPLETE = "xland_complete"
-"""Attribute of the root group: false while a store is being written, true once it is whole."""
+"""Attribute of the root group: 0 while a store is being written, 1 once it is whole (NetCDF has no booleans)."""
 
 FINGERPRINT = "xland_store_fingerprint"
 """Attribute of the root group: digest of what was written, compared on resuming."""

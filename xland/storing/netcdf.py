@@ -10,12 +10,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import xarray as xr
 
 from xland.addresses import local_path
 from xland.atomic import replacing
+from xland.conventions import for_files, for_gis
 from xland.errors import StoreError
 from xland.storing.blocks import align
 from xland.storing.kinds import check_kinds
@@ -56,15 +56,18 @@ def write_netcdf(
     if os.path.lexists(final) and not overwrite:
         raise StoreError(f"{final} exists; pass overwrite=True to replace it")
     check_kinds(ds, netcdf=True)
-    ds, chunked = align(drop_encoding(ds), None)
-    encoding: dict[str, dict[str, Any]] = {str(name): {"_FillValue": None} for name in ds.coords}
+    ds, time = for_gis(for_files(drop_encoding(ds)))
+    ds, chunked = align(ds, None)
+    for name in ds.coords:
+        ds[name].encoding |= {"_FillValue": None}
     for name, settings in chunked.items():
         sizes = tuple(min(c, n) for c, n in zip(settings["chunks"], ds[name].shape, strict=True))
-        encoding[name] = {"zlib": True, "complevel": 4, "shuffle": True, "chunksizes": sizes}
+        ds[name].encoding |= {"zlib": True, "complevel": 4, "shuffle": True, "chunksizes": sizes}
         if ds[name].dtype.kind != "f" and "_FillValue" not in ds[name].attrs:
-            encoding[name]["_FillValue"] = None
+            ds[name].encoding["_FillValue"] = None
+    unlimited = [] if time is None else [time]
     with replacing(final) as part, _library_faults(final), ProgressBar() if progress else nullcontext():
-        ds.to_netcdf(part, engine="netcdf4", format="NETCDF4", encoding=encoding)
+        ds.to_netcdf(part, engine="netcdf4", format="NETCDF4", unlimited_dims=unlimited)
     return final
 
 

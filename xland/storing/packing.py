@@ -19,6 +19,8 @@ from xland.errors import StoreError
 STORED = np.dtype(np.uint8)
 """Type of packed values."""
 
+_LINKS = ("grid_mapping", "bounds")
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -67,19 +69,21 @@ class Packing:
 def drop_encoding(ds: xr.Dataset) -> xr.Dataset:
     """Drop what files of the inputs had as encoding, having done what has to outlast it.
 
-    That is the link to the coordinate system, which becomes an attribute, and the packing of floats
-    into bytes.
+    Those are the links to the coordinate system and to bounds, which xarray keeps there and would otherwise
+    list among the coordinates, and the packing of floats into bytes.
     """
-    mappings = {
-        name: variable.encoding["grid_mapping"]
-        for name, variable in ds.variables.items()
-        if "grid_mapping" in variable.encoding and "grid_mapping" not in variable.attrs
-    }
+    links = {name: _links(variable, ds) for name, variable in ds.variables.items()}
     packings = {name: find_packing(str(name), ds[name].variable) for name in ds.data_vars}
     ds = ds.drop_encoding().copy()
-    for name, mapping in mappings.items():
-        ds[name].attrs["grid_mapping"] = mapping
+    for name, found in links.items():
+        ds[name].attrs = {key: value for key, value in ds[name].attrs.items() if key not in _LINKS}
+        ds[name].encoding = found
     return ds.assign({name: pack(ds[name], packing) for name, packing in packings.items() if packing})
+
+
+def _links(variable: xr.Variable, ds: xr.Dataset) -> dict[str, Any]:
+    known = {**variable.encoding, **variable.attrs}
+    return {key: known[key] for key in _LINKS if known.get(key) in ds.variables}
 
 
 def find_packing(name: str, variable: xr.Variable) -> Packing | None:

@@ -46,21 +46,16 @@ def make_skeleton(template: xr.Dataset, encoding: Mapping[str, Mapping[str, Any]
     from zarr.storage import MemoryStore
 
     checked = {"compressors": (ZstdCodec(level=5, checksum=True),)}
-    full = {
-        str(name): {
-            **checked,
-            **({"_FillValue": None} if name in template.coords else {}),
-            **encoding.get(str(name), {}),
-        }
-        for name in template.variables
-    }
+    template = template.copy()
+    for name, variable in template.variables.items():
+        # beside what it has: how dates are counted, and the links to bounds and to the reference system
+        fill = {"_FillValue": None} if name in template.coords else {}
+        variable.encoding |= {**checked, **fill, **encoding.get(str(name), {})}
     held: dict[str, Any] = {}
-    template = template.assign_attrs({COMPLETE: False})
+    template = template.assign_attrs({COMPLETE: 0})
     try:
         with _quiet_zarr():
-            template.to_zarr(
-                MemoryStore(held), mode="w", compute=False, consolidated=False, zarr_format=3, encoding=full
-            )
+            template.to_zarr(MemoryStore(held), mode="w", compute=False, consolidated=False, zarr_format=3)
             zarr.consolidate_metadata(MemoryStore(held))
     except (TypeError, ValueError, NotImplementedError, OverflowError) as error:
         raise StoreError(f"this Dataset cannot be stored as Zarr: {error}") from error

@@ -328,7 +328,7 @@ def _seal(files: Files, digests: Mapping[str, str], root: dict[str, Any]) -> Non
     # what writers that were killed had not finished, and what is not of this store
     for name in there - digests.keys() - {ROOT}:
         files.remove(name)
-    root["attributes"][COMPLETE] = True
+    root["attributes"][COMPLETE] = 1
     content = json.dumps(root).encode()
     table = write_table({**digests, ROOT: sha256(content)})
     if len(table) > MOST_BYTES:

@@ -101,7 +101,7 @@ def _plan(ds: xr.Dataset, place: Workplace, manifest: dict[str, Any], identity: 
         for index in itertools.product(*(range(len(blocks)) for blocks in group.blocks)):
             key = (flags.name, *index)
             names[key] = BlockWriter.key(group_name, index)
-            year = index[0] if group.dims[0] == "time" else None
+            year = index[0] if group.timed else None
             batches.setdefault((group_name, year), []).append(key)
     return _Work(HighLevelGraph.merge(*graphs), names, list(batches.values()))
 

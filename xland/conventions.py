@@ -1,0 +1,164 @@
+"""The form in which Datasets lie in stores and NetCDF files: time axis, cell bounds and links as CF has them.
+
+Dimensions are known by what they are (:func:`xland.coordinates.find_role`), never by what they are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xland.coordinates import Names, find_role
+from xland.errors import TimeError
+from xland.vocabulary import CLASSES
+from xland.years import ENCODING, index_by, with_years, years_along
+
+READING: dict[str, Any] = {"decode_coords": "all", "decode_times": xr.coders.CFDatetimeCoder(time_unit="s")}
+"""How xarray is to open what was written: bounds and the reference system are coordinates, dates reach 850 and 2100."""
+
+
+def for_files(ds: xr.Dataset) -> xr.Dataset:
+    """Bring a Dataset into the form in which it is stored; nothing is computed.
+
+    Years become dates with bounds, ``days since 1850-01-01``, and stand beside them as ``year``; cells of
+    regular latitudes and longitudes get bounds. Where the labels of a dimension and what stands beside them
+    differ (a Dataset whose ``time`` was assigned anew), the labels of the dimension count.
+    """
+    return with_cell_bounds(_dated(ds))
+
+
+def from_files(ds: xr.Dataset) -> xr.Dataset:
+    """Make years and names of classes selectable again in a Dataset that was opened.
+
+    Stores of earlier versions, whose ``time`` are plain years, get ``year`` beside them.
+    """
+    time = find_role(ds, "time")
+    if time is not None and time.coordinate is not None:
+        if "year" not in ds.variables and (years := _years(ds, time)) is not None:
+            ds = ds.assign_coords(
+                year=(time.dimension, np.array(years, dtype=np.int32), {"long_name": "calendar year"})
+            )
+        ds = index_by(ds, time.coordinate, *(name for name in ds.coords if ds[name].dims == (time.dimension,)))
+    return index_by(ds, "class_name")
+
+
+def for_gis(ds: xr.Dataset) -> tuple[xr.Dataset, Hashable | None]:
+    """Order the dimensions as GIS and CDO expect them: time first, latitude and longitude last.
+
+    Parameters
+    ----------
+    ds : Dataset
+        As returned by :func:`for_files`.
+
+    Returns
+    -------
+    Dataset
+        Along dates also where the caller's dimension were years.
+    hashable or None
+        The time dimension.
+    """
+    found = find_role(ds, "time")
+    time = None if found is None else found.dimension
+    if time is not None and ds.coords.get(time, xr.DataArray()).dtype.kind != "M":
+        dates = [name for name in ds.coords if ds[name].dims == (time,) and ds[name].dtype.kind == "M"]
+        if dates:
+            ds = _along(ds, time, dates[0])
+            time = dates[0]
+    horizontal = [n.dimension for kind in ("latitude", "longitude") if (n := find_role(ds, kind)) is not None]
+    for name, array in ds.data_vars.items():
+        last = [dim for dim in horizontal if dim in array.dims]
+        first = [time] if time in array.dims else []
+        order = [*first, *(dim for dim in array.dims if dim not in {*first, *last}), *last]
+        if tuple(order) != array.dims:
+            ds = ds.assign({name: array.transpose(*order)})
+    return ds, time
+
+
+def _along(ds: xr.Dataset, years: Hashable, dates: Hashable) -> xr.Dataset:
+    """Make dates the dimension in place of years."""
+    ds = ds.drop_indexes([dates] if dates in ds.xindexes else []).swap_dims({years: dates})
+    bounds = ds[dates].encoding.pop("bounds", None)
+    if bounds in ds.coords:
+        ds = ds.rename_vars({bounds: f"{dates}_bnds"})
+        ds[dates].encoding["bounds"] = f"{dates}_bnds"
+    return ds
+
+
+def with_cell_bounds(ds: xr.Dataset) -> xr.Dataset:
+    """Give regular latitudes and longitudes the bounds of their cells, exact multiples of the cell size."""
+    for kind in ("latitude", "longitude"):
+        names = find_role(ds, kind)
+        if names is None or names.coordinate is None:
+            continue
+        labels = np.asarray(ds[names.coordinate].values, dtype=np.float64)
+        edges = _cell_edges(labels, 90.0 if kind == "latitude" else np.inf)
+        if edges is None:
+            continue
+        bounds = f"{names.dimension}_bnds"
+        ds = ds.assign_coords({bounds: ((names.dimension, "bnds"), edges)})
+        ds[names.coordinate].attrs.pop("bounds", None)
+        ds[names.coordinate].encoding["bounds"] = bounds
+    return ds
+
+
+def classes_along(array: xr.DataArray, dim: Hashable) -> tuple[str, ...] | None:
+    """Names of the classes along a dimension of codes (or, in earlier stores, of names); None if it has no labels."""
+    names = array.coords.get("class_name")
+    if names is not None and names.dims == (dim,):
+        return tuple(map(str, names.values))
+    if dim not in array.coords:
+        return None
+    known = {each.code: each.name for each in CLASSES}
+    return tuple(known.get(label, str(label)) for label in array[dim].values.tolist())
+
+
+def _cell_edges(labels: NDArray[np.float64], most: float) -> NDArray[np.float64] | None:
+    """First and last edge of each cell in the order of the axis; None where cells are not of one size."""
+    steps = np.diff(labels)
+    if not steps.size or not np.isfinite(steps).all():
+        return None
+    step = float(np.median(steps))
+    # one jump, where the caller's longitudes begin anew
+    if step == 0 or (np.abs(steps - step) > 1e-2 * abs(step)).sum() > 1:
+        return None
+    size = abs(step)
+    size = 1 / round(1 / size) if size < 1 and abs(size * round(1 / size) - 1) < 1e-4 else round(size, 6)
+    edges = labels[:, None] + np.copysign(size, step) * np.array([-0.5, 0.5])
+    numbers = np.rint(edges / size)
+    if np.abs(edges / size - numbers).max() < 1e-2:
+        edges = numbers / round(1 / size) if size < 1 else numbers * size
+    return np.clip(np.round(edges, 10) + 0.0, -most, most)
+
+
+def _dated(ds: xr.Dataset) -> xr.Dataset:
+    time = find_role(ds, "time")
+    if time is None or time.coordinate is None or (years := _years(ds, time)) is None:
+        return ds
+    labels = ds[time.coordinate]
+    if labels.dtype.kind != "M":
+        return with_years(ds, years, time.dimension, time.coordinate)
+    if "year" in ds.coords and _is_yearly(labels.values):
+        return with_years(ds, years, time.dimension, time.coordinate)
+    if (labels.values == labels.values.astype("datetime64[D]")).all():
+        ds = ds.copy()
+        ds[time.coordinate].encoding |= ENCODING
+    return ds
+
+
+def _is_yearly(dates: NDArray[Any]) -> bool:
+    return bool((dates == dates.astype("datetime64[Y]")).all())
+
+
+def _years(ds: xr.Dataset, time: Names) -> tuple[int, ...] | None:
+    """Years of dates or plain years; None of other times, which are left as they are."""
+    labels = ds[time.coordinate]
+    if labels.dtype.kind not in "iufM" or "since" in str(labels.attrs.get("units", "")):
+        return None
+    try:
+        return years_along(labels)
+    except TimeError:
+        return None
