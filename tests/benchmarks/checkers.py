@@ -88,7 +88,8 @@ def compliance(folder: Path) -> str:
 def cdo(folder: Path) -> str:
     """CDO: years are shown and selected, variables are remapped."""
     _there("cdo")
-    xr.open_zarr(folder / "plain.zarr").to_netcdf(folder / "by-xarray.nc")
+    coder = xr.coders.CFDatetimeCoder(time_unit="s")
+    xr.open_zarr(folder / "plain.zarr", decode_times=coder).to_netcdf(folder / "by-xarray.nc")
     for name in (*NAMES, "by-xarray"):
         path = folder / f"{name}.nc"
         shown = _run("cdo", "-s", "showyear", path).split()

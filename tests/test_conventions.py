@@ -1,0 +1,117 @@
+"""Whatever dimensions are called and however they are ordered: the same chunks, metadata and years."""
+
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.benchmarks import checkers
+from xland.conventions import for_files, for_gis, with_cell_bounds
+from xland.errors import TimeError
+from xland.provenance import bounds, years
+from xland.storing.blocks import align
+from xland.years import years_along
+
+NAMES = ("lat", "latitude", "y"), ("lon", "longitude", "x"), ("time", "year", "t", "jahr")
+
+
+def maps(order: tuple[str, ...] = ("time", "lat", "lon"), **names: str) -> xr.Dataset:
+    sizes = {"time": 3, "lat": 3000, "lon": 4000}
+    blocks = {"time": 1, "lat": 1000, "lon": 2000}
+    data = da.zeros([sizes[d] for d in order], dtype="u1", chunks=tuple(blocks[d] for d in order))
+    ds = xr.Dataset({"land_use": (order, data)}, {
+        "time": ("time", [850, 1855, 2100], {"standard_name": "time"}),
+        "lat": ("lat", 60 - 0.01 * (np.arange(3000) + 0.5), {"standard_name": "latitude"}),
+        "lon": ("lon", -10 + 0.01 * (np.arange(4000) + 0.5), {"standard_name": "longitude"}),
+    })  # fmt: skip
+    return ds.rename({old: new for old, new in names.items() if old != new})
+
+
+@given(names=st.tuples(*map(st.sampled_from, NAMES)), order=st.permutations(("time", "lat", "lon")))
+def test_names_and_order_of_dimensions_do_not_matter(names, order):
+    lat, lon, time = names
+    ds = for_files(maps(tuple(order), lat=lat, lon=lon, time=time))
+    aligned, encoding = align(ds, None)
+    called = dict(zip(ds.land_use.dims, order, strict=True))
+    chunks = {called[d]: size for d, size in zip(ds.land_use.dims, encoding["land_use"]["chunks"], strict=True)}
+    assert chunks == {"time": 1, "lat": 1000, "lon": 2000}
+    assert {called[d]: b[0] for d, b in aligned.land_use.chunksizes.items()} == {"time": 1, "lat": 1000, "lon": 2000}
+    assert bounds(ds) == (-10.0, 30.0, 30.0, 60.0)
+    assert years(ds) == [850, 1855, 2100]
+    assert ds.sel(year=1855).sizes.keys() == ds.sizes.keys() - {time}
+    gis, record = for_gis(ds)
+    assert gis.land_use.dims == (record, lat, lon)
+    assert gis[record].dtype == "datetime64[s]"
+
+
+@given(
+    first=st.integers(850, 2400),
+    form=st.sampled_from(["plain", "years since", "days since", "months since", "dates", "ns", "cftime", "%Y%m%d"]),
+    calendar=st.sampled_from(["standard", "noleap", "360_day", "proleptic_gregorian"]),
+)
+def test_the_year_does_not_depend_on_how_time_is_told(first, form, calendar):
+    wanted = (first, first + 1)
+    attributes, values = {}, np.array(wanted)
+    if form == "years since":
+        attributes, values = {"units": "years since 850-01-01 0:0:0", "calendar": calendar}, values - 850
+    elif form == "months since":
+        attributes, values = {"units": "months since 850-01-01"}, 12 * (values - 850)
+    elif form == "%Y%m%d":
+        attributes, values = {"units": "day as %Y%m%d.%f"}, values * 10000 + 701.5
+    elif form == "ns":
+        wanted = tuple(1700 + year % 500 for year in wanted)
+        values = np.array([f"{year}-07-01" for year in wanted], "datetime64[ns]")
+    elif form == "dates":
+        values = np.array([f"{year:04d}-07-01" for year in wanted], "datetime64[s]")
+    elif form != "plain":
+        import cftime
+
+        values = np.array([cftime.datetime(year, 7, 1, calendar=calendar) for year in wanted])
+        if form == "days since":
+            attributes = {"units": "days since 1850-01-01", "calendar": calendar}
+            values = cftime.date2num(values, attributes["units"], calendar)
+    assert years_along(xr.DataArray(values, dims="time", attrs=attributes)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([0, 1], "without units are not calendar years"),
+        ([0.0, 365.0], "without units are not calendar years"),
+        (np.array(["2015-01-01", "NaT"], "datetime64[ns]"), "1 of 2 steps have no date"),
+        (["2015", "2016"], "cannot be read as years"),
+    ],
+)
+def test_times_that_say_no_year_are_asked_about(values, said):
+    with pytest.raises(TimeError, match=said):
+        years_along(xr.DataArray(values, dims="time"))
+
+
+@given(st.integers(1, 200), st.integers(-100, 100), st.integers(2, 50), st.booleans())
+def test_bounds_of_cells_are_exact_multiples_and_meet(parts, first, count, ascending):
+    labels = np.round((first + np.arange(count) + 0.5) / parts, 10)
+    labels = labels if ascending else labels[::-1]
+    ds = with_cell_bounds(xr.Dataset(coords={"lon": ("lon", labels, {"units": "degrees_east"})}))
+    edges = ds.lon_bnds.values
+    np.testing.assert_array_equal(edges[1:, 0], edges[:-1, 1])
+    np.testing.assert_array_equal(edges[:, 0], np.round(np.rint(edges[:, 0] * parts) / parts, 10))
+    assert ((edges.min(axis=1) < labels) & (labels < edges.max(axis=1))).all()
+
+
+@pytest.fixture(scope="module")
+def products(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("products")
+    checkers.make_products(folder)
+    return folder
+
+
+@pytest.mark.parametrize("tool", checkers.TOOLS)
+def test_tools_of_others_understand_what_is_written(tool, products):
+    found = checkers.verdict(tool, products)
+    if found["verdict"] == "skipped":
+        pytest.skip(found["why"])
+    assert found["verdict"] == "green", found["why"]
