@@ -84,7 +84,9 @@ def test_what_is_published_needs_no_template_engine(store, tmp_path, monkeypatch
 
     catalog = publish(tmp_path / "catalog.yaml", name="a", store=store)
     monkeypatch.setattr(builtins, "__import__", without_jinja)
-    xr.testing.assert_equal(intake.open_catalog(str(catalog))["a"].to_dask().load(), maps().compute())
+    xr.testing.assert_equal(
+        intake.open_catalog(str(catalog))["a"].to_dask().load().set_coords(BESIDE), maps().compute()
+    )
     assert "{{" not in catalog.read_text()
 
 
