@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,19 +24,7 @@ _COMMON_NAMES = {
     "longitude": ("lon", "longitude", "lons", "long", "nav_lon", "xlon", "nlon", "x"),
     "time": ("time", "year", "years", "t"),
 }
-_AXES = {"latitude": "y", "longitude": "x", "time": "t"}
-_TYPES = {"latitude": "lat", "longitude": "lon", "time": "time"}  # as _CoordinateAxisType calls them
-_CF_UNITS = {
-    "latitude": {"degrees_north", "degree_north", "degree_n", "degrees_n", "degreen", "degreesn"},
-    "longitude": {"degrees_east", "degree_east", "degree_e", "degrees_e", "degreee", "degreese"},
-    "time": frozenset[str](),
-}
-_OTHER_NAMES = {
-    "grid_latitude", "grid_longitude", "projection_x_coordinate", "projection_y_coordinate",
-    "projection_x_angular_coordinate", "projection_y_angular_coordinate",
-}  # fmt: skip
-"""Standard names of coordinates that are not degrees of latitude and longitude."""
-
+_AXES = {"latitude": "Y", "longitude": "X", "time": "T"}
 _DEGREES = {
     "",
     "1",
@@ -143,18 +132,16 @@ def find_scalars(obj: xr.Dataset | xr.DataArray, kind: str) -> list[Hashable]:
 
 def _candidates(obj: xr.Dataset | xr.DataArray, kind: str) -> list[Hashable]:
     """Coordinates that may be of this kind, by the first rule that finds one with a dimension."""
-    said = {name: {key: _word(each.attrs.get(key)) for key in _SAYING} for name, each in obj.coords.items()}
+    certain = ("standard_name", "units", "_CoordinateAxisType")
     rules = [
         [
             name
-            for name, words in said.items()
-            if words["standard_name"] == kind
-            or words["units"] in _CF_UNITS[kind]
-            or words["_CoordinateAxisType"] == _TYPES[kind]
-            or (kind == "time" and obj[name].dtype.kind == "M")
+            for name, each in obj.coords.items()
+            if any(_word(each.attrs.get(key)) in _terms(kind, key) for key in certain)
+            or (kind == "time" and each.dtype.kind == "M")
         ],
         [name for name in obj.coords if str(name).lower() in _COMMON_NAMES[kind]],
-        [name for name, words in said.items() if words["axis"] == _AXES[kind]],
+        [name for name, each in obj.coords.items() if _word(each.attrs.get("axis")) in _terms(_AXES[kind], "axis")],
     ]
     every: list[Hashable] = []
     for found in rules:
@@ -165,7 +152,12 @@ def _candidates(obj: xr.Dataset | xr.DataArray, kind: str) -> list[Hashable]:
     return every
 
 
-_SAYING = ("standard_name", "units", "_CoordinateAxisType", "axis")
+@cache
+def _terms(kind: str, key: str) -> frozenset[str]:
+    """Return what an attribute of a coordinate says by the CF conventions, from the table of cf-xarray."""
+    from cf_xarray.criteria import coordinate_criteria  # takes too long for `import xland`
+
+    return frozenset(term.lower() for term in coordinate_criteria[kind].get(key, ()))
 
 
 def _word(value: object) -> str:
@@ -185,7 +177,15 @@ def _check_degrees(coordinate: xr.DataArray, kind: str, what: str) -> None:
     """Refuse coordinates that say that they are not degrees of latitude or longitude, or are no numbers."""
     units, standard = _word(coordinate.attrs.get("units")), _word(coordinate.attrs.get("standard_name"))
     name = coordinate.name
-    if standard in _OTHER_NAMES or units in {"m", "metre", "meter", "metres", "meters", "km", "kilometres"}:
+    if standard in _terms("X", "standard_name") | _terms("Y", "standard_name") or units in {
+        "m",
+        "metre",
+        "meter",
+        "metres",
+        "meters",
+        "km",
+        "kilometres",
+    }:
         raise GridError(
             f"{what}: {name!r} is {standard or 'in ' + units}, not in degrees; reproject to latitude and longitude "
             "first (rioxarray: obj.rio.reproject('EPSG:4326'))"
@@ -200,7 +200,7 @@ def _check_degrees(coordinate: xr.DataArray, kind: str, what: str) -> None:
             f"{what}: {name!r} is in {units}; turn it round: obj.assign_coords({name}=-obj[{str(name)!r}]), and say "
             "degrees_north or degrees_east"
         )
-    if units.replace(" ", "_") not in _CF_UNITS[kind] | _DEGREES and units not in _DEGREES:
+    if units.replace(" ", "_") not in _terms(kind, "units") | _DEGREES and units not in _DEGREES:
         raise GridError(
             f"{what}: the {kind} {name!r} is in {units!r}; it must be in degrees: convert it, or correct `units`"
         )
