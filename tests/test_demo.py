@@ -29,7 +29,7 @@ def test_every_result_is_there(results):
 def test_the_catalog_opens_with_intake(results):
     opened = intake.open_catalog(str(results.catalog))["land-use-2019"].to_dask()
     assert opened["land_use"].shape == (1, 240, 240)
-    assert opened["land_use"].rio.crs.to_epsg() == 4326
+    assert opened.set_coords("spatial_ref")["land_use"].rio.crs.to_epsg() == 4326
 
 
 def test_scores_hold_the_model_and_every_baseline_in_every_domain(results):

@@ -17,6 +17,7 @@ from xland.evaluation.report import Report, report
 from xland.files import open_coarse
 from xland.grid import Grid
 from xland.models import find_model
+from xland.provenance import years
 
 FRACTIONS_MODEL = "fractions-0p05"
 LUH2_MODEL = "luh2-0p05"
@@ -83,7 +84,7 @@ def demo(
     console.rule(f"2. downscale with {model.name}, write, publish")
     fine = coarse.ai4land.downscale(model=model, region=region, outputs=("land_use", "confidence"))
     fine.ai4land.to_zarr(results.store, overwrite=True)
-    name = f"land-use-{int(fine['time'][0])}"
+    name = f"land-use-{years(fine)[0]}"
     fine.ai4land.publish(results.catalog, name=name, store=results.store, description=f"Demo of xland: {model.name}")
 
     console.rule("3. reopen from the catalog, score, draw")

@@ -15,6 +15,7 @@ from xland.forcing import read_forcing, require_dataset
 from xland.grid import expand
 from xland.inputs import InputSpec
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, OCEAN, OTHER, STATE_CLASSES, class_code, flag_attributes
+from xland.years import years_of
 
 if TYPE_CHECKING:
     from sklearn.ensemble import HistGradientBoostingClassifier
@@ -209,9 +210,10 @@ def persistence(maps: xr.DataArray, year: int, step: int = -1) -> xr.DataArray:
     TimeError
         If the maps lack the adjacent year.
     """
-    if year + step not in maps["time"].values:
-        raise TimeError(f"persistence: no map of {year + step} to copy; there are {maps['time'].values.tolist()}")
-    return maps.sel(time=[year + step]).assign_coords(time=[year])
+    there = years_of(maps, what="observed map") or ()
+    if year + step not in there:
+        raise TimeError(f"persistence: no map of {year + step} to copy; there are {list(there)}")
+    return maps.isel(time=[there.index(year + step)]).drop_vars("year", errors="ignore").assign_coords(time=[year])
 
 
 def as_map(codes: NDArray[np.uint8] | da.Array, like: xr.DataArray, name: str) -> xr.DataArray:
