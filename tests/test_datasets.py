@@ -341,7 +341,7 @@ def test_a_resolution_that_does_not_nest_is_named(small, resolution):
 def test_modis_water_is_ocean_at_sea_and_inland_water_on_land(small):
     land_use = datasets.land_use_modis()
     assert land_use.dims == ("time", "lat", "lon")
-    assert land_use.time.values.tolist() == [2019]
+    assert land_use.sel(year=2019).time.values == np.datetime64("2019-01-01")
     assert land_use.dtype == np.uint8
     found = land_use.values[0]
     share = predictors.land_share(~OCEAN, 2)
@@ -450,7 +450,7 @@ def test_real_predictors_at_known_places(reference_data):
 
 @pytest.mark.pip_data
 def test_real_land_use_at_known_places(reference_data):
-    land_use = datasets.land_use_modis().sel(time=2019)
+    land_use = datasets.land_use_modis().sel(year=2019)
     at = {
         "urban": (48.86, 2.34),
         "forest": (-3.0, -65.0),

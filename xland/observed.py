@@ -27,7 +27,7 @@ from xland.grid import Grid
 from xland.mapfiles import Layer, lazy_codes, nearest_cells, open_raster, unreadable
 from xland.reader import check_array, declared_by
 from xland.strangers.netcdf import refuse_hostile_netcdf
-from xland.years import decode_years
+from xland.years import decode_years, with_years
 
 HILDA_VARIABLE = "LULC_states"
 HILDA_FIRST_YEAR = 1899
@@ -307,8 +307,6 @@ def _coordinates(lat: NDArray[Any], lon: NDArray[Any]) -> dict[str, Any]:
 
 def _land_use(data: Any, grid: Grid, years: list[int] | None) -> xr.DataArray:
     coords = _coordinates(grid.latitude, grid.longitude)
-    dims: tuple[str, ...] = ("lat", "lon")
-    if years is not None:
-        coords["time"] = ("time", np.array(years, dtype=np.int64), {"long_name": "calendar year"})
-        dims = ("time", *dims)
-    return xr.DataArray(data, coords, dims, "land_use", vocabulary.flag_attributes())
+    dims = ("lat", "lon") if years is None else ("time", "lat", "lon")
+    land_use = xr.DataArray(data, coords, dims, "land_use", vocabulary.flag_attributes())
+    return land_use if years is None else with_years(land_use.to_dataset(), years)["land_use"]

@@ -146,7 +146,10 @@ def test_several_years_and_missing_classes_are_refused():
     three = xr.concat([two_halves()] * 3, "class")
     with pytest.raises(AllocationError, match="have 3 classes; 8 are needed"):
         coarse_agreement(three, forcing)
-    for labels, said in ((list(range(8)), "0, 1, 2"), (["sea", *CLASS_NAMES[1:]], "sea, urban")):
+    for labels, said in (
+        (list(range(1, 9)), "urban, cropland, pasture, .*, 8"),
+        (["sea", *CLASS_NAMES[1:]], "sea, urban"),
+    ):
         eight = xr.concat([two_halves() / 8] * 8, "class").assign_coords({"class": labels})
         with pytest.raises(AllocationError, match=f"are of the classes {said}.*not ocean, urban"):
             coarse_agreement(eight, forcing)

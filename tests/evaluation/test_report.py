@@ -350,7 +350,7 @@ def test_what_does_not_fit_is_refused(world, tmp_path):
         report(world.predicted, world.observed, forcing=world.forcing["forest"])
     with pytest.raises(GridError, match="must be a whole number of at least 1, not 'a'"):
         report(world.predicted, world.observed, factor="a")
-    with pytest.raises(GridError, match="start map: is of type ndarray; pass an xarray"):
+    with pytest.raises(GridError, match="the start map is of type ndarray; pass an xarray"):
         report(world.predicted, world.observed, start=world.start.values)
     with pytest.raises(GridError, match="baselines are given by name, not as a list; pass"):
         report(world.predicted, world.observed, baselines=[world.start])

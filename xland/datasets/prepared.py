@@ -16,6 +16,7 @@ from xland import vocabulary
 from xland.datasets.wheels import cache_dir, source
 from xland.errors import DatasetError
 from xland.grid import Grid
+from xland.years import with_years
 
 if TYPE_CHECKING:
     import zarr
@@ -125,8 +126,8 @@ def create_coordinates(group: zarr.Group, grid: Grid, years: tuple[int, ...] = (
 
 def open_prepared(path: Path, *, chunked: bool = True) -> xr.Dataset:
     """Open a store lazily, one dask chunk for each chunk on disk or without dask, free of how it was encoded."""
-    ds = xr.open_zarr(path, consolidated=False, chunks={} if chunked else None)
-    return ds.drop_encoding()
+    ds = xr.open_zarr(path, consolidated=False, chunks={} if chunked else None).drop_encoding()
+    return with_years(ds, ds["time"].values.tolist()) if "time" in ds.coords else ds
 
 
 def strips(rows: int, height: int, description: str) -> Iterable[slice]:
