@@ -70,6 +70,18 @@ def test_intake_opens_a_published_netcdf_file(store, tmp_path):
         found.close()
 
 
+def test_a_netcdf_entry_of_an_earlier_catalog_opens_with_intake_after_publishing_beside_it(store, tmp_path):
+    import intake
+
+    write_netcdf(open_store(store), tmp_path / "old.nc", progress=False)
+    args = {"urlpath": "{{ CATALOG_DIR }}/old.nc", "chunks": {}, "xarray_kwargs": {"engine": "netcdf4"}}
+    catalog = catalog_of(tmp_path, driver="netcdf", args=args)
+    publish(catalog, name="new", store=store)
+    for found in (intake.open_catalog(catalog)["a"].to_dask(), open_entry(catalog, "a")):
+        xr.testing.assert_equal(found.load().set_coords(BESIDE), maps().compute())
+        found.close()
+
+
 def test_what_is_published_needs_no_template_engine(store, tmp_path, monkeypatch):
     import builtins
 

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from tests.benchmarks import checkers
 from xland.conventions import for_files, for_gis, with_cell_bounds
+from xland.coordinates import find_role
 from xland.errors import TimeError
 from xland.provenance import bounds, years
+from xland.store import open_store, write
 from xland.storing.blocks import align
 from xland.years import years_along
 
@@ -115,3 +117,28 @@ def test_tools_of_others_understand_what_is_written(tool, products):
     if found["verdict"] == "skipped":
         pytest.skip(found["why"])
     assert found["verdict"] == "green", found["why"]
+
+
+def of_three_years(time: str = "time") -> xr.Dataset:
+    return for_files(maps(time=time).isel(lat=slice(4), lon=slice(5))).compute()
+
+
+@pytest.mark.parametrize("time", ["time", "year", "t"])
+@pytest.mark.parametrize("year", [850, 2100])
+@pytest.mark.filterwarnings("error")
+def test_a_map_of_one_year_keeps_its_date_and_the_edges_of_its_year(tmp_path, year, time):
+    one = of_three_years(time).sel(year=year)
+    assert find_role(one, "time") is None
+    edges = np.array([f"{year:04d}-01-01", f"{year + 1:04d}-01-01"], "datetime64[s]")
+    np.testing.assert_array_equal(one[f"{time}_bnds"], edges)
+    again = open_store(write(one, tmp_path / "one.zarr", progress=False))
+    xr.testing.assert_identical(again.load(), one.assign_attrs(again.attrs))
+    assert years(again) == [year]
+
+
+@pytest.mark.filterwarnings("error")
+def test_years_in_place_of_dates_have_one_set_of_bounds(tmp_path):
+    swapped = of_three_years().swap_dims(time="year")
+    again = open_store(write(swapped, tmp_path / "years.zarr", progress=False))
+    assert [name for name in again.coords if "bnds" in again[name].dims and "year" in again[name].dims] == ["year_bnds"]
+    assert again.sel(year=1855).time.values == again.sel(time="1855").time.values[0] == np.datetime64("1855-01-01")

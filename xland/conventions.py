@@ -36,6 +36,9 @@ def from_files(ds: xr.Dataset) -> xr.Dataset:
 
     Stores of earlier versions, whose ``time`` are plain years, get ``year`` beside them.
     """
+    # xarray does not list a single value as a coordinate if its name is part of that of bounds, as `time` is
+    bounds = [str(each.encoding["bounds"]) for each in ds.variables.values() if "bounds" in each.encoding]
+    ds = ds.set_coords([n for n in ds.data_vars if not ds[n].ndim and any(str(n) in name for name in bounds)])
     time = find_role(ds, "time")
     if time is not None and time.coordinate is not None:
         if "year" not in ds.variables and (years := _years(ds, time)) is not None:

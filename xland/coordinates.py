@@ -132,16 +132,18 @@ def find_scalars(obj: xr.Dataset | xr.DataArray, kind: str) -> list[Hashable]:
 
 def _candidates(obj: xr.Dataset | xr.DataArray, kind: str) -> list[Hashable]:
     """Coordinates that may be of this kind, by the first rule that finds one with a dimension."""
+    edges = _edges(obj)
+    coords = {name: each for name, each in obj.coords.items() if each.dims not in edges}
     certain = ("standard_name", "units", "_CoordinateAxisType")
     rules = [
         [
             name
-            for name, each in obj.coords.items()
+            for name, each in coords.items()
             if any(_word(each.attrs.get(key)) in _terms(kind, key) for key in certain)
             or (kind == "time" and each.dtype.kind == "M")
         ],
-        [name for name in obj.coords if str(name).lower() in _COMMON_NAMES[kind]],
-        [name for name, each in obj.coords.items() if _word(each.attrs.get("axis")) in _terms(_AXES[kind], "axis")],
+        [name for name in coords if str(name).lower() in _COMMON_NAMES[kind]],
+        [name for name, each in coords.items() if _word(each.attrs.get("axis")) in _terms(_AXES[kind], "axis")],
     ]
     every: list[Hashable] = []
     for found in rules:
@@ -150,6 +152,13 @@ def _candidates(obj: xr.Dataset | xr.DataArray, kind: str) -> list[Hashable]:
             return [] if any(obj[name].ndim > 1 for name in every) and kind != "time" else found
         every += [name for name in found if name not in every]
     return every
+
+
+def _edges(obj: xr.Dataset | xr.DataArray) -> set[tuple[Hashable, ...]]:
+    """Dimensions that count the edges of cells: the bounds of a single time have no other, and are not times."""
+    linked = {each.encoding.get("bounds", each.attrs.get("bounds")) for each in obj.coords.values()}
+    last = {obj.coords[name].dims[-1] for name in linked if name in obj.coords and obj.coords[name].ndim}
+    return {(dim,) for dim in last if dim not in obj.coords}
 
 
 @cache

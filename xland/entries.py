@@ -119,6 +119,9 @@ def entries_for_intake(sources: Mapping[Any, Any], catalog: Path) -> dict[str, A
         if "{" in rest or "}" in rest or rest.startswith(("/", "~")):
             return None
         args = {key: value for key, value in source["args"].items() if key != "urlpath"}
+        if (args.get("xarray_kwargs") or {}).get("engine") == "netcdf4":
+            # of earlier catalogs: intake 2 opens the file itself, and netcdf4 takes only its name
+            args["xarray_kwargs"] = {**args["xarray_kwargs"], "engine": "h5netcdf"}
         found[name] = {
             "reader": _SOURCES[source["driver"]],
             "kwargs": {"urlpath": url if _SCHEME.match(rest) else _FOLDER_2 + rest, **args},

@@ -228,7 +228,9 @@ def with_years(
     # not after the dates: xarray takes a coordinate whose name is part of that of its bounds for bounds
     bounds = f"{dimension}_bnds"
     starts, ends = _first_of_january(years), _first_of_january([y + 1 for y in years])
-    ds = ds.drop_vars([name for name in ds.coords if name in {date, year, bounds, *callers}])
+    known = {date, year, bounds, *callers}
+    known |= {ds[name].encoding.get("bounds") for name in known if name in ds.coords}
+    ds = ds.drop_vars([name for name in ds.coords if name in known])
     ds = ds.assign_coords(
         {
             date: xr.Variable((dimension,), starts, _DATE, {**ENCODING, "bounds": bounds}),

@@ -235,7 +235,10 @@ def read_finished(place: Workplace) -> tuple[dict[str, Any], Table | None]:
             return {}, None
         _refuse_unfinished(place)
         if place.store.exists():
-            raise StoreError(f"{target} is no Zarr store: it holds neither zarr.json nor .zgroup") from None
+            raise StoreError(
+                f"{target} is not a Zarr store: it holds neither zarr.json nor .zgroup; open NetCDF with "
+                'xr.open_dataset(path, decode_coords="all")'
+            ) from None
         if place.has_old():
             raise StoreError(f"{target} is a link that leads nowhere: remove it, or mend it") from None
         raise StoreError(f"there is no store at {target}") from None
@@ -261,7 +264,8 @@ def refuse_damaged(place: Workplace, table: Table | None) -> str:
     """Read all files of a store, refuse it if any is damaged, and return the digest of its table."""
     if table is None:
         raise StoreError(
-            f"{place.target} holds no digests to compare its files with: others wrote it, or a former release did"
+            f"{place.target} holds no digests to compare its files with: others wrote it, or a former release did; "
+            "write it again: xland.open_store(path).ai4land.to_zarr(new_path)"
         )
     faults = find_damage(place.store, table)
     if faults:
