@@ -23,7 +23,7 @@ PriorEncoding = Literal["none", "code", "one_hot"]
 Name = Annotated[str, Limits(1, 200)]
 Names = Annotated[tuple[Name, ...], Limits(most=100)]
 
-_MOST_OVERLAP = 8
+_MOST_OVERLAP = 16
 """Windows that may cover a cell along each axis."""
 
 # in place where they can be: what stays in a core's cache is done several times faster
