@@ -39,6 +39,23 @@ def test_maps_come_from_either_kind_of_file(tmp_path):
         np.testing.assert_array_equal(open_map(tmp_path / name), maps)
 
 
+@pytest.mark.parametrize("damage", ["altered", "missing", "swapped"])
+def test_a_store_of_ours_is_compared_with_its_digests(tmp_path, damage):
+    coarse, _, _ = tiny_world((2000,))
+    store = write(coarse.chunk(lat=15), tmp_path / "states.zarr", progress=False)
+    np.testing.assert_array_equal(open_coarse(store)["primf"], coarse["primf"])
+    first, second = sorted(path for path in (store / "primf" / "c").rglob("*") if path.is_file())[:2]
+    if damage == "missing":
+        first.unlink()
+    else:
+        content = bytearray(first.read_bytes())
+        content[len(content) // 2] ^= 1
+        first.write_bytes(second.read_bytes() if damage == "swapped" else bytes(content))
+    opened = open_coarse(store)
+    with pytest.raises(StoreError, match="primf"):
+        opened["primf"].load()
+
+
 @pytest.mark.parametrize("name", ["missing.nc", "damaged.nc", "empty.zarr"])
 def test_what_cannot_be_opened_is_named(tmp_path, name):
     (tmp_path / "damaged.nc").write_text("neither this nor that")

@@ -43,6 +43,15 @@ def test_two_arrays_share_an_identity_only_if_they_are_equal(one, other):
     assert (identity_of(made(one).chunk()) == identity_of(made(other).chunk())) == np.array_equal(one, other)
 
 
+@pytest.mark.parametrize("attributes", [{"valid_min": 3}, {"_FillValue": 5.0}, {"units": "%"}, {"units": "km"}])
+def test_the_same_numbers_that_mean_something_else_are_another_input(attributes):
+    for ds in (made(), made().chunk()):
+        assert identity_of(ds.assign(a=ds.a.assign_attrs(attributes))) != identity_of(ds)
+        filled = ds.copy()
+        filled.a.encoding["_FillValue"] = 5.0
+        assert identity_of(filled) != identity_of(ds)
+
+
 def test_a_file_that_was_not_read_is_known_by_itself_and_what_was_chosen_of_it(opened):
     whole = opened()
     assert identity_of(whole) == identity_of(opened())

@@ -20,6 +20,7 @@ def checked(name, value, row=1, column=0):
     ("name", "value", "message"),
     [
         ("elevation", -9999, r"elevation: 1 cells of land below -500 \(lowest -9999\), the first at latitude 48.5, "),
+        ("elevation", 9999, r"above 9000 \(highest 9999\)"),
         ("elevation", 1e30, "fill value that no attribute declares"),
         ("elevation", np.nan, "NaN or infinite"),
         ("slope", -0.2, r"below 0 \(lowest -0.2\)"),
@@ -33,6 +34,16 @@ def checked(name, value, row=1, column=0):
 def test_values_that_cannot_be_are_refused_on_land(name, value, message):
     with pytest.raises(StaticError, match=message):
         checked(name, value)
+
+
+@pytest.mark.parametrize("turn", [np.deg2rad, np.flipud, np.zeros_like, lambda values: values + 1])
+def test_distances_from_the_equator_are_the_latitudes_of_their_rows(turn):
+    rows = np.repeat(np.array([[49.5], [47.5]], np.float32), 3, axis=1)
+    place = np.array([49.5, 47.5]), LON
+    assert checked_predictor("abs_latitude", rows, LAND, *place) is rows
+    assert checked_predictor("abs_latitude", rows, LAND, -place[0], LON) is rows
+    with pytest.raises(StaticError, match="abs_latitude: 3 cells of land are not the latitude of their row"):
+        checked_predictor("abs_latitude", turn(rows), LAND, *place)
 
 
 @pytest.mark.parametrize("value", [-9999, 1e30, np.inf, np.nan])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.raising_backend import raising_dataset
 from xland.errors import GridError, PriorError, StaticError, TimeError, VocabularyError
 from xland.reader import Declared, as_map, decode, read_codes, read_static, read_values
+from xland.vocabulary import flag_attributes
 
 LAT, LON = [49.5, 48.5, 47.5], [10.5, 11.5, 12.5, 13.5]
 DEGREES = {"lat": ("lat", LAT, {"units": "degrees_north"}), "lon": ("lon", LON, {"units": "degrees_east"})}
@@ -144,12 +145,33 @@ def test_dimensions_of_size_one_are_left_out_and_longer_ones_refused():
 
 @pytest.mark.parametrize(
     ("name", "units"),
-    [("land_share", "%"), ("land_share", "percent"), ("elevation", "km"), ("lake_share", "km2")],
+    [
+        ("land_share", "%"),
+        ("land_share", "percent"),
+        ("land_share", "percent of the cell"),
+        ("elevation", "km"),
+        ("elevation", "kilometers"),
+        ("elevation", "feet above sea level"),
+        ("lake_share", "km2"),
+    ],
 )
 def test_units_that_give_another_map_are_refused(name, units):
     ds = statics(**{name: (("lat", "lon"), np.ones((3, 4)), {"units": units})})
     with pytest.raises(StaticError, match=f"{name}: the units are '{units}'"):
         read_static(ds, [name], "land_share")
+
+
+@pytest.mark.parametrize("attributes", [{"units": 5}, {"units": ["m"]}, {"positive": "down"}])
+def test_attributes_that_give_another_map_are_refused(attributes):
+    ds = statics(elevation=(("lat", "lon"), np.ones((3, 4)), attributes))
+    with pytest.raises(StaticError, match=r"elevation.*(not text|downwards)"):
+        read_static(ds, ["elevation"], "land_share")
+
+
+@pytest.mark.parametrize("units", ["m", "metres", "meters above sea level", None, 1])
+def test_metres_are_metres_however_they_are_spelt(units):
+    ds = statics(elevation=(("lat", "lon"), np.ones((3, 4)), {"units": units}))
+    assert read_static(ds, ["elevation"], "land_share")["elevation"].values.sum() == 12
 
 
 # maps
@@ -202,9 +224,23 @@ def test_several_maps_of_one_year_and_maps_without_a_date_are_refused():
 
 
 def test_a_map_that_says_its_codes_are_other_classes_is_refused():
-    flags = {"flag_values": np.arange(3), "flag_meanings": "water evergreen_forest town"}
-    with pytest.raises(VocabularyError, match="flag_meanings that 0 is 'water', where class 0 is 'ocean'"):
-        as_map(field(CODES, **flags), what="map")
+    words = "water evergreen_forest town"
+    for values in (np.arange(3), [0, 1, 2], "0, 1, 2", "0b 1b 2b"):
+        for meanings in (words, words.replace(" ", ","), words.split()):
+            with pytest.raises(VocabularyError, match="flag_meanings that 0 is 'water', where class 0 is 'ocean'"):
+                as_map(field(CODES, flag_values=values, flag_meanings=meanings), what="map")
+
+
+def test_a_legend_that_nobody_can_read_is_refused_and_ours_is_not():
+    with pytest.raises(VocabularyError, match="3 numbers in flag_values and 4 words in flag_meanings"):
+        as_map(field(CODES, flag_values=np.arange(3), flag_meanings="a b c d"), what="map")
+    assert as_map(field(CODES, **flag_attributes()), what="map").data.values.max() == CODES.max()
+
+
+def test_limits_that_are_nan_say_nothing():
+    values = field(np.arange(12.0).reshape(3, 4), valid_max=np.nan, valid_range=[np.nan, 5])
+    read = number(values)
+    np.testing.assert_array_equal(read.ravel(), [0, 1, 2, 3, 4, 5] + [np.nan] * 6)
 
 
 # coordinates

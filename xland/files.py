@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import xarray as xr
 from xland.addresses import address_of, is_url, without_password
 from xland.errors import MissingDependencyError, StoreError
 from xland.mapfiles import unreadable
+from xland.storing.checksums import Table
 from xland.storing.storage import files_at
+from xland.storing.workplace import read_finished, workplace
 from xland.strangers.netcdf import check_hdf5, refuse_hostile_netcdf
 from xland.strangers.servers import http_options
 from xland.strangers.stores import check_store
@@ -22,6 +25,9 @@ _ROOTS = ("zarr.json", ".zgroup", ".zmetadata")
 
 def open_coarse(path: Any) -> xr.Dataset:
     """Open a NetCDF file or Zarr store lazily, times undecoded.
+
+    Of a store that holds digests of its files each is compared when it is read, as by
+    :func:`xland.store.open_store`.
 
     Parameters
     ----------
@@ -46,6 +52,13 @@ def open_coarse(path: Any) -> xr.Dataset:
         return xr.open_dataset(address, decode_times=False, chunks={})
     except (OSError, ValueError) as error:
         raise unreadable(address, "NetCDF", error) from error
+
+
+def checked_store(table: Table, options: Mapping[str, Any] | None) -> Any:
+    """Return the Zarr store that compares each file with its table when it is read."""
+    from xland.storing.checked import CheckedStore  # needs zarr
+
+    return CheckedStore(table, options)
 
 
 def is_zarr(address: str) -> bool:
@@ -93,13 +106,18 @@ def open_map(path: Any) -> xr.DataArray:
 
 
 def _open_zarr(address: str) -> xr.Dataset:
-    check_store(address, http_options(address))
+    limits = http_options(address)
+    check_store(address, limits)
     try:
+        table = read_finished(workplace(address, limits))[1]
         with warnings.catch_warnings():
             # not having its metadata in one place makes a store slower, not wrong
             warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
-            options: dict[str, Any] = {"storage_options": http_options(address)} if is_url(address) else {}
-            return xr.open_dataset(address, engine="zarr", decode_times=False, chunks={}, **options)
+            options: dict[str, Any] = {"storage_options": limits} if is_url(address) and table is None else {}
+            source = address if table is None else checked_store(table, limits)
+            return xr.open_dataset(source, engine="zarr", decode_times=False, chunks={}, **options)
+    except StoreError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # the last for odd metadata
         raise unreadable(without_password(address), "Zarr store", error) from error
     except Exception as error:

@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 from dask.base import normalize_token, tokenize
 from dask.tokenize import normalize_object
@@ -34,7 +35,14 @@ def identity_of(given: xr.Dataset | xr.DataArray) -> str:
     """
     ds = given if isinstance(given, xr.Dataset) else given.to_dataset(name="map")
     variables = [
-        [str(name), list(map(str, variable.dims)), list(variable.shape), str(variable.dtype), _content(variable)]
+        [
+            str(name),
+            list(map(str, variable.dims)),
+            list(variable.shape),
+            str(variable.dtype),
+            _content(variable),
+            _declared(variable),
+        ]
         # a store without consolidated metadata lists them in another order each time it is opened
         for name, variable in sorted(ds.variables.items(), key=lambda item: str(item[0]))
     ]
@@ -53,6 +61,13 @@ def source_file(given: xr.Dataset | xr.DataArray) -> Path | None:
         return None
     path = Path(source)
     return path if path.is_file() else None
+
+
+def _declared(variable: xr.Variable) -> list[dict[str, str]]:
+    """Return what a variable says about its values: fill values, ranges and units make others of the same numbers."""
+    numbers = (int, float, np.generic, np.ndarray, list)
+    encoded = {str(key): str(value) for key, value in variable.encoding.items() if isinstance(value, numbers)}
+    return [{str(key): str(value) for key, value in variable.attrs.items()}, encoded]
 
 
 def _content(variable: xr.Variable) -> str:

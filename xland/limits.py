@@ -30,6 +30,10 @@ FILLS = (-999.0, -9999.0, -99999.0, -999999.0, -32767.0, -32768.0, -2147483648.0
 """Numbers that stand for no data in many files: no predictor has exactly such a lowest value."""
 
 
+LATITUDE_TOLERANCE = 0.5
+"""By how many degrees the distance from the equator may differ from the latitude of the row."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What the values of a variable may be where they count.
@@ -57,7 +61,10 @@ _AREAS = (
     "m2", "m^2", "m**2", "km2", "km^2", "km**2", "ha", "hectare", "hectares", "mha", "mkm2", "acre", "acres",
     "square metres", "square kilometres", "permille", "per mille", "ppm",
 )  # fmt: skip
-_LENGTHS = ("km", "cm", "mm", "dm", "ft", "feet", "foot", "inch", "inches", "yd")
+_LENGTHS = (
+    "km", "cm", "mm", "dm", "hm", "dam", "ft", "feet", "foot", "inch", "inches", "in", "yd", "yard", "mi", "mile",
+    *(f"{many}met{er}" for many in ("kilo", "hecto", "deca", "deci", "centi", "milli") for er in ("re", "er")),
+)  # fmt: skip
 _FRACTION = Limits(0.0, 1.0, fraction=True, other_units=_AREAS)
 _POSITIVE = Limits(lowest=0.0)
 _SOIL = Limits(0.0, 1000.0)  # percent, or g/kg as SoilGrids has it
@@ -69,7 +76,7 @@ LIMITS: Mapping[str, Limits] = MappingProxyType({
     "secma": Limits(0.0, 1e4, units=("years", "year", "yr", "yrs", "a")),
     "secmb": Limits(0.0, 1e3, units=("kg m-2", "kg/m2", "kg/m^2", "kg m^-2", "kg m**-2", "kg c m-2", "kgc m-2",
                                      "kg c/m^2", "kgc/m2")),
-    "elevation": Limits(-500.0, 2e4, other_units=_LENGTHS),
+    "elevation": Limits(-500.0, 9e3, other_units=_LENGTHS),
     "slope": Limits(0.0, 90.0), "cos_aspect": Limits(-1.0, 1.0), "sin_aspect": Limits(-1.0, 1.0),
     "ruggedness": Limits(0.0, 2e4), "relative_elevation": Limits(-2e4, 2e4),
     "land_share": _FRACTION, "lake_share": _FRACTION,
@@ -81,7 +88,7 @@ LIMITS: Mapping[str, Limits] = MappingProxyType({
 })  # fmt: skip
 """What the variables that xland names may be: states are fractions, heights and lengths are in metres (distances
 from the coast also in kilometres), temperatures in degrees Celsius, precipitation in mm. Elevation is that of the
-surface, so nothing on land lies below the shore of the Dead Sea."""
+surface, so nothing on land lies below the shore of the Dead Sea or above Mount Everest."""
 
 _FAMILIES = {"koppen_": _FRACTION, "population_": _POSITIVE, "settlements_": _POSITIVE}
 
@@ -112,13 +119,19 @@ def check_units(name: str, units: object, error: type[XlandError], *, fraction: 
         Of the class given, naming variable, units and remedy.
     """
     limits, said = limits_of(name, fraction=fraction), str(units if units is not None else "").strip()
+    if units is not None and not isinstance(units, str | bytes) and said not in ("1", "1.0"):
+        raise error(f"{name}: its attribute `units` is {units!r}, not text; correct or remove it")
     known = said.lower()
-    if limits.fraction and known in _PERCENT_UNITS:
+    first = known.split()[0] if known else ""  # of "km above sea level"
+    if limits.fraction and (known in _PERCENT_UNITS or first in _PERCENT_UNITS):
         raise error(
             f"{name}: the units are {said!r}, but it is a fraction of the cell from 0 to 1; divide by 100 and set the "
             f"attribute: ds[{name!r}] = (ds[{name!r}] / 100).assign_attrs(units='1')"
         )
-    if known in limits.other_units or (limits.units and known not in ("", "1", *limits.units)):
+    other = known in limits.other_units or (
+        not limits.fraction and not {first, first.removesuffix("s")}.isdisjoint(limits.other_units)
+    )
+    if other or (limits.units and known not in ("", "1", *limits.units)):
         wanted = "a fraction of the cell" if limits.fraction else limits.units[0] if limits.units else "another unit"
         wanted = "metres" if name == "elevation" else "degrees" if name == "abs_latitude" else wanted
         raise error(
@@ -209,6 +222,8 @@ def checked_predictor(
         For NaN, infinity and values outside the limits of :data:`LIMITS`, where there is land.
     """
     limits = limits_of(name)
+    if name == "abs_latitude":
+        _refuse_other_latitudes(values, land, latitude, longitude)
     lowest, highest = limits.lowest - ROUNDING, limits.highest + ROUNDING
 
     def good(low: Any, high: Any) -> bool:
@@ -226,6 +241,18 @@ def checked_predictor(
         raise StaticError(_predictor_problem(name, values, land, limits, (latitude, longitude)).sentence)
     sea = ~land & ~((values >= lowest) & (values <= highest) & ~np.isin(values, FILLS))
     return np.where(sea, values.dtype.type(np.nan), values) if values.dtype.kind == "f" else values
+
+
+def _refuse_other_latitudes(
+    values: NDArray[Any], land: NDArray[np.bool_], latitude: NDArray[Any], longitude: NDArray[Any]
+) -> None:
+    """Refuse distances from the equator that are not those of their rows: radians, or a field that was turned over."""
+    expected = np.abs(np.asarray(latitude, dtype=np.float64))[:, None]
+    bad = (np.abs(values - expected) > LATITUDE_TOLERANCE) & land  # NaN is looked at with the limits
+    if bad.any():
+        fault = f"of land are not the latitude of their row to within {LATITUDE_TOLERANCE:g} degree"
+        remedy = "is it in degrees, and do latitudes and values run the same way? look at the other predictors, too"
+        raise StaticError(ValueProblem.at("abs_latitude", bad, (latitude, longitude), fault, remedy).sentence)
 
 
 def _predictor_problem(

@@ -9,6 +9,7 @@ is honoured lazily, or refused by name; no value is read. What the values may be
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -105,7 +106,7 @@ def no_data(values: NDArray[Any], declared: Declared) -> NDArray[np.bool_]:
             missing |= values == _whole(fill, values.dtype)
     if (declared.lowest, declared.highest) != (-np.inf, np.inf):
         low, high = declared.lowest, declared.highest
-        slack = ROUNDING * max(1.0, *(abs(each) for each in (low, high) if np.isfinite(each)))
+        slack = ROUNDING * max([1.0, *(abs(each) for each in (low, high) if np.isfinite(each))])
         slack = slack if values.dtype.kind == "f" else 0.0
         missing |= ((values < low - slack) | (values > high + slack)) & np.isfinite(values)
     return missing
@@ -140,14 +141,15 @@ def declared_by(variable: xr.Variable, what: str, error: type[XlandError]) -> De
         fills = ()
 
     def number(key: str, default: float) -> float:
-        return _numbers(attributes[key], key, what, error)[0] if key in attributes else default
+        said = next(iter(_numbers(attributes.get(key, default), key, what, error)), default)
+        return default if math.isnan(said) else said
 
     low, high = number("valid_min", -np.inf), number("valid_max", np.inf)
     if "valid_range" in attributes:
         both = _numbers(attributes["valid_range"], "valid_range", what, error)
         if len(both) != 2:
             raise error(f"{what}: the attribute valid_range holds {len(both)} numbers, not two; correct or remove it")
-        low, high = both
+        low, high = (default if math.isnan(each) else each for each, default in zip(both, (low, high), strict=True))
     if scaled:  # the range counts in packed numbers, the values do not any more
         scale, offset = (float(variable.encoding.get(key, default)) for key, default in _PACKING)
         low, high = sorted((low * scale + offset, high * scale + offset))
@@ -324,6 +326,8 @@ def read_static(static: xr.Dataset, names: Iterable[str], domain: str) -> xr.Dat
         horizontal = horizontal_dims(array, what)
         check_array(array, what, StaticError)
         check_units(name, array.attrs.get("units"), StaticError, fraction=name == domain)
+        if str(array.attrs.get("positive", "up")).lower() == "down":
+            raise StaticError(f"{what}: counts downwards (positive: down); change its sign and drop the attribute")
         array = without_extra(array, horizontal, what, StaticError)
         fields[name] = read_values(array, what=what, error=StaticError)
     return xr.Dataset({name: array.drop_vars(_scalars(array)) for name, array in fields.items()}, attrs=static.attrs)
@@ -452,13 +456,20 @@ def map_years(array: xr.DataArray, what: str) -> tuple[int | None, ...]:
 
 def _check_legend(array: xr.DataArray, what: str) -> None:
     """Refuse codes that the map itself says are other classes than ours."""
-    values, words = array.attrs.get("flag_values"), str(array.attrs.get("flag_meanings", "")).split()
+    values, said = (array.attrs.get(f"flag_{key}") for key in ("values", "meanings"))
+    if values is None or said is None:
+        return
+    words = said.replace(",", " ").split() if isinstance(said, str) else [str(each) for each in np.ravel(said)]
+    listed_values = re.findall(r"-?\d+", values) if isinstance(values, str) else np.ravel(np.asarray(values)).tolist()
     try:
-        numbers = [] if values is None else [int(float(each)) for each in np.ravel(np.asarray(values))]
-    except (TypeError, ValueError):
-        return
-    if not numbers or len(numbers) != len(words):
-        return
+        numbers = [int(float(each)) for each in listed_values]
+    except (TypeError, ValueError, OverflowError):
+        numbers = []
+    if len(numbers) != len(words):
+        raise VocabularyError(
+            f"the {what} has {len(numbers)} numbers in flag_values and {len(words)} words in flag_meanings, so nobody "
+            "can tell its legend: correct them, or drop both if its codes are those of xland"
+        )
     other = [
         (n, word) for n, word in zip(numbers, words, strict=True) if 0 <= n < len(CLASSES) and word != CLASS_NAMES[n]
     ]
