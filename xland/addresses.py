@@ -87,7 +87,11 @@ def _scheme(url: str) -> str:
 
 
 def _checked(text: str, *, is_path: bool) -> str:
-    if not text or "\0" in text:
+    try:
+        nameable = bool(text) and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        nameable = False
+    if not nameable:
         raise AddressError(f"{text!r} is not a path; give the name of a file or folder")
     eaten = _EATEN.match(text) if is_path else None
     if eaten:

@@ -107,6 +107,8 @@ def publish(
     if path.suffix not in (".yaml", ".yml"):
         raise CatalogError(f"{catalog}: intake wants the name of a catalog to end in .yaml")
     check_name(name)
+    if not isinstance(metadata, Mapping | None) or not isinstance(description, str | None):
+        raise CatalogError("metadata must be a mapping of names to values, and description text; or leave them out")
     relative = relative_path(path, target)
     driver = "netcdf" if target.suffix == ".nc" else "zarr"
     args: dict[str, Any] = {"urlpath": FOLDER + relative}
@@ -229,7 +231,7 @@ def open_entry(catalog: str | os.PathLike[str], name: str, *, allowed_schemes: C
     """
     path = local_path(catalog, what="a catalog")
     content = _load(path)
-    if name not in content["sources"]:
+    if not isinstance(name, str | int) or name not in content["sources"]:
         names = sorted(map(str, content["sources"]))
         known = ", ".join(known[:80] for known in names[:20]) or "none"
         more = f" and {len(names) - 20} more" if len(names) > 20 else ""

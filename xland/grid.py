@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xland.arguments import is_count
 from xland.errors import GridError, RegionError
 
 EARTH_RADIUS = 6_371_007.181
@@ -278,7 +279,7 @@ def _block_sum(values: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
 
 
 def _check_factor(factor: int) -> None:
-    if factor < 1 or int(factor) != factor:
+    if not is_count(factor):
         raise GridError(f"the factor between grids must be a whole number of at least 1, not {factor!r}")
 
 

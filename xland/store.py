@@ -23,6 +23,7 @@ import xarray as xr
 from dask.base import tokenize
 
 from xland.addresses import is_url, without_password
+from xland.arguments import check_flags
 from xland.atomic import explain
 from xland.conventions import READING, for_files, from_files
 from xland.errors import StoreError
@@ -122,14 +123,15 @@ def write(
     WorkerError
         If workers of a cluster died again and again. What was finished is kept.
     """
+    check_flags(StoreError, overwrite=overwrite, resume=resume)
     if overwrite and resume:
         raise StoreError("choose one of overwrite (begin anew) and resume (finish what was begun)")
+    check_kinds(ds)
     if not ds.data_vars:
         raise StoreError("the Dataset holds no variable to write")
     place = workplace(path)
     try:
         _refuse(place, overwrite=overwrite, resume=resume)
-        check_kinds(ds)
         ds, encoding = align(for_files(drop_encoding(ds)), chunks, shards)
         description = describe_work(ds, encoding)
         skeleton = _skeleton(ds, encoding, tokenize(description))

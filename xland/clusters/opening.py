@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xland.arguments import is_count
 from xland.clusters.existing import connect
 from xland.clusters.local import cuda_workers, local_workers
 from xland.clusters.profile import Profile
@@ -81,6 +82,8 @@ def open_cluster(
     ...     hr.ai4land.to_zarr("land_use.zarr")
     """
     _check_counts(workers, minimum)
+    if not isinstance(spec, str):
+        raise ClusterError(f"a cluster is named by text: {', '.join(KINDS)} or tcp://host:port, not {spec!r:.80}")
     if spec != "slurm" and profile is not None:
         raise ClusterError(f"a profile describes SLURM jobs, but the cluster is {spec!r}: leave it out, or use 'slurm'")
     if spec not in ("local", "cuda") and (threads, memory) != (None, None):
@@ -103,7 +106,7 @@ def open_cluster(
 
 def _check_counts(workers: int | None, minimum: int | None) -> None:
     for name, count in (("workers", workers), ("minimum", minimum)):
-        if count is not None and count < 1:
-            raise ClusterError(f"{name} must be at least 1, not {count}")
+        if count is not None and not is_count(count):
+            raise ClusterError(f"{name} must be a whole number of at least 1, not {count!r}")
     if workers is not None and minimum is not None and minimum > workers:
         raise ClusterError(f"minimum={minimum} is more than workers={workers}: no more than those will come")

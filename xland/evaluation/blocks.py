@@ -97,6 +97,8 @@ def place_mask(within: xr.DataArray | NDArray[np.bool_], observed: ClassMap) -> 
     GridError
         If the mask is not boolean, has several time steps or other cells.
     """
+    if isinstance(within, xr.Dataset):
+        raise GridError("the mask `within` is a Dataset; pass the variable that is true where cells count")
     if not isinstance(within, xr.DataArray):
         within = np.asarray(within)
         if within.shape != observed.grid.shape:

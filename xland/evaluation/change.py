@@ -19,11 +19,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xland.arguments import is_count, items_of
 from xland.errors import GridError, NothingToScoreError, RegionError, TimeError, UndefinedScoreWarning
 from xland.evaluation.alignment import overlaps
 from xland.evaluation.blocks import place_mask
 from xland.evaluation.change_scores import ChangeScores
-from xland.evaluation.frames import as_dask, edges, is_cell_count, pad, place
+from xland.evaluation.frames import as_dask, edges, pad, place
 from xland.evaluation.measures import Weighting
 from xland.evaluation.transitions import cross_tabulate, tabulate_windows
 from xland.reader import ClassMap, as_map
@@ -152,7 +153,7 @@ def assess_change(
 def _checked_factors(factors: Sequence[int]) -> tuple[int, ...]:
     if not isinstance(factors, Iterable):
         raise GridError(f"`factors` is a sequence of sizes of windows, not {factors!r}; pass factors=({factors!r},)")
-    wrong = [each for each in factors if not is_cell_count(each)]
+    wrong = [each for each in items_of(factors, "factors", GridError) if not is_count(each)]
     if wrong:
         raise GridError(
             f"windows are a whole number of cells along a side, at least 1, not {', '.join(map(repr, wrong))}"

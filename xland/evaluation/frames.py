@@ -7,7 +7,6 @@ the mean, of square blocks of cells, so that a picture of a large map leaves not
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Any
 
 import dask.array as da
@@ -23,11 +22,6 @@ BLANK = 255
 
 _SMALLEST, _LARGEST = 512, 1536
 """Cells along a block: fewer cost tasks, more cost memory."""
-
-
-def is_cell_count(value: object) -> bool:
-    """Say whether a value can be the cells along a side of a window or a coarse cell: a whole number from 1."""
-    return isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer() and float(value) >= 1
 
 
 def as_dask(data: xr.DataArray) -> da.Array:

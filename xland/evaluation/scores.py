@@ -14,12 +14,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xland.arguments import is_count, items_of
 from xland.errors import GridError, NothingToScoreError, VocabularyError
 from xland.evaluation.alignment import pair_years
 from xland.evaluation.blocks import Weightings, count_lazily, weigh
 from xland.evaluation.comparison import Comparison, Evaluation
 from xland.evaluation.confusion import DOMAINS, confusion, mixed_cells
-from xland.evaluation.frames import is_cell_count, place
+from xland.evaluation.frames import place
 from xland.evaluation.measures import Scores, Weighting
 from xland.evaluation.regions import Regions, number_map
 from xland.reader import as_map
@@ -221,7 +222,7 @@ def _compare(
 
 def check_factor(factor: object) -> None:
     """Refuse what cannot be the number of fine cells along a coarse cell."""
-    if not is_cell_count(factor):
+    if not is_count(factor):
         raise GridError(
             f"the factor between coarse and fine cells must be a whole number of at least 1, not {factor!r}"
         )
@@ -237,7 +238,8 @@ def _check_request(
     predictions: Mapping[str, Any], factor: int, domains: Sequence[str], classes: Sequence[int] | None
 ) -> None:
     check_named(predictions, "maps")
-    unknown = [domain for domain in domains if domain not in DOMAINS]
+    domains = items_of(domains, "domains", GridError)
+    unknown = [domain for domain in domains if not isinstance(domain, str) or domain not in DOMAINS]
     if unknown or not domains or not predictions:
         raise GridError(
             f"unknown domains {', '.join(map(repr, unknown))}; known are {', '.join(DOMAINS)}"
@@ -245,7 +247,8 @@ def _check_request(
             else "nothing to score: name at least one map and one domain"
         )
     check_factor(factor)
-    strange = [code for code in (() if classes is None else classes) if code not in range(len(CLASSES))]
+    codes = () if classes is None else items_of(classes, "classes", VocabularyError)
+    strange = [code for code in codes if code not in range(len(CLASSES))]
     if strange:
         raise VocabularyError(
             f"no class has the code {' or '.join(map(repr, strange))}; the codes are 0 to {len(CLASSES) - 1}"

@@ -85,7 +85,7 @@ def choose_totals(
         if "conservation" in outputs:
             raise ModelError("the output 'conservation' says where totals could not be kept: choose conserve=, too")
         return None
-    if conserve not in get_args(Conserve):
+    if not isinstance(conserve, str) or conserve not in get_args(Conserve):
         known = ", ".join(map(repr, get_args(Conserve)))
         raise ModelError(f"conserve must be one of {known} or None, not {conserve!r}")
     crosswalk = checked_crosswalk(crosswalk)

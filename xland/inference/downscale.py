@@ -10,6 +10,7 @@ import xarray as xr
 from dask.base import tokenize
 
 from xland.allocation.crosswalk import Crosswalk
+from xland.arguments import check_flags, one_of
 from xland.coordinates import Names
 from xland.datasets.static import static_identity
 from xland.errors import ModelError, TimeError
@@ -143,7 +144,9 @@ def downscale(
     inputs = trained.inputs
     wanted = choose_outputs(outputs)
     check_model(wanted, trained)
-    _check_choices(direction, device)
+    one_of(direction, get_args(Direction), "direction", ModelError)
+    one_of(device, get_args(Device), "device", ModelError)
+    check_flags(ModelError, flips=flips)
     kept = choose_totals(ds, conserve, crosswalk, tolerance, inputs, prior=prior is not None, outputs=wanted)
     states = () if kept is None else kept.states
     forcing = read_forcing(ds, variables=tuple(dict.fromkeys((*inputs.coarse_variables, *states))))
@@ -218,12 +221,6 @@ def downscale(
     if kept is not None:
         described.attrs["xland_conserve"] = kept.mode
     return described
-
-
-def _check_choices(direction: str, device: str) -> None:
-    for name, value, known in (("direction", direction, get_args(Direction)), ("device", device, get_args(Device))):
-        if value not in known:
-            raise ModelError(f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}")
 
 
 def _check_rollout(inputs: InputSpec, years: tuple[int, ...], direction: Direction) -> None:

@@ -10,6 +10,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from xland.arguments import items_of
 from xland.errors import ModelError
 from xland.grid import Grid
 from xland.models.checkpoint import Checkpoint
@@ -51,10 +52,11 @@ _LOOKS: Mapping[str, _Look] = MappingProxyType({
 
 def choose_outputs(outputs: str | Sequence[str]) -> tuple[str, ...]:
     """Return what is asked for as names in :data:`OUTPUTS`; :class:`ModelError` for others."""
-    wanted = (outputs,) if isinstance(outputs, str) else tuple(outputs or ())
-    unknown = [name for name in wanted if name not in OUTPUTS]
+    wanted = (outputs,) if isinstance(outputs, str) else items_of(outputs, "outputs", ModelError)
+    unknown = [name for name in wanted if not isinstance(name, str) or name not in OUTPUTS]
     if unknown or not wanted:
-        raise ModelError(f"unknown outputs {', '.join(unknown) or '(none given)'}; choose from {', '.join(OUTPUTS)}")
+        said = ", ".join(map(str, unknown)) or "(none given)"
+        raise ModelError(f"unknown outputs {said}; choose from {', '.join(OUTPUTS)}")
     return wanted
 
 

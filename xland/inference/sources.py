@@ -66,7 +66,7 @@ def _bounds(years: slice | None) -> tuple[float, float]:
 
 
 def _whole_years(years: Any) -> list[int]:
-    values = np.atleast_1d(np.asarray(years))
+    values = np.atleast_1d(np.asarray(None if isinstance(years, xr.Dataset) else years))
     if values.dtype.kind not in "iu" or values.ndim != 1:
         raise TimeError(f"years={years!r}: give calendar years as whole numbers, such as 2015 or [2014, 2015]")
     return [int(value) for value in values]

@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xland.arguments import is_count
 from xland.coordinates import find_dimension
 from xland.errors import StoreError
 from xland.storing.journal import journal_of
@@ -68,8 +69,10 @@ def align(
     StoreError
         If ``chunks`` names an unknown dimension or a size below one.
     """
+    if not isinstance(chunks, Mapping | None):
+        raise StoreError(f"chunks must be cells by dimension, such as {{'lat': 600, 'lon': 600}}, not {chunks!r:.80}")
     for dim, size in (chunks or {}).items():
-        if dim not in ds.sizes or size < 1 or int(size) != size:
+        if dim not in ds.sizes or not is_count(size):
             known = ", ".join(map(str, ds.sizes))
             raise StoreError(f"chunks: {dim}={size} is not a whole number of cells along one of {known}")
     lattice = lattice_of(ds)

@@ -30,6 +30,8 @@ def check_kinds(ds: xr.Dataset, *, netcdf: bool = False) -> None:
     StoreError
         With the name of the variable or attribute, and what to do.
     """
+    if not isinstance(ds, xr.Dataset):
+        raise StoreError(f"only a Dataset can be written, not a {type(ds).__name__}; of a DataArray array.to_dataset()")
     several = [str(name) for name, index in ds.xindexes.items() if isinstance(index, xr.indexes.PandasMultiIndex)]
     if several:
         raise StoreError(f"{', '.join(several)} form an index of several levels: call reset_index or unstack first")

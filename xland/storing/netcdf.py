@@ -14,6 +14,7 @@ from pathlib import Path
 import xarray as xr
 
 from xland.addresses import local_path
+from xland.arguments import check_flags
 from xland.atomic import replacing
 from xland.conventions import for_files, for_gis
 from xland.errors import StoreError
@@ -50,6 +51,7 @@ def write_netcdf(
     """
     from dask.diagnostics import ProgressBar
 
+    check_flags(StoreError, overwrite=overwrite)
     final = local_path(path, what="a NetCDF file")
     if final.is_dir():
         raise StoreError(f"{final} is a folder, and is left alone; choose another path, such as {final / 'maps.nc'}")

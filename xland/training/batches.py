@@ -160,7 +160,7 @@ def label_batches(
     part, generator, rank, ranks
         As for :func:`make_batches`.
     """
-    if part is not None and part not in _PARTS:
+    if part is not None and (not isinstance(part, str) or part not in _PARTS):
         raise ConfigurationError(f"there is no part {part!r} of the split: choose one of {', '.join(_PARTS)}, or None")
     schedule, factor = configuration.schedule, configuration.inputs.factor
     patches = None
@@ -189,7 +189,7 @@ class _InOrder(Order):
 
 
 def _whole(years: int | Sequence[int] | None) -> tuple[int, ...]:
-    values = np.atleast_1d([] if years is None else np.asarray(years))
+    values = np.atleast_1d([] if years is None else np.asarray("" if isinstance(years, xr.Dataset) else years))
     if values.size and values.dtype.kind not in "iu":
         raise TimeError(f"years={years!r}: give calendar years as a whole number or a list of them")
     return tuple(values.tolist())

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from xland.addresses import local_path
 from xland.batches.loader import Augmentation
 from xland.errors import ConfigurationError
 from xland.inputs import InputSpec
@@ -204,7 +205,8 @@ def read_configuration(source: str | Path) -> Configuration:
     ConfigurationError
         If it does not exist, is not TOML, or has unknown, missing or wrong entries.
     """
-    path = _CONFIGS / f"{source}.toml" if str(source) in list_configurations() else Path(source)
+    shipped = str(source) in list_configurations()
+    path = _CONFIGS / f"{source}.toml" if shipped else local_path(source, what="a configuration")
     if not path.exists():
         raise ConfigurationError(
             f"there is no configuration {str(source)!r}: give a TOML file or one of {', '.join(list_configurations())}"

@@ -20,6 +20,7 @@ import numpy as np
 import xarray as xr
 
 from xland.addresses import local_path
+from xland.arguments import check_flags, is_count
 from xland.atomic import explain
 from xland.batches.chunks import hash_array, open_chunks
 from xland.batches.masking import MASKED
@@ -106,6 +107,7 @@ def prepare(
     XlandError
         If the data do not fit, as :func:`xland.training.material.gather` says.
     """
+    check_flags(StoreError, overwrite=overwrite, resume=resume)
     if overwrite and resume:
         raise StoreError("choose one of overwrite (begin anew) and resume (finish what was begun)")
     place = LocalWorkplace(str(local_path(store, what="a training store")))
@@ -158,7 +160,7 @@ def _tile(configuration: Configuration, tile: int | None) -> int:
     factor = configuration.inputs.factor
     if tile is None:
         return -(-configuration.schedule.patch // factor) * factor
-    if tile < 1 or tile % factor:
+    if not is_count(tile) or tile % factor:
         raise ConfigurationError(f"tile {tile} must be a multiple of factor {factor}")
     return tile
 
