@@ -13,8 +13,8 @@ from tests.benchmarks import checkers
 from xland.conventions import for_files, for_gis, with_cell_bounds
 from xland.coordinates import find_role
 from xland.errors import TimeError
-from xland.provenance import bounds, years
-from xland.store import open_store, write
+from xland.provenance import bounds, describe_product, years
+from xland.store import open_store, write, write_netcdf
 from xland.storing.blocks import align
 from xland.years import years_along
 
@@ -142,3 +142,17 @@ def test_years_in_place_of_dates_have_one_set_of_bounds(tmp_path):
     again = open_store(write(swapped, tmp_path / "years.zarr", progress=False))
     assert [name for name in again.coords if "bnds" in again[name].dims and "year" in again[name].dims] == ["year_bnds"]
     assert again.sel(year=1855).time.values == again.sel(time="1855").time.values[0] == np.datetime64("1855-01-01")
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_what_was_selected_or_joined_says_what_it_covers(tmp_path, joined):
+    three = describe_product(of_three_years(), title="a test")
+    parts = [describe_product(three.isel(time=[at])) for at in range(3)]
+    ds = xr.concat(parts, "time", combine_attrs="override") if joined else three.isel(lat=slice(2)).sel(year=1855)
+    wanted = ("0850-01-01", "2100-12-31", 59.96) if joined else ("1855-01-01", "1855-12-31", 59.98)
+    stored = open_store(write(ds, tmp_path / "a.zarr", progress=False))
+    with xr.open_dataset(write_netcdf(ds, tmp_path / "a.nc", progress=False), decode_times=False) as file:
+        for found in (stored.attrs, file.attrs):
+            keys = ("time_coverage_start", "time_coverage_end", "geospatial_lat_min")
+            assert tuple(found[key] for key in keys) == wanted
+    assert ds.attrs["time_coverage_start"] == "0850-01-01"

@@ -127,6 +127,12 @@ def describe_product(
     return ds.assign_attrs(attributes | fixed)
 
 
+def for_storage(ds: xr.Dataset) -> xr.Dataset:
+    """Bring a Dataset into the form of files; products that were selected from or joined say anew what they cover."""
+    ds = for_files(ds)
+    return ds.assign_attrs(_extent(ds)) if "xland_versions" in ds.attrs else ds
+
+
 def bounds(ds: xr.Dataset) -> tuple[float, float, float, float] | None:
     """West, south, east and north edge in degrees, from the cell centres; None if they are not there.
 

@@ -25,8 +25,9 @@ from dask.base import tokenize
 from xland.addresses import is_url, without_password
 from xland.arguments import check_flags
 from xland.atomic import explain
-from xland.conventions import READING, for_files, from_files
+from xland.conventions import READING, from_files
 from xland.errors import StoreError
+from xland.provenance import for_storage
 from xland.storing.blocks import align, group_variables
 from xland.storing.checksums import ATTRIBUTE, ROOT, Table
 from xland.storing.journal import collect, journal_of
@@ -132,7 +133,7 @@ def write(
     place = workplace(path)
     try:
         _refuse(place, overwrite=overwrite, resume=resume)
-        ds, encoding = align(for_files(drop_encoding(ds)), chunks, shards)
+        ds, encoding = align(for_storage(drop_encoding(ds)), chunks, shards)
         description = describe_work(ds, encoding)
         skeleton = _skeleton(ds, encoding, tokenize(description))
         # a store that is finished is left as it is, also where nothing can be written

@@ -16,8 +16,9 @@ import xarray as xr
 from xland.addresses import local_path
 from xland.arguments import check_flags
 from xland.atomic import replacing
-from xland.conventions import for_files, for_gis
+from xland.conventions import for_gis
 from xland.errors import StoreError
+from xland.provenance import for_storage
 from xland.storing.blocks import align
 from xland.storing.kinds import check_kinds
 from xland.storing.packing import drop_encoding
@@ -58,7 +59,7 @@ def write_netcdf(
     if os.path.lexists(final) and not overwrite:
         raise StoreError(f"{final} exists; pass overwrite=True to replace it")
     check_kinds(ds, netcdf=True)
-    ds, time = for_gis(for_files(drop_encoding(ds)))
+    ds, time = for_gis(for_storage(drop_encoding(ds)))
     ds, chunked = align(ds, None)
     for name in ds.coords:
         ds[name].encoding |= {"_FillValue": None}
