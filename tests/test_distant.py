@@ -76,7 +76,7 @@ def obedient(pushed, rows, columns):
     return xr.Dataset(
         {
             "land_use": xr.DataArray(codes, place, ("time", "lat", "lon"), attrs=flag_attributes()),
-            "probability": likely.expand_dims({"class": ["cropland"]}, 1),
+            "probability": likely.expand_dims({"class_name": ["cropland"]}, 1),
         }
     )
 

@@ -108,7 +108,7 @@ def _needed(fine: Any, model: Path, year: int) -> int:
     rows = {n for n, (a, b) in enumerate(rows_of) if a < bottom and b > top}
     columns = {n for n, (a, b) in enumerate(columns_of) if a < right and b > left}
     total = 0
-    for _ in range(int(fine["time"][0]), year + 1):
+    for _ in range(int(fine["year"][0]), year + 1):
         total += len(rows) * len(columns)
         read_rows = [_halo(*rows_of[n], inputs) for n in rows]
         read_columns = [_halo(*columns_of[n], inputs) for n in columns]

@@ -222,7 +222,7 @@ def test_the_examples_of_the_documentation_run(capsys):
         ({"years": 2050}, TimeError, "2050"),
         ({"stride": 10}, ConfigurationError, "patch_stride 10 must be a multiple of factor 4"),
         ({"patch": 400}, GridError, "400 x 400 cells does not fit"),
-        ({"batch": 0}, ConfigurationError, "batch must be at least 1"),
+        ({"batch": 0}, ConfigurationError, "batch must be a whole number of at least 1"),
         ({"generator": "every"}, GridError, r"from an xbatcher\.BatchGenerator, not from str"),
         ({"rank": 2, "ranks": 2}, ConfigurationError, "rank 2 is not one of 2 ranks"),
     ],

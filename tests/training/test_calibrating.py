@@ -84,7 +84,7 @@ def test_a_network_that_is_twice_too_sure_is_told_so(trained, folder, monkeypatc
 
 def test_other_data_than_those_of_the_training_are_refused(folder):
     given = data()
-    given["static"]["elevation"] = given["static"]["elevation"] * 2 + 100
+    given["static"]["elevation"] = given["static"]["elevation"] / 2 + 100
     before = (folder / CARD).read_bytes()
     with pytest.raises(
         ConfigurationError, match=r"not the data that 'tiny' was trained on: .* 1 channels differ: elev"
