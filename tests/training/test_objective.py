@@ -218,11 +218,11 @@ def test_without_any_pixel_that_counts_the_sum_is_zero_and_so_is_the_gradient(ob
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"focal_gamma": -1.0}, "focal_gamma must be a number of at least 0, not -1.0"),
-        ({"focal_gamma": float("nan")}, "focal_gamma must be a number of at least 0, not nan"),
-        ({"lovasz": float("inf")}, "lovasz must be a number of at least 0, not inf"),
-        ({"class_weight_power": -0.5}, "class_weight_power must be a number of at least 0, not -0.5"),
-        ({"label_smoothing": 1.0}, "label_smoothing must be from 0 to below 1, not 1.0"),
+        ({"focal_gamma": -1.0}, "focal_gamma must be a finite number of at least 0, not -1.0"),
+        ({"focal_gamma": float("nan")}, "focal_gamma must be a finite number of at least 0, not nan"),
+        ({"lovasz": float("inf")}, "lovasz must be a finite number of at least 0, not inf"),
+        ({"class_weight_power": -0.5}, "class_weight_power must be a finite number of at least 0, not -0.5"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be a finite number of at least 0 and below 1, not 1.0"),
     ],
 )
 def test_values_that_cannot_be_are_refused_by_name(entries, message):
