@@ -78,6 +78,13 @@ def test_packing_and_attributes_that_are_no_numbers_are_refused(attributes, mess
         number(field(np.ones((3, 4), "i2"), **attributes))
 
 
+def test_packing_in_the_encoding_that_is_not_a_number_is_refused():
+    packed = field(np.ones((3, 4), "f4"))
+    packed.encoding["scale_factor"] = "x"
+    with pytest.raises(StaticError, match="scale_factor is 'x', which is not a number"):
+        number(packed)
+
+
 def test_trivial_packing_is_none():
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
     np.testing.assert_array_equal(number(field(values, scale_factor=1.0, add_offset=0.0)), values)

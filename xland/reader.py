@@ -151,7 +151,10 @@ def declared_by(variable: xr.Variable, what: str, error: type[XlandError]) -> De
             raise error(f"{what}: the attribute valid_range holds {len(both)} numbers, not two; correct or remove it")
         low, high = (default if math.isnan(each) else each for each, default in zip(both, (low, high), strict=True))
     if scaled:  # the range counts in packed numbers, the values do not any more
-        scale, offset = (float(variable.encoding.get(key, default)) for key, default in _PACKING)
+        scale, offset = (
+            next(iter(_numbers(variable.encoding.get(key, default), key, what, error)), default)
+            for key, default in _PACKING
+        )
         low, high = sorted((low * scale + offset, high * scale + offset))
     # arithmetic in xarray keeps attributes: nobody can tell whether numbers were unpacked by hand
     if any(number(key, default) != default for key, default in _PACKING):

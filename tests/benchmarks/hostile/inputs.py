@@ -87,7 +87,7 @@ class World:
             predicted = self.valid["prior"]["land_use"].copy(data=self.valid["observed"]["land_use"].values[1:])
             return str(predicted.assign_coords(time=[2001]).ai4land.evaluate(given))
         batches = forcing.ai4land.batches(
-            target=given["land_use"],
+            target=given.get("land_use", given),
             static=static,
             inputs=self.inputs["none"],
             part=None,
