@@ -100,7 +100,8 @@ def explain(error: OSError, target: str) -> str | None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk of {target} is full: free space there"
     named = str(error.filename or target)
-    if not (named.startswith((target, str(Path(target).parent))) or target.startswith(named)):
+    is_url = "://" in target  # a file system behind a URL has paths of its own
+    if not (is_url or named.startswith((target, str(Path(target).parent))) or target.startswith(named)):
         return None
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return f"{target} cannot be written ({error}): choose another place, or get the right to write there"

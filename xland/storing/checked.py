@@ -16,7 +16,7 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from xland.addresses import is_url
 from xland.errors import StoreError
-from xland.storing.checksums import MOST_BYTES, Table, parse_table, sha256
+from xland.storing.checksums import MOST_BYTES, Table, damage, parse_table, sha256
 from xland.storing.storage import files_at
 
 
@@ -107,6 +107,9 @@ class CheckedStore(WrapperStore[Store]):
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Read a file or a part of it; :class:`StoreError` if it is not what was written."""
         if key not in self.table.files:
+            # a chunk that was never written is not there; one that is there has lost its line in the table
+            if await self._store.exists(key):
+                raise StoreError(damage(self.table.target, {key: "has no line in the table of digests"}))
             return None
         if byte_range is not None and key in self._whole:
             part = await self._store.get(key, prototype, byte_range)
