@@ -50,6 +50,7 @@ def reference_data() -> None:
         )
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file, which share fixtures, in one process, and those that share a SLURM."""
     for item in items:
