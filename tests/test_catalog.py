@@ -108,6 +108,7 @@ TEMPLATE = "{{ cycler.__init__.__globals__.os.system('touch %s') }}"
 @pytest.mark.parametrize("attribute", ["title", "summary", "license", "xland_model", "geospatial_lat_resolution"])
 def test_a_template_in_an_attribute_of_the_store_is_not_published(tmp_path, attribute):
     ds = maps().assign_attrs({attribute: TEMPLATE % (tmp_path / "RAN")})
+    ds.attrs.pop("xland_versions")  # of products of ours the writer says anew what they cover
     store = write(ds, tmp_path / "a.zarr", progress=False)
     with pytest.raises(CatalogError, match="holds a template"):
         publish(tmp_path / "c.yaml", name="a", store=store)
