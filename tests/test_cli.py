@@ -159,7 +159,7 @@ def test_a_dry_run_prints_the_job_script_and_reads_nothing(capsys):
     ("options", "message"),
     [
         (["--cluster", "laptop"], "unknown cluster 'laptop'"),
-        (["--cluster", "local", "--workers", "0"], "workers must be at least 1"),
+        (["--cluster", "local", "--workers", "0"], "workers must be a whole number of at least 1"),
         (["--cluster", "local", "--dry-run"], "--dry-run prints the job script of --cluster slurm"),
         (["--cluster", "slurm"], "SLURM jobs need a profile: one of marenostrum5-acc"),
         (["--workers", "2"], "--workers without --cluster"),
