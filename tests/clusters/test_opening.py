@@ -194,7 +194,7 @@ def test_certificates_that_are_missing_are_asked_for():
     [
         ("laptop", {}, "unknown cluster 'laptop': choose local, cuda, slurm or tcp://host:port"),
         ("local", {"workers": 0}, "workers must be a whole number of at least 1, not 0"),
-        ("local", {"minimum": -1}, "minimum must be at least 1, not -1"),
+        ("local", {"minimum": -1}, "minimum must be a whole number of at least 1, not -1"),
         ("local", {"workers": 2, "minimum": 3}, "minimum=3 is more than workers=2"),
         ("local", {"profile": "marenostrum5-acc"}, "a profile describes SLURM jobs, but the cluster is 'local'"),
         ("slurm", {"threads": 2}, "threads and memory are for 'local' and 'cuda'"),
