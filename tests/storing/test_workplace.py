@@ -149,7 +149,7 @@ def test_what_is_no_store_behind_a_url_is_left_alone(url):
         put(maps(), url, overwrite=True)
     with pytest.raises(StoreError, match="there is no store"):
         open_store(f"{url}-none")
-    with pytest.raises(StoreError, match="no Zarr store"):
+    with pytest.raises(StoreError, match="is not a Zarr store"):
         open_store(url)
     with pytest.raises(StoreError, match="has to be on this machine"):
         write_netcdf(maps(), f"{url}.nc")
