@@ -14,6 +14,8 @@ import xarray as xr
 
 from tests.waiting import wait_until
 from xland.store import open_store
+from xland.storing.journal import journal_of
+from xland.storing.storage import files_at
 
 
 def digest(path: Path) -> str:
@@ -29,8 +31,7 @@ def digest(path: Path) -> str:
 
 def finished(partial: Path) -> set[str]:
     """Blocks that the journal of a growing store names."""
-    lines = (line for file in partial.glob("journal/*") for line in file.read_text().split("\n")[:-1])
-    return {line.split()[1] for line in lines}
+    return journal_of(files_at(partial)).finished()
 
 
 def traced(maps: xr.Dataset, folder: Path, seconds: float) -> xr.Dataset:
