@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import replace
 
 import pytest
@@ -187,7 +188,7 @@ def test_the_share_rises_in_a_line():
         ({"years": 0}, "years must be a whole number of at least 1 and at most 1000, not 0"),
         ({"years": 2.0}, "years must be a whole number of at least 1 and at most 1000, not 2.0"),
         ({"years": 2, "own_maps": 1.5}, "own_maps must be a finite number of at least 0 and at most 1, not 1.5"),
-        ({"years": 2, "own_maps": float("nan")}, "own_maps must be a finite number of at least 0"),
+        ({"years": 2, "own_maps": math.nan}, "own_maps must be a finite number of at least 0 and at most 1, not nan"),
         ({"own_maps": 0.5}, "with own_maps 0.5 a sample needs more than one year"),
     ],
 )
