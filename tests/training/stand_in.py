@@ -65,10 +65,12 @@ def meet(output: Path, rank: int, count: int, step: float) -> None:
     """Wait for the other ranks of this start, or fail as torch does when one of them is gone."""
     note(output / f"at-{place(count)}-{rank}", f"{step} {os.getpid()}")
     for other in range(count):
-        path = output / f"at-{place(count)}-{other}"
+        path, gone = output / f"at-{place(count)}-{other}", False
         while not path.exists() or float(path.read_text().split()[0]) < step:
-            if path.exists() and not is_alive(int(path.read_text().split()[1])):
+            if gone:
                 raise RuntimeError("connection closed by peer")
+            # one that has ended may have come here first: its step is read once more
+            gone = path.exists() and not is_alive(int(path.read_text().split()[1]))
             time.sleep(0.01)
 
 
