@@ -44,6 +44,7 @@ from xland.entries import (
     without_folder,
 )
 from xland.errors import CatalogError, MissingDependencyError, StoreError, XlandError
+from xland.faults import name_reads
 from xland.plain_yaml import parse, read_yaml, render
 from xland.provenance import bounds, package_versions, years
 from xland.store import open_store, store_digest
@@ -363,8 +364,8 @@ def _opened(source: Any, shown: str, args: Mapping[str, Any], *, engine: Any) ->
     try:
         if (args.get("xarray_kwargs") or {}).get("decode_times") is not False:
             with suppress(ValueError, OverflowError, TypeError):  # LUH2 counts years, which xarray does not decode
-                return from_files(xr.open_dataset(source, engine=engine, chunks=chunks, **READING))
-        return xr.open_dataset(source, engine=engine, chunks=chunks, decode_times=False)
+                return from_files(name_reads(xr.open_dataset(source, engine=engine, chunks=chunks, **READING)))
+        return name_reads(xr.open_dataset(source, engine=engine, chunks=chunks, decode_times=False))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise StoreError(f"{shown} cannot be read as NetCDF: {error}") from error
 

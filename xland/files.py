@@ -12,7 +12,7 @@ import xarray as xr
 
 from xland.addresses import address_of, is_url, without_password
 from xland.errors import MissingDependencyError, StoreError
-from xland.mapfiles import unreadable
+from xland.faults import name_reads, unreadable
 from xland.storing.checksums import Table
 from xland.storing.storage import files_at
 from xland.storing.workplace import read_finished, workplace
@@ -49,7 +49,7 @@ def open_coarse(path: Any) -> xr.Dataset:
         raise StoreError(f"{address} {what}: give a NetCDF file or a Zarr store")
     refuse_hostile_netcdf(Path(address))
     try:
-        return xr.open_dataset(address, decode_times=False, chunks={})
+        return name_reads(xr.open_dataset(address, decode_times=False, chunks={}))
     except (OSError, ValueError) as error:
         raise unreadable(address, "NetCDF", error) from error
 
@@ -115,7 +115,7 @@ def _open_zarr(address: str) -> xr.Dataset:
             warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
             options: dict[str, Any] = {"storage_options": limits} if is_url(address) and table is None else {}
             source = address if table is None else checked_store(table, limits)
-            return xr.open_dataset(source, engine="zarr", decode_times=False, chunks={}, **options)
+            return name_reads(xr.open_dataset(source, engine="zarr", decode_times=False, chunks={}, **options))
     except StoreError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # the last for odd metadata
@@ -133,7 +133,7 @@ def _open_netcdf_behind(url: str) -> xr.Dataset:
     try:
         stream = fsspec.open(url, **http_options(url)).open()
         check_hdf5(stream, without_password(url), stream.seek(0, os.SEEK_END))
-        return xr.open_dataset(stream, engine="h5netcdf", decode_times=False, chunks={})
+        return name_reads(xr.open_dataset(stream, engine="h5netcdf", decode_times=False, chunks={}))
     except StoreError:
         raise
     except ImportError as error:

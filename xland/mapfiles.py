@@ -6,7 +6,6 @@ translates the codes; so that nothing but paths and numbers travels in a task gr
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 
 from xland.errors import GridError, StoreError, VocabularyError
+from xland.faults import unreadable
 from xland.grid import Grid
 from xland.reader import Declared, check_array, declared_by, no_data
 
@@ -86,13 +86,6 @@ class Layer:
         if self.declared.dtype is not None:
             codes = codes.view(self.declared.dtype)
         return codes, no_data(codes, self.declared)
-
-
-def unreadable(path: str | Path, kind: str, error: Exception) -> StoreError:
-    """Return the named error of a file that its library cannot read: one line, without that library's advice."""
-    said = str(error.__cause__ or error).strip() or type(error).__name__
-    reason = re.split(r"\.\s|\n", re.sub(r"https?://\S+", "", said))[0].strip().rstrip(".")
-    return StoreError(f"{path} cannot be read as {kind}: {reason}; is it damaged, unfinished or of another format?")
 
 
 def open_raster(path: Path) -> tuple[Layer, NDArray[np.float64], NDArray[np.float64]]:

@@ -23,8 +23,9 @@ from xland.addresses import local_path
 from xland.coordinates import find_names, lay_on_globe
 from xland.crs import XarrayObject, attach_crs
 from xland.errors import GridError, StoreError, TimeError, VocabularyError
+from xland.faults import unreadable
 from xland.grid import Grid
-from xland.mapfiles import Layer, lazy_codes, nearest_cells, open_raster, unreadable
+from xland.mapfiles import Layer, lazy_codes, nearest_cells, open_raster
 from xland.reader import check_array, declared_by
 from xland.strangers.netcdf import refuse_hostile_netcdf
 from xland.years import decode_years, with_years

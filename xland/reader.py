@@ -23,6 +23,7 @@ from xarray.core.indexing import ExplicitlyIndexed
 
 from xland.coordinates import check_reference, find_names
 from xland.errors import GridError, StaticError, TimeError, VocabularyError, XlandError
+from xland.faults import with_named_reads
 from xland.grid import Grid
 from xland.limits import FILL_LIMIT, ROUNDING, check_units
 from xland.orientation import orient
@@ -251,9 +252,11 @@ def read_values(
     Returns
     -------
     DataArray
-        As it was where nothing is declared; without the attributes that have been honoured.
+        As it was where nothing is declared; without the attributes that have been honoured. Faults of its
+        file, when values are read, are a :class:`~xland.errors.StoreError`.
     """
     check_array(array, what, error, holds)
+    array = with_named_reads(array, what)
     if array.dtype.kind in "bUO":
         return array
     declared = declared_by(array.variable, what, error)

@@ -27,6 +27,7 @@ from xland.arguments import check_flags
 from xland.atomic import explain
 from xland.conventions import READING, from_files
 from xland.errors import StoreError
+from xland.faults import name_reads
 from xland.provenance import for_storage
 from xland.storing.blocks import align, group_variables
 from xland.storing.checksums import ATTRIBUTE, ROOT, Table
@@ -187,7 +188,7 @@ def open_store(path: str | os.PathLike[str], *, verify: bool = False, **kwargs: 
     kwargs.setdefault("consolidated", "consolidated_metadata" in root if root else None)
     kwargs = {"chunks": {}, **READING, **kwargs}
     try:
-        ds = _as_written(xr.open_zarr(*_source_of(place, table, options, kwargs), **kwargs))
+        ds = _as_written(name_reads(xr.open_zarr(*_source_of(place, table, options, kwargs), **kwargs)))
     except StoreError:
         raise
     except Exception as error:  # Zarr, its codecs and CF decoding have errors of their own for each kind of damage
