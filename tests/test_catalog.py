@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import threading
 import warnings
 from pathlib import Path
@@ -239,9 +240,33 @@ def test_a_store_that_was_replaced_is_not_opened_as_the_one_that_was_published(s
     catalog = publish(tmp_path / "c.yaml", name="a", store=store)
     assert read_catalog(catalog)["sources"]["a"]["metadata"]["digest"] == store_digest(store)
     write(maps().assign_attrs(title="another"), store, overwrite=True, progress=False)
-    with pytest.raises(StoreError, match="not the store that was published"):
+    with pytest.raises(StoreError, match="not what was published"):
         open_entry(catalog, "a")
     assert open_entry(publish(catalog, name="a", store=store), "a").attrs["title"] == "another"
+
+
+def test_a_netcdf_file_that_was_replaced_is_not_opened_as_the_one_that_was_published(store, tmp_path):
+    file = write_netcdf(open_store(store), tmp_path / "a.nc", progress=False)
+    catalog = publish(tmp_path / "c.yaml", name="a", store=file)
+    published = read_catalog(catalog)["sources"]["a"]["metadata"]["digest"]
+    assert published == hashlib.sha256(file.read_bytes()).hexdigest()
+    with open_entry(catalog, "a") as found:
+        xr.testing.assert_equal(found.load().set_coords(BESIDE), maps().compute())
+    write_netcdf(maps().assign(land_use=maps()["land_use"][::-1]), file, overwrite=True, progress=False)
+    with pytest.raises(StoreError, match=rf"a\.nc is not what was published: its digest is not {published[:12]}"):
+        open_entry(catalog, "a")
+    with open_entry(publish(catalog, name="a", store=file), "a") as found:
+        assert found.sizes["lon"] == 12
+
+
+def test_a_netcdf_file_is_compared_once_in_each_process_as_long_as_it_stays_the_same(store, tmp_path, monkeypatch):
+    file = write_netcdf(open_store(store), tmp_path / "a.nc", progress=False)
+    catalog = publish(tmp_path / "c.yaml", name="a", store=file)
+    monkeypatch.setattr("hashlib.file_digest", None)
+    open_entry(catalog, "a").close()
+    file.touch()
+    with pytest.raises(StoreError, match="cannot be read: TypeError"):
+        open_entry(catalog, "a")
 
 
 def test_sources_that_are_not_ours_keep_a_catalog_one_of_intake_1(store, tmp_path, monkeypatch):

@@ -18,12 +18,14 @@ allowed a URL scheme.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 import stat
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +50,9 @@ from xland.faults import name_reads
 from xland.plain_yaml import parse, read_yaml, render
 from xland.provenance import bounds, package_versions, years
 from xland.store import open_store, store_digest
+from xland.strangers.folders import open_plain
 from xland.strangers.netcdf import check_hdf5, check_netcdf
-from xland.strangers.servers import http_options
+from xland.strangers.servers import TOTAL_SECONDS, http_options
 from xland.vocabulary import CLASS_NAMES
 
 __all__ = ["DRIVERS", "list_entries", "open_entry", "publish", "read_catalog"]
@@ -58,6 +61,7 @@ _CATALOG_KEYS = frozenset({"sources", "metadata", "name", "description", "versio
 _INTAKE_KEYS = frozenset({"entries", "aliases", "data", "user_parameters"})
 _HEADER = "# 'sources' is what xland reads; 'entries' says the same to intake 2 and is made anew by xland.publish\n"
 _WAIT_SECONDS = 60.0
+_PART = 4 * 2**20  # bytes of a file behind a URL that are fetched at a time
 
 
 def publish(
@@ -86,7 +90,8 @@ def publish(
         A line for people; by default the title of the store.
     metadata : mapping, optional
         Added to what the store says about itself (title, summary, bounds, years, classes, CRS,
-        model, licence, version of xland, and its digest, which :func:`open_entry` compares).
+        model, licence, version of xland, and its digest, which :func:`open_entry` compares: of a
+        NetCDF file the SHA-256, for which all of it is read).
     expected : Dataset, optional
         The maps that the store should hold: if both say what they were made from and with
         (attribute ``xland_fingerprint``), it must be the same.
@@ -120,10 +125,10 @@ def publish(
         digest = store_digest(target)
         args["consolidated"] = _is_consolidated(target)  # Zarr 3 without it warns
     else:
-        digest = None
-        with _open_netcdf(target) as ds:
+        with _open_netcdf(target, {}) as ds:
             _refuse_others(expected, ds, target)
             found = _metadata_of(ds)
+            digest = _file_digest(target)
             # plain intake opens a file behind a URL with these engines alone
             engine = {"engine": check_netcdf(target)}
             undecoded = {} if _is_decoded(ds) else {"decode_times": False}
@@ -207,7 +212,10 @@ def read_catalog(path: str | os.PathLike[str], *, allowed_schemes: Collection[st
 
 
 def open_entry(catalog: str | os.PathLike[str], name: str, *, allowed_schemes: Collection[str] = ()) -> xr.Dataset:
-    """Open one entry of a catalog lazily.
+    """Open one entry of a catalog lazily, having compared its digest with that which was published.
+
+    The digest of a Zarr store is known without reading its chunks. That of a NetCDF file is not: it is read
+    once in each process, also from behind a URL.
 
     Parameters
     ----------
@@ -228,7 +236,7 @@ def open_entry(catalog: str | os.PathLike[str], name: str, *, allowed_schemes: C
     CatalogError
         If there is no such entry (the message lists those that there are), or it is unsafe.
     StoreError
-        If its store is missing, incomplete or damaged.
+        If its store is missing, incomplete or damaged, or was replaced since it was published.
     """
     path = local_path(catalog, what="a catalog")
     content = _load(path)
@@ -251,11 +259,11 @@ def open_entry(catalog: str | os.PathLike[str], name: str, *, allowed_schemes: C
                     **(args.get("storage_options") or {}),
                     **http_options(address, allowed_schemes),
                 }
-            _refuse_another(entry, address, options.get("storage_options"))
+            _refuse_another(entry, address, partial(store_digest, address, options.get("storage_options")))
             return open_store(address, **options)
         if isinstance(target, Path):
-            return _open_netcdf(target, args)
-        return _open_netcdf_behind(target, args, http_options(target, allowed_schemes))
+            return _open_netcdf(target, entry)
+        return _open_netcdf_behind(target, entry, http_options(target, allowed_schemes))
     except ImportError as error:
         raise MissingDependencyError(f"{_shown(target)} needs a package that is missing: {error}") from error
     except Exception as error:  # libraries have errors of their own for each kind of oddity
@@ -267,14 +275,42 @@ def open_entry(catalog: str | os.PathLike[str], name: str, *, allowed_schemes: C
         raise kind(without_password(said, of=str(target))[:1000]) from None  # the causes may hold it too
 
 
-def _refuse_another(entry: Mapping[str, Any], address: str, options: Mapping[str, Any] | None) -> None:
-    """Refuse a store that is not the one that was published."""
+def _refuse_another(entry: Mapping[str, Any], address: Path | str, digest: Callable[[], str | None]) -> None:
+    """Refuse a store or file that is not the one that was published."""
     published = (entry.get("metadata") or {}).get("digest")
-    if published is not None and published != store_digest(address, options):
+    if published is not None and published != digest():
         raise StoreError(
-            f"{_shown(address)} is not the store that was published: its digest is not {str(published)[:12]}, as the "
-            "catalog says; publish it again if you replaced it"
+            f"{_shown(address)} is not what was published: its digest is not {str(published)[:12]}, as the catalog "
+            "says; publish it again if you replaced it, or else copy it anew"
         )
+
+
+def _file_digest(path: Path) -> str:
+    """SHA-256 of a file on this machine."""
+    with open_plain(path) as stream:
+        found = os.fstat(stream.fileno())
+        return _digest_once(str(path), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@lru_cache(maxsize=256)
+def _digest_once(path: str, *_state: int) -> str:
+    """SHA-256 of a file, taken once in each process as long as it stays as it is."""
+    with open_plain(Path(path)) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _stream_digest(stream: Any, shown: str) -> str:
+    """SHA-256 of a file behind a URL, all of which is fetched for that."""
+    digest, end = hashlib.sha256(), time.monotonic() + TOTAL_SECONDS
+    stream.seek(0)
+    while part := stream.read(_PART):
+        digest.update(part)
+        if time.monotonic() > end:
+            raise StoreError(
+                f"{shown} was not read within {TOTAL_SECONDS:.0f} s, to be compared with the digest in the catalog: "
+                "copy it here and publish that"
+            )
+    return digest.hexdigest()
 
 
 def _shown(target: Path | str) -> str:
@@ -344,17 +380,22 @@ def _outline(content: Any, path: Path) -> dict[str, Any]:
     return content
 
 
-def _open_netcdf(path: Path, args: Mapping[str, Any] | None = None) -> xr.Dataset:
+def _open_netcdf(path: Path, entry: Mapping[str, Any]) -> xr.Dataset:
     """Open a file on this machine lazily."""
-    return _opened(path, str(path), args or {}, engine=check_netcdf(path))
+    engine = check_netcdf(path)
+    _refuse_another(entry, path, partial(_file_digest, path))
+    return _opened(path, str(path), entry.get("args") or {}, engine=engine)
 
 
-def _open_netcdf_behind(url: str, args: Mapping[str, Any], limits: Mapping[str, Any]) -> xr.Dataset:
-    """Open a NetCDF-4 file behind a URL, of which only the parts that are asked for are fetched."""
+def _open_netcdf_behind(url: str, entry: Mapping[str, Any], limits: Mapping[str, Any]) -> xr.Dataset:
+    """Open a NetCDF-4 file behind a URL, of which only the parts that are asked for are fetched later."""
     import fsspec
+
+    args = entry["args"]
 
     stream = fsspec.open(url, **(args.get("storage_options") or {}), **limits).open()
     check_hdf5(stream, _shown(url), stream.seek(0, os.SEEK_END))
+    _refuse_another(entry, url, partial(_stream_digest, stream, _shown(url)))
     return _opened(stream, _shown(url), args, engine="h5netcdf")
 
 

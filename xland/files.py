@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +53,11 @@ def open_coarse(path: Any) -> xr.Dataset:
         raise unreadable(address, "NetCDF", error) from error
 
 
-def checked_store(table: Table, options: Mapping[str, Any] | None) -> Any:
+def checked_store(table: Table) -> Any:
     """Return the Zarr store that compares each file with its table when it is read."""
     from xland.storing.checked import CheckedStore  # needs zarr
 
-    return CheckedStore(table, options)
+    return CheckedStore(table)
 
 
 def is_zarr(address: str) -> bool:
@@ -106,15 +105,16 @@ def open_map(path: Any) -> xr.DataArray:
 
 
 def _open_zarr(address: str) -> xr.Dataset:
-    limits = http_options(address)
-    check_store(address, limits)
+    check_store(address)
     try:
-        table = read_finished(workplace(address, limits))[1]
+        table = read_finished(workplace(address))[1]
         with warnings.catch_warnings():
             # not having its metadata in one place makes a store slower, not wrong
             warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
-            options: dict[str, Any] = {"storage_options": limits} if is_url(address) and table is None else {}
-            source = address if table is None else checked_store(table, limits)
+            options: dict[str, Any] = {}
+            if is_url(address) and table is None:
+                options["storage_options"] = http_options(address)
+            source = address if table is None else checked_store(table)
             return name_reads(xr.open_dataset(source, engine="zarr", decode_times=False, chunks={}, **options))
     except StoreError:
         raise

@@ -26,7 +26,7 @@ from xland.addresses import is_url, without_password
 from xland.arguments import check_flags
 from xland.atomic import explain
 from xland.conventions import READING, from_files
-from xland.errors import StoreError
+from xland.errors import StoreError, XlandError
 from xland.faults import name_reads
 from xland.provenance import for_storage
 from xland.storing.blocks import align, group_variables
@@ -60,6 +60,7 @@ from xland.storing.workplace import (
     workplace,
 )
 from xland.storing.writing import write_blocks
+from xland.strangers.servers import with_limits
 from xland.strangers.stores import check_store
 
 __all__ = ["is_complete", "open_store", "store_digest", "verify", "write", "write_netcdf"]
@@ -182,14 +183,14 @@ def open_store(path: str | os.PathLike[str], *, verify: bool = False, **kwargs: 
     options = kwargs.pop("storage_options", None)
     place = workplace(path, options)
     check_store(place.target, options)
-    root, table = read_finished(place)
-    if verify:
-        refuse_damaged(place, table)
-    kwargs.setdefault("consolidated", "consolidated_metadata" in root if root else None)
-    kwargs = {"chunks": {}, **READING, **kwargs}
     try:
+        root, table = read_finished(place)
+        if verify:
+            refuse_damaged(place, table)
+        kwargs.setdefault("consolidated", "consolidated_metadata" in root if root else None)
+        kwargs = {"chunks": {}, **READING, **kwargs}
         ds = _as_written(name_reads(xr.open_zarr(*_source_of(place, table, options, kwargs), **kwargs)))
-    except StoreError:
+    except XlandError:
         raise
     except Exception as error:  # Zarr, its codecs and CF decoding have errors of their own for each kind of damage
         said = (str(error) or type(error).__name__).replace(place.target, without_password(place.target))
@@ -220,8 +221,8 @@ def _source_of(
         from xland.storing.checked import CheckedStore
 
         return (CheckedStore(table, options),)
-    if options:
-        kwargs["storage_options"] = options
+    if is_url(place.target):
+        kwargs["storage_options"] = with_limits(place.target, options)
     return (place.target,)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dask
 import dask.array as da
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -324,6 +325,19 @@ def test_what_no_file_can_hold_is_named(tmp_path, change, named):
     with pytest.raises(StoreError, match=named):
         write_netcdf(change(maps()), tmp_path / "a.nc", progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_values_in_a_netcdf_file_carry_a_checksum_that_every_reader_compares(tmp_path):
+    whole = write_netcdf(maps(), tmp_path / "a.nc", progress=False).read_bytes()
+    with h5py.File(tmp_path / "a.nc") as file:
+        places = {name: file[name].id.get_chunk_info(0) for name in file if file[name].chunks}
+    assert {"land_use", "lat", "lon", "time", "year", "time_bnds", "lat_bnds", "lon_bnds"} <= places.keys()
+    for name, place in places.items():
+        damaged = bytearray(whole)
+        damaged[place.byte_offset + place.size // 3] ^= 4
+        (tmp_path / "b.nc").write_bytes(damaged)
+        with h5py.File(tmp_path / "b.nc") as file, pytest.raises(OSError, match="filter returned failure"):
+            file[name][...]
 
 
 def test_a_failure_of_the_netcdf_library_is_named(tmp_path, monkeypatch):

@@ -222,6 +222,19 @@ def test_two_writers_behind_one_url_are_refused(url):
     assert is_complete(put(maps(), url))
 
 
+def test_a_lock_that_cannot_be_read_is_not_taken_for_none(url, monkeypatch):
+    files = RemoteFiles(f"{url}.partial")
+
+    def failing(self, path, **options):
+        raise TimeoutError("no answer")
+
+    with lock_objects(files, url, lost=lambda run: None):
+        monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.cat_file", failing)
+        with pytest.raises(StoreError, match="lock cannot be read: TimeoutError: no answer"):
+            lock_objects(files, url, lost=lambda run: None).__enter__()
+        monkeypatch.undo()
+
+
 @pytest.mark.parametrize("left", [{"renewed": STALE_SECONDS + 1}, {"dead": True}, {"damaged": True}])
 def test_the_lock_of_a_dead_run_is_taken_over(url, left):
     ended = subprocess.Popen([sys.executable, "-c", ""])

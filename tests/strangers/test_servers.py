@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import http.server
 import threading
 from contextlib import suppress
@@ -11,6 +12,8 @@ import xarray as xr
 
 from xland.catalog import open_entry
 from xland.errors import StoreError
+from xland.files import open_coarse
+from xland.store import open_store, verify, write
 
 pytest.importorskip("aiohttp", reason="stores behind http need aiohttp")
 
@@ -70,6 +73,25 @@ def test_stores_and_files_are_opened_over_http(served, tmp_path):
         xr.testing.assert_equal(found.load(), maps())
 
 
+def test_a_file_behind_a_url_is_compared_with_the_digest_in_the_catalog(served, tmp_path, monkeypatch):
+    maps().to_netcdf(tmp_path / "m.nc")
+    digest = hashlib.sha256((tmp_path / "m.nc").read_bytes()).hexdigest()
+    url = f"http://127.0.0.1:{served.server_port}/m.nc"
+
+    def entry(digest):
+        text = f"sources: {{m: {{driver: netcdf, args: {{urlpath: '{url}'}}, metadata: {{digest: {digest}}}}}}}"
+        (tmp_path / "c.yaml").write_text(text)
+        return open_entry(tmp_path / "c.yaml", "m", allowed_schemes=("http",))
+
+    with entry(digest) as found:
+        xr.testing.assert_equal(found.load(), maps())
+    with pytest.raises(StoreError, match="not what was published: its digest is not abc"):
+        entry("abc")
+    monkeypatch.setattr("xland.catalog.TOTAL_SECONDS", -1.0)
+    with pytest.raises(StoreError, match=r"m\.nc was not read within .* copy it here"):
+        entry(digest)
+
+
 def test_a_host_that_is_not_there_is_named(tmp_path):
     with pytest.raises(StoreError, match=r"127\.0\.0\.1:9/m\.zarr.* cannot be read"):
         opened(tmp_path, "http://127.0.0.1:9/m.zarr")
@@ -77,25 +99,32 @@ def test_a_host_that_is_not_there_is_named(tmp_path):
         opened(tmp_path, "http://127.0.0.1:9/m.nc", "netcdf")
 
 
-def test_a_host_that_never_answers_is_given_up(served, tmp_path, monkeypatch):
+READERS = [opened, lambda _, url: open_store(url), lambda _, url: verify(url), lambda _, url: open_coarse(url)]
+readers = pytest.mark.parametrize("reader", READERS, ids=["open_entry", "open_store", "verify", "open_coarse"])
+
+
+@readers
+def test_a_host_that_never_answers_is_given_up(served, tmp_path, monkeypatch, reader):
     monkeypatch.setattr("xland.strangers.servers.SILENT_SECONDS", 0.2)
     with pytest.raises(StoreError, match="cannot be read"):
-        opened(tmp_path, f"http://127.0.0.1:{served.server_port}/silent/m.zarr")
+        reader(tmp_path, f"http://127.0.0.1:{served.server_port}/silent/m.zarr")
 
 
-def test_an_answer_without_end_is_given_up(served, tmp_path, monkeypatch):
+@readers
+def test_an_answer_without_end_is_given_up(served, tmp_path, monkeypatch, reader):
     monkeypatch.setattr("xland.strangers.servers.MOST_METADATA", 2**20)
     with pytest.raises(StoreError, match="larger than 1048576 bytes"):
-        opened(tmp_path, f"http://127.0.0.1:{served.server_port}/endless/m.zarr")
+        reader(tmp_path, f"http://127.0.0.1:{served.server_port}/endless/m.zarr")
 
 
 @pytest.mark.parametrize(
     ("to", "named"),
     [("ftp:!x/y", "redirects to ftp://"), ("http:!10.0.0.1:9/x", "private network"), ("file:!/etc", "file://")],
 )
-def test_redirections_to_what_was_not_allowed_are_refused(served, tmp_path, to, named):
+@readers
+def test_redirections_to_what_was_not_allowed_are_refused(served, tmp_path, to, named, reader):
     with pytest.raises(StoreError, match=named):
-        opened(tmp_path, f"http://127.0.0.1:{served.server_port}/away/{to}|")
+        reader(tmp_path, f"http://127.0.0.1:{served.server_port}/away/{to}|")
 
 
 def test_passwords_stand_in_no_message_nor_in_its_causes(served, tmp_path):
@@ -109,3 +138,17 @@ def test_passwords_stand_in_no_message_nor_in_its_causes(served, tmp_path):
         while error is not None:
             assert "s3cr3t" not in str(error)
             error = error.__cause__
+
+
+@pytest.mark.filterwarnings("ignore:Failed to open Zarr store with consolidated metadata")
+@pytest.mark.parametrize("digests", [True, False], ids=["with digests", "of others"])
+def test_a_store_that_is_opened_by_its_url_is_read_within_the_same_limits(served, tmp_path, monkeypatch, digests):
+    if digests:
+        write(maps().chunk(), tmp_path / "m.zarr", progress=False)
+    else:
+        maps().to_zarr(tmp_path / "m.zarr", zarr_format=3, consolidated=False)
+    found = open_store(f"http://127.0.0.1:{served.server_port}/m.zarr")
+    np.testing.assert_array_equal(found["land_use"], maps()["land_use"])
+    monkeypatch.setattr("xland.strangers.servers.MOST_BYTES", 4)
+    with pytest.raises(StoreError, match="larger than 4 bytes"):
+        found["land_use"].load()

@@ -18,12 +18,13 @@ from xland.addresses import is_url
 from xland.errors import StoreError
 from xland.storing.checksums import MOST_BYTES, Table, damage, parse_table, sha256
 from xland.storing.storage import files_at
+from xland.strangers.servers import with_limits
 
 
 def zarr_store(address: str, options: Mapping[str, Any] | None = None, *, read_only: bool = False) -> Store:
     """Zarr's own store at an address."""
     if is_url(address):
-        return FsspecStore.from_url(address, storage_options=dict(options or {}), read_only=read_only)
+        return FsspecStore.from_url(address, storage_options=with_limits(address, options), read_only=read_only)
     return LocalStore(Path(address), read_only=read_only)
 
 

@@ -171,7 +171,7 @@ def lock_objects(files: RemoteFiles, target: str, lost: Callable[[str], None]) -
                     lost(owner.run)
                     return
                 files.put(LOCK, _state(owner))
-            except OSError:  # the network may come back before the lock is stale
+            except (OSError, StoreError):  # the network may come back before the lock is stale
                 continue
 
     thread = threading.Thread(target=beat, daemon=True)
@@ -213,8 +213,12 @@ def _state(owner: Owner) -> bytes:
 
 def _holder(files: Files) -> dict[str, Any]:
     try:
-        state = json.loads(files.read(LOCK))
-    except (FileNotFoundError, ValueError):
+        content = files.read(LOCK)
+    except FileNotFoundError:
+        return {}
+    try:
+        state = json.loads(content)
+    except ValueError:
         return {}
     if not isinstance(state, dict) or not isinstance(state.get("renewed"), int | float):
         return {}

@@ -63,6 +63,10 @@ def write_netcdf(
     ds, chunked = align(ds, None)
     for name in ds.coords:
         ds[name].encoding |= {"_FillValue": None}
+    for name, variable in ds.variables.items():
+        # of what is packed below, zlib compares a checksum of its own
+        if name not in chunked and variable.ndim and variable.dtype.kind in "iufM":
+            ds[name].encoding |= {"fletcher32": True}
     for name, settings in chunked.items():
         sizes = tuple(min(c, n) for c, n in zip(settings["chunks"], ds[name].shape, strict=True))
         ds[name].encoding |= {"zlib": True, "complevel": 4, "shuffle": True, "chunksizes": sizes}

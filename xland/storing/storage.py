@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from xland.addresses import address_of, is_url, without_password
 from xland.atomic import replace_file
 from xland.errors import StoreError
+from xland.strangers.servers import reaching, with_limits
 
 
 class Files(Protocol):
@@ -146,8 +147,9 @@ class RemoteFiles:
 
     def read(self, name: str, *, most: int | None = None) -> bytes:
         """Content of a file; FileNotFoundError if there is none, StoreError if it has more bytes than ``most``."""
-        fs, path = self._at(name)
-        content = bytes(fs.cat_file(path) if most is None else fs.cat_file(path, end=most + 1))
+        with reaching(self.address, name):
+            fs, path = self._at(name)
+            content = bytes(fs.cat_file(path) if most is None else fs.cat_file(path, end=most + 1))
         if most is not None and len(content) > most:
             raise StoreError(_too_large(f"{without_password(self.address)}/{name}", most))
         return content
@@ -214,7 +216,7 @@ class RemoteFiles:
 def files_at(address: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Files:
     """Files of a folder, wherever it is; ``options`` are what fsspec needs to reach it."""
     place = address_of(address)
-    return RemoteFiles(place, dict(options or {})) if is_url(place) else LocalFiles(place)
+    return RemoteFiles(place, with_limits(place, options)) if is_url(place) else LocalFiles(place)
 
 
 def _too_large(name: str, most: int) -> str:

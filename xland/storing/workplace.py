@@ -34,6 +34,7 @@ from xland.storing.journal import journal_of
 from xland.storing.locks import LOCK, lock_folder, lock_objects, refuse_planted
 from xland.storing.manifest import COMPLETE, FINGERPRINT, MANIFEST, count_blocks, parse_manifest
 from xland.storing.storage import Files, LocalFiles, RemoteFiles
+from xland.strangers.servers import with_limits
 
 SUFFIX = ".partial"
 """What the name of a working folder ends with."""
@@ -162,10 +163,14 @@ class RemoteWorkplace:
     def has_data(self, manifest: dict[str, Any]) -> bool:
         """Whether it is there, and not that of another run."""
         try:
-            attributes = json.loads(self.store.read(ROOT))["attributes"]
-            return attributes[FINGERPRINT] == manifest["fingerprint"] and not attributes[COMPLETE]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            content = self.store.read(ROOT)
+        except FileNotFoundError:
             return True  # the manifest says that it was there: what is lost is written again
+        try:
+            attributes = json.loads(content)["attributes"]
+            return attributes[FINGERPRINT] == manifest["fingerprint"] and not attributes[COMPLETE]
+        except (ValueError, KeyError, TypeError):
+            return True  # so is what is damaged
 
     def exclusive(self) -> AbstractContextManager[str]:
         """Keep others from writing; gives the identity of this write."""
@@ -192,7 +197,7 @@ class RemoteWorkplace:
 def workplace(target: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Workplace:
     """Workplace of a store, by its path or URL; ``options`` are what fsspec needs to reach it."""
     address = address_of(target)
-    return RemoteWorkplace(address, dict(options or {})) if is_url(address) else LocalWorkplace(address)
+    return RemoteWorkplace(address, with_limits(address, options)) if is_url(address) else LocalWorkplace(address)
 
 
 def read_manifest(place: Workplace) -> dict[str, Any] | None:

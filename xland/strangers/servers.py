@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 import ipaddress
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from xland.addresses import without_password
-from xland.errors import StoreError
+from xland.errors import MissingDependencyError, StoreError, XlandError
 
 CONNECT_SECONDS = 5.0
 SILENT_SECONDS = 10.0
@@ -43,6 +44,41 @@ def http_options(url: str, allowed_schemes: Collection[str] = ("http", "https"))
         return {}
     schemes = tuple(sorted({scheme.lower() for scheme in allowed_schemes}))
     return {"get_client": functools.partial(_session, host=parts.hostname or "", schemes=schemes)}
+
+
+def with_limits(url: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Options of fsspec's file system for a URL: :func:`http_options`, and those of the caller, which win."""
+    return {**http_options(url), **(options or {})}
+
+
+@contextmanager
+def reaching(url: str, name: str) -> Iterator[None]:
+    """Name the errors of file systems behind URLs, each kind of which has errors of its own.
+
+    Parameters
+    ----------
+    url : str
+    name : str
+        Of the file below it that is read.
+
+    Raises
+    ------
+    StoreError
+        Without the password of the URL. Files that are not there remain a FileNotFoundError.
+    """
+    shown = without_password(url)
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, XlandError):
+        raise
+    except ImportError as error:
+        raise MissingDependencyError(f"{shown} needs a package that is missing: {error}") from error
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".replace(url, shown)[:500]
+        named = f"{shown}/{name} cannot be read: {said}; check the address, the network and your rights to read it"
+        if shown == url:
+            raise StoreError(named) from error
+        raise StoreError(named) from None  # the cause may hold the password
 
 
 async def _session(*, host: str, schemes: tuple[str, ...], loop: Any = None, **kwargs: Any) -> Any:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from xland.addresses import is_url, without_password
-from xland.errors import MissingDependencyError, StoreError, XlandError
+from xland.errors import StoreError
 from xland.strangers.folders import Held, open_plain, survey
+from xland.strangers.servers import reaching, with_limits
 
 MOST_BYTES = 16 * 2**20
 """Size of a file of metadata at most."""
@@ -382,37 +383,19 @@ def _behind(url: str, options: dict[str, Any]) -> tuple[Read, Callable[[], list[
     from fsspec.core import url_to_fs
 
     shown = without_password(url)
-    with _reaching(url, ""):
-        fs, root = url_to_fs(url, **options)
+    with reaching(url, ""):
+        fs, root = url_to_fs(url, **with_limits(url, options))
 
     def read(name: str) -> bytes | None:
-        with _reaching(url, name), suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        with reaching(url, name), suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
             if not shown.startswith("http") and fs.size(f"{root}/{name}") > MOST_BYTES:
                 raise StoreError(f"{shown}/{name} is larger than metadata can be")
             return bytes(fs.cat_file(f"{root}/{name}"))
         return None
 
     def names() -> list[str]:
-        with _reaching(url, ""), suppress(FileNotFoundError, NotADirectoryError):
+        with reaching(url, ""), suppress(FileNotFoundError, NotADirectoryError):
             return sorted({each.rstrip("/").rpartition("/")[2] for each in fs.ls(root, detail=False)[:_MOST_ARRAYS]})
         return []
 
     return read, names
-
-
-@contextmanager
-def _reaching(url: str, name: str) -> Iterator[None]:
-    """Name the errors of file systems behind URLs, each kind of which has errors of its own."""
-    shown = without_password(url)
-    try:
-        yield
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, XlandError):
-        raise
-    except ImportError as error:
-        raise MissingDependencyError(f"{shown} needs a package that is missing: {error}") from error
-    except Exception as error:
-        said = f"{type(error).__name__}: {error}".replace(url, shown)[:500]
-        named = f"{shown}/{name} cannot be read: {said}; check the address, the network and your rights to read it"
-        if shown == url:
-            raise StoreError(named) from error
-        raise StoreError(named) from None  # the cause may hold the password
