@@ -23,24 +23,25 @@ coarse = [{{ name = "forest", sources = ["primf", "secdf"] }}, {{ name = "has_da
 static = [{{ name = "elevation", sources = ["elevation"], transform = "signed_sqrt" }}]
 [architecture]
 width = 4
-depth = 2
+depth = {depth}
 [schedule]
-epochs = 2
-batch = 4
-patch = 40
-patch_stride = 20
-candidates = 20
-checkpoint_every = 2
+{schedule}
 """
 
+SCHEDULE = {"epochs": 2, "batch": 4, "patch": 40, "patch_stride": 20, "candidates": 20, "checkpoint_every": 2}
 
-def write_files(folder: Path) -> Path:
-    """Write the tiny world and a configuration that learns from it in 20 steps, with a state after every second."""
-    coarse, static, maps = tiny_world()
+
+def write_files(folder: Path, years: tuple[int, ...] = (2000, 2001), *, depth: int = 2, **schedule: int | str) -> Path:
+    """Write the tiny world and a configuration that learns from it in 20 steps, with a state after every second.
+
+    What is said of the schedule takes the place of what stands there.
+    """
+    coarse, static, maps = tiny_world(years)
     for name, each in (("states", coarse), ("static", static), ("maps", maps)):
         each.to_netcdf(folder / f"{name}.nc")
     path = folder / "tiny.toml"
-    path.write_text(CONFIGURATION.format(folder=folder))
+    lines = "\n".join(f"{name} = {value}" for name, value in {**SCHEDULE, **schedule}.items())
+    path.write_text(CONFIGURATION.format(folder=folder, depth=depth, schedule=lines))
     return path
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from xbatcher import BatchGenerator
 
+from tests.training.commands import write_files
 from tests.worlds import tiny_configuration, tiny_inputs, tiny_world
 from xland.errors import CheckpointError, ConfigurationError
 from xland.models import find_model
@@ -14,51 +15,17 @@ from xland.training.prepare import prepare
 from xland.training.run import train
 from xland.training.state import STATE
 
-TOML = """
-name = "from-toml"
-title = "A model of the tests"
-
-[data]
-forcing = "{folder}/states.nc"
-target = "{folder}/maps.nc"
-static = "{folder}/static.nc"
-
-[inputs]
-factor = 4
-resolution = 1.0
-window = 40
-stride = 20
-coarse = [
-  {{ name = "forest", sources = ["primf", "secdf"] }},
-  {{ name = "has_data", sources = [] }},
-]
-static = [{{ name = "elevation", sources = ["elevation"] }}]
-
-[architecture]
-width = 4
-depth = 1
-
-[schedule]
-epochs = 1
-patch = 40
-patch_stride = 40
-"""
-
 
 @pytest.fixture
 def files(tmp_path):
-    coarse, static, maps = tiny_world((2000,))
-    coarse.to_netcdf(tmp_path / "states.nc")
-    static.to_netcdf(tmp_path / "static.nc")
-    maps.to_netcdf(tmp_path / "maps.nc")
-    (tmp_path / "recipe.toml").write_text(TOML.format(folder=tmp_path))
+    write_files(tmp_path, (2000,), depth=1, epochs=1, patch_stride=40, checkpoint_every=0)
     return tmp_path
 
 
 def test_a_file_alone_trains_a_model(files):
-    checkpoint = train(files / "recipe.toml", files / "model", progress=False)
+    checkpoint = train(files / "tiny.toml", files / "model", progress=False)
     assert checkpoint == find_model(files / "model")
-    assert checkpoint.name == "from-toml"
+    assert checkpoint.name == "tiny"
     assert checkpoint.card["data"]["forcing"]["name"] == "states.nc"
     assert str(files) not in str(checkpoint.card["data"]), "cards do not tell where the data lay"
     assert (files / "model" / "log.csv").is_file()
@@ -66,8 +33,8 @@ def test_a_file_alone_trains_a_model(files):
 
 def test_data_in_memory_stand_in_for_files(files):
     coarse, static, maps = tiny_world((2000,))
-    from_files = train(files / "recipe.toml", files / "a", progress=False)
-    in_memory = train(files / "recipe.toml", files / "b", forcing=coarse, static=static, target=maps, progress=False)
+    from_files = train(files / "tiny.toml", files / "a", progress=False)
+    in_memory = train(files / "tiny.toml", files / "b", forcing=coarse, static=static, target=maps, progress=False)
     own, other = from_files.network().state_dict(), in_memory.network().state_dict()
     assert all(torch.equal(own[name], other[name]) for name in own)
 
@@ -75,31 +42,31 @@ def test_data_in_memory_stand_in_for_files(files):
 def test_a_path_replaces_the_forcing_of_the_configuration(files):
     (files / "states.nc").rename(files / "moved.nc")
     with pytest.raises(ConfigurationError, match=r"forcing = .* does not exist"):
-        train(files / "recipe.toml", files / "model", progress=False)
-    train(files / "recipe.toml", files / "model", forcing=files / "moved.nc", progress=False)
+        train(files / "tiny.toml", files / "model", progress=False)
+    train(files / "tiny.toml", files / "model", forcing=files / "moved.nc", progress=False)
     assert (files / "model" / "card.json").is_file()
 
 
 def test_progress_is_shown_and_can_be_silent(files, capsys):
-    train(files / "recipe.toml", files / "loud")
+    train(files / "tiny.toml", files / "loud")
     shown = capsys.readouterr().out
     assert "loss" in shown
     assert "accuracy" in shown
-    train(files / "recipe.toml", files / "silent", progress=False)
+    train(files / "tiny.toml", files / "silent", progress=False)
     assert capsys.readouterr().out == ""
 
 
 def test_training_resumes_where_it_was(files):
-    train(files / "recipe.toml", files / "model", progress=False)
+    train(files / "tiny.toml", files / "model", progress=False)
     with pytest.raises(ConfigurationError, match="resume it"):
-        train(files / "recipe.toml", files / "model", progress=False)
-    train(files / "recipe.toml", files / "model", resume=True, progress=False)
+        train(files / "tiny.toml", files / "model", progress=False)
+    train(files / "tiny.toml", files / "model", resume=True, progress=False)
     with pytest.raises(CheckpointError, match=r"split_seed \(0 there, 1 here\)"):
-        train(replace(read_configuration(files / "recipe.toml"), split_seed=1), files / "model", resume=True)
+        train(replace(read_configuration(files / "tiny.toml"), split_seed=1), files / "model", resume=True)
     content = (files / "model" / STATE).read_bytes()
     (files / "model" / STATE).write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match="damaged"):
-        train(files / "recipe.toml", files / "model", resume=True, progress=False)
+        train(files / "tiny.toml", files / "model", resume=True, progress=False)
 
 
 def test_an_unknown_configuration_is_named(tmp_path):
@@ -125,9 +92,9 @@ def test_a_prior_is_handed_on(tmp_path):
 
 
 def test_a_store_stands_in_for_all_data(files):
-    from_files = train(files / "recipe.toml", files / "a", progress=False)
-    prepare(files / "recipe.toml", files / "store.zarr", progress=False)
-    from_store = train(files / "recipe.toml", files / "b", store=files / "store.zarr", progress=False)
+    from_files = train(files / "tiny.toml", files / "a", progress=False)
+    prepare(files / "tiny.toml", files / "store.zarr", progress=False)
+    from_store = train(files / "tiny.toml", files / "b", store=files / "store.zarr", progress=False)
     for entry in ("data", "coverage", "split", "inputs"):
         assert from_store.card[entry] == from_files.card[entry], entry
     assert (files / "b" / "steps.csv").read_text().count("\n") == (files / "a" / "steps.csv").read_text().count("\n")
@@ -137,10 +104,10 @@ def test_patches_of_a_generator_are_learned_from(files):
     maps = tiny_world((2000,))[2]
     generator = BatchGenerator(maps, input_dims={"lat": 40, "lon": 40}, preload_batch=False)
     given, other = files / "given", files / "other"
-    train(files / "recipe.toml", given, generator=generator, progress=False)
+    train(files / "tiny.toml", given, generator=generator, progress=False)
     with pytest.raises(CheckpointError, match=r"arrays\.patches"):
-        train(files / "recipe.toml", given, resume=True, progress=False)
-    train(files / "recipe.toml", other, generator=generator, progress=False)
+        train(files / "tiny.toml", given, resume=True, progress=False)
+    train(files / "tiny.toml", other, generator=generator, progress=False)
     assert (given / "steps.csv").read_text().split(",")[:9] == (other / "steps.csv").read_text().split(",")[:9]
 
 
@@ -155,12 +122,12 @@ def test_patches_of_a_generator_are_learned_from(files):
 )
 def test_arguments_that_contradict_each_other_are_named(files, arguments, message):
     with pytest.raises(ConfigurationError, match=message):
-        train(files / "recipe.toml", files / "model", **arguments)
+        train(files / "tiny.toml", files / "model", **arguments)
 
 
 def test_a_report_of_ones_own_takes_the_place_of_the_bar(files, capsys):
     told = []
-    train(files / "recipe.toml", files / "model", report=lambda *call: told.append(call))
+    train(files / "tiny.toml", files / "model", report=lambda *call: told.append(call))
     assert {stage for stage, _, _ in told} == {"training", "epoch"}
     assert "samples_per_second" in told[0][2]
     assert capsys.readouterr().out == ""

@@ -24,32 +24,6 @@ REGION = (-60, -20, 60, 60)
 _BURN = "while True: pass"
 _RANKS = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 
-_CONFIGURATION = """
-name = "tiny"
-title = "A model of the benchmark"
-[data]
-forcing = "{folder}/states.nc"
-target = "{folder}/maps.nc"
-static = "{folder}/static.nc"
-[inputs]
-factor = 4
-resolution = 1.0
-window = 40
-stride = 20
-coarse = [{{ name = "forest", sources = ["primf", "secdf"] }}, {{ name = "has_data", sources = [] }}]
-static = [{{ name = "elevation", sources = ["elevation"], transform = "signed_sqrt" }}]
-[architecture]
-width = 4
-depth = 1
-[schedule]
-epochs = 1
-batch = 4
-patch = 40
-patch_stride = 20
-candidates = 8
-common_statistics = false
-"""
-
 
 def campaign(quick: bool, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Yield the number of digests, and that of trainings that ended otherwise than with status 0."""
@@ -105,14 +79,13 @@ def _digests(place: Path, count: int, seed: int) -> Iterator[str]:
 
 
 def _trainings(place: Path, count: int) -> Iterator[dict[str, Any]]:
-    from tests.worlds import tiny_world
+    from tests.training.commands import write_files
     from xland.cli import main
 
-    coarse, static, maps = tiny_world()
-    for name, each in (("states", coarse), ("static", static), ("maps", maps)):
-        each.to_netcdf(place / f"{name}.nc")
-    configuration, store = place / "tiny.toml", place / "store.zarr"
-    configuration.write_text(_CONFIGURATION.format(folder=place))
+    configuration, store = (
+        write_files(place, depth=1, epochs=1, candidates=8, common_statistics="false"),
+        place / "store.zarr",
+    )
     assert main(["prepare", str(configuration), str(store)]) == 0
     for number in range(count):
         command = [*_RANKS, "xland.cli", "train", str(configuration), str(place / f"run-{number}")]
