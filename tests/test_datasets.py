@@ -22,7 +22,7 @@ import xland.datasets
 from xland import datasets, predictors, vocabulary
 from xland.datasets import __main__ as command
 from xland.datasets import climate, lakes, prepared, reference, settlements, static, wheels
-from xland.errors import DatasetError, GridError
+from xland.errors import DatasetError, GridError, StoreError
 from xland.grid import Grid, aggregate
 
 RNG = np.random.default_rng(7)
@@ -401,6 +401,34 @@ def test_two_builders_at_once_keep_one_whole_store(small, tmp_path):
     assert prepared.prepare(path, overtaken) == path
     assert list((tmp_path / "cache" / "prepared").iterdir()) == [path]
     assert prepared.open_prepared(path).sizes == {"lat": 180, "lon": 360}
+
+
+def test_what_the_cache_lost_is_built_again_and_what_was_altered_is_named(small):
+    lazy = datasets.land_use_modis()
+    whole = lazy.compute()
+    path = prepared.store_path("land-use")
+    chunk = min(file for file in (path / "land_use" / "c").rglob("*") if file.is_file())
+    content = chunk.read_bytes()
+    chunk.unlink()
+    with pytest.raises(StoreError, match=r"land_use/c/\S+ is missing"):
+        lazy.compute()
+    xr.testing.assert_identical(datasets.land_use_modis().compute(), whole)
+    assert [file.name for file in path.parent.iterdir() if file.name.startswith(".")] == []
+    chunk.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(StoreError, match=r"land_use/c/\S+ was altered"):
+        datasets.land_use_modis().compute()
+
+
+def test_a_store_of_a_former_release_without_digests_is_built_again(small):
+    fractions = datasets.class_fractions().compute()
+    path = prepared.store_path("fractions")
+    table = next(path.rglob("checksums.sha256"))
+    table.unlink()
+    root = json.loads((path / "zarr.json").read_text())
+    del root["attributes"]["xland_checksums"]
+    (path / "zarr.json").write_text(json.dumps(root))
+    xr.testing.assert_identical(datasets.class_fractions().compute(), fractions)
+    assert table.is_file()
 
 
 def test_a_source_of_another_shape_is_named(small, monkeypatch):

@@ -295,7 +295,8 @@ def _file_digest(path: Path) -> str:
 @lru_cache(maxsize=256)
 def _digest_once(path: str, *_state: int) -> str:
     """SHA-256 of a file, taken once in each process as long as it stays as it is."""
-    with open_plain(Path(path)) as stream:
+    opened: Any = open_plain(Path(path))
+    with opened as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -1,11 +1,18 @@
-"""Prepared stores: built once into a Zarr in the cache, whole or not at all, then opened lazily."""
+"""Prepared stores: built once into a Zarr in the cache, whole or not at all, then opened lazily.
+
+They hold the digest of each file, as all stores do. What a cache lost is built again: scratch disks delete files
+that were not read for long, one by one.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +21,11 @@ import xarray as xr
 
 from xland import vocabulary
 from xland.datasets.wheels import cache_dir, source
-from xland.errors import DatasetError
+from xland.errors import DatasetError, StoreError
 from xland.grid import Grid
+from xland.storing.checksums import ATTRIBUTE, ROOT, sha256, table_name
+from xland.storing.storage import files_at
+from xland.storing.workplace import read_finished, seal, workplace
 from xland.years import with_years
 
 if TYPE_CHECKING:
@@ -53,7 +63,7 @@ def is_prepared() -> bool:
 
 
 def prepare(path: Path, build: Callable[[zarr.Group], None]) -> Path:
-    """Build a store unless it is there: beside its place, then moved there in one step.
+    """Build a store unless it is there with all its files: beside its place, then moved there in one step.
 
     Parameters
     ----------
@@ -67,7 +77,7 @@ def prepare(path: Path, build: Callable[[zarr.Group], None]) -> Path:
     DatasetError
         If the cache cannot be written.
     """
-    if path.is_dir():
+    if _has_all(path):
         return path
     import zarr
 
@@ -81,15 +91,51 @@ def prepare(path: Path, build: Callable[[zarr.Group], None]) -> Path:
     try:
         part = folder / "part.zarr"
         build(zarr.open_group(str(part), mode="w", zarr_format=3))
+        if _has_all(path):  # another process was faster: its store is as good as ours
+            return path
+        _seal(part)
+        with suppress(FileNotFoundError):
+            path.rename(folder / "incomplete.zarr")
         try:
             part.rename(path)
         except OSError:
-            # another process was faster: its store is as good as ours
             if not path.is_dir():
                 raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return path
+
+
+def _seal(path: Path) -> None:
+    """Give a store that was built the digests of its files."""
+    import zarr
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        zarr.consolidate_metadata(str(path))
+    files = files_at(path)
+    root = json.loads(files.read(ROOT))
+    root["attributes"][ATTRIBUTE] = table_name(root)
+    seal(files, {name: sha256(files.read(name)) for name in files.walk() if name != ROOT}, root)
+
+
+def _has_all(path: Path) -> bool:
+    """Whether a store has all the files that it was built of; looked at once in each process."""
+    if path in _complete:
+        return True
+    if not path.is_dir():
+        return False
+    try:
+        table = read_finished(workplace(path))[1]
+    except StoreError:
+        return False
+    if table is None or not table.files.keys() <= set(files_at(path).walk()):
+        return False
+    _complete.add(path)
+    return True
+
+
+_complete: set[Path] = set()
 
 
 def create(
@@ -126,7 +172,12 @@ def create_coordinates(group: zarr.Group, grid: Grid, years: tuple[int, ...] = (
 
 def open_prepared(path: Path, *, chunked: bool = True) -> xr.Dataset:
     """Open a store lazily, one dask chunk for each chunk on disk or without dask, free of how it was encoded."""
-    ds = xr.open_zarr(path, consolidated=False, chunks={} if chunked else None).drop_encoding()
+    from xland.storing.checked import CheckedStore
+
+    table = read_finished(workplace(path))[1]
+    if table is None:
+        raise DatasetError(f"{path} holds no digests: delete it, so that it is built again")
+    ds = xr.open_zarr(CheckedStore(table), consolidated=True, chunks={} if chunked else None).drop_encoding()
     return with_years(ds, ds["time"].values.tolist()) if "time" in ds.coords else ds
 
 

@@ -132,7 +132,7 @@ class LocalWorkplace:
     def publish(self, manifest: dict[str, Any], digests: Mapping[str, str], root: dict[str, Any]) -> None:
         """Mark the store as complete and rename it, in place of the one that it replaces."""
         data = self.files.path(manifest["data"])
-        _seal(LocalFiles(str(data)), digests, root)
+        seal(LocalFiles(str(data)), digests, root)
         if self.has_old():
             if not manifest["replaces"]:
                 raise StoreError(
@@ -190,7 +190,7 @@ class RemoteWorkplace:
         """Mark the store as complete."""
         # otherwise a run that is killed now leaves a complete store that counts as one to be deleted
         self.files.remove(_REPLACING)
-        _seal(self.store, digests, root)
+        seal(self.store, digests, root)
         _empty(self.files)
 
 
@@ -325,8 +325,18 @@ def _empty(files: Files, *kept: str) -> None:
             files.remove(name)
 
 
-def _seal(files: Files, digests: Mapping[str, str], root: dict[str, Any]) -> None:
-    """Put the table into a store that holds all that was written, and then, in one step, mark it as complete."""
+def seal(files: Files, digests: Mapping[str, str], root: dict[str, Any]) -> None:
+    """Put the table into a store that holds all that was written, and then, in one step, mark it as complete.
+
+    Parameters
+    ----------
+    files : Files
+        The store.
+    digests : mapping
+        SHA-256 of each of its files but the root metadata.
+    root : dict
+        Root metadata, which say where the table belongs.
+    """
     there = set(files.walk())
     lost = sorted(digests.keys() - there)
     if lost:
