@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from xland.errors import StoreError, XlandError
 
@@ -21,7 +22,9 @@ _REASONS = {
     errno.ENAMETOOLONG: "its name is longer than the file system allows: choose a shorter one",
     errno.ENOTDIR: "a part of its path is a file, not a folder: choose another path",
     errno.EISDIR: "it is a folder: choose the name of a file, or move the folder away",
-    errno.ELOOP: "its path goes through links that lead round in a circle: choose another path",
+    errno.ELOOP: "it is a link, or its path goes through links that lead round in a circle: choose another path",
+    errno.ENXIO: "it is a pipe, not a file: move it away",
+    errno.EINVAL: "it is not a plain file: move it away",
     errno.EIO: "the disk reports an input/output error: choose another disk",
     errno.ESTALE: "the network file system lost the file: write again",
 }
@@ -108,6 +111,11 @@ def explain(error: OSError, target: str) -> str | None:
     if error.errno in _REASONS:
         return f"{named}: {_REASONS[error.errno]}"
     return None
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """Open a file to add to its end, a new one if need be; an OSError if it is a link, which may lead elsewhere."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666), "ab")
 
 
 def remove_parts(path: Path) -> None:

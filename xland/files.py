@@ -15,7 +15,7 @@ from xland.faults import name_reads, unreadable
 from xland.storing.checksums import Table
 from xland.storing.storage import files_at
 from xland.storing.workplace import read_finished, workplace
-from xland.strangers.netcdf import check_hdf5, refuse_hostile_netcdf
+from xland.strangers.netcdf import check_file, check_hdf5
 from xland.strangers.servers import http_options
 from xland.strangers.stores import check_store
 
@@ -23,7 +23,7 @@ _ROOTS = ("zarr.json", ".zgroup", ".zmetadata")
 
 
 def open_coarse(path: Any) -> xr.Dataset:
-    """Open a NetCDF file or Zarr store lazily, times undecoded.
+    """Open a NetCDF file (or GeoTIFF, or GRIB with cfgrib) or Zarr store lazily, times undecoded.
 
     Of a store that holds digests of its files each is compared when it is read, as by
     :func:`xland.store.open_store`.
@@ -46,10 +46,10 @@ def open_coarse(path: Any) -> xr.Dataset:
     if not Path(address).is_file():
         what = "is neither a file nor a folder" if os.path.lexists(address) else "does not exist"
         raise StoreError(f"{address} {what}: give a NetCDF file or a Zarr store")
-    refuse_hostile_netcdf(Path(address))
+    options = check_file(Path(address))
     try:
-        return name_reads(xr.open_dataset(address, decode_times=False, chunks={}))
-    except (OSError, ValueError) as error:
+        return name_reads(xr.open_dataset(address, decode_times=False, chunks={}, **options))
+    except Exception as error:  # each library has errors of its own for each kind of damage
         raise unreadable(address, "NetCDF", error) from error
 
 

@@ -27,6 +27,9 @@ _BLOCK = 1200  # cells of a block in each direction: 48 coarse cells of 0.25 deg
 
 _PLAIN = Declared()
 
+_DRIVER = "GTiff"
+"""The one driver of GDAL that is used: others, such as that of virtual rasters, read what a file tells them to."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -75,7 +78,7 @@ class Layer:
             from rasterio.windows import Window
 
             window = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-            with rasterio.open(self.path) as source:
+            with rasterio.open(self.path, driver=_DRIVER) as source:
                 codes = np.asarray(source.read(1, window=window))
                 empty = no_data(codes, self.declared)
                 if MaskFlags.per_dataset in source.mask_flag_enums[0]:  # a mask band or a .msk file
@@ -112,7 +115,7 @@ def open_raster(path: Path) -> tuple[Layer, NDArray[np.float64], NDArray[np.floa
     if not path.exists():
         raise StoreError(f"{path} does not exist")
     try:
-        opened = rioxarray.open_rasterio(path, cache=False)
+        opened = rioxarray.open_rasterio(path, cache=False, driver=_DRIVER)
     except OSError as error:
         raise unreadable(path, "GeoTIFF", error) from error
     if not isinstance(opened, xr.DataArray):

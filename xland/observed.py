@@ -27,7 +27,7 @@ from xland.faults import unreadable
 from xland.grid import Grid
 from xland.mapfiles import Layer, lazy_codes, nearest_cells, open_raster
 from xland.reader import check_array, declared_by
-from xland.strangers.netcdf import refuse_hostile_netcdf
+from xland.strangers.netcdf import check_file
 from xland.years import decode_years, with_years
 
 HILDA_VARIABLE = "LULC_states"
@@ -113,7 +113,7 @@ def open_map(path: str | Path, table: Mapping[int, str] = vocabulary.IGBP, year:
     Parameters
     ----------
     path : path
-        Any file that rioxarray reads, with one band of integers.
+        A GeoTIFF with one band of integers.
     table : mapping of int to class name
         What the codes mean, for example :data:`xland.vocabulary.IGBP`.
     year : int, optional
@@ -211,10 +211,10 @@ def _year_of(path: Path) -> int:
 
 
 def _hilda_netcdf(path: Path) -> tuple[dict[int, Layer], NDArray[np.float64], NDArray[np.float64]]:
-    refuse_hostile_netcdf(path)
+    options = check_file(path)
     try:
-        opened = xr.open_dataset(path, decode_times=False, mask_and_scale=False, cache=False)
-    except (OSError, ValueError) as error:
+        opened = xr.open_dataset(path, decode_times=False, mask_and_scale=False, cache=False, **options)
+    except Exception as error:  # each library has errors of its own for each kind of damage
         raise unreadable(path, "NetCDF", error) from error
     with opened as ds:
         name = HILDA_VARIABLE

@@ -245,6 +245,7 @@ def verify(path: str | os.PathLike[str]) -> str:
         holds no digests, as those of others and of former releases.
     """
     place = workplace(path)
+    check_store(place.target)
     return refuse_damaged(place, read_finished(place)[1])
 
 

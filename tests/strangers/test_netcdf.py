@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from xland.catalog import open_entry
 from xland.errors import StoreError
+from xland.files import open_coarse
+from xland.mapfiles import open_raster
 from xland.strangers.netcdf import check_netcdf
 
 h5py = pytest.importorskip("h5py")
@@ -150,3 +152,66 @@ def test_any_damage_ends_in_a_map_or_a_named_error(made, tmp_path_factory, data)
         entry(path).close()
     except StoreError:
         return
+
+
+@pytest.fixture(scope="module", params=["NETCDF3_CLASSIC", "NETCDF3_64BIT", "NETCDF3_64BIT_DATA"])
+def classic(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("classic") / "m.nc"
+    record = xr.Dataset({"a": (("time", "lat"), np.ones((3, 6))), "b": (("time",), np.arange(3, dtype=np.int16))})
+    whole = maps().drop_encoding().merge(record)
+    whole["land_use"] = whole["land_use"].astype(np.int8)  # the older two have no unsigned bytes
+    netcdf4 = pytest.importorskip("netCDF4")
+    with netcdf4.Dataset(path, "w", format=request.param) as file:
+        for dim, size in whole.sizes.items():
+            file.createDimension(dim, None if dim == "time" else size)
+        for name, variable in whole.variables.items():
+            file.createVariable(name, variable.dtype, variable.dims)[:] = variable.values
+        file.title = "land use"
+    return path, whole
+
+
+def test_classic_files_of_each_version_are_opened(classic):
+    path, whole = classic
+    assert check_netcdf(path) == ("netcdf4" if path.read_bytes()[3] == 5 else "scipy")
+    with open_coarse(path) as found:
+        xr.testing.assert_equal(found.load(), whole)
+
+
+@given(data=st.data())
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+def test_no_header_of_a_classic_file_ends_the_process(classic, tmp_path_factory, data):
+    content = bytearray(classic[0].read_bytes())
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(4, 399))] = data.draw(st.sampled_from([0, 1, 127, 255]) | st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "m.nc"
+    path.write_bytes(content[: data.draw(st.just(len(content)) | st.integers(4, len(content)))])
+    try:
+        with open_coarse(path) as found:
+            if found.nbytes < 10**6:
+                found.load()
+    except StoreError:
+        pass
+    path.unlink()
+
+
+@pytest.mark.parametrize("name", ["m.nc", "m.tif", "m.vrt"])
+def test_a_raster_that_names_other_files_is_refused_whatever_it_is_called(tmp_path, name):
+    (tmp_path / "secret").write_bytes(b"TOP-SECRET-01234")
+    (tmp_path / name).write_text(
+        '<VRTDataset rasterXSize="8" rasterYSize="2"><SRS>EPSG:4326</SRS><GeoTransform>0,1,0,2,0,-1</GeoTransform>'
+        '<VRTRasterBand dataType="Byte" band="1" subClass="VRTRawRasterBand">'
+        f'<SourceFilename relativeToVRT="0">{tmp_path / "secret"}</SourceFilename></VRTRasterBand></VRTDataset>'
+    )
+    with pytest.raises(StoreError, match="neither NetCDF nor GeoTIFF"):
+        open_coarse(tmp_path / name)
+    with pytest.raises(StoreError, match="cannot be read as GeoTIFF"):
+        open_raster(tmp_path / name)
+
+
+def test_a_geotiff_is_opened(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    profile = {"driver": "GTiff", "width": 8, "height": 6, "count": 1, "dtype": "uint8", "crs": 4326}
+    with rasterio.open(tmp_path / "m", "w", transform=rasterio.Affine(1, 0, -0.5, 0, -1, 3.5), **profile) as file:
+        file.write(maps()["land_use"].values, 1)
+    with open_coarse(tmp_path / "m") as found:
+        np.testing.assert_array_equal(found["band_data"].squeeze(), maps()["land_use"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from xland.errors import StoreError
-from xland.store import open_store
+from xland.store import is_complete, open_store, store_digest, verify, write
 from xland.strangers.stores import check_store
 
 VALUES = st.recursive(
@@ -182,3 +183,83 @@ def test_any_metadata_end_in_a_map_or_a_named_error(made, tmp_path_factory, data
             open_store(store)
         except StoreError:
             return
+
+
+def array(shape, chunks, *, kind="float64", codec="bytes", dims=None):
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": shape,
+        "data_type": kind,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": "" if kind != "float64" else 0,
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": codec}][: 1 + (codec != "bytes")],
+        "attributes": {},
+        "dimension_names": dims,
+    }
+
+
+def store_of(path, arrays, **attributes):
+    path.mkdir()
+    together = {"kind": "inline", "must_understand": False, "metadata": arrays}
+    root = {"zarr_format": 3, "node_type": "group", "attributes": attributes, "consolidated_metadata": together}
+    (path / "zarr.json").write_text(json.dumps(root))
+    for name, each in arrays.items():
+        (path / name).mkdir()
+        (path / name / "zarr.json").write_text(json.dumps(each))
+    return path
+
+
+TEXT = {"name": "fixed_length_utf32", "configuration": {"length_bytes": 4096}}
+BOMBS = {
+    "many coordinates": ({f"c{i}": array([2**22], [2**22], dims=[f"c{i}"]) for i in range(3)}, "all read at once"),
+    "long text": ({"c": array([2**20], [2**10], kind=TEXT, dims=["c"])}, "all read at once"),
+    "text of any length": ({"c": array([2**22], [2**22], kind="string", codec="vlen-utf8", dims=["c"])}, "all read"),
+    "a large chunk of a coordinate": ({"c": array([2**20], [2**24], dims=["c"])}, "all read at once"),
+    "a large chunk of a small array": ({"v": array([8], [2**28 - 1])}, "but only 8 cells"),
+    "many chunks": ({f"v{i}": array([10**6], [1]) for i in range(3)}, "chunks along dimensions"),
+    "many arrays": ({f"v{i}": array([1], [1]) for i in range(1001)}, "holds 1001 arrays"),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_what_is_small_alone_and_too_much_together_is_refused(tmp_path, bomb):
+    arrays, named = BOMBS[bomb]
+    with pytest.raises(StoreError, match=named):
+        check_store(str(store_of(tmp_path / "m.zarr", arrays)))
+
+
+def test_a_file_that_unpacks_into_more_than_a_chunk_is_refused(tmp_path):
+    store = store_of(tmp_path / "m.zarr", {"c": array([8], [8], codec="gzip", dims=["c"])})
+    (store / "c" / "c").mkdir()
+    (store / "c" / "c" / "0").write_bytes(gzip.compress(bytes(2**24)))
+    with pytest.raises(StoreError, match="has a file of 16"):
+        open_store(store)
+
+
+@pytest.mark.parametrize("read", [open_store, verify, store_digest, is_complete])
+def test_metadata_that_would_fill_the_memory_are_not_read(tmp_path, read):
+    (tmp_path / "m.zarr").mkdir()
+    with (tmp_path / "m.zarr" / "zarr.json").open("wb") as file:
+        file.truncate(2**40)
+    if read is is_complete:
+        assert not read(tmp_path / "m.zarr")
+    else:
+        with pytest.raises(StoreError, match=r"larger than metadata|more than 4 MiB"):
+            read(tmp_path / "m.zarr")
+
+
+def test_two_compressors_are_refused(store):
+    new = {"filters": [{"id": "zstd"}], "compressor": {"id": "zstd"}}
+    codecs = {"codecs": [{"name": "bytes"}, {"name": "zstd"}, {"name": "gzip"}]}
+    change(store, "land_use", **(new if is_2(store) else codecs))
+    with pytest.raises(StoreError, match="one may compress"):
+        open_store(store)
+
+
+def test_what_could_not_be_opened_is_refused_before_it_is_written(tmp_path):
+    ds = maps().assign_attrs(note="x" * (5 * 2**20))
+    with pytest.raises(StoreError, match=r"what is to be written/zarr\.json is larger than metadata can be"):
+        write(ds, tmp_path / "m.zarr", progress=False)
+    assert list(tmp_path.iterdir()) == []

@@ -11,11 +11,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load, save
 
 from tests.worlds import tiny_network
 from xland.errors import CheckpointError, CheckpointWarning
-from xland.training.state import PREVIOUS, STATE, Learner, Progress, has_state, load_state, save_state
+from xland.training.state import PREVIOUS, STATE, Learner, Progress, _digest, has_state, load_state, save_state
 
 IDENTITY = {"name": "tiny", "schedule": {"batch": 3, "seed": 0}}
 PROGRESS = {
@@ -232,3 +233,35 @@ def test_what_a_killed_writer_left_is_removed(saved):
     (folder / f".{STATE}.{12345:032x}.partial").write_bytes(b"half")
     save_state(folder, made, Progress(), IDENTITY)
     assert sorted(path.name for path in folder.iterdir()) == sorted([STATE, PREVIOUS])
+
+
+def test_a_pipe_in_place_of_the_state_is_named_and_not_waited_for(saved):
+    (saved[0] / STATE).unlink()
+    os.mkfifo(saved[0] / STATE)
+    with pytest.raises(CheckpointError, match=r"state\.safetensors is damaged.*not a plain file"):
+        load_state(saved[0], learner(), IDENTITY)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, _: tensors.pop(next(name for name in tensors if name.startswith("network."))),
+        lambda tensors, _: tensors.update({"network.more": torch.ones(2)}),
+        lambda tensors, _: tensors.update({"optimizer.x.step": torch.ones(())}),
+        lambda _, said: said.update(progress="[1]"),
+        lambda _, said: said.update(progress='{"other": 1}'),
+        lambda _, said: said.update(identity="nothing"),
+        lambda _, said: said.pop("identity"),
+    ],
+)
+def test_a_state_that_is_whole_and_not_of_this_network_is_named(saved, change):
+    folder = saved[0]
+    with safe_open(folder / STATE, framework="pt") as file:
+        said = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    said.pop("sha256")
+    change(tensors, said)
+    said["sha256"] = _digest(tensors, said)
+    (folder / STATE).write_bytes(save(tensors, metadata=said))
+    with pytest.raises(CheckpointError, match="start without resume"):
+        load_state(folder, learner(), IDENTITY)

@@ -311,3 +311,24 @@ def test_tensorboard_that_is_asked_for_and_missing_is_named(tmp_path, monkeypatc
 def test_other_wishes_for_tensorboard_are_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="tensorboard is 'yes'; it can be 'auto', 'on' or 'off'"):
         Watch(tmp_path, tensorboard="yes").__enter__()
+
+
+@pytest.mark.parametrize("planted", ["link", "pipe"])
+def test_rows_are_never_added_to_what_is_not_a_plain_file(tmp_path, planted):
+    other, steps = tmp_path / "other", tmp_path / STEPS
+    other.write_text("mine\n")
+    with Watch(tmp_path, tensorboard="off") as watch:
+        steps.unlink(missing_ok=True)
+        if planted == "link":
+            steps.symlink_to(other)
+        else:
+            os.mkfifo(steps)
+        with pytest.raises(CheckpointError, match=r"steps\.csv was not written: .*it is a (link|pipe)"):
+            watch.report([Step(1, 1, 0.5, 1e-3, 1.0)])
+    assert other.read_text() == "mine\n"
+
+
+def test_a_pipe_in_place_of_the_steps_is_named_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / STEPS)
+    with pytest.raises(CheckpointError, match="not a plain file"), Watch(tmp_path, tensorboard="off"):
+        pass

@@ -27,7 +27,7 @@ ATTRIBUTE = "xland_checksums"
 TABLE = "checksums.sha256"
 """Name of the table in the folder of the first variable."""
 
-MOST_BYTES = 256 * 2**20
+MOST_BYTES = 64 * 2**20
 """Most bytes of a table that is read."""
 
 ROOT = "zarr.json"

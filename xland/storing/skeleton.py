@@ -19,6 +19,7 @@ from xland.storing.checksums import ATTRIBUTE, ROOT, sha256, table_name
 from xland.storing.journal import find_whole, journal_of
 from xland.storing.manifest import COMPLETE
 from xland.storing.storage import Files
+from xland.strangers.stores import check_metadata
 
 
 def make_skeleton(template: xr.Dataset, encoding: Mapping[str, Mapping[str, Any]]) -> dict[str, bytes]:
@@ -39,7 +40,7 @@ def make_skeleton(template: xr.Dataset, encoding: Mapping[str, Mapping[str, Any]
     Raises
     ------
     StoreError
-        If a variable or attribute is of a kind that Zarr cannot hold.
+        If a variable or attribute is of a kind that Zarr cannot hold, or the store could not be opened again.
     """
     import zarr
     from zarr.codecs import ZstdCodec
@@ -63,6 +64,7 @@ def make_skeleton(template: xr.Dataset, encoding: Mapping[str, Mapping[str, Any]
     root = json.loads(files[ROOT])
     root["attributes"][ATTRIBUTE] = table_name(root)
     files[ROOT] = json.dumps(root).encode()
+    check_metadata("what is to be written", files.get, list)
     return files
 
 

@@ -34,7 +34,7 @@ from xland.storing.journal import journal_of
 from xland.storing.locks import LOCK, lock_folder, lock_objects, refuse_planted
 from xland.storing.manifest import COMPLETE, FINGERPRINT, MANIFEST, count_blocks, parse_manifest
 from xland.storing.storage import Files, LocalFiles, RemoteFiles
-from xland.strangers.servers import with_limits
+from xland.strangers.servers import MOST_METADATA, with_limits
 
 SUFFIX = ".partial"
 """What the name of a working folder ends with."""
@@ -203,7 +203,7 @@ def workplace(target: str | os.PathLike[str], options: Mapping[str, Any] | None 
 def read_manifest(place: Workplace) -> dict[str, Any] | None:
     """Return the manifest of an unfinished store, or None if there is nothing to go on with."""
     try:
-        content = place.files.read(MANIFEST)
+        content = place.files.read(MANIFEST, most=MOST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except IsADirectoryError:
@@ -234,7 +234,7 @@ def read_finished(place: Workplace) -> tuple[dict[str, Any], Table | None]:
     """
     target = place.target
     try:
-        content = place.store.read(ROOT)
+        content = place.store.read(ROOT, most=MOST_METADATA)
     except (FileNotFoundError, NotADirectoryError):
         if place.store.is_file(".zgroup"):
             return {}, None

@@ -23,7 +23,8 @@ def open_plain(path: Path) -> BinaryIO:
     raise OSError(errno.EINVAL, "it is not a plain file", str(path))
 
 
-_TABLE = "checksums.sha256"  # of the files of a store (xland.storing.checksums), which has a limit of its own
+_LIMITED = frozenset({"checksums.sha256", "zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
+"""Files of stores that have limits of their own: the table of :mod:`xland.storing.checksums`, and metadata."""
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Held:
     files : int
         Number of files.
     largest : int
-        Bytes of the largest one.
+        Bytes of the largest one, metadata aside.
     """
 
     files: int = 0
@@ -77,7 +78,7 @@ def survey(target: Path) -> dict[str, Held]:
             held = found.setdefault(top, Held())
             held.files += 1
             with suppress(FileNotFoundError):
-                if entry.name != _TABLE:
+                if entry.name not in _LIMITED:
                     held.largest = max(held.largest, entry.stat().st_size)
     return found
 

@@ -23,7 +23,7 @@ TOTAL_SECONDS = 120.0
 MOST_BYTES = 2**30
 """Size of one answer at most."""
 
-MOST_METADATA = 16 * 2**20
+MOST_METADATA = 4 * 2**20
 """Size of an answer at most that is metadata of a Zarr store."""
 
 _METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")

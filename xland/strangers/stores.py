@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ import numpy as np
 from xland.addresses import is_url, without_password
 from xland.errors import StoreError
 from xland.strangers.folders import Held, open_plain, survey
-from xland.strangers.servers import reaching, with_limits
+from xland.strangers.servers import MOST_METADATA, reaching, with_limits
 
-MOST_BYTES = 16 * 2**20
+MOST_BYTES = MOST_METADATA
 """Size of a file of metadata at most."""
 
 MOST_CHUNK = 2**31 - 1
@@ -29,16 +30,22 @@ MOST_CHUNK = 2**31 - 1
 MOST_INDEX = 2**22
 """Cells of a coordinate along its own dimension at most: all of it is read when a store is opened."""
 
+MOST_OPENED = 2**26
+"""Bytes of all coordinates along their own dimensions at most, for the same reason."""
+
 MOST_STEPS = 2_000_000
-"""Chunks along one dimension at most: dask keeps the length of each."""
+"""Chunks along the dimensions of all arrays at most: dask keeps the length of each."""
 
 MOST_CHUNKS = 10**9
 _MOST_CELLS = 10**16
-_MOST_ARRAYS = 10_000
+_MOST_ARRAYS = 1000
 _MOST_TEXT = 2**16
+_TEXT = 64  # bytes that a text of any length takes, more or less
+_MOST_SPARE = 2**26  # bytes of a chunk that may be much larger than its array
+_MOST_IN_SHARD = 2**20
 _SPARSE = 100_000  # chunks per file that are believed of a store whose empty chunks are left out
 
-_COMPRESSORS = ("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd")
+_COMPRESSORS = ("blosc", "gzip", "lz4", "zlib", "zstd")  # not bz2 and lzma: a few bytes can stand for gigabytes
 _FILTERS = (
     *("adler32", "astype", "bitround", "crc32", "crc32c", "delta", "fixedscaleoffset", "fletcher32", "packbits"),
     *("quantize", "shuffle"),
@@ -60,8 +67,8 @@ _TYPES_3 = {
     "bool": 1,
     "complex64": 8,
     "complex128": 16,
-    "string": 16,
-    "variable_length_utf8": 16,
+    "string": _TEXT,
+    "variable_length_utf8": _TEXT,
 }
 _TYPES_3_CONFIGURED = {
     "numpy.datetime64": lambda _: 8,
@@ -102,23 +109,130 @@ def _check(target: str, options: dict[str, Any]) -> None:
     else:
         held = survey(Path(target))
         read, names = _reader(Path(target)), lambda: sorted(name for name in held if name)
+    layouts = check_metadata(shown, read, names)
+    if held is not None:
+        _check_files(shown, layouts, held)
+
+
+def check_metadata(shown: str, read: Read, names: Callable[[], list[str]]) -> dict[str, Layout]:
+    """Refuse metadata that ask for more than data, or for more than a machine can hold.
+
+    Parameters
+    ----------
+    shown : str
+        Name of the store, for messages.
+    read : callable
+        Gives the content of a file, None if there is none.
+    names : callable
+        Names of the folders in the store.
+
+    Returns
+    -------
+    dict
+        How each array lies in files.
+
+    Raises
+    ------
+    StoreError
+        Names the array, and what it asks for.
+    """
     arrays = dict(_arrays(shown, read, names))
     if len(arrays) > _MOST_ARRAYS:
         raise StoreError(f"{shown} holds {len(arrays)} arrays; more than {_MOST_ARRAYS} are not opened")
+    budget = Budget(shown)
+    layouts = {}
     for name, (array, dims) in arrays.items():
         where = f"{shown}: {name!r:.120}"
-        chunks, size = _check_array(where, array)
-        _check_index(where, name, array, dims)
-        if held is not None:
-            _check_files(where, chunks, size, held.get(name.partition("/")[0], Held()))
+        layouts[name] = layout = _check_array(where, array)
+        budget.add(layout, is_index=_is_index(where, name, layout, dims))
+    return layouts
 
 
-def _check_files(where: str, chunks: int, size: int, held: Held) -> None:
-    """Refuse an array that has far more chunks than files, or a file that cannot be one chunk of it."""
-    if chunks > _SPARSE * (held.files + 10):
-        raise StoreError(f"{where} says that it has {chunks} chunks, but {held.files} files are there")
-    if held.largest > max(2 * size, MOST_BYTES):
-        raise StoreError(f"{where} has a file of {held.largest} bytes; its chunks are of {size} bytes")
+@dataclass(frozen=True)
+class Layout:
+    """How an array lies in files.
+
+    Parameters
+    ----------
+    shape, chunks, inner : tuple of int
+        Cells of the array, of what stands in one file, and of what is decoded at once.
+    width : int
+        Bytes of a value.
+    """
+
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    inner: tuple[int, ...]
+    width: int
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Chunks along each dimension."""
+        return tuple(-(-size // step) for size, step in zip(self.shape, self.inner, strict=True))
+
+    @property
+    def files(self) -> int:
+        """How many files there are if none is left out."""
+        return math.prod(-(-size // step) for size, step in zip(self.shape, self.chunks, strict=True))
+
+    @property
+    def in_file(self) -> int:
+        """Bytes that a file may have: packing adds little to values, and each chunk in a shard stands in its index."""
+        values, count = math.prod(self.chunks) * self.width, math.prod(self.chunks) // math.prod(self.inner)
+        return values + values // 8 + 2**12 + 2**8 * count
+
+
+@dataclass
+class Budget:
+    """What the arrays of one store or file may take together when they are opened.
+
+    Parameters
+    ----------
+    where : str
+        For messages.
+    """
+
+    where: str
+    steps: int = 0
+    opened: int = 0
+
+    def add(self, layout: Layout, *, is_index: bool) -> None:
+        """Count an array; :class:`StoreError` if it is too much.
+
+        Parameters
+        ----------
+        layout : Layout
+        is_index : bool
+            Whether it is read as a whole when it is opened.
+        """
+        self.steps += sum(layout.steps)
+        if self.steps > MOST_STEPS:
+            raise StoreError(f"{self.where} says that its arrays have more than {MOST_STEPS} chunks along dimensions")
+        if is_index:
+            self.opened += layout.width * max(math.prod(layout.shape), math.prod(layout.chunks))
+        if self.opened > MOST_OPENED:
+            raise StoreError(
+                f"{self.where} has coordinates of more than {MOST_OPENED} bytes, which are all read at once"
+            )
+
+
+def _check_files(shown: str, layouts: Mapping[str, Layout], held: Mapping[str, Held]) -> None:
+    """Refuse arrays that have far more chunks than files, and files that cannot be one chunk of an array."""
+    largest: dict[str, int] = {}
+    for name, layout in layouts.items():
+        folder = name.partition("/")[0]
+        found = held.get(folder, Held())
+        if layout.files > _SPARSE * (found.files + 10):
+            raise StoreError(
+                f"{shown}: {name!r:.120} says that it has {layout.files} chunks, but {found.files} files are there"
+            )
+        largest[folder] = max(largest.get(folder, 0), layout.in_file)
+    for folder, size in largest.items():
+        if held.get(folder, Held()).largest > size:
+            raise StoreError(
+                f"{shown}: {folder!r:.120} has a file of {held[folder].largest} bytes; its chunks are of {size} bytes "
+                "at most"
+            )
 
 
 def _arrays(shown: str, read: Read, names: Callable[[], list[str]]) -> Iterator[tuple[str, tuple[Any, Any]]]:
@@ -203,8 +317,8 @@ def _compare(where: str, own: Any, other: Any) -> None:
             )
 
 
-def _check_array(where: str, array: Any) -> tuple[int, int]:
-    """Check the metadata of one array; return how many files its chunks take, and the bytes of each unpacked."""
+def _check_array(where: str, array: Any) -> Layout:
+    """Check the metadata of one array; return how it lies in files."""
     if not isinstance(array, dict):
         raise StoreError(f"{where}: its metadata are not a mapping")
     shape = _numbers(where, "shape", array.get("shape"), 0)
@@ -226,39 +340,36 @@ def _check_array(where: str, array: Any) -> tuple[int, int]:
     if len(shape) != len(chunks) or len(shape) != len(inner) or len(shape) > 32:
         raise StoreError(f"{where} has {len(shape)} dimensions and chunks of {len(chunks)}")
     _check_fill(where, array.get("fill_value"))
-    return check_sizes(where, shape, chunks, inner, width), math.prod(chunks) * width
+    layout = Layout(shape, chunks, inner, width)
+    check_sizes(where, layout)
+    return layout
 
 
-def check_sizes(where: str, shape: tuple[int, ...], chunks: tuple[int, ...], inner: tuple[int, ...], width: int) -> int:
-    """Refuse sizes that no machine could hold, and return the number of chunks.
-
-    Parameters
-    ----------
-    where : str
-        For messages.
-    shape, chunks, inner : tuple of int
-        Cells of the array, of what stands in one file or block, and of what is decoded at once.
-    width : int
-        Bytes of a value.
-    """
+def check_sizes(where: str, layout: Layout) -> None:
+    """Refuse an array whose sizes no machine could hold; ``where`` is for messages."""
+    shape, chunks, inner, width = layout.shape, layout.chunks, layout.inner, layout.width
     if math.prod(shape) > _MOST_CELLS:
         raise StoreError(f"{where} says that it has {_shown(shape)} cells")
     if math.prod(chunks) * width > MOST_CHUNK * (1 if chunks == inner else 64):
         raise StoreError(f"{where} has chunks of {_shown(chunks)} cells, more than can be read at once")
     if math.prod(inner) * width > MOST_CHUNK:
         raise StoreError(f"{where} has chunks of {_shown(inner)} cells, more than can be read at once")
-    steps = [-(-size // step) for size, step in zip(shape, inner, strict=True)]
-    if any(step > MOST_STEPS for step in steps) or math.prod(steps) > MOST_CHUNKS:
-        raise StoreError(f"{where} says that it has {_shown(tuple(steps))} chunks")
-    return math.prod(-(-size // step) for size, step in zip(shape, chunks, strict=True))
+    if math.prod(inner) * width > max(_MOST_SPARE, 16 * math.prod(shape) * width):
+        raise StoreError(f"{where} has chunks of {_shown(inner)} cells, but only {_shown(shape)} cells")
+    if math.prod(chunks) > _MOST_IN_SHARD * math.prod(inner):
+        raise StoreError(f"{where} has shards of {_shown(chunks)} cells with more than {_MOST_IN_SHARD} chunks")
+    if any(step > MOST_STEPS for step in layout.steps) or math.prod(layout.steps) > MOST_CHUNKS:
+        raise StoreError(f"{where} says that it has {_shown(layout.steps)} chunks")
 
 
-def _check_index(where: str, name: str, array: Any, dims: Any) -> None:
-    """Refuse a coordinate that would fill the memory when the store is opened."""
+def _is_index(where: str, name: str, layout: Layout, dims: Any) -> bool:
+    """Whether an array is a coordinate along its own dimension; refuse one that would fill the memory when opened."""
     if dims is not None and not (isinstance(dims, list) and all(d is None or isinstance(d, str) for d in dims)):
         raise StoreError(f"{where}: the names of its dimensions are not text")
-    if dims == [name] and array["shape"][0] > MOST_INDEX:
-        raise StoreError(f"{where} is a coordinate of {array['shape'][0]} cells; at most {MOST_INDEX} are read")
+    found = dims == [name] and len(layout.shape) == 1
+    if found and layout.shape[0] > MOST_INDEX:
+        raise StoreError(f"{where} is a coordinate of {layout.shape[0]} cells; at most {MOST_INDEX} are read")
+    return found
 
 
 def _check_2(where: str, array: dict[str, Any]) -> int:
@@ -268,7 +379,7 @@ def _check_2(where: str, array: dict[str, Any]) -> int:
     if array.get("order", "C") not in ("C", "F") or array.get("dimension_separator", ".") not in (".", "/"):
         raise StoreError(f"{where} stores its chunks in a way that is not known")
     if kind == "|O" and named[:1] == ["vlen-utf8"]:
-        named, width = named[1:], 16
+        named, width = named[1:], _TEXT
     else:
         if not isinstance(kind, str) or len(kind) > 12:
             raise StoreError(f"{where} has the type {kind!r:.120}; numbers, dates and text are opened")
@@ -319,8 +430,8 @@ def _check_codecs_3(where: str, codecs: Any, chunks: tuple[int, ...], depth: int
 
 
 def _refuse_codecs(where: str, named: list[Any], known: frozenset[str]) -> None:
-    if len(named) > 8:
-        raise StoreError(f"{where} names {len(named)} codecs")
+    if len(named) > 8 or sum(str(name).removeprefix("numcodecs.") in _COMPRESSORS for name in named) > 1:
+        raise StoreError(f"{where} names {len(named)} codecs, of which one may compress")
     for name in named:
         if not isinstance(name, str) or name not in known:
             raise StoreError(

@@ -21,6 +21,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from xland.atomic import open_to_append
 from xland.errors import ClusterError
 from xland.training.rank_process import LOGS
 
@@ -165,7 +166,7 @@ def run_rank(attempt: str, rank: int, job: Mapping[str, Any], variables: Mapping
 
 @contextmanager
 def _started(held: _Held, log: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("ab") as printed:
+    with open_to_append(log) as printed:
         held.process = subprocess.Popen(
             [sys.executable, "-m", "xland.training.rank_process"],
             stdin=subprocess.PIPE,

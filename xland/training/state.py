@@ -15,6 +15,7 @@ from torch import Tensor
 from xland.atomic import remove_parts, replace_file
 from xland.errors import CheckpointError, CheckpointWarning
 from xland.models.unet import DownscalingNetwork
+from xland.strangers.folders import open_plain
 from xland.training.identity import differences
 
 STATE = "state.safetensors"
@@ -108,21 +109,26 @@ def load_state(folder: Path, learner: Learner, identity: dict[str, Any]) -> Prog
         message names the entries that differ.
     """
     tensors, metadata = _read_last(folder)
-    different = differences(identity, json.loads(metadata["identity"]))
+    different = differences(identity, _table(metadata, "identity", folder))
     if different:
         more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
         raise CheckpointError(
             f"the training state in {folder} belongs to another configuration or other data: "
             f"{'; '.join(different[:_SHOWN])}{more}. Choose another output folder or start without resume"
         )
-    learner.network.load_state_dict(_part(tensors, "network."))
-    learner.average.load_state_dict(_part(tensors, "average."))
-    state: dict[int, dict[str, Any]] = {}
-    for name, tensor in _part(tensors, "optimizer.").items():
-        number, _, entry = name.partition(".")
-        state.setdefault(int(number), {})[entry] = tensor
-    learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": state})
-    return Progress(**json.loads(metadata["progress"]))
+    try:
+        learner.network.load_state_dict(_part(tensors, "network."))
+        learner.average.load_state_dict(_part(tensors, "average."))
+        state: dict[int, dict[str, Any]] = {}
+        for name, tensor in _part(tensors, "optimizer.").items():
+            number, _, entry = name.partition(".")
+            state.setdefault(int(number), {})[entry] = tensor
+        learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": state})
+        return Progress(**json.loads(metadata["progress"]))
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"the training state in {folder} is not one of this network: {error}; start without resume"[:1000]
+        ) from error
 
 
 def _read_last(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -140,7 +146,7 @@ def _read_last(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise CheckpointError(f"{error}; {second}; delete both to start again") from second
         # else the next state would push out the good one and keep the damaged
         before.replace(newest)
-        step = json.loads(found[1]["progress"])["step"]
+        step = _table(found[1], "progress", folder).get("step")
         warnings.warn(
             f"{error}; it is replaced by the one before, and the training goes on after step {step}",
             CheckpointWarning,
@@ -149,11 +155,22 @@ def _read_last(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return found
 
 
+def _table(metadata: dict[str, str], entry: str, folder: Path) -> dict[str, Any]:
+    """Return an entry of the metadata, which is a JSON object."""
+    try:
+        found = json.loads(metadata[entry])
+    except (KeyError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"the training state in {folder} is damaged: it has no {entry}; start without resume")
+    return found
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with open_plain(path), safe_open(str(path), framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from xland.atomic import naming_faults, replace_file
+from xland.atomic import naming_faults, open_to_append, replace_file
 from xland.errors import CheckpointError, ConfigurationError, MissingDependencyError
+from xland.strangers.folders import open_plain
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +219,11 @@ class Watch:
 
 def _cut(path: Path, after: int) -> None:
     """Keep the rows of ``steps.csv`` up to a step; torn ones, of a process that was killed, go."""
-    old = path.read_bytes() if path.exists() else b""
+    with naming_faults(path, CheckpointError):
+        old = b""
+        if path.exists():
+            with open_plain(path) as file:
+                old = file.read()
     kept = []
     for line in old.decode(errors="replace").splitlines(keepends=True):
         row = line.removesuffix("\n").split(",")
@@ -230,7 +235,7 @@ def _cut(path: Path, after: int) -> None:
 
 
 def _append(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    with naming_faults(path, CheckpointError), path.open("ab") as file:
+    with naming_faults(path, CheckpointError), open_to_append(path) as file:
         file.write(_table(rows))
 
 
