@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from xland.addresses import is_url, without_password
 from xland.errors import StoreError
 from xland.strangers.folders import Held, open_plain, survey
 from xland.strangers.servers import MOST_METADATA, reaching, with_limits
+from xland.strangers.unpacking import fits
 
 MOST_BYTES = MOST_METADATA
 """Size of a file of metadata at most."""
@@ -43,6 +45,7 @@ _MOST_TEXT = 2**16
 _TEXT = 64  # bytes that a text of any length takes, more or less
 _MOST_SPARE = 2**26  # bytes of a chunk that may be much larger than its array
 _MOST_IN_SHARD = 2**20
+_SHORT = 2**16  # cells of an array of one dimension that may be read at once, as a coordinate
 _SPARSE = 100_000  # chunks per file that are believed of a store whose empty chunks are left out
 
 _COMPRESSORS = ("blosc", "gzip", "lz4", "zlib", "zstd")  # not bz2 and lzma: a few bytes can stand for gigabytes
@@ -78,6 +81,7 @@ _TYPES_3_CONFIGURED = {
 }
 
 Read = Callable[[str], "bytes | None"]
+ReadMany = Callable[[list[str]], "Iterable[bytes | None]"]
 
 
 def check_store(target: str, storage_options: Mapping[str, Any] | None = None) -> None:
@@ -104,17 +108,20 @@ def check_store(target: str, storage_options: Mapping[str, Any] | None = None) -
 def _check(target: str, options: dict[str, Any]) -> None:
     shown = without_password(target)
     if is_url(target):
-        read, names = _behind(target, options)
+        read, names, read_many = _behind(target, options)
         held = None
     else:
         held = survey(Path(target))
         read, names = _reader(Path(target)), lambda: sorted(name for name in held if name)
-    layouts = check_metadata(shown, read, names)
+        read_many = partial(map, read)
+    layouts = check_metadata(shown, read, names, read_many)
     if held is not None:
         _check_files(shown, layouts, held)
 
 
-def check_metadata(shown: str, read: Read, names: Callable[[], list[str]]) -> dict[str, Layout]:
+def check_metadata(
+    shown: str, read: Read, names: Callable[[], list[str]], read_many: ReadMany | None = None
+) -> dict[str, Layout]:
     """Refuse metadata that ask for more than data, or for more than a machine can hold.
 
     Parameters
@@ -125,6 +132,8 @@ def check_metadata(shown: str, read: Read, names: Callable[[], list[str]]) -> di
         Gives the content of a file, None if there is none.
     names : callable
         Names of the folders in the store.
+    read_many : callable, optional
+        Gives the contents of several files; chunks that are read when the store is opened are looked into.
 
     Returns
     -------
@@ -144,8 +153,43 @@ def check_metadata(shown: str, read: Read, names: Callable[[], list[str]]) -> di
     for name, (array, dims) in arrays.items():
         where = f"{shown}: {name!r:.120}"
         layouts[name] = layout = _check_array(where, array)
-        budget.add(layout, is_index=_is_index(where, name, layout, dims))
+        is_index = _is_index(where, name, layout, dims)
+        budget.add(layout, is_index=is_index)
+        if read_many is not None and layout.files and (is_index or _is_read_early(layout, array)):
+            _check_chunks(where, name, array, layout, read_many)
     return layouts
+
+
+def _is_read_early(layout: Layout, array: dict[str, Any]) -> bool:
+    """Whether values may be read when a store is opened: short coordinates, and whatever counts time."""
+    attributes = array.get("attributes")
+    units = attributes.get("units") if isinstance(attributes, dict) else None
+    short = len(layout.shape) <= 1 and math.prod(layout.shape) <= _SHORT
+    return short or (isinstance(units, str) and "since" in units)
+
+
+def _check_chunks(where: str, name: str, array: dict[str, Any], layout: Layout, read: ReadMany) -> None:
+    """Refuse chunks that would become far larger than they may be when they are unpacked."""
+    if array.get("zarr_format") == 2:
+        kind, separator, compressor = "v2", array.get("dimension_separator", "."), array.get("compressor")
+        packed = [*(array.get("filters") or []), *([] if compressor is None else [compressor])]
+    else:
+        kind, packed = array["chunk_key_encoding"]["name"], array["codecs"]
+        configuration = array["chunk_key_encoding"].get("configuration") or {}
+        separator = configuration.get("separator", "/" if kind == "default" else ".")
+    steps = [-(-length // step) for length, step in zip(layout.shape, layout.chunks, strict=True)]
+    numbers = [(at,) for at in range(steps[0])] if len(steps) == 1 else [(0,) * len(steps), tuple(n - 1 for n in steps)]
+    keys = dict.fromkeys(
+        separator.join(["c", *map(str, index)] if kind == "default" else map(str, index or (0,))) for index in numbers
+    )
+    cells = math.prod(layout.chunks)
+    most = 2 * cells * layout.width + MOST_BYTES
+    for key, content in zip(keys, read([f"{name}/{key}" for key in keys]), strict=True):
+        if content is not None and not fits(content, packed, cells, most):
+            raise StoreError(
+                f"{where}: its chunk {key} becomes more than {most} bytes when it is unpacked; {cells} values were "
+                "declared: do not trust this store"
+            )
 
 
 @dataclass(frozen=True)
@@ -290,7 +334,8 @@ def _consolidated_2(shown: str, read: Read) -> dict[str, tuple[Any, Any]] | None
         name, _, kind = key.rpartition("/")
         if kind == ".zarray":
             attributes = entries.get(f"{name}/.zattrs", {})
-            found[name] = (entry, attributes.get("_ARRAY_DIMENSIONS") if isinstance(attributes, dict) else None)
+            array = {**entry, "attributes": attributes} if isinstance(entry, dict) else entry
+            found[name] = (array, attributes.get("_ARRAY_DIMENSIONS") if isinstance(attributes, dict) else None)
     return found
 
 
@@ -304,7 +349,7 @@ def _own_3(shown: str, name: str, read: Read) -> tuple[Any, Any] | None:
 def _own_2(shown: str, name: str, read: Read) -> tuple[Any, Any] | None:
     own = _json(shown, f"{name}/.zarray", read)
     attributes = _json(shown, f"{name}/.zattrs", read) or {}
-    return None if own is None else (own, attributes.get("_ARRAY_DIMENSIONS"))
+    return None if own is None else ({**own, "attributes": attributes}, attributes.get("_ARRAY_DIMENSIONS"))
 
 
 def _compare(where: str, own: Any, other: Any) -> None:
@@ -333,7 +378,9 @@ def _check_array(where: str, array: Any) -> Layout:
             chunks = _numbers(where, "chunk_shape", grid["configuration"]["chunk_shape"], 1)
             width = _width_3(where, array.get("data_type"))
             inner = _check_codecs_3(where, array.get("codecs"), chunks)
-            if array.get("chunk_key_encoding", {}).get("name") not in ("default", "v2"):
+            keys = array["chunk_key_encoding"]
+            separator = (keys.get("configuration") or {}).get("separator", ".")
+            if keys.get("name") not in ("default", "v2") or separator not in (".", "/"):
                 raise StoreError(f"{where} names its chunks in a way that is not known")
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{where}: its metadata are damaged: {error!r:.200}") from error
@@ -489,7 +536,7 @@ def _reader(folder: Path) -> Read:
     return read
 
 
-def _behind(url: str, options: dict[str, Any]) -> tuple[Read, Callable[[], list[str]]]:
+def _behind(url: str, options: dict[str, Any]) -> tuple[Read, Callable[[], list[str]], ReadMany]:
     """How to read and list the folder behind a URL."""
     from fsspec.core import url_to_fs
 
@@ -509,4 +556,10 @@ def _behind(url: str, options: dict[str, Any]) -> tuple[Read, Callable[[], list[
             return sorted({each.rstrip("/").rpartition("/")[2] for each in fs.ls(root, detail=False)[:_MOST_ARRAYS]})
         return []
 
-    return read, names
+    def read_many(files: list[str]) -> list[bytes | None]:
+        with reaching(url, ""):
+            paths = [f"{root}/{name}" for name in files]
+            found = fs.cat_ranges(paths, [0] * len(paths), [MOST_BYTES + 1] * len(paths), on_error="return")
+        return [None if isinstance(each, Exception) else bytes(each) for each in found]
+
+    return read, names, read_many
