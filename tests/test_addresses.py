@@ -24,10 +24,37 @@ def test_a_relative_path_counts_from_the_working_folder(tmp_path, monkeypatch):
     assert local_path("maps.zarr") == tmp_path / "maps.zarr"
 
 
-@pytest.mark.parametrize("url", ["file:///data/a b.nc", "local:///data/a b.nc"])
+@pytest.mark.parametrize(
+    "url", ["file:///data/a b.nc", "local:///data/a b.nc", "file:///data/a%20b.nc", "FILE://localhost/data/a b.nc/"]
+)
 def test_file_urls_are_paths(url):
     assert address_of(url) == "/data/a b.nc"
     assert not is_url(url)
+
+
+@given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1))
+def test_the_url_of_a_path_is_that_path(name):
+    path = Path("/data", name, "maps.zarr")
+    assert address_of(path.as_uri()) == address_of(path) == str(path)
+    assert address_of(fsspec.FSMap(str(path), fsspec.filesystem("file"))) == str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("file://maps.zarr", "three slashes"),
+        ("file:/data/maps.zarr", "one slash"),
+        ("s3:/bucket/maps.zarr", "one slash"),
+        ("s3://", "leads nowhere"),
+        ("zip::maps.zarr", "does not end in a URL"),
+        (" ", "is not a path"),
+        ("memory:///", "leads nowhere"),
+        ("~nobody-has-this-name/maps.zarr", "a user who does not exist"),
+    ],
+)
+def test_what_would_make_a_folder_of_a_strange_name_is_refused(text, said):
+    with pytest.raises(AddressError, match=said):
+        address_of(text)
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/maps.zarr", "https://example.org/x", "simplecache::s3://bucket/a.nc"])

@@ -63,7 +63,7 @@ def test_intake_opens_what_was_published(store, tmp_path, monkeypatch):
 def test_intake_opens_a_published_netcdf_file(store, tmp_path):
     import intake
 
-    file = write_netcdf(open_store(store), tmp_path / "land_use.nc", progress=False)
+    file = write_netcdf(open_store(store), tmp_path / "land_use.nc4", progress=False)
     catalog = publish(tmp_path / "catalog.yaml", name="file", store=file)
     for found in (intake.open_catalog(catalog)["file"].to_dask(), open_entry(catalog, "file")):
         assert found.land_use.chunks is not None

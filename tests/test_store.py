@@ -403,10 +403,13 @@ def test_what_is_no_store_is_named(tmp_path):
         write(xr.Dataset(), tmp_path / "a.zarr")
 
 
-def test_stores_of_others_open(tmp_path):
+@pytest.mark.parametrize("folder", ["of others", "a::b", "what?#100%20", "{c}[d]*"])
+def test_stores_of_others_open(tmp_path, folder):
+    tmp_path = tmp_path / folder
+    tmp_path.mkdir()
     theirs = with_plain_years(maps())
-    theirs.to_zarr(tmp_path / "two.zarr", zarr_format=2)
-    theirs.to_zarr(tmp_path / "three.zarr", zarr_format=3, consolidated=False)
+    theirs.to_zarr(zarr.storage.LocalStore(tmp_path / "two.zarr"), zarr_format=2)
+    theirs.to_zarr(zarr.storage.LocalStore(tmp_path / "three.zarr"), zarr_format=3, consolidated=False)
     for name in ("two.zarr", "three.zarr"):
         found = open_store(tmp_path / name).load()
         xr.testing.assert_equal(found.drop_vars("year"), theirs.compute())
@@ -536,7 +539,14 @@ def test_a_block_that_starts_after_its_run_was_broken_off_writes_nothing(tmp_pat
         put(maps(fuse=Fuse(after=1)), tmp_path / "a.zarr")
     partial = tmp_path / "a.zarr.partial"
     before = digest(partial)
-    late = BlockWriter(str(partial), next(partial.glob("data-*")).name, "gone", "time,lat,lon", ("land_use",))
+    late = BlockWriter(
+        str(partial),
+        next(partial.glob("data-*")).name,
+        "gone",
+        "time,latitude,longitude",
+        ("time", "lat", "lon"),
+        ("land_use",),
+    )
     places = [np.array([[1, 1]]), np.array([[1, 3]]), np.array([[1, 4]])]
     with pytest.raises(StoreError, match="broken off"):
         late(*places, np.ones((1, 3, 4), np.uint8))

@@ -11,11 +11,13 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from xland.errors import AddressError
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::[A-Za-z][A-Za-z0-9+.-]+)*://")
 _EATEN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
+_CHAIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+::")
 _SECRETS = re.compile(r"(?:[^:]*://)?([^/?#]*@)?[^?#]*(\?[^#]*)?.*", re.DOTALL)
 _LOCAL = ("file", "local")
 
@@ -88,24 +90,41 @@ def _scheme(url: str) -> str:
 
 def _checked(text: str, *, is_path: bool) -> str:
     try:
-        nameable = bool(text) and b"\0" not in os.fsencode(text)
+        nameable = bool(text.strip()) and b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
         nameable = False
     if not nameable:
         raise AddressError(f"{text!r} is not a path; give the name of a file or folder")
-    eaten = _EATEN.match(text) if is_path else None
-    if eaten:
+    eaten = _EATEN.match(text)
+    if eaten and is_path:
         raise AddressError(
             f"{text!r} was a URL before it became a Path, which keeps only one slash: give it as text, "
             f"'{eaten[1]}://...'"
         )
+    if eaten:
+        raise AddressError(f"{text!r} has one slash, a URL has two: '{eaten[1]}://...'; a folder is './{eaten[1]}:'")
+    if not is_path and _CHAIN.match(text) and not _SCHEME.match(text):
+        raise AddressError(f"{text!r} is a chained address that does not end in a URL; a file or folder is './{text}'")
     if is_url(text):
+        if not text.partition("://")[2].strip("/"):
+            raise AddressError(f"{text!r} is a URL that leads nowhere; say what is there, as 's3://bucket/maps.zarr'")
         return text.rstrip("/")
-    from fsspec.implementations.local import LocalFileSystem
+    return _absolute(_path_in(text) if _SCHEME.match(text) else text)
 
-    if _SCHEME.match(text):
-        text = str(LocalFileSystem._strip_protocol(text))  # noqa: SLF001
-    return str(Path(os.path.expanduser(text)).absolute())  # noqa: PTH111 - a file may be called ~0
+
+def _path_in(url: str) -> str:
+    """Path that a ``file://`` URL means, as :meth:`pathlib.Path.as_uri` writes it."""
+    host, slash, path = url.partition("://")[2].partition("/")
+    if not slash or host not in ("", "localhost"):
+        raise AddressError(f"{url!r} is not the URL of an absolute path, which has three slashes: 'file:///data/a.nc'")
+    return "/" + unquote(path, errors="surrogateescape")
+
+
+def _absolute(text: str) -> str:
+    path = os.path.expanduser(text)  # noqa: PTH111 - a file may be called ~0
+    if path.startswith("~") and "/" in path:
+        raise AddressError(f"{text!r} begins with the home folder of a user who does not exist; a folder is './{text}'")
+    return str(Path(path).absolute())
 
 
 def _address_of_object(target: Any) -> str | None:
@@ -119,6 +138,8 @@ def _address_of_object(target: Any) -> str | None:
     if kind != "FSMap":
         return None
     fs = target.fs
+    if {fs.protocol} & {*_LOCAL, ("file", "local")}:
+        return _absolute(str(target.root))
     options = sorted({*getattr(fs, "storage_options", {})} - {"asynchronous", "auto_mkdir"})
     url = str(fs.unstrip_protocol(target.root))
     if options:

@@ -85,7 +85,7 @@ def publish(
     name : str
         Name of the entry: letters, digits, ``.``, ``_`` and ``-``.
     store : path
-        A finished Zarr store, or a NetCDF file (``.nc``), in the catalog's folder or below it.
+        A finished Zarr store, or a NetCDF file, in the catalog's folder or below it.
     description : str, optional
         A line for people; by default the title of the store.
     metadata : mapping, optional
@@ -111,12 +111,13 @@ def publish(
     """
     path, target = local_path(catalog, what="a catalog"), local_path(store, what="a store that is published")
     if path.suffix not in (".yaml", ".yml"):
-        raise CatalogError(f"{catalog}: intake wants the name of a catalog to end in .yaml")
+        raise CatalogError(f"{path}: intake wants the name of a catalog to end in .yaml")
     check_name(name)
     if not isinstance(metadata, Mapping | None) or not isinstance(description, str | None):
         raise CatalogError("metadata must be a mapping of names to values, and description text; or leave them out")
     relative = relative_path(path, target)
-    driver = "netcdf" if target.suffix == ".nc" else "zarr"
+    is_file = target.is_file() or (target.suffix == ".nc" and not target.is_dir())
+    driver = "netcdf" if is_file else "zarr"
     args: dict[str, Any] = {"urlpath": FOLDER + relative}
     if driver == "zarr":
         with open_store(target) as ds:

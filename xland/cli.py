@@ -128,7 +128,7 @@ def _downscale(commands: Any) -> None:
             crosswalk=None if options.crosswalk is None else read_crosswalk(options.crosswalk),
             tolerance=options.tolerance,
         )
-        if options.store.endswith(".nc"):
+        if PurePath(options.store).suffix.lower() in (".nc", ".nc4"):
             if options.resume or options.cluster:
                 raise StoreError("a NetCDF file is written at once and here: leave --resume and --cluster out")
             write_netcdf(fine, options.store, overwrite=options.overwrite)
@@ -142,7 +142,7 @@ def _downscale(commands: Any) -> None:
         "downscale",
         run,
         "turn coarse fractions into fine maps on disk",
-        "Streams to a Zarr store (or one NetCDF file, if the name ends with .nc); a run that was stopped resumes.",
+        "Streams to a Zarr store, or one NetCDF file if its name ends with .nc or .nc4; what was stopped resumes.",
     )
     parser.add_argument("forcing", help="NetCDF file or Zarr store of coarse fractions")
     parser.add_argument(

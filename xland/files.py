@@ -12,7 +12,6 @@ import xarray as xr
 from xland.addresses import address_of, is_url, without_password
 from xland.errors import MissingDependencyError, StoreError
 from xland.faults import name_reads, unreadable
-from xland.storing.checksums import Table
 from xland.storing.storage import files_at
 from xland.storing.workplace import read_finished, workplace
 from xland.strangers.netcdf import check_file, check_hdf5
@@ -51,13 +50,6 @@ def open_coarse(path: Any) -> xr.Dataset:
         return name_reads(xr.open_dataset(address, decode_times=False, chunks={}, **options))
     except Exception as error:  # each library has errors of its own for each kind of damage
         raise unreadable(address, "NetCDF", error) from error
-
-
-def checked_store(table: Table) -> Any:
-    """Return the Zarr store that compares each file with its table when it is read."""
-    from xland.storing.checked import CheckedStore  # needs zarr
-
-    return CheckedStore(table)
 
 
 def is_zarr(address: str) -> bool:
@@ -105,17 +97,16 @@ def open_map(path: Any) -> xr.DataArray:
 
 
 def _open_zarr(address: str) -> xr.Dataset:
+    from xland.storing.checked import store_to_read  # needs zarr
+
     check_store(address)
     try:
         table = read_finished(workplace(address))[1]
         with warnings.catch_warnings():
             # not having its metadata in one place makes a store slower, not wrong
             warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
-            options: dict[str, Any] = {}
-            if is_url(address) and table is None:
-                options["storage_options"] = http_options(address)
-            source = address if table is None else checked_store(table)
-            return name_reads(xr.open_dataset(source, engine="zarr", decode_times=False, chunks={}, **options))
+            source: Any = store_to_read(address, table)
+            return name_reads(xr.open_dataset(source, engine="zarr", decode_times=False, chunks={}))
     except StoreError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # the last for odd metadata

@@ -30,7 +30,7 @@ from xland.errors import StoreError, XlandError
 from xland.faults import name_reads
 from xland.provenance import for_storage
 from xland.storing.blocks import align, group_variables
-from xland.storing.checksums import ATTRIBUTE, ROOT, Table
+from xland.storing.checksums import ATTRIBUTE, ROOT
 from xland.storing.journal import collect, journal_of
 from xland.storing.kinds import check_kinds
 from xland.storing.manifest import (
@@ -60,7 +60,7 @@ from xland.storing.workplace import (
     workplace,
 )
 from xland.storing.writing import write_blocks
-from xland.strangers.servers import with_limits
+from xland.strangers.servers import reaching
 from xland.strangers.stores import check_store
 
 __all__ = ["is_complete", "open_store", "store_digest", "verify", "write", "write_netcdf"]
@@ -133,6 +133,7 @@ def write(
     if not ds.data_vars:
         raise StoreError("the Dataset holds no variable to write")
     place = workplace(path)
+    _reach(place)
     try:
         _refuse(place, overwrite=overwrite, resume=resume)
         ds, encoding = align(for_storage(drop_encoding(ds)), chunks, shards)
@@ -180,6 +181,8 @@ def open_store(path: str | os.PathLike[str], *, verify: bool = False, **kwargs: 
         If there is no store, if it cannot be read, if its writing was never finished (the
         message says how to resume), or if a file of it is damaged.
     """
+    from xland.storing.checked import store_to_read  # needs zarr
+
     options = kwargs.pop("storage_options", None)
     place = workplace(path, options)
     check_store(place.target, options)
@@ -189,7 +192,7 @@ def open_store(path: str | os.PathLike[str], *, verify: bool = False, **kwargs: 
             refuse_damaged(place, table)
         kwargs.setdefault("consolidated", "consolidated_metadata" in root if root else None)
         kwargs = {"chunks": {}, **READING, **kwargs}
-        ds = _as_written(name_reads(xr.open_zarr(*_source_of(place, table, options, kwargs), **kwargs)))
+        ds = _as_written(name_reads(xr.open_zarr(store_to_read(place.target, table, options), **kwargs)))
     except XlandError:
         raise
     except Exception as error:  # Zarr, its codecs and CF decoding have errors of their own for each kind of damage
@@ -211,19 +214,6 @@ def _as_written(ds: xr.Dataset) -> xr.Dataset:
         if "flag_values" in variable.attrs:
             variable.attrs["flag_values"] = np.asarray(variable.attrs["flag_values"], dtype=variable.dtype)
     return from_files(ds)
-
-
-def _source_of(
-    place: Workplace, table: Table | None, options: Mapping[str, Any] | None, kwargs: dict[str, Any]
-) -> tuple[Any]:
-    """Return what xarray reads from: if there is a table, a store that compares each file with it."""
-    if table is not None:
-        from xland.storing.checked import CheckedStore
-
-        return (CheckedStore(table, options),)
-    if is_url(place.target):
-        kwargs["storage_options"] = with_limits(place.target, options)
-    return (place.target,)
 
 
 def verify(path: str | os.PathLike[str]) -> str:
@@ -271,11 +261,23 @@ def store_digest(path: str | os.PathLike[str], storage_options: Mapping[str, Any
 
 def is_complete(path: str | os.PathLike[str]) -> bool:
     """Whether a Zarr store is there and was written to the end (those of others count as whole)."""
+    place = workplace(path)
     try:
-        read_root(workplace(path))
+        read_root(place)
     except StoreError:
         return False
     return True
+
+
+def _reach(place: Workplace) -> None:
+    """Refuse a URL that cannot be reached, or to which nothing can be written."""
+    if not is_url(place.target):
+        return
+    shown = without_password(place.target)
+    if "::" in place.target:
+        raise StoreError(f"{shown} is a chained address, which can only be read: give the URL of the store itself")
+    with reaching(place.target, ""):
+        place.files.names()
 
 
 def _refuse(place: Workplace, *, overwrite: bool, resume: bool) -> None:

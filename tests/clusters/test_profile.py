@@ -110,6 +110,12 @@ def test_wrong_entries_are_named(tmp_path, text, message):
     assert message in str(raised.value)
 
 
+def test_paths_of_profiles_and_their_folders_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    written(tmp_path, 'base = "marenostrum5-acc"\nfolder = "~/logs"\naccount = "a"').rename(tmp_path / "mine.toml")
+    assert f"{tmp_path}/logs" in job_script("~/mine.toml")
+
+
 def test_a_profile_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ClusterError, match=r"there is no profile 'lumi': choose one of marenostrum5-acc, or a file"):
         load_profile("lumi")

@@ -345,3 +345,17 @@ def test_input_that_may_not_be_read_is_not_said_to_be_the_target(tmp_path):
 def test_a_store_opens_in_parts_behind_a_url(url):
     put(maps(), url)
     assert np.array_equal(open_store(url, chunks=None).land_use[1, 2:4], maps().land_use[1, 2:4])
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("simplecache::memory://a.zarr", "is a chained address, which can only be read"),
+        ("reference://a.zarr", "cannot be reached"),
+        ("http://127.0.0.1:9/a.zarr", "cannot be read: .*check the address, the network"),
+    ],
+)
+def test_urls_to_which_nothing_can_be_written_are_named(address, said):
+    with pytest.raises(StoreError, match=said):
+        put(maps(), address)
+    assert not is_complete(address)

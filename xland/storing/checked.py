@@ -28,6 +28,11 @@ def zarr_store(address: str, options: Mapping[str, Any] | None = None, *, read_o
     return LocalStore(Path(address), read_only=read_only)
 
 
+def store_to_read(target: str, table: Table | None, options: Mapping[str, Any] | None = None) -> Store:
+    """Return what reads a finished store: if there is a table, each file is compared with it."""
+    return zarr_store(target, options, read_only=True) if table is None else CheckedStore(table, options)
+
+
 class RecordingStore(WrapperStore[Store]):
     """A store to write to, which keeps the digest of each file that was written until it is taken."""
 

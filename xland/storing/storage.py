@@ -139,7 +139,7 @@ class RemoteFiles:
 
         try:
             fs, root = url_to_fs(self.address, **self.options)
-        except (ImportError, ValueError) as error:  # no package or no such scheme
+        except Exception as error:  # no package, no such scheme, what a file system misses
             raise StoreError(f"{without_password(self.address)} cannot be reached: {error}") from error
         # what other workers wrote counts, not what was listed before
         fs.invalidate_cache()

@@ -95,7 +95,8 @@ def _plan(ds: xr.Dataset, place: Workplace, manifest: dict[str, Any], identity: 
     names: dict[Key, str] = {}
     batches: dict[Key, list[Key]] = {}
     for group_name, group in group_variables(ds).items():
-        writer = BlockWriter(place.files.address, place.data(manifest), identity, group_name, tuple(group.variables))
+        variables = tuple(group.variables)
+        writer = BlockWriter(place.files.address, place.data(manifest), identity, group_name, group.dims, variables)
         flags = group.write_flags(ds, writer)
         graphs.append(flags.dask)
         for index in itertools.product(*(range(len(blocks)) for blocks in group.blocks)):
