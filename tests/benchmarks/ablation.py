@@ -146,7 +146,7 @@ def run_prior(steps: int, results: Results, path: Path) -> Iterator[dict[str, An
 def material_of(factor: int) -> tuple[Material, Patches]:
     """What all variants of a factor learn from, read once."""
     configuration = read_configuration("luh2-0p05")
-    opened = open_data(configuration, LUH2)
+    opened = open_data(configuration, {"forcing": LUH2})
     times = factor // configuration.inputs.factor
     if times > 1:
         fine = read_forcing(opened["forcing"], variables=configuration.inputs.coarse_variables)

@@ -72,7 +72,7 @@ def main() -> None:
 def leave_out_places(options: Options) -> Iterator[dict[str, Any]]:
     """Short trainings without some places, scored there."""
     configuration = read_configuration(RECIPE)
-    opened = open_data(configuration, LUH2)
+    opened = open_data(configuration, {"forcing": LUH2})
     configuration, material = load(configuration, opened)
     places = left_out.places_to_leave_out(material, left_out.cropland_of(opened["forcing"]))
     if options.quick:
@@ -93,7 +93,7 @@ def measure_distance(options: Options) -> Iterator[dict[str, Any]]:
     if model.applicability is None:
         yield {"skipped": f"the card of {model.name} holds no training inputs: give it some with xland calibrate"}
         return
-    opened = open_data(read_configuration(RECIPE), LUH2)
+    opened = open_data(read_configuration(RECIPE), {"forcing": LUH2})
     boxes = dissimilarity.held_out_boxes(int(model.card["split"]["seed"]))[:: 6 if options.quick else 1]
     observed = opened["target"].isel(time=0, drop=True)
     found = dissimilarity.distance_and_error(opened["forcing"], observed, model, boxes)

@@ -78,7 +78,7 @@ def open_scene(name: str, *, quick: bool) -> Scene:
     """Open a shipped model and its data; the trees of the benchmark see the inputs that its card names."""
     checkpoint = find_model(name)
     configuration = parse_configuration(checkpoint.card["training"]["configuration"], name)
-    opened = open_data(configuration, LUH2 if configuration.data.forcing.endswith(".nc") else None)
+    opened = open_data(configuration, {"forcing": LUH2} if configuration.data.forcing.endswith(".nc") else None)
     configuration, material = gather(configuration, **opened)
     observed = opened["target"].isel(time=0, drop=True)
     fine = expand(material.part, configuration.inputs.factor)

@@ -10,6 +10,7 @@ from tests.worlds import COARSE, FACTOR, FINE, tiny_configuration, tiny_inputs, 
 from xland.batches.masking import MASKED
 from xland.batches.split import Part
 from xland.errors import (
+    AddressError,
     ConfigurationError,
     ForcingError,
     GridError,
@@ -228,6 +229,21 @@ def test_files_are_opened_as_the_configuration_names_them(world, tmp_path):
     assert set(open_data(configuration, skip=("target", "static"))) == {"forcing"}
 
 
+def test_what_is_given_is_taken_whatever_it_is_and_never_left_out(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    world["forcing"].to_netcdf(tmp_path / "given.nc")
+    world["target"].to_netcdf(tmp_path / "maps.nc")
+    paths = {"forcing": "~/given.nc", "target": (tmp_path / "maps.nc").as_uri(), "prior": tmp_path / "maps.nc"}
+    opened = open_data(tiny_configuration(), {**paths, "static": world["static"]})
+    assert set(opened) == {"forcing", "target", "static", "prior"}
+    xr.testing.assert_equal(opened["target"], world["target"])
+    xr.testing.assert_equal(opened["forcing"], world["forcing"])
+    for entry in ("forcing", "target", "static", "prior"):
+        for wrong in (5, world["target"].values):
+            with pytest.raises(AddressError, match="neither a path nor a URL"):
+                open_data(tiny_configuration(), {**world, entry: wrong})
+
+
 @pytest.mark.parametrize("entry", ["forcing", "target", "static"])
 def test_a_file_that_does_not_exist_is_named_with_its_entry(entry):
     configuration = tiny_configuration()
@@ -238,7 +254,7 @@ def test_a_file_that_does_not_exist_is_named_with_its_entry(entry):
 
 def test_a_path_given_in_place_of_the_forcing_is_named_when_it_is_missing():
     with pytest.raises(ConfigurationError, match=r"forcing = 'elsewhere\.nc' does not exist: .*--forcing"):
-        open_data(tiny_configuration(), "elsewhere.nc", skip=("target", "static"))
+        open_data(tiny_configuration(), {"forcing": "elsewhere.nc"}, skip=("target", "static"))
 
 
 def test_a_target_file_without_land_use_is_named(world, tmp_path):

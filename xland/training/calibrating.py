@@ -38,9 +38,9 @@ def calibrate(
     model: str | Path | Checkpoint = DEFAULT_MODEL,
     *,
     forcing: str | Path | xr.Dataset | None = None,
-    target: xr.DataArray | None = None,
-    static: xr.Dataset | None = None,
-    prior: xr.DataArray | None = None,
+    target: str | Path | xr.DataArray | None = None,
+    static: str | Path | xr.Dataset | None = None,
+    prior: str | Path | xr.DataArray | None = None,
     store: str | Path | None = None,
     device: Device = "auto",
 ) -> Checkpoint:

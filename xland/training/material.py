@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland import datasets
+from xland.addresses import address_of, is_url
 from xland.batches.masking import MASKED
 from xland.batches.source import PatchSource, TrainingArrays
 from xland.batches.split import Part, divide
@@ -30,6 +31,13 @@ from xland.years import listed
 
 _SHIPPED = "xland_name"
 """Entry of the encoding of data that xland provides: the name by which a configuration asks for them."""
+
+_OPENERS: Mapping[str, Callable[[str], Any]] = {
+    "forcing": open_coarse,
+    "target": open_map,
+    "static": open_coarse,
+    "prior": open_map,
+}
 
 
 @dataclass(frozen=True)
@@ -133,15 +141,16 @@ def describe_data(**given: xr.Dataset | xr.DataArray) -> dict[str, Any]:
 
 
 def open_data(
-    configuration: Configuration, forcing: str | Path | None = None, skip: tuple[str, ...] = ()
+    configuration: Configuration, given: Mapping[str, Any] | None = None, skip: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Open the Datasets that the configuration's ``[data]`` names.
+    """Return the data of a training: what is given, and in its place what the configuration's ``[data]`` names.
 
     Parameters
     ----------
     configuration : Configuration
-    forcing : path, optional
-        Replaces the path of the forcing.
+    given : mapping, optional
+        ``forcing``, ``target``, ``static`` and ``prior``: each a Dataset or DataArray, or the path or URL of one;
+        None counts as not given. A prior that is not given is left out.
     skip : tuple of str
         Entries that are not needed.
 
@@ -149,35 +158,40 @@ def open_data(
     ------
     ConfigurationError
         If a file does not exist; the message says which entry names it.
+    AddressError
+        If something given is neither data nor the address of a file.
     """
     data = configuration.data
-    source = str(forcing or data.forcing)
+    shipped: dict[str, tuple[str, Callable[[], Any]]] = {
+        "forcing": ("class-fractions", datasets.class_fractions),
+        "target": ("modis-2019", datasets.land_use_modis),
+        "static": ("default", lambda: datasets.static_predictors(configuration.inputs.resolution)),
+    }
     opened: dict[str, Any] = {}
-    if "forcing" not in skip:
-        shares = source == "class-fractions"
-        opened["forcing"] = datasets.class_fractions() if shares else open_coarse(_existing(source, "forcing"))
-    if "target" not in skip:
-        modis = data.target == "modis-2019"
-        opened["target"] = datasets.land_use_modis() if modis else open_map(_existing(data.target, "target"))
-    if "static" not in skip:
-        default = data.static == "default"
-        resolution = configuration.inputs.resolution
-        opened["static"] = (
-            datasets.static_predictors(resolution) if default else open_coarse(_existing(data.static, "static"))
-        )
-    for entry, each in opened.items():
-        if str(source if entry == "forcing" else getattr(data, entry)) in ("modis-2019", "class-fractions", "default"):
-            each.encoding[_SHIPPED] = getattr(data, entry)
+    for entry, opener in _OPENERS.items():
+        source = (given or {}).get(entry)
+        source = getattr(data, entry, None) if source is None else source
+        if source is None or entry in skip:
+            continue
+        name, provide = shipped.get(entry, (None, None))
+        if isinstance(source, xr.Dataset | xr.DataArray):
+            opened[entry] = source
+        elif provide is not None and isinstance(source, str) and source == name:
+            opened[entry] = provide()
+            opened[entry].encoding[_SHIPPED] = name
+        else:
+            opened[entry] = opener(_existing(source, entry))
     return opened
 
 
-def _existing(path: str, entry: str) -> Path:
-    if not Path(path).exists():
+def _existing(source: Any, entry: str) -> str:
+    address = address_of(source)
+    if not is_url(address) and not Path(address).exists():
         raise ConfigurationError(
-            f"[data] {entry} = {path!r} does not exist: give the path of your copy"
+            f"[data] {entry} = {str(source)!r} does not exist: give the path of your copy"
             + (" with --forcing" if entry == "forcing" else "")
         )
-    return Path(path)
+    return address
 
 
 def _states(forcing: Forcing, years: list[int], inputs: InputSpec) -> list[dict[str, NDArray[np.float32]]]:

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import xarray as xr
-
 from xland.training.configuration import Configuration
 from xland.training.material import Material, gather, open_data
 from xland.training.stored import stored_material
@@ -22,8 +20,7 @@ def open_material(
     ----------
     configuration : Configuration
     given : mapping
-        ``forcing`` (a path or a Dataset), ``target``, ``static`` and ``prior``; None, and all that is left
-        out, is opened as the configuration says.
+        ``forcing``, ``target``, ``static`` and ``prior``, as :func:`xland.training.material.open_data` takes them.
     store : path or None
         Training store, in place of all of these.
 
@@ -35,10 +32,4 @@ def open_material(
     """
     if store is not None:
         return stored_material(configuration, store)
-    data: dict[str, Any] = {
-        name: value for name, value in given.items() if isinstance(value, xr.Dataset | xr.DataArray)
-    }
-    path = given["forcing"] if isinstance(given.get("forcing"), str | Path) else None
-    if not {"forcing", "target", "static"} <= set(data):
-        data = {**open_data(configuration, path, skip=tuple(data)), **data}
-    return gather(configuration, **data)
+    return gather(configuration, **open_data(configuration, given))

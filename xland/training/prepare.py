@@ -56,9 +56,9 @@ def prepare(
     store: str | os.PathLike[str],
     *,
     forcing: str | Path | xr.Dataset | None = None,
-    target: xr.DataArray | None = None,
-    static: xr.Dataset | None = None,
-    prior: xr.DataArray | None = None,
+    target: str | Path | xr.DataArray | None = None,
+    static: str | Path | xr.Dataset | None = None,
+    prior: str | Path | xr.DataArray | None = None,
     tile: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -77,9 +77,9 @@ def prepare(
         Folder to write.
     forcing : path or Dataset, optional
         Coarse fractions in place of those that the configuration names.
-    target, static : optional
+    target, static : path, DataArray or Dataset, optional
         Maps and predictors in place of those that the configuration names.
-    prior : DataArray, optional
+    prior : path or DataArray, optional
         Maps of the adjacent years, for inputs that read one; by default those of the target.
     tile : int, optional
         Fine cells along a chunk; by default the patch of the configuration, as a multiple of the factor,
@@ -114,16 +114,10 @@ def prepare(
     if not isinstance(configuration, Configuration):
         configuration = read_configuration(configuration)
     tile = _tile(configuration, tile)
-    given: dict[str, Any] = {"forcing": forcing, "target": target, "static": static}
-    data: dict[str, Any] = {
-        name: value for name, value in given.items() if isinstance(value, xr.Dataset | xr.DataArray)
-    }
-    if len(data) < len(given):
-        path = forcing if isinstance(forcing, str | Path) else None
-        data = {**open_data(configuration, path, skip=tuple(data)), **data}
+    data = open_data(configuration, {"forcing": forcing, "target": target, "static": static, "prior": prior})
     try:
         _refuse(place, overwrite=overwrite, resume=resume)
-        sources = check_sources(configuration, **data, prior=prior)
+        sources = check_sources(configuration, **data)
         work = _describe_work(sources, tile)
         with place.exclusive() as run:
             _refuse(place, overwrite=overwrite, resume=resume)
