@@ -57,6 +57,13 @@ def test_values_outside_the_valid_range_are_no_data(attributes):
     np.testing.assert_array_equal(np.isnan(number(field(values, **attributes)))[0], [True, False, False, True])
 
 
+@pytest.mark.parametrize("attributes", [{"valid_range": [0.0, 1.0]}, {"valid_range": np.uint8([0, 250])}])
+def test_the_valid_range_of_unpacked_values_counts_as_its_type_says(attributes):
+    values = field(np.float32([[-0.1, 0, 0.5, 1.1], [1, 1, 1, 1], [1, 1, 1, 1]]), **attributes)
+    values.encoding = {"dtype": "uint8", "scale_factor": 0.004, "_FillValue": 255}
+    np.testing.assert_array_equal(np.isnan(number(values))[0], [True, False, False, True])
+
+
 def test_integers_that_say_they_are_unsigned_are_read_so():
     values = np.int8([[-1, -128, 127, 0], [1, 1, 1, 1], [1, 1, 1, 1]])
     read = number(field(values, _Unsigned="true", _FillValue=np.int8(-1)))

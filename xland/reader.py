@@ -145,18 +145,20 @@ def declared_by(variable: xr.Variable, what: str, error: type[XlandError]) -> De
         said = next(iter(_numbers(attributes.get(key, default), key, what, error)), default)
         return default if math.isnan(said) else said
 
-    low, high = number("valid_min", -np.inf), number("valid_max", np.inf)
+    ends = {"valid_min": number("valid_min", -np.inf), "valid_max": number("valid_max", np.inf)}
     if "valid_range" in attributes:
         both = _numbers(attributes["valid_range"], "valid_range", what, error)
         if len(both) != 2:
             raise error(f"{what}: the attribute valid_range holds {len(both)} numbers, not two; correct or remove it")
-        low, high = (default if math.isnan(each) else each for each, default in zip(both, (low, high), strict=True))
-    if scaled:  # the range counts in packed numbers, the values do not any more
+        ends = {key: end if math.isnan(each) else each for (key, end), each in zip(ends.items(), both, strict=True)}
+    if scaled:
         scale, offset = (
             next(iter(_numbers(variable.encoding.get(key, default), key, what, error)), default)
             for key, default in _PACKING
         )
-        low, high = sorted((low * scale + offset, high * scale + offset))
+        said = {key: attributes.get("valid_range", attributes.get(key, 0.0)) for key in ends}
+        ends = {key: end * scale + offset if counts_packed(said[key]) else end for key, end in ends.items()}
+    low, high = sorted(ends.values())
     # arithmetic in xarray keeps attributes: nobody can tell whether numbers were unpacked by hand
     if any(number(key, default) != default for key, default in _PACKING):
         raise error(
@@ -174,6 +176,11 @@ def declared_by(variable: xr.Variable, what: str, error: type[XlandError]) -> De
 
 
 _PACKING = (("scale_factor", 1.0), ("add_offset", 0.0))
+
+
+def counts_packed(valid: Any) -> bool:
+    """Whether a valid range of a packed variable counts in packed numbers: floats are values, as the NUG has it."""
+    return np.asarray(valid).dtype.kind != "f"
 
 
 def _fills(attributes: dict[str, Any], what: str, error: type[XlandError]) -> tuple[float, ...]:

@@ -47,6 +47,15 @@ def test_a_packed_variable_comes_back_within_half_a_step(tmp_path, lazy):
     xr.testing.assert_identical(again.load(), found.load())
 
 
+def test_what_a_plain_xarray_opened_is_packed_again_as_it_was(tmp_path):
+    ds = open_store(put(uncertain(), tmp_path / "a.zarr"))
+    file = write_netcdf(ds, tmp_path / "a.nc", progress=False)
+    for number, plain in enumerate([xr.open_zarr(tmp_path / "a.zarr"), xr.open_dataset(file, chunks={})]):
+        again = open_store(put(plain, tmp_path / f"{number}.zarr"))
+        np.testing.assert_array_equal(again.probability, ds.probability)
+        assert again.probability.attrs["valid_range"] == ds.probability.attrs["valid_range"]
+
+
 def test_netcdf_is_packed_as_the_store_is(tmp_path):
     ds = uncertain()
     path = write_netcdf(ds, tmp_path / "a.nc", progress=False)

@@ -15,6 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import StoreError
+from xland.reader import counts_packed
 
 STORED = np.dtype(np.uint8)
 """Type of packed values."""
@@ -111,8 +112,9 @@ def pack(array: xr.DataArray, packing: Packing) -> xr.DataArray:
         packed.attrs["add_offset"] = packing.offset
     packed.attrs["_FillValue"] = STORED.type(packing.fill)
     if "valid_range" in packed.attrs:
-        # CF wants it in the units of what is stored
-        packed.attrs["valid_range"] = packing(np.asarray(packed.attrs["valid_range"], np.float64))
+        # CF wants it in the units of what is stored, where xarray leaves that of a file
+        valid = np.asarray(packed.attrs["valid_range"])
+        packed.attrs["valid_range"] = valid.astype(STORED) if counts_packed(valid) else packing(valid)
     return packed
 
 
@@ -127,7 +129,7 @@ def unpacked(array: xr.DataArray) -> xr.DataArray:
     encoding = array.encoding
     if array.chunks is not None:
         array = array.astype(np.float32)
-    if "valid_range" in array.attrs:
+    if counts_packed(array.attrs.get("valid_range", 0.0)):
         numbers = np.asarray(array.attrs["valid_range"], np.float64)
         array.attrs["valid_range"] = (numbers * scale + encoding.get("add_offset", 0)).tolist()
     array.encoding = encoding
