@@ -18,7 +18,7 @@ from xland.store import open_store, write, write_netcdf
 from xland.storing.blocks import align
 from xland.years import years_along
 
-NAMES = ("lat", "latitude", "y"), ("lon", "longitude", "x"), ("time", "year", "t", "jahr")
+NAMES = ("lat", "latitude", "Breite °"), ("lon", "longitude", "x, y"), ("time", "year", "t", "jahr")
 
 
 def maps(order: tuple[str, ...] = ("time", "lat", "lon"), **names: str) -> xr.Dataset:
@@ -48,6 +48,36 @@ def test_names_and_order_of_dimensions_do_not_matter(names, order):
     gis, record = for_gis(ds)
     assert gis.land_use.dims == (record, lat, lon)
     assert gis[record].dtype == "datetime64[s]"
+    assert {len(str(each.encoding.get("bounds", "")).split()) for each in gis.coords.values()} <= {0, 1}
+
+
+def test_rows_and_columns_have_their_latitudes_and_longitudes_in_their_place_for_gis():
+    ds = of_three_years().rename_dims(lat="row", lon="col").rename_vars(lat="latitude", lon="longitude")
+    gis, _ = for_gis(for_files(ds.drop_vars(["lat_bnds", "lon_bnds"])))
+    assert gis.land_use.dims == ("time", "latitude", "longitude")
+    assert gis.latitude.encoding["bounds"] == "latitude_bnds"
+    assert gis.latitude_bnds.dims == ("latitude", "bnds")
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_variable_that_is_called_year_is_not_taken_for_the_years(tmp_path, told):
+    ds = maps().isel(lat=slice(4), lon=slice(5))
+    changed = xr.DataArray(np.full((4, 5), 1990, "i2"), dims=("lat", "lon"))
+    ds = ds.assign_coords(year=changed) if told else ds.assign(year=changed)
+    again = open_store(write(ds, tmp_path / "a.zarr", progress=False))
+    np.testing.assert_array_equal(again.year, changed)
+    assert years(again) == [850, 1855, 2100]
+
+
+@pytest.mark.parametrize("values", [[1e20, 2e20], [2000, 9.96921e36], [np.inf, 2000]])
+def test_times_that_no_calendar_holds_are_refused_by_name(values):
+    with pytest.raises(TimeError, match="are not finite, or fill values"):
+        years_along(xr.DataArray(values, dims="time", attrs={"units": "years since 2000-01-01"}))
+
+
+def test_packed_times_are_refused_by_name():
+    with pytest.raises(TimeError, match=r"is packed \(scale_factor\)"):
+        years_along(xr.DataArray([0, 1], dims="time", attrs={"units": "years since 2000-01-01", "scale_factor": 2}))
 
 
 @given(

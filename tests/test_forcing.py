@@ -161,7 +161,7 @@ def test_days_since_850_decoded_by_xarray_keep_their_years():
         (with_time([1.0, 2.0], units="fortnights since 850-01-01"), "cannot be decoded"),
         (with_time([0.0, 1.0]), "not calendar years from 850 to 2500; if they count from a year, say so"),
         (with_time([2014.2, 2014.7]), "not calendar years"),
-        (with_time([np.nan, 2015.0]), "1 steps are not finite"),
+        (with_time([np.nan, 2015.0]), "1 of 2 steps are not finite"),
         (with_time(np.array(["NaT", "2015-01-01"], dtype="datetime64[ns]")), "1 of 2 steps have no date"),
         (with_time(["first", "second"]), "cannot be read as years"),
         (STATES.drop_vars("time"), "has 2 steps but no coordinate; assign the years"),
@@ -172,6 +172,16 @@ def test_days_since_850_decoded_by_xarray_keep_their_years():
 def test_a_time_axis_that_says_no_year_is_named(ds, message):
     with pytest.raises(TimeError, match=message):
         read_forcing(ds)
+
+
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [({"lat": name}, name) for name in ("class_name", "bnds", "year", "time_bnds", "lon_bnds", "spatial_ref")]
+    + [({"time": name}, name) for name in ("bnds", "lat_bnds", "land_use")],
+)
+def test_names_that_results_need_for_something_else_are_refused(names, taken):
+    with pytest.raises(GridError, match=rf"a coordinate is called '{taken}', as something in the result"):
+        read_forcing(STATES.rename(names))
 
 
 def test_duplicate_years_are_named():

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.coordinates import Names, find_role
+from xland.coordinates import Names, bounds_name, find_role
 from xland.errors import TimeError
 from xland.vocabulary import CLASSES
 from xland.years import ENCODING, index_by, with_years, years_along
@@ -60,7 +60,8 @@ def for_gis(ds: xr.Dataset) -> tuple[xr.Dataset, Hashable | None]:
     Returns
     -------
     Dataset
-        Along dates also where the caller's dimension were years.
+        Along dates also where the caller's dimension were years, and along latitude and longitude also where
+        these lie along rows and columns.
     hashable or None
         The time dimension.
     """
@@ -71,7 +72,13 @@ def for_gis(ds: xr.Dataset) -> tuple[xr.Dataset, Hashable | None]:
         if dates:
             ds = _along(ds, time, dates[0])
             time = dates[0]
-    horizontal = [n.dimension for kind in ("latitude", "longitude") if (n := find_role(ds, kind)) is not None]
+    horizontal = []
+    for kind in ("latitude", "longitude"):
+        names = find_role(ds, kind)
+        if names is not None:
+            # GDAL finds the place of the cells in coordinates that are called as their dimension
+            ds = _along(ds, names.dimension, names.coordinate) if names.coordinate != names.dimension else ds
+            horizontal.append(names.coordinate)
     for name, array in ds.data_vars.items():
         last = [dim for dim in horizontal if dim in array.dims]
         first = [time] if time in array.dims else []
@@ -81,13 +88,13 @@ def for_gis(ds: xr.Dataset) -> tuple[xr.Dataset, Hashable | None]:
     return ds, time
 
 
-def _along(ds: xr.Dataset, years: Hashable, dates: Hashable) -> xr.Dataset:
-    """Make dates the dimension in place of years."""
-    ds = ds.drop_indexes([dates] if dates in ds.xindexes else []).swap_dims({years: dates})
-    bounds = ds[dates].encoding.pop("bounds", None)
+def _along(ds: xr.Dataset, dimension: Hashable, coordinate: Hashable) -> xr.Dataset:
+    """Make a coordinate the dimension in place of the one along which it lies."""
+    ds = ds.drop_indexes([coordinate] if coordinate in ds.xindexes else []).swap_dims({dimension: coordinate})
+    bounds = ds[coordinate].encoding.pop("bounds", None)
     if bounds in ds.coords:
-        ds = ds.rename_vars({bounds: f"{dates}_bnds"})
-        ds[dates].encoding["bounds"] = f"{dates}_bnds"
+        ds = ds.rename_vars({bounds: bounds_name(coordinate)})
+        ds[coordinate].encoding["bounds"] = bounds_name(coordinate)
     return ds
 
 
@@ -101,7 +108,7 @@ def with_cell_bounds(ds: xr.Dataset) -> xr.Dataset:
         edges = _cell_edges(labels, 90.0 if kind == "latitude" else np.inf)
         if edges is None:
             continue
-        bounds = f"{names.dimension}_bnds"
+        bounds = bounds_name(names.dimension)
         ds = ds.assign_coords({bounds: ((names.dimension, "bnds"), edges)})
         ds[names.coordinate].attrs.pop("bounds", None)
         ds[names.coordinate].encoding["bounds"] = bounds

@@ -43,6 +43,12 @@ _REGULAR = 1e-2
 """Share of a step by which a difference of longitudes may be off: float32 near 180 needs 1e-3."""
 
 
+def bounds_name(dimension: Hashable) -> str:
+    """Name of the bounds of the cells along a dimension; without blanks, which divide names in attributes."""
+    # not after the coordinate: xarray takes one whose name is part of that of its bounds for bounds
+    return "_".join([*str(dimension).split(), "bnds"])
+
+
 @dataclass(frozen=True)
 class Names:
     """What the caller calls a dimension and the coordinate along it."""

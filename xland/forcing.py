@@ -23,7 +23,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.coordinates import check_reference
+from xland.coordinates import bounds_name, check_reference
 from xland.errors import ForcingError, GridError, TimeError
 from xland.grid import Grid
 from xland.limits import ROUNDING, ValueProblem, beyond_remedy, check_units, limits_of
@@ -115,18 +115,22 @@ def read_forcing(ds: xr.Dataset, *, variables: Sequence[str] | None = None, year
 
 
 _TAKEN = frozenset(
-    {"land_use", "probability", "confidence", "entropy", "spread", "applicability", "unmet", "class", "spatial_ref"}
+    {"land_use", "probability", "confidence", "entropy", "spread", "applicability", "unmet"}
+    | {"class", "class_name", "bnds", "spatial_ref"}
 )
 """Names of what results hold beside the coordinates of the forcing, which they take over."""
 
 
 def _refuse_taken(orientation: Orientation) -> None:
-    for found in (orientation.time, orientation.latitude, orientation.longitude):
-        taken = [] if found is None else [each for each in (found.dimension, found.coordinate) if each in _TAKEN]
-        if taken:
+    found = {"time": orientation.time, "lat": orientation.latitude, "lon": orientation.longitude}
+    bounds = {bounds_name(names.dimension) for names in found.values() if names is not None}
+    for kind, names in found.items():
+        taken = _TAKEN | bounds | ({"time", "year"} if kind != "time" else set())
+        wrong = [] if names is None else [each for each in (names.dimension, names.coordinate) if each in taken]
+        if wrong:
             raise GridError(
-                f"forcing: a coordinate is called {taken[0]!r}, as something in the result is; rename it: "
-                f"ds.rename({{{taken[0]!r}: 'lat'}}) or as fits"
+                f"forcing: a coordinate is called {wrong[0]!r}, as something in the result is; rename it: "
+                f"ds.rename({{{wrong[0]!r}: {kind!r}}}) or as fits"
             )
 
 

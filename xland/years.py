@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.coordinates import Names, find_names, find_scalars
+from xland.coordinates import Names, bounds_name, find_names, find_scalars
 from xland.errors import TimeError
 
 FIRST_YEAR = 850
@@ -34,6 +34,9 @@ _JOINED = (
     "were files with different reference years joined? Then decode each file first, with read_forcing from "
     "xland.forcing: xr.open_mfdataset(paths, decode_times=False, preprocess=lambda ds: read_forcing(ds).data)"
 )
+
+_MOST = 1e18
+"""Numbers from which on no unit of time gives a year that is believed."""
 
 ENCODING = {"units": "days since 1850-01-01", "calendar": "proleptic_gregorian", "dtype": "int32"}
 """How dates are stored: the calendar reaches 850, and CDO, NCO, GDAL, cftime and xarray all know it."""
@@ -154,8 +157,16 @@ def years_along(time: xr.DataArray) -> tuple[int, ...]:
             "or assign the years: ds.assign_coords(time=[...])"
         )
     numbers = values.astype(np.float64)
-    if not np.isfinite(numbers).all():
-        raise TimeError(f"{name}: {int((~np.isfinite(numbers)).sum())} steps are not finite")
+    if not (np.abs(numbers) < _MOST).all():
+        raise TimeError(
+            f"{name}: {int((~(np.abs(numbers) < _MOST)).sum())} of {numbers.size} steps are not finite, or fill values"
+        )
+    packed = [key for key in ("scale_factor", "add_offset") if key in time.attrs]
+    if packed:
+        raise TimeError(
+            f"{name}: is packed ({', '.join(packed)}); open it without mask_and_scale=False, or use "
+            "xr.decode_cf(ds, decode_times=False)"
+        )
     reference = _REFERENCE.match(units)
     if reference and (steps := _STEPS_OF_A_YEAR.get(reference["unit"].lower())):
         begin = int(reference["year"]) + (int(reference["month"] or 1) - 1) / 12
@@ -225,20 +236,30 @@ def with_years(
     yearly = next((name for name in callers if str(name).lower() in _YEARLY), None)
     date = next((name for name in callers if name != yearly), "time")
     year = "year" if yearly is None else yearly
-    # not after the dates: xarray takes a coordinate whose name is part of that of its bounds for bounds
-    bounds = f"{dimension}_bnds"
+    bounds = bounds_name(dimension)
     starts, ends = _first_of_january(years), _first_of_january([y + 1 for y in years])
-    known = {date, year, bounds, *callers}
+    if date in ds.variables and set(ds[date].dims) - {dimension}:
+        raise TimeError(f"{date!r} is something else than the time along {dimension!r}: rename one of them")
+    coordinates = {
+        date: xr.Variable((dimension,), starts, _DATE, {**ENCODING, "bounds": bounds}),
+        bounds: xr.Variable((dimension, "bnds"), np.stack([starts, ends], axis=1), {}, ENCODING),
+    }
+    if not _is_another(ds, year, dimension, years):
+        coordinates[year] = xr.Variable((dimension,), np.array(years, dtype=np.int32), _YEAR)
+    known = {*coordinates, *callers}
     known |= {ds[name].encoding.get("bounds") for name in known if name in ds.coords}
-    ds = ds.drop_vars([name for name in ds.coords if name in known])
-    ds = ds.assign_coords(
-        {
-            date: xr.Variable((dimension,), starts, _DATE, {**ENCODING, "bounds": bounds}),
-            year: xr.Variable((dimension,), np.array(years, dtype=np.int32), _YEAR),
-            bounds: xr.Variable((dimension, "bnds"), np.stack([starts, ends], axis=1), {}, ENCODING),
-        }
-    )
-    return index_by(ds, date, year)
+    ds = ds.drop_vars([name for name in ds.coords if name in known]).assign_coords(coordinates)
+    return index_by(ds, date, *(name for name in (year,) if name in coordinates))
+
+
+def _is_another(ds: xr.Dataset, name: Hashable, dimension: Hashable, years: Sequence[int]) -> bool:
+    """Whether a name is that of a variable which is not the years along a dimension."""
+    if name not in ds.variables:
+        return False
+    variable = ds[name]
+    if name in ds.coords:
+        return bool(set(variable.dims) - {dimension})
+    return variable.dims != (dimension,) or not np.array_equal(variable.values, years)
 
 
 def index_by(ds: xr.Dataset, *names: Hashable) -> xr.Dataset:

@@ -313,6 +313,11 @@ def test_a_finished_store_on_a_disk_that_is_read_only_needs_nothing_to_be_resume
         (lambda ds: ds.assign_attrs({3: "three"}), "attribute 3 of the Dataset"),
         (lambda ds: ds.assign(land_use=ds.land_use.assign_attrs(z=1j)), "attribute 'z' of land_use .* complex"),
         (lambda ds: ds.stack(cell=("lat", "lon")), "index of several levels"),
+        (lambda ds: ds.rename(lat="grid/lat"), "'grid/lat' cannot be the name of a variable"),
+        (lambda ds: ds.rename(lon=".lon"), "'.lon' cannot be the name"),
+        (lambda ds: ds.rename(land_use="zarr.json"), "'zarr.json' cannot be the name"),
+        (lambda ds: ds.rename(land_use=5), "5 cannot be the name"),
+        (lambda ds: ds.assign_coords({"a b": ("time", [1, 2])}), "coordinate 'a b' holds a blank"),
         (
             lambda ds: ds.assign_coords(time=np.array(["2000-01-01", "NaT"], "datetime64[ns]")),
             r"time has dates that are missing \(NaT\)",

@@ -6,6 +6,7 @@ Below :mod:`xland.store`; nothing here is called by users.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +16,12 @@ from xarray.core.indexing import ExplicitlyIndexed
 
 from xland.errors import StoreError
 
+_NAME = re.compile(r"[A-Za-z0-9_\u0080-\U0010ffff][^\x00-\x1f\x7f/]*(?<! )")
+"""Names that both Zarr and NetCDF keep as they are."""
+
 
 def check_kinds(ds: xr.Dataset, *, netcdf: bool = False) -> None:
-    """Refuse arrays, indices, dates and attributes that neither Zarr nor NetCDF can hold.
+    """Refuse names, arrays, indices, dates and attributes that neither Zarr nor NetCDF can hold.
 
     Parameters
     ----------
@@ -32,6 +36,15 @@ def check_kinds(ds: xr.Dataset, *, netcdf: bool = False) -> None:
     """
     if not isinstance(ds, xr.Dataset):
         raise StoreError(f"only a Dataset can be written, not a {type(ds).__name__}; of a DataArray array.to_dataset()")
+    for name in [*ds.dims, *ds.variables]:
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or name.casefold() == "zarr.json":
+            raise StoreError(
+                f"{name!r:.120} cannot be the name of a variable or dimension in a file: names are text, begin with a "
+                "letter, digit or '_', and hold neither '/' nor line breaks; rename it"
+            )
+    split = [str(name) for name in ds.coords if re.search(r"\s", str(name)) and name not in ds.dims]
+    if split:
+        raise StoreError(f"the coordinate {split[0]!r} holds a blank, which divides names in files; rename it")
     several = [str(name) for name, index in ds.xindexes.items() if isinstance(index, xr.indexes.PandasMultiIndex)]
     if several:
         raise StoreError(f"{', '.join(several)} form an index of several levels: call reset_index or unstack first")
