@@ -51,6 +51,15 @@ def test_names_and_order_of_dimensions_do_not_matter(names, order):
     assert {len(str(each.encoding.get("bounds", "")).split()) for each in gis.coords.values()} <= {0, 1}
 
 
+@pytest.mark.parametrize("names", [{"lat": "a", "lon": "b"}, {"lat": "a"}, {"lon": "b"}])
+def test_chunks_are_no_single_cells_where_nothing_says_what_dimensions_are(names):
+    ds = for_files(maps(**names).drop_attrs())
+    _, encoding = align(ds, None)
+    time, *cells = encoding["land_use"]["chunks"]
+    assert time == 1
+    assert min(cells) >= 1000
+
+
 def test_rows_and_columns_have_their_latitudes_and_longitudes_in_their_place_for_gis():
     ds = of_three_years().rename_dims(lat="row", lon="col").rename_vars(lat="latitude", lon="longitude")
     gis, _ = for_gis(for_files(ds.drop_vars(["lat_bnds", "lon_bnds"])))

@@ -157,11 +157,11 @@ def _chunk_sizes(
 ) -> list[int]:
     """Size of the Zarr chunks of a variable, whole ones of which make up a block."""
     sizes = []
+    horizontal = _horizontal(array, lattice)
     for dim, blocks in zip(array.dims, array.chunks or (), strict=True):
-        role = lattice.get(dim)
-        size = (chunks or {}).get(str(dim)) or _chunk(blocks, _limit(array, role))
+        size = (chunks or {}).get(str(dim)) or _chunk(blocks, _limit(array) if dim in horizontal else 1)
         if sharded and dim not in (chunks or {}):
-            smaller = _limit(array, role, SHARDED_BYTES)
+            smaller = _limit(array, SHARDED_BYTES) if dim in horizontal else 1
             # blocks without a good divisor keep their larger chunks
             size = divisor if (divisor := _chunk(blocks, smaller)) >= smaller / 8 else size
         sizes.append(min(size, max(1, sum(blocks))))
@@ -173,9 +173,16 @@ def _needs_shards(array: xr.DataArray, sizes: Sequence[int]) -> bool:
     return chunks > max(MOST_FILES, math.prod(array.data.numblocks))
 
 
-def _limit(array: xr.DataArray, role: str | None, most: int = CHUNK_BYTES) -> int:
-    """Most cells of a chunk along a dimension, by what it is."""
-    return math.isqrt(most // array.dtype.itemsize) if role in ("latitude", "longitude") else 1
+def _horizontal(array: xr.DataArray, lattice: Mapping[Hashable, str]) -> set[Hashable]:
+    """Find the two dimensions along which chunks have many cells: where they are not known, the last ones but time."""
+    known = [dim for dim in array.dims if lattice.get(dim) in ("latitude", "longitude")]
+    others = [dim for dim in array.dims if dim not in lattice]
+    return {*known, *others[len(others) - min(2 - len(known), len(others)) :]}
+
+
+def _limit(array: xr.DataArray, most: int = CHUNK_BYTES) -> int:
+    """Most cells of a chunk along a horizontal dimension."""
+    return math.isqrt(most // array.dtype.itemsize)
 
 
 def _chunk(blocks: Sequence[int], limit: int) -> int:
@@ -192,8 +199,8 @@ def _fits(blocks: Sequence[int], size: int | None, arrays: list[xr.DataArray], r
         return all(block % size == 0 for block in blocks[:-1])
     if role == "time" or len(blocks) == 1:
         return True
-    enough = min(max(blocks), *(_limit(array, role) for array in arrays)) / 8
-    return all(_chunk(blocks, _limit(array, role)) >= enough for array in arrays)
+    enough = min(max(blocks), *(_limit(array) for array in arrays)) / 8
+    return all(_chunk(blocks, _limit(array)) >= enough for array in arrays)
 
 
 @dataclass(frozen=True)
