@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 _Record = TypeVar("_Record", bound="DataclassInstance")
 
+_MOST_DOTS = 250  # in a line of TOML
+
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 60
 
@@ -156,8 +158,15 @@ def read_json(path: Path, most: int, error: type[XlandError]) -> Any:
 
 def read_toml(path: Path, most: int, error: type[XlandError]) -> dict[str, Any]:
     """Read a TOML file of limited size; errors as of :func:`read_json`."""
-    values: dict[str, Any] = _parsed(path, most, error, "TOML", tomllib.loads)
+    values: dict[str, Any] = _parsed(path, most, error, "TOML", _toml)
     return values
+
+
+def _toml(text: str) -> dict[str, Any]:
+    # Python's parser takes the square of the parts of a key in time
+    if any(line.count(".") > _MOST_DOTS for line in text.splitlines()):
+        raise ValueError(f"a line has more than {_MOST_DOTS} points")
+    return tomllib.loads(text)
 
 
 @contextmanager

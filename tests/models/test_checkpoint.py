@@ -360,3 +360,19 @@ def test_a_writer_that_breaks_off_at_any_file_leaves_the_old_model(folder, name,
         assert all(torch.equal(value, before[name]) for name, value in left.network().state_dict().items())
     tiny_checkpoint(folder, tiny_inputs("one_hot"), seed=9)
     assert {path.name for path in folder.iterdir()} == {CARD, WEIGHTS}
+
+
+@pytest.mark.parametrize(
+    "entries", [{"name": "x" * 300}, {"notes": "x" * 2**23}, {"f1": float("nan")}, {"a": object()}]
+)
+@pytest.mark.parametrize("write", ["save", "update"])
+def test_a_card_that_could_not_be_read_again_is_not_written_and_the_model_stays(tmp_path, entries, write):
+    model = tiny_checkpoint(tmp_path, tiny_inputs())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    other = tiny_network(seed=5)
+    with pytest.raises(CheckpointError, match=r"was not written|name must be"):
+        save_checkpoint(tmp_path, other, {**model.card, **entries}) if write == "save" else update_card(
+            tmp_path, entries
+        )
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert read_checkpoint(tmp_path).digest == model.digest

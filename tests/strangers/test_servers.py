@@ -28,6 +28,18 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             with suppress(OSError):
                 while True:
                     self.wfile.write(b" " * 2**16)
+        elif self.path.startswith("/drip"):
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                while not self.server.ended.wait(0.02):
+                    self.wfile.write(b" ")
+        elif self.path.startswith("/list"):
+            self.send_response(200 if self.path.endswith("m.zarr") else 404)
+            self.end_headers()
+            with suppress(OSError):
+                while self.path.endswith("m.zarr"):
+                    self.wfile.write(b"<a href='x'>" * 2**12)
         elif self.path.startswith("/away"):
             self.send_response(302)
             self.send_header("Location", self.path.removeprefix("/away/").split("|")[0].replace("!", "//"))
@@ -115,6 +127,19 @@ def test_an_answer_without_end_is_given_up(served, tmp_path, monkeypatch, reader
     monkeypatch.setattr("xland.strangers.servers.MOST_METADATA", 2**20)
     with pytest.raises(StoreError, match="larger than 1048576 bytes"):
         reader(tmp_path, f"http://127.0.0.1:{served.server_port}/endless/m.zarr")
+
+
+@readers
+def test_an_answer_that_comes_byte_by_byte_is_given_up(served, tmp_path, monkeypatch, reader):
+    monkeypatch.setattr("xland.strangers.servers.METADATA_SECONDS", 0.3)
+    with pytest.raises(StoreError, match="did not send all of its answer in time"):
+        reader(tmp_path, f"http://127.0.0.1:{served.server_port}/drip/m.zarr")
+
+
+@readers
+def test_a_list_of_names_without_end_is_given_up(served, tmp_path, reader):
+    with pytest.raises(StoreError, match="larger than 4194304 bytes"):
+        reader(tmp_path, f"http://127.0.0.1:{served.server_port}/list/m.zarr")
 
 
 @pytest.mark.parametrize(

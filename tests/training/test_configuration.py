@@ -195,7 +195,7 @@ def test_wrong_and_contradictory_entries_are_named(changes, message):
     [
         (b"a = " + b"[" * 10_000, "lie too deep in each other"),
         (b"a = " + b"9" * 5000, "cannot be read as TOML: Exceeds the limit"),
-        (b"#" * 2**21, "has 2097152 bytes, more than the 1048576 that are read"),
+        (b"#" * 2**21, "has 2097152 bytes, more than the 262144 that are read"),
     ],
 )
 def test_a_file_that_would_cost_too_much_is_named(tmp_path, content, message):
@@ -231,3 +231,9 @@ def test_anything_in_place_of_an_entry_is_named_or_a_configuration(data):
     except ConfigurationError:
         return
     assert parse_configuration(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
+
+
+def test_a_file_whose_keys_would_take_minutes_is_refused(tmp_path):
+    (tmp_path / "a.toml").write_text("a." * 100_000 + "a = 1\n")
+    with pytest.raises(ConfigurationError, match="a line has more than 250 points"):
+        read_configuration(tmp_path / "a.toml")

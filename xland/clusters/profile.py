@@ -11,7 +11,7 @@ from xland.addresses import local_path
 from xland.errors import ClusterError
 from xland.records import Limits, check_entries, read_record, read_toml, shown
 
-_LARGEST = 2**20
+_LARGEST = 2**18
 _SHIPPED = Path(__file__).parent / "profiles"
 
 

@@ -20,7 +20,7 @@ from xland.inputs import InputSpec
 from xland.records import read_toml
 from xland.years import listed
 
-_LARGEST = 2**20
+_LARGEST = 2**18
 
 
 @dataclass(frozen=True)

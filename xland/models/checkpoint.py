@@ -33,7 +33,7 @@ WEIGHTS = "weights.safetensors"
 CARD = "card.json"
 APPLICABILITY = "applicability.safetensors"
 _FORMAT = 1
-_LARGEST_CARD = 2**24
+_LARGEST_CARD = 2**22
 Digest = Annotated[str, Limits(64, 64)]
 _networks: dict[str, DownscalingNetwork] = {}
 _lock = threading.Lock()
@@ -166,7 +166,12 @@ def read_checkpoint(folder: Path | str) -> Checkpoint:
     path = folder / CARD
     if not path.exists():
         raise ModelError(f"{folder} is not a model: it holds no {CARD}")
-    card = read_json(path, _LARGEST_CARD, CheckpointError)
+    return _checked(folder, read_json(path, _LARGEST_CARD, CheckpointError))
+
+
+def _checked(folder: Path, card: Any) -> Checkpoint:
+    """Return the model of a card; :class:`CheckpointError` if anything in it is wrong."""
+    path = folder / CARD
     if not isinstance(card, dict):
         raise CheckpointError(f"{path} must hold one JSON object")
     missing = [each.name for each in fields(_Card) if each.default is MISSING and each.name not in card]
@@ -212,8 +217,9 @@ def save_checkpoint(folder: Path | str, network: DownscalingNetwork, card: Mappi
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
+    content = _as_json(folder, full)
     _replace(folder / WEIGHTS, weights, _present_digest(folder))
-    replace_file(folder / CARD, _as_json(full), error=CheckpointError)
+    replace_file(folder / CARD, content, error=CheckpointError)
     _before(folder / WEIGHTS).unlink(missing_ok=True)
     if "applicability" not in full:
         (folder / APPLICABILITY).unlink(missing_ok=True)
@@ -239,15 +245,27 @@ def update_card(
     if applicability is not None:
         content, entry = pack(applicability)
         entries = {**entries, "applicability": entry}
+    card = _as_json(checkpoint.folder, {**checkpoint.card, **entries})
+    if applicability is not None:
         _replace(path, content, _digest_of(checkpoint.card.get("applicability")))
-    replace_file(checkpoint.folder / CARD, _as_json({**checkpoint.card, **entries}), error=CheckpointError)
+    replace_file(checkpoint.folder / CARD, card, error=CheckpointError)
     if applicability is not None:
         _before(path).unlink(missing_ok=True)
     return read_checkpoint(folder)
 
 
-def _as_json(card: Mapping[str, Any]) -> bytes:
-    return (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode()
+def _as_json(folder: Path, card: Mapping[str, Any]) -> bytes:
+    """Return the content of a card that can be read again; else nothing is written, and the model there stays."""
+    try:
+        content = (json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"the card of {folder} was not written: {error}") from error
+    if len(content) > _LARGEST_CARD:
+        raise CheckpointError(
+            f"the card of {folder} was not written: {len(content)} bytes are more than are read again"
+        )
+    _checked(folder, json.loads(content))
+    return content
 
 
 def _replace(path: Path, content: bytes, digest: str | None) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import re
 import socket
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from xland.addresses import without_password
 from xland.errors import MissingDependencyError, StoreError, XlandError
@@ -20,12 +21,16 @@ from xland.errors import MissingDependencyError, StoreError, XlandError
 CONNECT_SECONDS = 5.0
 SILENT_SECONDS = 10.0
 TOTAL_SECONDS = 120.0
+METADATA_SECONDS = 15.0
+"""Time for the head of an answer, and for metadata and lists of names, which are small; also if bytes keep coming."""
+
 MOST_BYTES = 2**30
 """Size of one answer at most."""
 
 MOST_METADATA = 4 * 2**20
 """Size of an answer at most that is metadata of a Zarr store."""
 
+_RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})")
 _METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
 
@@ -83,6 +88,8 @@ def reaching(url: str, name: str) -> Iterator[None]:
 
 async def _session(*, host: str, schemes: tuple[str, ...], loop: Any = None, **kwargs: Any) -> Any:
     """Make a session with limits; fsspec calls this in its event loop."""
+    import asyncio
+
     import aiohttp
 
     class Response(aiohttp.ClientResponse):
@@ -90,31 +97,57 @@ async def _session(*, host: str, schemes: tuple[str, ...], loop: Any = None, **k
 
         _body: bytes | None
 
+        async def start(self, connection: Any) -> Any:
+            async with asyncio.timeout(METADATA_SECONDS):
+                return await super().start(connection)
+
+        async def text(self, *args: Any, **kwargs: Any) -> str:  # as fsspec reads the list of a folder
+            await self._take(MOST_METADATA, METADATA_SECONDS)
+            return await super().text(*args, **kwargs)
+
         async def read(self) -> bytes:
+            small = self.url.name in _METADATA
+            part = _RANGE.fullmatch(self.request_info.headers.get("Range", "")) if self.status == 206 else None
+            most = int(part[2]) - int(part[1]) + 1 if part else MOST_METADATA if small else MOST_BYTES
+            return await self._take(most, METADATA_SECONDS if small else None)
+
+        async def _take(self, most: int, seconds: float | None) -> bytes:
             if self._body is None:
-                most = MOST_METADATA if self.url.name in _METADATA else MOST_BYTES
                 parts, size = [], 0
-                async for part in self.content.iter_any():
-                    size += len(part)
-                    if size > most:
+                try:
+                    async with asyncio.timeout(seconds):
+                        async for part in self.content.iter_any():
+                            size += len(part)
+                            if size > most:
+                                raise StoreError(f"the answer of {self._shown} is larger than {most} bytes")
+                            parts.append(part)
+                except TimeoutError:
+                    raise StoreError(f"{self._shown} did not send all of its answer in time") from None
+                finally:
+                    if not self.content.at_eof():
                         self.close()
-                        raise StoreError(f"the answer of {without_password(str(self.url))} is larger than {most} bytes")
-                    parts.append(part)
                 self._body = b"".join(parts)
             return self._body or b""
 
+        @property
+        def _shown(self) -> str:
+            return without_password(str(self.url))
+
     async def redirected(_session: Any, _context: Any, params: Any) -> None:
         location = params.response.headers.get("Location") or params.response.headers.get("URI") or ""
-        target = urlsplit(urljoin(str(params.url), location))
-        if target.scheme.lower() not in schemes:
-            raise StoreError(f"{host} redirects to {target.scheme}://, which was not allowed")
-        if target.hostname != host and not await _is_public(target.hostname or ""):
-            raise StoreError(f"{host} redirects to {target.hostname}, an address inside a private network")
+        await _refuse_redirection(host, schemes, urlsplit(urljoin(str(params.url), location)))
 
     tracing = aiohttp.TraceConfig()
     tracing.on_request_redirect.append(redirected)
     timeout = aiohttp.ClientTimeout(total=TOTAL_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS)
     return aiohttp.ClientSession(loop=loop, timeout=timeout, response_class=Response, trace_configs=[tracing], **kwargs)
+
+
+async def _refuse_redirection(host: str, schemes: tuple[str, ...], target: SplitResult) -> None:
+    if target.scheme.lower() not in schemes:
+        raise StoreError(f"{host} redirects to {target.scheme}://, which was not allowed")
+    if target.hostname != host and not await _is_public(target.hostname or ""):
+        raise StoreError(f"{host} redirects to {target.hostname}, an address inside a private network")
 
 
 async def _is_public(host: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from xland.addresses import local_path
 from xland.batches.loader import Augmentation
 from xland.errors import ConfigurationError
-from xland.inputs import InputSpec
+from xland.inputs import InputSpec, Name
 from xland.models.architecture import Architecture
 from xland.records import Limits, Positive, Share, check_entries, read_record, read_toml
 from xland.training.objective import Objective
@@ -23,7 +23,7 @@ Ends = tuple[int, int] | tuple[()]
 Seed = Annotated[int, Limits(0, 2**63 - 1)]
 
 _CONFIGS = Path(__file__).parent / "configs"
-_LARGEST = 2**20
+_LARGEST = 2**18
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Schedule:
 class Configuration:
     """Everything that fixes a training."""
 
-    name: str
+    name: Name
     title: str
     data: Data
     inputs: InputSpec
