@@ -1,18 +1,40 @@
 """What callers may pass: counts, flags, names out of a list."""
 
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
 import xland
 from tests.worlds import tiny_world
 from xland.addresses import address_of
-from xland.arguments import check_flags, is_count, items_of, one_of
+from xland.arguments import checked, is_count, items_of
 from xland.clusters import open_cluster
-from xland.errors import AddressError, CatalogError, ClusterError, GridError, ModelError, StoreError, VocabularyError
+from xland.errors import (
+    AddressError,
+    CatalogError,
+    ClusterError,
+    ConfigurationError,
+    ForcingError,
+    GridError,
+    ModelError,
+    StoreError,
+    VocabularyError,
+)
 from xland.inference.product import choose_outputs
+from xland.plot import land_use_map
 from xland.store import write, write_netcdf
+from xland.training.batches import make_batches
 from xland.training.configuration import read_configuration
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 STRANGE = [None, "", {}, [], 0, -1, 1.5, np.nan, np.inf, True, "abc", b"abc", (1, 2), 10**30, object(), xr.Dataset()]
 
@@ -27,17 +49,123 @@ def test_whole_numbers_from_one_are_counts(value):
     assert is_count(value)
 
 
-@pytest.mark.parametrize("value", [None, "no", "yes", 0, 1, np.zeros(3), xr.Dataset()])
-def test_flags_are_true_or_false(value):
-    with pytest.raises(StoreError, match="overwrite must be True or False"):
-        check_flags(StoreError, resume=False, overwrite=value)
+@checked(ModelError)
+def options_of(
+    *,
+    flag: bool = False,
+    count: int | None = None,
+    share: float = 0.5,
+    text: str | None = None,
+    way: Literal["up", "down"] | None = None,
+    data: Sequence[int] = (),
+    known_to_type_checkers_alone: Client | None = None,
+) -> dict[str, Any]:
+    """Return the options that are not what they usually are."""
+    return {name: value for name, value in locals().items() if value not in (None, False, 0.5, ())}
 
 
-@pytest.mark.parametrize("value", [*STRANGE, np.zeros(3)])
-def test_names_out_of_a_list_are_text(value):
-    with pytest.raises(ModelError, match="device must be one of 'cpu', not"):
-        one_of(value, ("cpu",), "device", ModelError)
-    assert one_of("cpu", ("cpu",), "device", ModelError) == "cpu"
+@pytest.mark.parametrize(
+    ("name", "fitting", "must_be"),
+    [
+        ("flag", [True], "True or False"),
+        ("count", [5, -1, 2.0, None], "a whole number or None"),
+        ("share", [0.25, 3, -1.5], "a finite number"),
+        ("text", ["", "yes", None], "text or None"),
+        ("way", ["up", None], "one of 'up', 'down' or None"),
+    ],
+)
+def test_options_are_what_their_annotations_say(name, fitting, must_be):
+    for value in fitting:
+        assert options_of(**{name: value}).get(name) == value or value is None
+    strange = [*STRANGE, np.zeros(3), np.array(1), np.array(True), pd.NA, pd.NaT, np.datetime64(1, "s"), 1j]
+    for value in strange:
+        if any(type(value) is type(each) for each in fitting) and value is not np.nan and value is not np.inf:
+            continue
+        if isinstance(value, int | float) and name in ("count", "share") and value in (0, 1.5, 10**30):
+            continue
+        with pytest.raises(ModelError, match=f"{name} must be {must_be}, not "):
+            options_of(**{name: value})
+
+
+def test_numbers_of_numpy_are_those_of_python_and_other_arguments_pass():
+    found = options_of(flag=np.True_, count=np.int64(3), share=np.float32(2), data=5, known_to_type_checkers_alone="a")
+    assert found == {"flag": True, "count": 3, "share": 2, "data": 5, "known_to_type_checkers_alone": "a"}
+    assert type(found["flag"]) is bool
+    assert type(found["count"]) is int
+    assert inspect.signature(options_of).parameters.keys() >= {"flag", "data"}
+
+
+ARRAYS = [np.zeros(2), np.array(1), pd.NA, [1], {}, object()]
+
+
+@pytest.mark.parametrize("value", [*ARRAYS, "yes"])
+@pytest.mark.parametrize(
+    ("call", "options", "error"),
+    [
+        (xland.downscale, ["flips", "chunks", "tolerance", "conserve", "direction", "device"], ModelError),
+        (write, ["overwrite", "resume", "progress", "shards"], StoreError),
+        (write_netcdf, ["overwrite", "progress"], StoreError),
+        (xland.open_store, ["verify"], StoreError),
+        (xland.open_training_store, ["verify", "cache"], StoreError),
+        (xland.evaluate, ["factor", "match_years"], GridError),
+        (xland.assess_change, ["weighting"], GridError),
+        (xland.prepare, ["tile", "resume", "overwrite", "progress"], StoreError),
+        (xland.train, ["device", "workers", "restarts", "resume", "progress"], ConfigurationError),
+        (xland.calibrate, ["device"], ConfigurationError),
+        (make_batches, ["patch", "batch", "seed", "epoch", "rare_classes", "rank", "ranks"], ConfigurationError),
+        (open_cluster, ["workers", "minimum", "threads", "timeout", "progress"], ClusterError),
+        (land_use_map, ["legend", "max_pixels"], GridError),
+        (xland.check, ["progress"], ForcingError),
+    ],
+)
+def test_options_that_are_something_else_are_refused_before_anything_is_done(call, options, error, value):
+    for name in options:
+        with pytest.raises(error, match=f"^{name} must be "):
+            call(*[None] * _positional(call), **{name: value})
+
+
+@pytest.mark.parametrize("value", [*ARRAYS, 5])
+@pytest.mark.parametrize(
+    ("call", "options", "error"),
+    [
+        (xland.evaluate, ["cells"], GridError),
+        (xland.assess_change, ["cells"], GridError),
+        (xland.publish, ["description", "name"], CatalogError),
+        (open_cluster, ["memory"], ClusterError),
+        (land_use_map, ["title"], GridError),
+    ],
+)
+def test_what_is_to_be_read_is_text(call, options, error, value):
+    for name in options:
+        with pytest.raises(error, match=f"^{name} must be "):
+            call(*[None] * _positional(call), **{name: value})
+
+
+def _positional(call):
+    kinds = [each.kind for each in inspect.signature(call).parameters.values() if each.default is each.empty]
+    return kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"threads": 0}, "threads"), ({"threads": 1.5}, "threads"), ({"timeout": 0}, "timeout"),
+        ({"timeout": -5}, "timeout"), ({"timeout": np.inf}, "timeout"), ({"memory": "a lot"}, "byte unit"),
+    ],
+)  # fmt: skip
+def test_clusters_of_no_size_are_refused(options, named):
+    with pytest.raises(ClusterError, match=named), open_cluster("local", **options):
+        pass
+
+
+def test_maps_are_drawn_on_axes_of_matplotlib():
+    maps = tiny_world((2000,))[2].isel(time=0)
+    for axes in (5, np.zeros(2), "ax"):
+        with pytest.raises(GridError, match="ax must be Axes of matplotlib"):
+            maps.ai4land.plot(ax=axes)
+    for pixels in (0, -1):
+        with pytest.raises(GridError, match="max_pixels must be at least 1"):
+            maps.ai4land.plot(max_pixels=pixels)
 
 
 @pytest.mark.parametrize("value", [5, np.nan, None, object(), xr.DataArray(0)])
@@ -106,7 +234,7 @@ def test_clusters_are_named_and_counted(options):
 
 def test_entries_have_text_and_mappings(tmp_path):
     store = write(tiny_world((2000,))[2].to_dataset(), tmp_path / "a.zarr", progress=False)
-    for options in ({"metadata": "abc"}, {"metadata": [1]}, {"metadata": 5}, {"description": np.zeros(2)}):
+    for options in ({"metadata": "abc"}, {"metadata": [1]}, {"metadata": 5}, {"metadata": np.zeros(2)}):
         with pytest.raises(CatalogError, match="metadata must be a mapping"):
             xland.publish(tmp_path / "c.yaml", name="a", store=store, **options)
     xland.publish(tmp_path / "c.yaml", name="a", store=store)

@@ -212,7 +212,7 @@ def test_an_entry_says_what_its_store_is(store, tmp_path):
         publish(tmp_path / "c.yaml", name="a", store=store, metadata={"doi": "none", "n": np.int64(3)})
     )
     entry = entry["sources"]["a"]
-    assert entry["description"] == "Land use of 2015 to 2016 on a 0.25 degree grid"
+    assert entry["description"] == "Land use on 0.25 degree, 2015-2016"
     metadata = entry["metadata"]
     assert metadata["bounds"] == [10.0, 48.0, 13.0, 50.0]
     assert metadata["years"] == [2015, 2016]

@@ -13,7 +13,7 @@ from tests.training.commands import write_files
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
 from xland.allocation.crosswalk import Crosswalk
 from xland.cli import _parser, main
-from xland.errors import TrainingStoppedError
+from xland.errors import TrainingStoppedError, XlandError
 from xland.inference.downscale import downscale
 from xland.training.run import train
 from xland.vocabulary import STATE_CLASSES
@@ -52,6 +52,28 @@ def test_train_has_the_arguments_and_defaults_of_the_function():
             "generator",
         ):
             assert getattr(options, name) == parameter.default, name
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("pass overwrite=True to replace it", "pass --overwrite to replace it"),
+        ("finish it with resume=True or anew (`overwrite=True`).", "finish it with --resume or anew (`--overwrite`)."),
+        ("set direction='backward'", "set --direction backward"),
+        ("give more, model=['a', 'b'], or leave it out", "give more, --model a --model b, or leave it out"),
+        ("choose conserve=, too; pass tolerance=0.5.", "choose --conserve, too; pass --tolerance 0.5."),
+        ("its map, prior.assign_coords(time=2000)", "its map, prior.assign_coords(time=2000)"),
+        ("array.to_dataset(name='primf')", "array.to_dataset(name='primf')"),
+        ("/years=2000/a.zarr?years=5, static==1, outputs_=5", "/years=2000/a.zarr?years=5, static==1, outputs_=5"),
+    ],
+)  # fmt: skip
+def test_messages_name_options_as_the_command_has_them(said, shown, capsys, monkeypatch):
+    def fail(*_args, **_options):
+        raise XlandError(said)
+
+    monkeypatch.setattr("xland.cli.open_coarse", fail)
+    assert main(["downscale", "a.nc", "b.zarr"]) == 1
+    assert capsys.readouterr().err == f"XlandError: {shown}\n"
 
 
 def test_an_error_of_the_system_is_one_line(files, store, tmp_path, capsys):

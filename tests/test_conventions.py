@@ -195,3 +195,28 @@ def test_what_was_selected_or_joined_says_what_it_covers(tmp_path, joined):
             keys = ("time_coverage_start", "time_coverage_end", "geospatial_lat_min")
             assert tuple(found[key] for key in keys) == wanted
     assert ds.attrs["time_coverage_start"] == "0850-01-01"
+
+
+def test_the_title_names_the_years_that_are_written(tmp_path):
+    three = describe_product(of_three_years())
+    assert three.attrs["title"] == "Land use on 0.01 degree, 850, 1855, 2100"
+    for number, (title, ds) in enumerate({
+        "Land use on 0.01 degree, 1855": three.sel(year=1855),
+        "Land use on 0.01 degree, 850, 1855": three.isel(time=slice(2), lat=[0]),
+        "Land use on 0.01 degree": three.isel(time=0, drop=True).drop_vars("time_bnds", errors="ignore"),
+        "My maps, 1855": three.sel(year=2100).assign_attrs(title="My maps, 1855"),
+    }.items()):  # fmt: skip
+        written = open_store(write(ds, tmp_path / f"{number}.zarr", progress=False)).attrs
+        assert written["title"] == title
+        assert ("time_coverage_start" in written) == (number != 2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_others_copy_a_store_to_netcdf_without_a_warning(tmp_path):
+    path = write(describe_product(of_three_years()), tmp_path / "a.zarr", progress=False)
+    with xr.open_zarr(path, decode_times=xr.coders.CFDatetimeCoder(time_unit="s")) as plain:
+        plain.to_netcdf(tmp_path / "a.nc")
+    with xr.open_dataset(tmp_path / "a.nc", decode_times=False) as file:
+        assert file.time.values.tolist() == [-365242, 1826, 91311]
+        assert file.time_bnds.values[1].tolist() == [1826, 2191]
+        assert "_FillValue" not in file.time.encoding

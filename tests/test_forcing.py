@@ -159,6 +159,8 @@ def test_days_since_850_decoded_by_xarray_keep_their_years():
     [
         (with_time([1164.0, 1165.0], units="fortnights"), "units 'fortnights' are not known"),
         (with_time([1.0, 2.0], units="fortnights since 850-01-01"), "cannot be decoded"),
+        (with_time([1.0, 2.0], units="years since 850-13-01"), "are not known"),
+        (with_time([1.0, 2.0], units=f"years since {10**30}-01-01"), "are not known"),
         (with_time([0.0, 1.0]), "not calendar years from 850 to 2500; if they count from a year, say so"),
         (with_time([2014.2, 2014.7]), "not calendar years"),
         (with_time([np.nan, 2015.0]), "1 of 2 steps are not finite"),

@@ -20,6 +20,7 @@ def checked(name, value, row=1, column=0):
     ("name", "value", "message"),
     [
         ("elevation", -9999, r"elevation: 1 cells of land below -500 \(lowest -9999\), the first at latitude 48.5, "),
+        ("elevation", 9999, "above 9000"),
         ("elevation", 1e30, "fill value that no attribute declares"),
         ("elevation", np.nan, "NaN or infinite"),
         ("slope", -0.2, r"below 0 \(lowest -0.2\)"),

@@ -78,6 +78,8 @@ def test_integers_that_say_they_are_unsigned_are_read_so():
         ({"_FillValue": "abc"}, "_FillValue is 'abc', which is not a number"),
         ({"scale_factor": "x"}, "scale_factor is 'x'"),
         ({"valid_range": [1.0]}, "valid_range holds 1 numbers"),
+        ({"scale_factor": np.array([1.0, 2.0])}, "scale_factor holds 2 numbers, not one"),
+        ({"_FillValue": 10**400}, "_FillValue is .*, which is not a number"),
     ],
 )
 def test_packing_and_attributes_that_are_no_numbers_are_refused(attributes, message):

@@ -419,8 +419,14 @@ def test_stores_of_others_open(tmp_path, folder):
 def test_stores_that_an_earlier_version_wrote_open(tmp_path):
     with_plain_years(maps()).assign_attrs(xland_complete=True).to_zarr(tmp_path / "whole.zarr", consolidated=False)
     found = open_store(tmp_path / "whole.zarr")
-    assert found.time.values.tolist() == [2000, 2001]
+    xr.testing.assert_equal(found.time.load(), maps().time)
     np.testing.assert_array_equal(found.land_use.sel(year=2001), maps().land_use.sel(year=2001))
+    later = maps(years=1).isel(lat=slice(None))
+    later = with_years(later, [2002])
+    joined = xr.concat([found, later], "time", join="exact", combine_attrs="override")
+    assert joined.sel(time="2002").year.item() == 2002
+    assert joined.time_bnds.dims == ("time", "bnds")
+    assert open_store(put(joined, tmp_path / "joined.zarr")).year.values.tolist() == [2000, 2001, 2002]
     with_plain_years(maps()).assign_attrs(xland_complete=False).to_zarr(tmp_path / "a.zarr", consolidated=False)
     with pytest.raises(StoreError, match="is incomplete"):
         open_store(tmp_path / "a.zarr")
@@ -531,7 +537,7 @@ def test_describing_reads_nothing():
     ds = describe_product(maps(fuse=Fuse(after=0)))
     assert ds.land_use.chunks is not None
     assert ds.attrs["title"] == "a test"
-    assert describe_product(maps().drop_attrs()).attrs["title"] == "Land use of 2000 to 2001 on a 0.25 degree grid"
+    assert describe_product(maps().drop_attrs()).attrs["title"] == "Land use on 0.25 degree, 2000-2001"
 
 
 def test_a_block_that_starts_after_its_run_was_broken_off_writes_nothing(tmp_path):

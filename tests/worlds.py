@@ -86,7 +86,8 @@ def _world(years: tuple[int, ...], seed: int) -> tuple[xr.Dataset, xr.Dataset, x
     sea, relief, wet, suited, pasture, town = (_field(random, high) for high in (3, 12, 25, 40, 30, 60))
     land = (sea > -0.4) & (FINE.latitude[:, None] > -80)
     latitude = np.abs(FINE.latitude)[:, None] * np.ones(FINE.columns)
-    elevation = np.where(land, 400 + 1500 * np.maximum(relief, -0.2) ** 2 + 800 * (sea + 0.4), 0.0)
+    height = 400 + 1500 * np.maximum(relief, -0.2) ** 2 + 800 * (sea + 0.4)
+    elevation = np.where(land, np.minimum(height, 8848), 0.0)
     maps = []
     for year in years:
         codes = np.full(FINE.shape, GRASS_SHRUB, dtype=np.uint8)

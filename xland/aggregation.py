@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from xland.grid import Grid, class_shares
 from xland.orientation import orient, restore
+from xland.reader import read_codes
 from xland.vocabulary import CLASSES, check_codes
 from xland.years import index_by
 
@@ -34,11 +35,12 @@ def aggregate_classes(maps: xr.DataArray, factor: int) -> xr.Dataset:
     Raises
     ------
     GridError
-        If the fine cells cannot be grouped without remainder.
+        If the fine cells cannot be grouped without remainder, or there are other dimensions than these.
     VocabularyError
+        If the map says that its codes are those of another legend, or
         When the shares are computed: codes other than 0..7, fractions or NaN.
     """
-    canonical, orientation = orient(maps, what="map")
+    canonical, orientation = orient(read_codes(maps, what="map"), what="map")
     fine = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
     coarse = fine.coarsen(factor)
     codes = canonical.chunk(lat=_multiple(canonical, "lat", factor), lon=_multiple(canonical, "lon", factor)).data
@@ -96,8 +98,11 @@ def _shares(
 ) -> NDArray[np.float32]:
     known = check_codes(codes, what=what, latitude=latitude.ravel(), longitude=longitude.ravel())
     flat = known.reshape(-1, *known.shape[-2:])
-    shares = np.stack([class_shares(each, factor, area.ravel(), len(CLASSES)) for each in flat], axis=1)
-    return shares.reshape(len(CLASSES), *codes.shape[:-2], *shares.shape[-2:]).astype(np.float32)
+    rows, columns = (size // factor for size in codes.shape[-2:])
+    shares = np.empty((len(CLASSES), len(flat), rows, columns), np.float32)
+    for number, each in enumerate(flat):
+        shares[:, number] = class_shares(each, factor, area.ravel(), len(CLASSES))
+    return shares.reshape(len(CLASSES), *codes.shape[:-2], rows, columns)
 
 
 def _multiple(maps: xr.DataArray, dim: str, factor: int) -> int:

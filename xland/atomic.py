@@ -79,6 +79,12 @@ def replace_file(
     return path
 
 
+def make_folder(path: Path, error: type[XlandError]) -> None:
+    """Make a folder and those above it where they are not there; what is in the way is an error of the named class."""
+    with naming_faults(path, error):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 @contextmanager
 def naming_faults(path: Path, error: type[XlandError] = StoreError) -> Iterator[None]:
     """Give errors of the operating system in the body the named class, if they are the fault of a path."""

@@ -33,7 +33,8 @@ import numpy as np
 import xarray as xr
 
 from xland.addresses import is_url, local_path, without_password
-from xland.atomic import naming_faults, replace_file
+from xland.arguments import checked, shown
+from xland.atomic import make_folder, replace_file
 from xland.conventions import READING, from_files
 from xland.entries import (
     DRIVERS,
@@ -64,6 +65,7 @@ _WAIT_SECONDS = 60.0
 _PART = 4 * 2**20  # bytes of a file behind a URL that are fetched at a time
 
 
+@checked(CatalogError)
 def publish(
     catalog: str | os.PathLike[str],
     *,
@@ -113,8 +115,8 @@ def publish(
     if path.suffix not in (".yaml", ".yml"):
         raise CatalogError(f"{path}: intake wants the name of a catalog to end in .yaml")
     check_name(name)
-    if not isinstance(metadata, Mapping | None) or not isinstance(description, str | None):
-        raise CatalogError("metadata must be a mapping of names to values, and description text; or leave them out")
+    if not isinstance(metadata, Mapping | None):
+        raise CatalogError(f"metadata must be a mapping of names to values or None, not {shown(metadata)}")
     relative = relative_path(path, target)
     is_file = target.is_file() or (target.suffix == ".nc" and not target.is_dir())
     driver = "netcdf" if is_file else "zarr"
@@ -141,8 +143,7 @@ def publish(
         "args": args,
         "metadata": found | extra | ({} if digest is None else {"digest": digest}),
     }
-    with naming_faults(path, CatalogError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, CatalogError)
     with _lock(path):
         content = _load(path) if os.path.lexists(path) else {"sources": {}}
         content["sources"] = {**content["sources"], name: entry}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -40,14 +41,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options) or 0)
     except TrainingStoppedError as stopped:
-        print(stopped, file=sys.stderr)
+        print(_on_the_command_line(str(stopped), options.usage()), file=sys.stderr)
         return stopped.status
     except (XlandError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{type(error).__name__}: {_on_the_command_line(str(error), options.usage())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; an unfinished store can be completed with --resume", file=sys.stderr)
         return 130
+
+
+def _on_the_command_line(message: str, usage: str) -> str:
+    """Turn the arguments that a message names as in Python, ``direction='backward'``, into options of a command."""
+    known = {*re.findall(r"--([a-z-]+)", usage), "overwrite", "resume"}
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found[1].replace("_", "-"), found[2]
+        if name not in known:
+            return found[0]
+        values = re.findall(r"[^\[\]'\", ]+", value)
+        return " ".join([f"--{name}"] if values in ([], ["True"]) else [f"--{name} {each}" for each in values])
+
+    return re.sub(r"(?<![\w(./?&])([a-z_]+)=(True|'[^']*'|\[[^\]]*\]|\d[\d.]*\d|\d|(?![\w{(=]))", option, message)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,7 +79,7 @@ def _command(commands: Any, name: str, run: Any, text: str, more: str = "") -> a
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=f"{text[0].upper()}{text[1:]}. {more}".strip()
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, usage=parser.format_usage)
     return parser
 
 

@@ -34,14 +34,18 @@ def for_files(ds: xr.Dataset) -> xr.Dataset:
 def from_files(ds: xr.Dataset) -> xr.Dataset:
     """Make years and names of classes selectable again in a Dataset that was opened.
 
-    Stores of earlier versions, whose ``time`` are plain years, get ``year`` beside them.
+    Where ``time`` are plain years, maps of earlier versions get the dates of today's, and those of others ``year``
+    beside it.
     """
     # xarray does not list a single value as a coordinate if its name is part of that of bounds, as `time` is
     bounds = [str(each.encoding["bounds"]) for each in ds.variables.values() if "bounds" in each.encoding]
     ds = ds.set_coords([n for n in ds.data_vars if not ds[n].ndim and any(str(n) in name for name in bounds)])
     time = find_role(ds, "time")
     if time is not None and time.coordinate is not None:
-        if "year" not in ds.variables and (years := _years(ds, time)) is not None:
+        years = _years(ds, time)
+        if years is not None and ds[time.coordinate].dtype.kind != "M" and _is_ours(ds):
+            ds = with_years(ds, years, time.dimension, time.coordinate)
+        elif years is not None and "year" not in ds.variables:
             ds = ds.assign_coords(
                 year=(time.dimension, np.array(years, dtype=np.int32), {"long_name": "calendar year"})
             )
@@ -142,6 +146,10 @@ def _cell_edges(labels: NDArray[np.float64], most: float) -> NDArray[np.float64]
     if np.abs(edges / size - numbers).max() < 1e-2:
         edges = numbers / round(1 / size) if size < 1 else numbers * size
     return np.clip(np.round(edges, 10) + 0.0, -most, most)
+
+
+def _is_ours(ds: xr.Dataset) -> bool:
+    return any(str(name).startswith("xland_") for name in ds.attrs)
 
 
 def _dated(ds: xr.Dataset) -> xr.Dataset:

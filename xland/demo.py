@@ -11,8 +11,10 @@ import xarray as xr
 import xland.accessor  # noqa: F401 - registers .ai4land
 from xland import datasets
 from xland.addresses import local_path
+from xland.atomic import make_folder
 from xland.batches.split import Part, divide
 from xland.catalog import open_entry
+from xland.errors import StoreError
 from xland.evaluation.report import Report, report
 from xland.files import open_coarse
 from xland.grid import Grid
@@ -72,7 +74,7 @@ def demo(
     from rich.console import Console
 
     console, folder = Console(), local_path(output, what="the folder of the results")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, StoreError)
     results = Results(*(folder / n for n in ("land_use.zarr", "catalog.yaml", "map.png", "report.html", "scores.json")))
     model = find_model(FRACTIONS_MODEL if forcing is None else LUH2_MODEL)
 

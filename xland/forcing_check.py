@@ -17,6 +17,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from xland.arguments import checked
 from xland.coordinates import check_reference
 from xland.errors import ForcingError, GridError, TimeError, XlandError
 from xland.findings import SEVERITIES, CheckTable, Finding, Severity
@@ -71,6 +72,7 @@ class _Report:
         return CheckTable(tuple(found), self.facts, pd.DataFrame(self.areas))
 
 
+@checked(ForcingError)
 def check(
     ds: xr.Dataset,
     *,

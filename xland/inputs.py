@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from xland.arguments import shown
 from xland.errors import ModelError, StaticError, VocabularyError
-from xland.records import Limits, check_entries, read_record, shown
+from xland.records import Limits, check_entries, read_record
 from xland.vocabulary import CLASS_NAMES, LUH2_STATES, class_code
 
 Transform = Literal["none", "sqrt", "signed_sqrt", "log1p"]

@@ -76,7 +76,7 @@ LIMITS: Mapping[str, Limits] = MappingProxyType({
     "secma": Limits(0.0, 1e4, units=("years", "year", "yr", "yrs", "a")),
     "secmb": Limits(0.0, 1e3, units=("kg m-2", "kg/m2", "kg/m^2", "kg m^-2", "kg m**-2", "kg c m-2", "kgc m-2",
                                      "kg c/m^2", "kgc/m2")),
-    "elevation": Limits(-500.0, 2e4, other_units=_LENGTHS),
+    "elevation": Limits(-500.0, 9e3, other_units=_LENGTHS),
     "slope": Limits(0.0, 90.0), "cos_aspect": Limits(-1.0, 1.0), "sin_aspect": Limits(-1.0, 1.0),
     "ruggedness": Limits(0.0, 2e4), "relative_elevation": Limits(-2e4, 2e4),
     "land_share": _FRACTION, "lake_share": _FRACTION,
@@ -88,7 +88,7 @@ LIMITS: Mapping[str, Limits] = MappingProxyType({
 })  # fmt: skip
 """What the variables that xland names may be: states are fractions, heights and lengths are in metres (distances
 from the coast also in kilometres), temperatures in degrees Celsius, precipitation in mm. Elevation is that of the
-surface, so nothing on land lies below the shore of the Dead Sea."""
+surface, so nothing on land lies below the shore of the Dead Sea or above Mount Everest."""
 
 _FAMILIES = {"koppen_": _FRACTION, "population_": _POSITIVE, "settlements_": _POSITIVE}
 

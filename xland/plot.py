@@ -18,10 +18,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.addresses import local_path
+from xland.arguments import checked, shown
 from xland.atomic import replacing
-from xland.errors import GridError, RegionError
+from xland.errors import GridError, RegionError, VocabularyError
 from xland.grid import Grid
 from xland.orientation import orient
+from xland.reader import check_array, map_of
 from xland.vocabulary import CLASSES, OCEAN, check_codes
 from xland.years import years_of
 
@@ -57,7 +59,8 @@ def thin(data: xr.DataArray, max_pixels: int = MAX_PIXELS) -> xr.DataArray:
     return data.isel({name: slice(min(step // 2, data.sizes[name] - 1), None, step) for name in ("lat", "lon")})
 
 
-def draw(da: xr.DataArray, ax: Axes | None = None, **options: Any) -> Axes:
+@checked(GridError)
+def draw(da: xr.DataArray, ax: Axes | None = None, *, max_pixels: int = MAX_PIXELS, **options: Any) -> Axes:
     """Draw class codes with :func:`land_use_map` and everything else with :func:`confidence_map`.
 
     Class codes are whole numbers of a variable that is called ``land_use``, has ``flag_values`` or
@@ -69,6 +72,8 @@ def draw(da: xr.DataArray, ax: Axes | None = None, **options: Any) -> Axes:
     da : DataArray
         One time step; any orientation.
     ax : matplotlib Axes, optional
+    max_pixels : int
+        Larger maps are thinned, see :func:`thin`.
     **options
         Of the function that draws.
 
@@ -76,11 +81,12 @@ def draw(da: xr.DataArray, ax: Axes | None = None, **options: Any) -> Axes:
     -------
     matplotlib Axes
     """
-    data, frame = _flat(da, _what(da), options.pop("max_pixels", MAX_PIXELS))
+    data, frame = _flat(da, _what(da), max_pixels)
     data = data.compute()
     return (_draw_classes if _holds_classes(data) else _draw_values)(da, data, frame, ax, **options)
 
 
+@checked(GridError)
 def land_use_map(
     da: xr.DataArray,
     ax: Axes | None = None,
@@ -119,6 +125,7 @@ def land_use_map(
     return _draw_classes(da, *_flat(da, _what(da), max_pixels), ax, title=title, legend=legend)
 
 
+@checked(GridError)
 def confidence_map(
     da: xr.DataArray,
     ax: Axes | None = None,
@@ -150,6 +157,7 @@ def confidence_map(
     return _draw_values(da, *_flat(da, _what(da), max_pixels), ax, title=title, colorbar=colorbar, label=label)
 
 
+@checked(GridError)
 def difference(
     predicted: xr.DataArray,
     observed: xr.DataArray,
@@ -186,6 +194,7 @@ def difference(
     return ax
 
 
+@checked(GridError)
 def side_by_side(
     maps: Mapping[str, xr.DataArray],
     *,
@@ -276,6 +285,7 @@ class _Frame(NamedTuple):
 
 def _flat(da: xr.DataArray, what: str, max_pixels: int | None) -> tuple[xr.DataArray, _Frame]:
     """Return one time step in canonical order, thinned, and where it lies."""
+    check_array(map_of(da, what), f"the {what}", VocabularyError, "numbers")
     data, _ = orient(da, what=what)
     several = [f"{dim} ({data.sizes[dim]})" for dim in data.dims if dim not in {"lat", "lon"} and data.sizes[dim] != 1]
     if several:
@@ -293,6 +303,8 @@ def _flat(da: xr.DataArray, what: str, max_pixels: int | None) -> tuple[xr.DataA
 
 
 def _step(shape: tuple[int, ...], max_pixels: int | None) -> int:
+    if max_pixels is not None and max_pixels < 1:
+        raise GridError(f"max_pixels must be at least 1, not {max_pixels}")
     return 1 if max_pixels is None else max(1, math.ceil(math.sqrt(math.prod(shape) / max_pixels)))
 
 
@@ -317,6 +329,7 @@ def _difference(
     _paint(ax, picture, frame, title)
 
 
+@checked(GridError)
 def _draw_classes(
     da: xr.DataArray,
     data: xr.DataArray,
@@ -334,6 +347,7 @@ def _draw_classes(
     return ax
 
 
+@checked(GridError)
 def _draw_values(
     da: xr.DataArray,
     data: xr.DataArray,
@@ -411,6 +425,10 @@ def _codes(data: xr.DataArray, what: str) -> NDArray[np.uint8]:
 
 def _axes(ax: Axes | None, frame: _Frame) -> Axes:
     if ax is not None:
+        from matplotlib.axes import Axes
+
+        if not isinstance(ax, Axes):
+            raise GridError(f"ax must be Axes of matplotlib, or None for a new figure, not {shown(ax)}")
         return ax
     import matplotlib.pyplot as plt
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -18,10 +19,16 @@ from xland.coordinates import find_role, find_scalars
 from xland.crs import attach_crs
 from xland.errors import GridError, TimeError
 from xland.vocabulary import flag_attributes
-from xland.years import years_of
+from xland.years import listed, years_of
 
 PACKAGES = ("xland", "xarray", "dask", "zarr", "numpy", "torch")
 """Packages whose versions a product names."""
+
+_COVERAGE = ("geospatial_", "time_coverage_")
+"""How the names of attributes begin that say which part of the world and which years there are."""
+
+_TITLE = re.compile(r"(Land use(?: on \S+ degree)?)(?:, [-0-9,. ]+)?")
+"""Titles of those who gave none, which name the years."""
 
 _COORDINATES: Mapping[str, Mapping[str, str]] = {
     "latitude": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
@@ -130,7 +137,13 @@ def describe_product(
 def for_storage(ds: xr.Dataset) -> xr.Dataset:
     """Bring a Dataset into the form of files; products that were selected from or joined say anew what they cover."""
     ds = for_files(ds)
-    return ds.assign_attrs(_extent(ds)) if "xland_versions" in ds.attrs else ds
+    if "xland_versions" not in ds.attrs:
+        return ds
+    kept = {name: value for name, value in ds.attrs.items() if not str(name).startswith(_COVERAGE)}
+    titled = _TITLE.fullmatch(str(kept.get("title", "")))
+    if titled:
+        kept["title"] = _dated(titled[1], ds)
+    return ds.drop_attrs(deep=False).assign_attrs(kept | _extent(ds))
 
 
 def bounds(ds: xr.Dataset) -> tuple[float, float, float, float] | None:
@@ -223,10 +236,12 @@ def _extent(ds: xr.Dataset) -> dict[str, Any]:
 
 
 def _default_title(ds: xr.Dataset) -> str:
-    covered = years(ds)
-    when = "" if not covered else f" of {covered[0]}" if len(covered) == 1 else f" of {covered[0]} to {covered[-1]}"
     step = _resolution(ds)
-    return f"Land use{when}" if step is None else f"Land use{when} on a {round(step, 6):g} degree grid"
+    return _dated("Land use" if step is None else f"Land use on {round(step, 6):g} degree", ds)
+
+
+def _dated(title: str, ds: xr.Dataset) -> str:
+    return f"{title}, {listed(covered)}" if (covered := years(ds)) else title
 
 
 def _resolution(ds: xr.Dataset) -> float | None:

@@ -21,6 +21,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from xarray.core.indexing import ExplicitlyIndexed
 
+from xland.arguments import shown
 from xland.coordinates import check_reference, find_names
 from xland.errors import GridError, StaticError, TimeError, VocabularyError, XlandError
 from xland.faults import with_named_reads
@@ -142,7 +143,10 @@ def declared_by(variable: xr.Variable, what: str, error: type[XlandError]) -> De
         fills = ()
 
     def number(key: str, default: float) -> float:
-        said = next(iter(_numbers(attributes.get(key, default), key, what, error)), default)
+        found = _numbers(attributes.get(key, default), key, what, error)
+        if len(found) > 1:
+            raise error(f"{what}: the attribute {key} holds {len(found)} numbers, not one; correct or remove it")
+        said = next(iter(found), default)
         return default if math.isnan(said) else said
 
     ends = {"valid_min": number("valid_min", -np.inf), "valid_max": number("valid_max", np.inf)}
@@ -200,8 +204,10 @@ def is_fill_key(key: object) -> bool:
 def _numbers(value: Any, key: str, what: str, error: type[XlandError]) -> list[float]:
     try:
         return [float(each) for each in np.ravel(np.asarray(value)) if each is not None]
-    except (TypeError, ValueError):
-        raise error(f"{what}: the attribute {key} is {value!r}, which is not a number; correct or remove it") from None
+    except (TypeError, ValueError, OverflowError):
+        raise error(
+            f"{what}: the attribute {key} is {shown(value)}, which is not a number; correct or remove it"
+        ) from None
 
 
 def _signedness(variable: xr.Variable, attributes: dict[str, Any]) -> np.dtype[Any] | None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import reprlib
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from typing import (
     get_type_hints,
 )
 
+from xland.arguments import shown
 from xland.errors import XlandError
 from xland.strangers import folders
 
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
 _Record = TypeVar("_Record", bound="DataclassInstance")
 
 _MOST_DOTS = 250  # in a line of TOML
-
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = _short.maxlong = 60
 
 
 @dataclass(frozen=True)
@@ -81,14 +78,6 @@ class Limits:
 
 Share = Annotated[float, Limits(0, 1)]
 Positive = Annotated[float, Limits(above=0)]
-
-
-def shown(value: Any) -> str:
-    """Return a value as it may stand in a message: short, however large it is."""
-    try:
-        return _short.repr(value)
-    except ValueError:  # an integer of more digits than Python writes
-        return f"a number of about {int(value.bit_length() * 0.30103)} digits"
 
 
 def check_entries(record: DataclassInstance, error: type[XlandError]) -> None:

@@ -23,7 +23,7 @@ import xarray as xr
 from dask.base import tokenize
 
 from xland.addresses import is_url, without_password
-from xland.arguments import check_flags
+from xland.arguments import checked
 from xland.atomic import explain
 from xland.conventions import READING, from_files
 from xland.errors import StoreError, XlandError
@@ -66,6 +66,7 @@ from xland.strangers.stores import check_store
 __all__ = ["is_complete", "open_store", "store_digest", "verify", "write", "write_netcdf"]
 
 
+@checked(StoreError)
 def write(
     ds: xr.Dataset,
     path: str | os.PathLike[str],
@@ -126,7 +127,6 @@ def write(
     WorkerError
         If workers of a cluster died again and again. What was finished is kept.
     """
-    check_flags(StoreError, overwrite=overwrite, resume=resume)
     if overwrite and resume:
         raise StoreError("choose one of overwrite (begin anew) and resume (finish what was begun)")
     check_kinds(ds)
@@ -154,6 +154,7 @@ def write(
     return place.target if is_url(place.target) else Path(place.target)
 
 
+@checked(StoreError)
 def open_store(path: str | os.PathLike[str], *, verify: bool = False, **kwargs: Any) -> xr.Dataset:
     """Open a store lazily; refuse one that is not whole.
 

@@ -38,15 +38,20 @@ _JOINED = (
 _MOST = 1e18
 """Numbers from which on no unit of time gives a year that is believed."""
 
-ENCODING = {"units": "days since 1850-01-01", "calendar": "proleptic_gregorian", "dtype": "int32"}
-"""How dates are stored: the calendar reaches 850, and CDO, NCO, GDAL, cftime and xarray all know it."""
+ENCODING = {"units": "days since 1850-01-01", "calendar": "proleptic_gregorian", "dtype": "int64"}
+"""How dates are stored: the calendar reaches 850, and CDO, NCO, GDAL, cftime and xarray all know it.
+
+Dask keeps the byte order that Zarr gives to 32-bit numbers, which netCDF4 would then warn about.
+"""
 
 _DATE = {"standard_name": "time", "long_name": "time", "axis": "T"}
 _YEAR = {"long_name": "calendar year"}
 _YEARLY = frozenset({"year", "years"})
 """Names under which callers select by plain integers, which they keep."""
 
-_REFERENCE = re.compile(r"^\s*(?P<unit>\w+)\s+since\s+(?P<year>-?\d+)(?:-(?P<month>\d+))?", re.IGNORECASE)
+_REFERENCE = re.compile(
+    r"^\s*(?P<unit>\w+)\s+since\s+(?P<year>-?\d{1,6})(?:-(?P<month>0?[1-9]|1[0-2])(?!\d)|(?!-?\d))", re.IGNORECASE
+)
 _STEPS_OF_A_YEAR = dict.fromkeys(("year", "years", "common_year", "common_years", "yr", "yrs"), 1) | dict.fromkeys(
     ("month", "months", "mon"), 12
 )

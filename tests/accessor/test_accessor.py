@@ -211,6 +211,17 @@ def test_codes_that_no_class_has_are_refused_when_aggregating():
         broken.ai4land.aggregate(4).compute()
 
 
+def test_aggregating_reads_maps_as_everything_does():
+    """Declared fill values are no data, other legends are refused, and no year gives no year."""
+    maps = tiny_world((2000,))[2]
+    expected = maps.ai4land.aggregate(4)
+    filled = maps.where(maps > 0, 200).astype("u1").assign_attrs(_FillValue=np.uint8(200))
+    xr.testing.assert_equal(filled.ai4land.aggregate(4), expected)
+    with pytest.raises(VocabularyError, match="flag_meanings that 1 is 'trees'"):
+        maps.assign_attrs(flag_values=[0, 1], flag_meanings="ocean trees").ai4land.aggregate(4)
+    assert maps.isel(time=[]).ai4land.aggregate(4).forest.compute().shape == (0, 45, 90)
+
+
 @pytest.mark.parametrize("bad", [np.nan, -1.0, 2.5, np.inf])
 def test_what_is_no_whole_code_is_refused_when_aggregating(bad):
     _, _, maps = tiny_world((2000,))

@@ -343,7 +343,7 @@ def test_arguments_that_make_no_sense_are_refused():
         assess_change(start, observed, predicted, factors=["a", np.nan, np.inf, np.int64(2), 4.0])
     with pytest.raises(GridError, match=r"`factors` is a sequence of sizes of windows, not 5; pass factors=\(5,\)"):
         assess_change(start, observed, predicted, factors=5)
-    with pytest.raises(GridError, match="unknown weighting 'people'"):
+    with pytest.raises(GridError, match="weighting must be one of 'area', 'pixels', not 'people'"):
         assess_change(start, observed, predicted, weighting="people")
     with pytest.raises(TimeError, match="the start map has 2 time steps; select one"):
         assess_change(xr.concat([start, start], "time"), observed, predicted)

@@ -364,7 +364,7 @@ def test_grids_of_another_resolution_or_phase_are_refused():
 
 @pytest.mark.parametrize("factor", ["a", None, [5], 2.5, 0, True, np.nan, np.inf])
 def test_a_factor_that_is_no_number_of_cells_is_refused(factor):
-    with pytest.raises(GridError, match=r"the factor .* must be a whole number of at least 1, not"):
+    with pytest.raises(GridError, match=r"factor .*must be a whole number"):
         evaluate(*two_maps(), factor=factor)
 
 

@@ -307,7 +307,7 @@ def test_structural_faults_are_named_before_anything_is_computed(world, model, r
         ({"years": 2000.7}, TimeError, "whole numbers"),
         ({"years": slice(2000, 2002, 2)}, TimeError, "step"),
         ({"years": slice(1850, 1900)}, TimeError, "no year to map"),
-        ({"chunks": "auto"}, GridError, "chunks"),
+        ({"chunks": "auto"}, ModelError, "chunks"),
         ({"chunks": 40.0}, GridError, "chunks"),
         ({"outputs": None}, ModelError, "outputs"),
         ({"model": 3}, ModelError, "name of a shipped one"),

@@ -215,7 +215,7 @@ def test_the_examples_of_the_documentation_run(capsys):
         (
             {"part": "training"},
             ConfigurationError,
-            "no part 'training' of the split: choose one of train, validation, test, or None",
+            "part must be one of 'train', 'validation', 'test' or None, not 'training'",
         ),
         ({"model": "luh2-0p05"}, ConfigurationError, "inputs and model both say which channels to take"),
         ({"years": slice(2000, 2001)}, TimeError, "give calendar years as a whole number or a list"),

@@ -214,7 +214,7 @@ def test_a_killed_run_resumes_to_the_identical_store(tmp_path, whole):
     assert content(path) == content(whole)
 
 
-@pytest.mark.parametrize(("place", "name"), [(module, "hash_array"), (workplace, "_seal"), (Path, "rename")], ids=str)
+@pytest.mark.parametrize(("place", "name"), [(module, "hash_array"), (workplace, "seal"), (Path, "rename")], ids=str)
 def test_a_run_that_stops_at_the_very_end_resumes_to_the_identical_store(tmp_path, monkeypatch, whole, place, name):
     def stop(*arguments):
         raise StopError
@@ -364,5 +364,5 @@ def test_the_command_writes_the_same_store(tmp_path, capsys):
     assert "2 maps of 180 x 360 cells" in capsys.readouterr().out
     assert open_training_store(tmp_path / "a.zarr").chunk == (60, 60)
     assert main(arguments) == 1
-    assert "exists; pass overwrite=True" in capsys.readouterr().err
+    assert "exists; pass --overwrite" in capsys.readouterr().err
     assert main([*arguments, "--resume"]) == 0

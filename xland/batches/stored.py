@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xland.addresses import local_path
+from xland.arguments import checked
 from xland.batches.chunks import ChunkCache, ChunkedArray, Index, hash_array, open_chunks
 from xland.batches.masking import MASKED
 from xland.batches.source import Place
@@ -36,6 +37,7 @@ CACHE_BYTES = 256 * 2**20
 """Bytes of decoded chunks that are kept unless the caller says otherwise."""
 
 
+@checked(StoreError)
 def open_training_store(
     path: str | os.PathLike[str], *, cache: int = CACHE_BYTES, verify: bool = False
 ) -> StoredArrays:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xland.arguments import is_count
+from xland.arguments import checked, is_count
 from xland.clusters.existing import connect
 from xland.clusters.local import cuda_workers, local_workers
 from xland.clusters.profile import Profile
@@ -22,6 +22,7 @@ KINDS = ("local", "cuda", "slurm")
 SCHEMES = ("tcp://", "tls://")
 
 
+@checked(ClusterError)
 @contextmanager
 def open_cluster(
     spec: str,
@@ -81,7 +82,11 @@ def open_cluster(
     >>> with open_cluster("local", workers=4) as client:  # doctest: +SKIP
     ...     hr.ai4land.to_zarr("land_use.zarr")
     """
-    _check_counts(workers, minimum)
+    _check_counts(workers=workers, minimum=minimum, threads=threads)
+    if timeout is not None and timeout <= 0:
+        raise ClusterError(f"timeout must be more than 0 seconds, not {timeout}; leave it out for the usual time")
+    if workers is not None and minimum is not None and minimum > workers:
+        raise ClusterError(f"minimum={minimum} is more than workers={workers}: no more than those will come")
     if not isinstance(spec, str):
         raise ClusterError(f"a cluster is named by text: {', '.join(KINDS)} or tcp://host:port, not {spec!r:.80}")
     if spec != "slurm" and profile is not None:
@@ -104,9 +109,7 @@ def open_cluster(
         yield client
 
 
-def _check_counts(workers: int | None, minimum: int | None) -> None:
-    for name, count in (("workers", workers), ("minimum", minimum)):
+def _check_counts(**counts: int | None) -> None:
+    for name, count in counts.items():
         if count is not None and not is_count(count):
             raise ClusterError(f"{name} must be a whole number of at least 1, not {count!r}")
-    if workers is not None and minimum is not None and minimum > workers:
-        raise ClusterError(f"minimum={minimum} is more than workers={workers}: no more than those will come")

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 from xland.addresses import local_path
+from xland.arguments import shown
 from xland.errors import ClusterError
-from xland.records import Limits, check_entries, read_record, read_toml, shown
+from xland.records import Limits, check_entries, read_record, read_toml
 
 _LARGEST = 2**18
 _SHIPPED = Path(__file__).parent / "profiles"

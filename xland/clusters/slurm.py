@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xland.addresses import local_path
+from xland.atomic import make_folder
 from xland.clusters.keys import security_of, temporary_keys
 from xland.clusters.loop import running_loop
 from xland.clusters.profile import Profile, load_profile
@@ -51,7 +52,7 @@ def slurm_workers(wanted: Wanted, profile: str | Path | Profile | None) -> Itera
             "with --dry-run"
         )
     folder = local_path(chosen.folder, what="the folder of SLURM jobs")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, ClusterError)
     refusals: list[str] = []
     with (
         dask.config.set({"distributed.deploy.lost-worker-timeout": LOST_WORKER}),

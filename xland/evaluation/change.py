@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.arguments import is_count, items_of
+from xland.arguments import checked, is_count, items_of
 from xland.errors import GridError, NothingToScoreError, RegionError, TimeError, UndefinedScoreWarning
 from xland.evaluation.alignment import overlaps
 from xland.evaluation.blocks import place_mask
@@ -60,6 +60,7 @@ class _Scene:
     names: tuple[str, str, str]
 
 
+@checked(GridError)
 def assess_change(
     start: xr.DataArray | xr.Dataset,
     observed: xr.DataArray | xr.Dataset,
@@ -120,8 +121,6 @@ def assess_change(
     and Castella (2011), doi 10.1080/00045608.2010.517742.
     """
     sizes = _checked_factors(factors)
-    if weighting not in ("area", "pixels"):
-        raise GridError(f"unknown weighting {weighting!r}; known are 'area' and 'pixels'")
     maps = {
         "start": as_map(start, what="start map"),
         "observed": as_map(observed, what="observed map"),

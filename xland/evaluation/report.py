@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from xland.addresses import local_path
 from xland.allocation.crosswalk import Crosswalk, checked_crosswalk
+from xland.arguments import checked
 from xland.atomic import replace_file
 from xland.errors import GridError, NothingToScoreError, TimeError, UndefinedScoreWarning
 from xland.evaluation.agreement import coarse_agreement
@@ -263,6 +264,7 @@ class Report:
         return replace_file(local_path(path, what="a report"), render(self))
 
 
+@checked(GridError)
 def report(
     predicted: xr.DataArray | xr.Dataset,
     observed: xr.DataArray | xr.Dataset,

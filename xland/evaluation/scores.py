@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.arguments import is_count, items_of
+from xland.arguments import checked, is_count, items_of
 from xland.errors import GridError, NothingToScoreError, VocabularyError
 from xland.evaluation.alignment import pair_years
 from xland.evaluation.blocks import Weightings, count_lazily, weigh
@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 
+@checked(GridError)
 def evaluate(
     predicted: xr.DataArray | xr.Dataset,
     observed: xr.DataArray | xr.Dataset,
@@ -103,6 +104,7 @@ def evaluate(
     )["map"]
 
 
+@checked(GridError)
 def compare(
     predictions: Mapping[str, xr.DataArray | xr.Dataset],
     observed: xr.DataArray | xr.Dataset,
@@ -138,6 +140,7 @@ def compare(
     return whole
 
 
+@checked(GridError)
 def compare_regions(
     predictions: Mapping[str, xr.DataArray | xr.Dataset],
     observed: xr.DataArray | xr.Dataset,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Literal, get_args
+from typing import Literal
 
 import xarray as xr
 from dask.base import tokenize
 
 from xland.allocation.crosswalk import Crosswalk
-from xland.arguments import check_flags, one_of
+from xland.arguments import checked
 from xland.coordinates import Names
 from xland.datasets.static import static_identity
 from xland.errors import ModelError, TimeError
@@ -44,6 +44,7 @@ Direction = Literal["forward", "backward"]
 Device = Literal["auto", "cpu", "cuda"]
 
 
+@checked(ModelError)
 def downscale(
     ds: xr.Dataset,
     *,
@@ -144,9 +145,6 @@ def downscale(
     inputs = trained.inputs
     wanted = choose_outputs(outputs)
     check_model(wanted, trained)
-    one_of(direction, get_args(Direction), "direction", ModelError)
-    one_of(device, get_args(Device), "device", ModelError)
-    check_flags(ModelError, flips=flips)
     kept = choose_totals(ds, conserve, crosswalk, tolerance, inputs, prior=prior is not None, outputs=wanted)
     states = () if kept is None else kept.states
     forcing = read_forcing(ds, variables=tuple(dict.fromkeys((*inputs.coarse_variables, *states))))
@@ -211,7 +209,6 @@ def downscale(
     restored = with_years(restore(fine, forcing.orientation), chosen, time.dimension, time.coordinate)
     described = describe_product(
         restored,
-        title=f"Land use on {inputs.resolution:g} degree, {listed(chosen)}",
         summary=f"Class of land use in each cell, downscaled by the model {trained.name} of xland",
         source=str(ds.attrs.get("title", "coarse land-use fractions")),
         model={"name": trained.name, "sha256": trained.digest, "licence": trained.licence},

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from xland.addresses import local_path
+from xland.arguments import shown
 from xland.atomic import replace_file
 from xland.errors import CheckpointError, ModelError, XlandError
 from xland.inputs import InputSpec
@@ -24,7 +25,7 @@ from xland.models.architecture import Architecture
 from xland.models.calibration import Calibration
 from xland.models.coverage import Coverage
 from xland.models.weights import LARGEST, read_verified
-from xland.records import Limits, check_entries, read_json, read_record, shown
+from xland.records import Limits, check_entries, read_json, read_record
 
 if TYPE_CHECKING:
     from xland.models.unet import DownscalingNetwork

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from xland.arguments import shown
 from xland.errors import CheckpointError
-from xland.records import open_plain, shown
+from xland.records import open_plain
 
 HEADER = 2**22
 """Bytes that the header of a file may have."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import xarray as xr
 
 from xland.addresses import local_path
-from xland.arguments import check_flags
+from xland.arguments import checked
 from xland.atomic import replacing
 from xland.conventions import for_gis
 from xland.errors import StoreError
@@ -24,6 +24,7 @@ from xland.storing.kinds import check_kinds
 from xland.storing.packing import drop_encoding
 
 
+@checked(StoreError)
 def write_netcdf(
     ds: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = True
 ) -> Path:
@@ -52,7 +53,6 @@ def write_netcdf(
     """
     from dask.diagnostics import ProgressBar
 
-    check_flags(StoreError, overwrite=overwrite)
     final = local_path(path, what="a NetCDF file")
     if final.is_dir():
         raise StoreError(f"{final} is a folder, and is left alone; choose another path, such as {final / 'maps.nc'}")

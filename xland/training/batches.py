@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xland.arguments import checked
 from xland.batches.labelled import LabelledBatches
 from xland.batches.loader import NO_AUGMENTATION, Augmentation
 from xland.batches.patches import make_patches
@@ -30,6 +31,7 @@ from xland.training.samples import make_dataset, make_order, take_census
 PartName = Literal["train", "validation", "test"]
 
 
+@checked(ConfigurationError)
 def make_batches(
     forcing: xr.Dataset,
     *,

@@ -14,6 +14,7 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
+from xland.arguments import checked
 from xland.batches.split import CELL_COLUMNS, Part, cell_of
 from xland.errors import CheckpointError, ConfigurationError, ModelError
 from xland.models import DEFAULT_MODEL, find_model
@@ -34,6 +35,7 @@ _PIXELS = 400_000
 """Pixels that a scaling is fitted on at most."""
 
 
+@checked(ConfigurationError)
 def calibrate(
     model: str | Path | Checkpoint = DEFAULT_MODEL,
     *,

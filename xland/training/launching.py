@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xland.addresses import local_path
+from xland.atomic import make_folder
 from xland.clusters import Profile, job_script, load_profile, open_cluster, slurm
-from xland.errors import ClusterError, TrainingStoppedError
+from xland.errors import CheckpointError, ClusterError, TrainingStoppedError
 from xland.models.checkpoint import Checkpoint, read_checkpoint
 from xland.training.configuration import Configuration
 from xland.training.group import Device
@@ -102,7 +103,7 @@ def launch(
     """
     count = _count(client, workers, restarts)
     output = local_path(job.output, what="the folder of a training")
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output, CheckpointError)
     work = {
         "call": call,
         "configuration": job.configuration.to_dict(),

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from xland.atomic import replace_file
+from xland.atomic import make_folder, replace_file
 from xland.batches.loader import PatchDataset, make_loader
 from xland.batches.patches import Patches
 from xland.batches.sampling import RankSampler
@@ -114,7 +114,7 @@ def fit(
         If a process was asked to end. The step in hand is finished and the state written.
     """
     schedule = configuration.schedule
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, CheckpointError)
     if has_state(folder) and not resume:
         raise ConfigurationError(f"{folder} holds a training state: resume it, or choose another folder")
     census = take_census(material.source)

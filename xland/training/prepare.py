@@ -20,7 +20,7 @@ import numpy as np
 import xarray as xr
 
 from xland.addresses import local_path
-from xland.arguments import check_flags, is_count
+from xland.arguments import checked, is_count
 from xland.atomic import explain
 from xland.batches.chunks import hash_array, open_chunks
 from xland.batches.masking import MASKED
@@ -51,6 +51,7 @@ from xland.training.sources import Sources, check_sources
 from xland.training.survey import count_steps, survey
 
 
+@checked(StoreError)
 def prepare(
     configuration: str | Path | Configuration,
     store: str | os.PathLike[str],
@@ -107,7 +108,6 @@ def prepare(
     XlandError
         If the data do not fit, as :func:`xland.training.material.gather` says.
     """
-    check_flags(StoreError, overwrite=overwrite, resume=resume)
     if overwrite and resume:
         raise StoreError("choose one of overwrite (begin anew) and resume (finish what was begun)")
     place = LocalWorkplace(str(local_path(store, what="a training store")))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from xland.addresses import local_path
+from xland.arguments import checked
 from xland.batches.schema import patches_from
 from xland.errors import ConfigurationError
 from xland.models.checkpoint import Checkpoint
@@ -28,6 +29,7 @@ STORE = "data.zarr"
 """Training store that a training on a cluster writes into its output folder if it is given none."""
 
 
+@checked(ConfigurationError)
 def train(
     configuration: str | Path | Configuration,
     output: str | Path,

@@ -105,30 +105,55 @@ def load_state(folder: Path, learner: Learner, identity: dict[str, Any]) -> Prog
     Raises
     ------
     CheckpointError
-        If both files are damaged, or the state belongs to another configuration or other data; the
-        message names the entries that differ.
+        If both files are damaged, the state belongs to another configuration or other data (the message names
+        the entries that differ), or it is not one that :func:`save_state` wrote.
     """
+    try:
+        return _restored(folder, learner, identity)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        said = " ".join(str(error).split())
+        raise CheckpointError(
+            f"the training state in {folder} is not one that xland wrote ({type(error).__name__}: {said:.200}); "
+            "delete it to start again, or choose another output folder"
+        ) from error
+
+
+def _restored(folder: Path, learner: Learner, identity: dict[str, Any]) -> Progress:
     tensors, metadata = _read_last(folder)
-    different = differences(identity, _table(metadata, "identity", folder))
+    different = differences(identity, json.loads(metadata["identity"]))
     if different:
         more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
         raise CheckpointError(
             f"the training state in {folder} belongs to another configuration or other data: "
             f"{'; '.join(different[:_SHOWN])}{more}. Choose another output folder or start without resume"
         )
-    try:
-        learner.network.load_state_dict(_part(tensors, "network."))
-        learner.average.load_state_dict(_part(tensors, "average."))
-        state: dict[int, dict[str, Any]] = {}
-        for name, tensor in _part(tensors, "optimizer.").items():
-            number, _, entry = name.partition(".")
-            state.setdefault(int(number), {})[entry] = tensor
-        learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": state})
-        return Progress(**json.loads(metadata["progress"]))
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(
-            f"the training state in {folder} is not one of this network: {error}; start without resume"[:1000]
-        ) from error
+    learner.network.load_state_dict(_part(tensors, "network."))
+    learner.average.load_state_dict(_part(tensors, "average."))
+    state: dict[int, dict[str, Any]] = {}
+    for name, tensor in _part(tensors, "optimizer.").items():
+        number, _, entry = name.partition(".")
+        state.setdefault(int(number), {})[entry] = tensor
+    learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": state})
+    _check_optimizer(learner.optimizer)
+    return _progress_of(metadata)
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse averages of gradients that are not those of the parameters: a step would fail on them."""
+    for parameter, averages in optimizer.state.items():
+        shapes = {name: tuple(values.shape) for name, values in averages.items()}
+        if shapes != {"step": (), "exp_avg": (own := tuple(parameter.shape)), "exp_avg_sq": own}:
+            raise ValueError(f"the optimizer has {shapes} for a parameter of the shape {own}")
+
+
+def _progress_of(metadata: dict[str, str]) -> Progress:
+    values, usual = json.loads(metadata["progress"]), vars(Progress())
+    kinds, expected = ({name: type(each) for name, each in entries.items()} for entries in (values, usual))
+    if not kinds.items() <= expected.items() or not all(isinstance(figures, dict) for figures in values["history"]):
+        raise ValueError(f"the progress has other entries than {', '.join(usual)}")
+    return Progress(**values)
 
 
 def _read_last(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -146,24 +171,13 @@ def _read_last(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise CheckpointError(f"{error}; {second}; delete both to start again") from second
         # else the next state would push out the good one and keep the damaged
         before.replace(newest)
-        step = _table(found[1], "progress", folder).get("step")
         warnings.warn(
-            f"{error}; it is replaced by the one before, and the training goes on after step {step}",
+            f"{error}; it is replaced by the one before, and the training goes on after step "
+            f"{_progress_of(found[1]).step}",
             CheckpointWarning,
             stacklevel=2,
         )
         return found
-
-
-def _table(metadata: dict[str, str], entry: str, folder: Path) -> dict[str, Any]:
-    """Return an entry of the metadata, which is a JSON object."""
-    try:
-        found = json.loads(metadata[entry])
-    except (KeyError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"the training state in {folder} is damaged: it has no {entry}; start without resume")
-    return found
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
