@@ -107,6 +107,14 @@ def test_what_is_whole_is_read_as_before_and_under_the_same_names(damaged, world
         assert set(named.data.dask) == set(ds["secdf"].data.dask)
 
 
+@pytest.mark.parametrize("chunks", [None, {}], ids=["lazy", "in chunks"])
+@pytest.mark.parametrize("writer", [write, write_netcdf])
+def test_damage_of_what_a_user_opened_is_named_when_it_is_written(world, tmp_path, chunks, writer):
+    path = damaged_netcdf(world[2].to_dataset(), tmp_path / "maps.nc", "land_use")
+    with pytest.raises(StoreError, match=rf"land_use.* cannot be read from {re.escape(str(path))}"):
+        writer(xr.open_dataset(path, chunks=chunks), tmp_path / "copy", progress=False)
+
+
 @pytest.mark.parametrize("damage", [damaged_netcdf, damaged_zarr])
 def test_damage_of_a_map_is_named_by_scores_and_writers(world, tmp_path, damage):
     path = damage(world[2].to_dataset().chunk(time=1), tmp_path / "maps", "land_use")

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from xland.arguments import is_count
 from xland.coordinates import find_dimension
 from xland.errors import StoreError
+from xland.faults import with_named_reads
 from xland.storing.journal import journal_of
 from xland.storing.storage import files_at
 
@@ -79,10 +80,10 @@ def align(
     lazy = [str(name) for name, variable in ds.data_vars.items() if set(variable.dims) & lattice.keys()]
     small = [name for name in ds.variables if name not in lazy and ds[name].chunks is not None]
     if small:
-        ds = ds.assign({name: ds[name].compute() for name in small})
+        ds = ds.assign({name: _named(ds[name]).compute() for name in small})
     if not lazy:
         return ds, {}
-    ds = ds.assign({name: _chunked(ds[name], lattice) for name in lazy})
+    ds = ds.assign({name: _named(_chunked(ds[name], lattice)) for name in lazy})
     ds = ds.unify_chunks()
     whole: dict[Any, int] = {dim: -1 for name in lazy for dim in ds[name].dims if dim not in lattice}
     uneven: dict[Any, int] = {
@@ -140,6 +141,10 @@ def _rechunked(ds: xr.Dataset, names: list[str], blocks: Mapping[Any, int]) -> x
     return ds.assign(
         {name: ds[name].chunk({d: size for d, size in blocks.items() if d in ds[name].dims}) for name in names}
     )
+
+
+def _named(array: xr.DataArray) -> xr.DataArray:
+    return with_named_reads(array, f"variable {array.name!r}")
 
 
 def _chunked(array: xr.DataArray, lattice: Mapping[Hashable, str]) -> xr.DataArray:
