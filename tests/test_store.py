@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from dask.base import tokenize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,6 +62,25 @@ def write_and_die(target: str) -> None:
         write(maps(years=3, fuse=Bomb()), target, progress=False)
 
 
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("change", [lambda codes: 7 - codes, lambda codes: codes.compute().where(codes != 3, 4)])
+def test_other_values_are_other_work(tmp_path, change, finished):
+    own, path = maps().chunk(), tmp_path / "a.zarr"
+    if finished:
+        put(own, path)
+    else:
+        with pytest.raises(StopError):
+            put(maps(fuse=Fuse(after=1)), path)
+    other = own.assign(land_use=change(own.land_use).astype(np.uint8).assign_attrs(own.land_use.attrs))
+    problem = "holds other work" if finished else r"different: values of variable land_use \(values drawn at random"
+    with pytest.raises(StoreError, match=problem):
+        put(other.chunk(lat=3, lon=4, time=1), path, resume=True)
+    with pytest.raises(StoreError, match="overwrite=True"):
+        put(other, path, resume=True)
+    put(other, path, overwrite=True)
+    assert (open_store(path).land_use == other.land_use).all()
+
+
 BESIDE = ["lat_bnds", "lon_bnds", "time_bnds", "spatial_ref"]
 """What a plain xarray does not take for coordinates."""
 
@@ -70,9 +90,10 @@ def maps(
 ) -> xr.Dataset:
     codes = np.random.default_rng(7).integers(1, 8, (years, rows, columns)).astype(np.uint8)
     codes[:, : block[0], : block[1]] = 0
-    data = da.from_array(codes, chunks=(1, *block))
-    if fuse is not None:
-        data = data.map_blocks(fuse, name=f"fused-{id(fuse)}", dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8))
+    # called after what they are, whatever the fuse does
+    data = da.from_array(codes, chunks=(1, *block)).map_blocks(
+        fuse or Fuse(), name=f"maps-{tokenize(codes, block)}", dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8)
+    )
     ds = xr.Dataset(
         {"land_use": (("time", "lat", "lon"), data, {"flag_values": np.arange(8, dtype=np.uint8)})},
         coords={

@@ -40,7 +40,8 @@ def traced(maps: xr.Dataset, folder: Path, seconds: float) -> xr.Dataset:
     When half of them are computed, the others wait for :func:`let_go`.
     """
     data = maps["land_use"].data
-    slow = data.map_blocks(_trace, folder=str(folder), seconds=seconds, half=data.npartitions // 2, dtype=np.uint8)
+    options = {"folder": str(folder), "seconds": seconds, "half": data.npartitions // 2}
+    slow = data.map_blocks(_trace, **options, name=f"traced-{data.name}", dtype=np.uint8)
     return maps.assign(land_use=maps["land_use"].copy(data=slow))
 
 

@@ -387,7 +387,7 @@ def test_building_reads_no_value(world, model, rolling_model, mode):
         ({"tolerance": 1}, ModelError, "set conserve='map', or leave tolerance out"),
         ({"conserve": "fractions", "tolerance": 0}, ModelError, "set conserve='map', or leave tolerance out"),
         ({"conserve": "map", "tolerance": 2}, ModelError, "a number of fine pixels from 0 to 1, not 2"),
-        ({"conserve": "map", "tolerance": "1"}, ModelError, "a number of fine pixels from 0 to 1, not '1'"),
+        ({"conserve": "map", "tolerance": "1"}, ModelError, "tolerance must be a finite number or None, not '1'"),
         (
             {"conserve": "map", "crosswalk": STATE_CLASSES},
             AllocationError,

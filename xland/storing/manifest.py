@@ -32,6 +32,13 @@ FORMAT = 2
 
 _INPUTS = "xland_inputs"  # an attribute of maps
 
+_VALUES = "values"
+
+_NEW_EACH_TIME = (
+    "values drawn at random, and results of functions that dask cannot tell apart, are new each time: "
+    "write them to a file first"
+)
+
 _DATA = re.compile(r"data-[0-9a-f]{32}\.zarr")
 _FINGERPRINT = re.compile(r"[0-9a-f]{8,128}")
 
@@ -77,22 +84,23 @@ def count_blocks(manifest: Mapping[str, Any]) -> int:
 
 def check_same(asked: dict[str, Any], begun: dict[str, Any], target: str) -> None:
     """Refuse to go on with a store that was begun as other work; the error says what differs."""
-    parts = []
+    parts, values = [], []
     for key in sorted(asked.keys() | begun.keys()):
         one, two = asked.get(key, {}), begun.get(key, {})
         # compared as text, in which NaN equals itself
-        inner = sorted(k for k in one.keys() | two.keys() if json.dumps(one.get(k)) != json.dumps(two.get(k)))
-        if inner:
-            parts.append(f"{key} ({', '.join(inner)})")
-    if not parts:
+        inner = {k for k in one.keys() | two.keys() if json.dumps(one.get(k)) != json.dumps(two.get(k))}
+        if inner == {_VALUES}:
+            values.append(key)
+        elif inner:
+            parts.append(f"{key} ({', '.join(sorted(inner - {_VALUES}))})")
+    if not parts and not values:
         return
     inputs = [json.loads(work.get("attributes", {}).get(_INPUTS) or "{}") for work in (asked, begun)]
     others = sorted(name for name in inputs[0].keys() | inputs[1].keys() if inputs[0].get(name) != inputs[1].get(name))
     if others:
-        parts.append(
-            f"of the inputs, {', '.join(others)} (values drawn at random, and results of functions that dask cannot "
-            "tell apart, are new each time: write them to a file first)"
-        )
+        parts.append(f"of the inputs, {', '.join(others)} ({_NEW_EACH_TIME})")
+    elif not parts:  # values differ with all else that differs
+        parts.append(f"values of {', '.join(values)} ({_NEW_EACH_TIME})")
     raise StoreError(
         f"the unfinished store of {target} was begun with other inputs or settings; different: {'; '.join(parts)}. "
         "Resume with what it was begun with, or begin anew with overwrite=True"
@@ -113,7 +121,7 @@ def describe_work(ds: xr.Dataset, encoding: Mapping[str, Any]) -> dict[str, Any]
     -------
     dict
         JSON-ready: attributes, the coordinates' digests, and for each variable its dimensions,
-        shape, type, blocks, chunks and attributes.
+        shape, type, blocks, chunks, attributes and the name of its dask array.
     """
     described: dict[str, Any] = {"attributes": _plain({k: v for k, v in ds.attrs.items() if k not in VOLATILE})}
     for name, variable in ds.variables.items():
@@ -124,6 +132,7 @@ def describe_work(ds: xr.Dataset, encoding: Mapping[str, Any]) -> dict[str, Any]
             "attributes": _plain(variable.attrs),
         }
         if str(name) in encoding:
+            entry[_VALUES] = str(variable.data.name)  # which dask derives from what they are computed from
             entry["blocks"] = _plain(ds[name].chunks)
             entry["chunks"] = list(encoding[str(name)]["chunks"])
             if "shards" in encoding[str(name)]:
