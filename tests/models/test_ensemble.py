@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from dataclasses import replace
@@ -119,12 +120,13 @@ def test_an_ensemble_in_a_list_is_no_member(pair):
 
 @pytest.mark.parametrize("entries", [{"decision": [0.0]}, {"calibration": {"scale": [1.0] * 8}}])
 def test_a_card_with_damaged_numbers_is_refused(pair, entries):
-    with pytest.raises(
-        CheckpointError,
-        match=r"card\.json: (decision must hold 8 numbers|the calibration in the model card lacks bias)",
-    ):
+    message = r"card\.json: (decision must hold 8 numbers|the calibration in the model card lacks bias)"
+    with pytest.raises(CheckpointError, match=message):
         update_card(pair[0].folder, entries)
-    with pytest.raises(CheckpointError):
+    assert find_model(pair[0].folder) == pair[0], "the card stays as it was"
+    card = pair[0].folder / "card.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | entries))
+    with pytest.raises(CheckpointError, match=message):
         find_model(pair[0].folder)
 
 
