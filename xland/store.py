@@ -186,11 +186,11 @@ def open_store(path: str | os.PathLike[str], *, verify: bool = False, **kwargs: 
 
     options = kwargs.pop("storage_options", None)
     place = workplace(path, options)
-    check_store(place.target, options)
     try:
-        root, table = read_finished(place)
         if verify:
-            refuse_damaged(place, table)
+            _compare_all(place, options)
+        check_store(place.target, options)
+        root, table = read_finished(place)
         kwargs.setdefault("consolidated", "consolidated_metadata" in root if root else None)
         kwargs = {"chunks": {}, **READING, **kwargs}
         ds = _as_written(name_reads(xr.open_zarr(store_to_read(place.target, table, options), **kwargs)))
@@ -235,9 +235,14 @@ def verify(path: str | os.PathLike[str]) -> str:
         If files are missing, altered or do not belong to it: it counts them and names some. Also if the store
         holds no digests, as those of others and of former releases.
     """
-    place = workplace(path)
-    check_store(place.target)
-    return refuse_damaged(place, read_finished(place)[1])
+    return _compare_all(workplace(path), None)
+
+
+def _compare_all(place: Workplace, options: Mapping[str, Any] | None) -> str:
+    table = read_finished(place)[1]
+    refuse_damaged(place, table, metadata=True)  # they say how much the rest may take
+    check_store(place.target, options)
+    return refuse_damaged(place, table)
 
 
 def store_digest(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> str | None:

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import uuid
 import warnings
+from functools import partial
 from pathlib import Path
 
 import dask
@@ -93,6 +94,19 @@ def test_damage_is_named_when_it_is_read_and_when_all_is_verified(store, damage,
         served(f"{behind}{store}")
     with pytest.raises(StoreError, match=named):
         open_store(f"{behind}{store}", verify=True)
+
+
+@pytest.mark.parametrize("read", [verify, partial(open_store, verify=True)])
+def test_metadata_that_were_swapped_are_named_before_they_are_believed(store, read):
+    one, other = store / "lat" / "zarr.json", store / "land_use" / "zarr.json"
+    first, second = one.read_bytes(), other.read_bytes()
+    one.write_bytes(second)
+    other.write_bytes(first)
+    with pytest.raises(
+        StoreError, match=r"in 2 of \d+ files: .*lat/zarr\.json was altered.*copy the store anew"
+    ) as error:
+        read(store)
+    assert "land_use/zarr.json was altered" in str(error.value)
 
 
 def alter(file: Path, old: bytes, new: bytes) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from xland.addresses import without_password
 from xland.errors import StoreError
 from xland.storing.storage import Files
+from xland.strangers.servers import MOST_METADATA
 
 ATTRIBUTE = "xland_checksums"
 """Attribute of the root group that says where the table is."""
@@ -167,14 +168,25 @@ def find_damage(files: Files, table: Table) -> dict[str, str]:
     return faults
 
 
-def altered(files: Files, digests: Mapping[str, str]) -> list[str]:
-    """Names of the files that are gone or have another content."""
-    return [name for name, digest in digests.items() if not _has(files, name, digest)]
+def find_metadata_damage(files: Files, table: Table) -> dict[str, str]:
+    """Say of each file of metadata that has another content."""
+    there = set(files.walk())
+    named = {name: digest for name, digest in table.files.items() if name.endswith(ROOT) and name in there}
+    return dict.fromkeys(altered(files, named, MOST_METADATA), "was altered")
 
 
-def _has(files: Files, name: str, digest: str) -> bool:
+def altered(files: Files, digests: Mapping[str, str], most: int | None = None) -> list[str]:
+    """Names of the files that are gone, have another content, or more than ``most`` bytes."""
+    return [name for name, digest in digests.items() if not _has(files, name, digest, most)]
+
+
+def _has(files: Files, name: str, digest: str, most: int | None = None) -> bool:
     try:
-        return sha256(files.read(name)) == digest
+        return sha256(files.read(name, most=most)) == digest
+    except StoreError:
+        if most is None:
+            raise
+        return False
     except OSError:
         return False
 

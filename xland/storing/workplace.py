@@ -26,6 +26,7 @@ from xland.storing.checksums import (
     Table,
     damage,
     find_damage,
+    find_metadata_damage,
     find_table,
     sha256,
     write_table,
@@ -265,14 +266,14 @@ def read_finished(place: Workplace) -> tuple[dict[str, Any], Table | None]:
         raise StoreError(f"{target} cannot be read: {explain(error, target) or error}") from error
 
 
-def refuse_damaged(place: Workplace, table: Table | None) -> str:
-    """Read all files of a store, refuse it if any is damaged, and return the digest of its table."""
+def refuse_damaged(place: Workplace, table: Table | None, *, metadata: bool = False) -> str:
+    """Read all files of a store, or its metadata alone; refuse it if any is damaged, and return the table's digest."""
     if table is None:
         raise StoreError(
             f"{place.target} holds no digests to compare its files with: others wrote it, or a former release did; "
             "write it again: xland.open_store(path).ai4land.to_zarr(new_path)"
         )
-    faults = find_damage(place.store, table)
+    faults = find_metadata_damage(place.store, table) if metadata else find_damage(place.store, table)
     if faults:
         raise StoreError(damage(place.target, faults, table.files))
     return table.digest
