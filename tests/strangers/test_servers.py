@@ -138,7 +138,9 @@ def test_an_answer_that_comes_byte_by_byte_is_given_up(served, tmp_path, monkeyp
 
 @readers
 def test_a_list_of_names_without_end_is_given_up(served, tmp_path, reader):
-    with pytest.raises(StoreError, match="larger than 4194304 bytes"):
+    # what has no table of digests is not verified, so its list is not asked for
+    problem = "is not a Zarr store" if reader is READERS[2] else "larger than 4194304 bytes"
+    with pytest.raises(StoreError, match=problem):
         reader(tmp_path, f"http://127.0.0.1:{served.server_port}/list/m.zarr")
 
 

@@ -41,7 +41,7 @@ def practise(configuration, output, *, store, device, resume, report):
             misbehave(configuration["notes"], rank, step)
             wait_if_told_to(output, step, request)
             if request.asked:
-                stop.touch()
+                note(stop, str(step))
             meet(output, rank, count, step)
             if rank == 0:
                 note(state, str(step))
@@ -49,7 +49,8 @@ def practise(configuration, output, *, store, device, resume, report):
                     steps.write(f"{step}\n")
                 report("training", step / STEPS, {"loss": 1 / step})
             meet(output, rank, count, step + 0.5)
-            if stop.exists():
+            # a neighbour may be at the next step already, and stop there
+            if stop.exists() and int(stop.read_text()) <= step:
                 raise TrainingStoppedError(f"stopped after step {step}")
     if rank == 0:
         report("epoch", 1.0, {"loss": 0.0})
