@@ -54,7 +54,7 @@ def _trace(block, folder, seconds, half, block_info=None):
     index = ".".join(map(str, block_info[0]["chunk-location"]))
     node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
     handle = os.open(Path(folder, f"{os.getpid()}"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(handle, f"time,lat,lon:{index} {node}\n".encode())
+    os.write(handle, f"time,latitude,longitude:{index} {node}\n".encode())
     os.close(handle)
     if len(traces(Path(folder))) > half:
         wait_until(Path(f"{folder}-go").exists)

@@ -52,7 +52,7 @@ class Killer(Thread):
         let_go(self.folder)
 
     def known_to_the_scheduler(self):
-        return {f"time,lat,lon:{'.'.join(map(str, key[1:]))}" for key in list(self.scheduler.tasks)}
+        return {f"time,latitude,longitude:{'.'.join(map(str, key[1:]))}" for key in list(self.scheduler.tasks)}
 
 
 def test_a_run_on_two_nodes_outlives_one_of_its_jobs(maps, profile, tmp_path):
