@@ -361,7 +361,7 @@ def _finished(store: Path, before: set[BlockYear]) -> set[BlockYear]:
     if not files.exists("journal"):
         return before
     noted = LineJournal(files).finished() | set(RemoteFiles(f"elsewhere://{files.address}").names("journal"))
-    keys = [key.rpartition(":")[2].split(".") for key in noted if key.startswith("time,lat,lon:")]
+    keys = [key.rpartition(":")[2].split(".") for key in noted if key.startswith("time,latitude,longitude:")]
     return {(int(year), int(row), int(column)) for year, row, column in keys}
 
 
