@@ -99,6 +99,12 @@ def test_reading_a_card_needs_no_torch(folder):
     assert done.stdout.split() == ["4", "False"]
 
 
+def test_loading_a_shipped_network_does_not_import_sympy():
+    code = "import sys; from xland.models import find_model; find_model().network(); print('sympy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+
+
 @pytest.mark.parametrize("kept", [0, 7, 8, 100, -1])
 def test_truncated_weights_are_named(folder, kept):
     path = folder / WEIGHTS

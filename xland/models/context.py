@@ -36,7 +36,9 @@ class PiecewiseLinear(nn.Module):
 
     def __init__(self, channels: int, bins: int) -> None:
         super().__init__()
-        self.register_buffer("knots", torch.linspace(-2, 2, bins + 1).repeat(channels, 1))
+        # a list: on the device "meta" most operations on tensors import SymPy, for most of a second
+        knots = torch.linspace(-2, 2, bins + 1, device="cpu").tolist()
+        self.register_buffer("knots", torch.tensor([knots] * channels))
 
     def fit(self, values: Tensor) -> None:
         """Put the knots at the quantiles of sample values, ``(channels, samples)``."""
