@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from hypothesis import strategies as st
 
-from xland.grid import Grid
+from xland.geo.grid import Grid
 from xland.vocabulary import LUH2_STATES
 
 NAMINGS = (

@@ -14,13 +14,12 @@ from tests.benchmarks import ablation, place_scores, prior_masking, short_traini
 from tests.benchmarks.short_training import Judged, choose_patches, coarsened, judge, learn, load, narrow
 from tests.benchmarks.variants import REFERENCE, list_variants, predictor_groups
 from tests.worlds import COARSE, FACTOR, tiny_configuration, tiny_inputs, tiny_world
-from xland.batches.masking import MASKED
-from xland.batches.source import Place
-from xland.batches.split import CELL_COLUMNS, Part, cell_of
-from xland.grid import expand
-from xland.inputs import Channel
+from xland.geo.grid import expand
+from xland.geo.split import CELL_COLUMNS, Part, cell_of
+from xland.models.inputs import MASKED, Channel
 from xland.training.configuration import read_configuration
-from xland.training.material import gather
+from xland.training.data.loader import Place
+from xland.training.data.material import gather
 from xland.vocabulary import CROPLAND, FOREST, OCEAN, URBAN, WATER
 
 

@@ -16,6 +16,7 @@ from tests.worlds import tiny_world
 from xland.addresses import address_of
 from xland.arguments import checked, is_count, items_of
 from xland.clusters import open_cluster
+from xland.downscaling.outputs import choose_outputs
 from xland.errors import (
     AddressError,
     CatalogError,
@@ -27,11 +28,10 @@ from xland.errors import (
     StoreError,
     VocabularyError,
 )
-from xland.inference.product import choose_outputs
 from xland.plot import land_use_map
-from xland.store import write, write_netcdf
-from xland.training.batches import make_batches
+from xland.store.writing import write, write_netcdf
 from xland.training.configuration import read_configuration
+from xland.training.data.batches import make_batches
 
 if TYPE_CHECKING:
     from distributed import Client

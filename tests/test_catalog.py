@@ -14,11 +14,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.test_store import BESIDE
+from tests.store.test_writing import BESIDE
 from xland.catalog import list_entries, open_entry, publish, read_catalog
 from xland.errors import CatalogError, StoreError
-from xland.provenance import describe_product
-from xland.store import open_store, store_digest, write, write_netcdf
+from xland.store.provenance import describe_product
+from xland.store.writing import open_store, store_digest, write, write_netcdf
 from xland.vocabulary import CLASS_NAMES
 
 SHIPPED = Path(__file__).resolve().parent.parent / "catalogs" / "xland.yaml"
@@ -152,7 +152,7 @@ def test_no_text_of_a_store_makes_a_catalog_unreadable(tmp_path_factory, text, k
 def test_a_catalog_is_never_made_larger_than_readers_allow(store, tmp_path, monkeypatch):
     path = publish(tmp_path / "c.yaml", name="a", store=store)
     before = path.read_bytes()
-    monkeypatch.setattr("xland.plain_yaml.MOST_BYTES", len(before) + 100)
+    monkeypatch.setattr("xland.untrusted.plain_yaml.MOST_BYTES", len(before) + 100)
     with pytest.raises(CatalogError, match="larger than a catalog may be"):
         publish(path, name="b", store=store)
     assert path.read_bytes() == before

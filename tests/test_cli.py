@@ -11,10 +11,10 @@ import xarray as xr
 
 from tests.training.commands import write_files
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
-from xland.allocation.crosswalk import Crosswalk
 from xland.cli import _parser, main
+from xland.downscaling.call import downscale
 from xland.errors import TrainingStoppedError, XlandError
-from xland.inference.downscale import downscale
+from xland.totals.crosswalk import Crosswalk
 from xland.training.run import train
 from xland.vocabulary import STATE_CLASSES
 
@@ -189,7 +189,7 @@ def test_a_dry_run_prints_the_job_script_and_reads_nothing(capsys):
     ],
 )
 def test_a_cluster_that_cannot_be_had_is_one_line(files, options, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("xland.clusters.existing.ANSWER", 0.5)
+    monkeypatch.setattr("xland.clusters.local.ANSWER", 0.5)
     arguments = [str(files / "states.nc"), str(tmp_path / "out.zarr"), "--model", str(files / "model")]
     assert main(["downscale", *arguments, "--static", str(files / "static.nc"), *options]) == 1
     error = capsys.readouterr().err

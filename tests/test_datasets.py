@@ -19,11 +19,15 @@ from rasterio.io import MemoryFile
 from scipy.interpolate import RegularGridInterpolator
 
 import xland.datasets
-from xland import datasets, predictors, vocabulary
+from xland import datasets, vocabulary
 from xland.datasets import __main__ as command
-from xland.datasets import climate, lakes, prepared, reference, settlements, static, wheels
+from xland.datasets import prepared, reference, static, wheels
+from xland.datasets import surface as climate
+from xland.datasets import surface as lakes
+from xland.datasets import surface as settlements
 from xland.errors import DatasetError, GridError, StoreError
-from xland.grid import Grid, aggregate
+from xland.geo.grid import Grid, aggregate
+from xland.sources import predictors
 
 RNG = np.random.default_rng(7)
 TOPO = np.pad(np.maximum(RNG.normal(200, 400, (36, 72)), 0), 2, mode="wrap")

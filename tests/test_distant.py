@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.benchmarks import dissimilarity, distant_tables, left_out, preindustrial
 from tests.benchmarks.short_training import choose_patches, load
 from tests.worlds import COARSE, FACTOR, FINE, tiny_checkpoint, tiny_configuration, tiny_inputs, tiny_world
-from xland.batches.split import CONTINENTS, Part, divide, find_cells
+from xland.geo.split import CONTINENTS, Part, divide, find_cells
 from xland.vocabulary import CROP_STATES, CROPLAND, LUH2_STATES, OTHER, flag_attributes
 
 USED = (*CROP_STATES, "pastr", "range", "urban")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from xland import plot
 from xland.errors import GridError, RegionError, VocabularyError
-from xland.grid import Grid
+from xland.geo.grid import Grid
 from xland.vocabulary import CLASSES
 
 

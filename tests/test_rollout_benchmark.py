@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.benchmarks import drift, rollout
-from xland.batches.split import Part, divide
-from xland.grid import Grid
+from xland.geo.grid import Grid
+from xland.geo.split import Part, divide
 from xland.vocabulary import FOREST, GRASS_SHRUB, OCEAN, URBAN
 
 

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 import xland.accessor  # noqa: F401 - registers .ai4land
 from tests.threads import one_thread  # noqa: F401 - pytest finds it by its name
 from tests.worlds import tiny_checkpoint, tiny_configuration, tiny_inputs
-from xland.aggregation import aggregate_classes
-from xland.batches.split import Part
 from xland.datasets import static_predictors, synthetic_world
 from xland.datasets.static import PREDICTORS
 from xland.errors import DatasetError, GridError, TimeError
-from xland.forcing import check_lattice, read_forcing
-from xland.forcing_check import check
-from xland.grid import Grid, nesting_factor
-from xland.inputs import published_inputs
-from xland.training.loop import fit
-from xland.training.material import gather
+from xland.forcing.check import check
+from xland.forcing.read import check_lattice, read_forcing
+from xland.geo.grid import Grid, nesting_factor
+from xland.geo.split import Part
+from xland.models.inputs import published_inputs
+from xland.totals.aggregation import aggregate_classes
+from xland.training.data.material import gather
+from xland.training.learn.loop import fit
 from xland.vocabulary import (
     CLASS_NAMES,
     CROPLAND,

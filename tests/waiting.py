@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 from distributed import Client, LocalCluster
 
-from xland.clusters.loop import running_loop
+from xland.clusters.waiting import running_loop
 
 PATIENCE = 300.0
 """Seconds after which nothing is expected any more."""

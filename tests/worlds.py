@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xland.grid import Grid, class_shares
-from xland.inputs import Channel, InputSpec
+from xland.geo.grid import Grid, class_shares
 from xland.models.checkpoint import Checkpoint, save_checkpoint
+from xland.models.inputs import Channel, InputSpec
 from xland.vocabulary import (
     CLASS_NAMES,
     CROP_STATES,
@@ -118,7 +118,7 @@ def tiny_network(inputs: InputSpec | None = None, seed: int = 0, **architecture:
     """An untrained network of width 4 and depth 2 whose most probable classes vary from place to place."""
     import torch
 
-    from xland.models.unet import Architecture, DownscalingNetwork
+    from xland.models.networks.unet import Architecture, DownscalingNetwork
 
     inputs = inputs or tiny_inputs()
     with torch.random.fork_rng(devices=[]):
@@ -152,7 +152,7 @@ def tiny_checkpoint(
 
 def tiny_configuration(inputs: InputSpec | None = None, **schedule: Any) -> Any:
     """A configuration that trains a tiny U-Net on the tiny world in a second or two."""
-    from xland.models.unet import Architecture
+    from xland.models.networks.unet import Architecture
     from xland.training.configuration import Configuration, Data, Schedule
 
     usual = {"epochs": 2, "batch": 3, "patch": 40, "patch_stride": 20, "candidates": 24, "learning_rate": 2e-2}

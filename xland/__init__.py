@@ -15,19 +15,19 @@ from xland.accessor import DataArrayAccessor, DatasetAccessor
 __version__ = version("xland")
 
 _LAZY = {
-    "assess_change": "xland.evaluation.change",
-    "calibrate": "xland.training.calibrating",
-    "check": "xland.forcing_check",
-    "compare": "xland.evaluation.scores",
-    "downscale": "xland.inference.downscale",
-    "evaluate": "xland.evaluation.scores",
+    "assess_change": "xland.scores.change",
+    "calibrate": "xland.training.learn.calibrating",
+    "check": "xland.forcing.check",
+    "compare": "xland.scores.evaluation",
+    "downscale": "xland.downscaling.call",
+    "evaluate": "xland.scores.evaluation",
     "find_model": "xland.models",
     "list_models": "xland.models",
     "open_cluster": "xland.clusters",
     "open_entry": "xland.catalog",
-    "open_store": "xland.store",
-    "open_training_store": "xland.batches.stored",
-    "prepare": "xland.training.prepare",
+    "open_store": "xland.store.writing",
+    "open_training_store": "xland.training.data.stored",
+    "prepare": "xland.training.data.prepare",
     "publish": "xland.catalog",
     "train": "xland.training.run",
 }

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
 
-import xland.identity  # noqa: F401 - teaches dask to name what lies in files
+import xland.store.identity  # noqa: F401 - teaches dask to name what lies in files
 from xland.errors import VocabularyError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from xland.allocation.crosswalk import Crosswalk
-    from xland.batches.labelled import LabelledBatches
-    from xland.evaluation.scores import Evaluation
-    from xland.forcing_check import CheckTable
+    from xland.forcing.check import CheckTable
     from xland.models import Model
+    from xland.scores.evaluation import Evaluation
+    from xland.totals.crosswalk import Crosswalk
+    from xland.training.data.labelled import LabelledBatches
 
 
 @xr.register_dataset_accessor("ai4land")
@@ -32,11 +32,11 @@ class DatasetAccessor:
         self._ds = ds
 
     def check(self, *, static: xr.Dataset | None = None) -> CheckTable:
-        """Look at coarse fractions closely and list every finding; see :func:`xland.forcing_check.check`.
+        """Look at coarse fractions closely and list every finding; see :func:`xland.forcing.check.check`.
 
         LUH states are expected to have data where those had that the default model learned from.
         """
-        from xland.forcing_check import check
+        from xland.forcing.check import check
         from xland.models import find_model
         from xland.vocabulary import LUH3_STATES
 
@@ -60,8 +60,8 @@ class DatasetAccessor:
         crosswalk: Crosswalk | None = None,
         tolerance: float | None = None,
     ) -> xr.Dataset:
-        """Turn coarse fractions into lazy fine maps; see :func:`xland.inference.downscale.downscale`."""
-        from xland.inference.downscale import downscale
+        """Turn coarse fractions into lazy fine maps; see :func:`xland.downscaling.call.downscale`."""
+        from xland.downscaling.call import downscale
 
         return downscale(
             self._ds,
@@ -81,28 +81,28 @@ class DatasetAccessor:
         )
 
     def describe(self) -> str:
-        """Say what computing these maps would run: see :func:`xland.inference.graph.describe`."""
-        from xland.inference.graph import describe
+        """Say what computing these maps would run: see :func:`xland.downscaling.graph.describe`."""
+        from xland.downscaling.graph import describe
 
         return describe(self._ds)
 
     def batches(self, *, target: xr.DataArray, static: xr.Dataset, **options: Any) -> LabelledBatches:
-        """Give the batches of a training as xarray Datasets; see :func:`xland.training.batches.make_batches`."""
-        from xland.training.batches import make_batches
+        """Give the batches of a training as xarray Datasets; see :func:`xland.training.data.batches.make_batches`."""
+        from xland.training.data.batches import make_batches
 
         return make_batches(self._ds, target=target, static=static, **options)
 
     def to_zarr(
         self, store: str | Path, *, overwrite: bool = False, resume: bool = False, progress: bool = True
     ) -> Path | str:
-        """Stream maps to a Zarr store, in a folder or behind a URL, with a progress bar: :func:`xland.store.write`."""
-        from xland.store import write
+        """Write maps to a Zarr store, in a folder or behind a URL: :func:`xland.store.writing.write`."""
+        from xland.store.writing import write
 
         return write(self._ds, store, overwrite=overwrite, resume=resume, progress=progress)
 
     def to_netcdf(self, path: str | Path, *, overwrite: bool = False, progress: bool = True) -> Path:
-        """Export maps to NetCDF; see :func:`xland.store.write_netcdf`."""
-        from xland.store import write_netcdf
+        """Export maps to NetCDF; see :func:`xland.store.writing.write_netcdf`."""
+        from xland.store.writing import write_netcdf
 
         return write_netcdf(self._ds, path, overwrite=overwrite, progress=progress)
 
@@ -124,7 +124,7 @@ class DatasetAccessor:
         return publish(catalog, name=name, store=store, description=description, metadata=metadata, expected=self._ds)
 
     def evaluate(self, observed: xr.DataArray | xr.Dataset, **options: Any) -> Evaluation:
-        """Score the maps against observed ones; see :func:`xland.evaluation.scores.evaluate`."""
+        """Score the maps against observed ones; see :func:`xland.scores.evaluation.evaluate`."""
         return _land_use(self._ds).ai4land.evaluate(observed, **options)
 
     def plot(self, **options: Any) -> Axes:
@@ -132,7 +132,7 @@ class DatasetAccessor:
         return _land_use(self._ds).ai4land.plot(**options)
 
     def aggregate(self, factor: int) -> xr.Dataset:
-        """Area share of each class in coarse cells, lazily; see :func:`xland.aggregation.aggregate_classes`."""
+        """Area share of each class in coarse cells, lazily; see :func:`xland.totals.aggregation.aggregate_classes`."""
         return _land_use(self._ds).ai4land.aggregate(factor)
 
 
@@ -150,14 +150,14 @@ class DataArrayAccessor:
         return draw(self._da, **options)
 
     def aggregate(self, factor: int) -> xr.Dataset:
-        """Area share of each class in coarse cells, lazily; see :func:`xland.aggregation.aggregate_classes`."""
-        from xland.aggregation import aggregate_classes
+        """Area share of each class in coarse cells, lazily; see :func:`xland.totals.aggregation.aggregate_classes`."""
+        from xland.totals.aggregation import aggregate_classes
 
         return aggregate_classes(self._da, factor)
 
     def evaluate(self, observed: xr.DataArray | xr.Dataset, **options: Any) -> Evaluation:
-        """Score the map against an observed one; see :func:`xland.evaluation.scores.evaluate`."""
-        from xland.evaluation.scores import evaluate
+        """Score the map against an observed one; see :func:`xland.scores.evaluation.evaluate`."""
+        from xland.scores.evaluation import evaluate
 
         return evaluate(self._da, observed, **options)
 

@@ -35,7 +35,6 @@ import xarray as xr
 from xland.addresses import is_url, local_path, without_password
 from xland.arguments import checked, shown
 from xland.atomic import make_folder, replace_file
-from xland.conventions import READING, from_files
 from xland.entries import (
     DRIVERS,
     FOLDER,
@@ -47,13 +46,14 @@ from xland.entries import (
     without_folder,
 )
 from xland.errors import CatalogError, MissingDependencyError, StoreError, XlandError
-from xland.faults import name_reads
-from xland.plain_yaml import parse, read_yaml, render
-from xland.provenance import bounds, package_versions, years
-from xland.store import open_store, store_digest
-from xland.strangers.folders import open_plain
-from xland.strangers.netcdf import check_hdf5, check_netcdf
-from xland.strangers.servers import TOTAL_SECONDS, http_options
+from xland.geo.conventions import READING, from_files
+from xland.reading.faults import name_reads
+from xland.store.provenance import bounds, package_versions, years
+from xland.store.writing import open_store, store_digest
+from xland.untrusted.folders import open_plain
+from xland.untrusted.netcdf import check_hdf5, check_netcdf
+from xland.untrusted.plain_yaml import parse, read_yaml, render
+from xland.untrusted.servers import TOTAL_SECONDS, http_options
 from xland.vocabulary import CLASS_NAMES
 
 __all__ = ["DRIVERS", "list_entries", "open_entry", "publish", "read_catalog"]

@@ -12,8 +12,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from xland.errors import ClusterError, StoreError, TrainingStoppedError, XlandError
-from xland.files import open_coarse, open_map
 from xland.models import DEFAULT_MODEL
+from xland.sources.files import open_coarse, open_map
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -121,9 +121,9 @@ def _check(commands: Any) -> None:
 
 def _downscale(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        from xland.inference.conserving import read_crosswalk
-        from xland.inference.downscale import downscale
-        from xland.store import write, write_netcdf
+        from xland.downscaling.call import downscale
+        from xland.downscaling.conserving import read_crosswalk
+        from xland.store.writing import write, write_netcdf
 
         if _dry_run(options):
             return
@@ -224,8 +224,8 @@ class _OneOrMore(argparse.Action):
 
 def _evaluate(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        from xland.evaluation.report import report
-        from xland.files import open_maps
+        from xland.report.report import report
+        from xland.sources.files import open_maps
 
         observed = observed_map(options.observed)
         maps = open_maps(options.map)
@@ -300,7 +300,7 @@ def _publish(commands: Any) -> None:
 
 def _verify(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        from xland.store import verify
+        from xland.store.writing import verify
 
         print(f"{options.store} is whole; sha256 {verify(options.store)}")
 
@@ -316,7 +316,7 @@ def _verify(commands: Any) -> None:
 
 def _prepare(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        from xland.training.prepare import prepare
+        from xland.training.data.prepare import prepare
 
         source = prepare(
             options.configuration,
@@ -345,7 +345,7 @@ def _prepare(commands: Any) -> None:
 
 def _train(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        from xland.training.launching import training_script
+        from xland.training.ranks.launching import training_script
         from xland.training.run import train
 
         if _dry_run(options, training_script):
@@ -395,7 +395,7 @@ def _train(commands: Any) -> None:
 
 def _calibrate(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        from xland.training.calibrating import calibrate
+        from xland.training.learn.calibrating import calibrate
 
         checkpoint = calibrate(options.model, **_training_data(options), store=options.store, device=options.device)
         fitted = checkpoint.card["calibration"]
@@ -535,9 +535,9 @@ def _add_region(parser: argparse.ArgumentParser) -> None:
 
 def held_out(observed: xr.DataArray) -> xr.DataArray:
     """Cells that the split of the shipped models holds out, on the grid of a map."""
-    from xland.batches.split import Part, divide
-    from xland.grid import Grid
-    from xland.orientation import orient
+    from xland.geo.grid import Grid
+    from xland.geo.orientation import orient
+    from xland.geo.split import Part, divide
 
     canonical, _ = orient(observed, what="observed map")
     template = canonical.isel(time=0, drop=True) if "time" in canonical.dims else canonical
@@ -547,7 +547,7 @@ def held_out(observed: xr.DataArray) -> xr.DataArray:
 
 def regions(name: str) -> str | xr.Dataset | None:
     """Return what ``--regions`` means: a kind that xland knows, none, or the numbers in a map."""
-    from xland.evaluation.regions import KINDS
+    from xland.scores.regions import KINDS
 
     if name == "none":
         return None

@@ -12,14 +12,14 @@ import xland.accessor  # noqa: F401 - registers .ai4land
 from xland import datasets
 from xland.addresses import local_path
 from xland.atomic import make_folder
-from xland.batches.split import Part, divide
 from xland.catalog import open_entry
 from xland.errors import StoreError
-from xland.evaluation.report import Report, report
-from xland.files import open_coarse
-from xland.grid import Grid
+from xland.geo.grid import Grid
+from xland.geo.split import Part, divide
 from xland.models import find_model
-from xland.provenance import years
+from xland.report.report import Report, report
+from xland.sources.files import open_coarse
+from xland.store.provenance import years
 
 FRACTIONS_MODEL = "fractions-0p05"
 LUH2_MODEL = "luh2-0p05"

@@ -13,7 +13,7 @@ from typing import Any
 
 from xland.addresses import without_password
 from xland.errors import CatalogError, StoreError
-from xland.strangers.folders import survey
+from xland.untrusted.folders import survey
 
 DRIVERS: Mapping[str, frozenset[str]] = {
     "zarr": frozenset({"urlpath", "consolidated", "chunks", "storage_options"}),

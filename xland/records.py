@@ -36,7 +36,7 @@ from typing import (
 
 from xland.arguments import shown
 from xland.errors import XlandError
-from xland.strangers import folders
+from xland.untrusted import folders
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -12,7 +12,7 @@ import xarray as xr
 import xland
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
 from xland.errors import CatalogError, VocabularyError
-from xland.provenance import bounds
+from xland.store.provenance import bounds
 
 
 @pytest.fixture(autouse=True)

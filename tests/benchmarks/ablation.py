@@ -29,12 +29,12 @@ from tests.benchmarks.short_training import choose_patches, coarsened, judge, le
 from tests.benchmarks.tables import ablation_table, prior_table, write_between
 from tests.benchmarks.variants import REFERENCE, Variant, list_variants
 from xland.atomic import replace_file
-from xland.batches.patches import Patches
-from xland.batches.split import Part
 from xland.datasets import cache_dir
-from xland.forcing import read_forcing
+from xland.forcing.read import read_forcing
+from xland.geo.split import Part
 from xland.training.configuration import read_configuration
-from xland.training.material import Material, open_data
+from xland.training.data.material import Material, open_data
+from xland.training.data.patches import Patches
 from xland.vocabulary import CLASS_NAMES
 
 PAGE = PROJECT / "docs" / "ablation.md"

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from tests.benchmarks.harness import Result, line, show, tell
-from xland.allocation.maps import fit_map
-from xland.evaluation.agreement import coarse_agreement
-from xland.grid import Grid
+from xland.geo.grid import Grid
+from xland.scores.agreement import coarse_agreement
+from xland.totals.maps import fit_map
 from xland.vocabulary import CLASS_NAMES
 
 FACTOR = 25

@@ -44,10 +44,10 @@ def prepare(folder: str, resolution: float, factor: int, window: int, stride: in
     import xarray as xr
 
     from tests.benchmarks.graph import write_empty
-    from xland.grid import Grid
+    from xland.geo.grid import Grid
     from xland.models import find_model
     from xland.models.checkpoint import save_checkpoint
-    from xland.models.unet import Architecture, DownscalingNetwork
+    from xland.models.networks.unet import Architecture, DownscalingNetwork
 
     shipped = find_model("luh2-0p05")
     inputs = replace(
@@ -97,7 +97,7 @@ def measure(folder: str, store: str, device: str, years: int, runs: int, seconds
     """Run the bare network and the whole way in turns, once compiled, and count FLOP."""
     import torch
 
-    from xland.inference.engine import engine_of
+    from xland.downscaling.engine import engine_of
     from xland.models import find_model
 
     checkpoint = find_model(f"{folder}/model")
@@ -128,8 +128,8 @@ def run_whole(folder: str, store: str, device: str, cluster: str | None = None) 
 
     from tests.benchmarks.hostile.kills import digest
     from xland.clusters import open_cluster
-    from xland.inference.downscale import downscale
-    from xland.store import open_store, write
+    from xland.downscaling.call import downscale
+    from xland.store.writing import open_store, write
 
     shutil.rmtree(store, ignore_errors=True)
     with nullcontext() if cluster is None else open_cluster(cluster, progress=False):
@@ -144,7 +144,7 @@ def run_whole(folder: str, store: str, device: str, cluster: str | None = None) 
 def digest_of(store: str) -> Result:
     """Digest of a store."""
     from tests.benchmarks.hostile.kills import digest
-    from xland.store import open_store
+    from xland.store.writing import open_store
 
     return {"digest": digest(open_store(store))}
 

@@ -10,8 +10,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import xland.accessor  # noqa: F401 - registers .ai4land
-from xland.batches.split import CELL_COLUMNS, CELL_ROWS, LAND_CELLS, Part, assign_cells
-from xland.grid import aggregate
+from xland.geo.grid import aggregate
+from xland.geo.split import CELL_COLUMNS, CELL_ROWS, LAND_CELLS, Part, assign_cells
 from xland.models import Model
 from xland.vocabulary import LAND_CLASSES
 

@@ -23,10 +23,10 @@ from tests.benchmarks.harness import PROJECT, show
 from tests.benchmarks.material import LUH2
 from tests.benchmarks.short_training import choose_patches, load
 from tests.benchmarks.tables import write_between
-from xland.files import open_coarse
 from xland.models import find_model
+from xland.sources.files import open_coarse
 from xland.training.configuration import read_configuration
-from xland.training.material import open_data
+from xland.training.data.material import open_data
 
 PAGE = PROJECT / "docs" / "distant-periods.md"
 RECIPE = "luh2-0p05"

@@ -13,12 +13,12 @@ import xarray as xr
 
 import xland
 import xland.accessor
-from xland.batches.loader import Augmentation
-from xland.batches.split import Part, divide
 from xland.datasets import synthetic_world
-from xland.grid import Grid, class_shares, expand
-from xland.inputs import Channel, InputSpec
-from xland.models.unet import Architecture
+from xland.geo.grid import Grid, class_shares, expand
+from xland.geo.split import Part, divide
+from xland.models.inputs import Channel, InputSpec
+from xland.models.networks.unet import Architecture
+from xland.training.augmentation import Augmentation
 from xland.training.configuration import Configuration, Data, Schedule
 from xland.training.rollout import Rollout
 from xland.vocabulary import CLASS_NAMES, FOREST, GRASS_SHRUB, LUH2_STATES, OCEAN, URBAN

@@ -13,13 +13,13 @@ import torch
 
 from tests.benchmarks.harness import Result
 from tests.benchmarks.published import PATCH, Size, configuration, dataset
-from xland.batches.loader import make_loader
-from xland.batches.patches import chunk_groups
-from xland.batches.sampling import Order, RankSampler
-from xland.batches.stored import CACHE_BYTES
-from xland.training.group import Group
-from xland.training.steps import Stepper, make_optimizer
-from xland.training.watching import Watch
+from xland.training.data.loader import make_loader
+from xland.training.data.patches import chunk_groups
+from xland.training.data.sampling import Order, RankSampler
+from xland.training.data.stored import CACHE_BYTES
+from xland.training.learn.steps import Stepper, make_optimizer
+from xland.training.learn.watching import Watch
+from xland.training.ranks.group import Group
 
 BATCH = 8
 
@@ -74,7 +74,7 @@ def feed_network(store: str, size: dict[str, int], steps: int, batch: int, worke
     """Train the U-Net of width 16 on batches of the loader, and measure how long it waits for them."""
     import tempfile
 
-    from xland.models.unet import DownscalingNetwork
+    from xland.models.networks.unet import DownscalingNetwork
 
     torch.manual_seed(0)
     data = dataset(store, CACHE_BYTES)

@@ -51,12 +51,12 @@ def learn(store: str, size: dict[str, int], steps: int, workers: int) -> Result:
     """Take steps of a U-Net of width 32 in bfloat16."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from xland.batches.loader import make_loader
-    from xland.batches.sampling import Order, RankSampler
-    from xland.batches.stored import CACHE_BYTES
-    from xland.models.unet import DownscalingNetwork
-    from xland.training.group import Group
-    from xland.training.steps import Stepper, make_optimizer
+    from xland.models.networks.unet import DownscalingNetwork
+    from xland.training.data.loader import make_loader
+    from xland.training.data.sampling import Order, RankSampler
+    from xland.training.data.stored import CACHE_BYTES
+    from xland.training.learn.steps import Stepper, make_optimizer
+    from xland.training.ranks.group import Group
 
     device = torch.device("cuda", 0)
     data = dataset(store, CACHE_BYTES)

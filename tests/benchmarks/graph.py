@@ -18,7 +18,7 @@ WEST, SOUTH, EAST, NORTH = 10.0, 48.0, 12.0, 50.0
 def prepare(folder: str, resolution: float, factor: int, window: int, stride: int, years: list[int]) -> Result:
     """Write the model, and forcing, static fields and prior as Zarr stores without a single chunk."""
     from tests.worlds import tiny_checkpoint, tiny_inputs
-    from xland.grid import Grid
+    from xland.geo.grid import Grid
 
     inputs = replace(tiny_inputs(prior="one_hot"), factor=factor, resolution=resolution, window=window, stride=stride)
     tiny_checkpoint(Path(folder, "model"), inputs)
@@ -58,8 +58,8 @@ def build(folder: str, chunks: int | None, year: int) -> Result:
     import xarray as xr
     import zarr.codecs  # noqa: F401 - imported before memory is measured
 
-    from xland.inference.downscale import downscale
-    from xland.store import open_store
+    from xland.downscaling.call import downscale
+    from xland.store.writing import open_store
 
     imported = megabytes("VmRSS")
     forcing = open_store(f"{folder}/forcing.zarr")

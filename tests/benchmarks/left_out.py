@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from tests.benchmarks.place_scores import count_most_probable, difference, figures
 from tests.benchmarks.short_training import judge, learn
-from xland.batches.patches import Patches
-from xland.batches.source import TrainingArrays
-from xland.batches.split import CONTINENTS, Part, find_cells, leave_out
-from xland.forcing import read_forcing
-from xland.grid import count_classes
-from xland.models.baselines import cell_mode, crosswalk
-from xland.models.unet import DownscalingNetwork
+from xland.forcing.read import read_forcing
+from xland.geo.grid import count_classes
+from xland.geo.split import CONTINENTS, Part, find_cells, leave_out
+from xland.models.networks.unet import DownscalingNetwork
+from xland.scores.baselines import cell_mode, crosswalk
 from xland.training.configuration import Configuration
-from xland.training.material import Material
+from xland.training.data.loader import TrainingArrays
+from xland.training.data.material import Material
+from xland.training.data.patches import Patches
 from xland.vocabulary import CROP_STATES, LAND_CLASSES, STATE_CLASSES
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.benchmarks.short_training import Judged
-from xland.batches.split import CELL_COLUMNS, CELL_ROWS
+from xland.geo.split import CELL_COLUMNS, CELL_ROWS
 from xland.training.objective import fit_class_offsets
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, OCEAN
 

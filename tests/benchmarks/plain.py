@@ -15,8 +15,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.grid import expand
-from xland.inputs import InputSpec
+from xland.geo.grid import expand
+from xland.models.inputs import InputSpec
 
 Box = tuple[float, float, float, float]
 SIGMA_SCALE = 0.125
@@ -116,7 +116,7 @@ def bare_tensors(
     """
     import torch
 
-    from xland.inference.engine import _SPARSE
+    from xland.downscaling.engine import _SPARSE
 
     size, factor = frame.inputs.window, frame.inputs.factor
     small = size // factor

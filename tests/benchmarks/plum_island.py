@@ -23,11 +23,11 @@ import xarray as xr
 from scipy import ndimage
 
 from tests.benchmarks.harness import PROJECT, hardware, skipped
-from xland.allocation.changes import fit_changes
-from xland.allocation.crosswalk import Crosswalk
-from xland.evaluation.change import ChangeScores, assess_change
-from xland.grid import Grid, class_shares
+from xland.geo.grid import Grid, class_shares
 from xland.models.land_change import LandChange, fit_land_change
+from xland.scores.change import ChangeScores, assess_change
+from xland.totals.changes import fit_changes
+from xland.totals.crosswalk import Crosswalk
 from xland.vocabulary import CLASS_NAMES, FOREST, GRASS_SHRUB, OCEAN, STATE_CLASSES, URBAN
 
 DATA = Path(os.environ.get("XLAND_TEST_DATA", PROJECT.parent / "shared" / "data")) / "plum_island"

@@ -10,10 +10,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import xland.accessor  # noqa: F401 - registers .ai4land
-from xland.evaluation.agreement import coarse_agreement
-from xland.forcing import read_forcing
-from xland.grid import Grid, aggregate
+from xland.forcing.read import read_forcing
+from xland.geo.grid import Grid, aggregate
 from xland.models import Model
+from xland.scores.agreement import coarse_agreement
 from xland.vocabulary import CROP_STATES, CROPLAND, LUH2_STATES
 
 SCALES = (1.0, 0.75, 0.5, 0.25, 0.1)

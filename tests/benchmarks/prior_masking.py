@@ -11,10 +11,10 @@ import numpy as np
 from tests.benchmarks import drift
 from tests.benchmarks.place_scores import count, figures
 from tests.benchmarks.short_training import Judged, choose_patches, judge, learn
-from xland.batches.masking import MASKED
-from xland.batches.split import Part
+from xland.geo.split import Part
+from xland.models.inputs import MASKED
 from xland.training.configuration import Configuration
-from xland.training.material import Material, gather
+from xland.training.data.material import Material, gather
 from xland.training.rollout import Rollout
 
 SHARES = (0.0, 0.3, 0.6, 0.9, 1.0)

@@ -10,14 +10,14 @@ import numpy as np
 import zarr
 
 import xland
-from xland.batches.loader import Augmentation, PatchDataset
-from xland.batches.patches import make_patches
-from xland.batches.source import Place
-from xland.batches.stored import StoredArrays
 from xland.datasets import synthetic_world
-from xland.inputs import published_inputs
-from xland.models.unet import Architecture
+from xland.models.inputs import published_inputs
+from xland.models.networks.unet import Architecture
+from xland.training.augmentation import Augmentation
 from xland.training.configuration import Configuration, Data, Schedule
+from xland.training.data.loader import PatchDataset, Place
+from xland.training.data.patches import make_patches
+from xland.training.data.stored import StoredArrays
 
 FIRST = 1961
 PATCH = 256

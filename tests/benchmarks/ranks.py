@@ -21,12 +21,12 @@ from safetensors.torch import load_file, save_file
 
 from tests.benchmarks.harness import PROJECT, THREADS, Result
 from tests.benchmarks.published import Size, configuration, dataset
-from xland.batches.loader import make_loader
-from xland.batches.sampling import Order, RankSampler
-from xland.batches.stored import CACHE_BYTES
-from xland.models.unet import DownscalingNetwork
-from xland.training.group import join_group
-from xland.training.steps import Stepper, make_optimizer
+from xland.models.networks.unet import DownscalingNetwork
+from xland.training.data.loader import make_loader
+from xland.training.data.sampling import Order, RankSampler
+from xland.training.data.stored import CACHE_BYTES
+from xland.training.learn.steps import Stepper, make_optimizer
+from xland.training.ranks.group import join_group
 
 WARM = 2
 """Steps before the clock starts."""

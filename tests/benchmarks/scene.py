@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 import xland.accessor  # noqa: F401 - registers .ai4land
 from tests.benchmarks.material import LUH2
-from xland.batches.split import Part
-from xland.grid import expand
+from xland.geo.grid import expand
+from xland.geo.split import Part
 from xland.models import find_model
-from xland.models.baselines import fit_trees, pixel_features
 from xland.models.checkpoint import Checkpoint
+from xland.scores.baselines import fit_trees, pixel_features
 from xland.training.configuration import Configuration, parse_configuration
-from xland.training.material import Material, gather, open_data
+from xland.training.data.material import Material, gather, open_data
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES
 
 QUICK_REGION = (-20.0, -36.0, 60.0, 72.0)

@@ -14,20 +14,18 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.batches.loader import make_loader
-from xland.batches.masking import MASKED
-from xland.batches.patches import Patches
-from xland.batches.sampling import RankSampler
-from xland.batches.source import Place, TrainingArrays
-from xland.batches.split import CELL_COLUMNS, Part, cell_of
-from xland.grid import aggregate
-from xland.inputs import InputSpec
-from xland.models.unet import DownscalingNetwork
+from xland.geo.grid import aggregate
+from xland.geo.split import CELL_COLUMNS, Part, cell_of
+from xland.models.inputs import MASKED, InputSpec
+from xland.models.networks.unet import DownscalingNetwork
 from xland.training.configuration import Configuration
-from xland.training.group import Group
-from xland.training.material import Material, gather
-from xland.training.samples import make_dataset, make_order, sample_pixels, take_census
-from xland.training.steps import Stepper, call, make_optimizer, one_cycle, set_rate, update_average
+from xland.training.data.loader import Place, TrainingArrays, make_loader
+from xland.training.data.material import Material, gather
+from xland.training.data.patches import Patches
+from xland.training.data.samples import make_dataset, make_order, sample_pixels, take_census
+from xland.training.data.sampling import RankSampler
+from xland.training.learn.steps import Stepper, call, make_optimizer, one_cycle, set_rate, update_average
+from xland.training.ranks.group import Group
 
 EVERY = 7
 """Of the pixels that count, one in so many is judged: no multiple of a patch's width or of the factor."""
@@ -115,7 +113,7 @@ def load(configuration: Configuration, opened: Mapping[str, Any]) -> tuple[Confi
     ----------
     configuration : Configuration
     opened : mapping
-        ``forcing``, ``target`` and ``static``, as :func:`xland.training.material.open_data` returns them.
+        ``forcing``, ``target`` and ``static``, as :func:`xland.training.data.material.open_data` returns them.
     """
     inputs = configuration.inputs
     fields: NDArray[np.float16] | None = None
@@ -180,7 +178,7 @@ def choose_patches(configuration: Configuration, material: Material) -> Patches:
 def learn(
     configuration: Configuration, material: Material, patches: Patches, *, steps: int, seed: int = 0
 ) -> tuple[DownscalingNetwork, float]:
-    """Train as :func:`xland.training.loop.fit` does, but for so many steps in one epoch, with nothing on the way.
+    """Train as :func:`xland.training.learn.loop.fit` does, but for so many steps in one epoch, with nothing on the way.
 
     Parameters
     ----------

@@ -28,8 +28,8 @@ def run_xland(
     for name in ("cf_xarray", "distributed", "rioxarray", "torch", "zarr"):  # imported before the clock starts
         import_module(name)
 
-    from xland.inference.downscale import downscale
-    from xland.store import open_store, write
+    from xland.downscaling.call import downscale
+    from xland.store.writing import open_store, write
 
     shutil.rmtree(store, ignore_errors=True)
     counted = count_windows() if count else None
@@ -162,7 +162,7 @@ def distinct_windows(box: Box | None, model: str = "luh2-0p05", static: str | No
 
 def count_windows() -> Any:
     """Count the windows that go through any network of this process from now on."""
-    from xland.models.unet import DownscalingNetwork
+    from xland.models.networks.unet import DownscalingNetwork
 
     original, lock, total = DownscalingNetwork.forward, threading.Lock(), [0]
 

@@ -22,13 +22,13 @@ from tests.benchmarks import allocation, plum_island
 from tests.benchmarks.allocation import fractions_error
 from tests.benchmarks.material import DATA, LUH2
 from tests.benchmarks.scene import Scene, Trees, lay_on, open_scene, without
-from xland.batches.split import Part
-from xland.evaluation.agreement import coarse_agreement
-from xland.evaluation.reliability import assess_reliability
-from xland.evaluation.scores import compare
+from xland.geo.split import Part
 from xland.models import find_model
-from xland.models.baselines import as_map, simple_maps
 from xland.models.checkpoint import update_card
+from xland.scores.agreement import coarse_agreement
+from xland.scores.baselines import as_map, simple_maps
+from xland.scores.evaluation import compare
+from xland.scores.reliability import assess_reliability
 from xland.training.objective import proven_offsets
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, URBAN
 

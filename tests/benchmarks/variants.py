@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from xland.datasets.static import PREDICTORS
-from xland.inputs import InputSpec
+from xland.models.inputs import InputSpec
 from xland.training.configuration import Configuration
 
 REFERENCE = "reference"

@@ -14,7 +14,7 @@ import pytest
 
 from tests.worlds import tiny_checkpoint, tiny_world
 from xland.clusters import Profile
-from xland.inference.downscale import downscale
+from xland.downscaling.call import downscale
 
 ROOT = Path(__file__).resolve().parents[2]
 YEARS = (2000, 2001, 2002, 2003)

@@ -13,9 +13,9 @@ import numpy as np
 import xarray as xr
 
 from tests.waiting import wait_until
-from xland.store import open_store
-from xland.storing.journal import journal_of
-from xland.storing.storage import files_at
+from xland.store.journal import journal_of
+from xland.store.storage import files_at
+from xland.store.writing import open_store
 
 
 def digest(path: Path) -> str:

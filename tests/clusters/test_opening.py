@@ -22,10 +22,11 @@ from distributed.utils import LoopRunner
 from tests.clusters.conftest import free_port, path_to_tests
 from tests.clusters.stores import digest
 from tests.waiting import PATIENCE, python_processes_below, wait_until
-from xland.clusters import Profile, existing, local, open_cluster, waiting
-from xland.clusters.loop import running_loop
+from xland.clusters import Profile, local, open_cluster, waiting
+from xland.clusters import local as existing
+from xland.clusters.waiting import running_loop
 from xland.errors import ClusterError, MissingDependencyError
-from xland.store import write
+from xland.store.writing import write
 
 
 @pytest.fixture

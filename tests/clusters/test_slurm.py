@@ -11,9 +11,10 @@ import pytest
 
 from tests.clusters.stores import computed, digest, finished, let_go, traced, traces
 from tests.waiting import PATIENCE, wait_until
-from xland.clusters import job_script, open_cluster, watching
+from xland.clusters import job_script, open_cluster
+from xland.clusters import slurm as watching
 from xland.errors import ClusterError
-from xland.store import write
+from xland.store.writing import write
 
 pytestmark = pytest.mark.slurm
 

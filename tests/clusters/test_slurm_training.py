@@ -15,9 +15,9 @@ import pytest
 from tests.clusters.conftest import ROOT
 from tests.training.commands import losses, write_files
 from tests.waiting import PATIENCE, wait_until
-from xland.clusters import watching
+from xland.clusters import slurm as watching
 from xland.training.configuration import read_configuration
-from xland.training.launching import TrainingJob, train_on_cluster
+from xland.training.ranks.launching import TrainingJob, train_on_cluster
 
 pytestmark = pytest.mark.slurm
 
@@ -57,7 +57,7 @@ def rank_processes() -> dict[int, psutil.Process]:
     found = {}
     for process in psutil.process_iter(["cmdline", "environ"]):
         environment = process.info["environ"] or {}
-        if "xland.training.rank_process" in (process.info["cmdline"] or ()) and "RANK" in environment:
+        if "xland.training.ranks.process" in (process.info["cmdline"] or ()) and "RANK" in environment:
             found[int(environment["RANK"])] = process
     return found
 

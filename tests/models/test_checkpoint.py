@@ -17,14 +17,7 @@ import xland
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_network
 from xland.errors import CheckpointError, ModelError
 from xland.models import checkpoint
-from xland.models.checkpoint import (
-    CARD,
-    WEIGHTS,
-    Checkpoint,
-    read_checkpoint,
-    save_checkpoint,
-    update_card,
-)
+from xland.models.checkpoint import CARD, WEIGHTS, Checkpoint, read_checkpoint, save_checkpoint, update_card
 
 PACKAGE = Path(xland.__file__).parent
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xland.errors import CheckpointError
-from xland.grid import Grid
+from xland.geo.grid import Grid
 from xland.models import find_model, list_models
 from xland.models.coverage import Coverage
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.worlds import tiny_checkpoint, tiny_inputs
 from xland.errors import CheckpointError, ModelError
-from xland.grid import Grid
+from xland.geo.grid import Grid
 from xland.models import find_model
 from xland.models.applicability import Applicability
 from xland.models.checkpoint import Checkpoint, update_card

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.test_unet import sample
+from tests.models.networks.test_unet import sample
 from tests.worlds import tiny_checkpoint, tiny_configuration, tiny_inputs, tiny_world
 from xland.cli import main
 from xland.errors import CheckpointError, ModelError
 from xland.models import find_model
 from xland.models.checkpoint import WEIGHTS, update_card
 from xland.models.joining import join
-from xland.models.unet import Architecture
-from xland.training.calibrating import calibrate
+from xland.models.networks.unet import Architecture
+from xland.training.learn.calibrating import calibrate
 from xland.training.run import train
 
 CONTEXT = {"kind": "context", "depth": 1, "head": 6}

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
+from xland.downscaling.call import downscale
 from xland.errors import CheckpointError, ModelError
-from xland.inference.downscale import downscale
 from xland.models.checkpoint import CARD, WEIGHTS, read_checkpoint, update_card
 
 NUMBERS = st.one_of(st.integers(), st.floats(), st.sampled_from([10**18, -1, 0, 2**63, 10**400, 1e308, 1e-320]))

@@ -80,7 +80,7 @@ def test_a_configuration_fits_into_a_card():
 
 @pytest.mark.parametrize("name", list_configurations())
 def test_shipped_configurations_are_read_by_name_and_build_their_network(name):
-    from xland.models.unet import DownscalingNetwork
+    from xland.models.networks.unet import DownscalingNetwork
 
     configuration = read_configuration(name)
     assert isinstance(configuration, Configuration)

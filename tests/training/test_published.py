@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from xland.batches.split import Part, assign_years
-from xland.inputs import published_inputs
+from xland.geo.split import Part, assign_years
+from xland.models.inputs import published_inputs
 from xland.training.configuration import list_configurations, read_configuration
 
 KINDS = {"published-future": -1, "published-past": 1}

@@ -22,16 +22,16 @@ from hypothesis import strategies as st
 from tests.killing import PROJECT, run_until_killed
 from tests.waiting import PATIENCE
 from tests.worlds import tiny_configuration, tiny_inputs, tiny_world
-from xland.batches.split import Part
 from xland.errors import CheckpointError, CheckpointWarning, TrainingError, TrainingStoppedError
+from xland.geo.split import Part
 from xland.models.checkpoint import read_checkpoint
-from xland.models.unet import Architecture
-from xland.training import loop
-from xland.training.loop import fit
-from xland.training.material import gather
-from xland.training.samples import make_dataset, take_census
-from xland.training.state import PREVIOUS, STATE
-from xland.training.steps import Stepper
+from xland.models.networks.unet import Architecture
+from xland.training.data.material import gather
+from xland.training.data.samples import make_dataset, take_census
+from xland.training.learn import loop
+from xland.training.learn.loop import fit
+from xland.training.learn.state import PREVIOUS, STATE
+from xland.training.learn.steps import Stepper
 
 EPOCHS, STEPS_AN_EPOCH = 3, 4
 STEPS = EPOCHS * STEPS_AN_EPOCH

@@ -11,9 +11,9 @@ from tests.worlds import tiny_configuration, tiny_inputs, tiny_world
 from xland.errors import CheckpointError, ConfigurationError
 from xland.models import find_model
 from xland.training.configuration import read_configuration
-from xland.training.prepare import prepare
+from xland.training.data.prepare import prepare
+from xland.training.learn.state import STATE
 from xland.training.run import train
-from xland.training.state import STATE
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from xland.cli import main
-from xland.training import loop
+from xland.training.learn import loop
+from xland.training.learn.watching import Watch
 from xland.training.stopping import Termination, deferred_termination
-from xland.training.watching import Watch
 
 requests: list[Termination] = []
 steps = itertools.count(1)

@@ -1,16 +1,24 @@
-"""Waiting for workers, with progress and an end."""
+"""Waiting for workers, the event loop on which clusters run, and the keys of one run."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 from xland.errors import ClusterError
 
 if TYPE_CHECKING:
     from distributed import Client
+    from tornado.ioloop import IOLoop
+
 
 INTERVAL = 0.2
 """Seconds between two looks."""
@@ -64,3 +72,61 @@ def wait_for_workers(
             if time.monotonic() > end:
                 raise ClusterError(f"{here} of {count} workers came within {limit:g} s: {hint}")
             time.sleep(INTERVAL)
+
+
+@contextmanager
+def running_loop() -> Iterator[IOLoop]:
+    """Yield an event loop that runs in a thread of its own, however long that thread takes to start.
+
+    Without one, distributed starts its own and gives up after ten seconds, with an ``AssertionError``
+    that says nothing: too few for a login node that is short of time.
+    """
+    from tornado.ioloop import IOLoop
+
+    started: Future[tuple[IOLoop, asyncio.Event]] = Future()
+
+    async def run() -> None:
+        stopped = asyncio.Event()
+        started.set_result((IOLoop.current(), stopped))
+        await stopped.wait()
+
+    thread = Thread(target=asyncio.run, args=(run(),), name="xland cluster", daemon=True)
+    thread.start()
+    loop, stopped = started.result()
+    try:
+        yield loop
+    finally:
+        loop.add_callback(stopped.set)
+        thread.join()
+
+
+def security_of(certificate: Path | str, key: Path | str) -> Any:
+    """Return a `distributed.Security` in which client, scheduler and workers share one certificate and its key."""
+    from distributed import Security
+
+    parts = {
+        f"tls_{role}_{name}": str(path)
+        for role in ("client", "scheduler", "worker")
+        for name, path in (("cert", certificate), ("key", key))
+    }
+    return Security(require_encryption=True, tls_ca_file=str(certificate), **parts)
+
+
+@contextmanager
+def temporary_keys(folder: Path) -> Iterator[Any]:
+    """Yield a `distributed.Security` of new keys in files that only the user can read; they go at the end.
+
+    Parameters
+    ----------
+    folder : path
+        Where workers on other machines can read them.
+    """
+    from distributed import Security
+
+    made = Security.temporary()
+    with TemporaryDirectory(prefix=".keys-", dir=folder) as place:
+        certificate, key = Path(place, "certificate.pem"), Path(place, "key.pem")
+        for path, text in ((certificate, made.tls_client_cert), (key, made.tls_client_key)):
+            path.touch(mode=0o600)
+            path.write_text(text, encoding="ascii")
+        yield security_of(certificate, key)

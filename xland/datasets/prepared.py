@@ -22,11 +22,11 @@ import xarray as xr
 from xland import vocabulary
 from xland.datasets.wheels import cache_dir, source
 from xland.errors import DatasetError, StoreError
-from xland.grid import Grid
-from xland.storing.checksums import ATTRIBUTE, ROOT, sha256, table_name
-from xland.storing.storage import files_at
-from xland.storing.workplace import read_finished, seal, workplace
-from xland.years import with_years
+from xland.geo.grid import Grid
+from xland.geo.years import with_years
+from xland.store.checksums import ATTRIBUTE, ROOT, sha256, table_name
+from xland.store.storage import files_at
+from xland.store.workplace import read_finished, seal, workplace
 
 if TYPE_CHECKING:
     import zarr
@@ -172,7 +172,7 @@ def create_coordinates(group: zarr.Group, grid: Grid, years: tuple[int, ...] = (
 
 def open_prepared(path: Path, *, chunked: bool = True) -> xr.Dataset:
     """Open a store lazily, one dask chunk for each chunk on disk or without dask, free of how it was encoded."""
-    from xland.storing.checked import CheckedStore
+    from xland.store.checksums import CheckedStore
 
     table = read_finished(workplace(path))[1]
     if table is None:

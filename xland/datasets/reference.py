@@ -12,11 +12,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland import predictors, vocabulary
+from xland import vocabulary
 from xland.datasets.prepared import CHUNK, create, create_coordinates, open_prepared, prepare, store_path, strips
 from xland.datasets.wheels import fetch, source
 from xland.errors import DatasetError
-from xland.grid import Grid, class_shares, nesting_factor
+from xland.geo.grid import Grid, class_shares, nesting_factor
+from xland.sources import predictors
 
 if TYPE_CHECKING:
     import zarr

@@ -10,15 +10,23 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland import predictors
-from xland.datasets.climate import LAPSE_RATE, Climate
-from xland.datasets.lakes import lake_share, read_lakes
 from xland.datasets.prepared import CHUNK, create, create_coordinates, open_prepared, prepare, store_path, strips
 from xland.datasets.reference import KOPPEN_ZONES, elevation, koppen, land_mask
-from xland.datasets.settlements import FARTHEST, counted, density, read_settlements, town_distance
+from xland.datasets.surface import (
+    FARTHEST,
+    LAPSE_RATE,
+    Climate,
+    counted,
+    density,
+    lake_share,
+    read_lakes,
+    read_settlements,
+    town_distance,
+)
 from xland.datasets.wheels import source
 from xland.errors import GridError
-from xland.grid import Grid, aggregate
+from xland.geo.grid import Grid, aggregate
+from xland.sources import predictors
 
 if TYPE_CHECKING:
     import zarr

@@ -1,9 +1,9 @@
 """Synthetic worlds: coarse states and fine maps of many years that agree with each other exactly.
 
 The maps come first: an invented landscape (:mod:`xland.datasets.landscape`) on which land use changes
-from year to year (:mod:`xland.datasets.land_change`). The coarse states of a year are then measured on
+from year to year (:mod:`xland.datasets.landscape`). The coarse states of a year are then measured on
 its map, so that no total has to be met: each state is the share of the coarse cell's area that its fine
-cells take. This is how :func:`xland.aggregation.aggregate_classes` measures, so that the states of a
+cells take. This is how :func:`xland.totals.aggregation.aggregate_classes` measures, so that the states of a
 class add up to its share there, to the rounding of single precision. The fine cells of a block differ in
 area by a few thousandths, so that a share times the square of the factor, rounded, is the number of cells
 (at 0.25 degree for factors up to 10 everywhere below 75 N, and up to 25 below 55 N). The land that the
@@ -20,10 +20,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.datasets.land_change import Cover, simulate
-from xland.datasets.landscape import Landscape, coordinates, make_landscape
+from xland.datasets.landscape import Cover, Landscape, coordinates, make_landscape, simulate
 from xland.errors import DatasetError, GridError, TimeError
-from xland.grid import Grid, expand
+from xland.geo.grid import Grid, expand
+from xland.geo.years import check_years
 from xland.vocabulary import (
     CLASSES,
     CROP_STATES,
@@ -36,7 +36,6 @@ from xland.vocabulary import (
     URBAN,
     flag_attributes,
 )
-from xland.years import check_years
 
 SMALLEST_WORLD = 32
 """Fine cells along a side that a world needs at least, so that every class finds a place."""

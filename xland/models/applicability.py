@@ -49,7 +49,7 @@ class Applicability:
         Parameters
         ----------
         coarse : (coarse channels, rows, columns) array
-            Normalised, as :meth:`xland.inputs.InputSpec.coarse_array` returns them.
+            Normalised, as :meth:`xland.models.inputs.InputSpec.coarse_array` returns them.
         static : (static channels, rows, columns) array
             Means that :func:`static_means` returns.
 

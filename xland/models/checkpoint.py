@@ -1,9 +1,4 @@
-"""Models on disk: a folder with ``weights.safetensors`` and a JSON card; never a pickle.
-
-The card says everything needed to use and to judge the model: inputs, architecture, data, split,
-scores beside baselines, versions, licence, and the hash of the weights. Reading a card needs no
-torch; only :meth:`Checkpoint.network` does.
-"""
+"""Models on disk: a folder with ``weights.safetensors`` and a JSON card; never a pickle."""
 
 from __future__ import annotations
 
@@ -19,16 +14,16 @@ from xland.addresses import local_path
 from xland.arguments import shown
 from xland.atomic import replace_file
 from xland.errors import CheckpointError, ModelError, XlandError
-from xland.inputs import InputSpec
 from xland.models.applicability import Applicability, check_entry, pack, unpack
-from xland.models.architecture import Architecture
 from xland.models.calibration import Calibration
 from xland.models.coverage import Coverage
+from xland.models.inputs import InputSpec
+from xland.models.networks.architecture import Architecture
 from xland.models.weights import LARGEST, read_verified
 from xland.records import Limits, check_entries, read_json, read_record
 
 if TYPE_CHECKING:
-    from xland.models.unet import DownscalingNetwork
+    from xland.models.networks.unet import DownscalingNetwork
 
 WEIGHTS = "weights.safetensors"
 CARD = "card.json"
@@ -316,7 +311,7 @@ def _load_network(checkpoint: Checkpoint) -> DownscalingNetwork:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    from xland.models.unet import DownscalingNetwork
+    from xland.models.networks.unet import DownscalingNetwork
 
     path = _named_by({"sha256": checkpoint.digest}, checkpoint.folder / WEIGHTS)
     try:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xland.errors import CheckpointError
-from xland.grid import Grid
+from xland.geo.grid import Grid
 from xland.records import Limits, check_entries, read_record
 
 

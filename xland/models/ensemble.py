@@ -17,8 +17,8 @@ from xland.models.checkpoint import Checkpoint
 from xland.models.coverage import Coverage, join_coverages
 
 if TYPE_CHECKING:
-    from xland.inputs import InputSpec
-    from xland.models.unet import DownscalingNetwork
+    from xland.models.inputs import InputSpec
+    from xland.models.networks.unet import DownscalingNetwork
 
 
 @dataclass(frozen=True)

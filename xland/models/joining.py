@@ -9,8 +9,8 @@ from typing import Any
 
 from xland.errors import ModelError
 from xland.models import find_model
-from xland.models.architecture import Architecture
 from xland.models.checkpoint import Checkpoint, save_checkpoint
+from xland.models.networks.architecture import Architecture
 
 _TRAINING = ("training", "validation", "energy")
 """Entries of a card that say how its model was trained."""
@@ -24,7 +24,7 @@ def join(models: Sequence[str | Path | Checkpoint], folder: str | Path, *, name:
 
     Such a model is used, shipped and written about as one, and costs as many times the network as it has members.
     What its members say of their own certainty does not hold for all of them together: run
-    :func:`xland.training.calibrating.calibrate` on it.
+    :func:`xland.training.learn.calibrating.calibrate` on it.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def join(models: Sequence[str | Path | Checkpoint], folder: str | Path, *, name:
     CheckpointError
         If a model is damaged, or the folder cannot be written.
     """
-    from xland.models.unet import DownscalingNetwork
+    from xland.models.networks.unet import DownscalingNetwork
 
     ensemble = find_model(list(models))
     if len(ensemble.members) < 2:

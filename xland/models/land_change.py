@@ -6,7 +6,7 @@ class is, and the static fields beside their local means. For every class that l
 classifiers give the probability of each class at the second date: gradient-boosted trees, which rank
 pixels well but are too sure of themselves, and a logistic regression, which is smooth. The answer is
 their mean. How much changes is not for them to say: the coarse totals of a forcing do
-(:func:`xland.allocation.changes.fit_changes`).
+(:func:`xland.totals.changes.fit_changes`).
 """
 
 from __future__ import annotations

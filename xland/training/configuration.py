@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from xland.addresses import local_path
-from xland.batches.loader import Augmentation
 from xland.errors import ConfigurationError
-from xland.inputs import InputSpec, Name
-from xland.models.architecture import Architecture
+from xland.models.inputs import InputSpec, Name
+from xland.models.networks.architecture import Architecture
 from xland.records import Limits, Positive, Share, check_entries, read_record, read_toml
+from xland.training.augmentation import Augmentation
 from xland.training.objective import Objective
 from xland.training.rollout import Rollout
 
@@ -81,7 +81,7 @@ class Schedule:
         Patches an epoch, drawn as often as they hold training pixels; 0 takes each candidate once.
     rare_classes : float
         How much more often patches with rare classes are drawn, from 0 (not) to 1; see
-        :func:`xland.batches.sampling.rare_class_weights`.
+        :func:`xland.training.data.sampling.rare_class_weights`.
     points : int
         Pixels of each patch that enter the loss, drawn at random; 0 takes all.
     learning_rate, weight_decay : float

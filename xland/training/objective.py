@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from xland.batches.masking import MASKED
 from xland.errors import ConfigurationError
+from xland.models.inputs import MASKED
 from xland.records import Limits, check_entries
 
 
@@ -206,7 +206,7 @@ def proven_offsets(
 def tabulate_pairs(target: NDArray[np.uint8], predicted: NDArray[np.integer[Any]], count: int) -> NDArray[np.int64]:
     """Count the pixels of every pair of target (rows) and predicted class (columns); shape ``(count, count)``.
 
-    :func:`xland.training.validation.count_pairs` does the same for pixels that are still on the device.
+    :func:`xland.training.learn.validation.count_pairs` does the same for pixels that are still on the device.
     """
     pairs = target.astype(np.int64) * count + predicted
     return np.bincount(pairs, minlength=count**2).reshape(count, count)

@@ -23,8 +23,8 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from xland.batches.masking import MASKED
 from xland.errors import ConfigurationError
+from xland.models.inputs import MASKED
 from xland.records import Limits, Share, check_entries
 from xland.vocabulary import OCEAN
 
@@ -84,12 +84,12 @@ def unroll(
     Parameters
     ----------
     network : callable
-        A :class:`~xland.models.unet.DownscalingNetwork`, in training or evaluation mode, as it stands.
+        A :class:`~xland.models.networks.unet.DownscalingNetwork`, in training or evaluation mode, as it stands.
     samples : dict of Tensor
         ``coarse`` (batch, years, channels, coarse rows, coarse columns), ``static`` (batch, channels, rows,
         columns) and ``prior`` (batch, years, rows, columns): the true map that adjoins each year, 255
         where it is hidden. Years stand in the order of the rollout: the map of each is the prior of the
-        next. If need be, ``corner`` (batch, 2) as :meth:`xland.models.unet.DownscalingNetwork.forward` reads
+        next. If need be, ``corner`` (batch, 2) as :meth:`xland.models.networks.unet.DownscalingNetwork.forward` reads
         it, and ``points`` (batch, years, n), flat indices of the only pixels whose scores are wanted.
     own_share : float
         Probability that a sample reads its own map, drawn for each sample and year but the first.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +9,13 @@ import xarray as xr
 
 from xland.addresses import local_path
 from xland.arguments import checked
-from xland.batches.schema import patches_from
 from xland.errors import ConfigurationError
 from xland.models.checkpoint import Checkpoint
 from xland.training.configuration import Configuration, read_configuration
-from xland.training.group import Device, join_group
-from xland.training.loop import Report, fit
-from xland.training.opening import open_material
-from xland.training.prepare import prepare
+from xland.training.data.prepare import prepare
+from xland.training.learn.loop import Report
+from xland.training.learn.single import learn, shown_progress
+from xland.training.ranks.group import Device
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -67,13 +64,13 @@ def train(
         Coarse fractions in place of those that the configuration names.
     target, static, prior : optional
         Maps and predictors in place of those that the configuration names; see
-        :func:`xland.training.material.gather`.
+        :func:`xland.training.data.material.gather`.
     store : path, optional
         Training store that :func:`xland.prepare` wrote, in place of all of these. It is read patch by
         patch, so it may be larger than memory.
     generator : xbatcher.BatchGenerator, optional
         Over fields on the fine grid: its batches are the patches to learn from, in place of those of the
-        schedule; see :func:`xland.batches.schema.patches_from`. Not on a cluster.
+        schedule; see :func:`xland.training.data.patches.patches_from`. Not on a cluster.
     device : {"auto", "cpu", "cuda"}
         Where the network learns; ``auto`` takes a GPU if there is one.
     cluster : str, optional
@@ -94,7 +91,7 @@ def train(
     progress : bool
         Show a progress bar, and one line an epoch.
     report : callable, optional
-        Called with stage, finished share and figures, as :func:`xland.training.loop.fit` says, in place of
+        Called with stage, finished share and figures, as :func:`xland.training.learn.loop.fit` says, in place of
         the progress bar.
 
     Returns
@@ -111,8 +108,8 @@ def train(
         If arguments contradict each other.
     XlandError
         If data, store, configuration, state or cluster do not fit, as
-        :func:`xland.training.material.gather`, :func:`xland.training.stored.stored_material`,
-        :func:`xland.training.loop.fit` and :func:`xland.training.launching.launch` say.
+        :func:`xland.training.data.material.gather`, :func:`xland.training.data.gathering.stored_material`,
+        :func:`xland.training.learn.loop.fit` and :func:`xland.training.ranks.launching.launch` say.
     """
     given: dict[str, Any] = {"forcing": forcing, "target": target, "static": static, "prior": prior}
     clustered = {"cluster": cluster, "workers": workers, "profile": profile}
@@ -121,31 +118,29 @@ def train(
         configuration = read_configuration(configuration)
     output = local_path(output, what="the folder of a training")
     if cluster is not None or client is not None:
-        from xland.training.launching import TrainingJob, launch, train_on_cluster
+        from xland.training.ranks.launching import TrainingJob, launch, train_on_cluster
 
         if store is None:
             store = output / STORE
             prepare(configuration, store, **given, resume=True, progress=progress)
         job = TrainingJob(configuration, output, local_path(store), device, resume)
-        with _shown(report, enabled=progress) as say:
+        with shown_progress(report, enabled=progress) as say:
             if client is not None:
                 return launch(client, job, workers=workers, restarts=restarts, report=say)
             return train_on_cluster(
                 job, str(cluster), workers=workers, profile=profile, restarts=restarts, progress=progress, report=say
             )
-    with join_group(device) as group, _shown(report, enabled=progress and group.main) as say:
-        configuration, material = open_material(configuration, given, store)
-        factor = configuration.inputs.factor
-        return fit(
-            configuration,
-            material,
-            output,
-            resume=resume,
-            report=say,
-            group=group,
-            patches=None if generator is None else patches_from(generator, material.grid, factor),
-            measure_energy=True,
-        )
+    return learn(
+        configuration,
+        output,
+        given=given,
+        store=store,
+        generator=generator,
+        device=device,
+        resume=resume,
+        progress=progress,
+        report=report,
+    )
 
 
 def _check_arguments(
@@ -171,29 +166,3 @@ def _check_arguments(
             )
     elif generator is not None:
         raise ConfigurationError("patches of a generator are for a training here or under torchrun, not on a cluster")
-
-
-@contextmanager
-def _shown(report: Report | None, *, enabled: bool) -> Iterator[Report]:
-    """Yield what a training reports to: that of the caller, or a rich progress bar with a line for every epoch."""
-    if report is not None:
-        yield report
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
-    bar = Progress(*columns, TimeRemainingColumn(), disable=not enabled)
-    task = bar.add_task("training", total=1.0)
-
-    def show(stage: str, done: float, figures: dict[str, float]) -> None:
-        bar.start()  # now, as those of the data and the cluster are done
-        if stage == "training":
-            text = "training, loss {loss:.3f}, {samples_per_second:.3g} samples/s, waiting {waiting:.0%}"
-            bar.update(task, completed=done, description=text.format(**figures))
-        elif enabled:
-            bar.console.print("  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
-
-    try:
-        yield show
-    finally:
-        bar.stop()

@@ -24,8 +24,8 @@ import xarray as xr
 from tests.worlds import tiny_checkpoint, tiny_inputs
 from xland.datasets import synthetic_world
 from xland.errors import XlandError
-from xland.observed import open_map
-from xland.orientation import orient
+from xland.geo.orientation import orient
+from xland.sources.observed import open_map
 
 INPUTS = 1000
 SLOWEST = 20.0

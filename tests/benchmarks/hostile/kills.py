@@ -27,10 +27,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import tests.storing.elsewhere  # noqa: F401
+import tests.store.elsewhere  # noqa: F401
 from tests.benchmarks.harness import Result, tell
-from xland.storing.journal import LineJournal
-from xland.storing.storage import LocalFiles, RemoteFiles
+from xland.store.journal import LineJournal
+from xland.store.storage import LocalFiles, RemoteFiles
 
 YEARS = (2000, 2001, 2002, 2003)
 BLOCK = 40
@@ -46,7 +46,7 @@ def prepare(folder: str) -> Result:
     import numpy as np
 
     from tests.worlds import FINE, tiny_checkpoint, tiny_inputs, tiny_world
-    from xland.inputs import Channel
+    from xland.models.inputs import Channel
 
     coarse, static, maps = tiny_world((YEARS[0] - 1, *YEARS))
     forcing = coarse.isel(time=slice(1, None))
@@ -129,8 +129,8 @@ def campaign(quick: bool, seed: int = 0) -> Iterator[dict[str, Any]]:
 
 def attempt(folder: str, kind: str, store: str, log: str, moment: int | None) -> Result:
     """Write the store, or go on with it, and kill this process at a moment; return what is in it and all moments."""
-    from xland.inference.downscale import downscale
-    from xland.store import open_store, verify, write
+    from xland.downscaling.call import downscale
+    from xland.store.writing import open_store, verify, write
 
     how = KINDS[kind]
     forcing, static, prior = (open_store(f"{folder}/{name}.zarr") for name in ("forcing", "static", "prior"))
@@ -165,7 +165,7 @@ def _kill_at(moment: int | None) -> Iterator[int]:
     """Kill this process before or after the n-th thing that it does to a file; return the count of these."""
     from zarr.storage import FsspecStore, LocalStore
 
-    from xland.storing import journal, storage
+    from xland.store import journal, storage
 
     moments = itertools.count()
 
@@ -211,7 +211,7 @@ def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        [__name__, "torch", "xland.inference.downscale", "xland.store", "distributed", "tests.worlds"]
+        [__name__, "torch", "xland.downscaling.call", "xland.store.writing", "distributed", "tests.worlds"]
     )
     mine, its = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(its, function, arguments))
@@ -317,7 +317,7 @@ def _watch(log: Path) -> None:
     """Note year, row and column of each window that the network gets, before it is computed."""
     import numpy as np
 
-    from xland.models.unet import DownscalingNetwork
+    from xland.models.networks.unet import DownscalingNetwork
 
     original = DownscalingNetwork.forward
     age = [channel.name for channel in tiny_channels()].index("secma")

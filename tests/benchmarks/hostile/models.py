@@ -290,8 +290,8 @@ def _judge_all(place: Path, seed: int, first: int, count: int) -> None:
     import numpy as np
 
     from tests.worlds import COARSE, tiny_checkpoint, tiny_inputs, tiny_world
+    from xland.downscaling.call import downscale
     from xland.errors import XlandError
-    from xland.inference.downscale import downscale
     from xland.models.applicability import Applicability
     from xland.models.checkpoint import update_card
     from xland.models.coverage import Coverage

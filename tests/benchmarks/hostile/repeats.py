@@ -52,7 +52,7 @@ def _digests(place: Path, count: int, seed: int) -> Iterator[str]:
 
     from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
     from xland.clusters import open_cluster
-    from xland.inference.downscale import downscale
+    from xland.downscaling.call import downscale
 
     coarse, static, _ = tiny_world((2000,))
     before = torch.get_num_threads()

@@ -18,11 +18,11 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-import tests.storing.elsewhere  # noqa: F401
+import tests.store.elsewhere  # noqa: F401
 from xland.errors import XlandError
-from xland.provenance import describe_product
-from xland.store import open_store, verify, write
-from xland.storing.checksums import TABLE
+from xland.store.checksums import TABLE
+from xland.store.provenance import describe_product
+from xland.store.writing import open_store, verify, write
 
 Damage = Callable[[Path, np.random.Generator], "list[str]"]
 """Damages a store, and returns the names of the files that are no longer what they were."""

@@ -1,0 +1,166 @@
+"""One block in one year: what it depends on, what it reads, how many are in hand."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import dask
+import numpy as np
+import pytest
+
+from tests.raising_backend import raising_dataset
+from tests.waiting import PATIENCE
+from tests.worlds import tiny_world
+from xland.downscaling import block as block_year
+from xland.downscaling.block import IN_HAND, Plan, run_block_year
+from xland.downscaling.call import downscale
+from xland.downscaling.engine import Residency
+from xland.downscaling.graph import BlockYears
+from xland.errors import ForcingError
+
+
+def plan_of(ds) -> Plan:
+    return next(layer.plan for layer in ds["land_use"].data.dask.layers.values() if isinstance(layer, BlockYears))
+
+
+def chunks_of(ds, plan: Plan, *index: int) -> list[np.ndarray]:
+    keys = list(dict.fromkeys(plan.keys(*index)))
+    return list(dask.get(ds["land_use"].data.dask, keys))
+
+
+@pytest.fixture
+def residency(monkeypatch):
+    """An empty residency in place of the process's own."""
+    fresh = Residency(2**28)
+    monkeypatch.setattr("xland.downscaling.block.residency_of", lambda _: fresh)
+    return fresh
+
+
+@pytest.fixture
+def static_reads(monkeypatch):
+    """Blocks whose static fields were read, in order."""
+    blocks = []
+    read = block_year._read_static
+
+    def count(plan, block, chunks, device):
+        blocks.append((block.rows.start, block.columns.start))
+        return read(plan, block, chunks, device)
+
+    monkeypatch.setattr("xland.downscaling.block._read_static", count)
+    return blocks
+
+
+def test_a_block_year_is_its_part_of_the_whole(world, model):
+    coarse, static, _ = world
+    lazy = downscale(coarse, model=model, static=static, chunks=60, outputs=("land_use", "confidence"))
+    plan = plan_of(lazy)
+    layers = run_block_year(plan, 1, 0, 3, *chunks_of(lazy, plan, 1, 0, 3))
+    assert sorted(layers) == ["confidence", "entropy", "land_use"]
+    part = lazy.isel(time=1, lat=slice(0, 60), lon=slice(180, 240)).compute()
+    for name, values in layers.items():
+        np.testing.assert_array_equal(values, part[name])
+
+
+def test_a_block_year_needs_the_years_of_its_steps_and_no_other(world, two_step_model):
+    coarse, static, _ = world
+    lazy = downscale(coarse.chunk(time=1), model=two_step_model, static=static.chunk(), chunks=60, years=[2002])
+    plan = plan_of(lazy)
+    years = [key[1] for key in plan.keys(0, 1, 1) if key[0] == plan.coarse.name]
+    assert sorted(set(years)) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("direction", "given_for", "order"), [("forward", 0, [None, 0, 1]), ("backward", 2, [1, 2, None])]
+)
+def test_the_prior_is_the_given_map_first_and_then_the_plans_own(
+    rolling_model, past_model, direction, given_for, order
+):
+    coarse, static, maps = tiny_world((2000, 2001, 2002, 2003, 2004))
+    model = rolling_model if direction == "forward" else past_model
+    prior = maps.sel(time=2000 if direction == "forward" else 2004)
+    lazy = downscale(
+        coarse, model=model, static=static, prior=prior, years=[2001, 2002, 2003], direction=direction, chunks=60
+    )
+    plan = plan_of(lazy)
+    assert plan.prior_of(given_for) == (plan.first_prior, 0)
+    for year, before in enumerate(order):
+        own = {key for key in plan.keys(year, 1, 0) if key[0] == plan.name}
+        blocks = {(row, column) for row in range(3) for column in (5, 0, 1)}
+        assert own == (set() if before is None else {(plan.name, before, *block) for block in blocks})
+
+
+def test_a_block_without_land_reads_no_forcing(world, model):
+    coarse, static, _ = world
+    lazy = downscale(raising_dataset(coarse), model=model, static=static.assign(land_share=0 * static["land_share"]))
+    plan = plan_of(lazy)
+    refuse = [None] * len(list(dict.fromkeys(plan.keys(0, 0, 0))))  # chunks that cannot be read
+    assert (run_block_year(plan, 0, 0, 0, *refuse)["land_use"] == 0).all()
+
+
+def test_static_fields_of_a_block_are_read_once_for_all_years(world, model, residency, static_reads):
+    coarse, static, _ = world
+    lazy = downscale(coarse, model=model, static=static, chunks=180)["land_use"]
+    with dask.config.set(scheduler="synchronous"):
+        together = lazy.compute()
+    assert sorted(static_reads) == [(0, 0), (0, 180)]
+    assert 0 < residency.used <= residency.budget
+    residency.budget = 0
+    residency.run = ""
+    np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), together)
+    assert len(static_reads) == 2 + 2 * 3, "what finds no room is read again"
+
+
+def test_static_fields_of_a_single_year_are_not_kept(world, model, residency, static_reads):
+    coarse, static, _ = world
+    downscale(coarse, model=model, static=static, chunks=180, years=2000)["land_use"].compute()
+    assert sorted(static_reads) == [(0, 0), (0, 180)]
+    assert residency.used == 0
+
+
+def test_no_more_than_a_few_blocks_are_in_hand(world, model, monkeypatch):
+    """However many threads there are: memory is that of the blocks in hand."""
+    coarse, static, _ = world
+    lock, full, now, most = threading.Lock(), threading.Event(), [0], [0]
+    predict = block_year.predict_block
+
+    def together(*arguments):
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+            if now[0] == IN_HAND:
+                full.set()
+        full.wait(PATIENCE)  # until as many are there as may be
+        time.sleep(0.01)  # one more would come now
+        try:
+            return predict(*arguments)
+        finally:
+            with lock:
+                now[0] -= 1
+
+    monkeypatch.setattr("xland.downscaling.block.predict_block", together)
+    lazy = downscale(coarse, model=model, static=static, chunks=40, years=2000)["land_use"]
+    lazy.compute(scheduler="threads", num_workers=8)
+    assert most[0] == IN_HAND
+
+
+def test_a_fault_that_a_wide_block_reads_twice_counts_once(world, model):
+    """The halo of a block as wide as the globe holds the cells beside the date line at both of its ends."""
+    coarse, static, _ = world
+    broken = coarse.sel(time=[2000]).copy(deep=True)
+    row = int(np.argwhere(np.isfinite(broken["primf"].values[0, :, 0]))[0, 0])
+    broken["primf"][{"time": 0, "lat": row, "lon": 0}] = np.inf
+    with pytest.raises(ForcingError, match=r"primf: 1 cells?"):
+        downscale(broken, model=model, static=static, chunks=360)["land_use"].compute()
+
+
+def test_a_failed_block_does_not_hold_up_the_next(world, model):
+    """Whatever goes wrong in a block, its place in hand is free again."""
+    coarse, static, _ = world
+    broken = coarse.copy(deep=True)
+    broken["urban"][{"time": 0, "lat": 20, "lon": 40}] = np.inf
+    lazy = downscale(broken, model=model, static=static)["land_use"]
+    for _ in range(IN_HAND + 1):
+        with pytest.raises(ForcingError, match="urban"):
+            lazy.sel(year=2000).compute()
+    lazy.sel(year=2001).compute()

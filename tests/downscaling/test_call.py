@@ -1,0 +1,477 @@
+"""Promises of downscaling: lazy, independent of chunks, order and region, seamless, honest."""
+
+from __future__ import annotations
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.raising_backend import raising_dataset
+from tests.strategies import NAMINGS, Layout
+from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_network, tiny_world
+from xland.downscaling.call import downscale
+from xland.errors import (
+    ForcingError,
+    GridError,
+    ModelError,
+    PriorError,
+    RegionError,
+    StaticError,
+    StoreError,
+    TimeError,
+)
+from xland.geo.grid import Grid
+from xland.models.checkpoint import save_checkpoint
+from xland.models.coverage import Coverage
+from xland.vocabulary import CLASS_NAMES
+
+few = settings(
+    max_examples=12,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+EVERYTHING = ("land_use", "probability", "confidence")
+
+
+@pytest.fixture(scope="session")
+def whole(world, model):
+    """The tiny world in one block: what every other way of asking must agree with."""
+    coarse, static, _ = world
+    return downscale(coarse, model=model, static=static, years=2000, chunks=360, outputs=EVERYTHING).compute()
+
+
+def assert_same(found: xr.Dataset, expected: xr.Dataset) -> None:
+    """Probabilities within 1e-5, classes equal wherever the two best differ by more than that."""
+    part = expected.sel(lat=found["lat"], lon=found["lon"])
+    np.testing.assert_allclose(found["probability"], part["probability"], atol=1e-5)
+    clear = part["confidence"].values > 1e-5
+    np.testing.assert_array_equal(found["land_use"].values[clear], part["land_use"].values[clear])
+
+
+def test_building_reads_no_value(world, model):
+    coarse, static, _ = world
+    lazy = downscale(raising_dataset(coarse), model=model, static=raising_dataset(static), outputs=EVERYTHING)
+    assert all(dask.is_dask_collection(each.data) for each in lazy.data_vars.values())
+    with pytest.raises(StoreError, match="were read"):
+        lazy["land_use"].isel(time=0).compute(scheduler="synchronous")
+
+
+def test_building_with_a_prior_reads_no_value(world, rolling_model):
+    coarse, static, maps = world
+    prior = raising_dataset(maps.sel(time=[2000]).to_dataset(name="prior"))["prior"]
+    later = raising_dataset(coarse).isel(time=slice(1, None))
+    lazy = downscale(later, model=rolling_model, static=raising_dataset(static), prior=prior)
+    assert lazy["land_use"].shape == (2, 180, 360)
+
+
+@few
+@given(st.integers(3, 40).map(lambda n: 4 * n), st.sampled_from(["synchronous", "threads"]))
+def test_chunks_and_scheduler_do_not_matter(world, model, whole, chunks, scheduler):
+    coarse, static, _ = world
+    lazy = downscale(coarse, model=model, static=static, years=2000, chunks=chunks, outputs=EVERYTHING)
+    with dask.config.set(scheduler=scheduler):
+        assert_same(lazy.sel(lat=slice(60, -20), lon=slice(-180, 40)).compute(), whole)
+
+
+@few
+@given(st.integers(-45, 44), st.integers(1, 20), st.integers(-22, 20), st.integers(1, 10))
+def test_a_region_is_the_same_part_of_the_whole(world, model, whole, west, width, south, height):
+    coarse, static, _ = world
+    # coarse edges lie at 2, 6, 10 ... degrees north
+    region = (4 * west, 4 * south - 2, min(4 * (west + width), 180), min(4 * (south + height) - 2, 90))
+    part = downscale(coarse, model=model, static=static, years=2000, region=region, outputs=EVERYTHING).compute()
+    assert part.sizes["lon"] == region[2] - region[0]
+    assert part.sizes["lat"] == region[3] - region[1]
+    assert_same(part, whole)
+
+
+@pytest.mark.parametrize("names", NAMINGS, ids=str)
+@pytest.mark.parametrize("ascending", [False, True])
+@pytest.mark.parametrize("west", [None, 0.0, -20.0])
+def test_any_orientation_gives_the_same_map_by_label(world, model, whole, names, ascending, west):
+    coarse, static, _ = world
+    laid_out = Layout(names, ascending, west, ("lon", "time", "lat")).apply(coarse.sel(time=[2000]))
+    lat, lon, time = names
+    found = downscale(laid_out, model=model, static=static)["land_use"]
+    assert set(found.dims) == {lat, lon, time}
+    assert bool(found[lat][0] < found[lat][-1]) == ascending
+    if west is not None:
+        assert float(found[lon].min()) >= west
+    if time == "year":
+        assert found.sel(year=2000).sizes == found.sel(time="2000").squeeze(time).sizes
+        found = found.drop_indexes("time").swap_dims(year="time")
+        time = "time"
+    found = found.rename({lat: "lat", lon: "lon", time: "time"}).transpose("time", "lat", "lon")
+    found = found.assign_coords(lon=(found["lon"] + 180) % 360 - 180).sortby("lon").sortby("lat", ascending=False)
+    xr.testing.assert_equal(found.drop_attrs().drop_vars("spatial_ref"), whole["land_use"].drop_vars("spatial_ref"))
+
+
+def test_the_date_line_leaves_no_seam(world, model, whole):
+    """A world turned by half has its edge at Greenwich: the same values on both sides of both edges."""
+    coarse, static, _ = world
+    turned = Layout(west=0.0).apply(coarse.sel(time=[2000]))
+    found = downscale(turned, model=model, static=static, outputs=EVERYTHING).compute()
+    found = found.assign_coords(lon=(found["lon"] + 180) % 360 - 180).sortby("lon")
+    edge = [-179.5, -178.5, -0.5, 0.5, 178.5, 179.5]
+    np.testing.assert_allclose(found["probability"].sel(lon=edge), whole["probability"].sel(lon=edge), atol=1e-5)
+
+
+def test_a_region_across_the_date_line_keeps_the_callers_labels(world, model, whole):
+    coarse, static, _ = world
+    found = downscale(coarse, model=model, static=static, years=2000, region=(160, -40, -160, 40))["land_use"]
+    assert found["lon"].values.tolist() == [*np.arange(160.5, 200)]
+    lon = (found["lon"] + 180) % 360 - 180
+    np.testing.assert_array_equal(found, whole["land_use"].sel(lat=found["lat"], lon=lon))
+    turned = Layout(west=0.0).apply(coarse.sel(time=[2000]))
+    found = downscale(turned, model=model, static=static, region=(-20, -40, 20, 40))["land_use"]
+    assert found["lon"].values.tolist() == [*np.arange(-19.5, 20)]
+    np.testing.assert_array_equal(found, whole["land_use"].sel(lat=found["lat"], lon=found["lon"]))
+
+
+def test_probabilities_sum_to_one_and_ocean_is_certain(world, whole):
+    _, static, _ = world
+    np.testing.assert_allclose(whole["probability"].sum("class"), 1, atol=1e-6)
+    sea = static["land_share"].values == 0
+    assert (whole["land_use"].values[0][sea] == 0).all()
+    assert (whole["confidence"].values[0][sea] == 1).all()
+    assert len(np.unique(whole["land_use"])) > 3
+
+
+def test_confidence_is_the_margin_between_the_two_best(whole):
+    ordered = np.sort(whole["probability"].values, axis=1)
+    np.testing.assert_allclose(whole["confidence"], ordered[:, -1] - ordered[:, -2], atol=1e-6)
+
+
+def test_a_regional_forcing_with_world_wide_static_fields_works(world, model, whole):
+    coarse, static, _ = world
+    region = coarse.sel(lat=slice(60, -20), lon=slice(-60, 60))
+    found = downscale(region, model=model, static=static, years=2000)["land_use"]
+    inner = found.sel(lat=slice(40, 0), lon=slice(-30, 30)).compute()
+    # windows that reach beyond the region lack its neighbours, those inside do not
+    assert (inner == whole["land_use"].sel(lat=inner["lat"], lon=inner["lon"])).mean() > 0.9
+    assert found.shape == (1, 84, 120)
+
+
+def test_the_context_network_keeps_the_same_promises(world, context_model):
+    coarse, static, _ = world
+    one = downscale(coarse, model=context_model, static=static, years=2001, chunks=360, outputs=EVERYTHING).compute()
+    cut = downscale(coarse, model=context_model, static=static, years=2001, chunks=52, outputs=EVERYTHING)
+    assert_same(cut.compute(), one)
+
+
+def test_only_the_year_that_is_asked_for_is_computed(world, model):
+    coarse, static, _ = world
+    broken = coarse.copy(deep=True)
+    broken["urban"][{"time": 1, "lat": 20, "lon": 40}] = np.inf
+    lazy = downscale(broken, model=model, static=static)["land_use"]
+    lazy.sel(year=2000).compute()
+    with pytest.raises(ForcingError, match="urban"):
+        lazy.sel(year=2001).compute()
+
+
+def test_years_follow_each_other_with_a_prior(world, rolling_model):
+    coarse, static, maps = world
+    prior = maps.sel(time=2000)
+    options = {"model": rolling_model, "static": static}
+    both = downscale(coarse, prior=prior, years=[2001, 2002], **options)["land_use"].compute()
+    first = downscale(coarse, prior=prior, years=2001, **options)["land_use"].compute()
+    second = downscale(coarse, prior=first, years=2002, **options)["land_use"].compute()
+    np.testing.assert_array_equal(both.sel(year=[2001]), first)
+    np.testing.assert_array_equal(both.sel(year=[2002]), second)
+    other = downscale(coarse, prior=maps.sel(time=2001), years=2002, **options)["land_use"].compute()
+    assert (other != second).any(), "the prior must make a difference"
+
+
+def test_backward_begins_with_the_last_year(world, past_model):
+    coarse, static, maps = world
+    options = {"model": past_model, "static": static, "direction": "backward"}
+    both = downscale(coarse, prior=maps.sel(time=2002), years=[2000, 2001], **options)["land_use"].compute()
+    last = downscale(coarse, prior=maps.sel(time=2002), years=2001, **options)["land_use"].compute()
+    first = downscale(coarse, prior=last, years=2000, **options)["land_use"].compute()
+    np.testing.assert_array_equal(both.sel(year=[2001]), last)
+    np.testing.assert_array_equal(both.sel(year=[2000]), first)
+
+
+def test_a_rollout_does_not_depend_on_chunks(world, rolling_model):
+    coarse, static, maps = world
+    options = {"model": rolling_model, "static": static, "prior": maps.sel(time=2000), "years": [2001, 2002]}
+    one = downscale(coarse, chunks=360, **options)["land_use"].compute()
+    cut = downscale(coarse, chunks=44, **options)["land_use"].compute()
+    assert (one != cut).mean() < 1e-4
+
+
+def test_a_region_of_a_rollout_is_the_same_part_of_the_whole(world, rolling_model):
+    coarse, static, maps = world
+    options = {"model": rolling_model, "static": static, "prior": maps.sel(time=2000), "years": [2001, 2002]}
+    whole = downscale(coarse, chunks=60, **options)["land_use"]
+    part = downscale(coarse, chunks=60, region=(160, -20, -150, 30), **options)["land_use"].compute()
+    np.testing.assert_array_equal(part, whole.sel(lat=part["lat"], lon=(part["lon"] + 180) % 360 - 180))
+
+
+def test_years_of_a_rollout_must_follow_each_other(world, rolling_model):
+    coarse, static, _ = world
+    with pytest.raises(TimeError, match="2001"):
+        downscale(coarse, model=rolling_model, static=static, years=[2000, 2002])
+
+
+def test_two_steps_need_the_year_before(world, two_step_model):
+    coarse, static, _ = world
+    lazy = downscale(coarse, model=two_step_model, static=static)
+    assert lazy["year"].values.tolist() == [2001, 2002]
+    with pytest.raises(TimeError, match="1999"):
+        downscale(coarse, model=two_step_model, static=static, years=[2000])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"urban": np.nan}, "urban"),
+        ({"urban": np.inf}, "urban"),
+        ({"primf": -0.2}, "primf"),
+        ({"primf": 1.4}, "primf"),
+        ({"primf": 0.9, "secdf": 0.9}, "sum"),
+        ({"primf": 62.0}, "percent"),
+    ],
+)
+def test_bad_values_are_named_when_they_are_computed(world, model, change, message):
+    coarse, static, _ = world
+    broken = coarse.sel(time=[2000]).copy(deep=True)
+    row, column = np.argwhere(np.isfinite(broken["primf"].values[0]))[40]
+    for name, value in change.items():
+        broken[name][{"time": 0, "lat": row, "lon": column}] = value
+    lazy = downscale(broken, model=model, static=static)
+    with pytest.raises(ForcingError, match=message) as error:
+        lazy.compute()
+    assert "2000" in str(error.value)
+
+
+def test_a_fault_beside_a_region_is_named_too(world, model):
+    """What stands in the halo of a region shapes its map."""
+    coarse, static, _ = world
+    broken = coarse.sel(time=[2000]).copy(deep=True)
+    row, column = np.argwhere(np.isfinite(broken["primf"].values[0]))[40]
+    broken["primf"][{"time": 0, "lat": row, "lon": column}] = np.inf
+    edge = float(broken["lon"][column]) + 2
+    south = float(broken["lat"][row]) - 10
+    beside = downscale(broken, model=model, static=static, region=(edge, south, edge + 20, south + 20))
+    with pytest.raises(ForcingError, match=r"primf.*1 cell"):
+        beside.compute()
+
+
+def test_structural_faults_are_named_before_anything_is_computed(world, model, rolling_model):
+    coarse, static, maps = world
+    options = {"model": model, "static": static}
+    with pytest.raises(ForcingError, match="primf"):
+        downscale(coarse.drop_vars("primf"), **options)
+    with pytest.raises(TimeError, match="1850"):
+        downscale(coarse, years=[1850], **options)
+    with pytest.raises(RegionError, match="south"):
+        downscale(coarse, region=(0, 50, 10, 40), **options)
+    with pytest.raises(RegionError, match="holds no cell"):
+        downscale(coarse.sel(lon=slice(0, 60)), region=(100, 0, 120, 20), **options)
+    with pytest.raises(GridError, match="chunks"):
+        downscale(coarse, chunks=50, **options)
+    with pytest.raises(ModelError, match="outputs"):
+        downscale(coarse, outputs="colour", **options)
+    with pytest.raises(ModelError, match="direction"):
+        downscale(coarse, direction="sideways", **options)
+    with pytest.raises(ModelError, match="no prior"):
+        downscale(coarse, prior=maps.sel(time=2000), **options)
+    with pytest.raises(ModelError, match="no model 'nonesuch'"):
+        downscale(coarse, model="nonesuch", static=static)
+    with pytest.raises(StaticError, match="abs_latitude"):
+        downscale(coarse, model=model, static=static.drop_vars("abs_latitude"))
+    with pytest.raises(PriorError, match="whole class codes"):
+        downscale(coarse, model=rolling_model, static=static, years=2001, prior=maps.sel(time=2000).astype(str))
+    with pytest.raises(PriorError, match=r"prior map is of 2000-2002, but the first map needs the one of 1999"):
+        downscale(coarse, model=rolling_model, static=static, prior=maps)
+    with pytest.raises(PriorError, match="without `land_use`"):
+        downscale(coarse, model=rolling_model, static=static, prior=static)
+    with pytest.raises(ModelError, match="has learned to go forward"):
+        downscale(coarse, model=rolling_model, static=static, direction="backward")
+    with pytest.raises(StaticError, match="must be a Dataset"):
+        downscale(coarse, model=model, static=maps)
+
+
+@pytest.mark.parametrize(
+    ("argument", "error", "message"),
+    [
+        ({"region": (10, 40, 10, 50)}, RegionError, "it is empty"),
+        ({"region": (10, 40, 20)}, RegionError, "give four numbers"),
+        ({"region": (10, 40, np.nan, 50)}, RegionError, "finite"),
+        ({"region": "Europe"}, RegionError, "give four numbers"),
+        ({"years": "abc"}, TimeError, "whole numbers"),
+        ({"years": 2000.7}, TimeError, "whole numbers"),
+        ({"years": slice(2000, 2002, 2)}, TimeError, "step"),
+        ({"years": slice(1850, 1900)}, TimeError, "no year to map"),
+        ({"chunks": "auto"}, ModelError, "chunks"),
+        ({"chunks": 40.0}, GridError, "chunks"),
+        ({"outputs": None}, ModelError, "outputs"),
+        ({"model": 3}, ModelError, "name of a shipped one"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_named(world, model, argument, error, message):
+    coarse, static, _ = world
+    with pytest.raises(error, match=message):
+        downscale(coarse, **{"model": model, "static": static, **argument})
+
+
+def test_a_prior_may_hold_other_years_too(world, rolling_model):
+    coarse, static, maps = world
+    options = {"model": rolling_model, "static": static, "years": 2001}
+    many = downscale(coarse, prior=maps, **options)["land_use"].compute()
+    one = downscale(coarse, prior=maps.sel(time=2000), **options)["land_use"].compute()
+    np.testing.assert_array_equal(many, one)
+
+
+@pytest.mark.parametrize(("direction", "year", "needed"), [("forward", 2002, 2001), ("backward", 2000, 2001)])
+def test_a_prior_of_a_year_that_is_not_adjacent_is_refused(world, rolling_model, past_model, direction, year, needed):
+    coarse, static, maps = world
+    options = {
+        "model": rolling_model if direction == "forward" else past_model,
+        "static": static,
+        "years": year,
+        "direction": direction,
+    }
+    downscale(coarse, prior=maps.sel(time=needed), **options)
+    beyond = 2000 if direction == "forward" else 2002
+    with pytest.raises(PriorError, match=f"prior map is of {beyond}, but the first map needs the one of {needed}"):
+        downscale(coarse, prior=maps.sel(time=beyond), **options)
+    downscale(coarse, prior=maps.sel(time=beyond).drop_vars("time"), **options)  # does not say its year
+
+
+def test_a_forcing_smaller_than_a_window_is_mapped(world, model):
+    """8 x 12 degrees under windows of 40: what lies beyond is unknown, and the same for any blocks."""
+    coarse, static, _ = world
+    small = coarse.sel(lat=slice(10, 2), lon=slice(12, 24))
+    options = {"model": model, "static": static, "years": 2000, "outputs": EVERYTHING}
+    one = downscale(small, **options).compute()
+    assert one["land_use"].shape == (1, 8, 12)
+    assert_same(downscale(small, chunks=4, **options).compute(), one)
+    np.testing.assert_allclose(one["probability"].sum("class"), 1, atol=1e-6)
+
+
+def test_a_hole_in_the_forcing_is_named_where_the_model_knows_data(world, tmp_path):
+    """All states NaN is ocean, ice or a lake, unless the model was trained with data in that cell."""
+    coarse, static, _ = world
+    covered = np.isfinite(coarse["primf"].values).all(axis=0)
+    card = {"name": "covered", "coverage": Coverage(Grid.world(4), covered).to_dict()}
+    model = save_checkpoint(tmp_path, tiny_network(tiny_inputs()), card)
+    downscale(coarse, model=model, static=static, years=2000)["land_use"].compute()
+    holed = coarse.copy(deep=True)
+    row, column = np.argwhere(covered)[100]
+    for name in holed.data_vars:
+        holed[name][{"lat": row, "lon": column}] = np.nan
+    with pytest.raises(ForcingError, match=r"1 (land )?cell"):
+        downscale(holed, model=model, static=static, years=2000)["land_use"].compute()
+
+
+def test_a_forcing_between_the_cells_of_the_world_is_refused(world, model):
+    coarse, static, _ = world
+    part = coarse.isel(lat=slice(10, 30), lon=slice(10, 40))
+    with pytest.raises(GridError, match="off"):
+        downscale(part.assign_coords(lon=part["lon"] + 1), model=model, static=static)
+
+
+def test_other_values_or_files_have_another_fingerprint(world, model, tmp_path):
+    coarse, static, _ = world
+
+    def fingerprint(ds):
+        return downscale(ds, model=model, static=static).attrs["xland_fingerprint"]
+
+    changed = coarse.copy(deep=True)
+    changed["urban"][{"time": 0, "lat": 20, "lon": 40}] = 0.5
+    assert fingerprint(coarse) == fingerprint(coarse.copy(deep=True))
+    assert fingerprint(coarse) != fingerprint(changed)
+    assert fingerprint(coarse.chunk()) != fingerprint(changed.chunk())
+    coarse.to_netcdf(tmp_path / "one.nc")
+    coarse.to_netcdf(tmp_path / "two.nc")
+    one = [xr.open_dataset(tmp_path / "one.nc", chunks={}) for _ in range(2)]
+    assert fingerprint(one[0]) == fingerprint(one[1])
+    assert fingerprint(one[0]) != fingerprint(xr.open_dataset(tmp_path / "two.nc", chunks={}))
+
+
+def test_another_factor_than_the_models_is_refused(world, model):
+    _, static, _ = world
+    coarse, _, _ = tiny_world((2000,))
+    halved = coarse.isel(lat=slice(0, 20), lon=slice(0, 20)).assign_coords(
+        lat=np.arange(20) * -2.0 + 40, lon=np.arange(20) * 2.0
+    )
+    with pytest.raises(ModelError, match="factor of 4 from 4 to 1 degree; the forcing has cells of 2 degree"):
+        downscale(halved, model=model, static=static)
+
+
+def test_static_fields_that_do_not_nest_or_cover_are_refused(world, model):
+    coarse, static, _ = world
+    shifted = static.assign_coords(lat=static["lat"] - 0.5).isel(lat=slice(0, 179))
+    with pytest.raises(StaticError, match="edges"):
+        downscale(coarse, model=model, static=shifted)
+    with pytest.raises(StaticError, match="does not cover"):
+        downscale(coarse, model=model, static=static.sel(lat=slice(60, -60)))
+    with pytest.raises(StaticError, match=r"cells of 2 degree"):
+        downscale(coarse, model=model, static=static.coarsen(lat=2, lon=2).mean())
+
+
+def test_a_prior_with_unknown_codes_or_on_another_grid_is_refused(world, rolling_model):
+    coarse, static, maps = world
+    options = {"model": rolling_model, "static": static, "years": 2001}
+    strange = maps.sel(time=2000).copy(deep=True)
+    strange[90, 100:110] = 44
+    with pytest.raises(PriorError, match=r"44 \(10 cells\)"):
+        downscale(coarse, prior=strange, **options).compute()
+    with pytest.raises(PriorError, match="does not cover"):
+        downscale(coarse, prior=maps.sel(time=2000, lat=slice(50, -50)), **options)
+
+
+def test_nan_in_static_fields_on_land_is_named(world, model):
+    coarse, static, _ = world
+    broken = static.copy(deep=True)
+    row, column = np.argwhere(static["land_share"].values > 0)[500]
+    broken["elevation"][row, column] = np.nan
+    with pytest.raises(StaticError, match=r"elevation: 1 cells of land are NaN or infinite, the first at latitude"):
+        downscale(coarse, model=model, static=broken, years=2000).compute()
+
+
+def test_outputs_carry_cf_attributes_a_crs_and_provenance(world, model):
+    coarse, static, _ = world
+    fine = downscale(coarse, model=model, static=static, outputs=EVERYTHING)
+    land_use = fine["land_use"]
+    assert land_use.dtype == np.uint8
+    assert land_use.attrs["flag_meanings"].split() == list(CLASS_NAMES)
+    assert land_use.attrs["flag_values"].tolist() == list(range(8))
+    assert fine["class"].values.tolist() == list(range(8))
+    assert fine["class_name"].values.tolist() == list(CLASS_NAMES)
+    xr.testing.assert_identical(fine.sel(class_name="forest"), fine.sel({"class": 4}))
+    assert land_use.rio.crs.to_epsg() == 4326
+    assert fine.attrs["xland_model_sha256"] == model.digest
+    other = downscale(coarse, model=model, static=static, outputs="land_use")
+    assert fine.attrs["xland_fingerprint"] != other.attrs["xland_fingerprint"]
+
+
+def test_windows_without_land_are_never_run(world, model, monkeypatch):
+    coarse, static, _ = world
+    empty = static.assign(land_share=static["land_share"].where(static["lat"] > 100, 0.0))
+
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("the network was run")
+
+    monkeypatch.setattr("xland.downscaling.engine.Engine.run", refuse)
+    found = downscale(coarse, model=model, static=empty, years=2000)["land_use"].compute()
+    assert (found == 0).all()
+
+
+def test_the_model_is_not_in_the_graph(tmp_path, world):
+    """Only its folder and card travel: a network 60 times as wide leaves the graph as small as before."""
+    from cloudpickle import dumps
+
+    coarse, static, _ = world
+    sizes = []
+    for width in (2, 64):
+        checkpoint = tiny_checkpoint(tmp_path / str(width), tiny_inputs(), width=width)
+        lazy = downscale(coarse.chunk(), model=checkpoint, static=static.chunk(), years=2000)["land_use"]
+        sizes.append(len(dumps(lazy.__dask_graph__())))
+    assert sizes[1] < sizes[0] + 10_000

@@ -1,0 +1,442 @@
+"""Coarse totals that a downscaling keeps: in probabilities, in maps, and as changes upon a prior map."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.raising_backend import raising_dataset
+from tests.strategies import Layout
+from tests.worlds import FACTOR, FINE, tiny_checkpoint, tiny_inputs
+from xland.downscaling.call import downscale
+from xland.errors import AllocationError, ModelError, PriorError, TimeError, XlandError
+from xland.geo.grid import aggregate, class_shares
+from xland.models.checkpoint import update_card
+from xland.models.inputs import Channel
+from xland.totals.aggregation import aggregate_classes
+from xland.totals.crosswalk import LUH_CROSSWALK, Crosswalk, class_targets
+from xland.vocabulary import CLASS_NAMES, FOREST, GRASS_SHRUB, PASTURE, STATE_CLASSES
+
+REGION = (-60, -18, 60, 62)
+EVERYTHING = ("land_use", "probability", "confidence", "conservation")
+PIXEL = 1.05 / FACTOR**2
+"""Share of the largest pixel in its coarse cell, north of 18 S and south of 62 N."""
+
+few = settings(
+    max_examples=4,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+modes = st.sampled_from(["fractions", "map", "changes"])
+
+
+@pytest.fixture(scope="module")
+def ask(world, model):
+    """Downscale a part of the tiny world, keeping totals."""
+    coarse, static, maps = world
+
+    @cache
+    def run(mode: str | None, **more) -> xr.Dataset:
+        prior = {"prior": maps.sel(time=[2000])} if mode == "changes" else {}
+        options = {"static": static, "region": REGION, "years": 2002, "outputs": EVERYTHING, **prior, **more}
+        if mode is None:
+            options["outputs"] = EVERYTHING[:3]
+        return downscale(coarse, model=model, conserve=mode, **options).compute()
+
+    return run
+
+
+def wanted(coarse: xr.Dataset, found: xr.Dataset, year: int = 2002, crosswalk=LUH_CROSSWALK) -> np.ndarray:
+    """Share of each class that the forcing has in the coarse cells of a result."""
+    lat, lon = (found[name].values for name in ("lat", "lon"))
+    part = coarse.sel(time=year, lat=slice(lat[0], lat[-1]), lon=slice(lon[0], lon[-1]))
+    states = {str(name): part[name].values for name in part.data_vars if name not in ("secma", "secmb")}
+    return class_targets(states, crosswalk, CLASS_NAMES)
+
+
+def cell_area(found: xr.Dataset) -> np.ndarray:
+    return FINE.cell_area()[np.isin(FINE.latitude, found["lat"].values)]
+
+
+def shares(found: xr.Dataset, codes: np.ndarray | None = None) -> np.ndarray:
+    """Area share of each class in the coarse cells of a result."""
+    codes = found["land_use"].values[-1] if codes is None else codes
+    return class_shares(codes, FACTOR, cell_area(found), len(CLASS_NAMES))
+
+
+def unmet(found: xr.Dataset) -> np.ndarray:
+    """What could not be kept, once a coarse cell; NaN in cells without land."""
+    cells = found["unmet"].values[-1].reshape(found.sizes["lat"] // FACTOR, FACTOR, -1, FACTOR)
+    low, high = np.fmin.reduce(cells, axis=(1, 3)), np.fmax.reduce(cells, axis=(1, 3))
+    np.testing.assert_array_equal(low, high)
+    return low
+
+
+def test_probabilities_have_the_fractions_of_the_forcing(world, ask):
+    found = ask("fractions")
+    mean = aggregate(found["probability"].values[0].astype(np.float64), FACTOR, cell_area(found)[:, None])
+    kept = unmet(found) == 0
+    assert kept.mean() > 0.5
+    assert np.nanmax(np.abs(mean - wanted(world[0], found))[:, kept]) <= 1e-6
+    np.testing.assert_allclose(found["probability"].sum("class"), 1, atol=1e-5)
+
+
+def test_fractions_are_kept_on_disk_too(world, model, ask, tmp_path):
+    """Probabilities in steps of a byte would lose every class that is rare throughout a coarse cell."""
+    options = {"static": world[1], "region": REGION, "years": 2002, "outputs": "probability", "conserve": "fractions"}
+    downscale(world[0], model=model, **options).ai4land.to_zarr(tmp_path / "kept.zarr", progress=False)
+    with xr.open_zarr(tmp_path / "kept.zarr") as read:
+        np.testing.assert_array_equal(read["probability"], ask("fractions")["probability"])
+    assert ask("map")["probability"].encoding["dtype"] == "uint8"
+
+
+def test_all_that_follows_from_probabilities_follows_from_those_fitted(ask):
+    found, plain = ask("fractions"), ask(None)
+    assert (found["probability"] != plain["probability"]).mean() > 0.2
+    probability = found["probability"].values
+    np.testing.assert_array_equal(found["land_use"], probability.argmax(axis=1))
+    ordered = np.sort(probability, axis=1)
+    np.testing.assert_allclose(found["confidence"], ordered[:, -1] - ordered[:, -2], atol=1e-6)
+
+
+def test_a_map_has_the_class_areas_of_the_forcing_to_within_a_pixel(world, ask):
+    found, plain = ask("map"), ask(None)
+    kept = unmet(found) == 0
+    assert kept.mean() > 0.5
+    assert np.nanmax(np.abs(shares(found) - wanted(world[0], found))[:, kept]) <= PIXEL
+    assert np.nanmax(np.abs(shares(plain) - wanted(world[0], plain))) > 0.5, "the model alone keeps none"
+    for name in ("probability", "confidence", "entropy"):
+        np.testing.assert_array_equal(found[name], plain[name])
+
+
+def test_a_tolerance_gives_a_more_probable_map_that_still_has_the_areas_to_within_a_pixel(world, ask):
+    nearest, found = ask("map"), ask("map", tolerance=1)
+    off, less = (
+        np.nan_to_num(np.abs(shares(each) - wanted(world[0], each)))[:, unmet(each) == 0] for each in (found, nearest)
+    )
+    assert less.mean() < off.mean()
+    assert off.max() <= PIXEL
+    worth = {}
+    for name, each in (("found", found), ("nearest", nearest)):
+        chosen = each["probability"].isel({"class": each["land_use"].astype(int)})
+        worth[name] = float(np.log(chosen.clip(1e-6)).sum())
+    assert worth["found"] > worth["nearest"]
+    assert found.attrs["xland_fingerprint"] != nearest.attrs["xland_fingerprint"]
+
+
+def test_changes_are_laid_upon_the_map_of_the_base_year(world, ask):
+    coarse, _, maps = world
+    found = ask("changes")
+    base = maps.sel(time=2000, lat=found["lat"], lon=found["lon"]).values
+    change = wanted(coarse, found) - wanted(coarse, found, 2000)
+    kept = unmet(found) == 0
+    off = shares(found) - shares(found, base) - change
+    assert np.nanmax(np.abs(off)[:, kept]) <= PIXEL
+    still = np.abs(np.nan_to_num(change)).max(axis=0).repeat(FACTOR, 0).repeat(FACTOR, 1) < 1e-6
+    assert 0.5 < still.mean() < 1
+    moved = found["land_use"].values[0] != base
+    assert not moved[still].any(), "what the forcing leaves, the map keeps"
+    assert moved.any()
+
+
+def test_a_protected_class_does_not_grow_where_the_forcing_says_that_it_shrinks(world, ask):
+    coarse, _, maps = world
+    found = ask("changes")
+    base = maps.sel(time=2000, lat=found["lat"], lon=found["lon"]).values
+    change = (wanted(coarse, found) - wanted(coarse, found, 2000))[FOREST]
+    shrinks = (change < -1e-6).repeat(FACTOR, 0).repeat(FACTOR, 1)
+    assert shrinks.any()
+    assert not ((found["land_use"].values[0] == FOREST) & (base != FOREST))[shrinks].any()
+
+
+def test_the_base_year_keeps_its_map_and_years_do_not_depend_on_each_other(world, model, ask):
+    coarse, static, maps = world
+    options = {"model": model, "static": static, "region": REGION, "conserve": "changes"}
+    lazy = downscale(coarse, prior=maps.sel(time=2000), **options)["land_use"]
+    assert lazy["year"].values.tolist() == [2000, 2001, 2002]
+    land = static["land_share"].sel(lat=lazy["lat"], lon=lazy["lon"]) > 0
+    base = maps.sel(time=2000, lat=lazy["lat"], lon=lazy["lon"]).where(land, 0)
+    np.testing.assert_array_equal(lazy.sel(year=2000), base)
+    np.testing.assert_array_equal(lazy.sel(year=2002), ask("changes")["land_use"][0])
+    needed = lazy.sel(year=2002).data.__dask_optimize__(
+        lazy.sel(year=2002).data.dask, lazy.sel(year=2002).data.__dask_keys__()
+    )
+    assert not [key for key in needed if isinstance(key, tuple) and key[0] == lazy.data.name and key[1] in (0, 1)]
+
+
+def test_a_map_that_does_not_say_its_year_is_that_of_the_year_before(world, model):
+    coarse, static, maps = world
+    options = {"model": model, "static": static, "region": REGION, "conserve": "changes", "years": [2001, 2002]}
+    said = downscale(coarse, prior=maps.sel(time=[2000]), **options)["land_use"].compute()
+    silent = downscale(coarse, prior=maps.sel(time=2000, drop=True), **options)["land_use"].compute()
+    np.testing.assert_array_equal(silent, said)
+    past = {**options, "years": [2000, 2001], "direction": "backward"}
+    said = downscale(coarse, prior=maps.sel(time=[2002]), **past)["land_use"].compute()
+    silent = downscale(coarse, prior=maps.sel(time=2002, drop=True), **past)["land_use"].compute()
+    np.testing.assert_array_equal(silent, said)
+
+
+@pytest.fixture(scope="module")
+def rolled(world, rolling_model):
+    """Two years of a rollout upon the map of 2000, and what it is asked with."""
+    coarse, static, maps = world
+    options = {"model": rolling_model, "static": static, "years": [2001, 2002], "conserve": "changes"}
+    options |= {"prior": maps.sel(time=2000), "region": REGION, "outputs": ("land_use", "conservation")}
+    return downscale(coarse, chunks=360, **options).compute(), options
+
+
+def test_a_rollout_lays_changes_upon_its_own_map_and_counts_them_from_the_base_year(world, rolled):
+    coarse, _, maps = world
+    found, _ = rolled
+    base = maps.sel(time=2000, lat=found["lat"], lon=found["lon"]).values
+    change = wanted(coarse, found) - wanted(coarse, found, 2000)
+    kept = unmet(found) == 0
+    assert np.nanmax(np.abs(shares(found) - shares(found, base) - change)[:, kept]) <= PIXEL
+    latest = wanted(coarse, found) - wanted(coarse, found, 2001)
+    still = np.abs(np.nan_to_num(latest)).max(axis=0).repeat(FACTOR, 0).repeat(FACTOR, 1) < 1e-6
+    moved = (found["land_use"][1] != found["land_use"][0]).values
+    assert moved.any()
+    assert not moved[still].any(), "it begins with the map that was made for the year before"
+
+
+def test_a_rollout_does_not_make_up_for_lowered_gains_of_forest_in_a_year_of_loss(world, rolling_model):
+    """Forest should replace pasture that the map does not have, and in the next year some of it goes again."""
+    coarse, static, maps = world
+    changing = coarse.copy(deep=True)
+    known = np.isfinite(coarse["primf"].values)
+    parts = {"c3ann": (0.4, 0.4, 0.25), "pastr": (0.4, 0.1, 0.3), "secdf": (0.1, 0.4, 0.35), "primn": (0.1, 0.1, 0.1)}
+    for name in STATE_CLASSES.keys() & set(coarse.data_vars):
+        share = np.array(parts.get(name, (0.0, 0.0, 0.0)), dtype=np.float32)[:, None, None]
+        changing[name].values[:] = np.where(known, share, np.nan)
+    base = maps.sel(time=2000).where(maps.sel(time=2000) != PASTURE, GRASS_SHRUB)
+    options = {"static": static, "region": REGION, "years": [2001, 2002], "conserve": "changes"}
+    found = downscale(changing, model=rolling_model, prior=base, **options)["land_use"].compute()
+    first, second = (found.sel(year=year) == FOREST for year in (2001, 2002))
+    assert first.any()
+    assert not (second & ~first).any()
+
+
+def test_where_the_forcing_says_nothing_the_decision_of_the_model_holds(world, tmp_path):
+    coarse, static, _ = world
+    known = coarse.where((coarse["lat"] > 30) | (coarse["lat"] < 10))
+    plain = tiny_checkpoint(tmp_path)
+    model = update_card(tmp_path, {"decision": [8.0 if name == "cropland" else 0.0 for name in CLASS_NAMES]})
+    options = {"static": static, "region": REGION, "years": 2002}
+    free = downscale(known, model=model, **options)["land_use"].compute()
+    silent = (free["lat"] < 30) & (free["lat"] > 10)
+    assert (free != downscale(known, model=plain, **options)["land_use"]).where(silent).sum() > 0
+    for mode in ("map", "fractions"):
+        kept = downscale(known, model=model, conserve=mode, **options)["land_use"].compute()
+        np.testing.assert_array_equal(kept.sel(lat=silent), free.sel(lat=silent))
+
+
+def test_a_rollout_with_totals_is_the_same_to_the_bit_through_any_blocks_and_a_store(world, rolled, tmp_path):
+    found, options = rolled
+    lazy = downscale(world[0], chunks=60, **options)
+    lazy.ai4land.to_zarr(tmp_path / "rolled.zarr", progress=False)
+    with xr.open_zarr(tmp_path / "rolled.zarr") as opened:
+        np.testing.assert_array_equal(opened["land_use"], found["land_use"])
+        np.testing.assert_array_equal(opened["unmet"], found["unmet"])
+
+
+@few
+@given(mode=modes, block=st.integers(2, 40), scheduler=st.sampled_from(["synchronous", "threads"]))
+def test_blocks_do_not_matter(world, model, ask, mode, block, scheduler):
+    coarse, static, maps = world
+    prior = {"prior": maps.sel(time=[2000]).chunk(lat=37, lon=50)} if mode == "changes" else {}
+    options = {"model": model, "static": static, "region": (-20, 2, 32, 42), "years": 2002, "outputs": EVERYTHING}
+    lazy = downscale(coarse.chunk(lat=11, lon=13), chunks=4 * block, conserve=mode, **options, **prior)
+    found = lazy.compute(scheduler=scheduler)
+    part = ask(mode).sel(lat=found["lat"], lon=found["lon"])
+    for name in ("land_use", "probability", "unmet"):
+        np.testing.assert_array_equal(found[name], part[name])
+
+
+@few
+@given(
+    mode=modes,
+    layouts=st.tuples(*[
+        st.builds(
+            Layout,
+            latitude_ascending=st.booleans(),
+            west=st.sampled_from([None, 0.0, -20.0]),
+            order=st.permutations(("time", "lat", "lon")).map(tuple),
+        )
+    ] * 2),
+)  # fmt: skip
+def test_orientation_does_not_matter(world, model, ask, mode, layouts):
+    coarse, static, maps = world
+    given = {"prior": layouts[1].apply(maps.sel(time=[2000]).to_dataset())["land_use"]} if mode == "changes" else {}
+    options = {"model": model, "static": static, "region": (-20, 2, 32, 42), "years": 2002, "outputs": EVERYTHING}
+    found = downscale(layouts[0].apply(coarse), conserve=mode, **options, **given).compute()
+    found = found.assign_coords(lon=(found["lon"] + 180) % 360 - 180).sortby("lon").sortby("lat", ascending=False)
+    part = ask(mode).sel(lat=found["lat"], lon=found["lon"])
+    for name in ("land_use", "probability", "unmet"):
+        np.testing.assert_array_equal(found[name].transpose(*part[name].dims), part[name])
+
+
+def test_a_region_across_the_date_line_keeps_its_totals(world, model):
+    coarse, static, _ = world
+    options = {"model": model, "static": static, "years": 2002, "conserve": "map"}
+    found = downscale(coarse, region=(150, 30, -150, 62), **options)["land_use"].compute()
+    whole = downscale(coarse, chunks=360, **options)["land_use"]
+    longitude = (found["lon"].values + 180) % 360 - 180
+    np.testing.assert_array_equal(found, whole.sel(lat=found["lat"].values, lon=longitude))
+
+
+def test_class_shares_are_a_forcing_too(world, tmp_path):
+    """With the share of the ocean, and of all classes that LUH does not know."""
+    _, static, maps = world
+    coarse = aggregate_classes(maps.sel(time=[2002]), FACTOR).compute()
+    channels = tuple(Channel(name, (name,)) for name in CLASS_NAMES)
+    model = tiny_checkpoint(tmp_path, replace(tiny_inputs(), coarse=channels))
+    options = {"model": model, "static": static, "region": REGION, "outputs": EVERYTHING}
+    found = downscale(coarse, conserve="map", **options).compute()
+    assert (unmet(found)[np.isfinite(unmet(found))] == 0).all()
+    part = coarse.sel(lat=slice(62, -18), lon=slice(-60, 60)).isel(time=0)
+    expected = np.stack([part[name].values for name in CLASS_NAMES])
+    assert np.abs(shares(found) - expected).max() <= PIXEL
+    fitted = downscale(coarse, conserve="fractions", **options).compute()["probability"].values[0]
+    mean = aggregate(fitted.astype(np.float64), FACTOR, cell_area(found)[:, None])
+    assert np.abs(mean - expected).max() <= 2e-6
+    broken = coarse.assign(forest=0.9 * coarse["forest"])
+    with pytest.raises(AllocationError, match=r"sum to as little as .* in place of 1 .*N, .*E, in 2002"):
+        downscale(broken, conserve="map", **options).compute()
+
+
+def test_what_cannot_be_kept_is_said(world, model):
+    """Where half of a cell is sea by the fine grid, a forcing that fills it asks for too much."""
+    coarse, static, _ = world
+    full = (coarse[[*STATE_CLASSES.keys() & set(coarse.data_vars)]].to_dataarray().sum("variable") > 0.999).sel(
+        time=2002
+    )
+    place = full.where(full, drop=True)
+    lat, lon = next(
+        (a, o)
+        for a in place["lat"].values
+        for o in place["lon"].values
+        if full.sel(lat=a, lon=o) and -18 < a < 62 and -60 < o < 60
+    )
+    there = (abs(static["lat"] - lat) < 2) & (static["lon"] > lon) & (static["lon"] < lon + 2)
+    half = static.assign(land_share=static["land_share"].where(~there, 0))
+    options = {"model": model, "static": half, "years": 2002, "region": REGION, "outputs": ("land_use", "conservation")}
+    for mode in ("fractions", "map"):
+        found = downscale(coarse, conserve=mode, **options).compute()
+        row, column = int((62 - lat) // 4), int((lon + 60) // 4)
+        assert unmet(found)[row, column] == pytest.approx(0.5, abs=0.01)
+        assert np.nanmean(unmet(found) > 0) < 0.1
+    sea = half["land_share"].sel(lat=found["lat"], lon=found["lon"]).values == 0
+    np.testing.assert_array_equal(np.isnan(found["unmet"].values[0]), sea)
+
+
+def test_another_crosswalk_gives_another_product(world, model):
+    coarse, static, _ = world
+    states = {**STATE_CLASSES, "pastr": "grass_shrub", "range": "grass_shrub"}
+    crosswalk = Crosswalk(states, remainder=("ocean", "other", "water", "pasture"))
+    options = {"model": model, "static": static, "region": REGION, "years": 2002, "outputs": EVERYTHING}
+    found = downscale(coarse, conserve="map", crosswalk=crosswalk, **options).compute()
+    kept = unmet(found) == 0
+    assert np.nanmax(np.abs(shares(found) - wanted(coarse, found, crosswalk=crosswalk))[:, kept]) <= PIXEL
+    options["outputs"] = "land_use"
+    wishes = [{}, {"conserve": "map"}, {"conserve": "fractions"}, {"conserve": "map", "crosswalk": crosswalk}]
+    made = {downscale(coarse, **options, **wish).attrs["xland_fingerprint"] for wish in wishes}
+    assert len(made) == len(wishes)
+    assert found.attrs["xland_conserve"] == "map"
+
+
+def test_what_travels_to_workers_holds_all_that_totals_need(world, rolled):
+    """Threads share the plan of a downscaling; processes and other machines get a copy."""
+    from cloudpickle import dumps, loads
+
+    found, options = rolled
+    copy = loads(dumps(downscale(world[0].chunk(), **options).sel(year=[2001])))
+    np.testing.assert_array_equal(copy["land_use"].compute(), found["land_use"].sel(year=[2001]))
+
+
+@pytest.mark.parametrize("mode", ["fractions", "map", "changes"])
+def test_building_reads_no_value(world, model, rolling_model, mode):
+    coarse, static, maps = world
+    given = {"prior": raising_dataset(maps.sel(time=[2000]).to_dataset(name="prior"))["prior"]}
+    for each in (model, rolling_model):
+        options = given if mode == "changes" or each is rolling_model else {}
+        lazy = downscale(
+            raising_dataset(coarse).isel(time=slice(None)), model=each, static=raising_dataset(static), conserve=mode,
+            years=[2001, 2002], outputs=("land_use", "conservation"), **options,
+        )  # fmt: skip
+        assert all(dask.is_dask_collection(array.data) for array in lazy.data_vars.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            {"conserve": "totals"},
+            ModelError,
+            "conserve must be one of 'fractions', 'map', 'changes' or None, not 'totals'",
+        ),
+        ({"conserve": "changes"}, ModelError, "lays changes upon an observed map: give it as prior="),
+        ({"crosswalk": LUH_CROSSWALK}, ModelError, "choose how with conserve="),
+        ({"tolerance": 1}, ModelError, "set conserve='map', or leave tolerance out"),
+        ({"conserve": "fractions", "tolerance": 0}, ModelError, "set conserve='map', or leave tolerance out"),
+        ({"conserve": "map", "tolerance": 2}, ModelError, "a number of fine pixels from 0 to 1, not 2"),
+        ({"conserve": "map", "tolerance": "1"}, ModelError, "tolerance must be a finite number or None, not '1'"),
+        (
+            {"conserve": "map", "crosswalk": STATE_CLASSES},
+            AllocationError,
+            "the crosswalk is of type mappingproxy; pass an xland.totals.crosswalk.Crosswalk",
+        ),
+        (
+            {"outputs": "conservation"},
+            ModelError,
+            "'conservation' says where totals could not be kept: choose conserve=",
+        ),
+        (
+            {"conserve": "map", "crosswalk": Crosswalk({"urban": "urban"}, protected=())},
+            AllocationError,
+            "leaves cropland, pasture, forest, grass_shrub without a state",
+        ),
+    ],
+)
+def test_wishes_that_cannot_be_met_are_named_before_anything_is_read(world, model, options, error, message):
+    coarse, static, _ = world
+    with pytest.raises(error, match=message):
+        downscale(raising_dataset(coarse), model=model, static=raising_dataset(static), **options)
+
+
+def test_base_maps_that_cannot_be_used_are_named(world, model):
+    coarse, static, maps = world
+    options = {"model": model, "static": static, "conserve": "changes"}
+    later = coarse.sel(time=[2001, 2002])
+    with pytest.raises(TimeError, match=r"counts changes from 2000, .*which the forcing lacks \(it holds 2001-2002\)"):
+        downscale(later, prior=maps.sel(time=2000), **options)
+    with pytest.raises(TimeError, match=r"prior.assign_coords\(time=2001\)"):
+        downscale(later, prior=maps.sel(time=2000, drop=True), **options)
+    with pytest.raises(PriorError, match=r"prior map is of 2000-2002: choose the year from which changes count"):
+        downscale(coarse, prior=maps, **options)
+    with pytest.raises(PriorError, match=r"does not cover"):
+        downscale(coarse, prior=maps.sel(time=2000, lat=slice(50, -50)), **options)
+    with pytest.raises(PriorError, match=r"cells of 2 degree"):
+        downscale(coarse, prior=maps.sel(time=2000).coarsen(lat=2, lon=2).max(), **options)
+    strange = maps.sel(time=2000).copy(deep=True)
+    strange[90, 100:110] = 44
+    with pytest.raises(PriorError, match=r"44 \(10 cells\)"):
+        downscale(coarse, prior=strange, years=2002, **options)["land_use"].compute()
+    holes = maps.sel(time=2000).copy(deep=True)
+    row, column = np.argwhere(static["land_share"].values > 0)[500]
+    holes[row, column] = 255
+    with pytest.raises(XlandError, match=r"no class in 1 valid pixels.* N, .* E, in 2002"):
+        downscale(coarse, prior=holes, years=2002, **options)["land_use"].compute()
+
+
+def test_a_prior_without_changes_still_needs_a_model_that_reads_one(world, model):
+    coarse, static, maps = world
+    with pytest.raises(ModelError, match=r"reads no prior map: .* set conserve='changes'"):
+        downscale(coarse, model=model, static=static, prior=maps.sel(time=2000), conserve="map")

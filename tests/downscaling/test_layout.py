@@ -1,0 +1,145 @@
+"""How a target grid is cut into blocks, and how much is computed twice at their edges."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.worlds import tiny_inputs
+from xland.downscaling.windows import TWICE, Layout, Span, placements
+from xland.errors import GridError
+from xland.geo.grid import Grid
+
+
+def inputs_of(factor: int, resolution: float, window: int, stride: int):
+    return replace(tiny_inputs(), factor=factor, resolution=resolution, window=window, stride=stride)
+
+
+@st.composite
+def tiny_grids(draw):
+    """Parts of the world on 1 degree, the whole of it included, in cells of factor 4."""
+    if draw(st.booleans()):
+        return Grid.world(1)
+    rows, columns = 4 * draw(st.integers(1, 30)), 4 * draw(st.integers(1, 60))
+    return Grid(1.0, 90.0 - 4 * draw(st.integers(0, 15)), -180.0 + 4 * draw(st.integers(0, 89)), rows, columns)
+
+
+@st.composite
+def tiny_layouts(draw):
+    stride = draw(st.sampled_from([4, 8, 12, 20, 24, 40]))
+    window = stride + 4 * draw(st.integers(0, 10))
+    return Layout.cut(draw(tiny_grids()), inputs_of(4, 1.0, window, stride), 4 * draw(st.integers(1, 100)))
+
+
+LARGE = [(5, 0.05, 160, 120), (5, 0.05, 160, 80), (25, 0.01, 400, 200), (25, 0.01, 400, 300)]
+
+
+@pytest.mark.parametrize("of", LARGE, ids=str)
+def test_default_blocks_of_the_globe_repeat_few_windows(of):
+    layout = Layout.cut(Grid.world(of[1]), inputs_of(*of))
+    assert layout.twice <= TWICE
+    assert len(layout.rows) * len(layout.columns) > 4, "blocks must not be as large as the world"
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.sampled_from(LARGE), st.integers(0, 600), st.integers(0, 1400), st.integers(1, 700), st.integers(1, 1400))
+def test_default_blocks_of_a_region_repeat_few_windows(of, row, column, height, width):
+    factor, resolution, *_ = of
+    coarse = 0.25
+    height = min(height, 720 - row)
+    grid = Grid(resolution, 90 - row * coarse, -180 + column * coarse, height * factor, width * factor)
+    layout = Layout.cut(grid, inputs_of(*of))
+    assert 0 <= layout.twice <= TWICE
+    for sizes in layout.chunks:
+        assert all(size % factor == 0 for size in sizes)
+        assert len(set(sizes[:-1])) <= 1, "blocks are equal but for the last one"
+        assert sizes[-1] <= sizes[0]
+        assert sizes[0] - sizes[-1] <= of[3] * len(sizes), "and that is not a sliver"
+
+
+def windows_of_blocks(layout: Layout) -> list[tuple[int, int]]:
+    """First row and column of every window of every block, by its halo."""
+    found = []
+    for i in range(len(layout.rows)):
+        for j in range(len(layout.columns)):
+            block = layout.block(i, j)
+            rows = [block.read_rows.start + top for top in block.window_rows]
+            columns = [block.read_columns.start + left for left in block.window_columns]
+            found += [(row, column) for row in rows for column in columns]
+    return found
+
+
+@settings(deadline=None, max_examples=50)
+@given(tiny_layouts())
+def test_windows_and_repeats_are_those_that_one_can_count(layout):
+    found = windows_of_blocks(layout)
+    different = {(row, column % 360) for row, column in found} if layout.grid.is_global else set(found)
+    assert layout.windows == len(different)
+    assert layout.twice == pytest.approx(len(found) / len(different) - 1)
+
+
+@settings(deadline=None, max_examples=50)
+@given(tiny_layouts())
+def test_blocks_cover_the_grid_once_and_the_halo_holds_their_core(layout):
+    for spans, first, length in (
+        (layout.rows, layout.grid.row_offset, layout.grid.rows),
+        (layout.columns, layout.grid.column_offset, layout.grid.columns),
+    ):
+        cells = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+        np.testing.assert_array_equal(cells, np.arange(first, first + length))
+    block = layout.block(-1, -1)
+    for core, span, read in zip(
+        block.core, (block.rows, block.columns), (block.read_rows, block.read_columns), strict=True
+    ):
+        np.testing.assert_array_equal(np.arange(read.start, read.stop)[core], np.arange(span.start, span.stop))
+
+
+@pytest.mark.parametrize("chunks", [50, 6, 0, -4, 40.0, "auto"])
+def test_blocks_of_broken_coarse_cells_are_refused(chunks):
+    with pytest.raises(GridError, match="chunks must be a multiple of the model's factor 4"):
+        Layout.cut(Grid.world(1), tiny_inputs(), chunks)
+
+
+@settings(deadline=None, max_examples=100)
+@given(tiny_grids(), st.integers(-60, 200), st.integers(1, 90), st.integers(-360, 600), st.integers(1, 90))
+def test_placements_lead_every_cell_to_its_place(grid, row, height, shift, width):
+    """Cells of a span get the number of the cell that has their latitude and longitude, once."""
+    column = grid.column_offset + shift
+    numbers = np.arange(grid.rows * grid.columns).reshape(grid.shape)
+    found = np.full((height, width), -1)
+    for place in placements(grid, Span(row, row + height), Span(column, column + width)):
+        assert (found[place.target] == -1).all(), "no cell is placed twice"
+        found[place.target] = numbers[place.source]
+    rows = np.arange(row, row + height) - grid.row_offset
+    columns = (np.arange(column, column + width) - grid.column_offset) % 360
+    there = ((rows >= 0) & (rows < grid.rows))[:, None] & (columns < grid.columns)
+    expected = np.where(there, rows[:, None] * grid.columns + columns, -1)
+    np.testing.assert_array_equal(found, expected)
+
+
+@settings(deadline=None, max_examples=50)
+@given(tiny_grids(), st.integers(-20, 100), st.integers(1, 90), st.integers(-40, 360), st.integers(1, 60))
+def test_strips_cut_at_multiples_and_lose_nothing(grid, row, height, column, width):
+    for place in placements(grid, Span(row, row + height), Span(column, column + width)):
+        strips = list(place.strips(16))
+        pairs = [
+            pair
+            for strip in strips
+            for pair in zip(range(*strip.target[0].indices(10**6)), range(*strip.source[0].indices(10**6)), strict=True)
+        ]
+        target, source = (range(part[0].start, part[0].stop) for part in (place.target, place.source))
+        assert pairs == list(zip(target, source, strict=True))
+        assert all(strip.source[0].start % 16 == 0 for strip in strips[1:])
+        assert all((strip.target[1], strip.source[1]) == (place.target[1], place.source[1]) for strip in strips)
+
+
+def test_a_span_meets_both_ends_of_a_grid_that_is_almost_global():
+    # columns 16 .. 371 of 360 round the globe: all but 12 .. 15
+    grid = Grid(1.0, 90.0, -164.0, 180, 356)
+    places = list(placements(grid, Span(0, 20), Span(-20, 40)))
+    columns = {(place.target[1].start, place.target[1].stop): place.source[1] for place in places}
+    assert columns == {(0, 32): slice(324, 356), (36, 60): slice(0, 24)}

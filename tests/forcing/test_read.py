@@ -1,0 +1,473 @@
+from __future__ import annotations
+
+import cftime
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.raising_backend import raising_dataset
+from tests.strategies import Layout, canonical_states, coarse_datasets
+from xland.errors import ForcingError, GridError, TimeError
+from xland.forcing.read import Forcing, check_coverage, check_lattice, check_values, read_forcing, require_years
+from xland.geo.grid import Grid
+from xland.vocabulary import CLASS_NAMES, LUH2_STATES
+
+GRID = Grid(0.25, 50.0, 10.0, 3, 4)
+STATES = canonical_states(GRID, (2014, 2015))
+
+
+def years_of(ds: xr.Dataset) -> tuple[int, ...]:
+    return read_forcing(ds).years
+
+
+def with_time(values, **attributes) -> xr.Dataset:
+    return STATES.assign_coords(time=("time", values, attributes))
+
+
+# the canonical form
+
+
+@settings(max_examples=10, deadline=None)
+@given(coarse_datasets(names=("primf", "urban")))
+def test_states_in_any_layout_are_read_without_reading_a_value(ds):
+    forcing = read_forcing(raising_dataset(ds), variables=["urban", "primf"])
+    assert forcing.years == (2014, 2015)
+    assert list(forcing.data.data_vars) == ["urban", "primf"]
+    for array in forcing.data.values():
+        assert array.dims == ("time", "lat", "lon")
+        assert array.chunks is not None
+        assert array.dtype == np.float32
+    np.testing.assert_array_equal(forcing.data["lat"], forcing.grid.latitude)
+
+
+def test_values_are_those_of_the_file_whatever_its_layout():
+    forcing = read_forcing(
+        Layout(("y", "x", "year"), latitude_ascending=True, order=("lon", "time", "lat")).apply(STATES)
+    )
+    xr.testing.assert_equal(forcing.data.compute(), STATES[list(LUH2_STATES)])
+
+
+def test_a_file_without_chunks_gets_one_year_of_the_whole_grid():
+    assert read_forcing(STATES).data.chunks == {"time": (1, 1), "lat": (3,), "lon": (4,)}
+
+
+def test_the_callers_chunks_are_kept():
+    assert read_forcing(STATES.chunk(time=2, lat=2, lon=2)).data.chunks["lat"] == (2, 1)
+
+
+def test_class_fractions_are_read_under_their_own_names():
+    fractions = canonical_states(GRID, (2019,), names=CLASS_NAMES)
+    forcing = read_forcing(fractions, variables=CLASS_NAMES)
+    assert tuple(forcing.data.data_vars) == CLASS_NAMES
+
+
+def test_known_optional_variables_are_kept_and_others_left_behind():
+    ds = STATES.assign(pltns=STATES["primf"] * 0, secma=STATES["primf"] * 50, fstnf=STATES["primf"])
+    assert set(read_forcing(ds).data.data_vars) == {*LUH2_STATES, "pltns", "secma"}
+
+
+def test_integers_become_float32():
+    ones = STATES.assign(urban=xr.zeros_like(STATES["urban"], dtype="int16") + 1)
+    assert read_forcing(ones).data["urban"].dtype == np.float32
+
+
+# biofuel
+
+
+def test_biofuel_areas_are_added_to_their_crop():
+    bare = STATES.assign(c4per=STATES["c4per"] * 0 + 0.1)
+    ds = bare.assign(c4per_bf=bare["c4per"] * 2, c4per_biofuel_2nd_gen=bare["c4per"])
+    forcing = read_forcing(ds)
+    np.testing.assert_allclose(forcing.data["c4per"], ds["c4per"] * 4, rtol=1e-6)
+    assert "c4per_bf" not in forcing.data
+
+
+def test_a_crop_that_is_only_there_as_biofuel_is_that():
+    ds = STATES.rename(c3per="c3per_bf")
+    np.testing.assert_array_equal(read_forcing(ds).data["c3per"], STATES["c3per"])
+
+
+@pytest.mark.parametrize("name", ["crpbf_c4per", "crpbf2_c4per", "cpbf1_c4per", "cpbf2_c4per", "c4per_to_c3ann"])
+def test_shares_of_a_crop_grown_as_biofuel_are_not_counted_twice(name):
+    ds = STATES.assign({name: STATES["c4per"] * 0 + 1})
+    np.testing.assert_array_equal(read_forcing(ds).data["c4per"], STATES["c4per"])
+
+
+# fill values
+
+
+@pytest.mark.parametrize("key", ["missing_value", "_Fillvalue", "_fillvalue", "_FillValue"])
+def test_fill_values_are_masked_however_they_are_spelt(key):
+    raw = STATES["primf"].fillna(1e20).assign_attrs({key: np.float32(1e20)})
+    np.testing.assert_array_equal(read_forcing(STATES.assign(primf=raw)).data["primf"], STATES["primf"])
+
+
+def test_small_fill_values_are_masked_exactly():
+    raw = STATES["primf"].fillna(-9999).assign_attrs(missing_value=-9999)
+    forcing = read_forcing(STATES.assign(primf=raw))
+    np.testing.assert_array_equal(forcing.data["primf"], STATES["primf"])
+    assert "missing_value" not in forcing.data["primf"].attrs
+
+
+def test_infinity_is_not_taken_for_a_fill_value():
+    raw = STATES["primf"].fillna(1e20).assign_attrs(_Fillvalue=np.float32(1e20))
+    raw[0, 0, 0] = np.inf
+    assert np.isposinf(read_forcing(STATES.assign(primf=raw)).data["primf"][0, 0, 0])
+
+
+# time
+
+
+@pytest.mark.parametrize(
+    ("values", "attributes"),
+    [
+        ([1164.0, 1165.0], {"units": "years since 850-01-01 0:0:0", "calendar": "365_day"}),
+        (np.array([1164, 1165], dtype=np.float32), {"units": "years since 0850-01-01"}),
+        ([1163.5, 1164.5], {"units": "years since 850-07-01", "calendar": "noleap"}),
+        ([44, 45], {"units": "years since 1970-01-01 0:0:0"}),
+        ([1164 * 365.0, 1165 * 365.0], {"units": "days since 0850-01-01", "calendar": "365_day"}),
+        ([16071, 16436], {"units": "days since 1970-01-01"}),
+        ([2014, 2015], {}),
+        ([2014.0, 2015.0], {"units": "year"}),
+        ([20140101.0, 20150101.0], {"units": "day as %Y%m%d.%f"}),
+        (np.array(["2014-07-01", "2015-07-01"], dtype="datetime64[ns]"), {}),
+        ([cftime.DatetimeNoLeap(2014, 1, 1), cftime.DatetimeNoLeap(2015, 1, 1)], {}),
+    ],
+)
+def test_years_are_read_from_every_encoding(values, attributes):
+    assert years_of(with_time(values, **attributes)) == (2014, 2015)
+
+
+def test_the_whole_record_from_850_to_2100_keeps_its_years():
+    time = np.arange(0, 1251, dtype=float)
+    ds = raising_dataset(STATES.isel(time=np.zeros(1251, int)).assign_coords(time=time))
+    ds["time"].attrs.update(units="years since 850-01-01 0:0:0", calendar="365_day")
+    forcing = read_forcing(ds)
+    assert forcing.years == tuple(range(850, 2101))
+    assert forcing.data.sel(time=[850, 2100]).sizes["time"] == 2
+
+
+def test_days_since_850_decoded_by_xarray_keep_their_years():
+    raw = with_time([0.0, 50 * 365.0], units="days since 0850-01-01", calendar="365_day")
+    assert years_of(xr.decode_cf(raw, decode_times=xr.coders.CFDatetimeCoder(use_cftime=True))) == (850, 900)
+
+
+@pytest.mark.parametrize(
+    ("ds", "message"),
+    [
+        (with_time([1164.0, 1165.0], units="fortnights"), "units 'fortnights' are not known"),
+        (with_time([1.0, 2.0], units="fortnights since 850-01-01"), "cannot be decoded"),
+        (with_time([1.0, 2.0], units="years since 850-13-01"), "are not known"),
+        (with_time([1.0, 2.0], units=f"years since {10**30}-01-01"), "are not known"),
+        (with_time([0.0, 1.0]), "not calendar years from 850 to 2500; if they count from a year, say so"),
+        (with_time([2014.2, 2014.7]), "not calendar years"),
+        (with_time([np.nan, 2015.0]), "1 of 2 steps are not finite"),
+        (with_time(np.array(["NaT", "2015-01-01"], dtype="datetime64[ns]")), "1 of 2 steps have no date"),
+        (with_time(["first", "second"]), "cannot be read as years"),
+        (STATES.drop_vars("time"), "has 2 steps but no coordinate; assign the years"),
+        (STATES.isel(time=0, drop=True), "does not say its year"),
+        (STATES.isel(time=slice(0)), "without a single step"),
+    ],
+)
+def test_a_time_axis_that_says_no_year_is_named(ds, message):
+    with pytest.raises(TimeError, match=message):
+        read_forcing(ds)
+
+
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [({"lat": name}, name) for name in ("class_name", "bnds", "year", "time_bnds", "lon_bnds", "spatial_ref")]
+    + [({"time": name}, name) for name in ("bnds", "lat_bnds", "land_use")],
+)
+def test_names_that_results_need_for_something_else_are_refused(names, taken):
+    with pytest.raises(GridError, match=rf"a coordinate is called '{taken}', as something in the result"):
+        read_forcing(STATES.rename(names))
+
+
+def test_duplicate_years_are_named():
+    ds = with_time([2014, 2014])
+    with pytest.raises(TimeError, match=r"1 years stand more than once: 2014; were files .*drop_duplicates"):
+        read_forcing(ds)
+
+
+def test_unsorted_years_are_named():
+    with pytest.raises(TimeError, match=r"not sorted: 2015 is followed by 2014 .* joined\? .*only if .*sortby"):
+        read_forcing(with_time([2015, 2014]))
+
+
+@pytest.mark.parametrize(
+    ("values", "attributes", "message"),
+    [
+        ([3178, 3179], {"units": "years since 850-01-01"}, "2 of 2 years lie outside 850 to 2500: 4028-4029; is the"),
+        ([0, 1164], {"units": "years since 2015-01-01"}, "1 of 2 years lie outside 850 to 2500: 3179; is the year"),
+        ([0, 1], {"units": "days since 1-1-1", "calendar": "noleap"}, "2 of 2 years lie outside 850 to 2500: 1"),
+        ([849, 850], {"units": "years since 0-1-1"}, "1 of 2 years lie outside 850 to 2500: 849"),
+        ([2500, 2501], {}, "values from 2500 to 2501 without units are not calendar years from 850 to 2500"),
+    ],
+)
+def test_years_that_no_record_has_are_refused_with_the_likely_cause(values, attributes, message):
+    with pytest.raises(TimeError, match=message):
+        read_forcing(with_time(values, **attributes))
+
+
+def test_the_year_given_for_a_single_field_is_looked_at_too():
+    with pytest.raises(TimeError, match="1 of 1 years lie outside 850 to 2500: 0"):
+        read_forcing(STATES.isel(time=0, drop=True), year=0)
+
+
+def test_early_years_may_be_fifty_apart_but_not_more():
+    """Scenarios of a file that counts from 2015 land before 1100 if they are taken as since 850."""
+    assert years_of(with_time([1000, 1050])) == (1000, 1050)
+    with pytest.raises(TimeError, match=r"no year between 1000 and 1051, more than 50 years; were files .*slice\(1\)"):
+        read_forcing(with_time([1000, 1051]))
+
+
+def test_snapshots_of_later_centuries_are_welcome():
+    assert years_of(with_time([1850, 2015])) == (1850, 2015)
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_files_with_different_reference_years_are_refused_until_each_is_decoded(tmp_path, back):
+    paths = []
+    for begin, first in ((850, 2013), (2015, 2015)):
+        years = np.array([first, first + 1])
+        ds = STATES.assign_coords(time=("time", years - begin, {"units": f"years since {begin}-01-01 0:0:0"}))
+        ds.to_netcdf(tmp_path / f"{begin}.nc")
+        paths.append(tmp_path / f"{begin}.nc")
+    paths = paths[::-1] if back else paths
+    joined = xr.open_mfdataset(paths, decode_times=False, combine="nested", concat_dim="time")
+    for ds in (joined, joined.sortby("time")):
+        with ds, pytest.raises(TimeError, match=r"joined\? Then decode each file first"):
+            read_forcing(ds)
+    # what the message says
+    with xr.open_mfdataset(paths, decode_times=False, preprocess=lambda ds: read_forcing(ds).data) as decoded:
+        assert years_of(decoded) == (2013, 2014, 2015, 2016)
+
+
+def test_gaps_are_accepted_until_one_of_their_years_is_asked_for():
+    forcing = read_forcing(with_time([2010, 2015]))
+    require_years(forcing, [2010, 2015])
+    with pytest.raises(TimeError, match=r"2 of the years asked for .*: 2011-2012; .*2010 to 2015 without 2011-2014"):
+        require_years(forcing, [2011, 2012, 2015])
+
+
+@pytest.mark.parametrize("name", ["time", "year"])
+def test_a_single_year_may_stand_in_a_scalar_coordinate(name):
+    ds = STATES.isel(time=1, drop=True).assign_coords({name: 2015})
+    forcing = read_forcing(ds)
+    assert forcing.years == (2015,)
+    assert forcing.data["primf"].dims == ("time", "lat", "lon")
+
+
+def test_a_single_year_may_be_given():
+    assert read_forcing(STATES.isel(time=0, drop=True), year=1855).years == (1855,)
+    assert read_forcing(STATES.isel(time=[0]).drop_vars("time"), year=1855).years == (1855,)
+
+
+# structure
+
+
+def test_missing_states_are_named_with_those_found():
+    with pytest.raises(
+        ForcingError, match="2 of the variables needed are missing: pastr, urban; variables found: primf"
+    ):
+        read_forcing(STATES.drop_vars(["urban", "pastr"]))
+
+
+def test_a_state_under_other_capitals_is_pointed_out():
+    with pytest.raises(ForcingError, match="rename URBAN for urban"):
+        read_forcing(STATES.rename(urban="URBAN"))
+
+
+@pytest.mark.parametrize(("given", "named"), [(STATES["urban"], "a DataArray"), ("states.nc", "a str")])
+def test_a_forcing_that_is_no_dataset_is_refused_with_the_remedy(given, named):
+    with pytest.raises(ForcingError, match=rf"the forcing is {named}; pass a Dataset .*to_dataset\(name="):
+        read_forcing(given)
+
+
+@pytest.mark.parametrize("units", ["%", "percent", "Percent"])
+def test_percent_by_units_is_refused_with_the_remedy(units):
+    ds = STATES.assign(urban=(STATES["urban"] * 100).assign_attrs(units=units))
+    with pytest.raises(ForcingError, match=r"urban: the units are .*divide by 100"):
+        read_forcing(ds)
+
+
+def test_a_further_dimension_must_be_selected_from():
+    ds = STATES.assign(urban=STATES["urban"].expand_dims(member=2))
+    with pytest.raises(ForcingError, match=r"urban: .*select one of 'member'"):
+        read_forcing(ds)
+
+
+def test_packed_integers_must_be_decoded():
+    ds = STATES.assign(urban=STATES["urban"].fillna(0).astype("int16").assign_attrs(scale_factor=0.01))
+    with pytest.raises(ForcingError, match=r"urban: is packed .*decode_cf"):
+        read_forcing(ds)
+
+
+def test_text_is_not_a_state():
+    ds = STATES.assign(urban=STATES["urban"].astype(str))
+    with pytest.raises(ForcingError, match=r"urban: its values are .*not numbers"):
+        read_forcing(ds)
+
+
+def test_an_irregular_grid_is_named():
+    with pytest.raises(GridError, match="forcing: latitude is not evenly spaced"):
+        read_forcing(STATES.assign_coords(lat=[50.0, 49.5, 48.0]))
+
+
+# values
+
+
+def block(seed: int = 0) -> dict[str, np.ndarray]:
+    return {name: array[0].values.copy() for name, array in canonical_states(GRID, seed=seed).items()}
+
+
+def check(states: dict[str, np.ndarray]) -> None:
+    check_values(states, GRID.latitude, GRID.longitude, 2015)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000))
+def test_valid_states_with_ocean_pass(seed):
+    check(block(seed))
+
+
+BAD = {
+    "infinite": (np.inf, "infinite"),
+    "minus infinity": (-np.inf, "infinite"),
+    "negative": (-0.01, "below 0"),
+    "above one": (1.01, "above 1"),
+    "percent": (55.0, "percent"),
+    "undeclared fill": (1e20, "fill value that no attribute declares"),
+    "missing": (np.nan, "NaN where other states have values"),
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(sorted(BAD)), st.sampled_from(LUH2_STATES), st.integers(0, 2), st.integers(0, 3))
+def test_a_bad_value_is_found_wherever_it_stands(kind, name, row, column):
+    states = {key: np.full(GRID.shape, 0.05, dtype=np.float32) for key in LUH2_STATES}
+    value, message = BAD[kind]
+    states[name][row, column] = value
+    place = f"latitude {GRID.latitude[row]:g}, longitude {GRID.longitude[column]:g}"
+    with pytest.raises(
+        ForcingError, match=f"^{name}: 1 cells .*{message}|^{name}: 1 cells .*{place}.*{message}"
+    ) as error:
+        check(states)
+    assert place in str(error.value)
+    assert "2015" in str(error.value)
+
+
+@given(st.integers(0, 2), st.integers(0, 3))
+@settings(max_examples=12, deadline=None)
+def test_a_sum_above_one_is_found_wherever_it_stands(row, column):
+    states = {key: np.full(GRID.shape, 1 / 12, dtype=np.float32) for key in LUH2_STATES}
+    check(states)
+    states["primf"][row, column] += 0.002
+    with pytest.raises(ForcingError, match=r"sum of states: 1 cells sum to more than 1 \(highest 1.002\) in 2015.*"):
+        check(states)
+
+
+def test_rounding_is_no_fault():
+    states = {key: np.zeros(GRID.shape, dtype=np.float32) for key in LUH2_STATES}
+    states["primf"][:] = 1.000001
+    states["urban"][:] = -1e-7
+    states["range"][0] = 0.0005
+    check(states)
+
+
+def test_cells_are_counted_and_other_faults_mentioned():
+    states = {key: np.zeros(GRID.shape, dtype=np.float32) for key in LUH2_STATES}
+    states["urban"][1:] = -0.5
+    states["primf"][0, 0] = 2
+    with pytest.raises(ForcingError, match=r"primf: 1 cells above 1 .*\(1 more kinds of fault: see check"):
+        check(states)
+    states["primf"][0, 0] = 0
+    with pytest.raises(ForcingError, match=r"urban: 8 cells below 0 \(lowest -0.5\) in 2015, .* latitude 49.625"):
+        check(states)
+
+
+def test_age_and_biomass_may_exceed_one_but_not_be_negative_or_infinite():
+    states = block() | {"secma": np.full(GRID.shape, 80.0), "secmb": np.full(GRID.shape, 9.0)}
+    check(states)
+    states["secmb"][2, 3] = -np.inf
+    with pytest.raises(ForcingError, match="secmb: 1 cells infinite"):
+        check(states)
+    states["secmb"][2, 3] = -4
+    with pytest.raises(ForcingError, match="secmb: 1 cells below 0"):
+        check(states)
+
+
+# coverage
+
+
+EXPECTED = np.array([[True, True, False, False], [True] * 4, [False] * 4])
+
+
+def test_cells_are_only_expected_to_have_data_where_they_had_some():
+    states = {name: np.where(EXPECTED, 0.05, np.nan) for name in LUH2_STATES}
+    check_coverage(states, EXPECTED, GRID.latitude, GRID.longitude, 2015)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 2), st.integers(0, 3))
+def test_an_expected_cell_without_data_is_named_wherever_it_stands(row, column):
+    states = {name: np.full(GRID.shape, 0.05) for name in LUH2_STATES} | {"secma": np.full(GRID.shape, 80.0)}
+    for name in LUH2_STATES:
+        states[name][row, column] = np.nan
+    if not EXPECTED[row, column]:
+        check_coverage(states, EXPECTED, GRID.latitude, GRID.longitude, 2015)
+        return
+    place = f"latitude {GRID.latitude[row]:g}, longitude {GRID.longitude[column]:g}"
+    with pytest.raises(ForcingError, match=f"^all states: 1 cells .*NaN in 2015, the first at {place}; fill these"):
+        check_coverage(states, EXPECTED, GRID.latitude, GRID.longitude, 2015)
+
+
+def test_a_cell_with_data_in_some_state_is_left_to_the_check_of_values():
+    states = {name: np.full(GRID.shape, np.nan) for name in LUH2_STATES} | {"urban": np.zeros(GRID.shape)}
+    before = EXPECTED.copy()
+    check_coverage(states, EXPECTED, GRID.latitude, GRID.longitude, 2015)
+    np.testing.assert_array_equal(EXPECTED, before)
+
+
+# the lattice
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from([0.05, 0.25, 0.5, 1.0, 1.40625]), st.integers(0, 60), st.integers(0, 250), st.floats(-0.009, 0.009)
+)
+def test_regions_of_the_worlds_grid_lie_on_its_lattice(resolution, row, column, off):
+    check_lattice(Grid(resolution, 90 - (row + off) * resolution, -180 + (column - off) * resolution, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("north", "west", "message"),
+    [
+        (50.05, 10.0, r"its northern edge \(50.05\) lies 0.2 of a cell \(0.05 degree\) off; regrid"),
+        (50.0, 9.98, r"its western edge \(9.98\) lies 0.08 of a cell \(0.02 degree\) off; regrid"),
+        (50.05, 9.98, r"northern edge .* and its western edge"),
+        (50.125, 10.125, r"0.5 of a cell .* if its coordinates are edges of cells, move them to the centres"),
+    ],
+)
+def test_a_grid_between_the_cells_of_the_world_is_refused_with_what_it_is_off(north, west, message):
+    with pytest.raises(GridError, match=message):
+        check_lattice(Grid(0.25, north, west, 3, 4))
+
+
+# the real file
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("mask_and_scale", [True, False])
+def test_the_released_file_is_read_as_it_is(luh2_path, mask_and_scale):
+    with xr.open_dataset(luh2_path, decode_times=False, mask_and_scale=mask_and_scale) as ds:
+        forcing = read_forcing(ds)
+        assert isinstance(forcing, Forcing)
+        assert forcing.years == (2015,)
+        assert forcing.grid == Grid.world(0.25)
+        values = {name: array.sel(time=2015).values for name, array in forcing.data.items()}
+    check_values(values, forcing.grid.latitude, forcing.grid.longitude, 2015)
+    assert 200_000 < int(np.isfinite(values["primf"]).sum()) < 500_000

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from xland.errors import GridError, RegionError
+from xland.geo.grid import EARTH_RADIUS, Grid, aggregate, class_shares, expand, nesting_factor
+
+RESOLUTIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 6.0)
+
+
+@st.composite
+def grids(draw, resolutions=RESOLUTIONS, cells=60):
+    """Grids on the lattice of the world, anywhere on it."""
+    resolution = draw(st.sampled_from(resolutions))
+    rows = draw(st.integers(2, min(cells, round(180 / resolution))))
+    columns = draw(st.integers(2, min(cells, round(360 / resolution))))
+    row = draw(st.integers(0, round(180 / resolution) - rows))
+    column = draw(st.integers(0, round(360 / resolution) - 1))
+    return Grid(resolution, 90 - row * resolution, -180 + column * resolution, rows, columns)
+
+
+@settings(max_examples=60, deadline=None)
+@given(grids())
+def test_a_grid_is_found_again_from_its_centres(grid):
+    found = Grid.from_centres(grid.latitude, grid.longitude)
+    assert found.same_as(grid)
+    assert (found.row_offset, found.column_offset) == (grid.row_offset, grid.column_offset)
+    assert np.all(np.diff(grid.latitude) < 0)
+    assert np.all(np.diff(grid.longitude) > 0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(grids(cells=400))
+def test_a_grid_is_found_again_from_centres_in_single_precision(grid):
+    found = Grid.from_centres(grid.latitude.astype(np.float32), grid.longitude.astype(np.float32))
+    assert found.same_as(grid)
+    assert found.resolution == pytest.approx(grid.resolution, rel=1e-9)
+
+
+@pytest.mark.parametrize("resolution", [0.05, 0.25, 1.0, 6.0])
+def test_the_world_is_found_again_in_single_precision(resolution):
+    world = Grid.world(resolution)
+    found = Grid.from_centres(world.latitude.astype(np.float32), world.longitude.astype(np.float32))
+    assert found == world
+    assert found.is_global
+    assert (found.south, found.east) == (pytest.approx(-90), pytest.approx(180))
+
+
+def test_a_long_strip_in_single_precision_is_not_taken_for_oblong_cells():
+    strip = Grid(0.01, 70.0, -20.0, 25, 3000)
+    found = Grid.from_centres(strip.latitude.astype(np.float32), strip.longitude.astype(np.float32))
+    assert found.same_as(strip)
+
+
+def test_the_odd_step_of_hilda_is_kept_and_not_taken_for_a_hundredth():
+    step = 0.00998837
+    found = Grid.from_centres(60 - step * np.arange(500), 10 + step * np.arange(600))
+    assert found.resolution == pytest.approx(step, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("latitude", "longitude", "message"),
+    [
+        ([10, 11, 12], [0, 1, 2], "north to south"),
+        ([12, 11, 10], [2, 1, 0], "west to east"),
+        ([12, 11, 10], [0, 2, 4], "must be square"),
+        ([12, 11, 9], [0, 1, 2], "latitude is not evenly spaced"),
+        ([12, 11, 10], [0, 1, 1], "longitude is not evenly spaced"),
+        ([12, 11, np.nan], [0, 1, 2], "latitude holds 1 values that are not finite"),
+        ([12], [0, 1, 2], "latitude needs one dimension and at least two cells"),
+        ([[12, 11]], [0, 1], "latitude needs one dimension"),
+        ([91, 90, 89], [0, 1, 2], "beyond the poles"),
+        (np.arange(89, -91, -2), np.arange(-180, 181, 2), "more than the globe"),
+    ],
+)
+def test_coordinates_that_are_no_grid_are_named(latitude, longitude, message):
+    with pytest.raises(GridError, match=message):
+        Grid.from_centres(latitude, longitude)
+
+
+def test_the_place_of_a_gap_is_told():
+    longitude = np.delete(np.arange(0.125, 10, 0.25), 17)
+    with pytest.raises(GridError, match=r"longitude .* at position \d+ is .* missing or unsorted"):
+        Grid.from_centres(np.arange(20.125, 15, -0.25), longitude)
+
+
+def test_cell_areas_of_the_world_sum_to_the_surface_of_the_sphere():
+    world = Grid.world(0.25)
+    assert world.cell_area().sum() * world.columns == pytest.approx(4 * np.pi * EARTH_RADIUS**2, rel=1e-12)
+    assert world.cell_area().sum() * world.columns == pytest.approx(510.07e12, rel=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(grids(cells=12), st.sampled_from([2, 3, 5, 25]))
+def test_areas_of_fine_cells_sum_to_the_area_of_their_coarse_cell(grid, factor):
+    fine = grid.refine(factor)
+    assert fine.coarsen(factor).same_as(grid)
+    np.testing.assert_allclose(
+        fine.cell_area().reshape(grid.rows, factor).sum(axis=1) * factor, grid.cell_area(), rtol=1e-9
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(grids(cells=12), st.sampled_from([1, 2, 5, 25]))
+def test_a_refined_grid_nests_and_tells_its_factor(grid, factor):
+    assert nesting_factor(grid.refine(factor), grid) == factor
+
+
+def test_a_grid_that_does_not_nest_is_named():
+    coarse = Grid(0.25, 50.0, 0.0, 8, 8)
+    with pytest.raises(GridError, match=r"0\.1 degree cells do not nest in 0\.25 degree"):
+        nesting_factor(Grid(0.1, 50.0, 0.0, 20, 20), coarse)
+    with pytest.raises(GridError, match="coarse resolution must be a whole multiple"):
+        nesting_factor(coarse, coarse.refine(5))
+    fine = coarse.refine(5)
+    shifted = Grid(fine.resolution, fine.north - 0.05, fine.west, fine.rows, fine.columns)
+    with pytest.raises(GridError, match="edges must meet"):
+        nesting_factor(shifted, coarse)
+    half_a_cell = Grid(fine.resolution, fine.north, fine.west + 0.025, fine.rows, fine.columns)
+    with pytest.raises(GridError, match="edges must meet"):
+        nesting_factor(half_a_cell, coarse)
+    with pytest.raises(GridError, match="same region"):
+        nesting_factor(fine.window(slice(0, 20), slice(None)), coarse)
+
+
+def test_global_and_regional_grids_know_what_they_are():
+    assert Grid.world(0.25).is_global
+    assert Grid.world(0.25).shape == (720, 1440)
+    band = Grid.world(1).window(slice(30, 60), slice(None))
+    assert band.is_global
+    assert (band.north, band.south, band.row_offset) == (60, 30, 30)
+    region = Grid.world(1).window(slice(30, 60), slice(170, 200))
+    assert not region.is_global
+    assert (region.west, region.east, region.column_offset) == (-10, 20, 170)
+
+
+def test_a_region_may_pass_the_date_line():
+    grid = Grid.from_centres(np.arange(9.5, 0, -1), np.arange(175.5, 186))
+    assert (grid.west, grid.east, grid.column_offset) == (175, 186, 355)
+    assert not grid.is_global
+
+
+def test_an_empty_window_is_named():
+    with pytest.raises(RegionError, match="rows 5:5 and columns 0:3 hold no cell"):
+        Grid.world(6).window(slice(5, 5), slice(0, 3))
+    with pytest.raises(RegionError):
+        Grid.world(6).window(slice(30, 40), slice(None))
+
+
+def test_a_grid_reads_as_one_line():
+    assert str(Grid.world(0.25)) == "0.25 degree, 720 x 1440 cells, -90 to 90 N, -180 to 180 E"
+
+
+@pytest.mark.parametrize("factor", [0, -2, 2.5])
+def test_factors_must_be_whole_numbers(factor):
+    with pytest.raises(GridError, match="whole number"):
+        Grid.world(6).refine(factor)
+
+
+def test_cells_that_cannot_be_grouped_are_named():
+    with pytest.raises(GridError, match="30 x 60 cells cannot be grouped by 4 x 4"):
+        Grid.world(6).coarsen(4)
+    with pytest.raises(GridError, match="3 x 4 cells cannot be grouped by 2 x 2"):
+        aggregate(np.zeros((3, 4)), 2)
+
+
+VALUES = st.floats(-1e6, 1e6, allow_subnormal=False)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data(), st.sampled_from([1, 2, 3, 5]))
+def test_aggregation_undoes_expansion_exactly(data, factor):
+    shape = data.draw(hnp.array_shapes(min_dims=2, max_dims=3, max_side=5))
+    values = data.draw(hnp.arrays(np.float64, shape, elements=VALUES))
+    fine = expand(values, factor)
+    assert fine.shape == (*shape[:-2], shape[-2] * factor, shape[-1] * factor)
+    np.testing.assert_allclose(aggregate(fine, factor), values, rtol=1e-12, atol=1e-9)
+    area = np.linspace(1, 2, fine.shape[-2])[:, None]
+    np.testing.assert_allclose(aggregate(fine, factor, area), values, rtol=1e-12, atol=1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data(), st.sampled_from([2, 3, 5]))
+def test_aggregation_conserves_area_weighted_sums(data, factor):
+    rows, columns = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
+    coarse = Grid(2.0, 90 - 2.0 * data.draw(st.integers(0, 40)), 0.0, rows, columns)
+    fine = coarse.refine(factor)
+    values = data.draw(hnp.arrays(np.float64, fine.shape, elements=VALUES))
+    weights = fine.cell_area()[:, None] * np.ones(fine.columns)
+    low = aggregate(values, factor, weights)
+    total = (values * weights).sum()
+    scale = (np.abs(values) * weights).sum()
+    assert (low * coarse.cell_area()[:, None]).sum() == pytest.approx(total, rel=1e-9, abs=1e-9 * scale + 1e-9)
+    assert low.min() >= values.min() - 1e-6
+    assert low.max() <= values.max() + 1e-6
+
+
+def test_weights_of_a_row_count_for_all_its_cells():
+    values = np.array([[1.0, 1.0], [4.0, 4.0]])
+    assert aggregate(values, 2, np.array([[2.0], [1.0]]))[0, 0] == 2
+    assert aggregate(values, 2)[0, 0] == 2.5
+
+
+def test_blocks_without_weight_have_no_mean():
+    weights = np.array([[0, 0, 1, 0], [0, 0, 0, 1]])
+    low = aggregate(np.arange(8.0).reshape(2, 4), 2, weights)
+    assert np.isnan(low[0, 0])
+    assert low[0, 1] == (2 + 7) / 2
+
+
+@settings(max_examples=40, deadline=None)
+@given(hnp.arrays(np.uint8, (6, 9), elements=st.integers(0, 7)))
+def test_class_shares_are_areas_and_sum_to_one(codes):
+    fine = Grid(1.0, 83.0, 0.0, 6, 9)
+    shares = class_shares(codes, 3, fine.cell_area(), 8)
+    assert shares.shape == (8, 2, 3)
+    np.testing.assert_allclose(shares.sum(axis=0), 1, atol=1e-12)
+    assert shares.min() >= 0
+    coarse = fine.coarsen(3)
+    for code in range(8):
+        fine_area = ((codes == code) * fine.cell_area()[:, None]).sum()
+        coarse_area = (shares[code] * coarse.cell_area()[:, None]).sum()
+        assert coarse_area == pytest.approx(fine_area, rel=1e-9, abs=1.0)
+
+
+def test_expansion_keeps_type_and_places():
+    codes = np.array([[1, 2], [3, 4]], dtype=np.uint8)
+    fine = expand(codes, 3)
+    assert fine.dtype == np.uint8
+    assert (fine[:3, :3] == 1).all()
+    assert (fine[3:, 3:] == 4).all()
+    assert (expand(fine[None], 1) == fine).all()

@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.raising_backend import ValueWasReadError, raising_dataset
+from tests.strategies import Layout, canonical_states, laid_out_pairs
+from xland.errors import GridError
+from xland.geo.grid import Grid, expand
+from xland.geo.orientation import orient, restore
+
+WORLD = canonical_states(Grid.world(30), (2015,), names=("primf", "urban"))
+
+
+def field(latitude, longitude, names=("lat", "lon")) -> xr.DataArray:
+    values = np.arange(len(latitude) * len(longitude), dtype=float).reshape(len(latitude), len(longitude))
+    return xr.DataArray(values, coords={names[0]: latitude, names[1]: longitude}, dims=names, name="primf")
+
+
+@settings(max_examples=40, deadline=None)
+@given(laid_out_pairs(names=("primf",)))
+def test_every_layout_comes_to_the_same_canonical_form_and_back(pair):
+    canonical, laid_out = pair
+    oriented, orientation = orient(laid_out, what="forcing")
+    xr.testing.assert_equal(oriented, canonical)
+    assert oriented["primf"].dims == ("time", "lat", "lon")
+    restored = restore(oriented, orientation)
+    xr.testing.assert_equal(restored, laid_out)
+    assert restored["primf"].dims == laid_out["primf"].dims
+
+
+@settings(max_examples=25, deadline=None)
+@given(laid_out_pairs(names=("primf",), years=(2015,)))
+def test_a_refined_result_lies_within_the_callers_cells(pair):
+    _, laid_out = pair
+    oriented, orientation = orient(laid_out["primf"], what="forcing")
+    fine_grid = orientation.grid.refine(3)
+    fine = xr.DataArray(
+        expand(oriented.values, 3),
+        dims=oriented.dims,
+        coords={"time": oriented["time"], "lat": fine_grid.latitude, "lon": fine_grid.longitude},
+    )
+    restored = restore(fine, orientation)
+    lat, lon = orientation.latitude.coordinate, orientation.longitude.coordinate
+    assert restored.dims == laid_out["primf"].dims
+    # each coarse cell's centre is a fine cell's centre, because the factor is odd
+    same = restored.sel({lat: laid_out[lat], lon: laid_out[lon]}, method="nearest")
+    np.testing.assert_allclose(same[lat], laid_out[lat], atol=1e-9)
+    np.testing.assert_allclose(same[lon], laid_out[lon], atol=1e-9)
+    np.testing.assert_array_equal(same.values, laid_out["primf"].values)
+
+
+@settings(max_examples=20, deadline=None)
+@given(laid_out_pairs(names=("primf",)))
+def test_neither_way_reads_a_value(pair):
+    _, laid_out = pair
+    lazy = raising_dataset(laid_out)
+    oriented, orientation = orient(lazy, what="forcing")
+    restored = restore(oriented, orientation)
+    assert restored["primf"].shape == laid_out["primf"].shape
+    with pytest.raises(ValueWasReadError):
+        restored.compute()
+
+
+def test_rolling_keeps_dask_chunks_whole():
+    laid_out = Layout(west=0.0, chunks=(3, 6, 1)).apply(WORLD)
+    oriented, _ = orient(laid_out, what="forcing")
+    assert oriented.chunks["lon"] == (6, 6)
+    assert oriented.chunks["lat"] == (3, 3)
+
+
+def test_arrays_in_memory_stay_in_memory():
+    oriented, orientation = orient(Layout(west=0.0, order=("lon", "lat", "time")).apply(WORLD), what="forcing")
+    assert oriented.chunks == {}
+    assert restore(oriented, orientation).chunks == {}
+
+
+def test_a_field_that_starts_anywhere_starts_at_180_west():
+    start = np.arange(-15.0, 345, 30)
+    oriented, orientation = orient(field([45.0, 15.0], start), what="prior")
+    np.testing.assert_array_equal(oriented["lon"], Grid.world(30).longitude)
+    np.testing.assert_array_equal(restore(oriented, orientation)["lon"], start)
+
+
+@pytest.mark.parametrize(
+    ("longitude", "expected"),
+    [
+        ([170.5, 171.5, 172.5], [170.5, 171.5, 172.5]),
+        ([178.5, 179.5, 180.5, 181.5], [178.5, 179.5, 180.5, 181.5]),
+        ([178.5, 179.5, -179.5, -178.5], [178.5, 179.5, 180.5, 181.5]),
+        ([-179.5, -178.5, 178.5, 179.5], [178.5, 179.5, 180.5, 181.5]),
+        ([358.5, 359.5, 0.5, 1.5], [-1.5, -0.5, 0.5, 1.5]),
+        ([0.5, 1.5, 358.5, 359.5], [-1.5, -0.5, 0.5, 1.5]),
+        ([200.5, 201.5], [-159.5, -158.5]),
+        ([-179.5, 179.5], [179.5, 180.5]),
+        ([0.5, 358.5, 359.5], [-1.5, -0.5, 0.5]),
+    ],
+)
+def test_regions_are_contiguous_across_the_date_line_and_greenwich(longitude, expected):
+    original = field([1.5, 0.5], longitude)
+    oriented, orientation = orient(original, what="forcing")
+    np.testing.assert_array_equal(oriented["lon"], expected)
+    back = [((value + 180) % 360) - 180 for value in expected]
+    position = [[((v + 180) % 360) - 180 for v in longitude].index(value) for value in back]
+    np.testing.assert_array_equal(oriented.values, original.values[:, position])
+    xr.testing.assert_equal(restore(oriented, orientation), original)
+
+
+def test_a_part_that_passes_the_date_line_gets_the_callers_numbers():
+    oriented, orientation = orient(Layout(west=0.0).apply(WORLD), what="forcing")
+    window = xr.concat([oriented.isel(lon=slice(-2, None)), oriented.isel(lon=slice(0, 1))], "lon")
+    window = window.assign_coords(lon=[135.0, 165.0, 195.0])
+    assert restore(window, orientation)["lon"].values.tolist() == [135.0, 165.0, 195.0]
+    _, plain = orient(WORLD, what="forcing")
+    assert restore(window, plain)["lon"].values.tolist() == [135.0, 165.0, 195.0]
+
+
+@pytest.mark.parametrize(
+    ("callers", "part", "expected"),
+    [
+        (np.arange(-175.0, 180, 10), [165.0, 175.0, 185.0], [165.0, 175.0, 185.0]),
+        (np.arange(-175.0, 180, 10)[::-1], [165.0, 175.0, 185.0], [185.0, 175.0, 165.0]),
+        (np.arange(5.0, 360, 10), [-15.0, -5.0, 5.0], [-15.0, -5.0, 5.0]),
+        (np.arange(5.0, 360, 10), [-25.0, -15.0], [335.0, 345.0]),
+        (np.arange(365.0, 720, 10), [-15.0, -5.0, 5.0], [345.0, 355.0, 365.0]),
+        (np.arange(185.0, 540, 10), [165.0, 175.0, 185.0], [165.0, 175.0, 185.0]),
+        (np.arange(185.0, 540, 10), [-15.0, -5.0, 5.0], [345.0, 355.0, 365.0]),
+        (np.arange(5.0, 360, 10), [165.0, 175.0, 185.0], [165.0, 175.0, 185.0]),
+        ([355.0, 5.0, 15.0], [-5.0, 5.0], [-5.0, 5.0]),
+        ([-175.0, -165.0, 165.0, 175.0], [165.0, 175.0, 185.0], [165.0, 175.0, 185.0]),
+        ([-175.0, -165.0, 165.0, 175.0], [185.0, 195.0], [-175.0, -165.0]),
+    ],
+)
+def test_a_part_across_the_callers_seam_stays_in_one_piece(callers, part, expected):
+    original = field([5.0, -5.0], callers)
+    _, orientation = orient(original, what="forcing")
+    found = restore(field([5.0, -5.0], part).chunk(), orientation)
+    assert found["lon"].values.tolist() == expected
+    assert found.chunks is not None
+    by_label = original.assign_coords(lon=original["lon"] % 360).sel(lon=found["lon"].values % 360)
+    assert by_label.sizes == found.sizes
+    columns = found.isel(lon=slice(None, None, -1)) if expected[0] > expected[-1] else found
+    np.testing.assert_array_equal(columns, field([5.0, -5.0], part))
+
+
+def test_a_part_with_gaps_lies_in_the_callers_order():
+    _, orientation = orient(WORLD, what="forcing")
+    assert restore(field([5.0, -5.0], [135.0, 195.0, 285.0]), orientation)["lon"].values.tolist() == [-165, -75, 135]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from([-180, -90, 0, 60, 180, 360]), st.integers(-18, 17), st.integers(2, 36), st.booleans())
+def test_any_contiguous_part_of_a_global_field_is_restored_contiguous(west, first, columns, flipped):
+    callers = west + 5.0 + 10 * np.arange(36)
+    _, orientation = orient(field([5.0, -5.0], callers[::-1] if flipped else callers), what="forcing")
+    part = 10.0 * (first + np.arange(columns)) + 5
+    labels = restore(field([5.0, -5.0], part), orientation)["lon"].values
+    assert (np.diff(labels) == (-10 if flipped else 10)).all()
+    assert sorted(labels % 360) == sorted(part % 360)
+    assert west - 360 < labels.min() < west + 360
+    assert west < labels.max() < west + 720
+
+
+def test_columns_outside_the_region_cannot_be_restored():
+    _, orientation = orient(field([1.5, 0.5], [0.5, 1.5]), what="forcing")
+    with pytest.raises(GridError, match=r"5\.5 reach beyond the grid"):
+        restore(field([1.5, 0.5], [4.5, 5.5]), orientation)
+
+
+def test_longitude_from_east_to_west_is_turned_and_restored():
+    original = field([1.5, 0.5], [3.5, 2.5, 1.5])
+    oriented, orientation = orient(original, what="prior")
+    assert oriented["lon"].values.tolist() == [1.5, 2.5, 3.5]
+    xr.testing.assert_equal(restore(oriented, orientation), original)
+
+
+def test_float32_coordinates_are_snapped_and_given_back_to_the_last_bit():
+    original = field(Grid.world(0.25).latitude[:40].astype(np.float32), Grid.world(0.25).longitude.astype(np.float32))
+    oriented, orientation = orient(original, what="forcing")
+    assert orientation.grid == Grid(0.25, 90.0, -180.0, 40, 1440)
+    restored = restore(oriented, orientation)
+    assert restored["lat"].dtype == np.float32
+    xr.testing.assert_identical(restored["lon"].drop_attrs(), original["lon"])
+
+
+def test_other_dimensions_stand_between_time_and_latitude():
+    extended = Layout(order=("lon", "time", "lat")).apply(WORLD).expand_dims(member=[1, 2], axis=-1)
+    oriented, orientation = orient(extended, what="forcing")
+    assert oriented["primf"].dims == ("time", "member", "lat", "lon")
+    assert restore(oriented, orientation)["primf"].dims == ("lon", "time", "lat", "member")
+
+
+def test_new_dimensions_of_a_result_stand_in_front_of_the_grid():
+    oriented, orientation = orient(
+        Layout(names=("y", "x", "year"), order=("lon", "lat", "time")).apply(WORLD), what="f"
+    )
+    probability = oriented["primf"].expand_dims({"class": ["forest", "urban"]}, axis=1)
+    assert restore(probability, orientation).dims == ("class", "x", "y", "year")
+
+
+def test_coordinates_with_another_name_than_their_dimension_are_found_and_restored():
+    original = WORLD.rename_dims(lat="j", lon="i").drop_indexes(["lat", "lon"])
+    oriented, orientation = orient(original, what="forcing")
+    xr.testing.assert_equal(oriented, WORLD)
+    restored = restore(oriented, orientation)
+    assert restored["primf"].dims == ("time", "j", "i")
+    np.testing.assert_array_equal(restored["lon"], original["lon"])
+
+
+def test_a_scalar_variable_and_a_map_without_time_are_left_as_they_are():
+    ds = WORLD.isel(time=0, drop=True).assign(crs=0)
+    oriented, orientation = orient(ds, what="static")
+    assert orientation.time is None
+    xr.testing.assert_equal(restore(oriented, orientation), ds)
+
+
+def test_names_and_attributes_survive():
+    original = field([0.5, 1.5], [0.5, 1.5]).assign_attrs(long_name="forest")
+    original["lat"].attrs["comment"] = "cell centres"
+    oriented, orientation = orient(original, what="prior")
+    restored = restore(oriented, orientation)
+    assert (restored.name, restored.attrs) == ("primf", {"long_name": "forest"})
+    assert restored["lat"].attrs["comment"] == "cell centres"
+    assert restored["lat"].attrs["standard_name"] == "latitude"
+
+
+@pytest.mark.parametrize(
+    ("latitude", "longitude", "message"),
+    [
+        ([1.5, 0.5, 0.5], [0.5, 1.5], "latitude holds 1 duplicate values, the first is 0.5"),
+        ([2.5, 0.5, 1.5], [0.5, 1.5], "latitude is not sorted: 0.5 stands beside 1.5"),
+        ([5.5, 4.5, 3.5, 1.5], [0.5, 1.5], "latitude is not evenly spaced"),
+        ([1.5, 0.5], [0.5, 1.5, 1.5], "longitude holds 1 duplicate"),
+        ([1.5, 0.5], [0.5, 1.5, 4.5, 5.5], "not contiguous: 1.5 is followed by 4.5"),
+        ([1.5, 0.5], [0.5, 3.5, 2.5, 1.5, 4.5], "longitude is not contiguous"),
+        ([1.5, 0.5], [0.5, np.nan, 2.5], "longitude holds 1 values that are not finite"),
+        ([1.5, 0.5], np.arange(0, 361, 1.0), "drop the repeated meridian"),
+        ([1.5], [0.5, 1.5], "latitude has 1 cells"),
+        ([2.5, 0.5], [0.5, 1.5], "must be square"),
+        ([120.5, 119.5], [0.5, 1.5], "latitude reaches 120.5, beyond the poles"),
+        ([90.0, 89.0], [0.5, 1.5], "beyond the poles"),
+        ([], [0.5, 1.5], "latitude has 0 cells"),
+    ],
+)
+def test_coordinates_that_are_not_a_grid_are_named(latitude, longitude, message):
+    with pytest.raises(GridError, match=f"^prior: .*{message}"):
+        orient(field(latitude, longitude), what="prior")
+
+
+@pytest.mark.parametrize("given", [np.zeros((3, 4)), "map.zarr", 3, None])
+def test_what_is_no_xarray_object_is_refused_with_the_remedy(given):
+    kind = type(given).__name__
+    with pytest.raises(GridError, match=f"prior: is of type {kind}; pass an xarray DataArray or Dataset with latitude"):
+        orient(given, what="prior")
+
+
+def test_missing_dimensions_are_named_with_those_found():
+    with pytest.raises(GridError, match=r"static: no latitude found; dimensions found: cell \(4\)"):
+        orient(xr.DataArray(np.zeros(4), dims="cell"), what="static")
+
+
+def test_a_dimension_without_coordinate_is_named():
+    with pytest.raises(GridError, match="dimension 'lat' has no coordinate"):
+        orient(field([1.5, 0.5], [0.5, 1.5]).drop_vars("lat"), what="static")
+
+
+def test_a_single_latitude_is_not_a_dimension():
+    with pytest.raises(GridError, match="'lat' is a single value, not a dimension"):
+        orient(field([1.5, 0.5], [0.5, 1.5]).isel(lat=0), what="static")
+
+
+def test_ambiguous_latitudes_are_named():
+    ds = xr.Dataset({"a": field([1.5, 0.5], [0.5, 1.5]), "b": field([3.5, 2.5], [0.5, 1.5], ("latitude", "lon"))})
+    with pytest.raises(GridError, match=r"latitude is ambiguous: .*lat.* all look like it"):
+        orient(ds, what="static")
+
+
+def test_a_name_that_is_taken_is_not_overwritten():
+    ds = field([1.5, 0.5], [0.5, 1.5], ("latitude", "lon")).to_dataset().assign(lat=1.0)
+    with pytest.raises(GridError, match="'lat' is the name of something else"):
+        orient(ds, what="static")
+
+
+def test_a_curvilinear_grid_is_sent_to_regridding():
+    plane = np.meshgrid([0.5, 1.5], [1.5, 0.5])
+    ds = xr.Dataset(
+        {"a": (("y", "x"), plane[0])}, coords={"lat": (("y", "x"), plane[1]), "lon": (("y", "x"), plane[0])}
+    )
+    with pytest.raises(GridError, match=r"'lat' has the dimensions y, x: a curvilinear .*; regrid"):
+        orient(ds, what="forcing")
+
+
+def test_projected_coordinates_are_sent_to_reprojection():
+    projected = field([2000.0, 1000.0], [1000.0, 2000.0], ("y", "x"))
+    projected["y"].attrs.update(units="m", axis="Y")
+    with pytest.raises(GridError, match="'y' is in m, not in degrees; reproject"):
+        orient(projected, what="static")
+
+
+@pytest.mark.shared_data
+def test_the_static_file_with_its_bounds_is_turned_and_restored(luh2_static_path):
+    with xr.open_dataset(luh2_static_path, decode_coords="all") as ds:
+        turned = ds.isel(lat=slice(4, -4, 8), lon=slice(None, None, 8)).load()
+        turned = turned.assign_coords(lon=turned["lon"] % 360).sortby("lon").sortby("lat")
+        oriented, orientation = orient(turned, what="static")
+        assert orientation.grid.is_global
+        xr.testing.assert_equal(restore(oriented, orientation), turned)
+
+
+@pytest.mark.shared_data
+def test_the_released_file_is_canonical_already(luh2_path):
+    with xr.open_dataset(luh2_path, decode_times=False) as ds:
+        oriented, orientation = orient(ds, what="forcing")
+        assert orientation.grid.same_as(Grid.world(0.25))
+        region = orient(ds.isel(lat=slice(100, 110), lon=slice(20, 40)), what="forcing")[0]
+        xr.testing.assert_equal(region["primf"], ds["primf"].isel(lat=slice(100, 110), lon=slice(20, 40)))
+        assert oriented["primf"].chunks is None

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tests.worlds import FINE
+from xland.errors import ConfigurationError
+from xland.geo.grid import Grid
+from xland.geo.split import (
+    CELL_COLUMNS,
+    CELL_ROWS,
+    CONTINENTS,
+    LAND_CELLS,
+    Part,
+    assign_cells,
+    assign_years,
+    cell_of,
+    divide,
+    find_cells,
+    leave_out,
+)
+
+MASKS = hnp.arrays(bool, (CELL_ROWS, CELL_COLUMNS))
+
+
+def counts(parts):
+    return [int((parts == part).sum()) for part in (Part.TRAIN, Part.VALIDATION, Part.TEST)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(MASKS, st.integers(0, 1000))
+def test_every_cell_with_land_has_exactly_one_part_and_no_other_has_any(has_land, seed):
+    parts = assign_cells(has_land, seed)
+    assert set(np.unique(parts[has_land])) <= {Part.TRAIN, Part.VALIDATION, Part.TEST}
+    assert (parts[~has_land] == Part.NONE).all()
+    assert sum(counts(parts)) == has_land.sum()
+
+
+@settings(max_examples=40, deadline=None)
+@given(MASKS, st.integers(0, 1000))
+def test_parts_are_five_to_one_to_one(has_land, seed):
+    train, validation, test = counts(assign_cells(has_land, seed))
+    whole = int(has_land.sum()) // 7
+    assert 5 * whole <= train <= 5 * whole + 5
+    assert whole <= validation <= whole + 1
+    assert whole <= test <= whole + 1
+
+
+def test_shares_are_exact_where_they_divide_the_cells():
+    has_land = np.zeros((30, 30), dtype=bool)
+    has_land.ravel()[:700] = True
+    assert counts(assign_cells(has_land)) == [500, 100, 100]
+    assert counts(assign_cells(has_land, shares=(3, 1, 0))) == [525, 175, 0]
+
+
+@settings(max_examples=20, deadline=None)
+@given(MASKS, st.integers(0, 1000))
+def test_a_seed_always_gives_the_same_split(has_land, seed):
+    np.testing.assert_array_equal(assign_cells(has_land, seed), assign_cells(has_land, seed))
+
+
+def test_other_seeds_give_other_splits():
+    has_land = np.ones((30, 30), dtype=bool)
+    splits = {assign_cells(has_land, seed).tobytes() for seed in range(5)}
+    assert len(splits) == 5
+
+
+def test_the_split_of_the_shipped_models_does_not_change():
+    """Cards name seed and rule only: another outcome would move test cells into training."""
+    parts = assign_cells(np.ones((30, 30), dtype=bool), 0)
+    assert parts[0, :14].tolist() == [0, 0, 0, 2, 1, 0, 0, 1, 0, 0, 2, 0, 0, 0]
+    assert parts[1, -14:].tolist() == [0, 2, 0, 2, 1, 0, 0, 0, 0, 0, 0, 1, 2, 0]
+
+
+def test_every_latitude_and_longitude_sees_every_part():
+    parts = assign_cells(np.ones((30, 30), dtype=bool))
+    for rows in np.split(parts, 10):
+        assert {Part.VALIDATION, Part.TEST} <= set(np.unique(rows))
+    for columns in np.split(parts, 10, axis=1):
+        assert {Part.VALIDATION, Part.TEST} <= set(np.unique(columns))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(-90, 90), st.floats(-360, 540))
+def test_points_lie_in_the_cell_that_holds_them(latitude, longitude):
+    row, column = cell_of(np.array(latitude), np.array(longitude))
+    assert 0 <= row < 30
+    assert 0 <= column < 30
+    assert 90 - 6 * (row + 1) - 1e-9 <= latitude <= 90 - 6 * row + 1e-9
+    east = (longitude + 180) % 360
+    assert 12 * column - 1e-9 <= east <= 12 * (column + 1) + 1e-9
+
+
+def test_longitudes_of_any_range_fall_into_the_same_cells():
+    latitude = np.zeros(72)
+    longitude = np.arange(-177.5, 180, 5)
+    np.testing.assert_array_equal(cell_of(latitude, longitude)[1], cell_of(latitude, longitude % 360)[1])
+    assert cell_of(np.array(90.0), np.array(-180.0)) == (0, 0)
+    assert cell_of(np.array(-90.0), np.array(179.99)) == (29, 29)
+
+
+def blocks(part):
+    """Parts of the pixels of the tiny world (one degree), cell by cell of the split."""
+    return part.reshape(30, 6, 30, 12).transpose(0, 2, 1, 3).reshape(900, 72)
+
+
+def test_parts_never_share_a_cell_on_the_fine_grid():
+    part = divide(FINE, seed=3)
+    for pixels in blocks(part):
+        assert len(np.unique(pixels)) == 1
+    cells = counts(blocks(part)[:, 0])
+    assert sum(cells) == LAND_CELLS.sum()
+    assert cells[0] / sum(cells) == pytest.approx(5 / 7, abs=0.03)
+
+
+def test_land_is_where_everyone_knows_it():
+    part = divide(FINE)
+    places = {"Paris": (48.5, 2.5), "Nairobi": (-1.5, 36.5), "Manaus": (-3.5, -60.5), "Sydney": (-33.5, 150.5)}
+    for lat, lon in places.values():
+        assert part[int(90 - lat), int(lon + 180)] != Part.NONE
+    assert part[90, 20] == Part.NONE, "the Pacific at 160 W takes no part"
+
+
+def test_what_lies_south_of_the_limit_takes_no_part():
+    south = divide(FINE, southern_limit=-30)
+    assert (south[FINE.latitude < -30] == Part.NONE).all()
+    np.testing.assert_array_equal(south[FINE.latitude > -30], divide(FINE)[FINE.latitude > -30])
+
+
+@given(st.integers(0, 25), st.integers(0, 28), st.integers(2, 20), st.integers(2, 20), st.integers(0, 50))
+def test_a_region_has_the_split_of_the_globe(row, column, rows, columns, seed):
+    """Else a model of a region would learn from cells that others hold out."""
+    part = (slice(5 * row, 5 * row + rows), slice(12 * column, 12 * column + columns))
+    np.testing.assert_array_equal(divide(FINE.window(*part), seed), divide(FINE, seed)[part])
+
+
+@pytest.mark.parametrize("resolution", [0.5, 2.0])
+def test_the_split_does_not_depend_on_the_resolution(resolution):
+    fine, other = Grid.world(1), Grid.world(resolution)
+    found, expected = divide(other), divide(fine)
+    rows = np.searchsorted(-fine.latitude, -other.latitude).clip(0, 179)
+    columns = np.searchsorted(fine.longitude, other.longitude).clip(0, 359)
+    # cells of 6 x 12 degrees hold whole pixels of all three resolutions
+    inside = (np.abs(other.latitude) % 6 > 1)[:, None] & (np.abs(other.longitude) % 12 > 1)[None, :]
+    inside &= (np.abs(other.latitude) % 6 < 5)[:, None] & (np.abs(other.longitude) % 12 < 11)[None, :]
+    np.testing.assert_array_equal(found[inside], expected[rows][:, columns][inside])
+
+
+@given(st.lists(st.integers(850, 2100), unique=True))
+def test_no_year_serves_for_both_training_and_test(years):
+    parts = assign_years(years)
+    assert list(parts) == years
+    assert {y for y, p in parts.items() if p == Part.TRAIN} == {y for y in years if 1960 <= y <= 2000}
+    assert {y for y, p in parts.items() if p == Part.TEST} == {y for y in years if 2001 <= y <= 2015}
+
+
+@pytest.mark.parametrize(("train", "test"), [((1960, 2000), (2000, 2010)), ((2000, 1990), (2001, 2002))])
+def test_years_that_overlap_or_run_backwards_are_refused(train, test):
+    with pytest.raises(ConfigurationError, match="without overlap"):
+        assign_years([1990], train, test)
+
+
+def test_every_cell_with_land_is_on_one_continent():
+    total = np.sum([cells.astype(int) for cells in CONTINENTS.values()], axis=0)
+    np.testing.assert_array_equal(total, LAND_CELLS.astype(int))
+    assert LAND_CELLS.sum() == 427
+
+
+@pytest.mark.parametrize(
+    ("continent", "places"),
+    {
+        "africa": [(-1.5, 36.5), (30.5, 31.5), (-19.5, 47.5), (15.5, -23.5)],
+        "asia": [(39.5, 33.5), (24.5, 46.5), (66.5, -172.5), (-6.5, 106.5), (56.5, 61.5)],
+        "europe": [(48.5, 2.5), (64.5, -18.5), (37.5, -25.5), (56.5, 58.5)],
+        "north-america": [(72.5, -40.5), (21.5, -79.5), (12.5, -86.5), (56.5, -158.5)],
+        "oceania": [(-33.5, 150.5), (-5.5, 144.5), (20.5, -156.5), (-41.5, 174.5)],
+        "south-america": [(-3.5, -60.5), (8.5, -72.5), (-52.5, -70.5)],
+    }.items(),
+)
+def test_places_are_on_the_continent_that_everyone_knows(continent, places):
+    there = find_cells(FINE, CONTINENTS[continent])
+    assert all(there[int(90 - lat), int(lon + 180)] for lat, lon in places)
+
+
+@given(st.integers(0, 25), st.integers(0, 28), st.integers(2, 20), st.integers(2, 20), MASKS)
+def test_cells_are_found_alike_in_a_region_and_on_the_globe(row, column, rows, columns, cells):
+    part = (slice(5 * row, 5 * row + rows), slice(12 * column, 12 * column + columns))
+    np.testing.assert_array_equal(find_cells(FINE.window(*part), cells), find_cells(FINE, cells)[part])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(sorted(CONTINENTS)), st.integers(0, 100))
+def test_what_is_left_out_is_only_tested(continent, seed):
+    """Test cells stay, inside and outside; nothing becomes training or validation that was not."""
+    part, places = divide(FINE, seed), find_cells(FINE, CONTINENTS[continent])
+    before = part.copy()
+    kept = leave_out(part, places)
+    assert set(np.unique(kept[places])) <= {Part.NONE, Part.TEST}
+    np.testing.assert_array_equal(kept[~places], part[~places])
+    np.testing.assert_array_equal(kept == Part.TEST, part == Part.TEST)
+    np.testing.assert_array_equal(part, before)
+
+
+def test_leaving_out_everything_or_another_grid_is_refused():
+    part = divide(FINE)
+    with pytest.raises(ConfigurationError, match=r"takes all \d+ that serve for train: leave out less"):
+        leave_out(part, np.ones(part.shape, bool))
+    with pytest.raises(ConfigurationError, match="serve for validation"):
+        leave_out(part, part == Part.VALIDATION)
+    with pytest.raises(ConfigurationError, match=r"shape \(4, 4\), the split has \(180, 360\)"):
+        leave_out(part, np.ones((4, 4), bool))
+    with pytest.raises(ConfigurationError, match="array of 30 x 30, not of shape"):
+        find_cells(FINE, part == Part.TEST)

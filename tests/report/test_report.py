@@ -1,0 +1,451 @@
+"""The report: one page and one JSON file that hold the same numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from tests.raising_backend import raising_dataset
+from tests.report.pages import Page, image, numbers
+from xland.errors import (
+    AllocationError,
+    ForcingError,
+    GridError,
+    OtherYearWarning,
+    RegionError,
+    StoreError,
+    TimeError,
+    UndefinedScoreWarning,
+    VocabularyError,
+)
+from xland.geo.grid import Grid, class_shares
+from xland.report.report import report
+from xland.scores.evaluation import compare
+from xland.totals.crosswalk import Crosswalk
+from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN, WATER
+
+SHAPE = (40, 60)
+FACTOR = 5
+
+
+def on_grid(values, year=None, north=60.0, west=0.0):
+    grid = Grid(0.5, north, west, *values.shape[-2:])
+    dims = ("class", "lat", "lon") if values.ndim == 3 else ("lat", "lon")
+    made = xr.DataArray(values, {"lat": grid.latitude, "lon": grid.longitude}, dims)
+    return made if year is None else made.expand_dims(time=[year])
+
+
+def a_forcing(codes):
+    grid = Grid(0.5, 60.0, 0.0, *codes.shape)
+    coarse = grid.coarsen(FACTOR)
+    shares = class_shares(codes, FACTOR, grid.cell_area(), len(CLASSES))
+    coords = {"time": [2019], "lat": coarse.latitude, "lon": coarse.longitude}
+    return xr.Dataset(
+        {name: (("time", "lat", "lon"), share[None]) for name, share in zip(CLASS_NAMES, shares, strict=True)}, coords
+    )
+
+
+class World:
+    """An observed map, an earlier one, a prediction with its layers, and the forcing."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        observed = rng.integers(1, 7, (8, 12)).astype(np.uint8).repeat(5, 0).repeat(5, 1)
+        observed = np.where(rng.random(SHAPE) < 0.2, rng.integers(1, 7, SHAPE), observed).astype(np.uint8)
+        observed[:3] = OCEAN
+        start = np.where(rng.random(SHAPE) < 0.1, 4, observed)
+        start[:3] = OCEAN
+        predicted = np.where(rng.random(SHAPE) < 0.7, observed, start)
+        predicted = np.where(rng.random(SHAPE) < 0.1, 2, predicted).astype(np.uint8)
+        predicted[:3] = OCEAN
+        shares = rng.dirichlet(np.ones(8), SHAPE).astype(np.float32)
+        np.put_along_axis(shares, predicted[..., None].astype(int), 2, axis=-1)
+        shares /= shares.sum(-1, keepdims=True)
+        probability = on_grid(np.moveaxis(shares, -1, 0)).assign_coords({"class": list(CLASS_NAMES)})
+        applicability = on_grid(np.linspace(0, 2, 2400, dtype=np.float32).reshape(SHAPE))
+        self.observed, self.start = on_grid(observed, 2019), on_grid(start.astype(np.uint8), 2001)
+        self.predicted = xr.Dataset({
+            "land_use": on_grid(predicted, 2015),
+            "probability": probability.expand_dims(time=[2015]),
+            "applicability": applicability.expand_dims(time=[2015]).assign_attrs(threshold=0.5),
+        })  # fmt: skip
+        self.forcing = a_forcing(observed)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World()
+
+
+@pytest.fixture(scope="module")
+def full(world):
+    return report(
+        world.predicted,
+        world.observed,
+        model="model <b>",
+        forcing=world.forcing,
+        start=world.start,
+        factor=FACTOR,
+        cells="held-out cells",
+        title="Map <script>alert(1)</script>",
+        notes=["The coarse input is <img src=x onerror=alert(1)> fractions."],
+        card={"name": "luh2-0p05", "data": {"years": [2015, 2019]}, "scores": [{"a": 1}], "licence": None},
+        provenance={"<script>": "</section><script>alert(2)</script>"},
+    )
+
+
+@pytest.fixture(scope="module")
+def page(full, tmp_path_factory):
+    path = full.to_html(tmp_path_factory.mktemp("report") / "report.html")
+    assert [each.name for each in path.parent.iterdir()] == ["report.html"]
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def bare(world):
+    return report(world.predicted["land_use"], world.observed, regions=None)
+
+
+def test_the_page_is_well_formed(page):
+    parsed = Page(page)
+    assert not parsed.open
+    assert page.startswith("<!DOCTYPE html>")
+    ids = [value for _, name, value in parsed.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    targets = {value.removeprefix("#") for tag, name, value in parsed.attributes if (tag, name) == ("a", "href")}
+    assert {"maps", "scores", "classes", "regions", "change", "reliability", "coarse"} <= targets <= set(ids)
+    zooms = {value for tag, name, value in parsed.attributes if (tag, name) == ("label", "for")}
+    assert zooms <= set(ids)
+
+
+def test_the_page_asks_nothing_of_the_network(page):
+    parsed = Page(page)
+    for tag, name, value in parsed.attributes:
+        if name in {"src", "href", "action", "poster", "srcset", "data"}:
+            assert value.startswith(("data:image/png;base64,", "#")), (tag, name, value[:60])
+    assert not {"script", "link", "iframe", "object", "embed", "form"} & set(parsed.tags)
+    assert "url(" not in page
+    assert "@import" not in page
+    assert "default-src 'none'" in page
+
+
+def test_what_users_write_is_escaped_everywhere(page):
+    assert "<script" not in page
+    assert "onerror=alert(1)>" not in page
+    assert "<b>" not in page.replace("<b>0", "").replace("<b>–", "")  # noqa: RUF001 - tiles alone are set in bold
+    texts = "".join(Page(page).texts)
+    assert "The coarse input is <img src=x onerror=alert(1)> fractions." in texts
+    assert "</section><script>alert(2)</script>" in texts
+
+
+def test_every_picture_and_chart_has_words_and_every_table_a_caption(full, page):
+    parsed = Page(page)
+    pictures = parsed.tags.count("img")
+    # start, observed and four maps; four differences; confidence, applicability, coarse; change; regions
+    assert pictures == 6 + 4 + 3 + 1 + 1
+    alts = [value for tag, name, value in parsed.attributes if (tag, name) == ("img", "alt")]
+    assert len(alts) == pictures
+    assert all(len(alt) > 20 for alt in alts)
+    assert alts == [each["shows"] for each in full.to_dict()["pictures"]]
+    assert parsed.tags.count("table") == parsed.tags.count("caption")
+    charts = [dict(each) for each in parsed.elements("svg") if "chart" in dict(each).get("class", "")]
+    assert len(charts) == 6
+    assert all(len(each["aria-label"]) > 20 for each in charts)
+
+
+def test_every_figure_of_the_page_is_in_the_json(full, page, tmp_path):
+    written = json.loads(full.to_json(tmp_path / "report.json").read_text())
+    known = numbers(written)
+    rounded = {f"{scale * value:.{digits}f}" for value in known for scale in (1, 100) for digits in (1, 2, 3, 4)}
+    rounded |= {text.lstrip("-") for text in rounded}
+    cells = Page(page).cells
+    assert len(cells) > 300
+    shares = shares_of(written)
+    missing = [text for text in cells if text and text != "–" and text not in rounded | shares]  # noqa: RUF001
+    assert missing == []
+
+
+def shares_of(written):
+    """Per cent that follow from the areas in the JSON: of confusions and of transitions."""
+    judged = written["model"]
+    matrix = np.array(written["scores"][judged]["land"]["area"]["confusion"])
+    change = written["change"][judged]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        tables = [
+            np.round(100 * matrix / matrix.sum(1, keepdims=True), 12),
+            100 * matrix.sum(1) / matrix.sum(),
+            *(100 * np.array(change[f"{end}_transitions"]) / change["total"] for end in ("observed", "predicted")),
+        ]
+    values = np.concatenate([table.ravel() for table in tables])
+    return {f"{value:.{digits}f}" for value in values[np.isfinite(values)] for digits in (1, 2)}
+
+
+def test_scores_stand_beside_the_baselines(full, page, world):
+    assert full.scores.names == ("model <b>", "crosswalk", "most frequent class", "mode of the observed cell")
+    alone = compare({"a": world.predicted}, world.observed, factor=FACTOR)
+    np.testing.assert_array_equal(alone["a"]["land"].matrix, full.scores["model <b>"]["land"].matrix)
+    text = " ".join("".join(Page(page).texts).split())
+    land = full.scores["model <b>"].area["land"]
+    best = max(full.scores[name].area["land"].accuracy for name in full.scores.names[1:])
+    assert f"{land.accuracy - best:.3f} ahead of" in text
+    assert "2015, observed 2019" in text
+    assert "held-out cells" in text
+    assert "The mode of the observed cell is made from the observed map itself" in text
+    assert re.search(r'<tr class="strong"><th scope="row">model &lt;b&gt;</th><td class="best">', page)
+
+
+def test_regions_change_reliability_and_coarse_agreement_are_told(full):
+    assert list(full.by_region) == ["north of 50°N", "23.5°N to 50°N", "tropics, 23.5°S to 23.5°N", "south of 23.5°S"]
+    judged = full.change["model <b>"]
+    assert judged.figure_of_merit > full.change["most frequent class"].figure_of_merit
+    assert set(judged.by_factor) == {1, 2, 4, 8, 16}
+    assert list(full.change["crosswalk"].by_factor) == [1]
+    assert full.reliability.expected_calibration_error > 0
+    assert full.coarse.cells == 96
+    assert 0 < full.coarse.within_a_pixel < 1
+
+
+def test_a_threshold_of_applicability_is_told(page):
+    assert re.search(r"Beyond 0\.5, as on \d\d\.\d % of the drawn cells, the scores of the model say nothing", page)
+
+
+def test_what_cannot_be_shown_is_named_with_what_it_needs(bare, tmp_path):
+    text = bare.to_html(tmp_path / "bare.html").read_text(encoding="utf-8")
+    assert not Page(text).open
+    commands = re.findall(r"To have it here: <code>([^<]*)</code>", text)
+    assert [each.split("... ")[1] for each in commands] == [
+        "--outputs land_use confidence",
+        "--forcing STATES.nc",
+        "--regions latitude",
+        "--start MAP_OF_AN_EARLIER_YEAR",
+        "--outputs land_use probability",
+        "--forcing STATES.nc",
+    ]
+    assert "no baseline beside it" in text
+    assert 'class="best"' not in text
+    written = bare.to_dict()
+    assert written["reliability"] is written["coarse_agreement"] is None
+    assert written["change"] == {}
+
+
+def test_the_pictures_show_the_maps(page, world):
+    sources = [v for t, n, v in Page(page).attributes if (t, n) == ("img", "src")]
+    colors = np.array([[int(each.color[i : i + 2], 16) for i in (1, 3, 5)] for each in CLASSES])
+    for source, expected in zip(sources, (world.start, world.observed, world.predicted["land_use"]), strict=False):
+        np.testing.assert_array_equal(np.asarray(image(source))[..., :3], colors[expected.values[0]])
+
+
+def test_large_maps_are_thinned(world, tmp_path):
+    small = report(world.predicted["land_use"], world.observed, max_pixels=100)
+    text = small.to_html(tmp_path / "thin.html").read_text(encoding="utf-8")
+    assert {int(v) for t, n, v in Page(text).attributes if (t, n) == ("img", "width")} == {12}
+    assert "Drawn in blocks of 5 x 5 cells" in text
+
+
+def test_nothing_is_read_before_it_is_asked_for(world):
+    lazy = report(raising_dataset(world.predicted), world.observed, start=world.start)
+    with pytest.raises(StoreError, match="were read"):
+        _ = lazy.scores
+
+
+def test_baselines_are_made_when_they_are_asked_for_and_hold_no_map_in_memory(world):
+    observed = raising_dataset(world.observed.to_dataset(name="land_use"))
+    lazy = report(world.predicted, observed, forcing=raising_dataset(world.forcing), factor=FACTOR)
+    assert list(lazy.maps) == ["map", "crosswalk", "most frequent class", "mode of the observed cell"]
+    for name in list(lazy.maps)[1:]:
+        assert lazy.maps[name].chunks is not None
+        with pytest.raises(StoreError, match="were read"):
+            lazy.maps[name].compute()
+
+
+def test_any_orientation_and_a_larger_observed_map_give_the_same_scores(world, full):
+    turned = world.predicted.isel(lat=slice(None, None, -1))
+    larger = world.observed.pad(lat=(0, 10), lon=(20, 10), mode="wrap")
+    grid = Grid(0.5, 60.0, -10.0, 50, 90)
+    larger = larger.assign_coords(lat=grid.latitude, lon=grid.longitude)
+    forcing = world.forcing.reindex(
+        lat=grid.coarsen(FACTOR).latitude, lon=grid.coarsen(FACTOR).longitude, fill_value=1 / 8
+    )
+    found = report(turned, larger, model="model <b>", forcing=forcing, factor=FACTOR)
+    for name in found.scores.names:
+        ours, theirs = (each.scores[name].area["land"].matrix for each in (found, full))
+        np.testing.assert_allclose(ours, theirs)
+
+
+def moved(obj, east):
+    return obj.assign_coords(lon=obj["lon"] + east)
+
+
+@pytest.mark.parametrize("east", [0, 170])
+def test_a_forcing_of_the_region_suffices_beside_a_global_observed_map(world, east):
+    grid = Grid.world(0.5)
+    everywhere = on_grid(np.random.default_rng(1).integers(0, 8, grid.shape).astype(np.uint8), north=90, west=-180)
+    predicted, observed, forcing = (moved(each, east) for each in (world.predicted, world.observed, world.forcing))
+    everywhere.loc[{"lat": observed["lat"], "lon": (observed["lon"] + 180) % 360 - 180}] = observed.values[0]
+    found = report(predicted, everywhere, forcing=forcing, factor=FACTOR)
+    alone = report(predicted, observed, forcing=forcing, factor=FACTOR)
+    for name in alone.scores.names:
+        ours, theirs = (each.scores[name].area["land"].matrix for each in (found, alone))
+        np.testing.assert_allclose(ours, theirs)
+    # as far as the coarse cells that the map touches, and no further
+    inner = {"lat": slice(2, 38), "lon": slice(1, 59)}
+    part = report(predicted.isel(inner), everywhere, forcing=forcing, factor=FACTOR)
+    np.testing.assert_array_equal(part.maps["crosswalk"], alone.maps["crosswalk"].isel(inner))
+
+
+def test_a_map_that_does_not_say_its_year_goes_with_any_forcing(world, full):
+    timeless = world.predicted.isel(time=0, drop=True)
+    found = report(timeless, world.observed, forcing=world.forcing, factor=FACTOR)
+    assert found.coarse == full.coarse
+    years = xr.concat([world.forcing.assign_coords(time=[year]) for year in (2015, 2016)], "time")
+    assert report(timeless, world.observed, forcing=years, factor=FACTOR, year=2016).coarse == full.coarse
+
+
+def test_a_forcing_of_another_year_is_told_once(world):
+    with pytest.warns(OtherYearWarning) as told:
+        _ = report(world.predicted, world.observed, forcing=world.forcing, factor=FACTOR).coarse
+    assert len(told) == 1
+
+
+def test_one_year_of_many_is_chosen(world):
+    years = [world.predicted["land_use"].assign_coords(time=[year]) for year in (2018, 2019, 2020)]
+    many = xr.concat([years[0], years[1], years[2] * 0 + 1], "time")
+    assert report(many, world.observed).scores["map"].years == ((2019, 2019),)
+    last = report(many, world.observed, year=2020).scores["map"]
+    assert last.years == ((2020, 2019),)
+    assert last["land"].recall[1] == 1
+    with pytest.raises(TimeError, match="3 time steps, 2018 to 2020; 2015 is not among them"):
+        report(many, world.observed, year=2015)
+    with pytest.raises(TimeError, match=r"start map has 3 time steps.*select one"):
+        report(world.predicted, world.observed, start=many)
+    with pytest.raises(TimeError, match=r"the map 'map' is of 2015, not of 2050"):
+        report(world.predicted, world.observed, year=2050)
+    timeless = world.predicted["land_use"].isel(time=0, drop=True)
+    assert report(timeless, world.observed, year=2050).scores["map"].years == ((None, 2019),)
+
+
+def test_what_does_not_fit_is_refused(world, tmp_path):
+    with pytest.raises(GridError, match="a baseline is called 'map' like the map that is judged"):
+        report(world.predicted, world.observed, baselines={"map": world.start})
+    for name in ("observed", "start"):
+        with pytest.raises(GridError, match=f"a map is called '{name}', as the page calls the observed map"):
+            report(world.predicted, world.observed, model=name)
+        with pytest.raises(GridError, match=f"a map is called '{name}'"):
+            report(world.predicted, world.observed, baselines={"persistence": world.start, name: world.start})
+    with pytest.raises(GridError, match="has an empty name; pass model='map'"):
+        report(world.predicted, world.observed, model="")
+    for pixels in (0, "many"):
+        with pytest.raises(GridError, match=f"max_pixels is {pixels!r}; a pic|max_pixels must be a whole number, not"):
+            report(world.predicted, world.observed, max_pixels=pixels)
+    with pytest.raises(AllocationError, match="the crosswalk is of type dict; pass an"):
+        report(world.predicted, world.observed, forcing=world.forcing, crosswalk={"forest": "forest"})
+    with pytest.raises(RegionError, match="unknown regions 'nations'"):
+        report(world.predicted, world.observed, regions="nations")
+    with pytest.raises(RegionError, match="regions are of type int; say latitude, koppen, continents, or"):
+        report(world.predicted, world.observed, regions=3)
+    with pytest.raises(ForcingError, match=r"the forcing is a DataArray; pass a Dataset"):
+        report(world.predicted, world.observed, forcing=world.forcing["forest"])
+    with pytest.raises(GridError, match="factor must be a whole number, not 'a'"):
+        report(world.predicted, world.observed, factor="a")
+    with pytest.raises(GridError, match="the start map is of type ndarray; pass an xarray"):
+        report(world.predicted, world.observed, start=world.start.values)
+    with pytest.raises(GridError, match="baselines are given by name, not as a list; pass"):
+        report(world.predicted, world.observed, baselines=[world.start])
+    past = xr.concat([world.forcing.assign_coords(time=[year]) for year in (1900, 1901)], "time")
+    with pytest.raises(TimeError, match="the forcing holds 2 years, 1900 to 1901, but not 2015, of which the map is"):
+        report(world.predicted, world.observed, forcing=past, factor=FACTOR)
+    for baselines in (None, {}):
+        with pytest.raises(GridError, match="the factor is 10, but 5 cells of the map"):
+            report(world.predicted, world.observed, forcing=world.forcing, factor=10, baselines=baselines)
+    wrong = report(on_grid(np.full(SHAPE, 90)), world.observed)
+    with pytest.raises(VocabularyError, match="unknown class codes 90"):
+        wrong.to_html(tmp_path / "no.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_arrays_among_the_provenance_are_written_as_lists(world, tmp_path):
+    attributes = {"years": np.array([2000, 2015]), "box": np.arange(4.0).reshape(2, 2), "names": np.array(["a", "<b>"])}
+    found = report(world.predicted["land_use"], world.observed, regions=None, provenance=attributes, card=attributes)
+    text = found.to_html(tmp_path / "arrays.html").read_text(encoding="utf-8")
+    words = re.findall(r"<dt>(?:years|box|names)</dt><dd>(.*?)\s*</dd>", text)
+    assert words == 2 * ["2000, 2015", "[0.0, 1.0], [2.0, 3.0]", "a, &lt;b&gt;"]
+
+
+def test_a_page_of_chosen_cells_says_that_its_maps_show_all(world, tmp_path):
+    within = np.zeros(SHAPE, dtype=bool)
+    within[10:20] = True
+    found = report(world.predicted["land_use"], world.observed, within=within, cells="held-out cells")
+    text = found.to_html(tmp_path / "held.html").read_text(encoding="utf-8")
+    assert "All cells are drawn, also those that are not scored." in text
+    assert int(found.scores["map"].pixels["all"].total) == within.sum()
+
+
+@pytest.mark.parametrize(
+    "cells", [{"lat": slice(5, 10)}, {"lon": slice(10, 15)}, {"lat": slice(5, 10), "lon": slice(10, 15)}]
+)
+def test_a_map_of_a_single_row_column_or_cell_of_the_forcing_is_reported(world, full, cells, tmp_path):
+    found = report(world.predicted.isel(cells), world.observed, forcing=world.forcing, factor=FACTOR)
+    assert not Page(found.to_html(tmp_path / "small.html").read_text(encoding="utf-8")).open
+    coarse = {name: slice(each.start // FACTOR, each.stop // FACTOR) for name, each in cells.items()}
+    np.testing.assert_array_equal(found.agreement["difference"], full.agreement["difference"].isel(coarse))
+    for name in ("crosswalk", "mode of the observed cell"):
+        np.testing.assert_array_equal(found.maps[name], full.maps[name].isel(cells))
+
+
+def test_a_page_of_water_alone_says_that_no_region_was_scored(world, tmp_path):
+    water = world.observed.copy(data=np.full((1, *SHAPE), WATER, np.uint8))
+    text = report(water, water).to_html(tmp_path / "water.html").read_text(encoding="utf-8")
+    assert not Page(text).open
+    assert "No cell was scored in: north of 50°N, 23.5°N to 50°N" in text
+
+
+@pytest.mark.parametrize("which", ["observed", "start"])
+def test_maps_without_land_leave_change_and_trust_undefined_as_the_other_scores(world, which, tmp_path):
+    sea = world.observed.copy(data=np.full((1, *SHAPE), OCEAN, np.uint8))
+    maps = {"observed": world.observed, "start": world.start} | {which: sea}
+    found = report(world.predicted, model="ours", **maps)
+    with pytest.warns(UndefinedScoreWarning, match="change is not scored: no cell is left to score") as told:
+        scored = found.change["ours"]
+    assert len(told) == 1
+    assert np.isnan([scored.figure_of_merit, scored.hits, scored.null.disagreement]).all()
+    assert scored.years == (int(maps["start"].time[0]), int(maps["observed"].time[0]), 2015)
+    if which == "observed":
+        with pytest.warns(UndefinedScoreWarning, match="probabilities are not judged: no cell is left to score"):
+            assert found.reliability is None
+    text = found.to_html(tmp_path / "sea.html").read_text(encoding="utf-8")
+    assert not Page(text).open
+    assert "No cell has land use in both the start and the observed map, so change is not scored." in text
+    assert ("No cell of land was observed, so the probabilities are not judged." in text) == (which == "observed")
+    written = json.loads(found.to_json(tmp_path / "sea.json").read_text())
+    assert written["change"]["ours"]["figure_of_merit"] is None
+    assert (written["reliability"] is None) == (which == "observed")
+
+
+def test_a_report_on_an_empty_mask_is_refused_in_all_its_parts(world):
+    found = report(world.predicted, world.observed, start=world.start, within=np.zeros(SHAPE, bool))
+    for part in ("scores", "change", "reliability"):
+        with pytest.raises(RegionError, match="no cell is left to score: the mask `within`"):
+            getattr(found, part)
+
+
+def test_a_forcing_without_data_leaves_nothing_to_compare(world, tmp_path):
+    found = report(world.predicted, world.observed, forcing=world.forcing * np.nan, factor=FACTOR, regions=None)
+    assert found.coarse is None
+    text = found.to_html(tmp_path / "empty.html").read_text(encoding="utf-8")
+    assert "The forcing and the map have no coarse cell to compare." in text
+
+
+def test_a_crosswalk_of_other_states_serves_agreement_and_baseline(world):
+    names = {name: f"share_of_{name}" for name in CLASS_NAMES[1:]}
+    forcing = world.forcing.rename(names)
+    other = Crosswalk({state: name for name, state in names.items()}, remainder=("ocean",))
+    options = {"factor": FACTOR, "year": 2019}
+    predicted = world.predicted["land_use"].assign_coords(time=[2019])
+    found = report(predicted, world.observed, forcing=forcing, crosswalk=other, **options)
+    plain = report(predicted, world.observed, forcing=world.forcing, **options)
+    xr.testing.assert_equal(found.maps["crosswalk"], plain.maps["crosswalk"])
+    assert found.coarse.classes["forest"] == plain.coarse.classes["forest"]

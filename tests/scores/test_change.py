@@ -1,0 +1,412 @@
+from __future__ import annotations
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.raising_backend import raising_dataset
+from xland.errors import GridError, RegionError, TimeError, UndefinedScoreWarning, VocabularyError
+from xland.geo.grid import Grid
+from xland.scores.change import assess_change
+from xland.scores.counts import composite_table, cross_tabulate
+
+QUICK = settings(max_examples=6, deadline=None)
+
+
+def on_grid(codes, resolution=10.0, north=90.0, west=-180.0):
+    grid = Grid(resolution, north, west, *codes.shape)
+    return xr.DataArray(codes, {"lat": grid.latitude, "lon": grid.longitude}, ("lat", "lon"))
+
+
+def three_maps(seed=0, shape=(18, 36), **place):
+    """A start map with ocean and holes in it, an observed map that differs in places, a prediction of it."""
+    rng = np.random.default_rng(seed)
+    start = rng.integers(0, 8, shape)
+    observed = np.where(rng.random(shape) < 0.7, start, rng.integers(0, 8, shape))
+    predicted = np.where(rng.random(shape) < 0.5, start, observed)
+    predicted = np.where(rng.random(shape) < 0.1, rng.integers(0, 8, shape), predicted)
+    return tuple(on_grid(each.astype(np.uint8), **place) for each in (start, observed, predicted))
+
+
+def same(left, right):
+    assert left.by_factor.keys() == right.by_factor.keys()
+    for factor, each in left.by_factor.items():
+        scale = each.total * 1e-11
+        np.testing.assert_allclose(each.table, right.by_factor[factor].table, rtol=1e-11, atol=scale)
+        np.testing.assert_allclose(each.transitions, right.by_factor[factor].transitions, rtol=1e-11, atol=scale)
+    assert left.per_region.keys() == right.per_region.keys()
+    for label, each in left.per_region.items():
+        same(each, right.per_region[label])
+
+
+def window_by_window(maps, factor, weights):
+    """Cut the maps into windows counted from their corner, and tabulate one after the other."""
+    start, observed, predicted = (each.values for each in maps)
+    area = np.where((start > 0) & (observed > 0), weights[:, None], 0)
+    table = np.zeros((8, 8, 8))
+    for row in range(0, start.shape[0], factor):
+        for column in range(0, start.shape[1], factor):
+            block = np.s_[row : row + factor, column : column + factor]
+            shares = [
+                np.bincount(each[block].ravel(), area[block].ravel(), 8)[None] for each in (start, observed, predicted)
+            ]
+            table += composite_table(*shares)
+    return table
+
+
+# ---------------------------------------------------------------- what is scored
+
+
+def test_a_map_worked_by_hand_by_pixels_and_by_area():
+    start = on_grid(np.array([[1, 4, 0], [4, 4, 4]], dtype=np.uint8), north=70.0)
+    observed = on_grid(np.array([[1, 1, 4], [4, 1, 4]], dtype=np.uint8), north=70.0)
+    predicted = on_grid(np.array([[1, 1, 4], [1, 4, 4]], dtype=np.uint8), north=70.0)
+    # ocean became forest in the upper right: not land-use change. Left are a hit, a miss and a false alarm.
+    found = assess_change(start, observed, predicted, weighting="pixels")
+    assert found.total == 5
+    assert (found.hits, found.misses, found.false_alarms, found.wrong_hits) == pytest.approx((0.2, 0.2, 0.2, 0))
+    assert found.figure_of_merit == pytest.approx(1 / 3)
+    north, south = Grid(10.0, 70.0, -180.0, 2, 3).cell_area()
+    by_area = assess_change(start, observed, predicted)
+    assert by_area.total == pytest.approx(2 * north + 3 * south)
+    assert by_area.figure_of_merit == pytest.approx(north / (north + 2 * south))
+    assert (by_area.quantity, by_area.exchange) == pytest.approx((0, 2 * south / by_area.total))
+
+
+@pytest.mark.parametrize("factor", [2, 5, 7, 40])
+def test_windows_that_the_edge_cuts_are_scored_with_the_cells_they_have(factor):
+    maps = three_maps(3)
+    found = assess_change(*maps, factors=[factor])
+    expected = window_by_window(maps, factor, Grid.world(10.0).cell_area())
+    np.testing.assert_allclose(found.by_factor[factor].table, expected, rtol=1e-9, atol=found.total * 1e-12)
+    assert tuple(found.by_factor) == (1, factor)
+
+
+def test_windows_are_counted_from_the_corner_of_the_globe():
+    maps = three_maps(4)
+    part = [each.isel(lat=slice(3, 15), lon=slice(5, 30)) for each in maps]
+    inside = xr.zeros_like(maps[0], dtype=bool)
+    inside[3:15, 5:30] = True
+    same(assess_change(*part, factors=(4, 5)), assess_change(*maps, factors=(4, 5), within=inside))
+
+
+@QUICK
+@given(st.integers(0, 10_000), st.sampled_from(["area", "pixels"]))
+def test_windows_of_one_cell_are_the_plain_table(seed, weighting):
+    maps = three_maps(seed)
+    found = assess_change(*maps, weighting=weighting)
+    counted = (maps[0].values > 0) & (maps[1].values > 0)
+    weights = Grid.world(10.0).cell_area() if weighting == "area" else None
+    expected = cross_tabulate(*(each.values for each in maps), counted=counted, row_weights=weights)
+    np.testing.assert_allclose(found.table, expected, rtol=1e-12)
+    assert found.by_factor[1].figure_of_merit == found.figure_of_merit
+
+
+@QUICK
+@given(st.integers(0, 10_000))
+def test_larger_windows_hide_places_but_no_quantity(seed):
+    found = assess_change(*three_maps(seed), factors=(2, 4, 8, 16))
+    curve = [each.disagreement for each in found.by_factor.values()]
+    assert (np.diff(curve) <= 1e-12).all()
+    for each in found.by_factor.values():
+        assert each.quantity == pytest.approx(found.quantity)
+        assert each.misses + each.false_alarms + each.wrong_hits == pytest.approx(each.disagreement)
+        assert each.null.quantity == pytest.approx(found.null.quantity)
+    assert curve[-1] >= found.quantity - 1e-12
+
+
+def test_a_shift_by_one_cell_is_forgiven_by_windows_that_hold_it():
+    start = np.full((8, 8), 4, dtype=np.uint8)
+    observed, predicted = start.copy(), start.copy()
+    observed[::2, 0::4], predicted[::2, 1::4] = 1, 1
+    found = assess_change(*(on_grid(each) for each in (start, observed, predicted)), factors=(2, 4), weighting="pixels")
+    assert found.figure_of_merit == 0
+    assert found.null_resolution == 2
+    assert found.by_factor[2].figure_of_merit == pytest.approx(1)
+    assert found.by_factor[2].null.misses == pytest.approx(8 / 64)
+    assert found.null.null_resolution is None
+
+
+# ---------------------------------------------------------------- promises
+
+
+@QUICK
+@given(st.integers(0, 1000), st.integers(4, 18), st.integers(4, 36), st.integers(2, 7))
+def test_any_chunking_gives_the_same_tables(seed, rows, columns, factor):
+    start, observed, predicted = three_maps(seed)
+    regions = on_grid(np.random.default_rng(seed).integers(-1, 3, (18, 36)))
+    plain = assess_change(start, observed, predicted, factors=[factor], regions=regions)
+    chunked = assess_change(
+        start.chunk(lat=rows, lon=columns),
+        observed.chunk(lat=columns // 2 + 1, lon=rows),
+        predicted,
+        factors=[factor],
+        regions=regions.chunk(lat=columns // 3 + 1),
+    )
+    same(plain, chunked)
+
+
+def test_small_blocks_cut_through_no_window(monkeypatch):
+    maps = three_maps(1, (45, 90), resolution=4.0)
+    whole = assess_change(*maps, factors=(5, 7))
+    monkeypatch.setattr("xland.scores.frames._SMALLEST", 4)
+    monkeypatch.setattr("xland.scores.frames._LARGEST", 23)
+    same(whole, assess_change(*(each.chunk(lat=11, lon=13) for each in maps), factors=(5, 7)))
+
+
+@QUICK
+@given(st.integers(0, 1000), st.booleans(), st.booleans(), st.booleans())
+def test_any_orientation_gives_the_same_tables(seed, ascending, eastward, renamed):
+    start, observed, predicted = three_maps(seed)
+    turned = predicted
+    if ascending:
+        turned = turned.isel(lat=slice(None, None, -1))
+    if eastward:
+        turned = turned.assign_coords(lon=turned["lon"] % 360).sortby("lon")
+    if renamed:
+        turned = turned.rename(lat="latitude", lon="longitude").transpose("longitude", "latitude")
+    same(assess_change(start, observed, turned, factors=[4]), assess_change(start, observed, predicted, factors=[4]))
+    # the maps that follow from one another may lie differently, too
+    same(assess_change(turned, observed, start), assess_change(predicted, observed, start))
+
+
+def test_maps_across_the_date_line_are_scored_whole():
+    maps = three_maps(6, (36, 72), resolution=5.0)
+    pick = np.r_[67:72, 0:8]
+    part = maps[2].isel(lon=pick)
+    part = part.assign_coords(lon=np.where(part["lon"] < 0, part["lon"] + 360, part["lon"]))
+    inside = xr.zeros_like(maps[0], dtype=bool)
+    inside[:, pick] = True
+    same(
+        assess_change(maps[0], maps[1], part, factors=[3]),
+        assess_change(*maps, factors=[3], within=inside),
+    )
+
+
+def test_building_reads_nothing_and_everything_is_computed_at_once(monkeypatch):
+    class ComputedError(Exception):
+        """The one computation has begun."""
+
+    def stop(*_arguments, **_options):
+        raise ComputedError
+
+    maps = [raising_dataset(each.to_dataset(name="land_use")) for each in three_maps()]
+    regions = raising_dataset(on_grid(np.zeros((18, 36), dtype=int)).to_dataset(name="region"))["region"]
+    within = raising_dataset(on_grid(np.ones((18, 36), dtype=bool)).to_dataset(name="mask"))["mask"]
+    monkeypatch.setattr(dask, "compute", stop)
+    with pytest.raises(ComputedError):
+        assess_change(*maps, factors=(2, 5, 12), regions=regions, within=within)
+
+
+def test_every_block_is_read_once_for_all_windows():
+    read = []
+
+    def block(name, codes, block_info=None):
+        read.append((name, *block_info[None]["chunk-location"]))
+        return np.full(block_info[None]["chunk-shape"], codes, dtype=np.uint8)
+
+    def world(name, codes):
+        grid = Grid.world(0.5)
+        lazy = da.map_blocks(
+            block, name, codes, chunks=((120,) * 3, (120,) * 6), dtype=np.uint8, meta=np.empty((0, 0), np.uint8)
+        )
+        return xr.DataArray(lazy, {"lat": grid.latitude, "lon": grid.longitude}, ("lat", "lon"))
+
+    found = assess_change(world("a", 4), world("b", 1), world("c", 1), factors=(1, 25))
+    assert found.figure_of_merit == 1
+    assert found.by_factor[25].figure_of_merit == pytest.approx(1)
+    assert sorted(read) == sorted({(name, i, j) for name in "abc" for i in range(3) for j in range(6)})
+
+
+# ---------------------------------------------------------------- masks and regions
+
+
+def test_a_region_scores_as_the_map_within_it():
+    maps = three_maps(8)
+    numbers = np.random.default_rng(8).integers(1, 4, (18, 36))
+    found = assess_change(*maps, factors=(4,), regions=on_grid(numbers))
+    assert list(found.per_region) == [1, 2, 3]
+    for label, each in found.per_region.items():
+        same(each, assess_change(*maps, factors=(4,), within=numbers == label))
+    total = sum(each.table for each in found.per_region.values())
+    np.testing.assert_allclose(total, found.table, rtol=1e-12)
+
+
+def test_regions_have_numbers_or_names_and_need_not_cover_the_map():
+    maps = three_maps(9)
+    names = on_grid(np.where(np.arange(36) < 10, "west", np.where(np.arange(36) < 20, "", "east"))[None].repeat(18, 0))
+    found = assess_change(*maps, regions=names)
+    assert list(found.per_region) == ["east", "west"]
+    inside = np.zeros((18, 36), dtype=bool)
+    inside[:, :10] = True
+    same(found.per_region["west"], assess_change(*maps, within=inside))
+    part = assess_change(*maps, regions=names.isel(lon=slice(4, 10), lat=slice(None, None, -1)))
+    assert list(part.per_region) == ["west"]
+    inside[:, :4] = False
+    same(part.per_region["west"], assess_change(*maps, within=inside))
+    numbers = on_grid(np.where(np.arange(36) < 10, 7.0, np.nan)[None].repeat(18, 0))
+    assert list(assess_change(*maps, regions=numbers).per_region) == [7]
+
+
+def test_a_region_without_data_or_change_has_no_scores_but_stays_in_the_list():
+    maps = [each.copy() for each in three_maps(11)]
+    maps[0][:, :3] = 0
+    maps[1][:, 3:6] = maps[0][:, 3:6]
+    labels = np.where(np.arange(36) < 3, "ocean", np.where(np.arange(36) < 6, "quiet", "rest"))[None].repeat(18, 0)
+    found = assess_change(*maps, factors=[3], regions=on_grid(labels)).per_region
+    assert list(found) == ["ocean", "quiet", "rest"]
+    assert found["ocean"].total == 0
+    assert np.isnan([found["ocean"].hits, found["ocean"].quantity, found["ocean"].by_factor[3].hits]).all()
+    assert np.isnan([found["ocean"].figure_of_merit, found["quiet"].null.figure_of_merit]).all()
+    assert found["quiet"].observed_transitions.sum() == pytest.approx(found["quiet"].total)
+    assert found["ocean"].null_resolution is None
+
+
+def test_masks_are_placed_by_their_coordinates_or_lie_as_the_observed_map():
+    maps = three_maps(7)
+    mask = np.zeros((18, 36), dtype=bool)
+    mask[4:9, 20:30] = True
+    by_array = assess_change(*maps, within=mask, cells="a window")
+    assert by_array.cells == "a window"
+    same(by_array, assess_change(*maps, within=on_grid(mask).isel(lat=slice(None, None, -1))))
+    same(by_array, assess_change(*(each.isel(lat=slice(4, 9), lon=slice(20, 30)) for each in maps)))
+
+
+def test_only_cells_of_all_three_maps_are_scored():
+    start, observed, predicted = three_maps(10)
+    inside = np.zeros((18, 36), dtype=bool)
+    inside[5:10, 12:20] = True
+    found = assess_change(start.isel(lat=slice(5, None)), observed.isel(lon=slice(12, None)), predicted[:10, :20])
+    same(found, assess_change(start, observed, predicted, within=inside))
+
+
+def test_years_are_recorded():
+    start, observed, predicted = three_maps()
+    found = assess_change(start.assign_coords(time=1985), observed.expand_dims(time=[1999]), predicted)
+    assert found.years == (1985, 1999, None)
+    assert found.null.years == (1985, 1999, 1985)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_maps_without_change_are_warned_of_and_not_scored_as_perfect():
+    start, _, predicted = three_maps()
+    with pytest.warns(UndefinedScoreWarning, match=r"no cell changes .* \(1985 and 1999\).*NaN.*two dates"):
+        found = assess_change(start.assign_coords(time=1985), start.assign_coords(time=1999), start)
+    assert np.isnan([found.figure_of_merit, found.null.figure_of_merit, found.kappa_simulation]).all()
+    assert found.disagreement == 0
+    assert found.null_resolution is None
+    with pytest.warns(UndefinedScoreWarning, match="no cell changes between the start and the observed map:"):
+        found = assess_change(start, start, predicted)
+    assert (found.figure_of_merit, found.hits) == (0, 0)
+
+
+def test_an_empty_mask_or_maps_without_data_leave_nothing_to_score():
+    start, observed, predicted = three_maps()
+    with pytest.raises(RegionError, match="no cell is left to score"):
+        assess_change(start, observed, predicted, within=np.zeros((18, 36), dtype=bool))
+    with pytest.raises(RegionError, match="no cell is left to score"):
+        assess_change(xr.zeros_like(start), observed, predicted)
+
+
+def test_maps_on_other_grids_or_of_other_places_are_refused():
+    start, observed, predicted = three_maps()
+    fine = three_maps(shape=(36, 72), resolution=5.0)[0]
+    with pytest.raises(GridError, match="the start map has cells of 5 degrees and the observed map of 10"):
+        assess_change(fine, observed, predicted)
+    part = predicted.isel(lat=slice(3, 9), lon=slice(3, 9))
+    with pytest.raises(GridError, match=r"predicted map lie 0\.30 cells beside"):
+        assess_change(start, observed, part.assign_coords(lon=part["lon"] + 3))
+    with pytest.raises(RegionError, match="no cell in common"):
+        assess_change(start[:5], observed, predicted[9:])
+
+
+def test_other_classes_are_named_with_the_map_and_their_place():
+    maps = three_maps()
+    for position, name in enumerate(("start", "observed", "predicted")):
+        wrong = [each.copy() for each in maps]
+        wrong[position][2, 3] = 22
+        with pytest.raises(VocabularyError, match=rf"the {name} map holds unknown class codes 22 .* 65 N, -145 E"):
+            assess_change(*wrong)
+
+
+def test_arguments_that_make_no_sense_are_refused():
+    start, observed, predicted = three_maps()
+    with pytest.raises(GridError, match=r"whole number of cells along a side, at least 1, not 0, 2\.5"):
+        assess_change(start, observed, predicted, factors=(0, 2.5, 3))
+    with pytest.raises(GridError, match="at least 1, not 'a', nan, inf"):
+        assess_change(start, observed, predicted, factors=["a", np.nan, np.inf, np.int64(2), 4.0])
+    with pytest.raises(GridError, match=r"`factors` is a sequence of sizes of windows, not 5; pass factors=\(5,\)"):
+        assess_change(start, observed, predicted, factors=5)
+    with pytest.raises(GridError, match="weighting must be one of 'area', 'pixels', not 'people'"):
+        assess_change(start, observed, predicted, weighting="people")
+    with pytest.raises(TimeError, match="the start map has 2 time steps; select one"):
+        assess_change(xr.concat([start, start], "time"), observed, predicted)
+    with pytest.raises(GridError, match="`regions` must be a DataArray"):
+        assess_change(start, observed, predicted, regions=np.ones((18, 36)))
+    with pytest.raises(GridError, match=r"map of regions holds 1\.5"):
+        assess_change(start, observed, predicted, regions=on_grid(np.full((18, 36), 1.5)))
+    with pytest.raises(GridError, match="map of regions has several time steps"):
+        assess_change(start, observed, predicted, regions=on_grid(np.ones((18, 36))).expand_dims(time=[1, 2]))
+
+
+# ---------------------------------------------------------------- real change
+
+
+@pytest.fixture(scope="module")
+def observed_change(plum_island):
+    """Forest, built and other land of 1985, 1991 and 1999 as classes 1, 2 and 3, laid on a corner of all windows."""
+    rasterio = pytest.importorskip("rasterio")
+    maps = []
+    for year in (1985, 1991, 1999):
+        with rasterio.open(plum_island / f"pie_lu_pie_{year}.tif") as file:
+            codes = file.read(1)
+        maps.append(on_grid(np.where(codes == 255, 0, codes).astype(np.uint8), resolution=0.1))
+    return maps
+
+
+@pytest.mark.shared_data
+def test_plum_island_from_1985_to_1999(observed_change):
+    first, middle, last = observed_change
+    # the map of 1991 as a prediction of 1999: what had changed by then and stayed
+    found = assess_change(first, last, middle, factors=(2, 16, 256), weighting="pixels")
+    a, b, c = (each.values[first.values > 0] for each in observed_change)
+    assert found.total == a.size == 113_563
+    assert found.hits * a.size == pytest.approx(((a != c) & (b == c)).sum())
+    assert found.misses * a.size == pytest.approx(((a != c) & (a == b)).sum())
+    assert found.false_alarms * a.size == pytest.approx(((a == c) & (a != b)).sum())
+    assert found.wrong_hits * a.size == pytest.approx(((a != c) & (a != b) & (b != c)).sum())
+    np.testing.assert_array_equal(found.observed_transitions.sum(axis=1)[1:4], [49_013, 37_122, 27_428])
+    np.testing.assert_array_equal(found.observed_transitions.sum(axis=0)[1:4], [45_377, 43_455, 24_731])
+    for each in found.by_factor.values():
+        assert each.quantity == pytest.approx(3105 / a.size)  # built land of 1999 beyond that of 1991
+    assert found.null_resolution == 1
+
+
+@pytest.mark.shared_data
+def test_change_at_random_places_beats_persistence_only_in_large_windows(observed_change):
+    # the example of the page on change: the totals of 1999, and nothing else
+    _, start, observed = observed_change
+    rng = np.random.default_rng(0)
+    predicted = start.copy(deep=True)
+    for code in (1, 3):
+        places = np.flatnonzero(start.values == code)
+        fewer = places.size - int((observed.values == code).sum())
+        predicted.values.ravel()[rng.choice(places, fewer, replace=False)] = 2
+    found = assess_change(start, observed, predicted, factors=(4, 8, 16, 32, 64), weighting="pixels")
+    parts = ("hits", "misses", "false_alarms", "wrong_hits")
+    assert [100 * getattr(found, name) for name in parts] == pytest.approx([0.11, 4.02, 2.57, 0.06], abs=0.005)
+    merits = [each.figure_of_merit for each in found.by_factor.values()]
+    assert merits == pytest.approx([0.016, 0.070, 0.167, 0.303, 0.431, 0.570], abs=0.0005)
+    curve = [100 * each.disagreement for each in found.by_factor.values()]
+    assert curve == pytest.approx([6.65, 5.85, 4.67, 3.32, 2.33, 1.55], abs=0.005)
+    nulls = [100 * each.null.disagreement for each in found.by_factor.values()]
+    assert nulls == pytest.approx([4.19, 4.07, 3.82, 3.40, 3.04, 2.88], abs=0.005)
+    assert found.null_resolution == 16
+    assert found.quantity == 0
+    assert found.kappa_simulation == pytest.approx(-0.004, abs=0.0005)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xland.errors import GridError, VocabularyError
+from xland.scores.counts import composite_table, composite_transitions, cross_tabulate, tabulate_windows, window_areas
+
+QUICK = settings(max_examples=25, deadline=None)
+
+
+def three_maps(seed, shape, classes=4):
+    return np.random.default_rng(seed).integers(0, classes, (3, *shape))
+
+
+def as_published(start, observed, predicted):
+    """Equations 1 to 7 and the four rules of Pontius, Peethambaram and Castella (2011), one window at a time."""
+    classes = start.shape[1]
+    table = np.zeros((classes,) * 3)
+    for q, r, s in zip(start, observed, predicted, strict=True):
+        right = np.minimum(r, s)  # equation 1
+        persisting = np.minimum(q, right)  # equation 2
+        rest_q = q - persisting
+        for j in range(classes):
+            table[j, j, j] += persisting[j]
+            others = sum(q[i] - persisting[i] for i in range(classes) if i != j)
+            for i in range(classes):
+                if i != j and others > 0:
+                    hit = (right[j] - persisting[j]) * (q[i] - persisting[i]) / others  # equation 3
+                    table[i, j, j] += hit
+                    rest_q[i] -= hit  # equation 4
+        rest_r, rest_s = r - right, s - right  # equations 5 and 6
+        products = np.einsum("i,j,k->ijk", rest_q, rest_r, rest_s)
+        products[:, range(classes), range(classes)] = 0
+        if products.sum() > 0:
+            table += (q.sum() - right.sum()) * products / products.sum()  # equation 7
+    return table
+
+
+def test_a_table_of_three_maps_worked_by_hand():
+    start = np.array([[0, 0, 1], [1, 2, 2]])
+    observed = np.array([[0, 1, 1], [2, 2, 0]])
+    predicted = np.array([[0, 1, 2], [1, 0, 1]])
+    expected = np.zeros((3, 3, 3))
+    expected[0, 0, 0], expected[0, 1, 1], expected[1, 1, 2] = 2, 2, 2  # a cell of the first row weighs 2
+    expected[1, 2, 1], expected[2, 2, 0], expected[2, 0, 1] = 3, 3, 3
+    weights = np.array([2.0, 3.0])
+    np.testing.assert_array_equal(cross_tabulate(start, observed, predicted, row_weights=weights, classes=3), expected)
+    counted = np.array([[True, True, False], [False, False, False]])
+    expected[...] = 0
+    expected[0, 0, 0], expected[0, 1, 1] = 1, 1
+    np.testing.assert_array_equal(cross_tabulate(start, observed, predicted, counted=counted, classes=3), expected)
+
+
+def test_areas_of_windows_worked_by_hand():
+    codes = np.array([[0, 1, 1, 1], [1, 1, 0, 0]])
+    weights = np.array([1.0, 10.0])
+    np.testing.assert_array_equal(window_areas(codes, 2, row_weights=weights, classes=2), [[1, 21], [20, 2]])
+    counted = np.array([[True, False, False, False], [True, False, False, False]])
+    np.testing.assert_array_equal(
+        window_areas(codes, 2, counted=counted, row_weights=weights, classes=2), [[1, 10], [0, 0]]
+    )
+
+
+@QUICK
+@given(st.integers(0, 10_000), st.integers(1, 4))
+def test_areas_of_windows_agree_with_counting_in_each(seed, factor):
+    codes, _, _ = three_maps(seed, (2 * factor, 3 * factor))
+    counted = np.random.default_rng(seed).random(codes.shape) < 0.7
+    found = window_areas(codes, factor, counted=counted, classes=4).reshape(2, 3, 4)
+    for row in range(2):
+        for column in range(3):
+            block = np.s_[row * factor : (row + 1) * factor, column * factor : (column + 1) * factor]
+            np.testing.assert_array_equal(found[row, column], np.bincount(codes[block][counted[block]], minlength=4))
+
+
+def test_bands_of_rows_change_no_area(monkeypatch):
+    maps = three_maps(0, (12, 8))
+    weights = np.arange(12.0)
+    whole = window_areas(maps[0], 4, row_weights=weights), cross_tabulate(*maps, row_weights=weights)
+    monkeypatch.setattr("xland.scores.counts._BAND", 24)  # three rows: bands cut through windows
+    np.testing.assert_array_equal(window_areas(maps[0], 4, row_weights=weights), whole[0])
+    np.testing.assert_array_equal(cross_tabulate(*maps, row_weights=weights), whole[1])
+
+
+def test_a_window_worked_by_hand():
+    # Of 10 cells: 6, 4, 0 at the start, 3, 5, 2 observed, 4, 6, 0 predicted.
+    start, observed, predicted = (np.array([[6.0, 4, 0]]), np.array([[3.0, 5, 2]]), np.array([[4.0, 6, 0]]))
+    expected = np.zeros((3, 3, 3))
+    expected[0, 0, 0], expected[1, 1, 1] = 3, 4  # what all three share persists
+    expected[0, 1, 1] = 1  # class 1 is right 5 times, once more than it persists: it comes from class 0
+    # two cells became class 2, where class 0 and class 1 were predicted once too often; they began as class 0
+    expected[0, 2, 0], expected[0, 2, 1] = 1, 1
+    np.testing.assert_allclose(composite_table(start, observed, predicted), expected, atol=1e-15)
+    # 3 of class 0 and 4 of class 1 stay; the rest of class 0 is spread over what the others gain
+    np.testing.assert_allclose(composite_transitions(start, observed), [[3, 1, 2], [0, 4, 0], [0, 0, 0]], atol=1e-15)
+
+
+@QUICK
+@given(st.integers(0, 10_000), st.integers(1, 5))
+def test_windows_follow_the_published_equations(seed, factor):
+    areas = [window_areas(each, factor, classes=4) for each in three_maps(seed, (3 * factor, 4 * factor))]
+    np.testing.assert_allclose(composite_table(*areas), as_published(*areas), atol=1e-10)
+
+
+@QUICK
+@given(st.integers(0, 10_000))
+def test_windows_of_one_cell_give_the_plain_table(seed):
+    maps = three_maps(seed, (6, 7))
+    weights = np.random.default_rng(seed).random(6)
+    areas = [window_areas(each, 1, row_weights=weights, classes=4) for each in maps]
+    plain = cross_tabulate(*maps, row_weights=weights, classes=4)
+    np.testing.assert_allclose(composite_table(*areas), plain, atol=1e-12)
+    np.testing.assert_allclose(composite_transitions(*areas[:2]), plain.sum(axis=2), atol=1e-12)
+
+
+@QUICK
+@given(st.integers(0, 10_000), st.integers(1, 5))
+def test_tables_of_windows_keep_the_totals_of_every_map(seed, factor):
+    areas = [window_areas(each, factor, classes=4) for each in three_maps(seed, (2 * factor, 5 * factor))]
+    table = composite_table(*areas)
+    assert (table >= 0).all()
+    for axes, each in zip(((1, 2), (0, 2), (0, 1)), areas, strict=True):
+        np.testing.assert_allclose(table.sum(axis=axes), each.sum(axis=0), atol=1e-10)
+    np.testing.assert_allclose(table.sum(axis=0), composite_transitions(*areas[1:]), atol=1e-10)
+
+
+@QUICK
+@given(st.integers(0, 10_000), st.integers(1, 5), st.floats(0, 1))
+def test_windows_without_change_may_be_counted_apart(seed, factor, share):
+    start, observed, predicted = three_maps(seed, (3 * factor, 4 * factor))
+    rng = np.random.default_rng(seed)
+    observed, predicted = (np.where(rng.random(start.shape) < share, each, start) for each in (observed, predicted))
+    more = {"counted": rng.random(start.shape) < 0.8, "row_weights": rng.random(3 * factor), "classes": 4}
+    table, transitions = tabulate_windows(start, observed, predicted, factor, **more)
+    areas = [window_areas(each, factor, **more) for each in (start, observed, predicted)]
+    np.testing.assert_allclose(table, composite_table(*areas), atol=1e-10)
+    np.testing.assert_allclose(transitions, composite_transitions(*areas[:2]), atol=1e-10)
+
+
+def test_many_windows_are_combined_in_parts(monkeypatch):
+    areas = [window_areas(each, 2, classes=4) for each in three_maps(5, (20, 20))]
+    whole = composite_table(*areas)
+    monkeypatch.setattr("xland.scores.counts._WINDOWS", 7)
+    np.testing.assert_allclose(composite_table(*areas), whole, rtol=1e-12)
+
+
+def test_rounding_of_areas_is_no_disagreement():
+    areas = np.array([[0.1 + 0.2, 0.7]])
+    rounded = np.array([[0.3, 0.7]])
+    for table in (composite_table(areas, rounded, areas), composite_table(areas, areas, rounded)):
+        diagonal = np.arange(2)
+        table[diagonal, diagonal, diagonal] = 0
+        np.testing.assert_allclose(table, 0, atol=1e-15)
+
+
+def test_codes_shapes_and_windows_that_do_not_fit_are_refused():
+    good = np.zeros((2, 2), dtype=int)
+    with pytest.raises(VocabularyError, match="the predicted map holds 1 cells with codes outside 0 to 7"):
+        cross_tabulate(good, good, np.array([[0, 8], [1, 1]]))
+    with pytest.raises(GridError, match=r"different shapes: start \(2, 2\), observed \(1, 2\)"):
+        cross_tabulate(good, good[:1], good)
+    with pytest.raises(GridError, match="2 x 2 cells cannot be grouped by 3 x 3"):
+        window_areas(good, 3)
+    with pytest.raises(GridError, match="2 x 2 cells cannot be grouped by 0 x 0"):
+        tabulate_windows(good, good, good, 0)

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xland.errors import RegionError
+from xland.geo.grid import Grid
+from xland.reading.variables import as_map
+from xland.scores import regions
+from xland.scores.evaluation import compare, compare_regions
+from xland.scores.regions import Regions, choose, labelled, latitude_bands
+
+WORLD = Grid.world(10.0)
+
+
+def on_world(values, grid=WORLD):
+    return xr.DataArray(values, {"lat": grid.latitude, "lon": grid.longitude}, ("lat", "lon"))
+
+
+@pytest.fixture
+def maps():
+    rng = np.random.default_rng(0)
+    observed = rng.integers(1, 7, WORLD.shape).astype(np.uint8)
+    predicted = np.where(rng.random(WORLD.shape) < 0.6, observed, 4).astype(np.uint8)
+    return on_world(predicted), on_world(observed)
+
+
+def test_bands_of_latitude_part_the_globe():
+    found = latitude_bands(as_map(on_world(np.zeros(WORLD.shape, np.uint8)), what="map"))
+    assert len(found.names) == 4
+    bands = dict(zip(WORLD.latitude.tolist(), found.labels[:, 0].values.tolist(), strict=True))
+    assert [bands[each] for each in (85.0, 55.0, 45.0, 25.0, 15.0, -15.0, -25.0, -85.0)] == [1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_climate_zones_are_those_at_the_centres_of_the_cells(monkeypatch):
+    fine = Grid.world(2.5)
+    zones = on_world(np.random.default_rng(1).integers(0, 6, fine.shape).astype(np.uint8), fine)
+    monkeypatch.setattr(regions, "koppen", lambda: zones.chunk(lat=10))
+    part = Grid(10.0, 40.0, 170.0, 3, 4)  # passes the date line
+    found = regions.climate_zones(as_map(on_world(np.zeros(part.shape, np.uint8), part), what="map"))
+    wrapped = (part.longitude + 180) % 360 - 180
+    expected = zones.sel(lat=part.latitude - 1, lon=wrapped + 1, method="nearest")
+    np.testing.assert_array_equal(found.labels, expected)
+    assert found.names == ("tropical", "arid", "temperate", "cold", "polar")
+
+
+def test_continents_are_those_of_the_split():
+    frame = as_map(on_world(np.zeros(WORLD.shape, np.uint8)), what="map")
+    found = choose("continents", frame)
+    named = {place: found.names[int(found.labels.sel(lat=lat, lon=lon, method="nearest")) - 1] for place, lat, lon in (
+        ("Kenya", 5, 35), ("Mongolia", 45, 105), ("Brazil", -15, -55),
+    )}  # fmt: skip
+    assert named == {"Kenya": "Africa", "Mongolia": "Asia", "Brazil": "South America"}
+    assert found.labels.sel(lat=-85, lon=5) == 0
+
+
+def test_scores_of_a_region_are_those_within_its_cells(maps):
+    predicted, observed = maps
+    numbers = np.zeros(WORLD.shape, np.uint8)
+    numbers[2:6, :18], numbers[4:, 18:] = 3, 7
+    found = compare_regions({"a": predicted, "b": observed}, observed, labelled(on_world(numbers)), factor=2)
+    assert list(found) == ["region 3", "region 7"]
+    for number, each in zip((3, 7), found.values(), strict=True):
+        alone = compare({"a": predicted}, observed, within=on_world(numbers == number), factor=2)
+        for weighting in ("area", "pixels"):
+            ours, theirs = getattr(each["a"], weighting)["land"], getattr(alone["a"], weighting)["land"]
+            np.testing.assert_array_equal(ours.matrix, theirs.matrix)
+        assert each["b"]["land"].accuracy == 1
+
+
+def test_a_mask_and_regions_hold_together(maps):
+    predicted, observed = maps
+    half = on_world(np.broadcast_to(np.arange(36) < 18, WORLD.shape))
+    bands = latitude_bands(as_map(observed, what="map"))
+    found = compare_regions({"a": predicted}, observed, bands, within=half)
+    whole = compare({"a": predicted}, observed, within=half)
+    total = sum(each["a"].pixels["land"].matrix for each in found.values())
+    np.testing.assert_array_equal(total, whole["a"].pixels["land"].matrix)
+
+
+def test_a_region_without_a_cell_has_no_score(maps):
+    predicted, observed = maps
+    empty = Regions(on_world(np.ones(WORLD.shape, np.uint8)), ("here", "nowhere"), "regions")
+    found = compare_regions({"a": predicted}, observed, empty)
+    assert np.isnan(found["nowhere"]["a"]["land"].accuracy)
+    assert found["here"]["a"]["land"].accuracy > 0.5
+
+
+def test_regions_without_any_cell_have_no_scores_and_do_not_stop_the_others(maps):
+    predicted, observed = maps
+    sea = on_world(np.zeros(WORLD.shape, np.uint8))
+    bands = latitude_bands(as_map(observed, what="map"))
+    found = compare_regions({"a": predicted, "b": observed}, sea, bands)
+    assert list(found) == list(bands.names)
+    assert all(np.isnan(each[name]["land"].miou) for each in found.values() for name in ("a", "b"))
+    with pytest.raises(RegionError, match="no cell is left to score"):
+        compare({"a": predicted}, sea, domains=("land",))
+
+
+def test_a_map_of_regions_says_their_names(maps):
+    numbers = on_world(np.tile(np.array([0.0, 1.0, 2.0, np.nan]), (18, 9)))
+    assert labelled(numbers, names=("east", "west")).names == ("east", "west")
+    flagged = numbers.assign_attrs(flag_values=[1, 2], flag_meanings="the_north the_south")
+    assert labelled(flagged.to_dataset(name="zone").chunk()).names == ("the north", "the south")
+    assert labelled(numbers).labels[0, :4].values.tolist() == [0, 1, 2, 0]
+    assert labelled(numbers.assign_attrs(flag_values=[1, 2, 3])).names == ("region 1", "region 2")
+
+
+def test_regions_that_cannot_be_used_are_refused(maps):
+    frame = as_map(maps[1], what="map")
+    with pytest.raises(RegionError, match="unknown regions 'nations'; say latitude, koppen, continents, or pass"):
+        choose("nations", frame)
+    assert choose(None, frame) is None
+    for values, message in (
+        (np.zeros(WORLD.shape), "holds 0 regions"),
+        (np.arange(648).reshape(WORLD.shape), "holds 647 regions; 1 to 40"),
+        (np.full(WORLD.shape, -1), "whole numbers from 1, or 0 for none; found -1"),
+        (np.full(WORLD.shape, 1.5), "found 1.5"),
+        (np.where(np.arange(36) < 3, np.inf, np.ones(WORLD.shape)), "found inf"),
+        (np.full(WORLD.shape, "a"), "not <U1 values"),
+    ):
+        with pytest.raises(RegionError, match=message):
+            choose(on_world(values), frame)
+    two = xr.Dataset({"a": on_world(np.ones(WORLD.shape)), "b": on_world(np.ones(WORLD.shape))})
+    with pytest.raises(RegionError, match=r"holds 2 variables \(a, b\)"):
+        labelled(two)
+    with pytest.raises(RegionError, match="the map of regions has 2 time steps; select one"):
+        choose(two["a"].expand_dims(time=[2000, 2001]), frame)
+
+
+@pytest.mark.parametrize("regions", [3, ["latitude"], np.ones(WORLD.shape, int)])
+def test_what_is_no_map_of_regions_is_refused_with_the_remedy(maps, regions):
+    with pytest.raises(
+        RegionError, match=f"regions are of type {type(regions).__name__}; say latitude, koppen, continents, or"
+    ):
+        choose(regions, as_map(maps[1], what="map"))
+
+
+def test_two_regions_of_one_name_are_refused():
+    numbers = on_world(np.tile(np.array([0, 1, 2, 3]), (18, 9)))
+    with pytest.raises(RegionError, match="several regions are called 'east'; give each a name of its own"):
+        labelled(numbers.assign_attrs(flag_values=[1, 2, 3], flag_meanings="east west east"))
+    # a name that no cell has may come twice
+    assert labelled(numbers.where(numbers < 3), names=("east", "west", "east")).names == ("east", "west")
+
+
+def test_bounds_of_coordinates_are_no_regions():
+    numbers = on_world(np.tile(np.array([0, 1, 2, 3]), (18, 9))).to_dataset(name="zone")
+    for name in ("lat", "lon"):
+        numbers[name].attrs["bounds"] = f"{name}_bnds"
+        numbers[f"{name}_bnds"] = ((name, "side"), np.stack([numbers[name] - 5, numbers[name] + 5], -1))
+    assert labelled(numbers).names == ("region 1", "region 2", "region 3")

@@ -1,0 +1,432 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xland import vocabulary
+from xland.errors import GridError, StoreError, TimeError, VocabularyError
+from xland.geo.grid import Grid
+from xland.sources import mapfiles, observed
+
+NATIVE = 0.00998837
+BASE_CODES = np.array([0, 11, 22, 33, 44, 55, 66, 77, 99], dtype=np.uint8)
+FOREST_CODES = np.array([11, 40, 41, 42, 43, 44, 45, 77], dtype=np.uint8)
+
+
+def native_axes(rows: int, columns: int, north: float = 50.0, west: float = 7.0) -> tuple[np.ndarray, np.ndarray]:
+    """Cell centres of the released grid around a place, counted from 90 N and 180 W as it is."""
+    top, left = round((90 - north) / NATIVE), round((west + 180) / NATIVE)
+    lat = 90 - (top + np.arange(rows) + 0.5) * NATIVE
+    lon = -180 + (left + np.arange(columns) + 0.5) * NATIVE
+    return lat, lon
+
+
+def hilda_netcdf(path: Path, years, codes=BASE_CODES, rows=300, columns=320, **changes) -> xr.Dataset:
+    lat, lon = native_axes(rows, columns)
+    values = np.random.default_rng(3).choice(codes, (len(years), rows, columns))
+    ds = xr.Dataset(
+        {"LULC_states": (("time", "latitude", "longitude"), values)},
+        coords={
+            "time": np.asarray(years, dtype=np.uint16),
+            "latitude": lat.astype(np.float32),
+            "longitude": lon.astype(np.float32),
+        },
+    )
+    ds = changes.get("edit", lambda d: d)(ds)
+    ds.to_netcdf(path)
+    return ds
+
+
+def raster(path: Path, values: np.ndarray, lat: np.ndarray, lon: np.ndarray, **profile) -> Path:
+    down, across = lat[0] - lat[1], lon[1] - lon[0]
+    transform = rasterio.transform.from_origin(lon[0] - across / 2, lat[0] + down / 2, across, down)
+    bands = values if values.ndim == 3 else values[None]
+    profile = {"crs": "EPSG:4326", "transform": transform} | profile
+    with rasterio.open(
+        path, "w", driver="GTiff", height=len(lat), width=len(lon), count=len(bands), dtype=values.dtype, **profile
+    ) as target:
+        target.write(bands)
+    return path
+
+
+def test_hilda_netcdf_opens_on_the_hundredth_of_a_degree_with_the_class_of_the_nearest_cell(tmp_path):
+    ds = hilda_netcdf(tmp_path / "states.nc", [1960, 1961, 2019])
+    found = observed.open_hilda(tmp_path / "states.nc")
+    assert found.dims == ("time", "lat", "lon")
+    assert found.year.values.tolist() == [1960, 1961, 2019]
+    assert found.dtype == np.uint8
+    assert found.chunks is not None
+    world = Grid.world(0.01)
+    grid = Grid.from_centres(found.lat, found.lon)
+    part = world.window(
+        slice(grid.row_offset, grid.row_offset + grid.rows),
+        slice(grid.column_offset, grid.column_offset + grid.columns),
+    )
+    np.testing.assert_array_equal(found.lat, part.latitude)
+    np.testing.assert_array_equal(found.lon, part.longitude)
+    nearest = ds.LULC_states.sel(latitude=found.lat.values, longitude=found.lon.values, method="nearest")
+    np.testing.assert_array_equal(found, vocabulary.translate(nearest.values, vocabulary.HILDA_BASE))
+
+
+def test_hilda_steps_that_count_from_1899_become_years(tmp_path):
+    hilda_netcdf(tmp_path / "states.nc", [0, 1, 120][:2], rows=20, columns=20)
+    assert observed.open_hilda(tmp_path / "states.nc").year.values.tolist() == [1899, 1900]
+
+    def bare(ds):
+        return ds.drop_vars("time")
+
+    hilda_netcdf(tmp_path / "bare.nc", [0, 1, 2], rows=20, columns=20, edit=bare)
+    assert observed.open_hilda(tmp_path / "bare.nc").year.values.tolist() == [1899, 1900, 1901]
+
+
+@pytest.mark.parametrize(
+    ("units", "values"), [("years since 1899-01-01", [61, 62]), ("days since 1960-01-01", [0, 366])]
+)
+def test_hilda_times_with_units_become_years(tmp_path, units, values):
+    def timed(ds):
+        return ds.assign_coords(time=("time", values, {"units": units, "calendar": "standard"}))
+
+    hilda_netcdf(tmp_path / "states.nc", [1960, 1961], rows=20, columns=20, edit=timed)
+    assert observed.open_hilda(tmp_path / "states.nc").year.values.tolist() == [1960, 1961]
+
+
+def test_hilda_of_other_names_and_ascending_latitude_is_the_same_map(tmp_path):
+    hilda_netcdf(tmp_path / "a.nc", [1990], rows=60, columns=50)
+
+    def turned(ds):
+        return (
+            ds.rename(latitude="lat", longitude="lon").isel(lat=slice(None, None, -1)).transpose("lon", "time", "lat")
+        )
+
+    hilda_netcdf(tmp_path / "b.nc", [1990], rows=60, columns=50, edit=turned)
+    xr.testing.assert_equal(observed.open_hilda(tmp_path / "a.nc"), observed.open_hilda(tmp_path / "b.nc"))
+
+
+def test_the_years_wanted_come_in_the_order_wanted_and_a_missing_one_is_named(tmp_path):
+    hilda_netcdf(tmp_path / "states.nc", [1960, 1961, 1962], rows=30, columns=30)
+    every = observed.open_hilda(tmp_path / "states.nc")
+    some = observed.open_hilda(tmp_path / "states.nc", years=[1962, 1960])
+    xr.testing.assert_equal(some, every.sel(year=[1962, 1960]))
+    with pytest.raises(TimeError, match="no map of 1850; it holds 3 years from 1960 to 1962"):
+        observed.open_hilda(tmp_path / "states.nc", years=[1850, 1960])
+    with pytest.raises(TimeError, match="twice"):
+        observed.open_hilda(tmp_path / "states.nc", years=[1960, 1960])
+
+
+def test_opening_reads_no_map_and_a_part_reads_only_its_window(tmp_path, monkeypatch):
+    monkeypatch.setattr(mapfiles, "_BLOCK", 50)
+    hilda_netcdf(tmp_path / "states.nc", [1960, 1961])
+    windows = []
+    read = mapfiles.Layer.read
+
+    def watched(layer, rows, columns):
+        windows.append((rows.stop - rows.start) * (columns.stop - columns.start))
+        return read(layer, rows, columns)
+
+    monkeypatch.setattr(mapfiles.Layer, "read", watched)
+    found = observed.open_hilda(tmp_path / "states.nc")
+    assert windows == []
+    found.isel(time=1, lat=slice(0, 40), lon=slice(50, 90)).load()
+    assert len(windows) == 1
+    assert windows[0] <= 51 * 51
+
+
+def test_a_map_opened_in_blocks_equals_one_in_a_single_block_and_travels_to_other_processes(tmp_path, monkeypatch):
+    hilda_netcdf(tmp_path / "states.nc", [1960])
+    whole = observed.open_hilda(tmp_path / "states.nc").load()
+    monkeypatch.setattr(mapfiles, "_BLOCK", 70)
+    parts = pickle.loads(pickle.dumps(observed.open_hilda(tmp_path / "states.nc")))
+    xr.testing.assert_equal(parts.load(), whole)
+
+
+def test_kinds_of_forest_need_the_forest_product(tmp_path):
+    hilda_netcdf(tmp_path / "f_states.nc", [2000], codes=FOREST_CODES, rows=30, columns=30)
+    base = observed.open_hilda(tmp_path / "f_states.nc")
+    with pytest.raises(VocabularyError, match=r"f_states\.nc.* unknown codes 40 .*forest=True"):
+        base.load()
+    forest = observed.open_hilda(tmp_path / "f_states.nc", forest=True).load()
+    assert set(np.unique(forest)) == {vocabulary.URBAN, vocabulary.FOREST, vocabulary.WATER}
+
+
+def test_an_unknown_code_is_named_with_its_file_when_computed(tmp_path):
+    hilda_netcdf(tmp_path / "crops.nc", [2000], codes=np.array([22, 23], np.uint8), rows=30, columns=30)
+    found = observed.open_hilda(tmp_path / "crops.nc")
+    with pytest.raises(VocabularyError, match=r"crops\.nc: unknown codes 23 \(\d+ cells\)"):
+        found.load()
+
+
+def test_a_declared_fill_value_is_no_data(tmp_path):
+    def filled(ds):
+        ds.LULC_states.attrs["_FillValue"] = np.uint8(255)
+        return ds
+
+    codes = np.array([22, 255], np.uint8)
+    hilda_netcdf(tmp_path / "states.nc", [2000], codes=codes, rows=30, columns=30, edit=filled)
+    found = observed.open_hilda(tmp_path / "states.nc").load()
+    assert set(np.unique(found)) == {vocabulary.OCEAN, vocabulary.CROPLAND}
+
+
+def test_a_netcdf_without_states_or_with_more_dimensions_is_named(tmp_path):
+    hilda_netcdf(tmp_path / "other.nc", [2000], rows=5, columns=5, edit=lambda d: d.rename(LULC_states="transitions"))
+    with pytest.raises(VocabularyError, match="holds no LULC_states but transitions"):
+        observed.open_hilda(tmp_path / "other.nc")
+    hilda_netcdf(tmp_path / "deep.nc", [2000], rows=5, columns=5, edit=lambda d: d.expand_dims(member=2))
+    with pytest.raises(GridError, match="more dimensions than time, latitude and longitude"):
+        observed.open_hilda(tmp_path / "deep.nc")
+    hilda_netcdf(tmp_path / "twice.nc", [2000, 2000], rows=5, columns=5)
+    with pytest.raises(TimeError, match="a year twice: 2 steps, 1 years"):
+        observed.open_hilda(tmp_path / "twice.nc")
+
+
+def test_a_netcdf_of_one_year_takes_the_year_from_its_name(tmp_path):
+    hilda_netcdf(tmp_path / "hilda_1985.nc", [1985], rows=5, columns=5, edit=lambda d: d.isel(time=0, drop=True))
+    assert observed.open_hilda(tmp_path / "hilda_1985.nc").year.values.tolist() == [1985]
+
+
+def test_a_folder_of_geotiffs_is_the_same_as_the_netcdf(tmp_path):
+    ds = hilda_netcdf(tmp_path / "states.nc", [1960, 2019], rows=80, columns=90)
+    folder = tmp_path / "states"
+    folder.mkdir()
+    lat, lon = native_axes(80, 90)
+    for year in (2019, 1960):
+        name = f"hilda_plus_states_{year}_GLOB-v1-0_near_wgs84.tif"
+        raster(folder / name, ds.LULC_states.sel(time=year).values, lat, lon)
+    raster(folder / "hilda_plus_transitions_1960-1961.tif", np.full((80, 90), 1122, np.uint16), lat, lon)
+    from_folder = observed.open_hilda(folder).load()
+    xr.testing.assert_equal(from_folder, observed.open_hilda(tmp_path / "states.nc"))
+    one = observed.open_hilda(folder / "hilda_plus_states_1960_GLOB-v1-0_near_wgs84.tif")
+    xr.testing.assert_equal(one, from_folder.sel(year=[1960]))
+
+
+def test_files_of_a_folder_that_contradict_each_other_are_named(tmp_path):
+    lat, lon = native_axes(10, 10)
+    values = np.full((10, 10), 44, np.uint8)
+    with pytest.raises(StoreError, match="holds no GeoTIFF of states"):
+        observed.open_hilda(tmp_path)
+    raster(tmp_path / "base_1960.tif", values, lat, lon)
+    raster(tmp_path / "forest_1961.tif", values, lat + NATIVE, lon)
+    with pytest.raises(GridError, match=r"forest_1961\.tif is on another grid than base_1960\.tif"):
+        observed.open_hilda(tmp_path)
+    raster(tmp_path / "forest_1960.tif", values, lat, lon)
+    with pytest.raises(TimeError, match=r"base_1960\.tif and forest_1960\.tif both hold 1960"):
+        observed.open_hilda(tmp_path)
+    raster(tmp_path / "a_1960_1970.tif", values, lat, lon)
+    with pytest.raises(TimeError, match="found 1960 and 1970: rename it"):
+        observed.open_hilda(tmp_path / "a_1960_1970.tif")
+    with pytest.raises(StoreError, match="does not exist"):
+        observed.open_hilda(tmp_path / "nowhere")
+
+
+def test_a_map_of_another_resolution_is_not_taken_for_hilda(tmp_path):
+    raster(tmp_path / "map_2000.tif", np.full((8, 8), 11, np.uint8), 50 - 0.05 * np.arange(8), 7 + 0.05 * np.arange(8))
+    with pytest.raises(GridError, match=r"cells of 0\.05 degree; expected were about 0\.01"):
+        observed.open_hilda(tmp_path / "map_2000.tif")
+
+
+def test_the_released_global_grid_covers_the_world_grid_exactly():
+    rows, columns = round(180 / NATIVE), round(360 / NATIVE)
+    lat = (90 - (np.arange(rows) + 0.5) * NATIVE).astype(np.float32)
+    lon = (-180 + (np.arange(columns) + 0.5) * NATIVE).astype(np.float32)
+    grid, row, column = mapfiles.nearest_cells(lat, lon, 0.01, what="HILDA+")
+    assert grid == Grid.world(0.01)
+    assert np.abs(lat[row] - grid.latitude).max() <= NATIVE / 2 + 1e-4
+    assert np.abs(lon[column] - grid.longitude).max() <= NATIVE / 2 + 1e-4
+    assert row[0] == 0
+    assert row[-1] == rows - 1
+    assert (np.diff(row) >= 1).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 60), st.integers(2, 60), st.floats(-80, 85), st.floats(-179, 178), st.booleans())
+def test_nearest_cells_are_nearest_wherever_the_region_lies(rows, columns, north, west, ascending):
+    lat, lon = native_axes(rows, columns, north, west)
+    lat = lat[::-1] if ascending else lat
+    grid, row, column = mapfiles.nearest_cells(lat, lon, 0.01, what="map")
+    distance = np.abs(lat[None, :] - grid.latitude[:, None])
+    np.testing.assert_allclose(distance[np.arange(grid.rows), row], distance.min(1), atol=1e-9)
+    distance = np.abs(lon[None, :] - grid.longitude[:, None])
+    np.testing.assert_allclose(distance[np.arange(grid.columns), column], distance.min(1), atol=1e-9)
+    assert grid.north <= max(lat) + 0.0101
+    assert grid.south >= min(lat) - 0.0101
+
+
+def test_grids_that_cannot_be_brought_to_ours_are_named():
+    lon = 7 + NATIVE * np.arange(5)
+    with pytest.raises(GridError, match="latitude is not evenly spaced"):
+        mapfiles.nearest_cells(np.array([50, 49.99, 49.97, 49.96]), lon, 0.01, what="map")
+    with pytest.raises(GridError, match="at least two finite"):
+        mapfiles.nearest_cells(np.array([50.0]), lon, 0.01, what="map")
+    with pytest.raises(GridError, match="holds no cell"):
+        mapfiles.nearest_cells(95 - NATIVE * np.arange(5), lon, 0.01, what="map")
+
+
+IGBP_LAT, IGBP_LON = 60 - 0.25 * (np.arange(6) + 0.5), 10 + 0.25 * (np.arange(8) + 0.5)
+
+
+def test_a_geotiff_of_igbp_codes_opens_as_classes(tmp_path):
+    codes = np.random.default_rng(0).integers(0, 17, (6, 8), dtype=np.uint8)
+    path = raster(tmp_path / "igbp.tif", codes, IGBP_LAT, IGBP_LON)
+    found = observed.open_map(path)
+    assert found.dims == ("lat", "lon")
+    assert found.chunks is not None
+    np.testing.assert_array_equal(found, vocabulary.translate(codes, vocabulary.IGBP))
+    np.testing.assert_allclose(found.lat, IGBP_LAT)
+    np.testing.assert_allclose(found.lon, IGBP_LON)
+    dated = observed.open_map(path, vocabulary.IGBP, 2019)
+    assert dated.dims == ("time", "lat", "lon")
+    assert dated.year.values.tolist() == [2019]
+
+
+def test_a_geotiff_with_the_south_first_or_from_0_to_360_is_turned(tmp_path):
+    codes = np.random.default_rng(0).integers(0, 17, (18, 36), dtype=np.uint8)
+    lat, lon = 85 - 10.0 * np.arange(18), -175 + 10.0 * np.arange(36)
+    plain = observed.open_map(raster(tmp_path / "plain.tif", codes, lat, lon))
+    south = observed.open_map(raster(tmp_path / "south.tif", codes[::-1], lat[::-1], lon))
+    east = observed.open_map(raster(tmp_path / "east.tif", np.roll(codes, 18, axis=1), lat, lon + 180))
+    xr.testing.assert_equal(south.load(), plain.load())
+    xr.testing.assert_equal(east.load(), plain)
+
+
+def test_no_data_of_a_geotiff_is_class_0_unless_the_table_knows_the_code(tmp_path):
+    codes = np.full((6, 8), 255, np.uint8)
+    codes[0] = 13
+    path = raster(tmp_path / "gaps.tif", codes, IGBP_LAT, IGBP_LON, nodata=255)
+    assert np.unique(observed.open_map(path)).tolist() == [vocabulary.OCEAN, vocabulary.URBAN]
+    known = raster(tmp_path / "zero.tif", np.zeros((6, 8), np.uint8), IGBP_LAT, IGBP_LON, nodata=0)
+    assert np.unique(observed.open_map(known)).tolist() == [vocabulary.WATER]
+    with pytest.raises(VocabularyError, match=r"plain\.tif: unknown codes 255"):
+        observed.open_map(raster(tmp_path / "plain.tif", codes, IGBP_LAT, IGBP_LON)).load()
+
+
+def test_a_file_that_is_replaced_is_read_anew(tmp_path):
+    path = raster(tmp_path / "map.tif", np.full((6, 8), 13, np.uint8), IGBP_LAT, IGBP_LON)
+    before = observed.open_map(path)
+    raster(path, np.full((6, 8), 12, np.uint8), IGBP_LAT, IGBP_LON)
+    assert before.data.name != observed.open_map(path).data.name
+
+
+def test_geotiffs_that_are_not_on_latitude_and_longitude_are_named(tmp_path):
+    codes = np.ones((6, 8), np.uint8)
+    cases = {
+        "utm": ({"crs": "EPSG:32632"}, "in the projection EPSG:32632: bring it to a regular grid"),
+        "bare": ({"crs": None}, "no reference system"),
+        "turned": ({"transform": rasterio.Affine(0.25, 0.05, 10, 0.05, -0.25, 60)}, "rotated"),
+    }
+    for name, (profile, match) in cases.items():
+        path = raster(tmp_path / f"{name}.tif", codes, IGBP_LAT, IGBP_LON, **profile)
+        with pytest.raises(GridError, match=match):
+            observed.open_map(path)
+    with pytest.raises(GridError, match="holds 2 bands"):
+        observed.open_map(raster(tmp_path / "two.tif", np.ones((2, 6, 8), np.uint8), IGBP_LAT, IGBP_LON))
+    with pytest.raises(StoreError, match=r"nowhere\.tif does not exist"):
+        observed.open_map(tmp_path / "nowhere.tif")
+
+
+@pytest.mark.parametrize("opened", [observed.open_map, observed.open_hilda])
+def test_files_that_no_library_reads_are_named_in_one_line(tmp_path, opened):
+    for name in ("map_2000.tif", "map_2000.nc"):
+        (tmp_path / name).write_text("neither this nor that")
+        with pytest.raises(StoreError, match=r"map_2000\.\w+ cannot be read as \w+: [^\n]*another format\?$") as error:
+            opened(tmp_path / name)
+        assert "http" not in str(error.value)
+
+
+def test_a_file_that_ends_too_early_is_named_when_its_block_is_read(tmp_path):
+    codes = np.random.default_rng(0).integers(1, 17, (60, 80)).astype(np.uint8)
+    lat, lon = 50 - 0.25 * (np.arange(60) + 0.5), 0.25 * (np.arange(80) + 0.5)
+    path = raster(tmp_path / "map.tif", codes, lat, lon)
+    path.write_bytes(path.read_bytes()[:1500])
+    lazy = observed.open_map(path)
+    with pytest.raises(StoreError, match=r"map\.tif cannot be read as GeoTIFF: .*; is it damaged"):
+        lazy.compute()
+
+
+def small_map() -> xr.DataArray:
+    grid = Grid(0.5, 50.0, -10.0, 4, 6)
+    coords = {"time": [2015], "lat": grid.latitude, "lon": grid.longitude}
+    return xr.DataArray(np.ones((1, 4, 6), np.uint8), coords, ("time", "lat", "lon"), "land_use", {"long_name": "x"})
+
+
+def test_with_crs_is_understood_by_rioxarray_and_leaves_its_input_alone():
+    plain = small_map()
+    found = observed.with_crs(plain)
+    assert found.rio.crs.to_epsg() == 4326
+    assert found.rio.bounds() == (-10, 48, -7, 50)
+    assert found.sel(lat=slice(50, 49)).rio.bounds() == (-10, 49, -7, 50)
+    assert plain.attrs == {"long_name": "x"}
+    assert "spatial_ref" not in plain.coords
+    xr.testing.assert_identical(observed.with_crs(found), found)
+    with pytest.raises(GridError, match="missing: lat"):
+        observed.with_crs(plain.rename(lat="y"))
+
+
+def test_a_written_map_brings_its_crs_back_and_can_be_written_again(tmp_path):
+    ds = observed.with_crs(small_map().to_dataset().assign(scalar=1.0))
+    ds.to_zarr(tmp_path / "a.zarr", zarr_format=3, consolidated=False)
+    reopened = xr.open_zarr(tmp_path / "a.zarr", consolidated=False, decode_coords="all")
+    assert "spatial_ref" in reopened.coords
+    assert reopened.land_use.rio.crs.to_epsg() == 4326
+    reopened.to_zarr(tmp_path / "b.zarr", zarr_format=3, consolidated=False)
+    again = xr.open_zarr(tmp_path / "b.zarr", consolidated=False, decode_coords="all")
+    assert again.land_use.rio.crs.to_epsg() == 4326
+    again.to_netcdf(tmp_path / "c.nc")
+    assert xr.open_dataset(tmp_path / "c.nc", decode_coords="all").land_use.rio.crs.to_epsg() == 4326
+
+
+def test_gdal_understands_the_crs_of_a_written_netcdf(tmp_path):
+    observed.with_crs(small_map()).to_netcdf(tmp_path / "map.nc")
+    with rasterio.open(f"netcdf:{tmp_path / 'map.nc'}:land_use") as opened:
+        assert opened.crs.to_epsg() == 4326
+        assert tuple(opened.bounds) == (-10, 48, -7, 50)
+
+
+@pytest.mark.shared_data
+def test_the_projected_maps_of_plum_island_are_refused_by_name(plum_island):
+    with pytest.raises(GridError, match=r"pie_lu_pie_1985\.tif is in the projection EPSG:26986"):
+        observed.open_map(plum_island / "pie_lu_pie_1985.tif")
+
+
+@pytest.mark.parametrize("kind", ["mask", "msk", "nan", "float", "signed"])
+def test_what_a_raster_says_about_its_own_validity_is_honoured(tmp_path, kind):
+    codes, empty = np.full((6, 8), 12, np.uint8), np.zeros((6, 8), bool)
+    empty[2:4, 3] = True
+    fill, dtype = {"nan": (np.nan, "float32"), "float": (-3.4e38, "float32"), "signed": (-1, "int16")}.get(
+        kind, (200, "uint8")
+    )
+    path = tmp_path / "map.tif"
+    options = {} if kind in ("mask", "msk") else {"nodata": fill}
+    transform = rasterio.transform.from_origin(10, 50, 0.05, 0.05)
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=kind == "mask"),
+        rasterio.open(
+            path, "w", driver="GTiff", height=6, width=8, count=1, dtype=dtype, crs=4326, transform=transform, **options
+        ) as file,
+    ):
+        file.write(np.where(empty, fill, codes.astype(dtype)).astype(dtype), 1)
+        if kind in ("mask", "msk"):
+            file.write_mask(~empty)
+    assert (tmp_path / "map.tif.msk").exists() == (kind == "msk")
+    np.testing.assert_array_equal(observed.open_map(path).values, np.where(empty, 0, vocabulary.CROPLAND))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"scales": [0.5]}, VocabularyError, "is packed"),
+        ({"crs": "+proj=longlat +ellps=clrk80 +pm=paris"}, GridError, "prime meridian"),
+    ],
+)
+def test_scaled_rasters_and_other_meridians_are_refused(tmp_path, change, error, message):
+    path = raster(tmp_path / "map.tif", np.zeros((6, 8), np.uint8), IGBP_LAT, IGBP_LON)
+    with rasterio.open(path, "r+") as file:
+        for name, value in change.items():
+            setattr(file, name, value)
+    with pytest.raises(error, match=message):
+        observed.open_map(path)

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xland.errors import GridError, StaticError
+from xland.geo.grid import EARTH_RADIUS, Grid
+from xland.sources import predictors
+
+SOILGRIDS_TOPS = [0, 0.05, 0.15, 0.3, 0.6, 1.0]
+SOILGRIDS_BOTTOMS = [0.05, 0.15, 0.3, 0.6, 1.0, 2.0]
+
+
+def tilted(grid: Grid, towards: tuple[float, float, float]) -> np.ndarray:
+    """Height along a direction in space: a surface whose gradient is known everywhere on the sphere."""
+    lat, lon = np.deg2rad(grid.latitude)[:, None], np.deg2rad(grid.longitude)[None, :]
+    x, y, z = towards
+    return EARTH_RADIUS * (x * np.cos(lat) * np.cos(lon) + y * np.cos(lat) * np.sin(lon) + z * np.sin(lat))
+
+
+def gradient(grid: Grid, towards: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+    lat, lon = np.deg2rad(grid.latitude)[:, None], np.deg2rad(grid.longitude)[None, :]
+    x, y, z = towards
+    east = -x * np.sin(lon) + y * np.cos(lon)
+    north = -x * np.sin(lat) * np.cos(lon) - y * np.sin(lat) * np.sin(lon) + z * np.cos(lat)
+    return np.broadcast_to(east, grid.shape), north
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.tuples(*[st.floats(-1, 1)] * 3).filter(lambda t: math.hypot(*t) > 0.1))
+def test_slope_and_aspect_are_true_over_the_whole_globe_poles_and_date_line_included(towards):
+    grid = Grid.world(2.0)
+    slope, aspect = predictors.slope_aspect(tilted(grid, towards), grid)
+    east, north = gradient(grid, towards)
+    np.testing.assert_allclose(slope, np.hypot(east, north), atol=3e-3)
+    steep = slope > 0.05
+    downhill = np.deg2rad(aspect[steep])
+    np.testing.assert_allclose(np.sin(downhill) * slope[steep], -east[steep], atol=5e-3)
+    np.testing.assert_allclose(np.cos(downhill) * slope[steep], -north[steep], atol=5e-3)
+
+
+@pytest.mark.parametrize(("drop", "expected"), [("north", 0), ("east", 90), ("south", 180), ("west", 270)])
+def test_aspect_is_the_downhill_direction_clockwise_from_north(drop, expected):
+    grid = Grid(0.1, 0.3, 10.0, 6, 6)
+    rows, columns = np.mgrid[0:6, 0:6].astype(float)
+    height = {"north": rows, "south": -rows, "east": -columns, "west": columns}[drop] * 100
+    slope, aspect = predictors.slope_aspect(height, grid)
+    np.testing.assert_allclose(aspect, expected, atol=1e-6)
+    # 100 m over a tenth of a degree of 111.2 km, right up to the edges of a regional grid
+    np.testing.assert_allclose(slope, 100 / 11119.5, rtol=1e-4)
+
+
+def test_slope_doubles_where_a_degree_of_longitude_is_half_as_wide():
+    height = np.tile(np.arange(8.0) * 100, (2, 1))
+    equator, _ = predictors.slope_aspect(height, Grid(0.01, 0.01, 0.0, 2, 8))
+    sixty, _ = predictors.slope_aspect(height, Grid(0.01, 60.01, 0.0, 2, 8))
+    np.testing.assert_allclose(sixty / equator, 2, rtol=1e-3)
+
+
+def test_flat_ground_has_no_aspect_and_cosine_0_and_unknown_ground_stays_unknown():
+    height = np.zeros((5, 5))
+    height[4, 4] = np.nan
+    slope, aspect = predictors.slope_aspect(height, Grid(1, 50, 0, 5, 5))
+    cosine = predictors.cos_aspect(slope, aspect)
+    assert slope[0, 0] == 0
+    assert np.isnan(aspect[0, 0])
+    assert cosine[0, 0] == 0
+    assert np.isnan(slope[4, 4])
+    assert np.isnan(cosine[4, 4])
+
+
+def test_cosine_of_aspect_is_1_facing_north_and_minus_1_facing_south():
+    np.testing.assert_allclose(predictors.cos_aspect([1, 1, 1], [0, 180, 90]), [1, -1, 0], atol=1e-12)
+
+
+def test_ruggedness_is_the_standard_deviation_in_the_square_across_the_date_line():
+    rng = np.random.default_rng(0)
+    grid = Grid.world(10)
+    height = rng.normal(2000, 300, grid.shape)
+    rugged, relative = predictors.ruggedness(height, grid, 1)
+    square = np.take(height[4:7], [-1, 0, 1], axis=1)
+    assert rugged[5, 0] == pytest.approx(square.std())
+    assert relative[5, 0] == pytest.approx(height[5, 0] - square.mean())
+    over_the_pole = np.roll(height[0], 18)[[16, 17, 18]]
+    top = np.concatenate([over_the_pole[None], height[:2, 16:19]])
+    assert rugged[0, 17] == pytest.approx(top.std())
+
+
+def test_ruggedness_keeps_its_digits_on_a_high_plateau():
+    rugged, relative = predictors.ruggedness(np.full((6, 8), 5000.1), Grid(0.05, 30, 80, 6, 8), 2)
+    assert rugged.max() < 1e-6
+    assert np.abs(relative).max() < 1e-6
+
+
+def test_ruggedness_refuses_a_square_larger_than_the_grid():
+    with pytest.raises(GridError, match="radius 6 cells does not fit"):
+        predictors.ruggedness(np.zeros((6, 8)), Grid(1, 30, 80, 6, 8), 6)
+
+
+def test_elevation_of_another_shape_is_named():
+    with pytest.raises(GridError, match=r"elevation of shape \(3, 4\)"):
+        predictors.slope_aspect(np.zeros((3, 4)), Grid(1, 30, 80, 6, 8))
+
+
+def test_root_weights_of_soilgrids_are_those_documented():
+    weights = predictors.root_weights(SOILGRIDS_TOPS, SOILGRIDS_BOTTOMS)
+    np.testing.assert_allclose(weights, [0.14, 0.23, 0.23, 0.24, 0.11, 0.05], atol=0.006)
+    assert weights.sum() == pytest.approx(1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=6), st.floats(0.8, 0.99))
+def test_root_weights_do_not_depend_on_the_order_of_layers_and_favour_shallow_soil(thickness, decay):
+    bottoms = np.cumsum(thickness)
+    tops = bottoms - thickness
+    weights = predictors.root_weights(tops, bottoms, decay)
+    assert weights.sum() == pytest.approx(1)
+    np.testing.assert_allclose(predictors.root_weights(tops[::-1], bottoms[::-1], decay), weights[::-1])
+    density = weights / np.array(thickness)
+    assert (np.diff(density) <= 1e-12).all()
+
+
+def test_depth_weighted_soil_lies_within_its_layers_and_leaves_missing_layers_out():
+    soil = np.array([[[10.0, 10.0, np.nan]], [[30.0, np.nan, np.nan]]])
+    mean = predictors.depth_weighted(soil, [0, 0.3], [0.3, 1.0])
+    upper = (1 - 0.97**30) / (1 - 0.97**100)
+    assert mean[0, 0] == pytest.approx(10 * upper + 30 * (1 - upper))
+    assert mean[0, 1] == 10
+    assert np.isnan(mean[0, 2])
+
+
+@pytest.mark.parametrize(
+    ("tops", "bottoms", "message"),
+    [
+        ([0, 0.2], [0.3, 1.0], "overlap above 0.3 m"),
+        ([0, 0.3], [0.3, 0.3], "bottom below its top"),
+        ([-1, 0.3], [0.3, 1.0], "positive down"),
+        ([0], [0.3, 1.0], "one top and one bottom each"),
+    ],
+)
+def test_soil_layers_that_make_no_sense_are_named(tops, bottoms, message):
+    with pytest.raises(StaticError, match=message):
+        predictors.depth_weighted(np.zeros((2, 1, 1)), tops, bottoms)
+
+
+def test_soil_without_its_depth_dimension_is_named():
+    with pytest.raises(StaticError, match="does not fit 2 layer bounds"):
+        predictors.depth_weighted(np.zeros((3, 4)), [0, 0.3], [0.3, 1.0])
+    with pytest.raises(StaticError, match="between 0 and 1"):
+        predictors.root_weights([0], [1], decay=1.5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 20), st.integers(0, 2**32 - 1))
+def test_zone_shares_count_cells_and_sum_to_the_share_with_a_zone(factor, seed):
+    codes = np.random.default_rng(seed).integers(0, 4, (2 * factor, 3 * factor), dtype=np.uint8)
+    shares = predictors.zone_shares(codes, factor, 3)
+    assert shares.shape == (3, 2, 3)
+    assert shares[1, 1, 2] == pytest.approx((codes[factor:, 2 * factor :] == 2).mean())
+    np.testing.assert_allclose(shares.sum(0), predictors.land_share(codes > 0, factor), atol=1e-6)
+
+
+def test_land_share_of_one_large_cell_does_not_overflow():
+    assert predictors.land_share(np.ones((300, 600), bool), 300).tolist() == [[1.0, 1.0]]
+
+
+def test_codes_without_a_zone_are_named():
+    with pytest.raises(StaticError, match=r"from 0 to 5; found uint8, 0\.\.7"):
+        predictors.zone_shares(np.array([[0, 7]], np.uint8), 1, 5)
+
+
+def test_shares_of_cells_that_do_not_nest_are_refused():
+    with pytest.raises(GridError, match="4 x 5 cells cannot be grouped by 2 x 2"):
+        predictors.land_share(np.ones((4, 5), bool), 2)
+
+
+def test_bilinear_returns_the_values_at_the_centres_and_their_mean_half_way():
+    source = Grid(1.0, 3.0, 0.0, 3, 4)
+    values = np.arange(12.0).reshape(3, 4) ** 2
+    np.testing.assert_allclose(predictors.bilinear(values, source, source), values)
+    between = predictors.bilinear(values, source, Grid(1.0, 2.5, 0.5, 1, 1))
+    assert between[0, 0] == pytest.approx(values[:2, :2].mean())
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.tuples(*[st.floats(-1, 1)] * 3))
+def test_bilinear_is_smooth_across_the_date_line_and_the_poles(towards):
+    source, target = Grid.world(2.0), Grid.world(0.5)
+    found = predictors.bilinear(tilted(source, towards), source, target)
+    # linear interpolation over h is off by at most h^2 / 8 of the second derivative, in each direction
+    bound = 2 * np.deg2rad(source.resolution) ** 2 / 8 * np.linalg.norm(towards)
+    np.testing.assert_allclose(found / EARTH_RADIUS, tilted(target, towards) / EARTH_RADIUS, atol=bound + 1e-12, rtol=0)
+
+
+def test_a_strip_of_the_globe_interpolates_as_the_whole_globe_does():
+    source, target = Grid.world(2.0), Grid.world(0.5)
+    values = np.random.default_rng(1).normal(size=source.shape)
+    rows = slice(100, 140)
+    whole = predictors.bilinear(values, source, target)
+    part = predictors.bilinear(values, source, target.window(rows, slice(None)))
+    np.testing.assert_array_equal(part, whole[rows])
+
+
+def test_interpolating_beyond_the_source_is_refused():
+    source = Grid(1.0, 3.0, 0.0, 3, 4)
+    with pytest.raises(GridError, match=r"beyond the source .* in latitude"):
+        predictors.bilinear(np.zeros((3, 4)), source, Grid(1.0, 4.0, 0.0, 2, 2))
+    with pytest.raises(GridError, match="in longitude"):
+        predictors.bilinear(np.zeros((3, 4)), source, Grid(1.0, 3.0, 2.0, 2, 4))
+
+
+def great_circle(a: tuple[float, float], b: tuple[float, float]) -> float:
+    (la, oa), (lb, ob) = np.deg2rad(a), np.deg2rad(b)
+    chord = math.sin((la - lb) / 2) ** 2 + math.cos(la) * math.cos(lb) * math.sin((oa - ob) / 2) ** 2
+    return 2 * EARTH_RADIUS / 1000 * math.asin(math.sqrt(chord))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_coast_distance_is_the_great_circle_to_the_nearest_sea_cell(seed, whole):
+    grid = Grid.world(10.0) if whole else Grid(2.0, 70.0, 20.0, 18, 20)
+    land = np.random.default_rng(seed).random(grid.shape) < 0.9
+    cap = 1500.0
+    found = predictors.coast_distance(land, grid, cap)
+    sea = [(grid.latitude[r], grid.longitude[c]) for r, c in zip(*np.nonzero(~land), strict=True)]
+    picks = np.random.default_rng(seed).integers(0, grid.shape, (25, 2))
+    for r, c in picks:
+        place = grid.latitude[r], grid.longitude[c]
+        expected = min([cap, *(great_circle(place, other) for other in sea)]) if land[r, c] else 0
+        assert found[r, c] == pytest.approx(expected, rel=1e-4, abs=0.01)
+
+
+def test_coast_distance_without_any_sea_is_the_cap():
+    found = predictors.coast_distance(np.ones((6, 12), bool), Grid.world(30), 400)
+    assert (found == 400).all()
+
+
+def test_coast_distance_of_another_shape_is_named():
+    with pytest.raises(GridError, match="does not fit the grid"):
+        predictors.coast_distance(np.ones((5, 12), bool), Grid.world(30), 400)

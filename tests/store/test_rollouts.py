@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.killing import kill_this_process, run_until_killed
+from tests.store.rollout import SIZE, computed, toy
+from tests.store.test_writing import StopError, digest
+from xland.store import rollouts as segments
+from xland.store.rollouts import YEARS, Keeper, Restartable, cut_segments, find_rollouts
+from xland.store.writing import open_store, write
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_segments():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segments, "BLOCKS", 1)
+        yield
+
+
+class Break:
+    def __init__(self, after: int):
+        self.left = after
+
+    def __call__(self, index) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise StopError
+
+
+def bomb(index) -> None:
+    if index == (11, 1, 2):
+        kill_this_process()
+
+
+def write_and_die(log: Path, target: str) -> None:
+    with dask.config.set(scheduler="threads", num_workers=2):
+        write(toy(log, before=bomb), target, progress=False)
+
+
+def put(ds: xr.Dataset, path: Path, **options) -> Path:
+    with dask.config.set(scheduler="synchronous"):
+        return write(ds, path, progress=False, **options)
+
+
+def test_the_toy_is_what_the_writer_asks_for(tmp_path):
+    layers = toy(tmp_path / "log").land_use.data.dask.layers
+    assert isinstance(layers["toy"], Restartable)
+    assert not isinstance(next(iter((toy(tmp_path / "log").land_use + 1).data.dask.layers.values())), Keeper)
+
+
+@given(
+    years=st.integers(1, 2 * YEARS + 3), rows=st.integers(1, 3), columns=st.integers(3, 4), backward=st.booleans(),
+    region=st.booleans(), breaks=st.lists(st.integers(0, 90), max_size=4),
+)  # fmt: skip
+@settings(max_examples=12, deadline=None)
+def test_a_rollout_that_was_broken_off_goes_on_and_computes_no_map_twice(
+    tmp_path_factory, years, rows, columns, backward, region, breaks
+):
+    folder = tmp_path_factory.mktemp("rollout")
+    log = folder / "log"
+    where = {"lat": slice(0, SIZE), "lon": slice(SIZE, 2 * SIZE)} if region else {}
+
+    def build(before=None, log=log):
+        return toy(log, years, rows, columns, backward=backward, before=before).isel(where)
+
+    truth = build(log=folder / "other").compute(scheduler="synchronous")
+    for after in breaks:
+        try:
+            put(build(Break(after)), folder / "a.zarr", resume=True)
+        except StopError:
+            continue
+    put(build(), folder / "a.zarr", resume=True)
+    assert digest(folder / "a.zarr") == digest(put(build(log=folder / "third"), folder / "b.zarr"))
+    xr.testing.assert_equal(open_store(folder / "a.zarr").load(), truth)
+    maps = computed(log)
+    assert len(maps) == len(set(maps))
+    assert set(maps) == set(computed(folder / "other"))
+
+
+def test_the_maps_of_a_segment_are_forgotten_when_it_is_written(tmp_path):
+    blocks = 12
+    with pytest.raises(StopError):
+        put(toy(tmp_path / "log", before=Break(blocks * (YEARS + 2))), tmp_path / "a.zarr")
+    (maps,) = (tmp_path / "a.zarr.partial").glob("maps-*")
+    kept = {index[0] for index in Keeper(str(maps)).listing()}
+    assert min(kept) == YEARS - 1
+    assert max(kept) <= YEARS + 2
+    put(toy(tmp_path / "log"), tmp_path / "a.zarr", resume=True)
+    assert [each.name for each in tmp_path.iterdir() if each.name != "log"] == ["a.zarr"]
+
+
+def test_a_damaged_map_is_computed_again(tmp_path):
+    truth = toy(tmp_path / "other").compute(scheduler="synchronous")
+    with pytest.raises(StopError):
+        put(toy(tmp_path / "log", before=Break(12 * YEARS + 6)), tmp_path / "a.zarr")
+    (maps,) = (tmp_path / "a.zarr.partial").glob("maps-*")
+    damaged = maps / str(YEARS - 1) / "1.1"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    put(toy(tmp_path / "log"), tmp_path / "a.zarr", resume=True)
+    xr.testing.assert_equal(open_store(tmp_path / "a.zarr").load(), truth)
+
+
+def test_years_that_are_picked_reversed_or_averaged_are_right(tmp_path):
+    for number, pick in enumerate(
+        (
+            lambda ds: ds.isel(time=[17]),
+            lambda ds: ds.isel(time=slice(None, None, -1)),
+            lambda ds: ds.isel(time=[3, 12, 4]).chunk(time=2),
+            lambda ds: ds.astype("float64").mean("time"),
+            lambda ds: ds.assign(mean=ds.land_use.astype("float64").mean("time")),
+        )
+    ):
+        path = put(pick(toy(tmp_path / "log")), tmp_path / f"{number}.zarr")
+        truth = pick(toy(tmp_path / "other")).compute(scheduler="synchronous")
+        xr.testing.assert_allclose(open_store(path).load(), truth)
+
+
+def test_two_rollouts_in_one_store_keep_their_maps_apart(tmp_path):
+    def both(**options):
+        there = toy(tmp_path / "log", name="there", **options)
+        back = toy(tmp_path / "log", name="back", backward=True, **options)
+        return there.assign(back=back.land_use)
+
+    with pytest.raises(StopError):
+        put(both(before=Break(150)), tmp_path / "a.zarr")
+    put(both(), tmp_path / "a.zarr", resume=True)
+    xr.testing.assert_equal(open_store(tmp_path / "a.zarr").load(), both().compute(scheduler="synchronous"))
+
+
+def test_segments_follow_the_order_of_the_rollout(tmp_path):
+    for backward in (False, True):
+        ds = toy(tmp_path / "log", years=20, backward=backward)
+        data = ds.land_use.data + 1
+        keys = [[(data.name, year, row, 0) for row in range(3)] for year in range(20)]
+        cut = cut_segments(data.dask, find_rollouts(data.dask), keys, years=8)
+        first = [segment.keys[0][1] for segment in cut]
+        assert [len(segment.keys) for segment in cut] == [24, 24, 12]
+        assert first == ([4 + 8, 4, 0] if backward else [0, 8, 16])
+        assert sorted(cut[0].ended[0]) == (list(range(13, 20)) if backward else list(range(7)))
+        # what is written is not all: the other columns lead on
+        assert {key[1] for key in cut[0].bridge} == {12 if backward else 7}
+        assert len(cut[0].bridge) == 12
+        assert cut[2].bridge == []
+
+
+def test_segments_are_longer_where_years_have_few_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(segments, "BLOCKS", 120)
+    data = toy(tmp_path / "log", years=25).land_use.data
+    keys = [[(data.name, year, row, column) for row in range(3) for column in range(4)] for year in range(25)]
+    cut = cut_segments(data.dask, find_rollouts(data.dask), keys)
+    assert [len(segment.keys) for segment in cut] == [120, 120, 60]
+    assert not any(segment.bridge for segment in cut)
+
+
+def test_a_graph_without_a_rollout_is_one_segment():
+    data = dask.array.zeros((4, 4), chunks=2)
+    keys = [[(data.name, row, 0), (data.name, row, 1)] for row in range(2)]
+    (segment,) = cut_segments(data.dask, find_rollouts(data.dask), keys)
+    assert segment.keys == [key for batch in keys for key in batch]
+    assert not segment.bridge
+
+
+def test_a_rollout_killed_by_the_system_resumes_to_the_identical_store(tmp_path):
+    log, path = tmp_path / "log", tmp_path / "a.zarr"
+    run_until_killed(
+        """
+        from pathlib import Path
+        from tests.store.test_rollouts import write_and_die
+        write_and_die(Path(sys.argv[1]), sys.argv[2])
+        """,
+        log,
+        path,
+    )
+    before = computed(log)
+    put(toy(log), path, resume=True)
+    # only what another thread was about to save when the process died may be computed again
+    assert len(computed(log)) - len(set(computed(log))) <= 1
+    assert not [each for each in computed(log)[len(before) :] if int(re.findall(r"\d+", each)[0]) < YEARS]
+    assert digest(path) == digest(put(toy(tmp_path / "other"), tmp_path / "undisturbed.zarr"))
+
+
+def test_the_rollout_is_described_before_the_bar(tmp_path, capsys):
+    with dask.config.set(scheduler="synchronous"):
+        write(toy(tmp_path / "log", years=2), tmp_path / "a.zarr")
+    shown = capsys.readouterr().out
+    assert "a toy of 2 years" in shown
+    assert "24/24" in shown
+    assert np.unique(open_store(tmp_path / "a.zarr").land_use).max() == 7

@@ -1,0 +1,362 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from zarr.storage._local import _atomic_write
+
+import tests.store.elsewhere  # noqa: F401
+from tests.killing import run_until_killed
+from tests.store.rollout import computed, toy
+from tests.store.test_rollouts import Break
+from tests.store.test_writing import Fuse, StopError, digest, maps, on_threads, put
+from tests.waiting import wait_until
+from xland.errors import StoreError
+from xland.store import locks, workplace
+from xland.store import rollouts as segments
+from xland.store.locks import STALE_SECONDS, lock_objects
+from xland.store.rollouts import YEARS
+from xland.store.storage import LocalFiles, RemoteFiles
+from xland.store.writing import is_complete, open_store, write, write_netcdf
+
+
+@pytest.fixture
+def url():
+    return f"memory://{uuid.uuid4().hex}/a.zarr"
+
+
+def content(url: str) -> dict[str, bytes]:
+    fs, root = fsspec.url_to_fs(url)
+    return {path.removeprefix(root): fs.cat_file(path) for path in fs.find(root)}
+
+
+def working(url: str) -> list[str]:
+    return RemoteFiles(f"{url}.partial").names()
+
+
+def test_a_store_behind_a_url_reads_back_as_it_was_written(url, tmp_path):
+    assert put(maps(), url) == url
+    assert is_complete(url)
+    xr.testing.assert_identical(open_store(url).load(), maps().compute())
+    assert working(url) == []
+    local = put(maps(), tmp_path / "a.zarr")
+    assert {name.lstrip("/") for name in content(url)} == set(digest(local))
+
+
+def test_a_file_url_is_a_local_path(tmp_path):
+    path = put(maps(), f"file://{tmp_path}/a.zarr")
+    assert path == tmp_path / "a.zarr"
+    xr.testing.assert_identical(open_store(f"file://{tmp_path}/a.zarr").load(), maps().compute())
+    assert is_complete(f"file://{tmp_path}/a.zarr")
+
+
+@given(
+    years=st.integers(1, 3), rows=st.integers(1, 7), block=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    kills=st.lists(st.integers(0, 12), max_size=3), threads=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=15, deadline=None)
+def test_a_broken_off_writer_behind_a_url_resumes_to_the_identical_store(years, rows, block, kills, threads):
+    url = f"memory://{uuid.uuid4().hex}"
+    shape = {"years": years, "rows": rows, "block": block}
+    put(maps(**shape), f"{url}/undisturbed.zarr")
+    total, count = 0, years * -(-rows // block[0]) * -(-8 // block[1])
+    for kill in [*kills, None]:
+        fuse = Fuse(after=kill)
+        try:
+            with on_threads(2 if threads else 0):
+                write(maps(**shape, fuse=fuse), f"{url}/a.zarr", resume=True, progress=False)
+        except (StopError, StoreError):
+            assert not is_complete(f"{url}/a.zarr")
+            with pytest.raises(StoreError, match=rf"\d+ of {count} blocks are written.*resume=True"):
+                open_store(f"{url}/a.zarr")
+        total += fuse.count
+    assert content(f"{url}/a.zarr") == content(f"{url}/undisturbed.zarr")
+    assert working(f"{url}/a.zarr") == []
+    if not threads:
+        assert total == count
+
+
+def test_a_rollout_behind_a_url_computes_no_map_twice(url, tmp_path, monkeypatch):
+    monkeypatch.setattr(segments, "BLOCKS", 1)
+    with pytest.raises(StopError):
+        put(toy(tmp_path / "log", before=Break(12 * YEARS + 20)), url)
+    put(toy(tmp_path / "log"), url, resume=True)
+    assert len(computed(tmp_path / "log")) == len(set(computed(tmp_path / "log"))) == 20 * 12
+    xr.testing.assert_equal(open_store(url).load(), toy(tmp_path / "other").compute(scheduler="synchronous"))
+
+
+def test_a_process_killed_while_it_writes_behind_a_url_leaves_what_resumes(tmp_path):
+    url = f"elsewhere://{tmp_path}/a.zarr"
+    run_until_killed(
+        """
+        import tests.store.elsewhere
+        from tests.store.test_writing import write_and_die
+        write_and_die(sys.argv[1])
+        """,
+        url,
+    )
+    with pytest.raises(StoreError, match="5 of 12 blocks"):
+        open_store(url)
+    fuse = Fuse()
+    put(maps(years=3, fuse=fuse), url, resume=True)
+    assert fuse.count == 7
+    xr.testing.assert_identical(open_store(url).load(), maps(years=3).compute())
+    assert [each.name for each in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_an_existing_store_behind_a_url_is_refused_or_replaced_as_asked(url):
+    put(maps(), url)
+    with pytest.raises(StoreError, match="exists; pass overwrite=True"):
+        put(maps(), url)
+    put(maps(fuse=Fuse(after=0)), url, resume=True)
+    with pytest.raises(StoreError, match="complete and holds other work"):
+        put(maps(years=3), url, resume=True)
+    xr.testing.assert_identical(open_store(url).load(), maps().compute())
+    put(maps(years=3), url, overwrite=True)
+    xr.testing.assert_identical(open_store(url).load(), maps(years=3).compute())
+
+
+def test_an_unfinished_store_behind_a_url_is_refused_unless_asked_to_resume(url):
+    with pytest.raises(StopError):
+        put(maps(fuse=Fuse(after=1)), url)
+    with pytest.raises(StoreError, match="finish it with resume=True"):
+        put(maps(), url)
+    with pytest.raises(StoreError, match=r"different: variable land_use \(dtype"):
+        put(maps().astype("int16"), url, resume=True)
+    assert open_store(put(maps(years=1), url, overwrite=True)).sizes["time"] == 1
+
+
+def test_what_is_no_store_behind_a_url_is_left_alone(url):
+    fs, root = fsspec.url_to_fs(url)
+    fs.pipe_file(f"{root}/notes.txt", b"dear")
+    for how in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(StoreError):
+            put(maps(), url, **how)
+    assert content(url) == {"/notes.txt": b"dear"}
+    fs.pipe_file(f"{root}.partial/notes.txt", b"dear")
+    with pytest.raises(StoreError, match=r"holds notes\.txt of others"):
+        put(maps(), url, overwrite=True)
+    with pytest.raises(StoreError, match="there is no store"):
+        open_store(f"{url}-none")
+    with pytest.raises(StoreError, match="is not a Zarr store"):
+        open_store(url)
+    with pytest.raises(StoreError, match="has to be on this machine"):
+        write_netcdf(maps(), f"{url}.nc")
+
+
+def test_a_run_killed_while_it_deletes_the_old_store_leaves_a_place_to_begin_anew(url, monkeypatch):
+    put(maps(), url)
+    remove = RemoteFiles.remove
+
+    def half(self, name=""):
+        if self.address == url and not name:
+            remove(self, "zarr.json")
+            raise StopError
+        remove(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFiles, "remove", half)
+        with pytest.raises(StopError):
+            put(maps(years=3), url, overwrite=True)
+    assert not is_complete(url)
+    xr.testing.assert_identical(open_store(put(maps(years=3), url, resume=True)).load(), maps(years=3).compute())
+    assert working(url) == []
+
+
+def test_a_run_killed_when_its_store_is_complete_has_nothing_left_to_do(url, monkeypatch):
+    def stop(*arguments):
+        raise StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workplace, "_empty", lambda files, *kept: None if kept else stop())
+        with pytest.raises(StopError):
+            put(maps(), url)
+    assert is_complete(url)
+    put(maps(fuse=Fuse(after=0)), url, resume=True)
+    assert working(url) == []
+    xr.testing.assert_identical(open_store(url).load(), maps().compute())
+
+
+class Killed(BaseException):
+    """Zarr tidies up after errors, not after this, as it cannot when it is killed."""
+
+
+def test_what_a_crash_left_half_written_is_not_taken_for_that_of_others(tmp_path):
+    partial = tmp_path / "a.zarr.partial"
+    partial.mkdir()
+    for name in (".manifest.json.0a", ".active-12.0a", "active-12", "maps-34", "data-56.zarr"):
+        (partial / name).touch()
+    assert is_complete(put(maps(), tmp_path / "a.zarr"))
+    assert not partial.exists()
+
+
+def test_a_chunk_that_was_torn_when_its_writer_was_killed_does_not_stay(tmp_path):
+    with pytest.raises(StopError):
+        put(maps(fuse=Fuse(after=3)), tmp_path / "a.zarr")
+    (data,) = (tmp_path / "a.zarr.partial").glob("data-*")
+    written = next(path for path in data.rglob("land_use/c/*/*/*"))
+    with pytest.raises(Killed), _atomic_write(written, "wb"):
+        raise Killed
+    assert list(data.rglob("*.partial"))
+    put(maps(), tmp_path / "a.zarr", resume=True)
+    assert digest(tmp_path / "a.zarr") == digest(put(maps(), tmp_path / "undisturbed.zarr"))
+
+
+def test_two_writers_behind_one_url_are_refused(url):
+    files = RemoteFiles(f"{url}.partial")
+    with lock_objects(files, url, lost=lambda run: None):
+        with pytest.raises(StoreError, match=rf"another process is writing.*process {os.getpid()} on .*try again"):
+            put(maps(), url)
+        assert working(url) == ["lock"]
+    assert is_complete(put(maps(), url))
+
+
+def test_a_lock_that_cannot_be_read_is_not_taken_for_none(url, monkeypatch):
+    files = RemoteFiles(f"{url}.partial")
+
+    def failing(self, path, **options):
+        raise TimeoutError("no answer")
+
+    with lock_objects(files, url, lost=lambda run: None):
+        monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.cat_file", failing)
+        with pytest.raises(StoreError, match="lock cannot be read: TimeoutError: no answer"):
+            lock_objects(files, url, lost=lambda run: None).__enter__()
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("left", [{"renewed": STALE_SECONDS + 1}, {"dead": True}, {"damaged": True}])
+def test_the_lock_of_a_dead_run_is_taken_over(url, left):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    state = {
+        "host": os.uname().nodename if "dead" in left else "elsewhere",
+        "process": ended.pid,
+        "run": "gone",
+        "renewed": time.time() - left.get("renewed", 0),
+    }
+    RemoteFiles(f"{url}.partial").put("lock", b"{" if "damaged" in left else json.dumps(state).encode())
+    assert is_complete(put(maps(), url))
+    assert working(url) == []
+
+
+def test_a_run_that_lost_its_lock_writes_no_further_block(url, monkeypatch):
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.05)
+    files = RemoteFiles(f"{url}.partial")
+
+    def noticed() -> bool:
+        """Take the lock over, again where it was renewed at that very moment."""
+        files.put("lock", json.dumps({"host": "b", "process": 1, "run": "other", "renewed": 0}).encode())
+        return not any(name.startswith("active-") for name in files.names())
+
+    class Robbed(Fuse):
+        def __call__(self, block):
+            if self.count == 3:
+                wait_until(noticed)
+            return super().__call__(block)
+
+    with pytest.raises(StoreError, match="broken off"):
+        put(maps(fuse=Robbed()), url)
+    assert len(files.names("journal")) == 3
+    assert json.loads(files.read("lock"))["run"] == "other"
+
+
+def test_the_lock_is_renewed_as_long_as_the_run_lives(url, monkeypatch):
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.05)
+    files = RemoteFiles(f"{url}.partial")
+    with lock_objects(files, url, lost=lambda run: None):
+        first = json.loads(files.read("lock"))["renewed"]
+        wait_until(lambda: json.loads(files.read("lock"))["renewed"] > first)
+    assert files.names() == []
+
+
+class Full(Fuse):
+    """The disk is full when a block comes to be written."""
+
+    def __call__(self, block):
+        if self.count >= self.after:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().__call__(block)
+
+
+def test_a_full_disk_in_the_middle_is_named_with_what_is_safe(tmp_path, url):
+    for target in (tmp_path / "a.zarr", url):
+        with pytest.raises(StoreError, match=r"disk of .*a\.zarr is full: free space.*3 of 8 blocks are safe.*resume"):
+            put(maps(fuse=Full(after=3, error=None)), target)
+        fuse = Fuse()
+        put(maps(fuse=fuse), target, resume=True)
+        assert fuse.count == 5
+
+
+def test_a_disk_that_is_full_at_once_is_named(tmp_path, monkeypatch):
+    def full(self, name, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(LocalFiles, "put", full)
+    with pytest.raises(StoreError, match="is full: free space"):
+        put(maps(), tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EROFS])
+def test_a_target_that_may_only_be_read_is_named(tmp_path, monkeypatch, error):
+    folder = str(tmp_path)
+
+    def refuse(self, *arguments, **options):
+        raise OSError(error, os.strerror(error), folder)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(StoreError, match=rf"{folder}/a\.zarr cannot be written .*choose another place"):
+        put(maps(), tmp_path / "a.zarr")
+    with pytest.raises(StoreError, match=r"cannot be written .*choose another place"):
+        write_netcdf(maps(), tmp_path / "a.nc", progress=False)
+
+
+def test_a_target_that_becomes_read_only_keeps_what_is_finished(tmp_path):
+    class Locked(Fuse):
+        def __call__(self, block):
+            if self.count >= 3:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), f"{tmp_path}/a.zarr.partial/data/c/0")
+            return super().__call__(block)
+
+    with pytest.raises(StoreError, match=r"cannot be written .*3 of 8 blocks are safe"):
+        put(maps(fuse=Locked()), tmp_path / "a.zarr")
+    put(maps(), tmp_path / "a.zarr", resume=True)
+
+
+def test_input_that_may_not_be_read_is_not_said_to_be_the_target(tmp_path):
+    class Unread(Fuse):
+        def __call__(self, block):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/data/states.nc")
+
+    with pytest.raises(PermissionError, match=r"states\.nc"):
+        put(maps(fuse=Unread()), tmp_path / "a.zarr")
+
+
+def test_a_store_opens_in_parts_behind_a_url(url):
+    put(maps(), url)
+    assert np.array_equal(open_store(url, chunks=None).land_use[1, 2:4], maps().land_use[1, 2:4])
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("simplecache::memory://a.zarr", "is a chained address, which can only be read"),
+        ("reference://a.zarr", "cannot be reached"),
+        ("http://127.0.0.1:9/a.zarr", "cannot be read: .*check the address, the network"),
+    ],
+)
+def test_urls_to_which_nothing_can_be_written_are_named(address, said):
+    with pytest.raises(StoreError, match=said):
+        put(maps(), address)
+    assert not is_complete(address)

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.totals.blocks import FREE, blocks, make_block
+from xland.errors import AllocationError
+from xland.totals.changes import fit_changes
+from xland.totals.crosswalk import LUH_CROSSWALK, Crosswalk
+from xland.totals.maps import fit_map
+from xland.vocabulary import CROPLAND, FOREST, GRASS_SHRUB, WATER
+
+few = settings(max_examples=30, deadline=None)
+moves = st.floats(-0.5, 0.5)
+
+
+def observed(block):
+    """A map that is not what the forcing has: other shares, and the model's most probable class."""
+    return np.where(block.valid, block.probability.argmax(axis=0), 0).astype(np.uint8)
+
+
+def changed(block, seed, most=0.2):
+    """Targets after random changes that sum to nothing."""
+    generator = np.random.default_rng(seed)
+    other = generator.dirichlet(np.ones(5), size=block.targets.shape[1:]).transpose(2, 0, 1)
+    total = np.nansum(block.targets, axis=0)
+    targets = block.targets.copy()
+    targets[1:6] = (1 - most) * targets[1:6] + most * other * total
+    return targets
+
+
+def apply(block, targets, prior, base=None, crosswalk=LUH_CROSSWALK, prior_targets=None):
+    return fit_changes(
+        block.probability,
+        prior,
+        targets,
+        block.targets,
+        prior if base is None else base,
+        *block.arguments[2:],
+        crosswalk,
+        prior_targets,
+    )
+
+
+@few
+@given(blocks())
+def test_without_a_change_the_map_stays(block):
+    prior = observed(block)
+    fitted = apply(block, block.targets, prior)
+    assert (fitted.codes == prior).all()
+    assert (fitted.unmet == 0).all()
+
+
+@few
+@given(blocks(), st.integers(0, 1000))
+def test_changes_of_the_map_are_those_of_the_forcing(block, seed):
+    prior = observed(block)
+    free = Crosswalk(dict(LUH_CROSSWALK.states), LUH_CROSSWALK.remainder, protected=())
+    targets = changed(block, seed)
+    fitted = apply(block, targets, prior, crosswalk=free)
+    errors = block.shares(fitted.codes) - block.shares(prior) - (targets - block.targets)
+    kept = fitted.unmet == 0
+    assert (
+        np.nanmax(np.abs(errors), axis=0)[kept] <= (block.pixel * (1 + 1e-5) + 1e-6).repeat(kept.shape[1], 1)[kept]
+    ).all()
+
+
+@few
+@given(blocks(), st.integers(0, 1000))
+def test_protected_classes_grow_nowhere_where_the_forcing_says_they_shrink(block, seed):
+    prior = observed(block)
+    targets = changed(block, seed)
+    fitted = apply(block, targets, prior)
+    shrinks = (targets < block.targets)[FOREST].repeat(block.factor, 0).repeat(block.factor, 1)
+    new = (fitted.codes == FOREST) & (prior != FOREST)
+    assert not (new & shrinks).any()
+
+
+def test_a_gain_that_was_not_given_in_one_year_is_not_made_up_for_in_a_year_of_loss():
+    block = make_block((1, 1), 5)
+    base = np.full((5, 5), GRASS_SHRUB, dtype=np.uint8)
+    base[:2], base[2, :2] = CROPLAND, FOREST
+    # urban, cropland, pasture, forest, grass: pasture is taken away that the map does not have
+    years = ([0, 0.4, 0.4, 0.1, 0.1], [0, 0.4, 0.1, 0.4, 0.1], [0, 0.25, 0.3, 0.35, 0.1])
+    block.targets[1:6, 0, 0], after, at_last = years[0], block.targets.copy(), block.targets.copy()
+    after[1:6, 0, 0], at_last[1:6, 0, 0] = years[1:]
+    first = apply(block, after, base, base)
+    assert first.unmet > 0.2
+    assert (first.codes == FOREST).sum() == 2
+    second = apply(block, at_last, first.codes, base, prior_targets=after)
+    assert (second.codes == FOREST).sum() == 2
+    assert (apply(block, at_last, first.codes, base).codes == FOREST).sum() > 2, "since the base year forest has grown"
+
+
+def test_protected_classes_never_grow_again_over_years_in_which_they_shrink():
+    block = make_block((4, 4), 5, seed=3)
+    base = observed(block)
+    prior, before = base, block.targets
+    for year in range(12):
+        targets = changed(block, 100 + year, most=0.02 * (year + 1))
+        fitted = apply(block, targets, prior, base, prior_targets=before)
+        shrinks = (targets < before)[FOREST].repeat(5, 0).repeat(5, 1)
+        assert not ((fitted.codes == FOREST) & (prior != FOREST) & shrinks).any()
+        prior, before = fitted.codes, targets
+
+
+@few
+@given(blocks(sharpness=3.0), st.integers(0, 1000))
+def test_no_map_with_these_class_areas_moves_fewer_pixels(block, seed):
+    prior = observed(block)
+    fitted = apply(block, changed(block, seed), prior)
+    after, before = block.shares(fitted.codes), block.shares(prior)
+    moved = block.shares(np.where(fitted.codes != prior, fitted.codes, 255)).sum(axis=0)
+    gains = np.maximum(after - before, 0)
+    # pixels that join the remainder are counted once, whatever class of it they have
+    gains[FREE] = 0
+    gains[0] = np.maximum((after - before)[FREE].sum(axis=0), 0)
+    assert (moved <= gains.sum(axis=0) + 2 * block.pixel).all()
+
+
+def test_changes_smaller_than_a_pixel_add_up():
+    block = make_block((2, 2), 5, seed=1)
+    base = np.full(block.valid.shape, GRASS_SHRUB, dtype=np.uint8)
+    prior = base
+    block.targets[:, :, :] = np.array([np.nan, 0.1, 0.2, 0.2, 0.2, 0.3, np.nan, np.nan])[:, None, None]
+    for year in range(1, 11):
+        targets = block.targets.copy()
+        targets[GRASS_SHRUB] -= 0.008 * year
+        targets[CROPLAND] += 0.008 * year
+        prior = fit_changes(
+            block.probability, prior, targets, block.targets, base, *block.arguments[2:], LUH_CROSSWALK
+        ).codes
+    # a fifth of a pixel a year, two after ten years
+    assert (block.shares(prior)[CROPLAND] * 25).round() == pytest.approx(2)
+
+
+def test_the_most_probable_pixels_are_moved():
+    block = make_block((1, 1), 3)
+    prior = np.full((3, 3), GRASS_SHRUB, dtype=np.uint8)
+    block.probability[:] = 0.1
+    block.probability[CROPLAND, 1, 2] = block.probability[CROPLAND, 2, 0] = 0.3
+    block.targets[:, 0, 0] = [np.nan, 0.1, 0.1, 0.2, 0.2, 0.4, np.nan, np.nan]
+    targets = block.targets.copy()
+    targets[[CROPLAND, GRASS_SHRUB], 0, 0] += 2 / 9, -2 / 9
+    codes = apply(block, targets, prior).codes
+    assert np.argwhere(codes == CROPLAND).tolist() == [[1, 2], [2, 0]]
+
+
+def test_what_a_map_does_not_have_cannot_be_taken_from_it():
+    block = make_block((1, 1), 5)
+    prior = np.full((5, 5), FOREST, dtype=np.uint8)
+    prior[0, :2] = CROPLAND
+    prior[4] = WATER
+    block.targets[:, 0, 0] = [np.nan, 0, 0.4, 0.2, 0.2, 0.2, np.nan, np.nan]
+    targets = block.targets.copy()
+    targets[[CROPLAND, GRASS_SHRUB], 0, 0] = 0.0, 0.6
+    fitted = apply(block, targets, prior)
+    assert (fitted.codes[0, :2] == GRASS_SHRUB).all()
+    assert (fitted.codes[prior != CROPLAND] == prior[prior != CROPLAND]).all()
+    assert fitted.unmet == pytest.approx(0.4 - 2 / 25, abs=0.01)
+
+
+def test_a_cell_without_data_keeps_its_map():
+    block = make_block((1, 2), 4)
+    prior = observed(block)
+    targets = changed(block, 5)
+    targets[:, 0, 1] = np.nan
+    fitted = apply(block, targets, prior)
+    assert (fitted.codes[:, 4:] == prior[:, 4:]).all()
+    assert np.isnan(fitted.unmet[0, 1])
+
+
+def test_pixels_of_unknown_class_get_one():
+    block = make_block((1, 1), 5, seed=2)
+    base = observed(block)
+    prior = base.copy()
+    prior[2] = 255
+    codes = apply(block, block.targets, prior, base).codes
+    known = prior != 255
+    assert codes.max() < 8
+    assert (codes[known] == prior[known]).mean() > 0.7
+
+
+def test_a_class_that_the_model_does_not_have_needs_no_protection():
+    probability, base = np.full((3, 5, 5), 1 / 3), np.full((5, 5), 2, np.uint8)
+    before, now = (np.array([np.nan, urban, 1 - urban]).reshape(3, 1, 1) for urban in (0.0, 0.2))
+    fitted = fit_changes(probability, base, now, before, base, 5, np.ones(5), np.ones((5, 5), bool), LUH_CROSSWALK)
+    assert np.bincount(fitted.codes.ravel(), minlength=3).tolist() == [0, 5, 20]
+
+
+def test_a_base_map_with_holes_is_refused():
+    block = make_block((1, 1), 5)
+    base = observed(block)
+    prior = base.copy()
+    base[0, :3] = 255
+    with pytest.raises(AllocationError, match="base year has no class in 3 valid pixels"):
+        apply(block, block.targets, prior, base)
+
+
+@few
+@given(blocks(shape=(3, 3)), st.integers(0, 1000))
+def test_cutting_the_block_changes_nothing(block, seed):
+    prior, targets = observed(block), changed(block, seed)
+    whole = apply(block, targets, prior)
+    f = block.factor
+    here = (slice(f, 3 * f), slice(0, 2 * f))
+    part = apply(block.part(slice(1, 3), slice(0, 2)), targets[:, 1:3, :2], prior[here])
+    assert (part.codes == whole.codes[here]).all()
+    assert (part.unmet == whole.unmet[1:3, :2]).all()
+
+
+def test_the_map_of_the_totals_and_the_changes_agree_where_the_forcing_is_the_map():
+    block = make_block((2, 2), 5)
+    base = fit_map(*block.arguments).codes
+    targets = changed(block, 7)
+    codes = apply(block, targets, base).codes
+    errors = np.abs(block.shares(codes) - targets)
+    assert (np.nanmax(errors, axis=0) <= 2 * block.pixel).all()
+
+
+@pytest.mark.parametrize(
+    ("which", "codes", "message"),
+    [
+        (
+            "prior",
+            np.full((5, 5), 77),
+            "map of the adjacent year holds codes that are no class in 25 valid pixels, such as 77",
+        ),
+        ("prior", np.full((5, 5), 257), "such as 257; codes go from 0 to 7"),
+        ("base", np.full((5, 5), -1), "map of the base year holds codes that are no class"),
+        ("base", np.full((5, 5), np.nan), "map of the base year holds codes that are no class"),
+        ("base", np.full((5, 5), 255), "map of the base year has no class in 25 valid pixels"),
+        ("prior", np.full((1, 5), 3), r"map of the adjacent year has the shape \(1, 5\) in place of \(5, 5\)"),
+    ],
+)
+def test_maps_of_other_codes_or_shapes_are_refused(which, codes, message):
+    block = make_block((1, 1), 5)
+    maps = {"prior": np.full((5, 5), GRASS_SHRUB), "base": np.full((5, 5), GRASS_SHRUB), which: codes}
+    with pytest.raises(AllocationError, match=message):
+        apply(block, block.targets, **maps)

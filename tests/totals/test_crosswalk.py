@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+from xland.errors import AllocationError
+from xland.totals.crosswalk import LUH_CROSSWALK, Crosswalk, checked_crosswalk, class_targets
+from xland.vocabulary import CLASS_NAMES, LUH2_STATES, STATE_CLASSES, class_code
+
+
+def states(value=0.05, names=LUH2_STATES):
+    return {name: np.full((2, 3), value) for name in names}
+
+
+def test_states_of_a_class_are_added():
+    targets = class_targets(states(), LUH_CROSSWALK, CLASS_NAMES)
+    named = dict(zip(CLASS_NAMES, targets[:, 0, 0], strict=True))
+    assert named["forest"] == pytest.approx(0.1)
+    assert named["cropland"] == pytest.approx(0.25)
+    assert named["urban"] == pytest.approx(0.05)
+
+
+def test_classes_without_a_state_share_the_rest():
+    targets = class_targets(states(), LUH_CROSSWALK, CLASS_NAMES)
+    free = [name for name, values in zip(CLASS_NAMES, targets, strict=True) if np.isnan(values).all()]
+    assert free == ["ocean", "other", "water"]
+
+
+def test_plantations_of_luh3_are_forest():
+    targets = class_targets(states(names=(*LUH2_STATES, "pltns")), LUH_CROSSWALK, CLASS_NAMES)
+    assert targets[class_code("forest")] == pytest.approx(0.15)
+
+
+def test_shares_by_the_name_of_a_class_are_taken_as_they_are():
+    targets = class_targets(states(0.125, CLASS_NAMES), LUH_CROSSWALK, CLASS_NAMES)
+    assert np.isnan(targets[class_code("ocean")]).all()
+    assert targets[1:] == pytest.approx(0.125)
+
+
+def test_cells_without_data_have_no_target():
+    given = states()
+    for values in given.values():
+        values[1, 2] = np.nan
+    targets = class_targets(given, LUH_CROSSWALK, CLASS_NAMES)
+    assert np.isnan(targets[:, 1, 2]).all()
+    assert targets[class_code("forest"), 0, 0] == pytest.approx(0.1)
+
+
+def test_a_crosswalk_can_be_hashed_compared_and_sent():
+    again = pickle.loads(pickle.dumps(LUH_CROSSWALK))
+    assert again == LUH_CROSSWALK
+    assert hash(again) == hash(LUH_CROSSWALK)
+    assert Crosswalk(dict(reversed(STATE_CLASSES.items()))) == LUH_CROSSWALK
+
+
+def test_a_user_may_move_a_state():
+    pasture = {**STATE_CLASSES, "range": "grass_shrub"}
+    targets = class_targets(states(), Crosswalk(pasture), CLASS_NAMES)
+    assert targets[class_code("pasture")] == pytest.approx(0.05)
+    assert targets[class_code("grass_shrub")] == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"primf": np.full((2, 3), 1.5)}, "primf lies outside 0 to 1 in 6 coarse cells, the first in row 0"),
+        ({"urban": np.full((2, 3), -0.1)}, "urban lies outside 0 to 1"),
+        ({"urban": np.full((2, 3), np.nan)}, "urban has no data where other states have in 6 coarse cells"),
+        ({"primf": np.full((2, 3), 0.9)}, r"sum to as much as 1\.45 in place of 1 in 6 coarse cells"),
+        ({"forest": np.full((2, 3), 0.1)}, "holds forest as well as its states primf, secdf"),
+    ],
+)
+def test_states_that_make_no_sense_are_refused(change, message):
+    with pytest.raises(AllocationError, match=message):
+        class_targets({**states(), **change}, LUH_CROSSWALK, CLASS_NAMES)
+
+
+def test_a_state_that_the_forcing_lacks_is_refused():
+    given = states()
+    del given["secdf"]
+    with pytest.raises(AllocationError, match="lacks secdf"):
+        class_targets(given, LUH_CROSSWALK, CLASS_NAMES)
+
+
+def test_class_shares_that_do_not_sum_to_one_are_refused():
+    with pytest.raises(AllocationError, match=r"sum to as little as 0\.8 in place of 1 in 6 coarse cells"):
+        class_targets(states(0.1, CLASS_NAMES), LUH_CROSSWALK, CLASS_NAMES)
+
+
+def test_ocean_is_part_of_the_sum():
+    given = states(0.1, CLASS_NAMES)
+    given["ocean"] = np.full((2, 3), 0.3)
+    targets = class_targets(given, LUH_CROSSWALK, CLASS_NAMES)
+    assert np.nansum(targets, axis=0) == pytest.approx(0.7)
+
+
+def test_a_class_without_a_state_is_refused():
+    without = Crosswalk({"primf": "forest"}, remainder=("ocean", "other"))
+    with pytest.raises(AllocationError, match=r"leaves urban, water without a state; give each a state"):
+        without.check(("urban", "forest", "water", "ocean"))
+    with pytest.raises(AllocationError, match="leaves cropland without a state"):
+        class_targets(states(), without, ("cropland", "forest", "other"))
+
+
+def test_crosswalks_that_contradict_themselves_are_refused():
+    with pytest.raises(AllocationError, match="unknown classes swamp"):
+        Crosswalk({"primf": "swamp"})
+    with pytest.raises(AllocationError, match="gives states to water and calls them remainder"):
+        Crosswalk({"lakes": "water"})
+
+
+def test_a_class_whose_only_states_the_forcing_may_lack_is_refused_where_it_does():
+    """It would be wanted nowhere, also in cells of which the forcing says nothing."""
+    plantations = Crosswalk({**STATE_CLASSES, "pltns": "other"}, remainder=("ocean", "water"))
+    with pytest.raises(AllocationError, match="lacks pltns"):
+        class_targets(states(), plantations, CLASS_NAMES)
+    held = class_targets(states(names=(*LUH2_STATES, "pltns")), plantations, CLASS_NAMES)
+    assert held[class_code("other")] == pytest.approx(0.05)
+
+
+def test_a_class_that_is_counted_as_another_one_is_not_counted_twice():
+    moved = {state: "grass_shrub" if owner == "pasture" else owner for state, owner in STATE_CLASSES.items()}
+    crosswalk = Crosswalk({**moved, "pasture": "grass_shrub"}, remainder=("ocean", "other", "water", "pasture"))
+    with pytest.raises(
+        AllocationError, match="holds pasture, which the crosswalk counts as grass_shrub: it would count"
+    ):
+        crosswalk.sources((*STATE_CLASSES, "pasture"), CLASS_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (({"forest": ["primf"]},), "states must map names of states to names of classes, not be {'forest'"),
+        ((["primf"],), "states must map names"),
+        ((None,), "states must map names"),
+        (({"primf": "forest"}, "other"), "`remainder` must be a list of names of classes, not 'other'"),
+        (({"primf": "forest"}, (), [4]), "`protected` must be a list of names"),
+    ],
+)
+def test_entries_that_are_no_names_are_refused(arguments, message):
+    with pytest.raises(AllocationError, match=message):
+        Crosswalk(*arguments)
+
+
+def test_without_a_crosswalk_that_of_luh_is_meant():
+    own = Crosswalk({"primf": "forest"})
+    assert checked_crosswalk(None) is LUH_CROSSWALK
+    assert checked_crosswalk(own) is own
+
+
+@pytest.mark.parametrize("given", [dict(STATE_CLASSES), "crosswalk.toml"])
+def test_what_is_no_crosswalk_is_refused_with_how_to_make_one(given):
+    named = type(given).__name__
+    with pytest.raises(AllocationError, match=rf"the crosswalk is of type {named}; pass an .*Crosswalk\(\{{'primf'"):
+        checked_crosswalk(given)
+
+
+def test_totals_of_nothing_are_refused():
+    with pytest.raises(AllocationError, match="there are no states to make totals of"):
+        class_targets({}, Crosswalk({"primf": "forest"}), ("forest",))

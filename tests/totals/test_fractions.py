@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.totals.blocks import FREE, Block, blocks, make_block
+from xland.errors import AllocationError
+from xland.totals.fractions import fit_fractions
+from xland.totals.maps import fit_map
+
+few = settings(max_examples=30, deadline=None)
+
+
+@few
+@given(blocks())
+def test_means_are_the_targets(block):
+    fitted = fit_fractions(*block.arguments)
+    errors = np.nanmax(np.abs(block.shares(fitted.values) - block.targets), axis=0)
+    assert (fitted.unmet == 0).all()
+    assert errors.max() <= 1e-6
+
+
+@few
+@given(blocks())
+def test_pixels_still_sum_to_one(block):
+    values = fit_fractions(*block.arguments).values
+    assert values.dtype == block.probability.dtype
+    assert values.min() >= 0
+    assert np.abs(values.sum(axis=0) - 1).max() < 1e-5
+
+
+@few
+@given(blocks(land=0.2))
+def test_invalid_pixels_are_not_touched(block):
+    values = fit_fractions(*block.arguments).values
+    assert (values[:, ~block.valid] == block.probability[:, ~block.valid]).all()
+
+
+@few
+@given(blocks())
+def test_what_has_been_fitted_stays_as_it_is(block):
+    once = fit_fractions(*block.arguments).values
+    twice = fit_fractions(once, *block.arguments[1:]).values
+    assert np.abs(twice - once).max() < 1e-5
+
+
+@few
+@given(blocks(shape=(3, 3)))
+def test_cutting_the_block_changes_nothing(block):
+    whole = fit_fractions(*block.arguments)
+    part = fit_fractions(*block.part(slice(1, 3), slice(1, 2)).arguments)
+    f = block.factor
+    assert (part.values == whole.values[:, f : 3 * f, f : 2 * f]).all()
+    assert (part.unmet == whole.unmet[1:3, 1:2]).all()
+
+
+def test_remainder_classes_keep_their_proportions():
+    block = make_block()
+    values = fit_fractions(*block.arguments).values
+    before = block.probability[6] / block.probability[7]
+    assert np.allclose(values[6] / values[7], before, rtol=1e-4)
+
+
+def test_the_answer_is_the_nearest_field_with_these_means():
+    block = make_block((1, 1), 4)
+    fitted = fit_fractions(*block.arguments).values.astype(np.float64)
+    # a first-order condition: the ratio of new to old is one weight a class times one a pixel
+    ratio = np.log(fitted) - np.log(block.probability)
+    weights = ratio - ratio.mean(axis=0)
+    assert np.ptp(weights, axis=(1, 2)).max() < 1e-3
+
+
+def test_a_cell_that_the_forcing_says_nothing_of_is_left_alone():
+    block = make_block((1, 2))
+    block.targets[:, 0, 1] = np.nan
+    fitted = fit_fractions(*block.arguments)
+    f = block.factor
+    assert (fitted.values[:, :, f:] == block.probability[:, :, f:]).all()
+    assert np.isnan(fitted.unmet[0, 1])
+    assert fitted.unmet[0, 0] == 0
+
+
+def test_more_than_the_coast_holds_is_given_in_proportion():
+    block = make_block((1, 1), 4)
+    block.valid[2:] = False
+    block.targets[:] = np.nan
+    block.targets[[2, 4], 0, 0] = 0.6, 0.3
+    there = block.shares(np.ones((8, 4, 4)))[0]
+    fitted = fit_fractions(*block.arguments)
+    assert fitted.unmet == pytest.approx(0.9 - there)
+    assert block.shares(fitted.values)[[2, 4], 0, 0] == pytest.approx(np.array([2, 1]) / 3 * there[0, 0], abs=1e-6)
+
+
+def test_a_cell_without_valid_pixels_reports_all_that_was_asked_for():
+    block = make_block((1, 1), 4)
+    block.valid[:] = False
+    fitted = fit_fractions(*block.arguments)
+    assert fitted.unmet == pytest.approx(np.nansum(block.targets))
+    assert (fitted.values == block.probability).all()
+
+
+def test_a_class_that_is_impossible_everywhere_is_reported():
+    block = make_block((1, 1), 4)
+    block.probability[4] = 0
+    block.targets[4] = 0.2
+    block.targets[[1, 2, 3, 5]] = 0.1
+    fitted = fit_fractions(*block.arguments)
+    assert fitted.unmet == pytest.approx(0.2, abs=1e-6)
+    assert np.isfinite(fitted.values).all()
+    assert (fitted.values[4] == 0).all()
+
+
+@pytest.mark.parametrize("sharpness", [15.0, 25.0])
+def test_models_that_are_certain_of_every_pixel_are_bent_all_the_same(sharpness):
+    block = make_block((3, 3), 5, sharpness=sharpness, seed=4)
+    probability = np.maximum(block.probability, 1e-38)
+    fitted = fit_fractions(probability, *block.arguments[1:])
+    assert (fitted.unmet == 0).all()
+    assert np.nanmax(np.abs(block.shares(fitted.values) - block.targets)) <= 1e-6
+
+
+def test_all_classes_given_need_no_remainder():
+    block = make_block((2, 2), 4)
+    targets = np.nan_to_num(block.targets)
+    targets[FREE] = (1 - targets.sum(axis=0)) / 3
+    fitted = fit_fractions(block.probability, targets, *block.arguments[2:])
+    assert np.abs(block.shares(fitted.values) - targets).max() <= 1e-6
+
+
+def test_shares_of_all_classes_that_do_not_sum_to_one_are_refused():
+    block = make_block((1, 1), 4)
+    with pytest.raises(AllocationError, match=r"sum to less than the valid pixels in 1 coarse.*0\.8 in place of 1"):
+        fit_fractions(block.probability, np.full((8, 1, 1), 0.1), *block.arguments[2:])
+
+
+def test_targets_out_of_range_are_refused():
+    block = make_block((2, 2), 2)
+    block.targets[4, 1, 0] = -0.25
+    with pytest.raises(
+        AllocationError, match=r"outside 0 to 1 in 1 coarse cells, the first \(-0\.25, class 4\) in row 1"
+    ):
+        fit_fractions(*block.arguments)
+
+
+def test_probabilities_that_are_no_numbers_are_refused():
+    block = make_block((1, 1), 4)
+    block.probability[3, 1, 2] = np.nan
+    with pytest.raises(AllocationError, match=r"in 1 valid pixels, the first in row 1 and column 2"):
+        fit_fractions(*block.arguments)
+    block.valid[1, 2] = False
+    assert (fit_fractions(*block.arguments).unmet == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"targets": np.zeros((8, 2, 1))}, r"targets has the shape \(8, 2, 1\)"),
+        ({"area": np.ones(3)}, r"area has the shape \(3,\)"),
+        ({"area": np.zeros(4)}, "areas of pixels must be positive"),
+        ({"factor": 3, "targets": np.zeros((8, 1, 1))}, "no whole coarse cells of 3 x 3"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(changed, message):
+    block = make_block((1, 1), 4)
+    with pytest.raises(AllocationError, match=message):
+        fit_fractions(*Block(**{**vars(block), **changed}).arguments)
+
+
+def on_ice():
+    """A cell of 2 x 2 pixels, three of which are certainly ice, and what is asked of it: forest nearly everywhere."""
+    probability = np.zeros((3, 2, 2))
+    probability[0] = 1
+    probability[:, 0, 0] = 0.2, 0.6, 0.2
+    return probability, np.array([np.nan, 0.05, 0.9])[:, None, None], 2, np.ones(2), np.ones((2, 2), dtype=bool)
+
+
+def test_where_too_much_is_asked_there_is_as_much_of_it_as_there_can_be():
+    arguments = on_ice()
+    fitted = fit_fractions(*arguments)
+    assert fitted.values[2].mean() == pytest.approx(0.25, abs=0.02)
+    assert (
+        fitted.unmet[0, 0] == pytest.approx(fit_map(*arguments).unmet[0, 0], abs=1e-3) == pytest.approx(0.7, abs=1e-3)
+    )
+
+
+@few
+@given(st.integers(0, 10_000))
+def test_never_more_than_all_of_a_cell_is_unmet(seed):
+    generator = np.random.default_rng(seed)
+    probability = generator.random((5, 2, 2)) * (generator.random((5, 2, 2)) > 0.7)
+    probability[0] += probability.sum(axis=0) == 0
+    targets = generator.dirichlet(np.full(5, 0.3))[:, None, None]
+    fitted = fit_fractions(probability / probability.sum(axis=0), targets, 2, np.ones(2), np.ones((2, 2), dtype=bool))
+    assert 0 <= fitted.unmet[0, 0] <= 1
+
+
+@pytest.mark.parametrize(("given", "kept"), [("float16", "float32"), (">f4", "float32"), (">f8", "float64")])
+def test_probabilities_of_any_float_are_fitted(given, kept):
+    block = make_block((1, 2))
+    given_values = block.probability.astype(given)
+    fitted = fit_fractions(given_values / given_values.sum(axis=0), *block.arguments[1:])
+    assert fitted.values.dtype == kept
+    expected = fit_fractions(*block.arguments).values
+    assert np.abs(fitted.values - expected).max() < (0.02 if given == "float16" else 1e-5)
+
+
+def test_whole_numbers_are_weights_of_classes():
+    counts = np.stack([np.full((2, 2), 3), np.full((2, 2), 1)])
+    targets = np.array([0.5, 0.5])[:, None, None]
+    fitted = fit_fractions(counts, targets, 2, np.ones(2), np.ones((2, 2), dtype=bool))
+    assert np.allclose(fitted.values, 0.5)
+
+
+def test_a_factor_or_dimensions_that_cannot_be_are_refused():
+    block = make_block((1, 1))
+    with pytest.raises(AllocationError, match="the factor is 0"):
+        fit_fractions(block.probability, block.targets, 0, block.area, block.valid)
+    with pytest.raises(AllocationError, match=r"they need the dimensions \(classes, rows, columns\)"):
+        fit_fractions(block.probability[0], block.targets, 5, block.area, block.valid)

@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from tests.worlds import COARSE, FACTOR, FINE, tiny_configuration, tiny_inputs, tiny_world
+from xland.errors import (
+    AddressError,
+    ConfigurationError,
+    ForcingError,
+    GridError,
+    PriorError,
+    StaticError,
+    StoreError,
+    TimeError,
+    VocabularyError,
+)
+from xland.geo.grid import expand
+from xland.geo.split import Part
+from xland.models.inputs import MASKED
+from xland.training.data.material import gather, open_data
+
+
+@pytest.fixture
+def world():
+    coarse, static, maps = tiny_world()
+    return {"forcing": coarse, "static": static, "target": maps}
+
+
+def years(configuration, forcing, target):
+    return replace(configuration, data=replace(configuration.data, forcing_years=forcing, target_years=target))
+
+
+def test_arrays_lie_on_the_fine_grid_and_coarse_stays_coarse(world):
+    configuration, material = gather(tiny_configuration(), **world)
+    arrays = material.source
+    assert material.grid == FINE
+    assert arrays.coarse.shape == (2, 7, 45, 90)
+    assert arrays.static.shape == (3, 180, 360)
+    assert arrays.target.shape == (2, 180, 360)
+    assert arrays.prior is None
+    assert material.part.shape == (45, 90)
+    assert configuration.inputs.channels == tiny_inputs().channels
+    assert material.description["pairs"] == [[2000, 2000], [2001, 2001]]
+
+
+def test_only_land_that_takes_part_counts(world):
+    _, material = gather(tiny_configuration(), **world)
+    land = world["static"]["land_share"].values > 0
+    counted = material.source.target != MASKED
+    assert not counted[:, ~land].any()
+    assert counted[:, land].all()
+    np.testing.assert_array_equal(material.source.target[counted], world["target"].values[counted])
+    assert (material.part[COARSE.latitude < -60] == Part.NONE).all()
+
+
+def test_channels_are_normalised_on_training_cells_alone(world):
+    configuration, material = gather(tiny_configuration(), **world)
+    training = expand(material.part == Part.TRAIN, FACTOR) & (world["static"]["land_share"].values > 0)
+    for layer, channel in zip(material.source.static, configuration.inputs.static, strict=True):
+        values = layer[training].astype(np.float64)
+        assert values.mean() == pytest.approx(0, abs=0.01), channel.name
+        assert values.std() == pytest.approx(1, abs=0.01), channel.name
+    other = world["static"].copy(deep=True)
+    other["elevation"] = other["elevation"].where(training, 5000.0)
+    changed, _ = gather(tiny_configuration(), **{**world, "static": other})
+    assert changed.inputs == configuration.inputs, "test cells must not leak into the normalisation"
+
+
+def test_a_constant_channel_is_not_divided_by_zero(world):
+    world["static"]["elevation"] = xr.full_like(world["static"]["elevation"], 7.0)
+    configuration, material = gather(tiny_configuration(), **world)
+    assert configuration.inputs.static[0].scale == 1
+    assert np.isfinite(material.source.static).all()
+
+
+def test_years_are_paired_as_the_configuration_says(world):
+    own = gather(years(tiny_configuration(), (2000, 2001), (2000, 2001)), **world)[1].source
+    turned = gather(years(tiny_configuration(), (2001, 2000), (2000, 2001)), **world)[1].source
+    np.testing.assert_array_equal(turned.target, own.target)
+    np.testing.assert_allclose(turned.coarse, own.coarse[::-1], atol=1e-5)
+    assert not np.allclose(own.coarse[0], own.coarse[1])
+
+
+def test_two_steps_read_the_year_before(world):
+    configuration = years(tiny_configuration(tiny_inputs(steps=(0, -1))), (2001,), (2001,))
+    _, material = gather(configuration, **world)
+    assert material.source.coarse.shape == (1, 14, 45, 90)
+    _, alone = gather(years(tiny_configuration(), (2000,), (2001,)), **world)
+    scale = [(c.mean, c.scale) for c in gather(configuration, **world)[0].inputs.coarse]
+    found = material.source.coarse[0, 7] * scale[0][1] + scale[0][0]
+    own = [(c.mean, c.scale) for c in gather(years(tiny_configuration(), (2000,), (2001,)), **world)[0].inputs.coarse]
+    expected = alone.source.coarse[0, 0] * own[0][1] + own[0][0]
+    land = alone.source.coarse[0, 6] > 0
+    np.testing.assert_allclose(found[land], expected[land], atol=1e-5)
+
+
+def test_the_prior_is_the_map_of_the_adjacent_year(world):
+    prior = tiny_world((1999, 2000))[2]
+    _, material = gather(tiny_configuration(tiny_inputs("code")), **world, prior=prior)
+    np.testing.assert_array_equal(material.source.prior, prior.values)
+
+
+def test_any_orientation_of_the_data_gives_the_same_arrays(world):
+    _, expected = gather(tiny_configuration(), **world)
+    turned = {
+        "forcing": world["forcing"].isel(lat=slice(None, None, -1)).rename(lat="latitude"),
+        "static": world["static"].isel(lat=slice(None, None, -1)).transpose("lon", "lat"),
+        "target": world["target"].transpose("lat", "lon", "time").chunk(lat=50),
+    }
+    _, found = gather(tiny_configuration(), **turned)
+    np.testing.assert_array_equal(found.source.target, expected.source.target)
+    np.testing.assert_allclose(found.source.coarse, expected.source.coarse, atol=1e-6)
+    np.testing.assert_array_equal(found.source.static, expected.source.static)
+
+
+def test_a_region_can_be_learned_from(world):
+    region = {"lat": slice(62, -2), "lon": slice(-60, 60)}
+    _, material = gather(tiny_configuration(), **{name: data.sel(region) for name, data in world.items()})
+    assert material.grid.shape == (64, 120)
+    assert (material.source.target != MASKED).any()
+
+
+def test_missing_years_are_named(world):
+    with pytest.raises(TimeError, match=r"forcing lacks the years \[1999\] that the map of 2000 needs"):
+        gather(tiny_configuration(tiny_inputs(steps=(0, -1))), **world)
+    with pytest.raises(TimeError, match="target lacks the year 2030"):
+        gather(years(tiny_configuration(), (2000,), (2030,)), **world)
+    with pytest.raises(TimeError, match="share no year"):
+        gather(tiny_configuration(), **{**world, "target": world["target"].assign_coords(time=[2010, 2011])})
+
+
+def test_years_that_do_not_pair_are_named(world):
+    with pytest.raises(ConfigurationError, match="give both or neither"):
+        gather(years(tiny_configuration(), (2000,), ()), **world)
+    with pytest.raises(ConfigurationError, match="forcing_years names 1 years and target_years 2: give as many"):
+        gather(years(tiny_configuration(), (2000,), (2000, 2001)), **world)
+
+
+def test_a_missing_state_and_bad_values_are_named(world):
+    with pytest.raises(ForcingError, match="range"):
+        gather(tiny_configuration(), **{**world, "forcing": world["forcing"].drop_vars("range")})
+    world["forcing"]["primf"][0, 20, 40:50] = 3.0
+    with pytest.raises(ForcingError, match="primf: 10 cells"):
+        gather(tiny_configuration(), **world)
+
+
+def test_an_optional_variable_may_be_missing(world):
+    _, material = gather(tiny_configuration(), **{**world, "forcing": world["forcing"].drop_vars("secma")})
+    assert not material.source.coarse[:, 5].any()
+
+
+@pytest.mark.parametrize("code", [9, 200, -1, 300])
+def test_unknown_codes_in_the_target_are_counted(world, code):
+    target = world["target"].astype(np.int16)
+    target[0, 10, 20:25] = code
+    with pytest.raises(VocabularyError, match=rf"target holds unknown class codes {code} \(5 cells\)"):
+        gather(tiny_configuration(), **{**world, "target": target})
+
+
+def test_a_target_with_gaps_in_floating_point_is_named(world):
+    target = world["target"].astype(np.float32).where(world["target"] != 4)
+    with pytest.raises(VocabularyError, match=r"unknown class codes nan \(\d+ cells\)"):
+        gather(tiny_configuration(), **{**world, "target": target})
+
+
+def test_pixels_marked_as_unknown_in_the_target_do_not_count(world):
+    world["target"][:, 60:70, :] = MASKED
+    _, material = gather(tiny_configuration(), **world)
+    assert (material.source.target[:, 60:70] == MASKED).all()
+
+
+def test_a_target_on_another_grid_is_named(world):
+    with pytest.raises(GridError, match="does not nest"):
+        gather(tiny_configuration(), **{**world, "target": world["target"].isel(lat=slice(4, None))})
+    halved = world["target"].isel(lat=slice(None, None, 2), lon=slice(None, None, 2))
+    halved = halved.assign_coords(lat=halved["lat"] - 0.5, lon=halved["lon"] + 0.5)
+    with pytest.raises(ConfigurationError, match=f"target: 2 degree cells, but the model's factor is {FACTOR}"):
+        gather(tiny_configuration(), **{**world, "target": halved})
+
+
+def test_a_target_without_years_is_named(world):
+    with pytest.raises(ConfigurationError, match="target needs a time dimension of calendar years"):
+        gather(tiny_configuration(), **{**world, "target": world["target"].isel(time=0, drop=True)})
+
+
+def test_missing_or_shifted_static_predictors_are_named(world):
+    with pytest.raises(StaticError, match="lack elevation, land_share"):
+        gather(tiny_configuration(), **{**world, "static": world["static"].drop_vars(["elevation", "land_share"])})
+    with pytest.raises(StaticError, match="not on the fine grid of the forcing"):
+        gather(tiny_configuration(), **{**world, "static": world["static"].isel(lon=slice(None, 356))})
+
+
+def test_static_gaps_on_land_are_named(world):
+    land = world["static"]["land_share"].values > 0
+    world["static"]["elevation"] = world["static"]["elevation"].where(~land | (np.cumsum(land).reshape(land.shape) > 6))
+    with pytest.raises(StaticError, match="elevation: 6 cells of land are NaN or infinite"):
+        gather(tiny_configuration(), **world)
+
+
+def test_a_prior_that_is_missing_short_or_unknown_is_named(world):
+    configuration = tiny_configuration(tiny_inputs("one_hot"))
+    with pytest.raises(TimeError, match="prior lacks the years 1999; it holds 2000-2001"):
+        gather(configuration, **world)
+    with pytest.raises(TimeError, match="prior lacks the years 1999; it holds 2000"):
+        gather(configuration, **world, prior=world["target"].isel(time=[0]))
+    earlier = tiny_world((1999, 2000))[2]
+    with pytest.raises(PriorError, match=r"prior holds unknown class codes 44 \(720 cells\)"):
+        gather(configuration, **world, prior=earlier.where(earlier["lat"] != 10.5, 44))
+
+
+def test_files_are_opened_as_the_configuration_names_them(world, tmp_path):
+    paths = {name: str(tmp_path / f"{name}.nc") for name in ("forcing", "target")}
+    paths["static"] = str(tmp_path / "static.zarr")
+    world["forcing"].to_netcdf(paths["forcing"])
+    world["target"].to_netcdf(paths["target"])
+    world["static"].to_zarr(paths["static"], zarr_format=2)
+    configuration = tiny_configuration()
+    configuration = replace(configuration, data=replace(configuration.data, **paths))
+    opened = open_data(configuration)
+    assert set(opened) == {"forcing", "target", "static"}
+    _, found = gather(configuration, **opened)
+    _, expected = gather(tiny_configuration(), **world)
+    np.testing.assert_array_equal(found.source.target, expected.source.target)
+    np.testing.assert_array_equal(found.source.coarse, expected.source.coarse)
+    assert set(open_data(configuration, skip=("target", "static"))) == {"forcing"}
+
+
+def test_what_is_given_is_taken_whatever_it_is_and_never_left_out(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    world["forcing"].to_netcdf(tmp_path / "given.nc")
+    world["target"].to_netcdf(tmp_path / "maps.nc")
+    paths = {"forcing": "~/given.nc", "target": (tmp_path / "maps.nc").as_uri(), "prior": tmp_path / "maps.nc"}
+    opened = open_data(tiny_configuration(), {**paths, "static": world["static"]})
+    assert set(opened) == {"forcing", "target", "static", "prior"}
+    xr.testing.assert_equal(opened["target"], world["target"])
+    xr.testing.assert_equal(opened["forcing"], world["forcing"])
+    for entry in ("forcing", "target", "static", "prior"):
+        for wrong in (5, world["target"].values):
+            with pytest.raises(AddressError, match="neither a path nor a URL"):
+                open_data(tiny_configuration(), {**world, entry: wrong})
+
+
+@pytest.mark.parametrize("entry", ["forcing", "target", "static"])
+def test_a_file_that_does_not_exist_is_named_with_its_entry(entry):
+    configuration = tiny_configuration()
+    others = tuple({"forcing", "target", "static"} - {entry})
+    with pytest.raises(ConfigurationError, match=rf"\[data\] {entry} = 'tiny.*' does not exist"):
+        open_data(configuration, skip=others)
+
+
+def test_a_path_given_in_place_of_the_forcing_is_named_when_it_is_missing():
+    with pytest.raises(ConfigurationError, match=r"forcing = 'elsewhere\.nc' does not exist: .*--forcing"):
+        open_data(tiny_configuration(), {"forcing": "elsewhere.nc"}, skip=("target", "static"))
+
+
+def test_a_target_file_without_land_use_is_named(world, tmp_path):
+    path = tmp_path / "maps.nc"
+    world["target"].rename("lulc").to_netcdf(path)
+    configuration = tiny_configuration()
+    configuration = replace(configuration, data=replace(configuration.data, target=str(path)))
+    with pytest.raises(StoreError, match=r"maps.nc holds no variable 'land_use'; it holds lulc"):
+        open_data(configuration, skip=("forcing", "static"))
+
+
+def test_maps_of_tested_years_are_not_learned_from():
+    coarse, static, maps = tiny_world((1999, 2000, 2001))
+    configuration = tiny_configuration()
+    data = replace(configuration.data, train_years=(1960, 2000), test_years=(2001, 2015))
+    _, material = gather(replace(configuration, data=data), forcing=coarse, target=maps, static=static)
+    assert material.description["pairs"] == [[1999, 1999], [2000, 2000]]
+    with pytest.raises(ConfigurationError, match="train_years and test_years belong together"):
+        replace(configuration.data, train_years=(1960, 2000))
+
+
+def test_models_of_the_past_read_the_year_after():
+    coarse, static, maps = tiny_world((2000, 2001))
+    later = tiny_world((2001, 2002))[2]
+    configuration = tiny_configuration(replace(tiny_inputs("code"), prior_step=1))
+    _, material = gather(configuration, forcing=coarse, static=static, target=maps, prior=later)
+    np.testing.assert_array_equal(material.source.prior, later.values)
+
+
+def test_the_coverage_holds_the_cells_with_data(world):
+    _, material = gather(tiny_configuration(), **world)
+    assert material.coverage.grid.shape == (45, 90)
+    states = world["forcing"].drop_vars(["secma", "secmb"]).to_dataarray().sum("variable", skipna=False)
+    np.testing.assert_array_equal(material.coverage.cells, (states >= 0.5).all("time"))
+    assert 0 < material.coverage.cells.sum() < np.isfinite(states).all("time").sum()
+
+
+def test_the_card_says_where_data_really_came_from(world, tmp_path):
+    """Data that are given are not those that the configuration names."""
+    configuration = tiny_configuration()
+    named = replace(configuration, data=replace(configuration.data, target="modis-2019", static="default"))
+    described = gather(named, **world)[1].description
+    assert {described[entry]["name"] for entry in ("forcing", "target", "static")} == {"in memory"}
+    assert "wheels" not in described
+    other = world["target"].copy(deep=True)
+    other[0, 90, 100] = 1 if other[0, 90, 100] != 1 else 4
+    again = gather(named, **{**world, "target": other})[1].description
+    assert again["target"]["token"] != described["target"]["token"]
+
+
+def test_a_map_that_is_named_twice_is_refused(world):
+    with pytest.raises(ConfigurationError, match=r"target_years names 2001 more than once"):
+        gather(years(tiny_configuration(), (2000, 2001), (2001, 2001)), **world)

@@ -1,0 +1,370 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from tests.killing import kill_this_process, run_until_killed
+from tests.worlds import FACTOR, FINE, tiny_configuration, tiny_inputs, tiny_world
+from xland.cli import main
+from xland.datasets import synthetic_world
+from xland.errors import (
+    ConfigurationError,
+    ForcingError,
+    PriorError,
+    StaticError,
+    StoreError,
+    TimeError,
+    VocabularyError,
+)
+from xland.geo.split import Part
+from xland.models.inputs import published_inputs
+from xland.store import workplace
+from xland.training.data import prepare as module
+from xland.training.data.gathering import stored_material
+from xland.training.data.loader import Place
+from xland.training.data.material import gather
+from xland.training.data.prepare import prepare
+from xland.training.data.stored import CONTENTS, open_training_store
+from xland.training.data.survey import check_sources
+
+YEARS = (2000, 2001)
+
+
+def make(prior="code", **entries):
+    """Configuration and data of a training with two steps."""
+    coarse, static, maps = tiny_world((1999, *YEARS))
+    configuration = tiny_configuration(tiny_inputs(prior, steps=(0, -1)))
+    data = replace(configuration.data, forcing_years=YEARS, target_years=YEARS)
+    sources = {"forcing": coarse, "static": static, "target": maps.sel(time=list(YEARS)), "prior": maps}
+    return replace(configuration, data=data), {**sources, **entries}
+
+
+def write(path, tile=60, **more):
+    configuration, data = make()
+    return prepare(configuration, path, **data, tile=tile, progress=False, **more)
+
+
+def content(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return Path(write(tmp_path_factory.mktemp("whole") / "store.zarr").path)
+
+
+class StopError(Exception):
+    pass
+
+
+class Fuse(module._Writer):
+    """Writes so many parts, and breaks off."""
+
+    left = 0
+    error = StopError
+
+    def write(self, part):
+        if type(self).left == 0:
+            raise self.error
+        type(self).left -= 1
+        return super().write(part)
+
+
+def test_the_material_is_that_of_a_training_in_memory(whole):
+    configuration, data = make()
+    normalised, gathered = gather(configuration, **data)
+    stored_configuration, stored = stored_material(configuration, whole)
+    for one, other in zip(
+        (*stored_configuration.inputs.coarse, *stored_configuration.inputs.static),
+        (*normalised.inputs.coarse, *normalised.inputs.static),
+        strict=True,
+    ):
+        assert (one.mean, one.scale) == pytest.approx((other.mean, other.scale), rel=1e-9, abs=1e-12), one.name
+    assert stored_configuration.inputs == stored.source.inputs
+    assert (stored.grid, stored.source.years) == (gathered.grid, gathered.source.years)
+    np.testing.assert_array_equal(stored.part, gathered.part)
+    np.testing.assert_array_equal(stored.coverage.cells, gathered.coverage.cells)
+    assert stored.coverage.grid == gathered.coverage.grid
+    assert stored.description == gathered.description
+    everything = [Place(year, slice(0, FINE.rows), slice(0, FINE.columns)) for year in range(2)]
+    for one, other in zip(stored.source.read(everything), gathered.source.read(everything), strict=True):
+        for name, values in other.items():
+            np.testing.assert_array_equal(one[name], values, name)
+
+
+def test_the_table_of_contents_says_what_is_there(whole):
+    contents = json.loads((whole / "zarr.json").read_text())["attributes"][CONTENTS]
+    _, data = make()
+    land = data["static"]["land_share"].values > 0
+    assert contents["years"] == {"maps": [1999, 2000, 2001], "prior": [], "forcing": [1999, 2000, 2001]}
+    assert contents["pairs"] == [[2000, 2000], [2001, 2001]]
+    assert contents["variables"][-1] == "secma"
+    assert sum(contents["cells"].values()) == land.sum()
+    assert contents["cells"].keys() == {part.name.lower() for part in Part}
+    assert contents["tile"] == 60
+
+
+def test_xarray_opens_a_store_like_any_other(whole):
+    ds = xr.open_zarr(whole)
+    coarse, _, maps = tiny_world((1999, *YEARS))
+    np.testing.assert_array_equal(ds["maps"], maps)
+    assert ds["maps"].dtype == np.uint8
+    np.testing.assert_array_equal(ds["maps"]["time"], [1999, 2000, 2001])
+    np.testing.assert_allclose(ds["lat"], FINE.latitude)
+    assert ds["lat"].attrs["units"] == "degrees_north"
+    for name in ds["variable"].values.tolist():
+        np.testing.assert_array_equal(ds["coarse"].sel(variable=name), coarse[name], name)
+    assert ds["coarse"].dtype == np.float32
+    assert (ds["static"].dtype, ds["static"].chunksizes["channel"]) == (np.float16, (3,))
+    assert ds["maps"].chunksizes["time"] == (1, 1, 1)
+    assert ds["maps"].attrs["flag_meanings"].startswith("ocean urban")
+
+
+def test_a_prior_that_differs_from_the_targets_has_its_own_maps(tmp_path):
+    configuration, data = make()
+    data["prior"] = data["prior"].copy(data=np.where(data["prior"] == 2, 4, data["prior"]).astype(np.uint8))
+    store = prepare(configuration, tmp_path / "a.zarr", **data, progress=False)
+    ds = xr.open_zarr(store.path)
+    np.testing.assert_array_equal(ds["time"], [2000, 2001])
+    np.testing.assert_array_equal(ds["prior_time"], [1999, 2000])
+    np.testing.assert_array_equal(ds["prior"], data["prior"][:2])
+
+
+def test_without_prior_maps_those_of_the_target_are_read(tmp_path):
+    configuration, data = make()
+    target = data.pop("prior")
+    stored = prepare(configuration, tmp_path / "a.zarr", **{**data, "target": target}, progress=False)
+    assert stored.hashes == write(tmp_path / "b.zarr").hashes
+    with pytest.raises(TimeError, match="prior lacks the years 1999; it holds 2000-2001"):
+        prepare(configuration, tmp_path / "c.zarr", **data, progress=False)
+
+
+def test_inputs_without_prior_or_static_channels_have_stores_too(tmp_path):
+    configuration, data = make("none")
+    configuration = replace(configuration, inputs=replace(configuration.inputs, static=()))
+    data.pop("prior")
+    source = prepare(configuration, tmp_path / "a.zarr", **data, progress=False)
+    (sample,) = source.read([Place(0, slice(0, 8), slice(0, 12))])
+    assert sample.keys() == {"coarse", "static", "target"}
+    assert sample["static"].shape == (0, 8, 12)
+    xr.open_zarr(source.path)
+
+
+def test_tiles_are_the_patch_in_whole_coarse_cells(tmp_path):
+    configuration, data = make()
+    assert prepare(configuration, tmp_path / "a.zarr", **data, progress=False).chunk == (40, 40)
+    for tile in (0, 42):
+        with pytest.raises(ConfigurationError, match=f"tile {tile} must be a multiple of factor {FACTOR}"):
+            prepare(configuration, tmp_path / "b.zarr", **data, tile=tile, progress=False)
+
+
+def test_sources_are_read_by_strips_no_lower_than_their_chunks():
+    configuration, data = make()
+    assert check_sources(configuration, **data).strips(40) == [slice(r, min(r + 40, 180)) for r in range(0, 180, 40)]
+    data["static"] = data["static"].chunk(lat=50)
+    assert check_sources(configuration, **data).strips(40) == [slice(0, 80), slice(80, 160), slice(160, 180)]
+
+
+@pytest.mark.parametrize("parts", [0, 1, 4, 5, 6, 7, 8])
+def test_a_run_that_was_broken_off_resumes_to_the_identical_store(tmp_path, monkeypatch, whole, parts):
+    path = tmp_path / "store.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_Writer", type("_", (Fuse,), {"left": parts}))
+        with pytest.raises(StopError):
+            write(path)
+    with pytest.raises(StoreError, match=f"store.zarr is incomplete: {parts} of 9 blocks are written"):
+        open_training_store(path)
+    with pytest.raises(StoreError, match=r"an unfinished store of .* finish it with resume=True"):
+        write(path)
+    write(path, resume=True)
+    assert content(path) == content(whole)
+    assert not path.with_name("store.zarr.partial").exists()
+
+
+def write_and_die(path, parts):
+    """Write a store, and be killed when a part has been begun."""
+
+    class Bomb(Fuse):
+        left = parts
+
+        def _map(self, name, year):
+            if self.left < 1:
+                self.group[name][self.years[name].index(year), :60] = 3
+                kill_this_process()
+            super()._map(name, year)
+
+    module._Writer = Bomb
+    write(path)
+
+
+def test_a_killed_run_resumes_to_the_identical_store(tmp_path, whole):
+    path = tmp_path / "store.zarr"
+    run_until_killed(
+        "from tests.training.data.test_prepare import write_and_die\nwrite_and_die(sys.argv[1], int(sys.argv[2]))",
+        path,
+        8,
+    )
+    write(path, resume=True)
+    assert content(path) == content(whole)
+
+
+@pytest.mark.parametrize(("place", "name"), [(module, "hash_array"), (workplace, "seal"), (Path, "rename")], ids=str)
+def test_a_run_that_stops_at_the_very_end_resumes_to_the_identical_store(tmp_path, monkeypatch, whole, place, name):
+    def stop(*arguments):
+        raise StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, stop)
+        with pytest.raises(StopError):
+            write(tmp_path / "store.zarr")
+    write(tmp_path / "store.zarr", resume=True)
+    assert content(tmp_path / "store.zarr") == content(whole)
+
+
+def test_a_complete_store_is_kept_unless_it_is_to_be_replaced(tmp_path, whole):
+    path = shutil.copytree(whole, tmp_path / "store.zarr")
+    with pytest.raises(StoreError, match=r"store\.zarr exists; pass overwrite=True"):
+        write(path)
+    write(path, resume=True)
+    assert content(path) == content(whole)
+    with pytest.raises(StoreError, match="is complete and holds other work"):
+        write(path, tile=40, resume=True)
+    assert content(path) == content(whole)
+    assert write(path, tile=40, overwrite=True).chunk == (40, 40)
+    with pytest.raises(StoreError, match="choose one of overwrite"):
+        write(path, resume=True, overwrite=True)
+
+
+def test_what_is_no_store_is_never_replaced(tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("keep")
+    with pytest.raises(StoreError, match="holds no Zarr store, and is left alone"):
+        write(tmp_path / "notes", overwrite=True)
+    with pytest.raises(StoreError, match="a training store has to be on this machine"):
+        write("s3://bucket/store.zarr")
+
+
+def test_a_store_that_was_begun_as_other_work_is_not_resumed(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_Writer", type("_", (Fuse,), {"left": 2}))
+        with pytest.raises(StopError):
+            write(tmp_path / "store.zarr")
+    with pytest.raises(StoreError, match=r"begun with other inputs or settings; different: layout \(tile\)"):
+        write(tmp_path / "store.zarr", tile=40, resume=True)
+    for name, different in (("target", r"sources \(target\)"), ("prior", r"prior \(token\)")):
+        configuration, data = make()
+        data[name] = data[name] // 2
+        with pytest.raises(StoreError, match=f"different: {different}"):
+            prepare(configuration, tmp_path / "store.zarr", **data, tile=60, resume=True, progress=False)
+
+
+def test_a_store_for_another_training_is_refused_by_what_differs(whole):
+    configuration, _ = make()
+    _, material = stored_material(replace(configuration, schedule=replace(configuration.schedule, batch=9)), whole)
+    assert material.source.years == YEARS
+    with pytest.raises(StoreError, match=r"different: split\.seed \(0 there, 3 here\)"):
+        stored_material(replace(configuration, split_seed=3), whole)
+    elevation = replace(configuration.inputs.static[0], transform="none")
+    other = replace(configuration.inputs, static=(elevation, *configuration.inputs.static[1:]), prior_step=1)
+    with pytest.raises(
+        StoreError,
+        match=r'inputs\.static\.elevation\.transform \("signed_sqrt" there, "none" here\), '
+        r"inputs\.prior_step \(-1 there, 1 here\)",
+    ):
+        stored_material(replace(configuration, inputs=other), whole)
+    with pytest.raises(StoreError, match=r"data\.target_years"):
+        stored_material(replace(configuration, data=replace(configuration.data, target_years=(2001,))), whole)
+
+
+def gap(data, name, value):
+    values = data["static"][name].values.copy()
+    values[data["static"]["land_share"].values > 0.9] = value
+    return data["static"].assign({name: (("lat", "lon"), values)})
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda d: {"target": d["target"][:1]}, TimeError, "the target lacks the year 2001"),
+        (lambda d: {"forcing": d["forcing"].isel(time=[1, 2])}, TimeError, r"the forcing lacks the years \[1999\]"),
+        (lambda d: {"static": d["static"].drop_vars("elevation")}, StaticError, "static predictors lack elevation"),
+        (lambda d: {"static": d["static"].isel(lat=slice(0, 90))}, StaticError, "not on the fine grid"),
+        (lambda d: {"static": gap(d, "elevation", np.nan)}, StaticError, "elevation: .* NaN or infinite"),
+        (lambda d: {"static": gap(d, "land_share", 0) * 0}, ConfigurationError, "no cell of the training part"),
+        (lambda d: {"target": d["target"] + 7}, VocabularyError, "target of 2000 holds unknown class codes"),
+        (lambda d: {"prior": d["prior"] + 7}, PriorError, "prior of .* holds unknown class codes"),
+        (lambda d: {"forcing": d["forcing"] * 2}, ForcingError, "above 1|sum to more than 1"),
+        (lambda d: {"target": d["target"].isel(time=0, drop=True)}, ConfigurationError, "needs a time dimension"),
+    ],
+)  # fmt: skip
+def test_data_that_do_not_fit_are_refused_as_in_memory(tmp_path, change, error, message):
+    configuration, data = make()
+    with pytest.raises(error, match=message):
+        prepare(configuration, tmp_path / "a.zarr", **{**data, **change(data)}, progress=False)
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_a_map_that_two_pairs_name_is_refused(tmp_path):
+    configuration, data = make()
+    twice = replace(configuration.data, forcing_years=(2000, 2001), target_years=(2001, 2001))
+    with pytest.raises(ConfigurationError, match="target_years names 2001 more than once"):
+        prepare(replace(configuration, data=twice), tmp_path / "a.zarr", **data, progress=False)
+
+
+def test_the_published_inputs_from_a_synthetic_world(tmp_path):
+    world = synthetic_world((200, 300), 25, range(2000, 2004), resolution=4.0)
+    inputs = replace(published_inputs(), resolution=0.16, window=400, stride=50)
+    configuration = replace(tiny_configuration(inputs, patch=100, patch_stride=50))
+    data = {"forcing": world.forcing, "static": world.static}
+    target = world.land_use[1:]
+    years = replace(configuration.data, forcing_years=(2001, 2002, 2003), target_years=(2001, 2002, 2003))
+    configuration = replace(configuration, data=years)
+    source = prepare(configuration, tmp_path / "a.zarr", **data, target=target, prior=world.land_use, progress=False)
+    _, material = gather(configuration, **data, target=target, prior=world.land_use)
+    places = [Place(year, slice(25, 125), slice(150, 250)) for year in range(3)]
+    for one, other in zip(source.read(places), material.source.read(places), strict=True):
+        for name, values in other.items():
+            np.testing.assert_array_equal(one[name], values, name)
+
+
+def test_the_command_writes_the_same_store(tmp_path, capsys):
+    _, data = make()
+    for name in ("forcing", "static", "target", "prior"):
+        data[name].to_netcdf(tmp_path / f"{name}.nc")
+    text = """
+        name = "tiny"
+        title = "A model of the tests"
+        [data]
+        forcing = "unused.nc"
+        forcing_years = [2000, 2001]
+        target_years = [2000, 2001]
+        [inputs]
+        steps = [0, -1]
+        prior = "code"
+        factor = 4
+        resolution = 1.0
+        window = 40
+        stride = 20
+        coarse = [{name = "forest", sources = ["primf", "secdf"]}]
+        static = [{name = "elevation", sources = ["elevation"]}]
+        [schedule]
+        patch = 48
+        patch_stride = 24
+    """
+    (tmp_path / "tiny.toml").write_text(text.replace("        ", ""))
+    options = [f"--{name}={tmp_path / name}.nc" for name in ("forcing", "static", "target", "prior")]
+    arguments = ["prepare", str(tmp_path / "tiny.toml"), str(tmp_path / "a.zarr"), *options, "--tile", "60"]
+    assert main(arguments) == 0
+    assert "2 maps of 180 x 360 cells" in capsys.readouterr().out
+    assert open_training_store(tmp_path / "a.zarr").chunk == (60, 60)
+    assert main(arguments) == 1
+    assert "exists; pass --overwrite" in capsys.readouterr().err
+    assert main([*arguments, "--resume"]) == 0

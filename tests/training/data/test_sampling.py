@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+from collections import Counter
+from itertools import chain
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torch.utils.data import DataLoader, Dataset
+
+from xland.errors import ConfigurationError
+from xland.training.data.sampling import Order, RankSampler, rare_class_weights
+
+quick = settings(max_examples=100, deadline=None)
+
+
+def joined(lists):
+    return list(chain.from_iterable(lists))
+
+
+def shares(order, batch, ranks, epoch=0):
+    """The shares of every step, a list a step with one list a rank."""
+    samplers = [RankSampler(order, batch, rank=rank, ranks=ranks) for rank in range(ranks)]
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+    assert len({len(sampler) for sampler in samplers}) == 1
+    return list(zip(*map(items, samplers), strict=True))
+
+
+def items(sampler):
+    """The samples of a rank, a list a step, without the epoch that each of them carries."""
+    return [[sample.item for sample in share] for share in sampler]
+
+
+def batches(order, batch, ranks, epoch=0):
+    """The samples of every step over all ranks, whichever rank has them."""
+    return [sorted(joined(step)) for step in shares(order, batch, ranks, epoch)]
+
+
+@st.composite
+def orders(draw):
+    """All samples once, samples by weight, each with and without groups."""
+    items = draw(st.integers(1, 200))
+    order = {"items": items, "seed": draw(st.integers(0, 100))}
+    if draw(st.booleans()):
+        order["weights"] = np.random.default_rng(items).random(items) + 0.01
+        order["draws"] = draw(st.none() | st.integers(1, 300))
+    if draw(st.booleans()):
+        order["groups"] = np.random.default_rng(items).integers(0, draw(st.integers(1, 30)), items)
+        order["locality"] = draw(st.integers(1, 5))
+    return Order(**order)
+
+
+@st.composite
+def divisions(draw):
+    """An order, and a batch and a number of ranks that it can be divided among."""
+    order = draw(orders())
+    ranks = draw(st.integers(1, min(9, len(order))))
+    return order, draw(st.integers(ranks, 80)), ranks
+
+
+@quick
+@given(divisions(), st.integers(0, 50))
+def test_the_ranks_take_every_sample_of_an_epoch_once(division, epoch):
+    order, batch, ranks = division
+    taken = joined(batches(order, batch, ranks, epoch))
+    assert sorted(taken) == sorted(order.epoch(epoch).tolist())
+    if order.weights is None:
+        assert sorted(taken) == list(range(order.items))
+
+
+@quick
+@given(divisions())
+def test_no_share_is_empty_and_shares_and_batches_are_even(division):
+    order, batch, ranks = division
+    steps = shares(order, batch, ranks)
+    sizes = [[len(share) for share in step] for step in steps]
+    assert min(map(min, sizes)) >= 1
+    assert all(max(step) - min(step) <= 1 for step in sizes)
+    assert max(map(sum, sizes)) - min(map(sum, sizes)) <= 1
+    if batch >= 2 * ranks:
+        assert len(steps) == -(-len(order) // batch)
+        assert max(map(sum, sizes)) <= batch
+    else:
+        assert max(map(sum, sizes)) <= batch + ranks - 1
+        assert max(map(max, sizes)) <= 2
+
+
+@quick
+@given(orders(), st.integers(2, 80), st.data())
+def test_any_number_of_ranks_up_to_half_a_batch_sees_the_same_batches(order, batch, data):
+    ranks = data.draw(st.integers(1, min(len(order), batch // 2)))
+    assert batches(order, batch, ranks) == batches(order, batch, 1)
+
+
+@quick
+@given(divisions(), st.integers(0, 20), st.data())
+def test_an_epoch_goes_on_from_any_step(division, epoch, data):
+    order, batch, ranks = division
+    sampler = RankSampler(order, batch, rank=ranks - 1, ranks=ranks)
+    sampler.set_epoch(epoch)
+    whole = list(sampler)
+    step = data.draw(st.integers(0, len(whole)))
+    sampler.set_epoch(epoch, step)
+    assert list(sampler) == whole[step:]
+    assert len(sampler) == len(whole) - step
+
+
+@quick
+@given(divisions(), st.integers(0, 20))
+def test_every_rank_knows_the_whole_batches_and_their_sizes(division, epoch):
+    order, batch, ranks = division
+    sampler = RankSampler(order, batch, rank=ranks - 1, ranks=ranks)
+    for step, taken in enumerate(shares(order, batch, ranks, epoch)):
+        assert sampler.batch(epoch, step) == joined(taken)
+        assert sampler.batch_size(step) == len(joined(taken))
+
+
+@given(divisions(), st.integers(0, 20))
+def test_every_sample_carries_its_epoch(division, epoch):
+    order, batch, ranks = division
+    sampler = RankSampler(order, batch, ranks=ranks)
+    sampler.set_epoch(epoch)
+    assert {sample.epoch for share in sampler for sample in share} == {epoch}
+
+
+@quick
+@given(orders(), st.integers(0, 50))
+def test_an_epoch_is_fixed_by_seed_and_number(order, epoch):
+    again = Order(order.items, order.seed, order.weights, order.draws, order.groups, order.locality)
+    assert order.epoch(epoch).tolist() == again.epoch(epoch).tolist()
+
+
+@pytest.mark.parametrize("groups", [None, np.arange(100) // 5])
+@pytest.mark.parametrize("weights", [None, np.ones(100)])
+def test_epochs_and_seeds_differ(groups, weights):
+    epochs = [tuple(Order(100, seed, weights, groups=groups).epoch(epoch)) for seed in range(5) for epoch in range(5)]
+    assert len(set(epochs)) == 25
+
+
+@pytest.mark.parametrize("sample", range(5))
+def test_the_order_shares_no_random_numbers_with_the_changes_of_a_sample(sample):
+    changes = np.random.default_rng((3, 2, sample))
+    assert Order(100, seed=3).epoch(2).tolist() != changes.permutation(100).tolist()
+
+
+def test_every_sample_comes_first_about_as_often_as_any_other():
+    first = Counter(int(Order(8).epoch(epoch)[0]) for epoch in range(1600))
+    assert [first[item] for item in range(8)] == pytest.approx([200] * 8, abs=60)
+
+
+class Numbers(Dataset):
+    def __len__(self):
+        return 50
+
+    def __getitem__(self, sample):
+        return sample.item
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_any_number_of_workers_gives_the_same_batches(workers):
+    sampler = RankSampler(Order(50, 3), 8, rank=1, ranks=2)
+    loader = DataLoader(Numbers(), batch_sampler=sampler, num_workers=workers, persistent_workers=True)
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        assert [batch.tolist() for batch in loader] == items(sampler)
+
+
+grouped = st.builds(
+    lambda count, groups, locality, seed: Order(
+        count, seed, groups=np.random.default_rng(seed).integers(0, groups, count), locality=locality
+    ),
+    st.integers(1, 200),
+    st.integers(1, 30),
+    st.integers(1, 6),
+    st.integers(0, 50),
+)
+
+
+@quick
+@given(grouped, st.integers(0, 5))
+def test_only_so_many_groups_are_mixed_with_each_other(order, epoch):
+    """All samples of the first groups come before those of the next, whichever are together."""
+    taken = order.groups[order.epoch(epoch)]
+    left = len(set(taken.tolist()))
+    while left:
+        mixed = min(order.locality, left)
+        together = np.isin(taken, [*dict.fromkeys(taken.tolist())][:mixed])
+        end = int(together.sum())
+        assert together[:end].all()
+        taken, left = taken[end:], left - mixed
+
+
+def test_a_batch_of_grouped_samples_holds_few_groups_and_a_share_fewer():
+    groups = np.arange(800) % 50
+    together, alone = Order(800, groups=groups, locality=4), Order(800)
+    steps = shares(together, 32, 4)
+    assert max(len(set(groups[joined(step)])) for step in steps) <= 8
+    assert np.mean([len(set(groups[share])) for step in steps for share in step]) < 3
+    assert np.mean([len(set(groups[batch])) for batch in batches(alone, 32, 4)]) > 20
+
+
+def test_samples_of_the_groups_that_are_mixed_come_in_random_order():
+    order = Order(400, groups=np.arange(400) // 100, locality=2)
+    first = order.groups[order.epoch(0)][:200]
+    assert len(set(first)) == 2
+    assert 60 < (np.diff(first) != 0).sum() < 140
+
+
+WEIGHTS = hnp.arrays(np.float64, st.integers(1, 60), elements=st.just(0.0) | st.floats(1e-3, 1e3)).filter(np.any)
+
+
+@quick
+@given(WEIGHTS, st.integers(1, 500), st.integers(0, 20))
+def test_samples_are_drawn_in_proportion_to_their_weights(weights, draws, epoch):
+    counts = np.bincount(Order(len(weights), weights=weights, draws=draws).epoch(epoch), minlength=len(weights))
+    expected = draws * weights / weights.sum()
+    assert counts.sum() == draws
+    assert not counts[weights == 0].any()
+    assert (np.abs(counts - expected) < 1 + 1e-6).all()
+
+
+def test_samples_that_should_come_less_than_once_come_in_some_epochs():
+    weights = np.array([1.0, 1, 8])
+    epochs = [Order(3, weights=weights, draws=5).epoch(epoch).tolist() for epoch in range(400)]
+    assert sum(epoch.count(0) for epoch in epochs) == pytest.approx(200, abs=40)
+
+
+COUNTS = hnp.arrays(np.int64, st.tuples(st.integers(1, 30), st.integers(1, 8)), elements=st.integers(0, 1000)).filter(
+    np.any
+)
+
+
+@quick
+@given(COUNTS)
+def test_without_strength_samples_weigh_as_much_as_they_hold_pixels(counts):
+    np.testing.assert_allclose(rare_class_weights(counts, 0), counts.sum(axis=1) / counts.sum())
+
+
+@quick
+@given(COUNTS)
+def test_with_full_strength_every_class_has_the_same_part(counts):
+    counts = counts[:, counts.any(axis=0)]
+    parts = (counts / counts.sum(axis=0)).sum(axis=1) / counts.shape[1]
+    np.testing.assert_allclose(rare_class_weights(counts, 1), parts)
+
+
+@quick
+@given(st.integers(1, 50), st.integers(51, 5000), st.floats(0, 1))
+def test_samples_of_a_rare_class_are_drawn_more_often_in_proportion(rare, common, strength):
+    weights = rare_class_weights(np.array([[rare, 0], [0, common]]), strength)
+    assert weights[0] / weights[1] == pytest.approx((rare / common) ** (1 - strength))
+    drawn = Order(2, weights=weights, draws=10_000).epoch(0)
+    assert (drawn == 0).sum() == pytest.approx(10_000 * weights[0], abs=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"items": 0}, "0 samples and seed 0: at least 1 and 0 are needed"),
+        ({"items": 3, "seed": -1}, "3 samples and seed -1"),
+        ({"items": 3, "weights": np.ones(2)}, r"weights of shape \(2,\) for 3 samples; give one a sample"),
+        ({"items": 3, "groups": np.ones((3, 1), int)}, r"groups of shape \(3, 1\) for 3 samples"),
+        ({"items": 3, "weights": np.array([1, -1, np.nan])}, "2 of 3 weights are negative or not finite"),
+        ({"items": 3, "weights": np.zeros(3)}, "all 3 weights are 0: there is no sample to draw"),
+        ({"items": 3, "draws": 5}, "5 draws an epoch need weights"),
+        ({"items": 3, "weights": np.ones(3), "draws": 0}, "0 draws an epoch need weights, and must be at least 1"),
+        ({"items": 3, "groups": np.ones(3, int), "locality": 0}, "locality is 0; at least 1 group is needed"),
+    ],
+)
+def test_orders_that_cannot_be_are_named(arguments, message):
+    with pytest.raises(ConfigurationError, match=message):
+        Order(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("items", "batch", "rank", "ranks", "message"),
+    [
+        (3, 8, 0, 4, "an epoch of 3 samples is too short for 4 ranks; use fewer"),
+        (30, 3, 0, 4, "a batch of 3 samples is too small for 4 ranks; give each at least 1"),
+        (30, 8, 4, 4, "rank 4 is not one of 4 ranks, which count from 0"),
+        (30, 8, 0, 0, "rank 0 is not one of 0 ranks"),
+    ],
+)
+def test_samples_and_batches_too_few_for_the_ranks_are_named(items, batch, rank, ranks, message):
+    with pytest.raises(ConfigurationError, match=message):
+        RankSampler(Order(items), batch, rank=rank, ranks=ranks)
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(-1, 0), (0, -1), (0, 5)])
+def test_steps_outside_an_epoch_are_named(epoch, step):
+    with pytest.raises(ConfigurationError, match=f"no step {step} in epoch {epoch}; an epoch has 4 steps"):
+        RankSampler(Order(30), 8).set_epoch(epoch, step)
+
+
+@pytest.mark.parametrize(
+    ("counts", "strength", "message"),
+    [
+        (np.ones((2, 2)), 1.5, "strength 1.5 of rare classes must be between 0 and 1"),
+        (np.ones(4), 0.5, r"counts of shape \(4,\); give pixels by samples and classes"),
+        (np.array([[1, -1]]), 0.5, "1 of 2 counts are negative or not finite"),
+        (np.zeros((2, 2)), 0.5, "all 4 counts are 0: there is no sample to draw"),
+    ],
+)
+def test_counts_that_give_no_weights_are_named(counts, strength, message):
+    with pytest.raises(ConfigurationError, match=message):
+        rare_class_weights(counts, strength)

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import shutil
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.store.damage import change_root, flip
+from tests.worlds import FACTOR, FINE, tiny_configuration, tiny_inputs, tiny_world
+from xland.errors import StoreError
+from xland.training.data.chunks import ChunkCache, ChunkedArray, hash_array, open_chunks
+from xland.training.data.loader import Place
+from xland.training.data.material import gather
+from xland.training.data.prepare import prepare
+from xland.training.data.stored import CONTENTS, StoredArrays, open_training_store
+
+YEARS = (2000, 2001)
+ROWS, COLUMNS = FINE.shape
+
+
+@lru_cache(maxsize=1)
+def world():
+    coarse, static, maps = tiny_world((1999, *YEARS))
+    other = maps.copy(data=np.where(maps == 2, 3, maps).astype(np.uint8))
+    return coarse, static, maps, other
+
+
+@lru_cache(maxsize=2)
+def data(own_prior=False):
+    """Configuration and data of a training with two steps and a prior, which differs from the targets or not."""
+    coarse, static, maps, other = world()
+    configuration = tiny_configuration(tiny_inputs("code", steps=(0, -1)))
+    years = replace(configuration.data, forcing_years=YEARS, target_years=YEARS)
+    sources = {"forcing": coarse, "static": static, "target": maps, "prior": other if own_prior else maps}
+    return replace(configuration, data=years), sources
+
+
+@lru_cache(maxsize=2)
+def in_memory(own_prior=False):
+    configuration, sources = data(own_prior)
+    return gather(configuration, **sources)[1].source
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stores")
+
+    def make(tile=40, own_prior=False):
+        configuration, sources = data(own_prior)
+        path = folder / f"{tile}-{own_prior}.zarr"
+        return path if path.exists() else prepare(configuration, path, **sources, tile=tile, progress=False).path
+
+    return make
+
+
+@pytest.fixture
+def copied(stores, tmp_path):
+    """Return a store that may be damaged."""
+    return shutil.copytree(stores(), tmp_path / "copy.zarr")
+
+
+@st.composite
+def places(draw):
+    row = draw(st.integers(0, ROWS // FACTOR - 1)) * FACTOR
+    column = draw(st.integers(0, COLUMNS // FACTOR - 1)) * FACTOR
+    height, width = draw(st.integers(1, min(90, ROWS - row))), draw(st.integers(1, min(90, COLUMNS - column)))
+    return Place(draw(st.integers(0, len(YEARS) - 1)), slice(row, row + height), slice(column, column + width))
+
+
+def assert_equal_samples(stored, wanted):
+    for one, other in zip(stored, wanted, strict=True):
+        assert one.keys() == other.keys()
+        for name, values in other.items():
+            assert one[name].dtype == values.dtype
+            np.testing.assert_array_equal(one[name], values, name)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(places(), min_size=1, max_size=6),
+    st.sampled_from([(12, False), (40, False), (40, True), (1000, False)]),
+    st.sampled_from([0, 20_000, 10**8]),
+)
+def test_patches_are_those_of_the_arrays_in_memory(stores, wanted, store, cache):
+    source, own_prior = open_training_store(stores(*store), cache=cache), store[1]
+    for _ in range(2):
+        assert_equal_samples(source.read(wanted), in_memory(own_prior).read(wanted))
+
+
+def test_what_a_source_says_of_itself(stores):
+    source, memory = open_training_store(stores()), in_memory()
+    assert (source.years, source.shape, source.chunk) == (YEARS, (ROWS, COLUMNS), (40, 40))
+    for year in range(2):
+        counts = source.class_counts(year)
+        assert counts.dtype == np.int64
+        np.testing.assert_array_equal(counts, memory.class_counts(year))
+
+
+def test_hashes_do_not_depend_on_tiles_but_on_content(stores):
+    hashes = open_training_store(stores(40)).hashes
+    assert hashes.keys() == {"coarse", "static", "counted", "maps", "class_counts"}
+    assert open_training_store(stores(12)).hashes == hashes
+    other = open_training_store(stores(40, own_prior=True)).hashes
+    assert other["static"] == hashes["static"]
+    assert other["maps"] != hashes["maps"]
+
+
+def test_a_chunk_is_decoded_once_for_all_patches_and_years_that_need_it(stores, monkeypatch):
+    decoded = []
+    read = ChunkedArray.read
+    monkeypatch.setattr(
+        ChunkedArray, "read", lambda own, index: decoded.append((own.folder.name, index)) or read(own, index)
+    )
+    around = [Place(year, slice(20, 60), slice(column, column + 40)) for year in (0, 1) for column in (20, 40, 60)]
+    source = open_training_store(stores(), cache=0)
+    source.read(around)
+    assert len(decoded) == len(set(decoded))
+    # tiles of 2 rows and 3 columns: static channels, which pixels count, maps of three years; forcing of three
+    assert len(decoded) == 6 * (1 + 1 + 3) + 3
+    source = open_training_store(stores(), cache=10**8)
+    source.read(around[:3])
+    decoded.clear()
+    source.read(around[3:])
+    assert {name for name, _ in decoded} == {"maps", "coarse"}
+    assert {index[0] for _, index in decoded} == {2}, "the map of 2000 was a target before, and is a prior now"
+
+
+def test_a_copy_in_another_process_reads_the_same(stores):
+    wanted = [Place(1, slice(40, 80), slice(100, 140))]
+    source = open_training_store(stores())
+    expected = source.read(wanted)
+    assert_equal_samples(pickle.loads(pickle.dumps(source)).read(wanted), expected)
+    assert len(pickle.dumps(source)) < 20_000, "decoded chunks stay behind"
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert_equal_samples(pool.apply(source.read, (wanted,)), expected)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 50)), max_size=40), st.integers(0, 100))
+def test_a_cache_keeps_the_latest_used_within_its_bytes(asked, limit):
+    cache, sizes = ChunkCache(limit), {}
+    for key, size in asked:
+        size = sizes.setdefault(key, size)
+        assert cache.get(key, lambda size=size: np.zeros(size, np.uint8)).nbytes == size
+        assert cache.used == sum(each.nbytes for each in cache._kept.values()) <= limit
+        assert size > limit or list(cache._kept)[-1] == key
+
+
+def test_a_store_that_is_no_training_store_is_refused(tmp_path):
+    with pytest.raises(StoreError, match="there is no store at"):
+        open_training_store(tmp_path / "none.zarr")
+    zarr.open_group(tmp_path / "other.zarr", mode="w")
+    with pytest.raises(StoreError, match=r"other\.zarr is no training store: make one with `xland prepare`"):
+        open_training_store(tmp_path / "other.zarr")
+    with pytest.raises(StoreError, match="has to be on this machine"):
+        open_training_store("s3://bucket/store.zarr")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a[CONTENTS].update(format=7), "of format 7, and this release reads 1"),
+        (lambda a: a[CONTENTS].pop("grid"), "table of contents of .* is damaged: KeyError"),
+        (lambda a: a[CONTENTS]["years"].update(maps=[2000]), "table of contents of .* is damaged: .*years of pairs"),
+        (lambda a: a[CONTENTS]["inputs"].update(factor=0), "table of contents of .* is damaged"),
+        (lambda a: a.update(xland_complete=False), "is incomplete"),
+    ],
+)
+def test_a_store_of_another_kind_is_refused_by_name(copied, change, message):
+    change_root(copied, change)
+    with pytest.raises(StoreError, match=message):
+        open_training_store(copied)
+
+
+def test_a_map_that_was_damaged_is_found_when_it_is_read(copied):
+    file = copied / "maps" / "c" / "1" / "1" / "0"
+    content = file.read_bytes()
+    flip(file, len(content) // 2)
+    source = open_training_store(copied)
+    with pytest.raises(StoreError, match=r"is damaged: maps/c/1/1/0 was altered"):
+        source.read([Place(0, slice(40, 80), slice(0, COLUMNS))])
+    file.write_bytes(content[:50])
+    with pytest.raises(StoreError, match=r"is damaged: maps/c/1/1/0 was altered"):
+        pickle.loads(pickle.dumps(open_training_store(copied))).read([Place(0, slice(40, 80), slice(0, 40))])
+    shutil.copyfile(copied / "maps" / "c" / "1" / "0" / "0", file)
+    with pytest.raises(StoreError, match=r"is damaged: maps/c/1/1/0 was altered"):
+        open_training_store(copied).read([Place(0, slice(40, 80), slice(0, 40))])
+
+
+def test_damage_to_a_store_without_digests_is_found_by_the_chunks_own_checksums(copied):
+    contents = open_training_store(copied).contents
+    file = copied / "maps" / "c" / "1" / "1" / "0"
+    content = file.read_bytes()
+    flip(file, len(content) // 2)
+    with pytest.raises(StoreError, match=r"maps: chunk 1\.1\.\d cannot be read .*the store is damaged"):
+        StoredArrays(str(copied), contents).read([Place(0, slice(40, 80), slice(0, COLUMNS))])
+    file.write_bytes(content[:50])
+    with pytest.raises(StoreError, match=r"maps: chunk 1\.1\.0 cannot be read .*fewer than its index"):
+        StoredArrays(str(copied), contents).read([Place(0, slice(40, 80), slice(0, 40))])
+
+
+def test_an_array_that_was_altered_is_found_when_the_store_is_verified(copied):
+    contents = open_training_store(copied, verify=True).contents
+    StoredArrays(str(copied), contents).verify()
+    zarr.open_array(copied / "static", mode="r+")[0, 100, 100] += 1
+    with pytest.raises(StoreError, match=r"damaged in 1 of \d+ files: static/c/0/\d+/\d+ was altered"):
+        open_training_store(copied, verify=True)
+    with pytest.raises(StoreError, match="is damaged: static no longer have the content"):
+        StoredArrays(str(copied), contents).verify()
+
+
+def test_an_array_that_is_missing_is_named(copied):
+    shutil.rmtree(copied / "maps")
+    with pytest.raises(StoreError, match="lacks the array maps"):
+        open_training_store(copied).read([Place(0, slice(0, 8), slice(0, 8))])
+
+
+@pytest.mark.parametrize("shards", [None, (2, 8, 6)])
+@pytest.mark.parametrize("compressor", [zarr.codecs.ZstdCodec(), zarr.codecs.BloscCodec()])
+def test_chunks_are_those_that_zarr_reads(tmp_path, shards, compressor):
+    values = np.arange(3 * 13 * 9, dtype=np.float32).reshape(3, 13, 9)
+    values[2, 8:] = 0
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        array = zarr.create_array(
+            tmp_path / "a", shape=values.shape, chunks=(1, 4, 3), shards=shards, dtype="f4", compressors=(compressor,)
+        )
+        array[:] = values
+    chunks = open_chunks(tmp_path / "a")
+    padded = np.zeros((3, 16, 9), np.float32)
+    padded[:, :13] = values
+    for index in np.ndindex(3, 4, 3):
+        wanted = padded[index[0], None, index[1] * 4 : index[1] * 4 + 4, index[2] * 3 : index[2] * 3 + 3]
+        np.testing.assert_array_equal(chunks.read(index), wanted)
+
+
+@pytest.mark.parametrize("shards", [None, (1, 8, 6)])
+def test_chunks_that_are_not_there_are_named_and_never_taken_for_0(tmp_path, shards):
+    array = zarr.create_array(tmp_path / "a", shape=(2, 8, 6), chunks=(1, 4, 3), shards=shards, dtype="f4")
+    array[0, :4, :3] = 1
+    chunks = open_chunks(tmp_path / "a")
+    assert (chunks.read((0, 0, 0)) == 1).all()
+    for index in ((0, 1, 1), (1, 0, 0)):
+        with pytest.raises(StoreError, match=rf"chunk {index[0]}\.{index[1]}\.{index[2]} cannot be read"):
+            chunks.read(index)
+
+
+def test_a_hash_is_that_of_the_content_field_by_field(tmp_path):
+    from hashlib import sha256
+
+    values = np.arange(2 * 7 * 5, dtype="<u2").reshape(2, 7, 5)
+    zarr.create_array(tmp_path / "a", data=values, chunks=(1, 3, 2), compressors=(zarr.codecs.ZstdCodec(),))
+    expected = sha256(b"".join(sha256(field.tobytes()).digest() for field in values)).hexdigest()
+    assert hash_array(open_chunks(tmp_path / "a")) == expected
+
+
+@pytest.mark.parametrize("layout", [{"compressors": (zarr.codecs.GzipCodec(),)}, {"compressors": None}])
+def test_arrays_of_another_make_are_refused(tmp_path, layout):
+    zarr.create_array(tmp_path / "a", data=np.zeros((4, 4)), **layout)
+    with pytest.raises(StoreError, match="is not that of a training store: expected"):
+        open_chunks(tmp_path / "a")

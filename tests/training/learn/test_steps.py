@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torch import nn
+
+from tests.worlds import tiny_configuration
+from xland.models.inputs import MASKED
+from xland.training.learn.steps import (
+    Stepper,
+    draw_points,
+    make_optimizer,
+    one_cycle,
+    seed_step,
+    set_rate,
+    update_average,
+)
+from xland.training.ranks.group import Group
+
+
+class Pixelwise(nn.Module):
+    """A network without batch statistics."""
+
+    def __init__(self, classes=8):
+        super().__init__()
+        self.layer = nn.Conv2d(3, classes, 1)
+
+    def forward(self, coarse, static, prior=None, points=None, corner=None):
+        scores = self.layer(static.to(self.layer.weight.dtype))
+        return (
+            scores if points is None else scores.flatten(2).gather(2, points[:, None].expand(-1, scores.shape[1], -1))
+        )
+
+
+def stepped(samples, *, whole=6, step=0, rate=0.1, **schedule):
+    """Parameters after one step of gradient descent, and what the step returned."""
+    torch.manual_seed(0)
+    network = Pixelwise()
+    configuration = tiny_configuration(gradient_clip=100.0, **schedule)
+    stepper = Stepper(network, torch.optim.SGD(network.parameters(), rate), configuration, torch.ones(8), Group())
+    values = stepper.take(samples, whole=whole, step=step)
+    return network.layer.weight.detach().clone(), values
+
+
+@pytest.fixture
+def samples():
+    random = np.random.default_rng(0)
+    target = random.integers(0, 8, (6, 8, 8)).astype(np.uint8)
+    target[random.random(target.shape) < 0.3] = MASKED
+    return {
+        "coarse": torch.zeros(6, 7, 2, 2),
+        "static": torch.from_numpy(random.normal(size=(6, 3, 8, 8)).astype(np.float16)),
+        "target": torch.from_numpy(target),
+    }
+
+
+@pytest.mark.parametrize("parts", [2, 4, 6, 50])
+def test_a_step_in_parts_is_the_step_as_a_whole(samples, parts):
+    expected, whole = stepped(samples)
+    found, own = stepped(samples, accumulate=parts)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(own, whole)
+
+
+def test_the_loss_is_the_mean_over_all_pixels_that_count(samples):
+    torch.manual_seed(0)
+    network = Pixelwise()
+    scores = network(samples["coarse"], samples["static"])
+    expected = nn.functional.cross_entropy(scores, samples["target"].long(), ignore_index=MASKED)
+    assert stepped(samples)[1][0].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_what_a_step_draws_depends_on_its_number_alone(samples):
+    first, again, other = (stepped(samples, points=5, step=step)[0] for step in (3, 3, 4))
+    torch.rand(100)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_half_precision_changes_a_step_a_little(samples):
+    exact, half = (stepped(samples, precision=precision)[0] for precision in ("float32", "bfloat16"))
+    assert not torch.equal(exact, half)
+    torch.testing.assert_close(half, exact, rtol=0.05, atol=0.01)
+
+
+def test_channels_can_lie_together_in_memory(samples):
+    torch.testing.assert_close(stepped(samples, channels_last=True)[0], stepped(samples)[0])
+
+
+def test_ranks_and_steps_draw_apart():
+    def drawn(*numbers):
+        seed_step(*numbers)
+        return torch.rand(4).tolist()
+
+    assert drawn(0, 1, 2) == drawn(0, 1, 2)
+    assert len({tuple(drawn(seed, step, rank)) for seed in (0, 1) for step in (0, 1) for rank in (0, 1)}) == 8
+
+
+@given(hnp.arrays(np.uint8, (3, 5, 4), elements=st.sampled_from([0, 4, MASKED])), st.integers(1, 30))
+def test_only_pixels_that_count_are_drawn(target, count):
+    target[:, 2, 1] = 4  # patches without any are never taken
+    points = draw_points(torch.from_numpy(target), count)
+    assert points.shape == (3, count)
+    assert (torch.from_numpy(target).flatten(1).gather(1, points) != MASKED).all()
+
+
+def test_every_pixel_that_counts_is_drawn_as_often():
+    target = torch.full((1, 10, 10), MASKED, dtype=torch.uint8)
+    target.view(-1)[[3, 50, 97, 99]] = 2
+    torch.manual_seed(0)
+    drawn, times = draw_points(target, 40_000).unique(return_counts=True)
+    assert drawn.tolist() == [3, 50, 97, 99]
+    assert (times / 10_000).tolist() == pytest.approx([1, 1, 1, 1], abs=0.05)
+
+
+def test_the_rate_rises_in_a_line_and_falls_as_half_a_cosine():
+    assert one_cycle(0, 0.1) == 0.02, "the first step learns, too"
+    assert one_cycle(0.05, 0.1) == pytest.approx(0.5)
+    assert one_cycle(0.1, 0.1) == 1
+    assert one_cycle(0.55, 0.1) == pytest.approx(0.5)
+    assert one_cycle(1, 0.1) == pytest.approx(0)
+    assert one_cycle(0, 0) == 1, "no warmup"
+
+
+def test_only_matrices_decay_and_all_parameters_get_the_rate():
+    optimizer = make_optimizer(nn.Linear(3, 2), 0.1, 0.5)
+    assert [(group["weight_decay"], [p.ndim for p in group["params"]]) for group in optimizer.param_groups] == [
+        (0.5, [2]),
+        (0.0, [1]),
+    ]
+    set_rate(optimizer, 0.25)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+def test_the_average_moves_towards_the_network_and_counts_what_is_counted():
+    average, network = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    network.weight.data += 1
+    network.num_batches_tracked += 7
+    update_average(average, network, 0.75)
+    assert average.weight.tolist() == [1.25, 1.25]
+    assert average.num_batches_tracked == 7

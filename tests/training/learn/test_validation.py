@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.worlds import FACTOR, tiny_configuration, tiny_inputs, tiny_network, tiny_world
+from xland.geo.split import Part
+from xland.training.data.material import gather
+from xland.training.data.samples import make_dataset, take_census
+from xland.training.learn.validation import collect_scores, count_pairs, score_pairs
+from xland.training.objective import agreement
+from xland.training.ranks.group import Group
+from xland.training.rollout import Rollout
+from xland.vocabulary import LAND_CLASSES
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    coarse, static, maps = tiny_world()
+    made = gather(tiny_configuration(), forcing=coarse, static=static, target=maps)
+    return make_dataset(*made, Part.VALIDATION, take_census(made[1].source))
+
+
+def test_pairs_are_those_of_the_scores(dataset):
+    network = tiny_network()
+    scores, target, *_ = collect_scores(network, dataset, 5, Group())
+    pairs = count_pairs(network, dataset, 5, Group())
+    expected = np.bincount(target.astype(int) * 8 + scores.argmax(axis=1), minlength=64).reshape(8, 8)
+    np.testing.assert_array_equal(pairs, expected)
+    assert count_pairs(network, dataset, 3, Group(), workers=1).tolist() == pairs.tolist()
+
+
+def test_scores_are_those_of_land(dataset):
+    scores, target, *_ = collect_scores(tiny_network(), dataset, 5, Group())
+    figures = score_pairs(count_pairs(tiny_network(), dataset, 5, Group()))
+    land = np.isin(target, LAND_CLASSES)
+    accuracy, iou = agreement(scores[land].argmax(axis=1), target[land], 8)
+    assert figures["accuracy"] == pytest.approx(accuracy)
+    there = [code for code in LAND_CLASSES if (target == code).any()]
+    assert {f"iou_{code}": pytest.approx(iou[code]) for code in there}.items() <= figures.items()
+    assert figures["miou"] == pytest.approx(iou[there].mean())
+
+
+@pytest.mark.parametrize("most", [4_000_000, 5000])
+def test_every_pixel_knows_its_place(dataset, most):
+    pixels = collect_scores(tiny_network(), dataset, 5, Group(), most=most)
+    there = dataset.source.target[:, pixels.row, pixels.column]
+    assert (there == pixels.target).any(axis=0).all()
+    assert dataset.cells[pixels.row // FACTOR, pixels.column // FACTOR].all()
+
+
+def test_pixels_of_rollouts_know_their_place_in_every_year():
+    configuration = replace(tiny_configuration(tiny_inputs("code")), rollout=Rollout(years=2, own_maps=1.0))
+    years = replace(configuration.data, forcing_years=(2001, 2002), target_years=(2001, 2002))
+    coarse, static, maps = tiny_world((2000, 2001, 2002))
+    made = gather(replace(configuration, data=years), forcing=coarse, static=static, target=maps)
+    dataset = make_dataset(*made, Part.VALIDATION, take_census(made[1].source))
+    pixels = collect_scores(tiny_network(tiny_inputs("code")), dataset, 4, Group())
+    there = dataset.source.target[:, pixels.row, pixels.column]
+    assert (there == pixels.target).any(axis=0).all()
+
+
+def test_no_land_has_no_mean():
+    figures = score_pairs(np.zeros((8, 8), dtype=np.int64))
+    assert figures["accuracy"] == 0
+    assert np.isnan(figures["miou"])
+
+
+def test_of_too_many_pixels_an_even_part_is_kept(dataset):
+    scores, target, *_ = collect_scores(tiny_network(), dataset, 4, Group())
+    fewer, kept, *_ = collect_scores(tiny_network(), dataset, 4, Group(), most=len(dataset) * 1600 // 4)
+    assert len(kept) == pytest.approx(len(target) / 4, rel=0.02)
+    assert fewer.shape == (len(kept), scores.shape[1])
+
+
+class _Shares(Group):
+    """One of two ranks, without the other."""
+
+    def sum(self, values):
+        return values
+
+
+def test_ranks_share_the_samples_out(dataset):
+    network = tiny_network()
+    shares = [count_pairs(network, dataset, 3, _Shares(rank, 2, torch.device("cpu"))) for rank in (0, 1)]
+    assert all(share.any() for share in shares)
+    np.testing.assert_array_equal(sum(shares), count_pairs(network, dataset, 3, Group()))
+
+
+def test_every_rank_is_asked_as_often_as_the_others(dataset):
+    asked = {0: 0, 1: 0}
+    for rank in asked:
+
+        def count(rank=rank):
+            asked[rank] += 1
+
+        count_pairs(tiny_network(), dataset, 3, _Shares(rank, 2, torch.device("cpu")), check=count)
+    assert asked[0] == asked[1] == -(-len(dataset) // 6)
+
+
+def test_samples_of_several_years_are_free_rollouts():
+    """The second map is made from the network's own first one, not from the true prior."""
+    coarse, static, maps = tiny_world((1999, 2000, 2001))
+    configuration = replace(tiny_configuration(tiny_inputs("one_hot")), rollout=Rollout(years=2))
+    configuration = replace(
+        configuration,
+        data=replace(configuration.data, forcing_years=(2000, 2001), target_years=(2000, 2001)),
+        augmentation=replace(configuration.augmentation, prior_masked=0.0),
+    )
+    made = gather(configuration, forcing=coarse, static=static, target=maps)
+    dataset = make_dataset(*made, Part.VALIDATION, take_census(made[1].source))
+    network = tiny_network(configuration.inputs)
+    source = made[1].source
+    prior = source.prior.copy()
+    prior[1] = np.where(prior[1] == 0, 0, 4)
+    changed = make_dataset(
+        made[0], replace(made[1], source=replace(source, prior=prior)), Part.VALIDATION, take_census(source)
+    )
+    np.testing.assert_array_equal(count_pairs(network, dataset, 4, Group()), count_pairs(network, changed, 4, Group()))

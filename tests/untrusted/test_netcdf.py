@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from xland.catalog import open_entry
+from xland.errors import StoreError
+from xland.sources.files import open_coarse
+from xland.sources.mapfiles import open_raster
+from xland.untrusted.netcdf import check_netcdf
+
+h5py = pytest.importorskip("h5py")
+
+
+def maps() -> xr.Dataset:
+    codes = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    return xr.Dataset({"land_use": (("lat", "lon"), codes)}, {"lat": 3 - np.arange(6.0), "lon": np.arange(8.0)})
+
+
+@pytest.fixture(scope="module", params=["h5netcdf", "netcdf4", "scipy"])
+def made(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("made") / "m.nc"
+    maps().to_netcdf(path, engine=request.param)
+    return path
+
+
+@pytest.fixture
+def file(tmp_path):
+    maps().to_netcdf(tmp_path / "m.nc", engine="netcdf4")
+    return tmp_path / "m.nc"
+
+
+def entry(path):
+    catalog = path.with_name("c.yaml")
+    catalog.write_text(f"sources: {{m: {{driver: netcdf, args: {{urlpath: {path.name}}}}}}}")
+    return open_entry(catalog, "m")
+
+
+def test_files_of_every_library_are_opened(made):
+    assert check_netcdf(made) in ("h5netcdf", "scipy")
+    with entry(made) as found:
+        xr.testing.assert_equal(found.load(), maps())
+
+
+def external(file, secret):
+    file.create_dataset("more", (2, 8), "u1", external=[(str(secret), 0, 16)])
+
+
+def outer_link(file, secret):
+    file["more"] = h5py.ExternalLink(str(secret), "/land_use")
+
+
+def soft_link(file, secret):
+    file["more"] = h5py.SoftLink("/land_use")
+
+
+def virtual(file, secret):
+    layout = h5py.VirtualLayout((6, 8), "u1")
+    layout[:] = h5py.VirtualSource(str(secret), "land_use", (6, 8))
+    file.create_virtual_dataset("more", layout)
+
+
+def circle(file, secret):
+    file.create_group("a")["b"] = file["/"]
+
+
+def plugin(file, secret):
+    file.create_dataset("more", (8,), "i4", chunks=(4,), compression="lzf")
+
+
+def references(file, secret):
+    file.create_dataset("more", (3,), h5py.ref_dtype)
+
+
+def variable_length(file, secret):
+    file.create_dataset("more", (3,), h5py.vlen_dtype(np.int32))
+
+
+def named_type(file, secret):
+    file["more"] = np.dtype([("a", "i4")])
+
+
+def reference_in_an_attribute(file, secret):
+    file["land_use"].attrs["more"] = file["lat"].ref
+
+
+def huge_coordinate(file, secret):
+    file.create_dataset("more", (2**33,), "f8", chunks=(2**20,)).make_scale("more")
+
+
+def countless_chunks(file, secret):
+    file.create_dataset("more", (2**22, 2**22), "u1", chunks=(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (external, "values in another file"),
+        (outer_link, "link to elsewhere"),
+        (soft_link, "link to elsewhere"),
+        (virtual, "values from other files"),
+        (circle, "two places"),
+        (plugin, "filter 32000"),
+        (references, "type of its own"),
+        (variable_length, "type of its own"),
+        (named_type, "type of its own"),
+        (reference_in_an_attribute, "attribute 'more' has a type of its own"),
+        (huge_coordinate, "coordinate of 8589934592 cells"),
+        (countless_chunks, "chunks"),
+    ],
+)
+def test_a_file_that_leads_out_of_itself_or_costs_too_much_is_refused(file, tmp_path, change, named):
+    secret = tmp_path.parent / f"{tmp_path.name}-secret.nc"
+    secret.write_bytes(b"TOP-SECRET-0123456789")
+    with h5py.File(file, "a") as opened:
+        change(opened, secret)
+    with pytest.raises(StoreError, match=named):
+        entry(file)
+
+
+def test_what_is_not_netcdf_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe.nc")
+    (tmp_path / "text.nc").write_text("nothing")
+    for name in ("pipe.nc", "text.nc", "none.nc", "."):
+        with pytest.raises(StoreError, match="cannot be read as NetCDF"):
+            check_netcdf(tmp_path / name)
+
+
+def test_a_classic_file_that_was_cut_short_is_named(tmp_path):
+    maps().to_netcdf(tmp_path / "m.nc", engine="scipy")
+    content = (tmp_path / "m.nc").read_bytes()
+    (tmp_path / "m.nc").write_bytes(content[:-100])
+    with pytest.raises(StoreError, match="cannot be read as NetCDF"):
+        check_netcdf(tmp_path / "m.nc")
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_damage_ends_in_a_map_or_a_named_error(made, tmp_path_factory, data):
+    path = shutil.copyfile(made, tmp_path_factory.mktemp("any") / "m.nc")
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        entry(path).close()
+    except StoreError:
+        return
+
+
+@pytest.fixture(scope="module", params=["NETCDF3_CLASSIC", "NETCDF3_64BIT", "NETCDF3_64BIT_DATA"])
+def classic(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("classic") / "m.nc"
+    record = xr.Dataset({"a": (("time", "lat"), np.ones((3, 6))), "b": (("time",), np.arange(3, dtype=np.int16))})
+    whole = maps().drop_encoding().merge(record)
+    whole["land_use"] = whole["land_use"].astype(np.int8)  # the older two have no unsigned bytes
+    netcdf4 = pytest.importorskip("netCDF4")
+    with netcdf4.Dataset(path, "w", format=request.param) as file:
+        for dim, size in whole.sizes.items():
+            file.createDimension(dim, None if dim == "time" else size)
+        for name, variable in whole.variables.items():
+            file.createVariable(name, variable.dtype, variable.dims)[:] = variable.values
+        file.title = "land use"
+    return path, whole
+
+
+def test_classic_files_of_each_version_are_opened(classic):
+    path, whole = classic
+    assert check_netcdf(path) == ("netcdf4" if path.read_bytes()[3] == 5 else "scipy")
+    with open_coarse(path) as found:
+        xr.testing.assert_equal(found.load(), whole)
+
+
+@given(data=st.data())
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+def test_no_header_of_a_classic_file_ends_the_process(classic, tmp_path_factory, data):
+    content = bytearray(classic[0].read_bytes())
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(4, 399))] = data.draw(st.sampled_from([0, 1, 127, 255]) | st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "m.nc"
+    path.write_bytes(content[: data.draw(st.just(len(content)) | st.integers(4, len(content)))])
+    try:
+        with open_coarse(path) as found:
+            if found.nbytes < 10**6:
+                found.load()
+    except StoreError:
+        pass
+    path.unlink()
+
+
+@pytest.mark.parametrize("name", ["m.nc", "m.tif", "m.vrt"])
+def test_a_raster_that_names_other_files_is_refused_whatever_it_is_called(tmp_path, name):
+    (tmp_path / "secret").write_bytes(b"TOP-SECRET-01234")
+    (tmp_path / name).write_text(
+        '<VRTDataset rasterXSize="8" rasterYSize="2"><SRS>EPSG:4326</SRS><GeoTransform>0,1,0,2,0,-1</GeoTransform>'
+        '<VRTRasterBand dataType="Byte" band="1" subClass="VRTRawRasterBand">'
+        f'<SourceFilename relativeToVRT="0">{tmp_path / "secret"}</SourceFilename></VRTRasterBand></VRTDataset>'
+    )
+    with pytest.raises(StoreError, match="neither NetCDF nor GeoTIFF"):
+        open_coarse(tmp_path / name)
+    with pytest.raises(StoreError, match="cannot be read as GeoTIFF"):
+        open_raster(tmp_path / name)
+
+
+def test_a_geotiff_is_opened(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    profile = {"driver": "GTiff", "width": 8, "height": 6, "count": 1, "dtype": "uint8", "crs": 4326}
+    with rasterio.open(tmp_path / "m", "w", transform=rasterio.Affine(1, 0, -0.5, 0, -1, 3.5), **profile) as file:
+        file.write(maps()["land_use"].values, 1)
+    with open_coarse(tmp_path / "m") as found:
+        np.testing.assert_array_equal(found["band_data"].squeeze(), maps()["land_use"])

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import threading
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xland.catalog import open_entry
+from xland.errors import StoreError
+from xland.sources.files import open_coarse
+from xland.store.writing import open_store, verify, write
+
+pytest.importorskip("aiohttp", reason="stores behind http need aiohttp")
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder, and what no server should do."""
+
+    def do_GET(self):
+        if self.path.startswith("/endless"):
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(b" " * 2**16)
+        elif self.path.startswith("/drip"):
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                while not self.server.ended.wait(0.02):
+                    self.wfile.write(b" ")
+        elif self.path.startswith("/list"):
+            self.send_response(200 if self.path.endswith("m.zarr") else 404)
+            self.end_headers()
+            with suppress(OSError):
+                while self.path.endswith("m.zarr"):
+                    self.wfile.write(b"<a href='x'>" * 2**12)
+        elif self.path.startswith("/away"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/away/").split("|")[0].replace("!", "//"))
+            self.end_headers()
+        elif self.path.startswith("/silent"):
+            self.server.ended.wait(60)
+        else:
+            self.server.headers_seen.append(dict(self.headers))
+            super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def served(tmp_path):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(tmp_path)))
+    server.daemon_threads, server.headers_seen, server.ended = True, [], threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.ended.set()
+    server.shutdown()
+    server.server_close()
+
+
+def opened(tmp_path, url, driver="zarr"):
+    (tmp_path / "c.yaml").write_text(f"sources: {{m: {{driver: {driver}, args: {{urlpath: '{url}'}}}}}}")
+    return open_entry(tmp_path / "c.yaml", "m", allowed_schemes=("http",))
+
+
+def maps():
+    codes = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    return xr.Dataset({"land_use": (("lat", "lon"), codes)}, {"lat": 3 - np.arange(4.0), "lon": np.arange(4.0)})
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+def test_stores_and_files_are_opened_over_http(served, tmp_path):
+    maps().to_zarr(tmp_path / "m.zarr", zarr_format=3, consolidated=True)
+    maps().to_netcdf(tmp_path / "m.nc")
+    at = f"http://127.0.0.1:{served.server_port}"
+    xr.testing.assert_equal(opened(tmp_path, f"{at}/m.zarr").load(), maps())
+    with opened(tmp_path, f"{at}/m.nc", "netcdf") as found:
+        xr.testing.assert_equal(found.load(), maps())
+
+
+def test_a_file_behind_a_url_is_compared_with_the_digest_in_the_catalog(served, tmp_path, monkeypatch):
+    maps().to_netcdf(tmp_path / "m.nc")
+    digest = hashlib.sha256((tmp_path / "m.nc").read_bytes()).hexdigest()
+    url = f"http://127.0.0.1:{served.server_port}/m.nc"
+
+    def entry(digest):
+        text = f"sources: {{m: {{driver: netcdf, args: {{urlpath: '{url}'}}, metadata: {{digest: {digest}}}}}}}"
+        (tmp_path / "c.yaml").write_text(text)
+        return open_entry(tmp_path / "c.yaml", "m", allowed_schemes=("http",))
+
+    with entry(digest) as found:
+        xr.testing.assert_equal(found.load(), maps())
+    with pytest.raises(StoreError, match="not what was published: its digest is not abc"):
+        entry("abc")
+    monkeypatch.setattr("xland.catalog.TOTAL_SECONDS", -1.0)
+    with pytest.raises(StoreError, match=r"m\.nc was not read within .* copy it here"):
+        entry(digest)
+
+
+def test_a_host_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(StoreError, match=r"127\.0\.0\.1:9/m\.zarr.* cannot be read"):
+        opened(tmp_path, "http://127.0.0.1:9/m.zarr")
+    with pytest.raises(StoreError, match="cannot be read"):
+        opened(tmp_path, "http://127.0.0.1:9/m.nc", "netcdf")
+
+
+READERS = [opened, lambda _, url: open_store(url), lambda _, url: verify(url), lambda _, url: open_coarse(url)]
+readers = pytest.mark.parametrize("reader", READERS, ids=["open_entry", "open_store", "verify", "open_coarse"])
+
+
+@readers
+def test_a_host_that_never_answers_is_given_up(served, tmp_path, monkeypatch, reader):
+    monkeypatch.setattr("xland.untrusted.servers.SILENT_SECONDS", 0.2)
+    with pytest.raises(StoreError, match="cannot be read"):
+        reader(tmp_path, f"http://127.0.0.1:{served.server_port}/silent/m.zarr")
+
+
+@readers
+def test_an_answer_without_end_is_given_up(served, tmp_path, monkeypatch, reader):
+    monkeypatch.setattr("xland.untrusted.servers.MOST_METADATA", 2**20)
+    with pytest.raises(StoreError, match="larger than 1048576 bytes"):
+        reader(tmp_path, f"http://127.0.0.1:{served.server_port}/endless/m.zarr")
+
+
+@readers
+def test_an_answer_that_comes_byte_by_byte_is_given_up(served, tmp_path, monkeypatch, reader):
+    monkeypatch.setattr("xland.untrusted.servers.METADATA_SECONDS", 0.3)
+    with pytest.raises(StoreError, match="did not send all of its answer in time"):
+        reader(tmp_path, f"http://127.0.0.1:{served.server_port}/drip/m.zarr")
+
+
+@readers
+def test_a_list_of_names_without_end_is_given_up(served, tmp_path, reader):
+    # what has no table of digests is not verified, so its list is not asked for
+    problem = "is not a Zarr store" if reader is READERS[2] else "larger than 4194304 bytes"
+    with pytest.raises(StoreError, match=problem):
+        reader(tmp_path, f"http://127.0.0.1:{served.server_port}/list/m.zarr")
+
+
+@pytest.mark.parametrize(
+    ("to", "named"),
+    [("ftp:!x/y", "redirects to ftp://"), ("http:!10.0.0.1:9/x", "private network"), ("file:!/etc", "file://")],
+)
+@readers
+def test_redirections_to_what_was_not_allowed_are_refused(served, tmp_path, to, named, reader):
+    with pytest.raises(StoreError, match=named):
+        reader(tmp_path, f"http://127.0.0.1:{served.server_port}/away/{to}|")
+
+
+def test_passwords_stand_in_no_message_nor_in_its_causes(served, tmp_path):
+    for url in (
+        f"http://user:s3cr3t@127.0.0.1:{served.server_port}/none.zarr?token=s3cr3t",
+        "http://u:s3cr3t@127.0.0.1:9/a",
+    ):
+        with pytest.raises(StoreError) as caught:
+            opened(tmp_path, url)
+        error: BaseException | None = caught.value
+        while error is not None:
+            assert "s3cr3t" not in str(error)
+            error = error.__cause__
+
+
+@pytest.mark.filterwarnings("ignore:Failed to open Zarr store with consolidated metadata")
+@pytest.mark.parametrize("digests", [True, False], ids=["with digests", "of others"])
+def test_a_store_that_is_opened_by_its_url_is_read_within_the_same_limits(served, tmp_path, monkeypatch, digests):
+    if digests:
+        write(maps().chunk(), tmp_path / "m.zarr", progress=False)
+    else:
+        maps().to_zarr(tmp_path / "m.zarr", zarr_format=3, consolidated=False)
+    found = open_store(f"http://127.0.0.1:{served.server_port}/m.zarr")
+    np.testing.assert_array_equal(found["land_use"], maps()["land_use"])
+    monkeypatch.setattr("xland.untrusted.servers.MOST_BYTES", 4)
+    with pytest.raises(StoreError, match="larger than 4 bytes"):
+        found["land_use"].load()

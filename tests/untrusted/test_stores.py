@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from xland.errors import StoreError
+from xland.store.writing import is_complete, open_store, store_digest, verify, write
+from xland.untrusted.stores import check_store
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.sampled_from([-1, 0, 1, 2, 2**31, 2**62, 10**40, 0.5, float("nan"), "", "|O", "|V8", "pickle", "json2", ".."])
+    | st.sampled_from(["float64", "zstd", "regular", "x" * 2000, "days since 9999999-01-01", "bytes"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "name", "a"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+def maps() -> xr.Dataset:
+    codes = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    names = xr.DataArray(np.array(["a", "bc"]), dims="kind")
+    return xr.Dataset(
+        {"land_use": (("lat", "lon"), codes), "names": names}, {"lat": 3 - np.arange(6.0), "lon": np.arange(8.0)}
+    )
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def made(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("made") / "m.zarr"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        maps().to_zarr(path, zarr_format=request.param, consolidated=True)
+    return path
+
+
+@pytest.fixture
+def store(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "m.zarr")
+
+
+def change(store, name, **new):
+    """Change the metadata of an array in both places where they stand."""
+    if (store / "zarr.json").exists():
+        own, whole = store / name / "zarr.json", store / "zarr.json"
+        root = json.loads(whole.read_text())
+        entries, key = root["consolidated_metadata"]["metadata"], name
+    else:
+        own, whole = store / name / ".zarray", store / ".zmetadata"
+        root = json.loads(whole.read_text())
+        entries, key = root["metadata"], f"{name}/.zarray"
+    entries[key] = {**json.loads(own.read_text()), **new}
+    own.write_text(json.dumps(entries[key]))
+    whole.write_text(json.dumps(root))
+
+
+def is_2(store):
+    return not (store / "zarr.json").exists()
+
+
+def test_stores_of_both_versions_are_opened(store):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        xr.testing.assert_equal(open_store(store).load(), maps())
+
+
+@pytest.mark.parametrize("codec", ["pickle", "json2", "msgpack2", "vlen-bytes", "categorize", "unknown"])
+def test_codecs_that_are_not_known_are_refused(store, codec):
+    change(store, "land_use", **({"compressor": {"id": codec}} if is_2(store) else {"codecs": [{"name": codec}]}))
+    with pytest.raises(StoreError, match=f"'land_use' wants the codec '{codec}'"):
+        open_store(store)
+
+
+def test_python_objects_are_refused(store):
+    new = {"dtype": "|O", "filters": None} if is_2(store) else {"data_type": "variable_length_bytes"}
+    change(store, "land_use", **new)
+    with pytest.raises(StoreError, match="has the type"):
+        open_store(store)
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunks", "named"),
+    [
+        ([2**40, 2**40], [2**40, 2**40], "says that it has"),
+        ([2**20, 2**20], [2**20, 2**20], "more than can be read at once"),
+        ([2**21, 2**21], [1, 2**20], "chunks"),
+        ([2**19, 2**10], [1, 1], "files are there"),
+        ([-6, 8], [6, 8], "whole numbers from 0"),
+        ([6, 8], [0, 8], "whole numbers from 1"),
+        ([6, 8], [6], "dimensions"),
+        ([6.5, 8], [6, 8], "whole numbers"),
+        ([True, 8], [6, 8], "whole numbers"),
+        ("68", [6, 8], "whole numbers"),
+    ],
+)
+def test_sizes_that_no_machine_could_hold_are_refused(store, shape, chunks, named):
+    grid = (
+        {"chunks": chunks}
+        if is_2(store)
+        else {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}}}
+    )
+    change(store, "land_use", shape=shape, **grid)
+    with pytest.raises(StoreError, match=named):
+        open_store(store)
+
+
+def test_a_coordinate_that_would_fill_the_memory_is_refused(store):
+    change(store, "lat", shape=[2**23])
+    with pytest.raises(StoreError, match="is a coordinate of 8388608 cells"):
+        open_store(store)
+
+
+def test_metadata_that_differ_in_their_two_places_are_refused(store):
+    own = store / "land_use" / (".zarray" if is_2(store) else "zarr.json")
+    own.write_text(json.dumps({**json.loads(own.read_text()), "shape": [6, 9]}))
+    with pytest.raises(StoreError, match=r"other metadata \(shape\)"):
+        open_store(store)
+
+
+@pytest.mark.parametrize(
+    "content", ['{"a":' * 50_000, "9" * 10_000, "[]", '{"zarr_format": ' + "9" * 10_000 + "}", "\0"]
+)
+def test_damaged_metadata_are_named(store, content):
+    (store / (".zmetadata" if is_2(store) else "zarr.json")).write_text(content)
+    with pytest.raises(StoreError, match="damaged"):
+        open_store(store)
+
+
+def test_metadata_of_gigabytes_are_not_read(store):
+    with (store / (".zmetadata" if is_2(store) else "zarr.json")).open("w") as stream:
+        stream.truncate(2**33)
+    with pytest.raises(StoreError, match="larger than metadata can be"):
+        open_store(store)
+
+
+def test_a_file_that_is_larger_than_a_chunk_can_be_is_refused(store):
+    chunk = next(path for path in (store / "lat").rglob("*") if path.is_file() and path.name[0] not in ".z")
+    with chunk.open("w") as stream:
+        stream.truncate(2**33)
+    with pytest.raises(StoreError, match="'lat' has a file of 8589934592 bytes"):
+        open_store(store)
+
+
+def test_links_that_lead_out_and_pipes_are_refused(store, tmp_path):
+    (tmp_path / "secret").mkdir()
+    (store / "more").symlink_to(tmp_path / "secret")
+    with pytest.raises(StoreError, match="link that leads out of it: more"):
+        open_store(store)
+    (store / "more").unlink()
+    os.mkfifo(store / "lat" / "pipe")
+    with pytest.raises(StoreError, match="pipe, socket or device"):
+        open_store(store)
+
+
+def test_links_within_a_store_are_followed_but_not_for_ever(store):
+    (store / "lat" / "back").symlink_to(store)
+    (store / "other").symlink_to(store / "lat")
+    check_store(str(store))
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_metadata_end_in_a_map_or_a_named_error(made, tmp_path_factory, data):
+    store = shutil.copytree(made, tmp_path_factory.mktemp("any") / "m.zarr")
+    name = data.draw(st.sampled_from(["land_use", "lat", "names"]))
+    own = store / name / (".zarray" if is_2(store) else "zarr.json")
+    key = data.draw(st.sampled_from(sorted(json.loads(own.read_text()))))
+    change(store, name, **{key: data.draw(VALUES)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            open_store(store)
+        except StoreError:
+            return
+
+
+def array(shape, chunks, *, kind="float64", codec="bytes", dims=None):
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": shape,
+        "data_type": kind,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": "" if kind != "float64" else 0,
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": codec}][: 1 + (codec != "bytes")],
+        "attributes": {},
+        "dimension_names": dims,
+    }
+
+
+def store_of(path, arrays, **attributes):
+    path.mkdir()
+    together = {"kind": "inline", "must_understand": False, "metadata": arrays}
+    root = {"zarr_format": 3, "node_type": "group", "attributes": attributes, "consolidated_metadata": together}
+    (path / "zarr.json").write_text(json.dumps(root))
+    for name, each in arrays.items():
+        (path / name).mkdir()
+        (path / name / "zarr.json").write_text(json.dumps(each))
+    return path
+
+
+TEXT = {"name": "fixed_length_utf32", "configuration": {"length_bytes": 4096}}
+BOMBS = {
+    "many coordinates": ({f"c{i}": array([2**22], [2**22], dims=[f"c{i}"]) for i in range(3)}, "all read at once"),
+    "long text": ({"c": array([2**20], [2**10], kind=TEXT, dims=["c"])}, "all read at once"),
+    "text of any length": ({"c": array([2**22], [2**22], kind="string", codec="vlen-utf8", dims=["c"])}, "all read"),
+    "a large chunk of a coordinate": ({"c": array([2**20], [2**24], dims=["c"])}, "all read at once"),
+    "a large chunk of a small array": ({"v": array([8], [2**28 - 1])}, "but only 8 cells"),
+    "many chunks": ({f"v{i}": array([10**6], [1]) for i in range(3)}, "chunks along dimensions"),
+    "many arrays": ({f"v{i}": array([1], [1]) for i in range(1001)}, "holds 1001 arrays"),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_what_is_small_alone_and_too_much_together_is_refused(tmp_path, bomb):
+    arrays, named = BOMBS[bomb]
+    with pytest.raises(StoreError, match=named):
+        check_store(str(store_of(tmp_path / "m.zarr", arrays)))
+
+
+def test_a_file_that_unpacks_into_more_than_a_chunk_is_refused(tmp_path):
+    store = store_of(tmp_path / "m.zarr", {"c": array([8], [8], codec="gzip", dims=["c"])})
+    (store / "c" / "c").mkdir()
+    (store / "c" / "c" / "0").write_bytes(gzip.compress(bytes(2**24)))
+    with pytest.raises(StoreError, match="becomes more than 4194432 bytes when it is unpacked; 8 values were declared"):
+        open_store(store)
+
+
+@pytest.mark.parametrize("read", [open_store, verify, store_digest, is_complete])
+def test_metadata_that_would_fill_the_memory_are_not_read(tmp_path, read):
+    (tmp_path / "m.zarr").mkdir()
+    with (tmp_path / "m.zarr" / "zarr.json").open("wb") as file:
+        file.truncate(2**40)
+    if read is is_complete:
+        assert not read(tmp_path / "m.zarr")
+    else:
+        with pytest.raises(StoreError, match=r"larger than metadata|more than 4 MiB"):
+            read(tmp_path / "m.zarr")
+
+
+def test_two_compressors_are_refused(store):
+    new = {"filters": [{"id": "zstd"}], "compressor": {"id": "zstd"}}
+    codecs = {"codecs": [{"name": "bytes"}, {"name": "zstd"}, {"name": "gzip"}]}
+    change(store, "land_use", **(new if is_2(store) else codecs))
+    with pytest.raises(StoreError, match="one may compress"):
+        open_store(store)
+
+
+def test_what_could_not_be_opened_is_refused_before_it_is_written(tmp_path):
+    ds = maps().assign_attrs(note="x" * (5 * 2**20))
+    with pytest.raises(StoreError, match=r"what is to be written/zarr\.json is larger than metadata can be"):
+        write(ds, tmp_path / "m.zarr", progress=False)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,361 @@
+"""Where networks run, and the static fields that stay in memory or on the device between years."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import dask
+import numpy as np
+from dask.system import CPU_COUNT
+
+from xland.errors import ModelError
+from xland.models.calibration import Calibration
+from xland.models.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from xland.models.networks.unet import DownscalingNetwork
+
+
+CUDA_BATCH = 32
+"""Windows that go through the network together on a GPU; on a CPU one at a time stays in its cache."""
+
+_SPARSE = 0.6
+"""Share of land below which only the land pixels of a window are computed, where the network can do that."""
+
+_Item = TypeVar("_Item")
+
+_engines_lock = threading.Lock()
+_engines: dict[tuple[int, str, bool, Calibration], Engine] = {}
+_pools: dict[tuple[str, int], ThreadPoolExecutor] = {}
+# a child process has none of its parent's threads
+os.register_at_fork(after_in_child=_pools.clear)
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """A network on its device.
+
+    Parameters
+    ----------
+    network : DownscalingNetwork
+        In evaluation mode, on the device.
+    device : str
+        ``cpu`` or ``cuda``.
+    batch : int
+        Windows in one call.
+    flips : bool
+        Whether probabilities are averaged over the four mirror images of a window.
+    call : callable
+        What runs the network: itself, or a compiled form of it.
+    calibration : Calibration, optional
+        How its scores are scaled before they become probabilities.
+    """
+
+    network: DownscalingNetwork
+    device: str
+    batch: int = 1
+    flips: bool = False
+    call: Callable[..., Tensor] | None = None
+    calibration: Calibration | None = None
+
+    def submit(
+        self,
+        coarse: Sequence[Tensor],
+        static: Sequence[Tensor],
+        prior: Sequence[Tensor] | None,
+        land: Sequence[Tensor],
+        after: Sequence[Future[None]] = (),
+    ) -> Future[Tensor]:
+        """Start one batch of windows, once what was started ``after`` which it comes is done.
+
+        The result is ``(windows, classes, size, size)`` float32 on the device.
+        """
+
+        def run() -> Tensor:
+            for each in after:
+                each.result()
+            return self.run(coarse, static, prior, land)
+
+        return _pool(self.device).submit(run)
+
+    def run(
+        self, coarse: Sequence[Tensor], static: Sequence[Tensor], prior: Sequence[Tensor] | None, land: Sequence[Tensor]
+    ) -> Tensor:
+        """Return class probabilities of one batch of windows."""
+        import torch
+
+        points = self._points(land)
+        missing = self.batch - len(static) if self.call is not None else 0
+        layers = [torch.stack([*each, *[each[-1]] * missing]) for each in (coarse, static, prior) if each is not None]
+        with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+            images = _mirrored if self.flips else _as_it_is
+            parts = [
+                undo(self._shares((self.call or self.network)(*image)))
+                if points is None
+                else _spread(self._shares(self.network(*image, points=points)), points, land[0])
+                for image, undo in images(layers, self.network)
+            ]
+            total = parts[0] if len(parts) == 1 else torch.stack(parts).mean(dim=0)
+        return total[: len(static)]
+
+    def _shares(self, scores: Tensor) -> Tensor:
+        """Turn scores, ``(windows, classes, ...)``, into probabilities."""
+        scores = scores.float()
+        return (scores if self.calibration is None else self.calibration.apply(scores)).softmax(dim=1)
+
+    def _points(self, land: Sequence[Tensor]) -> Tensor | None:
+        """Flat indices of land where only that is computed."""
+        import torch
+
+        if self.device != "cpu" or self.flips or len(land) > 1 or not self.network.pixelwise:
+            return None
+        inside = land[0].numpy()
+        if np.count_nonzero(inside) >= _SPARSE * inside.size:
+            return None
+        return torch.from_numpy(np.flatnonzero(inside)[None])
+
+
+def engine_of(checkpoint: Checkpoint, device: str = "auto", *, flips: bool = False) -> Engine:
+    """Return the engine of a model; made once a process.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    device : {"auto", "cpu", "cuda"}
+        ``auto`` takes a GPU where the process sees one.
+    flips : bool
+        Average over mirror images.
+
+    Raises
+    ------
+    ModelError
+        For a GPU that is not there.
+    CheckpointError
+        If the weights cannot be read.
+    """
+    chosen = choose_device(device)
+    network, calibration = checkpoint.network(), checkpoint.calibration
+    key = (id(network), chosen, flips, calibration)
+    with _engines_lock:
+        if key not in _engines:
+            _engines[key] = replace(_on_device(network, chosen, flips=flips), calibration=calibration)
+        return _engines[key]
+
+
+def choose_device(device: str) -> str:
+    """Return ``cpu`` or ``cuda``; :class:`ModelError` for a GPU that is not there."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ModelError(f"device must be 'auto', 'cpu' or 'cuda', not {device!r}")
+    if device == "cpu":
+        return device
+    import torch
+
+    there = torch.cuda.is_available()
+    if device == "cuda" and not there:
+        raise ModelError(
+            f"device='cuda': this process sees no GPU (torch {torch.__version__}); "
+            "install a torch built for CUDA, or leave device at 'auto'"
+        )
+    return "cuda" if there else "cpu"
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread in this thread: others use the remaining cores, and sums have one order.
+
+    Two threads that each wait busily for a second one slow a block down several times. And some kernels, such as
+    convolutions by matrix products, round differently with another number of threads.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if before != 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if before != 1:
+            torch.set_num_threads(before)
+
+
+def _stay_with_one_thread() -> None:
+    """Keep torch to one thread in this thread for good."""
+    import torch
+
+    # a thread that has not asked yet takes, with its first operation, the number that any thread has set last
+    torch.get_num_threads()
+    torch.set_num_threads(1)
+
+
+def start_all(function: Callable[[_Item], None], items: Iterable[_Item]) -> list[Future[None]]:
+    """Start a function on many items, on threads beside those of the windows: reading is mostly waiting."""
+    pool = _pool("read")
+    return [pool.submit(function, item) for item in items]
+
+
+def threads() -> int:
+    """Return how many windows run at once: cores of this process, or threads of its Dask worker."""
+    if "distributed" in sys.modules:
+        from distributed import get_worker
+
+        try:
+            return max(int(get_worker().state.nthreads), 1)
+        except (ValueError, AttributeError):  # not in a task of a worker
+            pass
+    if multiprocessing.parent_process() is not None:
+        return 1
+    return int(dask.config.get("num_workers", None) or CPU_COUNT)
+
+
+def _pool(kind: str) -> ThreadPoolExecutor:
+    count = 1 if kind == "cuda" else threads()
+    with _engines_lock:
+        if (kind, count) not in _pools:
+            _pools[kind, count] = ThreadPoolExecutor(count, f"xland-{kind}", initializer=_stay_with_one_thread)
+        return _pools[kind, count]
+
+
+def _on_device(network: DownscalingNetwork, device: str, *, flips: bool) -> Engine:
+    if device == "cpu":
+        return Engine(network, device, flips=flips)
+    import copy
+
+    import torch
+
+    moved = copy.deepcopy(network).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    engine = Engine(moved, device, CUDA_BATCH, flips)
+    return engine if flips else replace(engine, call=torch.compile(moved))
+
+
+def _spread(values: Tensor, points: Tensor, land: Tensor) -> Tensor:
+    full = values.new_zeros(*values.shape[:2], land.numel())
+    return full.scatter_(2, points[:, None].expand_as(values), values).unflatten(2, land.shape)
+
+
+def _as_it_is(layers: list[Tensor], network: DownscalingNetwork) -> list[tuple[list[Tensor], Any]]:  # noqa: ARG001
+    return [(layers, lambda values: values)]
+
+
+def _mirrored(layers: list[Tensor], network: DownscalingNetwork) -> list[tuple[list[Tensor], Any]]:
+    """Four mirror images, and what turns the results back."""
+    images: list[tuple[list[Tensor], Any]] = []
+    for axes in ((), (-1,), (-2,), (-2, -1)):
+        image = [layer.flip(axes) for layer in layers] if axes else list(layers)
+        if -2 in axes:
+            image[1] = _turned(image[1], network)
+        images.append((image, partial(_flip, axes=axes)))
+    return images
+
+
+def _turned(static: Tensor, network: DownscalingNetwork) -> Tensor:
+    """Let slopes that faced north face south, as the mirror image does."""
+    signs = static.new_ones(static.shape[1])
+    offsets = static.new_zeros(static.shape[1])
+    for position, channel in enumerate(network.inputs.static):
+        if channel.sources == ("cos_aspect",):
+            signs[position], offsets[position] = -1, -2 * channel.mean / channel.scale
+    return static * signs[:, None, None] + offsets[:, None, None]
+
+
+def _flip(values: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return values.flip(axes) if axes else values
+
+
+CPU_BUDGET = 256 * 2**20
+"""Bytes of static fields that a process keeps; those of further blocks are read again for each year."""
+
+CUDA_SHARE = 0.5
+"""Share of a GPU's memory for static fields."""
+
+_Value = TypeVar("_Value")
+
+
+@dataclass
+class Residency:
+    """Values of one run that are kept while there is room.
+
+    Years go over the same blocks again and again. So what came first stays: were the oldest to make
+    room, each block would be gone just before its turn.
+
+    Parameters
+    ----------
+    budget : int
+        Bytes.
+    """
+
+    budget: int
+    used: int = 0
+    run: str = ""
+    _kept: dict[Hashable, Any] = field(default_factory=dict)
+    _made: dict[Hashable, threading.Lock] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def get(self, run: str, key: Hashable, make: Callable[[], tuple[_Value, int]]) -> _Value:
+        """Return the value of a key; ``make`` gives it and its bytes where it is not there.
+
+        Of several threads that ask for the same one makes it, and the others wait.
+        """
+        with self._lock:
+            if run != self.run:
+                self.run, self.used, self._kept, self._made = run, 0, {}, {}
+            alone = self._made.setdefault(key, threading.Lock())
+        with alone:
+            if run == self.run and key in self._kept:
+                return self._kept[key]
+            value, size = make()
+            with self._lock:
+                if run == self.run and self.used + size <= self.budget:
+                    self._kept[key] = value
+                    self.used += size
+        return value
+
+
+_residencies: dict[str, Residency] = {}
+_lock = threading.Lock()
+
+
+def residency_of(device: str) -> Residency:
+    """Return what this process keeps for a device."""
+    with _lock:
+        if device not in _residencies:
+            _residencies[device] = Residency(_budget(device))
+        return _residencies[device]
+
+
+def _budget(device: str) -> int:
+    if device == "cpu":
+        return CPU_BUDGET
+    import torch
+
+    return int(CUDA_SHARE * torch.cuda.mem_get_info()[1])
+
+
+def give_back() -> None:
+    """Give freed memory back to the system, where the C library keeps it for the thread that had it (glibc).
+
+    Without it memory grows with the number of blocks: by 50 MB over the 8 blocks of a 0.05 degree globe.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@lru_cache(maxsize=1)
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another C library
+        return None
+    return found

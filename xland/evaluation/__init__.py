@@ -1,1 +1,0 @@
-"""How good a map is: confusion matrices, scores beside baselines, and the report."""

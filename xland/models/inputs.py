@@ -1,0 +1,362 @@
+"""What a model reads: channels, their order and normalisation, and the hiding of parts of the prior map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xland.arguments import shown
+from xland.errors import ModelError, StaticError, VocabularyError
+from xland.geo.grid import expand
+from xland.records import Limits, check_entries, read_record
+from xland.vocabulary import CLASS_NAMES, LUH2_STATES, class_code
+
+Transform = Literal["none", "sqrt", "signed_sqrt", "log1p"]
+PriorEncoding = Literal["none", "code", "one_hot"]
+Name = Annotated[str, Limits(1, 200)]
+Names = Annotated[tuple[Name, ...], Limits(most=100)]
+
+_MOST_OVERLAP = 16
+"""Windows that may cover a cell along each axis."""
+
+# in place where they can be: what stays in a core's cache is done several times faster
+_TRANSFORMS = {
+    "none": lambda values: values,
+    "sqrt": lambda values: np.sqrt(np.maximum(values, 0, out=values), out=values),
+    "signed_sqrt": lambda values: np.copysign(np.sqrt(np.abs(values)), values, out=values),
+    "log1p": lambda values: np.log1p(np.maximum(values, 0, out=values), out=values),
+}
+
+
+def _single(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Return a copy in single precision; torch widens half precision five times as fast as NumPy."""
+    if np.asarray(values).dtype != np.float16:
+        return np.array(values, dtype=np.float32)
+    import torch
+
+    return np.asarray(torch.from_numpy(np.ascontiguousarray(values)).float().numpy())
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One channel: named variables added up, transformed, centred and scaled.
+
+    Parameters
+    ----------
+    name : str
+        Name of the channel.
+    sources : tuple of str
+        Variables that are added up; a coarse channel without sources says where there are data.
+    transform : {"none", "sqrt", "signed_sqrt", "log1p"}
+        Applied to the sum before centring.
+    mean, scale : float
+        The channel is ``(transform(sum) - mean) / scale``.
+    optional : bool
+        Whether the channel may be missing; it is then 0 everywhere, the mean of the training data.
+    extras : tuple of str
+        Variables that are added, too, where there are any: ``pltns``, which LUH3 splits off.
+    """
+
+    name: Name
+    sources: Names
+    transform: Transform = "none"
+    mean: Annotated[float, Limits(-1e12, 1e12)] = 0.0
+    scale: Annotated[float, Limits(1e-12, 1e12)] = 1.0
+    optional: bool = False
+    extras: Names = ()
+
+    def __post_init__(self) -> None:
+        try:
+            check_entries(self, ModelError)
+        except ModelError as error:
+            raise ModelError(f"channel {shown(self.name)}: {error}") from error
+
+    def compute(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Make the channel from its sources, in float32; NaN stays NaN."""
+        names = [*self.sources, *(name for name in self.extras if name in values)]
+        total = _single(values[names[0]])
+        for name in names[1:]:
+            total += np.asarray(values[name], dtype=np.float32)
+        total = _TRANSFORMS[self.transform](total)
+        total -= np.float32(self.mean)
+        total /= np.float32(self.scale)
+        return total
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Everything that fixes what a network reads and writes.
+
+    Parameters
+    ----------
+    coarse : tuple of Channel
+        Channels at coarse resolution, repeated for every step.
+    static : tuple of Channel
+        Channels at fine resolution that do not change with time.
+    steps : tuple of int
+        Years relative to the year of the map at which the coarse channels are read; ``(0,)`` or,
+        as in the published system, ``(0, -1)``.
+    prior : {"none", "code", "one_hot"}
+        How the map of the adjacent year is read: not at all, as one channel with the class code
+        divided by the number of classes, or as one channel a class; a masked pixel is 0 in all.
+    prior_step : {-1, 1}
+        Year of the prior relative to the map: -1 for models of the future, 1 for models of the past.
+    classes : tuple of str
+        Names of the classes in the order of the outputs.
+    factor : int
+        Fine cells along one coarse cell.
+    resolution : float
+        Fine resolution in degrees.
+    window, stride : int
+        Size and step of the inference windows in fine cells: multiples of ``factor``.
+    domain : str
+        Static variable (share of land) that is above 0 where a class is predicted; elsewhere is ocean.
+    """
+
+    coarse: Annotated[tuple[Channel, ...], Limits(1, 500)]
+    static: Annotated[tuple[Channel, ...], Limits(most=500)]
+    steps: Annotated[tuple[Annotated[int, Limits(-500, 500)], ...], Limits(1, 50)] = (0,)
+    prior: PriorEncoding = "none"
+    prior_step: Literal[-1, 1] = -1
+    classes: Annotated[tuple[Name, ...], Limits(1, len(CLASS_NAMES))] = CLASS_NAMES
+    factor: Annotated[int, Limits(1, 1000)] = 5
+    resolution: Annotated[float, Limits(1e-4, 90)] = 0.05
+    window: Annotated[int, Limits(1, 2**14)] = 160
+    stride: Annotated[int, Limits(1, 2**14)] = 80
+    domain: Name = "land_share"
+
+    def __post_init__(self) -> None:
+        check_entries(self, ModelError)
+        self._check_channels()
+        self._check_windows()
+        if len(set(self.steps)) != len(self.steps):
+            raise ModelError(f"steps must be different years relative to the map, not {self.steps}")
+
+    def _check_channels(self) -> None:
+        names = [channel.name for channel in (*self.coarse, *self.static)]
+        if len(set(names)) != len(names):
+            raise ModelError(f"channel names must be unique: {', '.join(names)}")
+        if not self.coarse_variables:
+            raise ModelError("at least one coarse channel must be there always: it says where there are data")
+        empty = [channel.name for channel in self.static if not channel.sources]
+        if empty:
+            raise ModelError(f"static channels need at least one variable as source, but {', '.join(empty)} has none")
+        if [class_code(name) for name in self.classes] != list(range(len(self.classes))):
+            raise ModelError(
+                f"classes must stand in the order of their codes, from {CLASS_NAMES[0]!r} on, not {self.classes}"
+            )
+
+    def _check_windows(self) -> None:
+        if self.window % self.factor or self.stride % self.factor:
+            raise ModelError(f"window {self.window} and stride {self.stride} must be multiples of factor {self.factor}")
+        if not self.window / _MOST_OVERLAP <= self.stride <= self.window:
+            raise ModelError(
+                f"stride {self.stride} must be at most the window {self.window}, and at least 1/{_MOST_OVERLAP} of it"
+            )
+        if round(360 / self.resolution) % self.stride:
+            raise ModelError(
+                f"{round(360 / self.resolution)} cells round the globe must be a multiple of stride {self.stride}, "
+                "so that windows meet at the date line"
+            )
+
+    @property
+    def coarse_variables(self) -> tuple[str, ...]:
+        """Names of the forcing variables that must be there, without repetition."""
+        return _unique(name for channel in self.coarse if not channel.optional for name in channel.sources)
+
+    @property
+    def optional_coarse_variables(self) -> tuple[str, ...]:
+        """Names of the forcing variables that are read if they are there."""
+        return _unique(
+            name
+            for channel in self.coarse
+            for name in ((*channel.sources, *channel.extras) if channel.optional else channel.extras)
+        )
+
+    @property
+    def static_variables(self) -> tuple[str, ...]:
+        """Names of the static variables that must be there, the domain's included."""
+        return _unique([*(name for channel in self.static for name in channel.sources), self.domain])
+
+    @property
+    def prior_channels(self) -> int:
+        """Number of channels that the prior map takes."""
+        return {"none": 0, "code": 1, "one_hot": len(self.classes)}[self.prior]
+
+    @property
+    def coarse_channels(self) -> int:
+        """Number of coarse channels over all steps."""
+        return len(self.coarse) * len(self.steps)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels that the network reads."""
+        return self.coarse_channels + len(self.static) + self.prior_channels
+
+    def coarse_array(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Stack the coarse channels.
+
+        Parameters
+        ----------
+        values : mapping of str to (steps, rows, columns) array
+            Forcing variables, NaN where there are no data.
+
+        Returns
+        -------
+        (coarse_channels, rows, columns) array of float32
+            All channels of the first step, then of the next; 0 where there are no data.
+        """
+        missing = [name for name in self.coarse_variables if name not in values]
+        if missing:
+            raise ModelError(f"the model needs the forcing variables {', '.join(missing)}, which are missing")
+        some = np.asarray(values[self.coarse_variables[0]])
+        has_data = np.isfinite(some)
+        layers = []
+        for channel in self.coarse:
+            if not channel.sources:
+                layers.append(has_data.astype(np.float32))
+            elif channel.optional and any(name not in values for name in channel.sources):
+                layers.append(np.zeros(some.shape, dtype=np.float32))
+            else:
+                layers.append(np.where(has_data, np.nan_to_num(channel.compute(values)), np.float32(0)))
+        stacked = np.stack(layers, axis=1)
+        return stacked.reshape(-1, *stacked.shape[2:])
+
+    def static_array(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float16]:
+        """Stack the static channels in half precision; ``(len(static), rows, columns)``.
+
+        Raises
+        ------
+        StaticError
+            For missing variables, and NaN or infinity where there is land.
+        """
+        layers = [layer.astype(np.float16) for layer in self.static_layers(values)]
+        return np.stack(layers) if layers else np.zeros((0, *np.shape(values[self.domain])), dtype=np.float16)
+
+    def static_layers(self, values: Mapping[str, NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
+        """Yield the static channels one by one, within the range of half precision; ``(rows, columns)``.
+
+        Raises
+        ------
+        StaticError
+            For missing variables, and NaN or infinity where there is land.
+        """
+        missing = [name for name in self.static_variables if name not in values]
+        if missing:
+            raise StaticError(f"static predictors lack {', '.join(missing)}, which the model needs")
+        land = np.asarray(values[self.domain]) > 0
+        for channel in self.static:
+            yield self.static_layer(channel, values, land)
+
+    def static_layer(
+        self, channel: Channel, values: Mapping[str, NDArray[Any]], land: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """Return one static channel from its sources, within the range of half precision; ``(rows, columns)``.
+
+        Raises
+        ------
+        StaticError
+            For NaN and infinity where there is land.
+        """
+        layer = channel.compute(values)
+        finite = np.isfinite(layer)
+        if not finite.all():
+            bad = int((~finite & land).sum())
+            if bad:
+                raise StaticError(
+                    f"static predictor {channel.name!r} is NaN or infinite in {bad} cells of land: "
+                    f"fill it, or set {self.domain!r} to 0 there"
+                )
+            layer[~finite] = 0
+        # half precision ends at 65504; normalised channels are far smaller
+        return np.clip(layer, -60000, 60000, out=layer)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for the model card."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> InputSpec:
+        """Build the specification from a model card.
+
+        Raises
+        ------
+        ModelError
+            For unknown, missing or wrong entries.
+        """
+        try:
+            return read_record(cls, values, "input specification", ModelError)
+        except VocabularyError as error:
+            raise ModelError(f"input specification: {error}") from error
+
+    def normalised(self, statistics: Mapping[str, tuple[float, float]]) -> InputSpec:
+        """Return the same channels with the given (mean, scale) by channel name."""
+
+        def update(channel: Channel) -> Channel:
+            mean, scale = statistics.get(channel.name, (channel.mean, channel.scale))
+            return replace(channel, mean=float(mean), scale=float(scale))
+
+        return replace(self, coarse=tuple(map(update, self.coarse)), static=tuple(map(update, self.static)))
+
+
+def published_inputs() -> InputSpec:
+    """Return the 35 input channels of AI4Land (arXiv 2606.11793).
+
+    Two steps of twelve LUH2 states, age and biomass of secondary land, six static fields and the
+    prior map of the adjacent year in one channel, on 0.01 degree.
+    """
+    return InputSpec(
+        coarse=(
+            *(Channel(name, (name,)) for name in sorted(LUH2_STATES)),
+            Channel("secma", ("secma",), optional=True),
+            Channel("secmb", ("secmb",), optional=True),
+        ),
+        static=tuple(
+            Channel(name, (name,)) for name in ("elevation", "slope", "cos_aspect", "clay", "sand", "organic_matter")
+        ),
+        steps=(0, -1),
+        prior="code",
+        factor=25,
+        resolution=0.01,
+        window=400,
+        stride=200,
+    )
+
+
+def _unique(names: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
+MASKED = 255
+"""Code of a hidden pixel of the prior, and of a target pixel that does not count."""
+
+
+def mask_prior(
+    prior: NDArray[np.uint8], share: float, random: np.random.Generator, block: int = 1
+) -> NDArray[np.uint8]:
+    """Hide a share of the prior map, in single pixels or in square blocks.
+
+    The published system hides 60 % of the pixels (arXiv 2606.11793).
+
+    Parameters
+    ----------
+    prior : (rows, columns) array of class codes
+    share : float
+        Expected share of hidden cells, from 0 to 1.
+    random : Generator
+    block : int
+        Cells along a hidden block.
+
+    Returns
+    -------
+    (rows, columns) array of uint8
+        A copy with 255 in hidden cells.
+    """
+    rows, columns = prior.shape
+    drawn = random.random((-(-rows // block), -(-columns // block)), dtype=np.float32) < share
+    hidden = expand(drawn, block)[:rows, :columns] if block > 1 else drawn
+    return np.where(hidden, np.uint8(MASKED), prior)

@@ -1,0 +1,228 @@
+"""The U-Net, the mean of several networks, and the network around them that expands the coarse fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xland.models.inputs import InputSpec
+from xland.models.networks.architecture import Architecture
+from xland.models.networks.context import ContextUNet
+
+
+class _DoubleConvolution(nn.Sequential):
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        layers: list[nn.Module] = []
+        for channels in (channels_in, channels_out):
+            layers += [
+                nn.Conv2d(channels, channels_out, 3, padding=1, bias=False),
+                nn.BatchNorm2d(channels_out),
+                nn.ReLU(inplace=True),
+            ]
+        super().__init__(*layers)
+
+
+class UNet(nn.Module):
+    """A plain U-Net (Ronneberger et al. 2015, arXiv 1505.04597) with batch normalisation.
+
+    Parameters
+    ----------
+    channels_in, channels_out : int
+    architecture : Architecture
+
+    Notes
+    -----
+    Input ``(batch, channels_in, rows, columns)``, output ``(batch, channels_out, rows, columns)``.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, architecture: Architecture) -> None:
+        super().__init__()
+        widths = architecture.widths
+        self.encoder = nn.ModuleList(
+            _DoubleConvolution(a, b) for a, b in zip([channels_in, *widths[:-1]], widths, strict=True)
+        )
+        self.upsample = nn.ModuleList(
+            nn.ConvTranspose2d(deep, shallow, 2, stride=2)
+            for deep, shallow in zip(widths[:0:-1], widths[-2::-1], strict=True)
+        )
+        self.decoder = nn.ModuleList(_DoubleConvolution(2 * width, width) for width in widths[-2::-1])
+        self.dropout = nn.Dropout2d(architecture.dropout)
+        self.head = nn.Conv2d(widths[0], channels_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return one score a class and pixel."""
+        skips = []
+        for level, block in enumerate(self.encoder):
+            x = block(x if level == 0 else functional.max_pool2d(x, 2))
+            skips.append(x)
+        x = self.dropout(skips.pop())
+        for up, block in zip(self.upsample, self.decoder, strict=True):
+            x = block(torch.cat([skips.pop(), up(x)], dim=1))
+            x = self.dropout(x) if skips else x
+        return self.head(x)
+
+
+class DownscalingNetwork(nn.Module):
+    """Coarse fields, static fields and a prior map in; class scores on the fine grid out.
+
+    Parameters
+    ----------
+    inputs : InputSpec
+        Channels; their number and order fix the first layer.
+    architecture : Architecture
+    """
+
+    def __init__(self, inputs: InputSpec, architecture: Architecture) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.architecture = architecture
+        architecture.check_windows(inputs)
+        bodies = [_build_body(inputs, architecture) for _ in range(architecture.members)]
+        self.body = bodies[0] if len(bodies) == 1 else Committee(bodies)
+
+    def forward(
+        self,
+        coarse: Tensor,
+        static: Tensor,
+        prior: Tensor | None = None,
+        points: Tensor | None = None,
+        corner: Tensor | None = None,
+    ) -> Tensor:
+        """Return class scores.
+
+        Parameters
+        ----------
+        coarse : (batch, coarse_channels, rows / factor, columns / factor) float tensor
+            Rounded up where rows or columns are no multiple of the factor.
+        static : (batch, static channels, rows, columns) float tensor
+        prior : (batch, rows, columns) uint8 tensor of class codes or None
+            255 where the prior is masked or unknown.
+        points : (batch, n) int64 tensor or None
+            Flat indices of the only pixels that are wanted.
+        corner : (batch, 2) int64 tensor or None
+            Fine rows and columns of the first coarse cells that lie outside; none by default.
+
+        Returns
+        -------
+        (batch, classes, rows, columns) tensor, or (batch, classes, n) for points
+        """
+        dtype = self.body.head.weight.dtype
+        coarse, fine = coarse.to(dtype), static.to(dtype)
+        if self.inputs.prior != "none":
+            if prior is None:
+                prior = torch.full(static.shape[:1] + static.shape[2:], 255, dtype=torch.uint8, device=static.device)
+            fine = torch.cat([fine, self._encode_prior(prior, dtype)], dim=1)
+        scores: Tensor
+        if self.pixelwise:
+            scores = self.body(coarse, fine, points)
+            return scores
+        expanded = _expand(coarse, self.inputs.factor, fine.shape[-2:], corner)
+        scores = self.body(torch.cat([expanded, fine], dim=1))
+        if points is None:
+            return scores
+        return scores.flatten(2).gather(2, points[:, None].expand(-1, scores.shape[1], -1))
+
+    @property
+    def pixelwise(self) -> bool:
+        """Whether the fine grid is read pixel by pixel, so that a few points cost less than all pixels."""
+        return self.architecture.kind == "context"
+
+    @property
+    def needs_bins(self) -> bool:
+        """Whether :meth:`fit_bins` changes anything."""
+        return self.architecture.kind == "context"
+
+    @property
+    def bodies(self) -> tuple[nn.Module, ...]:
+        """The networks whose scores are averaged; mostly one."""
+        return tuple(self.body.bodies) if isinstance(self.body, Committee) else (self.body,)
+
+    @torch.no_grad()
+    def fit_bins(self, coarse: Tensor, static: Tensor) -> None:
+        """Fit what depends on the spread of the inputs, before training.
+
+        Parameters
+        ----------
+        coarse : (coarse_channels, samples) tensor
+        static : (static channels, samples) tensor
+            Normalised values at pixels of training cells.
+        """
+        if self.needs_bins:
+            prior = torch.linspace(0, 1, static.shape[1]).expand(self.inputs.prior_channels, -1)
+            self.body.fit_bins(coarse.float(), torch.cat([static.float(), prior]))
+
+    def _encode_prior(self, prior: Tensor, dtype: torch.dtype) -> Tensor:
+        known = prior != 255
+        if self.inputs.prior == "code":
+            count = len(self.inputs.classes)
+            return torch.where(known, prior, 0).to(dtype).div(count).unsqueeze(1)
+        codes = torch.arange(len(self.inputs.classes), device=prior.device, dtype=torch.uint8)
+        return (prior.unsqueeze(1) == codes[None, :, None, None]).to(dtype)
+
+
+def _build_body(inputs: InputSpec, architecture: Architecture) -> Any:
+    if architecture.kind == "unet":
+        return UNet(inputs.channels, len(inputs.classes), architecture)
+    return ContextUNet(
+        inputs.coarse_channels,
+        len(inputs.static) + inputs.prior_channels,
+        len(inputs.classes),
+        factor=inputs.factor,
+        widths=architecture.widths,
+        head=architecture.head,
+        bins=architecture.bins,
+        detail=architecture.detail,
+        dropout=architecture.dropout,
+        context_dropout=architecture.context_dropout,
+    )
+
+
+def _expand(coarse: Tensor, factor: int, shape: torch.Size, corner: Tensor | None) -> Tensor:
+    """Coarse cells repeated on the fine grid, from the corner of each sample on."""
+    if corner is None:
+        return coarse.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)[..., : shape[0], : shape[1]]
+    rows, columns = (
+        (start[:, None] + torch.arange(length, device=start.device)) // factor
+        for start, length in zip(corner.unbind(1), shape, strict=True)
+    )
+    rows = rows[:, None, :, None].expand(-1, coarse.shape[1], -1, coarse.shape[3])
+    columns = columns[:, None, None, :].expand(-1, coarse.shape[1], shape[0], -1)
+    return coarse.gather(2, rows).gather(3, columns)
+
+
+class Committee(nn.Module):
+    """Several networks whose class scores are averaged.
+
+    The softmax of mean scores is the geometric mean of the members' probabilities, which wins about as much as
+    their arithmetic mean and is scaled as one network is.
+
+    Parameters
+    ----------
+    bodies : iterable of Module
+        Of the same inputs and outputs.
+    """
+
+    def __init__(self, bodies: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.bodies = nn.ModuleList(bodies)
+
+    @property
+    def head(self) -> Any:
+        """Last layer of the first member."""
+        return self.bodies[0].head
+
+    def forward(self, *inputs: Any) -> Tensor:
+        """Return the mean of the members' scores."""
+        # one after the other, so that the scores of two are held at most
+        return reduce(torch.add, (body(*inputs) for body in self.bodies)) / len(self.bodies)
+
+    def fit_bins(self, coarse: Tensor, fine: Tensor) -> None:
+        """Fit the bins of every member."""
+        body: Any
+        for body in self.bodies:
+            body.fit_bins(coarse, fine)

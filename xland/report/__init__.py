@@ -1,0 +1,1 @@
+"""The report: scores, charts and maps on one page."""

@@ -1,0 +1,240 @@
+"""How good a map is, on one page: scores beside baselines, by class and region, of change and of doubt.
+
+A :class:`Report` computes each of its parts when it is first asked for. The page and the JSON file are
+two forms of the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xland.addresses import local_path
+from xland.arguments import checked
+from xland.atomic import replace_file
+from xland.errors import GridError, TimeError
+from xland.geo.grid import Grid
+from xland.reading.variables import ClassMap, as_map
+from xland.report.judgement import MAX_PIXELS, Judgement, one_step, single_step
+from xland.report.layers import extra_layers
+from xland.report.page import render
+from xland.report.parts import Section, pictures_of
+from xland.report.sections.changes import change_section
+from xland.report.sections.doubt import reliability_section
+from xland.report.sections.side_by_side import maps_section
+from xland.report.sections.skill import classes_section, coarse_section, regions_section, scores_section
+from xland.scores.agreement import fitting_factor
+from xland.scores.baselines import baseline_maps, pick_year
+from xland.scores.evaluation import check_factor, check_named
+from xland.scores.frames import overlaps
+from xland.scores.regions import Regions, choose
+from xland.totals.crosswalk import Crosswalk, checked_crosswalk
+
+
+@dataclass(frozen=True, eq=False)
+class Report(Judgement):
+    """A judgement, and how it is shown: text, JSON or one page of HTML; made by :func:`report`."""
+
+    @cached_property
+    def sections(self) -> tuple[Section, ...]:
+        """What the page shows."""
+        return (
+            maps_section(self),
+            scores_section(self),
+            classes_section(self),
+            regions_section(self),
+            change_section(self),
+            reliability_section(self),
+            coarse_section(self),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every number of the page for JSON; None where one is not defined."""
+        return {
+            "title": self.title,
+            "model": self.model,
+            **self.scores.to_dict(),
+            "regions": {
+                "title": self.regions.title if self.regions else None,
+                "scores": {name: each.to_dict()["scores"] for name, each in self.by_region.items()},
+            },
+            "change": {name: each.to_dict() for name, each in self.change.items()},
+            "reliability": None if self.reliability is None else self.reliability.to_dict(),
+            "coarse_agreement": None if self.coarse is None else self.coarse.to_dict(),
+            "pictures": [{"map": each.caption, "shows": each.alt} for each in pictures_of(self.sections)],
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        """Return the tables of the scores, and of change if there is a start map."""
+        return "\n\n".join([str(self.scores), *(str(self.change[name]) for name in self.change if name == self.model)])
+
+    def to_json(self, path: str | os.PathLike[str]) -> Path:
+        """Write :meth:`to_dict` as JSON; an existing file is replaced at once or not at all."""
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+        return replace_file(local_path(path, what="a file of scores"), text)
+
+    def to_html(self, path: str | os.PathLike[str]) -> Path:
+        """Write the page; an existing file is replaced at once or not at all."""
+        return replace_file(local_path(path, what="a report"), render(self, self.sections))
+
+
+@checked(GridError)
+def report(
+    predicted: xr.DataArray | xr.Dataset,
+    observed: xr.DataArray | xr.Dataset,
+    *,
+    model: str = "map",
+    baselines: Mapping[str, xr.DataArray] | None = None,
+    forcing: xr.Dataset | None = None,
+    start: xr.DataArray | xr.Dataset | None = None,
+    factor: int = 5,
+    year: int | None = None,
+    within: xr.DataArray | NDArray[np.bool_] | None = None,
+    cells: str | None = None,
+    regions: str | Regions | xr.DataArray | xr.Dataset | None = "latitude",
+    crosswalk: Crosswalk | None = None,
+    title: str | None = None,
+    notes: Sequence[str] = (),
+    card: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Report:
+    """Put a map beside an observed one, and beside all that is given with it.
+
+    Nothing but coordinates is read here, and the numbers of a map of regions.
+
+    Parameters
+    ----------
+    predicted : DataArray or Dataset with ``land_use``
+        Class codes. Of a Dataset, ``probability``, ``confidence``, ``entropy``, ``spread``,
+        ``applicability`` and ``unmet`` are shown as well.
+    observed : DataArray or Dataset with ``land_use``
+    model : str
+        How to call the map.
+    baselines : mapping of str to DataArray, optional
+        Maps to stand beside it; by default those that the forcing gives.
+    forcing : Dataset, optional
+        Coarse shares of states or classes that the map was made from: for baselines and coarse agreement.
+    start : DataArray or Dataset, optional
+        Earlier observed map: for scores of change.
+    factor : int
+        Fine cells along a coarse cell.
+    year : int, optional
+        Time step to judge, of maps that have several.
+    within : DataArray or (rows, columns) array of bool, optional
+        Cells to score, as in :func:`xland.scores.evaluation.compare`.
+    cells : str, optional
+        How to call them.
+    regions : str, Regions, DataArray, Dataset or None
+        ``latitude``, ``koppen``, ``continents``, or a map of region numbers.
+    crosswalk : Crosswalk, optional
+        Which states make which classes, for the coarse agreement and the baseline of that name.
+    title : str, optional
+    notes : sequence of str
+        What a reader must know before the figures, such as what the coarse input is.
+    card, provenance : mapping, optional
+        Of the model and of the map.
+    max_pixels : int
+        Cells of each map on the page; larger maps are thinned.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    TimeError
+        If a map has several years and none is chosen, or lacks the chosen one.
+    GridError, RegionError, ForcingError
+        If maps, regions or forcing do not fit each other, or a map has a name that is taken.
+    """
+    check_factor(factor)
+    if baselines is not None:
+        check_named(baselines, "baselines")
+    _check_names(model, () if baselines is None else tuple(baselines))
+    if not (isinstance(max_pixels, Real) and max_pixels >= 1):
+        raise GridError(f"max_pixels is {max_pixels!r}; a picture needs at least one cell: pass a number from 1")
+    years = as_map(observed, what="observed map").years
+    judged = one_step(predicted, year if year is not None or len(years) > 1 else years[0], f"map {model!r}")
+    chosen = year if year is not None else judged.years[0]
+    if year is not None and judged.years[0] not in (None, year):
+        raise TimeError(f"the map {model!r} is of {judged.years[0]}, not of {year}; pass that of {year}, or no year")
+    reference = one_step(observed, chosen, "observed map")
+    states = dict(checked_crosswalk(crosswalk).states)
+    coarse = None if forcing is None else pick_year(forcing, chosen, states)
+    if coarse is not None:
+        fitting_factor(coarse, judged.grid, factor)
+    if baselines is None:
+        baselines = {} if coarse is None else baseline_maps(coarse, _near(reference, judged, factor), factor, states)
+    maps = {model: judged.data} | {
+        name: _cut(one_step(each, chosen, f"map {name!r}"), judged) for name, each in baselines.items()
+    }
+    return Report(
+        title or f"{model[0].upper()}{model[1:]} beside the observed map",
+        model,
+        maps,
+        reference.data,
+        extra_layers(predicted, chosen),
+        coarse,
+        None if start is None else single_step(start, "start map").data,
+        choose(regions, judged),
+        within,
+        cells,
+        factor,
+        crosswalk,
+        tuple(notes),
+        card,
+        provenance,
+        max_pixels,
+    )
+
+
+def _check_names(model: str, baselines: Sequence[str]) -> None:
+    """Refuse names under which two maps of the page could not be told apart."""
+    if not model:
+        raise GridError("the map that is judged has an empty name; pass model='map', or what it is called")
+    if model in baselines:
+        raise GridError(f"a baseline is called {model!r} like the map that is judged; call one of them otherwise")
+    taken = [name for name in (model, *baselines) if name in ("observed", "start")]
+    if taken:
+        raise GridError(
+            f"a map is called {taken[0]!r}, as the page calls the observed map or that of the start; "
+            "call it otherwise with model= or in baselines"
+        )
+
+
+def _cut(source: ClassMap, frame: ClassMap) -> xr.DataArray:
+    """Return the part of a map that lies on the cells of the frame."""
+    pieces = sorted(overlaps(source, frame), key=lambda piece: piece.columns.start)
+    rows, columns = pieces[0].predicted_rows, [piece.predicted_columns for piece in pieces]
+    if rows == slice(0, source.grid.rows) and sum(each.stop - each.start for each in columns) == source.grid.columns:
+        return source.data
+    part = xr.concat([source.data.isel(lat=rows, lon=each) for each in columns], "lon")
+    west = frame.grid.west
+    return part.assign_coords(lon=west + (part["lon"] - west) % 360)
+
+
+def _near(source: ClassMap, frame: ClassMap, factor: int) -> ClassMap:
+    """Return the part of a map that lies in the coarse cells of the frame."""
+    grid = frame.grid
+    up, left = grid.row_offset % factor, grid.column_offset % factor
+    down, right = -(grid.row_offset + grid.rows) % factor, -(grid.column_offset + grid.columns) % factor
+    wider = Grid(
+        grid.resolution,
+        grid.north + up * grid.resolution,
+        grid.west - left * grid.resolution,
+        up + grid.rows + down,
+        left + grid.columns + right,
+    )
+    return as_map(_cut(source, replace(frame, grid=wider)), what=source.what)

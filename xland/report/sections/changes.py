@@ -1,0 +1,159 @@
+"""Change since a start map: what was foreseen, what was missed, and in which windows it is right."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xland.report import charts
+from xland.report.overview import CHANGE_KINDS
+from xland.report.parts import Cell, Chart, Missing, Part, Row, Section, Table, Text, Tile
+from xland.report.sections.side_by_side import CHANGE_COLORS
+from xland.scores.change import ChangeScores
+from xland.scores.tables import figure
+from xland.vocabulary import CLASS_NAMES, CLASSES
+
+if TYPE_CHECKING:
+    from xland.report.judgement import Judgement
+
+_SHARES = ("hits", "misses", "false_alarms", "wrong_hits")
+
+
+def change_tile(report: Judgement) -> Tile | None:
+    """Return the figure of merit, if there is a start map."""
+    if not report.change:
+        return None
+    return Tile(
+        "Figure of merit of change",
+        figure(report.change[report.model].figure_of_merit),
+        ("0 for a map without change", "1 if all change is in the right place"),
+    )
+
+
+def change_section(report: Judgement) -> Section:
+    """Show how well a map foresees change, beside persistence and the baselines."""
+    if not report.change:
+        missing = Missing(
+            "No start map was given, so the page cannot say whether the map predicts change. A copy of an earlier map "
+            "also has high scores above.",
+            "xland evaluate ... --start MAP_OF_AN_EARLIER_YEAR",
+        )
+        return Section("change", "Change", [missing])
+    judged = report.change[report.model]
+    if not judged.total > 0:
+        text = "No cell has land use in both the start and the observed map, so change is not scored."
+        return Section("change", "Change", [Text(text)])
+    rows = {**report.change, "persistence": judged.null}
+    parts: list[Part] = [
+        Text(
+            "The figure of merit is the change predicted in the right place, divided by all change that was "
+            "observed or predicted. Published maps of this kind reach about 0.10. Persistence, the start map, has 0."
+        ),
+        _bars(rows),
+        _table(rows, report.model),
+    ]
+    if len(judged.by_factor) > 1:
+        parts += [_curve(judged), Text(_null_resolution(judged))]
+    parts.append(_transitions(judged.observed_transitions, "Observed transitions", "observed"))
+    parts.append(_transitions(judged.predicted_transitions, "Predicted transitions", "predicted"))
+    return Section("change", "Change", parts)
+
+
+def _bars(rows: dict[str, ChangeScores]) -> Chart:
+    shares = [(name, [getattr(each, share) for share in _SHARES]) for name, each in rows.items()]
+    drawing = charts.stacked(
+        shares,
+        list(zip(CHANGE_KINDS[1:], CHANGE_COLORS[1:], strict=True)),
+        "Bars of hits, misses, false alarms and wrong hits of each map; the figures are in the table below",
+    )
+    look = "Share of the scored area. The longer the hits beside the other three, the better the prediction of change."
+    legend = [(charts.swatch(color), kind) for color, kind in zip(CHANGE_COLORS[1:], CHANGE_KINDS[1:], strict=True)]
+    return Chart(drawing, look, legend)
+
+
+def _table(rows: dict[str, ChangeScores], model: str) -> Table:
+    header = ["map", "hits %", "misses %", "false alarms %", "wrong hits %", "figure of merit"]
+    more = ["quantity %", "exchange %", "shift %", "kappa simulation"]
+    return Table(
+        "Change of each map, in per cent of the scored area, and the disagreement of its end with the observed map: "
+        "because totals differ (quantity), or because places do (exchange and shift).",
+        header + more,
+        [
+            Row(
+                name,
+                [
+                    *(Cell(_percent(getattr(each, share))) for share in _SHARES),
+                    Cell(figure(each.figure_of_merit)),
+                    *(Cell(_percent(getattr(each, share))) for share in ("quantity", "exchange", "shift")),
+                    Cell(figure(each.kappa_simulation)),
+                ],
+                strong=name == model,
+            )
+            for name, each in rows.items()
+        ],
+    )
+
+
+def _curve(judged: ChangeScores) -> Chart:
+    sizes = list(judged.by_factor)
+    places = [math.log2(size) for size in sizes]
+    ours = [each.disagreement for each in judged.by_factor.values()]
+    null = [each.null.disagreement for each in judged.by_factor.values()]
+    up = charts.Axis.to("disagreement, % of the area", float(np.nanmax([*ours, *null])), 100)
+    across = charts.Axis("cells along a window", 0, places[-1], [(math.log2(size), str(size)) for size in sizes])
+    names = ("prediction", "persistence")
+    drawing = charts.lines(
+        [charts.Line(names[0], places, ours), charts.Line(names[1], places, null)],
+        across,
+        up,
+        "Lines of the disagreement with the observed map in windows of growing size; "
+        + "; ".join(f"{s} cells: {100 * a:.2f} and {100 * b:.2f} %" for s, a, b in zip(sizes, ours, null, strict=True)),
+    )
+    look = (
+        "The maps are compared by the areas of their classes in windows. Look where the prediction falls below "
+        "persistence, and how fast. Larger windows forgive change that is predicted near its true place."
+    )
+    return Chart(drawing, look, [(charts.key(place, line=True), name) for place, name in enumerate(names)])
+
+
+def _null_resolution(judged: ChangeScores) -> str:
+    if judged.null_resolution is None:
+        return "In none of these windows does the prediction disagree less than persistence."
+    return (
+        f"From windows of {judged.null_resolution} cells on (the null resolution), the prediction disagrees less than "
+        "persistence."
+    )
+
+
+def _transitions(table: NDArray[np.float64], title: str, end: str) -> Table:
+    codes = [code for code in range(len(CLASSES)) if table[code].any() or table[:, code].any()]
+    total = float(table.sum())
+    moved = np.where(np.eye(len(table), dtype=bool), 0, table) / total
+    largest = moved.max() or 1.0
+    rows = [
+        Row(
+            CLASSES[code].long_name,
+            [
+                Cell(_percent(table[code, to] / total), "hit" if code == to else "", _shade(moved[code, to] / largest))
+                for to in codes
+            ],
+            CLASSES[code].color,
+        )
+        for code in codes
+    ]
+    caption = (
+        f"{title}: per cent of the scored area, from the class at the start (rows) to the {end} class (columns). "
+        "Outlined cells do not change. Look whether the same cells are dark in both tables."
+    )
+    return Table(caption, ["start", *(CLASS_NAMES[code] for code in codes)], rows)
+
+
+def _shade(share: float) -> int:
+    return round(100 * share)
+
+
+def _percent(share: float) -> str:
+    return figure(100 * share, 2)

@@ -1,0 +1,244 @@
+"""Scores beside baselines, by domain, class and region, and the agreement with coarse totals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xland.report import charts
+from xland.report.parts import Cell, Chart, Missing, Part, Row, Section, Table, Text, Tile
+from xland.scores.counts import DOMAINS
+from xland.scores.evaluation import Comparison
+from xland.scores.measures import Scores, Weighting
+from xland.scores.tables import figure
+from xland.vocabulary import CLASS_NAMES, CLASSES, LAND_CLASSES, class_code
+
+if TYPE_CHECKING:
+    from xland.report.judgement import Judgement
+
+
+MODE = "mode of the observed cell"
+"""The baseline of :func:`xland.scores.baselines.simple_maps` that knows the observed map."""
+
+_TITLES = {"all": "All cells", "land": "Land", "mixed": "Mixed land cells"}
+
+
+def score_tiles(report: Judgement) -> list[Tile]:
+    """Return the headline figures, each beside the best baseline."""
+    wanted = (
+        ("Accuracy, land", "land", "accuracy"),
+        ("Mean IoU, land", "land", "miou"),
+        ("Accuracy, mixed cells", "mixed", "accuracy"),
+        ("Mean IoU, mixed cells", "mixed", "miou"),
+    )
+    tiles = []
+    for label, domain, name in wanted:
+        value = getattr(report.scores[report.model].area[domain], name)
+        rivals = {
+            other: rival
+            for other in report.scores.names
+            if other != report.model and not math.isnan(rival := getattr(report.scores[other].area[domain], name))
+        }
+        beside = "no baseline beside it"
+        if rivals and not math.isnan(value):
+            best = max(rivals, key=rivals.__getitem__)
+            ahead = value - rivals[best]
+            beside = f"{abs(ahead):.3f} {'ahead of' if ahead >= 0 else 'behind'} {best} {figure(rivals[best])}"
+        pixels = figure(getattr(report.scores[report.model].pixels[domain], name))
+        tiles.append(Tile(label, figure(value), (beside, f"{pixels} by pixel counts")))
+    return tiles
+
+
+def scores_section(report: Judgement) -> Section:
+    """Put the scores of every domain into tables, by area and folded away by pixel counts."""
+    lead = (
+        "Accuracy is the share with the observed class. For a class, intersection over union (IoU) is the area where "
+        "both maps have it, divided by the area where either has it. Its mean is over the land classes named above "
+        "each table. The best of each column is in bold: look whether that is the judged map, and by how much. A dash "
+        "means that a score is not defined."
+    )
+    if MODE in report.scores.names:
+        lead += (
+            f" The {MODE} is made from the observed map itself: it shows what coarse cells without error would reach."
+        )
+    parts: list[Part] = [Text(lead)]
+    if len(report.scores.names) == 1:
+        parts.append(
+            Missing(
+                "There is no baseline beside the map, so the scores say little: a map without skill can score high.",
+                "xland evaluate ... --forcing STATES.nc",
+            )
+        )
+    for domain in report.scores.domains:
+        first = report.scores[report.model].area[domain]
+        about = f"{DOMAINS[domain][0].upper()}{DOMAINS[domain][1:]}."
+        if domain == "mixed":
+            about += f" A coarse cell is {report.factor} × {report.factor} cells."  # noqa: RUF001
+        pixels = int(report.scores[report.model].pixels[domain].total)
+        parts.append(Text(f"{about} {first.total / 1e12:,.2f} million km², {pixels:,} cells.", _TITLES[domain]))
+        parts += [
+            _domain_table(report, domain, "area", "weighted by area"),
+            _domain_table(report, domain, "pixels", "by pixel counts"),
+        ]
+    return Section("scores", "Scores beside baselines", parts)
+
+
+def _domain_table(report: Judgement, domain: str, weighting: Weighting, how: str) -> Table:
+    scores = {name: getattr(report.scores[name], weighting)[domain] for name in report.scores.names}
+    first: Scores = scores[report.model]
+    codes = [code for code in range(len(CLASSES)) if first.support[code] > 0]
+    values = [[one.accuracy, one.miou, one.kappa, *(one.iou[code] for code in codes)] for one in scores.values()]
+    over = ", ".join(CLASS_NAMES[code] for code in first.miou_classes) or "no class"
+    return Table(
+        f"{_TITLES[domain]}, {how}. Mean IoU over: {over}.",
+        ["map", "accuracy", "mean IoU", "kappa", *(CLASS_NAMES[code] for code in codes)],
+        best_rows(list(scores), values, report.model),
+        groups=[("", 3), ("IoU of", len(codes))] if codes else (),
+        folded="The same by pixel counts" if weighting == "pixels" else "",
+    )
+
+
+def best_rows(names: Sequence[str], values: Sequence[Sequence[float]], model: str) -> list[Row]:
+    """Return rows of figures, the largest of each column marked."""
+    table = np.array(values, dtype=np.float64)
+    best = np.where(np.isnan(table), -np.inf, table).max(axis=0)
+    # with a single map there is nothing to be best of
+    return [
+        Row(
+            name,
+            [Cell(figure(v), "best" if len(names) > 1 and v == top else "") for v, top in zip(row, best, strict=True)],
+            strong=name == model,
+        )
+        for name, row in zip(names, table, strict=True)
+    ]
+
+
+def classes_section(report: Judgement) -> Section:
+    """Draw the IoU of each class, and show what is taken for what."""
+    names = report.scores.names
+    codes = [code for code in LAND_CLASSES if report.scores[report.model].area["land"].support[code] > 0]
+    drawing = charts.bars(
+        [CLASS_NAMES[code] for code in codes],
+        names,
+        [[float(report.scores[name].area["land"].iou[code]) for name in names] for code in codes],
+        "Bars of the IoU of each class for each map; the figures are in the tables above",
+    )
+    chart = Chart(drawing, "IoU on land, weighted by area. Longer is better; rare classes are the hard ones.")
+    return Section("classes", "Class by class", [chart, _confusion(report)])
+
+
+def _confusion(report: Judgement) -> Table:
+    """Return the confusion matrix in per cent of each observed class."""
+    scores = report.scores[report.model].area["land"]
+    rows = [code for code in range(len(CLASSES)) if scores.matrix[code].any()]
+    columns = [code for code in range(len(CLASSES)) if scores.matrix[:, code].any() or code in rows]
+    table = []
+    for code in rows:
+        share = 100 * scores.matrix[code] / scores.support[code]
+        cells = [Cell(f"{share[to]:.1f}", "hit" if to == code else "", round(float(share[to]))) for to in columns]
+        whole = Cell(f"{100 * scores.support[code] / scores.total:.1f}", "plain")
+        table.append(Row(CLASSES[code].long_name, [*cells, whole], CLASSES[code].color))
+    return Table(
+        f"What {report.model} takes for what, on land: per cent of the area of each observed class (rows) that is "
+        "predicted as each class (columns). Outlined cells are hits. Look for dark cells beside them.",
+        ["observed", *(CLASS_NAMES[code] for code in columns), "share of area"],
+        table,
+    )
+
+
+def regions_section(report: Judgement) -> Section:
+    """Compare the maps region by region."""
+    if not report.by_region:
+        missing = Missing("No regions were chosen.", "xland evaluate ... --regions latitude")
+        return Section("regions", "Region by region", [missing])
+    names = report.scores.names
+    found = {region: each for region, each in report.by_region.items() if each[report.model]["land"].total > 0}
+    title = f"Region by region: {report.regions.title if report.regions else 'regions'}"
+    empty = [region for region in report.by_region if region not in found]
+    nowhere = [Text(f"No cell was scored in: {', '.join(empty)}.")] if empty else []
+    if not found:
+        return Section("regions", title, nowhere)
+    values = [[each[name]["land"].miou for name in names] for each in found.values()]
+    label = f"Mean IoU of each map in each region ({', '.join(found)}); the figures are in the table below"
+    parts: list[Part] = [
+        Chart(
+            charts.dots(list(found), values, label),
+            "Mean IoU on land in each region. Look for regions in which the marker of the judged map is not the one "
+            "furthest to the right, and for markers far to the left of the others.",
+            [(charts.key(place), name) for place, name in enumerate(names)],
+        ),
+        _region_table(found, names),
+        _region_classes(found, report.model),
+        *nowhere,
+    ]
+    return Section("regions", title, parts)
+
+
+def _region_table(found: dict[str, Comparison], names: Sequence[str]) -> Table:
+    rows = []
+    for region, each in found.items():
+        cells = []
+        for score in ("accuracy", "miou"):
+            values = [getattr(each[name]["land"], score) for name in names]
+            best = np.nanmax(values) if np.isfinite(values).any() else math.nan
+            cells += [Cell(figure(value), "best" if len(names) > 1 and value == best else "") for value in values]
+        rows.append(Row(region, cells))
+    return Table(
+        "Land in each region, weighted by area. The best map of each region is in bold.",
+        ["region", *names, *names],
+        rows,
+        groups=[("accuracy", len(names)), ("mean IoU", len(names))],
+    )
+
+
+def _region_classes(found: dict[str, Comparison], model: str) -> Table:
+    codes = [code for code in LAND_CLASSES if any(each[model]["land"].support[code] > 0 for each in found.values())]
+    rows = [Row(region, [_iou(each[model]["land"], code) for code in codes]) for region, each in found.items()]
+    return Table(
+        f"IoU of each class in each region, {model}. In pale cells, the map is least right.",
+        ["region", *(CLASS_NAMES[code] for code in codes)],
+        rows,
+    )
+
+
+def _iou(scores: Scores, code: int) -> Cell:
+    value = float(scores.iou[code])
+    return Cell(figure(value), shade=None if math.isnan(value) else round(100 * value))
+
+
+def coarse_section(report: Judgement) -> Section:
+    """Compare the class areas of coarse cells with those of the forcing."""
+    title = "Agreement with the coarse forcing"
+    if report.forcing is None:
+        missing = Missing(
+            "No forcing was given, so the page cannot say whether the map keeps the coarse totals.",
+            "xland evaluate ... --forcing STATES.nc",
+        )
+        return Section("coarse", title, [missing])
+    found = report.coarse
+    if found is None:
+        return Section("coarse", title, [Text("The forcing and the map have no coarse cell to compare.")])
+    parts: list[Part] = [
+        Text(
+            f"In {100 * found.within_a_pixel:.1f} % of {found.cells:,} coarse cells every class has the area that the "
+            f"forcing has, within one fine pixel. The largest difference is {100 * found.largest:.1f} % of the "
+            "cell. A map of the differences is above. Classes that are not in the forcing are left out."
+        )
+    ]
+    rows = [
+        Row(
+            CLASSES[class_code(name)].long_name,
+            [Cell(figure(100 * v, 2)) for v in (each.mean, each.mean_absolute, each.largest)],
+            CLASSES[class_code(name)].color,
+        )
+        for name, each in found.classes.items()
+    ]
+    caption = (
+        "Difference between the share of a class in the map and in the forcing, per cent. Look for a mean far from 0: "
+        "the map then has too much or too little of the class in total."
+    )
+    parts.append(Table(caption, ["class", "mean", "mean of absolute", "largest of any cell"], rows))
+    return Section("coarse", title, parts)

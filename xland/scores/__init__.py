@@ -1,0 +1,1 @@
+"""How good a map is: confusion matrices and scores beside baselines."""

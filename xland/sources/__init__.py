@@ -1,0 +1,1 @@
+"""Opening coarse fractions, observed maps and predictors."""

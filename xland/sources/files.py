@@ -1,0 +1,142 @@
+"""Opening coarse fractions and class maps as they were released: files and stores, here or behind a URL."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from xland.addresses import address_of, is_url, without_password
+from xland.errors import MissingDependencyError, StoreError
+from xland.reading.faults import name_reads, unreadable
+from xland.store.storage import files_at
+from xland.store.workplace import read_finished, workplace
+from xland.untrusted.netcdf import check_file, check_hdf5
+from xland.untrusted.servers import http_options
+from xland.untrusted.stores import check_store
+
+_ROOTS = ("zarr.json", ".zgroup", ".zmetadata")
+
+
+def open_coarse(path: Any) -> xr.Dataset:
+    """Open a NetCDF file (or GeoTIFF, or GRIB with cfgrib) or Zarr store lazily, times undecoded.
+
+    Of a store that holds digests of its files each is compared when it is read, as by
+    :func:`xland.store.writing.open_store`.
+
+    Parameters
+    ----------
+    path : str, path, URL, fsspec mapper or zarr store
+        See :func:`xland.addresses.address_of`.
+
+    Raises
+    ------
+    StoreError
+        If it does not exist or cannot be read; the message says which.
+    """
+    address = address_of(path)
+    if is_zarr(address):
+        return _open_zarr(address)
+    if is_url(address):
+        return _open_netcdf_behind(address)
+    if not Path(address).is_file():
+        what = "is neither a file nor a folder" if os.path.lexists(address) else "does not exist"
+        raise StoreError(f"{address} {what}: give a NetCDF file or a Zarr store")
+    options = check_file(Path(address))
+    try:
+        return name_reads(xr.open_dataset(address, decode_times=False, chunks={}, **options))
+    except Exception as error:  # each library has errors of its own for each kind of damage
+        raise unreadable(address, "NetCDF", error) from error
+
+
+def is_zarr(address: str) -> bool:
+    """Whether there is a folder at a path, or the root of a Zarr store behind a URL.
+
+    Raises
+    ------
+    StoreError
+        If the URL cannot be reached.
+    """
+    if not is_url(address):
+        return Path(address).is_dir()
+    try:
+        return address.endswith(".zarr") or any(files_at(address).is_file(name) for name in _ROOTS)
+    except Exception as error:  # each kind of remote file system has errors of its own
+        raise _unreachable(address, error) from error
+
+
+def open_maps(path: Any) -> xr.Dataset:
+    """Open a NetCDF file or a complete Zarr store of maps, with all that stands beside ``land_use``.
+
+    Raises
+    ------
+    StoreError
+        If it does not exist, is incomplete, or holds no ``land_use``.
+    """
+    from xland.store.writing import open_store
+
+    address = address_of(path)
+    ds = open_store(address) if is_zarr(address) else open_coarse(address)
+    if "land_use" not in ds:
+        raise StoreError(f"{path} holds no variable 'land_use'; it holds {', '.join(map(str, ds.data_vars))}")
+    return ds
+
+
+def open_map(path: Any) -> xr.DataArray:
+    """Open the ``land_use`` of a NetCDF file or of a complete Zarr store.
+
+    Raises
+    ------
+    StoreError
+        If it does not exist, is incomplete, or holds no ``land_use``.
+    """
+    return open_maps(path)["land_use"]
+
+
+def _open_zarr(address: str) -> xr.Dataset:
+    from xland.store.checksums import store_to_read  # needs zarr
+
+    check_store(address)
+    try:
+        table = read_finished(workplace(address))[1]
+        with warnings.catch_warnings():
+            # not having its metadata in one place makes a store slower, not wrong
+            warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
+            source: Any = store_to_read(address, table)
+            return name_reads(xr.open_dataset(source, engine="zarr", decode_times=False, chunks={}))
+    except StoreError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # the last for odd metadata
+        raise unreadable(without_password(address), "Zarr store", error) from error
+    except Exception as error:
+        if is_url(address):
+            raise _unreachable(address, error) from error
+        raise
+
+
+def _open_netcdf_behind(url: str) -> xr.Dataset:
+    """Open a NetCDF-4 file behind a URL, of which only the parts that are asked for are fetched."""
+    import fsspec
+
+    try:
+        stream = fsspec.open(url, **http_options(url)).open()
+        check_hdf5(stream, without_password(url), stream.seek(0, os.SEEK_END))
+        return name_reads(xr.open_dataset(stream, engine="h5netcdf", decode_times=False, chunks={}))
+    except StoreError:
+        raise
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{without_password(url)} needs a package that is missing ({error}): install it, or copy the file here"
+        ) from error
+    except Exception as error:
+        raise _unreachable(url, error) from error
+
+
+def _unreachable(url: str, error: Exception) -> StoreError:
+    said = without_password(str(error), of=url).strip().split("\n")[0] or type(error).__name__
+    return StoreError(
+        f"{without_password(url)} cannot be read: {said}; check the address, the network and your rights to read it"
+    )

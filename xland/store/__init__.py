@@ -1,0 +1,1 @@
+"""Stores: writing lazy maps so that nothing is lost, and reading only what is whole."""

@@ -1,0 +1,356 @@
+"""The order in which the blocks of a rollout are written, and the maps that it keeps to be resumed."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from dask._task_spec import DataNode, Task, TaskRef, convert_legacy_graph
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from numpy.typing import NDArray
+
+from xland.errors import StoreError
+from xland.store.storage import Files, files_at
+
+Index = tuple[int, int, int]
+"""Time position, block row, block column."""
+
+_NAME = re.compile(r"(\d+)\.(\d+)")
+_HEAD = struct.Struct("<4sIII")  # mark, checksum of what follows it, rows, columns
+_MARK = b"map1"
+_READERS = 8
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Class maps of single block-years of a rollout, each in its own small file.
+
+    Parameters
+    ----------
+    folder : str
+        Path or fsspec URL; made when the first map is saved.
+    """
+
+    folder: str
+
+    @property
+    def _files(self) -> Files:
+        return files_at(self.folder)
+
+    def listing(self) -> frozenset[Index]:
+        """Which maps are there and whole: each is read and its checksum compared."""
+        found = [
+            (int(year), int(name[1]), int(name[2]))
+            for year in self._files.names()
+            if year.isdecimal()
+            for name in map(_NAME.fullmatch, self._files.names(year))
+            if name
+        ]
+        with ThreadPoolExecutor(_READERS) as pool:
+            maps = zip(found, pool.map(self.find, found), strict=True)
+            return frozenset(index for index, values in maps if values is not None)
+
+    def load(self, index: Index) -> NDArray[np.uint8]:
+        """Read a map.
+
+        Parameters
+        ----------
+        index : (int, int, int)
+            Time position, block row and block column.
+
+        Returns
+        -------
+        ndarray of uint8
+            Shape ``(rows, columns)``.
+
+        Raises
+        ------
+        StoreError
+            If it is not there or damaged.
+        """
+        values = self.find(index)
+        if values is None:
+            raise StoreError(f"the map {index} in {self.folder} is gone or damaged; write again with resume=True")
+        return values
+
+    def find(self, index: Index) -> NDArray[np.uint8] | None:
+        """Read a map as :meth:`load` does, or return None if it is not there or damaged."""
+        try:
+            return _unpack(self._files.read(_name(index)))
+        except FileNotFoundError:
+            return None
+
+    def save(self, index: Index, values: NDArray[np.uint8]) -> None:
+        """Keep a map: it is there whole or not at all.
+
+        Parameters
+        ----------
+        index : (int, int, int)
+            Time position, block row and block column.
+        values : ndarray of uint8
+            Shape ``(rows, columns)``.
+        """
+        self._files.put(_name(index), _pack(values))
+
+    def forget(self, positions: Iterable[int]) -> None:
+        """Delete all maps of these time positions."""
+        there = set(self._files.names())
+        for position in positions:
+            if str(position) in there:
+                self._files.remove(str(position))
+
+
+@runtime_checkable
+class Restartable(Protocol):
+    """A layer of a dask graph (:class:`dask.highlevelgraph.Layer`) that computes a rollout.
+
+    The second element of each of its keys is a time position: ``(name, position, ...)``. If a
+    rollout can depend on the one of an earlier process, as it does when a store of several
+    rollouts is resumed, the layer's name has to be the same in both.
+
+    Attributes
+    ----------
+    order : tuple of int
+        Time positions in the order in which they have to be computed: ascending forward,
+        descending backward.
+    """
+
+    order: tuple[int, ...]
+
+    def kept(self, keeper: Keeper) -> Any:
+        """Return a copy of the layer, with the same name and keys, that works with kept maps.
+
+        What ``keeper.listing()`` has is loaded by tasks without any dependencies. All others save
+        their map with ``keeper.save`` before they return; and as a task runs again if the worker
+        that held its result is lost, they begin with ``keeper.find``, and compute only if that
+        gives nothing.
+        """
+
+
+def _name(index: Index) -> str:
+    position, row, column = (int(number) for number in index)
+    return f"{position}/{row}.{column}"
+
+
+def _pack(values: NDArray[np.uint8]) -> bytes:
+    from numcodecs.zstd import compress  # type: ignore[import-untyped]
+
+    if values.dtype != np.uint8 or values.ndim != 2:
+        raise StoreError(f"a map that is kept has to be uint8 of rows and columns, not {values.dtype} {values.shape}")
+    body = bytes(compress(np.ascontiguousarray(values).tobytes(), 1))
+    rows, columns = values.shape
+    return _HEAD.pack(_MARK, zlib.crc32(struct.pack("<II", rows, columns) + body), rows, columns) + body
+
+
+def _unpack(content: bytes) -> NDArray[np.uint8] | None:
+    """Return a map, or None if the bytes are damaged."""
+    from numcodecs.zstd import decompress  # type: ignore[import-untyped]
+
+    if len(content) < _HEAD.size:
+        return None
+    mark, checksum, rows, columns = _HEAD.unpack_from(content)
+    if mark != _MARK or zlib.crc32(content[_HEAD.size - 8 :]) != checksum:
+        return None
+    cells = bytes(decompress(content[_HEAD.size :])) if rows and columns else b""
+    return np.frombuffer(cells, np.uint8).reshape(rows, columns).copy()
+
+
+YEARS = 8
+"""Fewest years of a segment."""
+
+BLOCKS = 1024
+"""Fewest blocks of a segment: at its end workers wait for each other, which should be rare."""
+
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A layer of a graph that can begin with kept maps (:class:`xland.store.rollouts.Restartable`).
+
+    Parameters
+    ----------
+    layer : Restartable
+    names : tuple of str
+        Under which it stands in the graph.
+    keys : frozenset of keys
+        Those that belong to a year.
+    rank : mapping of time position to int
+        The place of each year in the order in which they are computed.
+    """
+
+    layer: Any
+    names: tuple[str, ...]
+    keys: frozenset[Key]
+    rank: Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Blocks that are computed together.
+
+    Parameters
+    ----------
+    keys : list of keys
+        What is written.
+    bridge : list of keys
+        Maps of the segment's last year that lead to later years where not all is written: those
+        around a region.
+    ended : list of lists of time positions
+        For each rollout, the years whose maps nothing needs once the segment is written.
+    """
+
+    keys: list[Key]
+    bridge: list[Key]
+    ended: list[list[int]]
+
+
+def find_rollouts(graph: HighLevelGraph) -> list[Rollout]:
+    """Rollouts of a graph."""
+    names: dict[int, list[str]] = {}
+    for name, layer in graph.layers.items():
+        if isinstance(layer, Restartable):
+            names.setdefault(id(layer), []).append(name)
+    return [
+        Rollout(
+            layer=graph.layers[found[0]],
+            names=tuple(found),
+            keys=frozenset(key for key in graph.layers[found[0]].get_output_keys() if isinstance(key, tuple)),
+            rank={position: number for number, position in enumerate(graph.layers[found[0]].order)},
+        )
+        for found in names.values()
+    ]
+
+
+def keepers_of(rollouts: Sequence[Rollout], folder: str) -> list[Keeper]:
+    """Where the maps of each rollout are kept."""
+    # one rollout is known by the store that it belongs to; several are told apart by their names
+    return [Keeper(folder if len(rollouts) == 1 else f"{folder}-{rollout.names[0]}") for rollout in rollouts]
+
+
+def begin_with_kept(graph: HighLevelGraph, rollouts: Sequence[Rollout], keepers: Sequence[Keeper]) -> HighLevelGraph:
+    """Return the graph with rollouts that begin with what is kept by now."""
+    layers = dict(graph.layers)
+    for rollout, keeper in zip(rollouts, keepers, strict=True):
+        layers.update(dict.fromkeys(rollout.names, rollout.layer.kept(keeper)))
+    return HighLevelGraph(layers, graph.dependencies)
+
+
+def compute_only(graph: HighLevelGraph, keys: Sequence[Key]) -> tuple[HighLevelGraph, list[Key]]:
+    """Add tasks that need the keys and return nothing; return the graph and the keys of these tasks."""
+    if not keys:
+        return graph, []
+    name = f"bridge-{tokenize(keys)}"
+    tasks = {(name, number): Task((name, number), _nothing, TaskRef(key)) for number, key in enumerate(keys)}
+    layers = {**graph.layers, name: MaterializedLayer(tasks)}
+    return HighLevelGraph(layers, {**graph.dependencies, name: set(graph.layers)}), list(tasks)
+
+
+def cut_segments(
+    graph: HighLevelGraph, rollouts: Sequence[Rollout], batches: Sequence[Sequence[Key]], years: int | None = None
+) -> list[Segment]:
+    """Cut the work into segments.
+
+    Parameters
+    ----------
+    graph : HighLevelGraph
+    rollouts : sequence of Rollout
+        All of the graph.
+    batches : sequence of sequences of keys
+        All that is to be written. The keys of one batch need the same years.
+    years : int, optional
+        Years of a segment; by default as many as have ``BLOCKS`` blocks, and ``YEARS`` at least.
+
+    Returns
+    -------
+    list of Segment
+        In the order in which they have to be computed; a single one if there is no rollout.
+    """
+    if not rollouts:
+        return [Segment([key for batch in batches for key in batch], [], [])]
+    years = years or max(YEARS, BLOCKS // max(map(len, batches)))
+    needed = [
+        [{key[1] for key in found & rollout.keys} for rollout in rollouts]
+        for found in _needed(graph, rollouts, [batch[:1] for batch in batches])
+    ]
+    numbers = [
+        max((r.rank[position] // years for r, its in zip(rollouts, each, strict=True) for position in its), default=0)
+        for each in needed
+    ]
+    bridges = _bridges(graph, rollouts, batches, years)
+    segments = []
+    for number in sorted(set(numbers)):
+        last = (number + 1) * years - 1
+        later = [each for each, its in zip(needed, numbers, strict=True) if its > number]
+        segments.append(
+            Segment(
+                keys=[key for batch, its in zip(batches, numbers, strict=True) if its == number for key in batch],
+                bridge=bridges.get(last, []) if later else [],
+                ended=[
+                    [p for p, its in rollout.rank.items() if its < last and not any(p in each[n] for each in later)]
+                    for n, rollout in enumerate(rollouts)
+                ],
+            )
+        )
+    return segments
+
+
+def _needed(graph: HighLevelGraph, rollouts: Sequence[Rollout], groups: Sequence[Sequence[Key]]) -> Iterator[set[Key]]:
+    """All keys that each group needs of the graph, up to those of rollouts but not beyond them."""
+    leaves = {n: MaterializedLayer({key: DataNode(key, None) for key in r.keys}) for r in rollouts for n in r.names}
+    without = {name: set() if name in leaves else found for name, found in graph.dependencies.items()}
+    small = HighLevelGraph({**graph.layers, **leaves}, without).cull([key for group in groups for key in group])
+    tasks = convert_legacy_graph(small.to_dict())
+    for group in groups:
+        seen, waiting = set(group), list(group)
+        while waiting:
+            new = tasks[waiting.pop()].dependencies - seen
+            seen |= new
+            waiting += new
+        yield seen
+
+
+def _bridges(
+    graph: HighLevelGraph, rollouts: Sequence[Rollout], batches: Sequence[Sequence[Key]], years: int
+) -> dict[int, list[Key]]:
+    """Keys of the last year of each segment on which later years depend, by that year's rank.
+
+    None where a batch is as wide as the rollouts are: all their maps are then written anyway.
+    """
+    most = max(max(Counter(key[:2] for key in rollout.keys).values(), default=0) for rollout in rollouts)
+    if max(map(len, batches)) >= most:
+        return {}
+    bridges: dict[int, list[Key]] = {}
+    reached = set().union(*_needed(graph, rollouts, batches))
+    for rollout in rollouts:
+        by_rank: dict[int, set[Key]] = {}
+        for key in reached & rollout.keys:
+            by_rank.setdefault(rollout.rank[key[1]], set()).add(key)
+        for rank in range(len(rollout.rank) - 1, -1, -1):
+            waiting = list(by_rank.get(rank, ()))
+            while waiting:
+                for other in rollout.layer.get_dependencies(waiting.pop(), rollout.keys):
+                    if other not in rollout.keys:
+                        continue
+                    its = rollout.rank[other[1]]
+                    known = by_rank.setdefault(its, set())
+                    if other not in known and its == rank:
+                        waiting.append(other)
+                    known.add(other)
+                    if its < rank and (its + 1) % years == 0:
+                        bridges.setdefault(its, []).append(other)
+            # a year is needed for no longer than the next one
+            by_rank.pop(rank, None)
+    return {rank: sorted(set(keys)) for rank, keys in bridges.items()}
+
+
+def _nothing(_: Any) -> None:
+    """Stand for a task that has been computed for its effect."""

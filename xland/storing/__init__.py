@@ -1,1 +1,0 @@
-"""What the writer of stores is made of: blocks, journal, locks, segments of rollouts; used by :mod:`xland.store`."""

@@ -1,0 +1,1 @@
+"""What a model learns from: material, patches, batches and training stores."""

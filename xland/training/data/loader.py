@@ -1,0 +1,319 @@
+"""The torch dataset of patches, where their values come from, and the loader of a rank's batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from xland.errors import GridError
+from xland.geo.grid import count_classes, expand
+from xland.models.inputs import MASKED, InputSpec, mask_prior
+from xland.training.augmentation import NO_AUGMENTATION, Augmentation
+from xland.training.data.patches import Patches
+from xland.training.data.sampling import RankSampler, Sample
+
+
+class PatchDataset(Dataset[dict[str, Tensor]]):
+    """Patches of a source as torch tensors.
+
+    Item ``i`` is patch ``i % len(patches)`` of sequence ``i // len(patches)``; its random changes
+    depend on ``seed``, epoch and ``i`` alone, so that any number of workers gives the same batches.
+
+    Parameters
+    ----------
+    source : PatchSource
+    patches : Patches
+    cells : (coarse rows, coarse columns) array of bool, optional
+        Coarse cells whose pixels count, normally those of one part of the split; all by default.
+    sequences : (count, years) array of int, optional
+        Positions of consecutive maps that make one sample; by default each map alone.
+    augmentation : Augmentation
+    seed : int
+    """
+
+    def __init__(
+        self,
+        source: PatchSource,
+        patches: Patches,
+        *,
+        cells: NDArray[np.bool_] | None = None,
+        sequences: NDArray[np.intp] | None = None,
+        augmentation: Augmentation = NO_AUGMENTATION,
+        seed: int = 0,
+    ) -> None:
+        factor = source.inputs.factor
+        coarse = (source.shape[0] // factor, source.shape[1] // factor)
+        if cells is not None and cells.shape != coarse:
+            raise GridError(f"{cells.shape} cells that count for {coarse} coarse cells")
+        self.source = source
+        self.patches = patches
+        self.cells = np.ones(coarse, dtype=bool) if cells is None else cells
+        self.sequences = np.arange(len(source.years))[:, None] if sequences is None else sequences
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Return patches times sequences."""
+        return len(self.patches) * len(self.sequences)
+
+    def __getitem__(self, sample: Sample | int) -> dict[str, Tensor]:
+        """Return one sample; see :meth:`__getitems__`."""
+        return self.__getitems__([sample])[0]
+
+    def __getitems__(self, samples: Sequence[Sample | int]) -> list[dict[str, Tensor]]:
+        """Return several samples, from one look at the source.
+
+        Parameters
+        ----------
+        samples : list of (epoch, item), or of items of epoch 0
+
+        Returns
+        -------
+        list of dict
+            ``coarse``, ``static``, ``target`` and, where the model reads one, ``prior``, as the source gives
+            them; for sequences of several years, ``coarse``, ``target`` and ``prior`` have a first dimension of
+            years. ``corner``, where patches are no multiple of the factor: fine cells of the first coarse
+            row and column that lie outside of the patch, two int64.
+        """
+        chosen = [sample if isinstance(sample, tuple) else Sample(0, sample) for sample in samples]
+        places = [place for sample in chosen for place in self.places(sample.item)]
+        read = self.source.read(places)
+        years = self.sequences.shape[1]
+        return [
+            self._finish(sample, places[first : first + years], read[first : first + years])
+            for sample, first in zip(chosen, range(0, len(read), years), strict=True)
+        ]
+
+    def places(self, item: int) -> list[Place]:
+        """Return the place of each year of an item."""
+        if not 0 <= item < len(self):
+            raise IndexError(item)
+        sequence, patch = divmod(item, len(self.patches))
+        rows, columns = self.patches.slices(patch)
+        return [Place(int(year), rows, columns) for year in self.sequences[sequence]]
+
+    def _finish(self, drawn: Sample, places: list[Place], read: list[dict[str, NDArray[Any]]]) -> dict[str, Tensor]:
+        place, factor, size = places[0], self.source.inputs.factor, self.patches.size
+        counts = expand(self.cells[place.coarse(factor)], factor)[:size, :size]
+        sample: dict[str, NDArray[Any]] = {
+            "coarse": np.stack([each["coarse"] for each in read]),
+            "static": read[0]["static"],
+            "target": np.stack([np.where(counts, each["target"], np.uint8(MASKED)) for each in read]),
+        }
+        random = np.random.default_rng((self.seed, drawn.epoch, drawn.item))
+        if "prior" in read[0]:
+            sample["prior"] = np.stack([self._hide(each["prior"], random) for each in read])
+        sample = _augment(sample, self.augmentation, random, size % factor and factor - size % factor)
+        if len(read) == 1:
+            sample = {name: values[0] if name in _YEARLY else values for name, values in sample.items()}
+        return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in sample.items()}
+
+    def _hide(self, prior: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+        changes = self.augmentation
+        if changes.prior_dropped and random.random() < changes.prior_dropped:
+            return np.full_like(prior, MASKED)
+        return mask_prior(prior, changes.prior_masked, random, changes.prior_block)
+
+
+_YEARLY = ("coarse", "target", "prior")
+
+
+def make_loader(
+    dataset: PatchDataset,
+    batches: RankSampler | list[list[Sample]],
+    *,
+    workers: int = 0,
+    pinned: bool = False,
+    prepare_worker: Callable[[int], None] | None = None,
+) -> DataLoader[dict[str, Tensor]]:
+    """Return the loader of some batches; iterate it once for each epoch that their sampler is set to.
+
+    The samples and their random changes do not depend on the number of loader processes, which live on
+    from one epoch to the next.
+
+    Parameters
+    ----------
+    dataset : PatchDataset
+    batches : RankSampler, or list of lists of Sample
+    workers : int
+        Loader processes, each two batches ahead; 0 loads when a batch is asked for.
+    pinned : bool
+        Put batches into memory from which a GPU can fetch them while it works.
+    prepare_worker : callable, optional
+        Called with its number in each loader process before it begins.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=pinned,
+        persistent_workers=workers > 0,
+        prefetch_factor=2 if workers else None,
+        worker_init_fn=prepare_worker,
+    )
+
+
+def _augment(
+    sample: dict[str, NDArray[Any]], augmentation: Augmentation, random: np.random.Generator, spare: int
+) -> dict[str, NDArray[Any]]:
+    """Change a sample; ``spare`` fine cells of its last coarse row and column lie outside of the patch."""
+    corner = np.zeros(2, dtype=np.int64)
+    if augmentation.flip and random.random() < 0.5:
+        sample = {name: values[..., ::-1] for name, values in sample.items()}
+        corner[1] = spare
+    if augmentation.flip_north_south and random.random() < 0.5:
+        sample = {name: values[..., ::-1, :] for name, values in sample.items()}
+        corner[0] = spare
+    if augmentation.coarse_noise:
+        noise = random.normal(0, augmentation.coarse_noise, (sample["coarse"].shape[1], 1, 1)).astype(np.float32)
+        sample["coarse"] = sample["coarse"] + noise
+    if augmentation.channel_dropout:
+        for name in ("coarse", "static"):
+            kept = random.random((sample[name].shape[-3], 1, 1)) >= augmentation.channel_dropout
+            sample[name] = sample[name] * kept.astype(sample[name].dtype)
+    return {**sample, "corner": corner} if spare else sample
+
+
+class Place(NamedTuple):
+    """A patch of one map.
+
+    Parameters
+    ----------
+    year : int
+        Position of the map among those of the source.
+    rows, columns : slice
+        Fine cells; they begin at the edge of a coarse cell and end anywhere.
+    """
+
+    year: int
+    rows: slice
+    columns: slice
+
+    def coarse(self, factor: int) -> tuple[slice, slice]:
+        """Rows and columns of the coarse cells that the patch touches."""
+        rows, columns = (slice(each.start // factor, -(-each.stop // factor)) for each in (self.rows, self.columns))
+        return rows, columns
+
+
+class PatchSource(Protocol):
+    """What a training reads its patches from; it can be pickled, and gives the same values every time."""
+
+    @property
+    def inputs(self) -> InputSpec:
+        """Normalised inputs."""
+
+    @property
+    def years(self) -> tuple[int, ...]:
+        """Calendar years of the maps, in order."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Fine rows and columns."""
+
+    @property
+    def chunk(self) -> tuple[int, int] | None:
+        """Fine rows and columns that are read as a whole; None where reading less costs less."""
+
+    @property
+    def hashes(self) -> Mapping[str, str]:
+        """SHA-256 of the content by name."""
+
+    def read(self, places: Sequence[Place]) -> list[dict[str, NDArray[Any]]]:
+        """Return the arrays of each place.
+
+        Returns
+        -------
+        list of dict
+            ``coarse`` (coarse channels, coarse rows, coarse columns) float32, ``static`` (channels, rows,
+            columns) float16, ``target`` (rows, columns) uint8 with 255 where it does not count, and,
+            where the inputs read one, ``prior`` (rows, columns) uint8 with 255 where it is not known.
+        """
+
+    def class_counts(self, year: int) -> NDArray[np.int64]:
+        """Pixels of the target that count, ``(classes, coarse rows, coarse columns)``, of the map at a position."""
+
+
+@dataclass(frozen=True)
+class TrainingArrays:
+    """All that a model learns from, in memory, coarse fields at their own resolution.
+
+    Parameters
+    ----------
+    inputs : InputSpec
+        Normalised.
+    years : tuple of int
+        Calendar years of the maps.
+    coarse : (years, coarse channels, rows / factor, columns / factor) float32
+    static : (static channels, rows, columns) float16
+    target : (years, rows, columns) uint8
+        Class codes; 255 where a pixel does not count.
+    prior : (years, rows, columns) uint8 or None
+        The map of the adjacent year of each target.
+    """
+
+    inputs: InputSpec
+    years: tuple[int, ...]
+    coarse: NDArray[np.float32]
+    static: NDArray[np.float16]
+    target: NDArray[np.uint8]
+    prior: NDArray[np.uint8] | None = None
+
+    chunk = None
+
+    def __post_init__(self) -> None:
+        years, rows, columns = self.target.shape
+        factor = self.inputs.factor
+        if self.static.shape[1:] != (rows, columns) or len(self.coarse) != years or len(self.years) != years:
+            raise GridError(
+                f"target {self.target.shape} does not fit static {self.static.shape}, coarse {self.coarse.shape} or "
+                f"{len(self.years)} years"
+            )
+        if self.prior is not None and self.prior.shape != self.target.shape:
+            raise GridError(f"target {self.target.shape} does not fit prior {self.prior.shape}")
+        if (rows, columns) != (self.coarse.shape[2] * factor, self.coarse.shape[3] * factor):
+            raise GridError(f"target {self.target.shape} is not {factor} times as fine as coarse {self.coarse.shape}")
+        if self.inputs.prior != "none" and self.prior is None:
+            raise GridError("the inputs read a prior map, but there is none")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Fine rows and columns."""
+        return self.target.shape[1], self.target.shape[2]
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each array."""
+        arrays = {"coarse": self.coarse, "static": self.static, "target": self.target, "prior": self.prior}
+        return {
+            name: hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+            for name, array in arrays.items()
+            if array is not None
+        }
+
+    def read(self, places: Sequence[Place]) -> list[dict[str, NDArray[Any]]]:
+        """Return views of the arrays at each place; see :meth:`PatchSource.read`."""
+        samples = []
+        for place in places:
+            rows, columns = place.coarse(self.inputs.factor)
+            sample: dict[str, NDArray[Any]] = {
+                "coarse": self.coarse[place.year, :, rows, columns],
+                "static": self.static[:, place.rows, place.columns],
+                "target": self.target[place.year, place.rows, place.columns],
+            }
+            if self.inputs.prior != "none" and self.prior is not None:
+                sample["prior"] = self.prior[place.year, place.rows, place.columns]
+            samples.append(sample)
+        return samples
+
+    def class_counts(self, year: int) -> NDArray[np.int64]:
+        """Count the pixels of each class in coarse cells; see :meth:`PatchSource.class_counts`."""
+        return count_classes(self.target[year], self.inputs.factor, len(self.inputs.classes))

@@ -1,0 +1,210 @@
+"""The state of a training at any step: one safetensors file, written atomically; the last two are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xland.atomic import remove_parts, replace_file
+from xland.errors import CheckpointError, CheckpointWarning
+from xland.models.networks.unet import DownscalingNetwork
+from xland.training.data.material import differences
+from xland.untrusted.folders import open_plain
+
+STATE = "state.safetensors"
+PREVIOUS = "state-before.safetensors"
+_FORMAT = "3"
+_SHOWN = 5
+
+
+@dataclass
+class Progress:
+    """How far a training has come.
+
+    Parameters
+    ----------
+    epoch, step : int
+        Epochs that are finished, and steps of all epochs.
+    best_merit, best_epoch : float, int
+        Accuracy plus mean IoU of the best validation, and the epoch it followed.
+    history : list of dict
+        Figures of the finished epochs.
+    losses : list of float
+        Losses of the steps of the epoch that is not finished.
+    energy : dict
+        What :meth:`xland.training.learn.watching.EnergyMeter.used` returned last.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best_merit: float = float("-inf")
+    best_epoch: int = -1
+    history: list[dict[str, float]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    energy: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What a training changes: the network, the moving average of its weights, and the optimiser."""
+
+    network: DownscalingNetwork
+    average: DownscalingNetwork
+    optimizer: torch.optim.Optimizer
+
+
+def has_state(folder: Path) -> bool:
+    """Whether a folder holds a state, damaged or not."""
+    return (folder / STATE).exists() or (folder / PREVIOUS).exists()
+
+
+def save_state(folder: Path, learner: Learner, progress: Progress, identity: dict[str, Any]) -> None:
+    """Write learner and progress into one file; the file from before is kept as well.
+
+    Parameters
+    ----------
+    folder : path
+    learner : Learner
+    progress : Progress
+    identity : dict
+        What :func:`xland.training.data.material.identify` returned.
+
+    Raises
+    ------
+    CheckpointError
+        If the disk is full or the folder cannot be written; the last state stays.
+    """
+    from safetensors.torch import save
+
+    tensors: dict[str, Tensor] = {}
+    for prefix, module in (("network", learner.network), ("average", learner.average)):
+        tensors |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
+    for number, entry in learner.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in entry.items()}
+    # safetensors refuses tensors that share memory
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    metadata = {"format": _FORMAT, "progress": json.dumps(vars(progress)), "identity": json.dumps(identity)}
+    metadata["sha256"] = _digest(tensors, metadata)
+    remove_parts(folder / STATE)
+    replace_file(folder / STATE, save(tensors, metadata=metadata), keep=folder / PREVIOUS, error=CheckpointError)
+
+
+def load_state(folder: Path, learner: Learner, identity: dict[str, Any]) -> Progress:
+    """Restore what :func:`save_state` wrote last.
+
+    Where the newest file is damaged, the one from before takes its place, with a
+    :class:`xland.errors.CheckpointWarning`.
+
+    Raises
+    ------
+    CheckpointError
+        If both files are damaged, the state belongs to another configuration or other data (the message names
+        the entries that differ), or it is not one that :func:`save_state` wrote.
+    """
+    try:
+        return _restored(folder, learner, identity)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        said = " ".join(str(error).split())
+        raise CheckpointError(
+            f"the training state in {folder} is not one that xland wrote ({type(error).__name__}: {said:.200}); "
+            "delete it to start again, or choose another output folder"
+        ) from error
+
+
+def _restored(folder: Path, learner: Learner, identity: dict[str, Any]) -> Progress:
+    tensors, metadata = _read_last(folder)
+    different = differences(identity, json.loads(metadata["identity"]))
+    if different:
+        more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
+        raise CheckpointError(
+            f"the training state in {folder} belongs to another configuration or other data: "
+            f"{'; '.join(different[:_SHOWN])}{more}. Choose another output folder or start without resume"
+        )
+    learner.network.load_state_dict(_part(tensors, "network."))
+    learner.average.load_state_dict(_part(tensors, "average."))
+    state: dict[int, dict[str, Any]] = {}
+    for name, tensor in _part(tensors, "optimizer.").items():
+        number, _, entry = name.partition(".")
+        state.setdefault(int(number), {})[entry] = tensor
+    learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": state})
+    _check_optimizer(learner.optimizer)
+    return _progress_of(metadata)
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse averages of gradients that are not those of the parameters: a step would fail on them."""
+    for parameter, averages in optimizer.state.items():
+        shapes = {name: tuple(values.shape) for name, values in averages.items()}
+        if shapes != {"step": (), "exp_avg": (own := tuple(parameter.shape)), "exp_avg_sq": own}:
+            raise ValueError(f"the optimizer has {shapes} for a parameter of the shape {own}")
+
+
+def _progress_of(metadata: dict[str, str]) -> Progress:
+    values, usual = json.loads(metadata["progress"]), vars(Progress())
+    kinds, expected = ({name: type(each) for name, each in entries.items()} for entries in (values, usual))
+    if not kinds.items() <= expected.items() or not all(isinstance(figures, dict) for figures in values["history"]):
+        raise ValueError(f"the progress has other entries than {', '.join(usual)}")
+    return Progress(**values)
+
+
+def _read_last(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    newest, before = folder / STATE, folder / PREVIOUS
+    # a process that was killed between two renames leaves only the one before, which is whole
+    candidates = [path for path in (newest, before) if path.exists()] or [newest]
+    try:
+        return _read(candidates[0])
+    except CheckpointError as error:
+        if len(candidates) == 1:
+            raise CheckpointError(f"{error}; delete it to start again") from error
+        try:
+            found = _read(before)
+        except CheckpointError as second:
+            raise CheckpointError(f"{error}; {second}; delete both to start again") from second
+        # else the next state would push out the good one and keep the damaged
+        before.replace(newest)
+        warnings.warn(
+            f"{error}; it is replaced by the one before, and the training goes on after step "
+            f"{_progress_of(found[1]).step}",
+            CheckpointWarning,
+            stacklevel=2,
+        )
+        return found
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with open_plain(path), safe_open(str(path), framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"the training state {path} is damaged: {error}") from error
+    if metadata.get("format") != _FORMAT:
+        raise CheckpointError(
+            f"the training state {path} has format {metadata.get('format')!r}; this version of xland reads {_FORMAT!r}"
+        )
+    if metadata.pop("sha256", None) != _digest(tensors, metadata):
+        raise CheckpointError(f"the training state {path} is damaged: its SHA-256 is not the one it was written with")
+    return tensors, metadata
+
+
+def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,1 @@
+"""Learning in several processes on Dask workers."""

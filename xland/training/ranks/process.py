@@ -1,0 +1,94 @@
+"""One rank of a training in a process of its own, started by :mod:`xland.training.ranks.worker` on a Dask worker.
+
+It reads its job from the first line of its standard input, and ends as soon as that is closed, which it is
+when the worker dies, however it dies. On its standard output it says, a JSON object a line, how far it has
+come and how it ended; what is printed goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from threading import Thread
+from typing import Any, TextIO
+
+from xland.errors import TrainingStoppedError, XlandError
+
+Report = Callable[[str, float, dict[str, float]], None]
+
+CALL = "xland.training.learn.single:learn_as_rank"
+"""What a rank calls."""
+
+SECRET = "XLAND_RANKS"  # noqa: S105 - a name
+"""Environment variable of what the launcher tells its ranks alone: they meet under keys that begin with it."""
+
+LOGS = "ranks"
+"""Folder below the output for what ranks print."""
+
+
+def main() -> int:
+    """Train as the job on standard input says; return the status for the shell."""
+    events = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)
+    with open(0, "rb", buffering=0, closefd=False) as lifeline:
+        job = json.loads(lifeline.readline())
+    Thread(target=_die_with_the_worker, name="xland-lifeline", daemon=True).start()
+    outcome = {"rank": int(os.environ["RANK"]), **_train(job, events)}
+    with suppress(OSError):  # a full disk may be what it has to tell
+        last_words(job["output"], job["attempt"], outcome["rank"]).write_text(json.dumps(outcome), encoding="utf-8")
+    with suppress(BrokenPipeError):
+        _say(events, outcome)
+    return {"finished": 0, "stopped": TrainingStoppedError.status}.get(outcome["outcome"], 1)
+
+
+def last_words(output: str, attempt: str, rank: int) -> Path:
+    """File in which a rank leaves how it ended: its worker may be gone before it can pass that on."""
+    return Path(output, LOGS, f"{attempt}-{rank}.json")
+
+
+def _train(job: dict[str, Any], events: TextIO) -> dict[str, Any]:
+    def report(stage: str, done: float, figures: dict[str, float]) -> None:
+        _say(events, {"stage": stage, "done": done, "figures": figures})
+
+    module, _, name = job["call"].partition(":")
+    try:
+        getattr(import_module(module), name)(
+            job["configuration"],
+            Path(job["output"]),
+            store=None if job["store"] is None else Path(job["store"]),
+            device=job["device"],
+            resume=job["resume"],
+            report=report,
+        )
+    except TrainingStoppedError as stopped:
+        return {"outcome": "stopped", "error": type(stopped).__name__, "message": str(stopped)}
+    except XlandError as error:
+        return {"outcome": "failed", "error": type(error).__name__, "message": str(error)}
+    except Exception as error:  # noqa: BLE001 - whatever it is, the launcher must hear of it
+        traceback.print_exc()
+        # what a rank meets whose neighbour was lost, or whose disk or network was away for a moment
+        kind = "broken" if isinstance(error, RuntimeError | OSError) else "crashed"
+        return {"outcome": kind, "error": type(error).__name__, "message": str(error)}
+    return {"outcome": "finished", "error": "", "message": ""}
+
+
+def _say(events: TextIO, what: dict[str, Any]) -> None:
+    events.write(json.dumps(what) + "\n")
+
+
+def _die_with_the_worker() -> None:
+    """Wait for the end of standard input, and end this process and those that load for it."""
+    while os.read(0, 1):
+        pass
+    os.killpg(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

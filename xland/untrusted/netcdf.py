@@ -1,0 +1,357 @@
+"""NetCDF files of strangers, checked before a value is read: NetCDF-4 (HDF5) and classic NetCDF.
+
+HDF5 can lead a reader anywhere: to other files (external storage, external links, virtual datasets), into
+libraries (plugin filters) and in circles. NetCDF needs none of that, so a file that asks for it is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xland.errors import MissingDependencyError, StoreError
+from xland.untrusted.folders import open_plain
+from xland.untrusted.stores import MOST_INDEX, Budget, Layout, check_sizes
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_GRIB = b"GRIB"
+_WIDTHS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 8}  # bytes of the types of classic files
+_MOST_RECORDS = 2**31
+_FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset"}
+_DEFLATE = 1
+_DIMENSIONS = ("DIMENSION_LIST", "REFERENCE_LIST")
+_MOST_OBJECTS = 1000
+_MOST_ATTRIBUTE = 2**24
+_DEEPEST = 50
+_MOST_DIMENSIONS = 32
+_MOST_UNWRITTEN = 2**20  # bytes of a variable that was defined and never written
+
+
+def check_netcdf(path: Path) -> str:
+    """Refuse a file that leads out of itself, or asks for more than a machine can hold.
+
+    Parameters
+    ----------
+    path : Path
+        A file on this machine.
+
+    Returns
+    -------
+    str
+        The engine of xarray for it: ``"h5netcdf"``; for classic files ``"scipy"``, or ``"netcdf4"`` where numbers
+        have 64 bits.
+
+    Raises
+    ------
+    StoreError
+        Names the variable, and what it asks for.
+    """
+    try:
+        with open_plain(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            begin = stream.read(4)
+            if begin in _CLASSIC:
+                _check_classic(stream, str(path), size)
+                return "netcdf4" if begin == _CLASSIC[2] else "scipy"
+            check_hdf5(stream, str(path), size)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read as NetCDF: {error.strerror or error}") from error
+    return "h5netcdf"
+
+
+def check_file(path: Path) -> dict[str, Any]:
+    """Refuse a file that leads out of itself; for files that a user brings, which may be of other kinds.
+
+    NetCDF may be packed with the user's own plugins. Rasters are GeoTIFF: other kinds, whatever their names end with,
+    can name files and servers to read from.
+
+    Returns
+    -------
+    dict
+        Options of :func:`xarray.open_dataset`.
+
+    Raises
+    ------
+    StoreError
+        It says what the file asks for, or that it is none of NetCDF, GeoTIFF and GRIB.
+    """
+    try:
+        with open_plain(path) as stream:
+            begin, size = stream.read(8), os.fstat(stream.fileno()).st_size
+            if begin == _HDF5:
+                check_hdf5(stream, str(path), size, plugins=True)
+            elif begin[:4] in _CLASSIC:
+                _check_classic(stream, str(path), size)
+            elif begin[:4] in _TIFF:
+                return {"engine": "rasterio", "open_kwargs": {"driver": "GTiff"}}
+            elif begin[:4] != _GRIB:
+                raise StoreError(
+                    f"{path} cannot be read as NetCDF: it is neither NetCDF nor GeoTIFF nor GRIB; "
+                    "is it damaged, unfinished or of another format?"
+                )
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read as NetCDF: {error.strerror or error}") from error
+    return {}
+
+
+def check_hdf5(stream: Any, shown: str, size: int, *, plugins: bool = False) -> None:
+    """Refuse an HDF5 file that NetCDF-4 could not have made, or that leads out of itself.
+
+    Parameters
+    ----------
+    stream : binary file
+    shown : str
+        Its path or address, for messages.
+    size : int
+        Its bytes.
+    plugins : bool
+        Whether filters may need plugins.
+    """
+    stream.seek(0)
+    if stream.read(8) != _HDF5:
+        raise StoreError(f"{shown} cannot be read as NetCDF: it does not begin like a NetCDF file")
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingDependencyError(f"{shown} needs the package h5py, which is missing: pip install h5py") from error
+    stream.seek(0)
+    try:
+        with h5py.File(stream, "r") as file:
+            _check_group(file, shown, size, plugins)
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{shown} cannot be read as NetCDF: it is damaged ({error})"[:600]) from error
+
+
+def _check_group(root: Any, shown: str, size: int, plugins: bool) -> None:
+    from h5py import h5l, h5o
+
+    pending, seen, budget = [(root.id, "", 0)], set(), Budget(shown)
+    while pending:
+        group, above, depth = pending.pop()
+        _check_attributes(group, f"{shown}: {above or '/'}")
+        for name in group:
+            where = f"{shown}: {above}{name.decode(errors='replace')!r:.120}"
+            if group.links.get_info(name).type != h5l.TYPE_HARD:
+                raise StoreError(f"{where} is a link to elsewhere, which is not followed; put the values into the file")
+            item = h5o.open(group, name)
+            state = h5o.get_info(item)
+            if (state.fileno, state.addr) in seen:
+                raise StoreError(f"{where} stands in two places; the file may lead round in a circle")
+            seen.add((state.fileno, state.addr))
+            if len(seen) > _MOST_OBJECTS or depth > _DEEPEST:
+                raise StoreError(f"{shown} holds more variables and groups than are opened ({_MOST_OBJECTS})")
+            if state.type == h5o.TYPE_GROUP:
+                pending.append((item, f"{above}{name.decode(errors='replace')}/", depth + 1))
+            elif state.type == h5o.TYPE_DATASET:
+                _check_dataset(item, where, size, plugins=plugins, budget=budget)
+            else:
+                raise StoreError(f"{where} is a type of its own; numbers and text are read")
+
+
+def _check_dataset(dataset: Any, where: str, size: int, *, plugins: bool, budget: Budget) -> None:
+    from h5py import h5d, h5ds
+
+    created = dataset.get_create_plist()
+    if created.get_external_count() > 0:
+        raise StoreError(f"{where} keeps its values in another file, which is not followed; put them into the file")
+    layout = created.get_layout()
+    if layout not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED):
+        raise StoreError(f"{where} takes its values from other files, which are not followed; put them into the file")
+    filters = [created.get_filter(index)[0] for index in range(created.get_nfilters())]
+    if filters.count(_DEFLATE) > 1:
+        raise StoreError(f"{where} is packed twice; write it again with zlib")
+    for code in filters:
+        if code not in _FILTERS and not plugins:
+            raise StoreError(
+                f"{where} is packed with filter {code}, which needs a plugin; known are: "
+                f"{', '.join(_FILTERS.values())}. Write it again with zlib"
+            )
+    _check_type(dataset.get_type(), where)
+    shape = tuple(dataset.shape)
+    chunks = tuple(created.get_chunk()) if layout == h5d.CHUNKED else tuple(max(1, length) for length in shape)
+    lies = Layout(shape, chunks, chunks, dataset.get_type().get_size())
+    declared, stored = math.prod(shape) * lies.width, dataset.get_storage_size()
+    if _is_bare_dimension(dataset):
+        pass  # NetCDF keeps the length of a dimension as a variable that is never read
+    elif layout == h5d.CHUNKED:
+        check_sizes(where, lies)
+    elif declared > size + _MOST_UNWRITTEN:
+        raise StoreError(f"{where} says that it has {declared} bytes; the file has {size}")
+    elif stored > size:
+        raise StoreError(f"{where} says that it takes {stored} bytes; the file has {size}")
+    is_index = len(shape) == 1 and h5ds.is_scale(dataset) and not _is_bare_dimension(dataset)
+    if is_index and shape[0] > MOST_INDEX:
+        raise StoreError(f"{where} is a coordinate of {shape[0]} cells; at most {MOST_INDEX} are read")
+    if is_index and stored > lies.files * lies.in_file:
+        raise StoreError(f"{where} takes {stored} bytes, more than its {shape[0]} cells can be packed into")
+    budget.add(lies, is_index=is_index)
+    _check_attributes(dataset, where)
+
+
+def _is_bare_dimension(dataset: Any) -> bool:
+    from h5py import h5ds
+
+    return h5ds.is_scale(dataset) and h5ds.get_scale_name(dataset).startswith(b"This is a netCDF dimension but not")
+
+
+def _check_type(kind: Any, where: str) -> None:
+    """Refuse types that refer to other objects, or that NetCDF keeps for types of the user."""
+    from h5py import h5t
+
+    code = kind.get_class()
+    if code not in (h5t.INTEGER, h5t.FLOAT, h5t.STRING, h5t.BITFIELD, h5t.ENUM) or kind.get_size() > 2**16:
+        raise StoreError(f"{where} has a type of its own; numbers and text are read")
+
+
+def _check_attributes(item: Any, where: str) -> None:
+    from h5py import h5a, h5t
+
+    for index in range(h5a.get_num_attrs(item)):
+        attribute = h5a.open(item, index=index)
+        name = attribute.name.decode(errors="replace")
+        kind = attribute.get_type()
+        if attribute.get_storage_size() > _MOST_ATTRIBUTE:
+            raise StoreError(f"{where}: its attribute {name!r:.120} is larger than {_MOST_ATTRIBUTE} bytes")
+        # these tie variables to their dimensions, within the file
+        if name in _DIMENSIONS or kind.get_class() == h5t.ENUM:
+            continue
+        base = kind.get_super() if kind.get_class() in (h5t.VLEN, h5t.ARRAY) else kind
+        if base.get_class() in (h5t.REFERENCE, h5t.COMPOUND, h5t.OPAQUE, h5t.VLEN):
+            raise StoreError(f"{where}: its attribute {name!r:.120} has a type of its own; numbers and text are read")
+
+
+def _check_classic(stream: Any, where: str, size: int) -> None:
+    """Refuse a classic file whose header is not whole, or whose variables would not fit into it: they are not packed.
+
+    The NetCDF library ends the process when it reads a damaged header, so the header is read here, as the appendix
+    "File Format Specifications" of its guide defines it.
+    """
+    stream.seek(0)
+    header = _Header(stream.read(_MOST_ATTRIBUTE))
+    try:
+        numbers = header.begin()
+        lengths = header.dimensions()
+        header.attributes()
+        variables = header.variables(len(lengths))
+    except (ValueError, struct.error) as error:
+        raise StoreError(f"{where} cannot be read as NetCDF: its header is damaged ({error})"[:600]) from error
+    record = lengths.index(0) if 0 in lengths else None
+    along = [variable for variable in variables if variable.dims[:1] == (record,)]
+    stride = sum(-(-variable.bytes(lengths) // 4) * 4 for variable in along)
+    for variable in variables:
+        taken = variable.bytes(lengths)
+        repeated = (numbers - 1) * (stride if len(along) > 1 else taken) if variable in along else 0
+        if record in variable.dims[1:]:
+            raise StoreError(f"{where} cannot be read as NetCDF: {variable.name!r:.120} has records within records")
+        if (numbers or variable not in along) and variable.begin + repeated + taken > size:
+            raise StoreError(
+                f"{where} cannot be read as NetCDF: {variable.name!r:.120} says that it has {repeated + taken} bytes; "
+                f"the file has {size}: it was cut short"
+            )
+
+
+@dataclass(frozen=True)
+class _Classic:
+    """A variable of a classic file."""
+
+    name: str
+    dims: tuple[int, ...]
+    width: int
+    begin: int
+
+    def bytes(self, lengths: list[int]) -> int:
+        """Bytes of the variable, or of one record of it."""
+        return self.width * math.prod(lengths[dim] for dim in self.dims if lengths[dim])
+
+
+class _Header:
+    """The header of a classic file, read from its beginning to its end; ValueError or struct.error if it is damaged."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content, self._at = content, 4
+        self._version = content[3]
+
+    def begin(self) -> int:
+        """Return the number of records."""
+        records = self._count()
+        if records > _MOST_RECORDS:
+            raise ValueError(f"{records} records")
+        return records
+
+    def dimensions(self) -> list[int]:
+        """Return the length of each dimension, 0 for that of the records."""
+        found = [(self._name(), self._count())[1] for _ in range(self._list(10))]
+        if found.count(0) > 1:
+            raise ValueError("two dimensions without end")
+        return found
+
+    def attributes(self) -> None:
+        """Go past a list of attributes."""
+        for _ in range(self._list(12)):
+            self._name()
+            self._skip(self._width() * self._count())
+
+    def variables(self, dimensions: int) -> list[_Classic]:
+        """Return the variables, whose dimensions are known."""
+        found = []
+        for _ in range(self._list(11)):
+            name, rank = self._name(), self._count()
+            if rank > _MOST_DIMENSIONS:
+                raise ValueError(f"{name!r:.120} has {rank} dimensions")
+            dims = tuple(self._count() for _ in range(rank))
+            if any(dim >= dimensions for dim in dims):
+                raise ValueError(f"{name!r:.120} has dimensions that are not there")
+            self.attributes()
+            width = self._width()
+            self._count()  # its size, which follows from the rest
+            found.append(_Classic(name, dims, width, self._number(4 if self._version == 1 else 8)))
+        if len({variable.name for variable in found}) < len(found):
+            raise ValueError("two variables have one name")
+        return found
+
+    def _number(self, size: int) -> int:
+        (found,) = struct.unpack_from(">I" if size == 4 else ">Q", self._content, self._at)
+        self._at += size
+        return int(found)
+
+    def _count(self) -> int:
+        return self._number(8 if self._version == 5 else 4)
+
+    def _list(self, tag: int) -> int:
+        """Return how many entries a list has."""
+        found, entries = self._number(4), self._count()
+        if found != tag and (found, entries) != (0, 0):
+            raise ValueError(f"a list begins with {found}, not {tag}")
+        if entries > _MOST_OBJECTS:
+            raise ValueError(f"a list of {entries} entries")
+        return entries
+
+    def _name(self) -> str:
+        length = self._count()
+        raw = self._content[self._at : self._at + length]
+        self._skip(length)
+        name = raw.decode()
+        if not name or "\0" in name or "/" in name:
+            raise ValueError(f"the name {name!r:.120}")
+        return name
+
+    def _width(self) -> int:
+        """Return the bytes of a value of the type that follows."""
+        kind = self._number(4)
+        if kind not in _WIDTHS or (kind > 6 and self._version != 5):
+            raise ValueError(f"type {kind}")
+        return _WIDTHS[kind]
+
+    def _skip(self, size: int) -> None:
+        """Go past bytes and what fills them up to a multiple of four."""
+        self._at += -(-size // 4) * 4
+        if self._at > len(self._content):
+            raise ValueError("it ends too early")
