@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 TIMEOUT = 120.0
-"""Seconds that the workers of one machine may take to start."""
+"""Seconds that the workers of one machine may take to start, or to start again."""
 
 LOOPBACK = "127.0.0.1"
 
@@ -55,9 +55,11 @@ def _options(workers: int, threads: int, memory: str | None) -> dict[str, Any]:
 
 @contextmanager
 def _client(cluster: Any, options: dict[str, Any], wanted: Wanted) -> Iterator[Client]:
+    from dask import config
     from distributed import Client, Security
 
-    with running_loop() as loop:
+    # by default a worker that was lost has 15 s to come back: too few for a machine that is busy
+    with config.set({"distributed.deploy.lost-worker-timeout": f"{TIMEOUT:g}s"}), running_loop() as loop:
         try:
             # every user of the machine reaches its loopback address; keys for this run keep the others out
             started = cluster(**options, security=Security.temporary(), loop=loop)
