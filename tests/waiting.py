@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import dask
 import psutil
 from distributed import Client, LocalCluster
 
@@ -36,8 +37,9 @@ def python_processes_below() -> set[int]:
 
 @contextmanager
 def local_cluster(**options: Any) -> Iterator[Client]:
-    """A client of workers on this machine, however long they take to start."""
+    """A client of workers on this machine, however long they take to start, or to start again."""
     with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": f"{PATIENCE:g}s"}),
         running_loop() as loop,
         LocalCluster(loop=loop, **{"dashboard_address": "127.0.0.1:0", **options}) as cluster,
         Client(cluster) as client,

@@ -16,14 +16,14 @@ import dask
 import psutil
 import pytest
 import torch
+from dask.utils import parse_timedelta
 from distributed import LocalCluster, Security
 from distributed.utils import LoopRunner
 
 from tests.clusters.conftest import free_port, path_to_tests
 from tests.clusters.stores import digest
 from tests.waiting import PATIENCE, python_processes_below, wait_until
-from xland.clusters import Profile, local, open_cluster, waiting
-from xland.clusters import local as existing
+from xland.clusters import Profile, existing, local, open_cluster, waiting
 from xland.clusters.waiting import running_loop
 from xland.errors import ClusterError, MissingDependencyError
 from xland.store.writing import write
@@ -56,6 +56,12 @@ def test_local_workers_write_the_same_store(maps, tmp_path):
         write(few, tmp_path / "cluster.zarr", progress=False)
     assert digest(tmp_path / "cluster.zarr") == digest(tmp_path / "threads.zarr")
     wait_until(lambda: python_processes_below() <= before)
+
+
+def test_a_local_worker_has_as_long_to_start_again_as_to_start():
+    with open_cluster("local", workers=1, progress=False):
+        given = dask.config.get("distributed.deploy.lost-worker-timeout")
+    assert parse_timedelta(given) == local.TIMEOUT
 
 
 def test_local_workers_are_reachable_from_this_machine_alone():

@@ -13,6 +13,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+from distributed import get_client, get_worker
 
 from tests.store.rollout import computed, toy
 from tests.store.test_writing import StopError, digest, maps, put
@@ -37,8 +38,19 @@ class Killer:
 
     def __call__(self, index) -> None:
         if tuple(index) == self.at and len(list(Path(self.folder).glob("kill-*"))) < self.times:
+            wait_until(known_to_run)
             Path(self.folder, f"kill-{time.time_ns()}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def known_to_run() -> bool:
+    """Whether the nanny of this worker has heard that it runs: one that dies before is not started again."""
+    address = get_worker().address
+    return get_client().run(_status_of, workers=[address], nanny=True)[address] == "running"
+
+
+def _status_of(dask_worker) -> str:
+    return dask_worker.status.name
 
 
 class Hold:

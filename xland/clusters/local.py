@@ -1,12 +1,10 @@
-"""Workers on this machine, and workers of a scheduler that runs already."""
+"""Workers on this machine: processes on its cores, or one for each of its GPUs."""
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from xland.clusters.waiting import Wanted, running_loop, wait_for_workers
@@ -14,68 +12,9 @@ from xland.errors import ClusterError, MissingDependencyError
 
 if TYPE_CHECKING:
     from distributed import Client
-    from tornado.ioloop import IOLoop
-
-
-ANSWER = 10.0
-"""Seconds that a scheduler may take to answer."""
 
 TIMEOUT = 120.0
-"""Seconds to wait for its workers."""
-
-
-@contextmanager
-def connect(wanted: Wanted, address: str) -> Iterator[Client]:
-    """Yield a client of the scheduler at an address; arguments as in :func:`xland.clusters.open_cluster`."""
-    with running_loop() as loop, _reach(address, wanted.timeout, loop) as client:
-        wait_for_workers(client, wanted, 1, TIMEOUT, f"start workers with `dask worker {address}`")
-        _check_versions(client, address)
-        yield client
-
-
-def _reach(address: str, timeout: float | None, loop: IOLoop) -> Client:
-    from distributed import Client
-    from distributed.comm import connect as call
-    from distributed.security import Security
-
-    limit = min(timeout or ANSWER, ANSWER)
-
-    async def ring() -> None:
-        comm = await call(address, timeout=limit, **Security().get_connection_args("client"))
-        await comm.close()
-
-    try:
-        # a client that cannot connect would leave dask without any scheduler, so hear first whether somebody answers
-        asyncio.run_coroutine_threadsafe(ring(), loop.asyncio_loop).result()  # type: ignore[attr-defined]
-        return Client(address, timeout=limit, loop=loop)
-    except (OSError, ValueError) as error:
-        raise ClusterError(
-            f"no dask scheduler answers at {address} within {limit:g} s: check host and port, and that it runs "
-            f"(`dask scheduler`): {error}"
-        ) from error
-    except TypeError as error:
-        raise ClusterError(
-            f"{address} needs certificates: set distributed.comm.tls in dask's configuration: {error}"
-        ) from error
-
-
-def _check_versions(client: Client, address: str) -> None:
-    """Refuse workers of another environment: they would fail, or give other maps."""
-    own = version("xland")
-    try:
-        found = client.run(version, "xland")
-    except PackageNotFoundError as error:
-        raise ClusterError(
-            f"xland is not installed where the workers of {address} run: start them in this environment"
-        ) from error
-    other = {worker: each for worker, each in found.items() if each != own}
-    if other:
-        worker, each = next(iter(other.items()))
-        raise ClusterError(
-            f"{len(other)} of {len(found)} workers of {address} have another xland than {own}, "
-            f"such as {each} on {worker}: start them in this environment"
-        )
-
+"""Seconds that the workers of one machine may take to start, or to start again."""
 
 LOOPBACK = "127.0.0.1"
 
@@ -115,9 +54,11 @@ def _options(workers: int, threads: int, memory: str | None) -> dict[str, Any]:
 
 @contextmanager
 def _client(cluster: Any, options: dict[str, Any], wanted: Wanted) -> Iterator[Client]:
+    from dask import config
     from distributed import Client, Security
 
-    with running_loop() as loop:
+    # by default a worker that was lost has 15 s to come back: too few for a machine that is busy
+    with config.set({"distributed.deploy.lost-worker-timeout": f"{TIMEOUT:g}s"}), running_loop() as loop:
         try:
             # every user of the machine reaches its loopback address; keys for this run keep the others out
             started = cluster(**options, security=Security.temporary(), loop=loop)

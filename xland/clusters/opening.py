@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xland.arguments import checked, is_count
-from xland.clusters.local import connect, cuda_workers, local_workers
+from xland.clusters.existing import connect
+from xland.clusters.local import cuda_workers, local_workers
 from xland.clusters.profile import Profile
 from xland.clusters.slurm import slurm_workers
 from xland.clusters.waiting import Wanted
