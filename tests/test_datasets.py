@@ -21,10 +21,7 @@ from scipy.interpolate import RegularGridInterpolator
 import xland.datasets
 from xland import datasets, vocabulary
 from xland.datasets import __main__ as command
-from xland.datasets import prepared, reference, static, wheels
-from xland.datasets import surface as climate
-from xland.datasets import surface as lakes
-from xland.datasets import surface as settlements
+from xland.datasets import prepared, reference, static, surface, wheels
 from xland.errors import DatasetError, GridError, StoreError
 from xland.geo.grid import Grid, aggregate
 from xland.sources import predictors
@@ -282,7 +279,7 @@ def test_climate_is_that_of_the_points_moved_to_the_height_of_the_cell(small):
     warmth = RegularGridInterpolator((np.arange(-90, 91, 15), np.arange(-180, 181, 15)), np.stack(WARMTH, axis=-1))
     points = warmth(np.stack(np.meshgrid(ds.lat, ds.lon, indexing="ij"), axis=-1)) - 273.15
     smooth = predictors.bilinear(aggregate(TOPO[2:-2, 2:-2], 3), Grid.world(15.0), Grid.world(5.0))
-    moved = points - climate.LAPSE_RATE / 1000 * (ds.elevation.values - smooth)[..., None]
+    moved = points - surface.LAPSE_RATE / 1000 * (ds.elevation.values - smooth)[..., None]
     np.testing.assert_allclose(ds.warmest_month, moved.max(axis=-1), atol=0.02)
     np.testing.assert_allclose(ds.coldest_month, moved.min(axis=-1), atol=0.02)
     assert float(ds.warm_precipitation.max()) < float(ds.precipitation.max())
@@ -290,8 +287,8 @@ def test_climate_is_that_of_the_points_moved_to_the_height_of_the_cell(small):
 
 def test_people_are_spread_and_none_is_lost(small):
     grid = Grid.world(0.25)
-    people = settlements.counted(settlements.read_settlements(), grid, np.array([250_000.0, 30_000.0, 0.0]))
-    near, far = (settlements.density(people, grid, radius) for radius in (8, 20))
+    people = surface.counted(surface.read_settlements(), grid, np.array([250_000.0, 30_000.0, 0.0]))
+    near, far = (surface.density(people, grid, radius) for radius in (8, 20))
     for spread in (near, far):
         assert float((spread * grid.cell_area()[:, None] / 1e6).sum()) == pytest.approx(280_000, rel=0.01)
     row, column = 318, 800  # the cell of the first place
@@ -305,14 +302,14 @@ def test_people_are_spread_and_none_is_lost(small):
 def test_towns_are_near_in_the_measure_of_their_size(small):
     grid = Grid.world(0.1)
     nearest = xr.DataArray(
-        settlements.town_distance(settlements.read_settlements(), grid),
+        surface.town_distance(surface.read_settlements(), grid),
         {"lat": grid.latitude, "lon": grid.longitude}, ("lat", "lon"),
     )  # fmt: skip
-    kilometres = np.hypot(10.25 - 10.4, (20.25 - 20.2) * np.cos(np.deg2rad(10.4))) / settlements.KILOMETRE
+    kilometres = np.hypot(10.25 - 10.4, (20.25 - 20.2) * np.cos(np.deg2rad(10.4))) / surface.KILOMETRE
     assert float(nearest.sel(lat=10.25, lon=20.25)) == pytest.approx(kilometres / 9.5, rel=0.01)
-    assert float(nearest.sel(lat=60, lon=0, method="nearest")) == settlements.FARTHEST
+    assert float(nearest.sel(lat=60, lon=0, method="nearest")) == surface.FARTHEST
     east, west = (float(nearest.sel(lat=-33.05, lon=lon)) for lon in (179.95, -179.95))
-    assert 0 < east < west < settlements.FARTHEST  # across the date line
+    assert 0 < east < west < surface.FARTHEST  # across the date line
 
 
 def test_a_gazetteer_without_settlements_and_lakes_of_another_size_are_named(small, monkeypatch):
@@ -320,13 +317,13 @@ def test_a_gazetteer_without_settlements_and_lakes_of_another_size_are_named(sma
     monkeypatch.setitem(wheels.SOURCES, "settlements", nowhere)
     make_wheel(small, nowhere, b"{}")
     with pytest.raises(DatasetError, match="holds no settlements"):
-        settlements.read_settlements()
+        surface.read_settlements()
     monkeypatch.setitem(wheels.SOURCES, "lakes", replace(wheels.SOURCES["lakes"], rows=10))
     with pytest.raises(DatasetError, match="instead of 10 x 20"):
-        lakes.read_lakes()
+        surface.read_lakes()
     monkeypatch.setitem(wheels.SOURCES, "temperature", replace(wheels.SOURCES["temperature"], rows=10))
     with pytest.raises(DatasetError, match=r"\(13, 25\) points instead of \(11, 21\)"):
-        climate.Climate(TOPO[2:-2, 2:-2].astype(np.float32))
+        surface.Climate(TOPO[2:-2, 2:-2].astype(np.float32))
 
 
 def test_coast_distance_is_exact_where_the_grid_is_no_finer_than_it(small):

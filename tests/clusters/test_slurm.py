@@ -11,8 +11,7 @@ import pytest
 
 from tests.clusters.stores import computed, digest, finished, let_go, traced, traces
 from tests.waiting import PATIENCE, wait_until
-from xland.clusters import job_script, open_cluster
-from xland.clusters import slurm as watching
+from xland.clusters import job_script, open_cluster, slurm
 from xland.errors import ClusterError
 from xland.store.writing import write
 
@@ -21,7 +20,7 @@ pytestmark = pytest.mark.slurm
 
 @pytest.fixture(autouse=True)
 def look_often(monkeypatch):
-    monkeypatch.setattr(watching, "INTERVAL", 0.5)
+    monkeypatch.setattr(slurm, "INTERVAL", 0.5)
 
 
 def squeue(columns: str) -> list[list[str]]:

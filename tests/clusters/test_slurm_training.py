@@ -15,7 +15,7 @@ import pytest
 from tests.clusters.conftest import ROOT
 from tests.training.commands import losses, write_files
 from tests.waiting import PATIENCE, wait_until
-from xland.clusters import slurm as watching
+from xland.clusters import slurm
 from xland.training.configuration import read_configuration
 from xland.training.ranks.launching import TrainingJob, train_on_cluster
 
@@ -36,7 +36,7 @@ srun bash -c 'RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCA
 
 @pytest.fixture(autouse=True)
 def look_often(monkeypatch):
-    monkeypatch.setattr(watching, "INTERVAL", 0.5)
+    monkeypatch.setattr(slurm, "INTERVAL", 0.5)
 
 
 @pytest.fixture(scope="module")

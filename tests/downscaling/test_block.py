@@ -12,7 +12,7 @@ import pytest
 from tests.raising_backend import raising_dataset
 from tests.waiting import PATIENCE
 from tests.worlds import tiny_world
-from xland.downscaling import block as block_year
+from xland.downscaling import block
 from xland.downscaling.block import IN_HAND, Plan, run_block_year
 from xland.downscaling.call import downscale
 from xland.downscaling.engine import Residency
@@ -41,7 +41,7 @@ def residency(monkeypatch):
 def static_reads(monkeypatch):
     """Blocks whose static fields were read, in order."""
     blocks = []
-    read = block_year._read_static
+    read = block._read_static
 
     def count(plan, block, chunks, device):
         blocks.append((block.rows.start, block.columns.start))
@@ -122,7 +122,7 @@ def test_no_more_than_a_few_blocks_are_in_hand(world, model, monkeypatch):
     """However many threads there are: memory is that of the blocks in hand."""
     coarse, static, _ = world
     lock, full, now, most = threading.Lock(), threading.Event(), [0], [0]
-    predict = block_year.predict_block
+    predict = block.predict_block
 
     def together(*arguments):
         with lock:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xland.downscaling import engine as residency
+from xland.downscaling import engine
 from xland.downscaling.engine import CPU_BUDGET, Residency, give_back, residency_of
 
 
@@ -89,8 +89,8 @@ def test_a_process_keeps_one_residency_for_each_device():
 def test_freed_memory_can_be_given_back_and_is_where_the_c_library_can(monkeypatch):
     give_back()
     asked = []
-    monkeypatch.setattr(residency, "_malloc_trim", lambda: asked.append)
+    monkeypatch.setattr(engine, "_malloc_trim", lambda: asked.append)
     give_back()
     assert asked == [0]
-    monkeypatch.setattr(residency, "_malloc_trim", lambda: None)
+    monkeypatch.setattr(engine, "_malloc_trim", lambda: None)
     give_back()

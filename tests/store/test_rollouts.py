@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.killing import kill_this_process, run_until_killed
 from tests.store.rollout import SIZE, computed, toy
 from tests.store.test_writing import StopError, digest
-from xland.store import rollouts as segments
+from xland.store import rollouts
 from xland.store.rollouts import YEARS, Keeper, Restartable, cut_segments, find_rollouts
 from xland.store.writing import open_store, write
 
@@ -21,7 +21,7 @@ from xland.store.writing import open_store, write
 @pytest.fixture(autouse=True, scope="module")
 def short_segments():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(segments, "BLOCKS", 1)
+        patch.setattr(rollouts, "BLOCKS", 1)
         yield
 
 
@@ -152,7 +152,7 @@ def test_segments_follow_the_order_of_the_rollout(tmp_path):
 
 
 def test_segments_are_longer_where_years_have_few_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(segments, "BLOCKS", 120)
+    monkeypatch.setattr(rollouts, "BLOCKS", 120)
     data = toy(tmp_path / "log", years=25).land_use.data
     keys = [[(data.name, year, row, column) for row in range(3) for column in range(4)] for year in range(25)]
     cut = cut_segments(data.dask, find_rollouts(data.dask), keys)

@@ -24,8 +24,7 @@ from tests.store.test_rollouts import Break
 from tests.store.test_writing import Fuse, StopError, digest, maps, on_threads, put
 from tests.waiting import wait_until
 from xland.errors import StoreError
-from xland.store import locks, workplace
-from xland.store import rollouts as segments
+from xland.store import locks, rollouts, workplace
 from xland.store.locks import STALE_SECONDS, lock_objects
 from xland.store.rollouts import YEARS
 from xland.store.storage import LocalFiles, RemoteFiles
@@ -89,7 +88,7 @@ def test_a_broken_off_writer_behind_a_url_resumes_to_the_identical_store(years, 
 
 
 def test_a_rollout_behind_a_url_computes_no_map_twice(url, tmp_path, monkeypatch):
-    monkeypatch.setattr(segments, "BLOCKS", 1)
+    monkeypatch.setattr(rollouts, "BLOCKS", 1)
     with pytest.raises(StopError):
         put(toy(tmp_path / "log", before=Break(12 * YEARS + 20)), url)
     put(toy(tmp_path / "log"), url, resume=True)

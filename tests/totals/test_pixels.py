@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from xland.totals import pixels as compiled
+from xland.totals import pixels
 
 
 def test_without_a_folder_for_the_cache_functions_are_compiled_all_the_same(monkeypatch):
@@ -9,5 +9,5 @@ def test_without_a_folder_for_the_cache_functions_are_compiled_all_the_same(monk
             raise RuntimeError("cannot cache function: no locator available")
         return lambda function: ("compiled", function)
 
-    monkeypatch.setattr(compiled, "njit", njit)
-    assert compiled.compiled(len) == ("compiled", len)
+    monkeypatch.setattr(pixels, "njit", njit)
+    assert pixels.compiled(len) == ("compiled", len)

@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from xland.training.learn import watching as energy
+from xland.training.learn import watching
 from xland.training.learn.watching import EnergyMeter
 
 
@@ -66,7 +66,7 @@ def tracker(monkeypatch):
     modules["codecarbon.output"].BaseOutput = object
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(energy, "version", lambda _: "3.3.2")
+    monkeypatch.setattr(watching, "version", lambda _: "3.3.2")
     return Obedient
 
 

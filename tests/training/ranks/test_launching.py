@@ -24,8 +24,7 @@ from tests.worlds import tiny_checkpoint, tiny_configuration
 from xland.clusters import load_profile
 from xland.errors import ClusterError, TrainingError, TrainingStoppedError
 from xland.models.checkpoint import Checkpoint
-from xland.training.ranks import launching
-from xland.training.ranks import start as rank_group
+from xland.training.ranks import launching, start
 from xland.training.ranks.launching import TrainingJob, launch, train_on_cluster, training_profile, training_script
 from xland.training.ranks.start import choose_device
 from xland.training.ranks.worker import Seat, _forward, _Held, _open_store
@@ -37,7 +36,7 @@ RUN = uuid.uuid4().hex
 @pytest.fixture(autouse=True)
 def patient(monkeypatch):
     for name in ("READY", "SETTLE", "WORDS", "STOPPING", "ANSWER"):
-        monkeypatch.setattr(rank_group, name, PATIENCE)
+        monkeypatch.setattr(start, name, PATIENCE)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -147,7 +146,7 @@ def test_steps_are_told_about_once_a_second_and_all_else_at_once(monkeypatch):
 
 @pytest.mark.parametrize("which", ["pid", "worker"])
 def test_a_rank_or_worker_that_is_killed_is_replaced_and_the_training_goes_on(client, job, caplog, monkeypatch, which):
-    monkeypatch.setattr(rank_group, "WORDS", 1.0)
+    monkeypatch.setattr(start, "WORDS", 1.0)
     killer = at_step(job.output, 5, kill(job.output, 1, which))
     launch(client, job, call=CALL)
     killer.join()
@@ -160,7 +159,7 @@ def test_a_rank_or_worker_that_is_killed_is_replaced_and_the_training_goes_on(cl
 
 
 def test_the_worker_where_ranks_meet_may_be_lost_as_well(client, job, monkeypatch):
-    monkeypatch.setattr(rank_group, "WORDS", 1.0)
+    monkeypatch.setattr(start, "WORDS", 1.0)
     killer = at_step(job.output, 5, kill(job.output, 0, "worker"))
     launch(client, job, call=CALL)
     killer.join()
