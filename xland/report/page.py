@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from xland.reading.variables import as_map
 from xland.report.pictures import extent
-from xland.report.sections.changes import change_tile
 from xland.report.sections.doubt import reliability_tile
 from xland.report.sections.skill import score_tiles
+from xland.report.sections.transitions import change_tile
 from xland.scores.tables import years_in_words
 
 if TYPE_CHECKING:

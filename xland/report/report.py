@@ -29,10 +29,10 @@ from xland.report.judgement import MAX_PIXELS, Judgement, one_step, single_step
 from xland.report.layers import extra_layers
 from xland.report.page import render
 from xland.report.parts import Section, pictures_of
-from xland.report.sections.changes import change_section
 from xland.report.sections.doubt import reliability_section
 from xland.report.sections.side_by_side import maps_section
 from xland.report.sections.skill import classes_section, coarse_section, regions_section, scores_section
+from xland.report.sections.transitions import change_section
 from xland.scores.agreement import fitting_factor
 from xland.scores.baselines import baseline_maps, pick_year
 from xland.scores.evaluation import check_factor, check_named
