@@ -29,7 +29,8 @@ from xland.errors import (
     VocabularyError,
 )
 from xland.plot import land_use_map
-from xland.store.writing import write, write_netcdf
+from xland.store.exporting import write_netcdf
+from xland.store.writing import write
 from xland.training.configuration import read_configuration
 from xland.training.data.batches import make_batches
 

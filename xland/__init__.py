@@ -25,7 +25,7 @@ _LAZY = {
     "list_models": "xland.models",
     "open_cluster": "xland.clusters",
     "open_entry": "xland.catalog",
-    "open_store": "xland.store.writing",
+    "open_store": "xland.store.reading",
     "open_training_store": "xland.training.data.stored",
     "prepare": "xland.training.data.prepare",
     "publish": "xland.catalog",

@@ -101,8 +101,8 @@ class DatasetAccessor:
         return write(self._ds, store, overwrite=overwrite, resume=resume, progress=progress)
 
     def to_netcdf(self, path: str | Path, *, overwrite: bool = False, progress: bool = True) -> Path:
-        """Export maps to NetCDF; see :func:`xland.store.writing.write_netcdf`."""
-        from xland.store.writing import write_netcdf
+        """Export maps to NetCDF; see :func:`xland.store.exporting.write_netcdf`."""
+        from xland.store.exporting import write_netcdf
 
         return write_netcdf(self._ds, path, overwrite=overwrite, progress=progress)
 

@@ -123,7 +123,8 @@ def _downscale(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
         from xland.downscaling.call import downscale
         from xland.downscaling.conserving import read_crosswalk
-        from xland.store.writing import write, write_netcdf
+        from xland.store.exporting import write_netcdf
+        from xland.store.writing import write
 
         if _dry_run(options):
             return
@@ -300,7 +301,7 @@ def _publish(commands: Any) -> None:
 
 def _verify(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        from xland.store.writing import verify
+        from xland.store.reading import verify
 
         print(f"{options.store} is whole; sha256 {verify(options.store)}")
 

@@ -129,7 +129,8 @@ def run_whole(folder: str, store: str, device: str, cluster: str | None = None) 
     from tests.benchmarks.hostile.kills import digest
     from xland.clusters import open_cluster
     from xland.downscaling.call import downscale
-    from xland.store.writing import open_store, write
+    from xland.store.reading import open_store
+    from xland.store.writing import write
 
     shutil.rmtree(store, ignore_errors=True)
     with nullcontext() if cluster is None else open_cluster(cluster, progress=False):
@@ -144,7 +145,7 @@ def run_whole(folder: str, store: str, device: str, cluster: str | None = None) 
 def digest_of(store: str) -> Result:
     """Digest of a store."""
     from tests.benchmarks.hostile.kills import digest
-    from xland.store.writing import open_store
+    from xland.store.reading import open_store
 
     return {"digest": digest(open_store(store))}
 

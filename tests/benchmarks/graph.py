@@ -59,7 +59,7 @@ def build(folder: str, chunks: int | None, year: int) -> Result:
     import zarr.codecs  # noqa: F401 - imported before memory is measured
 
     from xland.downscaling.call import downscale
-    from xland.store.writing import open_store
+    from xland.store.reading import open_store
 
     imported = megabytes("VmRSS")
     forcing = open_store(f"{folder}/forcing.zarr")

@@ -29,7 +29,8 @@ def run_xland(
         import_module(name)
 
     from xland.downscaling.call import downscale
-    from xland.store.writing import open_store, write
+    from xland.store.reading import open_store
+    from xland.store.writing import write
 
     shutil.rmtree(store, ignore_errors=True)
     counted = count_windows() if count else None

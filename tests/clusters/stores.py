@@ -14,8 +14,8 @@ import xarray as xr
 
 from tests.waiting import wait_until
 from xland.store.journal import journal_of
+from xland.store.reading import open_store
 from xland.store.storage import files_at
-from xland.store.writing import open_store
 
 
 def digest(path: Path) -> str:

@@ -19,7 +19,9 @@ from xland.forcing.read import read_forcing
 from xland.reading.faults import with_named_reads
 from xland.scores.evaluation import evaluate
 from xland.sources.files import open_coarse, open_map
-from xland.store.writing import open_store, write, write_netcdf
+from xland.store.exporting import write_netcdf
+from xland.store.reading import open_store
+from xland.store.writing import write
 
 
 @pytest.fixture(scope="module")

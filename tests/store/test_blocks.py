@@ -14,7 +14,8 @@ from tests.store.test_writing import Fuse, StopError, digest, maps, put
 from xland.errors import StoreError
 from xland.store import blocks
 from xland.store.blocks import CHUNK_BYTES, SHARDED_BYTES, align
-from xland.store.writing import open_store, write
+from xland.store.reading import open_store
+from xland.store.writing import write
 
 
 def files(path, name: str = "land_use") -> int:

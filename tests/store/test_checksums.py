@@ -22,10 +22,11 @@ from tests.store.damage import change_root, flip
 from tests.store.test_writing import Fuse, StopError, maps, put
 from xland.cli import main
 from xland.errors import StoreError, StoreWarning
+from xland.store.exporting import write_netcdf
 from xland.store.journal import LineJournal, ObjectJournal
 from xland.store.locks import refuse_planted
+from xland.store.reading import is_complete, open_store, store_digest, verify
 from xland.store.storage import LocalFiles, RemoteFiles
-from xland.store.writing import is_complete, open_store, store_digest, verify, write_netcdf
 
 CHUNK = "land_use/c/1/1/1"
 

@@ -14,8 +14,9 @@ from tests.killing import kill_this_process, run_until_killed
 from tests.store.rollout import SIZE, computed, toy
 from tests.store.test_writing import StopError, digest
 from xland.store import rollouts
+from xland.store.reading import open_store
 from xland.store.rollouts import YEARS, Keeper, Restartable, cut_segments, find_rollouts
-from xland.store.writing import open_store, write
+from xland.store.writing import write
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -25,10 +25,12 @@ from tests.store.test_writing import Fuse, StopError, digest, maps, on_threads, 
 from tests.waiting import wait_until
 from xland.errors import StoreError
 from xland.store import locks, rollouts, workplace
+from xland.store.exporting import write_netcdf
 from xland.store.locks import STALE_SECONDS, lock_objects
+from xland.store.reading import is_complete, open_store
 from xland.store.rollouts import YEARS
 from xland.store.storage import LocalFiles, RemoteFiles
-from xland.store.writing import is_complete, open_store, write, write_netcdf
+from xland.store.writing import write
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import xarray as xr
 from xland.catalog import open_entry
 from xland.errors import StoreError
 from xland.sources.files import open_coarse
-from xland.store.writing import open_store, verify, write
+from xland.store.reading import open_store, verify
+from xland.store.writing import write
 
 pytest.importorskip("aiohttp", reason="stores behind http need aiohttp")
 

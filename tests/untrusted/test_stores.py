@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from xland.errors import StoreError
-from xland.store.writing import is_complete, open_store, store_digest, verify, write
+from xland.store.reading import is_complete, open_store, store_digest, verify
+from xland.store.writing import write
 from xland.untrusted.stores import check_store
 
 VALUES = st.recursive(

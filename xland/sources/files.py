@@ -25,7 +25,7 @@ def open_coarse(path: Any) -> xr.Dataset:
     """Open a NetCDF file (or GeoTIFF, or GRIB with cfgrib) or Zarr store lazily, times undecoded.
 
     Of a store that holds digests of its files each is compared when it is read, as by
-    :func:`xland.store.writing.open_store`.
+    :func:`xland.store.reading.open_store`.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def open_maps(path: Any) -> xr.Dataset:
     StoreError
         If it does not exist, is incomplete, or holds no ``land_use``.
     """
-    from xland.store.writing import open_store
+    from xland.store.reading import open_store
 
     address = address_of(path)
     ds = open_store(address) if is_zarr(address) else open_coarse(address)

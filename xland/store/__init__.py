@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "is_complete": "writing",
-    "open_store": "writing",
-    "store_digest": "writing",
-    "verify": "writing",
+    "is_complete": "reading",
+    "open_store": "reading",
+    "store_digest": "reading",
+    "verify": "reading",
     "write": "writing",
     "write_netcdf": "exporting",
 }

@@ -32,7 +32,7 @@ def write_netcdf(
     Parameters
     ----------
     ds : Dataset
-        As returned by ``downscale`` or :func:`xland.store.writing.open_store`.
+        As returned by ``downscale`` or :func:`xland.store.reading.open_store`.
     path : path
         The file; it appears under its name only when it is whole.
     overwrite : bool

@@ -31,7 +31,7 @@ import yaml
 
 from xland.catalog import list_entries, open_entry, publish, read_catalog
 from xland.errors import XlandError
-from xland.store.writing import open_store
+from xland.store.reading import open_store
 
 SECRET = b"TOP-SECRET-0123456789"
 SECONDS = 20

@@ -130,7 +130,8 @@ def campaign(quick: bool, seed: int = 0) -> Iterator[dict[str, Any]]:
 def attempt(folder: str, kind: str, store: str, log: str, moment: int | None) -> Result:
     """Write the store, or go on with it, and kill this process at a moment; return what is in it and all moments."""
     from xland.downscaling.call import downscale
-    from xland.store.writing import open_store, verify, write
+    from xland.store.reading import open_store, verify
+    from xland.store.writing import write
 
     how = KINDS[kind]
     forcing, static, prior = (open_store(f"{folder}/{name}.zarr") for name in ("forcing", "static", "prior"))

@@ -22,7 +22,8 @@ import tests.store.elsewhere  # noqa: F401
 from xland.errors import XlandError
 from xland.store.checksums import TABLE
 from xland.store.provenance import describe_product
-from xland.store.writing import open_store, verify, write
+from xland.store.reading import open_store, verify
+from xland.store.writing import write
 
 Damage = Callable[[Path, np.random.Generator], "list[str]"]
 """Damages a store, and returns the names of the files that are no longer what they were."""

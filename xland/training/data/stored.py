@@ -93,7 +93,7 @@ class StoredArrays:
     cache : int
         Bytes of decoded chunks that are kept.
     digest : str, optional
-        That of the store (:func:`xland.store.writing.store_digest`); its files are compared when they are read first.
+        That of the store (:func:`xland.store.reading.store_digest`); its files are compared when they are read first.
     """
 
     def __init__(
