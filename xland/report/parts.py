@@ -99,11 +99,10 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing with its legend of marks; ``look`` says in a sentence what to look for."""
+    """A drawing; ``look`` says in a sentence what to look for."""
 
     drawing: Markup
     look: str
-    legend: Sequence[tuple[Markup, str]] = ()
 
 
 @dataclass(frozen=True)

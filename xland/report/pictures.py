@@ -1,15 +1,13 @@
 """Pictures for the report: arrays of palette indices to PNG that a page can carry in itself.
 
-Class maps have eight colours, so an indexed PNG is several times smaller than one of RGB values, and
-the report needs neither a plotting library nor any state of one.
+Class maps have eight colours, so an indexed PNG is several times smaller than one of RGB values.
 """
 
 from __future__ import annotations
 
 import base64
+import io
 import math
-import struct
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,25 +38,15 @@ def png(indices: NDArray[np.uint8], colors: Sequence[str]) -> bytes:
     colors : sequence of str
         Up to 256 colours as ``#rrggbb``; with two more digits of opacity, ``#rrggbbaa``.
 
-    Returns
-    -------
-    bytes
-        Per the PNG specification (ISO/IEC 15948), with the chunks IHDR, PLTE, tRNS, IDAT and IEND.
     """
-    rows, columns = indices.shape
+    from PIL import Image
+
     palette = [bytes.fromhex(color.lstrip("#").ljust(8, "f")) for color in colors]
-    lines = np.zeros((rows, columns + 1), dtype=np.uint8)  # a line begins with its filter: 0, none
-    lines[:, 1:] = indices
-    parts = (
-        (b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 3, 0, 0, 0)),
-        (b"PLTE", b"".join(color[:3] for color in palette)),
-        (b"tRNS", bytes(color[3] for color in palette)),
-        (b"IDAT", zlib.compress(lines.tobytes(), 9)),
-        (b"IEND", b""),
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
-    )
+    picture = Image.fromarray(indices, "P")
+    picture.putpalette(b"".join(color[:3] for color in palette))
+    file = io.BytesIO()
+    picture.save(file, "png", optimize=True, transparency=bytes(color[3] for color in palette))
+    return file.getvalue()
 
 
 def code_picture(

@@ -44,34 +44,29 @@ def reliability_section(report: Judgement) -> Section:
 def _curve(found: Reliability) -> Chart:
     edges, share = np.asarray(found.edges), np.nan_to_num(np.asarray(found.share, dtype=np.float64))
     tallest = float(share.max()) or 1.0
-    columns = [
-        (float(a), float(b), 0.3 * float(s) / tallest) for a, b, s in zip(edges[:-1], edges[1:], share, strict=True)
-    ]
     drawing = charts.lines(
-        [charts.Line("map", list(found.confidence), list(found.accuracy))],
-        charts.Axis("probability of the class chosen"),
-        charts.Axis("share that is right"),
-        "Line of the share that is right over the probability of the class chosen; figures in the table below",
+        {"map": (found.confidence, found.accuracy)},
+        "probability of the class chosen",
+        "share that is right",
+        top=1,
         diagonal=True,
-        columns=columns,
+        columns=(list(edges), list(0.3 * share / tallest)),
     )
+    label = "Line of the share that is right over the probability of the class chosen; figures in the table below"
     look = (
         "On the dashed diagonal, probabilities are right. Below it, the map is too confident; above it, too cautious. "
         "The pale columns show how the area is distributed over the probabilities."
     )
-    return Chart(drawing, look)
+    return Chart(charts.svg(drawing, label), look)
 
 
 def _risk(found: Reliability) -> Chart:
-    coverage, risk = list(found.coverage), list(found.risk)
-    drawing = charts.lines(
-        [charts.Line("map", coverage, risk, marked=len(coverage) <= 30)],
-        charts.Axis("share of the area kept, the surest first"),
-        charts.Axis.to("share that is wrong", float(np.nanmax(risk))),
-        f"Line of the share that is wrong over the share of the area kept; {figure(risk[-1])} of the area is wrong",
-    )
+    points = (found.coverage, found.risk)
+    drawing = charts.lines({"map": points}, "share of the area kept, the surest first", "share that is wrong")
+    wrong = figure(found.risk[-1])
+    label = f"Line of the share that is wrong over the share of the area kept; {wrong} of the area is wrong"
     look = "The lower the line on the left, the better the map knows its weak places. You may leave those out."
-    return Chart(drawing, look)
+    return Chart(charts.svg(drawing, label), look)
 
 
 def _summary(found: Reliability) -> Table:

@@ -124,9 +124,11 @@ def classes_section(report: Judgement) -> Section:
         [CLASS_NAMES[code] for code in codes],
         names,
         [[float(report.scores[name].area["land"].iou[code]) for name in names] for code in codes],
-        "Bars of the IoU of each class for each map; the figures are in the tables above",
     )
-    chart = Chart(drawing, "IoU on land, weighted by area. Longer is better; rare classes are the hard ones.")
+    label = "Bars of the IoU of each class for each map; the figures are in the tables above"
+    chart = Chart(
+        charts.svg(drawing, label), "IoU on land, weighted by area. Longer is better; rare classes are the hard ones."
+    )
     return Section("classes", "Class by class", [chart, _confusion(report)])
 
 
@@ -165,10 +167,9 @@ def regions_section(report: Judgement) -> Section:
     label = f"Mean IoU of each map in each region ({', '.join(found)}); the figures are in the table below"
     parts: list[Part] = [
         Chart(
-            charts.dots(list(found), values, label),
+            charts.svg(charts.dots(list(found), names, values), label),
             "Mean IoU on land in each region. Look for regions in which the marker of the judged map is not the one "
             "furthest to the right, and for markers far to the left of the others.",
-            [(charts.key(place), name) for place, name in enumerate(names)],
         ),
         _region_table(found, names),
         _region_classes(found, report.model),

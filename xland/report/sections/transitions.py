@@ -63,15 +63,11 @@ def change_section(report: Judgement) -> Section:
 
 
 def _bars(rows: dict[str, ChangeScores]) -> Chart:
-    shares = [(name, [getattr(each, share) for share in _SHARES]) for name, each in rows.items()]
-    drawing = charts.stacked(
-        shares,
-        list(zip(CHANGE_KINDS[1:], CHANGE_COLORS[1:], strict=True)),
-        "Bars of hits, misses, false alarms and wrong hits of each map; the figures are in the table below",
-    )
+    shares = {name: [getattr(each, share) for share in _SHARES] for name, each in rows.items()}
+    drawing = charts.stacked(shares, list(zip(CHANGE_KINDS[1:], CHANGE_COLORS[1:], strict=True)))
+    label = "Bars of hits, misses, false alarms and wrong hits of each map; the figures are in the table below"
     look = "Share of the scored area. The longer the hits beside the other three, the better the prediction of change."
-    legend = [(charts.swatch(color), kind) for color, kind in zip(CHANGE_COLORS[1:], CHANGE_KINDS[1:], strict=True)]
-    return Chart(drawing, look, legend)
+    return Chart(charts.svg(drawing, label), look)
 
 
 def _table(rows: dict[str, ChangeScores], model: str) -> Table:
@@ -100,23 +96,22 @@ def _table(rows: dict[str, ChangeScores], model: str) -> Table:
 def _curve(judged: ChangeScores) -> Chart:
     sizes = list(judged.by_factor)
     places = [math.log2(size) for size in sizes]
-    ours = [each.disagreement for each in judged.by_factor.values()]
-    null = [each.null.disagreement for each in judged.by_factor.values()]
-    up = charts.Axis.to("disagreement, % of the area", float(np.nanmax([*ours, *null])), 100)
-    across = charts.Axis("cells along a window", 0, places[-1], [(math.log2(size), str(size)) for size in sizes])
-    names = ("prediction", "persistence")
+    ours = [100 * each.disagreement for each in judged.by_factor.values()]
+    null = [100 * each.null.disagreement for each in judged.by_factor.values()]
     drawing = charts.lines(
-        [charts.Line(names[0], places, ours), charts.Line(names[1], places, null)],
-        across,
-        up,
-        "Lines of the disagreement with the observed map in windows of growing size; "
-        + "; ".join(f"{s} cells: {100 * a:.2f} and {100 * b:.2f} %" for s, a, b in zip(sizes, ours, null, strict=True)),
+        {"prediction": (places, ours), "persistence": (places, null)},
+        "cells along a window",
+        "disagreement, % of the area",
+        ticks={place: str(size) for place, size in zip(places, sizes, strict=True)},
+    )
+    label = "Lines of the disagreement with the observed map in windows of growing size; " + "; ".join(
+        f"{size} cells: {a:.2f} and {b:.2f} %" for size, a, b in zip(sizes, ours, null, strict=True)
     )
     look = (
         "The maps are compared by the areas of their classes in windows. Look where the prediction falls below "
         "persistence, and how fast. Larger windows forgive change that is predicted near its true place."
     )
-    return Chart(drawing, look, [(charts.key(place, line=True), name) for place, name in enumerate(names)])
+    return Chart(charts.svg(drawing, label), look)
 
 
 def _null_resolution(judged: ChangeScores) -> str:
