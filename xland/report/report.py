@@ -48,9 +48,10 @@ class Report(Judgement):
     @cached_property
     def sections(self) -> tuple[Section, ...]:
         """What the page shows."""
+        scores = scores_section(self)  # first: it refuses maps that cannot be scored
         return (
             maps_section(self),
-            scores_section(self),
+            scores,
             classes_section(self),
             regions_section(self),
             change_section(self),
