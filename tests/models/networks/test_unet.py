@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.worlds import tiny_inputs, tiny_network
 from xland.errors import ModelError
 from xland.models.inputs import published_inputs
+from xland.models.networks.context import PiecewiseLinear
 from xland.models.networks.unet import Architecture, DownscalingNetwork
 
 KINDS = ("unet", "context")
@@ -189,3 +190,8 @@ def test_the_untrained_network_of_the_tests_is_the_same_every_time_and_maps_seve
     with torch.no_grad():
         assert len(first(coarse, static).argmax(dim=1).unique()) >= 3
         assert not torch.equal(first(coarse, static), other(coarse, static))
+
+
+@pytest.mark.parametrize("channels", [0, 3])
+def test_knots_begin_evenly_for_any_number_of_channels(channels):
+    assert torch.equal(PiecewiseLinear(channels, 12).knots, torch.linspace(-2, 2, 13).repeat(channels, 1))

@@ -38,7 +38,7 @@ class PiecewiseLinear(nn.Module):
         super().__init__()
         # a list: on the device "meta" most operations on tensors import SymPy, for most of a second
         knots = torch.linspace(-2, 2, bins + 1, device="cpu").tolist()
-        self.register_buffer("knots", torch.tensor([knots] * channels))
+        self.register_buffer("knots", torch.tensor([knots] * channels).reshape(channels, bins + 1))
 
     def fit(self, values: Tensor) -> None:
         """Put the knots at the quantiles of sample values, ``(channels, samples)``."""
