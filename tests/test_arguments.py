@@ -16,7 +16,6 @@ from tests.worlds import tiny_world
 from xland.addresses import address_of
 from xland.arguments import checked, is_count, items_of
 from xland.clusters import open_cluster
-from xland.downscaling.outputs import choose_outputs
 from xland.errors import (
     AddressError,
     CatalogError,
@@ -28,6 +27,7 @@ from xland.errors import (
     StoreError,
     VocabularyError,
 )
+from xland.outputs import OUTPUTS, choose_outputs
 from xland.plot import land_use_map
 from xland.store.exporting import write_netcdf
 from xland.store.writing import write
@@ -179,7 +179,7 @@ def test_sequences_are_sequences(value):
 def test_outputs_are_named_text(value):
     with pytest.raises(ModelError, match="outputs"):
         choose_outputs(value)
-    assert choose_outputs(["land_use"]) == choose_outputs("land_use") == ("land_use",)
+    assert choose_outputs(["land_use"]) == choose_outputs("land_use") == (OUTPUTS["land_use"],)
 
 
 @pytest.mark.parametrize("value", [None, "", 5, {}, [], np.zeros(3), xr.DataArray(0)])

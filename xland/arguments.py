@@ -6,7 +6,8 @@ import builtins
 import inspect
 import math
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from functools import cache, wraps
 from numbers import Real
 from types import NoneType, UnionType
@@ -55,6 +56,15 @@ def checked(error: type[XlandError]) -> Callable[[Callable[_Parameters, _Result]
         return run
 
     return decorate
+
+
+def unknown(what: str, names: object, known: Iterable[Any]) -> str:
+    """Return the message for a name, or a list of names, that are not known: the nearest one, and all that are."""
+    known = [str(each) for each in known]
+    given = [*names][:5] if isinstance(names, list | tuple | set) else [names]
+    near = [found for name in given for found in get_close_matches(str(name), known, 1)]
+    question = f": did you mean {near[0]!r}?" if near else "."
+    return f"unknown {what} {', '.join(map(shown, given))}{question} Known are {', '.join(known) or 'none'}"
 
 
 def is_count(value: object) -> bool:

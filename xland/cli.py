@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from xland.errors import ClusterError, StoreError, TrainingStoppedError, XlandError
 from xland.models import DEFAULT_MODEL
+from xland.outputs import OUTPUTS
 from xland.sources.files import open_coarse, open_map
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _downscale(commands: Any) -> None:
         "--outputs",
         nargs="+",
         default=["land_use"],
-        choices=["land_use", "probability", "confidence", "spread", "applicability", "conservation"],
+        choices=list(OUTPUTS),
         help="what to write (land_use)",
     )
     parser.add_argument(

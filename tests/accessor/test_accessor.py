@@ -33,7 +33,7 @@ def model_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def fine(model_folder):
     coarse, static, maps = tiny_world((2000,))
-    return coarse.ai4land.downscale(model=model_folder, static=static, outputs=("land_use", "confidence")), maps
+    return coarse.ai4land.downscale(model=model_folder, static=static, outputs=("land_use", "margin")), maps
 
 
 def test_importing_xland_does_not_import_torch_or_other_heavy_packages():
@@ -75,7 +75,7 @@ def test_a_slice_plots(fine):
     maps, _ = fine
     axes = maps["land_use"].sel(lat=slice(50, 0), lon=slice(0, 60)).ai4land.plot()
     assert len(axes.images) == 1
-    assert len(maps["confidence"].ai4land.plot().images) == 1
+    assert len(maps["margin"].ai4land.plot().images) == 1
     assert maps.ai4land.plot(legend=False).get_legend() is None
 
 
@@ -106,7 +106,7 @@ def test_amounts_are_drawn_as_a_scale_that_bears_their_own_name(fine):
         (forest.drop_attrs(), "primf"),
         (xr.where(forest > 0.5, 1.0, 0.0).rename("primf").assign_coords(forest.coords), "primf"),
         (coarse["secma"].isel(time=0).assign_attrs(long_name="age"), "age [years]"),
-        (maps["confidence"].isel(time=0), maps["confidence"].attrs["long_name"]),
+        (maps["margin"].isel(time=0), maps["margin"].attrs["long_name"]),
         ((maps["land_use"] == 4).coarsen(lat=4, lon=4).mean().rename("forest"), "forest"),
         (maps["land_use"] == 4, "land_use"),
     ):

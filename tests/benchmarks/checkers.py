@@ -50,7 +50,7 @@ def make_products(folder: Path) -> None:
     """Write two years of a region across 0 E, with probabilities: a store, a NetCDF file and a catalog of each."""
     coarse, static, _ = tiny_world((2000, 2001))
     model = tiny_checkpoint(folder / "model", tiny_inputs())
-    outputs = ("land_use", "probability", "confidence")
+    outputs = ("land_use", "probability", "margin")
     for name, names in NAMES.items():
         forcing = coarse.assign_coords(time=list(YEARS)).rename(names)
         made = forcing.ai4land.downscale(model=model, static=static, region=REGION, outputs=outputs)

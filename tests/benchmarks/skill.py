@@ -84,7 +84,7 @@ def fractions(quick: bool) -> Iterator[Line]:
     """Score ``fractions-0p05`` with its totals kept, on held-out land cells that hold more than one class."""
     scene = open_scene("fractions-0p05", quick=quick)
     ways = {"model": {"conserve": "map", "tolerance": 1}, "model_nearest": {"conserve": "map", "tolerance": 0}}
-    kept = {name: scene.predict(**way, outputs=("land_use", "conservation")) for name, way in ways.items()}
+    kept = {name: scene.predict(**way, outputs=("land_use", "unmet")) for name, way in ways.items()}
     maps = {**{name: each["land_use"] for name, each in kept.items()}, "model_free": scene.predict()["land_use"]}
     maps |= _simple(scene)
     if not quick:
@@ -131,7 +131,7 @@ def _places(chosen: xr.DataArray) -> list[xr.DataArray]:
 def conservation(quick: bool) -> Iterator[Line]:
     """Measure how exactly probabilities keep the states of LUH2 2015, and count cells where that cannot be."""
     scene = open_scene("luh2-0p05", quick=quick)
-    kept = scene.predict(conserve="fractions", outputs=("probability", "conservation"))
+    kept = scene.predict(conserve="fractions", outputs=("probability", "unmet"))
     found = fractions_error(kept["probability"], kept["unmet"], scene.forcing)
     yield {
         "name": "conserve_fractions_error",

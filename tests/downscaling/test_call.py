@@ -34,7 +34,7 @@ few = settings(
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-EVERYTHING = ("land_use", "probability", "confidence")
+EVERYTHING = ("land_use", "probability", "margin", "entropy")
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,7 @@ def assert_same(found: xr.Dataset, expected: xr.Dataset) -> None:
     """Probabilities within 1e-5, classes equal wherever the two best differ by more than that."""
     part = expected.sel(lat=found["lat"], lon=found["lon"])
     np.testing.assert_allclose(found["probability"], part["probability"], atol=1e-5)
-    clear = part["confidence"].values > 1e-5
+    clear = part["margin"].values > 1e-5
     np.testing.assert_array_equal(found["land_use"].values[clear], part["land_use"].values[clear])
 
 
@@ -137,13 +137,13 @@ def test_probabilities_sum_to_one_and_ocean_is_certain(world, whole):
     np.testing.assert_allclose(whole["probability"].sum("class"), 1, atol=1e-6)
     sea = static["land_share"].values == 0
     assert (whole["land_use"].values[0][sea] == 0).all()
-    assert (whole["confidence"].values[0][sea] == 1).all()
+    assert (whole["margin"].values[0][sea] == 1).all()
     assert len(np.unique(whole["land_use"])) > 3
 
 
 def test_confidence_is_the_margin_between_the_two_best(whole):
     ordered = np.sort(whole["probability"].values, axis=1)
-    np.testing.assert_allclose(whole["confidence"], ordered[:, -1] - ordered[:, -2], atol=1e-6)
+    np.testing.assert_allclose(whole["margin"], ordered[:, -1] - ordered[:, -2], atol=1e-6)
 
 
 def test_a_regional_forcing_with_world_wide_static_fields_works(world, model, whole):

@@ -25,7 +25,7 @@ from xland.totals.crosswalk import LUH_CROSSWALK, Crosswalk, class_targets
 from xland.vocabulary import CLASS_NAMES, FOREST, GRASS_SHRUB, PASTURE, STATE_CLASSES
 
 REGION = (-60, -18, 60, 62)
-EVERYTHING = ("land_use", "probability", "confidence", "conservation")
+EVERYTHING = ("land_use", "probability", "margin", "entropy", "unmet")
 PIXEL = 1.05 / FACTOR**2
 """Share of the largest pixel in its coarse cell, north of 18 S and south of 62 N."""
 
@@ -104,7 +104,7 @@ def test_all_that_follows_from_probabilities_follows_from_those_fitted(ask):
     probability = found["probability"].values
     np.testing.assert_array_equal(found["land_use"], probability.argmax(axis=1))
     ordered = np.sort(probability, axis=1)
-    np.testing.assert_allclose(found["confidence"], ordered[:, -1] - ordered[:, -2], atol=1e-6)
+    np.testing.assert_allclose(found["margin"], ordered[:, -1] - ordered[:, -2], atol=1e-6)
 
 
 def test_a_map_has_the_class_areas_of_the_forcing_to_within_a_pixel(world, ask):
@@ -113,7 +113,7 @@ def test_a_map_has_the_class_areas_of_the_forcing_to_within_a_pixel(world, ask):
     assert kept.mean() > 0.5
     assert np.nanmax(np.abs(shares(found) - wanted(world[0], found))[:, kept]) <= PIXEL
     assert np.nanmax(np.abs(shares(plain) - wanted(world[0], plain))) > 0.5, "the model alone keeps none"
-    for name in ("probability", "confidence", "entropy"):
+    for name in ("probability", "margin", "entropy"):
         np.testing.assert_array_equal(found[name], plain[name])
 
 
@@ -189,7 +189,7 @@ def rolled(world, rolling_model):
     """Two years of a rollout upon the map of 2000, and what it is asked with."""
     coarse, static, maps = world
     options = {"model": rolling_model, "static": static, "years": [2001, 2002], "conserve": "changes"}
-    options |= {"prior": maps.sel(time=2000), "region": REGION, "outputs": ("land_use", "conservation")}
+    options |= {"prior": maps.sel(time=2000), "region": REGION, "outputs": ("land_use", "unmet")}
     return downscale(coarse, chunks=360, **options).compute(), options
 
 
@@ -327,7 +327,7 @@ def test_what_cannot_be_kept_is_said(world, model):
     )
     there = (abs(static["lat"] - lat) < 2) & (static["lon"] > lon) & (static["lon"] < lon + 2)
     half = static.assign(land_share=static["land_share"].where(~there, 0))
-    options = {"model": model, "static": half, "years": 2002, "region": REGION, "outputs": ("land_use", "conservation")}
+    options = {"model": model, "static": half, "years": 2002, "region": REGION, "outputs": ("land_use", "unmet")}
     for mode in ("fractions", "map"):
         found = downscale(coarse, conserve=mode, **options).compute()
         row, column = int((62 - lat) // 4), int((lon + 60) // 4)
@@ -369,7 +369,7 @@ def test_building_reads_no_value(world, model, rolling_model, mode):
         options = given if mode == "changes" or each is rolling_model else {}
         lazy = downscale(
             raising_dataset(coarse).isel(time=slice(None)), model=each, static=raising_dataset(static), conserve=mode,
-            years=[2001, 2002], outputs=("land_use", "conservation"), **options,
+            years=[2001, 2002], outputs=("land_use", "unmet"), **options,
         )  # fmt: skip
         assert all(dask.is_dask_collection(array.data) for array in lazy.data_vars.values())
 
@@ -394,7 +394,7 @@ def test_building_reads_no_value(world, model, rolling_model, mode):
             "the crosswalk is of type mappingproxy; pass an xland.totals.crosswalk.Crosswalk",
         ),
         (
-            {"outputs": "conservation"},
+            {"outputs": "unmet"},
             ModelError,
             "'conservation' says where totals could not be kept: choose conserve=",
         ),

@@ -215,7 +215,7 @@ def test_the_number_of_threads_of_the_caller_changes_no_bit(world, model, schedu
     for count in (1, 3):
         monkeypatch.setattr(engine, "_pools", {})
         numbers_of_threads(count)
-        options = {"years": 2000, "region": (-60, -20, 60, 60), "outputs": ("probability", "confidence")}
+        options = {"years": 2000, "region": (-60, -20, 60, 60), "outputs": ("probability", "margin", "entropy")}
         lazy = downscale(coarse, model=model, static=static, **options)
         found.append(lazy.compute(scheduler=scheduler))
         assert torch.get_num_threads() == count, "the caller keeps what it set"

@@ -12,7 +12,7 @@ from xland.errors import ModelError
 from xland.models.checkpoint import update_card
 
 REGION = (-60, -20, 60, 60)
-EVERYTHING = ("land_use", "probability", "confidence", "spread")
+EVERYTHING = ("land_use", "probability", "margin", "entropy", "spread")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_the_probability_of_an_ensemble_is_the_mean_of_its_members(ask, members)
     found = ask(list(members))
     np.testing.assert_allclose(found["probability"], np.mean(alone, axis=0), atol=1e-6)
     ordered = np.sort(found["probability"].values, axis=1)
-    np.testing.assert_allclose(found["confidence"], ordered[:, -1] - ordered[:, -2], atol=1e-6)
+    np.testing.assert_allclose(found["margin"], ordered[:, -1] - ordered[:, -2], atol=1e-6)
     np.testing.assert_array_equal(found["land_use"], found["probability"].values.argmax(axis=1))
 
 
@@ -59,7 +59,7 @@ def test_an_ensemble_depends_neither_on_blocks_nor_on_the_region(ask, members):
     one, cut = ask(list(members), chunks=360), ask(list(members), chunks=44)
     part = ask(list(members), region=(-20, 2, 24, 42))
     inside = one.sel(lat=part["lat"], lon=part["lon"])
-    for name in ("land_use", "probability", "confidence", "spread"):
+    for name in ("land_use", "probability", "margin", "entropy", "spread"):
         np.testing.assert_array_equal(cut[name], one[name])
         np.testing.assert_array_equal(part[name], inside[name])
 
@@ -112,7 +112,7 @@ def test_a_decision_changes_the_class_and_no_probability(ask, model, tmp_path):
     decision = np.array([0.0, 1.5, 0.0, 0.7, -0.5, 0.0, 0.0, 0.3])
     decided = ask(update_card(copy.folder, {"decision": decision.tolist()}), outputs=EVERYTHING[:3])
     plain = ask(model, outputs=EVERYTHING[:3])
-    for name in ("probability", "confidence", "entropy"):
+    for name in ("probability", "margin", "entropy"):
         np.testing.assert_array_equal(decided[name], plain[name])
     probability = plain["probability"].values
     with np.errstate(divide="ignore"):

@@ -23,7 +23,7 @@ from xland.models.checkpoint import save_checkpoint
 from xland.models.networks.unet import Architecture, DownscalingNetwork
 from xland.store.rollouts import Keeper, Restartable
 
-EVERYTHING = ("land_use", "probability", "confidence")
+EVERYTHING = ("land_use", "probability", "margin", "entropy")
 
 
 def layer_of(ds: xr.Dataset) -> BlockYears:

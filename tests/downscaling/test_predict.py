@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from tests.worlds import tiny_inputs
 from xland.downscaling.engine import Engine
-from xland.downscaling.outputs import LAYERS, Finishing
+from xland.downscaling.finishing import Finishing
 from xland.downscaling.predict import BlockInputs, predict_block
 from xland.downscaling.windows import Block, Span
+from xland.outputs import OUTPUTS
 
 
 class Constant(torch.nn.Module):
@@ -37,7 +38,9 @@ def run(network: torch.nn.Module, block: Block, land: np.ndarray, static: np.nda
     coarse = np.zeros((7, rows // 4, columns // 4), np.float32)
     fields = np.zeros((3, rows, columns), np.float16) if static is None else static
     inputs = BlockInputs(coarse, torch.from_numpy(fields), land)
-    return predict_block([Engine(network, "cpu")], block, inputs, Finishing(LAYERS))
+    return predict_block(
+        [Engine(network, "cpu")], block, inputs, Finishing(tuple(each for each in OUTPUTS.values() if not each.needs))
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -88,7 +91,7 @@ def test_windows_without_land_in_the_block_are_not_run():
     found = run(network, block, land)
     assert (found["land_use"] == 0).all()
     assert (found["probability"][0] == 1).all()
-    assert (found["confidence"] == 1).all()
+    assert (found["margin"] == 1).all()
     assert (found["entropy"] == 0).all()
     assert network.windows == 0
     land[block.core][0, 0] = True
@@ -106,7 +109,7 @@ def test_class_margin_and_entropy_are_those_of_the_probabilities(scores):
     found = run(Constant(scores), block, np.ones((len(block.read_rows), len(block.read_columns)), bool))
     shares = found["probability"][:, 0, 0]
     assert found["land_use"][0, 0] == shares.argmax(), "the lower code where two are equal"
-    np.testing.assert_allclose(found["confidence"][0, 0], np.sort(shares)[-1] - np.sort(shares)[-2], atol=1e-6)
+    np.testing.assert_allclose(found["margin"][0, 0], np.sort(shares)[-1] - np.sort(shares)[-2], atol=1e-6)
     np.testing.assert_allclose(found["entropy"][0, 0], -(shares * np.log(shares)).sum() / np.log(8), atol=1e-5)
 
 

@@ -24,7 +24,7 @@ from xland.geo.grid import Grid
 from xland.models.checkpoint import Checkpoint, save_checkpoint
 
 YEARS = (2000, 2001, 2002)
-EVERYTHING = ("land_use", "probability", "confidence")
+EVERYTHING = ("land_use", "probability", "margin", "entropy")
 few = settings(
     max_examples=5,
     deadline=None,
@@ -112,7 +112,7 @@ blocks = st.one_of(st.integers(1, 6), st.integers(1, 30))
 def assert_same(found: xr.Dataset, expected: xr.Dataset) -> None:
     """Probabilities within 1e-5, classes equal wherever the two best differ by more than that."""
     np.testing.assert_allclose(found["probability"], expected["probability"], atol=1e-5)
-    clear = expected["confidence"].values > 2e-5
+    clear = expected["margin"].values > 2e-5
     np.testing.assert_array_equal(found["land_use"].values[clear], expected["land_use"].values[clear])
     assert clear.mean() > 0.5, "the test must not pass for want of clear classes"
     assert (expected["land_use"] > 0).any(), "nor for want of land"

@@ -10,7 +10,7 @@ from xland.downscaling.call import downscale
 from xland.downscaling.engine import Engine
 from xland.vocabulary import CLASS_NAMES
 
-EVERYTHING = ("land_use", "probability", "confidence")
+EVERYTHING = ("land_use", "probability", "confidence", "margin", "entropy")
 REGION = (-60, -20, 60, 60)
 
 
@@ -50,9 +50,9 @@ def test_all_outputs_come_from_one_pass(world, model, rolling_model, windows, pr
 
 def test_uncertainty_without_the_map_is_the_same(world, model, sure):
     coarse, static, _ = world
-    only = downscale(coarse, model=model, static=static, years=2000, region=REGION, outputs="confidence")
-    assert set(only.data_vars) - {"spatial_ref"} == {"confidence", "entropy"}
-    for name in ("confidence", "entropy"):
+    only = downscale(coarse, model=model, static=static, years=2000, region=REGION, outputs=("confidence", "margin"))
+    assert set(only.data_vars) - {"spatial_ref"} == {"confidence", "margin"}
+    for name in ("confidence", "margin"):
         np.testing.assert_array_equal(only[name], sure[name].sel(year=[2000]))
 
 
@@ -60,23 +60,25 @@ def test_margin_and_entropy_follow_from_the_probabilities(sure):
     shares = sure["probability"].values
     ordered = np.sort(shares, axis=1)
     np.testing.assert_array_equal(sure["land_use"], shares.argmax(axis=1))
-    np.testing.assert_allclose(sure["confidence"], ordered[:, -1] - ordered[:, -2], atol=1e-6)
+    np.testing.assert_allclose(sure["margin"], ordered[:, -1] - ordered[:, -2], atol=1e-6)
     spread = -(shares * np.log(np.maximum(shares, 1e-12))).sum(axis=1) / np.log(len(CLASS_NAMES))
     np.testing.assert_allclose(sure["entropy"], spread, atol=1e-5)
-    for name in ("confidence", "entropy"):
+    shown = np.take_along_axis(shares, sure["land_use"].values[:, None].astype(int), axis=1)[:, 0]
+    np.testing.assert_array_equal(sure["confidence"], shown)
+    for name in ("margin", "entropy", "confidence"):
         assert 0 <= float(sure[name].min()) <= float(sure[name].max()) <= 1
 
 
 def test_shares_are_stored_in_a_byte_and_read_back_within_half_a_step(sure, tmp_path):
-    for name in ("probability", "confidence", "entropy"):
+    for name in ("probability", "margin", "entropy"):
         encoding = sure[name].encoding
         assert (encoding["dtype"], encoding["scale_factor"], encoding["_FillValue"]) == ("uint8", 0.004, 255)
     sure.to_netcdf(tmp_path / "sure.nc")
     with xr.open_dataset(tmp_path / "sure.nc", mask_and_scale=False) as raw:
-        assert {raw[name].dtype for name in ("land_use", "probability", "confidence", "entropy")} == {np.dtype("u1")}
+        assert {raw[name].dtype for name in ("land_use", "probability", "margin", "entropy")} == {np.dtype("u1")}
         assert int(raw["probability"].max()) <= 250
     with xr.open_dataset(tmp_path / "sure.nc") as read:
-        for name in ("probability", "confidence", "entropy"):
+        for name in ("probability", "margin", "entropy"):
             np.testing.assert_allclose(read[name], sure[name], atol=0.002 + 1e-6)
             assert 0 <= float(read[name].min()) <= float(read[name].max()) <= 1
         np.testing.assert_array_equal(read["land_use"], sure["land_use"])

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from xland.downscaling.conserving import Conserving
 from xland.downscaling.engine import Engine, choose_device, engine_of, give_back, residency_of, start_all
 from xland.downscaling.fields import ChunkField, Chunks, Field, Key
-from xland.downscaling.outputs import LAYERS, Finishing, ocean
+from xland.downscaling.finishing import Finishing, ocean
 from xland.downscaling.predict import BlockInputs, predict_block
 from xland.downscaling.windows import Block, Layout, Placement, placements
 from xland.errors import PriorError
 from xland.forcing.read import check_coverage, check_values
-from xland.geo.grid import expand
-from xland.models.applicability import Applicability, static_means
+from xland.models.applicability import Applicability
 from xland.models.checkpoint import Checkpoint
 from xland.models.ensemble import Ensemble
 from xland.models.inputs import MASKED
+from xland.outputs import OUTPUTS, Output
 from xland.reading.limits import checked_predictor, refuse, share_problem, unknown_land
 from xland.vocabulary import check_codes
 
@@ -69,8 +69,8 @@ class Plan:
         Whether these are the predictors that xland makes, whose values need no look.
     first_prior : Field or None
         Map of the year that the first one adjoins.
-    layers : tuple of str
-        What each block-year returns.
+    outputs : tuple of Output
+        What each block-year returns, the class map first.
     device : str
     flips : bool
     conserving : Conserving, optional
@@ -87,7 +87,7 @@ class Plan:
     static: Field
     own_static: bool
     first_prior: Field | None = None
-    layers: tuple[str, ...] = ("land_use",)
+    outputs: tuple[Output, ...] = (OUTPUTS["land_use"],)
     device: str = "auto"
     flips: bool = False
     conserving: Conserving | None = None
@@ -106,13 +106,13 @@ class Plan:
     @cached_property
     def applicability(self) -> Applicability | None:
         """What distances to the training inputs are measured from, where they are wanted."""
-        return self.model.applicability if "applicability" in self.layers else None
+        return self.model.applicability if any(each.needs == "applicability" for each in self.outputs) else None
 
     @cached_property
     def finishing(self) -> Finishing:
         """How probabilities become layers."""
         decision = self.model.decision
-        return Finishing(tuple(name for name in self.layers if name in LAYERS), decision if any(decision) else ())
+        return Finishing(self.outputs, decision if any(decision) else ())
 
     @property
     def rollout(self) -> bool:
@@ -191,32 +191,19 @@ def run_block_year(plan: Plan, year: int, row: int, column: int, *chunks: NDArra
     with _in_hand:
         static = residency_of(device).get(plan.token, (row, column), read) if len(plan.years) > 1 else read()[0]
         if static.fields is None:
-            return ocean((len(block.rows), len(block.columns)), len(plan.inputs.classes), plan.layers)
+            return ocean((len(block.rows), len(block.columns)), len(plan.inputs.classes), plan.outputs)
         coarse = _read_coarse(plan, block, static, named, year)
         prior = _read_prior(plan, block, named, year)
         engines: list[Engine] = [engine_of(member, device, flips=plan.flips) for member in plan.model.members]
-        block_inputs = BlockInputs(coarse, static.fields, static.land, prior, static.pending)
+        block_inputs = BlockInputs(coarse, static.fields, static.land, prior, static.pending, plan.applicability)
         finishing = plan.finishing
         if plan.conserving is not None:
             before = None if prior is None else prior[block.core]
             targets = plan.conserving.read(plan.coarse, plan.inputs, block, named, year, before)
             finishing = replace(finishing, targets=targets)
         layers = predict_block(engines, block, block_inputs, finishing)
-        if plan.applicability is not None:
-            layers["applicability"] = _distance(plan.applicability, block, block_inputs, plan.inputs.factor)
     give_back()
     return layers
-
-
-def _distance(applicability: Applicability, block: Block, inputs: BlockInputs, factor: int) -> NDArray[np.float32]:
-    """Distance of each coarse cell to the training inputs, on its fine cells; NaN where there is no land."""
-    for _, future in inputs.pending:
-        future.result()
-    land = inputs.land[block.core]
-    rows, columns = (slice(side.start // factor, side.stop // factor) for side in block.core)
-    means = static_means(inputs.static[:, *block.core].cpu().numpy(), land, factor)
-    distance = applicability.distance(inputs.coarse[:, rows, columns], means)
-    return np.where(land, expand(distance, factor), np.float32(np.nan))
 
 
 def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple[_Static, int]:

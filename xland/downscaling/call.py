@@ -13,8 +13,8 @@ from xland.arguments import checked
 from xland.datasets.static import static_identity
 from xland.downscaling.block import Plan
 from xland.downscaling.conserving import Conserve, base_year, choose_totals, conserving_of
+from xland.downscaling.finishing import check_outputs, dataset_of
 from xland.downscaling.graph import block_years
-from xland.downscaling.outputs import check_model, choose_outputs, dataset_of, layers_of
 from xland.downscaling.planning import (
     Region,
     Sources,
@@ -35,6 +35,7 @@ from xland.geo.orientation import restore
 from xland.geo.years import listed, with_years
 from xland.models import DEFAULT_MODEL, Model, find_model
 from xland.models.inputs import InputSpec
+from xland.outputs import OUTPUTS, choose_outputs
 from xland.store.identity import digest_of, identities_of
 from xland.store.provenance import describe_product
 from xland.totals.crosswalk import Crosswalk
@@ -143,8 +144,8 @@ def downscale(
     trained = find_model(model)
     inputs = trained.inputs
     wanted = choose_outputs(outputs)
-    check_model(wanted, trained)
-    kept = choose_totals(ds, conserve, crosswalk, tolerance, inputs, prior=prior is not None, outputs=wanted)
+    check_outputs(wanted, trained, totals=conserve is not None)
+    kept = choose_totals(ds, conserve, crosswalk, tolerance, inputs, prior=prior is not None)
     states = () if kept is None else kept.states
     forcing = read_forcing(ds, variables=tuple(dict.fromkeys((*inputs.coarse_variables, *states))))
     _check_factor(forcing.grid, inputs, trained.name)
@@ -177,9 +178,13 @@ def downscale(
     if static is None:
         identities["static"] = static_identity(inputs.resolution)
     fingerprint = digest_of(
-        [trained.identity, identities, direction, wanted]
+        [trained.identity, identities, direction, [each.name for each in wanted]]
         + (["flips"] if flips else [])
-        + ([member.card.get("applicability") for member in trained.members] if "applicability" in wanted else [])
+        + (
+            [member.card.get("applicability") for member in trained.members]
+            if any(each.needs == "applicability" for each in wanted)
+            else []
+        )
         + ([asdict(kept), before if kept.mode == "changes" else None] if kept is not None else [])
     )
     plan = Plan(
@@ -193,7 +198,7 @@ def downscale(
         static=sources.static.field,
         own_static=static is None,
         first_prior=None if sources.prior is None else sources.prior.field,
-        layers=layers_of(wanted),
+        outputs=tuple(dict.fromkeys((OUTPUTS["land_use"], *wanted))),
         device=device,
         flips=flips,
         conserving=None

@@ -61,7 +61,6 @@ def choose_totals(
     inputs: InputSpec,
     *,
     prior: bool,
-    outputs: Sequence[str],
 ) -> Totals | None:
     """Return the totals that are to be kept; None where none are.
 
@@ -75,14 +74,12 @@ def choose_totals(
         Says what the classes are.
     prior : bool
         Whether there is a prior map.
-    outputs : sequence of str
-        What is asked for.
 
     Raises
     ------
     ModelError
-        For a value of ``conserve`` that is not known, changes without a prior map, and a crosswalk or the output
-        ``conservation`` where no totals are kept; a tolerance where no map has totals, or outside 0 to 1.
+        For a value of ``conserve`` that is not known, changes without a prior map, and a crosswalk
+        where no totals are kept; a tolerance where no map has totals, or outside 0 to 1.
     AllocationError
         If the crosswalk is of another type, leaves a class without a state or counts one twice, or the forcing lacks
         a state.
@@ -92,8 +89,6 @@ def choose_totals(
     if conserve is None:
         if crosswalk is not None:
             raise ModelError("crosswalk says which totals are kept: choose how with conserve=, or leave crosswalk out")
-        if "conservation" in outputs:
-            raise ModelError("the output 'conservation' says where totals could not be kept: choose conserve=, too")
         return None
     if not isinstance(conserve, str) or conserve not in get_args(Conserve):
         known = ", ".join(map(repr, get_args(Conserve)))

@@ -132,7 +132,7 @@ class BlockYears(Layer):
     @property
     def several(self) -> bool:
         """Whether more than the class map is wanted."""
-        return self.plan.layers != ("land_use",)
+        return len(self.plan.outputs) > 1
 
     @property
     def _plan_key(self) -> str:
@@ -164,17 +164,11 @@ def block_years(plan: Plan, depends_on: Sequence[da.Array]) -> dict[str, da.Arra
     if not layer.several:
         return arrays
     everything = da.Array(graph, layer.all_layers, chunks, meta=np.empty((0, 0, 0), np.float32))
-    for each in plan.layers:
-        if each == "probability":
-            arrays[each] = everything.map_blocks(
-                _one_layer,
-                each,
-                dtype=np.float32,
-                new_axis=1,
-                chunks=(years, (len(plan.inputs.classes),), *plan.layout.chunks),
-            )
-        elif each != "land_use":
-            arrays[each] = everything.map_blocks(_one_layer, each, dtype=np.float32)
+    for output in plan.outputs[1:]:
+        axes: dict[str, Any] = {}
+        if output.classes:
+            axes = {"new_axis": 1, "chunks": (years, (len(plan.inputs.classes),), *plan.layout.chunks)}
+        arrays[output.name] = everything.map_blocks(_one_layer, output.name, dtype=output.dtype, **axes)
     return arrays
 
 

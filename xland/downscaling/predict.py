@@ -10,14 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xland.downscaling.engine import Engine, one_thread
-from xland.downscaling.outputs import Finishing, ocean
+from xland.downscaling.finishing import Finishing, ocean
 from xland.downscaling.windows import Block, blend_weights
+from xland.errors import ModelError
+from xland.geo.grid import expand
+from xland.models.applicability import Applicability, static_means
 from xland.models.inputs import MASKED
 
 if TYPE_CHECKING:
@@ -46,6 +50,18 @@ class BlockInputs:
     land: NDArray[np.bool_]
     prior: NDArray[np.uint8] | None = None
     pending: Sequence[tuple[slice, Future[None]]] = ()
+    applicability: Applicability | None = None
+
+    def measure(self, block: Block, at: slice) -> NDArray[np.float32]:
+        """Return the distance to the training inputs of whole coarse rows of the block, on fine pixels."""
+        if self.applicability is None:
+            raise ModelError("the model does not contain its training inputs: add them with `xland calibrate`")
+        rows, columns = block.core
+        rows = slice(rows.start + at.start, rows.start + at.stop)
+        factor = self.land.shape[0] // self.coarse.shape[1]
+        low = [slice(side.start // factor, side.stop // factor) for side in (rows, columns)]
+        means = static_means(self.static[:, rows, columns].cpu().numpy(), self.land[rows, columns], factor)
+        return expand(self.applicability.distance(self.coarse[:, *low], means), factor)
 
 
 def predict_block(
@@ -74,7 +90,7 @@ def predict_block(
     finishing = finishing or Finishing()
     core_rows, core_columns = block.core
     land = inputs.land[core_rows, core_columns]
-    results = ocean(land.shape, len(engines[0].network.inputs.classes), finishing.layers)
+    results = ocean(land.shape, len(engines[0].network.inputs.classes), finishing.outputs)
     if not land.any():
         return results
     with one_thread():
@@ -84,7 +100,7 @@ def predict_block(
             if part.stop > part.start:
                 at = slice(part.start - first, part.stop - first)
                 rows = [values[:, part.start - top : part.stop - top] for values in members]
-                finishing.fill(results, rows, at, land[at])
+                finishing.fill(results, rows, at, land[at], partial(inputs.measure, block, at))
     return results
 
 

@@ -28,6 +28,7 @@ from xland.geo.coordinates import bounds_name, check_reference
 from xland.geo.grid import Grid
 from xland.geo.orientation import Orientation, orient
 from xland.geo.years import check_years, decode_years, listed, missing_years
+from xland.outputs import OUTPUTS
 from xland.reading.limits import ROUNDING, ValueProblem, beyond_remedy, check_units, limits_of
 from xland.reading.variables import check_array, read_values, without_extra
 from xland.vocabulary import CROP_STATES, LUH2_STATES, LUH3_STATES, LUH_SECONDARY
@@ -114,18 +115,15 @@ def read_forcing(ds: xr.Dataset, *, variables: Sequence[str] | None = None, year
     return Forcing(data=data, grid=orientation.grid, years=years, orientation=orientation)
 
 
-_TAKEN = frozenset(
-    {"land_use", "probability", "confidence", "entropy", "spread", "applicability", "unmet"}
-    | {"class", "class_name", "bnds", "spatial_ref"}
-)
-"""Names of what results hold beside the coordinates of the forcing, which they take over."""
+_TAKEN = frozenset({"class", "class_name", "bnds", "spatial_ref"})
+"""Names that results have besides their variables and the coordinates that they take over from the forcing."""
 
 
 def _refuse_taken(orientation: Orientation) -> None:
     found = {"time": orientation.time, "lat": orientation.latitude, "lon": orientation.longitude}
     bounds = {bounds_name(names.dimension) for names in found.values() if names is not None}
     for kind, names in found.items():
-        taken = _TAKEN | bounds | ({"time", "year"} if kind != "time" else set())
+        taken = _TAKEN | OUTPUTS.keys() | bounds | ({"time", "year"} if kind != "time" else set())
         wrong = [] if names is None else [each for each in (names.dimension, names.coordinate) if each in taken]
         if wrong:
             raise GridError(

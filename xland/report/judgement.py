@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from xland.errors import NothingToScoreError, TimeError, UndefinedScoreWarning
 from xland.reading.variables import ClassMap, as_map, map_years
-from xland.report.layers import FIELDS
+from xland.report.layers import drawn_fields
 from xland.report.overview import Overview, look_over
 from xland.scores.agreement import coarse_agreement
 from xland.scores.baselines import CoarseAgreement, sum_up
@@ -185,7 +185,7 @@ class Judgement:
     def overview(self) -> Overview:
         """Thinned maps, for the pictures."""
         maps = {name: single_step(each, f"map {name!r}") for name, each in self.maps.items()}
-        fields = {name: single_step(self.layers[name], name) for name in FIELDS if name in self.layers}
+        fields = {name: single_step(self.layers[name], name) for name in drawn_fields() if name in self.layers}
         if self.agreement is not None:
             name, grid = "coarse difference", maps[self.model].grid.coarsen(self.factor)
             fields[name] = ClassMap(self.agreement["largest"].expand_dims("time"), grid, (None,), name)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 import xarray as xr
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from xland.errors import GridError, TimeError
 from xland.geo.orientation import orient
+from xland.outputs import OUTPUTS
 from xland.reading.variables import map_years
 
 
@@ -24,28 +24,17 @@ class Layer:
     ends: tuple[float, float] | None = None
 
 
-FIELDS: Mapping[str, Layer] = MappingProxyType({
-    "confidence": Layer(
-        "Confidence",
-        "Dark places are nearly undecided between two classes. Look whether the map is wrong there.",
-        (0.0, 1.0),
-    ),
-    "entropy": Layer("Entropy", "In bright places many classes are possible: expect errors there.", (0.0, 1.0)),
-    "spread": Layer("Spread", "In bright places the models of the ensemble disagree."),
-    "applicability": Layer(
-        "Distance to the training data",
-        "Bright places are unlike all training data: trust the map least there.",
-    ),
-    "unmet": Layer(
-        "Coarse shares that could not be met",
-        "Anything but the darkest colour is a cell whose coarse shares are impossible on its land.",
-    ),
-    "coarse difference": Layer(
-        "Largest difference from the coarse shares",
-        "Bright cells have more or less of a class than the forcing.",
-    ),
-})  # fmt: skip
-"""Layers that are drawn, in this order. The last is made from the forcing, the others are read from the store."""
+def drawn_fields() -> dict[str, Layer]:
+    """Return the layers that are drawn, in this order: those of the store, and one that is made from the forcing."""
+    stored = {
+        each.name: Layer(each.long_name.capitalize(), each.look, tuple(each.attributes.get("valid_range", ())) or None)
+        for each in OUTPUTS.values()
+        if each.look
+    }
+    made = Layer(
+        "Largest difference from the coarse shares", "Bright cells have more or less of a class than the forcing."
+    )
+    return {**stored, "coarse difference": made}
 
 
 def extra_layers(predicted: xr.DataArray | xr.Dataset, year: int | None) -> dict[str, xr.DataArray]:
@@ -60,7 +49,7 @@ def extra_layers(predicted: xr.DataArray | xr.Dataset, year: int | None) -> dict
     Returns
     -------
     dict of str to DataArray
-        ``probability`` and those of :data:`FIELDS` that are there. Without ``confidence`` it is made
+        ``probability`` and those of :func:`drawn_fields` that are there. Without ``margin`` it is made
         from the probabilities, lazily.
 
     Raises
@@ -72,10 +61,14 @@ def extra_layers(predicted: xr.DataArray | xr.Dataset, year: int | None) -> dict
     """
     if not isinstance(predicted, xr.Dataset):
         return {}
-    found = {name: _at(predicted[name], year, name) for name in ("probability", *FIELDS) if name in predicted.data_vars}
-    if "probability" in found and "confidence" not in found:
+    found = {
+        name: _at(predicted[name], year, name)
+        for name in ("probability", *drawn_fields())
+        if name in predicted.data_vars
+    }
+    if "probability" in found and "margin" not in found:
         classes = _class_dimension(found["probability"])
-        found["confidence"] = xr.apply_ufunc(
+        found["margin"] = xr.apply_ufunc(
             _margin,
             found["probability"].chunk({classes: -1}),
             input_core_dims=[[classes]],

@@ -18,7 +18,7 @@ from xland.errors import GridError, TimeError
 from xland.geo.conventions import attach_crs, for_files
 from xland.geo.coordinates import find_role, find_scalars
 from xland.geo.years import listed, years_of
-from xland.vocabulary import flag_attributes
+from xland.outputs import OUTPUTS
 
 PACKAGES = ("xland", "xarray", "dask", "zarr", "numpy", "torch")
 """Packages whose versions a product names."""
@@ -33,15 +33,6 @@ _COORDINATES: Mapping[str, Mapping[str, str]] = {
     "latitude": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
     "longitude": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
 }
-
-_VARIABLES: Mapping[str, Mapping[str, str]] = {
-    "probability": {"long_name": "probability of each land-use class", "units": "1"},
-    "confidence": {"long_name": "probability of the best class less that of the second best", "units": "1"},
-}
-
-
-_ANCILLARY = ("probability", "confidence", "entropy", "spread", "applicability", "unmet")
-"""Variables that say more about the map."""
 
 
 def package_versions() -> dict[str, str]:
@@ -200,9 +191,10 @@ def _describe_variables(ds: xr.Dataset) -> xr.Dataset:
         if names is not None and names.coordinate is not None:
             ds[names.coordinate].attrs = {**ds[names.coordinate].attrs, **attributes}
     for name in map(str, ds.data_vars):
-        attributes = flag_attributes() if name == "land_use" else _VARIABLES.get(name, {})
-        ds[name].attrs = {**attributes, **ds[name].attrs}
-    others = [name for name in _ANCILLARY if name in ds]
+        known = OUTPUTS[name].attributes_for() if name in OUTPUTS else {}
+        defaults = {key: known[key] for key in known if key not in ("valid_range", "coverage_content_type")}
+        ds[name].attrs = {**defaults, **ds[name].attrs}
+    others = [name for name in OUTPUTS if name in ds and name != "land_use"]
     if "land_use" in ds and others:
         ds["land_use"].attrs["ancillary_variables"] = " ".join(others)
     return ds

@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.report.charts import SERIES
-from xland.report.layers import FIELDS
+from xland.report.layers import drawn_fields
 from xland.report.overview import CHANGE_KINDS, Overview
 from xland.report.parts import Gallery, Legend, Missing, Part, Section
 from xland.report.pictures import SEA, cividis, code_picture, extent, ramp, scale_picture
@@ -33,7 +33,7 @@ def maps_section(report: Judgement) -> Section:
     overview = report.overview
     parts: list[Part] = [_class_maps(report, overview), _differences(report, overview)]
     parts += [_field(report, name, overview) for name in overview.fields]
-    if not any(name in overview.fields for name in ("confidence", "entropy")):
+    if not any(name in overview.fields for name in ("confidence", "margin", "entropy")):
         parts.append(
             Missing(
                 "The store of the map contains neither confidence nor probability, so the page has no map of them.",
@@ -102,7 +102,7 @@ def _differences(report: Judgement, overview: Overview) -> Gallery:
 
 def _field(report: Judgement, name: str, overview: Overview) -> Gallery:
     values, grid, sea = overview.fields[name]
-    layer = FIELDS[name]
+    layer = drawn_fields()[name]
     known = values[np.isfinite(values) & ~sea] if sea is not None else values[np.isfinite(values)]
     top = float(np.percentile(known, 99)) if known.size else 1.0
     ends = layer.ends or (0.0, top if top > 0 else 1.0)
