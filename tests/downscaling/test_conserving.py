@@ -48,7 +48,7 @@ def ask(world, model):
         prior = {"prior": maps.sel(time=[2000])} if mode == "changes" else {}
         options = {"static": static, "region": REGION, "years": 2002, "outputs": EVERYTHING, **prior, **more}
         if mode is None:
-            options["outputs"] = EVERYTHING[:3]
+            options["outputs"] = EVERYTHING[:4]
         return downscale(coarse, model=model, conserve=mode, **options).compute()
 
     return run

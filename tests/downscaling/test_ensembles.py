@@ -87,7 +87,7 @@ def test_an_ensemble_rolls_out_its_own_map(world, rolling_model, tmp_path):
 def test_a_spread_of_one_model_is_refused(world, model):
     coarse, static, _ = world
     for one in (model, [model]):
-        with pytest.raises(ModelError, match=r"'spread' is how far several models disagree, and .*tiny-0.* is one"):
+        with pytest.raises(ModelError, match=r"'spread' needs several models, and .*tiny-0.* is one"):
             downscale(coarse, model=one, static=static, outputs=("land_use", "spread"))
 
 
