@@ -23,6 +23,7 @@ from xland.errors import (
     ConfigurationError,
     ForcingError,
     GridError,
+    KeywordError,
     ModelError,
     StoreError,
     VocabularyError,
@@ -68,10 +69,10 @@ def options_of(
 @pytest.mark.parametrize(
     ("name", "fitting", "must_be"),
     [
-        ("flag", [True], "True or False"),
+        ("flag", [True], "true or false"),
         ("count", [5, -1, 2.0, None], "a whole number or None"),
         ("share", [0.25, 3, -1.5], "a finite number"),
-        ("text", ["", "yes", None], "text or None"),
+        ("text", ["", "yes", None], "a text or None"),
         ("way", ["up", None], "one of 'up', 'down' or None"),
     ],
 )
@@ -94,6 +95,15 @@ def test_numbers_of_numpy_are_those_of_python_and_other_arguments_pass():
     assert type(found["flag"]) is bool
     assert type(found["count"]) is int
     assert inspect.signature(options_of).parameters.keys() >= {"flag", "data"}
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_and_the_known_ones():
+    with pytest.raises(KeywordError, match=r"unknown keyword 'flga': did you mean 'flag'\? Known are flag, count, "):
+        options_of(flga=True)
+    with pytest.raises(TypeError, match=r"unknown keyword 'xyz'\. Known are flag, "):
+        options_of(xyz=1)
+    with pytest.raises(ModelError, match="way must be one of 'up', 'down' or None, not 'dwn': did you mean 'down'"):
+        options_of(way="dwn")
 
 
 ARRAYS = [np.zeros(2), np.array(1), pd.NA, [1], {}, object()]

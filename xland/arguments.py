@@ -1,4 +1,11 @@
-"""What callers may pass: counts, flags, numbers, text, names out of a list; anything else is refused by name."""
+"""What callers and files may pass, checked against annotations: one mechanism, one set of messages.
+
+An annotation is a type, a ``Literal``, a union, a tuple, a mapping, or one of these with :class:`Limits`::
+
+    workers: Annotated[int, Limits(1)] | None = None
+
+Numbers are finite, true and false are not numbers, and a text is not a list.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +13,17 @@ import builtins
 import inspect
 import math
 import reprlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, is_dataclass
 from difflib import get_close_matches
 from functools import cache, wraps
 from numbers import Real
 from types import NoneType, UnionType
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from xland.errors import XlandError
+from xland.errors import KeywordError, XlandError
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
@@ -23,34 +31,60 @@ _Result = TypeVar("_Result")
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 60
 
-_WORDS = {bool: "True or False", int: "a whole number", float: "a finite number", str: "text", NoneType: "None"}
+_TYPES = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text", NoneType: "None"}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a number, or of the length of a text, list or table: `least` and `most` are allowed, others not."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def __contains__(self, value: float) -> bool:
+        return self.least <= value <= self.most and self.above < value < self.below
+
+    def __str__(self) -> str:
+        parts = (
+            (self.least > -math.inf, f"of at least {self.least:.15g}"),
+            (self.above > -math.inf, f"above {self.above:.15g}"),
+            (self.most < math.inf, f"of at most {self.most:.15g}"),
+            (self.below < math.inf, f"below {self.below:.15g}"),
+        )
+        return " and ".join(text for given, text in parts if given).replace(" and of ", " and ")
+
+
+Count = Annotated[int, Limits(1)]
+Share = Annotated[float, Limits(0, 1)]
+Positive = Annotated[float, Limits(above=0)]
 
 
 def checked(error: type[XlandError]) -> Callable[[Callable[_Parameters, _Result]], Callable[_Parameters, _Result]]:
     """Let a function compare its options with their annotations before it runs.
 
-    Options are what is passed by name alone and annotated as flags, numbers, text, names out of a list (``Literal``),
-    or several of these; data and paths are left to what reads them. Numbers of NumPy become those of Python.
-
-    Parameters
-    ----------
-    error : type
-        Of what is raised; it names the option, what it must be, and what it is.
+    Options are passed by name alone, and annotated as flags, numbers, text or ``Literal``. Data and paths are left to
+    the code that reads them. Numbers of NumPy become those of Python. A wrong option raises `error`, an unknown one a
+    KeywordError.
     """
 
     def decorate(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+        parameters = inspect.signature(function).parameters
+
         @cache
         def hints() -> dict[str, Any]:
-            named = {n for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
-            return {name: hint for name, hint in _hints_of(function).items() if name in named and _is_plain(hint)}
+            every = hints_of(function)
+            named = [name for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY]
+            return {name: every[name] for name in named if name in every and _is_plain(every[name])}
 
         @wraps(function)
         def run(*args: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
-            for name in options.keys() & hints():
-                value = options[name]
-                options[name] = value = value.item() if isinstance(value, np.generic) else value
-                if not _fits(value, hints()[name]):
-                    raise error(f"{name} must be {_described(hints()[name])}, not {shown(value)}")
+            for name, value in options.items():
+                if name in hints():
+                    options[name] = _entry(name, value, hints()[name], error)
+                elif name not in parameters:
+                    raise KeywordError(f"{function.__name__}: {unknown('keyword', name, parameters)}")
             return function(*args, **options)
 
         return run
@@ -67,13 +101,85 @@ def unknown(what: str, names: object, known: Iterable[Any]) -> str:
     return f"unknown {what} {', '.join(map(shown, given))}{question} Known are {', '.join(known) or 'none'}"
 
 
-def is_count(value: object) -> bool:
+def refusal(name: str, value: object, hint: Any) -> str:
+    """Return the message for a value that an annotation does not allow."""
+    choices = [each for part in (get_args(hint) or ()) for each in (part, *get_args(part)) if isinstance(each, str)]
+    near = get_close_matches(value, choices, 1) if isinstance(value, str) else []
+    return f"{name} must be {described(hint)}, not {shown(value)}" + (f": did you mean {near[0]!r}?" if near else "")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Say whether a value is what an annotation allows."""
+    hint, limits = plain(hint)
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(fits(value, each) for each in arguments)
+    if origin is Literal:
+        return any(type(value) is type(each) and value == each for each in arguments)
+    if hint in (int, float):
+        kind: Any = int if hint is int else Real
+        return isinstance(value, kind) and not isinstance(value, bool) and _is_finite(value) and value in limits
+    if origin is tuple:
+        each = arguments[:1] * len(value) if isinstance(value, tuple) and arguments[1:] == (...,) else arguments
+        sound = isinstance(value, tuple) and len(each) == len(value) and all(map(fits, value, each))
+    elif isinstance(origin, type) and issubclass(origin, Mapping):
+        sound = isinstance(value, Mapping) and all(
+            fits(name, arguments[0]) and fits(part, arguments[1]) for name, part in value.items()
+        )
+    else:
+        sound = hint is Any or isinstance(value, hint)
+    return sound and (limits == Limits() or len(value) in limits)
+
+
+def described(hint: Any) -> str:
+    """Say what an annotation allows."""
+    hint, limits = plain(hint)
+    origin, arguments = get_origin(hint), get_args(hint)
+    bounds = "" if limits == Limits() else f" {limits}"
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(map(described, arguments)))
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, arguments))}"
+    if origin is tuple and arguments[1:] == (...,):
+        return f"a list{bounds and f'{bounds} entries'}, each {described(arguments[0])}"
+    if origin is tuple:
+        return (
+            "an empty list"
+            if not arguments
+            else f"a list of {len(arguments)} entries: {', '.join(map(described, arguments))}"
+        )
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return f"a table whose entries are each {described(arguments[1])}{bounds}"
+    if hint is str and bounds:
+        return f"a text of {limits.least:g} to {limits.most:g} characters"
+    other = "a table of entries" if is_dataclass(hint) else getattr(hint, "__name__", str(hint))
+    return f"{_TYPES.get(hint, other)}{bounds}"
+
+
+def plain(hint: Any) -> tuple[Any, Limits]:
+    """Return an annotation without its limits, and these."""
+    if get_origin(hint) is not Annotated:
+        return hint, Limits()
+    base, *notes = get_args(hint)
+    return base, next((each for each in notes if isinstance(each, Limits)), Limits())
+
+
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotations of a function; names that only type checkers import may be anything."""
+    function = inspect.unwrap(function)
+    texts = [text for text in inspect.get_annotations(function).values() if isinstance(text, str)]
+    names = {name for text in texts for name in compile(text, "annotation", "eval").co_names}
+    missing = names - function.__globals__.keys() - vars(builtins).keys()
+    return get_type_hints(function, localns=dict.fromkeys(missing, Any), include_extras=True)
+
+
+def is_count(value: Any) -> bool:
     """Say whether a value can be a number of cells, workers or chunks: a whole number from 1."""
-    return _is_whole(value) and 1 <= float(value) < 2**53  # type: ignore[arg-type]
+    return fits(value, float) and 1 <= value < 2**53 and value % 1 == 0
 
 
 def items_of(value: Any, name: str, error: type[XlandError]) -> tuple[Any, ...]:
-    """Return what is in a sequence; refuse what is not one."""
+    """Return the items of a sequence; refuse anything else."""
     try:
         return tuple(value)
     except TypeError:
@@ -81,53 +187,31 @@ def items_of(value: Any, name: str, error: type[XlandError]) -> tuple[Any, ...]:
 
 
 def shown(value: Any) -> str:
-    """Return a value as it may stand in a message: short, however large it is."""
+    """Return a value for a message: short, however large it is."""
     try:
         return " ".join(_short.repr(value).split())
     except ValueError:  # an integer of more digits than Python writes
         return f"a number of about {int(value.bit_length() * 0.30103)} digits"
 
 
-def _hints_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return what annotations mean; what a module imports for type checkers alone may be anything."""
-    function = inspect.unwrap(function)
-    texts = [text for text in inspect.get_annotations(function).values() if isinstance(text, str)]
-    names = {name for text in texts for name in compile(text, "annotation", "eval").co_names}
-    return get_type_hints(
-        function, localns=dict.fromkeys(names - function.__globals__.keys() - vars(builtins).keys(), Any)
-    )
+def _entry(name: str, value: Any, hint: Any, error: type[XlandError]) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    if fits(value, hint):
+        return value
+    if isinstance(value, float) and value.is_integer() and fits(int(value), hint):
+        return int(value)
+    raise error(refusal(name, value, hint))
 
 
 def _is_plain(hint: Any) -> bool:
+    hint = plain(hint)[0]
     if get_origin(hint) in (Union, UnionType):
         return all(map(_is_plain, get_args(hint)))
-    return hint in _WORDS or get_origin(hint) is Literal
+    return hint in _TYPES or get_origin(hint) is Literal
 
 
-def _fits(value: object, hint: Any) -> bool:
-    if get_origin(hint) in (Union, UnionType):
-        return any(_fits(value, each) for each in get_args(hint))
-    if get_origin(hint) is Literal:
-        return isinstance(value, str) and value in get_args(hint)
-    if hint is int:
-        return _is_whole(value)
-    if hint is float:
-        return _is_number(value)
-    return isinstance(value, hint)
-
-
-def _described(hint: Any) -> str:
-    if get_origin(hint) in (Union, UnionType):
-        return " or ".join(map(_described, get_args(hint)))
-    return f"one of {', '.join(map(repr, get_args(hint)))}" if get_origin(hint) is Literal else _WORDS[hint]
-
-
-def _is_number(value: object) -> bool:
+def _is_finite(value: float) -> bool:
     try:
-        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        return math.isfinite(value)
     except OverflowError:
         return False
-
-
-def _is_whole(value: object) -> bool:
-    return _is_number(value) and float(value).is_integer()  # type: ignore[arg-type]

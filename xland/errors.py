@@ -14,6 +14,10 @@ class XlandError(ValueError):
     """Base class of every error that xland raises on purpose."""
 
 
+class KeywordError(XlandError, TypeError):
+    """A keyword that a function does not have; on the command line, an option."""
+
+
 class VocabularyError(XlandError):
     """A code, class or state that no table knows."""
 

@@ -1,12 +1,7 @@
-"""What stands in files, as dataclasses that check their own entries by their annotations.
+"""Entries of files as dataclasses that check themselves: model cards, training configurations, cluster profiles.
 
-Model cards, training configurations and cluster profiles are read in the same way: :func:`read_record` makes a
-dataclass of the plain values of a JSON or TOML file, and :func:`check_entries`, called from ``__post_init__``,
-compares each entry with its annotation, whoever made the object. Limits stand in the annotation, too::
-
-    depth: Annotated[int, Limits(1, 12)] = 4
-
-Numbers are finite, true and false are not numbers, and a text is not a list.
+:func:`read_record` makes a dataclass of the plain values of a JSON or TOML file. :func:`check_entries`, called from
+``__post_init__``, compares each entry with its annotation (:mod:`xland.arguments`), whoever made the object.
 """
 
 from __future__ import annotations
@@ -17,16 +12,14 @@ import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import NoneType, UnionType
+from types import UnionType
 from typing import (
     TYPE_CHECKING,
-    Annotated,
     Any,
     BinaryIO,
-    Literal,
     TypeVar,
     Union,
     get_args,
@@ -34,7 +27,10 @@ from typing import (
     get_type_hints,
 )
 
-from xland.arguments import shown
+from xland.arguments import Limits as Limits
+from xland.arguments import Positive as Positive
+from xland.arguments import Share as Share
+from xland.arguments import fits, plain, refusal, shown, unknown
 from xland.errors import XlandError
 from xland.untrusted import folders
 
@@ -44,40 +40,6 @@ if TYPE_CHECKING:
 _Record = TypeVar("_Record", bound="DataclassInstance")
 
 _MOST_DOTS = 250  # in a line of TOML
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Between what a number lies, or how long a text, list or table may be.
-
-    Parameters
-    ----------
-    least, most : float
-        Both are allowed.
-    above, below : float
-        Neither is allowed.
-    """
-
-    least: float = -math.inf
-    most: float = math.inf
-    above: float = -math.inf
-    below: float = math.inf
-
-    def __contains__(self, value: float) -> bool:
-        return self.least <= value <= self.most and self.above < value < self.below
-
-    def __str__(self) -> str:
-        parts = (
-            (self.least > -math.inf, f"of at least {self.least:.15g}"),
-            (self.above > -math.inf, f"above {self.above:.15g}"),
-            (self.most < math.inf, f"of at most {self.most:.15g}"),
-            (self.below < math.inf, f"below {self.below:.15g}"),
-        )
-        return " and ".join(text for given, text in parts if given).replace(" and of ", " and ")
-
-
-Share = Annotated[float, Limits(0, 1)]
-Positive = Annotated[float, Limits(above=0)]
 
 
 def check_entries(record: DataclassInstance, error: type[XlandError]) -> None:
@@ -90,8 +52,8 @@ def check_entries(record: DataclassInstance, error: type[XlandError]) -> None:
     """
     for name, hint in _hints(type(record)).items():
         value = getattr(record, name)
-        if not _fits(value, hint):
-            raise error(f"{name} must be {_described(hint)}, not {shown(value)}")
+        if not fits(value, hint):
+            raise error(refusal(name, value, hint))
 
 
 def read_record(kind: type[_Record], values: Any, where: str, error: type[XlandError]) -> _Record:
@@ -111,9 +73,9 @@ def read_record(kind: type[_Record], values: Any, where: str, error: type[XlandE
     if not isinstance(values, Mapping):
         raise error(f"{where} must be a table of entries, not {shown(values)}")
     hints = _hints(kind)
-    unknown = sorted(str(name) for name in set(values) - set(hints))
-    if unknown:
-        raise error(f"{where}: unknown entries {', '.join(map(_brief, unknown[:5]))}; known are {', '.join(hints)}")
+    strange = sorted(str(name) for name in set(values) - set(hints))
+    if strange:
+        raise error(f"{where}: {unknown('entries', strange, hints)}")
     required = [each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING]
     missing = [name for name in required if name not in values]
     if missing:
@@ -176,7 +138,7 @@ def open_plain(path: Path, error: type[XlandError]) -> Iterator[tuple[BinaryIO, 
 
 def _place(where: str, name: str, hint: Any) -> str:
     """Name an entry in a message; a section as TOML has it."""
-    return f"{where}, [{name}]" if is_dataclass(_plain(hint)[0]) else f"{where}, {name}"
+    return f"{where}, [{name}]" if is_dataclass(plain(hint)[0]) else f"{where}, {name}"
 
 
 def _parsed(path: Path, most: int, error: type[XlandError], form: str, parse: Callable[[str], Any]) -> Any:
@@ -202,94 +164,14 @@ def _hints(kind: type) -> dict[str, Any]:
     return {each.name: hints[each.name] for each in fields(kind) if each.init}
 
 
-def _plain(hint: Any) -> tuple[Any, Limits | None]:
-    """Return an annotation without its limits, and these."""
-    if get_origin(hint) is not Annotated:
-        return hint, None
-    base, *notes = get_args(hint)
-    return base, next((each for each in notes if isinstance(each, Limits)), None)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    hint, limits = _plain(hint)
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(_fits(value, each) for each in arguments)
-    if hint in (int, float):
-        kinds = int if hint is int else (int, float)
-        sound = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(_as_float(value))
-        return sound and (limits is None or value in limits)
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        each = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
-        sound = len(each) == len(value) and all(_fits(part, kind) for part, kind in zip(value, each, strict=True))
-    elif origin is Literal:
-        return any(value == each and type(value) is type(each) for each in arguments)
-    elif isinstance(origin, type) and issubclass(origin, Mapping):
-        sound = isinstance(value, Mapping) and all(
-            _fits(name, arguments[0]) and _fits(part, arguments[1]) for name, part in value.items()
-        )
-    else:
-        return hint is Any or (isinstance(value, hint) and (limits is None or len(value) in limits))
-    return sound and (limits is None or len(value) in limits)
-
-
-def _as_float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def _described(hint: Any) -> str:
-    hint, limits = _plain(hint)
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return " or ".join(dict.fromkeys(_described(each) for each in arguments))
-    if origin is Literal:
-        return f"one of {', '.join(map(repr, arguments))}"
-    if origin is tuple:
-        return _tuple_described(arguments, limits)
-    what: Any
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        what = f"a table whose entries are each {_described(arguments[1])}"
-    else:
-        what = _WORDS.get(hint) or (
-            "a table of entries" if is_dataclass(hint) else getattr(hint, "__name__", str(hint))
-        )
-    if limits is None:
-        return str(what)
-    if hint is str:
-        return f"{what} of {limits.least:g} to {limits.most:g} characters"
-    return f"{what} {limits}"
-
-
-def _tuple_described(arguments: tuple[Any, ...], limits: Limits | None) -> str:
-    if not arguments:
-        return "an empty list"
-    if arguments[1:] == (...,):
-        return f"a list{'' if limits is None else f' {limits} entries'}, each {_described(arguments[0])}"
-    return f"a list of {len(arguments)} entries: {', '.join(map(_described, arguments))}"
-
-
-_WORDS = {
-    int: "a whole number",
-    float: "a finite number",
-    bool: "true or false",
-    str: "a text",
-    NoneType: "nothing",
-}
-
-
 def _made(value: Any, hint: Any, where: str, error: type[XlandError]) -> Any:
     """Turn lists into tuples and tables into dataclasses where an annotation asks for them."""
-    hint, _ = _plain(hint)
+    hint = plain(hint)[0]
     origin, arguments = get_origin(hint), get_args(hint)
     if is_dataclass(hint):
         return read_record(hint, value, where, error)  # type: ignore[arg-type, type-var]
     if origin in (Union, UnionType):
-        hint = next((each for each in arguments if get_origin(_plain(each)[0]) is tuple), Any)
+        hint = next((each for each in arguments if get_origin(plain(each)[0]) is tuple), Any)
         return _made(value, hint, where, error) if hint is not Any else value
     if origin is tuple and isinstance(value, list | tuple):
         kind = arguments[0] if arguments[1:] == (...,) else Any

@@ -91,7 +91,7 @@ def test_as_many_jobs_as_hold_the_workers(workers, jobs):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("queue = 'acc'", "unknown entries queue; known are title, partition"),
+        ("queue = 'acc'", "unknown entries 'queue'. Known are title, partition"),
         ("cores = 'many'", "cores must be a whole number of at least 0 and at most 1000000, not 'many'"),
         ("workers = 0", "workers must be a whole number of at least 1 and at most 1000000, not 0"),
         ("threads = true", "threads must be a whole number"),

@@ -84,13 +84,13 @@ def test_contradictions_in_a_specification_are_named(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"colour": 1}, "unknown entries colour"),
+        ({"colour": 1}, "unknown entries 'colour'"),
         ({"coarse": [{"name": "a"}]}, "sources"),
         ({"coarse": [{"name": "a", "sources": [], "unit": "1"}]}, "unit"),
         ({"coarse": 3}, "coarse must be a list of at least 1 and at most 500 entries, each a table of entries, not 3"),
         ({"domain": 5}, "domain must be a text of 1 to 200 characters, not 5"),
         ({"steps": [True]}, "steps must be a list .* each a whole number .* not .True,"),
-        ({"optional": 1}, "unknown entries optional"),
+        ({"optional": 1}, "unknown entries 'optional'"),
         ({"static": [{"name": "a", "sources": []}]}, "static channels need at least one variable as source, but a has"),
         ({"factor": "four"}, "factor must be a whole number"),
         ({"classes": ["ocean", "wetland"]}, "wetland"),

@@ -115,13 +115,16 @@ def test_a_missing_entry_is_named(entry):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"colour": "red"}, "^mine: unknown entries colour"),
-        ({"data": {"years": [1]}}, r"mine, \[data\]: unknown entries years"),
-        ({"architecture": {"wdith": 3}}, r"mine, \[architecture\]: unknown entries wdith"),
-        ({"schedule": {"epoch": 3, "bacth": 2}}, r"\[schedule\]: unknown entries bacth, epoch"),
-        ({"objective": {"focal": 2}}, r"\[objective\]: unknown entries focal"),
-        ({"augmentation": {"rotate": True}}, r"\[augmentation\]: unknown entries rotate"),
-        ({"inputs": {"channels": []}}, r"mine, \[inputs\]: unknown entries channels"),
+        ({"colour": "red"}, "^mine: unknown entries 'colour'"),
+        ({"data": {"years": [1]}}, r"mine, \[data\]: unknown entries 'years'"),
+        ({"architecture": {"wdith": 3}}, r"mine, \[architecture\]: unknown entries 'wdith': did you mean 'width'"),
+        (
+            {"schedule": {"epoch": 3, "bacth": 2}},
+            r"\[schedule\]: unknown entries 'bacth', 'epoch': did you mean 'b",
+        ),
+        ({"objective": {"focal": 2}}, r"\[objective\]: unknown entries 'focal'"),
+        ({"augmentation": {"rotate": True}}, r"\[augmentation\]: unknown entries 'rotate'"),
+        ({"inputs": {"channels": []}}, r"mine, \[inputs\]: unknown entries 'channels'"),
         ({"inputs": {"coarse": [{"name": "a", "sources": ["a"], "unit": "1"}]}}, "unit"),
     ],
 )

@@ -170,7 +170,7 @@ def test_impossible_architectures_are_refused(sizes):
 def test_architectures_survive_the_model_card_and_unknown_entries_are_named():
     architecture = Architecture(width=7, depth=2, dropout=0.1)
     assert Architecture.from_dict(architecture.to_dict()) == architecture
-    with pytest.raises(ModelError, match="unknown entries attention, heads"):
+    with pytest.raises(ModelError, match="unknown entries 'attention', 'heads'"):
         Architecture.from_dict({**architecture.to_dict(), "heads": 3, "attention": True})
 
 
