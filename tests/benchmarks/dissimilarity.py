@@ -32,25 +32,7 @@ def held_out_boxes(seed: int) -> list[tuple[float, float, float, float]]:
 def distance_and_error(
     forcing: xr.Dataset, observed: xr.DataArray, model: Model, boxes: Iterable[tuple[float, float, float, float]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Distance to the training inputs and share of wrong land pixels of the coarse cells of some boxes.
-
-    Parameters
-    ----------
-    forcing : Dataset
-        The year of the map that was learned from.
-    observed : DataArray
-        Class codes on the fine grid.
-    model : Model
-        One that holds its training inputs.
-    boxes : iterable of (west, south, east, north)
-
-    Returns
-    -------
-    distance, error : (cells,) arrays
-        Of coarse cells with at least :data:`LEAST_LAND` pixels of land.
-    threshold : float
-        Of the area of applicability.
-    """
+    """Distance to the training inputs and share of wrong land pixels of the coarse cells of some boxes."""
     distances, errors, threshold = [], [], float("nan")
     for box in boxes:
         fine = forcing.ai4land.downscale(model=model, region=box, outputs=("land_use", "applicability")).compute()

@@ -25,15 +25,7 @@ from xland.vocabulary import CROP_STATES, LAND_CLASSES, STATE_CLASSES
 
 
 def places_to_leave_out(material: Material, cropland: NDArray[np.floating[Any]]) -> dict[str, NDArray[np.bool_]]:
-    """Coarse cells of each continent, and those in the first and the last tenth by their cropland.
-
-    Parameters
-    ----------
-    material : Material
-    cropland : (coarse rows, coarse columns) array
-        Share of each cell, NaN where there are no data. Cells at the bound of a tenth belong to it, so that
-        the first holds all cells without any cropland where these are more than a tenth.
-    """
+    """Coarse cells of each continent, and those in the first and the last tenth by their cropland."""
     factor = material.grid.rows // material.part.shape[0]
     coarse = material.grid.coarsen(factor)
     found = {name: find_cells(coarse, cells) for name, cells in CONTINENTS.items()}

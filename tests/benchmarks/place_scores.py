@@ -77,17 +77,7 @@ def figures_of(matrices: NDArray[np.integer]) -> dict[str, NDArray[np.float64]]:
 def difference(
     matrices: NDArray[np.int64], reference: NDArray[np.int64], draws: int = 200, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """How much each figure differs from the reference, and the standard error of that.
-
-    Parameters
-    ----------
-    matrices, reference : (places, classes, classes) arrays
-        On the same pixels.
-    draws : int
-        Times that places are drawn with replacement, the same for both (paired bootstrap over cells of the
-        split; Efron and Tibshirani 1993). It says how much another choice of places would change, not
-        another seed.
-    """
+    """How much each figure differs from the reference, and the standard error of that."""
     held = np.flatnonzero(reference.sum(axis=(1, 2)))
     times = np.random.default_rng(seed).multinomial(len(held), np.full(len(held), 1 / len(held)), draws)
     whole, drawn = (

@@ -44,18 +44,6 @@ def push_back(forcing: xr.Dataset, scales: tuple[float, ...] = SCALES) -> xr.Dat
 
     Forest and other land share it as the natural land of the cell does today; where there is none left, it is
     no forest.
-
-    Parameters
-    ----------
-    forcing : Dataset
-        The twelve LUH2 states.
-    scales : tuple of float
-        Of cropland, pasture, rangeland and urban land.
-
-    Returns
-    -------
-    Dataset
-        A year for each scale, from 2000 on; the total of each cell is that of the forcing.
     """
     data = read_forcing(forcing, variables=list(LUH2_STATES)).data[list(LUH2_STATES)].isel(time=0, drop=True).load()
     forest, total = data["primf"] + data["secdf"], data["primf"] + data["secdf"] + data["primn"] + data["secdn"]
@@ -77,14 +65,7 @@ def respond(
     way: str,
     static: xr.Dataset | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Downscale the pushed forcings of each region, and say where cropland rises although it should fall.
-
-    Yields
-    ------
-    dict
-        Of each region: ``rise`` (see :func:`rise`) of the class shown and of the probability, and for each
-        scale the share of cropland in forcing, map and probability and the mean absolute difference.
-    """
+    """Downscale the pushed forcings of each region, and say where cropland rises although it should fall."""
     pushed = push_back(forcing)
     for name, region in regions.items():
         fine = pushed.ai4land.downscale(
@@ -121,24 +102,7 @@ def score(fine: xr.Dataset, pushed: xr.Dataset) -> dict[str, Any]:
 def rise(
     shares: list[NDArray[np.float64]], known: NDArray[np.bool_], area: NDArray[np.float64], least: float
 ) -> dict[str, float]:
-    """Say how much of a class rises from one scale to the next smaller one, which should not happen.
-
-    Parameters
-    ----------
-    shares : list of (rows, columns) arrays
-        Share of the class in each coarse cell, from the largest scale to the smallest.
-    known : (rows, columns) array of bool
-        Cells that are looked at.
-    area : array that broadcasts to them
-    least : float
-        Share of a cell below which a rise does not count: half a fine pixel.
-
-    Returns
-    -------
-    dict
-        ``cells``: part of the cells in which it rises at any step; ``area``: what rises, added up over the steps, as
-        a share of the area of the class at the first scale.
-    """
+    """Say how much of a class rises from one scale to the next smaller one, which should not happen."""
     steps = np.diff(np.stack(shares), axis=0)
     up = np.where((steps > least) & known, steps, 0.0)
     first = float((np.where(known, shares[0], 0) * area).sum())

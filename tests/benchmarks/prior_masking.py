@@ -45,13 +45,7 @@ def compare(share: float, *, steps: int, seed: int = 0) -> dict[str, Any]:
 
 
 def scores(told: Judged, partly: Judged) -> dict[str, float]:
-    """Scores with the whole prior, those of a copy of it, and scores with part of it hidden.
-
-    Parameters
-    ----------
-    told, partly : Judged
-        The same pixels, with the prior whole and with part of it hidden.
-    """
+    """Scores with the whole prior, those of a copy of it, and scores with part of it hidden."""
     assert told.prior is not None
     assert partly.prior is not None
     predicted = told.scores.argmax(axis=1)

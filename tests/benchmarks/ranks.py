@@ -33,14 +33,7 @@ WARM = 2
 
 
 def train_ranks(folder: Path, ranks: int, at_once: int = 1, **arguments: Any) -> Result:
-    """Train with a number of ranks, one thread each; several such trainings may run at once, below a folder.
-
-    Returns
-    -------
-    dict
-        Of the last training: ``samples_per_second`` of all ranks, from the median time of a step, ``folder`` of
-        the parameters, and ``items``, the samples of each rank and step.
-    """
+    """Train with a number of ranks, one thread each; several such trainings may run at once, below a folder."""
     environment = {key: value for key, value in os.environ.items() if key not in THREADS}
     environment |= dict.fromkeys(THREADS, "1")
     folders = [tempfile.mkdtemp(dir=folder) for _ in range(at_once)]

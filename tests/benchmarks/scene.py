@@ -29,22 +29,7 @@ SAMPLES = 400_000
 
 @dataclass(frozen=True)
 class Scene:
-    """A shipped model with the data that it learned from.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-    configuration : Configuration
-        As the model was trained, with its normalisation.
-    material : Material
-    forcing : Dataset
-    observed : DataArray
-        Class codes (lat, lon) of the whole globe.
-    part : DataArray
-        What each fine cell serves for, values of Part.
-    region : tuple or None
-        What is scored.
-    """
+    """A shipped model with the data that it learned from."""
 
     checkpoint: Checkpoint
     configuration: Configuration
@@ -94,12 +79,7 @@ def lay_on(fine: xr.DataArray, like: xr.DataArray) -> xr.DataArray:
 
 
 class Trees:
-    """The pixel-wise rival, fitted on the training cells with the inputs of the model.
-
-    Parameters
-    ----------
-    scene : Scene
-    """
+    """The pixel-wise rival, fitted on the training cells with the inputs of the model."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene

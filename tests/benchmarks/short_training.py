@@ -47,14 +47,7 @@ class Counted(TrainingArrays):
 
 @dataclass(frozen=True)
 class Narrowed:
-    """A source of which only some channels are read.
-
-    Parameters
-    ----------
-    whole : TrainingArrays
-    inputs : InputSpec
-        Some of the channels of the whole, in any order.
-    """
+    """A source of which only some channels are read."""
 
     whole: TrainingArrays
     inputs: InputSpec
@@ -88,17 +81,7 @@ class Narrowed:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a network says of a sample of pixels.
-
-    Parameters
-    ----------
-    scores : (pixels, classes) array
-    target : (pixels,) array of class codes
-    place : (pixels,) array of int
-        Cell of the split in which a pixel lies.
-    prior : (pixels,) array of class codes or None
-        What the network was told of the pixel; 255 where that was hidden.
-    """
+    """What a network says of a sample of pixels."""
 
     scores: NDArray[np.float32]
     target: NDArray[np.uint8]
@@ -107,14 +90,7 @@ class Judged:
 
 
 def load(configuration: Configuration, opened: Mapping[str, Any]) -> tuple[Configuration, Material]:
-    """Gather what a configuration learns from, a few static fields at a time, so that many need little memory.
-
-    Parameters
-    ----------
-    configuration : Configuration
-    opened : mapping
-        ``forcing``, ``target`` and ``static``, as :func:`xland.training.data.material.open_data` returns them.
-    """
+    """Gather what a configuration learns from, a few static fields at a time, so that many need little memory."""
     inputs = configuration.inputs
     fields: NDArray[np.float16] | None = None
     normalised: dict[str, tuple[float, float]] = {}
@@ -141,17 +117,7 @@ def narrow(material: Material, inputs: InputSpec) -> Material:
 
 
 def coarsened(forcing: xr.Dataset, factor: int, area: NDArray[np.float64]) -> xr.Dataset:
-    """Average a forcing of fractions over blocks of cells; NaN where all of a block are.
-
-    Parameters
-    ----------
-    forcing : Dataset
-        Dims (time, lat, lon).
-    factor : int
-        Cells along a block.
-    area : (rows,) array
-        Area of the cells of each row.
-    """
+    """Average a forcing of fractions over blocks of cells; NaN where all of a block are."""
 
     def mean(values: NDArray[Any]) -> NDArray[np.float32]:
         known = aggregate(np.isfinite(values), factor) > 0
@@ -178,24 +144,7 @@ def choose_patches(configuration: Configuration, material: Material) -> Patches:
 def learn(
     configuration: Configuration, material: Material, patches: Patches, *, steps: int, seed: int = 0
 ) -> tuple[DownscalingNetwork, float]:
-    """Train as :func:`xland.training.learn.loop.fit` does, but for so many steps in one epoch, with nothing on the way.
-
-    Parameters
-    ----------
-    configuration : Configuration
-        With normalised inputs.
-    material : Material
-    patches : Patches
-        From :func:`choose_patches`; those without a training pixel are passed over.
-    steps, seed : int
-
-    Returns
-    -------
-    network : DownscalingNetwork
-        With the moving average of the weights.
-    seconds : float
-        Of processor time.
-    """
+    """Train as :func:`xland.training.learn.loop.fit` does, but for so many steps in one epoch."""
     started = time.process_time()
     schedule = replace(configuration.schedule, samples=steps * configuration.schedule.batch, seed=seed)
     configuration = replace(configuration, schedule=schedule)
@@ -226,17 +175,7 @@ def judge(
     *,
     every: int = EVERY,
 ) -> Judged:
-    """Let a network say what some coarse cells hold, at one in ``every`` of the pixels that count.
-
-    Parameters
-    ----------
-    network : DownscalingNetwork
-    configuration : Configuration
-        Its augmentation says how much of the prior is hidden.
-    material : Material
-    cells : (coarse rows, coarse columns) array of bool
-    every : int
-    """
+    """Let a network say what some coarse cells hold, at one in ``every`` of the pixels that count."""
     part = np.where(cells, np.int8(Part.VALIDATION), np.int8(Part.NONE))
     dataset = make_dataset(configuration, replace(material, part=part), Part.VALIDATION, take_census(material.source))
     grid, size = material.grid, dataset.patches.size

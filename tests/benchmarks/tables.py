@@ -45,15 +45,7 @@ def points(pair: Sequence[float]) -> str:
 
 
 def ablation_table(lines: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
-    """The reference in shares, and of each variant the differences to it.
-
-    Parameters
-    ----------
-    lines : list of mapping
-        As the benchmark prints them, the reference first.
-    names : mapping
-        Figures to show and their headings.
-    """
+    """The reference in shares, and of each variant the differences to it."""
     reference = lines[0]
     rows = [
         ["**reference**", *(share(reference[name]) for name in names), *_offsets(reference, absolute=True)],

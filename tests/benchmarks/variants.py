@@ -31,15 +31,7 @@ _ONE_ENTRY: tuple[tuple[str, str, str, tuple[tuple[str, Any], ...]], ...] = (
 
 @dataclass(frozen=True)
 class Variant:
-    """One training of the ablation.
-
-    Parameters
-    ----------
-    name, group : str
-    configuration : Configuration
-    seed : int
-        Of weights, order and augmentation.
-    """
+    """One training of the ablation."""
 
     name: str
     group: str

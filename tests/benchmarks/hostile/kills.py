@@ -70,23 +70,7 @@ def prepare(folder: str) -> Result:
 
 @dataclass(frozen=True)
 class Kind:
-    """How the store of one trial is written.
-
-    Parameters
-    ----------
-    model : str
-        ``independent``, or ``rollout`` where each map is the prior of the next.
-    options : dict
-        Further arguments of ``downscale``.
-    layout : dict
-        Further arguments of ``write``.
-    behind : str
-        Scheme of the store's URL, if it has one.
-    cluster : bool
-        Whether a local cluster computes, in place of threads.
-    loaded : bool
-        Whether the inputs are in memory, and each run begins in another folder than the one before.
-    """
+    """How the store of one trial is written."""
 
     model: str = "independent"
     options: dict[str, Any] = field(default_factory=dict)
@@ -239,20 +223,7 @@ def _answer(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...])
 
 
 def trials(folder: Path, kind: str, count: int, seed: int, *, finished_only: bool = True) -> Result:
-    """Kill ``count`` runs, some of them once or twice more as they go on, and finish each.
-
-    Parameters
-    ----------
-    folder : Path
-        That was prepared.
-    kind : str
-        One of ``KINDS``.
-    count : int
-        Runs to kill; with ``finished_only`` those that were killed before any block was finished do not count.
-    seed : int
-        Of the moments.
-    finished_only : bool
-    """
+    """Kill ``count`` runs, some of them once or twice more as they go on, and finish each."""
     draw = random.Random(seed)  # noqa: S311 - moments to kill at, not secrets
     whole = _run(folder, kind, f"{kind}-whole", None)
     if whole is None:
