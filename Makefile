@@ -15,7 +15,7 @@ demo: $(VENV)/.installed  ## fetch real data, downscale, publish, score: results
 	$(BIN)/xland demo
 
 test: lint data  ## lint, type-check, check the layers, run all tests with coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --cov --cov-report=term --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover -m pytest -n $(PROCESSES) --dist loadfile
 
 slurm: $(VENV)/.developer  ## start a SLURM of two nodes on this machine, run the tests that need it, stop it
 	.ci/slurm install
