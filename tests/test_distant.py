@@ -112,23 +112,6 @@ def test_a_model_answers_pushed_forcings_and_totals_can_be_kept(forcing, tmp_pat
     assert len(plain["cropland_likely"]) == len(preindustrial.SCALES)
 
 
-@given(st.lists(st.integers(-1000, 1000), min_size=3, max_size=30, unique=True), st.integers(0, 100))
-def test_rank_correlation_sees_order_alone(values, seed):
-    one = np.array(values, dtype=float)  # no two so near that their arctangents are one
-    assert dissimilarity.rank_correlation(one, np.arctan(one / 1e3)) == pytest.approx(1)
-    assert dissimilarity.rank_correlation(one, -one) == pytest.approx(-1)
-    order = np.random.default_rng(seed).permutation(len(one))
-    other = np.random.default_rng(seed + 1).random(len(one))
-    mixed = dissimilarity.rank_correlation(one[order], other[order])
-    assert mixed == pytest.approx(dissimilarity.rank_correlation(one, other))
-
-
-def test_rank_correlation_of_equal_values_is_that_of_the_book():
-    """Ranks 1.5, 1.5, 3, 4 and 1, 2, 3, 4: 4.5 / sqrt(4.5 * 5)."""
-    found = dissimilarity.rank_correlation(np.array([1.0, 1, 2, 3]), np.array([5.0, 6, 7, 8]))
-    assert found == pytest.approx(4.5 / np.sqrt(4.5 * 5))
-
-
 def test_errors_are_told_by_fifths_and_by_the_threshold():
     distance = np.arange(100) / 100
     found = dissimilarity.relate(distance, (distance > 0.75).astype(float), 0.75)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 import xland.accessor  # noqa: F401 - registers .ai4land
 from xland.geo.grid import aggregate
@@ -57,20 +58,9 @@ def relate(distance: NDArray[np.float64], error: NDArray[np.float64], threshold:
     beyond = distance > threshold
     return {
         "cells": len(distance),
-        "rank_correlation": round(rank_correlation(distance, error), 4),
+        "rank_correlation": round(float(spearmanr(distance, error).statistic), 4),
         "error_by_fifth": [round(float(error[fifth == each].mean()), 4) for each in range(5)],
         "beyond": round(float(beyond.mean()), 4),
         "error_within": round(float(error[~beyond].mean()), 4) if (~beyond).any() else None,
         "error_beyond": round(float(error[beyond].mean()), 4) if beyond.any() else None,
     }
-
-
-def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Spearman's rank correlation; equal values share the mean of their ranks."""
-    return float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return ((last - counts + last - 1) / 2)[group]

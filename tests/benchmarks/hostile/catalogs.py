@@ -36,7 +36,6 @@ from xland.store.reading import open_store
 SECRET = b"TOP-SECRET-0123456789"
 SECONDS = 20
 MOST_MEMORY = 1500 * 2**20
-_LONG = 2**62
 
 
 def base() -> xr.Dataset:
@@ -93,67 +92,25 @@ def make_stores(folder: Path) -> None:
     base().to_netcdf(folder / "classic", engine="scipy")
 
 
+@functools.cache
+def listed(name: str) -> list[Any]:
+    """Hostile values of a kind, as catalogs.json lists them."""
+    return json.loads(Path(__file__).with_suffix(".json").read_text())[name]
+
+
+def filled(value: Any, **names: object) -> Any:
+    """Put paths and the like in the place of their names in angle brackets."""
+    for name, text in names.items():
+        value = value.replace(f"<{name}>", str(text)) if isinstance(value, str) else value
+    return copy.deepcopy(value)
+
+
 def hostile_value(rng: random.Random, place: Place) -> Any:
     """Return a value that nobody expects."""
-    return rng.choice(
-        [
-            *(
-                None,
-                True,
-                False,
-                -1,
-                0,
-                1,
-                3,
-                2**31,
-                _LONG,
-                10**40,
-                1e308,
-                float("nan"),
-                float("inf"),
-                0.5,
-                "",
-                "x" * 5000,
-            ),
-            *(
-                "a\0b",
-                "..",
-                "../../secret.txt",
-                str(place.secret),
-                "~",
-                "*",
-                "{",
-                "}}",
-                "é\u202e",
-                "pickle",
-                "json2",
-                "|O",
-            ),
-            *(template(place.mark), "{% raw %}", "{# x #}", "data(x)", "{data(x)}", "{func(os:system)}", "{env(HOME)}"),
-            *(
-                [],
-                {},
-                [[]],
-                {"a": {"b": [1, None]}},
-                [_LONG] * 3,
-                [1] * 40,
-                ["a"],
-                [0, 0, 0],
-                [-1, -1, -1],
-                [1e9],
-                b"x",
-            ),
-            {"id": "pickle"},
-            {"name": "pickle", "configuration": {}},
-            {"name": "numcodecs.json2", "configuration": {"x": 1}},
-            [{"id": "json2"}, {"id": "vlen-bytes", "a": 1}],
-            "|V8",
-            "<M8[ns]",
-            "object",
-            {"name": "struct", "configuration": {"fields": []}},
-            functools.reduce(lambda inner, _: [inner], range(rng.choice((5, 30, 200))), 1),
-        ]
-    )
+    deep = functools.reduce(lambda inner, _: [inner], range(rng.choice((5, 30, 200))), 1)
+    made = (10**40, 1e308, float("nan"), float("inf"), "x" * 5000, [1] * 40, b"x", deep)
+    value = rng.choice([*listed("values"), *made])
+    return filled(value, secret=place.secret, template=template(place.mark))
 
 
 def mutate(rng: random.Random, tree: Any, place: Place) -> Any:
@@ -186,48 +143,12 @@ def yaml_text(rng: random.Random, place: Place) -> None:
     place.store("3")
     place.write({"m": place.entry()})
     text = place.catalog.read_text()
-    snippets = (
-        "!!python/object/apply:os.system ['touch %s']" % place.mark,  # noqa: UP031
-        *("1" + ":59" * 1_000_000, "9" * 5000, "2001-99-99", "0x" + "f" * 9000, "1e999999", "0o777", "1_000", "0b11"),
-        *("!!int x", "!!bool x", "!!timestamp x", "!!float x", "!!binary x", "!!set {a, b}", "!!omap [a: 1]", "!x y"),
-        *(
-            "&a [1]",
-            "*a",
-            "<<: {a: 1}",
-            "{<<: {a: 1}}",
-            "[" * 3000,
-            "{a: " * 3000,
-            "- " * 3000,
-            "? " * 3000,
-            "\t",
-            "\0",
-        ),
-        *(
-            "\ufeff",
-            "\x85",
-            "\u2028",
-            "---\n",
-            "...\n",
-            "%YAML 9.9\n",
-            "a: 1\na: 2\n",
-            "? [a]\n: b\n",
-            "#" * 100_000,
-            "|\n x",
-        ),
-        *(
-            "'" * 1000,
-            '"\\x',
-            "@x",
-            "`x`",
-            "~",
-            "=",
-            "yes",
-            "[1, " * 19 + "]" * 19,
-            "x" * 3_000_000,
-            "[" + "1," * 1_200_000,
-        ),
-        *("a:\n" * 3000, "metadata: {parameters: {x: {default: '{{ 1 }}'}}}\n", "plugins: {source: [{module: os}]}\n"),
+    long = (
+        *("1" + ":59" * 1_000_000, "9" * 5000, "0x" + "f" * 9000, "x" * 3_000_000, "[" + "1," * 1_200_000),
+        *("[" * 3000, "{a: " * 3000, "- " * 3000, "? " * 3000, "#" * 100_000, "'" * 1000, "a:\n" * 3000),
+        "[1, " * 19 + "]" * 19,
     )
+    snippets = [*(filled(each, mark=place.mark) for each in listed("yaml")), *long]
     for _ in range(rng.choice((1, 1, 2))):
         at = rng.choice(
             [0, len(text), text.find("metadata"), text.find("a map"), text.find("m.zarr"), rng.randrange(len(text))]
@@ -258,54 +179,7 @@ def paths(rng: random.Random, place: Place) -> None:
     os.mkfifo(place.folder / "pipe")
     os.mkfifo(place.folder / "pipe.nc")
     parts = [rng.choice(["..", ".", "link", "chain", "outside.zarr", "m.zarr", "", "pub", "circle"]) for _ in range(3)]
-    url = rng.choice(
-        [
-            *("/".join(parts), str(outside), f"file://{outside}", f"local://{outside}", "link/outside.zarr", "circle"),
-            *(
-                "pipe",
-                "pipe.nc",
-                "secret.nc",
-                "c.yaml",
-                "a" * 5000,
-                "a/" * 2000,
-                "m.zarr\0",
-                "~/x",
-                "$HOME",
-                "m.zarr/../m.zarr",
-            ),
-            *(
-                "{{ CATALOG_DIR }}/../outside.zarr",
-                "{{CATALOG_DIR}}//etc",
-                "{{ CATALOG_DIR }}" * 2,
-                "{CATALOG_DIR}/m.zarr",
-            ),
-            *(
-                "simplecache::file:///etc/passwd",
-                "zip://*::m.zip",
-                "reference://x",
-                "memory://x",
-                "http://127.0.0.1:9/m.zarr",
-            ),
-            *(
-                "github://a:b@c/",
-                "smb://x/y",
-                "ftp://127.0.0.1:9/x",
-                "s3://bucket/x",
-                "HTTP://x",
-                "file:/etc",
-                "//etc/passwd",
-            ),
-            *(
-                "/dev/zero",
-                "/proc/self/environ",
-                "m.zarr%2f..",
-                "https:///",
-                "http://[::1",
-                "é\u202e.zarr",
-                "m.zarr/lat",
-            ),
-        ]
-    )
+    url = filled(rng.choice([*listed("paths"), "/".join(parts), "a" * 5000, "a/" * 2000]), outside=outside)
     place.write({"m": {**place.entry(), "driver": rng.choice(("zarr", "zarr", "netcdf")), "args": {"urlpath": url}}})
 
 
@@ -502,28 +376,7 @@ def server(folder: Path) -> Iterator[str]:
 
 def remote(rng: random.Random, place: Place, address: str) -> None:
     """Point to servers that misbehave."""
-    url = rng.choice(
-        [
-            *(
-                "http://127.0.0.1:9/m.zarr",
-                "http://no.such.host.invalid/m.zarr",
-                f"http://u:s3cr3t@{address}/none.zarr",
-            ),
-            *(f"http://{address}/{name}/m.zarr" for name in ("endless", "silent", "away1", "away2", "away3", "away4")),
-            *(
-                f"http://{address}/none.zarr",
-                f"http://{address}/m.nc",
-                f"http://{address}/?token=s3cr3t",
-                f"http://{address}",
-            ),
-            *(
-                f"http://{address}/endless/m.nc",
-                f"http://{address}/away1/m.nc",
-                "http://127.0.0.1:99999/x",
-                "http://[/x",
-            ),
-        ]
-    )
+    url = filled(rng.choice(listed("servers")), address=address)
     options = rng.choice(({}, {}, {"storage_options": mutate(rng, {"headers": {"X": "y"}, "anon": True}, place)}))
     place.write({"m": place.entry(url, **options)})
 
@@ -535,36 +388,7 @@ def publication(rng: random.Random, place: Place) -> str | None:
     """Publish a store whose attributes, names and path are hostile; plain intake then opens what was published."""
     import intake
 
-    text = rng.choice(
-        (
-            *(
-                template(place.mark),
-                "{% x %}",
-                "{# x",
-                "data(m)",
-                "{data(m)}",
-                "{pickle64(gASVIA==)}",
-                "{func(os:system)}",
-            ),
-            *(
-                "a: b\n- c",
-                "'\"",
-                "\ufeff",
-                "\x07",
-                "\u2028",
-                "é" * 900,
-                "<<",
-                "=",
-                "~",
-                "2001-01-01",
-                "1:59:59",
-                "!x",
-                "&a",
-                "*a",
-            ),
-            *("{CATALOG_DIR}", "{0.__class__}", "%s", "\\", "x" * 9000, "\ud800", "{", "}}", "null", "yes", "#"),
-        )
-    )
+    text = filled(rng.choice([*listed("texts"), "é" * 900, "x" * 9000]), template=template(place.mark))
     key = rng.choice(("title", "summary", "license", "xland_model", "xland_model_sha256", "geospatial_lat_resolution"))
     where = rng.choice(
         ("attribute", "attribute", "path", "name", "description", "metadata", "key", "variable", "flags", "folder")

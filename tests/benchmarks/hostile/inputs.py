@@ -415,7 +415,7 @@ def _through_geotiff(ds: xr.Dataset, path: Path) -> xr.Dataset:
     return joined.to_dataset(name="land_use")
 
 
-def raster(random: Random, folder: Path, item: int) -> tuple[str, Path, np.ndarray, bool]:  # noqa: C901 - a list of kinds
+def raster(random: Random, folder: Path, item: int) -> tuple[str, Path, np.ndarray, bool]:
     """A GeoTIFF of IGBP codes with something of its own: what it is, its classes, and whether it must be refused."""
     import rasterio
     from rasterio.transform import from_origin
@@ -429,62 +429,56 @@ def raster(random: Random, folder: Path, item: int) -> tuple[str, Path, np.ndarr
         "driver": "GTiff", "height": 30, "width": 40, "count": 1, "dtype": "uint8", "crs": "EPSG:4326",
         "transform": from_origin(10, 50, 0.05, 0.05),
     }  # fmt: skip
-    kinds = ("nodata", "float", "nan", "mask", "msk", "palette", "south", "tiled", "undeclared", "scaled", "offset", "bands",
-             "projected", "no crs", "rotated", "meridian", "alpha", "complex", "fractions", "signed")  # fmt: skip
-    kind = str(random.choice(kinds))
-    values: np.ndarray = np.where(empty, 200, codes).astype("u1")
-    refused = kind in (
+    refusing = [
         "undeclared",
         "scaled",
         "offset",
         "bands",
         "projected",
-        "no crs",
+        "no-crs",
         "rotated",
         "meridian",
         "alpha",
         "complex",
         "fractions",
-    )
-    if kind in (
+    ]
+    kinds = ["nodata", "float", "nan", "mask", "msk", "palette", "south", "tiled", "signed", *refusing]
+    kind = str(random.choice(kinds))
+    values: np.ndarray = np.where(empty, 200, codes).astype("u1")
+    refused = kind in refusing
+    if kind in [
         "nodata",
         "palette",
         "tiled",
         "scaled",
         "offset",
         "projected",
-        "no crs",
+        "no-crs",
         "rotated",
         "meridian",
         "south",
-    ):
+    ]:
         options["nodata"] = 200
     if kind == "tiled":
         options |= {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate"}
-    if kind == "float":
-        values, options = (
-            np.where(empty, -3.4028234663852886e38, codes).astype("f4"),
-            options | {"dtype": "float32", "nodata": -3.4028234663852886e38},
-        )
-    if kind == "nan":
-        values, options = np.where(empty, np.nan, codes).astype("f4"), options | {"dtype": "float32", "nodata": np.nan}
-    if kind == "fractions":
-        values, options = (codes + 0.5).astype("f4"), options | {"dtype": "float32"}
-    if kind == "signed":
-        values, options = np.where(empty, -1, codes.astype("i2")), options | {"dtype": "int16", "nodata": -1}
-    if kind == "complex":
-        values, options = codes.astype("c8"), options | {"dtype": "complex64"}
+    least = float(np.finfo("f4").min)
+    kept: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
+        "float": (np.where(empty, least, codes).astype("f4"), {"dtype": "float32", "nodata": least}),
+        "nan": (np.where(empty, np.nan, codes).astype("f4"), {"dtype": "float32", "nodata": np.nan}),
+        "fractions": ((codes + 0.5).astype("f4"), {"dtype": "float32"}),
+        "signed": (np.where(empty, -1, codes.astype("i2")), {"dtype": "int16", "nodata": -1}),
+        "complex": (codes.astype("c8"), {"dtype": "complex64"}),
+    }
+    values, more = kept.get(kind, (values, {}))
+    options |= more
     if kind == "south":
         values, options["transform"] = values[::-1], rasterio.Affine(0.05, 0, 10, 0, 0.05, 48.5)
     if kind == "rotated":
         options["transform"] = from_origin(10, 50, 0.05, 0.05) * rasterio.Affine.rotation(10)
     if kind in ("bands", "alpha"):
         options["count"] = 2
-    options["crs"] = {
-        "projected": "EPSG:3035",
-        "no crs": None,
-        "meridian": "+proj=longlat +ellps=clrk80 +pm=paris",
-    }.get(kind, "EPSG:4326")
+    systems = {"projected": "EPSG:3035", "no-crs": None, "meridian": "+proj=longlat +ellps=clrk80 +pm=paris"}
+    options["crs"] = systems.get(kind, "EPSG:4326")
     path = folder / f"raster-{item}.tif"
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=kind == "mask"), rasterio.open(path, "w", **options) as file:
         file.write(values, 1)

@@ -29,37 +29,13 @@ ADDRESSES = 9 * 2**30
 REGION = (0, 0, 24, 24)
 
 _FREE = ("title", "notes", "licence", "name", "parameters", "versions", "extra")
+_NUMBERS = (0, 1, -1, 2, 3, 0.5, 1.5, -0.0, 10**3, 10**6, 10**9, 10**18, -(10**18), 10**400, 1e300, 1e-300, -1e30)
+_TEXTS = ("", "x", "5", "\0", "é" * 300, "../..", "x" * 10**5)
+_LISTS = ([], [[]], [1], [None], ["a"], [1.0] * 8, [1e308] * 8, ["ocean"] * 8, list(range(1000)))
+_NOT_FINITE = (float("nan"), float("inf"), float("-inf"))
 _VALUES: tuple[Any, ...] = (
-    *(None, True, False, 0, 1, -1, 2, 3, 0.5, 1.5, -0.0, 10**3, 10**6, 10**9, 10**18, -(10**18), 10**400),
-    *(
-        float("nan"),
-        float("inf"),
-        float("-inf"),
-        1e300,
-        1e-300,
-        -1e30,
-        "",
-        "x",
-        "5",
-        "\0",
-        "é" * 300,
-        "../..",
-        "x" * 10**5,
-    ),
-    *(
-        [],
-        [[]],
-        {},
-        {"a": {}},
-        [1],
-        [None],
-        ["a"],
-        [1.0] * 8,
-        [1e308] * 8,
-        ["ocean"] * 8,
-        list(range(1000)),
-        {"name": "a"},
-    ),
+    *(None, True, False, {}, {"a": {}}, {"name": "a"}),
+    *(*_NUMBERS, *_NOT_FINITE, *_TEXTS, *_LISTS),
 )
 
 
@@ -80,15 +56,7 @@ def _verdicts(place: Path, count: int, seed: int) -> Iterator[dict[str, Any]]:
     """Let processes judge one model after the other."""
     number = 0
     while number < count:
-        command = [
-            sys.executable,
-            "-m",
-            "tests.benchmarks.hostile.models",
-            str(place),
-            str(seed),
-            str(number),
-            str(count),
-        ]
+        command = [sys.executable, "-m", "tests.benchmarks.hostile.models", *map(str, (place, seed, number, count))]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             rest = b""
@@ -274,15 +242,7 @@ def _kind(folder: Path, card: Any, random_: random.Random) -> str:
     return f"{path.name} {form}"
 
 
-_FAMILIES = {
-    "entry": _entry,
-    "drop": _drop,
-    "extra": _extra,
-    "text": _text,
-    "header": _header,
-    "data": _data,
-    "kind": _kind,
-}
+_FAMILIES = {each.__name__[1:]: each for each in (_entry, _drop, _extra, _text, _header, _data, _kind)}
 
 
 def _judge_all(place: Path, seed: int, first: int, count: int) -> None:
