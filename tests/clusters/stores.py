@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from tests.waiting import wait_until
-from xland.store.journal import journal_of
+from xland.store.journal import notes
 from xland.store.reading import open_store
 from xland.store.storage import files_at
 
@@ -31,7 +31,7 @@ def digest(path: Path) -> str:
 
 def finished(partial: Path) -> set[str]:
     """Blocks that the journal of a growing store names."""
-    return journal_of(files_at(partial)).finished()
+    return set(notes(files_at(partial)))
 
 
 def traced(maps: xr.Dataset, folder: Path, seconds: float) -> xr.Dataset:

@@ -19,7 +19,7 @@ from tests.store.rollout import computed, toy
 from tests.store.test_writing import StopError, digest, maps, put
 from tests.waiting import local_cluster, wait_for_idle_workers, wait_until
 from xland.errors import StoreError, WorkerError
-from xland.store.journal import LineJournal
+from xland.store.journal import notes
 from xland.store.reading import open_store
 from xland.store.storage import LocalFiles
 from xland.store.writing import write
@@ -107,7 +107,7 @@ def test_a_lost_worker_makes_no_finished_block_run_again(tmp_path, client):
     hold, finished = Hold(tmp_path, (3, 0, 1)), []
 
     def journal() -> list[str]:
-        return blocks_in(LineJournal(LocalFiles(f"{tmp_path}/a.zarr.partial")).finished())
+        return blocks_in(notes(LocalFiles(f"{tmp_path}/a.zarr.partial")))
 
     def known_to_the_scheduler() -> set[str]:
         return {str(key[1:]) for key in list(client.cluster.scheduler.tasks)}
@@ -144,13 +144,13 @@ def test_a_worker_that_dies_again_and_again_ends_by_name_with_what_is_finished_k
     with pytest.raises(
         # or a block that waited there behind the one that kills: dask counts the deaths of both
         WorkerError,
-        match=r"worker that had block \d\.\d\.\d of .* in hand died 4 times.*often a want",
+        match=r"worker that computed block \d\.\d\.\d of .* died 4 times.*often too little",
     ) as caught:
         write(counted(tmp_path / "log", Killer(tmp_path, (3, 0, 1), 99)), tmp_path / "a.zarr", progress=False)
     assert isinstance(caught.value, StoreError)
     assert int(re.search(r"(\d+) of 24 blocks are safe .*resume=True", str(caught.value))[1]) > 0
     # the other worker may have a block in hand still: only what the journal named by now is looked at
-    finished = blocks_in(LineJournal(LocalFiles(f"{tmp_path}/a.zarr.partial")).finished())
+    finished = blocks_in(notes(LocalFiles(f"{tmp_path}/a.zarr.partial")))
     before = Counter(computed(tmp_path / "log"))
     path = write(counted(tmp_path / "log"), tmp_path / "a.zarr", resume=True, progress=False)
     after = Counter(computed(tmp_path / "log"))

@@ -161,14 +161,6 @@ def test_segments_are_longer_where_years_have_few_blocks(tmp_path, monkeypatch):
     assert not any(segment.bridge for segment in cut)
 
 
-def test_a_graph_without_a_rollout_is_one_segment():
-    data = dask.array.zeros((4, 4), chunks=2)
-    keys = [[(data.name, row, 0), (data.name, row, 1)] for row in range(2)]
-    (segment,) = cut_segments(data.dask, find_rollouts(data.dask), keys)
-    assert segment.keys == [key for batch in keys for key in batch]
-    assert not segment.bridge
-
-
 def test_a_rollout_killed_by_the_system_resumes_to_the_identical_store(tmp_path):
     log, path = tmp_path / "log", tmp_path / "a.zarr"
     run_until_killed(

@@ -24,12 +24,12 @@ from tests.store.test_rollouts import Break
 from tests.store.test_writing import Fuse, StopError, digest, maps, on_threads, put
 from tests.waiting import wait_until
 from xland.errors import StoreError
-from xland.store import locks, rollouts, workplace
+from xland.store import rollouts, workplace
 from xland.store.exporting import write_netcdf
-from xland.store.locks import STALE_SECONDS, lock_objects
 from xland.store.reading import is_complete, open_store
 from xland.store.rollouts import YEARS
 from xland.store.storage import LocalFiles, RemoteFiles
+from xland.store.workplace import STALE_SECONDS, Workplace, lock_objects
 from xland.store.writing import write
 
 
@@ -122,7 +122,7 @@ def test_an_existing_store_behind_a_url_is_refused_or_replaced_as_asked(url):
     with pytest.raises(StoreError, match="exists; pass overwrite=True"):
         put(maps(), url)
     put(maps(fuse=Fuse(after=0)), url, resume=True)
-    with pytest.raises(StoreError, match="complete and holds other work"):
+    with pytest.raises(StoreError, match="complete and has other content"):
         put(maps(years=3), url, resume=True)
     xr.testing.assert_identical(open_store(url).load(), maps().compute())
     put(maps(years=3), url, overwrite=True)
@@ -147,7 +147,7 @@ def test_what_is_no_store_behind_a_url_is_left_alone(url):
             put(maps(), url, **how)
     assert content(url) == {"/notes.txt": b"dear"}
     fs.pipe_file(f"{root}.partial/notes.txt", b"dear")
-    with pytest.raises(StoreError, match=r"holds notes\.txt of others"):
+    with pytest.raises(StoreError, match=r"has other files: notes\.txt"):
         put(maps(), url, overwrite=True)
     with pytest.raises(StoreError, match="there is no store"):
         open_store(f"{url}-none")
@@ -181,7 +181,7 @@ def test_a_run_killed_when_its_store_is_complete_has_nothing_left_to_do(url, mon
         raise StopError
 
     with monkeypatch.context() as patch:
-        patch.setattr(workplace, "_empty", lambda files, *kept: None if kept else stop())
+        patch.setattr(Workplace, "_empty", lambda self, *kept: None if kept else stop())
         with pytest.raises(StopError):
             put(maps(), url)
     assert is_complete(url)
@@ -253,7 +253,7 @@ def test_the_lock_of_a_dead_run_is_taken_over(url, left):
 
 
 def test_a_run_that_lost_its_lock_writes_no_further_block(url, monkeypatch):
-    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(workplace, "BEAT_SECONDS", 0.05)
     files = RemoteFiles(f"{url}.partial")
 
     def noticed() -> bool:
@@ -274,7 +274,7 @@ def test_a_run_that_lost_its_lock_writes_no_further_block(url, monkeypatch):
 
 
 def test_the_lock_is_renewed_as_long_as_the_run_lives(url, monkeypatch):
-    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(workplace, "BEAT_SECONDS", 0.05)
     files = RemoteFiles(f"{url}.partial")
     with lock_objects(files, url, lost=lambda run: None):
         first = json.loads(files.read("lock"))["renewed"]

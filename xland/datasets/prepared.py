@@ -26,7 +26,7 @@ from xland.geo.grid import Grid
 from xland.geo.years import with_years
 from xland.store.checksums import ATTRIBUTE, ROOT, sha256, table_name
 from xland.store.storage import files_at
-from xland.store.workplace import read_finished, seal, workplace
+from xland.store.workplace import read_finished, seal
 
 if TYPE_CHECKING:
     import zarr
@@ -126,7 +126,7 @@ def _has_all(path: Path) -> bool:
     if not path.is_dir():
         return False
     try:
-        table = read_finished(workplace(path))[1]
+        table = read_finished(path)[1]
     except StoreError:
         return False
     if table is None or not table.files.keys() <= set(files_at(path).walk()):
@@ -174,7 +174,7 @@ def open_prepared(path: Path, *, chunked: bool = True) -> xr.Dataset:
     """Open a store lazily, one dask chunk for each chunk on disk or without dask, free of how it was encoded."""
     from xland.store.checksums import CheckedStore
 
-    table = read_finished(workplace(path))[1]
+    table = read_finished(path)[1]
     if table is None:
         raise DatasetError(f"{path} holds no digests: delete it, so that it is built again")
     ds = xr.open_zarr(CheckedStore(table), consolidated=True, chunks={} if chunked else None).drop_encoding()

@@ -13,7 +13,7 @@ from xland.addresses import address_of, is_url, without_password
 from xland.errors import MissingDependencyError, StoreError
 from xland.reading.faults import name_reads, unreadable
 from xland.store.storage import files_at
-from xland.store.workplace import read_finished, workplace
+from xland.store.workplace import read_finished
 from xland.untrusted.netcdf import check_file, check_hdf5
 from xland.untrusted.servers import http_options
 from xland.untrusted.stores import check_store
@@ -101,7 +101,7 @@ def _open_zarr(address: str) -> xr.Dataset:
 
     check_store(address)
     try:
-        table = read_finished(workplace(address))[1]
+        table = read_finished(address)[1]
         with warnings.catch_warnings():
             # not having its metadata in one place makes a store slower, not wrong
             warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")

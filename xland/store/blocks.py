@@ -1,7 +1,4 @@
-"""Blocks of a store: how dask blocks, Zarr chunks and shards fit, and the task that writes one.
-
-Below :mod:`xland.store.writing`, which says what is written where; nothing here is called by users.
-"""
+"""Blocks of a store: how dask blocks, Zarr chunks and shards fit, and the task that writes one."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -21,23 +18,21 @@ from xland.arguments import is_count
 from xland.errors import StoreError
 from xland.geo.coordinates import find_dimension
 from xland.reading.faults import with_named_reads
-from xland.store.journal import journal_of
+from xland.store.checksums import RecordingStore, zarr_store
+from xland.store.journal import note
 from xland.store.storage import files_at
 
-if TYPE_CHECKING:
-    from xland.store.checksums import RecordingStore
-
 ROLES = ("time", "latitude", "longitude")
-"""What the dimensions are along which the work is split, whatever they are called; others are whole in every block."""
+"""The dimensions along which the work is split, whatever they are called; others are whole in every block."""
 
 CHUNK_BYTES = 4 * 2**20
 """Most bytes of one chunk before compression."""
 
 SHARDED_BYTES = 2**18
-"""The same for a chunk that lies with others in one file."""
+"""The same for a chunk that is with others in one file."""
 
 MOST_FILES = 10_000
-"""Chunks of a variable from which on those of a block go to one file unless the caller says otherwise."""
+"""A variable with more chunks than this has those of a block in one file unless the caller says otherwise."""
 
 _BLOCK = 1024
 
@@ -52,7 +47,7 @@ def align(
     ds : Dataset
         Variables without one of the dimensions of time, latitude and longitude are loaded; coordinates too.
     chunks : mapping of dimension to cells, optional
-        Zarr chunks asked for; by default the largest that divide the dask blocks and hold at most
+        Zarr chunks asked for; by default the largest that divide the dask blocks and have at most
         ``CHUNK_BYTES``, or ``SHARDED_BYTES`` in a shard.
     shards : bool, optional
         Whether all chunks of a block go to one file; None for those stores that have more than
@@ -72,51 +67,58 @@ def align(
     """
     if not isinstance(chunks, Mapping | None):
         raise StoreError(f"chunks must be cells by dimension, such as {{'lat': 600, 'lon': 600}}, not {chunks!r:.80}")
-    for dim, size in (chunks or {}).items():
-        if dim not in ds.sizes or not is_count(size):
+    asked = dict(chunks or {})
+    for name, count in asked.items():
+        if name not in ds.sizes or not is_count(count):
             known = ", ".join(map(str, ds.sizes))
-            raise StoreError(f"chunks: {dim}={size} is not a whole number of cells along one of {known}")
+            raise StoreError(f"chunks: {name}={count} is not a whole number of cells along one of {known}")
     lattice = lattice_of(ds)
     lazy = [str(name) for name, variable in ds.data_vars.items() if set(variable.dims) & lattice.keys()]
-    small = [name for name in ds.variables if name not in lazy and ds[name].chunks is not None]
-    if small:
-        ds = ds.assign({name: _named(ds[name]).compute() for name in small})
+    named = {n: with_named_reads(ds[n], f"variable {n!r}") for n in ds.variables if n in lazy or ds[n].chunks}
+    ds = ds.assign({name: array.compute() for name, array in named.items() if name not in lazy})
     if not lazy:
         return ds, {}
-    ds = ds.assign({name: _named(_chunked(ds[name], lattice)) for name in lazy})
-    ds = ds.unify_chunks()
-    whole: dict[Any, int] = {dim: -1 for name in lazy for dim in ds[name].dims if dim not in lattice}
-    uneven: dict[Any, int] = {
-        dim: (size * max(1, round(max(blocks) / size)) if size else min(max(blocks), _BLOCK))
-        for dim, blocks in ds.chunksizes.items()
-        if dim in lattice
-        for size in [(chunks or {}).get(str(dim))]
-        if not _fits(blocks, size, [ds[name] for name in lazy if dim in ds[name].dims], lattice[dim])
-    }
-    ds = _rechunked(ds, lazy, {**whole, **uneven})
-    sizes = {name: _chunk_sizes(ds[name], lattice, chunks) for name in lazy}
+    ds = _with_common_blocks(ds.assign({name: named[name] for name in lazy}), lazy, lattice, asked)
+    sizes = {name: _chunk_sizes(ds[name], lattice, asked) for name in lazy}
     if shards is None:
-        shards = any(_needs_shards(ds[name], sizes[name]) for name in lazy)
+        shards = any(
+            math.prod(math.ceil(length / size) for length, size in zip(ds[name].shape, sizes[name], strict=True))
+            > max(MOST_FILES, math.prod(ds[name].data.numblocks))
+            for name in lazy
+        )
     if shards:
-        ds = _rechunked(ds, lazy, _even(ds, chunks or {}))
-        sizes = {name: _chunk_sizes(ds[name], lattice, chunks, sharded=True) for name in lazy}
+        even: dict[Any, int] = {}  # blocks of one size, as all shards are
+        for dim, found in ds.chunksizes.items():
+            if len(set(found[:-1])) > 1 or found[-1] > found[0]:
+                cells = asked.get(str(dim), 1)
+                even[dim] = math.ceil(max(found) / cells) * cells
+        ds = _rechunked(ds, lazy, even)
+        sizes = {name: _chunk_sizes(ds[name], lattice, asked, sharded=True) for name in lazy}
     return ds, {name: _encoding(ds[name], sizes[name], shards=shards) for name in lazy}
+
+
+def _with_common_blocks(
+    ds: xr.Dataset, lazy: list[str], lattice: Mapping[Hashable, str], asked: Mapping[str, int]
+) -> xr.Dataset:
+    """Give variables the same blocks along each dimension, made of whole chunks."""
+    for name in lazy:
+        if ds[name].chunks is None:
+            blocks = {d: (1 if lattice[d] == "time" else _BLOCK) if d in lattice else -1 for d in ds[name].dims}
+            ds = ds.assign({name: ds[name].chunk(blocks)})
+    ds = ds.unify_chunks()
+    chosen: dict[Any, int] = {dim: -1 for name in lazy for dim in ds[name].dims if dim not in lattice}
+    for dim, found in ds.chunksizes.items():
+        limit = min((_limit(ds[name]) for name in lazy if dim in ds[name].dims), default=1)
+        size = asked.get(str(dim))
+        if dim in lattice and not _fits(found, size, limit, lattice[dim]):
+            chosen[dim] = size * max(1, round(max(found) / size)) if size else min(max(found), _BLOCK)
+    return _rechunked(ds, lazy, chosen)
 
 
 def lattice_of(ds: xr.Dataset) -> dict[Hashable, str]:
     """Find the dimensions along which the work is split, and what each of them is (:data:`ROLES`), in that order."""
     found = {role: find_dimension(ds, role) for role in ROLES}
     return {dim: role for role, dim in found.items() if dim is not None}
-
-
-def _even(ds: xr.Dataset, chunks: Mapping[str, int]) -> dict[Any, int]:
-    """Blocks of one size, as all shards are, along those dimensions that have others."""
-    even = {}
-    for dim, blocks in ds.chunksizes.items():
-        if len(set(blocks[:-1])) > 1 or blocks[-1] > blocks[0]:
-            size = chunks.get(str(dim), 1)
-            even[dim] = math.ceil(max(blocks) / size) * size
-    return even
 
 
 def _encoding(array: xr.DataArray, sizes: Sequence[int], *, shards: bool) -> dict[str, Any]:
@@ -143,46 +145,23 @@ def _rechunked(ds: xr.Dataset, names: list[str], blocks: Mapping[Any, int]) -> x
     )
 
 
-def _named(array: xr.DataArray) -> xr.DataArray:
-    return with_named_reads(array, f"variable {array.name!r}")
-
-
-def _chunked(array: xr.DataArray, lattice: Mapping[Hashable, str]) -> xr.DataArray:
-    if array.chunks is not None:
-        return array
-    return array.chunk({d: (1 if lattice[d] == "time" else _BLOCK) if d in lattice else -1 for d in array.dims})
-
-
 def _chunk_sizes(
-    array: xr.DataArray,
-    lattice: Mapping[Hashable, str],
-    chunks: Mapping[str, int] | None,
-    *,
-    sharded: bool = False,
+    array: xr.DataArray, lattice: Mapping[Hashable, str], asked: Mapping[str, int], *, sharded: bool = False
 ) -> list[int]:
     """Size of the Zarr chunks of a variable, whole ones of which make up a block."""
+    known = [dim for dim in array.dims if lattice.get(dim) in ("latitude", "longitude")]
+    others = [dim for dim in array.dims if dim not in lattice]
+    # chunks have many cells along two dimensions: where latitude and longitude are not known, the last ones but time
+    horizontal = {*known, *others[len(others) - min(2 - len(known), len(others)) :]}
     sizes = []
-    horizontal = _horizontal(array, lattice)
     for dim, blocks in zip(array.dims, array.chunks or (), strict=True):
-        size = (chunks or {}).get(str(dim)) or _chunk(blocks, _limit(array) if dim in horizontal else 1)
-        if sharded and dim not in (chunks or {}):
+        size = asked.get(str(dim)) or _chunk(blocks, _limit(array) if dim in horizontal else 1)
+        if sharded and dim not in asked:
             smaller = _limit(array, SHARDED_BYTES) if dim in horizontal else 1
             # blocks without a good divisor keep their larger chunks
             size = divisor if (divisor := _chunk(blocks, smaller)) >= smaller / 8 else size
         sizes.append(min(size, max(1, sum(blocks))))
     return sizes
-
-
-def _needs_shards(array: xr.DataArray, sizes: Sequence[int]) -> bool:
-    chunks = math.prod(math.ceil(length / size) for length, size in zip(array.shape, sizes, strict=True))
-    return chunks > max(MOST_FILES, math.prod(array.data.numblocks))
-
-
-def _horizontal(array: xr.DataArray, lattice: Mapping[Hashable, str]) -> set[Hashable]:
-    """Find the two dimensions along which chunks have many cells: where they are not known, the last ones but time."""
-    known = [dim for dim in array.dims if lattice.get(dim) in ("latitude", "longitude")]
-    others = [dim for dim in array.dims if dim not in lattice]
-    return {*known, *others[len(others) - min(2 - len(known), len(others)) :]}
 
 
 def _limit(array: xr.DataArray, most: int = CHUNK_BYTES) -> int:
@@ -198,25 +177,21 @@ def _chunk(blocks: Sequence[int], limit: int) -> int:
     return max(size for size in range(1, min(common, limit) + 1) if common % size == 0)
 
 
-def _fits(blocks: Sequence[int], size: int | None, arrays: list[xr.DataArray], role: str) -> bool:
+def _fits(blocks: Sequence[int], size: int | None, limit: int, role: str) -> bool:
     """Whether blocks are made of whole chunks that are not absurdly small."""
     if size is not None:
         return all(block % size == 0 for block in blocks[:-1])
-    if role == "time" or len(blocks) == 1:
-        return True
-    enough = min(max(blocks), *(_limit(array) for array in arrays)) / 8
-    return all(_chunk(blocks, _limit(array)) >= enough for array in arrays)
+    return role == "time" or len(blocks) == 1 or _chunk(blocks, limit) >= min(max(blocks), limit) / 8
 
 
 @dataclass(frozen=True)
 class Group:
-    """Variables over the same lattice dimensions, written together block by block."""
+    """Variables over the same lattice dimensions, written together block by block; ``timed`` if the first is time."""
 
     dims: tuple[str, ...]
     variables: list[str]
     blocks: list[tuple[int, ...]]
     timed: bool
-    """Whether the first dimension is time."""
 
     def write_flags(self, ds: xr.Dataset, writer: BlockWriter) -> da.Array:
         """Return a lazy array with one element for each block; computing an element writes its block."""
@@ -250,8 +225,7 @@ def group_variables(ds: xr.Dataset) -> dict[str, Group]:
         dims = tuple(str(dim) for dim in lattice if dim in array.dims)
         if array.chunks is None or not dims:
             continue
-        blocks = [tuple(array.chunksizes[dim]) for dim in dims]
-        group = Group(dims, [], blocks, timed=lattice[dims[0]] == "time")
+        group = Group(dims, [], [tuple(array.chunksizes[dim]) for dim in dims], timed=lattice[dims[0]] == "time")
         # named by roles, as dimensions may be called anything
         groups.setdefault(",".join(lattice[dim] for dim in dims), group).variables.append(str(name))
     return groups
@@ -261,20 +235,9 @@ def group_variables(ds: xr.Dataset) -> dict[str, Group]:
 class BlockWriter:
     """The task that writes one block of every variable of a group and then notes it in the journal.
 
-    Parameters
-    ----------
-    folder : str
-        Path or URL of the working folder.
-    data : str
-        Path or URL of the growing store.
-    run : str
-        Identity of this run; a block that starts after its run was broken off writes nothing.
-    group : str
-        Name of the group: the roles of its dimensions.
-    dims : tuple of str
-        What its dimensions are called.
-    variables : tuple of str
-        Names of its variables, in the order of the arrays.
+    ``folder`` and ``data`` are the paths or URLs of the working folder and of the growing store; ``run`` is the
+    identity of this run: a block that starts after its run was broken off writes nothing. ``group`` is named by the
+    roles of its dimensions, which are called ``dims``; ``variables`` are in the order of the arrays.
     """
 
     folder: str
@@ -284,10 +247,9 @@ class BlockWriter:
     dims: tuple[str, ...]
     variables: tuple[str, ...]
 
-    @staticmethod
-    def key(group: str, index: Sequence[int]) -> str:
+    def key(self, index: Sequence[int]) -> str:
         """Name of a block in the journal."""
-        return f"{group}:{'.'.join(str(int(number)) for number in index)}"
+        return f"{self.group}:{'.'.join(str(int(number)) for number in index)}"
 
     def __call__(self, *arrays: NDArray[Any]) -> NDArray[np.bool_]:
         """Write the arrays that follow one ``[number, first cell]`` pair for each lattice dimension."""
@@ -303,8 +265,11 @@ class BlockWriter:
                 first = int(places[dim][1]) if dim in places else 0
                 region.append(slice(first, first + length))
             target[tuple(region)] = values
-            digests |= recorder.take(_files_in(target, name, region))
-        journal_of(files).note(self.key(self.group, [places[dim][0] for dim in self.dims]), self.run, digests)
+            steps = zip(region, target.shards or target.chunks, strict=True)
+            numbers = [range(cut.start // size, -(-cut.stop // size)) for cut, size in steps]
+            keys = map(target.metadata.encode_chunk_key, itertools.product(*numbers))
+            digests |= recorder.take([f"{name}/{key}" for key in keys])
+        note(files, self.key([places[dim][0] for dim in self.dims]), self.run, digests)
         return np.ones((1,) * len(self.dims), dtype=np.bool_)
 
 
@@ -318,15 +283,6 @@ def _open_array(store: str, name: str, run: str) -> tuple[Any, tuple[str, ...], 
     """Open an array once in each process and run, with the names of its dimensions and what records its files."""
     import zarr
 
-    from xland.store.checksums import RecordingStore, zarr_store
-
     recorder = RecordingStore(zarr_store(store))
     array: Any = zarr.open_array(recorder, path=name, mode="r+")
     return array, tuple(str(dim) for dim in array.metadata.dimension_names), recorder
-
-
-def _files_in(array: Any, name: str, region: Sequence[slice]) -> list[str]:
-    """Names of the files that hold the cells of a region, which is one of whole files."""
-    sizes = array.shards or array.chunks
-    numbers = [range(cut.start // size, -(-cut.stop // size)) for cut, size in zip(region, sizes, strict=True)]
-    return [f"{name}/{array.metadata.encode_chunk_key(index)}" for index in itertools.product(*numbers)]

@@ -36,24 +36,14 @@ ROOT = "zarr.json"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n/][^\n]*)")
 _NAME = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 _SYSTEMS = re.compile(r"(.*/)?(\.nfs[^/]*|\.DS_Store|\._[^/]*)")
-_REMEDY = "copy the store anew from where it is whole, or write it anew with overwrite=True"
-_READERS = 8
+_READERS = 16
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a finished store holds.
+    """The files of a finished store at ``target``: the SHA-256 of each by its name.
 
-    Parameters
-    ----------
-    target : str
-        Path or URL of the store, for messages.
-    name : str
-        Name of the table itself in the store.
-    digest : str
-        SHA-256 of the table, and so of the whole store.
-    files : mapping of str to str
-        SHA-256 of each file, by its name.
+    ``name`` is that of the table in the store, ``digest`` its own SHA-256 and so that of the whole store.
     """
 
     target: str
@@ -62,19 +52,11 @@ class Table:
     files: Mapping[str, str]
 
     def check(self, name: str, content: Any) -> None:
-        """Compare what was read of a file; :class:`StoreError` names it if it is missing or altered.
-
-        Parameters
-        ----------
-        name : str
-            Of a file that is in the table.
-        content : bytes-like or None
-            None if there is no such file.
-        """
+        """Compare what was read of a file, None if it is not there; :class:`StoreError` names it if it differs."""
         if content is None:
-            raise StoreError(damage(self.target, {name: "is missing"}))
+            raise damage(self.target, {name: "is missing"})
         if sha256(content) != self.files[name]:
-            raise StoreError(damage(self.target, {name: "was altered"}))
+            raise damage(self.target, {name: "was altered"})
 
 
 def sha256(content: Any) -> str:
@@ -88,7 +70,7 @@ def write_table(files: Mapping[str, str]) -> bytes:
 
 
 def table_name(root: Mapping[str, Any]) -> str | None:
-    """Where the table of a store with this root metadata belongs; None without consolidated metadata."""
+    """Name of the table of a store with this root metadata; None without consolidated metadata."""
     consolidated = root.get("consolidated_metadata")
     found = consolidated.get("metadata") if isinstance(consolidated, dict) else None
     names = [name for name in found if _NAME.fullmatch(name)] if isinstance(found, dict) else []
@@ -96,26 +78,9 @@ def table_name(root: Mapping[str, Any]) -> str | None:
 
 
 def find_table(files: Files, root: Mapping[str, Any], content: bytes) -> Table | None:
-    """Read the table of a finished store, and compare the root metadata with it.
+    """Read the table of a finished store, and compare its root metadata, read as ``content``, with it.
 
-    Parameters
-    ----------
-    files : Files
-        The store.
-    root : mapping
-        Its root metadata.
-    content : bytes
-        The same as it was read.
-
-    Returns
-    -------
-    Table or None
-        None for stores of others, and those of releases that wrote no table.
-
-    Raises
-    ------
-    StoreError
-        If the table or the root metadata is missing or altered.
+    None for stores of other programs, and of releases that wrote no table. StoreError if either is missing or altered.
     """
     attributes = root.get("attributes")
     said = attributes.get(ATTRIBUTE) if isinstance(attributes, dict) else None
@@ -123,15 +88,15 @@ def find_table(files: Files, root: Mapping[str, Any], content: bytes) -> Table |
     if said is None and name is None:
         return None
     if name is None or said not in (None, name):
-        raise StoreError(damage(files.address, {ROOT: "was altered"}))
+        raise damage(files.address, {ROOT: "was altered"})
     if not files.is_file(name):
         if said is None:
             return None
-        raise StoreError(damage(files.address, {name: "is missing"}))
+        raise damage(files.address, {name: "is missing"})
     # where the attribute was damaged, the table is still there
     table = parse_table(files.address, name, files.read(name, most=MOST_BYTES))
     if ROOT not in table.files:
-        raise StoreError(damage(files.address, {name: "was altered"}))
+        raise damage(files.address, {name: "was altered"})
     table.check(ROOT, content)
     return table
 
@@ -139,63 +104,59 @@ def find_table(files: Files, root: Mapping[str, Any], content: bytes) -> Table |
 @lru_cache(maxsize=8)
 def parse_table(target: str, name: str, content: bytes) -> Table:
     """Return the table that was read of a store; once in each process as long as it stays the same."""
-    files: dict[str, str] = {}
-    try:
-        lines = content.decode().split("\n")
-    except UnicodeDecodeError:
-        lines = [""]
-    if lines.pop():
-        raise StoreError(damage(target, {name: "was altered"}))
-    for line in lines:
-        found = _LINE.fullmatch(line)
-        if found is None:
-            raise StoreError(damage(target, {name: "was altered"}))
-        files[found[2]] = found[1]
-    return Table(target, name, sha256(content), files)
+    lines = content.decode(errors="replace").split("\n")
+    found = [_LINE.fullmatch(line) for line in lines[:-1]]
+    if lines[-1] or not all(found):
+        raise damage(target, {name: "was altered"})
+    return Table(target, name, sha256(content), {each[2]: each[1] for each in found if each})
 
 
-def find_damage(files: Files, table: Table) -> dict[str, str]:
-    """Read every file of a store and say of each that is damaged what is wrong with it."""
-    there = set(files.walk())
-    faults = dict.fromkeys(sorted(table.files.keys() - there), "is missing")
-    strange = there - table.files.keys() - {table.name}
-    faults |= {name: "does not belong to it" for name in sorted(strange) if not _SYSTEMS.fullmatch(name)}
+def refuse_damaged(files: Files, table: Table | None, *, metadata: bool = False) -> str:
+    """Read all files of a store, or its metadata alone; refuse it if any is damaged, and return the table's digest."""
+    if table is None:
+        raise StoreError(
+            f"{files.address} has no digests to compare its files with: another program or an earlier release wrote "
+            "it; write it again: xland.open_store(path).ai4land.to_zarr(new_path)"
+        )
+    there, faults = set(files.walk()), {}
+    named = [name for name in sorted(table.files) if name in there and (name.endswith(ROOT) or not metadata)]
+    if not metadata:
+        faults = dict.fromkeys(sorted(table.files.keys() - there), "is missing")
+        strange = there - table.files.keys() - {table.name}
+        faults |= {name: "does not belong to it" for name in sorted(strange) if not _SYSTEMS.fullmatch(name)}
+    found = digests_in(files, named, MOST_METADATA if metadata else None)
+    faults |= {name: "was altered" for name, digest in found.items() if digest != table.files[name]}
+    if faults:
+        raise damage(files.address, faults, len(table.files))
+    return table.digest
+
+
+def digests_in(files: Files, names: Collection[str], most: int | None = None) -> dict[str, str | None]:
+    """SHA-256 of files as they are now; None for those that cannot be read or have more than ``most`` bytes."""
+
+    def digest(name: str) -> str | None:
+        try:
+            return sha256(files.read(name, most=most))
+        except StoreError:
+            if most is None:
+                raise
+        except OSError:
+            pass
+        return None
+
     with ThreadPoolExecutor(_READERS) as pool:
-        found = sorted(table.files.keys() & there)
-        same = pool.map(lambda name: _has(files, name, table.files[name]), found)
-        faults |= {name: "was altered" for name, whole in zip(found, same, strict=True) if not whole}
-    return faults
+        return dict(zip(names, pool.map(digest, names), strict=True))
 
 
-def find_metadata_damage(files: Files, table: Table) -> dict[str, str]:
-    """Say of each file of metadata that has another content."""
-    there = set(files.walk())
-    named = {name: digest for name, digest in table.files.items() if name.endswith(ROOT) and name in there}
-    return dict.fromkeys(altered(files, named, MOST_METADATA), "was altered")
-
-
-def altered(files: Files, digests: Mapping[str, str], most: int | None = None) -> list[str]:
-    """Names of the files that are gone, have another content, or more than ``most`` bytes."""
-    return [name for name, digest in digests.items() if not _has(files, name, digest, most)]
-
-
-def _has(files: Files, name: str, digest: str, most: int | None = None) -> bool:
-    try:
-        return sha256(files.read(name, most=most)) == digest
-    except StoreError:
-        if most is None:
-            raise
-        return False
-    except OSError:
-        return False
-
-
-def damage(target: str, faults: Mapping[str, str], files: Collection[str] = ()) -> str:
-    """Say which files of a store are damaged, a few of them by name, how many of all ``files``, and what to do."""
+def damage(target: str, faults: Mapping[str, str], count: int = 0) -> StoreError:
+    """Error that names a few damaged files of a store, how many of all ``count`` files there are, and what to do."""
     shown = "; ".join(f"{name} {fault}" for name, fault in list(faults.items())[:3])
     more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
-    count = f" in {len(faults)} of {len(files)} files" if files else ""
-    return f"{without_password(target)} is damaged{count}: {shown}{more}; {_REMEDY}"
+    total = f" in {len(faults)} of {count} files" if count else ""
+    return StoreError(
+        f"{without_password(target)} is damaged{total}: {shown}{more}; copy the store again from where it is whole, "
+        "or write it again with overwrite=True"
+    )
 
 
 def zarr_store(address: str, options: Mapping[str, Any] | None = None, *, read_only: bool = False) -> Store:
@@ -246,13 +207,7 @@ class CheckedStore(WrapperStore[Store]):
     """A finished store whose files are compared with its table as they are read.
 
     A file of several chunks (a shard) is read as a whole when a chunk of it is needed first, and once in each
-    process. Copies in other processes read the table anew.
-
-    Parameters
-    ----------
-    table : Table
-    options : mapping, optional
-        What fsspec needs to reach the store.
+    process. Copies in other processes read the table again.
     """
 
     def __init__(self, table: Table, options: Mapping[str, Any] | None = None) -> None:
@@ -270,21 +225,18 @@ class CheckedStore(WrapperStore[Store]):
         return type(self).__name__, self.table.target, self.table.digest
 
     def __eq__(self, other: object) -> bool:
-        """Whether two are the same store with the same content."""
         return isinstance(other, CheckedStore) and self.__dask_tokenize__() == other.__dask_tokenize__()
 
     def __hash__(self) -> int:
-        """Hash as stores compare."""
         return hash(self.__dask_tokenize__())
 
     def __repr__(self) -> str:
-        """Name the store."""
         return f"CheckedStore({self.table.target!r})"
 
     def with_read_only(self, read_only: bool = False) -> CheckedStore:
         """Return the store, which can only be read."""
         if not read_only:
-            raise StoreError(f"{self.table.target} is whole and was opened for reading; write a store of your own")
+            raise StoreError(f"{self.table.target} is complete and was opened for reading; write another store")
         return self
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
@@ -292,7 +244,7 @@ class CheckedStore(WrapperStore[Store]):
         if key not in self.table.files:
             # a chunk that was never written is not there; one that is there has lost its line in the table
             if await self._store.exists(key):
-                raise StoreError(damage(self.table.target, {key: "has no line in the table of digests"}))
+                raise damage(self.table.target, {key: "has no line in the table of digests"})
             return None
         if byte_range is not None and key in self._whole:
             part = await self._store.get(key, prototype, byte_range)
@@ -322,23 +274,8 @@ class CheckedStore(WrapperStore[Store]):
         """Whether the table has a file."""
         return key in self.table.files
 
-    async def is_empty(self, prefix: str) -> bool:
-        """Whether the table has no file in a folder."""
-        return not any(name.startswith(prefix) for name in self.table.files)
-
-    async def list(self) -> AsyncIterator[str]:
-        """Names of all files in the table."""
-        for name in self.table.files:
-            yield name
-
-    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """Names that begin like this."""
-        for name in self.table.files:
-            if name.startswith(prefix):
-                yield name
-
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """Names in a folder."""
+        """Names in a folder, as the table has them: a variable that was deleted is missed."""
         folder = f"{prefix.rstrip('/')}/".lstrip("/")
         for name in {n.removeprefix(folder).partition("/")[0] for n in self.table.files if n.startswith(folder)}:
             yield name

@@ -31,26 +31,27 @@ def identity_of(given: xr.Dataset | xr.DataArray) -> str:
     """Tell one input from another without reading it.
 
     Values in memory count as they are; those of a dask array by its name, which dask derives from what it is
-    made of; others by their file and what was chosen of it.
+    made of; others by their file and what was chosen of it. So do fill values, ranges and units, which make others of
+    the same numbers.
     """
     ds = given if isinstance(given, xr.Dataset) else given.to_dataset(name="map")
-    variables = [
-        [
-            str(name),
-            list(map(str, variable.dims)),
-            list(variable.shape),
-            str(variable.dtype),
-            _content(variable),
-            _declared(variable),
-        ]
-        # a store without consolidated metadata lists them in another order each time it is opened
-        for name, variable in sorted(ds.variables.items(), key=lambda item: str(item[0]))
-    ]
+    plain = (int, float, np.generic, np.ndarray, list)
+    variables = []
+    # a store without consolidated metadata lists them in another order each time it is opened
+    for name, variable in sorted(ds.variables.items(), key=lambda item: str(item[0])):
+        if variable.chunks is not None:
+            content = str(variable.data.name)
+        else:  # xarray has no public way to ask whether asking for values would read a file
+            content = tokenize(variable.values if variable._in_memory else variable._data)  # noqa: SLF001
+        encoded = {str(key): str(value) for key, value in variable.encoding.items() if isinstance(value, plain)}
+        declared = [{str(key): str(value) for key, value in variable.attrs.items()}, encoded]
+        shape = [list(map(str, variable.dims)), list(variable.shape), str(variable.dtype)]
+        variables.append([str(name), *shape, content, declared])
     return digest_of([variables, {str(key): str(value) for key, value in ds.attrs.items()}])
 
 
 def digest_of(content: Any) -> str:
-    """SHA-256 of anything that JSON can hold; of other things their text counts."""
+    """SHA-256 of anything that JSON can represent; of other things their text counts."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -63,42 +64,21 @@ def source_file(given: xr.Dataset | xr.DataArray) -> Path | None:
     return path if path.is_file() else None
 
 
-def _declared(variable: xr.Variable) -> list[dict[str, str]]:
-    """Return what a variable says about its values: fill values, ranges and units make others of the same numbers."""
-    numbers = (int, float, np.generic, np.ndarray, list)
-    encoded = {str(key): str(value) for key, value in variable.encoding.items() if isinstance(value, numbers)}
-    return [{str(key): str(value) for key, value in variable.attrs.items()}, encoded]
-
-
-def _content(variable: xr.Variable) -> str:
-    if variable.chunks is not None:
-        return str(variable.data.name)
-    # xarray has no public way to ask whether asking for values would read a file
-    return tokenize(variable.values if variable._in_memory else variable._data)  # noqa: SLF001
-
-
 @normalize_token.register(ExplicitlyIndexed)
 def _normalise(data: Any) -> Any:
     """Say what xarray has not read yet, for dask's names: the layers around a file, and the file."""
     layers = []
     while isinstance(data, ExplicitlyIndexed) and hasattr(data, "array"):
-        layers.append((type(data).__qualname__, _state(data)))
+        # what a layer does to the array within: its key, its function
+        names = {name for kind in type(data).__mro__ for name in getattr(kind, "__slots__", ())}
+        state = {name: getattr(data, name) for name in names if hasattr(data, name)}
+        state |= getattr(data, "__dict__", {})
+        state.pop("array", None)
+        plain = {k: (type(v).__name__, v.tuple) if isinstance(v, ExplicitIndexer) else v for k, v in state.items()}
+        layers.append((type(data).__qualname__, sorted((name, normalize_token(v)) for name, v in plain.items())))
         data = data.array
     origin = _origin(data)
     return (layers, normalize_object(data) if origin is None else origin)
-
-
-def _state(layer: Any) -> Any:
-    """Return what a layer does to the array within: its key, its function."""
-    names = {name for kind in type(layer).__mro__ for name in getattr(kind, "__slots__", ())}
-    state = {name: getattr(layer, name) for name in names if hasattr(layer, name)} | dict(
-        getattr(layer, "__dict__", {})
-    )
-    return sorted(
-        (name, normalize_token((type(value).__name__, value.tuple) if isinstance(value, ExplicitIndexer) else value))
-        for name, value in state.items()
-        if name != "array"
-    )
 
 
 def _origin(data: Any) -> Any:

@@ -9,17 +9,17 @@ import os
 import re
 import socket
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
 from xland.errors import StoreError
-from xland.store.checksums import altered, sha256
-from xland.store.storage import Files, LocalFiles
+from xland.store.checksums import digests_in, sha256
+from xland.store.storage import Files, RemoteFiles
 
 FOLDER = "journal"
 """Name of the journal in the working folder."""
@@ -30,133 +30,68 @@ Notes = dict[str, list[dict[str, str]]]
 """By the name of each block: the SHA-256 of its files by their names, once for each time it was written."""
 
 
-class Journal(Protocol):
-    """Notes of the blocks that are finished."""
+def note(files: Files, key: str, run: str, digests: Mapping[str, str]) -> None:
+    """Note in a working folder that a block is finished; a crash leaves the note whole or without effect.
 
-    def note(self, key: str, run: str, digests: Mapping[str, str]) -> None:
-        """Note that a block is finished; a crash leaves the note whole or without effect."""
-
-    def finished(self) -> set[str]:
-        """Names of all blocks that were noted."""
-
-    def notes(self) -> Notes:
-        """Return what was noted of each block."""
-
-
-class LineJournal:
-    """A line for each block, in one file for each process that writes."""
-
-    def __init__(self, files: LocalFiles) -> None:
-        self._folder = files.path(FOLDER)
-
-    def note(self, key: str, run: str, digests: Mapping[str, str]) -> None:
-        """Append one line to this process's file, in a single write."""
-        line = f"{_line([key, dict(digests)])}\n".encode()
-        self._folder.mkdir(exist_ok=True)
-        file = self._folder / f"{run}-{socket.gethostname()}-{os.getpid()}"
-        handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        try:
-            if os.write(handle, line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
-        finally:
-            os.close(handle)
-
-    def finished(self) -> set[str]:
-        """Names of all blocks that were noted."""
-        return set(self.notes())
-
-    def notes(self) -> Notes:
-        """Return what was noted of each block; lines that are damaged or that a crash cut off do not count."""
-        found: Notes = {}
-        for line in self._lines():
-            _add(found, line)
-        return found
-
-    def _lines(self) -> Iterator[str]:
-        for file in sorted(self._folder.glob("*")):
-            if file.is_file():
-                yield from file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-
-
-class ObjectJournal:
-    """An object for each block, where nothing can be appended."""
-
-    def __init__(self, files: Files) -> None:
-        self._files = files
-
-    def note(self, key: str, run: str, digests: Mapping[str, str]) -> None:  # noqa: ARG002
-        """Put an object that is named as the block."""
-        self._files.put(f"{FOLDER}/{key}", _line([key, dict(digests)]).encode())
-
-    def finished(self) -> set[str]:
-        """Names of all blocks that were noted."""
-        return set(self._files.names(FOLDER))
-
-    def notes(self) -> Notes:
-        """Return what was noted of each block; notes that are damaged do not count."""
-        found: Notes = {}
-        with ThreadPoolExecutor(_READERS) as pool:
-            for content in pool.map(self._read, self._files.names(FOLDER)):
-                _add(found, content.decode(errors="replace"))
-        return found
-
-    def _read(self, key: str) -> bytes:
-        try:
-            return self._files.read(f"{FOLDER}/{key}")
-        except FileNotFoundError:
-            return b""
-
-
-def journal_of(files: Files) -> Journal:
-    """Return the journal of a working folder."""
-    return LineJournal(files) if isinstance(files, LocalFiles) else ObjectJournal(files)
-
-
-def find_whole(notes: Notes, data: Files) -> dict[str, dict[str, str]]:
-    """Find the blocks whose files are as they were written, by reading them.
-
-    Parameters
-    ----------
-    notes : dict
-        Of the journal.
-    data : Files
-        The growing store.
-
-    Returns
-    -------
-    dict
-        Of each of these blocks, the digests of its files.
+    On this machine that is a line in the file of this process and run; behind a URL an object for each block.
     """
-
-    def whole(written: list[dict[str, str]]) -> dict[str, str] | None:
-        # a block that was written twice, as where a worker was lost, may have other bytes the second time
-        return next((each for each in reversed(written) if not altered(data, each)), None)
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        found = zip(notes, pool.map(whole, notes.values()), strict=True)
-        return {key: digests for key, digests in found if digests is not None}
-
-
-def collect(notes: Notes, data: Files) -> dict[str, dict[str, str]]:
-    """Digests of the files of each block, which are taken as they were noted if they were noted once."""
-    several = {key: written for key, written in notes.items() if len(written) > 1}
-    return {**{key: written[0] for key, written in notes.items() if key not in several}, **find_whole(several, data)}
-
-
-def _line(content: Any) -> str:
-    text = json.dumps(content)
-    return f"{zlib.crc32(text.encode()):08x} {text}"
-
-
-def _add(found: Notes, line: str) -> None:
-    """Add what a line says, if it is whole."""
-    checksum, _, text = line.partition(" ")
-    if checksum != f"{zlib.crc32(text.encode()):08x}":
+    text = json.dumps([key, dict(digests)])
+    line = f"{zlib.crc32(text.encode()):08x} {text}\n".encode()
+    if isinstance(files, RemoteFiles):
+        files.put(f"{FOLDER}/{key}", line)
         return
-    key, digests = json.loads(text)
-    written = found.setdefault(key, [])
-    if digests not in written:
-        written.append(digests)
+    file = files.path(FOLDER) / f"{run}-{socket.gethostname()}-{os.getpid()}"
+    file.parent.mkdir(exist_ok=True)
+    handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        if os.write(handle, line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+    finally:
+        os.close(handle)
+
+
+def notes(files: Files) -> Notes:
+    """Return what was noted of each block; lines that are damaged or that a crash cut off do not count."""
+
+    def read(name: str) -> list[str]:
+        try:
+            return files.read(f"{FOLDER}/{name}").decode(errors="replace").split("\n")
+        except (FileNotFoundError, IsADirectoryError):
+            return []
+
+    found: Notes = {}
+    with ThreadPoolExecutor(_READERS) as pool:
+        lines = [line for each in pool.map(read, files.names(FOLDER)) for line in each]
+    for line in lines:
+        checksum, _, text = line.partition(" ")
+        if checksum != f"{zlib.crc32(text.encode()):08x}":
+            continue
+        key, digests = json.loads(text)
+        written = found.setdefault(key, [])
+        if digests not in written:
+            written.append(digests)
+    return found
+
+
+def find_whole(noted: Notes, data: Files) -> dict[str, dict[str, str]]:
+    """Read the files of blocks in the growing store; return the digests of those that are as they were written."""
+    if not noted:
+        return {}
+    found = digests_in(data, {name for written in noted.values() for each in written for name in each})
+    whole = {}
+    for key, written in noted.items():
+        # a block that was written twice, as where a worker was lost, may have other bytes the second time
+        for each in reversed(written):
+            if all(found[name] == digest for name, digest in each.items()):
+                whole[key] = each
+                break
+    return whole
+
+
+def collect(noted: Notes, data: Files) -> dict[str, dict[str, str]]:
+    """Digests of the files of each block, which are taken as they were noted if they were noted once."""
+    several = {key: written for key, written in noted.items() if len(written) > 1}
+    return {**{key: written[0] for key, written in noted.items() if key not in several}, **find_whole(several, data)}
 
 
 COMPLETE = "xland_complete"
@@ -169,17 +104,14 @@ MANIFEST = "manifest.json"
 """Name of the manifest in the working folder."""
 
 FORMAT = 2
-"""Number of the layout of working folders that this release writes and goes on with."""
+"""Number of the layout of working folders that this release writes and resumes."""
 
 _INPUTS = "xland_inputs"  # an attribute of maps
-
 _VALUES = "values"
-
 _NEW_EACH_TIME = (
     "values drawn at random, and results of functions that dask cannot tell apart, are new each time: "
     "write them to a file first"
 )
-
 _DATA = re.compile(r"data-[0-9a-f]{32}\.zarr")
 _FINGERPRINT = re.compile(r"[0-9a-f]{8,128}")
 
@@ -199,7 +131,8 @@ def parse_manifest(content: bytes, where: str) -> dict[str, Any]:
         read = json.loads(content)
         if isinstance(read, dict) and read.get("format") not in (None, FORMAT):
             raise StoreError(
-                f"{where} was begun by another release of xland: finish it with that, or begin anew with overwrite=True"
+                f"{where} was begun by another release of xland: finish it with that release, or start again with "
+                "overwrite=True"
             )
         text = read["manifest"]
         manifest: dict[str, Any] = json.loads(text)
@@ -209,12 +142,12 @@ def parse_manifest(content: bytes, where: str) -> dict[str, Any]:
             and _DATA.fullmatch(manifest["data"])
             and _FINGERPRINT.fullmatch(manifest["fingerprint"])
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, StoreError):
-            raise
+    except StoreError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
-        raise StoreError(f"{where} is damaged; begin anew with overwrite=True")
+        raise StoreError(f"{where} is damaged; start again with overwrite=True")
     return manifest
 
 
@@ -224,7 +157,7 @@ def count_blocks(manifest: Mapping[str, Any]) -> int:
 
 
 def check_same(asked: dict[str, Any], begun: dict[str, Any], target: str) -> None:
-    """Refuse to go on with a store that was begun as other work; the error says what differs."""
+    """Refuse to resume a store that was begun as other work; the error says what differs."""
     parts, values = [], []
     for key in sorted(asked.keys() | begun.keys()):
         one, two = asked.get(key, {}), begun.get(key, {})
@@ -244,54 +177,34 @@ def check_same(asked: dict[str, Any], begun: dict[str, Any], target: str) -> Non
         parts.append(f"values of {', '.join(values)} ({_NEW_EACH_TIME})")
     raise StoreError(
         f"the unfinished store of {target} was begun with other inputs or settings; different: {'; '.join(parts)}. "
-        "Resume with what it was begun with, or begin anew with overwrite=True"
+        "Resume with the same inputs and settings, or start again with overwrite=True"
     )
 
 
 def describe_work(ds: xr.Dataset, encoding: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe what is being written, without computing it: two equal descriptions are the same work.
+    """Describe what is written, without computing it: two equal descriptions are the same work.
 
-    Parameters
-    ----------
-    ds : Dataset
-        Aligned by :func:`xland.store.blocks.align`.
-    encoding : mapping
-        Zarr encoding of its lazy variables.
-
-    Returns
-    -------
-    dict
-        JSON-ready: attributes, the coordinates' digests, and for each variable its dimensions,
-        shape, type, blocks, chunks, attributes and the name of its dask array.
+    The Dataset is one of :func:`xland.store.blocks.align`, ``encoding`` that of its lazy variables. The result is ready
+    for JSON: attributes, digests of the coordinates, and of each variable its dimensions, shape, type, blocks, chunks,
+    attributes and the name of its dask array.
     """
-    described: dict[str, Any] = {"attributes": _plain({k: v for k, v in ds.attrs.items() if k not in VOLATILE})}
+
+    def plain(attributes: Mapping[Any, Any]) -> Any:
+        return json.loads(json.dumps(dict(attributes), default=lambda value: value.tolist()))
+
+    described: dict[str, Any] = {"attributes": plain({k: v for k, v in ds.attrs.items() if k not in VOLATILE})}
     for name, variable in ds.variables.items():
         entry: dict[str, Any] = {
             "dims": list(variable.dims),
             "shape": list(variable.shape),
             "dtype": str(variable.dtype),
-            "attributes": _plain(variable.attrs),
+            "attributes": plain(variable.attrs),
         }
         if str(name) in encoding:
             entry[_VALUES] = str(variable.data.name)  # which dask derives from what they are computed from
-            entry["blocks"] = _plain(ds[name].chunks)
-            entry["chunks"] = list(encoding[str(name)]["chunks"])
-            if "shards" in encoding[str(name)]:
-                entry["shards"] = list(encoding[str(name)]["shards"])
+            entry["blocks"] = [list(sizes) for sizes in ds[name].chunks or ()]
+            entry |= {key: list(encoding[str(name)][key]) for key in ("chunks", "shards") if key in encoding[str(name)]}
         else:
             entry["digest"] = tokenize(np.asarray(variable.values).tolist())
         described[f"variable {name}"] = entry
     return described
-
-
-def _plain(value: Any) -> Any:
-    """Turn attributes into what JSON can hold."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

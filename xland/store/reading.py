@@ -14,20 +14,10 @@ from xland.arguments import checked
 from xland.errors import StoreError, XlandError
 from xland.geo.conventions import READING, from_files
 from xland.reading.faults import name_reads
-from xland.store.checksums import ATTRIBUTE
+from xland.store.checksums import ATTRIBUTE, Table, refuse_damaged, store_to_read
 from xland.store.encoding import unpacked
-from xland.store.journal import (
-    COMPLETE,
-    FINGERPRINT,
-)
-from xland.store.workplace import (
-    Workplace,
-    incomplete,
-    read_finished,
-    read_root,
-    refuse_damaged,
-    workplace,
-)
+from xland.store.journal import COMPLETE, FINGERPRINT
+from xland.store.workplace import Workplace, incomplete, read_finished
 from xland.untrusted.stores import check_store
 
 
@@ -35,13 +25,13 @@ from xland.untrusted.stores import check_store
 def open_store(path: str | os.PathLike[str], *, verify: bool = False, **kwargs: Any) -> xr.Dataset:
     """Open a store lazily; refuse one that is not whole.
 
-    A store that :func:`write` finished holds the SHA-256 of each of its files. Whatever is read of it, now or
+    A store that :func:`write` finished has the SHA-256 of each of its files. Whatever is read of it, now or
     when values are computed, is compared; what is missing or altered ends in an error, never in other values.
 
     Parameters
     ----------
     path : path or URL
-        Zarr store, written by :func:`write` or by others.
+        Zarr store, written by :func:`write` or by other programs.
     verify : bool
         Read every file at once and compare it, as ``xland verify`` does.
     **kwargs
@@ -59,39 +49,44 @@ def open_store(path: str | os.PathLike[str], *, verify: bool = False, **kwargs: 
         If there is no store, if it cannot be read, if its writing was never finished (the
         message says how to resume), or if a file of it is damaged.
     """
-    from xland.store.checksums import store_to_read  # needs zarr
-
     options = kwargs.pop("storage_options", None)
-    place = workplace(path, options)
+    place = Workplace(path, options)
     try:
-        if verify:
-            _compare_all(place, options)
-        check_store(place.target, options)
-        root, table = read_finished(place)
+        root, table = _read_checked(place, options, verify=verify)
         kwargs.setdefault("consolidated", "consolidated_metadata" in root if root else None)
         kwargs = {"chunks": {}, **READING, **kwargs}
-        ds = _as_written(name_reads(xr.open_zarr(store_to_read(place.target, table, options), **kwargs)))
+        ds = name_reads(xr.open_zarr(store_to_read(place.target, table, options), **kwargs))
+        for name in (FINGERPRINT, ATTRIBUTE):
+            ds.attrs.pop(name, None)
+        ds = ds.assign({name: unpacked(array) for name, array in ds.data_vars.items()})
+        for variable in ds.variables.values():
+            # JSON keeps the numbers but not their type, and CF wants the type of the variable
+            if "flag_values" in variable.attrs:
+                variable.attrs["flag_values"] = np.asarray(variable.attrs["flag_values"], dtype=variable.dtype)
+        ds = from_files(ds)
+        if not ds.attrs.pop(COMPLETE, True):
+            raise StoreError(incomplete(place.target))
     except XlandError:
         raise
     except Exception as error:  # Zarr, its codecs and CF decoding have errors of their own for each kind of damage
         said = (str(error) or type(error).__name__).replace(place.target, without_password(place.target))
         raise StoreError(f"{without_password(place.target)} cannot be read as a Zarr store: {said}") from error
     ds.encoding["source"] = place.target
-    if not ds.attrs.pop(COMPLETE, True):
-        raise StoreError(incomplete(place.target))
     return ds
 
 
-def _as_written(ds: xr.Dataset) -> xr.Dataset:
-    """Undo what a store needs: packed bytes become floats, and numbers in attributes have the variable's type."""
-    for name in (FINGERPRINT, ATTRIBUTE):
-        ds.attrs.pop(name, None)
-    ds = ds.assign({name: unpacked(array) for name, array in ds.data_vars.items()})
-    for variable in ds.variables.values():
-        # JSON keeps the numbers but not their type, and CF wants the type of the variable
-        if "flag_values" in variable.attrs:
-            variable.attrs["flag_values"] = np.asarray(variable.attrs["flag_values"], dtype=variable.dtype)
-    return from_files(ds)
+def _read_checked(
+    place: Workplace, options: Mapping[str, Any] | None, *, verify: bool
+) -> tuple[dict[str, Any], Table | None]:
+    """Check the metadata of a store, and all of its files if asked to; return its root metadata and table."""
+    if not verify:
+        check_store(place.target, options)
+        return read_finished(place)
+    root, table = read_finished(place)
+    refuse_damaged(place.store, table, metadata=True)  # they say how much the rest may take
+    check_store(place.target, options)
+    refuse_damaged(place.store, table)
+    return root, table
 
 
 def verify(path: str | os.PathLike[str]) -> str:
@@ -110,22 +105,16 @@ def verify(path: str | os.PathLike[str]) -> str:
     ------
     StoreError
         If files are missing, altered or do not belong to it: it counts them and names some. Also if the store
-        holds no digests, as those of others and of former releases.
+        has no digests, as those of other programs and of earlier releases.
     """
-    return _compare_all(workplace(path), None)
-
-
-def _compare_all(place: Workplace, options: Mapping[str, Any] | None) -> str:
-    table = read_finished(place)[1]
-    refuse_damaged(place, table, metadata=True)  # they say how much the rest may take
-    check_store(place.target, options)
-    return refuse_damaged(place, table)
+    table = _read_checked(Workplace(path), None, verify=True)[1]
+    return table.digest if table else ""
 
 
 def store_digest(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> str | None:
-    """SHA-256 of a finished store, known without reading its chunks; None if the store holds no digests.
+    """SHA-256 of a finished store, known without reading its chunks; None if the store has no digests.
 
-    It is that of the table of its files, so it tells one store from another in whatever they differ.
+    It is that of the table of its files, so two stores that differ in anything have different digests.
 
     Parameters
     ----------
@@ -138,15 +127,14 @@ def store_digest(path: str | os.PathLike[str], storage_options: Mapping[str, Any
     StoreError
         If there is no store, it was not finished, or its metadata or table are damaged.
     """
-    table = read_finished(workplace(path, storage_options))[1]
+    table = read_finished(path, storage_options)[1]
     return None if table is None else table.digest
 
 
 def is_complete(path: str | os.PathLike[str]) -> bool:
-    """Whether a Zarr store is there and was written to the end (those of others count as whole)."""
-    place = workplace(path)
+    """Whether a Zarr store is there and was written to the end (those of other programs count as whole)."""
     try:
-        read_root(place)
+        read_finished(path)
     except StoreError:
         return False
     return True

@@ -31,12 +31,9 @@ _READERS = 8
 
 @dataclass(frozen=True)
 class Keeper:
-    """Class maps of single block-years of a rollout, each in its own small file.
+    """Class maps of single block-years of a rollout, uint8 ``(rows, columns)``, each in its own small file.
 
-    Parameters
-    ----------
-    folder : str
-        Path or fsspec URL; made when the first map is saved.
+    ``folder`` is a path or fsspec URL, made when the first map is saved.
     """
 
     folder: str
@@ -59,23 +56,7 @@ class Keeper:
             return frozenset(index for index, values in maps if values is not None)
 
     def load(self, index: Index) -> NDArray[np.uint8]:
-        """Read a map.
-
-        Parameters
-        ----------
-        index : (int, int, int)
-            Time position, block row and block column.
-
-        Returns
-        -------
-        ndarray of uint8
-            Shape ``(rows, columns)``.
-
-        Raises
-        ------
-        StoreError
-            If it is not there or damaged.
-        """
+        """Read a map; StoreError if it is not there or damaged."""
         values = self.find(index)
         if values is None:
             raise StoreError(f"the map {index} in {self.folder} is gone or damaged; write again with resume=True")
@@ -83,22 +64,30 @@ class Keeper:
 
     def find(self, index: Index) -> NDArray[np.uint8] | None:
         """Read a map as :meth:`load` does, or return None if it is not there or damaged."""
+        from numcodecs.zstd import decompress  # type: ignore[import-untyped]
+
         try:
-            return _unpack(self._files.read(_name(index)))
+            content = self._files.read(_name(index))
         except FileNotFoundError:
             return None
+        if len(content) < _HEAD.size:
+            return None
+        mark, checksum, rows, columns = _HEAD.unpack_from(content)
+        if mark != _MARK or zlib.crc32(content[_HEAD.size - 8 :]) != checksum:
+            return None
+        cells = bytes(decompress(content[_HEAD.size :])) if rows and columns else b""
+        return np.frombuffer(cells, np.uint8).reshape(rows, columns).copy()
 
     def save(self, index: Index, values: NDArray[np.uint8]) -> None:
-        """Keep a map: it is there whole or not at all.
+        """Keep a map: it is there whole or not at all."""
+        from numcodecs.zstd import compress
 
-        Parameters
-        ----------
-        index : (int, int, int)
-            Time position, block row and block column.
-        values : ndarray of uint8
-            Shape ``(rows, columns)``.
-        """
-        self._files.put(_name(index), _pack(values))
+        if values.dtype != np.uint8 or values.ndim != 2:
+            raise StoreError(f"a map to keep has to be uint8 of rows and columns, not {values.dtype} {values.shape}")
+        body = bytes(compress(np.ascontiguousarray(values).tobytes(), 1))
+        rows, columns = values.shape
+        head = _HEAD.pack(_MARK, zlib.crc32(struct.pack("<II", rows, columns) + body), rows, columns)
+        self._files.put(_name(index), head + body)
 
     def forget(self, positions: Iterable[int]) -> None:
         """Delete all maps of these time positions."""
@@ -112,15 +101,9 @@ class Keeper:
 class Restartable(Protocol):
     """A layer of a dask graph (:class:`dask.highlevelgraph.Layer`) that computes a rollout.
 
-    The second element of each of its keys is a time position: ``(name, position, ...)``. If a
-    rollout can depend on the one of an earlier process, as it does when a store of several
-    rollouts is resumed, the layer's name has to be the same in both.
-
-    Attributes
-    ----------
-    order : tuple of int
-        Time positions in the order in which they have to be computed: ascending forward,
-        descending backward.
+    The second element of each of its keys is a time position: ``(name, position, ...)``. ``order`` are the time
+    positions in the order in which they have to be computed. If a rollout can depend on the one of an earlier process,
+    as it does when a store of several rollouts is resumed, the layer's name has to be the same in both.
     """
 
     order: tuple[int, ...]
@@ -140,29 +123,6 @@ def _name(index: Index) -> str:
     return f"{position}/{row}.{column}"
 
 
-def _pack(values: NDArray[np.uint8]) -> bytes:
-    from numcodecs.zstd import compress  # type: ignore[import-untyped]
-
-    if values.dtype != np.uint8 or values.ndim != 2:
-        raise StoreError(f"a map that is kept has to be uint8 of rows and columns, not {values.dtype} {values.shape}")
-    body = bytes(compress(np.ascontiguousarray(values).tobytes(), 1))
-    rows, columns = values.shape
-    return _HEAD.pack(_MARK, zlib.crc32(struct.pack("<II", rows, columns) + body), rows, columns) + body
-
-
-def _unpack(content: bytes) -> NDArray[np.uint8] | None:
-    """Return a map, or None if the bytes are damaged."""
-    from numcodecs.zstd import decompress  # type: ignore[import-untyped]
-
-    if len(content) < _HEAD.size:
-        return None
-    mark, checksum, rows, columns = _HEAD.unpack_from(content)
-    if mark != _MARK or zlib.crc32(content[_HEAD.size - 8 :]) != checksum:
-        return None
-    cells = bytes(decompress(content[_HEAD.size :])) if rows and columns else b""
-    return np.frombuffer(cells, np.uint8).reshape(rows, columns).copy()
-
-
 YEARS = 8
 """Fewest years of a segment."""
 
@@ -174,38 +134,25 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Rollout:
-    """A layer of a graph that can begin with kept maps (:class:`xland.store.rollouts.Restartable`).
+    """A :class:`Restartable` layer of a graph, and where its maps are kept.
 
-    Parameters
-    ----------
-    layer : Restartable
-    names : tuple of str
-        Under which it stands in the graph.
-    keys : frozenset of keys
-        Those that belong to a year.
-    rank : mapping of time position to int
-        The place of each year in the order in which they are computed.
+    ``names`` are those that it has in the graph, ``keys`` those that belong to a year, ``rank`` the place of each year
+    in the order in which they are computed.
     """
 
     layer: Any
     names: tuple[str, ...]
     keys: frozenset[Key]
     rank: Mapping[int, int]
+    keeper: Keeper
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Blocks that are computed together.
+    """Blocks, by their keys, that are computed together.
 
-    Parameters
-    ----------
-    keys : list of keys
-        What is written.
-    bridge : list of keys
-        Maps of the segment's last year that lead to later years where not all is written: those
-        around a region.
-    ended : list of lists of time positions
-        For each rollout, the years whose maps nothing needs once the segment is written.
+    ``bridge`` are the maps of the segment's last year that lead to later years where not all is written: those around
+    a region. ``ended`` are, for each rollout, the time positions of the years whose maps nothing needs afterwards.
     """
 
     keys: list[Key]
@@ -213,69 +160,47 @@ class Segment:
     ended: list[list[int]]
 
 
-def find_rollouts(graph: HighLevelGraph) -> list[Rollout]:
-    """Rollouts of a graph."""
+def find_rollouts(graph: HighLevelGraph, folder: str = "") -> list[Rollout]:
+    """Rollouts of a graph over several years, whose maps are kept in the folder."""
     names: dict[int, list[str]] = {}
     for name, layer in graph.layers.items():
-        if isinstance(layer, Restartable):
+        if isinstance(layer, Restartable) and len(layer.order) > 1:
             names.setdefault(id(layer), []).append(name)
-    return [
-        Rollout(
-            layer=graph.layers[found[0]],
-            names=tuple(found),
-            keys=frozenset(key for key in graph.layers[found[0]].get_output_keys() if isinstance(key, tuple)),
-            rank={position: number for number, position in enumerate(graph.layers[found[0]].order)},
-        )
-        for found in names.values()
-    ]
+    rollouts = []
+    for found in names.values():
+        layer = graph.layers[found[0]]
+        keys = frozenset(key for key in layer.get_output_keys() if isinstance(key, tuple))
+        rank = {position: number for number, position in enumerate(layer.order)}
+        # one rollout is known by the store that it belongs to; several are told apart by their names
+        keeper = Keeper(folder if len(names) == 1 else f"{folder}-{found[0]}")
+        rollouts.append(Rollout(layer, tuple(found), keys, rank, keeper))
+    return rollouts
 
 
-def keepers_of(rollouts: Sequence[Rollout], folder: str) -> list[Keeper]:
-    """Where the maps of each rollout are kept."""
-    # one rollout is known by the store that it belongs to; several are told apart by their names
-    return [Keeper(folder if len(rollouts) == 1 else f"{folder}-{rollout.names[0]}") for rollout in rollouts]
+def restart(
+    graph: HighLevelGraph, rollouts: Sequence[Rollout], bridge: Sequence[Key]
+) -> tuple[HighLevelGraph, list[Key]]:
+    """Return the graph with rollouts that begin with what is kept by now, and tasks that need the keys of a bridge.
 
-
-def begin_with_kept(graph: HighLevelGraph, rollouts: Sequence[Rollout], keepers: Sequence[Keeper]) -> HighLevelGraph:
-    """Return the graph with rollouts that begin with what is kept by now."""
+    These tasks, whose keys are returned, have no result.
+    """
     layers = dict(graph.layers)
-    for rollout, keeper in zip(rollouts, keepers, strict=True):
-        layers.update(dict.fromkeys(rollout.names, rollout.layer.kept(keeper)))
-    return HighLevelGraph(layers, graph.dependencies)
-
-
-def compute_only(graph: HighLevelGraph, keys: Sequence[Key]) -> tuple[HighLevelGraph, list[Key]]:
-    """Add tasks that need the keys and return nothing; return the graph and the keys of these tasks."""
-    if not keys:
-        return graph, []
-    name = f"bridge-{tokenize(keys)}"
-    tasks = {(name, number): Task((name, number), _nothing, TaskRef(key)) for number, key in enumerate(keys)}
-    layers = {**graph.layers, name: MaterializedLayer(tasks)}
-    return HighLevelGraph(layers, {**graph.dependencies, name: set(graph.layers)}), list(tasks)
+    for rollout in rollouts:
+        layers.update(dict.fromkeys(rollout.names, rollout.layer.kept(rollout.keeper)))
+    name = f"bridge-{tokenize(bridge)}"
+    tasks = {(name, number): Task((name, number), _nothing, TaskRef(key)) for number, key in enumerate(bridge)}
+    dependencies = {**graph.dependencies, name: set(layers)} if bridge else graph.dependencies
+    return HighLevelGraph({**layers, name: MaterializedLayer(tasks)} if bridge else layers, dependencies), list(tasks)
 
 
 def cut_segments(
     graph: HighLevelGraph, rollouts: Sequence[Rollout], batches: Sequence[Sequence[Key]], years: int | None = None
 ) -> list[Segment]:
-    """Cut the work into segments.
+    """Cut the work into segments, in the order in which they have to be computed.
 
-    Parameters
-    ----------
-    graph : HighLevelGraph
-    rollouts : sequence of Rollout
-        All of the graph.
-    batches : sequence of sequences of keys
-        All that is to be written. The keys of one batch need the same years.
-    years : int, optional
-        Years of a segment; by default as many as have ``BLOCKS`` blocks, and ``YEARS`` at least.
-
-    Returns
-    -------
-    list of Segment
-        In the order in which they have to be computed; a single one if there is no rollout.
+    Each batch is the keys to be written that need the same years. A segment has as many ``years`` as have ``BLOCKS``
+    blocks, and ``YEARS`` at least.
     """
-    if not rollouts:
-        return [Segment([key for batch in batches for key in batch], [], [])]
     years = years or max(YEARS, BLOCKS // max(map(len, batches)))
     needed = [
         [{key[1] for key in found & rollout.keys} for rollout in rollouts]

@@ -1,7 +1,4 @@
-"""Files of a folder on this machine or behind a URL: read, put whole, list and remove.
-
-Below :mod:`xland.store.writing`; nothing here is called by users.
-"""
+"""Files of a folder on this machine or behind a URL: read, put whole, list and remove."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from xland.addresses import address_of, is_url, without_password
 from xland.atomic import replace_file
@@ -19,52 +16,14 @@ from xland.errors import StoreError
 from xland.untrusted.servers import reaching, with_limits
 
 
-class Files(Protocol):
-    """What a folder can do; names are relative to it, with ``/`` between folders."""
-
-    @property
-    def address(self) -> str:
-        """Path or URL of the folder."""
-
-    def read(self, name: str, *, most: int | None = None) -> bytes:
-        """Content of a file; FileNotFoundError if there is none, StoreError if it has more bytes than ``most``."""
-
-    def put(self, name: str, content: bytes) -> None:
-        """Write a file so that readers see the old one or the new one, never a part."""
-
-    def fill(self, name: str, content: bytes) -> None:
-        """Write a file into a folder that nobody reads yet: it may be torn if this process is killed."""
-
-    def exists(self, name: str = "") -> bool:
-        """Whether there is a file or folder of this name."""
-
-    def is_file(self, name: str = "") -> bool:
-        """Whether there is a file of this name."""
-
-    def names(self, folder: str = "") -> list[str]:
-        """Names in a folder, sorted; none if it does not exist."""
-
-    def walk(self) -> Iterator[str]:
-        """Names of all files in it and in the folders below."""
-
-    def remove(self, name: str = "") -> None:
-        """Delete a file, or a folder with all that it holds, if it is there."""
-
-
 @dataclass(frozen=True)
 class LocalFiles:
-    """A folder on this machine.
-
-    Parameters
-    ----------
-    address : str
-        Path of the folder.
-    """
+    """A folder on this machine; names are relative to it, with ``/`` between folders."""
 
     address: str
 
     def path(self, name: str = "") -> Path:
-        """Where a file lies."""
+        """Path of a file."""
         return Path(self.address, name)
 
     def read(self, name: str, *, most: int | None = None) -> bytes:
@@ -74,15 +33,15 @@ class LocalFiles:
         if not stat.S_ISREG(found.st_mode) and not path.is_dir():
             raise StoreError(f"{path} is a device or a pipe, not a file: move it away")
         if most is not None and found.st_size > most:
-            raise StoreError(_too_large(str(path), most))
+            raise _too_large(str(path), most)
         return path.read_bytes()
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a file whole: :func:`xland.atomic.replace_file`."""
+        """Write a file so that readers see the old one or the new one, never a part."""
         replace_file(self.path(name), content)
 
     def fill(self, name: str, content: bytes) -> None:
-        """Write a file into a folder that nobody reads yet: it may be torn if this process is killed."""
+        """Write a file into a folder that nobody reads yet: it may be incomplete if this process is killed."""
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -92,7 +51,7 @@ class LocalFiles:
         return self.path(name).exists()
 
     def is_file(self, name: str = "") -> bool:
-        """Whether there is something of this name that is no folder, be it a broken link."""
+        """Whether there is something of this name that is not a folder, such as a broken link."""
         path = self.path(name)
         return os.path.lexists(path) and not path.is_dir()
 
@@ -111,7 +70,7 @@ class LocalFiles:
                 yield (at / name).as_posix()
 
     def remove(self, name: str = "") -> None:
-        """Delete a file, or a folder with all that it holds, if it is there."""
+        """Delete a file, or a folder with all that it contains, if it is there."""
         path = self.path(name)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -121,15 +80,7 @@ class LocalFiles:
 
 @dataclass(frozen=True)
 class RemoteFiles:
-    """A folder behind an fsspec URL, whose objects appear whole or not at all when they are put.
-
-    Parameters
-    ----------
-    address : str
-        URL of the folder.
-    options : mapping
-        What fsspec needs to reach it beside its own configuration.
-    """
+    """The same behind an fsspec URL, where objects appear whole; ``options`` are what fsspec needs to reach it."""
 
     address: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -139,19 +90,18 @@ class RemoteFiles:
 
         try:
             fs, root = url_to_fs(self.address, **self.options)
-        except Exception as error:  # no package, no such scheme, what a file system misses
+        except Exception as error:  # a missing package, an unknown scheme, what a file system needs
             raise StoreError(f"{without_password(self.address)} cannot be reached: {error}") from error
-        # what other workers wrote counts, not what was listed before
-        fs.invalidate_cache()
+        fs.invalidate_cache()  # other workers write, too
         return fs, f"{root.rstrip('/')}/{name}".rstrip("/")
 
     def read(self, name: str, *, most: int | None = None) -> bytes:
-        """Content of a file; FileNotFoundError if there is none, StoreError if it has more bytes than ``most``."""
+        """Content of an object; FileNotFoundError if there is none, StoreError if it has more bytes than ``most``."""
         with reaching(self.address, name):
             fs, path = self._at(name)
             content = bytes(fs.cat_file(path) if most is None else fs.cat_file(path, end=most + 1))
         if most is not None and len(content) > most:
-            raise StoreError(_too_large(f"{without_password(self.address)}/{name}", most))
+            raise _too_large(f"{without_password(self.address)}/{name}", most)
         return content
 
     def put(self, name: str, content: bytes) -> None:
@@ -160,14 +110,12 @@ class RemoteFiles:
         fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         fs.pipe_file(path, content)
 
-    def fill(self, name: str, content: bytes) -> None:
-        """Write an object."""
-        self.put(name, content)
+    fill = put
 
     def create(self, name: str, content: bytes) -> bool:
         """Write an object unless there is one, and say whether it was written.
 
-        Where the service has no such promise, of two at the same moment the later one stays.
+        Where the service cannot promise this, the later of two writers at the same moment wins.
         """
         fs, path = self._at(name)
         if fs.exists(path):
@@ -207,10 +155,13 @@ class RemoteFiles:
             yield found[found.index(root) + len(root) :].lstrip("/")
 
     def remove(self, name: str = "") -> None:
-        """Delete an object, or a folder with all that it holds, if it is there."""
+        """Delete an object, or a folder with all that it contains, if it is there."""
         fs, path = self._at(name)
         if fs.exists(path):
             fs.rm(path, recursive=True)
+
+
+Files = LocalFiles | RemoteFiles
 
 
 def files_at(address: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Files:
@@ -219,5 +170,5 @@ def files_at(address: str | os.PathLike[str], options: Mapping[str, Any] | None 
     return RemoteFiles(place, with_limits(place, options)) if is_url(place) else LocalFiles(place)
 
 
-def _too_large(name: str, most: int) -> str:
-    return f"{name} has more than {most / 2**20:.0f} MiB, which no such file has: it is damaged"
+def _too_large(name: str, most: int) -> StoreError:
+    return StoreError(f"{name} has more than {most / 2**20:.0f} MiB, more than any such file: it is damaged")

@@ -1,341 +1,258 @@
-"""Where a store grows and how it comes to stand under its own name: here, or behind a URL.
-
-Below :mod:`xland.store.writing`; nothing here is called by users. On this machine a store grows in the working
-folder ``NAME.partial`` and is renamed when it is whole. Behind a URL nothing can be renamed: it grows
-in its place, marked as incomplete, and the working folder ``URL.partial`` holds what goes with it.
-"""
+"""Where a store grows, who may write it, and how it gets its own name: on this machine or behind a URL."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import socket
+import stat
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from xland.addresses import address_of, is_url
+from xland.addresses import address_of
 from xland.atomic import explain
-from xland.errors import StoreError
-from xland.store.checksums import (
-    ATTRIBUTE,
-    MOST_BYTES,
-    ROOT,
-    Table,
-    damage,
-    find_damage,
-    find_metadata_damage,
-    find_table,
-    sha256,
-    write_table,
+from xland.errors import StoreError, StoreWarning
+from xland.store.checksums import ATTRIBUTE, MOST_BYTES, ROOT, Table, find_table, sha256, write_table
+from xland.store.journal import (
+    COMPLETE,
+    FINGERPRINT,
+    MANIFEST,
+    collect,
+    count_blocks,
+    find_whole,
+    notes,
+    parse_manifest,
+    write_manifest,
 )
-from xland.store.journal import COMPLETE, FINGERPRINT, MANIFEST, count_blocks, journal_of, parse_manifest
-from xland.store.locks import LOCK, lock_folder, lock_objects, refuse_planted
-from xland.store.storage import Files, LocalFiles, RemoteFiles
-from xland.untrusted.servers import MOST_METADATA, with_limits
+from xland.store.storage import Files, LocalFiles, RemoteFiles, files_at
+from xland.untrusted.servers import MOST_METADATA
 
 SUFFIX = ".partial"
 """What the name of a working folder ends with."""
 
+LOCK = "lock"
+"""Name of the lock in the working folder."""
+
+BEAT_SECONDS = 20.0
+"""Time after which the lock behind a URL is renewed."""
+
+STALE_SECONDS = 120.0
+"""Age at which a lock behind a URL counts as left by a dead process."""
+
 _OURS = re.compile(
     r"lock|journal|replaced|replacing|manifest\.json|(data|active|maps)-.*|\.(manifest\.json|active-.*)\..*|\.nfs.*|\.DS_Store"
 )
-"""Names of what stands in a working folder."""
+"""Names of what is in a working folder."""
 
 _REPLACING = "replacing"
 _ROOTS = (ROOT, ".zgroup", ".zattrs")
 
 
-class Workplace(Protocol):
-    """A store that is being written."""
+class Workplace:
+    """A store that is being written: its address, what is there, and the working folder beside it.
 
-    @property
-    def target(self) -> str:
-        """Path or URL of the store."""
+    On this machine a store grows in the working folder ``NAME.partial`` and is renamed when it is whole. Behind a URL
+    nothing can be renamed: it grows in its place, marked as incomplete, and ``URL.partial`` has what goes with it.
+    """
 
-    @property
-    def store(self) -> Files:
-        """What is at this address."""
-
-    @property
-    def files(self) -> Files:
-        """The working folder."""
+    def __init__(self, target: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> None:
+        self.target = address_of(target)
+        self.store = files_at(self.target, options)
+        self.files = files_at(self.target + SUFFIX, options)
 
     def has_old(self) -> bool:
-        """Whether there is anything at the address that has not been given up."""
+        """Whether anything, such as a broken link, is at the address that a former run had not begun to delete."""
+        if isinstance(self.store, LocalFiles):
+            return os.path.lexists(self.target)
+        return self.store.exists() and not self.files.is_file(_REPLACING)
 
     def data(self, manifest: dict[str, Any]) -> str:
         """Address of the Zarr store that grows."""
+        return self.target if isinstance(self.files, RemoteFiles) else str(self.files.path(manifest["data"]))
 
-    def has_data(self, manifest: dict[str, Any]) -> bool:
-        """Whether it is there."""
+    def manifest(self) -> dict[str, Any] | None:
+        """Return the manifest of an unfinished store, or None if there is nothing to resume."""
+        try:
+            content = self.files.read(MANIFEST, most=MOST_BYTES)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except IsADirectoryError:
+            content = b""
+        manifest = parse_manifest(content, f"{self.files.address}/{MANIFEST}")
+        if isinstance(self.files, LocalFiles):
+            return manifest if self.files.path(manifest["data"]).is_dir() else None
+        try:
+            attributes = json.loads(self.store.read(ROOT))["attributes"]
+            is_ours = attributes[FINGERPRINT] == manifest["fingerprint"] and not attributes[COMPLETE]
+        except StoreError:
+            raise
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            is_ours = True  # what was lost or damaged since is written again
+        return manifest if is_ours else None
 
-    def exclusive(self) -> AbstractContextManager[str]:
-        """Keep others from writing; gives the identity of this write."""
+    def is_written(self, fingerprint: str) -> bool:
+        """Whether the same work is complete already; other work that is complete is refused."""
+        if not self.has_old():
+            return False
+        if read_finished(self)[0].get("attributes", {}).get(FINGERPRINT) == fingerprint:
+            return True
+        raise StoreError(f"{self.target} is complete and has other content; pass overwrite=True to replace it")
 
-    def clear(self) -> None:
-        """Empty the working folder of what a former run left."""
+    def refuse(self, *, overwrite: bool, resume: bool) -> None:
+        """Refuse to write where there is a store, unless that is asked for, or anything that is not a store.
 
-    def make_way(self) -> None:
-        """Prepare the address at which the store begins to grow."""
-
-    def publish(self, manifest: dict[str, Any], digests: Mapping[str, str], root: dict[str, Any]) -> None:
-        """Make the finished store stand at its address as complete, and remove the working folder.
-
-        Parameters
-        ----------
-        manifest : dict
-        digests : mapping
-            SHA-256 of each of its files but the root metadata.
-        root : dict
-            Root metadata, to be marked as complete.
+        What other programs put into the working folder is never deleted.
         """
+        folder = self.files.address
+        if self.files.is_file():
+            raise StoreError(f"{folder} is in the way: the store grows in a folder of this name; move it away")
+        _refuse_planted(self.files)
+        strangers = [name for name in self.files.names() if not _OURS.fullmatch(name)]
+        if strangers:
+            raise StoreError(
+                f"{folder}, in which the store grows, has other files: {', '.join(strangers[:3])}; move them away"
+            )
+        if overwrite or resume:
+            self._refuse_foreign()
+        elif self.manifest() is not None:
+            raise StoreError(
+                f"an unfinished store of {self.target} is in {folder}; finish it with resume=True or start again with "
+                "overwrite=True"
+            )
+        elif self.has_old():
+            raise StoreError(f"{self.target} exists; pass overwrite=True to replace it")
 
+    def _refuse_foreign(self) -> None:
+        """Refuse to replace, and so to delete, what is not a Zarr store."""
+        if self.store.is_file():
+            raise StoreError(f"{self.target} is a file, not a Zarr store, and is left alone; choose another path")
+        if self.has_old() and self.store.names() and not any(map(self.store.is_file, _ROOTS)):
+            raise StoreError(
+                f"{self.target} is a folder without a Zarr store, and is left alone; choose another path, "
+                f"such as {self.target}/land_use.zarr"
+            )
 
-class LocalWorkplace:
-    """A store on this machine, which grows beside its place and is renamed when it is whole."""
-
-    def __init__(self, target: str) -> None:
-        self._final = Path(target)
-        self.target = target
-        self.store = LocalFiles(self.target)
-        self.files = LocalFiles(self.target + SUFFIX)
-
-    def has_old(self) -> bool:
-        """Whether there is anything at the address, be it a broken link."""
-        return os.path.lexists(self._final)
-
-    def data(self, manifest: dict[str, Any]) -> str:
-        """Address of the Zarr store that grows."""
-        return str(self.files.path(manifest["data"]))
-
-    def has_data(self, manifest: dict[str, Any]) -> bool:
-        """Whether it is there."""
-        return self.files.path(manifest["data"]).is_dir()
-
-    def exclusive(self) -> AbstractContextManager[str]:
-        """Keep others from writing; gives the identity of this write."""
-        return lock_folder(self.files, self.target)
+    @contextmanager
+    def exclusive(self) -> Iterator[str]:
+        """Keep other processes from writing; yield the identity of this write."""
+        files = self.files
+        if isinstance(files, LocalFiles):
+            with lock_folder(files, self.target) as run:
+                yield run
+        else:
+            # blocks of a run that lost its lock stop when this is gone
+            with lock_objects(files, self.target, lost=lambda run: files.remove(f"active-{run}")) as run:
+                yield run
 
     def clear(self) -> None:
         """Empty the working folder; put back a store that a former run had moved aside."""
-        replaced = self.files.path("replaced")
-        if replaced.exists() and not self.has_old():
-            replaced.rename(self._final)
-        _empty(self.files)
+        if isinstance(self.files, LocalFiles):
+            replaced = self.files.path("replaced")
+            if replaced.exists() and not self.has_old():
+                replaced.rename(self.target)
+            self._empty()
+        else:
+            self._empty(_REPLACING)  # the store was being removed, which goes on
 
-    def make_way(self) -> None:
-        """Do nothing: an old store stays until the new one is whole."""
+    def _empty(self, *kept: str) -> None:
+        for name in self.files.names():
+            if name != LOCK and name not in kept:
+                self.files.remove(name)
 
-    def publish(self, manifest: dict[str, Any], digests: Mapping[str, str], root: dict[str, Any]) -> None:
-        """Mark the store as complete and rename it, in place of the one that it replaces."""
-        data = self.files.path(manifest["data"])
+    def begin(self, manifest: dict[str, Any], skeleton: Mapping[str, bytes]) -> None:
+        """Lay out an empty store, from which on there is something to resume.
+
+        On this machine an old store stays until the new one is whole; behind a URL it is deleted now.
+        """
+        if isinstance(self.files, RemoteFiles):
+            self.files.put(_REPLACING, b"")  # a later run goes on if this one is killed meanwhile
+            self.store.remove()
+        _lay(files_at(self.data(manifest)), skeleton)
+        self.files.put(MANIFEST, write_manifest(manifest))
+
+    def take_stock(self, manifest: dict[str, Any], skeleton: Mapping[str, bytes]) -> set[str]:
+        """Return the names of the blocks that are finished and whole, and bring the growing store into order.
+
+        Every finished block is read. Files of other blocks are removed, and damaged files of the skeleton are put back.
+        """
+        data, noted = files_at(self.data(manifest)), notes(self.files)
+        whole = find_whole(noted, data)
+        if len(whole) < len(noted):
+            warnings.warn(
+                f"{len(noted) - len(whole)} of {len(noted)} finished blocks in {self.files.address} were lost or "
+                "damaged since, and are written again: check the disk",
+                StoreWarning,
+                stacklevel=4,
+            )
+        # a shard is read before a part of it is written, which would fail on what is damaged
+        for name in set(data.walk()) - {name for each in whole.values() for name in each} - skeleton.keys():
+            data.remove(name)
+        _lay(data, skeleton)
+        return set(whole)
+
+    def publish(
+        self, manifest: dict[str, Any], skeleton: Mapping[str, bytes], attributes: Mapping[str, Any] | None = None
+    ) -> None:
+        """Mark the finished store as complete, with these attributes beside its own, and give it its name.
+
+        A store that it replaces goes, and the working folder with it.
+        """
+        written = collect(notes(self.files), files_at(self.data(manifest)))
+        expected = count_blocks(manifest)
+        if len(written) != expected:
+            raise StoreError(
+                f"{len(written)} of {expected} blocks of {self.target} were written; write again with resume=True"
+            )
+        digests = {name: sha256(content) for name, content in skeleton.items() if name != ROOT}
+        for each in written.values():
+            digests |= each
+        root = json.loads(skeleton[ROOT])
+        root["attributes"] |= attributes or {}
+        if isinstance(self.files, RemoteFiles):
+            # otherwise a run that is killed now leaves a complete store that counts as one to be deleted
+            self.files.remove(_REPLACING)
+            seal(self.store, digests, root)
+            self._empty()
+            return
+        data, final = self.files.path(manifest["data"]), Path(self.target)
         seal(LocalFiles(str(data)), digests, root)
         if self.has_old():
             if not manifest["replaces"]:
                 raise StoreError(
                     f"{self.target} appeared while its store was written in {self.files.address}; move one of them away"
                 )
-            refuse_foreign(self)
-            self._final.rename(self.files.path("replaced"))
-        data.rename(self._final)
+            self._refuse_foreign()
+            final.rename(self.files.path("replaced"))
+        data.rename(final)
         shutil.rmtree(self.files.path(), ignore_errors=True)
 
 
-class RemoteWorkplace:
-    """A store behind an fsspec URL, which grows in its place and is marked as complete at the end."""
-
-    def __init__(self, target: str, options: Mapping[str, Any]) -> None:
-        self.target = target
-        self.store = RemoteFiles(self.target, options)
-        self.files = RemoteFiles(self.target + SUFFIX, options)
-
-    def has_old(self) -> bool:
-        """Whether there is anything at the address that a former run had not begun to delete."""
-        return self.store.exists() and not self.files.is_file(_REPLACING)
-
-    def data(self, manifest: dict[str, Any]) -> str:  # noqa: ARG002
-        """Address of the Zarr store that grows: its own."""
-        return self.target
-
-    def has_data(self, manifest: dict[str, Any]) -> bool:
-        """Whether it is there, and not that of another run."""
+def _lay(files: Files, skeleton: Mapping[str, bytes]) -> None:
+    """Write the files of a skeleton that are missing or differ, the root metadata last."""
+    for name, content in sorted(skeleton.items(), key=lambda item: item[0] == ROOT):
         try:
-            content = self.store.read(ROOT)
+            if files.read(name) == content:
+                continue
         except FileNotFoundError:
-            return True  # the manifest says that it was there: what is lost is written again
-        try:
-            attributes = json.loads(content)["attributes"]
-            return attributes[FINGERPRINT] == manifest["fingerprint"] and not attributes[COMPLETE]
-        except (ValueError, KeyError, TypeError):
-            return True  # so is what is damaged
-
-    def exclusive(self) -> AbstractContextManager[str]:
-        """Keep others from writing; gives the identity of this write."""
-        # blocks of a run that lost its lock stop when this is gone
-        return lock_objects(self.files, self.target, lost=lambda run: self.files.remove(f"active-{run}"))
-
-    def clear(self) -> None:
-        """Empty the working folder, but for the note that the store was being removed."""
-        _empty(self.files, _REPLACING)
-
-    def make_way(self) -> None:
-        """Delete the old store; a note lets a later run go on if this one is killed meanwhile."""
-        self.files.put(_REPLACING, b"")
-        self.store.remove()
-
-    def publish(self, manifest: dict[str, Any], digests: Mapping[str, str], root: dict[str, Any]) -> None:  # noqa: ARG002
-        """Mark the store as complete."""
-        # otherwise a run that is killed now leaves a complete store that counts as one to be deleted
-        self.files.remove(_REPLACING)
-        seal(self.store, digests, root)
-        _empty(self.files)
-
-
-def workplace(target: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Workplace:
-    """Workplace of a store, by its path or URL; ``options`` are what fsspec needs to reach it."""
-    address = address_of(target)
-    return RemoteWorkplace(address, with_limits(address, options)) if is_url(address) else LocalWorkplace(address)
-
-
-def read_manifest(place: Workplace) -> dict[str, Any] | None:
-    """Return the manifest of an unfinished store, or None if there is nothing to go on with."""
-    try:
-        content = place.files.read(MANIFEST, most=MOST_BYTES)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except IsADirectoryError:
-        content = b""
-    manifest = parse_manifest(content, f"{place.files.address}/{MANIFEST}")
-    return manifest if place.has_data(manifest) else None
-
-
-def read_root(place: Workplace) -> dict[str, Any]:
-    """Return the root metadata of a store, having checked that it is whole; see :func:`read_finished`."""
-    return read_finished(place)[0]
-
-
-def read_finished(place: Workplace) -> tuple[dict[str, Any], Table | None]:
-    """Return the root metadata and the table of a finished store.
-
-    Returns
-    -------
-    dict
-        Empty for Zarr 2.
-    Table or None
-        None for stores of others, and of releases that wrote no table.
-
-    Raises
-    ------
-    StoreError
-        If there is no store, if it is damaged, or if its writing was not finished.
-    """
-    target = place.target
-    try:
-        content = place.store.read(ROOT, most=MOST_METADATA)
-    except (FileNotFoundError, NotADirectoryError):
-        if place.store.is_file(".zgroup"):
-            return {}, None
-        _refuse_unfinished(place)
-        if place.store.exists():
-            raise StoreError(
-                f"{target} is not a Zarr store: it holds neither zarr.json nor .zgroup; open NetCDF with "
-                'xr.open_dataset(path, decode_coords="all")'
-            ) from None
-        if place.has_old():
-            raise StoreError(f"{target} is a link that leads nowhere: remove it, or mend it") from None
-        raise StoreError(f"there is no store at {target}") from None
-    except OSError as error:
-        raise StoreError(f"{target} cannot be read: {explain(error, target) or error}") from error
-    try:
-        root = json.loads(content)
-        attributes = root.get("attributes", {}) if isinstance(root, dict) else None
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"{target}/{ROOT} is damaged: {error}; copy the store anew from where it is whole") from error
-    if not isinstance(attributes, dict) or root.get("node_type") != "group":
-        raise StoreError(f"{target} is no Zarr group of variables")
-    if not attributes.get(COMPLETE, True):
-        _refuse_unfinished(place)
-        raise StoreError(incomplete(target))
-    try:
-        return root, find_table(place.store, root, content)
-    except OSError as error:
-        raise StoreError(f"{target} cannot be read: {explain(error, target) or error}") from error
-
-
-def refuse_damaged(place: Workplace, table: Table | None, *, metadata: bool = False) -> str:
-    """Read all files of a store, or its metadata alone; refuse it if any is damaged, and return the table's digest."""
-    if table is None:
-        raise StoreError(
-            f"{place.target} holds no digests to compare its files with: others wrote it, or a former release did; "
-            "write it again: xland.open_store(path).ai4land.to_zarr(new_path)"
-        )
-    faults = find_metadata_damage(place.store, table) if metadata else find_damage(place.store, table)
-    if faults:
-        raise StoreError(damage(place.target, faults, table.files))
-    return table.digest
-
-
-def incomplete(target: str) -> str:
-    """Say that a store is not whole, where no more is known about it."""
-    return f"{target} is incomplete: finish it by writing with resume=True, or begin anew with overwrite=True"
-
-
-def refuse_strangers(place: Workplace) -> None:
-    """Refuse a working folder that holds anything that no writer of stores put there: it would be deleted."""
-    folder = place.files.address
-    if place.files.is_file():
-        raise StoreError(f"{folder} is in the way: the store grows in a folder of this name; move it away")
-    refuse_planted(place.files)
-    strangers = [name for name in place.files.names() if not _OURS.fullmatch(name)]
-    if strangers:
-        raise StoreError(
-            f"{folder}, in which the store grows, holds {', '.join(strangers[:3])} of others; move that away"
-        )
-
-
-def refuse_foreign(place: Workplace) -> None:
-    """Refuse to replace, and so to delete, what is no Zarr store."""
-    target = place.target
-    if place.store.is_file():
-        raise StoreError(f"{target} is a file, not a Zarr store, and is left alone; choose another path")
-    if place.has_old() and place.store.names() and not any(place.store.is_file(name) for name in _ROOTS):
-        raise StoreError(
-            f"{target} is a folder that holds no Zarr store, and is left alone; choose another path, "
-            f"such as {target}/land_use.zarr"
-        )
-
-
-def _refuse_unfinished(place: Workplace) -> None:
-    manifest = read_manifest(place)
-    if manifest is None:
-        return
-    done, total = len(journal_of(place.files).finished()), count_blocks(manifest)
-    raise StoreError(
-        f"{place.target} is incomplete: {done} of {total} blocks are written; "
-        "finish it by writing again with resume=True"
-    )
-
-
-def _empty(files: Files, *kept: str) -> None:
-    for name in files.names():
-        if name != LOCK and name not in kept:
+            pass
+        except OSError:
             files.remove(name)
+        files.fill(name, content)
 
 
 def seal(files: Files, digests: Mapping[str, str], root: dict[str, Any]) -> None:
-    """Put the table into a store that holds all that was written, and then, in one step, mark it as complete.
+    """Put the table into a store that is all written, and then, in one step, mark it as complete.
 
-    Parameters
-    ----------
-    files : Files
-        The store.
-    digests : mapping
-        SHA-256 of each of its files but the root metadata.
-    root : dict
-        Root metadata, which say where the table belongs.
+    ``digests`` are the SHA-256 of each of its files but the root metadata ``root``, which name the table.
     """
     there = set(files.walk())
     lost = sorted(digests.keys() - there)
@@ -356,12 +273,193 @@ def seal(files: Files, digests: Mapping[str, str], root: dict[str, Any]) -> None
     files.put(ROOT, content)
 
 
-def refuse_existing(place: Workplace) -> None:
-    """Refuse to begin where a store stands, or one that is unfinished; :class:`StoreError` says what to pass."""
-    if read_manifest(place) is not None:
+def read_finished(
+    place: str | os.PathLike[str] | Workplace, options: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], Table | None]:
+    """Return the root metadata (empty for Zarr 2) and the table of a finished store, by its path or URL.
+
+    The table is None for stores of other programs and of releases that wrote none. StoreError if there is no store, if
+    it is damaged, or if its writing was not finished.
+    """
+    place = place if isinstance(place, Workplace) else Workplace(place, options)
+    target = place.target
+    try:
+        content = place.store.read(ROOT, most=MOST_METADATA)
+    except (FileNotFoundError, NotADirectoryError):
+        if place.store.is_file(".zgroup"):
+            return {}, None
+        _refuse_unfinished(place)
+        if place.store.exists():
+            raise StoreError(
+                f"{target} is not a Zarr store: it has neither zarr.json nor .zgroup; open NetCDF with "
+                'xr.open_dataset(path, decode_coords="all")'
+            ) from None
+        if place.has_old():
+            raise StoreError(f"{target} is a link that leads nowhere: remove it, or repair it") from None
+        raise StoreError(f"there is no store at {target}") from None
+    except OSError as error:
+        raise StoreError(f"{target} cannot be read: {explain(error, target) or error}") from error
+    try:
+        root = json.loads(content)
+        attributes = root.get("attributes", {}) if isinstance(root, dict) else None
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{target}/{ROOT} is damaged: {error}; copy the store again from where it is whole") from error
+    if not isinstance(attributes, dict) or root.get("node_type") != "group":
+        raise StoreError(f"{target} is not a Zarr group of variables")
+    if not attributes.get(COMPLETE, True):
+        _refuse_unfinished(place)
+        raise StoreError(incomplete(target))
+    try:
+        return root, find_table(place.store, root, content)
+    except OSError as error:
+        raise StoreError(f"{target} cannot be read: {explain(error, target) or error}") from error
+
+
+def _refuse_unfinished(place: Workplace) -> None:
+    manifest = place.manifest()
+    if manifest is not None:
+        done, total = len(notes(place.files)), count_blocks(manifest)
         raise StoreError(
-            f"an unfinished store of {place.target} is in {place.files.address}; finish it with resume=True or begin "
-            "anew with overwrite=True"
+            f"{place.target} is incomplete: {done} of {total} blocks are written; "
+            "finish it by writing again with resume=True"
         )
-    if place.has_old():
-        raise StoreError(f"{place.target} exists; pass overwrite=True to replace it")
+
+
+def incomplete(target: str) -> str:
+    """Say that a store is not whole, where no more is known about it."""
+    return f"{target} is incomplete: finish it by writing with resume=True, or start again with overwrite=True"
+
+
+@contextmanager
+def lock_folder(files: LocalFiles, target: str) -> Iterator[str]:
+    """Lock a working folder for this process; a killed process releases it by itself.
+
+    The folder is made if it is missing, and removed at the end if nothing else is left in it. StoreError if another
+    process has it.
+    """
+    folder, lock = files.path(), files.path(LOCK)
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        _refuse_planted(files)
+        try:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            continue
+        with os.fdopen(handle, "r+") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreError(f"another process is writing {target}: {stream.read() or 'unknown'}") from None
+            # the writer before us may have finished and removed the folder between our two steps
+            if not lock.exists() or lock.stat().st_ino != os.fstat(stream.fileno()).st_ino:
+                continue
+            stream.truncate()
+            stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+            stream.flush()
+            try:
+                yield uuid.uuid4().hex
+            finally:
+                if files.names() == [LOCK]:
+                    shutil.rmtree(folder)
+            return
+
+
+def _refuse_planted(files: Files) -> None:
+    """Refuse a working folder that another user may have made, or put a link into, to make us write elsewhere.
+
+    It has to belong to this user, or to the owner of the folder around it; it may not contain links.
+    """
+    if not isinstance(files, LocalFiles):
+        return
+    folder = files.path()
+    try:
+        found, around = folder.lstat(), folder.parent.stat()
+        with os.scandir(folder) as entries:
+            links = [entry.name for entry in entries if entry.is_symlink()]
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(found.st_mode):
+        raise StoreError(f"{folder} is in the way: the store grows in a folder of this name; move it away")
+    if found.st_uid not in (os.geteuid(), around.st_uid):
+        raise StoreError(
+            f"{folder}, in which the store grows, belongs to the user {found.st_uid}; have it removed, or choose "
+            "another path"
+        )
+    if links:
+        raise StoreError(f"{folder} has links ({', '.join(links[:3])}), which no writer of stores makes; remove it")
+
+
+@contextmanager
+def lock_objects(files: RemoteFiles, target: str, lost: Callable[[str], None]) -> Iterator[str]:
+    """Lock a working folder behind a URL with an object that is renewed as long as the process lives.
+
+    ``lost`` is called with the identity of this write if another process has taken the lock over. StoreError if another
+    process has it.
+    """
+    run, host, process = uuid.uuid4().hex, socket.gethostname(), os.getpid()
+
+    def state() -> bytes:
+        return json.dumps({"host": host, "process": process, "run": run, "renewed": time.time()}).encode()
+
+    if not files.create(LOCK, state()):
+        holder = _holder(files)
+        age = time.time() - float(holder.get("renewed", 0))
+        if age < STALE_SECONDS and not _is_dead(holder):
+            raise StoreError(
+                f"another process is writing {target}: {_named(holder)}, which last renewed its lock {max(0, age):.0f} "
+                f"s ago; if it is dead, try again after {STALE_SECONDS:.0f} s, or delete {files.address}/{LOCK}"
+            )
+        files.put(LOCK, state())
+    # if two came at the same moment, the object says who was last
+    holder = _holder(files)
+    if holder.get("run") != run:
+        raise StoreError(f"another process is writing {target}: {_named(holder)}")
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_SECONDS):
+            try:
+                if _holder(files).get("run") != run:
+                    lost(run)
+                    return
+                files.put(LOCK, state())
+            except (OSError, StoreError):  # the network may come back before the lock is stale
+                continue
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield run
+    finally:
+        ended.set()
+        thread.join()
+        if _holder(files).get("run") == run:
+            files.remove(LOCK)
+            if not files.names():
+                files.remove()
+
+
+def _named(holder: dict[str, Any]) -> str:
+    return f"process {holder.get('process', 'unknown')} on {holder.get('host', 'unknown')}"
+
+
+def _holder(files: Files) -> dict[str, Any]:
+    try:
+        state = json.loads(files.read(LOCK))
+    except StoreError:
+        raise
+    except (FileNotFoundError, ValueError):
+        return {}
+    return state if isinstance(state, dict) and isinstance(state.get("renewed"), int | float) else {}
+
+
+def _is_dead(holder: dict[str, Any]) -> bool:
+    """Whether the holder was a process of this machine that has ended."""
+    try:
+        if holder.get("host") == socket.gethostname():
+            os.kill(int(holder["process"]), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, KeyError, ValueError, TypeError, OverflowError):
+        pass
+    return False

@@ -1,57 +1,44 @@
 """Writing lazy maps to Zarr so that nothing is lost.
 
-While it grows, a store lives in ``NAME.partial`` beside its final place, together with a manifest
+While it grows, a store is in ``NAME.partial`` beside its final place, together with a manifest
 (what is being written) and a journal (which blocks are finished). The last step marks it complete
 and renames it, so a store under its own name is always whole and an old one stays until then.
 Behind a URL it grows in its place, marked as incomplete until the end.
-A *block* is one task's worth of cells: one dask block in time, latitude and longitude; each holds
+A *block* is one task's worth of cells: one dask block in time, latitude and longitude; each has
 whole Zarr chunks, or is one shard, so no file ever has two writers.
 """
 
 from __future__ import annotations
 
-import json
+import itertools
 import os
+import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dask.array as da
 import xarray as xr
-from dask.base import tokenize
+from dask.base import get_scheduler, tokenize
+from dask.callbacks import Callback
+from dask.highlevelgraph import HighLevelGraph
 
 from xland.addresses import is_url, without_password
 from xland.arguments import checked
 from xland.atomic import explain
-from xland.errors import StoreError
-from xland.store.blocks import align, group_variables
-from xland.store.checksums import ROOT
-from xland.store.computing import write_blocks
-from xland.store.encoding import check_kinds, digests_of, drop_encoding, lay, make_skeleton, take_stock
-from xland.store.journal import (
-    FINGERPRINT,
-    FORMAT,
-    MANIFEST,
-    check_same,
-    collect,
-    count_blocks,
-    describe_work,
-    journal_of,
-    write_manifest,
-)
+from xland.errors import StoreError, WorkerError
+from xland.store.blocks import BlockWriter, active_name, align, group_variables
+from xland.store.encoding import check_kinds, drop_encoding, make_skeleton, take_encoding
+from xland.store.journal import FINGERPRINT, FORMAT, check_same, describe_work, notes
 from xland.store.provenance import for_storage
-from xland.store.storage import files_at
-from xland.store.workplace import (
-    Workplace,
-    read_manifest,
-    read_root,
-    refuse_existing,
-    refuse_foreign,
-    refuse_strangers,
-    workplace,
-)
+from xland.store.rollouts import Key, cut_segments, find_rollouts, restart
+from xland.store.workplace import Workplace
 from xland.untrusted.servers import reaching
+
+Mode = Literal["w-", "w", "a"]
+"""As in xarray: ``"w-"`` makes a new store, ``"w"`` replaces one, ``"a"`` resumes one."""
 
 
 @checked(StoreError)
@@ -59,19 +46,21 @@ def write(
     ds: xr.Dataset,
     path: str | os.PathLike[str],
     *,
+    mode: Mode | None = None,
     overwrite: bool = False,
     resume: bool = False,
     progress: bool = True,
     chunks: Mapping[str, int] | None = None,
     shards: bool | None = None,
+    encoding: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path | str:
     """Write a lazy Dataset to a Zarr v3 store, block by block.
 
     Works with any dask scheduler; with ``dask.distributed`` the workers need to see the same
     folder, and a worker that is lost does not take finished blocks with it. A run that is killed or
     interrupted leaves a store that ``resume=True`` finishes: blocks that were finished are dropped
-    from the graph before it is computed. That holds for a killed process; after a power failure
-    write anew, as nothing is forced to disk block by block. Rollouts are written a few years at a
+    from the graph before it is computed. That is true for a killed process; after a power failure
+    write again, as nothing is forced to disk block by block. Rollouts are written a few years at a
     time, and go on from the last years on disk.
 
     Parameters
@@ -84,6 +73,9 @@ def write(
     path : path or URL
         Local folder of the store, or an fsspec URL such as ``s3://bucket/maps.zarr``, reached with
         what fsspec finds in the environment and its configuration.
+    mode : {"w-", "w", "a"}, optional
+        As in xarray: ``"w-"`` (default) refuses a store that exists, ``"w"`` is ``overwrite=True`` and
+        ``"a"`` is ``resume=True``.
     overwrite : bool
         Replace a Zarr store that exists. On this machine the old one stays in place until the new
         one is whole; behind a URL, where nothing can be renamed, it is deleted first. Files, and
@@ -100,6 +92,9 @@ def write(
         Put all Zarr chunks of a block into one file (a shard), with smaller chunks, 256 KiB at most
         by default. Unless you say, that is done if there would be more than 10,000 chunks of a
         variable and blocks have several.
+    encoding : mapping of variable to mapping, optional
+        As in xarray, for the packing of floats (``dtype``, ``scale_factor``, ``add_offset``, ``_FillValue``) and
+        ``compressors``.
 
     Returns
     -------
@@ -110,115 +105,219 @@ def write(
     ------
     StoreError
         If the store exists and neither ``resume`` nor ``overwrite`` was asked for, if what is there
-        is no Zarr store or belongs to other inputs or settings, if another process is writing it,
+        is not a Zarr store or belongs to other inputs or settings, if another process is writing it,
         if the disk is full or cannot be written, or if a value does not fit into a packed variable.
     WorkerError
         If workers of a cluster died again and again. What was finished is kept.
     """
-    if overwrite and resume:
-        raise StoreError("choose one of overwrite (begin anew) and resume (finish what was begun)")
+    overwrite, resume = choose(mode, overwrite=overwrite, resume=resume)
     check_kinds(ds)
     if not ds.data_vars:
-        raise StoreError("the Dataset holds no variable to write")
-    place = workplace(path)
-    _reach(place)
+        raise StoreError("the Dataset has no variable to write")
+    ds, asked = take_encoding(ds, encoding, ("compressors",))
+    place = Workplace(path)
+    if is_url(place.target):
+        if "::" in place.target:
+            shown = without_password(place.target)
+            raise StoreError(f"{shown} is a chained address, which can only be read: give the URL of the store itself")
+        with reaching(place.target, ""):
+            place.files.names()
     try:
-        _refuse(place, overwrite=overwrite, resume=resume)
-        ds, encoding = align(for_storage(drop_encoding(ds)), chunks, shards)
-        description = describe_work(ds, encoding)
-        skeleton = _skeleton(ds, encoding, tokenize(description))
+        place.refuse(overwrite=overwrite, resume=resume)
+        ds, chosen = align(for_storage(drop_encoding(ds)), chunks, shards)
+        zarr = {name: {**chosen.get(name, {}), **asked.get(name, {})} for name in {**chosen, **asked}}
+        work = describe_work(ds, chosen)
+        fingerprint = tokenize(work)
+        empty = {name: ds[name].copy(data=da.zeros_like(ds[name].data, chunks=-1)) for name in chosen}
+        skeleton = make_skeleton(ds.assign(empty).assign_attrs({FINGERPRINT: fingerprint}), zarr)
         # a store that is finished is left as it is, also where nothing can be written
-        if not (resume and not place.files.exists() and _is_written(place, description)):
+        if not (resume and not place.files.exists() and place.is_written(fingerprint)):
             with place.exclusive() as run:
-                _refuse(place, overwrite=overwrite, resume=resume)
-                begun = _begin(ds, skeleton, description, place, overwrite=overwrite, resume=resume)
-                if begun is not None:
-                    write_blocks(ds, place, *begun, run, progress=progress)
-                    _finish(place, begun[0], skeleton)
+                place.refuse(overwrite=overwrite, resume=resume)
+                manifest, finished = place.manifest() if resume else None, set()
+                if manifest is not None:
+                    check_same(work, manifest["work"], place.target)
+                    finished = place.take_stock(manifest, skeleton)
+                elif resume and place.is_written(fingerprint):
+                    place.clear()
+                    return _address(place)
+                else:
+                    place.clear()
+                    groups = group_variables(ds).items()
+                    manifest = {
+                        "format": FORMAT,
+                        "data": f"data-{uuid.uuid4().hex}.zarr",
+                        "replaces": overwrite,
+                        "fingerprint": fingerprint,
+                        "work": work,
+                        "groups": {name: [list(blocks) for blocks in group.blocks] for name, group in groups},
+                    }
+                    place.begin(manifest, skeleton)
+                _write_blocks(ds, place, manifest, finished, run, progress=progress)
+                place.publish(manifest, skeleton)
     except OSError as error:
         if reason := explain(error, place.target):
             raise StoreError(reason) from error
         raise
+    return _address(place)
+
+
+def choose(mode: Mode | None, *, overwrite: bool, resume: bool) -> tuple[bool, bool]:
+    """Return whether to overwrite and whether to resume."""
+    if mode is not None and (overwrite or resume):
+        raise StoreError(f"choose one of mode={mode!r}, overwrite (start again) and resume (finish what was begun)")
+    if overwrite and resume:
+        raise StoreError("choose one of overwrite (start again) and resume (finish what was begun)")
+    return (overwrite, resume) if mode is None else (mode == "w", mode == "a")
+
+
+def _address(place: Workplace) -> Path | str:
     return place.target if is_url(place.target) else Path(place.target)
 
 
-def _reach(place: Workplace) -> None:
-    """Refuse a URL that cannot be reached, or to which nothing can be written."""
-    if not is_url(place.target):
+def _write_blocks(
+    ds: xr.Dataset, place: Workplace, manifest: dict[str, Any], finished: Set[str], identity: str, *, progress: bool
+) -> None:
+    """Write the blocks of an aligned Dataset that are not finished.
+
+    StoreError if the disk is full or cannot be written (any more), WorkerError if workers died again and again.
+    """
+    graphs: list[HighLevelGraph] = []
+    names: dict[Key, str] = {}  # in the journal
+    batches: dict[Key, list[Key]] = {}  # which need the same years
+    for group_name, group in group_variables(ds).items():
+        variables = tuple(group.variables)
+        writer = BlockWriter(place.files.address, place.data(manifest), identity, group_name, group.dims, variables)
+        flags = group.write_flags(ds, writer)
+        graphs.append(flags.dask)
+        for index in itertools.product(*(range(len(blocks)) for blocks in group.blocks)):
+            key = (flags.name, *index)
+            names[key] = writer.key(index)
+            batches.setdefault((group_name, index[0] if group.timed else None), []).append(key)
+    unfinished = {key for key, name in names.items() if name not in finished}
+    if not unfinished:
         return
-    shown = without_password(place.target)
-    if "::" in place.target:
-        raise StoreError(f"{shown} is a chained address, which can only be read: give the URL of the store itself")
-    with reaching(place.target, ""):
-        place.files.names()
+    graph = HighLevelGraph.merge(*graphs)
+    described = [layer for layer in graph.layers.values() if callable(getattr(layer, "describe", None))]
+    lines = dict.fromkeys(layer.describe() for layer in described)
+    total, active = len(names), active_name(identity)
+    place.files.put(active, b"")
+    try:
+        try:
+            with progress_bar(total, total - len(unfinished), lines, shown=progress) as advance:
+                maps = f"{place.files.address}/maps-{manifest['fingerprint']}"
+                _write_segments(graph, list(batches.values()), maps, unfinished, advance)
+        finally:
+            # blocks that still run after an interruption see that it is gone, and stop
+            with suppress(OSError):
+                place.files.remove(active)
+    except BaseException as error:
+        safe = len(notes(place.files))
+        remedy = f"{safe} of {total} blocks are safe in {place.files.address}; write again with resume=True to go on"
+        if isinstance(error, WorkerError):
+            raise WorkerError(f"{error}. {remedy}") from error.__cause__
+        reason = explain(error, place.target) if isinstance(error, OSError) else None
+        if reason:
+            raise StoreError(f"{reason}. {remedy}") from error
+        error.add_note(remedy)
+        raise
 
 
-def _refuse(place: Workplace, *, overwrite: bool, resume: bool) -> None:
-    """Refuse what is not to be replaced, or what others put into the way."""
-    refuse_strangers(place)
-    if overwrite or resume:
-        refuse_foreign(place)
-    else:
-        refuse_existing(place)
+def _write_segments(
+    graph: HighLevelGraph, batches: list[list[Key]], maps: str, unfinished: set[Key], advance: Callable[[], None]
+) -> None:
+    """Compute one segment of rollouts after the other, each from the maps that the ones before have kept."""
+    rollouts = find_rollouts(graph, maps)
+    if not rollouts:
+        run(graph, [key for batch in batches for key in batch if key in unfinished], done=lambda _: advance())
+        return
+    segments = cut_segments(graph, rollouts, batches)
+    first = next(number for number, segment in enumerate(segments) if not unfinished.isdisjoint(segment.keys))
+    # a run that was broken off may have left the segment before without all the maps that lead on
+    for segment in segments[max(0, first - 1) :]:
+        keys = [key for key in segment.keys if key in unfinished]
+        if keys or segment.bridge:
+            restarted, bridge = restart(graph, rollouts, segment.bridge)
+            run(restarted, [*keys, *bridge], done=lambda key: advance() if key in unfinished else None)
+            for rollout, positions in zip(rollouts, segment.ended, strict=True):
+                rollout.keeper.forget(positions)
 
 
-def _skeleton(ds: xr.Dataset, encoding: dict[str, dict[str, Any]], fingerprint: str) -> dict[str, bytes]:
-    template = ds.assign(
-        {name: ds[name].copy(data=da.zeros(ds[name].shape, dtype=ds[name].dtype, chunks=-1)) for name in encoding}
+def run(graph: HighLevelGraph, keys: Sequence[Key], done: Callable[[Key], None]) -> None:
+    """Compute keys of an array graph with the scheduler that is active, and drop their values.
+
+    ``done`` is called with each key that is finished. WorkerError if the workers that computed something died again and
+    again, or the cluster is gone.
+    """
+    optimized = da.optimization.optimize(graph, list(keys))
+    get = get_scheduler(cls=da.Array)
+    client = getattr(get, "__self__", None)
+    distributed = sys.modules.get("distributed")
+    if distributed is not None and isinstance(client, distributed.Client):
+        _run_on_cluster(client, optimized, keys, done)
+        return
+    wanted = set(keys)
+    with Callback(posttask=lambda key, *_: done(key) if key in wanted else None):
+        get(optimized, list(keys))
+
+
+def _run_on_cluster(client: Any, graph: Any, keys: Sequence[Key], done: Callable[[Key], None]) -> None:
+    from distributed import as_completed
+    from distributed.client import ClosedClientError, FutureCancelledError
+    from distributed.comm import CommClosedError
+    from distributed.scheduler import KilledWorker
+
+    pending: set[Any] = set()
+    try:
+        pending.update(client.get(graph, list(keys), sync=False))
+        for future in as_completed(list(pending)):
+            # asking for the value would ask for it of a worker that may be gone
+            if future.status != "finished":
+                future.result()
+            pending.discard(future)
+            future.release()
+            done(future.key)
+    except KilledWorker as error:
+        key = error.task
+        named = str(key)
+        if isinstance(key, tuple):  # its name ends in a digest
+            named = f"block {'.'.join(map(str, key[1:]))} of {str(key[0]).rsplit('-', 1)[0]}"
+        raise WorkerError(
+            f"the worker that computed {named} died {error.allowed_failures + 1} times, last "
+            f"{error.last_worker.address}; its log says why, often too little memory"
+        ) from error
+    except (FutureCancelledError, ClosedClientError, CommClosedError) as error:
+        raise WorkerError(
+            f"the cluster was closed, or its scheduler lost, before {len(pending)} tasks ended"
+        ) from error
+    finally:
+        if pending and client.status == "running":
+            client.cancel(list(pending))
+
+
+@contextmanager
+def progress_bar(
+    total: int, before: int, lines: Iterable[str] = (), *, shown: bool = True
+) -> Iterator[Callable[[], None]]:
+    """Show finished blocks of a total, some of them of a former run, below some lines of text.
+
+    Yields what is to be called once for each block that is finished.
+    """
+    if not shown:
+        yield lambda: None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
     )
-    return make_skeleton(template.assign_attrs({FINGERPRINT: fingerprint}), encoding)
 
-
-def _is_written(place: Workplace, description: dict[str, Any]) -> bool:
-    """Whether the same work is complete already; other work that is complete is refused."""
-    if not place.has_old():
-        return False
-    if read_root(place).get("attributes", {}).get(FINGERPRINT) == tokenize(description):
-        return True
-    raise StoreError(f"{place.target} is complete and holds other work; pass overwrite=True to replace it")
-
-
-def _begin(
-    ds: xr.Dataset,
-    skeleton: Mapping[str, bytes],
-    description: dict[str, Any],
-    place: Workplace,
-    *,
-    overwrite: bool,
-    resume: bool,
-) -> tuple[dict[str, Any], set[str]] | None:
-    """Return the manifest to work by and the finished blocks, having set up what is missing; None if all is done."""
-    manifest = read_manifest(place) if resume else None
-    if manifest is not None:
-        check_same(description, manifest["work"], place.target)
-        return manifest, take_stock(place.files, files_at(place.data(manifest)), skeleton)
-    if resume and _is_written(place, description):
-        place.clear()
-        return None
-    place.clear()
-    manifest = {
-        "format": FORMAT,
-        "data": f"data-{uuid.uuid4().hex}.zarr",
-        "replaces": overwrite,
-        "fingerprint": tokenize(description),
-        "work": description,
-        "groups": {name: [list(blocks) for blocks in group.blocks] for name, group in group_variables(ds).items()},
-    }
-    place.make_way()
-    lay(files_at(place.data(manifest)), skeleton)
-    # written last: from here on there is something to resume
-    place.files.put(MANIFEST, write_manifest(manifest))
-    return manifest, set()
-
-
-def _finish(place: Workplace, manifest: dict[str, Any], skeleton: Mapping[str, bytes]) -> None:
-    written = collect(journal_of(place.files).notes(), files_at(place.data(manifest)))
-    expected = count_blocks(manifest)
-    if len(written) != expected:
-        raise StoreError(
-            f"{len(written)} of {expected} blocks of {place.target} were written; write again with resume=True"
-        )
-    digests = digests_of(skeleton)
-    for each in written.values():
-        digests |= each
-    place.publish(manifest, digests, json.loads(skeleton[ROOT]))
+    columns = (TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns) as bar:
+        for line in lines:
+            bar.console.print(line, markup=False, highlight=False)
+        task = bar.add_task("blocks", total=total, completed=before)
+        yield lambda: bar.advance(task)

@@ -29,8 +29,8 @@ from typing import Any
 
 import tests.store.elsewhere  # noqa: F401
 from tests.benchmarks.harness import Result, tell
-from xland.store.journal import LineJournal
-from xland.store.storage import LocalFiles, RemoteFiles
+from xland.store.journal import notes
+from xland.store.storage import LocalFiles
 
 YEARS = (2000, 2001, 2002, 2003)
 BLOCK = 40
@@ -150,7 +150,7 @@ def _kill_at(moment: int | None) -> Iterator[int]:
     """Kill this process before or after the n-th thing that it does to a file; return the count of these."""
     from zarr.storage import FsspecStore, LocalStore
 
-    from xland.store import journal, storage
+    from xland.store import blocks, storage
 
     moments = itertools.count()
 
@@ -177,7 +177,7 @@ def _kill_at(moment: int | None) -> Iterator[int]:
         *((store, ("set", "delete")) for store in (LocalStore, FsspecStore)),
         (storage.LocalFiles, ("put", "fill", "remove")),
         (storage.RemoteFiles, ("put", "fill", "remove", "create")),
-        *((each, ("note",)) for each in (journal.LineJournal, journal.ObjectJournal)),
+        (blocks, ("note",)),
         (Path, ("rename", "replace")),
     ]
     for owner, names in places:
@@ -332,8 +332,7 @@ def _finished(store: Path, before: set[BlockYear]) -> set[BlockYear]:
     files = LocalFiles(str(store.with_name(f"{store.name}.partial")))
     if not files.exists("journal"):
         return before
-    noted = LineJournal(files).finished() | set(RemoteFiles(f"elsewhere://{files.address}").names("journal"))
-    keys = [key.rpartition(":")[2].split(".") for key in noted if key.startswith("time,latitude,longitude:")]
+    keys = [key.rpartition(":")[2].split(".") for key in notes(files) if key.startswith("time,latitude,longitude:")]
     return {(int(year), int(row), int(column)) for year, row, column in keys}
 
 

@@ -235,7 +235,7 @@ def test_a_complete_store_is_kept_unless_it_is_to_be_replaced(tmp_path, whole):
         write(path)
     write(path, resume=True)
     assert content(path) == content(whole)
-    with pytest.raises(StoreError, match="is complete and holds other work"):
+    with pytest.raises(StoreError, match="is complete and has other content"):
         write(path, tile=40, resume=True)
     assert content(path) == content(whole)
     assert write(path, tile=40, overwrite=True).chunk == (40, 40)
@@ -246,7 +246,7 @@ def test_a_complete_store_is_kept_unless_it_is_to_be_replaced(tmp_path, whole):
 def test_what_is_no_store_is_never_replaced(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("keep")
-    with pytest.raises(StoreError, match="holds no Zarr store, and is left alone"):
+    with pytest.raises(StoreError, match="without a Zarr store, and is left alone"):
         write(tmp_path / "notes", overwrite=True)
     with pytest.raises(StoreError, match="a training store has to be on this machine"):
         write("s3://bucket/store.zarr")

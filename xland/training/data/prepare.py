@@ -22,21 +22,12 @@ from xland.atomic import explain
 from xland.errors import ConfigurationError, StoreError
 from xland.geo.grid import count_classes
 from xland.models.inputs import MASKED, InputSpec
-from xland.store.checksums import ROOT
-from xland.store.computing import progress_bar
-from xland.store.encoding import digests_of, make_skeleton, take_stock
+from xland.store.encoding import make_skeleton
 from xland.store.identity import identity_of
-from xland.store.journal import FINGERPRINT, MANIFEST, check_same, collect, journal_of, write_manifest
+from xland.store.journal import FINGERPRINT, MANIFEST, check_same, note, write_manifest
 from xland.store.journal import FORMAT as MANIFEST_FORMAT
-from xland.store.storage import LocalFiles
-from xland.store.workplace import (
-    LocalWorkplace,
-    read_manifest,
-    read_root,
-    refuse_existing,
-    refuse_foreign,
-    refuse_strangers,
-)
+from xland.store.workplace import Workplace
+from xland.store.writing import progress_bar
 from xland.training.configuration import Configuration, read_configuration
 from xland.training.data.chunks import hash_array, open_chunks
 from xland.training.data.material import open_data
@@ -202,21 +193,21 @@ def prepare(
     """
     if overwrite and resume:
         raise StoreError("choose one of overwrite (begin anew) and resume (finish what was begun)")
-    place = LocalWorkplace(str(local_path(store, what="a training store")))
+    place = Workplace(local_path(store, what="a training store"))
     if not isinstance(configuration, Configuration):
         configuration = read_configuration(configuration)
     tile = _tile(configuration, tile)
     data = open_data(configuration, {"forcing": forcing, "target": target, "static": static, "prior": prior})
     try:
-        _refuse(place, overwrite=overwrite, resume=resume)
+        place.refuse(overwrite=overwrite, resume=resume)
         sources = check_sources(configuration, **data)
         work = _describe_work(sources, tile)
         with place.exclusive() as run:
-            _refuse(place, overwrite=overwrite, resume=resume)
+            place.refuse(overwrite=overwrite, resume=resume)
             manifest = _begin(sources, tile, work, place, overwrite=overwrite, resume=resume, progress=progress)
             if manifest is not None:
                 skeleton = _skeleton(sources, tile, manifest)
-                finished = take_stock(place.files, LocalFiles(place.data(manifest)), skeleton)
+                finished = place.take_stock(manifest, skeleton)
                 # written last: from here on there is something to resume
                 place.files.put(MANIFEST, write_manifest(manifest))
                 _write(sources, tile, manifest, finished, place, run, progress=progress)
@@ -274,23 +265,21 @@ def _begin(
     sources: Sources,
     tile: int,
     work: dict[str, Any],
-    place: LocalWorkplace,
+    place: Workplace,
     *,
     overwrite: bool,
     resume: bool,
     progress: bool,
 ) -> dict[str, Any] | None:
     """Return the manifest to work by, having set up what is missing; None when nothing is left to do."""
-    manifest = read_manifest(place) if resume else None
+    manifest = place.manifest() if resume else None
     if manifest is not None:
         check_same(work, manifest["work"], place.target)
         return manifest
     fingerprint = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
-    if resume and place.has_old():
-        if read_root(place).get("attributes", {}).get(FINGERPRINT) == fingerprint:
-            place.clear()
-            return None
-        raise StoreError(f"{place.target} is complete and holds other work; pass overwrite=True to replace it")
+    if resume and place.is_written(fingerprint):
+        place.clear()
+        return None
     place.clear()
     with progress_bar(count_steps(sources, tile), 0, ["measuring the sources"], shown=progress) as done:
         found = survey(sources, tile, done)
@@ -303,14 +292,6 @@ def _begin(
         "survey": found,
         "groups": {"parts": [_parts(sources, tile, found)]},
     }
-
-
-def _refuse(place: LocalWorkplace, *, overwrite: bool, resume: bool) -> None:
-    refuse_strangers(place)
-    if overwrite or resume:
-        refuse_foreign(place)
-    else:
-        refuse_existing(place)
 
 
 def _skeleton(sources: Sources, tile: int, manifest: dict[str, Any]) -> dict[str, bytes]:
@@ -339,19 +320,18 @@ def _write(
     tile: int,
     manifest: dict[str, Any],
     finished: set[str],
-    place: LocalWorkplace,
+    place: Workplace,
     run: str,
     *,
     progress: bool,
 ) -> None:
     parts = manifest["groups"]["parts"][0]
-    journal = journal_of(place.files)
     writer = _Writer(sources, tile, manifest, Path(place.data(manifest)))
     notes = ["writing the store"]
     with progress_bar(len(parts), len(finished), notes, shown=progress) as done:
         for part in parts:
             if part not in finished:
-                journal.note(part, run, writer.write(part))
+                note(place.files, part, run, writer.write(part))
                 done()
 
 
@@ -425,7 +405,7 @@ def normalised(inputs: InputSpec, found: dict[str, Any]) -> InputSpec:
 
 
 def _finish(
-    sources: Sources, tile: int, manifest: dict[str, Any], place: LocalWorkplace, skeleton: dict[str, bytes]
+    sources: Sources, tile: int, manifest: dict[str, Any], place: Workplace, skeleton: dict[str, bytes]
 ) -> None:
     """Put the table of contents into the store, and give the store its name."""
     data, found = Path(place.data(manifest)), manifest["survey"]
@@ -451,12 +431,7 @@ def _finish(
         "shapes": {name: list(array.shape) for name, array in arrays.items()},
         "hashes": {name: hash_array(array) for name, array in arrays.items()},
     }
-    digests = digests_of(skeleton)
-    for each in collect(journal_of(place.files).notes(), LocalFiles(str(data))).values():
-        digests |= each
-    root = json.loads(skeleton[ROOT])
-    root["attributes"][CONTENTS] = contents
-    place.publish(manifest, digests, root)
+    place.publish(manifest, skeleton, {CONTENTS: contents})
 
 
 def _arrays(data: Path) -> Iterator[str]:

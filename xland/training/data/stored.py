@@ -17,8 +17,9 @@ from xland.arguments import checked
 from xland.errors import StoreError
 from xland.geo.grid import Grid
 from xland.models.inputs import MASKED, InputSpec
-from xland.store.checksums import Table
-from xland.store.workplace import read_finished, refuse_damaged, workplace
+from xland.store.checksums import Table, refuse_damaged
+from xland.store.storage import files_at
+from xland.store.workplace import read_finished
 from xland.training.data.chunks import ChunkCache, ChunkedArray, Index, hash_array, open_chunks
 from xland.training.data.loader import Place
 
@@ -58,7 +59,7 @@ def open_training_store(
         a URL.
     """
     folder = str(local_path(path, what="a training store"))
-    root, table = read_finished(workplace(folder))
+    root, table = read_finished(folder)
     contents = root.get("attributes", {}).get(CONTENTS)
     if not isinstance(contents, dict):
         raise StoreError(f"{folder} is no training store: make one with `xland prepare`")
@@ -159,7 +160,7 @@ class StoredArrays:
     def verify(self) -> None:
         """Compare all that is stored with its digests; :class:`StoreError` names what differs."""
         if self._table is not None:
-            refuse_damaged(workplace(self.path), self._table)
+            refuse_damaged(files_at(self.path), self._table)
             return
         damaged = [name for name, digest in self.hashes.items() if hash_array(self._array(name)) != digest]
         if damaged:
@@ -183,7 +184,7 @@ class StoredArrays:
     @cached_property
     def _table(self) -> Table | None:
         """The table of the store as it was opened."""
-        table = None if self.digest is None else read_finished(workplace(self.path))[1]
+        table = None if self.digest is None else read_finished(self.path)[1]
         if table is not None and table.digest != self.digest:
             raise StoreError(f"{self.path} was replaced after it had been opened; open it again")
         return table
