@@ -192,7 +192,7 @@ def prepare(
         If the data do not fit, as :func:`xland.training.data.material.gather` says.
     """
     if overwrite and resume:
-        raise StoreError("choose one of overwrite (begin anew) and resume (finish what was begun)")
+        raise StoreError("choose one of overwrite (start again) and resume (finish what was begun)")
     place = Workplace(local_path(store, what="a training store"))
     if not isinstance(configuration, Configuration):
         configuration = read_configuration(configuration)
