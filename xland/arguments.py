@@ -71,6 +71,7 @@ def checked(error: type[XlandError]) -> Callable[[Callable[_Parameters, _Result]
 
     def decorate(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
         parameters = inspect.signature(function).parameters
+        takes_more = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
         @cache
         def hints() -> dict[str, Any]:
@@ -83,7 +84,7 @@ def checked(error: type[XlandError]) -> Callable[[Callable[_Parameters, _Result]
             for name, value in options.items():
                 if name in hints():
                     options[name] = _entry(name, value, hints()[name], error)
-                elif name not in parameters:
+                elif name not in parameters and not takes_more:
                     raise KeywordError(f"{function.__name__}: {unknown('keyword', name, parameters)}")
             return function(*args, **options)
 
