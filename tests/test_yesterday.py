@@ -37,7 +37,6 @@ def test_a_store_is_whole(yesterday, expected):
     assert np.bincount(store.land_use.values.ravel(), minlength=8).tolist() == expected["land_use_counts"]
 
 
-@pytest.mark.xfail(strict=False, reason="confidence is renamed to margin next")
 def test_a_renamed_output_is_read_under_its_new_name(yesterday):
     store = xland.open_store(yesterday / "land_use.zarr").load()
     two_best = np.sort(store.probability.values, axis=1)[:, -2:]

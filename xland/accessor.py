@@ -5,7 +5,7 @@ Imports stand inside the methods, so that ``import xland`` stays light.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -93,18 +93,48 @@ class DatasetAccessor:
         return make_batches(self._ds, target=target, static=static, **options)
 
     def to_zarr(
-        self, store: str | Path, *, overwrite: bool = False, resume: bool = False, progress: bool = True
+        self,
+        store: str | Path,
+        *,
+        mode: Literal["w-", "w", "a"] | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
+        progress: bool = True,
+        chunks: Mapping[str, int] | None = None,
+        shards: bool | None = None,
+        encoding: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Path | str:
-        """Write maps to a Zarr store, in a folder or behind a URL: :func:`xland.store.writing.write`."""
+        """Write maps to a Zarr store, in a folder or behind a URL; see :func:`xland.store.writing.write`."""
         from xland.store.writing import write
 
-        return write(self._ds, store, overwrite=overwrite, resume=resume, progress=progress)
+        return write(
+            self._ds,
+            store,
+            mode=mode,
+            overwrite=overwrite,
+            resume=resume,
+            progress=progress,
+            chunks=chunks,
+            shards=shards,
+            encoding=encoding,
+        )
 
-    def to_netcdf(self, path: str | Path, *, overwrite: bool = False, progress: bool = True) -> Path:
-        """Export maps to NetCDF; see :func:`xland.store.exporting.write_netcdf`."""
+    def to_netcdf(
+        self,
+        path: str | Path,
+        *,
+        mode: Literal["w-", "w"] = "w-",
+        overwrite: bool = False,
+        progress: bool = True,
+        chunks: Mapping[str, int] | None = None,
+        encoding: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Path:
+        """Export maps to a NetCDF file; see :func:`xland.store.exporting.write_netcdf`."""
         from xland.store.exporting import write_netcdf
 
-        return write_netcdf(self._ds, path, overwrite=overwrite, progress=progress)
+        return write_netcdf(
+            self._ds, path, mode=mode, overwrite=overwrite, progress=progress, chunks=chunks, encoding=encoding
+        )
 
     def publish(
         self,

@@ -1,14 +1,12 @@
 """intake catalogs: publishing a store, and opening entries of catalogs that may come from strangers.
 
 A catalog is a YAML file. Its ``sources`` are what people and xland read; its ``entries``, made from them at
-each publication, are what intake 2 opens with the ``zarr`` and ``netcdf`` drivers of intake-xarray. Entries
-stand relative to the file, so that a folder with catalog and stores can be moved or served as it is.
+each publication, are what intake 2 opens with the ``zarr`` and ``netcdf`` drivers of intake-xarray. Paths are relative
+to the file, so that a folder with catalog and stores can be moved or served as it is.
 
-Intake 2 puts the folder in the place of ``{CATALOG_DIR}`` in ``entries`` and runs nothing. A catalog of
-intake 1 (``sources`` alone) needs a template engine, which runs every text of an entry as a program; so no
-text that looks like a template is ever published, and a catalog stays one of intake 1 only where it holds
-sources of other drivers, which could not be translated. There a path begins with ``{{ CATALOG_DIR }}``,
-the one template that intake 1 cannot do without.
+Intake 2 replaces ``{CATALOG_DIR}`` in ``entries`` by the folder and runs nothing. A catalog of intake 1 (``sources``
+alone) needs a template engine, which runs every text of an entry as a program. So no text that looks like a template is
+published, and a catalog stays one of intake 1 only where it has sources of other drivers, which cannot be translated.
 
 Reading here never runs anything that a file asks for: the loader knows plain data only, only the two
 drivers and their harmless arguments pass, and paths stay inside the catalog's folder unless the caller
@@ -50,6 +48,7 @@ from xland.geo.conventions import READING, from_files
 from xland.reading.faults import name_reads
 from xland.store.provenance import bounds, package_versions, years
 from xland.store.reading import open_store, store_digest
+from xland.store.workplace import read_finished
 from xland.untrusted.folders import open_plain
 from xland.untrusted.netcdf import check_hdf5, check_netcdf
 from xland.untrusted.plain_yaml import parse, read_yaml, render
@@ -113,7 +112,7 @@ def publish(
     """
     path, target = local_path(catalog, what="a catalog"), local_path(store, what="a store that is published")
     if path.suffix not in (".yaml", ".yml"):
-        raise CatalogError(f"{path}: intake wants the name of a catalog to end in .yaml")
+        raise CatalogError(f"{path}: the name of a catalog has to end in .yaml for intake")
     check_name(name)
     if not isinstance(metadata, Mapping | None):
         raise CatalogError(f"metadata must be a mapping of names to values or None, not {shown(metadata)}")
@@ -121,22 +120,30 @@ def publish(
     is_file = target.is_file() or (target.suffix == ".nc" and not target.is_dir())
     driver = "netcdf" if is_file else "zarr"
     args: dict[str, Any] = {"urlpath": FOLDER + relative}
-    if driver == "zarr":
-        with open_store(target) as ds:
-            _refuse_others(expected, ds, target)
-            found = _metadata_of(ds)
-        digest = store_digest(target)
-        args["consolidated"] = _is_consolidated(target)  # Zarr 3 without it warns
-    else:
-        with _open_netcdf(target, {}) as ds:
-            _refuse_others(expected, ds, target)
-            found = _metadata_of(ds)
+    with open_store(target) if driver == "zarr" else _open_netcdf(target, {}) as ds:
+        ours, theirs = (None if each is None else each.attrs.get("xland_fingerprint") for each in (expected, ds))
+        if ours and theirs and ours != theirs:
+            raise CatalogError(
+                f"{target} does not have these maps: its xland_fingerprint is {str(theirs)[:12]}, theirs "
+                f"{str(ours)[:12]} (other inputs, model or options); write them with to_zarr, or publish the Dataset "
+                "of open_store"
+            )
+        found = _metadata_of(ds)
+        if driver == "zarr":
+            digest = store_digest(target)
+            args["consolidated"] = (
+                "consolidated_metadata" in root
+                if (root := read_finished(target)[0])
+                else (target / ".zmetadata").exists()
+            )  # Zarr 3 without it warns
+        else:
             digest = _file_digest(target)
             # plain intake opens a file behind a URL with these engines alone
-            engine = {"engine": check_netcdf(target)}
-            undecoded = {} if _is_decoded(ds) else {"decode_times": False}
-        args.update(chunks={}, path_as_pattern=False, xarray_kwargs=engine | undecoded)
-    extra = _plain({} if metadata is None else metadata)
+            options: dict[str, Any] = {"engine": check_netcdf(target)}
+            if any(" since " in str(variable.attrs.get("units", "")) for variable in ds.variables.values()):
+                options["decode_times"] = False  # xarray could not decode it
+            args.update(chunks={}, path_as_pattern=False, xarray_kwargs=options)
+    extra = _plain(metadata or {})
     entry: dict[str, Any] = {
         "description": str(description or found.get("title") or name),
         "driver": driver,
@@ -145,7 +152,7 @@ def publish(
     }
     make_folder(path.parent, CatalogError)
     with _lock(path):
-        content = _load(path) if os.path.lexists(path) else {"sources": {}}
+        content = _outline(read_yaml(path), path) if os.path.lexists(path) else {"sources": {}}
         content["sources"] = {**content["sources"], name: entry}
         replace_file(path, _text(content, path, name), error=CatalogError)
     return path
@@ -158,16 +165,16 @@ def _text(content: dict[str, Any], path: Path, name: str) -> str:
         sources = {key: for_intake_1(key, source, path) for key, source in content["sources"].items()}
         others = {key: entry for key, entry in (content.get("entries") or {}).items() if key not in sources}
         metadata = {"version": 1} | (content.get("metadata") or {})
-        content = {**content, "version": 1, "metadata": metadata, "sources": sources}
-        content = {**content, "entries": others} if others else _without(content, _INTAKE_KEYS)
+        content = {**content, "version": 1, "metadata": metadata, "sources": sources, "entries": others}
+        if not others:
+            content = {key: value for key, value in content.items() if key not in _INTAKE_KEYS}
         text = render(content, str(path))
     else:
-        sources = {key: without_folder(source) for key, source in content["sources"].items()}
         content = {
             **content,
             "version": 2,
-            "metadata": _without(content.get("metadata") or {}, {"version"}),
-            "sources": sources,
+            "metadata": {key: value for key, value in (content.get("metadata") or {}).items() if key != "version"},
+            "sources": {key: without_folder(source) for key, source in content["sources"].items()},
             "entries": {**(content.get("entries") or {}), **entries},
             "aliases": {**(content.get("aliases") or {}), **{key: key for key in entries}},
             "data": content.get("data") or {},
@@ -179,10 +186,6 @@ def _text(content: dict[str, Any], path: Path, name: str) -> str:
     except CatalogError as error:
         raise CatalogError(f"{path} is left as it was, as it could not be read again: {error}") from error
     return text
-
-
-def _without(mapping: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
-    return {key: value for key, value in mapping.items() if key not in keys}
 
 
 def read_catalog(path: str | os.PathLike[str], *, allowed_schemes: Collection[str] = ()) -> dict[str, Any]:
@@ -207,7 +210,7 @@ def read_catalog(path: str | os.PathLike[str], *, allowed_schemes: Collection[st
         If the file cannot be read, or an entry is unsafe; the message names entry and reason.
     """
     path = local_path(path, what="a catalog")
-    content = _load(path)
+    content = _outline(read_yaml(path), path)
     for name, entry in content["sources"].items():
         check_entry(path, name, entry, allowed_schemes)
     return content
@@ -241,7 +244,7 @@ def open_entry(catalog: str | os.PathLike[str], name: str, *, allowed_schemes: C
         If its store is missing, incomplete or damaged, or was replaced since it was published.
     """
     path = local_path(catalog, what="a catalog")
-    content = _load(path)
+    content = _outline(read_yaml(path), path)
     if not isinstance(name, str | int) or name not in content["sources"]:
         names = sorted(map(str, content["sources"]))
         known = ", ".join(known[:80] for known in names[:20]) or "none"
@@ -249,32 +252,35 @@ def open_entry(catalog: str | os.PathLike[str], name: str, *, allowed_schemes: C
         raise CatalogError(f"{path} has no entry {name!r:.120}; there are: {known}{more}")
     entry = content["sources"][name]
     target = check_entry(path, name, entry, allowed_schemes)
-    args = entry["args"]
+    args, address = entry["args"], str(target)
+    shown = without_password(address)
     if isinstance(target, Path) and not os.path.lexists(target):
         raise StoreError(f"there is no store at {target}")
     try:
+        limits = {} if isinstance(target, Path) else http_options(target, allowed_schemes)
         if entry["driver"] == "zarr":
             options = {key: args[key] for key in ("consolidated", "chunks") if args.get(key) is not None}
-            address = str(target)
             if is_url(address):
-                options["storage_options"] = {
-                    **(args.get("storage_options") or {}),
-                    **http_options(address, allowed_schemes),
-                }
+                options["storage_options"] = {**(args.get("storage_options") or {}), **limits}
             _refuse_another(entry, address, partial(store_digest, address, options.get("storage_options")))
             return open_store(address, **options)
         if isinstance(target, Path):
             return _open_netcdf(target, entry)
-        return _open_netcdf_behind(target, entry, http_options(target, allowed_schemes))
+        import fsspec  # a NetCDF-4 file behind a URL, of which only the parts that are asked for are fetched later
+
+        stream = fsspec.open(address, **(args.get("storage_options") or {}), **limits).open()
+        check_hdf5(stream, shown, stream.seek(0, os.SEEK_END))
+        _refuse_another(entry, address, partial(_stream_digest, stream, shown))
+        return _opened(stream, shown, args, engine="h5netcdf")
     except ImportError as error:
-        raise MissingDependencyError(f"{_shown(target)} needs a package that is missing: {error}") from error
+        raise MissingDependencyError(f"{shown} needs a package that is missing: {error}") from error
     except Exception as error:  # libraries have errors of their own for each kind of oddity
         kind, said = type(error), str(error)
         if not isinstance(error, XlandError):
-            kind, said = StoreError, f"{_shown(target)} cannot be read: {kind.__name__}: {error}"
-        if _shown(target) == str(target):
+            kind, said = StoreError, f"{shown} cannot be read: {kind.__name__}: {error}"
+        if shown == address:
             raise kind(said[:1000]) from error
-        raise kind(without_password(said, of=str(target))[:1000]) from None  # the causes may hold it too
+        raise kind(without_password(said, of=address)[:1000]) from None  # the causes may have it too
 
 
 def _refuse_another(entry: Mapping[str, Any], address: Path | str, digest: Callable[[], str | None]) -> None:
@@ -282,8 +288,8 @@ def _refuse_another(entry: Mapping[str, Any], address: Path | str, digest: Calla
     published = (entry.get("metadata") or {}).get("digest")
     if published is not None and published != digest():
         raise StoreError(
-            f"{_shown(address)} is not what was published: its digest is not {str(published)[:12]}, as the catalog "
-            "says; publish it again if you replaced it, or else copy it anew"
+            f"{without_password(str(address))} is not what was published: its digest is not {str(published)[:12]}, as "
+            "the catalog says; publish it again if you replaced it, or else copy it again"
         )
 
 
@@ -316,10 +322,6 @@ def _stream_digest(stream: Any, shown: str) -> str:
     return digest.hexdigest()
 
 
-def _shown(target: Path | str) -> str:
-    return without_password(str(target))
-
-
 def list_entries(catalog: str | os.PathLike[str], *, allowed_schemes: Collection[str] = ()) -> list[dict[str, Any]]:
     """List the entries of a catalog for a table.
 
@@ -339,41 +341,25 @@ def list_entries(catalog: str | os.PathLike[str], *, allowed_schemes: Collection
     """
     path = local_path(catalog, what="a catalog")
     rows = []
-    for name, entry in _load(path)["sources"].items():
-        metadata = entry.get("metadata") if isinstance(entry, dict) else None
-        metadata = metadata if isinstance(metadata, dict) else {}
+    for name, given in _outline(read_yaml(path), path)["sources"].items():
+        entry = given if isinstance(given, dict) else {}
+        metadata: Any = entry.get("metadata") if isinstance(entry.get("metadata"), dict) else {}
         try:
-            target = check_entry(path, name, entry, allowed_schemes)
+            target = check_entry(path, name, given, allowed_schemes)
+            status = "remote"
+            if isinstance(target, Path):
+                status = "available" if target.exists() else str(metadata.get("status", "missing"))
         except CatalogError as error:
             status = str(error)
-        else:
-            if isinstance(target, str):
-                status = "remote"
-            else:
-                status = "available" if target.exists() else str(metadata.get("status", "missing"))
-        rows.append(
-            {
-                "name": str(name),
-                "description": str(entry.get("description", "")) if isinstance(entry, dict) else "",
-                "driver": str(entry.get("driver", "")) if isinstance(entry, dict) else "",
-                "years": metadata.get("years"),
-                "bounds": metadata.get("bounds"),
-                "model": metadata.get("model"),
-                "status": status,
-            }
-        )
+        texts = {"name": str(name), **{key: str(entry.get(key, "")) for key in ("description", "driver")}}
+        rows.append({**texts, **{key: metadata.get(key) for key in ("years", "bounds", "model")}, "status": status})
     return rows
-
-
-def _load(path: Path) -> dict[str, Any]:
-    """Read the YAML file and check its outline."""
-    return _outline(read_yaml(path), path)
 
 
 def _outline(content: Any, path: Path) -> dict[str, Any]:
     """Check the outline of a catalog."""
     if not isinstance(content, dict) or not isinstance(content.get("sources"), dict):
-        raise CatalogError(f"{path} holds no intake catalog: it needs 'sources:' with named entries")
+        raise CatalogError(f"{path} is not an intake catalog: it needs 'sources:' with named entries")
     unknown = sorted(str(key)[:80] for key in content.keys() - _CATALOG_KEYS - _INTAKE_KEYS)
     if unknown:
         raise CatalogError(f"{path}: {', '.join(unknown[:5])} not allowed in a catalog (only data, no plugins)")
@@ -390,18 +376,6 @@ def _open_netcdf(path: Path, entry: Mapping[str, Any]) -> xr.Dataset:
     return _opened(path, str(path), entry.get("args") or {}, engine=engine)
 
 
-def _open_netcdf_behind(url: str, entry: Mapping[str, Any], limits: Mapping[str, Any]) -> xr.Dataset:
-    """Open a NetCDF-4 file behind a URL, of which only the parts that are asked for are fetched later."""
-    import fsspec
-
-    args = entry["args"]
-
-    stream = fsspec.open(url, **(args.get("storage_options") or {}), **limits).open()
-    check_hdf5(stream, _shown(url), stream.seek(0, os.SEEK_END))
-    _refuse_another(entry, url, partial(_stream_digest, stream, _shown(url)))
-    return _opened(stream, _shown(url), args, engine="h5netcdf")
-
-
 def _opened(source: Any, shown: str, args: Mapping[str, Any], *, engine: Any) -> xr.Dataset:
     """Open a NetCDF file; times that xarray cannot decode stay as they are in the file."""
     chunks = args.get("chunks") or {}
@@ -414,31 +388,6 @@ def _opened(source: Any, shown: str, args: Mapping[str, Any], *, engine: Any) ->
         raise StoreError(f"{shown} cannot be read as NetCDF: {error}") from error
 
 
-def _is_decoded(ds: xr.Dataset) -> bool:
-    """Whether no time is left that xarray could not decode."""
-    return not any(" since " in str(variable.attrs.get("units", "")) for variable in ds.variables.values())
-
-
-def _refuse_others(expected: xr.Dataset | None, stored: xr.Dataset, store: Path) -> None:
-    """Refuse to publish a store in the name of maps that it does not hold."""
-    ours = None if expected is None else expected.attrs.get("xland_fingerprint")
-    theirs = stored.attrs.get("xland_fingerprint")
-    if ours and theirs and ours != theirs:
-        raise CatalogError(
-            f"{store} does not hold these maps: its xland_fingerprint is {str(theirs)[:12]}, theirs {str(ours)[:12]} "
-            "(other inputs, model or options); write them with to_zarr, or publish the Dataset of open_store"
-        )
-
-
-def _is_consolidated(store: Path) -> bool:
-    root = store / "zarr.json"
-    return (
-        '"consolidated_metadata"' in root.read_text(encoding="utf-8")
-        if root.exists()
-        else (store / ".zmetadata").exists()
-    )
-
-
 def _metadata_of(ds: xr.Dataset) -> dict[str, Any]:
     """Gather what an entry says about its store."""
     attributes = ds.attrs
@@ -449,27 +398,23 @@ def _metadata_of(ds: xr.Dataset) -> dict[str, Any]:
         "years": years(ds) or None,
         "variables": [str(name) for name in ds.data_vars],
         "classes": None,
-        "crs": _crs(ds),
+        "crs": None,
         "resolution_degrees": attributes.get("geospatial_lat_resolution"),
         "model": attributes.get("xland_model"),
         "model_sha256": attributes.get("xland_model_sha256"),
         "licence": attributes.get("license"),
         "xland_version": package_versions().get("xland"),
     }
+    if "spatial_ref" in ds.variables:
+        reference = ds["spatial_ref"].attrs
+        wkt = str(reference.get("crs_wkt") or reference.get("spatial_ref") or "")
+        code = re.search(r'(?:AUTHORITY|ID)\["EPSG",\s*"?(\d+)"?\]\]\s*$', wkt)
+        found["crs"] = f"EPSG:{code[1]}" if code else reference.get("geographic_crs_name")
     if "land_use" in ds:
         meanings = str(ds["land_use"].attrs.get("flag_meanings", " ".join(CLASS_NAMES))).split()
         codes = np.atleast_1d(ds["land_use"].attrs.get("flag_values", np.arange(len(meanings))))
         found["classes"] = {int(code): meaning for code, meaning in zip(codes, meanings, strict=False)}
     return _plain({key: value for key, value in found.items() if value is not None})
-
-
-def _crs(ds: xr.Dataset) -> str | None:
-    if "spatial_ref" not in ds.variables:
-        return None
-    attributes = ds["spatial_ref"].attrs
-    wkt = str(attributes.get("crs_wkt") or attributes.get("spatial_ref") or "")
-    code = re.search(r'(?:AUTHORITY|ID)\["EPSG",\s*"?(\d+)"?\]\]\s*$', wkt)
-    return f"EPSG:{code[1]}" if code else attributes.get("geographic_crs_name")
 
 
 def _plain(value: Any) -> Any:
@@ -485,13 +430,9 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Let one publisher at a time change a catalog; a killed process lets go of it by itself.
+    """Let one publisher at a time change a catalog; a killed process releases the lock by itself.
 
-    Raises
-    ------
-    CatalogError
-        If there is something else under the name of the lock, such as a planted link, or if another
-        publisher does not let go of it.
+    CatalogError if something else, such as a planted link, has the name of the lock, or if another publisher keeps it.
     """
     name = path.with_name(f".{path.name}.lock")
     try:

@@ -47,21 +47,9 @@ def check_name(name: Any) -> None:
 
 
 def check_entry(path: Path, name: Any, entry: Any, allowed_schemes: Collection[str]) -> Path | str:
-    """Return where the data of an entry are: a path inside the catalog's folder, or an allowed URL.
+    """Return where the data of an entry of the catalog at ``path`` are: in its folder, or at an allowed URL.
 
-    Parameters
-    ----------
-    path : Path
-        The catalog.
-    name, entry
-        As they stand in the catalog.
-    allowed_schemes : collection of str
-        URL schemes that entries may point to.
-
-    Raises
-    ------
-    CatalogError
-        If the entry asks for anything else than data, or for data that the caller did not allow.
+    CatalogError if the entry asks for anything but data, or for data that the caller did not allow.
     """
     where = f"{path}: entry {name!r:.120}"
     url, rest = _checked(where, name, entry)
@@ -149,22 +137,21 @@ def without_folder(source: Mapping[str, Any]) -> dict[str, Any]:
     return {**source, "args": {**source["args"], "urlpath": urlpath}}
 
 
-def refuse_templates(value: Any, where: str) -> None:
-    """Refuse text, anywhere in plain data, that intake would run as a template; the message says where it stands."""
-    if isinstance(value, str):
-        if _TEMPLATE.search(value):
-            raise CatalogError(
-                f"{where} holds a template, {value[:60]!r}, which intake would run; the only one allowed is "
-                "{{ CATALOG_DIR }} at the start of urlpath. Change the text, or the attribute of the store that it "
-                "comes from"
-            )
-    elif isinstance(value, Mapping):
+def _refuse_templates(value: Any, where: str) -> None:
+    """Refuse text, anywhere in plain data, that intake would run as a template; the message says where it is."""
+    if isinstance(value, str) and _TEMPLATE.search(value):
+        raise CatalogError(
+            f"{where} has a template, {value[:60]!r}, which intake would run; the only one allowed is "
+            "{{ CATALOG_DIR }} at the start of urlpath. Change the text, or the attribute of the store that it "
+            "comes from"
+        )
+    if isinstance(value, Mapping):
         for key, item in value.items():
-            refuse_templates(key, f"{where}: a key")
-            refuse_templates(item, f"{where}: {str(key)[:80]}")
+            _refuse_templates(key, f"{where}: a key")
+            _refuse_templates(item, f"{where}: {str(key)[:80]}")
     elif isinstance(value, list | tuple):
         for item in value:
-            refuse_templates(item, where)
+            _refuse_templates(item, where)
 
 
 def _checked(where: str, name: Any, entry: Any) -> tuple[str, str]:
@@ -173,10 +160,10 @@ def _checked(where: str, name: Any, entry: Any) -> tuple[str, str]:
         raise CatalogError(f"{where} is not a mapping")
     unknown = sorted(str(key) for key in entry.keys() - _ENTRY_KEYS)
     if unknown:
-        raise CatalogError(f"{where} holds {_few(unknown)}; only {', '.join(sorted(_ENTRY_KEYS))} are allowed")
+        raise CatalogError(f"{where} has {_few(unknown)}; only {', '.join(sorted(_ENTRY_KEYS))} are allowed")
     driver, args = entry.get("driver"), entry.get("args")
     if not isinstance(driver, str) or driver not in DRIVERS:
-        raise CatalogError(f"{where} wants the driver {driver!r:.120}; only {', '.join(DRIVERS)} are opened")
+        raise CatalogError(f"{where} asks for the driver {driver!r:.120}; only {', '.join(DRIVERS)} are opened")
     if not isinstance(args, Mapping) or not isinstance(args.get("urlpath"), str):
         raise CatalogError(f"{where} needs args with one urlpath")
     unknown = sorted(str(key) for key in args.keys() - DRIVERS[driver])
@@ -184,7 +171,7 @@ def _checked(where: str, name: Any, entry: Any) -> tuple[str, str]:
         raise CatalogError(f"{where} gives the driver {_few(unknown)}; allowed: {', '.join(sorted(DRIVERS[driver]))}")
     url = args["urlpath"]
     rest = _FOLDER_1.sub("", url, count=1) if _FOLDER_1.match(url) else url
-    refuse_templates({name: {**entry, "args": {**args, "urlpath": rest}}}, f"{where}")
+    _refuse_templates({name: {**entry, "args": {**args, "urlpath": rest}}}, f"{where}")
     _check_types(where, entry, args)
     if "::" in rest or "*" in rest or "\0" in rest:
         raise CatalogError(f"{where}: {url[:200]!r} is a chained address or a pattern; one plain path is allowed")
@@ -193,35 +180,28 @@ def _checked(where: str, name: Any, entry: Any) -> tuple[str, str]:
 
 def _check_types(where: str, entry: Mapping[str, Any], args: Mapping[str, Any]) -> None:
     """Refuse arguments and texts of types that neither intake nor xarray could use."""
+    chunks, keywords = args.get("chunks"), args.get("xarray_kwargs")
+    are_chunks = isinstance(chunks, Mapping) and all(
+        isinstance(dim, str) and type(size) is int and (size == -1 or size > 0) for dim, size in chunks.items()
+    )
+    are_keywords = isinstance(keywords, Mapping) and (
+        keywords.keys() <= {"engine", "decode_times"}
+        and keywords.get("engine", _ENGINES[0]) in _ENGINES
+        and isinstance(keywords.get("decode_times", False), bool)
+    )
     wanted = (
-        ("description", entry, lambda v: v is None or isinstance(v, str), "text"),
-        ("metadata", entry, lambda v: v is None or isinstance(v, Mapping), "a mapping"),
-        ("consolidated", args, lambda v: v is None or isinstance(v, bool), "true or false"),
-        ("path_as_pattern", args, lambda v: v is False, "false"),
-        ("chunks", args, _is_chunks, "a mapping of dimensions to whole numbers of cells"),
-        ("xarray_kwargs", args, _is_xarray_kwargs, f"an engine ({', '.join(_ENGINES)}) and decode_times: false"),
-        ("storage_options", args, lambda v: v is None or isinstance(v, Mapping), "a mapping"),
+        ("description", entry, isinstance(entry.get("description"), str), "text"),
+        ("metadata", entry, isinstance(entry.get("metadata"), Mapping), "a mapping"),
+        ("consolidated", args, isinstance(args.get("consolidated"), bool), "true or false"),
+        ("chunks", args, are_chunks, "a mapping of dimensions to whole numbers of cells"),
+        ("xarray_kwargs", args, are_keywords, f"an engine ({', '.join(_ENGINES)}) and decode_times: false"),
+        ("storage_options", args, isinstance(args.get("storage_options"), Mapping), "a mapping"),
     )
-    for key, holder, fits, what in wanted:
-        if key in holder and not fits(holder[key]):
-            raise CatalogError(f"{where} gives {key} as {holder[key]!r:.120}; allowed: {what}")
-
-
-def _is_chunks(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, Mapping)
-        and all(isinstance(key, str) for key in value)
-        and all(isinstance(n, int) and not isinstance(n, bool) and (n == -1 or n > 0) for n in value.values())
-    )
-
-
-def _is_xarray_kwargs(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, Mapping)
-        and value.keys() <= {"engine", "decode_times"}
-        and value.get("engine", _ENGINES[0]) in _ENGINES
-        and isinstance(value.get("decode_times", False), bool)
-    )
+    for key, place, is_sound, what in wanted:
+        if place.get(key) is not None and not is_sound:
+            raise CatalogError(f"{where} gives {key} as {place[key]!r:.120}; allowed: {what}")
+    if args.get("path_as_pattern", False) is not False:
+        raise CatalogError(f"{where} gives path_as_pattern as {args['path_as_pattern']!r:.120}; allowed: false")
 
 
 def _check_options(where: str, scheme: str, options: Any) -> None:

@@ -13,6 +13,7 @@ from xland.addresses import without_password
 from xland.arguments import checked
 from xland.errors import StoreError, XlandError
 from xland.geo.conventions import READING, from_files
+from xland.outputs import renamed
 from xland.reading.faults import name_reads
 from xland.store.checksums import ATTRIBUTE, Table, refuse_damaged, store_to_read
 from xland.store.encoding import unpacked
@@ -59,6 +60,8 @@ def open_store(path: str | os.PathLike[str], *, verify: bool = False, **kwargs: 
         for name in (FINGERPRINT, ATTRIBUTE):
             ds.attrs.pop(name, None)
         ds = ds.assign({name: unpacked(array) for name, array in ds.data_vars.items()})
+        old = {name: new for name, each in ds.data_vars.items() if (new := renamed(str(name), each.attrs)) != name}
+        ds = ds.rename({name: new for name, new in old.items() if new not in ds.variables})
         for variable in ds.variables.values():
             # JSON keeps the numbers but not their type, and CF wants the type of the variable
             if "flag_values" in variable.attrs:
