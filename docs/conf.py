@@ -14,11 +14,6 @@ from xland import __version__, cli, datasets, vocabulary
 
 HERE = Path(__file__).parent
 GENERATED = HERE / "generated"
-COMMANDS = (
-    *("demo", "check", "downscale", "evaluate", "publish", "verify"),
-    *("prepare", "train", "calibrate", "join", "models"),
-)
-
 project = "xland"
 author = "The xland developers"
 copyright = author
@@ -77,7 +72,7 @@ def sources() -> str:
 
 
 def commands() -> str:
-    return "\n".join(f"## xland {name}\n\n```text\n{help_of(name)}```\n" for name in COMMANDS)
+    return "\n".join(f"## xland {name}\n\n```text\n{help_of(name)}```\n" for name in cli.COMMANDS)
 
 
 def help_of(name: str) -> str:

@@ -1,23 +1,31 @@
-"""The ``xland`` command: the same names, arguments and defaults as in Python."""
+"""The ``xland`` command: each command calls a plain function, whose signature and docstring give its options.
+
+A command names its functions by :func:`_command`. Their keywords become options, and their docstrings the help. Values
+stay text until the function is called (:func:`_call`), so that a wrong one is refused in the same words as in Python.
+"""
 
 from __future__ import annotations
 
-import argparse
+import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path, PurePath
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from xland.errors import ClusterError, StoreError, TrainingStoppedError, XlandError
-from xland.models import DEFAULT_MODEL
-from xland.outputs import OUTPUTS
-from xland.sources.files import open_coarse, open_map
+import xarray as xr
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 
-if TYPE_CHECKING:
-    import xarray as xr
+from xland.arguments import hints_of, plain, unknown
+from xland.errors import ClusterError, KeywordError, StoreError, TrainingStoppedError, XlandError
+from xland.sources.files import open_coarse, open_map, open_maps
+from xland.totals.crosswalk import Crosswalk
 
 _DESCRIPTION = """\
 High-resolution land-use maps from coarse scenarios.
@@ -25,514 +33,361 @@ High-resolution land-use maps from coarse scenarios.
 A first run:
   xland demo                                  everything once, on real data
   xland check states.nc                       what is in a LUH2-like file
-  xland downscale states.nc land_use.zarr --bbox 0 35 30 55
+  xland downscale states.nc land_use.zarr --region 0 35 30 55
   xland evaluate land_use.zarr                scores against the MODIS map of 2019
-  xland publish land_use.zarr --catalog catalog.yaml --name land-use-2015
+  xland publish catalog.yaml --name land-use-2015 --store land_use.zarr
 """
 
 _LEARNED_NOTE = (
     "All cells were scored. A model that was trained on the observed map learned from most of them, so these scores "
-    "flatter it; with --held-out only cells that the shipped models never saw a target of are scored."
+    "flatter it. With --held-out only cells are scored whose target the shipped models never saw."
 )
+
+_DOWNSCALE = "xland.downscaling.call:downscale"
+_WRITE = "xland.store.writing:write"
+_CLUSTER = "xland.clusters:open_cluster"
+_EVALUATE = "xland.scores.evaluation:evaluate"
+_REPORT = "xland.report.report:report"
+_TRAIN = "xland.training.run:train"
+
+_NAMES = {"ds": "forcing", "path": "store", "spec": "cluster"}  # parameters that have another name here
+_ALIASES = {"region": "--bbox"}
+
+Given = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Option:
+    """What can be typed for one name: its cyclopts type, default and help, and what the help calls its value."""
+
+    kind: Any
+    default: Any
+    help: str
+    metavar: str | None = None
+    positional: bool = False
+
+    def parameter(self, name: str) -> inspect.Parameter:
+        kind, required = self.kind, self.default is inspect.Parameter.empty
+        text, default = f"{self.help.rstrip('.')}.", self.default
+        if kind is bool and default is True:
+            text = f"Do not {text[0].lower()}{text[1:]}"
+        elif not required and default not in (None, (), False):
+            shown = " ".join(map(str, default)) if isinstance(default, tuple | list) else default
+            text = f"{text} Default: {shown}"
+        more = Parameter(
+            name=f"--no-{name.replace('_', '-')}" if kind is bool and default is True else None,
+            alias=_ALIASES.get(name),
+            negative=(),
+            consume_multiple=get_origin(kind) is list,
+            help=text,
+            metavar=self.metavar,
+            show_default=False,
+        )
+        return inspect.Parameter(
+            name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD if self.positional else inspect.Parameter.KEYWORD_ONLY,
+            annotation=Annotated[kind if required else kind | None, more],
+            default=inspect.Parameter.empty if required else None,
+        )
+
+
+@dataclass(frozen=True)
+class _Command:
+    run: Callable[[Given], int | None]
+    functions: tuple[str, ...]
+    without: tuple[str, ...]
+    more: Mapping[str, _Option]
+
+    @property
+    def help(self) -> str:
+        return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(self.run) or "")
+
+    def options(self) -> dict[str, _Option]:
+        """Positional arguments and options by name; what several functions have is the first one's."""
+        found: dict[str, _Option] = {}
+        for function in self.functions:
+            found = found | {name: each for name, each in _options_of(function).items() if name not in found}
+        wanted = {name: each for name, each in (found | dict(self.more)).items() if name not in self.without}
+        return dict(sorted(wanted.items(), key=lambda item: (not item[1].positional, item[1].kind == list[str])))
+
+    def function(self) -> Callable[..., int | None]:
+        """Return the command as cyclopts wants it: a function with a signature and a docstring."""
+
+        def call(*args: Any, **options: Any) -> int | None:
+            typed = inspect.signature(call).bind(*args, **options).arguments
+            own = {name: option.default for name, option in self.more.items() if option.default is not False}
+            given = {name: value for name, value in (own | typed).items() if value is not None}
+            return self.run(given)
+
+        parameters = [option.parameter(name) for name, option in self.options().items()]
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {each.name: each.annotation for each in parameters}
+        call.__doc__ = self.help
+        return call
+
+
+COMMANDS: dict[str, _Command] = {}
+
+
+def _command(*functions: str, without: Sequence[str] = (), **more: _Option) -> Callable[[Any], Any]:
+    """Make a command of what follows; `without` are keywords that it has not, `more` are its own options."""
+
+    def register(run: Callable[[Given], int | None]) -> Callable[[Given], int | None]:
+        COMMANDS[run.__name__.lstrip("_")] = _Command(run, functions, tuple(without), more)
+        return run
+
+    return register
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, 1 after an error that was answered in one line, or 143 after SIGTERM."""
-    options = _parser().parse_args(arguments)
+    """Run the command line.
+
+    Returns
+    -------
+    int
+        0; 1 after a named error; 2 after wrong arguments; 130 after an interruption; 143 after SIGTERM.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name = given[0] if given else "--help"
+    options: set[str] = set()
     try:
-        return int(options.run(options) or 0)
+        if name not in COMMANDS and not name.startswith("-"):
+            raise KeywordError(unknown("command", name, COMMANDS))
+        if name in COMMANDS:
+            options = set(COMMANDS[name].options())
+        return int(application(name)(given) or 0)
+    except UnknownOptionError as error:
+        known = sorted(f"--{each.replace('_', '-')}" for each in options)
+        print(f"KeywordError: {unknown('option', error.token.keyword or error.token.value, known)}", file=sys.stderr)
+        return 2
+    except CycloptsError as error:
+        print(f"xland {name}: {error}", file=sys.stderr)
+        return 2
     except TrainingStoppedError as stopped:
-        print(_on_the_command_line(str(stopped), options.usage()), file=sys.stderr)
+        print(_on_the_command_line(str(stopped), options), file=sys.stderr)
         return stopped.status
     except (XlandError, OSError) as error:
-        print(f"{type(error).__name__}: {_on_the_command_line(str(error), options.usage())}", file=sys.stderr)
-        return 1
+        print(f"{type(error).__name__}: {_on_the_command_line(str(error), options)}", file=sys.stderr)
+        return 2 if isinstance(error, KeywordError) else 1
     except KeyboardInterrupt:
         print("interrupted; an unfinished store can be completed with --resume", file=sys.stderr)
         return 130
 
 
-def _on_the_command_line(message: str, usage: str) -> str:
-    """Turn the arguments that a message names as in Python, ``direction='backward'``, into options of a command."""
-    known = {*re.findall(r"--([a-z-]+)", usage), "overwrite", "resume"}
-
-    def option(found: re.Match[str]) -> str:
-        name, value = found[1].replace("_", "-"), found[2]
-        if name not in known:
-            return found[0]
-        values = re.findall(r"[^\[\]'\", ]+", value)
-        return " ".join([f"--{name}"] if values in ([], ["True"]) else [f"--{name} {each}" for each in values])
-
-    return re.sub(r"(?<![\w(./?&])([a-z_]+)=(True|'[^']*'|\[[^\]]*\]|\d[\d.]*\d|\d|(?![\w{(=]))", option, message)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "xland", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+def application(name: str | None = None) -> App:
+    """Return the cyclopts application; only the command that is called imports its functions."""
+    app = App(
+        "xland",
+        help=_DESCRIPTION,
+        help_format="plaintext",
+        print_error=False,
+        exit_on_error=False,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_demo, _check, _downscale, _evaluate, _publish, _verify, _prepare, _train, _calibrate, _join, _models):
-        add(commands)
-    return parser
-
-
-def _command(commands: Any, name: str, run: Any, text: str, more: str = "") -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=f"{text[0].upper()}{text[1:]}. {more}".strip()
-    )
-    parser.set_defaults(run=run, usage=parser.format_usage)
-    return parser
-
-
-def _demo(commands: Any) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from xland.demo import demo
-
-        demo(options.output, forcing=options.forcing, region=options.region)
-
-    parser = _command(
-        commands,
-        "demo",
-        run,
-        "downscale, write, publish, reopen and score real data",
-        "Leaves land_use.zarr, catalog.yaml, map.png, report.html and scores.json in the output folder.",
-    )
-    parser.add_argument("--output", default="demo-output", help="folder for the results (%(default)s)")
-    parser.add_argument("--forcing", help="a LUH2 file for the model luh2-0p05, in place of the class shares of MODIS")
-    _add_region(parser)
-
-
-def _check(commands: Any) -> None:
-    def run(options: argparse.Namespace) -> int:
-        import xland.accessor  # noqa: F401 - registers .ai4land
-
-        table = open_coarse(options.forcing).ai4land.check()
-        print(table)
-        return 0 if table.ok else 1
-
-    parser = _command(
-        commands,
-        "check",
-        run,
-        "list what is in a coarse land-use file, and every fault",
-        "Ends with status 1 if there is a fault that downscale would refuse.",
-    )
-    parser.add_argument("forcing", help="NetCDF file or Zarr store, as released")
-
-
-def _downscale(commands: Any) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from xland.downscaling.call import downscale
-        from xland.downscaling.conserving import read_crosswalk
-        from xland.store.exporting import write_netcdf
-        from xland.store.writing import write
-
-        if _dry_run(options):
-            return
-        fine = downscale(
-            open_coarse(options.forcing),
-            model=options.model,
-            static=None if options.static is None else open_coarse(options.static),
-            prior=None if options.prior is None else open_map(options.prior),
-            years=options.years,
-            region=options.region,
-            chunks=options.chunks,
-            outputs=options.outputs,
-            direction=options.direction,
-            device=options.device,
-            flips=options.flips,
-            conserve=options.conserve,
-            crosswalk=None if options.crosswalk is None else read_crosswalk(options.crosswalk),
-            tolerance=options.tolerance,
-        )
-        if PurePath(options.store).suffix.lower() in (".nc", ".nc4"):
-            if options.resume or options.cluster:
-                raise StoreError("a NetCDF file is written at once and here: leave --resume and --cluster out")
-            write_netcdf(fine, options.store, overwrite=options.overwrite)
+    for each, command in COMMANDS.items():
+        if each == name:
+            app.command(command.function(), name=each)
         else:
-            with _workers(options):
-                write(fine, options.store, overwrite=options.overwrite, resume=options.resume)
-        print(f"wrote {options.store}")
-
-    parser = _command(
-        commands,
-        "downscale",
-        run,
-        "turn coarse fractions into fine maps on disk",
-        "Streams to a Zarr store, or one NetCDF file if its name ends with .nc or .nc4; what was stopped resumes.",
-    )
-    parser.add_argument("forcing", help="NetCDF file or Zarr store of coarse fractions")
-    parser.add_argument(
-        "store", help="Zarr store to write, a folder or an fsspec URL such as s3://bucket/maps.zarr; or a .nc file"
-    )
-    parser.add_argument(
-        "--model",
-        action=_OneOrMore,
-        default=DEFAULT_MODEL,
-        help="shipped model or folder of one (%(default)s); several times for the mean of several",
-    )
-    parser.add_argument("--static", help="static predictors on the fine grid; else those xland provides")
-    parser.add_argument(
-        "--prior",
-        help="map of the adjacent year, for models that read one, or of the year changes count from",
-    )
-    parser.add_argument("--years", type=int, nargs="+", help="calendar years; all by default")
-    _add_region(parser)
-    parser.add_argument("--chunks", type=int, help="fine cells along a block")
-    parser.add_argument(
-        "--outputs",
-        nargs="+",
-        default=["land_use"],
-        choices=list(OUTPUTS),
-        help="what to write (land_use)",
-    )
-    parser.add_argument(
-        "--direction", default="forward", choices=["forward", "backward"], help="order of years with a prior"
-    )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        choices=["auto", "cpu", "cuda"],
-        help="where the network runs (a GPU if there is one)",
-    )
-    parser.add_argument("--flips", action="store_true", help="average four mirror images, at four times the cost")
-    parser.add_argument(
-        "--conserve",
-        choices=["fractions", "map", "changes"],
-        help="keep the forcing's totals in each coarse cell: in the probabilities, in the map, or its changes since "
-        "the year of --prior",
-    )
-    parser.add_argument("--crosswalk", help="TOML file that says which states belong to which class")
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        metavar="PIXELS",
-        help="how far class areas may be from their totals with --conserve map: 0 (default, as near as can be) to 1",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace a store that exists")
-    parser.add_argument("--resume", action="store_true", help="finish a store that was left unfinished")
-    _add_cluster(parser)
+            app.command(App(each, help=command.help))
+    return app
 
 
-class _OneOrMore(argparse.Action):
-    """Keep a single value as it is, and put several into a list."""
+@_command("xland.demo:demo")
+def _demo(given: Given) -> None:
+    """Downscale, write, publish, reopen and score real data.
 
-    given: tuple[Any, ...] = ()
-
-    def __call__(self, _parser: Any, namespace: argparse.Namespace, values: Any, _option: str | None = None) -> None:
-        self.given = (*self.given, values)
-        setattr(namespace, self.dest, list(self.given) if len(self.given) > 1 else values)
-
-
-def _evaluate(commands: Any) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from xland.report.report import report
-        from xland.sources.files import open_maps
-
-        observed = observed_map(options.observed)
-        maps = open_maps(options.map)
-        learned = options.observed == "modis-2019" and not options.held_out
-        found = report(
-            maps,
-            observed,
-            forcing=None if options.forcing is None else open_coarse(options.forcing),
-            start=None if options.start is None else open_map(options.start),
-            factor=options.factor,
-            year=options.year,
-            within=held_out(observed) if options.held_out else None,
-            cells="held-out cells of the split" if options.held_out else None,
-            regions=regions(options.regions),
-            title=f"{maps.attrs.get('title', PurePath(options.map).name)}: how good it is",
-            notes=[_LEARNED_NOTE] if learned else [],
-            provenance={str(key): str(value) for key, value in maps.attrs.items()},
-        )
-        print(found)
-        if options.report is not None:
-            print(f"wrote {found.to_html(options.report)}")
-        if options.json is not None:
-            print(f"wrote {found.to_json(options.json)}")
-
-    parser = _command(
-        commands,
-        "evaluate",
-        run,
-        "score a map against an observed one",
-        "Accuracy, IoU, precision, recall and F1 on all, land and mixed cells, by area and by pixels; with --report a "
-        "page of maps, charts and tables, and with --forcing, --start and probabilities in the store what they allow.",
-    )
-    parser.add_argument("map", help="store or file with land_use")
-    parser.add_argument(
-        "--observed", default="modis-2019", help="store or file with the observed land_use, or %(default)s (default)"
-    )
-    parser.add_argument("--report", help="write a page to look at, one HTML file that needs no other")
-    parser.add_argument("--json", help="write every number to this file, too")
-    parser.add_argument("--forcing", help="coarse fractions the map was made from: for baselines and coarse agreement")
-    parser.add_argument("--start", help="observed map of an earlier year: for scores of change")
-    parser.add_argument("--year", type=int, help="which year to judge, of stores that hold several")
-    parser.add_argument("--factor", type=int, default=5, help="fine cells along a coarse cell (%(default)s)")
-    parser.add_argument(
-        "--held-out",
-        action="store_true",
-        help="score only the cells of the split that the shipped models never saw a target of; else all cells, "
-        "most of which they learned from",
-    )
-    parser.add_argument(
-        "--regions",
-        default="latitude",
-        help="score apart by latitude (default), koppen (climate zones), continents, or the numbers in a map "
-        "(store or file); none to leave it out",
-    )
+    Leaves land_use.zarr, catalog.yaml, map.png, report.html and scores.json in the output folder.
+    """
+    _call("xland.demo:demo", given)
 
 
-def _publish(commands: Any) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from xland.catalog import publish
+@_command("xland.forcing.check:check", without=["coverage"])
+def _check(given: Given) -> int:
+    """List what is in a coarse land-use file, and every fault.
 
-        path = publish(options.catalog, name=options.name, store=options.store, description=options.description)
-        print(f"published {options.name} in {path}")
-
-    parser = _command(
-        commands, "publish", run, "enter a finished store in an intake catalog", "Replaces an entry of the same name."
-    )
-    parser.add_argument("store", help="Zarr store in the catalog's folder or below it")
-    parser.add_argument("--catalog", default="catalog.yaml", help="YAML file (%(default)s)")
-    parser.add_argument("--name", required=True, help="name of the entry")
-    parser.add_argument("--description", help="one sentence for readers; else the title of the store")
+    Ends with status 1 if there is a fault that downscale would refuse.
+    """
+    table = _call("xland.forcing.check:check", given)
+    print(table)
+    return 0 if table.ok else 1
 
 
-def _verify(commands: Any) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from xland.store.reading import verify
+@_command(
+    _DOWNSCALE,
+    _WRITE,
+    _CLUSTER,
+    without=["minimum"],
+    dry_run=_Option(bool, False, "Print the SLURM job script, and submit nothing"),
+)
+def _downscale(given: Given) -> None:
+    """Turn coarse fractions into fine maps on disk.
 
-        print(f"{options.store} is whole; sha256 {verify(options.store)}")
-
-    parser = _command(
-        commands,
-        "verify",
-        run,
-        "read every file of a store and name what is damaged",
-        "Maps and training stores hold the SHA-256 of each of their files. Ends with status 1 if any is damaged.",
-    )
-    parser.add_argument("store", help="Zarr store that xland wrote, in a folder or behind a URL")
-
-
-def _prepare(commands: Any) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from xland.training.data.prepare import prepare
-
-        source = prepare(
-            options.configuration,
-            options.store,
-            **_training_data(options),
-            tile=options.tile,
-            resume=options.resume,
-            overwrite=options.overwrite,
-        )
-        print(f"wrote {source.path}: {len(source.years)} maps of {source.shape[0]} x {source.shape[1]} cells")
-
-    parser = _command(
-        commands,
-        "prepare",
-        run,
-        "write the store that a large training reads its patches from",
-        "Forcing, maps and static predictors in one Zarr store, laid out for patches; a run that was stopped resumes.",
-    )
-    parser.add_argument("configuration", help="shipped configuration or TOML file")
-    parser.add_argument("store", help="folder to write")
-    _add_training_data(parser)
-    parser.add_argument("--tile", type=int, help="fine cells along a chunk; by default the patch of the configuration")
-    parser.add_argument("--resume", action="store_true", help="finish a store that was left unfinished")
-    parser.add_argument("--overwrite", action="store_true", help="replace a store that exists")
-
-
-def _train(commands: Any) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from xland.training.ranks.launching import training_script
-        from xland.training.run import train
-
-        if _dry_run(options, training_script):
-            return
-        checkpoint = train(
-            options.configuration,
-            options.output,
-            **_training_data(options),
-            store=options.store,
-            device=options.device,
-            cluster=options.cluster,
-            workers=options.workers,
-            profile=options.profile,
-            restarts=options.restarts,
-            resume=options.resume,
-        )
-        if os.environ.get("RANK", "0") == "0":
-            print(f"wrote {checkpoint.folder}: validation {checkpoint.card['validation']}")
-
-    parser = _command(
-        commands,
-        "train",
-        run,
-        "train a model from a configuration",
-        "The shipped models were made by `xland train luh2-0p05` and `xland train fractions-0p05`. "
-        "On several GPUs: with --cluster, or under torchrun.",
-    )
-    parser.add_argument("configuration", help="shipped configuration or TOML file")
-    parser.add_argument("output", help="folder for model, log and state")
-    _add_training_data(parser)
-    parser.add_argument("--store", help="training store of xland prepare, in place of all of these")
-    parser.add_argument("--resume", action="store_true", help="go on from the last state")
-    parser.add_argument(
-        "--device",
-        default="auto",
-        choices=["auto", "cpu", "cuda"],
-        help="where the network learns (a GPU if there is one)",
-    )
-    _add_cluster(parser)
-    parser.add_argument(
-        "--restarts",
-        type=int,
-        default=3,
-        help="how often a training on a cluster starts again because a worker was lost (%(default)s)",
-    )
-
-
-def _calibrate(commands: Any) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from xland.training.learn.calibrating import calibrate
-
-        checkpoint = calibrate(options.model, **_training_data(options), store=options.store, device=options.device)
-        fitted = checkpoint.card["calibration"]
-        error = fitted["validation_calibration_error"]
-        print(
-            f"wrote the card of {checkpoint.folder}: {fitted['method']} scaling, calibration error on validation cells "
-            f"{error['before']} before and {error['after']} after"
-        )
-
-    parser = _command(
-        commands,
-        "calibrate",
-        run,
-        "fit what a model says of its own certainty",
-        "Calibration, class offsets of the decision and distance to the training inputs go into the model's card; "
-        "the weights stay. Needs the data of the training, at whose end the same is done.",
-    )
-    parser.add_argument("model", nargs="?", default=DEFAULT_MODEL, help="shipped model or folder of one (%(default)s)")
-    _add_training_data(parser)
-    parser.add_argument("--store", help="training store of xland prepare, in place of all of these")
-    parser.add_argument(
-        "--device",
-        default="auto",
-        choices=["auto", "cpu", "cuda"],
-        help="where the network runs (a GPU if there is one)",
-    )
-
-
-def _join(commands: Any) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from xland.models.joining import join
-
-        checkpoint = join(options.models, options.folder, name=options.name)
-        card = checkpoint.card
-        print(
-            f"wrote {checkpoint.folder}: {card['architecture']['members']} networks, {card['parameters']:,} parameters"
-        )
-        print(f"run xland calibrate {checkpoint.folder}, which makes its probabilities fit")
-
-    parser = _command(
-        commands,
-        "join",
-        run,
-        "put several trained models together into one",
-        "It answers with the mean of their scores, and costs as many times the network. Calibrate it afterwards.",
-    )
-    parser.add_argument("folder", help="folder of the new model")
-    parser.add_argument("models", nargs="+", help="two models or more, of the same inputs and the same architecture")
-    parser.add_argument("--name", help="name of the new model; by default that of the first")
-
-
-def _add_training_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--forcing", help="coarse fractions, in place of the configuration's")
-    parser.add_argument("--target", help="maps to learn from (land_use), in place of the configuration's")
-    parser.add_argument("--static", help="static predictors, in place of the configuration's")
-    parser.add_argument("--prior", help="maps of the adjacent years; by default the target's")
-
-
-def _training_data(options: argparse.Namespace) -> dict[str, Any]:
-    openers = {"target": open_map, "static": open_coarse, "prior": open_map}
-    given = {name: getattr(options, name) for name in openers}
-    opened = {name: None if path is None else openers[name](path) for name, path in given.items()}
-    return {"forcing": options.forcing, **opened}
-
-
-def _models(commands: Any) -> None:
-    def run(options: argparse.Namespace) -> None:
-        import json
-
-        from rich.console import Console
-        from rich.table import Table
-
-        from xland.models import find_model, list_models
-
-        if options.name is not None:
-            print(json.dumps(dict(find_model(options.name).card), indent=2, ensure_ascii=False))
-            return
-        table = Table("model", "from", "to", "title")
-        for name in list_models():
-            checkpoint = find_model(name)
-            inputs = checkpoint.inputs
-            table.add_row(
-                name,
-                f"{inputs.resolution * inputs.factor:g}°",
-                f"{inputs.resolution:g}°",
-                str(checkpoint.card.get("title", "")),
-            )
-        Console().print(table)
-
-    parser = _command(commands, "models", run, "list the shipped models, or print the card of one")
-    parser.add_argument("name", nargs="?", help="model whose card to print")
-
-
-def _add_cluster(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("cluster")
-    group.add_argument(
-        "--cluster", help="run on workers: local, cuda, slurm or tcp://host:port of a scheduler; threads by default"
-    )
-    group.add_argument("--workers", type=int, help="worker processes; by default one a core or GPU, or one SLURM job's")
-    group.add_argument("--profile", help="what a SLURM job asks for: a shipped profile or a TOML file")
-    group.add_argument("--dry-run", action="store_true", help="print the SLURM job script, and submit nothing")
-
-
-def _dry_run(options: argparse.Namespace, script: Callable[[str | None], str] | None = None) -> bool:
-    """Check that the options of the cluster fit each other; print the job script if that is all that is wanted."""
+    Streams to a Zarr store, or to one NetCDF file if the name ends with .nc or .nc4. With --resume a run that was
+    stopped goes on. On workers with --cluster, else on threads.
+    """
     from xland.clusters import job_script
 
-    given = [f"--{name}" for name in ("workers", "profile") if getattr(options, name) is not None]
-    if given and options.cluster is None:
-        raise ClusterError(f"{', '.join(given)} without --cluster: say which, or leave them out to run on threads")
-    if options.dry_run and options.cluster != "slurm":
-        raise ClusterError("--dry-run prints the job script of --cluster slurm")
-    if options.dry_run:
-        print((script or job_script)(options.profile), end="")
-    return bool(options.dry_run)
+    if _dry_run(given, job_script):
+        return
+    fine = _call(_DOWNSCALE, given)
+    store = given["store"]
+    if PurePath(store).suffix.lower() in (".nc", ".nc4"):
+        if given.get("resume") or "cluster" in given:
+            raise StoreError("a NetCDF file is written at once and here: leave --resume and --cluster out")
+        _call("xland.store.exporting:write_netcdf", given, ds=fine)
+    else:
+        with nullcontext() if "cluster" not in given else _call(_CLUSTER, given, minimum=1):
+            _call(_WRITE, given, ds=fine)
+    print(f"wrote {store}")
 
 
-def _workers(options: argparse.Namespace) -> AbstractContextManager[object]:
-    """Open the cluster that is asked for; begin with the first worker that comes."""
-    from xland.clusters import open_cluster
-
-    if options.cluster is None:
-        return nullcontext()
-    return open_cluster(options.cluster, workers=options.workers, minimum=1, profile=options.profile)
+_SCORED = {
+    "observed": _Option(str, "modis-2019", "Store or file with the observed land_use, or modis-2019", positional=True),
+    "held_out": _Option(bool, False, "Score only the cells of the split whose target the shipped models never saw"),
+}
 
 
-def _add_region(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--region",
-        "--bbox",
-        nargs=4,
-        type=float,
-        metavar=("WEST", "SOUTH", "EAST", "NORTH"),
-        help="region in degrees; everything by default",
+@_command(_EVALUATE, without=["within"], **_SCORED)
+def _evaluate(given: Given) -> None:
+    """Score a map against an observed one.
+
+    Prints accuracy, IoU, precision, recall and F1 on all, land and mixed cells, by area and by pixels.
+    """
+    print(_call(_EVALUATE, given, **_scored(given)))
+
+
+@_command(
+    _REPORT,
+    without=["within", "max_pixels"],
+    **_SCORED,
+    html=_Option(str, None, "Write a page to look at: one HTML file that needs no other"),
+    json=_Option(str, None, "Write every number to this file"),
+)
+def _report(given: Given) -> None:
+    """Score a map, and write a page of maps, charts and tables.
+
+    With --forcing, --start and probabilities in the store it holds what they allow.
+    """
+    maps = open_maps(given["predicted"])
+    told: Given = {
+        "title": f"{maps.attrs.get('title', PurePath(given['predicted']).name)}: how good it is",
+        "provenance": {str(key): str(value) for key, value in maps.attrs.items()},
+    }
+    if given["observed"] == "modis-2019" and not given.get("held_out"):
+        told["notes"] = [_LEARNED_NOTE]
+    if "regions" in given:
+        told["regions"] = regions(given["regions"])
+    told = {name: value for name, value in told.items() if name == "regions" or name not in given}
+    found = _call(_REPORT, given, **_scored(given), **told)
+    print(found)
+    if "html" in given:
+        print(f"wrote {found.to_html(given['html'])}")
+    if "json" in given:
+        print(f"wrote {found.to_json(given['json'])}")
+
+
+@_command("xland.catalog:publish", without=["expected"])
+def _publish(given: Given) -> None:
+    """Enter a finished store in an intake catalog.
+
+    Replaces an entry of the same name.
+    """
+    print(f"published {given['name']} in {_call('xland.catalog:publish', given)}")
+
+
+@_command("xland.store.reading:verify")
+def _verify(given: Given) -> None:
+    """Read every file of a store and name what is damaged.
+
+    Maps and training stores hold the SHA-256 of each of their files. Ends with status 1 if any is damaged.
+    """
+    print(f"{given['store']} is whole; sha256 {_call('xland.store.reading:verify', given)}")
+
+
+@_command("xland.training.data.prepare:prepare")
+def _prepare(given: Given) -> None:
+    """Write the store that a large training reads its patches from.
+
+    Forcing, maps and static predictors in one Zarr store, with chunks for patches.
+    """
+    source = _call("xland.training.data.prepare:prepare", given)
+    print(f"wrote {source.path}: {len(source.years)} maps of {source.shape[0]} x {source.shape[1]} cells")
+
+
+@_command(_TRAIN, dry_run=_Option(bool, False, "Print the SLURM job script, and submit nothing"))
+def _train(given: Given) -> None:
+    """Train a model from a configuration.
+
+    The shipped models were made by `xland train luh2-0p05 model` and `xland train fractions-0p05 model`. On several
+    GPUs: with --cluster, or under torchrun.
+    """
+    from xland.training.ranks.launching import training_script
+
+    if _dry_run(given, training_script):
+        return
+    checkpoint = _call(_TRAIN, given)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"wrote {checkpoint.folder}: validation {checkpoint.card['validation']}")
+
+
+@_command("xland.training.learn.calibrating:calibrate")
+def _calibrate(given: Given) -> None:
+    """Fit the probabilities of a model to validation cells.
+
+    Writes calibration, class offsets of the decision and the distance to the training inputs into the model's card. The
+    weights stay as they are. Needs the data of the training, which does the same at its end.
+    """
+    checkpoint = _call("xland.training.learn.calibrating:calibrate", given)
+    fitted = checkpoint.card["calibration"]
+    error = fitted["validation_calibration_error"]
+    print(
+        f"wrote the card of {checkpoint.folder}: {fitted['method']} scaling, calibration error on validation cells "
+        f"{error['before']} before and {error['after']} after"
     )
+
+
+@_command("xland.models.joining:join")
+def _join(given: Given) -> None:
+    """Put several trained models together into one.
+
+    Its answer is the mean of theirs, at the cost of all of them. Calibrate it afterwards.
+    """
+    checkpoint = _call("xland.models.joining:join", given)
+    card = checkpoint.card
+    print(f"wrote {checkpoint.folder}: {card['architecture']['members']} networks, {card['parameters']:,} parameters")
+    print(f"run `xland calibrate {checkpoint.folder}` to calibrate its probabilities")
+
+
+@_command(name=_Option(str, None, "Model whose card to print", positional=True))
+def _models(given: Given) -> None:
+    """List the shipped models, or print the card of one."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from xland.models import find_model, list_models
+
+    if "name" in given:
+        print(json.dumps(dict(find_model(given["name"]).card), indent=2, ensure_ascii=False))
+        return
+    table = Table("model", "from", "to", "title")
+    for name in list_models():
+        checkpoint = find_model(name)
+        inputs = checkpoint.inputs
+        sizes = (f"{inputs.resolution * inputs.factor:g}°", f"{inputs.resolution:g}°")
+        table.add_row(name, *sizes, str(checkpoint.card.get("title", "")))
+    Console().print(table)
+
+
+def regions(name: str) -> str | xr.Dataset | None:
+    """Return the regions that a text names: a kind that xland knows, none, or the numbers in a map."""
+    from xland.scores.regions import KINDS
+
+    if name == "none":
+        return None
+    return name if name in KINDS else open_coarse(name)
 
 
 def held_out(observed: xr.DataArray) -> xr.DataArray:
@@ -547,15 +402,6 @@ def held_out(observed: xr.DataArray) -> xr.DataArray:
     return template.copy(data=divide(grid) == Part.TEST)
 
 
-def regions(name: str) -> str | xr.Dataset | None:
-    """Return what ``--regions`` means: a kind that xland knows, none, or the numbers in a map."""
-    from xland.scores.regions import KINDS
-
-    if name == "none":
-        return None
-    return name if name in KINDS else open_coarse(name)
-
-
 def observed_map(name: str) -> xr.DataArray:
     """Open the observed map: ``modis-2019``, or a path."""
     if name == "modis-2019":
@@ -563,6 +409,150 @@ def observed_map(name: str) -> xr.DataArray:
 
         return land_use_modis()
     return open_map(name)
+
+
+def _scored(given: Given) -> Given:
+    """Open the maps to compare, and the cells to score."""
+    found: Given = {"predicted": open_maps(given["predicted"]), "observed": observed_map(given["observed"])}
+    if given.get("held_out"):
+        found |= {"within": held_out(found["observed"]), "cells": "held-out cells of the split"}
+    return found
+
+
+def _dry_run(given: Given, script: Callable[[str | None], str]) -> bool:
+    """Check that the options of the cluster fit each other; print the job script if only that is asked for."""
+    alone = [f"--{name}" for name in ("workers", "profile", "threads", "memory", "timeout") if name in given]
+    if alone and "cluster" not in given:
+        raise ClusterError(f"{', '.join(alone)} without --cluster: choose one, or leave them out to run on threads")
+    if "dry_run" not in given:
+        return False
+    if given.get("cluster") != "slurm":
+        raise ClusterError("--dry-run prints the job script of --cluster slurm")
+    print(script(given.get("profile")), end="")
+    return True
+
+
+def _call(function: str, given: Given, **values: Any) -> Any:
+    """Call a plain function with what was typed, read as its annotations say, and with values of Python."""
+    call, options = _import(function), _options_of(function)
+    hints = hints_of(call)
+    for name in inspect.signature(call).parameters.keys() - values.keys():
+        typed = _NAMES.get(name, name)
+        if typed in given and typed in options:
+            values[name] = _read(given[typed], _members(hints[name]))
+    return call(**values)
+
+
+@cache
+def _options_of(function: str) -> dict[str, _Option]:
+    """Return the options that the signature and the docstring of a function give, by their names here."""
+    from docstring_parser import numpydoc
+
+    call = _import(function)
+    hints = hints_of(call)
+    described = {
+        name.strip(): each
+        for each in numpydoc.parse(inspect.getdoc(call) or "").params
+        for name in each.arg_name.split(",")
+    }
+    found = {}
+    for name, parameter in inspect.signature(call).parameters.items():
+        kind = _kind(_members(hints[name])) if name in hints else None
+        if kind is None:
+            continue
+        about = described.get(name)
+        text = " ".join(str(getattr(about, "description", None) or name).split())
+        text = re.sub(r":\w+:`~?([^`]+)`|``([^`]+)``", lambda part: part[1] or part[2], text)
+        spec = name == "spec"  # a cluster is an option of a command
+        found[_NAMES.get(name, name)] = _Option(
+            kind,
+            None if spec else parameter.default,
+            re.split(r"(?<=[^.].)\. (?=[A-Z])", text)[0],
+            _metavar(kind, _members(hints[name]), str(getattr(about, "type_name", ""))),
+            positional=parameter.kind is parameter.POSITIONAL_OR_KEYWORD and not spec,
+        )
+    return found
+
+
+def _import(function: str) -> Callable[..., Any]:
+    module, name = function.split(":")
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found
+
+
+def _members(hint: Any) -> list[Any]:
+    """Return the types that an annotation allows."""
+    hint = plain(hint)[0]
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
+    return [each for part in parts for each in _members(part)] or [hint]
+
+
+def _kind(members: Sequence[Any]) -> Any:
+    """Return the cyclopts type of an option; None if no text can say it."""
+    if bool in members:
+        return bool
+    for member in members:
+        if get_origin(member) is tuple and ... not in get_args(member):
+            return tuple[(str,) * len(get_args(member))]  # type: ignore[misc]
+    if any(_is_sequence(each) for each in members):
+        return list[str]
+    texts = (int, float, str, Path, xr.Dataset, xr.DataArray, Crosswalk)
+    return str if any(each in texts or get_origin(each) in (Literal, os.PathLike) for each in members) else None
+
+
+def _metavar(kind: Any, members: Sequence[Any], described: str) -> str | None:
+    """Return what the help calls a value: the choices, the names in the docstring, NUMBER, FILE or TEXT."""
+    choices = [str(value) for each in members if get_origin(each) is Literal for value in get_args(each)]
+    if choices:
+        return "|".join(choices)
+    if kind is not str and described.startswith("("):
+        return " ".join(re.findall(r"\w+", described)).upper()
+    inner = [part for each in members if _is_sequence(each) for part in _members(get_args(each)[0])]
+    every = [*members, *inner]
+    if int in every or float in every:
+        return "NUMBER"
+    return (
+        "FILE"
+        if {Path, xr.Dataset, xr.DataArray, Crosswalk} & {each for each in every if isinstance(each, type)}
+        else "TEXT"
+    )
+
+
+def _read(typed: Any, members: Sequence[Any]) -> Any:
+    """Return the value that text stands for; text that is not a number stays text, for the function to refuse."""
+    if isinstance(typed, list | tuple):
+        inner = [part for each in members for argument in get_args(each) for part in _members(argument)]
+        items = [_read(each, inner) for each in typed]
+        return items[0] if len(items) == 1 and (int in members or str in members) else type(typed)(items)
+    for number in (int, float):
+        if number in members and isinstance(typed, str):
+            with suppress(ValueError):
+                return number(typed)
+    if not isinstance(typed, str) or str in members:
+        return typed
+    from xland.downscaling.conserving import read_crosswalk
+
+    openers = {Crosswalk: read_crosswalk, xr.Dataset: open_coarse, xr.DataArray: open_map}
+    return next((open_(typed) for kind, open_ in openers.items() if kind in members), typed)
+
+
+def _is_sequence(hint: Any) -> bool:
+    origin = get_origin(hint)
+    return isinstance(origin, type) and issubclass(origin, Sequence)
+
+
+def _on_the_command_line(message: str, options: set[str]) -> str:
+    """Turn the arguments that a message names as in Python, ``direction='backward'``, into options of a command."""
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found[1], found[2]
+        if name not in options | {"overwrite", "resume"}:
+            return found[0]
+        flag = f"--{name.replace('_', '-')}"
+        values = re.findall(r"[^\[\]'\", ]+", value)
+        return " ".join([flag] if values in ([], ["True"]) else [f"{flag} {each}" for each in values])
+
+    return re.sub(r"(?<![\w(./?&])([a-z_]+)=(True|'[^']*'|\[[^\]]*\]|\d[\d.]*\d|\d|(?![\w{(=]))", option, message)
 
 
 if __name__ == "__main__":

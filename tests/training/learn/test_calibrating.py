@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 from types import SimpleNamespace
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from tests.worlds import tiny_checkpoint, tiny_configuration, tiny_world
-from xland.cli import _parser, main
+from xland.cli import main
 from xland.errors import CheckpointError, ConfigurationError, ModelError
 from xland.models.checkpoint import APPLICABILITY, CARD, WEIGHTS, read_checkpoint
 from xland.training.data.material import gather
@@ -114,12 +113,6 @@ def test_the_command_takes_the_data_as_files(folder, tmp_path, capsys):
     assert main(["calibrate", str(folder), *options]) == 0
     assert f"wrote the card of {folder}: " in capsys.readouterr().out
     assert read_checkpoint(folder).applicability is not None
-
-
-def test_the_command_has_the_arguments_and_defaults_of_the_function():
-    options = _parser().parse_args(["calibrate"])
-    for name, parameter in inspect.signature(calibrate).parameters.items():
-        assert getattr(options, name) == parameter.default, name
 
 
 def test_a_rank_of_many_has_no_more_samples_in_memory_than_in_its_training(folder, monkeypatch):

@@ -69,7 +69,7 @@ def scores_section(report: Judgement) -> Section:
         parts.append(
             Missing(
                 "There is no baseline beside the map, so the scores say little: a map without skill can score high.",
-                "xland evaluate ... --forcing STATES.nc",
+                "xland report ... --forcing STATES.nc",
             )
         )
     for domain in report.scores.domains:
@@ -154,7 +154,7 @@ def _confusion(report: Judgement) -> Table:
 def regions_section(report: Judgement) -> Section:
     """Compare the maps region by region."""
     if not report.by_region:
-        missing = Missing("No regions were chosen.", "xland evaluate ... --regions latitude")
+        missing = Missing("No regions were chosen.", "xland report ... --regions latitude")
         return Section("regions", "Region by region", [missing])
     names = report.scores.names
     found = {region: each for region, each in report.by_region.items() if each[report.model]["land"].total > 0}
@@ -216,7 +216,7 @@ def coarse_section(report: Judgement) -> Section:
     if report.forcing is None:
         missing = Missing(
             "No forcing was given, so the page cannot say whether the map keeps the coarse totals.",
-            "xland evaluate ... --forcing STATES.nc",
+            "xland report ... --forcing STATES.nc",
         )
         return Section("coarse", title, [missing])
     found = report.coarse

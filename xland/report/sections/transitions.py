@@ -39,7 +39,7 @@ def change_section(report: Judgement) -> Section:
         missing = Missing(
             "No start map was given, so the page cannot say whether the map predicts change. A copy of an earlier map "
             "also has high scores above.",
-            "xland evaluate ... --start MAP_OF_AN_EARLIER_YEAR",
+            "xland report ... --start MAP_OF_AN_EARLIER_YEAR",
         )
         return Section("change", "Change", [missing])
     judged = report.change[report.model]
