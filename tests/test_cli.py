@@ -81,8 +81,8 @@ def test_a_command_has_the_options_and_defaults_of_its_functions(command, functi
 
 
 def test_unknown_options_and_commands_are_refused_with_the_nearest(capsys):
-    assert main(["downscale", "a.nc", "b.zarr", "--modle", "x"]) == 2
-    assert "unknown option '--modle': did you mean '--model'? Known are --chunks, " in capsys.readouterr().err
+    assert main(["downscale", "a.nc", "b.zarr", "--statc", "x"]) == 2
+    assert "unknown option '--statc': did you mean '--static'? Known are --chunks, " in capsys.readouterr().err
     assert main(["dwonscale", "a.nc"]) == 2
     assert "unknown command 'dwonscale': did you mean 'downscale'? Known are demo, " in capsys.readouterr().err
     assert main(["verify"]) == 2
