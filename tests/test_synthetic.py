@@ -261,7 +261,7 @@ def test_predictors_are_finite_and_in_range(world):
         ({"years": []}, TimeError, r"at least one year, such as years=range\(1980, 2020\)"),
         ({"years": [2000.5]}, TimeError, "must be whole numbers, not 2000.5"),
         ({"years": [2001, 2000]}, TimeError, "not sorted: 2001 is followed by 2000"),
-        ({"years": [2000, 2000]}, TimeError, "stand more than once: 2000"),
+        ({"years": [2000, 2000]}, TimeError, "more than once: 2000"),
         ({"years": [10]}, TimeError, "outside 850 to 2500: 10"),
         ({"seed": -1}, DatasetError, "seed .* at least 0, not -1"),
         ({"seed": 1.5}, DatasetError, "seed .* whole number of at least 0, not 1.5"),

@@ -31,17 +31,13 @@ class DatasetAccessor:
     def __init__(self, ds: xr.Dataset) -> None:
         self._ds = ds
 
-    def check(self, *, static: xr.Dataset | None = None) -> CheckTable:
-        """Look at coarse fractions closely and list every finding; see :func:`xland.forcing.check.check`.
-
-        LUH states are expected to have data where those had that the default model learned from.
-        """
+    def check(
+        self, *, static: xr.Dataset | None = None, model: Model | None = "luh2-0p05", progress: bool = True
+    ) -> CheckTable:
+        """Look at coarse fractions closely and list every finding; see :func:`xland.forcing.check.check`."""
         from xland.forcing.check import check
-        from xland.models import find_model
-        from xland.vocabulary import LUH3_STATES
 
-        coverage = find_model().coverage if set(LUH3_STATES) & set(self._ds.data_vars) else None
-        return check(self._ds, static=static, coverage=None if coverage is None else (coverage.grid, coverage.cells))
+        return check(self._ds, static=static, model=model, progress=progress)
 
     def downscale(
         self,

@@ -45,7 +45,7 @@ from xland.entries import (
 )
 from xland.errors import CatalogError, MissingDependencyError, StoreError, XlandError
 from xland.geo.conventions import READING, from_files
-from xland.reading.faults import name_reads
+from xland.reading.variables import name_reads
 from xland.store.provenance import bounds, package_versions, years
 from xland.store.reading import open_store, store_digest
 from xland.store.workplace import read_finished

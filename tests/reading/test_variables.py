@@ -30,8 +30,10 @@ def number(array: xr.DataArray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("key", ["_FillValue", "_Fillvalue", "FillValue", "fill_value", "missing_value", "nodata"])
-@pytest.mark.parametrize("fill", [-9999, np.float32(-9999), "-9999", [-9999.0], np.array([1e20, -9999])])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int16", "int32"])
+@pytest.mark.parametrize(
+    ("fill", "dtype"),
+    [(-9999, "i2"), (np.float32(-9999), "f4"), ("-9999", "f8"), ([-9999.0], "i4"), (np.array([1e20, -9999]), "f4")],
+)
 def test_fill_values_of_any_spelling_and_type_are_no_data(key, fill, dtype):
     values = np.array([[1, 2, 3, 4], [5, -9999, 7, 8], [9, 10, 11, -9999]], dtype=dtype)
     expected = np.where(values == -9999, np.nan, values)
@@ -78,7 +80,7 @@ def test_integers_that_say_they_are_unsigned_are_read_so():
         ({"_FillValue": "abc"}, "_FillValue is 'abc', which is not a number"),
         ({"scale_factor": "x"}, "scale_factor is 'x'"),
         ({"valid_range": [1.0]}, "valid_range holds 1 numbers"),
-        ({"scale_factor": np.array([1.0, 2.0])}, "scale_factor holds 2 numbers, not one"),
+        ({"scale_factor": np.array([1.0, 2.0])}, "scale_factor holds 2 numbers, not 1"),
         ({"_FillValue": 10**400}, "_FillValue is .*, which is not a number"),
     ],
 )
@@ -87,33 +89,19 @@ def test_packing_and_attributes_that_are_no_numbers_are_refused(attributes, mess
         number(field(np.ones((3, 4), "i2"), **attributes))
 
 
-def test_packing_in_the_encoding_that_is_not_a_number_is_refused():
+def test_packing_in_the_encoding_that_is_not_a_number_is_refused_and_trivial_packing_is_none():
     packed = field(np.ones((3, 4), "f4"))
     packed.encoding["scale_factor"] = "x"
     with pytest.raises(StaticError, match="scale_factor is 'x', which is not a number"):
         number(packed)
-
-
-def test_trivial_packing_is_none():
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
     np.testing.assert_array_equal(number(field(values, scale_factor=1.0, add_offset=0.0)), values)
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        np.full((3, 4), "2000-01-01", "M8[s]"),
-        np.ones((3, 4), "m8[s]"),
-        np.full((3, 4), "x"),
-        np.ones((3, 4), object),
-        np.ones((3, 4), bool),
-        np.ones((3, 4), complex),
-    ],
-    ids=["dates", "times", "text", "objects", "booleans", "complex"],
-)
-def test_values_that_are_no_numbers_are_refused(values):
+@pytest.mark.parametrize("dtype", ["M8[s]", "m8[s]", "U1", object, bool, complex])
+def test_values_that_are_not_numbers_are_refused(dtype):
     with pytest.raises(StaticError, match=r"elevation: its values are .*, not numbers"):
-        number(field(values))
+        number(field(np.zeros((3, 4), dtype)))
 
 
 class Foreign:
@@ -132,7 +120,7 @@ def test_arrays_of_other_libraries_are_refused():
         read_values(field(Foreign()), what="elevation", error=StaticError)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.sampled_from([-9999.0, 0.0, 1.5, 1e20, np.nan]), min_size=12, max_size=12),
     st.sets(st.sampled_from([-9999.0, 1e20])),
@@ -268,7 +256,7 @@ def test_limits_that_are_nan_say_nothing():
         ({"units": "radians"}, "rad2deg"),
         ({"units": "degrees_south"}, "turn it round"),
         ({"units": "m"}, "reproject"),
-        ({"units": "grad"}, "must be in degrees"),
+        ({"units": "grad"}, "not in degrees; convert it"),
         ({"standard_name": "grid_latitude"}, "grid_latitude, not in degrees"),
         ({"scale_factor": 0.01}, "is packed"),
     ],

@@ -29,9 +29,8 @@ from xland.downscaling.planning import (
 from xland.downscaling.windows import Layout, crop
 from xland.errors import ModelError, TimeError
 from xland.forcing.read import check_lattice, read_forcing
-from xland.geo.coordinates import Names
 from xland.geo.grid import Grid
-from xland.geo.orientation import restore
+from xland.geo.orientation import Names, restore
 from xland.geo.years import listed, with_years
 from xland.models import DEFAULT_MODEL, Model, find_model
 from xland.models.inputs import InputSpec

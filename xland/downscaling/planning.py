@@ -15,9 +15,8 @@ from xland.downscaling.fields import ChunkField, Field, FileField, WithoutSea
 from xland.downscaling.windows import Layout, Span, pieces, placements
 from xland.errors import GridError, PriorError, RegionError, StaticError, TimeError
 from xland.forcing.read import Forcing, require_years
-from xland.geo.coordinates import find_names
 from xland.geo.grid import Grid
-from xland.geo.orientation import orient
+from xland.geo.orientation import find_names, orient
 from xland.geo.years import listed
 from xland.models.inputs import MASKED, InputSpec
 from xland.reading.variables import horizontal_dims, map_of, map_years, read_codes, read_static

@@ -80,7 +80,7 @@ class CheckTable:
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return the findings, one in a row."""
-        columns = ["severity", "variable", "message", "count", "place", "remedy"]
+        columns = list(Finding.__dataclass_fields__)
         rows = [[getattr(finding, column) for column in columns] for finding in self.findings]
         return pd.DataFrame(rows, columns=columns).astype({"count": "Int64"})
 
@@ -89,32 +89,24 @@ class CheckTable:
         from rich.table import Table
         from rich.text import Text
 
-        facts = Table.grid(padding=(0, 2))
+        facts, found = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2))
         for name, value in self.facts.items():
             facts.add_row(Text(name), Text(value))
-        parts: list[Any] = [facts]
-        if len(self.areas):
-            areas = Table("state", *(f"{year} (Mkm2)" for year in self.areas.columns), box=None, pad_edge=False)
-            for state, row in zip(self.areas.index, self.areas.to_numpy(), strict=True):
-                areas.add_row(str(state), *(f"{value:.3f}" for value in row))
-            parts += ["", areas]
-        if self.findings:
-            found = Table.grid(padding=(0, 2))
-            for finding in self.findings:
-                found.add_row(Text(finding.severity), Text(finding.variable), Text(finding.sentence))
-            parts += ["", found]
-        parts += ["", Text(self.verdict)]
+        for finding in self.findings:
+            found.add_row(Text(finding.severity), Text(finding.variable), Text(finding.sentence))
+        areas = Table("state", *(f"{year} (Mkm2)" for year in self.areas.columns), box=None, pad_edge=False)
+        for state, row in zip(self.areas.index, self.areas.to_numpy(), strict=True):
+            areas.add_row(str(state), *(f"{value:.3f}" for value in row))
+        parts: list[Any] = [facts, *(["", areas] if len(self.areas) else []), *(["", found] if self.findings else [])]
         console = Console(file=io.StringIO(), width=_WIDTH, record=True)
-        console.print(Group(*parts))
+        console.print(Group(*parts, "", Text(self.verdict)))
         return "\n".join(line.rstrip() for line in console.export_text().splitlines())
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        facts = "".join(
-            f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
-            for name, value in self.facts.items()
-        )
+        row = "<tr><th style='text-align:left'>{}</th><td style='text-align:left'>{}</td></tr>"
+        facts = "".join(row.format(escape(name), escape(value)) for name, value in self.facts.items())
         findings = self.to_dataframe().to_html(index=False, na_rep="") if self.findings else ""
         shown = self.areas.rename(columns=lambda year: f"{year} (Mkm2)").round(3).to_html()
         return (

@@ -24,24 +24,22 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import ForcingError, GridError, TimeError
-from xland.geo.coordinates import bounds_name, check_reference
-from xland.geo.grid import Grid
-from xland.geo.orientation import Orientation, orient
+from xland.geo.grid import LATTICE_TOLERANCE, Grid
+from xland.geo.orientation import Orientation, bounds_name, check_reference, orient
 from xland.geo.years import check_years, decode_years, listed, missing_years
 from xland.outputs import OUTPUTS
-from xland.reading.limits import ROUNDING, ValueProblem, beyond_remedy, check_units, limits_of
+from xland.reading.limits import ROUNDING, ValueProblem, check_units, limits_of, out_of_limits
 from xland.reading.variables import check_array, read_values, without_extra
 from xland.vocabulary import CROP_STATES, LUH2_STATES, LUH3_STATES, LUH_SECONDARY
 
 SUM_TOLERANCE = 1e-3
 """By how much the states of a cell may sum to more than 1."""
 
-LATTICE_TOLERANCE = 0.01
-"""Share of a cell by which the edges of a forcing may lie off the lattice that counts from 90 N and 180 W."""
-
 _VARIANT = re.compile(
     r"^(?P<crop>" + "|".join(CROP_STATES) + r")_?(?:bf|biof|biofuel)(?:_?(?:[12]|1st|2nd))?(?:_?gen)?$"
 )
+_TAKEN = frozenset({"class", "class_name", "bnds", "spatial_ref"})
+"""Names that results have besides their variables and the coordinates that they take over from the forcing."""
 
 
 @dataclass(frozen=True)
@@ -86,54 +84,49 @@ def read_forcing(ds: xr.Dataset, *, variables: Sequence[str] | None = None, year
     Raises
     ------
     ForcingError
-        What is no Dataset; a variable that is missing, has other dimensions or is in percent.
+        If it is not a Dataset; if a variable is missing, has other dimensions or is in percent.
     TimeError
-        Years that cannot be decoded, lie outside 850 to 2500, are duplicate or unsorted, or lie as those
-        of joined files do: see :func:`xland.geo.years.check_years`. Gaps are allowed: see :func:`require_years`.
+        If years cannot be decoded, lie outside 850 to 2500, are duplicate or unsorted, or look like those of joined
+        files: see :func:`xland.geo.years.check_years`. Gaps are allowed: see :func:`require_years`.
     GridError
-        Coordinates that are not a regular grid.
+        If the coordinates are not a regular grid, or have a name that results need.
     """
     required = LUH2_STATES if variables is None else tuple(variables)
-    sources = find_sources(ds, required)
+    sources = find_sources(ds, (*required, *LUH3_STATES, *LUH_SECONDARY))
     missing = [name for name in required if name not in sources]
     if missing:
-        raise ForcingError(_missing_message(ds, missing))
-    optional = [name for name in (*LUH3_STATES, *LUH_SECONDARY) if name not in sources]
-    sources.update(find_sources(ds, optional))
+        found = ", ".join(map(str, ds.data_vars)) or "none"
+        spelt = {str(name).lower(): name for name in ds.data_vars}
+        other = ", ".join(f"{spelt[name]} for {name}" for name in missing if name in spelt)
+        raise ForcingError(
+            f"{len(missing)} of the variables needed are missing: {', '.join(missing)}; variables found: {found}; "
+            + (f"rename {other}" if other else "rename yours, or add them from the same release")
+        )
     check_reference(ds, "forcing")
     for name, parts in sources.items():
         for part in parts:
             check_state(ds[part], name)
     kept = ds[[name for names in sources.values() for name in names]]
     oriented, orientation = orient(kept, what="forcing")
-    _refuse_taken(orientation)
-    years = decode_years(oriented, orientation.time, year)
+    own = orientation.names
+    for kind, names in own.items():
+        taken = _TAKEN | OUTPUTS.keys() | {bounds_name(each.dimension) for each in own.values()}
+        taken |= {"time", "year"} if kind != "time" else set()
+        for called in (names.dimension, names.coordinate):
+            if called in taken:
+                raise GridError(
+                    f"forcing: a coordinate is called {called!r}, which is also a name in the result; rename it: "
+                    f"ds.rename({{{called!r}: {kind!r}}}) or another name"
+                )
+    years = decode_years(kept, year)
     if not years:
         raise TimeError("the forcing has a time dimension without a single step")
     check_years(years)
-    data = canonical_states(oriented, sources, years)
-    return Forcing(data=data, grid=orientation.grid, years=years, orientation=orientation)
-
-
-_TAKEN = frozenset({"class", "class_name", "bnds", "spatial_ref"})
-"""Names that results have besides their variables and the coordinates that they take over from the forcing."""
-
-
-def _refuse_taken(orientation: Orientation) -> None:
-    found = {"time": orientation.time, "lat": orientation.latitude, "lon": orientation.longitude}
-    bounds = {bounds_name(names.dimension) for names in found.values() if names is not None}
-    for kind, names in found.items():
-        taken = _TAKEN | OUTPUTS.keys() | bounds | ({"time", "year"} if kind != "time" else set())
-        wrong = [] if names is None else [each for each in (names.dimension, names.coordinate) if each in taken]
-        if wrong:
-            raise GridError(
-                f"forcing: a coordinate is called {wrong[0]!r}, as something in the result is; rename it: "
-                f"ds.rename({{{wrong[0]!r}: {kind!r}}}) or as fits"
-            )
+    return Forcing(canonical_states(oriented, sources, years), orientation.grid, years, orientation)
 
 
 def require_dataset(ds: object) -> None:
-    """Refuse a forcing that is no Dataset, such as one of its variables or the path of its file."""
+    """Refuse a forcing that is not a Dataset, such as one of its variables or the path of its file."""
     if not isinstance(ds, xr.Dataset):
         raise ForcingError(
             f"the forcing is a {type(ds).__name__}; pass a Dataset with a variable for each state, as "
@@ -142,7 +135,7 @@ def require_dataset(ds: object) -> None:
 
 
 def find_sources(ds: xr.Dataset, names: Sequence[str]) -> dict[str, list[Hashable]]:
-    """Which variables of the Dataset make up each state: the state itself and its biofuel variants."""
+    """Which variables of the Dataset make up each state that is there: the state itself and its biofuel variants."""
     require_dataset(ds)
     sources: dict[str, list[Hashable]] = {name: [name] for name in names if name in ds.data_vars}
     for variable in sorted(ds.data_vars, key=str):
@@ -153,12 +146,7 @@ def find_sources(ds: xr.Dataset, names: Sequence[str]) -> dict[str, list[Hashabl
 
 
 def check_state(array: xr.DataArray, state: str) -> None:
-    """Refuse what is no array of numbers, and units of percent, by name; no value is looked at.
-
-    Raises
-    ------
-    ForcingError
-    """
+    """Refuse, by name, what is not an array of numbers, and units of percent; no value is looked at."""
     check_array(array, str(array.name), ForcingError)
     check_units(str(array.name), array.attrs.get("units"), ForcingError, fraction=state not in LUH_SECONDARY)
 
@@ -168,57 +156,39 @@ def canonical_states(
 ) -> xr.Dataset:
     """Masked float32 states over ``time``, ``lat``, ``lon`` from an oriented Dataset; lazy."""
     states = {}
-    for name, variables in sources.items():
-        parts = [_masked(oriented[variable], len(years)) for variable in variables]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
-        states[name] = total.rename(name).assign_attrs(parts[0].attrs)
-    coordinates = {name: oriented[name] for name in ("lat", "lon")}
+    for state, variables in sources.items():
+        total: Any = 0
+        for variable in variables:
+            array, name = oriented[variable], str(variable)
+            if "lat" not in array.dims or "lon" not in array.dims:
+                raise ForcingError(
+                    f"{name}: has the dimensions {', '.join(map(str, array.dims))}; states need time, latitude and "
+                    "longitude"
+                )
+            if "time" not in array.dims and len(years) > 1:
+                raise ForcingError(
+                    f"{name}: has no time dimension, while other variables have {len(years)} years; give it one for "
+                    "each year, or select one year of all: ds.isel(time=[0])"
+                )
+            array = without_extra(array, ("time", "lat", "lon"), name, ForcingError)
+            if array.chunks is None:
+                array = array.chunk({d: 1 if d == "time" else -1 for d in array.dims})
+            values = read_values(array, what=name, error=ForcingError)
+            values = values if "time" in values.dims else values.expand_dims("time")
+            part = values.astype(np.float32)
+            total = part if variable == variables[0] else total + part.data
+        states[state] = (("time", "lat", "lon"), total.data, total.attrs)
     time = ("time", np.asarray(years, dtype=np.int64), {"long_name": "calendar year"})
-    return xr.Dataset(
-        {name: (("time", "lat", "lon"), array.data, array.attrs) for name, array in states.items()},
-        coords={"time": time, **coordinates},
-        attrs=oriented.attrs,
-    )
-
-
-def _masked(array: xr.DataArray, steps: int) -> xr.DataArray:
-    """One variable as float32 in dask chunks, with NaN for its fill values."""
-    name = str(array.name)
-    if "lat" not in array.dims or "lon" not in array.dims:
-        raise ForcingError(
-            f"{name}: has the dimensions {', '.join(map(str, array.dims))}; states need time, latitude and longitude"
-        )
-    if "time" not in array.dims and steps > 1:
-        raise ForcingError(
-            f"{name}: has no time dimension, while other variables have {steps} years; give it one for each year, or "
-            "select one year of all: ds.isel(time=[0])"
-        )
-    array = without_extra(array, ("time", "lat", "lon"), name, ForcingError)
-    if array.chunks is None:
-        array = array.chunk({d: 1 if d == "time" else -1 for d in array.dims})
-    values = read_values(array, what=name, error=ForcingError)
-    if "time" not in values.dims:
-        values = values.expand_dims("time")
-    return values.astype(np.float32)
-
-
-def _missing_message(ds: xr.Dataset, missing: Sequence[str]) -> str:
-    found = ", ".join(map(str, ds.data_vars)) or "none"
-    spelt = {str(name).lower(): name for name in ds.data_vars}
-    other = [f"{spelt[name]} for {name}" for name in missing if name in spelt]
-    return f"{len(missing)} of the variables needed are missing: {', '.join(missing)}; variables found: {found}; " + (
-        f"rename {', '.join(other)}" if other else "rename yours, or add them from the same release"
-    )
+    return xr.Dataset(states, {"time": time, "lat": oriented["lat"], "lon": oriented["lon"]}, oriented.attrs)
 
 
 def require_years(forcing: Forcing, years: Sequence[int]) -> None:
-    """Refuse, naming them, years that the forcing does not hold.
+    """Refuse years that the forcing does not hold.
 
     Raises
     ------
     TimeError
+        If the forcing lacks a year; the message names it.
     """
     missing = sorted({int(y) for y in years} - set(forcing.years))
     if missing:
@@ -239,8 +209,7 @@ def check_values(
     Parameters
     ----------
     states : mapping of str to (rows, columns) array
-        Fractions of the cell in one year, NaN where there is no data; also ``secma`` and ``secmb``,
-        of which only infinities and negative values are refused.
+        Fractions of the cell in one year, NaN where there is no data; also ``secma`` and ``secmb``.
     latitude : (rows,) array
     longitude : (columns,) array
         Degrees of the cell centres.
@@ -250,8 +219,9 @@ def check_values(
     Raises
     ------
     ForcingError
-        Naming variable, place, number of cells and remedy: infinities; NaN in some states of a cell but not
-        in all (a cell that is NaN in all is ocean or no data); values below 0 or above 1; sums above 1.
+        For infinities; NaN in some states of a cell but not in all (a cell that is NaN in all is ocean or no data);
+        values below 0 or above 1 (1e4 years of age, 1e3 kg m-2 of biomass); sums above 1. The message names variable,
+        place, number of cells and remedy.
     """
     problems = value_problems(states, latitude, longitude)
     if problems:
@@ -269,36 +239,17 @@ def check_coverage(
 ) -> None:
     """Refuse cells without data where the model relies on data: the map would be invented there.
 
-    Parameters
-    ----------
-    states : mapping of str to (rows, columns) array
-        Fractions of the cell in one year, NaN where there is no data; ``secma`` and ``secmb`` do not count.
-    expected : (rows, columns) array of bool
-        Cells that had data when the model was trained and that hold land.
-    latitude : (rows,) array
-    longitude : (columns,) array
-        Degrees of the cell centres.
-    year : int
-        For the message.
-
-    Raises
-    ------
-    ForcingError
-        Naming the number of cells, the first of them, the year and the remedy.
+    ``expected`` (rows, columns) are the cells that hold land and had data when the model was trained.
     """
     empty = without_data(states, expected)
     if empty.any():
-        row, column = np.unravel_index(int(empty.argmax()), empty.shape)
-        raise ForcingError(
-            f"all states: {int(np.count_nonzero(empty))} cells that hold land, and had data when the model was "
-            f"trained, are NaN in {year}, the first at latitude {float(latitude[row]):g}, longitude "
-            f"{float(longitude[column]):g}; fill these cells, set land_share of the static Dataset to 0 there, or "
-            "choose a region without them"
-        )
+        fault = f"that hold land, and had data when the model was trained, are NaN in {year}"
+        remedy = "fill these cells, set land_share of the static Dataset to 0 there, or choose a region without them"
+        raise ForcingError(ValueProblem.at("all states", empty, (latitude, longitude), fault, remedy).sentence)
 
 
 def without_data(states: Mapping[str, NDArray[Any]], expected: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return which of the expected cells are NaN in every state; shapes as in :func:`check_coverage`."""
+    """Return which of the expected cells are NaN in every state; ages and biomass do not count."""
     empty = np.array(expected, dtype=bool)
     for name, values in states.items():
         if name not in LUH_SECONDARY:
@@ -307,14 +258,9 @@ def without_data(states: Mapping[str, NDArray[Any]], expected: NDArray[np.bool_]
 
 
 def check_lattice(grid: Grid) -> None:
-    """Refuse a grid whose edges lie between the cells of the world's grid of that resolution.
+    """Refuse a grid whose edges are not on the world's grid of that resolution, by more than a hundredth of a cell.
 
     Rows are counted from 90 N and columns from 180 W, so that maps of any region fall on the same cells.
-
-    Raises
-    ------
-    GridError
-        Where either edge is off by more than a hundredth of a cell; the message says by how much.
     """
     cells = {"northern": (90 - grid.north) / grid.resolution, "western": (grid.west + 180) / grid.resolution}
     off = {side: abs(number - round(number)) for side, number in cells.items()}
@@ -335,65 +281,40 @@ def check_lattice(grid: Grid) -> None:
 def value_problems(
     states: Mapping[str, NDArray[Any]], latitude: NDArray[Any], longitude: NDArray[Any]
 ) -> list[ValueProblem]:
-    """Return what :func:`check_values` refuses, all of it; the parameters are the same."""
-    problems: list[ValueProblem] = []
+    """Return all that :func:`check_values` refuses; the parameters are the same."""
     place = latitude, longitude
+    problems: list[ValueProblem] = []
 
     def add(variable: str, bad: NDArray[np.bool_], fault: str, remedy: str) -> None:
-        problems.append(ValueProblem.at(variable, bad, place, fault, remedy))
+        if bad.any():
+            problems.append(ValueProblem.at(variable, bad, place, fault, remedy))
 
     fractions = {name: np.asarray(values) for name, values in states.items() if name not in LUH_SECONDARY}
     secondary = {name: np.asarray(values) for name, values in states.items() if name in LUH_SECONDARY}
     shape = (len(latitude), len(longitude))
-    total = np.zeros(shape)
-    counted = np.ones(shape, dtype=bool)
+    total, counted = np.zeros(shape), np.ones(shape, dtype=bool)
     for name, values in {**fractions, **secondary}.items():
         limits = limits_of(name, fraction=name in fractions)
         infinite = np.isinf(values)
-        if infinite.any():
-            add(name, infinite, "infinite", "find where they come from; no data is NaN or a declared fill value")
-        low = (values < -ROUNDING) & ~infinite
-        if low.any():
-            remedy = "no share, age or biomass can be negative; correct the source"
-            add(name, low, f"below 0 (lowest {values[low].min():g})", remedy)
-        high = (values > limits.highest + ROUNDING) & ~infinite
-        if high.any():
-            highest = float(values[high].max())
-            add(name, high, f"above {limits.highest:g} (highest {highest:g})", beyond_remedy(highest, limits))
+        add(name, infinite, "infinite", "find where they come from; no data is NaN or a declared fill value")
+        wrong = list(out_of_limits(name, values, limits, place))
+        problems += wrong
         if name in fractions:
             total += np.where(np.isfinite(values), values, 0)
-            counted &= ~(high | infinite)
-    _partly_missing(fractions, add)
-    _partly_secondary(fractions, secondary, add)
+            if wrong or infinite.any():
+                counted &= ~(infinite | (values > limits.highest + ROUNDING))
+    missing = np.sum([np.isnan(values) for values in fractions.values()], axis=0, dtype=np.int32)
+    partly = (missing > 0) & (missing < len(fractions))
+    if partly.any():
+        remedy = "a cell has data in all states or in none; fill it, or make all of them NaN where there is no data"
+        for name, values in fractions.items():
+            add(name, np.isnan(values) & partly, "NaN where other states have values", remedy)
+    # the network would read a mean there
+    for name, values in secondary.items() if fractions else ():
+        remedy = f"fill them, with 0 where there is no secondary land, or leave {name} out: ds.drop_vars({name!r})"
+        add(name, np.isnan(values) & (missing < len(fractions)), "NaN where the states have values", remedy)
     over = counted & (total > 1 + SUM_TOLERANCE)
     if over.any():
         fault = f"sum to more than 1 (highest {float(total[over].max()):g})"
         add("sum of states", over, fault, "the states of a cell share it: look for one counted twice, or rescale")
     return problems
-
-
-def _partly_secondary(fractions: Mapping[str, NDArray[Any]], secondary: Mapping[str, NDArray[Any]], add: Any) -> None:
-    """NaN in age or biomass of secondary land where states have values: the network would read a mean there."""
-    if not fractions or not secondary:
-        return
-    there = np.logical_or.reduce([np.isfinite(values) for values in fractions.values()])
-    for name, values in secondary.items():
-        bad = np.isnan(values) & there
-        if bad.any():
-            remedy = f"fill them, with 0 where there is no secondary land, or leave {name} out: ds.drop_vars({name!r})"
-            add(name, bad, "NaN where the states have values", remedy)
-
-
-def _partly_missing(fractions: Mapping[str, NDArray[Any]], add: Any) -> None:
-    """NaN in some states of a cell and not in others."""
-    if not fractions:
-        return
-    missing = np.sum([np.isnan(values) for values in fractions.values()], axis=0, dtype=np.int32)
-    partly = (missing > 0) & (missing < len(fractions))
-    if not partly.any():
-        return
-    for name, values in fractions.items():
-        bad = np.isnan(values) & partly
-        if bad.any():
-            remedy = "a cell has data in all states or in none; fill it, or make all of them NaN where there is no data"
-            add(name, bad, "NaN where other states have values", remedy)

@@ -1,15 +1,14 @@
-"""Regular latitude/longitude grids: nesting, areas, exact aggregation and expansion.
+"""Regular latitude/longitude grids: nesting, places, areas, exact aggregation and expansion.
 
-A :class:`Grid` always runs from north to south and from west to east; other orders of the caller's
-data are dealt with in :mod:`xland.geo.orientation`. Cell edges are ``north - i * resolution`` and
-``west + j * resolution`` in degrees.
+A :class:`Grid` always runs from north to south and from west to east; :mod:`xland.geo.orientation` brings other
+orders to this one. Cell edges are ``north - i * resolution`` and ``west + j * resolution`` in degrees.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,11 +19,16 @@ from xland.errors import GridError, RegionError
 EARTH_RADIUS = 6_371_007.181
 """Radius in metres of the sphere with the Earth's surface area (authalic, WGS 84)."""
 
+LATTICE_TOLERANCE = 0.01
+"""Share of a cell by which the edges of a grid may be off the lattice that counts from 90 N and 180 W."""
+
 _TOLERANCE = 1e-3
 """Share of a cell by which a coordinate may be off its place: float32 coordinates need about 1e-4."""
 
 _SINGLE = 2e-5
 """Degrees by which the distance of two float32 coordinates near 180 may be off."""
+
+T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,8 @@ class Grid:
             If there are fewer than two cells in either direction, or the spacing is not regular
             and equal in both; the message says where.
         """
-        lat = np.asarray(latitude, dtype=np.float64)
-        lon = np.asarray(longitude, dtype=np.float64)
-        step_lat = -_regular_step(lat, "latitude")
-        step_lon = _regular_step(lon, "longitude")
+        lat, lon = np.asarray(latitude, dtype=np.float64), np.asarray(longitude, dtype=np.float64)
+        step_lat, step_lon = -regular_step(lat, "latitude"), regular_step(lon, "longitude")
         if step_lat <= 0 or step_lon <= 0:
             raise GridError("a grid needs latitude from north to south and longitude from west to east")
         longest = max(lat.size, lon.size)
@@ -79,14 +81,14 @@ class Grid:
         nearest = round(1 / step)
         off = abs(step * nearest - 1)
         resolution = 1 / nearest if off < 1e-5 or off * step * (longest - 1) < _SINGLE else step
-        north = _snap(float(lat[0]) + resolution / 2, resolution, 90.0)
-        west = _snap(float(lon[0]) - resolution / 2, resolution, -180.0)
-        south = north - lat.size * resolution
-        if north > 90 + _TOLERANCE * resolution or south < -90 - _TOLERANCE * resolution:
-            raise GridError(f"latitude reaches from {south:g} to {north:g}, beyond the poles")
         if lon.size * resolution > 360 + _TOLERANCE * resolution:
             raise GridError(f"longitude spans {lon.size * resolution:g} degrees, more than the globe")
-        return cls(resolution, north, west, lat.size, lon.size)
+        edges = []
+        for edge, origin in ((lat[0] + resolution / 2, 90.0), (lon[0] - resolution / 2, -180.0)):
+            cells = float(edge - origin) / resolution
+            # an edge that is almost on the world's lattice is moved onto it
+            edges.append(origin + round(cells) * resolution if abs(cells - round(cells)) < 0.02 else float(edge))
+        return cls(resolution, edges[0], edges[1], lat.size, lon.size)
 
     @property
     def south(self) -> float:
@@ -120,7 +122,7 @@ class Grid:
 
     @property
     def row_offset(self) -> int:
-        """Rows between 90 N and the northern edge: where this grid lies on the world's lattice."""
+        """Rows between 90 N and the northern edge: the place of this grid on the world's lattice."""
         return round((90.0 - self.north) / self.resolution)
 
     @property
@@ -130,16 +132,14 @@ class Grid:
 
     def refine(self, factor: int) -> Grid:
         """Return the grid with ``factor`` x ``factor`` cells in each cell of this one."""
-        _check_factor(factor)
+        if not is_count(factor):
+            raise GridError(f"the factor between grids must be a whole number of at least 1, not {factor!r}")
         return Grid(self.resolution / factor, self.north, self.west, self.rows * factor, self.columns * factor)
 
     def coarsen(self, factor: int) -> Grid:
         """Return the grid whose cells each hold ``factor`` x ``factor`` cells of this one."""
-        _check_factor(factor)
-        if self.rows % factor or self.columns % factor:
-            raise GridError(
-                f"{self.rows} x {self.columns} cells cannot be grouped by {factor} x {factor} without remainder"
-            )
+        if not is_count(factor) or self.rows % factor or self.columns % factor:
+            raise _not_grouped(self.rows, self.columns, factor)
         return Grid(self.resolution * factor, self.north, self.west, self.rows // factor, self.columns // factor)
 
     def cell_area(self) -> NDArray[np.float64]:
@@ -154,20 +154,14 @@ class Grid:
         c0, c1, _ = columns.indices(self.columns)
         if r1 <= r0 or c1 <= c0:
             raise RegionError(f"rows {r0}:{r1} and columns {c0}:{c1} hold no cell")
-        return Grid(
-            self.resolution, self.north - r0 * self.resolution, self.west + c0 * self.resolution, r1 - r0, c1 - c0
-        )
+        step = self.resolution
+        return Grid(step, self.north - r0 * step, self.west + c0 * step, r1 - r0, c1 - c0)
 
     def same_as(self, other: Grid) -> bool:
         """Whether both are the same grid, within a thousandth of a cell."""
-        tolerance = _TOLERANCE * self.resolution
-        return (
-            self.shape == other.shape
-            and abs(self.north - other.north) <= tolerance
-            and abs(self.west - other.west) <= tolerance
-            and abs(self.south - other.south) <= tolerance
-            and abs(self.east - other.east) <= tolerance
-        )
+        sides = ("north", "west", "south", "east")
+        off = max(abs(getattr(self, side) - getattr(other, side)) for side in sides)
+        return self.shape == other.shape and off <= _TOLERANCE * self.resolution
 
     def __str__(self) -> str:
         """Say resolution, extent and size in one line."""
@@ -177,8 +171,43 @@ class Grid:
         )
 
 
+def check_centres(centres: NDArray[np.float64], name: str) -> None:
+    """Refuse cell centres that are too few, not finite or duplicate, in whatever order they are."""
+    if centres.ndim != 1 or centres.size < 2:
+        raise GridError(f"{name} has the shape {centres.shape}; a grid needs one dimension of at least two cells")
+    if not np.isfinite(centres).all():
+        raise GridError(f"{name} holds {int((~np.isfinite(centres)).sum())} values that are not finite")
+    unique, counts = np.unique(np.round(centres, 6), return_counts=True)
+    if unique.size < centres.size:
+        repeated = unique[counts > 1]
+        raise GridError(f"{name} holds {repeated.size} duplicate values, the first is {repeated[0]:g}; drop them")
+
+
+def regular_step(centres: NDArray[np.float64], name: str) -> float:
+    """Return the step of evenly spaced cell centres in degrees; :class:`GridError` if they are not that."""
+    check_centres(centres, name)
+    step = float(centres[-1] - centres[0]) / (centres.size - 1)
+    if name == "latitude" and np.abs(centres[[0, -1]]).max() + abs(step) / 2 > 90 + 0.02 * abs(step):
+        raise GridError(
+            f"latitude reaches {centres[np.abs(centres).argmax()]:g}, with its cells beyond the poles; if the "
+            "coordinates are projected, reproject to latitude and longitude first (obj.rio.reproject('EPSG:4326'))"
+        )
+    wrong = np.flatnonzero(np.diff(centres) * step < 0)
+    if wrong.size:
+        at = int(wrong[0])
+        raise GridError(f"{name} is not sorted: {centres[at]:g} is beside {centres[at + 1]:g}; sort it (sortby)")
+    off = np.abs(centres - (centres[0] + step * np.arange(centres.size)))
+    if off.max() > max(_TOLERANCE * abs(step) * 10, _SINGLE):
+        worst = int(off.argmax())
+        raise GridError(
+            f"{name} is not evenly spaced: value {centres[worst]:g} at position {worst} is {off[worst]:g} degrees "
+            f"from a regular step of {step:g}; are coordinates missing?"
+        )
+    return step
+
+
 def nesting_factor(fine: Grid, coarse: Grid) -> int:
-    """Return how many fine cells stand along one coarse cell, for a fine grid that covers the coarse one.
+    """Return how many fine cells are along one coarse cell, for a fine grid that covers the coarse one.
 
     Raises
     ------
@@ -199,6 +228,30 @@ def nesting_factor(fine: Grid, coarse: Grid) -> int:
     return factor
 
 
+def places(part: Grid, whole: Grid) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of ``whole`` at which the cells of ``part`` are; -1 for those outside it.
+
+    Longitude is a ring. On grids of another resolution, or whose edges do not meet, all cells are outside.
+    """
+    rows, columns = np.full(part.rows, -1), np.full(part.columns, -1)
+    cells = np.array([whole.north - part.north, part.west - whole.west]) / whole.resolution
+    if (
+        abs(part.resolution / whole.resolution - 1) < 1e-4
+        and (abs(cells - np.rint(cells)) < 2 * LATTICE_TOLERANCE).all()
+    ):
+        rows = np.arange(part.rows) + round(cells[0])
+        columns = (np.arange(part.columns) + round(cells[1])) % round(360 / whole.resolution)
+    return np.where((rows < 0) | (rows >= whole.rows), -1, rows), np.where(columns >= whole.columns, -1, columns)
+
+
+def lay(values: NDArray[T], own: Grid, on: Grid, empty: Any) -> NDArray[T]:
+    """Bring ``(rows, columns)`` values of a grid to another part of its lattice; ``empty`` is put outside it."""
+    rows, columns = places(on, own)
+    laid = np.full(on.shape, empty, dtype=values.dtype)
+    laid[np.ix_(rows >= 0, columns >= 0)] = values[np.ix_(rows[rows >= 0], columns[columns >= 0])]
+    return laid
+
+
 def aggregate(values: NDArray[Any], factor: int, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
     """Weighted mean over blocks of ``factor`` x ``factor`` cells in the last two axes.
 
@@ -214,14 +267,11 @@ def aggregate(values: NDArray[Any], factor: int, weights: NDArray[Any] | None = 
     (..., rows / factor, columns / factor) array of float64
     """
     values = np.asarray(values)
-    rows, columns = values.shape[-2:]
-    if rows % factor or columns % factor:
-        raise GridError(f"{rows} x {columns} cells cannot be grouped by {factor} x {factor} without remainder")
     if weights is None:
-        return _block_sum(values.astype(np.float64), factor) / factor**2
+        return np.asarray(_blocks(values.astype(np.float64), factor).sum(axis=(-3, -1))) / factor**2
     weights = np.broadcast_to(np.asarray(weights, dtype=np.float64), values.shape)
-    total = _block_sum(weights, factor)
-    summed = _block_sum(values * weights, factor)
+    total = _blocks(weights, factor).sum(axis=(-3, -1))
+    summed = _blocks(values * weights, factor).sum(axis=(-3, -1))
     return np.divide(summed, total, out=np.full(total.shape, np.nan), where=total > 0)
 
 
@@ -247,23 +297,8 @@ def class_shares(
 
 
 def count_classes(codes: NDArray[np.integer[Any]], factor: int, count: int) -> NDArray[np.int64]:
-    """Count the cells of each class code in blocks of ``factor`` x ``factor`` cells.
-
-    Parameters
-    ----------
-    codes : (rows, columns) array of class codes
-    factor : int
-    count : int
-        Number of classes; codes of ``count`` and above are not counted.
-
-    Returns
-    -------
-    (count, rows / factor, columns / factor) array of int64
-    """
-    rows, columns = codes.shape
-    if rows % factor or columns % factor:
-        raise GridError(f"{rows} x {columns} cells cannot be grouped by {factor} x {factor} without remainder")
-    blocks = codes.reshape(rows // factor, factor, columns // factor, factor)
+    """Cells of each code ``0 .. count - 1`` in blocks of ``factor`` x ``factor`` cells: (count, rows, columns)."""
+    blocks = _blocks(codes, factor)
     return np.stack([(blocks == code).sum(axis=(1, 3), dtype=np.int64) for code in range(count)])
 
 
@@ -272,36 +307,12 @@ def expand(values: NDArray[Any], factor: int) -> NDArray[Any]:
     return values.repeat(factor, axis=-2).repeat(factor, axis=-1)
 
 
-def _block_sum(values: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
+def _blocks(values: NDArray[Any], factor: int) -> NDArray[Any]:
     rows, columns = values.shape[-2:]
-    blocks = values.reshape(*values.shape[:-2], rows // factor, factor, columns // factor, factor)
-    return np.asarray(blocks.sum(axis=(-3, -1)))
+    if rows % factor or columns % factor:
+        raise _not_grouped(rows, columns, factor)
+    return values.reshape(*values.shape[:-2], rows // factor, factor, columns // factor, factor)
 
 
-def _check_factor(factor: int) -> None:
-    if not is_count(factor):
-        raise GridError(f"the factor between grids must be a whole number of at least 1, not {factor!r}")
-
-
-def _regular_step(centres: NDArray[np.float64], name: str) -> float:
-    if centres.ndim != 1 or centres.size < 2:
-        raise GridError(f"{name} needs one dimension and at least two cells, not shape {centres.shape}")
-    if not np.isfinite(centres).all():
-        raise GridError(f"{name} holds {int((~np.isfinite(centres)).sum())} values that are not finite")
-    step = (centres[-1] - centres[0]) / (centres.size - 1)
-    expected = centres[0] + step * np.arange(centres.size)
-    off = np.abs(centres - expected)
-    if step == 0 or off.max() > max(_TOLERANCE * abs(step) * 10, _SINGLE):
-        worst = int(off.argmax())
-        raise GridError(
-            f"{name} is not evenly spaced: value {centres[worst]:g} at position {worst} is {off[worst]:g} degrees "
-            f"from a regular step of {step:g}; duplicate, missing or unsorted coordinates?"
-        )
-    return float(step)
-
-
-def _snap(edge: float, resolution: float, origin: float) -> float:
-    """Move an edge that is a hair off the world's lattice onto it."""
-    cells = (edge - origin) / resolution
-    nearest = round(cells)
-    return origin + nearest * resolution if abs(cells - nearest) < 20 * _TOLERANCE else edge
+def _not_grouped(rows: int, columns: int, factor: object) -> GridError:
+    return GridError(f"{rows} x {columns} cells cannot be grouped by {factor} x {factor} without remainder")

@@ -1,83 +1,329 @@
-"""Any order of latitude and longitude to the canonical one, and back: lazily.
+"""Latitude, longitude and time of any object: what they are called, and the canonical order they are brought to.
 
-The canonical form has the dimensions ``time``, ..., ``lat``, ``lon`` in that order, latitude from
-north to south and longitude from west to east. A global field starts at 180 W; a regional one is
-contiguous and may pass 180 degrees. :func:`orient` brings an object there and returns an
-:class:`Orientation`; :func:`restore` uses it to bring a result, on the same grid or on any
-refinement or part of it, back to the caller's names, order and range of longitude. A part that
-crosses the caller's seam stays in one piece, so that it keeps a georeference: 170 to 190 degrees
-east and not two strips at the two ends of the caller's range.
-
-Neither reads a value: flips and rolls are slices that are put together again, never fancy
-indexing, so that dask chunks stay whole and files are read in stretches.
+Coordinates are found through their CF attributes, or else by common names. Units, bounds and projections are honoured
+or refused by name. The canonical form has the dimensions ``time``, ..., ``lat``, ``lon`` in that order, latitude from
+north to south and longitude from west to east. A global field starts at 180 W; a regional one is contiguous and may
+pass 180 degrees. :func:`orient` brings an object there; :func:`restore` brings a result, on the same grid or on any
+refinement or part of it, back to the caller's names, order and range of longitude. Neither reads a value: flips and
+rolls are slices, never fancy indexing, so that dask chunks stay whole and files are read in stretches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.errors import GridError
-from xland.geo.coordinates import (
-    CANONICAL,
-    Names,
-    check_reference,
-    checked_latitude,
-    find_names,
-    is_descending,
-    lay_on_globe,
-)
-from xland.geo.grid import Grid
+from xland.errors import GridError, XlandError
+from xland.geo.grid import Grid, check_centres, regular_step
 
 XarrayObject = TypeVar("XarrayObject", xr.Dataset, xr.DataArray)
 
+_COMMON_NAMES = {
+    "latitude": ("lat", "latitude", "lats", "nav_lat", "ylat", "nlat", "y"),
+    "longitude": ("lon", "longitude", "lons", "long", "nav_lon", "xlon", "nlon", "x"),
+    "time": ("time", "year", "years", "t"),
+}
+_AXES = {"latitude": "Y", "longitude": "X", "time": "T"}
+_CANONICAL = {"latitude": "lat", "longitude": "lon", "time": "time"}
+_METRES = {"m", "metre", "meter", "metres", "meters", "km", "kilometres"}
+_DEGREES = {"", "1", "none", "degree", "degrees", "deg", "degs", "°", "decimal_degrees", "degrees_decimal"}
+_TURNED = {"degrees_south", "degree_south", "degrees_s", "degrees_west", "degree_west", "degrees_w"}
 _ATTRIBUTES = {
     "lat": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
     "lon": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
 }
 _PLACEHOLDER = "__xland_values__"
+_REGULAR = 1e-2
+"""Share of a step by which a difference of longitudes may be off: float32 near 180 needs 1e-3."""
+
+
+def bounds_name(dimension: Hashable) -> str:
+    """Name of the bounds of the cells along a dimension; without blanks, which divide names in attributes."""
+    # not after the coordinate: xarray takes one whose name is part of that of its bounds for bounds
+    return "_".join([*str(dimension).split(), "bnds"])
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A stretch of longitude that the caller holds in one run.
+class Names:
+    """What the caller calls a dimension and the coordinate along it."""
 
-    Parameters
-    ----------
-    west, east : float
-        Edges in canonical degrees.
-    offset : float
-        What to add to canonical degrees to get the caller's: a multiple of 360.
+    dimension: Hashable
+    coordinate: Hashable | None
+
+
+def find_names(obj: xr.Dataset | xr.DataArray, kind: str, *, what: str) -> Names | None:
+    """Find what the caller calls ``latitude``, ``longitude`` or ``time``; None only where there is no time dimension.
+
+    :class:`GridError` if the dimension is missing or ambiguous, or its coordinate has two dimensions.
     """
+    for indexed in obj.xindexes:
+        if isinstance(obj.indexes.get(indexed), pd.MultiIndex):
+            dim = obj[indexed].dims[0]
+            raise GridError(
+                f"{what}: its cells are stacked along {dim!r} (a MultiIndex): bring them back to a grid with "
+                f"unstack({dim!r})"
+            )
+    candidates = _candidates(obj, kind)
+    lines = [name for name in candidates if obj[name].ndim == 1]
+    dimensions = {obj[name].dims[0] for name in lines}
+    if len(dimensions) == 1:
+        dimension = dimensions.pop()
+        # its own coordinate says more than others beside it, such as dates beside years
+        own = dimension in lines or (dimension in obj.coords and str(dimension).lower() in _COMMON_NAMES[kind])
+        coordinate = dimension if own else lines[0]
+        if kind != "time":
+            _check_degrees(obj[coordinate], kind, what)
+        return Names(dimension, coordinate)
+    listed = ", ".join(f"{name} ({size})" for name, size in obj.sizes.items()) or "none"
+    if dimensions:
+        raise GridError(
+            f"{what}: {kind} is ambiguous: {', '.join(map(str, lines))} all look like it; dimensions found: {listed}; "
+            "select or drop all but one"
+        )
+    bare = [d for d in obj.dims if str(d).lower() in _COMMON_NAMES[kind] and d not in obj.coords]
+    if kind == "time":
+        return Names(bare[0], None) if bare else None
+    for name in candidates:
+        if obj[name].ndim > 1:
+            raise GridError(
+                f"{what}: {kind} {name!r} has the dimensions {', '.join(map(str, obj[name].dims))}: a curvilinear or "
+                "projected grid; regrid to regular latitude and longitude first (xarray-regrid, xESMF)"
+            )
+    if bare:
+        raise GridError(f"{what}: dimension {bare[0]!r} has no coordinate; assign the {kind}s of the cell centres")
+    if candidates:
+        raise GridError(f"{what}: {kind} {candidates[0]!r} is a single value, not a dimension; dimensions: {listed}")
+    raise GridError(
+        f"{what}: no {kind} found; dimensions found: {listed}; rename it to {_CANONICAL[kind]!r} "
+        f"or give its coordinate the standard_name {kind!r}"
+    )
 
-    west: float
-    east: float
-    offset: float
+
+def find_role(obj: xr.Dataset | xr.DataArray, kind: str) -> Names | None:
+    """Find what latitude, longitude or time is called; None where it is missing or ambiguous."""
+    try:
+        return find_names(obj, kind, what="")
+    except GridError:
+        return None
+
+
+def find_dimension(obj: xr.Dataset | xr.DataArray, kind: str) -> Hashable | None:
+    """Find the dimension of latitude, longitude or time, also where it has no coordinate; None where there is none."""
+    names = find_role(obj, kind)
+    called = {str(dim).lower(): dim for dim in obj.dims}
+    by_name = (called[name] for name in _COMMON_NAMES[kind] if name in called)
+    return next(by_name, None) if names is None else names.dimension
+
+
+def find_scalars(obj: xr.Dataset | xr.DataArray, kind: str) -> list[Hashable]:
+    """Find coordinates without a dimension that may be of this kind, the likeliest first."""
+    return [name for name in _candidates(obj, kind) if obj[name].ndim == 0]
+
+
+def _candidates(obj: xr.Dataset | xr.DataArray, kind: str) -> list[Hashable]:
+    """Coordinates that may be of this kind, by the first rule that finds one with a dimension."""
+    # the bounds of a single time have no dimension but that of the edges, and are not times
+    linked = {each.encoding.get("bounds", each.attrs.get("bounds")) for each in obj.coords.values()}
+    last = {obj.coords[name].dims[-1] for name in linked if name in obj.coords and obj.coords[name].ndim}
+    edges = {(dim,) for dim in last if dim not in obj.coords}
+    coords = {name: each for name, each in obj.coords.items() if each.dims not in edges}
+    certain = {key: _terms(kind, key) for key in ("standard_name", "units", "_CoordinateAxisType")}
+    rules = [
+        [
+            name
+            for name, each in coords.items()
+            if any(_word(each.attrs.get(key)) in terms for key, terms in certain.items())
+            or (kind == "time" and each.dtype.kind == "M")
+        ],
+        [name for name in coords if str(name).lower() in _COMMON_NAMES[kind]],
+        [name for name, each in coords.items() if _word(each.attrs.get("axis")) in _terms(_AXES[kind], "axis")],
+    ]
+    every: list[Hashable] = []
+    for found in rules:
+        if any(obj[name].ndim == 1 for name in found):
+            # a map of latitudes is the true one: rows and columns beside it are those of a projection
+            return [] if any(obj[name].ndim > 1 for name in every) and kind != "time" else found
+        every += [name for name in found if name not in every]
+    return every
+
+
+@cache
+def _terms(kind: str, key: str) -> frozenset[str]:
+    """Return what an attribute of a coordinate says by the CF conventions, from the table of cf-xarray."""
+    from cf_xarray.criteria import coordinate_criteria  # takes too long for `import xland`
+
+    return frozenset(term.lower() for term in coordinate_criteria[kind].get(key, ()))
+
+
+def _word(value: object) -> str:
+    return str(value).strip().lower() if value is not None else ""
+
+
+def refuse_packed(attributes: Mapping[Any, Any], what: str, error: type[XlandError]) -> None:
+    """Refuse numbers that are still packed."""
+    packed = [key for key in ("scale_factor", "add_offset") if key in attributes]
+    if packed:
+        raise error(
+            f"{what}: is packed ({', '.join(packed)}) and was opened with mask_and_scale=False; open it without that, "
+            "or use xr.decode_cf(ds, decode_times=False); if its values are unpacked already, drop these attributes"
+        )
+
+
+def _check_degrees(coordinate: xr.DataArray, kind: str, what: str) -> None:
+    """Refuse coordinates that say that they are not degrees of latitude or longitude, or are not numbers."""
+    units, standard = _word(coordinate.attrs.get("units")), _word(coordinate.attrs.get("standard_name"))
+    name = str(coordinate.name)
+    projected = standard in _terms("X", "standard_name") | _terms("Y", "standard_name")
+    known = units in _DEGREES or units.replace(" ", "_") in _terms(kind, "units") | _DEGREES
+    if projected or units in _METRES:
+        fault = f"is {standard or 'in ' + units}, not in degrees; reproject to latitude and longitude first "
+        fault += "(rioxarray: obj.rio.reproject('EPSG:4326'))"
+    elif units in {"rad", "radian", "radians"}:
+        fault = f"is in {units}, not in degrees; convert it: obj.assign_coords({name}=np.rad2deg(obj[{name!r}]))"
+    elif units in _TURNED:
+        fault = f"is in {units}; turn it round: obj.assign_coords({name}=-obj[{name!r}]), and say degrees_north or "
+        fault += "degrees_east"
+    elif not known:
+        fault = f"is in {units!r}, not in degrees; convert it, or correct `units`"
+    elif coordinate.dtype.kind not in "iuf":
+        fault = f"holds {coordinate.dtype} values; they must be numbers, in degrees"
+    else:
+        fault = ""
+    if fault:
+        raise GridError(f"{what}: the {kind} {name!r} {fault}")
+    refuse_packed(coordinate.attrs, f"{what}: the {kind} {name!r}", GridError)
+
+
+def check_reference(obj: xr.Dataset | xr.DataArray, what: str) -> None:
+    """Refuse a projection, a rotated pole, another meridian, and coordinates that are not the middles of their bounds.
+
+    The object must be whole, as bounds and grid mappings are often variables beside those that are read.
+    """
+    variables: dict[Hashable, xr.DataArray] = dict(obj.coords)
+    variables |= dict(obj.data_vars) if isinstance(obj, xr.Dataset) else {obj.name: obj}
+    mappings: dict[str, None] = {str(name): None for name in ("spatial_ref", "crs") if name in variables}
+    for name, variable in variables.items():
+        said = variable.attrs.get("grid_mapping", variable.encoding.get("grid_mapping"))
+        if said is None:
+            continue
+        if not isinstance(said, str):
+            raise GridError(f"{what}: the attribute grid_mapping of {name!r} is {said!r}, not a name; remove it")
+        mappings |= dict.fromkeys(word.rstrip(":") for word in said.split())
+    for mapping in mappings:
+        if mapping in variables and not variables[mapping].ndim:
+            _check_mapping(variables[mapping], what)
+    for kind in ("latitude", "longitude"):
+        for name in _candidates(obj, kind):
+            bounds = variables[name].attrs.get("bounds", variables[name].encoding.get("bounds"))
+            if isinstance(bounds, str) and bounds in variables and variables[name].ndim == 1:
+                _check_bounds(variables[name], variables[bounds], kind, what)
+
+
+def _check_mapping(mapping: xr.DataArray, what: str) -> None:
+    kind = _word(mapping.attrs.get("grid_mapping_name"))
+    wkt = _word(mapping.attrs.get("crs_wkt", mapping.attrs.get("spatial_ref")))
+    if kind not in ("", "latitude_longitude") or wkt.startswith(("projcs", "projcrs", "derivedprojcrs", "geoccs")):
+        raise GridError(
+            f"{what}: is in the projection {kind or wkt[:60]!r} ({mapping.name!r}): bring it to a regular grid of "
+            "latitude and longitude first, for example with rio.reproject('EPSG:4326') and nearest neighbours"
+        )
+    meridian = mapping.attrs.get("longitude_of_prime_meridian", 0.0)
+    if _word(meridian) not in ("0", "0.0"):
+        raise GridError(f"{what}: longitudes count from {meridian} degrees east ({mapping.name!r}), not from Greenwich")
+
+
+def _check_bounds(centres: xr.DataArray, bounds: xr.DataArray, kind: str, what: str) -> None:
+    """Refuse coordinates that are corners: they lie at an edge of their cell, not in its middle."""
+    values, edges = np.asarray(centres.values), bounds.values
+    if edges.shape != (*values.shape, 2) or values.dtype.kind not in "iuf" or edges.dtype.kind not in "iuf":
+        return  # bounds of something else
+    size = np.abs(edges[:, 1] - edges[:, 0])
+    size = np.where(size > 180, 360 - size, size)  # a cell across the date line
+    off = np.abs(_around(edges.mean(axis=1) - values))
+    off = np.minimum(off, np.abs(_around(off - 180)))
+    wrong = off > np.maximum(0.05 * size, 1e-4)
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise GridError(
+            f"{what}: the {kind} {centres.name!r} is not the middle of its cells: {values[at]:g} has the bounds "
+            f"{edges[at, 0]:g} and {edges[at, 1]:g} ({int(wrong.sum())} of {values.size} cells); give the cell "
+            f"centres, or correct {bounds.name!r}"
+        )
+
+
+def _around(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.mod(degrees + 180, 360) - 180)
+
+
+def grid_of(latitude: NDArray[Any], longitude: NDArray[Any], what: str) -> tuple[Grid, bool, bool, int]:
+    """Find the canonical grid of cell centres in any order and range, where longitude may jump at one place.
+
+    Returns
+    -------
+    grid : Grid
+    ascending, descending : bool
+        Whether latitude runs from south to north, and longitude from east to west.
+    start : int
+        Position of the canonical first column among the columns in eastward order.
+    """
+    lats, lons = np.asarray(latitude, dtype=np.float64), np.asarray(longitude, dtype=np.float64)
+    ascending = lats.size > 1 and bool(lats[-1] > lats[0])
+    try:
+        lats = lats[::-1] if ascending else lats
+        regular_step(lats, "latitude")
+        check_centres(lons, "longitude")
+        differences = _around(np.diff(lons))
+        # the smallest way from one column to the next is the step; all others are jumps
+        descending = bool(differences[np.abs(differences).argmin()] < 0)
+        lons = lons[::-1] if descending else lons
+        start, first, step = _ring(lons)
+        return Grid.from_centres(lats, first + step * np.arange(lons.size)), ascending, descending, start
+    except GridError as error:
+        raise GridError(f"{what}: {error}") from None
+
+
+def _ring(lons: NDArray[np.float64]) -> tuple[int, float, float]:
+    """Return where a ring of longitudes starts in canonical order, that longitude from -180 up to 180, and the step."""
+    count, differences = lons.size, _around(np.diff(lons))
+    step = float(differences[np.abs(differences).argmin()])
+    tolerance = max(_REGULAR * step, 1e-4)
+    # the mean of those that do not jump is far better than one difference of float32 numbers
+    step = float(differences[np.abs(differences - step) <= tolerance].mean())
+    if count * step > 360 + step / 2:
+        raise GridError(
+            f"{count} columns of {step:g} degrees span more than the globe; "
+            "drop the repeated meridian, for example with isel(lon=slice(0, -1))"
+        )
+    breaks = np.flatnonzero(np.abs(differences - step) > tolerance)
+    closes = abs(float(_around(lons[:1] - lons[-1:])[0]) - step) <= tolerance
+    if breaks.size > 1 or (breaks.size == 1 and not closes):
+        at = int(breaks[0])
+        raise GridError(
+            f"longitude is not contiguous: {lons[at]:g} is followed by {lons[at + 1]:g} where the step is "
+            f"{step:g} ({breaks.size} such places); unsorted or missing columns"
+        )
+    whole = abs(count * step - 360) <= step / 2
+    step = 360 / count if whole else step
+    # a centre that rounding puts a little west of 180 W stays in the west
+    wrapped = np.mod(lons + 180 + _REGULAR * step, 360) - 180 - _REGULAR * step
+    start = int(wrapped.argmin()) if whole else int(breaks[0]) + 1 if breaks.size else 0
+    return start, float(wrapped[start]), step
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """How the caller's object lies: names, order of latitude, range and start of longitude.
+    """Names, order and labels of the caller's object, for :func:`restore`; ``grid`` is the canonical grid.
 
-    Parameters
-    ----------
-    latitude, longitude : Names
-        The caller's names.
-    time : Names or None
-        None where there is no time dimension.
-    dimensions : tuple
-        The caller's dimensions in the caller's order.
-    grid : Grid
-        The canonical grid.
-    latitude_ascending, longitude_descending : bool
-    pieces : tuple of Piece
-        From the caller's first column to the last (from the last to the first where longitude descends).
+    ``start`` is the position of the canonical first column among the caller's columns in eastward order. The labels
+    are the caller's own: results on the same grid must align with the caller's data to the last bit.
     """
 
     latitude: Names
@@ -87,10 +333,15 @@ class Orientation:
     grid: Grid
     latitude_ascending: bool
     longitude_descending: bool
-    pieces: tuple[Piece, ...]
-    # the caller's own labels: results on the same grid must align with the caller's data to the last bit
+    start: int
     latitude_labels: NDArray[Any] = field(repr=False, compare=False)
     longitude_labels: NDArray[Any] = field(repr=False, compare=False)
+
+    @property
+    def names(self) -> dict[str, Names]:
+        """The caller's names by the canonical ones: ``time`` (if there is one), ``lat``, ``lon``."""
+        found = {"time": self.time, "lat": self.latitude, "lon": self.longitude}
+        return {canonical: names for canonical, names in found.items() if names is not None}
 
 
 def orient(obj: XarrayObject, *, what: str) -> tuple[XarrayObject, Orientation]:
@@ -100,7 +351,7 @@ def orient(obj: XarrayObject, *, what: str) -> tuple[XarrayObject, Orientation]:
     ----------
     obj : Dataset or DataArray
         With one-dimensional latitude and longitude, found through their CF attributes or common names.
-        Other dimensions are left alone and stand between ``time`` and ``lat``.
+        Other dimensions are left alone and put between ``time`` and ``lat``.
     what : str
         What the object is, for messages: ``"forcing"``, ``"prior"``.
 
@@ -114,63 +365,33 @@ def orient(obj: XarrayObject, *, what: str) -> tuple[XarrayObject, Orientation]:
     Raises
     ------
     GridError
-        What is no Dataset or DataArray, dimensions that are missing or ambiguous, two-dimensional or projected
-        coordinates, and coordinates with duplicates, gaps or no order.
+        If it is not a Dataset or DataArray, if a dimension is missing or ambiguous, if coordinates have two dimensions
+        or are projected, or if they have duplicates, gaps or no order.
     """
     if not isinstance(obj, (xr.Dataset, xr.DataArray)):
         raise GridError(
             f"{what}: is of type {type(obj).__name__}; pass an xarray DataArray or Dataset with latitude and longitude"
         )
-    names = {kind: find_names(obj, kind, what=what) for kind in ("latitude", "longitude", "time")}
-    latitude, longitude = names["latitude"], names["longitude"]
-    if latitude is None or longitude is None:  # find_names raises for these two
-        raise GridError(f"{what}: needs latitude and longitude")
-    if latitude.dimension == longitude.dimension:
-        raise GridError(
-            f"{what}: latitude and longitude both lie along {latitude.dimension!r}: these are points, not a grid"
-        )
+    found = {kind: find_names(obj, kind, what=what) for kind in ("latitude", "longitude", "time")}
+    latitude, longitude, time = found.values()
+    if latitude is None or longitude is None or latitude.dimension == longitude.dimension:
+        raise GridError(f"{what}: latitude and longitude have the same dimension: these are points, not a grid")
     check_reference(obj, what)
-    dataset = _as_dataset(obj)
-    order = _dimension_order(dataset, latitude, longitude)
-    lat_labels = np.asarray(dataset[latitude.coordinate].values)
-    lon_labels = np.asarray(dataset[longitude.coordinate].values)
-    for kind, found in names.items():
-        if found is not None:
-            dataset = _rename(dataset, found, CANONICAL[kind], what)
-
-    ascending = lat_labels.size > 1 and bool(lat_labels[-1] > lat_labels[0])
-    lats = checked_latitude(lat_labels[::-1] if ascending else lat_labels, what)
-    descending = is_descending(lon_labels)
-    lons = np.asarray(lon_labels[::-1] if descending else lon_labels, dtype=np.float64)
-    start, first, step = lay_on_globe(lons, what)
-    count = lons.size
-    try:
-        grid = Grid.from_centres(lats, first + step * np.arange(count))
-    except GridError as error:
-        raise GridError(f"{what}: {error}") from None
-
-    if ascending:
-        dataset = dataset.isel(lat=slice(None, None, -1))
-    if descending:
-        dataset = dataset.isel(lon=slice(None, None, -1))
-    if start:
-        dataset = _join(dataset, "lon", [slice(start, None), slice(0, start)])
-    dataset = _label(dataset, "lat", grid.latitude)
-    dataset = _label(dataset, "lon", grid.longitude)
-    dataset = _transpose(dataset, ("time", ..., "lat", "lon"))
+    ds = obj.to_dataset(name=_PLACEHOLDER) if isinstance(obj, xr.DataArray) else obj
+    horizontal = latitude.dimension, longitude.dimension
+    maps = (each.dims for each in ds.data_vars.values() if set(horizontal) <= set(each.dims))
+    labels = [np.asarray(ds[names.coordinate].values) for names in (latitude, longitude)]
+    grid, ascending, descending, start = grid_of(labels[0], labels[1], what)
     orientation = Orientation(
-        latitude=latitude,
-        longitude=longitude,
-        time=names["time"],
-        dimensions=order,
-        grid=grid,
-        latitude_ascending=ascending,
-        longitude_descending=descending,
-        pieces=_pieces(lons, start, grid),
-        latitude_labels=lat_labels,
-        longitude_labels=lon_labels,
+        latitude, longitude, time, next(maps, horizontal), grid, ascending, descending, start, *labels
     )
-    return _like(dataset, obj), orientation
+    for canonical, names in orientation.names.items():
+        ds = _rename(ds, names, canonical, what)
+    ds = ds.isel(lat=slice(None, None, -1)) if ascending else ds
+    ds = ds.isel(lon=slice(None, None, -1)) if descending else ds
+    ds = _join(ds, [slice(start, None), slice(0, start)] if start else [])
+    ds = _transpose(_label(ds, lat=grid.latitude, lon=grid.longitude), ("time",), ("lat", "lon"))
+    return ds[_PLACEHOLDER].rename(obj.name) if isinstance(obj, xr.DataArray) else ds, orientation
 
 
 def restore(obj: XarrayObject, orientation: Orientation) -> XarrayObject:
@@ -195,212 +416,122 @@ def restore(obj: XarrayObject, orientation: Orientation) -> XarrayObject:
     GridError
         If some columns lie outside the longitudes that were oriented.
     """
-    dataset = _as_dataset(obj)
-    canonical_order = orientation.dimensions == tuple(
-        names.dimension
-        for names in (orientation.time, orientation.latitude, orientation.longitude)
-        if names is not None
-    )
-    if "lon" in dataset.dims:
-        slices, labels = _restored_columns(dataset["lon"].values, orientation)
-        dataset = _join(dataset, "lon", slices)
-        if orientation.longitude_descending:
-            dataset, labels = dataset.isel(lon=slice(None, None, -1)), labels[::-1]
-        tolerance = 1e-3 * orientation.grid.resolution
-        dataset = _label(dataset, "lon", _callers(labels, orientation.longitude_labels, tolerance))
-    if "lat" in dataset.dims:
-        labels = np.asarray(dataset["lat"].values, dtype=np.float64)
-        if orientation.latitude_ascending:
-            dataset, labels = dataset.isel(lat=slice(None, None, -1)), labels[::-1]
-        tolerance = 1e-3 * orientation.grid.resolution
-        dataset = _label(dataset, "lat", _callers(labels, orientation.latitude_labels, tolerance))
-    if not canonical_order:
-        own = {"lat": orientation.latitude, "lon": orientation.longitude, "time": orientation.time}
-        back = {names.dimension: canonical for canonical, names in own.items() if names is not None}
-        wanted = [back.get(name, name) for name in orientation.dimensions]
-        dataset = _transpose(dataset, _with_others(wanted, dataset.dims))
-    for canonical, names in (
-        ("lat", orientation.latitude),
-        ("lon", orientation.longitude),
-        ("time", orientation.time),
+    ds = obj.to_dataset(name=_PLACEHOLDER) if isinstance(obj, xr.DataArray) else obj
+    labels: dict[str, NDArray[Any]] = {}
+    if "lon" in ds.dims:
+        slices, labels["lon"] = _callers_columns(np.asarray(ds["lon"].values, dtype=np.float64), orientation)
+        ds = _join(ds, slices)
+    if "lat" in ds.dims:
+        labels["lat"] = np.asarray(ds["lat"].values, dtype=np.float64)
+    for name, turned, own in (
+        ("lon", orientation.longitude_descending, orientation.longitude_labels),
+        ("lat", orientation.latitude_ascending, orientation.latitude_labels),
     ):
-        if names is not None and canonical in dataset.dims:
-            dataset = _rename_back(dataset, canonical, names)
-    return _like(dataset, obj)
+        if name in labels and turned:
+            ds, labels[name] = ds.isel({name: slice(None, None, -1)}), labels[name][::-1]
+        tolerance = 1e-3 * orientation.grid.resolution
+        if name in labels and labels[name].shape == own.shape and np.abs(labels[name] - own).max() <= tolerance:
+            labels[name] = own
+    ds = _label(ds, **labels)
+    back = {names.dimension: canonical for canonical, names in orientation.names.items()}
+    order = [back.get(name, name) for name in orientation.dimensions]
+    at = next((i for i, name in enumerate(order) if name in ("lat", "lon")), len(order))
+    if order != list(orientation.names):
+        ds = _transpose(ds, order[:at], order[at:])
+    for canonical, names in orientation.names.items():
+        if canonical not in ds.dims:
+            continue
+        if names.coordinate is None or names.coordinate == names.dimension:
+            ds = ds if names.dimension == canonical else ds.rename({canonical: names.dimension})
+            continue
+        ds = ds.rename_dims({canonical: names.dimension})
+        ds = ds.drop_indexes(canonical) if canonical in ds.xindexes else ds
+        ds = ds if names.coordinate == canonical else ds.rename_vars({canonical: names.coordinate})
+    return ds[_PLACEHOLDER].rename(obj.name) if isinstance(obj, xr.DataArray) else ds
 
 
-def _pieces(lons: NDArray[np.float64], start: int, grid: Grid) -> tuple[Piece, ...]:
-    count = lons.size
-    canonical = (np.arange(count) - start) % count
-    offsets = np.round((lons - grid.longitude[canonical]) / 360) * 360
-    cuts = np.flatnonzero((np.diff(canonical) != 1) | (np.diff(offsets) != 0)) + 1
-    bounds = [0, *cuts.tolist(), count]
-    return tuple(
-        Piece(
-            west=grid.west + int(canonical[a]) * grid.resolution,
-            east=grid.west + (int(canonical[b - 1]) + 1) * grid.resolution,
-            offset=float(offsets[a]),
-        )
-        for a, b in pairwise(bounds)
-    )
-
-
-def _restored_columns(lon: NDArray[Any], orientation: Orientation) -> tuple[list[slice], NDArray[np.float64]]:
-    """Slices of canonical columns in the caller's order, and the caller's labels for them."""
-    lon = np.asarray(lon, dtype=np.float64)
-    slices: list[slice] = []
-    labels: list[NDArray[np.float64]] = []
-    offsets: list[float] = []
-    for piece in orientation.pieces:
-        # a part of a global field may pass the date line: going eastwards, what lies there has been shifted by 360
-        for shift in (360.0, 0.0, -360.0):
-            a, b = np.searchsorted(lon, [piece.west + shift, piece.east + shift]).tolist()
-            if b > a:
-                slices.append(slice(a, b))
-                labels.append(lon[a:b] - shift + piece.offset)
-                offsets.append(piece.offset - shift)
-    if sum(part.size for part in labels) != lon.size:
+def _callers_columns(lon: NDArray[np.float64], orientation: Orientation) -> tuple[list[slice], NDArray[np.float64]]:
+    """Slices of canonical columns in the caller's order, going eastwards, and the caller's labels for them."""
+    grid, own = orientation.grid, np.asarray(orientation.longitude_labels, dtype=np.float64)
+    own = own[::-1] if orientation.longitude_descending else own
+    # a part of a global field may pass the date line: the cells of the grid are a ring
+    inside = np.mod(lon - grid.west + 1e-9, 360)
+    column = np.floor(inside / grid.resolution).astype(np.intp)
+    if (column >= grid.columns).any():
         raise GridError(
-            f"longitudes {lon[0]:g} to {lon[-1]:g} reach beyond the grid they should be restored to "
-            f"({orientation.grid})"
+            f"longitudes {lon[0]:g} to {lon[-1]:g} reach beyond the grid they should be restored to ({grid})"
         )
-    restored = np.asarray(np.round(np.concatenate(labels), 10), dtype=np.float64)
-    if _is_torn(lon, restored, orientation.grid):
-        return [slice(0, lon.size)], np.asarray(np.round(lon + min(offsets, key=abs), 10), dtype=np.float64)
-    return slices, restored
+    place = (column + orientation.start) % grid.columns
+    offset = np.round((own[place] - lon) / 360) * 360
+    order = np.lexsort((inside, place))
+    labels = np.round(lon + offset, 10)[order]
+    cuts = [0, *(np.flatnonzero(np.diff(order) != 1) + 1).tolist(), lon.size]
+    if lon.size > 1:
+        step = lon[1] - lon[0]
+        part = lon.size * step < grid.columns * grid.resolution - step / 2
+        gaps, torn = (np.abs(np.diff(each) - step).max() > 0.1 * step for each in (lon, labels))
+        if part and torn and not gaps:  # a contiguous part that falls apart at the caller's seam stays in one piece
+            return [], np.round(lon + min(offset, key=abs), 10)
+    return [slice(int(order[a]), int(order[b - 1]) + 1) for a, b in pairwise(cuts)], labels
 
 
-def _is_torn(lon: NDArray[np.float64], restored: NDArray[np.float64], grid: Grid) -> bool:
-    """Whether a contiguous part of the grid has fallen apart at the caller's seam."""
-    if lon.size < 2:
-        return False
-    step, width = float(lon[1] - lon[0]), grid.columns * grid.resolution
-    if lon.size * step > width - step / 2:
-        return False  # all columns: these lie as the caller's own
-    return _is_even(lon, step) and not _is_even(restored, step)
-
-
-def _is_even(labels: NDArray[np.float64], step: float) -> bool:
-    return bool(np.allclose(np.diff(labels), step, rtol=0, atol=0.1 * step))
-
-
-def _callers(labels: NDArray[np.float64], own: NDArray[Any], tolerance: float) -> NDArray[Any]:
-    """Return the caller's own labels where these are the same places."""
-    if labels.shape == own.shape and np.allclose(labels, own.astype(np.float64), rtol=0, atol=tolerance):
-        return own
-    return labels
-
-
-def _as_dataset(obj: xr.Dataset | xr.DataArray) -> xr.Dataset:
-    return obj.to_dataset(name=_PLACEHOLDER) if isinstance(obj, xr.DataArray) else obj
-
-
-def _like(dataset: xr.Dataset, obj: XarrayObject) -> XarrayObject:
-    if isinstance(obj, xr.DataArray):
-        return dataset[_PLACEHOLDER].rename(obj.name)
-    return dataset
-
-
-def _dimension_order(dataset: xr.Dataset, latitude: Names, longitude: Names) -> tuple[Hashable, ...]:
-    for variable in dataset.data_vars.values():
-        if latitude.dimension in variable.dims and longitude.dimension in variable.dims:
-            return tuple(variable.dims)
-    return latitude.dimension, longitude.dimension
-
-
-def _rename(dataset: xr.Dataset, names: Names, target: str, what: str) -> xr.Dataset:
+def _rename(ds: xr.Dataset, names: Names, target: str, what: str) -> xr.Dataset:
     source = names.coordinate if names.coordinate is not None else names.dimension
-    if (
-        source != target
-        and target == "time"
-        and target in dataset.coords
-        and dataset[target].dims == (names.dimension,)
-    ):
-        dataset = dataset.drop_vars(target)  # dates beside years, which say the same
-    taken = {*map(str, dataset.variables), *map(str, dataset.dims)} - {str(source), str(names.dimension)}
-    if target in taken:
+    if source != target == "time" and target in ds.coords and ds[target].dims == (names.dimension,):
+        ds = ds.drop_vars(target)  # dates beside years, which say the same
+    if target in {*map(str, ds.variables), *map(str, ds.dims)} - {str(source), str(names.dimension)}:
         raise GridError(
             f"{what}: {source!r} is the {target} coordinate, but {target!r} is the name of something else; "
             "drop or rename that"
         )
     if source != names.dimension:
-        dataset = dataset.drop_vars([names.dimension], errors="ignore").swap_dims({names.dimension: source})
-    return dataset if source == target else dataset.rename({source: target})
+        ds = ds.drop_vars([names.dimension], errors="ignore").swap_dims({names.dimension: source})
+    return ds if source == target else ds.rename({source: target})
 
 
-def _rename_back(dataset: xr.Dataset, canonical: str, names: Names) -> xr.Dataset:
-    if names.coordinate is None or names.coordinate == names.dimension:
-        return dataset if names.dimension == canonical else dataset.rename({canonical: names.dimension})
-    dataset = dataset.rename_dims({canonical: names.dimension})
-    dataset = dataset.drop_indexes(canonical) if canonical in dataset.xindexes else dataset
-    return dataset if names.coordinate == canonical else dataset.rename_vars({canonical: names.coordinate})
+def _label(ds: xr.Dataset, **labels: NDArray[Any]) -> xr.Dataset:
+    coords = {}
+    for name, values in labels.items():
+        attributes = {**_ATTRIBUTES[name], **ds[name].attrs}
+        attributes.pop("bounds", None)  # the bounds are another variable, which results do not have
+        coords[name] = (name, values, attributes)
+    return ds.assign_coords(coords)
 
 
-def _label(dataset: xr.Dataset, name: str, labels: NDArray[Any]) -> xr.Dataset:
-    attributes = {**_ATTRIBUTES[name], **dataset[name].attrs}
-    attributes.pop("bounds", None)  # the bounds stand in another variable, which results do not have
-    return dataset.assign_coords({name: (name, labels, attributes)})
-
-
-def _with_others(wanted: Sequence[Hashable], dims: Iterable[Hashable]) -> tuple[Any, ...]:
-    """Put dimensions that the caller did not have in front of the first horizontal one."""
-    known = [name for name in wanted if name in dims]
-    at = next((i for i, name in enumerate(known) if name in ("lat", "lon")), len(known))
-    return (*known[:at], *(d for d in dims if d not in known), *known[at:])
-
-
-def _transpose(dataset: xr.Dataset, order: Sequence[Any]) -> xr.Dataset:
-    replaced: dict[Hashable, xr.Variable] = {}
-    for name, variable in dataset.variables.items():
-        if not {"lat", "lon"} <= set(variable.dims):
-            continue  # bounds and the like lie as they lie
-        turned = _expanded([d for d in order if d is ... or d in variable.dims], variable.dims)
-        if tuple(turned) != variable.dims:
+def _transpose(ds: xr.Dataset, first: Sequence[Hashable], last: Sequence[Hashable]) -> xr.Dataset:
+    """Order the dimensions of all maps: the first, those that are not named, the last; bounds are left as they are."""
+    turned = {}
+    for name, variable in ds.variables.items():
+        others = [dim for dim in variable.dims if dim not in (*first, *last)]
+        order = tuple(dim for dim in (*first, *others, *last) if dim in variable.dims)
+        if order != variable.dims and {"lat", "lon"} <= set(order):
             # a transposed lazy array would be read cell by cell; dask transposes what it has read
-            source = variable if _is_loaded(variable) else _as_dask(variable)
-            replaced[name] = source.transpose(*turned)
-    return _rebuild(dataset, {**dataset.variables, **replaced}) if replaced else dataset
+            turned[name] = _in_chunks(variable).transpose(*order)
+    return ds.assign(turned)
 
 
-def _expanded(order: Sequence[Any], dims: Sequence[Hashable]) -> list[Hashable]:
-    others = [d for d in dims if d not in order]
-    return [d for item in order for d in (others if item is ... else [item])]
-
-
-def _join(dataset: xr.Dataset, dimension: str, slices: Sequence[slice]) -> xr.Dataset:
-    """Select the slices and put them one behind the other, without fancy indexing of lazy arrays."""
-    if len(slices) == 1:
-        return dataset.isel({dimension: slices[0]})
-    joined: dict[Hashable, xr.Variable] = {}
-    for name, variable in dataset.variables.items():
-        if dimension in variable.dims:
-            source = variable.to_base_variable() if _is_loaded(variable) else _as_dask(variable)
-            joined[name] = xr.Variable.concat([source.isel({dimension: part}) for part in slices], dim=dimension)
-        else:
-            joined[name] = variable
-    return _rebuild(dataset, joined)
-
-
-def _rebuild(dataset: xr.Dataset, variables: dict[Hashable, xr.Variable]) -> xr.Dataset:
-    """Build the Dataset anew from other variables under the same names."""
-    rebuilt = xr.Dataset(
-        {name: variables[name] for name in dataset.data_vars},
-        coords={name: variables[name] for name in dataset.coords},
-        attrs=dataset.attrs,
+def _join(ds: xr.Dataset, slices: Sequence[slice]) -> xr.Dataset:
+    """Select slices of columns and put them one behind the other, without fancy indexing of lazy arrays."""
+    if len(slices) < 2:
+        return ds
+    variables = {
+        name: xr.Variable.concat([_in_chunks(variable).isel(lon=part) for part in slices], dim="lon")
+        if "lon" in variable.dims
+        else variable
+        for name, variable in ds.variables.items()
+    }
+    joined = xr.Dataset(
+        {name: variables[name] for name in ds.data_vars}, {name: variables[name] for name in ds.coords}, ds.attrs
     )
-    for name in dataset.xindexes:
-        if name not in rebuilt.xindexes and rebuilt[name].ndim == 1:
-            rebuilt = rebuilt.set_xindex([name])
-    return rebuilt
+    for name in ds.xindexes:
+        if name not in joined.xindexes and joined[name].ndim == 1:
+            joined = joined.set_xindex([name])
+    return joined
 
 
-def _is_loaded(variable: xr.Variable) -> bool:
+def _in_chunks(variable: xr.Variable) -> xr.Variable:
+    """Make an array that a file holds a dask array with one time step in a chunk; leave others as they are."""
     # xarray has no public way to ask; `.data` would read the file
-    return isinstance(variable._data, np.ndarray) or isinstance(variable, xr.IndexVariable)  # noqa: SLF001
-
-
-def _as_dask(variable: xr.Variable) -> xr.Variable:
-    """Make a lazily indexed array a dask array with one time step in a chunk."""
-    if variable.chunks is not None:
-        return variable
+    if isinstance(variable._data, np.ndarray) or isinstance(variable, xr.IndexVariable) or variable.chunks is not None:  # noqa: SLF001
+        return variable.to_base_variable()
     return variable.chunk({d: 1 if d == "time" else -1 for d in variable.dims})

@@ -92,26 +92,11 @@ class Part(IntEnum):
 def assign_cells(
     has_land: NDArray[np.bool_], seed: int = 0, shares: tuple[int, int, int] = (5, 1, 1)
 ) -> NDArray[np.int8]:
-    """Assign the cells that hold land to training, validation and test.
+    """Assign the (30, 30) cells that hold land to training, validation and test: values of :class:`Part`.
 
-    Cells are walked row by row, in alternating direction, and each run of ``sum(shares)``
-    consecutive cells receives exactly its shares in random order. So every part sees every
-    latitude and continent, and no part is a matter of luck alone.
-
-    Parameters
-    ----------
-    has_land : (30, 30) array of bool
-        Cells that take part; rows from north to south, columns from 180 W eastwards.
-    seed : int
-        Seed of the assignment.
-    shares : tuple of int
-        Cells for training, validation and test in each run; 5:1:1 are the shares of the
-        published sample counts (320k, 64k, 64k).
-
-    Returns
-    -------
-    (30, 30) array of int8
-        Values of :class:`Part`; ``Part.NONE`` where there is no land.
+    Cells are walked row by row, in alternating direction, and each run of ``sum(shares)`` consecutive cells receives
+    exactly its shares in random order, so that every part sees every latitude and continent. 5:1:1 are the shares of
+    the published sample counts (320k, 64k, 64k).
     """
     random = np.random.default_rng(seed)
     columns = np.arange(CELL_COLUMNS)
@@ -132,18 +117,10 @@ def assign_cells(
 def assign_years(
     years: Sequence[int], train: tuple[int, int] = (1960, 2000), test: tuple[int, int] = (2001, 2015)
 ) -> dict[int, Part]:
-    """Assign years to training and test, so that no map of a tested year was learned from.
+    """Assign years to training and test by their (first, last) year, so that no map of a tested year was learned from.
 
-    Parameters
-    ----------
-    years : sequence of int
-    train, test : (first, last) year
-        Both included; the defaults are those of the published system. Other years are left out.
-
-    Raises
-    ------
-    ConfigurationError
-        If the two ranges overlap, or one ends before it begins.
+    The defaults are those of the published system. :class:`ConfigurationError` if the two ranges overlap, or one ends
+    before it begins.
     """
     if train[0] > train[1] or test[0] > test[1] or (train[0] <= test[1] and test[0] <= train[1]):
         raise ConfigurationError(f"years {train} for training and {test} for the test must be ranges without overlap")
@@ -155,87 +132,36 @@ def assign_years(
 
 
 def cell_of(latitude: NDArray[np.float64], longitude: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Row and column of the split's cell for points given in degrees.
-
-    Parameters
-    ----------
-    latitude, longitude : arrays of float
-        Degrees north and degrees east, in any range of longitude.
-
-    Returns
-    -------
-    rows, columns : arrays of int
-        Each between 0 and 29; row 0 is the northernmost, column 0 begins at 180 W.
-    """
+    """Row and column, each from 0 to 29, of the split's cell for points given in degrees, in any range of longitude."""
     rows = np.floor((90.0 - np.asarray(latitude)) / (180.0 / CELL_ROWS)).astype(np.intp)
     columns = np.floor(((np.asarray(longitude) + 180.0) % 360.0) / (360.0 / CELL_COLUMNS)).astype(np.intp)
     return np.clip(rows, 0, CELL_ROWS - 1), np.clip(columns, 0, CELL_COLUMNS - 1)
 
 
 def divide(grid: Grid, seed: int = 0, southern_limit: float = -60.0) -> NDArray[np.int8]:
-    """Lay the split of the globe on a fine grid: what each cell serves for.
+    """Return the :class:`Part` of each cell of a grid, (rows, columns); cells south of the limit serve for nothing.
 
-    Parameters
-    ----------
-    grid : Grid
-        The globe or any part of it; a place serves for the same in all of them.
-    seed : int
-        Seed of the split.
-    southern_limit : float
-        Degrees north; what lies south of it takes no part.
-
-    Returns
-    -------
-    (rows, columns) array of int8
-        Values of :class:`Part`.
+    The grid is the globe or any part of it: a place serves for the same in all of them.
     """
-    part = _lay(assign_cells(LAND_CELLS, seed), grid)
+    part = _on(assign_cells(LAND_CELLS, seed), grid)
     return np.where((grid.latitude >= southern_limit)[:, None], part, np.int8(Part.NONE))
 
 
 def find_cells(grid: Grid, cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Find what lies in some cells of the split, such as those of a continent.
-
-    Parameters
-    ----------
-    grid : Grid
-        The globe or any part of it, at any resolution.
-    cells : (30, 30) array of bool
-        For example one of :data:`CONTINENTS`.
-
-    Returns
-    -------
-    (rows, columns) array of bool
-    """
+    """Which cells of a grid lie in some of the (30, 30) cells of the split, such as those of a continent."""
     if cells.shape != LAND_CELLS.shape:
         raise ConfigurationError(
             f"cells of the split are an array of {CELL_ROWS} x {CELL_COLUMNS}, not of shape {cells.shape}"
         )
-    return _lay(cells, grid)
+    return _on(cells, grid)
 
 
 def leave_out(part: NDArray[np.int8], places: NDArray[np.bool_]) -> NDArray[np.int8]:
-    """Keep some places from the training, to see how a model does far from what it learned.
+    """Keep some places from the training, to see how a model does far from its training cells.
 
-    What they held for training and validation serves for nothing; their test cells stay what they are, so
-    that a model with and one without the places can be scored on the same cells.
-
-    Parameters
-    ----------
-    part : (rows, columns) array of int8
-        From :func:`divide`.
-    places : (rows, columns) array of bool
-        What to leave out, for example from :func:`find_cells`.
-
-    Returns
-    -------
-    (rows, columns) array of int8
-        Values of :class:`Part`; the given array is not changed.
-
-    Raises
-    ------
-    ConfigurationError
-        If the shapes differ, or no training or validation cell would be left.
+    Their training and validation cells serve for nothing; their test cells stay what they are, so that a model with
+    and one without the places can be scored on the same cells. Returns a new (rows, columns) array of :class:`Part`;
+    :class:`ConfigurationError` if the shapes differ, or no training or validation cell would be left.
     """
     if places.shape != part.shape:
         raise ConfigurationError(f"places to leave out have shape {places.shape}, the split has {part.shape}")
@@ -249,8 +175,8 @@ def leave_out(part: NDArray[np.int8], places: NDArray[np.bool_]) -> NDArray[np.i
     return kept
 
 
-def _lay(values: NDArray[T], grid: Grid) -> NDArray[T]:
-    """Lay values of the cells of the split on a grid."""
+def _on(values: NDArray[T], grid: Grid) -> NDArray[T]:
+    """Values of the cells of the split in which the cells of a grid lie."""
     rows, _ = cell_of(grid.latitude, np.zeros(grid.rows))
     _, columns = cell_of(np.zeros(grid.columns), grid.longitude)
     return values[rows][:, columns]

@@ -16,7 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import TimeError
-from xland.geo.coordinates import Names, bounds_name, find_names, find_scalars
+from xland.geo.orientation import bounds_name, find_names, find_scalars, refuse_packed
 
 FIRST_YEAR = 850
 """The first year of the LUH record: smaller plain numbers are counts from some year, not years."""
@@ -45,10 +45,6 @@ Dask keeps the byte order that Zarr gives to 32-bit numbers, which netCDF4 would
 """
 
 _DATE = {"standard_name": "time", "long_name": "time", "axis": "T"}
-_YEAR = {"long_name": "calendar year"}
-_YEARLY = frozenset({"year", "years"})
-"""Names under which callers select by plain integers, which they keep."""
-
 _REFERENCE = re.compile(
     r"^\s*(?P<unit>\w+)\s+since\s+(?P<year>-?\d{1,6})(?:-(?P<month>0?[1-9]|1[0-2])(?!\d)|(?!-?\d))", re.IGNORECASE
 )
@@ -58,66 +54,30 @@ _STEPS_OF_A_YEAR = dict.fromkeys(("year", "years", "common_year", "common_years"
 _PLAIN_UNITS = {"", "1", "year", "years", "yr", "calendar year", "calendar_year", "a", "ce", "ad"}
 
 
-def decode_years(
-    oriented: xr.Dataset, names: Names | None, year: int | None = None, *, what: str = "forcing"
-) -> tuple[int, ...]:
-    """Calendar years of an oriented Dataset, one for each time step.
+def decode_years(obj: xr.Dataset, year: int | None = None, *, what: str = "forcing") -> tuple[int, ...]:
+    """Calendar years, one for each time step; ``year`` is that of a Dataset of one step that does not say it.
 
-    Parameters
-    ----------
-    oriented : Dataset
-        With the time dimension ``time``, or none.
-    names : Names or None
-        What the caller calls it; None where there is no time dimension.
-    year : int, optional
-        The year of a Dataset that does not say it.
-    what : str
-        What the Dataset is, for messages.
-
-    Returns
-    -------
-    tuple of int
-
-    Raises
-    ------
-    TimeError
-        If the years are not said or cannot be decoded, see :func:`years_along`.
+    :class:`TimeError` if there are none, or they cannot be decoded: see :func:`years_along`.
     """
+    found = years_of(obj, what=what)
+    if found is not None:
+        return found
+    names = find_names(obj, "time", what=what)
+    steps = 1 if names is None else obj.sizes[names.dimension]
+    if year is not None and steps == 1:
+        return (int(year),)
     if names is None:
-        found = years_of(oriented, what=what)
-        if found is None and year is None:
-            raise TimeError(
-                f"the {what} has no time dimension and does not say its year; give it one: ds.expand_dims(time=[2015])"
-            )
-        return (int(year),) if found is None and year is not None else found or ()
-    if names.coordinate is None:
-        steps = oriented.sizes["time"]
-        if year is not None and steps == 1:
-            return (int(year),)
         raise TimeError(
-            f"the time dimension {names.dimension!r} has {steps} steps but no coordinate; "
-            f"assign the years: ds.assign_coords({names.dimension}=[...])"
+            f"the {what} has no time dimension and does not say its year; give it one: ds.expand_dims(time=[2015])"
         )
-    return years_along(oriented["time"])
+    raise TimeError(
+        f"the time dimension {names.dimension!r} has {steps} steps but no coordinate; "
+        f"assign the years: ds.assign_coords({names.dimension}=[...])"
+    )
 
 
 def years_of(obj: xr.Dataset | xr.DataArray, *, what: str) -> tuple[int, ...] | None:
-    """Calendar years of any object, whatever its time is called; None where it does not say them.
-
-    Parameters
-    ----------
-    obj : Dataset or DataArray
-        With a time dimension, with a single time (a scalar coordinate), or without any.
-    what : str
-        What the object is, for messages.
-
-    Raises
-    ------
-    TimeError
-        See :func:`years_along`.
-    GridError
-        If several dimensions look like time.
-    """
+    """Calendar years of an object with a time dimension or a single time; None where it does not say them."""
     names = find_names(obj, "time", what=what)
     if names is not None:
         return None if names.coordinate is None else years_along(obj[names.coordinate])
@@ -129,49 +89,31 @@ def years_along(time: xr.DataArray) -> tuple[int, ...]:
     """Calendar years of a time coordinate, one for each step: every time that comes in is decoded here.
 
     Understood are dates of any calendar and unit, undecoded numbers with ``years since``, ``months since``
-    or any unit that cftime knows, ``%Y%m%d`` numbers, and plain years.
-
-    Parameters
-    ----------
-    time : DataArray
-        One-dimensional, or a single value.
-
-    Raises
-    ------
-    TimeError
-        For steps without a date, numbers that may count from any year, and units or types that say no year.
+    or any unit that cftime knows, ``%Y%m%d`` numbers, and plain years. :class:`TimeError` for steps without a date,
+    numbers that may count from any year, and units or types that do not say a year.
     """
     values = np.atleast_1d(np.asarray(time.values))
     units = str(time.attrs.get("units", "")).strip()
     name = "time" if time.name in (None, "time") else f"time {time.name!r}"
-    if values.dtype.kind == "M":
-        if np.isnat(values).any():
+    if values.dtype.kind == "M" or (values.dtype.kind == "O" and all(hasattr(v, "year") for v in values)):
+        missing = int(np.sum(values != values))  # NaT, also among dates of cftime
+        if missing:
             raise TimeError(
-                f"{name}: {int(np.isnat(values).sum())} of {values.size} steps have no date (NaT); drop them: "
+                f"{name}: {missing} of {values.size} steps have no date (NaT); drop them: "
                 "ds.sel(time=ds.time.notnull())"
             )
-        return tuple(int(y) for y in values.astype("datetime64[Y]").astype(np.int64) + 1970)
-    if values.dtype.kind == "O" and all(hasattr(v, "year") for v in values):
-        years = [v.year for v in values]
-        if any(y != y for y in years):  # NaT among dates
-            raise TimeError(f"{name}: some of {values.size} steps have no date; drop them")
-        return tuple(int(y) for y in years)
+        years = values.astype("datetime64[Y]").astype(np.int64) + 1970 if values.dtype.kind == "M" else values
+        return tuple(int(getattr(year, "year", year)) for year in years)
     if values.dtype.kind not in "iuf":
         raise TimeError(
             f"{name}: values of type {values.dtype} cannot be read as years; open the file with decode_times=False, "
             "or assign the years: ds.assign_coords(time=[...])"
         )
     numbers = values.astype(np.float64)
-    if not (np.abs(numbers) < _MOST).all():
-        raise TimeError(
-            f"{name}: {int((~(np.abs(numbers) < _MOST)).sum())} of {numbers.size} steps are not finite, or fill values"
-        )
-    packed = [key for key in ("scale_factor", "add_offset") if key in time.attrs]
-    if packed:
-        raise TimeError(
-            f"{name}: is packed ({', '.join(packed)}); open it without mask_and_scale=False, or use "
-            "xr.decode_cf(ds, decode_times=False)"
-        )
+    wrong = ~(np.abs(numbers) < _MOST)
+    if wrong.any():
+        raise TimeError(f"{name}: {int(wrong.sum())} of {numbers.size} steps are not finite, or fill values")
+    refuse_packed(time.attrs, name, TimeError)
     reference = _REFERENCE.match(units)
     if reference and (steps := _STEPS_OF_A_YEAR.get(reference["unit"].lower())):
         begin = int(reference["year"]) + (int(reference["month"] or 1) - 1) / 12
@@ -179,10 +121,21 @@ def years_along(time: xr.DataArray) -> tuple[int, ...]:
         return tuple(int(y) for y in np.floor(begin + numbers / steps + 1e-6))
     if reference:
         return _years_by_cftime(numbers, units, str(time.attrs.get("calendar", "standard")))
-    for form, divisor in (("%Y%m%d", 10_000), ("%Y%m", 100), ("%Y", 1)):
-        if form in units:
-            return tuple(int(y) for y in numbers // divisor)
-    return _plain_years(numbers, units, name)
+    divisor = next((each for form, each in (("%Y%m%d", 10_000), ("%Y%m", 100), ("%Y", 1)) if form in units), None)
+    if divisor:
+        return tuple(int(y) for y in numbers // divisor)
+    if units.lower() not in _PLAIN_UNITS:
+        raise TimeError(
+            f"{name}: units {units!r} are not known; use 'years since 850-01-01', 'days since 850-01-01' or plain years"
+        )
+    low, high = float(numbers.min(initial=np.inf)), float(numbers.max(initial=-np.inf))
+    if numbers.size and (low < FIRST_YEAR or high > LAST_YEAR or (numbers != np.trunc(numbers)).any()):
+        raise TimeError(
+            f"{name}: values from {low:g} to {high:g} without units are not calendar years from {FIRST_YEAR} to "
+            f"{LAST_YEAR}; if they count from a year, say so: ds.time.attrs['units'] = 'years since 850-01-01'; if "
+            "they are not years, drop them: ds.drop_vars('time')"
+        )
+    return tuple(int(y) for y in numbers)
 
 
 def _years_by_cftime(numbers: NDArray[np.float64], units: str, calendar: str) -> tuple[int, ...]:
@@ -198,73 +151,39 @@ def _years_by_cftime(numbers: NDArray[np.float64], units: str, calendar: str) ->
     return tuple(int(date.year) for date in np.ravel(dates))
 
 
-def _plain_years(numbers: NDArray[np.float64], units: str, name: str) -> tuple[int, ...]:
-    low, high = float(numbers.min(initial=np.inf)), float(numbers.max(initial=-np.inf))
-    if units.lower() not in _PLAIN_UNITS:
-        raise TimeError(
-            f"{name}: units {units!r} are not known; use 'years since 850-01-01', 'days since 850-01-01' or plain years"
-        )
-    if numbers.size and (low < FIRST_YEAR or high > LAST_YEAR or (numbers != np.trunc(numbers)).any()):
-        raise TimeError(
-            f"{name}: values from {low:g} to {high:g} without units are not calendar years from {FIRST_YEAR} to "
-            f"{LAST_YEAR}; if they count from a year, say so: ds.time.attrs['units'] = 'years since 850-01-01'; if "
-            "they say no year, drop them: ds.drop_vars('time')"
-        )
-    return tuple(int(y) for y in numbers)
-
-
 def with_years(
     ds: xr.Dataset, years: Sequence[int], dimension: Hashable = "time", coordinate: Hashable | None = None
 ) -> xr.Dataset:
-    """Give the time dimension of a Dataset dates, their bounds and the years beside them.
+    """Give the time dimension of a Dataset dates, their bounds and the years beside them; all can be selected by.
 
-    ``sel(year=1855)`` and ``sel(time="1855")`` then both work, and stores and files have a time axis that CDO,
-    NCO and GDAL understand.
-
-    Parameters
-    ----------
-    ds : Dataset
-        With the dimension.
-    years : sequence of int
-        One for each step.
-    dimension, coordinate : hashable
-        What the caller calls the time dimension and the coordinate along it. Where it is called ``year``, that
-        stays the years, and the dates stand beside it as ``time``.
-
-    Returns
-    -------
-    Dataset
-        With 1 January of each year in ``time`` (or under the caller's name), datetime64[s], its bounds in
-        ``time_bnds`` and the years in ``year``; the first and the last can be selected by.
+    These are 1 January of each year in ``time`` (or under the caller's name), datetime64[s], their bounds in
+    ``time_bnds`` and the years in ``year``. Where the caller's dimension or coordinate is called ``year``, that keeps
+    the years, and the dates are beside it as ``time``. CDO, NCO and GDAL understand such a time axis.
     """
     callers = [name for name in (coordinate, dimension) if name is not None]
-    yearly = next((name for name in callers if str(name).lower() in _YEARLY), None)
+    yearly = next((name for name in callers if str(name).lower() in ("year", "years")), None)
     date = next((name for name in callers if name != yearly), "time")
-    year = "year" if yearly is None else yearly
-    bounds = bounds_name(dimension)
-    starts, ends = _first_of_january(years), _first_of_january([y + 1 for y in years])
+    year, bounds = yearly or "year", bounds_name(dimension)
     if date in ds.variables and set(ds[date].dims) - {dimension}:
         raise TimeError(f"{date!r} is something else than the time along {dimension!r}: rename one of them")
+    first = np.asarray(np.asarray(years, dtype=np.int64) - 1970).astype("datetime64[Y]")
+    edges: NDArray[Any] = np.stack([first, first + 1], axis=1).astype("datetime64[s]")
     coordinates = {
-        date: xr.Variable((dimension,), starts, _DATE, {**ENCODING, "bounds": bounds}),
-        bounds: xr.Variable((dimension, "bnds"), np.stack([starts, ends], axis=1), {}, ENCODING),
+        date: xr.Variable((dimension,), edges[:, 0], _DATE, {**ENCODING, "bounds": bounds}),
+        bounds: xr.Variable((dimension, "bnds"), edges, {}, ENCODING),
     }
-    if not _is_another(ds, year, dimension, years):
-        coordinates[year] = xr.Variable((dimension,), np.array(years, dtype=np.int32), _YEAR)
+    # a variable of that name may be something else than the years
+    there = ds[year].dims if year in ds.variables else ()
+    other = bool(set(there) - {dimension})
+    if year in ds.data_vars:
+        other = there != (dimension,) or not np.array_equal(ds[year].values, years)
+    if not other:
+        attributes = {"long_name": "calendar year"}
+        coordinates[year] = xr.Variable((dimension,), np.array(years, dtype=np.int32), attributes)
     known = {*coordinates, *callers}
     known |= {ds[name].encoding.get("bounds") for name in known if name in ds.coords}
     ds = ds.drop_vars([name for name in ds.coords if name in known]).assign_coords(coordinates)
     return index_by(ds, date, *(name for name in (year,) if name in coordinates))
-
-
-def _is_another(ds: xr.Dataset, name: Hashable, dimension: Hashable, years: Sequence[int]) -> bool:
-    """Whether a name is that of a variable which is not the years along a dimension."""
-    if name not in ds.variables:
-        return False
-    variable = ds[name]
-    if name in ds.coords:
-        return bool(set(variable.dims) - {dimension})
-    return variable.dims != (dimension,) or not np.array_equal(variable.values, years)
 
 
 def index_by(ds: xr.Dataset, *names: Hashable) -> xr.Dataset:
@@ -275,24 +194,12 @@ def index_by(ds: xr.Dataset, *names: Hashable) -> xr.Dataset:
     return ds
 
 
-def _first_of_january(years: Sequence[int]) -> NDArray[np.datetime64]:
-    since = np.asarray(years, dtype=np.int64) - 1970
-    dates: NDArray[Any] = since.astype("datetime64[Y]").astype("datetime64[s]")
-    return dates
-
-
 def check_years(years: Sequence[int]) -> None:
     """Refuse years that cannot be those of a land-use record: their units got lost, or another file's were taken.
 
-    Files of one record may count from different years (850 in the history of LUH2, 2015 in its futures).
-    Joined without decoding, all take the units of the first: scenarios land in the past.
-
-    Raises
-    ------
-    TimeError
-        For years outside 850 to 2500, years that stand more than once, unsorted years, and gaps of more
-        than 50 years after a year before 1100, where misplaced scenarios land; with the values and what
-        to do.
+    Files of one record may count from different years (850 in the history of LUH2, 2015 in its futures). Joined
+    without decoding, all take the units of the first, and scenarios land in the past. :class:`TimeError` for years
+    outside 850 to 2500, duplicate or unsorted years, and gaps of more than 50 years after a year before 1100.
     """
     values = np.asarray(years, dtype=np.int64)
     outside = values[(values < FIRST_YEAR) | (values > LAST_YEAR)]
@@ -303,27 +210,23 @@ def check_years(years: Sequence[int]) -> None:
         )
     different, counts = np.unique(values, return_counts=True)
     repeated = different[counts > 1]
-    if repeated.size:
-        raise TimeError(
-            f"{repeated.size} years stand more than once: {listed(repeated)}; {_JOINED} (only if all these years are "
-            "right, as where files overlap, keep one of each: ds.drop_duplicates('time'))"
-        )
     steps = np.diff(values)
     falls = np.flatnonzero(steps < 0)
-    if falls.size:
+    gaps = np.flatnonzero((steps > LONGEST_GAP) & (values[:-1] < MISPLACED_BEFORE))
+    if repeated.size:
+        fault = f"{repeated.size} years are there more than once: {listed(repeated)}"
+        remedy = "as where files overlap, keep one of each: ds.drop_duplicates('time')"
+    elif falls.size:
         at = int(falls[0])
-        raise TimeError(
-            f"the years are not sorted: {years[at]} is followed by {years[at + 1]} ({falls.size} such places); "
-            f"{_JOINED} (only if all these years are right, sort them: ds.sortby('time'))"
-        )
-    suspicious = np.flatnonzero((steps > LONGEST_GAP) & (values[:-1] < MISPLACED_BEFORE))
-    if suspicious.size:
-        at = int(suspicious[0])
-        raise TimeError(
-            f"no year between {years[at]} and {years[at + 1]}, more than {LONGEST_GAP} years; {_JOINED} (only if all "
-            f"these years are right, select one side of the gap: ds.isel(time=slice({at + 1})) or "
-            f"ds.isel(time=slice({at + 1}, None)))"
-        )
+        fault = f"the years are not sorted: {years[at]} is followed by {years[at + 1]} ({falls.size} such places)"
+        remedy = "sort them: ds.sortby('time')"
+    elif gaps.size:
+        at = int(gaps[0])
+        fault = f"no year between {years[at]} and {years[at + 1]}, more than {LONGEST_GAP} years"
+        remedy = f"select one side: ds.isel(time=slice({at + 1})) or ds.isel(time=slice({at + 1}, None))"
+    else:
+        return
+    raise TimeError(f"{fault}; {_JOINED} (only if all these years are right, {remedy})")
 
 
 def missing_years(years: Sequence[int]) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xland.errors import CheckpointError
-from xland.geo.grid import Grid
+from xland.geo.grid import Grid, lay
 from xland.records import Limits, check_entries, read_record
 
 
@@ -37,15 +37,7 @@ class Coverage:
 
         Cells that this coverage does not hold are False: nothing is known of them.
         """
-        result = np.zeros(grid.shape, dtype=np.bool_)
-        if abs(grid.resolution / self.grid.resolution - 1) > 1e-4:
-            return result
-        around = round(360 / grid.resolution)
-        rows = np.arange(grid.rows) + grid.row_offset - self.grid.row_offset
-        columns = (np.arange(grid.columns) + grid.column_offset - self.grid.column_offset) % around
-        row_known, column_known = (rows >= 0) & (rows < self.grid.rows), columns < self.grid.columns
-        result[np.ix_(row_known, column_known)] = self.cells[np.ix_(rows[row_known], columns[column_known])]
-        return result
+        return lay(self.cells, self.grid, grid, False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for the card: the grid, and the cells as packed, compressed bits."""

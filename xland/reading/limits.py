@@ -1,12 +1,12 @@
-"""What values may be: one table for every variable that comes from outside, and the checks that read it.
+"""What values may be: one table for every variable that comes from outside, and the checks that use it.
 
-Everything here works on plain arrays, when blocks are computed. What a variable *declares* (fill
-values, packing) has been dealt with before, by :mod:`xland.reading.variables`: here NaN is no data.
+Everything here works on plain arrays, when blocks are computed. What a variable *declares* (fill values, packing) has
+been applied by :mod:`xland.reading.variables`: here NaN is no data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -38,15 +38,8 @@ LATITUDE_TOLERANCE = 0.5
 class Limits:
     """What the values of a variable may be where they count.
 
-    Parameters
-    ----------
-    lowest, highest : float
-    fraction : bool
-        Whether it is a share of the cell: percent is refused.
-    units : tuple of str
-        Units that are understood; none means that any are.
-    other_units : tuple of str
-        Units that are known to be others, of variables whose units are spelt in many ways.
+    ``fraction`` is a share of the cell: percent is refused. ``units`` are those that are understood, any if there are
+    none; ``other_units`` are known to be wrong, of variables whose units are spelt in many ways.
     """
 
     lowest: float = -FILL_LIMIT
@@ -94,14 +87,7 @@ _FAMILIES = {"koppen_": _FRACTION, "population_": _POSITIVE, "settlements_": _PO
 
 
 def limits_of(name: str, *, fraction: bool = False) -> Limits:
-    """Return the limits of a variable: those of the table, or of numbers that are not known further.
-
-    Parameters
-    ----------
-    name : str
-    fraction : bool
-        Whether it is known to be a fraction, whatever it is called.
-    """
+    """Return the limits of a variable, or those of a fraction whatever it is called; of others, of any number."""
     if fraction:
         return _FRACTION
     if name in LIMITS:
@@ -111,13 +97,7 @@ def limits_of(name: str, *, fraction: bool = False) -> Limits:
 
 
 def check_units(name: str, units: object, error: type[XlandError], *, fraction: bool = False) -> None:
-    """Refuse units that would give another map: percent or areas for fractions, kilometres for heights.
-
-    Raises
-    ------
-    XlandError
-        Of the class given, naming variable, units and remedy.
-    """
+    """Refuse units that would give another map: percent or areas for fractions, kilometres for heights."""
     limits, said = limits_of(name, fraction=fraction), str(units if units is not None else "").strip()
     if units is not None and not isinstance(units, str | bytes) and said not in ("1", "1.0"):
         raise error(f"{name}: its attribute `units` is {units!r}, not text; correct or remove it")
@@ -133,26 +113,22 @@ def check_units(name: str, units: object, error: type[XlandError], *, fraction: 
     )
     if other or (limits.units and known not in ("", "1", *limits.units)):
         wanted = "a fraction of the cell" if limits.fraction else limits.units[0] if limits.units else "another unit"
-        wanted = "metres" if name == "elevation" else "degrees" if name == "abs_latitude" else wanted
+        wanted = {"elevation": "metres", "abs_latitude": "degrees"}.get(name, wanted)
         raise error(
             f"{name}: the units are {said!r}, but it is read as {wanted}; convert it, and set its attribute `units`"
         )
+
+
+Place = tuple[NDArray[Any], NDArray[Any]]
+"""Latitudes of the rows and longitudes of the columns of a block, in degrees."""
 
 
 @dataclass(frozen=True)
 class ValueProblem:
     """Values of one variable that would give a wrong map.
 
-    Parameters
-    ----------
-    variable : str
-    fault : str
-        What is wrong, to be read behind the number of cells: ``"below 0 (lowest -0.2)"``.
-    count : int
-        Number of cells.
-    latitude, longitude : float
-        The first of them, from the north-west, in degrees.
-    remedy : str
+    ``fault`` follows the number of cells in messages: ``"below 0 (lowest -0.2)"``. Latitude and longitude, in degrees,
+    are those of the first cell from the north-west.
     """
 
     variable: str
@@ -163,28 +139,40 @@ class ValueProblem:
     remedy: str
 
     @classmethod
-    def at(
-        cls,
-        variable: str,
-        bad: NDArray[np.bool_],
-        place: tuple[NDArray[Any], NDArray[Any]],
-        fault: str,
-        remedy: str,
-    ) -> ValueProblem:
-        """Describe the cells that are at fault, given the latitudes of their rows and longitudes of their columns."""
+    def at(cls, variable: str, bad: NDArray[np.bool_], place: Place, fault: str, remedy: str) -> ValueProblem:
+        """Describe the (rows, columns) cells that are at fault."""
         row, column = np.unravel_index(int(bad.argmax()), bad.shape)
         return cls(variable, fault, int(np.count_nonzero(bad)), float(place[0][row]), float(place[1][column]), remedy)
 
     @property
+    def where(self) -> str:
+        """Place of the first cell."""
+        return f"latitude {self.latitude:g}, longitude {self.longitude:g}"
+
+    @property
     def sentence(self) -> str:
         """Variable, number of cells, fault, place and remedy in one line."""
-        return (
-            f"{self.variable}: {self.count} cells {self.fault}, the first at latitude {self.latitude:g}, longitude "
-            f"{self.longitude:g}; {self.remedy}"
-        )
+        return f"{self.variable}: {self.count} cells {self.fault}, the first at {self.where}; {self.remedy}"
 
 
-def beyond_remedy(value: float, limits: Limits) -> str:
+def out_of_limits(
+    variable: str, values: NDArray[Any], limits: Limits, place: Place, cells: NDArray[np.bool_] | None = None
+) -> Iterator[ValueProblem]:
+    """Values above and below their limits, in all finite cells or in those given."""
+    counted = np.isfinite(values) if cells is None else np.isfinite(values) & cells
+    of = "" if cells is None else "of land "
+    for beyond, limit, side, worst in (
+        (values > limits.highest + ROUNDING, limits.highest, "above", np.max),
+        (values < limits.lowest - ROUNDING, limits.lowest, "below", np.min),
+    ):
+        bad = beyond & counted
+        if bad.any():
+            value = float(worst(values[bad]))
+            fault = f"{of}{side} {limit:g} ({'highest' if side == 'above' else 'lowest'} {value:g})"
+            yield ValueProblem.at(variable, bad, place, fault, _remedy(value, limits))
+
+
+def _remedy(value: float, limits: Limits) -> str:
     """Say what a value outside its limits looks like, and what to do about it."""
     if abs(value) >= FILL_LIMIT:
         return "this looks like a fill value that no attribute declares; mask it: ds.where(abs(ds) < 1e19)"
@@ -194,86 +182,52 @@ def beyond_remedy(value: float, limits: Limits) -> str:
         return "this looks like percent or an area; it is a fraction of the cell: divide by 100 or by the cell area"
     if limits.fraction and value > 1:
         return "it is a fraction of the cell from 0 to 1; correct the source or rescale"
+    if value < 0 and limits.lowest == 0:
+        return "it cannot be negative; correct the source"
     return "look at units, packing and fill values, and correct the source"
 
 
 def checked_predictor(
-    name: str,
-    values: NDArray[Any],
-    land: NDArray[np.bool_],
-    latitude: NDArray[Any],
-    longitude: NDArray[Any],
+    name: str, values: NDArray[Any], land: NDArray[np.bool_], latitude: NDArray[Any], longitude: NDArray[Any]
 ) -> NDArray[Any]:
-    """Return a static predictor that may be what it is on land, without what cannot be in the sea.
+    """Return a (rows, columns) static predictor that may be what it is on land, without what cannot be in the sea.
 
-    Parameters
-    ----------
-    name : str
-    values : (rows, columns) array
-        NaN where there is no data.
-    land : (rows, columns) array of bool
-        Where the values must be good. The sea may hold anything: what is no value there counts as no data.
-    latitude, longitude : (rows,) and (columns,) array
-        Degrees of the cell centres.
-
-    Raises
-    ------
-    StaticError
-        For NaN, infinity and values outside the limits of :data:`LIMITS`, where there is land.
+    The sea may hold anything: values outside the limits count as no data there. :class:`StaticError` for NaN, infinity
+    and values outside :data:`LIMITS` where there is land.
     """
-    limits = limits_of(name)
+    limits, place = limits_of(name), (latitude, longitude)
     if name == "abs_latitude":
-        _refuse_other_latitudes(values, land, latitude, longitude)
+        rows = np.abs(np.asarray(latitude, dtype=np.float64))[:, None]
+        bad = (np.abs(values - rows) > LATITUDE_TOLERANCE) & land  # NaN is looked at with the limits
+        if bad.any():
+            fault = f"of land are not the latitude of their row to within {LATITUDE_TOLERANCE:g} degree"
+            remedy = "is it in degrees, and do latitudes and values run the same way? look at the other predictors, too"
+            raise StaticError(ValueProblem.at(name, bad, place, fault, remedy).sentence)
     lowest, highest = limits.lowest - ROUNDING, limits.highest + ROUNDING
 
     def good(low: Any, high: Any) -> bool:
         return lowest <= float(low) and float(high) <= highest and float(low) not in FILLS
 
+    # two passes are cheaper than masks, and most blocks are good
     if not values.size or good(values.min(), values.max()):
         return values
-    if (
-        good(np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None))
-        and not (np.isnan(values) & land).any()
-    ):
+    least, most = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
+    if good(least, most) and not (np.isnan(values) & land).any():
         return values
     counted = values[land]
     if counted.size and not good(counted.min(), counted.max()):
-        raise StaticError(_predictor_problem(name, values, land, limits, (latitude, longitude)).sentence)
+        infinite = ~np.isfinite(values) & land
+        if infinite.any():
+            remedy = "fill them, or set the share of land to 0 there"
+            problem = ValueProblem.at(name, infinite, place, "of land are NaN or infinite", remedy)
+            raise StaticError(problem.sentence)
+        for problem in out_of_limits(name, values, limits, place, land):
+            raise StaticError(problem.sentence)
+        low = float(counted.min())
+        bad = (values == low) & land
+        raise StaticError(ValueProblem.at(name, bad, place, f"of land are {low:g}", _remedy(low, limits)).sentence)
     sea = ~land & ~((values >= lowest) & (values <= highest) & ~np.isin(values, FILLS))
     return np.where(sea, values.dtype.type(np.nan), values) if values.dtype.kind == "f" else values
-
-
-def _refuse_other_latitudes(
-    values: NDArray[Any], land: NDArray[np.bool_], latitude: NDArray[Any], longitude: NDArray[Any]
-) -> None:
-    """Refuse distances from the equator that are not those of their rows: radians, or a field that was turned over."""
-    expected = np.abs(np.asarray(latitude, dtype=np.float64))[:, None]
-    bad = (np.abs(values - expected) > LATITUDE_TOLERANCE) & land  # NaN is looked at with the limits
-    if bad.any():
-        fault = f"of land are not the latitude of their row to within {LATITUDE_TOLERANCE:g} degree"
-        remedy = "is it in degrees, and do latitudes and values run the same way? look at the other predictors, too"
-        raise StaticError(ValueProblem.at("abs_latitude", bad, (latitude, longitude), fault, remedy).sentence)
-
-
-def _predictor_problem(
-    name: str,
-    values: NDArray[Any],
-    land: NDArray[np.bool_],
-    limits: Limits,
-    place: tuple[NDArray[Any], NDArray[Any]],
-) -> ValueProblem:
-    infinite = ~np.isfinite(values) & land
-    if infinite.any():
-        remedy = "fill them, or set the share of land to 0 there"
-        return ValueProblem.at(name, infinite, place, "of land are NaN or infinite", remedy)
-    low, high = float(values[land].min()), float(values[land].max())
-    if high > limits.highest + ROUNDING:
-        bad, fault, worst = values > limits.highest + ROUNDING, f"above {limits.highest:g} (highest {high:g})", high
-    elif low < limits.lowest - ROUNDING:
-        bad, fault, worst = values < limits.lowest - ROUNDING, f"below {limits.lowest:g} (lowest {low:g})", low
-    else:
-        bad, fault, worst = values == low, f"are {low:g}", low
-    return ValueProblem.at(name, bad & land, place, f"of land {fault}", beyond_remedy(worst, limits))
 
 
 def share_problem(
@@ -283,14 +237,13 @@ def share_problem(
     low, high = float(share.min()), float(share.max())
     if np.isnan(low):
         low, high = float(np.fmin.reduce(share, axis=None)), float(np.fmax.reduce(share, axis=None))
-    place = latitude, longitude
     if high > 1 + ROUNDING:
-        remedy = beyond_remedy(high, _FRACTION)
-        return ValueProblem.at(name, share > 1 + ROUNDING, place, f"above 1 (highest {high:g})", remedy)
-    if low < -ROUNDING:
-        remedy = beyond_remedy(low, _FRACTION)
-        return ValueProblem.at(name, share < -ROUNDING, place, f"below 0 (lowest {low:g})", remedy)
-    return None
+        bad, worst, fault = share > 1 + ROUNDING, high, f"above 1 (highest {high:g})"
+    elif low < -ROUNDING:
+        bad, worst, fault = share < -ROUNDING, low, f"below 0 (lowest {low:g})"
+    else:
+        return None
+    return ValueProblem.at(name, bad, (latitude, longitude), fault, _remedy(worst, _FRACTION))
 
 
 def unknown_land(
@@ -302,16 +255,8 @@ def unknown_land(
 ) -> ValueProblem | None:
     """Return where the share of land is NaN although the forcing has data; None if nowhere.
 
-    Parameters
-    ----------
-    name : str
-        Of the share of land.
-    unknown : (rows, columns) array of bool
-        Coarse cells in which it is NaN in some fine cell.
-    states : mapping of str to (rows, columns) array
-        Fractions of the cell, NaN where there is no data.
-    latitude, longitude : (rows,) and (columns,) array
-        Degrees of the coarse cell centres.
+    ``unknown`` are the coarse cells (rows, columns) in which it is NaN in some fine cell; ``states`` are fractions of
+    the coarse cells, NaN where there is no data.
     """
     there = [np.isfinite(values) for state, values in states.items() if state not in LUH_SECONDARY]
     bad = unknown & np.logical_or.reduce(there)

@@ -1,33 +1,37 @@
 """The one reader of every variable that comes from outside: states, predictors, priors, maps, masks, regions.
 
-It sees to what a variable *declares*: the type of its values and of the array that holds them, fill
-values, packing and valid ranges, dimensions of size one, the years of its time axis. What it declares
-is honoured lazily, or refused by name; no value is read. What the values may be stands in
-:mod:`xland.reading.limits`, and is looked at when blocks are computed.
+It honours what a variable *declares*, or refuses it by name: the type of its values and of the array that holds them,
+fill values, packing and valid ranges, dimensions of size one, the years of its time axis. No value is read. What the
+values may be is in :mod:`xland.reading.limits`, and is looked at when blocks are computed. Damage of a file that shows
+then has a name, too: :class:`NamedReads` is put around the array that reads it; chunks keep their names.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from numpy.typing import NDArray
-from xarray.core.indexing import ExplicitlyIndexed
+from xarray.backends import BackendArray
+from xarray.core import indexing
 
+from xland.addresses import without_password
 from xland.arguments import shown
-from xland.errors import GridError, StaticError, TimeError, VocabularyError, XlandError
-from xland.geo.coordinates import check_reference, find_names
+from xland.errors import GridError, StaticError, StoreError, TimeError, VocabularyError, XlandError
 from xland.geo.grid import Grid
-from xland.geo.orientation import orient
+from xland.geo.orientation import check_reference, find_names, orient, refuse_packed
 from xland.geo.years import listed, years_of
-from xland.reading.faults import with_named_reads
 from xland.reading.limits import FILL_LIMIT, ROUNDING, check_units
 from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN
 
@@ -41,23 +45,127 @@ _KINDS: dict[Holds, tuple[str, str]] = {
     "values": ("iuf", "numbers"),
 }
 _FILL_KEYS = frozenset({"fillvalue", "missingvalue", "nodata", "nodatavalue", "nodatavals", "nodataval", "missing"})
+_HONOURED = ("scale_factor", "add_offset", "valid_min", "valid_max", "valid_range", "_Unsigned")
 _BLOCK = 1200  # cells of a block along latitude and longitude, where a file is read to be decoded
+_LAYERS = (indexing.ExplicitlyIndexed, indexing.ImplicitToExplicitIndexingAdapter)
+
+
+# damage of files
+
+
+def unreadable(path: str | Path, kind: str, error: Exception) -> StoreError:
+    """Return the named error of a file that its library cannot read: one line, without that library's advice."""
+    return StoreError(
+        f"{path} cannot be read as {kind}: {_reason(error)}; is it damaged, unfinished or of another format?"
+    )
+
+
+def with_named_reads(array: xr.DataArray, what: str) -> xr.DataArray:
+    """Return an array of which faults of its file, when values are read, are a :class:`StoreError`."""
+    data = _named(array.variable, what)
+    return array if data is None else array.copy(deep=False, data=data)
+
+
+def name_reads(ds: xr.Dataset) -> xr.Dataset:
+    """Do the same, in place, for all variables of a Dataset that was just opened."""
+    for name, variable in ds.variables.items():
+        data = _named(variable, f"variable {name!r}")
+        if data is not None:
+            variable.data = data
+    return ds
+
+
+def _named(variable: xr.Variable, what: str) -> Any:
+    """Return the values of a variable with :class:`NamedReads` around what reads them; None if no file is read."""
+    data = variable._data  # noqa: SLF001 - `.data` would read a file
+    if not isinstance(data, da.Array):
+        lazy = isinstance(data, indexing.ExplicitlyIndexed) and not variable._in_memory and not _is_named(data)  # noqa: SLF001
+        return indexing.LazilyIndexedArray(NamedReads(data, what)) if lazy else None
+    layers = data.dask.layers if isinstance(data.dask, HighLevelGraph) else {}
+    named: dict[Hashable, Any] = {}
+    for name, layer in layers.items():
+        source = layer[name] if isinstance(layer, MaterializedLayer) and len(layer) == 1 and name in layer else None
+        is_array = all(hasattr(source, each) for each in ("shape", "dtype", "ndim", "__getitem__"))
+        if is_array and not isinstance(source, np.ndarray | da.Array) and not _is_named(source):
+            named[name] = MaterializedLayer({name: NamedReads(source, what)}, annotations=layer.annotations)
+    if not named:
+        return None
+    graph = HighLevelGraph({**layers, **named}, data.dask.dependencies)
+    return da.Array(graph, data.name, data.chunks, meta=data._meta)  # noqa: SLF001
+
+
+class NamedReads(BackendArray):
+    """An array of xarray's that reads a file, or one that dask takes blocks of: reading it fails by name."""
+
+    __slots__ = ("array", "dtype", "shape", "what")
+
+    def __init__(self, array: Any, what: str) -> None:
+        self.array, self.what = array, what
+        self.shape, self.dtype = tuple(array.shape), array.dtype
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Read a part."""
+        try:
+            if not isinstance(key, indexing.ExplicitIndexer):
+                return np.asarray(self.array[key])
+            return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
+        except (XlandError, MemoryError):
+            raise
+        except Exception as error:  # each library has errors of its own for each kind of damage
+            file = _file_of(self.array)
+            reason = _reason(error) if file is None else without_password(_reason(error), of=file)
+            raise StoreError(
+                f"{self.what}: values cannot be read from {'its file' if file is None else without_password(file)}: "
+                f"{reason}; if the file is damaged, copy or download it again; if it is behind a network, try again"
+            ) from error
+
+    async def async_getitem(self, key: Any) -> NDArray[Any]:
+        """Read a part beside other work."""
+        return await asyncio.to_thread(self.__getitem__, key)
+
+    def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
+        return np.asarray(self.array.oindex[indexing.OuterIndexer(key)].get_duck_array())
+
+
+def _file_of(data: Any) -> str | None:
+    """Path or URL of what an array of xarray's reads, if it says so."""
+    while isinstance(data, _LAYERS) and hasattr(data, "array"):
+        data = data.array
+    store = getattr(data, "datastore", None)
+    manager = getattr(store, "_manager", None)
+    for found in (getattr(store, "_filename", None), *getattr(manager, "_args", ())[:1]):
+        if isinstance(found, str | Path):
+            return str(found)
+    zarr: Any = getattr(getattr(data, "_array", data), "store", None)
+    zarr = getattr(zarr, "_store", zarr)  # of a store around another
+    with suppress(AttributeError):
+        return str(zarr.root) if hasattr(zarr, "root") else str(zarr.fs.unstrip_protocol(zarr.path))
+    return None
+
+
+def _is_named(data: Any) -> bool:
+    while isinstance(data, _LAYERS):
+        if isinstance(data, NamedReads):
+            return True
+        data = getattr(data, "array", None)
+    return False
+
+
+def _reason(error: Exception) -> str:
+    said = str(error.__cause__ or error).strip() or type(error).__name__
+    return re.split(r"\.\s|\n", re.sub(r"https?://\S+", "", said))[0].strip().rstrip(".")
+
+
+# what variables declare
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What a variable says about its own values, as far as xarray has not seen to it.
+    """What a variable says about its own values, as far as xarray has not applied it.
 
-    Parameters
-    ----------
-    fills : tuple of float
-        Values that stand for no data, in the numbers of the array.
-    lowest, highest : float
-        Numbers outside are no data.
-    dtype : dtype or None
-        What the bits are to be taken for, where integers say that they are signed or unsigned.
-    masked : bool
-        Whether there is a fill value at all: only then NaN may stand in a map of codes.
+    ``fills`` are the numbers of the array that mean no data, as do numbers outside ``lowest`` to ``highest``; ``dtype``
+    is what the bits mean, where integers say that they are signed or unsigned. Only where ``masked``, that is where
+    there is a fill value at all, may a map of codes hold NaN.
     """
 
     fills: tuple[float, ...] = ()
@@ -66,134 +174,98 @@ class Declared:
     dtype: np.dtype[Any] | None = None
     masked: bool = False
 
-    @property
-    def plain(self) -> bool:
-        """Whether the numbers are the values, all of them."""
-        ranged = (self.lowest, self.highest) != (-np.inf, np.inf)
-        return not (self.fills or ranged or self.dtype is not None)
-
 
 def decode(values: NDArray[Any], declared: Declared, empty: float = np.nan) -> NDArray[Any]:
-    """Return values of the numbers in an array.
+    """Return values of the numbers in an array; ``empty`` is put where there is no data.
 
-    Parameters
-    ----------
-    values : array
-    declared : Declared
-    empty : float
-        What stands where there is no data: NaN, and the result is floating; or a code, and it is whole
-        numbers where the array holds such.
+    With NaN the result is floating; with a code it is whole numbers where the array holds such.
     """
     if declared.dtype is not None:
         values = values.view(declared.dtype)
     missing = no_data(values, declared)
+    dtype = values.dtype if values.dtype.kind == "f" else np.result_type(values.dtype, np.uint8)
     if math.isnan(empty):
         dtype = np.result_type(values.dtype, np.float32)
-        return np.where(missing, dtype.type(np.nan), values.astype(dtype, copy=False))
-    dtype = values.dtype if values.dtype.kind == "f" else np.result_type(values.dtype, np.uint8)
     return np.where(missing, dtype.type(empty), values.astype(dtype, copy=False))
 
 
 def no_data(values: NDArray[Any], declared: Declared) -> NDArray[np.bool_]:
     """Where there is no data: fill values, numbers outside the valid range, and NaN if a fill value is declared."""
-    missing = (
-        np.isnan(values) if declared.masked and values.dtype.kind == "f" else np.zeros(values.shape, dtype=np.bool_)
-    )
+    floating = values.dtype.kind == "f"
+    missing = np.isnan(values) if declared.masked and floating else np.zeros(values.shape, dtype=np.bool_)
     for fill in declared.fills:
-        if abs(fill) >= FILL_LIMIT and values.dtype.kind == "f":
+        if abs(fill) >= FILL_LIMIT and floating:
             missing |= (np.abs(values) >= FILL_LIMIT) & np.isfinite(values)
-        elif values.dtype.kind == "f":
+        elif floating:
             missing |= values == values.dtype.type(fill)
         elif fill == np.trunc(fill):
-            missing |= values == _whole(fill, values.dtype)
-    if (declared.lowest, declared.highest) != (-np.inf, np.inf):
-        low, high = declared.lowest, declared.highest
-        slack = ROUNDING * max([1.0, *(abs(each) for each in (low, high) if np.isfinite(each))])
-        slack = slack if values.dtype.kind == "f" else 0.0
+            limits, number = np.iinfo(values.dtype), int(fill)
+            if not limits.min <= number <= limits.max:  # -1 of unsigned bytes is 255
+                number = number % 2 ** (8 * values.dtype.itemsize) + min(limits.min, 0)
+            missing |= values == number
+    low, high = declared.lowest, declared.highest
+    if (low, high) != (-np.inf, np.inf):
+        slack = ROUNDING * max([1.0, *(abs(each) for each in (low, high) if np.isfinite(each))]) if floating else 0.0
         missing |= ((values < low - slack) | (values > high + slack)) & np.isfinite(values)
     return missing
-
-
-def _whole(fill: float, dtype: np.dtype[Any]) -> int:
-    """Return a fill value as the integer that the array holds: -1 of unsigned bytes is 255."""
-    limits = np.iinfo(dtype)
-    number = int(fill)
-    return number if limits.min <= number <= limits.max else number % 2 ** (8 * dtype.itemsize) + min(limits.min, 0)
 
 
 def declared_by(variable: xr.Variable, what: str, error: type[XlandError]) -> Declared:
     """Return what a variable declares in its attributes, and in its encoding if its values are in memory.
 
-    What xarray decoded stands in the encoding. It was seen to, unless values were put there later.
-
-    Raises
-    ------
-    XlandError
-        Of the class given, for attributes that are no numbers, and for packed values, which xarray decodes.
+    What xarray decoded is in the encoding, and has been applied unless values were put there later. Attributes that
+    are not numbers, and packed values, which xarray decodes, are refused with the error given.
     """
     attributes = {str(key): value for key, value in variable.attrs.items()}
-    scaled = "scale_factor" in variable.encoding or "add_offset" in variable.encoding
-    fills = _fills(attributes, what, error)
-    decoded = _fills({str(key): value for key, value in variable.encoding.items()}, what, error)
-    # NaN is what xarray writes for floats by itself: in the encoding it declares nothing
-    masked = bool(fills) or any(not math.isnan(fill) for fill in decoded)
-    if not scaled and not is_lazy(variable):
-        fills += decoded
-    if variable.dtype.kind not in "iuf":
-        fills = ()
 
-    def number(key: str, default: float) -> float:
-        found = _numbers(attributes.get(key, default), key, what, error)
-        if len(found) > 1:
-            raise error(f"{what}: the attribute {key} holds {len(found)} numbers, not one; correct or remove it")
-        said = next(iter(found), default)
-        return default if math.isnan(said) else said
+    def numbers(said: Mapping[str, Any], key: str, count: int, default: float) -> list[float]:
+        found = _numbers(said.get(key, [default] * count), key, what, error)
+        if len(found) != count:
+            raise error(f"{what}: the attribute {key} holds {len(found)} numbers, not {count}; correct or remove it")
+        return [default if math.isnan(each) else each for each in found]
 
-    ends = {"valid_min": number("valid_min", -np.inf), "valid_max": number("valid_max", np.inf)}
-    if "valid_range" in attributes:
-        both = _numbers(attributes["valid_range"], "valid_range", what, error)
-        if len(both) != 2:
-            raise error(f"{what}: the attribute valid_range holds {len(both)} numbers, not two; correct or remove it")
-        ends = {key: end if math.isnan(each) else each for (key, end), each in zip(ends.items(), both, strict=True)}
-    if scaled:
-        scale, offset = (
-            next(iter(_numbers(variable.encoding.get(key, default), key, what, error)), default)
-            for key, default in _PACKING
-        )
-        said = {key: attributes.get("valid_range", attributes.get(key, 0.0)) for key in ends}
-        ends = {key: end * scale + offset if counts_packed(said[key]) else end for key, end in ends.items()}
-    low, high = sorted(ends.values())
-    # arithmetic in xarray keeps attributes: nobody can tell whether numbers were unpacked by hand
-    if any(number(key, default) != default for key, default in _PACKING):
-        raise error(
-            f"{what}: is packed ({', '.join(key for key, _ in _PACKING if key in attributes)}) and was opened with "
-            "mask_and_scale=False; open it without that, or use xr.decode_cf(ds, decode_times=False); if its values "
-            "are unpacked already, drop these attributes"
-        )
-    return Declared(
-        tuple(dict.fromkeys(fill for fill in fills if not math.isnan(fill))),
-        low,
-        high,
-        _signedness(variable, attributes),
-        masked,
+    given, decoded = (
+        [
+            fill
+            for key, value in said.items()
+            if is_fill_key(key) and value is not None
+            for fill in _numbers(value, str(key), what, error)
+            if not math.isnan(fill)
+        ]
+        for said in (attributes, variable.encoding)
     )
-
-
-_PACKING = (("scale_factor", 1.0), ("add_offset", 0.0))
+    packing = {"scale_factor": 1.0, "add_offset": 0.0}
+    scaled = not packing.keys().isdisjoint(variable.encoding)
+    low, high = (numbers(attributes, key, 1, end)[0] for key, end in (("valid_min", -np.inf), ("valid_max", np.inf)))
+    if "valid_range" in attributes:
+        both = numbers(attributes, "valid_range", 2, np.nan)
+        low, high = (end if math.isnan(each) else each for each, end in zip(both, (low, high), strict=True))
+    if scaled:
+        scale, offset = (numbers(variable.encoding, key, 1, default)[0] for key, default in packing.items())
+        keys = ["valid_range"] * 2 if "valid_range" in attributes else ["valid_min", "valid_max"]
+        low, high = (
+            end * scale + offset if counts_packed(attributes.get(key, 0.0)) else end
+            for key, end in zip(keys, (low, high), strict=True)
+        )
+    # arithmetic in xarray keeps attributes: nobody can tell whether numbers were unpacked by hand
+    if any(numbers(attributes, key, 1, default)[0] != default for key, default in packing.items()):
+        refuse_packed(attributes, what, error)
+    signed = {"true": "u", "false": "i"}.get(str(attributes.get("_Unsigned", "")).strip().lower())
+    integers = signed is not None and variable.dtype.kind in "iu" and signed != variable.dtype.kind
+    fills = given if scaled or is_lazy(variable) else [*given, *decoded]
+    return Declared(
+        fills=tuple(dict.fromkeys(fills)) if variable.dtype.kind in "iuf" else (),
+        lowest=min(low, high),
+        highest=max(low, high),
+        dtype=np.dtype(f"{signed}{variable.dtype.itemsize}") if integers else None,
+        # NaN is what xarray writes for floats by itself: in the encoding it declares nothing
+        masked=bool(decoded) or any(is_fill_key(key) and value is not None for key, value in attributes.items()),
+    )
 
 
 def counts_packed(valid: Any) -> bool:
     """Whether a valid range of a packed variable counts in packed numbers: floats are values, as the NUG has it."""
     return np.asarray(valid).dtype.kind != "f"
-
-
-def _fills(attributes: dict[str, Any], what: str, error: type[XlandError]) -> tuple[float, ...]:
-    return tuple(
-        fill
-        for key, value in attributes.items()
-        if is_fill_key(key) and value is not None
-        for fill in _numbers(value, key, what, error)
-    )
 
 
 def is_fill_key(key: object) -> bool:
@@ -210,83 +282,51 @@ def _numbers(value: Any, key: str, what: str, error: type[XlandError]) -> list[f
         ) from None
 
 
-def _signedness(variable: xr.Variable, attributes: dict[str, Any]) -> np.dtype[Any] | None:
-    said = str(attributes.get("_Unsigned", "")).strip().lower()
-    if said not in ("true", "false") or variable.dtype.kind not in "iu":
-        return None
-    wanted = np.dtype(f"{'u' if said == 'true' else 'i'}{variable.dtype.itemsize}")
-    return None if wanted == variable.dtype else wanted
-
-
 def is_lazy(variable: xr.Variable) -> bool:
     """Whether values would be read from a file by asking for them: neither in memory nor in dask chunks."""
-    # xarray has no public way to ask
-    return isinstance(variable._data, ExplicitlyIndexed) and not isinstance(variable, xr.IndexVariable)  # noqa: SLF001
+    lazy = isinstance(variable._data, indexing.ExplicitlyIndexed)  # noqa: SLF001 - xarray has no public way to ask
+    return lazy and not isinstance(variable, xr.IndexVariable)
 
 
 def check_array(array: xr.DataArray, what: str, error: type[XlandError], holds: Holds = "values") -> None:
-    """Refuse values of another type, and arrays that are neither NumPy's nor dask's.
-
-    Raises
-    ------
-    XlandError
-        Of the class given: sparse, cubed, pint, masked and GPU arrays; dates, text, objects, complex numbers;
-        booleans where numbers are meant.
-    """
+    """Refuse values of another type, and arrays that are neither NumPy's nor dask's."""
     data = array.variable._data  # noqa: SLF001 - `.data` would read a file
     inner = data._meta if isinstance(data, da.Array) else data  # noqa: SLF001
-    if type(inner) is not np.ndarray and not isinstance(inner, ExplicitlyIndexed):
+    if type(inner) is not np.ndarray and not isinstance(inner, indexing.ExplicitlyIndexed):
         raise error(
             f"{what}: its values are held by {type(inner).__module__.partition('.')[0]} ({type(inner).__name__}), "
             "which is not understood here; pass a NumPy or dask array, as array.as_numpy() or open_dataset(chunks={}) "
             "give it"
         )
-    kinds, said = _KINDS[holds]
+    kinds, described = _KINDS[holds]
     if array.dtype.kind not in kinds:
-        raise error(f"{what}: its values are {array.dtype}, not {said}; convert them")
+        raise error(f"{what}: its values are {array.dtype}, not {described}; convert them")
 
 
 def read_values(
     array: xr.DataArray, *, what: str, error: type[XlandError], holds: Holds = "values", empty: float = np.nan
 ) -> xr.DataArray:
-    """Return a variable with what it declares seen to, lazily.
+    """Return a variable with what it declares applied, lazily, and without the attributes that have been honoured.
 
-    Parameters
-    ----------
-    array : DataArray
-    what : str
-        What it is, for messages.
-    error : type
-        Raised for what is refused.
-    holds : {"classes", "numbers", "labels", "mask", "values"}
-    empty : float
-        What stands where there is no data, see :func:`decode`.
-
-    Returns
-    -------
-    DataArray
-        As it was where nothing is declared; without the attributes that have been honoured. Faults of its
-        file, when values are read, are a :class:`~xland.errors.StoreError`.
+    ``empty`` is put where there is no data, see :func:`decode`. What is refused is an ``error`` that names it.
     """
     check_array(array, what, error, holds)
     array = with_named_reads(array, what)
     if array.dtype.kind in "bUO":
         return array
     declared = declared_by(array.variable, what, error)
-    codes = not math.isnan(empty)
-    spoken = [key for key in array.attrs if is_fill_key(key) or key in _SPOKEN]
-    attributes = {key: value for key, value in array.attrs.items() if key not in spoken}
     plain = array.assign_attrs()
-    plain.attrs = attributes
-    if declared.plain and not (codes and declared.masked and array.dtype.kind == "f"):
+    plain.attrs = {key: value for key, value in array.attrs.items() if not is_fill_key(key) and key not in _HONOURED}
+    ranged = (declared.lowest, declared.highest) != (-np.inf, np.inf)
+    nan_is_a_code = not math.isnan(empty) and declared.masked and array.dtype.kind == "f"
+    if not (declared.fills or ranged or declared.dtype is not None or nan_is_a_code):
         return plain
-    shape = (0,) * array.ndim
     function = partial(decode, declared=declared, empty=empty)
-    dtype = function(np.zeros(shape, array.dtype)).dtype
     if is_lazy(array.variable):
         plain = plain.chunk({dim: 1 if dim not in array.dims[-2:] else _BLOCK for dim in array.dims})
     if isinstance(plain.data, da.Array):
-        data: Any = plain.data.map_blocks(function, dtype=dtype, meta=np.empty(shape, dtype))
+        meta = function(np.zeros((0,) * array.ndim, array.dtype))
+        data: Any = plain.data.map_blocks(function, dtype=meta.dtype, meta=meta)
     else:
         data = function(plain.values)
     plain = plain.copy(data=data)
@@ -294,17 +334,17 @@ def read_values(
     return plain
 
 
-_SPOKEN = ("scale_factor", "add_offset", "valid_min", "valid_max", "valid_range", "_Unsigned")
+# static predictors and maps
 
 
 def without_extra(array: xr.DataArray, kept: Iterable[Hashable], what: str, error: type[XlandError]) -> xr.DataArray:
     """Return an array without its dimensions of size one, but for those to keep; longer ones are refused."""
     extra = [dim for dim in array.dims if dim not in set(kept)]
-    long = [f"{dim} ({array.sizes[dim]})" for dim in extra if array.sizes[dim] != 1]
+    long = {dim: array.sizes[dim] for dim in extra if array.sizes[dim] != 1}
     if long:
         raise error(
-            f"{what}: has the dimensions {', '.join(long)} beside latitude and longitude; select one of "
-            f"{', '.join(repr(dim) for dim in extra if array.sizes[dim] != 1)} with isel or sel"
+            f"{what}: has the dimensions {', '.join(f'{dim} ({size})' for dim, size in long.items())} beside latitude "
+            f"and longitude; select one of {', '.join(map(repr, long))} with isel or sel"
             + (", and pass class codes rather than probabilities" if "class" in extra else "")
         )
     return array.isel(dict.fromkeys(extra, 0), drop=True) if extra else array
@@ -313,20 +353,8 @@ def without_extra(array: xr.DataArray, kept: Iterable[Hashable], what: str, erro
 def read_static(static: xr.Dataset, names: Iterable[str], domain: str) -> xr.Dataset:
     """Return static predictors by name, ``(latitude, longitude)`` each in the caller's order, lazily.
 
-    Parameters
-    ----------
-    static : Dataset
-    names : iterable of str
-        Predictors that must be there.
-    domain : str
-        The one that is the share of land.
-
-    Raises
-    ------
-    StaticError
-        If one is missing, or is no field of numbers in units that are understood.
-    GridError
-        If its coordinates are not latitude and longitude in degrees.
+    ``domain`` is the one that is the share of land. :class:`StaticError` if one is missing, or is not a field of
+    numbers in units that are understood; :class:`GridError` if its coordinates are not latitude and longitude.
     """
     if not isinstance(static, xr.Dataset):
         raise StaticError(f"static must be a Dataset of predictors, not {type(static).__name__}")
@@ -347,14 +375,11 @@ def read_static(static: xr.Dataset, names: Iterable[str], domain: str) -> xr.Dat
         check_units(name, array.attrs.get("units"), StaticError, fraction=name == domain)
         if str(array.attrs.get("positive", "up")).lower() == "down":
             raise StaticError(f"{what}: counts downwards (positive: down); change its sign and drop the attribute")
-        array = without_extra(array, horizontal, what, StaticError)
-        fields[name] = read_values(array, what=what, error=StaticError)
-    return xr.Dataset({name: array.drop_vars(_scalars(array)) for name, array in fields.items()}, attrs=static.attrs)
-
-
-def _scalars(array: xr.DataArray) -> list[Hashable]:
-    """Coordinates without a dimension: of a predictor they say nothing, and may differ between two of them."""
-    return [name for name, each in array.coords.items() if not each.ndim and name != "spatial_ref"]
+        array = read_values(without_extra(array, horizontal, what, StaticError), what=what, error=StaticError)
+        # coordinates without a dimension say nothing of a predictor, and may differ between two of them
+        scalars = [each for each, value in array.coords.items() if not value.ndim and each != "spatial_ref"]
+        fields[name] = array.drop_vars(scalars)
+    return xr.Dataset(fields, attrs=static.attrs)
 
 
 def horizontal_dims(obj: xr.DataArray | xr.Dataset, what: str) -> tuple[Hashable, Hashable]:
@@ -367,17 +392,9 @@ def horizontal_dims(obj: xr.DataArray | xr.Dataset, what: str) -> tuple[Hashable
 
 @dataclass(frozen=True)
 class ClassMap:
-    """A map in canonical order, with its grid and years.
+    """A map (time, lat, lon) in canonical order, lazy where the caller's was, with its grid and years.
 
-    Parameters
-    ----------
-    data : DataArray with dimensions time, lat, lon
-        Still lazy where the caller's array was.
-    grid : Grid
-    years : tuple of int or None
-        One for each time step; None where the map does not say its year.
-    what : str
-        What the map is, for messages.
+    ``years`` has one for each time step, None where the map does not say it. ``what`` names the map in messages.
     """
 
     data: xr.DataArray
@@ -403,17 +420,8 @@ def read_codes(
 ) -> xr.DataArray:
     """Return a map as ``(time, latitude, longitude)`` or less, in the caller's order and names; lazily.
 
-    Parameters
-    ----------
-    obj : DataArray or Dataset
-        Of a Dataset the variable ``land_use`` is taken.
-    what : str
-        What the map is, for messages.
-    error : type
-        Raised for what is refused; instead of :class:`GridError`, codes have :class:`VocabularyError`.
-    holds : {"classes", "numbers", "labels", "mask", "values"}
-    empty : int
-        The code where there is no data: declared fill values, and NaN in maps that declare one.
+    Of a Dataset the variable ``land_use`` is taken. ``empty`` is the code where there is no data: declared fill values,
+    and NaN in maps that declare one. What is refused is an ``error``, but :class:`VocabularyError` for codes of maps.
     """
     array = map_of(obj, what, error)
     wrong = VocabularyError if error is GridError and holds == "classes" else error
@@ -422,24 +430,17 @@ def read_codes(
     array = without_extra(array, kept, what, error)
     if holds == "classes":
         _check_legend(array, what)
-    return read_values(
-        array, what=f"the {what}", error=wrong, holds=holds, empty=empty if holds in ("classes", "numbers") else np.nan
-    )
+    code = empty if holds in ("classes", "numbers") else np.nan
+    return read_values(array, what=f"the {what}", error=wrong, holds=holds, empty=code)
 
 
 def as_map(
     obj: Any, *, what: str, error: type[XlandError] = GridError, holds: Holds = "classes", empty: int = OCEAN
 ) -> ClassMap:
-    """Return a map in canonical order, without reading it; parameters as of :func:`read_codes`.
+    """Return a map in canonical order, without reading it; parameters and errors as of :func:`read_codes`.
 
-    Raises
-    ------
-    GridError
-        If the map has other dimensions than time, latitude and longitude, or no regular grid.
-    VocabularyError
-        If its values are no codes, or codes of another legend.
-    TimeError
-        If its years cannot be decoded, or one stands twice.
+    Also :class:`GridError` if its grid is not regular; :class:`TimeError` if its years cannot be decoded, or if one is
+    there twice.
     """
     data, orientation = orient(read_codes(obj, what=what, error=error, holds=holds, empty=empty), what=what)
     # of masks and regions the years do not matter
@@ -458,10 +459,7 @@ def as_map(
 def map_years(array: xr.DataArray, what: str) -> tuple[int | None, ...]:
     """Return the calendar year of each step of a map, whatever it calls its time; None where it does not say.
 
-    Raises
-    ------
-    TimeError
-        If the years cannot be decoded, or one stands twice: which of its maps is meant?
+    :class:`TimeError` if the years cannot be decoded, or if one is there twice.
     """
     years = years_of(array, what=what)
     if years is None:
@@ -479,23 +477,20 @@ def _check_legend(array: xr.DataArray, what: str) -> None:
     if values is None or said is None:
         return
     words = said.replace(",", " ").split() if isinstance(said, str) else [str(each) for each in np.ravel(said)]
-    listed_values = re.findall(r"-?\d+", values) if isinstance(values, str) else np.ravel(np.asarray(values)).tolist()
     try:
-        numbers = [int(float(each)) for each in listed_values]
+        found = re.findall(r"-?\d+", values) if isinstance(values, str) else np.ravel(np.asarray(values)).tolist()
+        numbers = [int(float(each)) for each in found]
     except (TypeError, ValueError, OverflowError):
         numbers = []
     if len(numbers) != len(words):
         raise VocabularyError(
-            f"the {what} has {len(numbers)} numbers in flag_values and {len(words)} words in flag_meanings, so nobody "
-            "can tell its legend: correct them, or drop both if its codes are those of xland"
+            f"the {what} has {len(numbers)} numbers in flag_values and {len(words)} words in flag_meanings, so its "
+            "legend is not clear: correct them, or drop both if its codes are those of xland"
         )
-    other = [
-        (n, word) for n, word in zip(numbers, words, strict=True) if 0 <= n < len(CLASSES) and word != CLASS_NAMES[n]
-    ]
-    if other:
-        number, word = other[0]
-        raise VocabularyError(
-            f"the {what} says in flag_meanings that {number} is {word!r}, where class {number} is "
-            f"{CLASS_NAMES[number]!r}: translate its legend with xland.vocabulary.translate, or drop flag_values and "
-            "flag_meanings if its codes are those of xland"
-        )
+    for number, word in zip(numbers, words, strict=True):
+        if 0 <= number < len(CLASSES) and word != CLASS_NAMES[number]:
+            raise VocabularyError(
+                f"the {what} says in flag_meanings that {number} is {word!r}, where class {number} is "
+                f"{CLASS_NAMES[number]!r}: translate its legend with xland.vocabulary.translate, or drop flag_values "
+                "and flag_meanings if its codes are those of xland"
+            )

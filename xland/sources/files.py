@@ -11,7 +11,7 @@ import xarray as xr
 
 from xland.addresses import address_of, is_url, without_password
 from xland.errors import MissingDependencyError, StoreError
-from xland.reading.faults import name_reads, unreadable
+from xland.reading.variables import name_reads, unreadable
 from xland.store.storage import files_at
 from xland.store.workplace import read_finished
 from xland.untrusted.netcdf import check_file, check_hdf5

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from xland.errors import GridError, StoreError, VocabularyError
 from xland.geo.grid import Grid
-from xland.reading.faults import unreadable
-from xland.reading.variables import Declared, check_array, declared_by, no_data
+from xland.reading.variables import Declared, check_array, declared_by, no_data, unreadable
 
 _BLOCK = 1200  # cells of a block in each direction: 48 coarse cells of 0.25 degree on 0.01 degree
 

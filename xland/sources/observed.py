@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 from xland import vocabulary
 from xland.addresses import local_path
 from xland.errors import GridError, StoreError, TimeError, VocabularyError
-from xland.geo.conventions import XarrayObject, attach_crs
-from xland.geo.coordinates import find_names, lay_on_globe
+from xland.geo.conventions import attach_crs
 from xland.geo.grid import Grid
-from xland.geo.years import decode_years, with_years
-from xland.reading.faults import unreadable
-from xland.reading.variables import check_array, declared_by
+from xland.geo.orientation import XarrayObject, find_names, grid_of
+from xland.geo.years import with_years, years_along
+from xland.reading.variables import check_array, declared_by, unreadable
 from xland.sources.mapfiles import Layer, lazy_codes, nearest_cells, open_raster
 from xland.untrusted.netcdf import check_file
 
@@ -137,11 +136,9 @@ def open_map(path: str | Path, table: Mapping[int, str] = vocabulary.IGBP, year:
     """
     place = local_path(path, what="a raster")
     layer, lat, lon = open_raster(place)
-    flipped = lat[0] < lat[-1]
-    start, first, step = lay_on_globe(lon, place.name)
-    grid = Grid.from_centres(lat[::-1] if flipped else lat, first + step * np.arange(lon.size))
-    row = np.arange(lat.size)[:: -1 if flipped else 1]
-    column = np.roll(np.arange(lon.size), -start)
+    grid, ascending, descending, start = grid_of(lat, lon, place.name)
+    row = np.arange(lat.size)[:: -1 if ascending else 1]
+    column = np.roll(np.arange(lon.size)[:: -1 if descending else 1], -start)
     layer = _without_known(layer, table)
     data = lazy_codes([layer], row, column, partial(_table_classes, table=dict(table)))
     land_use = _land_use(data if year is not None else data[0], grid, None if year is None else [int(year)])
@@ -257,8 +254,7 @@ def _hilda_years(ds: xr.Dataset, dimension: Any, coordinate: Any) -> tuple[int, 
     counts = time.dtype.kind in "iuf" and "since" not in str(time.attrs.get("units", ""))
     if counts and float(time.max()) < steps + 1:
         return tuple(HILDA_FIRST_YEAR + int(count) for count in time.values)
-    named = xr.Dataset(coords={"time": ("time", time.values, time.attrs)})
-    return decode_years(named, find_names(named, "time", what="HILDA+"))
+    return years_along(time)
 
 
 def _without_known(layer: Layer, table: Mapping[int, str]) -> Layer:

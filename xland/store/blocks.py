@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from xland.arguments import is_count
 from xland.errors import StoreError
-from xland.geo.coordinates import find_dimension
-from xland.reading.faults import with_named_reads
+from xland.geo.orientation import find_dimension
+from xland.reading.variables import with_named_reads
 from xland.store.checksums import RecordingStore, zarr_store
 from xland.store.journal import note
 from xland.store.storage import files_at

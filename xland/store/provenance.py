@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from xland.errors import GridError, TimeError
 from xland.geo.conventions import attach_crs, for_files
-from xland.geo.coordinates import find_role, find_scalars
+from xland.geo.orientation import find_role, find_scalars
 from xland.geo.years import listed, years_of
 from xland.outputs import OUTPUTS
 

@@ -14,7 +14,7 @@ from xland.arguments import checked
 from xland.errors import StoreError, XlandError
 from xland.geo.conventions import READING, from_files
 from xland.outputs import renamed
-from xland.reading.faults import name_reads
+from xland.reading.variables import name_reads
 from xland.store.checksums import ATTRIBUTE, Table, refuse_damaged, store_to_read
 from xland.store.encoding import unpacked
 from xland.store.journal import COMPLETE, FINGERPRINT

@@ -13,9 +13,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import GridError
-from xland.geo.coordinates import Names, find_names
 from xland.geo.grid import Grid
-from xland.geo.orientation import orient
+from xland.geo.orientation import Names, find_names, orient
 
 _BUCKET = 512
 """Most points in a bucket: fewer make more buckets to look through, more make longer ones."""
