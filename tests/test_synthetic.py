@@ -12,7 +12,7 @@ import xland.accessor  # noqa: F401 - registers .ai4land
 from tests.threads import one_thread  # noqa: F401 - pytest finds it by its name
 from tests.worlds import tiny_checkpoint, tiny_configuration, tiny_inputs
 from xland.datasets import static_predictors, synthetic_world
-from xland.datasets.static import PREDICTORS
+from xland.datasets.prepared import PREDICTORS
 from xland.errors import DatasetError, GridError, TimeError
 from xland.forcing.check import check
 from xland.forcing.read import check_lattice, read_forcing

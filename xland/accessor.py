@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from xland.models import Model
     from xland.scores.evaluation import Evaluation
     from xland.totals.crosswalk import Crosswalk
-    from xland.training.data.labelled import LabelledBatches
+    from xland.training.data.batches import LabelledBatches
 
 
 @xr.register_dataset_accessor("ai4land")

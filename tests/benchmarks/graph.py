@@ -35,7 +35,7 @@ def write_empty(path: Path, grid: Any, variables: dict[str, str], years: list[in
     """Write the metadata and coordinates of a Zarr store, and no chunk: all values are read as 0."""
     import zarr
 
-    from xland.datasets.prepared import create_coordinates
+    from xland.datasets.building import create_coordinates
 
     group = zarr.open_group(path, mode="w", zarr_format=3)
     create_coordinates(group, grid, tuple(years or ()))

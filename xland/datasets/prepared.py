@@ -1,7 +1,7 @@
-"""Prepared stores: built once into a Zarr in the cache, whole or not at all, then opened lazily.
+"""Sources as lazy arrays on the world, and the stores that are prepared from them once: their places and their reader.
 
-They hold the digest of each file, as all stores do. What a cache lost is built again: scratch disks delete files
-that were not read for long, one by one.
+Stores are whole or not there, in the cache; they hold the digest of each file, as all stores do. What a cache lost is
+built again: scratch disks delete files that were not read for long, one by one.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from xland import vocabulary
-from xland.datasets.wheels import cache_dir, source
+from xland.datasets.wheels import cache_dir, fetch, source
 from xland.errors import DatasetError, StoreError
 from xland.geo.grid import Grid
 from xland.geo.years import with_years
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 CHUNK = 600
 """Cells of a chunk in each direction, on disk and in dask."""
 
+KOPPEN_ZONES: tuple[str, ...] = ("tropical", "arid", "temperate", "cold", "polar")
+"""Main zones A to E of Koeppen and Geiger, codes 1 to 5."""
+
 RECIPES: Mapping[str, tuple[int, tuple[str, ...]]] = {
     "land-mask": (2, ("land-mask",)),
     "static": (
@@ -45,40 +51,162 @@ RECIPES: Mapping[str, tuple[int, tuple[str, ...]]] = {
 }
 """Every store: the version of how it is made, to be raised with every change, and what it is made of."""
 
+COAST_CAP = 500.0
+"""Kilometres from the coast beyond which distances are all the same."""
 
-def store_path(recipe: str, variant: str = "") -> Path:
+RUGGEDNESS_REACH = 0.35
+"""Degrees on either side over which ruggedness looks: 15 x 15 cells of 0.05 degree."""
+
+LAPSE_RATE = 6.5
+"""Degrees by which air is colder a kilometre further up: the standard atmosphere (ISO 2533)."""
+
+POPULATION_RADII = (3, 8, 20)
+"""Kilometres over which people are spread."""
+
+FARTHEST = 9.0
+"""Radii of a town beyond which distances are all the same."""
+
+_TODAY = "Today's settlements: they stand for where towns grow, not for how many people lived there."
+_AROUND = f"Square reaching {RUGGEDNESS_REACH} degrees on either side."
+_HEIGHT = f"Moved to the height of the cell by {LAPSE_RATE} K a kilometre."
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """One static variable: its name, unit, type on disk, what it is and which sources it comes from."""
+
+    name: str
+    units: str
+    dtype: str
+    long_name: str
+    sources: tuple[str, ...]
+    comment: str = ""
+
+
+PREDICTORS: tuple[Predictor, ...] = (
+    Predictor("elevation", "m", "float32", "height of the surface above sea level", ("topography",)),
+    Predictor("slope", "1", "float16", "slope, rise over run", ("topography",), "Horn's differences."),
+    Predictor(
+        "cos_aspect", "1", "float16", "cosine of aspect", ("topography",), "1 faces north, -1 south; 0 is flat."
+    ),
+    Predictor("ruggedness", "m", "float16", "standard deviation of elevation nearby", ("topography",), _AROUND),
+    Predictor("relative_elevation", "m", "float16", "elevation above the mean nearby", ("topography",), _AROUND),
+    Predictor("land_share", "1", "uint8", "share of the cell that is land", ("land-mask",), "Lakes count as land."),
+    *(
+        Predictor(f"koppen_{zone}", "1", "uint8", f"share of the cell in the {zone} climate zone", ("koppen",))
+        for zone in KOPPEN_ZONES
+    ),
+    Predictor("abs_latitude", "degree", "float32", "distance from the equator in degrees", ()),
+    Predictor(
+        "coast_distance", "km", "float16", "distance from the nearest sea", ("land-mask",),
+        f"Great circle between cell centres; 0 over sea, at most {COAST_CAP:g}. Sea: less than half land. "
+        "On grids finer than 0.05 degree interpolated from there, so that small islands may be at 0.",
+    ),
+    Predictor("lake_share", "1", "uint8", "share of the cell that is lake", ("lakes",)),
+    *(
+        Predictor(
+            f"{which}_month", "degC", "float16", f"mean temperature of the {which} month",
+            ("temperature", "topography"), _HEIGHT,
+        )
+        for which in ("coldest", "warmest")
+    ),
+    Predictor("precipitation", "mm", "float16", "precipitation of a year", ("precipitation",)),
+    Predictor("driest_month", "mm", "float16", "precipitation of the driest month", ("precipitation",)),
+    Predictor("warm_precipitation", "mm", "float16", "precipitation of the six warmest months", ("precipitation",)),
+    *(
+        Predictor(f"population_{radius}km", "km-2", "float32", f"people within about {radius} km", ("settlements",),
+                  f"People of settlements, spread by a Gaussian of {radius} km. {_TODAY}")
+        for radius in POPULATION_RADII
+    ),
+    Predictor(
+        "settlements_8km", "km-2", "float32", "settlements within about 8 km", ("settlements",),
+        f"Spread by a Gaussian of 8 km. {_TODAY}",
+    ),
+    Predictor(
+        "town_distance", "1", "float16", "distance to the nearest town in the radius of that town", ("settlements",),
+        f"Towns of 1000 people and more, radius as the root of their people; at most {FARTHEST:g}. {_TODAY}",
+    ),
+)  # fmt: skip
+"""The variables of :func:`static_predictors`, in order."""
+
+
+def elevation() -> xr.DataArray:
+    """Return the height of the land surface on 5 arc-minutes, metres above sea level; 0 over sea. Dims (lat, lon)."""
+    from dask import delayed
+
+    shape = Grid.world(180 / source("topography").rows).shape
+    block = da.from_delayed(delayed(_read_topography, pure=True)(fetch("topography"), shape), shape, np.float32)
+    return _on_world("elevation", block, "topography", {
+        "standard_name": "surface_altitude", "long_name": "height of the surface above sea level", "units": "m",
+    })  # fmt: skip
+
+
+def koppen() -> xr.DataArray:
+    """Return the main climate zones of Koeppen and Geiger on 30 arc-seconds: 1 to 5, 0 over sea. Dims (lat, lon)."""
+    return _on_world("koppen", _open_tiff("koppen"), "koppen", {
+        "long_name": "main climate zone after Koeppen and Geiger",
+        "flag_values": np.arange(6, dtype=np.uint8),
+        "flag_meanings": " ".join(("none", *KOPPEN_ZONES)),
+    })  # fmt: skip
+
+
+def modis_igbp() -> xr.DataArray:
+    """Return MODIS land cover of 2019 in IGBP codes 0 to 16 on 0.05 degree. Dims (lat, lon)."""
+    names = (vocabulary.IGBP_NAMES[code].replace(",", "").replace(" ", "_") for code in range(17))
+    return _on_world("igbp", _open_tiff("modis-2019"), "modis-2019", {
+        "long_name": "IGBP land cover class of 2019",
+        "flag_values": np.arange(17, dtype=np.uint8),
+        "flag_meanings": " ".join(names),
+    })  # fmt: skip
+
+
+def _on_world(name: str, data: Any, dataset: str, attrs: dict[str, Any]) -> xr.DataArray:
+    wanted = source(dataset)
+    grid = Grid.world(180 / wanted.rows)
+    if data.shape != grid.shape:
+        raise DatasetError(f"{wanted.members[0]} holds {data.shape} cells instead of {grid.shape}")
+    return xr.DataArray(data, coordinates(grid), ("lat", "lon"), name, {**attrs, **wanted.attributes})
+
+
+def coordinates(grid: Grid) -> dict[str, tuple[str, NDArray[np.float64], dict[str, str]]]:
+    """Latitude and longitude of a grid with their CF attributes."""
+    return {
+        "lat": ("lat", grid.latitude, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
+        "lon": ("lon", grid.longitude, {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
+    }
+
+
+def _open_tiff(dataset: str) -> Any:
+    """Open the one band of a GeoTIFF as a dask array in full-width strips, as the file stores its rows."""
+    import rioxarray
+
+    height = max(1, min(CHUNK, 2**24 // (2 * source(dataset).rows)))
+    opened = rioxarray.open_rasterio(fetch(dataset), chunks={"x": -1, "y": height})
+    return opened.squeeze("band", drop=True).data
+
+
+def _read_topography(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Read the height of the surface, without its padding of two cells."""
+    with np.load(path) as archive:
+        inner = archive["arr_0"][2:-2, 2:-2]
+    if inner.shape != shape:
+        raise DatasetError(f"{path.name} holds {inner.shape} cells and 2 around them; {shape} were expected")
+    return np.asarray(inner, dtype=np.float32)
+
+
+def store_path(recipe: str, factor: int | None = None) -> Path:
     """Path of a store; it changes with the way it is made, its sources and the table of classes."""
     version, names = RECIPES[recipe]
     parts = [source(name).sha256 for name in names]
     if "modis-2019" in names:
         parts.append(repr(sorted(vocabulary.IGBP.items())))
     key = hashlib.sha256("".join(parts).encode()).hexdigest()[:10]
-    label = f"{recipe}-{variant}" if variant else recipe
+    label = recipe if factor is None else f"{recipe}-{factor}"
     return cache_dir() / "prepared" / f"{label}-v{version}-{key}.zarr"
 
 
-def is_prepared() -> bool:
-    """Whether the cache holds the static predictors on 0.05 degree and the MODIS maps; fetches nothing."""
-    return all(path.is_dir() for path in (store_path("static", "6"), store_path("land-use"), store_path("fractions")))
-
-
-def prepare(path: Path, build: Callable[[zarr.Group], None]) -> Path:
-    """Build a store unless it is there with all its files: beside its place, then moved there in one step.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        From :func:`store_path`.
-    build : callable
-        Fills an empty Zarr v3 group.
-
-    Raises
-    ------
-    DatasetError
-        If the cache cannot be written.
-    """
-    if _has_all(path):
-        return path
+def build_store(path: Path, build: Callable[[zarr.Group], None]) -> None:
+    """Build a store beside its place, and move it there in one step; DatasetError if that cannot be written."""
     import zarr
 
     try:
@@ -91,9 +219,15 @@ def prepare(path: Path, build: Callable[[zarr.Group], None]) -> Path:
     try:
         part = folder / "part.zarr"
         build(zarr.open_group(str(part), mode="w", zarr_format=3))
-        if _has_all(path):  # another process was faster: its store is as good as ours
-            return path
-        _seal(part)
+        if has_all(path):  # another process was faster: its store is as good as ours
+            return
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+            zarr.consolidate_metadata(str(part))
+        files = files_at(part)
+        root = json.loads(files.read(ROOT))
+        root["attributes"][ATTRIBUTE] = table_name(root)
+        seal(files, {name: sha256(files.read(name)) for name in files.walk() if name != ROOT}, root)
         with suppress(FileNotFoundError):
             path.rename(folder / "incomplete.zarr")
         try:
@@ -103,71 +237,19 @@ def prepare(path: Path, build: Callable[[zarr.Group], None]) -> Path:
                 raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return path
 
 
-def _seal(path: Path) -> None:
-    """Give a store that was built the digests of its files."""
-    import zarr
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-        zarr.consolidate_metadata(str(path))
-    files = files_at(path)
-    root = json.loads(files.read(ROOT))
-    root["attributes"][ATTRIBUTE] = table_name(root)
-    seal(files, {name: sha256(files.read(name)) for name in files.walk() if name != ROOT}, root)
-
-
-def _has_all(path: Path) -> bool:
+def has_all(path: Path) -> bool:
     """Whether a store has all the files that it was built of; looked at once in each process."""
-    if path in _complete:
-        return True
-    if not path.is_dir():
-        return False
-    try:
-        table = read_finished(path)[1]
-    except StoreError:
-        return False
-    if table is None or not table.files.keys() <= set(files_at(path).walk()):
-        return False
-    _complete.add(path)
-    return True
+    if path not in _complete and path.is_dir():
+        with suppress(StoreError):
+            table = read_finished(path)[1]
+            if table is not None and table.files.keys() <= set(files_at(path).walk()):
+                _complete.add(path)
+    return path in _complete
 
 
 _complete: set[Path] = set()
-
-
-def create(
-    group: zarr.Group, name: str, dims: tuple[str, ...], shape: tuple[int, ...], dtype: str, attrs: Mapping[str, Any]
-) -> zarr.Array:
-    """Add an empty variable that xarray reads, in chunks of :data:`CHUNK` cells a side, wider on very fine grids."""
-    # else a grid of 30 arc-seconds would end in thousands of files
-    width = CHUNK if shape[-1] <= 20 * CHUNK else 6 * CHUNK
-    chunks = (*(min(size, CHUNK) for size in shape[:-1]), min(shape[-1], width))
-    return group.create_array(
-        name, shape=shape, chunks=chunks, dtype=dtype, dimension_names=dims, fill_value=0, attributes=_plain(attrs)
-    )
-
-
-def create_coordinates(group: zarr.Group, grid: Grid, years: tuple[int, ...] = ()) -> None:
-    """Add the coordinates of a grid, and of years where there are any."""
-    axes: list[tuple[str, Any, dict[str, str]]] = [
-        ("lat", grid.latitude, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
-        ("lon", grid.longitude, {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
-    ]
-    if years:
-        axes.append(("time", np.array(years, dtype=np.int64), {"long_name": "calendar year", "axis": "T"}))
-    for name, values, attrs in axes:
-        array = group.create_array(
-            name,
-            shape=values.shape,
-            chunks=values.shape,
-            dtype=str(values.dtype),
-            dimension_names=(name,),
-            attributes=_plain(attrs),
-        )
-        array[:] = values
 
 
 def open_prepared(path: Path, *, chunked: bool = True) -> xr.Dataset:
@@ -179,20 +261,3 @@ def open_prepared(path: Path, *, chunked: bool = True) -> xr.Dataset:
         raise DatasetError(f"{path} holds no digests: delete it, so that it is built again")
     ds = xr.open_zarr(CheckedStore(table), consolidated=True, chunks={} if chunked else None).drop_encoding()
     return with_years(ds, ds["time"].values.tolist()) if "time" in ds.coords else ds
-
-
-def strips(rows: int, height: int, description: str) -> Iterable[slice]:
-    """Yield slices of ``height`` rows from north to south, under a progress bar on standard error."""
-    from rich.console import Console
-    from rich.progress import track
-
-    starts = range(0, rows, height)
-    for start in track(starts, description=description, console=Console(stderr=True)):
-        yield slice(start, min(start + height, rows))
-
-
-def _plain(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes as JSON knows them."""
-    return {
-        key: value.tolist() if isinstance(value, np.ndarray | np.generic) else value for key, value in attrs.items()
-    }

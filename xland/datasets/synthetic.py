@@ -1,13 +1,10 @@
 """Synthetic worlds: coarse states and fine maps of many years that agree with each other exactly.
 
-The maps come first: an invented landscape (:mod:`xland.datasets.landscape`) on which land use changes
-from year to year (:mod:`xland.datasets.landscape`). The coarse states of a year are then measured on
-its map, so that no total has to be met: each state is the share of the coarse cell's area that its fine
-cells take. This is how :func:`xland.totals.aggregation.aggregate_classes` measures, so that the states of a
-class add up to its share there, to the rounding of single precision. The fine cells of a block differ in
-area by a few thousandths, so that a share times the square of the factor, rounded, is the number of cells
-(at 0.25 degree for factors up to 10 everywhere below 75 N, and up to 25 below 55 N). The land that the
-states do not take is bare ground, water or ocean, which LUH2 states do not know.
+The maps come first: an invented landscape (:mod:`xland.datasets.landscape`) on which land use changes every year.
+The coarse states of a year are then measured on its map: each state is the share of the coarse cell's area that its
+fine cells take, so that the states of a class add up to its share of
+:func:`xland.totals.aggregation.aggregate_classes`, to the rounding of single precision. The land that the states do not
+take is bare ground, water or ocean, which LUH2 states do not know.
 """
 
 from __future__ import annotations
@@ -20,7 +17,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.datasets.landscape import Cover, Landscape, coordinates, make_landscape, simulate
+from xland.datasets.landscape import Cover, Landscape, make_landscape, simulate
+from xland.datasets.prepared import coordinates
 from xland.errors import DatasetError, GridError, TimeError
 from xland.geo.grid import Grid, expand
 from xland.geo.years import check_years
@@ -37,11 +35,8 @@ from xland.vocabulary import (
     flag_attributes,
 )
 
-SMALLEST_WORLD = 32
-"""Fine cells along a side that a world needs at least, so that every class finds a place."""
-
-CENTRE = (45.0, 60.0)
-"""Degrees north and east in whose middle a world lies, where the globe's edges leave room."""
+SMALLEST_WORLD = 32  # fine cells along a side, so that every class finds a place
+CENTRE = (45.0, 60.0)  # degrees north and east in whose middle a world lies, where the globe's edges leave room
 
 _NO_STATE = len(LUH2_STATES)
 _SECDF, _SECDN = LUH2_STATES.index("secdf"), LUH2_STATES.index("secdn")
@@ -99,8 +94,7 @@ def synthetic_world(
     factor : int
         Fine cells along one coarse cell.
     years : sequence of int
-        Calendar years, ascending. Years left out are lived through all the same; the first is the year in
-        which the world begins.
+        Calendar years, ascending. The world begins in the first; years that are left out are simulated as well.
     seed : int
         The same arguments give the same world.
     resolution : float
@@ -116,12 +110,12 @@ def synthetic_world(
     Raises
     ------
     GridError
-        A shape that is no multiple of the factor, too small or larger than the globe; a factor or a
-        resolution that cannot be.
+        If the shape is not a multiple of the factor, too small or larger than the globe, or the factor or resolution
+        is impossible.
     TimeError
-        No years, years that are no whole numbers or unsorted, or that lie outside 850 to 2500.
+        If years are missing, not whole numbers, unsorted, or outside 850 to 2500.
     DatasetError
-        A seed that is no whole number of at least 0.
+        If the seed is not a whole number of at least 0.
 
     Examples
     --------
@@ -130,7 +124,15 @@ def synthetic_world(
     ({'time': 3, 'lat': 64, 'lon': 96}, {'time': 3, 'lat': 16, 'lon': 24})
     """
     coarse = _place(shape, factor, resolution)
-    steps = _checked_years(years)
+    wrong = [year for year in years if not _whole(year)]
+    if wrong or not len(years):
+        raise TimeError(
+            f"the years of a synthetic world must be whole numbers, not {wrong[0]!r}"
+            if wrong
+            else "a synthetic world needs at least one year, such as years=range(1980, 2020)"
+        )
+    steps = tuple(map(int, years))
+    check_years(steps)
     if not _whole(seed) or seed < 0:
         raise DatasetError(f"the seed of a synthetic world must be a whole number of at least 0, not {seed!r}")
     random = np.random.default_rng(seed)
@@ -244,17 +246,6 @@ def _place(shape: tuple[int, int], factor: int, resolution: float) -> Grid:
     column = round((CENTRE[1] + 180) / world.resolution - columns / 2)
     row, column = min(max(row, 0), world.rows - rows), min(max(column, 0), world.columns - columns)
     return world.window(slice(row, row + rows), slice(column, column + columns))
-
-
-def _checked_years(years: Sequence[int]) -> tuple[int, ...]:
-    if not len(years):
-        raise TimeError("a synthetic world needs at least one year, such as years=range(1980, 2020)")
-    wrong = [year for year in years if not _whole(year)]
-    if wrong:
-        raise TimeError(f"the years of a synthetic world must be whole numbers, not {wrong[0]!r}")
-    steps = tuple(map(int, years))
-    check_years(steps)
-    return steps
 
 
 def _whole(value: Any) -> bool:

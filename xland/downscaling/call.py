@@ -10,7 +10,7 @@ import xarray as xr
 from dask.base import tokenize
 
 from xland.arguments import checked
-from xland.datasets.static import static_identity
+from xland.datasets.reference import static_identity
 from xland.downscaling.block import Plan
 from xland.downscaling.conserving import Conserve, base_year, choose_totals, conserving_of
 from xland.downscaling.finishing import check_outputs, dataset_of

@@ -13,7 +13,7 @@ import xarray as xr
 from dask.base import is_dask_collection
 
 from xland.datasets import koppen
-from xland.datasets.reference import KOPPEN_ZONES
+from xland.datasets.prepared import KOPPEN_ZONES
 from xland.errors import RegionError
 from xland.geo.grid import Grid
 from xland.geo.split import CONTINENTS, find_cells

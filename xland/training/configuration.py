@@ -79,6 +79,8 @@ class Schedule:
         Patches to learn from, chosen by farthest point sampling among those with training pixels.
     samples : int
         Patches an epoch, drawn as often as they hold training pixels; 0 takes each candidate once.
+    sampling : str
+        How patches are weighed where they are drawn: a name in :data:`xland.training.data.sampling.SAMPLING_RULES`.
     rare_classes : float
         How much more often patches with rare classes are drawn, from 0 (not) to 1; see
         :func:`xland.training.data.sampling.rare_class_weights`.
@@ -126,6 +128,7 @@ class Schedule:
     patch_stride: Annotated[int, Limits(1, 2**14)] = 80
     candidates: Count = 8000
     samples: CountOrNone = 0
+    sampling: Name = "rare_classes"
     rare_classes: Share = 0.0
     points: CountOrNone = 0
     learning_rate: Positive = 2e-3

@@ -108,7 +108,7 @@ def train(
         If arguments contradict each other.
     XlandError
         If data, store, configuration, state or cluster do not fit, as
-        :func:`xland.training.data.material.gather`, :func:`xland.training.data.gathering.stored_material`,
+        :func:`xland.training.data.material.gather`, :func:`xland.training.data.material.stored_material`,
         :func:`xland.training.learn.loop.fit` and :func:`xland.training.ranks.launching.launch` say.
     """
     given: dict[str, Any] = {"forcing": forcing, "target": target, "static": static, "prior": prior}

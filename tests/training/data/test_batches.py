@@ -1,4 +1,4 @@
-"""The batches of a training for other models."""
+"""The batches of a training for other models, with the labels of what is in them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ import xarray as xr
 import xbatcher
 
 from tests.killing import PROJECT
-from tests.worlds import FACTOR, FINE, tiny_checkpoint, tiny_configuration, tiny_inputs, tiny_world
+from tests.worlds import COARSE, FACTOR, FINE, tiny_checkpoint, tiny_configuration, tiny_inputs, tiny_world
 from xland.errors import ConfigurationError, GridError, TimeError
 from xland.geo.split import Part, divide
-from xland.training.augmentation import Augmentation
-from xland.training.data.batches import label_batches, make_batches
-from xland.training.data.gathering import stored_material
-from xland.training.data.loader import make_loader
-from xland.training.data.material import gather
+from xland.training.augmentation import NO_AUGMENTATION, Augmentation
+from xland.training.data.batches import LabelledBatches, label_batches, make_batches
+from xland.training.data.loader import PatchDataset, TrainingArrays, make_loader
+from xland.training.data.material import gather, stored_material
+from xland.training.data.patches import make_patches
 from xland.training.data.prepare import prepare
+from xland.training.data.sampling import Order, RankSampler
 from xland.training.learn.loop import fit
 from xland.training.learn.steps import Stepper
 from xland.training.rollout import Rollout
 from xland.vocabulary import OCEAN
 
-PATCHES = {"patch": 40, "stride": 20}
+YEARS = (1999, 2004)
 
 
 def world(years=(2000, 2001)):
@@ -35,28 +36,36 @@ def world(years=(2000, 2001)):
 
 def made(there=(2000, 2001), **options):
     data = world(there)
-    return make_batches(data.pop("forcing"), **data, **{"inputs": tiny_inputs(), **PATCHES, **options})
+    return make_batches(data.pop("forcing"), **data, **{"inputs": tiny_inputs(), "patch": 40, "stride": 20, **options})
 
 
-def learned(tmp_path, monkeypatch, configuration, **data):
-    """Samples of every step of a real training."""
-    return learned_from(gather(configuration, **data), tmp_path, monkeypatch)
+class DoneError(Exception):
+    pass
 
 
-def learned_from(prepared, tmp_path, monkeypatch):
-    seen, take = [], Stepper.take
+@pytest.fixture
+def learned(tmp_path, monkeypatch):
+    """Samples of the first so many steps of a real training."""
 
-    def record(self, samples, **options):
-        seen.append({name: values.numpy().copy() for name, values in samples.items()})
-        return take(self, samples, **options)
+    def run(prepared, steps):
+        seen = []
 
-    monkeypatch.setattr(Stepper, "take", record)
-    fit(*prepared, tmp_path / "model")
-    return seen
+        def record(self, samples, **options):
+            seen.append({name: values.numpy().copy() for name, values in samples.items()})
+            if len(seen) == steps:
+                raise DoneError
+            return own(self, samples, **options)
+
+        own = Stepper.take
+        monkeypatch.setattr(Stepper, "take", record)
+        with pytest.raises(DoneError):
+            fit(*prepared, tmp_path / "model")
+        return seen
+
+    return run
 
 
 def assert_same(batches, seen):
-    assert len(batches) == len(seen)
     for own, theirs in zip(batches, seen, strict=True):
         assert set(own) == set(theirs)
         for name, values in theirs.items():
@@ -64,41 +73,29 @@ def assert_same(batches, seen):
 
 
 @pytest.mark.parametrize(
-    "options", [{"candidates": 10}, {"seed": 7, "samples": 13, "rare_classes": 0.5, "candidates": 9}]
+    ("prior", "augmentation", "options"),
+    [
+        ("none", Augmentation(flip=False, prior_masked=0.0), {"candidates": 4, "batch": 4}),
+        ("code", Augmentation(coarse_noise=0.1), {"seed": 7, "samples": 5, "rare_classes": 0.5, "batch": 4}),
+    ],
 )
-def test_they_are_those_of_a_training_in_the_same_order(tmp_path, monkeypatch, options):
-    options = {"batch": 4, **options}
-    configuration = replace(
-        tiny_configuration(patch=40, patch_stride=20, epochs=2, **options),
-        augmentation=Augmentation(flip=False, prior_masked=0.0),
-    )
-    seen = learned(tmp_path, monkeypatch, configuration, **world())
-    batches = made(**options)
-    half = len(seen) // 2
-    assert_same(batches, seen[:half])
+def test_they_are_those_of_a_training_in_the_same_order(learned, prior, augmentation, options):
+    inputs, data = tiny_inputs(prior), {**world(), "prior": world((1999, 2000))["target"]}
+    configuration = replace(tiny_configuration(inputs, epochs=2, **options), augmentation=augmentation)
+    batches = made(inputs=inputs, prior=data["prior"], augmentation=augmentation, **{"candidates": 24, **options})
+    seen = learned(gather(configuration, **data), 2 * len(batches))
+    assert_same(batches, seen[: len(batches)])
     batches.set_epoch(1)
-    assert_same(batches, seen[half:])
-    assert_same(made(**options, epoch=1), seen[half:])
-    assert batches.inputs == gather(configuration, **world())[0].inputs
+    assert_same(batches, seen[len(batches) :])
+    assert batches.inputs == gather(configuration, **data)[0].inputs
 
 
-def test_random_changes_are_those_of_a_training_too(tmp_path, monkeypatch):
-    changes = Augmentation(flip=True, coarse_noise=0.1, prior_masked=0.4)
-    inputs = tiny_inputs("code")
-    data = {**world(), "prior": world((1999, 2000))["target"]}
-    configuration = replace(tiny_configuration(inputs, epochs=1, candidates=6), augmentation=changes)
-    seen = learned(tmp_path, monkeypatch, configuration, **data)
-    options = {"candidates": 6, "batch": 3, "augmentation": changes}
-    assert_same(made(inputs=inputs, prior=data["prior"], **options), seen)
-
-
-def test_they_come_from_a_training_store_too(tmp_path, monkeypatch):
+def test_they_come_from_a_training_store_too(learned, tmp_path):
     configuration = tiny_configuration(epochs=1, candidates=8, patch_stride=40)
-    configuration = replace(configuration, augmentation=Augmentation(flip=False))
     prepare(configuration, tmp_path / "store.zarr", **world(), progress=False)
     stored = stored_material(configuration, tmp_path / "store.zarr")
-    seen = learned_from(stored, tmp_path, monkeypatch)
-    assert_same(label_batches(*stored), seen)
+    batches = label_batches(*stored)
+    assert_same(batches, learned(stored, len(batches)))
 
 
 def test_loader_processes_read_the_same():
@@ -108,94 +105,65 @@ def test_loader_processes_read_the_same():
 
 
 def test_years_of_a_rollout_come_one_by_one():
-    inputs = tiny_inputs("code")
-    configuration = replace(tiny_configuration(inputs, candidates=4), rollout=Rollout(years=2, own_maps=0.5))
-    data = {**world(), "prior": world((1999, 2000))["target"]}
-    batches = label_batches(*gather(configuration, **data))
+    configuration = tiny_configuration(tiny_inputs("code"), candidates=4)
+    configuration = replace(configuration, rollout=Rollout(years=2, own_maps=0.5))
+    batches = label_batches(*gather(configuration, **world(), prior=world((1999, 2000))["target"]))
     assert sorted(int(year) for batch in batches for year in batch["year"]) == [2000] * 4 + [2001] * 4
 
 
 def test_ranks_share_each_batch():
-    whole = list(made(batch=6))
-    shares = [list(made(batch=6, rank=rank, ranks=2)) for rank in range(2)]
+    whole = list(made(batch=6, candidates=8))
+    shares = [list(made(batch=6, candidates=8, rank=rank, ranks=2)) for rank in range(2)]
     for batch, *parts in zip(whole, *shares, strict=True):
         xr.testing.assert_equal(xr.concat(parts, "sample"), batch)
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
-def test_only_pixels_of_the_part_count(part):
+def test_only_pixels_of_the_part_count_and_those_to_judge_by_once_in_order(part):
     cells = divide(FINE.coarsen(FACTOR), 0, -60.0) == Part[part.upper()]
     there = xr.DataArray(
         cells.repeat(FACTOR, 0).repeat(FACTOR, 1), {"lat": FINE.latitude, "lon": FINE.longitude}, ("lat", "lon")
     )
-    counted = 0
-    for batch in made(part=part):
+    counted, keys = 0, []
+    for batch in made(part=part, candidates=20):
         inside = there.sel(lat=batch["lat"], lon=batch["lon"]).transpose("sample", "y", "x")
         assert ((batch["target"] == 255) | inside).all()
         counted += int((batch["target"] != 255).sum())
+        keys += zip(batch["year"].values, -batch["lat"].values[:, 0], batch["lon"].values[:, 0], strict=True)
     assert counted > 1000
-
-
-def test_validation_judges_every_pixel_once_and_in_order():
-    keys = [
-        (year, lat, lon)
-        for batch in made(part="validation")
-        for year, lat, lon in zip(
-            batch["year"].values, -batch["lat"].values[:, 0], batch["lon"].values[:, 0], strict=True
-        )
-    ]
-    assert keys == sorted(set(keys))
+    assert part == "train" or keys == sorted(set(keys))
 
 
 def test_without_a_part_every_pixel_with_data_counts():
     (codes,) = world((2000,))["target"].values
-    known = 0
     for batch in made((2000,), part=None, stride=40):
         rows = np.searchsorted(-FINE.latitude, -batch["lat"].values)
         columns = np.searchsorted(FINE.longitude, batch["lon"].values)
         there, target = codes[rows[:, :, None], columns[:, None, :]], batch["target"].values
-        counted = target != 255
-        np.testing.assert_array_equal(target[counted], there[counted])
-        assert (there[~counted] == OCEAN).all()
-        known += int(counted.sum())
-    assert known > sum(int((batch["target"] != 255).sum()) for batch in made((2000,), stride=40))
+        np.testing.assert_array_equal(target, np.where(there == OCEAN, 255, there))
 
 
-def test_years_can_be_chosen():
-    assert {int(year) for batch in made(years=2001) for year in batch["year"]} == {2001}
-    assert {int(year) for batch in made(years=[2000, 2001]) for year in batch["year"]} == {2000, 2001}
-
-
-def test_patches_of_a_generator_are_taken_instead():
-    maps = world()["target"]
-    generator = xbatcher.BatchGenerator(maps, {"lat": 24, "lon": 24}, batch_dims={"time": 1})
-    batches = made(generator=generator, patch=None, stride=None, part=None)
-    found = set()
-    for batch in batches:
-        assert batch["target"].shape[1:] == (24, 24)
-        found |= set(zip(batch["lat"].values[:, 0], batch["lon"].values[:, 0], strict=True))
-    there = {(float(one["lat"][0]), float(one["lon"][0])) for one in generator}
-    assert found <= there
-    assert len(found) > 20
-
-
-def test_generators_serve_every_part():
-    generator = xbatcher.BatchGenerator(world()["target"], {"lat": 20, "lon": 20})
-    train, validation = (
-        made(generator=generator),
-        made(generator=generator, part="validation", augmentation=Augmentation()),
-    )
-    assert len(train) > len(validation) > 0
-    assert "lon" in next(iter(validation)).coords, "samples to judge by are not mirrored"
-
-
-def test_channels_can_be_those_of_a_model(tmp_path):
-    data = world()
-    checkpoint = tiny_checkpoint(tmp_path)
-    batches = make_batches(data.pop("forcing"), **data, model=checkpoint)
-    batch = next(iter(batches))
+def test_years_and_channels_of_a_model_can_be_chosen(tmp_path):
+    assert {int(year) for batch in made(years=2001, candidates=4) for year in batch["year"]} == {2001}
+    data, checkpoint = world(), tiny_checkpoint(tmp_path)
+    batch = next(iter(make_batches(data.pop("forcing"), **data, model=checkpoint)))
     assert batch["target"].shape[1:] == (40, 40), "the window of the model"
     assert list(batch["channel"].values) == [channel.name for channel in checkpoint.inputs.static]
+
+
+def test_patches_of_a_generator_are_taken_instead_in_every_part():
+    generator = xbatcher.BatchGenerator(world()["target"], {"lat": 24, "lon": 24}, batch_dims={"time": 1})
+    there = {(float(one["lat"][0]), float(one["lon"][0])) for one in generator}
+    found = set()
+    for batch in made(generator=generator, patch=None, stride=None, part=None):
+        assert batch["target"].shape[1:] == (24, 24)
+        found |= set(zip(batch["lat"].values[:, 0], batch["lon"].values[:, 0], strict=True))
+    assert len(found) > 20
+    assert found <= there
+    train = made(generator=generator)
+    validation = made(generator=generator, part="validation", augmentation=Augmentation())
+    assert len(train) > len(validation) > 0
+    assert "lon" in next(iter(validation)).coords, "samples to judge by are not mirrored"
 
 
 def test_the_examples_of_the_documentation_run(capsys):
@@ -213,11 +181,7 @@ def test_the_examples_of_the_documentation_run(capsys):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        (
-            {"part": "training"},
-            ConfigurationError,
-            "part must be one of 'train', 'validation', 'test' or None, not 'training'",
-        ),
+        ({"part": "training"}, ConfigurationError, "part must be one of 'train', 'validation', 'test'"),
         ({"model": "luh2-0p05"}, ConfigurationError, "inputs and model both say which channels to take"),
         ({"years": slice(2000, 2001)}, TimeError, "give calendar years as a whole number or a list"),
         ({"years": 2050}, TimeError, "2050"),
@@ -238,3 +202,80 @@ def test_a_generator_without_a_pixel_that_counts_is_named():
     generator = xbatcher.BatchGenerator(pole, {"lat": 8, "lon": 8})
     with pytest.raises(ConfigurationError, match="no patch of 8 cells holds a pixel for train"):
         made(generator=generator)
+
+
+@pytest.fixture(scope="module")
+def source():
+    """Values that tell where and when they are."""
+    inputs = tiny_inputs("code", (0, -1))
+    rows, columns = np.meshgrid(np.arange(FINE.rows), np.arange(FINE.columns), indexing="ij")
+    coarse = np.zeros((2, inputs.coarse_channels, *COARSE.shape), dtype=np.float32)
+    coarse[:, 0], coarse[:, 1] = COARSE.latitude[:, None], COARSE.longitude
+    coarse += 1000 * np.arange(inputs.coarse_channels)[:, None, None]
+    static = np.stack([rows, columns, rows]).astype(np.float16)
+    target = np.stack([(rows + columns) % 8, (rows + columns) % 5]).astype(np.uint8)
+    return TrainingArrays(inputs, YEARS, coarse, static, target, target[::-1])
+
+
+def labelled(source, size=40, **changes):
+    augmentation = replace(NO_AUGMENTATION, **changes)
+    dataset = PatchDataset(source, make_patches(FINE, size, 40, FACTOR), augmentation=augmentation)
+    return LabelledBatches(dataset, FINE, RankSampler(Order(len(dataset), 3), 4))
+
+
+def test_batches_are_datasets_with_names_and_codes(source):
+    first = next(iter(labelled(source)))
+    assert {name: (first[name].dims, first[name].shape, str(first[name].dtype)) for name in first} == {
+        "coarse": (("sample", "coarse_channel", "coarse_y", "coarse_x"), (4, 14, 10, 10), "float32"),
+        "static": (("sample", "channel", "y", "x"), (4, 3, 40, 40), "float16"),
+        "target": (("sample", "y", "x"), (4, 40, 40), "uint8"),
+        "prior": (("sample", "y", "x"), (4, 40, 40), "uint8"),
+    }
+    assert list(first["channel"].values) == ["elevation", "abs_latitude", "land_share"]
+    assert list(first["coarse_channel"].values)[:2] == ["forest", "cropland"]
+    assert (first["coarse"].sel(coarse_channel="forest-1") // 1000 == 7).all(), "the channel of the year before"
+    for name in ("target", "prior"):
+        assert first[name].attrs["flag_meanings"].split()[4] == "forest"
+        assert list(first[name].attrs["flag_values"]) == list(range(8))
+        assert first[name].attrs["missing_value"] == 255
+    plain = TrainingArrays(tiny_inputs("none", (0, -1)), YEARS, source.coarse, source.static, source.target)
+    assert set(next(iter(labelled(plain)))) == {"coarse", "static", "target"}
+
+
+def test_coordinates_tell_where_and_when_each_sample_is_and_an_epoch_holds_each_once(source):
+    batches, seen = labelled(source), []
+    for batch in batches:
+        rows, columns = batch["static"].isel(channel=0), batch["static"].isel(channel=1)
+        np.testing.assert_allclose(batch["lat"], FINE.latitude[rows.isel(x=0).astype(int)])
+        np.testing.assert_allclose(batch["lon"], FINE.longitude[columns.isel(y=0).astype(int)])
+        np.testing.assert_allclose(batch["coarse"][:, 0].isel(coarse_x=0), batch["coarse_lat"])
+        np.testing.assert_allclose(batch["coarse"][:, 1].isel(coarse_y=0) - 1000, batch["coarse_lon"])
+        modulus = xr.where(batch["year"] == 1999, 8, 5)
+        assert ((rows + columns) % modulus == batch["target"]).all()
+        seen += zip(batch["year"].values, batch["lat"].values[:, 0], batch["lon"].values[:, 0], strict=True)
+    assert len(seen) == len(set(seen)) == len(batches.dataset) == 2 * 4 * 9
+    again = [(batch["year"].values[0], *batch["lat"].values[0, :1]) for batch in batches]
+    assert again == [key[:2] for key in seen[::4]], "without a word, the same epoch again"
+    batches.set_epoch(1)
+    assert again != [(batch["year"].values[0], *batch["lat"].values[0, :1]) for batch in batches]
+
+
+def test_patches_may_end_within_a_coarse_cell(source):
+    batch = next(iter(labelled(source, size=38)))
+    assert batch["coarse"].shape[2:] == (10, 10)
+    assert batch["target"].shape[1:] == (38, 38)
+    assert (abs(batch["coarse_lat"].isel(coarse_y=-1) - batch["lat"].isel(y=-1)) < 2).all()
+
+
+def test_samples_that_are_mirrored_do_not_claim_a_place(source):
+    batch = next(iter(labelled(source, flip=True)))
+    assert {"lat", "coarse_lat"} <= set(batch.coords)
+    assert not {"lon", "coarse_lon"} & set(batch.coords)
+    batch = next(iter(labelled(source, flip_north_south=True)))
+    assert not {"lat", "coarse_lat"} & set(batch.coords)
+
+
+def test_samples_of_several_years_are_refused(source):
+    dataset = PatchDataset(source, make_patches(FINE, 40, 40, FACTOR), sequences=np.array([[0, 1]]))
+    with pytest.raises(ConfigurationError, match="samples of 2 years have no labels; take each year alone"):
+        LabelledBatches(dataset, FINE, RankSampler(Order(len(dataset)), 4))

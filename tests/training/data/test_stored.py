@@ -13,21 +13,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.store.damage import change_root, flip
-from tests.worlds import FACTOR, FINE, tiny_configuration, tiny_inputs, tiny_world
+from tests.worlds import FACTOR, tiny_configuration, tiny_inputs, tiny_world
 from xland.errors import StoreError
-from xland.training.data.chunks import ChunkCache, ChunkedArray, hash_array, open_chunks
 from xland.training.data.loader import Place
 from xland.training.data.material import gather
 from xland.training.data.prepare import prepare
-from xland.training.data.stored import CONTENTS, StoredArrays, open_training_store
+from xland.training.data.stored import (
+    CONTENTS,
+    ChunkCache,
+    ChunkedArray,
+    StoredArrays,
+    hash_array,
+    open_chunks,
+    open_training_store,
+)
 
 YEARS = (2000, 2001)
-ROWS, COLUMNS = FINE.shape
+
+
+ROWS, COLUMNS = 64, 120
+REGION = {"lat": slice(62, -2), "lon": slice(-60, 60)}
 
 
 @lru_cache(maxsize=1)
 def world():
-    coarse, static, maps = tiny_world((1999, *YEARS))
+    coarse, static, maps = (each.sel(REGION) for each in tiny_world((1999, *YEARS)))
     other = maps.copy(data=np.where(maps == 2, 3, maps).astype(np.uint8))
     return coarse, static, maps, other
 
@@ -70,7 +80,7 @@ def copied(stores, tmp_path):
 def places(draw):
     row = draw(st.integers(0, ROWS // FACTOR - 1)) * FACTOR
     column = draw(st.integers(0, COLUMNS // FACTOR - 1)) * FACTOR
-    height, width = draw(st.integers(1, min(90, ROWS - row))), draw(st.integers(1, min(90, COLUMNS - column)))
+    height, width = draw(st.integers(1, min(50, ROWS - row))), draw(st.integers(1, min(50, COLUMNS - column)))
     return Place(draw(st.integers(0, len(YEARS) - 1)), slice(row, row + height), slice(column, column + width))
 
 
@@ -82,9 +92,9 @@ def assert_equal_samples(stored, wanted):
             np.testing.assert_array_equal(one[name], values, name)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
-    st.lists(places(), min_size=1, max_size=6),
+    st.lists(places(), min_size=1, max_size=4),
     st.sampled_from([(12, False), (40, False), (40, True), (1000, False)]),
     st.sampled_from([0, 20_000, 10**8]),
 )
@@ -133,7 +143,7 @@ def test_a_chunk_is_decoded_once_for_all_patches_and_years_that_need_it(stores, 
 
 
 def test_a_copy_in_another_process_reads_the_same(stores):
-    wanted = [Place(1, slice(40, 80), slice(100, 140))]
+    wanted = [Place(1, slice(20, 60), slice(40, 80))]
     source = open_training_store(stores())
     expected = source.read(wanted)
     assert_equal_samples(pickle.loads(pickle.dumps(source)).read(wanted), expected)
@@ -184,13 +194,13 @@ def test_a_map_that_was_damaged_is_found_when_it_is_read(copied):
     flip(file, len(content) // 2)
     source = open_training_store(copied)
     with pytest.raises(StoreError, match=r"is damaged: maps/c/1/1/0 was altered"):
-        source.read([Place(0, slice(40, 80), slice(0, COLUMNS))])
+        source.read([Place(0, slice(40, 64), slice(0, COLUMNS))])
     file.write_bytes(content[:50])
     with pytest.raises(StoreError, match=r"is damaged: maps/c/1/1/0 was altered"):
-        pickle.loads(pickle.dumps(open_training_store(copied))).read([Place(0, slice(40, 80), slice(0, 40))])
+        pickle.loads(pickle.dumps(open_training_store(copied))).read([Place(0, slice(40, 64), slice(0, 40))])
     shutil.copyfile(copied / "maps" / "c" / "1" / "0" / "0", file)
     with pytest.raises(StoreError, match=r"is damaged: maps/c/1/1/0 was altered"):
-        open_training_store(copied).read([Place(0, slice(40, 80), slice(0, 40))])
+        open_training_store(copied).read([Place(0, slice(40, 64), slice(0, 40))])
 
 
 def test_damage_to_a_store_without_digests_is_found_by_the_chunks_own_checksums(copied):
@@ -199,16 +209,16 @@ def test_damage_to_a_store_without_digests_is_found_by_the_chunks_own_checksums(
     content = file.read_bytes()
     flip(file, len(content) // 2)
     with pytest.raises(StoreError, match=r"maps: chunk 1\.1\.\d cannot be read .*the store is damaged"):
-        StoredArrays(str(copied), contents).read([Place(0, slice(40, 80), slice(0, COLUMNS))])
+        StoredArrays(str(copied), contents).read([Place(0, slice(40, 64), slice(0, COLUMNS))])
     file.write_bytes(content[:50])
     with pytest.raises(StoreError, match=r"maps: chunk 1\.1\.0 cannot be read .*fewer than its index"):
-        StoredArrays(str(copied), contents).read([Place(0, slice(40, 80), slice(0, 40))])
+        StoredArrays(str(copied), contents).read([Place(0, slice(40, 64), slice(0, 40))])
 
 
 def test_an_array_that_was_altered_is_found_when_the_store_is_verified(copied):
     contents = open_training_store(copied, verify=True).contents
     StoredArrays(str(copied), contents).verify()
-    zarr.open_array(copied / "static", mode="r+")[0, 100, 100] += 1
+    zarr.open_array(copied / "static", mode="r+")[0, 30, 100] += 1
     with pytest.raises(StoreError, match=r"damaged in 1 of \d+ files: static/c/0/\d+/\d+ was altered"):
         open_training_store(copied, verify=True)
     with pytest.raises(StoreError, match="is damaged: static no longer have the content"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,21 +13,29 @@ from numpy.typing import NDArray
 
 from xland.arguments import checked
 from xland.errors import ConfigurationError, TimeError
+from xland.geo.grid import Grid
 from xland.geo.split import Part
 from xland.models import DEFAULT_MODEL, find_model
 from xland.models.checkpoint import Checkpoint
-from xland.models.inputs import InputSpec
+from xland.models.inputs import MASKED, InputSpec
 from xland.models.networks.architecture import Architecture
 from xland.training.augmentation import NO_AUGMENTATION, Augmentation
 from xland.training.configuration import Configuration, Data, Schedule
-from xland.training.data.labelled import LabelledBatches
+from xland.training.data.loader import PatchDataset
 from xland.training.data.material import Material, gather
 from xland.training.data.patches import make_patches, patches_from
 from xland.training.data.samples import make_dataset, make_order, take_census
-from xland.training.data.sampling import Order, RankSampler
+from xland.training.data.sampling import Order, RankSampler, Sample
 from xland.training.rollout import Rollout
 
 PartName = Literal["train", "validation", "test"]
+
+_DIMS = {
+    "coarse": ("sample", "coarse_channel", "coarse_y", "coarse_x"),
+    "static": ("sample", "channel", "y", "x"),
+    "target": ("sample", "y", "x"),
+    "prior": ("sample", "y", "x"),
+}
 
 
 @checked(ConfigurationError)
@@ -109,7 +117,10 @@ def make_batches(
     if inputs is not None and model is not None:
         raise ConfigurationError("inputs and model both say which channels to take: give one of them")
     inputs = inputs or find_model(DEFAULT_MODEL if model is None else model).inputs
-    wanted = _whole(years)
+    given = np.atleast_1d([] if years is None else np.asarray("" if isinstance(years, xr.Dataset) else years))
+    if given.size and given.dtype.kind not in "iu":
+        raise TimeError(f"years={years!r}: give calendar years as a whole number or a list of them")
+    wanted = tuple(given.tolist())
     # a generator makes patches of its own; the smallest are always in order
     own = (
         (2 * inputs.factor, inputs.factor)
@@ -157,12 +168,13 @@ def label_batches(
         With normalised inputs. Years that it rolls out over come one by one.
     material : Material
         What it learns from, in memory (:func:`xland.training.data.material.gather`) or in a training store
-        (:func:`xland.training.data.gathering.stored_material`).
+        (:func:`xland.training.data.material.stored_material`).
     part, generator, rank, ranks
         As for :func:`make_batches`.
     """
-    if part is not None and (not isinstance(part, str) or part not in _PARTS):
-        raise ConfigurationError(f"there is no part {part!r} of the split: choose one of {', '.join(_PARTS)}, or None")
+    names = [each.name.lower() for each in (Part.TRAIN, Part.VALIDATION, Part.TEST)]
+    if part is not None and part not in names:
+        raise ConfigurationError(f"there is no part {part!r} of the split: choose one of {', '.join(names)}, or None")
     schedule, factor = configuration.schedule, configuration.inputs.factor
     patches = None
     if generator is not None:
@@ -172,16 +184,12 @@ def label_batches(
     if part is None:
         material = replace(material, part=np.full_like(material.part, Part.TRAIN))
     configuration = replace(configuration, rollout=Rollout())
-    chosen = Part.TRAIN if part is None else _PARTS[part]
+    chosen = Part[(part or "train").upper()]
     dataset = make_dataset(configuration, material, chosen, take_census(material.source), patches)
     order = make_order(configuration, dataset) if part == "train" else _InOrder(len(dataset))
     return LabelledBatches(dataset, material.grid, RankSampler(order, schedule.batch, rank=rank, ranks=ranks))
 
 
-_PARTS = {"train": Part.TRAIN, "validation": Part.VALIDATION, "test": Part.TEST}
-
-
-@dataclass(frozen=True)
 class _InOrder(Order):
     """Samples as they come."""
 
@@ -189,8 +197,90 @@ class _InOrder(Order):
         return np.arange(self.items)
 
 
-def _whole(years: int | Sequence[int] | None) -> tuple[int, ...]:
-    values = np.atleast_1d([] if years is None else np.asarray("" if isinstance(years, xr.Dataset) else years))
-    if values.size and values.dtype.kind not in "iu":
-        raise TimeError(f"years={years!r}: give calendar years as a whole number or a list of them")
-    return tuple(values.tolist())
+class LabelledBatches:
+    """The batches of one epoch as xarray Datasets, read when they are asked for.
+
+    Each is a Dataset of some samples, a patch of one year each: ``coarse`` (sample, coarse_channel,
+    coarse_y, coarse_x), ``static`` (sample, channel, y, x), ``target`` (sample, y, x) and, for inputs with
+    one, ``prior`` (sample, y, x). Coarse and static channels are normalised; target and prior are class
+    codes, 255 where a pixel does not count or is not known. Coordinates give the ``year`` of each sample,
+    the names of channels, ``lat`` and ``lon`` of its cells and ``coarse_lat`` and ``coarse_lon`` of its
+    coarse cells. (Where samples are mirrored at random, the coordinates of that direction are left out.)
+
+    Parameters
+    ----------
+    dataset : PatchDataset
+        Of single years.
+    grid : Grid
+        Its fine grid.
+    sampler : RankSampler
+        What each batch takes.
+
+    Raises
+    ------
+    ConfigurationError
+        If samples are of several years.
+    """
+
+    def __init__(self, dataset: PatchDataset, grid: Grid, sampler: RankSampler) -> None:
+        if dataset.sequences.shape[1] != 1:
+            raise ConfigurationError(
+                f"samples of {dataset.sequences.shape[1]} years have no labels; take each year alone"
+            )
+        self.dataset = dataset
+        self.grid = grid
+        self.sampler = sampler
+
+    @property
+    def inputs(self) -> InputSpec:
+        """Channels and their normalisation."""
+        return self.dataset.source.inputs
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that is iterated next: the order of its samples, and their random changes."""
+        self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[xr.Dataset]:
+        """Yield one Dataset a batch."""
+        for batch in self.sampler:
+            samples = self.dataset.__getitems__(batch)
+            codes = {
+                "flag_values": np.arange(len(self.inputs.classes), dtype=np.uint8),
+                "flag_meanings": " ".join(self.inputs.classes),
+                "missing_value": np.uint8(MASKED),
+            }
+            variables = {
+                name: (dims, np.stack([each[name].numpy() for each in samples]), {} if "channel" in dims[1] else codes)
+                for name, dims in _DIMS.items()
+                if name in samples[0]
+            }
+            yield xr.Dataset(variables, self._coordinates(batch))
+
+    def _coordinates(self, batch: Sequence[Sample]) -> dict[str, Any]:
+        inputs, changes = self.inputs, self.dataset.augmentation
+        places = [self.dataset.places(sample.item)[0] for sample in batch]
+        coarse = [place.coarse(inputs.factor) for place in places]
+        low = self.grid.coarsen(inputs.factor)
+        steps = [(channel.name, step) for step in inputs.steps for channel in inputs.coarse]
+        coordinates: dict[str, Any] = {
+            "coarse_channel": [f"{name}{step:+d}" if step else name for name, step in steps],
+            "channel": [channel.name for channel in inputs.static],
+            "year": ("sample", [self.dataset.source.years[place.year] for place in places]),
+        }
+
+        def add(name: str, dim: str, labels: NDArray[np.float64], cells: list[slice]) -> None:
+            kind = {"lat": ("latitude", "degrees_north"), "lon": ("longitude", "degrees_east")}[name[-3:]]
+            attributes = dict(zip(("standard_name", "units"), kind, strict=True))
+            coordinates[name] = (("sample", dim), np.stack([labels[each] for each in cells]), attributes)
+
+        if not changes.flip_north_south:
+            add("lat", "y", self.grid.latitude, [place.rows for place in places])
+            add("coarse_lat", "coarse_y", low.latitude, [rows for rows, _ in coarse])
+        if not changes.flip:
+            add("lon", "x", self.grid.longitude, [place.columns for place in places])
+            add("coarse_lon", "coarse_x", low.longitude, [columns for _, columns in coarse])
+        return coordinates

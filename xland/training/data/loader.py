@@ -27,17 +27,8 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
 
     Item ``i`` is patch ``i % len(patches)`` of sequence ``i // len(patches)``; its random changes
     depend on ``seed``, epoch and ``i`` alone, so that any number of workers gives the same batches.
-
-    Parameters
-    ----------
-    source : PatchSource
-    patches : Patches
-    cells : (coarse rows, coarse columns) array of bool, optional
-        Coarse cells whose pixels count, normally those of one part of the split; all by default.
-    sequences : (count, years) array of int, optional
-        Positions of consecutive maps that make one sample; by default each map alone.
-    augmentation : Augmentation
-    seed : int
+    Only pixels in ``cells`` (coarse rows, coarse columns) count, by default all; ``sequences`` (count, years) are
+    positions of consecutive maps that make one sample, by default each map alone.
     """
 
     def __init__(
@@ -70,19 +61,12 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
         return self.__getitems__([sample])[0]
 
     def __getitems__(self, samples: Sequence[Sample | int]) -> list[dict[str, Tensor]]:
-        """Return several samples, from one look at the source.
+        """Return several samples of an epoch (epoch 0 for plain items), from one look at the source.
 
-        Parameters
-        ----------
-        samples : list of (epoch, item), or of items of epoch 0
-
-        Returns
-        -------
-        list of dict
-            ``coarse``, ``static``, ``target`` and, where the model reads one, ``prior``, as the source gives
-            them; for sequences of several years, ``coarse``, ``target`` and ``prior`` have a first dimension of
-            years. ``corner``, where patches are no multiple of the factor: fine cells of the first coarse
-            row and column that lie outside of the patch, two int64.
+        Each has ``coarse``, ``static``, ``target`` and, where the model reads one, ``prior``, as the source gives
+        them; for sequences of several years, ``coarse``, ``target`` and ``prior`` have a first dimension of
+        years. ``corner``, where patches are not a multiple of the factor: fine cells of the first coarse
+        row and column that lie outside of the patch, two int64.
         """
         chosen = [sample if isinstance(sample, tuple) else Sample(0, sample) for sample in samples]
         places = [place for sample in chosen for place in self.places(sample.item)]
@@ -111,17 +95,17 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
         }
         random = np.random.default_rng((self.seed, drawn.epoch, drawn.item))
         if "prior" in read[0]:
-            sample["prior"] = np.stack([self._hide(each["prior"], random) for each in read])
+            sample["prior"] = np.stack([_hide(each["prior"], self.augmentation, random) for each in read])
         sample = _augment(sample, self.augmentation, random, size % factor and factor - size % factor)
         if len(read) == 1:
             sample = {name: values[0] if name in _YEARLY else values for name, values in sample.items()}
         return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in sample.items()}
 
-    def _hide(self, prior: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-        changes = self.augmentation
-        if changes.prior_dropped and random.random() < changes.prior_dropped:
-            return np.full_like(prior, MASKED)
-        return mask_prior(prior, changes.prior_masked, random, changes.prior_block)
+
+def _hide(prior: NDArray[np.uint8], changes: Augmentation, random: np.random.Generator) -> NDArray[np.uint8]:
+    if changes.prior_dropped and random.random() < changes.prior_dropped:
+        return np.full_like(prior, MASKED)
+    return mask_prior(prior, changes.prior_masked, random, changes.prior_block)
 
 
 _YEARLY = ("coarse", "target", "prior")
@@ -137,19 +121,9 @@ def make_loader(
 ) -> DataLoader[dict[str, Tensor]]:
     """Return the loader of some batches; iterate it once for each epoch that their sampler is set to.
 
-    The samples and their random changes do not depend on the number of loader processes, which live on
-    from one epoch to the next.
-
-    Parameters
-    ----------
-    dataset : PatchDataset
-    batches : RankSampler, or list of lists of Sample
-    workers : int
-        Loader processes, each two batches ahead; 0 loads when a batch is asked for.
-    pinned : bool
-        Put batches into memory from which a GPU can fetch them while it works.
-    prepare_worker : callable, optional
-        Called with its number in each loader process before it begins.
+    Samples do not depend on the number of loader processes (``workers``; 0 loads when a batch is asked for), which live
+    on from one epoch to the next, two batches ahead. ``prepare_worker`` is called with its number in each of them
+    first; ``pinned`` memory lets a GPU fetch batches while it works.
     """
     return DataLoader(
         dataset,
@@ -184,14 +158,9 @@ def _augment(
 
 
 class Place(NamedTuple):
-    """A patch of one map.
+    """A patch of one map: position of the map in the source, fine rows and columns.
 
-    Parameters
-    ----------
-    year : int
-        Position of the map among those of the source.
-    rows, columns : slice
-        Fine cells; they begin at the edge of a coarse cell and end anywhere.
+    Both begin at the edge of a coarse cell and end anywhere.
     """
 
     year: int
@@ -205,37 +174,29 @@ class Place(NamedTuple):
 
 
 class PatchSource(Protocol):
-    """What a training reads its patches from; it can be pickled, and gives the same values every time."""
+    """What a training reads its patches from; it can be pickled, and gives the same values every time.
+
+    ``inputs`` are normalised; ``years`` are those of the maps, in order; ``shape`` are fine rows and columns; ``chunk``
+    are those that are read as a whole, None where reading less costs less; ``hashes`` are SHA-256 of the content.
+    """
 
     @property
-    def inputs(self) -> InputSpec:
-        """Normalised inputs."""
-
+    def inputs(self) -> InputSpec: ...  # noqa: D102
     @property
-    def years(self) -> tuple[int, ...]:
-        """Calendar years of the maps, in order."""
-
+    def years(self) -> tuple[int, ...]: ...  # noqa: D102
     @property
-    def shape(self) -> tuple[int, int]:
-        """Fine rows and columns."""
-
+    def shape(self) -> tuple[int, int]: ...  # noqa: D102
     @property
-    def chunk(self) -> tuple[int, int] | None:
-        """Fine rows and columns that are read as a whole; None where reading less costs less."""
-
+    def chunk(self) -> tuple[int, int] | None: ...  # noqa: D102
     @property
-    def hashes(self) -> Mapping[str, str]:
-        """SHA-256 of the content by name."""
+    def hashes(self) -> Mapping[str, str]: ...  # noqa: D102
 
     def read(self, places: Sequence[Place]) -> list[dict[str, NDArray[Any]]]:
         """Return the arrays of each place.
 
-        Returns
-        -------
-        list of dict
-            ``coarse`` (coarse channels, coarse rows, coarse columns) float32, ``static`` (channels, rows,
-            columns) float16, ``target`` (rows, columns) uint8 with 255 where it does not count, and,
-            where the inputs read one, ``prior`` (rows, columns) uint8 with 255 where it is not known.
+        ``coarse`` (coarse channels, coarse rows, coarse columns) float32, ``static`` (channels, rows, columns) float16,
+        ``target`` (rows, columns) uint8 with 255 where it does not count, and, where the inputs read one, ``prior``
+        (rows, columns) uint8 with 255 where it is not known.
         """
 
     def class_counts(self, year: int) -> NDArray[np.int64]:
@@ -244,20 +205,10 @@ class PatchSource(Protocol):
 
 @dataclass(frozen=True)
 class TrainingArrays:
-    """All that a model learns from, in memory, coarse fields at their own resolution.
+    """All that a model learns from, in memory: ``coarse`` (years, coarse channels, rows / factor, columns / factor).
 
-    Parameters
-    ----------
-    inputs : InputSpec
-        Normalised.
-    years : tuple of int
-        Calendar years of the maps.
-    coarse : (years, coarse channels, rows / factor, columns / factor) float32
-    static : (static channels, rows, columns) float16
-    target : (years, rows, columns) uint8
-        Class codes; 255 where a pixel does not count.
-    prior : (years, rows, columns) uint8 or None
-        The map of the adjacent year of each target.
+    ``static`` (static channels, rows, columns); ``target`` (years, rows, columns), 255 where a pixel does not count;
+    ``prior``, the map of the adjacent year of each target.
     """
 
     inputs: InputSpec
@@ -300,7 +251,7 @@ class TrainingArrays:
         }
 
     def read(self, places: Sequence[Place]) -> list[dict[str, NDArray[Any]]]:
-        """Return views of the arrays at each place; see :meth:`PatchSource.read`."""
+        """Return views of the arrays at each place."""
         samples = []
         for place in places:
             rows, columns = place.coarse(self.inputs.factor)
@@ -315,5 +266,5 @@ class TrainingArrays:
         return samples
 
     def class_counts(self, year: int) -> NDArray[np.int64]:
-        """Count the pixels of each class in coarse cells; see :meth:`PatchSource.class_counts`."""
+        """Count the pixels of each class in coarse cells."""
         return count_classes(self.target[year], self.inputs.factor, len(self.inputs.classes))

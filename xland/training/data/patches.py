@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -22,15 +22,7 @@ _BUCKET = 512
 
 @dataclass(frozen=True)
 class Patches:
-    """Square patches of a fine grid.
-
-    Parameters
-    ----------
-    rows, columns : (count,) arrays of int
-        First row and column of each patch.
-    size : int
-        Cells along a patch.
-    """
+    """Square patches of a fine grid: first row and column of each, ``(count,)``, and cells along a side."""
 
     rows: NDArray[np.intp]
     columns: NDArray[np.intp]
@@ -51,24 +43,12 @@ class Patches:
 
 
 def make_patches(grid: Grid, size: int, stride: int, factor: int) -> Patches:
-    """Cut a fine grid into patches with xbatcher.
+    """Cut a fine grid into patches.
 
-    Parameters
-    ----------
-    grid : Grid
-        Fine grid.
-    size, stride : int
-        Cells along a patch, and from one patch to the next; the stride is a multiple of ``factor``, the
-        size may end within a coarse cell. Where patches overlap, a last one touches the southern and
-        eastern coarse cells, so that they cover the grid; where they do not, a rest smaller than a patch
-        is left out.
-    factor : int
-        Fine cells along a coarse cell, so that patches begin at the edges of coarse cells.
-
-    Raises
-    ------
-    GridError
-        If a patch does not fit into the grid, or the stride does not fit the factor.
+    ``size`` and ``stride`` are cells along a patch, and from one to the next. The stride is a multiple of ``factor``
+    (fine cells along a coarse cell), so that patches begin at the edges of coarse cells; the size may end within one.
+    Where patches overlap, a last one touches the southern and eastern coarse cells, so that they cover the grid; where
+    they do not, a rest smaller than a patch is left out. Raises GridError if a patch does not fit.
     """
     if stride % factor:
         raise GridError(f"patch stride {stride} must be a multiple of the factor {factor}")
@@ -77,7 +57,6 @@ def make_patches(grid: Grid, size: int, stride: int, factor: int) -> Patches:
         raise GridError(f"patch stride {stride} must be at least 1 and at most the patch size {size}")
     if size > min(grid.shape):
         raise GridError(f"a patch of {size} x {size} cells does not fit into {grid.rows} x {grid.columns} cells")
-    # xbatcher walks the coarse lattice of row and column numbers: cheap, whatever the size of the data
     rows = _starts(grid.rows // factor, touched, stride // factor)
     columns = _starts(grid.columns // factor, touched, stride // factor)
     row, column = np.meshgrid(rows * factor, columns * factor, indexing="ij")
@@ -85,20 +64,9 @@ def make_patches(grid: Grid, size: int, stride: int, factor: int) -> Patches:
 
 
 def count_in_patches(counts: NDArray[np.int64], patches: Patches, factor: int) -> NDArray[np.int64]:
-    """Add up what coarse cells hold in every patch.
+    """Add up what coarse cells (rows, columns) hold in every patch of the fine grid, ``(patches,)``.
 
-    Parameters
-    ----------
-    counts : (rows, columns) array
-        What each coarse cell holds.
-    patches : Patches
-        On the fine grid. A coarse cell in which a patch ends is counted whole.
-    factor : int
-        Fine cells along a coarse cell.
-
-    Returns
-    -------
-    (patches,) array of int64
+    A coarse cell in which a patch ends is counted whole.
     """
     table = np.zeros((counts.shape[0] + 1, counts.shape[1] + 1), dtype=np.int64)
     np.cumsum(np.cumsum(counts, axis=0, dtype=np.int64), axis=1, out=table[1:, 1:])
@@ -127,11 +95,6 @@ def chunk_groups(patches: Patches, chunk: tuple[int, int]) -> NDArray[np.intp]:
     -------
     (patches,) array of int
         Group of each patch, for :class:`~xland.training.data.sampling.Order`.
-
-    Raises
-    ------
-    GridError
-        If a chunk holds no cell.
     """
     if min(chunk) < 1:
         raise GridError(f"chunks of {chunk[0]} x {chunk[1]} cells: at least 1 is needed in both directions")
@@ -140,34 +103,14 @@ def chunk_groups(patches: Patches, chunk: tuple[int, int]) -> NDArray[np.intp]:
 
 
 def farthest_points(points: NDArray[np.float64], count: int, seed: int = 0) -> NDArray[np.intp]:
-    """Choose points that lie as far from each other as possible.
+    """Choose points (n, dimensions) that lie as far from each other as possible; indices in the order of choice.
 
-    Farthest point sampling (Gonzalez 1985, doi 10.1016/0304-3975(85)90224-5): begin at a random
-    point, then always take the point farthest from all taken ones; of several, the first. No point
-    is left farther from the chosen ones than twice the least that any choice of as many can reach.
+    Farthest point sampling (Gonzalez 1985, doi 10.1016/0304-3975(85)90224-5): begin at a random point, then always take
+    the point farthest from all taken ones; of several, the first. Every beginning is an even sample too.
 
-    Points are kept in buckets, and only those that a new point may reach are looked at (as in
-    QuickFPS, Han et al. 2023, doi 10.1109/TCAD.2023.3274922): the choice is the same as if all
-    were. One core at 2.5 GHz chose 64,000 of 10^6 points on the sphere in 13 s, 20,000 of 50,000
-    in 1.6 s.
-
-    Parameters
-    ----------
-    points : (n, dimensions) array
-    count : int
-        Number of points to choose, at most ``n``.
-    seed : int
-        Seed of the first point.
-
-    Returns
-    -------
-    (min(count, n),) array of int
-        Indices in the order in which they were chosen; every beginning is an even sample too.
-
-    Raises
-    ------
-    GridError
-        If a coordinate is NaN or infinite.
+    Points are kept in buckets, and only those that a new point may reach are looked at (as in QuickFPS, Han et al.
+    2023, doi 10.1109/TCAD.2023.3274922): the choice is the same as if all were. One core at 2.5 GHz chose 64,000 of
+    10^6 points on the sphere in 13 s. Raises GridError if a coordinate is NaN or infinite.
     """
     points = np.asarray(points, dtype=np.float64)
     astray = int((~np.isfinite(points)).any(axis=1).sum())
@@ -234,55 +177,31 @@ def _halve(points: NDArray[np.float64]) -> NDArray[np.intp]:
 
 
 def _starts(length: int, size: int, stride: int) -> NDArray[np.intp]:
-    import xbatcher
-
-    template = xr.Dataset({"position": ("cell", np.arange(length))})
-    batches = xbatcher.BatchGenerator(
-        template, input_dims={"cell": size}, input_overlap={"cell": size - stride} if stride < size else {}
-    )
-    starts = [int(batch["position"][0]) for batch in batches]
-    if stride < size and starts[-1] + size < length:
-        starts.append(length - size)
-    return np.array(starts, dtype=np.intp)
+    starts = np.arange(0, length - size + 1, stride, dtype=np.intp)
+    return np.append(starts, length - size) if stride < size and starts[-1] + size < length else starts
 
 
 _WHAT = "the generator's data"
-_OFF = 1e-2
-"""Share of a cell by which cells may be off the grid."""
+_OFF = 1e-2  # share of a cell by which cells may be off the grid
 
 
 def patches_from(generator: Any, grid: Grid, factor: int) -> Patches:
-    """Return the patches of an xbatcher ``BatchGenerator`` over fields on a fine grid.
+    """Return the patches of an xbatcher ``BatchGenerator`` over fields on the fine ``grid``, or a part of it.
 
     Each of its batches is one patch, whatever the names, order and range of latitude and longitude.
     What it does with other dimensions does not matter: a patch that comes again for each year is one
     patch. No value is read and no batch is loaded.
 
-    Parameters
-    ----------
-    generator : xbatcher.BatchGenerator
-        Over a Dataset or DataArray on the grid or a part of it.
-    grid : Grid
-        Fine grid of the samples.
-    factor : int
-        Fine cells along a coarse cell.
-
-    Returns
-    -------
-    Patches
-        In the generator's order.
-
-    Raises
-    ------
-    GridError
-        If it is no such generator, its cells are not those of the grid, or batches are not single
-        squares of contiguous cells that begin at coarse cells; the message says which, where and how many.
+    Raises GridError if it is not such a generator, its cells are not those of the grid, or batches are not single
+    squares of contiguous cells that begin at coarse cells; the message says which, where and how many.
     """
     import xbatcher
 
     if not isinstance(generator, xbatcher.BatchGenerator):
         raise GridError(f"patches come from an xbatcher.BatchGenerator, not from {type(generator).__name__}")
-    latitude, longitude = _names(generator.ds, "latitude"), _names(generator.ds, "longitude")
+    latitude, longitude = (find_names(generator.ds, kind, what=_WHAT) for kind in ("latitude", "longitude"))
+    if latitude is None or longitude is None:  # for mypy: find_names raises for these two
+        raise GridError(f"{_WHAT}: no latitude and longitude found")
     rows, columns = _lay_on(generator.ds, latitude, longitude, grid)
     corners, size = _corners(generator, latitude.dimension, longitude.dimension, rows, columns)
     outside = (corners < 0).any(axis=1)
@@ -302,13 +221,6 @@ def patches_from(generator: Any, grid: Grid, factor: int) -> Patches:
     return Patches(corners[:, 0], corners[:, 1], size)
 
 
-def _names(ds: xr.Dataset | xr.DataArray, kind: str) -> Names:
-    found = find_names(ds, kind, what=_WHAT)
-    if found is None or found.coordinate is None:  # for mypy: find_names raises for these two
-        raise GridError(f"{_WHAT}: no {kind} found")
-    return found
-
-
 def _lay_on(
     ds: xr.Dataset | xr.DataArray, latitude: Names, longitude: Names, grid: Grid
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -317,7 +229,7 @@ def _lay_on(
         "row": (latitude.dimension, np.arange(ds.sizes[latitude.dimension])),
         "column": (longitude.dimension, np.arange(ds.sizes[longitude.dimension])),
     }
-    labels = {each.coordinate: ds[each.coordinate].variable for each in (latitude, longitude)}
+    labels = {str(each.coordinate): ds[each.coordinate].variable for each in (latitude, longitude)}
     oriented, orientation = orient(xr.Dataset(numbers, coords=labels), what=_WHAT)
     own = orientation.grid
     down, right = (grid.north - own.north) / grid.resolution, (own.west - grid.west) % 360 / grid.resolution
@@ -341,17 +253,26 @@ def _corners(
     generator: Any, latitude: Hashable, longitude: Hashable, rows: NDArray[np.intp], columns: NDArray[np.intp]
 ) -> tuple[NDArray[np.intp], int]:
     """First row and column of each patch, ``(patches, 2)``, -1 where a patch is not whole on the grid; and its size."""
+    import xbatcher
 
     @cache
     def first(along: Hashable, start: int, stop: int) -> int:
         there = np.sort((rows if along == latitude else columns)[start:stop])
         return int(there[0]) if (np.diff(there) == 1).all() else -1
 
+    schema = xbatcher.BatchSchema(
+        generator.ds, generator.input_dims, generator.input_overlap, generator.batch_dims, generator.concat_input_dims
+    )
     found: dict[tuple[int, int], tuple[int, int]] = {}
     sizes = set()
-    for cut in _cuts(generator):
-        down = slice(*cut.get(latitude, slice(None)).indices(rows.size))
-        right = slice(*cut.get(longitude, slice(None)).indices(columns.size))
+    for cuts in schema.selectors.values():
+        if len(cuts) != 1:
+            raise GridError(
+                f"a batch of the generator is made of {len(cuts)} pieces: make it without concat_input_dims, so that "
+                "each batch is one patch"
+            )
+        down = slice(*cuts[0].get(latitude, slice(None)).indices(rows.size))
+        right = slice(*cuts[0].get(longitude, slice(None)).indices(columns.size))
         sizes.add((down.stop - down.start, right.stop - right.start))
         place = first(latitude, down.start, down.stop), first(longitude, right.start, right.stop)
         found.setdefault((down.start, right.start), place)
@@ -362,19 +283,3 @@ def _corners(
             "the same size in input_dims"
         )
     return np.array(list(found.values()), dtype=np.intp), height
-
-
-def _cuts(generator: Any) -> Iterator[Mapping[Hashable, slice]]:
-    """Slices of each batch."""
-    import xbatcher
-
-    schema = xbatcher.BatchSchema(
-        generator.ds, generator.input_dims, generator.input_overlap, generator.batch_dims, generator.concat_input_dims
-    )
-    for cuts in schema.selectors.values():
-        if len(cuts) != 1:
-            raise GridError(
-                f"a batch of the generator is made of {len(cuts)} pieces: make it without concat_input_dims, so that "
-                "each batch is one patch"
-            )
-        yield cuts[0]

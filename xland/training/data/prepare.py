@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
-from numpy.typing import DTypeLike
 
 from xland.addresses import local_path
 from xland.arguments import checked, is_count
@@ -29,10 +28,9 @@ from xland.store.journal import FORMAT as MANIFEST_FORMAT
 from xland.store.workplace import Workplace
 from xland.store.writing import progress_bar
 from xland.training.configuration import Configuration, read_configuration
-from xland.training.data.chunks import hash_array, open_chunks
-from xland.training.data.material import open_data
-from xland.training.data.stored import CONTENTS, FORMAT, StoredArrays, open_training_store
-from xland.training.data.survey import Sources, check_sources, count_steps, survey
+from xland.training.data.material import comparable, describe_data, open_data
+from xland.training.data.stored import CONTENTS, FORMAT, StoredArrays, hash_array, open_chunks, open_training_store
+from xland.training.data.survey import Sources, check_sources, compare_prior, survey
 from xland.vocabulary import flag_attributes
 
 COARSE_CELLS = 64
@@ -41,97 +39,7 @@ COARSE_CELLS = 64
 TILES = 64
 """Most tiles in one file: those beside each other in a row."""
 
-_LATITUDE = {"standard_name": "latitude", "units": "degrees_north"}
-_LONGITUDE = {"standard_name": "longitude", "units": "degrees_east"}
-_YEAR = {"long_name": "calendar year"}
-
-
-def empty_arrays(
-    sources: Sources, map_years: Sequence[int], own_prior: bool, tile: int, fingerprint: str
-) -> dict[str, bytes]:
-    """Return the files of the group with its coordinates and empty arrays, by their names.
-
-    Parameters
-    ----------
-    sources : Sources
-    map_years : sequence of int
-        Years of the array ``maps``.
-    own_prior : bool
-        Whether maps of the prior stand in an array of their own.
-    tile : int
-        Fine cells along a chunk.
-    fingerprint : str
-        Digest of what is written.
-    """
-    layout = _Layout(sources, tile)
-    inputs, prior_years = sources.inputs, sources.prior_years if own_prior else []
-    codes = {**flag_attributes(inputs.classes), "comment": "255: not known, or does not count"}
-    layout.add("coarse", ("forcing_time", "variable", "coarse_lat", "coarse_lon"), np.float32, {"units": "1"})
-    if inputs.static:
-        layout.add("static", ("channel", "lat", "lon"), np.float16, {"long_name": "normalised static channels"})
-    layout.add("counted", ("lat", "lon"), np.uint8, {"long_name": "1 where a class is learned, 0 elsewhere"})
-    layout.coordinates["time"] = ("time", np.array(map_years, dtype=np.int64), _YEAR)
-    layout.add("maps", ("time", "lat", "lon"), np.uint8, codes)
-    if own_prior:
-        layout.coordinates["prior_time"] = ("prior_time", np.array(prior_years, dtype=np.int64), _YEAR)
-        layout.add("prior", ("prior_time", "lat", "lon"), np.uint8, codes)
-    count = np.uint16 if inputs.factor**2 <= np.iinfo(np.uint16).max else np.uint32
-    about = {"long_name": "fine cells of each class that count"}
-    layout.add("class_counts", ("time", "class", "coarse_lat", "coarse_lon"), count, about)
-    attributes = {
-        "title": f"Training store of {sources.configuration.name}",
-        "Conventions": "CF-1.11",
-        FINGERPRINT: fingerprint,
-    }
-    return make_skeleton(xr.Dataset(layout.variables, layout.coordinates, attributes), layout.encoding)
-
-
-class _Layout:
-    """Variables, coordinates and Zarr encoding, as they are added."""
-
-    def __init__(self, sources: Sources, tile: int) -> None:
-        fine, coarse, inputs = sources.grid, sources.forcing.grid, sources.inputs
-        self.coordinates: dict[str, Any] = {
-            "lat": ("lat", fine.latitude, _LATITUDE),
-            "lon": ("lon", fine.longitude, _LONGITUDE),
-            "coarse_lat": ("coarse_lat", coarse.latitude, _LATITUDE),
-            "coarse_lon": ("coarse_lon", coarse.longitude, _LONGITUDE),
-            "forcing_time": ("forcing_time", np.array(sources.forcing_years, dtype=np.int64), _YEAR),
-            "variable": ("variable", np.array(sources.variables)),
-            "channel": ("channel", np.array([channel.name for channel in inputs.static], dtype=np.str_)),
-            "class": ("class", np.array(inputs.classes)),
-        }
-        self.variables: dict[str, Any] = {}
-        self.encoding: dict[str, Any] = {}
-        self._cells = {"lat": tile, "lon": tile, "coarse_lat": COARSE_CELLS, "coarse_lon": COARSE_CELLS}
-
-    def add(self, name: str, dims: tuple[str, ...], dtype: DTypeLike, attributes: dict[str, Any]) -> None:
-        """Add an array without values."""
-        from zarr.codecs import ZstdCodec
-
-        shape = tuple(len(self.coordinates[dim][1]) for dim in dims)
-        # class counts of a map are read as a whole
-        cells = self._cells if name != "class_counts" else {}
-        chunks = tuple(
-            1 if dim.endswith("time") else min(cells.get(dim, length), length)
-            for dim, length in zip(dims, shape, strict=True)
-        )
-        floats = np.dtype(dtype).kind == "f"
-        codec = ZstdCodec(level=3 if floats else 5, checksum=True)  # the checksum finds damage when a chunk is read
-        self.encoding[name] = {"chunks": chunks, "compressors": (codec,), "_FillValue": None}
-        if name != "class_counts":
-            self.encoding[name]["shards"] = self._shards(dims, shape, chunks)
-        self.variables[name] = (dims, da.zeros(shape, dtype=dtype, chunks=-1), attributes)
-
-    @staticmethod
-    def _shards(dims: tuple[str, ...], shape: tuple[int, ...], chunks: tuple[int, ...]) -> tuple[int, ...]:
-        """Put tiles beside each other into one file, and all chunks of a forcing year."""
-        most = {"lon": TILES, "coarse_lat": None, "coarse_lon": None}
-        result = []
-        for dim, length, chunk in zip(dims, shape, chunks, strict=True):
-            count = -(-length // chunk) if dim in most else 1
-            result.append(chunk * min(count, most.get(dim) or count))
-        return tuple(result)
+_ARRAYS = ("coarse", "static", "counted", "maps", "prior", "class_counts")
 
 
 @checked(StoreError)
@@ -169,7 +77,7 @@ def prepare(
         Fine cells along a chunk; by default the patch of the configuration, as a multiple of the factor,
         so that no coarse cell lies in two tiles.
     resume : bool
-        Go on with a store that was left unfinished; start one if there is none, and do nothing if the same
+        Continue a store that was left unfinished; start one if there is none, and do nothing if the same
         store is complete.
     overwrite : bool
         Replace a store that exists; it stays until the new one is whole.
@@ -184,33 +92,42 @@ def prepare(
     Raises
     ------
     StoreError
-        If the store exists and neither ``resume`` nor ``overwrite`` was asked for; if what is there is no
+        If the store exists and neither ``resume`` nor ``overwrite`` was asked for; if what is there is not a
         store, or was made of other data or settings; if another process writes it; or if it cannot be written.
     ConfigurationError
-        If the tile is no multiple of the factor, or no training cell is land.
+        If the tile is not a multiple of the factor, or no training cell is land.
     XlandError
         If the data do not fit, as :func:`xland.training.data.material.gather` says.
     """
     if overwrite and resume:
-        raise StoreError("choose one of overwrite (start again) and resume (finish what was begun)")
+        raise StoreError("choose one of overwrite (start again) and resume (finish what was started)")
     place = Workplace(local_path(store, what="a training store"))
     if not isinstance(configuration, Configuration):
         configuration = read_configuration(configuration)
-    tile = _tile(configuration, tile)
+    factor = configuration.inputs.factor
+    tile = -(-configuration.schedule.patch // factor) * factor if tile is None else tile
+    if not is_count(tile) or tile % factor:
+        raise ConfigurationError(f"tile {tile} must be a multiple of factor {factor}")
     data = open_data(configuration, {"forcing": forcing, "target": target, "static": static, "prior": prior})
     try:
         place.refuse(overwrite=overwrite, resume=resume)
         sources = check_sources(configuration, **data)
-        work = _describe_work(sources, tile)
+        data.pop("prior", None)
+        work = _describe_work(sources, tile, describe_data(sources.pairs, **data))
         with place.exclusive() as run:
             place.refuse(overwrite=overwrite, resume=resume)
             manifest = _begin(sources, tile, work, place, overwrite=overwrite, resume=resume, progress=progress)
             if manifest is not None:
-                skeleton = _skeleton(sources, tile, manifest)
+                skeleton = _empty_arrays(sources, manifest, tile)
                 finished = place.take_stock(manifest, skeleton)
                 # written last: from here on there is something to resume
                 place.files.put(MANIFEST, write_manifest(manifest))
-                _write(sources, tile, manifest, finished, place, run, progress=progress)
+                parts = manifest["groups"]["parts"][0]
+                writer = _Writer(sources, tile, manifest, place.data(manifest))
+                with progress_bar(len(parts), len(finished), ["writing the store"], shown=progress) as done:
+                    for part in (part for part in parts if part not in finished):
+                        note(place.files, part, run, writer.write(part))
+                        done()
                 _finish(sources, tile, manifest, place, skeleton)
     except OSError as error:
         if reason := explain(error, place.target):
@@ -219,42 +136,15 @@ def prepare(
     return open_training_store(place.target)
 
 
-def comparable(configuration: Configuration) -> dict[str, Any]:
-    """Return those entries of a configuration that fix the content of a store, without normalisation."""
-    inputs = configuration.inputs
-    plain = inputs.normalised({channel.name: (0.0, 1.0) for channel in (*inputs.coarse, *inputs.static)}).to_dict()
-    chosen = ("forcing_years", "target_years", "train_years", "test_years", "southern_limit")
-    entries = {
-        "inputs": {name: value for name, value in plain.items() if name not in ("window", "stride")},
-        "data": {name: getattr(configuration.data, name) for name in chosen},
-        "split": {"seed": configuration.split_seed},
-    }
-    result: dict[str, Any] = json.loads(json.dumps(entries))
-    return result
-
-
-def _tile(configuration: Configuration, tile: int | None) -> int:
-    factor = configuration.inputs.factor
-    if tile is None:
-        return -(-configuration.schedule.patch // factor) * factor
-    if not is_count(tile) or tile % factor:
-        raise ConfigurationError(f"tile {tile} must be a multiple of factor {factor}")
-    return tile
-
-
-def _describe_work(sources: Sources, tile: int) -> dict[str, Any]:
+def _describe_work(sources: Sources, tile: int, description: dict[str, Any]) -> dict[str, Any]:
     """Describe what is written: two equal descriptions are the same work."""
+    years = {name: getattr(sources, f"{name}_years") for name in ("forcing", "target", "prior")}
     described = {
         **comparable(sources.configuration),
         "layout": {"format": FORMAT, "tile": tile},
         "grid": asdict(sources.grid),
-        "years": {
-            "forcing": sources.forcing_years,
-            "target": sources.target_years,
-            "prior": sources.prior_years,
-            "pairs": sources.pairs,
-        },
-        "sources": sources.description,
+        "years": {**years, "pairs": sources.pairs},
+        "sources": description,
         "prior": {"token": None if sources.prior is None else identity_of(sources.prior)},
     }
     plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
@@ -271,7 +161,7 @@ def _begin(
     resume: bool,
     progress: bool,
 ) -> dict[str, Any] | None:
-    """Return the manifest to work by, having set up what is missing; None when nothing is left to do."""
+    """Return the manifest to work by, having measured the sources; None when nothing is left to do."""
     manifest = place.manifest() if resume else None
     if manifest is not None:
         check_same(work, manifest["work"], place.target)
@@ -281,8 +171,13 @@ def _begin(
         place.clear()
         return None
     place.clear()
-    with progress_bar(count_steps(sources, tile), 0, ["measuring the sources"], shown=progress) as done:
-        found = survey(sources, tile, done)
+    found = _survey(sources, tile, progress=progress)
+    years = _years(sources, found["prior"])
+    parts = [  # in this order, as maps need to know which cells count
+        *(f"coarse.{year}" for year in years["forcing"]),
+        *(f"static.{rows.start}.{rows.stop}" for rows in sources.strips(tile)),
+        *(f"{name}.{year}" for name in ("maps", "prior") for year in years[name]),
+    ]
     return {
         "format": MANIFEST_FORMAT,
         "data": f"data-{uuid.uuid4().hex}.zarr",
@@ -290,69 +185,129 @@ def _begin(
         "fingerprint": fingerprint,
         "work": work,
         "survey": found,
-        "groups": {"parts": [_parts(sources, tile, found)]},
+        "groups": {"parts": [parts]},
     }
 
 
-def _skeleton(sources: Sources, tile: int, manifest: dict[str, Any]) -> dict[str, bytes]:
-    found = manifest["survey"]
-    own = found["prior"] == "own"
-    return empty_arrays(sources, _map_years(sources, found), own, tile, manifest["fingerprint"])
+def _years(sources: Sources, prior: str) -> dict[str, list[int]]:
+    """Years of each array: of targets and priors together, unless the maps of the priors are ``own`` ones."""
+    return {
+        "maps": sorted({*sources.target_years, *(sources.prior_years if prior == "target" else ())}),
+        "prior": sources.prior_years if prior == "own" else [],
+        "forcing": sources.forcing_years,
+    }
 
 
-def _parts(sources: Sources, tile: int, found: dict[str, Any]) -> list[str]:
-    """Names of the parts that are written one by one, in order: maps need to know which cells count."""
-    return [
-        *(f"coarse.{year}" for year in sources.forcing_years),
-        *(f"static.{rows.start}.{rows.stop}" for rows in sources.strips(tile)),
-        *(f"maps.{year}" for year in _map_years(sources, found)),
-        *(f"prior.{year}" for year in sources.prior_years if found["prior"] == "own"),
-    ]
+def _survey(sources: Sources, tile: int, *, progress: bool) -> dict[str, Any]:
+    """Measure normalisation, cells and coverage, and compare prior maps with targets; JSON-ready."""
+    times = Counter(year + step for year, _ in sources.pairs for step in sources.inputs.steps)
+    shared = set(sources.target_years) & set(sources.prior_years) if sources.prior is not sources.target else ()
+    steps = len(sources.strips(tile)) + len(times) + len(shared)
+    with progress_bar(steps, 0, ["measuring the sources"], shown=progress) as done:
 
-
-def _map_years(sources: Sources, found: dict[str, Any]) -> list[int]:
-    """Years of the array ``maps``: those of the targets, and of the priors unless these stand apart."""
-    return sorted({*sources.target_years, *(sources.prior_years if found["prior"] == "target" else ())})
-
-
-def _write(
-    sources: Sources,
-    tile: int,
-    manifest: dict[str, Any],
-    finished: set[str],
-    place: Workplace,
-    run: str,
-    *,
-    progress: bool,
-) -> None:
-    parts = manifest["groups"]["parts"][0]
-    writer = _Writer(sources, tile, manifest, Path(place.data(manifest)))
-    notes = ["writing the store"]
-    with progress_bar(len(parts), len(finished), notes, shown=progress) as done:
-        for part in parts:
-            if part not in finished:
-                note(place.files, part, run, writer.write(part))
+        def counted(items: Any) -> Any:
+            for item in items:
+                yield item
                 done()
+
+        strips = ((rows, *sources.strip(rows)) for rows in sources.strips(tile))
+        states = (([sources.states(year)], times[year]) for year in sources.forcing_years)
+        found = survey(sources, counted(strips), counted(states))
+        if not found.cells["train"]:
+            raise ConfigurationError(
+                "no cell of the training part of the split is land: choose another split_seed or region"
+            )
+        agree = all(list(counted(compare_prior(sources, tile))))
+    return {
+        "statistics": {name: list(values) for name, values in found.statistics.items()},
+        "cells": found.cells,
+        "coverage": found.coverage.to_dict(),
+        "prior": "none" if sources.prior is None else "target" if agree else "own",
+    }
+
+
+def _empty_arrays(sources: Sources, manifest: dict[str, Any], tile: int) -> dict[str, bytes]:
+    """Return the files of the group with its coordinates and empty arrays, by their names."""
+    from zarr.codecs import ZstdCodec
+
+    inputs, fine, coarse = sources.inputs, sources.grid, sources.forcing.grid
+    years = _years(sources, manifest["survey"]["prior"])
+    latitude = {"standard_name": "latitude", "units": "degrees_north"}
+    longitude = {"standard_name": "longitude", "units": "degrees_east"}
+    labels: dict[str, tuple[Any, dict[str, str]]] = {
+        "lat": (fine.latitude, latitude),
+        "lon": (fine.longitude, longitude),
+        "coarse_lat": (coarse.latitude, latitude),
+        "coarse_lon": (coarse.longitude, longitude),
+        "variable": (np.array(sources.variables), {}),
+        "channel": (np.array([channel.name for channel in inputs.static], dtype=np.str_), {}),
+        "class": (np.array(inputs.classes), {}),
+    }
+    for name, there in (("forcing_time", years["forcing"]), ("time", years["maps"]), ("prior_time", years["prior"])):
+        if there:
+            labels[name] = np.array(there, dtype=np.int64), {"long_name": "calendar year"}
+    codes = {**flag_attributes(inputs.classes), "comment": "255: not known, or does not count"}
+    count = np.uint16 if inputs.factor**2 <= np.iinfo(np.uint16).max else np.uint32
+    arrays: dict[str, tuple[tuple[str, ...], Any, dict[str, Any]]] = {
+        "coarse": (("forcing_time", "variable", "coarse_lat", "coarse_lon"), np.float32, {"units": "1"}),
+        "static": (("channel", "lat", "lon"), np.float16, {"long_name": "normalised static channels"}),
+        "counted": (("lat", "lon"), np.uint8, {"long_name": "1 where a class is learned, 0 elsewhere"}),
+        "maps": (("time", "lat", "lon"), np.uint8, codes),
+        "prior": (("prior_time", "lat", "lon"), np.uint8, codes),
+        "class_counts": (
+            ("time", "class", "coarse_lat", "coarse_lon"),
+            count,
+            {"long_name": "fine cells of each class that count"},
+        ),
+    }
+    ds, encoding = xr.Dataset(coords={name: (name, *label) for name, label in labels.items()}), {}
+    cells = {"lat": tile, "lon": tile, "coarse_lat": COARSE_CELLS, "coarse_lon": COARSE_CELLS}
+    for name, (dims, dtype, attributes) in arrays.items():
+        if not set(dims) <= set(labels) or not all(ds.sizes[dim] for dim in dims):
+            continue
+        shape = tuple(ds.sizes[dim] for dim in dims)
+        codec = ZstdCodec(level=3 if dtype is np.float32 or dtype is np.float16 else 5, checksum=True)
+        # class counts of a map are read as a whole; one file holds tiles beside each other, or a year of forcing
+        chunks = tuple(
+            1 if dim.endswith("time") else length if name == "class_counts" else min(cells.get(dim, length), length)
+            for dim, length in zip(dims, shape, strict=True)
+        )
+        encoding[name] = {"chunks": chunks, "compressors": (codec,), "_FillValue": None}
+        if name != "class_counts":
+            most = {"lon": TILES, "coarse_lat": coarse.rows, "coarse_lon": coarse.columns}
+            encoding[name]["shards"] = tuple(
+                chunk * min(-(-length // chunk), most.get(dim, 1))
+                for dim, length, chunk in zip(dims, shape, chunks, strict=True)
+            )
+        ds[name] = (dims, da.zeros(shape, dtype=dtype, chunks=-1), attributes)
+    ds.attrs = {
+        "title": f"Training store of {sources.configuration.name}",
+        "Conventions": "CF-1.11",
+        FINGERPRINT: manifest["fingerprint"],
+    }
+    return make_skeleton(ds, encoding)
+
+
+def _normalised(sources: Sources, manifest: dict[str, Any]) -> InputSpec:
+    return sources.inputs.normalised(
+        {name: (mean, scale) for name, (mean, scale) in manifest["survey"]["statistics"].items()}
+    )
 
 
 class _Writer:
     """Writes single parts of a store."""
 
-    def __init__(self, sources: Sources, tile: int, manifest: dict[str, Any], data: Path) -> None:
+    def __init__(self, sources: Sources, tile: int, manifest: dict[str, Any], data: str) -> None:
         import zarr
 
         from xland.store.checksums import RecordingStore, zarr_store
 
         self.sources = sources
         self.tile = tile
-        self.recorder = RecordingStore(zarr_store(str(data)))
-        self.group = zarr.open_group(self.recorder, mode="r+", use_consolidated=False)
-        self.inputs = normalised(sources.inputs, manifest["survey"])
-        self.years = {
-            "maps": _map_years(sources, manifest["survey"]),
-            "coarse": sources.forcing_years,
-            "prior": sources.prior_years,
-        }
+        self.recorder = RecordingStore(zarr_store(data))
+        self.group: Any = zarr.open_group(self.recorder, mode="r+", use_consolidated=False)
+        self.inputs = _normalised(sources, manifest)
+        self.years = _years(sources, manifest["survey"]["prior"])
 
     def write(self, part: str) -> dict[str, str]:
         """Write a part by its name; return the digests of its files."""
@@ -361,25 +316,19 @@ class _Writer:
         name, *numbers = part.split(".")
         # every chunk is there, so that one that is missing can be told from one that holds nothing but 0
         with zarr.config.set({"array.write_empty_chunks": True}):
-            self._write(name, numbers)
+            if name == "static":
+                rows = slice(*map(int, numbers))
+                fields, land = self.sources.strip(rows)
+                if self.inputs.static:
+                    self.group["static"][:, rows] = self.inputs.static_array(fields)
+                self.group["counted"][rows] = land.astype(np.uint8)
+            elif name == "coarse":
+                values = self.sources.states(int(numbers[0]))
+                at = self.years["forcing"].index(int(numbers[0]))
+                self.group["coarse"][at] = np.stack([values[variable][0] for variable in self.sources.variables])
+            else:
+                self._map(name, int(numbers[0]))
         return self.recorder.take()
-
-    def _write(self, name: str, numbers: list[str]) -> None:
-        if name == "static":
-            self._static(slice(*map(int, numbers)))
-        elif name == "coarse":
-            values = self.sources.states(int(numbers[0]))
-            stacked = np.stack([values[variable][0] for variable in self.sources.variables])
-            self._array("coarse")[self.years["coarse"].index(int(numbers[0]))] = stacked
-        else:
-            self._map(name, int(numbers[0]))
-
-    def _static(self, rows: slice) -> None:
-        fields = self.sources.fields(rows)
-        land = self.sources.land(fields, rows)
-        if self.inputs.static:
-            self._array("static")[:, rows] = self.inputs.static_array(fields)
-        self._array("counted")[rows] = land.astype(np.uint8)
 
     def _map(self, name: str, year: int) -> None:
         at = self.years[name].index(year)
@@ -387,21 +336,13 @@ class _Writer:
         counts = []
         for rows in self.sources.strips(self.tile):
             codes = self.sources.codes(what, year, rows)
-            self._array(name)[at, rows] = codes
+            self.group[name][at, rows] = codes
             if name == "maps":
-                counted = np.where(self._array("counted")[rows], codes, np.uint8(MASKED))
+                counted = np.where(self.group["counted"][rows], codes, np.uint8(MASKED))
                 counts.append(count_classes(counted, self.inputs.factor, len(self.inputs.classes)))
         if counts:
-            array = self._array("class_counts")
+            array = self.group["class_counts"]
             array[at] = np.concatenate(counts, axis=1).astype(array.dtype)
-
-    def _array(self, name: str) -> Any:
-        return self.group[name]
-
-
-def normalised(inputs: InputSpec, found: dict[str, Any]) -> InputSpec:
-    """Return inputs with the statistics of a survey."""
-    return inputs.normalised({name: tuple(values) for name, values in found["statistics"].items()})
 
 
 def _finish(
@@ -409,18 +350,14 @@ def _finish(
 ) -> None:
     """Put the table of contents into the store, and give the store its name."""
     data, found = Path(place.data(manifest)), manifest["survey"]
-    arrays = {name: open_chunks(data / name) for name in _arrays(data)}
+    arrays = {name: open_chunks(data / name) for name in _ARRAYS if (data / name).is_dir()}
     contents = {
         "format": FORMAT,
         "pairs": manifest["work"]["years"]["pairs"],
-        "years": {
-            "maps": _map_years(sources, found),
-            "prior": sources.prior_years if found["prior"] == "own" else [],
-            "forcing": sources.forcing_years,
-        },
+        "years": _years(sources, found["prior"]),
         "variables": list(sources.variables),
         "channels": [channel.name for channel in (*sources.inputs.coarse, *sources.inputs.static)],
-        "inputs": normalised(sources.inputs, found).to_dict(),
+        "inputs": _normalised(sources, manifest).to_dict(),
         "grid": asdict(sources.grid),
         "tile": tile,
         "made_for": comparable(sources.configuration),
@@ -432,10 +369,3 @@ def _finish(
         "hashes": {name: hash_array(array) for name, array in arrays.items()},
     }
     place.publish(manifest, skeleton, {CONTENTS: contents})
-
-
-def _arrays(data: Path) -> Iterator[str]:
-    """Names of the arrays that are not coordinates."""
-    for name in ("coarse", "static", "counted", "maps", "prior", "class_counts"):
-        if (data / name).is_dir():
-            yield name

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xland.errors import ConfigurationError, TimeError
-from xland.geo.grid import Grid
 from xland.geo.split import Part
 from xland.geo.years import listed
 from xland.models.inputs import MASKED
-from xland.training.augmentation import NO_AUGMENTATION, Augmentation
+from xland.training.augmentation import NO_AUGMENTATION
 from xland.training.configuration import Configuration
 from xland.training.data.loader import PatchDataset, PatchSource
 from xland.training.data.material import Material
@@ -26,7 +25,7 @@ from xland.training.data.patches import (
     make_patches,
     sphere_points,
 )
-from xland.training.data.sampling import Order, rare_class_weights
+from xland.training.data.sampling import Order, sampling_rule
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES
 
 
@@ -39,13 +38,9 @@ def take_census(source: PatchSource) -> NDArray[np.int64]:
 
 
 def check_parts(census: NDArray[np.int64], part: NDArray[np.int8]) -> None:
-    """Refuse a split whose training cells lack what the others hold.
+    """Refuse a split whose training or validation cells hold no land class, or whose training cells lack one.
 
-    Raises
-    ------
-    ConfigurationError
-        If the training or the validation has no pixel of a land class, or a land class is in other
-        cells but not in those to learn from.
+    Raises ConfigurationError; classes that are in no other cells may be missing.
     """
     held = {each: census[:, part == each].sum(axis=1) for each in Part}
     for each in (Part.TRAIN, Part.VALIDATION):
@@ -70,24 +65,10 @@ def make_dataset(
 ) -> PatchDataset:
     """Return the samples of one part of the split.
 
-    Parameters
-    ----------
-    configuration : Configuration
-    material : Material
-    part : Part
-        Training patches overlap, are chosen evenly and are changed at random; those of other parts do not
-        overlap, so that no pixel is judged twice, and only their prior is hidden.
-    census : (classes, coarse rows, coarse columns) array
-        What :func:`take_census` returned.
-    patches : Patches, optional
-        In place of those of the schedule; all of them that hold a pixel of the part.
-
-    Raises
-    ------
-    ConfigurationError
-        If no patch holds a pixel of the part.
-    TimeError
-        If there are not as many consecutive maps as a sample needs.
+    Training patches overlap, are chosen evenly and are changed at random; those of other parts do not overlap, so that
+    no pixel is judged twice, and only their prior is hidden. ``census`` is that of :func:`take_census`; ``patches``
+    replace those of the schedule, and all of them that hold a pixel of the part are taken.
+    Raises ConfigurationError if none does, TimeError if there are not as many consecutive maps as a sample needs.
     """
     schedule, factor = configuration.schedule, configuration.inputs.factor
     cells = material.part == part
@@ -100,14 +81,21 @@ def make_dataset(
     patches = patches[count_in_patches(census.sum(axis=0) * cells, patches, factor) > 0]
     if not len(patches):
         raise ConfigurationError(f"no patch of {patches.size} cells holds a pixel for {part.name.lower()}")
+    augmentation = configuration.augmentation
     if training and not given:
-        patches = patches[_even_choice(material.grid, patches, schedule.candidates, schedule.seed)]
+        latitude = material.grid.latitude[np.minimum(patches.rows + patches.size // 2, material.grid.rows - 1)]
+        longitude = material.grid.longitude[np.minimum(patches.columns + patches.size // 2, material.grid.columns - 1)]
+        patches = patches[farthest_points(sphere_points(latitude, longitude), schedule.candidates, schedule.seed)]
+    if not training:
+        augmentation = replace(
+            NO_AUGMENTATION, prior_masked=augmentation.prior_masked, prior_block=augmentation.prior_block
+        )
     return PatchDataset(
         material.source,
         patches,
         cells=cells,
         sequences=_sequences(material.source, configuration.rollout.years),
-        augmentation=configuration.augmentation if training else _hidden_prior_only(configuration.augmentation),
+        augmentation=augmentation,
         seed=schedule.seed,
     )
 
@@ -119,8 +107,8 @@ def make_order(configuration: Configuration, dataset: PatchDataset) -> Order:
     """
     schedule, source = configuration.schedule, dataset.source
     weights = None
-    if schedule.samples or schedule.rare_classes:
-        weights = rare_class_weights(count_samples(dataset), schedule.rare_classes)
+    if schedule.samples or schedule.rare_classes or schedule.sampling != "rare_classes":
+        weights = sampling_rule(schedule.sampling)(count_samples(dataset), schedule.rare_classes)
     groups = None
     if source.chunk is not None:
         # maps of all years of a place share its static fields, and each is the target of one and the prior of another
@@ -141,13 +129,11 @@ def count_samples(dataset: PatchDataset) -> NDArray[np.int64]:
     A coarse cell in which a patch ends is counted whole.
     """
     factor = dataset.source.inputs.factor
+    source, patches = dataset.source, dataset.patches
     by_year = np.stack(
         [
-            [
-                count_in_patches(counts * dataset.cells, dataset.patches, factor)
-                for counts in dataset.source.class_counts(year)
-            ]
-            for year in range(len(dataset.source.years))
+            [count_in_patches(counts * dataset.cells, patches, factor) for counts in source.class_counts(year)]
+            for year in range(len(source.years))
         ]
     )
     by_sequence = by_year[dataset.sequences].sum(axis=1)
@@ -196,13 +182,3 @@ def _sequences(source: PatchSource, length: int) -> NDArray[np.intp]:
             f"samples of {length} consecutive maps need as many years in a row; there are {listed(source.years)}"
         )
     return np.array(found, dtype=np.intp)
-
-
-def _hidden_prior_only(changes: Augmentation) -> Augmentation:
-    return replace(NO_AUGMENTATION, prior_masked=changes.prior_masked, prior_block=changes.prior_block)
-
-
-def _even_choice(grid: Grid, patches: Patches, samples: int, seed: int) -> NDArray[np.intp]:
-    latitude = grid.latitude[np.minimum(patches.rows + patches.size // 2, grid.rows - 1)]
-    longitude = grid.longitude[np.minimum(patches.columns + patches.size // 2, grid.columns - 1)]
-    return farthest_points(sphere_points(latitude, longitude), samples, seed)

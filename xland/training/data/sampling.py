@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
 
 from xland.errors import ConfigurationError
 
@@ -27,8 +27,8 @@ class Sample(NamedTuple):
 class Order:
     """What the epochs of a training take from its samples, and in which order.
 
-    An epoch is fixed by seed and number alone, so every rank finds the same one without a word to
-    the others. Without ``weights`` it holds every sample once.
+    An epoch is fixed by seed and number alone, so that every rank finds the same one. Without ``weights`` it holds
+    every sample once.
 
     Parameters
     ----------
@@ -36,25 +36,23 @@ class Order:
         Number of samples there are.
     seed : int
     weights : (items,) array of float, optional
-        How often samples are drawn, relative to each other, as from :func:`rare_class_weights`.
-        Draws lie evenly along the summed weights (systematic sampling, Madow 1949,
-        doi 10.1214/aoms/1177729988), so that each sample comes as often as it should, rounded up or
-        down by chance, and so does every run of consecutive samples.
+        How often samples are drawn, relative to each other, as from :func:`rare_class_weights`. Draws lie evenly along
+        the summed weights (systematic sampling, Madow 1949, doi 10.1214/aoms/1177729988), so that each sample comes as
+        often as it should, rounded up or down by chance, and so does every run of consecutive samples.
     draws : int, optional
         Draws an epoch, where weights are given; else as many as there are samples.
     groups : (items,) array of int, optional
         Samples of the same group are near each other, so that one read can serve several of them, as
         from :func:`~xland.training.data.patches.chunk_groups`.
     locality : int
-        Groups that are mixed with each other, where groups are given: groups come in random order
-        and all samples of so many consecutive ones in random order, before those of the next. With 1,
-        a batch holds few groups and its samples resemble each other; with more, less so.
+        Groups that are mixed with each other: groups come in random order, and all samples of so many consecutive ones
+        in random order before those of the next. With 1, the samples of a batch resemble each other; with more, less.
 
     Raises
     ------
     ConfigurationError
-        If there is no sample, weights or groups do not fit the samples, weights are negative, not
-        finite or all 0, or numbers are too small.
+        If there is no sample, weights or groups do not fit the samples, weights are negative, not finite or all 0, or
+        numbers are too small.
     """
 
     items: int
@@ -92,7 +90,7 @@ class Order:
         return drawn[np.lexsort((random.random(len(drawn)), mixed_with))]
 
 
-class RankSampler(Sampler[list[Sample]]):
+class RankSampler:
     """The batches of one rank of a training: the ``batch_sampler`` of its torch ``DataLoader``.
 
     The samples of an epoch are cut into batches, and every batch into one share a rank. So:
@@ -103,11 +101,8 @@ class RankSampler(Sampler[list[Sample]]):
       a batch has fewer than two samples a rank, up to ``ranks - 1`` more may join it.)
     - The shares of a batch differ by 1 at most, and none is empty: every rank takes the same number
       of steps, as ``DistributedDataParallel`` needs.
-    - The batches are the same for every number of ranks up to half a batch; one process and many
-      ranks see the same ones.
+    - The batches are the same for every number of ranks up to half a batch.
     - With groups, those of a batch are dealt out one after the other, so that few are shared by ranks.
-
-    Batches do not depend on the number of loader processes: torch hands each whole share to one.
 
     Parameters
     ----------
@@ -137,7 +132,7 @@ class RankSampler(Sampler[list[Sample]]):
         self._epoch, self._first_step = 0, 0
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
-        """Choose the epoch that is iterated next, and the step it goes on from after an interruption."""
+        """Choose the epoch that is iterated next, and the step it continues from after an interruption."""
         if epoch < 0 or not 0 <= first_step <= self.steps:
             raise ConfigurationError(f"no step {first_step} in epoch {epoch}; an epoch has {self.steps} steps")
         self._epoch, self._first_step = epoch, first_step
@@ -180,12 +175,10 @@ def rare_class_weights(counts: NDArray[np.int64], strength: float = 0.5) -> NDAr
     Parameters
     ----------
     counts : (samples, classes) array
-        Pixels of each class in each sample, for example from
-        :func:`~xland.training.data.patches.count_in_patches`, a class at a time.
+        Pixels of each class in each sample.
     strength : float
-        Between 0, where samples weigh as much as they hold pixels that count, and 1, where all
-        classes have the same part in the draws. Near 1, a class that few samples hold makes these
-        come very often.
+        Between 0, where samples weigh as much as they hold pixels that count, and 1, where all classes have the same
+        part in the draws. Near 1, a class that few samples hold makes these come very often.
 
     Returns
     -------
@@ -208,6 +201,27 @@ def rare_class_weights(counts: NDArray[np.int64], strength: float = 0.5) -> NDAr
     np.power(total / total.sum(), -strength, out=pixel, where=total > 0)
     weights = counts @ pixel
     return weights / weights.sum()
+
+
+SamplingRule = Callable[[NDArray[np.int64], float], NDArray[np.float64]]
+
+SAMPLING_RULES: dict[str, SamplingRule] = {"rare_classes": rare_class_weights}
+"""How samples are weighed where they are drawn, by the name in ``[schedule] sampling``.
+
+Each takes the pixels of each class in each sample, ``(samples, classes)``, and the ``rare_classes`` of the schedule,
+and returns a weight for each sample. Another rule is added by putting it here.
+"""
+
+
+def sampling_rule(name: str) -> SamplingRule:
+    """Return a rule by its name; ConfigurationError if it is not known."""
+    if name not in SAMPLING_RULES:
+        near = get_close_matches(name, SAMPLING_RULES, 1)
+        question = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigurationError(
+            f"sampling must be one of {', '.join(map(repr, SAMPLING_RULES))}, not {name!r}{question}"
+        )
+    return SAMPLING_RULES[name]
 
 
 def _check_weights(values: NDArray[np.float64] | NDArray[np.int64], name: str) -> None:

@@ -1,13 +1,24 @@
-"""Patches out of a training store: each chunk is decoded once for all patches that need it."""
+"""Patches out of a training store: each chunk is decoded once for all patches that need it.
+
+Zarr-python spends about a millisecond on every read, and reads the index of a shard again each time; decoding a map of
+256 x 256 cells takes a tenth of that (zarrs needs half of zarr-python's time, tensorstore 1.5 to 3 times what is done
+here). The arrays of a training store are of the few kinds that :func:`open_chunks` knows, so their chunks are found as
+the Zarr 3 specification says (https://zarr-specs.readthedocs.io, core and ``sharding_indexed``), and the index of a
+shard is kept.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +28,9 @@ from xland.arguments import checked
 from xland.errors import StoreError
 from xland.geo.grid import Grid
 from xland.models.inputs import MASKED, InputSpec
-from xland.store.checksums import Table, refuse_damaged
+from xland.store.checksums import ROOT, Table, refuse_damaged
 from xland.store.storage import files_at
 from xland.store.workplace import read_finished
-from xland.training.data.chunks import ChunkCache, ChunkedArray, Index, hash_array, open_chunks
 from xland.training.data.loader import Place
 
 CONTENTS = "xland_training_store"
@@ -31,6 +41,158 @@ FORMAT = 1
 
 CACHE_BYTES = 256 * 2**20
 """Bytes of decoded chunks that are kept unless the caller says otherwise."""
+
+Index = tuple[int, ...]
+
+_ABSENT = 2**64 - 1  # in the index of a shard, for a chunk of nothing but the fill value
+_CHECKSUM = 4  # bytes of the CRC-32C behind the index
+
+
+@dataclass(frozen=True)
+class ChunkedArray:
+    """An array of a Zarr store on this machine, read chunk by chunk.
+
+    ``shards`` are the cells of one file if files hold several chunks, ``codec`` is ``zstd`` or ``blosc``, and each file
+    is compared with the ``table`` of the store when a chunk of it is read first.
+    """
+
+    folder: Path
+    shape: Index
+    chunks: Index
+    shards: Index | None
+    dtype: np.dtype[Any]
+    codec: str
+    table: Table | None = None
+    _compared: set[Index] = field(default_factory=set, repr=False, compare=False)
+    _indices: dict[Index, NDArray[np.uint64]] = field(default_factory=dict, repr=False, compare=False)
+
+    def read(self, index: Index) -> NDArray[Any]:
+        """Return a chunk, read-only and in full size at the edges too; StoreError if it is damaged or missing."""
+        from numcodecs import blosc, zstd
+
+        try:
+            decoded = (blosc if self.codec == "blosc" else zstd).decompress(self._bytes(index))
+            return np.frombuffer(decoded, self.dtype).reshape(self.chunks)
+        except StoreError:
+            raise
+        except (OSError, ValueError, RuntimeError) as error:
+            raise StoreError(
+                f"{self.folder}: chunk {'.'.join(map(str, index))} cannot be read ({error}): the store is damaged; "
+                "copy it again, or prepare it again with overwrite=True"
+            ) from error
+
+    def _bytes(self, index: Index) -> bytes:
+        """Return the encoded chunk; stores hold all of them, whatever their values."""
+        if self.shards is None:
+            return self._file(index).read_bytes()
+        per_shard = tuple(shard // chunk for shard, chunk in zip(self.shards, self.chunks, strict=True))
+        shard = tuple(at // count for at, count in zip(index, per_shard, strict=True))
+        inner = tuple(at % count for at, count in zip(index, per_shard, strict=True))
+        with self._file(shard).open("rb", buffering=0) as file:
+            if shard not in self._indices:  # offset and length of each chunk, at the end of the file
+                end, size = os.fstat(file.fileno()).st_size, 16 * math.prod(per_shard)
+                content = os.pread(file.fileno(), size, max(0, end - size - _CHECKSUM))
+                if len(content) != size:
+                    raise OSError(f"{file.name} has {end} bytes, fewer than its index")
+                self._indices[shard] = np.frombuffer(content, "<u8").reshape(*per_shard, 2)
+            offset, length = map(int, self._indices[shard][inner])
+            if offset == _ABSENT:
+                raise OSError("it was not written")
+            encoded = os.pread(file.fileno(), length, offset)
+        if len(encoded) != length:
+            raise OSError(f"{len(encoded)} of {length} bytes are there")
+        return encoded
+
+    def _file(self, index: Index) -> Path:
+        """Return a file, having compared it with the table once."""
+        file = self.folder / "c" / "/".join(map(str, index))
+        if self.table is not None and index not in self._compared:
+            name = f"{self.folder.name}/{file.relative_to(self.folder).as_posix()}"
+            if name not in self.table.files:
+                raise OSError("it was not written")
+            self.table.check(name, file.read_bytes() if file.is_file() else None)
+            self._compared.add(index)
+        return file
+
+
+def open_chunks(folder: Path, table: Table | None = None) -> ChunkedArray:
+    """Open an array of a Zarr 3 store; StoreError if it is missing, or laid out in another way than xland does."""
+    try:
+        content = (folder / ROOT).read_bytes()
+        if table is not None:
+            table.check(f"{folder.name}/{ROOT}", content)
+        metadata = json.loads(content)
+        outer = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
+        codecs, chunks, shards = metadata["codecs"], outer, None
+        if codecs[0]["name"] == "sharding_indexed":
+            sharding = codecs[0]["configuration"]
+            codecs, chunks, shards = sharding["codecs"], tuple(sharding["chunk_shape"]), outer
+            _expect(sharding.get("index_location", "end") == "end", "an index at the end of each shard")
+        _expect([each["name"] for each in codecs[:1]] == ["bytes"] and len(codecs) == 2, "bytes and one compressor")
+        _expect(codecs[1]["name"] in ("zstd", "blosc"), "zstd or blosc")
+        _expect(codecs[0].get("configuration", {}).get("endian", "little") == "little", "little-endian numbers")
+        keys = {"name": "default", "configuration": {"separator": "/"}}
+        _expect(metadata["chunk_key_encoding"] == keys, "keys of the default encoding")
+        dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
+        return ChunkedArray(folder, tuple(metadata["shape"]), chunks, shards, dtype, codecs[1]["name"], table)
+    except StoreError:
+        raise
+    except FileNotFoundError:
+        raise StoreError(
+            f"{folder.parent} lacks the array {folder.name}: it is damaged or not a training store"
+        ) from None
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise StoreError(f"{folder}/zarr.json is not that of a training store: {error}") from error
+
+
+def _expect(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(f"expected {what}")
+
+
+def hash_array(array: ChunkedArray) -> str:
+    """SHA-256 of an array's content, whatever its chunks, reading one row of chunks at a time.
+
+    Each field over the last two axes has a digest of its cells in C order (little-endian); that of the array
+    is the digest of theirs, in order.
+    """
+    *leading, rows, columns = array.shape
+    *blocks, height, width = array.chunks
+    digest = hashlib.sha256()
+    for first in np.ndindex(*(-(-length // size) for length, size in zip(leading, blocks, strict=True))):
+        fields: list[Any] = []
+        for row in range(-(-rows // height)):
+            across = [array.read((*first, row, column)) for column in range(-(-columns // width))]
+            strip = np.concatenate(across, axis=-1)[..., : rows - row * height, :columns]
+            layers = strip.reshape(-1, *strip.shape[-2:])
+            fields = fields or [hashlib.sha256() for _ in layers]
+            for field_digest, layer in zip(fields, layers, strict=True):
+                field_digest.update(np.ascontiguousarray(layer).data)
+        for field_digest in fields:
+            digest.update(field_digest.digest())
+    return digest.hexdigest()
+
+
+class ChunkCache:
+    """Decoded chunks, the latest used, up to a number of bytes; a chunk that alone is larger is not kept."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self._kept: OrderedDict[Any, NDArray[Any]] = OrderedDict()
+
+    def get(self, key: Any, load: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """Return what is kept under a key, or load and keep it in place of what was not used for longest."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        value = load()
+        if value.nbytes <= self.limit:
+            self._kept[key] = value
+            self.used += value.nbytes
+            while self.used > self.limit:
+                self.used -= self._kept.popitem(last=False)[1].nbytes
+        return value
 
 
 @checked(StoreError)
@@ -62,11 +224,11 @@ def open_training_store(
     root, table = read_finished(folder)
     contents = root.get("attributes", {}).get(CONTENTS)
     if not isinstance(contents, dict):
-        raise StoreError(f"{folder} is no training store: make one with `xland prepare`")
+        raise StoreError(f"{folder} is not a training store: make one with `xland prepare`")
     if contents.get("format") != FORMAT:
         raise StoreError(
             f"{folder} is a training store of format {contents.get('format')}, and this release reads {FORMAT}: "
-            "prepare it anew, or use the release that wrote it"
+            "prepare it again, or use the release that wrote it"
         )
     try:
         source = StoredArrays(folder, contents, cache, None if table is None else table.digest)
@@ -100,56 +262,81 @@ class StoredArrays:
     def __init__(
         self, path: str, contents: Mapping[str, Any], cache: int = CACHE_BYTES, digest: str | None = None
     ) -> None:
-        self.path = path
-        self.contents = contents
+        self.path, self.contents, self.cache, self.digest = path, contents, cache, digest
         self.inputs = InputSpec.from_dict(contents["inputs"])
         self.grid = Grid(**contents["grid"])
+        self.shape = self.grid.shape
+        self.chunk = (int(contents["tile"]),) * 2
         self.variables = tuple(contents["variables"])
         self.pairs = tuple((int(forcing), int(mapped)) for forcing, mapped in contents["pairs"])
         self.years = tuple(mapped for _, mapped in self.pairs)
         self.hashes: dict[str, str] = dict(contents["hashes"])
-        self.cache = cache
-        self.digest = digest
         self._positions = {name: {int(y): at for at, y in enumerate(ys)} for name, ys in contents["years"].items()}
-        self._tile = int(contents["tile"])
-        self._check()
-        self._start()
+        self._priors = "prior" if self._positions["prior"] else "maps"
+        wanted = {forcing + step for forcing, _ in self.pairs for step in self.inputs.steps}
+        before = {year + self.inputs.prior_step for year in self.years if self.inputs.prior != "none"}
+        for name, years in (("forcing", wanted), ("maps", set(self.years)), (self._priors, before)):
+            if not years <= set(self._positions[name]):
+                raise ValueError("years of pairs or priors that the store does not hold")
+        self._arrays: dict[str, ChunkedArray] = {}
+        self._chunks = ChunkCache(cache)
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Fine rows and columns."""
-        return self.grid.shape
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open arrays and decoded chunks behind."""
+        return {"path": self.path, "contents": self.contents, "cache": self.cache, "digest": self.digest}
 
-    @property
-    def chunk(self) -> tuple[int, int]:
-        """Fine rows and columns of a chunk."""
-        return self._tile, self._tile
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the same store again."""
+        self.__init__(**state)  # type: ignore[misc]
 
     def read(self, places: Sequence[Place]) -> list[dict[str, NDArray[Any]]]:
         """Return the arrays of each place; see :meth:`xland.training.data.loader.PatchSource.read`.
 
         Places with the same window share one array of static channels.
         """
-        copies = _Copies()
+        # by chunk, so that each is read once: where to copy which part of it
+        copies: dict[tuple[str, Index], list[tuple[Any, Any, Any]]] = defaultdict(list)
+
+        def fill(out: Any, name: str, leading: Index, rows: slice, columns: slice, size: int) -> None:
+            for row, row_to, row_from in _cut(rows.start, rows.stop, size):
+                for column, column_to, column_from in _cut(columns.start, columns.stop, size):
+                    copy = (out, (..., row_to, column_to), (..., row_from, column_from))
+                    copies[name, (*leading, row, column)].append(copy)
+
+        tile, inputs = self.chunk[0], self.inputs
         windows: dict[Any, tuple[NDArray[Any], NDArray[Any]]] = {}
-        samples = []
+        samples, hidden = [], []
         for place in places:
             rows, columns = place.rows, place.columns
             shape = (rows.stop - rows.start, columns.stop - columns.start)
             window = (rows.start, rows.stop, columns.start, columns.stop)
             if window not in windows:
-                windows[window] = self._fixed(copies, rows, columns, shape)
-            static, _ = windows[window]
-            sample = {"coarse": self._coarse(copies, place), "static": static}
-            for name, (array, at) in self._maps(place.year).items():
-                sample[name] = np.empty(shape, dtype=np.uint8)
-                copies.add(array, (at,), (), self._tile, rows, columns, sample[name])
+                windows[window] = np.empty((len(inputs.static), *shape), np.float16), np.empty(shape, np.uint8)
+                if inputs.static:
+                    fill(windows[window][0], "static", (0,), rows, columns, tile)
+                fill(windows[window][1], "counted", (), rows, columns, tile)
+            hidden.append(windows[window][1])
+            forced, mapped = self.pairs[place.year]
+            low = place.coarse(inputs.factor)
+            low_shape = tuple(cells.stop - cells.start for cells in low)
+            coarse = np.empty((len(inputs.steps), len(inputs.coarse), *low_shape), dtype=np.float32)
+            for step, values in zip(inputs.steps, coarse, strict=True):
+                at = self._positions["forcing"][forced + step]
+                fill(values, "coarse", (at, 0), *low, self._array("coarse").chunks[-1])
+            sample = {"coarse": coarse.reshape(-1, *low_shape), "static": windows[window][0]}
+            sample["target"] = np.empty(shape, dtype=np.uint8)
+            fill(sample["target"], "maps", (self._positions["maps"][mapped],), rows, columns, tile)
+            if inputs.prior != "none":
+                sample["prior"] = np.empty(shape, dtype=np.uint8)
+                at = self._positions[self._priors][mapped + inputs.prior_step]
+                fill(sample["prior"], self._priors, (at,), rows, columns, tile)
             samples.append(sample)
-        copies.run(self._chunk)
-        for place, sample in zip(places, samples, strict=True):
-            hidden = windows[place.rows.start, place.rows.stop, place.columns.start, place.columns.stop][1]
-            # 255 where a pixel does not count, 0 elsewhere
-            sample["target"] |= hidden
+        for (name, index), parts in sorted(copies.items(), key=lambda item: item[0]):
+            values = self._chunks.get((name, index), partial(self._chunk, name, index))
+            for out, to, source in parts:
+                out[to] = values[source]
+        for sample, where in zip(samples, hidden, strict=True):
+            sample["target"] |= where  # 255 where a pixel does not count, 0 elsewhere
         return samples
 
     def class_counts(self, year: int) -> NDArray[np.int64]:
@@ -166,20 +353,8 @@ class StoredArrays:
         if damaged:
             raise StoreError(
                 f"{self.path} is damaged: {', '.join(damaged)} no longer have the content that was written; "
-                "copy it anew, or prepare it anew with overwrite=True"
+                "copy it again, or prepare it again with overwrite=True"
             )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave open arrays and decoded chunks behind."""
-        return {"path": self.path, "contents": self.contents, "cache": self.cache, "digest": self.digest}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Open the same store again."""
-        self.__init__(**state)  # type: ignore[misc]
-
-    def _start(self) -> None:
-        self._arrays: dict[str, ChunkedArray] = {}
-        self._chunks = ChunkCache(self.cache)
 
     @cached_property
     def _table(self) -> Table | None:
@@ -189,53 +364,9 @@ class StoredArrays:
             raise StoreError(f"{self.path} was replaced after it had been opened; open it again")
         return table
 
-    def _check(self) -> None:
-        maps = self._positions["maps"]
-        prior = self._positions["prior"]
-        wanted = {forcing + step for forcing, _ in self.pairs for step in self.inputs.steps}
-        if not wanted <= set(self._positions["forcing"]) or not set(self.years) <= set(maps):
-            raise ValueError("years of pairs that the store does not hold")
-        if self.inputs.prior != "none":
-            before = {year + self.inputs.prior_step for year in self.years}
-            if not before <= set(prior or maps):
-                raise ValueError("years of priors that the store does not hold")
-
-    def _fixed(
-        self, copies: _Copies, rows: slice, columns: slice, shape: tuple[int, int]
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Arrays to be filled with what does not change from year to year: static channels, hidden pixels."""
-        static = np.empty((len(self.inputs.static), *shape), dtype=np.float16)
-        hidden = np.empty(shape, dtype=np.uint8)
-        if self.inputs.static:
-            copies.add("static", (0,), (slice(None),), self._tile, rows, columns, static)
-        copies.add("counted", (), (), self._tile, rows, columns, hidden)
-        return static, hidden
-
-    def _coarse(self, copies: _Copies, place: Place) -> NDArray[np.float32]:
-        """Array to be filled with the coarse channels of all steps."""
-        rows, columns = place.coarse(self.inputs.factor)
-        shape = (rows.stop - rows.start, columns.stop - columns.start)
-        result = np.empty((len(self.inputs.steps), len(self.inputs.coarse), *shape), dtype=np.float32)
-        size = self._array("coarse").chunks[-1]
-        for step, values in zip(self.inputs.steps, result, strict=True):
-            at = self._positions["forcing"][self.pairs[place.year][0] + step]
-            copies.add("coarse", (at, 0), (slice(None),), size, rows, columns, values)
-        return result.reshape(-1, *shape)
-
-    def _maps(self, year: int) -> dict[str, tuple[str, int]]:
-        """Array and position of the target and of the prior of a map."""
-        mapped = self.years[year]
-        found = {"target": ("maps", self._positions["maps"][mapped])}
-        if self.inputs.prior != "none":
-            array = "prior" if self._positions["prior"] else "maps"
-            found["prior"] = (array, self._positions[array][mapped + self.inputs.prior_step])
-        return found
-
     def _chunk(self, name: str, index: Index) -> NDArray[Any]:
         """Chunk as samples need it, without axes of one cell."""
-        return self._chunks.get((name, index), lambda: self._prepared(name, self._array(name).read(index)))
-
-    def _prepared(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
+        values = self._array(name).read(index)
         if name == "coarse":
             return self.inputs.coarse_array(dict(zip(self.variables, np.moveaxis(values, 1, 0), strict=True)))
         if name == "counted":
@@ -251,42 +382,6 @@ class StoredArrays:
                 )
             self._arrays[name] = array
         return self._arrays[name]
-
-
-class _Copy(NamedTuple):
-    out: NDArray[Any]
-    to: tuple[slice, ...]
-    source: tuple[slice, ...]
-
-
-class _Copies:
-    """What is to be copied out of each chunk, so that chunks can be read one after the other."""
-
-    def __init__(self) -> None:
-        self._by_chunk: dict[tuple[str, Index], list[_Copy]] = defaultdict(list)
-
-    def add(
-        self,
-        name: str,
-        leading: Index,
-        axes: tuple[slice, ...],
-        size: int,
-        rows: slice,
-        columns: slice,
-        out: NDArray[Any],
-    ) -> None:
-        """Copy a window, ``out[axes, rows, columns]``, out of the chunks of ``size`` cells that hold it."""
-        for row, row_to, row_from in _cut(rows.start, rows.stop, size):
-            for column, column_to, column_from in _cut(columns.start, columns.stop, size):
-                copy = _Copy(out, (*axes, row_to, column_to), (*axes, row_from, column_from))
-                self._by_chunk[name, (*leading, row, column)].append(copy)
-
-    def run(self, chunk: Any) -> None:
-        """Read each chunk once, in the order of the arrays, and copy from it."""
-        for (name, index), copies in sorted(self._by_chunk.items(), key=lambda item: item[0]):
-            values = chunk(name, index)
-            for copy in copies:
-                copy.out[copy.to] = values[copy.source]
 
 
 @lru_cache(maxsize=4096)

@@ -1,9 +1,10 @@
-"""What a training store is made from: its sources, and one pass over them for counts and moments."""
+"""What a training is made from: its sources, laid on grids that nest, and one pass over them for normalisation."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,38 +13,29 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.errors import ConfigurationError, PriorError, TimeError, VocabularyError
+from xland.errors import ConfigurationError, PriorError, StaticError, TimeError, VocabularyError
 from xland.forcing.read import Forcing, check_values, read_forcing
-from xland.geo.grid import Grid, expand
-from xland.geo.split import Part, divide
+from xland.geo.grid import Grid, expand, nesting_factor
+from xland.geo.orientation import orient
+from xland.geo.split import Part, assign_years, divide
 from xland.geo.years import listed
 from xland.models.coverage import Coverage
-from xland.models.inputs import Channel, InputSpec
+from xland.models.inputs import MASKED, Channel, InputSpec
+from xland.reading.limits import checked_predictor, refuse, share_problem, unknown_land
+from xland.reading.variables import as_map, read_static
 from xland.training.configuration import Configuration
-from xland.training.data.material import Moments, describe_data
-from xland.training.data.pairing import compute_codes, find_covered, find_land, lay_maps, lay_static, pair_years
+from xland.vocabulary import LUH_SECONDARY, check_codes
 
+Fields = dict[str, NDArray[np.float32]]
 _ERRORS = {"target": VocabularyError, "prior": PriorError}
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Forcing, maps and static predictors of a training, lazy, on grids that nest.
+    """Forcing, maps and static predictors of a training, lazy, from north to south, on grids that nest.
 
-    Parameters
-    ----------
-    configuration : Configuration
-    forcing : Forcing
-    static : Dataset
-        ``(lat, lon)`` on the fine grid, from north to south.
-    target : DataArray
-        Class codes, ``(time, lat, lon)``.
-    prior : DataArray or None
-        The same for the adjacent years, where the inputs read one.
-    pairs : list of (int, int)
-        Years of forcing and map that belong together.
-    description : dict
-        For the card.
+    ``target`` and ``prior`` are class codes (time, lat, lon); ``pairs`` are the years of forcing and map that belong
+    together; ``prior`` is None where the inputs read none, and the target itself unless it is given.
     """
 
     configuration: Configuration
@@ -52,7 +44,6 @@ class Sources:
     target: xr.DataArray
     prior: xr.DataArray | None
     pairs: list[tuple[int, int]]
-    description: dict[str, Any]
 
     @property
     def inputs(self) -> InputSpec:
@@ -66,7 +57,7 @@ class Sources:
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """Forcing variables that the channels are made of, those that need not be there if they are."""
+        """Forcing variables that the channels are made of, with those optional ones that exist."""
         optional = [name for name in self.inputs.optional_coarse_variables if name in self.forcing.data]
         return tuple(dict.fromkeys((*self.inputs.coarse_variables, *optional)))
 
@@ -83,11 +74,14 @@ class Sources:
     @property
     def prior_years(self) -> list[int]:
         """Years of the prior maps; none where the inputs read none."""
-        if self.prior is None:
-            return []
-        return [year + self.inputs.prior_step for year in self.target_years]
+        return [] if self.prior is None else [year + self.inputs.prior_step for year in self.target_years]
 
-    def states(self, year: int) -> dict[str, NDArray[np.float32]]:
+    @property
+    def part(self) -> NDArray[np.int8]:
+        """Part of the split of each coarse cell, see :func:`xland.geo.split.divide`."""
+        return divide(self.forcing.grid, self.configuration.split_seed, self.configuration.data.southern_limit)
+
+    def states(self, year: int) -> Fields:
         """Read and check the forcing of one year, ``(1, coarse rows, coarse columns)`` each."""
         at = self.forcing.years.index(year)
         (states,) = dask.compute(self.forcing.data[list(self.variables)].isel(time=slice(at, at + 1)))
@@ -96,31 +90,51 @@ class Sources:
         check_values({name: array[0] for name, array in values.items()}, grid.latitude, grid.longitude, year)
         return values
 
-    def fields(self, rows: slice) -> dict[str, NDArray[np.float32]]:
-        """Read the static predictors of a strip, ``(rows, columns)`` each."""
-        (strip,) = dask.compute(self.static.isel(lat=rows))
-        return {str(name): array.values.astype(np.float32) for name, array in strip.data_vars.items()}
+    def strip(self, rows: slice) -> tuple[Fields, NDArray[np.bool_]]:
+        """Read and check the static predictors of a strip; return them, and where a class is learned (rows, columns).
 
-    def land(self, fields: dict[str, NDArray[np.float32]], rows: slice) -> NDArray[np.bool_]:
-        """Fine cells of a strip whose class is learned, having checked the predictors there."""
-
-        def states() -> dict[str, NDArray[np.float32]]:
-            factor = self.inputs.factor
+        Values in the sea that cannot be are replaced by NaN.
+        """
+        (read,) = dask.compute(self.static.isel(lat=rows))
+        fields = {str(name): array.values.astype(np.float32) for name, array in read.data_vars.items()}
+        grid, factor, domain = (
+            self.grid.window(rows, slice(0, self.grid.columns)),
+            self.inputs.factor,
+            self.inputs.domain,
+        )
+        share = fields[domain]
+        refuse(share_problem(domain, share, grid.latitude, grid.longitude))
+        land: NDArray[np.bool_] = np.nan_to_num(share) > 0
+        for name in self.inputs.static_variables:
+            if name != domain:
+                fields[name] = checked_predictor(name, fields[name], land, grid.latitude, grid.longitude)
+        if np.isnan(share).any():
+            coarse = grid.coarsen(factor)
+            cells = np.isnan(share).reshape(coarse.rows, factor, coarse.columns, factor).any(axis=(1, 3))
             first = self.forcing.data[list(self.variables)].isel(
                 time=self.forcing.years.index(self.forcing_years[0]),
                 lat=slice(rows.start // factor, rows.stop // factor),
             )
-            return {str(name): array.values for name, array in first.compute().data_vars.items()}
-
-        return find_land(fields, self.inputs, self.grid.window(rows, slice(0, self.grid.columns)), states)
+            states = {str(name): array.values for name, array in first.compute().data_vars.items()}
+            refuse(unknown_land(domain, cells, states, coarse.latitude, coarse.longitude))
+        return fields, land
 
     def codes(self, what: str, year: int, rows: slice) -> NDArray[np.uint8]:
         """Read and check the class codes of a strip of the ``target`` or ``prior`` of a year, ``(rows, columns)``."""
-        maps = self.target if what == "target" or self.prior is None else self.prior
-        return compute_codes(maps.sel(time=year).isel(lat=rows), self.inputs, f"{what} of {year}", _ERRORS[what])
+        every = self.target if what == "target" or self.prior is None else self.prior
+        maps = every.sel(time=year).isel(lat=rows)
+        return check_codes(
+            np.asarray(dask.compute(maps.data)[0]),
+            what=f"{what} of {year}",
+            latitude=maps["lat"].values,
+            longitude=maps["lon"].values,
+            classes=len(self.inputs.classes),
+            hidden=MASKED,
+            error=_ERRORS[what],
+        )
 
     def strips(self, tile: int) -> list[slice]:
-        """Rows that are held at a time: whole tiles, and at least as many as a chunk of the sources."""
+        """Rows that are in memory at a time: whole tiles, and at least as many as a chunk of the sources."""
         lazy = [self.target, *self.static.data_vars.values(), *([] if self.prior is None else [self.prior])]
         tallest = max([max(each.chunksizes["lat"]) for each in lazy if "lat" in each.chunksizes], default=1)
         height = -(-tallest // tile) * tile
@@ -135,150 +149,179 @@ def check_sources(
     static: xr.Dataset,
     prior: xr.DataArray | None = None,
 ) -> Sources:
-    """Check the structure of the sources without reading a map; errors are those of :func:`~.material.gather`.
+    """Check the structure of the sources and pair their years, without reading a map.
 
-    Parameters
-    ----------
-    configuration : Configuration
-    forcing, target, static : optional
-        As :func:`xland.training.data.material.gather` takes them.
-    prior : DataArray, optional
-        Maps of the adjacent years; by default those of the target, where the inputs read any.
+    Raises an XlandError that names what does not fit.
     """
     inputs = configuration.inputs
     coarse = read_forcing(forcing, variables=inputs.coarse_variables)
-    maps = lay_maps(target, coarse.grid, inputs.factor, "target")
-    pairs = pair_years(configuration, coarse.years, maps["time"].values.tolist())
-    description = describe_data(forcing=forcing, target=target, static=static)
-    description["pairs"] = [list(pair) for pair in pairs]
-    sources = Sources(
-        configuration=configuration,
-        forcing=coarse,
-        static=lay_static(static, coarse.grid.refine(inputs.factor), inputs),
-        target=maps,
-        prior=_adjacent(maps, prior, coarse.grid, inputs),
-        pairs=pairs,
-        description=description,
+    grid = coarse.grid.refine(inputs.factor)
+    maps = _lay_maps(target, coarse.grid, inputs.factor, "target")
+    canonical, orientation = orient(
+        read_static(static, inputs.static_variables, inputs.domain), what="static predictors"
     )
-    if sources.prior is not None:
-        there = sources.prior["time"].values.tolist()
+    pairs = _pair_years(configuration, coarse.years, maps["time"].values.tolist())
+    if not orientation.grid.same_as(grid):
+        raise StaticError(f"static predictors ({orientation.grid}) are not on the fine grid of the forcing ({grid})")
+    before = None if inputs.prior == "none" else maps
+    if before is not None and prior is not None:
+        before = _lay_maps(prior, coarse.grid, inputs.factor, "prior")
+    sources = Sources(configuration, coarse, canonical.transpose("lat", "lon"), maps, before, pairs)
+    if before is not None:
+        there = before["time"].values.tolist()
         missing = sorted(set(sources.prior_years) - set(there))
         if missing:
             raise TimeError(f"prior lacks the years {listed(missing)}; it holds {listed(there)}")
     return sources
 
 
-def _adjacent(target: xr.DataArray, prior: xr.DataArray | None, coarse: Grid, inputs: InputSpec) -> xr.DataArray | None:
-    if inputs.prior == "none":
-        return None
-    return target if prior is None else lay_maps(prior, coarse, inputs.factor, "prior")
-
-
-def survey(sources: Sources, tile: int, done: Callable[[], None]) -> dict[str, Any]:
-    """Measure normalisation, cells and coverage, and compare prior maps with targets.
-
-    Parameters
-    ----------
-    sources : Sources
-    tile : int
-        Rows of the tiles of the store, whole numbers of which are read at a time.
-    done : callable
-        Called after each of :func:`count_steps` steps.
-
-    Returns
-    -------
-    dict
-        JSON-ready: ``statistics`` (mean and scale by channel, over training cells), ``cells`` (fine cells
-        that count, by part of the split), ``coverage``, and ``prior``: ``none``, ``target`` (prior and
-        target agree in the years that both have) or ``own``.
-
-    Raises
-    ------
-    ConfigurationError
-        If no cell of the split's training part is land.
-    """
-    split = divide(sources.forcing.grid, sources.configuration.split_seed, sources.configuration.data.southern_limit)
-    statistics, cells, training = _survey_static(sources, split, tile, done)
-    if not cells["train"]:
+def _pair_years(configuration: Configuration, forcing: tuple[int, ...], target: list[int]) -> list[tuple[int, int]]:
+    """Return the years of forcing and map that belong together and are for training."""
+    data = configuration.data
+    if bool(data.forcing_years) != bool(data.target_years):
+        raise ConfigurationError("[data] forcing_years and target_years belong together: give both or neither")
+    if len(data.forcing_years) != len(data.target_years):
         raise ConfigurationError(
-            "no cell of the training part of the split is land: choose another split_seed or region"
+            f"[data] forcing_years names {len(data.forcing_years)} years and target_years {len(data.target_years)}: "
+            "give as many"
         )
-    coarse, covered = _survey_forcing(sources, training, done)
-    return {
-        "statistics": {name: list(each.normalisation) for name, each in {**coarse, **statistics}.items()},
-        "cells": cells,
-        "coverage": Coverage(sources.forcing.grid, covered).to_dict(),
-        "prior": _survey_prior(sources, tile, done),
-    }
+    pairs = list(zip(data.forcing_years, data.target_years, strict=True))
+    pairs = pairs or [(year, year) for year in forcing if year in target]
+    twice = sorted(year for year, count in Counter(mapped for _, mapped in pairs).items() if count > 1)
+    if twice:
+        raise ConfigurationError(f"[data] target_years names {listed(twice)} more than once")
+    if data.train_years and data.test_years:
+        parts = assign_years([mapped for _, mapped in pairs], data.train_years, data.test_years)
+        pairs = [pair for pair in pairs if parts[pair[1]] == Part.TRAIN]
+    for year, mapped in pairs:
+        missing = [year + step for step in configuration.inputs.steps if year + step not in forcing]
+        if missing:
+            raise TimeError(f"the forcing lacks the years {missing} that the map of {mapped} needs; it holds {forcing}")
+        if mapped not in target:
+            raise TimeError(f"the target lacks the year {mapped}; it holds {target}")
+    if not pairs:
+        raise TimeError(f"forcing ({forcing}) and target ({target}) share no year: give forcing_years and target_years")
+    return pairs
 
 
-def count_steps(sources: Sources, tile: int) -> int:
-    """Count the steps of a survey."""
-    shared = set(sources.target_years) & set(sources.prior_years) if _differs(sources) else ()
-    return len(sources.strips(tile)) + len(sources.forcing_years) + len(shared)
+def _lay_maps(maps: xr.DataArray, coarse: Grid, factor: int, what: str) -> xr.DataArray:
+    """Return maps as ``(time, lat, lon)`` from the north-west, on a grid that nests in the coarse one."""
+    found = as_map(maps, what=what, empty=MASKED)
+    if nesting_factor(found.grid, coarse) != factor:
+        raise ConfigurationError(f"{what}: {found.grid.resolution:g} degree cells, but the model's factor is {factor}")
+    if None in found.years:
+        raise ConfigurationError(f"{what} needs a time dimension of calendar years")
+    return found.data
 
 
-def _survey_static(
-    sources: Sources, split: NDArray[np.int8], tile: int, done: Callable[[], None]
-) -> tuple[dict[str, Moments], dict[str, int], NDArray[np.bool_]]:
-    """Moments of the static channels, fine cells by part, and the coarse cells that hold training cells."""
-    factor = sources.inputs.factor
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and sum of squared deviations of some values.
+
+    Two of them add up as Chan, Golub and LeVeque (1979) say, without loss where the mean is large.
+    """
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> Moments:
+        """Measure the values that are finite, in double precision."""
+        finite = values[np.isfinite(values)].astype(np.float64)
+        if not finite.size:
+            return cls()
+        mean = float(finite.mean())
+        return cls(finite.size, mean, float(np.square(finite - mean).sum()))
+
+    def __add__(self, other: Moments) -> Moments:
+        """Moments of the values of both together."""
+        count = self.count + other.count
+        if not self.count or not other.count:
+            return self if self.count else other
+        apart, share = other.mean - self.mean, other.count / count
+        return Moments(
+            count, self.mean + apart * share, self.squares + other.squares + apart * apart * self.count * share
+        )
+
+    def __mul__(self, times: int) -> Moments:
+        """Moments of the same values so many times."""
+        return Moments(self.count * times, self.mean, self.squares * times)
+
+    @property
+    def normalisation(self) -> tuple[float, float]:
+        """Mean and scale for a channel; (0, 1) without values, and a scale of 1 for a constant."""
+        deviation = math.sqrt(self.squares / self.count) if self.count else 0.0
+        return self.mean, deviation if deviation > 1e-6 else 1.0
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over the sources finds.
+
+    Mean and scale of each channel over the training cells; fine cells that count, by the name of their part of the
+    split; and the coarse cells that have data in all years.
+    """
+
+    statistics: dict[str, tuple[float, float]]
+    cells: dict[str, int]
+    coverage: Coverage
+
+
+def survey(
+    sources: Sources,
+    strips: Iterable[tuple[slice, Fields, NDArray[np.bool_]]],
+    states: Iterable[tuple[list[Fields], int]],
+) -> Survey:
+    """Measure sources as they are read.
+
+    ``strips`` are rows with what :meth:`Sources.strip` returns; ``states`` are some years of forcing, and how often
+    they count.
+    """
+    factor, split = sources.inputs.factor, sources.part
+    training = np.zeros(split.shape, dtype=np.bool_)
+    cells: Counter[str] = Counter({part.name.lower(): 0 for part in Part})
     plain = [Channel(channel.name, channel.sources, channel.transform) for channel in sources.inputs.static]
     moments = {channel.name: Moments() for channel in plain}
-    cells: Counter[str] = Counter({part.name.lower(): 0 for part in Part})
-    training = np.zeros(split.shape, dtype=np.bool_)
-    for rows in sources.strips(tile):
+    for rows, fields, land in strips:
         coarse_rows = slice(rows.start // factor, rows.stop // factor)
-        fields = sources.fields(rows)
-        land = sources.land(fields, rows)
         part = expand(split[coarse_rows], factor)
         learned = land & (part == Part.TRAIN)
         for channel in plain:
             moments[channel.name] += Moments.of(channel.compute(fields)[learned])
         for each in Part:
             cells[each.name.lower()] += int(np.count_nonzero(land & (part == each)))
-        blocks = learned.reshape(-1, factor, split.shape[1], factor)
-        training[coarse_rows] = blocks.any(axis=(1, 3))
-        done()
-    return moments, dict(cells), training
-
-
-def _survey_forcing(
-    sources: Sources, training: NDArray[np.bool_], done: Callable[[], None]
-) -> tuple[dict[str, Moments], NDArray[np.bool_]]:
-    """Moments of the coarse channels, each year as often as maps read it, and coarse cells with data in all years."""
+        training[coarse_rows] = learned.reshape(-1, factor, split.shape[1], factor).any(axis=(1, 3))
     channels = [
         replace(channel, mean=0.0, scale=1.0)
         for channel in sources.inputs.coarse
         if channel.sources and set(channel.sources) <= set(sources.variables)
     ]
-    moments = {channel.name: Moments() for channel in channels}
-    covered = np.ones(training.shape, dtype=np.bool_)
-    times = Counter(year + step for year, _ in sources.pairs for step in sources.inputs.steps)
-    for year in sources.forcing_years:
-        values = sources.states(year)
+    coarse = {channel.name: Moments() for channel in channels}
+    covered = np.ones(split.shape, dtype=np.bool_)
+    for years, times in states:
         for channel in channels:
-            moments[channel.name] += Moments.of(channel.compute(values)[:, training]) * times[year]
-        covered &= find_covered([values])
-        done()
-    return moments, covered
+            values = np.concatenate([channel.compute(each)[:, training].ravel() for each in years])
+            coarse[channel.name] += Moments.of(values) * times
+        covered &= _find_covered(years)
+    statistics = {name: each.normalisation for name, each in {**coarse, **moments}.items()}
+    return Survey(statistics, dict(cells), Coverage(sources.forcing.grid, covered))
 
 
-def _survey_prior(sources: Sources, tile: int, done: Callable[[], None]) -> str:
-    if sources.prior is None:
-        return "none"
-    if not _differs(sources):
-        return "target"
-    agree = True
-    for year in sorted(set(sources.target_years) & set(sources.prior_years)):
-        agree = agree and all(
-            np.array_equal(sources.codes("target", year, rows), sources.codes("prior", year, rows))
-            for rows in sources.strips(tile)
-        )
-        done()
-    return "target" if agree else "own"
+def _find_covered(years: list[Fields]) -> NDArray[np.bool_]:
+    """Find the coarse cells of which the states take at least half in all years.
+
+    Other releases of the same record differ in cells that are mostly sea or ice: 0 here, no data there.
+    """
+    totals = [np.add.reduce([v for name, v in values.items() if name not in LUH_SECONDARY]) for values in years]
+    return np.asarray(np.concatenate(totals).min(axis=0) >= 0.5)
 
 
-def _differs(sources: Sources) -> bool:
-    """Whether the maps of the prior are given for themselves."""
-    return sources.prior is not None and sources.prior is not sources.target
+def compare_prior(sources: Sources, tile: int) -> Iterator[bool]:
+    """Say of each year that prior and target share whether their maps agree; nothing if one is the other."""
+    if sources.prior is not None and sources.prior is not sources.target:
+        for year in sorted(set(sources.target_years) & set(sources.prior_years)):
+            yield all(
+                np.array_equal(sources.codes("target", year, rows), sources.codes("prior", year, rows))
+                for rows in sources.strips(tile)
+            )

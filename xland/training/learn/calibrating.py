@@ -26,9 +26,8 @@ from xland.models.calibration import BINS, Calibration, calibration_error
 from xland.models.checkpoint import Checkpoint, update_card
 from xland.models.inputs import MASKED
 from xland.training.configuration import Configuration, parse_configuration
-from xland.training.data.gathering import open_material
 from xland.training.data.loader import Place
-from xland.training.data.material import Material
+from xland.training.data.material import Material, open_material
 from xland.training.data.patches import farthest_points
 from xland.training.data.samples import make_dataset, take_census
 from xland.training.learn.validation import ScoredPixels, collect_scores, score_pairs

@@ -9,7 +9,7 @@ from typing import Any
 
 from xland.models.checkpoint import Checkpoint
 from xland.training.configuration import Configuration, parse_configuration
-from xland.training.data.gathering import open_material
+from xland.training.data.material import open_material
 from xland.training.data.patches import patches_from
 from xland.training.learn.loop import Report, fit
 from xland.training.ranks.group import Device, join_group
