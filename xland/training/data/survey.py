@@ -14,13 +14,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import ConfigurationError, PriorError, StaticError, TimeError, VocabularyError
-from xland.forcing.read import Forcing, check_values, read_forcing
+from xland.forcing.read import check_values, read_forcing
 from xland.geo.grid import Grid, expand, nesting_factor
 from xland.geo.orientation import orient
 from xland.geo.split import Part, assign_years, divide
 from xland.geo.years import listed
 from xland.models.coverage import Coverage
-from xland.models.inputs import MASKED, Channel, InputSpec
+from xland.models.inputs import MASKED, Channel
 from xland.reading.limits import checked_predictor, refuse, share_problem, unknown_land
 from xland.reading.variables import as_map, read_static
 from xland.training.configuration import Configuration
@@ -30,56 +30,53 @@ Fields = dict[str, NDArray[np.float32]]
 _ERRORS = {"target": VocabularyError, "prior": PriorError}
 
 
-@dataclass(frozen=True)
 class Sources:
     """Forcing, maps and static predictors of a training, lazy, from north to south, on grids that nest.
 
-    ``target`` and ``prior`` are class codes (time, lat, lon); ``pairs`` are the years of forcing and map that belong
-    together; ``prior`` is None where the inputs read none, and the target itself unless it is given.
+    ``target`` and ``prior`` are class codes (time, lat, lon), ``static`` has (lat, lon); ``pairs`` are the years of
+    forcing and map that belong together; ``prior`` is None where the inputs read none, and the target itself unless it
+    is given; ``part`` is the part of the split of each coarse cell. No map is read, and an XlandError names what does
+    not fit.
     """
 
-    configuration: Configuration
-    forcing: Forcing
-    static: xr.Dataset
-    target: xr.DataArray
-    prior: xr.DataArray | None
-    pairs: list[tuple[int, int]]
-
-    @property
-    def inputs(self) -> InputSpec:
-        """Inputs of the configuration."""
-        return self.configuration.inputs
-
-    @property
-    def grid(self) -> Grid:
-        """Fine grid."""
-        return self.forcing.grid.refine(self.inputs.factor)
-
-    @property
-    def variables(self) -> tuple[str, ...]:
-        """Forcing variables that the channels are made of, with those optional ones that exist."""
-        optional = [name for name in self.inputs.optional_coarse_variables if name in self.forcing.data]
-        return tuple(dict.fromkeys((*self.inputs.coarse_variables, *optional)))
-
-    @property
-    def forcing_years(self) -> list[int]:
-        """Years of the forcing that any map needs."""
-        return sorted({year + step for year, _ in self.pairs for step in self.inputs.steps})
-
-    @property
-    def target_years(self) -> list[int]:
-        """Years of the maps to learn from."""
-        return sorted({mapped for _, mapped in self.pairs})
-
-    @property
-    def prior_years(self) -> list[int]:
-        """Years of the prior maps; none where the inputs read none."""
-        return [] if self.prior is None else [year + self.inputs.prior_step for year in self.target_years]
-
-    @property
-    def part(self) -> NDArray[np.int8]:
-        """Part of the split of each coarse cell, see :func:`xland.geo.split.divide`."""
-        return divide(self.forcing.grid, self.configuration.split_seed, self.configuration.data.southern_limit)
+    def __init__(
+        self,
+        configuration: Configuration,
+        *,
+        forcing: xr.Dataset,
+        target: xr.DataArray,
+        static: xr.Dataset,
+        prior: xr.DataArray | None = None,
+    ) -> None:
+        self.configuration = configuration
+        self.inputs = inputs = configuration.inputs
+        self.forcing = read_forcing(forcing, variables=inputs.coarse_variables)
+        coarse = self.forcing.grid
+        self.grid = coarse.refine(inputs.factor)
+        self.part = divide(coarse, configuration.split_seed, configuration.data.southern_limit)
+        optional = [name for name in inputs.optional_coarse_variables if name in self.forcing.data]
+        self.variables = tuple(dict.fromkeys((*inputs.coarse_variables, *optional)))
+        self.target = _lay_maps(target, coarse, inputs.factor, "target")
+        self.pairs = _pair_years(configuration, self.forcing.years, self.target["time"].values.tolist())
+        read = read_static(static, inputs.static_variables, inputs.domain)
+        laid, orientation = orient(read, what="static predictors")
+        if not orientation.grid.same_as(self.grid):
+            raise StaticError(
+                f"static predictors ({orientation.grid}) are not on the fine grid of the forcing ({self.grid})"
+            )
+        self.static = laid.transpose("lat", "lon")
+        self.prior = None
+        if inputs.prior != "none":
+            self.prior = self.target if prior is None else _lay_maps(prior, coarse, inputs.factor, "prior")
+        self.forcing_years = sorted({year + step for year, _ in self.pairs for step in inputs.steps})
+        self.target_years = sorted({mapped for _, mapped in self.pairs})
+        self.prior_years: list[int] = []
+        if self.prior is not None:
+            self.prior_years = [year + inputs.prior_step for year in self.target_years]
+            there = self.prior["time"].values.tolist()
+            missing = sorted(set(self.prior_years) - set(there))
+            if missing:
+                raise TimeError(f"prior lacks the years {listed(missing)}; it holds {listed(there)}")
 
     def states(self, year: int) -> Fields:
         """Read and check the forcing of one year, ``(1, coarse rows, coarse columns)`` each."""
@@ -139,40 +136,6 @@ class Sources:
         tallest = max([max(each.chunksizes["lat"]) for each in lazy if "lat" in each.chunksizes], default=1)
         height = -(-tallest // tile) * tile
         return [slice(first, min(first + height, self.grid.rows)) for first in range(0, self.grid.rows, height)]
-
-
-def check_sources(
-    configuration: Configuration,
-    *,
-    forcing: xr.Dataset,
-    target: xr.DataArray,
-    static: xr.Dataset,
-    prior: xr.DataArray | None = None,
-) -> Sources:
-    """Check the structure of the sources and pair their years, without reading a map.
-
-    Raises an XlandError that names what does not fit.
-    """
-    inputs = configuration.inputs
-    coarse = read_forcing(forcing, variables=inputs.coarse_variables)
-    grid = coarse.grid.refine(inputs.factor)
-    maps = _lay_maps(target, coarse.grid, inputs.factor, "target")
-    canonical, orientation = orient(
-        read_static(static, inputs.static_variables, inputs.domain), what="static predictors"
-    )
-    pairs = _pair_years(configuration, coarse.years, maps["time"].values.tolist())
-    if not orientation.grid.same_as(grid):
-        raise StaticError(f"static predictors ({orientation.grid}) are not on the fine grid of the forcing ({grid})")
-    before = None if inputs.prior == "none" else maps
-    if before is not None and prior is not None:
-        before = _lay_maps(prior, coarse.grid, inputs.factor, "prior")
-    sources = Sources(configuration, coarse, canonical.transpose("lat", "lon"), maps, before, pairs)
-    if before is not None:
-        there = before["time"].values.tolist()
-        missing = sorted(set(sources.prior_years) - set(there))
-        if missing:
-            raise TimeError(f"prior lacks the years {listed(missing)}; it holds {listed(there)}")
-    return sources
 
 
 def _pair_years(configuration: Configuration, forcing: tuple[int, ...], target: list[int]) -> list[tuple[int, int]]:
