@@ -113,7 +113,7 @@ ARRAYS = [np.zeros(2), np.array(1), pd.NA, [1], {}, object()]
 @pytest.mark.parametrize(
     ("call", "options", "error"),
     [
-        (xland.downscale, ["flips", "chunks", "tolerance", "conserve", "direction", "device"], ModelError),
+        (xland.downscale, ["flips", "chunks", "direction", "device"], ModelError),
         (write, ["overwrite", "resume", "progress", "shards"], StoreError),
         (write_netcdf, ["overwrite", "progress"], StoreError),
         (xland.open_store, ["verify"], StoreError),

@@ -26,6 +26,7 @@ from xland.scores.evaluation import evaluate
 from xland.sources.files import open_coarse, open_map
 from xland.store.writing import write
 from xland.totals.crosswalk import Crosswalk
+from xland.totals.modes import Totals
 from xland.training.data.prepare import prepare
 from xland.training.learn.calibrating import calibrate
 from xland.training.run import train
@@ -120,7 +121,7 @@ def test_help_needs_no_torch():
         ("finish it with resume=True or anew (`overwrite=True`).", "finish it with --resume or anew (`--overwrite`)."),
         ("set direction='backward'", "set --direction backward"),
         ("give more, model=['a', 'b'], or leave it out", "give more, --model a --model b, or leave it out"),
-        ("choose conserve=, too; pass tolerance=0.5.", "choose --conserve, too; pass --tolerance 0.5."),
+        ("choose totals=, too; pass tolerance=0.5.", "choose --totals, too; pass --tolerance 0.5."),
         ("its map, prior.assign_coords(time=2000)", "its map, prior.assign_coords(time=2000)"),
         ("array.to_dataset(name='primf')", "array.to_dataset(name='primf')"),
         ("/years=2000/a.zarr?years=5, static==1, outputs_=5", "/years=2000/a.zarr?years=5, static==1, outputs_=5"),
@@ -190,7 +191,7 @@ def test_options_mean_what_keywords_mean(files, planned, tmp_path):
     lines = [f'{state} = "{name}"' for state, name in states.items()]
     (tmp_path / "crosswalk.toml").write_text("\n".join(["protected = []", "[states]", *lines]))
     model, region = files / "model", ("--region", 0, 0, 40, 40)
-    changes = ("--conserve", "changes", "--prior", files / "base.nc", "--crosswalk", tmp_path / "crosswalk.toml")
+    changes = ("--totals", "changes", "--prior", files / "base.nc", "--crosswalk", tmp_path / "crosswalk.toml")
     for options, keywords in (
         (("--model", model, "--years", 2000, 2001, "--flips"), {"model": model, "years": [2000, 2001], "flips": True}),
         (
@@ -202,14 +203,13 @@ def test_options_mean_what_keywords_mean(files, planned, tmp_path):
             {
                 "model": model,
                 "years": 2001,
-                "conserve": "changes",
                 "prior": open_map(files / "base.nc"),
-                "crosswalk": Crosswalk(states, protected=()),
+                "totals": Totals("changes", Crosswalk(states, protected=())),
             },
         ),
         (
-            ("--model", model, "--conserve", "map", "--tolerance", 0.5),
-            {"model": model, "conserve": "map", "tolerance": 0.5},
+            ("--model", model, "--totals", "map", "--tolerance", 0.5),
+            {"model": model, "totals": Totals("map", tolerance=0.5)},
         ),
     ):
         expected = downscale(open_coarse(files / "states.nc"), static=open_coarse(files / "static.nc"), **keywords)
@@ -234,10 +234,10 @@ def test_a_cluster_is_opened_while_maps_are_written(files, planned, monkeypatch)
 
 def test_a_file_that_is_no_crosswalk_is_one_line(files, tmp_path, capsys):
     (tmp_path / "crosswalk.toml").write_text('urban = "urban"')
-    arguments = [str(files / "states.nc"), str(tmp_path / "out.zarr"), "--conserve", "map"]
+    arguments = [str(files / "states.nc"), str(tmp_path / "out.zarr"), "--totals", "map"]
     assert main(["downscale", *arguments, "--crosswalk", str(tmp_path / "crosswalk.toml")]) == 1
     error = capsys.readouterr().err
-    assert "crosswalk.toml is no crosswalk" in error
+    assert "crosswalk.toml is not a crosswalk" in error
     assert "needs a table [states]" in error
     assert error.count("\n") == 1
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from xland.forcing.check import CheckTable
     from xland.models import Model
     from xland.scores.evaluation import Evaluation
-    from xland.totals.crosswalk import Crosswalk
+    from xland.totals.modes import Totals
     from xland.training.data.batches import LabelledBatches
 
 
@@ -52,9 +52,7 @@ class DatasetAccessor:
         direction: Literal["forward", "backward"] = "forward",
         device: Literal["auto", "cpu", "cuda"] = "auto",
         flips: bool = False,
-        conserve: Literal["fractions", "map", "changes"] | None = None,
-        crosswalk: Crosswalk | None = None,
-        tolerance: float | None = None,
+        totals: str | Totals | None = None,
     ) -> xr.Dataset:
         """Turn coarse fractions into lazy fine maps; see :func:`xland.downscaling.call.downscale`."""
         from xland.downscaling.call import downscale
@@ -71,9 +69,7 @@ class DatasetAccessor:
             direction=direction,
             device=device,
             flips=flips,
-            conserve=conserve,
-            crosswalk=crosswalk,
-            tolerance=tolerance,
+            totals=totals,
         )
 
     def describe(self) -> str:

@@ -23,9 +23,10 @@ import xarray as xr
 from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 
 from xland.arguments import hints_of, plain, unknown
-from xland.errors import ClusterError, KeywordError, StoreError, TrainingStoppedError, XlandError
+from xland.errors import AllocationError, ClusterError, KeywordError, StoreError, TrainingStoppedError, XlandError
 from xland.sources.files import open_coarse, open_map, open_maps
-from xland.totals.crosswalk import Crosswalk
+from xland.totals.crosswalk import LUH_CROSSWALK, Crosswalk, read_crosswalk
+from xland.totals.modes import Totals
 
 _DESCRIPTION = """\
 High-resolution land-use maps from coarse scenarios.
@@ -218,6 +219,8 @@ def _check(given: Given) -> int:
     _WRITE,
     _CLUSTER,
     without=["minimum"],
+    crosswalk=_Option(str, None, "With --totals, which states belong to which class: a TOML file", "FILE"),
+    tolerance=_Option(str, None, "With --totals map, how far class areas may be off, in fine pixels: 0 to 1", "NUMBER"),
     dry_run=_Option(bool, False, "Print the SLURM job script, and submit nothing"),
 )
 def _downscale(given: Given) -> None:
@@ -230,7 +233,7 @@ def _downscale(given: Given) -> None:
 
     if _dry_run(given, job_script):
         return
-    fine = _call(_DOWNSCALE, given)
+    fine = _call(_DOWNSCALE, given, totals=_totals(given))
     store = given["store"]
     if PurePath(store).suffix.lower() in (".nc", ".nc4"):
         if given.get("resume") or "cluster" in given:
@@ -411,6 +414,17 @@ def observed_map(name: str) -> xr.DataArray:
     return open_map(name)
 
 
+def _totals(given: Given) -> Totals | None:
+    """Return the coarse totals that are kept."""
+    if "totals" not in given:
+        alone = [f"--{name}" for name in ("crosswalk", "tolerance") if name in given]
+        if alone:
+            raise AllocationError(f"{', '.join(alone)} without --totals: choose how totals are kept, or leave it out")
+        return None
+    crosswalk = read_crosswalk(given["crosswalk"]) if "crosswalk" in given else LUH_CROSSWALK
+    return Totals(given["totals"], crosswalk, _read(given.get("tolerance", 0.0), (float,)))
+
+
 def _scored(given: Given) -> Given:
     """Open the maps to compare, and the cells to score."""
     found: Given = {"predicted": open_maps(given["predicted"]), "observed": observed_map(given["observed"])}
@@ -530,8 +544,6 @@ def _read(typed: Any, members: Sequence[Any]) -> Any:
                 return number(typed)
     if not isinstance(typed, str) or str in members:
         return typed
-    from xland.downscaling.conserving import read_crosswalk
-
     openers = {Crosswalk: read_crosswalk, xr.Dataset: open_coarse, xr.DataArray: open_map}
     return next((open_(typed) for kind, open_ in openers.items() if kind in members), typed)
 

@@ -105,14 +105,14 @@ def fitted(probability: NDArray[Any], targets: NDArray[Any], area: NDArray[Any])
 
 
 def _fit_block(probability: NDArray[Any], targets: NDArray[Any], area: NDArray[Any]) -> NDArray[np.uint8]:
-    return fit_map(probability, targets, FACTOR, area.ravel(), np.ones(probability.shape[1:], np.bool_)).codes
+    return fit_map(probability, targets, area.ravel(), np.ones(probability.shape[1:], np.bool_)).codes
 
 
 def _cell(probability: NDArray[Any], targets: NDArray[Any], area: NDArray[Any], number: int) -> tuple[Any, ...]:
     """The coarse cell of that number in the first row."""
     across = slice(number * FACTOR, (number + 1) * FACTOR)
     chosen = probability[:, :FACTOR, across]
-    return chosen, targets[:, :1, number : number + 1], FACTOR, area[:FACTOR], np.ones(chosen.shape[1:], np.bool_)
+    return chosen, targets[:, :1, number : number + 1], area[:FACTOR], np.ones(chosen.shape[1:], np.bool_)
 
 
 def _compare(rival: Rival, probability: NDArray[Any], targets: NDArray[Any], area: NDArray[Any]) -> Result:
@@ -154,7 +154,7 @@ def _scipy(cell: tuple[Any, ...], scores: NDArray[Any], quota: NDArray[Any]) -> 
 def fractions_error(probability: xr.DataArray, unmet: xr.DataArray, forcing: xr.Dataset) -> Result:
     """Largest error of probabilities that should keep coarse totals, and the cells where they cannot.
 
-    ``probability`` and ``unmet`` are what ``downscale(conserve="fractions")`` gives: one year.
+    ``probability`` and ``unmet`` are what ``downscale(totals="fractions")`` gives: one year.
     """
     errors = coarse_agreement(probability, forcing)["largest"].compute()
     missing = unmet.squeeze(drop=True).reindex_like(errors, method="nearest", tolerance=1e-4).compute()

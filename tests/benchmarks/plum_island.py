@@ -76,7 +76,6 @@ class Step:
             self.shares(self.end),
             self.shares(self.start),
             self.start,
-            self.cell,
             np.ones(len(self.start)),
             self.start != OCEAN,
             UNPROTECTED,

@@ -14,6 +14,7 @@ from xland.forcing.read import read_forcing
 from xland.geo.grid import Grid, aggregate
 from xland.models import Model
 from xland.scores.agreement import coarse_agreement
+from xland.totals.modes import Totals
 from xland.vocabulary import CROP_STATES, CROPLAND, LUH2_STATES
 
 SCALES = (1.0, 0.75, 0.5, 0.25, 0.1)
@@ -29,9 +30,9 @@ REGIONS: Mapping[str, tuple[float, float, float, float]] = {
 
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "plain": {},
-    "fractions": {"conserve": "fractions"},
-    "map": {"conserve": "map"},
-    "map within a pixel": {"conserve": "map", "tolerance": 1},
+    "fractions": {"totals": "fractions"},
+    "map": {"totals": "map"},
+    "map within a pixel": {"totals": Totals("map", tolerance=1)},
 }
 """How totals are kept, by the name of the way."""
 

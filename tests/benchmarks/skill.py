@@ -29,6 +29,7 @@ from xland.scores.agreement import coarse_agreement
 from xland.scores.baselines import as_map, simple_maps
 from xland.scores.evaluation import compare
 from xland.scores.reliability import assess_reliability
+from xland.totals.modes import Totals
 from xland.training.objective import proven_offsets
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, URBAN
 
@@ -83,8 +84,8 @@ def luh2(quick: bool) -> Iterator[Line]:
 def fractions(quick: bool) -> Iterator[Line]:
     """Score ``fractions-0p05`` with its totals kept, on held-out land cells that hold more than one class."""
     scene = open_scene("fractions-0p05", quick=quick)
-    ways = {"model": {"conserve": "map", "tolerance": 1}, "model_nearest": {"conserve": "map", "tolerance": 0}}
-    kept = {name: scene.predict(**way, outputs=("land_use", "unmet")) for name, way in ways.items()}
+    ways = {"model": {"mode": "map", "tolerance": 1}, "model_nearest": {"mode": "map", "tolerance": 0}}
+    kept = {name: scene.predict(totals=Totals(**way), outputs=("land_use", "unmet")) for name, way in ways.items()}
     maps = {**{name: each["land_use"] for name, each in kept.items()}, "model_free": scene.predict()["land_use"]}
     maps |= _simple(scene)
     if not quick:
@@ -131,7 +132,7 @@ def _places(chosen: xr.DataArray) -> list[xr.DataArray]:
 def conservation(quick: bool) -> Iterator[Line]:
     """Measure how exactly probabilities keep the states of LUH2 2015, and count cells where that cannot be."""
     scene = open_scene("luh2-0p05", quick=quick)
-    kept = scene.predict(conserve="fractions", outputs=("probability", "unmet"))
+    kept = scene.predict(totals="fractions", outputs=("probability", "unmet"))
     found = fractions_error(kept["probability"], kept["unmet"], scene.forcing)
     yield {
         "name": "conserve_fractions_error",
@@ -225,7 +226,7 @@ def _trees(scene: Scene) -> dict[str, xr.DataArray]:
 
 def _write_card(found: list[Line]) -> None:
     scores = {line["name"]: line["figure"] for line in found if "domain" in line}
-    kept = {name: found[0][name] for name in ("cells", "conserve", "tolerance") if name in found[0]}
+    kept = {name: found[0][name] for name in ("cells", "mode", "tolerance") if name in found[0]}
     update_card(find_model(found[0]["model"]).folder, {"scores": {**kept, **scores}})
 
 

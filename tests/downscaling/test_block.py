@@ -1,4 +1,4 @@
-"""One block in one year: what it depends on, what it reads, how many are in hand."""
+"""One block in one year: what it depends on, what it reads, how many there are at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.raising_backend import raising_dataset
 from tests.waiting import PATIENCE
 from tests.worlds import tiny_world
 from xland.downscaling import block
-from xland.downscaling.block import IN_HAND, Plan, run_block_year
+from xland.downscaling.block import AT_ONCE, Plan, run_block_year
 from xland.downscaling.call import downscale
 from xland.downscaling.engine import Residency
 from xland.downscaling.graph import BlockYears
@@ -118,7 +118,7 @@ def test_static_fields_of_a_single_year_are_not_kept(world, model, residency, st
     assert residency.used == 0
 
 
-def test_no_more_than_a_few_blocks_are_in_hand(world, model, monkeypatch):
+def test_no_more_than_a_few_blocks_are_kept_at_once(world, model, monkeypatch):
     """However many threads there are: memory is that of the blocks in hand."""
     coarse, static, _ = world
     lock, full, now, most = threading.Lock(), threading.Event(), [0], [0]
@@ -128,7 +128,7 @@ def test_no_more_than_a_few_blocks_are_in_hand(world, model, monkeypatch):
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
-            if now[0] == IN_HAND:
+            if now[0] == AT_ONCE:
                 full.set()
         full.wait(PATIENCE)  # until as many are there as may be
         time.sleep(0.01)  # one more would come now
@@ -141,7 +141,7 @@ def test_no_more_than_a_few_blocks_are_in_hand(world, model, monkeypatch):
     monkeypatch.setattr("xland.downscaling.block.predict_block", together)
     lazy = downscale(coarse, model=model, static=static, chunks=40, years=2000)["land_use"]
     lazy.compute(scheduler="threads", num_workers=8)
-    assert most[0] == IN_HAND
+    assert most[0] == AT_ONCE
 
 
 def test_a_fault_that_a_wide_block_reads_twice_counts_once(world, model):
@@ -160,7 +160,7 @@ def test_a_failed_block_does_not_hold_up_the_next(world, model):
     broken = coarse.copy(deep=True)
     broken["urban"][{"time": 0, "lat": 20, "lon": 40}] = np.inf
     lazy = downscale(broken, model=model, static=static)["land_use"]
-    for _ in range(IN_HAND + 1):
+    for _ in range(AT_ONCE + 1):
         with pytest.raises(ForcingError, match="urban"):
             lazy.sel(year=2000).compute()
     lazy.sel(year=2001).compute()

@@ -59,7 +59,7 @@ def test_an_ensemble_depends_neither_on_blocks_nor_on_the_region(ask, members):
     one, cut = ask(list(members), chunks=360), ask(list(members), chunks=44)
     part = ask(list(members), region=(-20, 2, 24, 42))
     inside = one.sel(lat=part["lat"], lon=part["lon"])
-    for name in ("land_use", "probability", "margin", "entropy", "spread"):
+    for name in ("land_use", "probability", "margin", "spread"):
         np.testing.assert_array_equal(cut[name], one[name])
         np.testing.assert_array_equal(part[name], inside[name])
 
@@ -110,8 +110,8 @@ def test_scores_are_scaled_as_the_card_says(ask, model, tmp_path):
 def test_a_decision_changes_the_class_and_no_probability(ask, model, tmp_path):
     copy = tiny_checkpoint(tmp_path, tiny_inputs())
     decision = np.array([0.0, 1.5, 0.0, 0.7, -0.5, 0.0, 0.0, 0.3])
-    decided = ask(update_card(copy.folder, {"decision": decision.tolist()}), outputs=EVERYTHING[:3])
-    plain = ask(model, outputs=EVERYTHING[:3])
+    decided = ask(update_card(copy.folder, {"decision": decision.tolist()}), outputs=EVERYTHING[:4])
+    plain = ask(model, outputs=EVERYTHING[:4])
     for name in ("probability", "margin", "entropy"):
         np.testing.assert_array_equal(decided[name], plain[name])
     probability = plain["probability"].values

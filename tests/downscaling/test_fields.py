@@ -14,8 +14,7 @@ from xarray.core.indexing import IndexingSupport, LazilyIndexedArray, explicit_i
 
 from tests.strategies import Layout
 from tests.worlds import tiny_inputs
-from xland.downscaling.fields import ChunkField, FileField, WithoutSea
-from xland.downscaling.planning import static_source
+from xland.downscaling.fields import ChunkField, FileField, WithoutSea, static_field
 from xland.downscaling.windows import Span, placements
 from xland.geo.grid import Grid
 
@@ -35,13 +34,13 @@ def numbered(grid: Grid = GRID) -> xr.Dataset:
 
 
 def source_of(ds: xr.Dataset):
-    return static_source(ds, GRID, tiny_inputs())
+    return static_field(ds, GRID, tiny_inputs())
 
 
 def read_span(source, rows: Span, columns: Span) -> np.ndarray:
     """Read a span of the world's lattice as a block does: only with the chunks that it asked for."""
-    field = source.field
-    graph = source.arrays[0].__dask_graph__() if source.arrays else {}
+    field, array = source
+    graph = {} if array is None else array.__dask_graph__()
     keys = list(field.keys(rows, columns))
     chunks = dict(zip(keys, dask.get(graph, keys), strict=True)) if keys else {}
     found = np.full((len(NAMES), len(rows), len(columns)), np.nan, np.float32)
@@ -78,7 +77,7 @@ def test_any_order_of_rows_and_columns_gives_the_same_cells(rows, columns, ascen
     if chunks is not None:
         ds = ds.chunk(dict(zip(("lat", "lon"), chunks, strict=True)))
     source = source_of(ds)
-    assert isinstance(source.field, FileField if chunks is None and not turned else ChunkField)
+    assert isinstance(source[0], FileField if chunks is None and not turned else ChunkField)
     np.testing.assert_array_equal(read_span(source, rows, columns), expected_span(rows, columns))
 
 
@@ -91,10 +90,10 @@ def test_only_the_chunks_that_overlap_are_asked_for(rows, columns, height, width
         for row in range(max(rows.start, 0), min(rows.stop, GRID.rows))
         for column in range(columns.start, columns.stop)
     }
-    keys = list(source.field.keys(rows, columns))
+    keys = list(source[0].keys(rows, columns))
     assert {key[-2:] for key in keys} == wanted
     assert len(keys) == len(wanted), "each once"
-    assert {key[0] for key in keys} <= {source.arrays[0].name}
+    assert {key[0] for key in keys} <= {source[1].name}
 
 
 class Counting(BackendArray):
@@ -119,8 +118,8 @@ def test_of_a_file_only_the_cells_of_the_block_are_read(west):
     arrays = {name: Counting(laid[name].values) for name in NAMES}
     lazy = laid.assign({name: xr.Variable(("lat", "lon"), LazilyIndexedArray(array)) for name, array in arrays.items()})
     source = source_of(lazy)
-    assert list(source.field.keys(Span(0, 45), Span(0, 90))) == []
-    assert source.arrays == ()
+    assert list(source[0].keys(Span(0, 45), Span(0, 90))) == []
+    assert source[1] is None
     assert not any(array.taken for array in arrays.values()), "nothing is read while building"
     rows, columns = Span(4, 10), Span(-5, 7)
     np.testing.assert_array_equal(read_span(source, rows, columns), expected_span(rows, columns))
@@ -129,7 +128,7 @@ def test_of_a_file_only_the_cells_of_the_block_are_read(west):
 
 def test_each_year_is_a_chunk_of_its_own():
     array = da.zeros((3, 2, 8, 12), chunks=(1, 2, 4, 6))
-    field = ChunkField.of(array, Grid(4.0, 90.0, -180.0, 8, 12))
+    field = ChunkField.over(array.name, array.chunks, Grid(4.0, 90.0, -180.0, 8, 12))
     keys = list(field.keys(Span(5, 6), Span(0, 12), year=2))
     assert keys == [(array.name, 2, 0, 1, 0), (array.name, 2, 0, 1, 1)]
 

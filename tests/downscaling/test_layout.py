@@ -67,8 +67,8 @@ def windows_of_blocks(layout: Layout) -> list[tuple[int, int]]:
     for i in range(len(layout.rows)):
         for j in range(len(layout.columns)):
             block = layout.block(i, j)
-            rows = [block.read_rows.start + top for top in block.window_rows]
-            columns = [block.read_columns.start + left for left in block.window_columns]
+            rows = [block.halo[0].start + top for top in block.windows[0]]
+            columns = [block.halo[1].start + left for left in block.windows[1]]
             found += [(row, column) for row in rows for column in columns]
     return found
 
@@ -92,9 +92,7 @@ def test_blocks_cover_the_grid_once_and_the_halo_holds_their_core(layout):
         cells = np.concatenate([np.arange(span.start, span.stop) for span in spans])
         np.testing.assert_array_equal(cells, np.arange(first, first + length))
     block = layout.block(-1, -1)
-    for core, span, read in zip(
-        block.core, (block.rows, block.columns), (block.read_rows, block.read_columns), strict=True
-    ):
+    for core, span, read in zip(block.core, (block.rows, block.columns), block.halo, strict=True):
         np.testing.assert_array_equal(np.arange(read.start, read.stop)[core], np.arange(span.start, span.stop))
 
 

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.worlds import tiny_inputs
+from xland.downscaling.block import BlockInputs, predict_block
 from xland.downscaling.engine import Engine
-from xland.downscaling.finishing import Finishing
-from xland.downscaling.predict import BlockInputs, predict_block
 from xland.downscaling.windows import Block, Span
 from xland.outputs import OUTPUTS
 
@@ -34,20 +33,18 @@ class Constant(torch.nn.Module):
 
 
 def run(network: torch.nn.Module, block: Block, land: np.ndarray, static: np.ndarray | None = None) -> dict:
-    rows, columns = len(block.read_rows), len(block.read_columns)
+    rows, columns = map(len, block.halo)
     coarse = np.zeros((7, rows // 4, columns // 4), np.float32)
     fields = np.zeros((3, rows, columns), np.float16) if static is None else static
     inputs = BlockInputs(coarse, torch.from_numpy(fields), land)
-    return predict_block(
-        [Engine(network, "cpu")], block, inputs, Finishing(tuple(each for each in OUTPUTS.values() if not each.needs))
-    )
+    return predict_block([Engine(network, "cpu")], block, inputs, [each for each in OUTPUTS.values() if not each.needs])
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(-20, 20), st.integers(1, 20), st.lists(st.floats(-4, 4), min_size=8, max_size=8))
 def test_the_same_scores_everywhere_are_blended_into_themselves(start, length, scores):
     block = Block(Span(4 * start, 4 * (start + length)), Span(8, 40), 40, 20)
-    land = np.ones((len(block.read_rows), len(block.read_columns)), bool)
+    land = np.ones([*map(len, block.halo)], bool)
     found = run(Constant(scores), block, land)["probability"]
     expected = torch.tensor(scores, dtype=torch.float32).softmax(0).numpy()
     np.testing.assert_allclose(found, np.broadcast_to(expected[:, None, None], found.shape), atol=1e-6)
@@ -69,7 +66,7 @@ class MeanOfWindow(torch.nn.Module):
 
 def test_windows_that_differ_are_blended_with_gaussian_weights():
     block = Block(Span(0, 20), Span(40, 60), 40, 20)
-    rows, columns = len(block.read_rows), len(block.read_columns)
+    rows, columns = map(len, block.halo)
     static = np.random.default_rng(0).normal(scale=30, size=(3, rows, columns)).astype(np.float16)
     found = run(MeanOfWindow(), block, np.ones((rows, columns), bool), static)["probability"]
     row, column = 7, 15  # of the block; 20 more of the halo, which begins a stride earlier
@@ -86,7 +83,7 @@ def test_windows_that_differ_are_blended_with_gaussian_weights():
 
 def test_windows_without_land_in_the_block_are_not_run():
     block = Block(Span(0, 80), Span(0, 80), 40, 20)
-    land = np.zeros((len(block.read_rows), len(block.read_columns)), bool)
+    land = np.zeros([*map(len, block.halo)], bool)
     network = Constant([0.0] * 8)
     found = run(network, block, land)
     assert (found["land_use"] == 0).all()
@@ -106,7 +103,7 @@ def test_windows_without_land_in_the_block_are_not_run():
 @given(st.lists(st.floats(-4, 4), min_size=8, max_size=8))
 def test_class_margin_and_entropy_are_those_of_the_probabilities(scores):
     block = Block(Span(0, 20), Span(0, 20), 40, 20)
-    found = run(Constant(scores), block, np.ones((len(block.read_rows), len(block.read_columns)), bool))
+    found = run(Constant(scores), block, np.ones([*map(len, block.halo)], bool))
     shares = found["probability"][:, 0, 0]
     assert found["land_use"][0, 0] == shares.argmax(), "the lower code where two are equal"
     np.testing.assert_allclose(found["margin"][0, 0], np.sort(shares)[-1] - np.sort(shares)[-2], atol=1e-6)
@@ -115,7 +112,7 @@ def test_class_margin_and_entropy_are_those_of_the_probabilities(scores):
 
 def test_worker_threads_leave_the_cores_to_dask():
     block = Block(Span(0, 20), Span(0, 20), 40, 20)
-    land = np.ones((len(block.read_rows), len(block.read_columns)), bool)
+    land = np.ones([*map(len, block.halo)], bool)
     counts = []
 
     def work() -> None:

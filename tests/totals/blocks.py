@@ -26,7 +26,7 @@ class Block:
 
     @property
     def arguments(self) -> tuple[Any, ...]:
-        return self.probability, self.targets, self.factor, self.area, self.valid
+        return self.probability, self.targets, self.area, self.valid
 
     @property
     def pixel(self) -> NDArray[Any]:

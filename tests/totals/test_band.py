@@ -11,10 +11,10 @@ from scipy.sparse import eye_array, kron
 
 from tests.totals.blocks import CLASSES, FREE, blocks, make_block
 from xland.errors import AllocationError
-from xland.totals.band import move
 from xland.totals.maps import fit_map
+from xland.totals.transport import move
 
-few = settings(max_examples=30, deadline=None)
+few = settings(max_examples=12, deadline=None)
 tolerances = st.sampled_from([0.1, 0.5, 0.9, 1.0])
 
 
@@ -55,7 +55,7 @@ def test_a_tolerance_makes_no_cell_less_probable(block, tolerance):
     assert (worth(codes, block) >= worth(nearest, block) - 1e-4).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(1, 3),

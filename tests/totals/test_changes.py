@@ -12,7 +12,7 @@ from xland.totals.crosswalk import LUH_CROSSWALK, Crosswalk
 from xland.totals.maps import fit_map
 from xland.vocabulary import CROPLAND, FOREST, GRASS_SHRUB, WATER
 
-few = settings(max_examples=30, deadline=None)
+few = settings(max_examples=12, deadline=None)
 moves = st.floats(-0.5, 0.5)
 
 
@@ -184,9 +184,9 @@ def test_pixels_of_unknown_class_get_one():
 
 
 def test_a_class_that_the_model_does_not_have_needs_no_protection():
-    probability, base = np.full((3, 5, 5), 1 / 3), np.full((5, 5), 2, np.uint8)
+    probability, base = np.full((3, 5, 5), 1 / 3, np.float32), np.full((5, 5), 2, np.uint8)
     before, now = (np.array([np.nan, urban, 1 - urban]).reshape(3, 1, 1) for urban in (0.0, 0.2))
-    fitted = fit_changes(probability, base, now, before, base, 5, np.ones(5), np.ones((5, 5), bool), LUH_CROSSWALK)
+    fitted = fit_changes(probability, base, now, before, base, np.ones(5), np.ones((5, 5), bool), LUH_CROSSWALK)
     assert np.bincount(fitted.codes.ravel(), minlength=3).tolist() == [0, 5, 20]
 
 

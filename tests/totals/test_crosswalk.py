@@ -69,7 +69,7 @@ def test_a_user_may_move_a_state():
         ({"urban": np.full((2, 3), -0.1)}, "urban lies outside 0 to 1"),
         ({"urban": np.full((2, 3), np.nan)}, "urban has no data where other states have in 6 coarse cells"),
         ({"primf": np.full((2, 3), 0.9)}, r"sum to as much as 1\.45 in place of 1 in 6 coarse cells"),
-        ({"forest": np.full((2, 3), 0.1)}, "holds forest as well as its states primf, secdf"),
+        ({"forest": np.full((2, 3), 0.1)}, "has forest as well as its states primf, secdf"),
     ],
 )
 def test_states_that_make_no_sense_are_refused(change, message):
@@ -99,7 +99,7 @@ def test_ocean_is_part_of_the_sum():
 def test_a_class_without_a_state_is_refused():
     without = Crosswalk({"primf": "forest"}, remainder=("ocean", "other"))
     with pytest.raises(AllocationError, match=r"leaves urban, water without a state; give each a state"):
-        without.check(("urban", "forest", "water", "ocean"))
+        without.sources(["primf"], ("urban", "forest", "water", "ocean"))
     with pytest.raises(AllocationError, match="leaves cropland without a state"):
         class_targets(states(), without, ("cropland", "forest", "other"))
 
@@ -123,9 +123,7 @@ def test_a_class_whose_only_states_the_forcing_may_lack_is_refused_where_it_does
 def test_a_class_that_is_counted_as_another_one_is_not_counted_twice():
     moved = {state: "grass_shrub" if owner == "pasture" else owner for state, owner in STATE_CLASSES.items()}
     crosswalk = Crosswalk({**moved, "pasture": "grass_shrub"}, remainder=("ocean", "other", "water", "pasture"))
-    with pytest.raises(
-        AllocationError, match="holds pasture, which the crosswalk counts as grass_shrub: it would count"
-    ):
+    with pytest.raises(AllocationError, match="has pasture, which the crosswalk counts as grass_shrub: it would count"):
         crosswalk.sources((*STATE_CLASSES, "pasture"), CLASS_NAMES)
 
 

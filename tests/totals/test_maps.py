@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from tests.totals.blocks import CLASSES, blocks, make_block
 from xland.totals.maps import fit_map
 
-few = settings(max_examples=30, deadline=None)
+few = settings(max_examples=12, deadline=None)
 
 
 def log_probability(codes, block):

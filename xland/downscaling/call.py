@@ -2,45 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Literal
+from typing import Any, Literal
 
+import dask.array as da
+import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
 from xland.arguments import checked
 from xland.datasets.reference import static_identity
 from xland.downscaling.block import Plan
-from xland.downscaling.conserving import Conserve, base_year, choose_totals, conserving_of
-from xland.downscaling.finishing import check_outputs, dataset_of
+from xland.downscaling.fields import ChunkField, coarse_field, prior_field, static_field
 from xland.downscaling.graph import block_years
-from xland.downscaling.planning import (
-    Region,
-    Sources,
-    choose_years,
-    coarse_source,
-    present_variables,
-    prior_source,
-    spans_of,
-    static_source,
-    target_grid,
-)
+from xland.downscaling.keeping import keeping_of
 from xland.downscaling.windows import Layout, crop
-from xland.errors import ModelError, TimeError
-from xland.forcing.read import check_lattice, read_forcing
+from xland.errors import ModelError, PriorError, RegionError, TimeError
+from xland.forcing.read import Forcing, check_lattice, find_sources, read_forcing, require_years
 from xland.geo.grid import Grid
 from xland.geo.orientation import Names, restore
-from xland.geo.years import listed, with_years
+from xland.geo.years import index_by, listed, with_years
 from xland.models import DEFAULT_MODEL, Model, find_model
+from xland.models.checkpoint import Checkpoint
+from xland.models.ensemble import Ensemble
 from xland.models.inputs import InputSpec
-from xland.outputs import OUTPUTS, choose_outputs
+from xland.outputs import OUTPUTS, Output, choose_outputs
+from xland.reading.variables import map_of, map_years
 from xland.store.identity import digest_of, identities_of
 from xland.store.provenance import describe_product
-from xland.totals.crosswalk import Crosswalk
+from xland.totals.modes import MODES, Totals, totals_of
+from xland.vocabulary import class_coordinates
 
 Direction = Literal["forward", "backward"]
 Device = Literal["auto", "cpu", "cuda"]
+Region = tuple[float, float, float, float]
 
 
 @checked(ModelError)
@@ -57,9 +53,7 @@ def downscale(
     direction: Direction = "forward",
     device: Device = "auto",
     flips: bool = False,
-    conserve: Conserve | None = None,
-    crosswalk: Crosswalk | None = None,
-    tolerance: float | None = None,
+    totals: str | Totals | None = None,
 ) -> xr.Dataset:
     """Turn coarse land-use fractions into lazy high-resolution land-use maps.
 
@@ -78,12 +72,11 @@ def downscale(
         `xland.datasets` provides.
     prior : DataArray, optional
         Class codes on the fine grid, wherever the forcing is, for the year before the first (after
-        the last, backward).
-        Only for models that read one; without it their first year starts from a hidden prior. With
-        ``conserve="changes"`` also for others: the observed map of the base year. That is the year which the
-        map says (a single ``time``), or the one before the first (after the last, backward) if it says none.
+        the last, backward). Only for models that read one; without it their first year starts from a hidden prior.
+        With ``totals="changes"`` also for others: the observed map of the base year. That is the year of its single
+        ``time``, or without one the year before the first (after the last, backward).
     years : int, sequence of int or slice, optional
-        Calendar years; all that the forcing holds by default.
+        Calendar years; all that the forcing has by default.
     region : (west, south, east, north), optional
         Degrees; grown to whole coarse cells. West may be greater than east across the date line;
         such a region comes back in one piece, 170 to 190 for example. Choose with `region` rather
@@ -92,44 +85,34 @@ def downscale(
         Fine cells along a block, a multiple of the model's factor. By default blocks are so large
         that at most 15 % of the windows are computed twice at their edges: 1800 cells on 0.05 degree.
     outputs : str or sequence of str
-        Any of ``land_use``, ``probability``, ``confidence``, ``spread`` (of several models),
-        ``applicability`` (of models that hold their training inputs) and ``conservation`` (where totals are
-        kept); all come from one pass of the network.
+        Names of variables in the table :data:`xland.outputs.OUTPUTS`: ``land_use``, ``probability``, ``confidence``,
+        ``margin``, ``entropy``, ``spread`` (of several models), ``applicability`` (of models with their training
+        inputs), ``unmet`` (where totals are kept), and any that are registered. All come from one pass of the network.
     direction : {"forward", "backward"}
         Order of the years for models that read a prior.
     device : {"auto", "cpu", "cuda"}
         Where the network runs; by default on a GPU where the process that computes a block sees one.
     flips : bool
         Average the probabilities of four mirror images of each window, at four times the cost.
-    conserve : {"fractions", "map", "changes"}, optional
-        Keep the totals of the forcing in each coarse cell: in the probabilities, whose area-weighted means
-        then are the coarse fractions; in the map, which becomes the most probable one with these class areas
-        to within a pixel a class; or its changes since the base year, laid upon ``prior`` (and, by models
-        that read a prior, upon the map of the year before). See :mod:`xland.totals`.
-    crosswalk : Crosswalk, optional
-        Which states of the forcing belong to which class, where totals are kept; by default those of LUH2 and
-        LUH3 (:data:`xland.totals.crosswalk.LUH_CROSSWALK`). Variables named like a class are that class.
-    tolerance : float, optional
-        How far the area of a class in a coarse cell may be from its total with ``conserve="map"``, in fine pixels
-        from 0 to 1. By default 0: areas are as near to the totals as whole pixels can be, which keeps sums over many
-        cells. With 1 the most probable map of all that keep totals within a pixel is chosen: more of its pixels
-        are right, but a class of which cells have less than a pixel may be given nowhere.
+    totals : str or Totals, optional
+        Coarse totals of the forcing that are kept in each coarse cell: ``"fractions"`` in the probabilities, ``"map"``
+        in the map, ``"changes"`` as changes since a base year; or :class:`xland.totals.modes.Totals`
+        with a crosswalk and a tolerance.
 
     Returns
     -------
     Dataset
         As asked for, in the caller's dimension names and orientation: ``land_use`` (time, lat, lon),
-        uint8 class codes with CF flags; ``probability`` (time, class, lat, lon), float32; for
-        ``confidence`` the variables ``confidence``, the difference between the two largest
-        probabilities, and ``entropy``, from 0 (one class is certain) to 1 (all are equal); ``spread``, the
-        standard deviation (of the population) between models of the probability of the class on the map;
-        ``applicability``, how far the inputs of the coarse cell lie from those of the training, where 1 is
+        uint8 class codes with CF flags; ``probability`` (time, class, lat, lon), float32; all others (time, lat, lon)
+        float32. ``confidence`` is the calibrated probability of the class on the map, ``margin`` the difference
+        between the two largest probabilities, ``entropy`` goes from 0 (one class is certain) to 1 (all are equal);
+        ``spread`` is the standard deviation (of the population) between models of the probability of the class on the
+        map; ``applicability`` how far the inputs of the coarse cell lie from those of the training, where 1 is
         as far as training inputs lie from each other, NaN in the sea, with the attribute ``threshold`` from
-        which on scores say nothing (:mod:`xland.models.applicability`); for ``conservation`` the variable
-        ``unmet``, the share of the coarse cell in which the totals could not be kept, NaN in the sea and where
-        the forcing says nothing; all (time, lat, lon) float32. Probability, confidence and entropy are stored
-        as uint8 in steps of 0.004, ``spread`` of 0.002; but probability as it is with ``conserve="fractions"``,
-        since those steps would not keep the totals.
+        which on scores say nothing (:mod:`xland.models.applicability`); ``unmet`` the share of the coarse cell in
+        which the totals could not be kept, NaN in the sea and where the forcing says nothing. Probability, confidence,
+        margin and entropy are stored as uint8 in steps of 0.004, ``spread`` of 0.002; but probability as it is with
+        ``totals="fractions"``, since those steps would not keep the totals.
 
         A class is the one with the largest ``log(probability) + decision``, where the model card gives
         such offsets.
@@ -137,81 +120,100 @@ def downscale(
     Raises
     ------
     XlandError
-        A subclass that names what is wrong with forcing, static fields, prior, region or model.
+        A subclass that names what is wrong with forcing, static fields, prior, region, totals or model.
         Faults in values are raised when the values are computed.
     """
     trained = find_model(model)
     inputs = trained.inputs
+    kept = totals_of(totals)
     wanted = choose_outputs(outputs)
-    check_outputs(wanted, trained, totals=conserve is not None)
-    kept = choose_totals(ds, conserve, crosswalk, tolerance, inputs, prior=prior is not None)
-    states = () if kept is None else kept.states
+    _check_outputs(wanted, trained, totals=kept is not None)
+    counts_changes = kept is not None and MODES[kept.mode].changes
+    if kept is not None and counts_changes and prior is None:
+        raise ModelError(f"totals={kept.mode!r} applies changes to an observed map: give it as prior=, with its year")
+    states = () if kept is None else _states_of(ds, kept, inputs)
     forcing = read_forcing(ds, variables=tuple(dict.fromkeys((*inputs.coarse_variables, *states))))
-    _check_factor(forcing.grid, inputs, trained.name)
+    expected = inputs.resolution * inputs.factor
+    if abs(forcing.grid.resolution / expected - 1) > 1e-4:
+        raise ModelError(
+            f"model {trained.name!r} was trained for a factor of {inputs.factor} from {expected:g} to "
+            f"{inputs.resolution:g} degree; the forcing has cells of {forcing.grid.resolution:g} degree: "
+            "choose another model or regrid the forcing"
+        )
     check_lattice(forcing.grid)
     chosen = choose_years(forcing, years, inputs.steps)
     whole = forcing.grid.refine(inputs.factor)
-    target = target_grid(whole, region, inputs.factor)
+    target = whole if region is None else target_grid(whole, region, inputs.factor)
     rollout = inputs.prior != "none"
     if rollout:
         _check_rollout(inputs, chosen, direction)
-    elif prior is not None and conserve != "changes":
+    elif prior is not None and not counts_changes:
         raise ModelError(
-            "the model reads no prior map: leave prior out, choose a model that does, or set conserve='changes' to lay "
-            "the forcing's changes upon the map"
+            "the model reads no prior map: leave prior out, choose a model that does, or set totals='changes' to apply "
+            "the forcing's changes to the map"
         )
     # a region needs ever more of its surroundings the longer a rollout is: only what it depends on is computed
     layout = Layout.cut(whole if rollout else target, inputs, chunks)
     first, step = (chosen[0], -1) if direction == "forward" else (chosen[-1], 1)
     before = first + step
     if prior is not None and not rollout:
-        before = base_year(prior, before)
-    variables = present_variables(forcing, inputs)
+        before = _base_year(prior, before)
+    optional = [name for name in inputs.optional_coarse_variables if name in forcing.data]
+    variables = tuple(dict.fromkeys((*inputs.coarse_variables, *optional)))
     layers = tuple(dict.fromkeys((*variables, *states)))
-    sources = Sources(
-        coarse=coarse_source(forcing, layers, inputs, layout),
-        static=static_source(static, layout.grid, inputs),
-        prior=None if prior is None else prior_source(prior, layout.grid, before),
-    )
+    coarse, stacked = coarse_field(forcing, layers, inputs, layout)
+    fine, fine_array = static_field(static, layout.grid, inputs)
+    start, start_array = (None, None) if prior is None else prior_field(prior, layout.grid, before)
     identities = identities_of(forcing=ds, static=static, prior=prior)
     if static is None:
         identities["static"] = static_identity(inputs.resolution)
-    fingerprint = digest_of(
-        [trained.identity, identities, direction, [each.name for each in wanted]]
-        + (["flips"] if flips else [])
-        + (
-            [member.card.get("applicability") for member in trained.members]
-            if any(each.needs == "applicability" for each in wanted)
-            else []
-        )
-        + ([asdict(kept), before if kept.mode == "changes" else None] if kept is not None else [])
-    )
+    what: list[Any] = [trained.identity, identities, direction, [each.name for each in wanted]]
+    if flips:
+        what.append("flips")
+    if any(each.needs == "applicability" for each in wanted):
+        what.append([member.card.get("applicability") for member in trained.members])
+    if kept is not None:
+        what.append([asdict(kept) | {"states": states}, before if counts_changes else None])
+    fingerprint = digest_of(what)
+    name = f"land_use-{tokenize(fingerprint, layout, chosen, device)}"
     plan = Plan(
-        token=tokenize(fingerprint, layout, chosen, device),
+        name=name,
         model=trained,
+        inputs=inputs,
         layout=layout,
         years=chosen,
-        coarse=sources.coarse.field,
+        coarse=coarse,
         variables=variables,
         positions=tuple(tuple(forcing.years.index(year + step) for step in inputs.steps) for year in chosen),
-        static=sources.static.field,
+        static=fine,
         own_static=static is None,
-        first_prior=None if sources.prior is None else sources.prior.field,
+        first_prior=start,
+        own=ChunkField.over(name, ((1,) * len(chosen), *layout.chunks), layout.grid) if rollout else None,
         outputs=tuple(dict.fromkeys((OUTPUTS["land_use"], *wanted))),
         device=device,
         flips=flips,
-        conserving=None
+        keeping=None
         if kept is None
-        else conserving_of(kept, forcing, chosen, layers, (before, sources.prior), step=step if rollout else 0),
+        else keeping_of(
+            kept,
+            inputs,
+            forcing,
+            coarse,
+            chosen,
+            {state: layers.index(state) for state in states},
+            base=start,
+            base_year=before,
+            step=step if rollout else 0,
+        ),
     )
-    arrays = block_years(plan, sources.arrays)
+    arrays = block_years(plan, [each for each in (stacked, fine_array, start_array) if each is not None])
     if layout.grid != target:
-        arrays = {name: crop(array, layout.grid, *spans_of(target)) for name, array in arrays.items()}
-    fine = dataset_of(arrays, target, chosen, wanted, trained, exact=conserve == "fractions")
+        arrays = {name: crop(array, layout.grid, target) for name, array in arrays.items()}
+    exact = kept is not None and not MODES[kept.mode].chooses
+    maps = restore(_dataset_of(arrays, target, chosen, wanted, trained, exact=exact), forcing.orientation)
     time = forcing.orientation.time or Names("time", "time")
-    restored = with_years(restore(fine, forcing.orientation), chosen, time.dimension, time.coordinate)
     described = describe_product(
-        restored,
+        with_years(maps, chosen, time.dimension, time.coordinate),
         summary=f"Class of land use in each cell, downscaled by the model {trained.name} of xland",
         source=str(ds.attrs.get("title", "coarse land-use fractions")),
         model={"name": trained.name, "sha256": trained.digest, "licence": trained.licence},
@@ -221,6 +223,57 @@ def downscale(
     if kept is not None:
         described.attrs["xland_conserve"] = kept.mode
     return described
+
+
+def _states_of(ds: xr.Dataset, totals: Totals, inputs: InputSpec) -> tuple[str, ...]:
+    """Return the variables of the forcing that totals are made of; AllocationError if one is missing."""
+    names = dict.fromkeys([*(state for state, _ in totals.crosswalk.states), *inputs.classes])
+    states = tuple(find_sources(ds, tuple(names)))
+    totals.crosswalk.sources(states, inputs.classes)
+    return states
+
+
+def choose_years(
+    forcing: Forcing, years: int | Sequence[int] | slice | None, steps: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Return the years to map, by default all whose steps the forcing has; TimeError if one is missing or none left."""
+    if isinstance(years, slice) and years.step is not None:
+        raise TimeError(f"years={years}: a step is not understood here; give the years as a list")
+    if years is None or isinstance(years, slice):
+        ends = slice(None) if years is None else years
+        first = -np.inf if ends.start is None else _whole_years(ends.start)[0]
+        last = np.inf if ends.stop is None else _whole_years(ends.stop)[0]
+        there = set(forcing.years)
+        chosen = [
+            year for year in forcing.years if first <= year <= last and all(year + step in there for step in steps)
+        ]
+    else:
+        chosen = sorted(set(_whole_years(years)))
+        require_years(forcing, [year + step for year in chosen for step in steps])
+    if not chosen:
+        needed = ", ".join(f"{step:+d}" for step in steps if step)
+        raise TimeError(
+            f"no year to map: the forcing has {listed(forcing.years)}"
+            + (f", and each map needs the years {needed} relative to it too" if needed else "")
+        )
+    return tuple(chosen)
+
+
+def _whole_years(years: Any) -> list[int]:
+    values = np.atleast_1d(np.asarray(None if isinstance(years, xr.Dataset) else years))
+    if values.dtype.kind not in "iu" or values.ndim != 1:
+        raise TimeError(f"years={years!r}: give calendar years as whole numbers, such as 2015 or [2014, 2015]")
+    return [int(value) for value in values]
+
+
+def _base_year(prior: xr.DataArray | xr.Dataset, neighbour: int) -> int:
+    """Return the year of the map that changes are applied to: its own, or else the neighbour of the first map."""
+    years = [each for each in map_years(map_of(prior, "prior map", PriorError), "prior map") if each is not None]
+    if len(years) > 1:
+        raise PriorError(
+            f"prior map is of {listed(years)}: choose the year from which changes count, prior.sel(time={years[-1]})"
+        )
+    return years[0] if years else neighbour
 
 
 def _check_rollout(inputs: InputSpec, years: tuple[int, ...], direction: Direction) -> None:
@@ -236,10 +289,84 @@ def _check_rollout(inputs: InputSpec, years: tuple[int, ...], direction: Directi
         )
 
 
-def _check_factor(grid: Grid, inputs: InputSpec, name: str) -> None:
-    expected = inputs.resolution * inputs.factor
-    if abs(grid.resolution / expected - 1) > 1e-4:
-        raise ModelError(
-            f"model {name!r} was trained for a factor of {inputs.factor} from {expected:g} to {inputs.resolution:g} "
-            f"degree; the forcing has cells of {grid.resolution:g} degree: choose another model or regrid the forcing"
+def target_grid(grid: Grid, region: Region, factor: int) -> Grid:
+    """Return the fine grid of the result: whole coarse cells that touch the region; RegionError if there are none."""
+    try:
+        west, south, east, north = map(float, region)
+    except (TypeError, ValueError):
+        raise RegionError(f"region={region!r}: give four numbers, west, south, east and north in degrees") from None
+    if not np.isfinite([west, south, east, north]).all():
+        raise RegionError(f"region={region!r}: all four must be finite numbers of degrees")
+    if not (-90 <= south < north <= 90):
+        raise RegionError(f"region: south {south:g} must be less than north {north:g}, both within -90 to 90")
+    if east == west:
+        raise RegionError(f"region: west and east are both {west:g}: it is empty; the whole circle is -180 to 180")
+    if east < west:
+        east += 360
+    if east - west > 360:
+        raise RegionError(f"region: {west:g} to {east:g} E is more than once round the globe")
+    coarse = grid.coarsen(factor)
+    step, slack = coarse.resolution, 1e-6
+    r0 = max(int(np.floor((grid.north - north) / step + slack)), 0)
+    r1 = min(int(np.ceil((grid.north - south) / step - slack)), coarse.rows)
+    turn = 360.0 * np.floor((west - grid.west) / 360.0 + 1e-9)
+    c0 = int(np.floor((west - turn - grid.west) / step + slack))
+    c1 = int(np.ceil((east - turn - grid.west) / step - slack))
+    if not grid.is_global:
+        if c0 >= coarse.columns and c1 > round(360 / step):
+            c0, c1 = c0 - round(360 / step), c1 - round(360 / step)
+        c0, c1 = max(c0, 0), min(c1, coarse.columns)
+    if r1 <= r0 or c1 <= c0:
+        raise RegionError(
+            f"region {west:g} to {east:g} E, {south:g} to {north:g} N contains no cell of the forcing ({coarse})"
         )
+    return Grid(step / factor, grid.north - r0 * step, grid.west + c0 * step, (r1 - r0) * factor, (c1 - c0) * factor)
+
+
+def _check_outputs(outputs: Sequence[Output], model: Checkpoint | Ensemble, *, totals: bool) -> None:
+    """Refuse outputs that a model cannot give; :class:`ModelError` says why."""
+    for output in outputs:
+        if output.needs == "members" and len(model.members) < 2:
+            raise ModelError(
+                f"the output {output.name!r} needs several models, and {model.name!r} is one: "
+                f"give more, model=['a', 'b'], or leave {output.name!r} out"
+            )
+        if output.needs == "applicability" and model.applicability is None:
+            raise ModelError(
+                f"the output {output.name!r} is a distance to the training inputs, which the model {model.name!r} does "
+                f"not contain: add them with `xland calibrate`, or leave {output.name!r} out"
+            )
+        if output.needs == "totals" and not totals:
+            raise ModelError(
+                f"the output {output.name!r} says where totals could not be kept: choose how with totals=, too"
+            )
+
+
+def _dataset_of(
+    arrays: Mapping[str, da.Array],
+    target: Grid,
+    years: tuple[int, ...],
+    outputs: Sequence[Output],
+    model: Checkpoint | Ensemble,
+    *,
+    exact: bool = False,
+) -> xr.Dataset:
+    """Put lazy arrays on a grid into a Dataset with CF attributes; ``exact`` probabilities are not packed."""
+    variables: dict[str, xr.Variable] = {}
+    classes = model.inputs.classes
+    ordered = [each for each in OUTPUTS.values() if each in outputs]
+    for output in ordered:
+        dims = ("time", "class", "lat", "lon") if output.classes else ("time", "lat", "lon")
+        attributes = output.attributes_for(classes)
+        if output.needs == "applicability" and model.applicability is not None:
+            attributes["threshold"] = model.applicability.threshold
+        encoding = {} if exact and output.classes else dict(output.encoding)
+        variables[output.name] = xr.Variable(dims, arrays[output.name], attributes, encoding)
+    coordinates: dict[str, Any] = {
+        "time": ("time", np.array(years, dtype=np.int64)),
+        "lat": ("lat", target.latitude, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
+        "lon": ("lon", target.longitude, {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
+    }
+    if any(output.classes for output in ordered):
+        coordinates |= class_coordinates(classes)
+    return index_by(xr.Dataset(variables, coordinates), "class_name")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import dask
@@ -34,7 +34,14 @@ CUDA_BATCH = 32
 _SPARSE = 0.6
 """Share of land below which only the land pixels of a window are computed, where the network can do that."""
 
+CPU_BUDGET = 256 * 2**20
+"""Bytes of static fields that a process keeps; those of further blocks are read again for each year."""
+
+CUDA_SHARE = 0.5
+"""Share of a GPU's memory for static fields."""
+
 _Item = TypeVar("_Item")
+_Value = TypeVar("_Value")
 
 _engines_lock = threading.Lock()
 _engines: dict[tuple[int, str, bool, Calibration], Engine] = {}
@@ -45,22 +52,11 @@ os.register_at_fork(after_in_child=_pools.clear)
 
 @dataclass(frozen=True, eq=False)
 class Engine:
-    """A network on its device.
+    """A network on its device, in evaluation mode.
 
-    Parameters
-    ----------
-    network : DownscalingNetwork
-        In evaluation mode, on the device.
-    device : str
-        ``cpu`` or ``cuda``.
-    batch : int
-        Windows in one call.
-    flips : bool
-        Whether probabilities are averaged over the four mirror images of a window.
-    call : callable
-        What runs the network: itself, or a compiled form of it.
-    calibration : Calibration, optional
-        How its scores are scaled before they become probabilities.
+    `batch` windows go through it in one call. With `flips` probabilities are averaged over the four mirror images of a
+    window. `call` runs the network: itself, or a compiled form of it. `calibration` scales scores before they become
+    probabilities.
     """
 
     network: DownscalingNetwork
@@ -100,15 +96,18 @@ class Engine:
         missing = self.batch - len(static) if self.call is not None else 0
         layers = [torch.stack([*each, *[each[-1]] * missing]) for each in (coarse, static, prior) if each is not None]
         with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
-            images = _mirrored if self.flips else _as_it_is
-            parts = [
-                undo(self._shares((self.call or self.network)(*image)))
-                if points is None
-                else _spread(self._shares(self.network(*image, points=points)), points, land[0])
-                for image, undo in images(layers, self.network)
-            ]
-            total = parts[0] if len(parts) == 1 else torch.stack(parts).mean(dim=0)
+            if points is not None:
+                total = _spread(self._shares(self.network(*layers, points=points)), points, land[0])
+            else:
+                call = self.call or self.network
+                parts = [self._shares(call(*_mirrored(layers, axes, self.network))).flip(axes) for axes in self._axes]
+                total = parts[0] if len(parts) == 1 else torch.stack(parts).mean(dim=0)
         return total[: len(static)]
+
+    @property
+    def _axes(self) -> tuple[tuple[int, ...], ...]:
+        """Axes along which each image of a window is mirrored."""
+        return ((), (-1,), (-2,), (-2, -1)) if self.flips else ((),)
 
     def _shares(self, scores: Tensor) -> Tensor:
         """Turn scores, ``(windows, classes, ...)``, into probabilities."""
@@ -128,22 +127,9 @@ class Engine:
 
 
 def engine_of(checkpoint: Checkpoint, device: str = "auto", *, flips: bool = False) -> Engine:
-    """Return the engine of a model; made once a process.
+    """Return the engine of a model, made once a process; `auto` takes a GPU where the process sees one.
 
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-    device : {"auto", "cpu", "cuda"}
-        ``auto`` takes a GPU where the process sees one.
-    flips : bool
-        Average over mirror images.
-
-    Raises
-    ------
-    ModelError
-        For a GPU that is not there.
-    CheckpointError
-        If the weights cannot be read.
+    ModelError for a GPU that is not there, CheckpointError if the weights cannot be read.
     """
     chosen = choose_device(device)
     network, calibration = checkpoint.network(), checkpoint.calibration
@@ -244,55 +230,28 @@ def _spread(values: Tensor, points: Tensor, land: Tensor) -> Tensor:
     return full.scatter_(2, points[:, None].expand_as(values), values).unflatten(2, land.shape)
 
 
-def _as_it_is(layers: list[Tensor], network: DownscalingNetwork) -> list[tuple[list[Tensor], Any]]:  # noqa: ARG001
-    return [(layers, lambda values: values)]
-
-
-def _mirrored(layers: list[Tensor], network: DownscalingNetwork) -> list[tuple[list[Tensor], Any]]:
-    """Four mirror images, and what turns the results back."""
-    images: list[tuple[list[Tensor], Any]] = []
-    for axes in ((), (-1,), (-2,), (-2, -1)):
-        image = [layer.flip(axes) for layer in layers] if axes else list(layers)
-        if -2 in axes:
-            image[1] = _turned(image[1], network)
-        images.append((image, partial(_flip, axes=axes)))
-    return images
-
-
-def _turned(static: Tensor, network: DownscalingNetwork) -> Tensor:
-    """Let slopes that faced north face south, as the mirror image does."""
-    signs = static.new_ones(static.shape[1])
-    offsets = static.new_zeros(static.shape[1])
-    for position, channel in enumerate(network.inputs.static):
-        if channel.sources == ("cos_aspect",):
-            signs[position], offsets[position] = -1, -2 * channel.mean / channel.scale
-    return static * signs[:, None, None] + offsets[:, None, None]
-
-
-def _flip(values: Tensor, axes: tuple[int, ...]) -> Tensor:
-    return values.flip(axes) if axes else values
-
-
-CPU_BUDGET = 256 * 2**20
-"""Bytes of static fields that a process keeps; those of further blocks are read again for each year."""
-
-CUDA_SHARE = 0.5
-"""Share of a GPU's memory for static fields."""
-
-_Value = TypeVar("_Value")
+def _mirrored(layers: list[Tensor], axes: tuple[int, ...], network: DownscalingNetwork) -> list[Tensor]:
+    """Return a mirror image of the inputs, in which slopes that faced north face south."""
+    if not axes:
+        return layers
+    image = [layer.flip(axes) for layer in layers]
+    if -2 in axes:
+        static = image[1]
+        signs = static.new_ones(static.shape[1])
+        offsets = static.new_zeros(static.shape[1])
+        for position, channel in enumerate(network.inputs.static):
+            if channel.sources == ("cos_aspect",):
+                signs[position], offsets[position] = -1, -2 * channel.mean / channel.scale
+        image[1] = static * signs[:, None, None] + offsets[:, None, None]
+    return image
 
 
 @dataclass
 class Residency:
-    """Values of one run that are kept while there is room.
+    """Values of one run that are kept while there is room, up to `budget` bytes.
 
     Years go over the same blocks again and again. So what came first stays: were the oldest to make
     room, each block would be gone just before its turn.
-
-    Parameters
-    ----------
-    budget : int
-        Bytes.
     """
 
     budget: int
@@ -330,16 +289,13 @@ def residency_of(device: str) -> Residency:
     """Return what this process keeps for a device."""
     with _lock:
         if device not in _residencies:
-            _residencies[device] = Residency(_budget(device))
+            budget = CPU_BUDGET
+            if device != "cpu":
+                import torch
+
+                budget = int(CUDA_SHARE * torch.cuda.mem_get_info()[1])
+            _residencies[device] = Residency(budget)
         return _residencies[device]
-
-
-def _budget(device: str) -> int:
-    if device == "cpu":
-        return CPU_BUDGET
-    import torch
-
-    return int(CUDA_SHARE * torch.cuda.mem_get_info()[1])
 
 
 def give_back() -> None:

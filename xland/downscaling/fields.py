@@ -1,7 +1,7 @@
 """What a block reads, on whatever grid it lies: from files inside its task, or from chunks of dask arrays.
 
 A file that was opened lazily is read inside the task, just the cells that are needed: nothing of
-it stands in the graph or stays in memory while other years need it again. A dask array is what its
+it is in the graph or stays in memory while other years need it again. A dask array is what its
 owner made of it, so its chunks are dependencies of the task.
 """
 
@@ -12,49 +12,34 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.downscaling.windows import Span, placements
+from xland.datasets import static_predictors
+from xland.downscaling.windows import Layout, Span, pieces, placements, spans_of
+from xland.errors import PriorError, StaticError
+from xland.forcing.read import Forcing
 from xland.geo.grid import Grid
+from xland.geo.orientation import find_names, orient
+from xland.geo.years import listed
+from xland.models.inputs import MASKED, InputSpec
+from xland.reading.variables import horizontal_dims, map_years, read_codes, read_static
+from xland.vocabulary import check_codes
 
 Key = tuple[Hashable, ...]
 Chunks = Mapping[Key, NDArray[Any]]
-
-
 EVERY = slice(None)
-Layers = Sequence[NDArray[Any]] | NDArray[Any]
-
-
-class Field(Protocol):
-    """Layers on a grid that blocks read parts of."""
-
-    @property
-    def grid(self) -> Grid:
-        """Where the layers lie."""
-
-    def keys(self, rows: Span, columns: Span, year: int = 0) -> Iterator[Key]:
-        """Graph keys of the chunks that hold these cells."""
-
-    def read(self, rows: slice, columns: slice, chunks: Chunks, year: int = 0, only: slice = EVERY) -> Layers:
-        """Return layers, all or only some, at rows and columns of the grid, ``(rows, columns)`` each."""
 
 
 @dataclass(frozen=True, eq=False)
 class FileField:
-    """Variables that are not dask arrays: read where they are needed.
+    """Two-dimensional variables that are not dask arrays, latitude first, read where they are needed.
 
-    Parameters
-    ----------
-    grid : Grid
-    variables : tuple of Variable
-        Two-dimensional, latitude first, as the caller has them.
-    rows, columns : arrays of int
-        Where each row and column of the grid stands in the variables.
+    `rows` and `columns` say where each row and column of the grid is in the variables.
     """
 
     grid: Grid
@@ -63,7 +48,7 @@ class FileField:
     columns: NDArray[np.intp]
 
     def keys(self, rows: Span, columns: Span, year: int = 0) -> Iterator[Key]:  # noqa: ARG002
-        """Nothing stands in the graph."""
+        """Nothing is in the graph."""
         return iter(())
 
     def read(
@@ -73,8 +58,8 @@ class FileField:
         chunks: Chunks,  # noqa: ARG002
         year: int = 0,  # noqa: ARG002
         only: slice = EVERY,
-    ) -> Layers:
-        """Return layers at rows and columns of the grid."""
+    ) -> Sequence[NDArray[Any]]:
+        """Return layers, all or only some, at rows and columns of the grid, ``(rows, columns)`` each."""
         down, across = _runs(self.rows[rows]), _runs(self.columns[columns])
         return [
             _joined([[np.asarray(each[r, c].values) for c in across] for r in down]) for each in self.variables[only]
@@ -83,17 +68,10 @@ class FileField:
 
 @dataclass(frozen=True)
 class ChunkField:
-    """Chunks of a dask array whose last two axes lie on a grid.
+    """Chunks of a dask array, by its name in the graph, whose last two axes lie on a grid.
 
-    Parameters
-    ----------
-    grid : Grid
-    name : str
-        Of the array in the graph.
-    rows, columns : tuple of int
-        First cells of the chunks along the last two axes, and the number of cells.
-    tail : tuple of int
-        Chunk numbers between the year's and those of rows and columns.
+    Its first axis counts years, or layers of all years in one chunk. `rows` and `columns` are the first cells of the
+    chunks along the last two axes, and the number of cells; `tail` the chunk numbers between the year's and those.
     """
 
     grid: Grid
@@ -103,32 +81,144 @@ class ChunkField:
     tail: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, array: da.Array, grid: Grid) -> ChunkField:
-        """Describe an array whose first axis counts years (or layers of all years, in one chunk)."""
-        return cls.over(array.name, array.chunks, grid)
-
-    @classmethod
     def over(cls, name: str, chunks: Sequence[tuple[int, ...]], grid: Grid) -> ChunkField:
         """Describe an array by its name in the graph and the sizes of its chunks along each axis."""
         rows, columns = ((0, *np.cumsum(sizes).tolist()) for sizes in chunks[-2:])
         return cls(grid, name, rows, columns, (0,) * (len(chunks) - 3))
 
     def keys(self, rows: Span, columns: Span, year: int = 0) -> Iterator[Key]:
-        """Graph keys of the chunks that hold these cells."""
-        return (self._key(year, i, j) for i, j in _numbers(self, rows, columns))
+        """Graph keys of the chunks that have these cells."""
+        return ((self.name, year, *self.tail, i, j) for i, j in _numbers(self, rows, columns))
 
-    def read(self, rows: slice, columns: slice, chunks: Chunks, year: int = 0, only: slice = EVERY) -> NDArray[Any]:
-        """Return layers at rows and columns of the grid."""
+    def read(
+        self, rows: slice, columns: slice, chunks: Chunks, year: int = 0, only: slice = EVERY
+    ) -> Sequence[NDArray[Any]]:
+        """Return layers, all or only some, at rows and columns of the grid, ``(rows, columns)`` each."""
         down, across = list(_overlaps(self.rows, rows)), list(_overlaps(self.columns, columns))
-        return _joined([[_layers(chunks[self._key(year, i, j)])[only, r, c] for j, c in across] for i, r in down])
+        found: Any = _joined(
+            [[_layers(chunks[self.name, year, *self.tail, i, j])[only, r, c] for j, c in across] for i, r in down]
+        )
+        return found  # type: ignore[no-any-return]
 
-    def _key(self, year: int, row: int, column: int) -> Key:
-        return (self.name, year, *self.tail, row, column)
+
+Field = FileField | ChunkField
+
+
+def read_codes_of(
+    field: Field, rows: Span, columns: Span, chunks: Chunks, year: int = 0, *, classes: int | None
+) -> NDArray[np.uint8]:
+    """Read the class codes of some cells, 255 where the field has none; PriorError for unknown ones.
+
+    ``classes`` is None for maps of our own, which need no check.
+    """
+    codes = np.full((len(rows), len(columns)), MASKED, dtype=np.uint8)
+    for place in placements(field.grid, rows, columns):
+        values = field.read(*place.source, chunks, year)[0]
+        if classes is not None:
+            latitude, longitude = field.grid.latitude[place.source[0]], field.grid.longitude[place.source[1]]
+            values = check_codes(
+                values,
+                what="prior map",
+                latitude=latitude,
+                longitude=longitude,
+                classes=classes,
+                hidden=MASKED,
+                error=PriorError,
+            )
+        codes[place.target] = values
+    return codes
+
+
+def coarse_field(
+    forcing: Forcing, variables: Sequence[str], inputs: InputSpec, layout: Layout
+) -> tuple[ChunkField, da.Array]:
+    """Stack variables of the forcing, as far as the windows of a layout reach.
+
+    The array is ``(years, variables, rows, columns)`` with one year a chunk; its chunks are
+    :class:`WithoutSea`, to be read through the field only.
+    """
+    (top, *_), (left, *_) = layout.halos
+    rows = Span(top.start, layout.halos[0][-1].stop).coarse(inputs.factor)
+    columns = Span(left.start, layout.halos[1][-1].stop).coarse(inputs.factor)
+    places = [place.source for place in placements(forcing.grid, rows, columns)]
+    part = (places[0][0], places[0][1] if len(places) == 1 else slice(None))
+    layers = [_dask(forcing.data[name])[:, *part] for name in variables]
+    stacked = da.stack(layers, axis=1).rechunk({0: 1, 1: -1})
+    packed = stacked.map_blocks(WithoutSea.of, dtype=np.float32, meta=np.empty((0, 0, 0, 0), np.float32))
+    return ChunkField.over(packed.name, packed.chunks, forcing.grid.window(*part)), packed
+
+
+def static_field(static: xr.Dataset | None, target: Grid, inputs: InputSpec) -> tuple[Field, da.Array | None]:
+    """Return the static fields that the model names, in the order of ``inputs.static_variables``.
+
+    StaticError if a field is missing, or the grid does not nest in or cover the target.
+    """
+    if static is None:
+        static = static_predictors(inputs.resolution, chunked=False)
+    names = list(inputs.static_variables)
+    static = read_static(static, names, inputs.domain)
+    return _field([static[name] for name in names], "static predictors", target, StaticError, np.float32)
+
+
+def prior_field(prior: xr.DataArray | xr.Dataset, target: Grid, year: int) -> tuple[Field, da.Array | None]:
+    """Return the map of a year: what a rollout starts with, or what changes are applied to.
+
+    PriorError if it is of other years, has fractions instead of codes, or does not nest in or cover the target.
+    """
+    codes = read_codes(prior, what="prior map", error=PriorError, empty=MASKED)
+    years, names = map_years(codes, "prior map"), find_names(codes, "time", what="prior map")
+    if None in years and len(years) > 1:
+        raise PriorError(f"prior map has {len(years)} time steps that do not say their years; select one with isel")
+    if None not in years and year not in years:
+        there = listed([each for each in years if each is not None])
+        raise PriorError(f"prior map is of {there}, but the first map needs the one of {year}")
+    # a map that does not say its year is taken as it is
+    chosen = codes if names is None else codes.isel({names.dimension: 0 if None in years else years.index(year)})
+    return _field([chosen], "prior map", target, PriorError)
+
+
+def _field(
+    layers: list[xr.DataArray], what: str, target: Grid, error: type[StaticError | PriorError], dtype: Any = None
+) -> tuple[Field, da.Array | None]:
+    """Return layers as they are read inside a task, or stacked where they are dask arrays or (lon, lat)."""
+    dims = horizontal_dims(layers[0], what)
+    if any(layer.chunks is not None or layer.dims != dims for layer in layers):
+        canonical, orientation = orient(
+            xr.Dataset({f"{n}": layer.variable for n, layer in enumerate(layers)}, layers[0].coords), what=what
+        )
+        _check_cover(orientation.grid, target, what, error)
+        stacked = da.stack([_dask(canonical[f"{n}"].transpose("lat", "lon")) for n in range(len(layers))])
+        stacked = stacked.rechunk({0: -1}) if dtype is None else stacked.astype(dtype).rechunk({0: -1})
+        return ChunkField.over(stacked.name, stacked.chunks, orientation.grid), stacked
+    coords = {name: each for name, each in layers[0].coords.items() if set(each.dims) <= set(dims)}
+    places = xr.Dataset({f"__{dim}": (dim, np.arange(layers[0].sizes[dim])) for dim in dims}, coords)
+    canonical, orientation = orient(places, what=what)
+    _check_cover(orientation.grid, target, what, error)
+    rows, columns = (canonical[f"__{dim}"].values for dim in dims)
+    return FileField(orientation.grid, tuple(layer.variable for layer in layers), rows, columns), None
+
+
+def _check_cover(grid: Grid, target: Grid, what: str, error: type[StaticError | PriorError]) -> None:
+    if abs(grid.resolution / target.resolution - 1) > 1e-4:
+        raise error(
+            f"{what}: cells of {grid.resolution:g} degree, but the model maps cells of {target.resolution:g} degree"
+        )
+    off = (abs(step / target.resolution % 1) for step in (grid.north - target.north, grid.west - target.west))
+    if any(min(value, 1 - value) > 0.01 for value in off):
+        raise error(f"{what}: the edges of its cells do not meet those of the forcing's grid ({target}): regrid it")
+    rows, columns = pieces(grid, *spans_of(target))
+    if not (rows.slices and columns.slices) or any((rows.before, rows.after, columns.before, columns.after)):
+        raise error(f"{what} ({grid}) does not cover the region to be mapped ({target})")
+
+
+def _dask(values: xr.DataArray) -> da.Array:
+    # asking a lazily opened array for its data would read it
+    return values.chunk().data if values.chunks is None else values.data
 
 
 @lru_cache(maxsize=4096)
 def _numbers(field: ChunkField, rows: Span, columns: Span) -> tuple[tuple[int, int], ...]:
-    """Numbers of the chunks that hold some cells: the same for all years."""
+    """Numbers of the chunks that have some cells: the same for all years."""
     return tuple(
         dict.fromkeys(
             (i, j)
@@ -150,12 +240,8 @@ def _joined(parts: list[list[NDArray[Any]]]) -> NDArray[Any]:
 class WithoutSea:
     """Layers of which only cells with data are kept: most of a globe is sea, which land fields say nothing about.
 
-    Parameters
-    ----------
-    there : (rows, columns) array of bool
-        Cells where at least one layer is not NaN.
-    values : (layers, cells) array
-        Of these cells, row by row.
+    `there` (rows, columns) says where at least one layer is not NaN; `values` (layers, cells) are those of these cells,
+    row by row.
     """
 
     there: NDArray[np.bool_]
@@ -193,12 +279,8 @@ def _overlaps(bounds: tuple[int, ...], where: slice) -> Iterator[tuple[int, slic
 
 def _runs(positions: NDArray[np.intp]) -> list[slice]:
     """Slices with step 1 or -1 that visit positions in their order."""
-    cuts = np.flatnonzero(np.abs(np.diff(positions)) != 1) + 1
     runs = []
-    for part in np.split(positions, cuts):
+    for part in np.split(positions, np.flatnonzero(np.abs(np.diff(positions)) != 1) + 1):
         first, last = int(part[0]), int(part[-1])
-        if last >= first:
-            runs.append(slice(first, last + 1))
-        else:
-            runs.append(slice(first, last - 1 if last else None, -1))
+        runs.append(slice(first, last + 1) if last >= first else slice(first, last - 1 if last else None, -1))
     return runs

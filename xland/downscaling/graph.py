@@ -13,51 +13,33 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask._task_spec import DataNode, GraphNode, Task, TaskRef
-from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from numpy.typing import NDArray
 
+from xland.dask_internals import DataNode, GraphNode, HighLevelGraph, Layer, MaterializedLayer, Task, TaskRef
 from xland.downscaling.block import Plan, run_block_year
 from xland.store.rollouts import Index, Keeper
 
 
 class BlockYears(Layer):
-    """Class maps of all block-years, and where more is wanted the tasks that compute all layers at once.
+    """Class maps of all block-years, and where more is wanted the tasks that compute all outputs at once.
 
     Keys are ``(name, year, row, column)`` for class maps and ``(name + "-layers", year, row,
-    column)`` for the dict of all layers; years, rows and columns count from 0.
-
-    Parameters
-    ----------
-    plan : Plan
-    keeper : Keeper, optional
-        Keeps the maps of a rollout on disk; see :class:`xland.store.rollouts.Restartable`.
+    column)`` for the dict of all outputs; years, rows and columns count from 0. A keeper keeps the maps of a rollout on
+    disk; see :class:`xland.store.rollouts.Restartable`.
     """
 
     has_legacy_tasks = False
 
     def __init__(self, plan: Plan, keeper: Keeper | None = None) -> None:
         super().__init__()
-        self.name = plan.name
-        self.plan = plan
-        self.keeper = keeper
+        self.plan, self.keeper = plan, keeper
+        self.name, self.all_layers, self._plan_key = plan.name, f"{plan.name}-layers", f"plan-{plan.name}"
+        self.several = len(plan.outputs) > 1
+        self.names = (self.name, self.all_layers) if self.several else (self.name,)
+        self.shape = (len(plan.years), len(plan.layout.rows), len(plan.layout.columns))
+        years = range(len(plan.years))
+        self.order = tuple(years if plan.inputs.prior_step == -1 else reversed(years))
         self._there = frozenset() if keeper is None else keeper.listing()
-
-    @property
-    def all_layers(self) -> str:
-        """First element of the keys of tasks that compute all layers."""
-        return f"{self.name}-layers"
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Number of years, rows and columns of blocks."""
-        return len(self.plan.years), len(self.plan.layout.rows), len(self.plan.layout.columns)
-
-    @property
-    def order(self) -> tuple[int, ...]:
-        """Positions of the years in the order in which they are computed."""
-        years = range(len(self.plan.years))
-        return tuple(years if self.plan.inputs.prior_step == -1 else reversed(years))
 
     def describe(self) -> str:
         """Say in one line how much is computed."""
@@ -70,7 +52,7 @@ class BlockYears(Layer):
 
     def kept(self, keeper: Keeper) -> Layer:
         """Return the same layer, with the maps that a keeper has in place of what they were computed from."""
-        return self if not self.plan.rollout else type(self)(self.plan, keeper)
+        return self if self.plan.own is None else type(self)(self.plan, keeper)
 
     def is_materialized(self) -> bool:
         """Return False: tasks are made when they are asked for."""
@@ -122,48 +104,27 @@ class BlockYears(Layer):
     def __iter__(self) -> Iterator[Any]:
         """Go over all keys."""
         yield self._plan_key
-        names = (self.name, self.all_layers) if self.several else (self.name,)
-        yield from itertools.product(names, *map(range, self.shape))
+        yield from itertools.product(self.names, *map(range, self.shape))
 
     def __len__(self) -> int:
         """Return the number of tasks."""
-        return 1 + int(np.prod(self.shape)) * (1 + self.several)
-
-    @property
-    def several(self) -> bool:
-        """Whether more than the class map is wanted."""
-        return len(self.plan.outputs) > 1
-
-    @property
-    def _plan_key(self) -> str:
-        return f"plan-{self.plan.token}"
+        return 1 + int(np.prod(self.shape)) * len(self.names)
 
 
 def block_years(plan: Plan, depends_on: Sequence[da.Array]) -> dict[str, da.Array]:
-    """Return a lazy array for each layer of a plan.
+    """Return a lazy array for each output of a plan, whose fields are chunks of the arrays that it depends on.
 
-    Parameters
-    ----------
-    plan : Plan
-    depends_on : sequence of Array
-        Those that the plan's fields are chunks of.
-
-    Returns
-    -------
-    dict of str to Array
-        ``probability`` is ``(years, classes, rows, columns)`` float32, the others ``(years, rows, columns)``.
+    Outputs with classes are ``(years, classes, rows, columns)``, the others ``(years, rows, columns)``.
     """
     layer = BlockYears(plan)
-    names = (layer.name, layer.all_layers) if layer.several else (layer.name,)
     graph = HighLevelGraph.merge(
-        *(HighLevelGraph.from_collections(each, layer, dependencies=depends_on) for each in names)
+        *(HighLevelGraph.from_collections(each, layer, dependencies=depends_on) for each in layer.names)
     )
     years = (1,) * len(plan.years)
     chunks = (years, *plan.layout.chunks)
     arrays = {"land_use": da.Array(graph, layer.name, chunks, meta=np.empty((0, 0, 0), np.uint8))}
-    if not layer.several:
-        return arrays
-    everything = da.Array(graph, layer.all_layers, chunks, meta=np.empty((0, 0, 0), np.float32))
+    if layer.several:
+        everything = da.Array(graph, layer.all_layers, chunks, meta=np.empty((0, 0, 0), np.float32))
     for output in plan.outputs[1:]:
         axes: dict[str, Any] = {}
         if output.classes:
@@ -175,16 +136,8 @@ def block_years(plan: Plan, depends_on: Sequence[da.Array]) -> dict[str, da.Arra
 def describe(ds: xr.Dataset) -> str:
     """Say what computing a Dataset would run, one line for each downscaling in it; reads nothing.
 
-    Parameters
-    ----------
-    ds : Dataset
-        From :func:`xland.downscaling.call.downscale`, or made of such.
-
-    Returns
-    -------
-    str
-        Model, years, blocks, windows and the share of windows that blocks compute twice; empty where
-        there is nothing left to downscale.
+    A line names the model, years, blocks, windows and the share of windows that blocks compute twice. The text is
+    empty where there is nothing left to downscale.
     """
     found = {}
     for variable in ds.data_vars.values():
@@ -210,7 +163,7 @@ def _land_use(
 
 
 def _land_use_of(keeper: Keeper | None, index: Index, layers: dict[str, NDArray[Any]]) -> NDArray[np.uint8]:
-    """Take the class map from all layers of a block-year, ``(1, rows, columns)``."""
+    """Take the class map from all outputs of a block-year, ``(1, rows, columns)``."""
     return _kept(keeper, index, lambda: layers["land_use"])
 
 

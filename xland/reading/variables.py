@@ -21,13 +21,13 @@ from typing import Any, Literal
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from xland.addresses import without_password
 from xland.arguments import shown
+from xland.dask_internals import HighLevelGraph, MaterializedLayer
 from xland.errors import GridError, StaticError, StoreError, TimeError, VocabularyError, XlandError
 from xland.geo.grid import Grid
 from xland.geo.orientation import check_reference, find_names, orient, refuse_packed

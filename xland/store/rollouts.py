@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from dask._task_spec import DataNode, Task, TaskRef, convert_legacy_graph
 from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from numpy.typing import NDArray
 
+from xland.dask_internals import DataNode, HighLevelGraph, MaterializedLayer, Task, TaskRef, convert_legacy_graph
 from xland.errors import StoreError
 from xland.store.storage import Files, files_at
 

@@ -23,11 +23,11 @@ import dask.array as da
 import xarray as xr
 from dask.base import get_scheduler, tokenize
 from dask.callbacks import Callback
-from dask.highlevelgraph import HighLevelGraph
 
 from xland.addresses import is_url, without_password
 from xland.arguments import checked
 from xland.atomic import explain
+from xland.dask_internals import HighLevelGraph
 from xland.errors import StoreError, WorkerError
 from xland.store.blocks import BlockWriter, active_name, align, group_variables
 from xland.store.encoding import check_kinds, drop_encoding, make_skeleton, take_encoding

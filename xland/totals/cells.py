@@ -1,4 +1,4 @@
-"""Coarse cells of a block: what they measure, and what of the totals asked for they can hold."""
+"""Coarse cells of a block: what they measure, and what of the totals asked for they can have."""
 
 from __future__ import annotations
 
@@ -16,100 +16,88 @@ TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
-class Cells:
-    """A block that begins and ends at edges of coarse cells.
+class Fitted:
+    """A block that keeps coarse totals: its probabilities or its map, and what could not be kept.
 
     Parameters
     ----------
-    probability : (classes, rows, columns) array of float
-    targets : (classes, R, C) array of float64
-        Shares of the whole cell; NaN for classes that share what the others leave.
-    factor : int
-    area : (rows,) array of float64
-        Of a pixel, in any unit.
-    valid : (rows, columns) array of bool
-        Pixels that have a class.
+    unmet : (R, C) array of float64
+        Share of the cell that was asked for and could not be given, summed over classes: 0 where the
+        totals are kept (in a map within a pixel), NaN where the forcing says nothing.
+    values : (classes, rows, columns) array, optional
+        Probabilities, float32 or float64 as they were; unchanged in pixels that are not valid and in cells of which
+        the forcing says nothing.
+    codes : (rows, columns) array of uint8, optional
+        Positions along the axis of the classes; 0, ocean, in pixels that are not valid.
     """
 
-    probability: NDArray[Any]
-    targets: NDArray[np.float64]
-    factor: int
-    area: NDArray[np.float64]
-    valid: NDArray[np.bool_]
+    unmet: NDArray[np.float64]
+    values: NDArray[Any] | None = None
+    codes: NDArray[np.uint8] | None = None
 
-    @classmethod
-    def of(
-        cls,
-        probability: NDArray[Any],
-        targets: NDArray[Any],
-        factor: int,
-        area: NDArray[Any],
-        valid: NDArray[np.bool_],
-    ) -> Cells:
-        """Check that arrays belong together and hold what they should.
 
-        Raises
-        ------
-        AllocationError
-            Shapes that do not fit, a factor below 1; targets outside 0..1; probabilities of valid pixels that are
-            no numbers, negative or all 0; areas that are not positive.
-        """
+class Cells:
+    """A checked block that begins and ends at edges of coarse cells.
+
+    `probability` is (classes, rows, columns); `targets` (classes, R, C) are shares of the whole cell, NaN for classes
+    that share what the others leave; `area` (rows,) is that of a pixel; `valid` (rows, columns) says which pixels have
+    a class. `factor` is the number of pixels along a coarse cell: it follows from the shapes. Raises AllocationError if
+    shapes do not fit, targets are outside 0..1, probabilities of valid pixels are negative, all 0 or not numbers, or
+    areas are not positive.
+    """
+
+    def __init__(
+        self, probability: NDArray[Any], targets: NDArray[Any], area: NDArray[Any], valid: NDArray[np.bool_]
+    ) -> None:
         # one memory layout and two types: loops are compiled once for each
-        probability, valid = np.asarray(probability), np.ascontiguousarray(valid, dtype=np.bool_)
+        probability = np.asarray(probability)
         kind = np.float32 if probability.dtype.kind == "f" and probability.dtype.itemsize <= 4 else np.float64
-        probability = np.ascontiguousarray(probability, dtype=kind)
-        if probability.ndim != 3 or factor < 1:
+        self.probability = np.ascontiguousarray(probability, dtype=kind)
+        self.valid = np.ascontiguousarray(valid, dtype=np.bool_)
+        self.area = np.ascontiguousarray(area, dtype=np.float64)
+        self.targets = np.ascontiguousarray(targets, dtype=np.float64)
+        if self.probability.ndim != 3 or self.targets.ndim != 3 or 0 in self.targets.shape:
             raise AllocationError(
-                f"probabilities have the shape {probability.shape} and the factor is {factor}; they need the "
-                "dimensions (classes, rows, columns), and a coarse cell one pixel or more along each side"
+                f"probabilities have the shape {self.probability.shape} and targets {self.targets.shape}; they need "
+                "the dimensions (classes, rows, columns), and at least one coarse cell"
             )
-        targets, area = (np.ascontiguousarray(each, dtype=np.float64) for each in (targets, area))
-        classes, rows, columns = probability.shape
-        cells = cls(probability, targets, factor, area, valid)
-        cells._check_shape("targets", targets, (classes, rows // factor, columns // factor))
-        cells._check_shape("area", area, (rows,))
-        cells._check_shape("valid", valid, (rows, columns))
-        if rows % factor or columns % factor:
-            raise AllocationError(
-                f"{rows} x {columns} pixels are no whole coarse cells of {factor} x {factor}; cut blocks at their edges"
-            )
-        if not (np.isfinite(area) & (area > 0)).all():
+        self.factor = max(self.valid.shape[0] // self.targets.shape[1], 1) if self.valid.ndim else 1
+        classes, rows, columns = len(self.probability), *(self.factor * size for size in self.targets.shape[1:])
+        self._check_shape("probability", self.probability, (classes, rows, columns))
+        self._check_shape("area", self.area, (rows,))
+        self._check_shape("valid", self.valid, (rows, columns))
+        self.check_targets(self.targets)
+        if not (np.isfinite(self.area) & (self.area > 0)).all():
             raise AllocationError("areas of pixels must be positive; take them from Grid.cell_area")
-        _refuse_targets(targets)
-        total = probability.sum(axis=0)
-        bad = valid & ~((total > 0) & (total < np.inf) & (probability.min(axis=0) >= 0))
+        total = self.probability.sum(axis=0)
+        bad = self.valid & ~((total > 0) & (total < np.inf) & (self.probability.min(axis=0) >= 0))
         if bad.any():
             row, column = (int(each[0]) for each in np.nonzero(bad))
             raise AllocationError(
-                f"probabilities are negative, all 0 or no numbers in {np.count_nonzero(bad)} valid pixels, the first "
+                f"probabilities are negative, all 0 or not numbers in {np.count_nonzero(bad)} valid pixels, the first "
                 f"in row {row} and column {column} of the block; mark pixels without a prediction as not valid"
             )
-        return cells
 
     def check_targets(self, targets: NDArray[Any]) -> NDArray[np.float64]:
-        """Return shares that another year has of these cells.
-
-        Raises
-        ------
-        AllocationError
-            Shapes that do not fit; shares outside 0..1.
-        """
-        checked = np.ascontiguousarray(targets, dtype=np.float64)
-        self._check_shape("targets", checked, self.targets.shape)
-        _refuse_targets(checked)
-        return checked
+        """Return the shares of these cells in any year; AllocationError if their shape is wrong or they leave 0..1."""
+        targets = np.ascontiguousarray(targets, dtype=np.float64)
+        self._check_shape("targets", targets, (len(self.probability), *self.targets.shape[1:]))
+        bad = (targets < 0) | (targets > 1 + SUM_TOLERANCE)
+        if bad.any():
+            number, row, column = (int(each[0]) for each in np.nonzero(bad))
+            raise AllocationError(
+                f"targets lie outside 0 to 1 in {np.count_nonzero(bad.any(axis=0))} coarse cells, the first "
+                f"({targets[number, row, column]:.4g}, class {number}) in row {row} and column {column} of the block; "
+                "pass shares of the whole cell"
+            )
+        return targets
 
     def _check_shape(self, name: str, array: NDArray[Any], needed: tuple[int, ...]) -> None:
         if array.shape != needed:
             raise AllocationError(
-                f"{name} has the shape {array.shape}; {needed} belongs to probabilities of the shape "
-                f"{self.probability.shape} with {self.factor} x {self.factor} pixels in a coarse cell"
+                f"{name} has the shape {array.shape} in place of {needed}: blocks hold whole coarse cells, "
+                f"here {self.targets.shape[1]} x {self.targets.shape[2]} of {self.factor} x {self.factor} pixels"
             )
-
-    @property
-    def valid_share(self) -> NDArray[np.float64]:
-        """Area share of the pixels of each coarse cell that have a class, ``(R, C)``."""
-        return self.share(self.valid)
 
     def share(self, where: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Area share of chosen pixels in each coarse cell, ``(R, C)``."""
@@ -120,23 +108,13 @@ class Cells:
         return np.asarray(weighted / (self.factor * area.sum(axis=1))[:, None])
 
     def feasible(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Targets that the valid pixels can hold, and the share of the cell that was asked for beyond that.
+        """Return the targets that the valid pixels can have, and the share (R, C) that was asked for beyond that.
 
         Where more is asked for than there is, all classes get less in the same proportion. A cell
-        without any class that takes the rest is filled in the same proportion, too, up to a thousandth.
-
-        Returns
-        -------
-        targets : (classes, R, C) array
-        unmet : (R, C) array
-            0 where nothing is; NaN where the forcing says nothing.
-
-        Raises
-        ------
-        AllocationError
-            Less asked for than there are valid pixels, and no class for the rest.
+        without any class that takes the rest is filled in the same proportion too, up to a thousandth; if more is
+        missing, AllocationError says where. The share is NaN where the forcing says nothing.
         """
-        there = self.valid_share
+        there = self.share(self.valid)
         silent = np.isnan(self.targets).all(axis=0)
         total = np.nansum(self.targets, axis=0)
         full = ~np.isnan(self.targets).any(axis=0)
@@ -148,9 +126,8 @@ class Cells:
                 f"cells, the first in row {row} and column {column} of the block ({total[row, column]:.4g} in place of "
                 f"{there[row, column]:.4g}); leave a class without a target that may have the rest"
             )
-        scaled = (total > there) | full
         ratio = np.divide(there, total, out=np.zeros_like(total), where=total > 0)
-        targets = np.where(scaled, self.targets * ratio, self.targets)
+        targets = np.where((total > there) | full, self.targets * ratio, self.targets)
         unmet = np.maximum(total - there, 0)
         unmet[unmet <= TOLERANCE] = 0
         unmet[silent] = np.nan
@@ -158,25 +135,6 @@ class Cells:
 
 
 def largest_pixel(area: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
-    """Share of its coarse cell that the largest pixel takes, for each coarse row.
-
-    Parameters
-    ----------
-    area : (rows,) array
-        Of the pixels of each row, in any unit.
-    factor : int
-        Pixels along a coarse cell.
-    """
+    """Share of its coarse cell that the largest pixel takes, for each coarse row; `area` is that of a pixel by row."""
     rows = area.reshape(-1, factor)
     return np.asarray(rows.max(axis=1) / rows.sum(axis=1) / factor)
-
-
-def _refuse_targets(targets: NDArray[np.float64]) -> None:
-    bad = (targets < 0) | (targets > 1 + SUM_TOLERANCE)
-    if bad.any():
-        number, row, column = (int(each[0]) for each in np.nonzero(bad))
-        raise AllocationError(
-            f"targets lie outside 0 to 1 in {np.count_nonzero(bad.any(axis=0))} coarse cells, the first "
-            f"({targets[number, row, column]:.4g}, class {number}) in row {row} and column {column} of the block; "
-            "pass shares of the whole cell"
-        )

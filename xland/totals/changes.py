@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xland.errors import AllocationError
-from xland.totals.cells import TOLERANCE, Cells, largest_pixel
+from xland.totals.cells import TOLERANCE, Cells, Fitted, largest_pixel
 from xland.totals.crosswalk import Crosswalk
-from xland.totals.maps import UNKNOWN, FittedMap, allocate
+from xland.totals.maps import UNKNOWN, allocate
 from xland.vocabulary import class_code
 
 
@@ -26,12 +26,11 @@ def fit_changes(
     targets: NDArray[Any],
     base_targets: NDArray[Any],
     base_codes: NDArray[Any],
-    factor: int,
     area: NDArray[Any],
     valid: NDArray[np.bool_],
     crosswalk: Crosswalk,
     prior_targets: NDArray[Any] | None = None,
-) -> FittedMap:
+) -> Fitted:
     """Apply the changes of a forcing since a base year to a map.
 
     Pixels keep their class in the prior map unless the totals of their coarse cell need a move:
@@ -48,8 +47,7 @@ def fit_changes(
         prior map is kept.
     base_codes : (rows, columns) array of class codes
         Observed map of the base year.
-    factor : int
-        Pixels along a coarse cell; the block holds whole coarse cells.
+        The block holds whole coarse cells.
     area : (rows,) array
         Of the pixels of each row, in any unit.
     valid : (rows, columns) array of bool
@@ -63,24 +61,22 @@ def fit_changes(
 
     Returns
     -------
-    FittedMap
-        ``unmet`` is the share of the cell in which the forcing takes away a class that the map does not have there,
-        or gives one that is impossible.
+    Fitted
+        ``codes``; ``unmet`` is the share of the cell in which the forcing takes away a class that the map does not have
+        there, or gives one that is impossible.
 
     Raises
     ------
     AllocationError
-        What :meth:`xland.totals.cells.Cells.of` refuses; maps of another shape or with unknown codes; a base map
+        If shapes do not fit, values are not shares or probabilities, maps have unknown codes, or the base map is
         without a class in valid pixels.
     """
-    cells = Cells.of(probability, targets, factor, area, valid)
+    cells = Cells(probability, targets, area, valid)
     classes = len(cells.probability)
     base_shares = cells.check_targets(base_targets)
     before = base_shares if prior_targets is None else cells.check_targets(prior_targets)
-    prior, base = (
-        _codes(cells, prior_codes, "map of the adjacent year"),
-        _codes(cells, base_codes, "map of the base year"),
-    )
+    prior = _codes(cells, prior_codes, "map of the adjacent year")
+    base = _codes(cells, base_codes, "map of the base year")
     unknown = cells.valid & (base == UNKNOWN)
     if unknown.any():
         raise AllocationError(
@@ -90,7 +86,7 @@ def fit_changes(
     wanted, unmet = _changed(cells, _shares(cells, base), base_shares)
     present = _shares(cells, prior)
     closed = np.zeros(wanted.shape, dtype=np.bool_)
-    step = largest_pixel(cells.area, factor)[:, None]
+    step = largest_pixel(cells.area, cells.factor)[:, None]
     for code in (class_code(name) for name in crosswalk.protected):
         if code >= classes:
             continue  # a model of fewer classes has none of it to protect
@@ -100,7 +96,7 @@ def fit_changes(
         wanted[code] -= spare
         _give(wanted, present, spare)
     codes, missed = allocate(cells, wanted, prior, closed)
-    return FittedMap(codes, unmet + missed)
+    return Fitted(unmet + missed, codes=codes)
 
 
 def _codes(cells: Cells, codes: NDArray[Any], what: str) -> NDArray[np.uint8]:

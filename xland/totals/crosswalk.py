@@ -1,23 +1,27 @@
-"""Which class follows which states of a forcing, and what each coarse cell should hold of it."""
+"""Which class follows which states of a forcing, and what each coarse cell should have of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xland.addresses import local_path
 from xland.errors import AllocationError
 from xland.forcing.read import SUM_TOLERANCE
 from xland.reading.limits import ROUNDING
+from xland.records import read_toml
 from xland.vocabulary import CLASS_NAMES, LUH2_STATES, LUH3_STATES, OCEAN, STATE_CLASSES
 
 _OPTIONAL = frozenset(LUH3_STATES) - frozenset(LUH2_STATES)
 """States that only some forcings have."""
 
 _SEA = CLASS_NAMES[OCEAN]
+_LARGEST = 2**18
 
 
 @dataclass(frozen=True)
@@ -31,16 +35,16 @@ class Crosswalk:
         of a class is that class's share, whether it is listed here or not. Kept as pairs.
     remainder : tuple of str
         Classes that the forcing does not know. Together they have what the states leave of a cell;
-        how they share it is up to the model. One of them that has a variable of its own name is no
-        remainder any more.
+        how they share it is up to the model. One of them that has a variable of its own name is not
+        a remainder any more.
     protected : tuple of str
-        Classes that do not grow with ``conserve="changes"`` where the forcing says that they shrink. Of a remainder
+        Classes that do not grow with ``totals="changes"`` where the forcing says that they shrink. Of a remainder
         it says nothing.
 
     Raises
     ------
     AllocationError
-        A class that does not exist, one that has a state and is called a remainder, too, or entries that are no names.
+        If a class does not exist, has a state and is called a remainder too, or entries are not names.
     """
 
     states: tuple[tuple[str, str], ...]
@@ -53,7 +57,14 @@ class Crosswalk:
         remainder: Sequence[str] = ("ocean", "other", "water"),
         protected: Sequence[str] = ("forest",),
     ) -> None:
-        owners = _pairs(states)
+        try:
+            owners = dict(states)
+        except (TypeError, ValueError):
+            owners = {}
+        if not owners or not all(isinstance(name, str) for pair in owners.items() for name in pair):
+            raise AllocationError(
+                f"the crosswalk's states must map names of states to names of classes, not be {states!r}"
+            )
         for which, names in (("remainder", remainder), ("protected", protected)):
             if isinstance(names, str) or not all(isinstance(name, str) for name in names):
                 raise AllocationError(f"the crosswalk's `{which}` must be a list of names of classes, not {names!r}")
@@ -69,73 +80,44 @@ class Crosswalk:
         both = sorted(set(remainder) & set(owners.values()))
         if both:
             raise AllocationError(
-                f"the crosswalk gives states to {', '.join(both)} and calls them remainder, too; take them out of one"
-            )
-
-    def states_of(self, name: str) -> tuple[str, ...]:
-        """Names of the states that belong to a class, in alphabetical order."""
-        return tuple(state for state, owner in self.states if owner == name)
-
-    def check(self, classes: Sequence[str]) -> None:
-        """Refuse classes that are left without a state.
-
-        Raises
-        ------
-        AllocationError
-            If a class has no state and is no remainder.
-        """
-        lost = [name for name in classes if not self.states_of(name) and name not in self.remainder]
-        if lost:
-            raise AllocationError(
-                f"the crosswalk leaves {', '.join(lost)} without a state; "
-                "give each a state, or name it among the `remainder`"
+                f"the crosswalk gives states to {', '.join(both)} and calls them remainder too; take them out of one"
             )
 
     def sources(self, variables: Sequence[str], classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Which variables make up each class that is not a remainder.
+        """Return which of the forcing's variables make up each class that is not a remainder.
 
         Ocean is never among them: cells outside the land of the fine grid are ocean already, so that it
         gets what all other classes leave of the rest.
 
-        Parameters
-        ----------
-        variables : sequence of str
-            What the forcing holds.
-        classes : sequence of str
-
-        Returns
-        -------
-        dict of class name to variable names
-
         Raises
         ------
         AllocationError
-            A class without a state, a state that the forcing does not hold, a class that would be counted twice.
+            If a class is without a state, a state is missing in the forcing, or a class would be counted twice.
         """
-        held, owners = set(variables), dict(self.states)
+        there, owners = set(variables), dict(self.states)
         found: dict[str, tuple[str, ...]] = {}
         lost, missing = [], []
         for name in classes:
-            wanted = self.states_of(name)
+            wanted = tuple(state for state, owner in self.states if owner == name)
             if name == _SEA:
                 continue
-            if name in held and owners.get(name, name) != name:
+            if name in there and owners.get(name, name) != name:
                 raise AllocationError(
-                    f"the forcing holds {name}, which the crosswalk counts as {owners[name]}: it would "
+                    f"the forcing has {name}, which the crosswalk counts as {owners[name]}: it would "
                     "count twice; give the variable another name, or leave it to its class"
                 )
-            if name in held and name not in wanted:
-                twice = sorted(held.intersection(wanted))
+            if name in there and name not in wanted:
+                twice = sorted(there.intersection(wanted))
                 if twice:
                     raise AllocationError(
-                        f"the forcing holds {name} as well as its states {', '.join(twice)}, which would count twice; "
+                        f"the forcing has {name} as well as its states {', '.join(twice)}, which would count twice; "
                         "drop one or the other"
                     )
                 found[name] = (name,)
             elif wanted:
-                found[name] = tuple(state for state in wanted if state in held)
-                # a class of which nothing is held would have 0 everywhere without anyone having said so
-                missing += [state for state in wanted if state not in held.union(_OPTIONAL if found[name] else ())]
+                found[name] = tuple(state for state in wanted if state in there)
+                # a class without any state would have 0 everywhere without anyone having said so
+                missing += [state for state in wanted if state not in there.union(_OPTIONAL if found[name] else ())]
             elif name not in self.remainder:
                 lost.append(name)
         if missing:
@@ -144,19 +126,11 @@ class Crosswalk:
                 "none) or pass a crosswalk without them"
             )
         if lost:
-            self.check(lost)
+            raise AllocationError(
+                f"the crosswalk leaves {', '.join(lost)} without a state; "
+                "give each a state, or name it among the `remainder`"
+            )
         return found
-
-
-def _pairs(states: Any) -> dict[str, str]:
-    """Return the states with the class of each."""
-    try:
-        owners = dict(states)
-    except (TypeError, ValueError):
-        owners = {}
-    if not owners or not all(isinstance(name, str) for pair in owners.items() for name in pair):
-        raise AllocationError(f"the crosswalk's states must map names of states to names of classes, not be {states!r}")
-    return owners
 
 
 LUH_CROSSWALK = Crosswalk(STATE_CLASSES)
@@ -164,13 +138,7 @@ LUH_CROSSWALK = Crosswalk(STATE_CLASSES)
 
 
 def checked_crosswalk(crosswalk: Crosswalk | None) -> Crosswalk:
-    """Return the crosswalk, or that of LUH2 and LUH3 for None.
-
-    Raises
-    ------
-    AllocationError
-        If it is something else, such as a dictionary.
-    """
+    """Return the crosswalk, or that of LUH2 and LUH3 for None; refuse anything else, such as a dictionary."""
     if crosswalk is None:
         return LUH_CROSSWALK
     if not isinstance(crosswalk, Crosswalk):
@@ -181,10 +149,30 @@ def checked_crosswalk(crosswalk: Crosswalk | None) -> Crosswalk:
     return crosswalk
 
 
+def read_crosswalk(path: str | Path) -> Crosswalk:
+    """Read a crosswalk from a TOML file: a table ``states``, and lists ``remainder`` and ``protected``.
+
+    Raises
+    ------
+    AllocationError
+        If it cannot be read, or has other entries.
+    """
+    entries = read_toml(local_path(path, what="a crosswalk"), _LARGEST, AllocationError)
+    try:
+        return Crosswalk(**entries)
+    except AllocationError as error:
+        raise AllocationError(f"{path}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise AllocationError(
+            f'{path} is not a crosswalk ({error}): it needs a table [states] of state = "class", and may have the '
+            "lists remainder and protected"
+        ) from error
+
+
 def class_targets(
     states: Mapping[str, NDArray[Any]], crosswalk: Crosswalk, classes: Sequence[str]
 ) -> NDArray[np.float64]:
-    """Share of each class in each coarse cell, as a forcing has it.
+    """Return the share of each class in each coarse cell, as a forcing has it.
 
     Parameters
     ----------
@@ -202,8 +190,8 @@ def class_targets(
     Raises
     ------
     AllocationError
-        What :meth:`Crosswalk.sources` refuses; shares outside 0..1; cells in which some states have data and
-        others have none; shares that do not sum to 1. Where there is a remainder, they may sum to less; where
+        What :meth:`Crosswalk.sources` refuses; if shares are outside 0..1, if in a cell some states have data and
+        others do not, or if shares do not sum to 1. Where there is a remainder, they may sum to less; where
         there is none, ``ocean`` counts, if it is among the states.
     """
     if not states:
@@ -222,29 +210,23 @@ def class_targets(
             "states have",
             "fill what is missing, or set all states of the cell to NaN",
         )
-    shape = next(iter(states.values())).shape
-    targets = np.full((len(classes), *shape), np.nan)
+    targets = np.full((len(classes), *next(iter(states.values())).shape), np.nan)
     for name, names in sources.items():
         targets[list(classes).index(name)] = np.sum([np.clip(used[each], 0, 1) for each in names], axis=0)
-    _check_sums(targets, states.get(_SEA), complete=set(classes) - set(sources) <= {_SEA})
-    return targets
-
-
-def _check_sums(targets: NDArray[np.float64], ocean: NDArray[Any] | None, *, complete: bool) -> None:
-    """Refuse sums above 1, and below 1 where no class but the ocean could have the rest."""
-    total = np.nansum(targets, axis=0) + (0 if ocean is None else np.nan_to_num(ocean))
+    total = np.nansum(targets, axis=0) + np.nan_to_num(states.get(_SEA, np.zeros(())))
     known = ~np.isnan(targets).all(axis=0)
     _refuse(
         known & (total > 1 + SUM_TOLERANCE),
         f"the shares sum to as much as {total.max(initial=0):.4g} in place of 1",
         "check the units, and that nothing is counted twice",
     )
-    if complete:
+    if set(classes) - set(sources) <= {_SEA}:
         _refuse(
             known & (total < 1 - SUM_TOLERANCE),
             f"the shares sum to as little as {total[known].min(initial=1):.4g} in place of 1",
-            "pass the share of `ocean`, too, or leave out a class that may have the rest",
+            "pass the share of `ocean` too, or leave out a class that may have the rest",
         )
+    return targets
 
 
 def _refuse(bad: Any, fault: str, remedy: str) -> None:

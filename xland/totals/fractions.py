@@ -10,14 +10,13 @@ concave function finds them in a few steps.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.totals.cells import TOLERANCE, Cells
-from xland.totals.pixels import Flags, Floats, Integers, compiled, group_classes, list_pixels
+from xland.totals.cells import TOLERANCE, Cells, Fitted
+from xland.totals.transport import Flags, Floats, Integers, compiled, group_classes, list_pixels
 
 _CLOSE = 1e-10
 """Share of a cell by which a mean may be off when the search ends."""
@@ -37,31 +36,12 @@ _FARTHEST = 600.0
 """Most by which the logarithm of a weight may be from that of the largest: beyond it weights are 0."""
 
 
-@dataclass(frozen=True, eq=False)
-class FittedFractions:
-    """Probabilities that keep coarse totals.
-
-    Parameters
-    ----------
-    values : (classes, rows, columns) array
-        float32 or float64, as the probabilities are; unchanged in pixels that are not valid and in cells of which the
-        forcing says nothing.
-    unmet : (R, C) array of float64
-        Share of the cell that was asked for and could not be given, summed over classes: 0 where the
-        totals are kept, NaN where the forcing says nothing.
-    """
-
-    values: NDArray[Any]
-    unmet: NDArray[np.float64]
-
-
 def fit_fractions(
     probability: NDArray[Any],
     targets: NDArray[Any],
-    factor: int,
     area: NDArray[Any],
     valid: NDArray[np.bool_],
-) -> FittedFractions:
+) -> Fitted:
     """Adjust probabilities so that their area-weighted mean over each coarse cell is as asked.
 
     Parameters
@@ -71,8 +51,7 @@ def fit_fractions(
     targets : (classes, R, C) array of float
         Share of each class in the whole coarse cell. Classes that are NaN in a cell share what the others
         leave, by the model's own probabilities; a cell that is NaN in all classes is left alone.
-    factor : int
-        Pixels along a coarse cell; the block holds whole coarse cells.
+        The block holds whole coarse cells.
     area : (rows,) array
         Of the pixels of each row, in any unit.
     valid : (rows, columns) array of bool
@@ -80,21 +59,22 @@ def fit_fractions(
 
     Returns
     -------
-    FittedFractions
-        In cells where ``unmet`` is 0 the means differ from the targets by less than 1e-6.
+    Fitted
+        ``values``. In cells where ``unmet`` is 0 the means differ from the targets by less than 1e-6.
 
     Raises
     ------
     AllocationError
-        What :meth:`xland.totals.cells.Cells.of` and :meth:`~xland.totals.cells.Cells.feasible` refuse.
+        If shapes do not fit, values are not shares or probabilities, or all classes together are given less than
+        the valid pixels.
     """
-    cells = Cells.of(probability, targets, factor, area, valid)
+    cells = Cells(probability, targets, area, valid)
     possible, unmet = cells.feasible()
     values = cells.probability.copy()
     missed = np.zeros_like(unmet)
-    _fit_cells(cells.probability, possible, cells.area, cells.valid, factor, values, missed)
+    _fit_cells(cells.probability, possible, cells.area, cells.valid, cells.factor, values, missed)
     missed[missed <= TOLERANCE] = 0
-    return FittedFractions(values, unmet + missed)
+    return Fitted(unmet + missed, values=values)
 
 
 @compiled
@@ -207,7 +187,7 @@ def _climb(
     """Improve the logarithms of the weights, in place; return the largest error of a mean."""
     groups = wanted.size
     height = _evaluate(odds, weights, wanted, logs, means, slope)
-    worst = _worst(wanted, means)
+    worst = np.abs(wanted - means).max()
     tried, tried_means, tried_slope = np.empty(groups), np.empty(groups), np.empty((groups, groups))
     damping = 1e-6
     for turn in range(rounds):
@@ -219,7 +199,7 @@ def _climb(
             _solve_newton(wanted, means, slope, damping, tried)
         _limit(logs, tried, wanted)
         tried_height = _evaluate(odds, weights, wanted, tried, tried_means, tried_slope)
-        tried_worst = _worst(wanted, tried_means)
+        tried_worst = np.abs(wanted - tried_means).max()
         if turn == 0 or tried_height > height or tried_worst < worst:
             for k in range(groups):
                 logs[k], means[k] = tried[k], tried_means[k]
@@ -281,15 +261,6 @@ def _limit(logs: Floats, step: Floats, wanted: Floats) -> None:
             top = max(top, step[k])
     for k in range(logs.size):
         step[k] = max(step[k] - top, -_FARTHEST) if wanted[k] > _NOTHING else 0.0
-
-
-@compiled
-def _worst(wanted: Floats, means: Floats) -> float:
-    """Largest error of a mean."""
-    worst = 0.0
-    for k in range(wanted.size):
-        worst = max(worst, abs(wanted[k] - means[k]))
-    return worst
 
 
 @compiled

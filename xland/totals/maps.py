@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xland.errors import AllocationError
-from xland.totals.cells import TOLERANCE, Cells
-from xland.totals.pixels import Flags, Floats, Integers, compiled, group_classes, list_pixels
-from xland.totals.transport import UNIT, assign, scatter
+from xland.totals.cells import TOLERANCE, Cells, Fitted
+from xland.totals.transport import UNIT, Flags, Floats, Integers, assign, compiled, group_classes, list_pixels, scatter
 from xland.vocabulary import OCEAN
 
 UNKNOWN = 255
@@ -27,31 +25,13 @@ _FLOOR = -104.0
 """Least logarithm of the probability that a pixel keeps its class: that of the smallest float32."""
 
 
-@dataclass(frozen=True, eq=False)
-class FittedMap:
-    """A map that keeps coarse totals.
-
-    Parameters
-    ----------
-    codes : (rows, columns) array of uint8
-        Positions along the axis of the classes; 0, ocean, in pixels that are not valid.
-    unmet : (R, C) array of float64
-        Share of the cell that was asked for and could not be given, summed over classes: 0 where the
-        totals are kept within a pixel, NaN where the forcing says nothing.
-    """
-
-    codes: NDArray[np.uint8]
-    unmet: NDArray[np.float64]
-
-
 def fit_map(
     probability: NDArray[Any],
     targets: NDArray[Any],
-    factor: int,
     area: NDArray[Any],
     valid: NDArray[np.bool_],
     tolerance: float = 0.0,
-) -> FittedMap:
+) -> Fitted:
     """Choose the most probable map whose class areas are as asked, to within a pixel for each class.
 
     Parameters
@@ -62,8 +42,7 @@ def fit_map(
         Share of each class in the whole coarse cell. Classes that are NaN in a cell share what the others
         leave: each pixel is of the most probable of them. A cell that is NaN in all classes gets the
         most probable class everywhere.
-    factor : int
-        Pixels along a coarse cell; the block holds whole coarse cells.
+        The block holds whole coarse cells.
     area : (rows,) array
         Of the pixels of each row, in any unit.
     valid : (rows, columns) array of bool
@@ -76,26 +55,26 @@ def fit_map(
 
     Returns
     -------
-    FittedMap
-        With ``tolerance=0`` no map with the same class areas in each cell is more probable. Else pixels of that map
-        are moved along chains from class to class as long as that makes it more probable: in the end no single pixel
-        can be changed for a more probable map. In cells of up to 100 pixels, as far as a search comes to its end
-        (:mod:`xland.totals.band`), no map whose class areas are within the tolerance is more probable.
+    Fitted
+        ``codes``. With ``tolerance=0`` no map with the same class areas in each cell is more probable. Else pixels of
+        that map are moved along chains from class to class as long as that makes it more probable: in the end no single
+        pixel can be changed for a more probable map. In cells of up to 100 pixels, as far as a search comes to its end
+        (:mod:`xland.totals.transport`), no map whose class areas are within the tolerance is more probable.
 
     Raises
     ------
     AllocationError
-        What :meth:`xland.totals.cells.Cells.of` and :meth:`~xland.totals.cells.Cells.feasible` refuse;
-        ``tolerance`` outside 0 to 1.
+        If shapes do not fit, values are not shares or probabilities, all classes together are given less than
+        the valid pixels, or `tolerance` is outside 0 to 1.
     """
     if not 0 <= tolerance <= 1:
         raise AllocationError(f"tolerance is {tolerance}; class areas may be off their totals by 0 to 1 pixels")
-    cells = Cells.of(probability, targets, factor, area, valid)
+    cells = Cells(probability, targets, area, valid)
     possible, unmet = cells.feasible()
     prior = np.full(valid.shape, UNKNOWN, dtype=np.uint8)
     closed = np.zeros(possible.shape, dtype=np.bool_)
     codes, missed = allocate(cells, possible, prior, closed, tolerance)
-    return FittedMap(codes, unmet + missed)
+    return Fitted(unmet + missed, codes=codes)
 
 
 def allocate(
@@ -107,23 +86,9 @@ def allocate(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Choose classes so that as few pixels as possible leave the prior map, and then the most probable ones.
 
-    Parameters
-    ----------
-    cells : Cells
-    targets : (classes, R, C) array
-        What the valid pixels can hold, see :meth:`xland.totals.cells.Cells.feasible`.
-    prior : (rows, columns) array of uint8
-        Classes to be kept if possible; 255 where there is none.
-    closed : (classes, R, C) array of bool
-        Classes that no pixel may be given that does not have them in the prior map.
-    tolerance : float
-        See :func:`fit_map`.
-
-    Returns
-    -------
-    codes : (rows, columns) array of uint8
-    missed : (R, C) array
-        Share of the cell that could not be given as asked.
+    `targets` are what the valid pixels can have (:meth:`~xland.totals.cells.Cells.feasible`). `prior` (rows, columns)
+    are classes to be kept if possible, 255 where there is none. `closed` (classes, R, C) are classes that no pixel may
+    be given that does not have them in the prior map. Returns the codes, and the share (R, C) that could not be given.
     """
     codes = np.full(cells.valid.shape, OCEAN, dtype=np.uint8)
     missed = np.zeros(targets.shape[1:])

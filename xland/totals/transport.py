@@ -19,11 +19,17 @@ Areas are whole numbers here, so that nothing is lost by rounding on the way.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
+from numba import njit  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 
-from xland.totals.band import improve
-from xland.totals.pixels import Floats, Integers, compiled
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 UNIT = 1 << 20
 """Parts of a mean pixel in which areas are counted."""
@@ -38,6 +44,53 @@ _MOST_SPLIT = 10
 _ADMIXTURE = 1e-7
 """How far equal scores are told apart."""
 
+_SAME = 1e-5
+"""Difference of the logarithms of two maps' probabilities that counts as none: more than what breaks ties."""
+
+
+_MOST_PIXELS = 100
+"""Largest cells that are searched; in larger ones nothing but chains of moves is tried."""
+
+_MOST_BRANCHES = 50_000
+"""After as many the search of a cell ends with the best map that it has found."""
+
+_STEPS = 40
+"""Steps in which prices are improved."""
+
+
+def compiled(function: Function) -> Function:
+    """Compile a function at its first call, and keep the result on disk where some folder can be written to."""
+    try:
+        return cast("Function", njit(nogil=True, error_model="numpy", cache=True)(function))
+    except RuntimeError:  # no folder for the cache: a read-only installation without a home
+        return cast("Function", njit(nogil=True, error_model="numpy")(function))
+
+
+@compiled
+def list_pixels(valid: Flags, row: int, column: int, factor: int, rows: Integers, columns: Integers) -> int:
+    """Write where the valid pixels of a coarse cell are, row by row; return how many they are."""
+    count = 0
+    for i in range(row * factor, (row + 1) * factor):
+        for j in range(column * factor, (column + 1) * factor):
+            if valid[i, j]:
+                rows[count], columns[count] = i, j
+                count += 1
+    return count
+
+
+@compiled
+def group_classes(targets: Floats, group: Integers) -> int:
+    """Write a number for each class that has a target, and one, the last, for all others; return how many have one."""
+    groups = 0
+    for k in range(targets.size):
+        if not np.isnan(targets[k]):
+            group[k] = groups
+            groups += 1
+    for k in range(targets.size):
+        if np.isnan(targets[k]):
+            group[k] = groups
+    return groups
+
 
 @compiled
 def assign(
@@ -49,30 +102,12 @@ def assign(
     amounts: Integers,
     slack: int,
 ) -> int:
-    """Give each pixel one class.
+    """Give each pixel one class, written into `choice`; return the area that could not be given as demanded.
 
-    Parameters
-    ----------
-    scores : (pixels, classes) array of float64
-        Worth of a class per unit of area; minus infinity where it is impossible. Without ties, see
-        :func:`scatter`: hardly a pixel is split then without need. Prices are added to it.
-    areas : (pixels,) array of int64
-    demands : (classes,) array of int64
-        They sum to the sum of the areas.
-    pixel : int
-        Largest area of a pixel: the classes end within it of their demands.
-    choice : (pixels,) array of int64
-        Is written: the class of each pixel; may be longer.
-    amounts : (pixels, classes) array of int64
-        Room to work in, so that it is not asked for again in each coarse cell.
-    slack : int
-        Area by which classes may be off their demands in favour of a more probable map; 0 if as near to them as
-        whole pixels can be is what is wanted.
-
-    Returns
-    -------
-    int
-        Area that could not be given as demanded.
+    `scores` (pixels, classes) is the worth of a class per unit of area, minus infinity where it is impossible, without
+    ties (:func:`scatter`); prices are added to it. `demands` sum to the sum of the areas. `pixel` is the largest area:
+    classes end within it of their demands. `amounts` (pixels, classes) is room to work in. `slack` is the area by which
+    classes may be off their demands in favour of a more probable map; with 0 they are as near as whole pixels can be.
     """
     pixels, classes = scores.shape
     totals = np.zeros(classes, np.int64)
@@ -149,10 +184,7 @@ def _excess(totals: Integers, demands: Integers) -> int:
 
 @compiled
 def scatter(count: int) -> Floats:
-    """Return small numbers that look random and are always the same: added to scores, they break ties.
-
-    They are fractional parts of multiples of the golden ratio, stirred once.
-    """
+    """Return small numbers that look random and are always the same: added to scores, they break ties."""
     numbers = np.empty(count)
     for n in range(count):
         part = (n + 1) * 0.6180339887498949
@@ -317,3 +349,265 @@ def _choose(errors: Floats, sizes: Floats, options: Integers, many: Integers) ->
             digits[place] = 0
             place += 1
     return kept
+
+
+@compiled
+def move(worth: Floats, areas: Integers, low: Integers, high: Integers, choice: Integers) -> None:
+    """Move pixels while that gains anything and class areas stay within their bounds.
+
+    Of a map that is the most probable one of its class areas the next one is that, too, as long as the chain that
+    gains most is taken. In the end no single pixel may change its class for a more probable map.
+    """
+    totals = np.zeros(worth.shape[1], np.int64)
+    for n in range(choice.size):
+        totals[choice[n]] += areas[n]
+    while _move_chain(worth, areas, low, high, totals, choice) or _move_pixel(worth, areas, low, high, totals, choice):
+        pass
+
+
+@compiled
+def _move_pixel(
+    worth: Floats, areas: Integers, low: Integers, high: Integers, totals: Integers, choice: Integers
+) -> bool:
+    """Give one pixel another class, the one that gains most; False if none does."""
+    pixel, to, most = -1, -1, _SAME
+    for n in range(choice.size):
+        own = choice[n]
+        if totals[own] - areas[n] < low[own]:
+            continue
+        for k in range(totals.size):
+            gain = worth[n, k] - worth[n, own]
+            if k != own and gain > most and totals[k] + areas[n] <= high[k]:
+                pixel, to, most = n, k, gain
+    if pixel < 0:
+        return False
+    totals[choice[pixel]] -= areas[pixel]
+    totals[to] += areas[pixel]
+    choice[pixel] = to
+    return True
+
+
+@compiled
+def _move_chain(
+    worth: Floats, areas: Integers, low: Integers, high: Integers, totals: Integers, choice: Integers
+) -> bool:
+    """Move pixels along the chain from class to class that gains most; False if none does."""
+    classes = totals.size
+    least = areas.min()
+    gains, places = np.empty((classes, classes)), np.empty((classes, classes), np.int64)
+    _list_moves(worth, choice, gains, places)
+    distance, before = np.empty(classes), np.empty(classes, np.int64)
+    for k in range(classes):
+        distance[k] = 0.0 if totals[k] - least >= low[k] else -np.inf
+        before[k] = -1
+    _find_chains(gains, distance, before)
+    taken = np.empty(classes, np.int64)
+    for end in np.argsort(-distance):
+        if distance[end] <= _SAME:
+            return False
+        if before[end] < 0:
+            continue
+        taken[:] = totals
+        to = end
+        while before[to] >= 0:
+            area = areas[places[before[to], to]]
+            taken[before[to]] -= area
+            taken[to] += area
+            to = before[to]
+        if _lies_within(taken, low, high):
+            totals[:] = taken
+            to = end
+            while before[to] >= 0:
+                choice[places[before[to], to]] = to
+                to = before[to]
+            return True
+    return False
+
+
+@compiled
+def _lies_within(totals: Integers, low: Integers, high: Integers) -> bool:
+    return bool(np.all((low <= totals) & (totals <= high)))
+
+
+@compiled
+def _list_moves(worth: Floats, choice: Integers, gains: Floats, places: Integers) -> None:
+    """Write what the best move from each class to each other one gains, and which pixel it moves."""
+    gains[:] = -np.inf
+    for n in range(choice.size):
+        own = choice[n]
+        for k in range(worth.shape[1]):
+            gain = worth[n, k] - worth[n, own]
+            if k != own and gain > gains[own, k]:
+                gains[own, k] = gain
+                places[own, k] = n
+
+
+@compiled
+def _find_chains(gains: Floats, distance: Floats, before: Integers) -> None:
+    """Write what the best chain to each class gains, and the class before it (Bellman and Ford)."""
+    classes = distance.size
+    for _ in range(classes - 1):
+        changed = False
+        for k in range(classes):
+            for m in range(classes):
+                reached = distance[k] + gains[k, m]
+                if reached > distance[m] + _SAME and not _leads_through(before, k, m):
+                    distance[m], before[m] = reached, k
+                    changed = True
+        if not changed:
+            return
+
+
+@compiled
+def _leads_through(before: Integers, k: int, m: int) -> bool:
+    """Whether the chain to class ``k`` comes from or through class ``m``."""
+    while k >= 0:
+        if k == m:
+            return True
+        k = before[k]
+    return False
+
+
+@compiled
+def improve(worth: Floats, areas: Integers, demands: Integers, slack: int, choice: Integers) -> None:
+    """Make a map as probable as it can be with class areas within `slack` of the demands, or as near as they were."""
+    pixels, classes = worth.shape
+    low, high = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
+    for n in range(pixels):
+        low[choice[n]] += areas[n]
+    for k in range(classes):
+        far = max(abs(low[k] - demands[k]), slack)
+        low[k], high[k] = demands[k] - far, demands[k] + far
+    move(worth, areas, low, high, choice)
+    if pixels > _MOST_PIXELS:
+        return
+    prices = np.zeros(classes)
+    gap = _bound_prices(worth, areas, low, high, choice, prices)
+    if gap > _SAME:
+        _search(worth, areas, low, high, prices, gap, choice)
+
+
+@compiled
+def _bound_prices(
+    worth: Floats, areas: Integers, low: Integers, high: Integers, choice: Integers, kept: Floats
+) -> float:
+    """Write the prices with the least bound; return how far the map is below it."""
+    pixels, classes = worth.shape
+    reached = 0.0
+    for n in range(pixels):
+        reached += worth[n, choice[n]]
+    prices, slope = np.zeros(classes), np.zeros(classes)
+    totals = np.zeros(classes, np.int64)
+    unit = float(areas.max())
+    least = np.inf
+    for _ in range(_STEPS):
+        bound = _choose_freely(worth, areas, unit, prices, totals)
+        square = 0.0
+        for k in range(classes):
+            bound += prices[k] * ((high[k] if prices[k] > 0 else low[k]) / unit)
+            slope[k] = 0.0
+            if totals[k] > high[k] or prices[k] > 0:
+                slope[k] = (totals[k] - high[k]) / unit
+            elif totals[k] < low[k] or prices[k] < 0:
+                slope[k] = (totals[k] - low[k]) / unit
+            square += slope[k] ** 2
+        if bound < least:
+            least = bound
+            kept[:] = prices
+        if square == 0 or least - reached <= _SAME:
+            break
+        step = (bound - reached) / square
+        for k in range(classes):
+            price = prices[k] + step * slope[k]
+            prices[k] = 0.0 if prices[k] * price < 0 else price
+    for k in range(classes):
+        kept[k] /= unit
+    return least - reached
+
+
+@compiled
+def _choose_freely(worth: Floats, areas: Integers, unit: float, prices: Floats, totals: Integers) -> float:
+    """Write the class areas if each pixel has its best class at these prices; return what they are worth then."""
+    value = 0.0
+    totals[:] = 0
+    for n in range(areas.size):
+        best, most = 0, -np.inf
+        for k in range(prices.size):
+            each = worth[n, k] - prices[k] * (areas[n] / unit)
+            if each > most:
+                best, most = k, each
+        totals[best] += areas[n]
+        value += most
+    return value
+
+
+@compiled
+def _search(
+    worth: Floats, areas: Integers, low: Integers, high: Integers, prices: Floats, gap: float, choice: Integers
+) -> None:
+    """Try classes, the pixels with most to lose first; ``choice`` is each time the best map found."""
+    pixels, classes = worth.shape
+    order, options, regrets, left = _sort_options(worth, areas, prices)
+    totals, spent = np.zeros(classes, np.int64), np.zeros(pixels + 1)
+    place, tried = np.full(pixels, -1), 0
+    depth = 0
+    while depth >= 0 and tried < _MOST_BRANCHES:
+        n = order[depth]
+        if place[depth] >= 0:
+            totals[options[n, place[depth]]] -= areas[n]
+        found = False
+        while not found and place[depth] < classes - 1:
+            place[depth] += 1
+            tried += 1
+            if spent[depth] + regrets[n, place[depth]] >= gap - _SAME:
+                break
+            found = _fits(totals, low, high, options[n, place[depth]], areas[n], left[depth + 1])
+        if not found:
+            place[depth] = -1
+            depth -= 1
+            continue
+        totals[options[n, place[depth]]] += areas[n]
+        spent[depth + 1] = spent[depth] + regrets[n, place[depth]]
+        if depth < pixels - 1:
+            depth += 1
+            continue
+        # what the bound is above the whole map: areas that stay away from the edge of the band count, too
+        short = float(spent[pixels])
+        for k in range(classes):
+            short += prices[k] * ((high[k] if prices[k] > 0 else low[k]) - totals[k])
+        if short < gap - _SAME:
+            gap = short
+            for i in range(pixels):
+                choice[order[i]] = options[order[i], place[i]]
+
+
+@compiled
+def _sort_options(worth: Floats, areas: Integers, prices: Floats) -> tuple[Integers, Integers, Floats, Integers]:
+    """Order of the pixels; classes of each, the best first, with their regrets; area of the pixels from each on."""
+    pixels, classes = worth.shape
+    options, regrets = np.empty((pixels, classes), np.int64), np.empty((pixels, classes))
+    second = np.zeros(pixels)
+    for n in range(pixels):
+        values = prices * areas[n] - worth[n]
+        options[n, :] = np.argsort(values)
+        for k in range(classes):
+            regrets[n, k] = values[options[n, k]] - values[options[n, 0]]
+        if classes > 1:
+            second[n] = -regrets[n, 1]
+    order = np.argsort(second)
+    left = np.zeros(pixels + 1, np.int64)
+    for i in range(pixels - 1, -1, -1):
+        left[i] = left[i + 1] + areas[order[i]]
+    return order, options, regrets, left
+
+
+@compiled
+def _fits(totals: Integers, low: Integers, high: Integers, k: int, area: int, left: int) -> bool:
+    """Whether a pixel may be of class ``k`` if all classes shall have enough of what is left after it."""
+    if totals[k] + area > high[k]:
+        return False
+    needed = 0
+    for m in range(totals.size):
+        total = totals[m] + (area if m == k else 0)
+        needed += max(low[m] - total, 0)
+    return needed <= left

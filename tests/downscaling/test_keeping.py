@@ -22,6 +22,7 @@ from xland.models.checkpoint import update_card
 from xland.models.inputs import Channel
 from xland.totals.aggregation import aggregate_classes
 from xland.totals.crosswalk import LUH_CROSSWALK, Crosswalk, class_targets
+from xland.totals.modes import Totals
 from xland.vocabulary import CLASS_NAMES, FOREST, GRASS_SHRUB, PASTURE, STATE_CLASSES
 
 REGION = (-60, -18, 60, 62)
@@ -49,7 +50,7 @@ def ask(world, model):
         options = {"static": static, "region": REGION, "years": 2002, "outputs": EVERYTHING, **prior, **more}
         if mode is None:
             options["outputs"] = EVERYTHING[:4]
-        return downscale(coarse, model=model, conserve=mode, **options).compute()
+        return downscale(coarse, model=model, totals=mode, **options).compute()
 
     return run
 
@@ -91,7 +92,7 @@ def test_probabilities_have_the_fractions_of_the_forcing(world, ask):
 
 def test_fractions_are_kept_on_disk_too(world, model, ask, tmp_path):
     """Probabilities in steps of a byte would lose every class that is rare throughout a coarse cell."""
-    options = {"static": world[1], "region": REGION, "years": 2002, "outputs": "probability", "conserve": "fractions"}
+    options = {"static": world[1], "region": REGION, "years": 2002, "outputs": "probability", "totals": "fractions"}
     downscale(world[0], model=model, **options).ai4land.to_zarr(tmp_path / "kept.zarr", progress=False)
     with xr.open_zarr(tmp_path / "kept.zarr") as read:
         np.testing.assert_array_equal(read["probability"], ask("fractions")["probability"])
@@ -118,7 +119,7 @@ def test_a_map_has_the_class_areas_of_the_forcing_to_within_a_pixel(world, ask):
 
 
 def test_a_tolerance_gives_a_more_probable_map_that_still_has_the_areas_to_within_a_pixel(world, ask):
-    nearest, found = ask("map"), ask("map", tolerance=1)
+    nearest, found = ask("map"), ask(Totals("map", tolerance=1))
     off, less = (
         np.nan_to_num(np.abs(shares(each) - wanted(world[0], each)))[:, unmet(each) == 0] for each in (found, nearest)
     )
@@ -159,7 +160,7 @@ def test_a_protected_class_does_not_grow_where_the_forcing_says_that_it_shrinks(
 
 def test_the_base_year_keeps_its_map_and_years_do_not_depend_on_each_other(world, model, ask):
     coarse, static, maps = world
-    options = {"model": model, "static": static, "region": REGION, "conserve": "changes"}
+    options = {"model": model, "static": static, "region": REGION, "totals": "changes"}
     lazy = downscale(coarse, prior=maps.sel(time=2000), **options)["land_use"]
     assert lazy["year"].values.tolist() == [2000, 2001, 2002]
     land = static["land_share"].sel(lat=lazy["lat"], lon=lazy["lon"]) > 0
@@ -174,7 +175,7 @@ def test_the_base_year_keeps_its_map_and_years_do_not_depend_on_each_other(world
 
 def test_a_map_that_does_not_say_its_year_is_that_of_the_year_before(world, model):
     coarse, static, maps = world
-    options = {"model": model, "static": static, "region": REGION, "conserve": "changes", "years": [2001, 2002]}
+    options = {"model": model, "static": static, "region": REGION, "totals": "changes", "years": [2001, 2002]}
     said = downscale(coarse, prior=maps.sel(time=[2000]), **options)["land_use"].compute()
     silent = downscale(coarse, prior=maps.sel(time=2000, drop=True), **options)["land_use"].compute()
     np.testing.assert_array_equal(silent, said)
@@ -188,7 +189,7 @@ def test_a_map_that_does_not_say_its_year_is_that_of_the_year_before(world, mode
 def rolled(world, rolling_model):
     """Two years of a rollout upon the map of 2000, and what it is asked with."""
     coarse, static, maps = world
-    options = {"model": rolling_model, "static": static, "years": [2001, 2002], "conserve": "changes"}
+    options = {"model": rolling_model, "static": static, "years": [2001, 2002], "totals": "changes"}
     options |= {"prior": maps.sel(time=2000), "region": REGION, "outputs": ("land_use", "unmet")}
     return downscale(coarse, chunks=360, **options).compute(), options
 
@@ -217,7 +218,7 @@ def test_a_rollout_does_not_make_up_for_lowered_gains_of_forest_in_a_year_of_los
         share = np.array(parts.get(name, (0.0, 0.0, 0.0)), dtype=np.float32)[:, None, None]
         changing[name].values[:] = np.where(known, share, np.nan)
     base = maps.sel(time=2000).where(maps.sel(time=2000) != PASTURE, GRASS_SHRUB)
-    options = {"static": static, "region": REGION, "years": [2001, 2002], "conserve": "changes"}
+    options = {"static": static, "region": REGION, "years": [2001, 2002], "totals": "changes"}
     found = downscale(changing, model=rolling_model, prior=base, **options)["land_use"].compute()
     first, second = (found.sel(year=year) == FOREST for year in (2001, 2002))
     assert first.any()
@@ -234,7 +235,7 @@ def test_where_the_forcing_says_nothing_the_decision_of_the_model_holds(world, t
     silent = (free["lat"] < 30) & (free["lat"] > 10)
     assert (free != downscale(known, model=plain, **options)["land_use"]).where(silent).sum() > 0
     for mode in ("map", "fractions"):
-        kept = downscale(known, model=model, conserve=mode, **options)["land_use"].compute()
+        kept = downscale(known, model=model, totals=mode, **options)["land_use"].compute()
         np.testing.assert_array_equal(kept.sel(lat=silent), free.sel(lat=silent))
 
 
@@ -253,7 +254,7 @@ def test_blocks_do_not_matter(world, model, ask, mode, block, scheduler):
     coarse, static, maps = world
     prior = {"prior": maps.sel(time=[2000]).chunk(lat=37, lon=50)} if mode == "changes" else {}
     options = {"model": model, "static": static, "region": (-20, 2, 32, 42), "years": 2002, "outputs": EVERYTHING}
-    lazy = downscale(coarse.chunk(lat=11, lon=13), chunks=4 * block, conserve=mode, **options, **prior)
+    lazy = downscale(coarse.chunk(lat=11, lon=13), chunks=4 * block, totals=mode, **options, **prior)
     found = lazy.compute(scheduler=scheduler)
     part = ask(mode).sel(lat=found["lat"], lon=found["lon"])
     for name in ("land_use", "probability", "unmet"):
@@ -276,7 +277,7 @@ def test_orientation_does_not_matter(world, model, ask, mode, layouts):
     coarse, static, maps = world
     given = {"prior": layouts[1].apply(maps.sel(time=[2000]).to_dataset())["land_use"]} if mode == "changes" else {}
     options = {"model": model, "static": static, "region": (-20, 2, 32, 42), "years": 2002, "outputs": EVERYTHING}
-    found = downscale(layouts[0].apply(coarse), conserve=mode, **options, **given).compute()
+    found = downscale(layouts[0].apply(coarse), totals=mode, **options, **given).compute()
     found = found.assign_coords(lon=(found["lon"] + 180) % 360 - 180).sortby("lon").sortby("lat", ascending=False)
     part = ask(mode).sel(lat=found["lat"], lon=found["lon"])
     for name in ("land_use", "probability", "unmet"):
@@ -285,7 +286,7 @@ def test_orientation_does_not_matter(world, model, ask, mode, layouts):
 
 def test_a_region_across_the_date_line_keeps_its_totals(world, model):
     coarse, static, _ = world
-    options = {"model": model, "static": static, "years": 2002, "conserve": "map"}
+    options = {"model": model, "static": static, "years": 2002, "totals": "map"}
     found = downscale(coarse, region=(150, 30, -150, 62), **options)["land_use"].compute()
     whole = downscale(coarse, chunks=360, **options)["land_use"]
     longitude = (found["lon"].values + 180) % 360 - 180
@@ -299,17 +300,17 @@ def test_class_shares_are_a_forcing_too(world, tmp_path):
     channels = tuple(Channel(name, (name,)) for name in CLASS_NAMES)
     model = tiny_checkpoint(tmp_path, replace(tiny_inputs(), coarse=channels))
     options = {"model": model, "static": static, "region": REGION, "outputs": EVERYTHING}
-    found = downscale(coarse, conserve="map", **options).compute()
+    found = downscale(coarse, totals="map", **options).compute()
     assert (unmet(found)[np.isfinite(unmet(found))] == 0).all()
     part = coarse.sel(lat=slice(62, -18), lon=slice(-60, 60)).isel(time=0)
     expected = np.stack([part[name].values for name in CLASS_NAMES])
     assert np.abs(shares(found) - expected).max() <= PIXEL
-    fitted = downscale(coarse, conserve="fractions", **options).compute()["probability"].values[0]
+    fitted = downscale(coarse, totals="fractions", **options).compute()["probability"].values[0]
     mean = aggregate(fitted.astype(np.float64), FACTOR, cell_area(found)[:, None])
     assert np.abs(mean - expected).max() <= 2e-6
     broken = coarse.assign(forest=0.9 * coarse["forest"])
     with pytest.raises(AllocationError, match=r"sum to as little as .* in place of 1 .*N, .*E, in 2002"):
-        downscale(broken, conserve="map", **options).compute()
+        downscale(broken, totals="map", **options).compute()
 
 
 def test_what_cannot_be_kept_is_said(world, model):
@@ -329,7 +330,7 @@ def test_what_cannot_be_kept_is_said(world, model):
     half = static.assign(land_share=static["land_share"].where(~there, 0))
     options = {"model": model, "static": half, "years": 2002, "region": REGION, "outputs": ("land_use", "unmet")}
     for mode in ("fractions", "map"):
-        found = downscale(coarse, conserve=mode, **options).compute()
+        found = downscale(coarse, totals=mode, **options).compute()
         row, column = int((62 - lat) // 4), int((lon + 60) // 4)
         assert unmet(found)[row, column] == pytest.approx(0.5, abs=0.01)
         assert np.nanmean(unmet(found) > 0) < 0.1
@@ -342,11 +343,11 @@ def test_another_crosswalk_gives_another_product(world, model):
     states = {**STATE_CLASSES, "pastr": "grass_shrub", "range": "grass_shrub"}
     crosswalk = Crosswalk(states, remainder=("ocean", "other", "water", "pasture"))
     options = {"model": model, "static": static, "region": REGION, "years": 2002, "outputs": EVERYTHING}
-    found = downscale(coarse, conserve="map", crosswalk=crosswalk, **options).compute()
+    found = downscale(coarse, totals=Totals("map", crosswalk), **options).compute()
     kept = unmet(found) == 0
     assert np.nanmax(np.abs(shares(found) - wanted(coarse, found, crosswalk=crosswalk))[:, kept]) <= PIXEL
     options["outputs"] = "land_use"
-    wishes = [{}, {"conserve": "map"}, {"conserve": "fractions"}, {"conserve": "map", "crosswalk": crosswalk}]
+    wishes = [{}, {"totals": "map"}, {"totals": "fractions"}, {"totals": Totals("map", crosswalk)}]
     made = {downscale(coarse, **options, **wish).attrs["xland_fingerprint"] for wish in wishes}
     assert len(made) == len(wishes)
     assert found.attrs["xland_conserve"] == "map"
@@ -368,7 +369,7 @@ def test_building_reads_no_value(world, model, rolling_model, mode):
     for each in (model, rolling_model):
         options = given if mode == "changes" or each is rolling_model else {}
         lazy = downscale(
-            raising_dataset(coarse).isel(time=slice(None)), model=each, static=raising_dataset(static), conserve=mode,
+            raising_dataset(coarse).isel(time=slice(None)), model=each, static=raising_dataset(static), totals=mode,
             years=[2001, 2002], outputs=("land_use", "unmet"), **options,
         )  # fmt: skip
         assert all(dask.is_dask_collection(array.data) for array in lazy.data_vars.values())
@@ -377,29 +378,11 @@ def test_building_reads_no_value(world, model, rolling_model, mode):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        ({"totals": "maps"}, AllocationError, "unknown mode of totals 'maps': did you mean 'map'"),
+        ({"totals": "changes"}, ModelError, "applies changes to an observed map: give it as prior="),
+        ({"outputs": "unmet"}, ModelError, "'unmet' says where totals could not be kept: choose how with totals="),
         (
-            {"conserve": "totals"},
-            ModelError,
-            "conserve must be one of 'fractions', 'map', 'changes' or None, not 'totals'",
-        ),
-        ({"conserve": "changes"}, ModelError, "lays changes upon an observed map: give it as prior="),
-        ({"crosswalk": LUH_CROSSWALK}, ModelError, "choose how with conserve="),
-        ({"tolerance": 1}, ModelError, "set conserve='map', or leave tolerance out"),
-        ({"conserve": "fractions", "tolerance": 0}, ModelError, "set conserve='map', or leave tolerance out"),
-        ({"conserve": "map", "tolerance": 2}, ModelError, "a number of fine pixels from 0 to 1, not 2"),
-        ({"conserve": "map", "tolerance": "1"}, ModelError, "tolerance must be a finite number or None, not '1'"),
-        (
-            {"conserve": "map", "crosswalk": STATE_CLASSES},
-            AllocationError,
-            "the crosswalk is of type mappingproxy; pass an xland.totals.crosswalk.Crosswalk",
-        ),
-        (
-            {"outputs": "unmet"},
-            ModelError,
-            "'conservation' says where totals could not be kept: choose conserve=",
-        ),
-        (
-            {"conserve": "map", "crosswalk": Crosswalk({"urban": "urban"}, protected=())},
+            {"totals": Totals("map", Crosswalk({"urban": "urban"}, protected=()))},
             AllocationError,
             "leaves cropland, pasture, forest, grass_shrub without a state",
         ),
@@ -413,9 +396,9 @@ def test_wishes_that_cannot_be_met_are_named_before_anything_is_read(world, mode
 
 def test_base_maps_that_cannot_be_used_are_named(world, model):
     coarse, static, maps = world
-    options = {"model": model, "static": static, "conserve": "changes"}
+    options = {"model": model, "static": static, "totals": "changes"}
     later = coarse.sel(time=[2001, 2002])
-    with pytest.raises(TimeError, match=r"counts changes from 2000, .*which the forcing lacks \(it holds 2001-2002\)"):
+    with pytest.raises(TimeError, match=r"counts changes from 2000, .*which the forcing lacks \(it has 2001-2002\)"):
         downscale(later, prior=maps.sel(time=2000), **options)
     with pytest.raises(TimeError, match=r"prior.assign_coords\(time=2001\)"):
         downscale(later, prior=maps.sel(time=2000, drop=True), **options)
@@ -438,5 +421,5 @@ def test_base_maps_that_cannot_be_used_are_named(world, model):
 
 def test_a_prior_without_changes_still_needs_a_model_that_reads_one(world, model):
     coarse, static, maps = world
-    with pytest.raises(ModelError, match=r"reads no prior map: .* set conserve='changes'"):
-        downscale(coarse, model=model, static=static, prior=maps.sel(time=2000), conserve="map")
+    with pytest.raises(ModelError, match=r"reads no prior map: .* set totals='changes'"):
+        downscale(coarse, model=model, static=static, prior=maps.sel(time=2000), totals="map")

@@ -1,0 +1,69 @@
+"""What xland relies on in the parts of dask that are not its documented interface."""
+
+from __future__ import annotations
+
+import re
+
+from dask.highlevelgraph import HighLevelGraph as Documented
+
+from tests.conftest import PROJECT
+from xland.dask_internals import (
+    DataNode,
+    HighLevelGraph,
+    Layer,
+    MaterializedLayer,
+    Task,
+    TaskRef,
+    convert_legacy_graph,
+)
+
+
+def test_tasks_name_what_they_depend_on_and_run_with_its_values():
+    node, task = DataNode("a", 2), Task("b", pow, TaskRef("a"), 3)
+    assert node.value == 2
+    assert (task.key, task.func, set(task.dependencies), node.dependencies) == ("b", pow, {"a"}, frozenset())
+    assert task({"a": node()}) == 8
+
+
+def test_legacy_graphs_become_tasks_with_dependencies():
+    found = convert_legacy_graph({"a": 1, "b": (abs, "a"), "c": Task("c", abs, TaskRef("b"))})
+    assert {key: set(task.dependencies) for key, task in found.items()} == {"a": set(), "b": {"a"}, "c": {"b"}}
+
+
+def test_a_graph_of_layers_is_culled_by_asking_each_layer():
+    class Counted(Layer):
+        def __getitem__(self, key):
+            return Task(key, abs, TaskRef("a"))
+
+        def __iter__(self):
+            return iter(["b", "c"])
+
+        def __len__(self):
+            return 2
+
+        def is_materialized(self):
+            return False
+
+        def get_output_keys(self):
+            return {"b", "c"}
+
+        def cull(self, keys, all_hlg_keys):
+            tasks = {key: self[key] for key in keys if key in ("b", "c")}
+            return MaterializedLayer(tasks, self.annotations), {key: {"a"} for key in tasks}
+
+    layers = {"first": MaterializedLayer({"a": DataNode("a", -1)}), "second": Counted()}
+    graph = HighLevelGraph(layers, {"first": set(), "second": {"first"}})
+    assert set(graph.cull(["c"]).to_dict()) == {"a", "c"}
+    assert HighLevelGraph is Documented
+
+
+def test_they_are_imported_in_one_place_and_dask_is_bounded():
+    found = [
+        path.name
+        for path in (PROJECT / "xland").rglob("*.py")
+        if re.search(
+            r"from dask\.(_task_spec|highlevelgraph)|import dask\.(_task_spec|highlevelgraph)", path.read_text()
+        )
+    ]
+    assert found == ["dask_internals.py"]
+    assert re.search(r'"dask\[?[^"]*<', (PROJECT / "pyproject.toml").read_text())
