@@ -78,7 +78,7 @@ def test_a_command_has_the_options_and_defaults_of_its_functions(command, functi
             if option is not None and name not in ("spec", "observed"):
                 assert option.default == parameter.default, name
                 assert option.help, name
-    assert set(options) <= {"held_out", "html", "json", "dry_run"}
+    assert set(options) <= {"held_out", "html", "json", "dry_run", "crosswalk", "tolerance"}
 
 
 def test_unknown_options_and_commands_are_refused_with_the_nearest(capsys):
