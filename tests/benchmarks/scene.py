@@ -18,7 +18,6 @@ from xland.geo.grid import expand
 from xland.geo.split import Part
 from xland.models import find_model
 from xland.models.checkpoint import Checkpoint
-from xland.scores.baselines import fit_trees, pixel_features
 from xland.training.configuration import Configuration, parse_configuration
 from xland.training.data.material import Material, gather, open_data
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES
@@ -84,7 +83,9 @@ class Trees:
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         features, target, _, _ = self._pixels(Part.TRAIN, SAMPLES)
-        self._trees = fit_trees(features, target)
+        from sklearn.ensemble import HistGradientBoostingClassifier
+
+        self._trees = HistGradientBoostingClassifier(random_state=0).fit(features, target)
 
     def probabilities(self, part: Part) -> tuple[NDArray[np.float32], NDArray[np.uint8], tuple[NDArray[np.intp], ...]]:
         """Return class probabilities (pixels, classes) of the land of a part, its target, rows and columns."""
@@ -102,13 +103,11 @@ class Trees:
         if limit is not None:
             chosen = np.random.default_rng(0).permutation(chosen)[:limit]
         rows, columns = np.unravel_index(chosen, target.shape)
-        inputs = self.scene.configuration.inputs
-        return (
-            pixel_features(inputs, arrays.coarse[0], arrays.static, rows, columns),
-            target[rows, columns],
-            rows,
-            columns,
-        )
+        factor = self.scene.configuration.inputs.factor
+        # the same channels as the network has, without neighbours
+        low, high = arrays.coarse[0][:, rows // factor, columns // factor], arrays.static[:, rows, columns]
+        features = np.concatenate([low, high.astype(np.float32)]).T
+        return features, target[rows, columns], rows, columns
 
 
 def without(checkpoint: Checkpoint, *entries: str) -> Checkpoint:

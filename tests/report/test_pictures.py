@@ -4,7 +4,7 @@ import numpy as np
 
 from tests.report.pages import image
 from xland.geo.grid import Grid
-from xland.report.pictures import SEA, code_picture, extent, png, ramp, scale_picture, stride
+from xland.report.pictures import SEA, _png as png, code_picture, extent, ramp, scale_picture
 from xland.scores.frames import BLANK
 
 GRID = Grid(1.0, 10.0, 0.0, 2, 3)
@@ -55,8 +55,6 @@ def test_regional_maps_keep_their_proportions():
 
 def test_ramps_and_strides():
     assert ramp("#000000", "#ffffff", 3) == ["#000000", "#808080", "#ffffff"]
-    assert stride(Grid.world(0.05), 750_000) == 6
-    assert stride(GRID, 100) == 1
 
 
 def test_an_extent_is_said_in_words():

@@ -7,7 +7,7 @@ import xarray as xr
 
 from xland.errors import AllocationError, ForcingError, GridError, TimeError
 from xland.geo.grid import Grid
-from xland.scores.agreement import coarse_agreement
+from xland.scores.agreement import coarse_agreement, sum_up
 from xland.totals.crosswalk import Crosswalk
 from xland.vocabulary import CLASS_NAMES, CROPLAND, FOREST, LUH2_STATES, STATE_CLASSES
 
@@ -36,74 +36,52 @@ def two_halves():
     return on_grid(np.where(columns, FOREST, CROPLAND).astype(np.uint8) * np.ones(FINE.shape, np.uint8), FINE)
 
 
-def test_a_map_that_has_the_shares_of_the_forcing_agrees():
-    found = coarse_agreement(two_halves(), forcing_of((0.6, 0.4, 0.0)))
-    assert found["largest"].shape == COARSE.shape
-    assert float(found["largest"].max()) < 1e-6
+VARIED = forcing_of((np.linspace(0, 0.5, 6).reshape(2, 3), 0.3, 0.2))
 
 
-def test_differences_are_the_map_minus_the_forcing():
+def test_differences_are_the_map_minus_the_forcing_where_the_forcing_has_the_class():
+    assert float(coarse_agreement(two_halves(), forcing_of((0.6, 0.4, 0.0)))["largest"].max()) < 1e-6
     found = coarse_agreement(two_halves(), forcing_of((0.5, 0.3, 0.2)))
     difference = found["difference"].sel({"class": ["forest", "cropland", "grass_shrub"]})
     assert difference.values[:, 0, 0] == pytest.approx([0.1, 0.1, -0.2], abs=1e-6)
+    assert bool(found["difference"].sel({"class": ["ocean", "other", "water"]}).isnull().all())
     assert float(found["largest"][0, 0]) == pytest.approx(0.2, abs=1e-6)
-    # a pixel is 1/25 of a cell
-    assert float(found["pixels"][0, 0]) == pytest.approx(5, abs=0.02)
+    assert float(found["pixels"][0, 0]) == pytest.approx(5, abs=0.02)  # a pixel is 1/25 of a cell
+    np.testing.assert_array_equal(found["area"], COARSE.cell_area())
 
 
-def test_classes_that_the_forcing_does_not_know_have_no_difference():
-    found = coarse_agreement(two_halves(), forcing_of((0.5, 0.3, 0.0)))
-    unknown = found["difference"].sel({"class": ["ocean", "other", "water"]})
-    assert bool(unknown.isnull().all())
-
-
-def test_probabilities_are_averaged_by_area():
-    generator = np.random.default_rng(0)
-    values = generator.dirichlet(np.ones(8), FINE.shape).transpose(2, 0, 1)
+def test_probabilities_are_averaged_by_area_and_missing_ones_do_not_count_as_nothing():
+    values = np.random.default_rng(0).dirichlet(np.ones(8), FINE.shape).transpose(2, 0, 1)
     fine = on_grid(values, FINE, ("class", "lat", "lon"), **{"class": list(CLASS_NAMES)})
     area = np.broadcast_to(FINE.cell_area()[:, None], FINE.shape)
     cell = (slice(0, 5), slice(5, 10))
-    expected = np.average(values[FOREST][cell], weights=area[cell])
     forcing = forcing_of((0.25, 0.25, 0.25))
     found = coarse_agreement(fine, forcing)
-    assert float(found["difference"].sel({"class": "forest"})[0, 1]) == pytest.approx(expected - 0.25, abs=1e-6)
+    expected = np.average(values[FOREST][cell], weights=area[cell]) - 0.25
+    assert float(found["difference"].sel({"class": "forest"})[0, 1]) == pytest.approx(expected, abs=1e-6)
     shuffled = fine.isel({"class": list(reversed(range(8)))})
     assert np.allclose(coarse_agreement(shuffled, forcing)["largest"], found["largest"])
-
-
-def test_probabilities_that_are_missing_do_not_count_as_nothing():
-    values = np.full((8, *FINE.shape), 0.125)
     values[:, 0, 0] = np.nan
-    fine = on_grid(values, FINE, ("class", "lat", "lon"), **{"class": list(CLASS_NAMES)})
-    found = coarse_agreement(fine, forcing_of((0.25, 0.25, 0.25)))
-    assert np.isnan(found["largest"].values).tolist() == [[True, False, False], [False] * 3]
+    missing = coarse_agreement(fine.copy(data=values), forcing)["largest"]
+    assert np.isnan(missing.values).tolist() == [[True, False, False], [False] * 3]
 
 
-def test_lazy_maps_stay_lazy_and_chunks_change_nothing():
+def test_chunks_orientation_and_names_change_nothing_and_lazy_maps_stay_lazy():
+    expected = coarse_agreement(two_halves(), VARIED)["largest"]
     lazy = two_halves().copy(data=da.from_array(two_halves().values, chunks=(3, 7)))
-    forcing = forcing_of((0.5, 0.3, 0.2))
-    found = coarse_agreement(lazy, forcing.chunk(lat=1, lon=2))
-    assert found["largest"].chunks is not None
-    assert np.allclose(found["largest"], coarse_agreement(two_halves(), forcing)["largest"])
+    turned = VARIED.rename(lat="latitude", lon="longitude").isel(latitude=slice(None, None, -1))
+    found = coarse_agreement(lazy.isel(lat=slice(None, None, -1)), turned.chunk(latitude=1, longitude=2))["largest"]
+    assert found.chunks is not None
+    xr.testing.assert_allclose(found.compute(), expected)
+    moved = VARIED.assign_coords(lon=VARIED["lon"] + 360)
+    xr.testing.assert_allclose(coarse_agreement(two_halves(), moved)["largest"], expected)
 
 
-def test_orientation_and_names_do_not_matter():
-    forcing = forcing_of((np.linspace(0, 0.5, 6).reshape(2, 3), 0.3, 0.2)).rename(lat="latitude", lon="longitude")
-    fine = two_halves().isel(lat=slice(None, None, -1))
-    expected = coarse_agreement(two_halves(), forcing)["largest"]
-    found = coarse_agreement(fine, forcing.isel(latitude=slice(None, None, -1)))["largest"]
-    assert (found.lat == expected.lat).all()
-    assert np.allclose(found, expected)
-
-
-def test_a_forcing_of_the_globe_and_one_that_is_too_small():
-    forcing = forcing_of((np.linspace(0, 0.5, 6).reshape(2, 3), 0.3, 0.2))
-    expected = coarse_agreement(two_halves(), forcing)["largest"]
-    small = coarse_agreement(two_halves(), forcing.isel(lon=slice(0, 2)))["largest"]
+def test_a_forcing_that_covers_less_leaves_nan():
+    expected = coarse_agreement(two_halves(), VARIED)["largest"]
+    small = coarse_agreement(two_halves(), VARIED.isel(lon=slice(0, 2)))["largest"]
     assert np.allclose(small[:, :2], expected[:, :2])
     assert bool(small[:, 2].isnull().all())
-    shifted = forcing.assign_coords(lon=forcing["lon"] + 360)
-    assert np.allclose(coarse_agreement(two_halves(), shifted)["largest"], expected)
 
 
 def test_the_year_of_the_map_is_taken():
@@ -121,46 +99,56 @@ def test_a_crosswalk_of_the_user_counts():
     assert float(coarse_agreement(two_halves(), forcing, crosswalk=moved)["largest"].max()) < 1e-6
 
 
-def test_maps_that_are_no_whole_coarse_cells_are_refused():
-    forcing = forcing_of((0.6, 0.4, 0.0))
-    with pytest.raises(GridError, match="cannot be grouped"):
-        coarse_agreement(two_halves().isel(lon=slice(0, 8)), forcing)
-    with pytest.raises(GridError, match="does not begin at an edge of coarse cells"):
-        coarse_agreement(two_halves().isel(lon=slice(1, 11)), forcing)
-    with pytest.raises(GridError, match="do not nest"):
-        coarse_agreement(two_halves(), forcing_of((0.6, 0.4, 0.0), grid=Grid(0.18, 60.48, 10.08, 2, 3)))
+def test_differences_are_summed_up_by_area():
+    grid = Grid(5.0, 60.0, -180.0, 4, 6)
+    area = grid.cell_area()
+    difference = np.zeros((2, 4, 6))
+    difference[0, 0], difference[1] = 0.1, np.nan
+    difference[0, 1, 0] = -0.4
+    coords = {"class": ["urban", "other"], "lat": grid.latitude, "lon": grid.longitude}
+    layers = xr.Dataset({"difference": (("class", "lat", "lon"), difference), "area": ("lat", area)}, coords)
+    largest = abs(layers["difference"]).max("class").where(layers["lat"] > 45)
+    found = sum_up(layers.assign(largest=largest, pixels=largest * 25))
+    assert list(found.classes) == ["urban"]
+    assert found.classes["urban"].mean == pytest.approx((0.6 * area[0] - 0.4 * area[1]) / (6 * area.sum()))
+    assert found.classes["urban"].mean_absolute == pytest.approx((0.6 * area[0] + 0.4 * area[1]) / (6 * area.sum()))
+    assert found.classes["urban"].largest == found.largest == pytest.approx(0.4)
+    assert (found.cells, found.within_a_pixel) == (18, pytest.approx(11 / 18))
+    assert sum_up(layers.assign(largest=largest * np.nan, pixels=largest)) is None
 
 
-@pytest.mark.parametrize("factor", [0, 1, 2, 3, 10, 2.5, "5"])
+def eight(labels):
+    return xr.concat([two_halves() / 8] * 8, "class").assign_coords({"class": labels})
+
+
+AGREEING = forcing_of((0.6, 0.4, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("fine", "forcing", "error", "message"),
+    [
+        (two_halves().isel(lon=slice(0, 8)), AGREEING, GridError, "cannot be grouped"),
+        (two_halves().isel(lon=slice(1, 11)), AGREEING, GridError, "does not start at an edge of coarse cells"),
+        (two_halves(), forcing_of((0.6, 0.4, 0.0), grid=Grid(0.18, 60.48, 10.08, 2, 3)), GridError, "do not nest"),
+        (two_halves().expand_dims(time=[2015, 2016]), AGREEING, GridError, "the map has 2 years; select one"),
+        (xr.concat([two_halves()] * 3, "class"), AGREEING, AllocationError, "have 3 classes; 8 are needed"),
+        (eight(list(range(1, 9))), AGREEING, AllocationError, "are of the classes urban, .*, 8.*not ocean, urban"),
+        (eight(["sea", *CLASS_NAMES[1:]]), AGREEING, AllocationError, "are of the classes sea, urban.*not ocean"),
+        (two_halves(), xr.DataArray(0.5), ForcingError, "the forcing is a DataArray; pass a Dataset"),
+        (two_halves(), "states.nc", ForcingError, "the forcing is a str; pass a Dataset"),
+    ],
+)
+def test_maps_and_forcings_that_do_not_fit_are_refused(fine, forcing, error, message):
+    with pytest.raises(error, match=message):
+        coarse_agreement(fine, forcing)
+
+
+@pytest.mark.parametrize("factor", [0, 3, 2.5, "5"])
 def test_a_factor_that_is_not_that_of_the_resolutions_is_refused(factor):
-    forcing = forcing_of((0.6, 0.4, 0.0))
-    xr.testing.assert_equal(coarse_agreement(two_halves(), forcing, factor=5), coarse_agreement(two_halves(), forcing))
-    with pytest.raises(GridError, match=r"but 5 cells of the map \(0.05 degrees\) stand along.*pass factor=5"):
-        coarse_agreement(two_halves(), forcing, factor=factor)
+    with pytest.raises(GridError, match=r"but 5 cells of the map \(0.05 degrees\) lie along.*pass factor=5"):
+        coarse_agreement(two_halves(), AGREEING, factor=factor)
 
 
-def test_several_years_and_missing_classes_are_refused():
-    forcing = forcing_of((0.6, 0.4, 0.0))
-    with pytest.raises(GridError, match="the map has 2 years; select one"):
-        coarse_agreement(two_halves().expand_dims(time=[2015, 2016]), forcing)
-    three = xr.concat([two_halves()] * 3, "class")
-    with pytest.raises(AllocationError, match="have 3 classes; 8 are needed"):
-        coarse_agreement(three, forcing)
-    for labels, said in (
-        (list(range(1, 9)), "urban, cropland, pasture, .*, 8"),
-        (["sea", *CLASS_NAMES[1:]], "sea, urban"),
-    ):
-        eight = xr.concat([two_halves() / 8] * 8, "class").assign_coords({"class": labels})
-        with pytest.raises(AllocationError, match=f"are of the classes {said}.*not ocean, urban"):
-            coarse_agreement(eight, forcing)
-
-
-@pytest.mark.parametrize("given", [xr.DataArray(0.5), "states.nc"])
-def test_a_forcing_that_is_no_dataset_is_refused(given):
-    with pytest.raises(ForcingError, match=f"the forcing is a {type(given).__name__}; pass a Dataset"):
-        coarse_agreement(two_halves(), given)
-
-
-def test_a_dictionary_is_no_crosswalk():
+def test_a_dictionary_is_not_a_crosswalk():
     with pytest.raises(AllocationError, match=r"the crosswalk is of type dict; pass an .*Crosswalk, made from"):
-        coarse_agreement(two_halves(), forcing_of((0.6, 0.4, 0.0)), crosswalk=dict(STATE_CLASSES))
+        coarse_agreement(two_halves(), AGREEING, crosswalk=dict(STATE_CLASSES))

@@ -6,9 +6,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xland.errors import GridError, VocabularyError
-from xland.scores.counts import composite_table, composite_transitions, cross_tabulate, tabulate_windows, window_areas
+from xland.scores.counts import (
+    AREA_UNIT,
+    composite_table,
+    composite_transitions,
+    confusion,
+    count_domains,
+    cross_tabulate,
+    mixed_cells,
+    tabulate_windows,
+    window_areas,
+)
+from xland.vocabulary import CLASSES, LAND_CLASSES
 
-QUICK = settings(max_examples=25, deadline=None)
+QUICK = settings(max_examples=10)
+COUNT = len(CLASSES)
 
 
 def three_maps(seed, shape, classes=4):
@@ -39,29 +51,56 @@ def as_published(start, observed, predicted):
     return table
 
 
+def test_a_confusion_matrix_worked_by_hand():
+    weights = np.array([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]])
+    expected = np.zeros((COUNT, COUNT))
+    expected[1, 1], expected[1, 2], expected[2, 2], expected[4, 4], expected[4, 1] = 1, 2, 12, 16, 32
+    maps = np.array([[1, 1, 2], [2, 4, 4]]), np.array([[1, 2, 2], [2, 4, 1]])
+    np.testing.assert_array_equal(confusion(*maps, weights), expected)
+    with pytest.raises(VocabularyError, match="predicted map contains 2 cells with codes outside 0 to 7"):
+        confusion(np.array([1, 2, 3]), np.array([1, 8, 99]))
+
+
+@QUICK
+@given(st.integers(0, 10_000), st.integers(1, 4))
+def test_mixed_cells_agree_with_counting_in_every_coarse_cell(seed, factor):
+    observed = np.random.default_rng(seed).choice([0, 4, 5, 7], (2 * factor, 3 * factor), p=[0.4, 0.3, 0.05, 0.25])
+    found = mixed_cells(observed, factor)
+    for row, column in np.ndindex(2, 3):
+        block = np.s_[row * factor : (row + 1) * factor, column * factor : (column + 1) * factor]
+        assert (found[block] == (len({*observed[block].ravel()} & {*LAND_CLASSES}) > 1)).all()
+
+
+def test_counts_of_domains_and_regions_do_not_depend_on_bands_of_rows(monkeypatch):
+    observed, predicted = np.random.default_rng(0).integers(0, COUNT, (2, 12, 9))
+    labels = np.random.default_rng(1).integers(0, 3, (12, 9)).astype(np.uint8)
+    latitude, area = np.linspace(20, -90, 12), np.linspace(2e6, 1e6, 12)
+    how = {"factor": 3, "domains": ("all", "land", "mixed"), "regions": 2}
+    found = count_domains(observed, predicted, labels, latitude, area, **how)
+    land = np.isin(observed, LAND_CLASSES) & (latitude > -60)[:, None]
+    for region in (1, 2):
+        for i, chosen in enumerate((True, land, land & mixed_cells(observed, 3))):
+            counted = (labels == region) & chosen
+            np.testing.assert_array_equal(found[0, region - 1, i], confusion(observed, predicted, counted))
+            by_area = confusion(observed, predicted, counted * area[:, None])
+            np.testing.assert_allclose(found[1, region - 1, i] * AREA_UNIT, by_area, rtol=1e-9)
+    monkeypatch.setattr("xland.scores.counts._BAND", 30)
+    np.testing.assert_array_equal(count_domains(observed, predicted, labels, latitude, area, **how), found)
+
+
 def test_a_table_of_three_maps_worked_by_hand():
     start = np.array([[0, 0, 1], [1, 2, 2]])
     observed = np.array([[0, 1, 1], [2, 2, 0]])
     predicted = np.array([[0, 1, 2], [1, 0, 1]])
-    expected = np.zeros((3, 3, 3))
+    expected = np.zeros((COUNT,) * 3)
     expected[0, 0, 0], expected[0, 1, 1], expected[1, 1, 2] = 2, 2, 2  # a cell of the first row weighs 2
     expected[1, 2, 1], expected[2, 2, 0], expected[2, 0, 1] = 3, 3, 3
-    weights = np.array([2.0, 3.0])
-    np.testing.assert_array_equal(cross_tabulate(start, observed, predicted, row_weights=weights, classes=3), expected)
+    found = cross_tabulate(start, observed, predicted, row_weights=np.array([2.0, 3.0]))
+    np.testing.assert_array_equal(found, expected)
     counted = np.array([[True, True, False], [False, False, False]])
     expected[...] = 0
     expected[0, 0, 0], expected[0, 1, 1] = 1, 1
-    np.testing.assert_array_equal(cross_tabulate(start, observed, predicted, counted=counted, classes=3), expected)
-
-
-def test_areas_of_windows_worked_by_hand():
-    codes = np.array([[0, 1, 1, 1], [1, 1, 0, 0]])
-    weights = np.array([1.0, 10.0])
-    np.testing.assert_array_equal(window_areas(codes, 2, row_weights=weights, classes=2), [[1, 21], [20, 2]])
-    counted = np.array([[True, False, False, False], [True, False, False, False]])
-    np.testing.assert_array_equal(
-        window_areas(codes, 2, counted=counted, row_weights=weights, classes=2), [[1, 10], [0, 0]]
-    )
+    np.testing.assert_array_equal(cross_tabulate(start, observed, predicted, counted=counted), expected)
 
 
 @QUICK
@@ -69,20 +108,25 @@ def test_areas_of_windows_worked_by_hand():
 def test_areas_of_windows_agree_with_counting_in_each(seed, factor):
     codes, _, _ = three_maps(seed, (2 * factor, 3 * factor))
     counted = np.random.default_rng(seed).random(codes.shape) < 0.7
-    found = window_areas(codes, factor, counted=counted, classes=4).reshape(2, 3, 4)
-    for row in range(2):
-        for column in range(3):
-            block = np.s_[row * factor : (row + 1) * factor, column * factor : (column + 1) * factor]
-            np.testing.assert_array_equal(found[row, column], np.bincount(codes[block][counted[block]], minlength=4))
+    weights = np.arange(1.0, 2 * factor + 1)
+    found = window_areas(codes, factor, counted=counted, row_weights=weights).reshape(2, 3, COUNT)
+    area = counted * weights[:, None]
+    for row, column in np.ndindex(2, 3):
+        block = np.s_[row * factor : (row + 1) * factor, column * factor : (column + 1) * factor]
+        expected = np.bincount(codes[block].ravel(), area[block].ravel(), COUNT)
+        np.testing.assert_array_equal(found[row, column], expected)
 
 
-def test_bands_of_rows_change_no_area(monkeypatch):
+def test_bands_of_rows_and_parts_of_windows_change_no_area(monkeypatch):
     maps = three_maps(0, (12, 8))
     weights = np.arange(12.0)
-    whole = window_areas(maps[0], 4, row_weights=weights), cross_tabulate(*maps, row_weights=weights)
+    areas = [window_areas(each, 4, row_weights=weights) for each in maps]
+    whole, combined = cross_tabulate(*maps, row_weights=weights), composite_table(*areas)
     monkeypatch.setattr("xland.scores.counts._BAND", 24)  # three rows: bands cut through windows
-    np.testing.assert_array_equal(window_areas(maps[0], 4, row_weights=weights), whole[0])
-    np.testing.assert_array_equal(cross_tabulate(*maps, row_weights=weights), whole[1])
+    monkeypatch.setattr("xland.scores.counts._WINDOWS", 4)
+    np.testing.assert_array_equal(window_areas(maps[0], 4, row_weights=weights), areas[0])
+    np.testing.assert_array_equal(cross_tabulate(*maps, row_weights=weights), whole)
+    np.testing.assert_allclose(composite_table(*areas), combined, rtol=1e-12)
 
 
 def test_a_window_worked_by_hand():
@@ -100,31 +144,17 @@ def test_a_window_worked_by_hand():
 
 @QUICK
 @given(st.integers(0, 10_000), st.integers(1, 5))
-def test_windows_follow_the_published_equations(seed, factor):
-    areas = [window_areas(each, factor, classes=4) for each in three_maps(seed, (3 * factor, 4 * factor))]
-    np.testing.assert_allclose(composite_table(*areas), as_published(*areas), atol=1e-10)
-
-
-@QUICK
-@given(st.integers(0, 10_000))
-def test_windows_of_one_cell_give_the_plain_table(seed):
-    maps = three_maps(seed, (6, 7))
-    weights = np.random.default_rng(seed).random(6)
-    areas = [window_areas(each, 1, row_weights=weights, classes=4) for each in maps]
-    plain = cross_tabulate(*maps, row_weights=weights, classes=4)
-    np.testing.assert_allclose(composite_table(*areas), plain, atol=1e-12)
-    np.testing.assert_allclose(composite_transitions(*areas[:2]), plain.sum(axis=2), atol=1e-12)
-
-
-@QUICK
-@given(st.integers(0, 10_000), st.integers(1, 5))
-def test_tables_of_windows_keep_the_totals_of_every_map(seed, factor):
-    areas = [window_areas(each, factor, classes=4) for each in three_maps(seed, (2 * factor, 5 * factor))]
+def test_windows_follow_the_published_equations_and_keep_the_totals_of_every_map(seed, factor):
+    maps = three_maps(seed, (3 * factor, 4 * factor))
+    areas = [window_areas(each, factor) for each in maps]
     table = composite_table(*areas)
-    assert (table >= 0).all()
+    np.testing.assert_allclose(table, as_published(*areas), atol=1e-10)
     for axes, each in zip(((1, 2), (0, 2), (0, 1)), areas, strict=True):
         np.testing.assert_allclose(table.sum(axis=axes), each.sum(axis=0), atol=1e-10)
     np.testing.assert_allclose(table.sum(axis=0), composite_transitions(*areas[1:]), atol=1e-10)
+    if factor == 1:
+        np.testing.assert_allclose(table, cross_tabulate(*maps), atol=1e-12)
+        np.testing.assert_allclose(composite_transitions(*areas[:2]), table.sum(axis=2), atol=1e-12)
 
 
 @QUICK
@@ -133,23 +163,15 @@ def test_windows_without_change_may_be_counted_apart(seed, factor, share):
     start, observed, predicted = three_maps(seed, (3 * factor, 4 * factor))
     rng = np.random.default_rng(seed)
     observed, predicted = (np.where(rng.random(start.shape) < share, each, start) for each in (observed, predicted))
-    more = {"counted": rng.random(start.shape) < 0.8, "row_weights": rng.random(3 * factor), "classes": 4}
+    more = {"counted": rng.random(start.shape) < 0.8, "row_weights": rng.random(3 * factor)}
     table, transitions = tabulate_windows(start, observed, predicted, factor, **more)
     areas = [window_areas(each, factor, **more) for each in (start, observed, predicted)]
     np.testing.assert_allclose(table, composite_table(*areas), atol=1e-10)
     np.testing.assert_allclose(transitions, composite_transitions(*areas[:2]), atol=1e-10)
 
 
-def test_many_windows_are_combined_in_parts(monkeypatch):
-    areas = [window_areas(each, 2, classes=4) for each in three_maps(5, (20, 20))]
-    whole = composite_table(*areas)
-    monkeypatch.setattr("xland.scores.counts._WINDOWS", 7)
-    np.testing.assert_allclose(composite_table(*areas), whole, rtol=1e-12)
-
-
-def test_rounding_of_areas_is_no_disagreement():
-    areas = np.array([[0.1 + 0.2, 0.7]])
-    rounded = np.array([[0.3, 0.7]])
+def test_rounding_of_areas_is_not_disagreement():
+    areas, rounded = np.array([[0.1 + 0.2, 0.7]]), np.array([[0.3, 0.7]])
     for table in (composite_table(areas, rounded, areas), composite_table(areas, areas, rounded)):
         diagonal = np.arange(2)
         table[diagonal, diagonal, diagonal] = 0
@@ -158,7 +180,7 @@ def test_rounding_of_areas_is_no_disagreement():
 
 def test_codes_shapes_and_windows_that_do_not_fit_are_refused():
     good = np.zeros((2, 2), dtype=int)
-    with pytest.raises(VocabularyError, match="the predicted map holds 1 cells with codes outside 0 to 7"):
+    with pytest.raises(VocabularyError, match="the predicted map contains 1 cells with codes outside 0 to 7"):
         cross_tabulate(good, good, np.array([[0, 8], [1, 1]]))
     with pytest.raises(GridError, match=r"different shapes: start \(2, 2\), observed \(1, 2\)"):
         cross_tabulate(good, good[:1], good)
@@ -166,3 +188,5 @@ def test_codes_shapes_and_windows_that_do_not_fit_are_refused():
         window_areas(good, 3)
     with pytest.raises(GridError, match="2 x 2 cells cannot be grouped by 0 x 0"):
         tabulate_windows(good, good, good, 0)
+    with pytest.raises(GridError, match="2 x 2 cells cannot be grouped by 4 x 4"):
+        mixed_cells(good, 4)

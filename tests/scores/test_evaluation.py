@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from xland.errors import GridError, RegionError, TimeError, VocabularyError
 from xland.geo.grid import Grid
-from xland.scores.evaluation import Scores, check_codes, compare, confusion, evaluate, mixed_cells
+from xland.scores.counts import confusion, mixed_cells
+from xland.scores.evaluation import compare, evaluate
 from xland.scores.frames import edges
-from xland.vocabulary import LAND_CLASSES
+from xland.scores.measures import Scores
+from xland.vocabulary import LAND_CLASSES, check_codes
 
 QUICK = settings(max_examples=12, deadline=None)
 
@@ -103,7 +105,7 @@ def test_a_class_only_predicted_has_iou_zero_but_stays_out_of_the_mean():
 
 
 def test_confusion_refuses_codes_outside_its_classes():
-    with pytest.raises(VocabularyError, match="predicted map holds 2 cells with codes outside 0 to 7"):
+    with pytest.raises(VocabularyError, match="predicted map contains 2 cells with codes outside 0 to 7"):
         confusion(np.array([1, 2, 3]), np.array([1, 8, 99]))
 
 

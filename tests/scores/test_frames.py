@@ -9,7 +9,8 @@ from tests.raising_backend import raising_dataset
 from xland.errors import RegionError, StoreError
 from xland.geo.grid import Grid
 from xland.reading.variables import as_map
-from xland.scores.frames import BLANK, edges, mean, mode, place, thin
+from xland.report.pictures import mean, mode, thin
+from xland.scores.frames import BLANK, edges, place
 
 
 def a_map(values, north=60.0, west=0.0, resolution=1.0):
@@ -47,7 +48,7 @@ def test_maps_without_a_common_cell_are_refused():
 def test_nothing_is_read_when_a_map_is_placed_and_thinned():
     stored = a_map(np.zeros((20, 20), np.uint8)).data.to_dataset(name="land_use")
     lazy = as_map(raising_dataset(stored)["land_use"], what="map")
-    thinned = thin(place(lazy, lazy, 0), 5, mode, np.uint8)
+    thinned = thin(place(lazy, lazy, 0), 5, mode)
     assert thinned.shape == (4, 4)
     with pytest.raises(StoreError, match="were read"):
         thinned.compute()
@@ -72,7 +73,7 @@ def test_no_chunking_changes_a_thinned_map(chunks, step, monkeypatch):
     monkeypatch.setattr("xland.scores.frames._SMALLEST", 4)
     monkeypatch.setattr("xland.scores.frames._LARGEST", 16)
     codes = np.random.default_rng(0).integers(0, 8, (37, 40)).astype(np.uint8)
-    lazy = thin(da.from_array(codes, chunks=chunks), step, mode, np.uint8)
+    lazy = thin(da.from_array(codes, chunks=chunks), step, mode)
     np.testing.assert_array_equal(lazy.compute(), mode(codes, step))
     assert lazy.shape == mode(codes, step).shape
     assert all(size % step == 0 for size in edges((11,) * 4, step)[:-1])

@@ -37,15 +37,9 @@ Points = tuple[Sequence[float] | NDArray[np.float64], Sequence[float] | NDArray[
 
 
 def bars(groups: Sequence[str], names: Sequence[str], values: Sequence[Sequence[float]]) -> Figure:
-    """Draw values between 0 and 1 as bars, a group of one bar for each series.
+    """Draw values between 0 and 1, (groups, series), as bars, a group of one bar for each series.
 
-    Parameters
-    ----------
-    groups : sequence of str
-    names : sequence of str
-        Of the series; each bar ends with its figure and its series, so that it is known without its colour.
-    values : (groups, series) numbers
-        NaN is drawn as no bar and an en dash.
+    Each bar ends with its figure and its series, so that it is known without its colour; NaN is an en dash.
     """
     chart, axes = _axes(40 + len(groups) * (15 * len(names) + 14))
     thick = 0.85 / len(names)
@@ -61,14 +55,7 @@ def bars(groups: Sequence[str], names: Sequence[str], values: Sequence[Sequence[
 
 
 def dots(groups: Sequence[str], names: Sequence[str], values: Sequence[Sequence[float]]) -> Figure:
-    """Draw values between 0 and 1 as markers, one row for each group and one marker for each series.
-
-    Parameters
-    ----------
-    groups, names : sequence of str
-    values : (groups, series) numbers
-        NaN is left out.
-    """
+    """Draw values between 0 and 1, (groups, series), as markers, one row for each group; NaN is left out."""
     chart, axes = _axes(75 + 26 * len(groups))
     for index, name in enumerate(names):
         column = [row[index] for row in values]
@@ -82,13 +69,7 @@ def dots(groups: Sequence[str], names: Sequence[str], values: Sequence[Sequence[
 
 
 def stacked(rows: Mapping[str, Sequence[float]], parts: Sequence[tuple[str, str]]) -> Figure:
-    """Draw shares in per cent, laid end to end, one bar a row.
-
-    Parameters
-    ----------
-    rows : mapping of name to one share for each part
-    parts : sequence of (name, colour)
-    """
+    """Draw shares, one for each part (name, colour), end to end in per cent, one bar a row."""
     chart, axes = _axes(75 + 40 * len(rows))
     shares = 100 * np.nan_to_num(np.array(list(rows.values()), dtype=np.float64))
     starts = np.cumsum(shares, axis=1) - shares
@@ -110,22 +91,10 @@ def lines(
     columns: Points | None = None,
     ticks: Mapping[float, str] | None = None,
 ) -> Figure:
-    """Draw lines over two axes that begin at 0.
+    """Draw lines over two axes that start at 0 and end at ``top``, or where the values do; NaN breaks a line.
 
-    Parameters
-    ----------
-    series : mapping of name to points
-        NaN breaks a line. They are named in a legend where there are several.
-    across, up : str
-        What the axes show.
-    top : float, optional
-        Where the axes end; by default where the values do.
-    diagonal : bool
-        Draw where both axes are equal.
-    columns : (edges, heights), optional
-        Pale columns behind the lines.
-    ticks : mapping of position to text, optional
-        Of the axis across.
+    ``diagonal`` draws where both axes are equal; ``columns`` are (edges, heights) of pale columns behind the lines;
+    ``ticks`` name positions of the axis across.
     """
     chart, axes = _axes(330, width=560)
     if columns is not None:

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from xland.errors import NothingToScoreError, TimeError, UndefinedScoreWarning
 from xland.reading.variables import ClassMap, as_map, map_years
 from xland.report.layers import drawn_fields
-from xland.report.overview import Overview, look_over
-from xland.scores.agreement import coarse_agreement
-from xland.scores.baselines import CoarseAgreement, sum_up
+from xland.report.pictures import Overview, look_over
+from xland.scores.agreement import CoarseAgreement, coarse_agreement, sum_up
 from xland.scores.change import ChangeScores, assess_change
 from xland.scores.evaluation import Comparison, compare, compare_regions
 from xland.scores.regions import Regions
@@ -26,44 +25,19 @@ from xland.totals.crosswalk import Crosswalk
 from xland.vocabulary import CLASSES
 
 MAX_PIXELS = 750_000
-"""Cells of each map that the page carries at most."""
+"""Cells of each map that the page shows at most."""
 
 WINDOWS = (1, 2, 4, 8, 16, 32, 64)
-"""Cells along the windows in which change is compared, as far as the map holds them."""
+"""Cells along the windows in which change is compared, as far as they fit into the map."""
 
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
     """A map beside an observed one and its baselines; each score is computed when it is first asked for.
 
-    Parameters
-    ----------
-    title : str
-    model : str
-        Name of the map that is judged, among ``maps``.
-    maps : dict of str to DataArray
-        Class codes of one time step: the judged map first, then its baselines.
-    observed : DataArray
-    layers : dict of str to DataArray
-        What else the store of the map holds: probability, confidence, spread and the like.
-    forcing : Dataset or None
-        Coarse shares of one year.
-    start : DataArray or None
-        Earlier map from which change is counted.
-    regions : Regions or None
-    within : DataArray, array of bool or None
-        Cells to score.
-    cells : str
-        How they are called.
-    factor : int
-        Fine cells along a coarse cell.
-    crosswalk : Crosswalk or None
-        Which states make which classes, for the coarse agreement; see :mod:`xland.totals.crosswalk`.
-    notes : sequence of str
-        What a reader must know before the figures.
-    card, provenance : mapping or None
-    max_pixels : int
-        Cells of each map on the page.
+    ``maps`` are class codes of one time step by name, the judged map ``model`` first; ``layers``, what else its store
+    contains; ``forcing``, coarse shares of one year; ``start``, the map from which change is counted; ``names``, the
+    scores to show. For the rest see :func:`xland.report.report.report`.
     """
 
     title: str
@@ -78,90 +52,78 @@ class Judgement:
     cells: str | None = None
     factor: int = 5
     crosswalk: Crosswalk | None = None
+    names: Sequence[str] | None = None
     notes: Sequence[str] = ()
     card: Mapping[str, Any] | None = None
     provenance: Mapping[str, Any] | None = None
     max_pixels: int = MAX_PIXELS
 
+    @property
+    def _how(self) -> dict[str, Any]:
+        """Options of all scores; whether years match was checked when the report was made."""
+        return {"within": self.within, "cells": self.cells, "match_years": False}
+
     @cached_property
     def scores(self) -> Comparison:
         """Scores of the map and its baselines on all, land and mixed cells."""
-        return compare(self.maps, self.observed, factor=self.factor, within=self.within, cells=self.cells)
+        return compare(self.maps, self.observed, scores=self.names, factor=self.factor, **self._how)
 
     @cached_property
     def by_region(self) -> dict[str, Comparison]:
         """Scores on the land of each region; empty without regions."""
         if self.regions is None:
             return {}
-        return compare_regions(
-            self.maps, self.observed, self.regions, factor=self.factor, within=self.within, cells=self.cells
-        )
+        options = {"scores": self.names, "factor": self.factor, **self._how}
+        return compare_regions(self.maps, self.observed, self.regions, **options)
 
     @cached_property
     def change(self) -> dict[str, ChangeScores]:
         """Scores of change by name of the map, windows of many sizes for the judged one; empty without a start map.
 
-        All NaN where no cell has land use in both the start and the observed map.
-
-        Warns
-        -----
-        UndefinedScoreWarning
-            If there is no such cell.
+        All NaN, with an UndefinedScoreWarning, where no cell has land use in both the start and the observed map.
         """
         if self.start is None:
             return {}
-        try:
-            return self._change(self.start)
-        except NothingToScoreError as error:
-            self._warn("change is not scored", error)
-        start, observed = (map_years(each, "map")[0] for each in (self.start, self.observed))
-        size = len(CLASSES)
-        return {
-            name: ChangeScores(
-                np.zeros((size,) * 3),
-                np.zeros((size,) * 2),
-                years=(start, observed, map_years(each, "map")[0]),
-                cells=self.scores[name].cells,
-            )
-            for name, each in self.maps.items()
-        }
-
-    def _change(self, start: xr.DataArray) -> dict[str, ChangeScores]:
         shortest = min(as_map(self.maps[self.model], what="map").grid.shape)
         windows = tuple(size for size in WINDOWS if size == 1 or 2 * size <= shortest)
+        try:
+            return {
+                name: assess_change(
+                    self.start, self.observed, each, factors=windows if name == self.model else (1,), **self._how
+                )
+                for name, each in self.maps.items()
+            }
+        except NothingToScoreError as error:
+            self._warn("change is not scored", error)
+        years = [map_years(each, "map")[0] for each in (self.start, self.observed, *self.maps.values())]
+        empty = np.zeros((len(CLASSES),) * 3)
         return {
-            name: assess_change(
-                start,
-                self.observed,
-                each,
-                factors=windows if name == self.model else (1,),
-                within=self.within,
-                cells=self.cells,
-            )
-            for name, each in self.maps.items()
+            name: ChangeScores(empty, empty[0], years=(years[0], years[1], year), cells=self.scores[name].cells)
+            for name, year in zip(self.maps, years[2:], strict=True)
         }
 
     @cached_property
     def reliability(self) -> Reliability | None:
-        """Whether probabilities are what they say; None without probabilities, or where no land was observed.
+        """Whether probabilities are what they say; None without probabilities.
 
-        Warns
-        -----
-        UndefinedScoreWarning
-            If there are probabilities, but no land.
+        None, with an UndefinedScoreWarning, where no land was observed.
         """
         if "probability" not in self.layers:
             return None
         try:
             return assess_reliability(
-                self.layers["probability"], self.observed, decided=self.maps[self.model], within=self.within
+                self.layers["probability"],
+                self.observed,
+                decided=self.maps[self.model],
+                within=self.within,
+                match_years=False,
             )
         except NothingToScoreError as error:
             self._warn("probabilities are not judged", error)
         return None
 
     def _warn(self, what: str, error: NothingToScoreError) -> None:
-        """Say what cannot be scored; an empty mask is refused, as it leaves nothing of the other scores either."""
+        """Warn of what cannot be scored; an empty mask is refused, as it leaves nothing of the other scores either."""
         _ = self.scores
         warnings.warn(f"{what}: {error}", UndefinedScoreWarning, stacklevel=4)
 
@@ -177,30 +139,29 @@ class Judgement:
             return None
         judged, forcing = self.maps[self.model], self.forcing
         if None not in as_map(judged, what="map").years:
-            # without its time the forcing is of the year of the map, as a reader was told where it is another
+            # without its time the forcing is of the year of the map: a warning of another one was given
             forcing = forcing.isel(time=0, drop=True)
         return coarse_agreement(judged, forcing, factor=self.factor, crosswalk=self.crosswalk).compute()
 
     @cached_property
     def overview(self) -> Overview:
         """Thinned maps, for the pictures."""
-        maps = {name: single_step(each, f"map {name!r}") for name, each in self.maps.items()}
-        fields = {name: single_step(self.layers[name], name) for name in drawn_fields() if name in self.layers}
+        maps = {name: one_step(each, f"map {name!r}") for name, each in self.maps.items()}
+        fields = {name: one_step(self.layers[name], name) for name in drawn_fields() if name in self.layers}
         if self.agreement is not None:
             name, grid = "coarse difference", maps[self.model].grid.coarsen(self.factor)
             fields[name] = ClassMap(self.agreement["largest"].expand_dims("time"), grid, (None,), name)
         return look_over(
-            self.model,
             maps,
-            single_step(self.observed, "observed map"),
-            start=None if self.start is None else single_step(self.start, "start map"),
+            one_step(self.observed, "observed map"),
+            start=None if self.start is None else one_step(self.start, "start map"),
             regions=self.regions,
             fields=fields,
             max_pixels=self.max_pixels,
         )
 
 
-def one_step(obj: xr.DataArray | xr.Dataset, year: int | None, what: str) -> ClassMap:
+def one_step(obj: xr.DataArray | xr.Dataset, what: str, year: int | None = None) -> ClassMap:
     """Return one time step of a map: the only one, or that of a year."""
     found = as_map(obj, what=what)
     if len(found.years) == 1:
@@ -209,8 +170,3 @@ def one_step(obj: xr.DataArray | xr.Dataset, year: int | None, what: str) -> Cla
         asked = "select one" if year is None else f"{year} is not among them"
         raise TimeError(f"the {what} has {len(found.years)} time steps, {found.years[0]} to {found.years[-1]}; {asked}")
     return as_map(found.data.isel(time=[found.years.index(year)]), what=what)
-
-
-def single_step(obj: xr.DataArray | xr.Dataset, what: str) -> ClassMap:
-    """Return a map of one time step; others are refused."""
-    return one_step(obj, None, what)

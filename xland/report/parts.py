@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
 
 from markupsafe import Markup
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """A figure in a table: its text, whether it is the best or a hit, and how dark to shade it (0 to 100)."""
 
     text: str
@@ -18,8 +17,7 @@ class Cell:
     shade: int | None = None
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A row of a table; ``color`` puts a swatch before its name, ``strong`` sets it apart."""
 
     name: str
@@ -32,16 +30,8 @@ class Row:
 class Table:
     """A table with the caption that says what it shows.
 
-    Parameters
-    ----------
-    caption : str
-    header : sequence of str
-        One for the names of the rows, one for each column.
-    rows : sequence of Row
-    groups : sequence of (title, number of columns)
-        Titles above the columns, if any; they span all but the first.
-    folded : str
-        Words to click on, if the table is folded away at first.
+    The header has a name for the rows and one for each column. ``groups`` are (title, number of columns) above the
+    columns; they span all but the first. ``folded`` is the text to click on, if the table is folded away at first.
     """
 
     caption: str
@@ -62,20 +52,9 @@ class Legend:
 
 @dataclass(frozen=True)
 class Picture:
-    """A map ready for the page.
+    """A map ready for the page: the image as a data URL, its size in pixels, and width by height on the page.
 
-    Parameters
-    ----------
-    source : str
-        The image itself, as a data URL.
-    width, height : int
-        In pixels.
-    ratio : float
-        Width by height on the page.
-    alt : str
-        What it shows, in words.
-    caption, tag : str
-        Name below the map, and what kind of map it is.
+    ``alt`` says what it shows; ``tag`` is the kind of map.
     """
 
     source: str
@@ -124,17 +103,15 @@ class Missing:
 Part: TypeAlias = Table | Gallery | Chart | Text | Missing
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A part of the page with a heading that the top of the page links to."""
 
     key: str
     title: str
-    parts: Sequence[Part] = field(default_factory=tuple)
+    parts: Sequence[Part]
 
 
-@dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """A headline figure: what it is, its value, and what stands beside it."""
 
     label: str
@@ -144,10 +121,5 @@ class Tile:
 
 def pictures_of(sections: Sequence[Section]) -> list[Picture]:
     """Return all maps that the sections show."""
-    return [
-        picture
-        for section in sections
-        for part in section.parts
-        if isinstance(part, Gallery)
-        for picture in part.pictures
-    ]
+    galleries = (part for section in sections for part in section.parts if isinstance(part, Gallery))
+    return [picture for gallery in galleries for picture in gallery.pictures]

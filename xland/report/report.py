@@ -1,17 +1,16 @@
 """How good a map is, on one page: scores beside baselines, by class and region, of change and of doubt.
 
-A :class:`Report` computes each of its parts when it is first asked for. The page and the JSON file are
-two forms of the same numbers.
+A :class:`Report` computes each of its parts when it is first asked for. The page and the JSON file are two forms of the
+same numbers. Everything is inside the page: pictures as data, style inline, no script and no request to anywhere; a
+content security policy in the page says so to the browser as well.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +19,25 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.addresses import local_path
-from xland.arguments import checked
+from xland.arguments import checked, is_count, shown
 from xland.atomic import replace_file
 from xland.errors import GridError, TimeError
-from xland.geo.grid import Grid
 from xland.reading.variables import ClassMap, as_map
-from xland.report.judgement import MAX_PIXELS, Judgement, one_step, single_step
+from xland.report.judgement import MAX_PIXELS, Judgement, one_step
 from xland.report.layers import extra_layers
-from xland.report.page import render
 from xland.report.parts import Section, pictures_of
-from xland.report.sections.doubt import reliability_section
+from xland.report.pictures import extent
+from xland.report.sections.doubt import reliability_section, reliability_tile
 from xland.report.sections.side_by_side import maps_section
-from xland.report.sections.skill import classes_section, coarse_section, regions_section, scores_section
-from xland.report.sections.transitions import change_section
+from xland.report.sections.skill import classes_section, coarse_section, regions_section, score_tiles, scores_section
+from xland.report.sections.transitions import change_section, change_tile
 from xland.scores.agreement import fitting_factor
 from xland.scores.baselines import baseline_maps, pick_year
 from xland.scores.evaluation import check_factor, check_named
-from xland.scores.frames import overlaps
+from xland.scores.frames import overlaps, pair_years, whole_cells
+from xland.scores.measures import choose_scores
 from xland.scores.regions import Regions, choose
+from xland.scores.tables import write_json, years_in_words
 from xland.totals.crosswalk import Crosswalk, checked_crosswalk
 
 
@@ -82,12 +82,37 @@ class Report(Judgement):
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
         """Write :meth:`to_dict` as JSON; an existing file is replaced at once or not at all."""
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
-        return replace_file(local_path(path, what="a file of scores"), text)
+        return write_json(path, self.to_dict())
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write the page; an existing file is replaced at once or not at all."""
-        return replace_file(local_path(path, what="a report"), render(self, self.sections))
+        return replace_file(local_path(path, what="a report"), self._page())
+
+    def _page(self) -> str:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+
+        environment = Environment(
+            loader=PackageLoader("xland.report", "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters["kind"] = lambda part: type(part).__name__
+        sections, judged = self.sections, self.scores[self.model]
+        tiles = (*score_tiles(self), change_tile(self), reliability_tile(self))
+        return environment.get_template("report.html.j2").render(
+            title=self.title,
+            model=self.model,
+            extent=extent(as_map(self.maps[self.model], what="map").grid),
+            years=years_in_words(judged.years),
+            cells=judged.cells,
+            notes=self.notes,
+            tiles=[tile for tile in tiles if tile is not None],
+            sections=sections,
+            card=self.card,
+            provenance=self.provenance,
+        )
 
 
 @checked(GridError)
@@ -99,8 +124,10 @@ def report(
     baselines: Mapping[str, xr.DataArray] | None = None,
     forcing: xr.Dataset | None = None,
     start: xr.DataArray | xr.Dataset | None = None,
-    factor: int = 5,
+    scores: str | Sequence[str] | None = None,
+    factor: int | None = None,
     year: int | None = None,
+    match_years: bool = True,
     within: xr.DataArray | NDArray[np.bool_] | None = None,
     cells: str | None = None,
     regions: str | Regions | xr.DataArray | xr.Dataset | None = "latitude",
@@ -118,25 +145,29 @@ def report(
     Parameters
     ----------
     predicted : DataArray or Dataset with ``land_use``
-        Class codes. Of a Dataset, ``probability``, ``confidence``, ``entropy``, ``spread``,
+        Class codes. Of a Dataset, ``probability``, ``confidence``, ``margin``, ``entropy``, ``spread``,
         ``applicability`` and ``unmet`` are shown as well.
     observed : DataArray or Dataset with ``land_use``
     model : str
-        How to call the map.
+        Name of the map.
     baselines : mapping of str to DataArray, optional
-        Maps to stand beside it; by default those that the forcing gives.
+        Maps to show beside it; by default those that follow from the forcing.
     forcing : Dataset, optional
         Coarse shares of states or classes that the map was made from: for baselines and coarse agreement.
     start : DataArray or Dataset, optional
         Earlier observed map: for scores of change.
-    factor : int
-        Fine cells along a coarse cell.
+    scores : str or sequence of str, optional
+        Which of the registered scores to show; by default all.
+    factor : int, optional
+        Fine cells along a coarse cell; by default as the grids of map and forcing have it, 5 without a forcing.
     year : int, optional
         Time step to judge, of maps that have several.
+    match_years : bool
+        With False, a map is compared with an observed one of another year, too.
     within : DataArray or (rows, columns) array of bool, optional
         Cells to score, as in :func:`xland.scores.evaluation.compare`.
     cells : str, optional
-        How to call them.
+        Their name.
     regions : str, Regions, DataArray, Dataset or None
         ``latitude``, ``koppen``, ``continents``, or a map of region numbers.
     crosswalk : Crosswalk, optional
@@ -156,86 +187,77 @@ def report(
     Raises
     ------
     TimeError
-        If a map has several years and none is chosen, or lacks the chosen one.
+        If a map has several years and none is chosen, lacks the chosen one, or is of another year than the observed
+        map.
     GridError, RegionError, ForcingError
-        If maps, regions or forcing do not fit each other, or a map has a name that is taken.
+        If maps, regions or forcing do not fit each other, a score is not known, or two maps have one name.
     """
-    check_factor(factor)
+    if factor is not None:
+        check_factor(factor)
     if baselines is not None:
         check_named(baselines, "baselines")
     _check_names(model, () if baselines is None else tuple(baselines))
-    if not (isinstance(max_pixels, Real) and max_pixels >= 1):
-        raise GridError(f"max_pixels is {max_pixels!r}; a picture needs at least one cell: pass a number from 1")
+    if not is_count(max_pixels):
+        raise GridError(f"max_pixels is {shown(max_pixels)}; a picture needs at least one cell: pass a number from 1")
+    names = choose_scores(scores)
     years = as_map(observed, what="observed map").years
-    judged = one_step(predicted, year if year is not None or len(years) > 1 else years[0], f"map {model!r}")
+    judged = one_step(predicted, f"map {model!r}", year if year is not None or len(years) > 1 else years[0])
     chosen = year if year is not None else judged.years[0]
     if year is not None and judged.years[0] not in (None, year):
         raise TimeError(f"the map {model!r} is of {judged.years[0]}, not of {year}; pass that of {year}, or no year")
-    reference = one_step(observed, chosen, "observed map")
+    reference = one_step(observed, "observed map", chosen)
+    pair_years(judged, reference, match_years=match_years)
     states = dict(checked_crosswalk(crosswalk).states)
     coarse = None if forcing is None else pick_year(forcing, chosen, states)
-    if coarse is not None:
-        fitting_factor(coarse, judged.grid, factor)
+    factor = fitting_factor(coarse, judged.grid, factor) if coarse is not None else 5 if factor is None else factor
     if baselines is None:
-        baselines = {} if coarse is None else baseline_maps(coarse, _near(reference, judged, factor), factor, states)
+        near = replace(judged, grid=whole_cells(judged.grid, factor))
+        around = as_map(_cut(reference, near), what=reference.what) if coarse is not None else None
+        baselines = {} if coarse is None or around is None else baseline_maps(coarse, around, factor, states)
     maps = {model: judged.data} | {
-        name: _cut(one_step(each, chosen, f"map {name!r}"), judged) for name, each in baselines.items()
+        name: _cut(one_step(each, f"map {name!r}", chosen), judged) for name, each in baselines.items()
     }
     return Report(
-        title or f"{model[0].upper()}{model[1:]} beside the observed map",
-        model,
-        maps,
-        reference.data,
-        extra_layers(predicted, chosen),
-        coarse,
-        None if start is None else single_step(start, "start map").data,
-        choose(regions, judged),
-        within,
-        cells,
-        factor,
-        crosswalk,
-        tuple(notes),
-        card,
-        provenance,
-        max_pixels,
+        title=title or f"{model[0].upper()}{model[1:]} beside the observed map",
+        model=model,
+        maps=maps,
+        observed=reference.data,
+        layers=extra_layers(predicted, chosen),
+        forcing=coarse,
+        start=None if start is None else one_step(start, "start map").data,
+        regions=choose(regions, judged),
+        within=within,
+        cells=cells,
+        factor=factor,
+        crosswalk=crosswalk,
+        names=names,
+        notes=tuple(notes),
+        card=card,
+        provenance=provenance,
+        max_pixels=max_pixels,
     )
 
 
 def _check_names(model: str, baselines: Sequence[str]) -> None:
-    """Refuse names under which two maps of the page could not be told apart."""
+    """Refuse names that would not tell two maps of the page apart."""
     if not model:
-        raise GridError("the map that is judged has an empty name; pass model='map', or what it is called")
+        raise GridError("the map that is judged has an empty name; pass model='map', or another name")
     if model in baselines:
-        raise GridError(f"a baseline is called {model!r} like the map that is judged; call one of them otherwise")
+        raise GridError(f"a baseline has the name {model!r} of the map that is judged; give one of them another name")
     taken = [name for name in (model, *baselines) if name in ("observed", "start")]
     if taken:
         raise GridError(
-            f"a map is called {taken[0]!r}, as the page calls the observed map or that of the start; "
-            "call it otherwise with model= or in baselines"
+            f"a map has the name {taken[0]!r}, which the page uses for the observed or the start map; "
+            "give it another one with model= or in baselines"
         )
 
 
 def _cut(source: ClassMap, frame: ClassMap) -> xr.DataArray:
     """Return the part of a map that lies on the cells of the frame."""
     pieces = sorted(overlaps(source, frame), key=lambda piece: piece.columns.start)
-    rows, columns = pieces[0].predicted_rows, [piece.predicted_columns for piece in pieces]
+    rows, columns = pieces[0].source_rows, [piece.source_columns for piece in pieces]
     if rows == slice(0, source.grid.rows) and sum(each.stop - each.start for each in columns) == source.grid.columns:
         return source.data
     part = xr.concat([source.data.isel(lat=rows, lon=each) for each in columns], "lon")
     west = frame.grid.west
     return part.assign_coords(lon=west + (part["lon"] - west) % 360)
-
-
-def _near(source: ClassMap, frame: ClassMap, factor: int) -> ClassMap:
-    """Return the part of a map that lies in the coarse cells of the frame."""
-    grid = frame.grid
-    up, left = grid.row_offset % factor, grid.column_offset % factor
-    down, right = -(grid.row_offset + grid.rows) % factor, -(grid.column_offset + grid.columns) % factor
-    wider = Grid(
-        grid.resolution,
-        grid.north + up * grid.resolution,
-        grid.west - left * grid.resolution,
-        up + grid.rows + down,
-        left + grid.columns + right,
-    )
-    return as_map(_cut(source, replace(frame, grid=wider)), what=source.what)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from xland.totals.cells import largest_pixel
 from xland.totals.crosswalk import Crosswalk, checked_crosswalk, class_targets
 from xland.vocabulary import CLASS_NAMES
 
+_OFF_SIZE = 1e-3  # share by which the ratio of two resolutions may miss a whole number
+
 
 def coarse_agreement(
     fine: xr.DataArray,
@@ -36,7 +38,7 @@ def coarse_agreement(
     Parameters
     ----------
     fine : DataArray of class codes or probabilities
-        One year, with latitude and longitude; probabilities have a dimension ``class``, too. The grid holds
+        One year, with latitude and longitude; probabilities have a dimension ``class``, too. The grid contains
         whole coarse cells. Lazy arrays stay lazy.
     forcing : Dataset
         LUH states, or shares by the names of the classes. Of several years the one of the map is taken.
@@ -50,21 +52,21 @@ def coarse_agreement(
     -------
     Dataset
         On the coarse grid, from north to south: ``difference`` (class, lat, lon), share in the map minus share in the
-        forcing, NaN for classes that the forcing does not know; ``largest`` (lat, lon), its largest absolute
-        value; ``pixels`` (lat, lon), the same in fine pixels, the largest of the cell.
+        forcing, NaN for classes that are not in the forcing; ``largest`` (lat, lon), its largest absolute value;
+        ``pixels`` (lat, lon), the same in fine pixels, the largest of the cell; ``area`` (lat) of a coarse cell in m2.
 
     Raises
     ------
     GridError
-        A map that cannot be grouped into coarse cells, has several years, or cells that do not nest in the forcing's;
-        a factor that is not that of the two resolutions.
+        If the map cannot be grouped into coarse cells, has several years, or its cells do not nest in those of the
+        forcing; if ``factor`` is not that of the two resolutions.
     ForcingError
-        A forcing that is no Dataset.
+        If the forcing is not a Dataset.
     TimeError
-        A forcing of several years without that of the map.
+        If a forcing of several years lacks that of the map.
     AllocationError
-        What :func:`xland.totals.crosswalk.class_targets` refuses; other classes than the eight; a crosswalk of
-        another type.
+        If the classes are not those of :mod:`xland.vocabulary`, ``crosswalk`` is not a Crosswalk, or
+        :func:`xland.totals.crosswalk.class_targets` refuses the forcing.
 
     Warns
     -----
@@ -73,82 +75,90 @@ def coarse_agreement(
     """
     crosswalk = checked_crosswalk(crosswalk)
     require_dataset(forcing)
-    shares, grid, year, factor = _shares(fine, forcing, factor)
-    targets = _targets(forcing, grid, year, crosswalk)
-    difference = (shares - targets).assign_attrs(long_name="share in the map minus share in the forcing", units="1")
-    largest = abs(difference).max("class").assign_attrs(long_name="largest absolute difference", units="1")
-    pixel = xr.DataArray(largest_pixel(grid.refine(factor).cell_area(), factor), {"lat": shares["lat"]}, ("lat",))
-    pixels = (largest / pixel).assign_attrs(long_name="largest absolute difference in fine pixels", units="1")
-    return xr.Dataset({"difference": difference, "largest": largest, "pixels": pixels})
-
-
-def _shares(fine: xr.DataArray, forcing: xr.Dataset, factor: int | None) -> tuple[xr.DataArray, Grid, int | None, int]:
-    """Class shares of the coarse cells of a map, their grid, the year of the map and the factor."""
-    layers, name = _layers(fine)
-    found = as_map(layers[0], what="map", holds="classes" if name is None else "values")
+    layers, is_map = _layers(fine)
+    found = as_map(layers[0], what="map", holds="classes" if is_map else "values")
     if len(found.years) > 1:
         raise GridError(f"the map has {len(found.years)} years; select one")
     factor = fitting_factor(forcing, found.grid, factor)
-    coarse = found.grid.coarsen(factor)
+    grid, area = found.grid.coarsen(factor), found.grid.cell_area()
     if found.grid.row_offset % factor or found.grid.column_offset % factor:
         raise GridError(
-            f"the map ({found.grid}) does not begin at an edge of coarse cells of {factor} x {factor}; "
+            f"the map ({found.grid}) does not start at an edge of coarse cells of {factor} x {factor}; "
             "select a region whose edges do"
         )
-    coordinates = {"class": list(CLASS_NAMES), "lat": coarse.latitude, "lon": coarse.longitude}
-    if name is None:
+    if is_map:
         counted = aggregate_classes(found.data.isel(time=0, drop=True), factor)
         values = counted[list(CLASS_NAMES)].to_dataarray("class").data
     else:
-        area = found.grid.cell_area()[:, None]
         canonical = [as_map(layer, what="map", holds="values").data.isel(time=0, drop=True) for layer in layers]
         values = xr.concat([_mean(layer, area, factor) for layer in canonical], "class").data
-    return xr.DataArray(values, coordinates, ("class", "lat", "lon")), coarse, found.years[0], factor
+    coordinates = {"class": list(CLASS_NAMES), "lat": grid.latitude, "lon": grid.longitude}
+    shares = xr.DataArray(values, coordinates, ("class", "lat", "lon"))
+    difference = shares - _targets(forcing, grid, found.years[0], crosswalk)
+    largest = abs(difference).max("class")
+    about = {
+        "difference": (difference, "share in the map minus share in the forcing", "1"),
+        "largest": (largest, "largest absolute difference", "1"),
+        "pixels": (
+            largest / _by_row(largest_pixel(area, factor), grid),
+            "largest absolute difference in fine pixels",
+            "1",
+        ),
+        "area": (_by_row(grid.cell_area(), grid), "area of a coarse cell", "m2"),
+    }
+    return xr.Dataset(
+        {name: array.assign_attrs(long_name=said, units=unit) for name, (array, said, unit) in about.items()}
+    )
 
 
-def _layers(fine: xr.DataArray) -> tuple[list[xr.DataArray], Hashable | None]:
-    """Return the map, or the probability of each class in the order of the codes."""
+def _by_row(values: NDArray[np.float64], grid: Grid) -> xr.DataArray:
+    return xr.DataArray(values, {"lat": grid.latitude}, ("lat",))
+
+
+def _layers(fine: xr.DataArray) -> tuple[list[xr.DataArray], bool]:
+    """Return the map, or the probability of each class in the order of the codes; and whether it is a map."""
     if "class" not in fine.dims:
-        return [fine], None
+        return [fine], True
     if fine.sizes["class"] != len(CLASS_NAMES):
         raise AllocationError(
             f"the probabilities have {fine.sizes['class']} classes; {len(CLASS_NAMES)} are needed: "
             f"{', '.join(CLASS_NAMES)}"
         )
-    if (named := classes_along(fine, "class")) is not None:
-        if set(named) != set(CLASS_NAMES):
-            raise AllocationError(
-                f"the probabilities are of the classes {', '.join(named)}, not {', '.join(CLASS_NAMES)}; rename them, "
-                "or drop the coordinate `class` where they are in this order"
-            )
-        fine = fine.isel({"class": [named.index(name) for name in CLASS_NAMES]})
-    return [fine.isel({"class": number}, drop=True) for number in range(len(CLASS_NAMES))], "class"
+    named = classes_along(fine, "class") or CLASS_NAMES
+    if set(named) != set(CLASS_NAMES):
+        raise AllocationError(
+            f"the probabilities are of the classes {', '.join(named)}, not {', '.join(CLASS_NAMES)}; rename them, "
+            "or drop the coordinate `class` where they are in this order"
+        )
+    return [fine.isel({"class": named.index(name)}, drop=True) for name in CLASS_NAMES], False
 
 
 def _mean(layer: xr.DataArray, area: NDArray[np.float64], factor: int) -> xr.DataArray:
     """Area-weighted mean over coarse cells."""
-    weights = xr.DataArray(area[:, 0], dims="lat")
-    sums = {"lat": factor, "lon": factor}
+    weights = xr.DataArray(area, dims="lat")
     # sum() of xarray would take NaN for 0
-    weighted = (layer.drop_vars(("lat", "lon")).astype(np.float64) * weights).coarsen(sums).reduce(np.sum)
-    return weighted / (factor * weights.coarsen(lat=factor).sum())
+    weighted = layer.drop_vars(("lat", "lon")).astype(np.float64) * weights
+    return weighted.coarsen(lat=factor, lon=factor).reduce(np.sum) / (factor * weights.coarsen(lat=factor).sum())
 
 
 def _targets(forcing: xr.Dataset, grid: Grid, year: int | None, crosswalk: Crosswalk) -> xr.DataArray:
-    """Shares that the forcing asks for, on the coarse cells of the map; NaN where it says nothing."""
+    """Shares that the forcing asks for, on the coarse cells of the map; NaN where it has no data."""
     states = [state for state, _ in crosswalk.states]
     names = list(find_sources(forcing, list(dict.fromkeys((*states, *CLASS_NAMES)))))
     crosswalk.sources(names, CLASS_NAMES)
     found = read_forcing(forcing, variables=names, year=year)
     placed = on_cells(of_year(found, year)[names].isel(time=0, drop=True), grid)
-    stacked = placed.to_dataarray("state").chunk(state=-1)
+
+    def targets(values: NDArray[Any]) -> NDArray[np.float64]:
+        states = {name: values[..., number] for number, name in enumerate(names)}
+        return np.moveaxis(class_targets(states, crosswalk, CLASS_NAMES), 0, -1)
+
     return (
         xr.apply_ufunc(
-            _class_targets,
-            stacked,
+            targets,
+            placed.to_dataarray("state").chunk(state=-1),
             input_core_dims=[["state"]],
             output_core_dims=[["class"]],
-            kwargs={"names": tuple(names), "crosswalk": crosswalk},
             dask="parallelized",
             output_dtypes=[np.float64],
             dask_gufunc_kwargs={"output_sizes": {"class": len(CLASS_NAMES)}},
@@ -158,38 +168,11 @@ def _targets(forcing: xr.Dataset, grid: Grid, year: int | None, crosswalk: Cross
     )
 
 
-def _class_targets(values: NDArray[Any], *, names: tuple[str, ...], crosswalk: Crosswalk) -> NDArray[np.float64]:
-    states = {name: values[..., number] for number, name in enumerate(names)}
-    return np.moveaxis(class_targets(states, crosswalk, CLASS_NAMES), 0, -1)
-
-
-_OFF_SIZE = 1e-3
-"""Share by which the ratio of two resolutions may miss a whole number."""
-
-
 def of_year(forcing: Forcing, year: int | None) -> xr.Dataset:
-    """Return the year of a map, or the only one that there is.
+    """Return the year of a map (None where it does not say it), or the only one that there is; one time step.
 
-    Parameters
-    ----------
-    forcing : Forcing
-    year : int or None
-        None where the map does not say its year.
-
-    Returns
-    -------
-    Dataset
-        With one time step.
-
-    Raises
-    ------
-    TimeError
-        If the forcing holds several years, but not this one.
-
-    Warns
-    -----
-    OtherYearWarning
-        If the only year is another one.
+    Raises :class:`TimeError` if the forcing has several years, but not this one, and warns
+    (:class:`OtherYearWarning`) if the only year is another one.
     """
     years = forcing.years
     if year in years:
@@ -197,7 +180,7 @@ def of_year(forcing: Forcing, year: int | None) -> xr.Dataset:
     if len(years) > 1:
         of_map = "the map does not say its year" if year is None else f"not {year}, of which the map is"
         raise TimeError(
-            f"the forcing holds {len(years)} years, {years[0]} to {years[-1]}, but {of_map}; "
+            f"the forcing has {len(years)} years, {years[0]} to {years[-1]}, but {of_map}; "
             "select the year that the map was made from"
         )
     if year is not None:
@@ -210,20 +193,9 @@ def of_year(forcing: Forcing, year: int | None) -> xr.Dataset:
 
 
 def fitting_factor(forcing: xr.Dataset, fine: Grid, factor: int | None = None) -> int:
-    """Return how many fine cells stand along a coarse cell, as the resolutions have it.
+    """Return the number of fine cells along a coarse cell, from the resolutions of a forcing and a map.
 
-    Parameters
-    ----------
-    forcing : Dataset
-    fine : Grid
-        Of the map.
-    factor : int, optional
-        What the caller takes it for.
-
-    Raises
-    ------
-    GridError
-        If the cells do not nest, or the caller takes it for another number.
+    Raises :class:`GridError` if the cells do not nest, or a ``factor`` that the caller gives is another one.
     """
     size = orient(forcing, what="forcing")[1].grid.resolution
     ratio = size / fine.resolution
@@ -235,44 +207,80 @@ def fitting_factor(forcing: xr.Dataset, fine: Grid, factor: int | None = None) -
         )
     if factor is not None and factor != fitting:
         raise GridError(
-            f"the factor is {factor!r}, but {fitting} cells of the map ({fine.resolution:g} degrees) stand along one "
+            f"the factor is {factor!r}, but {fitting} cells of the map ({fine.resolution:g} degrees) lie along one "
             f"of the forcing ({size:g} degrees); pass factor={fitting}"
         )
     return fitting
 
 
 def on_cells(forcing: xr.Dataset, grid: Grid, *, whole: bool = False) -> xr.Dataset:
-    """Lay a forcing on the coarse cells of a map, wherever on the globe its longitudes begin.
+    """Place a canonical forcing on the coarse cells of a map, whatever its first longitude; NaN beyond it.
 
-    Parameters
-    ----------
-    forcing : Dataset
-        In canonical form; may cover more than the cells.
-    grid : Grid
-        The coarse cells.
-    whole : bool
-        Refuse a forcing that covers less; else it is NaN there.
-
-    Raises
-    ------
-    GridError
-        If cells lie outside the forcing, and that is refused.
+    With ``whole``, raises :class:`GridError` if cells lie outside the forcing.
     """
     tolerance = OFF_LATTICE * grid.resolution
     west = float(forcing["lon"][0]) - 0.5 * grid.resolution
-    longitude = (grid.longitude - west) % 360 + west
-    if whole:
-        rows = _found(forcing.indexes["lat"], grid.latitude, tolerance)
-        columns = _found(forcing.indexes["lon"], longitude, tolerance)
-        outside = grid.rows * grid.columns - int(rows.sum()) * int(columns.sum())
-        if outside:
-            raise GridError(
-                f"{outside} of {grid.rows * grid.columns} coarse cells of the map lie outside the forcing; "
-                "give a forcing that covers the map, or select the part of the map that it covers"
+    places = {"lat": grid.latitude, "lon": (grid.longitude - west) % 360 + west}
+    found = [
+        int((forcing.indexes[name].get_indexer(pd.Index(values), method="nearest", tolerance=tolerance) >= 0).sum())
+        for name, values in places.items()
+    ]
+    outside = grid.rows * grid.columns - found[0] * found[1]
+    if whole and outside:
+        raise GridError(
+            f"{outside} of {grid.rows * grid.columns} coarse cells of the map lie outside the forcing; "
+            "give a forcing that covers the map, or select the part of the map that it covers"
+        )
+    placed = forcing.reindex(places, method="nearest", tolerance=tolerance)
+    return placed.assign_coords(lat=grid.latitude, lon=grid.longitude)
+
+
+@dataclass(frozen=True)
+class ClassAgreement:
+    """Difference of the shares of a class in coarse cells, map minus forcing.
+
+    ``mean`` and ``mean_absolute`` are weighted by area, ``largest`` is that of any cell.
+    """
+
+    mean: float
+    mean_absolute: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class CoarseAgreement:
+    """Coarse agreement of a map: classes that are in the forcing, and over all compared cells.
+
+    ``within_a_pixel`` is the share of the cells in which every class is within one fine pixel of what is asked for;
+    ``largest`` is the largest difference of any class in any cell, as a share of the cell.
+    """
+
+    classes: dict[str, ClassAgreement]
+    cells: int
+    within_a_pixel: float
+    largest: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers for JSON."""
+        return asdict(self)
+
+
+def sum_up(agreement: xr.Dataset) -> CoarseAgreement | None:
+    """Sum up the result of :func:`coarse_agreement`, in memory; None where there was nothing to compare."""
+    largest = agreement["largest"].values
+    known = np.isfinite(largest)
+    if not known.any():
+        return None
+    area = np.broadcast_to(agreement["area"].values[:, None], largest.shape)
+    classes = {}
+    for name, difference in zip(agreement["class"].values, agreement["difference"].values, strict=True):
+        valid = np.isfinite(difference)
+        if valid.any():
+            values, weights = difference[valid], area[valid]
+            classes[str(name)] = ClassAgreement(
+                float(np.average(values, weights=weights)),
+                float(np.average(np.abs(values), weights=weights)),
+                float(np.abs(values).max()),
             )
-    laid = forcing.reindex(lat=grid.latitude, lon=longitude, method="nearest", tolerance=tolerance)
-    return laid.assign_coords(lat=grid.latitude, lon=grid.longitude)
-
-
-def _found(index: pd.Index, values: NDArray[np.float64], tolerance: float) -> NDArray[np.bool_]:
-    return index.get_indexer(pd.Index(values), method="nearest", tolerance=tolerance) >= 0
+    within = agreement["pixels"].values[known] <= 1 + 1e-6
+    return CoarseAgreement(classes, int(known.sum()), float(within.mean()), float(largest[known].max()))

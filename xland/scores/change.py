@@ -1,16 +1,17 @@
 """Score predicted change on maps larger than memory, in windows of any size, and region by region.
 
-Windows are counted from 90 N and 180 W, as coarse cells are everywhere in xland, so that a window is
-the same whatever part of the globe the maps show; across the date line only where their size divides
-the number of columns round the globe. Windows that the edge of the maps, a mask or a region cuts are
-scored with the cells that they have.
+Windows are counted from 90 N and 180 W, as coarse cells are everywhere in xland, so that a window is the same whatever
+part of the globe the maps show. Windows that the edge of the maps, a mask or a region cuts are scored with the cells
+that they have.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import dask
@@ -20,43 +21,20 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.arguments import checked, is_count, items_of
-from xland.errors import GridError, NothingToScoreError, RegionError, TimeError, UndefinedScoreWarning
+from xland.errors import GridError, NothingToScoreError, TimeError, UndefinedScoreWarning
 from xland.reading.variables import ClassMap, as_map
-from xland.scores.change_scores import ChangeScores
-from xland.scores.counting import place_mask
 from xland.scores.counts import cross_tabulate, tabulate_windows
-from xland.scores.frames import as_dask, edges, overlaps, pad, place
-from xland.scores.measures import Weighting
-from xland.vocabulary import CLASSES, OCEAN, check_codes
+from xland.scores.frames import Cells, as_dask, common_cells, pair_years
+from xland.scores.measures import KappaSimulation, Weighting, disagreement, kappa_simulation, plain
+from xland.scores.tables import figure, html_table, text_table
+from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN, check_codes
 
-__all__ = ["ChangeScores", "assess_change"]
+_EVERYWHERE = None  # stands for all cells among the labels of regions
+_MAPS = ("start map", "observed map", "predicted map")
+_ROUNDING = 1e-12  # share of the area by which two sums over the same cells may differ in floating point
 
-_EVERYWHERE = None
-"""Stands for all cells among the labels of regions."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Tables:
-    """Cross-tables of some cells: ``cross`` (8, 8, 8) of three maps, ``transitions`` (8, 8) of the first two."""
-
-    cross: NDArray[np.float64]
-    transitions: NDArray[np.float64]
-
-    def __add__(self, other: _Tables) -> _Tables:
-        return _Tables(self.cross + other.cross, self.transitions + other.transitions)
-
-
-@dataclass(frozen=True, eq=False)
-class _Scene:
-    """Everything on the cells of one frame: lazy arrays of its shape."""
-
-    frame: ClassMap
-    start: da.Array
-    observed: da.Array
-    predicted: da.Array
-    counted: da.Array
-    labels: da.Array | None
-    names: tuple[str, str, str]
+Tables = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Cross-tables of some cells: of the three maps, and of the first two."""
 
 
 @checked(GridError)
@@ -69,18 +47,19 @@ def assess_change(
     within: xr.DataArray | NDArray[np.bool_] | None = None,
     regions: xr.DataArray | None = None,
     weighting: Weighting = "area",
+    match_years: bool = True,
     cells: str | None = None,
 ) -> ChangeScores:
     """Score a predicted map by the change that leads to it, beside persistence.
 
     The maps are brought together by label and compared where all three have cells. Cells that are
-    ocean or no data (class 0) in the start or in the observed map are left out: what begins or ends
-    without data is no change. Blocks are read once, counted and forgotten.
+    ocean or no data (class 0) in the start or in the observed map are left out: what starts or ends
+    without data is not change. Blocks are read once, counted and forgotten.
 
     Parameters
     ----------
     start, observed, predicted : DataArray or Dataset with ``land_use``
-        Class codes 0..7 of one time step: the map from which change is counted, the later (for a
+        Class codes of one time step: the map from which change is counted, the later (for a
         hindcast: earlier) map as observed, and as predicted. Lazy arrays stay lazy.
     factors : sequence of int
         Cells along the windows in which the maps are compared by the areas of their classes; 1, cell
@@ -91,8 +70,10 @@ def assess_change(
         A label for each cell. Cells that the array does not cover, NaN and empty labels belong to no region.
     weighting : {"area", "pixels"}
         Weigh every cell with its area on the sphere, or count cells.
+    match_years : bool
+        With False, an observed and a predicted map of different years are compared, too.
     cells : str, optional
-        How to call the cells that are scored, in tables.
+        Name of the cells that are scored, for tables.
 
     Returns
     -------
@@ -101,13 +82,13 @@ def assess_change(
     Raises
     ------
     GridError
-        Grids whose cells differ in size or do not coincide; arguments that make no sense.
+        If the cells differ in size or do not coincide, or an argument is not of its choices.
     RegionError
-        Maps without a common cell, or no cell left to score (:class:`~xland.errors.NothingToScoreError`).
+        If the maps have no common cell, or none is left to score (:class:`~xland.errors.NothingToScoreError`).
     TimeError
-        A map of several time steps.
+        If a map has several time steps, or the observed and the predicted map are of different years.
     VocabularyError
-        Codes other than 0..7 in any of the maps.
+        If a map has unknown codes.
 
     Warns
     -----
@@ -120,37 +101,40 @@ def assess_change(
     and Castella (2011), doi 10.1080/00045608.2010.517742.
     """
     sizes = _checked_factors(factors)
-    maps = {
-        "start": as_map(start, what="start map"),
-        "observed": as_map(observed, what="observed map"),
-        "predicted": as_map(predicted, what="predicted map"),
-    }
-    for each in maps.values():
+    maps = [as_map(each, what=what) for each, what in zip((start, observed, predicted), _MAPS, strict=True)]
+    for each in maps:
         if len(each.years) > 1:
             raise TimeError(f"the {each.what} has {len(each.years)} time steps; select one")
-    scene = _scene(maps, within, regions)
-    (blocks,) = dask.compute({factor: _tabulate(scene, factor, weighting) for factor in sizes})
-    tables = {factor: _gather(found.ravel()) for factor, found in blocks.items()}
-    if not tables[1][_EVERYWHERE].cross.any():
-        raise NothingToScoreError(
-            "no cell is left to score: the mask `within` and the cells with data (class 1 to 7) in the start "
-            "and the observed map have none in common"
+    pair_years(maps[2], maps[1], match_years=match_years)
+    labels = None if regions is None else _labels(regions)
+    lazy = {}
+    for factor in sizes:
+        found = common_cells(maps, within, maps[1], factor)
+        layers = [found.layer(each, OCEAN) for each in maps]
+        lazy[factor] = found.each_block(
+            _tabulate, *layers, _label_layer(found, labels), factor=factor, by_area=weighting == "area"
         )
-    about = {
-        "weighting": weighting,
-        "years": tuple(each.years[0] for each in maps.values()),
-        "cells": cells or ("all" if within is None else "a chosen part of the map"),
-    }
-    labels = sorted(label for label in tables[1] if label is not _EVERYWHERE)
-    per_region = {label: _scores({f: each[label] for f, each in tables.items()}, about) for label in labels}
-    result = _scores({f: each[_EVERYWHERE] for f, each in tables.items()}, about, per_region)
+    (blocks,) = dask.compute(lazy)
+    tables = {factor: _gather(each.ravel()) for factor, each in blocks.items()}
+    if not tables[1][_EVERYWHERE][0].any():
+        raise NothingToScoreError(
+            f"no cell is left to score: the mask `within` and the cells with data (class 1 to {len(CLASSES) - 1}) in "
+            "the start and the observed map have none in common"
+        )
+    years = (maps[0].years[0], maps[1].years[0], maps[2].years[0])
+    label = cells or ("all" if within is None else "a chosen part of the map")
+
+    def scores(region: Any) -> ChangeScores:
+        by_factor = {f: ChangeScores(*t[region], weighting, f, years=years, cells=label) for f, t in tables.items()}
+        return replace(by_factor[1], by_factor=by_factor)
+
+    names = sorted(region for region in tables[1] if region is not _EVERYWHERE)
+    result = replace(scores(_EVERYWHERE), per_region={name: scores(name) for name in names})
     _warn_of_no_change(result)
     return result
 
 
 def _checked_factors(factors: Sequence[int]) -> tuple[int, ...]:
-    if not isinstance(factors, Iterable):
-        raise GridError(f"`factors` is a sequence of sizes of windows, not {factors!r}; pass factors=({factors!r},)")
     wrong = [each for each in items_of(factors, "factors", GridError) if not is_count(each)]
     if wrong:
         raise GridError(
@@ -159,138 +143,50 @@ def _checked_factors(factors: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted({1, *(int(factor) for factor in factors)}))
 
 
-def _scene(
-    maps: dict[str, ClassMap], within: xr.DataArray | NDArray[np.bool_] | None, regions: xr.DataArray | None
-) -> _Scene:
-    observed = maps["observed"]
-    rows, columns = slice(0, observed.grid.rows), slice(0, observed.grid.columns)
-    for other in (maps["start"], maps["predicted"]):
-        pieces = overlaps(other, observed)
-        rows = slice(max(rows.start, pieces[0].rows.start), min(rows.stop, pieces[0].rows.stop))
-        columns = slice(
-            max(columns.start, min(piece.columns.start for piece in pieces)),
-            min(columns.stop, max(piece.columns.stop for piece in pieces)),
-        )
-    if rows.start >= rows.stop or columns.start >= columns.stop:
-        raise RegionError("the start, the observed and the predicted map have no cell in common; check their regions")
-    frame = ClassMap(
-        observed.data.isel(lat=rows, lon=columns), observed.grid.window(rows, columns), observed.years, observed.what
-    )
-    reference = as_dask(frame.data)[0]
-    # cells that a map does not cover are as good as no data
-    counted = _coverage(maps["start"], frame, reference.chunks) & _coverage(maps["predicted"], frame, reference.chunks)
-    if within is not None:
-        counted = counted & place_mask(within, observed)[rows, columns]
-    return _Scene(
-        frame=frame,
-        start=place(maps["start"], frame, OCEAN),
-        observed=reference,
-        predicted=place(maps["predicted"], frame, OCEAN),
-        counted=counted,
-        labels=None if regions is None else _labels(regions, frame),
-        names=("start map", "observed map", "predicted map"),
-    )
-
-
-def _coverage(source: ClassMap, frame: ClassMap, chunks: tuple[tuple[int, ...], ...]) -> da.Array:
-    """Say which cells of the frame a map covers."""
-    rows, columns = np.zeros(frame.grid.rows, dtype=bool), np.zeros(frame.grid.columns, dtype=bool)
-    for piece in overlaps(source, frame):
-        rows[piece.rows], columns[piece.columns] = True, True
-    return da.from_array(rows, chunks[:1])[:, None] & da.from_array(columns, chunks[1:])[None, :]
-
-
-def _labels(regions: xr.DataArray, frame: ClassMap) -> da.Array:
-    """Return the labels of the frame's cells; NaN where a cell is not covered."""
+def _labels(regions: xr.DataArray) -> ClassMap:
+    """Return labels of regions as a map of numbers with NaN, or of objects."""
     if not isinstance(regions, xr.DataArray) or regions.dtype.kind not in "iufbUO":
         raise GridError("`regions` must be a DataArray of whole numbers or names, with latitude and longitude")
     placed = as_map(regions, what="map of regions", holds="labels")
     if len(placed.years) > 1:
         raise GridError("the map of regions has several time steps; select one")
     labels = as_dask(placed.data)
-    labels = labels.astype(np.float64 if labels.dtype.kind in "iufb" else object)
-    data = xr.DataArray(labels, placed.data.coords, placed.data.dims)
-    return place(ClassMap(data, placed.grid, placed.years, placed.what), frame, np.nan)
+    return replace(placed, data=placed.data.copy(data=labels.astype(float if labels.dtype.kind in "iufb" else object)))
 
 
-def _tabulate(scene: _Scene, factor: int, weighting: Weighting) -> da.Array:
-    """Return an array with a dictionary of tables by region for each block."""
-    grid = scene.frame.grid
-    before = grid.row_offset % factor, grid.column_offset % factor
-    margins = [(first, -(first + size) % factor) for first, size in zip(before, grid.shape, strict=True)]
-    observed = pad(scene.observed, margins)
-    chunks = tuple(edges(sizes, factor) for sizes in observed.chunks)
-
-    def aligned(array: da.Array, fill: Any = 0) -> da.Array:
-        return pad(array, margins, fill).rechunk(chunks)
-
-    weights = grid.cell_area() if weighting == "area" else np.ones(grid.rows)
-    rows = np.arange(sum(chunks[0])) - margins[0][0] + 0.5
-    columns = np.arange(sum(chunks[1])) - margins[1][0] + 0.5
-    labels = (None, None) if scene.labels is None else (aligned(scene.labels, np.nan), "yx")
-    return da.blockwise(
-        _tabulate_block,
-        "yx",
-        aligned(scene.start),
-        "yx",
-        observed.rechunk(chunks),
-        "yx",
-        aligned(scene.predicted),
-        "yx",
-        aligned(scene.counted),
-        "yx",
-        da.from_array(np.pad(weights, margins[0]), chunks=(chunks[0],)),
-        "y",
-        da.from_array(grid.north - rows * grid.resolution, chunks=(chunks[0],)),
-        "y",
-        da.from_array(grid.west + columns * grid.resolution, chunks=(chunks[1],)),
-        "x",
-        *labels,
-        adjust_chunks={"y": lambda _: 1, "x": lambda _: 1},
-        factor=factor,
-        names=scene.names,
-        dtype=object,
-        meta=np.empty((0, 0), dtype=object),
-    )
+def _label_layer(cells: Cells, labels: ClassMap | None) -> da.Array | None:
+    return None if labels is None else cells.layer(labels, np.nan)
 
 
-def _tabulate_block(
+def _tabulate(
+    latitude: NDArray[np.float64],
+    longitude: NDArray[np.float64],
+    area: NDArray[np.float64],
+    counted: NDArray[np.bool_],
     start: NDArray[Any],
     observed: NDArray[Any],
     predicted: NDArray[Any],
-    counted: NDArray[np.bool_],
-    weights: NDArray[np.float64],
-    latitude: NDArray[np.float64],
-    longitude: NDArray[np.float64],
     labels: NDArray[Any] | None,
     *,
     factor: int,
-    names: tuple[str, str, str],
-) -> NDArray[Any]:
+    by_area: bool,
+) -> dict[Any, Tables]:
+    """Return the tables of a block by region."""
     maps = [
         check_codes(codes, what=name, latitude=latitude, longitude=longitude)
-        for codes, name in zip((start, observed, predicted), names, strict=True)
+        for codes, name in zip((start, observed, predicted), _MAPS, strict=True)
     ]
     counted = counted & (maps[0] != OCEAN) & (maps[1] != OCEAN)
-    found = {_EVERYWHERE: _tables(maps, counted, weights, factor)}
-    if labels is not None:
-        for label, inside in _regions(labels, counted):
-            found[label] = _tables(maps, inside, weights, factor)
-    result = np.empty((1, 1), dtype=object)
-    result[0, 0] = found
-    return result
+    weights = area if by_area else np.ones_like(area)
 
+    def tables(chosen: NDArray[np.bool_]) -> Tables:
+        if factor > 1 and chosen.any():
+            return tabulate_windows(maps[0], maps[1], maps[2], factor, counted=chosen, row_weights=weights)
+        cross = cross_tabulate(maps[0], maps[1], maps[2], counted=chosen, row_weights=weights)
+        return cross, cross.sum(axis=2)
 
-def _tables(
-    maps: list[NDArray[np.uint8]], counted: NDArray[np.bool_], weights: NDArray[np.float64], factor: int
-) -> _Tables:
-    if not counted.any():
-        return _Tables(np.zeros((len(CLASSES),) * 3), np.zeros((len(CLASSES),) * 2))
-    if factor == 1:
-        cross = cross_tabulate(*maps, counted=counted, row_weights=weights)
-        return _Tables(cross, cross.sum(axis=2))
-    start, observed, predicted = maps
-    return _Tables(*tabulate_windows(start, observed, predicted, factor, counted=counted, row_weights=weights))
+    found = {_EVERYWHERE: tables(counted)}
+    return found if labels is None else found | {each: tables(cells) for each, cells in _regions(labels, counted)}
 
 
 def _regions(labels: NDArray[Any], counted: NDArray[np.bool_]) -> Iterable[tuple[Any, NDArray[np.bool_]]]:
@@ -300,45 +196,340 @@ def _regions(labels: NDArray[Any], counted: NDArray[np.bool_]) -> Iterable[tuple
     codes, names = pd.factorize(labels.ravel())
     numbers = codes.reshape(labels.shape)
     for number, name in enumerate(names):
+        if not isinstance(name, str) and int(name) != name:
+            raise GridError(f"the map of regions contains {name}; labels are whole numbers or names")
         if name != "":
-            yield _plain_label(name), counted & (numbers == number)
+            yield name if isinstance(name, str) else int(name), counted & (numbers == number)
 
 
-def _plain_label(name: Any) -> int | str:
-    if isinstance(name, str):
-        return name
-    if int(name) != name:
-        raise GridError(f"the map of regions holds {name}; labels are whole numbers or names")
-    return int(name)
-
-
-def _gather(blocks: Iterable[dict[Any, _Tables]]) -> dict[Any, _Tables]:
-    total: dict[Any, _Tables] = {}
+def _gather(blocks: Iterable[dict[Any, Tables]]) -> dict[Any, Tables]:
+    total: dict[Any, Tables] = {}
     for block in blocks:
-        for label, tables in block.items():
-            total[label] = total[label] + tables if label in total else tables
+        for label, (cross, transitions) in block.items():
+            before = total.get(label)
+            total[label] = (cross, transitions) if before is None else (before[0] + cross, before[1] + transitions)
     return total
 
 
-def _scores(
-    tables: dict[int, _Tables], about: dict[str, Any], per_region: dict[Any, ChangeScores] | None = None
-) -> ChangeScores:
-    by_factor = {
-        factor: ChangeScores(each.cross, each.transitions, factor=factor, **about) for factor, each in tables.items()
-    }
-    return ChangeScores(
-        tables[1].cross, tables[1].transitions, by_factor=by_factor, per_region=per_region or {}, **about
-    )
-
-
 def _warn_of_no_change(scores: ChangeScores) -> None:
-    changed = scores.transitions - np.diag(np.diag(scores.transitions))
-    if not changed.any():
+    if (scores.transitions == np.diag(np.diag(scores.transitions))).all():
         years = [year for year in scores.years[:2] if year is not None]
         named = f" ({' and '.join(map(str, years))})" if years else ""
         warnings.warn(
             f"no cell changes between the start and the observed map{named}: the figure of merit of persistence "
             "and other scores of change are not defined (NaN); check that the maps show two dates",
             UndefinedScoreWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
+
+
+@dataclass(frozen=True)
+class ChangeBudget:
+    """Where observed and predicted change meet and where they do not, in shares of the scored cells.
+
+    Parameters
+    ----------
+    hits : float
+        Observed change predicted as change to the right class.
+    misses : float
+        Observed change predicted as persistence.
+    false_alarms : float
+        Observed persistence predicted as change.
+    wrong_hits : float
+        Observed change predicted as change to a wrong class.
+
+    Sources
+    -------
+    Pontius et al. (2008), doi 10.1007/s00168-007-0138-2: misses A, hits B, wrong hits C, false alarms D.
+    """
+
+    hits: float
+    misses: float
+    false_alarms: float
+    wrong_hits: float
+
+    @property
+    def figure_of_merit(self) -> float:
+        """Intersection of observed and predicted change over their union, B / (A + B + C + D)."""
+        return _ratio(self.hits, self.hits + self.misses + self.false_alarms + self.wrong_hits)
+
+    @property
+    def producers_accuracy(self) -> float:
+        """Share of the observed change that is hit, B / (A + B + C)."""
+        return _ratio(self.hits, self.hits + self.misses + self.wrong_hits)
+
+    @property
+    def users_accuracy(self) -> float:
+        """Share of the predicted change that hits, B / (B + C + D)."""
+        return _ratio(self.hits, self.hits + self.wrong_hits + self.false_alarms)
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return plain numbers for JSON: None where a score is not defined."""
+        names = (*_SHARES, "figure_of_merit", "producers_accuracy", "users_accuracy")
+        return {name: plain(getattr(self, name)) for name in names}
+
+
+_SHARES = ("hits", "misses", "false_alarms", "wrong_hits")
+_PARTS = ("quantity", "allocation", "exchange", "shift")
+
+
+@dataclass(frozen=True)
+class ClassChange:
+    """Change of one class, in shares of the scored cells.
+
+    Parameters
+    ----------
+    gain : ChangeBudget
+        Of the cells that the class gains in the observed or in the predicted map. Cells that become another class than
+        predicted are misses of the one and false alarms of the other, so there are no wrong hits.
+    loss : ChangeBudget
+        Of the cells that start in the class.
+    quantity, allocation, exchange, shift : float
+        Disagreement of the end maps in which the class takes part.
+    """
+
+    gain: ChangeBudget
+    loss: ChangeBudget
+    quantity: float
+    allocation: float
+    exchange: float
+    shift: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers for JSON."""
+        parts = {name: plain(getattr(self, name)) for name in _PARTS}
+        return {"gain": self.gain.to_dict(), "loss": self.loss.to_dict(), **parts}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ChangeScores:
+    """Scores of a predicted change against the observed one, beside those of a map that stays as it was.
+
+    Parameters
+    ----------
+    table : (classes, classes, classes) array
+        Square metres or cells by class in the start, the observed and the predicted map.
+    transitions : (classes, classes) array
+        The same by class in the start and the observed map alone, on which persistence is scored. In
+        windows of several cells this is not the sum over the table.
+    weighting : {"area", "pixels"}
+        What the table counts.
+    factor : int
+        Cells along the windows in which the maps are compared; 1 compares cell by cell.
+    by_factor : dict of int to ChangeScores
+        The same cells in windows of several sizes, in ascending order, 1 among them.
+    per_region : dict of label to ChangeScores
+        Each region alone, in ascending order of labels; empty where no regions were given.
+    years : tuple of (start, observed, predicted) year
+        None where a map does not say its year.
+    cells : str
+        Which cells were scored.
+
+    Attributes
+    ----------
+    total : float
+        Square metres or cells that were scored.
+    budget : ChangeBudget
+        Hits, misses, false alarms and wrong hits, shares of the total.
+    hits, misses, false_alarms, wrong_hits, figure_of_merit : float
+        The same, for short.
+    disagreement : float
+        Share of the cells in which the observed and the predicted map differ: quantity, exchange and shift.
+    quantity : float
+        Disagreement because the totals of the classes differ.
+    allocation : float
+        Disagreement about places: exchange, because pairs of classes changed places, and shift, the rest.
+    exchange, shift : float
+    kappa_simulation : float
+        Agreement beyond what the two maps' transitions would give at random places.
+    kappa_transition, kappa_transloc : float
+        Its factors: whether the amounts of transitions fit, and whether their places do.
+
+    Notes
+    -----
+    A score without a denominator is NaN: a figure of merit where nothing changed and no change was predicted.
+    """
+
+    table: NDArray[np.float64]
+    transitions: NDArray[np.float64]
+    weighting: Weighting = "area"
+    factor: int = 1
+    by_factor: dict[int, ChangeScores] = field(default_factory=dict)
+    per_region: dict[Any, ChangeScores] = field(default_factory=dict)
+    years: tuple[int | None, int | None, int | None] = (None, None, None)
+    cells: str = "all"
+    total: float = field(init=False)
+    budget: ChangeBudget = field(init=False)
+    hits: float = field(init=False)
+    misses: float = field(init=False)
+    false_alarms: float = field(init=False)
+    wrong_hits: float = field(init=False)
+    figure_of_merit: float = field(init=False)
+    disagreement: float = field(init=False)
+    quantity: float = field(init=False)
+    allocation: float = field(init=False)
+    exchange: float = field(init=False)
+    shift: float = field(init=False)
+    kappa_simulation: float = field(init=False)
+    kappa_transition: float = field(init=False)
+    kappa_transloc: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        total = float(self.table.sum())
+        budget = _budget(self.table, total)
+        parts = {name: _ratio(float(each.sum()) / 2, total) for name, each in self._disagreement.items()}
+        found: KappaSimulation = kappa_simulation(self.table)
+        vars(self).update(
+            total=total,
+            budget=budget,
+            figure_of_merit=budget.figure_of_merit,
+            disagreement=parts.pop("total"),
+            kappa_simulation=found.kappa,
+            kappa_transition=found.transition,
+            kappa_transloc=found.transloc,
+            **{name: getattr(budget, name) for name in _SHARES},
+            **parts,
+        )
+
+    @property
+    def confusion(self) -> NDArray[np.float64]:
+        """Rows observed, columns predicted; square metres or cells; shape ``(classes, classes)``."""
+        return np.asarray(self.table.sum(axis=0))
+
+    @property
+    def observed_transitions(self) -> NDArray[np.float64]:
+        """Rows start, columns observed; square metres or cells; shape ``(classes, classes)``."""
+        return np.asarray(self.table.sum(axis=2))
+
+    @property
+    def predicted_transitions(self) -> NDArray[np.float64]:
+        """Rows start, columns predicted; square metres or cells; shape ``(classes, classes)``."""
+        return np.asarray(self.table.sum(axis=1))
+
+    @property
+    def _disagreement(self) -> dict[str, NDArray[np.float64]]:
+        return disagreement(self.confusion)
+
+    @cached_property
+    def null(self) -> ChangeScores:
+        """Scores of persistence, the map that stays as it was, on the same cells."""
+        at = np.arange(len(self.transitions))
+        table = np.zeros((at.size,) * 3)
+        table[at, :, at] = self.transitions
+        by_factor = {factor: each.null for factor, each in self.by_factor.items()}
+        years = (*self.years[:2], self.years[0])
+        return ChangeScores(
+            table, self.transitions, self.weighting, self.factor, by_factor, years=years, cells=self.cells
+        )
+
+    @cached_property
+    def per_class(self) -> dict[str, ClassChange]:
+        """Gain, loss and disagreement of each class, by name."""
+        parts = self._disagreement
+        return {
+            name: ClassChange(
+                _gain(self.table, code, self.total),
+                _budget(self.table, self.total, code),
+                *(_ratio(float(parts[part][code]), self.total) for part in _PARTS),
+            )
+            for code, name in enumerate(CLASS_NAMES)
+        }
+
+    @property
+    def null_resolution(self) -> int | None:
+        """Cells along the smallest of the windows in which the prediction disagrees less than persistence.
+
+        None where persistence is as good or better in all of them.
+        """
+        better = (f for f, each in self.by_factor.items() if each.null.disagreement - each.disagreement > _ROUNDING)
+        return next(better, None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers for JSON: None where a score is not defined."""
+        return {
+            "cells": self.cells,
+            "years": dict(zip(("start", "observed", "predicted"), self.years, strict=True)),
+            "weighting": self.weighting,
+            "unit": "m2" if self.weighting == "area" else "cells",
+            "total": self.total,
+            **self.figures(),
+            "null": self.null.figures(),
+            "per_class": {name: each.to_dict() for name, each in self.per_class.items()},
+            "observed_transitions": self.observed_transitions.tolist(),
+            "predicted_transitions": self.predicted_transitions.tolist(),
+            "by_factor": {
+                str(factor): {**each.figures(), "null": each.null.figures()} for factor, each in self.by_factor.items()
+            },
+            "null_resolution": self.null_resolution,
+            "per_region": {str(label): each.to_dict() for label, each in self.per_region.items()},
+        }
+
+    def figures(self) -> dict[str, float | None]:
+        """Return the scores of all cells as plain numbers for JSON."""
+        # kappa simulation is defined for maps of one class a cell
+        kappas = ("kappa_simulation", "kappa_transition", "kappa_transloc") if self.factor == 1 else ()
+        return {
+            **self.budget.to_dict(),
+            **{name: plain(getattr(self, name)) for name in (*_PARTS, "disagreement", *kappas)},
+        }
+
+    def _table(self) -> tuple[str, list[str], list[list[str]]]:
+        rows = [
+            [
+                name,
+                f"{factor}",
+                *(figure(100 * getattr(one, share), 2) for share in _SHARES),
+                figure(one.figure_of_merit),
+                *(figure(100 * getattr(one, part), 2) for part in ("quantity", "exchange", "shift")),
+                figure(one.kappa_simulation if factor == 1 else None),
+            ]
+            for factor, each in (self.by_factor or {self.factor: self}).items()
+            for name, one in (("prediction", each), ("persistence", each.null))
+        ]
+        unit = "area" if self.weighting == "area" else "pixel counts"
+        title = (
+            f"cells: {self.cells} | change by {unit}, in % of what was scored (not FoM and kappa),\n"
+            "in windows of so many cells along a side"
+        )
+        header = [
+            "map",
+            "cells",
+            "hits",
+            "misses",
+            "false al.",
+            "wrong",
+            "FoM",
+            "quantity",
+            "exchange",
+            "shift",
+            "kappa",
+        ]
+        return title, header, rows
+
+    def __str__(self) -> str:
+        return text_table(*self._table())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._table())
+
+
+def _budget(table: NDArray[np.float64], total: float, code: int | None = None) -> ChangeBudget:
+    """Return the budget of all cells, or of those that start in a class."""
+    start, observed, predicted = np.indices(table.shape)
+    chosen = True if code is None else start == code
+    changed, foretold, right = observed != start, predicted != start, observed == predicted
+    kinds = (changed & right, changed & ~foretold, ~changed & foretold, changed & foretold & ~right)
+    return ChangeBudget(*(_ratio(float(table[chosen & kind].sum()), total) for kind in kinds))
+
+
+def _gain(table: NDArray[np.float64], code: int, total: float) -> ChangeBudget:
+    elsewhere = np.delete(table, code, axis=0)
+    gained, foretold = float(elsewhere[:, code, :].sum()), float(elsewhere[:, :, code].sum())
+    hits = float(elsewhere[:, code, code].sum())
+    return ChangeBudget(_ratio(hits, total), _ratio(gained - hits, total), _ratio(foretold - hits, total), 0.0)
+
+
+def _ratio(above: float, below: float) -> float:
+    return above / below if below > 0 else math.nan

@@ -14,144 +14,89 @@ from xland.vocabulary import CLASSES, LAND_CLASSES
 DOMAINS: dict[str, str] = {
     "all": "every cell of the observed map, ocean and inland water included",
     "land": "cells that are land in the observed map, north of 60 S; its water and ocean are left out",
-    "mixed": "land cells in coarse cells that hold more than one land class in the observed map",
+    "mixed": "land cells in coarse cells that contain more than one land class in the observed map",
 }
-"""The parts of a map that are scored apart, and what they hold."""
-
-_BAND = 200_000
-"""Cells that are counted at once."""
+"""The parts of a map that are scored separately."""
 
 SOUTHERN_LIMIT = -60.0
 """Latitude south of which nothing counts as land: Antarctica would be one large and easy class."""
 
+AREA_UNIT = 1e-3
+"""Square metres in which areas are summed as whole numbers, so that the sum does not depend on the blocks."""
+
+_COUNT = len(CLASSES)
+_BAND = 200_000  # cells that are counted at once: the indices have eight bytes, the maps one
+_WINDOWS = 20_000  # windows whose classes are combined at once
+_ROUNDING = 1e-12  # share of a window below which an area is the rounding of a sum
+
 
 def confusion(
-    observed: NDArray[Any], predicted: NDArray[Any], weights: NDArray[Any] | None = None, classes: int = len(CLASSES)
+    observed: NDArray[Any], predicted: NDArray[Any], weights: NDArray[Any] | None = None, classes: int = _COUNT
 ) -> NDArray[np.float64]:
-    """Cross-tabulate two maps of class codes.
+    """Cross-tabulate two maps of codes ``0 .. classes - 1``: rows observed, columns predicted.
 
-    Parameters
-    ----------
-    observed, predicted : arrays of the same shape
-        Codes ``0 .. classes - 1``.
-    weights : array that broadcasts to that shape, optional
-        Weight of each cell: its area, 1, or 0 to leave it out. Without weights every cell counts 1.
-    classes : int
-        Number of classes.
-
-    Returns
-    -------
-    (classes, classes) array of float64
-        Rows are observed classes, columns predicted ones; the sum is the sum of the weights.
-
-    Raises
-    ------
-    VocabularyError
-        Codes outside ``0 .. classes - 1``.
+    ``weights`` broadcast to the maps: the area of each cell, or 0 to leave it out; by default every cell counts 1.
+    Raises :class:`VocabularyError` for other codes.
     """
-    observed, predicted = np.asarray(observed), np.asarray(predicted)
-    for codes, what in ((observed, "observed"), (predicted, "predicted")):
-        if codes.size and (codes.min() < 0 or codes.max() >= classes):
-            outside = int(((codes < 0) | (codes >= classes)).sum())
-            raise VocabularyError(f"the {what} map holds {outside} cells with codes outside 0 to {classes - 1}")
+    observed, predicted = _checked({"observed": observed, "predicted": predicted}, classes)
     index = observed.astype(np.intp).ravel() * classes + predicted.astype(np.intp).ravel()
     flat = None if weights is None else np.broadcast_to(weights, observed.shape).astype(np.float64).ravel()
     return np.bincount(index, flat, classes * classes).astype(np.float64).reshape(classes, classes)
 
 
 def mixed_cells(observed: NDArray[Any], factor: int) -> NDArray[np.bool_]:
-    """Find the coarse cells that hold more than one land class: where downscaling has something to do.
+    """Find the fine cells, water and ocean too, of the coarse cells with more than one of the land classes.
 
-    Parameters
-    ----------
-    observed : (rows, columns) array of class codes 0..7
-        Begins at the edge of a coarse cell; rows and columns are multiples of ``factor``.
-    factor : int
-        Fine cells along one coarse cell.
-
-    Returns
-    -------
-    (rows, columns) array of bool
-        True in every fine cell, water and ocean too, of a coarse cell with two or more of the
-        classes :data:`xland.vocabulary.LAND_CLASSES`.
+    ``observed`` (rows, columns) starts at the edge of a coarse cell of ``factor`` x ``factor`` cells and contains
+    whole ones.
     """
-    rows, columns = observed.shape
-    if factor < 1 or rows % factor or columns % factor:
-        raise GridError(f"{rows} x {columns} cells cannot be grouped by {factor} x {factor} without remainder")
-    lookup = np.zeros(len(CLASSES), dtype=np.uint8)
+    rows, columns = _grouped(observed.shape, factor)
+    lookup = np.zeros(_COUNT, dtype=np.uint8)
     lookup[list(LAND_CLASSES)] = [1 << code for code in LAND_CLASSES]
-    present = lookup[observed].reshape(rows // factor, factor, columns // factor, factor)
+    present = lookup[observed].reshape(rows, factor, columns, factor)
     present = np.bitwise_or.reduce(np.bitwise_or.reduce(present, axis=3), axis=1)
     several = (present & (present - (present > 0))) != 0  # more than one bit is set
     return several.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def count_rows(
+def count_domains(
     observed: NDArray[Any],
     predicted: NDArray[Any],
     labels: NDArray[np.bool_ | np.uint8],
     latitude: NDArray[Any],
+    area: NDArray[np.float64],
     *,
     factor: int,
     domains: Sequence[str],
     regions: int = 1,
 ) -> NDArray[np.int64]:
-    """Count pairs of classes in every row of a block, for each region and domain.
+    """Count pairs of classes in a block of whole coarse cells, for each region and domain.
 
-    Parameters
-    ----------
-    observed, predicted : (rows, columns) arrays of class codes
-        The block begins and ends at edges of coarse cells.
-    labels : (rows, columns) array of bool or uint8
-        Number of the region in which a cell is counted, from 1; cells with 0 (or False) are not
-        counted, but still say whether a coarse cell is mixed.
-    latitude : (rows,) array
-        Degrees north of the cell centres.
-    factor : int
-        Fine cells along one coarse cell.
-    domains : sequence of str
-        Names in :data:`DOMAINS`.
-    regions : int
-        Number of regions.
-
-    Returns
-    -------
-    (rows, regions, domains, 64) array of int64
-        Pairs ``8 * observed + predicted``.
+    ``labels`` (rows, columns) are the numbers of the regions from 1; cells with 0 are not counted, but still say
+    whether a coarse cell is mixed. ``latitude`` and ``area`` (m2 of a cell) are those of the rows. Returns
+    ``(2, regions, domains, observed, predicted)``: cells, and area in units of :data:`AREA_UNIT`.
     """
     rows, columns = observed.shape
-    pairs = len(CLASSES) ** 2
-    is_land = np.isin(np.arange(len(CLASSES)), LAND_CLASSES)
-    latitude = np.asarray(latitude)
-    result = np.empty((rows, regions, len(domains), pairs), dtype=np.int64)
-    # bands keep the eight-byte indices of the counting small beside the one-byte maps
+    pairs = _COUNT**2
+    is_land = np.isin(np.arange(_COUNT), LAND_CLASSES)
+    exact = np.rint(area / AREA_UNIT).astype(np.int64)
+    result = np.zeros((2, len(domains), regions * pairs), dtype=np.int64)
     band = max(_BAND // max(columns * factor, 1), 1) * factor
     for start in range(0, rows, band):
         part = slice(start, min(start + band, rows))
-        truth, label, height = observed[part], labels[part], part.stop - start
+        truth, label, height = observed[part], labels[part], min(band, rows - start)
         counted = label != 0
-        index = truth.astype(np.int64) * len(CLASSES) + predicted[part]
+        index = truth.astype(np.int64) * _COUNT + predicted[part]
         index += np.arange(height)[:, None] * (regions * pairs)
         if regions > 1:
             index += (label.astype(np.int64) - 1) * pairs
         land = counted & is_land[truth] & (latitude[part] > SOUTHERN_LIMIT)[:, None]
         for position, domain in enumerate(domains):
-            if domain == "all":
-                chosen = counted
-            elif domain == "land":
-                chosen = land
-            else:
-                chosen = land & mixed_cells(truth, factor)
-            counts = np.bincount(index[chosen], minlength=height * regions * pairs)
-            result[part, :, position] = counts.reshape(height, regions, pairs)
-    return result
-
-
-_WINDOWS = 20_000
-"""Windows whose classes are combined at once."""
-
-_ROUNDING = 1e-12
-"""Share of a window below which an area is the rounding of a sum."""
+            chosen = counted if domain == "all" else land if domain == "land" else land & mixed_cells(truth, factor)
+            counts = np.bincount(index[chosen], minlength=height * regions * pairs).reshape(height, -1)
+            result[0, position] += counts.sum(axis=0)
+            result[1, position] += exact[part] @ counts
+    return result.reshape(2, len(domains), regions, _COUNT, _COUNT).swapaxes(1, 2)
 
 
 def cross_tabulate(
@@ -161,48 +106,26 @@ def cross_tabulate(
     *,
     counted: NDArray[np.bool_] | None = None,
     row_weights: NDArray[Any] | None = None,
-    classes: int = len(CLASSES),
 ) -> NDArray[np.float64]:
-    """Cross-tabulate three maps of class codes.
+    """Cross-tabulate three maps of class codes, (rows, columns) each.
 
-    Parameters
-    ----------
-    start, observed, predicted : (rows, columns) arrays of class codes
-        Codes ``0 .. classes - 1``.
-    counted : (rows, columns) array of bool, optional
-        Cells to count; all by default.
-    row_weights : (rows,) array, optional
-        Weight of a cell in each row, normally its area; 1 by default.
-    classes : int
-        Number of classes.
-
-    Returns
-    -------
-    (classes, classes, classes) array of float64
-        Weight of the cells by class in the start, the observed and the predicted map.
-
-    Raises
-    ------
-    GridError
-        Maps of different shapes.
-    VocabularyError
-        Codes outside ``0 .. classes - 1``.
+    ``counted`` (rows, columns) are the cells to count, all by default; ``row_weights`` (rows,) is the weight of a cell
+    in each row, normally its area. Returns (classes, classes, classes) sums of weights.
     """
-    maps = _checked({"start": start, "observed": observed, "predicted": predicted}, classes)
+    maps = _checked({"start": start, "observed": observed, "predicted": predicted})
     rows, columns = maps[0].shape
     weights = np.ones(rows) if row_weights is None else np.asarray(row_weights, dtype=np.float64)
-    total = np.zeros(classes**3)
-    # bands keep the eight-byte indices of the counting small beside the one-byte maps
+    total = np.zeros(_COUNT**3)
     band = max(_BAND // max(columns, 1), 1)
     for first in range(0, rows, band):
         part = slice(first, min(first + band, rows))
         index = np.arange(part.stop - first)[:, None]
         for codes in maps:
-            index = index * classes + codes[part]
+            index = index * _COUNT + codes[part]
         chosen = index.ravel() if counted is None else index[counted[part]]
-        counts = np.bincount(chosen, minlength=(part.stop - first) * classes**3)
-        total += weights[part] @ counts.reshape(-1, classes**3)
-    return total.reshape(classes, classes, classes)
+        counts = np.bincount(chosen, minlength=(part.stop - first) * total.size)
+        total += weights[part] @ counts.reshape(-1, total.size)
+    return total.reshape((_COUNT,) * 3)
 
 
 def window_areas(
@@ -211,47 +134,29 @@ def window_areas(
     *,
     counted: NDArray[np.bool_] | None = None,
     row_weights: NDArray[Any] | None = None,
-    classes: int = len(CLASSES),
 ) -> NDArray[np.float64]:
-    """Area of each class in windows of ``factor`` x ``factor`` cells.
+    """Area of each class in windows of ``factor`` x ``factor`` cells: (windows, classes), row by row of windows.
 
-    Parameters
-    ----------
-    codes : (rows, columns) array of class codes
-        Rows and columns are multiples of ``factor``.
-    factor : int
-        Cells along a window.
-    counted, row_weights, classes
-        As in :func:`cross_tabulate`. A window that is counted in part has the area of that part.
-
-    Returns
-    -------
-    (windows, classes) array of float64
-        Row by row of windows.
-
-    Raises
-    ------
-    GridError
-        If the cells cannot be grouped without remainder.
+    ``counted`` and ``row_weights`` as in :func:`cross_tabulate`. A window that is counted in part has the area of that
+    part.
     """
-    (codes,) = _checked({"": codes}, classes)
+    (codes,) = _checked({"": codes})
+    down, across = _grouped(codes.shape, factor)
     rows, columns = codes.shape
-    _check_windows(rows, columns, factor)
     weights = np.ones(rows) if row_weights is None else np.asarray(row_weights, dtype=np.float64)
-    across = columns // factor * classes
-    areas = np.zeros((rows // factor, across))
-    place = np.arange(columns) // factor * classes
+    areas = np.zeros((down, across * _COUNT))
+    place = np.arange(columns) // factor * _COUNT
     band = max(_BAND // max(columns, 1), 1)
     for first in range(0, rows, band):
         part = slice(first, min(first + band, rows))
         height = part.stop - first
-        index = np.arange(height)[:, None] * across + place + codes[part]
+        index = np.arange(height)[:, None] * areas.shape[1] + place + codes[part]
         chosen = index.ravel() if counted is None else index[counted[part]]
-        counts = np.bincount(chosen, minlength=height * across).reshape(height, across)
+        counts = np.bincount(chosen, minlength=height * areas.shape[1]).reshape(height, -1)
         window = np.arange(first, part.stop) // factor
-        begins = np.flatnonzero(np.diff(window, prepend=-1))
-        areas[window[begins]] += np.add.reduceat(counts * weights[part, None], begins, axis=0)
-    return areas.reshape(-1, classes)
+        starts = np.flatnonzero(np.diff(window, prepend=-1))
+        areas[window[starts]] += np.add.reduceat(counts * weights[part, None], starts, axis=0)
+    return areas.reshape(-1, _COUNT)
 
 
 def tabulate_windows(
@@ -262,82 +167,50 @@ def tabulate_windows(
     *,
     counted: NDArray[np.bool_] | None = None,
     row_weights: NDArray[Any] | None = None,
-    classes: int = len(CLASSES),
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compare three maps of class codes in windows of ``factor`` x ``factor`` cells.
+    """Compare three maps in windows of ``factor`` x ``factor`` cells; other arguments as of :func:`cross_tabulate`.
 
-    Parameters
-    ----------
-    start, observed, predicted : (rows, columns) arrays of class codes
-        Rows and columns are multiples of ``factor``.
-    factor : int
-        Cells along a window.
-    counted, row_weights, classes
-        As in :func:`cross_tabulate`.
-
-    Returns
-    -------
-    (classes, classes, classes) array of float64
-        :func:`composite_table` of all windows.
-    (classes, classes) array of float64
-        :func:`composite_transitions` from the start to the observed map.
-
-    Raises
-    ------
-    GridError
-        Maps of different shapes, or cells that cannot be grouped without remainder.
-    VocabularyError
-        Codes outside ``0 .. classes - 1``.
+    Returns the :func:`composite_table` of all windows, and the :func:`composite_transitions` from the start to the
+    observed map.
     """
-    maps = _checked({"start": start, "observed": observed, "predicted": predicted}, classes)
-    rows, columns = maps[0].shape
-    _check_windows(rows, columns, factor)
-    counted = np.ones((rows, columns), dtype=bool) if counted is None else counted
-    weights = np.ones(rows) if row_weights is None else np.asarray(row_weights, dtype=np.float64)
+    maps = _checked({"start": start, "observed": observed, "predicted": predicted})
+    down, across = _grouped(maps[0].shape, factor)
+    counted = np.ones(maps[0].shape, dtype=bool) if counted is None else counted
+    weights = np.ones(len(counted)) if row_weights is None else np.asarray(row_weights, dtype=np.float64)
 
     def windows(cells: NDArray[Any]) -> NDArray[Any]:
-        return cells.reshape(rows // factor, factor, columns // factor, factor).transpose(0, 2, 1, 3)
+        return cells.reshape(down, factor, across, factor).transpose(0, 2, 1, 3)
 
     # where the three maps are the same there is nothing to combine, and that is most of a real map
     differ = windows(counted & ((maps[0] != maps[1]) | (maps[0] != maps[2]))).any(axis=(2, 3))
     alike = counted & ~differ.repeat(factor, axis=0).repeat(factor, axis=1)
-    table = cross_tabulate(*maps, counted=alike, row_weights=weights, classes=classes)
+    table = cross_tabulate(*maps, counted=alike, row_weights=weights)
     transitions = table.sum(axis=2)
     if differ.any():
-        own = windows(np.broadcast_to(weights[:, None], (rows, columns)))[differ][:, :, 0].ravel()
+        own = windows(np.broadcast_to(weights[:, None], counted.shape))[differ][:, :, 0].ravel()
         chosen = windows(counted)[differ].reshape(-1, factor)
-        before, after, foretold = (
-            window_areas(
-                windows(codes)[differ].reshape(-1, factor), factor, counted=chosen, row_weights=own, classes=classes
-            )
+        areas = [
+            window_areas(windows(codes)[differ].reshape(-1, factor), factor, counted=chosen, row_weights=own)
             for codes in maps
-        )
-        table += composite_table(before, after, foretold)
-        transitions += composite_transitions(before, after)
+        ]
+        table += composite_table(*areas)
+        transitions += composite_transitions(*areas[:2])
     return table, transitions
 
 
 def composite_table(
     start: NDArray[np.float64], observed: NDArray[np.float64], predicted: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Cross-tabulate three maps that are known by the areas of their classes in windows.
+    """Cross-tabulate three maps that are known by the areas of their classes in windows, (windows, classes) each.
 
-    Parameters
-    ----------
-    start, observed, predicted : (windows, classes) arrays
-        Areas, whose sums over the classes are the same in all three.
-
-    Returns
-    -------
-    (classes, classes, classes) array of float64
-        As :func:`cross_tabulate`, which it equals where every window holds one class.
+    The sums over the classes must be the same in all three. Where every window contains one class, the table equals
+    that of :func:`cross_tabulate`.
 
     Notes
     -----
-    With q, r, s the areas of a class in the three maps, equations 1 to 7 of Pontius et al. (2011) say:
-    min(r, s) is predicted right, min(q, r, s) of it as persistence; the rest of r is taken for the rest
-    of s in proportion. Both kinds of rest come from the classes of the start map in proportion to what
-    does not persist of them.
+    With q, r, s the areas of a class in the three maps, equations 1 to 7 of Pontius et al. (2011) say: min(r, s) is
+    predicted right, min(q, r, s) of it as persistence; the rest of r is taken for the rest of s in proportion. Both
+    kinds of rest come from the classes of the start map in proportion to what does not persist of them.
     """
     classes = start.shape[1]
     table = np.zeros((classes,) * 3)
@@ -346,8 +219,8 @@ def composite_table(
         before, after, foretold = (each[first : first + _WINDOWS] for each in (start, observed, predicted))
         right = np.minimum(after, foretold)
         persisting = np.minimum(before, right)
-        origin = _shares(_without_rounding(before - persisting, before))
-        invented = _shares(_without_rounding(foretold - right, foretold))
+        origin = _shares(before - persisting, before)
+        invented = _shares(foretold - right, foretold)
         ends = (after - right)[:, :, None] * invented[:, None, :]
         ends[:, diagonal, diagonal] += right - persisting
         table += (origin.T @ ends.reshape(-1, classes**2)).reshape(table.shape)
@@ -356,52 +229,40 @@ def composite_table(
 
 
 def composite_transitions(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cross-tabulate two maps that are known by the areas of their classes in windows.
+    """Cross-tabulate two maps that are known by the areas of their classes in windows, (windows, classes) each.
 
-    The composite matrix of Kuzera and Pontius (2008), doi 10.2747/1548-1603.45.3.249: what can agree
-    does, the rest is distributed in proportion.
-
-    Parameters
-    ----------
-    first, second : (windows, classes) arrays
-        Areas, whose sums over the classes are the same in both.
-
-    Returns
-    -------
-    (classes, classes) array of float64
-        Rows are classes of the first map.
+    The composite matrix of Kuzera and Pontius (2008), doi 10.2747/1548-1603.45.3.249: what can agree does, the rest is
+    distributed in proportion. Rows are classes of the first map.
     """
     same = np.minimum(first, second)
-    matrix = (first - same).T @ _shares(_without_rounding(second - same, second))
+    matrix = (first - same).T @ _shares(second - same, second)
     matrix[np.diag_indices_from(matrix)] += same.sum(axis=0)
     return np.asarray(matrix)
 
 
-def _shares(areas: NDArray[np.float64]) -> NDArray[np.float64]:
-    total = areas.sum(axis=1, keepdims=True)
-    return np.divide(areas, total, out=np.zeros_like(areas), where=total > 0)
+def _shares(rest: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the shares of the classes in the rest of each window; 0 where the rest is only rounding."""
+    total = rest.sum(axis=1, keepdims=True)
+    real = total > _ROUNDING * whole.sum(axis=1, keepdims=True)
+    return np.divide(rest, total, out=np.zeros_like(rest), where=real)
 
 
-def _without_rounding(rest: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Set to zero the rests of windows that are only rounding."""
-    real = rest.sum(axis=1, keepdims=True) > _ROUNDING * whole.sum(axis=1, keepdims=True)
-    return np.where(real, rest, 0.0)
-
-
-def _check_windows(rows: int, columns: int, factor: int) -> None:
+def _grouped(shape: tuple[int, ...], factor: int) -> tuple[int, int]:
+    """Return the rows and columns of windows."""
+    rows, columns = shape
     if factor < 1 or rows % factor or columns % factor:
         raise GridError(f"{rows} x {columns} cells cannot be grouped by {factor} x {factor} without remainder")
+    return rows // factor, columns // factor
 
 
-def _checked(maps: dict[str, NDArray[Any]], classes: int) -> list[NDArray[Any]]:
+def _checked(maps: dict[str, NDArray[Any]], classes: int = _COUNT) -> list[NDArray[Any]]:
     arrays = {name: np.asarray(codes) for name, codes in maps.items()}
-    shapes = {codes.shape for codes in arrays.values()}
-    if len(shapes) > 1:
+    if len({codes.shape for codes in arrays.values()}) > 1:
         listed = ", ".join(f"{name} {codes.shape}" for name, codes in arrays.items())
         raise GridError(f"the maps have different shapes: {listed}; select the same cells of each")
     for name, codes in arrays.items():
         if codes.size and (codes.min() < 0 or codes.max() >= classes):
             outside = int(((codes < 0) | (codes >= classes)).sum())
             what = f"{name} map".strip()
-            raise VocabularyError(f"the {what} holds {outside} cells with codes outside 0 to {classes - 1}")
+            raise VocabularyError(f"the {what} contains {outside} cells with codes outside 0 to {classes - 1}")
     return list(arrays.values())

@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import dask
+import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.addresses import local_path
-from xland.arguments import checked, is_count, items_of
-from xland.atomic import replace_file
+from xland.arguments import checked, is_count, items_of, shown, unknown
 from xland.errors import GridError, NothingToScoreError, VocabularyError
-from xland.reading.variables import as_map
-from xland.scores.counting import Weightings, count_lazily, weigh
-from xland.scores.counts import DOMAINS, confusion, mixed_cells
-from xland.scores.frames import pair_years, place
-from xland.scores.measures import Scores, Weighting
+from xland.reading.variables import ClassMap, as_map
+from xland.scores.counts import AREA_UNIT, DOMAINS, count_domains
+from xland.scores.frames import common_cells, on_cells_of, pair_years, place
+from xland.scores.measures import SCORES, Scores, choose_scores
 from xland.scores.regions import Regions, number_map
-from xland.scores.tables import figure, html_table, text_table, years_in_words
+from xland.scores.tables import figure, html_table, text_table, write_json, years_in_words
 from xland.vocabulary import CLASS_NAMES, CLASSES, LAND_CLASSES, check_codes
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-__all__ = [
-    "DOMAINS",
-    "Comparison",
-    "Evaluation",
-    "Scores",
-    "check_codes",
-    "compare",
-    "compare_regions",
-    "confusion",
-    "evaluate",
-    "mixed_cells",
-]
 
 
 @checked(GridError)
@@ -50,11 +33,12 @@ def evaluate(
     predicted: xr.DataArray | xr.Dataset,
     observed: xr.DataArray | xr.Dataset,
     *,
+    scores: str | Sequence[str] | None = None,
     factor: int = 5,
     within: xr.DataArray | NDArray[np.bool_] | None = None,
     domains: Sequence[str] = ("all", "land", "mixed"),
     classes: Sequence[int] | None = None,
-    match_years: bool = False,
+    match_years: bool = True,
     cells: str | None = None,
 ) -> Evaluation:
     """Score a map of class codes against an observed one.
@@ -65,22 +49,24 @@ def evaluate(
     Parameters
     ----------
     predicted, observed : DataArray or Dataset with ``land_use``
-        Class codes 0..7 on the same grid or on parts of it.
+        Class codes on the same grid or on parts of it.
+    scores : str or sequence of str, optional
+        Which of the registered scores to show, see :data:`xland.scores.measures.SCORES`; by default all.
     factor : int
-        Fine cells along one coarse cell of the model's input, counted from 90 N and 180 W; says
+        Fine cells along one coarse cell of the model's input, counted from 90 N and 180 W. It decides
         which land cells are ``mixed``.
     within : DataArray or (rows, columns) array of bool, optional
         Cells to score, such as the held-out cells of the split. A DataArray is placed by its
         coordinates; an array has the observed map's cells, north first, from west to east.
     domains : sequence of str
-        Any of ``all``, ``land``, ``mixed``: see :data:`DOMAINS`.
+        Any of ``all``, ``land``, ``mixed``: see :data:`xland.scores.counts.DOMAINS`.
     classes : sequence of int, optional
         Classes of the mean IoU; by default the land classes that occur in the observed map.
     match_years : bool
-        Maps with one time step each are compared even if their years differ, which the result
-        records, unless this is True. Of longer maps, the years that both have are scored together.
+        The years that both maps have are scored together. With False, two maps of one time step each
+        are also compared if their years differ; the result records it.
     cells : str, optional
-        How to call the cells that are scored, in tables and reports.
+        Name of the cells that are scored, for tables and reports.
 
     Returns
     -------
@@ -89,24 +75,20 @@ def evaluate(
     Raises
     ------
     VocabularyError
-        Codes other than 0..7 in either map, or among ``classes``.
+        If either map or ``classes`` has unknown codes.
     GridError
-        Grids whose cells differ in size or do not coincide; a factor that is no whole number from 1.
+        If the cells differ in size or do not coincide, a score or domain is not known, or ``factor`` is not a whole
+        number from 1.
     RegionError
-        Maps without a common cell, or an empty ``within`` (:class:`~xland.errors.NothingToScoreError`).
+        If the maps have no common cell, or ``within`` is empty (:class:`~xland.errors.NothingToScoreError`).
     TimeError
-        Time steps that do not belong together.
+        If the maps have no year in common.
     """
-    return compare(
-        {"map": predicted},
-        observed,
-        factor=factor,
-        within=within,
-        domains=domains,
-        classes=classes,
-        match_years=match_years,
-        cells=cells,
-    )["map"]
+    maps = {"map": predicted}
+    (found,) = _compare(
+        maps, observed, None, scores, factor, within, domains, classes, match_years=match_years, cells=cells
+    )
+    return found["map"]
 
 
 @checked(GridError)
@@ -114,11 +96,12 @@ def compare(
     predictions: Mapping[str, xr.DataArray | xr.Dataset],
     observed: xr.DataArray | xr.Dataset,
     *,
+    scores: str | Sequence[str] | None = None,
     factor: int = 5,
     within: xr.DataArray | NDArray[np.bool_] | None = None,
     domains: Sequence[str] = ("all", "land", "mixed"),
     classes: Sequence[int] | None = None,
-    match_years: bool = False,
+    match_years: bool = True,
     cells: str | None = None,
 ) -> Comparison:
     """Score a model and its baselines on the same cells, reading the observed map once.
@@ -127,7 +110,7 @@ def compare(
     ----------
     predictions : mapping of str to DataArray or Dataset
         Maps of class codes by name: the model first, then its baselines.
-    observed, factor, within, domains, classes, match_years, cells
+    observed, scores, factor, within, domains, classes, match_years, cells
         As in :func:`evaluate`.
 
     Returns
@@ -139,10 +122,10 @@ def compare(
     GridError
         If the maps cover different parts of the observed map, besides the errors of :func:`evaluate`.
     """
-    (whole,) = _compare(
-        predictions, observed, None, factor, within, domains, classes, match_years=match_years, cells=cells
+    (found,) = _compare(
+        predictions, observed, None, scores, factor, within, domains, classes, match_years=match_years, cells=cells
     )
-    return whole
+    return found
 
 
 @checked(GridError)
@@ -151,18 +134,19 @@ def compare_regions(
     observed: xr.DataArray | xr.Dataset,
     regions: Regions,
     *,
+    scores: str | Sequence[str] | None = None,
     factor: int = 5,
     within: xr.DataArray | NDArray[np.bool_] | None = None,
     domains: Sequence[str] = ("land",),
     classes: Sequence[int] | None = None,
-    match_years: bool = False,
+    match_years: bool = True,
     cells: str | None = None,
 ) -> dict[str, Comparison]:
     """Score a model and its baselines in each region, reading every map once.
 
     Parameters
     ----------
-    predictions, observed, factor, within, domains, classes, match_years, cells
+    predictions, observed, scores, factor, within, domains, classes, match_years, cells
         As in :func:`compare`.
     regions : Regions
         See :mod:`xland.scores.regions`.
@@ -170,10 +154,10 @@ def compare_regions(
     Returns
     -------
     dict of str to Comparison
-        By name of the region; the scores of a region that holds no cell are NaN.
+        By name of the region; the scores of a region without a cell are NaN.
     """
     found = _compare(
-        predictions, observed, regions, factor, within, domains, classes, match_years=match_years, cells=cells
+        predictions, observed, regions, scores, factor, within, domains, classes, match_years=match_years, cells=cells
     )
     return dict(zip(regions.names, found, strict=True))
 
@@ -182,6 +166,7 @@ def _compare(
     predictions: Mapping[str, xr.DataArray | xr.Dataset],
     observed: xr.DataArray | xr.Dataset,
     regions: Regions | None,
+    scores: str | Sequence[str] | None,
     factor: int,
     within: xr.DataArray | NDArray[np.bool_] | None,
     domains: Sequence[str],
@@ -191,48 +176,91 @@ def _compare(
     cells: str | None,
 ) -> list[Comparison]:
     """Return the scores of each region, or of everything as one."""
-    _check_request(predictions, factor, domains, classes)
+    names = choose_scores(scores)
+    domains, classes = _check_request(predictions, factor, domains, classes)
     reference = as_map(observed, what="observed map")
     maps = {name: as_map(each, what=f"map {name!r}") for name, each in predictions.items()}
     pairs = {name: pair_years(each, reference, match_years=match_years) for name, each in maps.items()}
-    numbers = None if regions is None else place(number_map(regions), reference, 0)
-    count = 1 if regions is None else len(regions.names)
+    numbers, count = None, 1
+    if regions is not None:
+        numbers = on_cells_of(reference, place(number_map(regions), reference, 0), "map of regions")
+        count = len(regions.names)
     lazy = {
-        name: count_lazily(each, reference, pairs[name], within, int(factor), tuple(domains), numbers, count)
+        name: _count(each, reference, pairs[name], within, numbers, factor=int(factor), domains=domains, regions=count)
         for name, each in maps.items()
     }
-    (counts,) = dask.compute(lazy)
-    matrices = {name: weigh(each, reference.grid) for name, each in counts.items()}
-    if regions is None:
-        _not_empty(matrices)
-    _same_cells(matrices)
+    (blocks,) = dask.compute(lazy)
+    # the sum of a year is one of whole numbers, whatever the blocks
+    counts = {
+        name: sum(sum(step.ravel()).astype(np.float64) for step in steps)
+        * np.array([1, AREA_UNIT]).reshape(2, 1, 1, 1, 1)
+        for name, steps in blocks.items()
+    }
+    if regions is None and not any(each.any() for each in counts.values()):
+        raise NothingToScoreError(
+            "no cell is left to score: no cell of the maps is in the mask `within` and the domains"
+        )
+    _same_cells({name: each[0].sum(axis=-1) for name, each in counts.items()})
     label = cells or ("all" if within is None else "a chosen part of the map")
 
-    def scores(each: NDArray[np.float64], weighting: Weighting) -> dict[str, Scores]:
-        return {domain: Scores(each[i], weighting, classes) for i, domain in enumerate(domains)}
-
-    return [
-        Comparison(
-            {
-                name: Evaluation(
-                    scores(matrices[name].area[region], "area"),
-                    scores(matrices[name].pixels[region], "pixels"),
-                    factor=int(factor),
-                    years=tuple((maps[name].years[i], reference.years[j]) for i, j in pairs[name]),
-                    cells=label,
-                )
-                for name in predictions
-            }
+    def evaluation(name: str, region: int) -> Evaluation:
+        pixels, area = counts[name][:, region]
+        return Evaluation(
+            {domain: Scores(area[i], "area", classes, names) for i, domain in enumerate(domains)},
+            {domain: Scores(pixels[i], "pixels", classes, names) for i, domain in enumerate(domains)},
+            int(factor),
+            tuple((maps[name].years[i], reference.years[j]) for i, j in pairs[name]),
+            label,
         )
-        for region in range(count)
+
+    return [Comparison({name: evaluation(name, region) for name in maps}) for region in range(count)]
+
+
+def _count(
+    predicted: ClassMap,
+    observed: ClassMap,
+    pairs: Sequence[tuple[int, int]],
+    within: Any,
+    numbers: ClassMap | None,
+    **options: Any,
+) -> list[da.Array]:
+    """Return the lazy counts of the blocks of each time step."""
+    cells = common_cells([observed, predicted], within, observed, options["factor"])
+    regions = None if numbers is None else cells.layer(numbers)
+    options["names"] = observed.what, predicted.what
+    return [
+        cells.each_block(
+            _count_block, cells.layer(observed, step=j), cells.layer(predicted, step=i), regions, **options
+        )
+        for i, j in pairs
     ]
+
+
+def _count_block(
+    latitude: NDArray[np.float64],
+    longitude: NDArray[np.float64],
+    area: NDArray[np.float64],
+    counted: NDArray[np.bool_],
+    observed: NDArray[Any],
+    predicted: NDArray[Any],
+    numbers: NDArray[np.uint8] | None,
+    *,
+    names: tuple[str, str],
+    **options: Any,
+) -> NDArray[np.int64]:
+    observed, predicted = (
+        check_codes(codes, what=what, latitude=latitude, longitude=longitude)
+        for codes, what in zip((observed, predicted), names, strict=True)
+    )
+    labels = counted if numbers is None else np.where(counted, numbers, 0)
+    return count_domains(observed, predicted, labels, latitude, area, **options)
 
 
 def check_factor(factor: object) -> None:
     """Refuse what cannot be the number of fine cells along a coarse cell."""
     if not is_count(factor):
         raise GridError(
-            f"the factor between coarse and fine cells must be a whole number of at least 1, not {factor!r}"
+            f"factor, the fine cells along a coarse cell, must be a whole number from 1, not {shown(factor)}"
         )
 
 
@@ -243,43 +271,34 @@ def check_named(maps: object, what: str) -> None:
 
 
 def _check_request(
-    predictions: Mapping[str, Any], factor: int, domains: Sequence[str], classes: Sequence[int] | None
-) -> None:
+    predictions: Mapping[str, Any], factor: int, domains: Any, classes: Any
+) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
     check_named(predictions, "maps")
-    domains = items_of(domains, "domains", GridError)
-    unknown = [domain for domain in domains if not isinstance(domain, str) or domain not in DOMAINS]
-    if unknown or not domains or not predictions:
-        raise GridError(
-            f"unknown domains {', '.join(map(repr, unknown))}; known are {', '.join(DOMAINS)}"
-            if unknown
-            else "nothing to score: name at least one map and one domain"
-        )
     check_factor(factor)
-    codes = () if classes is None else items_of(classes, "classes", VocabularyError)
-    strange = [code for code in codes if code not in range(len(CLASSES))]
+    chosen = items_of(domains, "domains", GridError)
+    wrong = [domain for domain in chosen if not isinstance(domain, str) or domain not in DOMAINS]
+    if wrong:
+        raise GridError(unknown("domains", wrong, DOMAINS))
+    if not chosen or not predictions:
+        raise GridError("nothing to score: name at least one map and one domain")
+    codes = None if classes is None else items_of(classes, "classes", VocabularyError)
+    strange = [code for code in codes or () if code not in range(len(CLASSES))]
     if strange:
         raise VocabularyError(
             f"no class has the code {' or '.join(map(repr, strange))}; the codes are 0 to {len(CLASSES) - 1}"
         )
+    return chosen, codes
 
 
-def _not_empty(matrices: Mapping[str, Weightings]) -> None:
-    if not any(each.pixels.any() for each in matrices.values()):
-        raise NothingToScoreError(
-            "no cell is left to score: the mask `within` and the domains hold no cell of the maps"
-        )
-
-
-def _same_cells(matrices: Mapping[str, Weightings]) -> None:
-    """Refuse to put scores side by side which were taken on different cells."""
-    names = list(matrices)
-    support = {name: each.pixels.sum(axis=-1) for name, each in matrices.items()}
-    totals = {name: int(each.sum(axis=(0, -1)).max()) for name, each in support.items()}
-    for name in names[1:]:
-        if not np.array_equal(support[name], support[names[0]]):
+def _same_cells(support: Mapping[str, NDArray[np.float64]]) -> None:
+    """Refuse to compare scores of different cells; ``support`` are observed cells (regions, domains, classes)."""
+    (first, ours), *others = support.items()
+    for name, theirs in others:
+        if not np.array_equal(ours, theirs):
+            cells = [int(each.sum(axis=(0, -1)).max()) for each in (ours, theirs)]
             raise GridError(
-                f"{names[0]!r} and {name!r} cover different cells or years of the observed map "
-                f"({totals[names[0]]} and {totals[name]} cells); select the same region and years of both"
+                f"{first!r} and {name!r} cover different cells or years of the observed map ({cells[0]} and {cells[1]} "
+                "cells); select the same region and years of both"
             )
 
 
@@ -292,7 +311,7 @@ class Evaluation:
     area, pixels : dict of str to Scores
         By domain: ``all``, ``land``, ``mixed``.
     factor : int
-        Fine cells along one coarse cell, which says what is mixed.
+        Fine cells along one coarse cell, which decides what is mixed.
     years : tuple of (predicted year, observed year)
         What was compared with what; None where a map does not say its year.
     cells : str
@@ -321,6 +340,10 @@ class Evaluation:
             for domain in self.domains
         }
 
+    def to_json(self, path: str | os.PathLike[str]) -> Path:
+        """Write :meth:`Comparison.to_dict` of this map as JSON and return the path."""
+        return Comparison({"map": self}).to_json(path)
+
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row for each domain and weighting."""
         return Comparison({"map": self}).to_dataframe().droplevel("map")
@@ -344,7 +367,7 @@ class Comparison:
         By name of the map, in the order they were given.
     """
 
-    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    evaluations: dict[str, Evaluation]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -352,9 +375,18 @@ class Comparison:
         return tuple(self.evaluations)
 
     @property
+    def _first(self) -> Evaluation:
+        return next(iter(self.evaluations.values()))
+
+    @property
     def domains(self) -> tuple[str, ...]:
         """Names of the domains."""
-        return next(iter(self.evaluations.values())).domains
+        return self._first.domains
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of the scores that are shown."""
+        return tuple(self._first.area[self.domains[0]].values)
 
     def __getitem__(self, name: str) -> Evaluation:
         """Return the scores of one map."""
@@ -362,10 +394,9 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything for JSON: how it was scored, then scores by map, domain and weighting."""
-        first = next(iter(self.evaluations.values()))
         return {
-            "cells": first.cells,
-            "factor": first.factor,
+            "cells": self._first.cells,
+            "factor": self._first.factor,
             "domains": {domain: DOMAINS[domain] for domain in self.domains},
             "years": {
                 name: [{"predicted": predicted, "observed": observed} for predicted, observed in each.years]
@@ -376,62 +407,56 @@ class Comparison:
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
         """Write :meth:`to_dict` as JSON and return the path; an existing file is replaced at once or not at all."""
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
-        return replace_file(local_path(path, what="a file of scores"), text)
+        return write_json(path, self.to_dict())
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return a row for each domain, weighting and map: accuracy, mIoU, kappa and IoU of each class."""
+        """Return a row for each domain, weighting and map: the scores and the IoU of each class."""
         import pandas as pd
 
         rows = {
             (domain, weighting, name): {
-                "accuracy": scores.accuracy,
-                "miou": scores.miou,
-                "kappa": scores.kappa,
-                **{f"iou_{CLASS_NAMES[code]}": scores.iou[code] for code in range(len(CLASS_NAMES))},
+                **found.values,
+                **{f"iou_{n}": v for n, v in zip(CLASS_NAMES, found.iou, strict=True)},
             }
             for domain in self.domains
             for weighting in ("area", "pixels")
             for name, each in self.evaluations.items()
-            for scores in [getattr(each, weighting)[domain]]
+            for found in [cast("Scores", getattr(each, weighting)[domain])]
         }
         frame = pd.DataFrame.from_dict(rows, orient="index")
         frame.index = pd.MultiIndex.from_tuples(list(rows), names=["domain", "weighting", "map"])
         return frame
 
-    def _table(self) -> tuple[str, list[str], list[list[str]]]:
-        codes = [
-            code for code in LAND_CLASSES if any(e[d].support[code] for e in self.evaluations.values() for d in e.area)
+    def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        found = [(d, n, each.area[d], each.pixels[d]) for d in self.domains for n, each in self.evaluations.items()]
+        titles = [SCORES[name].title or name for name in self.scores]
+        scores = [
+            [d, n, *(figure(value) for name in self.scores for value in (area.values[name], pixels.values[name]))]
+            for d, n, area, pixels in found
         ]
-        header = ["cells", "map", "accuracy", "mIoU", "acc. (px)", "mIoU (px)", *(CLASS_NAMES[code] for code in codes)]
-        rows = []
-        for domain in self.domains:
-            for name, each in self.evaluations.items():
-                area, pixels = each.area[domain], each.pixels[domain]
-                values = (area.accuracy, area.miou, pixels.accuracy, pixels.miou, *(area.iou[c] for c in codes))
-                rows.append([domain, name, *(figure(value) for value in values)])
-        return (
-            f"{self._heading()}\naccuracy, mean IoU and IoU of each class by area; (px) by pixel counts",
-            header,
-            rows,
-        )
+        codes = [code for code in LAND_CLASSES if any(area.support[code] for _, _, area, _ in found)]
+        classes = [[d, n, *(figure(area.iou[code]) for code in codes)] for d, n, area, _ in found]
+        return [
+            (
+                f"{self._heading()}\nby area, and by pixel counts (px)",
+                ["cells", "map", *(text for title in titles for text in (title, "px"))],
+                scores,
+            ),
+            ("IoU of each class, by area", ["cells", "map", *(CLASS_NAMES[code] for code in codes)], classes),
+        ]
 
     def _heading(self) -> str:
         """Say what was compared: cells, years and the factor by which cells count as mixed."""
-        first = next(iter(self.evaluations.values()))
         years = {name: years_in_words(each.years) or "not given" for name, each in self.evaluations.items()}
-        if len(set(years.values())) == 1:
-            said = years[self.names[0]]
-        else:
-            said = "; ".join(f"{name} {each}" for name, each in years.items())
-        return (
-            f"cells: {first.cells} | years: {said} | factor: {first.factor} x {first.factor} fine cells a coarse cell"
-        )
+        alike = len(set(years.values())) == 1
+        said = years[self.names[0]] if alike else "; ".join(f"{name} {each}" for name, each in years.items())
+        factor = self._first.factor
+        return f"cells: {self._first.cells} | years: {said} | factor: {factor} x {factor} fine cells a coarse cell"
 
     def __str__(self) -> str:
-        return text_table(*self._table())
+        return "\n\n".join(text_table(*table) for table in self._tables())
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return html_table(*self._table())
+        return "".join(html_table(*table) for table in self._tables())

@@ -1,9 +1,10 @@
-"""Bring maps onto the same cells and years, by label and without reading."""
+"""Bring maps onto the same cells and years, by label and without reading, and go over them block by block."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import dask.array as da
@@ -12,13 +13,132 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import GridError, RegionError, TimeError
-from xland.reading.variables import ClassMap
+from xland.geo.grid import Grid
+from xland.reading.variables import ClassMap, as_map
 
 BLANK = 255
 """Stands for no data among codes that are drawn."""
 
-_SMALLEST, _LARGEST = 512, 1536
-"""Cells along a block: fewer cost tasks, more cost memory."""
+OFF_LATTICE = 0.05
+"""Share of a cell by which two grids may be apart and still count as the same cells."""
+
+_SMALLEST, _LARGEST = 512, 1536  # cells along a block: fewer cost tasks, more cost memory
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The cells on which maps are compared: whole coarse cells around the smallest of the maps.
+
+    ``frame`` has their grid; ``counted`` (rows, columns) is lazy, and true where all the maps have cells and the mask
+    is true.
+    """
+
+    frame: ClassMap
+    counted: da.Array
+
+    def layer(self, source: ClassMap, fill: float = 0, step: int = 0) -> da.Array:
+        """Return a time step of a map on these cells; ``fill`` where it has none."""
+        return place(source, self.frame, fill, step)
+
+    def each_block(self, function: Callable[..., Any], *layers: da.Array | None, **options: Any) -> da.Array:
+        """Call ``function(latitude, longitude, area, counted, *layers, **options)`` for each block, lazily.
+
+        Blocks contain whole coarse cells. Latitude, longitude (degrees) and area (m2 of a cell) are those of the rows
+        and columns. The result is a (blocks, blocks) array of objects.
+        """
+        grid, (rows, columns) = self.frame.grid, self.counted.chunks
+        arguments: list[Any] = [da.from_array(grid.latitude, (rows,)), "y", da.from_array(grid.longitude, (columns,))]
+        arguments += ["x", da.from_array(grid.cell_area(), (rows,)), "y", self.counted, "yx"]
+        for layer in layers:
+            if layer is None:
+                arguments += [None, None]
+            else:
+                arguments += [layer.rechunk({-2: rows, -1: columns}), "cyx"[-layer.ndim :]]
+        return da.blockwise(
+            partial(_boxed, partial(function, **options)),
+            "yx",
+            *arguments,
+            adjust_chunks={"y": lambda _: 1, "x": lambda _: 1},
+            concatenate=True,
+            dtype=object,
+            meta=np.empty((0, 0), object),
+        )
+
+
+def _boxed(function: Callable[..., Any], *arguments: Any) -> NDArray[Any]:
+    box = np.empty((1, 1), dtype=object)
+    box[0, 0] = function(*arguments)
+    return box
+
+
+def common_cells(
+    maps: Sequence[ClassMap],
+    within: xr.DataArray | NDArray[np.bool_] | None = None,
+    observed: ClassMap | None = None,
+    factor: int = 1,
+) -> Cells:
+    """Return the cells that all maps have, ``within`` a mask that lies on the observed map or has coordinates.
+
+    Raises :class:`GridError` for cells that do not coincide or a mask that is not one, and :class:`RegionError` where
+    there is no common cell.
+    """
+    smallest = min(maps, key=lambda each: each.grid.rows * each.grid.columns)
+    grid = smallest.grid
+    frame = replace(smallest, grid=whole_cells(grid, factor))
+    rows, columns = np.zeros(frame.grid.rows, bool), np.zeros(frame.grid.columns, bool)
+    up, left = grid.row_offset % factor, grid.column_offset % factor
+    rows[up : up + grid.rows], columns[left : left + grid.columns] = True, True
+    for other in maps:
+        if other is not smallest:
+            pieces = overlaps(other, frame)
+            rows &= np.isin(np.arange(rows.size), np.r_[*(piece.rows for piece in pieces)])
+            columns &= np.isin(np.arange(columns.size), np.r_[*(piece.columns for piece in pieces)])
+    if not (rows.any() and columns.any()):
+        names = ", ".join(f"the {each.what} ({each.grid})" for each in maps)
+        raise RegionError(f"{names} have no cell in common; check their regions")
+    sizes = place(smallest, frame, 0).chunks[-2:]
+    chunks = edges(sizes[0], factor), edges(sizes[1], factor)
+    counted = da.from_array(rows, chunks[:1])[:, None] & da.from_array(columns, chunks[1:])[None, :]
+    if within is not None and observed is not None:
+        counted = counted & place(_mask(within, observed), frame, 0).rechunk(chunks)
+    return Cells(frame, counted)
+
+
+def whole_cells(grid: Grid, factor: int) -> Grid:
+    """Return a grid extended to edges of coarse cells, which are counted from 90 N and 180 W."""
+    up, left = grid.row_offset % factor, grid.column_offset % factor
+    return Grid(
+        grid.resolution,
+        grid.north + up * grid.resolution,
+        grid.west - left * grid.resolution,
+        -(-(up + grid.rows) // factor) * factor,
+        -(-(left + grid.columns) // factor) * factor,
+    )
+
+
+def on_cells_of(frame: ClassMap, values: da.Array, what: str) -> ClassMap:
+    """Return an array (rows, columns) that lies on the cells of a map as a map of its own."""
+    coords = {"lat": frame.data["lat"], "lon": frame.data["lon"]}
+    return ClassMap(xr.DataArray(values[None], coords, ("time", "lat", "lon")), frame.grid, (None,), what)
+
+
+def _mask(within: xr.DataArray | NDArray[np.bool_], observed: ClassMap) -> ClassMap:
+    if isinstance(within, xr.Dataset):
+        raise GridError("the mask `within` is a Dataset; pass the variable that is true where cells count")
+    if not isinstance(within, xr.DataArray):
+        within = np.asarray(within)
+        if within.shape != observed.grid.shape:
+            raise GridError(
+                f"the mask `within` has shape {within.shape} and the {observed.what} {observed.grid.shape}; "
+                "pass a DataArray to have it placed by its coordinates"
+            )
+        within = xr.DataArray(within, {"lat": observed.data["lat"], "lon": observed.data["lon"]}, ("lat", "lon"))
+    if within.dtype != np.bool_:
+        raise GridError(f"the mask `within` must be boolean, not {within.dtype}; compare it with a value first")
+    mask = as_map(within, what="mask `within`", holds="mask")
+    if len(mask.years) > 1:
+        raise GridError("the mask `within` has several time steps; select one")
+    return on_cells_of(observed, place(mask, observed, 0), mask.what)
 
 
 def as_dask(data: xr.DataArray) -> da.Array:
@@ -31,45 +151,30 @@ def as_dask(data: xr.DataArray) -> da.Array:
     return array
 
 
-def place(source: ClassMap, frame: ClassMap, fill: float) -> da.Array:
-    """Put the first time step of a map on the cells of a frame.
+def place(source: ClassMap, frame: ClassMap, fill: float, step: int = 0) -> da.Array:
+    """Return a time step of a map on the cells of a frame, lazily; ``fill`` where it has none.
 
-    Parameters
-    ----------
-    source, frame : ClassMap
-        Their cells must coincide; they may cover different parts of the globe.
-    fill : number
-        Value of the cells that the source does not cover.
-
-    Returns
-    -------
-    (rows, columns) dask array
-
-    Raises
-    ------
-    GridError
-        If the cells differ in size or do not coincide.
-    RegionError
-        If the two have no cell in common.
+    Further dimensions between time and latitude are kept. Raises :class:`GridError` if the cells differ in size or do
+    not coincide, :class:`RegionError` if there is no common cell.
     """
-    values = as_dask(source.data)[0]
+    values = as_dask(source.data)[step]
     if values.dtype.kind in "iu" and not np.iinfo(values.dtype).min <= fill <= np.iinfo(values.dtype).max:
         values = values.astype(np.result_type(values.dtype, np.min_scalar_type(fill)))
     pieces = sorted(overlaps(source, frame), key=lambda piece: piece.columns.start)
-    strips, column, height = [], 0, pieces[0].rows.stop - pieces[0].rows.start
-    for piece in pieces:
-        strips.append(_full((height, piece.columns.start - column), fill, values.dtype))
-        strips.append(values[piece.predicted_rows, piece.predicted_columns])
-        column = piece.columns.stop
-    strips.append(_full((height, frame.grid.columns - column), fill, values.dtype))
-    band = da.concatenate([each for each in strips if each.shape[1]], axis=1)
     rows = pieces[0].rows
-    return pad(band, ((rows.start, frame.grid.rows - rows.stop), (0, 0)), fill)
+    strips, column, lead = [], 0, (*values.shape[:-2], rows.stop - rows.start)
+    for piece in pieces:
+        strips += [_full((*lead, piece.columns.start - column), fill, values.dtype)]
+        strips += [values[..., piece.source_rows, piece.source_columns]]
+        column = piece.columns.stop
+    strips.append(_full((*lead, frame.grid.columns - column), fill, values.dtype))
+    band = da.concatenate([each for each in strips if each.shape[-1]], axis=-1)
+    margins = [(0, 0)] * (values.ndim - 2) + [(rows.start, frame.grid.rows - rows.stop), (0, 0)]
+    return da.pad(band, margins, constant_values=fill) if any(map(any, margins)) else band
 
 
-def pad(array: da.Array, margins: Sequence[tuple[int, int]], fill: float = 0) -> da.Array:
-    """Add margins to an array, if there are any."""
-    return da.pad(array, margins, constant_values=fill) if any(map(any, margins)) else array
+def _full(shape: tuple[int, ...], fill: float, dtype: Any) -> da.Array:
+    return da.full(shape, fill, dtype=dtype, chunks=_LARGEST)
 
 
 def edges(sizes: Sequence[int], factor: int) -> tuple[int, ...]:
@@ -89,92 +194,21 @@ def edges(sizes: Sequence[int], factor: int) -> tuple[int, ...]:
     return tuple(int(size) for size in np.diff(ends) if size)
 
 
-def thin(values: da.Array, step: int, reduce: Callable[[NDArray[Any], int], NDArray[Any]], dtype: Any) -> da.Array:
-    """Reduce blocks of ``step`` x ``step`` cells with :func:`mode` or :func:`mean`, lazily.
+def pair_years(predicted: ClassMap, observed: ClassMap, *, match_years: bool = True) -> list[tuple[int, int]]:
+    """Return the positions in time, predicted and observed, of the years that both have.
 
-    Returns
-    -------
-    (ceil(rows / step), ceil(columns / step)) dask array
+    Two maps of one step each are also compared if one of them does not say its year, and those of different years
+    unless ``match_years``. Raises :class:`TimeError` if no step of one belongs to a step of the other.
     """
-    values = values.rechunk(tuple(edges(sizes, step) for sizes in values.chunks))
-    chunks = tuple(tuple(-(-size // step) for size in sizes) for sizes in values.chunks)
-    return values.map_blocks(reduce, step, dtype=dtype, chunks=chunks, meta=np.empty((0, 0), dtype))
-
-
-def mode(codes: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
-    """Return the most frequent code of each block, the lowest of those that are equally frequent.
-
-    :data:`BLANK` counts only where a block holds nothing else.
-    """
-    if step == 1:
-        return codes
-    blocks = _blocks(codes, step, BLANK)
-    best = np.full((blocks.shape[0], blocks.shape[2]), BLANK, dtype=np.uint8)
-    most = np.zeros(best.shape, dtype=np.int64)
-    for code in np.unique(codes):
-        if code != BLANK:
-            count = np.count_nonzero(blocks == code, axis=(1, 3))
-            best[count > most] = code
-            np.maximum(most, count, out=most)
-    return best
-
-
-def mean(values: NDArray[np.floating[Any]], step: int) -> NDArray[np.float32]:
-    """Return the mean of each block over the cells that have a value; NaN where none has."""
-    if step == 1:
-        return np.asarray(values, dtype=np.float32)
-    blocks = _blocks(values, step, np.nan)
-    known = np.isfinite(blocks)
-    count = known.sum(axis=(1, 3))
-    total = np.where(known, blocks, 0).sum(axis=(1, 3), dtype=np.float64)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0).astype(np.float32)
-
-
-def _blocks(values: NDArray[Any], step: int, fill: float) -> NDArray[Any]:
-    rows, columns = values.shape
-    margins = [(0, -rows % step), (0, -columns % step)]
-    padded = np.pad(values, margins, constant_values=fill) if any(map(any, margins)) else values
-    return padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step)
-
-
-def _full(shape: tuple[int, int], fill: float, dtype: Any) -> da.Array:
-    return da.full(shape, fill, dtype=dtype, chunks=_LARGEST)
-
-
-OFF_LATTICE = 0.05
-"""Share of a cell by which two grids may be apart and still count as the same cells."""
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """The rows and columns of two maps that show the same places."""
-
-    rows: slice
-    columns: slice
-    predicted_rows: slice
-    predicted_columns: slice
-
-
-def pair_years(predicted: ClassMap, observed: ClassMap, *, match_years: bool) -> list[tuple[int, int]]:
-    """Return the positions in time, predicted and observed, that belong together.
-
-    Two maps of one step each are compared even if their years differ, unless ``match_years``;
-    otherwise the years that both have.
-
-    Raises
-    ------
-    TimeError
-        If no step of one belongs to a step of the other.
-    """
-    if len(predicted.years) == len(observed.years) == 1 and (
-        not match_years or None in predicted.years + observed.years
-    ):
+    single = len(predicted.years) == len(observed.years) == 1
+    unknown = None in predicted.years or None in observed.years
+    if single and (unknown or not match_years):
         return [(0, 0)]
-    if None in predicted.years or None in observed.years:
+    if unknown:
         raise TimeError("maps of several time steps need calendar years along `time` to be compared")
     common = [year for year in predicted.years if year in observed.years]
     if not common:
-        hint = "pass match_years=False to compare them all the same" if match_years else "select one step of each"
+        hint = "pass match_years=False to compare them all the same" if single else "select one step of each"
         raise TimeError(
             f"the {predicted.what} ({_span(predicted.years)}) and the {observed.what} ({_span(observed.years)}) "
             f"have no year in common; {hint}"
@@ -186,54 +220,49 @@ def _span(years: Sequence[int | None]) -> str:
     return f"{years[0]}" if len(years) == 1 else f"{len(years)} years, {years[0]} to {years[-1]}"
 
 
-def overlaps(predicted: ClassMap, observed: ClassMap) -> list[Overlap]:
-    """Return where two maps show the same cells: one piece, or two if one of them passes the date line.
+@dataclass(frozen=True)
+class Overlap:
+    """The rows and columns of a frame and of a map that show the same places."""
 
-    Raises
-    ------
-    GridError
-        If the cells differ in size or do not coincide.
-    RegionError
-        If the maps have no cell in common.
+    rows: slice
+    columns: slice
+    source_rows: slice
+    source_columns: slice
+
+
+def overlaps(source: ClassMap, frame: ClassMap) -> list[Overlap]:
+    """Return where two maps have the same cells: one piece, or several across the date line.
+
+    Raises :class:`GridError` if the cells differ in size or do not coincide, :class:`RegionError` if there is none.
     """
-    fine, reference = predicted.grid, observed.grid
+    fine, reference = source.grid, frame.grid
     size = reference.resolution
     longest = max(*fine.shape, *reference.shape)
     if abs(fine.resolution / size - 1) * longest > OFF_LATTICE:
         raise GridError(
-            f"the {predicted.what} has cells of {fine.resolution:g} degrees and the {observed.what} of {size:g}; "
+            f"the {source.what} has cells of {fine.resolution:g} degrees and the {frame.what} of {size:g}; "
             "aggregate or regrid one of them first"
         )
-    down = _whole((reference.north - fine.north) / size, "latitude", predicted, observed)
-    right = _whole((fine.west - reference.west) / size, "longitude", predicted, observed)
-    top, bottom = max(0, down), min(reference.rows, down + fine.rows)
+    down, right = (reference.north - fine.north) / size, (fine.west - reference.west) / size
+    for offset, direction in ((down, "latitude"), (right, "longitude")):
+        if abs(offset - round(offset)) > OFF_LATTICE:
+            raise GridError(
+                f"cells of the {source.what} lie {abs(offset - round(offset)):.2f} cells beside those of the "
+                f"{frame.what} in {direction}; bring one onto the other's grid by nearest neighbour first"
+            )
+    down, right = round(down), round(right)
     around = round(360 / size)
     turns = (-around, 0, around) if abs(360 / size - around) < OFF_LATTICE else (0,)
+    top, bottom = max(0, down), min(reference.rows, down + fine.rows)
     found = []
-    for turn in turns:
-        left, end = max(0, right + turn), min(reference.columns, right + turn + fine.columns)
+    for start in (right + turn for turn in turns):
+        left, end = max(0, start), min(reference.columns, start + fine.columns)
         if left < end and top < bottom:
-            found.append(
-                Overlap(
-                    slice(top, bottom),
-                    slice(left, end),
-                    slice(top - down, bottom - down),
-                    slice(left - right - turn, end - right - turn),
-                )
-            )
+            source_rows, source_columns = slice(top - down, bottom - down), slice(left - start, end - start)
+            found.append(Overlap(slice(top, bottom), slice(left, end), source_rows, source_columns))
     if not found:
         raise RegionError(
-            f"the {predicted.what} ({fine}) and the {observed.what} ({reference}) have no cell in common; "
+            f"the {source.what} ({fine}) and the {frame.what} ({reference}) have no cell in common; "
             "check the region of both"
         )
     return found
-
-
-def _whole(offset: float, direction: str, predicted: ClassMap, observed: ClassMap) -> int:
-    nearest = round(offset)
-    if abs(offset - nearest) > OFF_LATTICE:
-        raise GridError(
-            f"cells of the {predicted.what} lie {abs(offset - nearest):.2f} cells beside those of the "
-            f"{observed.what} in {direction}; bring one onto the other's grid by nearest neighbour first"
-        )
-    return nearest

@@ -1,16 +1,17 @@
-"""Accuracy, IoU, precision, recall, F1, kappa and disagreement, from confusion matrices and tables of change."""
+"""Scores that follow from a confusion matrix, and the register of those that are reported."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xland.arguments import items_of, unknown
 from xland.errors import GridError
 from xland.scores.tables import figure, html_table, text_table
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES
@@ -18,8 +19,101 @@ from xland.vocabulary import CLASS_NAMES, LAND_CLASSES
 if TYPE_CHECKING:
     import pandas as pd
 
-
 Weighting = Literal["area", "pixels"]
+Matrix = NDArray[np.float64]
+
+_PER_CLASS = ("iou", "precision", "recall", "f1", "support")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number that says how good a map is.
+
+    Parameters
+    ----------
+    name : str
+        In ``scores=`` of :func:`xland.evaluate`, in JSON and in data frames.
+    compute : callable
+        Takes the (classes, classes) confusion matrix, rows observed and columns predicted, in square metres or cells,
+        and the codes over which means are taken. Returns a number; NaN where it is not defined.
+    title : str
+        Heading of its column in tables; by default the name.
+    """
+
+    name: str
+    compute: Callable[[Matrix, tuple[int, ...]], float]
+    title: str = ""
+
+
+SCORES: dict[str, Score] = {}
+"""All scores by name, in the order of the columns."""
+
+
+def register_score(score: Score) -> Score:
+    """Add a score: it then stands in evaluations, on the command line and in reports.
+
+    Raises
+    ------
+    GridError
+        If there is a score of that name.
+    """
+    if score.name in SCORES:
+        raise GridError(f"there is a score {score.name!r} already: register yours under another name")
+    SCORES[score.name] = score
+    return score
+
+
+def choose_scores(names: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return names of scores, by default all; :class:`GridError` for unknown ones."""
+    chosen = (
+        tuple(SCORES) if names is None else (names,) if isinstance(names, str) else items_of(names, "scores", GridError)
+    )
+    wrong = [name for name in chosen if not isinstance(name, str) or name not in SCORES]
+    if wrong or not chosen:
+        raise GridError(
+            unknown("scores", wrong, SCORES) if wrong else f"scores is empty: choose from {', '.join(SCORES)}"
+        )
+    return tuple(dict.fromkeys(chosen))
+
+
+def accuracy(matrix: Matrix) -> float:
+    """Share of cells with the observed class."""
+    return float(ratio(np.trace(matrix), matrix.sum()))
+
+
+def iou(matrix: Matrix) -> NDArray[np.float64]:
+    """Intersection over union of each class, TP / (TP + FP + FN); NaN where it is in neither map."""
+    hits = np.diag(matrix)
+    return ratio(hits, matrix.sum(axis=1) + matrix.sum(axis=0) - hits)
+
+
+def mean_iou(matrix: Matrix, classes: Sequence[int]) -> float:
+    """Mean IoU over those of some classes that are in either map."""
+    values = iou(matrix)[list(classes)]
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if values.size else math.nan
+
+
+def kappa(matrix: Matrix) -> float:
+    """Cohen's kappa (1960), doi 10.1177/001316446002000104: accuracy beyond what the totals of the maps would give."""
+    chance = float(ratio(matrix.sum(axis=1) @ matrix.sum(axis=0), matrix.sum() ** 2))
+    return float(ratio(accuracy(matrix) - chance, 1 - chance)) if matrix.any() else math.nan
+
+
+register_score(Score("accuracy", lambda matrix, _: accuracy(matrix)))
+register_score(Score("miou", mean_iou, "mean IoU"))
+register_score(Score("kappa", lambda matrix, _: kappa(matrix)))
+
+
+def ratio(above: Any, below: Any) -> NDArray[np.float64]:
+    """Divide; NaN where there is no denominator."""
+    above, below = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below != 0)
+
+
+def plain(value: float) -> float | None:
+    """Return a number for JSON, None for NaN."""
+    return None if math.isnan(value) else float(value)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -28,30 +122,30 @@ class Scores:
 
     Parameters
     ----------
-    matrix : (8, 8) array
+    matrix : (classes, classes) array
         Rows observed, columns predicted; square metres or cells.
     weighting : {"pixels", "area"}
-        What the matrix holds.
+        Cells or square metres.
     classes : sequence of int, optional
-        Codes over which the mean IoU is taken; by default the land classes 1..6 that occur in the
-        observed map. Ocean and inland water are never among them unless asked for.
+        Codes over which the mean IoU is taken; by default the land classes that occur in the observed map. Ocean and
+        inland water are not among them unless asked for.
+    names : sequence of str, optional
+        Registered scores that are shown; by default all.
 
     Notes
     -----
-    Intersection over union is TP / (TP + FP + FN), F1 is 2 TP / (2 TP + FP + FN), and kappa follows
-    Cohen (1960), doi 10.1177/001316446002000104. A score whose denominator is zero is NaN.
+    A score whose denominator is zero is NaN.
     """
 
-    matrix: NDArray[np.float64]
+    matrix: Matrix
     weighting: Weighting = "pixels"
     classes: Sequence[int] | None = None
+    names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        matrix = np.asarray(self.matrix, dtype=np.float64)
-        if matrix.shape != (len(CLASS_NAMES),) * 2:
-            raise GridError(
-                f"a confusion matrix has {len(CLASS_NAMES)} x {len(CLASS_NAMES)} entries, not {matrix.shape}"
-            )
+        matrix, size = np.asarray(self.matrix, dtype=np.float64), len(CLASS_NAMES)
+        if matrix.shape != (size, size):
+            raise GridError(f"a confusion matrix has {size} x {size} entries, not {matrix.shape}")
         object.__setattr__(self, "matrix", matrix)
 
     @property
@@ -61,42 +155,8 @@ class Scores:
 
     @property
     def support(self) -> NDArray[np.float64]:
-        """Square metres or cells of each class in the observed map; shape ``(8,)``."""
+        """Square metres or cells of each class in the observed map; shape ``(classes,)``."""
         return np.asarray(self.matrix.sum(axis=1))
-
-    @property
-    def accuracy(self) -> float:
-        """Share of cells with the observed class."""
-        return float(_ratio(np.trace(self.matrix), self.matrix.sum()))
-
-    @property
-    def kappa(self) -> float:
-        """Cohen's kappa: accuracy beyond what the two maps' totals alone would bring."""
-        if self.total == 0:
-            return math.nan
-        chance = float(self.matrix.sum(axis=1) @ self.matrix.sum(axis=0)) / self.total**2
-        return float(_ratio(self.accuracy - chance, 1 - chance))
-
-    @cached_property
-    def iou(self) -> NDArray[np.float64]:
-        """Intersection over union of each class; shape ``(8,)``."""
-        hits = np.diag(self.matrix)
-        return _ratio(hits, self.matrix.sum(axis=1) + self.matrix.sum(axis=0) - hits)
-
-    @cached_property
-    def precision(self) -> NDArray[np.float64]:
-        """Share of each predicted class that is observed there (user's accuracy); shape ``(8,)``."""
-        return _ratio(np.diag(self.matrix), self.matrix.sum(axis=0))
-
-    @cached_property
-    def recall(self) -> NDArray[np.float64]:
-        """Share of each observed class that is predicted (producer's accuracy); shape ``(8,)``."""
-        return _ratio(np.diag(self.matrix), self.matrix.sum(axis=1))
-
-    @cached_property
-    def f1(self) -> NDArray[np.float64]:
-        """Harmonic mean of precision and recall of each class; shape ``(8,)``."""
-        return _ratio(2 * np.diag(self.matrix), self.matrix.sum(axis=1) + self.matrix.sum(axis=0))
 
     @property
     def miou_classes(self) -> tuple[int, ...]:
@@ -105,28 +165,55 @@ class Scores:
             return tuple(int(code) for code in self.classes)
         return tuple(code for code in LAND_CLASSES if self.support[code] > 0)
 
+    @cached_property
+    def values(self) -> dict[str, float]:
+        """The registered scores that are shown, by name."""
+        return {name: SCORES[name].compute(self.matrix, self.miou_classes) for name in choose_scores(self.names)}
+
+    @property
+    def accuracy(self) -> float:
+        """Share of cells with the observed class."""
+        return accuracy(self.matrix)
+
+    @property
+    def kappa(self) -> float:
+        """Cohen's kappa: accuracy beyond what the two maps' totals alone would give."""
+        return kappa(self.matrix)
+
     @property
     def miou(self) -> float:
-        """Mean IoU over :attr:`miou_classes`, those that occur in either map."""
-        values = self.iou[list(self.miou_classes)]
-        values = values[np.isfinite(values)]
-        return float(values.mean()) if values.size else math.nan
+        """Mean IoU over those of :attr:`miou_classes` that occur in either map."""
+        return mean_iou(self.matrix, self.miou_classes)
+
+    @cached_property
+    def iou(self) -> NDArray[np.float64]:
+        """Intersection over union of each class; shape ``(classes,)``."""
+        return iou(self.matrix)
+
+    @property
+    def precision(self) -> NDArray[np.float64]:
+        """Share of each predicted class that is observed there (user's accuracy); shape ``(classes,)``."""
+        return ratio(np.diag(self.matrix), self.matrix.sum(axis=0))
+
+    @property
+    def recall(self) -> NDArray[np.float64]:
+        """Share of each observed class that is predicted (producer's accuracy); shape ``(classes,)``."""
+        return ratio(np.diag(self.matrix), self.matrix.sum(axis=1))
+
+    @property
+    def f1(self) -> NDArray[np.float64]:
+        """Harmonic mean of precision and recall of each class, 2 TP / (2 TP + FP + FN); shape ``(classes,)``."""
+        return ratio(2 * np.diag(self.matrix), self.matrix.sum(axis=1) + self.matrix.sum(axis=0))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers for JSON: None where a score is not defined."""
-        per_class = {
-            name: {CLASS_NAMES[code]: _plain(value) for code, value in enumerate(getattr(self, name))}
-            for name in ("iou", "precision", "recall", "f1", "support")
-        }
         return {
             "weighting": self.weighting,
             "unit": "m2" if self.weighting == "area" else "cells",
             "total": self.total,
-            "accuracy": _plain(self.accuracy),
-            "miou": _plain(self.miou),
+            **{name: plain(value) for name, value in self.values.items()},
             "miou_classes": [CLASS_NAMES[code] for code in self.miou_classes],
-            "kappa": _plain(self.kappa),
-            **per_class,
+            **{each: dict(zip(CLASS_NAMES, map(plain, getattr(self, each)), strict=True)) for each in _PER_CLASS},
             "confusion": self.matrix.tolist(),
         }
 
@@ -134,23 +221,20 @@ class Scores:
         """Return a row for each class: IoU, precision, recall, F1, support."""
         import pandas as pd
 
-        columns = {name: getattr(self, name) for name in ("iou", "precision", "recall", "f1", "support")}
-        return pd.DataFrame(columns, index=pd.Index(CLASS_NAMES, name="class"))
+        return pd.DataFrame(
+            {each: getattr(self, each) for each in _PER_CLASS}, index=pd.Index(CLASS_NAMES, name="class")
+        )
 
     def _table(self) -> tuple[str, list[str], list[list[str]]]:
-        unit = "area" if self.weighting == "area" else "pixel counts"
-        title = (
-            f"accuracy {figure(self.accuracy)}, mean IoU {figure(self.miou)} "
-            f"(over {', '.join(CLASS_NAMES[code] for code in self.miou_classes) or 'no class'}), "
-            f"kappa {figure(self.kappa)}; by {unit}"
-        )
-        share = _ratio(self.support, np.full(8, self.total))
+        over = ", ".join(CLASS_NAMES[code] for code in self.miou_classes) or "no class"
+        said = ", ".join(f"{SCORES[name].title or name} {figure(value)}" for name, value in self.values.items())
+        title = f"{said}; mean IoU over {over}; by {'area' if self.weighting == 'area' else 'pixel counts'}"
+        columns = [
+            *(getattr(self, each) for each in _PER_CLASS[:4]),
+            100 * ratio(self.support, np.full_like(self.support, self.total)),
+        ]
         rows = [
-            [
-                CLASS_NAMES[code],
-                *(figure(values[code]) for values in (self.iou, self.precision, self.recall, self.f1)),
-                figure(100 * share[code], 2),
-            ]
+            [CLASS_NAMES[code], *(figure(values[code], 2 if values is columns[-1] else 3) for values in columns)]
             for code in range(len(CLASS_NAMES))
             if self.matrix[code].any() or self.matrix[:, code].any()
         ]
@@ -165,70 +249,18 @@ class Scores:
         return html_table(*self._table())
 
 
-def _ratio(above: Any, below: Any) -> NDArray[np.float64]:
-    above, below = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
-    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below != 0)
+def disagreement(matrix: Matrix) -> dict[str, NDArray[np.float64]]:
+    """Split the disagreement of two maps into parts, for each class and in the unit of the matrix.
 
-
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
-
-
-@dataclass(frozen=True, eq=False)
-class Disagreement:
-    """What two maps disagree about, for each class, in the unit of the matrix.
-
-    Parameters
-    ----------
-    quantity : (classes,) array
-        Difference of the two maps' totals of the class.
-    exchange : (classes,) array
-        Cells of the class that changed places with cells of another one, pair by pair.
-    shift : (classes,) array
-        The rest: the class's total stays, but it takes three or more classes to swap.
-
-    Notes
-    -----
-    Every cell in disagreement belongs to two classes, so the sums over both maps are halves of the sums
-    over the classes: :meth:`overall`.
-    """
-
-    quantity: NDArray[np.float64]
-    exchange: NDArray[np.float64]
-    shift: NDArray[np.float64]
-
-    @property
-    def allocation(self) -> NDArray[np.float64]:
-        """Exchange and shift together: what is in the wrong place although the totals fit."""
-        return self.exchange + self.shift
-
-    @property
-    def total(self) -> NDArray[np.float64]:
-        """All disagreement in which the class takes part."""
-        return self.quantity + self.allocation
-
-    def overall(self, component: str) -> float:
-        """Sum of a component over the map, with every cell counted once."""
-        return float(getattr(self, component).sum()) / 2
-
-
-def disagreement(matrix: NDArray[np.float64]) -> Disagreement:
-    """Split the disagreement of a confusion matrix into quantity, exchange and shift.
-
-    Parameters
-    ----------
-    matrix : (classes, classes) array
-        Areas, counts or shares; rows of one map, columns of the other. The transposed matrix has the
-        same disagreement.
-
-    Returns
-    -------
-    Disagreement
+    ``quantity`` is the difference of the totals of a class; ``exchange``, cells that changed places with those of
+    another class, pair by pair; ``shift``, the rest, which takes three or more classes. ``allocation`` is exchange and
+    shift, ``total`` all three. Every cell in disagreement belongs to two classes, so the map has half the sum over the
+    classes. The transposed matrix has the same parts.
 
     Raises
     ------
     GridError
-        A matrix that is not square or holds negative or undefined numbers.
+        If the matrix is not square, or contains negative or undefined numbers.
 
     Sources
     -------
@@ -240,33 +272,24 @@ def disagreement(matrix: NDArray[np.float64]) -> Disagreement:
         raise GridError(f"a confusion matrix is square, not of shape {matrix.shape}")
     wrong = int((~(matrix >= 0) | np.isinf(matrix)).sum())
     if wrong:
-        raise GridError(f"a confusion matrix holds areas or counts; {wrong} of its numbers are negative or not finite")
-    rows, columns = matrix.sum(axis=1), matrix.sum(axis=0)
-    diagonal = np.diag(matrix)
+        raise GridError(
+            f"a confusion matrix contains areas or counts; {wrong} of its numbers are negative or not finite"
+        )
+    rows, columns, diagonal = matrix.sum(axis=1), matrix.sum(axis=0), np.diag(matrix)
     quantity = np.abs(rows - columns)
     exchange = 2 * (np.minimum(matrix, matrix.T).sum(axis=1) - diagonal)
     # a shift of zero may come out as a rounding below it
     shift = np.maximum(rows + columns - 2 * diagonal - quantity - exchange, 0.0)
-    return Disagreement(quantity, exchange, shift)
+    allocation = exchange + shift
+    parts = {"quantity": quantity, "exchange": exchange, "shift": shift}
+    return {**parts, "allocation": allocation, "total": quantity + allocation}
 
 
-_ROUNDING = 1e-12
-"""Share of the map below which a difference is rounding and a score has no denominator."""
+_ROUNDING = 1e-12  # share of the map below which a difference is rounding and a score has no denominator
 
 
-@dataclass(frozen=True)
-class KappaSimulation:
-    """Kappa simulation and its two factors; NaN where not defined.
-
-    Parameters
-    ----------
-    kappa : float
-        1 for a perfect prediction, 0 for one as good as the same transitions at random places.
-    transition : float
-        Agreement of the amounts of each transition.
-    transloc : float
-        Agreement of the places, given the amounts.
-    """
+class KappaSimulation(NamedTuple):
+    """Kappa simulation and its factors: agreement of the amounts of transitions, and of their places."""
 
     kappa: float
     transition: float
@@ -274,23 +297,16 @@ class KappaSimulation:
 
 
 def kappa_simulation(table: NDArray[np.float64]) -> KappaSimulation:
-    """Score a prediction of change by kappa simulation.
+    """Score a prediction of change by kappa simulation; NaN where it is not defined.
 
-    Parameters
-    ----------
-    table : (classes, classes, classes) array
-        Areas or counts by class in the start, the observed and the predicted map, as
-        :func:`xland.scores.counts.cross_tabulate` gives them.
-
-    Returns
-    -------
-    KappaSimulation
+    ``table`` (classes, classes, classes) are areas or counts by class in the start, the observed and the predicted map.
+    Kappa is 1 for a perfect prediction, and 0 for one as good as the same transitions at random places.
 
     Notes
     -----
-    Cohen's kappa, with chance agreement and the largest possible agreement taken within each class of
-    the start map. A prediction that changes nothing has kappa 0 if there was change; where neither map
-    leaves room for chance (no change in both, or all of every class to one other) it is not defined.
+    Cohen's kappa, with chance agreement and the largest possible agreement taken within each class of the start map. A
+    prediction that changes nothing has kappa 0 if there was change; where neither map leaves room for chance (no change
+    in both, or all of every class to one other) it is not defined.
 
     Sources
     -------
@@ -305,13 +321,13 @@ def kappa_simulation(table: NDArray[np.float64]) -> KappaSimulation:
     chance = float((np.divide(observed, origin, out=np.zeros_like(observed), where=origin > 0) * predicted).sum())
     largest = float(np.minimum(observed, predicted).sum())
     return KappaSimulation(
-        kappa=_ratio_beyond_rounding(agreement - chance, 1 - chance),
-        transition=_ratio_beyond_rounding(largest - chance, 1 - chance),
-        transloc=_ratio_beyond_rounding(agreement - chance, largest - chance),
+        kappa=_beyond_rounding(agreement - chance, 1 - chance),
+        transition=_beyond_rounding(largest - chance, 1 - chance),
+        transloc=_beyond_rounding(agreement - chance, largest - chance),
     )
 
 
-def _ratio_beyond_rounding(above: float, below: float) -> float:
+def _beyond_rounding(above: float, below: float) -> float:
     if below <= _ROUNDING:
         return math.nan
     return above / below if abs(above) > _ROUNDING else 0.0

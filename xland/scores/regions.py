@@ -1,4 +1,4 @@
-"""Parts of the land by which scores are told apart: bands of latitude, climate zones, a user's own."""
+"""Parts of the land that are scored separately: bands of latitude, climate zones, a user's own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.base import is_dask_collection
 
+from xland.arguments import unknown
 from xland.datasets import koppen
 from xland.datasets.prepared import KOPPEN_ZONES
 from xland.errors import RegionError
@@ -22,12 +22,12 @@ from xland.reading.variables import ClassMap, as_map, read_codes
 MOST = 40
 """Regions of one map at most: more cannot be read in a table."""
 
-_BANDS = (("north of 50°N", 50.0), ("23.5°N to 50°N", 23.5), ("tropics, 23.5°S to 23.5°N", -23.5))
+_BANDS = {"north of 50°N": 50.0, "23.5°N to 50°N": 23.5, "tropics, 23.5°S to 23.5°N": -23.5, "south of 23.5°S": -90.0}
 
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """A map of region numbers and what they are called.
+    """A map of region numbers and their names.
 
     Parameters
     ----------
@@ -45,16 +45,13 @@ class Regions:
 
 def latitude_bands(frame: ClassMap) -> Regions:
     """Return the tropics, the mid-latitudes of both sides and the north, on the cells of a map."""
-    limits = [limit for _, limit in _BANDS]
-    band = 1 + np.searchsorted(-np.array(limits), -frame.grid.latitude)
+    band = 1 + np.searchsorted(-np.array([*_BANDS.values()][:-1]), -frame.grid.latitude)
     labels = np.broadcast_to(band.astype(np.uint8)[:, None], frame.grid.shape)
-    return Regions(
-        _on_grid(labels, frame.grid), (*(name for name, _ in _BANDS), "south of 23.5°S"), "bands of latitude"
-    )
+    return Regions(_on_grid(labels, frame.grid), tuple(_BANDS), "bands of latitude")
 
 
 def climate_zones(frame: ClassMap) -> Regions:
-    """Return the main climate zones of Koeppen and Geiger in the middle of each cell of a map, lazily.
+    """Return the main climate zones of Koeppen and Geiger at the centre of each cell of a map, lazily.
 
     Raises
     ------
@@ -63,7 +60,7 @@ def climate_zones(frame: ClassMap) -> Regions:
     """
     zones = koppen()
     whole = Grid.from_centres(zones["lat"].values, zones["lon"].values)
-    # the cell in which a centre lies; a centre on an edge belongs to the cell south-east of it
+    # a centre on an edge belongs to the cell south-east of it
     rows = np.floor((whole.north - frame.grid.latitude) / whole.resolution + 1e-6)
     columns = np.floor((frame.grid.longitude - whole.west) % 360 / whole.resolution + 1e-6)
     chosen = zones.isel(
@@ -73,12 +70,18 @@ def climate_zones(frame: ClassMap) -> Regions:
 
 
 def continents(frame: ClassMap) -> Regions:
-    """Return the continents on the cells of a map, as far as blocks of 6 x 12 degrees can tell them."""
+    """Return the continents on the cells of a map, in blocks of 6 x 12 degrees."""
     labels = np.zeros(frame.grid.shape, dtype=np.uint8)
     for number, cells in enumerate(CONTINENTS.values(), 1):
         labels[find_cells(frame.grid, cells)] = number
     names = tuple(name.replace("-", " ").title() for name in CONTINENTS)
     return Regions(_on_grid(labels, frame.grid), names, "continents in blocks of 6 by 12 degrees")
+
+
+KINDS: Mapping[str, Callable[[ClassMap], Regions]] = MappingProxyType(
+    {"latitude": latitude_bands, "koppen": climate_zones, "continents": continents}
+)
+"""Regions that need no map of the user's, by name."""
 
 
 def labelled(labels: xr.DataArray | xr.Dataset, names: Sequence[str] | None = None, title: str = "regions") -> Regions:
@@ -89,36 +92,37 @@ def labelled(labels: xr.DataArray | xr.Dataset, names: Sequence[str] | None = No
     labels : DataArray, or Dataset with one variable
         Whole numbers from 1; 0 or NaN belongs to no region. Any names and order of latitude and longitude.
     names : sequence of str, optional
-        What regions 1, 2, ... are called; by default the CF attributes ``flag_values`` and
-        ``flag_meanings`` say it, or else they are called by their numbers.
+        Names of regions 1, 2, ...; by default those of the CF attributes ``flag_values`` and
+        ``flag_meanings``, or else their numbers.
     title : str
 
     Raises
     ------
     RegionError
-        For what is no map, without a region, with more than 40, with numbers that are negative or no whole ones, with a
-        name for two of them, or with several time steps.
+        If this is not a map, or has several time steps; if there is no region, or more than 40; if a number is negative
+        or not whole, or two regions have one name.
     """
+    what = "map of regions"
     if isinstance(labels, xr.Dataset):
         bounds = {each.attrs.get("bounds") for each in labels.coords.values()}
         variables = [str(name) for name in labels.data_vars if labels[name].ndim >= 2 and name not in bounds]
         if len(variables) != 1:
             raise RegionError(
-                f"the map of regions holds {len(variables)} variables ({', '.join(variables)}); pass the one to use"
+                f"the {what} has {len(variables)} variables ({', '.join(variables)}); pass the one to use"
             )
         labels = labels[variables[0]]
     if not isinstance(labels, xr.DataArray):
         raise RegionError(
-            f"regions are of type {type(labels).__name__}; say {', '.join(KINDS)}, or pass a map of region numbers"
+            f"regions are of type {type(labels).__name__}; pass {', '.join(KINDS)}, or a map of region numbers"
         )
     if labels.dtype.kind not in "iufb":
         raise RegionError(f"regions must be whole numbers from 1, or 0 for none, not {labels.dtype} values")
-    labels = read_codes(labels, what="map of regions", error=RegionError, holds="numbers", empty=0)
-    steps = len(as_map(labels, what="map of regions", holds="numbers").years)
+    labels = read_codes(labels, what=what, error=RegionError, holds="numbers", empty=0)
+    steps = len(as_map(labels, what=what, holds="numbers").years)
     if steps > 1:
-        raise RegionError(f"the map of regions has {steps} time steps; select one")
+        raise RegionError(f"the {what} has {steps} time steps; select one")
     filled = labels.fillna(0) if labels.dtype.kind == "f" else labels
-    found = np.asarray(da.unique(filled.data).compute() if is_dask_collection(filled.data) else np.unique(filled))
+    found = np.asarray(da.unique(da.asarray(filled.data)))
     found = found[found != 0]
     wrong = found[(found < 0) | (found != np.trunc(found)) | ~np.isfinite(found)]
     if wrong.size:
@@ -126,41 +130,29 @@ def labelled(labels: xr.DataArray | xr.Dataset, names: Sequence[str] | None = No
             f"regions must be whole numbers from 1, or 0 for none; found {', '.join(map(str, wrong[:6]))}"
         )
     if not found.size or found.size > MOST:
-        raise RegionError(f"the map of regions holds {found.size} regions; 1 to {MOST} can be told apart in a report")
-    known = _meanings(labels, names)
-    called = [known.get(int(each), f"region {int(each)}") for each in found]
+        raise RegionError(f"the {what} has {found.size} regions; a report can show 1 to {MOST}")
+    known = _meanings(labels) if names is None else dict(enumerate(names, 1))
+    called = tuple(known.get(int(each), f"region {int(each)}") for each in found)
     twice = sorted({name for name in called if called.count(name) > 1})
     if twice:
-        raise RegionError(f"several regions are called {', '.join(map(repr, twice))}; give each a name of its own")
+        raise RegionError(f"several regions have the name {', '.join(map(repr, twice))}; give each its own")
     renumbered = xr.apply_ufunc(
         lambda block: np.where(block > 0, np.searchsorted(found, block) + 1, 0).astype(np.uint8),
         filled,
         dask="parallelized",
         output_dtypes=[np.uint8],
     )
-    return Regions(renumbered, tuple(called), title)
-
-
-KINDS: Mapping[str, Callable[[ClassMap], Regions]] = MappingProxyType(
-    {"latitude": latitude_bands, "koppen": climate_zones, "continents": continents}
-)
-"""Regions that need no map of the user's, by name."""
+    return Regions(renumbered, called, title)
 
 
 def choose(regions: str | Regions | xr.DataArray | xr.Dataset | None, frame: ClassMap) -> Regions | None:
-    """Return the regions that are meant: one of :data:`KINDS`, a map, or None.
-
-    Raises
-    ------
-    RegionError
-        If the name is unknown, or no map.
-    """
+    """Return the regions of a name in :data:`KINDS` or a map; :class:`RegionError` for other names."""
     if regions is None or isinstance(regions, Regions):
         return regions
     if not isinstance(regions, str):
         return labelled(regions)
     if regions not in KINDS:
-        raise RegionError(f"unknown regions {regions!r}; say {', '.join(KINDS)}, or pass a map of region numbers")
+        raise RegionError(f"{unknown('regions', regions, KINDS)}, or pass a map of region numbers")
     return KINDS[regions](frame)
 
 
@@ -173,9 +165,7 @@ def _on_grid(labels: Any, grid: Grid) -> xr.DataArray:
     return xr.DataArray(labels, {"lat": grid.latitude, "lon": grid.longitude}, ("lat", "lon"), "region")
 
 
-def _meanings(labels: xr.DataArray, names: Sequence[str] | None) -> dict[int, str]:
-    if names is not None:
-        return dict(enumerate(names, 1))
+def _meanings(labels: xr.DataArray) -> dict[int, str]:
     numbers = np.atleast_1d(labels.attrs.get("flag_values", []))
     words = str(labels.attrs.get("flag_meanings", "")).split()
     if len(numbers) != len(words):

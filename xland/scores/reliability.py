@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import dask
-import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -17,18 +15,15 @@ from xland.geo.conventions import classes_along
 from xland.geo.orientation import orient
 from xland.models.calibration import BINS, bin_of
 from xland.reading.variables import ClassMap, as_map
-from xland.scores.counting import place_mask
 from xland.scores.counts import SOUTHERN_LIMIT
-from xland.scores.frames import as_dask, pair_years, place
-from xland.scores.measures import Weighting
+from xland.scores.frames import common_cells, pair_years
+from xland.scores.measures import Weighting, plain, ratio
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, check_codes
 
 Domain = Literal["land", "all"]
 
-_NOWHERE = 255
-"""Stands for cells of the probabilities that the observed map does not cover."""
-_OFF = 0.03
-"""How far from 1 the sum of the probabilities of a cell may be: they are stored in steps of 0.004."""
+_OFF = 0.03  # how far from 1 the sum of the probabilities of a cell may be: they are stored in steps of 0.004
+_FINE = 40  # parts of a bin of confidence in which risk and coverage are counted
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -107,7 +102,7 @@ class Reliability:
             "total": self.total,
             **{name: getattr(self, name) for name in scores},
             "class_errors": dict(zip(CLASS_NAMES, self.class_errors.tolist(), strict=True)),
-            **{name: [None if math.isnan(each) else each for each in getattr(self, name).tolist()] for name in curves},
+            **{name: [plain(each) for each in getattr(self, name).tolist()] for name in curves},
         }
 
     def __str__(self) -> str:
@@ -129,6 +124,7 @@ def assess_reliability(
     within: xr.DataArray | NDArray[np.bool_] | None = None,
     weighting: Weighting = "area",
     domain: Domain = "land",
+    match_years: bool = True,
 ) -> Reliability:
     """Compare probabilities with an observed map.
 
@@ -137,8 +133,7 @@ def assess_reliability(
     Parameters
     ----------
     probability : DataArray
-        Probability of each of the eight classes, (class, lat, lon) or (time, class, lat, lon) in any
-        order, lazy or not.
+        Probability of each class, (class, lat, lon) or (time, class, lat, lon) in any order, lazy or not.
     observed : DataArray or Dataset
         Class codes on the same cells; may cover more or less.
     decided : DataArray or Dataset, optional
@@ -148,9 +143,11 @@ def assess_reliability(
     within : DataArray or (rows, columns) array of bool, optional
         Cells to count; an array has the cells of the observed map.
     weighting : {"area", "pixels"}
-        What a cell counts: its area on the sphere, or 1.
+        Weigh every cell with its area on the sphere, or count cells.
     domain : {"land", "all"}
         Cells whose observed class is a land class, north of 60 S; or all.
+    match_years : bool
+        With False, probabilities and a map of one time step each are compared if their years differ, too.
 
     Returns
     -------
@@ -159,16 +156,16 @@ def assess_reliability(
     Raises
     ------
     VocabularyError
-        If there are other classes than the eight, or other codes.
+        If there are other classes than those of :mod:`xland.vocabulary`, or other codes.
     ModelError
-        If values are NaN, below 0 or do not sum to 1; an argument is none of its choices.
+        If values are NaN, below 0 or do not sum to 1, or an argument is not one of its choices.
     GridError
-        If cells do not coincide, there are other dimensions, or probability is no DataArray.
+        If cells do not coincide, there are other dimensions, or ``probability`` is not a DataArray.
     RegionError
-        If there is no common cell, or ``within`` and ``domain`` leave none
+        If there is no common cell, or none in ``within`` and ``domain``
         (:class:`~xland.errors.NothingToScoreError`).
     TimeError
-        If time steps do not belong together.
+        If the maps have no year in common.
     """
     _check_choices(bins, weighting, domain)
     if not isinstance(probability, xr.DataArray):
@@ -176,46 +173,59 @@ def assess_reliability(
             f"probability is a {type(probability).__name__}; pass the DataArray of probabilities, such as "
             "ds['probability'] of what downscale returns"
         )
-    layers, frame = _canonical(probability)
-    truth = as_map(observed, what="observed map")
+    layers, truth = _canonical(probability), as_map(observed, what="observed map")
     shown = None if decided is None else as_map(decided, what="decided map")
-    mask = None if within is None else _placed_mask(within, truth, frame)
-    own = {} if shown is None else dict(pair_years(frame, shown, match_years=False))
-    counted = []
-    for ours, theirs in pair_years(frame, truth, match_years=False):
-        codes = None
-        if shown is not None:
-            if ours not in own:
-                raise TimeError(
-                    f"the decided map lacks {frame.years[ours]}, which the probability and the observed map hold: "
-                    "give it for the same years, or select the years to judge"
-                )
-            codes = place(_step(shown, own[ours]), frame, _NOWHERE)
-        reference = place(_step(truth, theirs), frame, _NOWHERE)
-        counted.append(_count(layers[ours], reference, codes, mask, frame, bins, weighting, domain))
-    sums = np.sum(dask.compute(*counted), axis=0)
-    counts = Counts.unpack(sums, bins, len(CLASS_NAMES))
-    if not counts.total > 0:
-        raise NothingToScoreError("no cell is left to score: the mask `within` and the domain hold no cell of the maps")
-    return summarise(counts, weighting)
+    own = {} if shown is None else dict(pair_years(layers, shown, match_years=match_years))
+    maps = [truth, layers, *([] if shown is None else [shown])]
+    cells = common_cells(maps, within, truth)
+    lazy = []
+    for ours, theirs in pair_years(layers, truth, match_years=match_years):
+        if shown is not None and ours not in own:
+            raise TimeError(
+                f"the decided map lacks {layers.years[ours]}, which the probability and the observed map have: "
+                "give it for the same years, or select the years to judge"
+            )
+        codes = None if shown is None else cells.layer(shown, step=own[ours])
+        values = cells.layer(layers, np.nan, ours).rechunk({0: -1})
+        counted = cells.each_block(
+            _count_block,
+            values,
+            cells.layer(truth, step=theirs),
+            codes,
+            bins=bins,
+            land=domain == "land",
+            by_area=weighting == "area",
+        )
+        lazy.append(counted)
+    blocks = [each for step in dask.compute(*lazy) for each in step.ravel()]
+    top, classes, squares = (sum(parts) for parts in zip(*blocks, strict=True))
+    if not top[0].sum() > 0:
+        raise NothingToScoreError(
+            "no cell is left to score: no cell of the maps is in the mask `within` and the domain"
+        )
+    return _summarise(top, classes, squares, weighting)
 
 
-def summarise(counts: Counts, weighting: Weighting) -> Reliability:
-    """Return what follows from the counts."""
-    weight, confidence, correct = counts.by_confidence()
-    class_weight, class_sum, class_hits = counts.classes[:, 0], counts.classes[:, 1], counts.classes[:, 2]
-    total = counts.total
+def _summarise(
+    top: NDArray[np.float64], layers: NDArray[np.float64], squares: float, weighting: Weighting
+) -> Reliability:
+    """Return what follows from the counts of :func:`count_confidence`."""
+    total = float(top[0].sum())
+    weight, confidence, correct = top.reshape(3, -1, _FINE).sum(axis=2)
+    class_weight, class_sum, class_hits = layers.swapaxes(0, 1)
     base = class_hits.sum(axis=1) / total
-    forecast, outcome = _ratio(class_sum, class_weight), _ratio(class_hits, class_weight)
-    kept, wrong = counts.from_the_surest()
+    forecast, outcome = ratio(class_sum, class_weight), ratio(class_hits, class_weight)
+    # the weight above each confidence that occurs, from the highest on, and how much of it is wrong
+    fine, _, right = top[:, ::-1][:, top[0, ::-1] > 0]
+    kept, wrong = fine.cumsum(), (fine - right).cumsum().clip(min=0)
     return Reliability(
         edges=np.linspace(0, 1, len(weight) + 1),
-        confidence=_ratio(confidence, weight),
-        accuracy=_ratio(correct, weight),
+        confidence=ratio(confidence, weight),
+        accuracy=ratio(correct, weight),
         share=weight / total,
         class_share=base,
         class_errors=np.abs(class_hits - class_sum).sum(axis=1) / total,
-        brier=counts.brier / total,
+        brier=squares / total,
         brier_reliability=float(np.nansum(class_weight * (forecast - outcome) ** 2) / total),
         brier_resolution=float(np.nansum(class_weight * (outcome - base[:, None]) ** 2) / total),
         brier_uncertainty=float((base * (1 - base)).sum()),
@@ -234,8 +244,8 @@ def _check_choices(bins: int, weighting: str, domain: str) -> None:
         raise ModelError(f"bins must be a whole number of at least 1, not {bins!r}")
 
 
-def _canonical(probability: xr.DataArray) -> tuple[list[da.Array], ClassMap]:
-    """Return each step as (class, lat, lon), and the map that says where they lie."""
+def _canonical(probability: xr.DataArray) -> ClassMap:
+    """Return probabilities as (time, class, lat, lon)."""
     data, _ = orient(probability, what="probability")
     spare = [str(dim) for dim in data.dims if dim not in {"time", "lat", "lon"}]
     if len(spare) != 1:
@@ -247,7 +257,7 @@ def _canonical(probability: xr.DataArray) -> tuple[list[da.Array], ClassMap]:
     names = classes_along(data, dim) or CLASS_NAMES
     if names != CLASS_NAMES:
         raise VocabularyError(
-            f"probability must hold the {len(CLASS_NAMES)} classes {', '.join(CLASS_NAMES)} in this order along "
+            f"probability must have the {len(CLASS_NAMES)} classes {', '.join(CLASS_NAMES)} in this order along "
             f"{dim!r}, not {data.sizes[dim]}: {', '.join(names[:10])}"
         )
     if data.chunks is None:
@@ -255,158 +265,40 @@ def _canonical(probability: xr.DataArray) -> tuple[list[da.Array], ClassMap]:
     frame = as_map(data.isel({dim: 0}, drop=True), what="probability", holds="values")
     if "time" not in data.dims:
         data = data.drop_vars("time", errors="ignore").expand_dims("time")
-    array = as_dask(data.transpose("time", dim, "lat", "lon"))
-    return [step.rechunk({0: -1}) for step in array], frame
-
-
-def _step(maps: ClassMap, number: int) -> ClassMap:
-    return ClassMap(maps.data[number : number + 1], maps.grid, maps.years[number : number + 1], maps.what)
-
-
-def _placed_mask(within: xr.DataArray | NDArray[np.bool_], truth: ClassMap, frame: ClassMap) -> da.Array:
-    coords = {"lat": truth.data["lat"], "lon": truth.data["lon"]}
-    mask = xr.DataArray(place_mask(within, truth)[None], coords, ("time", "lat", "lon"))
-    return place(ClassMap(mask, truth.grid, (None,), "mask `within`"), frame, 0)
-
-
-def _count(
-    probability: da.Array,
-    observed: da.Array,
-    decided: da.Array | None,
-    mask: da.Array | None,
-    frame: ClassMap,
-    bins: int,
-    weighting: Weighting,
-    domain: Domain,
-) -> da.Array:
-    """Return the lazy sums of one time step, as one array of numbers."""
-    chunks = probability.chunks[1:]
-    grid = frame.grid
-    area = grid.cell_area() if weighting == "area" else np.ones(grid.rows)
-    optional: list[Any] = []
-    for each in (decided, mask):
-        optional += [None, None] if each is None else [each.rechunk(chunks), "yx"]
-    counted = da.blockwise(
-        _count_block,
-        "yxs",
-        probability,
-        "cyx",
-        observed.rechunk(chunks),
-        "yx",
-        da.from_array(area, chunks=(chunks[0],)),
-        "y",
-        da.from_array(grid.latitude, chunks=(chunks[0],)),
-        "y",
-        da.from_array(grid.longitude, chunks=(chunks[1],)),
-        "x",
-        *optional,
-        new_axes={"s": Counts.length(bins, len(CLASS_NAMES))},
-        adjust_chunks={"y": lambda _: 1, "x": lambda _: 1},
-        concatenate=True,
-        bins=bins,
-        domain=domain,
-        dtype=np.float64,
-        meta=np.empty((0, 0, 0)),
-    )
-    return counted.sum(axis=(0, 1), split_every=8)
+    return ClassMap(data.transpose("time", dim, "lat", "lon"), frame.grid, frame.years, frame.what)
 
 
 def _count_block(
-    probability: NDArray[np.floating[Any]],
-    observed: NDArray[Any],
-    area: NDArray[np.float64],
     latitude: NDArray[np.float64],
     longitude: NDArray[np.float64],
+    area: NDArray[np.float64],
+    counted: NDArray[np.bool_],
+    probability: NDArray[np.floating[Any]],
+    observed: NDArray[Any],
     decided: NDArray[Any] | None,
-    mask: NDArray[np.bool_] | None,
     *,
     bins: int,
-    domain: Domain,
-) -> NDArray[np.float64]:
-    counted = observed != _NOWHERE
-    truth = check_codes(np.where(counted, observed, 0), what="observed map", latitude=latitude, longitude=longitude)
+    land: bool,
+    by_area: bool,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    truth = check_codes(observed, what="observed map", latitude=latitude, longitude=longitude)
     if decided is not None:
-        counted &= decided != _NOWHERE
-        decided = check_codes(np.where(counted, decided, 0), what="decided map", latitude=latitude, longitude=longitude)
-    if domain == "land":
-        counted &= np.isin(truth, LAND_CLASSES) & (latitude > SOUTHERN_LIMIT)[:, None]
-    if mask is not None:
-        counted &= mask
+        decided = check_codes(decided, what="decided map", latitude=latitude, longitude=longitude)
+    if land:
+        counted = counted & np.isin(truth, LAND_CLASSES) & (latitude > SOUTHERN_LIMIT)[:, None]
     rows, columns = np.nonzero(counted)
     values = np.ascontiguousarray(probability[:, rows, columns])
-    _check_values(values, latitude[rows], longitude[columns])
-    chosen = values.argmax(axis=0) if decided is None else decided[rows, columns]
-    sums = count_confidence(values, truth[rows, columns], chosen, area[rows], bins)
-    return sums.pack()[None, None]
-
-
-def _check_values(values: NDArray[Any], latitude: NDArray[np.float64], longitude: NDArray[np.float64]) -> None:
-    sound = (np.abs(values.sum(axis=0) - 1) <= _OFF) & (values.min(axis=0, initial=0) >= -_OFF)
-    bad = np.flatnonzero(~sound)
+    bad = np.flatnonzero(~((np.abs(values.sum(axis=0) - 1) <= _OFF) & (values.min(axis=0, initial=0) >= -_OFF)))
     if bad.size:
         first = bad[0]
         raise ModelError(
             f"probability: {bad.size} cells hold no probabilities (NaN, below 0, or their sum is not 1), the first at "
-            f"{latitude[first]:g} N, {longitude[first]:g} E, where they sum to {values[:, first].sum():.3g}: leave "
-            "such cells out with `within`, or pass what downscale returns"
+            f"{latitude[rows[first]]:g} N, {longitude[columns[first]]:g} E, where they sum to "
+            f"{values[:, first].sum():.3g}: leave such cells out with `within`, or pass what downscale returns"
         )
-
-
-def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0)
-
-
-_FINE = 40
-"""Parts of a bin of confidence in which risk and coverage are counted."""
-
-
-@dataclass(frozen=True, eq=False)
-class Counts:
-    """Sums over cells.
-
-    Parameters
-    ----------
-    top : (3, fine bins) array
-        By the probability of the class shown: weight, weight times that probability, weight of the cells
-        where that class is observed.
-    classes : (classes, 3, bins) array
-        The same by the probability of each class.
-    brier : float
-        Weight times the sum of squared errors of the probabilities.
-    """
-
-    top: NDArray[np.float64]
-    classes: NDArray[np.float64]
-    brier: float
-
-    @property
-    def total(self) -> float:
-        """Weight of all cells."""
-        return float(self.top[0].sum())
-
-    def by_confidence(self) -> NDArray[np.float64]:
-        """Return ``top`` in bins, ``(3, bins)``."""
-        return np.asarray(self.top.reshape(3, -1, _FINE).sum(axis=2))
-
-    def from_the_surest(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the weight above each confidence that occurs, from the highest on, and how much of it is wrong."""
-        weight, _, correct = self.top[:, ::-1][:, self.top[0, ::-1] > 0]
-        return weight.cumsum(), (weight - correct).cumsum().clip(min=0)
-
-    def pack(self) -> NDArray[np.float64]:
-        """Return all sums in one array."""
-        return np.concatenate([self.top.ravel(), self.classes.ravel(), [self.brier]])
-
-    @classmethod
-    def unpack(cls, sums: NDArray[np.float64], bins: int, classes: int) -> Counts:
-        """Read what :meth:`pack` returned, or a sum of such arrays."""
-        middle = 3 * bins * _FINE
-        return cls(sums[:middle].reshape(3, -1), sums[middle:-1].reshape(classes, 3, bins), float(sums[-1]))
-
-    @staticmethod
-    def length(bins: int, classes: int) -> int:
-        """Size of the packed array."""
-        return 3 * bins * _FINE + classes * 3 * bins + 1
+    chosen = values.argmax(axis=0) if decided is None else decided[rows, columns]
+    weight = area[rows] if by_area else np.ones(len(rows))
+    return count_confidence(values, truth[rows, columns], chosen, weight, bins)
 
 
 def count_confidence(
@@ -415,25 +307,21 @@ def count_confidence(
     decided: NDArray[np.integer[Any]],
     weight: NDArray[np.float64],
     bins: int,
-) -> Counts:
-    """Sum up cells.
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Sum up cells: ``probability`` (classes, cells), class codes and weights (cells,).
 
-    Parameters
-    ----------
-    probability : (classes, cells) array
-    observed, decided : (cells,) arrays of class codes
-    weight : (cells,) array
-    bins : int
+    Returns weight, weight times probability, and weight of the cells where the class is observed, (3, ...): of the
+    class shown in bins cut into 40 parts, (3, 40 bins); of each class, (classes, 3, bins); and the weighted sum of the
+    squared errors of all probabilities.
     """
     confidence = probability[decided, np.arange(len(decided))].astype(np.float64)
     top = _sums(confidence, decided == observed, weight, bins * _FINE)
-    classes = np.stack(
-        [_sums(layer.astype(np.float64), observed == code, weight, bins) for code, layer in enumerate(probability)]
-    )
+    classes = np.zeros((len(probability), 3, bins))
     squares = np.zeros(len(weight))
     for code, layer in enumerate(probability):
+        classes[code] = _sums(layer.astype(np.float64), observed == code, weight, bins)
         squares += (layer - (observed == code)) ** 2
-    return Counts(top, classes, float(squares @ weight))
+    return top, classes, float(squares @ weight)
 
 
 def _sums(

@@ -1,11 +1,21 @@
-"""Scores as text for a terminal and as HTML for a notebook."""
+"""Scores as text for a terminal, as HTML for a notebook, and as JSON."""
 
 from __future__ import annotations
 
 import html
 import io
+import json
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xland.addresses import local_path
+from xland.atomic import replace_file
+
+WIDTH = 80
+"""Columns of a terminal."""
 
 
 def figure(value: float | None, digits: int = 3) -> str:
@@ -28,35 +38,37 @@ def years_in_words(pairs: Sequence[tuple[int | None, int | None]]) -> str:
 
 
 def text_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table as plain text: first column to the left, figures to the right."""
+    """Return a table as plain text of 80 columns: names to the left, figures to the right."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for position, name in enumerate(header):
-        table.add_column(Text(name), justify="right" if position else "left", no_wrap=True)
+        words = all(row[position][:1].isalpha() for row in rows)
+        table.add_column(Text(name), justify="left" if words or not position else "right", no_wrap=not words)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     stream = io.StringIO()
-    Console(file=stream, width=160, color_system=None).print(table)
-    return "\n".join([title, *(line.rstrip() for line in stream.getvalue().rstrip().splitlines())])
+    Console(file=stream, width=WIDTH, color_system=None).print(table)
+    return "\n".join([title, *(line.rstrip() for line in stream.getvalue().strip("\n").splitlines())])
 
 
 def html_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table as HTML with everything escaped."""
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in header)
     body = "".join(
-        "<tr>"
-        + "".join(
-            f'<th scope="row" style="text-align:left">{html.escape(cell)}</th>'
-            if position == 0
-            else f"<td>{html.escape(cell)}</td>"
-            for position, cell in enumerate(row)
-        )
+        f'<tr><th scope="row" style="text-align:left">{html.escape(row[0])}</th>'
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
         + "</tr>"
         for row in rows
     )
     caption = html.escape(title).replace("\n", "<br>")
     return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> Path:
+    """Write numbers as JSON; an existing file is replaced at once or not at all."""
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    return replace_file(local_path(path, what="a file of scores"), text)

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xland.reading.variables import map_years
 from xland.report.charts import SERIES
+from xland.report.judgement import Judgement
 from xland.report.layers import drawn_fields
-from xland.report.overview import CHANGE_KINDS, Overview
 from xland.report.parts import Gallery, Legend, Missing, Part, Section
-from xland.report.pictures import SEA, cividis, code_picture, extent, ramp, scale_picture
+from xland.report.pictures import CHANGE_KINDS, SEA, Overview, cividis, code_picture, extent, ramp, scale_picture
 from xland.scores.frames import BLANK
 from xland.scores.regions import Regions
 from xland.vocabulary import CLASSES
-
-if TYPE_CHECKING:
-    from xland.report.judgement import Judgement
-from xland.reading.variables import map_years
 
 SAME, OTHER_CLASS = "#f6f5f1", "#6d1a60"
 """Ends of the scale that shows how much of a place differs; apart in lightness, so that anyone can tell them."""

@@ -4,51 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from xland.report import charts
+from xland.report.judgement import Judgement
 from xland.report.parts import Cell, Chart, Missing, Part, Row, Section, Table, Text, Tile
+from xland.scores.baselines import MODE
 from xland.scores.counts import DOMAINS
 from xland.scores.evaluation import Comparison
-from xland.scores.measures import Scores, Weighting
+from xland.scores.measures import SCORES, Weighting
 from xland.scores.tables import figure
 from xland.vocabulary import CLASS_NAMES, CLASSES, LAND_CLASSES, class_code
-
-if TYPE_CHECKING:
-    from xland.report.judgement import Judgement
-
-
-MODE = "mode of the observed cell"
-"""The baseline of :func:`xland.scores.baselines.simple_maps` that knows the observed map."""
 
 _TITLES = {"all": "All cells", "land": "Land", "mixed": "Mixed land cells"}
 
 
 def score_tiles(report: Judgement) -> list[Tile]:
     """Return the headline figures, each beside the best baseline."""
-    wanted = (
-        ("Accuracy, land", "land", "accuracy"),
-        ("Mean IoU, land", "land", "miou"),
-        ("Accuracy, mixed cells", "mixed", "accuracy"),
-        ("Mean IoU, mixed cells", "mixed", "miou"),
-    )
     tiles = []
-    for label, domain, name in wanted:
-        value = getattr(report.scores[report.model].area[domain], name)
-        rivals = {
-            other: rival
-            for other in report.scores.names
-            if other != report.model and not math.isnan(rival := getattr(report.scores[other].area[domain], name))
-        }
-        beside = "no baseline beside it"
-        if rivals and not math.isnan(value):
-            best = max(rivals, key=rivals.__getitem__)
-            ahead = value - rivals[best]
-            beside = f"{abs(ahead):.3f} {'ahead of' if ahead >= 0 else 'behind'} {best} {figure(rivals[best])}"
-        pixels = figure(getattr(report.scores[report.model].pixels[domain], name))
-        tiles.append(Tile(label, figure(value), (beside, f"{pixels} by pixel counts")))
+    for domain, where in (("land", "land"), ("mixed", "mixed cells")):
+        for score, label in (("accuracy", "Accuracy"), ("miou", "Mean IoU")):
+            values = {name: getattr(report.scores[name].area[domain], score) for name in report.scores.names}
+            value = values.pop(report.model)
+            rivals = {name: rival for name, rival in values.items() if not math.isnan(rival)}
+            beside = "no baseline beside it"
+            if rivals and not math.isnan(value):
+                best = max(rivals, key=rivals.__getitem__)
+                ahead = value - rivals[best]
+                beside = f"{abs(ahead):.3f} {'ahead of' if ahead >= 0 else 'behind'} {best} {figure(rivals[best])}"
+            pixels = figure(getattr(report.scores[report.model].pixels[domain], score))
+            tiles.append(Tile(f"{label}, {where}", figure(value), (beside, f"{pixels} by pixel counts")))
     return tiles
 
 
@@ -88,32 +74,32 @@ def scores_section(report: Judgement) -> Section:
 
 def _domain_table(report: Judgement, domain: str, weighting: Weighting, how: str) -> Table:
     scores = {name: getattr(report.scores[name], weighting)[domain] for name in report.scores.names}
-    first: Scores = scores[report.model]
+    first = scores[report.model]
     codes = [code for code in range(len(CLASSES)) if first.support[code] > 0]
-    values = [[one.accuracy, one.miou, one.kappa, *(one.iou[code] for code in codes)] for one in scores.values()]
+    values = [[*one.values.values(), *(one.iou[code] for code in codes)] for one in scores.values()]
     over = ", ".join(CLASS_NAMES[code] for code in first.miou_classes) or "no class"
+    titles = [SCORES[name].title or name for name in first.values]
     return Table(
         f"{_TITLES[domain]}, {how}. Mean IoU over: {over}.",
-        ["map", "accuracy", "mean IoU", "kappa", *(CLASS_NAMES[code] for code in codes)],
-        best_rows(list(scores), values, report.model),
-        groups=[("", 3), ("IoU of", len(codes))] if codes else (),
+        ["map", *titles, *(CLASS_NAMES[code] for code in codes)],
+        _best_rows(list(scores), values, report.model),
+        groups=[("", len(titles)), ("IoU of", len(codes))] if codes else (),
         folded="The same by pixel counts" if weighting == "pixels" else "",
     )
 
 
-def best_rows(names: Sequence[str], values: Sequence[Sequence[float]], model: str) -> list[Row]:
+def _best_rows(names: Sequence[str], values: Sequence[Sequence[float]], model: str) -> list[Row]:
     """Return rows of figures, the largest of each column marked."""
-    table = np.array(values, dtype=np.float64)
-    best = np.where(np.isnan(table), -np.inf, table).max(axis=0)
-    # with a single map there is nothing to be best of
+    columns = [_best_cells(column) for column in zip(*values, strict=True)]
     return [
-        Row(
-            name,
-            [Cell(figure(v), "best" if len(names) > 1 and v == top else "") for v, top in zip(row, best, strict=True)],
-            strong=name == model,
-        )
-        for name, row in zip(names, table, strict=True)
+        Row(name, cells, strong=name == model) for name, cells in zip(names, zip(*columns, strict=True), strict=True)
     ]
+
+
+def _best_cells(values: Sequence[float]) -> list[Cell]:
+    """Return figures, the largest marked; of a single map there is nothing to be best of."""
+    best = np.nanmax(values) if len(values) > 1 and np.isfinite(values).any() else math.nan
+    return [Cell(figure(value), "best" if value == best else "") for value in values]
 
 
 def classes_section(report: Judgement) -> Section:
@@ -179,14 +165,12 @@ def regions_section(report: Judgement) -> Section:
 
 
 def _region_table(found: dict[str, Comparison], names: Sequence[str]) -> Table:
-    rows = []
-    for region, each in found.items():
-        cells = []
-        for score in ("accuracy", "miou"):
-            values = [getattr(each[name]["land"], score) for name in names]
-            best = np.nanmax(values) if np.isfinite(values).any() else math.nan
-            cells += [Cell(figure(value), "best" if len(names) > 1 and value == best else "") for value in values]
-        rows.append(Row(region, cells))
+    rows = [
+        Row(
+            region, [c for s in ("accuracy", "miou") for c in _best_cells([getattr(each[n]["land"], s) for n in names])]
+        )
+        for region, each in found.items()
+    ]
     return Table(
         "Land in each region, weighted by area. The best map of each region is in bold.",
         ["region", *names, *names],
@@ -197,7 +181,10 @@ def _region_table(found: dict[str, Comparison], names: Sequence[str]) -> Table:
 
 def _region_classes(found: dict[str, Comparison], model: str) -> Table:
     codes = [code for code in LAND_CLASSES if any(each[model]["land"].support[code] > 0 for each in found.values())]
-    rows = [Row(region, [_iou(each[model]["land"], code) for code in codes]) for region, each in found.items()]
+    rows = []
+    for region, each in found.items():
+        values = [float(each[model]["land"].iou[code]) for code in codes]
+        rows.append(Row(region, [Cell(figure(v), shade=None if math.isnan(v) else round(100 * v)) for v in values]))
     return Table(
         f"IoU of each class in each region, {model}. In pale cells, the map is least right.",
         ["region", *(CLASS_NAMES[code] for code in codes)],
@@ -205,41 +192,35 @@ def _region_classes(found: dict[str, Comparison], model: str) -> Table:
     )
 
 
-def _iou(scores: Scores, code: int) -> Cell:
-    value = float(scores.iou[code])
-    return Cell(figure(value), shade=None if math.isnan(value) else round(100 * value))
-
-
 def coarse_section(report: Judgement) -> Section:
     """Compare the class areas of coarse cells with those of the forcing."""
-    title = "Agreement with the coarse forcing"
-    if report.forcing is None:
-        missing = Missing(
-            "No forcing was given, so the page cannot say whether the map keeps the coarse totals.",
-            "xland report ... --forcing STATES.nc",
-        )
-        return Section("coarse", title, [missing])
     found = report.coarse
-    if found is None:
-        return Section("coarse", title, [Text("The forcing and the map have no coarse cell to compare.")])
-    parts: list[Part] = [
-        Text(
+    if report.forcing is None:
+        parts: list[Part] = [
+            Missing(
+                "No forcing was given, so the page cannot say whether the map keeps the coarse totals.",
+                "xland report ... --forcing STATES.nc",
+            )
+        ]
+    elif found is None:
+        parts = [Text("The forcing and the map have no coarse cell to compare.")]
+    else:
+        rows = [
+            Row(
+                CLASSES[class_code(name)].long_name,
+                [Cell(figure(100 * v, 2)) for v in (each.mean, each.mean_absolute, each.largest)],
+                CLASSES[class_code(name)].color,
+            )
+            for name, each in found.classes.items()
+        ]
+        lead = (
             f"In {100 * found.within_a_pixel:.1f} % of {found.cells:,} coarse cells every class has the area that the "
             f"forcing has, within one fine pixel. The largest difference is {100 * found.largest:.1f} % of the "
             "cell. A map of the differences is above. Classes that are not in the forcing are left out."
         )
-    ]
-    rows = [
-        Row(
-            CLASSES[class_code(name)].long_name,
-            [Cell(figure(100 * v, 2)) for v in (each.mean, each.mean_absolute, each.largest)],
-            CLASSES[class_code(name)].color,
+        caption = (
+            "Difference between the share of a class in the map and in the forcing, per cent. Look for a mean far from "
+            "0: the map then has too much or too little of the class in total."
         )
-        for name, each in found.classes.items()
-    ]
-    caption = (
-        "Difference between the share of a class in the map and in the forcing, per cent. Look for a mean far from 0: "
-        "the map then has too much or too little of the class in total."
-    )
-    parts.append(Table(caption, ["class", "mean", "mean of absolute", "largest of any cell"], rows))
-    return Section("coarse", title, parts)
+        parts = [Text(lead), Table(caption, ["class", "mean", "mean of absolute", "largest of any cell"], rows)]
+    return Section("coarse", "Agreement with the coarse forcing", parts)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xland.report import charts
-from xland.report.overview import CHANGE_KINDS
+from xland.report.judgement import Judgement
 from xland.report.parts import Cell, Chart, Missing, Part, Row, Section, Table, Text, Tile
+from xland.report.pictures import CHANGE_KINDS
 from xland.report.sections.side_by_side import CHANGE_COLORS
 from xland.scores.change import ChangeScores
 from xland.scores.tables import figure
 from xland.vocabulary import CLASS_NAMES, CLASSES
-
-if TYPE_CHECKING:
-    from xland.report.judgement import Judgement
 
 _SHARES = ("hits", "misses", "false_alarms", "wrong_hits")
 
@@ -56,7 +53,11 @@ def change_section(report: Judgement) -> Section:
         _table(rows, report.model),
     ]
     if len(judged.by_factor) > 1:
-        parts += [_curve(judged), Text(_null_resolution(judged))]
+        cells = judged.null_resolution
+        where = (
+            "In none of these windows" if cells is None else f"From windows of {cells} cells on (the null resolution)"
+        )
+        parts += [_curve(judged), Text(f"{where}, the prediction disagrees less than persistence.")]
     parts.append(_transitions(judged.observed_transitions, "Observed transitions", "observed"))
     parts.append(_transitions(judged.predicted_transitions, "Predicted transitions", "predicted"))
     return Section("change", "Change", parts)
@@ -114,15 +115,6 @@ def _curve(judged: ChangeScores) -> Chart:
     return Chart(charts.svg(drawing, label), look)
 
 
-def _null_resolution(judged: ChangeScores) -> str:
-    if judged.null_resolution is None:
-        return "In none of these windows does the prediction disagree less than persistence."
-    return (
-        f"From windows of {judged.null_resolution} cells on (the null resolution), the prediction disagrees less than "
-        "persistence."
-    )
-
-
 def _transitions(table: NDArray[np.float64], title: str, end: str) -> Table:
     codes = [code for code in range(len(CLASSES)) if table[code].any() or table[:, code].any()]
     total = float(table.sum())
@@ -132,7 +124,11 @@ def _transitions(table: NDArray[np.float64], title: str, end: str) -> Table:
         Row(
             CLASSES[code].long_name,
             [
-                Cell(_percent(table[code, to] / total), "hit" if code == to else "", _shade(moved[code, to] / largest))
+                Cell(
+                    _percent(table[code, to] / total),
+                    "hit" if code == to else "",
+                    round(100 * moved[code, to] / largest),
+                )
                 for to in codes
             ],
             CLASSES[code].color,
@@ -144,10 +140,6 @@ def _transitions(table: NDArray[np.float64], title: str, end: str) -> Table:
         "Outlined cells do not change. Look whether the same cells are dark in both tables."
     )
     return Table(caption, ["start", *(CLASS_NAMES[code] for code in codes)], rows)
-
-
-def _shade(share: float) -> int:
-    return round(100 * share)
 
 
 def _percent(share: float) -> str:
