@@ -98,7 +98,7 @@ def demo(
         observed,
         model="model",
         forcing=coarse,
-        factor=model.inputs.factor,
+        match_years=False,
         within=held_out,
         cells="all cells: the region holds no held-out one" if held_out is None else "held-out cells of the split",
         regions="koppen",

@@ -42,40 +42,40 @@ _BLANK = len(CLASSES)
 
 
 def thin(data: xr.DataArray, max_pixels: int = MAX_PIXELS) -> xr.DataArray:
-    """Return every n-th row and column, so that no more than about ``max_pixels`` cells are left.
+    """Return every n-th row and column (lat, lon), lazily, so that about ``max_pixels`` cells are left at most.
 
-    Parameters
-    ----------
-    data : DataArray with dimensions lat and lon
-        Lazy arrays stay lazy.
-    max_pixels : int
-
-    Returns
-    -------
-    DataArray
-        The nearest cell stands for its neighbours: codes are never mixed.
+    The nearest cell stands for its neighbours: codes are never mixed.
     """
     step = _step((data.sizes["lat"], data.sizes["lon"]), max_pixels)
     return data.isel({name: slice(min(step // 2, data.sizes[name] - 1), None, step) for name in ("lat", "lon")})
 
 
 @checked(GridError)
-def draw(da: xr.DataArray, ax: Axes | None = None, *, max_pixels: int = MAX_PIXELS, **options: Any) -> Axes:
-    """Draw class codes with :func:`land_use_map` and everything else with :func:`confidence_map`.
+def draw(
+    da: xr.DataArray,
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    legend: bool = True,
+    label: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Axes:
+    """Draw class codes as :func:`land_use_map` does, and everything else as :func:`confidence_map` does.
 
-    Class codes are whole numbers of a variable that is called ``land_use``, has ``flag_values`` or
+    Class codes are whole numbers of a variable with the name ``land_use``, with ``flag_values`` or
     an integer type, or that go beyond 1 and no further than the last code; they may have become
-    floats with NaN (``where``). Of a float array, the cells that are drawn are read to decide.
+    floats with NaN (``where``).
 
     Parameters
     ----------
     da : DataArray
         One time step; any orientation.
-    ax : matplotlib Axes, optional
-    max_pixels : int
-        Larger maps are thinned, see :func:`thin`.
-    **options
-        Of the function that draws.
+    ax, title, max_pixels
+        As in :func:`land_use_map`.
+    legend : bool
+        Name the classes, or draw the colour bar.
+    label : str, optional
+        What the colour bar shows.
 
     Returns
     -------
@@ -83,7 +83,9 @@ def draw(da: xr.DataArray, ax: Axes | None = None, *, max_pixels: int = MAX_PIXE
     """
     data, frame = _flat(da, _what(da), max_pixels)
     data = data.compute()
-    return (_draw_classes if _holds_classes(data) else _draw_values)(da, data, frame, ax, **options)
+    if _holds_classes(data):
+        return _draw_classes(da, data, frame, ax, title, legend)
+    return _draw_values(da, data, frame, ax, title, legend, label)
 
 
 @checked(GridError)
@@ -99,7 +101,7 @@ def land_use_map(
 
     Parameters
     ----------
-    da : DataArray of class codes 0..7
+    da : DataArray of class codes
         One time step; any names and order of latitude and longitude. Drawn north up. NaN (of codes
         that ``where`` made floats) is no data and left blank.
     ax : matplotlib Axes, optional
@@ -120,9 +122,9 @@ def land_use_map(
     GridError
         If there are several time steps or other dimensions.
     VocabularyError
-        Codes other than 0..7.
+        If codes are unknown.
     """
-    return _draw_classes(da, *_flat(da, _what(da), max_pixels), ax, title=title, legend=legend)
+    return _draw_classes(da, *_flat(da, _what(da), max_pixels), ax, title, legend)
 
 
 @checked(GridError)
@@ -143,18 +145,17 @@ def confidence_map(
     ----------
     da : DataArray
         One time step, of ``probability`` one class; any orientation. NaN is left blank.
-    ax : matplotlib Axes, optional
-    title : str, optional
+    ax, title, max_pixels
+        As in :func:`land_use_map`.
     colorbar : bool
     label : str, optional
         What the colour bar shows; by default the ``long_name`` of the variable, or its name.
-    max_pixels : int
 
     Returns
     -------
     matplotlib Axes
     """
-    return _draw_values(da, *_flat(da, _what(da), max_pixels), ax, title=title, colorbar=colorbar, label=label)
+    return _draw_values(da, *_flat(da, _what(da), max_pixels), ax, title, colorbar, label)
 
 
 @checked(GridError)
@@ -171,7 +172,7 @@ def difference(
 
     Parameters
     ----------
-    predicted, observed : DataArray of class codes 0..7
+    predicted, observed : DataArray of class codes
         On the same cells; the observed map may cover more than the predicted one.
     ax, title, legend, max_pixels
         As in :func:`land_use_map`.
@@ -230,7 +231,6 @@ def side_by_side(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     if not maps:
         raise GridError("nothing to draw: pass at least one map")
@@ -240,7 +240,8 @@ def side_by_side(
     down = -(-len(maps) // across)
     blocks = down * (2 if observed else 1)
     flat = {name: _flat(each, f"map {name!r}", max_pixels) for name, each in maps.items()}
-    figure = Figure(figsize=_size([frame for _, frame in flat.values()], blocks, across), layout="constrained")
+    height = 6.0 * max(_height(frame.grid) for _, frame in flat.values())
+    figure = Figure(figsize=(6.0 * across, (height + 0.4) * blocks + 0.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(blocks, across, squeeze=False)
     for ax in axes.ravel():
@@ -259,8 +260,7 @@ def side_by_side(
     entries = _entries(present)
     if observed and len(maps) > 1:
         entries |= {"same class": AGREE, "another class": DISAGREE}
-    handles = [Patch(facecolor=color, edgecolor="0.5", linewidth=0.4, label=name) for name, color in entries.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), frameon=False)
+    figure.legend(handles=_patches(entries), loc="outside lower center", ncols=min(5, len(entries)), frameon=False)
     if title:
         figure.suptitle(title, fontsize="x-large")
     if path is not None:
@@ -329,34 +329,26 @@ def _difference(
     _paint(ax, picture, frame, title)
 
 
-@checked(GridError)
 def _draw_classes(
-    da: xr.DataArray,
-    data: xr.DataArray,
-    frame: _Frame,
-    ax: Axes | None = None,
-    *,
-    title: str | None = None,
-    legend: bool = True,
+    da: xr.DataArray, data: xr.DataArray, frame: _Frame, ax: Axes | None, title: str | None, legend: bool
 ) -> Axes:
     codes = _codes(data, _what(da))
     ax = _axes(ax, frame)
-    _paint(ax, _palette()[codes], frame, title if title is not None else _year(da))
+    years = years_of(da, what=_what(da)) or ()
+    _paint(ax, _palette()[codes], frame, title if title is not None else f"{years[0]}" if len(years) == 1 else None)
     if legend:
         _legend(ax, _entries(set(np.unique(codes).tolist())))
     return ax
 
 
-@checked(GridError)
 def _draw_values(
     da: xr.DataArray,
     data: xr.DataArray,
     frame: _Frame,
-    ax: Axes | None = None,
-    *,
-    title: str | None = None,
-    colorbar: bool = True,
-    label: str | None = None,
+    ax: Axes | None,
+    title: str | None,
+    colorbar: bool,
+    label: str | None,
 ) -> Axes:
     values = np.asarray(data.values, dtype=np.float64)
     known = values[np.isfinite(values)]
@@ -451,10 +443,6 @@ def _height(grid: Grid) -> float:
     return min(max(_stretch(grid) * grid.rows / grid.columns, 0.3), 1.6)
 
 
-def _size(frames: list[_Frame], blocks: int, across: int) -> tuple[float, float]:
-    return 6.0 * across, (6.0 * max(_height(frame.grid) for frame in frames) + 0.4) * blocks + 0.8
-
-
 def _paint(ax: Axes, picture: NDArray[Any], frame: _Frame, title: str | None, **how: Any) -> Any:
     image = ax.imshow(
         picture, extent=frame.extent, origin="upper", interpolation="nearest", aspect=_stretch(frame.grid), **how
@@ -475,13 +463,11 @@ def _degrees(value: float, positive: str, negative: str) -> str:
 
 
 def _legend(ax: Axes, entries: Mapping[str, str]) -> None:
+    ax.legend(handles=_patches(entries), loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=2.8, ncols=3,
+              frameon=False, fontsize="small")  # fmt: skip
+
+
+def _patches(entries: Mapping[str, str]) -> list[Any]:
     from matplotlib.patches import Patch
 
-    handles = [Patch(facecolor=color, edgecolor="0.5", linewidth=0.4, label=name) for name, color in entries.items()]
-    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=2.8, ncols=3, frameon=False,
-              fontsize="small")  # fmt: skip
-
-
-def _year(da: xr.DataArray) -> str | None:
-    years = years_of(da, what=_what(da))
-    return str(years[0]) if years is not None and len(years) == 1 else None
+    return [Patch(facecolor=color, edgecolor="0.5", linewidth=0.4, label=name) for name, color in entries.items()]

@@ -34,6 +34,6 @@ def test_the_layers_of_the_year_are_taken():
         dict.fromkeys(drawn_fields(), (("time", "lat", "lon"), values)), {**COORDS, "time": [2000, 2001]}
     )
     assert float(extra_layers(store, 2001)["spread"].min()) == 4
-    with pytest.raises(TimeError, match="layer 'confidence' holds 2 years, but not 1999"):
+    with pytest.raises(TimeError, match="layer 'confidence' has 2 years, but not 1999"):
         extra_layers(store, 1999)
     assert extra_layers(store["spread"], 2001) == {}

@@ -36,9 +36,7 @@ def test_what_changes_most_stands_for_a_block_that_changes_at_all():
 
 
 def test_differences_leave_out_ocean_and_what_was_not_observed():
-    found = look_over(
-        {"a": a_map(PREDICTED), "b": a_map(OBSERVED)}, a_map(OBSERVED[:, :3]), fields={}, max_pixels=100
-    )
+    found = look_over({"a": a_map(PREDICTED), "b": a_map(OBSERVED)}, a_map(OBSERVED[:, :3]), fields={}, max_pixels=100)
     np.testing.assert_array_equal(found.differs["a"], [[np.nan, 0, 1, np.nan], [np.nan, 1, 0, np.nan]])
     assert np.nansum(found.differs["b"]) == 0
     assert (found.codes["observed"][:, 3] == BLANK).all()

@@ -4,7 +4,8 @@ import numpy as np
 
 from tests.report.pages import image
 from xland.geo.grid import Grid
-from xland.report.pictures import SEA, _png as png, code_picture, extent, ramp, scale_picture
+from xland.report.pictures import SEA, code_picture, extent, ramp, scale_picture
+from xland.report.pictures import _png as png
 from xland.scores.frames import BLANK
 
 GRID = Grid(1.0, 10.0, 0.0, 2, 3)

@@ -317,10 +317,10 @@ def test_an_empty_mask_or_maps_without_data_leave_nothing_to_score():
 def test_maps_on_other_grids_or_of_other_places_are_refused():
     start, observed, predicted = three_maps()
     fine = three_maps(shape=(36, 72), resolution=5.0)[0]
-    with pytest.raises(GridError, match="the start map has cells of 5 degrees and the observed map of 10"):
+    with pytest.raises(GridError, match=r"has cells of .* degrees and the"):
         assess_change(fine, observed, predicted)
     part = predicted.isel(lat=slice(3, 9), lon=slice(3, 9))
-    with pytest.raises(GridError, match=r"predicted map lie 0\.30 cells beside"):
+    with pytest.raises(GridError, match=r"lie 0\.30 cells beside"):
         assess_change(start, observed, part.assign_coords(lon=part["lon"] + 3))
     with pytest.raises(RegionError, match="no cell in common"):
         assess_change(start[:5], observed, predicted[9:])

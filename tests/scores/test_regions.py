@@ -109,7 +109,7 @@ def test_a_map_of_regions_says_their_names(maps):
 
 def test_regions_that_cannot_be_used_are_refused(maps):
     frame = as_map(maps[1], what="map")
-    with pytest.raises(RegionError, match="unknown regions 'nations'. Known are latitude, koppen, continents, or pass"):
+    with pytest.raises(RegionError, match=r"unknown regions 'nations'.* latitude, koppen, continents, or pass"):
         choose("nations", frame)
     assert choose(None, frame) is None
     for values, message in (

@@ -207,7 +207,7 @@ def test_json_holds_plain_numbers_and_none():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda p, o: (p.isel({"class": slice(7)}), o), VocabularyError, "must hold the 8 classes ocean, urban"),
+        (lambda p, o: (p.isel({"class": slice(7)}), o), VocabularyError, "must have the 8 classes ocean, urban"),
         (lambda p, o: (p.isel({"class": slice(None, None, -1)}), o), VocabularyError, "in this order along 'class'"),
         (lambda p, o: (p.isel({"class": 0}, drop=True), o), GridError, "needs one of classes, and no other"),
         (lambda p, o: (p * 0.5, o), ModelError, r"\d+ cells hold no probabilities .* they sum to 0\.5"),

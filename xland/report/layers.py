@@ -1,9 +1,8 @@
-"""The layers that a store of maps may hold beside its classes, and how a reader should look at them."""
+"""The layers that a store of maps may contain beside its classes, and how a reader should look at them."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -15,8 +14,7 @@ from xland.outputs import OUTPUTS
 from xland.reading.variables import map_years
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """A layer of numbers: its name on the page, what to look for, and its fixed range, if it has one."""
 
     title: str
@@ -31,47 +29,32 @@ def drawn_fields() -> dict[str, Layer]:
         for each in OUTPUTS.values()
         if each.look
     }
-    made = Layer(
-        "Largest difference from the coarse shares", "Bright cells have more or less of a class than the forcing."
-    )
-    return {**stored, "coarse difference": made}
+    look = "Bright cells have more or less of a class than the forcing."
+    return {**stored, "coarse difference": Layer("Largest difference from the coarse shares", look)}
 
 
 def extra_layers(predicted: xr.DataArray | xr.Dataset, year: int | None) -> dict[str, xr.DataArray]:
-    """Return the layers of a Dataset for one year, by name; none of a plain map.
+    """Return ``probability`` and those of :func:`drawn_fields` that a Dataset has, for one year; none of a plain map.
 
-    Parameters
-    ----------
-    predicted : DataArray or Dataset
-    year : int or None
-        Taken where a layer has several time steps.
-
-    Returns
-    -------
-    dict of str to DataArray
-        ``probability`` and those of :func:`drawn_fields` that are there. Without ``margin`` it is made
-        from the probabilities, lazily.
-
-    Raises
-    ------
-    TimeError
-        If a layer lacks the year.
-    GridError
-        If the probabilities have no dimension of classes, or others beside it.
+    Without ``margin`` it is made from the probabilities, lazily. Raises :class:`TimeError` if a layer of several steps
+    lacks the year, :class:`GridError` if the probabilities do not have exactly one dimension of classes.
     """
     if not isinstance(predicted, xr.Dataset):
         return {}
-    found = {
-        name: _at(predicted[name], year, name)
-        for name in ("probability", *drawn_fields())
-        if name in predicted.data_vars
-    }
+    names = [name for name in ("probability", *drawn_fields()) if name in predicted.data_vars]
+    found = {name: _at(predicted[name], year, name) for name in names}
     if "probability" in found and "margin" not in found:
-        classes = _class_dimension(found["probability"])
+        probability = found["probability"]
+        spare = [dim for dim in probability.dims if dim not in {"time", "lat", "lon"}]
+        if len(spare) != 1:
+            raise GridError(
+                f"the layer 'probability' has the dimensions {', '.join(map(str, probability.dims))}: beside time, lat "
+                "and lon it needs one of classes, and no other"
+            )
         found["margin"] = xr.apply_ufunc(
             _margin,
-            found["probability"].chunk({classes: -1}),
-            input_core_dims=[[classes]],
+            probability.chunk({spare[0]: -1}),
+            input_core_dims=[spare],
             dask="parallelized",
             output_dtypes=[np.float32],
         )
@@ -84,22 +67,10 @@ def _at(layer: xr.DataArray, year: int | None, name: str) -> xr.DataArray:
         return data
     years = map_years(data, f"layer {name!r}")
     if year not in years:
-        raise TimeError(f"the layer {name!r} holds {len(years)} years, but not {year}")
+        raise TimeError(f"the layer {name!r} has {len(years)} years, but not {year}")
     return data.isel(time=[years.index(year)])
 
 
-def _class_dimension(probability: xr.DataArray) -> Hashable:
-    spare = [dim for dim in probability.dims if dim not in {"time", "lat", "lon"}]
-    if len(spare) != 1:
-        raise GridError(
-            f"the layer 'probability' has the dimensions {', '.join(map(str, probability.dims))}: beside time, lat and "
-            "lon it needs one of classes, and no other"
-        )
-    return spare[0]
-
-
 def _margin(probability: NDArray[np.float32]) -> NDArray[np.float32]:
-    best = probability.max(axis=-1)
-    first = probability == best[..., None]
-    second = np.where(first, -np.inf, probability).max(axis=-1)
-    return np.where(first.sum(axis=-1) > 1, 0, best - second).astype(np.float32)
+    second, best = np.moveaxis(np.partition(probability, -2, axis=-1)[..., -2:], -1, 0)
+    return (best - second).astype(np.float32)

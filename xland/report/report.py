@@ -163,7 +163,7 @@ def report(
     year : int, optional
         Time step to judge, of maps that have several.
     match_years : bool
-        With False, a map is compared with an observed one of another year, too.
+        Refuse an observed map of another year.
     within : DataArray or (rows, columns) array of bool, optional
         Cells to score, as in :func:`xland.scores.evaluation.compare`.
     cells : str, optional

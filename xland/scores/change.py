@@ -71,7 +71,7 @@ def assess_change(
     weighting : {"area", "pixels"}
         Weigh every cell with its area on the sphere, or count cells.
     match_years : bool
-        With False, an observed and a predicted map of different years are compared, too.
+        Refuse an observed and a predicted map of different years.
     cells : str, optional
         Name of the cells that are scored, for tables.
 
@@ -473,46 +473,37 @@ class ChangeScores:
             **{name: plain(getattr(self, name)) for name in (*_PARTS, "disagreement", *kappas)},
         }
 
-    def _table(self) -> tuple[str, list[str], list[list[str]]]:
-        rows = [
-            [
-                name,
-                f"{factor}",
-                *(figure(100 * getattr(one, share), 2) for share in _SHARES),
-                figure(one.figure_of_merit),
-                *(figure(100 * getattr(one, part), 2) for part in ("quantity", "exchange", "shift")),
-                figure(one.kappa_simulation if factor == 1 else None),
-            ]
+    def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        both = [
+            (name, f"{factor}", one)
             for factor, each in (self.by_factor or {self.factor: self}).items()
             for name, one in (("prediction", each), ("persistence", each.null))
         ]
         unit = "area" if self.weighting == "area" else "pixel counts"
-        title = (
-            f"cells: {self.cells} | change by {unit}, in % of what was scored (not FoM and kappa),\n"
-            "in windows of so many cells along a side"
-        )
-        header = [
-            "map",
-            "cells",
-            "hits",
-            "misses",
-            "false al.",
-            "wrong",
-            "FoM",
-            "quantity",
-            "exchange",
-            "shift",
-            "kappa",
+        title = f"cells: {self.cells} | change by {unit}, in %,\nin windows of so many cells along a side"
+        budgets = [
+            [name, cells, *(figure(100 * getattr(one, share), 2) for share in _SHARES), figure(one.figure_of_merit)]
+            for name, cells, one in both
         ]
-        return title, header, rows
+        parts = [
+            [
+                *(name, cells),
+                *(figure(100 * getattr(one, part), 2) for part in ("quantity", "exchange", "shift")),
+                figure(one.kappa_simulation if one.factor == 1 else None),
+            ]
+            for name, cells, one in both
+        ]
+        header = ["map", "cells", "hits", "misses", "false alarms", "wrong hits", "figure of merit"]
+        disagreement = ["map", "cells", "quantity", "exchange", "shift", "kappa simulation"]
+        return [(title, header, budgets), ("disagreement of the end maps", disagreement, parts)]
 
     def __str__(self) -> str:
-        return text_table(*self._table())
+        return "\n\n".join(text_table(*table) for table in self._tables())
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return html_table(*self._table())
+        return "".join(html_table(*table) for table in self._tables())
 
 
 def _budget(table: NDArray[np.float64], total: float, code: int | None = None) -> ChangeBudget:

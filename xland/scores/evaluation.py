@@ -63,8 +63,8 @@ def evaluate(
     classes : sequence of int, optional
         Classes of the mean IoU; by default the land classes that occur in the observed map.
     match_years : bool
-        The years that both maps have are scored together. With False, two maps of one time step each
-        are also compared if their years differ; the result records it.
+        Refuse maps of different years; the years that both have are scored together. With False, two maps of one
+        time step each are compared whatever their years, and the result records it.
     cells : str, optional
         Name of the cells that are scored, for tables and reports.
 

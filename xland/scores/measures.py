@@ -228,7 +228,7 @@ class Scores:
     def _table(self) -> tuple[str, list[str], list[list[str]]]:
         over = ", ".join(CLASS_NAMES[code] for code in self.miou_classes) or "no class"
         said = ", ".join(f"{SCORES[name].title or name} {figure(value)}" for name, value in self.values.items())
-        title = f"{said}; mean IoU over {over}; by {'area' if self.weighting == 'area' else 'pixel counts'}"
+        title = f"{said}\nmean IoU over {over}; by {'area' if self.weighting == 'area' else 'pixel counts'}"
         columns = [
             *(getattr(self, each) for each in _PER_CLASS[:4]),
             100 * ratio(self.support, np.full_like(self.support, self.total)),

@@ -147,7 +147,7 @@ def assess_reliability(
     domain : {"land", "all"}
         Cells whose observed class is a land class, north of 60 S; or all.
     match_years : bool
-        With False, probabilities and a map of one time step each are compared if their years differ, too.
+        Refuse a map of another year than the probabilities.
 
     Returns
     -------

@@ -52,7 +52,7 @@ def text_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
         table.add_row(*(Text(cell) for cell in row))
     stream = io.StringIO()
     Console(file=stream, width=WIDTH, color_system=None).print(table)
-    return "\n".join([title, *(line.rstrip() for line in stream.getvalue().strip("\n").splitlines())])
+    return "\n".join([title, *filter(None, map(str.rstrip, stream.getvalue().splitlines()))])
 
 
 def html_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
