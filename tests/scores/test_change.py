@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+import math
+import warnings
+
 import dask
 import dask.array as da
 import numpy as np
@@ -11,10 +15,11 @@ from hypothesis import strategies as st
 from tests.raising_backend import raising_dataset
 from xland.errors import GridError, RegionError, TimeError, UndefinedScoreWarning, VocabularyError
 from xland.geo.grid import Grid
-from xland.scores.change import assess_change
+from xland.scores.change import ChangeScores, assess_change
 from xland.scores.counts import composite_table, cross_tabulate
+from xland.vocabulary import CLASS_NAMES
 
-QUICK = settings(max_examples=6, deadline=None)
+QUICK = settings(max_examples=4)
 
 
 def on_grid(codes, resolution=10.0, north=90.0, west=-180.0):
@@ -77,13 +82,13 @@ def test_a_map_worked_by_hand_by_pixels_and_by_area():
     assert (by_area.quantity, by_area.exchange) == pytest.approx((0, 2 * south / by_area.total))
 
 
-@pytest.mark.parametrize("factor", [2, 5, 7, 40])
+@pytest.mark.parametrize("factor", [1, 5, 40])
 def test_windows_that_the_edge_cuts_are_scored_with_the_cells_they_have(factor):
     maps = three_maps(3)
     found = assess_change(*maps, factors=[factor])
     expected = window_by_window(maps, factor, Grid.world(10.0).cell_area())
     np.testing.assert_allclose(found.by_factor[factor].table, expected, rtol=1e-9, atol=found.total * 1e-12)
-    assert tuple(found.by_factor) == (1, factor)
+    assert tuple(found.by_factor) == tuple(sorted({1, factor}))
 
 
 def test_windows_are_counted_from_the_corner_of_the_globe():
@@ -92,18 +97,6 @@ def test_windows_are_counted_from_the_corner_of_the_globe():
     inside = xr.zeros_like(maps[0], dtype=bool)
     inside[3:15, 5:30] = True
     same(assess_change(*part, factors=(4, 5)), assess_change(*maps, factors=(4, 5), within=inside))
-
-
-@QUICK
-@given(st.integers(0, 10_000), st.sampled_from(["area", "pixels"]))
-def test_windows_of_one_cell_are_the_plain_table(seed, weighting):
-    maps = three_maps(seed)
-    found = assess_change(*maps, weighting=weighting)
-    counted = (maps[0].values > 0) & (maps[1].values > 0)
-    weights = Grid.world(10.0).cell_area() if weighting == "area" else None
-    expected = cross_tabulate(*(each.values for each in maps), counted=counted, row_weights=weights)
-    np.testing.assert_allclose(found.table, expected, rtol=1e-12)
-    assert found.by_factor[1].figure_of_merit == found.figure_of_merit
 
 
 @QUICK
@@ -135,19 +128,17 @@ def test_a_shift_by_one_cell_is_forgiven_by_windows_that_hold_it():
 
 
 @QUICK
-@given(st.integers(0, 1000), st.integers(4, 18), st.integers(4, 36), st.integers(2, 7))
-def test_any_chunking_gives_the_same_tables(seed, rows, columns, factor):
+@given(st.integers(0, 1000), st.integers(4, 18), st.integers(4, 36), st.integers(2, 7), st.booleans())
+def test_chunks_orientation_and_names_change_no_table(seed, rows, columns, factor, turned):
     start, observed, predicted = three_maps(seed)
     regions = on_grid(np.random.default_rng(seed).integers(-1, 3, (18, 36)))
     plain = assess_change(start, observed, predicted, factors=[factor], regions=regions)
-    chunked = assess_change(
-        start.chunk(lat=rows, lon=columns),
-        observed.chunk(lat=columns // 2 + 1, lon=rows),
-        predicted,
-        factors=[factor],
-        regions=regions.chunk(lat=columns // 3 + 1),
-    )
-    same(plain, chunked)
+    other = predicted.chunk(lat=columns // 3 + 1)
+    if turned:
+        other = other.isel(lat=slice(None, None, -1)).assign_coords(lon=other["lon"] % 360).sortby("lon")
+        other = other.rename(lat="latitude", lon="longitude").transpose("longitude", "latitude")
+    maps = start.chunk(lat=rows, lon=columns), observed.chunk(lat=columns // 2 + 1, lon=rows), other
+    same(plain, assess_change(*maps, factors=[factor], regions=regions.chunk(lat=columns // 3 + 1)))
 
 
 def test_small_blocks_cut_through_no_window(monkeypatch):
@@ -156,22 +147,6 @@ def test_small_blocks_cut_through_no_window(monkeypatch):
     monkeypatch.setattr("xland.scores.frames._SMALLEST", 4)
     monkeypatch.setattr("xland.scores.frames._LARGEST", 23)
     same(whole, assess_change(*(each.chunk(lat=11, lon=13) for each in maps), factors=(5, 7)))
-
-
-@QUICK
-@given(st.integers(0, 1000), st.booleans(), st.booleans(), st.booleans())
-def test_any_orientation_gives_the_same_tables(seed, ascending, eastward, renamed):
-    start, observed, predicted = three_maps(seed)
-    turned = predicted
-    if ascending:
-        turned = turned.isel(lat=slice(None, None, -1))
-    if eastward:
-        turned = turned.assign_coords(lon=turned["lon"] % 360).sortby("lon")
-    if renamed:
-        turned = turned.rename(lat="latitude", lon="longitude").transpose("longitude", "latitude")
-    same(assess_change(start, observed, turned, factors=[4]), assess_change(start, observed, predicted, factors=[4]))
-    # the maps that follow from one another may lie differently, too
-    same(assess_change(turned, observed, start), assess_change(predicted, observed, start))
 
 
 def test_maps_across_the_date_line_are_scored_whole():
@@ -353,6 +328,124 @@ def test_arguments_that_make_no_sense_are_refused():
         assess_change(start, observed, predicted, regions=on_grid(np.full((18, 36), 1.5)))
     with pytest.raises(GridError, match="map of regions has several time steps"):
         assess_change(start, observed, predicted, regions=on_grid(np.ones((18, 36))).expand_dims(time=[1, 2]))
+
+
+# ---------------------------------------------------------------- what follows from the table
+
+
+PARTS = ("hits", "misses", "false_alarms", "wrong_hits")
+
+
+def scores(start, observed, predicted, **more):
+    table = cross_tabulate(*(np.atleast_2d(each) for each in (start, observed, predicted)))
+    return ChangeScores(table, table.sum(axis=2), "pixels", **more)
+
+
+def random_scores(seed):
+    return scores(*np.random.default_rng(seed).integers(0, 5, (3, 60)))
+
+
+def test_the_budget_of_ten_cells_worked_by_hand():
+    start = [1, 1, 1, 2, 2, 2, 4, 4, 4, 4]
+    observed = [1, 2, 2, 2, 4, 4, 4, 4, 1, 1]
+    predicted = [1, 2, 1, 4, 4, 1, 4, 4, 1, 1]
+    found = scores(start, observed, predicted)
+    # hits: cells 2, 5, 9, 10; missed: 3; false alarm: 4; to the wrong class: 6; right about persistence: 1, 7, 8
+    assert [getattr(found, name) for name in PARTS] == pytest.approx([0.4, 0.1, 0.1, 0.1])
+    assert found.figure_of_merit == pytest.approx(4 / 7)
+    assert found.budget.producers_accuracy == pytest.approx(4 / 6)
+    assert found.budget.users_accuracy == pytest.approx(4 / 6)
+    np.testing.assert_array_equal(found.observed_transitions[2, [2, 4]], [1, 2])
+    np.testing.assert_array_equal(found.predicted_transitions[2, [1, 4]], [1, 2])
+    gain, loss = found.per_class["urban"].gain, found.per_class["urban"].loss
+    assert (gain.hits, gain.misses, gain.false_alarms, gain.wrong_hits) == pytest.approx((0.2, 0, 0.1, 0))
+    assert gain.figure_of_merit == pytest.approx(2 / 3)
+    assert (loss.hits, loss.misses, loss.false_alarms, loss.wrong_hits) == pytest.approx((0.1, 0.1, 0, 0))
+    assert found.null.misses == pytest.approx(0.6)
+    assert (found.null.figure_of_merit, found.null.hits, found.null.false_alarms) == (0, 0, 0)
+    assert (found.null.kappa_simulation, found.disagreement, found.null.disagreement) == pytest.approx((0, 0.3, 0.6))
+
+
+def test_six_cells_score_as_in_another_implementation():
+    # the example by which evoland-plus (R) tests its figure of merit: one cell of each kind, two that persist
+    found = scores([1, 1, 1, 1, 2, 2], [2, 2, 1, 1, 1, 2], [2, 1, 2, 1, 3, 2])
+    assert [6 * getattr(found, name) for name in PARTS] == pytest.approx([1, 1, 1, 1])
+    budget = found.budget
+    assert (budget.figure_of_merit, budget.producers_accuracy, budget.users_accuracy) == pytest.approx(
+        (1 / 4, 1 / 3, 1 / 3)
+    )
+
+
+@QUICK
+@given(st.integers(0, 10_000))
+def test_parts_add_up_in_the_map_and_over_the_classes(seed):
+    found = random_scores(seed)
+    changed = 1 - np.trace(found.observed_transitions) / found.total
+    foretold = 1 - np.trace(found.predicted_transitions) / found.total
+    assert found.hits + found.misses + found.wrong_hits == pytest.approx(changed)
+    assert found.hits + found.false_alarms + found.wrong_hits == pytest.approx(foretold)
+    assert found.quantity + found.exchange + found.shift == pytest.approx(found.disagreement)
+    assert found.misses + found.false_alarms + found.wrong_hits == pytest.approx(found.disagreement)
+    assert found.null.disagreement == pytest.approx(changed)
+    gains, losses = ([getattr(each, side) for each in found.per_class.values()] for side in ("gain", "loss"))
+    assert sum(each.hits for each in gains) == pytest.approx(found.hits)
+    assert sum(each.misses for each in gains) == pytest.approx(found.misses + found.wrong_hits)
+    assert sum(each.false_alarms for each in gains) == pytest.approx(found.false_alarms + found.wrong_hits)
+    for name in PARTS:
+        assert sum(getattr(each, name) for each in losses) == pytest.approx(getattr(found, name))
+    for name in ("quantity", "allocation", "exchange", "shift"):
+        parts = [getattr(each, name) for each in found.per_class.values()]
+        assert sum(parts) / 2 == pytest.approx(getattr(found, name))
+
+
+def test_scores_without_a_denominator_are_nan_and_none_in_json():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unchanged = scores([1, 2, 4], [1, 2, 4], [1, 2, 4])
+        assert math.isnan(unchanged.figure_of_merit)
+        assert math.isnan(unchanged.null.figure_of_merit)
+        assert math.isnan(unchanged.kappa_simulation)
+        assert (unchanged.hits, unchanged.disagreement) == (0, 0)
+        written = json.loads(json.dumps(unchanged.to_dict(), allow_nan=False))
+        assert written["figure_of_merit"] is None
+        assert written["null"]["kappa_simulation"] is None
+        empty = ChangeScores(np.zeros((8, 8, 8)), np.zeros((8, 8)))
+        assert all(math.isnan(getattr(empty, name)) for name in (*PARTS, "quantity", "figure_of_merit"))
+    # change that was only predicted is a false alarm, and the figure of merit is a plain 0
+    assert scores([1, 2, 4], [1, 2, 4], [1, 2, 2]).figure_of_merit == 0
+
+
+def test_the_null_resolution_is_the_smallest_window_that_beats_persistence():
+    worse = scores([1, 1, 1, 1], [1, 1, 1, 2], [2, 2, 1, 1])
+    better = scores([1, 1, 1, 1], [1, 1, 2, 2], [1, 1, 1, 2])
+    assert scores([1], [1], [1], by_factor={1: worse, 2: better, 4: better}).null_resolution == 2
+    assert scores([1], [1], [1], by_factor={1: worse}).null_resolution is None
+
+
+def test_json_and_tables_say_what_was_scored():
+    one = random_scores(1)
+    found = scores(
+        *np.random.default_rng(1).integers(0, 5, (3, 60)),
+        by_factor={1: one, 4: ChangeScores(one.table, one.transitions, "pixels", factor=4)},
+        per_region={"north": one},
+        years=(1985, 1999, 1999),
+        cells="held-out <cells>",
+    )
+    written = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert written["years"] == {"start": 1985, "observed": 1999, "predicted": 1999}
+    assert (written["unit"], written["total"]) == ("cells", 60)
+    assert written["per_region"]["north"]["hits"] == one.hits
+    assert written["by_factor"]["4"]["null"]["misses"] == one.null.misses
+    # kappa simulation is a score of maps with one class a cell
+    assert "kappa_simulation" in written["by_factor"]["1"]
+    assert "kappa_simulation" not in written["by_factor"]["4"]
+    assert written["per_class"]["forest"]["gain"]["hits"] == one.per_class["forest"].gain.hits
+    assert list(written["per_class"]) == list(CLASS_NAMES)
+    assert np.sum(written["observed_transitions"]) == 60
+    assert found.null.years == (1985, 1999, 1985)
+    assert "cells: held-out <cells>" in str(found)
+    assert "persistence" in repr(found)
+    assert "held-out &lt;cells&gt;" in found._repr_html_()
 
 
 # ---------------------------------------------------------------- real change
