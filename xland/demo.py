@@ -1,7 +1,8 @@
-"""The whole way once, on real data: coarse field, fine map, store, catalog, scores, report."""
+"""All steps once, on real data: coarse field, fine map, store, catalog, scores, report."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from xland.errors import StoreError
 from xland.geo.grid import Grid
 from xland.geo.split import Part, divide
 from xland.models import find_model
-from xland.report.report import Report, report
+from xland.report.report import report
 from xland.sources.files import open_coarse
 from xland.store.provenance import years
 
@@ -26,21 +27,19 @@ LUH2_MODEL = "luh2-0p05"
 
 _FRACTIONS_NOTE = (
     "The coarse input is made from the observed map itself: the share of each class in cells of 0.25 degree, "
-    "taken from the MODIS map of 2019. The scores tell how well the model puts known shares in their places "
-    "within a cell, not how well a scenario is."
+    "from the MODIS map of 2019. The scores say how well the model places known shares within a cell. They say "
+    "nothing about a scenario."
 )
 _LUH2_NOTE = (
-    "The coarse input is LUH2 of 2015, the observed map MODIS of 2019. They define land use differently: "
-    "LUH2 knows no bare ground, and a satellite cannot see grazing, so grassland stands for pasture."
+    "The coarse input is LUH2 of 2015, and the observed map is MODIS of 2019. They define land use differently: "
+    "LUH2 has no bare ground, and a satellite cannot see grazing, so grassland is counted as pasture."
 )
-_HELD_OUT_NOTE = (
-    "Scores are taken on held-out cells only: whole cells of 12 x 6 degrees from which the model never saw a target."
-)
+_HELD_OUT_NOTE = "Only held-out cells are scored: whole cells of 12 x 6 degrees whose target the model never saw."
 
 
 @dataclass(frozen=True)
 class Results:
-    """What the demo leaves behind."""
+    """Files that the demo writes."""
 
     store: Path
     catalog: Path
@@ -60,10 +59,10 @@ def demo(
     Parameters
     ----------
     output : path
-        Folder for the results; those of an earlier demo are replaced.
+        Folder for the results. Those of an earlier demo are replaced.
     forcing : path, optional
-        A LUH2 file, for the model ``luh2-0p05``; else the class shares of the MODIS map on 0.25
-        degree are the coarse input of the model ``fractions-0p05``.
+        A LUH2 file, for the model ``luh2-0p05``. By default the input is the class shares of the MODIS map on 0.25
+        degree, for the model ``fractions-0p05``.
     region : (west, south, east, north), optional
         Degrees; the whole globe by default.
 
@@ -100,7 +99,7 @@ def demo(
         forcing=coarse,
         match_years=False,
         within=held_out,
-        cells="all cells: the region holds no held-out one" if held_out is None else "held-out cells of the split",
+        cells="all cells: the region has no held-out cell" if held_out is None else "held-out cells of the split",
         regions="koppen",
         title=f"Land use on {model.inputs.resolution:g} degree: {model.name}",
         notes=[_FRACTIONS_NOTE if forcing is None else _LUH2_NOTE, *([] if held_out is None else [_HELD_OUT_NOTE])],
@@ -110,7 +109,7 @@ def demo(
     judged.to_json(results.scores)
     published["land_use"].ai4land.plot(title=None).figure.savefig(results.picture, dpi=150)
     judged.to_html(results.report)
-    _summary(console, judged, results, name)
+    _summary(console, results, name)
     return results
 
 
@@ -122,11 +121,16 @@ def _held_out(observed: xr.DataArray, published: xr.Dataset, seed: int) -> xr.Da
     return within if bool(within.any()) else None
 
 
-def _summary(console: Any, judged: Report, results: Results, name: str) -> None:
+def _summary(console: Any, results: Results, name: str) -> None:
     from rich.table import Table
 
     console.rule("done")
-    console.print(str(judged))
+    scores = Table("map", "accuracy", "mean IoU", "accuracy, mixed", "mean IoU, mixed", title="on land, by area")
+    for each, found in json.loads(results.scores.read_text())["scores"].items():
+        numbers = [found[domain]["area"][score] for domain in ("land", "mixed") for score in ("accuracy", "miou")]
+        scores.add_row(each, *("-" if number is None else f"{number:.3f}" for number in numbers))
+    console.print(scores)
+    console.print("mixed: cells in coarse cells with several land classes; more scores are in the report")
     table = Table("what", "where", box=None)
     table.add_row("fine map (Zarr)", str(results.store))
     table.add_row(f"catalog, entry {name}", str(results.catalog))
