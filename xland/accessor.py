@@ -5,26 +5,59 @@ Imports stand inside the methods, so that ``import xland`` stays light.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import xarray as xr
 
 import xland.store.identity  # noqa: F401 - teaches dask to name what lies in files
-from xland.errors import VocabularyError
+from xland.arguments import unknown
+from xland.errors import KeywordError, VocabularyError
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
     from xland.forcing.check import CheckTable
     from xland.models import Model
+    from xland.models.checkpoint import Checkpoint
+    from xland.models.inputs import InputSpec
     from xland.scores.evaluation import Evaluation
     from xland.totals.modes import Totals
+    from xland.training.augmentation import Augmentation
     from xland.training.data.batches import LabelledBatches
 
 
+_Accessor = TypeVar("_Accessor")
+
+
+def _refuse_unknown(accessor: type[_Accessor]) -> type[_Accessor]:
+    """Let the methods of a class refuse unknown keywords with the nearest spelling."""
+
+    def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+        names = inspect.signature(method).parameters
+
+        @wraps(method)
+        def run(*args: Any, **options: Any) -> Any:
+            wrong = [name for name in options if name not in names]
+            if wrong:
+                raise KeywordError(f"{method.__name__}: {unknown('keyword', wrong, [*names][1:])}")
+            return method(*args, **options)
+
+        return run
+
+    for name, method in list(vars(accessor).items()):
+        if not name.startswith("_"):
+            setattr(accessor, name, guarded(method))
+    return accessor
+
+
 @xr.register_dataset_accessor("ai4land")
+@_refuse_unknown
 class DatasetAccessor:
     """Land-use downscaling on a Dataset: coarse fractions in, or high-resolution maps out."""
 
@@ -55,22 +88,10 @@ class DatasetAccessor:
         totals: str | Totals | None = None,
     ) -> xr.Dataset:
         """Turn coarse fractions into lazy fine maps; see :func:`xland.downscaling.call.downscale`."""
+        options = _options(locals())
         from xland.downscaling.call import downscale
 
-        return downscale(
-            self._ds,
-            model=model,
-            static=static,
-            prior=prior,
-            years=years,
-            region=region,
-            chunks=chunks,
-            outputs=outputs,
-            direction=direction,
-            device=device,
-            flips=flips,
-            totals=totals,
-        )
+        return downscale(self._ds, **options)
 
     def describe(self) -> str:
         """Say what computing these maps would run: see :func:`xland.downscaling.graph.describe`."""
@@ -78,11 +99,38 @@ class DatasetAccessor:
 
         return describe(self._ds)
 
-    def batches(self, *, target: xr.DataArray, static: xr.Dataset, **options: Any) -> LabelledBatches:
-        """Give the batches of a training as xarray Datasets; see :func:`xland.training.data.batches.make_batches`."""
+    def batches(
+        self,
+        *,
+        target: xr.DataArray,
+        static: xr.Dataset,
+        prior: xr.DataArray | None = None,
+        inputs: InputSpec | None = None,
+        model: str | Path | Checkpoint | None = None,
+        patch: int | None = None,
+        stride: int | None = None,
+        generator: Any = None,
+        batch: int = 8,
+        part: Literal["train", "validation", "test"] | None = "train",
+        years: int | Sequence[int] | None = None,
+        seed: int = 0,
+        epoch: int = 0,
+        split_seed: int = 0,
+        candidates: int = 8000,
+        samples: int = 0,
+        rare_classes: float = 0.0,
+        augmentation: Augmentation | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> LabelledBatches:
+        """Give the batches of a training as xarray Datasets; see :func:`xland.training.data.batches.make_batches`.
+
+        Without `augmentation` there is none.
+        """
+        options = _options(locals())
         from xland.training.data.batches import make_batches
 
-        return make_batches(self._ds, target=target, static=static, **options)
+        return make_batches(self._ds, **{k: v for k, v in options.items() if v is not None or k != "augmentation"})
 
     def to_zarr(
         self,
@@ -97,19 +145,10 @@ class DatasetAccessor:
         encoding: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Path | str:
         """Write maps to a Zarr store, in a folder or behind a URL; see :func:`xland.store.writing.write`."""
+        options = _options(locals())
         from xland.store.writing import write
 
-        return write(
-            self._ds,
-            store,
-            mode=mode,
-            overwrite=overwrite,
-            resume=resume,
-            progress=progress,
-            chunks=chunks,
-            shards=shards,
-            encoding=encoding,
-        )
+        return write(self._ds, options.pop("store"), **options)
 
     def to_netcdf(
         self,
@@ -122,11 +161,10 @@ class DatasetAccessor:
         encoding: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Path:
         """Export maps to a NetCDF file; see :func:`xland.store.exporting.write_netcdf`."""
+        options = _options(locals())
         from xland.store.exporting import write_netcdf
 
-        return write_netcdf(
-            self._ds, path, mode=mode, overwrite=overwrite, progress=progress, chunks=chunks, encoding=encoding
-        )
+        return write_netcdf(self._ds, **options)
 
     def publish(
         self,
@@ -135,41 +173,80 @@ class DatasetAccessor:
         name: str,
         store: str | Path,
         description: str | None = None,
-        metadata: dict[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> Path:
         """Enter a finished store of these maps in an intake catalog; see :func:`xland.catalog.publish`.
 
-        A store that says that it holds other maps (``xland_fingerprint``) is refused.
+        A store of other maps (``xland_fingerprint``) is refused.
         """
+        options = _options(locals())
         from xland.catalog import publish
 
-        return publish(catalog, name=name, store=store, description=description, metadata=metadata, expected=self._ds)
+        return publish(**options, expected=self._ds)
 
-    def evaluate(self, observed: xr.DataArray | xr.Dataset, **options: Any) -> Evaluation:
+    def evaluate(
+        self,
+        observed: xr.DataArray | xr.Dataset,
+        *,
+        factor: int = 5,
+        within: xr.DataArray | NDArray[np.bool_] | None = None,
+        domains: Sequence[str] = ("all", "land", "mixed"),
+        classes: Sequence[int] | None = None,
+        match_years: bool = False,
+        cells: str | None = None,
+    ) -> Evaluation:
         """Score the maps against observed ones; see :func:`xland.scores.evaluation.evaluate`."""
-        return _land_use(self._ds).ai4land.evaluate(observed, **options)
+        options = _options(locals())
+        from xland.scores.evaluation import evaluate
 
-    def plot(self, **options: Any) -> Axes:
+        return evaluate(_land_use(self._ds), **options)
+
+    def plot(
+        self, ax: Axes | None = None, *, title: str | None = None, legend: bool = True, max_pixels: int = 2_000_000
+    ) -> Axes:
         """Draw ``land_use``; see :func:`xland.plot.land_use_map`."""
-        return _land_use(self._ds).ai4land.plot(**options)
+        from xland.plot import land_use_map
+
+        return land_use_map(_land_use(self._ds), ax, title=title, legend=legend, max_pixels=max_pixels)
 
     def aggregate(self, factor: int) -> xr.Dataset:
         """Area share of each class in coarse cells, lazily; see :func:`xland.totals.aggregation.aggregate_classes`."""
-        return _land_use(self._ds).ai4land.aggregate(factor)
+        from xland.totals.aggregation import aggregate_classes
+
+        return aggregate_classes(_land_use(self._ds), factor)
 
 
 @xr.register_dataarray_accessor("ai4land")
+@_refuse_unknown
 class DataArrayAccessor:
     """What makes sense on a single map: plot, aggregate, evaluate."""
 
     def __init__(self, da: xr.DataArray) -> None:
         self._da = da
 
-    def plot(self, **options: Any) -> Axes:
-        """Draw class codes, or a probability, confidence or share, as a map; see :func:`xland.plot.draw`."""
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        max_pixels: int = 2_000_000,
+        title: str | None = None,
+        legend: bool = True,
+        colorbar: bool = True,
+        label: str | None = None,
+    ) -> Axes:
+        """Draw class codes, or a probability, confidence or share, as a map; see :func:`xland.plot.draw`.
+
+        `legend` is for class codes, `colorbar` and `label` are for other values.
+        """
         from xland.plot import draw
 
-        return draw(self._da, **options)
+        own: dict[str, tuple[Any, Any]] = {
+            "legend": (legend, True),
+            "colorbar": (colorbar, True),
+            "label": (label, None),
+        }
+        given: dict[str, Any] = {name: value for name, (value, default) in own.items() if value is not default}
+        return draw(self._da, ax, max_pixels=max_pixels, title=title, **given)
 
     def aggregate(self, factor: int) -> xr.Dataset:
         """Area share of each class in coarse cells, lazily; see :func:`xland.totals.aggregation.aggregate_classes`."""
@@ -177,11 +254,26 @@ class DataArrayAccessor:
 
         return aggregate_classes(self._da, factor)
 
-    def evaluate(self, observed: xr.DataArray | xr.Dataset, **options: Any) -> Evaluation:
+    def evaluate(
+        self,
+        observed: xr.DataArray | xr.Dataset,
+        *,
+        factor: int = 5,
+        within: xr.DataArray | NDArray[np.bool_] | None = None,
+        domains: Sequence[str] = ("all", "land", "mixed"),
+        classes: Sequence[int] | None = None,
+        match_years: bool = False,
+        cells: str | None = None,
+    ) -> Evaluation:
         """Score the map against an observed one; see :func:`xland.scores.evaluation.evaluate`."""
+        options = _options(locals())
         from xland.scores.evaluation import evaluate
 
-        return evaluate(self._da, observed, **options)
+        return evaluate(self._da, **options)
+
+
+def _options(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name != "self"}
 
 
 def _land_use(ds: xr.Dataset) -> xr.DataArray:

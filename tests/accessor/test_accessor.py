@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import xarray as xr
 
 import xland
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
-from xland.errors import CatalogError, VocabularyError
+from xland.errors import CatalogError, KeywordError, VocabularyError
 from xland.store.provenance import bounds
 
 
@@ -49,6 +51,41 @@ def test_public_functions_are_there_and_others_are_not():
     assert "downscale" in dir(xland)
     with pytest.raises(AttributeError, match="upscale"):
         xland.upscale  # noqa: B018 - reading it is the test
+
+
+@pytest.mark.parametrize(
+    ("accessor", "method", "function"),
+    [
+        ("Dataset", "check", "xland.forcing.check:check"),
+        ("Dataset", "downscale", "xland.downscaling.call:downscale"),
+        ("Dataset", "batches", "xland.training.data.batches:make_batches"),
+        ("Dataset", "to_zarr", "xland.store.writing:write"),
+        ("Dataset", "to_netcdf", "xland.store.exporting:write_netcdf"),
+        ("Dataset", "publish", "xland.catalog:publish"),
+        ("Dataset", "evaluate", "xland.scores.evaluation:evaluate"),
+        ("Dataset", "plot", "xland.plot:land_use_map"),
+        ("Dataset", "aggregate", "xland.totals.aggregation:aggregate_classes"),
+        ("DataArray", "evaluate", "xland.scores.evaluation:evaluate"),
+        ("DataArray", "aggregate", "xland.totals.aggregation:aggregate_classes"),
+    ],
+)
+def test_methods_have_the_keywords_and_defaults_of_their_functions(accessor, method, function):
+    module, name = function.split(":")
+    its = dict(inspect.signature(getattr(import_module(module), name)).parameters)
+    own = dict(inspect.signature(getattr(getattr(xland, f"{accessor}Accessor"), method)).parameters)
+    del own["self"]
+    for data in ("ds", "da", "maps", "forcing", "predicted", "path", "expected", "coverage", "augmentation"):
+        its.pop(data, None)
+    for renamed in ("store", "path", "augmentation"):
+        if renamed not in its:
+            own.pop(renamed, None)
+    assert {key: each.default for key, each in own.items()} == {key: each.default for key, each in its.items()}
+
+
+def test_unknown_keywords_are_refused_with_the_nearest(fine):
+    for call in (fine[0].ai4land.evaluate, fine[0]["land_use"].ai4land.evaluate):
+        with pytest.raises(KeywordError, match=r"evaluate: unknown keyword 'facto': did you mean 'factor'\?"):
+            call(fine[1], facto=4)
 
 
 def test_maps_travel_through_store_and_catalog(fine, tmp_path):
@@ -121,7 +158,7 @@ def test_a_store_of_other_maps_is_not_published_in_the_name_of_these(fine, tmp_p
     maps, _ = fine
     store = maps.isel(lat=slice(0, 20)).ai4land.to_zarr(tmp_path / "a.zarr", progress=False)
     others = maps.assign_attrs(xland_fingerprint="0123456789abcdef")
-    with pytest.raises(CatalogError, match=r"does not hold these maps.*0123456789ab "):
+    with pytest.raises(CatalogError, match=r"does not have these maps.*0123456789ab "):
         others.ai4land.publish(tmp_path / "catalog.yaml", name="a", store=store)
     assert not (tmp_path / "catalog.yaml").exists()
     maps.drop_attrs().ai4land.publish(tmp_path / "catalog.yaml", name="a", store=store)
