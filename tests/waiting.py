@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import dask
 import psutil
 from distributed import Client, LocalCluster
 
-from xland.clusters.waiting import running_loop
+from xland.clusters.waiting import patience, running_loop
 
 PATIENCE = 300.0
 """Seconds after which nothing is expected any more."""
@@ -39,7 +38,7 @@ def python_processes_below() -> set[int]:
 def local_cluster(**options: Any) -> Iterator[Client]:
     """A client of workers on this machine, however long they take to start, or to start again."""
     with (
-        dask.config.set({"distributed.deploy.lost-worker-timeout": f"{PATIENCE:g}s"}),
+        patience(PATIENCE, PATIENCE),
         running_loop() as loop,
         LocalCluster(loop=loop, **{"dashboard_address": "127.0.0.1:0", **options}) as cluster,
         Client(cluster) as client,

@@ -106,7 +106,7 @@ class AddressError(StoreError):
 
 
 class WorkerError(StoreError):
-    """Workers that died again and again while a store was written; what was finished is kept."""
+    """Workers that died again and again while a store was written, or none that was left; finished blocks are kept."""
 
 
 class CatalogError(XlandError):

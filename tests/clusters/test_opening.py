@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 
 import dask
@@ -22,10 +23,10 @@ from distributed.utils import LoopRunner
 
 from tests.clusters.conftest import free_port, path_to_tests
 from tests.clusters.stores import digest
-from tests.waiting import PATIENCE, python_processes_below, wait_until
-from xland.clusters import Profile, existing, local, open_cluster, waiting
+from tests.waiting import PATIENCE, local_cluster, python_processes_below, wait_until
+from xland.clusters import Kind, Profile, existing, local, open_cluster, opening, register_cluster, waiting
 from xland.clusters.waiting import running_loop
-from xland.errors import ClusterError, MissingDependencyError
+from xland.errors import ClusterError, MissingDependencyError, WorkerError
 from xland.store.writing import write
 
 
@@ -45,51 +46,57 @@ def running():
         yield cluster.scheduler_address
 
 
-def test_local_workers_write_the_same_store(maps, tmp_path):
-    few = maps.isel(time=slice(2))
-    write(few, tmp_path / "threads.zarr", progress=False)
+@pytest.fixture(scope="module")
+def workers():
+    """Two workers of this machine, which may be too slow for the event loop of distributed, and end afterwards."""
+    start = LoopRunner._start_unlocked
+
+    def started_in_time(runner):
+        assert runner._loop is not None, "an event loop did not start within 10 s"
+        start(runner)
+
     before = python_processes_below()
-    with open_cluster("local", workers=2, memory="2GB", progress=False) as client:
-        assert set(client.run(os.getpid).values()) <= python_processes_below()
-        assert set(client.nthreads().values()) == {1}
-        assert {each["memory_limit"] for each in client.scheduler_info()["workers"].values()} == {2 * 10**9}
-        write(few, tmp_path / "cluster.zarr", progress=False)
-    assert digest(tmp_path / "cluster.zarr") == digest(tmp_path / "threads.zarr")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LoopRunner, "_start_unlocked", started_in_time)
+        with open_cluster("local", workers=2, threads=2, memory="2GB", progress=False) as client:
+            yield client
     wait_until(lambda: python_processes_below() <= before)
 
 
-def test_a_local_worker_has_as_long_to_start_again_as_to_start():
-    with open_cluster("local", workers=1, progress=False):
-        given = dask.config.get("distributed.deploy.lost-worker-timeout")
-    assert parse_timedelta(given) == local.TIMEOUT
+def test_local_workers_write_the_same_store(workers, maps, tmp_path):
+    few = maps.isel(time=[0])
+    with dask.config.set(scheduler="threads"):
+        write(few, tmp_path / "threads.zarr", progress=False)
+    assert set(workers.run(os.getpid).values()) <= python_processes_below()
+    assert list(workers.nthreads().values()) == [2, 2]
+    assert {each["memory_limit"] for each in workers.scheduler_info()["workers"].values()} == {2 * 10**9}
+    write(few, tmp_path / "cluster.zarr", progress=False)
+    assert digest(tmp_path / "cluster.zarr") == digest(tmp_path / "threads.zarr")
+    given = dask.config.get("distributed.deploy.lost-worker-timeout")
+    assert parse_timedelta(given) == local.TIMEOUT, "a worker has as long to start again as to start"
 
 
+@pytest.mark.usefixtures("workers")
 def test_local_workers_are_reachable_from_this_machine_alone():
-    with open_cluster("local", workers=1, threads=2, progress=False) as client:
-        assert set(client.nthreads().values()) == {2}
-        everyone = [os.getpid(), *python_processes_below()]
-        open_to = {
-            each.laddr.ip
-            for process in everyone
-            for each in psutil.Process(process).net_connections("inet")
-            if each.status == psutil.CONN_LISTEN
-        }
+    everyone = [os.getpid(), *python_processes_below()]
+    open_to = {
+        each.laddr.ip
+        for process in everyone
+        for each in psutil.Process(process).net_connections("inet")
+        if each.status == psutil.CONN_LISTEN
+    }
     assert open_to == {"127.0.0.1"}
 
 
-def test_local_workers_take_no_code_from_others():
+def test_local_workers_take_no_code_from_others(workers):
     """Scheduler, nannies and workers: neither without keys nor with other keys."""
-    with open_cluster("local", workers=1, progress=False) as client:
-        workers = client.scheduler_info()["workers"]
-        addresses = [client.scheduler.address, *workers, *(each["nanny"] for each in workers.values())]
-        assert len(addresses) == 3
-
-        for address in addresses:
-            assert address.startswith("tls://127.0.0.1:")
-            assert answer(address, client.security), "who has the keys hears the greeting of dask"
-            for stranger in (None, Security.temporary()):
-                with pytest.raises(OSError, match=r"(?i)alert|certificate|reset|closed"):
-                    assert answer(address, stranger), "closed without a word"
+    known = workers.scheduler_info()["workers"]
+    for address in (workers.scheduler.address, *known, *(each["nanny"] for each in known.values())):
+        assert address.startswith("tls://127.0.0.1:")
+        assert answer(address, workers.security), "who has the keys hears the greeting of dask"
+        for stranger in (None, Security.temporary()):
+            with pytest.raises(OSError, match=r"(?i)alert|certificate|reset|closed"):
+                assert answer(address, stranger), "closed without a word"
 
 
 def answer(address, security):
@@ -128,14 +135,6 @@ def test_ctrl_c_of_a_terminal_stops_all_quietly(tmp_path):
     assert not psutil.wait_procs(below, timeout=PATIENCE)[1]
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_workers_end_with_an_error_too(error):
-    before = python_processes_below()
-    with pytest.raises(error), open_cluster("local", workers=1, progress=False):
-        raise error
-    wait_until(lambda: python_processes_below() <= before)
-
-
 def test_workers_that_do_not_come_in_time_are_counted(monkeypatch):
     before = python_processes_below()
     monkeypatch.setattr("distributed.Client.nthreads", lambda _: {"one": 1})
@@ -145,6 +144,17 @@ def test_workers_that_do_not_come_in_time_are_counted(monkeypatch):
     ):
         raise AssertionError("there is one")
     wait_until(lambda: python_processes_below() <= before)
+
+
+def test_a_cluster_without_any_worker_ends_a_write_by_name(maps, tmp_path):
+    with (
+        local_cluster(n_workers=0, processes=False),
+        dask.config.set({"distributed.scheduler.no-workers-timeout": "0.2s"}),
+        pytest.raises(
+            WorkerError, match=r"had no worker for 0.2 s, with \d+ tasks left: look .*0 of \d+ blocks are safe"
+        ),
+    ):
+        write(maps, tmp_path / "maps.zarr", progress=False)
 
 
 def test_a_running_scheduler_is_joined_and_left_running(running):
@@ -176,7 +186,7 @@ def test_workers_with_another_xland_are_refused(running, monkeypatch):
 
 
 def test_a_scheduler_that_does_not_answer_is_given_up_in_time():
-    begin = time.monotonic()
+    begin, before = time.monotonic(), dask.config.get("scheduler", None)
     address = f"tcp://127.0.0.1:{free_port()}"
     with (
         pytest.raises(ClusterError, match=f"no dask scheduler answers at {address} within 1 s: check host and port"),
@@ -185,7 +195,7 @@ def test_a_scheduler_that_does_not_answer_is_given_up_in_time():
     ):
         raise AssertionError("nobody is there")
     assert time.monotonic() - begin < 250
-    assert not dask.config.get("scheduler", None), "dask computes on threads again"
+    assert dask.config.get("scheduler", None) == before, "dask computes where it did"
 
 
 def test_certificates_that_are_missing_are_asked_for():
@@ -199,12 +209,13 @@ def test_certificates_that_are_missing_are_asked_for():
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("laptop", {}, "unknown cluster 'laptop': choose local, cuda, slurm or tcp://host:port"),
-        ("local", {"workers": 0}, "workers must be a whole number of at least 1, not 0"),
-        ("local", {"minimum": -1}, "minimum must be a whole number of at least 1, not -1"),
+        ("laptop", {}, "unknown cluster 'laptop'. Known are local, cuda, slurm, tcp://host:port"),
+        ("locale", {}, "unknown cluster 'locale': did you mean 'local'"),
+        ("local", {"workers": 0}, "workers must be a whole number of at least 1 or None, not 0"),
+        ("local", {"minimum": -1}, "minimum must be a whole number of at least 1 or None, not -1"),
         ("local", {"workers": 2, "minimum": 3}, "minimum=3 is more than workers=2"),
-        ("local", {"profile": "marenostrum5-acc"}, "a profile describes SLURM jobs, but the cluster is 'local'"),
-        ("slurm", {"threads": 2}, "threads and memory are for 'local' and 'cuda'"),
+        ("local", {"profile": "marenostrum5-acc"}, "profile is for the clusters 'slurm', but the cluster is 'local'"),
+        ("slurm", {"threads": 2}, "threads is for the clusters 'local' and 'cuda', but the cluster is 'slurm'"),
         ("slurm", {}, "SLURM jobs need a profile"),
         ("tcp://nonsense", {}, "no dask scheduler answers at tcp://nonsense"),
     ],
@@ -215,16 +226,23 @@ def test_what_cannot_be_meant_is_refused(spec, options, message):
     assert message in str(raised.value)
 
 
-def test_a_machine_too_slow_for_the_loop_of_distributed_has_its_workers_all_the_same(monkeypatch):
-    start = LoopRunner._start_unlocked
+def test_a_kind_of_cluster_is_added_by_registration(monkeypatch):
+    monkeypatch.setattr(waiting, "KINDS", dict(waiting.KINDS))
+    monkeypatch.setattr(opening, "KINDS", waiting.KINDS)
 
-    def started_in_time(runner):
-        assert runner._loop is not None, "an event loop did not start within 10 s"
-        start(runner)
+    @contextmanager
+    def lab(wanted):
+        yield wanted
 
-    monkeypatch.setattr(LoopRunner, "_start_unlocked", started_in_time)
-    with open_cluster("local", workers=1, progress=False) as client:
-        assert client.submit(sum, [1, 2]).result() == 3
+    register_cluster("lab", Kind(lab, ("memory",)))
+    with open_cluster("lab", workers=3, memory="1GB") as wanted:
+        assert (wanted.spec, wanted.workers, wanted.memory) == ("lab", 3, "1GB")
+    with pytest.raises(ClusterError, match="threads is for the clusters 'local' and 'cuda'"):
+        open_cluster("lab", threads=2).__enter__()
+    with pytest.raises(ClusterError, match="unknown cluster 'labb': did you mean 'lab'"):
+        open_cluster("labb").__enter__()
+    with pytest.raises(ClusterError, match="there is a kind of cluster 'local' already"):
+        register_cluster("local", Kind(lab))
 
 
 def test_dask_cuda_that_is_missing_is_named_with_its_extra(monkeypatch):
@@ -246,10 +264,17 @@ def test_a_torch_without_cuda_and_a_machine_without_gpus_are_told_apart(monkeypa
 
 @pytest.mark.usefixtures("fake_dask_cuda")
 def test_a_gpu_gets_one_worker_of_two_threads(monkeypatch):
+    class RecordedError(Exception):
+        pass
+
+    def cluster(**options):
+        raise RecordedError(options["n_workers"], options["threads_per_worker"], options["protocol"])
+
     monkeypatch.setattr(local, "_gpus", lambda: 1)
-    monkeypatch.setattr(sys.modules["dask_cuda"], "LocalCUDACluster", LocalCluster)
-    with open_cluster("cuda", progress=False) as client:
-        assert list(client.nthreads().values()) == [2]
+    monkeypatch.setattr(sys.modules["dask_cuda"], "LocalCUDACluster", cluster)
+    with pytest.raises(RecordedError) as recorded:
+        open_cluster("cuda", progress=False).__enter__()
+    assert recorded.value.args == (1, 2, "tls://")
 
 
 @pytest.mark.usefixtures("fake_dask_cuda")

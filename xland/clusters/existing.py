@@ -23,8 +23,9 @@ TIMEOUT = 120.0
 
 
 @contextmanager
-def connect(wanted: Wanted, address: str) -> Iterator[Client]:
-    """Yield a client of the scheduler at an address; arguments as in :func:`xland.clusters.open_cluster`."""
+def connect(wanted: Wanted) -> Iterator[Client]:
+    """Yield a client of the scheduler at an address."""
+    address = wanted.spec
     with running_loop() as loop, _reach(address, wanted.timeout, loop) as client:
         wait_for_workers(client, wanted, 1, TIMEOUT, f"start workers with `dask worker {address}`")
         _check_versions(client, address)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from xland.clusters.waiting import Wanted, running_loop, wait_for_workers
+from xland.clusters.waiting import Wanted, patience, running_loop, wait_for_workers
 from xland.errors import ClusterError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -20,55 +20,55 @@ LOOPBACK = "127.0.0.1"
 
 
 @contextmanager
-def local_workers(wanted: Wanted, threads: int | None, memory: str | None) -> Iterator[Client]:
-    """Yield a client of new worker processes; arguments as in :func:`xland.clusters.open_cluster`."""
+def local_workers(wanted: Wanted) -> Iterator[Client]:
+    """Yield a client of new worker processes."""
     from dask.system import CPU_COUNT
     from distributed import LocalCluster
 
-    count = wanted.workers or CPU_COUNT
-    with _client(LocalCluster, _options(count, threads or 1, memory), wanted) as client:
+    with _started(LocalCluster, wanted, wanted.workers or CPU_COUNT, wanted.threads or 1) as client:
         yield client
 
 
 @contextmanager
-def cuda_workers(wanted: Wanted, threads: int | None, memory: str | None) -> Iterator[Client]:
-    """Yield a client of one worker for each GPU; arguments as in :func:`xland.clusters.open_cluster`."""
-    cluster = _cuda_cluster()
+def cuda_workers(wanted: Wanted) -> Iterator[Client]:
+    """Yield a client of one worker for each GPU."""
+    try:
+        from dask_cuda import LocalCUDACluster
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"workers on GPUs need dask-cuda ({error}): install xland with the extra 'cuda', or use the cluster 'local'"
+        ) from error
     devices = _gpus()
     if wanted.workers is not None and wanted.workers > devices:
         raise ClusterError(f"{wanted.workers} CUDA workers need as many GPUs, but this machine shows {devices}")
-    with _client(cluster, _options(wanted.workers or devices, threads or 2, memory), wanted) as client:
+    with _started(LocalCUDACluster, wanted, wanted.workers or devices, wanted.threads or 2) as client:
         yield client
 
 
-def _options(workers: int, threads: int, memory: str | None) -> dict[str, Any]:
-    return {
-        "n_workers": workers,
-        "threads_per_worker": threads,
-        "memory_limit": memory or "auto",
-        "host": LOOPBACK,
-        "protocol": "tls://",
-        "dashboard_address": f"{LOOPBACK}:0",
-    }
-
-
 @contextmanager
-def _client(cluster: Any, options: dict[str, Any], wanted: Wanted) -> Iterator[Client]:
-    from dask import config
+def _started(cluster: Any, wanted: Wanted, workers: int, threads: int) -> Iterator[Client]:
     from distributed import Client, Security
 
-    # by default a worker that was lost has 15 s to come back: too few for a machine that is busy
-    with config.set({"distributed.deploy.lost-worker-timeout": f"{TIMEOUT:g}s"}), running_loop() as loop:
+    with patience(TIMEOUT, wanted.timeout or TIMEOUT), running_loop() as loop:
         try:
-            # every user of the machine reaches its loopback address; keys for this run keep the others out
-            started = cluster(**options, security=Security.temporary(), loop=loop)
+            started = cluster(
+                n_workers=workers,
+                threads_per_worker=threads,
+                memory_limit=wanted.memory or "auto",
+                host=LOOPBACK,
+                protocol="tls://",
+                dashboard_address=f"{LOOPBACK}:0",
+                # every user of the machine reaches its loopback address; keys for this run keep the others out
+                security=Security.temporary(),
+                loop=loop,
+            )
         except (ValueError, RuntimeError) as error:
             raise ClusterError(
-                f"{options['n_workers']} workers cannot be started on this machine: {error}. In a script, open the "
-                "cluster below `if __name__ == '__main__':`, as workers import the script"
+                f"{workers} workers cannot be started on this machine: {error}. In a script, open the cluster below "
+                "`if __name__ == '__main__':`, as workers import the script"
             ) from error
         with started, Client(started) as client:
-            wait_for_workers(client, wanted, options["n_workers"], TIMEOUT, "the machine is too busy, or out of memory")
+            wait_for_workers(client, wanted, workers, TIMEOUT, "the machine is too busy, or out of memory")
             client.run(_leave_interrupts)
             yield client
 
@@ -76,16 +76,6 @@ def _client(cluster: Any, options: dict[str, Any], wanted: Wanted) -> Iterator[C
 def _leave_interrupts() -> None:
     """Let Ctrl-C, which a terminal sends to every process, be the caller's, who then stops the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _cuda_cluster() -> Any:
-    try:
-        from dask_cuda import LocalCUDACluster
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"workers on GPUs need dask-cuda ({error}): install xland with the extra 'cuda', or use the cluster 'local'"
-        ) from error
-    return LocalCUDACluster
 
 
 def _gpus() -> int:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xland.arguments import checked, is_count
+from xland.arguments import Count, Positive, checked, unknown
 from xland.clusters.existing import connect
 from xland.clusters.local import cuda_workers, local_workers
 from xland.clusters.profile import Profile
 from xland.clusters.slurm import slurm_workers
-from xland.clusters.waiting import Wanted
+from xland.clusters.waiting import KINDS, Kind, Wanted, register_cluster
 from xland.errors import ClusterError
 
 if TYPE_CHECKING:
     from distributed import Client
 
-KINDS = ("local", "cuda", "slurm")
+register_cluster("local", Kind(local_workers, ("threads", "memory")))
+register_cluster("cuda", Kind(cuda_workers, ("threads", "memory")))
+register_cluster("slurm", Kind(slurm_workers, ("profile",)))
+
 SCHEMES = ("tcp://", "tls://")
 
 
@@ -27,12 +30,12 @@ SCHEMES = ("tcp://", "tls://")
 def open_cluster(
     spec: str,
     *,
-    workers: int | None = None,
-    minimum: int | None = None,
-    threads: int | None = None,
+    workers: Count | None = None,
+    minimum: Count | None = None,
+    threads: Count | None = None,
     memory: str | None = None,
     profile: str | Path | Profile | None = None,
-    timeout: float | None = None,
+    timeout: Positive | None = None,
     progress: bool = True,
 ) -> Iterator[Client]:
     """Start or join a cluster, wait for its workers, and stop at the end what was started.
@@ -46,14 +49,15 @@ def open_cluster(
     spec : str
         ``local`` (processes on this machine, reachable from it alone), ``cuda`` (one worker for each
         GPU of this machine, extra ``cuda``), ``slurm`` (jobs, extra ``slurm``), or ``tcp://host:port`` or
-        ``tls://host:port`` of a scheduler that runs already.
+        ``tls://host:port`` of a scheduler that runs already; or a kind added by
+        :func:`~xland.clusters.register_cluster`.
     workers : int, optional
         Worker processes. By default one for each core (``local``) or GPU (``cuda``), those of one
         job (``slurm``); of a scheduler that runs already, how many to wait for (1).
     minimum : int, optional
         How many workers to wait for; all by default. Those that come later join.
     threads : int, optional
-        Threads of each worker: how many blocks it has in hand at once. By default 1 (``local``),
+        Threads of each worker: how many blocks it computes at once. By default 1 (``local``),
         2 (``cuda``, so that one block is read while another is computed) or what the profile says.
     memory : str, optional
         Memory of each worker of ``local`` and ``cuda``, such as ``"8GB"``; by default its share of
@@ -61,7 +65,7 @@ def open_cluster(
     profile : str, path or Profile, optional
         For ``slurm``, and needed there: a shipped profile or a TOML file, which say what a job asks for.
     timeout : float, optional
-        Seconds to wait for the workers; by default 120, or 3600 for ``slurm``.
+        Seconds to wait for the workers, also when none is left; by default 120, or 3600 for ``slurm``.
     progress : bool
         Show how many workers have come.
 
@@ -82,34 +86,17 @@ def open_cluster(
     >>> with open_cluster("local", workers=4) as client:  # doctest: +SKIP
     ...     hr.ai4land.to_zarr("land_use.zarr")
     """
-    _check_counts(workers=workers, minimum=minimum, threads=threads)
-    if timeout is not None and timeout <= 0:
-        raise ClusterError(f"timeout must be more than 0 seconds, not {timeout}; leave it out for the usual time")
     if workers is not None and minimum is not None and minimum > workers:
         raise ClusterError(f"minimum={minimum} is more than workers={workers}: no more than those will come")
-    if not isinstance(spec, str):
-        raise ClusterError(f"a cluster is named by text: {', '.join(KINDS)} or tcp://host:port, not {spec!r:.80}")
-    if spec != "slurm" and profile is not None:
-        raise ClusterError(f"a profile describes SLURM jobs, but the cluster is {spec!r}: leave it out, or use 'slurm'")
-    if spec not in ("local", "cuda") and (threads, memory) != (None, None):
-        raise ClusterError(f"threads and memory are for 'local' and 'cuda': the workers of {spec!r} have their own")
-    wanted = Wanted(workers, minimum, timeout, progress)
-    opened: AbstractContextManager[Client]
-    if spec == "local":
-        opened = local_workers(wanted, threads, memory)
-    elif spec == "cuda":
-        opened = cuda_workers(wanted, threads, memory)
-    elif spec == "slurm":
-        opened = slurm_workers(wanted, profile)
-    elif spec.startswith(SCHEMES):
-        opened = connect(wanted, spec)
-    else:
-        raise ClusterError(f"unknown cluster {spec!r}: choose {', '.join(KINDS)} or tcp://host:port of a scheduler")
-    with opened as client:
+    kind = Kind(connect) if isinstance(spec, str) and spec.startswith(SCHEMES) else None
+    if kind is None and (not isinstance(spec, str) or spec not in KINDS):
+        raise ClusterError(unknown("cluster", spec, [*KINDS, "tcp://host:port of a scheduler"]))
+    kind = kind or KINDS[spec]
+    options = {"threads": threads, "memory": memory, "profile": profile}
+    for name, value in options.items():
+        if value is not None and name not in kind.takes:
+            takers = " and ".join(repr(each) for each, other in KINDS.items() if name in other.takes)
+            raise ClusterError(f"{name} is for the clusters {takers}, but the cluster is {spec!r}: leave it out")
+    wanted = Wanted(spec, workers, minimum, threads, memory, profile, timeout, progress)
+    with kind.open(wanted) as client:
         yield client
-
-
-def _check_counts(**counts: int | None) -> None:
-    for name, count in counts.items():
-        if count is not None and not is_count(count):
-            raise ClusterError(f"{name} must be a whole number of at least 1, not {count!r}")

@@ -27,7 +27,7 @@ class Profile:
     partition, account : str, optional
         As sbatch knows them. What is left out may come from ``SBATCH_PARTITION`` and ``SBATCH_ACCOUNT``.
     walltime : str
-        Longest time of a job, ``hours:minutes:seconds``; a job that ends is submitted anew.
+        Longest time of a job, ``hours:minutes:seconds``; a job that ends is submitted again.
     directives : sequence of str
         Further options of sbatch, such as ``--qos=debug``.
     workers : int
@@ -35,7 +35,7 @@ class Profile:
     gpus : int
         GPUs of a job; each gets one worker of dask-cuda, so that `workers` is their number.
     threads : int
-        Threads of each worker: how many blocks it has in hand at once.
+        Threads of each worker: how many blocks it computes at once.
     cores : int
         Cores to ask for; by default one for each thread of each worker.
     memory : str

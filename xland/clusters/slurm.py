@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from xland.addresses import local_path
 from xland.atomic import make_folder
 from xland.clusters.profile import Profile, load_profile
-from xland.clusters.waiting import Wanted, running_loop, security_of, temporary_keys, wait_for_workers
+from xland.clusters.waiting import Wanted, patience, running_loop, security_of, temporary_keys, wait_for_workers
 from xland.errors import ClusterError, MissingDependencyError, XlandError
 
 if TYPE_CHECKING:
@@ -30,23 +30,19 @@ TIMEOUT = 3600.0
 LOST_SCHEDULER = 120
 """Seconds after which workers that cannot reach the scheduler end their job."""
 
-LOST_WORKER = "60s"
-"""How long a worker may take to come back before its job is cancelled; Python starts slowly on shared disks."""
+LOST_WORKER = 60.0
+"""Seconds that a worker may take to come back before its job is cancelled; Python starts slowly on shared disks."""
 
 CPU_WORKER = "distributed.cli.dask_worker"
 GPU_WORKER = "dask cuda worker"
 
 
 @contextmanager
-def slurm_workers(wanted: Wanted, profile: str | Path | Profile | None) -> Iterator[Client]:
-    """Yield a client of workers in SLURM jobs; arguments as in :func:`xland.clusters.open_cluster`.
-
-    Jobs that end while they are needed are submitted anew.
-    """
-    import dask
+def slurm_workers(wanted: Wanted) -> Iterator[Client]:
+    """Yield a client of workers in SLURM jobs; jobs that end while they are needed are submitted again."""
     from distributed import Client
 
-    chosen = load_profile(profile)
+    chosen = load_profile(wanted.profile)
     module = _jobqueue()
     if missing := [name for name in ("sbatch", "squeue", "scancel") if shutil.which(name) is None]:
         raise ClusterError(
@@ -57,7 +53,7 @@ def slurm_workers(wanted: Wanted, profile: str | Path | Profile | None) -> Itera
     make_folder(folder, ClusterError)
     refusals: list[str] = []
     with (
-        dask.config.set({"distributed.deploy.lost-worker-timeout": LOST_WORKER}),
+        patience(LOST_WORKER, wanted.timeout or TIMEOUT),
         _cluster(module, chosen, folder, refusals) as cluster,
         Client(cluster) as client,
         JobWatch(cluster, chosen.jobs(wanted.workers), refusals, folder, stop=client.close) as watch,
@@ -195,19 +191,10 @@ TRIES = 3
 
 
 class JobWatch:
-    """Keep a number of jobs in the queue while the context is open.
+    """Keep a number of jobs of a `dask_jobqueue.SLURMCluster` in the queue while the context is open.
 
-    Parameters
-    ----------
-    cluster : dask_jobqueue.SLURMCluster
-    jobs : int
-        How many.
-    refusals : list of str
-        What sbatch says when it refuses a job; grows while the cluster runs.
-    folder : path
-        Where the logs of the jobs are, for messages.
-    stop : callable
-        Called when no job is left and none can be had, so that nobody waits for ever.
+    ``refusals`` is what sbatch says when it refuses a job, and grows while the cluster runs. ``folder`` has the logs.
+    ``stop`` is called when no job is left and none can be had, so that nobody waits for ever.
     """
 
     def __init__(
@@ -232,12 +219,7 @@ class JobWatch:
         self._thread.join()
 
     def check(self, cause: Exception | None = None) -> None:
-        """Raise if the jobs were given up, which `cause` may have come of.
-
-        Raises
-        ------
-        ClusterError
-        """
+        """Raise a :class:`ClusterError` if the jobs were given up, which may be the reason for `cause`."""
         if self.error is not None:
             raise ClusterError(f"{self.error} ({cause})" if isinstance(cause, XlandError) else self.error) from cause
 

@@ -1,4 +1,4 @@
-"""Waiting for workers, the event loop on which clusters run, and the keys of one run."""
+"""Kinds of clusters, waiting for their workers, the event loop on which they run, and the keys of one run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,36 +26,69 @@ INTERVAL = 0.2
 
 @dataclass(frozen=True)
 class Wanted:
-    """How many workers are asked for, and how they are waited for; as in :func:`xland.clusters.open_cluster`."""
+    """What is asked of a cluster, as in :func:`xland.clusters.open_cluster`; ``spec`` is its name or address."""
 
-    workers: int | None
-    minimum: int | None
-    timeout: float | None
-    progress: bool
+    spec: str
+    workers: int | None = None
+    minimum: int | None = None
+    threads: int | None = None
+    memory: str | None = None
+    profile: Any = None
+    timeout: float | None = None
+    progress: bool = False
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of cluster: how it is opened, and which of ``threads``, ``memory`` and ``profile`` it takes."""
+
+    open: Callable[[Wanted], AbstractContextManager[Client]]
+    takes: tuple[str, ...] = ()
+
+
+KINDS: dict[str, Kind] = {}
+"""Kinds by name: what :func:`register_cluster` has added."""
+
+
+def register_cluster(name: str, kind: Kind) -> None:
+    """Add a kind of cluster, which :func:`xland.clusters.open_cluster` and ``--cluster`` then know by its name.
+
+    Parameters
+    ----------
+    name : str
+    kind : Kind
+        Its ``open`` takes a :class:`Wanted` and gives a context manager that yields a `distributed.Client`; it waits
+        for the workers (:func:`wait_for_workers`), and stops at the end what it started.
+
+    Raises
+    ------
+    ClusterError
+        If there is another kind of that name.
+    """
+    if KINDS.setdefault(name, kind) != kind:
+        raise ClusterError(f"there is a kind of cluster {name!r} already: choose another name")
+
+
+def patience(lost: float, alone: float) -> Any:
+    """Give lost workers so many seconds to come back, and a cluster without any worker so many to get one.
+
+    Return a context manager. By default a lost worker has 15 s, too few for a machine that is busy, and tasks wait for
+    ever for a worker. What the user's configuration says about the second is kept.
+    """
+    from dask import config
+
+    key = "distributed.scheduler.no-workers-timeout"
+    kept = config.get(key, None) or f"{alone:g}s"
+    return config.set({"distributed.deploy.lost-worker-timeout": f"{lost:g}s", key: kept})
 
 
 def wait_for_workers(
     client: Client, wanted: Wanted, usual: int, seconds: float, hint: str, check: Callable[[], None] = lambda: None
 ) -> None:
-    """Return once enough workers are there.
+    """Return once enough workers are there; :class:`ClusterError` with the hint if fewer have come in time.
 
-    Parameters
-    ----------
-    client : Client
-    wanted : Wanted
-    usual : int
-        Workers to wait for if none are wanted by number.
-    seconds : float
-        How long to wait if `wanted` does not say.
-    hint : str
-        What to do if they do not come, for the message.
-    check : callable
-        Called at every look; raises if waiting has become useless.
-
-    Raises
-    ------
-    ClusterError
-        If fewer have come in time.
+    ``usual`` workers and ``seconds`` are used where `wanted` does not say. ``check`` is called at every look, and
+    raises if waiting has become useless.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -114,13 +147,7 @@ def security_of(certificate: Path | str, key: Path | str) -> Any:
 
 @contextmanager
 def temporary_keys(folder: Path) -> Iterator[Any]:
-    """Yield a `distributed.Security` of new keys in files that only the user can read; they go at the end.
-
-    Parameters
-    ----------
-    folder : path
-        Where workers on other machines can read them.
-    """
+    """Yield a `distributed.Security` of new keys in files that only the user can read; they are removed at the end."""
     from distributed import Security
 
     made = Security.temporary()

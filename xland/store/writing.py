@@ -17,12 +17,16 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
+from time import monotonic
 from typing import Any, Literal
 
 import dask.array as da
 import xarray as xr
+from dask import config
 from dask.base import get_scheduler, tokenize
 from dask.callbacks import Callback
+from dask.utils import parse_timedelta
 
 from xland.addresses import is_url, without_password
 from xland.arguments import checked
@@ -261,15 +265,35 @@ def run(graph: HighLevelGraph, keys: Sequence[Key], done: Callable[[Key], None])
         get(optimized, list(keys))
 
 
+NO_WORKERS = 600.0
+"""Seconds that a write waits for a worker where dask's configuration does not say."""
+
+
 def _run_on_cluster(client: Any, graph: Any, keys: Sequence[Key], done: Callable[[Key], None]) -> None:
     from distributed import as_completed
     from distributed.client import ClosedClientError, FutureCancelledError
     from distributed.comm import CommClosedError
-    from distributed.scheduler import KilledWorker
+    from distributed.scheduler import KilledWorker, NoValidWorkerError
 
     pending: set[Any] = set()
+    limit = parse_timedelta(config.get("distributed.scheduler.no-workers-timeout", None) or NO_WORKERS)
+    over, alone = Event(), Event()
+
+    def watch() -> None:
+        since = monotonic()
+        while not over.wait(min(limit / 4, 5.0)):
+            try:
+                since = monotonic() if client.nthreads() else since
+            except Exception:  # noqa: BLE001 - the main thread gets the error of a client that is closed
+                return
+            if monotonic() - since > limit:
+                alone.set()
+                client.cancel(list(pending))
+                return
+
     try:
         pending.update(client.get(graph, list(keys), sync=False))
+        Thread(target=watch, name="xland workers", daemon=True).start()
         for future in as_completed(list(pending)):
             # asking for the value would ask for it of a worker that may be gone
             if future.status != "finished":
@@ -286,11 +310,17 @@ def _run_on_cluster(client: Any, graph: Any, keys: Sequence[Key], done: Callable
             f"the worker that computed {named} died {error.allowed_failures + 1} times, last "
             f"{error.last_worker.address}; its log says why, often too little memory"
         ) from error
-    except (FutureCancelledError, ClosedClientError, CommClosedError) as error:
+    except (FutureCancelledError, ClosedClientError, CommClosedError, NoValidWorkerError) as error:
+        if alone.is_set() or isinstance(error, NoValidWorkerError):
+            raise WorkerError(
+                f"the cluster had no worker for {limit:g} s, with {len(pending)} tasks left: look into the logs of the "
+                "workers, and start others. The option distributed.scheduler.no-workers-timeout of dask sets the time"
+            ) from error
         raise WorkerError(
             f"the cluster was closed, or its scheduler lost, before {len(pending)} tasks ended"
         ) from error
     finally:
+        over.set()
         if pending and client.status == "running":
             client.cancel(list(pending))
 
