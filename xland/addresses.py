@@ -25,15 +25,9 @@ _LOCAL = ("file", "local")
 def address_of(target: Any) -> str:
     """Return the address of what a caller gave: an absolute path, or a URL without a slash at its end.
 
-    Parameters
-    ----------
-    target : str, path, fsspec mapper or zarr LocalStore
-        ``~`` is the user's home folder. ``file://`` and ``local://`` are paths.
-
-    Raises
-    ------
-    AddressError
-        If it is none of these, is empty, or is a mapper whose address alone does not lead to it.
+    A caller gives text, a path, an fsspec mapper or a LocalStore of zarr. ``~`` is the user's home folder; ``file://``
+    and ``local://`` are paths. AddressError if it is none of these, is empty, or if its address alone does not lead to
+    it.
     """
     if isinstance(target, str | os.PathLike):
         text = os.fspath(target)
@@ -41,8 +35,9 @@ def address_of(target: Any) -> str:
             return _checked(text, is_path=not isinstance(target, str))
     found = _address_of_object(target)
     if found is None:
+        shown = repr(target) if target is None else f"an object of type {type(target).__name__}"
         raise AddressError(
-            f"{_shown(target)} is neither a path nor a URL; give a path such as 'maps.zarr' or a URL such as "
+            f"{shown} is neither a path nor a URL; give a path such as 'maps.zarr' or a URL such as "
             "'s3://bucket/maps.zarr'"
         )
     return found
@@ -51,17 +46,11 @@ def address_of(target: Any) -> str:
 def is_url(target: Any) -> bool:
     """Whether an address is a URL rather than a path on this machine; ``file://`` and ``local://`` are paths."""
     text = os.fspath(target) if isinstance(target, os.PathLike) else target
-    return isinstance(text, str) and _SCHEME.match(text) is not None and _scheme(text) not in _LOCAL
+    return isinstance(text, str) and _SCHEME.match(text) is not None and text.partition("://")[0].lower() not in _LOCAL
 
 
 def local_path(target: Any, *, what: str = "the file") -> Path:
-    """Return the absolute path of what has to be on this machine.
-
-    Raises
-    ------
-    AddressError
-        If it is a URL of another machine, or no address at all.
-    """
+    """Return the absolute path of a file that has to be on this machine; AddressError if it is not."""
     address = address_of(target)
     if is_url(address):
         raise AddressError(
@@ -71,21 +60,10 @@ def local_path(target: Any, *, what: str = "the file") -> Path:
 
 
 def without_password(text: str, *, of: str | None = None) -> str:
-    """Return a URL, or what was said about one, as it may stand in a message: without user, password and query.
-
-    Parameters
-    ----------
-    text : str
-    of : str, optional
-        The URL that the text is about, if it is not one itself.
-    """
+    """Return a URL for a message: without user, password and query; or a text that is about the URL ``of``."""
     for secret in _SECRETS.fullmatch(text if of is None else of).groups():  # type: ignore[union-attr]
         text = text.replace(secret, "") if secret else text
     return text
-
-
-def _scheme(url: str) -> str:
-    return url.partition("://")[0].lower()
 
 
 def _checked(text: str, *, is_path: bool) -> str:
@@ -148,7 +126,3 @@ def _address_of_object(target: Any) -> str | None:
             "processes would not have; put these into fsspec's configuration (fsspec.config.conf) and give the URL"
         )
     return _checked(url, is_path=False)
-
-
-def _shown(target: Any) -> str:
-    return repr(target) if target is None else f"an object of type {type(target).__name__}"

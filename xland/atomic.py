@@ -32,26 +32,11 @@ _REASONS = {
 
 @contextmanager
 def replacing(path: Path, *, keep: Path | None = None, error: type[XlandError] = StoreError) -> Iterator[Path]:
-    """Give an empty file to fill, which takes the place of another in one step when it is whole.
+    """Yield an empty file to fill, which replaces the file at ``path`` in one step when it is whole.
 
-    Parameters
-    ----------
-    path : Path
-        The file to replace or to make; its folder is made if need be.
-    keep : Path, optional
-        Where the old file goes, in the same folder. In the moment between the two renames it is the only one.
-    error : type
-        Class of the named error.
-
-    Yields
-    ------
-    Path
-        Of the file to fill. It is removed if the body raises.
-
-    Raises
-    ------
-    XlandError
-        Of the class ``error``: the disk is full, or the file cannot be written there. The old file stays.
+    Folders are made. ``keep`` is where the old file goes, in the same folder; in the moment between the two renames it
+    is the only one. If the body raises, the new file is removed and the old one stays. The error says if the disk is
+    full, or the file cannot be written there.
     """
     part = path.with_name(f".{path.name[:80]}.{secrets.token_hex(16)}.partial")
     with naming_faults(path, error):
@@ -80,7 +65,7 @@ def replace_file(
 
 
 def make_folder(path: Path, error: type[XlandError]) -> None:
-    """Make a folder and those above it where they are not there; what is in the way is an error of the named class."""
+    """Make a folder and those above it; the error names what is in the way."""
     with naming_faults(path, error):
         path.mkdir(parents=True, exist_ok=True)
 
@@ -98,14 +83,7 @@ def naming_faults(path: Path, error: type[XlandError] = StoreError) -> Iterator[
 
 
 def explain(error: OSError, target: str) -> str | None:
-    """Say what an error of the operating system means for what is written at a path; None if it is not the path's.
-
-    Parameters
-    ----------
-    error : OSError
-    target : str
-        Path or URL that is being written.
-    """
+    """Say what an error of the operating system means for a path or URL that is written; None if it is not its own."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk of {target} is full: free space there"
     named = str(error.filename or target)

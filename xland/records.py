@@ -43,13 +43,7 @@ _MOST_DOTS = 250  # in a line of TOML
 
 
 def check_entries(record: DataclassInstance, error: type[XlandError]) -> None:
-    """Compare each entry of a dataclass with its annotation.
-
-    Raises
-    ------
-    XlandError
-        Of the class ``error``; it names the entry, what it must be, and what it is.
-    """
+    """Compare each entry of a dataclass with its annotation; the error names the entry, what it must be, and is."""
     for name, hint in _hints(type(record)).items():
         value = getattr(record, name)
         if not fits(value, hint):
@@ -59,32 +53,44 @@ def check_entries(record: DataclassInstance, error: type[XlandError]) -> None:
 def read_record(kind: type[_Record], values: Any, where: str, error: type[XlandError]) -> _Record:
     """Make a dataclass of the plain values of a file: lists become tuples, tables dataclasses.
 
-    Parameters
-    ----------
-    kind : type
-        A dataclass that checks its entries.
-    values : any
-        What the file holds in its place.
-    where : str
-        Names the place in messages.
-    error : type
-        Of what is raised for entries that are unknown, missing or wrong.
+    ``where`` names the place in messages. The error is raised for entries that are unknown, missing or wrong.
     """
-    if not isinstance(values, Mapping):
-        raise error(f"{where} must be a table of entries, not {shown(values)}")
-    hints = _hints(kind)
-    strange = sorted(str(name) for name in set(values) - set(hints))
+    record: _Record = _made(kind, values, where, error)
+    return record
+
+
+def _made(hint: Any, value: Any, where: str, error: type[XlandError]) -> Any:
+    """Turn a value into what an annotation asks for; values of other types stay as they are."""
+    hint = plain(hint)[0]
+    arguments = get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        hint = next((each for each in arguments if get_origin(plain(each)[0]) is tuple), Any)
+        return _made(hint, value, where, error)
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        each = arguments[0] if arguments[1:] == (...,) else Any
+        made = []  # no comprehension: this is deep as it is
+        for number, part in enumerate(value, 1):
+            made.append(_made(each, part, f"{where} {number}", error))
+        return tuple(made)
+    if not is_dataclass(hint):
+        return value
+    if not isinstance(value, Mapping):
+        raise error(f"{where} must be a table of entries, not {shown(value)}")
+    hints = _hints(hint)  # type: ignore[arg-type]
+    strange = sorted(str(name) for name in set(value) - set(hints))
     if strange:
         raise error(f"{where}: {unknown('entries', strange, hints)}")
-    required = [each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING]
-    missing = [name for name in required if name not in values]
+    required = [each.name for each in fields(hint) if each.default is MISSING and each.default_factory is MISSING]
+    missing = [name for name in required if name not in value]
     if missing:
         raise error(f"{where} lacks {', '.join(missing)}")
-    entries = {
-        name: _made(value, hints[name], _place(where, name, hints[name]), error) for name, value in values.items()
-    }
+    entries = {}
+    for name, part in value.items():
+        # a section is named as TOML has it
+        place = f"{where}, [{name}]" if is_dataclass(plain(hints[name])[0]) else f"{where}, {name}"
+        entries[name] = _made(hints[name], part, place, error)
     try:
-        return kind(**entries)
+        return hint(**entries)  # type: ignore[operator]
     except XlandError as wrong:
         raise error(f"{where}: {wrong}") from wrong
 
@@ -92,10 +98,7 @@ def read_record(kind: type[_Record], values: Any, where: str, error: type[XlandE
 def read_json(path: Path, most: int, error: type[XlandError]) -> Any:
     """Read a JSON file of limited size whose numbers are finite.
 
-    Raises
-    ------
-    XlandError
-        Of the class ``error``: it cannot be read, is too large, nested too deep, or not JSON.
+    The error says if it cannot be read, is too large, nested too deep, or not JSON.
     """
 
     def refuse(text: str) -> Any:
@@ -109,36 +112,28 @@ def read_json(path: Path, most: int, error: type[XlandError]) -> Any:
 
 def read_toml(path: Path, most: int, error: type[XlandError]) -> dict[str, Any]:
     """Read a TOML file of limited size; errors as of :func:`read_json`."""
-    values: dict[str, Any] = _parsed(path, most, error, "TOML", _toml)
+
+    def parse(text: str) -> Any:
+        # Python's parser takes the square of the parts of a key in time
+        if any(line.count(".") > _MOST_DOTS for line in text.splitlines()):
+            raise ValueError(f"a line has more than {_MOST_DOTS} points")
+        return tomllib.loads(text)
+
+    values: dict[str, Any] = _parsed(path, most, error, "TOML", parse)
     return values
-
-
-def _toml(text: str) -> dict[str, Any]:
-    # Python's parser takes the square of the parts of a key in time
-    if any(line.count(".") > _MOST_DOTS for line in text.splitlines()):
-        raise ValueError(f"a line has more than {_MOST_DOTS} points")
-    return tomllib.loads(text)
 
 
 @contextmanager
 def open_plain(path: Path, error: type[XlandError]) -> Iterator[tuple[BinaryIO, int]]:
-    """Open a file that is a plain file, and never wait for it; yield it and its size.
+    """Open a plain file, and never wait for it; yield it and its size.
 
-    Raises
-    ------
-    XlandError
-        Of the class ``error``: it is not there, not a file (a folder, a pipe), or cannot be read.
+    The error says if it is not there, not a file (a folder, a pipe), or cannot be read.
     """
     try:
         with folders.open_plain(path) as file:
             yield file, os.fstat(file.fileno()).st_size
     except OSError as fault:
         raise error(f"{path} cannot be read: {fault.strerror or fault}") from fault
-
-
-def _place(where: str, name: str, hint: Any) -> str:
-    """Name an entry in a message; a section as TOML has it."""
-    return f"{where}, [{name}]" if is_dataclass(plain(hint)[0]) else f"{where}, {name}"
 
 
 def _parsed(path: Path, most: int, error: type[XlandError], form: str, parse: Callable[[str], Any]) -> Any:
@@ -149,31 +144,12 @@ def _parsed(path: Path, most: int, error: type[XlandError], form: str, parse: Ca
     try:
         return parse(content.decode("utf-8"))
     except RecursionError as fault:
-        raise error(f"{path} is damaged: its lists or tables lie too deep in each other") from fault
+        raise error(f"{path} is damaged: its lists or tables are nested too deep") from fault
     except ValueError as fault:  # of JSON, TOML and UTF-8, and of numbers with thousands of digits
-        raise error(f"{path} is damaged and cannot be read as {form}: {_brief(str(fault))}") from fault
-
-
-def _brief(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:200]}..."
+        raise error(f"{path} is damaged and cannot be read as {form}: {str(fault)[:200]}") from fault
 
 
 @lru_cache(maxsize=64)
 def _hints(kind: type) -> dict[str, Any]:
     hints = get_type_hints(kind, include_extras=True)
     return {each.name: hints[each.name] for each in fields(kind) if each.init}
-
-
-def _made(value: Any, hint: Any, where: str, error: type[XlandError]) -> Any:
-    """Turn lists into tuples and tables into dataclasses where an annotation asks for them."""
-    hint = plain(hint)[0]
-    origin, arguments = get_origin(hint), get_args(hint)
-    if is_dataclass(hint):
-        return read_record(hint, value, where, error)  # type: ignore[arg-type, type-var]
-    if origin in (Union, UnionType):
-        hint = next((each for each in arguments if get_origin(plain(each)[0]) is tuple), Any)
-        return _made(value, hint, where, error) if hint is not Any else value
-    if origin is tuple and isinstance(value, list | tuple):
-        kind = arguments[0] if arguments[1:] == (...,) else Any
-        return tuple(_made(each, kind, f"{where} {number}", error) for number, each in enumerate(value, 1))
-    return value

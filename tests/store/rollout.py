@@ -72,7 +72,7 @@ def _step(previous, index, log, before, keeper) -> np.ndarray:
 
 def toy(
     log: Path,
-    years: int = 20,
+    years: int = 8,
     rows: int = 3,
     columns: int = 4,
     *,

@@ -9,7 +9,7 @@ import types
 from collections import Counter
 from pathlib import Path
 
-import dask.array as da
+import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -25,9 +25,13 @@ from xland.store.storage import LocalFiles
 from xland.store.writing import write
 
 
-@pytest.fixture
-def client(tmp_path):
-    with local_cluster(n_workers=2, threads_per_worker=1, local_directory=tmp_path / "dask") as client:
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    # a second death would start a worker again, which takes seconds
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        local_cluster(n_workers=2, threads_per_worker=1, local_directory=tmp_path_factory.mktemp("dask")) as client,
+    ):
         yield client
 
 
@@ -103,40 +107,12 @@ def counted(log: Path, before=None) -> xr.Dataset:
     return ds.assign(land_use=ds.land_use.copy(data=data))
 
 
-def test_a_lost_worker_makes_no_finished_block_run_again(tmp_path, client):
-    hold, finished = Hold(tmp_path, (3, 0, 1)), []
-
-    def journal() -> list[str]:
-        return blocks_in(notes(LocalFiles(f"{tmp_path}/a.zarr.partial")))
-
-    def known_to_the_scheduler() -> set[str]:
-        return {str(key[1:]) for key in list(client.cluster.scheduler.tasks)}
-
-    def kill() -> None:
-        worker = hold.worker()
-        wait_until(lambda: len(journal()) >= 12)
-        finished.extend(journal())
-        wait_until(lambda: known_to_the_scheduler().isdisjoint(finished))  # it has been told, and let go of them
-        os.kill(worker, signal.SIGKILL)
-        hold.go.touch()
-
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
-    path = write(counted(tmp_path / "log", hold), tmp_path / "a.zarr", progress=False)
-    killer.join()
-    lines = computed(tmp_path / "log")
-    assert len(set(lines)) == 24
-    assert 12 <= len(finished) < 24
-    assert [lines.count(block) for block in finished] == [1] * len(finished)
-    assert digest(path) == digest(put(counted(tmp_path / "other"), tmp_path / "b.zarr"))
-
-
 def test_a_lost_worker_costs_a_rollout_no_finished_map(tmp_path, client):
-    write(toy(tmp_path / "log", years=12, before=Killer(tmp_path, (5, 1, 2))), tmp_path / "a.zarr", progress=False)
+    write(toy(tmp_path / "log", years=4, before=Killer(tmp_path, (2, 1, 2))), tmp_path / "a.zarr", progress=False)
     assert len(list(tmp_path.glob("kill-*"))) == 1
     lines = computed(tmp_path / "log")
-    assert len(lines) == len(set(lines)) == 12 * 12
-    truth = toy(tmp_path / "other", years=12).compute(scheduler="synchronous")
+    assert len(lines) == len(set(lines)) == 4 * 12
+    truth = toy(tmp_path / "other", years=4).compute(scheduler="synchronous")
     xr.testing.assert_equal(open_store(tmp_path / "a.zarr").load(), truth)
 
 
@@ -144,7 +120,7 @@ def test_a_worker_that_dies_again_and_again_ends_by_name_with_what_is_finished_k
     with pytest.raises(
         # or a block that waited there behind the one that kills: dask counts the deaths of both
         WorkerError,
-        match=r"worker that computed block \d\.\d\.\d of .* died 4 times.*often too little",
+        match=r"worker that computed block \d\.\d\.\d of .* died 2 times.*often too little",
     ) as caught:
         write(counted(tmp_path / "log", Killer(tmp_path, (3, 0, 1), 99)), tmp_path / "a.zarr", progress=False)
     assert isinstance(caught.value, StoreError)
@@ -174,13 +150,14 @@ class Breaker:
             Path(f"{self.late}-{time.time_ns()}-{os.getpid()}").touch()
 
 
-def test_an_error_in_a_block_cancels_what_was_still_to_be_done(tmp_path, client):
+def test_an_error_in_a_block_cancels_what_was_still_to_be_done(tmp_path):
     breaker = Breaker(tmp_path, (1, 1, 1))
-    with pytest.raises(StopError) as caught:
-        write(counted(tmp_path / "log", breaker), tmp_path / "a.zarr", progress=False)
-    assert re.search(r"\d+ of 24 blocks are safe", caught.value.__notes__[-1])
-    breaker.heard.touch()
-    wait_for_idle_workers(client)
+    with local_cluster(n_workers=2, threads_per_worker=1, processes=False) as client:
+        with pytest.raises(StopError) as caught:
+            write(counted(tmp_path / "log", breaker), tmp_path / "a.zarr", progress=False)
+        assert re.search(r"\d+ of 24 blocks are safe", caught.value.__notes__[-1])
+        breaker.heard.touch()
+        wait_for_idle_workers(client)
     assert len(list(tmp_path.glob("late-*"))) <= 4, "two workers with a block in hand, and one behind it"
 
 
@@ -203,8 +180,10 @@ def test_a_cluster_that_is_lost_is_named(tmp_path, monkeypatch):
             write(counted(tmp_path / "log", hold), tmp_path / "a.zarr", progress=False)
 
 
-@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
-def test_the_bar_counts_blocks_on_every_local_scheduler(tmp_path, capsys, scheduler):
-    with da.core.config.set(scheduler=scheduler, num_workers=2):
-        write(counted(tmp_path / "log"), tmp_path / "a.zarr", progress=True)
-    assert "24/24" in capsys.readouterr().out
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+def test_the_bar_counts_blocks_below_what_is_computed(tmp_path, capsys, scheduler):
+    with dask.config.set(scheduler=scheduler, num_workers=2):
+        write(toy(tmp_path / "log", years=2), tmp_path / "a.zarr", progress=True)
+    shown = capsys.readouterr().out
+    assert "a toy of 2 years" in shown
+    assert "24/24" in shown

@@ -19,16 +19,13 @@ from zarr.storage._local import _atomic_write
 
 import tests.store.elsewhere  # noqa: F401
 from tests.killing import run_until_killed
-from tests.store.rollout import computed, toy
-from tests.store.test_rollouts import Break
 from tests.store.test_writing import Fuse, StopError, digest, maps, on_threads, put
 from tests.waiting import wait_until
 from xland.errors import StoreError
-from xland.store import rollouts, workplace
+from xland.store import workplace
 from xland.store.exporting import write_netcdf
 from xland.store.reading import is_complete, open_store
-from xland.store.rollouts import YEARS
-from xland.store.storage import LocalFiles, RemoteFiles
+from xland.store.storage import RemoteFiles, files_at
 from xland.store.workplace import STALE_SECONDS, Workplace, lock_objects
 from xland.store.writing import write
 
@@ -38,73 +35,75 @@ def url():
     return f"memory://{uuid.uuid4().hex}/a.zarr"
 
 
+@pytest.fixture(params=["folder", "url"])
+def target(request, url, tmp_path):
+    return tmp_path / "a.zarr" if request.param == "folder" else url
+
+
 def content(url: str) -> dict[str, bytes]:
     fs, root = fsspec.url_to_fs(url)
     return {path.removeprefix(root): fs.cat_file(path) for path in fs.find(root)}
 
 
-def working(url: str) -> list[str]:
-    return RemoteFiles(f"{url}.partial").names()
+def working(target: str) -> list[str]:
+    return files_at(f"{target}.partial").names()
 
 
-def test_a_store_behind_a_url_reads_back_as_it_was_written(url, tmp_path):
-    assert put(maps(), url) == url
-    assert is_complete(url)
-    xr.testing.assert_identical(open_store(url).load(), maps().compute())
-    assert working(url) == []
-    local = put(maps(), tmp_path / "a.zarr")
-    assert {name.lstrip("/") for name in content(url)} == set(digest(local))
-
-
-def test_a_file_url_is_a_local_path(tmp_path):
-    path = put(maps(), f"file://{tmp_path}/a.zarr")
-    assert path == tmp_path / "a.zarr"
-    xr.testing.assert_identical(open_store(f"file://{tmp_path}/a.zarr").load(), maps().compute())
-    assert is_complete(f"file://{tmp_path}/a.zarr")
+def test_a_store_reads_back_as_it_was_written(target, tmp_path):
+    assert put(maps(), target) == target
+    assert is_complete(target)
+    xr.testing.assert_identical(open_store(target).load(), maps().compute())
+    assert working(str(target)) == []
+    assert np.array_equal(open_store(target, chunks=None).land_use[1, 2:4], maps().land_use[1, 2:4])
+    assert put(maps(), f"file://{tmp_path}/b.zarr") == tmp_path / "b.zarr"
+    assert is_complete(f"file://{tmp_path}/b.zarr")
 
 
 @given(
-    years=st.integers(1, 3), rows=st.integers(1, 7), block=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    kills=st.lists(st.integers(0, 12), max_size=3), threads=st.booleans(),
+    years=st.integers(1, 2), rows=st.integers(1, 7), block=st.tuples(st.integers(2, 4), st.integers(2, 4)),
+    kills=st.lists(st.integers(0, 8), min_size=1, max_size=2), torn=st.integers(0, 70), threads=st.booleans(),
+    local=st.booleans(),
 )  # fmt: skip
-@settings(max_examples=15, deadline=None)
-def test_a_broken_off_writer_behind_a_url_resumes_to_the_identical_store(years, rows, block, kills, threads):
-    url = f"memory://{uuid.uuid4().hex}"
+@settings(max_examples=6, deadline=None)
+def test_a_broken_off_writer_resumes_to_the_identical_store(
+    tmp_path_factory, years, rows, block, kills, torn, threads, local
+):
+    folder = str(tmp_path_factory.mktemp("broken")) if local else f"memory://{uuid.uuid4().hex}"
     shape = {"years": years, "rows": rows, "block": block}
-    put(maps(**shape), f"{url}/undisturbed.zarr")
-    total, count = 0, years * -(-rows // block[0]) * -(-8 // block[1])
+    put(maps(**shape), f"{folder}/undisturbed.zarr")
+    target = f"{folder}/a.zarr"
+    total, lost, count = 0, 0, years * -(-rows // block[0]) * -(-8 // block[1])
     for kill in [*kills, None]:
         fuse = Fuse(after=kill)
         try:
             with on_threads(2 if threads else 0):
-                write(maps(**shape, fuse=fuse), f"{url}/a.zarr", resume=True, progress=False)
+                write(maps(**shape, fuse=fuse), target, resume=True, progress=False)
         except (StopError, StoreError):
-            assert not is_complete(f"{url}/a.zarr")
+            assert not is_complete(target)
             with pytest.raises(StoreError, match=rf"\d+ of {count} blocks are written.*resume=True"):
-                open_store(f"{url}/a.zarr")
+                open_store(target)
+            for journal in Path(f"{target}.partial", "journal").glob("*"):
+                # a line that a crash cut off does not count, and its block is written again
+                line = journal.read_bytes()
+                journal.write_bytes(line[: max(0, len(line) - torn)])
+                lost += min(line.count(b"\n"), -(-torn // 64))
         total += fuse.count
-    assert content(f"{url}/a.zarr") == content(f"{url}/undisturbed.zarr")
-    assert working(f"{url}/a.zarr") == []
-    if not threads:
-        assert total == count
+    assert content(target) == content(f"{folder}/undisturbed.zarr")
+    assert working(target) == []
+    assert threads or count <= total <= count + lost
 
 
-def test_a_rollout_behind_a_url_computes_no_map_twice(url, tmp_path, monkeypatch):
-    monkeypatch.setattr(rollouts, "BLOCKS", 1)
-    with pytest.raises(StopError):
-        put(toy(tmp_path / "log", before=Break(12 * YEARS + 20)), url)
-    put(toy(tmp_path / "log"), url, resume=True)
-    assert len(computed(tmp_path / "log")) == len(set(computed(tmp_path / "log"))) == 20 * 12
-    xr.testing.assert_equal(open_store(url).load(), toy(tmp_path / "other").compute(scheduler="synchronous"))
-
-
-def test_a_process_killed_while_it_writes_behind_a_url_leaves_what_resumes(tmp_path):
+def test_a_process_killed_while_it_writes_leaves_what_resumes(tmp_path):
     url = f"elsewhere://{tmp_path}/a.zarr"
     run_until_killed(
         """
         import tests.store.elsewhere
-        from tests.store.test_writing import write_and_die
-        write_and_die(sys.argv[1])
+        from tests.killing import kill_this_process
+        from tests.store.test_writing import Fuse, maps, put
+        class Bomb(Fuse):
+            def __call__(self, block):
+                return kill_this_process() if self.count == 5 else super().__call__(block)
+        put(maps(years=3, fuse=Bomb()), sys.argv[1])
         """,
         url,
     )
@@ -117,29 +116,33 @@ def test_a_process_killed_while_it_writes_behind_a_url_leaves_what_resumes(tmp_p
     assert [each.name for each in tmp_path.iterdir()] == ["a.zarr"]
 
 
-def test_an_existing_store_behind_a_url_is_refused_or_replaced_as_asked(url):
-    put(maps(), url)
-    with pytest.raises(StoreError, match="exists; pass overwrite=True"):
-        put(maps(), url)
-    put(maps(fuse=Fuse(after=0)), url, resume=True)
+def test_an_existing_store_is_refused_or_replaced_as_asked(target):
+    put(maps(), target)
+    for how in ({}, {"mode": "w-"}):
+        with pytest.raises(StoreError, match="exists; pass overwrite=True"):
+            put(maps(), target, **how)
+    for how in ({"resume": True, "overwrite": True}, {"resume": True, "mode": "w"}):
+        with pytest.raises(StoreError, match="choose one"):
+            put(maps(), target, **how)
+    put(maps(fuse=Fuse(after=0)), target, mode="a")
     with pytest.raises(StoreError, match="complete and has other content"):
-        put(maps(years=3), url, resume=True)
-    xr.testing.assert_identical(open_store(url).load(), maps().compute())
-    put(maps(years=3), url, overwrite=True)
-    xr.testing.assert_identical(open_store(url).load(), maps(years=3).compute())
+        put(maps(years=3), target, resume=True)
+    xr.testing.assert_identical(open_store(target).load(), maps().compute())
+    put(maps(years=3), target, mode="w")
+    xr.testing.assert_identical(open_store(target).load(), maps(years=3).compute())
 
 
-def test_an_unfinished_store_behind_a_url_is_refused_unless_asked_to_resume(url):
+def test_an_unfinished_store_is_refused_unless_asked_to_resume(target):
     with pytest.raises(StopError):
-        put(maps(fuse=Fuse(after=1)), url)
+        put(maps(fuse=Fuse(after=1)), target)
     with pytest.raises(StoreError, match="finish it with resume=True"):
-        put(maps(), url)
-    with pytest.raises(StoreError, match=r"different: variable land_use \(dtype"):
-        put(maps().astype("int16"), url, resume=True)
-    assert open_store(put(maps(years=1), url, overwrite=True)).sizes["time"] == 1
+        put(maps(), target)
+    with pytest.raises(StoreError, match=r"different: variable land_use \(dtype|different: variable land_use \(chunks"):
+        put(maps().astype("int16"), target, resume=True)
+    assert open_store(put(maps(years=1), target, overwrite=True)).sizes["time"] == 1
 
 
-def test_what_is_no_store_behind_a_url_is_left_alone(url):
+def test_what_is_not_a_store_behind_a_url_is_left_alone(url):
     fs, root = fsspec.url_to_fs(url)
     fs.pipe_file(f"{root}/notes.txt", b"dear")
     for how in ({}, {"overwrite": True}, {"resume": True}):
@@ -147,8 +150,9 @@ def test_what_is_no_store_behind_a_url_is_left_alone(url):
             put(maps(), url, **how)
     assert content(url) == {"/notes.txt": b"dear"}
     fs.pipe_file(f"{root}.partial/notes.txt", b"dear")
-    with pytest.raises(StoreError, match=r"has other files: notes\.txt"):
-        put(maps(), url, overwrite=True)
+    for how in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(StoreError, match=r"has other files: notes\.txt"):
+            put(maps(), url, **how)
     with pytest.raises(StoreError, match="there is no store"):
         open_store(f"{url}-none")
     with pytest.raises(StoreError, match="is not a Zarr store"):
@@ -273,15 +277,6 @@ def test_a_run_that_lost_its_lock_writes_no_further_block(url, monkeypatch):
     assert json.loads(files.read("lock"))["run"] == "other"
 
 
-def test_the_lock_is_renewed_as_long_as_the_run_lives(url, monkeypatch):
-    monkeypatch.setattr(workplace, "BEAT_SECONDS", 0.05)
-    files = RemoteFiles(f"{url}.partial")
-    with lock_objects(files, url, lost=lambda run: None):
-        first = json.loads(files.read("lock"))["renewed"]
-        wait_until(lambda: json.loads(files.read("lock"))["renewed"] > first)
-    assert files.names() == []
-
-
 class Full(Fuse):
     """The disk is full when a block comes to be written."""
 
@@ -291,22 +286,12 @@ class Full(Fuse):
         return super().__call__(block)
 
 
-def test_a_full_disk_in_the_middle_is_named_with_what_is_safe(tmp_path, url):
-    for target in (tmp_path / "a.zarr", url):
-        with pytest.raises(StoreError, match=r"disk of .*a\.zarr is full: free space.*3 of 8 blocks are safe.*resume"):
-            put(maps(fuse=Full(after=3, error=None)), target)
-        fuse = Fuse()
-        put(maps(fuse=fuse), target, resume=True)
-        assert fuse.count == 5
-
-
-def test_a_disk_that_is_full_at_once_is_named(tmp_path, monkeypatch):
-    def full(self, name, content):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(LocalFiles, "put", full)
-    with pytest.raises(StoreError, match="is full: free space"):
-        put(maps(), tmp_path / "a.zarr")
+def test_a_full_disk_in_the_middle_is_named_with_what_is_safe(target):
+    with pytest.raises(StoreError, match=r"disk of .*a\.zarr is full: free space.*3 of 8 blocks are safe.*resume"):
+        put(maps(fuse=Full(after=3, error=None)), target)
+    fuse = Fuse()
+    put(maps(fuse=fuse), target, resume=True)
+    assert fuse.count == 5
 
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EROFS])
@@ -342,11 +327,6 @@ def test_input_that_may_not_be_read_is_not_said_to_be_the_target(tmp_path):
 
     with pytest.raises(PermissionError, match=r"states\.nc"):
         put(maps(fuse=Unread()), tmp_path / "a.zarr")
-
-
-def test_a_store_opens_in_parts_behind_a_url(url):
-    put(maps(), url)
-    assert np.array_equal(open_store(url, chunks=None).land_use[1, 2:4], maps().land_use[1, 2:4])
 
 
 @pytest.mark.parametrize(

@@ -57,15 +57,13 @@ class Packing:
 
 
 def take_encoding(
-    ds: xr.Dataset, encoding: Mapping[str, Mapping[str, Any]] | None, known: Collection[str]
+    ds: xr.Dataset, encoding: Mapping[str, Mapping[str, Any]], known: Collection[str]
 ) -> tuple[xr.Dataset, dict[str, dict[str, Any]]]:
     """Divide the encoding that a caller asks for into packing, which the Dataset gets, and what the file gets.
 
     ``known`` are the other entries that a variable may have. StoreError names unknown variables and entries.
     """
     others: dict[str, dict[str, Any]] = {}
-    if not encoding:
-        return ds, others
     if not isinstance(encoding, Mapping):
         raise StoreError(f"encoding must be a mapping of variables to their encoding, not {encoding!r:.80}")
     ds = ds.copy()
@@ -198,16 +196,10 @@ def _can_store(value: Any, *, netcdf: bool) -> bool:
         if netcdf:
             kinds = str | int | float | bool | list | tuple | np.ndarray | np.generic
             return isinstance(value, kinds) and np.asarray(value).dtype.kind in "USbiuf"
-        json.dumps(value, default=_listed)
-    except (TypeError, ValueError, RecursionError):  # such as lists of several lengths
+        json.dumps(value, default=lambda each: each.tolist())
+    except (TypeError, ValueError, AttributeError, RecursionError):  # such as lists of several lengths
         return False
     return True
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    raise TypeError
 
 
 def make_skeleton(template: xr.Dataset, encoding: Mapping[str, Mapping[str, Any]]) -> dict[str, bytes]:

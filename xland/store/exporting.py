@@ -71,7 +71,7 @@ def write_netcdf(
     if os.path.lexists(final) and not (overwrite or mode == "w"):
         raise StoreError(f"{final} exists; pass overwrite=True to replace it")
     check_kinds(ds, netcdf=True)
-    ds, asked = take_encoding(ds, encoding, ("zlib", "complevel", "shuffle"))
+    ds, asked = take_encoding(ds, encoding, ("zlib", "complevel", "shuffle")) if encoding else (ds, {})
     ds, time = for_gis(for_storage(drop_encoding(ds)))
     ds, chosen = align(ds, chunks)
     for name, variable in ds.variables.items():

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -39,10 +40,8 @@ def package_versions() -> dict[str, str]:
     """Versions of the packages that made a product, without importing them."""
     found = {}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 
@@ -89,7 +88,9 @@ def describe_product(
     Dataset
         Same data, new attributes.
     """
-    stamp = (when or _now()).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    now = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    stamp = (when or now).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     ds = for_files(_describe_variables(ds))
     lat, lon = find_role(ds, "latitude"), find_role(ds, "longitude")
     if lat is not None and lon is not None:
@@ -97,6 +98,7 @@ def describe_product(
     model = model or {}
     licence = licence or model.get("licence") or model.get("license")
     line = f"{stamp}: {command or 'made with xland'}"
+    step = _resolution(ds)
     given = {
         "title": title,
         "summary": summary,
@@ -108,7 +110,7 @@ def describe_product(
         "xland_inputs": json.dumps(dict(sorted(inputs.items()))) if inputs else None,
     }
     defaults = {
-        "title": _default_title(ds),
+        "title": _dated("Land use" if step is None else f"Land use on {round(step, 6):g} degree", ds),
         "source": f"xland model {model['name']}" if model.get("name") else None,
         "keywords": "land use, land cover, downscaling",
     }
@@ -125,7 +127,7 @@ def describe_product(
 
 
 def for_storage(ds: xr.Dataset) -> xr.Dataset:
-    """Bring a Dataset into the form of files; products that were selected from or joined say anew what they cover."""
+    """Bring a Dataset into the form of files; products that were selected or joined say what they cover now."""
     ds = for_files(ds)
     if "xland_versions" not in ds.attrs:
         return ds
@@ -145,23 +147,16 @@ def bounds(ds: xr.Dataset) -> tuple[float, float, float, float] | None:
     if found is None:
         return None
     lat, lon = found
-    steps = [abs(float(c[1] - c[0])) for c in (lat, lon) if c.ndim == 1 and c.size > 1]
-    half = steps[0] / 2 if steps else 0.0
-    lon = _contiguous(lon, 2 * half)
-    edges = (lon.min() - half, lat.min() - half, lon.max() + half, lat.max() + half)
+    step = next((abs(float(each[1] - each[0])) for each in found if each.ndim == 1 < each.size), 0.0)
+    lon = np.sort(lon.ravel())
+    gaps = np.flatnonzero(np.diff(lon) > 1.5 * step)
+    if gaps.size == 1 and abs(lon[0] + 360 - lon[-1] - step) < 0.1 * step:
+        # the columns of the region are at both ends of a range of 360 degrees
+        cut = int(gaps[0]) + 1
+        lon = np.concatenate([lon[cut:], lon[:cut] + 360])
+    edges = (lon.min() - step / 2, lat.min() - step / 2, lon.max() + step / 2, lat.max() + step / 2)
     west, south, east, north = (round(float(edge), 8) + 0.0 for edge in edges)
     return west, max(south, -90.0), east, min(north, 90.0)
-
-
-def _contiguous(lon: NDArray[np.float64], step: float) -> NDArray[np.float64]:
-    """Put together a region whose columns stand at both ends of a range of 360 degrees."""
-    ordered = np.sort(lon.ravel())
-    gaps = np.flatnonzero(np.diff(ordered) > 1.5 * step)
-    closes = ordered.size > 1 and abs(ordered[0] + 360 - ordered[-1] - step) < 0.1 * step
-    if gaps.size != 1 or not closes:
-        return ordered
-    cut = int(gaps[0]) + 1
-    return np.concatenate([ordered[cut:], ordered[:cut] + 360])
 
 
 def years(ds: xr.Dataset) -> list[int]:
@@ -226,11 +221,6 @@ def _extent(ds: xr.Dataset) -> dict[str, Any]:
     return found
 
 
-def _default_title(ds: xr.Dataset) -> str:
-    step = _resolution(ds)
-    return _dated("Land use" if step is None else f"Land use on {round(step, 6):g} degree", ds)
-
-
 def _dated(title: str, ds: xr.Dataset) -> str:
     return f"{title}, {listed(covered)}" if (covered := years(ds)) else title
 
@@ -238,8 +228,3 @@ def _dated(title: str, ds: xr.Dataset) -> str:
 def _resolution(ds: xr.Dataset) -> float | None:
     centres = _centres(ds)
     return None if centres is None or centres[0].size < 2 else round(abs(float(centres[0][1] - centres[0][0])), 10)
-
-
-def _now() -> datetime:
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    return datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)

@@ -114,11 +114,14 @@ def write(
     WorkerError
         If workers of a cluster died again and again. What was finished is kept.
     """
-    overwrite, resume = choose(mode, overwrite=overwrite, resume=resume)
+    if (overwrite or resume) and (mode is not None or overwrite == resume):
+        raise StoreError("choose one of overwrite (start again), resume (finish what was begun) and mode")
+    if mode is not None:
+        overwrite, resume = mode == "w", mode == "a"
     check_kinds(ds)
     if not ds.data_vars:
         raise StoreError("the Dataset has no variable to write")
-    ds, asked = take_encoding(ds, encoding, ("compressors",))
+    ds, asked = take_encoding(ds, encoding, ("compressors",)) if encoding else (ds, {})
     place = Workplace(path)
     if is_url(place.target):
         if "::" in place.target:
@@ -131,6 +134,8 @@ def write(
         ds, chosen = align(for_storage(drop_encoding(ds)), chunks, shards)
         zarr = {name: {**chosen.get(name, {}), **asked.get(name, {})} for name in {**chosen, **asked}}
         work = describe_work(ds, chosen)
+        if asked:
+            work["encoding"] = {name: {key: str(value) for key, value in each.items()} for name, each in asked.items()}
         fingerprint = tokenize(work)
         empty = {name: ds[name].copy(data=da.zeros_like(ds[name].data, chunks=-1)) for name in chosen}
         skeleton = make_skeleton(ds.assign(empty).assign_attrs({FINGERPRINT: fingerprint}), zarr)
@@ -144,7 +149,6 @@ def write(
                     finished = place.take_stock(manifest, skeleton)
                 elif resume and place.is_written(fingerprint):
                     place.clear()
-                    return _address(place)
                 else:
                     place.clear()
                     groups = group_variables(ds).items()
@@ -157,25 +161,13 @@ def write(
                         "groups": {name: [list(blocks) for blocks in group.blocks] for name, group in groups},
                     }
                     place.begin(manifest, skeleton)
-                _write_blocks(ds, place, manifest, finished, run, progress=progress)
-                place.publish(manifest, skeleton)
+                if manifest is not None:
+                    _write_blocks(ds, place, manifest, finished, run, progress=progress)
+                    place.publish(manifest, skeleton)
     except OSError as error:
         if reason := explain(error, place.target):
             raise StoreError(reason) from error
         raise
-    return _address(place)
-
-
-def choose(mode: Mode | None, *, overwrite: bool, resume: bool) -> tuple[bool, bool]:
-    """Return whether to overwrite and whether to resume."""
-    if mode is not None and (overwrite or resume):
-        raise StoreError(f"choose one of mode={mode!r}, overwrite (start again) and resume (finish what was begun)")
-    if overwrite and resume:
-        raise StoreError("choose one of overwrite (start again) and resume (finish what was begun)")
-    return (overwrite, resume) if mode is None else (mode == "w", mode == "a")
-
-
-def _address(place: Workplace) -> Path | str:
     return place.target if is_url(place.target) else Path(place.target)
 
 
