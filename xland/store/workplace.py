@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from xland.addresses import address_of
+from xland.addresses import address_of, without_password
 from xland.atomic import explain
 from xland.errors import StoreError, StoreWarning
 from xland.store.checksums import ATTRIBUTE, MOST_BYTES, ROOT, Table, find_table, sha256, write_table
@@ -34,7 +34,7 @@ from xland.store.journal import (
     write_manifest,
 )
 from xland.store.storage import Files, LocalFiles, RemoteFiles, files_at
-from xland.untrusted.servers import MOST_METADATA
+from xland.untrusted.servers import MOST_METADATA, reaching
 
 SUFFIX = ".partial"
 """What the name of a working folder ends with."""
@@ -113,6 +113,12 @@ class Workplace:
         What other programs put into the working folder is never deleted.
         """
         folder = self.files.address
+        if isinstance(self.files, RemoteFiles):
+            if "::" in self.target:
+                shown = without_password(self.target)
+                raise StoreError(f"{shown} is a chained address, which can only be read: give the URL of the store")
+            with reaching(self.target, ""):
+                self.files.names()
         if self.files.is_file():
             raise StoreError(f"{folder} is in the way: the store grows in a folder of this name; move it away")
         _refuse_planted(self.files)

@@ -28,7 +28,7 @@ from dask.base import get_scheduler, tokenize
 from dask.callbacks import Callback
 from dask.utils import parse_timedelta
 
-from xland.addresses import is_url, without_password
+from xland.addresses import is_url
 from xland.arguments import checked
 from xland.atomic import explain
 from xland.dask_internals import HighLevelGraph
@@ -39,7 +39,6 @@ from xland.store.journal import FINGERPRINT, FORMAT, check_same, describe_work, 
 from xland.store.provenance import for_storage
 from xland.store.rollouts import Key, cut_segments, find_rollouts, restart
 from xland.store.workplace import Workplace
-from xland.untrusted.servers import reaching
 
 Mode = Literal["w-", "w", "a"]
 """As in xarray: ``"w-"`` makes a new store, ``"w"`` replaces one, ``"a"`` resumes one."""
@@ -123,12 +122,6 @@ def write(
         raise StoreError("the Dataset has no variable to write")
     ds, asked = take_encoding(ds, encoding, ("compressors",)) if encoding else (ds, {})
     place = Workplace(path)
-    if is_url(place.target):
-        if "::" in place.target:
-            shown = without_password(place.target)
-            raise StoreError(f"{shown} is a chained address, which can only be read: give the URL of the store itself")
-        with reaching(place.target, ""):
-            place.files.names()
     try:
         place.refuse(overwrite=overwrite, resume=resume)
         ds, chosen = align(for_storage(drop_encoding(ds)), chunks, shards)
