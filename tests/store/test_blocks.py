@@ -53,7 +53,7 @@ def test_chunks_of_ocean_within_a_shard_take_no_space(tmp_path):
     block=st.tuples(st.integers(2, 5), st.integers(2, 5)), uneven=st.booleans(), kill=st.integers(0, 9),
     asked=st.none() | st.fixed_dictionaries({"lat": st.integers(1, 4), "lon": st.integers(1, 4)}),
 )  # fmt: skip
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 def test_shards_hold_the_same_maps_at_ragged_edges_and_after_a_crash(
     tmp_path_factory, years, rows, columns, block, uneven, kill, asked
 ):

@@ -196,7 +196,7 @@ def test_wrong_and_contradictory_entries_are_named(changes, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a = " + b"[" * 10_000, "lie too deep in each other"),
+        (b"a = " + b"[" * 10_000, "nested too deep"),
         (b"a = " + b"9" * 5000, "cannot be read as TOML: Exceeds the limit"),
         (b"#" * 2**21, "has 2097152 bytes, more than the 262144 that are read"),
     ],
