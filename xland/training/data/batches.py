@@ -72,16 +72,16 @@ def make_batches(
     ----------
     forcing, target, static, prior
         Coarse states, fine maps of class codes, fine predictors and the maps of adjacent years, as for
-        :func:`xland.train`. Values are held in memory.
+        :func:`xland.train`; they are read into memory.
     inputs : InputSpec, optional
         Channels; their normalisation is measured on the training cells.
     model : str, path or Checkpoint, optional
         A model whose channels are taken instead; by default the shipped one.
     patch, stride : int, optional
-        Fine cells along a patch, and from one to the next (in "validation" and "test" patches do not
-        overlap); by default those of the inputs' windows.
+        Fine cells along a patch, and from one to the next (outside of "train" patches do not overlap); by default
+        those of the inputs' windows.
     generator : xbatcher.BatchGenerator, optional
-        Over fields on the fine grid: its batches are the patches, in place of those; see
+        Over fields on the fine grid: its batches are the patches; see
         :func:`xland.training.data.patches.patches_from`. Patches without a pixel that counts are left out.
     batch : int
         Samples a batch, of all ranks together; batches of an epoch differ by one at most.
@@ -89,18 +89,13 @@ def make_batches(
         Whose cells count, see :func:`xland.geo.split.assign_cells`; None counts all cells with data.
     years : int or sequence of int, optional
         Calendar years of the maps; by default all that forcing and target share.
-    seed, epoch : int
-        Of the order of training samples and of random changes.
-    split_seed : int
-        Seed of the split.
-    candidates, samples : int
-        Patches to choose evenly from all with training pixels, and how many samples to draw an epoch, 0 for
-        each once, as in ``[schedule]`` of a configuration.
-    rare_classes : float
-        How much more often samples with rare classes are drawn, from 0 to 1.
+    seed, epoch, split_seed : int
+        Of the order of training samples and of random changes, and of the split.
+    candidates, samples, rare_classes
+        Patches to choose evenly, samples of an epoch (0: each once), and how much more often rare classes are drawn,
+        as in ``[schedule]`` of a configuration.
     augmentation : Augmentation
-        Random changes of training samples; in "validation" and "test", only the prior is hidden. None by
-        default.
+        Random changes of training samples; in other parts only the prior is hidden. None by default.
     rank, ranks : int
         Which share of each batch to return, of how many.
 
@@ -121,12 +116,8 @@ def make_batches(
     if given.size and given.dtype.kind not in "iu":
         raise TimeError(f"years={years!r}: give calendar years as a whole number or a list of them")
     wanted = tuple(given.tolist())
-    # a generator makes patches of its own; the smallest are always in order
-    own = (
-        (2 * inputs.factor, inputs.factor)
-        if generator is not None
-        else (patch or inputs.window, stride or inputs.stride)
-    )
+    if generator is not None:  # it makes patches of its own; the smallest are always in order
+        patch, stride = 2 * inputs.factor, inputs.factor
     configuration = Configuration(
         name="batches",
         title="Batches for another model",
@@ -136,8 +127,8 @@ def make_batches(
         augmentation=augmentation,
         schedule=Schedule(
             batch=batch,
-            patch=own[0],
-            patch_stride=own[1],
+            patch=patch or inputs.window,
+            patch_stride=stride or inputs.stride,
             candidates=candidates,
             samples=samples,
             rare_classes=rare_classes,
@@ -162,15 +153,9 @@ def label_batches(
 ) -> LabelledBatches:
     """Return the batches of a configuration's training as xarray Datasets; see :func:`make_batches`.
 
-    Parameters
-    ----------
-    configuration : Configuration
-        With normalised inputs. Years that it rolls out over come one by one.
-    material : Material
-        What it learns from, in memory (:func:`xland.training.data.material.gather`) or in a training store
-        (:func:`xland.training.data.material.stored_material`).
-    part, generator, rank, ranks
-        As for :func:`make_batches`.
+    The configuration has normalised inputs; years that it rolls out over come one by one. The material is in memory
+    (:func:`xland.training.data.material.gather`) or in a training store
+    (:func:`xland.training.data.material.stored_material`).
     """
     names = [each.name.lower() for each in (Part.TRAIN, Part.VALIDATION, Part.TEST)]
     if part is not None and part not in names:
@@ -207,19 +192,7 @@ class LabelledBatches:
     the names of channels, ``lat`` and ``lon`` of its cells and ``coarse_lat`` and ``coarse_lon`` of its
     coarse cells. (Where samples are mirrored at random, the coordinates of that direction are left out.)
 
-    Parameters
-    ----------
-    dataset : PatchDataset
-        Of single years.
-    grid : Grid
-        Its fine grid.
-    sampler : RankSampler
-        What each batch takes.
-
-    Raises
-    ------
-    ConfigurationError
-        If samples are of several years.
+    ``grid`` is the fine grid of the dataset, whose samples are single years; the sampler says what each batch takes.
     """
 
     def __init__(self, dataset: PatchDataset, grid: Grid, sampler: RankSampler) -> None:

@@ -133,7 +133,6 @@ def stored_material(
             f"{source.path} was made for another training; different: {', '.join(different)}. "
             "Prepare a store for this configuration, or train with the one that it was made for"
         )
-    statistics = {name: (mean, scale) for name, (mean, scale) in source.contents["statistics"].items()}
     material = Material(
         source=source,
         grid=source.grid,
@@ -145,7 +144,7 @@ def stored_material(
         description=dict(source.contents["sources"]),
         coverage=Coverage.from_dict(source.contents["coverage"]),
     )
-    return replace(configuration, inputs=configuration.inputs.normalised(statistics)), material
+    return replace(configuration, inputs=configuration.inputs.normalised(source.contents["statistics"])), material
 
 
 def comparable(configuration: Configuration) -> dict[str, Any]:

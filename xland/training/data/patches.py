@@ -116,49 +116,32 @@ def farthest_points(points: NDArray[np.float64], count: int, seed: int = 0) -> N
     astray = int((~np.isfinite(points)).any(axis=1).sum())
     if astray:
         raise GridError(f"{astray} of {len(points)} points have NaN or infinite coordinates; leave them out")
-    count = min(count, len(points))
-    chosen = np.empty(count, dtype=np.intp)
-    if count:
-        buckets = _Buckets(points)
-        candidate = int(np.random.default_rng(seed).integers(len(points)))
-        for position in range(count):
-            chosen[position] = candidate
-            buckets.take(candidate)
-            candidate = buckets.farthest()
+    chosen = np.empty(min(count, len(points)), dtype=np.intp)
+    if not len(chosen):
+        return chosen
+    members = _halve(points)  # boxes of equal number, each with its point farthest from all that were taken
+    placed = points[members % len(points)]
+    low, high = placed.min(axis=1).T.copy(), placed.max(axis=1).T.copy()
+    planes = np.ascontiguousarray(np.moveaxis(placed, 2, 0))
+    place = members.ravel().argsort()
+    # squared, to the nearest point taken; -1 for those that are taken themselves or fill up a bucket
+    distance = np.where(members < len(points), np.inf, -1.0)
+    top, leader = np.full(len(members), np.inf), members[:, 0].copy()
+    candidate = int(np.random.default_rng(seed).integers(len(points)))
+    for position in range(len(chosen)):
+        chosen[position] = candidate
+        distance.flat[place[candidate]] = -1.0
+        point = points[candidate]
+        gap = np.maximum(np.maximum(low - point[:, None], point[:, None] - high), 0.0)
+        reached = np.flatnonzero((gap**2).sum(axis=0) * (1 - 1e-9) <= top)  # less a margin for rounding
+        near = sum((plane[reached] - x) ** 2 for plane, x in zip(planes, point, strict=True))
+        near = np.minimum(near, distance[reached])
+        best = near.argmax(axis=1)
+        distance[reached] = near
+        top[reached] = near[np.arange(len(reached)), best]
+        leader[reached] = members[reached, best]
+        candidate = int(leader[top == top.max()].min())
     return chosen
-
-
-class _Buckets:
-    """Points in boxes of equal number, each with its point farthest from all that were taken."""
-
-    def __init__(self, points: NDArray[np.float64]) -> None:
-        self.points = points
-        self.members = _halve(points)
-        placed = points[self.members % len(points)]
-        self.low, self.high = placed.min(axis=1).T.copy(), placed.max(axis=1).T.copy()
-        self.planes = np.ascontiguousarray(np.moveaxis(placed, 2, 0))
-        self.place = self.members.ravel().argsort()
-        # squared, to the nearest point taken; -1 for those that are taken themselves or fill up a bucket
-        self.distance = np.where(self.members < len(points), np.inf, -1.0)
-        self.top = np.full(len(self.members), np.inf)
-        self.leader = self.members[:, 0].copy()
-
-    def take(self, index: int) -> None:
-        """Take a point: those near it are less far from the taken ones now."""
-        self.distance.flat[self.place[index]] = -1.0
-        point = self.points[index]
-        gap = np.maximum(np.maximum(self.low - point[:, None], point[:, None] - self.high), 0.0)
-        reached = np.flatnonzero((gap**2).sum(axis=0) * (1 - 1e-9) <= self.top)  # less a margin for rounding
-        distance = sum((plane[reached] - x) ** 2 for plane, x in zip(self.planes, point, strict=True))
-        distance = np.minimum(distance, self.distance[reached])
-        best = distance.argmax(axis=1)
-        self.distance[reached] = distance
-        self.top[reached] = distance[np.arange(len(reached)), best]
-        self.leader[reached] = self.members[reached, best]
-
-    def farthest(self) -> int:
-        """Return the point farthest from all taken ones; of several, the first."""
-        return int(self.leader[self.top == self.top.max()].min())
 
 
 def _halve(points: NDArray[np.float64]) -> NDArray[np.intp]:

@@ -20,7 +20,7 @@ from xland.arguments import checked, is_count
 from xland.atomic import explain
 from xland.errors import ConfigurationError, StoreError
 from xland.geo.grid import count_classes
-from xland.models.inputs import MASKED, InputSpec
+from xland.models.inputs import MASKED
 from xland.store.encoding import make_skeleton
 from xland.store.identity import identity_of
 from xland.store.journal import FINGERPRINT, MANIFEST, check_same, note, write_manifest
@@ -219,7 +219,7 @@ def _survey(sources: Sources, tile: int, *, progress: bool) -> dict[str, Any]:
             )
         agree = all(list(counted(compare_prior(sources, tile))))
     return {
-        "statistics": {name: list(values) for name, values in found.statistics.items()},
+        "statistics": found.statistics,
         "cells": found.cells,
         "coverage": found.coverage.to_dict(),
         "prior": "none" if sources.prior is None else "target" if agree else "own",
@@ -288,12 +288,6 @@ def _empty_arrays(sources: Sources, manifest: dict[str, Any], tile: int) -> dict
     return make_skeleton(ds, encoding)
 
 
-def _normalised(sources: Sources, manifest: dict[str, Any]) -> InputSpec:
-    return sources.inputs.normalised(
-        {name: (mean, scale) for name, (mean, scale) in manifest["survey"]["statistics"].items()}
-    )
-
-
 class _Writer:
     """Writes single parts of a store."""
 
@@ -306,7 +300,7 @@ class _Writer:
         self.tile = tile
         self.recorder = RecordingStore(zarr_store(data))
         self.group: Any = zarr.open_group(self.recorder, mode="r+", use_consolidated=False)
-        self.inputs = _normalised(sources, manifest)
+        self.inputs = sources.inputs.normalised(manifest["survey"]["statistics"])
         self.years = _years(sources, manifest["survey"]["prior"])
 
     def write(self, part: str) -> dict[str, str]:
@@ -357,7 +351,7 @@ def _finish(
         "years": _years(sources, found["prior"]),
         "variables": list(sources.variables),
         "channels": [channel.name for channel in (*sources.inputs.coarse, *sources.inputs.static)],
-        "inputs": _normalised(sources, manifest).to_dict(),
+        "inputs": sources.inputs.normalised(found["statistics"]).to_dict(),
         "grid": asdict(sources.grid),
         "tile": tile,
         "made_for": comparable(sources.configuration),

@@ -210,15 +210,10 @@ def open_training_store(
     verify : bool
         Read every array once and compare it with its SHA-256.
 
-    Returns
-    -------
-    StoredArrays
-
     Raises
     ------
     StoreError
-        If there is no store, it is unfinished, of another kind or format, or damaged; or if it lies behind
-        a URL.
+        If there is no store, it is unfinished, of another kind or format, damaged, or behind a URL.
     """
     folder = str(local_path(path, what="a training store"))
     root, table = read_finished(folder)
@@ -247,16 +242,8 @@ class StoredArrays:
     Chunks are opened when they are first needed, so a copy in another process (pickled or forked) begins
     with none and keeps its own. One thread at a time may read.
 
-    Parameters
-    ----------
-    path : str
-        Folder of the store.
-    contents : dict
-        Its table of contents.
-    cache : int
-        Bytes of decoded chunks that are kept.
-    digest : str, optional
-        That of the store (:func:`xland.store.reading.store_digest`); its files are compared when they are read first.
+    ``contents`` is the table of contents of the store in the folder ``path``, ``cache`` the bytes of decoded chunks
+    that are kept; with a ``digest`` (:func:`xland.store.reading.store_digest`) files are compared when read first.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask
 import numpy as np
@@ -218,8 +218,7 @@ class Moments:
         return self.mean, deviation if deviation > 1e-6 else 1.0
 
 
-@dataclass(frozen=True)
-class Survey:
+class Survey(NamedTuple):
     """What one pass over the sources finds.
 
     Mean and scale of each channel over the training cells; fine cells that count, by the name of their part of the
@@ -266,18 +265,11 @@ def survey(
         for channel in channels:
             values = np.concatenate([channel.compute(each)[:, training].ravel() for each in years])
             coarse[channel.name] += Moments.of(values) * times
-        covered &= _find_covered(years)
+        # other releases of the same record differ in cells that are mostly sea or ice: 0 here, no data there
+        totals = [np.add.reduce([v for name, v in each.items() if name not in LUH_SECONDARY]) for each in years]
+        covered &= np.concatenate(totals).min(axis=0) >= 0.5
     statistics = {name: each.normalisation for name, each in {**coarse, **moments}.items()}
     return Survey(statistics, dict(cells), Coverage(sources.forcing.grid, covered))
-
-
-def _find_covered(years: list[Fields]) -> NDArray[np.bool_]:
-    """Find the coarse cells of which the states take at least half in all years.
-
-    Other releases of the same record differ in cells that are mostly sea or ice: 0 here, no data there.
-    """
-    totals = [np.add.reduce([v for name, v in values.items() if name not in LUH_SECONDARY]) for values in years]
-    return np.asarray(np.concatenate(totals).min(axis=0) >= 0.5)
 
 
 def compare_prior(sources: Sources, tile: int) -> Iterator[bool]:
