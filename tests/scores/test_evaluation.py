@@ -11,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xland
+from xland.cli import main
 from xland.errors import GridError, RegionError, TimeError, VocabularyError
 from xland.geo.grid import Grid
+from xland.report.report import report
+from xland.report.sections.skill import scores_section
 from xland.scores.counts import confusion, mixed_cells
 from xland.scores.evaluation import compare, evaluate
 from xland.scores.frames import edges
@@ -161,7 +164,7 @@ def worst_class():
     del SCORES["worst_iou"]
 
 
-def test_a_score_from_outside_is_shown_wherever_scores_are(worst_class):
+def test_a_score_from_outside_is_shown_wherever_scores_are(worst_class, tmp_path, capsys):
     predicted, observed = two_maps(9)
     found = xland.evaluate(predicted, observed)
     assert found["land"].values["worst_iou"] == np.diag(found["land"].matrix)[list(LAND_CLASSES)].min()
@@ -171,6 +174,15 @@ def test_a_score_from_outside_is_shown_wherever_scores_are(worst_class):
     alone = xland.evaluate(predicted, observed, scores="accuracy")
     assert list(alone["land"].values) == ["accuracy"]
     assert "kappa" not in str(alone)
+    assert "worst" in str(predicted.ai4land.evaluate(observed, scores="worst_iou"))
+    assert "'worst'" in str(scores_section(report(predicted, observed, scores="worst_iou")))
+    paths = [str(tmp_path / name) for name in ("predicted.nc", "observed.nc")]
+    for each, path in zip((predicted, observed), paths, strict=True):
+        each.to_dataset(name="land_use").to_netcdf(path)
+    assert main(["evaluate", *paths, "--scores", "worst_iou"]) == 0
+    assert "worst" in capsys.readouterr().out
+    assert main(["evaluate", *paths, "--scores", "worst_iuo"]) == 1
+    assert "did you mean 'worst_iou'" in capsys.readouterr().err
     with pytest.raises(GridError, match="there is a score 'worst_iou' already"):
         register_score(worst_class)
 
