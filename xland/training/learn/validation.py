@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xland.models.inputs import MASKED
+from xland.scores.measures import iou
 from xland.training.data.loader import PatchDataset, make_loader
 from xland.training.data.sampling import Sample
 from xland.training.learn.steps import call
@@ -128,14 +129,10 @@ def score_pairs(pairs: NDArray[np.int64]) -> dict[str, float]:
     """
     land = np.zeros_like(pairs)
     land[list(LAND_CLASSES)] = pairs[list(LAND_CLASSES)]
-    hits, wanted, given = np.diag(land), land.sum(axis=1), land.sum(axis=0)
-    iou = {
-        f"iou_{code}": float(hits[code] / (wanted[code] + given[code] - hits[code]))
-        for code in LAND_CLASSES
-        if wanted[code]
-    }
-    accuracy = float(hits.sum() / max(int(land.sum()), 1))
-    return {"accuracy": accuracy, "miou": float(np.mean(list(iou.values()))) if iou else float("nan"), **iou}
+    by_class = {f"iou_{code}": float(iou(land)[code]) for code in LAND_CLASSES if land[code].any()}
+    accuracy = float(np.trace(land) / max(int(land.sum()), 1))
+    mean = float(np.mean(list(by_class.values()))) if by_class else float("nan")
+    return {"accuracy": accuracy, "miou": mean, **by_class}
 
 
 def _predictions(
