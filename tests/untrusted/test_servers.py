@@ -116,33 +116,25 @@ READERS = [opened, lambda _, url: open_store(url), lambda _, url: verify(url), l
 readers = pytest.mark.parametrize("reader", READERS, ids=["open_entry", "open_store", "verify", "open_coarse"])
 
 
+@pytest.mark.parametrize(
+    ("place", "limit", "named"),
+    [
+        ("silent", {"SILENT_SECONDS": 0.2}, "cannot be read"),
+        ("endless", {"MOST_METADATA": 2**20}, "larger than 1048576 bytes"),
+        ("drip", {"METADATA_SECONDS": 0.3}, "did not send all of its answer in time"),
+        ("list", {}, "larger than 4194304 bytes"),
+    ],
+)
 @readers
-def test_a_host_that_never_answers_is_given_up(served, tmp_path, monkeypatch, reader):
-    monkeypatch.setattr("xland.untrusted.servers.SILENT_SECONDS", 0.2)
-    with pytest.raises(StoreError, match="cannot be read"):
-        reader(tmp_path, f"http://127.0.0.1:{served.server_port}/silent/m.zarr")
-
-
-@readers
-def test_an_answer_without_end_is_given_up(served, tmp_path, monkeypatch, reader):
-    monkeypatch.setattr("xland.untrusted.servers.MOST_METADATA", 2**20)
-    with pytest.raises(StoreError, match="larger than 1048576 bytes"):
-        reader(tmp_path, f"http://127.0.0.1:{served.server_port}/endless/m.zarr")
-
-
-@readers
-def test_an_answer_that_comes_byte_by_byte_is_given_up(served, tmp_path, monkeypatch, reader):
-    monkeypatch.setattr("xland.untrusted.servers.METADATA_SECONDS", 0.3)
-    with pytest.raises(StoreError, match="did not send all of its answer in time"):
-        reader(tmp_path, f"http://127.0.0.1:{served.server_port}/drip/m.zarr")
-
-
-@readers
-def test_a_list_of_names_without_end_is_given_up(served, tmp_path, reader):
-    # what has no table of digests is not verified, so its list is not asked for
-    problem = "is not a Zarr store" if reader is READERS[2] else "larger than 4194304 bytes"
-    with pytest.raises(StoreError, match=problem):
-        reader(tmp_path, f"http://127.0.0.1:{served.server_port}/list/m.zarr")
+def test_an_answer_that_takes_too_long_or_is_too_large_is_given_up(
+    served, tmp_path, monkeypatch, reader, place, limit, named
+):
+    for name, value in limit.items():
+        monkeypatch.setattr(f"xland.untrusted.servers.{name}", value)
+    if place == "list" and reader is READERS[2]:
+        named = "is not a Zarr store"  # what has no table of digests is not verified, so its list is not asked for
+    with pytest.raises(StoreError, match=named):
+        reader(tmp_path, f"http://127.0.0.1:{served.server_port}/{place}/m.zarr")
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_links_within_a_store_are_followed_but_not_for_ever(store):
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_metadata_end_in_a_map_or_a_named_error(made, tmp_path_factory, data):
     store = shutil.copytree(made, tmp_path_factory.mktemp("any") / "m.zarr")
     name = data.draw(st.sampled_from(["land_use", "lat", "names"]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +28,9 @@ _LIMITED = frozenset({"checksums.sha256", "zarr.json", ".zarray", ".zattrs", ".z
 
 @dataclass
 class Held:
-    """What a folder holds, with all that is below it.
+    """What a folder holds, with all that is below it: the number of files, and the bytes of the largest one.
 
-    Parameters
-    ----------
-    files : int
-        Number of files.
-    largest : int
-        Bytes of the largest one, metadata aside.
+    Metadata are not counted in ``largest``.
     """
 
     files: int = 0
@@ -44,48 +38,37 @@ class Held:
 
 
 def survey(target: Path) -> dict[str, Held]:
-    """Return what lies below a folder, by the names of the folders in it; files of the folder itself are under ``""``.
+    """Return what is below a folder, by the names of the folders in it; files of the folder itself are under ``""``.
 
-    Parameters
-    ----------
-    target : Path
-        A folder, or a file.
-
-    Raises
-    ------
-    StoreError
-        If there is a link that leads out, or a pipe, socket or device, reading which would never end.
+    A :class:`StoreError` names a link that leads out of the folder, and a pipe, socket or device, reading which would
+    never end.
     """
     root = target.resolve()
     found: dict[str, Held] = {}
+    pending, seen = [(root, "")], {root}
     if not root.is_dir():
         _refuse_special(target, target)
-        return found
-    pending, seen = [(root, "")], {root}
+        pending = []
     while pending:
         folder, top = pending.pop()
-        for entry in _entries(folder):
-            path, linked = Path(entry.path), entry.is_symlink()
-            if linked:
-                path = _followed(path, root, target)
-            if path.is_dir() if linked else entry.is_dir(follow_symlinks=False):
-                if path not in seen:  # links may lead round in a circle
-                    seen.add(path)
-                    pending.append((path, top or entry.name))
-                continue
-            if linked or not entry.is_file(follow_symlinks=False):
-                _refuse_special(path, target)
-            held = found.setdefault(top, Held())
-            held.files += 1
-            with suppress(FileNotFoundError):
-                if entry.name not in _LIMITED:
-                    held.largest = max(held.largest, entry.stat().st_size)
+        with suppress(FileNotFoundError), os.scandir(folder) as entries:  # a writer may replace the store meanwhile
+            for entry in entries:
+                path, linked = Path(entry.path), entry.is_symlink()
+                if linked:
+                    path = _followed(path, root, target)
+                if path.is_dir() if linked else entry.is_dir(follow_symlinks=False):
+                    if path not in seen:  # links may lead round in a circle
+                        seen.add(path)
+                        pending.append((path, top or entry.name))
+                    continue
+                if linked or not entry.is_file(follow_symlinks=False):
+                    _refuse_special(path, target)
+                held = found.setdefault(top, Held())
+                held.files += 1
+                with suppress(FileNotFoundError):
+                    if entry.name not in _LIMITED:
+                        held.largest = max(held.largest, entry.stat().st_size)
     return found
-
-
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:  # a writer may replace the store meanwhile
-        yield from entries
 
 
 def _followed(link: Path, root: Path, target: Path) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 
 from xland.errors import MissingDependencyError, StoreError
 from xland.untrusted.folders import open_plain
-from xland.untrusted.stores import MOST_INDEX, Budget, Layout, check_sizes
+from xland.untrusted.stores import MOST_INDEX, Layout, check_sizes, check_together
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
@@ -34,23 +34,10 @@ _MOST_UNWRITTEN = 2**20  # bytes of a variable that was defined and never writte
 
 
 def check_netcdf(path: Path) -> str:
-    """Refuse a file that leads out of itself, or asks for more than a machine can hold.
+    """Refuse a file on this machine that leads out of itself, or asks for more than the machine can hold.
 
-    Parameters
-    ----------
-    path : Path
-        A file on this machine.
-
-    Returns
-    -------
-    str
-        The engine of xarray for it: ``"h5netcdf"``; for classic files ``"scipy"``, or ``"netcdf4"`` where numbers
-        have 64 bits.
-
-    Raises
-    ------
-    StoreError
-        Names the variable, and what it asks for.
+    Returns the engine of xarray for it: ``"h5netcdf"``; for classic files ``"scipy"``, or ``"netcdf4"`` where numbers
+    have 64 bits. A :class:`StoreError` names the variable, and what it asks for.
     """
     try:
         with open_plain(path) as stream:
@@ -69,17 +56,7 @@ def check_file(path: Path) -> dict[str, Any]:
     """Refuse a file that leads out of itself; for files that a user brings, which may be of other kinds.
 
     NetCDF may be packed with the user's own plugins. Rasters are GeoTIFF: other kinds, whatever their names end with,
-    can name files and servers to read from.
-
-    Returns
-    -------
-    dict
-        Options of :func:`xarray.open_dataset`.
-
-    Raises
-    ------
-    StoreError
-        It says what the file asks for, or that it is none of NetCDF, GeoTIFF and GRIB.
+    can name files and servers to read from. Returns options of :func:`xarray.open_dataset`.
     """
     try:
         with open_plain(path) as stream:
@@ -101,17 +78,9 @@ def check_file(path: Path) -> dict[str, Any]:
 
 
 def check_hdf5(stream: Any, shown: str, size: int, *, plugins: bool = False) -> None:
-    """Refuse an HDF5 file that NetCDF-4 could not have made, or that leads out of itself.
+    """Refuse an HDF5 file of so many bytes that NetCDF-4 could not have made, or that leads out of itself.
 
-    Parameters
-    ----------
-    stream : binary file
-    shown : str
-        Its path or address, for messages.
-    size : int
-        Its bytes.
-    plugins : bool
-        Whether filters may need plugins.
+    ``shown`` is its path or address, for messages; ``plugins`` says whether filters may need plugins.
     """
     stream.seek(0)
     if stream.read(8) != _HDF5:
@@ -133,7 +102,9 @@ def check_hdf5(stream: Any, shown: str, size: int, *, plugins: bool = False) -> 
 def _check_group(root: Any, shown: str, size: int, plugins: bool) -> None:
     from h5py import h5l, h5o
 
-    pending, seen, budget = [(root.id, "", 0)], set(), Budget(shown)
+    pending, seen = [(root.id, "", 0)], set()
+    layouts: list[Layout] = []
+    opened: list[Layout] = []
     while pending:
         group, above, depth = pending.pop()
         _check_attributes(group, f"{shown}: {above or '/'}")
@@ -151,13 +122,17 @@ def _check_group(root: Any, shown: str, size: int, plugins: bool) -> None:
             if state.type == h5o.TYPE_GROUP:
                 pending.append((item, f"{above}{name.decode(errors='replace')}/", depth + 1))
             elif state.type == h5o.TYPE_DATASET:
-                _check_dataset(item, where, size, plugins=plugins, budget=budget)
+                layout, is_index = _check_dataset(item, where, size, plugins)
+                layouts.append(layout)
+                opened += [layout] * is_index
             else:
                 raise StoreError(f"{where} is a type of its own; numbers and text are read")
+    check_together(shown, layouts, opened)
 
 
-def _check_dataset(dataset: Any, where: str, size: int, *, plugins: bool, budget: Budget) -> None:
-    from h5py import h5d, h5ds
+def _check_dataset(dataset: Any, where: str, size: int, plugins: bool) -> tuple[Layout, bool]:
+    """Check a variable; return how it lies in the file, and whether it is read as a whole when the file is opened."""
+    from h5py import h5d, h5ds, h5t
 
     created = dataset.get_create_plist()
     if created.get_external_count() > 0:
@@ -174,41 +149,27 @@ def _check_dataset(dataset: Any, where: str, size: int, *, plugins: bool, budget
                 f"{where} is packed with filter {code}, which needs a plugin; known are: "
                 f"{', '.join(_FILTERS.values())}. Write it again with zlib"
             )
-    _check_type(dataset.get_type(), where)
+    kind = dataset.get_type()
+    if kind.get_class() not in (h5t.INTEGER, h5t.FLOAT, h5t.STRING, h5t.BITFIELD, h5t.ENUM) or kind.get_size() > 2**16:
+        raise StoreError(f"{where} has a type of its own; numbers and text are read")
     shape = tuple(dataset.shape)
     chunks = tuple(created.get_chunk()) if layout == h5d.CHUNKED else tuple(max(1, length) for length in shape)
-    lies = Layout(shape, chunks, chunks, dataset.get_type().get_size())
+    lies = Layout(shape, chunks, chunks, kind.get_size())
+    is_scale = h5ds.is_scale(dataset)
+    # NetCDF keeps the length of a dimension as a variable that is never read
+    bare = is_scale and h5ds.get_scale_name(dataset).startswith(b"This is a netCDF dimension but not")
     declared, stored = math.prod(shape) * lies.width, dataset.get_storage_size()
-    if _is_bare_dimension(dataset):
-        pass  # NetCDF keeps the length of a dimension as a variable that is never read
-    elif layout == h5d.CHUNKED:
+    if layout == h5d.CHUNKED and not bare:
         check_sizes(where, lies)
-    elif declared > size + _MOST_UNWRITTEN:
-        raise StoreError(f"{where} says that it has {declared} bytes; the file has {size}")
-    elif stored > size:
-        raise StoreError(f"{where} says that it takes {stored} bytes; the file has {size}")
-    is_index = len(shape) == 1 and h5ds.is_scale(dataset) and not _is_bare_dimension(dataset)
+    elif not bare and (declared > size + _MOST_UNWRITTEN or stored > size):
+        raise StoreError(f"{where} says that it has {max(declared, stored)} bytes; the file has {size}")
+    is_index = len(shape) == 1 and is_scale and not bare
     if is_index and shape[0] > MOST_INDEX:
         raise StoreError(f"{where} is a coordinate of {shape[0]} cells; at most {MOST_INDEX} are read")
     if is_index and stored > lies.files * lies.in_file:
         raise StoreError(f"{where} takes {stored} bytes, more than its {shape[0]} cells can be packed into")
-    budget.add(lies, is_index=is_index)
     _check_attributes(dataset, where)
-
-
-def _is_bare_dimension(dataset: Any) -> bool:
-    from h5py import h5ds
-
-    return h5ds.is_scale(dataset) and h5ds.get_scale_name(dataset).startswith(b"This is a netCDF dimension but not")
-
-
-def _check_type(kind: Any, where: str) -> None:
-    """Refuse types that refer to other objects, or that NetCDF keeps for types of the user."""
-    from h5py import h5t
-
-    code = kind.get_class()
-    if code not in (h5t.INTEGER, h5t.FLOAT, h5t.STRING, h5t.BITFIELD, h5t.ENUM) or kind.get_size() > 2**16:
-        raise StoreError(f"{where} has a type of its own; numbers and text are read")
+    return lies, is_index
 
 
 def _check_attributes(item: Any, where: str) -> None:

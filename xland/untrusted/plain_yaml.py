@@ -7,6 +7,7 @@ parser become plain data directly, and everything else is refused. Dates and lon
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,17 +44,10 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
 
 
 def read_yaml(path: Path) -> Any:
-    """Return the content of a file.
-
-    Raises
-    ------
-    CatalogError
-        If it cannot be read, is not a plain file, is too large, or is not plain YAML; the message says where.
-    """
+    """Return the content of a file; a :class:`CatalogError` if it is not a plain file, or not plain YAML."""
     try:
         with open_plain(path) as stream:
-            content = stream.read(MOST_BYTES + 1)
-        text = content.decode()
+            text = stream.read(MOST_BYTES + 1).decode()
     except UnicodeDecodeError as error:
         raise CatalogError(f"the catalog {path} is unsafe or damaged: {error}") from error
     except (OSError, ValueError) as error:  # the second for paths that no file can have
@@ -62,101 +56,66 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse(text: str, what: str) -> Any:
-    """Return what a YAML text says.
-
-    Parameters
-    ----------
-    text : str
-    what : str
-        What the text is, for messages.
-
-    Raises
-    ------
-    CatalogError
-        If it is too large or not plain YAML.
-    """
+    """Return what a YAML text says; a :class:`CatalogError`, which names ``what``, if it is large or not plain YAML."""
     if len(text) > MOST_BYTES or len(text.encode(errors="replace")) > MOST_BYTES:
         raise CatalogError(f"{what} is larger than a catalog may be ({MOST_BYTES // 2**20} MiB)")
     events = yaml.parse(text, Loader=_LOADER)
     try:
-        return _Builder(events).document()
+        next(events)  # the stream begins
+        if isinstance(next(events), yaml.StreamEndEvent):
+            return None
+        found = _node(next(events), events, 0, itertools.count(1))
+        next(events)  # the document ends
+        if not isinstance(next(events), yaml.StreamEndEvent):
+            raise yaml.YAMLError("it holds several documents")
     except (yaml.YAMLError, UnicodeError) as error:
         said = f"it is nested deeper than {_DEEPEST} levels" if "nesting depth" in str(error) else error
         raise CatalogError(f"{what} is unsafe or damaged: {said}") from error
+    return found
 
 
 def render(content: Any, what: str) -> str:
-    """Return plain data as YAML; numpy's types and others become the plain types that they stand for.
-
-    Raises
-    ------
-    CatalogError
-        If YAML cannot hold it.
-    """
+    """Return plain data as YAML; a :class:`CatalogError` if YAML cannot hold them."""
     try:
         return str(yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
     except (yaml.YAMLError, UnicodeError, RecursionError) as error:
         raise CatalogError(f"{what} cannot be written as YAML: {error}") from error
 
 
-class _Builder:
-    """Plain data from the events of a parser."""
-
-    def __init__(self, events: Iterator[Any]) -> None:
-        self._events = events
-        self._nodes = 0
-
-    def document(self) -> Any:
-        """Return the one document that there is; None if there is none."""
-        next(self._events)  # the stream begins
-        if isinstance(next(self._events), yaml.StreamEndEvent):
-            return None
-        found = self._node(next(self._events), 0)
-        next(self._events)  # the document ends
-        if not isinstance(next(self._events), yaml.StreamEndEvent):
-            raise yaml.YAMLError("it holds several documents")
-        return found
-
-    def _node(self, event: Any, depth: int) -> Any:
-        self._nodes += 1
+def _node(event: Any, events: Iterator[Any], depth: int, number: Iterator[int]) -> Any:
+    """Make plain data of the events from this one on."""
+    where = f" in line {event.start_mark.line + 1}"
+    if next(number) > _MOST_NODES:
+        raise yaml.YAMLError(f"it holds more than {_MOST_NODES} values")
+    if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+        raise yaml.YAMLError(f"references (&name, *name) are not allowed in a catalog{where}")
+    if event.tag is not None:
+        raise yaml.YAMLError(f"types (such as {event.tag[:60]}) are not allowed in a catalog{where}")
+    if isinstance(event, yaml.ScalarEvent):
+        return _scalar(event.value) if event.implicit[0] else event.value
+    if depth >= _DEEPEST:
+        raise yaml.YAMLError(f"it is nested deeper than {_DEEPEST} levels{where}")
+    if isinstance(event, yaml.SequenceStartEvent):
+        items = []
+        while not isinstance(event := next(events), yaml.SequenceEndEvent):
+            items.append(_node(event, events, depth + 1, number))
+        return items
+    found: dict[str | int, Any] = {}
+    while not isinstance(event := next(events), yaml.MappingEndEvent):
+        key = _node(event, events, depth + 1, number)
         where = f" in line {event.start_mark.line + 1}"
-        if self._nodes > _MOST_NODES:
-            raise yaml.YAMLError(f"it holds more than {_MOST_NODES} values")
-        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
-            raise yaml.YAMLError(f"references (&name, *name) are not allowed in a catalog{where}")
-        if event.tag is not None:
-            raise yaml.YAMLError(f"types (such as {event.tag[:60]}) are not allowed in a catalog{where}")
-        if isinstance(event, yaml.ScalarEvent):
-            return _scalar(event.value) if event.implicit[0] else event.value
-        if depth >= _DEEPEST:
-            raise yaml.YAMLError(f"it is nested deeper than {_DEEPEST} levels{where}")
-        if isinstance(event, yaml.SequenceStartEvent):
-            return self._sequence(depth)
-        return self._mapping(depth)
-
-    def _sequence(self, depth: int) -> list[Any]:
-        found = []
-        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
-            found.append(self._node(event, depth + 1))
-        return found
-
-    def _mapping(self, depth: int) -> dict[str | int, Any]:
-        found: dict[str | int, Any] = {}
-        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
-            key = self._node(event, depth + 1)
-            where = f" in line {event.start_mark.line + 1}"
-            if isinstance(key, bool) or not isinstance(key, str | int):
-                raise yaml.YAMLError(f"a key is neither text nor a whole number{where}")
-            if key == "<<" and event.implicit[0]:
-                raise yaml.YAMLError(f"merging (<<) is not allowed in a catalog{where}")
-            if key in found:
-                raise yaml.YAMLError(f"the key {key!r:.60} occurs twice{where}")
-            found[key] = self._node(next(self._events), depth + 1)
-        return found
+        if isinstance(key, bool) or not isinstance(key, str | int):
+            raise yaml.YAMLError(f"a key is neither text nor a whole number{where}")
+        if key == "<<" and event.implicit[0]:
+            raise yaml.YAMLError(f"merging (<<) is not allowed in a catalog{where}")
+        if key in found:
+            raise yaml.YAMLError(f"the key {key!r:.60} occurs twice{where}")
+        found[key] = _node(next(events), events, depth + 1, number)
+    return found
 
 
 def _scalar(text: str) -> Any:
-    """Return what plain (unquoted) text stands for."""
+    """Return what plain (unquoted) text means."""
     if text in _WORDS:
         return _WORDS[text]
     if _WHOLE.fullmatch(text):

@@ -37,12 +37,7 @@ _METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 def http_options(url: str, allowed_schemes: Collection[str] = ("http", "https")) -> dict[str, Any]:
     """Options of fsspec's file system for a URL; none unless it is http or https.
 
-    Parameters
-    ----------
-    url : str
-    allowed_schemes : collection of str
-        Schemes that the server may redirect to. Places inside private networks are refused, unless they
-        are on the host of the URL itself.
+    The server may redirect to the allowed schemes, but not into private networks, unless that is the URL's own host.
     """
     parts = urlsplit(url)
     if parts.scheme.lower() not in ("http", "https"):
@@ -58,18 +53,9 @@ def with_limits(url: str, options: Mapping[str, Any] | None = None) -> dict[str,
 
 @contextmanager
 def reaching(url: str, name: str) -> Iterator[None]:
-    """Name the errors of file systems behind URLs, each kind of which has errors of its own.
+    """Turn the errors of file systems behind URLs into a :class:`StoreError` about a file, without a password.
 
-    Parameters
-    ----------
-    url : str
-    name : str
-        Of the file below it that is read.
-
-    Raises
-    ------
-    StoreError
-        Without the password of the URL. Files that are not there remain a FileNotFoundError.
+    Files that are not there remain a FileNotFoundError.
     """
     shown = without_password(url)
     try:

@@ -21,7 +21,7 @@ from xland.addresses import is_url, without_password
 from xland.errors import StoreError
 from xland.untrusted.folders import Held, open_plain, survey
 from xland.untrusted.servers import MOST_METADATA, reaching, with_limits
-from xland.untrusted.unpacking import fits
+from xland.untrusted.unpacking import fits, named_codecs
 
 MOST_BYTES = MOST_METADATA
 """Size of a file of metadata at most."""
@@ -48,21 +48,13 @@ _MOST_IN_SHARD = 2**20
 _SHORT = 2**16  # cells of an array of one dimension that may be read at once, as a coordinate
 _SPARSE = 100_000  # chunks per file that are believed of a store whose empty chunks are left out
 
-_COMPRESSORS = ("blosc", "gzip", "lz4", "zlib", "zstd")  # not bz2 and lzma: a few bytes can stand for gigabytes
-_FILTERS = (
-    *("adler32", "astype", "bitround", "crc32", "crc32c", "delta", "fixedscaleoffset", "fletcher32", "packbits"),
-    *("quantize", "shuffle"),
-)
-CODECS_2 = frozenset((*_COMPRESSORS, *_FILTERS))
-"""Compressors and filters of Zarr 2 that are used; ``vlen-utf8`` beside them for text."""
-
-CODECS_3 = frozenset(
-    (
-        *("blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "vlen-utf8", "zstd"),
-        *(f"numcodecs.{name}" for name in (*_COMPRESSORS, *_FILTERS)),
-    )
-)
-"""Codecs of Zarr 3 that are used."""
+_COMPRESSORS = frozenset({"blosc", "gzip", "lz4", "zlib", "zstd"})  # bz2 and lzma turn a few bytes into gigabytes
+_SHARDS, _TEXTS = "sharding_indexed", "vlen-utf8"
+CODECS = _COMPRESSORS | {
+    *("adler32", "astype", "bitround", "bytes", "crc32", "crc32c", "delta", "fixedscaleoffset", "fletcher32"),
+    *("packbits", "quantize", "shuffle", "transpose", _SHARDS, _TEXTS),
+}
+"""Codecs that are used; in Zarr 3 some have the prefix ``numcodecs.``."""
 
 _TYPES_3 = {
     **{f"{kind}int{bits}": bits // 8 for kind in ("", "u") for bits in (8, 16, 32, 64)},
@@ -84,39 +76,51 @@ Read = Callable[[str], "bytes | None"]
 ReadMany = Callable[[list[str]], "Iterable[bytes | None]"]
 
 
-def check_store(target: str, storage_options: Mapping[str, Any] | None = None) -> None:
-    """Refuse a Zarr store that asks for more than data, or for more than a machine can hold.
+@dataclass(frozen=True)
+class Layout:
+    """How an array lies in files: cells of the array, of one file, and of what is decoded at once; bytes of a value."""
 
-    Parameters
-    ----------
-    target : str
-        Path or URL.
-    storage_options : mapping, optional
-        For the file system of a URL.
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    inner: tuple[int, ...]
+    width: int
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Chunks along each dimension."""
+        return tuple(-(-size // step) for size, step in zip(self.shape, self.inner, strict=True))
+
+    @property
+    def files(self) -> int:
+        """How many files there are if none is left out."""
+        return math.prod(-(-size // step) for size, step in zip(self.shape, self.chunks, strict=True))
+
+    @property
+    def in_file(self) -> int:
+        """Bytes that a file may have: packing adds little to values, and each chunk in a shard is in its index."""
+        values, count = math.prod(self.chunks) * self.width, math.prod(self.chunks) // math.prod(self.inner)
+        return values + values // 8 + 2**12 + 2**8 * count
+
+
+def check_store(target: str, storage_options: Mapping[str, Any] | None = None) -> None:
+    """Refuse a Zarr store, a path or URL, that asks for more than data, or for more than a machine can hold.
 
     Raises
     ------
     StoreError
         Names the array, and what it asks for.
     """
+    shown = without_password(target)
     try:
-        _check(target, dict(storage_options or {}))
+        if is_url(target):
+            check_metadata(shown, *_behind(target, dict(storage_options or {})))
+            return
+        held = survey(Path(target))
+        read = _reader(Path(target))
+        layouts = check_metadata(shown, read, lambda: sorted(name for name in held if name), partial(map, read))
+        _check_files(shown, layouts, held)
     except (OSError, RuntimeError) as error:
         raise StoreError(f"{target} cannot be read: {error}") from error
-
-
-def _check(target: str, options: dict[str, Any]) -> None:
-    shown = without_password(target)
-    if is_url(target):
-        read, names, read_many = _behind(target, options)
-        held = None
-    else:
-        held = survey(Path(target))
-        read, names = _reader(Path(target)), lambda: sorted(name for name in held if name)
-        read_many = partial(map, read)
-    layouts = check_metadata(shown, read, names, read_many)
-    if held is not None:
-        _check_files(shown, layouts, held)
 
 
 def check_metadata(
@@ -139,124 +143,76 @@ def check_metadata(
     -------
     dict
         How each array lies in files.
-
-    Raises
-    ------
-    StoreError
-        Names the array, and what it asks for.
     """
     arrays = dict(_arrays(shown, read, names))
     if len(arrays) > _MOST_ARRAYS:
         raise StoreError(f"{shown} holds {len(arrays)} arrays; more than {_MOST_ARRAYS} are not opened")
-    budget = Budget(shown)
-    layouts = {}
-    for name, (array, dims) in arrays.items():
+    layouts, opened = {}, []
+    for name, array in arrays.items():
         where = f"{shown}: {name!r:.120}"
-        layouts[name] = layout = _check_array(where, array)
-        is_index = _is_index(where, name, layout, dims)
-        budget.add(layout, is_index=is_index)
-        if read_many is not None and layout.files and (is_index or _is_read_early(layout, array)):
+        layouts[name] = layout = _layout(where, array)
+        dims, attributes = array.get("dimension_names"), array.get("attributes")
+        if dims is not None and not (isinstance(dims, list) and all(d is None or isinstance(d, str) for d in dims)):
+            raise StoreError(f"{where}: the names of its dimensions are not text")
+        is_index = dims == [name] and len(layout.shape) == 1
+        if is_index and layout.shape[0] > MOST_INDEX:
+            raise StoreError(f"{where} is a coordinate of {layout.shape[0]} cells; at most {MOST_INDEX} are read")
+        opened += [layout] * is_index
+        # short coordinates, and what counts time, may be read when a store is opened
+        units = attributes.get("units") if isinstance(attributes, dict) else None
+        early = len(layout.shape) <= 1 and math.prod(layout.shape) <= _SHORT
+        early |= is_index or (isinstance(units, str) and "since" in units)
+        if read_many is not None and layout.files and early:
             _check_chunks(where, name, array, layout, read_many)
+    check_together(shown, layouts.values(), opened)
     return layouts
 
 
-def _is_read_early(layout: Layout, array: dict[str, Any]) -> bool:
-    """Whether values may be read when a store is opened: short coordinates, and whatever counts time."""
-    attributes = array.get("attributes")
-    units = attributes.get("units") if isinstance(attributes, dict) else None
-    short = len(layout.shape) <= 1 and math.prod(layout.shape) <= _SHORT
-    return short or (isinstance(units, str) and "since" in units)
+def check_together(where: str, layouts: Iterable[Layout], opened: Iterable[Layout]) -> None:
+    """Refuse arrays of one store or file that are too much together; some are read as a whole when it is opened."""
+    if sum(sum(layout.steps) for layout in layouts) > MOST_STEPS:
+        raise StoreError(f"{where} says that its arrays have more than {MOST_STEPS} chunks along dimensions")
+    if sum(each.width * max(math.prod(each.shape), math.prod(each.chunks)) for each in opened) > MOST_OPENED:
+        raise StoreError(f"{where} has coordinates of more than {MOST_OPENED} bytes, which are all read at once")
+
+
+def check_sizes(where: str, layout: Layout) -> None:
+    """Refuse an array whose sizes no machine could hold; ``where`` is for messages."""
+    shape, chunks, inner, width, steps = layout.shape, layout.chunks, layout.inner, layout.width, layout.steps
+    one = math.prod(inner) * width
+
+    def size(cells: tuple[int, ...]) -> str:
+        return " x ".join(map(str, cells)) or "1"
+
+    if math.prod(shape) > _MOST_CELLS:
+        raise StoreError(f"{where} says that it has {size(shape)} cells")
+    if math.prod(chunks) * width > MOST_CHUNK * (1 if chunks == inner else 64) or one > MOST_CHUNK:
+        raise StoreError(f"{where} has chunks of {size(inner)} cells, more than can be read at once")
+    if one > max(_MOST_SPARE, 16 * math.prod(shape) * width):
+        raise StoreError(f"{where} has chunks of {size(inner)} cells, but only {size(shape)} cells")
+    if math.prod(chunks) > _MOST_IN_SHARD * math.prod(inner):
+        raise StoreError(f"{where} has shards of {size(chunks)} cells with more than {_MOST_IN_SHARD} chunks")
+    if any(step > MOST_STEPS for step in steps) or math.prod(steps) > MOST_CHUNKS:
+        raise StoreError(f"{where} says that it has {size(steps)} chunks")
 
 
 def _check_chunks(where: str, name: str, array: dict[str, Any], layout: Layout, read: ReadMany) -> None:
     """Refuse chunks that would become far larger than they may be when they are unpacked."""
-    if array.get("zarr_format") == 2:
-        kind, separator, compressor = "v2", array.get("dimension_separator", "."), array.get("compressor")
-        packed = [*(array.get("filters") or []), *([] if compressor is None else [compressor])]
-    else:
-        kind, packed = array["chunk_key_encoding"]["name"], array["codecs"]
-        configuration = array["chunk_key_encoding"].get("configuration") or {}
-        separator = configuration.get("separator", "/" if kind == "default" else ".")
+    encoding = array["chunk_key_encoding"]
+    is_default = encoding["name"] == "default"
+    separator = (encoding.get("configuration") or {}).get("separator", "/" if is_default else ".")
     steps = [-(-length // step) for length, step in zip(layout.shape, layout.chunks, strict=True)]
     numbers = [(at,) for at in range(steps[0])] if len(steps) == 1 else [(0,) * len(steps), tuple(n - 1 for n in steps)]
     keys = dict.fromkeys(
-        separator.join(["c", *map(str, index)] if kind == "default" else map(str, index or (0,))) for index in numbers
+        separator.join(["c", *map(str, index)] if is_default else map(str, index or (0,))) for index in numbers
     )
     cells = math.prod(layout.chunks)
     most = 2 * cells * layout.width + MOST_BYTES
     for key, content in zip(keys, read([f"{name}/{key}" for key in keys]), strict=True):
-        if content is not None and not fits(content, packed, cells, most):
+        if content is not None and not fits(content, array["codecs"], cells, most):
             raise StoreError(
                 f"{where}: its chunk {key} becomes more than {most} bytes when it is unpacked; {cells} values were "
                 "declared: do not trust this store"
-            )
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How an array lies in files.
-
-    Parameters
-    ----------
-    shape, chunks, inner : tuple of int
-        Cells of the array, of what stands in one file, and of what is decoded at once.
-    width : int
-        Bytes of a value.
-    """
-
-    shape: tuple[int, ...]
-    chunks: tuple[int, ...]
-    inner: tuple[int, ...]
-    width: int
-
-    @property
-    def steps(self) -> tuple[int, ...]:
-        """Chunks along each dimension."""
-        return tuple(-(-size // step) for size, step in zip(self.shape, self.inner, strict=True))
-
-    @property
-    def files(self) -> int:
-        """How many files there are if none is left out."""
-        return math.prod(-(-size // step) for size, step in zip(self.shape, self.chunks, strict=True))
-
-    @property
-    def in_file(self) -> int:
-        """Bytes that a file may have: packing adds little to values, and each chunk in a shard stands in its index."""
-        values, count = math.prod(self.chunks) * self.width, math.prod(self.chunks) // math.prod(self.inner)
-        return values + values // 8 + 2**12 + 2**8 * count
-
-
-@dataclass
-class Budget:
-    """What the arrays of one store or file may take together when they are opened.
-
-    Parameters
-    ----------
-    where : str
-        For messages.
-    """
-
-    where: str
-    steps: int = 0
-    opened: int = 0
-
-    def add(self, layout: Layout, *, is_index: bool) -> None:
-        """Count an array; :class:`StoreError` if it is too much.
-
-        Parameters
-        ----------
-        layout : Layout
-        is_index : bool
-            Whether it is read as a whole when it is opened.
-        """
-        self.steps += sum(layout.steps)
-        if self.steps > MOST_STEPS:
-            raise StoreError(f"{self.where} says that its arrays have more than {MOST_STEPS} chunks along dimensions")
-        if is_index:
-            self.opened += layout.width * max(math.prod(layout.shape), math.prod(layout.chunks))
-        if self.opened > MOST_OPENED:
-            raise StoreError(
-                f"{self.where} has coordinates of more than {MOST_OPENED} bytes, which are all read at once"
             )
 
 
@@ -279,219 +235,155 @@ def _check_files(shown: str, layouts: Mapping[str, Layout], held: Mapping[str, H
             )
 
 
-def _arrays(shown: str, read: Read, names: Callable[[], list[str]]) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Metadata and names of dimensions of the arrays in a store, from its root and from the arrays' own files."""
+def _arrays(shown: str, read: Read, names: Callable[[], list[str]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield names and metadata of the arrays in a store, from its root and from the arrays' own files."""
     root = _json(shown, "zarr.json", read)
-    version = 2 if root is None else 3
-    together = _consolidated_3(shown, root) if root is not None else _consolidated_2(shown, read)
-    if root is not None:
-        _is_array(shown, root)
+    kinds: tuple[str, ...]
+    pick: Callable[[Mapping[str, Any]], Iterator[tuple[str, dict[str, Any]]]]
+    if root is None:
+        kinds, pick = (".zarray", ".zattrs"), partial(_pick_2, shown)
+        _json(shown, ".zattrs", read)
+        together = _json(shown, ".zmetadata", read)
+    else:
+        kinds, pick = ("zarr.json",), partial(_pick_3, shown)
+        dict(pick({"/zarr.json": root}))
+        together = root.get("consolidated_metadata")
+    whole: dict[str, dict[str, Any]] = {}
+    if together is not None:
+        entries = together.get("metadata") if isinstance(together, dict) else None
+        if not isinstance(entries, dict):
+            raise StoreError(f"{shown} cannot be read as Zarr store: its consolidated metadata are damaged")
+        whole = dict(pick(entries if root is None else {f"{name}/zarr.json": each for name, each in entries.items()}))
     for name in names() if together is None or not is_url(shown) else ():
-        own = _own_3(shown, name, read) if version == 3 else _own_2(shown, name, read)
-        if own is None:
-            continue
-        if together is not None and name in together:
-            _compare(f"{shown}: {name!r:.120}", own[0], together[name][0])
-        yield name, own
-    for name, found in (together or {}).items():
+        own = {f"{name}/{kind}": _json(shown, f"{name}/{kind}", read) for kind in kinds}
+        for _, array in pick({key: entry for key, entry in own.items() if entry is not None}):
+            if name in whole:
+                _compare(f"{shown}: {name!r:.120}", array, whole[name])
+            yield name, array
+    for name, array in whole.items():
         if any(part in ("", ".", "..") for part in name.split("/")) or len(name) > 1000:
             raise StoreError(f"{shown} holds an array with the name {name!r:.120}")
-        yield name, found
+        yield name, array
 
 
-def _consolidated_3(shown: str, root: dict[str, Any]) -> dict[str, tuple[Any, Any]] | None:
-    together = root.get("consolidated_metadata")
-    if together is None:
-        return None
-    entries = together.get("metadata") if isinstance(together, dict) else None
-    if not isinstance(entries, dict):
-        raise StoreError(f"{shown} cannot be read as Zarr store: its consolidated metadata are damaged")
-    return {
-        name: (entry, entry.get("dimension_names"))
-        for name, entry in entries.items()
-        if _is_array(f"{shown}: {name!r:.120}", entry)
-    }
+def _pick_3(shown: str, entries: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for key, entry in entries.items():
+        name = key.rpartition("/")[0]
+        if not isinstance(entry, dict) or entry.get("node_type") not in ("array", "group"):
+            raise StoreError(f"{shown}: {name!r:.120} is neither an array nor a group")
+        if not isinstance(entry.get("attributes", {}), dict):
+            raise StoreError(f"{shown}: {name!r:.120}: its attributes are not a mapping")
+        if entry["node_type"] == "array":
+            yield name, {**entry, "zarr_format": 3}
 
 
-def _is_array(where: str, entry: Any) -> bool:
-    if not isinstance(entry, dict) or entry.get("node_type") not in ("array", "group"):
-        raise StoreError(f"{where} is neither an array nor a group")
-    if not isinstance(entry.get("attributes", {}), dict):
-        raise StoreError(f"{where}: its attributes are not a mapping")
-    return bool(entry["node_type"] == "array")
-
-
-def _consolidated_2(shown: str, read: Read) -> dict[str, tuple[Any, Any]] | None:
-    _json(shown, ".zattrs", read)
-    together = _json(shown, ".zmetadata", read)
-    if together is None:
-        return None
-    entries = together.get("metadata")
-    if not isinstance(entries, dict):
-        raise StoreError(f"{shown} cannot be read as Zarr store: its consolidated metadata are damaged")
-    found = {}
+def _pick_2(shown: str, entries: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Bring metadata of Zarr 2 into the form that they have in Zarr 3."""
     for key, entry in entries.items():
         name, _, kind = key.rpartition("/")
-        if kind == ".zarray":
-            attributes = entries.get(f"{name}/.zattrs", {})
-            array = {**entry, "attributes": attributes} if isinstance(entry, dict) else entry
-            found[name] = (array, attributes.get("_ARRAY_DIMENSIONS") if isinstance(attributes, dict) else None)
-    return found
+        if kind != ".zarray":
+            continue
+        if not isinstance(entry, dict):
+            raise StoreError(f"{shown}: {name!r:.120}: its metadata are not a mapping")
+        attributes, filters = entries.get(f"{name}/.zattrs", {}), entry.get("filters")
+        packed = [*(filters if isinstance(filters, list) else [filters]), entry.get("compressor")]
+        known, separator = entry.get("order", "C") in ("C", "F"), entry.get("dimension_separator", ".")
+        added = {
+            "zarr_format": 2,
+            "attributes": attributes,
+            "dimension_names": attributes.get("_ARRAY_DIMENSIONS") if isinstance(attributes, dict) else None,
+            "data_type": entry.get("dtype"),
+            "codecs": [codec for codec in packed if codec is not None],
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": entry.get("chunks")}},
+            "chunk_key_encoding": {"name": "v2" if known else None, "configuration": {"separator": separator}},
+        }
+        yield name, {**entry, **added}
 
 
-def _own_3(shown: str, name: str, read: Read) -> tuple[Any, Any] | None:
-    own = _json(shown, f"{name}/zarr.json", read)
-    if own is None or not _is_array(f"{shown}: {name!r:.120}", own):
-        return None
-    return own, own.get("dimension_names")
-
-
-def _own_2(shown: str, name: str, read: Read) -> tuple[Any, Any] | None:
-    own = _json(shown, f"{name}/.zarray", read)
-    attributes = _json(shown, f"{name}/.zattrs", read) or {}
-    return None if own is None else ({**own, "attributes": attributes}, attributes.get("_ARRAY_DIMENSIONS"))
-
-
-def _compare(where: str, own: Any, other: Any) -> None:
+def _compare(where: str, own: dict[str, Any], other: dict[str, Any]) -> None:
     """Refuse an array of which two readers would get different values."""
-    for key in ("shape", "data_type", "dtype", "chunk_grid", "chunks", "codecs", "compressor", "filters", "fill_value"):
-        if json.dumps(own.get(key)) != json.dumps(other.get(key) if isinstance(other, dict) else None):
+    for key in ("shape", "data_type", "chunk_grid", "codecs", "fill_value"):
+        if json.dumps(own.get(key)) != json.dumps(other.get(key)):
             raise StoreError(
                 f"{where} has other metadata ({key}) in its own file than in those of the store; if the store is "
                 "yours, bring them together: zarr.consolidate_metadata(store)"
             )
 
 
-def _check_array(where: str, array: Any) -> Layout:
+def _layout(where: str, array: dict[str, Any]) -> Layout:
     """Check the metadata of one array; return how it lies in files."""
-    if not isinstance(array, dict):
-        raise StoreError(f"{where}: its metadata are not a mapping")
     shape = _numbers(where, "shape", array.get("shape"), 0)
     try:
-        if "zarr_format" in array and array["zarr_format"] == 2:
-            chunks, width = _numbers(where, "chunks", array.get("chunks"), 1), _check_2(where, array)
-            inner = chunks
-        else:
-            grid = array.get("chunk_grid", {})
-            if grid.get("name") != "regular" or array.get("storage_transformers"):
-                raise StoreError(f"{where} has a chunk grid or storage transformer that is not known")
-            chunks = _numbers(where, "chunk_shape", grid["configuration"]["chunk_shape"], 1)
-            width = _width_3(where, array.get("data_type"))
-            inner = _check_codecs_3(where, array.get("codecs"), chunks)
-            keys = array["chunk_key_encoding"]
-            separator = (keys.get("configuration") or {}).get("separator", ".")
-            if keys.get("name") not in ("default", "v2") or separator not in (".", "/"):
-                raise StoreError(f"{where} names its chunks in a way that is not known")
+        grid, keys = array["chunk_grid"], array["chunk_key_encoding"]
+        if grid.get("name") != "regular" or array.get("storage_transformers"):
+            raise StoreError(f"{where} has a chunk grid or storage transformer that is not known")
+        separator = (keys.get("configuration") or {}).get("separator", ".")
+        if keys["name"] not in ("default", "v2") or separator not in (".", "/"):
+            raise StoreError(f"{where} names or orders its chunks in a way that is not known")
+        chunks = _numbers(where, "chunks", grid["configuration"]["chunk_shape"], 1)
+        inner, least = _decoded_at_once(where, array["codecs"], chunks)
+        width = max(_width(where, array), least)
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{where}: its metadata are damaged: {error!r:.200}") from error
-    if len(shape) != len(chunks) or len(shape) != len(inner) or len(shape) > 32:
+    if not len(shape) == len(chunks) == len(inner) <= 32:
         raise StoreError(f"{where} has {len(shape)} dimensions and chunks of {len(chunks)}")
-    _check_fill(where, array.get("fill_value"))
-    layout = Layout(shape, chunks, inner, width)
-    check_sizes(where, layout)
-    return layout
-
-
-def check_sizes(where: str, layout: Layout) -> None:
-    """Refuse an array whose sizes no machine could hold; ``where`` is for messages."""
-    shape, chunks, inner, width = layout.shape, layout.chunks, layout.inner, layout.width
-    if math.prod(shape) > _MOST_CELLS:
-        raise StoreError(f"{where} says that it has {_shown(shape)} cells")
-    if math.prod(chunks) * width > MOST_CHUNK * (1 if chunks == inner else 64):
-        raise StoreError(f"{where} has chunks of {_shown(chunks)} cells, more than can be read at once")
-    if math.prod(inner) * width > MOST_CHUNK:
-        raise StoreError(f"{where} has chunks of {_shown(inner)} cells, more than can be read at once")
-    if math.prod(inner) * width > max(_MOST_SPARE, 16 * math.prod(shape) * width):
-        raise StoreError(f"{where} has chunks of {_shown(inner)} cells, but only {_shown(shape)} cells")
-    if math.prod(chunks) > _MOST_IN_SHARD * math.prod(inner):
-        raise StoreError(f"{where} has shards of {_shown(chunks)} cells with more than {_MOST_IN_SHARD} chunks")
-    if any(step > MOST_STEPS for step in layout.steps) or math.prod(layout.steps) > MOST_CHUNKS:
-        raise StoreError(f"{where} says that it has {_shown(layout.steps)} chunks")
-
-
-def _is_index(where: str, name: str, layout: Layout, dims: Any) -> bool:
-    """Whether an array is a coordinate along its own dimension; refuse one that would fill the memory when opened."""
-    if dims is not None and not (isinstance(dims, list) and all(d is None or isinstance(d, str) for d in dims)):
-        raise StoreError(f"{where}: the names of its dimensions are not text")
-    found = dims == [name] and len(layout.shape) == 1
-    if found and layout.shape[0] > MOST_INDEX:
-        raise StoreError(f"{where} is a coordinate of {layout.shape[0]} cells; at most {MOST_INDEX} are read")
+    fill = array.get("fill_value")
+    for part in fill if isinstance(fill, list) and len(fill) == 2 else [fill]:
+        if part is not None and (not isinstance(part, bool | int | float | str) or len(str(part)) > 1000):
+            raise StoreError(f"{where} has the fill value {part!r:.120}")
+    found = Layout(shape, chunks, inner, width)
+    check_sizes(where, found)
     return found
 
 
-def _check_2(where: str, array: dict[str, Any]) -> int:
-    """Check type and codecs of an array of Zarr 2; return the bytes of a value."""
-    kind, filters, compressor = array["dtype"], array.get("filters") or [], array.get("compressor")
-    named = [codec.get("id") for codec in [*filters, *([] if compressor is None else [compressor])]]
-    if array.get("order", "C") not in ("C", "F") or array.get("dimension_separator", ".") not in (".", "/"):
-        raise StoreError(f"{where} stores its chunks in a way that is not known")
-    if kind == "|O" and named[:1] == ["vlen-utf8"]:
-        named, width = named[1:], _TEXT
-    else:
-        if not isinstance(kind, str) or len(kind) > 12:
-            raise StoreError(f"{where} has the type {kind!r:.120}; numbers, dates and text are opened")
-        width = _width_2(where, kind)
-    _refuse_codecs(where, named, CODECS_2)
-    return width
+def _decoded_at_once(where: str, codecs: Any, chunks: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+    """Check codecs; return the cells that are decoded at once, and the bytes that a value has at least."""
+    inner, least = chunks, 0
+    for name, given in _codecs(where, codecs):
+        if name == _TEXTS:
+            least = _TEXT
+        elif name == _SHARDS:
+            inner = _numbers(where, "chunk_shape", given["chunk_shape"], 1)
+            if len(inner) != len(chunks) or any(a % b for a, b in zip(chunks, inner, strict=True)):
+                raise StoreError(f"{where} has shards of {chunks} and chunks of {inner} cells")
+            within = _codecs(where, given["codecs"]) + _codecs(where, given.get("index_codecs", []))
+            if any(each == _SHARDS for each, _ in within):
+                raise StoreError(f"{where} has shards within shards")
+    return inner, least
 
 
-def _width_2(where: str, kind: str) -> int:
-    try:
-        dtype = np.dtype(kind)
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"{where} has the type {kind!r}, which is not known") from error
-    if dtype.kind not in "biufcSUmM" or dtype.itemsize > _MOST_TEXT:
-        raise StoreError(f"{where} has the type {kind!r}; numbers, dates and text are opened, not Python objects")
-    return dtype.itemsize
-
-
-def _width_3(where: str, kind: Any) -> int:
-    width: Any = None
-    if isinstance(kind, str):
-        width = _TYPES_3.get(kind)
-    elif isinstance(kind, dict) and isinstance(kind.get("name"), str) and kind["name"] in _TYPES_3_CONFIGURED:
-        width = _TYPES_3_CONFIGURED[kind["name"]](kind["configuration"])
+def _width(where: str, array: dict[str, Any]) -> int:
+    """Return the bytes of a value; refuse types that are not numbers, dates or text."""
+    kind, width = array.get("data_type"), None
+    if array["zarr_format"] == 3:
+        if isinstance(kind, str):
+            width = _TYPES_3.get(kind)
+        elif isinstance(kind, dict) and isinstance(kind.get("name"), str) and kind["name"] in _TYPES_3_CONFIGURED:
+            width = _TYPES_3_CONFIGURED[kind["name"]](kind["configuration"])
+    elif kind == "|O" and array["codecs"][:1] == [{"id": _TEXTS}]:
+        width = _TEXT
+    elif isinstance(kind, str) and len(kind) <= 12:
+        with suppress(TypeError, ValueError):
+            width = np.dtype(kind).itemsize if np.dtype(kind).kind in "biufcSUmM" else None
     if isinstance(width, bool) or not isinstance(width, int) or not 0 <= width <= _MOST_TEXT:
-        raise StoreError(f"{where} has the type {kind!r:.120}; numbers, dates and text are opened")
+        raise StoreError(f"{where} has the type {kind!r:.120}; numbers, dates and text are opened, not Python objects")
     return width
 
 
-def _check_codecs_3(where: str, codecs: Any, chunks: tuple[int, ...], depth: int = 0) -> tuple[int, ...]:
-    """Check the codecs of an array of Zarr 3; return the shape of what is decoded at once."""
+def _codecs(where: str, codecs: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return names and configurations of codecs; refuse those that are not used on what others wrote."""
     if not isinstance(codecs, list):
         raise StoreError(f"{where} names no codecs")
-    named = [codec if isinstance(codec, str) else codec.get("name") for codec in codecs]
-    _refuse_codecs(where, named, CODECS_3)
-    inner = chunks
-    for codec in codecs:
-        if isinstance(codec, dict) and codec["name"] == "sharding_indexed":
-            if depth:
-                raise StoreError(f"{where} has shards within shards")
-            configuration = codec["configuration"]
-            inner = _numbers(where, "chunk_shape", configuration["chunk_shape"], 1)
-            if len(inner) != len(chunks) or any(a % b for a, b in zip(chunks, inner, strict=True)):
-                raise StoreError(f"{where} has shards of {_shown(chunks)} and chunks of {_shown(inner)} cells")
-            _check_codecs_3(where, configuration["codecs"], inner, depth + 1)
-            _check_codecs_3(where, configuration.get("index_codecs", []), inner, depth + 1)
-    return inner
-
-
-def _refuse_codecs(where: str, named: list[Any], known: frozenset[str]) -> None:
-    if len(named) > 8 or sum(str(name).removeprefix("numcodecs.") in _COMPRESSORS for name in named) > 1:
+    named = named_codecs(codecs)
+    if len(named) > 8 or sum(str(name) in _COMPRESSORS for name, _ in named) > 1:
         raise StoreError(f"{where} names {len(named)} codecs, of which one may compress")
-    for name in named:
-        if not isinstance(name, str) or name not in known:
+    for name, _ in named:
+        if not isinstance(name, str) or name not in CODECS:
             raise StoreError(
                 f"{where} wants the codec {name!r:.120}, which is not used on what others wrote; known are: "
-                + ", ".join(sorted(known))
+                + ", ".join(sorted(CODECS))
             )
-
-
-def _check_fill(where: str, value: Any) -> None:
-    parts = value if isinstance(value, list) and len(value) == 2 else [value]
-    for part in parts:
-        if part is not None and (not isinstance(part, bool | int | float | str) or len(str(part)) > 1000):
-            raise StoreError(f"{where} has the fill value {part!r:.120}")
+    return named
 
 
 def _numbers(where: str, key: str, values: Any, least: int) -> tuple[int, ...]:
@@ -501,10 +393,6 @@ def _numbers(where: str, key: str, values: Any, least: int) -> tuple[int, ...]:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 2**53:
             raise StoreError(f"{where} gives {key} as {values!r:.120}; whole numbers from {least} are wanted")
     return tuple(values)
-
-
-def _shown(sizes: tuple[int, ...]) -> str:
-    return " x ".join(map(str, sizes)) or "1"
 
 
 def _json(shown: str, name: str, read: Read) -> dict[str, Any] | None:

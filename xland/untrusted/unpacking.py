@@ -20,25 +20,13 @@ _STREAMS = {"gzip": 31, "zlib": 15}
 
 
 def fits(content: bytes, codecs: Sequence[Any], cells: int, most: int) -> bool:
-    """Whether a chunk does not become too large when it is unpacked.
+    """Whether a chunk of some cells becomes at most so many bytes, and pieces of text, when it is unpacked.
 
-    Parameters
-    ----------
-    content : bytes
-    codecs : sequence
-        As they stand in metadata of Zarr 2 or 3, in the order in which they packed it. Shards are looked into.
-    cells : int
-        Of the chunk; it may hold no more pieces of text.
-    most : int
-        Bytes that it may become.
-
-    Returns
-    -------
-    bool
-        Also True for what is damaged, which readers will say.
+    Codecs are those of its metadata, in the order in which they packed it; shards are looked into. What is damaged
+    fits: readers will say so.
     """
     try:
-        return _fits(content, _named(codecs), cells, most)
+        return _fits(content, named_codecs(codecs), cells, most)
     except (*_ODD, zlib.error):
         return True
 
@@ -115,7 +103,7 @@ def _zstd_blocks(content: bytes, at: int) -> tuple[int, int]:
 
 def _shard_fits(content: bytes, given: Mapping[str, Any], cells: int, most: int) -> bool:
     """Look at the chunks in a shard, each of which may become as large as all of it."""
-    inner, index = _named(given["codecs"]), _named(given.get("index_codecs", []))
+    inner, index = named_codecs(given["codecs"]), named_codecs(given.get("index_codecs", []))
     count = cells // math.prod(given["chunk_shape"])
     size = 16 * count + 4 * sum(name == "crc32c" for name, _ in index)
     table = content[:size] if given.get("index_location") == "start" else content[-size:]
@@ -132,13 +120,15 @@ _SIZES: dict[str, Callable[[bytes], int]] = {
 }
 
 
-def _named(codecs: Sequence[Any]) -> list[Codec]:
+def named_codecs(codecs: Sequence[Any]) -> list[Codec]:
+    """Return names, without the prefix ``numcodecs.``, and configurations of codecs of Zarr 2 or 3."""
     found: list[Codec] = []
     for codec in codecs:
         if isinstance(codec, str):
-            found.append((codec, {}))
+            name, given = codec, {}
         elif "id" in codec:
-            found.append((codec["id"], {key: value for key, value in codec.items() if key != "id"}))
+            name, given = codec["id"], {key: value for key, value in codec.items() if key != "id"}
         else:
-            found.append((codec["name"].removeprefix("numcodecs."), codec.get("configuration") or {}))
+            name, given = codec["name"], codec.get("configuration") or {}
+        found.append((name.removeprefix("numcodecs."), given))
     return found
