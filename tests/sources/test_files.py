@@ -13,35 +13,41 @@ from xland.errors import StoreError
 from xland.sources.files import open_coarse, open_map
 from xland.store.writing import write
 
+COARSE, _, MAPS = tiny_world((2000,))
 
-def test_netcdf_and_zarr_are_opened_lazily_and_alike(tmp_path):
-    coarse, _, _ = tiny_world((2000,))
-    coarse.to_netcdf(tmp_path / "states.nc")
-    coarse.to_zarr(tmp_path / "states.zarr", zarr_format=3, consolidated=False)
-    for name in ("states.nc", "states.zarr"):
-        opened = open_coarse(tmp_path / name)
-        assert opened["primf"].chunks is not None
-        np.testing.assert_array_equal(opened["primf"], coarse["primf"])
+
+@pytest.mark.parametrize("kind", ["nc", "zarr", "nc behind a url", "zarr behind a url"])
+def test_files_and_stores_are_opened_lazily_and_alike(tmp_path, kind):
+    suffix, _, behind = kind.partition(" ")
+    address = f"memory://test-files.{suffix}" if behind else str(tmp_path / f"states.{suffix}")
+    if suffix == "zarr":
+        COARSE.to_zarr(address, zarr_format=3, consolidated=bool(behind))
+    else:
+        COARSE.to_netcdf(tmp_path / "states.nc")
+        if behind:
+            fsspec.filesystem("memory").pipe_file(address, (tmp_path / "states.nc").read_bytes())
+    opened = open_coarse(address)
+    assert opened["primf"].chunks is not None
+    np.testing.assert_array_equal(opened["primf"], COARSE["primf"])
 
 
 def test_undecodable_years_do_not_stop_opening(tmp_path):
-    coarse, _, _ = tiny_world((2000,))
-    time = coarse["time"].copy(data=[1150.0]).assign_attrs(units="years since 850-01-01 0:0:0", calendar="365_day")
-    coarse.assign_coords(time=time).to_netcdf(tmp_path / "states.nc")
+    time = COARSE["time"].copy(data=[1150.0]).assign_attrs(units="years since 850-01-01 0:0:0", calendar="365_day")
+    COARSE[["primf"]].assign_coords(time=time).to_netcdf(tmp_path / "states.nc")
     assert open_coarse(tmp_path / "states.nc")["time"].values.tolist() == [1150.0]
 
 
-def test_maps_come_from_either_kind_of_file(tmp_path):
-    _, _, maps = tiny_world((2000,))
-    maps.to_netcdf(tmp_path / "maps.nc")
-    write(maps.to_dataset().chunk(), tmp_path / "maps.zarr", progress=False)
-    for name in ("maps.nc", "maps.zarr"):
-        np.testing.assert_array_equal(open_map(tmp_path / name), maps)
+def test_maps_come_from_files_stores_and_mappers(tmp_path):
+    MAPS.to_netcdf(tmp_path / "maps.nc")
+    write(MAPS.to_dataset().chunk(), tmp_path / "maps.zarr", progress=False)
+    write(MAPS.to_dataset().chunk(), "memory://mapped.zarr", progress=False)
+    for place in (tmp_path / "maps.nc", tmp_path / "maps.zarr", fsspec.get_mapper("memory://mapped.zarr")):
+        np.testing.assert_array_equal(open_map(place), MAPS)
 
 
 @pytest.mark.parametrize("damage", ["altered", "missing", "swapped"])
 def test_a_store_of_ours_is_compared_with_its_digests(tmp_path, damage):
-    coarse, _, _ = tiny_world((2000,))
+    coarse = COARSE[["primf"]]
     store = write(coarse.chunk(lat=15), tmp_path / "states.zarr", progress=False)
     np.testing.assert_array_equal(open_coarse(store)["primf"], coarse["primf"])
     first, second = sorted(path for path in (store / "primf" / "c").rglob("*") if path.is_file())[:2]
@@ -76,30 +82,9 @@ def test_odd_metadata_of_a_store_are_named(tmp_path, text):
 
 
 def test_a_file_without_maps_is_named(tmp_path):
-    coarse, _, _ = tiny_world((2000,))
-    coarse.to_netcdf(tmp_path / "states.nc")
+    COARSE.to_netcdf(tmp_path / "states.nc")
     with pytest.raises(StoreError, match=r"states.nc holds no variable 'land_use'; it holds primf"):
         open_map(tmp_path / "states.nc")
-
-
-@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
-def test_files_behind_urls_open_as_those_on_this_machine(tmp_path, suffix):
-    coarse, _, _ = tiny_world((2000,))
-    address = f"memory://test-files{suffix}"
-    if suffix == ".zarr":
-        coarse.to_zarr(address, zarr_format=3)
-    else:
-        coarse.to_netcdf(tmp_path / "states.nc")
-        fsspec.filesystem("memory").pipe_file(address, (tmp_path / "states.nc").read_bytes())
-    opened = open_coarse(address)
-    assert opened["primf"].chunks is not None
-    np.testing.assert_array_equal(opened["primf"], coarse["primf"])
-
-
-def test_mappers_are_opened(tmp_path):
-    _, _, maps = tiny_world((2000,))
-    write(maps.to_dataset().chunk(), "memory://mapped.zarr", progress=False)
-    np.testing.assert_array_equal(open_map(fsspec.get_mapper("memory://mapped.zarr")), maps)
 
 
 def test_what_is_behind_a_url_that_cannot_be_read_is_named_without_its_password():

@@ -24,18 +24,8 @@ _ROOTS = ("zarr.json", ".zgroup", ".zmetadata")
 def open_coarse(path: Any) -> xr.Dataset:
     """Open a NetCDF file (or GeoTIFF, or GRIB with cfgrib) or Zarr store lazily, times undecoded.
 
-    Of a store that holds digests of its files each is compared when it is read, as by
-    :func:`xland.store.reading.open_store`.
-
-    Parameters
-    ----------
-    path : str, path, URL, fsspec mapper or zarr store
-        See :func:`xland.addresses.address_of`.
-
-    Raises
-    ------
-    StoreError
-        If it does not exist or cannot be read; the message says which.
+    ``path`` is whatever :func:`xland.addresses.address_of` takes. If a store holds digests of its files, each file is
+    compared with its own when it is read. A :class:`StoreError` says what does not exist or cannot be read.
     """
     address = address_of(path)
     if is_zarr(address):
@@ -53,13 +43,7 @@ def open_coarse(path: Any) -> xr.Dataset:
 
 
 def is_zarr(address: str) -> bool:
-    """Whether there is a folder at a path, or the root of a Zarr store behind a URL.
-
-    Raises
-    ------
-    StoreError
-        If the URL cannot be reached.
-    """
+    """Whether there is a folder at a path, or the root of a Zarr store behind a URL."""
     if not is_url(address):
         return Path(address).is_dir()
     try:
@@ -69,12 +53,9 @@ def is_zarr(address: str) -> bool:
 
 
 def open_maps(path: Any) -> xr.Dataset:
-    """Open a NetCDF file or a complete Zarr store of maps, with all that stands beside ``land_use``.
+    """Open a NetCDF file or a complete Zarr store of maps, with all that is beside ``land_use``.
 
-    Raises
-    ------
-    StoreError
-        If it does not exist, is incomplete, or holds no ``land_use``.
+    A :class:`StoreError` says what does not exist, is incomplete, or holds no ``land_use``.
     """
     from xland.store.reading import open_store
 
@@ -86,13 +67,7 @@ def open_maps(path: Any) -> xr.Dataset:
 
 
 def open_map(path: Any) -> xr.DataArray:
-    """Open the ``land_use`` of a NetCDF file or of a complete Zarr store.
-
-    Raises
-    ------
-    StoreError
-        If it does not exist, is incomplete, or holds no ``land_use``.
-    """
+    """Open the ``land_use`` of a NetCDF file or of a complete Zarr store; see :func:`open_maps`."""
     return open_maps(path)["land_use"]
 
 

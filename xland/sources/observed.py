@@ -8,14 +8,15 @@ of that block, which names the file.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.base import tokenize
 from numpy.typing import NDArray
 
 from xland import vocabulary
@@ -25,8 +26,7 @@ from xland.geo.conventions import attach_crs
 from xland.geo.grid import Grid
 from xland.geo.orientation import XarrayObject, find_names, grid_of
 from xland.geo.years import with_years, years_along
-from xland.reading.variables import check_array, declared_by, unreadable
-from xland.sources.mapfiles import Layer, lazy_codes, nearest_cells, open_raster
+from xland.reading.variables import Declared, check_array, declared_by, no_data, unreadable, with_named_reads
 from xland.untrusted.netcdf import check_file
 
 HILDA_VARIABLE = "LULC_states"
@@ -38,6 +38,26 @@ HILDA_RESOLUTION = 0.01
 
 _YEAR_IN_NAME = re.compile(r"(?<!\d)(1[89]\d\d|2[01]\d\d)(?!\d)")
 _SOURCE = "HILDA+: Winkler et al. (2021), doi 10.1038/s41467-021-22702-2"
+_BLOCK = 1200  # cells of a block in each direction: 48 coarse cells of 0.25 degree on 0.01 degree
+
+_ATTRIBUTES = {
+    "lat": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
+    "lon": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
+}
+_DRIVER = "GTiff"
+"""The one driver of GDAL that is used: others, such as that of virtual rasters, read what a file tells them to."""
+
+
+@dataclass(frozen=True)
+class _Codes:
+    """One map in a file: its codes, lazily indexed, ``(rows, columns)``, and what the file says about no data."""
+
+    path: Path
+    values: xr.Variable
+    declared: Declared
+
+
+_Axis = NDArray[np.float64]  # cell centres in the file's order, degrees
 
 
 def open_hilda(path: str | Path, years: Iterable[int] | None = None, forest: bool = False) -> xr.DataArray:
@@ -80,12 +100,8 @@ def open_hilda(path: str | Path, years: Iterable[int] | None = None, forest: boo
     place = local_path(path, what="a HILDA+ product")
     if not place.exists():
         raise StoreError(f"{place} does not exist: give the HILDA+ NetCDF file or the folder of its GeoTIFFs")
-    if place.is_dir():
-        found, lat, lon = _hilda_folder(place)
-    elif place.suffix.lower() in {".tif", ".tiff"}:
-        found, lat, lon = _hilda_tiffs([place])
-    else:
-        found, lat, lon = _hilda_netcdf(place)
+    is_raster = place.is_dir() or place.suffix.lower() in {".tif", ".tiff"}
+    found, lat, lon = _hilda_rasters(place) if is_raster else _hilda_netcdf(place)
     chosen = sorted(found) if years is None else [int(year) for year in years]
     missing = sorted(set(chosen) - set(found))
     if missing or not chosen:
@@ -96,9 +112,8 @@ def open_hilda(path: str | Path, years: Iterable[int] | None = None, forest: boo
     if len(set(chosen)) != len(chosen):
         raise TimeError(f"years= names a year twice: {chosen}")
     grid, row, column = nearest_cells(lat, lon, HILDA_RESOLUTION, what=place.name)
-    translate = partial(_hilda_classes, forest=forest)
     table = vocabulary.HILDA_FOREST if forest else vocabulary.HILDA_BASE
-    data = lazy_codes([_without_known(found[year], table) for year in chosen], row, column, translate)
+    data = _lazy([found[year] for year in chosen], row, column, table)
     comment = (
         f"{'Forest (-f)' if forest else 'Base'} product, brought to {HILDA_RESOLUTION:g} degree by nearest neighbour."
     )
@@ -135,12 +150,11 @@ def open_map(path: str | Path, table: Mapping[int, str] = vocabulary.IGBP, year:
         When computed: codes that the table does not know, with the file's name.
     """
     place = local_path(path, what="a raster")
-    layer, lat, lon = open_raster(place)
+    codes, lat, lon = _open_raster(place)
     grid, ascending, descending, start = grid_of(lat, lon, place.name)
     row = np.arange(lat.size)[:: -1 if ascending else 1]
     column = np.roll(np.arange(lon.size)[:: -1 if descending else 1], -start)
-    layer = _without_known(layer, table)
-    data = lazy_codes([layer], row, column, partial(_table_classes, table=dict(table)))
+    data = _lazy([codes], row, column, table)
     land_use = _land_use(data if year is not None else data[0], grid, None if year is None else [int(year)])
     return with_crs(land_use.assign_attrs(source=place.name))
 
@@ -167,36 +181,72 @@ def with_crs(obj: XarrayObject) -> XarrayObject:
     absent = [dim for dim in ("lat", "lon") if dim not in obj.coords]
     if absent:
         raise GridError(f"a reference system needs coordinates lat and lon; missing: {', '.join(absent)}")
-    return attach_crs(obj.assign_coords(_coordinates(obj["lat"].values, obj["lon"].values)))
+    return attach_crs(obj.assign_coords({dim: (dim, obj[dim].values, _ATTRIBUTES[dim]) for dim in ("lat", "lon")}))
 
 
-def _hilda_folder(folder: Path) -> tuple[dict[int, Layer], NDArray[np.float64], NDArray[np.float64]]:
-    tiffs = sorted(p for p in folder.iterdir() if p.suffix.lower() in {".tif", ".tiff"})
-    states = [p for p in tiffs if "transition" not in p.name.lower()]
-    if not states:
-        raise StoreError(f"{folder} holds no GeoTIFF of states: give the folder of one HILDA+ product")
-    return _hilda_tiffs(states)
+def _open_raster(path: Path) -> tuple[_Codes, _Axis, _Axis]:
+    """Look at a GeoTIFF of classes on latitude and longitude, without reading its values."""
+    import rasterio
+    import rioxarray
+    from rasterio.enums import MaskFlags
+
+    if not path.exists():
+        raise StoreError(f"{path} does not exist")
+    try:
+        with rasterio.open(path, driver=_DRIVER) as source:
+            masked = MaskFlags.per_dataset in source.mask_flag_enums[0]  # a mask band or a .msk file
+        raster = rioxarray.open_rasterio(path, cache=False, driver=_DRIVER, masked=masked)
+    except OSError as error:
+        raise unreadable(path, "GeoTIFF", error) from error
+    if not isinstance(raster, xr.DataArray):
+        raise GridError(f"{path.name} holds several rasters; write the one of the classes to a file of its own")
+    if raster.sizes["band"] != 1:
+        raise GridError(f"{path.name} holds {raster.sizes['band']} bands; a map of classes has one")
+    crs, transform = raster.rio.crs, raster.rio.transform()
+    if crs is None:
+        raise GridError(f"{path.name} has no reference system: write EPSG:4326 into it if it is in degrees")
+    if not crs.is_geographic:
+        raise GridError(
+            f"{path.name} is in the projection {crs.to_string()[:60]}: bring it to a regular grid of latitude and "
+            "longitude first, for example with rio.reproject('EPSG:4326') and nearest neighbours"
+        )
+    if transform.b or transform.d:
+        raise GridError(f"{path.name} is rotated: its rows must follow the parallels")
+    said = crs.to_dict(projjson=False)
+    if said.get("proj", "longlat") != "longlat" or said.get("pm", "greenwich") != "greenwich":
+        raise GridError(
+            f"{path.name} has the reference system {crs.to_string()[:60]}, with another pole or prime meridian: "
+            "bring it to EPSG:4326 first, for example with rio.reproject and nearest neighbours"
+        )
+    check_array(raster, path.name, VocabularyError)
+    declared = declared_by(raster.variable, path.name, VocabularyError)
+    values = with_named_reads(raster, path.name).variable.isel(band=0)
+    codes = _Codes(path, values, replace(declared, masked=declared.masked or masked))
+    return codes, np.asarray(raster["y"].values), np.asarray(raster["x"].values)
 
 
-def _hilda_tiffs(paths: list[Path]) -> tuple[dict[int, Layer], NDArray[np.float64], NDArray[np.float64]]:
-    found: dict[int, Layer] = {}
-    first: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+def _hilda_rasters(place: Path) -> tuple[dict[int, _Codes], _Axis, _Axis]:
+    tiffs = (
+        [each for each in place.iterdir() if each.suffix.lower() in {".tif", ".tiff"}] if place.is_dir() else [place]
+    )
+    paths = sorted(each for each in tiffs if "transition" not in each.name.lower() or each == place)
+    if not paths:
+        raise StoreError(f"{place} holds no GeoTIFF of states: give the folder of one HILDA+ product")
+    found: dict[int, _Codes] = {}
+    axes: list[tuple[_Axis, _Axis]] = []
     for path in paths:
         year = _year_of(path)
         if year in found:
             raise TimeError(
-                f"{Path(found[year].path).name} and {path.name} both hold {year}: keep each product in its own folder"
+                f"{found[year].path.name} and {path.name} both hold {year}: keep each product in its own folder"
             )
-        layer, lat, lon = open_raster(path)
-        if first is None:
-            first = lat, lon
-        elif (
-            lat.shape != first[0].shape or lon.shape != first[1].shape or lat[0] != first[0][0] or lon[0] != first[1][0]
+        found[year], *axis = _open_raster(path)
+        axes.append((axis[0], axis[1]))
+        if not all(
+            own.shape == first.shape and own[0] == first[0] for own, first in zip(axes[-1], axes[0], strict=True)
         ):
             raise GridError(f"{path.name} is on another grid than {paths[0].name}")
-        found[year] = layer
-    assert first is not None  # noqa: S101 - there is at least one path
-    return found, *first
+    return found, *axes[0]
 
 
 def _year_of(path: Path) -> int:
@@ -207,43 +257,41 @@ def _year_of(path: Path) -> int:
     return int(years.pop())
 
 
-def _hilda_netcdf(path: Path) -> tuple[dict[int, Layer], NDArray[np.float64], NDArray[np.float64]]:
+def _hilda_netcdf(path: Path) -> tuple[dict[int, _Codes], _Axis, _Axis]:
     options = check_file(path)
     try:
-        opened = xr.open_dataset(path, decode_times=False, mask_and_scale=False, cache=False, **options)
+        ds = xr.open_dataset(path, decode_times=False, mask_and_scale=False, cache=False, **options)
     except Exception as error:  # each library has errors of its own for each kind of damage
         raise unreadable(path, "NetCDF", error) from error
-    with opened as ds:
-        name = HILDA_VARIABLE
-        if name not in ds:
-            raise VocabularyError(
-                f"{path.name} holds no {name} but {', '.join(map(str, ds.data_vars)) or 'nothing'}: "
-                "give the file of states of HILDA+"
-            )
-        array = ds[name]
-        lat = find_names(array, "latitude", what=path.name)
-        lon = find_names(array, "longitude", what=path.name)
-        if lat is None or lon is None or lat.coordinate is None or lon.coordinate is None:
-            raise GridError(f"{path.name}: {name} has no latitude and longitude")
-        time = find_names(array, "time", what=path.name)
-        if time is None:
-            years: tuple[int, ...] = (_year_of(path),)
-        else:
-            years = _hilda_years(ds, time.dimension, time.coordinate)
-        others = {dim: size for dim, size in array.sizes.items() if dim not in (lat.dimension, lon.dimension)}
-        others.pop(time.dimension if time else None, None)
-        if any(size > 1 for size in others.values()):
-            raise GridError(f"{path.name}: {name} has more dimensions than time, latitude and longitude: {others}")
-        check_array(array, f"{path.name}: {name}", VocabularyError)
-        declared = declared_by(array.variable, f"{path.name}: {name}", VocabularyError)
-        found = {}
-        for step, year in enumerate(years):
-            place = dict.fromkeys(others, 0) | ({time.dimension: step} if time else {})
-            dims = (str(lat.dimension), str(lon.dimension))
-            found[year] = Layer(str(path), name, dims, tuple(place.items()), declared, ds.variables[name])
-        if len(found) != len(years):
-            raise TimeError(f"{path.name} holds a year twice: {len(years)} steps, {len(found)} years")
-        return found, np.asarray(ds[lat.coordinate].values), np.asarray(ds[lon.coordinate].values)
+    name = HILDA_VARIABLE
+    if name not in ds:
+        raise VocabularyError(
+            f"{path.name} holds no {name} but {', '.join(map(str, ds.data_vars)) or 'nothing'}: "
+            "give the file of states of HILDA+"
+        )
+    array = ds[name]
+    lat = find_names(array, "latitude", what=path.name)
+    lon = find_names(array, "longitude", what=path.name)
+    if lat is None or lon is None or lat.coordinate is None or lon.coordinate is None:
+        raise GridError(f"{path.name}: {name} has no latitude and longitude")
+    time = find_names(array, "time", what=path.name)
+    if time is None:
+        years: tuple[int, ...] = (_year_of(path),)
+    else:
+        years = _hilda_years(ds, time.dimension, time.coordinate)
+    others = {dim: size for dim, size in array.sizes.items() if dim not in (lat.dimension, lon.dimension)}
+    others.pop(time.dimension if time else None, None)
+    if any(size > 1 for size in others.values()):
+        raise GridError(f"{path.name}: {name} has more dimensions than time, latitude and longitude: {others}")
+    check_array(array, f"{path.name}: {name}", VocabularyError)
+    declared = declared_by(array.variable, f"{path.name}: {name}", VocabularyError)
+    values = with_named_reads(array, f"{path.name}: {name}").variable
+    values = values.isel(dict.fromkeys(others, 0)).transpose(..., lat.dimension, lon.dimension)
+    steps = [values.isel({time.dimension: step}) if time else values for step in range(len(years))]
+    found = {year: _Codes(path, each, declared) for year, each in zip(years, steps, strict=True)}
+    if len(found) != len(years):
+        raise TimeError(f"{path.name} holds a year twice: {len(years)} steps, {len(found)} years")
+    return found, np.asarray(ds[lat.coordinate].values), np.asarray(ds[lon.coordinate].values)
 
 
 def _hilda_years(ds: xr.Dataset, dimension: Any, coordinate: Any) -> tuple[int, ...]:
@@ -257,53 +305,109 @@ def _hilda_years(ds: xr.Dataset, dimension: Any, coordinate: Any) -> tuple[int, 
     return years_along(time)
 
 
-def _without_known(layer: Layer, table: Mapping[int, str]) -> Layer:
-    """Leave fill values to the table that knows them as codes."""
-    fills = tuple(fill for fill in layer.declared.fills if fill not in table)
-    return replace(layer, declared=replace(layer.declared, fills=fills))
+def _lazy(
+    maps: Sequence[_Codes], row: NDArray[np.intp], column: NDArray[np.intp], table: Mapping[int, str]
+) -> da.Array:
+    """Return the classes of maps on one grid, ``(maps, rows, columns)``, from these rows and columns of their files."""
+    # fill values that the table knows as codes are codes
+    maps = [
+        replace(each, declared=replace(each.declared, fills=tuple(f for f in each.declared.fills if f not in table)))
+        for each in maps
+    ]
+    # a file that was replaced must not be taken for the old one
+    files = [(str(each.path), each.path.stat().st_mtime_ns, each.declared) for each in maps]
+    sizes = (tuple(min(_BLOCK, n - start) for start in range(0, n, _BLOCK)) for n in (row.size, column.size))
+    return da.map_blocks(
+        _read_block,
+        maps=tuple(maps),
+        row=row,
+        column=column,
+        table=dict(table),
+        chunks=((1,) * len(maps), *sizes),
+        dtype=np.uint8,
+        meta=np.empty((0, 0, 0), dtype=np.uint8),
+        name=f"observed-{tokenize(files, len(maps), row, column, dict(table))}",
+    )
 
 
-def _table_classes(
-    codes: NDArray[Any], empty: NDArray[np.bool_], layer: Layer, table: Mapping[int, str]
+def _read_block(
+    maps: tuple[_Codes, ...],
+    row: NDArray[np.intp],
+    column: NDArray[np.intp],
+    table: dict[int, str],
+    block_info: Any = None,
 ) -> NDArray[np.uint8]:
-    if not empty.any():
-        return vocabulary.translate(codes, table, what=Path(layer.path).name)
-    # any code that the table knows will do where there is no data
-    classes = vocabulary.translate(np.where(empty, next(iter(table)), codes), table, what=Path(layer.path).name)
-    classes[empty] = vocabulary.OCEAN
-    return classes
+    (step, _), rows, columns = block_info[None]["array-location"]
+    row, column = row[slice(*rows)], column[slice(*columns)]
+    window = [slice(int(each.min()), int(each.max()) + 1) for each in (row, column)]
+    codes = np.asarray(maps[step].values[*window].values)[np.ix_(row - window[0].start, column - window[1].start)]
+    return _classes(codes, table, maps[step].declared, maps[step].path.name)[None]
 
 
-def _hilda_classes(codes: NDArray[Any], empty: NDArray[np.bool_], layer: Layer, forest: bool) -> NDArray[np.uint8]:
-    table = vocabulary.HILDA_FOREST if forest else vocabulary.HILDA_BASE
+def _classes(codes: NDArray[Any], table: dict[int, str], declared: Declared, what: str) -> NDArray[np.uint8]:
+    """Translate the codes of a file; there is ocean where it has no data."""
+    codes = codes if declared.dtype is None else codes.view(declared.dtype)
+    empty = no_data(codes, declared)
     try:
-        return _table_classes(codes, empty, layer, table)
+        # any code that the table knows will do where there is no data
+        classes = vocabulary.translate(np.where(empty, next(iter(table)), codes), table, what=what)
     except VocabularyError as error:
         kinds = sorted(set(vocabulary.HILDA_FOREST) - set(vocabulary.HILDA_BASE))
-        if not forest and np.isin(codes, kinds).any():
+        if table == vocabulary.HILDA_BASE and np.isin(codes, kinds).any():
             raise VocabularyError(
                 f"{error}; 40 to 45 are kinds of forest of a -f product: open it with forest=True"
             ) from None
         raise
-
-
-def _coordinates(lat: NDArray[Any], lon: NDArray[Any]) -> dict[str, Any]:
-    return {
-        "lat": (
-            "lat",
-            lat,
-            {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
-        ),
-        "lon": (
-            "lon",
-            lon,
-            {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
-        ),
-    }
+    classes[empty] = vocabulary.OCEAN
+    return classes
 
 
 def _land_use(data: Any, grid: Grid, years: list[int] | None) -> xr.DataArray:
-    coords = _coordinates(grid.latitude, grid.longitude)
+    coords = {"lat": ("lat", grid.latitude, _ATTRIBUTES["lat"]), "lon": ("lon", grid.longitude, _ATTRIBUTES["lon"])}
     dims = ("lat", "lon") if years is None else ("time", "lat", "lon")
     land_use = xr.DataArray(data, coords, dims, "land_use", vocabulary.flag_attributes())
     return land_use if years is None else with_years(land_use.to_dataset(), years)["land_use"]
+
+
+def nearest_cells(
+    latitude: NDArray[np.floating[Any]], longitude: NDArray[np.floating[Any]], resolution: float, *, what: str
+) -> tuple[Grid, NDArray[np.intp], NDArray[np.intp]]:
+    """Find the cells of a slightly different grid that are nearest to those of the world's grid.
+
+    Cell centres of the file may run in either order of latitude; they are regular, and its cells differ from
+    ``resolution`` (degrees) by half a percent at most, or a :class:`GridError` says so. Returned are the part of the
+    world's grid whose centres lie within the file's cells, and the file's row and column for each of its own.
+    """
+    world = Grid.world(resolution)
+    rows, north, row = _nearest(np.asarray(latitude, np.float64), world.latitude, resolution, f"{what}: latitude")
+    columns, west, column = _nearest(
+        np.asarray(longitude, np.float64), world.longitude, resolution, f"{what}: longitude"
+    )
+    return world.window(slice(north, north + rows), slice(west, west + columns)), row, column
+
+
+def _nearest(
+    centres: NDArray[np.float64], wanted: NDArray[np.float64], resolution: float, what: str
+) -> tuple[int, int, NDArray[np.intp]]:
+    if centres.size < 2 or not np.isfinite(centres).all():
+        raise GridError(f"{what} needs at least two finite cell centres")
+    step = (centres[-1] - centres[0]) / (centres.size - 1)
+    off = np.abs(centres - (centres[0] + step * np.arange(centres.size)))
+    if step == 0 or off.max() > 0.1 * abs(step):
+        raise GridError(f"{what} is not evenly spaced (position {int(off.argmax())})")
+    if abs(abs(step) / resolution - 1) > 5e-3:
+        raise GridError(
+            f"{what} has cells of {abs(step):g} degree; expected were about {resolution:g}: "
+            "open other maps with open_map"
+        )
+    position = (wanted - centres[0]) / step
+    # a global file may end a fraction of a cell inside or outside the globe
+    slack = 0.5 if centres.size * abs(step) > wanted.size * resolution - 2 * resolution else 0.0
+    inside = (position > -0.5 - slack) & (position < centres.size - 0.5 + slack)
+    if not inside.any():
+        raise GridError(
+            f"{what} from {centres[0]:g} to {centres[-1]:g} holds no cell of the {resolution:g} degree grid"
+        )
+    first = int(inside.argmax())
+    index = np.clip(np.rint(position[inside]), 0, centres.size - 1).astype(np.intp)
+    return index.size, first, index

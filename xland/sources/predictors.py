@@ -22,15 +22,12 @@ centimetres (Jackson et al. 1996, doi 10.1007/BF00333714, whose biomes range fro
 to 0.98 for deserts)."""
 
 
-_TILE = 64  # rows worked on at a time in the search for the coast, so that they stay in the processor's cache
-
-
 def slope_aspect(elevation: ArrayLike, grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Slope and aspect of the land surface by Horn's 3 x 3 differences, in true metres.
 
-    Every row is differenced with its own east-west cell width, which shrinks with the cosine of
-    latitude. Neighbours across the date line and across a pole are used where the grid has them;
-    at the other edges the surface is continued linearly.
+    Every row is differenced with its own east-west cell width, which shrinks with the cosine of latitude. Neighbours
+    across the date line and across a pole are used where the grid has them; at the other edges the surface is continued
+    linearly. See Horn (1981), Hill shading and the reflectance map, doi 10.1109/PROC.1981.11918.
 
     Parameters
     ----------
@@ -46,15 +43,6 @@ def slope_aspect(elevation: ArrayLike, grid: Grid) -> tuple[NDArray[np.float64],
     aspect : (rows, columns) array of float64
         Direction that the surface faces (downhill), degrees clockwise from north, 0 <= aspect < 360;
         NaN where the surface is flat.
-
-    Raises
-    ------
-    GridError
-        If the array has another shape than the grid.
-
-    References
-    ----------
-    Horn (1981), Hill shading and the reflectance map, doi 10.1109/PROC.1981.11918.
     """
     values = _on_grid(elevation, grid, "elevation")
     padded = pad(values, grid, 1, edge="extend")
@@ -71,81 +59,40 @@ def slope_aspect(elevation: ArrayLike, grid: Grid) -> tuple[NDArray[np.float64],
 
 
 def cos_aspect(slope: ArrayLike, aspect: ArrayLike) -> NDArray[np.float64]:
-    """Cosine of aspect: 1 faces north, -1 faces south, and flat ground is 0.
-
-    Parameters
-    ----------
-    slope : array
-        Rise over run; tells flat ground (0) from unknown ground (NaN, which stays NaN).
-    aspect : array, same shape
-        Degrees clockwise from north.
-
-    Returns
-    -------
-    array of float64, same shape
-    """
+    """Cosine of aspect (degrees clockwise from north): 1 faces north, -1 south; flat ground is 0, unknown slope NaN."""
     slope = np.asarray(slope, dtype=np.float64)
     return np.where(slope == 0, 0.0, np.cos(np.deg2rad(np.asarray(aspect, dtype=np.float64))))
 
 
 def ruggedness(elevation: ArrayLike, grid: Grid, radius: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Ruggedness and relative elevation in a square of ``2 radius + 1`` cells around every cell.
+    """Ruggedness and relative elevation in a square of ``2 radius + 1`` cells around every cell, in metres.
 
-    Parameters
-    ----------
-    elevation : (rows, columns) array
-        Metres, without NaN.
-    grid : Grid
-        Geometry of the array.
-    radius : int
-        Cells on either side, at least 1. The square is one of cells, so its east-west extent shrinks
-        with the cosine of latitude.
-
-    Returns
-    -------
-    ruggedness : (rows, columns) array of float64
-        Standard deviation of elevation in the square, metres.
-    relative : (rows, columns) array of float64
-        Elevation above the mean of the square, metres: valleys are negative.
-
-    Raises
-    ------
-    GridError
-        If the array has another shape than the grid, or the square does not fit on it.
+    Ruggedness is the standard deviation of elevation in the square, relative elevation is above the mean of the square:
+    valleys are negative. The square is one of cells, so its east-west extent shrinks with the cosine of latitude.
+    Elevation, ``(rows, columns)``, must not be NaN.
     """
     values = _on_grid(elevation, grid, "elevation")
     if radius < 1 or radius >= min(grid.shape):
         raise GridError(f"a square of radius {radius} cells does not fit on a grid of {grid.rows} x {grid.columns}")
+    from scipy.ndimage import uniform_filter
+
     # about the mean of the whole array, else the difference of large squares loses its digits
     padded = pad(values - values.mean(), grid, radius, edge="mirror")
-    mean = _square_mean(padded, radius)
-    variance = _square_mean(padded * padded, radius) - mean * mean
+    mean, square = (
+        uniform_filter(each, 2 * radius + 1, mode="nearest")[radius:-radius, radius:-radius]
+        for each in (padded, padded * padded)
+    )
+    variance = square - mean * mean
     return np.sqrt(np.maximum(variance, 0.0)), padded[radius:-radius, radius:-radius] - mean
 
 
 def root_weights(tops: ArrayLike, bottoms: ArrayLike, decay: float = ROOT_DECAY) -> NDArray[np.float64]:
-    """Weights of soil layers by the share of roots that they hold.
+    """Weights of soil layers by the share of roots that they hold; they sum to 1.
 
-    The share of roots above depth ``d`` (in centimetres) is ``1 - decay**d``; a layer's weight is
-    the difference between its bottom and its top, and the weights of all layers sum to 1. With the
-    default and the six layers of SoilGrids (0, 5, 15, 30, 60, 100, 200 cm) they are 0.14, 0.23,
-    0.23, 0.24, 0.11 and 0.05.
-
-    Parameters
-    ----------
-    tops, bottoms : (depth,) arrays
-        Depth of the upper and lower bounds, metres below the surface, positive.
-    decay : float
-        Between 0 and 1; see :data:`ROOT_DECAY` for the source of the default.
-
-    Returns
-    -------
-    (depth,) array of float64
-
-    Raises
-    ------
-    StaticError
-        If a layer has no thickness, or layers overlap.
+    The share of roots above depth ``d`` (in centimetres) is ``1 - decay**d``. With the default and the six layers of
+    SoilGrids (0, 5, 15, 30, 60, 100, 200 cm) the weights are 0.14, 0.23, 0.23, 0.24, 0.11 and 0.05. ``tops`` and
+    ``bottoms`` are metres below the surface, positive. Layers without thickness, and layers that overlap, are a
+    :class:`StaticError`.
     """
     top = np.asarray(tops, dtype=np.float64)
     bottom = np.asarray(bottoms, dtype=np.float64)
@@ -183,11 +130,6 @@ def depth_weighted(
     (rows, columns) array of float64
         Unit of the input. Where some layers have no data the others share their weight (shallow soil
         over rock); NaN where none has data.
-
-    Raises
-    ------
-    StaticError
-        If layers and bounds do not fit each other.
     """
     layers = np.asarray(soil, dtype=np.float64)
     weights = root_weights(tops, bottoms, decay)
@@ -202,27 +144,10 @@ def depth_weighted(
 
 
 def zone_shares(codes: ArrayLike, factor: int, n: int) -> NDArray[np.float32]:
-    """Share of the fine cells of each coarse cell that have each of the codes 1 to ``n``.
+    """Share of the fine cells of each coarse cell that have each of the codes 1 to ``n``, where 0 is no zone (ocean).
 
-    Parameters
-    ----------
-    codes : (rows, columns) array of integers
-        0 is no zone (ocean), so the shares sum to the share of cells that have a zone.
-    factor : int
-        Fine cells along one coarse cell.
-    n : int
-        Number of zones.
-
-    Returns
-    -------
-    (n, rows / factor, columns / factor) array of float32
-
-    Raises
-    ------
-    GridError
-        If the rows or columns are no multiple of the factor.
-    StaticError
-        If there are other codes than 0 to ``n``.
+    ``(rows, columns)`` of integers become ``(n, rows / factor, columns / factor)``; other codes are a
+    :class:`StaticError`.
     """
     zones = np.asarray(codes)
     if zones.dtype.kind not in "iu" or (zones.size and (zones.min() < 0 or zones.max() > n)):
@@ -233,24 +158,7 @@ def zone_shares(codes: ArrayLike, factor: int, n: int) -> NDArray[np.float32]:
 
 
 def land_share(land: ArrayLike, factor: int) -> NDArray[np.float32]:
-    """Share of the fine cells of each coarse cell that are land.
-
-    Parameters
-    ----------
-    land : (rows, columns) array of bool
-        True is land.
-    factor : int
-        Fine cells along one coarse cell.
-
-    Returns
-    -------
-    (rows / factor, columns / factor) array of float32
-
-    Raises
-    ------
-    GridError
-        If the rows or columns are no multiple of the factor.
-    """
+    """Share of land, True, among the fine cells of each coarse cell: ``(rows / factor, columns / factor)``."""
     flags = np.asarray(land, dtype=bool)
     rows, columns = flags.shape
     if rows % factor or columns % factor:
@@ -266,24 +174,10 @@ def land_share(land: ArrayLike, factor: int) -> NDArray[np.float32]:
 
 
 def bilinear(values: ArrayLike, source: Grid, target: Grid) -> NDArray[np.float64]:
-    """Interpolate bilinearly between cell centres.
+    """Interpolate bilinearly between cell centres of a source grid to a target grid within its extent.
 
-    Parameters
-    ----------
-    values : (rows, columns) array
-        On the source grid; global grids wrap in longitude and across the poles.
-    source, target : Grid
-        The target may be any part of the source's extent. Beyond the outermost centres of a regional
-        source the outermost value holds.
-
-    Returns
-    -------
-    array of float64 on the target grid
-
-    Raises
-    ------
-    GridError
-        If the array has another shape than the source, or the target reaches beyond it.
+    Global grids wrap in longitude and across the poles. Beyond the outermost centres of a regional source the outermost
+    value holds. A target that reaches beyond the source is a :class:`GridError`.
     """
     cells = _on_grid(values, source, "values")
     slack = 1e-6 * source.resolution
@@ -304,68 +198,37 @@ def bilinear(values: ArrayLike, source: Grid, target: Grid) -> NDArray[np.float6
 
 
 def coast_distance(land: ArrayLike, grid: Grid, cap: float) -> NDArray[np.float32]:
-    """Great-circle distance from each land cell to the nearest cell that is not land.
+    """Great-circle distance of land cells to the nearest cell that is not land, at most ``cap`` kilometres; 0 over sea.
 
-    Exact between cell centres on the sphere, up to the cap: the squared chord between two places is
-    ``4 sin(dlat / 2)**2 + cos(lat) cos(lat') 4 sin(dlon / 2)**2``, so that within one row of sea cells
-    the nearest in longitude is the nearest of all, and the minimum over rows finishes the search.
-
-    Parameters
-    ----------
-    land : (rows, columns) array of bool
-        True is land.
-    grid : Grid
-        Global grids wrap at the date line.
-    cap : float
-        Kilometres beyond which distances are not told apart, below 5,000.
-
-    Returns
-    -------
-    (rows, columns) array of float32
-        Kilometres; 0 over sea, at most ``cap`` over land.
-
-    Raises
-    ------
-    GridError
-        If the array has another shape than the grid.
+    Exact between cell centres: the nearest place in a straight line through the sphere is the nearest on it, and it is
+    beside land to the north, south, east or west.
     """
+    from scipy.spatial import KDTree
+
     flags = np.asarray(land, dtype=bool)
     if flags.shape != grid.shape:
         raise GridError(f"land of shape {flags.shape} does not fit the grid ({grid})")
-    radius = EARTH_RADIUS / 1000
-    step = math.radians(grid.resolution)
-    cos = np.maximum(np.cos(np.deg2rad(grid.latitude)), 0.0).astype(np.float32)
-    chord = _chord_to_sea(flags, step, grid.is_global) * cos[:, None]
-    reach = min(math.ceil(cap / (radius * step)), grid.rows - 1)
-    limit = (2 * math.sin(cap / radius / 2)) ** 2
     distance = np.zeros(grid.shape, dtype=np.float32)
-    for start in range(0, grid.rows, _TILE):
-        stop = min(start + _TILE, grid.rows)
-        lo, hi = max(start - reach, 0), min(stop + reach, grid.rows)
-        columns = np.flatnonzero(flags[start:stop].any(axis=0))
-        for places in np.split(columns, range(4 * _TILE, columns.size, 4 * _TILE)):
-            near = _nearest_chord(chord[lo:hi, places], cos[start:stop], start - lo, step, limit)
-            found = 2 * radius * np.arcsin(np.sqrt(near) / 2)
-            distance[start:stop, places] = np.where(flags[start:stop, places], found, 0)
-    return np.minimum(distance, np.float32(cap))
+    distance[flags] = cap
+    if flags.all() or not flags.any():
+        return distance
+    around = np.pad(flags, ((0, 0), (1, 1)), mode="wrap" if grid.is_global else "edge")
+    beside = around[:, :-2] | around[:, 2:]
+    beside[1:] |= flags[:-1]
+    beside[:-1] |= flags[1:]
+    lat, lon = np.deg2rad(grid.latitude)[:, None], np.deg2rad(grid.longitude)
+    place = np.stack(np.broadcast_arrays(np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)), axis=-1)
+    radius = EARTH_RADIUS / 1000
+    farthest = 2 * math.sin(min(cap / radius / 2, math.pi / 2))
+    chord, _ = KDTree(place[beside & ~flags]).query(place[flags], distance_upper_bound=farthest)
+    distance[flags] = np.where(chord <= farthest, 2 * radius * np.arcsin(np.minimum(chord, farthest) / 2), cap)
+    return distance
 
 
 def pad(values: NDArray[Any], grid: Grid, width: int, *, edge: str) -> NDArray[Any]:
-    """Surround an array with its true neighbours on the globe where there are any.
+    """Surround an array with ``width`` cells on each side: its true neighbours on the globe where there are any.
 
-    Parameters
-    ----------
-    values : (rows, columns) array
-    grid : Grid
-    width : int
-        Cells on each side.
-    edge : {"extend", "mirror"}
-        What stands beyond an edge that has no neighbours: the surface continued linearly, or its
-        mirror image.
-
-    Returns
-    -------
-    (rows + 2 width, columns + 2 width) array
+    Beyond other edges is the surface continued linearly (``edge="extend"``) or its mirror image (``"mirror"``).
     """
     mode: dict[str, Any] = {"mode": "symmetric"} if edge == "mirror" else {"mode": "reflect", "reflect_type": "odd"}
     slack = grid.resolution / 2
@@ -386,56 +249,3 @@ def _on_grid(values: ArrayLike, grid: Grid, what: str) -> NDArray[np.float64]:
     if array.shape != grid.shape:
         raise GridError(f"{what} of shape {array.shape} does not fit the grid ({grid})")
     return array
-
-
-def _nearest_chord(
-    around: NDArray[np.float32], cos: NDArray[np.float32], first: int, step: float, limit: float
-) -> NDArray[np.float32]:
-    """Squared chord to the nearest sea for the rows from ``first`` on, looking at ever more distant rows."""
-    rows = cos.size
-    near = np.full((rows, around.shape[1]), limit, dtype=np.float32)
-    buffer = np.empty_like(near)
-    for away in range(around.shape[0]):
-        apart = np.float32((2 * math.sin(away * step / 2)) ** 2)
-        if not near.size or apart >= near.max():
-            break
-        for shift in {-away, away}:
-            # rows of the tile whose partner lies within what is around it
-            lo, hi = max(0, -first - shift), min(rows, around.shape[0] - first - shift)
-            if lo < hi:
-                candidate = np.multiply(
-                    around[first + shift + lo : first + shift + hi], cos[lo:hi, None], out=buffer[lo:hi]
-                )
-                candidate += apart
-                np.minimum(near[lo:hi], candidate, out=near[lo:hi])
-    return near
-
-
-def _chord_to_sea(land: NDArray[np.bool_], step: float, wraps: bool) -> NDArray[np.float32]:
-    """Squared chord, on a circle of radius 1, to the nearest cell of the row that is not land; infinite without."""
-    chord = np.empty(land.shape, dtype=np.float32)
-    for start in range(0, land.shape[0], _TILE):
-        columns = _columns_to_sea(land[start : start + _TILE], wraps)
-        angle = np.minimum(columns * np.float32(step), np.float32(np.pi))
-        chord[start : start + _TILE] = np.where(columns < 0, np.inf, 4 * np.sin(angle / 2) ** 2)
-    return chord
-
-
-def _square_mean(padded: NDArray[np.float64], radius: int) -> NDArray[np.float64]:
-    from scipy.ndimage import uniform_filter
-
-    return np.asarray(uniform_filter(padded, 2 * radius + 1, mode="nearest")[radius:-radius, radius:-radius])
-
-
-def _columns_to_sea(land: NDArray[np.bool_], wraps: bool) -> NDArray[np.int32]:
-    """Columns to the nearest cell of the row that is not land; -1 where the row has none."""
-    columns = land.shape[1]
-    row = np.concatenate([land, land, land], axis=1) if wraps else land
-    far = np.int32(4 * row.shape[1])
-    place = np.arange(row.shape[1], dtype=np.int32)
-    before = np.maximum.accumulate(np.where(row, -far, place), axis=1)
-    after = np.minimum.accumulate(np.where(row, far, place)[:, ::-1], axis=1)[:, ::-1]
-    nearest = np.minimum(place - before, after - place)
-    if wraps:
-        nearest = nearest[:, columns : 2 * columns]
-    return np.where(nearest > row.shape[1], np.int32(-1), nearest).astype(np.int32)
