@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.benchmarks import plum_island as benchmark
+from tests.benchmarks.land_change import LandChange
 from tests.benchmarks.plum_island import CELL, CELLS, Step, drawn
-from xland.models.land_change import LandChange
 from xland.vocabulary import FOREST, GRASS_SHRUB, OCEAN, URBAN
 
 pytestmark = pytest.mark.shared_data
@@ -75,5 +75,5 @@ def test_no_map_is_ahead_of_the_observed_one_with_the_same_net_change(found):
 
 
 def test_a_part_of_the_model_is_one_of_its_classifiers():
-    model = LandChange((URBAN, FOREST), (), np.eye(2), {FOREST: ("trees", "regression")})
+    model = LandChange((URBAN, FOREST), np.eye(2), {FOREST: ("trees", "regression")})
     assert benchmark.only(model, 1).experts == {FOREST: ("regression",)}

@@ -135,7 +135,8 @@ def tiny_network(inputs: InputSpec | None = None, seed: int = 0, **architecture:
         network.eval()
         with torch.no_grad():
             scores = network(*tensors)
-            network.body.head.bias -= scores.mean(dim=(0, 2, 3))
+            for body in network.bodies:
+                body.head.bias -= scores.mean(dim=(0, 2, 3))
     return network
 
 

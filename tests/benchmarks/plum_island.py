@@ -23,8 +23,8 @@ import xarray as xr
 from scipy import ndimage
 
 from tests.benchmarks.harness import PROJECT, hardware, skipped
+from tests.benchmarks.land_change import LandChange, fit_land_change
 from xland.geo.grid import Grid, class_shares
-from xland.models.land_change import LandChange, fit_land_change
 from xland.scores.change import ChangeScores, assess_change
 from xland.totals.changes import fit_changes
 from xland.totals.crosswalk import Crosswalk

@@ -359,7 +359,7 @@ def test_a_hole_in_the_forcing_is_named_where_the_model_knows_data(world, tmp_pa
     """All states NaN is ocean, ice or a lake, unless the model was trained with data in that cell."""
     coarse, static, _ = world
     covered = np.isfinite(coarse["primf"].values).all(axis=0)
-    card = {"name": "covered", "coverage": Coverage(Grid.world(4), covered).to_dict()}
+    card = {"name": "covered", "coverage": Coverage.of(Grid.world(4), covered).to_dict()}
     model = save_checkpoint(tmp_path, tiny_network(tiny_inputs()), card)
     downscale(coarse, model=model, static=static, years=2000)["land_use"].compute()
     holed = coarse.copy(deep=True)

@@ -117,7 +117,7 @@ def member(ds: xr.Dataset) -> xr.Dataset:
     ],
 )
 def test_faults_of_structure_are_one_error_with_a_remedy(change, variable, message):
-    everywhere = Coverage(WORLD, np.zeros(WORLD.shape, dtype=bool))
+    everywhere = Coverage.of(WORLD, np.zeros(WORLD.shape, dtype=bool))
     (error,) = found(examine(change(states()), coverage=everywhere), "error")
     assert error.variable == variable
     assert message in error.sentence
@@ -219,12 +219,12 @@ def test_function_and_method_know_the_default_model_and_any_other():
 def test_land_that_lost_its_data_is_an_error_with_place_count_and_remedy():
     mask = np.zeros(WORLD.shape, dtype=bool)
     mask[GRID.row_offset + 1, GRID.column_offset + 2] = True
-    (error,) = found(examine(holed(1, 2), coverage=Coverage(WORLD, mask)), "error")
+    (error,) = found(examine(holed(1, 2), coverage=Coverage.of(WORLD, mask)), "error")
     assert (error.variable, error.count) == ("all states", 2)  # in both years
     assert error.place == "latitude 49.625, longitude 10.625 in 2014"
     assert error.remedy.startswith("fill them, set land_share")
     for other in (holed(1, 1), holed(2, 2), states()):
-        assert examine(other, coverage=Coverage(WORLD, mask)).ok
+        assert examine(other, coverage=Coverage.of(WORLD, mask)).ok
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_land_that_lost_its_data_is_an_error_with_place_count_and_remedy():
     ],
 )
 def test_coverage_counts_on_its_own_cells_alone(known, ok):
-    assert examine(holed(1, 2), coverage=Coverage(known, np.ones(known.shape, dtype=bool))).ok == ok
+    assert examine(holed(1, 2), coverage=Coverage.of(known, np.ones(known.shape, dtype=bool))).ok == ok
 
 
 @settings(max_examples=6, deadline=None)
@@ -259,7 +259,7 @@ def test_the_cells_compared_are_those_of_the_same_place(row, column, columns, as
         values = values.assign_coords(lon=values["lon"] % 360)
         if columns == 90:
             values = values.sortby("lon")
-    errors = [e for e in found(examine(values, coverage=Coverage(world, mask)), "error") if "trained" in e.message]
+    errors = [e for e in found(examine(values, coverage=Coverage.of(world, mask)), "error") if "trained" in e.message]
     assert sum(error.count or 0 for error in errors) == int(lost.sum())
 
 

@@ -1,15 +1,22 @@
+"""What a card says about a model: training inputs, calibration, coverage."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from tests.worlds import tiny_checkpoint
 from xland.errors import CheckpointError, ModelError
+from xland.geo.grid import Grid
 from xland.models.applicability import Applicability, nearest, static_means
+from xland.models.calibration import Calibration, bin_of, calibration_error
 from xland.models.checkpoint import APPLICABILITY, CARD, WEIGHTS, read_checkpoint, save_checkpoint, update_card
+from xland.models.coverage import Coverage
 
 TWO = Applicability(np.array([[0.0, 0.0, 0.0], [3.0, 0.0, 4.0]], np.float32), typical=5.0, threshold=0.5)
 
@@ -20,9 +27,10 @@ def cell(*values):
 
 def test_the_index_is_the_distance_to_the_nearest_training_input_in_typical_distances():
     assert TWO.distance(cell(0, 0), cell(0)) == pytest.approx(0)
-    assert TWO.distance(cell(0, 0), cell(1)) == pytest.approx(1 / 5)
     assert TWO.distance(cell(3, 0), cell(4 + 2.5)) == pytest.approx(2.5 / 5)
     assert TWO.distance(cell(3, 10), cell(4)) == pytest.approx(2)
+    with pytest.raises(ModelError, match="learned from 3 coarse and static channels, not 2"):
+        TWO.distance(cell(0), cell(0))
 
 
 def test_every_cell_gets_its_index_and_those_without_land_none():
@@ -30,16 +38,9 @@ def test_every_cell_gets_its_index_and_those_without_land_none():
     coarse, static = random.normal(size=(2, 80, 70)), random.normal(size=(1, 80, 70))
     static[0, 3, 4] = np.nan
     index = TWO.distance(coarse, static)
-    assert index.shape == (80, 70)
-    assert index.dtype == np.float32
-    assert np.isnan(index).sum() == 1
-    assert np.isnan(index[3, 4])
+    assert (index.shape, index.dtype) == ((80, 70), np.float32)
+    assert np.argwhere(np.isnan(index)).tolist() == [[3, 4]]
     assert index[79, 5] == pytest.approx(TWO.distance(coarse[:, 79:, 5:6], static[:, 79:, 5:6])[0, 0])
-
-
-def test_other_channels_than_those_of_the_training_are_refused():
-    with pytest.raises(ModelError, match="learned from 3 coarse and static channels, not 2"):
-        TWO.distance(cell(0), cell(0))
 
 
 def test_distances_are_those_of_scipy_far_from_the_origin_too():
@@ -56,49 +57,8 @@ def test_static_fields_are_averaged_over_land_only():
     np.testing.assert_array_equal(means[0], [[4.5, 4.5], [10.5, np.nan]])
 
 
-KEPT = Applicability(np.arange(20, dtype=np.float32).reshape(2, 10), 5.0, 0.5)
-"""Of as many channels as the tiny model has."""
-
-
-@pytest.fixture
-def folder(tmp_path):
-    tiny_checkpoint(tmp_path / "model")
-    update_card(tmp_path / "model", {"notes": "kept"}, applicability=KEPT)
-    return tmp_path / "model"
-
-
-def test_it_is_kept_beside_the_weights(folder):
-    model = read_checkpoint(folder)
-    assert model.card["notes"] == "kept"
-    assert model.card["applicability"]["prototypes"] == 2
-    np.testing.assert_array_equal(model.applicability.prototypes, KEPT.prototypes)
-    assert (model.applicability.typical, model.applicability.threshold) == (5.0, 0.5)
-
-
-def test_a_model_without_it_says_so(tmp_path):
-    assert tiny_checkpoint(tmp_path / "model").applicability is None
-
-
-@pytest.mark.parametrize("content", [b"", b"x" * 100, None])
-def test_a_damaged_or_missing_file_is_named_with_the_remedy(folder, content):
-    path = folder / APPLICABILITY
-    path.unlink()
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"applicability\.safetensors .* damaged: run `xland calibrate` again"):
-        _ = read_checkpoint(folder).applicability
-
-
-def test_a_file_of_another_training_is_refused(folder, tmp_path):
-    tiny_checkpoint(tmp_path / "other")
-    update_card(tmp_path / "other", {}, applicability=Applicability(2 * KEPT.prototypes, 5.0, 0.5))
-    (folder / APPLICABILITY).write_bytes((tmp_path / "other" / APPLICABILITY).read_bytes())
-    with pytest.raises(CheckpointError, match="damaged"):
-        _ = read_checkpoint(folder).applicability
-
-
-def learned(number):
-    return Applicability(number * KEPT.prototypes, 5.0 * number, 0.5)
+def learned(number, channels=18 - 8):
+    return Applicability(number * np.arange(2 * channels, dtype=np.float32).reshape(2, -1), 5.0 * number, 0.5)
 
 
 def is_of(model, number):
@@ -106,20 +66,41 @@ def is_of(model, number):
     return same and model.applicability.typical == model.card["number"] * 5.0 == 5.0 * number
 
 
-@pytest.mark.parametrize("name", [".applicability-before.safetensors", APPLICABILITY, CARD])
-def test_an_update_that_breaks_off_at_any_file_leaves_the_model_as_it_was(folder, name, breaking):
+@pytest.fixture
+def kept(folder):
+    """A model folder with training inputs beside the weights."""
+    assert read_checkpoint(folder).applicability is None
     update_card(folder, {"number": 1}, applicability=learned(1))
+    return folder
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100, None, learned(2)])
+def test_a_damaged_or_missing_file_is_named_with_the_remedy(kept, content):
+    assert is_of(read_checkpoint(kept), 1)
+    path, own = kept / APPLICABILITY, (kept / CARD).read_bytes()
+    if isinstance(content, Applicability):  # of another training
+        update_card(kept, {}, applicability=content)
+        (kept / CARD).write_bytes(own)
+    elif content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"applicability\.safetensors .* damaged: run `xland calibrate` again"):
+        _ = read_checkpoint(kept).applicability
+
+
+@pytest.mark.parametrize("name", [".applicability-before.safetensors", APPLICABILITY, CARD])
+def test_an_update_that_breaks_off_at_any_file_leaves_the_model_as_it_was(kept, name, breaking):
     for number in (2, 3):  # once broken off, it may break off again
         with breaking(name):
-            update_card(folder, {"number": number}, applicability=learned(number))
-        assert is_of(read_checkpoint(folder), 1)
-    update_card(folder, {"number": 4}, applicability=learned(4))
-    assert is_of(read_checkpoint(folder), 4)
-    assert {path.name for path in folder.iterdir()} == {CARD, WEIGHTS, APPLICABILITY}
+            update_card(kept, {"number": number}, applicability=learned(number))
+        assert is_of(read_checkpoint(kept), 1)
+    update_card(kept, {"number": 4}, applicability=learned(4))
+    assert is_of(read_checkpoint(kept), 4)
+    assert {path.name for path in kept.iterdir()} == {CARD, WEIGHTS, APPLICABILITY}
 
 
-def test_an_update_that_breaks_off_after_the_card_leaves_the_new_model(folder, monkeypatch):
-    update_card(folder, {"number": 1}, applicability=learned(1))
+def test_an_update_that_breaks_off_after_the_card_leaves_the_new_model(kept, monkeypatch):
     remove = Path.unlink
 
     def break_off(path, **options):
@@ -129,12 +110,78 @@ def test_an_update_that_breaks_off_after_the_card_leaves_the_new_model(folder, m
 
     monkeypatch.setattr(Path, "unlink", break_off)
     with pytest.raises(KeyboardInterrupt):
-        update_card(folder, {"number": 2}, applicability=learned(2))
-    assert is_of(read_checkpoint(folder), 2)
+        update_card(kept, {"number": 2}, applicability=learned(2))
+    assert is_of(read_checkpoint(kept), 2)
 
 
-def test_a_new_model_in_the_folder_does_not_inherit_it(folder):
-    save_checkpoint(folder, read_checkpoint(folder).network(), {"name": "next"})
-    assert not (folder / APPLICABILITY).exists()
-    assert read_checkpoint(folder).applicability is None
-    assert (folder / CARD).exists()
+def test_a_new_model_in_the_folder_does_not_inherit_it(kept):
+    save_checkpoint(kept, read_checkpoint(kept).network(), {"name": "next"})
+    assert not (kept / APPLICABILITY).exists()
+    assert read_checkpoint(kept).applicability is None
+
+
+SCORES = torch.linspace(-3, 3, 2 * 4 * 5 * 6).reshape(2, 4, 5, 6)
+
+
+@pytest.mark.parametrize("scores", [SCORES, SCORES.flatten(2)], ids=["maps", "points"])
+def test_each_class_has_its_scale_and_bias(scores):
+    scaled = Calibration((1.0, 2.0, 0.5, 1.0), (0.0, 0.0, 1.0, -1.0)).apply(scores)
+    assert torch.equal(scaled[:, 0], scores[:, 0])
+    assert torch.equal(scaled[:, 1], 2 * scores[:, 1])
+    assert torch.allclose(scaled[:, 2], scores[:, 2] / 2 + 1)
+    assert torch.equal(scaled[:, 3], scores[:, 3] - 1)
+    assert Calibration.none(4).apply(scores) is scores
+
+
+def test_scales_that_would_reverse_scores_are_refused():
+    with pytest.raises(CheckpointError, match="each a finite number above 0"):
+        Calibration((1.0, -1.0), (0.0, 0.0))
+
+
+def test_the_calibration_error_of_ten_pixels_by_hand():
+    """Four pixels of 0.9 of which two are right, six of 0.3 of which three are: 0.4 * 0.4 + 0.6 * 0.2."""
+    confidence = np.array([0.9] * 4 + [0.3] * 6)
+    correct = np.array([True, True, False, False] + [True, False] * 3)
+    assert calibration_error(confidence, correct, bins=10) == pytest.approx(0.4 * 0.4 + 0.6 * 0.2)
+    two = calibration_error(np.array([0.9, 0.3]), np.array([True, False]), np.array([3.0, 1.0]))
+    assert two == pytest.approx((3 * 0.1 + 0.3) / 4), "pixels count by their area"
+    assert np.isnan(calibration_error(np.zeros(0), np.zeros(0, bool)))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10_000))
+def test_probabilities_that_are_right_as_often_as_they_say_have_a_small_error(seed):
+    random = np.random.default_rng(seed)
+    confidence = random.random(20_000)
+    assert calibration_error(confidence, random.random(20_000) < confidence) < 0.03
+
+
+@pytest.mark.parametrize(("value", "place"), [(0.0, 0), (0.0999, 0), (0.1, 1), (0.95, 9), (1.0, 9)])
+def test_bins_have_their_lower_edge_and_the_last_has_both(value, place):
+    assert bin_of(np.array([value]), 10)[0] == place
+
+
+WORLD = Grid.world(6)
+CELLS = np.random.default_rng(0).random(WORLD.shape) < 0.3
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 25), st.integers(0, 59), st.integers(2, 5), st.integers(2, 30))
+def test_a_part_of_the_globe_gets_its_cells_across_the_date_line_too(row, column, rows, columns):
+    part = Grid(6.0, 90 - 6.0 * row, -180 + 6.0 * column, rows, columns)
+    expected = np.roll(CELLS, -column, axis=1)[row : row + rows, :columns]
+    np.testing.assert_array_equal(Coverage.from_dict(Coverage.of(WORLD, CELLS).to_dict()).on(part), expected)
+
+
+def test_nothing_is_known_beyond_a_regional_coverage_or_of_another_resolution():
+    region = WORLD.window(slice(5, 10), slice(20, 30))
+    coverage = Coverage.of(region, np.ones(region.shape, bool))
+    assert coverage.on(WORLD).sum() == 50
+    assert coverage.on(WORLD)[5:10, 20:30].all()
+    assert not coverage.on(Grid.world(3)).any()
+
+
+@pytest.mark.parametrize("change", [{"cells": "!"}, {"cells": ""}, {"rows": 10**6}, {"rows": "many"}, {"north": None}])
+def test_damage_of_a_coverage_is_named(change):
+    with pytest.raises(CheckpointError, match="coverage"):
+        Coverage.from_dict({**Coverage.of(WORLD, CELLS).to_dict(), **change})

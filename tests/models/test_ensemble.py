@@ -1,134 +1,172 @@
+"""Models are found by name or folder; several answer as one, in a list or joined into one folder."""
+
 from __future__ import annotations
 
-import json
 import pickle
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from tests.worlds import tiny_checkpoint, tiny_inputs
+from tests.models.networks.test_unet import sample
+from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_network
+from xland import models
+from xland.cli import main
 from xland.errors import CheckpointError, ModelError
 from xland.geo.grid import Grid
-from xland.models import find_model
+from xland.models import find_model, list_models
 from xland.models.applicability import Applicability
-from xland.models.checkpoint import Checkpoint, update_card
+from xland.models.checkpoint import CARD, WEIGHTS, update_card
 from xland.models.coverage import Coverage
 from xland.models.ensemble import Ensemble
+from xland.models.joining import join
 
 
 @pytest.fixture
-def pair(tmp_path):
-    return [tiny_checkpoint(tmp_path / f"seed-{seed}", seed=seed) for seed in (1, 2)]
+def pair(three, tmp_path):
+    """Two models to change."""
+    return [find_model(shutil.copytree(each.folder, tmp_path / each.name)) for each in three[:2]]
 
 
-def test_a_list_of_models_is_an_ensemble(pair):
-    ensemble = find_model([pair[0].folder, str(pair[1].folder)])
-    assert ensemble == Ensemble(tuple(pair)) == find_model(tuple(pair))
+def again(members):
+    return find_model([each.folder for each in members])
+
+
+def test_models_are_found_by_the_name_of_a_shipped_one_and_by_folder(three, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "_SHIPPED", tmp_path)
+    shutil.copytree(three[0].folder, tmp_path / "first")
+    (tmp_path / "notes").mkdir()
+    assert list_models() == ("first",)
+    assert find_model("first").folder == tmp_path / "first"
+    assert find_model(three[1].folder) == find_model(str(three[1].folder)) == find_model(three[1]) == three[1]
+    for name in ("second", tmp_path / "first" / CARD):
+        with pytest.raises(ModelError, match=r"no model '.*': give the folder of a trained model or one of first"):
+            find_model(name)
+    with pytest.raises(ModelError, match=r"notes is not a model: it holds no card\.json"):
+        find_model(tmp_path / "notes")
+    with pytest.raises(ModelError, match="must be the name of a shipped one or a folder, not 3"):
+        find_model(3)
+    (tmp_path / "first" / CARD).write_text("{")
+    with pytest.raises(CheckpointError, match="damaged"):
+        find_model("first")
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_shipped_models_load_and_are_small(name):
+    checkpoint = find_model(name)
+    assert checkpoint.network().inputs == checkpoint.inputs
+    assert sum(path.stat().st_size for path in checkpoint.folder.iterdir()) < 10_000_000
+    assert checkpoint.name == name
+    for entry in ("title", "licence", "data", "split", "validation", "versions"):
+        assert checkpoint.card.get(entry), entry
+    assert checkpoint.coverage.grid.shape == (720, 1440)
+    assert 0.15 < checkpoint.coverage.cells.mean() <= 1
+    assert checkpoint.applicability.prototypes.shape[1] == checkpoint.inputs.coarse_channels + len(
+        checkpoint.inputs.static
+    )
+
+
+def test_a_list_of_models_is_an_ensemble(three):
+    ensemble = find_model([three[0].folder, str(three[1].folder)])
+    assert ensemble == Ensemble(three[:2]) == find_model(three[:2]) == find_model([find_model(three[:2])])
     assert find_model(ensemble) is ensemble
-    assert ensemble.inputs == pair[0].inputs
-    assert ensemble.name == "ensemble of tiny-1, tiny-2"
-    assert ensemble.licence == "Apache-2.0"
-
-
-def test_it_holds_the_networks_of_its_members(pair):
-    networks = find_model(pair).networks()
-    assert [network is member.network() for network, member in zip(networks, pair, strict=True)] == [True, True]
-
-
-def test_one_model_is_an_ensemble_of_itself_where_a_list_is_given(pair):
-    assert find_model(pair[:1]).members == pair[0].members == (pair[0],)
+    assert ensemble == pickle.loads(pickle.dumps(ensemble))
+    assert (ensemble.name, ensemble.licence) == ("ensemble of tiny-1, tiny-2", "Apache-2.0")
+    assert ensemble.inputs == three[0].inputs
+    assert find_model(three[:1]).members == three[0].members == (three[0],)
+    assert ensemble.coverage is ensemble.applicability is None
+    assert three[0].calibration.is_none
+    assert three[0].decision == (0.0,) * 8
 
 
 def test_its_identity_follows_the_weights_the_calibration_and_the_order(pair):
     ensemble = find_model(pair)
-    assert ensemble.digest != find_model(pair[:1]).digest
-    assert ensemble.digest != find_model(pair[::-1]).digest
-    update_card(pair[1].folder, {"calibration": {"scale": [2.0] * 8, "bias": [0.0] * 8}})
-    again = find_model([each.folder for each in pair])
-    assert again.digest == ensemble.digest
-    assert again.identity != ensemble.identity
-    assert again.members[1].identity != pair[1].identity
-    assert again.members[0].identity == pair[0].identity
+    assert len({each.digest for each in (ensemble, find_model(pair[:1]), find_model(pair[::-1]))}) == 3
+    update_card(pair[1].folder, {"calibration": {"scale": [2.0] * 8, "bias": [0.0] * 8}, "decision": [0.4] * 8})
+    other = again(pair)
+    assert other.digest == ensemble.digest
+    assert other.identity != ensemble.identity
+    assert [one.identity == two.identity for one, two in zip(other.members, pair, strict=True)] == [True, False]
+    assert other.decision == pytest.approx((0.2,) * 8)
 
 
-def test_every_member_keeps_its_calibration_and_the_decision_is_their_mean(pair):
-    update_card(pair[0].folder, {"calibration": {"scale": [2.0] * 8, "bias": [0.0] * 8}, "decision": [0.4] + [0.0] * 7})
-    ensemble = find_model([each.folder for each in pair])
-    assert ensemble.calibrations[0].scale == (2.0,) * 8
-    assert ensemble.calibrations[1].is_none
-    assert ensemble.decision == pytest.approx((0.2,) + (0.0,) * 7)
-
-
-def test_models_of_old_cards_are_neither_scaled_nor_shifted(pair):
-    assert pair[0].calibration.is_none
-    assert pair[0].decision == (0.0,) * 8
-    assert pair[0].applicability is None
-    assert find_model(pair).applicability is None
-
-
-def test_it_covers_what_any_member_covers(pair):
+def test_it_covers_what_any_member_covers_and_knows_the_training_of_the_first_that_does(pair):
     world = Grid.world(4)
     north, south = np.zeros(world.shape, bool), np.zeros(world.shape, bool)
     north[:10], south[-10:] = True, True
     part = world.window(slice(35, 45), slice(0, 90))
-    update_card(pair[0].folder, {"coverage": Coverage(world, north).to_dict()})
-    update_card(pair[1].folder, {"coverage": Coverage(part, south[35:]).to_dict()})
-    covered = find_model([each.folder for each in pair]).coverage.on(world)
-    np.testing.assert_array_equal(covered, north | south)
-    assert find_model(pair).coverage is None
-
-
-def test_the_distance_to_the_training_is_that_of_the_first_that_knows_it(pair):
+    update_card(pair[0].folder, {"coverage": Coverage.of(world, north).to_dict()})
     known = Applicability(np.ones((3, 10), np.float32), 2.0, 0.5)
-    update_card(pair[1].folder, {}, applicability=known)
-    assert find_model([each.folder for each in pair]).applicability.typical == 2.0
+    update_card(pair[1].folder, {"coverage": Coverage.of(part, south[35:]).to_dict()}, applicability=known)
+    np.testing.assert_array_equal(again(pair).coverage.on(world), north | south)
+    assert again(pair).applicability.typical == 2.0
 
 
-def test_it_travels_to_other_processes(pair):
-    assert pickle.loads(pickle.dumps(find_model(pair))) == find_model(pair)
-
-
-def test_members_that_read_other_inputs_are_named(pair, tmp_path):
+def test_members_that_do_not_fit_are_named_with_the_remedy(three, tmp_path):
     other = tiny_checkpoint(tmp_path / "other", replace(tiny_inputs(), stride=40), seed=3)
     with pytest.raises(ModelError, match=r"number 3, 'tiny-3' .* differs from the first, 'tiny-1', in stride"):
-        find_model([*pair, other])
-
-
-def test_members_that_were_normalised_otherwise_are_named_with_the_remedy(pair, tmp_path):
-    inputs = tiny_inputs().normalised({"elevation": (1.0, 2.0)})
+        find_model([*three[:2], other])
+    other = tiny_checkpoint(tmp_path / "other", tiny_inputs().normalised({"elevation": (1.0, 2.0)}), seed=3)
     with pytest.raises(ModelError, match=r"in static: train all with the same data, inputs and split_seed"):
-        find_model([pair[0], tiny_checkpoint(tmp_path / "other", inputs, seed=3)])
-
-
-def test_a_member_is_listed_once(pair, tmp_path):
-    copy = shutil.copytree(pair[0].folder, tmp_path / "copy")
+        find_model([three[0], other])
     with pytest.raises(ModelError, match="1 of the 3 models of the ensemble are given twice"):
-        find_model([*pair, copy])
-
-
-def test_an_empty_list_is_no_model():
+        find_model([*three[:2], shutil.copytree(three[0].folder, tmp_path / "copy")])
     with pytest.raises(ModelError, match="at least one model"):
         find_model([])
 
 
-def test_an_ensemble_in_a_list_is_no_member(pair):
-    with pytest.raises(ModelError, match="must be the name of a shipped one or a folder"):
-        find_model([find_model(pair)])
+def scores(checkpoint, points=None):
+    coarse, static, _ = sample(checkpoint.inputs)
+    with torch.no_grad():
+        return checkpoint.network()(coarse, static, points=points)
 
 
-@pytest.mark.parametrize("entries", [{"decision": [0.0]}, {"calibration": {"scale": [1.0] * 8}}])
-def test_a_card_with_damaged_numbers_is_refused(pair, entries):
-    message = r"card\.json: (decision must hold 8 numbers|the calibration in the model card lacks bias)"
-    with pytest.raises(CheckpointError, match=message):
-        update_card(pair[0].folder, entries)
-    assert find_model(pair[0].folder) == pair[0], "the card stays as it was"
-    card = pair[0].folder / "card.json"
-    card.write_text(json.dumps(json.loads(card.read_text()) | entries))
-    with pytest.raises(CheckpointError, match=message):
-        find_model(pair[0].folder)
+@pytest.mark.parametrize("kind", ["unet", "context"])
+def test_scores_of_a_joined_model_are_the_mean_of_those_of_its_members(three, tmp_path, kind):
+    sizes = {"kind": "context", "depth": 1, "head": 6}
+    members = three if kind == "unet" else [tiny_checkpoint(tmp_path / f"{n}", seed=n, **sizes) for n in (1, 2, 3)]
+    joined = join(members, tmp_path / "joined")
+    torch.testing.assert_close(scores(joined), sum(scores(each) for each in members) / 3)
+    points = torch.tensor([[0, 7, 1599], [3, 3, 40]])
+    torch.testing.assert_close(scores(joined, points), sum(scores(each, points) for each in members) / 3)
+    assert joined.card["parameters"] == 3 * members[0].card["parameters"]
+    assert joined.network().pixelwise == members[0].network().pixelwise
 
 
-def test_a_checkpoint_stays_a_checkpoint(pair):
-    assert isinstance(find_model(pair[0].folder), Checkpoint)
+def test_a_joined_model_counts_with_all_of_its_members(three, tmp_path, capsys):
+    two = join(three[:2], tmp_path / "two")
+    main(["join", str(tmp_path / "three"), str(two.folder), str(three[2].folder), "--name", "all"])
+    assert "3 networks" in capsys.readouterr().out
+    step_by_step, at_once = find_model(tmp_path / "three"), join(three, tmp_path / "at once")
+    torch.testing.assert_close(scores(step_by_step), scores(at_once))
+    assert (step_by_step.name, at_once.name) == ("all", "tiny-1")
+    names = [[member["name"] for member in each.card["members"]] for each in (step_by_step, at_once)]
+    assert names == [["tiny-1", "tiny-2", "tiny-3"]] * 2
+
+
+def test_what_a_member_says_of_its_certainty_is_not_handed_on(pair, tmp_path):
+    said = {"calibration": {"scale": [2.0] * 8, "bias": [0.0] * 8}, "decision": [0.4] * 8, "scores": {"accuracy": 1}}
+    joined = join([update_card(pair[0].folder, {**said, "notes": "kept"}), pair[1]], tmp_path / "joined")
+    assert not said.keys() & joined.card.keys()
+    assert joined.notes == "kept"
+    assert joined.calibration.is_none
+
+
+def test_networks_that_are_trained_together_begin_differently():
+    network = tiny_network(members=2)
+    first, second = (body.state_dict() for body in network.bodies)
+    assert not any(torch.equal(first[name], second[name]) for name in first if name.endswith("0.weight"))
+
+
+def test_models_that_cannot_be_joined_are_refused_by_name(pair, tmp_path):
+    with pytest.raises(ModelError, match="1 model cannot be joined: give two or more"):
+        join(pair[:1], tmp_path / "joined")
+    wider = tiny_checkpoint(tmp_path / "wider", seed=5, width=8)
+    with pytest.raises(ModelError, match=r"built alike, but 'tiny-5' .* is width 8 in place of 4 of 'tiny-1'"):
+        join([pair[0], wider], tmp_path / "joined")
+    (pair[1].folder / WEIGHTS).write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="truncated or altered"):
+        join(pair, tmp_path / "joined")
+    assert not (tmp_path / "joined").exists()

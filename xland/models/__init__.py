@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from xland.addresses import local_path
+from xland.arguments import shown
 from xland.errors import ModelError
 from xland.models.checkpoint import CARD, Checkpoint, read_checkpoint
 from xland.models.ensemble import Ensemble
@@ -35,7 +36,7 @@ def find_model(model: Model) -> Checkpoint | Ensemble: ...
 
 
 def find_model(model: Model = DEFAULT_MODEL) -> Checkpoint | Ensemble:
-    """Return a model by the name of a shipped one, or by the folder that holds it; several as an ensemble.
+    """Return a model by the name of a shipped one, or by its folder; several as an ensemble.
 
     Parameters
     ----------
@@ -50,17 +51,13 @@ def find_model(model: Model = DEFAULT_MODEL) -> Checkpoint | Ensemble:
     CheckpointError
         If a folder's card is damaged.
     """
-    if isinstance(model, list | tuple):
-        return Ensemble(tuple(_find_one(each) for each in model))
-    return model if isinstance(model, Ensemble) else _find_one(model)
-
-
-def _find_one(model: Any) -> Checkpoint:
-    if isinstance(model, Checkpoint):
+    if isinstance(model, Checkpoint | Ensemble):
         return model
+    if isinstance(model, list | tuple):
+        return Ensemble(tuple(member for each in model for member in find_model(each).members))
     if not isinstance(model, str | Path):
-        raise ModelError(f"model must be the name of a shipped one or a folder, not {model!r}")
-    if isinstance(model, str) and model in list_models():
+        raise ModelError(f"model must be the name of a shipped one or a folder, not {shown(model)}")
+    if model in list_models():
         return read_checkpoint(_SHIPPED / model)
     if not local_path(model, what="a model").is_dir():
         raise ModelError(

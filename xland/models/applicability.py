@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from xland.errors import CheckpointError, ModelError
 from xland.models.weights import read_verified
-from xland.records import Limits, check_entries, read_record
+from xland.records import Limits, check_entries
 
 _AT_ONCE = 4096
 """Inputs whose distances to all prototypes are in memory at once."""
@@ -44,7 +44,7 @@ class Applicability:
     threshold: float
 
     def distance(self, coarse: NDArray[np.floating[Any]], static: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """Dissimilarity index of coarse cells.
+        """Dissimilarity index of coarse cells, ``(rows, columns)`` float32.
 
         Parameters
         ----------
@@ -58,11 +58,6 @@ class Applicability:
         (rows, columns) float32 array
             0 for an input that stands for those learned from, about 1 for one as far off as training inputs are from
             each other; NaN where an input is NaN, which is where there is no land.
-
-        Raises
-        ------
-        ModelError
-            If the channels are not as many as those of the training.
         """
         features = cell_features(coarse, static)
         learned, given = self.prototypes.shape[1], features.shape[1]
@@ -77,21 +72,7 @@ class Applicability:
 
 
 def static_means(static: NDArray[np.floating[Any]], land: NDArray[np.bool_], factor: int) -> NDArray[np.float32]:
-    """Mean of the static channels over the land of each coarse cell.
-
-    Parameters
-    ----------
-    static : (channels, rows, columns) array
-        Normalised.
-    land : (rows, columns) array of bool
-    factor : int
-        Fine cells along a coarse cell.
-
-    Returns
-    -------
-    (channels, rows / factor, columns / factor) float32 array
-        NaN where there is no land.
-    """
+    """Mean of static channels, ``(channels, rows, columns)``, over the land of each coarse cell; NaN without land."""
     channels, rows, columns = static.shape
     blocks = (rows // factor, factor, columns // factor, factor)
     count = land.reshape(blocks).sum(axis=(1, 3))
@@ -115,48 +96,30 @@ def nearest(points: NDArray[np.float32], prototypes: NDArray[np.float32]) -> NDA
     return np.asarray(np.sqrt(np.maximum(squared.min(axis=1), 0)))
 
 
-def pack(applicability: Applicability) -> tuple[bytes, dict[str, Any]]:
-    """Return the content of the safetensors file beside the weights, and the entry of the card that belongs to it."""
-    from safetensors.numpy import save
-
-    content = save({"prototypes": applicability.prototypes.astype(np.float16)})
-    entry = {
-        "typical_distance": applicability.typical,
-        "threshold": applicability.threshold,
-        "prototypes": len(applicability.prototypes),
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
-    return content, entry
-
-
 @dataclass(frozen=True)
-class _Entry:
-    """How the training inputs stand in a card."""
+class Entry:
+    """What a card says about the file of training inputs beside the weights."""
 
     typical_distance: Annotated[float, Limits(1e-12, 1e12)]
     threshold: Annotated[float, Limits(0, 1e12)]
     prototypes: Annotated[int, Limits(1, 10**6)]
-    sha256: str
+    sha256: Annotated[str, Limits(64, 64)]
 
     def __post_init__(self) -> None:
         check_entries(self, CheckpointError)
 
 
-def check_entry(entry: Any) -> None:
-    """Refuse an entry of a card that :func:`pack` did not make; :class:`CheckpointError`."""
-    read_record(_Entry, entry, "the applicability in the model card", CheckpointError)
+def pack(applicability: Applicability) -> tuple[bytes, Entry]:
+    """Return the content of the file beside the weights, and the entry of the card about it."""
+    from safetensors.numpy import save
+
+    content = save({"prototypes": applicability.prototypes.astype(np.float16)})
+    digest = hashlib.sha256(content).hexdigest()
+    return content, Entry(applicability.typical, applicability.threshold, len(applicability.prototypes), digest)
 
 
-def unpack(path: Path, entry: Any, channels: int) -> Applicability:
-    """Read what :func:`pack` made.
-
-    Parameters
-    ----------
-    path : path
-    entry : mapping
-        Of the card.
-    channels : int
-        Coarse and static channels of the model.
+def unpack(path: Path, entry: Entry, channels: int) -> Applicability:
+    """Read what :func:`pack` made, of so many coarse and static channels.
 
     Raises
     ------
@@ -166,9 +129,8 @@ def unpack(path: Path, entry: Any, channels: int) -> Applicability:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    said = read_record(_Entry, entry, "the applicability in the model card", CheckpointError)
     try:
-        content = read_verified(path, said.sha256, {"prototypes": ("F16", (said.prototypes, channels))})
+        content = read_verified(path, entry.sha256, {"prototypes": ("F16", (entry.prototypes, channels))})
         prototypes = load(content)["prototypes"].astype(np.float32)
         if not np.isfinite(prototypes).all():
             raise CheckpointError("they are not finite")
@@ -177,4 +139,4 @@ def unpack(path: Path, entry: Any, channels: int) -> Applicability:
             f"the training inputs {path} or their entry in the model card are damaged: run `xland calibrate` again "
             f"({error})"
         ) from error
-    return Applicability(prototypes, said.typical_distance, said.threshold)
+    return Applicability(prototypes, entry.typical_distance, entry.threshold)

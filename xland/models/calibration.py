@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xland.errors import CheckpointError
-from xland.records import Limits, check_entries, read_record
+from xland.records import Limits, check_entries
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,19 +60,6 @@ class Calibration:
         """Return plain values for the model card."""
         return {"scale": list(self.scale), "bias": list(self.bias)}
 
-    @classmethod
-    def from_dict(cls, values: Any, classes: int) -> Calibration:
-        """Read a calibration of so many classes from a card; :class:`CheckpointError` if it is damaged."""
-        own = (
-            {name: values[name] for name in ("scale", "bias") if name in values} if isinstance(values, dict) else values
-        )
-        found = read_record(cls, own, "the calibration in the model card", CheckpointError)
-        if len(found.scale) != classes:
-            raise CheckpointError(
-                f"the calibration in the model card has {len(found.scale)} scales, not {classes}, one a class"
-            )
-        return found
-
 
 def calibration_error(
     confidence: NDArray[np.floating[Any]],
@@ -80,23 +67,11 @@ def calibration_error(
     weight: NDArray[np.float64] | None = None,
     bins: int = BINS,
 ) -> float:
-    """Return the expected calibration error: mean distance of confidence and accuracy over bins of equal width.
+    """Return the mean distance of confidence and accuracy over bins of equal width; NaN without pixels.
 
-    Parameters
-    ----------
-    confidence : (pixels,) array
-        Probability of the class that was decided.
-    correct : (pixels,) array of bool
-        Whether it is the observed one.
-    weight : (pixels,) array, optional
-        Area of each pixel; all equal by default.
-    bins : int
-        Bins from 0 to 1.
-
-    Returns
-    -------
-    float
-        From 0 to 1; NaN without pixels. See Naeini et al. (2015), doi 10.1609/aaai.v29i1.9602.
+    ``confidence`` is the probability of the class that was decided, ``correct`` whether it is the observed one,
+    ``weight`` the area of each pixel, by default the same for all: ``(pixels,)`` each. See Naeini et al. (2015),
+    doi 10.1609/aaai.v29i1.9602.
     """
     weight = np.ones(len(confidence)) if weight is None else weight
     place = bin_of(confidence, bins)

@@ -6,7 +6,8 @@ import hashlib
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from xland.addresses import local_path
 from xland.arguments import shown
 from xland.atomic import replace_file
 from xland.errors import CheckpointError, ModelError, XlandError
-from xland.models.applicability import Applicability, check_entry, pack, unpack
+from xland.models.applicability import Applicability, Entry, pack, unpack
 from xland.models.calibration import Calibration
 from xland.models.coverage import Coverage
 from xland.models.inputs import InputSpec
@@ -30,30 +31,11 @@ CARD = "card.json"
 APPLICABILITY = "applicability.safetensors"
 _FORMAT = 1
 _LARGEST_CARD = 2**22
-Digest = Annotated[str, Limits(64, 64)]
+_REQUIRED = ("name", "inputs", "architecture", "weights_sha256")
+_OPTIONAL = ("title", "licence", "notes", "decision", "calibration", "coverage", "applicability")
+_UNCHANGED = Calibration((), ())
 _networks: dict[str, DownscalingNetwork] = {}
 _lock = threading.Lock()
-
-
-@dataclass(frozen=True)
-class _Card:
-    """Entries of a card that are read; others are for people."""
-
-    name: Annotated[str, Limits(1, 200)]
-    inputs: InputSpec
-    architecture: Architecture
-    weights_sha256: Digest
-    title: str = ""
-    licence: str = ""
-    notes: str = ""
-    decision: tuple[Annotated[float, Limits(-50, 50)], ...] | None = None
-
-    def __post_init__(self) -> None:
-        check_entries(self, CheckpointError)
-        classes = len(self.inputs.classes)
-        if self.decision is not None and len(self.decision) != classes:
-            raise CheckpointError(f"decision must hold {classes} numbers, one a class, not {len(self.decision)}")
-        self.architecture.check_windows(self.inputs)
 
 
 @dataclass(frozen=True)
@@ -62,62 +44,61 @@ class Checkpoint:
 
     Small and picklable: it travels to Dask workers in place of the weights, which each process
     reads once.
+
+    Parameters
+    ----------
+    folder : path
+    card : mapping
+        All entries of the card; those below are also there.
+    name, title, licence, notes : str
+        The licence is that of the weights.
+    inputs : InputSpec
+        Channels, classes, factor and windows.
+    architecture : Architecture
+        Kind and size of the network.
+    digest : str
+        SHA-256 of the weights.
+    decision : tuple of float
+        Offsets of the log-probability of each class with which a map chooses one; 0 where the card does not say.
+    calibration : Calibration
+        How class scores are scaled before the softmax; not at all where the card does not say.
+    coverage : Coverage or None
+        Coarse cells that had data in the training; None where the card does not say.
+    training_inputs : Entry or None
+        What the card says about the file of training inputs.
     """
 
     folder: Path
     card: Mapping[str, Any]
+    name: Annotated[str, Limits(1, 200)]
+    inputs: InputSpec
+    architecture: Architecture
+    digest: Annotated[str, Limits(64, 64)]
+    title: str = ""
+    licence: str = ""
+    notes: str = ""
+    decision: tuple[Annotated[float, Limits(-50, 50)], ...] = ()
+    calibration: Calibration = _UNCHANGED
+    coverage: Coverage | None = None
+    training_inputs: Entry | None = None
 
-    @property
-    def name(self) -> str:
-        """Name of the model."""
-        return str(self.card["name"])
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the weights, as the card gives it."""
-        return str(self.card["weights_sha256"])
-
-    @property
-    def inputs(self) -> InputSpec:
-        """Channels, classes, factor and windows of the model."""
-        return InputSpec.from_dict(self.card["inputs"])
-
-    @property
-    def architecture(self) -> Architecture:
-        """Kind and size of the network."""
-        return Architecture.from_dict(self.card["architecture"])
-
-    @property
-    def coverage(self) -> Coverage | None:
-        """Coarse cells that had data in the training; None where the card does not say."""
-        values = self.card.get("coverage")
-        return None if values is None else Coverage.from_dict(values)
-
-    @property
-    def calibration(self) -> Calibration:
-        """How class scores are scaled before the softmax; not at all where the card does not say."""
-        values, classes = self.card.get("calibration"), len(self.inputs.classes)
-        return Calibration.none(classes) if values is None else Calibration.from_dict(values, classes)
-
-    @property
-    def decision(self) -> tuple[float, ...]:
-        """Offsets of the log-probability of each class with which a map chooses one; 0 where the card does not say."""
-        values = self.card.get("decision")
-        return (0.0,) * len(self.inputs.classes) if values is None else tuple(map(float, values))
+    def __post_init__(self) -> None:
+        check_entries(self, CheckpointError)
+        classes = len(self.inputs.classes)
+        if "decision" not in self.card:
+            object.__setattr__(self, "decision", (0.0,) * classes)
+        for name, numbers in (("decision", self.decision), ("calibration", self.calibration.scale)):
+            if len(numbers) != classes and name in ("decision", *self.card):
+                raise CheckpointError(f"{name} must hold {classes} numbers, one a class, not {len(numbers)}")
+        self.architecture.check_windows(self.inputs)
 
     @property
     def applicability(self) -> Applicability | None:
         """Training inputs to measure the distance from; None where the model has none. Read from a file."""
-        entry = self.card.get("applicability")
-        if entry is None:
+        if self.training_inputs is None:
             return None
-        channels = self.inputs.coarse_channels + len(self.inputs.static)
-        return unpack(_named_by(entry, self.folder / APPLICABILITY), entry, channels)
-
-    @property
-    def licence(self) -> str:
-        """Licence of the weights."""
-        return str(self.card.get("licence", ""))
+        path = _file_of(self.training_inputs.sha256, self.folder / APPLICABILITY)
+        return unpack(path, self.training_inputs, self.inputs.coarse_channels + len(self.inputs.static))
 
     @property
     def members(self) -> tuple[Checkpoint, ...]:
@@ -170,22 +151,26 @@ def _checked(folder: Path, card: Any) -> Checkpoint:
     path = folder / CARD
     if not isinstance(card, dict):
         raise CheckpointError(f"{path} must hold one JSON object")
-    missing = [each.name for each in fields(_Card) if each.default is MISSING and each.name not in card]
+    missing = [name for name in _REQUIRED if name not in card]
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}")
     if card.get("format") != _FORMAT:
         raise CheckpointError(f"{path} has format {shown(card.get('format'))}; this version of xland reads {_FORMAT}")
-    own = {each.name: card[each.name] for each in fields(_Card) if each.name in card}
-    read_record(_Card, own, str(path), CheckpointError)
-    checkpoint = Checkpoint(folder, card)
+    card = {name: value for name, value in card.items() if value is not None or name not in _OPTIONAL}
+    entries = {name: card[name] for name in (*_REQUIRED, *_OPTIONAL) if name in card}
+    entries |= {"folder": folder, "card": card, "digest": entries.pop("weights_sha256")}
+    if isinstance(entries.get("calibration"), dict):  # cards also say how it was fitted
+        kept = {each.name for each in fields(Calibration)}
+        entries["calibration"] = {name: value for name, value in card["calibration"].items() if name in kept}
     try:
-        # reading them is the check
-        checkpoint.calibration, checkpoint.coverage  # noqa: B018
-        if card.get("applicability") is not None:
-            check_entry(card["applicability"])
+        if "coverage" in entries:
+            entries["coverage"] = Coverage.from_dict(entries["coverage"])
+        if "applicability" in entries:
+            where = "the applicability in the model card"
+            entries["training_inputs"] = read_record(Entry, entries.pop("applicability"), where, CheckpointError)
     except XlandError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return checkpoint
+    return read_record(Checkpoint, entries, str(path), CheckpointError)
 
 
 def save_checkpoint(folder: Path | str, network: DownscalingNetwork, card: Mapping[str, Any]) -> Checkpoint:
@@ -202,7 +187,6 @@ def save_checkpoint(folder: Path | str, network: DownscalingNetwork, card: Mappi
     """
     from safetensors.torch import save
 
-    folder = local_path(folder, what="a model")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     weights = save(state, metadata={"format": "xland"})
     full = {
@@ -213,20 +197,13 @@ def save_checkpoint(folder: Path | str, network: DownscalingNetwork, card: Mappi
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    content = _as_json(folder, full)
-    _replace(folder / WEIGHTS, weights, _present_digest(folder))
-    replace_file(folder / CARD, content, error=CheckpointError)
-    _before(folder / WEIGHTS).unlink(missing_ok=True)
-    if "applicability" not in full:
-        (folder / APPLICABILITY).unlink(missing_ok=True)
-        _before(folder / APPLICABILITY).unlink(missing_ok=True)
-    return read_checkpoint(folder)
+    return _write(local_path(folder, what="a model"), full, {WEIGHTS: weights})
 
 
 def update_card(
     folder: Path | str, entries: Mapping[str, Any], *, applicability: Applicability | None = None
 ) -> Checkpoint:
-    """Add entries, scores for example, to the card of a model, all of them or, if it breaks off, none.
+    """Add entries, scores for example, to the card of a model: all of them or, if it breaks off, none.
 
     Parameters
     ----------
@@ -237,21 +214,19 @@ def update_card(
         Training inputs to keep beside the weights.
     """
     checkpoint = read_checkpoint(folder)
-    path = checkpoint.folder / APPLICABILITY
+    card, files = {**checkpoint.card, **entries}, {}
     if applicability is not None:
-        content, entry = pack(applicability)
-        entries = {**entries, "applicability": entry}
-    card = _as_json(checkpoint.folder, {**checkpoint.card, **entries})
-    if applicability is not None:
-        _replace(path, content, _digest_of(checkpoint.card.get("applicability")))
-    replace_file(checkpoint.folder / CARD, card, error=CheckpointError)
-    if applicability is not None:
-        _before(path).unlink(missing_ok=True)
-    return read_checkpoint(folder)
+        files[APPLICABILITY], entry = pack(applicability)
+        card["applicability"] = asdict(entry)
+    return _write(checkpoint.folder, card, files)
 
 
-def _as_json(folder: Path, card: Mapping[str, Any]) -> bytes:
-    """Return the content of a card that can be read again; else nothing is written, and the model there stays."""
+def _write(folder: Path, card: Mapping[str, Any], files: Mapping[str, bytes]) -> Checkpoint:
+    """Write files and then the card about them, which is checked first; return what can be read.
+
+    Until the card is there, the card before it is read with the files that it was written with, which stay beside
+    the new ones.
+    """
     try:
         content = (json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     except (ValueError, TypeError) as error:
@@ -260,17 +235,23 @@ def _as_json(folder: Path, card: Mapping[str, Any]) -> bytes:
         raise CheckpointError(
             f"the card of {folder} was not written: {len(content)} bytes are more than are read again"
         )
-    _checked(folder, json.loads(content))
-    return content
-
-
-def _replace(path: Path, content: bytes, digest: str | None) -> None:
-    """Write a file that the next card is about; that of the present card, known by its hash, stays beside it.
-
-    Until the next card is there, the one before is read with the file that it was written with.
-    """
-    # what an earlier writer left, who broke off before the card, is no file of the present card
-    replace_file(path, content, keep=_before(path) if _has_hash(path, digest) else None, error=CheckpointError)
+    written = _checked(folder, json.loads(content))
+    present: dict[str, str] = {}
+    with suppress(ModelError):  # there is none that can be read
+        old = read_checkpoint(folder)
+        present = {WEIGHTS: old.digest} | ({APPLICABILITY: old.training_inputs.sha256} if old.training_inputs else {})
+    for name, part in files.items():
+        path = folder / name
+        # what an earlier writer left, who broke off before the card, does not belong to the present card
+        keep = _before(path) if _has_hash(path, present.get(name)) else None
+        replace_file(path, part, keep=keep, error=CheckpointError)
+    replace_file(folder / CARD, content, error=CheckpointError)
+    for name in files:
+        _before(folder / name).unlink(missing_ok=True)
+    if written.training_inputs is None:
+        (folder / APPLICABILITY).unlink(missing_ok=True)
+        _before(folder / APPLICABILITY).unlink(missing_ok=True)
+    return written
 
 
 def _before(path: Path) -> Path:
@@ -278,10 +259,9 @@ def _before(path: Path) -> Path:
     return path.with_name(f".{path.stem}-before{path.suffix}")
 
 
-def _named_by(entry: Any, path: Path) -> Path:
-    """Return the file that an entry of the card names by its hash, wherever a writer who broke off left it."""
-    kept = _before(path)
-    return kept if _has_hash(kept, _digest_of(entry)) else path
+def _file_of(digest: str, path: Path) -> Path:
+    """Return the file that a card is about, also where a writer who broke off left it."""
+    return _before(path) if _has_hash(_before(path), digest) else path
 
 
 def _has_hash(path: Path, digest: str | None) -> bool:
@@ -291,19 +271,7 @@ def _has_hash(path: Path, digest: str | None) -> bool:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == digest
     except OSError:
-        return False  # it is not there, or no more
-
-
-def _digest_of(entry: Any) -> str | None:
-    return str(entry["sha256"]) if isinstance(entry, Mapping) and "sha256" in entry else None
-
-
-def _present_digest(folder: Path) -> str | None:
-    """Return the hash of the weights that the card in a folder is about; None without a card that can be read."""
-    try:
-        return read_checkpoint(folder).digest
-    except ModelError:
-        return None
+        return False  # it is not there, or no longer
 
 
 def _load_network(checkpoint: Checkpoint) -> DownscalingNetwork:
@@ -313,7 +281,7 @@ def _load_network(checkpoint: Checkpoint) -> DownscalingNetwork:
 
     from xland.models.networks.unet import DownscalingNetwork
 
-    path = _named_by({"sha256": checkpoint.digest}, checkpoint.folder / WEIGHTS)
+    path = _file_of(checkpoint.digest, checkpoint.folder / WEIGHTS)
     try:
         with torch.device("meta"):  # knows the shapes and holds no value
             network = DownscalingNetwork(checkpoint.inputs, checkpoint.architecture)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,11 @@ import numpy as np
 
 from xland.errors import ModelError
 from xland.models.applicability import Applicability
-from xland.models.calibration import Calibration
 from xland.models.checkpoint import Checkpoint
 from xland.models.coverage import Coverage, join_coverages
 
 if TYPE_CHECKING:
     from xland.models.inputs import InputSpec
-    from xland.models.networks.unet import DownscalingNetwork
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,9 @@ class Ensemble:
         if not self.members:
             raise ModelError("an ensemble needs at least one model, and the list is empty")
         first = self.members[0]
+        own = first.inputs.to_dict()
         for number, member in enumerate(self.members[1:], 2):
-            different = _differences(first.inputs, member.inputs)
+            different = [name for name, value in member.inputs.to_dict().items() if value != own[name]]
             if different:
                 raise ModelError(
                     f"models of an ensemble must read and write the same, but number {number}, {member.name!r} "
@@ -85,13 +84,7 @@ class Ensemble:
     @property
     def coverage(self) -> Coverage | None:
         """Coarse cells that had data in the training of any member; None where no card says."""
-        known = [member.coverage for member in self.members]
-        return reduce(join_coverages, known)
-
-    @property
-    def calibrations(self) -> tuple[Calibration, ...]:
-        """Calibration of each member."""
-        return tuple(member.calibration for member in self.members)
+        return reduce(join_coverages, [member.coverage for member in self.members])
 
     @property
     def decision(self) -> tuple[float, ...]:
@@ -102,14 +95,6 @@ class Ensemble:
     def applicability(self) -> Applicability | None:
         """Training inputs of the first member that has them: all members have read the same."""
         return next((each for member in self.members if (each := member.applicability) is not None), None)
-
-    def networks(self) -> tuple[DownscalingNetwork, ...]:
-        """Return the network of each member; see :meth:`xland.models.checkpoint.Checkpoint.network`."""
-        return tuple(member.network() for member in self.members)
-
-
-def _differences(own: InputSpec, other: InputSpec) -> list[str]:
-    return [field.name for field in fields(own) if getattr(own, field.name) != getattr(other, field.name)]
 
 
 def _hash(parts: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xland.arguments import shown
-from xland.errors import ModelError, StaticError, VocabularyError
+from xland.errors import ModelError, StaticError
 from xland.geo.grid import expand
 from xland.records import Limits, check_entries, read_record
-from xland.vocabulary import CLASS_NAMES, LUH2_STATES, class_code
+from xland.vocabulary import CLASS_NAMES, LUH2_STATES
 
 Transform = Literal["none", "sqrt", "signed_sqrt", "log1p"]
 PriorEncoding = Literal["none", "code", "one_hot"]
@@ -131,56 +131,48 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         check_entries(self, ModelError)
-        self._check_channels()
-        self._check_windows()
-        if len(set(self.steps)) != len(self.steps):
-            raise ModelError(f"steps must be different years relative to the map, not {self.steps}")
-
-    def _check_channels(self) -> None:
         names = [channel.name for channel in (*self.coarse, *self.static)]
         if len(set(names)) != len(names):
             raise ModelError(f"channel names must be unique: {', '.join(names)}")
         if not self.coarse_variables:
-            raise ModelError("at least one coarse channel must be there always: it says where there are data")
+            raise ModelError("at least one coarse channel must always be there: it says where there are data")
         empty = [channel.name for channel in self.static if not channel.sources]
         if empty:
             raise ModelError(f"static channels need at least one variable as source, but {', '.join(empty)} has none")
-        if [class_code(name) for name in self.classes] != list(range(len(self.classes))):
+        if self.classes != CLASS_NAMES[: len(self.classes)]:
             raise ModelError(
-                f"classes must stand in the order of their codes, from {CLASS_NAMES[0]!r} on, not {self.classes}"
+                f"classes must be in the order of their codes, {', '.join(CLASS_NAMES)}, not {self.classes}"
             )
-
-    def _check_windows(self) -> None:
         if self.window % self.factor or self.stride % self.factor:
             raise ModelError(f"window {self.window} and stride {self.stride} must be multiples of factor {self.factor}")
         if not self.window / _MOST_OVERLAP <= self.stride <= self.window:
             raise ModelError(
                 f"stride {self.stride} must be at most the window {self.window}, and at least 1/{_MOST_OVERLAP} of it"
             )
-        if round(360 / self.resolution) % self.stride:
+        around = round(360 / self.resolution)
+        if around % self.stride:
             raise ModelError(
-                f"{round(360 / self.resolution)} cells round the globe must be a multiple of stride {self.stride}, "
-                "so that windows meet at the date line"
+                f"{around} cells round the globe must be a multiple of stride {self.stride}, so that windows meet at "
+                "the date line"
             )
+        if len(set(self.steps)) != len(self.steps):
+            raise ModelError(f"steps must be different years relative to the map, not {self.steps}")
 
     @property
     def coarse_variables(self) -> tuple[str, ...]:
         """Names of the forcing variables that must be there, without repetition."""
-        return _unique(name for channel in self.coarse if not channel.optional for name in channel.sources)
+        return tuple(dict.fromkeys(name for each in self.coarse if not each.optional for name in each.sources))
 
     @property
     def optional_coarse_variables(self) -> tuple[str, ...]:
         """Names of the forcing variables that are read if they are there."""
-        return _unique(
-            name
-            for channel in self.coarse
-            for name in ((*channel.sources, *channel.extras) if channel.optional else channel.extras)
-        )
+        read = [(*each.sources, *each.extras) if each.optional else each.extras for each in self.coarse]
+        return tuple(dict.fromkeys(name for names in read for name in names))
 
     @property
     def static_variables(self) -> tuple[str, ...]:
         """Names of the static variables that must be there, the domain's included."""
-        return _unique([*(name for channel in self.static for name in channel.sources), self.domain])
+        return tuple(dict.fromkeys([*(name for each in self.static for name in each.sources), self.domain]))
 
     @property
     def prior_channels(self) -> int:
@@ -193,9 +185,14 @@ class InputSpec:
         return len(self.coarse) * len(self.steps)
 
     @property
+    def fine_channels(self) -> int:
+        """Number of channels on the fine grid: static fields and the prior map."""
+        return len(self.static) + self.prior_channels
+
+    @property
     def channels(self) -> int:
         """Number of channels that the network reads."""
-        return self.coarse_channels + len(self.static) + self.prior_channels
+        return len(self.coarse) * len(self.steps) + len(self.static) + self.prior_channels
 
     def coarse_array(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Stack the coarse channels.
@@ -227,41 +224,26 @@ class InputSpec:
         return stacked.reshape(-1, *stacked.shape[2:])
 
     def static_array(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float16]:
-        """Stack the static channels in half precision; ``(len(static), rows, columns)``.
+        """Stack the static channels in half precision, ``(len(static), rows, columns)``.
 
         Raises
         ------
         StaticError
-            For missing variables, and NaN or infinity where there is land.
-        """
-        layers = [layer.astype(np.float16) for layer in self.static_layers(values)]
-        return np.stack(layers) if layers else np.zeros((0, *np.shape(values[self.domain])), dtype=np.float16)
-
-    def static_layers(self, values: Mapping[str, NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
-        """Yield the static channels one by one, within the range of half precision; ``(rows, columns)``.
-
-        Raises
-        ------
-        StaticError
-            For missing variables, and NaN or infinity where there is land.
+            If a variable is missing, or a channel is NaN or infinite on land.
         """
         missing = [name for name in self.static_variables if name not in values]
         if missing:
             raise StaticError(f"static predictors lack {', '.join(missing)}, which the model needs")
-        land = np.asarray(values[self.domain]) > 0
-        for channel in self.static:
-            yield self.static_layer(channel, values, land)
+        domain = np.asarray(values[self.domain])
+        result = np.empty((len(self.static), *domain.shape), dtype=np.float16)
+        for layer, channel in zip(result, self.static, strict=True):
+            layer[...] = self.static_layer(channel, values, domain > 0)
+        return result
 
     def static_layer(
         self, channel: Channel, values: Mapping[str, NDArray[Any]], land: NDArray[np.bool_]
     ) -> NDArray[np.float32]:
-        """Return one static channel from its sources, within the range of half precision; ``(rows, columns)``.
-
-        Raises
-        ------
-        StaticError
-            For NaN and infinity where there is land.
-        """
+        """Return one static channel within the range of half precision, ``(rows, columns)``; errors as above."""
         layer = channel.compute(values)
         finite = np.isfinite(layer)
         if not finite.all():
@@ -281,17 +263,8 @@ class InputSpec:
 
     @classmethod
     def from_dict(cls, values: Any) -> InputSpec:
-        """Build the specification from a model card.
-
-        Raises
-        ------
-        ModelError
-            For unknown, missing or wrong entries.
-        """
-        try:
-            return read_record(cls, values, "input specification", ModelError)
-        except VocabularyError as error:
-            raise ModelError(f"input specification: {error}") from error
+        """Build from a model card; :class:`ModelError` names unknown, missing and wrong entries."""
+        return read_record(cls, values, "input specification", ModelError)
 
     def normalised(self, statistics: Mapping[str, tuple[float, float]]) -> InputSpec:
         """Return the same channels with the given (mean, scale) by channel name."""
@@ -327,10 +300,6 @@ def published_inputs() -> InputSpec:
     )
 
 
-def _unique(names: Any) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(names))
-
-
 MASKED = 255
 """Code of a hidden pixel of the prior, and of a target pixel that does not count."""
 
@@ -338,23 +307,9 @@ MASKED = 255
 def mask_prior(
     prior: NDArray[np.uint8], share: float, random: np.random.Generator, block: int = 1
 ) -> NDArray[np.uint8]:
-    """Hide a share of the prior map, in single pixels or in square blocks.
+    """Return a copy of a prior map, 255 in a share of its cells: single ones, or blocks of ``block`` x ``block`` cells.
 
     The published system hides 60 % of the pixels (arXiv 2606.11793).
-
-    Parameters
-    ----------
-    prior : (rows, columns) array of class codes
-    share : float
-        Expected share of hidden cells, from 0 to 1.
-    random : Generator
-    block : int
-        Cells along a hidden block.
-
-    Returns
-    -------
-    (rows, columns) array of uint8
-        A copy with 255 in hidden cells.
     """
     rows, columns = prior.shape
     drawn = random.random((-(-rows // block), -(-columns // block)), dtype=np.float32) < share

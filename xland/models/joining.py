@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from xland.errors import ModelError
 from xland.models import find_model
 from xland.models.checkpoint import Checkpoint, save_checkpoint
-from xland.models.networks.architecture import Architecture
 
 _TRAINING = ("training", "validation", "energy")
 """Entries of a card that say how its model was trained."""
@@ -53,41 +51,28 @@ def join(models: Sequence[str | Path | Checkpoint], folder: str | Path, *, name:
     ensemble = find_model(list(models))
     if len(ensemble.members) < 2:
         raise ModelError(f"{len(ensemble.members)} model cannot be joined: give two or more")
-    networks = ensemble.networks()
-    first = networks[0].architecture
-    for member, network in zip(ensemble.members, networks, strict=True):
-        if replace(network.architecture, members=1) != replace(first, members=1):
+    first = ensemble.members[0]
+    wanted = {**first.architecture.to_dict(), "members": None}
+    for member in ensemble.members:
+        own = {**member.architecture.to_dict(), "members": None}
+        different = [
+            f"{entry} {own[entry]} in place of {wanted[entry]}" for entry in own if own[entry] != wanted[entry]
+        ]
+        if different:
             raise ModelError(
                 f"models to be joined must be built alike, but {member.name!r} ({member.folder}) is "
-                f"{_differences(network.architecture, first)} of {ensemble.members[0].name!r}; "
-                "downscale with a list of models instead"
+                f"{', '.join(different)} of {first.name!r}; downscale with a list of models instead"
             )
-    bodies = [body for network in networks for body in network.bodies]
-    joined = DownscalingNetwork(ensemble.inputs, Architecture(**{**first.to_dict(), "members": len(bodies)}))
-    for own, body in zip(joined.bodies, bodies, strict=True):
-        own.load_state_dict(body.state_dict())
-    card = {entry: value for entry, value in ensemble.members[0].card.items() if entry not in _OF_ONE}
-    card |= {
-        "name": name or card["name"],
-        "members": [each for member in ensemble.members for each in _training(member)],
-    }
+    bodies = [body for member in ensemble.members for body in member.network().bodies]
+    joined = DownscalingNetwork(ensemble.inputs, replace(first.architecture, members=len(bodies)))
+    for empty, body in zip(joined.bodies, bodies, strict=True):
+        empty.load_state_dict(body.state_dict())
+    card = {entry: value for entry, value in first.card.items() if entry not in _OF_ONE}
+    card |= {"name": name or first.name, "members": []}
+    for member in ensemble.members:
+        kept = {entry: member.card[entry] for entry in _TRAINING if entry in member.card}
+        trained = {"name": member.name, "weights_sha256": member.digest, **kept}
+        card["members"] += member.card.get("members", [trained])
     if ensemble.coverage is not None:
         card["coverage"] = ensemble.coverage.to_dict()
     return save_checkpoint(folder, joined, card)
-
-
-def _differences(found: Any, wanted: Any) -> str:
-    own, other = found.to_dict(), wanted.to_dict()
-    return ", ".join(
-        f"{name} {own[name]} in place of {other[name]}"
-        for name in own
-        if name != "members" and own[name] != other[name]
-    )
-
-
-def _training(member: Checkpoint) -> list[dict[str, Any]]:
-    """How each network of a model was trained."""
-    if "members" in member.card:
-        return list(member.card["members"])
-    kept = {entry: member.card[entry] for entry in _TRAINING if entry in member.card}
-    return [{"name": member.name, "weights_sha256": member.digest, **kept}]

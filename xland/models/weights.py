@@ -1,4 +1,4 @@
-"""Safetensors files of strangers: what their header says is compared with what is expected before they are read."""
+"""Safetensors files of strangers: their header is compared with the tensors that are expected before they are read."""
 
 from __future__ import annotations
 
@@ -20,36 +20,26 @@ LARGEST = 2**31
 """Bytes that a file may have."""
 
 _SMALL = 2**26
-"""Bytes up to which a file that does not fit is read to tell whether it was altered."""
+"""Bytes up to which a file that does not fit is read to find out whether it was altered."""
 
 _BYTES = {"F16": 2, "F32": 4, "I64": 8}
-_PREFIX = 8
-
-Expected = Mapping[str, tuple[str, tuple[int, ...]]]
-"""Type and shape of each tensor."""
 
 
-def read_verified(path: Path, digest: str, expected: Expected) -> bytes:
-    """Read a safetensors file that holds certain tensors and has a certain SHA-256.
+def read_verified(path: Path, digest: str, expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
+    """Return a safetensors file that holds tensors of the expected types and shapes and has the expected SHA-256.
 
-    Nothing but the header of a file that is no such file is read, unless it is small.
-
-    Parameters
-    ----------
-    path : path
-    digest : str
-        SHA-256 in hexadecimal digits.
-    expected : mapping
-        Type and shape of each tensor.
+    Of a large file that does not fit, only the header is read.
 
     Raises
     ------
     CheckpointError
-        If it is not there, not a plain file, a pickle, truncated, altered, or holds other tensors.
+        If the file is missing, not a plain file, a pickle, truncated, altered, or holds other tensors.
     """
     with open_plain(path, CheckpointError) as (file, size):
-        start = file.read(_PREFIX + HEADER)
-        _refuse_pickle(path, start)
+        start = file.read(8 + HEADER)
+        # safetensors begin with the length of a JSON object in eight bytes, which may look like a pickle's mark
+        if (start[:1] == b"\x80" and start[8:9] not in (b"", b"{")) or start[:4] == b"PK\x03\x04":
+            raise CheckpointError(f"{path} is a pickle, which could run any code; only safetensors are read")
         fault = _fault(start, size, expected)
         if fault is not None and size > _SMALL:
             raise CheckpointError(f"{path} {fault}")
@@ -64,56 +54,32 @@ def read_verified(path: Path, digest: str, expected: Expected) -> bytes:
     return content
 
 
-def _refuse_pickle(path: Path, start: bytes) -> None:
-    # safetensors begin with the length of a JSON object in eight bytes, which may look like a pickle's mark
-    if (start[:1] == b"\x80" and start[8:9] not in (b"", b"{")) or start[:4] == b"PK\x03\x04":
-        raise CheckpointError(f"{path} is a pickle, which could run any code; only safetensors are read")
-
-
-def _fault(start: bytes, size: int, expected: Expected) -> str | None:
-    """Say what is wrong with a file of some bytes that begins like this; None if it fits."""
+def _fault(start: bytes, size: int, expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> str | None:
+    """Say what is wrong with a file of ``size`` bytes that begins with ``start``; the library checks the rest."""
     if size > LARGEST:
         return f"has {size} bytes, more than the {LARGEST} that are read"
-    length = int.from_bytes(start[:_PREFIX], "little")
-    if len(start) < _PREFIX or length > min(HEADER, size - _PREFIX):
+    length = int.from_bytes(start[:8], "little")
+    if len(start) < 8 or length > min(HEADER, size - 8):
         return "is not a safetensors file: its header has no possible length"
     try:
-        header: Any = json.loads(start[_PREFIX : _PREFIX + length])
-    except (ValueError, RecursionError):
+        header: Any = dict(json.loads(start[8 : 8 + length]))
+    except (ValueError, TypeError, RecursionError):
         return "is not a safetensors file: its header cannot be read"
-    if not isinstance(header, dict):
-        return "is not a safetensors file: its header is not a table"
     header.pop("__metadata__", None)
     for name in sorted(header.keys() | expected.keys()):
-        found = _tensor(header.get(name))
-        if found != expected.get(name):
+        found = header.get(name)
+        said = (found.get("dtype"), found.get("shape")) if isinstance(found, dict) else None
+        wanted = (expected[name][0], list(expected[name][1])) if name in expected else None
+        if said != wanted:
             return (
-                f"does not fit its card: {name[:100]} {_told(found)}, expected {_told(expected.get(name))}; the "
+                f"does not fit its card: {name[:100]} {_described(said)}, expected {_described(wanted)}; the "
                 "channels or the architecture differ"
             )
-    end = 0
-    for name, entry in sorted(header.items(), key=lambda each: _start(each[1])):
-        kind, shape = expected[name]
-        stop = end + _BYTES[kind] * math.prod(shape)
-        if entry.get("data_offsets") != [end, stop]:
-            return f"is not a safetensors file: {name} lies at {shown(entry.get('data_offsets'))}, not [{end}, {stop}]"
-        end = stop
-    if size != _PREFIX + length + end:
-        return f"is not a safetensors file: it has {size} bytes, and its header asks for {_PREFIX + length + end}"
+    values = sum(_BYTES[kind] * math.prod(shape) for kind, shape in expected.values())
+    if size != 8 + length + values:
+        return f"is not a safetensors file: it has {size} bytes, and its header asks for {8 + length + values}"
     return None
 
 
-def _tensor(entry: Any) -> tuple[str, tuple[int, ...]] | None:
-    """Type and shape as a header gives them."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("shape"), list):
-        return None
-    return str(entry.get("dtype"))[:10], tuple(entry["shape"][:9])
-
-
-def _told(tensor: tuple[str, tuple[int, ...]] | None) -> str:
-    return "is missing" if tensor is None else f"has shape {shown(tensor[1])} of {tensor[0]}"
-
-
-def _start(entry: Mapping[str, Any]) -> int:
-    offsets = entry.get("data_offsets")
-    return offsets[0] if isinstance(offsets, list) and offsets and type(offsets[0]) is int else -1
+def _described(tensor: tuple[Any, Any] | None) -> str:
+    return "is missing" if tensor is None else f"has shape {shown(tensor[1])} of {shown(tensor[0])}"

@@ -179,9 +179,10 @@ class Configuration:
             raise ConfigurationError(
                 f"patch_stride {schedule.patch_stride} leaves gaps between patches of {schedule.patch}"
             )
-        if self.architecture.kind == "context" and schedule.patch % factor:
+        if self.architecture.pixelwise and schedule.patch % factor:
             raise ConfigurationError(
-                f"patch {schedule.patch} must be a multiple of factor {factor} for the architecture 'context'"
+                f"patch {schedule.patch} must be a multiple of factor {factor} for the architecture "
+                f"{self.architecture.kind!r}"
             )
         cells = self.architecture.cells(schedule.patch, factor)
         if cells % 2**self.architecture.depth:

@@ -265,7 +265,7 @@ def _judge_all(place: Path, seed: int, first: int, count: int) -> None:
         tiny_checkpoint(base, tiny_inputs(), kind="context", depth=1, head=4, detail=True)
         update_card(
             base,
-            {**more, "coverage": Coverage(COARSE, cells).to_dict()},
+            {**more, "coverage": Coverage.of(COARSE, cells).to_dict()},
             applicability=Applicability(learned, 5.0, 0.5),
         )
 

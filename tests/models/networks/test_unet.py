@@ -1,19 +1,25 @@
+"""Networks of every kind read all inputs, put coarse cells where their pixels are, and can be registered."""
+
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from torch import nn
 
-from tests.worlds import tiny_inputs, tiny_network
-from xland.errors import ModelError
+from tests.worlds import tiny_inputs, tiny_network, tiny_world
+from xland.downscaling.call import downscale
+from xland.errors import CheckpointError, ModelError
+from xland.models import find_model
+from xland.models.checkpoint import save_checkpoint
 from xland.models.inputs import published_inputs
+from xland.models.networks import architecture as kinds
+from xland.models.networks.architecture import Architecture, list_networks, register_network
 from xland.models.networks.context import PiecewiseLinear
-from xland.models.networks.unet import Architecture, DownscalingNetwork
+from xland.models.networks.unet import DownscalingNetwork
 
-KINDS = ("unet", "context")
+each_kind = pytest.mark.parametrize("kind", ["unet", "context"])
 
 
 def sample(inputs, batch=2, size=None, seed=0):
@@ -35,72 +41,41 @@ def small(inputs, kind="unet", **sizes):
     ).eval()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_35_published_channels_build_and_give_a_score_a_class(kind):
+@each_kind
+def test_the_35_published_channels_give_a_score_a_class(kind):
     inputs = published_inputs()
     network = small(inputs, kind, depth=2)
     coarse, static, prior = sample(inputs, batch=1, size=100)
-    assert coarse.shape[1] + static.shape[1] + 1 == 35
+    assert coarse.shape[1] + static.shape[1] + 1 == next(p for p in network.parameters() if p.ndim == 4).shape[1] == 35
     with torch.no_grad():
         scores = network(coarse, static, prior)
     assert scores.shape == (1, 8, 100, 100)
     assert torch.isfinite(scores).all()
 
 
-def test_the_first_layer_of_the_plain_network_reads_all_channels():
-    network = small(published_inputs())
-    first = next(p for p in network.parameters() if p.ndim == 4)
-    assert first.shape[1] == 35
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 @pytest.mark.parametrize("prior", ["none", "code", "one_hot"])
-@pytest.mark.parametrize("steps", [(0,), (0, -1)])
-def test_all_inputs_give_a_score_a_class_and_pixel(kind, prior, steps):
-    inputs = tiny_inputs(prior, steps)
-    network = small(inputs, kind, detail=True)
-    with torch.no_grad():
-        assert network(*sample(inputs)).shape == (2, 8, 40, 40)
-        assert network(*sample(inputs, size=80)).shape == (2, 8, 80, 80)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_missing_prior_is_a_hidden_one(kind):
-    inputs = tiny_inputs("one_hot")
+@torch.no_grad()
+def test_every_input_matters_and_a_missing_prior_is_a_hidden_one(kind, prior):
+    inputs = tiny_inputs(prior, (0, -1))
     network = small(inputs, kind)
-    coarse, static, prior = sample(inputs)
-    hidden = torch.full_like(prior, 255)
-    with torch.no_grad():
-        torch.testing.assert_close(network(coarse, static), network(coarse, static, hidden))
-        assert not torch.allclose(network(coarse, static, prior), network(coarse, static, hidden))
-
-
-def test_networks_without_prior_ignore_one():
-    inputs = tiny_inputs()
-    network = small(inputs)
-    coarse, static, prior = sample(inputs)
-    with torch.no_grad():
-        torch.testing.assert_close(network(coarse, static, prior), network(coarse, static))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_input_matters(kind):
-    inputs = tiny_inputs("code", (0, -1))
-    network = small(inputs, kind)
-    coarse, static, prior = sample(inputs)
-    with torch.no_grad():
-        plain = network(coarse, static, prior)
-        for channel in range(inputs.coarse_channels):
-            changed = coarse.clone()
+    coarse, static, codes = sample(inputs)
+    plain = network(coarse, static, codes)
+    assert plain.shape == (2, 8, 40, 40)
+    assert network(*sample(inputs, size=80)).shape == (2, 8, 80, 80)
+    hidden = network(coarse, static, torch.full_like(codes, 255))
+    torch.testing.assert_close(network(coarse, static), hidden)
+    assert torch.allclose(hidden, plain) == (prior == "none")
+    for channels, other in ((coarse, (static, codes)), (static, (coarse, codes))):
+        for channel in range(channels.shape[1]):
+            changed = channels.clone()
             changed[:, channel] += 1
-            assert not torch.allclose(network(changed, static, prior), plain), f"coarse channel {channel}"
-        for channel in range(len(inputs.static)):
-            changed = static.clone()
-            changed[:, channel] += 1
-            assert not torch.allclose(network(coarse, changed, prior), plain), f"static channel {channel}"
+            found = network(changed, *other) if channels is coarse else network(other[0], changed, other[1])
+            assert not torch.allclose(found, plain), f"channel {channel} of {tuple(channels.shape)}"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
+@torch.no_grad()
 def test_coarse_cells_lie_where_their_pixels_are(kind):
     """A cell far from a changed one, beyond the reach of the network, keeps its scores."""
     inputs = replace(tiny_inputs(), window=120)
@@ -108,8 +83,7 @@ def test_coarse_cells_lie_where_their_pixels_are(kind):
     coarse, static, _ = sample(inputs, batch=1)
     changed = coarse.clone()
     changed[:, :, 20, 5] += 3
-    with torch.no_grad():
-        difference = (network(changed, static) - network(coarse, static)).abs().sum(dim=1)[0]
+    difference = (network(changed, static) - network(coarse, static)).abs().sum(dim=1)[0]
     row, column = divmod(int(difference.argmax()), 120)
     assert 80 - 4 <= row < 84 + 4
     assert 20 - 4 <= column < 24 + 4
@@ -117,81 +91,117 @@ def test_coarse_cells_lie_where_their_pixels_are(kind):
     assert difference[:, 80:].max() == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=10, deadline=None)
-@given(indices=st.lists(st.integers(0, 1599), min_size=1, max_size=8))
-def test_scores_of_chosen_points_are_those_of_the_whole_map(kind, indices):
+@each_kind
+@torch.no_grad()
+def test_scores_of_chosen_points_are_those_of_the_whole_map(kind):
     inputs = tiny_inputs("one_hot")
     network = small(inputs, kind, detail=True)
-    coarse, static, prior = sample(inputs)
-    points = torch.tensor([indices, indices[::-1]])
-    with torch.no_grad():
-        whole = network(coarse, static, prior).flatten(2)
-        chosen = network(coarse, static, prior, points)
+    tensors = sample(inputs)
+    points = torch.randint(0, 1600, (2, 300), generator=torch.Generator().manual_seed(1))
+    whole = network(*tensors).flatten(2)
     expected = torch.stack([whole[item][:, points[item]] for item in range(2)])
-    torch.testing.assert_close(chosen, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(network(*tensors, points), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_dropout_acts_in_training_only(kind):
-    inputs = tiny_inputs()
-    network = small(inputs, kind, dropout=0.5)
-    coarse, static, _ = sample(inputs)
-    with torch.no_grad():
-        torch.testing.assert_close(network(coarse, static), network(coarse, static))
-        network.train()
-        assert not torch.allclose(network(coarse, static), network(coarse, static))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradients_reach_every_parameter(kind):
-    network = small(tiny_inputs("one_hot"), kind, detail=True).train()
-    network(*sample(tiny_inputs("one_hot"))).square().mean().backward()
+@each_kind
+def test_gradients_reach_every_parameter_and_dropout_acts_in_training_only(kind):
+    network = small(tiny_inputs("one_hot"), kind, detail=True, dropout=0.5)
+    tensors = sample(tiny_inputs("one_hot"))
+    torch.testing.assert_close(network(*tensors), network(*tensors))
+    assert not torch.allclose(network.train()(*tensors), network(*tensors))
+    network(*tensors).square().mean().backward()
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # a bias before a batch normalisation has no effect by construction
     assert not [name for name in without if not name.endswith("bias")]
 
 
-def test_windows_that_cannot_be_halved_are_named():
-    with pytest.raises(ModelError, match="windows of 40 cells cannot be halved 4 times: choose a multiple of 16"):
-        DownscalingNetwork(tiny_inputs(), Architecture(width=2, depth=4))
-    with pytest.raises(ModelError, match="windows of 10 cells cannot be halved 2 times"):
-        DownscalingNetwork(tiny_inputs(), Architecture(kind="context", width=2, depth=2))
-
-
 @pytest.mark.parametrize(
-    "sizes", [{"width": 0}, {"depth": 0}, {"dropout": 1.0}, {"dropout": -0.1}, {"kind": "transformer"}]
+    ("changes", "sizes", "message"),
+    [
+        ({}, {"depth": 4}, "windows of 40 cells cannot be halved 4 times: choose a multiple of 16"),
+        ({}, {"kind": "context", "depth": 2}, "windows of 10 cells cannot be halved 2 times"),
+        ({"static": ()}, {"kind": "context", "depth": 1}, "'context' .* neither a static channel nor a prior map"),
+        ({}, {"width": 0}, "width must be .*, not 0"),
+        ({}, {"depth": 0}, "depth must be .*, not 0"),
+        ({}, {"members": 0}, "members must be a whole number of at least 1 and at most 64, not 0"),
+        ({}, {"dropout": 1.0}, r"dropout must be .*, not 1\.0"),
+        ({}, {"width": 4000, "depth": 10}, "channels on the last level; at most 32768 are allowed"),
+        (
+            {},
+            {"kind": "contxet"},
+            "unknown kind of network 'contxet': did you mean 'context'.* Known are context, unet",
+        ),
+    ],
 )
-def test_impossible_architectures_are_refused(sizes):
-    with pytest.raises(ModelError, match=str(next(iter(sizes.values())))):
-        Architecture(**sizes)
+def test_networks_that_cannot_be_built_are_refused(changes, sizes, message):
+    with pytest.raises(ModelError, match=message):
+        DownscalingNetwork(replace(tiny_inputs(), **changes), Architecture(**{"width": 2, **sizes}))
+
+
+def test_a_plain_network_without_fine_channels_runs():
+    inputs = replace(tiny_inputs(), static=())
+    coarse, static, _ = sample(inputs)
+    assert small(inputs)(coarse, static).shape == (2, 8, 40, 40)
 
 
 def test_architectures_survive_the_model_card_and_unknown_entries_are_named():
     architecture = Architecture(width=7, depth=2, dropout=0.1)
     assert Architecture.from_dict(architecture.to_dict()) == architecture
-    with pytest.raises(ModelError, match="unknown entries 'attention', 'heads'"):
+    with pytest.raises(ModelError, match=r"unknown entries .*attention.*heads"):
         Architecture.from_dict({**architecture.to_dict(), "heads": 3, "attention": True})
 
 
-def test_width_and_depth_change_the_size():
-    def count(**sizes):
-        return sum(p.numel() for p in small(tiny_inputs(), **sizes).parameters())
-
-    assert count(width=4) < count(width=8) < count(width=8, depth=3)
-
-
 def test_the_untrained_network_of_the_tests_is_the_same_every_time_and_maps_several_classes():
-    inputs = tiny_inputs()
-    first, second, other = tiny_network(inputs), tiny_network(inputs), tiny_network(inputs, seed=1)
+    first, second = tiny_network(), tiny_network()
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
-    coarse, static, _ = sample(inputs)
+    coarse, static, _ = sample(tiny_inputs())
     with torch.no_grad():
         assert len(first(coarse, static).argmax(dim=1).unique()) >= 3
-        assert not torch.equal(first(coarse, static), other(coarse, static))
 
 
 @pytest.mark.parametrize("channels", [0, 3])
 def test_knots_begin_evenly_for_any_number_of_channels(channels):
     assert torch.equal(PiecewiseLinear(channels, 12).knots, torch.linspace(-2, 2, 13).repeat(channels, 1))
+
+
+class PixelByPixel(nn.Module):
+    """A kind of network from outside the package: one convolution, and a record of its bins."""
+
+    def __init__(self, inputs, architecture):
+        super().__init__()
+        self.head = nn.Conv2d(inputs.channels, len(inputs.classes), 1)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x):
+        return self.head(x)
+
+    def fit_bins(self, coarse, fine):
+        self.seen += len(coarse) + len(fine)
+
+
+def test_a_kind_from_outside_is_built_saved_read_listed_and_downscales(tmp_path, monkeypatch):
+    monkeypatch.setattr(kinds, "_kinds", dict(kinds._kinds))
+    register_network("pixels", PixelByPixel)
+    assert list_networks() == ("context", "pixels", "unet")
+    network = tiny_network(kind="pixels", members=2)
+    network.fit_bins(torch.zeros(7, 9), torch.zeros(3, 9))
+    assert [body.seen.item() for body in network.bodies] == [10, 10]
+    saved = save_checkpoint(tmp_path / "model", tiny_network(kind="pixels"), {"name": "mine"})
+    assert saved.architecture.kind == "pixels"
+    coarse, static, _ = tiny_world()
+    region = (-20, 0, 20, 40)
+    found = downscale(coarse, model=saved.folder, static=static, years=2000, region=region)
+    assert found["land_use"].load().max() > 0
+    monkeypatch.setattr(kinds, "_kinds", {name: each for name, each in kinds._kinds.items() if name != "pixels"})
+    with pytest.raises(CheckpointError, match=r"unknown kind of network 'pixels'.* Known are context, unet"):
+        find_model(saved.folder)
+    monkeypatch.setattr(kinds, "entry_points", lambda group, name=None: [Entry()] if name == "pixels" else [])
+    assert find_model(saved.folder).architecture.kind == "pixels", "an installed package registers its kinds"
+
+
+class Entry:
+    """An entry point of an installed package."""
+
+    def load(self):
+        register_network("pixels", f"{__name__}:PixelByPixel")

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from xland.models.inputs import InputSpec
+from xland.models.networks.architecture import Architecture
+
 _STRIP = 8
 """Rows of coarse cells whose pixels go through the head together on a CPU, where they stay in a core's cache."""
 
@@ -22,12 +25,6 @@ _STRIP = 8
 class PiecewiseLinear(nn.Module):
     """How far each channel has gone through each of its bins, from -0.5 to 0.5.
 
-    Parameters
-    ----------
-    channels, bins : int
-
-    Notes
-    -----
     ``(batch, channels, ...)`` becomes ``(batch, channels * bins, ...)``. The knots are a buffer,
     ``(channels, bins + 1)``, that :meth:`fit` fills before training; a bin without width is constant.
     """
@@ -63,53 +60,22 @@ class PiecewiseLinear(nn.Module):
 class ContextUNet(nn.Module):
     """Coarse U-Net with a fine head.
 
-    Parameters
-    ----------
-    coarse_channels, fine_channels, classes : int
-    factor : int
-        Fine cells along a coarse cell.
-    widths : tuple of int
-        Channels of each level, the first on the coarse grid, each further one on half its resolution.
-    head : int
-        Hidden channels of the head and of the pixel-wise branch beside it.
-    bins : int
-        Pieces in which the head reads each channel.
-    detail : bool
-        Whether the coarse U-Net also tells where in a coarse cell a class is, by sub-pixel
-        convolution (Shi et al. 2016, arXiv 1609.05158).
-    dropout : float
-        Share of channels dropped while training.
-    context_dropout : float
-        Share of samples whose context is dropped while training, so that the pixel-wise branch
-        learns to stand alone.
+    ``coarse`` is ``(batch, coarse_channels, rows / factor, columns / factor)``, ``fine`` ``(batch, fine_channels, rows,
+    columns)``; the result ``(batch, classes, rows, columns)``, or ``(batch, classes, n)`` for flat indices ``points``
+    of shape ``(batch, n)``.
 
-    Notes
-    -----
-    ``coarse`` is ``(batch, coarse_channels, rows / factor, columns / factor)``, ``fine``
-    ``(batch, fine_channels, rows, columns)``; the result ``(batch, classes, rows, columns)``, or
-    ``(batch, classes, points)`` for flat indices ``points`` of shape ``(batch, points)``.
-
-    The first layer of the head is linear, so its parts are computed where they are cheapest: what
-    comes from the coarse grid before it is expanded.
+    The first layer of the head is linear, so its parts are computed where they are cheapest: what comes from the coarse
+    grid before it is expanded. ``detail`` says where in a coarse cell a class is by sub-pixel convolution (Shi et al.
+    2016, arXiv 1609.05158). Dropping the context of some samples lets the pixel-wise branch learn to work alone.
     """
 
-    def __init__(
-        self,
-        coarse_channels: int,
-        fine_channels: int,
-        classes: int,
-        *,
-        factor: int,
-        widths: tuple[int, ...],
-        head: int,
-        bins: int,
-        detail: bool,
-        dropout: float,
-        context_dropout: float,
-    ) -> None:
+    def __init__(self, inputs: InputSpec, architecture: Architecture) -> None:
         super().__init__()
+        coarse_channels, fine_channels, classes = inputs.coarse_channels, inputs.fine_channels, len(inputs.classes)
+        factor, widths, head, bins = inputs.factor, architecture.widths, architecture.head, architecture.bins
+        dropout = architecture.dropout
         self.factor = factor
-        self.context_dropout = context_dropout
+        self.context_dropout = architecture.context_dropout
         self.encoder = nn.ModuleList(
             _block(a, b, dropout) for a, b in zip([coarse_channels + fine_channels, *widths[:-1]], widths, strict=True)
         )
@@ -124,12 +90,12 @@ class ContextUNet(nn.Module):
         self.from_context = nn.Conv2d(widths[0], head, 1, bias=False)
         self.from_detail = (
             nn.Sequential(nn.Conv2d(widths[0], head * factor**2, 1, bias=False), nn.PixelShuffle(factor))
-            if detail
+            if architecture.detail
             else None
         )
-        self.joint = nn.Sequential(*_activation(head), nn.Dropout(dropout), *_layer(head, head, 1), nn.Dropout(dropout))
+        self.joint = nn.Sequential(*_activation(head), nn.Dropout(dropout), *layer(head, head, 1), nn.Dropout(dropout))
         self.head = nn.Conv2d(head, classes, 1)
-        self.pixel = nn.Sequential(*_activation(head), *_layer(head, head, 1), nn.Conv2d(head, classes, 1))
+        self.pixel = nn.Sequential(*_activation(head), *layer(head, head, 1), nn.Conv2d(head, classes, 1))
 
     def fit_bins(self, coarse: Tensor, fine: Tensor) -> None:
         """Put the knots at the quantiles of sample pixels, ``(channels, samples)`` each."""
@@ -153,7 +119,7 @@ class ContextUNet(nn.Module):
         return scores if points is None else scores.squeeze(-1)
 
     def _scores(self, coarse: Tensor, fine: Tensor, laid_out: Tensor, points: Tensor | None = None) -> Tensor:
-        """Pixel by pixel: the head on context and own fields together, and the branch beside it."""
+        """Add the head on context and own fields together to the branch beside it, pixel by pixel."""
         joint, pixel = self._own(coarse, fine, points).chunk(2, dim=1)
         scores: Tensor = self.head(self.joint(joint + laid_out))
         if self.training and self.context_dropout:
@@ -199,14 +165,15 @@ def _activation(channels: int) -> list[nn.Module]:
     return [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
 
 
-def _layer(channels_in: int, channels_out: int, size: int) -> list[nn.Module]:
+def layer(channels_in: int, channels_out: int, size: int) -> list[nn.Module]:
+    """Return a convolution over ``size`` x ``size`` pixels, and what follows it."""
     convolution = nn.Conv2d(channels_in, channels_out, size, padding=size // 2, bias=False)
     return [convolution, *_activation(channels_out)]
 
 
 def _block(channels_in: int, channels_out: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(
-        *_layer(channels_in, channels_out, 3), nn.Dropout2d(dropout), *_layer(channels_out, channels_out, 3)
+        *layer(channels_in, channels_out, 3), nn.Dropout2d(dropout), *layer(channels_out, channels_out, 3)
     )
 
 

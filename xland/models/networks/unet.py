@@ -1,8 +1,7 @@
-"""The U-Net, the mean of several networks, and the network around them that expands the coarse fields."""
+"""The U-Net, and the network around it, or around several, that expands the coarse fields and encodes the prior."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import reduce
 from typing import Any
 
@@ -10,49 +9,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xland.models.inputs import InputSpec
+from xland.models.inputs import MASKED, InputSpec
 from xland.models.networks.architecture import Architecture
-from xland.models.networks.context import ContextUNet
-
-
-class _DoubleConvolution(nn.Sequential):
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        layers: list[nn.Module] = []
-        for channels in (channels_in, channels_out):
-            layers += [
-                nn.Conv2d(channels, channels_out, 3, padding=1, bias=False),
-                nn.BatchNorm2d(channels_out),
-                nn.ReLU(inplace=True),
-            ]
-        super().__init__(*layers)
+from xland.models.networks.context import layer
 
 
 class UNet(nn.Module):
     """A plain U-Net (Ronneberger et al. 2015, arXiv 1505.04597) with batch normalisation.
 
-    Parameters
-    ----------
-    channels_in, channels_out : int
-    architecture : Architecture
-
-    Notes
-    -----
-    Input ``(batch, channels_in, rows, columns)``, output ``(batch, channels_out, rows, columns)``.
+    Input ``(batch, channels, rows, columns)``, output ``(batch, classes, rows, columns)``.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, architecture: Architecture) -> None:
+    def __init__(self, inputs: InputSpec, architecture: Architecture) -> None:
         super().__init__()
         widths = architecture.widths
         self.encoder = nn.ModuleList(
-            _DoubleConvolution(a, b) for a, b in zip([channels_in, *widths[:-1]], widths, strict=True)
+            _two_layers(a, b) for a, b in zip([inputs.channels, *widths[:-1]], widths, strict=True)
         )
         self.upsample = nn.ModuleList(
             nn.ConvTranspose2d(deep, shallow, 2, stride=2)
             for deep, shallow in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
-        self.decoder = nn.ModuleList(_DoubleConvolution(2 * width, width) for width in widths[-2::-1])
+        self.decoder = nn.ModuleList(_two_layers(2 * width, width) for width in widths[-2::-1])
         self.dropout = nn.Dropout2d(architecture.dropout)
-        self.head = nn.Conv2d(widths[0], channels_out, 1)
+        self.head = nn.Conv2d(widths[0], len(inputs.classes), 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return one score a class and pixel."""
@@ -65,6 +45,27 @@ class UNet(nn.Module):
             x = block(torch.cat([skips.pop(), up(x)], dim=1))
             x = self.dropout(x) if skips else x
         return self.head(x)
+
+
+def _two_layers(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(*layer(channels_in, channels_out, 3), *layer(channels_out, channels_out, 3))
+
+
+class Committee(nn.Module):
+    """Several networks whose class scores are averaged.
+
+    The softmax of mean scores is the geometric mean of the members' probabilities, which wins about as much as
+    their arithmetic mean and is scaled as one network is.
+    """
+
+    def __init__(self, bodies: list[nn.Module]) -> None:
+        super().__init__()
+        self.bodies = nn.ModuleList(bodies)
+
+    def forward(self, *inputs: Any) -> Tensor:
+        """Return the mean of the members' scores."""
+        # one after the other, so that at most the scores of two are in memory
+        return reduce(torch.add, (body(*inputs) for body in self.bodies)) / len(self.bodies)
 
 
 class DownscalingNetwork(nn.Module):
@@ -81,9 +82,10 @@ class DownscalingNetwork(nn.Module):
         super().__init__()
         self.inputs = inputs
         self.architecture = architecture
+        self.pixelwise = architecture.pixelwise
         architecture.check_windows(inputs)
-        bodies = [_build_body(inputs, architecture) for _ in range(architecture.members)]
-        self.body = bodies[0] if len(bodies) == 1 else Committee(bodies)
+        bodies = [architecture.build(inputs) for _ in range(architecture.members)]
+        self.body: Any = bodies[0] if len(bodies) == 1 else Committee(bodies)
 
     def forward(
         self,
@@ -98,7 +100,7 @@ class DownscalingNetwork(nn.Module):
         Parameters
         ----------
         coarse : (batch, coarse_channels, rows / factor, columns / factor) float tensor
-            Rounded up where rows or columns are no multiple of the factor.
+            Rounded up where rows or columns are not a multiple of the factor.
         static : (batch, static channels, rows, columns) float tensor
         prior : (batch, rows, columns) uint8 tensor of class codes or None
             255 where the prior is masked or unknown.
@@ -111,11 +113,12 @@ class DownscalingNetwork(nn.Module):
         -------
         (batch, classes, rows, columns) tensor, or (batch, classes, n) for points
         """
-        dtype = self.body.head.weight.dtype
+        dtype = next(self.body.parameters()).dtype
         coarse, fine = coarse.to(dtype), static.to(dtype)
         if self.inputs.prior != "none":
             if prior is None:
-                prior = torch.full(static.shape[:1] + static.shape[2:], 255, dtype=torch.uint8, device=static.device)
+                shape = static.shape[:1] + static.shape[2:]
+                prior = torch.full(shape, MASKED, dtype=torch.uint8, device=static.device)
             fine = torch.cat([fine, self._encode_prior(prior, dtype)], dim=1)
         scores: Tensor
         if self.pixelwise:
@@ -128,58 +131,31 @@ class DownscalingNetwork(nn.Module):
         return scores.flatten(2).gather(2, points[:, None].expand(-1, scores.shape[1], -1))
 
     @property
-    def pixelwise(self) -> bool:
-        """Whether the fine grid is read pixel by pixel, so that a few points cost less than all pixels."""
-        return self.architecture.kind == "context"
+    def bodies(self) -> tuple[Any, ...]:
+        """The networks whose scores are averaged; mostly one."""
+        return tuple(self.body.bodies) if isinstance(self.body, Committee) else (self.body,)
 
     @property
     def needs_bins(self) -> bool:
         """Whether :meth:`fit_bins` changes anything."""
-        return self.architecture.kind == "context"
-
-    @property
-    def bodies(self) -> tuple[nn.Module, ...]:
-        """The networks whose scores are averaged; mostly one."""
-        return tuple(self.body.bodies) if isinstance(self.body, Committee) else (self.body,)
+        return hasattr(self.bodies[0], "fit_bins")
 
     @torch.no_grad()
     def fit_bins(self, coarse: Tensor, static: Tensor) -> None:
-        """Fit what depends on the spread of the inputs, before training.
+        """Fit what depends on the spread of the inputs before training.
 
-        Parameters
-        ----------
-        coarse : (coarse_channels, samples) tensor
-        static : (static channels, samples) tensor
-            Normalised values at pixels of training cells.
+        ``coarse`` and ``static`` are normalised values at pixels of training cells, ``(channels, samples)``.
         """
-        if self.needs_bins:
-            prior = torch.linspace(0, 1, static.shape[1]).expand(self.inputs.prior_channels, -1)
-            self.body.fit_bins(coarse.float(), torch.cat([static.float(), prior]))
+        prior = torch.linspace(0, 1, static.shape[1]).expand(self.inputs.prior_channels, -1)
+        for body in self.bodies if self.needs_bins else ():
+            body.fit_bins(coarse.float(), torch.cat([static.float(), prior]))
 
     def _encode_prior(self, prior: Tensor, dtype: torch.dtype) -> Tensor:
-        known = prior != 255
+        count = len(self.inputs.classes)
         if self.inputs.prior == "code":
-            count = len(self.inputs.classes)
-            return torch.where(known, prior, 0).to(dtype).div(count).unsqueeze(1)
-        codes = torch.arange(len(self.inputs.classes), device=prior.device, dtype=torch.uint8)
+            return torch.where(prior != MASKED, prior, 0).to(dtype).div(count).unsqueeze(1)
+        codes = torch.arange(count, device=prior.device, dtype=torch.uint8)
         return (prior.unsqueeze(1) == codes[None, :, None, None]).to(dtype)
-
-
-def _build_body(inputs: InputSpec, architecture: Architecture) -> Any:
-    if architecture.kind == "unet":
-        return UNet(inputs.channels, len(inputs.classes), architecture)
-    return ContextUNet(
-        inputs.coarse_channels,
-        len(inputs.static) + inputs.prior_channels,
-        len(inputs.classes),
-        factor=inputs.factor,
-        widths=architecture.widths,
-        head=architecture.head,
-        bins=architecture.bins,
-        detail=architecture.detail,
-        dropout=architecture.dropout,
-        context_dropout=architecture.context_dropout,
-    )
 
 
 def _expand(coarse: Tensor, factor: int, shape: torch.Size, corner: Tensor | None) -> Tensor:
@@ -193,36 +169,3 @@ def _expand(coarse: Tensor, factor: int, shape: torch.Size, corner: Tensor | Non
     rows = rows[:, None, :, None].expand(-1, coarse.shape[1], -1, coarse.shape[3])
     columns = columns[:, None, None, :].expand(-1, coarse.shape[1], shape[0], -1)
     return coarse.gather(2, rows).gather(3, columns)
-
-
-class Committee(nn.Module):
-    """Several networks whose class scores are averaged.
-
-    The softmax of mean scores is the geometric mean of the members' probabilities, which wins about as much as
-    their arithmetic mean and is scaled as one network is.
-
-    Parameters
-    ----------
-    bodies : iterable of Module
-        Of the same inputs and outputs.
-    """
-
-    def __init__(self, bodies: Iterable[nn.Module]) -> None:
-        super().__init__()
-        self.bodies = nn.ModuleList(bodies)
-
-    @property
-    def head(self) -> Any:
-        """Last layer of the first member."""
-        return self.bodies[0].head
-
-    def forward(self, *inputs: Any) -> Tensor:
-        """Return the mean of the members' scores."""
-        # one after the other, so that the scores of two are held at most
-        return reduce(torch.add, (body(*inputs) for body in self.bodies)) / len(self.bodies)
-
-    def fit_bins(self, coarse: Tensor, fine: Tensor) -> None:
-        """Fit the bins of every member."""
-        body: Any
-        for body in self.bodies:
-            body.fit_bins(coarse, fine)

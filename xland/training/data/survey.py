@@ -269,7 +269,7 @@ def survey(
         totals = [np.add.reduce([v for name, v in each.items() if name not in LUH_SECONDARY]) for each in years]
         covered &= np.concatenate(totals).min(axis=0) >= 0.5
     statistics = {name: each.normalisation for name, each in {**coarse, **moments}.items()}
-    return Survey(statistics, dict(cells), Coverage(sources.forcing.grid, covered))
+    return Survey(statistics, dict(cells), Coverage.of(sources.forcing.grid, covered))
 
 
 def compare_prior(sources: Sources, tile: int) -> Iterator[bool]:
