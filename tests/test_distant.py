@@ -27,7 +27,7 @@ def totals(data, names, year=0):
     return sum(data[name].isel(time=year).values.astype(np.float64) for name in names)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=4)
 @given(st.floats(0, 1))
 def test_a_pushed_forcing_keeps_the_total_of_each_cell_and_gives_what_is_free_to_primary_land(forcing, scale):
     pushed = preindustrial.push_back(forcing, (1.0, scale))
