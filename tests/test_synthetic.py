@@ -170,7 +170,7 @@ def test_terrain_tells_where_within_a_coarse_cell_cropland_lies(world):
 
 
 def test_the_forcing_passes_the_checks(world):
-    table = check(world.forcing, static=world.static, progress=False)
+    table = check(world.forcing, model=None, static=world.static, progress=False)
     assert not [finding for finding in table.findings if finding.severity in ("error", "warning")]
 
 
