@@ -7,10 +7,14 @@ import json
 import numpy as np
 import pytest
 import xarray as xr
+from torch import nn
 
 import xland
-from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
+from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_network, tiny_world
 from xland.cli import main
+from xland.models.checkpoint import save_checkpoint
+from xland.models.networks import architecture
+from xland.models.networks.architecture import register_network
 from xland.outputs import OUTPUTS, Output, register_output
 from xland.scores.measures import SCORES, Score, register_score
 from xland.totals.cells import Fitted
@@ -39,9 +43,10 @@ def urban_found(matrix, _classes):
 def registered():
     register_output(Output("doubt", "what the best class lacks to certainty", doubt, sea=0, look=LOOK))
     register_mode(Mode("largest", largest))
+    register_network("brightness", Brightness)
     register_score(Score("urban_found", urban_found, "towns found"))
     yield
-    del OUTPUTS["doubt"], MODES["largest"], SCORES["urban_found"]
+    del OUTPUTS["doubt"], MODES["largest"], SCORES["urban_found"], architecture._kinds["brightness"]
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +59,20 @@ def files(tmp_path_factory):
     return folder
 
 
-def written(files, name, *options):
+class Brightness(nn.Module):
+    """Scores of each pixel from its own channels."""
+
+    def __init__(self, inputs, _):
+        super().__init__()
+        self.head = nn.Conv2d(inputs.channels, len(inputs.classes), 1)
+
+    def forward(self, x):
+        return self.head(x)
+
+
+def written(files, name, *options, model="model"):
     """Write maps by the command line, and open their store."""
-    arguments = [files / "states.nc", files / name, "--model", files / "model", "--static", files / "static.nc"]
+    arguments = [files / "states.nc", files / name, "--model", files / model, "--static", files / "static.nc"]
     assert main(["downscale", *map(str, (*arguments, "--region", *REGION, *options))]) == 0
     return xland.open_store(files / name, verify=True).load()
 
@@ -85,6 +101,18 @@ def test_an_output_from_outside(files):
     land = stored.land_use > 0
     np.testing.assert_allclose(stored.doubt.where(land), 1 - stored.confidence.where(land), atol=0.003)
     assert LOOK in reported(files, "doubt.zarr")[0]
+
+
+def test_a_network_from_outside(files, capsys):
+    save_checkpoint(files / "bright", tiny_network(kind="brightness"), {"name": "bright"})
+    expected = planned(files, model=files / "bright")
+    stored = written(files, "bright.zarr", model="bright")
+    np.testing.assert_array_equal(stored.land_use, expected.land_use)
+    assert np.unique(stored.land_use).size > 2
+    capsys.readouterr()
+    assert main(["models", str(files / "bright")]) == 0
+    assert json.loads(capsys.readouterr().out)["architecture"]["kind"] == "brightness"
+    assert "bright" in reported(files, "bright.zarr")[0]
 
 
 def test_an_allocation_mode_from_outside(files, capsys):

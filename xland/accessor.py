@@ -188,11 +188,12 @@ class DatasetAccessor:
         self,
         observed: xr.DataArray | xr.Dataset,
         *,
+        scores: str | Sequence[str] | None = None,
         factor: int = 5,
         within: xr.DataArray | NDArray[np.bool_] | None = None,
         domains: Sequence[str] = ("all", "land", "mixed"),
         classes: Sequence[int] | None = None,
-        match_years: bool = False,
+        match_years: bool = True,
         cells: str | None = None,
     ) -> Evaluation:
         """Score the maps against observed ones; see :func:`xland.scores.evaluation.evaluate`."""
@@ -258,11 +259,12 @@ class DataArrayAccessor:
         self,
         observed: xr.DataArray | xr.Dataset,
         *,
+        scores: str | Sequence[str] | None = None,
         factor: int = 5,
         within: xr.DataArray | NDArray[np.bool_] | None = None,
         domains: Sequence[str] = ("all", "land", "mixed"),
         classes: Sequence[int] | None = None,
-        match_years: bool = False,
+        match_years: bool = True,
         cells: str | None = None,
     ) -> Evaluation:
         """Score the map against an observed one; see :func:`xland.scores.evaluation.evaluate`."""
