@@ -81,7 +81,7 @@ def accuracy(matrix: Matrix) -> float:
     return float(ratio(np.trace(matrix), matrix.sum()))
 
 
-def iou(matrix: Matrix) -> NDArray[np.float64]:
+def iou(matrix: NDArray[Any]) -> NDArray[np.float64]:
     """Intersection over union of each class, TP / (TP + FP + FN); NaN where it is in neither map."""
     hits = np.diag(matrix)
     return ratio(hits, matrix.sum(axis=1) + matrix.sum(axis=0) - hits)
