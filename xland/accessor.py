@@ -229,25 +229,15 @@ class DataArrayAccessor:
         self,
         ax: Axes | None = None,
         *,
-        max_pixels: int = 2_000_000,
         title: str | None = None,
         legend: bool = True,
-        colorbar: bool = True,
         label: str | None = None,
+        max_pixels: int = 2_000_000,
     ) -> Axes:
-        """Draw class codes, or a probability, confidence or share, as a map; see :func:`xland.plot.draw`.
-
-        `legend` is for class codes, `colorbar` and `label` are for other values.
-        """
+        """Draw class codes, or a probability, confidence or share, as a map; see :func:`xland.plot.draw`."""
         from xland.plot import draw
 
-        own: dict[str, tuple[Any, Any]] = {
-            "legend": (legend, True),
-            "colorbar": (colorbar, True),
-            "label": (label, None),
-        }
-        given: dict[str, Any] = {name: value for name, (value, default) in own.items() if value is not default}
-        return draw(self._da, ax, max_pixels=max_pixels, title=title, **given)
+        return draw(self._da, ax, title=title, legend=legend, label=label, max_pixels=max_pixels)
 
     def aggregate(self, factor: int) -> xr.Dataset:
         """Area share of each class in coarse cells, lazily; see :func:`xland.totals.aggregation.aggregate_classes`."""

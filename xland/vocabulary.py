@@ -40,7 +40,7 @@ CLASSES: tuple[LandUseClass, ...] = (
     LandUseClass(6, "other", "sparse vegetation, bare ground, snow and ice", "#ddccbe"),
     LandUseClass(7, "water", "inland water", "#3f7fbf"),
 )
-"""The eight classes in the order of their codes.
+"""The classes in the order of their codes: their number is said here alone.
 
 Their colours are told apart by readers who see no red, no green or no blue: simulated after Machado et al.
 (2009), doi 10.1109/TVCG.2009.113, any two differ by 20, 20 and 16 CIELAB units, where about 2 can be seen.
@@ -136,7 +136,7 @@ def translate(codes: NDArray[Any], table: Mapping[int, str], *, what: str = "map
     Returns
     -------
     array of uint8, same shape
-        Class codes 0..7.
+        Class codes, from 0 to one less than the number of classes.
 
     Raises
     ------
@@ -183,32 +183,9 @@ def check_codes(
 ) -> NDArray[np.uint8]:
     """Return class codes as uint8, or say which codes are unknown, how many and where.
 
-    Parameters
-    ----------
-    codes : (..., rows, columns) array
-        Whole numbers; floats are accepted if they are whole.
-    what : str
-        What the map is, for the message.
-    latitude, longitude : (rows,) and (columns,) array, optional
-        Degrees of the cell centres, for the message.
-    remedy : str
-        What to do about it, for the message.
-    classes : int
-        How many classes there are.
-    hidden : int, optional
-        A further code, of what does not count.
-    error : type
-        Raised in place of :class:`VocabularyError`.
-
-    Returns
-    -------
-    array of uint8, same shape
-        Class codes 0..7.
-
-    Raises
-    ------
-    VocabularyError
-        Codes other than 0..7: negative or larger ones, fractions, NaN, infinity; values that are no numbers.
+    `codes` (..., rows, columns) are whole numbers; floats are accepted if they are whole. `what`, the degrees of the cell
+    centres and `remedy` are for the message of the error, which is of type `error`. `hidden` is a further code, of what
+    does not count.
     """
     codes = np.asarray(codes)
     if codes.dtype.kind not in "iufb":

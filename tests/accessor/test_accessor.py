@@ -65,6 +65,7 @@ def test_public_functions_are_there_and_others_are_not():
         ("Dataset", "evaluate", "xland.scores.evaluation:evaluate"),
         ("Dataset", "plot", "xland.plot:land_use_map"),
         ("Dataset", "aggregate", "xland.totals.aggregation:aggregate_classes"),
+        ("DataArray", "plot", "xland.plot:draw"),
         ("DataArray", "evaluate", "xland.scores.evaluation:evaluate"),
         ("DataArray", "aggregate", "xland.totals.aggregation:aggregate_classes"),
     ],

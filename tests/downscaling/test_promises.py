@@ -26,7 +26,7 @@ from xland.models.checkpoint import Checkpoint, save_checkpoint
 YEARS = (2000, 2001, 2002)
 EVERYTHING = ("land_use", "probability", "margin", "entropy")
 few = settings(
-    max_examples=5,
+    max_examples=3,
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -232,7 +232,7 @@ def test_each_input_may_lie_in_a_way_of_its_own(models, rolled, layouts, block):
     np.testing.assert_array_equal(found, part)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=25)
 @given(st.integers(1, 40), st.integers(0, 80), st.integers(-200, 200), st.integers(1, 60))
 def test_weights_of_all_windows_over_a_pixel_sum_to_one(stride, more, first, length):
     size = stride + more
@@ -253,7 +253,7 @@ def around_the_date_line(coarse: xr.Dataset) -> xr.Dataset:
     return Layout(west=0.0).apply(coarse).sel(lat=slice(60, 0), lon=slice(130, 230))
 
 
-@settings(few, max_examples=3)
+@settings(few, max_examples=2)
 @given(data=st.data(), lattice=lattices(), block=blocks, kinds=st.tuples(kinds, kinds, kinds))
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_a_rollout_is_the_same_to_the_bit_through_any_blocks(models, opened, data, lattice, block, kinds, direction):

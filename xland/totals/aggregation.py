@@ -21,7 +21,7 @@ def aggregate_classes(maps: xr.DataArray, factor: int) -> xr.Dataset:
 
     Parameters
     ----------
-    maps : DataArray of class codes 0..7
+    maps : DataArray of class codes
         With latitude and longitude, and time if there are several; lazy arrays stay lazy.
     factor : int
         Fine cells along a coarse cell; the grid must hold whole coarse cells.
@@ -38,7 +38,7 @@ def aggregate_classes(maps: xr.DataArray, factor: int) -> xr.Dataset:
         If the fine cells cannot be grouped without remainder, or there are other dimensions than these.
     VocabularyError
         If the map says that its codes are those of another legend, or
-        When the shares are computed: codes other than 0..7, fractions or NaN.
+        When the shares are computed: unknown codes, fractions or NaN.
     """
     canonical, orientation = orient(read_codes(maps, what="map"), what="map")
     fine = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
