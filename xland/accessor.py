@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from xland.models.inputs import InputSpec
     from xland.scores.evaluation import Evaluation
     from xland.totals.modes import Totals
-    from xland.training.augmentation import Augmentation
+    from xland.training.configuration import Augmentation
     from xland.training.data.batches import LabelledBatches
 
 

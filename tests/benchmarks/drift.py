@@ -18,8 +18,7 @@ from xland.geo.grid import Grid, class_shares, expand
 from xland.geo.split import Part, divide
 from xland.models.inputs import Channel, InputSpec
 from xland.models.networks.unet import Architecture
-from xland.training.augmentation import Augmentation
-from xland.training.configuration import Configuration, Data, Schedule
+from xland.training.configuration import Augmentation, Configuration, Data, Schedule
 from xland.training.rollout import Rollout
 from xland.vocabulary import CLASS_NAMES, FOREST, GRASS_SHRUB, LUH2_STATES, OCEAN, URBAN
 

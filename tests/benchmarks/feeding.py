@@ -17,9 +17,9 @@ from xland.training.data.loader import make_loader
 from xland.training.data.patches import chunk_groups
 from xland.training.data.sampling import Order, RankSampler
 from xland.training.data.stored import CACHE_BYTES
+from xland.training.learn.group import Group
 from xland.training.learn.steps import Stepper, make_optimizer
 from xland.training.learn.watching import Watch
-from xland.training.ranks.group import Group
 
 BATCH = 8
 
@@ -86,7 +86,7 @@ def feed_network(store: str, size: dict[str, int], steps: int, batch: int, worke
     sampler = RankSampler(Order(len(data), 0, groups=groups, locality=64), batch)
     loader = iter(make_loader(data, sampler, workers=workers))
     stepper.take(next(loader), whole=batch, step=0)  # starts the loader's process, and torch
-    with tempfile.TemporaryDirectory() as folder, Watch(Path(folder), tensorboard="off") as watch:
+    with tempfile.TemporaryDirectory() as folder, Watch(Path(folder), main=False) as watch:
         for number, samples in enumerate(islice(watch.waiting(loader), steps), 1):
             stepper.take(samples, whole=batch, step=number)
             watch.step(batch)

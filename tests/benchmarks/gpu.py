@@ -55,8 +55,8 @@ def learn(store: str, size: dict[str, int], steps: int, workers: int) -> Result:
     from xland.training.data.loader import make_loader
     from xland.training.data.sampling import Order, RankSampler
     from xland.training.data.stored import CACHE_BYTES
+    from xland.training.learn.group import Group
     from xland.training.learn.steps import Stepper, make_optimizer
-    from xland.training.ranks.group import Group
 
     device = torch.device("cuda", 0)
     data = dataset(store, CACHE_BYTES)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tests.benchmarks.short_training import Judged
 from xland.geo.split import CELL_COLUMNS, CELL_ROWS
-from xland.training.objective import fit_class_offsets
+from xland.training.learn.calibrating import fit_class_offsets
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, OCEAN
 
 PLACES = CELL_ROWS * CELL_COLUMNS
@@ -42,7 +42,7 @@ def count_with_offsets(judged: Judged) -> NDArray[np.int64]:
     land = np.isin(judged.target, LAND_CLASSES)
     total = np.zeros((PLACES, len(CLASS_NAMES), len(CLASS_NAMES)), dtype=np.int64)
     for fitted, used in ((half, ~half), (~half, half)):
-        offsets = fit_class_offsets(judged.scores[fitted & land], judged.target[fitted & land], LAND_CLASSES)
+        offsets = fit_class_offsets(judged.scores[fitted & land], judged.target[fitted & land])
         predicted = (judged.scores[used] + offsets).argmax(axis=1)
         total += count(judged.target[used], predicted, judged.place[used])
     return total

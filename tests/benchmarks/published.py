@@ -13,8 +13,7 @@ import xland
 from xland.datasets import synthetic_world
 from xland.models.inputs import published_inputs
 from xland.models.networks.unet import Architecture
-from xland.training.augmentation import Augmentation
-from xland.training.configuration import Configuration, Data, Schedule
+from xland.training.configuration import Augmentation, Configuration, Data, Schedule
 from xland.training.data.loader import PatchDataset, Place
 from xland.training.data.patches import make_patches
 from xland.training.data.stored import StoredArrays

@@ -25,8 +25,8 @@ from xland.models.networks.unet import DownscalingNetwork
 from xland.training.data.loader import make_loader
 from xland.training.data.sampling import Order, RankSampler
 from xland.training.data.stored import CACHE_BYTES
+from xland.training.learn.group import join_group
 from xland.training.learn.steps import Stepper, make_optimizer
-from xland.training.ranks.group import join_group
 
 WARM = 2
 """Steps before the clock starts."""

@@ -24,8 +24,8 @@ from xland.training.data.material import Material, gather
 from xland.training.data.patches import Patches
 from xland.training.data.samples import make_dataset, make_order, sample_pixels, take_census
 from xland.training.data.sampling import RankSampler
+from xland.training.learn.group import Group
 from xland.training.learn.steps import Stepper, call, make_optimizer, one_cycle, set_rate, update_average
-from xland.training.ranks.group import Group
 
 EVERY = 7
 """Of the pixels that count, one in so many is judged: no multiple of a patch's width or of the factor."""

@@ -30,7 +30,7 @@ from xland.scores.baselines import as_map, simple_maps
 from xland.scores.evaluation import compare
 from xland.scores.reliability import assess_reliability
 from xland.totals.modes import Totals
-from xland.training.objective import proven_offsets
+from xland.training.learn.calibrating import proven_offsets
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, URBAN
 
 Line = dict[str, Any]
@@ -219,7 +219,7 @@ def _trees(scene: Scene) -> dict[str, xr.DataArray]:
     """Map the held-out cells with trees, as they are and with class offsets fitted as the model's decision is."""
     trees = Trees(scene)
     shares, known, _ = trees.probabilities(Part.VALIDATION)
-    offsets = proven_offsets(np.log(shares), known, LAND_CLASSES)
+    offsets = proven_offsets(np.log(shares), known)
     shares, _, where = trees.probabilities(Part.TEST)
     maps = {}
     for name, added in (("trees", 0), ("trees with class offsets", offsets)):

@@ -15,9 +15,9 @@ import pytest
 from tests.clusters.conftest import ROOT
 from tests.training.commands import losses, write_files
 from tests.waiting import PATIENCE, wait_until
-from xland.clusters import slurm
+from xland.clusters import open_cluster, slurm
 from xland.training.configuration import read_configuration
-from xland.training.ranks.launching import TrainingJob, train_on_cluster
+from xland.training.ranks.launching import launch, training_profile
 
 pytestmark = pytest.mark.slurm
 
@@ -47,9 +47,10 @@ def configuration(tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(configuration, tmp_path_factory):
     """Losses of all steps of two ranks that nothing happens to."""
-    job = TrainingJob(read_configuration(configuration), tmp_path_factory.mktemp("undisturbed"), device="cpu")
-    train_on_cluster(job, "local", workers=2, progress=False)
-    return losses(job.output)
+    output = tmp_path_factory.mktemp("undisturbed")
+    with open_cluster("local", workers=2, progress=False) as client:
+        launch(client, read_configuration(configuration), output, device="cpu")
+    return losses(output)
 
 
 def rank_processes() -> dict[int, psutil.Process]:
@@ -95,14 +96,15 @@ def wait_for_the_end(job: str) -> None:
 
 @pytest.mark.parametrize("kill", [cancel_the_job_on_n1, kill_rank_1])
 def test_a_training_on_two_nodes_outlives_the_loss_of_one(configuration, undisturbed, profile, tmp_path, caplog, kill):
-    job = TrainingJob(read_configuration(configuration), tmp_path / "model", device="cpu")
-    killer = Thread(target=lambda: (wait_for_steps(job.output), kill()), daemon=True)
+    output, wanted = tmp_path / "model", training_profile(profile)
+    killer = Thread(target=lambda: (wait_for_steps(output), kill()), daemon=True)
     killer.start()
-    train_on_cluster(job, "slurm", workers=2, profile=profile, timeout=PATIENCE, progress=False)
+    with open_cluster("slurm", workers=2, profile=wanted, timeout=PATIENCE, progress=False) as client:
+        launch(client, read_configuration(configuration), output, device="cpu", workers=2, timeout=PATIENCE)
     killer.join()
     assert "starting again from the last state" in caplog.text
     assert len(undisturbed) == 20
-    assert losses(job.output) == undisturbed
+    assert losses(output) == undisturbed
     wait_until(lambda: not rank_processes())
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from xland.errors import TrainingError, TrainingStoppedError
-from xland.training.stopping import Termination, deferred_termination
+from xland.training.machine import Termination, deferred_termination
 
 STEPS = 15
 LONG = 3000

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from xland.errors import ConfigurationError
-from xland.training.objective import Objective, fit_class_offsets, lovasz_softmax, tabulate_pairs
+from xland.training.objective import Objective, lovasz_softmax
 
 
 def batch(seed=0, classes=8):
@@ -19,8 +19,7 @@ def batch(seed=0, classes=8):
 
 
 def mean_loss(objective, scores, target, weights):
-    total, counted = objective.total(scores, target, weights)
-    return total / counted.clamp_min(1)
+    return objective.total(scores, target, weights) / (target != 255).sum().clamp_min(1)
 
 
 def by_hand(scores, target, weights):
@@ -38,33 +37,16 @@ def by_hand(scores, target, weights):
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 1000))
-def test_the_loss_is_the_cross_entropy_of_torch_and_of_arithmetic(seed):
-    scores, target = batch(seed)
-    weights = torch.ones(8)
-    found = mean_loss(Objective(), scores, target, weights)
-    torch.testing.assert_close(found, functional.cross_entropy(scores, target.long()))
-    assert float(found) == pytest.approx(by_hand(scores, target, weights), rel=1e-5)
-
-
-@settings(max_examples=10, deadline=None)
-@given(st.integers(0, 1000))
 def test_weights_multiply_and_pixels_that_do_not_count_are_left_out(seed):
     scores, target = batch(seed)
     weights = torch.linspace(0.2, 3, 8)
     target[0, :3] = 255
     expected = by_hand(scores, target, weights)
+    found = mean_loss(Objective(), scores, target, torch.ones(8))
+    torch.testing.assert_close(found, functional.cross_entropy(scores, target.long(), ignore_index=255))
     assert float(mean_loss(Objective(), scores, target, weights)) == pytest.approx(expected, rel=1e-5)
     scores[0, :, :3] = 1e4
     assert float(mean_loss(Objective(), scores, target, weights)) == pytest.approx(expected, rel=1e-5)
-
-
-def test_a_batch_without_any_pixel_that_counts_has_no_loss_and_no_gradient():
-    scores, target = batch()
-    scores.requires_grad_()
-    loss = mean_loss(Objective(), scores, torch.full_like(target, 255), torch.ones(8))
-    loss.backward()
-    assert loss.item() == 0
-    assert not scores.grad.any()
 
 
 def test_the_loss_takes_points_as_well_as_maps():
@@ -97,24 +79,13 @@ OBJECTIVES = [
 
 
 @settings(max_examples=10, deadline=None)
-@given(SEEDS, st.sampled_from(OBJECTIVES))
-def test_pixels_that_do_not_count_are_not_counted(seed, objective):
-    scores, target = batch(seed)
-    target[1, 2:] = 255
-    _, counted = objective.total(scores, target, torch.linspace(0.2, 3, 8))
-    assert counted == (target != 255).sum() < target.numel()
-
-
-@settings(max_examples=10, deadline=None)
 @given(SEEDS, st.sampled_from([o for o in OBJECTIVES if not o.lovasz]))
 def test_sums_of_parts_add_up_to_the_sum_of_all(seed, objective):
     scores, target = batch(seed)
     target[0, :4] = 255
     weights = torch.linspace(0.2, 3, 8)
-    whole = objective.total(scores, target, weights)
     parts = [objective.total(scores[i : i + 1], target[i : i + 1], weights) for i in range(2)]
-    for position in range(2):
-        torch.testing.assert_close(parts[0][position] + parts[1][position], whole[position])
+    torch.testing.assert_close(sum(parts), objective.total(scores, target, weights))
 
 
 @settings(max_examples=10, deadline=None)
@@ -129,7 +100,7 @@ def test_the_focal_loss_is_that_of_arithmetic(seed, gamma):
         for share, code in zip(shares, target.flatten().tolist(), strict=True)
         if code != 255
     )
-    total, _ = Objective(focal_gamma=gamma).total(scores, target, weights)
+    total = Objective(focal_gamma=gamma).total(scores, target, weights)
     assert float(total) == pytest.approx(expected, rel=1e-5)
 
 
@@ -138,7 +109,7 @@ def test_one_pixel_of_probability_one_half_counts_a_quarter_with_a_gamma_of_two(
     assert float(mean_loss(Objective(focal_gamma=2), scores, target, torch.ones(2))) == pytest.approx(np.log(2) / 4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(SEEDS, st.integers(2, 8))
 def test_lovasz_is_one_minus_iou_where_one_class_has_all_the_probability(seed, classes):
     _, target = batch(seed, classes)
@@ -198,7 +169,7 @@ def test_gradients_are_finite_however_sure_the_network_is(objective, size):
     scores, target = batch()
     scores = (scores * size).requires_grad_()
     target[0, 0] = 255
-    total, _ = objective.total(scores, target, torch.ones(8))
+    total = objective.total(scores, target, torch.ones(8))
     total.backward()
     assert torch.isfinite(total)
     assert torch.isfinite(scores.grad).all()
@@ -209,9 +180,9 @@ def test_gradients_are_finite_however_sure_the_network_is(objective, size):
 def test_without_any_pixel_that_counts_the_sum_is_zero_and_so_is_the_gradient(objective):
     scores, target = batch()
     scores.requires_grad_()
-    total, counted = objective.total(scores, torch.full_like(target, 255), torch.ones(8))
+    total = objective.total(scores, torch.full_like(target, 255), torch.ones(8))
     total.backward()
-    assert (total.item(), counted.item()) == (0, 0)
+    assert total.item() == 0
     assert not scores.grad.any()
 
 
@@ -233,7 +204,7 @@ def test_values_that_cannot_be_are_refused_by_name(entries, message):
 COUNTS = st.lists(st.integers(0, 10**7), min_size=2, max_size=8).filter(any)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(COUNTS, st.sampled_from([0.0, 0.25, 0.5, 1.0]))
 def test_class_weights_are_one_on_average_and_higher_for_rarer_classes(counts, power):
     counts = np.array(counts)
@@ -274,54 +245,3 @@ def test_class_weights_raise_the_rare_class_to_where_it_is_predicted():
     assert found[0] == pytest.approx(0.03, abs=0.005)
     assert found[1] == pytest.approx(np.sqrt(0.03) / (np.sqrt(0.03) + np.sqrt(0.97)), abs=0.01)
     assert found[2] == pytest.approx(0.5, abs=0.01)
-
-
-def merit(predicted, target, classes):
-    iou = [
-        ((predicted == c) & (target == c)).sum() / ((predicted == c) | (target == c)).sum()
-        for c in classes
-        if (target == c).any()
-    ]
-    return (predicted == target).mean() + np.mean(iou)
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 1000))
-def test_offsets_never_lower_the_merit_they_are_fitted_for(seed):
-    random = np.random.default_rng(seed)
-    target = random.choice([1, 2, 4], 600, p=[0.05, 0.6, 0.35]).astype(np.uint8)
-    scores = random.normal(size=(600, 8)).astype(np.float32)
-    scores[np.arange(600), target] += 1
-    offsets = fit_class_offsets(scores, target, (1, 2, 3, 4))
-    assert offsets.dtype == np.float32
-    before = merit(scores.argmax(1), target, (1, 2, 3, 4))
-    assert merit((scores + offsets).argmax(1), target, (1, 2, 3, 4)) >= before - 1e-9
-    assert not offsets[[0, 3, 5, 6, 7]].any(), "only classes that are there have an offset"
-    assert np.abs(offsets).max() <= 4
-
-
-def test_offsets_bring_back_a_neglected_class():
-    random = np.random.default_rng(0)
-    target = np.where(random.random(4000) < 0.1, 1, 2).astype(np.uint8)
-    scores = random.normal(0, 0.5, (4000, 3)).astype(np.float32)
-    scores[:, 0] = -10
-    scores[np.arange(4000), target] += 1.5
-    scores[:, 1] -= 3
-    offsets = fit_class_offsets(scores, target, (1, 2))
-    before, after = scores.argmax(1), (scores + offsets).argmax(1)
-    assert (before == 1).mean() < 0.02
-    assert (after == 1).mean() > 0.05
-    assert merit(after, target, (1, 2)) > merit(before, target, (1, 2)) + 0.2
-
-
-def test_without_any_class_of_land_there_is_nothing_to_fit():
-    scores = np.zeros((5, 8), np.float32)
-    assert not fit_class_offsets(scores, np.zeros(5, np.uint8), (1, 2)).any()
-    assert not fit_class_offsets(scores[:0], np.zeros(0, np.uint8), (1, 2)).any()
-
-
-def test_pixels_are_counted_by_target_and_predicted_class():
-    target, predicted = np.array([0, 1, 1, 2, 2, 2], np.uint8), np.array([0, 1, 0, 2, 2, 1])
-    assert tabulate_pairs(target, predicted, 4).tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 2, 0], [0, 0, 0, 0]]
-    # codes of one byte do not overflow
-    assert tabulate_pairs(np.array([30], np.uint8), np.array([30], np.uint8), 31)[30, 30] == 1

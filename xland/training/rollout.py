@@ -28,9 +28,6 @@ from xland.models.inputs import MASKED
 from xland.records import Limits, Share, check_entries
 from xland.vocabulary import OCEAN
 
-_RISE = (0.1, 0.6)
-"""Shares of a training at which the probability of own maps begins and ends to rise."""
-
 
 @dataclass(frozen=True)
 class Rollout:
@@ -59,17 +56,8 @@ class Rollout:
 
 
 def sampling_share(done: float, peak: float) -> float:
-    """Probability of own maps when a share of all steps is done: 0, a linear rise, then the peak.
-
-    Parameters
-    ----------
-    done : float
-        Share of all steps, from 0 to 1.
-    peak : float
-        Probability from 60 % of the training on.
-    """
-    first, last = _RISE
-    return peak * min(max((done - first) / (last - first), 0.0), 1.0)
+    """Probability of own maps when a share of all steps is done: 0, a linear rise from 10 to 60 %, then the peak."""
+    return peak * min(max((done - 0.1) / 0.5, 0.0), 1.0)
 
 
 def unroll(
@@ -116,20 +104,10 @@ def unroll(
         if year + 1 < years:
             following = true[:, year + 1]
             if own_share > 0:  # not own.any(): processes that share batch statistics must make the same calls
-                whole = scores[-1] if points is None else _without_gradient(network, *read, None, corner)
-                chosen = own[year + 1].to(following.device)[:, None, None]
-                following = torch.where(chosen, _own_map(whole, prior, sea), following)
+                with torch.no_grad():
+                    whole = scores[-1] if points is None else network(*read, None, corner)
+                    found = whole.argmax(dim=1).to(prior.dtype).masked_fill(sea, OCEAN)
+                found = torch.where(prior == MASKED, prior, found)  # what is hidden stays hidden
+                following = torch.where(own[year + 1].to(following.device)[:, None, None], found, following)
             prior = following
     return torch.stack(scores, dim=1)
-
-
-@torch.no_grad()
-def _without_gradient(network: Callable[..., Tensor], *read: Tensor | None) -> Tensor:
-    scores: Tensor = network(*read)
-    return scores
-
-
-def _own_map(scores: Tensor, prior: Tensor, sea: Tensor) -> Tensor:
-    """Most probable classes; what the prior that was read hides stays hidden, and sea is sea."""
-    found = scores.detach().argmax(dim=1).to(prior.dtype).masked_fill(sea, OCEAN)
-    return torch.where(prior == MASKED, prior, found)

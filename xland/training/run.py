@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +10,14 @@ import xarray as xr
 
 from xland.addresses import local_path
 from xland.arguments import checked
+from xland.clusters import open_cluster, slurm
 from xland.errors import ConfigurationError
 from xland.models.checkpoint import Checkpoint
 from xland.training.configuration import Configuration, read_configuration
 from xland.training.data.prepare import prepare
-from xland.training.learn.loop import Report
-from xland.training.learn.single import learn, shown_progress
-from xland.training.ranks.group import Device
+from xland.training.learn.group import Device
+from xland.training.learn.loop import Report, learn, shown_progress
+from xland.training.ranks.launching import RETURN, launch, training_profile
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -112,57 +114,51 @@ def train(
         :func:`xland.training.learn.loop.fit` and :func:`xland.training.ranks.launching.launch` say.
     """
     given: dict[str, Any] = {"forcing": forcing, "target": target, "static": static, "prior": prior}
-    clustered = {"cluster": cluster, "workers": workers, "profile": profile}
-    _check_arguments(given, store, generator, client, clustered)
-    if not isinstance(configuration, Configuration):
-        configuration = read_configuration(configuration)
-    output = local_path(output, what="the folder of a training")
-    if cluster is not None or client is not None:
-        from xland.training.ranks.launching import TrainingJob, launch, train_on_cluster
-
-        if store is None:
-            store = output / STORE
-            prepare(configuration, store, **given, resume=True, progress=progress)
-        job = TrainingJob(configuration, output, local_path(store), device, resume)
-        with shown_progress(report, enabled=progress) as say:
-            if client is not None:
-                return launch(client, job, workers=workers, restarts=restarts, report=say)
-            return train_on_cluster(
-                job, str(cluster), workers=workers, profile=profile, restarts=restarts, progress=progress, report=say
-            )
-    return learn(
-        configuration,
-        output,
-        given=given,
-        store=store,
-        generator=generator,
-        device=device,
-        resume=resume,
-        progress=progress,
-        report=report,
-    )
-
-
-def _check_arguments(
-    given: dict[str, Any],
-    store: str | Path | None,
-    generator: Any,
-    client: Client | None,
-    clustered: dict[str, Any],
-) -> None:
     named = [name for name, value in given.items() if value is not None]
     if store is not None and named:
         raise ConfigurationError(
-            f"a store holds all data, but {', '.join(named)} are given too: leave out one or other"
+            f"a store contains all data, but {', '.join(named)} are given too: leave out one of both"
         )
-    cluster = clustered.pop("cluster")
     if cluster is not None and client is not None:
         raise ConfigurationError("give a cluster to open, or a client of one that is open, not both")
-    if cluster is None and client is None:
-        extra = [name for name, value in clustered.items() if value is not None]
-        if extra:
-            raise ConfigurationError(
-                f"{', '.join(extra)} are for a training on a cluster: say which, or leave them out"
-            )
-    elif generator is not None:
+    alone = cluster is None and client is None
+    extra = [name for name, value in {"workers": workers, "profile": profile}.items() if value is not None]
+    if alone and extra:
+        raise ConfigurationError(f"{', '.join(extra)} are for a training on a cluster: give one, or leave them out")
+    if generator is not None and not alone:
         raise ConfigurationError("patches of a generator are for a training here or under torchrun, not on a cluster")
+    if not isinstance(configuration, Configuration):
+        configuration = read_configuration(configuration)
+    output = local_path(output, what="the folder of a training")
+    if alone:
+        return learn(
+            configuration,
+            output,
+            given=given,
+            store=store,
+            generator=generator,
+            device=device,
+            resume=resume,
+            progress=progress,
+            report=report,
+        )
+    if store is None:
+        store = output / STORE
+        prepare(configuration, store, **given, resume=True, progress=progress)
+    with shown_progress(report, enabled=progress) as say, ExitStack() as stack:
+        if client is None:
+            wanted = None if profile is None else training_profile(profile)
+            opened = open_cluster(str(cluster), workers=workers, profile=wanted, progress=progress)
+            client = stack.enter_context(opened)
+        return launch(
+            client,
+            configuration,
+            output,
+            store=store,
+            device=device,
+            resume=resume,
+            workers=workers,
+            restarts=restarts,
+            timeout=slurm.TIMEOUT if cluster == "slurm" else RETURN,
+            report=say,
+        )

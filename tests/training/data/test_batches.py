@@ -14,7 +14,7 @@ from tests.killing import PROJECT
 from tests.worlds import COARSE, FACTOR, FINE, tiny_checkpoint, tiny_configuration, tiny_inputs, tiny_world
 from xland.errors import ConfigurationError, GridError, TimeError
 from xland.geo.split import Part, divide
-from xland.training.augmentation import NO_AUGMENTATION, Augmentation
+from xland.training.configuration import NO_AUGMENTATION, Augmentation
 from xland.training.data.batches import LabelledBatches, label_batches, make_batches
 from xland.training.data.loader import PatchDataset, TrainingArrays, make_loader
 from xland.training.data.material import gather, stored_material

@@ -10,7 +10,7 @@ from tests.worlds import FACTOR, FINE, tiny_inputs, tiny_world
 from xland.errors import ConfigurationError, GridError
 from xland.models.inputs import MASKED
 from xland.models.networks.unet import _expand
-from xland.training.augmentation import Augmentation
+from xland.training.configuration import Augmentation
 from xland.training.data.loader import PatchDataset, TrainingArrays, make_loader
 from xland.training.data.patches import make_patches
 from xland.training.data.sampling import Order, RankSampler, Sample

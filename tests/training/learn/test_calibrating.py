@@ -2,24 +2,36 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
 
-from tests.worlds import tiny_checkpoint, tiny_configuration, tiny_world
+from tests.worlds import COARSE, FACTOR, tiny_checkpoint, tiny_configuration, tiny_inputs, tiny_world
 from xland.cli import main
 from xland.errors import CheckpointError, ConfigurationError, ModelError
+from xland.geo.split import Part
+from xland.models.applicability import static_means
+from xland.models.calibration import calibration_error
 from xland.models.checkpoint import APPLICABILITY, CARD, WEIGHTS, read_checkpoint
 from xland.training.data.material import gather
 from xland.training.learn import calibrating
-from xland.training.learn.calibrating import calibrate
-from xland.training.learn.validation import collect_scores
-from xland.training.ranks.group import Group
-from xland.training.run import train
+from xland.training.learn.calibrating import (
+    calibrate,
+    choose_prototypes,
+    fit_applicability,
+    fit_class_offsets,
+    fit_scaling,
+    training_cells,
+)
 
-FITTED = ("calibration", "decision", "applicability")
+FITTED = ("calibration", "decision", "applicability", "validation")
+CLASSES = 4
 
 
 def data():
@@ -27,16 +39,9 @@ def data():
     return {"forcing": coarse, "target": maps, "static": static}
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("trained") / "model"
-    return train(tiny_configuration(epochs=2), folder, **data(), progress=False)
-
-
 @pytest.fixture
 def folder(trained, tmp_path):
-    return shutil.copytree(trained.folder, tmp_path / "model")
+    return shutil.copytree(trained[0].folder, tmp_path / "model")
 
 
 def strip(folder):
@@ -46,48 +51,46 @@ def strip(folder):
     (folder / APPLICABILITY).unlink()
 
 
-def test_it_gives_an_old_model_what_a_training_ends_with(trained, folder):
+def test_the_command_gives_an_old_model_what_a_training_ends_with(trained, folder, tmp_path, capsys):
     strip(folder)
     assert read_checkpoint(folder).calibration.is_none
-    again = calibrate(folder, **data())
-    assert again.calibration.scale == pytest.approx(trained.calibration.scale)
-    assert again.decision == trained.decision
-    np.testing.assert_array_equal(again.applicability.prototypes, trained.applicability.prototypes)
-    assert (folder / WEIGHTS).read_bytes() == (trained.folder / WEIGHTS).read_bytes()
-    assert again.card["validation"] == trained.card["validation"]
+    options = []
+    for name, each in data().items():
+        each.to_netcdf(tmp_path / f"{name}.nc")
+        options += [f"--{name}", str(tmp_path / f"{name}.nc")]
+    assert main(["calibrate", str(folder), *options]) == 0
+    assert f"wrote the card of {folder}: " in capsys.readouterr().out
+    again, usual = read_checkpoint(folder), trained[0]
+    assert again.calibration.scale == pytest.approx(usual.calibration.scale)
+    assert again.decision == usual.decision
+    np.testing.assert_array_equal(again.applicability.prototypes, usual.applicability.prototypes)
+    assert (folder / WEIGHTS).read_bytes() == (usual.folder / WEIGHTS).read_bytes()
+    assert again.card["validation"] == usual.card["validation"]
 
 
 def test_the_card_says_how_it_was_fitted(trained):
-    fitted = trained.card["calibration"]
+    fitted = trained[0].card["calibration"]
     assert fitted["method"] in ("temperature", "vector")
     assert sum(fitted["pixels_of_classes"]) > 500
     assert fitted["cells_of_the_split"] > 20
     losses = fitted["cross_validated_loss"]
     assert losses[fitted["method"]] == min(losses["temperature"], losses["vector"])
-    assert 0 <= fitted["validation_calibration_error"]["after"] <= 1
+    error = fitted["validation_calibration_error"]
+    assert 0 <= error["after"] < error["before"]
 
 
-def test_a_network_that_is_twice_too_sure_is_told_so(trained, folder, monkeypatch):
-    """With all scores doubled the scales are half of what they were."""
-    strip(folder)
-    network = read_checkpoint(folder).network()
-    plain = type(network).forward
-    monkeypatch.setattr(type(network), "forward", lambda *given, **named: 2 * plain(*given, **named))
-    again = calibrate(folder, **data())
-    if trained.card["calibration"]["method"] == "temperature":
-        assert again.calibration.scale == pytest.approx([each / 2 for each in trained.calibration.scale], rel=1e-3)
-    error, usual = (each.card["calibration"]["validation_calibration_error"] for each in (again, trained))
-    assert error["after"] < error["before"]
-    assert error["after"] == pytest.approx(usual["after"], abs=0.01)
-
-
-def test_other_data_than_those_of_the_training_are_refused(folder):
+@pytest.mark.parametrize(
+    ("change", "what", "reason"),
+    [
+        (lambda given: given["static"].update(elevation=given["static"].elevation / 2 + 100), "data", "elevation"),
+        (lambda given: given.update(target=given["target"].where(given["target"] != 2, 5)), "maps", "pixels"),
+    ],
+)
+def test_other_data_than_those_of_the_training_are_refused_and_the_card_stays(folder, change, what, reason):
     given = data()
-    given["static"]["elevation"] = given["static"]["elevation"] / 2 + 100
+    change(given)
     before = (folder / CARD).read_bytes()
-    with pytest.raises(
-        ConfigurationError, match=r"not the data that 'tiny' was trained on: .* 1 channels differ: elev"
-    ):
+    with pytest.raises(ConfigurationError, match=f"not the {what} that 'tiny' was trained on: .* {reason}"):
         calibrate(folder, **given)
     assert (folder / CARD).read_bytes() == before
 
@@ -98,40 +101,182 @@ def test_a_model_whose_card_does_not_tell_of_its_training_is_refused(tmp_path):
         calibrate(tmp_path / "model", **data())
 
 
-def test_several_models_are_refused(folder, monkeypatch):
+def test_several_models_are_refused(monkeypatch):
     monkeypatch.setattr(calibrating, "find_model", lambda model: SimpleNamespace(members=(1, 2)))
     with pytest.raises(ModelError, match="one by one, not 2 together"):
         calibrate(["a", "b"])
 
 
-def test_the_command_takes_the_data_as_files(folder, tmp_path, capsys):
-    strip(folder)
-    options = []
-    for name, each in data().items():
-        each.to_netcdf(tmp_path / f"{name}.nc")
-        options += [f"--{name}", str(tmp_path / f"{name}.nc")]
-    assert main(["calibrate", str(folder), *options]) == 0
-    assert f"wrote the card of {folder}: " in capsys.readouterr().out
-    assert read_checkpoint(folder).applicability is not None
+def drawn(scale, bias, seed=0, pixels=4000):
+    """Scores, and classes drawn with the probabilities of the scaled ones, in ten places."""
+    random = np.random.default_rng(seed)
+    scores = random.normal(0, 2, size=(pixels, CLASSES)).astype(np.float32)
+    probability = torch.from_numpy(scores * np.asarray(scale) + np.asarray(bias)).softmax(dim=1).numpy()
+    target = (probability.cumsum(axis=1) < random.random((pixels, 1))).sum(axis=1).clip(max=CLASSES - 1)
+    return scores, target.astype(np.uint8), np.arange(pixels) // (pixels // 10), np.ones(pixels)
 
 
-def test_a_rank_of_many_has_no_more_samples_in_memory_than_in_its_training(folder, monkeypatch):
-    configuration, material = gather(tiny_configuration(batch=6), **data())
-    batches = []
+@settings(max_examples=4, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([0.3, 1.0, 2.0]))
+def test_the_temperature_is_found_again_and_the_calibration_error_is_small(seed, scale):
+    scores, target, place, weight = drawn(scale, 0, seed)
+    scaling = fit_scaling(scores, target, place, weight)
+    assert np.mean(scaling.calibration.scale) == pytest.approx(scale, rel=0.15)
+    assert scaling.losses["temperature"] <= scaling.losses["none"] + 1e-2
+    probability = scaling.calibration.apply(torch.from_numpy(scores)).softmax(dim=1).numpy()
+    error = calibration_error(probability.max(axis=1), probability.argmax(axis=1) == target, weight)
+    assert error < 0.05
 
-    def note(network, dataset, batch, *given, **named):
-        batches.append(batch)
-        return collect_scores(network, dataset, batch, *given, **named)
 
-    monkeypatch.setattr(calibrating, "collect_scores", note)
-    calibrating.fit_card(read_checkpoint(folder), configuration, material, Group(0, 3, torch.device("cpu")))
-    assert batches == [2]
+def test_scales_and_biases_of_single_classes_are_found_again():
+    scale, bias = np.array([0.4, 0.6, 0.9, 1.4]), np.array([0.8, -0.6, 0.2, -0.4])
+    scaling = fit_scaling(*drawn(scale, bias, pixels=8000))
+    assert scaling.method == "vector"
+    assert scaling.losses["vector"] < scaling.losses["temperature"] < scaling.losses["none"]
+    np.testing.assert_allclose(scaling.calibration.scale, scale, rtol=0.12)
+    found = np.array(scaling.calibration.bias)
+    np.testing.assert_allclose(found - found.mean(), bias - bias.mean(), atol=0.15)
 
 
-def test_other_maps_than_those_of_the_training_are_refused_and_the_card_stays(folder):
-    before = (folder / CARD).read_bytes()
-    given = data()
-    given["target"] = given["target"].where(given["target"] != 2, 5)
-    with pytest.raises(ConfigurationError, match="these are not the maps that 'tiny' was trained on"):
-        calibrate(folder, **given)
-    assert (folder / CARD).read_bytes() == before
+def test_scaling_that_helps_in_no_other_place_is_not_taken():
+    """In each place the classes are shifted in a way of its own: biases learned elsewhere harm."""
+    random = np.random.default_rng(3)
+    scores, target, place, weight = drawn(0.5, 0)
+    for number in range(10):
+        part = slice(number * 400, number * 400 + 400)
+        _, target[part], _, _ = drawn(0.5, random.normal(0, 2.5, CLASSES), seed=number, pixels=400)
+        scores[part] = drawn(0.5, 0, seed=number, pixels=400)[0]
+    scaling = fit_scaling(scores, target, place, weight)
+    assert scaling.losses["vector"] > scaling.losses["temperature"]
+    assert scaling.method == "temperature"
+    assert len(set(scaling.calibration.scale)) == 1
+    assert not any(scaling.calibration.bias)
+
+
+def test_a_class_without_pixels_keeps_finite_numbers():
+    scores, target, place, weight = drawn([1, 1, 1, 1], [0, 0, 0, -40])
+    assert not (target == 3).any()
+    calibration = fit_scaling(scores, target, place, weight).calibration
+    assert np.abs(calibration.bias).max() < 20
+    assert 0.01 < min(calibration.scale) < max(calibration.scale) < 100
+
+
+def test_pixels_count_by_their_area():
+    """Half of the pixels come from sharper scores; with all the area they decide alone."""
+    parts = zip(drawn(2.0, 0, seed=1), drawn(0.5, 0, seed=2), strict=True)
+    scores, target, place, _ = (np.concatenate(each) for each in parts)
+    weight = np.repeat([1.0, 1e-6], len(place) // 2)
+    assert np.mean(fit_scaling(scores, target, place, weight).calibration.scale) == pytest.approx(2.0, rel=0.1)
+
+
+def test_one_place_alone_proves_nothing():
+    scores, target, place, weight = drawn(0.3, 0, pixels=100)
+    scaling = fit_scaling(scores, target, np.zeros_like(place), weight)
+    assert scaling.method == "none"
+    assert scaling.calibration.is_none
+
+
+def merit(predicted, target):
+    iou = [
+        ((predicted == c) & (target == c)).sum() / ((predicted == c) | (target == c)).sum() for c in np.unique(target)
+    ]
+    return (predicted == target).mean() + np.mean(iou)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 1000))
+def test_offsets_never_lower_the_merit_they_are_fitted_for(seed):
+    random = np.random.default_rng(seed)
+    target = random.choice([1, 2, 4], 600, p=[0.05, 0.6, 0.35]).astype(np.uint8)
+    scores = random.normal(size=(600, 8)).astype(np.float32)
+    scores[np.arange(600), target] += 1
+    offsets = fit_class_offsets(scores, target)
+    assert offsets.dtype == np.float32
+    assert merit((scores + offsets).argmax(1), target) >= merit(scores.argmax(1), target) - 1e-9
+    assert not offsets[[0, 3, 5, 6, 7]].any(), "only classes that are there have an offset"
+    assert np.abs(offsets).max() <= 4
+
+
+def test_offsets_bring_back_a_neglected_class():
+    random = np.random.default_rng(0)
+    target = np.where(random.random(4000) < 0.1, 1, 2).astype(np.uint8)
+    scores = random.normal(0, 0.5, (4000, 8)).astype(np.float32)
+    scores[:, [0, *range(3, 8)]] = -10
+    scores[np.arange(4000), target] += 1.5
+    scores[:, 1] -= 3
+    before, after = scores.argmax(1), (scores + fit_class_offsets(scores, target)).argmax(1)
+    assert (before == 1).mean() < 0.02
+    assert (after == 1).mean() > 0.05
+    assert merit(after, target) > merit(before, target) + 0.2
+
+
+def test_without_any_class_of_land_there_is_nothing_to_fit():
+    scores = np.zeros((5, 8), np.float32)
+    assert not fit_class_offsets(scores, np.zeros(5, np.uint8)).any()
+    assert not fit_class_offsets(scores[:0], np.zeros(0, np.uint8)).any()
+
+
+@pytest.fixture(scope="module")
+def cells(tiny):
+    return training_cells(tiny[1])
+
+
+def test_the_inputs_of_all_training_cells_with_land_are_collected(tiny, cells):
+    material, (features, fold) = tiny[1], cells
+    source = material.source
+    land = (source.target[0] != 255).reshape(*(45, FACTOR, 90, FACTOR)).any(axis=(1, 3))
+    assert len(features) == (land & (material.part == Part.TRAIN)).sum()
+    static = static_means(source.static, source.target[0] != 255, FACTOR)
+    row, column = np.argwhere(land & (material.part == Part.TRAIN))[0]
+    expected = np.concatenate([source.coarse[0, :, row, column], static[:, row, column]])
+    assert (np.abs(features - expected).max(axis=1) < 1e-6).any()
+    assert len(np.unique(fold)) > 50
+
+
+def test_years_are_drawn_for_models_of_several_steps_too():
+    configuration = tiny_configuration(tiny_inputs("code", (0, -1)))
+    years = replace(configuration.data, forcing_years=(2001, 2002), target_years=(2001, 2002))
+    coarse, static, maps = tiny_world((2000, 2001, 2002))
+    made = gather(replace(configuration, data=years), forcing=coarse, static=static, target=maps)
+    features, _ = training_cells(made[1])
+    assert features.shape[1] == 2 * 7 + 3
+    assert np.isfinite(features).all()
+
+
+def test_typical_distance_and_threshold_are_those_of_the_paper_on_a_small_table():
+    """Every point is a prototype here, so that a brute-force loop over folds must give the same."""
+    random = np.random.default_rng(0)
+    features = random.normal(size=(300, 3)).astype(np.float16).astype(np.float32)
+    fold = random.integers(0, 10, 300)
+    fitted = choose_prototypes(features, fold, count=300)
+    distance = cdist(features, features)
+    others = fold[:, None] != fold[None]
+    assert fitted.typical == pytest.approx(distance[others].mean())
+    index = np.array([row[mask].min() for row, mask in zip(distance, others, strict=True)]) / distance[others].mean()
+    lower, upper = np.quantile(index, [0.25, 0.75])
+    assert fitted.threshold == pytest.approx(index[index <= upper + 1.5 * (upper - lower)].max())
+
+
+def test_training_inputs_lie_within_and_inputs_far_from_them_outside(tiny, trained):
+    material, fitted = tiny[1], trained[0].applicability
+    source = material.source
+    index = fitted.distance(source.coarse[0], static_means(source.static, source.target[0] != 255, FACTOR))
+    assert index.shape == COARSE.shape
+    known = np.isfinite(index)
+    assert index[known & (material.part == Part.TRAIN)].max() < 0.05
+    assert (index[known & (material.part == Part.TEST)] <= fitted.threshold).mean() > 0.85
+    pushed = fitted.distance(source.coarse[0] + 10, static_means(source.static, source.target[0] != 255, FACTOR))
+    assert (pushed[known] > fitted.threshold).all()
+
+
+def test_few_prototypes_stand_for_many_inputs(cells):
+    features, fold = cells
+    few = choose_prototypes(features, fold, count=100)
+    assert len(few.prototypes) == 100
+    assert cdist(features, few.prototypes).min(axis=1).max() < 0.6 * few.typical
+
+
+def test_training_cells_of_one_place_give_no_threshold(tiny, cells):
+    assert choose_prototypes(cells[0], np.zeros_like(cells[1])) is None
+    material = tiny[1]
+    assert fit_applicability(replace(material, part=np.full_like(material.part, Part.NONE))) is None

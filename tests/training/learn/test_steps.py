@@ -10,6 +10,7 @@ from torch import nn
 
 from tests.worlds import tiny_configuration
 from xland.models.inputs import MASKED
+from xland.training.learn.group import Group
 from xland.training.learn.steps import (
     Stepper,
     draw_points,
@@ -19,7 +20,6 @@ from xland.training.learn.steps import (
     set_rate,
     update_average,
 )
-from xland.training.ranks.group import Group
 
 
 class Pixelwise(nn.Module):

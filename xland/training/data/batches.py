@@ -19,8 +19,7 @@ from xland.models import DEFAULT_MODEL, find_model
 from xland.models.checkpoint import Checkpoint
 from xland.models.inputs import MASKED, InputSpec
 from xland.models.networks.architecture import Architecture
-from xland.training.augmentation import NO_AUGMENTATION, Augmentation
-from xland.training.configuration import Configuration, Data, Schedule
+from xland.training.configuration import NO_AUGMENTATION, Augmentation, Configuration, Data, Schedule
 from xland.training.data.loader import PatchDataset
 from xland.training.data.material import Material, gather
 from xland.training.data.patches import make_patches, patches_from

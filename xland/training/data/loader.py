@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from xland.errors import GridError
 from xland.geo.grid import count_classes, expand
 from xland.models.inputs import MASKED, InputSpec, mask_prior
-from xland.training.augmentation import NO_AUGMENTATION, Augmentation
+from xland.training.configuration import NO_AUGMENTATION, Augmentation
 from xland.training.data.patches import Patches
 from xland.training.data.sampling import RankSampler, Sample
 

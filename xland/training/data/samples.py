@@ -13,8 +13,7 @@ from xland.errors import ConfigurationError, TimeError
 from xland.geo.split import Part
 from xland.geo.years import listed
 from xland.models.inputs import MASKED
-from xland.training.augmentation import NO_AUGMENTATION
-from xland.training.configuration import Configuration
+from xland.training.configuration import NO_AUGMENTATION, Configuration
 from xland.training.data.loader import PatchDataset, PatchSource
 from xland.training.data.material import Material
 from xland.training.data.patches import (

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,20 @@ from torch.nn import functional
 
 from xland.arguments import checked
 from xland.errors import CheckpointError, ConfigurationError, ModelError
-from xland.geo.grid import Grid
 from xland.geo.split import CELL_COLUMNS, Part, cell_of
 from xland.models import DEFAULT_MODEL, find_model
 from xland.models.applicability import Applicability, cell_features, static_means
 from xland.models.calibration import BINS, Calibration, calibration_error
 from xland.models.checkpoint import Checkpoint, update_card
 from xland.models.inputs import MASKED
+from xland.scores.counts import confusion
 from xland.training.configuration import Configuration, parse_configuration
 from xland.training.data.loader import Place
 from xland.training.data.material import Material, open_material
 from xland.training.data.patches import farthest_points
 from xland.training.data.samples import make_dataset, take_census
-from xland.training.learn.validation import ScoredPixels, collect_scores, score_pairs
-from xland.training.objective import proven_offsets, tabulate_pairs
-from xland.training.ranks.group import Device, Group, join_group
+from xland.training.learn.group import Device, join_group
+from xland.training.learn.validation import collect_scores, score_pairs
 from xland.vocabulary import LAND_CLASSES
 
 _PIXELS = 400_000
@@ -77,71 +76,13 @@ def calibrate(
     ConfigurationError
         If the data are not those of the training: their normalisation, or the classes on validation cells, differ.
     ModelError
-        For several models at once.
+        If several models are given at once.
     XlandError
         If data or store do not fit, as :func:`xland.training.run.train` says.
     """
     checkpoint = find_model(model)
     if not isinstance(checkpoint, Checkpoint):
         raise ModelError(f"models are calibrated one by one, not {len(checkpoint.members)} together: give one")
-    configuration = _configuration_of(checkpoint)
-    given = {"forcing": forcing, "target": target, "static": static, "prior": prior}
-    configuration, material = open_material(configuration, given, store)
-    _check_same_data(checkpoint, configuration)
-    with join_group(device) as group:
-        return fit_card(checkpoint, configuration, material, group)
-
-
-def fit_card(checkpoint: Checkpoint, configuration: Configuration, material: Material, group: Group) -> Checkpoint:
-    """Fit calibration, decision and applicability, and enter them into the card of a model.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-    configuration : Configuration
-        With normalised inputs.
-    material : Material
-    group : Group
-        This rank alone works, on its device.
-    """
-    schedule = configuration.schedule
-    dataset = make_dataset(configuration, material, Part.VALIDATION, take_census(material.source))
-    network = copy.deepcopy(checkpoint.network()).to(group.device)
-    share = max(1, schedule.batch // (group.ranks * schedule.accumulate))
-    pixels = collect_scores(network, dataset, share, group, workers=schedule.workers)
-    place = _split_cell(material, pixels)
-    area = material.grid.cell_area()[pixels.row]
-    counts = np.bincount(pixels.target, minlength=len(checkpoint.inputs.classes)).tolist()
-    _check_same_target(checkpoint, counts)
-    every = slice(None, None, max(1, -(-len(pixels.target) // _PIXELS)))
-    scaling = fit_scaling(pixels.scores[every], pixels.target[every], place[every], area[every])
-    scores = _scaled(pixels.scores, scaling.calibration)
-    land = np.isin(pixels.target, LAND_CLASSES)
-    offsets = proven_offsets(scores[land], pixels.target[land], LAND_CLASSES)
-    before = _error(pixels.scores, pixels.target, area, np.zeros_like(offsets))
-    after = _error(scores, pixels.target, area, offsets)
-    entries = {
-        "calibration": {**_describe(scaling, before, after, len(np.unique(place))), "pixels_of_classes": counts},
-        "decision": [round(float(value), 4) for value in offsets],
-    }
-    if "validation" not in checkpoint.card:  # models that were joined have none of their own
-        classes = len(checkpoint.inputs.classes)
-        found = score_pairs(tabulate_pairs(pixels.target, pixels.scores.argmax(axis=1), classes))
-        entries["validation"] = {name: round(value, 4) for name, value in found.items()}
-    return update_card(checkpoint.folder, entries, applicability=fit_applicability(material, schedule.seed))
-
-
-def _describe(scaling: Scaling, before: float, after: float, cells: int) -> dict[str, Any]:
-    return {
-        **scaling.calibration.to_dict(),
-        "method": scaling.method,
-        "cells_of_the_split": cells,
-        "cross_validated_loss": {name: round(value, 6) for name, value in scaling.losses.items()},
-        "validation_calibration_error": {"before": round(before, 4), "after": round(after, 4), "bins": BINS},
-    }
-
-
-def _configuration_of(checkpoint: Checkpoint) -> Configuration:
     try:
         values = checkpoint.card["training"]["configuration"]
     except (KeyError, TypeError) as error:
@@ -149,11 +90,9 @@ def _configuration_of(checkpoint: Checkpoint) -> Configuration:
             f"the card of {checkpoint.name!r} ({checkpoint.folder}) does not say how the model was trained: "
             "a model of `xland train` can be calibrated, others cannot"
         ) from error
-    return parse_configuration(values, f"the card of {checkpoint.name!r}")
-
-
-def _check_same_data(checkpoint: Checkpoint, configuration: Configuration) -> None:
-    """Refuse data that were not trained on: the split would be that of the training, the pixels others."""
+    configuration = parse_configuration(values, f"the card of {checkpoint.name!r}")
+    given = {"forcing": forcing, "target": target, "static": static, "prior": prior}
+    configuration, material = open_material(configuration, given, store)
     pairs = zip(
         (*checkpoint.inputs.coarse, *checkpoint.inputs.static),
         (*configuration.inputs.coarse, *configuration.inputs.static),
@@ -167,56 +106,80 @@ def _check_same_data(checkpoint: Checkpoint, configuration: Configuration) -> No
             f"these are not the data that {checkpoint.name!r} was trained on: mean and scale of "
             f"{len(different)} channels differ: {', '.join(different[:5])}. Give those of the training"
         )
+    with join_group(device) as group:
+        share = max(1, configuration.schedule.batch // configuration.schedule.accumulate)
+        return fit_card(checkpoint, configuration, material, batch=share, device=group.device)
 
 
-def _check_same_target(checkpoint: Checkpoint, counts: list[int]) -> None:
-    """Refuse maps other than those of the calibration before, which may have been the one of the training."""
+def fit_card(
+    checkpoint: Checkpoint, configuration: Configuration, material: Material, *, batch: int, device: torch.device
+) -> Checkpoint:
+    """Fit calibration, decision and applicability in this process, and enter them into the card of a model.
+
+    The inputs of the configuration are normalised; ``batch`` samples are predicted at once.
+    """
+    schedule = configuration.schedule
+    dataset = make_dataset(configuration, material, Part.VALIDATION, take_census(material.source))
+    network = copy.deepcopy(checkpoint.network()).to(device)
+    scores, target, row, column = collect_scores(network, dataset, batch, device, workers=schedule.workers)
+    counts = np.bincount(target, minlength=len(checkpoint.inputs.classes)).tolist()
     before = checkpoint.card.get("calibration", {}).get("pixels_of_classes", counts)
     if counts != before:
         raise ConfigurationError(
             f"these are not the maps that {checkpoint.name!r} was trained on: its validation cells have {counts} "
             f"pixels of the classes in place of {before}. Give those of the training"
         )
+    place = _split_cell(material.grid.latitude[row], material.grid.longitude[column])
+    area = material.grid.cell_area()[row]
+    every = slice(None, None, max(1, -(-len(target) // _PIXELS)))
+    scaling = fit_scaling(scores[every], target[every], place[every], area[every])
+    scaled = np.asarray(scaling.calibration.apply(torch.from_numpy(scores)).numpy())
+    land = np.isin(target, LAND_CLASSES)
+    offsets = proven_offsets(scaled[land], target[land])
+    entries = {
+        "calibration": {
+            **scaling.calibration.to_dict(),
+            "method": scaling.method,
+            "cells_of_the_split": len(np.unique(place)),
+            "cross_validated_loss": {name: round(value, 6) for name, value in scaling.losses.items()},
+            "validation_calibration_error": {
+                "before": round(_error(scores, target, area, 0 * offsets), 4),
+                "after": round(_error(scaled, target, area, offsets), 4),
+                "bins": BINS,
+            },
+            "pixels_of_classes": counts,
+        },
+        "decision": [round(float(value), 4) for value in offsets],
+    }
+    if "validation" not in checkpoint.card:  # models that were joined have none of their own
+        found = score_pairs(confusion(target, scores.argmax(axis=1), classes=scores.shape[1]))
+        entries["validation"] = {name: round(value, 4) for name, value in found.items()}
+    return update_card(checkpoint.folder, entries, applicability=fit_applicability(material, schedule.seed))
 
 
-def _split_cell(material: Material, pixels: ScoredPixels) -> NDArray[np.intp]:
-    rows, columns = cell_of(material.grid.latitude[pixels.row], material.grid.longitude[pixels.column])
+def _split_cell(latitude: NDArray[np.float64], longitude: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return the number of the cell of the split in which each place lies."""
+    rows, columns = cell_of(latitude, longitude)
     return rows * CELL_COLUMNS + columns
 
 
-def _scaled(scores: NDArray[np.float32], calibration: Calibration) -> NDArray[np.float32]:
-    return np.asarray(calibration.apply(torch.from_numpy(scores)).numpy())
-
-
 def _error(
-    scores: NDArray[np.float32],
-    target: NDArray[np.uint8],
-    area: NDArray[np.float64],
-    offsets: NDArray[np.float32],
+    scores: NDArray[np.float32], target: NDArray[np.uint8], area: NDArray[np.float64], offsets: NDArray[np.float32]
 ) -> float:
     """Calibration error of the class that the map would show."""
     decided = (scores + offsets).argmax(axis=1)
     probability = torch.from_numpy(scores).softmax(dim=1).numpy()
-    confidence = probability[np.arange(len(target)), decided]
-    return calibration_error(confidence, decided == target, area)
+    return calibration_error(probability[np.arange(len(target)), decided], decided == target, area)
 
 
 FOLDS = 5
 _RIDGE = 1e-4
-"""Weight of what holds numbers back that the pixels say nothing about, those of a class without any."""
+"""Weight of the term that keeps scale and bias of a class without pixels near those of the others."""
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """A fitted calibration, and what spoke for it.
-
-    Parameters
-    ----------
-    calibration : Calibration
-    method : {"none", "temperature", "vector"}
-    losses : dict of str to float
-        By method: mean negative log-likelihood of pixels in places that the fit did not see.
-    """
+    """A fitted calibration, and by method the mean negative log-likelihood in places that the fit did not see."""
 
     calibration: Calibration
     method: str
@@ -229,48 +192,29 @@ def fit_scaling(
     place: NDArray[np.integer[Any]],
     weight: NDArray[np.float64],
 ) -> Scaling:
-    """Fit both scalings and take the one that does better on other places; temperature scaling if they are equal.
+    """Fit temperature and vector scaling and take the one with the smaller loss in other places; temperature if equal.
 
-    Parameters
-    ----------
-    scores : (pixels, classes) array
-    target : (pixels,) array of class codes
-    place : (pixels,) array of int
-        Which pixels belong together: neighbours are alike, so that single pixels left out would prove nothing.
-    weight : (pixels,) array
-        Area of each pixel.
-
-    Returns
-    -------
-    Scaling
-        With pixels of fewer than two places, one that changes nothing.
+    Scores are (pixels, classes). ``place`` says which pixels belong together: neighbours are alike, so that single
+    pixels left out would prove nothing. Pixels of one place alone give a scaling that changes nothing.
     """
-    fold = _folds(place)
-    classes = scores.shape[1]
-    if fold.max(initial=-1) < 1:
-        return Scaling(Calibration.none(classes), "none")
-    values, codes, area = (
-        torch.from_numpy(scores).double(),
-        torch.from_numpy(target.astype(np.int64)),
-        _mean_one(weight),
-    )
-    losses = {"none": _loss(values, codes, area, Calibration.none(classes))}
+    known, which = np.unique(place, return_inverse=True)
+    folds = min(FOLDS, len(known))
+    fold = (np.random.default_rng(0).permutation(len(known)) % max(folds, 1))[which]
+    unscaled = Calibration.none(scores.shape[1])
+    if folds < 2:
+        return Scaling(unscaled, "none")
+    values, codes = torch.from_numpy(scores).double(), torch.from_numpy(target.astype(np.int64))
+    area = torch.from_numpy(np.asarray(weight, dtype=np.float64) / np.mean(weight))
+    losses = {"none": _loss(values, codes, area, unscaled)}
     for method in ("temperature", "vector"):
         total = 0.0
-        for number in range(int(fold.max()) + 1):
+        for number in range(folds):
             out = torch.from_numpy(fold == number)
             fitted = _fit(values[~out], codes[~out], area[~out], vector=method == "vector")
             total += _loss(values[out], codes[out], area[out], fitted) * float(area[out].sum())
         losses[method] = total / float(area.sum())
     method = "vector" if losses["vector"] < losses["temperature"] else "temperature"
     return Scaling(_fit(values, codes, area, vector=method == "vector"), method, losses)
-
-
-def _folds(place: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
-    """Deal the places out to folds, in random order, and return the fold of each pixel."""
-    known, which = np.unique(place, return_inverse=True)
-    order = np.random.default_rng(0).permutation(len(known))
-    return np.asarray((order % min(FOLDS, max(len(known), 1)))[which])
 
 
 def _fit(scores: Tensor, target: Tensor, weight: Tensor, *, vector: bool) -> Calibration:
@@ -300,8 +244,47 @@ def _loss(scores: Tensor, target: Tensor, weight: Tensor, calibration: Calibrati
     return float((pixels * weight).sum() / weight.sum())
 
 
-def _mean_one(weight: NDArray[np.float64]) -> Tensor:
-    return torch.from_numpy(np.asarray(weight, dtype=np.float64) / np.mean(weight))
+def fit_class_offsets(scores: NDArray[np.float32], target: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Offsets (classes,) of the scores (pixels, classes) that make accuracy plus mean IoU over land classes largest.
+
+    A network trained on cross-entropy neglects rare classes in the most probable class. Offsets fitted on
+    validation pixels (coordinate ascent) correct this without cost: they are added to the bias of the last layer.
+    """
+    offsets = np.zeros(scores.shape[1], dtype=np.float32)
+    present = [code for code in LAND_CLASSES if (target == code).any()]
+    best = _merit(scores, target, offsets)
+    for step in (0.4, 0.4, 0.2, 0.2, 0.1, 0.1):
+        for code, change in product(present, (step, -step)):
+            while True:
+                trial = offsets.copy()
+                trial[code] += change
+                merit = _merit(scores, target, trial)
+                if merit <= best + 1e-6 or abs(trial[code]) > 4:
+                    break
+                offsets, best = trial, merit
+    return offsets
+
+
+def proven_offsets(
+    scores: NDArray[np.float32], target: NDArray[np.uint8], stretch: int = 20_000
+) -> NDArray[np.float32]:
+    """Fit offsets, or return zeros if those of one half of the places do not help the other half.
+
+    The pixels are in the order of places; ``stretch`` of them belong to one place.
+    """
+    none = np.zeros(scores.shape[1], np.float32)
+    half = (np.arange(len(target)) // stretch) % 2 == 0
+    gain = 0.0
+    for fitted, judged in ((half, ~half), (~half, half)):
+        if judged.any() and fitted.any():
+            offsets = fit_class_offsets(scores[fitted], target[fitted])
+            gain += _merit(scores[judged], target[judged], offsets) - _merit(scores[judged], target[judged], none)
+    return fit_class_offsets(scores, target) if gain > 0 else none
+
+
+def _merit(scores: NDArray[np.float32], target: NDArray[np.uint8], offsets: NDArray[np.float32]) -> float:
+    found = score_pairs(confusion(target, (scores + offsets).argmax(axis=1), classes=scores.shape[1]))
+    return found["accuracy"] + found["miou"]
 
 
 PROTOTYPES = 2048
@@ -316,40 +299,18 @@ _WHISKER = 1.5
 
 
 def fit_applicability(material: Material, seed: int = 0) -> Applicability | None:
-    """Choose prototypes of the training inputs, evenly from all that there are, and measure their distances.
-
-    Parameters
-    ----------
-    material : Material
-    seed : int
-
-    Returns
-    -------
-    Applicability or None
-        None where all training cells lie in one cell of the split, or are all the same.
-
-    Notes
-    -----
-    Threshold and typical distance follow Meyer and Pebesma (2021), doi 10.1111/2041-210X.13650, with the cells
-    of the split as folds: the threshold is the largest dissimilarity of a training input to those of other
-    folds that is no outlier.
-    """
+    """Choose prototypes of the training inputs; None if all lie in one cell of the split, or are all the same."""
     return choose_prototypes(*training_cells(material, seed), seed)
 
 
 def choose_prototypes(
     features: NDArray[np.float32], fold: NDArray[np.intp], seed: int = 0, count: int = PROTOTYPES
 ) -> Applicability | None:
-    """Choose prototypes; see :func:`fit_applicability`.
+    """Choose prototypes evenly from features (cells, channels), and measure the distances of cells to them.
 
-    Parameters
-    ----------
-    features : (cells, channels) array
-    fold : (cells,) array of int
-        Cell of the split in which each lies.
-    seed : int
-    count : int
-        Prototypes to choose at most.
+    Threshold and typical distance follow Meyer and Pebesma (2021), doi 10.1111/2041-210X.13650, with the cells
+    of the split as folds: the threshold is the largest dissimilarity of a training input to those of other
+    folds that is no outlier.
     """
     random = np.random.default_rng(seed)
     chosen = random.permutation(len(features))[:_CELLS]
@@ -363,25 +324,26 @@ def choose_prototypes(
         return None
     typical = float(apart.mean())
     index = np.where(elsewhere, cdist(probes, features[picked]), np.inf).min(axis=1) / typical
-    return Applicability(features[picked], typical, _upper_whisker(index[np.isfinite(index)]))
+    index = index[np.isfinite(index)]
+    lower, upper = np.quantile(index, [0.25, 0.75])
+    threshold = float(index[index <= upper + _WHISKER * (upper - lower)].max())
+    return Applicability(features[picked], typical, threshold)
 
 
 def training_cells(material: Material, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    """Collect the inputs of the training cells with land, each place in one year drawn at random.
+    """Return the inputs (cells, channels) of the training cells with land, and their cells of the split.
 
-    Returns
-    -------
-    features : (cells, coarse and static channels) array
-    fold : (cells,) array of int
-        Cell of the split.
+    Each place is taken in one year drawn at random.
     """
-    source, factor = material.source, material.source.inputs.factor
+    source, grid, factor = material.source, material.grid, material.source.inputs.factor
     random = np.random.default_rng(seed)
-    fold = _split_cells(material.grid.coarsen(factor))
-    inputs = source.inputs
-    features = [np.zeros((0, inputs.coarse_channels + len(inputs.static)), np.float32)]
+    coarse = grid.coarsen(factor)
+    fold = _split_cell(*np.meshgrid(coarse.latitude, coarse.longitude, indexing="ij"))
+    features = [np.zeros((0, source.inputs.coarse_channels + len(source.inputs.static)), np.float32)]
     folds = [np.zeros(0, np.intp)]
-    for rows, columns in _tiles(material.grid, _TILE * factor):
+    size = _TILE * factor
+    for top, left in product(range(0, grid.rows, size), range(0, grid.columns, size)):
+        rows, columns = slice(top, min(top + size, grid.rows)), slice(left, min(left + size, grid.columns))
         place = Place(int(random.integers(len(source.years))), rows, columns)
         cells = place.coarse(factor)
         wanted = material.part[cells] == Part.TRAIN
@@ -392,22 +354,3 @@ def training_cells(material: Material, seed: int = 0) -> tuple[NDArray[np.float3
             features.append(cell_features(values["coarse"], static)[wanted.ravel()])
             folds.append(fold[cells][wanted])
     return np.concatenate(features), np.concatenate(folds)
-
-
-def _split_cells(grid: Grid) -> NDArray[np.intp]:
-    """Return the cell of the split that each coarse cell lies in, as a number."""
-    rows, _ = cell_of(grid.latitude, np.zeros(grid.rows))
-    _, columns = cell_of(np.zeros(grid.columns), grid.longitude)
-    return rows[:, None] * CELL_COLUMNS + columns
-
-
-def _tiles(grid: Grid, size: int) -> Iterator[tuple[slice, slice]]:
-    for top in range(0, grid.rows, size):
-        for left in range(0, grid.columns, size):
-            yield slice(top, min(top + size, grid.rows)), slice(left, min(left + size, grid.columns))
-
-
-def _upper_whisker(values: NDArray[Any]) -> float:
-    """Largest value that is no outlier of a boxplot."""
-    lower, upper = np.quantile(values, [0.25, 0.75])
-    return float(values[values <= upper + _WHISKER * (upper - lower)].max())

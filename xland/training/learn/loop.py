@@ -7,15 +7,14 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -25,9 +24,9 @@ from xland.geo.split import Part
 from xland.models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from xland.models.networks.unet import DownscalingNetwork
 from xland.training.configuration import Configuration
-from xland.training.data.loader import PatchDataset, make_loader
-from xland.training.data.material import Material, identify
-from xland.training.data.patches import Patches
+from xland.training.data.loader import make_loader
+from xland.training.data.material import Material, identify, open_material
+from xland.training.data.patches import Patches, patches_from
 from xland.training.data.samples import (
     check_parts,
     describe_items,
@@ -38,17 +37,52 @@ from xland.training.data.samples import (
 )
 from xland.training.data.sampling import RankSampler
 from xland.training.learn.calibrating import fit_card
+from xland.training.learn.group import Device, Group, join_group
 from xland.training.learn.state import Learner, Progress, has_state, load_state, save_state
 from xland.training.learn.steps import Stepper, make_optimizer, one_cycle, set_rate, update_average
 from xland.training.learn.validation import count_pairs, score_pairs
 from xland.training.learn.watching import EnergyMeter, Step, Watch
-from xland.training.ranks.group import Group
+from xland.training.machine import Termination, deferred_termination, ignore_termination
 from xland.training.rollout import sampling_share
-from xland.training.stopping import Termination, deferred_termination, ignore_termination
 
 Report = Callable[[str, float, dict[str, float]], None]
+"""Called with a stage, its finished share and the latest figures: ``training`` for the loss of each step, with samples
+a second and the share of time spent waiting for data; ``epoch`` for the scores of each epoch."""
 
 ALONE = Group()
+
+
+def learn(
+    configuration: Configuration,
+    output: Path,
+    *,
+    given: Mapping[str, Any],
+    store: str | Path | None,
+    generator: Any = None,
+    device: Device = "auto",
+    resume: bool = False,
+    progress: bool = True,
+    report: Report | None = None,
+) -> Checkpoint:
+    """Train in this process, alone or as one rank of several; parameters as those of :func:`xland.training.run.train`.
+
+    ``given`` are forcing, target, static predictors and prior in place of those that the configuration names.
+    """
+    with join_group(device) as group, shown_progress(report, enabled=progress and group.main) as say:
+        configuration, material = open_material(configuration, given, store)
+        patches = None
+        if generator is not None:
+            patches = patches_from(generator, material.grid, configuration.inputs.factor)
+        return fit(
+            configuration,
+            material,
+            output,
+            resume=resume,
+            report=say,
+            group=group,
+            patches=patches,
+            measure_energy=True,
+        )
 
 
 def fit(
@@ -62,46 +96,20 @@ def fit(
     patches: Patches | None = None,
     measure_energy: bool = False,
 ) -> Checkpoint:
-    """Train a network and keep the one that validates best.
+    """Train a network and keep the one that validates best, with calibration, decision and applicability in its card.
 
-    The state is written after every epoch, every ``checkpoint_every`` steps of the schedule, and when
-    a process is asked to end (SIGTERM, in the main thread). A training that goes on from it gives
-    the same losses and weights as one without a pause, bit for bit on a CPU.
-
-    Parameters
-    ----------
-    configuration : Configuration
-        With normalised inputs.
-    material : Material
-    folder : path
-        Receives the model (``weights.safetensors``, ``card.json``), ``log.csv`` (epochs), ``steps.csv``,
-        ``tensorboard`` and the last two states.
-    resume : bool
-        Whether to go on from the state in the folder.
-    report : callable, optional
-        Called with a stage, its finished share and the latest figures: ``training`` for the loss of
-        each step, with samples a second and the share of time spent waiting for data; ``epoch`` for the
-        scores of each epoch.
-    group : Group, optional
-        The processes that learn together; all of them call this function with the same arguments, and
-        rank 0 writes the files. By default this one is alone.
-    patches : Patches, optional
-        The patches to learn from, in place of those of the schedule.
-    measure_energy : bool
-        Whether the card tells the electricity that the machine used; see
-        :class:`xland.training.learn.watching.EnergyMeter`.
-
-    Returns
-    -------
-    Checkpoint
-        The best model, with calibration, decision and applicability in its card;
-        see :func:`xland.training.learn.calibrating.fit_card`.
+    All ranks of a group call this with the same arguments, and rank 0 writes the files: the model
+    (``weights.safetensors``, ``card.json``), ``log.csv`` (epochs), ``steps.csv``, ``tensorboard`` and the last two
+    states. The state is written after every epoch, every ``checkpoint_every`` steps of the schedule, and when
+    a process is asked to end (SIGTERM, in the main thread). A training that goes on from it (``resume``) gives
+    the same losses and weights as one without a pause, bit for bit on a CPU. The inputs of the configuration are
+    normalised; ``patches`` are learned from in place of those of the schedule.
 
     Raises
     ------
     ConfigurationError
         If no patch holds a training pixel, a class is in other cells but in no training cell, there are fewer
-        samples than ranks, or the folder holds a state and resume was not asked for.
+        samples than ranks, or the folder contains a state and resume was not asked for.
     CheckpointError
         If the states in the folder are damaged or belong to another configuration or other data, or a
         state or the model cannot be written.
@@ -109,111 +117,95 @@ def fit(
         If the loss or its gradient is not finite; the message names the step and its patches. The last
         state and the best model are kept.
     TrainingStoppedError
-        If a process was asked to end. The step in hand is finished and the state written.
+        If a process was asked to end. The current step is finished and the state written.
     """
-    schedule = configuration.schedule
     make_folder(folder, CheckpointError)
     if has_state(folder) and not resume:
         raise ConfigurationError(f"{folder} holds a training state: resume it, or choose another folder")
-    census = take_census(material.source)
-    check_parts(census, material.part)
-    train = make_dataset(configuration, material, Part.TRAIN, census, patches)
-    validation = make_dataset(configuration, material, Part.VALIDATION, census)
-    sampler = RankSampler(make_order(configuration, train), schedule.batch, rank=group.rank, ranks=group.ranks)
-    torch.manual_seed(schedule.seed)
-    network = DownscalingNetwork(configuration.inputs, configuration.architecture)
-    if network.needs_bins:
-        network.fit_bins(*sample_pixels(train, schedule.seed))
-    network.to(group.device)
-    optimizer = make_optimizer(network, schedule.learning_rate, schedule.weight_decay)
-    learner = Learner(network, copy.deepcopy(network), optimizer)
-    identity = identify(configuration, material, patches)
-    progress = _read_progress(folder, learner, identity, group)
-    weights = configuration.objective.class_weights(census[:, material.part == Part.TRAIN].sum(axis=1))
-    with (
-        deferred_termination() as request,
-        Watch(folder, main=group.main, after=progress.step) as watch,
-        EnergyMeter(progress.energy) if measure_energy and group.main else nullcontext(EnergyMeter()) as energy,
-    ):
-        training = _Training(
-            configuration,
-            material,
-            folder,
-            train,
-            validation,
-            sampler,
-            learner,
-            Stepper(network, optimizer, configuration, weights.to(group.device), group),
-            identity,
-            progress,
-            group,
-            watch,
-            energy,
-            _silent if report is None or not group.main else report,
-        )
-        training.run(request)
-    return training.finish()
+    training = _Training(configuration, material, folder, group, patches)
+    if report is not None and group.main:
+        training.say = report
+    training.run(measure_energy=measure_energy and group.main)
+    if group.main:
+        best = read_checkpoint(folder)
+        if "calibration" not in best.card:
+            fit_card(best, configuration, material, batch=training.share, device=group.device)
+    group.barrier()
+    return read_checkpoint(folder)
 
 
-def _read_progress(folder: Path, learner: Learner, identity: dict[str, Any], group: Group) -> Progress:
-    """Read the state in every rank: the first alone to begin with, as it mends what is damaged."""
-    progress = Progress()
-    for first in (True, False):
-        if group.main == first and has_state(folder):
-            progress = load_state(folder, learner, identity)
-        group.barrier()
-    if group.any(int(group.sum(torch.tensor(progress.step))) != progress.step * group.ranks):
-        raise CheckpointError(
-            f"the ranks do not read the same state in {folder}: it must lie on a file system that shows all of them "
-            "the same, and no other training may write to it"
-        )
-    return progress
-
-
-@dataclass(frozen=True)
 class _Training:
     """A training under way: what it learns from, what it changes, and where it writes."""
 
-    configuration: Configuration
-    material: Material
-    folder: Path
-    train: PatchDataset
-    validation: PatchDataset
-    sampler: RankSampler
-    learner: Learner
-    stepper: Stepper
-    identity: dict[str, Any]
-    progress: Progress
-    group: Group
-    watch: Watch
-    energy: EnergyMeter
-    say: Report
+    def __init__(
+        self, configuration: Configuration, material: Material, folder: Path, group: Group, patches: Patches | None
+    ) -> None:
+        schedule = configuration.schedule
+        self.configuration, self.material, self.folder, self.group = configuration, material, folder, group
+        census = take_census(material.source)
+        check_parts(census, material.part)
+        self.train = make_dataset(configuration, material, Part.TRAIN, census, patches)
+        self.validation = make_dataset(configuration, material, Part.VALIDATION, census)
+        order = make_order(configuration, self.train)
+        self.sampler = RankSampler(order, schedule.batch, rank=group.rank, ranks=group.ranks)
+        self.steps = self.sampler.steps * schedule.epochs
+        self.share = max(1, schedule.batch // (group.ranks * schedule.accumulate))  # samples in memory at once
+        torch.manual_seed(schedule.seed)
+        network = DownscalingNetwork(configuration.inputs, configuration.architecture)
+        if network.needs_bins:
+            network.fit_bins(*sample_pixels(self.train, schedule.seed))
+        network.to(group.device)
+        optimizer = make_optimizer(network, schedule.learning_rate, schedule.weight_decay)
+        self.learner = Learner(network, copy.deepcopy(network), optimizer)
+        weights = configuration.objective.class_weights(census[:, material.part == Part.TRAIN].sum(axis=1))
+        self.stepper = Stepper(network, optimizer, configuration, weights.to(group.device), group)
+        self.identity = identify(configuration, material, patches)
+        self.progress = self._read_progress()
+        self.watch = Watch(folder, main=group.main, after=self.progress.step)
+        self.energy = EnergyMeter(self.progress.energy)
+        self.request = Termination()
+        self.say: Report = lambda *_: None
 
-    def run(self, request: Termination) -> None:
+    def _read_progress(self) -> Progress:
+        """Read the state in every rank: the first alone to begin with, as it mends what is damaged."""
+        progress = Progress()
+        for first in (True, False):
+            if self.group.main == first and has_state(self.folder):
+                progress = load_state(self.folder, self.learner, self.identity)
+            self.group.barrier()
+        total = int(self.group.sum(torch.tensor(progress.step)))
+        if self.group.any(total != progress.step * self.group.ranks):
+            raise CheckpointError(
+                f"the ranks do not read the same state in {self.folder}: it must lie on a file system that shows all "
+                "of them the same, and no other training may write to it"
+            )
+        return progress
+
+    def run(self, *, measure_energy: bool) -> None:
         """Learn and validate, epoch by epoch, until all are done."""
         schedule = self.configuration.schedule
-        loader = make_loader(
-            self.train,
-            self.sampler,
-            workers=schedule.workers,
-            pinned=self.group.device.type == "cuda",
-            prepare_worker=ignore_termination,
-        )
-        while self.progress.epoch < schedule.epochs:
-            started = time.perf_counter()
-            self.learn(loader, request)
-            self.judge(request, started)
+        with deferred_termination() as self.request, self.watch, self.energy if measure_energy else nullcontext():
+            loader = make_loader(
+                self.train,
+                self.sampler,
+                workers=schedule.workers,
+                pinned=self.group.device.type == "cuda",
+                prepare_worker=ignore_termination,
+            )
+            while self.progress.epoch < schedule.epochs:
+                started = time.perf_counter()
+                self.learn(loader)
+                self.judge(started)
 
-    def learn(self, loader: DataLoader[dict[str, Tensor]], request: Termination) -> None:
+    def learn(self, loader: DataLoader[dict[str, Tensor]]) -> None:
         """Take the steps of the epoch that are not done."""
         schedule, progress, learner = self.configuration.schedule, self.progress, self.learner
         self.sampler.set_epoch(progress.epoch, len(progress.losses))
         unread: list[Tensor] = []
         learner.network.train()
         for number, samples in enumerate(self.watch.waiting(loader), len(progress.losses)):
-            done = progress.step / self._steps
-            set_rate(learner.optimizer, self._rate(progress.step))
-            own_maps = sampling_share(done, self.configuration.rollout.own_maps)
+            own_maps = sampling_share(progress.step / self.steps, self.configuration.rollout.own_maps)
+            set_rate(learner.optimizer, self.rate(progress.step))
             whole = self.sampler.batch_size(number)
             unread.append(self.stepper.take(samples, whole=whole, step=progress.step, own_maps=own_maps))
             self.watch.step(whole)
@@ -222,50 +214,37 @@ class _Training:
             update_average(learner.average, learner.network, decay)
             writing = schedule.checkpoint_every and progress.step % schedule.checkpoint_every == 0
             if writing or len(unread) == schedule.report_every:
-                stopping = self.group.any(request.asked)  # once: it can come at any moment
+                stopping = self.group.any(self.request.asked)  # once: it can come at any moment
                 self._read_losses(unread)
-                if writing or stopping:
+                if writing and not stopping:
                     self.save()
-                if stopping:
-                    raise self._stopped()
+                self._stop_if(stopping)
         self._read_losses(unread)
 
-    def judge(self, request: Termination, started: float) -> None:
+    def judge(self, started: float) -> None:
         """Validate after an epoch, keep the best weights, and write log and state."""
-        schedule, progress = self.configuration.schedule, self.progress
+        schedule, progress, average = self.configuration.schedule, self.progress, self.learner.average
         epoch = progress.epoch + 1
         figures = {"epoch": float(epoch), "loss": float(np.mean(progress.losses))}
-        best = None
+        merit = -math.inf
         if epoch % schedule.validate_every == 0 or epoch == schedule.epochs:
-            self.group.share_buffers(self.learner.average)
-            check = partial(self.heed, request)
-            pairs = count_pairs(
-                self.learner.average, self.validation, self._share, self.group, workers=schedule.workers, check=check
-            )
+            self.group.share_buffers(average)
+            check = lambda: self._stop_if(self.group.any(self.request.asked))  # noqa: E731
+            pairs = count_pairs(average, self.validation, self.share, self.group, workers=schedule.workers, check=check)
             figures |= score_pairs(pairs)
-            best = figures["accuracy"] + figures["miou"]
+            merit = figures["accuracy"] + figures["miou"]
         progress.epoch, progress.losses = epoch, []
-        if best is not None and best > progress.best_merit:
-            progress.best_merit, progress.best_epoch = best, epoch
+        if merit > progress.best_merit:
+            progress.best_merit, progress.best_epoch = merit, epoch
             if self.group.main:
-                save_checkpoint(self.folder, self.learner.average, self._card(figures))
+                save_checkpoint(self.folder, average, self._card(figures))
         figures |= {"seconds": time.perf_counter() - started, **self.watch.epoch(progress.step, figures)}
         progress.history.append(figures)
         if self.group.main:
-            _write_log(self.folder / "log.csv", progress.history)
+            self._write_log()
         self.save()
         self.say("epoch", epoch / schedule.epochs, figures)
-        if self.group.any(request.asked):
-            raise self._stopped()
-
-    def finish(self) -> Checkpoint:
-        """Fit what follows the training, if that is not done, and return the best model."""
-        if self.group.main:
-            best = read_checkpoint(self.folder)
-            if "calibration" not in best.card:
-                fit_card(best, self.configuration, self.material, self.group)
-        self.group.barrier()
-        return read_checkpoint(self.folder)
+        self._stop_if(self.group.any(self.request.asked), saved=True)
 
     def save(self) -> None:
         """Write the state."""
@@ -273,49 +252,36 @@ class _Training:
             self.progress.energy = self.energy.used()
             save_state(self.folder, self.learner, self.progress, self.identity)
 
-    def heed(self, request: Termination) -> None:
-        """Write the state and stop, if that is asked for."""
-        if self.group.any(request.asked):
-            self.save()
-            raise self._stopped()
-
-    def _stopped(self) -> TrainingStoppedError:
-        return TrainingStoppedError(
-            f"the training was asked to end (SIGTERM) and stopped after step {self.progress.step} of "
-            f"{self._steps}; its state is in {self.folder}: resume it to go on"
-        )
-
-    @property
-    def _share(self) -> int:
-        """Samples that a rank has in memory at once."""
-        schedule = self.configuration.schedule
-        return max(1, schedule.batch // (self.group.ranks * schedule.accumulate))
-
-    def _rate(self, step: int) -> float:
+    def rate(self, step: int) -> float:
         """Learning rate after so many steps."""
         schedule = self.configuration.schedule
-        return schedule.learning_rate * one_cycle(step / self._steps, schedule.warmup)
+        return schedule.learning_rate * one_cycle(step / self.steps, schedule.warmup)
 
-    @property
-    def _steps(self) -> int:
-        return self.sampler.steps * self.configuration.schedule.epochs
+    def _stop_if(self, asked: bool, *, saved: bool = False) -> None:
+        if not asked:
+            return
+        if not saved:
+            self.save()
+        raise TrainingStoppedError(
+            f"the training was asked to end (SIGTERM) and stopped after step {self.progress.step} of "
+            f"{self.steps}; its state is in {self.folder}: resume it to go on"
+        )
 
     def _read_losses(self, unread: list[Tensor]) -> None:
         """Read losses of steps, report them, and refuse any that is not finite."""
         if not unread:
             return
         progress = self.progress
-        before = progress.step - len(unread)
+        first = progress.step - len(unread) + 1
         values = torch.stack(unread)
-        losses = self.group.sum(values[:, 0]).tolist()
-        norms = values[:, 1].tolist()
-        pace = self.watch.report(
-            [
-                Step(step, progress.epoch + 1, loss, self._rate(step - 1), norm)
-                for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), before + 1)
-            ]
-        )
-        for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), before + 1):
+        unread.clear()
+        pairs = zip(self.group.sum(values[:, 0]).tolist(), values[:, 1].tolist(), strict=True)
+        steps = [
+            Step(step, progress.epoch + 1, loss, self.rate(step - 1), norm)
+            for step, (loss, norm) in enumerate(pairs, first)
+        ]
+        pace = self.watch.report(steps)
+        for step, _, loss, _, norm in steps:
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
                 items = self.sampler.batch(progress.epoch, len(progress.losses))
@@ -325,18 +291,12 @@ class _Training:
                     f"or train with a lower learning_rate; the last state and the best model stay in {self.folder}"
                 )
             progress.losses.append(loss)
-            self.say("training", step / self._steps, {"loss": loss, **pace})
-        unread.clear()
+            self.say("training", step / self.steps, {"loss": loss, **pace})
 
     def _card(self, figures: dict[str, float]) -> dict[str, Any]:
-        import xarray
-
         configuration, progress = self.configuration, self.progress
         return {
-            "name": configuration.name,
-            "title": configuration.title,
-            "licence": configuration.licence,
-            "notes": configuration.notes,
+            **{name: getattr(configuration, name) for name in ("name", "title", "licence", "notes")},
             "data": self.material.description,
             "split": {
                 "cells": "30 x 30 of the globe, 5:1:1, xland.geo.split.assign_cells",
@@ -356,19 +316,40 @@ class _Training:
             },
             "energy": self.energy.used(),
             "coverage": self.material.coverage.to_dict(),
-            "versions": {"torch": torch.__version__, "numpy": np.__version__, "xarray": xarray.__version__},
+            "versions": {"torch": torch.__version__, "numpy": np.__version__, "xarray": xr.__version__},
         }
 
+    def _write_log(self) -> None:
+        history = self.progress.history
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in history for name in row)))
+        writer.writeheader()
+        writer.writerows(history)
+        replace_file(self.folder / "log.csv", text.getvalue(), error=CheckpointError)
 
-def _silent(_stage: str, _done: float, _figures: dict[str, float]) -> None:
-    """Report nothing."""
 
+@contextmanager
+def shown_progress(report: Report | None, *, enabled: bool) -> Iterator[Report]:
+    """Yield what a training reports to: that of the caller, or a rich progress bar with a line for every epoch."""
+    if report is not None:
+        yield report
+        return
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
-def _write_log(path: Path, history: Iterable[dict[str, float]]) -> None:
-    rows = list(history)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, names)
-    writer.writeheader()
-    writer.writerows(rows)
-    replace_file(path, text.getvalue(), error=CheckpointError)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
+    bar = Bar(*columns, TimeRemainingColumn(), disable=not enabled)
+    task = bar.add_task("training", total=1.0)
+
+    def show(stage: str, done: float, figures: dict[str, float]) -> None:
+        bar.start()  # now, as those of the data and the cluster are done
+        if stage == "training":
+            text = "training, loss {loss:.3f}, {samples_per_second:.3g} samples/s, waiting {waiting:.0%}"
+            bar.update(task, completed=done, description=text.format(**figures))
+        elif enabled:
+            bar.console.print("  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+
+    try:
+        yield show
+    finally:
+        bar.stop()

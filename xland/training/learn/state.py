@@ -28,18 +28,9 @@ _SHOWN = 5
 class Progress:
     """How far a training has come.
 
-    Parameters
-    ----------
-    epoch, step : int
-        Epochs that are finished, and steps of all epochs.
-    best_merit, best_epoch : float, int
-        Accuracy plus mean IoU of the best validation, and the epoch it followed.
-    history : list of dict
-        Figures of the finished epochs.
-    losses : list of float
-        Losses of the steps of the epoch that is not finished.
-    energy : dict
-        What :meth:`xland.training.learn.watching.EnergyMeter.used` returned last.
+    ``epoch`` and ``step`` count finished epochs, and the steps of all epochs. ``best_merit`` is accuracy plus mean
+    IoU of the best validation. ``history`` has the figures of the finished epochs, ``losses`` those of the steps of
+    the unfinished one.
     """
 
     epoch: int = 0
@@ -68,18 +59,8 @@ def has_state(folder: Path) -> bool:
 def save_state(folder: Path, learner: Learner, progress: Progress, identity: dict[str, Any]) -> None:
     """Write learner and progress into one file; the file from before is kept as well.
 
-    Parameters
-    ----------
-    folder : path
-    learner : Learner
-    progress : Progress
-    identity : dict
-        What :func:`xland.training.data.material.identify` returned.
-
-    Raises
-    ------
-    CheckpointError
-        If the disk is full or the folder cannot be written; the last state stays.
+    ``identity`` is what :func:`xland.training.data.material.identify` returned. Where the disk is full or the folder
+    cannot be written, a :class:`CheckpointError` says so, and the last state stays.
     """
     from safetensors.torch import save
 
@@ -109,43 +90,34 @@ def load_state(folder: Path, learner: Learner, identity: dict[str, Any]) -> Prog
         the entries that differ), or it is not one that :func:`save_state` wrote.
     """
     try:
-        return _restored(folder, learner, identity)
+        tensors, metadata = _read_last(folder)
+        different = differences(identity, json.loads(metadata["identity"]))
+        if different:
+            more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
+            raise CheckpointError(
+                f"the training state in {folder} belongs to another configuration or other data: "
+                f"{'; '.join(different[:_SHOWN])}{more}. Choose another output folder or start without resume"
+            )
+        learner.network.load_state_dict(_part(tensors, "network."))
+        learner.average.load_state_dict(_part(tensors, "average."))
+        state: dict[int, dict[str, Any]] = {}
+        for name, tensor in _part(tensors, "optimizer.").items():
+            number, _, entry = name.partition(".")
+            state.setdefault(int(number), {})[entry] = tensor
+        learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": state})
+        for parameter, averages in learner.optimizer.state.items():  # a step would fail on those of other parameters
+            shapes = {name: tuple(values.shape) for name, values in averages.items()}
+            if shapes != {"step": (), "exp_avg": (own := tuple(parameter.shape)), "exp_avg_sq": own}:
+                raise ValueError(f"the optimizer has {shapes} for a parameter of the shape {own}")
+        return _progress_of(metadata)
+    except CheckpointError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
         said = " ".join(str(error).split())
         raise CheckpointError(
             f"the training state in {folder} is not one that xland wrote ({type(error).__name__}: {said:.200}); "
             "delete it to start again, or choose another output folder"
         ) from error
-
-
-def _restored(folder: Path, learner: Learner, identity: dict[str, Any]) -> Progress:
-    tensors, metadata = _read_last(folder)
-    different = differences(identity, json.loads(metadata["identity"]))
-    if different:
-        more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
-        raise CheckpointError(
-            f"the training state in {folder} belongs to another configuration or other data: "
-            f"{'; '.join(different[:_SHOWN])}{more}. Choose another output folder or start without resume"
-        )
-    learner.network.load_state_dict(_part(tensors, "network."))
-    learner.average.load_state_dict(_part(tensors, "average."))
-    state: dict[int, dict[str, Any]] = {}
-    for name, tensor in _part(tensors, "optimizer.").items():
-        number, _, entry = name.partition(".")
-        state.setdefault(int(number), {})[entry] = tensor
-    learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": state})
-    _check_optimizer(learner.optimizer)
-    return _progress_of(metadata)
-
-
-def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse averages of gradients that are not those of the parameters: a step would fail on them."""
-    for parameter, averages in optimizer.state.items():
-        shapes = {name: tuple(values.shape) for name, values in averages.items()}
-        if shapes != {"step": (), "exp_avg": (own := tuple(parameter.shape)), "exp_avg_sq": own}:
-            raise ValueError(f"the optimizer has {shapes} for a parameter of the shape {own}")
 
 
 def _progress_of(metadata: dict[str, str]) -> Progress:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from xland.models.inputs import MASKED
 from xland.training.configuration import Configuration
-from xland.training.ranks.group import Group
+from xland.training.learn.group import Group
 from xland.training.rollout import unroll
 
 _STEP = 2
@@ -24,19 +24,7 @@ _STEP = 2
 
 @dataclass(frozen=True)
 class Stepper:
-    """Changes the weights of a network, together with those of the other ranks.
-
-    Parameters
-    ----------
-    network : Module
-    optimizer : Optimizer
-        Of the network's parameters.
-    configuration : Configuration
-    class_weights : (classes,) Tensor
-        Of the objective.
-    group : Group
-        Its ranks call every method together.
-    """
+    """Changes the weights of a network, together with the other ranks of its group, which all take the same steps."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
@@ -54,22 +42,13 @@ class Stepper:
     @cached_property
     def model(self) -> Callable[..., Tensor]:
         """What is called: the wrapped network, compiled if the schedule says so."""
-        compiled = self.configuration.schedule.compile
-        return torch.compile(self.wrapped) if compiled else self.wrapped
+        return torch.compile(self.wrapped) if self.configuration.schedule.compile else self.wrapped
 
     def take(self, samples: Mapping[str, Tensor], *, whole: int, step: int, own_maps: float = 0.0) -> Tensor:
-        """Change the weights once.
+        """Change the weights once, by this rank's share of a batch that has ``whole`` samples in all ranks.
 
-        Parameters
-        ----------
-        samples : mapping of str to Tensor
-            This rank's share of a batch of :class:`xland.training.data.loader.PatchDataset`.
-        whole : int
-            Samples of the batch, those of all ranks together.
-        step : int
-            Number of the step; it fixes, with the seed and the rank, all that is drawn.
-        own_maps : float
-            Probability that the network reads its own maps; see :func:`xland.training.rollout.unroll`.
+        Seed, rank and the number of the step fix all that is drawn; ``own_maps`` is the probability that the network
+        reads its own maps.
 
         Returns
         -------
@@ -91,9 +70,10 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=group.device)
         for number in range(parts):
-            part = {name: tensors[number] for name, tensors in cut.items()}
-            with self._summed_up(last=number == parts - 1):
-                own = self._total(part, own_maps) / counted
+            # ranks exchange gradients only with the last part
+            alone = number < parts - 1 and isinstance(self.wrapped, nn.parallel.DistributedDataParallel)
+            with self.wrapped.no_sync() if alone else nullcontext():  # type: ignore[operator]
+                own = self._total({name: tensors[number] for name, tensors in cut.items()}, own_maps) / counted
                 # the mean of the ranks' gradients is then the gradient of the mean over all pixels
                 (own * group.ranks).backward()
             loss += own.detach()
@@ -111,14 +91,7 @@ class Stepper:
             else:
                 scores = unroll(self.model, samples, own_maps).flatten(0, 1)
                 target = target.flatten(0, 1)
-        return self.configuration.objective.total(scores, target, self.class_weights)[0]
-
-    def _summed_up(self, *, last: bool) -> AbstractContextManager[object]:
-        """Let ranks exchange gradients only with the last part of a step."""
-        if last or not isinstance(self.wrapped, nn.parallel.DistributedDataParallel):
-            return nullcontext()
-        silent: AbstractContextManager[object] = self.wrapped.no_sync()
-        return silent
+        return self.configuration.objective.total(scores, target, self.class_weights)
 
 
 def call(network: Callable[..., Tensor], samples: Mapping[str, Tensor]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,14 +14,11 @@ from xland.models.inputs import MASKED
 from xland.scores.measures import iou
 from xland.training.data.loader import PatchDataset, make_loader
 from xland.training.data.sampling import Sample
+from xland.training.learn.group import Group
 from xland.training.learn.steps import call
-from xland.training.ranks.group import Group
+from xland.training.machine import ignore_termination
 from xland.training.rollout import unroll
-from xland.training.stopping import ignore_termination
 from xland.vocabulary import LAND_CLASSES
-
-_MORE = 4
-"""Times as many pixels are predicted as are kept, so that they come from many samples."""
 
 
 def count_pairs(
@@ -31,32 +28,17 @@ def count_pairs(
     group: Group,
     *,
     workers: int = 0,
-    check: Callable[[], None] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> NDArray[np.int64]:
-    """Count the pixels of every target and predicted class over the whole dataset, shared out to the ranks.
+    """Count the pixels of every target (rows) and predicted class over the whole dataset, for all ranks.
 
-    Samples of several years are free rollouts: each map but the first is made from the network's own.
-
-    Parameters
-    ----------
-    network : Module
-    dataset : PatchDataset
-    batch : int
-        Samples a rank predicts at once.
-    group : Group
-    workers : int
-        Loader processes of this rank.
-    check : callable, optional
-        Called by all ranks before each batch; what it raises ends the work.
-
-    Returns
-    -------
-    (classes, classes) array
-        Targets by predictions, the same in all ranks.
+    Each rank predicts its share, ``batch`` samples at once. Samples of several years are free rollouts: each map
+    but the first is made from the network's own. All ranks call ``check`` before each batch; what it raises ends
+    the work.
     """
     count = len(dataset.source.inputs.classes)
     pairs = torch.zeros(count * count, dtype=torch.int64, device=group.device)
-    for scores, target in _predictions(network, dataset, batch, group, workers, check):
+    for scores, target in _predictions(network, dataset, batch, group, workers, range(len(dataset)), check):
         counted = target != MASKED
         flat = target[counted].long() * count + scores.argmax(dim=1)[counted]
         pairs += torch.bincount(flat, minlength=count * count)
@@ -64,15 +46,7 @@ def count_pairs(
 
 
 class ScoredPixels(NamedTuple):
-    """Pixels that count, in the order of samples.
-
-    Parameters
-    ----------
-    scores : (pixels, classes) float32 array
-    target : (pixels,) array of class codes
-    row, column : (pixels,) arrays of int
-        Place on the fine grid.
-    """
+    """Pixels that count, in the order of samples: scores (pixels, classes), class codes, rows and columns."""
 
     scores: NDArray[np.float32]
     target: NDArray[np.uint8]
@@ -84,26 +58,22 @@ def collect_scores(
     network: nn.Module,
     dataset: PatchDataset,
     batch: int,
-    group: Group,
+    device: torch.device,
     *,
     workers: int = 0,
     most: int = 4_000_000,
 ) -> ScoredPixels:
-    """Scores, targets and places of the pixels that count, predicted by one process.
+    """Scores, targets and places of pixels that count, predicted by this process alone.
 
-    Parameters
-    ----------
-    network, dataset, batch, group, workers
-        As in :func:`count_pairs`; but this rank alone predicts, while the others wait.
-    most : int
-        About how many pixels to keep: of more, an even part of the samples and of the pixels of each.
+    Of more than about ``most`` pixels, an even part of the samples and of the pixels of each is taken; four times as
+    many are predicted as are kept, so that they come from many samples.
     """
-    alone = Group(device=group.device)
     pixels = len(dataset) * dataset.sequences.shape[1] * dataset.patches.size**2
-    items = range(0, len(dataset), max(1, pixels // (_MORE * most)))
+    items = range(0, len(dataset), max(1, pixels // (4 * most)))
     every = max(1, -(-pixels * len(items) // (len(dataset) * most)))
     parts = []
-    for number, (output, target) in enumerate(_predictions(network, dataset, batch, alone, workers, None, items)):
+    predictions = _predictions(network, dataset, batch, Group(device=device), workers, items)
+    for number, (output, target) in enumerate(predictions):
         counted = target != MASKED
         places = [place for item in items[number * batch :][:batch] for place in dataset.places(item)]
         first = np.array([(place.rows.start, place.columns.start) for place in places])
@@ -119,17 +89,15 @@ def collect_scores(
     return ScoredPixels(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
-def score_pairs(pairs: NDArray[np.int64]) -> dict[str, float]:
-    """Accuracy, mean IoU over land classes and IoU per class on the pixels whose target is land.
+def score_pairs(pairs: NDArray[np.int64] | NDArray[np.float64]) -> dict[str, float]:
+    """Return accuracy, mean IoU and IoU of each land class, from pixels (targets by predictions) whose target is land.
 
-    Parameters
-    ----------
-    pairs : (classes, classes) array
-        Targets by predictions.
+    The mean is NaN where no target is land.
     """
     land = np.zeros_like(pairs)
     land[list(LAND_CLASSES)] = pairs[list(LAND_CLASSES)]
-    by_class = {f"iou_{code}": float(iou(land)[code]) for code in LAND_CLASSES if land[code].any()}
+    found = iou(land)
+    by_class = {f"iou_{code}": float(found[code]) for code in LAND_CLASSES if land[code].any()}
     accuracy = float(np.trace(land) / max(int(land.sum()), 1))
     mean = float(np.mean(list(by_class.values()))) if by_class else float("nan")
     return {"accuracy": accuracy, "miou": mean, **by_class}
@@ -141,22 +109,19 @@ def _predictions(
     batch: int,
     group: Group,
     workers: int,
-    check: Callable[[], None] | None,
-    items: range | None = None,
+    items: Sequence[int],
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Scores and targets of this rank's share of the samples, in their order, batch by batch."""
     network.eval()
-    items = range(len(dataset)) if items is None else items
-    rounds = -(-len(items) // (batch * group.ranks))
     own = [
         [Sample(0, item) for item in items[first : first + batch]]
         for first in range(group.rank * batch, len(items), group.ranks * batch)
     ]
     pinned = group.device.type == "cuda"
     loader = iter(make_loader(dataset, own, workers=workers, pinned=pinned, prepare_worker=ignore_termination))
-    for _ in range(rounds):
-        if check is not None:
-            check()
+    for _ in range(-(-len(items) // (batch * group.ranks))):
+        check()
         samples = next(loader, None)
         if samples is None:
             continue

@@ -2,94 +2,82 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
+import secrets
 import time
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 
+from xland import errors
 from xland.addresses import local_path
 from xland.atomic import make_folder
-from xland.clusters import Profile, job_script, load_profile, open_cluster, slurm
-from xland.errors import CheckpointError, ClusterError, TrainingStoppedError
+from xland.clusters import Profile, job_script, load_profile
+from xland.errors import CheckpointError, ClusterError, TrainingStoppedError, XlandError
 from xland.models.checkpoint import Checkpoint, read_checkpoint
 from xland.training.configuration import Configuration
-from xland.training.ranks.group import Device
-from xland.training.ranks.process import CALL, LOGS, Report
-from xland.training.ranks.start import LOOK, RankGroup, running_workers
-from xland.training.stopping import Termination, deferred_termination
+from xland.training.learn.group import SECRET, Device
+from xland.training.learn.loop import Report
+from xland.training.machine import Termination, deferred_termination
+from xland.training.ranks.process import CALL, LOGS, last_words
+from xland.training.ranks.worker import Seat, ask_to_stop, leave_seat, outcome, run_rank, take_seat
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 logger = logging.getLogger(__name__)
 
-PROFILES = Path(__file__).parent / "profiles"
+PROFILES = Path(__file__).parents[1] / "profiles"
 """Folder of the profiles whose jobs fit trainings."""
 
 RETURN = 300.0
 """Seconds to wait for workers in place of those that were lost."""
 
+LOOK = 0.2
+"""Seconds between two looks at the ranks."""
 
-@dataclass(frozen=True)
-class TrainingJob:
-    """What ranks are to do.
+READY = 120.0
+"""Seconds that workers may take to get ready: torch is slow to import from shared disks."""
 
-    Parameters
-    ----------
-    configuration : Configuration
-    output : path
-        Folder for model, log and states, on a file system that all workers see.
-    store : path, optional
-        Training store, which all workers see; without it, each rank reads what the configuration names.
-    device : {"auto", "cpu", "cuda"}
-        ``auto`` takes GPUs if each worker has one.
-    resume : bool
-        Go on from the last state in `output`.
-    """
+SETTLE = 10.0
+"""Seconds that the other ranks have for ending by themselves, and for saying why, once one has ended."""
 
-    configuration: Configuration
-    output: Path
-    store: Path | None = None
-    device: Device = "auto"
-    resume: bool = False
+WORDS = 10.0
+"""Seconds in which ranks whose workers are gone may leave a word of their end, once all others have ended."""
+
+STOPPING = 120.0
+"""Seconds that ranks have for finishing the current step and writing the state."""
+
+ANSWER = 10.0
+"""Seconds that workers may take to hear that they are no longer needed."""
 
 
 def launch(
     client: Client,
-    job: TrainingJob,
+    configuration: Configuration,
+    output: str | Path,
     *,
+    store: str | Path | None = None,
+    device: Device = "auto",
+    resume: bool = False,
     workers: int | None = None,
     restarts: int = 3,
-    timeout: float | None = None,
+    timeout: float = RETURN,
     report: Report | None = None,
-    call: str = CALL,
 ) -> Checkpoint:
-    """Train with one rank on each Dask worker.
+    """Train with one rank on each Dask worker, on all of them by default.
 
     Every rank is a process of its own below its worker. When one is lost, with its worker or without, the
-    others are ended, workers are waited for, and all start again from the last state.
-
-    Parameters
-    ----------
-    client : distributed.Client
-    job : TrainingJob
-    workers : int, optional
-        Ranks; all workers that are there by default.
-    restarts : int
-        How often the group may start again because ranks were lost. An end that was announced to the
-        ranks (SIGTERM at the end of a job's time), and before which the state was written, does not count.
-    timeout : float, optional
-        Seconds to wait for workers in place of lost ones; 300 by default.
-    report : callable, optional
-        Called with a stage, its finished share and the latest figures, about once a second.
-    call : str
-        What a rank calls, ``module:function``; a training by default.
-
-    Returns
-    -------
-    Checkpoint
-        The model that validated best.
+    others are ended, workers are waited for (``timeout`` seconds), and all start again from the last state. An end
+    that was announced to the ranks (SIGTERM at the end of a job's time), and before which the state was written,
+    does not count as one of the ``restarts``. All workers see output and store; without a store, each rank reads
+    what the configuration names. The report is called about once a second.
 
     Raises
     ------
@@ -101,28 +89,34 @@ def launch(
     XlandError
         What the training itself raised, as :func:`xland.training.run.train` says. It is not tried again.
     """
-    count = _count(client, workers, restarts)
-    output = local_path(job.output, what="the folder of a training")
+    if restarts < 0 or (workers is not None and workers < 1):
+        raise ClusterError(f"workers must be at least 1 and restarts at least 0, not {workers} and {restarts}")
+    here = len(running_workers(client))
+    if not here or (workers is not None and workers > here):
+        raise ClusterError(
+            f"{workers or 'all'} ranks need as many workers, but the cluster has {here}: start more, or ask for fewer"
+        )
+    output = local_path(output, what="the folder of a training")
     make_folder(output, CheckpointError)
-    work = {
-        "call": call,
-        "configuration": job.configuration.to_dict(),
+    job = {
+        "call": CALL,
+        "configuration": configuration.to_dict(),
         "output": str(output),
-        "store": None if job.store is None else str(local_path(job.store, what="a training store")),
-        "device": job.device,
-        "resume": job.resume,
+        "store": None if store is None else str(local_path(store, what="a training store")),
+        "device": device,
+        "resume": resume,
     }
     left = restarts
     with deferred_termination() as request:
         while True:
-            chosen = _choose_workers(client, count, timeout or RETURN, request, output)
-            group = RankGroup(client, work, chosen, request, report or _silent)
+            chosen = _choose_workers(client, workers or here, timeout, request, output)
+            group = RankGroup(client, job, chosen, request, report or (lambda *_: None))
             group.run()
             if group.finished:
                 return read_checkpoint(output)
             if request.asked:
                 raise _stopped(output)
-            if not group.announced:
+            if not group.ended("stopped"):
                 if not left:
                     raise ClusterError(
                         f"{group.reason}, after {restarts} restarts; {output} holds the last state, from which "
@@ -130,49 +124,7 @@ def launch(
                     )
                 left -= 1
             logger.warning("%s; starting again from the last state, %d restarts left", group.reason, left)
-            work["resume"] = True
-
-
-def train_on_cluster(
-    job: TrainingJob,
-    cluster: str,
-    *,
-    workers: int | None = None,
-    profile: str | Path | Profile | None = None,
-    restarts: int = 3,
-    timeout: float | None = None,
-    progress: bool = True,
-    report: Report | None = None,
-) -> Checkpoint:
-    """Open a cluster and train on it with :func:`launch`.
-
-    Parameters
-    ----------
-    job : TrainingJob
-    cluster : str
-        ``local``, ``cuda``, ``slurm``, or the address of a scheduler; see :func:`xland.clusters.open_cluster`.
-    workers : int, optional
-        Ranks; by default one for each core, GPU, or worker of a SLURM job.
-    profile : str, path or Profile, optional
-        For ``slurm``; see :func:`training_profile`.
-    restarts, timeout, report
-        As in :func:`launch`; the cluster's own workers are waited for as long.
-    progress : bool
-        Show how many workers have come.
-
-    Returns
-    -------
-    Checkpoint
-
-    Raises
-    ------
-    XlandError
-        As :func:`launch` and :func:`xland.clusters.open_cluster`.
-    """
-    wanted = None if profile is None else training_profile(profile)
-    with open_cluster(cluster, workers=workers, profile=wanted, timeout=timeout, progress=progress) as client:
-        limit = timeout or (slurm.TIMEOUT if cluster == "slurm" else None)
-        return launch(client, job, workers=workers, restarts=restarts, timeout=limit, report=report)
+            job["resume"] = True
 
 
 def training_profile(profile: str | Path | Profile) -> Profile:
@@ -183,17 +135,6 @@ def training_profile(profile: str | Path | Profile) -> Profile:
 def training_script(profile: str | Path | Profile | None) -> str:
     """Return the script of the jobs in which a training's workers run; see :func:`xland.clusters.job_script`."""
     return job_script(None if profile is None else training_profile(profile))
-
-
-def _count(client: Client, workers: int | None, restarts: int) -> int:
-    if restarts < 0 or (workers is not None and workers < 1):
-        raise ClusterError(f"workers must be at least 1 and restarts at least 0, not {workers} and {restarts}")
-    here = len(running_workers(client))
-    if not here or (workers is not None and workers > here):
-        raise ClusterError(
-            f"{workers or 'all'} ranks need as many workers, but the cluster has {here}: start more, or ask for fewer"
-        )
-    return workers or here
 
 
 def _choose_workers(client: Client, count: int, timeout: float, request: Termination, output: Path) -> list[str]:
@@ -215,5 +156,223 @@ def _stopped(output: Path) -> TrainingStoppedError:
     return TrainingStoppedError(f"the training was asked to end; {output} holds its last state: resume it to go on")
 
 
-def _silent(_stage: str, _done: float, _figures: dict[str, float]) -> None:
-    """Report nothing."""
+class RankGroup:
+    """One start of the ranks, which learn together until the first of them ends.
+
+    The job is what each rank reads; the workers stand in the order of their ranks.
+    """
+
+    def __init__(
+        self, client: Client, job: dict[str, Any], workers: list[str], request: Termination, report: Report
+    ) -> None:
+        self.client, self.job, self.workers, self.request, self.report = client, job, workers, request, report
+        self.name = f"xland-{uuid.uuid4().hex[:12]}"
+        self.outcomes: dict[int, dict[str, Any]] = {}
+        self._gone: set[int] = set()
+        self._events: SimpleQueue[dict[str, Any]] = SimpleQueue()
+
+    def run(self) -> None:
+        """Run the ranks until all have ended; :attr:`outcomes` then says how the first of them did.
+
+        Raises
+        ------
+        ClusterError
+            If workers do not see the files, have no GPU of their own, or are not ready in time.
+        XlandError
+            What a rank raised, unless another rank was lost, of which it may have come; that a rank
+            stopped only if this process was asked to.
+        """
+        output = self.job["output"]
+        mark = Path(output, f".{self.name}")
+        self.client.subscribe_topic(self.name, lambda event: self._events.put(event[1]))
+        futures: list[Future] = []
+        try:
+            mark.touch()
+            seats = self._take_seats(futures, mark.name)
+            if seats is not None:
+                self._start(futures, seats)
+                self._follow(futures)
+            for rank in self._gone:
+                self.outcomes.setdefault(rank, outcome(rank, "lost", "its worker is gone"))
+        finally:
+            for left in (mark, *(last_words(output, self.name, rank) for rank in range(len(self.workers)))):
+                left.unlink(missing_ok=True)
+            if self.client.status == "running":
+                self._command(leave_seat)
+                self.client.cancel(futures, force=True)
+                self.client.unsubscribe_topic(self.name)
+        if self.ended("lost"):
+            return
+        for rank in self.ended("failed"):
+            raise getattr(errors, self.outcomes[rank]["error"], XlandError)(self.outcomes[rank]["message"])
+        for rank in self.ended("stopped") if self.request.asked else []:
+            raise TrainingStoppedError(self.outcomes[rank]["message"])
+        for rank in self.ended("crashed"):
+            raise ClusterError(f"{self._describe(rank)}; its log is in {Path(output, LOGS)}")
+
+    def ended(self, kind: str) -> list[int]:
+        """Ranks that are lost, broken, stopped, crashed, failed or finished."""
+        return sorted(rank for rank, each in self.outcomes.items() if each["outcome"] == kind)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all ranks have come to their end."""
+        return len(self.ended("finished")) == len(self.workers)
+
+    @property
+    def reason(self) -> str:
+        """Why the ranks ended."""
+        ranks = [*self.ended("lost"), *self.ended("broken"), *self.ended("stopped")]
+        return self._describe(ranks[0]) if ranks else "a worker was lost before the training began"
+
+    def _describe(self, rank: int) -> str:
+        end = self.outcomes[rank]
+        what = f"{end['error']}: {end['message']}" if end["error"] else end["message"]
+        return f"rank {rank} on worker {self.workers[rank]} ended: {what}"
+
+    def _take_seats(self, futures: list[Future], mark: str) -> list[Seat] | None:
+        """Make the workers ready; None if one of them is lost meanwhile."""
+        call, many = (take_seat, self.name, self.job, mark), len(self.workers) > 1
+        futures += [
+            self.client.submit(*call, meet=many and rank == 0, **_only_on(worker))
+            for rank, worker in enumerate(self.workers)
+        ]
+        end = time.monotonic() + READY
+        while not all(future.done() for future in futures):
+            if self._notice_gone() or self.request.asked:
+                return None
+            if time.monotonic() > end:
+                late = [worker for worker, future in zip(self.workers, futures, strict=True) if not future.done()]
+                raise ClusterError(
+                    f"{len(late)} of {len(futures)} workers, such as {late[0]}, are not ready within {READY:g} s: "
+                    "see that nothing else runs on them"
+                )
+            time.sleep(LOOK)
+        try:
+            return [future.result(timeout=ANSWER) for future in futures]
+        except TimeoutError:  # of a worker that was lost right now
+            return None
+
+    def _start(self, futures: list[Future], seats: list[Seat]) -> None:
+        job = {**self.job, "device": choose_device(self.job["device"], seats), "attempt": self.name}
+        variables = {
+            "WORLD_SIZE": str(len(seats)),
+            "LOCAL_WORLD_SIZE": "1",
+            "MASTER_ADDR": seats[0].host,
+            "MASTER_PORT": str(seats[0].port),
+            SECRET: secrets.token_hex(16),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",  # all ranks find the store there, and none opens it
+        }
+        futures[:] = [
+            self.client.submit(run_rank, self.name, rank, job, variables, **_only_on(worker))
+            for rank, worker in enumerate(self.workers)
+        ]
+
+    def _follow(self, futures: list[Future]) -> None:
+        """Wait for the ranks; once one has ended too early, or all are asked to, bound the time of the others."""
+        end, told, count = math.inf, False, len(self.workers)
+        while len(self.outcomes) < count and time.monotonic() < end:
+            try:
+                if self.request.asked and not told:
+                    told, end = True, time.monotonic() + STOPPING
+                    self._command(ask_to_stop)
+                self._look(futures)
+            except KeyboardInterrupt:
+                if self.request.asked:
+                    raise
+                self.request.asked = True
+            early = {each["outcome"] for each in self.outcomes.values()} - {"finished"}
+            if early or self._gone:
+                end = min(end, time.monotonic() + (STOPPING if early == {"stopped"} and not self._gone else SETTLE))
+            if len(self._gone | self.outcomes.keys()) == count:
+                end = min(end, time.monotonic() + WORDS)
+
+    def _look(self, futures: list[Future]) -> None:
+        """Take in what has been said of the ranks, and notice those that are silent for ever."""
+        done = [future.status for future in futures]
+        self._notice_gone()
+        end = time.monotonic() + LOOK
+        with suppress(Empty):
+            while (left := end - time.monotonic()) > 0:
+                event = self._events.get(timeout=left)
+                if "outcome" in event:
+                    self.outcomes.setdefault(event["rank"], event)
+                else:
+                    self.report(event["stage"], event["done"], event["figures"])
+        for rank, status in enumerate(done):
+            if status in ("error", "cancelled", "lost"):
+                self.outcomes.setdefault(rank, outcome(rank, "lost", f"its task ended as {status}"))
+
+    def _notice_gone(self) -> bool:
+        """Notice workers that are gone, and what their ranks left in a file; return whether there are any."""
+        here = present_workers(self.client)
+        for rank, worker in enumerate(self.workers):
+            if worker not in here and rank not in self.outcomes:
+                self._gone.add(rank)
+                with suppress(OSError, ValueError):
+                    words = last_words(self.job["output"], self.name, rank).read_text(encoding="utf-8")
+                    self.outcomes[rank] = json.loads(words)
+        return bool(self._gone)
+
+    def _command(self, what: Callable[[str], None]) -> None:
+        """Have the workers that are there do something; a node that does not answer would keep us waiting."""
+
+        def run() -> None:
+            with suppress(OSError, ValueError, KeyError):
+                here = set(self.client.nthreads()).intersection(self.workers)
+                if here:
+                    self.client.run(what, self.name, workers=sorted(here), on_error="ignore")
+
+        thread = Thread(target=run, name="xland-command", daemon=True)
+        thread.start()
+        thread.join(ANSWER)
+
+
+def choose_device(wanted: str, seats: Iterable[Seat]) -> str:
+    """Return ``cpu`` or ``cuda``: GPUs if they are asked for, or if nothing is and there are any.
+
+    Raises
+    ------
+    ClusterError
+        If GPUs are to be used, and a worker has none or two would share one; the message names them.
+    """
+    seats = list(seats)
+    bare = [seat.worker for seat in seats if not seat.gpu]
+    if wanted == "cpu" or (wanted == "auto" and len(bare) == len(seats)):
+        return "cpu"
+    if bare:
+        raise ClusterError(
+            f"{len(bare)} of {len(seats)} workers, such as {bare[0]}, see no GPU: start them on nodes that have one, "
+            "or train on the device cpu"
+        )
+    owners: dict[tuple[str, str], str] = {}
+    for seat in seats:
+        other = owners.setdefault((seat.machine, seat.gpu), seat.worker)
+        if other != seat.worker:
+            raise ClusterError(
+                f"workers {other} and {seat.worker} would share GPU {seat.gpu} of {seat.machine}: use the cluster "
+                "'cuda', whose workers have one each, or train on the device cpu"
+            )
+    return "cuda"
+
+
+def present_workers(client: Client) -> set[str]:
+    """Addresses of all workers; a :class:`ClusterError` if the scheduler is gone."""
+    try:
+        if client.status == "running":
+            return set(client.nthreads())
+        reason = f"its client is {client.status}"
+    except OSError as error:
+        reason = str(error)
+    raise ClusterError(f"the scheduler of the training's workers cannot be reached any more: {reason}")
+
+
+def running_workers(client: Client) -> list[str]:
+    """Addresses of the workers that are not about to end, those of a machine next to each other."""
+    present = present_workers(client)  # of a scheduler that is gone, dask tells what it knew last
+    known = client.scheduler_info(n_workers=-1)["workers"]
+    return sorted(each for each in present if known.get(each, {}).get("status") in ("running", "paused"))
+
+
+def _only_on(worker: str) -> dict[str, Any]:
+    return {"workers": [worker], "allow_other_workers": False, "pure": False, "retries": 0}

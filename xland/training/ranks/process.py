@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -21,16 +21,19 @@ from typing import Any, TextIO
 
 from xland.errors import TrainingStoppedError, XlandError
 
-Report = Callable[[str, float, dict[str, float]], None]
-
-CALL = "xland.training.learn.single:learn_as_rank"
+CALL = "xland.training.ranks.process:learn_as_rank"
 """What a rank calls."""
-
-SECRET = "XLAND_RANKS"  # noqa: S105 - a name
-"""Environment variable of what the launcher tells its ranks alone: they meet under keys that begin with it."""
 
 LOGS = "ranks"
 """Folder below the output for what ranks print."""
+
+
+def learn_as_rank(configuration: Mapping[str, Any], output: Path, **options: Any) -> None:
+    """Train as one rank of several."""
+    from xland.training.configuration import parse_configuration
+    from xland.training.learn.loop import learn
+
+    learn(parse_configuration(configuration), output, given={}, progress=False, **options)
 
 
 def main() -> int:
@@ -44,7 +47,7 @@ def main() -> int:
     with suppress(OSError):  # a full disk may be what it has to tell
         last_words(job["output"], job["attempt"], outcome["rank"]).write_text(json.dumps(outcome), encoding="utf-8")
     with suppress(BrokenPipeError):
-        _say(events, outcome)
+        events.write(json.dumps(outcome) + "\n")
     return {"finished": 0, "stopped": TrainingStoppedError.status}.get(outcome["outcome"], 1)
 
 
@@ -55,18 +58,14 @@ def last_words(output: str, attempt: str, rank: int) -> Path:
 
 def _train(job: dict[str, Any], events: TextIO) -> dict[str, Any]:
     def report(stage: str, done: float, figures: dict[str, float]) -> None:
-        _say(events, {"stage": stage, "done": done, "figures": figures})
+        events.write(json.dumps({"stage": stage, "done": done, "figures": figures}) + "\n")
 
     module, _, name = job["call"].partition(":")
+    store = None if job["store"] is None else Path(job["store"])
     try:
-        getattr(import_module(module), name)(
-            job["configuration"],
-            Path(job["output"]),
-            store=None if job["store"] is None else Path(job["store"]),
-            device=job["device"],
-            resume=job["resume"],
-            report=report,
-        )
+        call = getattr(import_module(module), name)
+        options = {"store": store, "device": job["device"], "resume": job["resume"], "report": report}
+        call(job["configuration"], Path(job["output"]), **options)
     except TrainingStoppedError as stopped:
         return {"outcome": "stopped", "error": type(stopped).__name__, "message": str(stopped)}
     except XlandError as error:
@@ -77,10 +76,6 @@ def _train(job: dict[str, Any], events: TextIO) -> dict[str, Any]:
         kind = "broken" if isinstance(error, RuntimeError | OSError) else "crashed"
         return {"outcome": kind, "error": type(error).__name__, "message": str(error)}
     return {"outcome": "finished", "error": "", "message": ""}
-
-
-def _say(events: TextIO, what: dict[str, Any]) -> None:
-    events.write(json.dumps(what) + "\n")
 
 
 def _die_with_the_worker() -> None:

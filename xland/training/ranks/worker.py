@@ -14,8 +14,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
@@ -23,6 +23,7 @@ from typing import Any
 
 from xland.atomic import open_to_append
 from xland.errors import ClusterError
+from xland.training.machine import interface_of
 from xland.training.ranks.process import LOGS
 
 LOOK = 0.1
@@ -37,8 +38,6 @@ SHARED = 10.0
 LEAVE = 30.0
 """Seconds that a process may take to end once it has said how."""
 
-_LINES = 5
-
 _ENDING = ("stopping", "stopped", "closing_gracefully", "closing", "closed", "failed")
 
 
@@ -46,16 +45,8 @@ _ENDING = ("stopping", "stopped", "closing_gracefully", "closing", "closed", "fa
 class Seat:
     """What a worker has for a rank.
 
-    Parameters
-    ----------
-    worker : str
-        Its address.
-    machine : str
-        Name of its machine.
-    gpu : str
-        The first GPU that it sees, as CUDA_VISIBLE_DEVICES names it; empty if it sees none.
-    host, port : str, int
-        Where ranks meet; port 0 if not here.
+    These are the worker's address, the name of its machine, the first GPU that it sees, as CUDA_VISIBLE_DEVICES
+    names it (empty for none), and where ranks meet (port 0 if not here).
     """
 
     worker: str
@@ -66,8 +57,8 @@ class Seat:
 
 
 @dataclass
-class _Held:
-    """What a worker holds for one attempt: the place to meet, and its rank."""
+class Attempt:
+    """What a worker has of one start of the group: the place where ranks meet, its rank, and how that ended."""
 
     output: str
     store: Any = None
@@ -75,22 +66,13 @@ class _Held:
     end: dict[str, Any] = field(default_factory=dict)
 
 
-_HELD: dict[str, _Held] = {}
+_ATTEMPTS: dict[str, Attempt] = {}
 
 
 def take_seat(attempt: str, job: Mapping[str, Any], mark: str, *, meet: bool) -> Seat:
-    """Make this worker ready for a rank, and end one that still writes to the same output.
+    """Make this worker ready for a rank of an attempt, and end one that still writes to the same output.
 
-    Parameters
-    ----------
-    attempt : str
-        Name of this start of the group.
-    job : mapping
-        What the ranks will read.
-    mark : str
-        Name of a file that the launcher has written into the output.
-    meet : bool
-        Whether the ranks meet here.
+    ``mark`` is the name of a file that the launcher has written into the output; ``meet`` says whether ranks meet here.
 
     Raises
     ------
@@ -99,99 +81,88 @@ def take_seat(attempt: str, job: Mapping[str, Any], mark: str, *, meet: bool) ->
     """
     from distributed import get_worker
 
-    worker = get_worker()
-    for old in [name for name, held in _HELD.items() if held.output == job["output"]]:
+    address = get_worker().address
+    for old in [name for name, each in _ATTEMPTS.items() if each.output == job["output"]]:
         leave_seat(old)
-    _check_files(worker.address, Path(job["output"], mark), job["store"])
-    host = _host(worker.address)
-    held = _HELD[attempt] = _Held(job["output"])
+    _check_files(address, Path(job["output"], mark), job["store"])
+    host = _host(address)
+    own = _ATTEMPTS[attempt] = Attempt(job["output"])
     if meet:
-        held.store = _open_store(worker.address, host)
-    gpu = "" if job["device"] == "cpu" else _gpu()
-    return Seat(worker.address, socket.gethostname(), gpu, host, held.store.port if meet else 0)
+        own.store = open_meeting(address, host)
+    gpu = ""
+    if job["device"] != "cpu":
+        import torch
+
+        if torch.version.cuda is not None and torch.cuda.device_count():
+            gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    return Seat(address, socket.gethostname(), gpu, host, own.store.port if meet else 0)
 
 
 def ask_to_stop(attempt: str) -> None:
     """Send SIGTERM to the rank of an attempt on this worker; one that has not begun will not."""
-    held = _HELD.get(attempt)
-    if held is not None and held.process is not None:
-        held.process.terminate()
+    own = _ATTEMPTS.get(attempt)
+    if own is not None and own.process is not None:
+        own.process.terminate()
     else:
         leave_seat(attempt)
 
 
 def leave_seat(attempt: str) -> None:
     """End what is left of an attempt on this worker, at once."""
-    held = _HELD.pop(attempt, None)
-    if held is not None:
-        _end(held)
+    own = _ATTEMPTS.pop(attempt, None)
+    if own is not None:
+        _end(own)
 
 
 def run_rank(attempt: str, rank: int, job: Mapping[str, Any], variables: Mapping[str, str]) -> None:
-    """Run a rank to its end, as a task of this worker.
+    """Run a rank to its end, as a task of this worker; environment variables tell it of its group.
 
     Events under the name of the attempt say how far it has come, and how it ended.
-
-    Parameters
-    ----------
-    attempt : str
-    rank : int
-    job : mapping
-        What the process gets to read.
-    variables : mapping of str to str
-        Environment variables that tell the rank of its group.
     """
     from distributed import get_worker
 
     worker = get_worker()
-    held = _HELD.get(attempt)
-    if held is None:  # dask gave the task to a worker that was started in place of the lost one
-        worker.log_event(attempt, _outcome(rank, "lost", "its worker was started anew"))
+    own = _ATTEMPTS.get(attempt)
+    if own is None:  # dask gave the task to a worker that was started in place of the lost one
+        worker.log_event(attempt, outcome(rank, "lost", "its worker was started again"))
         return
     log = Path(job["output"], LOGS, f"rank-{rank}.log")
-    environment = {**os.environ, **_own_variables(worker), **variables, "RANK": str(rank), "LOCAL_RANK": "0"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(worker.state.nthreads)}
+    interface = interface_of(_host(worker.address))
+    if interface is not None:
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            environment.setdefault(name, interface)
+    environment |= {**variables, "RANK": str(rank), "LOCAL_RANK": "0"}
     try:
         log.parent.mkdir(exist_ok=True)
-        with _started(held, log, environment) as process:
-            reader = Thread(target=_forward, args=(worker, attempt, rank, process, held), daemon=True)
+        with open_to_append(log) as printed:
+            process = own.process = subprocess.Popen(
+                [sys.executable, "-m", "xland.training.ranks.process"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=printed,
+                env=environment,
+                start_new_session=True,
+            )
+        try:
+            reader = Thread(target=forward, args=(worker, attempt, rank, process, own), daemon=True)
             reader.start()
-            _tell(process, job)
-            _attend(worker, worker.get_current_task(), held, process)
+            with suppress(BrokenPipeError):  # the stream stays open, as the rank ends with it
+                process.stdin.write(json.dumps(dict(job)).encode() + b"\n")  # type: ignore[union-attr]
+                process.stdin.flush()  # type: ignore[union-attr]
+            _attend(worker, own, process)
+        finally:
+            _end(own)
         reader.join(timeout=SHARED)
     except OSError as error:
-        worker.log_event(attempt, _outcome(rank, "broken", f"its process cannot be started: {error}"))
+        worker.log_event(attempt, outcome(rank, "broken", f"its process cannot be started: {error}"))
         return
-    worker.log_event(attempt, held.end or _sudden_end(rank, process.returncode, log))
+    worker.log_event(attempt, own.end or _sudden_end(rank, process.returncode, log))
 
 
-@contextmanager
-def _started(held: _Held, log: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    with open_to_append(log) as printed:
-        held.process = subprocess.Popen(
-            [sys.executable, "-m", "xland.training.ranks.process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=printed,
-            env=dict(environment),
-            start_new_session=True,
-        )
-    try:
-        yield held.process
-    finally:
-        _end(held)
-
-
-def _tell(process: subprocess.Popen[bytes], job: Mapping[str, Any]) -> None:
-    """Give a rank its job; the stream stays open, as the rank ends with it."""
-    if process.stdin is not None:
-        with suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(dict(job)).encode() + b"\n")
-            process.stdin.flush()
-
-
-def _attend(worker: Any, task: str, held: _Held, process: subprocess.Popen[bytes]) -> None:
+def _attend(worker: Any, own: Attempt, process: subprocess.Popen[bytes]) -> None:
     """Wait for a rank; end it if nobody wants it any more, and tell it if the worker is about to end."""
-    told = False
+    task, told = worker.get_current_task(), False
     while process.poll() is None:
         state = worker.state.tasks.get(task)
         if worker.status.name in _ENDING:
@@ -200,46 +171,46 @@ def _attend(worker: Any, task: str, held: _Held, process: subprocess.Popen[bytes
             told = True
         elif state is None or state.state == "cancelled":
             return
-        elif held.end:
+        elif own.end:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(LEAVE)
             return
         time.sleep(LOOK)
 
 
-def _forward(worker: Any, attempt: str, rank: int, process: subprocess.Popen[bytes], held: _Held) -> None:
+def forward(worker: Any, attempt: str, rank: int, process: subprocess.Popen[bytes], own: Attempt) -> None:
     """Pass on what a rank says of its progress, steps not too often, and keep what it says of its end."""
     last = 0.0
     for line in process.stdout or ():
         try:
             event = json.loads(line)
-        except ValueError:  # of a rank that was killed while it spoke
+        except ValueError:  # of a rank that was killed while it wrote
             continue
         if "outcome" in event:
-            held.end = event
+            own.end = event
         elif event["stage"] != "training" or time.monotonic() - last >= EVERY:
             last = time.monotonic()
             worker.log_event(attempt, {"rank": rank, **event})
 
 
-def _outcome(rank: int, outcome: str, message: str) -> dict[str, Any]:
-    return {"rank": rank, "outcome": outcome, "error": "", "message": message}
+def outcome(rank: int, kind: str, message: str) -> dict[str, Any]:
+    """Say how a rank ended that could not say it."""
+    return {"rank": rank, "outcome": kind, "error": "", "message": message}
 
 
 def _sudden_end(rank: int, status: int, log: Path) -> dict[str, Any]:
-    """Say how a rank ended that could not say it."""
     if status < 0:
-        return _outcome(rank, "lost", f"its process was ended by {signal.Signals(-status).name}")
+        return outcome(rank, "lost", f"its process was ended by {signal.Signals(-status).name}")
+    lines: list[str] = []
     with suppress(OSError):
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LINES:]
-        return _outcome(rank, "crashed", f"its process ended with status {status}: {' / '.join(lines)}")
-    return _outcome(rank, "crashed", f"its process ended with status {status}")
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
+    return outcome(rank, "crashed", f"its process ended with status {status}: {' / '.join(lines)}")
 
 
-def _end(held: _Held) -> None:
-    """End a rank and all that it started, and the place where ranks met."""
-    held.store = None
-    process = held.process
+def _end(own: Attempt) -> None:
+    """End a rank and all that it started, and the place where ranks meet."""
+    own.store = None
+    process = own.process
     if process is None:
         return
     with suppress(ProcessLookupError):
@@ -250,33 +221,13 @@ def _end(held: _Held) -> None:
             process.stdin.close()
 
 
-def _own_variables(worker: Any) -> dict[str, str]:
-    """Return threads and network interface of this worker's ranks; what is set for the interface stays."""
-    variables = {"OMP_NUM_THREADS": str(worker.state.nthreads)}
-    interface = interface_of(_host(worker.address))
-    if interface is not None:
-        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-            variables[name] = os.environ.get(name, interface)
-    return variables
-
-
 def _host(address: str) -> str:
     from distributed.comm import get_address_host
 
     return str(get_address_host(address))
 
 
-def interface_of(host: str) -> str | None:
-    """Name of the network interface that has an address; None behind an address translation."""
-    import psutil
-
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(each.address == host for each in addresses):
-            return name
-    return None
-
-
-def _open_store(worker: str, host: str) -> Any:
+def open_meeting(worker: str, host: str) -> Any:
     """Open torch's store, where ranks meet, at a port that the system chooses: no two trainings share one."""
     from torch.distributed import TCPStore
 
@@ -287,14 +238,6 @@ def _open_store(worker: str, host: str) -> Any:
         return TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
     except (RuntimeError, OSError) as error:
         raise ClusterError(f"the ranks cannot meet at worker {worker}: no port can be opened there: {error}") from error
-
-
-def _gpu() -> str:
-    import torch
-
-    if torch.version.cuda is None or not torch.cuda.device_count():
-        return ""
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
 def _check_files(worker: str, mark: Path, store: str | None) -> None:

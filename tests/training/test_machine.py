@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from xland.training.stopping import deferred_termination
+from xland.training.machine import deferred_termination
 
 
 @pytest.fixture

@@ -14,37 +14,28 @@ from traceback import clear_frames
 from typing import Any, Literal
 
 import torch
+
+# Its functions take the group that exists when it is imported as their default, and DistributedDataParallel
+# imports it: imported later than now, it would keep the threads of a group that was left.
 import torch.distributed.nn.functional
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from xland.errors import ConfigurationError, TrainingError, TrainingStoppedError
-from xland.training.ranks.process import SECRET
-from xland.training.ranks.worker import interface_of
-
-# Its functions have the group that there is when it is imported as their default, and DistributedDataParallel
-# imports it: imported any later than now, it would keep the threads of a group that was left.
-
+from xland.training.machine import interface_of
 
 Device = Literal["auto", "cpu", "cuda"]
+
+SECRET = "XLAND_RANKS"  # noqa: S105 - a name
+"""Environment variable that only a launcher and its ranks know: the ranks meet under keys that begin with it."""
 
 _PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others: the slowest may be validating or writing a state."""
 
-_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
 
 @dataclass(frozen=True)
 class Group:
-    """One process of a training and what it knows of the others.
-
-    Parameters
-    ----------
-    rank, ranks : int
-        Number of this process, from 0, and how many there are.
-    device : torch.device
-        Where its network runs.
-    """
+    """One process of a training: its number from 0, the number of all, and the device of its network."""
 
     rank: int = 0
     ranks: int = 1
@@ -61,12 +52,11 @@ class Group:
             return network
         if common_statistics:
             synchronise_batch_norm(network)
-        devices = [self.device] if self.device.type == "cuda" else None
         wrap = nn.parallel.DistributedDataParallel
         # buffers are the running statistics, which no rank needs to learn
         newer = "forward_sync_buffers" in inspect.signature(wrap).parameters
         options: dict[str, Any] = {"forward_sync_buffers" if newer else "broadcast_buffers": False}
-        return wrap(network, device_ids=devices, **options)
+        return wrap(network, device_ids=[self.device] if self.device.type == "cuda" else None, **options)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over all ranks, for all of them; the tensor itself where there is one."""
@@ -77,7 +67,7 @@ class Group:
         return total
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up in any rank; waits for all of them."""
+        """Whether the flag is set in any rank; waits for all of them."""
         return bool(flag) if self.ranks == 1 else bool(self.sum(torch.tensor(int(flag))).item())
 
     def share_buffers(self, network: nn.Module) -> None:
@@ -88,24 +78,15 @@ class Group:
 
     def barrier(self) -> None:
         """Wait for all ranks."""
-        if self.ranks > 1:
-            self.any(False)
+        self.any(False)
 
 
 @contextmanager
 def join_group(device: Device = "auto") -> Iterator[Group]:
     """Join the group that the environment describes, or be alone.
 
-    Parameters
-    ----------
-    device : {"auto", "cpu", "cuda"}
-        ``auto`` takes a GPU if there is one.
-
-    Yields
-    ------
-    Group
-        Ranks talk through NCCL on GPUs, and through gloo on CPUs. The GPU is that of ``LOCAL_RANK``, or the
-        first where fewer are visible, as for workers of dask-cuda, which each see their own first.
+    Ranks communicate through NCCL on GPUs, and through gloo on CPUs. The GPU is that of ``LOCAL_RANK``, or the first
+    where fewer are visible, as for workers of dask-cuda, which each see their own first.
 
     Raises
     ------
@@ -120,7 +101,7 @@ def join_group(device: Device = "auto") -> Iterator[Group]:
     if ranks == 1:
         yield Group(device=chosen)
         return
-    missing = [name for name in _VARIABLES if name not in os.environ]
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise ConfigurationError(f"WORLD_SIZE is {ranks}, but {', '.join(missing)} are not set: start with torchrun")
     backend = "nccl" if chosen.type == "cuda" else "gloo"
@@ -134,7 +115,7 @@ def join_group(device: Device = "auto") -> Iterator[Group]:
         distributed.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
-            f"rank {os.environ['RANK']} of {ranks} cannot meet the others at "
+            f"rank {os.environ['RANK']} of {ranks} cannot reach the others at "
             f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({backend}): {error}"
         ) from error
     together = True
@@ -149,13 +130,13 @@ def join_group(device: Device = "auto") -> Iterator[Group]:
         if together or backend == "gloo":
             distributed.destroy_process_group()
             del store
-            # Threads of gloo end when nobody holds the group any more. One that still had a tensor in hand when the
+            # Threads of gloo end when nobody refers to the group any more. One that still has a tensor when the
             # interpreter ends would end the process with SIGABRT.
             gc.collect()
 
 
 def _stay_on_this_machine(ranks: int) -> None:
-    """Let ranks that are all on this machine talk over its loopback address, which no other machine reaches."""
+    """Let ranks that are all on this machine use its loopback address, which no other machine reaches."""
     loopback = interface_of("127.0.0.1")
     if os.environ.get("LOCAL_WORLD_SIZE") == str(ranks) and loopback is not None:
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
@@ -163,11 +144,11 @@ def _stay_on_this_machine(ranks: int) -> None:
 
 
 def _check_devices(store: distributed.Store, rank: int, ranks: int, device: torch.device) -> None:
-    """Refuse CPUs among GPUs, and a GPU that two ranks would share: neither would ever answer."""
+    """Refuse CPUs among GPUs, and a GPU that two ranks would share: such ranks would wait for ever."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     store.set(f"xland-device/{rank}", f"{device} of {visible or 'all'} on {socket.gethostname()}")
     found = [store.get(f"xland-device/{each}").decode() for each in range(ranks)]
-    shared = [each for each in dict.fromkeys(found) if each.startswith("cuda") and found.count(each) > 1]
+    shared = any(each.startswith("cuda") and found.count(each) > 1 for each in found)
     if shared or len({each.partition(" ")[0].partition(":")[0] for each in found}) > 1:
         raise ConfigurationError(
             f"each rank needs a GPU of its own, or all a CPU, but they have {', '.join(found)}: start as many ranks on "
@@ -189,18 +170,12 @@ def _device(wanted: Device) -> torch.device:
 def synchronise_batch_norm(network: nn.Module) -> None:
     """Let every batch normalisation of a network use the statistics of all ranks, in place."""
     for name, child in list(network.named_children()):
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(network, name, _converted(child))
-        else:
+        if not isinstance(child, nn.BatchNorm2d):
             synchronise_batch_norm(child)
-
-
-def _converted(norm: nn.BatchNorm2d) -> nn.Module:
-    if next(norm.parameters()).is_cuda:
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(norm)
-        return converted
-    norm.__class__ = CommonBatchNorm
-    return norm
+        elif next(child.parameters()).is_cuda:
+            setattr(network, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+        else:
+            child.__class__ = CommonBatchNorm
 
 
 class CommonBatchNorm(nn.BatchNorm2d):
@@ -230,7 +205,7 @@ class CommonBatchNorm(nn.BatchNorm2d):
 
 
 class _Normalise(torch.autograd.Function):
-    """Normalise with given statistics, which are those of the inputs of all ranks: the gradient knows it."""
+    """Normalise with given statistics; its gradient takes into account that they are those of all ranks' inputs."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""SIGTERM, the end of a job's time, as a request that is answered between two steps."""
+"""What a training hears from the machine that it runs on: SIGTERM at the end of a job's time, network interfaces."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ class Termination:
 def deferred_termination() -> Iterator[Termination]:
     """Note SIGTERM instead of ending, as long as the context lasts.
 
-    The handler from before is then put back. It gets the signal after all if the context ends without
-    an error: what was asked for too late to be answered here is not lost. Outside of the main thread,
-    where Python cannot set handlers, and where a library has set one that Python cannot put back,
-    signals are left alone and the request is never made.
+    The handler from before is then put back. It receives the signal if the context ends without an error,
+    so that a request that came too late to be answered here is not lost. Signals are left alone outside of
+    the main thread, where Python cannot set handlers, and where a library has set one that Python cannot put back.
     """
     request = Termination()
     previous = signal.getsignal(signal.SIGTERM)
@@ -45,5 +44,15 @@ def deferred_termination() -> Iterator[Termination]:
 
 
 def ignore_termination(_: int) -> None:
-    """Let a loader process live on: SIGTERM goes to all processes of a job, and the trainer still needs its batches."""
+    """Let a loader process continue: SIGTERM goes to all processes of a job, and the training still needs batches."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def interface_of(host: str) -> str | None:
+    """Name of the network interface that has an address; None behind an address translation."""
+    import psutil
+
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(each.address == host for each in addresses):
+            return name
+    return None
