@@ -82,7 +82,7 @@ def test_the_card_says_how_it_was_fitted(trained):
 @pytest.mark.parametrize(
     ("change", "what", "reason"),
     [
-        (lambda given: given["static"].update(elevation=given["static"].elevation / 2 + 100), "data", "elevation"),
+        (lambda given: given["static"].update({"elevation": given["static"].elevation / 2 + 100}), "data", "elevation"),
         (lambda given: given.update(target=given["target"].where(given["target"] != 2, 5)), "maps", "pixels"),
     ],
 )
