@@ -94,7 +94,7 @@ def score_pairs(pairs: NDArray[np.int64] | NDArray[np.float64]) -> dict[str, flo
 
     The mean is NaN where no target is land.
     """
-    land = np.zeros_like(pairs)
+    land = np.zeros(pairs.shape)
     land[list(LAND_CLASSES)] = pairs[list(LAND_CLASSES)]
     found = iou(land)
     by_class = {f"iou_{code}": float(found[code]) for code in LAND_CLASSES if land[code].any()}
