@@ -359,7 +359,7 @@ def test_what_does_not_fit_is_refused(world, tmp_path):
     with pytest.raises(GridError, match="baselines are given by name, not as a list; pass"):
         report(world.predicted, world.observed, baselines=[world.start])
     past = xr.concat([world.forcing.assign_coords(time=[year]) for year in (1900, 1901)], "time")
-    with pytest.raises(TimeError, match="the forcing holds 2 years, 1900 to 1901, but not 2015, of which the map is"):
+    with pytest.raises(TimeError, match="the forcing has 2 years, 1900 to 1901, but not 2015, of which the map is"):
         report(world.predicted, world.observed, forcing=past, factor=FACTOR)
     for baselines in (None, {}):
         with pytest.raises(GridError, match="the factor is 10, but 5 cells of the map"):
