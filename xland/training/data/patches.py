@@ -160,8 +160,14 @@ def _halve(points: NDArray[np.float64]) -> NDArray[np.intp]:
 
 
 def _starts(length: int, size: int, stride: int) -> NDArray[np.intp]:
-    starts = np.arange(0, length - size + 1, stride, dtype=np.intp)
-    return np.append(starts, length - size) if stride < size and starts[-1] + size < length else starts
+    import xbatcher
+
+    positions = xr.DataArray(np.arange(length), dims="cell", name="position")
+    overlap = {"cell": size - stride} if stride < size else {}
+    starts = [int(batch[0]) for batch in xbatcher.BatchGenerator(positions, {"cell": size}, overlap)]
+    if stride < size and starts[-1] + size < length:
+        starts.append(length - size)
+    return np.array(starts, dtype=np.intp)
 
 
 _WHAT = "the generator's data"
