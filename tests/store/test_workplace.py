@@ -256,6 +256,15 @@ def test_the_lock_of_a_dead_run_is_taken_over(url, left):
     assert working(url) == []
 
 
+def test_the_lock_is_renewed_as_long_as_the_run_lives(url, monkeypatch):
+    monkeypatch.setattr(workplace, "BEAT_SECONDS", 0.05)
+    files = RemoteFiles(f"{url}.partial")
+    with lock_objects(files, url, lost=lambda run: None):
+        first = json.loads(files.read("lock"))["renewed"]
+        wait_until(lambda: json.loads(files.read("lock"))["renewed"] > first)
+    assert files.names() == []
+
+
 def test_a_run_that_lost_its_lock_writes_no_further_block(url, monkeypatch):
     monkeypatch.setattr(workplace, "BEAT_SECONDS", 0.05)
     files = RemoteFiles(f"{url}.partial")
