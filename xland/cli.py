@@ -203,7 +203,7 @@ def _demo(given: Given) -> None:
     _call("xland.demo:demo", given)
 
 
-@_command("xland.forcing.check:check", without=["coverage"])
+@_command("xland.forcing.check:check")
 def _check(given: Given) -> int:
     """List what is in a coarse land-use file, and every fault.
 
