@@ -156,6 +156,7 @@ def test_the_number_of_calls_depends_on_the_share_alone(own_share):
     assert len(network.read) == 5
 
 
+@pytest.mark.usefixtures("uncalibrated")
 @pytest.mark.parametrize("points", [0, 50])
 def test_a_training_of_rollouts_takes_whole_patches_or_drawn_points(points, tmp_path):
     coarse, static, maps = tiny_world((1999, 2000, 2001, 2002))

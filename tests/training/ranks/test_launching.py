@@ -244,7 +244,8 @@ def test_a_worker_that_retires_lets_its_rank_write_the_state(output):
 
     with local_cluster(n_workers=2, threads_per_worker=1) as client:
         at_step(output, 4, retire)
-        train(tiny_configuration(), output, store=output, client=client, device="cpu", workers=1, restarts=0)
+        options = {"client": client, "device": "cpu", "workers": 1, "restarts": 0, "report": lambda *_: None}
+        train(tiny_configuration(), output, store=output, **options)
     assert steps(output) == list(range(1, STEPS + 1))
     wait_until(lambda: not ranks())
 
