@@ -66,7 +66,7 @@ def run_downscale(files, name, *more):
         ("publish", [publish], ["metadata", "expected"]),
         ("prepare", [prepare], []),
         ("calibrate", [calibrate], []),
-        ("check", [check], ["model"]),
+        ("check", [check], []),
     ],
 )
 def test_a_command_has_the_options_and_defaults_of_its_functions(command, functions, without):

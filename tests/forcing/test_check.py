@@ -188,7 +188,7 @@ def test_cells_of_ice_are_a_note_and_a_year_without_any_land_use_is_an_error():
     table = examine(ds.where((ds["lat"] < 49.8) | (ds["lon"] > 10.2), 0))
     (note,) = found(table, "note")
     assert table.ok
-    assert (note.count, note.message) == (2, "all 0: cells of ice or water, in LUH2")
+    assert (note.count, note.message) == (2, "all 0, as in the cells of ice and water of LUH2")
     assert note.place == "latitude 49.875, longitude 10.125 in 2014"
     (error,) = found(examine(ds.where(ds["time"] == 2014, 0).where(ds["lat"] < 49.8)), "error")
     assert (error.variable, error.message, error.count) == ("all states", "0 in all cells that have data", 8)
@@ -312,7 +312,8 @@ def test_the_table_reads_as_text_as_html_and_as_a_dataframe():
     ds["range"].attrs["_Fillvalue"] = np.float32(1e20)
     table = examine(ds)
     text = str(table)
-    assert "error  urban  infinite, 1 cells, first at latitude 49.875, longitude 10.125 in 2014; find where" in text
+    assert "error  urban  infinite, 1 cell, first at latitude 49.875, longitude 10.125 in" in text
+    assert max(map(len, text.splitlines())) <= 80
     assert "note   range  fill value under the misspelt attribute _Fillvalue" in text
     assert text.endswith("not fit for downscaling: 1 error, 1 note")
     frame = table.to_dataframe()

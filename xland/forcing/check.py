@@ -30,12 +30,12 @@ from xland.forcing.read import (
 from xland.geo.grid import Grid, aggregate, places
 from xland.geo.orientation import Orientation, check_reference, orient
 from xland.geo.years import check_years, decode_years, listed, missing_years
+from xland.models import Model, find_model
 from xland.reading.limits import ValueProblem, checked_predictor, share_problem, unknown_land
 from xland.reading.variables import check_array, horizontal_dims, read_static
 from xland.vocabulary import CLASS_NAMES, CROP_STATES, LUH2_STATES, LUH3_STATES, LUH_SECONDARY
 
 if TYPE_CHECKING:
-    from xland.models import Model
     from xland.models.coverage import Coverage
 
 _YEARS_AT_ONCE = 8
@@ -80,8 +80,6 @@ def check(
     ModelError
         If there is no such model.
     """
-    from xland.models import find_model
-
     require_dataset(ds)
     known = None if model is None else find_model(model)
     coverage = None if known is None or set(_expected(ds)) - set(known.inputs.coarse_variables) else known.coverage
@@ -189,7 +187,7 @@ def _describe_variables(report: _Report, ds: xr.Dataset, sources: Mapping[str, S
             if str(key).lower() == "_fillvalue" and key != "_FillValue":
                 misspelt.setdefault(str(key), []).append(str(variable))
     for key, names in misspelt.items():
-        report.add("note", _few(names, 3), f"fill value under the misspelt attribute {key}: masked all the same")
+        report.add("note", _few(names, 3), f"fill value under the misspelt attribute {key}: masked as well")
 
 
 def _few(names: Sequence[str], most: int) -> str:
@@ -280,7 +278,7 @@ def _values(
         if zero.any() and (zero == mask).all():
             found.append(("error", ValueProblem.at("all states", zero, place, *_ALL_ZERO)))
         elif zero.any():
-            fault = "all 0: cells of ice or water, in LUH2"
+            fault = "all 0, as in the cells of ice and water of LUH2"
             found.append(("note", ValueProblem.at("all states", zero, place, fault, "")))
         for severity, problem in found:
             key = severity, problem.variable, problem.fault.partition(" (")[0]

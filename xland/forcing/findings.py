@@ -12,7 +12,7 @@ import pandas as pd
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-_WIDTH = 110
+_WIDTH = 80  # columns of a terminal
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Finding:
     @property
     def sentence(self) -> str:
         """Finding, number of cells, place and remedy in one line."""
-        cells = "" if self.count is None else f", {self.count:,} cells"
+        cells = "" if self.count is None else f", {self.count:,} cell{'' if self.count == 1 else 's'}"
         place = f", first at {self.place}" if self.place else ""
         return self.message + cells + place + (f"; {self.remedy}" if self.remedy else "")
 
