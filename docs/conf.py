@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import os
+import re
 import shutil
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the notebook carries its outputs; `make notebook` runs it
 
-autosummary_generate = False  # tables only: each room's objects are on its page
+autosummary_generate = False  # tables only: document_listed adds the docstrings to the same page
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say types, shapes and units
 napoleon_google_docstring = False
@@ -91,5 +94,21 @@ def write_tables(_app: Any) -> None:
     shutil.copy(HERE.parent / "examples" / "first_map.ipynb", GENERATED / "first_map.ipynb")
 
 
+def document_listed(_app: Any, page: str, content: list[str]) -> None:
+    """Let the docstrings of the names that a page of the Python interface lists follow its table."""
+    if page.startswith("api/"):
+        names = re.findall(r"^   ~(xland[\w.]+)$", content[0], re.MULTILINE)
+        content[0] += "\n```{eval-rst}\n" + "\n".join(map(directive, names)) + "```\n"
+
+
+def directive(name: str) -> str:
+    module, _, last = name.rpartition(".")
+    found = getattr(import_module(module), last)
+    if inspect.isclass(found):
+        return f".. autoclass:: {name}\n   :members:\n"
+    return f".. {'autofunction' if callable(found) else 'autodata'}:: {name}\n"
+
+
 def setup(app: Any) -> None:
     app.connect("builder-inited", write_tables)
+    app.connect("source-read", document_listed)
