@@ -59,7 +59,9 @@ __all__ = ["DRIVERS", "list_entries", "open_entry", "publish", "read_catalog"]
 
 _CATALOG_KEYS = frozenset({"sources", "metadata", "name", "description", "version"})
 _INTAKE_KEYS = frozenset({"entries", "aliases", "data", "user_parameters"})
-_HEADER = "# 'sources' is what xland reads; 'entries' says the same to intake 2 and is made anew by xland.publish\n"
+_HEADER = (
+    "# xland reads 'sources'; 'entries' has the same content for intake 2, and xland.publish writes it from 'sources'\n"
+)
 _WAIT_SECONDS = 60.0
 _PART = 4 * 2**20  # bytes of a file behind a URL that are fetched at a time
 
