@@ -1,8 +1,7 @@
 """The named errors of xland.
 
-Every message says which variable, where, how many cells are concerned and what to do about it.
-All are subclasses of :class:`XlandError` and of :class:`ValueError`, so that callers who only
-know the standard library can catch them too.
+Every message says which variable, where, how many cells and what to do. All errors are subclasses of
+:class:`XlandError` and of :class:`ValueError`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class RegionError(GridError):
 
 
 class NothingToScoreError(RegionError):
-    """Maps, masks and domains that leave no cell to score."""
+    """Maps, masks and domains without any cell to score."""
 
 
 class ForcingError(XlandError):
@@ -55,7 +54,7 @@ class DatasetError(XlandError):
 
 
 class ModelError(XlandError):
-    """A model that does not exist or does not fit what it is asked for."""
+    """A model that does not exist, or does not fit the data or the outputs."""
 
 
 class CheckpointError(ModelError):
@@ -63,11 +62,11 @@ class CheckpointError(ModelError):
 
 
 class CheckpointWarning(UserWarning):
-    """A damaged checkpoint, in place of which the one before it is read."""
+    """A damaged checkpoint: the previous one is read."""
 
 
 class StoreWarning(UserWarning):
-    """Finished blocks of a growing store that were lost or damaged, and are written again."""
+    """Finished blocks of an incomplete store that were lost or damaged, and are written again."""
 
 
 class OtherYearWarning(UserWarning):
@@ -75,7 +74,7 @@ class OtherYearWarning(UserWarning):
 
 
 class UndefinedScoreWarning(UserWarning):
-    """Maps on which a score has no denominator, and is NaN: nothing changes between two dates."""
+    """A score without a denominator, which is NaN: for example, nothing changes between two dates."""
 
 
 class ConfigurationError(XlandError):
@@ -83,18 +82,18 @@ class ConfigurationError(XlandError):
 
 
 class TrainingError(XlandError):
-    """A training whose loss or gradient is not a finite number any more."""
+    """A training whose loss or gradient is not finite."""
 
 
 class TrainingStoppedError(XlandError):
-    """A training that was asked to end (SIGTERM): its state is written, and it can be resumed."""
+    """A training that was stopped by SIGTERM. Its state is written, and it can be resumed."""
 
-    #: exit status for a process that ends with it: 128 and the number of SIGTERM, as shells have it
+    #: exit status of the process: 128 and the number of SIGTERM
     status: ClassVar[int] = 143
 
 
 class AllocationError(XlandError):
-    """Coarse shares that no map can have, or a crosswalk that leaves a class without a state."""
+    """Impossible coarse shares, or a crosswalk that leaves a class without a state."""
 
 
 class StoreError(XlandError):
@@ -102,11 +101,11 @@ class StoreError(XlandError):
 
 
 class AddressError(StoreError):
-    """What is neither a path nor a URL, or a URL where only a file on this machine will do."""
+    """Text that is neither a path nor a URL, or a URL if only a local file is possible."""
 
 
 class WorkerError(StoreError):
-    """Workers that died again and again while a store was written, or none that was left; finished blocks are kept."""
+    """Workers that die repeatedly while they write a store, or no worker left. Finished blocks are kept."""
 
 
 class CatalogError(XlandError):
@@ -118,4 +117,4 @@ class ClusterError(XlandError):
 
 
 class MissingDependencyError(XlandError, ImportError):
-    """An optional package is needed; the message names the extra that brings it."""
+    """An optional package that is not installed; the message names the extra."""
