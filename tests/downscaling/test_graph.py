@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from tests.raising_backend import raising_dataset
 from tests.worlds import tiny_inputs
+from xland.downscaling.block import BlockYears, describe
 from xland.downscaling.call import downscale
-from xland.downscaling.graph import BlockYears, describe
 from xland.geo.grid import Grid
 from xland.models.checkpoint import save_checkpoint
 from xland.models.networks.unet import Architecture, DownscalingNetwork
@@ -204,7 +204,7 @@ def test_a_kept_map_that_is_damaged_is_computed_anew(rollouts, tmp_path, monkeyp
         computed.append(index_and_chunks[:3])
         return whole(plan, *index_and_chunks)
 
-    monkeypatch.setattr("xland.downscaling.graph.run_block_year", count)
+    monkeypatch.setattr("xland.downscaling.block.run_block_year", count)
     np.testing.assert_array_equal(restarted(ds, keeper).compute(), expected)
     assert computed == [(1, 2, 3)]
     assert len(keeper.listing()) == 36
@@ -219,7 +219,7 @@ def test_a_task_that_runs_again_takes_the_map_that_it_has_kept(rollouts, tmp_pat
     def refuse(*_):
         raise AssertionError("a map was computed again")
 
-    monkeypatch.setattr("xland.downscaling.graph.run_block_year", refuse)
+    monkeypatch.setattr("xland.downscaling.block.run_block_year", refuse)
     # the graph was built before anything was kept: its tasks still compute
     lazy[0, :60, :60].compute()
 

@@ -18,7 +18,7 @@ from tests.strategies import NAMINGS, Layout, canonical_states
 from tests.waiting import local_cluster
 from tests.worlds import FINE, tiny_inputs, tiny_network, tiny_world
 from xland.downscaling.call import downscale
-from xland.downscaling.windows import Span, blend_weights, window_starts
+from xland.downscaling.fields import blend_weights, window_starts
 from xland.errors import StoreError
 from xland.geo.grid import Grid
 from xland.models.checkpoint import Checkpoint, save_checkpoint
@@ -237,7 +237,7 @@ def test_each_input_may_lie_in_a_way_of_its_own(models, rolled, layouts, block):
 def test_weights_of_all_windows_over_a_pixel_sum_to_one(stride, more, first, length):
     size = stride + more
     weights = blend_weights(size, stride).astype(np.float64)
-    block = Span(first, first + length)
+    block = range(first, first + length)
     starts = window_starts(block, size, stride)
     total = np.zeros((length + 2 * size, length + 2 * size))
     for top in starts - first + size:

@@ -13,11 +13,9 @@ from dask.base import tokenize
 
 from xland.arguments import checked
 from xland.datasets.reference import static_identity
-from xland.downscaling.block import Plan
-from xland.downscaling.fields import ChunkField, coarse_field, prior_field, static_field
-from xland.downscaling.graph import block_years
+from xland.downscaling.block import Plan, block_years
+from xland.downscaling.fields import ChunkField, Layout, coarse_field, crop, prior_field, static_field
 from xland.downscaling.keeping import keeping_of
-from xland.downscaling.windows import Layout, crop
 from xland.errors import ModelError, PriorError, RegionError, TimeError
 from xland.forcing.read import Forcing, check_lattice, find_sources, read_forcing, require_years
 from xland.geo.grid import Grid
