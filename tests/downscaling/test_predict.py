@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import torch
 from hypothesis import given, settings
@@ -101,25 +99,11 @@ def test_windows_without_land_in_the_block_are_not_run():
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(-4, 4), min_size=8, max_size=8))
-def test_class_margin_and_entropy_are_those_of_the_probabilities(scores):
+def test_class_confidence_margin_and_entropy_are_those_of_the_probabilities(scores):
     block = Block(range(20), range(20), 40, 20)
     found = run(Constant(scores), block, np.ones([*map(len, block.halo)], bool))
     shares = found["probability"][:, 0, 0]
     assert found["land_use"][0, 0] == shares.argmax(), "the lower code where two are equal"
+    assert found["confidence"][0, 0] == shares[found["land_use"][0, 0]]
     np.testing.assert_allclose(found["margin"][0, 0], np.sort(shares)[-1] - np.sort(shares)[-2], atol=1e-6)
     np.testing.assert_allclose(found["entropy"][0, 0], -(shares * np.log(shares)).sum() / np.log(8), atol=1e-5)
-
-
-def test_worker_threads_leave_the_cores_to_dask():
-    block = Block(range(20), range(20), 40, 20)
-    land = np.ones([*map(len, block.halo)], bool)
-    counts = []
-
-    def work() -> None:
-        run(Constant([0.0] * 8), block, land)
-        counts.append(torch.get_num_threads())
-
-    worker = threading.Thread(target=work)
-    worker.start()
-    worker.join()
-    assert counts == [1]

@@ -15,26 +15,14 @@ few = settings(max_examples=12, deadline=None)
 
 @few
 @given(blocks())
-def test_means_are_the_targets(block):
+def test_means_are_the_targets_and_pixels_still_sum_to_one(block):
     fitted = fit_fractions(*block.arguments)
-    errors = np.nanmax(np.abs(block.shares(fitted.values) - block.targets), axis=0)
+    values = fitted.values
     assert (fitted.unmet == 0).all()
-    assert errors.max() <= 1e-6
-
-
-@few
-@given(blocks())
-def test_pixels_still_sum_to_one(block):
-    values = fit_fractions(*block.arguments).values
+    assert np.nanmax(np.abs(block.shares(values) - block.targets)) <= 1e-6
     assert values.dtype == block.probability.dtype
     assert values.min() >= 0
     assert np.abs(values.sum(axis=0) - 1).max() < 1e-5
-
-
-@few
-@given(blocks(land=0.2))
-def test_invalid_pixels_are_not_touched(block):
-    values = fit_fractions(*block.arguments).values
     assert (values[:, ~block.valid] == block.probability[:, ~block.valid]).all()
 
 
@@ -44,16 +32,6 @@ def test_what_has_been_fitted_stays_as_it_is(block):
     once = fit_fractions(*block.arguments).values
     twice = fit_fractions(once, *block.arguments[1:]).values
     assert np.abs(twice - once).max() < 1e-5
-
-
-@few
-@given(blocks(shape=(3, 3)))
-def test_cutting_the_block_changes_nothing(block):
-    whole = fit_fractions(*block.arguments)
-    part = fit_fractions(*block.part(slice(1, 3), slice(1, 2)).arguments)
-    f = block.factor
-    assert (part.values == whole.values[:, f : 3 * f, f : 2 * f]).all()
-    assert (part.unmet == whole.unmet[1:3, 1:2]).all()
 
 
 def test_remainder_classes_keep_their_proportions():
@@ -91,14 +69,6 @@ def test_more_than_the_coast_holds_is_given_in_proportion():
     fitted = fit_fractions(*block.arguments)
     assert fitted.unmet == pytest.approx(0.9 - there)
     assert block.shares(fitted.values)[[2, 4], 0, 0] == pytest.approx(np.array([2, 1]) / 3 * there[0, 0], abs=1e-6)
-
-
-def test_a_cell_without_valid_pixels_reports_all_that_was_asked_for():
-    block = make_block((1, 1), 4)
-    block.valid[:] = False
-    fitted = fit_fractions(*block.arguments)
-    assert fitted.unmet == pytest.approx(np.nansum(block.targets))
-    assert (fitted.values == block.probability).all()
 
 
 def test_a_class_that_is_impossible_everywhere_is_reported():

@@ -29,7 +29,7 @@ from xland.downscaling.fields import (
     Key,
     Layout,
     Placement,
-    coarse_span,
+    coarse_spans,
     placements,
     read_codes_of,
 )
@@ -113,7 +113,7 @@ class Plan:
     def keys(self, year: int, row: int, column: int) -> Iterator[Key]:
         """Graph keys of the chunks that a block-year needs."""
         rows, columns = self.layout.halos[0][row], self.layout.halos[1][column]
-        low = [coarse_span(side, self.inputs.factor) for side in (rows, columns)]
+        low = coarse_spans(rows, columns, self.inputs.factor)
         for position in self.positions[year]:
             yield from self.coarse.keys(*low, position)
         yield from self.static.keys(rows, columns)
@@ -242,7 +242,7 @@ def _strips(field: Field, block: Block) -> list[Placement]:
 def _read_coarse(plan: Plan, block: Block, static: _Static, chunks: Chunks, year: int) -> NDArray[np.float32]:
     """Return the coarse channels over the halo, having checked all cells that are read: they shape the map."""
     inputs, grid = plan.inputs, plan.coarse.grid
-    rows, columns = (coarse_span(side, inputs.factor) for side in block.halo)
+    rows, columns = coarse_spans(*block.halo, inputs.factor)
     states = np.full((len(plan.variables), len(inputs.steps), len(rows), len(columns)), np.nan, dtype=np.float32)
     # a block as wide as the globe reads some cells twice, of which the first are enough to check
     there = np.zeros(grid.shape, dtype=np.bool_)

@@ -29,7 +29,7 @@ from xland.outputs import OUTPUTS, Output, choose_outputs
 from xland.reading.variables import map_of, map_years
 from xland.store.identity import digest_of, identities_of
 from xland.store.provenance import describe_product
-from xland.totals.modes import MODES, Totals, totals_of
+from xland.totals.modes import MODES, Totals
 from xland.vocabulary import class_coordinates
 
 Direction = Literal["forward", "backward"]
@@ -123,7 +123,7 @@ def downscale(
     """
     trained = find_model(model)
     inputs = trained.inputs
-    kept = totals_of(totals)
+    kept = Totals(totals) if totals is not None and not isinstance(totals, Totals) else totals
     wanted = choose_outputs(outputs)
     _check_outputs(wanted, trained, totals=kept is not None)
     counts_changes = kept is not None and MODES[kept.mode].changes

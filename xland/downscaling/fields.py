@@ -44,9 +44,10 @@ TWICE = 0.15
 """Most windows that default blocks may compute more than once, as a share of all that are needed."""
 
 
-def coarse_span(span: range, factor: int) -> range:
-    """Return the same cells counted in coarse cells."""
-    return range(span.start // factor, -(-span.stop // factor))
+def coarse_spans(rows: range, columns: range, factor: int) -> tuple[range, range]:
+    """Return the coarse cells that have these rows and columns."""
+    low, across = (range(span.start // factor, -(-span.stop // factor)) for span in (rows, columns))
+    return low, across
 
 
 def spans_of(grid: Grid) -> tuple[range, range]:
@@ -314,7 +315,8 @@ def coarse_field(
     The array is ``(years, variables, rows, columns)`` with one year a chunk; its chunks are
     :class:`WithoutSea`, to be read through the field only.
     """
-    rows, columns = (coarse_span(range(side[0].start, side[-1].stop), inputs.factor) for side in layout.halos)
+    rows, columns = (range(side[0].start, side[-1].stop) for side in layout.halos)
+    rows, columns = coarse_spans(rows, columns, inputs.factor)
     sources = [place.source for place in placements(forcing.grid, rows, columns)]
     part = (sources[0][0], sources[0][1] if len(sources) == 1 else slice(None))
     layers = [_dask(forcing.data[name])[:, *part] for name in variables]

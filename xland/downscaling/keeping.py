@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.downscaling.fields import Block, Chunks, Field, Key, coarse_span, placements, read_codes_of
+from xland.downscaling.fields import Block, Chunks, Field, Key, coarse_spans, placements, read_codes_of
 from xland.errors import AllocationError, TimeError
 from xland.forcing.read import Forcing, require_years
 from xland.geo.grid import Grid, expand
@@ -55,7 +55,7 @@ class Keeping:
             positions += [self.base_position, self.before[year]]
             yield from self.base.keys(rows, columns)
         for position in dict.fromkeys(positions):
-            yield from self.coarse.keys(*(coarse_span(side, self.inputs.factor) for side in (rows, columns)), position)
+            yield from self.coarse.keys(*coarse_spans(rows, columns, self.inputs.factor), position)
 
     def read(self, block: Block, chunks: Chunks, year: int, prior: NDArray[np.uint8] | None) -> Fit:
         """Read the totals of a block-year; return what fits rows of whole coarse cells to them.
@@ -102,7 +102,7 @@ class Keeping:
 
     def _targets(self, block: Block, chunks: Chunks, position: int, year: int) -> NDArray[np.float64]:
         """Share of each class in the coarse cells of a block."""
-        rows, columns = (coarse_span(side, self.inputs.factor) for side in (block.rows, block.columns))
+        rows, columns = coarse_spans(block.rows, block.columns, self.inputs.factor)
         states = {name: np.full((len(rows), len(columns)), np.nan) for name in self.layers}
         for place in placements(self.coarse.grid, rows, columns):
             values = self.coarse.read(*place.source, chunks, position)
