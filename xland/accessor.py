@@ -46,16 +46,17 @@ def _calls(target: str, *, maps: bool = False, keyword: str = "") -> Callable[[_
     module, name = target.split(":")
 
     def decorate(method: _Method) -> _Method:
-        known = [*inspect.signature(method).parameters][1:]
+        signature = inspect.signature(method)
 
         @wraps(method)
         def run(self: _Accessor, *args: Any, **options: Any) -> Any:
-            wrong = [each for each in options if each not in known]
+            wrong = [each for each in options if each not in signature.parameters]
             if wrong:
-                raise KeywordError(f"{method.__name__}: {unknown('keyword', wrong, known)}")
+                raise KeywordError(f"{method.__name__}: {unknown('keyword', wrong, [*signature.parameters][1:])}")
+            given = signature.bind(self, *args, **options)
             data = self._land_use() if maps else self._data
-            function = getattr(import_module(f"xland.{module}"), name)
-            return function(*args, **{keyword: data}, **options) if keyword else function(data, *args, **options)
+            first, named = ([], {keyword: data}) if keyword else ([data], {})
+            return getattr(import_module(f"xland.{module}"), name)(*first, *given.args[1:], **named, **given.kwargs)
 
         return run  # type: ignore[return-value]
 

@@ -98,7 +98,7 @@ def test_maps_travel_through_store_and_catalog(lazy, fine, tmp_path):
     import intake
 
     maps, _ = fine
-    store = lazy.ai4land.to_zarr(tmp_path / "land_use.zarr", progress=False)
+    store = lazy.ai4land.to_zarr(store=tmp_path / "land_use.zarr", progress=False)
     catalog = maps.ai4land.publish(tmp_path / "catalog.yaml", name="tiny", store=store)
     opened = intake.open_catalog(str(catalog))["tiny"].to_dask()
     np.testing.assert_array_equal(opened["land_use"], maps["land_use"])

@@ -37,8 +37,8 @@ def aggregate_classes(maps: xr.DataArray, factor: int) -> xr.Dataset:
     GridError
         If the fine cells cannot be grouped without remainder, or there are other dimensions than these.
     VocabularyError
-        If the map says that its codes are those of another legend, or
-        When the shares are computed: unknown codes, fractions or NaN.
+        If the map says that its codes are those of another legend; when the shares are computed, if codes are
+        unknown, fractions or NaN.
     """
     canonical, orientation = orient(read_codes(maps, what="map"), what="map")
     fine = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
