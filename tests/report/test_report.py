@@ -342,7 +342,7 @@ def test_what_does_not_fit_is_refused(world, tmp_path):
     with pytest.raises(GridError, match="has an empty name; pass model='map'"):
         report(world.predicted, world.observed, model="")
     for pixels in (0, "many"):
-        with pytest.raises(GridError, match=f"max_pixels is {pixels!r}; a pic|max_pixels must be a whole number, not"):
+        with pytest.raises(GridError, match=f"max_pixels must be a whole number of at least 1, not {pixels!r}"):
             report(world.predicted, world.observed, max_pixels=pixels)
     with pytest.raises(AllocationError, match="the crosswalk is of type dict; pass an"):
         report(world.predicted, world.observed, forcing=world.forcing, crosswalk={"forest": "forest"})
@@ -352,7 +352,7 @@ def test_what_does_not_fit_is_refused(world, tmp_path):
         report(world.predicted, world.observed, regions=3)
     with pytest.raises(ForcingError, match=r"the forcing is a DataArray; pass a Dataset"):
         report(world.predicted, world.observed, forcing=world.forcing["forest"])
-    with pytest.raises(GridError, match="factor must be a whole number or None, not 'a'"):
+    with pytest.raises(GridError, match="factor must be a whole number of at least 1 or None, not 'a'"):
         report(world.predicted, world.observed, factor="a")
     with pytest.raises(GridError, match="the start map is of type ndarray; pass an xarray"):
         report(world.predicted, world.observed, start=world.start.values)
