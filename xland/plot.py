@@ -66,7 +66,7 @@ def draw(
     legend : bool
         Name the classes, or draw the colour bar.
     label : str, optional
-        What the colour bar shows.
+        What the colour bar shows; by default the ``long_name`` of the variable, or its name.
 
     Returns
     -------
@@ -126,17 +126,15 @@ def confidence_map(
 ) -> Axes:
     """Draw a probability, a confidence or a share in a colour scale that colour-blind readers can read.
 
-    The scale is 0 to 1, or the range of the values where some lie outside of that.
+    The scale is 0 to 1, or the range of the values where some lie outside of that. NaN is left blank.
 
     Parameters
     ----------
     da : DataArray
-        One time step, of ``probability`` one class; any orientation. NaN is left blank.
-    ax, title, max_pixels
-        As in :func:`land_use_map`.
+        One time step, of ``probability`` one class; any orientation.
     colorbar : bool
-    label : str, optional
-        What the colour bar shows; by default the ``long_name`` of the variable, or its name.
+    ax, title, label, max_pixels
+        As in :func:`draw`.
 
     Returns
     -------
@@ -214,7 +212,7 @@ def side_by_side(
     Returns
     -------
     matplotlib Figure
-        Not known to pyplot, so that nothing is left open.
+        Not known to pyplot.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -149,10 +149,9 @@ def report(
 
     Parameters
     ----------
-    predicted : DataArray or Dataset with ``land_use``
-        Class codes. Of a Dataset, ``probability``, ``confidence``, ``margin``, ``entropy``, ``spread``,
+    predicted, observed : DataArray or Dataset with ``land_use``
+        Class codes. Of a predicted Dataset, ``probability``, ``confidence``, ``margin``, ``entropy``, ``spread``,
         ``applicability`` and ``unmet`` are shown as well.
-    observed : DataArray or Dataset with ``land_use``
     model : str
         Name of the map.
     baselines : mapping of str to DataArray, optional
@@ -161,12 +160,12 @@ def report(
         Coarse shares of states or classes that the map was made from: for baselines and coarse agreement.
     start : DataArray or Dataset, optional
         Earlier observed map: for scores of change.
-    scores : str or sequence of str, optional
-        Which of the registered scores to show; by default all.
     factor : int, optional
         Fine cells along a coarse cell; by default as the grids of map and forcing have it, 5 without a forcing.
     year : int, optional
         Time step to judge, of maps that have several.
+    scores : str or sequence of str, optional
+        Which of the registered scores to show; by default all.
     match_years : bool
         Refuse an observed map of another year.
     within : DataArray or (rows, columns) array of bool, optional
@@ -179,7 +178,7 @@ def report(
         Which states make which classes, for the coarse agreement and the baseline of that name.
     title : str, optional
     notes : sequence of str
-        What a reader must know before the figures, such as what the coarse input is.
+        What a reader must know before the figures.
     card, provenance : mapping, optional
         Of the model and of the map.
     max_pixels : int

@@ -224,20 +224,9 @@ def _gather(blocks: Iterable[dict[Any, Tables]]) -> dict[Any, Tables]:
 class ChangeBudget:
     """Where observed and predicted change meet and where they do not, in shares of the scored cells.
 
-    Parameters
-    ----------
-    hits : float
-        Observed change predicted as change to the right class.
-    misses : float
-        Observed change predicted as persistence.
-    false_alarms : float
-        Observed persistence predicted as change.
-    wrong_hits : float
-        Observed change predicted as change to a wrong class.
-
-    Sources
-    -------
-    Pontius et al. (2008), doi 10.1007/s00168-007-0138-2: misses A, hits B, wrong hits C, false alarms D.
+    Of the observed change, ``hits`` is predicted as change to the right class, ``wrong_hits`` as change to another one,
+    and ``misses`` as persistence; ``false_alarms`` is persistence predicted as change. In Pontius et al. (2008), doi
+    10.1007/s00168-007-0138-2, misses are A, hits B, wrong hits C, false alarms D.
     """
 
     hits: float
@@ -317,18 +306,13 @@ class ChangeScores(Tabular):
     total : float
         Square metres or cells that were scored.
     budget : ChangeBudget
-        Hits, misses, false alarms and wrong hits, shares of the total; also as ``hits``, ``misses``, ``false_alarms``,
-        ``wrong_hits``, ``figure_of_merit``.
-    disagreement : float
-        Share of the cells in which the observed and the predicted map differ: quantity, exchange and shift.
-    quantity : float
-        Disagreement because the totals of the classes differ.
-    allocation : float
-        Disagreement about places: ``exchange``, because pairs of classes changed places, and ``shift``, the rest.
-    kappa_simulation : float
-        Agreement beyond what the two maps' transitions would give at random places.
-    kappa_transition, kappa_transloc : float
-        Its factors: whether the amounts of transitions fit, and whether their places do.
+        Shares of the total; also as ``hits``, ``misses``, ``false_alarms``, ``wrong_hits``, ``figure_of_merit``.
+    disagreement, quantity, allocation, exchange, shift : float
+        Share of the cells in which the observed and the predicted map differ. It is quantity, because the totals of the
+        classes differ, and allocation: exchange, because pairs of classes changed places, and shift, the rest.
+    kappa_simulation, kappa_transition, kappa_transloc : float
+        Agreement beyond what the two maps' transitions would give at random places; and its factors: whether the
+        amounts of transitions fit, and whether their places do.
 
     Notes
     -----

@@ -43,8 +43,8 @@ def evaluate(
 ) -> Evaluation:
     """Score a map of class codes against an observed one.
 
-    Both are brought together by label, whatever their order of latitude, range of longitude and names
-    of dimensions, and compared where both have cells. Blocks are read, counted and forgotten.
+    Both are brought together by label, whatever their order of latitude, range of longitude and names of dimensions,
+    and compared where both have cells. Each block is read once.
 
     Parameters
     ----------
@@ -53,18 +53,17 @@ def evaluate(
     scores : str or sequence of str, optional
         Which of the registered scores to show, see :data:`xland.scores.measures.SCORES`; by default all.
     factor : int
-        Fine cells along one coarse cell of the model's input, counted from 90 N and 180 W. It decides
-        which land cells are ``mixed``.
+        Fine cells along one coarse cell, counted from 90 N and 180 W. It decides which land cells are ``mixed``.
     within : DataArray or (rows, columns) array of bool, optional
-        Cells to score, such as the held-out cells of the split. A DataArray is placed by its
-        coordinates; an array has the observed map's cells, north first, from west to east.
+        Cells to score, such as the held-out cells of the split. A DataArray is placed by its coordinates; an array has
+        the observed map's cells, north first, from west to east.
     domains : sequence of str
         Any of ``all``, ``land``, ``mixed``: see :data:`xland.scores.counts.DOMAINS`.
     classes : sequence of int, optional
         Classes of the mean IoU; by default the land classes that occur in the observed map.
     match_years : bool
-        Refuse maps of different years; the years that both have are scored together. With False, two maps of one
-        time step each are compared whatever their years, and the result records it.
+        Refuse maps of different years; the years that both have are scored together. With False, two maps of one time
+        step each are compared whatever their years, and the result records it.
     cells : str, optional
         Name of the cells that are scored, for tables and reports.
 

@@ -40,14 +40,12 @@ class Reliability:
     ----------
     edges : (bins + 1,) array
         Edges of the bins of confidence, from 0 to 1.
-    confidence, accuracy : (bins,) arrays
-        Mean probability of the class shown, and share of cells where it is the observed one; NaN in empty bins.
-    share : (bins,) array
-        Share of the area (or of the cells) in each bin.
-    class_share : (classes,) array
-        Share of each observed class.
-    class_errors : (classes,) array
-        Calibration error of the probability of each class, shown or not (Kull et al. 2019, arXiv 1910.12656).
+    confidence, accuracy, share : (bins,) arrays
+        Mean probability of the class shown, share of cells where it is the observed one, and share of the area (or of
+        the cells) in each bin; the first two are NaN in empty bins.
+    class_share, class_errors : (classes,) arrays
+        Share of each observed class, and calibration error of its probability, shown or not (Kull et al. 2019, arXiv
+        1910.12656).
     brier : float
         Mean over cells of the summed squared errors of all probabilities, from 0 to 2 (Brier 1950, doi
         10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2).
@@ -56,11 +54,10 @@ class Reliability:
         10.1175/1520-0450(1973)012<0595:ANVPOT>2.0.CO;2): the score is the first less the second plus the
         third, but for what probabilities differ within a bin.
     coverage, risk : arrays
-        Share of the area that is kept when cells below a confidence are left out, from the surest on, and
-        share of it that is wrong (El-Yaniv and Wiener 2010). The last one is everything.
-    weighting : {"area", "pixels"}
-    total : float
-        Square metres or cells.
+        Share of the area that is kept when cells below a confidence are left out, from the surest on, and share of it
+        that is wrong (El-Yaniv and Wiener 2010). The last one is everything.
+    weighting, total
+        ``area`` or ``pixels``; square metres or cells.
     """
 
     edges: NDArray[np.float64]
@@ -128,9 +125,7 @@ def assess_reliability(
     domain: Literal["land", "all"] = "land",
     match_years: bool = True,
 ) -> Reliability:
-    """Compare probabilities with an observed map.
-
-    Maps are read once, block by block.
+    """Compare probabilities with an observed map, reading each block once.
 
     Parameters
     ----------
