@@ -180,9 +180,9 @@ def test_outputs_are_a_sequence_of_names():
 
 def test_only_datasets_are_written_in_chunks_of_cells(tmp_path):
     for value in (None, "", 5, {}, [], np.zeros(3), xr.DataArray(0)):
-        for writer in (write, write_netcdf):
+        for writer, name in ((write, "a.zarr"), (write_netcdf, "a.nc")):
             with pytest.raises(StoreError, match="only a Dataset can be written"):
-                writer(value, tmp_path / "a", progress=False)
+                writer(value, tmp_path / name, progress=False)
     maps = tiny_world((2000,))[2].to_dataset()
     for chunks in (5, "auto", (1, 2), {"lat": 0}, {"lat": "a"}, {"lat": None}, {"lat": 1.5}, {5: 5}):
         with pytest.raises(StoreError, match="chunks"):
