@@ -50,7 +50,7 @@ from xland.store.provenance import bounds, package_versions, years
 from xland.store.reading import open_store, store_digest
 from xland.store.workplace import read_finished
 from xland.untrusted.folders import open_plain
-from xland.untrusted.netcdf import check_hdf5, check_netcdf
+from xland.untrusted.netcdf import check_file, check_hdf5
 from xland.untrusted.plain_yaml import parse, read_yaml, render
 from xland.untrusted.servers import TOTAL_SECONDS, http_options
 from xland.vocabulary import CLASS_NAMES
@@ -141,7 +141,7 @@ def publish(
         else:
             digest = _file_digest(target)
             # plain intake opens a file behind a URL with these engines alone
-            options: dict[str, Any] = {"engine": check_netcdf(target)}
+            options = check_file(target, stranger=True)
             if any(" since " in str(variable.attrs.get("units", "")) for variable in ds.variables.values()):
                 options["decode_times"] = False  # xarray could not decode it
             args.update(chunks={}, path_as_pattern=False, xarray_kwargs=options)
@@ -373,7 +373,7 @@ def _outline(content: Any, path: Path) -> dict[str, Any]:
 
 def _open_netcdf(path: Path, entry: Mapping[str, Any]) -> xr.Dataset:
     """Open a file on this machine lazily."""
-    engine = check_netcdf(path)
+    engine = check_file(path, stranger=True)["engine"]
     _refuse_another(entry, path, partial(_file_digest, path))
     return _opened(path, str(path), entry.get("args") or {}, engine=engine)
 

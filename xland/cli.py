@@ -355,13 +355,13 @@ def _calibrate(given: Given) -> None:
     )
 
 
-@_command("xland.models.joining:join")
+@_command("xland.models:join")
 def _join(given: Given) -> None:
     """Join several trained models into one.
 
     It gives the mean of their results, and costs as much as all of them. Calibrate it afterwards.
     """
-    checkpoint = _call("xland.models.joining:join", given)
+    checkpoint = _call("xland.models:join", given)
     card = checkpoint.card
     print(f"wrote {checkpoint.folder}: {card['architecture']['members']} networks, {card['parameters']:,} parameters")
     print(f"run `xland calibrate {checkpoint.folder}` to calibrate its probabilities")

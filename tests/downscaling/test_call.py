@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -243,7 +245,7 @@ def test_a_hole_in_the_forcing_is_named_where_the_model_knows_data(world, tmp_pa
     """All states NaN is ocean, ice or a lake, unless the model was trained with data in that cell."""
     coarse, static, _ = world
     covered = np.isfinite(coarse["primf"].values).all(axis=0)
-    card = {"name": "covered", "coverage": Coverage.of(Grid.world(4), covered).to_dict()}
+    card = {"name": "covered", "coverage": asdict(Coverage.of(Grid.world(4), covered))}
     model = save_checkpoint(tmp_path, tiny_network(tiny_inputs()), card)
     downscale(coarse, model=model, static=static, years=2000)["land_use"].compute()
     holed = coarse.copy(deep=True)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from xland.models.joining import join
 
 from tests.models.networks.test_unet import sample
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_network
@@ -21,7 +22,6 @@ from xland.models.applicability import Applicability
 from xland.models.checkpoint import CARD, WEIGHTS, update_card
 from xland.models.coverage import Coverage
 from xland.models.ensemble import Ensemble
-from xland.models.joining import join
 
 
 @pytest.fixture

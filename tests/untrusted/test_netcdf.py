@@ -13,7 +13,7 @@ from xland.catalog import open_entry
 from xland.errors import StoreError
 from xland.sources.files import open_coarse
 from xland.sources.observed import open_map
-from xland.untrusted.netcdf import check_netcdf
+from xland.untrusted.netcdf import check_file
 
 h5py = pytest.importorskip("h5py")
 
@@ -43,7 +43,7 @@ def entry(path):
 
 
 def test_files_of_every_library_are_opened(made):
-    assert check_netcdf(made) in ("h5netcdf", "scipy")
+    assert check_file(made, stranger=True)["engine"] in ("h5netcdf", "scipy")
     with entry(made) as found:
         xr.testing.assert_equal(found.load(), maps())
 
@@ -131,7 +131,7 @@ def test_what_is_not_netcdf_is_named(tmp_path):
     (tmp_path / "short.nc").write_bytes((tmp_path / "short.nc").read_bytes()[:-100])
     for name in ("pipe.nc", "text.nc", "none.nc", ".", "short.nc"):
         with pytest.raises(StoreError, match="cannot be read as NetCDF"):
-            check_netcdf(tmp_path / name)
+            check_file(tmp_path / name, stranger=True)
 
 
 @given(data=st.data())
@@ -166,7 +166,7 @@ def classic(request, tmp_path_factory):
 
 def test_classic_files_of_each_version_are_opened(classic):
     path, whole = classic
-    assert check_netcdf(path) == ("netcdf4" if path.read_bytes()[3] == 5 else "scipy")
+    assert check_file(path, stranger=True) == {"engine": "netcdf4" if path.read_bytes()[3] == 5 else "scipy"}
     with open_coarse(path) as found:
         xr.testing.assert_equal(found.load(), whole)
 

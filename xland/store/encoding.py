@@ -234,5 +234,5 @@ def make_skeleton(template: xr.Dataset, encoding: Mapping[str, Mapping[str, Any]
     root = json.loads(files[ROOT])
     root["attributes"][ATTRIBUTE] = table_name(root)
     files[ROOT] = json.dumps(root).encode()
-    check_metadata("what is to be written", files.get, list)
+    check_metadata("what is to be written", lambda names: [files.get(name) for name in names], list)
     return files

@@ -266,8 +266,8 @@ def test_the_coverage_holds_the_cells_with_data(world):
     _, material = gather(tiny_configuration(), **world)
     assert material.coverage.grid.shape == (45, 90)
     states = world["forcing"].drop_vars(["secma", "secmb"]).to_dataarray().sum("variable", skipna=False)
-    np.testing.assert_array_equal(material.coverage.cells, (states >= 0.5).all("time"))
-    assert 0 < material.coverage.cells.sum() < np.isfinite(states).all("time").sum()
+    np.testing.assert_array_equal(material.coverage.mask, (states >= 0.5).all("time"))
+    assert 0 < material.coverage.mask.sum() < np.isfinite(states).all("time").sum()
 
 
 def test_the_card_says_where_data_really_came_from(world, tmp_path):

@@ -221,7 +221,7 @@ def _survey(sources: Sources, tile: int, *, progress: bool) -> dict[str, Any]:
     return {
         "statistics": found.statistics,
         "cells": found.cells,
-        "coverage": found.coverage.to_dict(),
+        "coverage": asdict(found.coverage),
         "prior": "none" if sources.prior is None else "target" if agree else "own",
     }
 
@@ -351,7 +351,7 @@ def _finish(
         "years": _years(sources, found["prior"]),
         "variables": list(sources.variables),
         "channels": [channel.name for channel in (*sources.inputs.coarse, *sources.inputs.static)],
-        "inputs": sources.inputs.normalised(found["statistics"]).to_dict(),
+        "inputs": asdict(sources.inputs.normalised(found["statistics"])),
         "grid": asdict(sources.grid),
         "tile": tile,
         "made_for": comparable(sources.configuration),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ def fit_card(
     offsets = proven_offsets(scaled[land], target[land])
     entries = {
         "calibration": {
-            **scaling.calibration.to_dict(),
+            **asdict(scaling.calibration),
             "method": scaling.method,
             "cells_of_the_split": len(np.unique(place)),
             "cross_validated_loss": {name: round(value, 6) for name, value in scaling.losses.items()},

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -315,7 +316,7 @@ class _Training:
                 if name.startswith(("accuracy", "miou", "iou_"))
             },
             "energy": self.energy.used(),
-            "coverage": self.material.coverage.to_dict(),
+            "coverage": asdict(self.material.coverage),
             "versions": {"torch": torch.__version__, "numpy": np.__version__, "xarray": xr.__version__},
         }
 
