@@ -123,7 +123,7 @@ class Checkpoint:
         entry = self.training_inputs
         if entry is None:
             return None
-        path = _file_of(entry.sha256, self.folder / APPLICABILITY)
+        path = self.folder / APPLICABILITY
         shape = (entry.prototypes, self.inputs.coarse_channels + len(self.inputs.static))
         try:
             prototypes = load(_read_verified(path, entry.sha256, {"prototypes": ("F16", shape)}))["prototypes"]
@@ -187,8 +187,7 @@ def _checked(folder: Path, card: Any) -> Checkpoint:
     path = folder / CARD
     if not isinstance(card, dict):
         raise CheckpointError(f"{path} must hold one JSON object")
-    missing = [name for name in _REQUIRED if name not in card]
-    if missing:
+    if missing := [name for name in _REQUIRED if name not in card]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}")
     if card.get("format") != _FORMAT:
         raise CheckpointError(f"{path} has format {shown(card.get('format'))}; this version of xland reads {_FORMAT}")
@@ -205,16 +204,9 @@ def _checked(folder: Path, card: Any) -> Checkpoint:
 
 
 def save_checkpoint(folder: Path | str, network: DownscalingNetwork, card: Mapping[str, Any]) -> Checkpoint:
-    """Write a model folder; each file is complete or absent, and the card comes last.
+    """Write a model folder; each file is complete or absent, and the card comes last. A model in it is replaced.
 
-    Parameters
-    ----------
-    folder : path
-        Created if need be; a model in it is replaced.
-    network : DownscalingNetwork
-        Its inputs, architecture and weights are written.
-    card : mapping
-        Further entries of the card; ``name`` is required.
+    ``card`` has further entries of the card; ``name`` is required.
     """
     from safetensors.torch import save
 
@@ -236,13 +228,7 @@ def update_card(
 ) -> Checkpoint:
     """Add entries, scores for example, to the card of a model: all of them or, if it breaks off, none.
 
-    Parameters
-    ----------
-    folder : path
-    entries : mapping
-        Replace those of the same name.
-    applicability : Applicability, optional
-        Training inputs to keep beside the weights.
+    ``applicability`` has the training inputs to keep beside the weights.
     """
     from safetensors.numpy import save
 
@@ -281,22 +267,15 @@ def _write(folder: Path, card: Mapping[str, Any], files: Mapping[str, bytes]) ->
         keep = _before(path) if _has_hash(path, present.get(name)) else None
         replace_file(path, part, keep=keep, error=CheckpointError)
     replace_file(folder / CARD, content, error=CheckpointError)
-    for name in files:
-        _before(folder / name).unlink(missing_ok=True)
-    if written.training_inputs is None:
-        (folder / APPLICABILITY).unlink(missing_ok=True)
-        _before(folder / APPLICABILITY).unlink(missing_ok=True)
+    gone = [folder / APPLICABILITY, _before(folder / APPLICABILITY)] if written.training_inputs is None else []
+    for path in (*gone, *(_before(folder / name) for name in files)):
+        path.unlink(missing_ok=True)
     return written
 
 
 def _before(path: Path) -> Path:
     """Where the file of the present card waits for the next card."""
     return path.with_name(f".{path.stem}-before{path.suffix}")
-
-
-def _file_of(digest: str, path: Path) -> Path:
-    """Return the file that a card is about, also where a writer who broke off left it."""
-    return _before(path) if _has_hash(_before(path), digest) else path
 
 
 def _has_hash(path: Path, digest: str | None) -> bool:
@@ -316,7 +295,7 @@ def _load_network(checkpoint: Checkpoint) -> DownscalingNetwork:
 
     from xland.models.networks.unet import DownscalingNetwork
 
-    path = _file_of(checkpoint.digest, checkpoint.folder / WEIGHTS)
+    path = checkpoint.folder / WEIGHTS
     try:
         with torch.device("meta"):  # knows the shapes and holds no value
             network = DownscalingNetwork(checkpoint.inputs, checkpoint.architecture)
@@ -342,8 +321,10 @@ def _load_network(checkpoint: Checkpoint) -> DownscalingNetwork:
 def _read_verified(path: Path, digest: str, expected: Tensors) -> bytes:
     """Return a safetensors file that has these tensors and this SHA-256.
 
-    Of a large file that has other tensors, only the header is read.
+    A writer who broke off may have left it under another name. Of a large file that has other tensors, only the header
+    is read.
     """
+    path = _before(path) if _has_hash(_before(path), digest) else path
     with open_plain(path, CheckpointError) as (file, size):
         start = file.read(8 + _LARGEST_HEADER)
         # safetensors begin with the length of a JSON object in eight bytes, which may look like a pickle's mark
