@@ -47,7 +47,9 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def served(tmp_path):
+def served(tmp_path, monkeypatch):
+    for name in ("CONNECT_SECONDS", "SILENT_SECONDS", "METADATA_SECONDS"):  # however busy the machine is
+        monkeypatch.setattr(f"xland.untrusted.servers.{name}", 100.0)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(tmp_path)))
     server.daemon_threads, server.headers_seen, server.ended = True, [], threading.Event()
     threading.Thread(target=server.serve_forever, daemon=True).start()

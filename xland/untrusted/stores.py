@@ -212,6 +212,7 @@ def _arrays(shown: str, read: Read, names: Callable[[], list[str]]) -> dict[str,
     An array of which two readers would get different values is refused.
     """
     (root,) = _read_json(shown, ["zarr.json"], read)
+    kinds: tuple[str, ...]
     if root is None:
         kinds, pick = (".zarray", ".zattrs"), _pick_2
         _, together = _read_json(shown, [".zattrs", ".zmetadata"], read)
