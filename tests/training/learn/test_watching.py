@@ -204,6 +204,10 @@ def test_rows_are_never_added_to_what_is_not_a_plain_file(tmp_path, planted):
         with pytest.raises(CheckpointError, match=r"steps\.csv was not written: .*it is a (link|pipe)"):
             watch.report([step(1)])
     assert other.read_text() == "mine\n"
+
+
+def test_a_pipe_in_place_of_the_steps_is_named_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / STEPS)
     with pytest.raises(CheckpointError, match="not a plain file"), Watch(tmp_path):
         pass
 

@@ -97,8 +97,10 @@ def load_state(folder: Path, learner: Learner, identity: dict[str, Any]) -> Prog
         for name, tensor in tensors.items():
             prefix, _, rest = name.partition(".")
             parts[prefix][rest] = tensor
-        learner.network.load_state_dict(parts["network"])
-        learner.average.load_state_dict(parts["average"])
+        for name, module in (("network", learner.network), ("average", learner.average)):
+            if parts[name].keys() != module.state_dict().keys():  # torch lets counts of batches be missing
+                raise ValueError(f"it has other weights than the {name}")
+            module.load_state_dict(parts[name])
         state: dict[int, dict[str, Any]] = {}
         for name, tensor in parts["optimizer"].items():
             number, _, entry = name.partition(".")
