@@ -30,8 +30,7 @@ from xland.errors import (
 )
 from xland.outputs import OUTPUTS, choose_outputs
 from xland.plot import land_use_map
-from xland.store.exporting import write_netcdf
-from xland.store.writing import write
+from xland.store.writing import write, write_netcdf
 from xland.training.configuration import read_configuration
 from xland.training.data.batches import make_batches
 

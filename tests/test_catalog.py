@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 from tests.store.test_writing import BESIDE
 from xland.catalog import list_entries, open_entry, publish, read_catalog
 from xland.errors import CatalogError, StoreError
-from xland.store.exporting import write_netcdf
 from xland.store.provenance import describe_product
 from xland.store.reading import open_store, store_digest
-from xland.store.writing import write
+from xland.store.writing import write, write_netcdf
 from xland.vocabulary import CLASS_NAMES
 
 SHIPPED = Path(__file__).resolve().parent.parent / "catalogs" / "xland.yaml"

@@ -172,7 +172,7 @@ class DatasetAccessor(_Accessor):
     ) -> Path | str:
         """Write maps to a Zarr store, in a folder or behind a URL; see :func:`xland.store.writing.write`."""
 
-    @_calls("store.exporting:write_netcdf")
+    @_calls("store.writing:write_netcdf")
     def to_netcdf(
         self,
         path: str | Path,
@@ -183,7 +183,7 @@ class DatasetAccessor(_Accessor):
         chunks: Mapping[str, int] | None = None,
         encoding: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Path:
-        """Export maps to a NetCDF file; see :func:`xland.store.exporting.write_netcdf`."""
+        """Export maps to a NetCDF file; see :func:`xland.store.writing.write_netcdf`."""
 
     @_calls("catalog:publish", keyword="expected")
     def publish(

@@ -47,8 +47,7 @@ from xland.errors import CatalogError, MissingDependencyError, StoreError, Xland
 from xland.geo.conventions import READING, from_files
 from xland.reading.variables import name_reads
 from xland.store.provenance import bounds, package_versions, years
-from xland.store.reading import open_store, store_digest
-from xland.store.workplace import read_finished
+from xland.store.reading import open_store, read_finished, store_digest
 from xland.untrusted.folders import open_plain
 from xland.untrusted.netcdf import check_file, check_hdf5
 from xland.untrusted.plain_yaml import parse, read_yaml, render

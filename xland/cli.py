@@ -241,7 +241,7 @@ def _downscale(given: Given) -> None:
             raise StoreError(
                 "a NetCDF file cannot be resumed or written on a cluster: leave out --resume and --cluster"
             )
-        _call("xland.store.exporting:write_netcdf", given, ds=fine)
+        _call("xland.store.writing:write_netcdf", given, ds=fine)
     else:
         with nullcontext() if "cluster" not in given else _call(_CLUSTER, given, minimum=1):
             _call(_WRITE, given, ds=fine)

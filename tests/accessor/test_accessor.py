@@ -65,7 +65,7 @@ def test_public_functions_are_there_and_others_are_not():
         ("Dataset", "downscale", "xland.downscaling.call:downscale"),
         ("Dataset", "batches", "xland.training.data.batches:make_batches"),
         ("Dataset", "to_zarr", "xland.store.writing:write"),
-        ("Dataset", "to_netcdf", "xland.store.exporting:write_netcdf"),
+        ("Dataset", "to_netcdf", "xland.store.writing:write_netcdf"),
         ("Dataset", "publish", "xland.catalog:publish"),
         ("Dataset", "evaluate", "xland.scores.evaluation:evaluate"),
         ("Dataset", "plot", "xland.plot:land_use_map"),

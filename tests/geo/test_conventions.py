@@ -15,10 +15,9 @@ from xland.geo.conventions import for_files, for_gis, with_cell_bounds
 from xland.geo.orientation import find_role
 from xland.geo.years import years_along
 from xland.store.blocks import align
-from xland.store.exporting import write_netcdf
 from xland.store.provenance import bounds, describe_product, years
 from xland.store.reading import open_store
-from xland.store.writing import write
+from xland.store.writing import write, write_netcdf
 
 NAMES = ("lat", "latitude", "Breite °"), ("lon", "longitude", "x, y"), ("time", "year", "t", "jahr")
 

@@ -19,9 +19,8 @@ from xland.forcing.read import read_forcing
 from xland.reading.variables import with_named_reads
 from xland.scores.evaluation import evaluate
 from xland.sources.files import open_coarse, open_map
-from xland.store.exporting import write_netcdf
 from xland.store.reading import open_store
-from xland.store.writing import write
+from xland.store.writing import write, write_netcdf
 
 
 @pytest.fixture(scope="module")

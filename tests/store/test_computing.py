@@ -19,9 +19,9 @@ from tests.store.rollout import computed, toy
 from tests.store.test_writing import StopError, digest, maps, put
 from tests.waiting import local_cluster, wait_for_idle_workers, wait_until
 from xland.errors import StoreError, WorkerError
-from xland.store.journal import notes
 from xland.store.reading import open_store
 from xland.store.storage import LocalFiles
+from xland.store.workplace import notes
 from xland.store.writing import write
 
 

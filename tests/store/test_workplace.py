@@ -23,11 +23,10 @@ from tests.store.test_writing import Fuse, StopError, digest, maps, on_threads, 
 from tests.waiting import wait_until
 from xland.errors import StoreError
 from xland.store import workplace
-from xland.store.exporting import write_netcdf
 from xland.store.reading import is_complete, open_store
 from xland.store.storage import RemoteFiles, files_at
 from xland.store.workplace import STALE_SECONDS, Workplace, lock_objects
-from xland.store.writing import write
+from xland.store.writing import write, write_netcdf
 
 
 @pytest.fixture

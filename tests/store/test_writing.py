@@ -24,10 +24,9 @@ from xland.errors import StoreError
 from xland.geo.conventions import with_cell_bounds
 from xland.geo.years import with_years
 from xland.store.blocks import BlockWriter
-from xland.store.exporting import write_netcdf
 from xland.store.provenance import bounds, describe_product
 from xland.store.reading import is_complete, open_store
-from xland.store.writing import write
+from xland.store.writing import write, write_netcdf
 
 
 class StopError(Exception):

@@ -27,9 +27,9 @@ from xland.datasets.wheels import cache_dir, fetch, source
 from xland.errors import DatasetError, StoreError
 from xland.geo.grid import Grid
 from xland.geo.years import with_years
-from xland.store.checksums import ATTRIBUTE, ROOT, sha256, table_name
-from xland.store.storage import files_at
-from xland.store.workplace import read_finished, seal
+from xland.store.reading import read_finished
+from xland.store.storage import ATTRIBUTE, ROOT, files_at, sha256, table_name
+from xland.store.workplace import seal
 
 if TYPE_CHECKING:
     import zarr
@@ -254,8 +254,6 @@ _complete: set[Path] = set()
 
 def open_prepared(path: Path, *, chunked: bool = True) -> xr.Dataset:
     """Open a store lazily, one dask chunk for each chunk on disk or without dask, free of how it was encoded."""
-    from xland.store.checksums import CheckedStore
-
     table = read_finished(path)[1]
     if table is None:
         raise DatasetError(f"{path} holds no digests: delete it, so that it is built again")

@@ -13,8 +13,8 @@ import xarray as xr
 from xland.addresses import address_of, is_url, without_password
 from xland.errors import StoreError
 from xland.reading.variables import name_reads, unreadable
-from xland.store.storage import files_at
-from xland.store.workplace import read_finished
+from xland.store.reading import open_store, read_finished
+from xland.store.storage import files_at, store_to_read
 from xland.untrusted.netcdf import check_file, check_hdf5
 from xland.untrusted.servers import http_options, reaching
 from xland.untrusted.stores import check_store
@@ -56,8 +56,6 @@ def open_maps(path: Any) -> xr.Dataset:
 
     A :class:`StoreError` says what does not exist, is incomplete, or holds no ``land_use``.
     """
-    from xland.store.reading import open_store
-
     address = address_of(path)
     ds = open_store(address) if is_zarr(address) else open_coarse(address)
     if "land_use" not in ds:
@@ -71,8 +69,6 @@ def open_map(path: Any) -> xr.DataArray:
 
 
 def _open_zarr(address: str) -> xr.Dataset:
-    from xland.store.checksums import store_to_read  # needs zarr
-
     check_store(address)
     with reaching(address) if is_url(address) else nullcontext():
         try:

@@ -21,11 +21,12 @@ from xland.atomic import explain
 from xland.errors import ConfigurationError, StoreError
 from xland.geo.grid import count_classes
 from xland.models.inputs import MASKED
-from xland.store.encoding import make_skeleton
+from xland.store.encoding import check_same, make_skeleton
 from xland.store.identity import identity_of
-from xland.store.journal import FINGERPRINT, MANIFEST, check_same, note, write_manifest
-from xland.store.journal import FORMAT as MANIFEST_FORMAT
-from xland.store.workplace import Workplace
+from xland.store.reading import is_written
+from xland.store.storage import FINGERPRINT
+from xland.store.workplace import FORMAT as MANIFEST_FORMAT
+from xland.store.workplace import MANIFEST, Workplace, note, write_manifest
 from xland.store.writing import progress_bar
 from xland.training.configuration import Configuration, read_configuration
 from xland.training.data.material import comparable, describe_data, open_data
@@ -167,7 +168,7 @@ def _begin(
         check_same(work, manifest["work"], place.target)
         return manifest
     fingerprint = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
-    if resume and place.is_written(fingerprint):
+    if resume and is_written(place, fingerprint):
         place.clear()
         return None
     place.clear()
@@ -294,7 +295,7 @@ class _Writer:
     def __init__(self, sources: Sources, tile: int, manifest: dict[str, Any], data: str) -> None:
         import zarr
 
-        from xland.store.checksums import RecordingStore, zarr_store
+        from xland.store.storage import RecordingStore, zarr_store
 
         self.sources = sources
         self.tile = tile

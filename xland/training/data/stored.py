@@ -29,9 +29,8 @@ from xland.errors import ModelError, StoreError
 from xland.geo.grid import Grid
 from xland.models.inputs import MASKED, InputSpec
 from xland.records import read_record
-from xland.store.checksums import ROOT, Table, refuse_damaged
-from xland.store.storage import files_at
-from xland.store.workplace import read_finished
+from xland.store.reading import read_finished
+from xland.store.storage import ROOT, Table, files_at, refuse_damaged
 from xland.training.data.loader import Place
 
 CONTENTS = "xland_training_store"
