@@ -28,7 +28,7 @@ from xland.errors import DatasetError, StoreError
 from xland.geo.grid import Grid
 from xland.geo.years import with_years
 from xland.store.reading import read_finished
-from xland.store.storage import ATTRIBUTE, ROOT, files_at, sha256, table_name
+from xland.store.storage import ATTRIBUTE, ROOT, CheckedStore, files_at, sha256, table_name
 from xland.store.workplace import seal
 
 if TYPE_CHECKING:

@@ -65,17 +65,15 @@ def describe_product(
     Parameters
     ----------
     ds : Dataset
-        ``land_use`` and others over time (calendar years or dates), latitude and longitude (cell centres in
-        degrees), whatever these are called.
+        ``land_use`` and others over time (calendar years or dates), latitude and longitude (cell centres in degrees).
     title, summary, source : str, optional
         What it is, in a line and in a few; what it was made from.
     model : mapping, optional
-        Of the model card: ``name`` and ``sha256``; ``licence`` or ``license`` is used if ``licence``
-        is not given.
+        Of the model card: ``name``, ``sha256``, and ``licence`` or ``license``.
     inputs : mapping of name to digest, optional
         SHA-256 (or any identity) of each input.
     licence : str, optional
-        SPDX name of the licence of the product.
+        SPDX name of the licence of the product; by default that of the model.
     creator : str, optional
         Person or institution.
     command : str, optional

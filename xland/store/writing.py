@@ -62,42 +62,36 @@ def write(
 ) -> Path | str:
     """Write a lazy Dataset to a Zarr v3 store, block by block.
 
-    Works with any dask scheduler; with ``dask.distributed`` the workers need to see the same
-    folder, and a worker that is lost does not take finished blocks with it. A run that is killed or
-    interrupted leaves a store that ``resume=True`` finishes: blocks that were finished are dropped
-    from the graph before it is computed. That is true for a killed process; after a power failure
-    write again, as nothing is forced to disk block by block. Rollouts are written a few years at a
-    time, and go on from the last years on disk.
+    Any dask scheduler computes the blocks. The workers of a cluster need to see the same folder; one that is lost
+    does not take finished blocks with it. ``resume=True`` finishes what a killed or interrupted run began: finished
+    blocks are not computed again. After a power failure write again, as nothing is forced to disk block by block.
+    Rollouts are written a few years at a time, and go on from the last years on disk.
 
     Parameters
     ----------
     ds : Dataset
-        Variables over ``time``, ``lat``, ``lon`` (and, whole in each block, others such as
-        ``class``). Attributes and coordinates, and ``xland_fingerprint`` among the attributes if
-        it is there, identify the work when a run is resumed. Floats whose encoding has the
-        ``dtype`` uint8, a ``scale_factor`` and a ``_FillValue`` are packed into bytes.
+        Variables over ``time``, ``lat``, ``lon`` and others such as ``class``. Attributes and coordinates, among them
+        ``xland_fingerprint``, identify the work when a run is resumed. Floats whose encoding has the ``dtype`` uint8, a
+        ``scale_factor`` and a ``_FillValue`` are packed into bytes.
     path : path or URL
-        Local folder of the store, or an fsspec URL such as ``s3://bucket/maps.zarr``, reached with
-        what fsspec finds in the environment and its configuration.
+        Local folder of the store, or an fsspec URL such as ``s3://bucket/maps.zarr``, reached with what fsspec finds in
+        the environment and its configuration.
     mode : {"w-", "w", "a"}, optional
         As in xarray: ``"w-"`` (default) refuses a store that exists, ``"w"`` is ``overwrite=True`` and
         ``"a"`` is ``resume=True``.
     overwrite : bool
-        Replace a Zarr store that exists. On this machine the old one stays in place until the new
-        one is whole; behind a URL, where nothing can be renamed, it is deleted first. Files, and
-        folders with anything else in them, are never replaced.
+        Replace a Zarr store that exists. On this machine the old one stays until the new one is whole; behind a URL it
+        is deleted first. Files, and folders with anything else in them, are never replaced.
     resume : bool
-        Go on with an unfinished store; start one if there is none, and do nothing if the same store
-        is complete already.
+        Finish an unfinished store; start one if there is none, and do nothing if the same store is complete.
     progress : bool
         Show a progress bar of blocks.
     chunks : mapping of dimension to cells, optional
-        Size of the Zarr chunks. By default whole fractions of the dask blocks of 4 MiB at most, one
-        time step and one class each.
+        Size of the Zarr chunks. By default whole fractions of the dask blocks of 4 MiB at most, one time step and one
+        class each.
     shards : bool, optional
-        Put all Zarr chunks of a block into one file (a shard), with smaller chunks, 256 KiB at most
-        by default. Unless you say, that is done if there would be more than 10,000 chunks of a
-        variable and blocks have several.
+        Put all Zarr chunks of a block into one file (a shard), with chunks of 256 KiB at most by default. By default
+        that is done if there would be more than 10,000 chunks of a variable and blocks have several.
     encoding : mapping of variable to mapping, optional
         As in xarray, for the packing of floats (``dtype``, ``scale_factor``, ``add_offset``, ``_FillValue``) and
         ``compressors``.
@@ -110,9 +104,9 @@ def write(
     Raises
     ------
     StoreError
-        If the store exists and neither ``resume`` nor ``overwrite`` was asked for, if what is there
-        is not a Zarr store or belongs to other inputs or settings, if another process is writing it,
-        if the disk is full or cannot be written, or if a value does not fit into a packed variable.
+        If the store exists and neither ``resume`` nor ``overwrite`` was asked for, if what is there is not a Zarr store
+        or belongs to other work, if another process is writing it, if the disk is full or cannot be written, or if a
+        value does not fit into a packed variable.
     WorkerError
         If workers of a cluster died again and again. What was finished is kept.
     """
