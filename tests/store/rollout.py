@@ -20,7 +20,7 @@ SIZE = 4
 
 
 class Toy(MaterializedLayer):
-    """A :class:`xland.store.rollouts.Restartable`; every map that is computed leaves a line in a log."""
+    """A layer of :class:`xland.store.rollouts.Rollout`; every map that is computed leaves a line in a log."""
 
     def __init__(self, name, order, rows, columns, log, before=None, keeper=None):
         self.arguments = (name, order, rows, columns, log, before)

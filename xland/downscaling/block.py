@@ -269,7 +269,7 @@ class BlockYears(Layer):
 
     Keys are ``(name, year, row, column)`` for class maps and ``(name + "-layers", year, row,
     column)`` for the dict of all outputs; years, rows and columns count from 0. A keeper keeps the maps of a rollout on
-    disk; see :class:`xland.store.rollouts.Restartable`.
+    disk; see :class:`xland.store.rollouts.Rollout`.
     """
 
     has_legacy_tasks = False

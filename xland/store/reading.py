@@ -95,11 +95,7 @@ def _read_checked(
 
 
 def verify(path: str | os.PathLike[str]) -> str:
-    """Read every file of a store and compare it with the digest that was taken when it was written.
-
-    Parameters
-    ----------
-    path : path or URL
+    """Read every file of a store, a path or URL, and compare it with the digest that was taken when it was written.
 
     Returns
     -------
@@ -120,12 +116,7 @@ def store_digest(path: str | os.PathLike[str], storage_options: Mapping[str, Any
     """SHA-256 of a finished store, known without reading its chunks; None if the store has no digests.
 
     It is that of the table of its files, so two stores that differ in anything have different digests.
-
-    Parameters
-    ----------
-    path : path or URL
-    storage_options : mapping, optional
-        For the file system of a URL.
+    ``storage_options`` are for the file system of a URL.
 
     Raises
     ------
