@@ -340,8 +340,9 @@ def store_to_read(target: str, table: Table | None, options: Mapping[str, Any] |
 class RecordingStore(WrapperStore[Store]):
     """A store to write to, which keeps the digest of each file that was written until it is taken."""
 
-    set_if_not_exists = Store.set_if_not_exists
-    _set_many = Store._set_many  # noqa: SLF001 - each by way of `set`
+    # each by way of `set`, not of the store within
+    set_if_not_exists = Store.set_if_not_exists  # type: ignore[assignment]
+    _set_many = Store._set_many  # type: ignore[assignment]  # noqa: SLF001
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
@@ -371,7 +372,8 @@ class CheckedStore(WrapperStore[Store]):
     process. Copies in other processes read the table again.
     """
 
-    _get_many = Store._get_many  # noqa: SLF001 - each by way of `get`
+    # each by way of `get`, not of the store within
+    _get_many = Store._get_many  # type: ignore[assignment]  # noqa: SLF001
 
     def __init__(self, table: Table, options: Mapping[str, Any] | None = None) -> None:
         super().__init__(zarr_store(table.target, options, read_only=True))

@@ -224,7 +224,8 @@ class Workplace:
         noted, expected = notes(self.files), count_blocks(manifest)
         several = {key: each for key, each in noted.items() if len(each) > 1}
         written = {key: each[0] for key, each in noted.items() if key not in several}
-        written |= find_whole(several, files_at(self.data(manifest)))
+        if several:
+            written |= find_whole(several, files_at(self.data(manifest)))
         if len(written) != expected:
             raise StoreError(
                 f"{len(written)} of {expected} blocks of {self.target} were written; write again with resume=True"
@@ -335,8 +336,6 @@ def notes(files: Files) -> Notes:
 
 def find_whole(noted: Notes, data: Files) -> dict[str, dict[str, str]]:
     """Read the files of blocks in the growing store; return the digests of those that are as they were written."""
-    if not noted:
-        return {}
     found = digests_in(data, {name for written in noted.values() for each in written for name in each})
     whole = {}
     for key, written in noted.items():
