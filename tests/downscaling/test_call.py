@@ -338,10 +338,14 @@ def test_outputs_carry_cf_attributes_a_crs_and_provenance(world, model):
     assert fine.attrs["xland_fingerprint"] != other.attrs["xland_fingerprint"]
 
 
-def test_the_model_is_not_in_the_graph(tmp_path, world):
-    """Only its folder and card travel: a network 60 times as wide leaves the graph as small as before."""
-    from cloudpickle import dumps
+def test_neither_the_model_nor_code_is_in_the_graph(tmp_path, world, monkeypatch):
+    """Only folder, card and names travel: a network 60 times as wide leaves the graph as small as before."""
+    from cloudpickle import Pickler, dumps
 
+    def by_value(_, function):
+        raise AssertionError(f"{function.__qualname__} is pickled by value")
+
+    monkeypatch.setattr(Pickler, "_dynamic_function_reduce", by_value)
     coarse, static, _ = world
     sizes = []
     for width in (2, 64):

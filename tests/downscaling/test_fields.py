@@ -14,7 +14,7 @@ from xarray.core.indexing import IndexingSupport, LazilyIndexedArray, explicit_i
 
 from tests.strategies import Layout
 from tests.worlds import tiny_inputs
-from xland.downscaling.fields import ChunkField, FileField, WithoutSea, placements, static_field
+from xland.downscaling.fields import ChunkField, FileField, _without_sea, placements, static_field
 from xland.geo.grid import Grid
 
 GRID = Grid.world(4)
@@ -141,7 +141,7 @@ def test_cells_without_data_take_no_room_and_read_as_nan(rows, columns, layers, 
     whole = random.random((layers, rows, columns)).astype(np.float32)
     whole[random.random(whole.shape) < sea / 2] = np.nan
     whole[:, random.random((rows, columns)) < sea] = np.nan
-    packed = WithoutSea.of(whole[None] if years else whole)
+    packed = _without_sea(whole[None] if years else whole)
     assert packed.values.shape[1] == np.count_nonzero(~np.isnan(whole).all(axis=0))
     first, left = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, columns - 1))
     where = (data.draw(st.sampled_from([slice(None), slice(0, 1)])), slice(first, rows), slice(left, columns))

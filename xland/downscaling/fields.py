@@ -321,7 +321,7 @@ def coarse_field(
     part = (sources[0][0], sources[0][1] if len(sources) == 1 else slice(None))
     layers = [_dask(forcing.data[name])[:, *part] for name in variables]
     stacked = da.stack(layers, axis=1).rechunk({0: 1, 1: -1})
-    packed = stacked.map_blocks(WithoutSea.of, dtype=np.float32, meta=np.empty((0, 0, 0, 0), np.float32))
+    packed = stacked.map_blocks(_without_sea, dtype=np.float32, meta=np.empty((0, 0, 0, 0), np.float32))
     return ChunkField.over(packed.name, packed.chunks, forcing.grid.window(*part)), packed
 
 
@@ -423,13 +423,6 @@ class WithoutSea:
     there: NDArray[np.bool_]
     values: NDArray[Any]
 
-    @classmethod
-    def of(cls, chunk: NDArray[Any]) -> WithoutSea:
-        """Keep the cells with data of a chunk, ``(..., rows, columns)``."""
-        layers = _layers(chunk)
-        there = ~np.isnan(layers).all(axis=0)
-        return cls(there, layers[:, there])
-
     def __getitem__(self, where: tuple[slice, slice, slice]) -> NDArray[Any]:
         """Return layers at rows and columns, ``(layers, rows, columns)``, NaN in cells without data."""
         only, rows, columns = where
@@ -438,6 +431,13 @@ class WithoutSea:
         layers = np.full((len(values), *inside.shape), np.nan, dtype=values.dtype)
         layers[:, inside] = values[:, number[inside]]
         return layers
+
+
+def _without_sea(chunk: NDArray[Any]) -> WithoutSea:
+    """Keep the cells with data of a chunk, ``(..., rows, columns)``."""
+    layers = _layers(chunk)
+    there = ~np.isnan(layers).all(axis=0)
+    return WithoutSea(there, layers[:, there])
 
 
 def _layers(chunk: Any) -> Any:

@@ -46,8 +46,10 @@ def main() -> int:
     outcome = {"rank": int(os.environ["RANK"]), **_train(job, events)}
     with suppress(OSError):  # a full disk may be what it has to tell
         last_words(job["output"], job["attempt"], outcome["rank"]).write_text(json.dumps(outcome), encoding="utf-8")
-    with suppress(BrokenPipeError):
+    try:
         events.write(json.dumps(outcome) + "\n")
+    except BrokenPipeError:  # the worker is gone, and with it who would end the processes that load for this rank
+        os.killpg(os.getpid(), signal.SIGKILL)
     return {"finished": 0, "stopped": TrainingStoppedError.status}.get(outcome["outcome"], 1)
 
 
