@@ -156,6 +156,11 @@ def _mask(within: xr.DataArray | NDArray[np.bool_], observed: ClassMap) -> Class
     return on_cells_of(observed, place(mask, observed, 0), mask.what)
 
 
+def chunked(source: ClassMap) -> ClassMap:
+    """Return a map of dask arrays, so that placing it several times does not cut it anew each time."""
+    return replace(source, data=source.data.copy(data=as_dask(source.data)))
+
+
 def as_dask(data: xr.DataArray) -> da.Array:
     """Return a map as a dask array; one in memory is cut into views."""
     if data.chunks is None:
@@ -186,7 +191,8 @@ def place(source: ClassMap, frame: ClassMap, fill: float, step: int = 0, width: 
     for piece in pieces:
         strips += [*blank(piece.columns.start - column), values[..., piece.source_rows, piece.source_columns]]
         column = piece.columns.stop
-    band = da.concatenate(strips + blank(frame.grid.columns - column), axis=-1)
+    strips += blank(frame.grid.columns - column)
+    band = da.concatenate(strips, axis=-1) if len(strips) > 1 else strips[0]
     margins = [(0, 0)] * (values.ndim - 2) + [(rows.start, frame.grid.rows - rows.stop), (0, 0)]
     return da.pad(band, margins, constant_values=fill) if any(map(any, margins)) else band
 
