@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import dask.array as da
@@ -46,12 +47,6 @@ class Cells:
         Blocks contain whole coarse cells. Latitude, longitude (degrees) and area (m2 of a cell) are those of the rows
         and columns. The result is a (blocks, blocks) array of objects.
         """
-
-        def boxed(*block: Any) -> NDArray[Any]:
-            box = np.empty((1, 1), dtype=object)
-            box[0, 0] = function(*block, **options)
-            return box
-
         grid, (rows, columns) = self.frame.grid, self.counted.chunks
         arguments: list[Any] = [da.from_array(grid.latitude, (rows,)), "y", da.from_array(grid.longitude, (columns,))]
         arguments += ["x", da.from_array(grid.cell_area(), (rows,)), "y", self.counted, "yx"]
@@ -61,7 +56,7 @@ class Cells:
             else:
                 arguments += [layer.rechunk({-2: rows, -1: columns}), "cyx"[-layer.ndim :]]
         return da.blockwise(
-            boxed,
+            partial(_boxed, partial(function, **options)),
             "yx",
             *arguments,
             adjust_chunks={"y": lambda _: 1, "x": lambda _: 1},
@@ -69,6 +64,12 @@ class Cells:
             dtype=object,
             meta=np.empty((0, 0), object),
         )
+
+
+def _boxed(function: Callable[..., Any], *block: Any) -> NDArray[Any]:
+    box = np.empty((1, 1), dtype=object)
+    box[0, 0] = function(*block)
+    return box
 
 
 def common_cells(
