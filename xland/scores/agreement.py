@@ -112,8 +112,8 @@ def coarse_agreement(
         return xr.DataArray(values, {"lat": grid.latitude}, ("lat",))
 
     pixels = largest / by_row(largest_pixel(area, factor))
-    layers = (difference, largest, pixels, by_row(grid.cell_area()))
-    agreement = xr.Dataset(dict(zip(_LAYERS, layers, strict=True)))
+    area_of_cells = by_row(grid.cell_area())
+    agreement = xr.Dataset(dict(zip(_LAYERS, (difference, largest, pixels, area_of_cells), strict=True)))
     for name, said in _LAYERS.items():
         agreement[name].attrs = {"long_name": said, "units": "m2" if name == "area" else "1"}
     return agreement

@@ -23,7 +23,7 @@ from xland.arguments import checked, is_count, items_of
 from xland.errors import GridError, NothingToScoreError, TimeError, UndefinedScoreWarning
 from xland.reading.variables import ClassMap, as_map
 from xland.scores.counts import cross_tabulate, tabulate_windows
-from xland.scores.frames import as_dask, common_cells, pair_years
+from xland.scores.frames import as_dask, chunked, common_cells, pair_years
 from xland.scores.measures import Weighting, disagreement, kappa_simulation, plain
 from xland.scores.tables import Tabular, figure
 from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN, check_codes
@@ -108,7 +108,7 @@ def assess_change(
         raise GridError(
             f"windows are a whole number of cells along a side, at least 1, not {', '.join(map(repr, wrong))}"
         )
-    maps = [as_map(each, what=what) for each, what in zip((start, observed, predicted), _MAPS, strict=True)]
+    maps = [chunked(as_map(each, what=what)) for each, what in zip((start, observed, predicted), _MAPS, strict=True)]
     for each in maps:
         if len(each.years) > 1:
             raise TimeError(f"the {each.what} has {len(each.years)} time steps; select one")

@@ -160,20 +160,20 @@ def compare(
             for ours, theirs in pairs[name]
         ]
     (blocks,) = dask.compute(lazy)
-    # cells and areas are whole numbers: their sum over a year does not depend on the blocks
-    units = np.array([1, AREA_UNIT])[:, None, None, None, None]
-    counts = {name: sum(sum(step.ravel()) * units for step in steps) for name, steps in blocks.items()}
-    if not any(each.any() for each in counts.values()):
+    # cells and areas of a year are whole numbers: their sum does not depend on the blocks and regions
+    units = np.array([1, AREA_UNIT])[:, None, None, None]
+    counts = {name: [sum(step.ravel()) for step in steps] for name, steps in blocks.items()}
+    if not any(step.any() for steps in counts.values() for step in steps):
         raise NothingToScoreError(
             "no cell is left to score: no cell of the maps is in the mask `within` and the domains"
         )
-    _same_cells({name: each[0].sum(axis=-1) for name, each in counts.items()})
+    _same_cells({name: sum(step[0] for step in steps).sum(axis=-1) for name, steps in counts.items()})
     label = cells or ("all" if within is None else "a chosen part of the map")
 
     def comparison(part: slice, by_region: dict[str, Comparison]) -> Comparison:
         found = {}
         for name, each in maps.items():
-            pixels, area = counts[name][:, part].sum(axis=1)
+            pixels, area = sum(step[:, part].sum(axis=1) * units for step in counts[name])
             years = tuple((each.years[i], reference.years[j]) for i, j in pairs[name])
             found[name] = Evaluation(
                 {domain: Scores(area[i], "area", classes, names) for i, domain in enumerate(domains)},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import dask.array as da
@@ -46,12 +47,6 @@ class Cells:
         Blocks contain whole coarse cells. Latitude, longitude (degrees) and area (m2 of a cell) are those of the rows
         and columns. The result is a (blocks, blocks) array of objects.
         """
-
-        def boxed(*block: Any) -> NDArray[Any]:
-            box = np.empty((1, 1), dtype=object)
-            box[0, 0] = function(*block, **options)
-            return box
-
         grid, (rows, columns) = self.frame.grid, self.counted.chunks
         arguments: list[Any] = [da.from_array(grid.latitude, (rows,)), "y", da.from_array(grid.longitude, (columns,))]
         arguments += ["x", da.from_array(grid.cell_area(), (rows,)), "y", self.counted, "yx"]
@@ -61,7 +56,7 @@ class Cells:
             else:
                 arguments += [layer.rechunk({-2: rows, -1: columns}), "cyx"[-layer.ndim :]]
         return da.blockwise(
-            boxed,
+            partial(_boxed, partial(function, **options)),
             "yx",
             *arguments,
             adjust_chunks={"y": lambda _: 1, "x": lambda _: 1},
@@ -69,6 +64,12 @@ class Cells:
             dtype=object,
             meta=np.empty((0, 0), object),
         )
+
+
+def _boxed(function: Callable[..., Any], *block: Any) -> NDArray[Any]:
+    box = np.empty((1, 1), dtype=object)
+    box[0, 0] = function(*block)
+    return box
 
 
 def common_cells(
@@ -156,6 +157,11 @@ def _mask(within: xr.DataArray | NDArray[np.bool_], observed: ClassMap) -> Class
     return on_cells_of(observed, place(mask, observed, 0), mask.what)
 
 
+def chunked(source: ClassMap) -> ClassMap:
+    """Return a map of dask arrays, so that placing it several times does not cut it anew each time."""
+    return replace(source, data=source.data.copy(data=as_dask(source.data)))
+
+
 def as_dask(data: xr.DataArray) -> da.Array:
     """Return a map as a dask array; one in memory is cut into views."""
     if data.chunks is None:
@@ -186,7 +192,8 @@ def place(source: ClassMap, frame: ClassMap, fill: float, step: int = 0, width: 
     for piece in pieces:
         strips += [*blank(piece.columns.start - column), values[..., piece.source_rows, piece.source_columns]]
         column = piece.columns.stop
-    band = da.concatenate(strips + blank(frame.grid.columns - column), axis=-1)
+    strips += blank(frame.grid.columns - column)
+    band = da.concatenate(strips, axis=-1) if len(strips) > 1 else strips[0]
     margins = [(0, 0)] * (values.ndim - 2) + [(rows.start, frame.grid.rows - rows.stop), (0, 0)]
     return da.pad(band, margins, constant_values=fill) if any(map(any, margins)) else band
 
