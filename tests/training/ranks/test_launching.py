@@ -17,7 +17,7 @@ import psutil
 import pytest
 from distributed import Client
 
-from tests.training.stand_in import CALL, LONG, STEPS, is_alive
+from tests.training.stand_in import CALL, LONG, STEPS, is_alive, note
 from tests.waiting import PATIENCE, local_cluster, wait_until
 from tests.worlds import tiny_checkpoint, tiny_configuration
 from xland.clusters import load_profile
@@ -92,7 +92,7 @@ def steps(output: Path) -> list[int]:
 def at_step(output: Path, step: int, act, *, go_on: bool = True) -> Thread:
     """Do something after a step; the ranks wait for it, and if they may not go on, for being asked to end."""
     hold = output / "hold"
-    hold.write_text(str(step))
+    note(hold, str(step))
 
     def wait():
         wait_until(lambda: (output / "steps").exists() and steps(output)[-1:] == [step])
@@ -143,7 +143,12 @@ def test_a_rank_and_a_worker_that_are_killed_are_replaced_and_the_training_goes_
 
     def kill_a_rank():
         kill(output, 1, "pid")()
-        at_step(output, 9, kill(output, 0, "worker"))
+        at_step(output, 9, kill_a_worker)
+
+    def kill_a_worker():
+        rank = facts(output, 0)["pid"]
+        kill(output, 0, "worker")()
+        wait_until(lambda: not is_alive(rank))  # it would come to its end if it went on before it notices
 
     at_step(output, 5, kill_a_rank, go_on=False)
     start(client, output)
