@@ -261,7 +261,7 @@ def test_a_dry_run_prints_the_job_script_and_reads_nothing(capsys):
     ],
 )
 def test_a_cluster_that_cannot_be_had_is_one_line(files, options, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("xland.clusters.existing.ANSWER", 0.5)
+    monkeypatch.setattr("xland.clusters.opening.ANSWER", 0.5)
     arguments = [str(files / "states.nc"), str(tmp_path / "out.zarr"), "--model", str(files / "model")]
     assert main(["downscale", *arguments, "--static", str(files / "static.nc"), *options]) == 1
     error = capsys.readouterr().err
