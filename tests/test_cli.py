@@ -157,7 +157,7 @@ def test_errors_are_one_line_with_a_name(run, arguments, status, message):
     ],
 )
 def test_a_cluster_that_cannot_be_had_is_one_line(run, options, message, monkeypatch):
-    monkeypatch.setattr("xland.clusters.existing.ANSWER", 0.5)
+    monkeypatch.setattr("xland.clusters.opening.ANSWER", 0.5)
     status, _, error = run("downscale", "states.nc", "out.zarr", *DOWNSCALE, *options)
     assert status == 1
     assert error.startswith("ClusterError")

@@ -12,8 +12,7 @@ import xarray as xr
 from dask._task_spec import DataNode, List, Task, TaskRef
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
-from xland.geo.conventions import with_cell_bounds
-from xland.geo.years import with_years
+from xland.geo.conventions import with_cell_bounds, with_years
 from xland.store.rollouts import Keeper
 
 SIZE = 4

@@ -21,8 +21,7 @@ from dask.base import tokenize
 
 from tests.waiting import local_cluster, wait_for_idle_workers
 from xland.errors import StoreError
-from xland.geo.conventions import with_cell_bounds
-from xland.geo.years import with_years
+from xland.geo.conventions import with_cell_bounds, with_years
 from xland.store.blocks import BlockWriter
 from xland.store.provenance import bounds, describe_product
 from xland.store.reading import is_complete, open_store

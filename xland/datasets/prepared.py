@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from xland import vocabulary
 from xland.datasets.wheels import cache_dir, fetch, source
 from xland.errors import DatasetError, StoreError
+from xland.geo.conventions import with_years
 from xland.geo.grid import Grid
-from xland.geo.years import with_years
 from xland.store.reading import read_finished
 from xland.store.storage import ATTRIBUTE, ROOT, CheckedStore, files_at, sha256, table_name
 from xland.store.workplace import seal

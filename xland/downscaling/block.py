@@ -41,7 +41,7 @@ from xland.models.checkpoint import Checkpoint
 from xland.models.ensemble import Ensemble
 from xland.models.inputs import InputSpec
 from xland.outputs import OUTPUTS, Output
-from xland.reading.limits import checked_predictor, refuse, share_problem, unknown_land
+from xland.reading.limits import check_share, check_unknown_land, checked_predictor
 from xland.store.rollouts import Index, Keeper
 
 if TYPE_CHECKING:
@@ -187,12 +187,12 @@ def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple
         if not land[strip.target].any():
             return
         (rows, columns), height = strip.target, strip.target[0].stop - strip.target[0].start
-        place = tuple(axis[part] for axis, part in zip(degrees, strip.source, strict=True))
+        place = degrees[0][strip.source[0]], degrees[1][strip.source[1]]
         for number, channel in enumerate(inputs.static):
             named = {name: _read_variable(plan, name, strip, chunks) for name in channel.sources}
             for name in () if plan.own_static else named.keys() - {inputs.domain}:
                 single = np.asarray(named[name], dtype=np.float32)
-                named[name] = checked_predictor(name, single, land[strip.target], *place)
+                named[name] = checked_predictor(name, single, land[strip.target], place)
             for start in range(0, height, IN_CACHE):
                 part = slice(start, min(start + IN_CACHE, height))
                 at = (slice(rows.start + part.start, rows.start + part.stop), columns)
@@ -220,7 +220,7 @@ def _read_land(plan: Plan, block: Block, chunks: Chunks) -> tuple[NDArray[np.boo
     land, missing = np.zeros((2, *map(len, block.halo)), dtype=np.bool_)
     for strip in _strips(plan.static, block):
         share = np.asarray(_read_variable(plan, name, strip, chunks))
-        refuse(share_problem(name, share, grid.latitude[strip.source[0]], grid.longitude[strip.source[1]]))
+        check_share(name, share, (grid.latitude[strip.source[0]], grid.longitude[strip.source[1]]))
         land[strip.target] = share > 0
         missing[strip.target] = np.isnan(share)
     return land, missing
@@ -255,12 +255,12 @@ def _read_coarse(plan: Plan, block: Block, static: _Static, chunks: Chunks, year
             states[:, step, place.target[0], place.target[1]] = values
             named = dict(zip(plan.variables, np.where(fresh, values, np.nan), strict=True))
             when = plan.years[year] + inputs.steps[step]
-            latitude, longitude = grid.latitude[place.source[0]], grid.longitude[place.source[1]]
-            check_values(named, latitude, longitude, when)
+            centres = grid.latitude[place.source[0]], grid.longitude[place.source[1]]
+            check_values(named, centres, when)
             if static.unknown is not None:
-                refuse(unknown_land(inputs.domain, static.unknown[place.target], named, latitude, longitude))
+                check_unknown_land(inputs.domain, static.unknown[place.target], named, centres)
             if expected is not None:
-                check_coverage(named, expected & fresh, latitude, longitude, when)
+                check_coverage(named, expected & fresh, centres, when)
     return inputs.coarse_array(dict(zip(plan.variables, states, strict=True)))
 
 

@@ -18,9 +18,9 @@ from xland.downscaling.fields import ChunkField, Layout, coarse_field, crop, pri
 from xland.downscaling.keeping import keeping_of
 from xland.errors import ModelError, PriorError, RegionError, TimeError
 from xland.forcing.read import Forcing, check_lattice, find_sources, read_forcing, require_years
+from xland.geo.conventions import index_by, listed, with_years
 from xland.geo.grid import Grid
 from xland.geo.orientation import Names, restore
-from xland.geo.years import index_by, listed, with_years
 from xland.models import DEFAULT_MODEL, Model, find_model
 from xland.models.checkpoint import Checkpoint
 from xland.models.ensemble import Ensemble
@@ -209,7 +209,7 @@ def downscale(
         arrays = {name: crop(array, layout.grid, target) for name, array in arrays.items()}
     exact = kept is not None and not MODES[kept.mode].chooses
     maps = restore(_dataset_of(arrays, target, chosen, wanted, trained, exact=exact), forcing.orientation)
-    time = forcing.orientation.time or Names("time", "time")
+    time = forcing.orientation.names.get("time", Names("time", "time"))
     described = describe_product(
         with_years(maps, chosen, time.dimension, time.coordinate),
         summary=f"Class of land use in each cell, downscaled by the model {trained.name} of xland",

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from xland.datasets import static_predictors
 from xland.errors import GridError, PriorError, StaticError
 from xland.forcing.read import Forcing
+from xland.geo.conventions import listed
 from xland.geo.grid import Grid
 from xland.geo.orientation import find_names, orient
-from xland.geo.years import listed
 from xland.models.inputs import MASKED, InputSpec
 from xland.reading.variables import horizontal_dims, map_years, read_codes, read_static
 from xland.vocabulary import check_codes

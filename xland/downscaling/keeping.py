@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from xland.downscaling.fields import Block, Chunks, Field, Key, coarse_spans, placements, read_codes_of
 from xland.errors import AllocationError, TimeError
 from xland.forcing.read import Forcing, require_years
+from xland.geo.conventions import listed
 from xland.geo.grid import Grid, expand
-from xland.geo.years import listed
 from xland.models.inputs import InputSpec
 from xland.totals.crosswalk import class_targets
 from xland.totals.modes import MODES, Mode, Start, Totals

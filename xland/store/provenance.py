@@ -16,9 +16,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import GridError, TimeError
-from xland.geo.conventions import attach_crs, for_files
+from xland.geo.conventions import attach_crs, for_files, listed, years_of
 from xland.geo.orientation import find_role, find_scalars
-from xland.geo.years import listed, years_of
 from xland.outputs import OUTPUTS
 
 PACKAGES = ("xland", "xarray", "dask", "zarr", "numpy", "torch")
