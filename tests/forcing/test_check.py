@@ -11,7 +11,7 @@ from tests.strategies import Layout, canonical_states
 from xland.errors import ForcingError, ModelError
 from xland.forcing.check import CheckTable, Finding, check, examine
 from xland.geo.grid import Grid
-from xland.models.coverage import Coverage
+from xland.models.applicability import Coverage
 from xland.vocabulary import CLASS_NAMES, LUH2_STATES
 
 GRID = Grid(0.25, 50.0, 10.0, 3, 4)

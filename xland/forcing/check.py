@@ -37,7 +37,7 @@ from xland.reading.variables import check_array, horizontal_dims, read_static
 from xland.vocabulary import CLASS_NAMES, CROP_STATES, LUH2_STATES, LUH3_STATES, LUH_SECONDARY
 
 if TYPE_CHECKING:
-    from xland.models.coverage import Coverage
+    from xland.models.applicability import Coverage
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")

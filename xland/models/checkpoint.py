@@ -18,9 +18,8 @@ from xland.addresses import local_path
 from xland.arguments import shown
 from xland.atomic import replace_file
 from xland.errors import CheckpointError, ModelError, XlandError
-from xland.models.applicability import Applicability
+from xland.models.applicability import Applicability, Coverage
 from xland.models.calibration import Calibration
-from xland.models.coverage import Coverage
 from xland.models.inputs import InputSpec
 from xland.models.networks.architecture import Architecture
 from xland.records import Limits, check_entries, open_plain, read_json, read_record

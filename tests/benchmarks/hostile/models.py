@@ -253,9 +253,8 @@ def _judge_all(place: Path, seed: int, first: int, count: int) -> None:
     from tests.worlds import COARSE, tiny_checkpoint, tiny_inputs, tiny_world
     from xland.downscaling.call import downscale
     from xland.errors import XlandError
-    from xland.models.applicability import Applicability
+    from xland.models.applicability import Applicability, Coverage
     from xland.models.checkpoint import update_card
-    from xland.models.coverage import Coverage
 
     coarse, static, _ = tiny_world((2000,))
     base = place / "base"
