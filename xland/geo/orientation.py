@@ -362,13 +362,23 @@ def orient(obj: XarrayObject, *, what: str) -> tuple[XarrayObject, Orientation]:
     if horizontal[0] == horizontal[1]:
         raise GridError(f"{what}: latitude and longitude have the same dimension: these are points, not a grid")
     check_reference(obj, what)
-    ds = obj.to_dataset(name=_PLACEHOLDER) if isinstance(obj, xr.DataArray) else obj
+    ds: xr.Dataset = obj.to_dataset(name=_PLACEHOLDER) if isinstance(obj, xr.DataArray) else obj
     maps = (each.dims for each in ds.data_vars.values() if set(horizontal) <= set(each.dims))
     labels = [np.asarray(ds[names[each].coordinate].values) for each in ("lat", "lon")]
     grid, ascending, descending, start = grid_of(labels[0], labels[1], what)
     orientation = Orientation(names, next(maps, horizontal), grid, ascending, descending, start, *labels)
     for canonical, each in names.items():
-        ds = _rename(ds, each, canonical, what)
+        source = each.dimension if each.coordinate is None else each.coordinate
+        if source != canonical == "time" and canonical in ds.coords and ds[canonical].dims == (each.dimension,):
+            ds = ds.drop_vars(canonical)  # dates beside years, which say the same
+        if canonical in {*ds.variables, *ds.dims} - {source, each.dimension}:
+            raise GridError(
+                f"{what}: {source!r} is the {canonical} coordinate, but {canonical!r} is the name of something else; "
+                "drop or rename that"
+            )
+        if source != each.dimension:
+            ds = ds.drop_vars([each.dimension], errors="ignore").swap_dims({each.dimension: source})
+        ds = ds if source == canonical else ds.rename({source: canonical})
     ds = ds.isel(lat=slice(None, None, -1)) if ascending else ds
     ds = ds.isel(lon=slice(None, None, -1)) if descending else ds
     ds = _join(ds, [slice(start, None), slice(0, start)] if start else [])
@@ -454,20 +464,6 @@ def _callers_columns(lon: NDArray[np.float64], orientation: Orientation) -> tupl
         if part and torn and not gaps:  # a contiguous part that falls apart at the caller's seam stays in one piece
             return [], np.round(lon + min(offset, key=abs), 10)
     return [slice(int(order[a]), int(order[b - 1]) + 1) for a, b in pairwise(cuts)], labels
-
-
-def _rename(ds: xr.Dataset, names: Names, target: str, what: str) -> xr.Dataset:
-    source = names.coordinate if names.coordinate is not None else names.dimension
-    if source != target == "time" and target in ds.coords and ds[target].dims == (names.dimension,):
-        ds = ds.drop_vars(target)  # dates beside years, which say the same
-    if target in {*map(str, ds.variables), *map(str, ds.dims)} - {str(source), str(names.dimension)}:
-        raise GridError(
-            f"{what}: {source!r} is the {target} coordinate, but {target!r} is the name of something else; "
-            "drop or rename that"
-        )
-    if source != names.dimension:
-        ds = ds.drop_vars([names.dimension], errors="ignore").swap_dims({names.dimension: source})
-    return ds if source == target else ds.rename({source: target})
 
 
 def _label(ds: xr.Dataset, **labels: NDArray[Any]) -> xr.Dataset:
