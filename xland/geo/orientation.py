@@ -41,8 +41,7 @@ _ATTRIBUTES = {
     "lon": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
 }
 _PLACEHOLDER = "__xland_values__"
-_REGULAR = 1e-2
-"""Share of a step by which a difference of longitudes may be off: float32 near 180 needs 1e-3."""
+_REGULAR = 1e-2  # share of a step by which a difference of longitudes may be off: float32 near 180 needs 1e-3
 
 
 def bounds_name(dimension: Hashable) -> str:
@@ -138,15 +137,18 @@ def find_scalars(obj: xr.Dataset | xr.DataArray, kind: str) -> list[Hashable]:
 
 def _candidates(obj: xr.Dataset | xr.DataArray, kind: str) -> dict[Hashable, xr.Variable]:
     """Coordinates that may be of this kind, by the first rule that finds one with a dimension."""
-    coords: dict[Hashable, xr.Variable] = dict(obj.coords.variables)
+    coords = obj.coords.variables
     # the bounds of a single time have no dimension but that of the edges, and are not times
-    for each in tuple(coords.values()):
-        bounds = obj.coords.variables.get(each.encoding.get("bounds", each.attrs.get("bounds")))
-        if bounds is not None and bounds.ndim and bounds.dims[-1] not in obj.coords:
-            edges = bounds.dims[-1:]
-            coords = {name: each for name, each in coords.items() if each.dims != edges}
+    edges = set()
+    for each in coords.values():
+        said = each.encoding.get("bounds", each.attrs.get("bounds"))
+        bounds = coords.get(said) if isinstance(said, str) else None
+        if bounds is not None and bounds.ndim and bounds.dims[-1] not in coords:
+            edges.add(bounds.dims[-1:])
     certain, called, along = {}, {}, {}
     for name, each in coords.items():
+        if each.dims in edges:
+            continue
         for key in ("standard_name", "units", "_CoordinateAxisType"):
             if str(each.attrs.get(key, "")).strip().lower() in _terms(kind, key):
                 certain[name] = each
@@ -178,12 +180,11 @@ def _terms(kind: str, key: str) -> frozenset[str]:
 
 def refuse_packed(attributes: Mapping[Any, Any], what: str, error: type[XlandError]) -> None:
     """Refuse numbers that are still packed."""
-    packed = {"scale_factor": 0, "add_offset": 1}.keys() & attributes.keys()
+    packed = sorted({"scale_factor", "add_offset"} & attributes.keys(), reverse=True)
     if packed:
         raise error(
-            f"{what}: is packed ({', '.join(sorted(packed, reverse=True))}) and was opened with mask_and_scale=False; "
-            "open it without that, or use xr.decode_cf(ds, decode_times=False); if its values are unpacked already, "
-            "drop these attributes"
+            f"{what}: is packed ({', '.join(packed)}) and was opened with mask_and_scale=False; open it without that, "
+            "or use xr.decode_cf(ds, decode_times=False); if its values are unpacked already, drop these attributes"
         )
 
 
