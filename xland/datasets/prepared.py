@@ -1,21 +1,16 @@
-"""Sources as lazy arrays on the world, and the stores that are prepared from them once: their places and their reader.
+"""Reference data, opened lazily: sources on the world, and the stores that are prepared from them once.
 
-Stores are whole or not there, in the cache; they hold the digest of each file, as all stores do. What a cache lost is
-built again: scratch disks delete files that were not read for long, one by one.
+A store is complete or not there, in the cache, and holds the digest of each file. What is missing is built
+(:mod:`xland.datasets.building`): scratch disks delete files that were not read for long, one by one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
-import tempfile
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
@@ -24,15 +19,11 @@ from numpy.typing import NDArray
 
 from xland import vocabulary
 from xland.datasets.wheels import cache_dir, fetch, source
-from xland.errors import DatasetError, StoreError
+from xland.errors import DatasetError, GridError, StoreError
 from xland.geo.grid import Grid
 from xland.geo.years import with_years
-from xland.store.checksums import ATTRIBUTE, ROOT, sha256, table_name
 from xland.store.storage import files_at
-from xland.store.workplace import read_finished, seal
-
-if TYPE_CHECKING:
-    import zarr
+from xland.store.workplace import read_finished
 
 CHUNK = 600
 """Cells of a chunk in each direction, on disk and in dask."""
@@ -42,10 +33,7 @@ KOPPEN_ZONES: tuple[str, ...] = ("tropical", "arid", "temperate", "cold", "polar
 
 RECIPES: Mapping[str, tuple[int, tuple[str, ...]]] = {
     "land-mask": (2, ("land-mask",)),
-    "static": (
-        2,
-        ("topography", "land-mask", "koppen", "temperature", "precipitation", "lakes", "settlements"),
-    ),
+    "static": (2, ("topography", "land-mask", "koppen", "temperature", "precipitation", "lakes", "settlements")),
     "land-use": (1, ("modis-2019", "land-mask")),
     "fractions": (1, ("modis-2019", "land-mask")),
 }
@@ -71,9 +59,8 @@ _AROUND = f"Square reaching {RUGGEDNESS_REACH} degrees on either side."
 _HEIGHT = f"Moved to the height of the cell by {LAPSE_RATE} K a kilometre."
 
 
-@dataclass(frozen=True)
-class Predictor:
-    """One static variable: its name, unit, type on disk, what it is and which sources it comes from."""
+class Predictor(NamedTuple):
+    """A static variable: its name, unit, type on disk, what it is and its sources."""
 
     name: str
     units: str
@@ -194,6 +181,104 @@ def _read_topography(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
     return np.asarray(inner, dtype=np.float32)
 
 
+def land_mask() -> xr.DataArray:
+    """Return land (True) and ocean (False) on 30 arc-seconds; lakes count as land. Dims (lat, lon)."""
+    return open_prepared("land-mask")["land"].astype(bool)
+
+
+def land_use_modis() -> xr.DataArray:
+    """Observed land use of 2019: the eight classes on 0.05 degree, from MODIS.
+
+    IGBP codes are translated by :data:`xland.vocabulary.IGBP`. MODIS does not distinguish sea from lakes: its
+    water becomes ocean where less than half of a cell is land in the land mask, else inland water.
+
+    Returns
+    -------
+    xarray.DataArray
+        ``land_use``, uint8 class codes, dims (time, lat, lon) with the one year 2019; lazy.
+
+    Raises
+    ------
+    DatasetError
+        If a source cannot be fetched or fails verification.
+    """
+    # JSON keeps no integer types, CF wants the flags in the type of the map
+    return open_prepared("land-use")["land_use"].assign_attrs(vocabulary.flag_attributes())
+
+
+def class_fractions() -> xr.Dataset:
+    """Shares of the eight classes in each 0.25 degree cell, from :func:`land_use_modis`.
+
+    A coarse input made from the fine map itself: what downscaling it shows is where within a coarse
+    cell each class lies, not how well coarse land-use data agree with MODIS.
+
+    Returns
+    -------
+    xarray.Dataset
+        One float32 variable for each name in :data:`xland.vocabulary.CLASS_NAMES`: area-weighted shares
+        of the whole cell that sum to 1; dims (time, lat, lon) with the one year 2019; lazy.
+
+    Raises
+    ------
+    DatasetError
+        If a source cannot be fetched or fails verification.
+    """
+    return open_prepared("fractions")[list(vocabulary.CLASS_NAMES)]
+
+
+def static_predictors(resolution: float = 0.05, *, chunked: bool = True) -> xr.Dataset:
+    """Return static predictors on the world grid of a resolution.
+
+    Built at the first call (about half a minute for 0.05 degree) and kept in the cache.
+
+    Parameters
+    ----------
+    resolution : float
+        Degrees: a whole multiple of 30 arc-seconds that divides 180 degrees, such as 0.05, 0.1 or 0.25.
+    chunked : bool
+        Whether the variables are dask arrays of float32; else they are read from the file where they
+        are asked for, in the type in which they are stored.
+
+    Returns
+    -------
+    xarray.Dataset
+        Lazy, dims (lat, lon), float32: from ``elevation`` (m), ``slope`` and ``land_share`` to climate, lakes and
+        where people live; each variable gives its unit and its source.
+
+    Raises
+    ------
+    GridError
+        If the resolution is not such a multiple.
+    DatasetError
+        If a source cannot be fetched or fails verification.
+    """
+    fields = open_prepared("static", _factor(resolution), chunked=chunked)[[chosen.name for chosen in PREDICTORS]]
+    return fields.astype(np.float32) if chunked else fields
+
+
+def static_identity(resolution: float = 0.05) -> str:
+    """Name that changes with the way in which :func:`static_predictors` are made, and with their sources."""
+    return store_path("static", _factor(resolution)).stem
+
+
+def is_prepared() -> bool:
+    """Whether the cache holds the static predictors on 0.05 degree and the MODIS maps; fetches nothing."""
+    return all(path.is_dir() for path in (store_path("static", 6), store_path("land-use"), store_path("fractions")))
+
+
+def _factor(resolution: float) -> int:
+    """Cells of the land mask along a cell of this resolution."""
+    mask = Grid.world(180 / source("land-mask").rows)
+    factor = round(resolution / mask.resolution)
+    if factor < 1 or abs(resolution / mask.resolution / factor - 1) > 1e-6 or mask.rows % factor:
+        raise GridError(
+            f"static predictors cannot be made for {resolution:g} degree: the resolution must be a whole multiple of "
+            f"{mask.resolution * 3600:g} arc-seconds and divide 180 degrees, such as 0.05, 0.1 or 0.25; "
+            "for other grids bring your own static Dataset"
+        )
+    return factor
+
+
 def store_path(recipe: str, factor: int | None = None) -> Path:
     """Path of a store; it changes with the way it is made, its sources and the table of classes."""
     version, names = RECIPES[recipe]
@@ -203,40 +288,6 @@ def store_path(recipe: str, factor: int | None = None) -> Path:
     key = hashlib.sha256("".join(parts).encode()).hexdigest()[:10]
     label = recipe if factor is None else f"{recipe}-{factor}"
     return cache_dir() / "prepared" / f"{label}-v{version}-{key}.zarr"
-
-
-def build_store(path: Path, build: Callable[[zarr.Group], None]) -> None:
-    """Build a store beside its place, and move it there in one step; DatasetError if that cannot be written."""
-    import zarr
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem}-"))
-    except OSError as error:
-        raise DatasetError(
-            f"cannot write to the cache {path.parent} ({error}): name another folder in XLAND_CACHE"
-        ) from error
-    try:
-        part = folder / "part.zarr"
-        build(zarr.open_group(str(part), mode="w", zarr_format=3))
-        if has_all(path):  # another process was faster: its store is as good as ours
-            return
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-            zarr.consolidate_metadata(str(part))
-        files = files_at(part)
-        root = json.loads(files.read(ROOT))
-        root["attributes"][ATTRIBUTE] = table_name(root)
-        seal(files, {name: sha256(files.read(name)) for name in files.walk() if name != ROOT}, root)
-        with suppress(FileNotFoundError):
-            path.rename(folder / "incomplete.zarr")
-        try:
-            part.rename(path)
-        except OSError:
-            if not path.is_dir():
-                raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def has_all(path: Path) -> bool:
@@ -252,10 +303,15 @@ def has_all(path: Path) -> bool:
 _complete: set[Path] = set()
 
 
-def open_prepared(path: Path, *, chunked: bool = True) -> xr.Dataset:
-    """Open a store lazily, one dask chunk for each chunk on disk or without dask, free of how it was encoded."""
+def open_prepared(recipe: str, factor: int | None = None, *, chunked: bool = True) -> xr.Dataset:
+    """Open a store lazily, built if it is not there: one dask chunk for each chunk on disk, or without dask."""
     from xland.store.checksums import CheckedStore
 
+    path = store_path(recipe, factor)
+    if not has_all(path):
+        from xland.datasets.building import build
+
+        build(path, recipe, factor)
     table = read_finished(path)[1]
     if table is None:
         raise DatasetError(f"{path} holds no digests: delete it, so that it is built again")
