@@ -243,6 +243,8 @@ def test_static_predictors_are_those_of_the_plain_functions(shared):
     np.testing.assert_allclose(ds.abs_latitude[:, 0], np.abs(grid.latitude))
     assert float(ds.coast_distance.where(ds.land_share < 0.5, 0).max()) == 0
     assert ds.elevation.attrs["units"] == "m"
+    stored = datasets.static_predictors(2.0, chunked=False)
+    assert (stored.elevation.dtype, stored.slope.dtype) == (np.float32, np.float16)
 
 
 def test_static_predictors_do_not_depend_on_the_height_of_a_strip(shared, monkeypatch, tmp_path):

@@ -41,7 +41,7 @@ def write_empty(path: Path, grid: Any, variables: dict[str, str], years: list[in
         axes = {"time": ("time", years), **axes}
     shape = (*((len(years),) if years else ()), *grid.shape)
     chunks = (*((1,) if years else ()), min(1200, grid.rows), min(1200, grid.columns))
-    empty = {name: (tuple(axes), da.zeros(shape, dtype, chunks=-1)) for name, dtype in variables.items()}
+    empty = {name: (tuple(axes), da.zeros(shape, dtype=dtype, chunks=-1)) for name, dtype in variables.items()}
     encoding = {name: {"chunks": chunks, "_FillValue": None} for name in variables}
     xr.Dataset(empty, axes).to_zarr(path, mode="w", compute=False, consolidated=False, encoding=encoding, zarr_format=3)
 

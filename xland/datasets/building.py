@@ -112,7 +112,8 @@ def create(
     width = CHUNK if grid.columns <= 20 * CHUNK else 6 * CHUNK
     chunks = (*(min(size, CHUNK) for size in shape[:-1]), min(shape[-1], width))
     empty = {
-        name: (tuple(axes), da.zeros(shape, dtype, chunks=-1), attrs) for name, (dtype, attrs) in variables.items()
+        name: (tuple(axes), da.zeros(shape, dtype=dtype, chunks=-1), attrs)
+        for name, (dtype, attrs) in variables.items()
     }
     whole = {name: {"chunks": values.shape, "_FillValue": None} for name, (_, values, _) in axes.items()}
     encoding = whole | {name: {"chunks": chunks, "_FillValue": None} for name in variables}

