@@ -105,7 +105,8 @@ def directive(name: str) -> str:
     module, _, last = name.rpartition(".")
     found = getattr(import_module(module), last)
     if inspect.isclass(found):
-        return f".. autoclass:: {name}\n   :members:\n"
+        inherited = "   :inherited-members:\n" if last.endswith("Accessor") else ""
+        return f".. autoclass:: {name}\n   :members:\n{inherited}"
     return f".. {'autofunction' if callable(found) else 'autodata'}:: {name}\n"
 
 

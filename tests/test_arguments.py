@@ -30,8 +30,7 @@ from xland.errors import (
 )
 from xland.outputs import OUTPUTS, choose_outputs
 from xland.plot import land_use_map
-from xland.store.exporting import write_netcdf
-from xland.store.writing import write
+from xland.store.writing import write, write_netcdf
 from xland.training.configuration import read_configuration
 from xland.training.data.batches import make_batches
 
@@ -39,16 +38,12 @@ if TYPE_CHECKING:
     from distributed import Client
 
 STRANGE = [None, "", {}, [], 0, -1, 1.5, np.nan, np.inf, True, "abc", b"abc", (1, 2), 10**30, object(), xr.Dataset()]
+ARRAYS = [np.zeros(2), np.array(1), pd.NA, [1], {}, object()]
 
 
-@pytest.mark.parametrize("value", STRANGE)
-def test_what_is_no_count_is_none(value):
-    assert not is_count(value)
-
-
-@pytest.mark.parametrize("value", [1, 5, 5.0, np.int64(3), np.float32(2), 2**40])
-def test_whole_numbers_from_one_are_counts(value):
-    assert is_count(value)
+def test_whole_numbers_from_one_are_counts():
+    assert all(map(is_count, [1, 5, 5.0, np.int64(3), np.float32(2), 2**40]))
+    assert not any(map(is_count, STRANGE))
 
 
 @checked(ModelError)
@@ -92,8 +87,7 @@ def test_options_are_what_their_annotations_say(name, fitting, must_be):
 def test_numbers_of_numpy_are_those_of_python_and_other_arguments_pass():
     found = options_of(flag=np.True_, count=np.int64(3), share=np.float32(2), data=5, known_to_type_checkers_alone="a")
     assert found == {"flag": True, "count": 3, "share": 2, "data": 5, "known_to_type_checkers_alone": "a"}
-    assert type(found["flag"]) is bool
-    assert type(found["count"]) is int
+    assert (type(found["flag"]), type(found["count"])) == (bool, int)
     assert inspect.signature(options_of).parameters.keys() >= {"flag", "data"}
 
 
@@ -106,55 +100,39 @@ def test_an_unknown_name_is_refused_with_the_nearest_and_the_known_ones():
         options_of(way="dwn")
 
 
-ARRAYS = [np.zeros(2), np.array(1), pd.NA, [1], {}, object()]
-
-
-@pytest.mark.parametrize("value", [*ARRAYS, "yes"])
 @pytest.mark.parametrize(
-    ("call", "options", "error"),
+    ("call", "options", "texts", "error"),
     [
-        (xland.downscale, ["flips", "chunks", "direction", "device"], ModelError),
-        (write, ["overwrite", "resume", "progress", "shards"], StoreError),
-        (write_netcdf, ["overwrite", "progress"], StoreError),
-        (xland.open_store, ["verify"], StoreError),
-        (xland.open_training_store, ["verify", "cache"], StoreError),
-        (xland.evaluate, ["factor", "match_years"], GridError),
-        (xland.assess_change, ["weighting"], GridError),
-        (xland.prepare, ["tile", "resume", "overwrite", "progress"], StoreError),
-        (xland.train, ["device", "workers", "restarts", "resume", "progress"], ConfigurationError),
-        (xland.calibrate, ["device"], ConfigurationError),
-        (make_batches, ["patch", "batch", "seed", "epoch", "rare_classes", "rank", "ranks"], ConfigurationError),
-        (open_cluster, ["workers", "minimum", "threads", "timeout", "progress"], ClusterError),
-        (land_use_map, ["legend", "max_pixels"], GridError),
-        (xland.check, ["progress"], ForcingError),
+        (xland.downscale, ["flips", "chunks", "direction", "device"], [], ModelError),
+        (write, ["overwrite", "resume", "progress", "shards"], [], StoreError),
+        (write_netcdf, ["overwrite", "progress"], [], StoreError),
+        (xland.open_store, ["verify"], [], StoreError),
+        (xland.open_training_store, ["verify", "cache"], [], StoreError),
+        (xland.evaluate, ["factor", "match_years"], ["cells"], GridError),
+        (xland.assess_change, ["weighting"], ["cells"], GridError),
+        (xland.prepare, ["tile", "resume", "overwrite", "progress"], [], StoreError),
+        (xland.publish, [], ["description", "name"], CatalogError),
+        (xland.train, ["device", "workers", "restarts", "resume", "progress"], [], ConfigurationError),
+        (xland.calibrate, ["device"], [], ConfigurationError),
+        (
+            make_batches,
+            ["patch", "batch", "seed", "epoch", "rare_classes", "rank", "ranks"],
+            [],
+            ConfigurationError,
+        ),
+        (open_cluster, ["workers", "minimum", "threads", "timeout", "progress"], ["memory"], ClusterError),
+        (land_use_map, ["legend", "max_pixels"], ["title"], GridError),
+        (xland.check, ["progress"], [], ForcingError),
     ],
 )
-def test_options_that_are_something_else_are_refused_before_anything_is_done(call, options, error, value):
-    for name in options:
-        with pytest.raises(error, match=f"^{name} must be "):
-            call(*[None] * _positional(call), **{name: value})
-
-
-@pytest.mark.parametrize("value", [*ARRAYS, 5])
-@pytest.mark.parametrize(
-    ("call", "options", "error"),
-    [
-        (xland.evaluate, ["cells"], GridError),
-        (xland.assess_change, ["cells"], GridError),
-        (xland.publish, ["description", "name"], CatalogError),
-        (open_cluster, ["memory"], ClusterError),
-        (land_use_map, ["title"], GridError),
-    ],
-)
-def test_what_is_to_be_read_is_text(call, options, error, value):
-    for name in options:
-        with pytest.raises(error, match=f"^{name} must be "):
-            call(*[None] * _positional(call), **{name: value})
-
-
-def _positional(call):
-    kinds = [each.kind for each in inspect.signature(call).parameters.values() if each.default is each.empty]
-    return kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+def test_options_that_are_something_else_are_refused_before_anything_is_done(call, options, texts, error):
+    parameters = inspect.signature(call).parameters.values()
+    needed = [each for each in parameters if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
+    for names, values in ((options, [*ARRAYS, "yes"]), (texts, [*ARRAYS, 5])):
+        for name in names:
+            for value in values:
+                with pytest.raises(error, match=f"^{name} must be "):
+                    call(*[None] * len(needed), **{name: value})
 
 
 @pytest.mark.parametrize(
@@ -162,54 +140,19 @@ def _positional(call):
     [
         ({"threads": 0}, "threads"), ({"threads": 1.5}, "threads"), ({"timeout": 0}, "timeout"),
         ({"timeout": -5}, "timeout"), ({"timeout": np.inf}, "timeout"), ({"memory": "a lot"}, "byte unit"),
+        ({"spec": 5}, "unknown cluster"), ({"spec": None}, "unknown cluster"), ({"workers": "2"}, "whole number"),
     ],
 )  # fmt: skip
-def test_clusters_of_no_size_are_refused(options, named):
-    with pytest.raises(ClusterError, match=named), open_cluster("local", **options):
+def test_clusters_are_named_and_counted(options, named):
+    with pytest.raises(ClusterError, match=named), open_cluster(**{"spec": "local", **options}):
         pass
 
 
-def test_maps_are_drawn_on_axes_of_matplotlib():
-    maps = tiny_world((2000,))[2].isel(time=0)
-    for axes in (5, np.zeros(2), "ax"):
-        with pytest.raises(GridError, match="ax must be Axes of matplotlib"):
-            maps.ai4land.plot(ax=axes)
-    for pixels in (0, -1):
-        with pytest.raises(GridError, match="max_pixels must be at least 1"):
-            maps.ai4land.plot(max_pixels=pixels)
-
-
-@pytest.mark.parametrize("value", [5, np.nan, None, object(), xr.DataArray(0)])
-def test_sequences_are_sequences(value):
-    with pytest.raises(ModelError, match="outputs must be a list or a tuple"):
-        items_of(value, "outputs", ModelError)
-
-
-@pytest.mark.parametrize("value", [5, b"abc", (1, 2), [None], {1: 2}, np.zeros(3), None, True])
-def test_outputs_are_named_text(value):
-    with pytest.raises(ModelError, match="outputs"):
-        choose_outputs(value)
-    assert choose_outputs(["land_use"]) == choose_outputs("land_use") == (OUTPUTS["land_use"],)
-
-
-@pytest.mark.parametrize("value", [None, "", 5, {}, [], np.zeros(3), xr.DataArray(0)])
-def test_only_datasets_are_written(tmp_path, value):
-    with pytest.raises(StoreError, match="only a Dataset can be written"):
-        write(value, tmp_path / "a.zarr", progress=False)
-    with pytest.raises(StoreError, match="only a Dataset can be written"):
-        write_netcdf(value, tmp_path / "a.nc", progress=False)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("chunks", [5, "auto", (1, 2), {"lat": 0}, {"lat": "a"}, {"lat": None}, {"lat": 1.5}, {5: 5}])
-def test_chunks_are_cells_by_dimension(tmp_path, chunks):
-    maps = tiny_world((2000,))[2].to_dataset()
-    with pytest.raises(StoreError, match="chunks"):
-        write(maps, tmp_path / "a.zarr", chunks=chunks, progress=False)
-
-
-def test_what_is_to_be_scored_is_named_as_it_should_be():
+def test_maps_are_drawn_and_scored_with_what_fits():
     maps = tiny_world((2000,))[2]
+    for options in ({"ax": 5}, {"ax": np.zeros(2)}, {"ax": "ax"}, {"max_pixels": 0}, {"max_pixels": -1}):
+        with pytest.raises(GridError, match=next(iter(options))):
+            maps.isel(time=0).ai4land.plot(**options)
     for options, error in (
         ({"domains": 5}, GridError),
         ({"domains": None}, GridError),
@@ -224,30 +167,41 @@ def test_what_is_to_be_scored_is_named_as_it_should_be():
             maps.ai4land.aggregate(factor)
 
 
-@pytest.mark.parametrize("source", [None, 5, {}, [], b"abc", np.zeros(3)])
-def test_a_configuration_is_a_name_or_a_path(source):
-    with pytest.raises(AddressError, match="path"):
-        read_configuration(source)
+def test_outputs_are_a_sequence_of_names():
+    for value in (5, np.nan, None, object(), xr.DataArray(0)):
+        with pytest.raises(ModelError, match="outputs must be a list or a tuple"):
+            items_of(value, "outputs", ModelError)
+    for value in (5, b"abc", (1, 2), [None], {1: 2}, np.zeros(3), None, True):
+        with pytest.raises(ModelError, match="outputs"):
+            choose_outputs(value)
+    assert choose_outputs(["land_use"]) == choose_outputs("land_use") == (OUTPUTS["land_use"],)
 
 
-def test_names_that_no_file_can_have_are_refused():
+def test_only_datasets_are_written_in_chunks_of_cells(tmp_path):
+    for value in (None, "", 5, {}, [], np.zeros(3), xr.DataArray(0)):
+        for writer, name in ((write, "a.zarr"), (write_netcdf, "a.nc")):
+            with pytest.raises(StoreError, match="only a Dataset can be written"):
+                writer(value, tmp_path / name, progress=False)
+    maps = tiny_world((2000,))[2].to_dataset()
+    for chunks in (5, "auto", (1, 2), {"lat": 0}, {"lat": "a"}, {"lat": None}, {"lat": 1.5}, {5: 5}):
+        with pytest.raises(StoreError, match="chunks"):
+            write(maps, tmp_path / "a.zarr", chunks=chunks, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_is_text_that_a_file_can_have():
+    for source in (None, 5, {}, [], b"abc", np.zeros(3)):
+        with pytest.raises(AddressError, match="path"):
+            read_configuration(source)
     with pytest.raises(AddressError, match="is not a path"):
         address_of("maps\ud800.zarr")
 
 
-@pytest.mark.parametrize(
-    "options", [{"spec": 5}, {"spec": None}, {"spec": "local", "workers": "2"}, {"spec": "local", "minimum": 1.5}]
-)
-def test_clusters_are_named_and_counted(options):
-    with pytest.raises(ClusterError, match=r"unknown cluster|whole number"), open_cluster(**options):
-        pass
-
-
 def test_entries_have_text_and_mappings(tmp_path):
     store = write(tiny_world((2000,))[2].to_dataset(), tmp_path / "a.zarr", progress=False)
-    for options in ({"metadata": "abc"}, {"metadata": [1]}, {"metadata": 5}, {"metadata": np.zeros(2)}):
+    for metadata in ("abc", [1], 5, np.zeros(2)):
         with pytest.raises(CatalogError, match="metadata must be a mapping"):
-            xland.publish(tmp_path / "c.yaml", name="a", store=store, **options)
+            xland.publish(tmp_path / "c.yaml", name="a", store=store, metadata=metadata)
     xland.publish(tmp_path / "c.yaml", name="a", store=store)
     for name in ({}, [], {"a"}, np.zeros(2), None):
         with pytest.raises(CatalogError, match="has no entry"):

@@ -12,7 +12,7 @@ from tests.benchmarks import graph, sides
 from tests.benchmarks.harness import PROJECT, fresh, line, take_turns
 from tests.benchmarks.hostile import kills
 from tests.worlds import FINE, tiny_checkpoint, tiny_inputs, tiny_world
-from xland.downscaling.windows import Layout
+from xland.downscaling.fields import Layout
 
 REGION = (24.0, 26.0, 88.0, 66.0)
 

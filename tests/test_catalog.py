@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import re
 import shutil
 import threading
 import warnings
@@ -15,13 +16,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.store.test_writing import BESIDE
+from tests.store.test_writing import BESIDE, Fuse, StopError, put
+from tests.store.test_writing import maps as breaking_maps
 from xland.catalog import list_entries, open_entry, publish, read_catalog
 from xland.errors import CatalogError, StoreError
-from xland.store.exporting import write_netcdf
 from xland.store.provenance import describe_product
 from xland.store.reading import open_store, store_digest
-from xland.store.writing import write
+from xland.store.writing import write, write_netcdf
 from xland.vocabulary import CLASS_NAMES
 
 SHIPPED = Path(__file__).resolve().parent.parent / "catalogs" / "xland.yaml"
@@ -56,42 +57,9 @@ def catalog_of(folder: Path, **entry: object) -> Path:
     return path
 
 
-def test_intake_opens_what_was_published(store, tmp_path, monkeypatch):
-    import intake
-
-    catalog = publish(tmp_path / "catalog.yaml", name="land-use-2015", store=store)
-    monkeypatch.chdir(tmp_path)
-    found = intake.open_catalog("catalog.yaml")["land-use-2015"].to_dask()
-    assert found.land_use.chunks == ((1, 1), (4, 4), (6, 6))
-    assert found.land_use.dtype == np.uint8
-    xr.testing.assert_equal(found.load().set_coords(BESIDE), maps().compute())
-    xr.testing.assert_identical(open_entry(catalog, "land-use-2015").load(), open_store(store).load())
-
-
-def test_intake_opens_a_published_netcdf_file(store, tmp_path):
-    import intake
-
-    file = write_netcdf(open_store(store), tmp_path / "land_use.nc4", progress=False)
-    catalog = publish(tmp_path / "catalog.yaml", name="file", store=file)
-    for found in (intake.open_catalog(catalog)["file"].to_dask(), open_entry(catalog, "file")):
-        assert found.land_use.chunks is not None
-        xr.testing.assert_equal(found.load().set_coords(BESIDE), maps().compute())
-        found.close()
-
-
-def test_a_netcdf_entry_of_an_earlier_catalog_opens_with_intake_after_publishing_beside_it(store, tmp_path):
-    import intake
-
-    write_netcdf(open_store(store), tmp_path / "old.nc", progress=False)
-    args = {"urlpath": "{{ CATALOG_DIR }}/old.nc", "chunks": {}, "xarray_kwargs": {"engine": "netcdf4"}}
-    catalog = catalog_of(tmp_path, driver="netcdf", args=args)
-    publish(catalog, name="new", store=store)
-    for found in (intake.open_catalog(catalog)["a"].to_dask(), open_entry(catalog, "a")):
-        xr.testing.assert_equal(found.load().set_coords(BESIDE), maps().compute())
-        found.close()
-
-
-def test_what_is_published_needs_no_template_engine(store, tmp_path, monkeypatch):
+def test_intake_opens_what_was_published_without_a_template_engine_also_where_it_was_moved(
+    store, tmp_path, monkeypatch
+):
     import builtins
 
     import intake
@@ -103,12 +71,32 @@ def test_what_is_published_needs_no_template_engine(store, tmp_path, monkeypatch
             raise ImportError(name)
         return ours(name, *args, **kwargs)
 
-    catalog = publish(tmp_path / "catalog.yaml", name="a", store=store)
+    (tmp_path / "here" / "maps").mkdir(parents=True)
+    store = store.rename(tmp_path / "here" / "maps" / "land_use.zarr")
+    publish(tmp_path / "here" / "catalog.yaml", name="land-use-2015", store=store)
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there")
+    assert not re.search(rf"{{{{|{tmp_path}", Path("catalog.yaml").read_text())
     monkeypatch.setattr(builtins, "__import__", without_jinja)
-    xr.testing.assert_equal(
-        intake.open_catalog(str(catalog))["a"].to_dask().load().set_coords(BESIDE), maps().compute()
-    )
-    assert "{{" not in catalog.read_text()
+    found = intake.open_catalog("catalog.yaml")["land-use-2015"].to_dask()
+    assert found.land_use.chunks == ((1, 1), (4, 4), (6, 6))
+    assert found.land_use.dtype == np.uint8
+    xr.testing.assert_equal(found.load().set_coords(BESIDE), maps().compute())
+    opened = open_entry("catalog.yaml", "land-use-2015").load()
+    xr.testing.assert_identical(opened, open_store("maps/land_use.zarr").load())
+
+
+def test_intake_opens_netcdf_files_also_those_of_an_earlier_catalog(store, tmp_path):
+    import intake
+
+    file = write_netcdf(open_store(store), tmp_path / "land_use.nc4", progress=False)
+    args = {"urlpath": "{{ CATALOG_DIR }}/land_use.nc4", "chunks": {}, "xarray_kwargs": {"engine": "netcdf4"}}
+    catalog = publish(catalog_of(tmp_path, driver="netcdf", args=args), name="new", store=file)
+    for name in ("a", "new"):
+        for found in (intake.open_catalog(catalog)[name].to_dask(), open_entry(catalog, name)):
+            assert found.land_use.chunks is not None
+            xr.testing.assert_equal(found.load().set_coords(BESIDE), maps().compute())
+            found.close()
 
 
 TEMPLATE = "{{ cycler.__init__.__globals__.os.system('touch %s') }}"
@@ -136,7 +124,7 @@ def test_a_template_in_a_path_or_key_is_not_published(store, tmp_path):
 
 
 @given(text=st.text(max_size=40), key=st.sampled_from(["title", "summary", "license", "xland_model", "history"]))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_no_text_of_a_store_makes_a_catalog_unreadable(tmp_path_factory, text, key):
     import intake
 
@@ -157,38 +145,30 @@ def test_no_text_of_a_store_makes_a_catalog_unreadable(tmp_path_factory, text, k
         assert intake.open_catalog(str(catalog))[name].to_dask().sizes == {"lat": 2, "lon": 2}
 
 
-def test_a_catalog_is_never_made_larger_than_readers_allow(store, tmp_path, monkeypatch):
+def test_what_readers_would_refuse_is_not_published(store, tmp_path, monkeypatch):
     path = publish(tmp_path / "c.yaml", name="a", store=store)
     before = path.read_bytes()
-    monkeypatch.setattr("xland.untrusted.plain_yaml.MOST_BYTES", len(before) + 100)
-    with pytest.raises(CatalogError, match="larger than a catalog may be"):
-        publish(path, name="b", store=store)
-    assert path.read_bytes() == before
-    assert list(read_catalog(path)["sources"]) == ["a"]
-
-
-def test_metadata_that_readers_refuse_are_not_published(store, tmp_path):
     nested: list[object] = []
     for _ in range(30):
         nested = [nested]
     with pytest.raises(CatalogError, match="left as it was"):
-        publish(tmp_path / "c.yaml", name="a", store=store, metadata={"a": nested})
-    assert not (tmp_path / "c.yaml").exists()
+        publish(path, name="b", store=store, metadata={"a": nested})
+    monkeypatch.setattr("xland.untrusted.plain_yaml.MOST_BYTES", len(before) + 100)
+    with pytest.raises(CatalogError, match="larger than a catalog may be"):
+        publish(path, name="b", store=store)
+    assert path.read_bytes() == before
 
 
-def test_a_planted_link_in_the_place_of_the_lock_is_not_followed(store, tmp_path):
-    (tmp_path / ".c.yaml.lock").symlink_to(tmp_path / "made")
-    with pytest.raises(CatalogError, match="cannot be locked"):
-        publish(tmp_path / "c.yaml", name="a", store=store)
-    assert not (tmp_path / "made").exists()
-
-
-def test_a_lock_that_is_never_let_go_is_named(store, tmp_path, monkeypatch):
+def test_a_lock_that_is_never_released_or_is_a_planted_link_is_named(store, tmp_path, monkeypatch):
     monkeypatch.setattr("xland.catalog._WAIT_SECONDS", 0.0)
     with (tmp_path / ".c.yaml.lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         with pytest.raises(CatalogError, match="another process"):
             publish(tmp_path / "c.yaml", name="a", store=store)
+    (tmp_path / ".d.yaml.lock").symlink_to(tmp_path / "made")
+    with pytest.raises(CatalogError, match="cannot be locked"):
+        publish(tmp_path / "d.yaml", name="a", store=store)
+    assert not (tmp_path / "made").exists()
 
 
 def test_years_that_xarray_cannot_decode_stay_as_they_are(tmp_path):
@@ -201,18 +181,6 @@ def test_years_that_xarray_cannot_decode_stay_as_they_are(tmp_path):
         assert list(found.time.values) == [1165.0, 1166.0]
         assert found.time.attrs["units"] == "years since 850-01-01 0:0:0"
         found.close()
-
-
-def test_a_folder_with_catalog_and_store_can_be_moved(store, tmp_path):
-    import intake
-
-    (tmp_path / "here" / "maps").mkdir(parents=True)
-    store = store.rename(tmp_path / "here" / "maps" / "land_use.zarr")
-    publish(tmp_path / "here" / "catalog.yaml", name="a", store=store)
-    moved = (tmp_path / "here").rename(tmp_path / "there") / "catalog.yaml"
-    assert str(tmp_path) not in moved.read_text()
-    assert intake.open_catalog(str(moved))["a"].to_dask().sizes["lon"] == 12
-    assert open_entry(moved, "a").sizes["lon"] == 12
 
 
 def test_an_entry_says_what_its_store_is(store, tmp_path):
@@ -233,15 +201,31 @@ def test_an_entry_says_what_its_store_is(store, tmp_path):
 
 def test_publishing_twice_replaces_the_entry_and_keeps_the_others(store, tmp_path):
     path = tmp_path / "catalog.yaml"
-    path.write_text("metadata: {version: 1, owner: me}\nsources:\n  theirs: {driver: csv, args: {urlpath: 'a*.csv'}}\n")
+    theirs = {"driver": "zarr", "args": {"urlpath": "theirs.zarr"}}
+    path.write_text(yaml.safe_dump({"metadata": {"version": 1, "owner": "me"}, "sources": {"theirs": theirs}}))
     publish(path, name="a", store=store, description="first")
     publish(path, name="b", store=store)
     publish(path, name="a", store=store, description="second")
     content = yaml.safe_load(path.read_text())
-    assert list(content["sources"]) == ["theirs", "a", "b"]
+    assert list(content["sources"]) == list(content["entries"]) == ["theirs", "a", "b"]
     assert content["sources"]["a"]["description"] == "second"
-    assert content["sources"]["theirs"] == {"driver": "csv", "args": {"urlpath": "a*.csv"}}
+    assert content["sources"]["theirs"] == theirs
     assert content["metadata"]["owner"] == "me"
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ({"driver": "csv", "args": {"urlpath": "a*.csv"}}, "'theirs' asks for the driver 'csv'"),
+        ({"driver": "zarr", "args": {"urlpath": "/data/a.zarr"}}, "'theirs' points to '/data/a.zarr'"),
+    ],
+)
+def test_a_catalog_with_sources_that_intake_2_could_not_open_is_left_as_it_is(store, tmp_path, source, named):
+    path = tmp_path / "catalog.yaml"
+    path.write_text(before := yaml.safe_dump({"sources": {"theirs": source}}))
+    with pytest.raises(CatalogError, match=rf"{named}.* publish to a catalog of its own"):
+        publish(path, name="a", store=store)
+    assert path.read_text() == before
 
 
 def test_a_store_that_was_replaced_is_not_opened_as_the_one_that_was_published(store, tmp_path):
@@ -253,44 +237,23 @@ def test_a_store_that_was_replaced_is_not_opened_as_the_one_that_was_published(s
     assert open_entry(publish(catalog, name="a", store=store), "a").attrs["title"] == "another"
 
 
-def test_a_netcdf_file_that_was_replaced_is_not_opened_as_the_one_that_was_published(store, tmp_path):
+def test_a_netcdf_file_that_was_replaced_is_not_opened_and_one_that_stays_is_compared_once(
+    store, tmp_path, monkeypatch
+):
     file = write_netcdf(open_store(store), tmp_path / "a.nc", progress=False)
     catalog = publish(tmp_path / "c.yaml", name="a", store=file)
     published = read_catalog(catalog)["sources"]["a"]["metadata"]["digest"]
     assert published == hashlib.sha256(file.read_bytes()).hexdigest()
-    with open_entry(catalog, "a") as found:
-        xr.testing.assert_equal(found.load().set_coords(BESIDE), maps().compute())
+    with monkeypatch.context() as patch:
+        patch.setattr("hashlib.file_digest", None)
+        open_entry(catalog, "a").close()
+        file.touch()
+        with pytest.raises(StoreError, match="cannot be read: TypeError"):
+            open_entry(catalog, "a")
+    open_entry(catalog, "a").close()
     write_netcdf(maps().assign(land_use=maps()["land_use"][::-1]), file, overwrite=True, progress=False)
     with pytest.raises(StoreError, match=rf"a\.nc is not what was published: its digest is not {published[:12]}"):
         open_entry(catalog, "a")
-    with open_entry(publish(catalog, name="a", store=file), "a") as found:
-        assert found.sizes["lon"] == 12
-
-
-def test_a_netcdf_file_is_compared_once_in_each_process_as_long_as_it_stays_the_same(store, tmp_path, monkeypatch):
-    file = write_netcdf(open_store(store), tmp_path / "a.nc", progress=False)
-    catalog = publish(tmp_path / "c.yaml", name="a", store=file)
-    monkeypatch.setattr("hashlib.file_digest", None)
-    open_entry(catalog, "a").close()
-    file.touch()
-    with pytest.raises(StoreError, match="cannot be read: TypeError"):
-        open_entry(catalog, "a")
-
-
-def test_sources_that_are_not_ours_keep_a_catalog_one_of_intake_1(store, tmp_path, monkeypatch):
-    import intake
-
-    path = publish(tmp_path / "catalog.yaml", name="a", store=store)
-    content = yaml.safe_load(path.read_text())
-    content["sources"]["theirs"] = {"driver": "csv", "args": {"urlpath": "a*.csv"}}
-    path.write_text(yaml.safe_dump(content))
-    publish(path, name="b", store=store)
-    monkeypatch.chdir("/")
-    opened = intake.open_catalog(str(path))
-    assert set(opened) == {"a", "b", "theirs"}
-    for name in ("a", "b"):
-        assert opened[name].to_dask().sizes["lon"] == 12
-        assert open_entry(path, name).sizes["lon"] == 12
 
 
 def test_concurrent_publishers_lose_no_entry(store, tmp_path):
@@ -335,15 +298,8 @@ def test_a_failed_publication_leaves_the_catalog_as_it_was(store, tmp_path, monk
 
 
 def test_an_incomplete_store_is_not_published(tmp_path):
-    def broken(block):
-        raise RuntimeError("broken")
-
-    ds = maps()
-    ds["land_use"] = ds["land_use"].copy(
-        data=ds.land_use.data.map_blocks(broken, dtype=np.uint8, meta=np.empty((0, 0, 0)))
-    )
-    with pytest.raises(RuntimeError, match="broken"):
-        write(ds, tmp_path / "land_use.zarr", progress=False)
+    with pytest.raises(StopError):
+        put(breaking_maps(fuse=Fuse(after=1)), tmp_path / "land_use.zarr")
     with pytest.raises(StoreError, match="resume=True"):
         publish(tmp_path / "catalog.yaml", name="a", store=tmp_path / "land_use.zarr")
     with pytest.raises(StoreError, match="incomplete"):
@@ -351,23 +307,20 @@ def test_an_incomplete_store_is_not_published(tmp_path):
     assert not (tmp_path / "catalog.yaml").exists()
 
 
-def test_a_store_outside_the_folder_of_the_catalog_is_not_published(store, tmp_path):
-    with pytest.raises(CatalogError, match="outside"):
-        publish(tmp_path / "catalogs" / "catalog.yaml", name="a", store=store)
-    with pytest.raises(CatalogError, match="cannot name an entry"):
-        publish(tmp_path / "catalog.yaml", name="../a", store=store)
-    with pytest.raises(CatalogError, match=r"end in \.yaml"):
-        publish(tmp_path / "catalog.txt", name="a", store=store)
-    with pytest.raises(CatalogError, match="template"):
-        publish(tmp_path / "catalog.yaml", name="a", store=store, metadata={"x": ["{{ env(HOME) }}"]})
-    with pytest.raises(StoreError, match="NetCDF"):
-        publish(tmp_path / "catalog.yaml", name="a", store=tmp_path / "none.nc")
-
-
-def test_an_unknown_entry_lists_the_known_ones(store, tmp_path):
-    path = publish(tmp_path / "catalog.yaml", name="land-use-2015", store=store)
-    with pytest.raises(CatalogError, match=r"no entry 'land-use-2016'; there are: land-use-2015"):
-        open_entry(path, "land-use-2016")
+@pytest.mark.parametrize(
+    ("path", "options", "error", "named"),
+    [
+        ("catalogs/catalog.yaml", {}, CatalogError, "outside"),
+        ("catalog.yaml", {"name": "../a"}, CatalogError, "cannot name an entry"),
+        ("catalog.txt", {}, CatalogError, r"end in \.yaml"),
+        ("catalog.yaml", {"metadata": {"x": ["{{ env(HOME) }}"]}}, CatalogError, "template"),
+        ("catalog.yaml", {"store": "none.nc"}, StoreError, "NetCDF"),
+    ],
+)
+def test_what_cannot_be_published_is_named(store, tmp_path, monkeypatch, path, options, error, named):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=named):
+        publish(path, **{"name": "a", "store": store, **options})
 
 
 @pytest.mark.parametrize(
@@ -376,10 +329,8 @@ def test_an_unknown_entry_lists_the_known_ones(store, tmp_path):
         "/etc/passwd",
         "../outside.zarr",
         "{{ CATALOG_DIR }}/../outside.zarr",
-        "{{CATALOG_DIR}}/a/../../outside.zarr",
         "{{ CATALOG_DIR }}//etc",
         "{{ CATALOG_DIR }}",
-        "{{ CATALOG_DIR }}/.",
         "~/outside.zarr",
         "",
         "file:///etc/passwd",
@@ -387,13 +338,11 @@ def test_an_unknown_entry_lists_the_known_ones(store, tmp_path):
         "{{ CATALOG_DIR }}/https://example.org/a.zarr",
         "simplecache::https://example.org/a.zarr",
         "zip://*.zarr::/tmp/outside.zip",
-        "reference::/tmp/a.json",
         "link.zarr",
         "linked/outside.zarr",
         "inside.zarr",
         "*.zarr",
         "{{ env(HOME) }}/a.zarr",
-        "{{ CATALOG_DIR }}/{{ shell(ls) }}",
         "{% set a = 1 %}a.zarr",
         "{{ CATALOG_DIR.parent }}/a.zarr",
         "a\0.zarr",
@@ -417,7 +366,7 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path, url):
 
 
 @given(parts=st.lists(st.sampled_from(["..", ".", "a", "link", "back", "/", "land_use.zarr"]), min_size=1, max_size=6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_no_path_opens_anything_outside_the_folder(tmp_path_factory, parts):
     root = tmp_path_factory.mktemp("confined")
     folder = root / "folder"
@@ -453,12 +402,15 @@ def test_no_path_opens_anything_outside_the_folder(tmp_path_factory, parts):
         ({"driver": "netcdf", "args": {"urlpath": "a.nc", "xarray_kwargs": {"engine": "mine"}}}, "xarray_kwargs"),
         ({"args": {"urlpath": "a.zarr"}, "parameters": {"x": {"default": "{{ env(HOME) }}"}}}, "parameters"),
         ({"args": {"urlpath": "a.zarr"}, "description": "{{ shell(ls) }}"}, "template"),
+        ({"args": {"urlpath": "http://127.0.0.1:9/a", "storage_options": {"headers": {"X": "y"}}}}, "storage_options"),
+        ({"args": {"urlpath": "http://127.0.0.1:9/a", "storage_options": {"anon": True}}}, "storage_options"),
+        ({"args": {"urlpath": "s3://a/b", "storage_options": {"key": "a", "secret": "b"}}}, "storage_options"),
     ],
 )
 def test_entries_that_ask_for_more_than_data_are_refused(tmp_path, entry, named):
     path = catalog_of(tmp_path, **entry)
     with pytest.raises(CatalogError, match=named):
-        open_entry(path, "a")
+        open_entry(path, "a", allowed_schemes=("http", "s3"))
 
 
 @pytest.mark.parametrize(
@@ -501,16 +453,6 @@ def test_addresses_open_only_with_schemes_that_the_caller_allows(store, tmp_path
     assert list_entries(path, allowed_schemes=("file",))[0]["status"] == "remote"
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"headers": {"X": "y"}}, {"client_kwargs": {}}, {"key": "a", "secret": "b"}, {"anon": True}, {"proxies": {}}],
-)
-def test_a_catalog_chooses_no_headers_accounts_or_proxies(tmp_path, options):
-    path = catalog_of(tmp_path, args={"urlpath": "http://127.0.0.1:9/a.zarr", "storage_options": options})
-    with pytest.raises(CatalogError, match="storage_options"):
-        open_entry(path, "a", allowed_schemes=("http",))
-
-
 def test_the_table_of_entries_says_what_can_be_opened(store, tmp_path):
     path = publish(tmp_path / "catalog.yaml", name="a", store=store)
     content = yaml.safe_load(path.read_text())
@@ -523,6 +465,8 @@ def test_the_table_of_entries_says_what_can_be_opened(store, tmp_path):
     assert rows[0]["years"] == [2015, 2016]
     with pytest.raises(StoreError, match="there is no store"):
         open_entry(path, "b")
+    with pytest.raises(CatalogError, match=r"no entry 'd'; there are: a, b, c"):
+        open_entry(path, "d")
 
 
 def test_the_shipped_catalog_is_valid_and_says_how_each_product_comes_to_be():

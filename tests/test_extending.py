@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import xarray as xr
 from torch import nn
 
 import xland
-from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_network, tiny_world
+from tests.worlds import tiny_network, tiny_world
 from xland.cli import main
 from xland.models.checkpoint import save_checkpoint
 from xland.models.networks import architecture
@@ -22,6 +22,17 @@ from xland.totals.modes import MODES, Mode, register_mode
 
 REGION = (0, 0, 40, 40)
 LOOK = "In bright places the model hesitates."
+
+
+class Brightness(nn.Module):
+    """Scores of each pixel from its own channels."""
+
+    def __init__(self, inputs, _):
+        super().__init__()
+        self.head = nn.Conv2d(inputs.channels, len(inputs.classes), 1)
+
+    def forward(self, x):
+        return self.head(x)
 
 
 def doubt(pixels):
@@ -50,89 +61,73 @@ def registered():
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def made(tmp_path_factory):
+    """Maps and a report with all four, by the accessor and by the command line."""
     folder = tmp_path_factory.mktemp("extending")
     coarse, static, maps = tiny_world((2000,))
     for name, each in (("states", coarse), ("static", static), ("maps", maps)):
         each.to_netcdf(folder / f"{name}.nc")
-    tiny_checkpoint(folder / "model", tiny_inputs())
-    return folder
+    save_checkpoint(folder / "bright", tiny_network(kind="brightness"), {"name": "bright"})
+    outputs = ("land_use", "probability", "doubt")
+    planned = coarse.ai4land.downscale(
+        model=folder / "bright", static=static, region=REGION, outputs=outputs, totals="largest"
+    )
+    options = [
+        "--model",
+        folder / "bright",
+        "--static",
+        folder / "static.nc",
+        "--region",
+        *REGION,
+        "--outputs",
+        *outputs,
+    ]
+    arguments = ["downscale", folder / "states.nc", folder / "a.zarr", *options, "--totals", "largest"]
+    assert main([str(each) for each in arguments]) == 0
+    page, numbers = folder / "report.html", folder / "report.json"
+    arguments = ["report", folder / "a.zarr", folder / "maps.nc", "--factor", 4, "--html", page, "--json", numbers]
+    assert main([str(each) for each in arguments]) == 0
+    return SimpleNamespace(
+        folder=folder,
+        maps=maps,
+        planned=planned.load(),
+        stored=xland.open_store(folder / "a.zarr", verify=True).load(),
+        page=page.read_text(),
+        numbers=json.loads(numbers.read_text()),
+    )
 
 
-class Brightness(nn.Module):
-    """Scores of each pixel from its own channels."""
-
-    def __init__(self, inputs, _):
-        super().__init__()
-        self.head = nn.Conv2d(inputs.channels, len(inputs.classes), 1)
-
-    def forward(self, x):
-        return self.head(x)
+def test_an_output_from_outside(made):
+    land = made.stored.land_use > 0
+    best = made.planned.probability.max("class")
+    np.testing.assert_allclose(made.planned.doubt.where(land), (1 - best).where(land), atol=1e-6)
+    np.testing.assert_array_equal(made.stored.doubt, made.planned.doubt)
+    assert made.stored.doubt.attrs["long_name"] == "what the best class lacks to certainty"
+    assert LOOK in made.page
 
 
-def written(files, name, *options, model="model"):
-    """Write maps by the command line, and open their store."""
-    arguments = [files / "states.nc", files / name, "--model", files / model, "--static", files / "static.nc"]
-    assert main(["downscale", *map(str, (*arguments, "--region", *REGION, *options))]) == 0
-    return xland.open_store(files / name, verify=True).load()
-
-
-def planned(files, **options):
-    """Return maps by the accessor."""
-    static = xr.open_dataset(files / "static.nc")
-    states = xr.open_dataset(files / "states.nc")
-    return states.ai4land.downscale(static=static, region=REGION, **{"model": files / "model", **options})
-
-
-def reported(files, name, *options):
-    """Return the page and the numbers of a report."""
-    page, numbers = files / "report.html", files / "report.json"
-    arguments = [files / name, files / "maps.nc", "--factor", 4, "--html", page, "--json", numbers, *options]
-    assert main(["report", *map(str, arguments)]) == 0
-    return page.read_text(), json.loads(numbers.read_text())
-
-
-def test_an_output_from_outside(files):
-    outputs = ("land_use", "confidence", "doubt")
-    expected = planned(files, outputs=outputs)
-    stored = written(files, "doubt.zarr", "--outputs", *outputs)
-    np.testing.assert_array_equal(stored.doubt, expected.doubt)
-    assert stored.doubt.attrs["long_name"] == "what the best class lacks to certainty"
-    land = stored.land_use > 0
-    np.testing.assert_allclose(stored.doubt.where(land), 1 - stored.confidence.where(land), atol=0.003)
-    assert LOOK in reported(files, "doubt.zarr")[0]
-
-
-def test_a_network_from_outside(files, capsys):
-    save_checkpoint(files / "bright", tiny_network(kind="brightness"), {"name": "bright"})
-    expected = planned(files, model=files / "bright")
-    stored = written(files, "bright.zarr", model="bright")
-    np.testing.assert_array_equal(stored.land_use, expected.land_use)
-    assert np.unique(stored.land_use).size > 2
-    capsys.readouterr()
-    assert main(["models", str(files / "bright")]) == 0
+def test_a_network_from_outside(made, capsys):
+    assert float(made.planned.probability.std()) > 0.01
+    assert made.stored.attrs["xland_model"] == "bright"
+    assert main(["models", str(made.folder / "bright")]) == 0
     assert json.loads(capsys.readouterr().out)["architecture"]["kind"] == "brightness"
-    assert "bright" in reported(files, "bright.zarr")[0]
+    assert "bright" in made.page
 
 
-def test_an_allocation_mode_from_outside(files, capsys):
-    expected = planned(files, totals="largest")
-    stored = written(files, "largest.zarr", "--totals", "largest")
-    np.testing.assert_array_equal(stored.land_use, expected.land_use)
-    assert stored.attrs["xland_conserve"] == "largest"
-    assert np.unique(stored.land_use[0, :4, :4]).size <= 2  # one class, and ocean
-    assert "largest" in reported(files, "largest.zarr")[0]
-    assert main(["downscale", str(files / "states.nc"), "a.zarr", "--totals", "lagest"]) == 1
+def test_an_allocation_mode_from_outside(made, capsys):
+    np.testing.assert_array_equal(made.stored.land_use, made.planned.land_use)
+    assert made.stored.attrs["xland_conserve"] == "largest"
+    assert np.unique(made.stored.land_use[0, :4, :4]).size <= 2  # one class, and ocean
+    assert np.unique(made.stored.land_use).size > 2
+    assert "largest" in made.page
+    assert main(["downscale", str(made.folder / "states.nc"), "a.zarr", "--totals", "lagest"]) == 1
     assert "did you mean 'largest'" in capsys.readouterr().err
 
 
-def test_a_score_from_outside(files, capsys):
-    stored = written(files, "scored.zarr")
-    maps = xr.open_dataset(files / "maps.nc")
-    found = stored.ai4land.evaluate(maps, factor=4, scores=["urban_found"])
+def test_a_score_from_outside(made, capsys):
+    found = made.stored.ai4land.evaluate(made.maps, factor=4, scores=["urban_found"])
     assert "towns found" in str(found)
-    assert main(["evaluate", str(files / "scored.zarr"), str(files / "maps.nc"), "--factor", "4"]) == 0
+    assert main(["evaluate", str(made.folder / "a.zarr"), str(made.folder / "maps.nc"), "--factor", "4"]) == 0
     assert "towns found" in capsys.readouterr().out
-    page, numbers = reported(files, "scored.zarr")
-    assert "towns found" in page
-    assert "urban_found" in numbers["scores"]["map"]["land"]["pixels"]
+    assert "towns found" in made.page
+    assert "urban_found" in made.numbers["scores"]["map"]["land"]["pixels"]

@@ -106,15 +106,6 @@ def test_large_maps_are_thinned_and_stay_in_place(shape):
     np.testing.assert_allclose(color_at(ax, middle + 4, 30), to_rgb(CLASSES[1].color), atol=0.01)
 
 
-def test_thinning_reads_nothing():
-    def explode(block):
-        raise AssertionError("read")
-
-    lazy = on_grid(da.zeros((900, 1800), chunks=300, dtype=np.uint8).map_blocks(explode, dtype=np.uint8), 0.05)
-    assert plot.thin(lazy, 1000).size <= 1100
-    assert plot.thin(lazy, 10**9).shape == lazy.shape
-
-
 def test_confidence_is_drawn_from_0_to_1(codes):
     values = np.full((8, 8), np.nan)
     values[2, 3] = 1.0

@@ -1,19 +1,21 @@
-"""The ``.ai4land`` accessor: every method calls one plain function.
+"""The ``.ai4land`` accessor: every method is one plain function, applied to the object.
 
-Imports stand inside the methods, so that ``import xland`` stays light.
+Functions are imported when they are called, so that ``import xland`` stays light.
 """
 
+# mypy: disable-error-code="empty-body"
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import xarray as xr
 
-import xland.store.identity  # noqa: F401 - teaches dask to name what lies in files
+import xland.store.identity  # noqa: F401 - lets dask name what is in files
 from xland.arguments import unknown
 from xland.errors import KeywordError, VocabularyError
 
@@ -32,46 +34,78 @@ if TYPE_CHECKING:
     from xland.training.data.batches import LabelledBatches
 
 
-_Accessor = TypeVar("_Accessor")
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-def _refuse_unknown(accessor: type[_Accessor]) -> type[_Accessor]:
-    """Let the methods of a class refuse unknown keywords with the nearest spelling."""
+def _calls(target: str, *, maps: bool = False, keyword: str = "") -> Callable[[_Method], _Method]:
+    """Let a method, of which only the signature and the docstring are written, call a function, ``module:name``.
 
-    def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
-        names = inspect.signature(method).parameters
+    The function gets the object as its first argument, or as a keyword; with ``maps`` the land use of a Dataset.
+    Unknown keywords are refused with the nearest one.
+    """
+    module, name = target.split(":")
+
+    def decorate(method: _Method) -> _Method:
+        signature = inspect.signature(method)
 
         @wraps(method)
-        def run(*args: Any, **options: Any) -> Any:
-            wrong = [name for name in options if name not in names]
+        def run(self: _Accessor, *args: Any, **options: Any) -> Any:
+            wrong = [each for each in options if each not in signature.parameters]
             if wrong:
-                raise KeywordError(f"{method.__name__}: {unknown('keyword', wrong, [*names][1:])}")
-            return method(*args, **options)
+                raise KeywordError(f"{method.__name__}: {unknown('keyword', wrong, [*signature.parameters][1:])}")
+            given = signature.bind(self, *args, **options)
+            data = self._land_use() if maps else self._data
+            first, named = ([], {keyword: data}) if keyword else ([data], {})
+            return getattr(import_module(f"xland.{module}"), name)(*first, *given.args[1:], **named, **given.kwargs)
 
-        return run
+        return run  # type: ignore[return-value]
 
-    for name, method in list(vars(accessor).items()):
-        if not name.startswith("_"):
-            setattr(accessor, name, guarded(method))
-    return accessor
+    return decorate
+
+
+class _Accessor:
+    def __init__(self, data: Any) -> None:
+        self._data = data
+
+    def _land_use(self) -> xr.DataArray:
+        if isinstance(self._data, xr.DataArray):
+            return self._data
+        if "land_use" not in self._data:
+            found = ", ".join(map(str, self._data.data_vars)) or "no variables"
+            raise VocabularyError(f"the Dataset has no variable 'land_use' ({found}): downscale it first")
+        return self._data["land_use"]  # type: ignore[no-any-return]
+
+    @_calls("totals.aggregation:aggregate_classes", maps=True)
+    def aggregate(self, factor: int) -> xr.Dataset:
+        """Area share of each class in coarse cells, lazily; see :func:`xland.totals.aggregation.aggregate_classes`."""
+
+    @_calls("scores.evaluation:evaluate", maps=True)
+    def evaluate(
+        self,
+        observed: xr.DataArray | xr.Dataset,
+        *,
+        scores: str | Sequence[str] | None = None,
+        factor: int = 5,
+        within: xr.DataArray | NDArray[np.bool_] | None = None,
+        domains: Sequence[str] = ("all", "land", "mixed"),
+        classes: Sequence[int] | None = None,
+        match_years: bool = True,
+        cells: str | None = None,
+    ) -> Evaluation:
+        """Score maps against observed ones; see :func:`xland.scores.evaluation.evaluate`."""
 
 
 @xr.register_dataset_accessor("ai4land")
-@_refuse_unknown
-class DatasetAccessor:
+class DatasetAccessor(_Accessor):
     """Land-use downscaling on a Dataset: coarse fractions in, or high-resolution maps out."""
 
-    def __init__(self, ds: xr.Dataset) -> None:
-        self._ds = ds
-
+    @_calls("forcing.check:check")
     def check(
         self, *, static: xr.Dataset | None = None, model: Model | None = "luh2-0p05", progress: bool = True
     ) -> CheckTable:
         """Look at coarse fractions closely and list every finding; see :func:`xland.forcing.check.check`."""
-        from xland.forcing.check import check
 
-        return check(self._ds, static=static, model=model, progress=progress)
-
+    @_calls("downscaling.call:downscale")
     def downscale(
         self,
         *,
@@ -88,17 +122,12 @@ class DatasetAccessor:
         totals: str | Totals | None = None,
     ) -> xr.Dataset:
         """Turn coarse fractions into lazy fine maps; see :func:`xland.downscaling.call.downscale`."""
-        options = _options(locals())
-        from xland.downscaling.call import downscale
 
-        return downscale(self._ds, **options)
-
+    @_calls("downscaling.block:describe")
     def describe(self) -> str:
-        """Say what computing these maps would run: see :func:`xland.downscaling.graph.describe`."""
-        from xland.downscaling.graph import describe
+        """Say what computing these maps would run: see :func:`xland.downscaling.block.describe`."""
 
-        return describe(self._ds)
-
+    @_calls("training.data.batches:make_batches")
     def batches(
         self,
         *,
@@ -127,11 +156,8 @@ class DatasetAccessor:
 
         Without `augmentation` there is none.
         """
-        options = _options(locals())
-        from xland.training.data.batches import make_batches
 
-        return make_batches(self._ds, **{k: v for k, v in options.items() if v is not None or k != "augmentation"})
-
+    @_calls("store.writing:write")
     def to_zarr(
         self,
         store: str | Path,
@@ -145,11 +171,8 @@ class DatasetAccessor:
         encoding: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Path | str:
         """Write maps to a Zarr store, in a folder or behind a URL; see :func:`xland.store.writing.write`."""
-        options = _options(locals())
-        from xland.store.writing import write
 
-        return write(self._ds, options.pop("store"), **options)
-
+    @_calls("store.writing:write_netcdf")
     def to_netcdf(
         self,
         path: str | Path,
@@ -160,12 +183,9 @@ class DatasetAccessor:
         chunks: Mapping[str, int] | None = None,
         encoding: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Path:
-        """Export maps to a NetCDF file; see :func:`xland.store.exporting.write_netcdf`."""
-        options = _options(locals())
-        from xland.store.exporting import write_netcdf
+        """Export maps to a NetCDF file; see :func:`xland.store.writing.write_netcdf`."""
 
-        return write_netcdf(self._ds, **options)
-
+    @_calls("catalog:publish", keyword="expected")
     def publish(
         self,
         catalog: str | Path,
@@ -179,52 +199,19 @@ class DatasetAccessor:
 
         A store of other maps (``xland_fingerprint``) is refused.
         """
-        options = _options(locals())
-        from xland.catalog import publish
 
-        return publish(**options, expected=self._ds)
-
-    def evaluate(
-        self,
-        observed: xr.DataArray | xr.Dataset,
-        *,
-        scores: str | Sequence[str] | None = None,
-        factor: int = 5,
-        within: xr.DataArray | NDArray[np.bool_] | None = None,
-        domains: Sequence[str] = ("all", "land", "mixed"),
-        classes: Sequence[int] | None = None,
-        match_years: bool = True,
-        cells: str | None = None,
-    ) -> Evaluation:
-        """Score the maps against observed ones; see :func:`xland.scores.evaluation.evaluate`."""
-        options = _options(locals())
-        from xland.scores.evaluation import evaluate
-
-        return evaluate(_land_use(self._ds), **options)
-
+    @_calls("plot:land_use_map", maps=True)
     def plot(
         self, ax: Axes | None = None, *, title: str | None = None, legend: bool = True, max_pixels: int = 2_000_000
     ) -> Axes:
         """Draw ``land_use``; see :func:`xland.plot.land_use_map`."""
-        from xland.plot import land_use_map
-
-        return land_use_map(_land_use(self._ds), ax, title=title, legend=legend, max_pixels=max_pixels)
-
-    def aggregate(self, factor: int) -> xr.Dataset:
-        """Area share of each class in coarse cells, lazily; see :func:`xland.totals.aggregation.aggregate_classes`."""
-        from xland.totals.aggregation import aggregate_classes
-
-        return aggregate_classes(_land_use(self._ds), factor)
 
 
 @xr.register_dataarray_accessor("ai4land")
-@_refuse_unknown
-class DataArrayAccessor:
+class DataArrayAccessor(_Accessor):
     """What makes sense on a single map: plot, aggregate, evaluate."""
 
-    def __init__(self, da: xr.DataArray) -> None:
-        self._da = da
-
+    @_calls("plot:draw")
     def plot(
         self,
         ax: Axes | None = None,
@@ -235,41 +222,3 @@ class DataArrayAccessor:
         max_pixels: int = 2_000_000,
     ) -> Axes:
         """Draw class codes, or a probability, confidence or share, as a map; see :func:`xland.plot.draw`."""
-        from xland.plot import draw
-
-        return draw(self._da, ax, title=title, legend=legend, label=label, max_pixels=max_pixels)
-
-    def aggregate(self, factor: int) -> xr.Dataset:
-        """Area share of each class in coarse cells, lazily; see :func:`xland.totals.aggregation.aggregate_classes`."""
-        from xland.totals.aggregation import aggregate_classes
-
-        return aggregate_classes(self._da, factor)
-
-    def evaluate(
-        self,
-        observed: xr.DataArray | xr.Dataset,
-        *,
-        scores: str | Sequence[str] | None = None,
-        factor: int = 5,
-        within: xr.DataArray | NDArray[np.bool_] | None = None,
-        domains: Sequence[str] = ("all", "land", "mixed"),
-        classes: Sequence[int] | None = None,
-        match_years: bool = True,
-        cells: str | None = None,
-    ) -> Evaluation:
-        """Score the map against an observed one; see :func:`xland.scores.evaluation.evaluate`."""
-        options = _options(locals())
-        from xland.scores.evaluation import evaluate
-
-        return evaluate(self._da, **options)
-
-
-def _options(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if name != "self"}
-
-
-def _land_use(ds: xr.Dataset) -> xr.DataArray:
-    if "land_use" not in ds:
-        found = ", ".join(map(str, ds.data_vars)) or "no variables"
-        raise VocabularyError(f"the Dataset has no variable 'land_use' ({found}): downscale it first")
-    return ds["land_use"]

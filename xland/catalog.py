@@ -1,16 +1,14 @@
 """intake catalogs: publishing a store, and opening entries of catalogs that may come from strangers.
 
-A catalog is a YAML file. Its ``sources`` are what people and xland read; its ``entries``, made from them at
-each publication, are what intake 2 opens with the ``zarr`` and ``netcdf`` drivers of intake-xarray. Paths are relative
-to the file, so that a folder with catalog and stores can be moved or served as it is.
+A catalog is a YAML file. Its ``sources`` are what people and xland read. Its ``entries``, made from them at each
+publication, are what intake 2 opens with the ``zarr`` and ``netcdf`` drivers of intake-xarray. Paths are relative to
+the file, so that a folder with catalog and stores can be moved or served as it is.
 
-Intake 2 replaces ``{CATALOG_DIR}`` in ``entries`` by the folder and runs nothing. A catalog of intake 1 (``sources``
-alone) needs a template engine, which runs every text of an entry as a program. So no text that looks like a template is
-published, and a catalog stays one of intake 1 only where it has sources of other drivers, which cannot be translated.
+Intake 2 replaces ``{CATALOG_DIR}`` in ``entries`` by the folder and runs nothing. Intake 1 runs every text of an
+entry as a template, so no text that looks like one is published.
 
-Reading here never runs anything that a file asks for: the loader knows plain data only, only the two
-drivers and their harmless arguments pass, and paths stay inside the catalog's folder unless the caller
-allowed a URL scheme.
+Reading here never runs anything that a file asks for: the loader knows plain data only, only the two drivers and their
+harmless arguments pass, and paths stay inside the catalog's folder unless the caller allowed a URL scheme.
 """
 
 from __future__ import annotations
@@ -33,24 +31,14 @@ import xarray as xr
 from xland.addresses import is_url, local_path, without_password
 from xland.arguments import checked, shown
 from xland.atomic import make_folder, replace_file
-from xland.entries import (
-    DRIVERS,
-    FOLDER,
-    check_entry,
-    check_name,
-    entries_for_intake,
-    for_intake_1,
-    relative_path,
-    without_folder,
-)
+from xland.entries import DRIVERS, check_entry, check_name, for_intake, relative_path, without_folder
 from xland.errors import CatalogError, MissingDependencyError, StoreError, XlandError
 from xland.geo.conventions import READING, from_files
 from xland.reading.variables import name_reads
 from xland.store.provenance import bounds, package_versions, years
-from xland.store.reading import open_store, store_digest
-from xland.store.workplace import read_finished
+from xland.store.reading import open_store, read_finished, store_digest
 from xland.untrusted.folders import open_plain
-from xland.untrusted.netcdf import check_hdf5, check_netcdf
+from xland.untrusted.netcdf import check_file, check_hdf5
 from xland.untrusted.plain_yaml import parse, read_yaml, render
 from xland.untrusted.servers import TOTAL_SECONDS, http_options
 from xland.vocabulary import CLASS_NAMES
@@ -78,8 +66,8 @@ def publish(
 ) -> Path:
     """Add a store to a catalog, or replace its entry; other entries stay as they are.
 
-    Readers see the old file or the new one, never a part; publishers at the same time wait for each
-    other. Comments in a file written by hand are not kept.
+    Readers see the old file or the new one, never a part. Publishers at the same time wait for each other. Comments
+    in a file written by hand are not kept.
 
     Parameters
     ----------
@@ -92,12 +80,10 @@ def publish(
     description : str, optional
         A line for people; by default the title of the store.
     metadata : mapping, optional
-        Added to what the store says about itself (title, summary, bounds, years, classes, CRS,
-        model, licence, version of xland, and its digest, which :func:`open_entry` compares: of a
-        NetCDF file the SHA-256, for which all of it is read).
+        Added to what the store says about itself: title, summary, bounds, years, classes, CRS, model, licence,
+        version of xland, and its digest, which :func:`open_entry` compares (of a NetCDF file the SHA-256).
     expected : Dataset, optional
-        The maps that the store should hold: if both say what they were made from and with
-        (attribute ``xland_fingerprint``), it must be the same.
+        The maps that the store should have: the ``xland_fingerprint`` of both must be the same if both have one.
 
     Returns
     -------
@@ -107,8 +93,8 @@ def publish(
     Raises
     ------
     CatalogError
-        If the name cannot be used, the store lies outside the catalog's folder, or the catalog that
-        is there is damaged or unsafe (it is left as it is).
+        If the name cannot be used, the store is outside the catalog's folder, or the catalog that is there is damaged,
+        unsafe, or has sources of other drivers (it is left as it is).
     StoreError
         If the store is missing or incomplete.
     """
@@ -121,7 +107,7 @@ def publish(
     relative = relative_path(path, target)
     is_file = target.is_file() or (target.suffix == ".nc" and not target.is_dir())
     driver = "netcdf" if is_file else "zarr"
-    args: dict[str, Any] = {"urlpath": FOLDER + relative}
+    args: dict[str, Any] = {"urlpath": relative}
     with open_store(target) if driver == "zarr" else _open_netcdf(target, {}) as ds:
         ours, theirs = (None if each is None else each.attrs.get("xland_fingerprint") for each in (expected, ds))
         if ours and theirs and ours != theirs:
@@ -133,15 +119,12 @@ def publish(
         found = _metadata_of(ds)
         if driver == "zarr":
             digest = store_digest(target)
-            args["consolidated"] = (
-                "consolidated_metadata" in root
-                if (root := read_finished(target)[0])
-                else (target / ".zmetadata").exists()
-            )  # Zarr 3 without it warns
+            root = read_finished(target)[0]  # Zarr 3 without consolidated metadata warns
+            args["consolidated"] = "consolidated_metadata" in root if root else (target / ".zmetadata").exists()
         else:
             digest = _file_digest(target)
             # plain intake opens a file behind a URL with these engines alone
-            options: dict[str, Any] = {"engine": check_netcdf(target)}
+            options = check_file(target, stranger=True)
             if any(" since " in str(variable.attrs.get("units", "")) for variable in ds.variables.values()):
                 options["decode_times"] = False  # xarray could not decode it
             args.update(chunks={}, path_as_pattern=False, xarray_kwargs=options)
@@ -162,27 +145,18 @@ def publish(
 
 def _text(content: dict[str, Any], path: Path, name: str) -> str:
     """Return a catalog as text, having read it as readers will."""
-    entries = entries_for_intake(content["sources"], path)
-    if entries is None:
-        sources = {key: for_intake_1(key, source, path) for key, source in content["sources"].items()}
-        others = {key: entry for key, entry in (content.get("entries") or {}).items() if key not in sources}
-        metadata = {"version": 1} | (content.get("metadata") or {})
-        content = {**content, "version": 1, "metadata": metadata, "sources": sources, "entries": others}
-        if not others:
-            content = {key: value for key, value in content.items() if key not in _INTAKE_KEYS}
-        text = render(content, str(path))
-    else:
-        content = {
-            **content,
-            "version": 2,
-            "metadata": {key: value for key, value in (content.get("metadata") or {}).items() if key != "version"},
-            "sources": {key: without_folder(source) for key, source in content["sources"].items()},
-            "entries": {**(content.get("entries") or {}), **entries},
-            "aliases": {**(content.get("aliases") or {}), **{key: key for key in entries}},
-            "data": content.get("data") or {},
-            "user_parameters": content.get("user_parameters") or {},
-        }
-        text = _HEADER + render(content, str(path))
+    entries = {key: for_intake(key, source, path) for key, source in content["sources"].items()}
+    content = {
+        **content,
+        "version": 2,
+        "metadata": {key: value for key, value in (content.get("metadata") or {}).items() if key != "version"},
+        "sources": {key: without_folder(source) for key, source in content["sources"].items()},
+        "entries": {**(content.get("entries") or {}), **entries},
+        "aliases": {**(content.get("aliases") or {}), **{key: key for key in entries}},
+        "data": content.get("data") or {},
+        "user_parameters": content.get("user_parameters") or {},
+    }
+    text = _HEADER + render(content, str(path))
     try:
         check_entry(path, name, _outline(parse(text, "it"), path)["sources"].get(name), ())
     except CatalogError as error:
@@ -221,8 +195,8 @@ def read_catalog(path: str | os.PathLike[str], *, allowed_schemes: Collection[st
 def open_entry(catalog: str | os.PathLike[str], name: str, *, allowed_schemes: Collection[str] = ()) -> xr.Dataset:
     """Open one entry of a catalog lazily, having compared its digest with that which was published.
 
-    The digest of a Zarr store is known without reading its chunks. That of a NetCDF file is not: it is read
-    once in each process, also from behind a URL.
+    The digest of a Zarr store is known without reading its chunks. A NetCDF file is read as a whole, once in each
+    process, also from behind a URL.
 
     Parameters
     ----------
@@ -231,12 +205,7 @@ def open_entry(catalog: str | os.PathLike[str], name: str, *, allowed_schemes: C
     name : str
         Name of the entry.
     allowed_schemes : collection of str
-        URL schemes that the entry may point to; none by default, so that only files in the catalog's
-        folder are opened.
-
-    Returns
-    -------
-    Dataset
+        URL schemes that the entry may point to; by default none, so that only files in the catalog's folder are opened.
 
     Raises
     ------
@@ -325,9 +294,7 @@ def _stream_digest(stream: Any, shown: str) -> str:
 
 
 def list_entries(catalog: str | os.PathLike[str], *, allowed_schemes: Collection[str] = ()) -> list[dict[str, Any]]:
-    """List the entries of a catalog for a table.
-
-    Unlike :func:`read_catalog` it does not stop at an unsafe entry but says what is wrong with it.
+    """List the entries of a catalog for a table, also those that :func:`read_catalog` refuses.
 
     Parameters
     ----------
@@ -337,9 +304,9 @@ def list_entries(catalog: str | os.PathLike[str], *, allowed_schemes: Collection
     Returns
     -------
     list of dict
-        ``name``, ``description``, ``driver``, ``years``, ``bounds``, ``model``, ``status``: the
-        latter is ``available``, ``missing`` (or what the entry's metadata says instead), ``remote``,
-        or the reason why it is refused.
+        ``name``, ``description``, ``driver``, ``years``, ``bounds``, ``model``, ``status``. The status is
+        ``available``, ``missing`` (or what the entry's metadata say instead), ``remote``, or the reason why the entry
+        is refused.
     """
     path = local_path(catalog, what="a catalog")
     rows = []
@@ -373,7 +340,7 @@ def _outline(content: Any, path: Path) -> dict[str, Any]:
 
 def _open_netcdf(path: Path, entry: Mapping[str, Any]) -> xr.Dataset:
     """Open a file on this machine lazily."""
-    engine = check_netcdf(path)
+    engine = check_file(path, stranger=True)["engine"]
     _refuse_another(entry, path, partial(_file_digest, path))
     return _opened(path, str(path), entry.get("args") or {}, engine=engine)
 

@@ -35,13 +35,14 @@ A first run:
   xland demo                                  everything once, on real data
   xland check states.nc                       what is in a LUH2-like file
   xland downscale states.nc land_use.zarr --region 0 35 30 55
-  xland evaluate land_use.zarr                scores against the MODIS map of 2019
+  xland evaluate land_use.zarr --no-match-years
+                                              scores against the MODIS map of 2019
   xland publish catalog.yaml --name land-use-2015 --store land_use.zarr
 """
 
 _LEARNED_NOTE = (
-    "All cells were scored. A model that was trained on the observed map learned from most of them, so these scores "
-    "flatter it. With --held-out only cells are scored whose target the shipped models never saw."
+    "All cells were scored. A model that was trained with the observed map has seen most of them, so these scores are "
+    "too good. --held-out scores only the test cells of the shipped models."
 )
 
 _DOWNSCALE = "xland.downscaling.call:downscale"
@@ -226,8 +227,8 @@ def _check(given: Given) -> int:
 def _downscale(given: Given) -> None:
     """Turn coarse fractions into fine maps on disk.
 
-    Streams to a Zarr store, or to one NetCDF file if the name ends with .nc or .nc4. With --resume a run that was
-    stopped goes on. On workers with --cluster, else on threads.
+    Writes a Zarr store, or a NetCDF file if the name ends with .nc or .nc4. --resume continues a run that was stopped.
+    --cluster computes on workers; otherwise threads do.
     """
     from xland.clusters import job_script
 
@@ -237,8 +238,10 @@ def _downscale(given: Given) -> None:
     store = given["store"]
     if PurePath(store).suffix.lower() in (".nc", ".nc4"):
         if given.get("resume") or "cluster" in given:
-            raise StoreError("a NetCDF file is written at once and here: leave --resume and --cluster out")
-        _call("xland.store.exporting:write_netcdf", given, ds=fine)
+            raise StoreError(
+                "a NetCDF file cannot be resumed or written on a cluster: leave out --resume and --cluster"
+            )
+        _call("xland.store.writing:write_netcdf", given, ds=fine)
     else:
         with nullcontext() if "cluster" not in given else _call(_CLUSTER, given, minimum=1):
             _call(_WRITE, given, ds=fine)
@@ -247,7 +250,7 @@ def _downscale(given: Given) -> None:
 
 _SCORED = {
     "observed": _Option(str, "modis-2019", "Store or file with the observed land_use, or modis-2019", positional=True),
-    "held_out": _Option(bool, False, "Score only the cells of the split whose target the shipped models never saw"),
+    "held_out": _Option(bool, False, "Score only the test cells of the shipped models"),
 }
 
 
@@ -270,8 +273,10 @@ def _evaluate(given: Given) -> None:
 def _report(given: Given) -> None:
     """Score a map, and write a page of maps, charts and tables.
 
-    With --forcing, --start and probabilities in the store it holds what they allow.
+    --forcing, --start and probabilities in the store add sections.
     """
+    from xland.scores.regions import KINDS
+
     maps = open_maps(given["predicted"])
     told: Given = {
         "title": f"{maps.attrs.get('title', PurePath(given['predicted']).name)}: how good it is",
@@ -279,9 +284,9 @@ def _report(given: Given) -> None:
     }
     if given["observed"] == "modis-2019" and not given.get("held_out"):
         told["notes"] = [_LEARNED_NOTE]
-    if "regions" in given:
-        told["regions"] = regions(given["regions"])
-    told = {name: value for name, value in told.items() if name == "regions" or name not in given}
+    told = {name: value for name, value in told.items() if name not in given}
+    if "regions" in given and given["regions"] not in KINDS:
+        told["regions"] = None if given["regions"] == "none" else open_coarse(given["regions"])
     found = _call(_REPORT, given, **_scored(given), **told)
     print(found)
     if "html" in given:
@@ -303,7 +308,7 @@ def _publish(given: Given) -> None:
 def _verify(given: Given) -> None:
     """Read every file of a store and name what is damaged.
 
-    Maps and training stores hold the SHA-256 of each of their files. Ends with status 1 if any is damaged.
+    Maps and training stores contain the SHA-256 of each of their files. Ends with status 1 if any is damaged.
     """
     print(f"{given['store']} is whole; sha256 {_call('xland.store.reading:verify', given)}")
 
@@ -339,7 +344,7 @@ def _calibrate(given: Given) -> None:
     """Fit the probabilities of a model to validation cells.
 
     Writes calibration, class offsets of the decision and the distance to the training inputs into the model's card. The
-    weights stay as they are. Needs the data of the training, which does the same at its end.
+    weights do not change. It needs the data of the training, which does the same at its end.
     """
     checkpoint = _call("xland.training.learn.calibrating:calibrate", given)
     fitted = checkpoint.card["calibration"]
@@ -350,13 +355,13 @@ def _calibrate(given: Given) -> None:
     )
 
 
-@_command("xland.models.joining:join")
+@_command("xland.models:join")
 def _join(given: Given) -> None:
-    """Put several trained models together into one.
+    """Join several trained models into one.
 
-    Its answer is the mean of theirs, at the cost of all of them. Calibrate it afterwards.
+    It gives the mean of their results, and costs as much as all of them. Calibrate it afterwards.
     """
-    checkpoint = _call("xland.models.joining:join", given)
+    checkpoint = _call("xland.models:join", given)
     card = checkpoint.card
     print(f"wrote {checkpoint.folder}: {card['architecture']['members']} networks, {card['parameters']:,} parameters")
     print(f"run `xland calibrate {checkpoint.folder}` to calibrate its probabilities")
@@ -367,51 +372,14 @@ def _models(given: Given) -> None:
     """List the shipped models, or print the card of one."""
     import json
 
-    from rich.console import Console
-    from rich.table import Table
-
     from xland.models import find_model, list_models
 
     if "name" in given:
         print(json.dumps(dict(find_model(given["name"]).card), indent=2, ensure_ascii=False))
         return
-    table = Table("model", "from", "to", "title")
-    for name in list_models():
-        checkpoint = find_model(name)
-        inputs = checkpoint.inputs
-        sizes = (f"{inputs.resolution * inputs.factor:g}°", f"{inputs.resolution:g}°")
-        table.add_row(name, *sizes, str(checkpoint.card.get("title", "")))
-    Console().print(table)
-
-
-def regions(name: str) -> str | xr.Dataset | None:
-    """Return the regions that a text names: a kind that xland knows, none, or the numbers in a map."""
-    from xland.scores.regions import KINDS
-
-    if name == "none":
-        return None
-    return name if name in KINDS else open_coarse(name)
-
-
-def held_out(observed: xr.DataArray) -> xr.DataArray:
-    """Cells that the split of the shipped models holds out, on the grid of a map."""
-    from xland.geo.grid import Grid
-    from xland.geo.orientation import orient
-    from xland.geo.split import Part, divide
-
-    canonical, _ = orient(observed, what="observed map")
-    template = canonical.isel(time=0, drop=True) if "time" in canonical.dims else canonical
-    grid = Grid.from_centres(template["lat"].values, template["lon"].values)
-    return template.copy(data=divide(grid) == Part.TEST)
-
-
-def observed_map(name: str) -> xr.DataArray:
-    """Open the observed map: ``modis-2019``, or a path."""
-    if name == "modis-2019":
-        from xland.datasets import land_use_modis
-
-        return land_use_modis()
-    return open_map(name)
+    for checkpoint in map(find_model, list_models()):
+        fine, factor = checkpoint.inputs.resolution, checkpoint.inputs.factor
+        print(f"{checkpoint.name}: {fine * factor:g} to {fine:g} degree. {checkpoint.card.get('title', '')}")
 
 
 def _totals(given: Given) -> Totals | None:
@@ -427,9 +395,14 @@ def _totals(given: Given) -> Totals | None:
 
 def _scored(given: Given) -> Given:
     """Open the maps to compare, and the cells to score."""
-    found: Given = {"predicted": open_maps(given["predicted"]), "observed": observed_map(given["observed"])}
+    from xland.datasets import land_use_modis
+
+    observed = land_use_modis() if given["observed"] == "modis-2019" else open_map(given["observed"])
+    found: Given = {"predicted": open_maps(given["predicted"]), "observed": observed}
     if given.get("held_out"):
-        found |= {"within": held_out(found["observed"]), "cells": "held-out cells of the split"}
+        from xland.demo import held_out
+
+        found |= {"within": held_out(observed), "cells": "held-out cells of the split"}
     return found
 
 
@@ -471,10 +444,10 @@ def _options_of(function: str) -> dict[str, _Option]:
     }
     found = {}
     for name, parameter in inspect.signature(call).parameters.items():
-        kind = _kind(_members(hints[name])) if name in hints else None
+        about = described.get(name)
+        kind, metavar = _type_of(_members(hints.get(name)), str(getattr(about, "type_name", "")))
         if kind is None:
             continue
-        about = described.get(name)
         text = " ".join(str(getattr(about, "description", None) or name).split())
         text = re.sub(r":\w+:`~?([^`]+)`|``([^`]+)``", lambda part: part[1] or part[2], text)
         spec = name == "spec"  # a cluster is an option of a command
@@ -482,7 +455,7 @@ def _options_of(function: str) -> dict[str, _Option]:
             kind,
             None if spec else parameter.default,
             re.split(r"(?<=[^.].)\. (?=[A-Z])", text)[0],
-            _metavar(kind, _members(hints[name]), str(getattr(about, "type_name", ""))),
+            metavar,
             positional=parameter.kind is parameter.POSITIONAL_OR_KEYWORD and not spec,
         )
     return found
@@ -501,35 +474,25 @@ def _members(hint: Any) -> list[Any]:
     return [each for part in parts for each in _members(part)] or [hint]
 
 
-def _kind(members: Sequence[Any]) -> Any:
-    """Return the cyclopts type of an option; None if no text can say it."""
-    if bool in members:
-        return bool
-    for member in members:
-        if get_origin(member) is tuple and ... not in get_args(member):
-            return tuple[(str,) * len(get_args(member))]  # type: ignore[misc]
-    if any(_is_sequence(each) for each in members):
-        return list[str]
-    texts = (int, float, str, Path, xr.Dataset, xr.DataArray, Crosswalk)
-    return str if any(each in texts or get_origin(each) in (Literal, os.PathLike) for each in members) else None
-
-
-def _metavar(kind: Any, members: Sequence[Any], described: str) -> str | None:
-    """Return what the help calls a value: the choices, the names in the docstring, NUMBER, FILE or TEXT."""
+def _type_of(members: Sequence[Any], described: str) -> tuple[Any, str]:
+    """Return the cyclopts type of an option (None if no text can give it), and what the help calls its value."""
     choices = [str(value) for each in members if get_origin(each) is Literal for value in get_args(each)]
+    pairs = [len(get_args(each)) for each in members if get_origin(each) is tuple and ... not in get_args(each)]
+    sequences = [each for each in members if _is_sequence(each)]
+    every = {*members, *(part for each in sequences for part in _members(get_args(each)[0]))}
+    files = every & {Path, xr.Dataset, xr.DataArray, Crosswalk}
+    kind: Any = None
+    if bool in members:
+        kind = bool
+    elif sequences:
+        kind = tuple[(str,) * pairs[0]] if pairs else list[str]  # type: ignore[misc]
+    elif choices or files or every & {int, float, str} or any(get_origin(each) is os.PathLike for each in members):
+        kind = str
     if choices:
-        return "|".join(choices)
+        return kind, "|".join(choices)
     if kind is not str and described.startswith("("):
-        return " ".join(re.findall(r"\w+", described)).upper()
-    inner = [part for each in members if _is_sequence(each) for part in _members(get_args(each)[0])]
-    every = [*members, *inner]
-    if int in every or float in every:
-        return "NUMBER"
-    return (
-        "FILE"
-        if {Path, xr.Dataset, xr.DataArray, Crosswalk} & {each for each in every if isinstance(each, type)}
-        else "TEXT"
-    )
+        return kind, " ".join(re.findall(r"\w+", described)).upper()
+    return kind, "NUMBER" if every & {int, float} else "FILE" if files else "TEXT"
 
 
 def _read(typed: Any, members: Sequence[Any]) -> Any:
@@ -562,9 +525,11 @@ def _on_the_command_line(message: str, options: set[str]) -> str:
             return found[0]
         flag = f"--{name.replace('_', '-')}"
         values = re.findall(r"[^\[\]'\", ]+", value)
+        if values == ["False"]:
+            return f"--no-{flag[2:]}"
         return " ".join([flag] if values in ([], ["True"]) else [f"{flag} {each}" for each in values])
 
-    return re.sub(r"(?<![\w(./?&])([a-z_]+)=(True|'[^']*'|\[[^\]]*\]|\d[\d.]*\d|\d|(?![\w{(=]))", option, message)
+    return re.sub(r"(?<![\w(./?&])([a-z_]+)=(True|False|'[^']*'|\[[^\]]*\]|\d[\d.]*\d|\d|(?![\w{(=]))", option, message)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from xland.atomic import make_folder
 from xland.catalog import open_entry
 from xland.errors import StoreError
 from xland.geo.grid import Grid
+from xland.geo.orientation import orient
 from xland.geo.split import Part, divide
 from xland.models import find_model
 from xland.report.report import report
@@ -27,14 +28,14 @@ LUH2_MODEL = "luh2-0p05"
 
 _FRACTIONS_NOTE = (
     "The coarse input is made from the observed map itself: the share of each class in cells of 0.25 degree, "
-    "from the MODIS map of 2019. The scores say how well the model places known shares within a cell. They say "
-    "nothing about a scenario."
+    "from the MODIS map of 2019. The scores show how well the model places known shares within a cell, not how well "
+    "it downscales a scenario."
 )
 _LUH2_NOTE = (
     "The coarse input is LUH2 of 2015, and the observed map is MODIS of 2019. They define land use differently: "
     "LUH2 has no bare ground, and a satellite cannot see grazing, so grassland is counted as pasture."
 )
-_HELD_OUT_NOTE = "Only held-out cells are scored: whole cells of 12 x 6 degrees whose target the model never saw."
+_HELD_OUT_NOTE = "Only held-out cells are scored: cells of 12 x 6 degrees with which the model was not trained."
 
 
 @dataclass(frozen=True)
@@ -91,18 +92,20 @@ def demo(
     console.rule("3. reopen from the catalog, score, draw")
     published = open_entry(results.catalog, name)
     observed = datasets.land_use_modis()
-    held_out = _held_out(observed, published, int(model.card["split"]["seed"]))
+    mask = held_out(observed, int(model.card["split"]["seed"]))
+    mask = mask.sel(lat=published["lat"], lon=published["lon"], method="nearest", tolerance=1e-4)
+    has_cells = bool(mask.any())
     judged = report(
         published,
         observed,
         model="model",
         forcing=coarse,
         match_years=False,
-        within=held_out,
-        cells="all cells: the region has no held-out cell" if held_out is None else "held-out cells of the split",
+        within=mask if has_cells else None,
+        cells="held-out cells of the split" if has_cells else "all cells: the region has no held-out cell",
         regions="koppen",
         title=f"Land use on {model.inputs.resolution:g} degree: {model.name}",
-        notes=[_FRACTIONS_NOTE if forcing is None else _LUH2_NOTE, *([] if held_out is None else [_HELD_OUT_NOTE])],
+        notes=[_FRACTIONS_NOTE if forcing is None else _LUH2_NOTE, *([_HELD_OUT_NOTE] if has_cells else [])],
         card=dict(model.card),
         provenance={key: str(value) for key, value in published.attrs.items()},
     )
@@ -113,12 +116,12 @@ def demo(
     return results
 
 
-def _held_out(observed: xr.DataArray, published: xr.Dataset, seed: int) -> xr.DataArray | None:
-    """Return the cells from which no model learned, or None if the published map holds none of them."""
-    part = divide(Grid.from_centres(observed["lat"].values, observed["lon"].values), seed)
-    cells = observed.isel(time=0, drop=True).copy(data=part == Part.TEST)
-    within = cells.sel(lat=published["lat"], lon=published["lon"], method="nearest", tolerance=1e-4)
-    return within if bool(within.any()) else None
+def held_out(observed: xr.DataArray, seed: int = 0) -> xr.DataArray:
+    """Return the test cells of a split (by default that of the shipped models) as a mask on the grid of a map."""
+    canonical, _ = orient(observed, what="observed map")
+    template = canonical.isel(time=0, drop=True) if "time" in canonical.dims else canonical
+    grid = Grid.from_centres(template["lat"].values, template["lon"].values)
+    return template.copy(data=divide(grid, seed) == Part.TEST)
 
 
 def _summary(console: Any, results: Results, name: str) -> None:
@@ -130,11 +133,12 @@ def _summary(console: Any, results: Results, name: str) -> None:
         numbers = [found[domain]["area"][score] for domain in ("land", "mixed") for score in ("accuracy", "miou")]
         scores.add_row(each, *("-" if number is None else f"{number:.3f}" for number in numbers))
     console.print(scores)
-    console.print("mixed: cells in coarse cells with several land classes; more scores are in the report")
-    table = Table("what", "where", box=None)
-    table.add_row("fine map (Zarr)", str(results.store))
-    table.add_row(f"catalog, entry {name}", str(results.catalog))
-    table.add_row("picture", str(results.picture))
-    table.add_row("report: open it in a browser", str(results.report))
-    table.add_row("scores", str(results.scores))
-    console.print(table)
+    console.print("mixed: cells in coarse cells with several land classes; the report has more scores")
+    for what, path in (
+        ("fine map (Zarr)", results.store),
+        (f"catalog, entry {name}", results.catalog),
+        ("picture", results.picture),
+        ("report, for a browser", results.report),
+        ("scores", results.scores),
+    ):
+        console.print(f"{what:30} {path}", soft_wrap=True)

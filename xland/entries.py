@@ -21,9 +21,6 @@ DRIVERS: Mapping[str, frozenset[str]] = {
 }
 """Drivers that an entry may name, with the arguments that it may give them."""
 
-FOLDER = "{{ CATALOG_DIR }}/"
-"""How a catalog of intake 1 says that a path is relative to the catalog; intake runs it as a template."""
-
 _FOLDER_1 = re.compile(r"\{\{\s*CATALOG_DIR\s*\}\}/?")
 _FOLDER_2 = "{CATALOG_DIR}/"
 _SOURCES = {"zarr": "intake_xarray.xzarr:ZarrSource", "netcdf": "intake_xarray.netcdf:NetCDFSource"}
@@ -91,44 +88,32 @@ def relative_path(path: Path, store: Path) -> str:
     return relative
 
 
-def entries_for_intake(sources: Mapping[Any, Any], catalog: Path) -> dict[str, Any] | None:
-    """Return sources as the ``entries`` of a catalog of intake 2, or None if one of them is not ours to translate.
+def for_intake(name: Any, source: Any, catalog: Path) -> dict[str, Any]:
+    """Return a source as an entry of intake 2, which puts the folder of the catalog in the place of ``{CATALOG_DIR}``.
 
-    Intake 2 needs no template engine for these: it puts the folder of the catalog in the place of
-    ``{CATALOG_DIR}`` and renders nothing else, neither descriptions nor metadata.
+    CatalogError if it is not ours to translate.
     """
-    found = {}
-    for name, source in sources.items():
-        try:
-            check_name(name)
-            url, rest = _checked(f"{catalog}: entry {name!r}", name, source)
-        except CatalogError:
-            return None
-        if "{" in rest or "}" in rest or rest.startswith(("/", "~")):
-            return None
-        args = {key: value for key, value in source["args"].items() if key != "urlpath"}
-        if (args.get("xarray_kwargs") or {}).get("engine") == "netcdf4":
-            # of earlier catalogs: intake 2 opens the file itself, and netcdf4 takes only its name
-            args["xarray_kwargs"] = {**args["xarray_kwargs"], "engine": "h5netcdf"}
-        found[name] = {
-            "reader": _SOURCES[source["driver"]],
-            "kwargs": {"urlpath": url if _SCHEME.match(rest) else _FOLDER_2 + rest, **args},
-            "metadata": {"description": source.get("description") or name},
-            "output_instance": "xarray:Dataset",
-            "user_parameters": {},
-        }
-    return found
-
-
-def for_intake_1(name: Any, source: Any, catalog: Path) -> Any:
-    """Return a source as intake 1 needs it: relative paths begin with the catalog's folder; others stay as they are."""
     try:
+        check_name(name)
         url, rest = _checked(f"{catalog}: entry {name!r:.120}", name, source)
-    except CatalogError:
-        return source
-    if _SCHEME.match(rest) or rest is not url or rest.startswith(("/", "~")):
-        return source
-    return {**source, "args": {**source["args"], "urlpath": FOLDER + rest}}
+        if "{" in rest or "}" in rest or rest.startswith(("/", "~")):
+            raise CatalogError(f"{catalog}: entry {name!r} points to {rest[:200]!r}, outside the catalog's folder")
+    except CatalogError as error:
+        raise CatalogError(
+            f"{error}. {catalog} was left as it was, as intake 2 needs other entries for such sources: publish to a "
+            "catalog of its own"
+        ) from error
+    args = {key: value for key, value in source["args"].items() if key != "urlpath"}
+    if (args.get("xarray_kwargs") or {}).get("engine") == "netcdf4":
+        # of earlier catalogs: intake 2 opens the file itself, and netcdf4 takes only its name
+        args["xarray_kwargs"] = {**args["xarray_kwargs"], "engine": "h5netcdf"}
+    return {
+        "reader": _SOURCES[source["driver"]],
+        "kwargs": {"urlpath": url if _SCHEME.match(rest) else _FOLDER_2 + rest, **args},
+        "metadata": {"description": source.get("description") or name},
+        "output_instance": "xarray:Dataset",
+        "user_parameters": {},
+    }
 
 
 def without_folder(source: Mapping[str, Any]) -> dict[str, Any]:

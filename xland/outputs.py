@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter, methodcaller
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -166,27 +167,11 @@ def _spread(pixels: Pixels) -> Tensor:
     return torch.stack([member.gather(0, chosen)[0] for member in pixels.members]).std(dim=0, correction=0)
 
 
-def _land_use(pixels: Pixels) -> Tensor:
-    return pixels.land_use
-
-
-def _probability(pixels: Pixels) -> Tensor:
-    return pixels.probability
-
-
-def _unmet(pixels: Pixels) -> NDArray[np.float32]:
-    return pixels.unmet
-
-
-def _distance(pixels: Pixels) -> NDArray[np.float32]:
-    return pixels.distance()
-
-
 for _output in (
     Output(
         "land_use",
         "land-use class",
-        _land_use,
+        attrgetter("land_use"),
         sea=OCEAN,
         dtype="uint8",
         attributes={"coverage_content_type": "thematicClassification"},
@@ -194,7 +179,7 @@ for _output in (
     Output(
         "probability",
         "probability of the land-use class",
-        _probability,
+        attrgetter("probability"),
         sea=0,
         classes=True,
         attributes={**_SHARE, "coverage_content_type": "modelResult"},
@@ -240,7 +225,7 @@ for _output in (
     Output(
         "applicability",
         "distance of the coarse cell to the training inputs (dissimilarity index)",
-        _distance,
+        methodcaller("distance"),
         needs="applicability",
         look="Bright places are unlike all training data: trust the map least there.",
     ),
@@ -248,7 +233,7 @@ for _output in (
     Output(
         "unmet",
         "share of the coarse cell that could not be given the class asked for",
-        _unmet,
+        attrgetter("unmet"),
         needs="totals",
         attributes=_SHARE,
         look="Anything but the darkest colour is a cell whose coarse shares are impossible on its land.",

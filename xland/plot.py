@@ -18,12 +18,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.addresses import local_path
-from xland.arguments import checked, shown
+from xland.arguments import Count, checked, shown
 from xland.atomic import replacing
 from xland.errors import GridError, RegionError, VocabularyError
+from xland.geo.conventions import years_of
 from xland.geo.grid import Grid
 from xland.geo.orientation import orient
-from xland.geo.years import years_of
 from xland.reading.variables import check_array, map_of
 from xland.vocabulary import CLASSES, OCEAN, check_codes
 
@@ -37,17 +37,9 @@ MAX_PIXELS = 2_000_000
 AGREE, DISAGREE = "#f6f5f1", "#8c2d7c"
 """Colours of a difference map: told apart by lightness as well, so that colour-blind readers can."""
 
+_DIFFERENCE = {"same class": AGREE, "another class": DISAGREE}
 _BLANK = len(CLASSES)
 """Stands for no data among class codes that are drawn."""
-
-
-def thin(data: xr.DataArray, max_pixels: int = MAX_PIXELS) -> xr.DataArray:
-    """Return every n-th row and column (lat, lon), lazily, so that about ``max_pixels`` cells are left at most.
-
-    The nearest cell stands for its neighbours: codes are never mixed.
-    """
-    step = _step((data.sizes["lat"], data.sizes["lon"]), max_pixels)
-    return data.isel({name: slice(min(step // 2, data.sizes[name] - 1), None, step) for name in ("lat", "lon")})
 
 
 @checked(GridError)
@@ -58,13 +50,12 @@ def draw(
     title: str | None = None,
     legend: bool = True,
     label: str | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: Count = MAX_PIXELS,
 ) -> Axes:
     """Draw class codes as :func:`land_use_map` does, and everything else as :func:`confidence_map` does.
 
-    Class codes are whole numbers of a variable with the name ``land_use``, with ``flag_values`` or
-    an integer type, or that go beyond 1 and no further than the last code; they may have become
-    floats with NaN (``where``).
+    Class codes are whole numbers of a variable with the name ``land_use``, with ``flag_values`` or an integer type, or
+    that go beyond 1 and no further than the last code; they may have become floats with NaN (``where``).
 
     Parameters
     ----------
@@ -75,17 +66,13 @@ def draw(
     legend : bool
         Name the classes, or draw the colour bar.
     label : str, optional
-        What the colour bar shows.
+        What the colour bar shows; by default the ``long_name`` of the variable, or its name.
 
     Returns
     -------
     matplotlib Axes
     """
-    data, frame = _flat(da, _what(da), max_pixels)
-    data = data.compute()
-    if _holds_classes(data):
-        return _draw_classes(da, data, frame, ax, title, legend)
-    return _draw_values(da, data, frame, ax, title, legend, label)
+    return _draw(da, ax, title, legend, label, max_pixels, None)
 
 
 @checked(GridError)
@@ -95,15 +82,15 @@ def land_use_map(
     *,
     title: str | None = None,
     legend: bool = True,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: Count = MAX_PIXELS,
 ) -> Axes:
     """Draw a map of class codes in the colours of the vocabulary.
 
     Parameters
     ----------
     da : DataArray of class codes
-        One time step; any names and order of latitude and longitude. Drawn north up. NaN (of codes
-        that ``where`` made floats) is no data and left blank.
+        One time step; any names and order of latitude and longitude. Drawn north up. NaN (of codes that ``where`` made
+        floats) is no data and left blank.
     ax : matplotlib Axes, optional
         By default a new pyplot figure.
     title : str, optional
@@ -111,7 +98,7 @@ def land_use_map(
     legend : bool
         Name the classes that occur.
     max_pixels : int
-        Larger maps are thinned, see :func:`thin`.
+        Larger maps are thinned: every n-th row and column is drawn, so that codes are never mixed.
 
     Returns
     -------
@@ -124,7 +111,7 @@ def land_use_map(
     VocabularyError
         If codes are unknown.
     """
-    return _draw_classes(da, *_flat(da, _what(da), max_pixels), ax, title, legend)
+    return _draw(da, ax, title, legend, None, max_pixels, True)
 
 
 @checked(GridError)
@@ -135,27 +122,25 @@ def confidence_map(
     title: str | None = None,
     colorbar: bool = True,
     label: str | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: Count = MAX_PIXELS,
 ) -> Axes:
     """Draw a probability, a confidence or a share in a colour scale that colour-blind readers can read.
 
-    The scale is 0 to 1, or the range of the values where some lie outside of that.
+    The scale is 0 to 1, or the range of the values where some lie outside of that. NaN is left blank.
 
     Parameters
     ----------
     da : DataArray
-        One time step, of ``probability`` one class; any orientation. NaN is left blank.
-    ax, title, max_pixels
-        As in :func:`land_use_map`.
+        One time step, of ``probability`` one class; any orientation.
     colorbar : bool
-    label : str, optional
-        What the colour bar shows; by default the ``long_name`` of the variable, or its name.
+    ax, title, label, max_pixels
+        As in :func:`draw`.
 
     Returns
     -------
     matplotlib Axes
     """
-    return _draw_values(da, *_flat(da, _what(da), max_pixels), ax, title, colorbar, label)
+    return _draw(da, ax, title, colorbar, label, max_pixels, False)
 
 
 @checked(GridError)
@@ -166,7 +151,7 @@ def difference(
     *,
     title: str | None = None,
     legend: bool = True,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: Count = MAX_PIXELS,
 ) -> Axes:
     """Draw where two maps of class codes agree and where they do not.
 
@@ -187,11 +172,11 @@ def difference(
     GridError
         If the observed map lacks cells of the predicted one.
     """
-    data, frame = _flat(predicted, "predicted map", max_pixels)
-    reference, whole = _flat(observed, "observed map", None)
-    _difference(data, frame, reference, whole, ax := _axes(ax, frame), title)
+    view = _view(predicted, "predicted map", max_pixels)
+    ax = _axes(ax, view.grid)
+    _draw_difference(view, observed, ax, title)
     if legend:
-        _legend(ax, {"same class": AGREE, "another class": DISAGREE, "ocean": CLASSES[OCEAN].color})
+        _legend(ax, {**_DIFFERENCE, "ocean": CLASSES[OCEAN].color})
     return ax
 
 
@@ -200,11 +185,11 @@ def side_by_side(
     maps: Mapping[str, xr.DataArray],
     *,
     observed: str | None = None,
-    columns: int | None = None,
+    columns: Count | None = None,
     title: str | None = None,
     path: str | os.PathLike[str] | None = None,
-    max_pixels: int = MAX_PIXELS,
-    dpi: int = 150,
+    max_pixels: Count = MAX_PIXELS,
+    dpi: Count = 150,
 ) -> Figure:
     """Draw several maps with one legend, and where each differs from the observed one.
 
@@ -227,7 +212,7 @@ def side_by_side(
     Returns
     -------
     matplotlib Figure
-        Not known to pyplot, so that nothing is left open.
+        Not known to pyplot.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -238,28 +223,24 @@ def side_by_side(
         raise GridError(f"there is no map {observed!r} to compare with; the maps are {', '.join(maps)}")
     across = columns or (len(maps) if observed else min(3, len(maps)))
     down = -(-len(maps) // across)
-    blocks = down * (2 if observed else 1)
-    flat = {name: _flat(each, f"map {name!r}", max_pixels) for name, each in maps.items()}
-    height = 6.0 * max(_height(frame.grid) for _, frame in flat.values())
+    views = {name: _view(each, f"map {name!r}", max_pixels) for name, each in maps.items()}
+    blocks, height = down * (2 if observed else 1), 6.0 * max(_height(view.grid) for view in views.values())
     figure = Figure(figsize=(6.0 * across, (height + 0.4) * blocks + 0.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(blocks, across, squeeze=False)
-    for ax in axes.ravel():
-        ax.set_axis_off()
-    present: set[int] = set()
-    for position, (name, (data, frame)) in enumerate(flat.items()):
+    entries: dict[str, str] = {}
+    for position, (name, view) in enumerate(views.items()):
         row, column = divmod(position, across)
-        codes = _codes(data, f"map {name!r}")
-        present |= set(np.unique(codes).tolist())
-        axes[row, column].set_axis_on()
-        _paint(axes[row, column], _palette()[codes], frame, name)
+        codes = _codes(view.data, f"map {name!r}")
+        entries |= _entries(codes)
+        _paint(axes[row, column], _palette()[codes], view, name)
         if observed is not None and name != observed:
-            below = axes[row + down, column]
-            below.set_axis_on()
-            _difference(data, frame, *_flat(maps[observed], "observed map", None), below, f"{name}: where it differs")
-    entries = _entries(present)
-    if observed and len(maps) > 1:
-        entries |= {"same class": AGREE, "another class": DISAGREE}
+            _draw_difference(view, maps[observed], axes[row + down, column], f"{name}: where it differs")
+    for ax in axes.ravel():
+        if not ax.images:
+            ax.set_axis_off()
+    entries = {each.long_name: each.color for each in CLASSES if each.long_name in entries}
+    entries |= _DIFFERENCE if observed and len(maps) > 1 else {}
     figure.legend(handles=_patches(entries), loc="outside lower center", ncols=min(5, len(entries)), frameon=False)
     if title:
         figure.suptitle(title, fontsize="x-large")
@@ -276,15 +257,16 @@ def save(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> Pat
     return final
 
 
-class _Frame(NamedTuple):
-    """Where a map lies, in degrees: the whole grid, and the cells of the picture after thinning."""
+class _View(NamedTuple):
+    """The cells of a map that are drawn, the whole grid, and the edges of the picture in degrees."""
 
+    data: xr.DataArray
     grid: Grid
     extent: tuple[float, float, float, float]
 
 
-def _flat(da: xr.DataArray, what: str, max_pixels: int | None) -> tuple[xr.DataArray, _Frame]:
-    """Return one time step in canonical order, thinned, and where it lies."""
+def _one_step(da: xr.DataArray, what: str) -> tuple[xr.DataArray, Grid]:
+    """Return one time step in canonical order, lazily, and its grid."""
     check_array(map_of(da, what), f"the {what}", VocabularyError, "numbers")
     data, _ = orient(da, what=what)
     several = [f"{dim} ({data.sizes[dim]})" for dim in data.dims if dim not in {"lat", "lon"} and data.sizes[dim] != 1]
@@ -293,74 +275,71 @@ def _flat(da: xr.DataArray, what: str, max_pixels: int | None) -> tuple[xr.DataA
     data = data.isel({dim: 0 for dim in data.dims if dim not in {"lat", "lon"}}, drop=True)
     if not data.size:
         raise RegionError(f"the {what} holds no cell: its shape is {data.shape}")
-    grid = Grid.from_centres(data["lat"].values, data["lon"].values)
-    if max_pixels is not None:
-        data = thin(data, max_pixels)
+    return data, Grid.from_centres(data["lat"].values, data["lon"].values)
+
+
+def _view(da: xr.DataArray, what: str, max_pixels: int) -> _View:
+    """Read every n-th row and column of a map, so that about ``max_pixels`` cells are left at most."""
+    data, grid = _one_step(da, what)
+    step = max(1, math.ceil(math.sqrt(data.size / max_pixels)))
+    data = data.isel({name: slice(min(step // 2, data.sizes[name] - 1), None, step) for name in ("lat", "lon")})
     # each cell that is left stands for a square of the cells around it
-    size = grid.resolution * _step(grid.shape, max_pixels)
+    size = grid.resolution * step
     extent = (grid.west, grid.west + data.sizes["lon"] * size, grid.north - data.sizes["lat"] * size, grid.north)
-    return data, _Frame(grid, extent)
+    return _View(data.compute(), grid, extent)
 
 
-def _step(shape: tuple[int, ...], max_pixels: int | None) -> int:
-    if max_pixels is not None and max_pixels < 1:
-        raise GridError(f"max_pixels must be at least 1, not {max_pixels}")
-    return 1 if max_pixels is None else max(1, math.ceil(math.sqrt(math.prod(shape) / max_pixels)))
-
-
-def _difference(
-    data: xr.DataArray, frame: _Frame, reference: xr.DataArray, whole: _Frame, ax: Axes, title: str | None
-) -> None:
+def _draw_difference(view: _View, observed: xr.DataArray, ax: Axes, title: str | None) -> None:
     from matplotlib.colors import to_rgba
 
-    west = whole.grid.west
-    places = {"lat": data["lat"].values, "lon": west + (data["lon"].values - west) % 360}
+    reference, grid = _one_step(observed, "observed map")
+    longitude = grid.west + (view.data["lon"].values - grid.west) % 360
+    places = {"lat": view.data["lat"].values, "lon": longitude}
     try:
-        beside = reference.sel(places, method="nearest", tolerance=0.05 * whole.grid.resolution)
+        beside = reference.sel(places, method="nearest", tolerance=0.05 * grid.resolution)
     except KeyError as error:
         raise GridError(
             "the observed map lacks cells of the predicted one, or their cells do not coincide; "
             "select the same region of both"
         ) from error
-    theirs, ours = _codes(beside, "observed map"), _codes(data, "predicted map")
+    theirs, ours = _codes(beside, "observed map"), _codes(view.data, "predicted map")
     picture = np.where((theirs == ours)[..., None], to_rgba(AGREE), to_rgba(DISAGREE))
     picture[theirs == OCEAN] = to_rgba(CLASSES[OCEAN].color)
     picture[(theirs == _BLANK) | (ours == _BLANK)] = 0
-    _paint(ax, picture, frame, title)
+    _paint(ax, picture, view, title)
 
 
-def _draw_classes(
-    da: xr.DataArray, data: xr.DataArray, frame: _Frame, ax: Axes | None, title: str | None, legend: bool
-) -> Axes:
-    codes = _codes(data, _what(da))
-    ax = _axes(ax, frame)
-    years = years_of(da, what=_what(da)) or ()
-    _paint(ax, _palette()[codes], frame, title if title is not None else f"{years[0]}" if len(years) == 1 else None)
-    if legend:
-        _legend(ax, _entries(set(np.unique(codes).tolist())))
-    return ax
-
-
-def _draw_values(
+def _draw(
     da: xr.DataArray,
-    data: xr.DataArray,
-    frame: _Frame,
     ax: Axes | None,
     title: str | None,
-    colorbar: bool,
+    legend: bool,
     label: str | None,
+    max_pixels: int,
+    classes: bool | None,
 ) -> Axes:
-    values = np.asarray(data.values, dtype=np.float64)
+    """Draw class codes or amounts; by default as the values ask for."""
+    what = "map" if da.name is None else f"map {str(da.name)!r}"
+    view = _view(da, what, max_pixels)
+    if _are_classes(view.data) if classes is None else classes:
+        codes = _codes(view.data, what)
+        years = years_of(da, what=what) or ()
+        ax = _axes(ax, view.grid)
+        _paint(ax, _palette()[codes], view, f"{years[0]}" if title is None and len(years) == 1 else title)
+        if legend:
+            _legend(ax, _entries(codes))
+        return ax
+    values = np.asarray(view.data.values, dtype=np.float64)
     known = values[np.isfinite(values)]
     low, high = (0.0, 1.0) if _are_shares(known) else (float(known.min()), float(known.max()))
-    ax = _axes(ax, frame)
-    image = _paint(ax, values, frame, title, cmap="cividis", vmin=low, vmax=high)
-    if colorbar:
+    ax = _axes(ax, view.grid)
+    image = _paint(ax, values, view, title, cmap="cividis", vmin=low, vmax=high)
+    if legend:
         ax.figure.colorbar(image, ax=ax, shrink=0.7, pad=0.02, label=_label(da) if label is None else label)
     return ax
 
 
-def _holds_classes(data: xr.DataArray) -> bool:
+def _are_classes(data: xr.DataArray) -> bool:
     """Whether a map that has been read holds class codes rather than amounts."""
     if data.name in ("confidence", "probability") or data.dtype.kind == "b":
         return False
@@ -386,10 +365,6 @@ def _label(da: xr.DataArray) -> str:
     return label if units in ("", "1") else f"{label} [{units}]"
 
 
-def _what(da: xr.DataArray) -> str:
-    return "map" if da.name is None else f"map {str(da.name)!r}"
-
-
 def _palette() -> NDArray[np.float64]:
     """Return the colours of the classes, and a transparent one for no data."""
     from matplotlib.colors import to_rgba
@@ -397,7 +372,8 @@ def _palette() -> NDArray[np.float64]:
     return np.array([*(to_rgba(each.color) for each in CLASSES), (0, 0, 0, 0)], dtype=np.float64)
 
 
-def _entries(present: set[int]) -> dict[str, str]:
+def _entries(codes: NDArray[np.uint8]) -> dict[str, str]:
+    present = set(np.unique(codes).tolist())
     return {each.long_name: each.color for each in CLASSES if each.code in present}
 
 
@@ -406,26 +382,25 @@ def _codes(data: xr.DataArray, what: str) -> NDArray[np.uint8]:
     values = data.values
     missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, dtype=bool)
     codes = check_codes(
-        np.where(missing, values.dtype.type(OCEAN), values) if missing.any() else values,
+        np.where(missing, values.dtype.type(OCEAN), values),
         what=what,
         latitude=data["lat"].values,
         longitude=data["lon"].values,
         remedy="translate other legends with xland.vocabulary.translate, draw probabilities with confidence_map",
     )
-    return np.where(missing, np.uint8(_BLANK), codes) if missing.any() else codes
+    return np.where(missing, np.uint8(_BLANK), codes)
 
 
-def _axes(ax: Axes | None, frame: _Frame) -> Axes:
-    if ax is not None:
-        from matplotlib.axes import Axes
+def _axes(ax: Axes | None, grid: Grid) -> Axes:
+    from matplotlib.axes import Axes
 
-        if not isinstance(ax, Axes):
-            raise GridError(f"ax must be Axes of matplotlib, or None for a new figure, not {shown(ax)}")
-        return ax
-    import matplotlib.pyplot as plt
+    if ax is None:
+        import matplotlib.pyplot as plt
 
-    _, made = plt.subplots(figsize=(10, 10 * _height(frame.grid) + 1.4), layout="constrained")
-    return made
+        _, ax = plt.subplots(figsize=(10, 10 * _height(grid) + 1.4), layout="constrained")
+    if not isinstance(ax, Axes):
+        raise GridError(f"ax must be Axes of matplotlib, or None for a new figure, not {shown(ax)}")
+    return ax
 
 
 def _stretch(grid: Grid) -> float:
@@ -443,17 +418,17 @@ def _height(grid: Grid) -> float:
     return min(max(_stretch(grid) * grid.rows / grid.columns, 0.3), 1.6)
 
 
-def _paint(ax: Axes, picture: NDArray[Any], frame: _Frame, title: str | None, **how: Any) -> Any:
+def _paint(ax: Axes, picture: NDArray[Any], view: _View, title: str | None, **how: Any) -> Any:
+    grid = view.grid
     image = ax.imshow(
-        picture, extent=frame.extent, origin="upper", interpolation="nearest", aspect=_stretch(frame.grid), **how
+        picture, extent=view.extent, origin="upper", interpolation="nearest", aspect=_stretch(grid), **how
     )
-    ax.set_xlim(frame.grid.west, frame.grid.east)
-    ax.set_ylim(frame.grid.south, frame.grid.north)
+    ax.set(xlim=(grid.west, grid.east), ylim=(grid.south, grid.north))
+    if title:
+        ax.set_title(title)
     ax.xaxis.set_major_formatter(lambda value, _: _degrees((value + 180) % 360 - 180, "E", "W"))
     ax.yaxis.set_major_formatter(lambda value, _: _degrees(value, "N", "S"))
     ax.tick_params(labelsize="small")
-    if title:
-        ax.set_title(title)
     return image
 
 

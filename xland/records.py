@@ -64,8 +64,8 @@ def _made(hint: Any, value: Any, where: str, error: type[XlandError]) -> Any:
     hint = plain(hint)[0]
     arguments = get_args(hint)
     if get_origin(hint) in (Union, UnionType):
-        hint = next((each for each in arguments if get_origin(plain(each)[0]) is tuple), Any)
-        return _made(hint, value, where, error)
+        made_of = (each for each in arguments if get_origin(plain(each)[0]) is tuple or is_dataclass(each))
+        return value if value is None else _made(next(made_of, Any), value, where, error)
     if get_origin(hint) is tuple and isinstance(value, list | tuple):
         each = arguments[0] if arguments[1:] == (...,) else Any
         made = []  # no comprehension: this is deep as it is

@@ -33,9 +33,14 @@ def model_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def fine(model_folder):
-    coarse, static, maps = tiny_world((2000,))
-    return coarse.ai4land.downscale(model=model_folder, static=static, outputs=("land_use", "margin")), maps
+def lazy(model_folder):
+    coarse, static, _ = tiny_world((2000,))
+    return coarse.ai4land.downscale(model=model_folder, static=static, outputs=("land_use", "margin"))
+
+
+@pytest.fixture(scope="module")
+def fine(lazy):
+    return lazy.compute(), tiny_world((2000,))[2]
 
 
 def test_importing_xland_does_not_import_torch_or_other_heavy_packages():
@@ -60,7 +65,7 @@ def test_public_functions_are_there_and_others_are_not():
         ("Dataset", "downscale", "xland.downscaling.call:downscale"),
         ("Dataset", "batches", "xland.training.data.batches:make_batches"),
         ("Dataset", "to_zarr", "xland.store.writing:write"),
-        ("Dataset", "to_netcdf", "xland.store.exporting:write_netcdf"),
+        ("Dataset", "to_netcdf", "xland.store.writing:write_netcdf"),
         ("Dataset", "publish", "xland.catalog:publish"),
         ("Dataset", "evaluate", "xland.scores.evaluation:evaluate"),
         ("Dataset", "plot", "xland.plot:land_use_map"),
@@ -89,11 +94,11 @@ def test_unknown_keywords_are_refused_with_the_nearest(fine):
             call(fine[1], facto=4)
 
 
-def test_maps_travel_through_store_and_catalog(fine, tmp_path):
+def test_maps_travel_through_store_and_catalog(lazy, fine, tmp_path):
     import intake
 
     maps, _ = fine
-    store = maps.ai4land.to_zarr(tmp_path / "land_use.zarr", progress=False)
+    store = lazy.ai4land.to_zarr(store=tmp_path / "land_use.zarr", progress=False)
     catalog = maps.ai4land.publish(tmp_path / "catalog.yaml", name="tiny", store=store)
     opened = intake.open_catalog(str(catalog))["tiny"].to_dask()
     np.testing.assert_array_equal(opened["land_use"], maps["land_use"])
@@ -270,10 +275,9 @@ def test_what_is_no_whole_code_is_refused_when_aggregating(bad):
         broken.chunk(lat=40, lon=40).ai4land.aggregate(4).compute()
 
 
-def test_what_a_result_would_run_can_be_asked_before_it_runs(fine, model_folder):
-    maps, _ = fine
-    assert maps.ai4land.describe() == (
+def test_what_a_result_would_run_can_be_asked_before_it_runs(lazy, model_folder):
+    assert lazy.ai4land.describe() == (
         f"{model_folder.name}: 1 year of 1 x 1 blocks, 180 windows a year where all is land, "
         "5.6% of them twice at edges of blocks"
     )
-    assert maps.compute().ai4land.describe() == ""
+    assert lazy.compute().ai4land.describe() == ""

@@ -67,20 +67,22 @@ def compliance(folder: Path) -> str:
     # its module lies beside its command, and nowhere else
     program = Path(_python_with("compliance_checker", "compliance-checker")).with_name("compliance-checker")
     unnamed: set[str] = set()
-    for name in NAMES:
-        for suite in ("cf:1.11", "acdd:1.3"):
-            report = folder / f"{name}-{suite}.json"
-            path = folder / f"{name}.nc"
-            _run(program, "-t", suite, "-f", "json", "-o", report, path, status=None)
-            if not report.exists():
-                raise RedError(f"compliance-checker wrote no report on {path.name}")
-            (found,) = json.loads(report.read_text()).values()
+    reports = [folder / f"{name}.json" for name in NAMES]
+    options = ["-t", "cf:1.11", "-t", "acdd:1.3", "-f", "json", *(f"--output={report}" for report in reports)]
+    _run(program, *options, *(folder / f"{name}.nc" for name in NAMES), status=None)
+    for report in reports:
+        if not report.exists():
+            raise RedError(f"compliance-checker wrote no report on {report.stem}.nc")
+        results = json.loads(report.read_text())
+        if len(results) != 2:
+            raise RedError(f"compliance-checker did not apply both suites to {report.stem}.nc: {list(results)}")
+        for suite, found in results.items():
             for each in found["high_priorities"]:
                 messages = [] if each["value"][0] == each["value"][1] else list(each["msgs"])
                 if suite.startswith("acdd") and messages == ["standard_name"]:
                     unnamed.add(each["name"])  # CF's table has none for a probability or an entropy
                 elif messages:
-                    raise RedError(f"{suite}, {path.name}: {each['name']}: {'; '.join(messages)}")
+                    raise RedError(f"{suite}, {report.stem}.nc: {each['name']}: {'; '.join(messages)}")
     said = f"; {len(unnamed)} variables of a kind for which CF has no standard name" if unnamed else ""
     return f"no errors of cf:1.11 and acdd:1.3{said}"
 

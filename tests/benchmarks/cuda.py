@@ -47,14 +47,14 @@ def prepare(folder: str, resolution: float, factor: int, window: int, stride: in
     from xland.geo.grid import Grid
     from xland.models import find_model
     from xland.models.checkpoint import save_checkpoint
-    from xland.models.networks.unet import Architecture, DownscalingNetwork
+    from xland.models.networks.unet import DownscalingNetwork
 
     shipped = find_model("luh2-0p05")
     inputs = replace(
         shipped.inputs, factor=factor, resolution=resolution, window=window, stride=stride, prior="one_hot"
     )
     torch.manual_seed(0)
-    network = DownscalingNetwork(inputs, Architecture.from_dict(dict(shipped.card["architecture"])))
+    network = DownscalingNetwork(inputs, shipped.architecture)
     save_checkpoint(Path(folder, "model"), network.eval(), {"name": "synthetic", "licence": "Apache-2.0"})
     fine = Grid.world(resolution)
     coarse = fine.coarsen(factor)

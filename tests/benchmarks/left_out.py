@@ -14,7 +14,7 @@ from tests.benchmarks.place_scores import count_most_probable, difference, figur
 from tests.benchmarks.short_training import judge, learn
 from xland.forcing.read import read_forcing
 from xland.geo.grid import count_classes
-from xland.geo.split import CONTINENTS, Part, find_cells, leave_out
+from xland.geo.split import CONTINENTS, Part, find_cells
 from xland.models.networks.unet import DownscalingNetwork
 from xland.scores.baselines import cell_mode, crosswalk
 from xland.training.configuration import Configuration
@@ -31,6 +31,13 @@ def places_to_leave_out(material: Material, cropland: NDArray[np.floating[Any]])
     found = {name: find_cells(coarse, cells) for name, cells in CONTINENTS.items()}
     low, high = np.nanquantile(cropland[material.part != Part.NONE], [0.1, 0.9])
     return {**found, "least-cropland": cropland <= low, "most-cropland": cropland >= high}
+
+
+def leave_out(part: NDArray[np.int8], places: NDArray[np.bool_]) -> NDArray[np.int8]:
+    """Keep some places from the training: only their test cells stay what they are."""
+    kept = np.where(places & (part != Part.TEST), np.int8(Part.NONE), part)
+    assert {Part.TRAIN, Part.VALIDATION} <= set(np.unique(kept)), "leave out less"
+    return kept
 
 
 def compare(

@@ -45,11 +45,12 @@ def slurm(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def turn(request):
-    """Let one test at a time have the two nodes: tests run in several processes."""
+def turn(request, monkeypatch):
+    """Let one test at a time have the two nodes, as tests run in several processes, and ask SLURM often."""
     if request.node.get_closest_marker("slurm") is None:
         yield
         return
+    monkeypatch.setattr("xland.clusters.slurm.INTERVAL", 0.5)
     with Path(tempfile.gettempdir(), f"xland-tests-slurm-{os.getuid()}.lock").open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
@@ -58,9 +59,8 @@ def turn(request):
 @pytest.fixture
 def profile(slurm, tmp_path):
     """Jobs of one worker each, which find these tests."""
-    return Profile(
-        walltime="00:05:00", memory="2GB", host="127.0.0.1", folder=str(tmp_path / "logs"), environment=path_to_tests()
-    )
+    folder, environment = str(tmp_path / "logs"), {"PYTHONPATH": str(ROOT)}
+    return Profile(walltime="00:05:00", memory="2GB", host="127.0.0.1", folder=folder, environment=environment)
 
 
 @pytest.fixture(scope="session")
@@ -81,8 +81,16 @@ def maps(files):
     return downscale(coarse, model=files / "model", static=static, chunks=60)
 
 
-def path_to_tests() -> dict[str, str]:
-    return {"PYTHONPATH": str(ROOT)}
+def squeue(columns: str, *options: str) -> list[list[str]]:
+    """Columns of one's jobs that wait or run."""
+    command = ["squeue", "--me", "-h", "-t", "PD,R", "-o", columns, *options]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [line.split() for line in answer.stdout.splitlines()]
+
+
+def scancel(job: str) -> None:
+    command = ["scancel", job]
+    subprocess.run(command, check=True)
 
 
 def free_port() -> int:

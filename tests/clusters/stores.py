@@ -13,9 +13,9 @@ import numpy as np
 import xarray as xr
 
 from tests.waiting import wait_until
-from xland.store.journal import notes
 from xland.store.reading import open_store
 from xland.store.storage import files_at
+from xland.store.workplace import notes
 
 
 def digest(path: Path) -> str:

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from dataclasses import replace
 from threading import Thread
 
 import pytest
 
+from tests.clusters.conftest import scancel, squeue
 from tests.clusters.stores import computed, digest, finished, let_go, traced, traces
 from tests.waiting import PATIENCE, wait_until
-from xland.clusters import job_script, open_cluster, slurm
+from xland.clusters import job_script, open_cluster
 from xland.errors import ClusterError
 from xland.store.writing import write
 
 pytestmark = pytest.mark.slurm
-
-
-@pytest.fixture(autouse=True)
-def look_often(monkeypatch):
-    monkeypatch.setattr(slurm, "INTERVAL", 0.5)
-
-
-def squeue(columns: str) -> list[list[str]]:
-    command = ["squeue", "--me", "-h", "-t", "PD,R", "-o", columns]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [line.split() for line in answer.stdout.splitlines()]
-
-
-def scancel(job: str) -> None:
-    command = ["scancel", job]
-    subprocess.run(command, check=True)
 
 
 class Killer(Thread):

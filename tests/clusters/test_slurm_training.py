@@ -12,10 +12,10 @@ from threading import Thread
 import psutil
 import pytest
 
-from tests.clusters.conftest import ROOT
+from tests.clusters.conftest import ROOT, scancel, squeue
 from tests.training.commands import losses, write_files
 from tests.waiting import PATIENCE, wait_until
-from xland.clusters import open_cluster, slurm
+from xland.clusters import open_cluster
 from xland.training.configuration import read_configuration
 from xland.training.ranks.launching import launch, training_profile
 
@@ -32,11 +32,6 @@ srun bash -c 'RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCA
     xland train {configuration} {output} --device cpu --resume
 """
 """As the page on clusters has it for sites without Dask."""
-
-
-@pytest.fixture(autouse=True)
-def look_often(monkeypatch):
-    monkeypatch.setattr(slurm, "INTERVAL", 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -72,17 +67,8 @@ def kill_rank_1() -> None:
 
 
 def cancel_the_job_on_n1() -> None:
-    scancel(squeue("-w", "n1", "-o", "%A"))
-
-
-def squeue(*options: str) -> str:
-    command = ["squeue", "--me", "-h", *options]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def scancel(job: str) -> None:
-    command = ["scancel", job]
-    subprocess.run(command, check=True)
+    ((job,),) = squeue("%A", "-w", "n1")
+    scancel(job)
 
 
 def submit(script: Path) -> str:
@@ -91,7 +77,8 @@ def submit(script: Path) -> str:
 
 
 def wait_for_the_end(job: str) -> None:
-    wait_until(lambda: job not in squeue("-o", "%A").split())
+    command = ["squeue", "--me", "-h", "-o", "%A"]  # also while it ends
+    wait_until(lambda: job not in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
 @pytest.mark.parametrize("kill", [cancel_the_job_on_n1, kill_rank_1])

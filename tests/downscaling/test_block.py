@@ -13,10 +13,9 @@ from tests.raising_backend import raising_dataset
 from tests.waiting import PATIENCE
 from tests.worlds import tiny_world
 from xland.downscaling import block
-from xland.downscaling.block import AT_ONCE, Plan, run_block_year
+from xland.downscaling.block import AT_ONCE, BlockYears, Plan, run_block_year
 from xland.downscaling.call import downscale
 from xland.downscaling.engine import Residency
-from xland.downscaling.graph import BlockYears
 from xland.errors import ForcingError
 
 

@@ -91,7 +91,7 @@ def test_distances_beyond_one_survive_a_store(found, tmp_path):
 
 def test_a_model_without_its_training_inputs_has_no_distance(world, model):
     coarse, static, _ = world
-    with pytest.raises(ModelError, match=r"'tiny-0' does not hold: add them with `xland calibrate`"):
+    with pytest.raises(ModelError, match=r"'tiny-0' does not contain: add them with `xland calibrate`"):
         downscale(coarse, model=model, static=static, outputs="applicability")
 
 

@@ -14,8 +14,7 @@ from xarray.core.indexing import IndexingSupport, LazilyIndexedArray, explicit_i
 
 from tests.strategies import Layout
 from tests.worlds import tiny_inputs
-from xland.downscaling.fields import ChunkField, FileField, WithoutSea, static_field
-from xland.downscaling.windows import Span, placements
+from xland.downscaling.fields import ChunkField, FileField, _without_sea, placements, static_field
 from xland.geo.grid import Grid
 
 GRID = Grid.world(4)
@@ -37,7 +36,7 @@ def source_of(ds: xr.Dataset):
     return static_field(ds, GRID, tiny_inputs())
 
 
-def read_span(source, rows: Span, columns: Span) -> np.ndarray:
+def read_span(source, rows: range, columns: range) -> np.ndarray:
     """Read a span of the world's lattice as a block does: only with the chunks that it asked for."""
     field, array = source
     graph = {} if array is None else array.__dask_graph__()
@@ -50,7 +49,7 @@ def read_span(source, rows: Span, columns: Span) -> np.ndarray:
     return found
 
 
-def expected_span(rows: Span, columns: Span) -> np.ndarray:
+def expected_span(rows: range, columns: range) -> np.ndarray:
     numbers = np.stack([numbered()[name].values for name in NAMES])
     row, column = np.arange(rows.start, rows.stop), np.arange(columns.start, columns.stop) % GRID.columns
     there = (row >= 0) & (row < GRID.rows)
@@ -58,8 +57,8 @@ def expected_span(rows: Span, columns: Span) -> np.ndarray:
     return np.where(there[None, :, None], values, np.nan)
 
 
-spans = st.tuples(st.integers(-6, 44), st.integers(1, 20)).map(lambda pair: Span(pair[0], sum(pair)))
-wide_spans = st.tuples(st.integers(-40, 95), st.integers(1, 130)).map(lambda pair: Span(pair[0], sum(pair)))
+spans = st.tuples(st.integers(-6, 44), st.integers(1, 20)).map(lambda pair: range(pair[0], sum(pair)))
+wide_spans = st.tuples(st.integers(-40, 95), st.integers(1, 130)).map(lambda pair: range(pair[0], sum(pair)))
 
 
 @settings(deadline=None, max_examples=40)
@@ -118,10 +117,10 @@ def test_of_a_file_only_the_cells_of_the_block_are_read(west):
     arrays = {name: Counting(laid[name].values) for name in NAMES}
     lazy = laid.assign({name: xr.Variable(("lat", "lon"), LazilyIndexedArray(array)) for name, array in arrays.items()})
     source = source_of(lazy)
-    assert list(source[0].keys(Span(0, 45), Span(0, 90))) == []
+    assert list(source[0].keys(range(45), range(90))) == []
     assert source[1] is None
     assert not any(array.taken for array in arrays.values()), "nothing is read while building"
-    rows, columns = Span(4, 10), Span(-5, 7)
+    rows, columns = range(4, 10), range(-5, 7)
     np.testing.assert_array_equal(read_span(source, rows, columns), expected_span(rows, columns))
     assert {name: sum(array.taken) for name, array in arrays.items()} == dict.fromkeys(NAMES, 6 * 12)
 
@@ -129,7 +128,7 @@ def test_of_a_file_only_the_cells_of_the_block_are_read(west):
 def test_each_year_is_a_chunk_of_its_own():
     array = da.zeros((3, 2, 8, 12), chunks=(1, 2, 4, 6))
     field = ChunkField.over(array.name, array.chunks, Grid(4.0, 90.0, -180.0, 8, 12))
-    keys = list(field.keys(Span(5, 6), Span(0, 12), year=2))
+    keys = list(field.keys(range(5, 6), range(12), year=2))
     assert keys == [(array.name, 2, 0, 1, 0), (array.name, 2, 0, 1, 1)]
 
 
@@ -142,7 +141,7 @@ def test_cells_without_data_take_no_room_and_read_as_nan(rows, columns, layers, 
     whole = random.random((layers, rows, columns)).astype(np.float32)
     whole[random.random(whole.shape) < sea / 2] = np.nan
     whole[:, random.random((rows, columns)) < sea] = np.nan
-    packed = WithoutSea.of(whole[None] if years else whole)
+    packed = _without_sea(whole[None] if years else whole)
     assert packed.values.shape[1] == np.count_nonzero(~np.isnan(whole).all(axis=0))
     first, left = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, columns - 1))
     where = (data.draw(st.sampled_from([slice(None), slice(0, 1)])), slice(first, rows), slice(left, columns))

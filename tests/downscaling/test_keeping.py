@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
-import dask
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 from tests.raising_backend import raising_dataset
-from tests.strategies import Layout
 from tests.worlds import FACTOR, FINE, tiny_checkpoint, tiny_inputs
 from xland.downscaling.call import downscale
 from xland.errors import AllocationError, ModelError, PriorError, TimeError, XlandError
@@ -29,14 +25,6 @@ REGION = (-60, -18, 60, 62)
 EVERYTHING = ("land_use", "probability", "margin", "entropy", "unmet")
 PIXEL = 1.05 / FACTOR**2
 """Share of the largest pixel in its coarse cell, north of 18 S and south of 62 N."""
-
-few = settings(
-    max_examples=2,
-    deadline=None,
-    phases=(Phase.explicit, Phase.reuse, Phase.generate),
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-modes = st.sampled_from(["fractions", "map", "changes"])
 
 
 @pytest.fixture(scope="module")
@@ -81,31 +69,27 @@ def unmet(found: xr.Dataset) -> np.ndarray:
     return low
 
 
-def test_probabilities_have_the_fractions_of_the_forcing(world, ask):
-    found = ask("fractions")
+def test_probabilities_have_the_fractions_of_the_forcing_and_all_follows_from_them(world, ask):
+    found, plain = ask("fractions"), ask(None)
     mean = aggregate(found["probability"].values[0].astype(np.float64), FACTOR, cell_area(found)[:, None])
     kept = unmet(found) == 0
     assert kept.mean() > 0.5
     assert np.nanmax(np.abs(mean - wanted(world[0], found))[:, kept]) <= 1e-6
     np.testing.assert_allclose(found["probability"].sum("class"), 1, atol=1e-5)
-
-
-def test_fractions_are_kept_on_disk_too(world, model, ask, tmp_path):
-    """Probabilities in steps of a byte would lose every class that is rare throughout a coarse cell."""
-    options = {"static": world[1], "region": REGION, "years": 2002, "outputs": "probability", "totals": "fractions"}
-    downscale(world[0], model=model, **options).ai4land.to_zarr(tmp_path / "kept.zarr", progress=False)
-    with xr.open_zarr(tmp_path / "kept.zarr") as read:
-        np.testing.assert_array_equal(read["probability"], ask("fractions")["probability"])
-    assert ask("map")["probability"].encoding["dtype"] == "uint8"
-
-
-def test_all_that_follows_from_probabilities_follows_from_those_fitted(ask):
-    found, plain = ask("fractions"), ask(None)
     assert (found["probability"] != plain["probability"]).mean() > 0.2
     probability = found["probability"].values
     np.testing.assert_array_equal(found["land_use"], probability.argmax(axis=1))
     ordered = np.sort(probability, axis=1)
     np.testing.assert_allclose(found["margin"], ordered[:, -1] - ordered[:, -2], atol=1e-6)
+
+
+def test_kept_fractions_are_stored_as_they_are(ask, tmp_path):
+    """Probabilities in steps of a byte would lose every class that is rare throughout a coarse cell."""
+    found = ask("fractions")
+    found.ai4land.to_zarr(tmp_path / "kept.zarr", progress=False)
+    with xr.open_zarr(tmp_path / "kept.zarr") as read:
+        np.testing.assert_array_equal(read["probability"], found["probability"])
+    assert ask("map")["probability"].encoding["dtype"] == "uint8"
 
 
 def test_a_map_has_the_class_areas_of_the_forcing_to_within_a_pixel(world, ask):
@@ -130,10 +114,9 @@ def test_a_tolerance_gives_a_more_probable_map_that_still_has_the_areas_to_withi
         chosen = each["probability"].isel({"class": each["land_use"].astype(int)})
         worth[name] = float(np.log(chosen.clip(1e-6)).sum())
     assert worth["found"] > worth["nearest"]
-    assert found.attrs["xland_fingerprint"] != nearest.attrs["xland_fingerprint"]
 
 
-def test_changes_are_laid_upon_the_map_of_the_base_year(world, ask):
+def test_changes_are_applied_to_the_map_of_the_base_year(world, ask):
     coarse, _, maps = world
     found = ask("changes")
     base = maps.sel(time=2000, lat=found["lat"], lon=found["lon"]).values
@@ -146,16 +129,10 @@ def test_changes_are_laid_upon_the_map_of_the_base_year(world, ask):
     moved = found["land_use"].values[0] != base
     assert not moved[still].any(), "what the forcing leaves, the map keeps"
     assert moved.any()
-
-
-def test_a_protected_class_does_not_grow_where_the_forcing_says_that_it_shrinks(world, ask):
-    coarse, _, maps = world
-    found = ask("changes")
-    base = maps.sel(time=2000, lat=found["lat"], lon=found["lon"]).values
-    change = (wanted(coarse, found) - wanted(coarse, found, 2000))[FOREST]
-    shrinks = (change < -1e-6).repeat(FACTOR, 0).repeat(FACTOR, 1)
+    shrinks = (change[FOREST] < -1e-6).repeat(FACTOR, 0).repeat(FACTOR, 1)
+    new = (found["land_use"].values[0] == FOREST) & (base != FOREST)
     assert shrinks.any()
-    assert not ((found["land_use"].values[0] == FOREST) & (base != FOREST))[shrinks].any()
+    assert not new[shrinks].any(), "a protected class does not grow where the forcing says that it shrinks"
 
 
 def test_the_base_year_keeps_its_map_and_years_do_not_depend_on_each_other(world, model, ask):
@@ -185,18 +162,15 @@ def test_a_map_that_does_not_say_its_year_is_that_of_the_year_before(world, mode
     np.testing.assert_array_equal(silent, said)
 
 
-@pytest.fixture(scope="module")
-def rolled(world, rolling_model):
-    """Two years of a rollout upon the map of 2000, and what it is asked with."""
+def test_a_rollout_applies_changes_to_its_own_map_and_counts_them_from_the_base_year(world, rolling_model, tmp_path):
     coarse, static, maps = world
     options = {"model": rolling_model, "static": static, "years": [2001, 2002], "totals": "changes"}
     options |= {"prior": maps.sel(time=2000), "region": REGION, "outputs": ("land_use", "unmet")}
-    return downscale(coarse, chunks=360, **options).compute(), options
-
-
-def test_a_rollout_lays_changes_upon_its_own_map_and_counts_them_from_the_base_year(world, rolled):
-    coarse, _, maps = world
-    found, _ = rolled
+    found = downscale(coarse, **options).compute()
+    downscale(coarse, chunks=60, **options).ai4land.to_zarr(tmp_path / "rolled.zarr", progress=False)
+    with xr.open_zarr(tmp_path / "rolled.zarr") as opened:
+        np.testing.assert_array_equal(opened["land_use"], found["land_use"])
+        np.testing.assert_array_equal(opened["unmet"], found["unmet"])
     base = maps.sel(time=2000, lat=found["lat"], lon=found["lon"]).values
     change = wanted(coarse, found) - wanted(coarse, found, 2000)
     kept = unmet(found) == 0
@@ -237,51 +211,6 @@ def test_where_the_forcing_says_nothing_the_decision_of_the_model_holds(world, t
     for mode in ("map", "fractions"):
         kept = downscale(known, model=model, totals=mode, **options)["land_use"].compute()
         np.testing.assert_array_equal(kept.sel(lat=silent), free.sel(lat=silent))
-
-
-def test_a_rollout_with_totals_is_the_same_to_the_bit_through_any_blocks_and_a_store(world, rolled, tmp_path):
-    found, options = rolled
-    lazy = downscale(world[0], chunks=60, **options)
-    lazy.ai4land.to_zarr(tmp_path / "rolled.zarr", progress=False)
-    with xr.open_zarr(tmp_path / "rolled.zarr") as opened:
-        np.testing.assert_array_equal(opened["land_use"], found["land_use"])
-        np.testing.assert_array_equal(opened["unmet"], found["unmet"])
-
-
-@few
-@given(mode=modes, block=st.integers(2, 40), scheduler=st.sampled_from(["synchronous", "threads"]))
-def test_blocks_do_not_matter(world, model, ask, mode, block, scheduler):
-    coarse, static, maps = world
-    prior = {"prior": maps.sel(time=[2000]).chunk(lat=37, lon=50)} if mode == "changes" else {}
-    options = {"model": model, "static": static, "region": (-20, 2, 32, 42), "years": 2002, "outputs": EVERYTHING}
-    lazy = downscale(coarse.chunk(lat=11, lon=13), chunks=4 * block, totals=mode, **options, **prior)
-    found = lazy.compute(scheduler=scheduler)
-    part = ask(mode).sel(lat=found["lat"], lon=found["lon"])
-    for name in ("land_use", "probability", "unmet"):
-        np.testing.assert_array_equal(found[name], part[name])
-
-
-@few
-@given(
-    mode=modes,
-    layouts=st.tuples(*[
-        st.builds(
-            Layout,
-            latitude_ascending=st.booleans(),
-            west=st.sampled_from([None, 0.0, -20.0]),
-            order=st.permutations(("time", "lat", "lon")).map(tuple),
-        )
-    ] * 2),
-)  # fmt: skip
-def test_orientation_does_not_matter(world, model, ask, mode, layouts):
-    coarse, static, maps = world
-    given = {"prior": layouts[1].apply(maps.sel(time=[2000]).to_dataset())["land_use"]} if mode == "changes" else {}
-    options = {"model": model, "static": static, "region": (-20, 2, 32, 42), "years": 2002, "outputs": EVERYTHING}
-    found = downscale(layouts[0].apply(coarse), totals=mode, **options, **given).compute()
-    found = found.assign_coords(lon=(found["lon"] + 180) % 360 - 180).sortby("lon").sortby("lat", ascending=False)
-    part = ask(mode).sel(lat=found["lat"], lon=found["lon"])
-    for name in ("land_use", "probability", "unmet"):
-        np.testing.assert_array_equal(found[name].transpose(*part[name].dims), part[name])
 
 
 def test_class_shares_are_a_forcing_too(world, tmp_path):
@@ -329,34 +258,6 @@ def test_what_cannot_be_kept_is_said(world, model):
     np.testing.assert_array_equal(np.isnan(found["unmet"].values[0]), sea)
 
 
-def test_another_crosswalk_gives_another_product(world, model):
-    coarse, static, _ = world
-    states = {**STATE_CLASSES, "pastr": "grass_shrub", "range": "grass_shrub"}
-    crosswalk = Crosswalk(states, remainder=("ocean", "other", "water", "pasture"))
-    options = {"model": model, "static": static, "region": REGION, "years": 2002, "outputs": EVERYTHING}
-    found = downscale(coarse, totals=Totals("map", crosswalk), **options).compute()
-    kept = unmet(found) == 0
-    assert np.nanmax(np.abs(shares(found) - wanted(coarse, found, crosswalk=crosswalk))[:, kept]) <= PIXEL
-    options["outputs"] = "land_use"
-    wishes = [{}, {"totals": "map"}, {"totals": "fractions"}, {"totals": Totals("map", crosswalk)}]
-    made = {downscale(coarse, **options, **wish).attrs["xland_fingerprint"] for wish in wishes}
-    assert len(made) == len(wishes)
-    assert found.attrs["xland_conserve"] == "map"
-
-
-@pytest.mark.parametrize("mode", ["fractions", "map", "changes"])
-def test_building_reads_no_value(world, model, rolling_model, mode):
-    coarse, static, maps = world
-    given = {"prior": raising_dataset(maps.sel(time=[2000]).to_dataset(name="prior"))["prior"]}
-    for each in (model, rolling_model):
-        options = given if mode == "changes" or each is rolling_model else {}
-        lazy = downscale(
-            raising_dataset(coarse).isel(time=slice(None)), model=each, static=raising_dataset(static), totals=mode,
-            years=[2001, 2002], outputs=("land_use", "unmet"), **options,
-        )  # fmt: skip
-        assert all(dask.is_dask_collection(array.data) for array in lazy.data_vars.values())
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -401,7 +302,15 @@ def test_base_maps_that_cannot_be_used_are_named(world, model):
         downscale(coarse, prior=holes, years=2002, **options)["land_use"].compute()
 
 
-def test_a_prior_without_changes_still_needs_a_model_that_reads_one(world, model):
-    coarse, static, maps = world
-    with pytest.raises(ModelError, match=r"reads no prior map: .* set totals='changes'"):
-        downscale(coarse, model=model, static=static, prior=maps.sel(time=2000), totals="map")
+def test_each_way_to_keep_totals_is_a_product_of_its_own(world, model):
+    coarse, static, _ = world
+    states = {**STATE_CLASSES, "pastr": "grass_shrub", "range": "grass_shrub"}
+    crosswalk = Crosswalk(states, remainder=("ocean", "other", "water", "pasture"))
+    ways = [None, "map", "fractions", Totals("map", tolerance=1), Totals("map", crosswalk)]
+    options = {"model": model, "static": static, "region": REGION, "years": 2002}
+    made = {downscale(coarse, totals=way, **options).attrs["xland_fingerprint"] for way in ways}
+    assert len(made) == len(ways)
+    found = downscale(coarse, totals=ways[-1], outputs=("land_use", "unmet"), **options).compute()
+    off = np.abs(shares(found) - wanted(coarse, found, crosswalk=crosswalk))
+    assert np.nanmax(off[:, unmet(found) == 0]) <= PIXEL
+    assert found.attrs["xland_conserve"] == "map"

@@ -1,4 +1,4 @@
-"""How a target grid is cut into blocks, and how much is computed twice at their edges."""
+"""The lattice of windows, how a target grid is cut into blocks, and where cells are in arrays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.worlds import tiny_inputs
-from xland.downscaling.windows import TWICE, Layout, Span, placements
+from xland.downscaling.fields import TWICE, Layout, halo, placements, window_starts
 from xland.errors import GridError
 from xland.geo.grid import Grid
 
@@ -33,6 +33,20 @@ def tiny_layouts(draw):
     stride = draw(st.sampled_from([4, 8, 12, 20, 24, 40]))
     window = stride + 4 * draw(st.integers(0, 10))
     return Layout.cut(draw(tiny_grids()), inputs_of(4, 1.0, window, stride), 4 * draw(st.integers(1, 100)))
+
+
+@given(st.sampled_from([1, 4, 5]), st.integers(1, 12), st.integers(0, 20), st.integers(-500, 500), st.integers(1, 300))
+def test_a_cell_has_the_same_windows_in_any_block(factor, steps, more, start, length):
+    stride, block = factor * steps, range(start, start + length)
+    size = stride + factor * more
+    starts = np.array(window_starts(block, size, stride))
+    assert (starts % stride == 0).all()
+    assert ((starts < block.stop) & (starts + size > start)).all(), "all touch the block"
+    assert halo(block, size, stride) == range(starts[0], starts[-1] + size)
+    for cell in (start, start + length // 2, block.stop - 1):
+        touching = starts[(starts <= cell) & (starts + size > cell)]
+        np.testing.assert_array_equal(touching, window_starts(range(cell, cell + 1), size, stride))
+        assert 1 <= touching.size <= -(-size // stride)
 
 
 LARGE = [(5, 0.05, 160, 120), (5, 0.05, 160, 80), (25, 0.01, 400, 200), (25, 0.01, 400, 300)]
@@ -109,7 +123,7 @@ def test_placements_lead_every_cell_to_its_place(grid, row, height, shift, width
     column = grid.column_offset + shift
     numbers = np.arange(grid.rows * grid.columns).reshape(grid.shape)
     found = np.full((height, width), -1)
-    for place in placements(grid, Span(row, row + height), Span(column, column + width)):
+    for place in placements(grid, range(row, row + height), range(column, column + width)):
         assert (found[place.target] == -1).all(), "no cell is placed twice"
         found[place.target] = numbers[place.source]
     rows = np.arange(row, row + height) - grid.row_offset
@@ -122,7 +136,7 @@ def test_placements_lead_every_cell_to_its_place(grid, row, height, shift, width
 @settings(deadline=None, max_examples=50)
 @given(tiny_grids(), st.integers(-20, 100), st.integers(1, 90), st.integers(-40, 360), st.integers(1, 60))
 def test_strips_cut_at_multiples_and_lose_nothing(grid, row, height, column, width):
-    for place in placements(grid, Span(row, row + height), Span(column, column + width)):
+    for place in placements(grid, range(row, row + height), range(column, column + width)):
         strips = list(place.strips(16))
         pairs = [
             pair
@@ -138,6 +152,6 @@ def test_strips_cut_at_multiples_and_lose_nothing(grid, row, height, column, wid
 def test_a_span_meets_both_ends_of_a_grid_that_is_almost_global():
     # columns 16 .. 371 of 360 round the globe: all but 12 .. 15
     grid = Grid(1.0, 90.0, -164.0, 180, 356)
-    places = list(placements(grid, Span(0, 20), Span(-20, 40)))
+    places = placements(grid, range(20), range(-20, 40))
     columns = {(place.target[1].start, place.target[1].stop): place.source[1] for place in places}
     assert columns == {(0, 32): slice(324, 356), (36, 60): slice(0, 24)}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import torch
 from hypothesis import given, settings
@@ -12,7 +10,7 @@ from hypothesis import strategies as st
 from tests.worlds import tiny_inputs
 from xland.downscaling.block import BlockInputs, predict_block
 from xland.downscaling.engine import Engine
-from xland.downscaling.windows import Block, Span
+from xland.downscaling.fields import Block
 from xland.outputs import OUTPUTS
 
 
@@ -43,7 +41,7 @@ def run(network: torch.nn.Module, block: Block, land: np.ndarray, static: np.nda
 @settings(max_examples=20, deadline=None)
 @given(st.integers(-20, 20), st.integers(1, 20), st.lists(st.floats(-4, 4), min_size=8, max_size=8))
 def test_the_same_scores_everywhere_are_blended_into_themselves(start, length, scores):
-    block = Block(Span(4 * start, 4 * (start + length)), Span(8, 40), 40, 20)
+    block = Block(range(4 * start, 4 * (start + length)), range(8, 40), 40, 20)
     land = np.ones([*map(len, block.halo)], bool)
     found = run(Constant(scores), block, land)["probability"]
     expected = torch.tensor(scores, dtype=torch.float32).softmax(0).numpy()
@@ -65,7 +63,7 @@ class MeanOfWindow(torch.nn.Module):
 
 
 def test_windows_that_differ_are_blended_with_gaussian_weights():
-    block = Block(Span(0, 20), Span(40, 60), 40, 20)
+    block = Block(range(20), range(40, 60), 40, 20)
     rows, columns = map(len, block.halo)
     static = np.random.default_rng(0).normal(scale=30, size=(3, rows, columns)).astype(np.float16)
     found = run(MeanOfWindow(), block, np.ones((rows, columns), bool), static)["probability"]
@@ -82,7 +80,7 @@ def test_windows_that_differ_are_blended_with_gaussian_weights():
 
 
 def test_windows_without_land_in_the_block_are_not_run():
-    block = Block(Span(0, 80), Span(0, 80), 40, 20)
+    block = Block(range(80), range(80), 40, 20)
     land = np.zeros([*map(len, block.halo)], bool)
     network = Constant([0.0] * 8)
     found = run(network, block, land)
@@ -101,25 +99,11 @@ def test_windows_without_land_in_the_block_are_not_run():
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(-4, 4), min_size=8, max_size=8))
-def test_class_margin_and_entropy_are_those_of_the_probabilities(scores):
-    block = Block(Span(0, 20), Span(0, 20), 40, 20)
+def test_class_confidence_margin_and_entropy_are_those_of_the_probabilities(scores):
+    block = Block(range(20), range(20), 40, 20)
     found = run(Constant(scores), block, np.ones([*map(len, block.halo)], bool))
     shares = found["probability"][:, 0, 0]
     assert found["land_use"][0, 0] == shares.argmax(), "the lower code where two are equal"
+    assert found["confidence"][0, 0] == shares[found["land_use"][0, 0]]
     np.testing.assert_allclose(found["margin"][0, 0], np.sort(shares)[-1] - np.sort(shares)[-2], atol=1e-6)
     np.testing.assert_allclose(found["entropy"][0, 0], -(shares * np.log(shares)).sum() / np.log(8), atol=1e-5)
-
-
-def test_worker_threads_leave_the_cores_to_dask():
-    block = Block(Span(0, 20), Span(0, 20), 40, 20)
-    land = np.ones([*map(len, block.halo)], bool)
-    counts = []
-
-    def work() -> None:
-        run(Constant([0.0] * 8), block, land)
-        counts.append(torch.get_num_threads())
-
-    worker = threading.Thread(target=work)
-    worker.start()
-    worker.join()
-    assert counts == [1]

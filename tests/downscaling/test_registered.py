@@ -11,7 +11,7 @@ from xland.cli import COMMANDS, main
 from xland.errors import AllocationError, ModelError
 from xland.geo.grid import Grid, class_shares
 from xland.outputs import OUTPUTS, PACKED, Output, Pixels, register_output, renamed
-from xland.report.layers import extra_layers
+from xland.report.judgement import extra_layers
 from xland.totals.maps import fit_map
 from xland.totals.modes import MODES, Mode, Totals, register_mode
 from xland.vocabulary import FOREST

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xland.downscaling import engine
-from xland.downscaling.engine import CPU_BUDGET, Residency, give_back, residency_of
+from xland.downscaling.engine import Residency, give_back
 
 
 class Maker:
@@ -31,15 +31,6 @@ def test_what_fits_stays_and_what_came_first_is_not_pushed_out():
     assert [make.calls for make in makers] == [1, 1, 2, 2]
     assert [a is b for a, b in zip(first, again, strict=True)] == [True, True, False, False]
     assert residency.used == 8
-
-
-def test_a_small_value_finds_room_beside_one_that_is_too_large():
-    residency = Residency(budget=10)
-    large, small = Maker(11), Maker(10)
-    for _ in range(2):
-        residency.get("run", "large", large)
-        residency.get("run", "small", small)
-    assert (large.calls, small.calls) == (2, 1)
 
 
 @given(st.integers(0, 30), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 12)), max_size=30))
@@ -79,11 +70,6 @@ def test_threads_that_ask_at_once_count_a_value_once():
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: residency.get("run", n % 3, Maker(10)), range(60)))
     assert residency.used == 30
-
-
-def test_a_process_keeps_one_residency_for_each_device():
-    assert residency_of("cpu") is residency_of("cpu")
-    assert residency_of("cpu").budget == CPU_BUDGET
 
 
 def test_freed_memory_can_be_given_back_and_is_where_the_c_library_can(monkeypatch):

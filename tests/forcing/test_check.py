@@ -9,14 +9,12 @@ from hypothesis import strategies as st
 import xland
 from tests.strategies import Layout, canonical_states
 from xland.errors import ForcingError, ModelError
-from xland.forcing.check import check, examine
-from xland.forcing.findings import CheckTable, Finding
+from xland.forcing.check import CheckTable, Finding, check, examine
 from xland.geo.grid import Grid
 from xland.models.coverage import Coverage
 from xland.vocabulary import CLASS_NAMES, LUH2_STATES
 
 GRID = Grid(0.25, 50.0, 10.0, 3, 4)
-WORLD = Grid.world(0.25)
 
 
 def states(years=(2014, 2015), seed=1) -> xr.Dataset:
@@ -67,15 +65,6 @@ def test_bad_values_are_errors_with_place_count_and_remedy(value, message):
     assert error.remedy
 
 
-def test_states_that_sum_to_more_than_one_are_an_error():
-    ds = states()
-    ds["primf"][1, 0, 0] = min(float(ds["primf"][1, 0, 0]) + 0.01, 1.0)
-    ds["urban"][1, 0, 0] += 0.01
-    (error,) = found(examine(ds), "error")
-    assert (error.variable, error.count) == ("sum of states", 1)
-    assert error.place.endswith("in 2015")
-
-
 def test_percent_is_an_error_by_units_and_by_values():
     ds = states()
     ds["urban"] = (ds["urban"] * 100).assign_attrs(units="%")
@@ -112,13 +101,12 @@ def member(ds: xr.Dataset) -> xr.Dataset:
         (lambda ds: ds.isel(time=slice(0)), "time", "no time step"),
         (lambda ds: ds * np.nan, "all states", "no cell has data"),
         (lambda ds: ds.assign(urban=ds["urban"].astype(str)), "urban", "its values are <U32, not numbers"),
-        (lambda ds: ds.assign_coords(lat=ds["lat"] + 0.05), "grid", "is not part of the world's 0.25 degree grid"),
         (lambda ds: ds.assign_coords(lon=ds["lon"] + 0.1), "grid", "is not part of the world's 0.25 degree grid"),
     ],
 )
 def test_faults_of_structure_are_one_error_with_a_remedy(change, variable, message):
-    everywhere = Coverage.of(WORLD, np.zeros(WORLD.shape, dtype=bool))
-    (error,) = found(examine(change(states()), coverage=everywhere), "error")
+    nowhere = Coverage.of(GRID, np.zeros(GRID.shape, dtype=bool))
+    (error,) = found(examine(change(states()), coverage=nowhere), "error")
     assert error.variable == variable
     assert message in error.sentence
     assert error.remedy
@@ -126,70 +114,63 @@ def test_faults_of_structure_are_one_error_with_a_remedy(change, variable, messa
 
 @pytest.mark.parametrize(
     ("years", "message"),
-    [
-        ([2014, 2014], "more than once: 2014"),
-        ([2015, 2014], "not sorted: 2015 is followed by 2014"),
-        ([852, 2013], "no year between 852 and 2013, more than 50 years"),
-        (("time", [0, 1200], {"units": "years since 2015-01-01"}), "1 of 2 years lie outside 850 to 2500: 3215"),
-        ([1.0, 2.0], "not calendar years"),
-    ],
+    [([2014, 2014], "more than once: 2014"), ([1.0, 2.0], "not calendar years")],
 )
-def test_bad_years_are_an_error_and_values_are_looked_at_all_the_same(years, message):
+def test_bad_years_are_an_error_and_values_are_checked_all_the_same(years, message):
     ds = states().assign_coords(time=years)
     ds["urban"][0, 0, 0] = np.inf
     table = examine(ds)
     time, urban = found(table, "error")
-    assert time.variable == "time"
+    assert (time.variable, urban.variable) == ("time", "urban")
     assert message in time.message
-    assert urban.variable == "urban"
     assert found(table, "warning") == []  # what is missing between years that are wrong says nothing
 
 
-def test_gaps_between_years_are_a_warning_that_names_them():
-    table = examine(states().assign_coords(time=[2010, 2014]))
-    (warning,) = found(table, "warning")
-    assert table.ok
-    assert warning.message == "3 years are missing between the first and the last: 2011-2013"
+def moved_mask(ds):
+    return ds.where((ds["time"] == 2014) | (ds["lon"] > ds["lon"][0])).transpose("time", "lat", "lon")
 
 
-def test_a_land_mask_that_moves_is_a_warning():
-    ds = states()
-    ds = ds.where((ds["time"] == 2014) | (ds["lon"] > ds["lon"][0])).transpose("time", "lat", "lon")
-    (warning,) = found(examine(ds), "warning")
-    assert (warning.count, warning.place) == (3, "year 2015")
+def without_crop_types(ds):
+    none = ds["c3per"] * 0
+    return ds.assign(c3per=none, c4per=none, primf=ds["primf"] + ds["c3per"] + ds["c4per"])
 
 
-def test_states_that_hardly_ever_sum_to_one_are_a_warning():
-    (warning,) = found(examine(states() * 0.01), "warning")
-    assert (warning.variable, warning.count) == ("sum of states", 12)
-
-
-def test_crops_that_are_not_separated_are_a_note_and_an_empty_state_a_warning():
-    ds = states()
-    for name in ("c3per", "c4per", "pastr"):
-        ds["primf"] = ds["primf"] + ds[name]
-        ds[name] = ds[name] * 0
-    table = examine(ds)
-    assert found(table, "note")[0].variable == "c3per, c4per"
-    assert found(table, "warning")[0].variable == "pastr"
-
-
-def test_biofuel_variables_are_explained():
-    ds = states()
+def with_biofuel(ds):
     half = ds["c4per"] / 2
-    ds = ds.assign(c4per=half, c4per_bf=half, cpbf1_c4per=half * 0 + 1)
-    notes = {note.variable: note.message for note in found(examine(ds), "note")}
-    assert notes["c4per"] == "made of c4per + c4per_bf"
-    assert "hold them already" in notes["cpbf1_c4per"]
+    return ds.assign(c4per=half, c4per_bf=half, cpbf1_c4per=half * 0 + 1)
 
 
-def test_cells_of_ice_are_a_note_and_a_year_without_any_land_use_is_an_error():
-    ds = states()
-    table = examine(ds.where((ds["lat"] < 49.8) | (ds["lon"] > 10.2), 0))
-    (note,) = found(table, "note")
+@pytest.mark.parametrize(
+    ("change", "severity", "variable", "sentence"),
+    [
+        (
+            lambda ds: ds.assign_coords(time=[2010, 2014]),
+            "warning",
+            "time",
+            "3 years are missing between the first and the last: 2011-2013; only",
+        ),
+        (moved_mask, "warning", "all states", "in 1 years as in the first, 3 cells, first at year 2015; look"),
+        (lambda ds: ds * 0.01, "warning", "sum of states", "only 0.0% of the cells with data sum to 1, 12 cells; "),
+        (lambda ds: ds.assign(pastr=ds["pastr"] * 0), "warning", "pastr", "0 everywhere; look"),
+        (without_crop_types, "note", "c3per, c4per", "0 everywhere: crop types are not separated in this file"),
+        (with_biofuel, "note", "c4per", "made of c4per + c4per_bf"),
+        (with_biofuel, "note", "cpbf1_c4per", "1 shares of a crop grown as biofuel: the crop states hold them already"),
+        (
+            lambda ds: ds.where((ds["lat"] < 49.8) | (ds["lon"] > 10.2), 0),
+            "note",
+            "all states",
+            "all 0, as in the cells of ice and water of LUH2, 2 cells, first at latitude 49.875, longitude 10.125",
+        ),
+    ],
+)
+def test_what_may_be_meant_is_a_warning_or_a_note(change, severity, variable, sentence):
+    table = examine(change(states()))
     assert table.ok
-    assert (note.count, note.message) == (2, "all 0, as in the cells of ice and water of LUH2")
-    assert note.place == "latitude 49.875, longitude 10.125 in 2014"
+    assert any(each.variable == variable and sentence in each.sentence for each in found(table, severity))
+
+
+def test_a_year_without_any_land_use_is_an_error():
+    ds = states()
     (error,) = found(examine(ds.where(ds["time"] == 2014, 0).where(ds["lat"] < 49.8)), "error")
     assert (error.variable, error.message, error.count) == ("all states", "0 in all cells that have data", 8)
     assert error.place == "latitude 49.625, longitude 10.125 in 2015"
@@ -217,31 +198,18 @@ def test_function_and_method_know_the_default_model_and_any_other():
 
 
 def test_land_that_lost_its_data_is_an_error_with_place_count_and_remedy():
-    mask = np.zeros(WORLD.shape, dtype=bool)
-    mask[GRID.row_offset + 1, GRID.column_offset + 2] = True
-    (error,) = found(examine(holed(1, 2), coverage=Coverage.of(WORLD, mask)), "error")
+    mask = np.zeros(GRID.shape, dtype=bool)
+    mask[1, 2] = True
+    coverage = Coverage.of(GRID, mask)
+    (error,) = found(examine(holed(1, 2), coverage=coverage), "error")
     assert (error.variable, error.count) == ("all states", 2)  # in both years
     assert error.place == "latitude 49.625, longitude 10.625 in 2014"
     assert error.remedy.startswith("fill them, set land_share")
-    for other in (holed(1, 1), holed(2, 2), states()):
-        assert examine(other, coverage=Coverage.of(WORLD, mask)).ok
+    assert examine(holed(1, 1), coverage=coverage).ok
+    assert examine(holed(1, 2), coverage=Coverage.of(Grid.world(0.5), np.ones((360, 720), dtype=bool))).ok
 
 
-@pytest.mark.parametrize(
-    ("known", "ok"),
-    [
-        (GRID.window(slice(1, 3), slice(1, 3)), False),
-        (GRID.window(slice(0, 2), slice(0, 2)), True),
-        (Grid(0.25, -20.0, 100.0, 3, 4), True),
-        (Grid.world(0.5), True),
-        (Grid(0.25, 50.1, 10.0, 3, 4), True),
-    ],
-)
-def test_coverage_counts_on_its_own_cells_alone(known, ok):
-    assert examine(holed(1, 2), coverage=Coverage.of(known, np.ones(known.shape, dtype=bool))).ok == ok
-
-
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.integers(0, 42), st.integers(0, 89), st.integers(3, 90), st.booleans(), st.booleans(), st.integers(0, 2**31))
 def test_the_cells_compared_are_those_of_the_same_place(row, column, columns, ascending, eastern, seed):
     world = Grid.world(4)
@@ -323,19 +291,19 @@ def test_the_table_reads_as_text_as_html_and_as_a_dataframe():
     assert "<script>" not in table._repr_html_()
 
 
-def test_every_year_is_looked_at():
-    ds = states(tuple(range(2000, 2006)))
+def test_every_year_is_checked_with_or_without_a_progress_bar():
+    ds = states(tuple(range(2000, 2006)))[["urban"]]
     ds["urban"][4:, 0, 0] = np.inf
     quiet, shown = examine(ds, progress=False), examine(ds, progress=True)
     assert quiet.facts["years"] == "2000-2005 (6)"
     assert quiet.findings == shown.findings
-    assert (quiet.findings[0].count, quiet.findings[0].place[-4:]) == (2, "2004")
+    infinite = found(quiet, "error")[-1]
+    assert (infinite.count, infinite.place[-4:]) == (2, "2004")
 
 
 @pytest.mark.shared_data
-@pytest.mark.parametrize("mask_and_scale", [True, False])
-def test_the_released_file_is_understood(luh2_path, mask_and_scale):
-    with xr.open_dataset(luh2_path, decode_times=False, mask_and_scale=mask_and_scale) as ds:
+def test_the_released_file_is_understood(luh2_path):
+    with xr.open_dataset(luh2_path, decode_times=False) as ds:
         table = check(ds)
     assert table.ok
     assert table.facts["years"] == "2015 (1)"

@@ -20,7 +20,6 @@ from xland.geo.split import (
     cell_of,
     divide,
     find_cells,
-    leave_out,
 )
 
 MASKS = hnp.arrays(bool, (CELL_ROWS, CELL_COLUMNS))
@@ -44,17 +43,12 @@ def test_cells_with_land_and_no_others_are_divided_five_to_one_to_one(has_land, 
     assert whole <= test <= whole + 1
 
 
-def test_shares_are_exact_where_they_divide_the_cells():
+def test_shares_are_exact_where_they_divide_the_cells_and_seeds_give_other_splits():
     has_land = np.zeros((30, 30), dtype=bool)
     has_land.ravel()[:700] = True
     assert counts(assign_cells(has_land)) == [500, 100, 100]
     assert counts(assign_cells(has_land, shares=(3, 1, 0))) == [525, 175, 0]
-
-
-def test_other_seeds_give_other_splits():
-    has_land = np.ones((30, 30), dtype=bool)
-    splits = {assign_cells(has_land, seed).tobytes() for seed in range(5)}
-    assert len(splits) == 5
+    assert len({assign_cells(has_land, seed).tobytes() for seed in range(5)}) == 5
 
 
 def test_the_split_of_the_shipped_models_does_not_change():
@@ -66,10 +60,8 @@ def test_the_split_of_the_shipped_models_does_not_change():
 
 def test_every_latitude_and_longitude_sees_every_part():
     parts = assign_cells(np.ones((30, 30), dtype=bool))
-    for rows in np.split(parts, 10):
-        assert {Part.VALIDATION, Part.TEST} <= set(np.unique(rows))
-    for columns in np.split(parts, 10, axis=1):
-        assert {Part.VALIDATION, Part.TEST} <= set(np.unique(columns))
+    for cells in (*np.split(parts, 10), *np.split(parts, 10, axis=1)):
+        assert {Part.VALIDATION, Part.TEST} <= set(np.unique(cells))
 
 
 @settings(max_examples=25, deadline=None)
@@ -83,34 +75,17 @@ def test_points_lie_in_the_cell_that_holds_them(latitude, longitude):
     assert 12 * column - 1e-9 <= east <= 12 * (column + 1) + 1e-9
 
 
-def test_longitudes_of_any_range_fall_into_the_same_cells():
-    latitude = np.zeros(72)
-    longitude = np.arange(-177.5, 180, 5)
-    np.testing.assert_array_equal(cell_of(latitude, longitude)[1], cell_of(latitude, longitude % 360)[1])
+def test_the_poles_and_the_date_line_lie_in_the_outermost_cells():
     assert cell_of(np.array(90.0), np.array(-180.0)) == (0, 0)
     assert cell_of(np.array(-90.0), np.array(179.99)) == (29, 29)
 
 
-def blocks(part):
-    """Parts of the pixels of the tiny world (one degree), cell by cell of the split."""
-    return part.reshape(30, 6, 30, 12).transpose(0, 2, 1, 3).reshape(900, 72)
-
-
 def test_parts_never_share_a_cell_on_the_fine_grid():
-    part = divide(FINE, seed=3)
-    for pixels in blocks(part):
-        assert len(np.unique(pixels)) == 1
-    cells = counts(blocks(part)[:, 0])
+    pixels = divide(FINE, seed=3).reshape(30, 6, 30, 12)  # of the tiny world, one degree
+    assert (pixels == pixels[:, :1, :, :1]).all()
+    cells = counts(pixels[:, 0, :, 0])
     assert sum(cells) == LAND_CELLS.sum()
     assert cells[0] / sum(cells) == pytest.approx(5 / 7, abs=0.03)
-
-
-def test_land_is_where_everyone_knows_it():
-    part = divide(FINE)
-    places = {"Paris": (48.5, 2.5), "Nairobi": (-1.5, 36.5), "Manaus": (-3.5, -60.5), "Sydney": (-33.5, 150.5)}
-    for lat, lon in places.values():
-        assert part[int(90 - lat), int(lon + 180)] != Part.NONE
-    assert part[90, 20] == Part.NONE, "the Pacific at 160 W takes no part"
 
 
 def test_what_lies_south_of_the_limit_takes_no_part():
@@ -132,14 +107,9 @@ def test_a_region_has_the_split_and_the_cells_of_the_globe(row, column, rows, co
 
 @pytest.mark.parametrize("resolution", [0.5, 2.0])
 def test_the_split_does_not_depend_on_the_resolution(resolution):
-    fine, other = Grid.world(1), Grid.world(resolution)
-    found, expected = divide(other), divide(fine)
-    rows = np.searchsorted(-fine.latitude, -other.latitude).clip(0, 179)
-    columns = np.searchsorted(fine.longitude, other.longitude).clip(0, 359)
-    # cells of 6 x 12 degrees hold whole pixels of all three resolutions
-    inside = (np.abs(other.latitude) % 6 > 1)[:, None] & (np.abs(other.longitude) % 12 > 1)[None, :]
-    inside &= (np.abs(other.latitude) % 6 < 5)[:, None] & (np.abs(other.longitude) % 12 < 11)[None, :]
-    np.testing.assert_array_equal(found[inside], expected[rows][:, columns][inside])
+    grid = Grid.world(resolution)
+    rows, columns = (90 - grid.latitude).astype(int), (grid.longitude + 180).astype(int)
+    np.testing.assert_array_equal(divide(grid), divide(FINE)[rows][:, columns])
 
 
 @settings(max_examples=20, deadline=None)
@@ -179,26 +149,6 @@ def test_places_are_on_the_continent_that_everyone_knows(continent, places):
     assert all(there[int(90 - lat), int(lon + 180)] for lat, lon in places)
 
 
-@settings(max_examples=8, deadline=None)
-@given(st.sampled_from(sorted(CONTINENTS)), st.integers(0, 100))
-def test_what_is_left_out_is_only_tested(continent, seed):
-    """Test cells stay, inside and outside; nothing becomes training or validation that was not."""
-    part, places = divide(FINE, seed), find_cells(FINE, CONTINENTS[continent])
-    before = part.copy()
-    kept = leave_out(part, places)
-    assert set(np.unique(kept[places])) <= {Part.NONE, Part.TEST}
-    np.testing.assert_array_equal(kept[~places], part[~places])
-    np.testing.assert_array_equal(kept == Part.TEST, part == Part.TEST)
-    np.testing.assert_array_equal(part, before)
-
-
-def test_leaving_out_everything_or_another_grid_is_refused():
-    part = divide(FINE)
-    with pytest.raises(ConfigurationError, match=r"takes all \d+ that serve for train: leave out less"):
-        leave_out(part, np.ones(part.shape, bool))
-    with pytest.raises(ConfigurationError, match="serve for validation"):
-        leave_out(part, part == Part.VALIDATION)
-    with pytest.raises(ConfigurationError, match=r"shape \(4, 4\), the split has \(180, 360\)"):
-        leave_out(part, np.ones((4, 4), bool))
+def test_cells_of_another_grid_are_refused():
     with pytest.raises(ConfigurationError, match="array of 30 x 30, not of shape"):
-        find_cells(FINE, part == Part.TEST)
+        find_cells(FINE, divide(FINE) == Part.TEST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from scipy.spatial.distance import cdist
 
 from xland.errors import CheckpointError, ModelError
 from xland.geo.grid import Grid
-from xland.models.applicability import Applicability, nearest, static_means
+from xland.models.applicability import Applicability, static_means
 from xland.models.calibration import Calibration, bin_of, calibration_error
 from xland.models.checkpoint import APPLICABILITY, CARD, WEIGHTS, read_checkpoint, save_checkpoint, update_card
 from xland.models.coverage import Coverage
+from xland.records import read_record
 
 TWO = Applicability(np.array([[0.0, 0.0, 0.0], [3.0, 0.0, 4.0]], np.float32), typical=5.0, threshold=0.5)
 
@@ -46,7 +48,8 @@ def test_every_cell_gets_its_index_and_those_without_land_none():
 def test_distances_are_those_of_scipy_far_from_the_origin_too():
     random = np.random.default_rng(1)
     points, prototypes = (random.normal(100, 1, size=(n, 12)).astype(np.float32) for n in (50, 40))
-    np.testing.assert_allclose(nearest(points, prototypes), cdist(points, prototypes).min(axis=1), rtol=1e-9)
+    found = Applicability(prototypes, 2.0, 0.5).distance(points.T[:8, :, None], points.T[8:, :, None])
+    np.testing.assert_allclose(found[:, 0], cdist(points, prototypes).min(axis=1) / 2, rtol=1e-6)
 
 
 def test_static_fields_are_averaged_over_land_only():
@@ -165,12 +168,16 @@ WORLD = Grid.world(6)
 CELLS = np.random.default_rng(0).random(WORLD.shape) < 0.3
 
 
-@settings(max_examples=20, deadline=None)
+def read_coverage(entries):
+    return read_record(Coverage, entries, "the coverage", CheckpointError)
+
+
+@settings(max_examples=12, deadline=None)
 @given(st.integers(0, 25), st.integers(0, 59), st.integers(2, 5), st.integers(2, 30))
 def test_a_part_of_the_globe_gets_its_cells_across_the_date_line_too(row, column, rows, columns):
     part = Grid(6.0, 90 - 6.0 * row, -180 + 6.0 * column, rows, columns)
     expected = np.roll(CELLS, -column, axis=1)[row : row + rows, :columns]
-    np.testing.assert_array_equal(Coverage.from_dict(Coverage.of(WORLD, CELLS).to_dict()).on(part), expected)
+    np.testing.assert_array_equal(read_coverage(asdict(Coverage.of(WORLD, CELLS))).on(part), expected)
 
 
 def test_nothing_is_known_beyond_a_regional_coverage_or_of_another_resolution():
@@ -184,4 +191,4 @@ def test_nothing_is_known_beyond_a_regional_coverage_or_of_another_resolution():
 @pytest.mark.parametrize("change", [{"cells": "!"}, {"cells": ""}, {"rows": 10**6}, {"rows": "many"}, {"north": None}])
 def test_damage_of_a_coverage_is_named(change):
     with pytest.raises(CheckpointError, match="coverage"):
-        Coverage.from_dict({**Coverage.of(WORLD, CELLS).to_dict(), **change})
+        read_coverage({**asdict(Coverage.of(WORLD, CELLS)), **change})

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import pickle
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load, save
 
-import xland
 from tests.models.conftest import edit_card, put_weights
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_network
 from xland.errors import CheckpointError, ModelError
 from xland.models import checkpoint
 from xland.models.checkpoint import CARD, WEIGHTS, read_checkpoint, save_checkpoint, update_card
-
-PACKAGE = Path(xland.__file__).parent
 
 
 def test_a_checkpoint_gives_back_the_same_network(tmp_path):
@@ -45,13 +42,13 @@ def test_a_checkpoint_gives_back_the_same_network(tmp_path):
     assert pickle.loads(content) == checkpoint
 
 
-def test_reading_a_card_needs_no_torch_and_loading_a_network_no_sympy():
-    code = (
-        "import sys; from xland.models import find_model; model = find_model(); before = 'torch' in sys.modules; "
-        "model.network(); print(before, 'sympy' in sys.modules)"
-    )
+def test_reading_a_card_needs_no_torch_and_loading_a_network_no_sympy(original, monkeypatch):
+    code = "import sys; from xland.models import find_model; find_model(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False"]
+    assert done.stdout.split() == ["False"]
+    for name in ("sympy", "torch.fx.experimental.symbolic_shapes"):  # importing them takes most of a second
+        monkeypatch.setitem(sys.modules, name, None)
+    checkpoint._load_network(read_checkpoint(original))
 
 
 @pytest.mark.parametrize("damage", [0, 7, 100, -1, 0.02, 0.5, 0.999], ids=str)
@@ -132,14 +129,14 @@ def test_weights_that_no_network_could_have_are_named(folder, tensor, value, mes
 def test_another_card_for_weights_loaded_before_gives_another_network_or_an_error(folder):
     first = read_checkpoint(folder).network()
     inputs = tiny_inputs("one_hot").normalised({"elevation": (1.0, 2.0)})
-    edit_card(folder, inputs=inputs.to_dict())
+    edit_card(folder, inputs=asdict(inputs))
     assert read_checkpoint(folder).network().inputs == inputs != first.inputs
-    edit_card(folder, inputs=tiny_inputs("code").to_dict())
+    edit_card(folder, inputs=asdict(tiny_inputs("code")))
     with pytest.raises(CheckpointError, match="does not fit its card"):
         read_checkpoint(folder).network()
 
 
-INPUTS = tiny_inputs("one_hot").to_dict()
+INPUTS = asdict(tiny_inputs("one_hot"))
 UNET = {"kind": "unet", "width": 4, "depth": 2}
 
 
@@ -194,47 +191,6 @@ def test_new_entries_of_a_card_keep_the_weights(folder):
     assert dict(after.card) == {**before.card, "scores": {"accuracy": 0.75}}
     assert after.digest == before.digest
     after.network()
-
-
-FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
-FORBIDDEN_CALLS = {("torch", "load"), ("torch", "save"), ("yaml", "unsafe_load"), ("yaml", "full_load")}
-
-
-def unsafe_uses(source):
-    """What in a module could run code out of a file."""
-    found = []
-    tree = ast.parse(source)
-    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    safe = {c.name for c in classes if any(ast.unparse(b).endswith("SafeLoader") for b in c.bases)} | {
-        "yaml.SafeLoader"
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found += [a.name for a in node.names if a.name.split(".")[0] in FORBIDDEN_MODULES]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found += [node.module] if node.module.split(".")[0] in FORBIDDEN_MODULES else []
-            found += [f"{node.module}.{a.name}" for a in node.names if (node.module, a.name) in FORBIDDEN_CALLS]
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            found += [f"{node.value.id}.{node.attr}"] if (node.value.id, node.attr) in FORBIDDEN_CALLS else []
-        elif isinstance(node, ast.Call):
-            found += [k.arg for k in node.keywords if k.arg == "allow_pickle" and getattr(k.value, "value", 1)]
-            loaders = {ast.unparse(k.value) for k in node.keywords if k.arg == "Loader"}
-            if ast.unparse(node.func) == "yaml.load" and not loaders & safe:
-                found.append("yaml.load")
-            if isinstance(node.func, ast.Name) and node.func.id in {"eval", "exec", "__import__"}:
-                found.append(node.func.id)
-    return found
-
-
-def test_no_module_of_the_package_unpickles_anything():
-    seeded = ["import pickle", "from dill import load", "torch.load(x)", "from torch import load", "eval('1')"]
-    assert all(map(unsafe_uses, [*seeded, "yaml.load(x)"]))
-    words = (*FORBIDDEN_MODULES, "load", "save", "eval", "exec", "__import__")  # parsing all modules takes seconds
-    texts = {path: path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
-    assert len(texts) > 30
-    suspects = {path: text for path, text in texts.items() if any(word in text for word in words)}
-    unsafe = {str(path.relative_to(PACKAGE)): unsafe_uses(text) for path, text in suspects.items()}
-    assert {path: uses for path, uses in unsafe.items() if uses} == {}
 
 
 @pytest.mark.parametrize("name", [".weights-before.safetensors", WEIGHTS, CARD])

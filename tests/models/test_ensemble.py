@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import pickle
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 
 from tests.models.networks.test_unet import sample
-from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_network
+from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_network, tiny_world
 from xland import models
 from xland.cli import main
+from xland.downscaling.call import downscale
 from xland.errors import CheckpointError, ModelError
 from xland.geo.grid import Grid
-from xland.models import find_model, list_models
+from xland.models import find_model, join, list_models
 from xland.models.applicability import Applicability
 from xland.models.checkpoint import CARD, WEIGHTS, update_card
 from xland.models.coverage import Coverage
 from xland.models.ensemble import Ensemble
-from xland.models.joining import join
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_shipped_models_load_and_are_small(name):
     for entry in ("title", "licence", "data", "split", "validation", "versions"):
         assert checkpoint.card.get(entry), entry
     assert checkpoint.coverage.grid.shape == (720, 1440)
-    assert 0.15 < checkpoint.coverage.cells.mean() <= 1
+    assert 0.15 < checkpoint.coverage.mask.mean() <= 1
     assert checkpoint.applicability.prototypes.shape[1] == checkpoint.inputs.coarse_channels + len(
         checkpoint.inputs.static
     )
@@ -97,9 +97,9 @@ def test_it_covers_what_any_member_covers_and_knows_the_training_of_the_first_th
     north, south = np.zeros(world.shape, bool), np.zeros(world.shape, bool)
     north[:10], south[-10:] = True, True
     part = world.window(slice(35, 45), slice(0, 90))
-    update_card(pair[0].folder, {"coverage": Coverage.of(world, north).to_dict()})
+    update_card(pair[0].folder, {"coverage": asdict(Coverage.of(world, north))})
     known = Applicability(np.ones((3, 10), np.float32), 2.0, 0.5)
-    update_card(pair[1].folder, {"coverage": Coverage.of(part, south[35:]).to_dict()}, applicability=known)
+    update_card(pair[1].folder, {"coverage": asdict(Coverage.of(part, south[35:]))}, applicability=known)
     np.testing.assert_array_equal(again(pair).coverage.on(world), north | south)
     assert again(pair).applicability.typical == 2.0
 
@@ -124,34 +124,43 @@ def scores(checkpoint, points=None):
 
 
 @pytest.mark.parametrize("kind", ["unet", "context"])
-def test_scores_of_a_joined_model_are_the_mean_of_those_of_its_members(three, tmp_path, kind):
+def test_scores_of_a_joined_model_are_the_mean_of_those_of_its_members_however_they_were_joined(
+    three, tmp_path, kind, capsys
+):
     sizes = {"kind": "context", "depth": 1, "head": 6}
     members = three if kind == "unet" else [tiny_checkpoint(tmp_path / f"{n}", seed=n, **sizes) for n in (1, 2, 3)]
-    joined = join(members, tmp_path / "joined")
+    two = join(members[:2], tmp_path / "two")
+    main(["join", str(tmp_path / "joined"), str(two.folder), str(members[2].folder), "--name", "all"])
+    assert "3 networks" in capsys.readouterr().out
+    joined, points = find_model(tmp_path / "joined"), torch.tensor([[0, 7, 1599], [3, 3, 40]])
     torch.testing.assert_close(scores(joined), sum(scores(each) for each in members) / 3)
-    points = torch.tensor([[0, 7, 1599], [3, 3, 40]])
     torch.testing.assert_close(scores(joined, points), sum(scores(each, points) for each in members) / 3)
+    assert (joined.name, two.name) == ("all", "tiny-1")
+    assert [member["name"] for member in joined.card["members"]] == ["tiny-1", "tiny-2", "tiny-3"]
     assert joined.card["parameters"] == 3 * members[0].card["parameters"]
     assert joined.network().pixelwise == members[0].network().pixelwise
 
 
-def test_a_joined_model_counts_with_all_of_its_members(three, tmp_path, capsys):
-    two = join(three[:2], tmp_path / "two")
-    main(["join", str(tmp_path / "three"), str(two.folder), str(three[2].folder), "--name", "all"])
-    assert "3 networks" in capsys.readouterr().out
-    step_by_step, at_once = find_model(tmp_path / "three"), join(three, tmp_path / "at once")
-    torch.testing.assert_close(scores(step_by_step), scores(at_once))
-    assert (step_by_step.name, at_once.name) == ("all", "tiny-1")
-    names = [[member["name"] for member in each.card["members"]] for each in (step_by_step, at_once)]
-    assert names == [["tiny-1", "tiny-2", "tiny-3"]] * 2
+CERTAINTY = {"calibration": {"scale": [2.0] * 8, "bias": [0.0] * 8}, "decision": [0.4] * 8}
 
 
-def test_what_a_member_says_of_its_certainty_is_not_handed_on(pair, tmp_path):
-    said = {"calibration": {"scale": [2.0] * 8, "bias": [0.0] * 8}, "decision": [0.4] * 8, "scores": {"accuracy": 1}}
-    joined = join([update_card(pair[0].folder, {**said, "notes": "kept"}), pair[1]], tmp_path / "joined")
-    assert not said.keys() & joined.card.keys()
+def test_what_a_member_says_of_its_certainty_is_not_handed_on_and_a_joined_model_is_calibrated_itself(pair, tmp_path):
+    member = update_card(pair[0].folder, {**CERTAINTY, "scores": {"accuracy": 1}, "notes": "kept"})
+    joined = join([member, pair[1]], tmp_path / "joined")
+    assert not {*CERTAINTY, "scores"} & joined.card.keys()
     assert joined.notes == "kept"
     assert joined.calibration.is_none
+    calibrated = find_model(update_card(joined.folder, CERTAINTY).folder)
+    assert (calibrated.calibration.scale, calibrated.decision) == ((2.0,) * 8, (0.4,) * 8)
+    assert calibrated.identity != joined.identity
+    coarse, static, _ = tiny_world()
+    here = {"static": static, "years": 2000, "region": (-20, 0, 20, 40), "outputs": "probability"}
+    plain, sharp = (
+        downscale(coarse, model=each, **here)["probability"].compute(scheduler="synchronous").transpose("class", ...)
+        for each in (joined, calibrated)
+    )
+    expected = plain.values**2 / (plain.values**2).sum(axis=0)
+    np.testing.assert_allclose(sharp.values, expected, atol=2e-3)
 
 
 def test_networks_that_are_trained_together_begin_differently():

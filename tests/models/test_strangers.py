@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
+import xland
 from tests.models.conftest import put_weights
 from tests.worlds import tiny_world
 from xland.downscaling.call import downscale
@@ -23,7 +25,13 @@ ANYTHING = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=9), st.dictionaries(st.text(max_size=9), inner, max_size=4)),
     max_leaves=12,
 )
-FEW = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def test_no_module_of_the_package_lets_an_array_file_be_unpickled():
+    texts = [path.read_text(encoding="utf-8") for path in Path(xland.__file__).parent.rglob("*.py")]
+    assert len(texts) > 30
+    assert not any("allow_pickle" in text for text in texts), "ruff bans the rest: see banned-api in pyproject.toml"
 
 
 def places(value, at=()):

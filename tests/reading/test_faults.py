@@ -19,19 +19,13 @@ from xland.forcing.read import read_forcing
 from xland.reading.variables import with_named_reads
 from xland.scores.evaluation import evaluate
 from xland.sources.files import open_coarse, open_map
-from xland.store.exporting import write_netcdf
 from xland.store.reading import open_store
-from xland.store.writing import write
+from xland.store.writing import write, write_netcdf
 
 
 @pytest.fixture(scope="module")
 def world():
     return tiny_world((2000, 2001))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_checkpoint(tmp_path_factory.mktemp("model"), tiny_inputs())
 
 
 def damaged_netcdf(ds, path, variable):
@@ -64,14 +58,6 @@ OPENERS = {
 }
 
 
-@pytest.fixture(params=sorted(OPENERS))
-def damaged(request, world, tmp_path):
-    """Coarse states from a file in which the last chunk of `primf` is damaged, and the path of the file."""
-    damage, opened = OPENERS[request.param]
-    path = damage(world[0], tmp_path / "states", "primf")
-    return opened(path), path
-
-
 def said_of(error, path):
     assert re.search(r"primf'?: values cannot be read from ", str(error.value))
     assert str(path) in str(error.value)
@@ -79,28 +65,33 @@ def said_of(error, path):
     assert "\n" not in str(error.value)
 
 
-def test_damage_of_a_forcing_is_named_when_a_map_is_computed_and_in_another_process(damaged, world, model):
-    ds, path = damaged
-    maps = downscale(ds, model=model, static=world[1])
-    with pytest.raises(StoreError) as error:
-        maps["land_use"].compute()
-    said_of(error, path)
+@pytest.mark.parametrize("kind", sorted(OPENERS))
+def test_damage_of_a_forcing_is_named_also_in_another_process_and_what_is_whole_is_read_as_before(
+    kind, world, tmp_path
+):
+    damage, opened = OPENERS[kind]
+    path = damage(world[0], tmp_path / "states", "primf")
+    ds = opened(path)
     sent = pickle.loads(pickle.dumps(read_forcing(ds).data["primf"].data))
     with pytest.raises(StoreError) as error:
         sent.compute()
     said_of(error, path)
     assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
-
-
-def test_what_is_whole_is_read_as_before_and_under_the_same_names(damaged, world):
-    ds, _ = damaged
     named = with_named_reads(ds["secdf"], "secdf")
-    xr.testing.assert_identical(named.compute(), ds["secdf"].compute())
     np.testing.assert_array_equal(named, world[0]["secdf"])
     if ds["secdf"].chunks is not None:
         assert named.chunks == ds["secdf"].chunks
         assert named.data.__dask_keys__() == ds["secdf"].data.__dask_keys__()
         assert set(named.data.dask) == set(ds["secdf"].data.dask)
+
+
+def test_damage_of_a_forcing_is_named_when_a_map_is_computed(world, tmp_path):
+    path = damaged_netcdf(world[0], tmp_path / "states", "primf")
+    model = tiny_checkpoint(tmp_path / "model", tiny_inputs())
+    maps = downscale(open_coarse(path), model=model, static=world[1])
+    with pytest.raises(StoreError) as error:
+        maps["land_use"].compute()
+    said_of(error, path)
 
 
 @pytest.mark.parametrize("damage", [damaged_netcdf, damaged_zarr])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from xland.errors import StaticError
-from xland.reading.limits import checked_predictor, refuse, share_problem, unknown_land
+from xland.reading.limits import check_share, check_unknown_land, checked_predictor
 
 LAT, LON = np.array([49.5, 48.5]), np.array([10.5, 11.5, 12.5])
 LAND = np.array([[True, True, False], [True, False, False]])
@@ -13,7 +13,7 @@ LAND = np.array([[True, True, False], [True, False, False]])
 def checked(name, value, row=1, column=0):
     values = np.full((2, 3), 0.5, np.float32)
     values[row, column] = value
-    return checked_predictor(name, values, LAND, LAT, LON)
+    return checked_predictor(name, values, LAND, (LAT, LON))
 
 
 @pytest.mark.parametrize(
@@ -40,10 +40,10 @@ def test_values_that_cannot_be_are_refused_on_land(name, value, message):
 def test_distances_from_the_equator_are_the_latitudes_of_their_rows(turn):
     rows = np.repeat(np.array([[49.5], [47.5]], np.float32), 3, axis=1)
     place = np.array([49.5, 47.5]), LON
-    assert checked_predictor("abs_latitude", rows, LAND, *place) is rows
-    assert checked_predictor("abs_latitude", rows, LAND, -place[0], LON) is rows
+    assert checked_predictor("abs_latitude", rows, LAND, place) is rows
+    assert checked_predictor("abs_latitude", rows, LAND, (-place[0], LON)) is rows
     with pytest.raises(StaticError, match="abs_latitude: 3 cells of land are not the latitude of their row"):
-        checked_predictor("abs_latitude", turn(rows), LAND, *place)
+        checked_predictor("abs_latitude", turn(rows), LAND, place)
 
 
 @pytest.mark.parametrize("value", [-9999, 1e30, np.inf, np.nan])
@@ -55,7 +55,7 @@ def test_in_the_sea_they_are_no_data(value):
 
 def test_good_values_stay_the_very_same_array():
     values = np.full((2, 3), 100.0, np.float32)
-    assert checked_predictor("elevation", values, LAND, LAT, LON) is values
+    assert checked_predictor("elevation", values, LAND, (LAT, LON)) is values
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,12 @@ def test_a_share_of_land_is_a_fraction_everywhere(value, message):
     share = np.full((2, 3), 0.5)
     share[0, 1] = value
     with pytest.raises(StaticError, match=f"land_share: 1 cells .*{message}"):
-        refuse(share_problem("land_share", share, LAT, LON))
+        check_share("land_share", share, (LAT, LON))
 
 
 def test_an_unknown_share_is_refused_where_the_forcing_has_data_and_only_there():
     unknown = np.array([[True, False, False], [False, False, True]])
     states = {"primf": np.where(unknown, np.nan, 0.5), "secma": np.ones((2, 3))}
-    assert unknown_land("land_share", unknown, states, LAT, LON) is None
-    found = unknown_land("land_share", unknown, {"primf": np.full((2, 3), 0.5)}, LAT, LON)
-    assert (found.count, found.latitude, found.longitude) == (2, 49.5, 10.5)
+    check_unknown_land("land_share", unknown, states, (LAT, LON))
+    with pytest.raises(StaticError, match=r"land_share: 2 cells .*, the first at latitude 49.5, longitude 10.5"):
+        check_unknown_land("land_share", unknown, {"primf": np.full((2, 3), 0.5)}, (LAT, LON))

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 from xland.errors import GridError, TimeError
-from xland.report.layers import drawn_fields, extra_layers
+from xland.report.judgement import drawn_fields, extra_layers
 
 COORDS = {"lat": [1.5, 0.5], "lon": [0.5, 1.5]}
 

@@ -24,6 +24,8 @@ from xland.errors import (
 )
 from xland.geo.grid import Grid, class_shares
 from xland.report.report import report
+from xland.report.sections.skill import coarse_section, regions_section
+from xland.report.sections.transitions import change_section
 from xland.scores.evaluation import compare
 from xland.totals.crosswalk import Crosswalk
 from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN, WATER
@@ -239,11 +241,63 @@ def test_the_pictures_show_the_maps(page, world):
         np.testing.assert_array_equal(np.asarray(image(source))[..., :3], colors[expected.values[0]])
 
 
-def test_large_maps_are_thinned(world, tmp_path):
-    small = report(world.predicted["land_use"], world.observed, max_pixels=100)
-    text = small.to_html(tmp_path / "thin.html").read_text(encoding="utf-8")
+def test_a_page_of_chosen_cells_in_blocks_and_with_arrays_among_the_provenance(world, tmp_path):
+    within = np.zeros(SHAPE, dtype=bool)
+    within[10:20] = True
+    attributes = {"years": np.array([2000, 2015]), "box": np.arange(4.0).reshape(2, 2), "names": np.array(["a", "<b>"])}
+    options = {"within": within, "max_pixels": 100, "regions": None, "provenance": attributes, "card": attributes}
+    found = report(world.predicted["land_use"], world.observed, **options)
+    text = found.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "All cells are drawn, also those that are not scored." in text
+    assert int(found.scores["map"].pixels["all"].total) == within.sum()
     assert {int(v) for t, n, v in Page(text).attributes if (t, n) == ("img", "width")} == {12}
     assert "Drawn in blocks of 5 x 5 cells" in text
+    words = re.findall(r"<dt>(?:years|box|names)</dt><dd>(.*?)\s*</dd>", text)
+    assert words == 2 * ["2000, 2015", "[0.0, 1.0], [2.0, 3.0]", "a, &lt;b&gt;"]
+
+
+def test_a_map_of_a_single_cell_of_the_forcing_is_reported(world, full, tmp_path):
+    cell = {"lat": slice(5, 10), "lon": slice(10, 15)}
+    found = report(world.predicted.isel(cell), world.observed, forcing=world.forcing, factor=FACTOR)
+    assert not Page(found.to_html(tmp_path / "small.html").read_text(encoding="utf-8")).open
+    coarse = {name: slice(each.start // FACTOR, each.stop // FACTOR) for name, each in cell.items()}
+    np.testing.assert_array_equal(found.agreement["difference"], full.agreement["difference"].isel(coarse))
+    for name in ("crosswalk", "mode of the observed cell"):
+        np.testing.assert_array_equal(found.maps[name], full.maps[name].isel(cell))
+
+
+def test_regions_of_water_alone_are_said_to_have_no_scores(world):
+    water = world.observed.copy(data=np.full((1, *SHAPE), WATER, np.uint8))
+    (said,) = regions_section(report(water, water)).parts
+    assert said.text.startswith("No cell was scored in: north of 50°N, 23.5°N to 50°N")
+
+
+@pytest.mark.parametrize("which", ["observed", "start"])
+def test_maps_without_land_leave_change_and_trust_undefined_as_the_other_scores(world, which, tmp_path):
+    sea = world.observed.copy(data=np.full((1, *SHAPE), OCEAN, np.uint8))
+    maps = {"observed": world.observed, "start": world.start} | {which: sea}
+    found = report(world.predicted, model="ours", **maps)
+    with pytest.warns(UndefinedScoreWarning, match="change is not scored: no cell is left to score") as told:
+        scored = found.change["ours"]
+    assert len(told) == 1
+    assert np.isnan([scored.figure_of_merit, scored.hits, scored.null.disagreement]).all()
+    assert scored.years == (int(maps["start"].time[0]), int(maps["observed"].time[0]), 2015)
+    (said,) = change_section(found).parts
+    assert said.text == "No cell has land use in both the start and the observed map, so change is not scored."
+    if which == "observed":
+        with pytest.warns(UndefinedScoreWarning, match="probabilities are not judged: no cell is left to score"):
+            assert found.reliability is None
+        text = found.to_html(tmp_path / "sea.html").read_text(encoding="utf-8")
+        assert not Page(text).open
+        assert "No cell of land was observed, so the probabilities are not judged." in text
+        written = json.loads(found.to_json(tmp_path / "sea.json").read_text())
+        assert written["change"]["ours"]["figure_of_merit"] is written["reliability"] is None
+
+
+def test_a_forcing_without_data_leaves_nothing_to_compare(world):
+    found = report(world.predicted, world.observed, forcing=world.forcing * np.nan, factor=FACTOR, regions=None)
+    (said,) = coarse_section(found).parts
+    assert said.text == "The forcing and the map have no coarse cell to compare."
 
 
 def test_nothing_is_read_before_it_is_asked_for(world):
@@ -280,8 +334,8 @@ def moved(obj, east):
     return obj.assign_coords(lon=obj["lon"] + east)
 
 
-@pytest.mark.parametrize("east", [0, 170])
-def test_a_forcing_of_the_region_suffices_beside_a_global_observed_map(world, east):
+def test_a_forcing_of_the_region_suffices_beside_a_global_observed_map(world):
+    east = 170
     grid = Grid.world(0.5)
     everywhere = on_grid(np.random.default_rng(1).integers(0, 8, grid.shape).astype(np.uint8), north=90, west=-180)
     predicted, observed, forcing = (moved(each, east) for each in (world.predicted, world.observed, world.forcing))
@@ -342,7 +396,7 @@ def test_what_does_not_fit_is_refused(world, tmp_path):
     with pytest.raises(GridError, match="has an empty name; pass model='map'"):
         report(world.predicted, world.observed, model="")
     for pixels in (0, "many"):
-        with pytest.raises(GridError, match=f"max_pixels is {pixels!r}; a pic|max_pixels must be a whole number, not"):
+        with pytest.raises(GridError, match=f"max_pixels must be a whole number of at least 1, not {pixels!r}"):
             report(world.predicted, world.observed, max_pixels=pixels)
     with pytest.raises(AllocationError, match="the crosswalk is of type dict; pass an"):
         report(world.predicted, world.observed, forcing=world.forcing, crosswalk={"forest": "forest"})
@@ -352,7 +406,7 @@ def test_what_does_not_fit_is_refused(world, tmp_path):
         report(world.predicted, world.observed, regions=3)
     with pytest.raises(ForcingError, match=r"the forcing is a DataArray; pass a Dataset"):
         report(world.predicted, world.observed, forcing=world.forcing["forest"])
-    with pytest.raises(GridError, match="factor must be a whole number or None, not 'a'"):
+    with pytest.raises(GridError, match="factor must be a whole number of at least 1 or None, not 'a'"):
         report(world.predicted, world.observed, factor="a")
     with pytest.raises(GridError, match="the start map is of type ndarray; pass an xarray"):
         report(world.predicted, world.observed, start=world.start.values)
@@ -370,76 +424,11 @@ def test_what_does_not_fit_is_refused(world, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_arrays_among_the_provenance_are_written_as_lists(world, tmp_path):
-    attributes = {"years": np.array([2000, 2015]), "box": np.arange(4.0).reshape(2, 2), "names": np.array(["a", "<b>"])}
-    found = report(world.predicted["land_use"], world.observed, regions=None, provenance=attributes, card=attributes)
-    text = found.to_html(tmp_path / "arrays.html").read_text(encoding="utf-8")
-    words = re.findall(r"<dt>(?:years|box|names)</dt><dd>(.*?)\s*</dd>", text)
-    assert words == 2 * ["2000, 2015", "[0.0, 1.0], [2.0, 3.0]", "a, &lt;b&gt;"]
-
-
-def test_a_page_of_chosen_cells_says_that_its_maps_show_all(world, tmp_path):
-    within = np.zeros(SHAPE, dtype=bool)
-    within[10:20] = True
-    found = report(world.predicted["land_use"], world.observed, within=within, cells="held-out cells")
-    text = found.to_html(tmp_path / "held.html").read_text(encoding="utf-8")
-    assert "All cells are drawn, also those that are not scored." in text
-    assert int(found.scores["map"].pixels["all"].total) == within.sum()
-
-
-@pytest.mark.parametrize(
-    "cells", [{"lat": slice(5, 10)}, {"lon": slice(10, 15)}, {"lat": slice(5, 10), "lon": slice(10, 15)}]
-)
-def test_a_map_of_a_single_row_column_or_cell_of_the_forcing_is_reported(world, full, cells, tmp_path):
-    found = report(world.predicted.isel(cells), world.observed, forcing=world.forcing, factor=FACTOR)
-    assert not Page(found.to_html(tmp_path / "small.html").read_text(encoding="utf-8")).open
-    coarse = {name: slice(each.start // FACTOR, each.stop // FACTOR) for name, each in cells.items()}
-    np.testing.assert_array_equal(found.agreement["difference"], full.agreement["difference"].isel(coarse))
-    for name in ("crosswalk", "mode of the observed cell"):
-        np.testing.assert_array_equal(found.maps[name], full.maps[name].isel(cells))
-
-
-def test_a_page_of_water_alone_says_that_no_region_was_scored(world, tmp_path):
-    water = world.observed.copy(data=np.full((1, *SHAPE), WATER, np.uint8))
-    text = report(water, water).to_html(tmp_path / "water.html").read_text(encoding="utf-8")
-    assert not Page(text).open
-    assert "No cell was scored in: north of 50°N, 23.5°N to 50°N" in text
-
-
-@pytest.mark.parametrize("which", ["observed", "start"])
-def test_maps_without_land_leave_change_and_trust_undefined_as_the_other_scores(world, which, tmp_path):
-    sea = world.observed.copy(data=np.full((1, *SHAPE), OCEAN, np.uint8))
-    maps = {"observed": world.observed, "start": world.start} | {which: sea}
-    found = report(world.predicted, model="ours", **maps)
-    with pytest.warns(UndefinedScoreWarning, match="change is not scored: no cell is left to score") as told:
-        scored = found.change["ours"]
-    assert len(told) == 1
-    assert np.isnan([scored.figure_of_merit, scored.hits, scored.null.disagreement]).all()
-    assert scored.years == (int(maps["start"].time[0]), int(maps["observed"].time[0]), 2015)
-    if which == "observed":
-        with pytest.warns(UndefinedScoreWarning, match="probabilities are not judged: no cell is left to score"):
-            assert found.reliability is None
-    text = found.to_html(tmp_path / "sea.html").read_text(encoding="utf-8")
-    assert not Page(text).open
-    assert "No cell has land use in both the start and the observed map, so change is not scored." in text
-    assert ("No cell of land was observed, so the probabilities are not judged." in text) == (which == "observed")
-    written = json.loads(found.to_json(tmp_path / "sea.json").read_text())
-    assert written["change"]["ours"]["figure_of_merit"] is None
-    assert (written["reliability"] is None) == (which == "observed")
-
-
 def test_a_report_on_an_empty_mask_is_refused_in_all_its_parts(world):
     found = report(world.predicted, world.observed, start=world.start, within=np.zeros(SHAPE, bool))
     for part in ("scores", "change", "reliability"):
         with pytest.raises(RegionError, match=r"no cell is left to score: .*the mask `within`"):
             getattr(found, part)
-
-
-def test_a_forcing_without_data_leaves_nothing_to_compare(world, tmp_path):
-    found = report(world.predicted, world.observed, forcing=world.forcing * np.nan, factor=FACTOR, regions=None)
-    assert found.coarse is None
-    text = found.to_html(tmp_path / "empty.html").read_text(encoding="utf-8")
-    assert "The forcing and the map have no coarse cell to compare." in text
 
 
 def test_a_crosswalk_of_other_states_serves_agreement_and_baseline(world):

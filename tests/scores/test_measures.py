@@ -14,7 +14,7 @@ from xland.scores.counts import confusion, cross_tabulate
 from xland.scores.measures import Scores, disagreement, kappa_simulation
 from xland.vocabulary import CLASSES
 
-QUICK = settings(max_examples=15)
+QUICK = settings(max_examples=8)
 COUNT = len(CLASSES)
 COMPONENTS = ("quantity", "exchange", "shift")
 
@@ -143,18 +143,12 @@ def test_components_agree_with_matching_cells_one_by_one(matrix):
     assert len(matrix) > 2 or not found["shift"]
 
 
-def test_matrices_that_are_not_square_or_negative_are_refused():
-    with pytest.raises(GridError, match=r"square, not of shape \(2, 3\)"):
-        disagreement(np.zeros((2, 3)))
-    with pytest.raises(GridError, match="2 of its numbers are negative or not finite"):
-        disagreement(np.array([[-1.0, np.nan], [0, 1]]))
-
-
 # ---------------------------------------------------------------- kappa simulation
 
 
 def simulate(start, observed, predicted):
-    return kappa_simulation(cross_tabulate(*(np.atleast_2d(each) for each in (start, observed, predicted))))
+    maps = [np.atleast_2d(each) for each in (start, observed, predicted)]
+    return kappa_simulation(cross_tabulate(*maps, np.ones(maps[0].shape, bool), np.ones(1)))
 
 
 def step_by_step(start, observed, predicted):
@@ -206,8 +200,8 @@ def test_kappa_simulation_agrees_with_the_definitions_and_with_cohens_kappa(seed
     found = simulate(start, observed, predicted)
     assert found[:2] == pytest.approx((kappa, transition), abs=1e-9)
     if largest - chance > 1e-9:
-        assert found.transloc == pytest.approx((agreement - chance) / (largest - chance), abs=1e-9)
-    assert simulate(start, predicted, observed).kappa == pytest.approx(found.kappa, abs=1e-12)
+        assert found[2] == pytest.approx((agreement - chance) / (largest - chance), abs=1e-9)
+    assert simulate(start, predicted, observed)[0] == pytest.approx(kappa, abs=1e-12)
     metrics = pytest.importorskip("sklearn.metrics")
     expected = metrics.cohen_kappa_score(observed, predicted)
-    assert simulate([2] * size, observed, predicted).kappa == pytest.approx(expected, abs=1e-9, nan_ok=True)
+    assert simulate([2] * size, observed, predicted)[0] == pytest.approx(expected, abs=1e-9, nan_ok=True)

@@ -8,7 +8,7 @@ from xland.errors import RegionError
 from xland.geo.grid import Grid
 from xland.reading.variables import as_map
 from xland.scores import regions
-from xland.scores.evaluation import compare, compare_regions
+from xland.scores.evaluation import compare
 from xland.scores.regions import Regions, choose, labelled, latitude_bands
 
 WORLD = Grid.world(10.0)
@@ -59,43 +59,28 @@ def test_scores_of_a_region_are_those_within_its_cells(maps):
     predicted, observed = maps
     numbers = np.zeros(WORLD.shape, np.uint8)
     numbers[2:6, :18], numbers[4:, 18:] = 3, 7
-    found = compare_regions({"a": predicted, "b": observed}, observed, labelled(on_world(numbers)), factor=2)
-    assert list(found) == ["region 3", "region 7"]
-    for number, each in zip((3, 7), found.values(), strict=True):
-        alone = compare({"a": predicted}, observed, within=on_world(numbers == number), factor=2)
-        for weighting in ("area", "pixels"):
-            ours, theirs = getattr(each["a"], weighting)["land"], getattr(alone["a"], weighting)["land"]
-            np.testing.assert_array_equal(ours.matrix, theirs.matrix)
+    half = on_world(np.broadcast_to(np.arange(36) < 27, WORLD.shape))
+    both, regions = {"a": predicted, "b": observed}, on_world(numbers)
+    found = compare(both, observed, regions=regions, within=half, factor=2)
+    assert list(found.by_region) == ["region 3", "region 7"]
+    for number, each in zip((3, 7), found.by_region.values(), strict=True):
+        same(each["a"], compare({"a": predicted}, observed, within=(regions == number) & half, factor=2)["a"])
         assert each["b"]["land"].accuracy == 1
+    same(found["a"], compare({"a": predicted}, observed, within=half, factor=2)["a"])
 
 
-def test_a_mask_and_regions_hold_together(maps):
-    predicted, observed = maps
-    half = on_world(np.broadcast_to(np.arange(36) < 18, WORLD.shape))
-    bands = latitude_bands(as_map(observed, what="map"))
-    found = compare_regions({"a": predicted}, observed, bands, within=half)
-    whole = compare({"a": predicted}, observed, within=half)
-    total = sum(each["a"].pixels["land"].matrix for each in found.values())
-    np.testing.assert_array_equal(total, whole["a"].pixels["land"].matrix)
+def same(left, right):
+    for domain in left.domains:
+        for weighting in ("area", "pixels"):
+            ours, theirs = (getattr(each, weighting)[domain].matrix for each in (left, right))
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
 def test_a_region_without_a_cell_has_no_score(maps):
-    predicted, observed = maps
     empty = Regions(on_world(np.ones(WORLD.shape, np.uint8)), ("here", "nowhere"), "regions")
-    found = compare_regions({"a": predicted}, observed, empty)
+    found = compare({"a": maps[0]}, maps[1], regions=empty, domains=("land",)).by_region
     assert np.isnan(found["nowhere"]["a"]["land"].accuracy)
     assert found["here"]["a"]["land"].accuracy > 0.5
-
-
-def test_regions_without_any_cell_have_no_scores_and_do_not_stop_the_others(maps):
-    predicted, observed = maps
-    sea = on_world(np.zeros(WORLD.shape, np.uint8))
-    bands = latitude_bands(as_map(observed, what="map"))
-    found = compare_regions({"a": predicted, "b": observed}, sea, bands)
-    assert list(found) == list(bands.names)
-    assert all(np.isnan(each[name]["land"].miou) for each in found.values() for name in ("a", "b"))
-    with pytest.raises(RegionError, match="no cell is left to score"):
-        compare({"a": predicted}, sea, domains=("land",))
 
 
 def test_a_map_of_regions_says_their_names(maps):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xland.store.checksums import ATTRIBUTE, ROOT, sha256, write_table
+from xland.store.storage import ATTRIBUTE, ROOT, sha256, write_table
 
 
 def change_root(store: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -12,15 +12,14 @@ import xarray as xr
 from dask._task_spec import DataNode, List, Task, TaskRef
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
-from xland.geo.conventions import with_cell_bounds
-from xland.geo.years import with_years
+from xland.geo.conventions import with_cell_bounds, with_years
 from xland.store.rollouts import Keeper
 
 SIZE = 4
 
 
 class Toy(MaterializedLayer):
-    """A :class:`xland.store.rollouts.Restartable`; every map that is computed leaves a line in a log."""
+    """A layer of :class:`xland.store.rollouts.Rollout`; every map that is computed leaves a line in a log."""
 
     def __init__(self, name, order, rows, columns, log, before=None, keeper=None):
         self.arguments = (name, order, rows, columns, log, before)

@@ -22,11 +22,10 @@ from tests.store.damage import change_root, flip
 from tests.store.test_writing import Fuse, StopError, maps, put
 from xland.cli import main
 from xland.errors import StoreError, StoreWarning
-from xland.store.exporting import write_netcdf
-from xland.store.journal import note, notes, parse_manifest
 from xland.store.reading import is_complete, open_store, store_digest, verify
 from xland.store.storage import files_at
-from xland.store.workplace import Workplace
+from xland.store.workplace import Workplace, note, notes, parse_manifest
+from xland.store.writing import write_netcdf
 
 CHUNK = "land_use/c/1/1/1"
 
@@ -109,17 +108,15 @@ def test_damage_behind_a_url_and_in_shards_is_named(tmp_path, shards):
             verify(address)
 
 
-@pytest.mark.parametrize("read", [verify, partial(open_store, verify=True)])
-def test_metadata_that_were_swapped_are_named_before_they_are_believed(store, read):
+def test_metadata_that_were_swapped_are_named_before_they_are_believed(store):
     one, other = store / "lat" / "zarr.json", store / "land_use" / "zarr.json"
     first, second = one.read_bytes(), other.read_bytes()
     one.write_bytes(second)
     other.write_bytes(first)
-    with pytest.raises(
-        StoreError, match=r"in 2 of \d+ files: .*lat/zarr\.json was altered.*copy the store again"
-    ) as error:
-        read(store)
-    assert "land_use/zarr.json was altered" in str(error.value)
+    named = r"in 2 of \d+ files: land_use/zarr\.json was altered; lat/zarr\.json was altered; copy the store again"
+    for read in (verify, partial(open_store, verify=True)):
+        with pytest.raises(StoreError, match=named):
+            read(store)
 
 
 def alter(file: Path, old: bytes, new: bytes) -> None:
@@ -193,24 +190,21 @@ def test_the_command_says_what_is_damaged(store, capsys):
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("behind", "damage"),
     [
-        lambda data: shutil.rmtree(data / "land_use" / "c"),
-        lambda data: flip(next(file for file in data.glob("land_use/c/**/*") if file.is_file()), 9),
-        lambda data: (data / "lat" / "c" / "0").unlink(),
-        lambda data: flip(data / "zarr.json", 30),
-        lambda data: (data / "land_use" / "c" / "1" / "0" / "0").write_bytes(b"not of this store"),
+        ("", lambda data: shutil.rmtree(data / "land_use" / "c")),
+        ("elsewhere://", lambda data: flip(next(f for f in data.glob("land_use/c/**/*") if f.is_file()), 9)),
+        ("", lambda data: (data / "lat" / "c" / "0").unlink()),
+        ("elsewhere://", lambda data: flip(data / "zarr.json", 30)),
+        ("", lambda data: (data / "land_use" / "c" / "1" / "0" / "0").write_bytes(b"not of this store")),
     ],
 )
-@pytest.mark.parametrize(("behind", "shards"), [("", False), ("elsewhere://", True)])
-def test_what_a_growing_store_lost_is_written_again(tmp_path, damage, shards, behind):
+def test_what_a_growing_store_lost_is_written_again(tmp_path, damage, behind):
     target = f"{behind}{tmp_path}/a.zarr"
-    options = {"shards": shards, "chunks": {"lat": 2, "lon": 2}}
-    fuse = Fuse(after=3)
+    options = {"shards": bool(behind), "chunks": {"lat": 2, "lon": 2}}
     with pytest.raises(StopError):
-        put(maps(rows=7, block=(4, 4), fuse=fuse), target, **options)
-    data = tmp_path / "a.zarr" if behind else next((tmp_path / "a.zarr.partial").glob("data-*"))
-    damage(data)
+        put(maps(rows=7, block=(4, 4), fuse=Fuse(after=3)), target, **options)
+    damage(tmp_path / "a.zarr" if behind else next((tmp_path / "a.zarr.partial").glob("data-*")))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", StoreWarning)
         put(maps(rows=7, block=(4, 4)), target, resume=True, **options)
@@ -218,7 +212,7 @@ def test_what_a_growing_store_lost_is_written_again(tmp_path, damage, shards, be
     xr.testing.assert_identical(served(target), maps(rows=7, block=(4, 4)).compute())
 
 
-def test_a_lost_block_is_told_and_only_it_is_computed_again(tmp_path):
+def test_a_lost_block_is_reported_and_only_it_is_computed_again(tmp_path):
     with pytest.raises(StopError):
         put(maps(fuse=Fuse(after=6)), tmp_path / "a.zarr")
     next((tmp_path / "a.zarr.partial").glob("data-*/land_use/c/0/1/1")).unlink()

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import dask
+import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
@@ -19,10 +20,10 @@ from tests.store.rollout import computed, toy
 from tests.store.test_writing import StopError, digest, maps, put
 from tests.waiting import local_cluster, wait_for_idle_workers, wait_until
 from xland.errors import StoreError, WorkerError
-from xland.store.journal import notes
 from xland.store.reading import open_store
 from xland.store.storage import LocalFiles
-from xland.store.writing import write
+from xland.store.workplace import notes
+from xland.store.writing import run, write
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +108,22 @@ def counted(log: Path, before=None) -> xr.Dataset:
     return ds.assign(land_use=ds.land_use.copy(data=data))
 
 
-def test_a_lost_worker_costs_a_rollout_no_finished_map(tmp_path, client):
-    write(toy(tmp_path / "log", years=4, before=Killer(tmp_path, (2, 1, 2))), tmp_path / "a.zarr", progress=False)
+def test_a_lost_worker_costs_a_rollout_no_finished_map_and_other_blocks_are_written_again(tmp_path, client):
+    ds = toy(tmp_path / "log", years=4, before=Killer(tmp_path, (2, 1, 2)))
+    codes = np.random.default_rng(1).integers(1, 8, (4, 12, 16), np.uint8)
+    blocks = da.from_array(codes, chunks=(1, 4, 4)).map_blocks(
+        Counted(tmp_path / "plain"), name="plain", dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8)
+    )
+    ds["plain"] = ds.land_use.copy(data=blocks)
+    write(ds, tmp_path / "a.zarr", progress=False)
     assert len(list(tmp_path.glob("kill-*"))) == 1
     lines = computed(tmp_path / "log")
     assert len(lines) == len(set(lines)) == 4 * 12
     truth = toy(tmp_path / "other", years=4).compute(scheduler="synchronous")
-    xr.testing.assert_equal(open_store(tmp_path / "a.zarr").load(), truth)
+    found = open_store(tmp_path / "a.zarr").load()
+    xr.testing.assert_equal(found.drop_vars("plain"), truth)
+    np.testing.assert_array_equal(found.plain, codes)
+    assert len(set(computed(tmp_path / "plain"))) == 4 * 12
 
 
 def test_a_worker_that_dies_again_and_again_ends_by_name_with_what_is_finished_kept(tmp_path, client):
@@ -180,9 +190,17 @@ def test_a_cluster_that_is_lost_is_named(tmp_path, monkeypatch):
             write(counted(tmp_path / "log", hold), tmp_path / "a.zarr", progress=False)
 
 
-@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
-def test_the_bar_counts_blocks_below_what_is_computed(tmp_path, capsys, scheduler):
-    with dask.config.set(scheduler=scheduler, num_workers=2):
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
+def test_every_scheduler_says_which_blocks_are_finished(scheduler):
+    array, finished = da.arange(3, chunks=1), []
+    keys = [(array.name, number) for number in range(3)]
+    with dask.config.set(scheduler=scheduler, num_workers=1):
+        run(array.dask, keys, finished.append)
+    assert sorted(finished) == keys
+
+
+def test_the_bar_counts_blocks_below_what_is_computed(tmp_path, capsys):
+    with dask.config.set(scheduler="threads", num_workers=2):
         write(toy(tmp_path / "log", years=2), tmp_path / "a.zarr", progress=True)
     shown = capsys.readouterr().out
     assert "a toy of 2 years" in shown

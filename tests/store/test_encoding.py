@@ -11,8 +11,8 @@ from hypothesis.extra.numpy import arrays
 from tests.store.test_writing import Fuse, StopError, maps, put
 from xland.errors import StoreError
 from xland.store.encoding import Packing
-from xland.store.exporting import write_netcdf
 from xland.store.reading import open_store
+from xland.store.writing import write_netcdf
 
 ENCODING = {"dtype": "uint8", "scale_factor": 0.004, "_FillValue": 255}
 

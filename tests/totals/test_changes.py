@@ -9,6 +9,7 @@ from tests.totals.blocks import FREE, blocks, make_block
 from xland.errors import AllocationError
 from xland.totals.changes import fit_changes
 from xland.totals.crosswalk import LUH_CROSSWALK, Crosswalk
+from xland.totals.fractions import fit_fractions
 from xland.totals.maps import fit_map
 from xland.vocabulary import CROPLAND, FOREST, GRASS_SHRUB, WATER
 
@@ -199,16 +200,35 @@ def test_a_base_map_with_holes_is_refused():
         apply(block, block.targets, prior, base)
 
 
+WAYS = {
+    "fractions": lambda block: fit_fractions(*block.arguments),
+    "map": lambda block: fit_map(*block.arguments),
+    "tolerance": lambda block: fit_map(*block.arguments, 0.5),
+    "changes": lambda block: apply(block, block.targets**2 / 2 + block.targets / 2, observed(block)),
+}
+
+
 @few
-@given(blocks(shape=(3, 3)), st.integers(0, 1000))
-def test_cutting_the_block_changes_nothing(block, seed):
-    prior, targets = observed(block), changed(block, seed)
-    whole = apply(block, targets, prior)
+@given(blocks(shape=(3, 3)), st.sampled_from(sorted(WAYS)))
+def test_cutting_the_block_changes_nothing(block, way):
+    whole, part = WAYS[way](block), WAYS[way](block.part(slice(1, 3), slice(0, 2)))
     f = block.factor
-    here = (slice(f, 3 * f), slice(0, 2 * f))
-    part = apply(block.part(slice(1, 3), slice(0, 2)), targets[:, 1:3, :2], prior[here])
-    assert (part.codes == whole.codes[here]).all()
+    name = "values" if way == "fractions" else "codes"
+    assert (getattr(part, name) == getattr(whole, name)[..., f : 3 * f, : 2 * f]).all()
     assert (part.unmet == whole.unmet[1:3, :2]).all()
+
+
+@pytest.mark.parametrize("way", sorted(WAYS))
+def test_a_cell_without_valid_pixels_has_no_class_and_reports_all_that_was_asked_for(way):
+    block = make_block((1, 1), 5)
+    block.valid[:] = False
+    fitted = WAYS[way](block)
+    if way == "fractions":
+        assert (fitted.values == block.probability).all()
+    else:
+        assert (fitted.codes == 0).all()
+    if way != "changes":
+        assert fitted.unmet == pytest.approx(np.nansum(block.targets))
 
 
 def test_the_map_of_the_totals_and_the_changes_agree_where_the_forcing_is_the_map():
@@ -226,11 +246,11 @@ def test_the_map_of_the_totals_and_the_changes_agree_where_the_forcing_is_the_ma
         (
             "prior",
             np.full((5, 5), 77),
-            "map of the adjacent year holds codes that are no class in 25 valid pixels, such as 77",
+            "map of the adjacent year has codes that are not a class in 25 valid pixels, such as 77",
         ),
         ("prior", np.full((5, 5), 257), "such as 257; codes go from 0 to 7"),
-        ("base", np.full((5, 5), -1), "map of the base year holds codes that are no class"),
-        ("base", np.full((5, 5), np.nan), "map of the base year holds codes that are no class"),
+        ("base", np.full((5, 5), -1), "map of the base year has codes that are not a class"),
+        ("base", np.full((5, 5), np.nan), "map of the base year has codes that are not a class"),
         ("base", np.full((5, 5), 255), "map of the base year has no class in 25 valid pixels"),
         ("prior", np.full((1, 5), 3), r"map of the adjacent year has the shape \(1, 5\) in place of \(5, 5\)"),
     ],

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xland.errors import ConfigurationError
+from xland.geo.split import Part, assign_years
+from xland.models.inputs import published_inputs
 from xland.training.configuration import (
     Configuration,
     Schedule,
@@ -73,11 +76,6 @@ def test_a_file_is_read_with_everything_it_says(tmp_path):
     assert configuration.schedule.batch == Schedule().batch
 
 
-def test_a_configuration_fits_into_a_card():
-    configuration = parse_configuration(values())
-    assert json.loads(json.dumps(configuration.to_dict()))["schedule"]["epochs"] == 3
-
-
 @pytest.mark.parametrize("name", list_configurations())
 def test_shipped_configurations_are_read_by_name_and_build_their_network(name):
     from xland.models.networks.unet import DownscalingNetwork
@@ -89,8 +87,27 @@ def test_shipped_configurations_are_read_by_name_and_build_their_network(name):
     assert 4 * sum(p.numel() for p in network.parameters()) < 10_000_000, "shipped models stay under 10 MB"
 
 
-def test_both_shipped_models_can_be_trained_by_anyone():
-    assert {"luh2-0p05", "fractions-0p05"} <= set(list_configurations())
+def test_the_published_configurations_differ_in_direction_alone_and_say_what_is_ours():
+    """Models of the future read the map of the year before, models of the past that of the year after."""
+    future, past = read_configuration("published-future"), read_configuration("published-past")
+    for configuration, step in ((future, -1), (past, 1)):
+        assert configuration.inputs == replace(published_inputs(), prior_step=step)
+        assert configuration.inputs.channels == 35
+        assert configuration.augmentation.prior_masked == 0.6
+        assert not configuration.augmentation.flip_north_south, "the aspect would change its sign"
+        assert configuration.schedule.patch == 256
+        assert configuration.architecture.kind == "unet"
+        years = assign_years(range(1959, 2017), configuration.data.train_years, configuration.data.test_years)
+        assert [year for year, part in years.items() if part == Part.TRAIN] == [*range(1960, 2001)]
+        assert [year for year, part in years.items() if part == Part.TEST] == [*range(2001, 2016)]
+        published, _, ours = configuration.notes.partition("Ours:")
+        assert "arXiv 2606.11793" in published
+        assert "scheduled sampling" in ours
+        assert (configuration.rollout.years, configuration.rollout.own_maps) == (3, 1.0)
+    same = {"name": future.name, "title": future.title, "notes": future.notes}
+    assert replace(past, inputs=future.inputs, **same) == future
+    assert "the year before" in future.title
+    assert "the year after" in past.title
 
 
 @pytest.mark.parametrize("source", ["no-such-name", "folder/none.toml", Path("none.toml")])
@@ -99,32 +116,15 @@ def test_a_configuration_that_does_not_exist_is_named_with_the_shipped_ones(sour
         read_configuration(source)
 
 
-@pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe", b"[data\n"])
-def test_a_file_that_is_no_toml_is_named(tmp_path, content):
-    (tmp_path / "bad.toml").write_bytes(content)
-    with pytest.raises(ConfigurationError, match=r"bad\.toml is damaged and cannot be read as TOML"):
-        read_configuration(tmp_path / "bad.toml")
-
-
-@pytest.mark.parametrize("entry", ["name", "title", "data", "inputs"])
-def test_a_missing_entry_is_named(entry):
-    with pytest.raises(ConfigurationError, match=f"mine lacks {entry}"):
-        parse_configuration(values(**{entry: ...}), "mine")
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"colour": "red"}, "^mine: unknown entries 'colour'"),
         ({"data": {"years": [1]}}, r"mine, \[data\]: unknown entries 'years'"),
-        ({"architecture": {"wdith": 3}}, r"mine, \[architecture\]: unknown entries 'wdith': did you mean 'width'"),
         (
             {"schedule": {"epoch": 3, "bacth": 2}},
             r"\[schedule\]: unknown entries 'bacth', 'epoch': did you mean 'b",
         ),
-        ({"objective": {"focal": 2}}, r"\[objective\]: unknown entries 'focal'"),
-        ({"augmentation": {"rotate": True}}, r"\[augmentation\]: unknown entries 'rotate'"),
-        ({"inputs": {"channels": []}}, r"mine, \[inputs\]: unknown entries 'channels'"),
         ({"inputs": {"coarse": [{"name": "a", "sources": ["a"], "unit": "1"}]}}, "unit"),
     ],
 )
@@ -137,24 +137,13 @@ def test_unknown_entries_are_named_with_their_section(changes, message):
     ("changes", "message"),
     [
         ({"inputs": {"window": 42}}, "window 42"),
-        ({"inputs": {"classes": ["ocean", "wetland"]}}, "wetland"),
-        ({"inputs": {"coarse": [{"name": "a"}]}}, "sources"),
+        *(({entry: ...}, f"mine lacks {entry}") for entry in ("name", "title", "data", "inputs")),
         (
             {"inputs": {"static": [{"name": "a", "sources": ["a"], "transform": "exp"}]}},
             r"\[inputs\], static 1: channel 'a': transform must be one of .*, not 'exp'",
         ),
-        ({"architecture": {"width": 0}}, "width must be a whole number of at least 1 and at most 4096, not 0"),
-        ({"architecture": {"width": "wide"}}, r"\[architecture\]"),
-        ({"schedule": {"epochs": 0}}, "epochs must be a whole number of at least 1 and at most 1000000000, not 0"),
-        ({"schedule": {"epochs": "three"}}, r"\[schedule\]"),
         ({"schedule": {"batch": 0}}, "batch must be a whole number of at least 1"),
-        ({"schedule": {"validate_every": 0}}, "validate_every must be a whole number of at least 1"),
-        ({"schedule": {"samples": -1}}, "samples must be a whole number of at least 0"),
-        ({"schedule": {"checkpoint_every": -1}}, "checkpoint_every must be a whole number of at least 0"),
-        ({"schedule": {"report_every": 0}}, "report_every must be a whole number of at least 1"),
-        ({"schedule": {"learning_rate": 0}}, "learning_rate must be a finite number above 0, not 0"),
         ({"schedule": {"warmup": 1.0}}, "warmup must be a finite number of at least 0 and below 1"),
-        ({"schedule": {"averaging": 1.0}}, "averaging must be a finite number of at least 0 and below 1"),
         ({"schedule": {"patch_stride": 18}}, "patch_stride 18 must be a multiple of factor 4"),
         ({"schedule": {"patch": 42}}, "patches of 42 cells cannot be halved 2 times"),
         (
@@ -162,7 +151,10 @@ def test_unknown_entries_are_named_with_their_section(changes, message):
             "patch 42 must be a multiple of factor 4 for the architecture 'context'",
         ),
         ({"schedule": {"precision": "float16"}}, "precision must be one of 'float32', 'bfloat16', not 'float16'"),
-        ({"schedule": {"rare_classes": 2}}, "rare_classes must be a finite number of at least 0 and at most 1, not 2"),
+        ({"rollout": {"years": 2, "own_maps": 1.5}}, "own_maps must be a finite number .* at most 1, not 1.5"),
+        ({"rollout": {"own_maps": 0.5}}, "with own_maps 0.5 a sample needs more than one year"),
+        ({"objective": {"focal_gamma": -1.0}}, "focal_gamma must be a finite number of at least 0, not -1.0"),
+        ({"objective": {"label_smoothing": 1.0}}, "label_smoothing must be .* below 1, not 1.0"),
         ({"rollout": {"years": 2}}, "rollouts of several years need inputs with a prior map"),
         ({"schedule": {"patch_stride": 44}}, "patch_stride 44 leaves gaps between patches of 40"),
         ({"architecture": {"depth": 3}, "schedule": {"patch": 36}}, "patches of 36 cells cannot be halved 3 times"),
@@ -172,12 +164,8 @@ def test_unknown_entries_are_named_with_their_section(changes, message):
         ({"data": {"southern_limit": "north"}}, "southern_limit must be a finite number .*, not 'north'"),
         ({"data": {"train_years": [1960]}}, "train_years must be a list of 2 entries: .* or an empty list"),
         ({"title": 5}, "mine: title must be a text, not 5"),
-        ({"schedule": {"epochs": 1.5}}, "epochs must be a whole number .*, not 1.5"),
         ({"schedule": {"epochs": True}}, "epochs must be a whole number .*, not True"),
-        ({"schedule": {"weight_decay": math.nan}}, "weight_decay must be a finite number of at least 0, not nan"),
         ({"schedule": {"learning_rate": math.inf}}, "learning_rate must be a finite number above 0, not inf"),
-        ({"schedule": {"learning_rate": True}}, "learning_rate must be a finite number above 0, not True"),
-        ({"schedule": {"seed": "x"}}, "seed must be a whole number .*, not 'x'"),
         ({"schedule": {"seed": 10**5000}}, "seed must be a whole number .*, not a number of about 5000 digits"),
         ({"augmentation": {"flip": "no"}}, "flip must be true or false, not 'no'"),
         ({"architecture": {"depth": 10**18}}, "depth must be a whole number of at least 1 and at most 10, not 10"),
@@ -196,21 +184,24 @@ def test_wrong_and_contradictory_entries_are_named(changes, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (b"name = ", "damaged and cannot be read as TOML"),
+        (b"\xff\xfe", "damaged and cannot be read as TOML"),
         (b"a = " + b"[" * 10_000, "nested too deep"),
         (b"a = " + b"9" * 5000, "cannot be read as TOML: Exceeds the limit"),
+        (b"a." * 100_000 + b"a = 1", "a line has more than 250 points"),
         (b"#" * 2**21, "has 2097152 bytes, more than the 262144 that are read"),
     ],
 )
-def test_a_file_that_would_cost_too_much_is_named(tmp_path, content, message):
+def test_a_file_that_is_damaged_or_would_cost_too_much_is_named(tmp_path, content, message):
     (tmp_path / "bad.toml").write_bytes(content)
     with pytest.raises(ConfigurationError, match=rf"bad\.toml .*{message}"):
         read_configuration(tmp_path / "bad.toml")
 
 
-def test_a_folder_and_a_pipe_are_no_configurations(tmp_path):
+def test_a_folder_and_a_pipe_are_not_configurations(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for path, message in ((tmp_path, "it is not a plain file"), (tmp_path / "pipe", "it is not a plain file")):
-        with pytest.raises(ConfigurationError, match=message):
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ConfigurationError, match="it is not a plain file"):
             read_configuration(path)
 
 
@@ -221,7 +212,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_anything_in_place_of_an_entry_is_named_or_a_configuration(data):
     changed = values()
@@ -234,9 +225,3 @@ def test_anything_in_place_of_an_entry_is_named_or_a_configuration(data):
     except ConfigurationError:
         return
     assert parse_configuration(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
-
-
-def test_a_file_whose_keys_would_take_minutes_is_refused(tmp_path):
-    (tmp_path / "a.toml").write_text("a." * 100_000 + "a = 1\n")
-    with pytest.raises(ConfigurationError, match="a line has more than 250 points"):
-        read_configuration(tmp_path / "a.toml")

@@ -17,35 +17,30 @@ def handled():
     signal.signal(signal.SIGTERM, before)
 
 
-def test_a_request_is_noted_and_does_not_end_the_process(handled):
+def test_a_request_is_noted_and_reaches_the_handler_from_before_if_nobody_answers(handled):
+    own = signal.getsignal(signal.SIGTERM)
+    with deferred_termination() as request:
+        assert signal.getsignal(signal.SIGTERM) is not own
+        assert not request.asked
+        signal.raise_signal(signal.SIGTERM)
+        assert request.asked
+        assert handled == []
+    assert handled == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) is own
+
+
+def test_a_request_that_is_answered_with_an_error_ends_there(handled):
+    own = signal.getsignal(signal.SIGTERM)
+
+    @deferred_termination()
     def work():
-        with deferred_termination() as request:
-            assert not request.asked
-            signal.raise_signal(signal.SIGTERM)
-            assert request.asked
-            raise RuntimeError
+        signal.raise_signal(signal.SIGTERM)
+        raise RuntimeError
 
     with pytest.raises(RuntimeError):
         work()
-    assert handled == [], "answered with an error"
-
-
-def test_the_handler_from_before_is_put_back(handled):
-    own = signal.getsignal(signal.SIGTERM)
-    with deferred_termination():
-        assert signal.getsignal(signal.SIGTERM) is not own
-    assert signal.getsignal(signal.SIGTERM) is own
-    with pytest.raises(RuntimeError), deferred_termination():
-        raise RuntimeError
     assert signal.getsignal(signal.SIGTERM) is own
     assert handled == []
-
-
-def test_a_request_that_nobody_answered_reaches_the_handler_from_before(handled):
-    with deferred_termination():
-        signal.raise_signal(signal.SIGTERM)
-        assert handled == []
-    assert handled == [signal.SIGTERM]
 
 
 def test_other_threads_leave_signals_alone(handled):

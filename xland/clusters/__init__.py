@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 from xland.clusters.opening import open_cluster
-from xland.clusters.profile import Profile, list_profiles, load_profile
-from xland.clusters.slurm import job_script
+from xland.clusters.slurm import Profile, job_script, list_profiles, load_profile
 from xland.clusters.waiting import Kind, Wanted, register_cluster, wait_for_workers
 
 __all__ = [

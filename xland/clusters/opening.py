@@ -1,28 +1,33 @@
-"""One door to every kind of cluster: a context manager that yields a client and cleans up."""
+"""Opening any kind of cluster: this machine's cores or GPUs, a running scheduler, SLURM jobs."""
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xland.arguments import Count, Positive, checked, unknown
-from xland.clusters.existing import connect
-from xland.clusters.local import cuda_workers, local_workers
-from xland.clusters.profile import Profile
-from xland.clusters.slurm import slurm_workers
-from xland.clusters.waiting import KINDS, Kind, Wanted, register_cluster
-from xland.errors import ClusterError
+from xland.clusters.slurm import Profile, slurm_workers
+from xland.clusters.waiting import KINDS, Kind, Wanted, patience, register_cluster, running_loop, wait_for_workers
+from xland.errors import ClusterError, MissingDependencyError
 
 if TYPE_CHECKING:
     from distributed import Client
-
-register_cluster("local", Kind(local_workers, ("threads", "memory")))
-register_cluster("cuda", Kind(cuda_workers, ("threads", "memory")))
-register_cluster("slurm", Kind(slurm_workers, ("profile",)))
+    from tornado.ioloop import IOLoop
 
 SCHEMES = ("tcp://", "tls://")
+
+ANSWER = 10.0
+"""Seconds that a scheduler may take to answer."""
+
+TIMEOUT = 120.0
+"""Seconds that workers may take to start, or to start again."""
+
+LOOPBACK = "127.0.0.1"
 
 
 @checked(ClusterError)
@@ -40,28 +45,25 @@ def open_cluster(
 ) -> Iterator[Client]:
     """Start or join a cluster, wait for its workers, and stop at the end what was started.
 
-    While it is open, the client is dask's default: lazy results that are computed or written run on
-    the workers. Workers are separate processes in the same environment as the caller; where they
-    run on other machines, they must see the same files under the same paths.
+    While it is open, the client is dask's default: lazy results are computed and written on the workers. These are
+    separate processes in the same environment; on other machines, they must see the same files under the same paths.
 
     Parameters
     ----------
     spec : str
-        ``local`` (processes on this machine, reachable from it alone), ``cuda`` (one worker for each
-        GPU of this machine, extra ``cuda``), ``slurm`` (jobs, extra ``slurm``), or ``tcp://host:port`` or
-        ``tls://host:port`` of a scheduler that runs already; or a kind added by
-        :func:`~xland.clusters.register_cluster`.
+        ``local`` (processes on this machine, reachable from it alone), ``cuda`` (one worker for each GPU of this
+        machine, extra ``cuda``), ``slurm`` (jobs, extra ``slurm``), ``tcp://host:port`` or ``tls://host:port`` of a
+        running scheduler, or a kind added by :func:`~xland.clusters.register_cluster`.
     workers : int, optional
-        Worker processes. By default one for each core (``local``) or GPU (``cuda``), those of one
-        job (``slurm``); of a scheduler that runs already, how many to wait for (1).
+        Worker processes. By default one for each core (``local``) or GPU (``cuda``), or those of one job
+        (``slurm``); of a running scheduler, how many to wait for (1).
     minimum : int, optional
         How many workers to wait for; all by default. Those that come later join.
     threads : int, optional
-        Threads of each worker: how many blocks it computes at once. By default 1 (``local``),
-        2 (``cuda``, so that one block is read while another is computed) or what the profile says.
+        Threads of each worker: how many blocks it computes at once. By default 1 (``local``) or 2 (``cuda``, so that
+        one block is read while another is computed).
     memory : str, optional
-        Memory of each worker of ``local`` and ``cuda``, such as ``"8GB"``; by default its share of
-        this machine's.
+        Memory of each worker, such as ``"8GB"``; by default its share of this machine's.
     profile : str, path or Profile, optional
         For ``slurm``, and needed there: a shipped profile or a TOML file, which say what a job asks for.
     timeout : float, optional
@@ -88,15 +90,141 @@ def open_cluster(
     """
     if workers is not None and minimum is not None and minimum > workers:
         raise ClusterError(f"minimum={minimum} is more than workers={workers}: no more than those will come")
-    kind = Kind(connect) if isinstance(spec, str) and spec.startswith(SCHEMES) else None
-    if kind is None and (not isinstance(spec, str) or spec not in KINDS):
+    if isinstance(spec, str) and spec.startswith(SCHEMES):
+        kind = Kind(_running_scheduler)
+    elif isinstance(spec, str) and spec in KINDS:
+        kind = KINDS[spec]
+    else:
         raise ClusterError(unknown("cluster", spec, [*KINDS, "tcp://host:port of a scheduler"]))
-    kind = kind or KINDS[spec]
-    options = {"threads": threads, "memory": memory, "profile": profile}
-    for name, value in options.items():
+    for name, value in {"threads": threads, "memory": memory, "profile": profile}.items():
         if value is not None and name not in kind.takes:
             takers = " and ".join(repr(each) for each, other in KINDS.items() if name in other.takes)
             raise ClusterError(f"{name} is for the clusters {takers}, but the cluster is {spec!r}: leave it out")
-    wanted = Wanted(spec, workers, minimum, threads, memory, profile, timeout, progress)
-    with kind.open(wanted) as client:
+    with kind.open(Wanted(spec, workers, minimum, threads, memory, profile, timeout, progress)) as client:
         yield client
+
+
+# this machine
+
+
+@contextmanager
+def _local_workers(wanted: Wanted) -> Iterator[Client]:
+    from dask.system import CPU_COUNT
+    from distributed import LocalCluster
+
+    with _started(LocalCluster, wanted, wanted.workers or CPU_COUNT, wanted.threads or 1) as client:
+        yield client
+
+
+@contextmanager
+def _cuda_workers(wanted: Wanted) -> Iterator[Client]:
+    try:
+        from dask_cuda import LocalCUDACluster
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"workers on GPUs need dask-cuda ({error}): install xland with the extra 'cuda', or use the cluster 'local'"
+        ) from error
+    devices = _gpus()
+    if wanted.workers is not None and wanted.workers > devices:
+        raise ClusterError(f"{wanted.workers} CUDA workers need as many GPUs, but this machine has {devices}")
+    with _started(LocalCUDACluster, wanted, wanted.workers or devices, wanted.threads or 2) as client:
+        yield client
+
+
+def _gpus() -> int:
+    import torch
+
+    if torch.version.cuda is None:
+        raise ClusterError(f"torch {torch.__version__} is built without CUDA: install a CUDA build to use GPUs")
+    count = int(torch.cuda.device_count())
+    if not count:
+        raise ClusterError(
+            "there is no GPU here: nvidia-smi lists those of the machine, CUDA_VISIBLE_DEVICES may hide them; "
+            "or use the cluster 'local'"
+        )
+    return count
+
+
+@contextmanager
+def _started(cluster: Any, wanted: Wanted, workers: int, threads: int) -> Iterator[Client]:
+    from distributed import Client, Security
+
+    with patience(TIMEOUT, wanted.timeout or TIMEOUT), running_loop() as loop:
+        try:
+            started = cluster(
+                n_workers=workers,
+                threads_per_worker=threads,
+                memory_limit=wanted.memory or "auto",
+                host=LOOPBACK,
+                protocol="tls://",
+                dashboard_address=f"{LOOPBACK}:0",
+                # every user of the machine reaches its loopback address; keys for this run keep the others out
+                security=Security.temporary(),
+                loop=loop,
+            )
+        except (ValueError, RuntimeError) as error:
+            raise ClusterError(
+                f"{workers} workers cannot be started on this machine: {error}. In a script, open the cluster below "
+                "`if __name__ == '__main__':`, as workers import the script"
+            ) from error
+        with started, Client(started) as client:
+            wait_for_workers(client, wanted, workers, TIMEOUT, "the machine is too busy, or out of memory")
+            client.run(_ignore_interrupts)
+            yield client
+
+
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C, which a terminal sends to every process, to the caller, who then stops the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+# a scheduler that runs already, and goes on running afterwards
+
+
+@contextmanager
+def _running_scheduler(wanted: Wanted) -> Iterator[Client]:
+    address, own = wanted.spec, version("xland")
+    with running_loop() as loop, _reach(address, min(wanted.timeout or ANSWER, ANSWER), loop) as client:
+        wait_for_workers(client, wanted, 1, TIMEOUT, f"start workers with `dask worker {address}`")
+        try:
+            found = client.run(version, "xland")
+        except PackageNotFoundError as error:
+            raise ClusterError(
+                f"xland is not installed where the workers of {address} run: start them in this environment"
+            ) from error
+        other = {worker: each for worker, each in found.items() if each != own}
+        for worker, each in other.items():  # they would fail, or give other maps
+            raise ClusterError(
+                f"{len(other)} of {len(found)} workers of {address} have another xland than {own}, "
+                f"such as {each} on {worker}: start them in this environment"
+            )
+        yield client
+
+
+def _reach(address: str, limit: float, loop: IOLoop) -> Client:
+    from distributed import Client
+    from distributed.comm import connect
+    from distributed.security import Security
+
+    async def ring() -> None:
+        comm = await connect(address, timeout=limit, **Security().get_connection_args("client"))
+        await comm.close()
+
+    try:
+        # a client that cannot connect would leave dask without any scheduler, so hear first whether somebody answers
+        asyncio.run_coroutine_threadsafe(ring(), loop.asyncio_loop).result()  # type: ignore[attr-defined]
+        return Client(address, timeout=limit, loop=loop)
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"no dask scheduler answers at {address} within {limit:g} s: check host and port, and that it runs "
+            f"(`dask scheduler`): {error}"
+        ) from error
+    except TypeError as error:
+        raise ClusterError(
+            f"{address} needs certificates: set distributed.comm.tls in dask's configuration: {error}"
+        ) from error
+
+
+register_cluster("local", Kind(_local_workers, ("threads", "memory")))
+register_cluster("cuda", Kind(_cuda_workers, ("threads", "memory")))
+register_cluster("slurm", Kind(slurm_workers, ("profile",)))

@@ -1,4 +1,4 @@
-"""Workers as SLURM jobs: the job script, the cluster around it, and the jobs that are submitted again."""
+"""Workers as SLURM jobs: what a job asks for, its script, the cluster, and jobs that are submitted again."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import logging
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event, Thread
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from xland.addresses import local_path
+from xland.arguments import shown
 from xland.atomic import make_folder
-from xland.clusters.profile import Profile, load_profile
-from xland.clusters.waiting import Wanted, patience, running_loop, security_of, temporary_keys, wait_for_workers
+from xland.clusters.waiting import Wanted, patience, running_loop, wait_for_workers
 from xland.errors import ClusterError, MissingDependencyError, XlandError
+from xland.records import Limits, check_entries, read_record, read_toml
 
 if TYPE_CHECKING:
     from distributed import Client
-
 
 TIMEOUT = 3600.0
 """Seconds to wait for jobs to start: queues are long."""
@@ -33,8 +34,144 @@ LOST_SCHEDULER = 120
 LOST_WORKER = 60.0
 """Seconds that a worker may take to come back before its job is cancelled; Python starts slowly on shared disks."""
 
-CPU_WORKER = "distributed.cli.dask_worker"
-GPU_WORKER = "dask cuda worker"
+INTERVAL = 5.0
+"""Seconds between two questions to SLURM; twice as many after each job that fails."""
+
+TRIES = 3
+"""Jobs in a row that may end without a worker."""
+
+_LARGEST = 2**18
+_SHIPPED = Path(__file__).parent / "profiles"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One SLURM job, which holds one or more workers.
+
+    Parameters
+    ----------
+    title : str
+        What machine it is for.
+    partition, account : str, optional
+        As sbatch knows them. What is left out may come from ``SBATCH_PARTITION`` and ``SBATCH_ACCOUNT``.
+    walltime : str
+        Longest time of a job, ``hours:minutes:seconds``; a job that ends is submitted again.
+    directives : sequence of str
+        Further options of sbatch, such as ``--qos=debug``.
+    workers : int
+        Worker processes in a job.
+    gpus : int
+        GPUs of a job; each gets one worker of dask-cuda, whatever `workers` says.
+    threads : int
+        Threads of each worker: how many blocks it computes at once.
+    cores : int
+        Cores to ask for; by default one for each thread of each worker.
+    memory : str
+        Memory of a job, which its workers share, such as ``"120GB"``.
+    ask_memory : bool
+        Whether sbatch is told the memory, which some sites do not want.
+    interface, host : str, optional
+        Network interface (``ib0``) or address over which scheduler and workers talk; by default that of the host name.
+    encrypted : bool
+        Talk through TLS with keys of this run, in `folder`: no other user can send work to the workers.
+    folder : str
+        For job logs and keys, on a file system that all nodes see; below the working folder unless absolute.
+    local_directory : str, optional
+        Fast storage of a node, for what does not fit in memory, such as ``$TMPDIR``.
+    environment : mapping of str to str
+        Environment variables of the workers.
+    setup : sequence of str
+        Lines of shell before the workers start, such as ``module load cuda``.
+    """
+
+    title: str = ""
+    partition: str = ""
+    account: str = ""
+    walltime: str = "01:00:00"
+    directives: tuple[str, ...] = ()
+    workers: Annotated[int, Limits(1, 10**6)] = 1
+    gpus: Annotated[int, Limits(0, 10**4)] = 0
+    threads: Annotated[int, Limits(1, 10**4)] = 1
+    cores: Annotated[int, Limits(0, 10**6)] = 0
+    memory: str = "4GB"
+    ask_memory: bool = True
+    interface: str = ""
+    host: str = ""
+    encrypted: bool = True
+    folder: str = "slurm"
+    local_directory: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    setup: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_entries(self, ClusterError)
+        from dask.utils import parse_bytes
+
+        try:
+            sound = parse_bytes(self.memory) > 0
+        except (ValueError, OverflowError):
+            sound = False
+        if not sound:
+            raise ClusterError(f"memory must be an amount such as '120GB', not {shown(self.memory)}")
+
+    @property
+    def processes(self) -> int:
+        """Workers in a job, also where they are one for each GPU."""
+        return self.gpus or self.workers
+
+    def jobs(self, workers: int | None) -> int:
+        """How many jobs hold so many workers; one by default."""
+        return 1 if workers is None else -(-workers // self.processes)
+
+
+def list_profiles(folder: Path | None = None) -> list[str]:
+    """Names of the shipped profiles, and of those in a folder of one's own."""
+    return sorted(_shipped(folder))
+
+
+def load_profile(profile: str | Path | Profile | None, folder: Path | None = None) -> Profile:
+    """Read a profile.
+
+    Parameters
+    ----------
+    profile : str, path or Profile
+        Name of a shipped one, or a TOML file whose entries are the parameters of :class:`Profile`.
+        ``base = "NAME"`` begins from a shipped one.
+    folder : path, optional
+        Holds profiles for one kind of work, which are taken before shipped ones of the same name.
+
+    Returns
+    -------
+    Profile
+
+    Raises
+    ------
+    ClusterError
+        If there is none of that name, or the file holds unknown or wrong entries.
+    """
+    if isinstance(profile, Profile):
+        return profile
+    shipped = _shipped(folder)
+    names = ", ".join(sorted(shipped))
+    if profile is None:
+        raise ClusterError(f"SLURM jobs need a profile: one of {names}, or a TOML file of your own")
+    path = shipped.get(str(profile)) or local_path(profile, what="a profile")
+    if not path.exists():
+        raise ClusterError(f"there is no profile {str(profile)!r}: choose one of {names}, or a file")
+    entries = read_toml(path, _LARGEST, ClusterError)
+    base = entries.pop("base", None)
+    if base is not None:
+        if not isinstance(base, str) or base not in shipped:
+            raise ClusterError(f"{path}: base {shown(base)} is none of {names}")
+        entries = read_toml(shipped[base], _LARGEST, ClusterError) | entries
+    return read_record(Profile, entries, str(path), ClusterError)
+
+
+def _shipped(folder: Path | None) -> dict[str, Path]:
+    folders = [_SHIPPED, *([] if folder is None else [folder])]
+    return {path.stem: path for each in folders for path in each.glob("*.toml")}
 
 
 @contextmanager
@@ -70,8 +207,7 @@ def slurm_workers(wanted: Wanted) -> Iterator[Client]:
 def job_script(profile: str | Path | Profile | None) -> str:
     """Return the script of the jobs that a profile submits, without submitting anything.
 
-    Address of the scheduler, name of the worker and paths of the keys, which are known only when a
-    cluster runs, are written in capitals.
+    What only a running cluster knows is in capitals: the scheduler's address, the worker's name, the paths of the keys.
 
     Parameters
     ----------
@@ -92,7 +228,7 @@ def job_script(profile: str | Path | Profile | None) -> str:
     module = _jobqueue()
     options = _job_options(chosen, local_path(chosen.folder, what="the folder of SLURM jobs"))
     if chosen.encrypted:
-        options |= {"protocol": "tls://", "security": security_of("CERTIFICATE", "KEY")}
+        options |= {"protocol": "tls://", "security": _security_of("CERTIFICATE", "KEY")}
     address = f"{'tls' if chosen.encrypted else 'tcp'}://SCHEDULER"
     return str(module.slurm.SLURMJob(address, name="WORKER", **options).job_script())
 
@@ -117,7 +253,7 @@ def _job_options(profile: Profile, folder: Path) -> dict[str, Any]:
             *profile.directives,
         ],
         "job_script_prologue": [*(f'export {name}="{value}"' for name, value in variables.items()), *profile.setup],
-        "worker_command": GPU_WORKER if profile.gpus else CPU_WORKER,
+        "worker_command": "dask cuda worker" if profile.gpus else "distributed.cli.dask_worker",
         "worker_extra_args": [
             *("--no-dashboard", "--dashboard-address", "127.0.0.1:0"),
             *(("--host", profile.host) if profile.host else ()),
@@ -156,7 +292,7 @@ def _cluster(module: Any, profile: Profile, folder: Path, refusals: list[str]) -
     scheduler: dict[str, Any] = {"dashboard_address": "127.0.0.1:0"}
     if profile.host:
         scheduler["host"] = profile.host
-    with temporary_keys(folder) if profile.encrypted else nullcontext() as security, running_loop() as loop:
+    with _temporary_keys(folder) if profile.encrypted else nullcontext() as security, running_loop() as loop:
         options = {**_job_options(profile, folder), "scheduler_options": scheduler, "security": security, "loop": loop}
         try:
             cluster = NumberedCluster(**options)
@@ -164,6 +300,29 @@ def _cluster(module: Any, profile: Profile, folder: Path, refusals: list[str]) -
             raise ClusterError(f"no scheduler for SLURM workers can be started here: {error}") from error
         with cluster:
             yield cluster
+
+
+@contextmanager
+def _temporary_keys(folder: Path) -> Iterator[Any]:
+    """Yield a `distributed.Security` of new keys in files that only the user can read; they are removed at the end."""
+    from distributed import Security
+
+    made = Security.temporary()
+    with TemporaryDirectory(prefix=".keys-", dir=folder) as place:
+        certificate, key = Path(place, "certificate.pem"), Path(place, "key.pem")
+        for path, text in ((certificate, made.tls_client_cert), (key, made.tls_client_key)):
+            path.touch(mode=0o600)
+            path.write_text(text, encoding="ascii")
+        yield _security_of(certificate, key)
+
+
+def _security_of(certificate: Path | str, key: Path | str) -> Any:
+    """Return a `distributed.Security` in which client, scheduler and workers share one certificate and its key."""
+    from distributed import Security
+
+    roles = ("client", "scheduler", "worker")
+    files = {f"tls_{role}_cert": str(certificate) for role in roles} | {f"tls_{role}_key": str(key) for role in roles}
+    return Security(require_encryption=True, tls_ca_file=str(certificate), **files)
 
 
 def _jobqueue() -> Any:
@@ -181,20 +340,11 @@ def _jobqueue() -> Any:
     return dask_jobqueue
 
 
-logger = logging.getLogger(__name__)
-
-INTERVAL = 5.0
-"""Seconds between two questions to SLURM; twice as many after each job that fails."""
-
-TRIES = 3
-"""Jobs in a row that may end without a worker."""
-
-
 class JobWatch:
     """Keep a number of jobs of a `dask_jobqueue.SLURMCluster` in the queue while the context is open.
 
-    ``refusals`` is what sbatch says when it refuses a job, and grows while the cluster runs. ``folder`` has the logs.
-    ``stop`` is called when no job is left and none can be had, so that nobody waits for ever.
+    ``refusals``, which grows, is what sbatch says when it refuses a job; ``folder`` has the logs. ``stop`` is called
+    when no job is left and none can be had, so that nobody waits for ever.
     """
 
     def __init__(
@@ -212,9 +362,7 @@ class JobWatch:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
 

@@ -1,4 +1,4 @@
-"""Kinds of clusters, waiting for their workers, the event loop on which they run, and the keys of one run."""
+"""Kinds of clusters, waiting for their workers, and the event loop on which they run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +16,6 @@ from xland.errors import ClusterError
 if TYPE_CHECKING:
     from distributed import Client
     from tornado.ioloop import IOLoop
-
 
 INTERVAL = 0.2
 """Seconds between two looks."""
@@ -70,10 +67,9 @@ def register_cluster(name: str, kind: Kind) -> None:
 
 
 def patience(lost: float, alone: float) -> Any:
-    """Give lost workers so many seconds to come back, and a cluster without any worker so many to get one.
+    """Return a context manager: seconds for a lost worker to come back, and for a cluster without workers to get one.
 
-    Return a context manager. By default a lost worker has 15 s, too few for a machine that is busy, and tasks wait for
-    ever for a worker. What the user's configuration says about the second is kept.
+    Dask's own are 15 s, too few on a busy machine, and for ever. What the user configured for the second is kept.
     """
     from dask import config
 
@@ -85,10 +81,10 @@ def patience(lost: float, alone: float) -> Any:
 def wait_for_workers(
     client: Client, wanted: Wanted, usual: int, seconds: float, hint: str, check: Callable[[], None] = lambda: None
 ) -> None:
-    """Return once enough workers are there; :class:`ClusterError` with the hint if fewer have come in time.
+    """Return when enough workers have come; :class:`ClusterError` with the hint if they do not come in time.
 
-    ``usual`` workers and ``seconds`` are used where `wanted` does not say. ``check`` is called at every look, and
-    raises if waiting has become useless.
+    ``usual`` workers and ``seconds`` count where `wanted` does not say. ``check`` is called at every look, and raises
+    if waiting has become useless.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -109,10 +105,9 @@ def wait_for_workers(
 
 @contextmanager
 def running_loop() -> Iterator[IOLoop]:
-    """Yield an event loop that runs in a thread of its own, however long that thread takes to start.
+    """Yield an event loop that runs in a thread of its own.
 
-    Without one, distributed starts its own and gives up after ten seconds, with an ``AssertionError``
-    that says nothing: too few for a login node that is short of time.
+    Distributed would start its own, but gives up after ten seconds: too few for a busy login node.
     """
     from tornado.ioloop import IOLoop
 
@@ -131,29 +126,3 @@ def running_loop() -> Iterator[IOLoop]:
     finally:
         loop.add_callback(stopped.set)
         thread.join()
-
-
-def security_of(certificate: Path | str, key: Path | str) -> Any:
-    """Return a `distributed.Security` in which client, scheduler and workers share one certificate and its key."""
-    from distributed import Security
-
-    parts = {
-        f"tls_{role}_{name}": str(path)
-        for role in ("client", "scheduler", "worker")
-        for name, path in (("cert", certificate), ("key", key))
-    }
-    return Security(require_encryption=True, tls_ca_file=str(certificate), **parts)
-
-
-@contextmanager
-def temporary_keys(folder: Path) -> Iterator[Any]:
-    """Yield a `distributed.Security` of new keys in files that only the user can read; they are removed at the end."""
-    from distributed import Security
-
-    made = Security.temporary()
-    with TemporaryDirectory(prefix=".keys-", dir=folder) as place:
-        certificate, key = Path(place, "certificate.pem"), Path(place, "key.pem")
-        for path, text in ((certificate, made.tls_client_cert), (key, made.tls_client_key)):
-            path.touch(mode=0o600)
-            path.write_text(text, encoding="ascii")
-        yield security_of(certificate, key)

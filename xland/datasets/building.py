@@ -36,15 +36,14 @@ from xland.datasets.prepared import (
     elevation,
     has_all,
     koppen,
-    land_mask,
-    land_use_modis,
     modis_igbp,
+    open_prepared,
+    store_path,
 )
 from xland.datasets.wheels import fetch, source
 from xland.errors import DatasetError
 from xland.geo.grid import Grid, aggregate, class_shares, nesting_factor
-from xland.store.checksums import ATTRIBUTE, ROOT, sha256, table_name
-from xland.store.storage import files_at
+from xland.store.storage import ATTRIBUTE, ROOT, files_at, sha256, table_name
 from xland.store.workplace import seal
 
 Fields = dict[str, NDArray[np.floating]]
@@ -66,8 +65,14 @@ _TRUNCATE = 3.0
 _BAND = 40  # rows that share the width of a kernel
 
 
-def build(path: Path, recipe: str, factor: int | None = None) -> None:
-    """Build a store beside its place, and move it there in one step; DatasetError if it cannot be written."""
+def build(recipe: str, factor: int | None = None) -> Path:
+    """Return the path of a store. One that is not whole is built beside its place and moved there in one step.
+
+    Raises DatasetError if it cannot be written.
+    """
+    path = store_path(recipe, factor)
+    if has_all(path):
+        return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem}-"))
@@ -79,7 +84,7 @@ def build(path: Path, recipe: str, factor: int | None = None) -> None:
         part = folder / "part.zarr"
         BUILDERS[recipe](part, *([] if factor is None else [factor]))
         if has_all(path):  # another process was faster: its store is as good as ours
-            return
+            return path
         files = files_at(part)
         root = json.loads(files.read(ROOT))
         root["attributes"][ATTRIBUTE] = table_name(root)
@@ -93,6 +98,7 @@ def build(path: Path, recipe: str, factor: int | None = None) -> None:
                 raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    return path
 
 
 def create(
@@ -152,8 +158,12 @@ def _build_land_mask(store: Path) -> None:
             array[rows] = (~np.frombuffer(content, dtype=bool).reshape(-1, grid.columns)).view(np.uint8)
 
 
+def _land() -> xr.DataArray:
+    return open_prepared(build("land-mask"))["land"].astype(bool)
+
+
 def _build_land_use(store: Path) -> None:
-    igbp, land = modis_igbp(), land_mask()
+    igbp, land = modis_igbp(), _land()
     grid = Grid.world(180 / source("modis-2019").rows)
     factor = nesting_factor(Grid.world(180 / source("land-mask").rows), grid)
     attrs = {
@@ -174,7 +184,7 @@ def _build_land_use(store: Path) -> None:
 def _build_fractions(store: Path) -> None:
     fine = Grid.world(180 / source("modis-2019").rows)
     coarse = fine.coarsen(FRACTION_FACTOR)
-    land_use = land_use_modis()
+    land_use = open_prepared(build("land-use"))["land_use"]
     attrs = {
         "units": "1",
         "cell_methods": "area: mean",
@@ -197,7 +207,7 @@ def _build_fractions(store: Path) -> None:
 def _build_static(store: Path, factor: int) -> None:
     import rasterio
 
-    mask, land, zones = Grid.world(180 / source("land-mask").rows), land_mask(), koppen()
+    mask, land, zones = Grid.world(180 / source("land-mask").rows), _land(), koppen()
     grid, zone_factor = mask.coarsen(factor), round(factor * source("koppen").rows / mask.rows)
     topography = elevation().to_numpy()
     # a share is a count of cells: exact where the count fits a byte

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from xland import vocabulary
 from xland.datasets.wheels import cache_dir, fetch, source
 from xland.errors import DatasetError, GridError, StoreError
+from xland.geo.conventions import with_years
 from xland.geo.grid import Grid
-from xland.geo.years import with_years
-from xland.store.storage import files_at
-from xland.store.workplace import read_finished
+from xland.store.reading import read_finished
+from xland.store.storage import CheckedStore, files_at
 
 CHUNK = 600
 """Cells of a chunk in each direction, on disk and in dask."""
@@ -114,7 +114,7 @@ PREDICTORS: tuple[Predictor, ...] = (
         f"Towns of 1000 people and more, radius as the root of their people; at most {FARTHEST:g}. {_TODAY}",
     ),
 )  # fmt: skip
-"""The variables of :func:`static_predictors`, in order."""
+"""The variables of :func:`xland.datasets.static_predictors`, in order."""
 
 
 def elevation() -> xr.DataArray:
@@ -181,92 +181,12 @@ def _read_topography(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
     return np.asarray(inner, dtype=np.float32)
 
 
-def land_mask() -> xr.DataArray:
-    """Return land (True) and ocean (False) on 30 arc-seconds; lakes count as land. Dims (lat, lon)."""
-    return open_prepared("land-mask")["land"].astype(bool)
-
-
-def land_use_modis() -> xr.DataArray:
-    """Observed land use of 2019: the eight classes on 0.05 degree, from MODIS.
-
-    IGBP codes are translated by :data:`xland.vocabulary.IGBP`. MODIS does not distinguish sea from lakes: its
-    water becomes ocean where less than half of a cell is land in the land mask, else inland water.
-
-    Returns
-    -------
-    xarray.DataArray
-        ``land_use``, uint8 class codes, dims (time, lat, lon) with the one year 2019; lazy.
-
-    Raises
-    ------
-    DatasetError
-        If a source cannot be fetched or fails verification.
-    """
-    # JSON keeps no integer types, CF wants the flags in the type of the map
-    return open_prepared("land-use")["land_use"].assign_attrs(vocabulary.flag_attributes())
-
-
-def class_fractions() -> xr.Dataset:
-    """Shares of the eight classes in each 0.25 degree cell, from :func:`land_use_modis`.
-
-    A coarse input made from the fine map itself: what downscaling it shows is where within a coarse
-    cell each class lies, not how well coarse land-use data agree with MODIS.
-
-    Returns
-    -------
-    xarray.Dataset
-        One float32 variable for each name in :data:`xland.vocabulary.CLASS_NAMES`: area-weighted shares
-        of the whole cell that sum to 1; dims (time, lat, lon) with the one year 2019; lazy.
-
-    Raises
-    ------
-    DatasetError
-        If a source cannot be fetched or fails verification.
-    """
-    return open_prepared("fractions")[list(vocabulary.CLASS_NAMES)]
-
-
-def static_predictors(resolution: float = 0.05, *, chunked: bool = True) -> xr.Dataset:
-    """Return static predictors on the world grid of a resolution.
-
-    Built at the first call (about half a minute for 0.05 degree) and kept in the cache.
-
-    Parameters
-    ----------
-    resolution : float
-        Degrees: a whole multiple of 30 arc-seconds that divides 180 degrees, such as 0.05, 0.1 or 0.25.
-    chunked : bool
-        Whether the variables are dask arrays of float32; else they are read from the file where they
-        are asked for, in the type in which they are stored.
-
-    Returns
-    -------
-    xarray.Dataset
-        Lazy, dims (lat, lon), float32: from ``elevation`` (m), ``slope`` and ``land_share`` to climate, lakes and
-        where people live; each variable gives its unit and its source.
-
-    Raises
-    ------
-    GridError
-        If the resolution is not such a multiple.
-    DatasetError
-        If a source cannot be fetched or fails verification.
-    """
-    fields = open_prepared("static", _factor(resolution), chunked=chunked)[[chosen.name for chosen in PREDICTORS]]
-    return fields.astype(np.float32) if chunked else fields
-
-
 def static_identity(resolution: float = 0.05) -> str:
-    """Name that changes with the way in which :func:`static_predictors` are made, and with their sources."""
-    return store_path("static", _factor(resolution)).stem
+    """Name of the static predictors that changes with the way in which they are made, and with their sources."""
+    return store_path("static", mask_cells(resolution)).stem
 
 
-def is_prepared() -> bool:
-    """Whether the cache holds the static predictors on 0.05 degree and the MODIS maps; fetches nothing."""
-    return all(path.is_dir() for path in (store_path("static", 6), store_path("land-use"), store_path("fractions")))
-
-
-def _factor(resolution: float) -> int:
+def mask_cells(resolution: float) -> int:
     """Cells of the land mask along a cell of this resolution."""
     mask = Grid.world(180 / source("land-mask").rows)
     factor = round(resolution / mask.resolution)
@@ -303,15 +223,8 @@ def has_all(path: Path) -> bool:
 _complete: set[Path] = set()
 
 
-def open_prepared(recipe: str, factor: int | None = None, *, chunked: bool = True) -> xr.Dataset:
-    """Open a store lazily, built if it is not there: one dask chunk for each chunk on disk, or without dask."""
-    from xland.store.checksums import CheckedStore
-
-    path = store_path(recipe, factor)
-    if not has_all(path):
-        from xland.datasets.building import build
-
-        build(path, recipe, factor)
+def open_prepared(path: Path, *, chunked: bool = True) -> xr.Dataset:
+    """Open a store lazily, one dask chunk for each chunk on disk or without dask, free of how it was encoded."""
     table = read_finished(path)[1]
     if table is None:
         raise DatasetError(f"{path} holds no digests: delete it, so that it is built again")

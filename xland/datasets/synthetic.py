@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from xland.datasets.landscape import ChangingLand, Landscape, make_landscape, simulate
 from xland.datasets.prepared import coordinates
 from xland.errors import DatasetError, GridError, TimeError
+from xland.geo.conventions import check_years
 from xland.geo.grid import Grid, expand
-from xland.geo.years import check_years
 from xland.vocabulary import (
     CLASSES,
     CROP_STATES,

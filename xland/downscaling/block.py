@@ -1,45 +1,48 @@
-"""One block in one year: what it depends on, and the task that reads, checks and predicts it.
+"""One block in one year: what it depends on, the task that reads, checks and predicts it, and the graph of all tasks.
 
-Windows are run from north to south. Rows that no later window touches are finished at once: the outputs are computed
-from their probabilities, which are then let go. So probabilities are kept for one row of windows (of each member of an
-ensemble), however large the block.
+A global run over centuries has a hundred thousand block-years and more. A task is made when it is
+asked for; what a selection depends on is worked out from positions alone.
 """
 
 from __future__ import annotations
 
-import math
+import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+import dask.array as da
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
-from xland.downscaling.engine import (
-    Engine,
-    choose_device,
-    engine_of,
-    give_back,
-    one_thread,
-    residency_of,
-    start_all,
+from xland.dask_internals import DataNode, GraphNode, HighLevelGraph, Layer, MaterializedLayer, Task, TaskRef
+from xland.downscaling.engine import choose_device, engine_of, give_back, residency_of, start_all
+from xland.downscaling.fields import (
+    Block,
+    ChunkField,
+    Chunks,
+    Field,
+    Key,
+    Layout,
+    Placement,
+    coarse_spans,
+    placements,
+    read_codes_of,
 )
-from xland.downscaling.fields import ChunkField, Chunks, Field, Key, read_codes_of
-from xland.downscaling.keeping import Fit, Keeping
-from xland.downscaling.windows import Block, Layout, Placement, blend_weights, placements
-from xland.errors import ModelError
+from xland.downscaling.keeping import Keeping
+from xland.downscaling.predict import BlockInputs, ocean, predict_block
 from xland.forcing.read import check_coverage, check_values
-from xland.geo.grid import expand
-from xland.models.applicability import Applicability, static_means
+from xland.models.applicability import Applicability
 from xland.models.checkpoint import Checkpoint
 from xland.models.ensemble import Ensemble
-from xland.models.inputs import MASKED, InputSpec
-from xland.outputs import OUTPUTS, Output, Pixels
-from xland.reading.limits import checked_predictor, refuse, share_problem, unknown_land
-from xland.vocabulary import OCEAN
+from xland.models.inputs import InputSpec
+from xland.outputs import OUTPUTS, Output
+from xland.reading.limits import check_share, check_unknown_land, checked_predictor
+from xland.store.rollouts import Index, Keeper
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,7 +113,7 @@ class Plan:
     def keys(self, year: int, row: int, column: int) -> Iterator[Key]:
         """Graph keys of the chunks that a block-year needs."""
         rows, columns = self.layout.halos[0][row], self.layout.halos[1][column]
-        low = rows.coarse(self.inputs.factor), columns.coarse(self.inputs.factor)
+        low = coarse_spans(rows, columns, self.inputs.factor)
         for position in self.positions[year]:
             yield from self.coarse.keys(*low, position)
         yield from self.static.keys(rows, columns)
@@ -134,22 +137,6 @@ class _Static:
     coarse_land: NDArray[np.bool_]
     unknown: NDArray[np.bool_] | None = None
     pending: tuple[tuple[slice, Future[None]], ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class BlockInputs:
-    """What the windows of a block read, over its halo.
-
-    `coarse` is (channels, rows / factor, columns / factor) float32; `static` (channels, rows, columns) float16, on the
-    engine's device; `land` (rows, columns) where a class is predicted, elsewhere it is ocean; `prior` (rows, columns)
-    class codes, 255 where unknown; `pending` are rows of `static` that are still being read.
-    """
-
-    coarse: NDArray[np.float32]
-    static: Tensor
-    land: NDArray[np.bool_]
-    prior: NDArray[np.uint8] | None = None
-    pending: Sequence[tuple[slice, Future[None]]] = ()
 
 
 def run_block_year(plan: Plan, year: int, row: int, column: int, *chunks: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -200,12 +187,12 @@ def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple
         if not land[strip.target].any():
             return
         (rows, columns), height = strip.target, strip.target[0].stop - strip.target[0].start
-        place = tuple(axis[part] for axis, part in zip(degrees, strip.source, strict=True))
+        place = degrees[0][strip.source[0]], degrees[1][strip.source[1]]
         for number, channel in enumerate(inputs.static):
             named = {name: _read_variable(plan, name, strip, chunks) for name in channel.sources}
             for name in () if plan.own_static else named.keys() - {inputs.domain}:
                 single = np.asarray(named[name], dtype=np.float32)
-                named[name] = checked_predictor(name, single, land[strip.target], *place)
+                named[name] = checked_predictor(name, single, land[strip.target], place)
             for start in range(0, height, IN_CACHE):
                 part = slice(start, min(start + IN_CACHE, height))
                 at = (slice(rows.start + part.start, rows.start + part.stop), columns)
@@ -233,7 +220,7 @@ def _read_land(plan: Plan, block: Block, chunks: Chunks) -> tuple[NDArray[np.boo
     land, missing = np.zeros((2, *map(len, block.halo)), dtype=np.bool_)
     for strip in _strips(plan.static, block):
         share = np.asarray(_read_variable(plan, name, strip, chunks))
-        refuse(share_problem(name, share, grid.latitude[strip.source[0]], grid.longitude[strip.source[1]]))
+        check_share(name, share, (grid.latitude[strip.source[0]], grid.longitude[strip.source[1]]))
         land[strip.target] = share > 0
         missing[strip.target] = np.isnan(share)
     return land, missing
@@ -255,7 +242,7 @@ def _strips(field: Field, block: Block) -> list[Placement]:
 def _read_coarse(plan: Plan, block: Block, static: _Static, chunks: Chunks, year: int) -> NDArray[np.float32]:
     """Return the coarse channels over the halo, having checked all cells that are read: they shape the map."""
     inputs, grid = plan.inputs, plan.coarse.grid
-    rows, columns = (side.coarse(inputs.factor) for side in block.halo)
+    rows, columns = coarse_spans(*block.halo, inputs.factor)
     states = np.full((len(plan.variables), len(inputs.steps), len(rows), len(columns)), np.nan, dtype=np.float32)
     # a block as wide as the globe reads some cells twice, of which the first are enough to check
     there = np.zeros(grid.shape, dtype=np.bool_)
@@ -268,174 +255,168 @@ def _read_coarse(plan: Plan, block: Block, static: _Static, chunks: Chunks, year
             states[:, step, place.target[0], place.target[1]] = values
             named = dict(zip(plan.variables, np.where(fresh, values, np.nan), strict=True))
             when = plan.years[year] + inputs.steps[step]
-            latitude, longitude = grid.latitude[place.source[0]], grid.longitude[place.source[1]]
-            check_values(named, latitude, longitude, when)
+            centres = grid.latitude[place.source[0]], grid.longitude[place.source[1]]
+            check_values(named, centres, when)
             if static.unknown is not None:
-                refuse(unknown_land(inputs.domain, static.unknown[place.target], named, latitude, longitude))
+                check_unknown_land(inputs.domain, static.unknown[place.target], named, centres)
             if expected is not None:
-                check_coverage(named, expected & fresh, latitude, longitude, when)
+                check_coverage(named, expected & fresh, centres, when)
     return inputs.coarse_array(dict(zip(plan.variables, states, strict=True)))
 
 
-def predict_block(
-    engines: Sequence[Engine],
-    block: Block,
-    inputs: BlockInputs,
-    outputs: Sequence[Output] = (OUTPUTS["land_use"],),
-    decision: Sequence[float] = (),
-    fit: Fit | None = None,
-    applicability: Applicability | None = None,
-) -> dict[str, NDArray[Any]]:
-    """Blend the probabilities of all windows that touch a block, average those of the engines, and compute outputs.
+class BlockYears(Layer):
+    """Class maps of all block-years, and where more is wanted the tasks that compute all outputs at once.
 
-    `decision` is added to the log-probability of each class where one is chosen; `fit` makes rows keep coarse totals.
-    Returns (rows, columns) arrays, or (classes, rows, columns), as the table of outputs says.
+    Keys are ``(name, year, row, column)`` for class maps and ``(name + "-layers", year, row,
+    column)`` for the dict of all outputs; years, rows and columns count from 0. A keeper keeps the maps of a rollout on
+    disk; see :class:`xland.store.rollouts.Rollout`.
     """
-    core_rows, core_columns = block.core
-    land = inputs.land[block.core]
-    results = ocean(land.shape, len(engines[0].network.inputs.classes), outputs)
-    if not land.any():
-        return results
-    with one_thread():
-        first = core_rows.start
-        for top, members in _finished_rows(engines, block, inputs):
-            part = slice(max(top, first), min(top + members[0].shape[1], core_rows.stop))
-            if part.stop > part.start:
-                at = slice(part.start - first, part.stop - first)
-                rows = [values[:, part.start - top : part.stop - top] for values in members]
-                codes, values, unmet = _decide(rows, at, land[at], decision, fit)
-                distance = partial(_distance, applicability, inputs, part, core_columns)
-                pixels = Pixels(values, rows, codes, unmet, distance)
-                for output in outputs:
-                    layer = output.compute(pixels)
-                    layer = layer if isinstance(layer, np.ndarray) else layer.cpu().numpy()
-                    np.copyto(results[output.name][..., at, :], layer, where=land[at], casting="same_kind")
-    return results
 
+    has_legacy_tasks = False
 
-def _decide(
-    members: Sequence[Tensor], at: slice, land: NDArray[np.bool_], decision: Sequence[float], fit: Fit | None
-) -> tuple[Tensor, Tensor, NDArray[np.float32]]:
-    """Return the map of some rows, their mean probabilities, and the share of totals that is not kept."""
-    import torch
+    def __init__(self, plan: Plan, keeper: Keeper | None = None) -> None:
+        super().__init__()
+        self.plan, self.keeper = plan, keeper
+        self.name, self.all_layers, self._plan_key = plan.name, f"{plan.name}-layers", f"plan-{plan.name}"
+        self.several = len(plan.outputs) > 1
+        self.names = (self.name, self.all_layers) if self.several else (self.name,)
+        self.shape = (len(plan.years), len(plan.layout.rows), len(plan.layout.columns))
+        years = range(len(plan.years))
+        self.order = tuple(years if plan.inputs.prior_step == -1 else reversed(years))
+        self._there = frozenset() if keeper is None else keeper.listing()
 
-    values = members[0] if len(members) == 1 else torch.stack(list(members)).mean(dim=0)
-    if not math.isfinite(float(values.sum())):
-        count = int((~values.isfinite()).any(dim=0).sum())
-        raise ModelError(
-            f"the network gives no finite probability in {count} pixels: its weights, or the mean and scale of its "
-            "channels, are damaged; train it again, or fetch it from where it came from"
+    def describe(self) -> str:
+        """Say in one line how much is computed."""
+        years, rows, columns = self.shape
+        layout = self.plan.layout
+        return (
+            f"{self.plan.model.name}: {years} {'year' if years == 1 else 'years'} of {rows} x {columns} blocks, "
+            f"{layout.windows} windows a year where all is land, {layout.twice:.1%} of them twice at edges of blocks"
         )
-    codes, unmet = None, np.full(land.shape, np.nan, np.float32)
-    if fit is not None:
-        values, codes, unmet = fit(values, at, land, decision)
-    return _most_probable(values, decision) if codes is None else codes, values, unmet
+
+    def kept(self, keeper: Keeper) -> Layer:
+        """Return the same layer, with the maps that a keeper has in place of what they were computed from."""
+        return self if self.plan.own is None else type(self)(self.plan, keeper)
+
+    def is_materialized(self) -> bool:
+        """Return False: tasks are made when they are asked for."""
+        return False
+
+    def get_output_keys(self) -> Set[Any]:
+        """Return the layer itself, which is a set of keys as well as a mapping."""
+        return self.keys()
+
+    def get_dependencies(self, key: Any, all_hlg_keys: Collection[Any]) -> set[Any]:  # noqa: ARG002
+        """Return the keys that a task needs."""
+        return set(self[key].dependencies)
+
+    def cull(self, keys: set[Any], all_hlg_keys: Collection[Any]) -> tuple[Layer, dict[Any, set[Any]]]:  # noqa: ARG002
+        """Return the tasks that some keys depend on, and what those need of other layers."""
+        tasks: dict[Any, GraphNode] = {}
+        waiting = [key for key in keys if key in self]
+        while waiting:
+            key = waiting.pop()
+            if key not in tasks:
+                tasks[key] = self[key]
+                waiting += [other for other in tasks[key].dependencies if other not in tasks and other in self]
+        return MaterializedLayer(tasks, self.annotations), {key: set(task.dependencies) for key, task in tasks.items()}
+
+    def __contains__(self, key: object) -> bool:
+        """Whether a key is one of this layer's."""
+        if key == self._plan_key:
+            return True
+        if not isinstance(key, tuple) or len(key) != 4 or key[0] not in (self.name, self.all_layers):
+            return False
+        return all(0 <= number < length for number, length in zip(key[1:], self.shape, strict=True))
+
+    def __getitem__(self, key: Any) -> GraphNode:
+        """Make the task of a key."""
+        if key not in self:
+            raise KeyError(key)
+        if key == self._plan_key:
+            return DataNode(key, self.plan)
+        name, *index = key
+        if name == self.name and tuple(index) in self._there:
+            return Task(key, _load, self.keeper, tuple(index))
+        if name == self.name and self.several:
+            return Task(key, _land_use_of, self.keeper, tuple(index), TaskRef((self.all_layers, *index)))
+        needs = map(TaskRef, dict.fromkeys(self.plan.keys(*index)))
+        if name == self.all_layers:
+            return Task(key, run_block_year, TaskRef(self._plan_key), *index, *needs)
+        return Task(key, _land_use, self.keeper, TaskRef(self._plan_key), *index, *needs)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Go over all keys."""
+        yield self._plan_key
+        yield from itertools.product(self.names, *map(range, self.shape))
+
+    def __len__(self) -> int:
+        """Return the number of tasks."""
+        return 1 + int(np.prod(self.shape)) * len(self.names)
 
 
-def _distance(
-    applicability: Applicability | None, inputs: BlockInputs, rows: slice, columns: slice
-) -> NDArray[np.float32]:
-    """Distance of whole coarse cells to the training inputs, on their pixels; rows and columns of the halo."""
-    if applicability is None:
-        raise ModelError("the model does not contain its training inputs: add them with `xland calibrate`")
-    factor = inputs.land.shape[0] // inputs.coarse.shape[1]
-    low = [slice(side.start // factor, side.stop // factor) for side in (rows, columns)]
-    means = static_means(inputs.static[:, rows, columns].cpu().numpy(), inputs.land[rows, columns], factor)
-    return expand(applicability.distance(inputs.coarse[:, *low], means), factor)
+def block_years(plan: Plan, depends_on: Sequence[da.Array]) -> dict[str, da.Array]:
+    """Return a lazy array for each output of a plan, whose fields are chunks of the arrays that it depends on.
 
-
-def ocean(shape: tuple[int, int], classes: int, outputs: Sequence[Output]) -> dict[str, NDArray[Any]]:
-    """Return the outputs of a block without land."""
-    results = {}
-    for output in outputs:
-        size = (classes, *shape) if output.classes else shape
-        results[output.name] = np.full(size, output.sea, dtype=output.dtype)
+    Outputs with classes are ``(years, classes, rows, columns)``, the others ``(years, rows, columns)``.
+    """
+    layer = BlockYears(plan)
+    graph = HighLevelGraph.merge(
+        *(HighLevelGraph.from_collections(each, layer, dependencies=depends_on) for each in layer.names)
+    )
+    years = (1,) * len(plan.years)
+    chunks = (years, *plan.layout.chunks)
+    arrays = {"land_use": da.Array(graph, layer.name, chunks, meta=np.empty((0, 0, 0), np.uint8))}
+    if layer.several:
+        everything = da.Array(graph, layer.all_layers, chunks, meta=np.empty((0, 0, 0), np.float32))
+    for output in plan.outputs[1:]:
+        axes: dict[str, Any] = {}
         if output.classes:
-            results[output.name][OCEAN] = 1
-    return results
+            axes = {"new_axis": 1, "chunks": (years, (len(plan.inputs.classes),), *plan.layout.chunks)}
+        arrays[output.name] = everything.map_blocks(_one_layer, output.name, dtype=output.dtype, **axes)
+    return arrays
 
 
-def _most_probable(values: Tensor, decision: Sequence[float] = ()) -> Tensor:
-    """Code of the largest probability, each times ``exp(decision)``; the lower code where two are equal."""
-    import torch
+def describe(ds: xr.Dataset) -> str:
+    """Say what computing a Dataset would run, one line for each downscaling in it; reads nothing.
 
-    if decision:
-        values = values * torch.tensor(decision, device=values.device).exp()[:, None, None]
-    if values.is_cuda:
-        return values.argmax(dim=0).to(torch.uint8)
-    # torch needs three times as long for this on a CPU, and argmax ten times
-    layers = values.numpy()
-    best = layers[0].copy()
-    code = np.zeros(best.shape, dtype=np.uint8)
-    for number, layer in enumerate(layers[1:], 1):
-        np.copyto(code, number, where=layer > best)
-        np.maximum(best, layer, out=best)
-    return torch.from_numpy(code)
+    A line names the model, years, blocks, windows and the share of windows that blocks compute twice. The text is
+    empty where there is nothing left to downscale.
+    """
+    found = {}
+    for variable in ds.data_vars.values():
+        if variable.chunks is not None:
+            layers = variable.data.dask.layers.values()
+            found.update({layer.name: layer.describe() for layer in layers if isinstance(layer, BlockYears)})
+    return "\n".join(found.values())
 
 
-def _finished_rows(engines: Sequence[Engine], block: Block, inputs: BlockInputs) -> Iterator[tuple[int, list[Tensor]]]:
-    """Yield the first of some whole rows, counted in the halo, and each member's (classes, rows, core columns)."""
-    import torch
-
-    size, stride, columns, device = block.size, block.stride, block.core[1], engines[0].device
-    classes = len(engines[0].network.inputs.classes)
-    bands = [torch.zeros((classes, size, inputs.land.shape[1]), device=device) for _ in engines]
-    weights = torch.from_numpy(blend_weights(size, stride).copy()).to(device)
-    jobs = _submit_all(engines, block, inputs)
-    try:
-        for number, (top, row) in enumerate(jobs):
-            for member, lefts, future in row:
-                for left, values in zip(lefts, future.result(), strict=True):
-                    bands[member][:, :, left : left + size].addcmul_(values, weights)
-            row.clear()
-            if number == len(jobs) - 1:
-                yield top, [band[:, :, columns] for band in bands]
-                return
-            yield top, [band[:, :stride, columns] for band in bands]
-            for band in bands:
-                kept = band[:, stride:].clone()
-                band[:, : size - stride] = kept
-                band[:, size - stride :] = 0
-    finally:
-        for _, row in jobs:
-            for _, _, future in row:
-                future.cancel()
+def _one_layer(layers: dict[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    return layers[name][None]
 
 
-def _submit_all(
-    engines: Sequence[Engine], block: Block, inputs: BlockInputs
-) -> list[tuple[int, list[tuple[int, list[int], Future[Tensor]]]]]:
-    """Start all windows with land in the block: for each row of windows its top, and (member, lefts, result)."""
-    import torch
+def _load(keeper: Keeper, index: Index) -> NDArray[np.uint8]:
+    return keeper.load(index)[None]
 
-    first = engines[0]
-    size, factor = block.size, first.network.inputs.factor
-    core = block.core
-    coarse = torch.from_numpy(inputs.coarse).to(first.device)
-    land = torch.from_numpy(inputs.land).to(first.device)
-    prior = None
-    if first.network.inputs.prior != "none":
-        known = np.full(inputs.land.shape, MASKED, dtype=np.uint8) if inputs.prior is None else inputs.prior
-        prior = torch.as_tensor(known).to(first.device)
-    inside = np.zeros_like(inputs.land)
-    inside[core] = inputs.land[core]
-    jobs = []
-    tops, all_lefts = block.windows
-    for top in tops:
-        strip = np.asarray(inside[top : top + size].any(axis=0))
-        lefts = [left for left in all_lefts if strip[left : left + size].any()]
-        row = []
-        after = [future for rows, future in inputs.pending if rows.start < top + size and rows.stop > top]
-        for start in range(0, len(lefts), first.batch):
-            chosen = lefts[start : start + first.batch]
-            fine = [(..., slice(top, top + size), slice(left, left + size)) for left in chosen]
-            low = [tuple(slice(s.start // factor, s.stop // factor) for s in at[1:]) for at in fine]
-            windows = (
-                [coarse[:, r, c] for r, c in low],
-                [inputs.static[at] for at in fine],
-                None if prior is None else [prior[at] for at in fine],
-                [land[at] for at in fine],
-            )
-            row += [(member, chosen, engine.submit(*windows, after)) for member, engine in enumerate(engines)]
-        jobs.append((top, row))
-    return jobs
+
+def _land_use(
+    keeper: Keeper | None, plan: Plan, year: int, row: int, column: int, *chunks: NDArray[Any]
+) -> NDArray[np.uint8]:
+    """Compute the class map of a block-year, ``(1, rows, columns)``."""
+    return _kept(keeper, (year, row, column), lambda: run_block_year(plan, year, row, column, *chunks)["land_use"])
+
+
+def _land_use_of(keeper: Keeper | None, index: Index, layers: dict[str, NDArray[Any]]) -> NDArray[np.uint8]:
+    """Take the class map from all outputs of a block-year, ``(1, rows, columns)``."""
+    return _kept(keeper, index, lambda: layers["land_use"])
+
+
+def _kept(keeper: Keeper | None, index: Index, make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Return a map that an earlier run of the same task has kept; else make it, and keep it."""
+    if keeper is None:
+        return make()[None]
+    values = keeper.find(index)
+    if values is None:
+        values = make()
+        keeper.save(index, values)
+    return values[None]

@@ -13,16 +13,14 @@ from dask.base import tokenize
 
 from xland.arguments import checked
 from xland.datasets.prepared import static_identity
-from xland.downscaling.block import Plan
-from xland.downscaling.fields import ChunkField, coarse_field, prior_field, static_field
-from xland.downscaling.graph import block_years
+from xland.downscaling.block import Plan, block_years
+from xland.downscaling.fields import ChunkField, Layout, coarse_field, crop, prior_field, static_field
 from xland.downscaling.keeping import keeping_of
-from xland.downscaling.windows import Layout, crop
 from xland.errors import ModelError, PriorError, RegionError, TimeError
 from xland.forcing.read import Forcing, check_lattice, find_sources, read_forcing, require_years
+from xland.geo.conventions import index_by, listed, with_years
 from xland.geo.grid import Grid
 from xland.geo.orientation import Names, restore
-from xland.geo.years import index_by, listed, with_years
 from xland.models import DEFAULT_MODEL, Model, find_model
 from xland.models.checkpoint import Checkpoint
 from xland.models.ensemble import Ensemble
@@ -31,7 +29,7 @@ from xland.outputs import OUTPUTS, Output, choose_outputs
 from xland.reading.variables import map_of, map_years
 from xland.store.identity import digest_of, identities_of
 from xland.store.provenance import describe_product
-from xland.totals.modes import MODES, Totals, totals_of
+from xland.totals.modes import MODES, Totals
 from xland.vocabulary import class_coordinates
 
 Direction = Literal["forward", "backward"]
@@ -125,7 +123,7 @@ def downscale(
     """
     trained = find_model(model)
     inputs = trained.inputs
-    kept = totals_of(totals)
+    kept = Totals(totals) if totals is not None and not isinstance(totals, Totals) else totals
     wanted = choose_outputs(outputs)
     _check_outputs(wanted, trained, totals=kept is not None)
     counts_changes = kept is not None and MODES[kept.mode].changes
@@ -211,7 +209,7 @@ def downscale(
         arrays = {name: crop(array, layout.grid, target) for name, array in arrays.items()}
     exact = kept is not None and not MODES[kept.mode].chooses
     maps = restore(_dataset_of(arrays, target, chosen, wanted, trained, exact=exact), forcing.orientation)
-    time = forcing.orientation.time or Names("time", "time")
+    time = forcing.orientation.names.get("time", Names("time", "time"))
     described = describe_product(
         with_years(maps, chosen, time.dimension, time.coordinate),
         summary=f"Class of land use in each cell, downscaled by the model {trained.name} of xland",

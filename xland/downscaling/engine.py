@@ -40,12 +40,16 @@ CPU_BUDGET = 256 * 2**20
 CUDA_SHARE = 0.5
 """Share of a GPU's memory for static fields."""
 
+_IMAGES: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+"""Axes along which each image of a window is mirrored."""
+
 _Item = TypeVar("_Item")
 _Value = TypeVar("_Value")
 
-_engines_lock = threading.Lock()
+_lock = threading.Lock()
 _engines: dict[tuple[int, str, bool, Calibration], Engine] = {}
 _pools: dict[tuple[str, int], ThreadPoolExecutor] = {}
+_residencies: dict[str, Residency] = {}
 # a child process has none of its parent's threads
 os.register_at_fork(after_in_child=_pools.clear)
 
@@ -99,15 +103,10 @@ class Engine:
             if points is not None:
                 total = _spread(self._shares(self.network(*layers, points=points)), points, land[0])
             else:
-                call = self.call or self.network
-                parts = [self._shares(call(*_mirrored(layers, axes, self.network))).flip(axes) for axes in self._axes]
+                call, images = self.call or self.network, _IMAGES if self.flips else _IMAGES[:1]
+                parts = [self._shares(call(*_mirrored(layers, axes, self.network))).flip(axes) for axes in images]
                 total = parts[0] if len(parts) == 1 else torch.stack(parts).mean(dim=0)
         return total[: len(static)]
-
-    @property
-    def _axes(self) -> tuple[tuple[int, ...], ...]:
-        """Axes along which each image of a window is mirrored."""
-        return ((), (-1,), (-2,), (-2, -1)) if self.flips else ((),)
 
     def _shares(self, scores: Tensor) -> Tensor:
         """Turn scores, ``(windows, classes, ...)``, into probabilities."""
@@ -134,7 +133,7 @@ def engine_of(checkpoint: Checkpoint, device: str = "auto", *, flips: bool = Fal
     chosen = choose_device(device)
     network, calibration = checkpoint.network(), checkpoint.calibration
     key = (id(network), chosen, flips, calibration)
-    with _engines_lock:
+    with _lock:
         if key not in _engines:
             _engines[key] = replace(_on_device(network, chosen, flips=flips), calibration=calibration)
         return _engines[key]
@@ -142,8 +141,6 @@ def engine_of(checkpoint: Checkpoint, device: str = "auto", *, flips: bool = Fal
 
 def choose_device(device: str) -> str:
     """Return ``cpu`` or ``cuda``; :class:`ModelError` for a GPU that is not there."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise ModelError(f"device must be 'auto', 'cpu' or 'cuda', not {device!r}")
     if device == "cpu":
         return device
     import torch
@@ -207,7 +204,7 @@ def threads() -> int:
 
 def _pool(kind: str) -> ThreadPoolExecutor:
     count = 1 if kind == "cuda" else threads()
-    with _engines_lock:
+    with _lock:
         if (kind, count) not in _pools:
             _pools[kind, count] = ThreadPoolExecutor(count, f"xland-{kind}", initializer=_stay_with_one_thread)
         return _pools[kind, count]
@@ -279,10 +276,6 @@ class Residency:
                     self._kept[key] = value
                     self.used += size
         return value
-
-
-_residencies: dict[str, Residency] = {}
-_lock = threading.Lock()
 
 
 def residency_of(device: str) -> Residency:

@@ -1,8 +1,11 @@
-"""What a block reads, on whatever grid it lies: from files inside its task, or from chunks of dask arrays.
+"""Where a block's values are: the lattice of windows, the blocks of a target grid, and the fields that blocks read.
 
-A file that was opened lazily is read inside the task, just the cells that are needed: nothing of
-it is in the graph or stays in memory while other years need it again. A dask array is what its
-owner made of it, so its chunks are dependencies of the task.
+Windows are anchored to the globe, not to blocks. A span of cells along an axis of that lattice is a ``range``: rows
+count from 90 N, columns from 180 W, and it may reach over the edge.
+
+A file that was opened lazily is read inside the task, just the cells that are needed: nothing of it is in the graph
+or stays in memory while other years need it again. A dask array is what its owner made of it, so its chunks are
+dependencies of the task.
 """
 
 from __future__ import annotations
@@ -10,9 +13,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import Any
+from numbers import Integral
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
@@ -20,12 +24,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.datasets import static_predictors
-from xland.downscaling.windows import Layout, Span, pieces, placements, spans_of
-from xland.errors import PriorError, StaticError
+from xland.errors import GridError, PriorError, StaticError
 from xland.forcing.read import Forcing
+from xland.geo.conventions import listed
 from xland.geo.grid import Grid
 from xland.geo.orientation import find_names, orient
-from xland.geo.years import listed
 from xland.models.inputs import MASKED, InputSpec
 from xland.reading.variables import horizontal_dims, map_years, read_codes, read_static
 from xland.vocabulary import check_codes
@@ -33,6 +36,182 @@ from xland.vocabulary import check_codes
 Key = tuple[Hashable, ...]
 Chunks = Mapping[Key, NDArray[Any]]
 EVERY = slice(None)
+
+_BLOCK = 1800
+"""Least cells along a default block of a large grid."""
+
+TWICE = 0.15
+"""Most windows that default blocks may compute more than once, as a share of all that are needed."""
+
+
+def coarse_spans(rows: range, columns: range, factor: int) -> tuple[range, range]:
+    """Return the coarse cells that have these rows and columns."""
+    low, across = (range(span.start // factor, -(-span.stop // factor)) for span in (rows, columns))
+    return low, across
+
+
+def spans_of(grid: Grid) -> tuple[range, range]:
+    """Rows and columns of a grid on the world's lattice."""
+    top, left = grid.row_offset, grid.column_offset
+    return range(top, top + grid.rows), range(left, left + grid.columns)
+
+
+def window_starts(block: range, size: int, stride: int) -> range:
+    """First cells of all windows that touch a block, along one axis."""
+    return range(((block.start - size) // stride + 1) * stride, block.stop, stride)
+
+
+def halo(block: range, size: int, stride: int) -> range:
+    """Return the cells that the windows of a block read."""
+    starts = window_starts(block, size, stride)
+    return range(starts[0], starts[-1] + size)
+
+
+@lru_cache(maxsize=8)
+def blend_weights(size: int, stride: int) -> NDArray[np.float32]:
+    """Weight of each pixel of a window, ``(size, size)``: those of all windows over a pixel sum to 1.
+
+    They are Gaussian, with a standard deviation of 1/8 of the window and at least 0.001 of the middle's weight, as in
+    nnU-Net and MONAI. The lattice is regular, so their sum depends on nothing but the pixel's place in the window.
+    """
+    line = np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) / (size / 8)) ** 2)
+    weights = np.maximum(np.outer(line, line), 1e-3).astype(np.float32).astype(np.float64)
+    share = -(-size // stride)
+    padded = np.zeros((share * stride, share * stride))
+    padded[:size, :size] = weights
+    total = padded.reshape(share, stride, share, stride).sum(axis=(0, 2))
+    weights = (weights / np.tile(total, (share, share))[:size, :size]).astype(np.float32)
+    weights.flags.writeable = False
+    return weights
+
+
+class Placement(NamedTuple):
+    """Some cells of a span, and where they are in an array on a grid: rows and columns of each."""
+
+    target: tuple[slice, slice]
+    source: tuple[slice, slice]
+
+    def strips(self, height: int) -> Iterator[Placement]:
+        """Cut it into strips that end at multiples of ``height`` rows of the array."""
+        (target, columns), (source, source_columns) = self
+        shift = target.start - source.start
+        for start in range(source.start // height * height, source.stop, height):
+            rows = slice(max(start, source.start), min(start + height, source.stop))
+            yield Placement((slice(rows.start + shift, rows.stop + shift), columns), (rows, source_columns))
+
+
+def placements(grid: Grid, rows: range, columns: range) -> list[Placement]:
+    """Where the cells of a span of rows and columns are in an array on a grid, as far as it has them.
+
+    A span may go round the globe, and meet both ends of an array that is almost global.
+    """
+    top, first = rows.start - grid.row_offset, columns.start - grid.column_offset
+    down = slice(max(top, 0), min(top + len(rows), grid.rows))
+    around, found = round(360 / grid.resolution), []
+    for turn in range(first // around * around, first + len(columns), around):
+        across = slice(max(first - turn, 0), min(first + len(columns) - turn, grid.columns))
+        if down.start < down.stop and across.start < across.stop:
+            left = across.start + turn - first
+            target = slice(down.start - top, down.stop - top), slice(left, left + across.stop - across.start)
+            found.append(Placement(target, (down, across)))
+    return found
+
+
+def crop(array: da.Array, grid: Grid, target: Grid) -> da.Array:
+    """Return the cells of a target grid, lazily; the last two axes of the array are rows and columns of ``grid``."""
+    parts = [array[(..., *place.source)] for place in placements(grid, *spans_of(target))]
+    return parts[0] if len(parts) == 1 else da.concatenate(parts, axis=-1)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of the output and the cells that its windows read, all on the world's lattice."""
+
+    rows: range
+    columns: range
+    size: int
+    stride: int
+
+    @cached_property
+    def halo(self) -> tuple[range, range]:
+        """Rows and columns that the windows read."""
+        return halo(self.rows, self.size, self.stride), halo(self.columns, self.size, self.stride)
+
+    @property
+    def windows(self) -> tuple[list[int], list[int]]:
+        """First rows and first columns of the windows, counted from the corner of the halo."""
+        rows, columns = (list(range(0, len(side) - self.size + 1, self.stride)) for side in self.halo)
+        return rows, columns
+
+    @property
+    def core(self) -> tuple[slice, slice]:
+        """Rows and columns of the block within its halo."""
+        (top, left), rows, columns = (side.start for side in self.halo), self.rows, self.columns
+        return slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the target grid is cut into blocks: the rows and columns of each."""
+
+    grid: Grid
+    rows: tuple[range, ...]
+    columns: tuple[range, ...]
+    size: int
+    stride: int
+
+    @classmethod
+    def cut(cls, grid: Grid, inputs: InputSpec, chunks: int | None = None) -> Layout:
+        """Cut a grid into blocks of ``chunks`` cells, a multiple of the model's factor; else GridError.
+
+        By default the blocks are even, at least 1800 cells wide where the grid is, and so large
+        that no more than :data:`TWICE` of the windows are computed more than once.
+        """
+        if chunks is not None and (not isinstance(chunks, Integral) or chunks < 1 or chunks % inputs.factor):
+            raise GridError(f"chunks must be a multiple of the model's factor {inputs.factor}, not {chunks!r}")
+        strides = max(-(-_BLOCK // inputs.stride), 15)
+        while True:
+            most = strides * inputs.stride
+            # the fewest blocks of at most so many cells, in whole strides
+            sizes = [int(chunks or -(-n // -(-n // most) // inputs.stride) * inputs.stride) for n in grid.shape]
+            rows, columns = (
+                tuple(range(start, min(start + size, whole.stop)) for start in whole[::size])
+                for whole, size in zip(spans_of(grid), sizes, strict=True)
+            )
+            layout = cls(grid, rows, columns, inputs.window, inputs.stride)
+            if chunks is not None or most >= max(grid.shape) or layout.twice <= TWICE:
+                return layout
+            strides += 1
+
+    @property
+    def chunks(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Dask chunks of the last two axes."""
+        return tuple(map(len, self.rows)), tuple(map(len, self.columns))
+
+    @cached_property
+    def halos(self) -> tuple[tuple[range, ...], tuple[range, ...]]:
+        """Cells that the windows of each row and of each column of blocks read."""
+        rows, columns = (tuple(halo(s, self.size, self.stride) for s in spans) for spans in (self.rows, self.columns))
+        return rows, columns
+
+    @property
+    def windows(self) -> int:
+        """Number of windows that touch the grid, each counted once, on land or not."""
+        rows, columns = (len(window_starts(span, self.size, self.stride)) for span in spans_of(self.grid))
+        return rows * (self.grid.columns // self.stride if self.grid.is_global else columns)
+
+    @property
+    def twice(self) -> float:
+        """Windows that blocks compute again because a neighbour needs them too, as a share of all windows."""
+        rows, columns = (
+            sum(len(window_starts(span, self.size, self.stride)) for span in spans)
+            for spans in (self.rows, self.columns)
+        )
+        return rows * columns / self.windows - 1
+
+    def block(self, row: int, column: int) -> Block:
+        """Return one block."""
+        return Block(self.rows[row], self.columns[column], self.size, self.stride)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +226,9 @@ class FileField:
     rows: NDArray[np.intp]
     columns: NDArray[np.intp]
 
-    def keys(self, rows: Span, columns: Span, year: int = 0) -> Iterator[Key]:  # noqa: ARG002
+    def keys(self, rows: range, columns: range, year: int = 0) -> tuple[Key, ...]:  # noqa: ARG002
         """Nothing is in the graph."""
-        return iter(())
+        return ()
 
     def read(
         self,
@@ -86,7 +265,7 @@ class ChunkField:
         rows, columns = ((0, *np.cumsum(sizes).tolist()) for sizes in chunks[-2:])
         return cls(grid, name, rows, columns, (0,) * (len(chunks) - 3))
 
-    def keys(self, rows: Span, columns: Span, year: int = 0) -> Iterator[Key]:
+    def keys(self, rows: range, columns: range, year: int = 0) -> Iterator[Key]:
         """Graph keys of the chunks that have these cells."""
         return ((self.name, year, *self.tail, i, j) for i, j in _numbers(self, rows, columns))
 
@@ -105,27 +284,26 @@ Field = FileField | ChunkField
 
 
 def read_codes_of(
-    field: Field, rows: Span, columns: Span, chunks: Chunks, year: int = 0, *, classes: int | None
+    field: Field, rows: range, columns: range, chunks: Chunks, year: int = 0, *, classes: int | None
 ) -> NDArray[np.uint8]:
     """Read the class codes of some cells, 255 where the field has none; PriorError for unknown ones.
 
     ``classes`` is None for maps of our own, which need no check.
     """
     codes = np.full((len(rows), len(columns)), MASKED, dtype=np.uint8)
-    for place in placements(field.grid, rows, columns):
-        values = field.read(*place.source, chunks, year)[0]
+    for target, source in placements(field.grid, rows, columns):
+        values = field.read(*source, chunks, year)[0]
         if classes is not None:
-            latitude, longitude = field.grid.latitude[place.source[0]], field.grid.longitude[place.source[1]]
             values = check_codes(
                 values,
                 what="prior map",
-                latitude=latitude,
-                longitude=longitude,
+                latitude=field.grid.latitude[source[0]],
+                longitude=field.grid.longitude[source[1]],
                 classes=classes,
                 hidden=MASKED,
                 error=PriorError,
             )
-        codes[place.target] = values
+        codes[target] = values
     return codes
 
 
@@ -137,14 +315,13 @@ def coarse_field(
     The array is ``(years, variables, rows, columns)`` with one year a chunk; its chunks are
     :class:`WithoutSea`, to be read through the field only.
     """
-    (top, *_), (left, *_) = layout.halos
-    rows = Span(top.start, layout.halos[0][-1].stop).coarse(inputs.factor)
-    columns = Span(left.start, layout.halos[1][-1].stop).coarse(inputs.factor)
-    places = [place.source for place in placements(forcing.grid, rows, columns)]
-    part = (places[0][0], places[0][1] if len(places) == 1 else slice(None))
+    rows, columns = (range(side[0].start, side[-1].stop) for side in layout.halos)
+    rows, columns = coarse_spans(rows, columns, inputs.factor)
+    sources = [place.source for place in placements(forcing.grid, rows, columns)]
+    part = (sources[0][0], sources[0][1] if len(sources) == 1 else slice(None))
     layers = [_dask(forcing.data[name])[:, *part] for name in variables]
     stacked = da.stack(layers, axis=1).rechunk({0: 1, 1: -1})
-    packed = stacked.map_blocks(WithoutSea.of, dtype=np.float32, meta=np.empty((0, 0, 0, 0), np.float32))
+    packed = stacked.map_blocks(_without_sea, dtype=np.float32, meta=np.empty((0, 0, 0, 0), np.float32))
     return ChunkField.over(packed.name, packed.chunks, forcing.grid.window(*part)), packed
 
 
@@ -182,23 +359,14 @@ def _field(
 ) -> tuple[Field, da.Array | None]:
     """Return layers as they are read inside a task, or stacked where they are dask arrays or (lon, lat)."""
     dims = horizontal_dims(layers[0], what)
-    if any(layer.chunks is not None or layer.dims != dims for layer in layers):
-        canonical, orientation = orient(
-            xr.Dataset({f"{n}": layer.variable for n, layer in enumerate(layers)}, layers[0].coords), what=what
-        )
-        _check_cover(orientation.grid, target, what, error)
-        stacked = da.stack([_dask(canonical[f"{n}"].transpose("lat", "lon")) for n in range(len(layers))])
-        stacked = stacked.rechunk({0: -1}) if dtype is None else stacked.astype(dtype).rechunk({0: -1})
-        return ChunkField.over(stacked.name, stacked.chunks, orientation.grid), stacked
-    coords = {name: each for name, each in layers[0].coords.items() if set(each.dims) <= set(dims)}
-    places = xr.Dataset({f"__{dim}": (dim, np.arange(layers[0].sizes[dim])) for dim in dims}, coords)
-    canonical, orientation = orient(places, what=what)
-    _check_cover(orientation.grid, target, what, error)
-    rows, columns = (canonical[f"__{dim}"].values for dim in dims)
-    return FileField(orientation.grid, tuple(layer.variable for layer in layers), rows, columns), None
-
-
-def _check_cover(grid: Grid, target: Grid, what: str, error: type[StaticError | PriorError]) -> None:
+    lazy = any(layer.chunks is not None or layer.dims != dims for layer in layers)
+    if lazy:
+        given = xr.Dataset({f"{n}": layer.variable for n, layer in enumerate(layers)}, layers[0].coords)
+    else:
+        coords = {name: each for name, each in layers[0].coords.items() if set(each.dims) <= set(dims)}
+        given = xr.Dataset({f"__{dim}": (dim, np.arange(layers[0].sizes[dim])) for dim in dims}, coords)
+    canonical, orientation = orient(given, what=what)
+    grid = orientation.grid
     if abs(grid.resolution / target.resolution - 1) > 1e-4:
         raise error(
             f"{what}: cells of {grid.resolution:g} degree, but the model maps cells of {target.resolution:g} degree"
@@ -206,9 +374,17 @@ def _check_cover(grid: Grid, target: Grid, what: str, error: type[StaticError | 
     off = (abs(step / target.resolution % 1) for step in (grid.north - target.north, grid.west - target.west))
     if any(min(value, 1 - value) > 0.01 for value in off):
         raise error(f"{what}: the edges of its cells do not meet those of the forcing's grid ({target}): regrid it")
-    rows, columns = pieces(grid, *spans_of(target))
-    if not (rows.slices and columns.slices) or any((rows.before, rows.after, columns.before, columns.after)):
+    covered = [place.source for place in placements(grid, *spans_of(target))]
+    if sum((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in covered) < np.prod(
+        target.shape
+    ):
         raise error(f"{what} ({grid}) does not cover the region to be mapped ({target})")
+    if not lazy:
+        rows, columns = (canonical[f"__{dim}"].values for dim in dims)
+        return FileField(grid, tuple(layer.variable for layer in layers), rows, columns), None
+    stacked = da.stack([_dask(canonical[f"{n}"].transpose("lat", "lon")) for n in range(len(layers))])
+    stacked = stacked.astype(dtype or stacked.dtype).rechunk({0: -1})
+    return ChunkField.over(stacked.name, stacked.chunks, grid), stacked
 
 
 def _dask(values: xr.DataArray) -> da.Array:
@@ -217,7 +393,7 @@ def _dask(values: xr.DataArray) -> da.Array:
 
 
 @lru_cache(maxsize=4096)
-def _numbers(field: ChunkField, rows: Span, columns: Span) -> tuple[tuple[int, int], ...]:
+def _numbers(field: ChunkField, rows: range, columns: range) -> tuple[tuple[int, int], ...]:
     """Numbers of the chunks that have some cells: the same for all years."""
     return tuple(
         dict.fromkeys(
@@ -247,13 +423,6 @@ class WithoutSea:
     there: NDArray[np.bool_]
     values: NDArray[Any]
 
-    @classmethod
-    def of(cls, chunk: NDArray[Any]) -> WithoutSea:
-        """Keep the cells with data of a chunk, ``(..., rows, columns)``."""
-        layers = _layers(chunk)
-        there = ~np.isnan(layers).all(axis=0)
-        return cls(there, layers[:, there])
-
     def __getitem__(self, where: tuple[slice, slice, slice]) -> NDArray[Any]:
         """Return layers at rows and columns, ``(layers, rows, columns)``, NaN in cells without data."""
         only, rows, columns = where
@@ -262,6 +431,13 @@ class WithoutSea:
         layers = np.full((len(values), *inside.shape), np.nan, dtype=values.dtype)
         layers[:, inside] = values[:, number[inside]]
         return layers
+
+
+def _without_sea(chunk: NDArray[Any]) -> WithoutSea:
+    """Keep the cells with data of a chunk, ``(..., rows, columns)``."""
+    layers = _layers(chunk)
+    there = ~np.isnan(layers).all(axis=0)
+    return WithoutSea(there, layers[:, there])
 
 
 def _layers(chunk: Any) -> Any:

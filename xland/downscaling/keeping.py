@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.downscaling.fields import Chunks, Field, Key, read_codes_of
-from xland.downscaling.windows import Block, Span, placements
+from xland.downscaling.fields import Block, Chunks, Field, Key, coarse_spans, placements, read_codes_of
 from xland.errors import AllocationError, TimeError
 from xland.forcing.read import Forcing, require_years
+from xland.geo.conventions import listed
 from xland.geo.grid import Grid, expand
-from xland.geo.years import listed
 from xland.models.inputs import InputSpec
 from xland.totals.crosswalk import class_targets
 from xland.totals.modes import MODES, Mode, Start, Totals
@@ -49,14 +48,14 @@ class Keeping:
     base_position: int = 0
     before: tuple[int, ...] = ()
 
-    def keys(self, rows: Span, columns: Span, year: int) -> Iterator[Key]:
+    def keys(self, rows: range, columns: range, year: int) -> Iterator[Key]:
         """Graph keys of the chunks that the block-year of some rows and columns needs for its totals."""
         positions = [self.positions[year]]
         if self.base is not None:
             positions += [self.base_position, self.before[year]]
             yield from self.base.keys(rows, columns)
         for position in dict.fromkeys(positions):
-            yield from self.coarse.keys(rows.coarse(self.inputs.factor), columns.coarse(self.inputs.factor), position)
+            yield from self.coarse.keys(*coarse_spans(rows, columns, self.inputs.factor), position)
 
     def read(self, block: Block, chunks: Chunks, year: int, prior: NDArray[np.uint8] | None) -> Fit:
         """Read the totals of a block-year; return what fits rows of whole coarse cells to them.
@@ -82,7 +81,7 @@ class Keeping:
         ) -> tuple[Tensor, Tensor | None, NDArray[np.float32]]:
             factor, resolution = self.inputs.factor, self.inputs.resolution
             cells = slice(at.start // factor, at.stop // factor)
-            rows = Span(block.rows.start + at.start, block.rows.start + at.stop)
+            rows = range(block.rows.start + at.start, block.rows.start + at.stop)
             area = _area_of_rows(resolution)[rows.start : rows.stop]
             probability, part = values.cpu().numpy(), None
             if decision and self.mode.chooses:
@@ -103,7 +102,7 @@ class Keeping:
 
     def _targets(self, block: Block, chunks: Chunks, position: int, year: int) -> NDArray[np.float64]:
         """Share of each class in the coarse cells of a block."""
-        rows, columns = block.rows.coarse(self.inputs.factor), block.columns.coarse(self.inputs.factor)
+        rows, columns = coarse_spans(block.rows, block.columns, self.inputs.factor)
         states = {name: np.full((len(rows), len(columns)), np.nan) for name in self.layers}
         for place in placements(self.coarse.grid, rows, columns):
             values = self.coarse.read(*place.source, chunks, position)
@@ -159,7 +158,7 @@ def _area_of_rows(resolution: float) -> NDArray[np.float64]:
     return Grid.world(resolution).cell_area()
 
 
-def _place(rows: Span, columns: Span, resolution: float) -> str:
+def _place(rows: range, columns: range, resolution: float) -> str:
     north, south = (90 - row * resolution for row in (rows.start, rows.stop))
     west, east = (column * resolution - 180 for column in (columns.start, columns.stop))
     return f"block from {south:g} to {north:g} N, {west:g} to {east:g} E,"

@@ -1,14 +1,16 @@
 """Everything worth knowing about a coarse forcing before it is downscaled, in one table.
 
-:func:`check` reads the values, a few years at a time. What it calls an error is refused by ``downscale``, or would give
-maps of nothing; a warning may be meant; a note says how the file was understood.
+``downscale`` refuses what is an error here, or its maps would be wrong. A warning may be intended; a note says how the
+file was understood.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,6 @@ from numpy.typing import NDArray
 
 from xland.arguments import checked
 from xland.errors import ForcingError, GridError, TimeError, XlandError
-from xland.forcing.findings import SEVERITIES, CheckTable, Finding, Severity
 from xland.forcing.read import (
     canonical_states,
     check_lattice,
@@ -27,17 +28,20 @@ from xland.forcing.read import (
     value_problems,
     without_data,
 )
+from xland.geo.conventions import check_years, decode_years, listed, missing_years
 from xland.geo.grid import Grid, aggregate, places
-from xland.geo.orientation import Orientation, check_reference, orient
-from xland.geo.years import check_years, decode_years, listed, missing_years
+from xland.geo.orientation import check_reference, orient
 from xland.models import Model, find_model
-from xland.reading.limits import ValueProblem, checked_predictor, share_problem, unknown_land
+from xland.reading.limits import ValueProblem, check_share, check_unknown_land, checked_predictor
 from xland.reading.variables import check_array, horizontal_dims, read_static
 from xland.vocabulary import CLASS_NAMES, CROP_STATES, LUH2_STATES, LUH3_STATES, LUH_SECONDARY
 
 if TYPE_CHECKING:
     from xland.models.coverage import Coverage
 
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+_WIDTH = 80  # columns of a terminal
 _YEARS_AT_ONCE = 8
 _DOMAIN = "land_share"
 _EMPTY_SUM = 1e-3  # what states sum to, at least, where there is any land use
@@ -47,6 +51,106 @@ _NO_DATA = (
     "fill them, set land_share of the static Dataset to 0 there, or choose a region without them",
 )
 _ALL_ZERO = ("0 in all cells that have data", "was an empty file written, or are these shares of something else?")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found.
+
+    Parameters
+    ----------
+    severity : {"error", "warning", "note"}
+    variable : str
+    message : str
+        What was found.
+    count : int or None
+        Number of cells (added up over the years), where cells are concerned.
+    place : str
+        Year, latitude and longitude of the first of them.
+    remedy : str
+        What to do about it; empty where there is nothing to do.
+    """
+
+    severity: Severity
+    variable: str
+    message: str
+    count: int | None = None
+    place: str = ""
+    remedy: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """Finding, number of cells, place and remedy in one line."""
+        cells = "" if self.count is None else f", {self.count:,} cell{'' if self.count == 1 else 's'}"
+        place = f", first at {self.place}" if self.place else ""
+        return self.message + cells + place + (f"; {self.remedy}" if self.remedy else "")
+
+
+@dataclass(frozen=True, repr=False)
+class CheckTable:
+    """What :func:`check` found; it prints as text, and as a table in notebooks.
+
+    Parameters
+    ----------
+    findings : tuple of Finding
+        Errors first, then warnings and notes.
+    facts : mapping of str to str
+        How the forcing was understood: grid, years, encoding, variables, data.
+    areas : DataFrame
+        Area of each state in million km2 (rows) in the first and the last year (columns).
+    """
+
+    findings: tuple[Finding, ...]
+    facts: Mapping[str, str]
+    areas: pd.DataFrame
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found that ``downscale`` refuses."""
+        return not any(finding.severity == "error" for finding in self.findings)
+
+    @property
+    def verdict(self) -> str:
+        """One line that says how many errors, warnings and notes there are."""
+        counts = {severity: sum(f.severity == severity for f in self.findings) for severity in SEVERITIES}
+        said = ", ".join(f"{n} {severity}{'' if n == 1 else 's'}" for severity, n in counts.items() if n)
+        return ("fit for downscaling" if self.ok else "not fit for downscaling") + (f": {said}" if said else "")
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return the findings, one in a row."""
+        columns = list(Finding.__dataclass_fields__)
+        rows = [[getattr(finding, column) for column in columns] for finding in self.findings]
+        return pd.DataFrame(rows, columns=columns).astype({"count": "Int64"})
+
+    def __str__(self) -> str:
+        from rich.console import Console, Group
+        from rich.table import Table
+        from rich.text import Text
+
+        facts, found = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2))
+        for name, value in self.facts.items():
+            facts.add_row(Text(name), Text(value))
+        for finding in self.findings:
+            found.add_row(Text(finding.severity), Text(finding.variable), Text(finding.sentence))
+        areas = Table("state", *(f"{year} (Mkm2)" for year in self.areas.columns), box=None, pad_edge=False)
+        for state, row in zip(self.areas.index, self.areas.to_numpy(), strict=True):
+            areas.add_row(str(state), *(f"{value:.3f}" for value in row))
+        parts: list[Any] = [facts, *(["", areas] if len(self.areas) else []), *(["", found] if self.findings else [])]
+        console = Console(file=io.StringIO(), width=_WIDTH, record=True)
+        console.print(Group(*parts, "", Text(self.verdict)))
+        return "\n".join(line.rstrip() for line in console.export_text().splitlines())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        row = "<tr><th style='text-align:left'>{}</th><td style='text-align:left'>{}</td></tr>"
+        facts = "".join(row.format(escape(name), escape(value)) for name, value in self.facts.items())
+        findings = self.to_dataframe().to_html(index=False, na_rep="") if self.findings else ""
+        shown = self.areas.rename(columns=lambda year: f"{year} (Mkm2)").round(3).to_html()
+        return (
+            f"<b>{escape(self.verdict)}</b><table>{facts}</table>{findings}"
+            f"<details><summary>areas</summary>{shown}</details>"
+        )
 
 
 @checked(ForcingError)
@@ -60,13 +164,13 @@ def check(
     ds : Dataset
         Coarse states as they were opened, decoded or not; or shares of the eight classes.
     static : Dataset, optional
-        Static predictors on a finer grid with ``land_share``: their values on land are looked at, and whether the
+        Static predictors on a finer grid with ``land_share``. Their values on land are checked, and whether the
         forcing has data on all land.
     model : str, path or Checkpoint, or a list of them; or None
         The model that the forcing is for. A cell without data is an error where that model had data when it was
-        trained. Nothing is compared where it reads other variables than these, or is of another resolution.
+        trained. Nothing is compared if it reads other variables, or has another resolution.
     progress : bool
-        Show a progress bar on a terminal where there are more than a few years.
+        Show a progress bar on a terminal if there are many years.
 
     Returns
     -------
@@ -111,8 +215,13 @@ def examine(
     except GridError as error:
         report.add_error("grid", error)
         return report.table()
-    grid = orientation.grid
-    _describe_grid(report, orientation)
+    grid, longitudes = orientation.grid, orientation.longitude_labels
+    report.facts["grid"] = str(grid)
+    report.facts["order"] = (
+        f"{', '.join(str(found.dimension) for found in orientation.names.values())}; latitude from "
+        f"{'south to north' if orientation.latitude_ascending else 'north to south'}, longitude from "
+        f"{longitudes[0]:g} to {longitudes[-1]:g}"
+    )
     report.attempt("grid", check_lattice, grid)
     years = _years(report, oriented)
     states: dict[Hashable, xr.DataArray] = {}
@@ -141,11 +250,6 @@ class _Report:
         """Add a named error: its message has the remedy behind the last semicolon."""
         message, _, remedy = str(error).removeprefix(f"{variable}: ").rpartition("; ")
         self.add("error", variable, message or remedy, remedy=remedy if message else "")
-
-    def add_problem(self, severity: Severity, problem: ValueProblem, when: str = "", count: int = 0) -> None:
-        """Add values that are at fault, with their number if it is more than in the problem."""
-        details = {"count": count or problem.count, "place": problem.where + when, "remedy": problem.remedy}
-        self.add(severity, problem.variable, problem.fault, **details)
 
     def attempt(self, variable: str, action: Callable[..., Any], *arguments: Any) -> bool:
         """Say whether an action succeeded; its named error is a finding."""
@@ -194,16 +298,8 @@ def _few(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + (f", ... ({len(names)})" if len(names) > most else "")
 
 
-def _describe_grid(report: _Report, orientation: Orientation) -> None:
-    report.facts["grid"] = str(orientation.grid)
-    latitude = "from south to north" if orientation.latitude_ascending else "from north to south"
-    first, last = orientation.longitude_labels[0], orientation.longitude_labels[-1]
-    names = ", ".join(str(found.dimension) for found in orientation.names.values())
-    report.facts["order"] = f"{names}; latitude {latitude}, longitude from {first:g} to {last:g}"
-
-
 def _years(report: _Report, oriented: xr.Dataset) -> tuple[int, ...]:
-    """Years of the forcing; step numbers where it does not say them, so that values are looked at all the same."""
+    """Years of the forcing; step numbers where it does not say them, so that the values are checked all the same."""
     try:
         years = decode_years(oriented)
     except TimeError as error:
@@ -255,9 +351,8 @@ def _values(
     *,
     progress: bool,
 ) -> NDArray[np.bool_]:
-    """Look at every value; return where there is data in the first year."""
-    area = grid.cell_area()[:, None] / 1e12
-    place = grid.latitude, grid.longitude
+    """Check every value; return where there is data in the first year."""
+    area, centres = grid.cell_area()[:, None] / 1e12, grid.centres
     fractions = [str(name) for name in data.data_vars if name not in LUH_SECONDARY]
     highest = dict.fromkeys(fractions, 0.0)
     # what is wrong is added up kind by kind; the first place is kept
@@ -271,15 +366,15 @@ def _values(
         mask = np.logical_or.reduce([np.isfinite(values[name]) for name in fractions]) if fractions else first_mask
         total = sum(finite.values(), np.zeros(grid.shape))
         zero = mask & (total < _EMPTY_SUM)
-        found: list[tuple[Severity, ValueProblem]] = [("error", each) for each in value_problems(values, *place)]
+        found: list[tuple[Severity, ValueProblem]] = [("error", each) for each in value_problems(values, centres)]
         lost = without_data(values, expected) if expected is not None and fractions else np.zeros(1, dtype=bool)
         if lost.any():
-            found.append(("error", ValueProblem.at("all states", lost, place, *_NO_DATA)))
+            found.append(("error", ValueProblem.at("all states", lost, centres, *_NO_DATA)))
         if zero.any() and (zero == mask).all():
-            found.append(("error", ValueProblem.at("all states", zero, place, *_ALL_ZERO)))
+            found.append(("error", ValueProblem.at("all states", zero, centres, *_ALL_ZERO)))
         elif zero.any():
             fault = "all 0, as in the cells of ice and water of LUH2"
-            found.append(("note", ValueProblem.at("all states", zero, place, fault, "")))
+            found.append(("note", ValueProblem.at("all states", zero, centres, fault, "")))
         for severity, problem in found:
             key = severity, problem.variable, problem.fault.partition(" (")[0]
             faults.setdefault(key, [problem, year, 0])[2] += problem.count
@@ -292,8 +387,9 @@ def _values(
             highest[name] = max(highest[name], float(np.abs(finite[name]).max()))
             if step in (0, len(years) - 1):
                 report.areas.setdefault(str(year), {})[name] = float((finite[name] * area).sum(dtype=np.float64))
-    for (severity, _, _), (problem, year, count) in faults.items():
-        report.add_problem(severity, problem, f" in {year}", count)
+    for (severity, name, _), (problem, year, count) in faults.items():
+        place = f"{problem.where} in {year}"
+        report.add(severity, name, problem.fault, count=count, place=place, remedy=problem.remedy)
     _note_zeros(report, [name for name, value in highest.items() if value == 0])
     if moved:
         year, cells = next(iter(moved.items()))
@@ -338,45 +434,44 @@ def _note_zeros(report: _Report, names: Sequence[str]) -> None:
 
 
 def _compare_with_land(report: _Report, static: xr.Dataset, with_data: NDArray[np.bool_], grid: Grid) -> None:
-    """Look at every predictor where there is land, and whether the forcing has data on all land."""
+    """Check every predictor where there is land, and whether the forcing has data on all land."""
     if not isinstance(static, xr.Dataset) or _DOMAIN not in static.variables:
         report.add("error", "static", f"has no {_DOMAIN}", remedy="add it: 1 on land, 0 on the ocean, on the fine grid")
         return
     try:
         domain = read_static(static, [_DOMAIN], _DOMAIN)[_DOMAIN]
         own = orient(domain, what="static")[1].grid
-        factor = round(grid.resolution / own.resolution)
-        if factor < 1 or abs(grid.resolution / own.resolution / factor - 1) > 1e-4:
-            raise GridError(f"cells of {own.resolution:g} degree do not nest in those of {grid.resolution:g} degree")
+        factor = max(1, round(grid.resolution / own.resolution))
         fine = grid.refine(factor)
         rows, columns = places(fine, own)
         if rows.min() < 0 or columns.min() < 0:
-            raise GridError(f"the static grid ({own}) does not cover the forcing ({grid})")
+            raise GridError(f"the static grid ({own}) does not cover the forcing ({grid}), or its cells do not nest")
         share = _laid(domain, rows, columns)
     except XlandError as error:
         report.add_error("static", error)
         return
-    problem = share_problem(_DOMAIN, share, fine.latitude, fine.longitude)
     unknown = np.isnan(share).reshape(grid.rows, factor, grid.columns, factor).any(axis=(1, 3))
     states = {"state": np.where(with_data, 0.0, np.nan)}
-    problem = problem or unknown_land(_DOMAIN, unknown, states, grid.latitude, grid.longitude)
-    if problem is not None:
-        report.add_problem("error", problem)
+    if not (
+        report.attempt(_DOMAIN, check_share, _DOMAIN, share, fine.centres)
+        and report.attempt(_DOMAIN, check_unknown_land, _DOMAIN, unknown, states, grid.centres)
+    ):
         return
     land = np.nan_to_num(share) > 0
+
+    def look_at(name: str) -> None:
+        values = _laid(read_static(static, [name], _DOMAIN)[name], rows, columns)
+        checked_predictor(name, values, land, fine.centres)
+
     horizontal = set(horizontal_dims(static[_DOMAIN], "static"))
     for name in (str(name) for name, each in static.data_vars.items() if horizontal <= set(each.dims)):
-        try:
-            values = _laid(read_static(static, [name], _DOMAIN)[name], rows, columns)
-            checked_predictor(name, values, land, fine.latitude, fine.longitude)
-        except XlandError as error:
-            report.add_error(name, error)
+        report.attempt(name, look_at, name)
     empty = (aggregate(np.nan_to_num(share), factor) >= 0.5) & ~with_data
     if empty.any():
         fault = "no data where at least half of the cell is land"
         remedy = "such land is mapped from the static predictors alone; ice sheets and islets are often left out"
-        place = grid.latitude, grid.longitude
-        report.add_problem("warning", ValueProblem.at("all states", empty, place, fault, remedy))
+        problem = ValueProblem.at("all states", empty, grid.centres, fault, remedy)
+        report.add("warning", "all states", fault, count=problem.count, place=problem.where, remedy=remedy)
 
 
 def _laid(array: xr.DataArray, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[Any]:

@@ -1,15 +1,11 @@
 """Coarse land-use states of any LUH2-like Dataset, brought to the canonical form.
 
-Sources
--------
-LUH2 v2h and its futures: Hurtt et al. (2020), doi 10.5194/gmd-13-5425-2020. LUH3: input4MIPs
-``UofMD-landState-3-*``. Both hold fractions of the grid cell, water included; LUH2 counts time in
-``years since 850-01-01`` on a 365-day calendar, LUH3 in ``days since``.
+LUH2 v2h and its futures: Hurtt et al. (2020), doi 10.5194/gmd-13-5425-2020. LUH3: input4MIPs ``UofMD-landState-3-*``.
+Both hold fractions of the grid cell, water included.
 
-The management variables ``crpbf_*`` and ``crpbf2_*`` (LUH2), ``cpbf1_*`` and ``cpbf2_*`` (LUH3) are
-shares of a crop state that is grown as biofuel: they are part of the state already and are never
-added. Files that hold the biofuel area of a crop as a state of its own (``c4per_bf``,
-``c4per_biofuel_2nd_gen`` and the like) have it added to the crop state.
+The management variables ``crpbf_*`` and ``crpbf2_*`` (LUH2), ``cpbf1_*`` and ``cpbf2_*`` (LUH3) are shares of a crop
+state that is grown as biofuel: they are part of the state already and are never added. States of their own
+(``c4per_bf``, ``c4per_biofuel_2nd_gen`` and the like) are added to the crop state.
 """
 
 from __future__ import annotations
@@ -24,11 +20,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import ForcingError, GridError, TimeError
+from xland.geo.conventions import check_years, decode_years, listed, missing_years
 from xland.geo.grid import LATTICE_TOLERANCE, Grid
 from xland.geo.orientation import Orientation, bounds_name, check_reference, orient
-from xland.geo.years import check_years, decode_years, listed, missing_years
 from xland.outputs import OUTPUTS
-from xland.reading.limits import ROUNDING, ValueProblem, check_units, limits_of, out_of_limits
+from xland.reading.limits import ROUNDING, Place, ValueProblem, check_units, limits_of, out_of_limits
 from xland.reading.variables import check_array, read_values, without_extra
 from xland.vocabulary import CROP_STATES, LUH2_STATES, LUH3_STATES, LUH_SECONDARY
 
@@ -87,7 +83,7 @@ def read_forcing(ds: xr.Dataset, *, variables: Sequence[str] | None = None, year
         If it is not a Dataset; if a variable is missing, has other dimensions or is in percent.
     TimeError
         If years cannot be decoded, lie outside 850 to 2500, are duplicate or unsorted, or look like those of joined
-        files: see :func:`xland.geo.years.check_years`. Gaps are allowed: see :func:`require_years`.
+        files: see :func:`xland.geo.conventions.check_years`. Gaps are allowed: see :func:`require_years`.
     GridError
         If the coordinates are not a regular grid, or have a name that results need.
     """
@@ -109,11 +105,10 @@ def read_forcing(ds: xr.Dataset, *, variables: Sequence[str] | None = None, year
     kept = ds[[name for names in sources.values() for name in names]]
     oriented, orientation = orient(kept, what="forcing")
     own = orientation.names
+    taken = _TAKEN | OUTPUTS.keys() | {bounds_name(each.dimension) for each in own.values()}
     for kind, names in own.items():
-        taken = _TAKEN | OUTPUTS.keys() | {bounds_name(each.dimension) for each in own.values()}
-        taken |= {"time", "year"} if kind != "time" else set()
         for called in (names.dimension, names.coordinate):
-            if called in taken:
+            if called in taken or (kind != "time" and called in ("time", "year")):
                 raise GridError(
                     f"forcing: a coordinate is called {called!r}, which is also a name in the result; rename it: "
                     f"ds.rename({{{called!r}: {kind!r}}}) or another name"
@@ -135,7 +130,7 @@ def require_dataset(ds: object) -> None:
 
 
 def find_sources(ds: xr.Dataset, names: Sequence[str]) -> dict[str, list[Hashable]]:
-    """Which variables of the Dataset make up each state that is there: the state itself and its biofuel variants."""
+    """Which variables make up each state that is there: the state itself and its biofuel variants."""
     require_dataset(ds)
     sources: dict[str, list[Hashable]] = {name: [name] for name in names if name in ds.data_vars}
     for variable in sorted(ds.data_vars, key=str):
@@ -183,13 +178,7 @@ def canonical_states(
 
 
 def require_years(forcing: Forcing, years: Sequence[int]) -> None:
-    """Refuse years that the forcing does not hold.
-
-    Raises
-    ------
-    TimeError
-        If the forcing lacks a year; the message names it.
-    """
+    """Refuse years that the forcing lacks: :class:`TimeError` that names them."""
     missing = sorted({int(y) for y in years} - set(forcing.years))
     if missing:
         gaps = missing_years(forcing.years)
@@ -201,42 +190,16 @@ def require_years(forcing: Forcing, years: Sequence[int]) -> None:
         )
 
 
-def check_values(
-    states: Mapping[str, NDArray[Any]], latitude: NDArray[Any], longitude: NDArray[Any], year: int
-) -> None:
-    """Refuse values that would give a wrong map.
-
-    Parameters
-    ----------
-    states : mapping of str to (rows, columns) array
-        Fractions of the cell in one year, NaN where there is no data; also ``secma`` and ``secmb``.
-    latitude : (rows,) array
-    longitude : (columns,) array
-        Degrees of the cell centres.
-    year : int
-        For the message.
-
-    Raises
-    ------
-    ForcingError
-        For infinities; NaN in some states of a cell but not in all (a cell that is NaN in all is ocean or no data);
-        values below 0 or above 1 (1e4 years of age, 1e3 kg m-2 of biomass); sums above 1. The message names variable,
-        place, number of cells and remedy.
-    """
-    problems = value_problems(states, latitude, longitude)
+def check_values(states: Mapping[str, NDArray[Any]], place: Place, year: int) -> None:
+    """Refuse the values of one year that would give a wrong map; ForcingError for what :func:`value_problems` finds."""
+    problems = value_problems(states, place)
     if problems:
         first, rest = problems[0], len(problems) - 1
         more = f" ({rest} more kinds of fault: see check())" if rest else ""
         raise ForcingError(replace(first, fault=f"{first.fault} in {year}").sentence + more)
 
 
-def check_coverage(
-    states: Mapping[str, NDArray[Any]],
-    expected: NDArray[np.bool_],
-    latitude: NDArray[Any],
-    longitude: NDArray[Any],
-    year: int,
-) -> None:
+def check_coverage(states: Mapping[str, NDArray[Any]], expected: NDArray[np.bool_], place: Place, year: int) -> None:
     """Refuse cells without data where the model relies on data: the map would be invented there.
 
     ``expected`` (rows, columns) are the cells that hold land and had data when the model was trained.
@@ -245,16 +208,12 @@ def check_coverage(
     if empty.any():
         fault = f"that hold land, and had data when the model was trained, are NaN in {year}"
         remedy = "fill these cells, set land_share of the static Dataset to 0 there, or choose a region without them"
-        raise ForcingError(ValueProblem.at("all states", empty, (latitude, longitude), fault, remedy).sentence)
+        raise ForcingError(ValueProblem.at("all states", empty, place, fault, remedy).sentence)
 
 
 def without_data(states: Mapping[str, NDArray[Any]], expected: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return which of the expected cells are NaN in every state; ages and biomass do not count."""
-    empty = np.array(expected, dtype=bool)
-    for name, values in states.items():
-        if name not in LUH_SECONDARY:
-            empty &= np.isnan(values)
-    return empty
+    return expected & np.logical_and.reduce([np.isnan(states[name]) for name in states if name not in LUH_SECONDARY])
 
 
 def check_lattice(grid: Grid) -> None:
@@ -278,11 +237,12 @@ def check_lattice(grid: Grid) -> None:
         )
 
 
-def value_problems(
-    states: Mapping[str, NDArray[Any]], latitude: NDArray[Any], longitude: NDArray[Any]
-) -> list[ValueProblem]:
-    """Return all that :func:`check_values` refuses; the parameters are the same."""
-    place = latitude, longitude
+def value_problems(states: Mapping[str, NDArray[Any]], place: Place) -> list[ValueProblem]:
+    """Return what is wrong with (rows, columns) fractions of one year, and with ``secma`` and ``secmb``.
+
+    That is infinities; NaN in some states of a cell but not in all (NaN in all is ocean or no data); values below 0 or
+    above 1 (1e4 years of age, 1e3 kg m-2 of biomass); sums above 1.
+    """
     problems: list[ValueProblem] = []
 
     def add(variable: str, bad: NDArray[np.bool_], fault: str, remedy: str) -> None:
@@ -291,11 +251,10 @@ def value_problems(
 
     fractions = {name: np.asarray(values) for name, values in states.items() if name not in LUH_SECONDARY}
     secondary = {name: np.asarray(values) for name, values in states.items() if name in LUH_SECONDARY}
-    shape = (len(latitude), len(longitude))
+    shape = len(place[0]), len(place[1])
     total, counted = np.zeros(shape), np.ones(shape, dtype=bool)
     for name, values in {**fractions, **secondary}.items():
-        limits = limits_of(name, fraction=name in fractions)
-        infinite = np.isinf(values)
+        limits, infinite = limits_of(name, fraction=name in fractions), np.isinf(values)
         add(name, infinite, "infinite", "find where they come from; no data is NaN or a declared fill value")
         wrong = list(out_of_limits(name, values, limits, place))
         problems += wrong

@@ -64,8 +64,7 @@ class Grid:
         Raises
         ------
         GridError
-            If there are fewer than two cells in either direction, or the spacing is not regular
-            and equal in both; the message says where.
+            If there are fewer than two cells in a direction, or the spacing is not regular and equal in both.
         """
         lat, lon = np.asarray(latitude, dtype=np.float64), np.asarray(longitude, dtype=np.float64)
         step_lat, step_lon = -regular_step(lat, "latitude"), regular_step(lon, "longitude")
@@ -119,6 +118,11 @@ class Grid:
     def longitude(self) -> NDArray[np.float64]:
         """Longitudes of the cell centres, degrees east, ascending."""
         return np.round(self.west + (np.arange(self.columns) + 0.5) * self.resolution, 10)
+
+    @property
+    def centres(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Latitudes of the rows and longitudes of the columns."""
+        return self.latitude, self.longitude
 
     @property
     def row_offset(self) -> int:
@@ -235,10 +239,8 @@ def places(part: Grid, whole: Grid) -> tuple[NDArray[np.intp], NDArray[np.intp]]
     """
     rows, columns = np.full(part.rows, -1), np.full(part.columns, -1)
     cells = np.array([whole.north - part.north, part.west - whole.west]) / whole.resolution
-    if (
-        abs(part.resolution / whole.resolution - 1) < 1e-4
-        and (abs(cells - np.rint(cells)) < 2 * LATTICE_TOLERANCE).all()
-    ):
+    meet = (abs(cells - np.rint(cells)) < 2 * LATTICE_TOLERANCE).all()
+    if meet and abs(part.resolution / whole.resolution - 1) < 1e-4:
         rows = np.arange(part.rows) + round(cells[0])
         columns = (np.arange(part.columns) + round(cells[1])) % round(360 / whole.resolution)
     return np.where((rows < 0) | (rows >= whole.rows), -1, rows), np.where(columns >= whole.columns, -1, columns)
@@ -282,16 +284,14 @@ def class_shares(
 
     Parameters
     ----------
-    codes : (rows, columns) array of class codes
-    factor : int
+    codes : (rows, columns) array of codes from 0 to ``count - 1``
+    factor, count : int
     area : (rows,) array
-        Cell area per row.
-    count : int
-        Number of classes; codes are ``0 .. count - 1``.
+        Area of a cell in each row.
 
     Returns
     -------
-    (count, rows / factor, columns / factor) array of float64, summing to 1 over the first axis.
+    (count, rows / factor, columns / factor) array of float64, summing to 1 over the first axis
     """
     return np.stack([aggregate(codes == code, factor, area[:, None]) for code in range(count)])
 

@@ -1,11 +1,11 @@
 """Latitude, longitude and time of any object: what they are called, and the canonical order they are brought to.
 
-Coordinates are found through their CF attributes, or else by common names. Units, bounds and projections are honoured
-or refused by name. The canonical form has the dimensions ``time``, ..., ``lat``, ``lon`` in that order, latitude from
-north to south and longitude from west to east. A global field starts at 180 W; a regional one is contiguous and may
-pass 180 degrees. :func:`orient` brings an object there; :func:`restore` brings a result, on the same grid or on any
-refinement or part of it, back to the caller's names, order and range of longitude. Neither reads a value: flips and
-rolls are slices, never fancy indexing, so that dask chunks stay whole and files are read in stretches.
+Coordinates are found by their CF attributes, or else by common names. Units, bounds and projections are honoured or
+refused by name. The canonical form has the dimensions ``time``, ..., ``lat``, ``lon``, latitude from north to south and
+longitude from west to east. A global field starts at 180 W; a regional one is contiguous and may pass 180 degrees.
+:func:`orient` brings an object there, and :func:`restore` brings a result back to the caller's names, order and range
+of longitude. Neither reads a value: flips and rolls are slices, so that dask chunks stay whole and files are read in
+stretches.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import GridError, XlandError
-from xland.geo.grid import Grid, check_centres, regular_step
+from xland.geo.grid import Grid, check_centres
 
 XarrayObject = TypeVar("XarrayObject", xr.Dataset, xr.DataArray)
 
@@ -32,7 +32,7 @@ _COMMON_NAMES = {
     "time": ("time", "year", "years", "t"),
 }
 _AXES = {"latitude": "Y", "longitude": "X", "time": "T"}
-_CANONICAL = {"latitude": "lat", "longitude": "lon", "time": "time"}
+_CANONICAL = {"time": "time", "latitude": "lat", "longitude": "lon"}
 _METRES = {"m", "metre", "meter", "metres", "meters", "km", "kilometres"}
 _DEGREES = {"", "1", "none", "degree", "degrees", "deg", "degs", "°", "decimal_degrees", "degrees_decimal"}
 _TURNED = {"degrees_south", "degree_south", "degrees_s", "degrees_west", "degree_west", "degrees_w"}
@@ -82,29 +82,27 @@ def find_names(obj: xr.Dataset | xr.DataArray, kind: str, *, what: str) -> Names
         if kind != "time":
             _check_degrees(obj[coordinate], kind, what)
         return Names(dimension, coordinate)
-    listed = ", ".join(f"{name} ({size})" for name, size in obj.sizes.items()) or "none"
-    if dimensions:
-        raise GridError(
-            f"{what}: {kind} is ambiguous: {', '.join(map(str, lines))} all look like it; dimensions found: {listed}; "
-            "select or drop all but one"
-        )
     bare = [d for d in obj.dims if str(d).lower() in _COMMON_NAMES[kind] and d not in obj.coords]
-    if kind == "time":
+    if kind == "time" and not dimensions:
         return Names(bare[0], None) if bare else None
-    for name in candidates:
-        if obj[name].ndim > 1:
-            raise GridError(
-                f"{what}: {kind} {name!r} has the dimensions {', '.join(map(str, obj[name].dims))}: a curvilinear or "
-                "projected grid; regrid to regular latitude and longitude first (xarray-regrid, xESMF)"
-            )
-    if bare:
-        raise GridError(f"{what}: dimension {bare[0]!r} has no coordinate; assign the {kind}s of the cell centres")
-    if candidates:
-        raise GridError(f"{what}: {kind} {candidates[0]!r} is a single value, not a dimension; dimensions: {listed}")
-    raise GridError(
-        f"{what}: no {kind} found; dimensions found: {listed}; rename it to {_CANONICAL[kind]!r} "
-        f"or give its coordinate the standard_name {kind!r}"
-    )
+    listed = ", ".join(f"{name} ({size})" for name, size in obj.sizes.items()) or "none"
+    curved = [name for name in candidates if obj[name].ndim > 1]
+    if dimensions:
+        fault = f"{kind} is ambiguous: {', '.join(map(str, lines))} all look like it; dimensions found: {listed}; "
+        fault += "select or drop all but one"
+    elif curved:
+        fault = f"{kind} {curved[0]!r} has the dimensions {', '.join(map(str, obj[curved[0]].dims))}: a curvilinear or "
+        fault += "projected grid; regrid to regular latitude and longitude first (xarray-regrid, xESMF)"
+    elif bare:
+        fault = f"dimension {bare[0]!r} has no coordinate; assign the {kind}s of the cell centres"
+    elif candidates:
+        fault = f"{kind} {candidates[0]!r} is a single value, not a dimension; dimensions: {listed}"
+    else:
+        fault = (
+            f"no {kind} found; dimensions found: {listed}; rename it to {_CANONICAL[kind]!r} or give its coordinate "
+        )
+        fault += f"the standard_name {kind!r}"
+    raise GridError(f"{what}: {fault}")
 
 
 def find_role(obj: xr.Dataset | xr.DataArray, kind: str) -> Names | None:
@@ -180,23 +178,19 @@ def refuse_packed(attributes: Mapping[Any, Any], what: str, error: type[XlandErr
 def _check_degrees(coordinate: xr.DataArray, kind: str, what: str) -> None:
     """Refuse coordinates that say that they are not degrees of latitude or longitude, or are not numbers."""
     units, standard = _word(coordinate.attrs.get("units")), _word(coordinate.attrs.get("standard_name"))
-    name = str(coordinate.name)
-    projected = standard in _terms("X", "standard_name") | _terms("Y", "standard_name")
-    known = units in _DEGREES or units.replace(" ", "_") in _terms(kind, "units") | _DEGREES
-    if projected or units in _METRES:
+    name, fault = str(coordinate.name), ""
+    if units in _METRES or standard in _terms("X", "standard_name") | _terms("Y", "standard_name"):
         fault = f"is {standard or 'in ' + units}, not in degrees; reproject to latitude and longitude first "
         fault += "(rioxarray: obj.rio.reproject('EPSG:4326'))"
     elif units in {"rad", "radian", "radians"}:
         fault = f"is in {units}, not in degrees; convert it: obj.assign_coords({name}=np.rad2deg(obj[{name!r}]))"
     elif units in _TURNED:
-        fault = f"is in {units}; turn it round: obj.assign_coords({name}=-obj[{name!r}]), and say degrees_north or "
-        fault += "degrees_east"
-    elif not known:
+        fault = f"is in {units}; change its sign: obj.assign_coords({name}=-obj[{name!r}]), and set its units to "
+        fault += "degrees_north or degrees_east"
+    elif not {units, units.replace(" ", "_")} & (_terms(kind, "units") | _DEGREES):
         fault = f"is in {units!r}, not in degrees; convert it, or correct `units`"
     elif coordinate.dtype.kind not in "iuf":
         fault = f"holds {coordinate.dtype} values; they must be numbers, in degrees"
-    else:
-        fault = ""
     if fault:
         raise GridError(f"{what}: the {kind} {name!r} {fault}")
     refuse_packed(coordinate.attrs, f"{what}: the {kind} {name!r}", GridError)
@@ -209,15 +203,15 @@ def check_reference(obj: xr.Dataset | xr.DataArray, what: str) -> None:
     """
     variables: dict[Hashable, xr.DataArray] = dict(obj.coords)
     variables |= dict(obj.data_vars) if isinstance(obj, xr.Dataset) else {obj.name: obj}
-    mappings: dict[str, None] = {str(name): None for name in ("spatial_ref", "crs") if name in variables}
+    mappings = ["spatial_ref", "crs"]
     for name, variable in variables.items():
         said = variable.attrs.get("grid_mapping", variable.encoding.get("grid_mapping"))
         if said is None:
             continue
         if not isinstance(said, str):
             raise GridError(f"{what}: the attribute grid_mapping of {name!r} is {said!r}, not a name; remove it")
-        mappings |= dict.fromkeys(word.rstrip(":") for word in said.split())
-    for mapping in mappings:
+        mappings += [word.rstrip(":") for word in said.split()]
+    for mapping in dict.fromkeys(mappings):
         if mapping in variables and not variables[mapping].ndim:
             _check_mapping(variables[mapping], what)
     for kind in ("latitude", "longitude"):
@@ -266,19 +260,13 @@ def _around(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
 def grid_of(latitude: NDArray[Any], longitude: NDArray[Any], what: str) -> tuple[Grid, bool, bool, int]:
     """Find the canonical grid of cell centres in any order and range, where longitude may jump at one place.
 
-    Returns
-    -------
-    grid : Grid
-    ascending, descending : bool
-        Whether latitude runs from south to north, and longitude from east to west.
-    start : int
-        Position of the canonical first column among the columns in eastward order.
+    Returned with it: whether latitude is ascending, whether longitude is descending, and the position of the canonical
+    first column among the columns in eastward order.
     """
     lats, lons = np.asarray(latitude, dtype=np.float64), np.asarray(longitude, dtype=np.float64)
     ascending = lats.size > 1 and bool(lats[-1] > lats[0])
     try:
         lats = lats[::-1] if ascending else lats
-        regular_step(lats, "latitude")
         check_centres(lons, "longitude")
         differences = _around(np.diff(lons))
         # the smallest way from one column to the next is the step; all others are jumps
@@ -322,13 +310,12 @@ def _ring(lons: NDArray[np.float64]) -> tuple[int, float, float]:
 class Orientation:
     """Names, order and labels of the caller's object, for :func:`restore`; ``grid`` is the canonical grid.
 
-    ``start`` is the position of the canonical first column among the caller's columns in eastward order. The labels
-    are the caller's own: results on the same grid must align with the caller's data to the last bit.
+    ``names`` are the caller's by the canonical ones, ``time`` (if there is one), ``lat`` and ``lon``. ``start`` is the
+    position of the canonical first column among the caller's columns in eastward order. The labels are the caller's
+    own: results on the same grid must align with the caller's data to the last bit.
     """
 
-    latitude: Names
-    longitude: Names
-    time: Names | None
+    names: dict[str, Names]
     dimensions: tuple[Hashable, ...]
     grid: Grid
     latitude_ascending: bool
@@ -337,12 +324,6 @@ class Orientation:
     latitude_labels: NDArray[Any] = field(repr=False, compare=False)
     longitude_labels: NDArray[Any] = field(repr=False, compare=False)
 
-    @property
-    def names(self) -> dict[str, Names]:
-        """The caller's names by the canonical ones: ``time`` (if there is one), ``lat``, ``lon``."""
-        found = {"time": self.time, "lat": self.latitude, "lon": self.longitude}
-        return {canonical: names for canonical, names in found.items() if names is not None}
-
 
 def orient(obj: XarrayObject, *, what: str) -> tuple[XarrayObject, Orientation]:
     """Bring an object to the canonical names, order and range, without reading a value.
@@ -350,8 +331,7 @@ def orient(obj: XarrayObject, *, what: str) -> tuple[XarrayObject, Orientation]:
     Parameters
     ----------
     obj : Dataset or DataArray
-        With one-dimensional latitude and longitude, found through their CF attributes or common names.
-        Other dimensions are left alone and put between ``time`` and ``lat``.
+        With one-dimensional latitude and longitude. Other dimensions are put between ``time`` and ``lat``.
     what : str
         What the object is, for messages: ``"forcing"``, ``"prior"``.
 
@@ -365,28 +345,26 @@ def orient(obj: XarrayObject, *, what: str) -> tuple[XarrayObject, Orientation]:
     Raises
     ------
     GridError
-        If it is not a Dataset or DataArray, if a dimension is missing or ambiguous, if coordinates have two dimensions
-        or are projected, or if they have duplicates, gaps or no order.
+        If it is not a Dataset or DataArray; if a dimension is missing or ambiguous; if coordinates have two dimensions,
+        are projected or irregular, or hold duplicates.
     """
     if not isinstance(obj, (xr.Dataset, xr.DataArray)):
         raise GridError(
             f"{what}: is of type {type(obj).__name__}; pass an xarray DataArray or Dataset with latitude and longitude"
         )
-    found = {kind: find_names(obj, kind, what=what) for kind in ("latitude", "longitude", "time")}
-    latitude, longitude, time = found.values()
-    if latitude is None or longitude is None or latitude.dimension == longitude.dimension:
+    found = {canonical: find_names(obj, kind, what=what) for kind, canonical in _CANONICAL.items()}
+    names = {canonical: each for canonical, each in found.items() if each is not None}
+    horizontal = names["lat"].dimension, names["lon"].dimension
+    if horizontal[0] == horizontal[1]:
         raise GridError(f"{what}: latitude and longitude have the same dimension: these are points, not a grid")
     check_reference(obj, what)
     ds = obj.to_dataset(name=_PLACEHOLDER) if isinstance(obj, xr.DataArray) else obj
-    horizontal = latitude.dimension, longitude.dimension
     maps = (each.dims for each in ds.data_vars.values() if set(horizontal) <= set(each.dims))
-    labels = [np.asarray(ds[names.coordinate].values) for names in (latitude, longitude)]
+    labels = [np.asarray(ds[names[each].coordinate].values) for each in ("lat", "lon")]
     grid, ascending, descending, start = grid_of(labels[0], labels[1], what)
-    orientation = Orientation(
-        latitude, longitude, time, next(maps, horizontal), grid, ascending, descending, start, *labels
-    )
-    for canonical, names in orientation.names.items():
-        ds = _rename(ds, names, canonical, what)
+    orientation = Orientation(names, next(maps, horizontal), grid, ascending, descending, start, *labels)
+    for canonical, each in names.items():
+        ds = _rename(ds, each, canonical, what)
     ds = ds.isel(lat=slice(None, None, -1)) if ascending else ds
     ds = ds.isel(lon=slice(None, None, -1)) if descending else ds
     ds = _join(ds, [slice(start, None), slice(0, start)] if start else [])
@@ -407,9 +385,8 @@ def restore(obj: XarrayObject, orientation: Orientation) -> XarrayObject:
     Returns
     -------
     object of the same type
-        Lazy where ``obj`` was. On the caller's own grid the labels are exactly the caller's. A part
-        that the seam of the caller's range would tear apart is contiguous instead, in numbers that
-        go on beyond the range: 170 to 190 where it is -180 to 180, -10 to 10 where it is 0 to 360.
+        Lazy where ``obj`` was. On the caller's own grid the labels are exactly the caller's. A part across the seam of
+        the caller's range is contiguous, in numbers beyond it: 170 to 190 where it is -180 to 180.
 
     Raises
     ------

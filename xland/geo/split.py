@@ -1,8 +1,7 @@
 """Which places train, validate and test a model: whole cells of a 30 x 30 grid of the globe.
 
-A land-use map is strongly correlated in space, so scattered test pixels would measure memory, not
-skill. The globe is therefore cut into 30 rows of 6 degrees and 30 columns of 12 degrees (the split
-of the AI4Land system, arXiv 2606.11793) and every cell serves one purpose only.
+Land-use maps are correlated in space, so that scattered test pixels would measure memory, not skill. The globe is cut
+into 30 rows of 6 degrees and 30 columns of 12 degrees (as in AI4Land, arXiv 2606.11793); each serves one purpose only.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ T = TypeVar("T", bound=np.generic)
 CELL_ROWS = 30
 CELL_COLUMNS = 30
 
-# Cells that hold land north of 60 S in MODIS land cover of 2019, by the continent that most of that land
-# belongs to: fixed, so that a seed always gives the same split, whatever map, region or resolution a model
-# learns from. Europe ends at 60 E and at the Aegean; islands far out belong to the nearest continent.
+# Cells that hold land north of 60 S in MODIS land cover of 2019, by the continent that most of that land belongs to:
+# fixed, so that a seed gives the same split for all maps, regions and resolutions. Europe ends at 60 E and at the
+# Aegean; remote islands belong to the nearest continent.
 _LAND = (
     "..............................",
     ".....nnnnnnnnnneeeeeiiii......",
@@ -61,19 +60,12 @@ _LAND = (
 LAND_CELLS: NDArray[np.bool_] = np.array([[mark != "." for mark in row] for row in _LAND])
 """Which cells of the split hold land; shape (30, 30), rows from north to south."""
 
-CONTINENTS: Mapping[str, NDArray[np.bool_]] = MappingProxyType(
-    {
-        name: np.array([[mark == letter for mark in row] for row in _LAND])
-        for name, letter in {
-            "africa": "a",
-            "asia": "i",
-            "europe": "e",
-            "north-america": "n",
-            "oceania": "o",
-            "south-america": "s",
-        }.items()
-    }
-)
+_LETTERS = {
+    "africa": "a", "asia": "i", "europe": "e", "north-america": "n", "oceania": "o", "south-america": "s",
+}  # fmt: skip
+CONTINENTS: Mapping[str, NDArray[np.bool_]] = MappingProxyType({
+    name: np.array([[mark == letter for mark in row] for row in _LAND]) for name, letter in _LETTERS.items()
+})  # fmt: skip
 """Cells of the split on each continent, (30, 30) arrays; every cell with land is on exactly one.
 
 Boundaries are those of cells of 6 x 12 degrees, good for leaving out what is far away, not for statistics.
@@ -100,12 +92,8 @@ def assign_cells(
     """
     random = np.random.default_rng(seed)
     columns = np.arange(CELL_COLUMNS)
-    walk = [
-        (row, column)
-        for row in range(CELL_ROWS)
-        for column in (columns if row % 2 == 0 else columns[::-1])
-        if has_land[row, column]
-    ]
+    order = [(row, column) for row in range(CELL_ROWS) for column in (columns if row % 2 == 0 else columns[::-1])]
+    walk = [place for place in order if has_land[place]]
     block = np.repeat([Part.TRAIN, Part.VALIDATION, Part.TEST], shares).astype(np.int8)
     parts = np.full(has_land.shape, Part.NONE, dtype=np.int8)
     for start in range(0, len(walk), len(block)):
@@ -154,25 +142,6 @@ def find_cells(grid: Grid, cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
             f"cells of the split are an array of {CELL_ROWS} x {CELL_COLUMNS}, not of shape {cells.shape}"
         )
     return _on(cells, grid)
-
-
-def leave_out(part: NDArray[np.int8], places: NDArray[np.bool_]) -> NDArray[np.int8]:
-    """Keep some places from the training, to see how a model does far from its training cells.
-
-    Their training and validation cells serve for nothing; their test cells stay what they are, so that a model with
-    and one without the places can be scored on the same cells. Returns a new (rows, columns) array of :class:`Part`;
-    :class:`ConfigurationError` if the shapes differ, or no training or validation cell would be left.
-    """
-    if places.shape != part.shape:
-        raise ConfigurationError(f"places to leave out have shape {places.shape}, the split has {part.shape}")
-    kept = np.where(places & (part != Part.TEST), np.int8(Part.NONE), part)
-    for each in (Part.TRAIN, Part.VALIDATION):
-        if (part == each).any() and not (kept == each).any():
-            raise ConfigurationError(
-                f"leaving out {int(places.sum())} of {places.size} cells takes all {int((part == each).sum())} that "
-                f"serve for {each.name.lower()}: leave out less"
-            )
-    return kept
 
 
 def _on(values: NDArray[T], grid: Grid) -> NDArray[T]:

@@ -1,18 +1,24 @@
-"""Models: shipped ones by name, others by folder."""
+"""Models: shipped ones by name, others by folder; several put together into one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, overload
 
 from xland.addresses import local_path
 from xland.arguments import shown
 from xland.errors import ModelError
-from xland.models.checkpoint import CARD, Checkpoint, read_checkpoint
+from xland.models.checkpoint import CARD, Checkpoint, read_checkpoint, save_checkpoint
 from xland.models.ensemble import Ensemble
 
 DEFAULT_MODEL = "luh2-0p05"
 _SHIPPED = Path(__file__).parent / "shipped"
+
+_TRAINING = ("training", "validation", "energy")  # entries of a card that say how its model was trained
+# entries of a card that do not hold for several models together
+_OF_ONE = ("calibration", "decision", "applicability", "scores", "validation", "energy", "coverage")
 
 Model = str | Path | Checkpoint | Ensemble | list[Any] | tuple[Any, ...]
 """What :func:`find_model` takes: a model, or a list of several that answer as one."""
@@ -65,3 +71,64 @@ def find_model(model: Model = DEFAULT_MODEL) -> Checkpoint | Ensemble:
             f"{', '.join(list_models()) or 'none shipped'}"
         )
     return read_checkpoint(model)
+
+
+def join(models: Sequence[str | Path | Checkpoint], folder: str | Path, *, name: str | None = None) -> Checkpoint:
+    """Put several trained models into one, which answers with the mean of their class scores.
+
+    Such a model is used, shipped and written about as one, and costs as many times the network as it has members.
+    What its members say of their own certainty does not hold for all of them together: run
+    :func:`xland.training.learn.calibrating.calibrate` on it.
+
+    Parameters
+    ----------
+    models : sequence of str, path or Checkpoint
+        Two or more, of the same inputs and the same architecture, from trainings that differ: in their seed,
+        for example, or their objective. Models that were joined before count with all of their members.
+    folder : path
+        Where the model is written; a model in it is replaced.
+    name : str, optional
+        By default that of the first.
+
+    Returns
+    -------
+    Checkpoint
+        Its card is that of the first, with an entry ``members`` that says how each was trained.
+
+    Raises
+    ------
+    ModelError
+        If there are fewer than two, one is given twice, or inputs or architectures differ; the entries are named.
+    CheckpointError
+        If a model is damaged, or the folder cannot be written.
+    """
+    from xland.models.networks.unet import DownscalingNetwork
+
+    ensemble = find_model(list(models))
+    if len(ensemble.members) < 2:
+        raise ModelError(f"{len(ensemble.members)} model cannot be joined: give two or more")
+    first = ensemble.members[0]
+    wanted = asdict(replace(first.architecture, members=1))
+    for member in ensemble.members:
+        own = asdict(replace(member.architecture, members=1))
+        different = [
+            f"{entry} {value} in place of {wanted[entry]}" for entry, value in own.items() if value != wanted[entry]
+        ]
+        if different:
+            raise ModelError(
+                f"models to be joined must be built alike, but {member.name!r} ({member.folder}) is "
+                f"{', '.join(different)} of {first.name!r}; downscale with a list of models instead"
+            )
+    bodies = [body for member in ensemble.members for body in member.network().bodies]
+    joined = DownscalingNetwork(ensemble.inputs, replace(first.architecture, members=len(bodies)))
+    for empty, body in zip(joined.bodies, bodies, strict=True):
+        empty.load_state_dict(body.state_dict())
+    card = {entry: value for entry, value in first.card.items() if entry not in _OF_ONE}
+    card |= {"name": name or first.name, "members": []}
+    for member in ensemble.members:
+        kept = {entry: member.card[entry] for entry in _TRAINING if entry in member.card}
+        trained = {"name": member.name, "weights_sha256": member.digest, **kept}
+        card["members"] += member.card.get("members", [trained])
+    if ensemble.coverage is not None:
+        card["coverage"] = asdict(ensemble.coverage)
+    return save_checkpoint(folder, joined, card)

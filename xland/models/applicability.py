@@ -8,17 +8,13 @@ say nothing about it.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.errors import CheckpointError, ModelError
-from xland.models.weights import read_verified
-from xland.records import Limits, check_entries
+from xland.errors import ModelError
 
 _AT_ONCE = 4096
 """Inputs whose distances to all prototypes are in memory at once."""
@@ -65,9 +61,12 @@ class Applicability:
             raise ModelError(f"the model has learned from {learned} coarse and static channels, not {given}")
         result = np.full(len(features), np.nan, dtype=np.float32)
         known = np.flatnonzero(np.isfinite(features).all(axis=1))
+        there = self.prototypes.astype(np.float64)
         for start in range(0, len(known), _AT_ONCE):
             part = known[start : start + _AT_ONCE]
-            result[part] = nearest(features[part], self.prototypes) / self.typical
+            here = features[part].astype(np.float64)
+            squared = (here**2).sum(axis=1)[:, None] - 2 * here @ there.T + (there**2).sum(axis=1)
+            result[part] = np.sqrt(np.maximum(squared.min(axis=1), 0)) / self.typical
         return result.reshape(coarse.shape[1:])
 
 
@@ -87,56 +86,3 @@ def cell_features(coarse: NDArray[np.floating[Any]], static: NDArray[np.floating
     """One row a coarse cell, ``(cells, coarse and static channels)``."""
     stacked = np.concatenate([coarse, static]).astype(np.float32, copy=False)
     return np.ascontiguousarray(stacked.reshape(len(stacked), -1).T)
-
-
-def nearest(points: NDArray[np.float32], prototypes: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Euclidean distance of each point to the nearest prototype."""
-    here, there = points.astype(np.float64), prototypes.astype(np.float64)
-    squared = (here**2).sum(axis=1)[:, None] - 2 * here @ there.T + (there**2).sum(axis=1)
-    return np.asarray(np.sqrt(np.maximum(squared.min(axis=1), 0)))
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What a card says about the file of training inputs beside the weights."""
-
-    typical_distance: Annotated[float, Limits(1e-12, 1e12)]
-    threshold: Annotated[float, Limits(0, 1e12)]
-    prototypes: Annotated[int, Limits(1, 10**6)]
-    sha256: Annotated[str, Limits(64, 64)]
-
-    def __post_init__(self) -> None:
-        check_entries(self, CheckpointError)
-
-
-def pack(applicability: Applicability) -> tuple[bytes, Entry]:
-    """Return the content of the file beside the weights, and the entry of the card about it."""
-    from safetensors.numpy import save
-
-    content = save({"prototypes": applicability.prototypes.astype(np.float16)})
-    digest = hashlib.sha256(content).hexdigest()
-    return content, Entry(applicability.typical, applicability.threshold, len(applicability.prototypes), digest)
-
-
-def unpack(path: Path, entry: Entry, channels: int) -> Applicability:
-    """Read what :func:`pack` made, of so many coarse and static channels.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is missing, altered or does not belong to the card.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        content = read_verified(path, entry.sha256, {"prototypes": ("F16", (entry.prototypes, channels))})
-        prototypes = load(content)["prototypes"].astype(np.float32)
-        if not np.isfinite(prototypes).all():
-            raise CheckpointError("they are not finite")
-    except (CheckpointError, SafetensorError) as error:
-        raise CheckpointError(
-            f"the training inputs {path} or their entry in the model card are damaged: run `xland calibrate` again "
-            f"({error})"
-        ) from error
-    return Applicability(prototypes, entry.typical_distance, entry.threshold)

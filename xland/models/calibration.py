@@ -56,10 +56,6 @@ class Calibration:
         shape = (1, -1, *(1 for _ in range(scores.ndim - 2)))
         return scores * scores.new_tensor(self.scale).view(shape) + scores.new_tensor(self.bias).view(shape)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for the model card."""
-        return {"scale": list(self.scale), "bias": list(self.bias)}
-
 
 def calibration_error(
     confidence: NDArray[np.floating[Any]],

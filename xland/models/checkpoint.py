@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
 
 from xland.addresses import local_path
 from xland.arguments import shown
 from xland.atomic import replace_file
 from xland.errors import CheckpointError, ModelError, XlandError
-from xland.models.applicability import Applicability, Entry, pack, unpack
+from xland.models.applicability import Applicability
 from xland.models.calibration import Calibration
 from xland.models.coverage import Coverage
 from xland.models.inputs import InputSpec
 from xland.models.networks.architecture import Architecture
-from xland.models.weights import LARGEST, read_verified
-from xland.records import Limits, check_entries, read_json, read_record
+from xland.records import Limits, check_entries, open_plain, read_json, read_record
 
 if TYPE_CHECKING:
     from xland.models.networks.unet import DownscalingNetwork
@@ -31,11 +33,31 @@ CARD = "card.json"
 APPLICABILITY = "applicability.safetensors"
 _FORMAT = 1
 _LARGEST_CARD = 2**22
+_LARGEST_HEADER = 2**22
+_LARGEST_FILE = 2**31
+_SMALL = 2**26  # bytes up to which a file that does not fit is read to find out whether it was altered
 _REQUIRED = ("name", "inputs", "architecture", "weights_sha256")
 _OPTIONAL = ("title", "licence", "notes", "decision", "calibration", "coverage", "applicability")
+_BYTES = {"F16": 2, "F32": 4, "I64": 8}
 _UNCHANGED = Calibration((), ())
 _networks: dict[str, DownscalingNetwork] = {}
 _lock = threading.Lock()
+
+Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Type and shape of each tensor that a file must hold."""
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What a card says about the file of training inputs beside the weights."""
+
+    typical_distance: Annotated[float, Limits(1e-12, 1e12)]
+    threshold: Annotated[float, Limits(0, 1e12)]
+    prototypes: Annotated[int, Limits(1, 10**6)]
+    sha256: Annotated[str, Limits(64, 64)]
+
+    def __post_init__(self) -> None:
+        check_entries(self, CheckpointError)
 
 
 @dataclass(frozen=True)
@@ -64,7 +86,7 @@ class Checkpoint:
         How class scores are scaled before the softmax; not at all where the card does not say.
     coverage : Coverage or None
         Coarse cells that had data in the training; None where the card does not say.
-    training_inputs : Entry or None
+    training_inputs : TrainingInputs or None
         What the card says about the file of training inputs.
     """
 
@@ -80,7 +102,7 @@ class Checkpoint:
     decision: tuple[Annotated[float, Limits(-50, 50)], ...] = ()
     calibration: Calibration = _UNCHANGED
     coverage: Coverage | None = None
-    training_inputs: Entry | None = None
+    training_inputs: TrainingInputs | None = None
 
     def __post_init__(self) -> None:
         check_entries(self, CheckpointError)
@@ -95,10 +117,24 @@ class Checkpoint:
     @property
     def applicability(self) -> Applicability | None:
         """Training inputs to measure the distance from; None where the model has none. Read from a file."""
-        if self.training_inputs is None:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        entry = self.training_inputs
+        if entry is None:
             return None
-        path = _file_of(self.training_inputs.sha256, self.folder / APPLICABILITY)
-        return unpack(path, self.training_inputs, self.inputs.coarse_channels + len(self.inputs.static))
+        path = self.folder / APPLICABILITY
+        shape = (entry.prototypes, self.inputs.coarse_channels + len(self.inputs.static))
+        try:
+            prototypes = load(_read_verified(path, entry.sha256, {"prototypes": ("F16", shape)}))["prototypes"]
+            if not np.isfinite(prototypes).all():
+                raise CheckpointError("they are not finite")
+        except (CheckpointError, SafetensorError) as error:
+            raise CheckpointError(
+                f"the training inputs {path} or their entry in the model card are damaged: run `xland calibrate` "
+                f"again ({error})"
+            ) from error
+        return Applicability(prototypes.astype(np.float32), entry.typical_distance, entry.threshold)
 
     @property
     def members(self) -> tuple[Checkpoint, ...]:
@@ -151,39 +187,26 @@ def _checked(folder: Path, card: Any) -> Checkpoint:
     path = folder / CARD
     if not isinstance(card, dict):
         raise CheckpointError(f"{path} must hold one JSON object")
-    missing = [name for name in _REQUIRED if name not in card]
-    if missing:
+    if missing := [name for name in _REQUIRED if name not in card]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}")
     if card.get("format") != _FORMAT:
         raise CheckpointError(f"{path} has format {shown(card.get('format'))}; this version of xland reads {_FORMAT}")
     card = {name: value for name, value in card.items() if value is not None or name not in _OPTIONAL}
     entries = {name: card[name] for name in (*_REQUIRED, *_OPTIONAL) if name in card}
     entries |= {"folder": folder, "card": card, "digest": entries.pop("weights_sha256")}
-    if isinstance(entries.get("calibration"), dict):  # cards also say how it was fitted
-        kept = {each.name for each in fields(Calibration)}
-        entries["calibration"] = {name: value for name, value in card["calibration"].items() if name in kept}
-    try:
-        if "coverage" in entries:
-            entries["coverage"] = Coverage.from_dict(entries["coverage"])
-        if "applicability" in entries:
-            where = "the applicability in the model card"
-            entries["training_inputs"] = read_record(Entry, entries.pop("applicability"), where, CheckpointError)
-    except XlandError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    if "applicability" in entries:
+        entries["training_inputs"] = entries.pop("applicability")
+    if isinstance(card.get("calibration"), dict):  # cards also say how it was fitted
+        entries["calibration"] = {
+            name: value for name, value in card["calibration"].items() if name in ("scale", "bias")
+        }
     return read_record(Checkpoint, entries, str(path), CheckpointError)
 
 
 def save_checkpoint(folder: Path | str, network: DownscalingNetwork, card: Mapping[str, Any]) -> Checkpoint:
-    """Write a model folder; each file is complete or absent, and the card comes last.
+    """Write a model folder; each file is complete or absent, and the card comes last. A model in it is replaced.
 
-    Parameters
-    ----------
-    folder : path
-        Created if need be; a model in it is replaced.
-    network : DownscalingNetwork
-        Its inputs, architecture and weights are written.
-    card : mapping
-        Further entries of the card; ``name`` is required.
+    ``card`` has further entries of the card; ``name`` is required.
     """
     from safetensors.torch import save
 
@@ -192,8 +215,8 @@ def save_checkpoint(folder: Path | str, network: DownscalingNetwork, card: Mappi
     full = {
         "format": _FORMAT,
         **card,
-        "inputs": network.inputs.to_dict(),
-        "architecture": network.architecture.to_dict(),
+        "inputs": asdict(network.inputs),
+        "architecture": asdict(network.architecture),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
@@ -205,19 +228,17 @@ def update_card(
 ) -> Checkpoint:
     """Add entries, scores for example, to the card of a model: all of them or, if it breaks off, none.
 
-    Parameters
-    ----------
-    folder : path
-    entries : mapping
-        Replace those of the same name.
-    applicability : Applicability, optional
-        Training inputs to keep beside the weights.
+    ``applicability`` has the training inputs to keep beside the weights.
     """
+    from safetensors.numpy import save
+
     checkpoint = read_checkpoint(folder)
     card, files = {**checkpoint.card, **entries}, {}
     if applicability is not None:
-        files[APPLICABILITY], entry = pack(applicability)
-        card["applicability"] = asdict(entry)
+        content = save({"prototypes": applicability.prototypes.astype(np.float16)})
+        digest = hashlib.sha256(content).hexdigest()
+        entry = TrainingInputs(applicability.typical, applicability.threshold, len(applicability.prototypes), digest)
+        files[APPLICABILITY], card["applicability"] = content, asdict(entry)
     return _write(checkpoint.folder, card, files)
 
 
@@ -246,11 +267,9 @@ def _write(folder: Path, card: Mapping[str, Any], files: Mapping[str, bytes]) ->
         keep = _before(path) if _has_hash(path, present.get(name)) else None
         replace_file(path, part, keep=keep, error=CheckpointError)
     replace_file(folder / CARD, content, error=CheckpointError)
-    for name in files:
-        _before(folder / name).unlink(missing_ok=True)
-    if written.training_inputs is None:
-        (folder / APPLICABILITY).unlink(missing_ok=True)
-        _before(folder / APPLICABILITY).unlink(missing_ok=True)
+    gone = [folder / APPLICABILITY, _before(folder / APPLICABILITY)] if written.training_inputs is None else []
+    for path in (*gone, *(_before(folder / name) for name in files)):
+        path.unlink(missing_ok=True)
     return written
 
 
@@ -259,14 +278,9 @@ def _before(path: Path) -> Path:
     return path.with_name(f".{path.stem}-before{path.suffix}")
 
 
-def _file_of(digest: str, path: Path) -> Path:
-    """Return the file that a card is about, also where a writer who broke off left it."""
-    return _before(path) if _has_hash(_before(path), digest) else path
-
-
 def _has_hash(path: Path, digest: str | None) -> bool:
     try:
-        if digest is None or not path.is_file() or path.stat().st_size > LARGEST:
+        if digest is None or not path.is_file() or path.stat().st_size > _LARGEST_FILE:
             return False
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == digest
@@ -281,7 +295,7 @@ def _load_network(checkpoint: Checkpoint) -> DownscalingNetwork:
 
     from xland.models.networks.unet import DownscalingNetwork
 
-    path = _file_of(checkpoint.digest, checkpoint.folder / WEIGHTS)
+    path = checkpoint.folder / WEIGHTS
     try:
         with torch.device("meta"):  # knows the shapes and holds no value
             network = DownscalingNetwork(checkpoint.inputs, checkpoint.architecture)
@@ -289,7 +303,7 @@ def _load_network(checkpoint: Checkpoint) -> DownscalingNetwork:
         raise CheckpointError(f"{checkpoint.folder / CARD}: no network can be built from it: {error}") from error
     kinds = {torch.float32: "F32", torch.int64: "I64"}
     expected = {name: (kinds[each.dtype], tuple(each.shape)) for name, each in network.state_dict().items()}
-    content = read_verified(path, checkpoint.digest, expected)
+    content = _read_verified(path, checkpoint.digest, expected)
     try:
         # copies begin where torch has all tensors begin; from elsewhere products may be rounded differently
         state = {name: tensor.clone() for name, tensor in load(content).items()}
@@ -302,3 +316,60 @@ def _load_network(checkpoint: Checkpoint) -> DownscalingNetwork:
             raise CheckpointError(f"{path}: {name} is a variance, but below 0 in {int((tensor < 0).sum())} places")
     network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(requires_grad=False)
+
+
+def _read_verified(path: Path, digest: str, expected: Tensors) -> bytes:
+    """Return a safetensors file that has these tensors and this SHA-256.
+
+    A writer who broke off may have left it under another name. Of a large file that has other tensors, only the header
+    is read.
+    """
+    path = _before(path) if _has_hash(_before(path), digest) else path
+    with open_plain(path, CheckpointError) as (file, size):
+        start = file.read(8 + _LARGEST_HEADER)
+        # safetensors begin with the length of a JSON object in eight bytes, which may look like a pickle's mark
+        if (start[:1] == b"\x80" and start[8:9] not in (b"", b"{")) or start[:4] == b"PK\x03\x04":
+            raise CheckpointError(f"{path} is a pickle, which could run any code; only safetensors are read")
+        fault = _fault(start, size, expected)
+        if fault is not None and size > _SMALL:
+            raise CheckpointError(f"{path} {fault}")
+        content = start + file.read(max(size - len(start), 0))
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise CheckpointError(
+            f"{path} ({len(content)} bytes) is truncated or altered: its SHA-256 is not the one in the card; "
+            "fetch the model again"
+        )
+    if fault is not None:
+        raise CheckpointError(f"{path} {fault}")
+    return content
+
+
+def _fault(start: bytes, size: int, expected: Tensors) -> str | None:
+    """Say what is wrong with a file of ``size`` bytes that begins with ``start``; the library checks the rest."""
+    if size > _LARGEST_FILE:
+        return f"has {size} bytes, more than the {_LARGEST_FILE} that are read"
+    length = int.from_bytes(start[:8], "little")
+    if len(start) < 8 or length > min(_LARGEST_HEADER, size - 8):
+        return "is not a safetensors file: its header has no possible length"
+    try:
+        header: Any = dict(json.loads(start[8 : 8 + length]))
+    except (ValueError, TypeError, RecursionError):
+        return "is not a safetensors file: its header cannot be read"
+    header.pop("__metadata__", None)
+    for name in sorted(header.keys() | expected.keys()):
+        found = header.get(name)
+        said = (found.get("dtype"), found.get("shape")) if isinstance(found, dict) else None
+        wanted = (expected[name][0], list(expected[name][1])) if name in expected else None
+        if said != wanted:
+            described = [
+                "is missing" if each is None else f"has shape {shown(each[1])} of {shown(each[0])}"
+                for each in (said, wanted)
+            ]
+            return (
+                f"does not fit its card: {name[:100]} {described[0]}, expected {described[1]}; the channels or the "
+                "architecture differ"
+            )
+    values = sum(_BYTES[kind] * math.prod(shape) for kind, shape in expected.values())
+    if size != 8 + length + values:
+        return f"is not a safetensors file: it has {size} bytes, and its header asks for {8 + length + values}"
+    return None

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from xland.errors import ModelError
+from xland.geo.grid import Grid
 from xland.models.applicability import Applicability
 from xland.models.checkpoint import Checkpoint
-from xland.models.coverage import Coverage, join_coverages
+from xland.models.coverage import Coverage
 
 if TYPE_CHECKING:
     from xland.models.inputs import InputSpec
@@ -42,9 +42,9 @@ class Ensemble:
         if not self.members:
             raise ModelError("an ensemble needs at least one model, and the list is empty")
         first = self.members[0]
-        own = first.inputs.to_dict()
         for number, member in enumerate(self.members[1:], 2):
-            different = [name for name, value in member.inputs.to_dict().items() if value != own[name]]
+            entries = (each.name for each in fields(first.inputs))
+            different = [name for name in entries if getattr(member.inputs, name) != getattr(first.inputs, name)]
             if different:
                 raise ModelError(
                     f"models of an ensemble must read and write the same, but number {number}, {member.name!r} "
@@ -84,7 +84,12 @@ class Ensemble:
     @property
     def coverage(self) -> Coverage | None:
         """Coarse cells that had data in the training of any member; None where no card says."""
-        return reduce(join_coverages, [member.coverage for member in self.members])
+        known = [member.coverage for member in self.members if member.coverage is not None]
+        if not known:
+            return None
+        grid = known[0].grid
+        grid = grid if all(each.grid.same_as(grid) for each in known) else Grid.world(grid.resolution)
+        return Coverage.of(grid, np.any([each.on(grid) for each in known], axis=0))
 
     @property
     def decision(self) -> tuple[float, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from xland.arguments import shown
 from xland.errors import ModelError, StaticError
 from xland.geo.grid import expand
-from xland.records import Limits, check_entries, read_record
+from xland.records import Limits, check_entries
 from xland.vocabulary import CLASS_NAMES, LUH2_STATES
 
 Transform = Literal["none", "sqrt", "signed_sqrt", "log1p"]
@@ -30,15 +30,6 @@ _TRANSFORMS = {
     "signed_sqrt": lambda values: np.copysign(np.sqrt(np.abs(values)), values, out=values),
     "log1p": lambda values: np.log1p(np.maximum(values, 0, out=values), out=values),
 }
-
-
-def _single(values: NDArray[Any]) -> NDArray[np.float32]:
-    """Return a copy in single precision; torch widens half precision five times as fast as NumPy."""
-    if np.asarray(values).dtype != np.float16:
-        return np.array(values, dtype=np.float32)
-    import torch
-
-    return np.asarray(torch.from_numpy(np.ascontiguousarray(values)).float().numpy())
 
 
 @dataclass(frozen=True)
@@ -78,7 +69,13 @@ class Channel:
     def compute(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Make the channel from its sources, in float32; NaN stays NaN."""
         names = [*self.sources, *(name for name in self.extras if name in values)]
-        total = _single(values[names[0]])
+        first = np.asarray(values[names[0]])
+        if first.dtype == np.float16:  # torch widens half precision five times as fast as NumPy
+            import torch
+
+            total = torch.from_numpy(np.ascontiguousarray(first)).float().numpy()
+        else:
+            total = np.array(first, dtype=np.float32)
         for name in names[1:]:
             total += np.asarray(values[name], dtype=np.float32)
         total = _TRANSFORMS[self.transform](total)
@@ -136,9 +133,9 @@ class InputSpec:
             raise ModelError(f"channel names must be unique: {', '.join(names)}")
         if not self.coarse_variables:
             raise ModelError("at least one coarse channel must always be there: it says where there are data")
-        empty = [channel.name for channel in self.static if not channel.sources]
-        if empty:
-            raise ModelError(f"static channels need at least one variable as source, but {', '.join(empty)} has none")
+        for channel in self.static:
+            if not channel.sources:
+                raise ModelError(f"static channels need at least one variable as source, but {channel.name} has none")
         if self.classes != CLASS_NAMES[: len(self.classes)]:
             raise ModelError(
                 f"classes must be in the order of their codes, {', '.join(CLASS_NAMES)}, not {self.classes}"
@@ -192,20 +189,13 @@ class InputSpec:
     @property
     def channels(self) -> int:
         """Number of channels that the network reads."""
-        return len(self.coarse) * len(self.steps) + len(self.static) + self.prior_channels
+        return self.coarse_channels + self.fine_channels
 
     def coarse_array(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Stack the coarse channels.
+        """Stack the coarse channels in float32, ``(coarse_channels, rows, columns)``; 0 where there are no data.
 
-        Parameters
-        ----------
-        values : mapping of str to (steps, rows, columns) array
-            Forcing variables, NaN where there are no data.
-
-        Returns
-        -------
-        (coarse_channels, rows, columns) array of float32
-            All channels of the first step, then of the next; 0 where there are no data.
+        ``values`` are forcing variables, ``(steps, rows, columns)`` each, NaN where there are no data. All channels of
+        the first step come before those of the next.
         """
         missing = [name for name in self.coarse_variables if name not in values]
         if missing:
@@ -226,10 +216,7 @@ class InputSpec:
     def static_array(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float16]:
         """Stack the static channels in half precision, ``(len(static), rows, columns)``.
 
-        Raises
-        ------
-        StaticError
-            If a variable is missing, or a channel is NaN or infinite on land.
+        :class:`StaticError` if a variable is missing, or a channel is NaN or infinite on land.
         """
         missing = [name for name in self.static_variables if name not in values]
         if missing:
@@ -247,8 +234,7 @@ class InputSpec:
         layer = channel.compute(values)
         finite = np.isfinite(layer)
         if not finite.all():
-            bad = int((~finite & land).sum())
-            if bad:
+            if bad := int((~finite & land).sum()):
                 raise StaticError(
                     f"static predictor {channel.name!r} is NaN or infinite in {bad} cells of land: "
                     f"fill it, or set {self.domain!r} to 0 there"
@@ -257,23 +243,18 @@ class InputSpec:
         # half precision ends at 65504; normalised channels are far smaller
         return np.clip(layer, -60000, 60000, out=layer)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for the model card."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Any) -> InputSpec:
-        """Build from a model card; :class:`ModelError` names unknown, missing and wrong entries."""
-        return read_record(cls, values, "input specification", ModelError)
-
     def normalised(self, statistics: Mapping[str, tuple[float, float]]) -> InputSpec:
         """Return the same channels with the given (mean, scale) by channel name."""
-
-        def update(channel: Channel) -> Channel:
-            mean, scale = statistics.get(channel.name, (channel.mean, channel.scale))
-            return replace(channel, mean=float(mean), scale=float(scale))
-
-        return replace(self, coarse=tuple(map(update, self.coarse)), static=tuple(map(update, self.static)))
+        coarse, static = (
+            tuple(
+                replace(each, mean=float(statistics[each.name][0]), scale=float(statistics[each.name][1]))
+                if each.name in statistics
+                else each
+                for each in channels
+            )
+            for channels in (self.coarse, self.static)
+        )
+        return replace(self, coarse=coarse, static=static)
 
 
 def published_inputs() -> InputSpec:

@@ -1,7 +1,6 @@
-"""What values may be: one table for every variable that comes from outside, and the checks that use it.
+"""What values may be: one table for all variables that come from outside, and the checks of plain arrays that use it.
 
-Everything here works on plain arrays, when blocks are computed. What a variable *declares* (fill values, packing) has
-been applied by :mod:`xland.reading.variables`: here NaN is no data.
+:mod:`xland.reading.variables` has applied what a variable *declares* (fill values, packing): here NaN is no data.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ PERCENT = 1.5
 FILLS = (-999.0, -9999.0, -99999.0, -999999.0, -32767.0, -32768.0, -2147483648.0)
 """Numbers that stand for no data in many files: no predictor has exactly such a lowest value."""
 
-
 LATITUDE_TOLERANCE = 0.5
 """By how many degrees the distance from the equator may differ from the latitude of the row."""
 
@@ -38,8 +36,8 @@ LATITUDE_TOLERANCE = 0.5
 class Limits:
     """What the values of a variable may be where they count.
 
-    ``fraction`` is a share of the cell: percent is refused. ``units`` are those that are understood, any if there are
-    none; ``other_units`` are known to be wrong, of variables whose units are spelt in many ways.
+    ``fraction`` is a share of the cell: percent is refused. Only ``units`` are understood, or any if there are none;
+    ``other_units`` are known to be wrong, where right ones are spelt in many ways.
     """
 
     lowest: float = -FILL_LIMIT
@@ -119,16 +117,15 @@ def check_units(name: str, units: object, error: type[XlandError], *, fraction: 
         )
 
 
-Place = tuple[NDArray[Any], NDArray[Any]]
-"""Latitudes of the rows and longitudes of the columns of a block, in degrees."""
+Place = tuple[NDArray[Any], NDArray[Any]]  # latitudes of the rows and longitudes of the columns, in degrees
 
 
 @dataclass(frozen=True)
 class ValueProblem:
     """Values of one variable that would give a wrong map.
 
-    ``fault`` follows the number of cells in messages: ``"below 0 (lowest -0.2)"``. Latitude and longitude, in degrees,
-    are those of the first cell from the north-west.
+    ``fault`` follows the number of cells: ``"below 0 (lowest -0.2)"``. Latitude and longitude (degrees) are those of
+    the first cell from the north-west.
     """
 
     variable: str
@@ -187,17 +184,14 @@ def _remedy(value: float, limits: Limits) -> str:
     return "look at units, packing and fill values, and correct the source"
 
 
-def checked_predictor(
-    name: str, values: NDArray[Any], land: NDArray[np.bool_], latitude: NDArray[Any], longitude: NDArray[Any]
-) -> NDArray[Any]:
-    """Return a (rows, columns) static predictor that may be what it is on land, without what cannot be in the sea.
+def checked_predictor(name: str, values: NDArray[Any], land: NDArray[np.bool_], place: Place) -> NDArray[Any]:
+    """Return a static predictor (rows, columns); values outside :data:`LIMITS` in the sea become NaN, no data.
 
-    The sea may hold anything: values outside the limits count as no data there. :class:`StaticError` for NaN, infinity
-    and values outside :data:`LIMITS` where there is land.
+    :class:`StaticError` for NaN, infinity and values outside the limits on land.
     """
-    limits, place = limits_of(name), (latitude, longitude)
+    limits = limits_of(name)
     if name == "abs_latitude":
-        rows = np.abs(np.asarray(latitude, dtype=np.float64))[:, None]
+        rows = np.abs(np.asarray(place[0], dtype=np.float64))[:, None]
         bad = (np.abs(values - rows) > LATITUDE_TOLERANCE) & land  # NaN is looked at with the limits
         if bad.any():
             fault = f"of land are not the latitude of their row to within {LATITUDE_TOLERANCE:g} degree"
@@ -211,63 +205,48 @@ def checked_predictor(
     # two passes are cheaper than masks, and most blocks are good
     if not values.size or good(values.min(), values.max()):
         return values
-    least, most = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
-    if good(least, most) and not (np.isnan(values) & land).any():
+    if (
+        good(np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None))
+        and not (np.isnan(values) & land).any()
+    ):
         return values
     counted = values[land]
     if counted.size and not good(counted.min(), counted.max()):
-        infinite = ~np.isfinite(values) & land
+        infinite, low = ~np.isfinite(values) & land, counted.min()
         if infinite.any():
             remedy = "fill them, or set the share of land to 0 there"
             problem = ValueProblem.at(name, infinite, place, "of land are NaN or infinite", remedy)
-            raise StaticError(problem.sentence)
-        for problem in out_of_limits(name, values, limits, place, land):
-            raise StaticError(problem.sentence)
-        low = float(counted.min())
-        bad = (values == low) & land
-        raise StaticError(ValueProblem.at(name, bad, place, f"of land are {low:g}", _remedy(low, limits)).sentence)
+        else:
+            fill = ValueProblem.at(
+                name, (values == low) & land, place, f"of land are {low:g}", _remedy(float(low), limits)
+            )
+            problem = next(out_of_limits(name, values, limits, place, land), fill)
+        raise StaticError(problem.sentence)
     sea = ~land & ~((values >= lowest) & (values <= highest) & ~np.isin(values, FILLS))
     return np.where(sea, values.dtype.type(np.nan), values) if values.dtype.kind == "f" else values
 
 
-def share_problem(
-    name: str, share: NDArray[Any], latitude: NDArray[Any], longitude: NDArray[Any]
-) -> ValueProblem | None:
-    """Return what is wrong with a share of land; NaN is looked at by :func:`unknown_land`."""
-    low, high = float(share.min()), float(share.max())
-    if np.isnan(low):
-        low, high = float(np.fmin.reduce(share, axis=None)), float(np.fmax.reduce(share, axis=None))
-    if high > 1 + ROUNDING:
-        bad, worst, fault = share > 1 + ROUNDING, high, f"above 1 (highest {high:g})"
-    elif low < -ROUNDING:
-        bad, worst, fault = share < -ROUNDING, low, f"below 0 (lowest {low:g})"
-    else:
-        return None
-    return ValueProblem.at(name, bad, (latitude, longitude), fault, _remedy(worst, _FRACTION))
+def check_share(name: str, share: NDArray[Any], place: Place) -> None:
+    """Refuse a share of land (rows, columns) outside 0 to 1; NaN is left to :func:`check_unknown_land`."""
+    low, high = float(np.fmin.reduce(share, axis=None)), float(np.fmax.reduce(share, axis=None))
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        worst, fault = (
+            (high, f"above 1 (highest {high:g})") if high > 1 + ROUNDING else (low, f"below 0 (lowest {low:g})")
+        )
+        bad = share > 1 + ROUNDING if high > 1 + ROUNDING else share < -ROUNDING
+        problem = ValueProblem.at(name, bad, place, fault, _remedy(worst, _FRACTION))
+        raise StaticError(problem.sentence)
 
 
-def unknown_land(
-    name: str,
-    unknown: NDArray[np.bool_],
-    states: Mapping[str, NDArray[Any]],
-    latitude: NDArray[Any],
-    longitude: NDArray[Any],
-) -> ValueProblem | None:
-    """Return where the share of land is NaN although the forcing has data; None if nowhere.
+def check_unknown_land(name: str, unknown: NDArray[np.bool_], states: Mapping[str, NDArray[Any]], place: Place) -> None:
+    """Refuse a share of land that is NaN although the forcing has data.
 
     ``unknown`` are the coarse cells (rows, columns) in which it is NaN in some fine cell; ``states`` are fractions of
     the coarse cells, NaN where there is no data.
     """
     there = [np.isfinite(values) for state, values in states.items() if state not in LUH_SECONDARY]
     bad = unknown & np.logical_or.reduce(there)
-    if not bad.any():
-        return None
-    fault = "of the forcing have data, but NaN for the share of land"
-    remedy = f"where that is the sea, say so: static[{name!r}] = static[{name!r}].fillna(0)"
-    return ValueProblem.at(name, bad, (latitude, longitude), fault, remedy)
-
-
-def refuse(problem: ValueProblem | None, error: type[XlandError] = StaticError) -> None:
-    """Raise the problem, if there is one."""
-    if problem is not None:
-        raise error(problem.sentence)
+    if bad.any():
+        fault = "of the forcing have data, but NaN for the share of land"
+        remedy = f"where that is the sea, say so: static[{name!r}] = static[{name!r}].fillna(0)"
+        raise StaticError(ValueProblem.at(name, bad, place, fault, remedy).sentence)

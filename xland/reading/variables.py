@@ -1,9 +1,9 @@
 """The one reader of every variable that comes from outside: states, predictors, priors, maps, masks, regions.
 
 It honours what a variable *declares*, or refuses it by name: the type of its values and of the array that holds them,
-fill values, packing and valid ranges, dimensions of size one, the years of its time axis. No value is read. What the
-values may be is in :mod:`xland.reading.limits`, and is looked at when blocks are computed. Damage of a file that shows
-then has a name, too: :class:`NamedReads` is put around the array that reads it; chunks keep their names.
+fill values, packing and valid ranges, dimensions of size one, the years of its time axis. No value is read. What values
+may be (:mod:`xland.reading.limits`) is checked when blocks are computed. :class:`NamedReads`, around the array that
+reads a file, names damage that shows only then.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from xland.addresses import without_password
 from xland.arguments import shown
 from xland.dask_internals import HighLevelGraph, MaterializedLayer
 from xland.errors import GridError, StaticError, StoreError, TimeError, VocabularyError, XlandError
+from xland.geo.conventions import listed, years_of
 from xland.geo.grid import Grid
 from xland.geo.orientation import check_reference, find_names, orient, refuse_packed
-from xland.geo.years import listed, years_of
 from xland.reading.limits import FILL_LIMIT, ROUNDING, check_units
 from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN
 
@@ -217,38 +217,25 @@ def declared_by(variable: xr.Variable, what: str, error: type[XlandError]) -> De
     are not numbers, and packed values, which xarray decodes, are refused with the error given.
     """
     attributes = {str(key): value for key, value in variable.attrs.items()}
-
-    def numbers(said: Mapping[str, Any], key: str, count: int, default: float) -> list[float]:
-        found = _numbers(said.get(key, [default] * count), key, what, error)
-        if len(found) != count:
-            raise error(f"{what}: the attribute {key} holds {len(found)} numbers, not {count}; correct or remove it")
-        return [default if math.isnan(each) else each for each in found]
-
     given, decoded = (
-        [
-            fill
-            for key, value in said.items()
-            if is_fill_key(key) and value is not None
-            for fill in _numbers(value, str(key), what, error)
-            if not math.isnan(fill)
-        ]
+        [fill for key in said if is_fill_key(key) for fill in _numbers(said, str(key), what, error)]
         for said in (attributes, variable.encoding)
     )
+    low, high = (
+        _numbers(attributes, key, what, error, end)[0] for key, end in (("valid_min", -np.inf), ("valid_max", np.inf))
+    )
+    if "valid_range" in attributes:
+        low, high = _numbers(attributes, "valid_range", what, error, low, high)
     packing = {"scale_factor": 1.0, "add_offset": 0.0}
     scaled = not packing.keys().isdisjoint(variable.encoding)
-    low, high = (numbers(attributes, key, 1, end)[0] for key, end in (("valid_min", -np.inf), ("valid_max", np.inf)))
-    if "valid_range" in attributes:
-        both = numbers(attributes, "valid_range", 2, np.nan)
-        low, high = (end if math.isnan(each) else each for each, end in zip(both, (low, high), strict=True))
     if scaled:
-        scale, offset = (numbers(variable.encoding, key, 1, default)[0] for key, default in packing.items())
-        keys = ["valid_range"] * 2 if "valid_range" in attributes else ["valid_min", "valid_max"]
+        scale, offset = (_numbers(variable.encoding, key, what, error, none)[0] for key, none in packing.items())
         low, high = (
-            end * scale + offset if counts_packed(attributes.get(key, 0.0)) else end
-            for key, end in zip(keys, (low, high), strict=True)
+            end * scale + offset if counts_packed(attributes.get("valid_range", attributes.get(key, 0.0))) else end
+            for key, end in (("valid_min", low), ("valid_max", high))
         )
     # arithmetic in xarray keeps attributes: nobody can tell whether numbers were unpacked by hand
-    if any(numbers(attributes, key, 1, default)[0] != default for key, default in packing.items()):
+    if any(_numbers(attributes, key, what, error, none) != [none] for key, none in packing.items()):
         refuse_packed(attributes, what, error)
     signed = {"true": "u", "false": "i"}.get(str(attributes.get("_Unsigned", "")).strip().lower())
     integers = signed is not None and variable.dtype.kind in "iu" and signed != variable.dtype.kind
@@ -273,13 +260,22 @@ def is_fill_key(key: object) -> bool:
     return "".join(letter for letter in str(key).lower() if letter.isalnum()) in _FILL_KEYS
 
 
-def _numbers(value: Any, key: str, what: str, error: type[XlandError]) -> list[float]:
+def _numbers(said: Mapping[Any, Any], key: str, what: str, error: type[XlandError], *default: float) -> list[float]:
+    """Numbers of an attribute without NaN; where there are defaults, as many, and these in place of NaN."""
+    value = said.get(key)
+    if value is None:
+        return list(default)
     try:
-        return [float(each) for each in np.ravel(np.asarray(value)) if each is not None]
+        found = [float(each) for each in np.ravel(np.asarray(value)) if each is not None]
     except (TypeError, ValueError, OverflowError):
         raise error(
             f"{what}: the attribute {key} is {shown(value)}, which is not a number; correct or remove it"
         ) from None
+    if not default:
+        return [each for each in found if not math.isnan(each)]
+    if len(found) != len(default):
+        raise error(f"{what}: the attribute {key} holds {len(found)} numbers, not {len(default)}; correct or remove it")
+    return [other if math.isnan(each) else each for each, other in zip(found, default, strict=True)]
 
 
 def is_lazy(variable: xr.Variable) -> bool:
@@ -384,10 +380,9 @@ def read_static(static: xr.Dataset, names: Iterable[str], domain: str) -> xr.Dat
 
 def horizontal_dims(obj: xr.DataArray | xr.Dataset, what: str) -> tuple[Hashable, Hashable]:
     """Return what the caller calls the dimensions of latitude and longitude."""
-    latitude, longitude = (find_names(obj, kind, what=what) for kind in ("latitude", "longitude"))
-    if latitude is None or longitude is None:  # find_names raises for these two
-        raise GridError(f"{what}: needs latitude and longitude")
-    return latitude.dimension, longitude.dimension
+    found = (find_names(obj, kind, what=what) for kind in ("latitude", "longitude"))
+    latitude, longitude = (names.dimension for names in found if names is not None)  # find_names raises for these two
+    return latitude, longitude
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,20 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.errors import NothingToScoreError, TimeError, UndefinedScoreWarning
+from xland.errors import GridError, NothingToScoreError, TimeError, UndefinedScoreWarning
+from xland.geo.orientation import orient
+from xland.outputs import OUTPUTS
 from xland.reading.variables import ClassMap, as_map, map_years
-from xland.report.layers import drawn_fields
 from xland.report.pictures import Overview, look_over
 from xland.scores.agreement import CoarseAgreement, coarse_agreement, sum_up
 from xland.scores.change import ChangeScores, assess_change
-from xland.scores.evaluation import Comparison, compare, compare_regions
+from xland.scores.evaluation import Comparison, compare
 from xland.scores.regions import Regions
 from xland.scores.reliability import Reliability, assess_reliability
 from xland.totals.crosswalk import Crosswalk
@@ -58,23 +59,22 @@ class Judgement:
     provenance: Mapping[str, Any] | None = None
     max_pixels: int = MAX_PIXELS
 
+    @cached_property
+    def scores(self) -> Comparison:
+        """Scores of the map and its baselines on all, land and mixed cells, and in each region."""
+        return compare(
+            self.maps, self.observed, regions=self.regions, scores=self.names, factor=self.factor, **self._how
+        )
+
+    @property
+    def by_region(self) -> dict[str, Comparison]:
+        """Scores of each region by its name; empty without regions."""
+        return self.scores.by_region
+
     @property
     def _how(self) -> dict[str, Any]:
         """Options of all scores; whether years match was checked when the report was made."""
         return {"within": self.within, "cells": self.cells, "match_years": False}
-
-    @cached_property
-    def scores(self) -> Comparison:
-        """Scores of the map and its baselines on all, land and mixed cells."""
-        return compare(self.maps, self.observed, scores=self.names, factor=self.factor, **self._how)
-
-    @cached_property
-    def by_region(self) -> dict[str, Comparison]:
-        """Scores on the land of each region; empty without regions."""
-        if self.regions is None:
-            return {}
-        options = {"scores": self.names, "factor": self.factor, **self._how}
-        return compare_regions(self.maps, self.observed, self.regions, **options)
 
     @cached_property
     def change(self) -> dict[str, ChangeScores]:
@@ -170,3 +170,65 @@ def one_step(obj: xr.DataArray | xr.Dataset, what: str, year: int | None = None)
         asked = "select one" if year is None else f"{year} is not among them"
         raise TimeError(f"the {what} has {len(found.years)} time steps, {found.years[0]} to {found.years[-1]}; {asked}")
     return as_map(found.data.isel(time=[found.years.index(year)]), what=what)
+
+
+class Layer(NamedTuple):
+    """A layer of numbers: its name on the page, what to look for, and its fixed range, if it has one."""
+
+    title: str
+    look: str
+    ends: tuple[float, float] | None = None
+
+
+def drawn_fields() -> dict[str, Layer]:
+    """Return the layers that are drawn, in this order: those of the store, and one that is made from the forcing."""
+    stored = {
+        each.name: Layer(each.long_name.capitalize(), each.look, tuple(each.attributes.get("valid_range", ())) or None)
+        for each in OUTPUTS.values()
+        if each.look
+    }
+    look = "Bright cells have more or less of a class than the forcing."
+    return {**stored, "coarse difference": Layer("Largest difference from the coarse shares", look)}
+
+
+def extra_layers(predicted: xr.DataArray | xr.Dataset, year: int | None) -> dict[str, xr.DataArray]:
+    """Return ``probability`` and those of :func:`drawn_fields` that a Dataset has, for one year; none of a plain map.
+
+    Without ``margin`` it is made from the probabilities, lazily. Raises :class:`TimeError` if a layer of several steps
+    lacks the year, :class:`GridError` if the probabilities do not have exactly one dimension of classes.
+    """
+    if not isinstance(predicted, xr.Dataset):
+        return {}
+    names = [name for name in ("probability", *drawn_fields()) if name in predicted.data_vars]
+    found = {name: _at(predicted[name], year, name) for name in names}
+    if "probability" in found and "margin" not in found:
+        probability = found["probability"]
+        spare = [dim for dim in probability.dims if dim not in {"time", "lat", "lon"}]
+        if len(spare) != 1:
+            raise GridError(
+                f"the layer 'probability' has the dimensions {', '.join(map(str, probability.dims))}: beside time, lat "
+                "and lon it needs one of classes, and no other"
+            )
+        found["margin"] = xr.apply_ufunc(
+            _margin,
+            probability.chunk({spare[0]: -1}),
+            input_core_dims=[spare],
+            dask="parallelized",
+            output_dtypes=[np.float32],
+        )
+    return found
+
+
+def _at(layer: xr.DataArray, year: int | None, name: str) -> xr.DataArray:
+    data, _ = orient(layer, what=f"layer {name!r}")
+    if data.sizes.get("time", 1) == 1:
+        return data
+    years = map_years(data, f"layer {name!r}")
+    if year not in years:
+        raise TimeError(f"the layer {name!r} has {len(years)} years, but not {year}")
+    return data.isel(time=[years.index(year)])
+
+
+def _margin(probability: NDArray[np.float32]) -> NDArray[np.float32]:
+    second, best = np.moveaxis(np.partition(probability, -2, axis=-1)[..., -2:], -1, 0)
+    return (best - second).astype(np.float32)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from markupsafe import Markup
@@ -26,12 +25,11 @@ class Row(NamedTuple):
     strong: bool = False
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table with the caption that says what it shows.
 
-    The header has a name for the rows and one for each column. ``groups`` are (title, number of columns) above the
-    columns; they span all but the first. ``folded`` is the text to click on, if the table is folded away at first.
+    The header has a name for the rows and one for each column. ``groups`` are (title, number of columns) above all
+    columns but the first. ``folded`` is the text to click on, if the table is folded away at first.
     """
 
     caption: str
@@ -41,8 +39,7 @@ class Table:
     folded: str = ""
 
 
-@dataclass(frozen=True)
-class Legend:
+class Legend(NamedTuple):
     """What colours mean: ``entries`` of (colour, name), or a ``ramp`` of colours between two words."""
 
     entries: Sequence[tuple[str, str]] = ()
@@ -50,12 +47,8 @@ class Legend:
     ends: tuple[str, str] = ("0", "1")
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A map ready for the page: the image as a data URL, its size in pixels, and width by height on the page.
-
-    ``alt`` says what it shows; ``tag`` is the kind of map.
-    """
+class Picture(NamedTuple):
+    """A map as a data URL, its size in pixels, its width by its height on the page, what it shows, its kind."""
 
     source: str
     width: int
@@ -66,8 +59,7 @@ class Picture:
     tag: str = ""
 
 
-@dataclass(frozen=True)
-class Gallery:
+class Gallery(NamedTuple):
     """Maps side by side that share one legend; ``look`` says in a sentence what to look for."""
 
     title: str
@@ -76,24 +68,21 @@ class Gallery:
     pictures: Sequence[Picture]
 
 
-@dataclass(frozen=True)
-class Chart:
+class Chart(NamedTuple):
     """A drawing; ``look`` says in a sentence what to look for."""
 
     drawing: Markup
     look: str
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(NamedTuple):
     """A paragraph, below a small heading where it has one."""
 
     text: str
     title: str = ""
 
 
-@dataclass(frozen=True)
-class Missing:
+class Missing(NamedTuple):
     """What the page cannot show, and how to give what it needs."""
 
     text: str
@@ -112,14 +101,8 @@ class Section(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """A headline figure: what it is, its value, and what stands beside it."""
+    """A headline figure: what it is, its value, and what is beside it."""
 
     label: str
     value: str
     notes: Sequence[str] = ()
-
-
-def pictures_of(sections: Sequence[Section]) -> list[Picture]:
-    """Return all maps that the sections show."""
-    galleries = (part for section in sections for part in section.parts if isinstance(part, Gallery))
-    return [picture for gallery in galleries for picture in gallery.pictures]

@@ -19,13 +19,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.addresses import local_path
-from xland.arguments import checked, is_count, shown
+from xland.arguments import Count, checked
 from xland.atomic import replace_file
 from xland.errors import GridError, TimeError
 from xland.reading.variables import ClassMap, as_map
-from xland.report.judgement import MAX_PIXELS, Judgement, one_step
-from xland.report.layers import extra_layers
-from xland.report.parts import Section, pictures_of
+from xland.report.judgement import MAX_PIXELS, Judgement, extra_layers, one_step
+from xland.report.parts import Gallery, Section
 from xland.report.pictures import extent
 from xland.report.sections.doubt import reliability_section, reliability_tile
 from xland.report.sections.side_by_side import maps_section
@@ -33,7 +32,7 @@ from xland.report.sections.skill import classes_section, coarse_section, regions
 from xland.report.sections.transitions import change_section, change_tile
 from xland.scores.agreement import fitting_factor
 from xland.scores.baselines import baseline_maps, pick_year
-from xland.scores.evaluation import check_factor, check_named
+from xland.scores.evaluation import maps_are_named
 from xland.scores.frames import overlaps, pair_years, whole_cells
 from xland.scores.measures import choose_scores
 from xland.scores.regions import Regions, choose
@@ -67,12 +66,18 @@ class Report(Judgement):
             **self.scores.to_dict(),
             "regions": {
                 "title": self.regions.title if self.regions else None,
-                "scores": {name: each.to_dict()["scores"] for name, each in self.by_region.items()},
+                "scores": {region: each.to_dict()["scores"] for region, each in self.by_region.items()},
             },
             "change": {name: each.to_dict() for name, each in self.change.items()},
             "reliability": None if self.reliability is None else self.reliability.to_dict(),
             "coarse_agreement": None if self.coarse is None else self.coarse.to_dict(),
-            "pictures": [{"map": each.caption, "shows": each.alt} for each in pictures_of(self.sections)],
+            "pictures": [
+                {"map": each.caption, "shows": each.alt}
+                for section in self.sections
+                for part in section.parts
+                if isinstance(part, Gallery)
+                for each in part.pictures
+            ],
             "notes": list(self.notes),
         }
 
@@ -125,7 +130,7 @@ def report(
     forcing: xr.Dataset | None = None,
     start: xr.DataArray | xr.Dataset | None = None,
     scores: str | Sequence[str] | None = None,
-    factor: int | None = None,
+    factor: Count | None = None,
     year: int | None = None,
     match_years: bool = True,
     within: xr.DataArray | NDArray[np.bool_] | None = None,
@@ -136,7 +141,7 @@ def report(
     notes: Sequence[str] = (),
     card: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: Count = MAX_PIXELS,
 ) -> Report:
     """Put a map beside an observed one, and beside all that is given with it.
 
@@ -144,10 +149,9 @@ def report(
 
     Parameters
     ----------
-    predicted : DataArray or Dataset with ``land_use``
-        Class codes. Of a Dataset, ``probability``, ``confidence``, ``margin``, ``entropy``, ``spread``,
+    predicted, observed : DataArray or Dataset with ``land_use``
+        Class codes. Of a predicted Dataset, ``probability``, ``confidence``, ``margin``, ``entropy``, ``spread``,
         ``applicability`` and ``unmet`` are shown as well.
-    observed : DataArray or Dataset with ``land_use``
     model : str
         Name of the map.
     baselines : mapping of str to DataArray, optional
@@ -156,12 +160,12 @@ def report(
         Coarse shares of states or classes that the map was made from: for baselines and coarse agreement.
     start : DataArray or Dataset, optional
         Earlier observed map: for scores of change.
-    scores : str or sequence of str, optional
-        Which of the registered scores to show; by default all.
     factor : int, optional
         Fine cells along a coarse cell; by default as the grids of map and forcing have it, 5 without a forcing.
     year : int, optional
         Time step to judge, of maps that have several.
+    scores : str or sequence of str, optional
+        Which of the registered scores to show; by default all.
     match_years : bool
         Refuse an observed map of another year.
     within : DataArray or (rows, columns) array of bool, optional
@@ -174,7 +178,7 @@ def report(
         Which states make which classes, for the coarse agreement and the baseline of that name.
     title : str, optional
     notes : sequence of str
-        What a reader must know before the figures, such as what the coarse input is.
+        What a reader must know before the figures.
     card, provenance : mapping, optional
         Of the model and of the map.
     max_pixels : int
@@ -192,13 +196,9 @@ def report(
     GridError, RegionError, ForcingError
         If maps, regions or forcing do not fit each other, a score is not known, or two maps have one name.
     """
-    if factor is not None:
-        check_factor(factor)
     if baselines is not None:
-        check_named(baselines, "baselines")
+        maps_are_named(baselines, "baselines")
     _check_names(model, () if baselines is None else tuple(baselines))
-    if not is_count(max_pixels):
-        raise GridError(f"max_pixels is {shown(max_pixels)}; a picture needs at least one cell: pass a number from 1")
     names = choose_scores(scores)
     years = as_map(observed, what="observed map").years
     judged = one_step(predicted, f"map {model!r}", year if year is not None or len(years) > 1 else years[0])

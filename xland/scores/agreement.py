@@ -23,6 +23,12 @@ from xland.totals.cells import largest_pixel
 from xland.totals.crosswalk import Crosswalk, checked_crosswalk, class_targets
 from xland.vocabulary import CLASS_NAMES
 
+_LAYERS = {
+    "difference": "share in the map minus share in the forcing",
+    "largest": "largest absolute difference",
+    "pixels": "largest absolute difference in fine pixels",
+    "area": "area of a coarse cell",
+}
 _OFF_SIZE = 1e-3  # share by which the ratio of two resolutions may miss a whole number
 
 
@@ -75,7 +81,8 @@ def coarse_agreement(
     """
     crosswalk = checked_crosswalk(crosswalk)
     require_dataset(forcing)
-    layers, is_map = _layers(fine)
+    is_map = "class" not in fine.dims
+    layers = [fine] if is_map else _by_class(fine)
     found = as_map(layers[0], what="map", holds="classes" if is_map else "values")
     if len(found.years) > 1:
         raise GridError(f"the map has {len(found.years)} years; select one")
@@ -90,55 +97,42 @@ def coarse_agreement(
         counted = aggregate_classes(found.data.isel(time=0, drop=True), factor)
         values = counted[list(CLASS_NAMES)].to_dataarray("class").data
     else:
-        canonical = [as_map(layer, what="map", holds="values").data.isel(time=0, drop=True) for layer in layers]
-        values = xr.concat([_mean(layer, area, factor) for layer in canonical], "class").data
+        weights = xr.DataArray(area / area.reshape(-1, factor).mean(axis=1).repeat(factor) / factor**2, dims="lat")
+        maps = [as_map(layer, what="map", holds="values").data.isel(time=0, drop=True) for layer in layers]
+        weighted = [each.drop_vars(("lat", "lon")).astype(np.float64) * weights for each in maps]
+        # sum() of xarray would take NaN for 0
+        means = [each.coarsen(lat=factor, lon=factor).reduce(np.sum) for each in weighted]
+        values = xr.concat(means, "class").data
     coordinates = {"class": list(CLASS_NAMES), "lat": grid.latitude, "lon": grid.longitude}
     shares = xr.DataArray(values, coordinates, ("class", "lat", "lon"))
     difference = shares - _targets(forcing, grid, found.years[0], crosswalk)
     largest = abs(difference).max("class")
-    about = {
-        "difference": (difference, "share in the map minus share in the forcing", "1"),
-        "largest": (largest, "largest absolute difference", "1"),
-        "pixels": (
-            largest / _by_row(largest_pixel(area, factor), grid),
-            "largest absolute difference in fine pixels",
-            "1",
-        ),
-        "area": (_by_row(grid.cell_area(), grid), "area of a coarse cell", "m2"),
-    }
-    return xr.Dataset(
-        {name: array.assign_attrs(long_name=said, units=unit) for name, (array, said, unit) in about.items()}
-    )
+
+    def by_row(values: NDArray[np.float64]) -> xr.DataArray:
+        return xr.DataArray(values, {"lat": grid.latitude}, ("lat",))
+
+    pixels = largest / by_row(largest_pixel(area, factor))
+    area_of_cells = by_row(grid.cell_area())
+    agreement = xr.Dataset(dict(zip(_LAYERS, (difference, largest, pixels, area_of_cells), strict=True)))
+    for name, said in _LAYERS.items():
+        agreement[name].attrs = {"long_name": said, "units": "m2" if name == "area" else "1"}
+    return agreement
 
 
-def _by_row(values: NDArray[np.float64], grid: Grid) -> xr.DataArray:
-    return xr.DataArray(values, {"lat": grid.latitude}, ("lat",))
-
-
-def _layers(fine: xr.DataArray) -> tuple[list[xr.DataArray], bool]:
-    """Return the map, or the probability of each class in the order of the codes; and whether it is a map."""
-    if "class" not in fine.dims:
-        return [fine], True
-    if fine.sizes["class"] != len(CLASS_NAMES):
+def _by_class(probability: xr.DataArray) -> list[xr.DataArray]:
+    """Return the probability of each class in the order of the codes."""
+    size = probability.sizes["class"]
+    named = classes_along(probability, "class") or CLASS_NAMES
+    if size != len(CLASS_NAMES):
         raise AllocationError(
-            f"the probabilities have {fine.sizes['class']} classes; {len(CLASS_NAMES)} are needed: "
-            f"{', '.join(CLASS_NAMES)}"
+            f"the probabilities have {size} classes; {len(CLASS_NAMES)} are needed: {', '.join(CLASS_NAMES)}"
         )
-    named = classes_along(fine, "class") or CLASS_NAMES
     if set(named) != set(CLASS_NAMES):
         raise AllocationError(
             f"the probabilities are of the classes {', '.join(named)}, not {', '.join(CLASS_NAMES)}; rename them, "
             "or drop the coordinate `class` where they are in this order"
         )
-    return [fine.isel({"class": named.index(name)}, drop=True) for name in CLASS_NAMES], False
-
-
-def _mean(layer: xr.DataArray, area: NDArray[np.float64], factor: int) -> xr.DataArray:
-    """Area-weighted mean over coarse cells."""
-    weights = xr.DataArray(area, dims="lat")
-    # sum() of xarray would take NaN for 0
-    weighted = layer.drop_vars(("lat", "lon")).astype(np.float64) * weights
-    return weighted.coarsen(lat=factor, lon=factor).reduce(np.sum) / (factor * weights.coarsen(lat=factor).sum())
+    return [probability.isel({"class": named.index(name)}, drop=True) for name in CLASS_NAMES]
 
 
 def _targets(forcing: xr.Dataset, grid: Grid, year: int | None, crosswalk: Crosswalk) -> xr.DataArray:
@@ -153,19 +147,16 @@ def _targets(forcing: xr.Dataset, grid: Grid, year: int | None, crosswalk: Cross
         states = {name: values[..., number] for number, name in enumerate(names)}
         return np.moveaxis(class_targets(states, crosswalk, CLASS_NAMES), 0, -1)
 
-    return (
-        xr.apply_ufunc(
-            targets,
-            placed.to_dataarray("state").chunk(state=-1),
-            input_core_dims=[["state"]],
-            output_core_dims=[["class"]],
-            dask="parallelized",
-            output_dtypes=[np.float64],
-            dask_gufunc_kwargs={"output_sizes": {"class": len(CLASS_NAMES)}},
-        )
-        .assign_coords({"class": list(CLASS_NAMES)})
-        .transpose("class", "lat", "lon")
+    asked = xr.apply_ufunc(
+        targets,
+        placed.to_dataarray("state").chunk(state=-1),
+        input_core_dims=[["state"]],
+        output_core_dims=[["class"]],
+        dask="parallelized",
+        output_dtypes=[np.float64],
+        dask_gufunc_kwargs={"output_sizes": {"class": len(CLASS_NAMES)}},
     )
+    return asked.assign_coords({"class": list(CLASS_NAMES)}).transpose("class", "lat", "lon")
 
 
 def of_year(forcing: Forcing, year: int | None) -> xr.Dataset:

@@ -11,8 +11,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import ModelError
-from xland.forcing.read import read_forcing, require_dataset
-from xland.geo.grid import Grid, expand
+from xland.forcing.read import Forcing, read_forcing, require_dataset
+from xland.geo.grid import expand
 from xland.geo.split import Part, divide
 from xland.reading.variables import ClassMap
 from xland.scores.agreement import of_year, on_cells
@@ -53,9 +53,7 @@ def simple_maps(
         ``crosswalk``, the largest class of the forcing in each coarse cell; ``most frequent class`` (ocean where the
         crosswalk is); and ``mode of the observed cell``.
     """
-    shares = _shares(forcing, classes)
-    states = {str(name): shares.data[name].isel(time=0).data for name in shares.data}
-    return _maps(states, observed, factor, training, classes)
+    return _maps(_shares(forcing, classes).data, observed, factor, training, classes)
 
 
 def baseline_maps(
@@ -66,16 +64,14 @@ def baseline_maps(
     ``forcing`` is one year, from :func:`pick_year`; the observed map contains whole coarse cells. Training cells are
     those of the split. Raises :class:`GridError` if coarse cells lie outside the forcing.
     """
-    part = on_cells(forcing, observed.grid.coarsen(factor), whole=True)
-    states = {str(name): part[name].isel(time=0).data for name in part.data_vars}
-    chunks = as_dask(observed.data).chunks[1:]
-    training = da.map_blocks(_training_block, dtype=np.bool_, chunks=chunks, grid=observed.grid)
-    return _maps(states, observed.data, factor, training, classes)
+    part, grid = on_cells(forcing, observed.grid.coarsen(factor), whole=True), observed.grid
 
+    def training_cells(block_info: Mapping[Any, Any]) -> NDArray[np.bool_]:
+        rows, columns = (slice(*ends) for ends in block_info[None]["array-location"])
+        return divide(grid.window(rows, columns)) == Part.TRAIN
 
-def _training_block(*, grid: Grid, block_info: Mapping[Any, Any]) -> NDArray[np.bool_]:
-    rows, columns = (slice(*ends) for ends in block_info[None]["array-location"])
-    return divide(grid.window(rows, columns)) == Part.TRAIN
+    training = da.map_blocks(training_cells, dtype=np.bool_, chunks=as_dask(observed.data).chunks[1:])
+    return _maps(part, observed.data, factor, training, classes)
 
 
 def pick_year(forcing: xr.Dataset, year: int | None, classes: Mapping[str, str] = STATE_CLASSES) -> xr.Dataset:
@@ -83,28 +79,29 @@ def pick_year(forcing: xr.Dataset, year: int | None, classes: Mapping[str, str] 
     return of_year(_shares(forcing, classes), year)
 
 
-def _shares(forcing: xr.Dataset, classes: Mapping[str, str]) -> Any:
+def _shares(forcing: xr.Dataset, classes: Mapping[str, str]) -> Forcing:
     require_dataset(forcing)
     return read_forcing(forcing, variables=[str(n) for n in forcing.data_vars if str(n) in {*classes, *CLASS_NAMES}])
 
 
 def _maps(
-    states: Mapping[str, da.Array],
+    forcing: xr.Dataset,
     observed: xr.DataArray,
     factor: int,
     training: da.Array | NDArray[np.bool_],
     classes: Mapping[str, str],
 ) -> dict[str, xr.DataArray]:
-    """Make the maps from fractions (R, C) that lie on the coarse cells of the observed map."""
-    codes = _in_whole_cells(observed.isel(time=0), factor)
+    """Make the maps from the first year of fractions that lie on the coarse cells of the observed map."""
+    codes = observed.isel(time=0)
+    codes = codes.chunk("auto") if codes.chunks is None else codes
+    sizes = (min(max(each), _LARGEST) for each in codes.data.chunks)
+    codes = codes.data.rechunk(tuple(max(size // factor, 1) * factor for size in sizes))
     rows, columns = (tuple(size // factor for size in sizes) for sizes in codes.chunks)
     block = {"dtype": np.uint8, "meta": np.empty((0, 0), np.uint8)}
+    names = [str(name) for name in forcing.data_vars]
     largest = da.map_blocks(
-        _crosswalk_block,
-        da.stack(list(states.values())).rechunk((-1, rows, columns)),
-        tuple(states),
-        factor,
-        dict(classes),
+        lambda shares: crosswalk(dict(zip(names, shares, strict=True)), factor, classes),
+        da.stack([forcing[name].isel(time=0).data for name in names]).rechunk((-1, rows, columns)),
         drop_axis=0,
         chunks=codes.chunks,
         **block,
@@ -121,20 +118,10 @@ def _maps(
 def crosswalk(
     states: Mapping[str, NDArray[Any]], factor: int, classes: Mapping[str, str] = STATE_CLASSES
 ) -> NDArray[np.uint8]:
-    """Give every fine pixel the largest class of its coarse cell.
+    """Give every fine pixel the largest class of its coarse cell, (rows * factor, columns * factor).
 
-    Parameters
-    ----------
-    states : mapping of str to (rows, columns) array
-        Fractions of LUH states, or of classes by name; NaN where there are no data.
-    factor : int
-    classes : mapping of str to str
-        Name of the class that each state belongs to.
-
-    Returns
-    -------
-    (rows * factor, columns * factor) array of uint8
-        Ocean where there are no data; ``other`` where all shares are 0, as under ice.
+    ``states`` are fractions of LUH states, or of classes by name, NaN where there are no data. Ocean where there are no
+    data; ``other`` where all shares are 0, as under ice.
     """
     shares: dict[int, NDArray[np.float64]] = {}
     for name, values in states.items():
@@ -171,43 +158,24 @@ def as_map(codes: NDArray[np.uint8] | da.Array, like: xr.DataArray, name: str) -
     return template.copy(data=codes).rename(name).assign_attrs(flag_attributes())
 
 
-def _in_whole_cells(codes: xr.DataArray, factor: int) -> da.Array:
-    """Return a map as a dask array whose chunks contain whole coarse cells and are not large."""
-    lazy = codes.chunk("auto") if codes.chunks is None else codes
-    sizes = (min(max(each), _LARGEST) for each in lazy.data.chunks)
-    return lazy.data.rechunk(tuple(max(size // factor, 1) * factor for size in sizes))
-
-
-def _crosswalk_block(
-    shares: NDArray[Any], names: tuple[str, ...], factor: int, classes: Mapping[str, str]
-) -> NDArray[np.uint8]:
-    return crosswalk(dict(zip(names, shares, strict=True)), factor, classes)
-
-
 def _most_frequent(codes: da.Array, training: da.Array) -> da.Array:
     """Return the most frequent land class of the training cells, or of the others if they contain no land."""
+
+    def count(block: NDArray[np.uint8], inside: NDArray[np.bool_]) -> NDArray[np.int64]:
+        counts = [np.bincount(block[where], minlength=len(CLASS_NAMES)) for where in (inside, ~inside)]
+        return np.stack(counts)[None, None][..., list(LAND_CLASSES)]
+
+    def commonest(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
+        inside, outside = counts
+        return np.array(LAND_CLASSES[int((inside if inside.any() else outside).argmax())], dtype=np.uint8)
+
     counts = da.blockwise(
-        _count_block,
+        count,
         "yxwc",
-        codes,
-        "yx",
-        training,
-        "yx",
+        *(codes, "yx", training, "yx"),
         new_axes={"w": 2, "c": len(LAND_CLASSES)},
         adjust_chunks={"y": lambda _: 1, "x": lambda _: 1},
         dtype=np.int64,
         meta=np.empty((0, 0, 0, 0), np.int64),
     )
-    return counts.sum(axis=(0, 1)).map_blocks(_commonest, drop_axis=(0, 1), dtype=np.uint8, meta=np.empty((), np.uint8))
-
-
-def _count_block(codes: NDArray[np.uint8], training: NDArray[np.bool_]) -> NDArray[np.int64]:
-    counts = [
-        np.bincount(codes[where], minlength=len(CLASS_NAMES))[list(LAND_CLASSES)] for where in (training, ~training)
-    ]
-    return np.stack(counts)[None, None]
-
-
-def _commonest(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
-    inside, outside = counts
-    return np.array(LAND_CLASSES[int((inside if inside.any() else outside).argmax())], dtype=np.uint8)
+    return counts.sum(axis=(0, 1)).map_blocks(commonest, drop_axis=(0, 1), dtype=np.uint8, meta=np.empty((), np.uint8))

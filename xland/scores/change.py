@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import dask
-import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -24,13 +23,17 @@ from xland.arguments import checked, is_count, items_of
 from xland.errors import GridError, NothingToScoreError, TimeError, UndefinedScoreWarning
 from xland.reading.variables import ClassMap, as_map
 from xland.scores.counts import cross_tabulate, tabulate_windows
-from xland.scores.frames import Cells, as_dask, common_cells, pair_years
-from xland.scores.measures import KappaSimulation, Weighting, disagreement, kappa_simulation, plain
-from xland.scores.tables import figure, html_table, text_table
+from xland.scores.frames import as_dask, chunked, common_cells, pair_years
+from xland.scores.measures import Weighting, disagreement, kappa_simulation, plain
+from xland.scores.tables import Tabular, figure
 from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN, check_codes
 
-_EVERYWHERE = None  # stands for all cells among the labels of regions
+SHARES = ("hits", "misses", "false_alarms", "wrong_hits")
+"""The parts of a budget of change, as attributes."""
+
+_PARTS = ("quantity", "allocation", "exchange", "shift")
 _MAPS = ("start map", "observed map", "predicted map")
+_EVERYWHERE = None  # stands for all cells among the labels of regions
 _ROUNDING = 1e-12  # share of the area by which two sums over the same cells may differ in floating point
 
 Tables = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -52,18 +55,18 @@ def assess_change(
 ) -> ChangeScores:
     """Score a predicted map by the change that leads to it, beside persistence.
 
-    The maps are brought together by label and compared where all three have cells. Cells that are
-    ocean or no data (class 0) in the start or in the observed map are left out: what starts or ends
-    without data is not change. Blocks are read once, counted and forgotten.
+    The maps are brought together by label and compared where all three have cells. Cells that are ocean or no data
+    (class 0) in the start or in the observed map are left out: what starts or ends without data is not change. Each
+    block is read once.
 
     Parameters
     ----------
     start, observed, predicted : DataArray or Dataset with ``land_use``
-        Class codes of one time step: the map from which change is counted, the later (for a
-        hindcast: earlier) map as observed, and as predicted. Lazy arrays stay lazy.
+        Class codes of one time step: the map from which change is counted, the later (for a hindcast: earlier) map as
+        observed, and as predicted. Lazy arrays stay lazy.
     factors : sequence of int
-        Cells along the windows in which the maps are compared by the areas of their classes; 1, cell
-        by cell, is always among them. A window should fit into memory.
+        Cells along the windows in which the maps are compared by the areas of their classes; 1, cell by cell, is always
+        among them. A window should fit into memory.
     within : DataArray or (rows, columns) array of bool, optional
         Cells to score; placed as by :func:`xland.scores.evaluation.evaluate`.
     regions : DataArray of int or str, optional
@@ -97,22 +100,30 @@ def assess_change(
 
     Sources
     -------
-    Figure of merit: Pontius et al. (2008), doi 10.1007/s00168-007-0138-2. Windows: Pontius, Peethambaram
-    and Castella (2011), doi 10.1080/00045608.2010.517742.
+    Figure of merit: Pontius et al. (2008), doi 10.1007/s00168-007-0138-2. Windows: Pontius, Peethambaram and Castella
+    (2011), doi 10.1080/00045608.2010.517742.
     """
-    sizes = _checked_factors(factors)
-    maps = [as_map(each, what=what) for each, what in zip((start, observed, predicted), _MAPS, strict=True)]
+    wrong = [each for each in items_of(factors, "factors", GridError) if not is_count(each)]
+    if wrong:
+        raise GridError(
+            f"windows are a whole number of cells along a side, at least 1, not {', '.join(map(repr, wrong))}"
+        )
+    maps = [chunked(as_map(each, what=what)) for each, what in zip((start, observed, predicted), _MAPS, strict=True)]
     for each in maps:
         if len(each.years) > 1:
             raise TimeError(f"the {each.what} has {len(each.years)} time steps; select one")
     pair_years(maps[2], maps[1], match_years=match_years)
     labels = None if regions is None else _labels(regions)
     lazy = {}
-    for factor in sizes:
-        found = common_cells(maps, within, maps[1], factor)
-        layers = [found.layer(each, OCEAN) for each in maps]
-        lazy[factor] = found.each_block(
-            _tabulate, *layers, _label_layer(found, labels), factor=factor, by_area=weighting == "area"
+    for factor in sorted({1, *map(int, factors)}):
+        frame = common_cells(maps, within, maps[1], factor)
+        layers = [frame.layer(each, OCEAN) for each in maps]
+        lazy[factor] = frame.each_block(
+            _tabulate,
+            *layers,
+            None if labels is None else frame.layer(labels, np.nan),
+            factor=factor,
+            by_area=weighting == "area",
         )
     (blocks,) = dask.compute(lazy)
     tables = {factor: _gather(each.ravel()) for factor, each in blocks.items()}
@@ -122,25 +133,27 @@ def assess_change(
             "the start and the observed map have none in common"
         )
     years = (maps[0].years[0], maps[1].years[0], maps[2].years[0])
-    label = cells or ("all" if within is None else "a chosen part of the map")
+    named = cells or ("all" if within is None else "a chosen part of the map")
 
     def scores(region: Any) -> ChangeScores:
-        by_factor = {f: ChangeScores(*t[region], weighting, f, years=years, cells=label) for f, t in tables.items()}
+        by_factor = {f: ChangeScores(*t[region], weighting, f, years=years, cells=named) for f, t in tables.items()}
         return replace(by_factor[1], by_factor=by_factor)
 
     names = sorted(region for region in tables[1] if region is not _EVERYWHERE)
     result = replace(scores(_EVERYWHERE), per_region={name: scores(name) for name in names})
-    _warn_of_no_change(result)
+    if not _off_diagonal(result.transitions).any():
+        known = " and ".join(str(year) for year in years[:2] if year is not None)
+        warnings.warn(
+            f"no cell changes between the start and the observed map{known and f' ({known})'}: the figure of merit of "
+            "persistence and other scores of change are not defined (NaN); check that the maps show two dates",
+            UndefinedScoreWarning,
+            stacklevel=3,
+        )
     return result
 
 
-def _checked_factors(factors: Sequence[int]) -> tuple[int, ...]:
-    wrong = [each for each in items_of(factors, "factors", GridError) if not is_count(each)]
-    if wrong:
-        raise GridError(
-            f"windows are a whole number of cells along a side, at least 1, not {', '.join(map(repr, wrong))}"
-        )
-    return tuple(sorted({1, *(int(factor) for factor in factors)}))
+def _off_diagonal(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(np.eye(len(matrix), dtype=bool), 0.0, matrix)
 
 
 def _labels(regions: xr.DataArray) -> ClassMap:
@@ -152,10 +165,6 @@ def _labels(regions: xr.DataArray) -> ClassMap:
         raise GridError("the map of regions has several time steps; select one")
     labels = as_dask(placed.data)
     return replace(placed, data=placed.data.copy(data=labels.astype(float if labels.dtype.kind in "iufb" else object)))
-
-
-def _label_layer(cells: Cells, labels: ClassMap | None) -> da.Array | None:
-    return None if labels is None else cells.layer(labels, np.nan)
 
 
 def _tabulate(
@@ -172,17 +181,17 @@ def _tabulate(
     by_area: bool,
 ) -> dict[Any, Tables]:
     """Return the tables of a block by region."""
-    maps = [
+    first, second, third = (
         check_codes(codes, what=name, latitude=latitude, longitude=longitude)
         for codes, name in zip((start, observed, predicted), _MAPS, strict=True)
-    ]
-    counted = counted & (maps[0] != OCEAN) & (maps[1] != OCEAN)
+    )
+    counted = counted & (first != OCEAN) & (second != OCEAN)
     weights = area if by_area else np.ones_like(area)
 
     def tables(chosen: NDArray[np.bool_]) -> Tables:
         if factor > 1 and chosen.any():
-            return tabulate_windows(maps[0], maps[1], maps[2], factor, counted=chosen, row_weights=weights)
-        cross = cross_tabulate(maps[0], maps[1], maps[2], counted=chosen, row_weights=weights)
+            return tabulate_windows(first, second, third, factor, chosen, weights)
+        cross = cross_tabulate(first, second, third, chosen, weights)
         return cross, cross.sum(axis=2)
 
     found = {_EVERYWHERE: tables(counted)}
@@ -206,41 +215,18 @@ def _gather(blocks: Iterable[dict[Any, Tables]]) -> dict[Any, Tables]:
     total: dict[Any, Tables] = {}
     for block in blocks:
         for label, (cross, transitions) in block.items():
-            before = total.get(label)
-            total[label] = (cross, transitions) if before is None else (before[0] + cross, before[1] + transitions)
+            before = total.get(label, (0, 0))
+            total[label] = (before[0] + cross, before[1] + transitions)
     return total
-
-
-def _warn_of_no_change(scores: ChangeScores) -> None:
-    if (scores.transitions == np.diag(np.diag(scores.transitions))).all():
-        years = [year for year in scores.years[:2] if year is not None]
-        named = f" ({' and '.join(map(str, years))})" if years else ""
-        warnings.warn(
-            f"no cell changes between the start and the observed map{named}: the figure of merit of persistence "
-            "and other scores of change are not defined (NaN); check that the maps show two dates",
-            UndefinedScoreWarning,
-            stacklevel=4,
-        )
 
 
 @dataclass(frozen=True)
 class ChangeBudget:
     """Where observed and predicted change meet and where they do not, in shares of the scored cells.
 
-    Parameters
-    ----------
-    hits : float
-        Observed change predicted as change to the right class.
-    misses : float
-        Observed change predicted as persistence.
-    false_alarms : float
-        Observed persistence predicted as change.
-    wrong_hits : float
-        Observed change predicted as change to a wrong class.
-
-    Sources
-    -------
-    Pontius et al. (2008), doi 10.1007/s00168-007-0138-2: misses A, hits B, wrong hits C, false alarms D.
+    Of the observed change, ``hits`` is predicted as change to the right class, ``wrong_hits`` as change to another one,
+    and ``misses`` as persistence; ``false_alarms`` is persistence predicted as change. In Pontius et al. (2008), doi
+    10.1007/s00168-007-0138-2, misses are A, hits B, wrong hits C, false alarms D.
     """
 
     hits: float
@@ -265,27 +251,17 @@ class ChangeBudget:
 
     def to_dict(self) -> dict[str, float | None]:
         """Return plain numbers for JSON: None where a score is not defined."""
-        names = (*_SHARES, "figure_of_merit", "producers_accuracy", "users_accuracy")
+        names = (*SHARES, "figure_of_merit", "producers_accuracy", "users_accuracy")
         return {name: plain(getattr(self, name)) for name in names}
-
-
-_SHARES = ("hits", "misses", "false_alarms", "wrong_hits")
-_PARTS = ("quantity", "allocation", "exchange", "shift")
 
 
 @dataclass(frozen=True)
 class ClassChange:
-    """Change of one class, in shares of the scored cells.
+    """Gain, loss and disagreement of one class, in shares of the scored cells.
 
-    Parameters
-    ----------
-    gain : ChangeBudget
-        Of the cells that the class gains in the observed or in the predicted map. Cells that become another class than
-        predicted are misses of the one and false alarms of the other, so there are no wrong hits.
-    loss : ChangeBudget
-        Of the cells that start in the class.
-    quantity, allocation, exchange, shift : float
-        Disagreement of the end maps in which the class takes part.
+    ``gain`` is the budget of the cells that the class gains in the observed or in the predicted map: cells that become
+    another class than predicted are misses of the one and false alarms of the other, so there are no wrong hits.
+    ``loss`` is that of the cells that start in the class.
     """
 
     gain: ChangeBudget
@@ -302,7 +278,7 @@ class ClassChange:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ChangeScores:
+class ChangeScores(Tabular):
     """Scores of a predicted change against the observed one, beside those of a map that stays as it was.
 
     Parameters
@@ -310,8 +286,8 @@ class ChangeScores:
     table : (classes, classes, classes) array
         Square metres or cells by class in the start, the observed and the predicted map.
     transitions : (classes, classes) array
-        The same by class in the start and the observed map alone, on which persistence is scored. In
-        windows of several cells this is not the sum over the table.
+        The same by class in the start and the observed map alone, on which persistence is scored. In windows of several
+        cells this is not the sum over the table.
     weighting : {"area", "pixels"}
         What the table counts.
     factor : int
@@ -330,20 +306,13 @@ class ChangeScores:
     total : float
         Square metres or cells that were scored.
     budget : ChangeBudget
-        Hits, misses, false alarms and wrong hits, shares of the total.
-    hits, misses, false_alarms, wrong_hits, figure_of_merit : float
-        The same, for short.
-    disagreement : float
-        Share of the cells in which the observed and the predicted map differ: quantity, exchange and shift.
-    quantity : float
-        Disagreement because the totals of the classes differ.
-    allocation : float
-        Disagreement about places: exchange, because pairs of classes changed places, and shift, the rest.
-    exchange, shift : float
-    kappa_simulation : float
-        Agreement beyond what the two maps' transitions would give at random places.
-    kappa_transition, kappa_transloc : float
-        Its factors: whether the amounts of transitions fit, and whether their places do.
+        Shares of the total; also as ``hits``, ``misses``, ``false_alarms``, ``wrong_hits``, ``figure_of_merit``.
+    disagreement, quantity, allocation, exchange, shift : float
+        Share of the cells in which the observed and the predicted map differ. It is quantity, because the totals of the
+        classes differ, and allocation: exchange, because pairs of classes changed places, and shift, the rest.
+    kappa_simulation, kappa_transition, kappa_transloc : float
+        Agreement beyond what the two maps' transitions would give at random places; and its factors: whether the
+        amounts of transitions fit, and whether their places do.
 
     Notes
     -----
@@ -377,19 +346,11 @@ class ChangeScores:
     def __post_init__(self) -> None:
         total = float(self.table.sum())
         budget = _budget(self.table, total)
-        parts = {name: _ratio(float(each.sum()) / 2, total) for name, each in self._disagreement.items()}
-        found: KappaSimulation = kappa_simulation(self.table)
-        vars(self).update(
-            total=total,
-            budget=budget,
-            figure_of_merit=budget.figure_of_merit,
-            disagreement=parts.pop("total"),
-            kappa_simulation=found.kappa,
-            kappa_transition=found.transition,
-            kappa_transloc=found.transloc,
-            **{name: getattr(budget, name) for name in _SHARES},
-            **parts,
-        )
+        parts = {name: _ratio(float(each.sum()) / 2, total) for name, each in disagreement(self.confusion).items()}
+        kappas = zip(_KAPPAS, kappa_simulation(self.table), strict=True)
+        merit, differing = budget.figure_of_merit, parts.pop("total")
+        vars(self).update(total=total, budget=budget, figure_of_merit=merit, disagreement=differing)
+        vars(self).update(asdict(budget), **parts, **dict(kappas))
 
     @property
     def confusion(self) -> NDArray[np.float64]:
@@ -406,10 +367,6 @@ class ChangeScores:
         """Rows start, columns predicted; square metres or cells; shape ``(classes, classes)``."""
         return np.asarray(self.table.sum(axis=1))
 
-    @property
-    def _disagreement(self) -> dict[str, NDArray[np.float64]]:
-        return disagreement(self.confusion)
-
     @cached_property
     def null(self) -> ChangeScores:
         """Scores of persistence, the map that stays as it was, on the same cells."""
@@ -417,15 +374,12 @@ class ChangeScores:
         table = np.zeros((at.size,) * 3)
         table[at, :, at] = self.transitions
         by_factor = {factor: each.null for factor, each in self.by_factor.items()}
-        years = (*self.years[:2], self.years[0])
-        return ChangeScores(
-            table, self.transitions, self.weighting, self.factor, by_factor, years=years, cells=self.cells
-        )
+        return replace(self, table=table, by_factor=by_factor, per_region={}, years=(*self.years[:2], self.years[0]))
 
     @cached_property
     def per_class(self) -> dict[str, ClassChange]:
         """Gain, loss and disagreement of each class, by name."""
-        parts = self._disagreement
+        parts = disagreement(self.confusion)
         return {
             name: ClassChange(
                 _gain(self.table, code, self.total),
@@ -467,43 +421,39 @@ class ChangeScores:
     def figures(self) -> dict[str, float | None]:
         """Return the scores of all cells as plain numbers for JSON."""
         # kappa simulation is defined for maps of one class a cell
-        kappas = ("kappa_simulation", "kappa_transition", "kappa_transloc") if self.factor == 1 else ()
-        return {
-            **self.budget.to_dict(),
-            **{name: plain(getattr(self, name)) for name in (*_PARTS, "disagreement", *kappas)},
-        }
+        names = (*_PARTS, "disagreement", *(_KAPPAS if self.factor == 1 else ()))
+        return {**self.budget.to_dict(), **{name: plain(getattr(self, name)) for name in names}}
 
     def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
         both = [
-            (name, f"{factor}", one)
+            ([name, f"{factor}"], one)
             for factor, each in (self.by_factor or {self.factor: self}).items()
             for name, one in (("prediction", each), ("persistence", each.null))
         ]
+
+        def percent(one: ChangeScores, names: Sequence[str]) -> list[str]:
+            return [figure(100 * getattr(one, name), 2) for name in names]
+
         unit = "area" if self.weighting == "area" else "pixel counts"
-        title = f"cells: {self.cells} | change by {unit}, in %,\nin windows of so many cells along a side"
-        budgets = [
-            [name, cells, *(figure(100 * getattr(one, share), 2) for share in _SHARES), figure(one.figure_of_merit)]
-            for name, cells, one in both
+        parts = ("quantity", "exchange", "shift")
+        return [
+            (
+                f"cells: {self.cells} | change by {unit}, in %,\nin windows of so many cells along a side",
+                ["map", "cells", "hits", "misses", "false alarms", "wrong hits", "figure of merit"],
+                [[*name, *percent(one, SHARES), figure(one.figure_of_merit)] for name, one in both],
+            ),
+            (
+                "disagreement of the end maps",
+                ["map", "cells", *parts, "kappa simulation"],
+                [
+                    [*name, *percent(one, parts), figure(one.kappa_simulation if one.factor == 1 else None)]
+                    for name, one in both
+                ],
+            ),
         ]
-        parts = [
-            [
-                *(name, cells),
-                *(figure(100 * getattr(one, part), 2) for part in ("quantity", "exchange", "shift")),
-                figure(one.kappa_simulation if one.factor == 1 else None),
-            ]
-            for name, cells, one in both
-        ]
-        header = ["map", "cells", "hits", "misses", "false alarms", "wrong hits", "figure of merit"]
-        disagreement = ["map", "cells", "quantity", "exchange", "shift", "kappa simulation"]
-        return [(title, header, budgets), ("disagreement of the end maps", disagreement, parts)]
 
-    def __str__(self) -> str:
-        return "\n\n".join(text_table(*table) for table in self._tables())
 
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return "".join(html_table(*table) for table in self._tables())
+_KAPPAS = ("kappa_simulation", "kappa_transition", "kappa_transloc")
 
 
 def _budget(table: NDArray[np.float64], total: float, code: int | None = None) -> ChangeBudget:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,10 @@ def confusion(
     ``weights`` broadcast to the maps: the area of each cell, or 0 to leave it out; by default every cell counts 1.
     Raises :class:`VocabularyError` for other codes.
     """
-    observed, predicted = _checked({"observed": observed, "predicted": predicted}, classes)
+    for name, codes in (("observed", observed), ("predicted", predicted)):
+        outside = np.count_nonzero((codes < 0) | (codes >= classes))
+        if outside:
+            raise VocabularyError(f"the {name} map contains {outside} cells with codes outside 0 to {classes - 1}")
     index = observed.astype(np.intp).ravel() * classes + predicted.astype(np.intp).ravel()
     flat = None if weights is None else np.broadcast_to(weights, observed.shape).astype(np.float64).ravel()
     return np.bincount(index, flat, classes * classes).astype(np.float64).reshape(classes, classes)
@@ -103,60 +106,48 @@ def cross_tabulate(
     start: NDArray[Any],
     observed: NDArray[Any],
     predicted: NDArray[Any],
-    *,
-    counted: NDArray[np.bool_] | None = None,
-    row_weights: NDArray[Any] | None = None,
+    counted: NDArray[np.bool_],
+    weights: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Cross-tabulate three maps of class codes, (rows, columns) each.
+    """Cross-tabulate three maps of class codes, (rows, columns) each, where ``counted``.
 
-    ``counted`` (rows, columns) are the cells to count, all by default; ``row_weights`` (rows,) is the weight of a cell
-    in each row, normally its area. Returns (classes, classes, classes) sums of weights.
+    ``weights`` (rows,) are those of a cell in each row, normally its area. Returns (classes, classes, classes) sums.
     """
-    maps = _checked({"start": start, "observed": observed, "predicted": predicted})
-    rows, columns = maps[0].shape
-    weights = np.ones(rows) if row_weights is None else np.asarray(row_weights, dtype=np.float64)
     total = np.zeros(_COUNT**3)
-    band = max(_BAND // max(columns, 1), 1)
-    for first in range(0, rows, band):
-        part = slice(first, min(first + band, rows))
-        index = np.arange(part.stop - first)[:, None]
-        for codes in maps:
+    for part, rows in _bands(start.shape):
+        index = rows
+        for codes in (start, observed, predicted):
             index = index * _COUNT + codes[part]
-        chosen = index.ravel() if counted is None else index[counted[part]]
-        counts = np.bincount(chosen, minlength=(part.stop - first) * total.size)
+        counts = np.bincount(index[counted[part]], minlength=len(rows) * total.size)
         total += weights[part] @ counts.reshape(-1, total.size)
     return total.reshape((_COUNT,) * 3)
 
 
 def window_areas(
-    codes: NDArray[Any],
-    factor: int,
-    *,
-    counted: NDArray[np.bool_] | None = None,
-    row_weights: NDArray[Any] | None = None,
+    codes: NDArray[Any], factor: int, counted: NDArray[np.bool_], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Area of each class in windows of ``factor`` x ``factor`` cells: (windows, classes), row by row of windows.
 
-    ``counted`` and ``row_weights`` as in :func:`cross_tabulate`. A window that is counted in part has the area of that
-    part.
+    A window that is counted in part has the area of that part; other arguments as of :func:`cross_tabulate`.
     """
-    (codes,) = _checked({"": codes})
     down, across = _grouped(codes.shape, factor)
-    rows, columns = codes.shape
-    weights = np.ones(rows) if row_weights is None else np.asarray(row_weights, dtype=np.float64)
     areas = np.zeros((down, across * _COUNT))
-    place = np.arange(columns) // factor * _COUNT
-    band = max(_BAND // max(columns, 1), 1)
-    for first in range(0, rows, band):
-        part = slice(first, min(first + band, rows))
-        height = part.stop - first
-        index = np.arange(height)[:, None] * areas.shape[1] + place + codes[part]
-        chosen = index.ravel() if counted is None else index[counted[part]]
-        counts = np.bincount(chosen, minlength=height * areas.shape[1]).reshape(height, -1)
-        window = np.arange(first, part.stop) // factor
+    place = np.arange(codes.shape[1]) // factor * _COUNT
+    for part, rows in _bands(codes.shape):
+        index = rows * areas.shape[1] + place + codes[part]
+        counts = np.bincount(index[counted[part]], minlength=len(rows) * areas.shape[1]).reshape(len(rows), -1)
+        window = np.arange(part.start, part.stop) // factor
         starts = np.flatnonzero(np.diff(window, prepend=-1))
         areas[window[starts]] += np.add.reduceat(counts * weights[part, None], starts, axis=0)
     return areas.reshape(-1, _COUNT)
+
+
+def _bands(shape: tuple[int, ...]) -> Iterator[tuple[slice, NDArray[np.intp]]]:
+    """Yield bands of rows that are counted at once, each with the numbers of its rows, (rows, 1)."""
+    height = max(_BAND // max(shape[1], 1), 1)
+    for first in range(0, shape[0], height):
+        part = slice(first, min(first + height, shape[0]))
+        yield part, np.arange(part.stop - first)[:, None]
 
 
 def tabulate_windows(
@@ -164,35 +155,29 @@ def tabulate_windows(
     observed: NDArray[Any],
     predicted: NDArray[Any],
     factor: int,
-    *,
-    counted: NDArray[np.bool_] | None = None,
-    row_weights: NDArray[Any] | None = None,
+    counted: NDArray[np.bool_],
+    weights: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compare three maps in windows of ``factor`` x ``factor`` cells; other arguments as of :func:`cross_tabulate`.
 
     Returns the :func:`composite_table` of all windows, and the :func:`composite_transitions` from the start to the
     observed map.
     """
-    maps = _checked({"start": start, "observed": observed, "predicted": predicted})
-    down, across = _grouped(maps[0].shape, factor)
-    counted = np.ones(maps[0].shape, dtype=bool) if counted is None else counted
-    weights = np.ones(len(counted)) if row_weights is None else np.asarray(row_weights, dtype=np.float64)
+    maps = start, observed, predicted
+    down, across = _grouped(start.shape, factor)
 
     def windows(cells: NDArray[Any]) -> NDArray[Any]:
         return cells.reshape(down, factor, across, factor).transpose(0, 2, 1, 3)
 
     # where the three maps are the same there is nothing to combine, and that is most of a real map
-    differ = windows(counted & ((maps[0] != maps[1]) | (maps[0] != maps[2]))).any(axis=(2, 3))
+    differ = windows(counted & ((start != observed) | (start != predicted))).any(axis=(2, 3))
     alike = counted & ~differ.repeat(factor, axis=0).repeat(factor, axis=1)
-    table = cross_tabulate(*maps, counted=alike, row_weights=weights)
+    table = cross_tabulate(*maps, alike, weights)
     transitions = table.sum(axis=2)
     if differ.any():
         own = windows(np.broadcast_to(weights[:, None], counted.shape))[differ][:, :, 0].ravel()
         chosen = windows(counted)[differ].reshape(-1, factor)
-        areas = [
-            window_areas(windows(codes)[differ].reshape(-1, factor), factor, counted=chosen, row_weights=own)
-            for codes in maps
-        ]
+        areas = [window_areas(windows(codes)[differ].reshape(-1, factor), factor, chosen, own) for codes in maps]
         table += composite_table(*areas)
         transitions += composite_transitions(*areas[:2])
     return table, transitions
@@ -253,16 +238,3 @@ def _grouped(shape: tuple[int, ...], factor: int) -> tuple[int, int]:
     if factor < 1 or rows % factor or columns % factor:
         raise GridError(f"{rows} x {columns} cells cannot be grouped by {factor} x {factor} without remainder")
     return rows // factor, columns // factor
-
-
-def _checked(maps: dict[str, NDArray[Any]], classes: int = _COUNT) -> list[NDArray[Any]]:
-    arrays = {name: np.asarray(codes) for name, codes in maps.items()}
-    if len({codes.shape for codes in arrays.values()}) > 1:
-        listed = ", ".join(f"{name} {codes.shape}" for name, codes in arrays.items())
-        raise GridError(f"the maps have different shapes: {listed}; select the same cells of each")
-    for name, codes in arrays.items():
-        if codes.size and (codes.min() < 0 or codes.max() >= classes):
-            outside = int(((codes < 0) | (codes >= classes)).sum())
-            what = f"{name} map".strip()
-            raise VocabularyError(f"the {what} contains {outside} cells with codes outside 0 to {classes - 1}")
-    return list(arrays.values())

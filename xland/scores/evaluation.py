@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,14 +14,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.arguments import checked, is_count, items_of, shown, unknown
+from xland.arguments import Count, checked, items_of, unknown
 from xland.errors import GridError, NothingToScoreError, VocabularyError
-from xland.reading.variables import ClassMap, as_map
+from xland.reading.variables import as_map
 from xland.scores.counts import AREA_UNIT, DOMAINS, count_domains
 from xland.scores.frames import common_cells, on_cells_of, pair_years, place
 from xland.scores.measures import SCORES, Scores, choose_scores
-from xland.scores.regions import Regions, number_map
-from xland.scores.tables import figure, html_table, text_table, write_json, years_in_words
+from xland.scores.regions import Regions, choose, number_map
+from xland.scores.tables import Tabular, figure, write_json, years_in_words
 from xland.vocabulary import CLASS_NAMES, CLASSES, LAND_CLASSES, check_codes
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def evaluate(
     observed: xr.DataArray | xr.Dataset,
     *,
     scores: str | Sequence[str] | None = None,
-    factor: int = 5,
+    factor: Count = 5,
     within: xr.DataArray | NDArray[np.bool_] | None = None,
     domains: Sequence[str] = ("all", "land", "mixed"),
     classes: Sequence[int] | None = None,
@@ -43,8 +43,8 @@ def evaluate(
 ) -> Evaluation:
     """Score a map of class codes against an observed one.
 
-    Both are brought together by label, whatever their order of latitude, range of longitude and names
-    of dimensions, and compared where both have cells. Blocks are read, counted and forgotten.
+    Both are brought together by label, whatever their order of latitude, range of longitude and names of dimensions,
+    and compared where both have cells. Each block is read once.
 
     Parameters
     ----------
@@ -53,18 +53,17 @@ def evaluate(
     scores : str or sequence of str, optional
         Which of the registered scores to show, see :data:`xland.scores.measures.SCORES`; by default all.
     factor : int
-        Fine cells along one coarse cell of the model's input, counted from 90 N and 180 W. It decides
-        which land cells are ``mixed``.
+        Fine cells along one coarse cell, counted from 90 N and 180 W. It decides which land cells are ``mixed``.
     within : DataArray or (rows, columns) array of bool, optional
-        Cells to score, such as the held-out cells of the split. A DataArray is placed by its
-        coordinates; an array has the observed map's cells, north first, from west to east.
+        Cells to score, such as the held-out cells of the split. A DataArray is placed by its coordinates; an array has
+        the observed map's cells, north first, from west to east.
     domains : sequence of str
         Any of ``all``, ``land``, ``mixed``: see :data:`xland.scores.counts.DOMAINS`.
     classes : sequence of int, optional
         Classes of the mean IoU; by default the land classes that occur in the observed map.
     match_years : bool
-        Refuse maps of different years; the years that both have are scored together. With False, two maps of one
-        time step each are compared whatever their years, and the result records it.
+        Refuse maps of different years; the years that both have are scored together. With False, two maps of one time
+        step each are compared whatever their years, and the result records it.
     cells : str, optional
         Name of the cells that are scored, for tables and reports.
 
@@ -84,9 +83,16 @@ def evaluate(
     TimeError
         If the maps have no year in common.
     """
-    maps = {"map": predicted}
-    (found,) = _compare(
-        maps, observed, None, scores, factor, within, domains, classes, match_years=match_years, cells=cells
+    found = compare(
+        {"map": predicted},
+        observed,
+        scores=scores,
+        factor=factor,
+        within=within,
+        domains=domains,
+        classes=classes,
+        match_years=match_years,
+        cells=cells,
     )
     return found["map"]
 
@@ -96,15 +102,16 @@ def compare(
     predictions: Mapping[str, xr.DataArray | xr.Dataset],
     observed: xr.DataArray | xr.Dataset,
     *,
+    regions: str | Regions | xr.DataArray | xr.Dataset | None = None,
     scores: str | Sequence[str] | None = None,
-    factor: int = 5,
+    factor: Count = 5,
     within: xr.DataArray | NDArray[np.bool_] | None = None,
     domains: Sequence[str] = ("all", "land", "mixed"),
     classes: Sequence[int] | None = None,
     match_years: bool = True,
     cells: str | None = None,
 ) -> Comparison:
-    """Score a model and its baselines on the same cells, reading the observed map once.
+    """Score a model and its baselines on the same cells, reading every map once.
 
     Parameters
     ----------
@@ -112,6 +119,8 @@ def compare(
         Maps of class codes by name: the model first, then its baselines.
     observed, scores, factor, within, domains, classes, match_years, cells
         As in :func:`evaluate`.
+    regions : str, Regions, DataArray or Dataset, optional
+        Parts that are scored separately as well: ``latitude``, ``koppen``, ``continents``, or a map of region numbers.
 
     Returns
     -------
@@ -122,118 +131,61 @@ def compare(
     GridError
         If the maps cover different parts of the observed map, besides the errors of :func:`evaluate`.
     """
-    (found,) = _compare(
-        predictions, observed, None, scores, factor, within, domains, classes, match_years=match_years, cells=cells
-    )
-    return found
-
-
-@checked(GridError)
-def compare_regions(
-    predictions: Mapping[str, xr.DataArray | xr.Dataset],
-    observed: xr.DataArray | xr.Dataset,
-    regions: Regions,
-    *,
-    scores: str | Sequence[str] | None = None,
-    factor: int = 5,
-    within: xr.DataArray | NDArray[np.bool_] | None = None,
-    domains: Sequence[str] = ("land",),
-    classes: Sequence[int] | None = None,
-    match_years: bool = True,
-    cells: str | None = None,
-) -> dict[str, Comparison]:
-    """Score a model and its baselines in each region, reading every map once.
-
-    Parameters
-    ----------
-    predictions, observed, scores, factor, within, domains, classes, match_years, cells
-        As in :func:`compare`.
-    regions : Regions
-        See :mod:`xland.scores.regions`.
-
-    Returns
-    -------
-    dict of str to Comparison
-        By name of the region; the scores of a region without a cell are NaN.
-    """
-    found = _compare(
-        predictions, observed, regions, scores, factor, within, domains, classes, match_years=match_years, cells=cells
-    )
-    return dict(zip(regions.names, found, strict=True))
-
-
-def _compare(
-    predictions: Mapping[str, xr.DataArray | xr.Dataset],
-    observed: xr.DataArray | xr.Dataset,
-    regions: Regions | None,
-    scores: str | Sequence[str] | None,
-    factor: int,
-    within: xr.DataArray | NDArray[np.bool_] | None,
-    domains: Sequence[str],
-    classes: Sequence[int] | None,
-    *,
-    match_years: bool,
-    cells: str | None,
-) -> list[Comparison]:
-    """Return the scores of each region, or of everything as one."""
+    maps_are_named(predictions, "maps")
     names = choose_scores(scores)
-    domains, classes = _check_request(predictions, factor, domains, classes)
+    domains, classes = _chosen(domains, classes)
+    if not predictions:
+        raise GridError("nothing to score: pass at least one map")
     reference = as_map(observed, what="observed map")
     maps = {name: as_map(each, what=f"map {name!r}") for name, each in predictions.items()}
     pairs = {name: pair_years(each, reference, match_years=match_years) for name, each in maps.items()}
-    numbers, count = None, 1
-    if regions is not None:
-        numbers = on_cells_of(reference, place(number_map(regions), reference, 0), "map of regions")
-        count = len(regions.names)
-    lazy = {
-        name: _count(each, reference, pairs[name], within, numbers, factor=int(factor), domains=domains, regions=count)
-        for name, each in maps.items()
-    }
+    parts = choose(regions, reference)
+    numbers = None
+    if parts is not None:
+        numbers = on_cells_of(reference, place(number_map(parts), reference, 0), "map of regions")
+    lazy: dict[str, list[da.Array]] = {name: [] for name in maps}
+    for name, each in maps.items():
+        frame = common_cells([reference, each], within, reference, factor)
+        lazy[name] = [
+            frame.each_block(
+                _count_block,
+                frame.layer(reference, step=theirs),
+                frame.layer(each, step=ours),
+                None if numbers is None else frame.layer(numbers),
+                names=(reference.what, each.what),
+                factor=factor,
+                domains=domains,
+                regions=1 if parts is None else 1 + len(parts.names),
+            )
+            for ours, theirs in pairs[name]
+        ]
     (blocks,) = dask.compute(lazy)
-    # the sum of a year is one of whole numbers, whatever the blocks
-    counts = {
-        name: sum(sum(step.ravel()).astype(np.float64) for step in steps)
-        * np.array([1, AREA_UNIT]).reshape(2, 1, 1, 1, 1)
-        for name, steps in blocks.items()
-    }
-    if regions is None and not any(each.any() for each in counts.values()):
+    # cells and areas of a year are whole numbers: their sum does not depend on the blocks and regions
+    units = np.array([1, AREA_UNIT])[:, None, None, None]
+    counts = {name: [sum(step.ravel()) for step in steps] for name, steps in blocks.items()}
+    if not any(step.any() for steps in counts.values() for step in steps):
         raise NothingToScoreError(
             "no cell is left to score: no cell of the maps is in the mask `within` and the domains"
         )
-    _same_cells({name: each[0].sum(axis=-1) for name, each in counts.items()})
+    _same_cells({name: sum(step[0] for step in steps).sum(axis=-1) for name, steps in counts.items()})
     label = cells or ("all" if within is None else "a chosen part of the map")
 
-    def evaluation(name: str, region: int) -> Evaluation:
-        pixels, area = counts[name][:, region]
-        return Evaluation(
-            {domain: Scores(area[i], "area", classes, names) for i, domain in enumerate(domains)},
-            {domain: Scores(pixels[i], "pixels", classes, names) for i, domain in enumerate(domains)},
-            int(factor),
-            tuple((maps[name].years[i], reference.years[j]) for i, j in pairs[name]),
-            label,
-        )
+    def comparison(part: slice, by_region: dict[str, Comparison]) -> Comparison:
+        found = {}
+        for name, each in maps.items():
+            pixels, area = sum(step[:, part].sum(axis=1) * units for step in counts[name])
+            years = tuple((each.years[i], reference.years[j]) for i, j in pairs[name])
+            found[name] = Evaluation(
+                {domain: Scores(area[i], "area", classes, names) for i, domain in enumerate(domains)},
+                {domain: Scores(pixels[i], "pixels", classes, names) for i, domain in enumerate(domains)},
+                factor,
+                years,
+                label,
+            )
+        return Comparison(found, by_region)
 
-    return [Comparison({name: evaluation(name, region) for name in maps}) for region in range(count)]
-
-
-def _count(
-    predicted: ClassMap,
-    observed: ClassMap,
-    pairs: Sequence[tuple[int, int]],
-    within: Any,
-    numbers: ClassMap | None,
-    **options: Any,
-) -> list[da.Array]:
-    """Return the lazy counts of the blocks of each time step."""
-    cells = common_cells([observed, predicted], within, observed, options["factor"])
-    regions = None if numbers is None else cells.layer(numbers)
-    options["names"] = observed.what, predicted.what
-    return [
-        cells.each_block(
-            _count_block, cells.layer(observed, step=j), cells.layer(predicted, step=i), regions, **options
-        )
-        for i, j in pairs
-    ]
+    regional = {} if parts is None else {n: comparison(slice(i, i + 1), {}) for i, n in enumerate(parts.names, 1)}
+    return comparison(slice(None), regional)
 
 
 def _count_block(
@@ -252,35 +204,24 @@ def _count_block(
         check_codes(codes, what=what, latitude=latitude, longitude=longitude)
         for codes, what in zip((observed, predicted), names, strict=True)
     )
-    labels = counted if numbers is None else np.where(counted, numbers, 0)
+    labels = counted if numbers is None else np.where(counted, 1 + numbers, 0)
     return count_domains(observed, predicted, labels, latitude, area, **options)
 
 
-def check_factor(factor: object) -> None:
-    """Refuse what cannot be the number of fine cells along a coarse cell."""
-    if not is_count(factor):
-        raise GridError(
-            f"factor, the fine cells along a coarse cell, must be a whole number from 1, not {shown(factor)}"
-        )
-
-
-def check_named(maps: object, what: str) -> None:
+def maps_are_named(maps: object, what: str) -> None:
     """Refuse maps that are not given by name."""
     if not isinstance(maps, Mapping):
         raise GridError(f"{what} are given by name, not as a {type(maps).__name__}; pass {{'model': map}}")
 
 
-def _check_request(
-    predictions: Mapping[str, Any], factor: int, domains: Any, classes: Any
-) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
-    check_named(predictions, "maps")
-    check_factor(factor)
+def _chosen(domains: Any, classes: Any) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
+    """Return domains and codes of classes that are known."""
     chosen = items_of(domains, "domains", GridError)
     wrong = [domain for domain in chosen if not isinstance(domain, str) or domain not in DOMAINS]
     if wrong:
         raise GridError(unknown("domains", wrong, DOMAINS))
-    if not chosen or not predictions:
-        raise GridError("nothing to score: name at least one map and one domain")
+    if not chosen:
+        raise GridError(f"nothing to score: choose domains from {', '.join(DOMAINS)}")
     codes = None if classes is None else items_of(classes, "classes", VocabularyError)
     strange = [code for code in codes or () if code not in range(len(CLASSES))]
     if strange:
@@ -303,7 +244,7 @@ def _same_cells(support: Mapping[str, NDArray[np.float64]]) -> None:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Evaluation:
+class Evaluation(Tabular):
     """Scores of one map in several domains and both weightings.
 
     Parameters
@@ -348,26 +289,24 @@ class Evaluation:
         """Return a row for each domain and weighting."""
         return Comparison({"map": self}).to_dataframe().droplevel("map")
 
-    def __str__(self) -> str:
-        return str(Comparison({"map": self}))
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return Comparison({"map": self})._repr_html_()
+    def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        return Comparison({"map": self})._tables()  # noqa: SLF001 - the tables of a single map
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison:
+class Comparison(Tabular):
     """Scores of several maps, a model and its baselines, on the same cells.
 
     Parameters
     ----------
     evaluations : dict of str to Evaluation
         By name of the map, in the order they were given.
+    by_region : dict of str to Comparison
+        Scores of each region by its name, NaN where it has no cell; empty without regions.
     """
 
     evaluations: dict[str, Evaluation]
+    by_region: dict[str, Comparison] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -428,8 +367,14 @@ class Comparison:
         return frame
 
     def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        # what was compared: cells, years and the factor by which cells count as mixed
+        factor = self._first.factor
+        years = {name: years_in_words(each.years) or "not given" for name, each in self.evaluations.items()}
+        said = "; ".join(f"{name} {each}" for name, each in years.items())
+        said = said if len(set(years.values())) > 1 else years[self.names[0]]
+        heading = f"cells: {self._first.cells} | years: {said} | factor: {factor} x {factor} fine cells a coarse cell"
         found = [(d, n, each.area[d], each.pixels[d]) for d in self.domains for n, each in self.evaluations.items()]
-        titles = [SCORES[name].title or name for name in self.scores]
+        titles = [title for name in self.scores for title in (SCORES[name].title or name, "px")]
         scores = [
             [d, n, *(figure(value) for name in self.scores for value in (area.values[name], pixels.values[name]))]
             for d, n, area, pixels in found
@@ -437,26 +382,6 @@ class Comparison:
         codes = [code for code in LAND_CLASSES if any(area.support[code] for _, _, area, _ in found)]
         classes = [[d, n, *(figure(area.iou[code]) for code in codes)] for d, n, area, _ in found]
         return [
-            (
-                f"{self._heading()}\nby area, and by pixel counts (px)",
-                ["cells", "map", *(text for title in titles for text in (title, "px"))],
-                scores,
-            ),
+            (f"{heading}\nby area, and by pixel counts (px)", ["cells", "map", *titles], scores),
             ("IoU of each class, by area", ["cells", "map", *(CLASS_NAMES[code] for code in codes)], classes),
         ]
-
-    def _heading(self) -> str:
-        """Say what was compared: cells, years and the factor by which cells count as mixed."""
-        years = {name: years_in_words(each.years) or "not given" for name, each in self.evaluations.items()}
-        alike = len(set(years.values())) == 1
-        said = years[self.names[0]] if alike else "; ".join(f"{name} {each}" for name, each in years.items())
-        factor = self._first.factor
-        return f"cells: {self._first.cells} | years: {said} | factor: {factor} x {factor} fine cells a coarse cell"
-
-    def __str__(self) -> str:
-        return "\n\n".join(text_table(*table) for table in self._tables())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return "".join(html_table(*table) for table in self._tables())

@@ -30,15 +30,16 @@ class Cells:
     """The cells on which maps are compared: whole coarse cells around the smallest of the maps.
 
     ``frame`` has their grid; ``counted`` (rows, columns) is lazy, and true where all the maps have cells and the mask
-    is true.
+    is true. Columns from ``width`` on only complete coarse cells, and are empty.
     """
 
     frame: ClassMap
     counted: da.Array
+    width: int
 
     def layer(self, source: ClassMap, fill: float = 0, step: int = 0) -> da.Array:
         """Return a time step of a map on these cells; ``fill`` where it has none."""
-        return place(source, self.frame, fill, step)
+        return place(source, self.frame, fill, step, self.width)
 
     def each_block(self, function: Callable[..., Any], *layers: da.Array | None, **options: Any) -> da.Array:
         """Call ``function(latitude, longitude, area, counted, *layers, **options)`` for each block, lazily.
@@ -65,9 +66,9 @@ class Cells:
         )
 
 
-def _boxed(function: Callable[..., Any], *arguments: Any) -> NDArray[Any]:
+def _boxed(function: Callable[..., Any], *block: Any) -> NDArray[Any]:
     box = np.empty((1, 1), dtype=object)
-    box[0, 0] = function(*arguments)
+    box[0, 0] = function(*block)
     return box
 
 
@@ -83,37 +84,52 @@ def common_cells(
     there is no common cell.
     """
     smallest = min(maps, key=lambda each: each.grid.rows * each.grid.columns)
-    grid = smallest.grid
-    frame = replace(smallest, grid=whole_cells(grid, factor))
-    rows, columns = np.zeros(frame.grid.rows, bool), np.zeros(frame.grid.columns, bool)
-    up, left = grid.row_offset % factor, grid.column_offset % factor
-    rows[up : up + grid.rows], columns[left : left + grid.columns] = True, True
-    for other in maps:
-        if other is not smallest:
-            pieces = overlaps(other, frame)
-            rows &= np.isin(np.arange(rows.size), np.r_[*(piece.rows for piece in pieces)])
-            columns &= np.isin(np.arange(columns.size), np.r_[*(piece.columns for piece in pieces)])
+    frame = replace(smallest, grid=whole_cells(smallest.grid, factor))
+    around, width = _around(frame.grid), frame.grid.columns
+    if around and around % factor:  # no coarse cell passes the date line
+        width = min(width, around - frame.grid.column_offset % around)
+    rows, columns = np.ones(frame.grid.rows, bool), np.ones(frame.grid.columns, bool)
+    for each in maps:
+        pieces = overlaps(each, frame, width)
+        rows &= np.isin(np.arange(rows.size), np.r_[*(piece.rows for piece in pieces)])
+        columns &= np.isin(np.arange(columns.size), np.r_[*(piece.columns for piece in pieces)])
     if not (rows.any() and columns.any()):
         names = ", ".join(f"the {each.what} ({each.grid})" for each in maps)
         raise RegionError(f"{names} have no cell in common; check their regions")
-    sizes = place(smallest, frame, 0).chunks[-2:]
+    sizes = place(smallest, frame, 0, width=width).chunks[-2:]
     chunks = edges(sizes[0], factor), edges(sizes[1], factor)
     counted = da.from_array(rows, chunks[:1])[:, None] & da.from_array(columns, chunks[1:])[None, :]
     if within is not None and observed is not None:
         counted = counted & place(_mask(within, observed), frame, 0).rechunk(chunks)
-    return Cells(frame, counted)
+    return Cells(frame, counted, width)
 
 
 def whole_cells(grid: Grid, factor: int) -> Grid:
-    """Return a grid extended to edges of coarse cells, which are counted from 90 N and 180 W."""
-    up, left = grid.row_offset % factor, grid.column_offset % factor
+    """Return a grid extended to edges of coarse cells, which are counted from 90 N and 180 W.
+
+    The last coarse cell before 180 E is cut if the factor does not divide the columns around the globe. A grid that
+    passes the date line then becomes the whole circle from 180 W, so that it has the coarse cells of other grids.
+    """
+    around = _around(grid)
+    up, left, columns = grid.row_offset % factor, grid.column_offset % factor, grid.columns
+    if around and around % factor:
+        offset = grid.column_offset % around
+        left = offset % factor
+        if offset + columns > around:
+            left, columns = offset, around - offset
     return Grid(
         grid.resolution,
         grid.north + up * grid.resolution,
         grid.west - left * grid.resolution,
         -(-(up + grid.rows) // factor) * factor,
-        -(-(left + grid.columns) // factor) * factor,
+        -(-(left + columns) // factor) * factor,
     )
+
+
+def _around(grid: Grid) -> int:
+    """Return the columns around the globe; 0 if cells of this size do not close the circle."""
+    columns = round(360 / grid.resolution)
+    return columns if abs(360 / grid.resolution - columns) < OFF_LATTICE else 0
 
 
 def on_cells_of(frame: ClassMap, values: da.Array, what: str) -> ClassMap:
@@ -141,6 +157,11 @@ def _mask(within: xr.DataArray | NDArray[np.bool_], observed: ClassMap) -> Class
     return on_cells_of(observed, place(mask, observed, 0), mask.what)
 
 
+def chunked(source: ClassMap) -> ClassMap:
+    """Return a map of dask arrays, so that placing it several times does not cut it anew each time."""
+    return replace(source, data=source.data.copy(data=as_dask(source.data)))
+
+
 def as_dask(data: xr.DataArray) -> da.Array:
     """Return a map as a dask array; one in memory is cut into views."""
     if data.chunks is None:
@@ -151,8 +172,8 @@ def as_dask(data: xr.DataArray) -> da.Array:
     return array
 
 
-def place(source: ClassMap, frame: ClassMap, fill: float, step: int = 0) -> da.Array:
-    """Return a time step of a map on the cells of a frame, lazily; ``fill`` where it has none.
+def place(source: ClassMap, frame: ClassMap, fill: float, step: int = 0, width: int | None = None) -> da.Array:
+    """Return a time step of a map on the cells of a frame, lazily; ``fill`` where it has none, and from ``width`` on.
 
     Further dimensions between time and latitude are kept. Raises :class:`GridError` if the cells differ in size or do
     not coincide, :class:`RegionError` if there is no common cell.
@@ -160,21 +181,21 @@ def place(source: ClassMap, frame: ClassMap, fill: float, step: int = 0) -> da.A
     values = as_dask(source.data)[step]
     if values.dtype.kind in "iu" and not np.iinfo(values.dtype).min <= fill <= np.iinfo(values.dtype).max:
         values = values.astype(np.result_type(values.dtype, np.min_scalar_type(fill)))
-    pieces = sorted(overlaps(source, frame), key=lambda piece: piece.columns.start)
+    pieces = sorted(overlaps(source, frame, width), key=lambda piece: piece.columns.start)
     rows = pieces[0].rows
-    strips, column, lead = [], 0, (*values.shape[:-2], rows.stop - rows.start)
+
+    def blank(columns: int) -> list[da.Array]:
+        shape = (*values.shape[:-2], rows.stop - rows.start, columns)
+        return [da.full(shape, fill, dtype=values.dtype, chunks=_LARGEST)] if columns else []
+
+    strips, column = [], 0
     for piece in pieces:
-        strips += [_full((*lead, piece.columns.start - column), fill, values.dtype)]
-        strips += [values[..., piece.source_rows, piece.source_columns]]
+        strips += [*blank(piece.columns.start - column), values[..., piece.source_rows, piece.source_columns]]
         column = piece.columns.stop
-    strips.append(_full((*lead, frame.grid.columns - column), fill, values.dtype))
-    band = da.concatenate([each for each in strips if each.shape[-1]], axis=-1)
+    strips += blank(frame.grid.columns - column)
+    band = da.concatenate(strips, axis=-1) if len(strips) > 1 else strips[0]
     margins = [(0, 0)] * (values.ndim - 2) + [(rows.start, frame.grid.rows - rows.stop), (0, 0)]
     return da.pad(band, margins, constant_values=fill) if any(map(any, margins)) else band
-
-
-def _full(shape: tuple[int, ...], fill: float, dtype: Any) -> da.Array:
-    return da.full(shape, fill, dtype=dtype, chunks=_LARGEST)
 
 
 def edges(sizes: Sequence[int], factor: int) -> tuple[int, ...]:
@@ -230,8 +251,10 @@ class Overlap:
     source_columns: slice
 
 
-def overlaps(source: ClassMap, frame: ClassMap) -> list[Overlap]:
-    """Return where two maps have the same cells: one piece, or several across the date line.
+def overlaps(source: ClassMap, frame: ClassMap, width: int | None = None) -> list[Overlap]:
+    """Return where two maps have the same cells in the first ``width`` columns of the frame, at most once each.
+
+    There is one piece, or several across the date line.
 
     Raises :class:`GridError` if the cells differ in size or do not coincide, :class:`RegionError` if there is none.
     """
@@ -251,12 +274,12 @@ def overlaps(source: ClassMap, frame: ClassMap) -> list[Overlap]:
                 f"{frame.what} in {direction}; bring one onto the other's grid by nearest neighbour first"
             )
     down, right = round(down), round(right)
-    around = round(360 / size)
-    turns = (-around, 0, around) if abs(360 / size - around) < OFF_LATTICE else (0,)
+    around, width = _around(reference), reference.columns if width is None else width
+    width = min(width, around) if around else width
     top, bottom = max(0, down), min(reference.rows, down + fine.rows)
     found = []
-    for start in (right + turn for turn in turns):
-        left, end = max(0, start), min(reference.columns, start + fine.columns)
+    for start in sorted({right - around, right, right + around}):
+        left, end = max(0, start), min(width, start + fine.columns)
         if left < end and top < bottom:
             source_rows, source_columns = slice(top - down, bottom - down), slice(left - start, end - start)
             found.append(Overlap(slice(top, bottom), slice(left, end), source_rows, source_columns))

@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xland.arguments import items_of, unknown
 from xland.errors import GridError
-from xland.scores.tables import figure, html_table, text_table
+from xland.scores.tables import Tabular, figure
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES
 
 if TYPE_CHECKING:
@@ -65,14 +65,13 @@ def register_score(score: Score) -> Score:
 
 def choose_scores(names: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return names of scores, by default all; :class:`GridError` for unknown ones."""
-    chosen = (
-        tuple(SCORES) if names is None else (names,) if isinstance(names, str) else items_of(names, "scores", GridError)
-    )
+    names = tuple(SCORES) if names is None else names
+    chosen = (names,) if isinstance(names, str) else items_of(names, "scores", GridError)
     wrong = [name for name in chosen if not isinstance(name, str) or name not in SCORES]
-    if wrong or not chosen:
-        raise GridError(
-            unknown("scores", wrong, SCORES) if wrong else f"scores is empty: choose from {', '.join(SCORES)}"
-        )
+    if wrong:
+        raise GridError(unknown("scores", wrong, SCORES))
+    if not chosen:
+        raise GridError(f"scores is empty: choose from {', '.join(SCORES)}")
     return tuple(dict.fromkeys(chosen))
 
 
@@ -117,7 +116,7 @@ def plain(value: float) -> float | None:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Scores:
+class Scores(Tabular):
     """Scores that follow from one confusion matrix.
 
     Parameters
@@ -225,28 +224,18 @@ class Scores:
             {each: getattr(self, each) for each in _PER_CLASS}, index=pd.Index(CLASS_NAMES, name="class")
         )
 
-    def _table(self) -> tuple[str, list[str], list[list[str]]]:
+    def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
         over = ", ".join(CLASS_NAMES[code] for code in self.miou_classes) or "no class"
         said = ", ".join(f"{SCORES[name].title or name} {figure(value)}" for name, value in self.values.items())
         title = f"{said}\nmean IoU over {over}; by {'area' if self.weighting == 'area' else 'pixel counts'}"
-        columns = [
-            *(getattr(self, each) for each in _PER_CLASS[:4]),
-            100 * ratio(self.support, np.full_like(self.support, self.total)),
-        ]
+        columns = [getattr(self, each) for each in _PER_CLASS[:4]]
+        share = 100 * self.support / (self.total or 1)
         rows = [
-            [CLASS_NAMES[code], *(figure(values[code], 2 if values is columns[-1] else 3) for values in columns)]
-            for code in range(len(CLASS_NAMES))
+            [name, *(figure(values[code]) for values in columns), figure(share[code], 2)]
+            for code, name in enumerate(CLASS_NAMES)
             if self.matrix[code].any() or self.matrix[:, code].any()
         ]
-        return title, ["class", "IoU", "precision", "recall", "F1", "observed %"], rows
-
-    def __str__(self) -> str:
-        return text_table(*self._table())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return html_table(*self._table())
+        return [(title, ["class", "IoU", "precision", "recall", "F1", "observed %"], rows)]
 
 
 def disagreement(matrix: Matrix) -> dict[str, NDArray[np.float64]]:
@@ -257,24 +246,11 @@ def disagreement(matrix: Matrix) -> dict[str, NDArray[np.float64]]:
     shift, ``total`` all three. Every cell in disagreement belongs to two classes, so the map has half the sum over the
     classes. The transposed matrix has the same parts.
 
-    Raises
-    ------
-    GridError
-        If the matrix is not square, or contains negative or undefined numbers.
-
     Sources
     -------
     Quantity and allocation disagreement: Pontius and Millones (2011), doi 10.1080/01431161.2011.552923;
     exchange and shift: Pontius and Santacruz (2014), doi 10.1080/2150704X.2014.969814.
     """
-    matrix = np.asarray(matrix, dtype=np.float64)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise GridError(f"a confusion matrix is square, not of shape {matrix.shape}")
-    wrong = int((~(matrix >= 0) | np.isinf(matrix)).sum())
-    if wrong:
-        raise GridError(
-            f"a confusion matrix contains areas or counts; {wrong} of its numbers are negative or not finite"
-        )
     rows, columns, diagonal = matrix.sum(axis=1), matrix.sum(axis=0), np.diag(matrix)
     quantity = np.abs(rows - columns)
     exchange = 2 * (np.minimum(matrix, matrix.T).sum(axis=1) - diagonal)
@@ -288,16 +264,8 @@ def disagreement(matrix: Matrix) -> dict[str, NDArray[np.float64]]:
 _ROUNDING = 1e-12  # share of the map below which a difference is rounding and a score has no denominator
 
 
-class KappaSimulation(NamedTuple):
-    """Kappa simulation and its factors: agreement of the amounts of transitions, and of their places."""
-
-    kappa: float
-    transition: float
-    transloc: float
-
-
-def kappa_simulation(table: NDArray[np.float64]) -> KappaSimulation:
-    """Score a prediction of change by kappa simulation; NaN where it is not defined.
+def kappa_simulation(table: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return kappa simulation, and its factors of the amounts and of the places of transitions; NaN if not defined.
 
     ``table`` (classes, classes, classes) are areas or counts by class in the start, the observed and the predicted map.
     Kappa is 1 for a perfect prediction, and 0 for one as good as the same transitions at random places.
@@ -314,16 +282,16 @@ def kappa_simulation(table: NDArray[np.float64]) -> KappaSimulation:
     """
     total = float(table.sum())
     if total == 0:
-        return KappaSimulation(math.nan, math.nan, math.nan)
+        return math.nan, math.nan, math.nan
     observed, predicted = table.sum(axis=2) / total, table.sum(axis=1) / total
     origin = observed.sum(axis=1, keepdims=True)
     agreement = float(np.einsum("ijj->", table)) / total
     chance = float((np.divide(observed, origin, out=np.zeros_like(observed), where=origin > 0) * predicted).sum())
     largest = float(np.minimum(observed, predicted).sum())
-    return KappaSimulation(
-        kappa=_beyond_rounding(agreement - chance, 1 - chance),
-        transition=_beyond_rounding(largest - chance, 1 - chance),
-        transloc=_beyond_rounding(agreement - chance, largest - chance),
+    return (
+        _beyond_rounding(agreement - chance, 1 - chance),
+        _beyond_rounding(largest - chance, 1 - chance),
+        _beyond_rounding(agreement - chance, largest - chance),
     )
 
 

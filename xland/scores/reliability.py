@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import dask
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xland.arguments import Count, checked
 from xland.errors import GridError, ModelError, NothingToScoreError, TimeError, VocabularyError
 from xland.geo.conventions import classes_along
 from xland.geo.orientation import orient
@@ -20,10 +21,15 @@ from xland.scores.frames import common_cells, pair_years
 from xland.scores.measures import Weighting, plain, ratio
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, check_codes
 
-Domain = Literal["land", "all"]
-
 _OFF = 0.03  # how far from 1 the sum of the probabilities of a cell may be: they are stored in steps of 0.004
 _FINE = 40  # parts of a bin of confidence in which risk and coverage are counted
+
+
+_SCORES = (
+    *("expected_calibration_error", "classwise_calibration_error", "brier", "brier_reliability"),
+    *("brier_resolution", "brier_uncertainty", "risk_coverage_area"),
+)
+_CURVES = ("edges", "confidence", "accuracy", "share", "coverage", "risk")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,14 +40,12 @@ class Reliability:
     ----------
     edges : (bins + 1,) array
         Edges of the bins of confidence, from 0 to 1.
-    confidence, accuracy : (bins,) arrays
-        Mean probability of the class shown, and share of cells where it is the observed one; NaN in empty bins.
-    share : (bins,) array
-        Share of the area (or of the cells) in each bin.
-    class_share : (classes,) array
-        Share of each observed class.
-    class_errors : (classes,) array
-        Calibration error of the probability of each class, shown or not (Kull et al. 2019, arXiv 1910.12656).
+    confidence, accuracy, share : (bins,) arrays
+        Mean probability of the class shown, share of cells where it is the observed one, and share of the area (or of
+        the cells) in each bin; the first two are NaN in empty bins.
+    class_share, class_errors : (classes,) arrays
+        Share of each observed class, and calibration error of its probability, shown or not (Kull et al. 2019, arXiv
+        1910.12656).
     brier : float
         Mean over cells of the summed squared errors of all probabilities, from 0 to 2 (Brier 1950, doi
         10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2).
@@ -50,11 +54,10 @@ class Reliability:
         10.1175/1520-0450(1973)012<0595:ANVPOT>2.0.CO;2): the score is the first less the second plus the
         third, but for what probabilities differ within a bin.
     coverage, risk : arrays
-        Share of the area that is kept when cells below a confidence are left out, from the surest on, and
-        share of it that is wrong (El-Yaniv and Wiener 2010). The last one is everything.
-    weighting : {"area", "pixels"}
-    total : float
-        Square metres or cells.
+        Share of the area that is kept when cells below a confidence are left out, from the surest on, and share of it
+        that is wrong (El-Yaniv and Wiener 2010). The last one is everything.
+    weighting, total
+        ``area`` or ``pixels``; square metres or cells.
     """
 
     edges: NDArray[np.float64]
@@ -91,18 +94,13 @@ class Reliability:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers for JSON: None where a bin is empty."""
-        scores = (
-            *("expected_calibration_error", "classwise_calibration_error", "brier", "brier_reliability"),
-            *("brier_resolution", "brier_uncertainty", "risk_coverage_area"),
-        )
-        curves = ("edges", "confidence", "accuracy", "share", "coverage", "risk")
         return {
             "weighting": self.weighting,
             "unit": "m2" if self.weighting == "area" else "cells",
             "total": self.total,
-            **{name: getattr(self, name) for name in scores},
+            **{name: getattr(self, name) for name in _SCORES},
             "class_errors": dict(zip(CLASS_NAMES, self.class_errors.tolist(), strict=True)),
-            **{name: [plain(each) for each in getattr(self, name).tolist()] for name in curves},
+            **{name: [plain(each) for each in getattr(self, name).tolist()] for name in _CURVES},
         }
 
     def __str__(self) -> str:
@@ -115,20 +113,19 @@ class Reliability:
     __repr__ = __str__
 
 
+@checked(ModelError)
 def assess_reliability(
     probability: xr.DataArray,
     observed: xr.DataArray | xr.Dataset,
     *,
     decided: xr.DataArray | xr.Dataset | None = None,
-    bins: int = BINS,
+    bins: Count = BINS,
     within: xr.DataArray | NDArray[np.bool_] | None = None,
     weighting: Weighting = "area",
-    domain: Domain = "land",
+    domain: Literal["land", "all"] = "land",
     match_years: bool = True,
 ) -> Reliability:
-    """Compare probabilities with an observed map.
-
-    Maps are read once, block by block.
+    """Compare probabilities with an observed map, reading each block once.
 
     Parameters
     ----------
@@ -167,7 +164,6 @@ def assess_reliability(
     TimeError
         If the maps have no year in common.
     """
-    _check_choices(bins, weighting, domain)
     if not isinstance(probability, xr.DataArray):
         raise GridError(
             f"probability is a {type(probability).__name__}; pass the DataArray of probabilities, such as "
@@ -176,8 +172,7 @@ def assess_reliability(
     layers, truth = _canonical(probability), as_map(observed, what="observed map")
     shown = None if decided is None else as_map(decided, what="decided map")
     own = {} if shown is None else dict(pair_years(layers, shown, match_years=match_years))
-    maps = [truth, layers, *([] if shown is None else [shown])]
-    cells = common_cells(maps, within, truth)
+    frame = common_cells([truth, layers, *([] if shown is None else [shown])], within, truth)
     lazy = []
     for ours, theirs in pair_years(layers, truth, match_years=match_years):
         if shown is not None and ours not in own:
@@ -185,18 +180,16 @@ def assess_reliability(
                 f"the decided map lacks {layers.years[ours]}, which the probability and the observed map have: "
                 "give it for the same years, or select the years to judge"
             )
-        codes = None if shown is None else cells.layer(shown, step=own[ours])
-        values = cells.layer(layers, np.nan, ours).rechunk({0: -1})
-        counted = cells.each_block(
+        counts = frame.each_block(
             _count_block,
-            values,
-            cells.layer(truth, step=theirs),
-            codes,
+            frame.layer(layers, np.nan, ours).rechunk({0: -1}),
+            frame.layer(truth, step=theirs),
+            None if shown is None else frame.layer(shown, step=own[ours]),
             bins=bins,
             land=domain == "land",
             by_area=weighting == "area",
         )
-        lazy.append(counted)
+        lazy.append(counts)
     blocks = [each for step in dask.compute(*lazy) for each in step.ravel()]
     top, classes, squares = (sum(parts) for parts in zip(*blocks, strict=True))
     if not top[0].sum() > 0:
@@ -209,7 +202,7 @@ def assess_reliability(
 def _summarise(
     top: NDArray[np.float64], layers: NDArray[np.float64], squares: float, weighting: Weighting
 ) -> Reliability:
-    """Return what follows from the counts of :func:`count_confidence`."""
+    """Return what follows from the sums of all blocks."""
     total = float(top[0].sum())
     weight, confidence, correct = top.reshape(3, -1, _FINE).sum(axis=2)
     class_weight, class_sum, class_hits = layers.swapaxes(0, 1)
@@ -234,14 +227,6 @@ def _summarise(
         weighting=weighting,
         total=total,
     )
-
-
-def _check_choices(bins: int, weighting: str, domain: str) -> None:
-    for name, value, known in (("weighting", weighting, get_args(Weighting)), ("domain", domain, get_args(Domain))):
-        if value not in known:
-            raise ModelError(f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}")
-    if type(bins) is not int or bins < 1:
-        raise ModelError(f"bins must be a whole number of at least 1, not {bins!r}")
 
 
 def _canonical(probability: xr.DataArray) -> ClassMap:
@@ -281,6 +266,12 @@ def _count_block(
     land: bool,
     by_area: bool,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Sum up the cells of a block.
+
+    Returns weight, weight times probability, and weight of the cells where the class is observed, (3, ...): of the
+    class shown in bins cut into 40 parts, (3, 40 bins); of each class, (classes, 3, bins); and the weighted sum of the
+    squared errors of all probabilities.
+    """
     truth = check_codes(observed, what="observed map", latitude=latitude, longitude=longitude)
     if decided is not None:
         decided = check_codes(decided, what="decided map", latitude=latitude, longitude=longitude)
@@ -297,30 +288,14 @@ def _count_block(
             f"{values[:, first].sum():.3g}: leave such cells out with `within`, or pass what downscale returns"
         )
     chosen = values.argmax(axis=0) if decided is None else decided[rows, columns]
-    weight = area[rows] if by_area else np.ones(len(rows))
-    return count_confidence(values, truth[rows, columns], chosen, weight, bins)
-
-
-def count_confidence(
-    probability: NDArray[np.floating[Any]],
-    observed: NDArray[np.integer[Any]],
-    decided: NDArray[np.integer[Any]],
-    weight: NDArray[np.float64],
-    bins: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Sum up cells: ``probability`` (classes, cells), class codes and weights (cells,).
-
-    Returns weight, weight times probability, and weight of the cells where the class is observed, (3, ...): of the
-    class shown in bins cut into 40 parts, (3, 40 bins); of each class, (classes, 3, bins); and the weighted sum of the
-    squared errors of all probabilities.
-    """
-    confidence = probability[decided, np.arange(len(decided))].astype(np.float64)
-    top = _sums(confidence, decided == observed, weight, bins * _FINE)
-    classes = np.zeros((len(probability), 3, bins))
+    found, weight = truth[rows, columns], area[rows] if by_area else np.ones(len(rows))
+    confidence = values[chosen, np.arange(len(chosen))].astype(np.float64)
+    top = _sums(confidence, chosen == found, weight, bins * _FINE)
+    classes = np.zeros((len(values), 3, bins))
     squares = np.zeros(len(weight))
-    for code, layer in enumerate(probability):
-        classes[code] = _sums(layer.astype(np.float64), observed == code, weight, bins)
-        squares += (layer - (observed == code)) ** 2
+    for code, layer in enumerate(values):
+        classes[code] = _sums(layer.astype(np.float64), found == code, weight, bins)
+        squares += (layer - (found == code)) ** 2
     return top, classes, float(squares @ weight)
 
 

@@ -68,6 +68,21 @@ def html_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
     return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
+class Tabular:
+    """What is shown as tables: text in a terminal, HTML in a notebook."""
+
+    def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return "\n\n".join(text_table(*table) for table in self._tables())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return "".join(html_table(*table) for table in self._tables())
+
+
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> Path:
     """Write numbers as JSON; an existing file is replaced at once or not at all."""
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
 from xland.addresses import address_of, is_url, without_password
-from xland.errors import MissingDependencyError, StoreError
+from xland.errors import StoreError
 from xland.reading.variables import name_reads, unreadable
-from xland.store.storage import files_at
-from xland.store.workplace import read_finished
+from xland.store.reading import open_store, read_finished
+from xland.store.storage import files_at, store_to_read
 from xland.untrusted.netcdf import check_file, check_hdf5
-from xland.untrusted.servers import http_options
+from xland.untrusted.servers import http_options, reaching
 from xland.untrusted.stores import check_store
 
 _ROOTS = ("zarr.json", ".zgroup", ".zmetadata")
@@ -46,10 +47,8 @@ def is_zarr(address: str) -> bool:
     """Whether there is a folder at a path, or the root of a Zarr store behind a URL."""
     if not is_url(address):
         return Path(address).is_dir()
-    try:
+    with reaching(address):
         return address.endswith(".zarr") or any(files_at(address).is_file(name) for name in _ROOTS)
-    except Exception as error:  # each kind of remote file system has errors of its own
-        raise _unreachable(address, error) from error
 
 
 def open_maps(path: Any) -> xr.Dataset:
@@ -57,8 +56,6 @@ def open_maps(path: Any) -> xr.Dataset:
 
     A :class:`StoreError` says what does not exist, is incomplete, or holds no ``land_use``.
     """
-    from xland.store.reading import open_store
-
     address = address_of(path)
     ds = open_store(address) if is_zarr(address) else open_coarse(address)
     if "land_use" not in ds:
@@ -72,46 +69,26 @@ def open_map(path: Any) -> xr.DataArray:
 
 
 def _open_zarr(address: str) -> xr.Dataset:
-    from xland.store.checksums import store_to_read  # needs zarr
-
     check_store(address)
-    try:
-        table = read_finished(address)[1]
-        with warnings.catch_warnings():
-            # not having its metadata in one place makes a store slower, not wrong
-            warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
-            source: Any = store_to_read(address, table)
-            return name_reads(xr.open_dataset(source, engine="zarr", decode_times=False, chunks={}))
-    except StoreError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # the last for odd metadata
-        raise unreadable(without_password(address), "Zarr store", error) from error
-    except Exception as error:
-        if is_url(address):
-            raise _unreachable(address, error) from error
-        raise
+    with reaching(address) if is_url(address) else nullcontext():
+        try:
+            table = read_finished(address)[1]
+            with warnings.catch_warnings():
+                # not having its metadata in one place makes a store slower, not wrong
+                warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
+                source: Any = store_to_read(address, table)
+                return name_reads(xr.open_dataset(source, engine="zarr", decode_times=False, chunks={}))
+        except StoreError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # the last for odd metadata
+            raise unreadable(without_password(address), "Zarr store", error) from error
 
 
 def _open_netcdf_behind(url: str) -> xr.Dataset:
     """Open a NetCDF-4 file behind a URL, of which only the parts that are asked for are fetched."""
     import fsspec
 
-    try:
+    with reaching(url):
         stream = fsspec.open(url, **http_options(url)).open()
         check_hdf5(stream, without_password(url), stream.seek(0, os.SEEK_END))
         return name_reads(xr.open_dataset(stream, engine="h5netcdf", decode_times=False, chunks={}))
-    except StoreError:
-        raise
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{without_password(url)} needs a package that is missing ({error}): install it, or copy the file here"
-        ) from error
-    except Exception as error:
-        raise _unreachable(url, error) from error
-
-
-def _unreachable(url: str, error: Exception) -> StoreError:
-    said = without_password(str(error), of=url).strip().split("\n")[0] or type(error).__name__
-    return StoreError(
-        f"{without_password(url)} cannot be read: {said}; check the address, the network and your rights to read it"
-    )

@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from xland import vocabulary
 from xland.addresses import local_path
 from xland.errors import GridError, StoreError, TimeError, VocabularyError
-from xland.geo.conventions import attach_crs
+from xland.geo.conventions import attach_crs, with_years, years_along
 from xland.geo.grid import Grid
 from xland.geo.orientation import XarrayObject, find_names, grid_of
-from xland.geo.years import with_years, years_along
 from xland.reading.variables import Declared, check_array, declared_by, no_data, unreadable, with_named_reads
 from xland.untrusted.netcdf import check_file
 
@@ -44,6 +43,7 @@ _ATTRIBUTES = {
     "lat": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
     "lon": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
 }
+_TIFFS = {".tif", ".tiff"}
 _DRIVER = "GTiff"
 """The one driver of GDAL that is used: others, such as that of virtual rasters, read what a file tells them to."""
 
@@ -100,7 +100,7 @@ def open_hilda(path: str | Path, years: Iterable[int] | None = None, forest: boo
     place = local_path(path, what="a HILDA+ product")
     if not place.exists():
         raise StoreError(f"{place} does not exist: give the HILDA+ NetCDF file or the folder of its GeoTIFFs")
-    is_raster = place.is_dir() or place.suffix.lower() in {".tif", ".tiff"}
+    is_raster = place.is_dir() or place.suffix.lower() in _TIFFS
     found, lat, lon = _hilda_rasters(place) if is_raster else _hilda_netcdf(place)
     chosen = sorted(found) if years is None else [int(year) for year in years]
     missing = sorted(set(chosen) - set(found))
@@ -114,11 +114,9 @@ def open_hilda(path: str | Path, years: Iterable[int] | None = None, forest: boo
     grid, row, column = nearest_cells(lat, lon, HILDA_RESOLUTION, what=place.name)
     table = vocabulary.HILDA_FOREST if forest else vocabulary.HILDA_BASE
     data = _lazy([found[year] for year in chosen], row, column, table)
-    comment = (
-        f"{'Forest (-f)' if forest else 'Base'} product, brought to {HILDA_RESOLUTION:g} degree by nearest neighbour."
-    )
-    land_use = _land_use(data, grid, chosen)
-    return with_crs(land_use.assign_attrs(source=_SOURCE, comment=comment))
+    product = "Forest (-f)" if forest else "Base"
+    comment = f"{product} product, brought to {HILDA_RESOLUTION:g} degree by nearest neighbour."
+    return _land_use(data, grid, chosen, source=_SOURCE, comment=comment)
 
 
 def open_map(path: str | Path, table: Mapping[int, str] = vocabulary.IGBP, year: int | None = None) -> xr.DataArray:
@@ -155,8 +153,8 @@ def open_map(path: str | Path, table: Mapping[int, str] = vocabulary.IGBP, year:
     row = np.arange(lat.size)[:: -1 if ascending else 1]
     column = np.roll(np.arange(lon.size)[:: -1 if descending else 1], -start)
     data = _lazy([codes], row, column, table)
-    land_use = _land_use(data if year is not None else data[0], grid, None if year is None else [int(year)])
-    return with_crs(land_use.assign_attrs(source=place.name))
+    years = None if year is None else [int(year)]
+    return _land_use(data[0] if years is None else data, grid, years, source=place.name)
 
 
 def with_crs(obj: XarrayObject) -> XarrayObject:
@@ -222,14 +220,12 @@ def _open_raster(path: Path) -> tuple[_Codes, _Axis, _Axis]:
     declared = declared_by(raster.variable, path.name, VocabularyError)
     values = with_named_reads(raster, path.name).variable.isel(band=0)
     codes = _Codes(path, values, replace(declared, masked=declared.masked or masked))
-    return codes, np.asarray(raster["y"].values), np.asarray(raster["x"].values)
+    return codes, raster["y"].values, raster["x"].values
 
 
 def _hilda_rasters(place: Path) -> tuple[dict[int, _Codes], _Axis, _Axis]:
-    tiffs = (
-        [each for each in place.iterdir() if each.suffix.lower() in {".tif", ".tiff"}] if place.is_dir() else [place]
-    )
-    paths = sorted(each for each in tiffs if "transition" not in each.name.lower() or each == place)
+    within = [each for each in place.iterdir() if "transition" not in each.name.lower()] if place.is_dir() else [place]
+    paths = sorted(each for each in within if each.suffix.lower() in _TIFFS)
     if not paths:
         raise StoreError(f"{place} holds no GeoTIFF of states: give the folder of one HILDA+ product")
     found: dict[int, _Codes] = {}
@@ -240,11 +236,9 @@ def _hilda_rasters(place: Path) -> tuple[dict[int, _Codes], _Axis, _Axis]:
             raise TimeError(
                 f"{found[year].path.name} and {path.name} both hold {year}: keep each product in its own folder"
             )
-        found[year], *axis = _open_raster(path)
-        axes.append((axis[0], axis[1]))
-        if not all(
-            own.shape == first.shape and own[0] == first[0] for own, first in zip(axes[-1], axes[0], strict=True)
-        ):
+        found[year], lat, lon = _open_raster(path)
+        axes.append((lat, lon))
+        if any(own.shape != first.shape or own[0] != first[0] for own, first in zip(axes[-1], axes[0], strict=True)):
             raise GridError(f"{path.name} is on another grid than {paths[0].name}")
     return found, *axes[0]
 
@@ -270,28 +264,24 @@ def _hilda_netcdf(path: Path) -> tuple[dict[int, _Codes], _Axis, _Axis]:
             "give the file of states of HILDA+"
         )
     array = ds[name]
-    lat = find_names(array, "latitude", what=path.name)
-    lon = find_names(array, "longitude", what=path.name)
+    lat, lon, time = (find_names(array, kind, what=path.name) for kind in ("latitude", "longitude", "time"))
     if lat is None or lon is None or lat.coordinate is None or lon.coordinate is None:
         raise GridError(f"{path.name}: {name} has no latitude and longitude")
-    time = find_names(array, "time", what=path.name)
-    if time is None:
-        years: tuple[int, ...] = (_year_of(path),)
-    else:
-        years = _hilda_years(ds, time.dimension, time.coordinate)
-    others = {dim: size for dim, size in array.sizes.items() if dim not in (lat.dimension, lon.dimension)}
-    others.pop(time.dimension if time else None, None)
+    years = (_year_of(path),) if time is None else _hilda_years(ds, time.dimension, time.coordinate)
+    known = {lat.dimension, lon.dimension, time.dimension if time else None}
+    others = {dim: size for dim, size in array.sizes.items() if dim not in known}
     if any(size > 1 for size in others.values()):
         raise GridError(f"{path.name}: {name} has more dimensions than time, latitude and longitude: {others}")
-    check_array(array, f"{path.name}: {name}", VocabularyError)
-    declared = declared_by(array.variable, f"{path.name}: {name}", VocabularyError)
-    values = with_named_reads(array, f"{path.name}: {name}").variable
+    what = f"{path.name}: {name}"
+    check_array(array, what, VocabularyError)
+    declared = declared_by(array.variable, what, VocabularyError)
+    values = with_named_reads(array, what).variable
     values = values.isel(dict.fromkeys(others, 0)).transpose(..., lat.dimension, lon.dimension)
     steps = [values.isel({time.dimension: step}) if time else values for step in range(len(years))]
     found = {year: _Codes(path, each, declared) for year, each in zip(years, steps, strict=True)}
     if len(found) != len(years):
         raise TimeError(f"{path.name} holds a year twice: {len(years)} steps, {len(found)} years")
-    return found, np.asarray(ds[lat.coordinate].values), np.asarray(ds[lon.coordinate].values)
+    return found, ds[lat.coordinate].values, ds[lon.coordinate].values
 
 
 def _hilda_years(ds: xr.Dataset, dimension: Any, coordinate: Any) -> tuple[int, ...]:
@@ -310,10 +300,8 @@ def _lazy(
 ) -> da.Array:
     """Return the classes of maps on one grid, ``(maps, rows, columns)``, from these rows and columns of their files."""
     # fill values that the table knows as codes are codes
-    maps = [
-        replace(each, declared=replace(each.declared, fills=tuple(f for f in each.declared.fills if f not in table)))
-        for each in maps
-    ]
+    fills = [tuple(fill for fill in each.declared.fills if fill not in table) for each in maps]
+    maps = [replace(each, declared=replace(each.declared, fills=own)) for each, own in zip(maps, fills, strict=True)]
     # a file that was replaced must not be taken for the old one
     files = [(str(each.path), each.path.stat().st_mtime_ns, each.declared) for each in maps]
     sizes = (tuple(min(_BLOCK, n - start) for start in range(0, n, _BLOCK)) for n in (row.size, column.size))
@@ -337,40 +325,38 @@ def _read_block(
     table: dict[int, str],
     block_info: Any = None,
 ) -> NDArray[np.uint8]:
+    """Read the window of a block and translate its codes; there is ocean where the file has no data."""
     (step, _), rows, columns = block_info[None]["array-location"]
     row, column = row[slice(*rows)], column[slice(*columns)]
     window = [slice(int(each.min()), int(each.max()) + 1) for each in (row, column)]
+    path, declared = maps[step].path, maps[step].declared
     codes = np.asarray(maps[step].values[*window].values)[np.ix_(row - window[0].start, column - window[1].start)]
-    return _classes(codes, table, maps[step].declared, maps[step].path.name)[None]
-
-
-def _classes(codes: NDArray[Any], table: dict[int, str], declared: Declared, what: str) -> NDArray[np.uint8]:
-    """Translate the codes of a file; there is ocean where it has no data."""
     codes = codes if declared.dtype is None else codes.view(declared.dtype)
     empty = no_data(codes, declared)
+    # any code that the table knows will do where there is no data
+    codes = np.where(empty, next(iter(table)), codes)
+    forests = set(vocabulary.HILDA_FOREST) - set(vocabulary.HILDA_BASE)
     try:
-        # any code that the table knows will do where there is no data
-        classes = vocabulary.translate(np.where(empty, next(iter(table)), codes), table, what=what)
+        classes = vocabulary.translate(codes, table, what=path.name)
     except VocabularyError as error:
-        kinds = sorted(set(vocabulary.HILDA_FOREST) - set(vocabulary.HILDA_BASE))
-        if table == vocabulary.HILDA_BASE and np.isin(codes, kinds).any():
-            raise VocabularyError(
-                f"{error}; 40 to 45 are kinds of forest of a -f product: open it with forest=True"
-            ) from None
-        raise
+        if table != vocabulary.HILDA_BASE or not np.isin(codes, sorted(forests)).any():
+            raise
+        raise VocabularyError(
+            f"{error}; 40 to 45 are kinds of forest of a -f product: open it with forest=True"
+        ) from None
     classes[empty] = vocabulary.OCEAN
-    return classes
+    return classes[None]
 
 
-def _land_use(data: Any, grid: Grid, years: list[int] | None) -> xr.DataArray:
-    coords = {"lat": ("lat", grid.latitude, _ATTRIBUTES["lat"]), "lon": ("lon", grid.longitude, _ATTRIBUTES["lon"])}
+def _land_use(data: Any, grid: Grid, years: list[int] | None, **attributes: str) -> xr.DataArray:
     dims = ("lat", "lon") if years is None else ("time", "lat", "lon")
-    land_use = xr.DataArray(data, coords, dims, "land_use", vocabulary.flag_attributes())
-    return land_use if years is None else with_years(land_use.to_dataset(), years)["land_use"]
+    coords = {"lat": grid.latitude, "lon": grid.longitude}
+    land_use = xr.DataArray(data, coords, dims, "land_use", {**vocabulary.flag_attributes(), **attributes})
+    return with_crs(land_use if years is None else with_years(land_use.to_dataset(), years)["land_use"])
 
 
 def nearest_cells(
-    latitude: NDArray[np.floating[Any]], longitude: NDArray[np.floating[Any]], resolution: float, *, what: str
+    latitude: NDArray[Any], longitude: NDArray[Any], resolution: float, *, what: str
 ) -> tuple[Grid, NDArray[np.intp], NDArray[np.intp]]:
     """Find the cells of a slightly different grid that are nearest to those of the world's grid.
 
@@ -379,16 +365,15 @@ def nearest_cells(
     world's grid whose centres lie within the file's cells, and the file's row and column for each of its own.
     """
     world = Grid.world(resolution)
-    rows, north, row = _nearest(np.asarray(latitude, np.float64), world.latitude, resolution, f"{what}: latitude")
-    columns, west, column = _nearest(
-        np.asarray(longitude, np.float64), world.longitude, resolution, f"{what}: longitude"
-    )
-    return world.window(slice(north, north + rows), slice(west, west + columns)), row, column
+    north, row = _nearest(latitude, world.latitude, resolution, f"{what}: latitude")
+    west, column = _nearest(longitude, world.longitude, resolution, f"{what}: longitude")
+    return world.window(slice(north, north + row.size), slice(west, west + column.size)), row, column
 
 
 def _nearest(
-    centres: NDArray[np.float64], wanted: NDArray[np.float64], resolution: float, what: str
-) -> tuple[int, int, NDArray[np.intp]]:
+    values: NDArray[Any], wanted: NDArray[np.float64], resolution: float, what: str
+) -> tuple[int, NDArray[np.intp]]:
+    centres = np.asarray(values, np.float64)
     if centres.size < 2 or not np.isfinite(centres).all():
         raise GridError(f"{what} needs at least two finite cell centres")
     step = (centres[-1] - centres[0]) / (centres.size - 1)
@@ -408,6 +393,4 @@ def _nearest(
         raise GridError(
             f"{what} from {centres[0]:g} to {centres[-1]:g} holds no cell of the {resolution:g} degree grid"
         )
-    first = int(inside.argmax())
-    index = np.clip(np.rint(position[inside]), 0, centres.size - 1).astype(np.intp)
-    return index.size, first, index
+    return int(inside.argmax()), np.clip(np.rint(position[inside]), 0, centres.size - 1).astype(np.intp)

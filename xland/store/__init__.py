@@ -11,7 +11,7 @@ _PUBLIC = {
     "store_digest": "reading",
     "verify": "reading",
     "write": "writing",
-    "write_netcdf": "exporting",
+    "write_netcdf": "writing",
 }
 
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605 - a list of str

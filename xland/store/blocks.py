@@ -18,9 +18,8 @@ from xland.arguments import is_count
 from xland.errors import StoreError
 from xland.geo.orientation import find_dimension
 from xland.reading.variables import with_named_reads
-from xland.store.checksums import RecordingStore, zarr_store
-from xland.store.journal import note
-from xland.store.storage import files_at
+from xland.store.storage import RecordingStore, files_at, zarr_store
+from xland.store.workplace import note
 
 ROLES = ("time", "latitude", "longitude")
 """The dimensions along which the work is split, whatever they are called; others are whole in every block."""
@@ -40,30 +39,12 @@ _BLOCK = 1024
 def align(
     ds: xr.Dataset, chunks: Mapping[str, int] | None, shards: bool | None = False
 ) -> tuple[xr.Dataset, dict[str, dict[str, Any]]]:
-    """Give all variables common blocks of whole Zarr chunks.
+    """Give all variables over the lattice dask arrays with common blocks of whole Zarr chunks, and load the others.
 
-    Parameters
-    ----------
-    ds : Dataset
-        Variables without one of the dimensions of time, latitude and longitude are loaded; coordinates too.
-    chunks : mapping of dimension to cells, optional
-        Zarr chunks asked for; by default the largest that divide the dask blocks and have at most
-        ``CHUNK_BYTES``, or ``SHARDED_BYTES`` in a shard.
-    shards : bool, optional
-        Whether all chunks of a block go to one file; None for those stores that have more than
-        ``MOST_FILES`` chunks of a variable, several to a block.
-
-    Returns
-    -------
-    Dataset
-        With dask arrays for every variable over the lattice.
-    dict
-        Zarr encoding (chunks, shards, compressor) of each of these variables.
-
-    Raises
-    ------
-    StoreError
-        If ``chunks`` names an unknown dimension or a size below one.
+    Return the Dataset, and the Zarr encoding (chunks, shards, compressor) of each variable over the lattice. By default
+    chunks are the largest that divide the dask blocks and have at most ``CHUNK_BYTES``, in a shard ``SHARDED_BYTES``.
+    With ``shards`` all chunks of a block go to one file; None does so for stores that have more than ``MOST_FILES``
+    chunks of a variable, several to a block. StoreError for unknown dimensions and sizes.
     """
     if not isinstance(chunks, Mapping | None):
         raise StoreError(f"chunks must be cells by dimension, such as {{'lat': 600, 'lon': 600}}, not {chunks!r:.80}")
@@ -75,10 +56,10 @@ def align(
     lattice = lattice_of(ds)
     lazy = [str(name) for name, variable in ds.data_vars.items() if set(variable.dims) & lattice.keys()]
     named = {n: with_named_reads(ds[n], f"variable {n!r}") for n in ds.variables if n in lazy or ds[n].chunks}
-    ds = ds.assign({name: array.compute() for name, array in named.items() if name not in lazy})
+    ds = ds.assign({name: array if name in lazy else array.compute() for name, array in named.items()})
     if not lazy:
         return ds, {}
-    ds = _with_common_blocks(ds.assign({name: named[name] for name in lazy}), lazy, lattice, asked)
+    ds = _with_common_blocks(ds, lazy, lattice, asked)
     sizes = {name: _chunk_sizes(ds[name], lattice, asked) for name in lazy}
     if shards is None:
         shards = any(
@@ -108,7 +89,8 @@ def _with_common_blocks(
     ds = ds.unify_chunks()
     chosen: dict[Any, int] = {dim: -1 for name in lazy for dim in ds[name].dims if dim not in lattice}
     for dim, found in ds.chunksizes.items():
-        limit = min((_limit(ds[name]) for name in lazy if dim in ds[name].dims), default=1)
+        widths = [ds[name].dtype.itemsize for name in lazy if dim in ds[name].dims]
+        limit = math.isqrt(CHUNK_BYTES // max(widths)) if widths else 1
         size = asked.get(str(dim))
         if dim in lattice and not _fits(found, size, limit, lattice[dim]):
             chosen[dim] = size * max(1, round(max(found) / size)) if size else min(max(found), _BLOCK)
@@ -153,20 +135,15 @@ def _chunk_sizes(
     others = [dim for dim in array.dims if dim not in lattice]
     # chunks have many cells along two dimensions: where latitude and longitude are not known, the last ones but time
     horizontal = {*known, *others[len(others) - min(2 - len(known), len(others)) :]}
-    sizes = []
+    sizes, width = [], array.dtype.itemsize
     for dim, blocks in zip(array.dims, array.chunks or (), strict=True):
-        size = asked.get(str(dim)) or _chunk(blocks, _limit(array) if dim in horizontal else 1)
+        size = asked.get(str(dim)) or _chunk(blocks, math.isqrt(CHUNK_BYTES // width) if dim in horizontal else 1)
         if sharded and dim not in asked:
-            smaller = _limit(array, SHARDED_BYTES) if dim in horizontal else 1
+            smaller = math.isqrt(SHARDED_BYTES // width) if dim in horizontal else 1
             # blocks without a good divisor keep their larger chunks
             size = divisor if (divisor := _chunk(blocks, smaller)) >= smaller / 8 else size
         sizes.append(min(size, max(1, sum(blocks))))
     return sizes
-
-
-def _limit(array: xr.DataArray, most: int = CHUNK_BYTES) -> int:
-    """Most cells of a chunk along a horizontal dimension."""
-    return math.isqrt(most // array.dtype.itemsize)
 
 
 def _chunk(blocks: Sequence[int], limit: int) -> int:
@@ -255,7 +232,7 @@ class BlockWriter:
         """Write the arrays that follow one ``[number, first cell]`` pair for each lattice dimension."""
         places = {dim: place[0] for dim, place in zip(self.dims, arrays, strict=False)}
         files = files_at(self.folder)
-        if not files.exists(active_name(self.run)):
+        if not files.exists(f"active-{self.run}"):
             raise StoreError(f"the run that was to write into {self.folder} was broken off")
         digests: dict[str, str] = {}
         for name, values in zip(self.variables, arrays[len(self.dims) :], strict=True):
@@ -271,11 +248,6 @@ class BlockWriter:
             digests |= recorder.take([f"{name}/{key}" for key in keys])
         note(files, self.key([places[dim][0] for dim in self.dims]), self.run, digests)
         return np.ones((1,) * len(self.dims), dtype=np.bool_)
-
-
-def active_name(run: str) -> str:
-    """Name of the file in the working folder that is there as long as a run may write."""
-    return f"active-{run}"
 
 
 @lru_cache(maxsize=32)

@@ -12,13 +12,13 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.base import tokenize
 from numpy.typing import NDArray
 from xarray.core.indexing import ExplicitlyIndexed
 
 from xland.errors import StoreError
 from xland.reading.variables import counts_packed
-from xland.store.checksums import ATTRIBUTE, ROOT, table_name
-from xland.store.journal import COMPLETE
+from xland.store.storage import ATTRIBUTE, COMPLETE, FINGERPRINT, ROOT, table_name
 from xland.untrusted.stores import check_metadata
 
 STORED = np.dtype(np.uint8)
@@ -27,6 +27,15 @@ STORED = np.dtype(np.uint8)
 PACKING = ("dtype", "scale_factor", "add_offset", "_FillValue")
 """Entries of an encoding that say how floats are packed."""
 
+VOLATILE = frozenset({COMPLETE, FINGERPRINT, "history", "date_created", "date_modified"})
+"""Attributes that may differ between two runs of the same work."""
+
+_INPUTS = "xland_inputs"  # an attribute of maps
+_VALUES = "values"
+_NEW_EACH_TIME = (
+    "values drawn at random, and results of functions that dask cannot tell apart, are new each time: "
+    "write them to a file first"
+)
 _LINKS = ("grid_mapping", "bounds")
 
 
@@ -234,5 +243,59 @@ def make_skeleton(template: xr.Dataset, encoding: Mapping[str, Mapping[str, Any]
     root = json.loads(files[ROOT])
     root["attributes"][ATTRIBUTE] = table_name(root)
     files[ROOT] = json.dumps(root).encode()
-    check_metadata("what is to be written", files.get, list)
+    check_metadata("what is to be written", lambda names: [files.get(name) for name in names], list)
     return files
+
+
+def check_same(asked: dict[str, Any], begun: dict[str, Any], target: str) -> None:
+    """Refuse to resume a store that was begun as other work; the error says what differs."""
+    parts, values = [], []
+    for key in sorted(asked.keys() | begun.keys()):
+        one, two = asked.get(key, {}), begun.get(key, {})
+        # compared as text, in which NaN equals itself
+        inner = {k for k in one.keys() | two.keys() if json.dumps(one.get(k)) != json.dumps(two.get(k))}
+        if inner == {_VALUES}:
+            values.append(key)
+        elif inner:
+            parts.append(f"{key} ({', '.join(sorted(inner - {_VALUES}))})")
+    if not parts and not values:
+        return
+    inputs = [json.loads(work.get("attributes", {}).get(_INPUTS) or "{}") for work in (asked, begun)]
+    others = sorted(name for name in inputs[0].keys() | inputs[1].keys() if inputs[0].get(name) != inputs[1].get(name))
+    if others:
+        parts.append(f"of the inputs, {', '.join(others)} ({_NEW_EACH_TIME})")
+    elif not parts:  # values differ with all else that differs
+        parts.append(f"values of {', '.join(values)} ({_NEW_EACH_TIME})")
+    raise StoreError(
+        f"the unfinished store of {target} was begun with other inputs or settings; different: {'; '.join(parts)}. "
+        "Resume with the same inputs and settings, or start again with overwrite=True"
+    )
+
+
+def describe_work(ds: xr.Dataset, encoding: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe what is written, without computing it: two equal descriptions are the same work.
+
+    The Dataset is one of :func:`xland.store.blocks.align`, ``encoding`` that of its lazy variables. The result is ready
+    for JSON: attributes, digests of the coordinates, and of each variable its dimensions, shape, type, blocks, chunks,
+    attributes and the name of its dask array.
+    """
+
+    def plain(attributes: Mapping[Any, Any]) -> Any:
+        return json.loads(json.dumps(dict(attributes), default=lambda value: value.tolist()))
+
+    described: dict[str, Any] = {"attributes": plain({k: v for k, v in ds.attrs.items() if k not in VOLATILE})}
+    for name, variable in ds.variables.items():
+        entry: dict[str, Any] = {
+            "dims": list(variable.dims),
+            "shape": list(variable.shape),
+            "dtype": str(variable.dtype),
+            "attributes": plain(variable.attrs),
+        }
+        if str(name) in encoding:
+            entry[_VALUES] = str(variable.data.name)  # which dask derives from what they are computed from
+            entry["blocks"] = [list(sizes) for sizes in ds[name].chunks or ()]
+            entry |= {key: list(encoding[str(name)][key]) for key in ("chunks", "shards") if key in encoding[str(name)]}
+        else:
+            entry["digest"] = tokenize(np.asarray(variable.values).tolist())
+        described[f"variable {name}"] = entry
+    return described

@@ -16,9 +16,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import GridError, TimeError
-from xland.geo.conventions import attach_crs, for_files
+from xland.geo.conventions import attach_crs, for_files, listed, years_of
 from xland.geo.orientation import find_role, find_scalars
-from xland.geo.years import listed, years_of
 from xland.outputs import OUTPUTS
 
 PACKAGES = ("xland", "xarray", "dask", "zarr", "numpy", "torch")
@@ -65,17 +64,15 @@ def describe_product(
     Parameters
     ----------
     ds : Dataset
-        ``land_use`` and others over time (calendar years or dates), latitude and longitude (cell centres in
-        degrees), whatever these are called.
+        ``land_use`` and others over time (calendar years or dates), latitude and longitude (cell centres in degrees).
     title, summary, source : str, optional
         What it is, in a line and in a few; what it was made from.
     model : mapping, optional
-        Of the model card: ``name`` and ``sha256``; ``licence`` or ``license`` is used if ``licence``
-        is not given.
+        Of the model card: ``name``, ``sha256``, and ``licence`` or ``license``.
     inputs : mapping of name to digest, optional
         SHA-256 (or any identity) of each input.
     licence : str, optional
-        SPDX name of the licence of the product.
+        SPDX name of the licence of the product; by default that of the model.
     creator : str, optional
         Person or institution.
     command : str, optional

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -11,14 +12,15 @@ import xarray as xr
 
 from xland.addresses import without_password
 from xland.arguments import checked
+from xland.atomic import explain
 from xland.errors import StoreError, XlandError
 from xland.geo.conventions import READING, from_files
 from xland.outputs import renamed
 from xland.reading.variables import name_reads
-from xland.store.checksums import ATTRIBUTE, Table, refuse_damaged, store_to_read
 from xland.store.encoding import unpacked
-from xland.store.journal import COMPLETE, FINGERPRINT
-from xland.store.workplace import Workplace, incomplete, read_finished
+from xland.store.storage import ATTRIBUTE, COMPLETE, FINGERPRINT, ROOT, Table, find_table, refuse_damaged, store_to_read
+from xland.store.workplace import Workplace, count_blocks, notes
+from xland.untrusted.servers import MOST_METADATA
 from xland.untrusted.stores import check_store
 
 
@@ -93,11 +95,7 @@ def _read_checked(
 
 
 def verify(path: str | os.PathLike[str]) -> str:
-    """Read every file of a store and compare it with the digest that was taken when it was written.
-
-    Parameters
-    ----------
-    path : path or URL
+    """Read every file of a store, a path or URL, and compare it with the digest that was taken when it was written.
 
     Returns
     -------
@@ -118,12 +116,7 @@ def store_digest(path: str | os.PathLike[str], storage_options: Mapping[str, Any
     """SHA-256 of a finished store, known without reading its chunks; None if the store has no digests.
 
     It is that of the table of its files, so two stores that differ in anything have different digests.
-
-    Parameters
-    ----------
-    path : path or URL
-    storage_options : mapping, optional
-        For the file system of a URL.
+    ``storage_options`` are for the file system of a URL.
 
     Raises
     ------
@@ -141,3 +134,69 @@ def is_complete(path: str | os.PathLike[str]) -> bool:
     except StoreError:
         return False
     return True
+
+
+def read_finished(
+    place: str | os.PathLike[str] | Workplace, options: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], Table | None]:
+    """Return the root metadata (empty for Zarr 2) and the table of a finished store, by its path or URL.
+
+    The table is None for stores of other programs and of releases that wrote none. StoreError if there is no store, if
+    it is damaged, or if its writing was not finished.
+    """
+    place = place if isinstance(place, Workplace) else Workplace(place, options)
+    target = place.target
+    try:
+        content = place.store.read(ROOT, most=MOST_METADATA)
+    except (FileNotFoundError, NotADirectoryError):
+        if place.store.is_file(".zgroup"):
+            return {}, None
+        _refuse_unfinished(place)
+        if place.store.exists():
+            raise StoreError(
+                f"{target} is not a Zarr store: it has neither zarr.json nor .zgroup; open NetCDF with "
+                'xr.open_dataset(path, decode_coords="all")'
+            ) from None
+        if place.has_old():
+            raise StoreError(f"{target} is a link that leads nowhere: remove it, or repair it") from None
+        raise StoreError(f"there is no store at {target}") from None
+    except OSError as error:
+        raise StoreError(f"{target} cannot be read: {explain(error, target) or error}") from error
+    try:
+        root = json.loads(content)
+        attributes = root.get("attributes", {}) if isinstance(root, dict) else None
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{target}/{ROOT} is damaged: {error}; copy the store again from where it is whole") from error
+    if not isinstance(attributes, dict) or root.get("node_type") != "group":
+        raise StoreError(f"{target} is not a Zarr group of variables")
+    if not attributes.get(COMPLETE, True):
+        _refuse_unfinished(place)
+        raise StoreError(incomplete(target))
+    try:
+        return root, find_table(place.store, root, content)
+    except OSError as error:
+        raise StoreError(f"{target} cannot be read: {explain(error, target) or error}") from error
+
+
+def _refuse_unfinished(place: Workplace) -> None:
+    manifest = place.manifest()
+    if manifest is not None:
+        done, total = len(notes(place.files)), count_blocks(manifest)
+        raise StoreError(
+            f"{place.target} is incomplete: {done} of {total} blocks are written; "
+            "finish it by writing again with resume=True"
+        )
+
+
+def incomplete(target: str) -> str:
+    """Say that a store is not whole, where no more is known about it."""
+    return f"{target} is incomplete: finish it by writing with resume=True, or start again with overwrite=True"
+
+
+def is_written(place: Workplace, fingerprint: str) -> bool:
+    """Whether the same work is complete already; other work that is complete is refused."""
+    if not place.has_old():
+        return False
+    if read_finished(place)[0].get("attributes", {}).get(FINGERPRINT) == fingerprint:
+        return True
+    raise StoreError(f"{place.target} is complete and has other content; pass overwrite=True to replace it")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
-import struct
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from dask.base import tokenize
@@ -17,15 +16,12 @@ from numpy.typing import NDArray
 
 from xland.dask_internals import DataNode, HighLevelGraph, MaterializedLayer, Task, TaskRef, convert_legacy_graph
 from xland.errors import StoreError
-from xland.store.storage import Files, files_at
+from xland.store.storage import READERS, Files, files_at
 
 Index = tuple[int, int, int]
 """Time position, block row, block column."""
 
 _NAME = re.compile(r"(\d+)\.(\d+)")
-_HEAD = struct.Struct("<4sIII")  # mark, checksum of what follows it, rows, columns
-_MARK = b"map1"
-_READERS = 8
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class Keeper:
             for name in map(_NAME.fullmatch, self._files.names(year))
             if name
         ]
-        with ThreadPoolExecutor(_READERS) as pool:
+        with ThreadPoolExecutor(READERS) as pool:
             maps = zip(found, pool.map(self.find, found), strict=True)
             return frozenset(index for index, values in maps if values is not None)
 
@@ -63,30 +59,20 @@ class Keeper:
 
     def find(self, index: Index) -> NDArray[np.uint8] | None:
         """Read a map as :meth:`load` does, or return None if it is not there or damaged."""
-        from numcodecs.zstd import decompress  # type: ignore[import-untyped]
-
         try:
-            content = self._files.read(_name(index))
-        except FileNotFoundError:
+            content = io.BytesIO(_codec().decode(self._files.read(_name(index))))
+            values: NDArray[np.uint8] = np.load(content, allow_pickle=False)
+        except (FileNotFoundError, RuntimeError, ValueError, EOFError, MemoryError):
             return None
-        if len(content) < _HEAD.size:
-            return None
-        mark, checksum, rows, columns = _HEAD.unpack_from(content)
-        if mark != _MARK or zlib.crc32(content[_HEAD.size - 8 :]) != checksum:
-            return None
-        cells = bytes(decompress(content[_HEAD.size :])) if rows and columns else b""
-        return np.frombuffer(cells, np.uint8).reshape(rows, columns).copy()
+        return values
 
     def save(self, index: Index, values: NDArray[np.uint8]) -> None:
         """Keep a map: it is there whole or not at all."""
-        from numcodecs.zstd import compress
-
         if values.dtype != np.uint8 or values.ndim != 2:
             raise StoreError(f"a map to keep has to be uint8 of rows and columns, not {values.dtype} {values.shape}")
-        body = bytes(compress(np.ascontiguousarray(values).tobytes(), 1))
-        rows, columns = values.shape
-        head = _HEAD.pack(_MARK, zlib.crc32(struct.pack("<II", rows, columns) + body), rows, columns)
-        self._files.put(_name(index), head + body)
+        content = io.BytesIO()
+        np.save(content, values, allow_pickle=False)
+        self._files.put(_name(index), bytes(_codec().encode(content.getvalue())))
 
     def forget(self, positions: Iterable[int]) -> None:
         """Delete all maps of these time positions."""
@@ -96,25 +82,10 @@ class Keeper:
                 self._files.remove(str(position))
 
 
-@runtime_checkable
-class Restartable(Protocol):
-    """A layer of a dask graph (:class:`dask.highlevelgraph.Layer`) that computes a rollout.
+def _codec() -> Any:
+    from numcodecs.zstd import Zstd  # type: ignore[import-untyped]
 
-    The second element of each of its keys is a time position: ``(name, position, ...)``. ``order`` are the time
-    positions in the order in which they have to be computed. If a rollout can depend on the one of an earlier process,
-    as it does when a store of several rollouts is resumed, the layer's name has to be the same in both.
-    """
-
-    order: tuple[int, ...]
-
-    def kept(self, keeper: Keeper) -> Any:
-        """Return a copy of the layer, with the same name and keys, that works with kept maps.
-
-        What ``keeper.listing()`` has is loaded by tasks without any dependencies. All others save
-        their map with ``keeper.save`` before they return; and as a task runs again if the worker
-        that held its result is lost, they begin with ``keeper.find``, and compute only if that
-        gives nothing.
-        """
+    return Zstd(level=1, checksum=True)
 
 
 def _name(index: Index) -> str:
@@ -133,10 +104,17 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Rollout:
-    """A :class:`Restartable` layer of a graph, and where its maps are kept.
+    """A layer of a graph that computes a rollout, and where its maps are kept.
 
-    ``names`` are those that it has in the graph, ``keys`` those that belong to a year, ``rank`` the place of each year
-    in the order in which they are computed.
+    The second element of each key of such a layer is a time position: ``(name, position, ...)``. Its ``order`` are
+    the time positions in the order in which they have to be computed. ``kept(keeper)`` returns a copy with the same
+    name and keys: tasks load what ``keeper.listing()`` has, without any dependencies. All others save their map
+    before they return; and as a task runs again if the worker that had its result is lost, they begin with
+    ``keeper.find``, and compute only if that gives nothing. Several rollouts of one store need names that are the
+    same when it is resumed.
+
+    ``names`` are those that the layer has in the graph, ``keys`` those that belong to a year, ``rank`` the place of
+    each year in the order in which they are computed.
     """
 
     layer: Any
@@ -163,7 +141,7 @@ def find_rollouts(graph: HighLevelGraph, folder: str = "") -> list[Rollout]:
     """Rollouts of a graph over several years, whose maps are kept in the folder."""
     names: dict[int, list[str]] = {}
     for name, layer in graph.layers.items():
-        if isinstance(layer, Restartable) and len(layer.order) > 1:
+        if hasattr(layer, "kept") and len(layer.order) > 1:
             names.setdefault(id(layer), []).append(name)
     rollouts = []
     for found in names.values():

@@ -1,9 +1,15 @@
-"""Where a store grows, who may write it, and how it gets its own name: on this machine or behind a URL."""
+"""Where a store grows, who may write it, which blocks are finished, and how it gets its own name.
+
+Beside a store that is not finished is a working folder with a lock, a manifest (what is being written) and a journal
+(which blocks are finished); on this machine or behind a URL.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import math
 import os
 import re
 import shutil
@@ -13,34 +19,40 @@ import threading
 import time
 import uuid
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from xland.addresses import address_of, without_password
-from xland.atomic import explain
 from xland.errors import StoreError, StoreWarning
-from xland.store.checksums import ATTRIBUTE, MOST_BYTES, ROOT, Table, find_table, sha256, write_table
-from xland.store.journal import (
+from xland.store.storage import (
+    ATTRIBUTE,
     COMPLETE,
     FINGERPRINT,
-    MANIFEST,
-    collect,
-    count_blocks,
-    find_whole,
-    notes,
-    parse_manifest,
-    write_manifest,
+    MOST_BYTES,
+    READERS,
+    ROOT,
+    Files,
+    LocalFiles,
+    RemoteFiles,
+    digests_in,
+    files_at,
+    sha256,
+    write_table,
 )
-from xland.store.storage import Files, LocalFiles, RemoteFiles, files_at
-from xland.untrusted.servers import MOST_METADATA, reaching
+from xland.untrusted.servers import reaching
 
 SUFFIX = ".partial"
 """What the name of a working folder ends with."""
 
-LOCK = "lock"
-"""Name of the lock in the working folder."""
+LOCK, JOURNAL, MANIFEST = "lock", "journal", "manifest.json"
+"""Names in the working folder."""
+
+FORMAT = 2
+"""Number of the layout of working folders that this release writes and resumes."""
 
 BEAT_SECONDS = 20.0
 """Time after which the lock behind a URL is renewed."""
@@ -55,6 +67,11 @@ _OURS = re.compile(
 
 _REPLACING = "replacing"
 _ROOTS = (ROOT, ".zgroup", ".zattrs")
+_DATA = re.compile(r"data-[0-9a-f]{32}\.zarr")
+_FINGERPRINT = re.compile(r"[0-9a-f]{8,128}")
+
+Notes = dict[str, list[dict[str, str]]]
+"""By the name of each block: the SHA-256 of its files by their names, once for each time it was written."""
 
 
 class Workplace:
@@ -98,14 +115,6 @@ class Workplace:
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             is_ours = True  # what was lost or damaged since is written again
         return manifest if is_ours else None
-
-    def is_written(self, fingerprint: str) -> bool:
-        """Whether the same work is complete already; other work that is complete is refused."""
-        if not self.has_old():
-            return False
-        if read_finished(self)[0].get("attributes", {}).get(FINGERPRINT) == fingerprint:
-            return True
-        raise StoreError(f"{self.target} is complete and has other content; pass overwrite=True to replace it")
 
     def refuse(self, *, overwrite: bool, resume: bool) -> None:
         """Refuse to write where there is a store, unless that is asked for, or anything that is not a store.
@@ -212,8 +221,11 @@ class Workplace:
 
         A store that it replaces goes, and the working folder with it.
         """
-        written = collect(notes(self.files), files_at(self.data(manifest)))
-        expected = count_blocks(manifest)
+        noted, expected = notes(self.files), count_blocks(manifest)
+        several = {key: each for key, each in noted.items() if len(each) > 1}
+        written = {key: each[0] for key, each in noted.items() if key not in several}
+        if several:
+            written |= find_whole(several, files_at(self.data(manifest)))
         if len(written) != expected:
             raise StoreError(
                 f"{len(written)} of {expected} blocks of {self.target} were written; write again with resume=True"
@@ -279,61 +291,97 @@ def seal(files: Files, digests: Mapping[str, str], root: dict[str, Any]) -> None
     files.put(ROOT, content)
 
 
-def read_finished(
-    place: str | os.PathLike[str] | Workplace, options: Mapping[str, Any] | None = None
-) -> tuple[dict[str, Any], Table | None]:
-    """Return the root metadata (empty for Zarr 2) and the table of a finished store, by its path or URL.
+def note(files: Files, key: str, run: str, digests: Mapping[str, str]) -> None:
+    """Note in a working folder that a block is finished; a crash leaves the note whole or without effect.
 
-    The table is None for stores of other programs and of releases that wrote none. StoreError if there is no store, if
-    it is damaged, or if its writing was not finished.
+    On this machine that is a line in the file of this process and run; behind a URL an object for each block.
     """
-    place = place if isinstance(place, Workplace) else Workplace(place, options)
-    target = place.target
+    text = json.dumps([key, dict(digests)])
+    line = f"{zlib.crc32(text.encode()):08x} {text}\n".encode()
+    if isinstance(files, RemoteFiles):
+        files.put(f"{JOURNAL}/{key}", line)
+        return
+    file = files.path(JOURNAL) / f"{run}-{socket.gethostname()}-{os.getpid()}"
+    file.parent.mkdir(exist_ok=True)
+    handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
-        content = place.store.read(ROOT, most=MOST_METADATA)
-    except (FileNotFoundError, NotADirectoryError):
-        if place.store.is_file(".zgroup"):
-            return {}, None
-        _refuse_unfinished(place)
-        if place.store.exists():
+        if os.write(handle, line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+    finally:
+        os.close(handle)
+
+
+def notes(files: Files) -> Notes:
+    """Return what was noted of each block; lines that are damaged or that a crash cut off do not count."""
+
+    def read(name: str) -> list[str]:
+        try:
+            return files.read(f"{JOURNAL}/{name}").decode(errors="replace").split("\n")
+        except (FileNotFoundError, IsADirectoryError):
+            return []
+
+    found: Notes = {}
+    with ThreadPoolExecutor(READERS) as pool:
+        lines = [line for each in pool.map(read, files.names(JOURNAL)) for line in each]
+    for line in lines:
+        checksum, _, text = line.partition(" ")
+        if checksum != f"{zlib.crc32(text.encode()):08x}":
+            continue
+        key, digests = json.loads(text)
+        written = found.setdefault(key, [])
+        if digests not in written:
+            written.append(digests)
+    return found
+
+
+def find_whole(noted: Notes, data: Files) -> dict[str, dict[str, str]]:
+    """Read the files of blocks in the growing store; return the digests of those that are as they were written."""
+    found = digests_in(data, {name for written in noted.values() for each in written for name in each})
+    whole = {}
+    for key, written in noted.items():
+        # a block that was written twice, as where a worker was lost, may have other bytes the second time
+        for each in reversed(written):
+            if all(found[name] == digest for name, digest in each.items()):
+                whole[key] = each
+                break
+    return whole
+
+
+def write_manifest(manifest: Mapping[str, Any]) -> bytes:
+    """Return the content of a manifest's file, which begins with a digest of the rest."""
+    text = json.dumps(manifest)
+    return json.dumps({"sha256": sha256(text.encode()), "manifest": text}).encode()
+
+
+def parse_manifest(content: bytes, where: str) -> dict[str, Any]:
+    """Return a manifest that was read; :class:`StoreError` if it is damaged or of another release."""
+    try:
+        read = json.loads(content)
+        if isinstance(read, dict) and read.get("format") not in (None, FORMAT):
             raise StoreError(
-                f"{target} is not a Zarr store: it has neither zarr.json nor .zgroup; open NetCDF with "
-                'xr.open_dataset(path, decode_coords="all")'
-            ) from None
-        if place.has_old():
-            raise StoreError(f"{target} is a link that leads nowhere: remove it, or repair it") from None
-        raise StoreError(f"there is no store at {target}") from None
-    except OSError as error:
-        raise StoreError(f"{target} cannot be read: {explain(error, target) or error}") from error
-    try:
-        root = json.loads(content)
-        attributes = root.get("attributes", {}) if isinstance(root, dict) else None
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"{target}/{ROOT} is damaged: {error}; copy the store again from where it is whole") from error
-    if not isinstance(attributes, dict) or root.get("node_type") != "group":
-        raise StoreError(f"{target} is not a Zarr group of variables")
-    if not attributes.get(COMPLETE, True):
-        _refuse_unfinished(place)
-        raise StoreError(incomplete(target))
-    try:
-        return root, find_table(place.store, root, content)
-    except OSError as error:
-        raise StoreError(f"{target} cannot be read: {explain(error, target) or error}") from error
-
-
-def _refuse_unfinished(place: Workplace) -> None:
-    manifest = place.manifest()
-    if manifest is not None:
-        done, total = len(notes(place.files)), count_blocks(manifest)
-        raise StoreError(
-            f"{place.target} is incomplete: {done} of {total} blocks are written; "
-            "finish it by writing again with resume=True"
+                f"{where} was begun by another release of xland: finish it with that release, or start again with "
+                "overwrite=True"
+            )
+        text = read["manifest"]
+        manifest: dict[str, Any] = json.loads(text)
+        whole = (
+            read["sha256"] == sha256(text.encode())
+            and manifest["format"] == FORMAT
+            and _DATA.fullmatch(manifest["data"])
+            and _FINGERPRINT.fullmatch(manifest["fingerprint"])
         )
+    except StoreError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise StoreError(f"{where} is damaged; start again with overwrite=True")
+    return manifest
 
 
-def incomplete(target: str) -> str:
-    """Say that a store is not whole, where no more is known about it."""
-    return f"{target} is incomplete: finish it by writing with resume=True, or start again with overwrite=True"
+def count_blocks(manifest: Mapping[str, Any]) -> int:
+    """Count the blocks that a store is made of."""
+    return sum(math.prod(len(blocks) for blocks in group) for group in manifest["groups"].values())
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Writing lazy maps to Zarr so that nothing is lost.
+"""Writing lazy maps to Zarr so that nothing is lost, and to NetCDF.
 
 While it grows, a store is in ``NAME.partial`` beside its final place, together with a manifest
 (what is being written) and a journal (which blocks are finished). The last step marks it complete
@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
@@ -28,17 +29,19 @@ from dask.base import get_scheduler, tokenize
 from dask.callbacks import Callback
 from dask.utils import parse_timedelta
 
-from xland.addresses import is_url
+from xland.addresses import is_url, local_path
 from xland.arguments import checked
-from xland.atomic import explain
+from xland.atomic import explain, replacing
 from xland.dask_internals import HighLevelGraph
 from xland.errors import StoreError, WorkerError
-from xland.store.blocks import BlockWriter, active_name, align, group_variables
-from xland.store.encoding import check_kinds, drop_encoding, make_skeleton, take_encoding
-from xland.store.journal import FINGERPRINT, FORMAT, check_same, describe_work, notes
+from xland.geo.conventions import for_gis
+from xland.store.blocks import BlockWriter, align, group_variables
+from xland.store.encoding import check_kinds, check_same, describe_work, drop_encoding, make_skeleton, take_encoding
 from xland.store.provenance import for_storage
+from xland.store.reading import is_written
 from xland.store.rollouts import Key, cut_segments, find_rollouts, restart
-from xland.store.workplace import Workplace
+from xland.store.storage import FINGERPRINT
+from xland.store.workplace import FORMAT, Workplace, notes
 
 Mode = Literal["w-", "w", "a"]
 """As in xarray: ``"w-"`` makes a new store, ``"w"`` replaces one, ``"a"`` resumes one."""
@@ -59,42 +62,36 @@ def write(
 ) -> Path | str:
     """Write a lazy Dataset to a Zarr v3 store, block by block.
 
-    Works with any dask scheduler; with ``dask.distributed`` the workers need to see the same
-    folder, and a worker that is lost does not take finished blocks with it. A run that is killed or
-    interrupted leaves a store that ``resume=True`` finishes: blocks that were finished are dropped
-    from the graph before it is computed. That is true for a killed process; after a power failure
-    write again, as nothing is forced to disk block by block. Rollouts are written a few years at a
-    time, and go on from the last years on disk.
+    Any dask scheduler computes the blocks. The workers of a cluster need to see the same folder; one that is lost
+    does not take finished blocks with it. ``resume=True`` finishes what a killed or interrupted run began: finished
+    blocks are not computed again. After a power failure write again, as nothing is forced to disk block by block.
+    Rollouts are written a few years at a time, and go on from the last years on disk.
 
     Parameters
     ----------
     ds : Dataset
-        Variables over ``time``, ``lat``, ``lon`` (and, whole in each block, others such as
-        ``class``). Attributes and coordinates, and ``xland_fingerprint`` among the attributes if
-        it is there, identify the work when a run is resumed. Floats whose encoding has the
-        ``dtype`` uint8, a ``scale_factor`` and a ``_FillValue`` are packed into bytes.
+        Variables over ``time``, ``lat``, ``lon`` and others such as ``class``. Attributes and coordinates, among them
+        ``xland_fingerprint``, identify the work when a run is resumed. Floats whose encoding has the ``dtype`` uint8, a
+        ``scale_factor`` and a ``_FillValue`` are packed into bytes.
     path : path or URL
-        Local folder of the store, or an fsspec URL such as ``s3://bucket/maps.zarr``, reached with
-        what fsspec finds in the environment and its configuration.
+        Local folder of the store, or an fsspec URL such as ``s3://bucket/maps.zarr``, reached with what fsspec finds in
+        the environment and its configuration.
     mode : {"w-", "w", "a"}, optional
         As in xarray: ``"w-"`` (default) refuses a store that exists, ``"w"`` is ``overwrite=True`` and
         ``"a"`` is ``resume=True``.
     overwrite : bool
-        Replace a Zarr store that exists. On this machine the old one stays in place until the new
-        one is whole; behind a URL, where nothing can be renamed, it is deleted first. Files, and
-        folders with anything else in them, are never replaced.
+        Replace a Zarr store that exists. On this machine the old one stays until the new one is whole; behind a URL it
+        is deleted first. Files, and folders with anything else in them, are never replaced.
     resume : bool
-        Go on with an unfinished store; start one if there is none, and do nothing if the same store
-        is complete already.
+        Finish an unfinished store; start one if there is none, and do nothing if the same store is complete.
     progress : bool
         Show a progress bar of blocks.
     chunks : mapping of dimension to cells, optional
-        Size of the Zarr chunks. By default whole fractions of the dask blocks of 4 MiB at most, one
-        time step and one class each.
+        Size of the Zarr chunks. By default whole fractions of the dask blocks of 4 MiB at most, one time step and one
+        class each.
     shards : bool, optional
-        Put all Zarr chunks of a block into one file (a shard), with smaller chunks, 256 KiB at most
-        by default. Unless you say, that is done if there would be more than 10,000 chunks of a
-        variable and blocks have several.
+        Put all Zarr chunks of a block into one file (a shard), with chunks of 256 KiB at most by default. By default
+        that is done if there would be more than 10,000 chunks of a variable and blocks have several.
     encoding : mapping of variable to mapping, optional
         As in xarray, for the packing of floats (``dtype``, ``scale_factor``, ``add_offset``, ``_FillValue``) and
         ``compressors``.
@@ -107,9 +104,9 @@ def write(
     Raises
     ------
     StoreError
-        If the store exists and neither ``resume`` nor ``overwrite`` was asked for, if what is there
-        is not a Zarr store or belongs to other inputs or settings, if another process is writing it,
-        if the disk is full or cannot be written, or if a value does not fit into a packed variable.
+        If the store exists and neither ``resume`` nor ``overwrite`` was asked for, if what is there is not a Zarr store
+        or belongs to other work, if another process is writing it, if the disk is full or cannot be written, or if a
+        value does not fit into a packed variable.
     WorkerError
         If workers of a cluster died again and again. What was finished is kept.
     """
@@ -133,14 +130,14 @@ def write(
         empty = {name: ds[name].copy(data=da.zeros_like(ds[name].data, chunks=-1)) for name in chosen}
         skeleton = make_skeleton(ds.assign(empty).assign_attrs({FINGERPRINT: fingerprint}), zarr)
         # a store that is finished is left as it is, also where nothing can be written
-        if not (resume and not place.files.exists() and place.is_written(fingerprint)):
+        if not (resume and not place.files.exists() and is_written(place, fingerprint)):
             with place.exclusive() as run:
                 place.refuse(overwrite=overwrite, resume=resume)
                 manifest, finished = place.manifest() if resume else None, set()
                 if manifest is not None:
                     check_same(work, manifest["work"], place.target)
                     finished = place.take_stock(manifest, skeleton)
-                elif resume and place.is_written(fingerprint):
+                elif resume and is_written(place, fingerprint):
                     place.clear()
                 else:
                     place.clear()
@@ -162,6 +159,84 @@ def write(
             raise StoreError(reason) from error
         raise
     return place.target if is_url(place.target) else Path(place.target)
+
+
+@checked(StoreError)
+def write_netcdf(
+    ds: xr.Dataset,
+    path: str | os.PathLike[str],
+    *,
+    mode: Literal["w-", "w"] = "w-",
+    overwrite: bool = False,
+    progress: bool = True,
+    chunks: Mapping[str, int] | None = None,
+    encoding: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Path:
+    """Export a Dataset to one compressed CF NetCDF-4 file, block by block.
+
+    Parameters
+    ----------
+    ds : Dataset
+        As returned by ``downscale`` or :func:`xland.store.reading.open_store`.
+    path : path
+        The file; it appears under its name only when it is whole.
+    mode : {"w-", "w"}
+        ``"w-"`` refuses a file that exists, ``"w"`` is ``overwrite=True``.
+    overwrite : bool
+        Replace a file that exists.
+    progress : bool
+        Show a progress bar.
+    chunks : mapping of dimension to cells, optional
+        Size of the chunks in the file; by default as in a store.
+    encoding : mapping of variable to mapping, optional
+        As in xarray, for the packing of floats (``dtype``, ``scale_factor``, ``add_offset``, ``_FillValue``) and
+        ``zlib``, ``complevel`` and ``shuffle``.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    StoreError
+        If the file exists and ``overwrite`` is not set, if its disk is full or cannot be written, or
+        if a value does not fit into a packed variable.
+    """
+    from dask.diagnostics import ProgressBar
+
+    final = local_path(path, what="a NetCDF file")
+    if final.is_dir():
+        raise StoreError(f"{final} is a folder, and is left alone; choose another path, such as {final / 'maps.nc'}")
+    if os.path.lexists(final) and not (overwrite or mode == "w"):
+        raise StoreError(f"{final} exists; pass overwrite=True to replace it")
+    check_kinds(ds, netcdf=True)
+    ds, asked = take_encoding(ds, encoding, ("zlib", "complevel", "shuffle")) if encoding else (ds, {})
+    ds, time = for_gis(for_storage(drop_encoding(ds)))
+    ds, chosen = align(ds, chunks)
+    for name, variable in ds.variables.items():
+        variable.encoding |= {"_FillValue": None} if name in ds.coords else {}
+        settings = chosen.get(str(name))
+        if settings is None and variable.ndim and variable.dtype.kind in "iufM":
+            variable.encoding |= {"fletcher32": True}  # of what is packed below, zlib compares a checksum of its own
+        if settings is not None:
+            sizes = tuple(min(c, n) for c, n in zip(settings["chunks"], variable.shape, strict=True))
+            variable.encoding |= {"zlib": True, "complevel": 4, "shuffle": True, "chunksizes": sizes}
+            if variable.dtype.kind != "f" and "_FillValue" not in variable.attrs:
+                variable.encoding["_FillValue"] = None
+            variable.encoding |= asked.get(str(name), {})
+    with replacing(final) as part, ProgressBar() if progress else nullcontext():
+        try:
+            ds.to_netcdf(part, engine="netcdf4", format="NETCDF4", unlimited_dims=[] if time is None else [time])
+        except RuntimeError as error:  # the NetCDF library says no more than that it failed
+            if not str(error).startswith("NetCDF:"):
+                raise
+            free = shutil.disk_usage(final.parent).free
+            raise StoreError(
+                f"{final} was not written ({error}): its disk, which has {free / 2**20:.1f} MiB free, is full or "
+                "cannot be written; free space there, or choose another place"
+            ) from error
+    return final
 
 
 def _write_blocks(
@@ -189,7 +264,7 @@ def _write_blocks(
     graph = HighLevelGraph.merge(*graphs)
     described = [layer for layer in graph.layers.values() if callable(getattr(layer, "describe", None))]
     lines = dict.fromkeys(layer.describe() for layer in described)
-    total, active = len(names), active_name(identity)
+    total, active = len(names), f"active-{identity}"
     place.files.put(active, b"")
     try:
         try:

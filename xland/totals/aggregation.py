@@ -9,9 +9,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xland.geo.conventions import index_by
 from xland.geo.grid import Grid, class_shares
 from xland.geo.orientation import orient, restore
-from xland.geo.years import index_by
 from xland.reading.variables import read_codes
 from xland.vocabulary import CLASSES, check_codes
 
@@ -37,8 +37,8 @@ def aggregate_classes(maps: xr.DataArray, factor: int) -> xr.Dataset:
     GridError
         If the fine cells cannot be grouped without remainder, or there are other dimensions than these.
     VocabularyError
-        If the map says that its codes are those of another legend, or
-        When the shares are computed: unknown codes, fractions or NaN.
+        If the map says that its codes are those of another legend; when the shares are computed, if codes are
+        unknown, fractions or NaN.
     """
     canonical, orientation = orient(read_codes(maps, what="map"), what="map")
     fine = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
@@ -80,10 +80,10 @@ def aggregate_classes(maps: xr.DataArray, factor: int) -> xr.Dataset:
         for each in CLASSES
     }
     shares = restore(xr.Dataset(variables, coordinates), orientation)
-    if orientation.time is None:
+    if "time" not in orientation.names:
         return shares
-    # years stand beside dates: what one can select the maps by
-    along = [name for name in maps.coords if maps[name].dims == (orientation.time.dimension,)]
+    # years beside dates: what one can select the maps by
+    along = [name for name in maps.coords if maps[name].dims == (orientation.names["time"].dimension,)]
     return index_by(shares.assign_coords({name: maps[name].variable for name in along}), *along)
 
 

@@ -1,9 +1,8 @@
-"""A prior map to which the changes of a forcing are applied, and nothing else.
+"""The changes of a forcing, applied to a prior map.
 
-A forcing and an observed map rarely agree on what a class is, so that their shares of a cell
-differ at the start. What is kept here is the change of the forcing since a base year, laid upon
-the observed map of that year: the trend survives the difference in definitions. Since changes
-count from the base year, those of less than a pixel a year add up.
+A forcing and an observed map rarely agree on what a class is, so their shares of a cell differ at the start. Here the
+change of the forcing since a base year is applied to the observed map of that year: the trend survives the difference
+in definitions. Changes count from the base year, so those of less than a pixel a year add up.
 """
 
 from __future__ import annotations
@@ -47,11 +46,9 @@ def fit_changes(
         prior map is kept.
     base_codes : (rows, columns) array of class codes
         Observed map of the base year.
-        The block holds whole coarse cells.
     area : (rows,) array
-        Of the pixels of each row, in any unit.
     valid : (rows, columns) array of bool
-        Pixels that get a class.
+        As in :func:`~xland.totals.maps.fit_map`.
     crosswalk : Crosswalk
         Its protected classes get no new pixel where their total is less than a pixel above that of the prior map, or
         where the forcing has less of them than in the year of the prior map. A class that the forcing does not know
@@ -109,7 +106,7 @@ def _codes(cells: Cells, codes: NDArray[Any], what: str) -> NDArray[np.uint8]:
     wrong = cells.valid & ~known & (found != UNKNOWN)
     if wrong.any():
         raise AllocationError(
-            f"the {what} holds codes that are no class in {np.count_nonzero(wrong)} valid pixels, such as "
+            f"the {what} has codes that are not a class in {np.count_nonzero(wrong)} valid pixels, such as "
             f"{found[wrong][0]}; codes go from 0 to {len(cells.probability) - 1}, and {UNKNOWN} is unknown"
         )
     return np.where(known, found, UNKNOWN).astype(np.uint8)

@@ -51,11 +51,9 @@ def fit_fractions(
     targets : (classes, R, C) array of float
         Share of each class in the whole coarse cell. Classes that are NaN in a cell share what the others
         leave, by the model's own probabilities; a cell that is NaN in all classes is left alone.
-        The block holds whole coarse cells.
     area : (rows,) array
-        Of the pixels of each row, in any unit.
     valid : (rows, columns) array of bool
-        Pixels that have a class. Others are not touched, and count as area of the cell.
+        As in :func:`~xland.totals.maps.fit_map`. Pixels that are not valid are not changed.
 
     Returns
     -------
@@ -65,8 +63,7 @@ def fit_fractions(
     Raises
     ------
     AllocationError
-        If shapes do not fit, values are not shares or probabilities, or all classes together are given less than
-        the valid pixels.
+        As :func:`~xland.totals.maps.fit_map` does.
     """
     cells = Cells(probability, targets, area, valid)
     possible, unmet = cells.feasible()

@@ -39,10 +39,9 @@ def fit_map(
     probability : (classes, rows, columns) array of float
         A class of probability 0 is impossible at that pixel.
     targets : (classes, R, C) array of float
-        Share of each class in the whole coarse cell. Classes that are NaN in a cell share what the others
-        leave: each pixel is of the most probable of them. A cell that is NaN in all classes gets the
-        most probable class everywhere.
-        The block holds whole coarse cells.
+        Share of each class in the whole coarse cell; the block holds whole coarse cells. Classes that are NaN in a
+        cell share what the others leave: each pixel is of the most probable of them. A cell that is NaN in all
+        classes gets the most probable class everywhere.
     area : (rows,) array
         Of the pixels of each row, in any unit.
     valid : (rows, columns) array of bool

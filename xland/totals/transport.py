@@ -126,19 +126,9 @@ def assign(
     _settle(amounts, areas, totals, pixel, choice)
     missed = _excess(totals, demands)
     if slack > 0 and missed == 0:
-        improve(_worth(scores, prices, areas), areas, demands, slack, choice[: areas.size])
+        # worth of whole pixels, in pixels of mean area
+        improve((scores - prices) * (areas / UNIT).reshape(-1, 1), areas, demands, slack, choice[: areas.size])
     return missed
-
-
-@compiled
-def _worth(scores: Floats, prices: Floats, areas: Integers) -> Floats:
-    """Worth of whole pixels, without the prices, in pixels of mean area."""
-    pixels, classes = scores.shape
-    worth = np.empty((pixels, classes))
-    for n in range(pixels):
-        for k in range(classes):
-            worth[n, k] = (scores[n, k] - prices[k]) * (areas[n] / UNIT)
-    return worth
 
 
 @compiled
@@ -203,16 +193,26 @@ def _move(scores: Floats, amounts: Integers, totals: Integers, demands: Integers
     classes = scores.shape[1]
     if _excess(totals, demands) == 0:
         return
-    costs, places = np.full((classes, classes), np.inf), np.zeros((classes, classes), np.int64)
+    gains, places = np.full((classes, classes), -np.inf), np.zeros((classes, classes), np.int64)
     for k in range(classes):
         if totals[k] >= demands[k]:
-            _look(scores, amounts, costs, places, k)
-    distance, before = np.empty(classes), np.empty(classes, np.int64)
+            _list_moves_from(scores, amounts, gains, places, k)
+    before = np.empty(classes, np.int64)
     while True:
-        end = _cheapest(costs, totals, demands, distance, before)
+        distance = np.where(totals > demands, 0.0, -np.inf)
+        _find_chains(gains, _EQUAL, distance, before)
+        end = -1
+        for k in range(classes):
+            if totals[k] < demands[k] and distance[k] > -np.inf and (end < 0 or distance[k] > distance[end]):
+                end = k
         if end < 0:
             return
-        start, amount = _narrowest(amounts, places, totals, demands, before, end)
+        amount, start = demands[end] - totals[end], end
+        while before[start] >= 0:
+            source = before[start]
+            amount = min(amount, amounts[places[source, start], source])
+            start = source
+        amount = min(amount, totals[start] - demands[start])
         totals[start] -= amount
         totals[end] += amount
         to = end
@@ -225,65 +225,52 @@ def _move(scores: Floats, amounts: Integers, totals: Integers, demands: Integers
         to = end
         while to >= 0:
             if totals[to] >= demands[to]:
-                _look(scores, amounts, costs, places, to)
+                _list_moves_from(scores, amounts, gains, places, to)
             to = before[to]
 
 
 @compiled
-def _look(scores: Floats, amounts: Integers, costs: Floats, places: Integers, k: int) -> None:
-    """Find the cheapest move out of class ``k`` to each other one: its cost, and its pixel."""
+def _list_moves_from(scores: Floats, amounts: Integers, gains: Floats, places: Integers, k: int) -> None:
+    """Write what the best move from class ``k`` to each other one gains, and which pixel it moves."""
     pixels, classes = scores.shape
-    for m in range(classes):
-        costs[k, m] = np.inf
+    gains[k] = -np.inf
     for n in range(pixels):
         if amounts[n, k] > 0:
-            own = scores[n, k]
             for m in range(classes):
-                cost = own - scores[n, m]
-                if cost < costs[k, m]:
-                    costs[k, m] = cost
+                gain = scores[n, m] - scores[n, k]
+                if m != k and gain > gains[k, m]:
+                    gains[k, m] = gain
                     places[k, m] = n
-    costs[k, k] = np.inf
 
 
 @compiled
-def _narrowest(
-    amounts: Integers, places: Integers, totals: Integers, demands: Integers, before: Integers, end: int
-) -> tuple[int, int]:
-    """Class that a chain begins at, and the area that can be moved along it."""
-    amount, start = demands[end] - totals[end], end
-    while before[start] >= 0:
-        source = before[start]
-        amount = min(amount, amounts[places[source, start], source])
-        start = source
-    return start, min(amount, totals[start] - demands[start])
+def _find_chains(gains: Floats, least: float, distance: Floats, before: Integers) -> None:
+    """Write what the best chain of moves to each class gains, and the class before it (Bellman and Ford).
 
-
-@compiled
-def _cheapest(costs: Floats, totals: Integers, demands: Integers, distance: Floats, before: Integers) -> int:
-    """Shortest chains of moves from classes with too much (Bellman and Ford); the best class to end at, or -1."""
-    classes = totals.size
-    for k in range(classes):
-        distance[k] = 0.0 if totals[k] > demands[k] else np.inf
-        before[k] = -1
+    `distance` is 0 where a chain may begin, minus infinity elsewhere; gains up to `least` count as none.
+    """
+    classes = distance.size
+    before[:] = -1
     for _ in range(classes):
         changed = False
         for k in range(classes):
-            if distance[k] == np.inf or totals[k] < demands[k]:
-                continue
             for m in range(classes):
-                reached = distance[k] + costs[k, m]
-                if reached < distance[m] - _EQUAL and m != k:
-                    distance[m] = reached
-                    before[m] = k
+                reached = distance[k] + gains[k, m]
+                if reached > distance[m] + least and not _leads_through(before, k, m):
+                    distance[m], before[m] = reached, k
                     changed = True
         if not changed:
-            break
-    end = -1
-    for k in range(classes):
-        if totals[k] < demands[k] and distance[k] < np.inf and (end < 0 or distance[k] < distance[end]):
-            end = k
-    return end
+            return
+
+
+@compiled
+def _leads_through(before: Integers, k: int, m: int) -> bool:
+    """Whether the chain to class ``k`` comes from or through class ``m``."""
+    while k >= 0:
+        if k == m:
+            return True
+        k = before[k]
+    return False
 
 
 @compiled
@@ -292,9 +279,7 @@ def _settle(amounts: Integers, areas: Integers, totals: Integers, pixel: int, ch
     pixels, classes = amounts.shape
     split, many = np.empty(_MOST_SPLIT, np.int64), np.empty(_MOST_SPLIT, np.int64)
     options = np.empty((_MOST_SPLIT, classes), np.int64)
-    errors, sizes = np.empty(classes), np.empty(_MOST_SPLIT)
-    for k in range(classes):
-        errors[k] = -totals[k] / pixel
+    errors, sizes = -totals / pixel, np.empty(_MOST_SPLIT)
     found = 0
     for n in range(pixels):
         largest = 0
@@ -352,20 +337,6 @@ def _choose(errors: Floats, sizes: Floats, options: Integers, many: Integers) ->
 
 
 @compiled
-def move(worth: Floats, areas: Integers, low: Integers, high: Integers, choice: Integers) -> None:
-    """Move pixels while that gains anything and class areas stay within their bounds.
-
-    Of a map that is the most probable one of its class areas the next one is that, too, as long as the chain that
-    gains most is taken. In the end no single pixel may change its class for a more probable map.
-    """
-    totals = np.zeros(worth.shape[1], np.int64)
-    for n in range(choice.size):
-        totals[choice[n]] += areas[n]
-    while _move_chain(worth, areas, low, high, totals, choice) or _move_pixel(worth, areas, low, high, totals, choice):
-        pass
-
-
-@compiled
 def _move_pixel(
     worth: Floats, areas: Integers, low: Integers, high: Integers, totals: Integers, choice: Integers
 ) -> bool:
@@ -396,11 +367,8 @@ def _move_chain(
     least = areas.min()
     gains, places = np.empty((classes, classes)), np.empty((classes, classes), np.int64)
     _list_moves(worth, choice, gains, places)
-    distance, before = np.empty(classes), np.empty(classes, np.int64)
-    for k in range(classes):
-        distance[k] = 0.0 if totals[k] - least >= low[k] else -np.inf
-        before[k] = -1
-    _find_chains(gains, distance, before)
+    distance, before = np.where(totals - least >= low, 0.0, -np.inf), np.empty(classes, np.int64)
+    _find_chains(gains, _SAME, distance, before)
     taken = np.empty(classes, np.int64)
     for end in np.argsort(-distance):
         if distance[end] <= _SAME:
@@ -414,7 +382,7 @@ def _move_chain(
             taken[before[to]] -= area
             taken[to] += area
             to = before[to]
-        if _lies_within(taken, low, high):
+        if ((low <= taken) & (taken <= high)).all():
             totals[:] = taken
             to = end
             while before[to] >= 0:
@@ -422,11 +390,6 @@ def _move_chain(
                 to = before[to]
             return True
     return False
-
-
-@compiled
-def _lies_within(totals: Integers, low: Integers, high: Integers) -> bool:
-    return bool(np.all((low <= totals) & (totals <= high)))
 
 
 @compiled
@@ -443,42 +406,20 @@ def _list_moves(worth: Floats, choice: Integers, gains: Floats, places: Integers
 
 
 @compiled
-def _find_chains(gains: Floats, distance: Floats, before: Integers) -> None:
-    """Write what the best chain to each class gains, and the class before it (Bellman and Ford)."""
-    classes = distance.size
-    for _ in range(classes - 1):
-        changed = False
-        for k in range(classes):
-            for m in range(classes):
-                reached = distance[k] + gains[k, m]
-                if reached > distance[m] + _SAME and not _leads_through(before, k, m):
-                    distance[m], before[m] = reached, k
-                    changed = True
-        if not changed:
-            return
-
-
-@compiled
-def _leads_through(before: Integers, k: int, m: int) -> bool:
-    """Whether the chain to class ``k`` comes from or through class ``m``."""
-    while k >= 0:
-        if k == m:
-            return True
-        k = before[k]
-    return False
-
-
-@compiled
 def improve(worth: Floats, areas: Integers, demands: Integers, slack: int, choice: Integers) -> None:
-    """Make a map as probable as it can be with class areas within `slack` of the demands, or as near as they were."""
+    """Make a map as probable as it can be with class areas within `slack` of the demands, or as near as they were.
+
+    Of a map that is the most probable one of its class areas the next one is that, too, as long as the chain that
+    gains most is taken. In the end no single pixel can change its class for a more probable map.
+    """
     pixels, classes = worth.shape
-    low, high = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
+    totals = np.zeros(classes, np.int64)
     for n in range(pixels):
-        low[choice[n]] += areas[n]
-    for k in range(classes):
-        far = max(abs(low[k] - demands[k]), slack)
-        low[k], high[k] = demands[k] - far, demands[k] + far
-    move(worth, areas, low, high, choice)
+        totals[choice[n]] += areas[n]
+    far = np.maximum(np.abs(totals - demands), slack)
+    low, high = demands - far, demands + far
+    while _move_chain(worth, areas, low, high, totals, choice) or _move_pixel(worth, areas, low, high, totals, choice):
+        pass
     if pixels > _MOST_PIXELS:
         return
     prices = np.zeros(classes)

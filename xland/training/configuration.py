@@ -137,12 +137,10 @@ class Schedule:
     workers : int
         Loader processes of each rank; 0 loads in the training process.
     locality : int
-        Chunks of a training store whose patches are mixed with each other before those of the next
-        chunks come. More mixes better, less reads less.
+        Chunks of a training store whose patches are mixed at a time. More mixes better, less reads less.
     common_statistics : bool
         Let batch normalisation see the samples of all ranks, so that one process and several learn the same.
-        Without, each rank has the statistics of its own share, as in plain data-parallel training: the ranks wait
-        for each other only once a step.
+        Without, each rank uses its own share, and ranks wait for each other only once a step.
     precision : {"float32", "bfloat16"}
         ``bfloat16`` computes convolutions in half precision (autocast); weights stay in single.
     channels_last : bool
@@ -150,11 +148,11 @@ class Schedule:
     compile : bool
         Let ``torch.compile`` fuse the network; the first steps take minutes.
     checkpoint_every : int
-        Steps between two writings of the state, from which a training resumes; 0 writes it after each
-        epoch only. It is also written when the process is asked to end (SIGTERM).
+        Steps between two writings of the state, from which a training resumes; 0 for each epoch only. It is also
+        written when the process is asked to end (SIGTERM).
     report_every : int
-        Steps between two readings of the loss. Each makes the training wait for its device; on a CPU
-        that costs nothing. A loss that is not finite is found when it is read.
+        Steps between two readings of the loss, for which the training waits for its device (no cost on a CPU).
+        A loss that is not finite is found when it is read.
     """
 
     epochs: Count = 20
@@ -215,16 +213,15 @@ class Configuration:
             raise ConfigurationError(
                 f"patch_stride {schedule.patch_stride} leaves gaps between patches of {schedule.patch}"
             )
+        kind, depth = self.architecture.kind, self.architecture.depth
         if self.architecture.pixelwise and schedule.patch % factor:
             raise ConfigurationError(
-                f"patch {schedule.patch} must be a multiple of factor {factor} for the architecture "
-                f"{self.architecture.kind!r}"
+                f"patch {schedule.patch} must be a multiple of factor {factor} for the architecture {kind!r}"
             )
         cells = self.architecture.cells(schedule.patch, factor)
-        if cells % 2**self.architecture.depth:
+        if cells % 2**depth:
             raise ConfigurationError(
-                f"patches of {cells} cells cannot be halved {self.architecture.depth} times: "
-                f"choose a multiple of {2**self.architecture.depth}"
+                f"patches of {cells} cells cannot be halved {depth} times: choose a multiple of {2**depth}"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -238,13 +235,7 @@ def list_configurations() -> tuple[str, ...]:
 
 
 def read_configuration(source: str | Path) -> Configuration:
-    """Read a configuration by the name of a shipped one, or by its path.
-
-    Raises
-    ------
-    ConfigurationError
-        If it does not exist, is not TOML, or has unknown, missing or wrong entries.
-    """
+    """Read a configuration by the name of a shipped one, or by its path; a ConfigurationError says what is wrong."""
     shipped = str(source) in list_configurations()
     path = _CONFIGS / f"{source}.toml" if shipped else local_path(source, what="a configuration")
     if not path.exists():
@@ -257,9 +248,6 @@ def read_configuration(source: str | Path) -> Configuration:
 def parse_configuration(values: Any, where: str = "configuration") -> Configuration:
     """Build a configuration from the plain values of a TOML file.
 
-    Raises
-    ------
-    ConfigurationError
-        For unknown, missing or wrong entries; it names section, entry, what it must be and what it is.
+    A ConfigurationError names section and entry that are unknown, missing or wrong, what it must be and what it is.
     """
     return read_record(Configuration, values, where, ConfigurationError)

@@ -130,18 +130,10 @@ def train(
     if not isinstance(configuration, Configuration):
         configuration = read_configuration(configuration)
     output = local_path(output, what="the folder of a training")
+    options: dict[str, Any] = {"device": device, "resume": resume}
     if alone:
-        return learn(
-            configuration,
-            output,
-            given=given,
-            store=store,
-            generator=generator,
-            device=device,
-            resume=resume,
-            progress=progress,
-            report=report,
-        )
+        options |= {"given": given, "store": store, "generator": generator}
+        return learn(configuration, output, progress=progress, report=report, **options)
     if store is None:
         store = output / STORE
         prepare(configuration, store, **given, resume=True, progress=progress)
@@ -150,15 +142,6 @@ def train(
             wanted = None if profile is None else training_profile(profile)
             opened = open_cluster(str(cluster), workers=workers, profile=wanted, progress=progress)
             client = stack.enter_context(opened)
-        return launch(
-            client,
-            configuration,
-            output,
-            store=store,
-            device=device,
-            resume=resume,
-            workers=workers,
-            restarts=restarts,
-            timeout=slurm.TIMEOUT if cluster == "slurm" else RETURN,
-            report=say,
-        )
+        options |= {"store": store, "workers": workers, "restarts": restarts, "report": say}
+        timeout = slurm.TIMEOUT if cluster == "slurm" else RETURN
+        return launch(client, configuration, output, timeout=timeout, **options)

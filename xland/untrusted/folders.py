@@ -23,7 +23,7 @@ def open_plain(path: Path) -> BinaryIO:
 
 
 _LIMITED = frozenset({"checksums.sha256", "zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
-"""Files of stores that have limits of their own: the table of :mod:`xland.store.checksums`, and metadata."""
+"""Files of stores that have limits of their own: the table of :mod:`xland.store.storage`, and metadata."""
 
 
 @dataclass

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,47 +32,32 @@ _MOST_DIMENSIONS = 32
 _MOST_UNWRITTEN = 2**20  # bytes of a variable that was defined and never written
 
 
-def check_netcdf(path: Path) -> str:
+def check_file(path: Path, *, stranger: bool = False) -> dict[str, Any]:
     """Refuse a file on this machine that leads out of itself, or asks for more than the machine can hold.
 
-    Returns the engine of xarray for it: ``"h5netcdf"``; for classic files ``"scipy"``, or ``"netcdf4"`` where numbers
-    have 64 bits. A :class:`StoreError` names the variable, and what it asks for.
-    """
-    try:
-        with open_plain(path) as stream:
-            size = os.fstat(stream.fileno()).st_size
-            begin = stream.read(4)
-            if begin in _CLASSIC:
-                _check_classic(stream, str(path), size)
-                return "netcdf4" if begin == _CLASSIC[2] else "scipy"
-            check_hdf5(stream, str(path), size)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read as NetCDF: {error.strerror or error}") from error
-    return "h5netcdf"
-
-
-def check_file(path: Path) -> dict[str, Any]:
-    """Refuse a file that leads out of itself; for files that a user brings, which may be of other kinds.
-
-    NetCDF may be packed with the user's own plugins. Rasters are GeoTIFF: other kinds, whatever their names end with,
-    can name files and servers to read from. Returns options of :func:`xarray.open_dataset`.
+    The file of a ``stranger`` is NetCDF that needs no plugin. A user may also bring NetCDF that is packed with plugins,
+    GeoTIFF and GRIB; rasters of other kinds, whatever their names end with, can name files and servers to read from.
+    Returns options of :func:`xarray.open_dataset`. A :class:`StoreError` names the variable, and what it asks for.
     """
     try:
         with open_plain(path) as stream:
             begin, size = stream.read(8), os.fstat(stream.fileno()).st_size
-            if begin == _HDF5:
-                check_hdf5(stream, str(path), size, plugins=True)
-            elif begin[:4] in _CLASSIC:
+            if begin[:4] in _CLASSIC:
                 _check_classic(stream, str(path), size)
-            elif begin[:4] in _TIFF:
-                return {"engine": "rasterio", "open_kwargs": {"driver": "GTiff"}}
-            elif begin[:4] != _GRIB:
-                raise StoreError(
-                    f"{path} cannot be read as NetCDF: it is neither NetCDF nor GeoTIFF nor GRIB; "
-                    "is it damaged, unfinished or of another format?"
-                )
+                # numbers of 64 bits are for the NetCDF library alone
+                return {"engine": "netcdf4" if begin[:4] == _CLASSIC[2] else "scipy"} if stranger else {}
+            if begin == _HDF5 or stranger:
+                check_hdf5(stream, str(path), size, plugins=not stranger)
+                return {"engine": "h5netcdf"} if stranger else {}
     except OSError as error:
         raise StoreError(f"{path} cannot be read as NetCDF: {error.strerror or error}") from error
+    if begin[:4] in _TIFF:
+        return {"engine": "rasterio", "open_kwargs": {"driver": "GTiff"}}
+    if begin[:4] != _GRIB:
+        raise StoreError(
+            f"{path} cannot be read as NetCDF: it is neither NetCDF nor GeoTIFF nor GRIB; "
+            "is it damaged, unfinished or of another format?"
+        )
     return {}
 
 
@@ -143,12 +127,12 @@ def _check_dataset(dataset: Any, where: str, size: int, plugins: bool) -> tuple[
     filters = [created.get_filter(index)[0] for index in range(created.get_nfilters())]
     if filters.count(_DEFLATE) > 1:
         raise StoreError(f"{where} is packed twice; write it again with zlib")
-    for code in filters:
-        if code not in _FILTERS and not plugins:
-            raise StoreError(
-                f"{where} is packed with filter {code}, which needs a plugin; known are: "
-                f"{', '.join(_FILTERS.values())}. Write it again with zlib"
-            )
+    strange = [code for code in filters if code not in _FILTERS]
+    if strange and not plugins:
+        raise StoreError(
+            f"{where} is packed with filter {strange[0]}, which needs a plugin; known are: "
+            f"{', '.join(_FILTERS.values())}. Write it again with zlib"
+        )
     kind = dataset.get_type()
     if kind.get_class() not in (h5t.INTEGER, h5t.FLOAT, h5t.STRING, h5t.BITFIELD, h5t.ENUM) or kind.get_size() > 2**16:
         raise StoreError(f"{where} has a type of its own; numbers and text are read")
@@ -196,87 +180,59 @@ def _check_classic(stream: Any, where: str, size: int) -> None:
     "File Format Specifications" of its guide defines it.
     """
     stream.seek(0)
-    header = _Header(stream.read(_MOST_ATTRIBUTE))
     try:
-        numbers = header.begin()
-        lengths = header.dimensions()
-        header.attributes()
-        variables = header.variables(len(lengths))
+        records, lengths, variables = _Header(stream.read(_MOST_ATTRIBUTE)).read()
     except (ValueError, struct.error) as error:
         raise StoreError(f"{where} cannot be read as NetCDF: its header is damaged ({error})"[:600]) from error
     record = lengths.index(0) if 0 in lengths else None
-    along = [variable for variable in variables if variable.dims[:1] == (record,)]
-    stride = sum(-(-variable.bytes(lengths) // 4) * 4 for variable in along)
-    for variable in variables:
-        taken = variable.bytes(lengths)
-        repeated = (numbers - 1) * (stride if len(along) > 1 else taken) if variable in along else 0
-        if record in variable.dims[1:]:
-            raise StoreError(f"{where} cannot be read as NetCDF: {variable.name!r:.120} has records within records")
-        if (numbers or variable not in along) and variable.begin + repeated + taken > size:
+    sizes = [width * math.prod(lengths[dim] for dim in dims if lengths[dim]) for _, dims, width, _ in variables]
+    along = [dims[:1] == (record,) for _, dims, _, _ in variables]
+    stride = sum(-(-taken // 4) * 4 for taken, is_along in zip(sizes, along, strict=True) if is_along)
+    for (name, dims, _, begin), taken, is_along in zip(variables, sizes, along, strict=True):
+        repeated = (records - 1) * (stride if sum(along) > 1 else taken) if is_along else 0
+        if record in dims[1:]:
+            raise StoreError(f"{where} cannot be read as NetCDF: {name!r:.120} has records within records")
+        if (records or not is_along) and begin + repeated + taken > size:
             raise StoreError(
-                f"{where} cannot be read as NetCDF: {variable.name!r:.120} says that it has {repeated + taken} bytes; "
+                f"{where} cannot be read as NetCDF: {name!r:.120} says that it has {repeated + taken} bytes; "
                 f"the file has {size}: it was cut short"
             )
-
-
-@dataclass(frozen=True)
-class _Classic:
-    """A variable of a classic file."""
-
-    name: str
-    dims: tuple[int, ...]
-    width: int
-    begin: int
-
-    def bytes(self, lengths: list[int]) -> int:
-        """Bytes of the variable, or of one record of it."""
-        return self.width * math.prod(lengths[dim] for dim in self.dims if lengths[dim])
 
 
 class _Header:
     """The header of a classic file, read from its beginning to its end; ValueError or struct.error if it is damaged."""
 
     def __init__(self, content: bytes) -> None:
-        self._content, self._at = content, 4
-        self._version = content[3]
+        self._content, self._version, self._at = content, content[3], 4
 
-    def begin(self) -> int:
-        """Return the number of records."""
+    def read(self) -> tuple[int, list[int], list[tuple[str, tuple[int, ...], int, int]]]:
+        """Return the number of records, the length of each dimension, 0 for that of the records, and the variables.
+
+        A variable has a name, the numbers of its dimensions, the bytes of a value, and where its values begin.
+        """
         records = self._count()
-        if records > _MOST_RECORDS:
-            raise ValueError(f"{records} records")
-        return records
-
-    def dimensions(self) -> list[int]:
-        """Return the length of each dimension, 0 for that of the records."""
-        found = [(self._name(), self._count())[1] for _ in range(self._list(10))]
-        if found.count(0) > 1:
-            raise ValueError("two dimensions without end")
-        return found
-
-    def attributes(self) -> None:
-        """Go past a list of attributes."""
-        for _ in range(self._list(12)):
-            self._name()
-            self._skip(self._width() * self._count())
-
-    def variables(self, dimensions: int) -> list[_Classic]:
-        """Return the variables, whose dimensions are known."""
+        lengths = [(self._name(), self._count())[1] for _ in range(self._entries(10))]
+        if records > _MOST_RECORDS or lengths.count(0) > 1:
+            raise ValueError(f"{records} records, {lengths.count(0)} dimensions without end")
+        self._pass_attributes()
         found = []
-        for _ in range(self._list(11)):
+        for _ in range(self._entries(11)):
             name, rank = self._name(), self._count()
-            if rank > _MOST_DIMENSIONS:
-                raise ValueError(f"{name!r:.120} has {rank} dimensions")
-            dims = tuple(self._count() for _ in range(rank))
-            if any(dim >= dimensions for dim in dims):
-                raise ValueError(f"{name!r:.120} has dimensions that are not there")
-            self.attributes()
+            dims = tuple(self._count() for _ in range(min(rank, _MOST_DIMENSIONS + 1)))
+            if rank > _MOST_DIMENSIONS or any(dim >= len(lengths) for dim in dims):
+                raise ValueError(f"{name!r:.120} has {rank} dimensions, or some that are not there")
+            self._pass_attributes()
             width = self._width()
             self._count()  # its size, which follows from the rest
-            found.append(_Classic(name, dims, width, self._number(4 if self._version == 1 else 8)))
-        if len({variable.name for variable in found}) < len(found):
+            found.append((name, dims, width, self._number(4 if self._version == 1 else 8)))
+        if len({name for name, *_ in found}) < len(found):
             raise ValueError("two variables have one name")
-        return found
+        return records, lengths, found
+
+    def _pass_attributes(self) -> None:
+        for _ in range(self._entries(12)):
+            self._name()
+            self._skip(self._width() * self._count())
 
     def _number(self, size: int) -> int:
         (found,) = struct.unpack_from(">I" if size == 4 else ">Q", self._content, self._at)
@@ -286,13 +242,11 @@ class _Header:
     def _count(self) -> int:
         return self._number(8 if self._version == 5 else 4)
 
-    def _list(self, tag: int) -> int:
+    def _entries(self, tag: int) -> int:
         """Return how many entries a list has."""
         found, entries = self._number(4), self._count()
-        if found != tag and (found, entries) != (0, 0):
-            raise ValueError(f"a list begins with {found}, not {tag}")
-        if entries > _MOST_OBJECTS:
-            raise ValueError(f"a list of {entries} entries")
+        if (found != tag and (found, entries) != (0, 0)) or entries > _MOST_OBJECTS:
+            raise ValueError(f"a list that begins with {found}, not {tag}, and has {entries} entries")
         return entries
 
     def _name(self) -> str:

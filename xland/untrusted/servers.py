@@ -52,24 +52,28 @@ def with_limits(url: str, options: Mapping[str, Any] | None = None) -> dict[str,
 
 
 @contextmanager
-def reaching(url: str, name: str) -> Iterator[None]:
-    """Turn the errors of file systems behind URLs into a :class:`StoreError` about a file, without a password.
+def reaching(url: str, name: str | None = None) -> Iterator[None]:
+    """Turn the errors of file systems behind URLs, of which each has its own, into a :class:`StoreError` that names it.
 
-    Files that are not there remain a FileNotFoundError.
+    With the name of a file in the folder, it remains a FileNotFoundError that this is not there.
     """
     shown = without_password(url)
     try:
         yield
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, XlandError):
+    except XlandError:
         raise
     except ImportError as error:
-        raise MissingDependencyError(f"{shown} needs a package that is missing: {error}") from error
+        raise MissingDependencyError(
+            f"{shown} needs a package that is missing ({error}): install it, or copy the file here"
+        ) from error
     except Exception as error:
-        said = f"{type(error).__name__}: {error}".replace(url, shown)[:500]
-        named = f"{shown}/{name} cannot be read: {said}; check the address, the network and your rights to read it"
-        if shown == url:
-            raise StoreError(named) from error
-        raise StoreError(named) from None  # the cause may hold the password
+        if name is not None and isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+            raise
+        said = without_password(f"{type(error).__name__}: {error}", of=url).strip().partition("\n")[0][:500]
+        place = shown if name is None else f"{shown}/{name}"
+        raise StoreError(
+            f"{place} cannot be read: {said}; check the address, the network and your rights to read it"
+        ) from (error if shown == url else None)  # the cause may hold the password
 
 
 async def _session(*, host: str, schemes: tuple[str, ...], loop: Any = None, **kwargs: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -56,24 +56,15 @@ CODECS = _COMPRESSORS | {
 }
 """Codecs that are used; in Zarr 3 some have the prefix ``numcodecs.``."""
 
-_TYPES_3 = {
-    **{f"{kind}int{bits}": bits // 8 for kind in ("", "u") for bits in (8, 16, 32, 64)},
-    **{f"float{bits}": bits // 8 for bits in (16, 32, 64)},
-    "bool": 1,
-    "complex64": 8,
-    "complex128": 16,
-    "string": _TEXT,
-    "variable_length_utf8": _TEXT,
+_NUMBERS_3 = {
+    *(f"{kind}int{bits}" for kind in ("", "u") for bits in (8, 16, 32, 64)),
+    *("bool", "complex64", "complex128", "float16", "float32", "float64"),
 }
-_TYPES_3_CONFIGURED = {
-    "numpy.datetime64": lambda _: 8,
-    "numpy.timedelta64": lambda _: 8,
-    "fixed_length_utf32": lambda configuration: configuration["length_bytes"],
-    "null_terminated_bytes": lambda configuration: configuration["length_bytes"],
-}
+_DATES_3 = {"numpy.datetime64", "numpy.timedelta64"}
+_FIXED_3 = {"fixed_length_utf32", "null_terminated_bytes"}
 
-Read = Callable[[str], "bytes | None"]
-ReadMany = Callable[[list[str]], "Iterable[bytes | None]"]
+Read = Callable[[list[str]], "list[bytes | None]"]
+"""Gives the contents of files, at most a little more than ``MOST_BYTES`` of each; None for one that is not there."""
 
 
 @dataclass(frozen=True)
@@ -105,46 +96,45 @@ class Layout:
 def check_store(target: str, storage_options: Mapping[str, Any] | None = None) -> None:
     """Refuse a Zarr store, a path or URL, that asks for more than data, or for more than a machine can hold.
 
-    Raises
-    ------
-    StoreError
-        Names the array, and what it asks for.
+    A :class:`StoreError` names the array, and what it asks for.
     """
     shown = without_password(target)
     try:
         if is_url(target):
-            check_metadata(shown, *_behind(target, dict(storage_options or {})))
+            check_metadata(shown, *_behind(target, dict(storage_options or {})), chunks=True)
             return
         held = survey(Path(target))
-        read = _reader(Path(target))
-        layouts = check_metadata(shown, read, lambda: sorted(name for name in held if name), partial(map, read))
-        _check_files(shown, layouts, held)
+        names = sorted(name for name in held if name)
+        layouts = check_metadata(shown, partial(_read_here, Path(target)), lambda: names, chunks=True)
     except (OSError, RuntimeError) as error:
         raise StoreError(f"{target} cannot be read: {error}") from error
+    # an array may not have far more chunks than files, nor a folder a file that cannot be a chunk of its arrays
+    most: dict[str, int] = {}
+    for name, layout in layouts.items():
+        folder = name.partition("/")[0]
+        most[folder] = max(most.get(folder, 0), layout.in_file)
+        files = held.get(folder, Held()).files
+        if layout.files > _SPARSE * (files + 10):
+            raise StoreError(
+                f"{shown}: {name!r:.120} says that it has {layout.files} chunks, but {files} files are there"
+            )
+    for folder, size in most.items():
+        if held.get(folder, Held()).largest > size:
+            raise StoreError(
+                f"{shown}: {folder!r:.120} has a file of {held[folder].largest} bytes; its chunks are of {size} bytes "
+                "at most"
+            )
 
 
 def check_metadata(
-    shown: str, read: Read, names: Callable[[], list[str]], read_many: ReadMany | None = None
+    shown: str, read: Read, names: Callable[[], list[str]], *, chunks: bool = False
 ) -> dict[str, Layout]:
     """Refuse metadata that ask for more than data, or for more than a machine can hold.
 
-    Parameters
-    ----------
-    shown : str
-        Name of the store, for messages.
-    read : callable
-        Gives the content of a file, None if there is none.
-    names : callable
-        Names of the folders in the store.
-    read_many : callable, optional
-        Gives the contents of several files; chunks that are read when the store is opened are looked into.
-
-    Returns
-    -------
-    dict
-        How each array lies in files.
+    ``shown`` is the name of the store for messages, ``names`` gives the folders in it. With ``chunks``, those that are
+    read when the store is opened are looked into. Returned is how each array lies in files.
     """
-    arrays = dict(_arrays(shown, read, names))
+    arrays = _arrays(shown, read, names)
     if len(arrays) > _MOST_ARRAYS:
         raise StoreError(f"{shown} holds {len(arrays)} arrays; more than {_MOST_ARRAYS} are not opened")
     layouts, opened = {}, []
@@ -162,8 +152,8 @@ def check_metadata(
         units = attributes.get("units") if isinstance(attributes, dict) else None
         early = len(layout.shape) <= 1 and math.prod(layout.shape) <= _SHORT
         early |= is_index or (isinstance(units, str) and "since" in units)
-        if read_many is not None and layout.files and early:
-            _check_chunks(where, name, array, layout, read_many)
+        if chunks and layout.files and early:
+            _check_chunks(where, name, array, layout, read)
     check_together(shown, layouts.values(), opened)
     return layouts
 
@@ -196,7 +186,7 @@ def check_sizes(where: str, layout: Layout) -> None:
         raise StoreError(f"{where} says that it has {size(steps)} chunks")
 
 
-def _check_chunks(where: str, name: str, array: dict[str, Any], layout: Layout, read: ReadMany) -> None:
+def _check_chunks(where: str, name: str, array: dict[str, Any], layout: Layout, read: Read) -> None:
     """Refuse chunks that would become far larger than they may be when they are unpacked."""
     encoding = array["chunk_key_encoding"]
     is_default = encoding["name"] == "default"
@@ -216,57 +206,45 @@ def _check_chunks(where: str, name: str, array: dict[str, Any], layout: Layout, 
             )
 
 
-def _check_files(shown: str, layouts: Mapping[str, Layout], held: Mapping[str, Held]) -> None:
-    """Refuse arrays that have far more chunks than files, and files that cannot be one chunk of an array."""
-    largest: dict[str, int] = {}
-    for name, layout in layouts.items():
-        folder = name.partition("/")[0]
-        found = held.get(folder, Held())
-        if layout.files > _SPARSE * (found.files + 10):
-            raise StoreError(
-                f"{shown}: {name!r:.120} says that it has {layout.files} chunks, but {found.files} files are there"
-            )
-        largest[folder] = max(largest.get(folder, 0), layout.in_file)
-    for folder, size in largest.items():
-        if held.get(folder, Held()).largest > size:
-            raise StoreError(
-                f"{shown}: {folder!r:.120} has a file of {held[folder].largest} bytes; its chunks are of {size} bytes "
-                "at most"
-            )
+def _arrays(shown: str, read: Read, names: Callable[[], list[str]]) -> dict[str, dict[str, Any]]:
+    """Return the metadata of the arrays in a store, from its root and from the arrays' own files, as Zarr 3 has them.
 
-
-def _arrays(shown: str, read: Read, names: Callable[[], list[str]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield names and metadata of the arrays in a store, from its root and from the arrays' own files."""
-    root = _json(shown, "zarr.json", read)
+    An array of which two readers would get different values is refused.
+    """
+    (root,) = _read_json(shown, ["zarr.json"], read)
     kinds: tuple[str, ...]
-    pick: Callable[[Mapping[str, Any]], Iterator[tuple[str, dict[str, Any]]]]
     if root is None:
-        kinds, pick = (".zarray", ".zattrs"), partial(_pick_2, shown)
-        _json(shown, ".zattrs", read)
-        together = _json(shown, ".zmetadata", read)
+        kinds, pick = (".zarray", ".zattrs"), _pick_2
+        _, together = _read_json(shown, [".zattrs", ".zmetadata"], read)
     else:
-        kinds, pick = ("zarr.json",), partial(_pick_3, shown)
-        dict(pick({"/zarr.json": root}))
+        kinds, pick = ("zarr.json",), _pick_3
+        pick(shown, {"/zarr.json": root})
         together = root.get("consolidated_metadata")
     whole: dict[str, dict[str, Any]] = {}
     if together is not None:
         entries = together.get("metadata") if isinstance(together, dict) else None
         if not isinstance(entries, dict):
             raise StoreError(f"{shown} cannot be read as Zarr store: its consolidated metadata are damaged")
-        whole = dict(pick(entries if root is None else {f"{name}/zarr.json": each for name, each in entries.items()}))
-    for name in names() if together is None or not is_url(shown) else ():
-        own = {f"{name}/{kind}": _json(shown, f"{name}/{kind}", read) for kind in kinds}
-        for _, array in pick({key: entry for key, entry in own.items() if entry is not None}):
-            if name in whole:
-                _compare(f"{shown}: {name!r:.120}", array, whole[name])
-            yield name, array
-    for name, array in whole.items():
+        whole = pick(shown, entries if root is None else {f"{name}/zarr.json": each for name, each in entries.items()})
+    files = [f"{name}/{kind}" for name in (names() if together is None or not is_url(shown) else ()) for kind in kinds]
+    found = zip(files, _read_json(shown, files, read), strict=True)
+    own = pick(shown, {key: entry for key, entry in found if entry is not None})
+    for name in own.keys() & whole.keys():
+        for key in ("shape", "data_type", "chunk_grid", "codecs", "fill_value"):
+            if json.dumps(own[name].get(key)) != json.dumps(whole[name].get(key)):
+                raise StoreError(
+                    f"{shown}: {name!r:.120} has other metadata ({key}) in its own file than in those of the store; if "
+                    "the store is yours, bring them together: zarr.consolidate_metadata(store)"
+                )
+    for name in whole:
         if any(part in ("", ".", "..") for part in name.split("/")) or len(name) > 1000:
             raise StoreError(f"{shown} holds an array with the name {name!r:.120}")
-        yield name, array
+    return own | whole
 
 
-def _pick_3(shown: str, entries: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _pick_3(shown: str, entries: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the arrays among the entries of metadata of Zarr 3, by name."""
+    arrays = {}
     for key, entry in entries.items():
         name = key.rpartition("/")[0]
         if not isinstance(entry, dict) or entry.get("node_type") not in ("array", "group"):
@@ -274,11 +252,13 @@ def _pick_3(shown: str, entries: Mapping[str, Any]) -> Iterator[tuple[str, dict[
         if not isinstance(entry.get("attributes", {}), dict):
             raise StoreError(f"{shown}: {name!r:.120}: its attributes are not a mapping")
         if entry["node_type"] == "array":
-            yield name, {**entry, "zarr_format": 3}
+            arrays[name] = {**entry, "zarr_format": 3}
+    return arrays
 
 
-def _pick_2(shown: str, entries: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Bring metadata of Zarr 2 into the form that they have in Zarr 3."""
+def _pick_2(shown: str, entries: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Do the same with metadata of Zarr 2, and bring them into the form that they have in Zarr 3."""
+    arrays = {}
     for key, entry in entries.items():
         name, _, kind = key.rpartition("/")
         if kind != ".zarray":
@@ -288,7 +268,8 @@ def _pick_2(shown: str, entries: Mapping[str, Any]) -> Iterator[tuple[str, dict[
         attributes, filters = entries.get(f"{name}/.zattrs", {}), entry.get("filters")
         packed = [*(filters if isinstance(filters, list) else [filters]), entry.get("compressor")]
         known, separator = entry.get("order", "C") in ("C", "F"), entry.get("dimension_separator", ".")
-        added = {
+        arrays[name] = {
+            **entry,
             "zarr_format": 2,
             "attributes": attributes,
             "dimension_names": attributes.get("_ARRAY_DIMENSIONS") if isinstance(attributes, dict) else None,
@@ -297,17 +278,7 @@ def _pick_2(shown: str, entries: Mapping[str, Any]) -> Iterator[tuple[str, dict[
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": entry.get("chunks")}},
             "chunk_key_encoding": {"name": "v2" if known else None, "configuration": {"separator": separator}},
         }
-        yield name, {**entry, **added}
-
-
-def _compare(where: str, own: dict[str, Any], other: dict[str, Any]) -> None:
-    """Refuse an array of which two readers would get different values."""
-    for key in ("shape", "data_type", "chunk_grid", "codecs", "fill_value"):
-        if json.dumps(own.get(key)) != json.dumps(other.get(key)):
-            raise StoreError(
-                f"{where} has other metadata ({key}) in its own file than in those of the store; if the store is "
-                "yours, bring them together: zarr.consolidate_metadata(store)"
-            )
+    return arrays
 
 
 def _layout(where: str, array: dict[str, Any]) -> Layout:
@@ -320,9 +291,17 @@ def _layout(where: str, array: dict[str, Any]) -> Layout:
         separator = (keys.get("configuration") or {}).get("separator", ".")
         if keys["name"] not in ("default", "v2") or separator not in (".", "/"):
             raise StoreError(f"{where} names or orders its chunks in a way that is not known")
-        chunks = _numbers(where, "chunks", grid["configuration"]["chunk_shape"], 1)
-        inner, least = _decoded_at_once(where, array["codecs"], chunks)
-        width = max(_width(where, array), least)
+        inner = chunks = _numbers(where, "chunks", grid["configuration"]["chunk_shape"], 1)
+        codecs = dict(_codecs(where, array["codecs"]))
+        if _SHARDS in codecs:
+            given = codecs[_SHARDS]
+            inner = _numbers(where, "chunk_shape", given["chunk_shape"], 1)
+            if len(inner) != len(chunks) or any(a % b for a, b in zip(chunks, inner, strict=True)):
+                raise StoreError(f"{where} has shards of {chunks} and chunks of {inner} cells")
+            within = _codecs(where, given["codecs"]) + _codecs(where, given.get("index_codecs", []))
+            if _SHARDS in dict(within):
+                raise StoreError(f"{where} has shards within shards")
+        width = max(_width(where, array), _TEXT if _TEXTS in codecs else 0)
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{where}: its metadata are damaged: {error!r:.200}") from error
     if not len(shape) == len(chunks) == len(inner) <= 32:
@@ -336,30 +315,16 @@ def _layout(where: str, array: dict[str, Any]) -> Layout:
     return found
 
 
-def _decoded_at_once(where: str, codecs: Any, chunks: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
-    """Check codecs; return the cells that are decoded at once, and the bytes that a value has at least."""
-    inner, least = chunks, 0
-    for name, given in _codecs(where, codecs):
-        if name == _TEXTS:
-            least = _TEXT
-        elif name == _SHARDS:
-            inner = _numbers(where, "chunk_shape", given["chunk_shape"], 1)
-            if len(inner) != len(chunks) or any(a % b for a, b in zip(chunks, inner, strict=True)):
-                raise StoreError(f"{where} has shards of {chunks} and chunks of {inner} cells")
-            within = _codecs(where, given["codecs"]) + _codecs(where, given.get("index_codecs", []))
-            if any(each == _SHARDS for each, _ in within):
-                raise StoreError(f"{where} has shards within shards")
-    return inner, least
-
-
 def _width(where: str, array: dict[str, Any]) -> int:
     """Return the bytes of a value; refuse types that are not numbers, dates or text."""
     kind, width = array.get("data_type"), None
     if array["zarr_format"] == 3:
         if isinstance(kind, str):
-            width = _TYPES_3.get(kind)
-        elif isinstance(kind, dict) and isinstance(kind.get("name"), str) and kind["name"] in _TYPES_3_CONFIGURED:
-            width = _TYPES_3_CONFIGURED[kind["name"]](kind["configuration"])
+            width = _TEXT if kind in ("string", "variable_length_utf8") else None
+            width = np.dtype(kind).itemsize if kind in _NUMBERS_3 else width
+        elif isinstance(kind, dict) and isinstance(kind.get("name"), str):
+            width = 8 if kind["name"] in _DATES_3 else None
+            width = kind["configuration"]["length_bytes"] if kind["name"] in _FIXED_3 else width
     elif kind == "|O" and array["codecs"][:1] == [{"id": _TEXTS}]:
         width = _TEXT
     elif isinstance(kind, str) and len(kind) <= 12:
@@ -375,8 +340,9 @@ def _codecs(where: str, codecs: Any) -> list[tuple[str, Mapping[str, Any]]]:
     if not isinstance(codecs, list):
         raise StoreError(f"{where} names no codecs")
     named = named_codecs(codecs)
-    if len(named) > 8 or sum(str(name) in _COMPRESSORS for name, _ in named) > 1:
-        raise StoreError(f"{where} names {len(named)} codecs, of which one may compress")
+    most = max(sum(str(name) in kind for name, _ in named) for kind in (_COMPRESSORS, {_SHARDS}))
+    if len(named) > 8 or most > 1:
+        raise StoreError(f"{where} names {len(named)} codecs, of which one may compress and one may make shards")
     for name, _ in named:
         if not isinstance(name, str) or name not in CODECS:
             raise StoreError(
@@ -387,67 +353,63 @@ def _codecs(where: str, codecs: Any) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _numbers(where: str, key: str, values: Any, least: int) -> tuple[int, ...]:
-    if not isinstance(values, list) or len(values) > 32:
-        raise StoreError(f"{where} gives {key} as {values!r:.120}; a list of whole numbers is wanted")
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 2**53:
-            raise StoreError(f"{where} gives {key} as {values!r:.120}; whole numbers from {least} are wanted")
+    whole = isinstance(values, list) and all(type(each) is int and least <= each <= 2**53 for each in values[:33])
+    if not whole or len(values) > 32:
+        raise StoreError(f"{where} gives {key} as {values!r:.120}; a list of whole numbers from {least} is wanted")
     return tuple(values)
 
 
-def _json(shown: str, name: str, read: Read) -> dict[str, Any] | None:
-    """Return the content of a file of metadata, or None if there is none."""
-    content = read(name)
-    if content is None:
-        return None
-    if len(content) > MOST_BYTES:
-        raise StoreError(f"{shown}/{name} is larger than metadata can be")
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"{shown} cannot be read as Zarr store: {name} is damaged: {error}"[:500]) from error
-    if not isinstance(found, dict):
-        raise StoreError(f"{shown} cannot be read as Zarr store: {name} is damaged: it is not a mapping")
+def _read_json(shown: str, names: list[str], read: Read) -> list[dict[str, Any] | None]:
+    """Return the contents of files of metadata, None for one that is not there."""
+    found: list[dict[str, Any] | None] = []
+    for name in names:  # one after the other: together they could fill the memory
+        (content,) = read([name])
+        if content is not None and len(content) > MOST_BYTES:
+            raise StoreError(f"{shown}/{name} is larger than metadata can be")
+        try:
+            entry = None if content is None else json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise StoreError(f"{shown} cannot be read as Zarr store: {name} is damaged: {error}"[:500]) from error
+        if content is not None and not isinstance(entry, dict):
+            raise StoreError(f"{shown} cannot be read as Zarr store: {name} is damaged: it is not a mapping")
+        found.append(entry)
     return found
 
 
-def _reader(folder: Path) -> Read:
-    def read(name: str) -> bytes | None:
+def _read_here(folder: Path, names: list[str]) -> list[bytes | None]:
+    """Read files of a folder on this machine."""
+    found: list[bytes | None] = []
+    for name in names:
         try:
             with open_plain(folder / name) as stream:
-                return stream.read(MOST_BYTES + 1)
+                found.append(stream.read(MOST_BYTES + 1))
         except (FileNotFoundError, NotADirectoryError):
-            return None
+            found.append(None)
         except OSError as error:
             raise StoreError(f"{folder}/{name} cannot be read: {error.strerror}") from error
+    return found
 
-    return read
 
-
-def _behind(url: str, options: dict[str, Any]) -> tuple[Read, Callable[[], list[str]], ReadMany]:
-    """How to read and list the folder behind a URL."""
+def _behind(url: str, options: dict[str, Any]) -> tuple[Read, Callable[[], list[str]]]:
+    """Return how to read files of the folder behind a URL, and how to list it."""
     from fsspec.core import url_to_fs
 
-    shown = without_password(url)
+    absent = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
     with reaching(url, ""):
         fs, root = url_to_fs(url, **with_limits(url, options))
 
-    def read(name: str) -> bytes | None:
-        with reaching(url, name), suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            if not shown.startswith("http") and fs.size(f"{root}/{name}") > MOST_BYTES:
-                raise StoreError(f"{shown}/{name} is larger than metadata can be")
-            return bytes(fs.cat_file(f"{root}/{name}"))
-        return None
+    def read(files: list[str]) -> list[bytes | None]:
+        paths, found = [f"{root}/{name}" for name in files], []
+        with reaching(url, files[0] if files else ""):
+            for each in fs.cat_ranges(paths, [0] * len(paths), [MOST_BYTES + 1] * len(paths), on_error="return"):
+                if isinstance(each, Exception) and not isinstance(each, absent):
+                    raise each
+                found.append(None if isinstance(each, Exception) else bytes(each))
+        return found
 
     def names() -> list[str]:
         with reaching(url, ""), suppress(FileNotFoundError, NotADirectoryError):
             return sorted({each.rstrip("/").rpartition("/")[2] for each in fs.ls(root, detail=False)[:_MOST_ARRAYS]})
         return []
 
-    def read_many(files: list[str]) -> list[bytes | None]:
-        with reaching(url, ""):
-            paths = [f"{root}/{name}" for name in files]
-            found = fs.cat_ranges(paths, [0] * len(paths), [MOST_BYTES + 1] * len(paths), on_error="return")
-        return [None if isinstance(each, Exception) else bytes(each) for each in found]
-
-    return read, names, read_many
+    return read, names

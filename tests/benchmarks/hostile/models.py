@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -265,7 +266,7 @@ def _judge_all(place: Path, seed: int, first: int, count: int) -> None:
         tiny_checkpoint(base, tiny_inputs(), kind="context", depth=1, head=4, detail=True)
         update_card(
             base,
-            {**more, "coverage": Coverage.of(COARSE, cells).to_dict()},
+            {**more, "coverage": asdict(Coverage.of(COARSE, cells))},
             applicability=Applicability(learned, 5.0, 0.5),
         )
 

@@ -20,9 +20,9 @@ import xarray as xr
 
 import tests.store.elsewhere  # noqa: F401
 from xland.errors import XlandError
-from xland.store.checksums import TABLE
 from xland.store.provenance import describe_product
 from xland.store.reading import open_store, verify
+from xland.store.storage import TABLE
 from xland.store.writing import write
 
 Damage = Callable[[Path, np.random.Generator], "list[str]"]

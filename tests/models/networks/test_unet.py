@@ -144,13 +144,6 @@ def test_a_plain_network_without_fine_channels_runs():
     assert small(inputs)(coarse, static).shape == (2, 8, 40, 40)
 
 
-def test_architectures_survive_the_model_card_and_unknown_entries_are_named():
-    architecture = Architecture(width=7, depth=2, dropout=0.1)
-    assert Architecture.from_dict(architecture.to_dict()) == architecture
-    with pytest.raises(ModelError, match=r"unknown entries .*attention.*heads"):
-        Architecture.from_dict({**architecture.to_dict(), "heads": 3, "attention": True})
-
-
 def test_the_untrained_network_of_the_tests_is_the_same_every_time_and_maps_several_classes():
     first, second = tiny_network(), tiny_network()
     for name, value in first.state_dict().items():

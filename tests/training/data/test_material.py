@@ -57,8 +57,8 @@ def test_arrays_lie_on_the_fine_grid_coarse_stays_coarse_and_only_land_that_take
     assert (material.part[COARSE.latitude < -60] == Part.NONE).all()
     assert material.coverage.grid.shape == (45, 90)
     states = world["forcing"].drop_vars(["secma", "secmb"]).to_dataarray().sum("variable", skipna=False)
-    np.testing.assert_array_equal(material.coverage.cells, (states >= 0.5).all("time"))
-    assert 0 < material.coverage.cells.sum() < np.isfinite(states).all("time").sum()
+    np.testing.assert_array_equal(material.coverage.mask, (states >= 0.5).all("time"))
+    assert 0 < material.coverage.mask.sum() < np.isfinite(states).all("time").sum()
 
 
 def test_channels_are_normalised_on_training_cells_alone(world):

@@ -71,7 +71,7 @@ def test_the_material_is_that_of_a_training_in_memory(whole):
     assert stored_configuration.inputs == stored.source.inputs
     assert (stored.grid, stored.source.years) == (gathered.grid, gathered.source.years)
     np.testing.assert_array_equal(stored.part, gathered.part)
-    np.testing.assert_array_equal(stored.coverage.cells, gathered.coverage.cells)
+    np.testing.assert_array_equal(stored.coverage.mask, gathered.coverage.mask)
     assert stored.coverage.grid == gathered.coverage.grid
     assert stored.description == gathered.description
     everything = [Place(year, slice(0, ROWS), slice(0, COLUMNS)) for year in range(2)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from xland.errors import ConfigurationError, TrainingError
-from xland.training.learn.group import join_group
+from xland.training.learn.group import check_devices, join_group, place_of
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -52,3 +52,31 @@ def test_ranks_that_cannot_be_met_are_named(monkeypatch):
         join_group(),
     ):
         raise AssertionError("there is no group")
+
+
+@pytest.mark.parametrize(
+    ("visible", "refused"),
+    [
+        (("0,1 1", "0,1 0"), False),
+        (("0,1 0", "1,0 0"), False),
+        ((" 0", " 1"), False),
+        (("- -", "- -"), False),
+        (("0 0", "- -"), True),
+        (("0,1 0", "0 0"), True),
+        ((" 0", "0,1 0"), True),
+    ],
+)
+def test_each_rank_has_a_gpu_of_its_own_or_all_have_a_cpu(monkeypatch, visible, refused):
+    """GPUs that a process sees, and which of them it takes."""
+    places = []
+    for each in visible:
+        gpus, _, index = each.partition(" ")
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        places.append(place_of(torch.device("cpu") if index == "-" else torch.device("cuda", int(index))))
+    if not refused:
+        check_devices(places)
+        return
+    with pytest.raises(
+        ConfigurationError, match="each rank needs a GPU of its own, or all a CPU, but they have cuda:0"
+    ):
+        check_devices(places)

@@ -134,29 +134,36 @@ def test_seeds_fix_the_weights_and_test_cells_are_never_learned_from_nor_judged(
 
 
 @pytest.mark.usefixtures("uncalibrated")
-@pytest.mark.parametrize(("kind", "prior"), [("unet", "code"), ("context", "one_hot")])
-def test_inputs_with_a_prior_and_two_steps_train(tmp_path, kind, prior):
-    configuration = tiny_configuration(tiny_inputs(prior, (0, -1)), epochs=1, points=200)
+def test_inputs_with_a_prior_and_two_steps_train(tmp_path):
+    configuration = tiny_configuration(tiny_inputs("code", (0, -1)), epochs=1, points=200)
     configuration = replace(
         configuration,
-        architecture=Architecture(kind=kind, width=4, depth=1, head=6),
+        architecture=Architecture(kind="unet", width=4, depth=1, head=6),
         objective=Objective(class_weight_power=0.5, label_smoothing=0.05),
         data=replace(configuration.data, forcing_years=(2001,), target_years=(2001,)),
     )
     coarse, static, maps = tiny_world((2000, 2001))
     prepared = gather(configuration, forcing=coarse, static=static, target=maps, prior=maps.sel(time=[2000]))
     checkpoint = fit(*prepared, tmp_path)
-    assert (checkpoint.inputs.prior, checkpoint.inputs.steps) == (prior, (0, -1))
+    assert (checkpoint.inputs.prior, checkpoint.inputs.steps) == ("code", (0, -1))
     assert np.isfinite(rows(tmp_path)[0]["loss"])
 
 
-def test_class_weights_are_those_of_the_training_cells(tiny, tmp_path):
-    configuration = replace(tiny[0], objective=Objective(class_weight_power=1.0))
-    found = loop._Training(configuration, tiny[1], tmp_path, Group(), None).stepper.class_weights
+def test_class_weights_are_those_of_the_training_cells_and_no_rank_holds_more_samples_than_its_share(tiny, tmp_path):
+    configuration = replace(scheduled(tiny[0], batch=12, accumulate=2), objective=Objective(class_weight_power=1.0))
+    training = loop._Training(configuration, tiny[1], tmp_path, _Three(0, 3), None)
+    assert training.share == 2
     counts = take_census(tiny[1].source)[:, tiny[1].part == Part.TRAIN].sum(axis=1)
     present = counts > 0
-    shares = found.numpy()[present] * counts[present]
+    shares = training.stepper.class_weights.numpy()[present] * counts[present]
     np.testing.assert_allclose(shares, shares[0], rtol=1e-4)
+
+
+class _Three(Group):
+    """One of three ranks, without the others."""
+
+    def sum(self, values):
+        return values * 3
 
 
 @pytest.mark.parametrize("part", [Part.TRAIN, Part.VALIDATION])
@@ -191,15 +198,3 @@ def test_a_gradient_that_is_not_finite_is_named(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(Stepper, "take", spoil)
     with pytest.raises(TrainingError, match="the norm of the gradient is inf in epoch 1, step 1, on the patches rows"):
         fit(*tiny, tmp_path)
-
-
-def test_a_rank_of_many_predicts_no_more_samples_at_once_for_its_card_than_in_its_training(tiny, tmp_path):
-    configuration = scheduled(tiny[0], batch=12, accumulate=2)
-    assert loop._Training(configuration, tiny[1], tmp_path, _Three(0, 3), None).share == 2
-
-
-class _Three(Group):
-    """One of three ranks, without the others."""
-
-    def sum(self, values):
-        return values * 3

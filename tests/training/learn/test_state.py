@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import json
 import os
 import stat
@@ -174,7 +173,7 @@ def rewritten(path, change):
         lambda _, about: about.update(progress=json.dumps({**PROGRESS, "step": "5"})),
         lambda _, about: about.update(progress=json.dumps({**PROGRESS, "history": [5]})),
         lambda _, about: about.update(progress=json.dumps({**PROGRESS, "more": 1})),
-        lambda tensors, _: tensors.popitem(),
+        lambda tensors, _: tensors.pop(next(name for name in tensors if name.endswith("num_batches_tracked"))),
         lambda tensors, _: tensors.update({"network.more": torch.zeros(2)}),
         lambda tensors, _: tensors.update({"optimizer.99.step": torch.tensor(1.0)}),
         lambda tensors, _: tensors.update({"optimizer.first.step": torch.tensor(1.0)}),
@@ -198,28 +197,6 @@ def test_file_and_folder_are_on_the_disk_before_the_state_counts_as_written(tmp_
     monkeypatch.setattr("os.fsync", fsync)
     save_state(tmp_path, learner(), Progress(), IDENTITY)
     assert synced == [(False, False), (True, True)]
-
-
-@pytest.mark.parametrize(
-    ("number", "where", "message"),
-    [
-        (errno.ENOSPC, "os.fsync", r"state\.safetensors was not written: the disk of .* is full: free space"),
-        (errno.EACCES, "pathlib.Path.open", "cannot be written .*choose another place"),
-    ],
-)
-def test_a_state_that_cannot_be_written_is_named_and_leaves_the_states_as_they_are(
-    twice, monkeypatch, number, where, message
-):
-    files = {path.name: path.read_bytes() for path in twice.iterdir()}
-
-    def refuse(path, *_, **__):
-        raise OSError(number, os.strerror(number), str(path))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(where, refuse)
-        with pytest.raises(CheckpointError, match=message):
-            save_state(twice, learner(seed=3), Progress(), IDENTITY)
-    assert {path.name: path.read_bytes() for path in twice.iterdir()} == files
 
 
 def test_a_pipe_in_place_of_the_state_is_named_and_not_waited_for(saved):

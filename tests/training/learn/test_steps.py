@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
@@ -58,20 +58,16 @@ def samples():
     }
 
 
-@pytest.mark.parametrize("parts", [2, 4, 6, 50])
+@pytest.mark.parametrize("parts", [4, 50])
 def test_a_step_in_parts_is_the_step_as_a_whole(samples, parts):
     expected, whole = stepped(samples)
     found, own = stepped(samples, accumulate=parts)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(own, whole)
-
-
-def test_the_loss_is_the_mean_over_all_pixels_that_count(samples):
     torch.manual_seed(0)
-    network = Pixelwise()
-    scores = network(samples["coarse"], samples["static"])
-    expected = nn.functional.cross_entropy(scores, samples["target"].long(), ignore_index=MASKED)
-    assert stepped(samples)[1][0].item() == pytest.approx(expected.item(), rel=1e-5)
+    scores = Pixelwise()(samples["coarse"], samples["static"])
+    mean = nn.functional.cross_entropy(scores, samples["target"].long(), ignore_index=MASKED)
+    assert whole[0].item() == pytest.approx(mean.item(), rel=1e-5), "over all pixels that count"
 
 
 def test_what_a_step_draws_depends_on_its_number_alone(samples):
@@ -81,14 +77,11 @@ def test_what_a_step_draws_depends_on_its_number_alone(samples):
     assert not torch.equal(first, other)
 
 
-def test_half_precision_changes_a_step_a_little(samples):
+def test_half_precision_and_the_layout_in_memory_change_a_step_little_or_not_at_all(samples):
     exact, half = (stepped(samples, precision=precision)[0] for precision in ("float32", "bfloat16"))
     assert not torch.equal(exact, half)
     torch.testing.assert_close(half, exact, rtol=0.05, atol=0.01)
-
-
-def test_channels_can_lie_together_in_memory(samples):
-    torch.testing.assert_close(stepped(samples, channels_last=True)[0], stepped(samples)[0])
+    torch.testing.assert_close(stepped(samples, channels_last=True)[0], exact)
 
 
 def test_ranks_and_steps_draw_apart():
@@ -100,6 +93,7 @@ def test_ranks_and_steps_draw_apart():
     assert len({tuple(drawn(seed, step, rank)) for seed in (0, 1) for step in (0, 1) for rank in (0, 1)}) == 8
 
 
+@settings(max_examples=25)
 @given(hnp.arrays(np.uint8, (3, 5, 4), elements=st.sampled_from([0, 4, MASKED])), st.integers(1, 30))
 def test_only_pixels_that_count_are_drawn(target, count):
     target[:, 2, 1] = 4  # patches without any are never taken

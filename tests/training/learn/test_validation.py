@@ -45,14 +45,9 @@ def test_scores_are_those_of_land():
     assert figures["miou"] == pytest.approx(expected.miou)
     assert {name for name in figures if name.startswith("iou")} == {f"iou_{c}" for c in LAND_CLASSES if c != 3}
     assert figures["iou_2"] == pytest.approx(expected.iou[2])
-
-
-@pytest.mark.parametrize("most", [4_000_000, 5000])
-def test_every_pixel_knows_its_place(dataset, most):
-    pixels = collect_scores(tiny_network(), dataset, 5, CPU, most=most)
-    there = dataset.source.target[:, pixels.row, pixels.column]
-    assert (there == pixels.target).any(axis=0).all()
-    assert dataset.cells[pixels.row // FACTOR, pixels.column // FACTOR].all()
+    nothing = score_pairs(np.zeros((8, 8), dtype=np.int64))
+    assert nothing["accuracy"] == 0
+    assert np.isnan(nothing["miou"])
 
 
 def test_pixels_of_rollouts_know_their_place_in_every_year():
@@ -66,17 +61,15 @@ def test_pixels_of_rollouts_know_their_place_in_every_year():
     assert (there == pixels.target).any(axis=0).all()
 
 
-def test_no_land_has_no_mean():
-    figures = score_pairs(np.zeros((8, 8), dtype=np.int64))
-    assert figures["accuracy"] == 0
-    assert np.isnan(figures["miou"])
-
-
-def test_of_too_many_pixels_an_even_part_is_kept(dataset):
-    scores, target, *_ = collect_scores(tiny_network(), dataset, 4, CPU)
-    fewer, kept, *_ = collect_scores(tiny_network(), dataset, 4, CPU, most=len(dataset) * 1600 // 4)
-    assert len(kept) == pytest.approx(len(target) / 4, rel=0.02)
-    assert fewer.shape == (len(kept), scores.shape[1])
+def test_every_pixel_knows_its_place_and_of_too_many_an_even_part_is_kept(dataset):
+    whole = collect_scores(tiny_network(), dataset, 4, CPU)
+    fewer = collect_scores(tiny_network(), dataset, 4, CPU, most=len(dataset) * 1600 // 4)
+    assert len(fewer.target) == pytest.approx(len(whole.target) / 4, rel=0.02)
+    assert fewer.scores.shape == (len(fewer.target), whole.scores.shape[1])
+    for pixels in (whole, fewer, collect_scores(tiny_network(), dataset, 5, CPU, most=5000)):
+        there = dataset.source.target[:, pixels.row, pixels.column]
+        assert (there == pixels.target).any(axis=0).all()
+        assert dataset.cells[pixels.row // FACTOR, pixels.column // FACTOR].all()
 
 
 class _Shares(Group):
@@ -86,22 +79,14 @@ class _Shares(Group):
         return values
 
 
-def test_ranks_share_the_samples_out(dataset):
-    network = tiny_network()
-    shares = [count_pairs(network, dataset, 3, _Shares(rank, 2, torch.device("cpu"))) for rank in (0, 1)]
+def test_ranks_share_the_samples_out_and_are_asked_as_often_as_each_other(dataset):
+    network, asked, shares = tiny_network(), [], []
+    for rank in (0, 1):
+        group = _Shares(rank, 2, CPU)
+        shares.append(count_pairs(network, dataset, 3, group, check=lambda rank=rank: asked.append(rank)))
     assert all(share.any() for share in shares)
     np.testing.assert_array_equal(sum(shares), count_pairs(network, dataset, 3, Group()))
-
-
-def test_every_rank_is_asked_as_often_as_the_others(dataset):
-    asked = {0: 0, 1: 0}
-    for rank in asked:
-
-        def count(rank=rank):
-            asked[rank] += 1
-
-        count_pairs(tiny_network(), dataset, 3, _Shares(rank, 2, torch.device("cpu")), check=count)
-    assert asked[0] == asked[1] == -(-len(dataset) // 6)
+    assert asked.count(0) == asked.count(1) == -(-len(dataset) // 6)
 
 
 def test_samples_of_several_years_are_free_rollouts():

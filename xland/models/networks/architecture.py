@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from xland.arguments import unknown
 from xland.errors import ModelError
 from xland.models.inputs import InputSpec
-from xland.records import Limits, check_entries, read_record
+from xland.records import Limits, check_entries
 
 if TYPE_CHECKING:
     from torch import nn
@@ -97,7 +97,7 @@ class Architecture:
         Share of samples whose context is dropped while training, for the kind ``context``.
     members : int
         Networks whose scores are averaged. Networks that are trained apart and put together by
-        :func:`xland.models.joining.join` differ more than those that one training fits together.
+        :func:`xland.models.join` differ more than those that one training fits together.
 
     Raises
     ------
@@ -168,15 +168,6 @@ class Architecture:
         build = _kinds[self.kind].build
         network: nn.Module = (resolve_name(build) if isinstance(build, str) else build)(inputs, self)
         return network
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for the model card."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Any) -> Architecture:
-        """Build from a model card; :class:`ModelError` names unknown and wrong entries."""
-        return read_record(cls, values, "architecture", ModelError)
 
 
 register_network("unet", "xland.models.networks.unet:UNet")

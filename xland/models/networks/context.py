@@ -93,9 +93,13 @@ class ContextUNet(nn.Module):
             if architecture.detail
             else None
         )
-        self.joint = nn.Sequential(*_activation(head), nn.Dropout(dropout), *layer(head, head, 1), nn.Dropout(dropout))
+        self.joint = nn.Sequential(
+            nn.BatchNorm2d(head), nn.ReLU(inplace=True), nn.Dropout(dropout), *layer(head, head, 1), nn.Dropout(dropout)
+        )
         self.head = nn.Conv2d(head, classes, 1)
-        self.pixel = nn.Sequential(*_activation(head), *layer(head, head, 1), nn.Conv2d(head, classes, 1))
+        self.pixel = nn.Sequential(
+            nn.BatchNorm2d(head), nn.ReLU(inplace=True), *layer(head, head, 1), nn.Conv2d(head, classes, 1)
+        )
 
     def fit_bins(self, coarse: Tensor, fine: Tensor) -> None:
         """Put the knots at the quantiles of sample pixels, ``(channels, samples)`` each."""
@@ -145,7 +149,7 @@ class ContextUNet(nn.Module):
             return self.from_fine(self.fine_bins(fine)) + expanded
         columns = fine.shape[-1]
         cell = points // columns // self.factor * (columns // self.factor) + points % columns // self.factor
-        return self.from_fine(self.fine_bins(_pick(fine, points))) + _pick(cells, cell)
+        return self.from_fine(self.fine_bins(pick(fine, points))) + pick(cells, cell)
 
     def _laid_out(self, context: Tensor, fine: Tensor, points: Tensor | None) -> Tensor:
         """First layer on the context, on the fine grid."""
@@ -154,21 +158,18 @@ class ContextUNet(nn.Module):
         if points is None:
             smooth = functional.interpolate(smooth, scale_factor=self.factor, mode="bilinear", align_corners=False)
         else:
-            smooth = functional.grid_sample(
-                smooth.contiguous(), _places(points, fine), padding_mode="border", align_corners=False
-            )
-            detail = None if detail is None else _pick(detail, points)
+            rows, columns = fine.shape[-2:]
+            x, y = (points % columns + 0.5) / columns * 2 - 1, (points // columns + 0.5) / rows * 2 - 1
+            places = torch.stack([x, y], dim=-1).unsqueeze(2).to(fine.dtype)
+            smooth = functional.grid_sample(smooth.contiguous(), places, padding_mode="border", align_corners=False)
+            detail = None if detail is None else pick(detail, points)
         return smooth if detail is None else smooth + detail
-
-
-def _activation(channels: int) -> list[nn.Module]:
-    return [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
 
 
 def layer(channels_in: int, channels_out: int, size: int) -> list[nn.Module]:
     """Return a convolution over ``size`` x ``size`` pixels, and what follows it."""
     convolution = nn.Conv2d(channels_in, channels_out, size, padding=size // 2, bias=False)
-    return [convolution, *_activation(channels_out)]
+    return [convolution, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)]
 
 
 def _block(channels_in: int, channels_out: int, dropout: float) -> nn.Sequential:
@@ -177,14 +178,6 @@ def _block(channels_in: int, channels_out: int, dropout: float) -> nn.Sequential
     )
 
 
-def _pick(fields: Tensor, points: Tensor) -> Tensor:
+def pick(fields: Tensor, points: Tensor) -> Tensor:
     """Values at flat indices, ``(batch, channels, points, 1)``."""
     return fields.flatten(2).gather(2, points[:, None].expand(-1, fields.shape[1], -1)).unsqueeze(-1)
-
-
-def _places(points: Tensor, fine: Tensor) -> Tensor:
-    """Flat indices as the relative coordinates that ``grid_sample`` reads, ``(batch, points, 1, 2)``."""
-    rows, columns = fine.shape[-2:]
-    x = (points % columns + 0.5) / columns * 2 - 1
-    y = (points // columns + 0.5) / rows * 2 - 1
-    return torch.stack([x, y], dim=-1).unsqueeze(2).to(fine.dtype)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from xland.models.inputs import MASKED, InputSpec
 from xland.models.networks.architecture import Architecture
-from xland.models.networks.context import layer
+from xland.models.networks.context import layer, pick
 
 
 class UNet(nn.Module):
@@ -69,14 +69,7 @@ class Committee(nn.Module):
 
 
 class DownscalingNetwork(nn.Module):
-    """Coarse fields, static fields and a prior map in; class scores on the fine grid out.
-
-    Parameters
-    ----------
-    inputs : InputSpec
-        Channels; their number and order fix the first layer.
-    architecture : Architecture
-    """
+    """Coarse fields, static fields and a prior map in; class scores on the fine grid out."""
 
     def __init__(self, inputs: InputSpec, architecture: Architecture) -> None:
         super().__init__()
@@ -95,23 +88,12 @@ class DownscalingNetwork(nn.Module):
         points: Tensor | None = None,
         corner: Tensor | None = None,
     ) -> Tensor:
-        """Return class scores.
+        """Return class scores, ``(batch, classes, rows, columns)``, or ``(batch, classes, n)`` for points.
 
-        Parameters
-        ----------
-        coarse : (batch, coarse_channels, rows / factor, columns / factor) float tensor
-            Rounded up where rows or columns are not a multiple of the factor.
-        static : (batch, static channels, rows, columns) float tensor
-        prior : (batch, rows, columns) uint8 tensor of class codes or None
-            255 where the prior is masked or unknown.
-        points : (batch, n) int64 tensor or None
-            Flat indices of the only pixels that are wanted.
-        corner : (batch, 2) int64 tensor or None
-            Fine rows and columns of the first coarse cells that lie outside; none by default.
-
-        Returns
-        -------
-        (batch, classes, rows, columns) tensor, or (batch, classes, n) for points
+        ``coarse`` is ``(batch, coarse_channels, rows / factor, columns / factor)``, rounded up; ``static`` ``(batch,
+        static channels, rows, columns)``; ``prior`` ``(batch, rows, columns)`` uint8 class codes, 255 where masked or
+        unknown; ``points`` ``(batch, n)`` flat indices of the only pixels wanted; ``corner`` ``(batch, 2)`` the
+        fine rows and columns of the first coarse cells that lie outside, none by default.
         """
         dtype = next(self.body.parameters()).dtype
         coarse, fine = coarse.to(dtype), static.to(dtype)
@@ -126,9 +108,7 @@ class DownscalingNetwork(nn.Module):
             return scores
         expanded = _expand(coarse, self.inputs.factor, fine.shape[-2:], corner)
         scores = self.body(torch.cat([expanded, fine], dim=1))
-        if points is None:
-            return scores
-        return scores.flatten(2).gather(2, points[:, None].expand(-1, scores.shape[1], -1))
+        return scores if points is None else pick(scores, points).squeeze(-1)
 
     @property
     def bodies(self) -> tuple[Any, ...]:

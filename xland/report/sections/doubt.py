@@ -23,7 +23,7 @@ def reliability_section(report: Judgement) -> Section:
     """Draw the reliability and the risk-coverage curve."""
     found = report.reliability
     if found is not None:
-        parts: list[Part] = [_curve(found), _risk(found), _summary(found), _bins(found)]
+        parts = _figures(found)
     elif "probability" in report.layers:
         parts = [Text("No cell of land was observed, so the probabilities are not judged.")]
     else:
@@ -32,9 +32,9 @@ def reliability_section(report: Judgement) -> Section:
     return Section("reliability", "How reliable the probabilities are", parts)
 
 
-def _curve(found: Reliability) -> Chart:
+def _figures(found: Reliability) -> list[Part]:
     share = np.nan_to_num(found.share)
-    drawing = charts.lines(
+    curve = charts.lines(
         {"map": (found.confidence, found.accuracy)},
         "probability of the class chosen",
         "share that is right",
@@ -42,37 +42,40 @@ def _curve(found: Reliability) -> Chart:
         diagonal=True,
         columns=(list(found.edges), list(0.3 * share / (float(share.max()) or 1.0))),
     )
-    label = "Line of the share that is right over the probability of the class chosen; figures in the table below"
-    look = (
-        "On the dashed diagonal, probabilities are right. Below it, the map is too confident; above it, too cautious. "
-        "The pale columns show how the area is distributed over the probabilities."
+    risk = charts.lines(
+        {"map": (found.coverage, found.risk)}, "share of the area kept, the surest first", "share that is wrong"
     )
-    return Chart(charts.svg(drawing, label), look)
-
-
-def _risk(found: Reliability) -> Chart:
-    points = (found.coverage, found.risk)
-    drawing = charts.lines({"map": points}, "share of the area kept, the surest first", "share that is wrong")
-    wrong = figure(found.risk[-1])
-    label = f"Line of the share that is wrong over the share of the area kept; {wrong} of the area is wrong"
-    look = "The lower the line on the left, the better the map knows its weak places. You may leave those out."
-    return Chart(charts.svg(drawing, label), look)
-
-
-def _summary(found: Reliability) -> Table:
-    return Table(
-        "On land. Calibration error: mean distance from the diagonal. Brier score: squared errors of the probabilities "
-        "of all classes, summed, from 0 to 2.",
-        ["", "calibration error", "Brier score", "share wrong"],
-        [Row("map", [Cell(figure(v, 4)) for v in (found.expected_calibration_error, found.brier, found.risk[-1])])],
-    )
-
-
-def _bins(found: Reliability) -> Table:
-    columns = (found.edges[:-1], found.edges[1:], found.confidence, found.accuracy, found.share)
-    rows = [
-        Row(f"{low:.2f} to {high:.2f}", [Cell(figure(c)), Cell(figure(a)), Cell(figure(100 * s, 2))])
-        for low, high, c, a, s in zip(*columns, strict=True)
+    summary = [Cell(figure(v, 4)) for v in (found.expected_calibration_error, found.brier, found.risk[-1])]
+    points = zip(found.edges[:-1], found.edges[1:], found.confidence, found.accuracy, found.share, strict=True)
+    return [
+        Chart(
+            charts.svg(
+                curve, "Line of the share that is right over the probability of the class chosen; figures below"
+            ),
+            "On the dashed diagonal, probabilities are right. Below it, the map is too confident; above it, too "
+            "cautious. The pale columns show how the area is distributed over the probabilities.",
+        ),
+        Chart(
+            charts.svg(
+                risk,
+                "Line of the share that is wrong over the share of the area kept; "
+                f"{figure(found.risk[-1])} of the area is wrong",
+            ),
+            "The lower the line on the left, the better the map knows its weak places. You may leave those out.",
+        ),
+        Table(
+            "On land. Calibration error: mean distance from the diagonal. Brier score: squared errors of the "
+            "probabilities of all classes, summed, from 0 to 2.",
+            ["", "calibration error", "Brier score", "share wrong"],
+            [Row("map", summary)],
+        ),
+        Table(
+            "The points of the reliability curve.",
+            ["probability", "its mean", "share that is right", "% of the area"],
+            [
+                Row(f"{low:.2f} to {high:.2f}", [Cell(figure(c)), Cell(figure(a)), Cell(figure(100 * s, 2))])
+                for low, high, c, a, s in points
+            ],
+            folded="The figures of the curve",
+        ),
     ]
-    header = ["probability", "its mean", "share that is right", "% of the area"]
-    return Table("The points of the reliability curve.", header, rows, folded="The figures of the curve")

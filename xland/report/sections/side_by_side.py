@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from xland.reading.variables import map_years
 from xland.report.charts import SERIES
-from xland.report.judgement import Judgement
-from xland.report.layers import drawn_fields
+from xland.report.judgement import Judgement, drawn_fields
 from xland.report.parts import Gallery, Legend, Missing, Part, Section
 from xland.report.pictures import CHANGE_KINDS, SEA, Overview, cividis, code_picture, extent, ramp, scale_picture
 from xland.scores.frames import BLANK
@@ -47,13 +45,6 @@ def _thinning(overview: Overview, how: str) -> str:
     return f" Drawn in blocks of {overview.step} x {overview.step} cells, {how}." if overview.step > 1 else ""
 
 
-def _caption(report: Judgement, name: str) -> str:
-    """Return the name of a map with its year, where it says one."""
-    source = {"observed": report.observed, "start": report.start}.get(name, report.maps.get(name))
-    year = None if source is None else map_years(source, name)[0]
-    return name if year is None or str(year) in name else f"{name} {year}"
-
-
 def _class_maps(report: Judgement, overview: Overview) -> Gallery:
     pictures = []
     for name, codes in overview.codes.items():
@@ -61,8 +52,10 @@ def _class_maps(report: Judgement, overview: Overview) -> Gallery:
         largest = [CLASSES[code].long_name for code in np.argsort(-counts, kind="stable")[:3] if counts[code]]
         alt = f"Map of land use, {name}, {extent(overview.grid)}; the largest classes are {', '.join(largest)}."
         tag = "" if name in ("observed", "start") else "judged" if name == report.model else "baseline"
-        colors = [each.color for each in CLASSES]
-        pictures.append(code_picture(codes, colors, overview.grid, alt, _caption(report, name), tag))
+        source = {"observed": report.observed, "start": report.start}.get(name, report.maps.get(name))
+        year = None if source is None else map_years(source, name)[0]
+        caption = name if year is None or str(year) in name else f"{name} {year}"
+        pictures.append(code_picture(codes, [each.color for each in CLASSES], overview.grid, alt, caption, tag))
     look = "Compare each map with the observed one. Towns, forest edges and the texture of fields show most."
     return Gallery(
         "Land use",
@@ -102,22 +95,18 @@ def _field(report: Judgement, name: str, overview: Overview) -> Gallery:
     top = float(np.percentile(known, 99)) if known.size else 1.0
     ends = layer.ends or (0.0, top if top > 0 else 1.0)
     middle = f"half of the cells are above {np.median(known):.3g}" if known.size else "no cell has a value"
+    look, stored = layer.look, report.layers.get(name)
+    if stored is not None and "threshold" in stored.attrs and known.size:
+        threshold = float(stored.attrs["threshold"])
+        share = 100 * float((known > threshold).mean())
+        look += f" Beyond {threshold:.3g}, as on {share:.1f} % of the drawn cells, the scores of the model say nothing."
     alt = f"Map of the {layer.title[0].lower()}{layer.title[1:]}, {extent(grid)}; {middle}."
     return Gallery(
         layer.title,
-        layer.look + _beyond(report.layers.get(name), known),
+        look,
         Legend(ramp=cividis(9), ends=(f"{ends[0]:g}", f"{ends[1]:.3g}" + ("" if layer.ends else " and more"))),
         [scale_picture(values, sea, cividis(), ends, grid, alt, layer.title)],
     )
-
-
-def _beyond(layer: xr.DataArray | None, known: NDArray[np.float32]) -> str:
-    """Say how much lies beyond the threshold of a layer, if it has one."""
-    if layer is None or "threshold" not in layer.attrs or not known.size:
-        return ""
-    threshold = float(layer.attrs["threshold"])
-    share = 100 * float((known > threshold).mean())
-    return f" Beyond {threshold:.3g}, as on {share:.1f} % of the drawn cells, the scores of the model say nothing."
 
 
 def _changes(model: str, overview: Overview, kinds: NDArray[np.uint8]) -> Gallery:

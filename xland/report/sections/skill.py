@@ -12,7 +12,6 @@ from xland.report.judgement import Judgement
 from xland.report.parts import Cell, Chart, Missing, Part, Row, Section, Table, Text, Tile
 from xland.scores.baselines import MODE
 from xland.scores.counts import DOMAINS
-from xland.scores.evaluation import Comparison
 from xland.scores.measures import SCORES, Weighting
 from xland.scores.tables import figure
 from xland.vocabulary import CLASS_NAMES, CLASSES, LAND_CLASSES, class_code
@@ -77,23 +76,16 @@ def _domain_table(report: Judgement, domain: str, weighting: Weighting, how: str
     first = scores[report.model]
     codes = [code for code in range(len(CLASSES)) if first.support[code] > 0]
     values = [[*one.values.values(), *(one.iou[code] for code in codes)] for one in scores.values()]
+    rows = zip(*(_best_cells(column) for column in zip(*values, strict=True)), strict=True)
     over = ", ".join(CLASS_NAMES[code] for code in first.miou_classes) or "no class"
     titles = [SCORES[name].title or name for name in first.values]
     return Table(
         f"{_TITLES[domain]}, {how}. Mean IoU over: {over}.",
         ["map", *titles, *(CLASS_NAMES[code] for code in codes)],
-        _best_rows(list(scores), values, report.model),
+        [Row(name, cells, strong=name == report.model) for name, cells in zip(scores, rows, strict=True)],
         groups=[("", len(titles)), ("IoU of", len(codes))] if codes else (),
         folded="The same by pixel counts" if weighting == "pixels" else "",
     )
-
-
-def _best_rows(names: Sequence[str], values: Sequence[Sequence[float]], model: str) -> list[Row]:
-    """Return rows of figures, the largest of each column marked."""
-    columns = [_best_cells(column) for column in zip(*values, strict=True)]
-    return [
-        Row(name, cells, strong=name == model) for name, cells in zip(names, zip(*columns, strict=True), strict=True)
-    ]
 
 
 def _best_cells(values: Sequence[float]) -> list[Cell]:
@@ -142,54 +134,47 @@ def regions_section(report: Judgement) -> Section:
     if not report.by_region:
         missing = Missing("No regions were chosen.", "xland report ... --regions latitude")
         return Section("regions", "Region by region", [missing])
-    names = report.scores.names
-    found = {region: each for region, each in report.by_region.items() if each[report.model]["land"].total > 0}
+    names, model = report.scores.names, report.model
+    found = {region: each for region, each in report.by_region.items() if each[model]["land"].total > 0}
     title = f"Region by region: {report.regions.title if report.regions else 'regions'}"
     empty = [region for region in report.by_region if region not in found]
     nowhere = [Text(f"No cell was scored in: {', '.join(empty)}.")] if empty else []
     if not found:
         return Section("regions", title, nowhere)
-    values = [[each[name]["land"].miou for name in names] for each in found.values()]
+    merits = {
+        region: {score: [getattr(each[name]["land"], score) for name in names] for score in ("accuracy", "miou")}
+        for region, each in found.items()
+    }
+    dots = charts.dots(list(found), names, [each["miou"] for each in merits.values()])
     label = f"Mean IoU of each map in each region ({', '.join(found)}); the figures are in the table below"
+    codes = [code for code in LAND_CLASSES if any(each[model]["land"].support[code] > 0 for each in found.values())]
     parts: list[Part] = [
         Chart(
-            charts.svg(charts.dots(list(found), names, values), label),
+            charts.svg(dots, label),
             "Mean IoU on land in each region. Look for regions in which the marker of the judged map is not the one "
             "furthest to the right, and for markers far to the left of the others.",
         ),
-        _region_table(found, names),
-        _region_classes(found, report.model),
+        Table(
+            "Land in each region, weighted by area. The best map of each region is in bold.",
+            ["region", *names, *names],
+            [
+                Row(region, [cell for values in each.values() for cell in _best_cells(values)])
+                for region, each in merits.items()
+            ],
+            groups=[("accuracy", len(names)), ("mean IoU", len(names))],
+        ),
+        Table(
+            f"IoU of each class in each region, {model}. In pale cells, the map is least right.",
+            ["region", *(CLASS_NAMES[code] for code in codes)],
+            [Row(region, [_shaded(each[model]["land"].iou[code]) for code in codes]) for region, each in found.items()],
+        ),
         *nowhere,
     ]
     return Section("regions", title, parts)
 
 
-def _region_table(found: dict[str, Comparison], names: Sequence[str]) -> Table:
-    rows = [
-        Row(
-            region, [c for s in ("accuracy", "miou") for c in _best_cells([getattr(each[n]["land"], s) for n in names])]
-        )
-        for region, each in found.items()
-    ]
-    return Table(
-        "Land in each region, weighted by area. The best map of each region is in bold.",
-        ["region", *names, *names],
-        rows,
-        groups=[("accuracy", len(names)), ("mean IoU", len(names))],
-    )
-
-
-def _region_classes(found: dict[str, Comparison], model: str) -> Table:
-    codes = [code for code in LAND_CLASSES if any(each[model]["land"].support[code] > 0 for each in found.values())]
-    rows = []
-    for region, each in found.items():
-        values = [float(each[model]["land"].iou[code]) for code in codes]
-        rows.append(Row(region, [Cell(figure(v), shade=None if math.isnan(v) else round(100 * v)) for v in values]))
-    return Table(
-        f"IoU of each class in each region, {model}. In pale cells, the map is least right.",
-        ["region", *(CLASS_NAMES[code] for code in codes)],
-        rows,
-    )
+def _shaded(value: float) -> Cell:
+    return Cell(figure(value), shade=None if math.isnan(value) else round(100 * value))
 
 
 def coarse_section(report: Judgement) -> Section:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,9 @@ from xland.report.judgement import Judgement
 from xland.report.parts import Cell, Chart, Missing, Part, Row, Section, Table, Text, Tile
 from xland.report.pictures import CHANGE_KINDS
 from xland.report.sections.side_by_side import CHANGE_COLORS
-from xland.scores.change import ChangeScores
+from xland.scores.change import SHARES, ChangeScores
 from xland.scores.tables import figure
 from xland.vocabulary import CLASS_NAMES, CLASSES
-
-_SHARES = ("hits", "misses", "false_alarms", "wrong_hits")
 
 
 def change_tile(report: Judgement) -> Tile | None:
@@ -44,12 +43,20 @@ def change_section(report: Judgement) -> Section:
         text = "No cell has land use in both the start and the observed map, so change is not scored."
         return Section("change", "Change", [Text(text)])
     rows = {**report.change, "persistence": judged.null}
+    shares = {name: [getattr(each, share) for share in SHARES] for name, each in rows.items()}
+    bars = charts.stacked(shares, list(zip(CHANGE_KINDS[1:], CHANGE_COLORS[1:], strict=True)))
     parts: list[Part] = [
         Text(
             "The figure of merit is the change predicted in the right place, divided by all change that was "
             "observed or predicted. Published maps of this kind reach about 0.10. Persistence, the start map, has 0."
         ),
-        _bars(rows),
+        Chart(
+            charts.svg(
+                bars,
+                "Bars of hits, misses, false alarms and wrong hits of each map; the figures are in the table below",
+            ),
+            "Share of the scored area. The longer the hits beside the other three, the better the change is predicted.",
+        ),
         _table(rows, report.model),
     ]
     if len(judged.by_factor) > 1:
@@ -63,28 +70,24 @@ def change_section(report: Judgement) -> Section:
     return Section("change", "Change", parts)
 
 
-def _bars(rows: dict[str, ChangeScores]) -> Chart:
-    shares = {name: [getattr(each, share) for share in _SHARES] for name, each in rows.items()}
-    drawing = charts.stacked(shares, list(zip(CHANGE_KINDS[1:], CHANGE_COLORS[1:], strict=True)))
-    label = "Bars of hits, misses, false alarms and wrong hits of each map; the figures are in the table below"
-    look = "Share of the scored area. The longer the hits beside the other three, the better the prediction of change."
-    return Chart(charts.svg(drawing, label), look)
-
-
 def _table(rows: dict[str, ChangeScores], model: str) -> Table:
-    header = ["map", "hits %", "misses %", "false alarms %", "wrong hits %", "figure of merit"]
-    more = ["quantity %", "exchange %", "shift %", "kappa simulation"]
+    def percent(each: ChangeScores, names: Sequence[str]) -> list[Cell]:
+        return [Cell(figure(100 * getattr(each, name), 2)) for name in names]
+
     return Table(
         "Change of each map, in per cent of the scored area, and the disagreement of its end with the observed map: "
         "because totals differ (quantity), or because places do (exchange and shift).",
-        header + more,
+        [
+            *("map", "hits %", "misses %", "false alarms %", "wrong hits %", "figure of merit"),
+            *("quantity %", "exchange %", "shift %", "kappa simulation"),
+        ],
         [
             Row(
                 name,
                 [
-                    *(Cell(_percent(getattr(each, share))) for share in _SHARES),
+                    *percent(each, SHARES),
                     Cell(figure(each.figure_of_merit)),
-                    *(Cell(_percent(getattr(each, share))) for share in ("quantity", "exchange", "shift")),
+                    *percent(each, ("quantity", "exchange", "shift")),
                     Cell(figure(each.kappa_simulation)),
                 ],
                 strong=name == model,
@@ -117,20 +120,13 @@ def _curve(judged: ChangeScores) -> Chart:
 
 def _transitions(table: NDArray[np.float64], title: str, end: str) -> Table:
     codes = [code for code in range(len(CLASSES)) if table[code].any() or table[:, code].any()]
-    total = float(table.sum())
-    moved = np.where(np.eye(len(table), dtype=bool), 0, table) / total
-    largest = moved.max() or 1.0
+    shares = 100 * table / float(table.sum())
+    moved = np.where(np.eye(len(table), dtype=bool), 0, shares)
+    shades = np.round(100 * moved / (moved.max() or 1.0)).astype(int).tolist()
     rows = [
         Row(
             CLASSES[code].long_name,
-            [
-                Cell(
-                    _percent(table[code, to] / total),
-                    "hit" if code == to else "",
-                    round(100 * moved[code, to] / largest),
-                )
-                for to in codes
-            ],
+            [Cell(figure(shares[code, to], 2), "hit" if code == to else "", shades[code][to]) for to in codes],
             CLASSES[code].color,
         )
         for code in codes
@@ -140,7 +136,3 @@ def _transitions(table: NDArray[np.float64], title: str, end: str) -> Table:
         "Outlined cells do not change. Look whether the same cells are dark in both tables."
     )
     return Table(caption, ["start", *(CLASS_NAMES[code] for code in codes)], rows)
-
-
-def _percent(share: float) -> str:
-    return figure(100 * share, 2)

@@ -59,7 +59,7 @@ def make_batches(
     candidates: int = Schedule.candidates,
     samples: int = 0,
     rare_classes: float = 0.0,
-    augmentation: Augmentation = NO_AUGMENTATION,
+    augmentation: Augmentation | None = None,
     rank: int = 0,
     ranks: int = 1,
 ) -> LabelledBatches:
@@ -94,7 +94,7 @@ def make_batches(
     candidates, samples, rare_classes
         Patches to choose evenly, samples of an epoch (0: each once), and how much more often rare classes are drawn,
         as in ``[schedule]`` of a configuration.
-    augmentation : Augmentation
+    augmentation : Augmentation, optional
         Random changes of training samples; in other parts only the prior is hidden. None by default.
     rank, ranks : int
         Which share of each batch to return, of how many.
@@ -124,7 +124,7 @@ def make_batches(
         data=Data(forcing="given", target="given", static="given", forcing_years=wanted, target_years=wanted),
         inputs=inputs,
         architecture=Architecture(depth=1),
-        augmentation=augmentation,
+        augmentation=augmentation or NO_AUGMENTATION,
         schedule=Schedule(
             batch=batch,
             patch=patch or inputs.window,

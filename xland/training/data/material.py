@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from xland import datasets
 from xland.addresses import address_of, is_url
-from xland.errors import ConfigurationError, StoreError
+from xland.errors import CheckpointError, ConfigurationError, StoreError
 from xland.geo.grid import Grid
 from xland.geo.split import divide
 from xland.models.coverage import Coverage
 from xland.models.inputs import MASKED
+from xland.records import read_record
 from xland.sources.files import open_coarse, open_map
 from xland.store.identity import identity_of, source_file
 from xland.training.configuration import Configuration
@@ -133,10 +134,11 @@ def stored_material(
             f"{source.path} was made for another training; different: {', '.join(different)}. "
             "Prepare a store for this configuration, or train with the one that it was made for"
         )
-    grid, coverage = source.grid, Coverage.from_dict(source.contents["coverage"])
+    grid = source.grid
     part = divide(
         grid.coarsen(configuration.inputs.factor), configuration.split_seed, configuration.data.southern_limit
     )
+    coverage = read_record(Coverage, source.contents["coverage"], "the coverage of the store", CheckpointError)
     inputs = configuration.inputs.normalised(source.contents["statistics"])
     return replace(configuration, inputs=inputs), Material(
         source, grid, part, dict(source.contents["sources"]), coverage
@@ -146,7 +148,7 @@ def stored_material(
 def comparable(configuration: Configuration) -> dict[str, Any]:
     """Return those entries of a configuration that fix the content of a store, without normalisation."""
     inputs = configuration.inputs
-    plain = inputs.normalised({channel.name: (0.0, 1.0) for channel in (*inputs.coarse, *inputs.static)}).to_dict()
+    plain = asdict(inputs.normalised({channel.name: (0.0, 1.0) for channel in (*inputs.coarse, *inputs.static)}))
     chosen = ("forcing_years", "target_years", "train_years", "test_years", "southern_limit")
     entries = {
         "inputs": {name: value for name, value in plain.items() if name not in ("window", "stride")},

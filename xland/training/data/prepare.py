@@ -20,12 +20,12 @@ from xland.atomic import explain
 from xland.errors import ConfigurationError, StoreError
 from xland.geo.grid import count_classes
 from xland.models.inputs import MASKED
-from xland.store.checksums import RecordingStore, sha256, zarr_store
-from xland.store.encoding import make_skeleton
+from xland.store.encoding import check_same, make_skeleton
 from xland.store.identity import identity_of
-from xland.store.journal import FINGERPRINT, MANIFEST, check_same, note, write_manifest
-from xland.store.journal import FORMAT as MANIFEST_FORMAT
-from xland.store.workplace import Workplace
+from xland.store.reading import is_written
+from xland.store.storage import FINGERPRINT, RecordingStore, sha256, zarr_store
+from xland.store.workplace import FORMAT as MANIFEST_FORMAT
+from xland.store.workplace import MANIFEST, Workplace, note, write_manifest
 from xland.store.writing import progress_bar
 from xland.training.configuration import Configuration, read_configuration
 from xland.training.data.material import comparable, describe_data, open_data
@@ -120,7 +120,7 @@ def prepare(
             manifest = place.manifest() if resume else None
             if manifest is not None:
                 check_same(work, manifest["work"], place.target)
-            elif resume and place.is_written(fingerprint):
+            elif resume and is_written(place, fingerprint):
                 place.clear()
             else:
                 place.clear()
@@ -196,7 +196,7 @@ def _survey(sources: Sources, tile: int, *, progress: bool) -> dict[str, Any]:
     return {
         "statistics": found.statistics,
         "cells": found.cells,
-        "coverage": found.coverage.to_dict(),
+        "coverage": asdict(found.coverage),
         "prior": "none" if sources.prior is None else "target" if agree else "own",
     }
 
@@ -326,7 +326,7 @@ class _Writer:
             "years": self.years,
             "variables": list(self.sources.variables),
             "channels": [channel.name for channel in (*self.inputs.coarse, *self.inputs.static)],
-            "inputs": self.inputs.to_dict(),
+            "inputs": asdict(self.inputs),
             "grid": asdict(self.sources.grid),
             "tile": self.tile,
             "made_for": comparable(self.sources.configuration),

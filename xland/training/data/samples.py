@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xland.errors import ConfigurationError, TimeError
+from xland.geo.conventions import listed
 from xland.geo.split import Part
-from xland.geo.years import listed
 from xland.models.inputs import MASKED
 from xland.training.configuration import NO_AUGMENTATION, Configuration
 from xland.training.data.loader import PatchDataset, PatchSource

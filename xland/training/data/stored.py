@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 
 from xland.addresses import local_path
 from xland.arguments import checked
-from xland.errors import StoreError
+from xland.errors import ModelError, StoreError
 from xland.geo.grid import Grid
 from xland.models.inputs import MASKED, InputSpec
-from xland.store.checksums import ROOT, Table, refuse_damaged
-from xland.store.storage import files_at
-from xland.store.workplace import read_finished
+from xland.records import read_record
+from xland.store.reading import read_finished
+from xland.store.storage import ROOT, Table, files_at, refuse_damaged
 from xland.training.data.loader import Place
 
 CONTENTS = "xland_training_store"
@@ -250,7 +250,7 @@ class StoredArrays:
         self, path: str, contents: Mapping[str, Any], cache: int = CACHE_BYTES, digest: str | None = None
     ) -> None:
         self.path, self.contents, self.cache, self.digest = path, contents, cache, digest
-        self.inputs = InputSpec.from_dict(contents["inputs"])
+        self.inputs = read_record(InputSpec, contents["inputs"], "input specification", ModelError)
         self.grid = Grid(**contents["grid"])
         self.shape = self.grid.shape
         self.chunk: tuple[int, int] | None = (int(contents["tile"]), int(contents["tile"]))

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from xland.errors import ConfigurationError, PriorError, StaticError, TimeError, VocabularyError
 from xland.forcing.read import check_values, read_forcing
+from xland.geo.conventions import listed
 from xland.geo.grid import Grid, expand, nesting_factor
 from xland.geo.orientation import orient
 from xland.geo.split import Part, assign_years, divide
-from xland.geo.years import listed
 from xland.models.coverage import Coverage
 from xland.models.inputs import MASKED, Channel
-from xland.reading.limits import checked_predictor, refuse, share_problem, unknown_land
+from xland.reading.limits import check_share, check_unknown_land, checked_predictor
 from xland.reading.variables import as_map, read_static
 from xland.training.configuration import Configuration
 from xland.vocabulary import LUH_SECONDARY, check_codes
@@ -83,8 +83,7 @@ class Sources:
         at = self.forcing.years.index(year)
         (states,) = dask.compute(self.forcing.data[list(self.variables)].isel(time=slice(at, at + 1)))
         values = {str(name): array.values for name, array in states.data_vars.items()}
-        grid = self.forcing.grid
-        check_values({name: array[0] for name, array in values.items()}, grid.latitude, grid.longitude, year)
+        check_values({name: array[0] for name, array in values.items()}, self.forcing.grid.centres, year)
         return values
 
     def strip(self, rows: slice) -> tuple[Fields, NDArray[np.bool_]]:
@@ -97,11 +96,11 @@ class Sources:
         grid, factor = self.grid.window(rows, slice(0, self.grid.columns)), self.inputs.factor
         domain = self.inputs.domain
         share = fields[domain]
-        refuse(share_problem(domain, share, grid.latitude, grid.longitude))
+        check_share(domain, share, grid.centres)
         land: NDArray[np.bool_] = np.nan_to_num(share) > 0
         for name in self.inputs.static_variables:
             if name != domain:
-                fields[name] = checked_predictor(name, fields[name], land, grid.latitude, grid.longitude)
+                fields[name] = checked_predictor(name, fields[name], land, grid.centres)
         if np.isnan(share).any():
             coarse = grid.coarsen(factor)
             cells = np.isnan(share).reshape(coarse.rows, factor, coarse.columns, factor).any(axis=(1, 3))
@@ -110,7 +109,7 @@ class Sources:
                 lat=slice(rows.start // factor, rows.stop // factor),
             )
             states = {str(name): array.values for name, array in first.compute().data_vars.items()}
-            refuse(unknown_land(domain, cells, states, coarse.latitude, coarse.longitude))
+            check_unknown_land(domain, cells, states, coarse.centres)
         return fields, land
 
     def codes(self, what: str, year: int, rows: slice) -> NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,16 @@ from xland.training.learn.group import Device, join_group
 from xland.training.learn.validation import collect_scores, score_pairs
 from xland.vocabulary import LAND_CLASSES
 
-_PIXELS = 400_000
-"""Pixels that a scaling is fitted on at most."""
+_PIXELS = 400_000  # that a scaling is fitted on at most
+_FOLDS = 5
+_RIDGE = 1e-4  # weight of the term that keeps scale and bias of a class without pixels near those of the others
+
+# of applicability
+PROTOTYPES = 2048
+_CELLS = 40_000  # training cells from which prototypes are taken
+_PROBES = 4000  # training cells whose distances are measured
+_TILE = 32  # coarse cells along what is read at once
+_WHISKER = 1.5  # interquartile ranges above the upper quartile to which the threshold may go, as in a boxplot
 
 
 @checked(ConfigurationError)
@@ -93,13 +101,11 @@ def calibrate(
     configuration = parse_configuration(values, f"the card of {checkpoint.name!r}")
     given = {"forcing": forcing, "target": target, "static": static, "prior": prior}
     configuration, material = open_material(configuration, given, store)
-    pairs = zip(
-        (*checkpoint.inputs.coarse, *checkpoint.inputs.static),
-        (*configuration.inputs.coarse, *configuration.inputs.static),
-        strict=True,
-    )
+    own, others = ((*inputs.coarse, *inputs.static) for inputs in (checkpoint.inputs, configuration.inputs))
     different = [
-        own.name for own, other in pairs if not np.allclose([own.mean, own.scale], [other.mean, other.scale], rtol=1e-3)
+        channel.name
+        for channel, other in zip(own, others, strict=True)
+        if not np.allclose([channel.mean, channel.scale], [other.mean, other.scale], rtol=1e-3)
     ]
     if different:
         raise ConfigurationError(
@@ -132,16 +138,16 @@ def fit_card(
     place = _split_cell(material.grid.latitude[row], material.grid.longitude[column])
     area = material.grid.cell_area()[row]
     every = slice(None, None, max(1, -(-len(target) // _PIXELS)))
-    scaling = fit_scaling(scores[every], target[every], place[every], area[every])
-    scaled = np.asarray(scaling.calibration.apply(torch.from_numpy(scores)).numpy())
+    calibration, method, losses = fit_scaling(scores[every], target[every], place[every], area[every])
+    scaled = np.asarray(calibration.apply(torch.from_numpy(scores)).numpy())
     land = np.isin(target, LAND_CLASSES)
     offsets = proven_offsets(scaled[land], target[land])
     entries = {
         "calibration": {
-            **scaling.calibration.to_dict(),
-            "method": scaling.method,
+            **asdict(calibration),
+            "method": method,
             "cells_of_the_split": len(np.unique(place)),
-            "cross_validated_loss": {name: round(value, 6) for name, value in scaling.losses.items()},
+            "cross_validated_loss": {name: round(value, 6) for name, value in losses.items()},
             "validation_calibration_error": {
                 "before": round(_error(scores, target, area, 0 * offsets), 4),
                 "after": round(_error(scaled, target, area, offsets), 4),
@@ -154,7 +160,8 @@ def fit_card(
     if "validation" not in checkpoint.card:  # models that were joined have none of their own
         found = score_pairs(confusion(target, scores.argmax(axis=1), classes=scores.shape[1]))
         entries["validation"] = {name: round(value, 4) for name, value in found.items()}
-    return update_card(checkpoint.folder, entries, applicability=fit_applicability(material, schedule.seed))
+    prototypes = choose_prototypes(*training_cells(material, schedule.seed), schedule.seed)
+    return update_card(checkpoint.folder, entries, applicability=prototypes)
 
 
 def _split_cell(latitude: NDArray[np.float64], longitude: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -172,37 +179,24 @@ def _error(
     return calibration_error(probability[np.arange(len(target)), decided], decided == target, area)
 
 
-FOLDS = 5
-_RIDGE = 1e-4
-"""Weight of the term that keeps scale and bias of a class without pixels near those of the others."""
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """A fitted calibration, and by method the mean negative log-likelihood in places that the fit did not see."""
-
-    calibration: Calibration
-    method: str
-    losses: dict[str, float] = field(default_factory=dict)
-
-
 def fit_scaling(
     scores: NDArray[np.float32],
     target: NDArray[np.uint8],
     place: NDArray[np.integer[Any]],
     weight: NDArray[np.float64],
-) -> Scaling:
+) -> tuple[Calibration, str, dict[str, float]]:
     """Fit temperature and vector scaling and take the one with the smaller loss in other places; temperature if equal.
 
     Scores are (pixels, classes). ``place`` says which pixels belong together: neighbours are alike, so that single
-    pixels left out would prove nothing. Pixels of one place alone give a scaling that changes nothing.
+    pixels left out would prove nothing. Pixels of one place alone give a scaling that changes nothing. Returned are the
+    calibration, its method, and by method the mean negative log-likelihood in places that the fit did not see.
     """
     known, which = np.unique(place, return_inverse=True)
-    folds = min(FOLDS, len(known))
-    fold = (np.random.default_rng(0).permutation(len(known)) % max(folds, 1))[which]
+    folds = min(_FOLDS, len(known))
     unscaled = Calibration.none(scores.shape[1])
     if folds < 2:
-        return Scaling(unscaled, "none")
+        return unscaled, "none", {}
+    fold = (np.random.default_rng(0).permutation(len(known)) % folds)[which]
     values, codes = torch.from_numpy(scores).double(), torch.from_numpy(target.astype(np.int64))
     area = torch.from_numpy(np.asarray(weight, dtype=np.float64) / np.mean(weight))
     losses = {"none": _loss(values, codes, area, unscaled)}
@@ -214,7 +208,7 @@ def fit_scaling(
             total += _loss(values[out], codes[out], area[out], fitted) * float(area[out].sum())
         losses[method] = total / float(area.sum())
     method = "vector" if losses["vector"] < losses["temperature"] else "temperature"
-    return Scaling(_fit(values, codes, area, vector=method == "vector"), method, losses)
+    return _fit(values, codes, area, vector=method == "vector"), method, losses
 
 
 def _fit(scores: Tensor, target: Tensor, weight: Tensor, *, vector: bool) -> Calibration:
@@ -285,22 +279,6 @@ def proven_offsets(
 def _merit(scores: NDArray[np.float32], target: NDArray[np.uint8], offsets: NDArray[np.float32]) -> float:
     found = score_pairs(confusion(target, (scores + offsets).argmax(axis=1), classes=scores.shape[1]))
     return found["accuracy"] + found["miou"]
-
-
-PROTOTYPES = 2048
-_CELLS = 40_000
-"""Training cells from which prototypes are taken."""
-_PROBES = 4000
-"""Training cells whose distances are measured."""
-_TILE = 32
-"""Coarse cells along what is read at once."""
-_WHISKER = 1.5
-"""How many interquartile ranges above the upper quartile the threshold lies at most, as for outliers of a boxplot."""
-
-
-def fit_applicability(material: Material, seed: int = 0) -> Applicability | None:
-    """Choose prototypes of the training inputs; None if all lie in one cell of the split, or are all the same."""
-    return choose_prototypes(*training_cells(material, seed), seed)
 
 
 def choose_prototypes(

@@ -29,8 +29,7 @@ Device = Literal["auto", "cpu", "cuda"]
 SECRET = "XLAND_RANKS"  # noqa: S105 - a name
 """Environment variable that only a launcher and its ranks know: the ranks meet under keys that begin with it."""
 
-_PATIENCE = timedelta(minutes=30)
-"""How long a rank waits for the others: the slowest may be validating or writing a state."""
+_PATIENCE = timedelta(minutes=30)  # a rank waits for the slowest, which may be validating or writing a state
 
 
 @dataclass(frozen=True)
@@ -86,15 +85,9 @@ def join_group(device: Device = "auto") -> Iterator[Group]:
     """Join the group that the environment describes, or be alone.
 
     Ranks communicate through NCCL on GPUs, and through gloo on CPUs. The GPU is that of ``LOCAL_RANK``, or the first
-    where fewer are visible, as for workers of dask-cuda, which each see their own first.
-
-    Raises
-    ------
-    ConfigurationError
-        If a GPU is asked for and there is none, some ranks have a GPU and others none, two ranks would share
-        one, or the environment describes half a group.
-    TrainingError
-        If the other ranks cannot be reached.
+    where fewer are visible, as for workers of dask-cuda, which each see their own first. A ConfigurationError says that
+    a GPU is missing or shared, or that the environment describes half a group; a TrainingError that the other ranks
+    cannot be reached.
     """
     chosen = _device(device)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
@@ -108,11 +101,18 @@ def join_group(device: Device = "auto") -> Iterator[Group]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     try:
-        _stay_on_this_machine(ranks)
+        loopback = interface_of("127.0.0.1")
+        # ranks that are all on this machine use its loopback address, which no other machine reaches
+        if os.environ.get("LOCAL_WORLD_SIZE") == str(ranks) and loopback is not None:
+            for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+                os.environ.setdefault(name, loopback)
         store, rank, _ = next(distributed.rendezvous("env://", timeout=_PATIENCE))
         store = distributed.PrefixStore(f"xland-{os.environ.get(SECRET, '')}", store)
-        _check_devices(store, rank, ranks, chosen)
+        store.set(f"xland-device/{rank}", place_of(chosen))
+        check_devices([store.get(f"xland-device/{each}").decode() for each in range(ranks)])
         distributed.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=_PATIENCE)
+    except ConfigurationError:
+        raise
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
             f"rank {os.environ['RANK']} of {ranks} cannot reach the others at "
@@ -135,24 +135,22 @@ def join_group(device: Device = "auto") -> Iterator[Group]:
             gc.collect()
 
 
-def _stay_on_this_machine(ranks: int) -> None:
-    """Let ranks that are all on this machine use its loopback address, which no other machine reaches."""
-    loopback = interface_of("127.0.0.1")
-    if os.environ.get("LOCAL_WORLD_SIZE") == str(ranks) and loopback is not None:
-        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-            os.environ.setdefault(name, loopback)
+def place_of(device: torch.device) -> str:
+    """Name the device, and the machine that it is in, as all processes see it, such as ``cuda:1 on node1``."""
+    name = device.type
+    if name == "cuda":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[device.index :]
+        name = f"cuda:{visible[0] if visible and visible[0] else device.index}"
+    return f"{name} on {socket.gethostname()}"
 
 
-def _check_devices(store: distributed.Store, rank: int, ranks: int, device: torch.device) -> None:
-    """Refuse CPUs among GPUs, and a GPU that two ranks would share: such ranks would wait for ever."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    store.set(f"xland-device/{rank}", f"{device} of {visible or 'all'} on {socket.gethostname()}")
-    found = [store.get(f"xland-device/{each}").decode() for each in range(ranks)]
-    shared = any(each.startswith("cuda") and found.count(each) > 1 for each in found)
-    if shared or len({each.partition(" ")[0].partition(":")[0] for each in found}) > 1:
+def check_devices(places: list[str]) -> None:
+    """Refuse CPUs among the GPUs of ranks, and a GPU that two would share: such ranks would wait for ever."""
+    shared = any(each.startswith("cuda") and places.count(each) > 1 for each in places)
+    if shared or len({each[:4] for each in places}) > 1:
         raise ConfigurationError(
-            f"each rank needs a GPU of its own, or all a CPU, but they have {', '.join(found)}: start as many ranks on "
-            "a node as it has GPUs, or train on the device cpu"
+            f"each rank needs a GPU of its own, or all a CPU, but they have {', '.join(places)}: start as many ranks "
+            "on a node as it has GPUs (workers of the cluster 'cuda' have one each), or train on the device cpu"
         )
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 from torch import Tensor
@@ -50,6 +50,7 @@ Report = Callable[[str, float, dict[str, float]], None]
 a second and the share of time spent waiting for data; ``epoch`` for the scores of each epoch."""
 
 ALONE = Group()
+_CELLS = "30 x 30 of the globe, 5:1:1, xland.geo.split.assign_cells"
 
 
 def learn(
@@ -70,19 +71,10 @@ def learn(
     """
     with join_group(device) as group, shown_progress(report, enabled=progress and group.main) as say:
         configuration, material = open_material(configuration, given, store)
-        patches = None
-        if generator is not None:
-            patches = patches_from(generator, material.grid, configuration.inputs.factor)
-        return fit(
-            configuration,
-            material,
-            output,
-            resume=resume,
-            report=say,
-            group=group,
-            patches=patches,
-            measure_energy=True,
-        )
+        factor = configuration.inputs.factor
+        patches = None if generator is None else patches_from(generator, material.grid, factor)
+        options: dict[str, Any] = {"resume": resume, "report": say, "group": group, "patches": patches}
+        return fit(configuration, material, output, measure_energy=True, **options)
 
 
 def fit(
@@ -105,19 +97,8 @@ def fit(
     the same losses and weights as one without a pause, bit for bit on a CPU. The inputs of the configuration are
     normalised; ``patches`` are learned from in place of those of the schedule.
 
-    Raises
-    ------
-    ConfigurationError
-        If no patch holds a training pixel, a class is in other cells but in no training cell, there are fewer
-        samples than ranks, or the folder contains a state and resume was not asked for.
-    CheckpointError
-        If the states in the folder are damaged or belong to another configuration or other data, or a
-        state or the model cannot be written.
-    TrainingError
-        If the loss or its gradient is not finite; the message names the step and its patches. The last
-        state and the best model are kept.
-    TrainingStoppedError
-        If a process was asked to end. The current step is finished and the state written.
+    A TrainingError names the step and the patches whose loss or gradient is not finite; the last state and the best
+    model are kept. TrainingStoppedError says that a process was asked to end: the state is written after the step.
     """
     make_folder(folder, CheckpointError)
     if has_state(folder) and not resume:
@@ -198,14 +179,14 @@ class _Training:
                 self.judge(started)
 
     def learn(self, loader: DataLoader[dict[str, Tensor]]) -> None:
-        """Take the steps of the epoch that are not done."""
+        """Take the steps of the epoch that are left."""
         schedule, progress, learner = self.configuration.schedule, self.progress, self.learner
         self.sampler.set_epoch(progress.epoch, len(progress.losses))
         unread: list[Tensor] = []
         learner.network.train()
         for number, samples in enumerate(self.watch.waiting(loader), len(progress.losses)):
             own_maps = sampling_share(progress.step / self.steps, self.configuration.rollout.own_maps)
-            set_rate(learner.optimizer, self.rate(progress.step))
+            set_rate(learner.optimizer, self._rate(progress.step))
             whole = self.sampler.batch_size(number)
             unread.append(self.stepper.take(samples, whole=whole, step=progress.step, own_maps=own_maps))
             self.watch.step(whole)
@@ -216,9 +197,10 @@ class _Training:
             if writing or len(unread) == schedule.report_every:
                 stopping = self.group.any(self.request.asked)  # once: it can come at any moment
                 self._read_losses(unread)
-                if writing and not stopping:
+                if writing or stopping:
                     self.save()
-                self._stop_if(stopping)
+                if stopping:
+                    raise self._stopped()
         self._read_losses(unread)
 
     def judge(self, started: float) -> None:
@@ -229,8 +211,8 @@ class _Training:
         merit = -math.inf
         if epoch % schedule.validate_every == 0 or epoch == schedule.epochs:
             self.group.share_buffers(average)
-            check = lambda: self._stop_if(self.group.any(self.request.asked))  # noqa: E731
-            pairs = count_pairs(average, self.validation, self.share, self.group, workers=schedule.workers, check=check)
+            workers, check = schedule.workers, self._check_request
+            pairs = count_pairs(average, self.validation, self.share, self.group, workers=workers, check=check)
             figures |= score_pairs(pairs)
             merit = figures["accuracy"] + figures["miou"]
         progress.epoch, progress.losses = epoch, []
@@ -241,10 +223,12 @@ class _Training:
         figures |= {"seconds": time.perf_counter() - started, **self.watch.epoch(progress.step, figures)}
         progress.history.append(figures)
         if self.group.main:
-            self._write_log()
+            table = pd.DataFrame(progress.history).to_csv(index=False)
+            replace_file(self.folder / "log.csv", table, error=CheckpointError)
         self.save()
         self.say("epoch", epoch / schedule.epochs, figures)
-        self._stop_if(self.group.any(self.request.asked), saved=True)
+        if self.group.any(self.request.asked):
+            raise self._stopped()
 
     def save(self) -> None:
         """Write the state."""
@@ -252,17 +236,17 @@ class _Training:
             self.progress.energy = self.energy.used()
             save_state(self.folder, self.learner, self.progress, self.identity)
 
-    def rate(self, step: int) -> float:
-        """Learning rate after so many steps."""
+    def _rate(self, step: int) -> float:
         schedule = self.configuration.schedule
         return schedule.learning_rate * one_cycle(step / self.steps, schedule.warmup)
 
-    def _stop_if(self, asked: bool, *, saved: bool = False) -> None:
-        if not asked:
-            return
-        if not saved:
+    def _check_request(self) -> None:
+        if self.group.any(self.request.asked):
             self.save()
-        raise TrainingStoppedError(
+            raise self._stopped()
+
+    def _stopped(self) -> TrainingStoppedError:
+        return TrainingStoppedError(
             f"the training was asked to end (SIGTERM) and stopped after step {self.progress.step} of "
             f"{self.steps}; its state is in {self.folder}: resume it to go on"
         )
@@ -272,21 +256,18 @@ class _Training:
         if not unread:
             return
         progress = self.progress
-        first = progress.step - len(unread) + 1
+        first, epoch = progress.step - len(unread) + 1, progress.epoch + 1
         values = torch.stack(unread)
         unread.clear()
         pairs = zip(self.group.sum(values[:, 0]).tolist(), values[:, 1].tolist(), strict=True)
-        steps = [
-            Step(step, progress.epoch + 1, loss, self.rate(step - 1), norm)
-            for step, (loss, norm) in enumerate(pairs, first)
-        ]
+        steps = [Step(step, epoch, loss, self._rate(step - 1), norm) for step, (loss, norm) in enumerate(pairs, first)]
         pace = self.watch.report(steps)
         for step, _, loss, _, norm in steps:
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
                 items = self.sampler.batch(progress.epoch, len(progress.losses))
                 raise TrainingError(
-                    f"{what} in epoch {progress.epoch + 1}, step {step}, on the patches "
+                    f"{what} in epoch {epoch}, step {step}, on the patches "
                     f"{describe_items(self.train, items)}. Look at the data there, "
                     f"or train with a lower learning_rate; the last state and the best model stay in {self.folder}"
                 )
@@ -298,10 +279,7 @@ class _Training:
         return {
             **{name: getattr(configuration, name) for name in ("name", "title", "licence", "notes")},
             "data": self.material.description,
-            "split": {
-                "cells": "30 x 30 of the globe, 5:1:1, xland.geo.split.assign_cells",
-                "seed": configuration.split_seed,
-            },
+            "split": {"cells": _CELLS, "seed": configuration.split_seed},
             "training": {
                 "configuration": configuration.to_dict(),
                 "epochs": progress.epoch,
@@ -310,22 +288,12 @@ class _Training:
                 "ranks": self.group.ranks,
             },
             "validation": {
-                name: round(value, 4)
-                for name, value in figures.items()
-                if name.startswith(("accuracy", "miou", "iou_"))
+                name: round(figures[name], 4) for name in figures if name.startswith(("accuracy", "miou", "iou_"))
             },
             "energy": self.energy.used(),
-            "coverage": self.material.coverage.to_dict(),
+            "coverage": asdict(self.material.coverage),
             "versions": {"torch": torch.__version__, "numpy": np.__version__, "xarray": xr.__version__},
         }
-
-    def _write_log(self) -> None:
-        history = self.progress.history
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in history for name in row)))
-        writer.writeheader()
-        writer.writerows(history)
-        replace_file(self.folder / "log.csv", text.getvalue(), error=CheckpointError)
 
 
 @contextmanager

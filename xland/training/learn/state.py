@@ -59,8 +59,8 @@ def has_state(folder: Path) -> bool:
 def save_state(folder: Path, learner: Learner, progress: Progress, identity: dict[str, Any]) -> None:
     """Write learner and progress into one file; the file from before is kept as well.
 
-    ``identity`` is what :func:`xland.training.data.material.identify` returned. Where the disk is full or the folder
-    cannot be written, a :class:`CheckpointError` says so, and the last state stays.
+    ``identity`` is that of :func:`xland.training.data.material.identify`. A CheckpointError says if the disk is full or
+    the folder cannot be written; the last state stays.
     """
     from safetensors.torch import save
 
@@ -80,14 +80,9 @@ def save_state(folder: Path, learner: Learner, progress: Progress, identity: dic
 def load_state(folder: Path, learner: Learner, identity: dict[str, Any]) -> Progress:
     """Restore what :func:`save_state` wrote last.
 
-    Where the newest file is damaged, the one from before takes its place, with a
-    :class:`xland.errors.CheckpointWarning`.
-
-    Raises
-    ------
-    CheckpointError
-        If both files are damaged, the state belongs to another configuration or other data (the message names
-        the entries that differ), or it is not one that :func:`save_state` wrote.
+    Where the newest file is damaged, the one from before takes its place, with a CheckpointWarning. A CheckpointError
+    says that both are damaged, that the state belongs to another configuration or other data (and which entries
+    differ), or that :func:`save_state` did not write it.
     """
     try:
         tensors, metadata = _read_last(folder)
@@ -98,10 +93,16 @@ def load_state(folder: Path, learner: Learner, identity: dict[str, Any]) -> Prog
                 f"the training state in {folder} belongs to another configuration or other data: "
                 f"{'; '.join(different[:_SHOWN])}{more}. Choose another output folder or start without resume"
             )
-        learner.network.load_state_dict(_part(tensors, "network."))
-        learner.average.load_state_dict(_part(tensors, "average."))
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            prefix, _, rest = name.partition(".")
+            parts[prefix][rest] = tensor
+        for name, module in (("network", learner.network), ("average", learner.average)):
+            if parts[name].keys() != module.state_dict().keys():  # torch lets counts of batches be missing
+                raise ValueError(f"it has other weights than the {name}")
+            module.load_state_dict(parts[name])
         state: dict[int, dict[str, Any]] = {}
-        for name, tensor in _part(tensors, "optimizer.").items():
+        for name, tensor in parts["optimizer"].items():
             number, _, entry = name.partition(".")
             state.setdefault(int(number), {})[entry] = tensor
         learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": state})
@@ -176,7 +177,3 @@ def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

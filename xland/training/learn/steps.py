@@ -18,8 +18,7 @@ from xland.training.configuration import Configuration
 from xland.training.learn.group import Group
 from xland.training.rollout import unroll
 
-_STEP = 2
-"""Keeps the random numbers of a step apart from those of the order and of a sample."""
+_STEP = 2  # keeps the random numbers of a step apart from those of the order and of a sample
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,8 @@ class Stepper:
         """Change the weights once, by this rank's share of a batch that has ``whole`` samples in all ranks.
 
         Seed, rank and the number of the step fix all that is drawn; ``own_maps`` is the probability that the network
-        reads its own maps.
-
-        Returns
-        -------
-        (2,) Tensor
-            This rank's part of the mean loss over the pixels of all ranks, to be summed over them; and the
-            norm of the gradient of all before it was clipped. Reading them waits for the device.
+        reads its own maps. Returned is a tensor of two: this rank's part of the mean loss over the pixels of all ranks,
+        and the norm of the gradient of all before it was clipped. Reading them waits for the device.
         """
         schedule, group = self.configuration.schedule, self.group
         seed_step(schedule.seed, step, group.rank)

@@ -7,9 +7,13 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from xland.atomic import naming_faults, open_to_append, replace_file
 from xland.errors import CheckpointError
@@ -36,38 +40,11 @@ class Step(NamedTuple):
 _COLUMNS = (*Step._fields, "samples_per_second", "waiting")
 
 
-class _Pace:
-    """Time of a number of steps, and the part of it in which there was no batch to work on."""
-
-    def __init__(self) -> None:
-        self.seconds = self.waited = 0.0
-        self.samples = self.steps = 0
-
-    def figures(self) -> dict[str, float]:
-        timed = self.seconds > 0 and self.steps > 0
-        return {
-            "samples_per_second": self.samples / self.seconds if timed else math.nan,
-            "waiting": self.waited / self.seconds if timed else math.nan,
-            "seconds_per_step": self.seconds / self.steps if timed else math.nan,
-        }
-
-
 class Watch:
     """Clock and log of a training; every process has one, and the first of them writes.
 
-    .. code-block:: python
-
-        with Watch(folder, after=progress.step) as watch:
-            for batch in watch.waiting(loader):
-                ...
-                watch.step(samples)
-                watch.report([Step(...)])
-            watch.epoch(step, figures)
-
-    The folder receives ``steps.csv``, one row a step, and ``tensorboard``, if the package is installed. What the
-    files say of steps later than ``after`` is taken out, so that a training that is resumed leaves the same steps as
-    one without a pause. Figures are ``samples_per_second`` of all processes, ``waiting`` (share of time) and
-    ``seconds_per_step``; NaN without a step.
+    The folder receives ``steps.csv``, one row a step, and ``tensorboard``, if the package is installed. Rows of steps
+    later than ``after`` are removed, so that a resumed training leaves the same steps as one without a pause.
 
     Times are those of this process. A step on a GPU continues after the call that started it, so the share of time
     spent waiting for data is the most that the GPU can have been idle for want of them. Validation does not count;
@@ -76,7 +53,8 @@ class Watch:
 
     def __init__(self, folder: Path, *, main: bool = True, after: int = 0) -> None:
         self.folder, self.main, self.after = folder, main, after
-        self._since_report, self._since_epoch = _Pace(), _Pace()
+        self._totals = np.zeros(4)  # seconds, those spent waiting, samples, steps
+        self._reported, self._judged = self._totals.copy(), self._totals.copy()
         self._mark: float | None = None
         self._drawing = False
         self._writer: Any = None
@@ -122,13 +100,12 @@ class Watch:
         The steps of one report share its figures; TensorBoard receives their mean loss, at the last.
         """
         self._add()
-        figures, self._since_report = self._since_report.figures(), _Pace()
+        figures, self._reported = self._figures(self._reported), self._totals.copy()
         if self.main and steps:
             path = self.folder / STEPS
             rows = [(*step, figures["samples_per_second"], figures["waiting"]) for step in steps]
             with naming_faults(path, CheckpointError), open_to_append(path) as file:
                 file.write(_table(rows))
-        if self._drawing and steps:
             last = steps[-1]
             loss = math.fsum(step.loss for step in steps) / len(steps)
             shown = {"loss": loss, "learning_rate": last.learning_rate, "gradient_norm": last.gradient_norm, **figures}
@@ -137,27 +114,32 @@ class Watch:
 
     def epoch(self, step: int, scores: Mapping[str, float]) -> dict[str, float]:
         """Log the scores of an epoch after so many steps, and return figures of its time."""
-        figures, self._since_epoch = self._since_epoch.figures(), _Pace()
-        if self._drawing:
-            self._draw("epoch", {**scores, **figures}, step)
+        figures, self._judged = self._figures(self._judged), self._totals.copy()
+        self._draw("epoch", {**scores, **figures}, step)
         return figures
 
     def _add(self, *, waited: float = 0.0, samples: int = 0, steps: int = 0) -> None:
         """Let the clock advance to now."""
         now = time.perf_counter()
-        for pace in (self._since_report, self._since_epoch):
-            pace.seconds += 0.0 if self._mark is None else now - self._mark
-            pace.waited += waited
-            pace.samples += samples
-            pace.steps += steps
+        self._totals += (0.0 if self._mark is None else now - self._mark, waited, samples, steps)
         self._mark = now
 
+    def _figures(self, before: NDArray[np.float64]) -> dict[str, float]:
+        """Return samples a second, share of time spent waiting and seconds a step since then; NaN without a step."""
+        seconds, waited, samples, steps = (self._totals - before).tolist()
+        if not (seconds > 0 and steps > 0):
+            seconds = steps = math.nan
+        pace = {"samples_per_second": samples / seconds, "waiting": waited / seconds}
+        return {**pace, "seconds_per_step": seconds / steps}
+
     def _draw(self, group: str, figures: Mapping[str, float], step: int) -> None:
+        if not self._drawing:
+            return
         with naming_faults(self.folder / TENSORBOARD, CheckpointError):
-            if self._writer is None:  # not before there is something to tell
+            if self._writer is None:  # not before there is something to show
                 from torch.utils.tensorboard import SummaryWriter
 
-                # readers forget what earlier writers told of these steps
+                # readers forget what earlier writers said of these steps
                 self._writer = SummaryWriter(str(self.folder / TENSORBOARD), purge_step=self.after + 1)
             for name, value in figures.items():
                 if math.isfinite(value):
@@ -185,47 +167,43 @@ def _table(rows: Iterable[Sequence[object]]) -> bytes:
     return "".join(f"{','.join(map(str, row))}\n" for row in rows).encode()
 
 
-INTERVAL = 15.0
-"""Seconds between two readings of the energy."""
-
-
 class EnergyMeter:
     """Measure the energy of the machine that this process runs on while the context is open.
 
-    codecarbon (https://codecarbon.io) reads GPUs by NVML and CPUs by RAPL, in a thread of its own.
-    Where RAPL cannot be read, it estimates CPUs from their load and type; memory it always estimates
-    from its size. It measures the whole machine, whoever uses it (of GPUs, those that
-    ``CUDA_VISIBLE_DEVICES`` names), and no other machine of the training. Emissions follow from the
-    electricity mix of the country that ``CODECARBON_COUNTRY_ISO_CODE`` names; no network is used. A fault of the
-    meter does not stop the training: :meth:`used` names it.
-
-    ``earlier`` is what :meth:`used` returned in the training that this one resumes; it is added. What was used
-    between the last state and the end of a process that was killed is lost.
+    codecarbon (https://codecarbon.io) reads GPUs by NVML and CPUs by RAPL, in a thread of its own. Where RAPL cannot be
+    read, it estimates CPUs from their load and type, and memory always from its size. It measures the whole machine,
+    whoever uses it, and of GPUs those that ``CUDA_VISIBLE_DEVICES`` names. Emissions follow from the electricity mix of
+    the country that ``CODECARBON_COUNTRY_ISO_CODE`` names; no network is used. A fault of the meter does not stop the
+    training: :meth:`used` names it. ``earlier`` is what :meth:`used` returned in the training that is resumed.
     """
 
     def __init__(self, earlier: Mapping[str, Any] | None = None) -> None:
         self._earlier = earlier or {}
         self._tracker: Any = None
-        self._reading: dict[str, Any] = dict.fromkeys(("energy_kwh", "co2_kg", "hardware"))
-        self._reading["method"] = "not measured"
+        self._reading: dict[str, Any] = {"energy_kwh": None, "co2_kg": None, "method": "not measured", "hardware": None}
         self._failure: str | None = "the meter was not started"
 
     def __enter__(self) -> EnergyMeter:
-        try:
-            self._tracker = self._start()
-        except ImportError:
-            self._failure = "codecarbon is not installed (pip install 'xland[logging]')"
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong with the meter, the training goes on
-            self._fail(error)
+        with self._survived():
+            self._start()
         return self
 
     def __exit__(self, *_: object) -> None:
         tracker, self._tracker = self._tracker, None
-        try:
+        with self._survived():
             if tracker is not None:
                 tracker.stop()  # with a last reading
+
+    @contextmanager
+    def _survived(self) -> Iterator[None]:
+        """Note what goes wrong with the meter, and let the training continue."""
+        try:
+            yield
+        except ImportError:
+            self._failure = "codecarbon is not installed (pip install 'xland[logging]')"
         except Exception as error:  # noqa: BLE001
-            self._fail(error)
+            self._failure = f"codecarbon failed ({type(error).__name__}: {error})"
+            logger.warning("the energy of this training is not measured: %s", self._failure)
 
     def used(self) -> dict[str, Any]:
         """Return what was used up to the last reading, in all runs of a training that was resumed.
@@ -233,8 +211,8 @@ class EnergyMeter:
         ``energy_kwh`` and ``co2_kg`` (CO2 equivalents) are None where not known; ``method`` says how they were
         measured, or why not; ``hardware`` names the machine.
         """
-        method = ": ".join(filter(None, (self._reading["method"], self._failure)))
-        own, total = {**self._reading, "method": method}, {}
+        own = {**self._reading, "method": ": ".join(filter(None, (self._reading["method"], self._failure)))}
+        total: dict[str, Any] = {}
         for name in ("energy_kwh", "co2_kg"):
             known = [value for value in (self._earlier.get(name), own[name]) if value is not None]
             total[name] = sum(known) if known else None
@@ -243,7 +221,7 @@ class EnergyMeter:
             total[name] = "; then ".join(dict.fromkeys(filter(None, texts))) or None
         return total
 
-    def _start(self) -> Any:
+    def _start(self) -> None:
         from codecarbon import OfflineEmissionsTracker
         from codecarbon.core.cpu import is_rapl_available
         from codecarbon.output import BaseOutput
@@ -261,7 +239,7 @@ class EnergyMeter:
         self._failure = "codecarbon gave no reading"
         cpu = "by RAPL" if is_rapl_available() else "estimated"
         tracker = OfflineEmissionsTracker(
-            measure_power_secs=INTERVAL,
+            measure_power_secs=15.0,
             api_call_interval=1,
             output_handlers=[Receiver()],
             output_methods=[],  # no files, no network
@@ -269,7 +247,7 @@ class EnergyMeter:
             log_level="critical",
         )
         tracker.start()
-        return tracker
+        self._tracker = tracker
 
     def _receive(self, total: Any, cpu: str) -> None:
         """Take a reading: codecarbon's ``EmissionsData``."""
@@ -285,7 +263,3 @@ class EnergyMeter:
             "hardware": ", ".join([f"{total.cpu_model} ({total.cpu_count} CPUs)", *filter(None, [total.gpu_model])]),
         }
         self._failure = None
-
-    def _fail(self, error: Exception) -> None:
-        self._failure = f"codecarbon failed ({type(error).__name__}: {error})"
-        logger.warning("the energy of this training is not measured: %s", self._failure)

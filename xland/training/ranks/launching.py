@@ -8,7 +8,7 @@ import math
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -26,36 +26,23 @@ from xland.training.learn.group import SECRET, Device
 from xland.training.learn.loop import Report
 from xland.training.machine import Termination, deferred_termination
 from xland.training.ranks.process import CALL, LOGS, last_words
-from xland.training.ranks.worker import Seat, ask_to_stop, leave_seat, outcome, run_rank, take_seat
+from xland.training.ranks.worker import ask_to_stop, get_ready, leave, outcome, run_rank
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 logger = logging.getLogger(__name__)
 
-PROFILES = Path(__file__).parents[1] / "profiles"
-"""Folder of the profiles whose jobs fit trainings."""
+PROFILES = Path(__file__).parents[1] / "profiles"  # those whose jobs fit trainings
 
-RETURN = 300.0
-"""Seconds to wait for workers in place of those that were lost."""
-
-LOOK = 0.2
-"""Seconds between two looks at the ranks."""
-
-READY = 120.0
-"""Seconds that workers may take to get ready: torch is slow to import from shared disks."""
-
-SETTLE = 10.0
-"""Seconds that the other ranks have for ending by themselves, and for saying why, once one has ended."""
-
-WORDS = 10.0
-"""Seconds in which ranks whose workers are gone may leave a word of their end, once all others have ended."""
-
-STOPPING = 120.0
-"""Seconds that ranks have for finishing the current step and writing the state."""
-
-ANSWER = 10.0
-"""Seconds that workers may take to hear that they are no longer needed."""
+# seconds
+RETURN = 300.0  # to wait for workers in place of those that were lost
+LOOK = 0.2  # between two looks at the ranks
+READY = 120.0  # until workers must be ready: torch is slow to import from shared disks
+SETTLE = 10.0  # for the other ranks to end by themselves, and to say why, once one has ended
+WORDS = 10.0  # for ranks whose workers are gone to leave a word of their end, once all others have ended
+STOPPING = 120.0  # for ranks to finish the current step and write the state
+ANSWER = 10.0  # for workers to hear that they are no longer needed
 
 
 def launch(
@@ -71,23 +58,21 @@ def launch(
     timeout: float = RETURN,
     report: Report | None = None,
 ) -> Checkpoint:
-    """Train with one rank on each Dask worker, on all of them by default.
+    """Train with one rank on each Dask worker, on all of them by default; see :func:`xland.training.run.train`.
 
     Every rank is a process of its own below its worker. When one is lost, with its worker or without, the
     others are ended, workers are waited for (``timeout`` seconds), and all start again from the last state. An end
     that was announced to the ranks (SIGTERM at the end of a job's time), and before which the state was written,
-    does not count as one of the ``restarts``. All workers see output and store; without a store, each rank reads
-    what the configuration names. The report is called about once a second.
+    does not count as one of the ``restarts``. All workers see output and store. The report is called about once a
+    second. What the training itself raised is raised here and not tried again.
 
     Raises
     ------
     ClusterError
-        If there are fewer workers than ranks, workers do not see the files or have no GPU of their own
-        where one is asked for, or if more ranks are lost than `restarts` allow.
+        If there are fewer workers than ranks, workers do not see the files, or more ranks are lost than
+        `restarts` allow.
     TrainingStoppedError
         If this process was asked to end (SIGTERM, Ctrl-C): the ranks have written their state.
-    XlandError
-        What the training itself raised, as :func:`xland.training.run.train` says. It is not tried again.
     """
     if restarts < 0 or (workers is not None and workers < 1):
         raise ClusterError(f"workers must be at least 1 and restarts at least 0, not {workers} and {restarts}")
@@ -106,16 +91,26 @@ def launch(
         "device": device,
         "resume": resume,
     }
+    stopped = TrainingStoppedError(f"the training was asked to end; {output} holds its last state: resume it to go on")
     left = restarts
     with deferred_termination() as request:
         while True:
-            chosen = _choose_workers(client, workers or here, timeout, request, output)
-            group = RankGroup(client, job, chosen, request, report or (lambda *_: None))
+            end = time.monotonic() + timeout
+            while len(there := running_workers(client)) < (workers or here) and not request.asked:
+                if time.monotonic() > end:
+                    raise ClusterError(
+                        f"{len(there)} of {workers or here} workers were there within {timeout:g} s: those that were "
+                        f"lost did not come back; {output} holds the last state, from which --resume goes on"
+                    )
+                time.sleep(LOOK)
+            if request.asked:
+                raise stopped
+            group = RankGroup(client, job, there[: workers or here], request, report or (lambda *_: None))
             group.run()
-            if group.finished:
+            if len(group.ended("finished")) == len(group.workers):
                 return read_checkpoint(output)
             if request.asked:
-                raise _stopped(output)
+                raise stopped
             if not group.ended("stopped"):
                 if not left:
                     raise ClusterError(
@@ -137,25 +132,6 @@ def training_script(profile: str | Path | Profile | None) -> str:
     return job_script(None if profile is None else training_profile(profile))
 
 
-def _choose_workers(client: Client, count: int, timeout: float, request: Termination, output: Path) -> list[str]:
-    """Wait until there are so many workers, and return their addresses."""
-    end = time.monotonic() + timeout
-    while len(workers := running_workers(client)) < count:
-        if request.asked:
-            raise _stopped(output)
-        if time.monotonic() > end:
-            raise ClusterError(
-                f"{len(workers)} of {count} workers were there within {timeout:g} s: those that were lost did not come "
-                f"back; {output} holds the last state, from which --resume goes on"
-            )
-        time.sleep(LOOK)
-    return workers[:count]
-
-
-def _stopped(output: Path) -> TrainingStoppedError:
-    return TrainingStoppedError(f"the training was asked to end; {output} holds its last state: resume it to go on")
-
-
 class RankGroup:
     """One start of the ranks, which learn together until the first of them ends.
 
@@ -174,13 +150,9 @@ class RankGroup:
     def run(self) -> None:
         """Run the ranks until all have ended; :attr:`outcomes` then says how the first of them did.
 
-        Raises
-        ------
-        ClusterError
-            If workers do not see the files, have no GPU of their own, or are not ready in time.
-        XlandError
-            What a rank raised, unless another rank was lost, of which it may have come; that a rank
-            stopped only if this process was asked to.
+        What a rank raised is raised, unless another rank was lost, of which it may have come; that a rank stopped
+        only if this process was asked to. A :class:`ClusterError` says that workers do not see the files, or are not
+        ready in time.
         """
         output = self.job["output"]
         mark = Path(output, f".{self.name}")
@@ -188,9 +160,9 @@ class RankGroup:
         futures: list[Future] = []
         try:
             mark.touch()
-            seats = self._take_seats(futures, mark.name)
-            if seats is not None:
-                self._start(futures, seats)
+            meeting = self._get_ready(futures, mark.name)
+            if meeting is not None:
+                futures[:] = self._start(*meeting)
                 self._follow(futures)
             for rank in self._gone:
                 self.outcomes.setdefault(rank, outcome(rank, "lost", "its worker is gone"))
@@ -198,7 +170,7 @@ class RankGroup:
             for left in (mark, *(last_words(output, self.name, rank) for rank in range(len(self.workers)))):
                 left.unlink(missing_ok=True)
             if self.client.status == "running":
-                self._command(leave_seat)
+                self._command(leave)
                 self.client.cancel(futures, force=True)
                 self.client.unsubscribe_topic(self.name)
         if self.ended("lost"):
@@ -215,11 +187,6 @@ class RankGroup:
         return sorted(rank for rank, each in self.outcomes.items() if each["outcome"] == kind)
 
     @property
-    def finished(self) -> bool:
-        """Whether all ranks have come to their end."""
-        return len(self.ended("finished")) == len(self.workers)
-
-    @property
     def reason(self) -> str:
         """Why the ranks ended."""
         ranks = [*self.ended("lost"), *self.ended("broken"), *self.ended("stopped")]
@@ -230,12 +197,16 @@ class RankGroup:
         what = f"{end['error']}: {end['message']}" if end["error"] else end["message"]
         return f"rank {rank} on worker {self.workers[rank]} ended: {what}"
 
-    def _take_seats(self, futures: list[Future], mark: str) -> list[Seat] | None:
-        """Make the workers ready; None if one of them is lost meanwhile."""
-        call, many = (take_seat, self.name, self.job, mark), len(self.workers) > 1
+    def _submit(self, call: Callable[..., Any], rank: int, *arguments: Any, **options: Any) -> Future:
+        """Let the worker of a rank, and no other, do something once."""
+        place = {"workers": [self.workers[rank]], "allow_other_workers": False, "pure": False, "retries": 0}
+        return self.client.submit(call, self.name, *arguments, **options, **place)
+
+    def _get_ready(self, futures: list[Future], mark: str) -> tuple[str, int] | None:
+        """Make the workers ready and return where they meet; None if one of them is lost meanwhile."""
+        count = len(self.workers)
         futures += [
-            self.client.submit(*call, meet=many and rank == 0, **_only_on(worker))
-            for rank, worker in enumerate(self.workers)
+            self._submit(get_ready, rank, self.job, mark, meet=count > 1 and rank == 0) for rank in range(count)
         ]
         end = time.monotonic() + READY
         while not all(future.done() for future in futures):
@@ -249,24 +220,22 @@ class RankGroup:
                 )
             time.sleep(LOOK)
         try:
-            return [future.result(timeout=ANSWER) for future in futures]
+            places: list[tuple[str, int]] = [future.result(timeout=ANSWER) for future in futures]
         except TimeoutError:  # of a worker that was lost right now
             return None
+        return places[0]
 
-    def _start(self, futures: list[Future], seats: list[Seat]) -> None:
-        job = {**self.job, "device": choose_device(self.job["device"], seats), "attempt": self.name}
+    def _start(self, host: str, port: int) -> list[Future]:
+        job = {**self.job, "attempt": self.name}
         variables = {
-            "WORLD_SIZE": str(len(seats)),
+            "WORLD_SIZE": str(len(self.workers)),
             "LOCAL_WORLD_SIZE": "1",
-            "MASTER_ADDR": seats[0].host,
-            "MASTER_PORT": str(seats[0].port),
+            "MASTER_ADDR": host,
+            "MASTER_PORT": str(port),
             SECRET: secrets.token_hex(16),
             "TORCHELASTIC_USE_AGENT_STORE": "True",  # all ranks find the store there, and none opens it
         }
-        futures[:] = [
-            self.client.submit(run_rank, self.name, rank, job, variables, **_only_on(worker))
-            for rank, worker in enumerate(self.workers)
-        ]
+        return [self._submit(run_rank, rank, rank, job, variables) for rank in range(len(self.workers))]
 
     def _follow(self, futures: list[Future]) -> None:
         """Wait for the ranks; once one has ended too early, or all are asked to, bound the time of the others."""
@@ -328,34 +297,6 @@ class RankGroup:
         thread.join(ANSWER)
 
 
-def choose_device(wanted: str, seats: Iterable[Seat]) -> str:
-    """Return ``cpu`` or ``cuda``: GPUs if they are asked for, or if nothing is and there are any.
-
-    Raises
-    ------
-    ClusterError
-        If GPUs are to be used, and a worker has none or two would share one; the message names them.
-    """
-    seats = list(seats)
-    bare = [seat.worker for seat in seats if not seat.gpu]
-    if wanted == "cpu" or (wanted == "auto" and len(bare) == len(seats)):
-        return "cpu"
-    if bare:
-        raise ClusterError(
-            f"{len(bare)} of {len(seats)} workers, such as {bare[0]}, see no GPU: start them on nodes that have one, "
-            "or train on the device cpu"
-        )
-    owners: dict[tuple[str, str], str] = {}
-    for seat in seats:
-        other = owners.setdefault((seat.machine, seat.gpu), seat.worker)
-        if other != seat.worker:
-            raise ClusterError(
-                f"workers {other} and {seat.worker} would share GPU {seat.gpu} of {seat.machine}: use the cluster "
-                "'cuda', whose workers have one each, or train on the device cpu"
-            )
-    return "cuda"
-
-
 def present_workers(client: Client) -> set[str]:
     """Addresses of all workers; a :class:`ClusterError` if the scheduler is gone."""
     try:
@@ -372,7 +313,3 @@ def running_workers(client: Client) -> list[str]:
     present = present_workers(client)  # of a scheduler that is gone, dask tells what it knew last
     known = client.scheduler_info(n_workers=-1)["workers"]
     return sorted(each for each in present if known.get(each, {}).get("status") in ("running", "paused"))
-
-
-def _only_on(worker: str) -> dict[str, Any]:
-    return {"workers": [worker], "allow_other_workers": False, "pure": False, "retries": 0}

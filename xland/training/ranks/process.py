@@ -46,8 +46,10 @@ def main() -> int:
     outcome = {"rank": int(os.environ["RANK"]), **_train(job, events)}
     with suppress(OSError):  # a full disk may be what it has to tell
         last_words(job["output"], job["attempt"], outcome["rank"]).write_text(json.dumps(outcome), encoding="utf-8")
-    with suppress(BrokenPipeError):
+    try:
         events.write(json.dumps(outcome) + "\n")
+    except BrokenPipeError:  # the worker is gone, and with it who would end the processes that load for this rank
+        os.killpg(os.getpid(), signal.SIGKILL)
     return {"finished": 0, "stopped": TrainingStoppedError.status}.get(outcome["outcome"], 1)
 
 
@@ -62,18 +64,18 @@ def _train(job: dict[str, Any], events: TextIO) -> dict[str, Any]:
 
     module, _, name = job["call"].partition(":")
     store = None if job["store"] is None else Path(job["store"])
+    options = {"store": store, "device": job["device"], "resume": job["resume"], "report": report}
     try:
-        call = getattr(import_module(module), name)
-        options = {"store": store, "device": job["device"], "resume": job["resume"], "report": report}
-        call(job["configuration"], Path(job["output"]), **options)
-    except TrainingStoppedError as stopped:
-        return {"outcome": "stopped", "error": type(stopped).__name__, "message": str(stopped)}
-    except XlandError as error:
-        return {"outcome": "failed", "error": type(error).__name__, "message": str(error)}
+        getattr(import_module(module), name)(job["configuration"], Path(job["output"]), **options)
     except Exception as error:  # noqa: BLE001 - whatever it is, the launcher must hear of it
-        traceback.print_exc()
-        # what a rank meets whose neighbour was lost, or whose disk or network was away for a moment
-        kind = "broken" if isinstance(error, RuntimeError | OSError) else "crashed"
+        if isinstance(error, TrainingStoppedError):
+            kind = "stopped"
+        elif isinstance(error, XlandError):
+            kind = "failed"
+        else:
+            traceback.print_exc()
+            # what a rank meets whose neighbour was lost, or whose disk or network was away for a moment
+            kind = "broken" if isinstance(error, RuntimeError | OSError) else "crashed"
         return {"outcome": kind, "error": type(error).__name__, "message": str(error)}
     return {"outcome": "finished", "error": "", "message": ""}
 

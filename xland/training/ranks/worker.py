@@ -1,4 +1,4 @@
-"""What the launcher has Dask workers do: say what they have, start a rank, and answer for it until it ends.
+"""What the launcher has Dask workers do: get ready, run a rank, and end it.
 
 A rank is a process of its own (:mod:`xland.training.ranks.process`). It has a main thread, so that SIGTERM
 reaches it, and may start loader processes, which a Dask worker may not; and it leaves neither process group
@@ -26,34 +26,11 @@ from xland.errors import ClusterError
 from xland.training.machine import interface_of
 from xland.training.ranks.process import LOGS
 
-LOOK = 0.1
-"""Seconds between two looks at a rank."""
-
-EVERY = 1.0
-"""Seconds between two reports of steps: all of them would fill the scheduler's memory."""
-
-SHARED = 10.0
-"""Seconds that a file may take to appear on another node."""
-
-LEAVE = 30.0
-"""Seconds that a process may take to end once it has said how."""
-
+LOOK = 0.1  # seconds between two looks at a rank
+EVERY = 1.0  # seconds between two reports of steps: all of them would fill the scheduler's memory
+SHARED = 10.0  # seconds that a file may take to appear on another node
+LEAVE = 30.0  # seconds that a process may take to end once it has said how
 _ENDING = ("stopping", "stopped", "closing_gracefully", "closing", "closed", "failed")
-
-
-@dataclass(frozen=True)
-class Seat:
-    """What a worker has for a rank.
-
-    These are the worker's address, the name of its machine, the first GPU that it sees, as CUDA_VISIBLE_DEVICES
-    names it (empty for none), and where ranks meet (port 0 if not here).
-    """
-
-    worker: str
-    machine: str
-    gpu: str
-    host: str
-    port: int = 0
 
 
 @dataclass
@@ -65,37 +42,48 @@ class Attempt:
     process: subprocess.Popen[bytes] | None = None
     end: dict[str, Any] = field(default_factory=dict)
 
+    def close(self) -> None:
+        """End the rank and all that it started, and the place where ranks meet."""
+        self.store = None
+        if self.process is None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()  # type: ignore[union-attr]
+
 
 _ATTEMPTS: dict[str, Attempt] = {}
 
 
-def take_seat(attempt: str, job: Mapping[str, Any], mark: str, *, meet: bool) -> Seat:
+def get_ready(attempt: str, job: Mapping[str, Any], mark: str, *, meet: bool) -> tuple[str, int]:
     """Make this worker ready for a rank of an attempt, and end one that still writes to the same output.
 
-    ``mark`` is the name of a file that the launcher has written into the output; ``meet`` says whether ranks meet here.
-
-    Raises
-    ------
-    ClusterError
-        If this worker does not see the launcher's files, or no port can be opened.
+    ``mark`` is a file that the launcher has written into the output. Returned are the worker's host and, if ranks meet
+    here, the port (else 0). A :class:`ClusterError` says that the worker does not see the launcher's files, or that no
+    port can be opened.
     """
     from distributed import get_worker
 
     address = get_worker().address
     for old in [name for name, each in _ATTEMPTS.items() if each.output == job["output"]]:
-        leave_seat(old)
-    _check_files(address, Path(job["output"], mark), job["store"])
-    host = _host(address)
+        leave(old)
+    shared = "on a file system that all nodes share, under the same path"
+    end = time.monotonic() + SHARED
+    while not Path(job["output"], mark).exists():
+        if time.monotonic() > end:
+            raise ClusterError(
+                f"worker {address} does not see {job['output']} as the launcher does: put the output {shared}"
+            )
+        time.sleep(LOOK)
+    if job["store"] is not None and not Path(job["store"]).exists():
+        raise ClusterError(f"worker {address} does not see the training store {job['store']}: put it {shared}")
     own = _ATTEMPTS[attempt] = Attempt(job["output"])
+    host = _host(address)
     if meet:
         own.store = open_meeting(address, host)
-    gpu = ""
-    if job["device"] != "cpu":
-        import torch
-
-        if torch.version.cuda is not None and torch.cuda.device_count():
-            gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    return Seat(address, socket.gethostname(), gpu, host, own.store.port if meet else 0)
+    return host, own.store.port if meet else 0
 
 
 def ask_to_stop(attempt: str) -> None:
@@ -104,14 +92,14 @@ def ask_to_stop(attempt: str) -> None:
     if own is not None and own.process is not None:
         own.process.terminate()
     else:
-        leave_seat(attempt)
+        leave(attempt)
 
 
-def leave_seat(attempt: str) -> None:
+def leave(attempt: str) -> None:
     """End what is left of an attempt on this worker, at once."""
     own = _ATTEMPTS.pop(attempt, None)
     if own is not None:
-        _end(own)
+        own.close()
 
 
 def run_rank(attempt: str, rank: int, job: Mapping[str, Any], variables: Mapping[str, str]) -> None:
@@ -122,17 +110,20 @@ def run_rank(attempt: str, rank: int, job: Mapping[str, Any], variables: Mapping
     from distributed import get_worker
 
     worker = get_worker()
+    worker.log_event(attempt, _run(worker, attempt, rank, job, variables))
+
+
+def _run(worker: Any, attempt: str, rank: int, job: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, Any]:
+    """Run a rank and return how it ended."""
     own = _ATTEMPTS.get(attempt)
     if own is None:  # dask gave the task to a worker that was started in place of the lost one
-        worker.log_event(attempt, outcome(rank, "lost", "its worker was started again"))
-        return
+        return outcome(rank, "lost", "its worker was started again")
     log = Path(job["output"], LOGS, f"rank-{rank}.log")
     environment = {**os.environ, "OMP_NUM_THREADS": str(worker.state.nthreads)}
     interface = interface_of(_host(worker.address))
     if interface is not None:
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             environment.setdefault(name, interface)
-    environment |= {**variables, "RANK": str(rank), "LOCAL_RANK": "0"}
     try:
         log.parent.mkdir(exist_ok=True)
         with open_to_append(log) as printed:
@@ -141,23 +132,21 @@ def run_rank(attempt: str, rank: int, job: Mapping[str, Any], variables: Mapping
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=printed,
-                env=environment,
+                env={**environment, **variables, "RANK": str(rank), "LOCAL_RANK": "0"},
                 start_new_session=True,
             )
-        try:
-            reader = Thread(target=forward, args=(worker, attempt, rank, process, own), daemon=True)
-            reader.start()
-            with suppress(BrokenPipeError):  # the stream stays open, as the rank ends with it
-                process.stdin.write(json.dumps(dict(job)).encode() + b"\n")  # type: ignore[union-attr]
-                process.stdin.flush()  # type: ignore[union-attr]
-            _attend(worker, own, process)
-        finally:
-            _end(own)
-        reader.join(timeout=SHARED)
+        reader = Thread(target=forward, args=(worker, attempt, rank, process, own), daemon=True)
+        reader.start()
+        with suppress(BrokenPipeError):  # the stream stays open, as the rank ends with it
+            process.stdin.write(json.dumps(dict(job)).encode() + b"\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+        _attend(worker, own, process)
     except OSError as error:
-        worker.log_event(attempt, outcome(rank, "broken", f"its process cannot be started: {error}"))
-        return
-    worker.log_event(attempt, own.end or _sudden_end(rank, process.returncode, log))
+        return outcome(rank, "broken", f"its process cannot be started: {error}")
+    finally:
+        own.close()
+    reader.join(timeout=SHARED)
+    return own.end or _sudden_end(rank, process.returncode, log)
 
 
 def _attend(worker: Any, own: Attempt, process: subprocess.Popen[bytes]) -> None:
@@ -207,20 +196,6 @@ def _sudden_end(rank: int, status: int, log: Path) -> dict[str, Any]:
     return outcome(rank, "crashed", f"its process ended with status {status}: {' / '.join(lines)}")
 
 
-def _end(own: Attempt) -> None:
-    """End a rank and all that it started, and the place where ranks meet."""
-    own.store = None
-    process = own.process
-    if process is None:
-        return
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    if process.stdin is not None:
-        with suppress(BrokenPipeError):
-            process.stdin.close()
-
-
 def _host(address: str) -> str:
     from distributed.comm import get_address_host
 
@@ -238,19 +213,3 @@ def open_meeting(worker: str, host: str) -> Any:
         return TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
     except (RuntimeError, OSError) as error:
         raise ClusterError(f"the ranks cannot meet at worker {worker}: no port can be opened there: {error}") from error
-
-
-def _check_files(worker: str, mark: Path, store: str | None) -> None:
-    end = time.monotonic() + SHARED
-    while not mark.exists():
-        if time.monotonic() > end:
-            raise ClusterError(
-                f"worker {worker} does not see {mark.parent} as the launcher does: put the output on a file system "
-                "that all nodes share, under the same path"
-            )
-        time.sleep(LOOK)
-    if store is not None and not Path(store).exists():
-        raise ClusterError(
-            f"worker {worker} does not see the training store {store}: put it on a file system that all nodes share, "
-            "under the same path"
-        )

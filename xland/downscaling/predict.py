@@ -1,0 +1,211 @@
+"""From what the windows of one block read to its outputs.
+
+Windows are run from north to south. Rows that no later window touches are finished at once: the outputs are computed
+from their probabilities, which are then let go. So probabilities are kept for one row of windows (of each member of an
+ensemble), however large the block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xland.downscaling.engine import Engine, one_thread
+from xland.downscaling.fields import Block, blend_weights
+from xland.downscaling.keeping import Fit
+from xland.errors import ModelError
+from xland.geo.grid import expand
+from xland.models.applicability import Applicability, static_means
+from xland.models.inputs import MASKED
+from xland.outputs import OUTPUTS, Output, Pixels
+from xland.vocabulary import OCEAN
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class BlockInputs:
+    """What the windows of a block read, over its halo.
+
+    `coarse` is (channels, rows / factor, columns / factor) float32; `static` (channels, rows, columns) float16, on the
+    engine's device; `land` (rows, columns) where a class is predicted, elsewhere it is ocean; `prior` (rows, columns)
+    class codes, 255 where unknown; `pending` are rows of `static` that are still being read.
+    """
+
+    coarse: NDArray[np.float32]
+    static: Tensor
+    land: NDArray[np.bool_]
+    prior: NDArray[np.uint8] | None = None
+    pending: Sequence[tuple[slice, Future[None]]] = ()
+
+
+def predict_block(
+    engines: Sequence[Engine],
+    block: Block,
+    inputs: BlockInputs,
+    outputs: Sequence[Output] = (OUTPUTS["land_use"],),
+    decision: Sequence[float] = (),
+    fit: Fit | None = None,
+    applicability: Applicability | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Blend the probabilities of all windows that touch a block, average those of the engines, and compute outputs.
+
+    `decision` is added to the log-probability of each class where one is chosen; `fit` makes rows keep coarse totals.
+    Returns (rows, columns) arrays, or (classes, rows, columns), as the table of outputs says.
+    """
+    core_rows, core_columns = block.core
+    land = inputs.land[block.core]
+    results = ocean(land.shape, len(engines[0].network.inputs.classes), outputs)
+    if not land.any():
+        return results
+    with one_thread():
+        first = core_rows.start
+        for top, members in _finished_rows(engines, block, inputs):
+            part = slice(max(top, first), min(top + members[0].shape[1], core_rows.stop))
+            if part.stop > part.start:
+                at = slice(part.start - first, part.stop - first)
+                rows = [values[:, part.start - top : part.stop - top] for values in members]
+                codes, values, unmet = _decide(rows, at, land[at], decision, fit)
+                distance = partial(_distance, applicability, inputs, part, core_columns)
+                pixels = Pixels(values, rows, codes, unmet, distance)
+                for output in outputs:
+                    layer = output.compute(pixels)
+                    layer = layer if isinstance(layer, np.ndarray) else layer.cpu().numpy()
+                    np.copyto(results[output.name][..., at, :], layer, where=land[at], casting="same_kind")
+    return results
+
+
+def _decide(
+    members: Sequence[Tensor], at: slice, land: NDArray[np.bool_], decision: Sequence[float], fit: Fit | None
+) -> tuple[Tensor, Tensor, NDArray[np.float32]]:
+    """Return the map of some rows, their mean probabilities, and the share of totals that is not kept."""
+    import torch
+
+    values = members[0] if len(members) == 1 else torch.stack(list(members)).mean(dim=0)
+    if not math.isfinite(float(values.sum())):
+        count = int((~values.isfinite()).any(dim=0).sum())
+        raise ModelError(
+            f"the network gives no finite probability in {count} pixels: its weights, or the mean and scale of its "
+            "channels, are damaged; train it again, or fetch it from where it came from"
+        )
+    codes, unmet = None, np.full(land.shape, np.nan, np.float32)
+    if fit is not None:
+        values, codes, unmet = fit(values, at, land, decision)
+    return _most_probable(values, decision) if codes is None else codes, values, unmet
+
+
+def _distance(
+    applicability: Applicability | None, inputs: BlockInputs, rows: slice, columns: slice
+) -> NDArray[np.float32]:
+    """Distance of whole coarse cells to the training inputs, on their pixels; rows and columns of the halo."""
+    if applicability is None:
+        raise ModelError("the model does not contain its training inputs: add them with `xland calibrate`")
+    factor = inputs.land.shape[0] // inputs.coarse.shape[1]
+    low = [slice(side.start // factor, side.stop // factor) for side in (rows, columns)]
+    means = static_means(inputs.static[:, rows, columns].cpu().numpy(), inputs.land[rows, columns], factor)
+    return expand(applicability.distance(inputs.coarse[:, *low], means), factor)
+
+
+def ocean(shape: tuple[int, int], classes: int, outputs: Sequence[Output]) -> dict[str, NDArray[Any]]:
+    """Return the outputs of a block without land."""
+    results = {}
+    for output in outputs:
+        size = (classes, *shape) if output.classes else shape
+        results[output.name] = np.full(size, output.sea, dtype=output.dtype)
+        if output.classes:
+            results[output.name][OCEAN] = 1
+    return results
+
+
+def _most_probable(values: Tensor, decision: Sequence[float] = ()) -> Tensor:
+    """Code of the largest probability, each times ``exp(decision)``; the lower code where two are equal."""
+    import torch
+
+    if decision:
+        values = values * torch.tensor(decision, device=values.device).exp()[:, None, None]
+    if values.is_cuda:
+        return values.argmax(dim=0).to(torch.uint8)
+    # torch needs three times as long for this on a CPU, and argmax ten times
+    layers = values.numpy()
+    best = layers[0].copy()
+    code = np.zeros(best.shape, dtype=np.uint8)
+    for number, layer in enumerate(layers[1:], 1):
+        np.copyto(code, number, where=layer > best)
+        np.maximum(best, layer, out=best)
+    return torch.from_numpy(code)
+
+
+def _finished_rows(engines: Sequence[Engine], block: Block, inputs: BlockInputs) -> Iterator[tuple[int, list[Tensor]]]:
+    """Yield the first of some whole rows, counted in the halo, and each member's (classes, rows, core columns)."""
+    import torch
+
+    size, stride, columns, device = block.size, block.stride, block.core[1], engines[0].device
+    classes = len(engines[0].network.inputs.classes)
+    bands = [torch.zeros((classes, size, inputs.land.shape[1]), device=device) for _ in engines]
+    weights = torch.from_numpy(blend_weights(size, stride).copy()).to(device)
+    jobs = _submit_all(engines, block, inputs)
+    try:
+        for number, (top, row) in enumerate(jobs):
+            for member, lefts, future in row:
+                for left, values in zip(lefts, future.result(), strict=True):
+                    bands[member][:, :, left : left + size].addcmul_(values, weights)
+            row.clear()
+            if number == len(jobs) - 1:
+                yield top, [band[:, :, columns] for band in bands]
+                return
+            yield top, [band[:, :stride, columns] for band in bands]
+            for band in bands:
+                kept = band[:, stride:].clone()
+                band[:, : size - stride] = kept
+                band[:, size - stride :] = 0
+    finally:
+        for _, row in jobs:
+            for _, _, future in row:
+                future.cancel()
+
+
+def _submit_all(
+    engines: Sequence[Engine], block: Block, inputs: BlockInputs
+) -> list[tuple[int, list[tuple[int, list[int], Future[Tensor]]]]]:
+    """Start all windows with land in the block: for each row of windows its top, and (member, lefts, result)."""
+    import torch
+
+    first = engines[0]
+    size, factor = block.size, first.network.inputs.factor
+    core = block.core
+    coarse = torch.from_numpy(inputs.coarse).to(first.device)
+    land = torch.from_numpy(inputs.land).to(first.device)
+    prior = None
+    if first.network.inputs.prior != "none":
+        known = np.full(inputs.land.shape, MASKED, dtype=np.uint8) if inputs.prior is None else inputs.prior
+        prior = torch.as_tensor(known).to(first.device)
+    inside = np.zeros_like(inputs.land)
+    inside[core] = inputs.land[core]
+    jobs = []
+    tops, all_lefts = block.windows
+    for top in tops:
+        strip = np.asarray(inside[top : top + size].any(axis=0))
+        lefts = [left for left in all_lefts if strip[left : left + size].any()]
+        row = []
+        after = [future for rows, future in inputs.pending if rows.start < top + size and rows.stop > top]
+        for start in range(0, len(lefts), first.batch):
+            chosen = lefts[start : start + first.batch]
+            fine = [(..., slice(top, top + size), slice(left, left + size)) for left in chosen]
+            low = [tuple(slice(s.start // factor, s.stop // factor) for s in at[1:]) for at in fine]
+            windows = (
+                [coarse[:, r, c] for r, c in low],
+                [inputs.static[at] for at in fine],
+                None if prior is None else [prior[at] for at in fine],
+                [land[at] for at in fine],
+            )
+            row += [(member, chosen, engine.submit(*windows, after)) for member, engine in enumerate(engines)]
+        jobs.append((top, row))
+    return jobs
