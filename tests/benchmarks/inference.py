@@ -4,11 +4,11 @@ Run as ``python -m tests.benchmarks.inference [--quick] [--only NAME ...] [--dev
 reference data (``make data``), the LUH2 file of 2015 in ``../shared/data`` or ``XLAND_TEST_DATA``, and for
 the lines ``versus_monai_*`` the extra ``benchmarks``. Each run is a fresh process; sides that are
 compared take turns; figures are of the medians. Clocks start when all modules are imported. Linux only.
+Killed and resumed runs are counted by ``python -m tests.benchmarks.hostile kills``.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,8 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import cuda, graph, material, sides
+from tests.benchmarks import cuda, graph, harness, sides
 from tests.benchmarks.harness import (
+    LUH2,
     Bench,
     Result,
     all_of,
@@ -26,16 +27,39 @@ from tests.benchmarks.harness import (
     hardware,
     line,
     median,
+    missing,
+    ratio,
     show,
     side,
     skipped,
     take_turns,
     tell,
 )
-from tests.benchmarks.hostile import kills
-from tests.benchmarks.material import ALL_LAND, GLOBE, QUARTER, SMALL, SQUARE, TINY, YEARS, Place
 
-SEED = 3
+YEARS = (2014, 2015, 2016)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A region to map, in degrees (west, south, east, north), None for the globe, and what it is."""
+
+    box: tuple[float, float, float, float] | None
+    note: str
+
+
+SQUARE = Place(
+    (12.25, -26.0, 114.75, 76.5),
+    "2050 x 2050 cells (2048 in whole coarse cells), rows 1350-3400, columns 3845-5895 of the 0.05 degree globe: the "
+    "square of this size that holds most land, 63 %; 311 of its 361 windows touch land",
+)
+ALL_LAND = Place(
+    (7.25, 28.25, 137.25, 68.25),
+    "800 x 2600 cells, Europe to Manchuria: 182 of 184 windows touch land, so next to nothing can be skipped",
+)
+GLOBE = Place(None, "3600 x 7200 cells, the globe")
+QUARTER = Place((-20.0, 0.0, 160.0, 90.0), "1800 x 3600 cells, a quarter of the globe with most of its land")
+SMALL = Place((84.25, 42.75, 114.25, 72.75), "600 x 600 cells of Siberia, all land: a quick look")
+TINY = Place((91.75, 50.25, 106.75, 65.25), "300 x 300 cells of Siberia, a quarter of the other: a quick look")
 
 
 @dataclass(frozen=True)
@@ -44,24 +68,27 @@ class InferenceBench(Bench):
 
     @cached_property
     def forcing(self) -> str:
-        """LUH2 as a Zarr store."""
+        """The states of LUH2 2015 as a Zarr store of three years, one chunk a variable and year."""
+        import numpy as np
+        import xarray as xr
+
         tell("writing the forcing")
-        return str(material.write_forcing(self.folder / "luh2.zarr"))
+        path = self.folder / "luh2.zarr"
+        with xr.open_dataset(LUH2, decode_times=False) as opened:
+            states = opened.drop_vars("time").load()
+        years = xr.DataArray(np.array(YEARS), dims="time", attrs={"standard_name": "time"})
+        states = states.drop_encoding().isel(time=[0] * len(YEARS)).assign_coords(time=years)
+        states.chunk(time=1, lat=-1, lon=-1).to_zarr(path, zarr_format=3, consolidated=False)
+        return str(path)
 
     def store(self, name: str) -> str:
         """Path of a store to write."""
         return str(self.folder / f"{name}.zarr")
 
-    def ours(self, place: Place, years: tuple[int, ...], name: str = "xland") -> Callable[[], Result]:
+    def ours(self, place: Place, years: tuple[int, ...]) -> Callable[[], Result]:
         """Whole runs of xland with the shipped model."""
-        common = {"forcing": self.forcing, "box": place.box, "years": years}
-        return side(sides.run_xland, store=self.store(name), **common)
-
-    def made(self, name: str) -> Path:
-        """Return a new folder for the inputs of one benchmark."""
-        path = self.folder / name
-        path.mkdir()
-        return path
+        store = self.store("xland")
+        return side(sides.run_xland, forcing=self.forcing, store=store, box=place.box, years=years)
 
 
 def overhead(bench: InferenceBench) -> Iterator[Result]:
@@ -77,7 +104,7 @@ def overhead(bench: InferenceBench) -> Iterator[Result]:
     for name, how in bare.items():
         yield line(
             name,
-            median(results[name], "seconds") / median(results["xland"], "seconds"),
+            ratio(results, name, "xland", "seconds"),
             f"wall time of the bare network on the same windows, {how}, / of the whole run, Zarr to Zarr",
             ">= 0.90",
             runs=bench.runs,
@@ -102,19 +129,13 @@ def versus_monai(bench: InferenceBench) -> Iterator[Result]:
     if bench.quick:
         places = (("land", SMALL, "<= 1.0"), ("global", QUARTER, "<= 0.45"))
     for name, place, target in places:
-        monai = {
-            "forcing": bench.forcing,
-            "store": bench.store("monai"),
-            "box": place.box,
-            "year": YEARS[0],
-            "batch": best["batch"],
-        }
-        both = {"xland": bench.ours(place, YEARS[:1]), "monai": side(sides.run_monai, **monai)}
-        results = take_turns(both, bench.runs)
+        given = {"forcing": bench.forcing, "store": bench.store("monai"), "box": place.box, "year": YEARS[0]}
+        monai = side(sides.run_monai, batch=best["batch"], **given)
+        results = take_turns({"xland": bench.ours(place, YEARS[:1]), "monai": monai}, bench.runs)
         common: dict[str, Any] = {"runs": bench.runs, "sizes": f"{place.note}; one year", "monai": best}
         yield line(
             f"versus_monai_{name}",
-            median(results["xland"], "seconds") / median(results["monai"], "seconds"),
+            ratio(results, "xland", "monai", "seconds"),
             "wall time of xland / of MONAI's SlidingWindowInferer on the whole array, both Zarr to Zarr",
             target,
             seconds=all_of(results, "seconds"),
@@ -123,14 +144,13 @@ def versus_monai(bench: InferenceBench) -> Iterator[Result]:
         if name == "global":
             yield line(
                 "versus_monai_memory",
-                median(results["xland"], "peak_mb") / median(results["monai"], "peak_mb"),
+                ratio(results, "xland", "monai", "peak_mb"),
                 "peak resident memory of xland's process / of MONAI's",
                 "<= 0.25",
                 peak_mb=all_of(results, "peak_mb"),
                 **common,
             )
-            stores = {"ours": bench.store("xland"), "theirs": bench.store("monai"), "box": place.box}
-            same = fresh(sides.compare_maps, **stores)
+            same = fresh(sides.compare_maps, ours=bench.store("xland"), theirs=bench.store("monai"), box=place.box)
             yield line(
                 "versus_monai_agreement",
                 same["agreement"],
@@ -157,7 +177,7 @@ def memory(bench: InferenceBench) -> Iterator[Result]:
     for name, (more, less, versus) in compared.items():
         yield line(
             name,
-            median(results[more], "peak_mb") / median(results[less], "peak_mb"),
+            ratio(results, more, less, "peak_mb"),
             f"peak resident memory of the whole process {versus}",
             "<= 1.10",
             runs=bench.runs,
@@ -168,7 +188,7 @@ def memory(bench: InferenceBench) -> Iterator[Result]:
 
 def graph_lines(bench: InferenceBench) -> Iterator[Result]:
     """Time and memory to build a rollout over the globe, and what a selection of it needs."""
-    folder = str(bench.made("graph"))
+    folder = str(bench.folder)
     world = {"resolution": 0.01, "factor": 25, "window": 400, "stride": 300}
     years, note = [1850, 2100], "18000 x 36000 cells of 0.01 degree, 251 years, windows of 400, stride 300"
     if bench.quick:
@@ -229,119 +249,32 @@ def twice(bench: InferenceBench) -> Iterator[Result]:
     )
 
 
-def resume_lines(bench: InferenceBench) -> Iterator[Result]:
-    """Runs killed and finished: what came out, and what was computed twice."""
-    folder, count = bench.made("resume"), 2 if bench.quick else 20
-    fresh(kills.prepare, folder=str(folder))
-    for kind in ("independent", "rollout"):
-        found = kills.trials(folder, kind, count, SEED)
-        common = {"runs": count, "sizes": f"180 x 360 cells, {len(kills.YEARS)} years, blocks of 40 cells, {kind}"}
-        differ = {name: value for name, value in found.items() if name not in ("differ", "refused")}
-        versus = "stores of killed and resumed runs that differ from that of an undisturbed run"
-        yield line(f"resume_{kind}_digest", found["different"], versus, "== 0", seed=SEED, **differ, **common)
-        versus = "block-years finished when a run was killed that were computed again afterwards"
-        yield line(f"resume_{kind}_again", found["computed_again"], versus, "== 0", kills=found["kills"], **common)
-
-
 GROUPS: dict[str, Callable[[InferenceBench], Iterator[Result]]] = {
     "overhead": overhead,
     "versus_monai": versus_monai,
     "memory": memory,
     "graph": graph_lines,
     "twice": twice,
-    "resume": resume_lines,
 }
-NEED_LUH2 = ("overhead", "versus_monai", "memory", "twice")
-
-
-def on_gpu(bench: InferenceBench, device: str = "cuda") -> Iterator[Result]:
-    """Speed of the whole way beside the bare network, share of the peak, global years, a cluster."""
-    folder, years = str(bench.made("globe")), 2 if bench.quick else 6
-    world: dict[str, Any] = {"resolution": 0.01, "factor": 25, "window": 400, "stride": 300}
-    if device == "cpu":
-        world = {"resolution": 0.5, "factor": 5, "window": 40, "stride": 30}
-    tell("writing a synthetic globe")
-    windows = fresh(cuda.prepare, folder=folder, years=list(range(1850, 1850 + years)), **world)["land_windows"]
-    runs, seconds = (1, 1.0) if bench.quick else (5, 5.0)
-    store = bench.store("globe")
-    found = fresh(cuda.measure, folder=folder, store=store, device=device, years=years, runs=runs, seconds=seconds)
-    yield from gpu_lines(found, windows, years, world, runs)
-    try:
-        clustered = fresh(
-            cuda.run_whole, folder=folder, store=bench.store("cluster"), device=device, cluster=device_cluster(device)
-        )
-    except RuntimeError as error:
-        yield skipped("cuda_cluster", f"{error}: see standard error")
-        return
-    yield line(
-        "cuda_cluster",
-        int(clustered["digest"] != fresh(cuda.digest_of, store=store)["digest"]),
-        "whether the maps of one dask-cuda worker a GPU differ from those of threads",
-        "== 0",
-        runs=1,
-        sizes=str(world),
-        seconds=clustered["seconds"],
-    )
-
-
-def device_cluster(device: str) -> str:
-    """Kind of cluster for a device."""
-    return "cuda" if device == "cuda" else "local"
-
-
-def gpu_lines(found: Result, windows: int, years: int, world: dict[str, Any], runs: int) -> Iterator[Result]:
-    """Lines of one measurement."""
-    whole = windows * years / found["seconds"]
-    pixels = world["stride"] ** 2
-    common = {"runs": runs, "sizes": f"{world}, {windows} windows a year with land, {years} years", "measured": found}
-    bare = found["bare_windows_per_second"]
-    yield line(
-        "cuda_overhead",
-        whole / bare,
-        "pixels a second of the whole run, each window of the lattice counted once, / of the bare network",
-        ">= 0.85",
-        pixels_per_second={"whole": whole * pixels, "bare": bare * pixels},
-        **common,
-    )
-    yield line(
-        "cuda_251_years",
-        found["seconds"] / years * 251 / 60,
-        "minutes for 251 years of the globe, from the years that were run",
-        "<= 15",
-        **common,
-    )
-    if found["peak_flop_per_second"] is not None:
-        share = found["flop_per_window"] * whole / found["peak_flop_per_second"]
-        yield line("cuda_flop", share, "share of the dense bfloat16 peak, whole run", ">= 0", **common)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer runs, for a look")
-    parser.add_argument("--only", nargs="+", choices=list(GROUPS), help="some of the benchmarks")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: the lines for a GPU instead")
-    options = parser.parse_args()
+    devices = {"choices": ["cpu", "cuda"], "default": "cpu", "help": "cuda: the lines for a GPU instead"}
+    options = harness.options(__doc__, GROUPS, device=devices)
     with tempfile.TemporaryDirectory(prefix="xland-benchmarks-") as folder:
         bench = InferenceBench(Path(folder), options.quick)
-        for result in lines(bench, options.only or list(GROUPS), options.device):
-            show(result)
-
-
-def lines(bench: InferenceBench, names: list[str], device: str) -> Iterator[Result]:
-    """Run some benchmarks, or those for a GPU."""
-    if device == "cuda":
-        if fresh(cuda.available)["gpu"]:
-            yield from on_gpu(bench)
-        else:
-            yield skipped("cuda", "no CUDA device")
-        return
-    tell(hardware())
-    for name in names:
-        if name in NEED_LUH2 and not material.LUH2.exists():
-            yield skipped(name, f"{material.LUH2.name} is not at hand: set XLAND_TEST_DATA")
-            continue
-        tell(name)
-        yield from GROUPS[name](bench)
+        if options.device == "cuda":
+            for result in cuda.lines(bench):
+                show(result)
+            return
+        tell(hardware())
+        for name in options.only:
+            if name != "graph" and not LUH2.exists():
+                show(missing(name, LUH2))
+                continue
+            tell(name)
+            for result in GROUPS[name](bench):
+                show(result)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
 """Model cards and weights of strangers: 500 damaged ones, each read and used to downscale a tiny world.
 
-``python -m tests.benchmarks.hostile models``. A process takes one model after the other, within 9 GiB of addresses; one
-that is stuck for 30 seconds or dies is a fault, and another process goes on after it. A model is refused by name, or
-its map is sound: probabilities that are finite and sum to 1, and those of the undamaged model where the change has no
-effect. Seconds and memory are those of the slowest and the largest.
+Each model has a process of its own, within 9 GiB of addresses and 30 seconds. It is refused by name, or its map is
+sound: probabilities that are finite and sum to 1, and those of the undamaged model where the change has no effect.
 """
 
 from __future__ import annotations
@@ -13,10 +11,7 @@ import json
 import os
 import random
 import resource
-import select
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,12 +19,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from tests.benchmarks.harness import megabytes
+from tests.benchmarks.hostile import Tally, in_new_process
+from xland.errors import XlandError
+
 COUNT = 500
 PATIENCE = 30.0
 ADDRESSES = 9 * 2**30
 REGION = (0, 0, 24, 24)
 
-_FREE = ("title", "notes", "licence", "name", "parameters", "versions", "extra")
+_FREE = {"title", "notes", "licence", "name", "parameters", "versions", "extra"}
 _NUMBERS = (0, 1, -1, 2, 3, 0.5, 1.5, -0.0, 10**3, 10**6, 10**9, 10**18, -(10**18), 10**400, 1e300, 1e-300, -1e30)
 _TEXTS = ("", "x", "5", "\0", "é" * 300, "../..", "x" * 10**5)
 _LISTS = ([], [[]], [1], [None], ["a"], [1.0] * 8, [1e308] * 8, ["ocean"] * 8, list(range(1000)))
@@ -42,49 +43,26 @@ _VALUES: tuple[Any, ...] = (
 
 def campaign(quick: bool, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Yield the number of bare errors and unsound maps, the longest time and the largest growth of memory."""
-    count = COUNT // 10 if quick else COUNT
+    tally = Tally()
+    slowest, largest = (0.0, ""), (0.0, "")
     with tempfile.TemporaryDirectory() as place:
-        found = list(_verdicts(Path(place), count, seed))
-    faults = [each for each in found if each["verdict"] == "fault"]
-    sizes = {"models": len(found), "refused": sum(each["verdict"] == "named" for each in found)}
-    slowest, largest = (max(found, key=lambda each: each[key]) for key in ("seconds", "megabytes"))
-    yield {"name": "cards_bare", "value": len(faults), "target": 0, "sizes": sizes, "examples": faults[:20]}
-    yield {"name": "cards_slowest", "value": slowest["seconds"], "target": 5, "sizes": sizes, "examples": [slowest]}
-    yield {"name": "cards_memory", "value": largest["megabytes"], "target": 500, "sizes": sizes, "examples": [largest]}
+        in_new_process(_prepare, place)
+        for number in range(COUNT // 10 if quick else COUNT):
+            family = random.Random(f"{seed} {number}").choice(_OFTEN)  # noqa: S311 - no secret
+            label = f"{family}, seed {seed}, number {number}"
 
+            def case(family: str = family, number: int = number, label: str = label) -> str | None:
+                nonlocal slowest, largest
+                found = in_new_process(_judge, place, family, f"{seed}-{number}", seconds=PATIENCE)
+                slowest = max(slowest, (found["seconds"], f"{label}: {found['what']}"))
+                largest = max(largest, (found["megabytes"], f"{label}: {found['what']}"))
+                return f"{found['what']}: {found['fault']}" if found["fault"] else None
 
-def _verdicts(place: Path, count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Let processes judge one model after the other."""
-    number = 0
-    while number < count:
-        command = [sys.executable, "-m", "tests.benchmarks.hostile.models", *map(str, (place, seed, number, count))]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            rest = b""
-            while number < count:
-                patience = PATIENCE if rest or number else 4 * PATIENCE  # of a process that begins
-                said = select.select([process.stdout], [], [], patience)[0]
-                new = os.read(process.stdout.fileno(), 2**16) if said else b""
-                *lines, rest = (rest + new).split(b"\n")
-                for line in lines:
-                    number += 1
-                    yield json.loads(line)
-                if not new:
-                    process.kill()
-                    how = f"ended with status {process.wait()}" if said else f"was stuck for {patience:g} s"
-                    fault = {"seed": seed, "number": number, "what": f"the process {how}", "verdict": "fault"}
-                    yield {**fault, "seconds": 0.0 if said else patience, "megabytes": 0}
-                    number += 1
-                    break
-
-
-def damage(base: Path, folder: Path, random_: random.Random) -> str:
-    """Make a damaged copy of a model, and say what was done."""
-    shutil.copytree(base, folder)
-    family = random_.choice(("entry", "entry", "entry", "entry", "drop", "extra", "text", "header", "data", "kind"))
-    card = json.loads((folder / "card.json").read_text())
-    what = _FAMILIES[family](folder, card, random_)
-    return f"{family}: {what}"
+            tally.judge(family, label, case)
+    faults = tally.silent + tally.bare
+    yield tally.line("cards_bare", len(faults), 0, faults)
+    yield tally.line("cards_slowest", round(slowest[0], 2), 5, [slowest[1]])
+    yield tally.line("cards_memory", round(largest[0]), 500, [largest[1]])
 
 
 def _places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -101,20 +79,18 @@ def _parent(card: Any, place: tuple[Any, ...]) -> Any:
 
 
 def _write(folder: Path, card: Any) -> None:
-    sys.set_int_max_str_digits(0)
     (folder / "card.json").write_text(json.dumps(card))
-    sys.set_int_max_str_digits(4300)
 
 
 def _entry(folder: Path, card: Any, random_: random.Random) -> str:
     place = random_.choice(list(_places(card)))
-    parent, old = _parent(card, place), None
+    parent = _parent(card, place)
     old = parent[place[-1]]
     numbers = (old * random_.choice((-1, 2, 3, 10, 1000)), old + 1) if type(old) in (int, float) else ()
     new = random_.choice((*_VALUES, *numbers, *numbers, *numbers))
     parent[place[-1]] = new
     _write(folder, card)
-    return f"{'.'.join(map(str, place))} = {repr(new)[:60] if new != 10**400 else '10**400'}"
+    return f"{'.'.join(map(str, place))} = {new!r:.60}"
 
 
 def _drop(folder: Path, card: Any, random_: random.Random) -> str:
@@ -178,8 +154,7 @@ def _header(folder: Path, card: Any, random_: random.Random) -> str:
     text = b"[" * 10**5
     what = ""
     if form != "deep":
-        places = list(_places(header)) if form != "name" else [(name,) for name in header]
-        place = random_.choice(places)
+        place = random_.choice([(name,) for name in header] if form == "name" else list(_places(header)))
         what = ".".join(map(str, place))
         parent = _parent(header, place)
         old = parent.pop(place[-1])
@@ -187,19 +162,15 @@ def _header(folder: Path, card: Any, random_: random.Random) -> str:
             kinds = ("F16", "F64", "BF16", "I8", "U64", "BOOL", "F8_E4M3", "F32")
             new = random_.choice((*_VALUES, *kinds, [0, 10**12], [2**62, 2**62], [8, 0]))
             parent.insert(place[-1], new) if isinstance(parent, list) else parent.update({place[-1]: new})
-            what += f" = {repr(new)[:40] if new != 10**400 else '10**400'}"
+            what += f" = {new!r:.40}"
         elif form == "name":
             parent[random_.choice(("", "x" * 10**5, "../x", "a.backdoor"))] = old
-        sys.set_int_max_str_digits(0)
         text = json.dumps(header).encode()
-        sys.set_int_max_str_digits(4300)
     _seal(folder, card, len(text).to_bytes(8, "little") + text + data)
     return f"{form} {what}"
 
 
 def _data(folder: Path, card: Any, random_: random.Random) -> str:
-    import numpy as np
-
     path = folder / "weights.safetensors"
     content = path.read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
@@ -244,82 +215,60 @@ def _kind(folder: Path, card: Any, random_: random.Random) -> str:
 
 
 _FAMILIES = {each.__name__[1:]: each for each in (_entry, _drop, _extra, _text, _header, _data, _kind)}
+_OFTEN = ("entry", "entry", "entry", *_FAMILIES)
 
 
-def _judge_all(place: Path, seed: int, first: int, count: int) -> None:
-    """Print the verdict on each model from a number on."""
-    import numpy as np
-
+def _prepare(place: str) -> bool:
+    """Write the undamaged model, and its map."""
     from tests.worlds import COARSE, tiny_checkpoint, tiny_inputs, tiny_world
-    from xland.downscaling.call import downscale
-    from xland.errors import XlandError
     from xland.models.applicability import Applicability
     from xland.models.checkpoint import update_card
     from xland.models.coverage import Coverage
 
+    base = Path(place, "base")
+    cells = np.isfinite(tiny_world((2000,))[0]["primf"].isel(time=0).values)
+    learned = np.random.default_rng(0).normal(size=(20, 10)).astype(np.float32)
+    more = {"decision": [0.1] * 8, "calibration": {"scale": [1.5] * 8, "bias": [0.0] * 8}, "notes": "a model"}
+    tiny_checkpoint(base, tiny_inputs(), kind="context", depth=1, head=4, detail=True)
+    coverage = asdict(Coverage.of(COARSE, cells))
+    update_card(base, {**more, "coverage": coverage}, applicability=Applicability(learned, 5.0, 0.5))
+    np.savez(Path(place, "map.npz"), **_map(base))
+    return True
+
+
+def _map(model: Path) -> dict[str, Any]:
+    from tests.worlds import tiny_world
+    from xland.downscaling.call import downscale
+
     coarse, static, _ = tiny_world((2000,))
-    base = place / "base"
-    if not base.exists():
-        learned = np.random.default_rng(0).normal(size=(20, 10)).astype(np.float32)
-        cells = np.isfinite(coarse["primf"].isel(time=0).values)
-        more = {"decision": [0.1] * 8, "calibration": {"scale": [1.5] * 8, "bias": [0.0] * 8}, "notes": "a model"}
-        tiny_checkpoint(base, tiny_inputs(), kind="context", depth=1, head=4, detail=True)
-        update_card(
-            base,
-            {**more, "coverage": asdict(Coverage.of(COARSE, cells))},
-            applicability=Applicability(learned, 5.0, 0.5),
-        )
+    outputs = ("land_use", "probability", "applicability")
+    lazy = downscale(coarse, model=model, static=static, region=REGION, outputs=outputs)
+    return {str(name): each.values for name, each in lazy.compute().data_vars.items()}
 
-    def answer(model: Path) -> dict[str, Any]:
-        outputs = ("land_use", "probability", "applicability")
-        lazy = downscale(coarse, model=model, static=static, region=REGION, outputs=outputs)
-        return {name: each.values for name, each in lazy.compute().data_vars.items()}
 
-    whole = answer(base)
+def _judge(place: str, family: str, seed: str) -> dict[str, Any]:
+    """Damage a copy of the model and use it: what was done, what is wrong, and how much memory grew."""
+    base, folder = Path(place, "base"), Path(place, "damaged")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(base, folder)
     original = json.loads((base / "card.json").read_text())
+    what = _FAMILIES[family](folder, json.loads((folder / "card.json").read_text()), random.Random(seed))  # noqa: S311
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
-    for number in range(first, count):
-        folder = place / str(number)
-        line: dict[str, Any] = {"seed": seed, "number": number}
-        line["what"] = damage(base, folder, random.Random(f"{seed}-{number}"))  # noqa: S311
-        before, begun = _reset_peak(), time.monotonic()
-        try:
-            found = answer(folder)
-            line["verdict"], line["message"] = _compare(folder, original, whole, found)
-        except XlandError as error:
-            line |= {"verdict": "named", "message": f"{type(error).__name__}: {error}"[:300]}
-        except BaseException as error:  # noqa: BLE001 - whatever a stranger's model brings about
-            line |= {"verdict": "fault", "message": f"{type(error).__name__}: {error}"[:300]}
-        line |= {"seconds": round(time.monotonic() - begun, 2), "megabytes": round((_peak() - before) / 2**10)}
-        shutil.rmtree(folder)
-        print(json.dumps(line), flush=True)
-
-
-def _compare(folder: Path, original: Any, whole: dict[str, Any], found: dict[str, Any]) -> tuple[str, str]:
-    import numpy as np
-
-    probability = found["probability"]
-    if not np.isfinite(probability).all() or np.abs(probability.sum(axis=1) - 1).max() > 1e-3:
-        return "fault", "probabilities are not finite, or do not sum to 1"
-    card = json.loads((folder / "card.json").read_text())
-    effective = {name for name in original.keys() | card.keys() if original.get(name) != card.get(name)} - {*_FREE}
-    if not effective and not all(np.array_equal(found[name], whole[name], equal_nan=True) for name in whole):
-        return "fault", "another map, though nothing but text is changed"
-    return "right", ", ".join(sorted(effective))
-
-
-def _reset_peak() -> int:
     Path("/proc/self/clear_refs").write_text("5")
-    return _peak()
-
-
-def _peak() -> int:
-    """Largest memory since the last reset in KiB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1])
-    return 0
-
-
-if __name__ == "__main__":
-    _judge_all(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    before, begun = megabytes("VmHWM"), time.monotonic()
+    fault = None
+    try:
+        found = _map(folder)
+        probability = found["probability"]
+        card = json.loads((folder / "card.json").read_text())
+        changed = {name for name in original.keys() | card.keys() if original.get(name) != card.get(name)}
+        if not np.isfinite(probability).all() or np.abs(probability.sum(axis=1) - 1).max() > 1e-3:
+            fault = "probabilities are not finite, or do not sum to 1"
+        elif changed <= _FREE:
+            with np.load(Path(place, "map.npz")) as whole:
+                same = all(np.array_equal(found[name], whole[name], equal_nan=True) for name in whole.files)
+            fault = None if same else "another map, though nothing but text is changed"
+    except XlandError:
+        pass
+    seconds = time.monotonic() - begun
+    return {"what": what, "fault": fault, "seconds": seconds, "megabytes": megabytes("VmHWM") - before}
