@@ -56,11 +56,11 @@ def test_log_of_the_network_tells_which_block_years_were_computed(tmp_path, monk
     kills.watch(tmp_path / "log")
     forcing, static, prior = (open_store(f"{tmp_path}/{name}.zarr") for name in ("forcing", "static", "prior"))
     options = {"model": f"{tmp_path}/rollout", "prior": prior["land_use"], "chunks": kills.BLOCK}
-    downscale(forcing, static=static, **options).compute()
+    downscale(forcing, static=static, years=kills.YEARS[:2], **options).compute()
     computed = kills.computed(tmp_path / "log")
-    by_year = {year: {block[1:] for block in computed if block[0] == year} for year in range(len(kills.YEARS))}
-    assert len(by_year[0]) > 30
-    assert all(blocks == by_year[0] for blocks in by_year.values())
+    first, second = ({block[1:] for block in computed if block[0] == year} for year in range(2))
+    assert len(first) > 30
+    assert first == second
 
 
 def test_sides_take_turns():

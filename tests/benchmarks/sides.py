@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from typing import Any
 
@@ -21,7 +22,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from tests.benchmarks.harness import Result, megabytes
+from xland.datasets import static_predictors
 from xland.geo.grid import expand
+from xland.models import find_model
+from xland.models.checkpoint import Checkpoint
 from xland.models.inputs import InputSpec
 
 Box = tuple[float, float, float, float]
@@ -62,91 +66,59 @@ def run_xland(
     return result
 
 
-def run_bare(
-    forcing: str,
-    box: Box | None,
-    years: list[int],
-    model: str = "luh2-0p05",
-    static: str | None = None,
-    *,
-    spared: bool = False,
-) -> Result:
+def run_bare(forcing: str, years: list[int], *, spared: bool = False, **place: Any) -> Result:
     """The network alone on the same windows, from tensors in memory, after a few windows to warm up.
 
     ``spared``: it is asked for the land pixels only where xland asks for no others.
     """
-    from xland.models import find_model
-
-    checkpoint = find_model(model)
-    frame = Frame.around(box, checkpoint.inputs)
-    network = checkpoint.network()
-    opened = _opened(forcing, static, checkpoint.inputs.resolution)
-    tensors = bare_tensors(frame, *opened, years, sparse=spared and network.architecture.kind == "context")
+    frame = Frame.open(**place)
+    network = frame.checkpoint.network()
+    sparse = spared and network.architecture.kind == "context"
+    tensors = bare_tensors(frame, _opened(forcing), years, sparse=sparse)
     run_all(network, tensors[:8])
     started = time.perf_counter()
     windows = run_all(network, tensors)
     return {"seconds": time.perf_counter() - started, "windows": windows}
 
 
-def run_monai(
-    forcing: str,
-    store: str,
-    box: Box | None,
-    year: int,
-    batch: int,
-    model: str = "luh2-0p05",
-    static: str | None = None,
-) -> Result:
+def run_monai(forcing: str, store: str, year: int, batch: int, **place: Any) -> Result:
     """The same network and windows by MONAI on the whole array: read, infer, argmax, mask, write."""
     import monai.inferers  # noqa: F401 - imported before the clock starts
     import zarr
 
-    from xland.models import find_model
-
     shutil.rmtree(store, ignore_errors=True)
     started = time.perf_counter()
-    checkpoint = find_model(model)
-    frame = Frame.around(box, checkpoint.inputs)
-    states, fields = _opened(forcing, static, checkpoint.inputs.resolution)
-    stacked = one_array(frame, states, fields, year)
-    classes = monai_classes(checkpoint.network(), stacked, batch)[frame.core]
+    frame = Frame.open(**place)
+    stacked = one_array(frame, _opened(forcing), year)
+    classes = monai_classes(frame.checkpoint.network(), stacked, batch)[frame.core]
     del stacked
-    classes = np.where(land_mask(frame, fields)[frame.core], classes, 0).astype(np.uint8)
+    classes = np.where(frame.land[frame.core], classes, 0).astype(np.uint8)
     chunks = (1, *(min(size, 1200) for size in classes.shape))
     written = zarr.create_array(store, name="land_use", shape=(1, *classes.shape), chunks=chunks, dtype="uint8")
     written[0] = classes
     return {"seconds": time.perf_counter() - started, "peak_mb": megabytes("VmHWM")}
 
 
-def fastest_batch(forcing: str, box: Box, year: int, model: str = "luh2-0p05", static: str | None = None) -> Result:
+def fastest_batch(forcing: str, year: int, **place: Any) -> Result:
     """Batch size at which MONAI is fastest here, by the best of three runs each, in turns."""
-    from xland.models import find_model
-
-    checkpoint = find_model(model)
-    frame = Frame.around(box, checkpoint.inputs)
-    stacked = one_array(frame, *_opened(forcing, static, checkpoint.inputs.resolution), year)
+    frame = Frame.open(**place)
+    stacked = one_array(frame, _opened(forcing), year)
     seconds: dict[int, float] = {}
     for _ in range(3):
         for batch in (1, 2, 4, 8):
             started = time.perf_counter()
-            monai_classes(checkpoint.network(), stacked, batch)
+            monai_classes(frame.checkpoint.network(), stacked, batch)
             seconds[batch] = min(time.perf_counter() - started, seconds.get(batch, float("inf")))
     return {"batch": min(seconds, key=lambda batch: seconds[batch]), "seconds_by_batch": seconds}
 
 
-def compare_maps(
-    ours: str, theirs: str, box: Box | None, model: str = "luh2-0p05", static: str | None = None
-) -> Result:
+def compare_maps(ours: str, theirs: str, **place: Any) -> Result:
     """Share of land pixels on which two stores agree, and how many of the others several windows cover."""
     import zarr
 
-    from xland.models import find_model
-
-    inputs = find_model(model).inputs
-    frame = Frame.around(box, inputs)
-    land = land_mask(frame, _opened(None, static, inputs.resolution)[1])[frame.core]
-    one = zarr.open_array(ours, path="land_use", mode="r")[0]
-    two = zarr.open_array(theirs, path="land_use", mode="r")[0]
+    frame = Frame.open(**place)
+    inputs, land = frame.inputs, frame.land[frame.core]
+    one, two = (zarr.open_array(store, path="land_use", mode="r")[0] for store in (ours, theirs))
     rows, columns = np.nonzero((one != two) & land)
     overlap = inputs.window - inputs.stride
     several = ((rows + frame.top) % inputs.stride < overlap) & ((columns + frame.left) % inputs.stride < overlap)
@@ -158,15 +130,11 @@ def compare_maps(
     }
 
 
-def distinct_windows(box: Box | None, model: str = "luh2-0p05", static: str | None = None) -> Result:
+def distinct_windows(**place: Any) -> Result:
     """Windows of the lattice that touch land of the region, each counted once."""
-    from xland.models import find_model
-
-    inputs = find_model(model).inputs
-    frame = Frame.around(box, inputs)
-    land = land_mask(frame, _opened(None, static, inputs.resolution)[1])
+    frame = Frame.open(**place)
     rows, columns = frame.starts
-    return {"windows": len(frame.land_windows(land)), "with_ocean": len(rows) * len(columns)}
+    return {"windows": len(frame.land_windows()), "with_ocean": len(rows) * len(columns)}
 
 
 def count_windows() -> Any:
@@ -184,37 +152,43 @@ def count_windows() -> Any:
     return lambda: total[0]
 
 
-def _opened(forcing: str | None, static: str | None, resolution: float) -> tuple[Any, Any]:
-    from xland.datasets import static_predictors
-
-    states = None if forcing is None else xr.open_zarr(forcing, chunks=None, consolidated=False)
-    fields = static_predictors(resolution) if static is None else xr.open_zarr(static, chunks=None, consolidated=False)
-    return states, fields
+def _opened(store: str) -> xr.Dataset:
+    return xr.open_zarr(store, chunks=None, consolidated=False)
 
 
 @dataclass(frozen=True)
 class Frame:
     """The windows that touch a region, and the cells that they read, counted from 90 N and 180 W."""
 
-    inputs: InputSpec
+    checkpoint: Checkpoint
+    static: xr.Dataset
     top: int
     bottom: int
     left: int
     right: int
 
     @classmethod
-    def around(cls, box: Box | None, inputs: InputSpec) -> Frame:
+    def open(cls, box: Box | None, model: str = "luh2-0p05", static: str | None = None) -> Frame:
+        """Open the model and the static fields of a region, None for the globe."""
+        checkpoint = find_model(model)
+        resolution = checkpoint.inputs.resolution
         west, south, east, north = box or (-180.0, -90.0, 180.0, 90.0)
         edges = (90 - north, 90 - south, west + 180, east + 180)
-        return cls(inputs, *(round(edge / inputs.resolution) for edge in edges))
+        fields = static_predictors(resolution) if static is None else _opened(static)
+        return cls(checkpoint, fields, *(round(edge / resolution) for edge in edges))
+
+    @property
+    def inputs(self) -> InputSpec:
+        return self.checkpoint.inputs
 
     @property
     def round_the_globe(self) -> int:
         return round(360 / self.inputs.resolution)
 
-    @property
-    def is_global(self) -> bool:
-        return self.right - self.left == self.round_the_globe
+    @cached_property
+    def land(self) -> NDArray[np.bool_]:
+        """Where a class is predicted, in the cells that are read."""
+        return np.nan_to_num(_cut(self.static[self.inputs.domain], *self.cells)) > 0
 
     @property
     def starts(self) -> tuple[list[int], list[int]]:
@@ -238,15 +212,16 @@ class Frame:
         top, _, left, _ = self.cells
         return slice(self.top - top, self.bottom - top), slice(self.left - left, self.right - left)
 
-    def land_windows(self, land: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    def land_windows(self) -> list[tuple[int, int]]:
         """Rows and columns, counted in the cells that are read, of the windows with land of the region.
 
         Each window once, those across the date line too.
         """
-        wanted = np.zeros_like(land)
-        wanted[self.core] = land[self.core]
-        if self.is_global:
-            wanted[self.core[0]] = land[self.core[0]]
+        core = self.core
+        if self.right - self.left == self.round_the_globe:
+            core = (core[0], slice(None))
+        wanted = np.zeros_like(self.land)
+        wanted[core] = self.land[core]
         size, (top, _, left, _) = self.inputs.window, self.cells
         rows, columns = self.starts
         distinct = {
@@ -264,21 +239,14 @@ def coarse_channels(frame: Frame, forcing: xr.Dataset, year: int) -> NDArray[np.
     return inputs.coarse_array(values)
 
 
-def static_channels(frame: Frame, static: xr.Dataset) -> Iterator[NDArray[np.float16]]:
+def static_channels(frame: Frame) -> Iterator[NDArray[np.float16]]:
     """Static channels one by one, in the half precision in which the network gets them."""
     for channel in frame.inputs.static:
-        layer = channel.compute({name: _cut(static[name], *frame.cells) for name in channel.sources})
+        layer = channel.compute({name: _cut(frame.static[name], *frame.cells) for name in channel.sources})
         yield np.nan_to_num(layer).astype(np.float16)
 
 
-def land_mask(frame: Frame, static: xr.Dataset) -> NDArray[np.bool_]:
-    """Where a class is predicted."""
-    return np.nan_to_num(_cut(static[frame.inputs.domain], *frame.cells)) > 0
-
-
-def bare_tensors(
-    frame: Frame, forcing: xr.Dataset, static: xr.Dataset, years: list[int], *, sparse: bool
-) -> list[tuple[Any, ...]]:
+def bare_tensors(frame: Frame, forcing: xr.Dataset, years: list[int], *, sparse: bool) -> list[tuple[Any, ...]]:
     """Coarse and static tensor, and where they are few the land pixels, of every land window of every year.
 
     ``sparse`` says whether the network can be asked for a few pixels only, as a context network can:
@@ -290,8 +258,7 @@ def bare_tensors(
 
     size, factor = frame.inputs.window, frame.inputs.factor
     small = size // factor
-    fine, land = np.stack(list(static_channels(frame, static))), land_mask(frame, static)
-    windows = frame.land_windows(land)
+    fine, land, windows = np.stack(list(static_channels(frame))), frame.land, frame.land_windows()
     ready = []
     for r, c in windows:
         window, inside = fine[None, :, r : r + size, c : c + size], land[r : r + size, c : c + size]
@@ -307,7 +274,7 @@ def bare_tensors(
     return tensors
 
 
-def one_array(frame: Frame, forcing: xr.Dataset, static: xr.Dataset, year: int) -> Any:
+def one_array(frame: Frame, forcing: xr.Dataset, year: int) -> Any:
     """Everything in the one tensor that MONAI takes: coarse channels blown up, then static ones."""
     import torch
 
@@ -316,7 +283,7 @@ def one_array(frame: Frame, forcing: xr.Dataset, static: xr.Dataset, year: int) 
     stacked = np.empty((1, inputs.channels, bottom - top, right - left), np.float32)
     for layer, plane in zip(stacked[0], coarse_channels(frame, forcing, year), strict=False):
         layer[:] = expand(plane, inputs.factor)
-    for layer, plane in zip(stacked[0, inputs.coarse_channels :], static_channels(frame, static), strict=True):
+    for layer, plane in zip(stacked[0, inputs.coarse_channels :], static_channels(frame), strict=True):
         layer[:] = plane
     return torch.from_numpy(stacked)
 
