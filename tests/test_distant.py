@@ -104,7 +104,7 @@ def test_maps_in_the_wrong_order_rise(forcing):
 def test_a_model_answers_pushed_forcings_and_totals_can_be_kept(forcing, tmp_path):
     model = tiny_checkpoint(tmp_path / "model", tiny_inputs())
     static = tiny_world((2000,))[1]
-    regions = {"here": (24.0, 26.0, 88.0, 66.0)}
+    regions = {"here": (32.0, 34.0, 56.0, 50.0)}
     (plain,) = preindustrial.respond(forcing, model, regions, "plain", static)
     (kept,) = preindustrial.respond(forcing, model, regions, "map", static)
     assert plain["region"] == "here"

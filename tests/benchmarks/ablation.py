@@ -262,8 +262,6 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=2, help="of one core for each variant")
     parser.add_argument("--list", action="store_true", help="name the variants and stop")
     parser.add_argument("--write", action="store_true", help="draw the table of docs/ablation.md")
-    kept = {"type": Path, "default": cache_dir() / "ablation.json", "help": "where what is done is kept"}
-    parser.add_argument("--results", **kept)
     options = parser.parse_args()
     torch.set_num_threads(1)
     variants = list_variants(read_configuration(RECIPE))
@@ -277,8 +275,9 @@ def main() -> None:
     steps = max(1, round(options.minutes * STEPS_A_MINUTE))
     wanted = set(options.only or [each.name for each in variants])
     chosen = [each for each in variants if each.name == REFERENCE or wanted & {each.name, each.group}]
-    results = read_results(options.results)
-    for each in run(chosen, steps, results, options.results):
+    path = cache_dir() / "ablation.json"
+    results = read_results(path)
+    for each in run(chosen, steps, results, path):
         show(each)
     if options.write:
         done = [results[key(each, steps)] for each in variants if key(each, steps) in results]

@@ -43,6 +43,20 @@ class Bench:
         """Runs of each side."""
         return 2 if self.quick else 5
 
+    def line(
+        self,
+        name: str,
+        figure: float,
+        versus: str,
+        target: str,
+        results: Mapping[str, list[Result]],
+        *entries: str,
+        **more: Any,
+    ) -> Result:
+        """One line of sides that took turns, with some entries of every run."""
+        every = {entry: all_of(results, entry) for entry in entries}
+        return line(name, figure, versus, target, runs=self.runs, **every, **more)
+
 
 def options(doc: str, names: Iterable[str] = (), **more: dict[str, Any]) -> argparse.Namespace:
     """Parse ``--quick``, ``--only`` if there are parts to choose from, and further options."""

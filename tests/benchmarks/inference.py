@@ -13,16 +13,14 @@ import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from tests.benchmarks import cuda, graph, harness, sides
 from tests.benchmarks.harness import (
     LUH2,
     Bench,
     Result,
-    all_of,
     fresh,
     hardware,
     line,
@@ -92,26 +90,21 @@ class InferenceBench(Bench):
 
 
 def overhead(bench: InferenceBench) -> Iterator[Result]:
-    """Bare network / whole run, twice: the network on whole windows, and spared the pixels that xland spares it."""
+    """Bare network / whole run, twice: on whole windows, and without the sea pixels that xland skips."""
     place = SMALL if bench.quick else SQUARE
     common = {"forcing": bench.forcing, "box": place.box, "years": YEARS}
     bare = {
         "overhead": "from tensors in memory",
-        "overhead_spared": "from tensors in memory, spared the sea pixels that xland spares it",
+        "overhead_spared": "from tensors in memory, without the sea pixels that xland skips",
     }
     several = {name: side(sides.run_bare, spared=name != "overhead", **common) for name in bare}
     results = take_turns({**several, "xland": bench.ours(place, YEARS)}, bench.runs)
     for name, how in bare.items():
-        yield line(
-            name,
-            ratio(results, name, "xland", "seconds"),
-            f"wall time of the bare network on the same windows, {how}, / of the whole run, Zarr to Zarr",
-            ">= 0.90",
-            runs=bench.runs,
-            sizes=f"{place.note}; {len(YEARS)} years",
-            windows=results[name][0]["windows"],
-            seconds=all_of({side: results[side] for side in (name, "xland")}, "seconds"),
-        )
+        figure = ratio(results, name, "xland", "seconds")
+        versus = f"wall time of the bare network on the same windows, {how}, / of the whole run, Zarr to Zarr"
+        both = {side: results[side] for side in (name, "xland")}
+        more = {"sizes": f"{place.note}; {len(YEARS)} years", "windows": results[name][0]["windows"]}
+        yield bench.line(name, figure, versus, ">= 0.90", both, "seconds", **more)
 
 
 def versus_monai(bench: InferenceBench) -> Iterator[Result]:
@@ -132,33 +125,17 @@ def versus_monai(bench: InferenceBench) -> Iterator[Result]:
         given = {"forcing": bench.forcing, "store": bench.store("monai"), "box": place.box, "year": YEARS[0]}
         monai = side(sides.run_monai, batch=best["batch"], **given)
         results = take_turns({"xland": bench.ours(place, YEARS[:1]), "monai": monai}, bench.runs)
-        common: dict[str, Any] = {"runs": bench.runs, "sizes": f"{place.note}; one year", "monai": best}
-        yield line(
-            f"versus_monai_{name}",
-            ratio(results, "xland", "monai", "seconds"),
-            "wall time of xland / of MONAI's SlidingWindowInferer on the whole array, both Zarr to Zarr",
-            target,
-            seconds=all_of(results, "seconds"),
-            **common,
-        )
+        common: Result = {"sizes": f"{place.note}; one year", "monai": best}
+        figure = ratio(results, "xland", "monai", "seconds")
+        versus = "wall time of xland / of MONAI's SlidingWindowInferer on the whole array, both Zarr to Zarr"
+        yield bench.line(f"versus_monai_{name}", figure, versus, target, results, "seconds", **common)
         if name == "global":
-            yield line(
-                "versus_monai_memory",
-                ratio(results, "xland", "monai", "peak_mb"),
-                "peak resident memory of xland's process / of MONAI's",
-                "<= 0.25",
-                peak_mb=all_of(results, "peak_mb"),
-                **common,
-            )
+            figure = ratio(results, "xland", "monai", "peak_mb")
+            versus = "peak resident memory of xland's process / of MONAI's"
+            yield bench.line("versus_monai_memory", figure, versus, "<= 0.25", results, "peak_mb", **common)
             same = fresh(sides.compare_maps, ours=bench.store("xland"), theirs=bench.store("monai"), box=place.box)
-            yield line(
-                "versus_monai_agreement",
-                same["agreement"],
-                "share of land pixels of one class with MONAI's",
-                ">= 0.9999",
-                different=same,
-                **{**common, "runs": 1},
-            )
+            versus, common = "share of land pixels of one class with MONAI's", {**common, "runs": 1, "different": same}
+            yield line("versus_monai_agreement", same["agreement"], versus, ">= 0.9999", **common)
 
 
 def memory(bench: InferenceBench) -> Iterator[Result]:
@@ -175,15 +152,12 @@ def memory(bench: InferenceBench) -> Iterator[Result]:
     }
     results = take_turns(several, bench.runs)
     for name, (more, less, versus) in compared.items():
-        yield line(
-            name,
-            ratio(results, more, less, "peak_mb"),
+        versus, both = (
             f"peak resident memory of the whole process {versus}",
-            "<= 1.10",
-            runs=bench.runs,
-            sizes=f"{large.note} / {small.note}" if more == "large" else small.note,
-            peak_mb=all_of({side: results[side] for side in (less, more)}, "peak_mb"),
+            {each: results[each] for each in (less, more)},
         )
+        sizes = f"{large.note} / {small.note}" if more == "large" else small.note
+        yield bench.line(name, ratio(results, more, less, "peak_mb"), versus, "<= 1.10", both, "peak_mb", sizes=sizes)
 
 
 def graph_lines(bench: InferenceBench) -> Iterator[Result]:
@@ -197,37 +171,24 @@ def graph_lines(bench: InferenceBench) -> Iterator[Result]:
     tell("writing a model and empty inputs")
     fresh(graph.prepare, folder=folder, years=years, **world)
     blocks = {"graph": None, "graph_1000": 1000}
-    builds = {
-        name: side(graph.build, folder=folder, chunks=chunks, year=years[0] + 5) for name, chunks in blocks.items()
-    }
-    results = take_turns(builds, bench.runs)
+    build = partial(side, graph.build, folder=folder, year=years[0] + 5)
+    results = take_turns({name: build(chunks=chunks) for name, chunks in blocks.items()}, bench.runs)
     for name, built in results.items():
         one = built[0]
         size = f"{note}; {one['block_years']} block-years" + ("" if name == "graph" else " in blocks of 1000 cells")
-        common = {"runs": bench.runs, "sizes": size}
+        common: Result = {"runs": bench.runs, "sizes": size}
         yield line(f"{name}_seconds", median(built, "seconds"), "seconds to build the rollout", "<= 3", **common)
         grown = median(built, "grown_mb")
         yield line(f"{name}_memory", grown, "MiB of resident memory above what imports take", "<= 450", **common)
-        yield line(
-            f"{name}_selection",
-            one["selected_block_years"] / one["needed_block_years"],
-            "block-years left after culling to 2 x 2 degrees of the sixth year / those that it depends on",
-            "== 1",
-            tasks=one["tasks"],
-            tasks_by_kind=one["tasks_by_kind"],
-            block_years=one["selected_block_years"],
-            seconds=median(built, "select_seconds"),
-            **common,
-        )
-    yield line(
-        "twice_1km" if not bench.quick else "twice_graph",
-        graph.twice(results["graph"][0]["chunks"], world["window"], world["stride"]),
-        "windows that default blocks run again / all windows, of the chunks of the result, all land",
-        "<= 0.15",
-        runs=1,
-        sizes=note,
-        blocks=[sorted(set(sizes)) for sizes in results["graph"][0]["chunks"]],
-    )
+        figure = one["selected_block_years"] / one["needed_block_years"]
+        versus = "block-years left after culling to 2 x 2 degrees of the sixth year / those that it depends on"
+        common["tasks"], common["tasks_by_kind"] = one["tasks"], one["tasks_by_kind"]
+        yield line(f"{name}_selection", figure, versus, "== 1", seconds=median(built, "select_seconds"), **common)
+    chunks = results["graph"][0]["chunks"]
+    figure = graph.twice(chunks, world["window"], world["stride"])
+    versus = "windows that default blocks run again / all windows, of the chunks of the result, all land"
+    common = {"runs": 1, "sizes": note, "blocks": [sorted(set(sizes)) for sizes in chunks]}
+    yield line("twice_graph" if bench.quick else "twice_1km", figure, versus, "<= 0.15", **common)
 
 
 def twice(bench: InferenceBench) -> Iterator[Result]:
@@ -236,17 +197,10 @@ def twice(bench: InferenceBench) -> Iterator[Result]:
     common = {"forcing": bench.forcing, "box": place.box, "years": YEARS[:1]}
     run = fresh(sides.run_xland, store=bench.store("xland"), count=True, **common)
     distinct = fresh(sides.distinct_windows, box=place.box)["windows"]
-    yield line(
-        "twice",
-        run["windows"] / distinct - 1,
-        "windows run again because several blocks need them / windows of the lattice that touch land",
-        "<= 0.15",
-        runs=1,
-        sizes=f"{place.note}; one year, default blocks",
-        windows_run=run["windows"],
-        windows_distinct=distinct,
-        blocks=run["chunks"],
-    )
+    versus = "windows run again because several blocks need them / windows of the lattice that touch land"
+    windows = {"windows_run": run["windows"], "windows_distinct": distinct, "blocks": run["chunks"]}
+    sizes = f"{place.note}; one year, default blocks"
+    yield line("twice", run["windows"] / distinct - 1, versus, "<= 0.15", runs=1, sizes=sizes, **windows)
 
 
 GROUPS: dict[str, Callable[[InferenceBench], Iterator[Result]]] = {

@@ -194,7 +194,7 @@ def lines(quick: bool = False) -> Iterator[dict[str, Any]]:
         }
         for rival, predict in rivals.items():
             yield line(cell, rival, [step.judge(predict())])
-        draws = range(5 if quick else DRAWS)
+        draws = range(2 if quick else DRAWS)
         yield line(cell, "_random", [step.judge(step.allocate(drawn(second.shape, seed))) for seed in draws])
     yield {"name": "plum_island_fit_seconds", "figure": round(seconds, 1), "hardware": hardware()}
 

@@ -24,7 +24,6 @@ from tests.benchmarks import feeding, harness, rollout
 from tests.benchmarks.harness import (
     Bench,
     Result,
-    all_of,
     fresh,
     line,
     median,
@@ -99,23 +98,15 @@ def loader_vs_raw(bench: TrainingBench) -> Iterator[Result]:
     )
     what = "zarr reads of one stacked array, each exactly one chunk"
     yield _speeds("loader_vs_raw", results, "raw", what, 3, bench)
-    yield line(
-        "loader_vs_raw_bytes",
-        ratio(results, "xland", "raw", "kilobytes"),
-        what,
-        "<= 0.2",
-        runs=bench.runs,
-        sizes=bench.sizes,
-        kilobytes=all_of(results, "kilobytes"),
-    )
+    figure = ratio(results, "xland", "raw", "kilobytes")
+    yield bench.line("loader_vs_raw_bytes", figure, what, "<= 0.2", results, "kilobytes", sizes=bench.sizes)
 
 
 def _speeds(
     name: str, results: dict[str, list[Result]], other: str, what: str, least: int, bench: TrainingBench
 ) -> Result:
     figure = ratio(results, "xland", other, "samples_per_second")
-    speeds = all_of(results, "samples_per_second")
-    return line(name, figure, what, f">= {least}", runs=bench.runs, sizes=bench.sizes, samples_per_second=speeds)
+    return bench.line(name, figure, what, f">= {least}", results, "samples_per_second", sizes=bench.sizes)
 
 
 def feed(bench: TrainingBench) -> Iterator[Result]:
@@ -124,16 +115,9 @@ def feed(bench: TrainingBench) -> Iterator[Result]:
     common = {"store": bench.store, "size": asdict(bench.size), "batch": 4}
     run = side(feeding.feed_network, steps=steps, workers=1, width=16, **common)
     results = take_turns({"xland": run}, bench.runs)
-    yield line(
-        "feed",
-        median(results["xland"], "waiting"),
-        "wall time of the training steps",
-        "<= 0.05",
-        runs=bench.runs,
-        sizes={**bench.sizes, "batch": 4, "steps": steps, "width": 16},
-        samples_per_second=median(results["xland"], "samples_per_second"),
-        waiting=all_of(results, "waiting"),
-    )
+    sizes = {**bench.sizes, "batch": 4, "steps": steps, "width": 16}
+    waiting, versus = median(results["xland"], "waiting"), "wall time of the training steps"
+    yield bench.line("feed", waiting, versus, "<= 0.05", results, "waiting", "samples_per_second", sizes=sizes)
 
 
 def ddp_equal(bench: TrainingBench) -> Iterator[Result]:
@@ -190,17 +174,13 @@ def weak_scaling(bench: TrainingBench) -> Iterator[Result]:
         bench.runs,
     )
     speeds = {name: [run["samples_per_second"] for run in runs] for name, runs in results.items()}
+    sizes = {**bench.sizes, "batch of a rank": 2, "steps": steps, "width": 16}
+    versus = "twice one rank alone on the machine"
     for name, ranks in (("weak_scaling", "two"), ("weak_scaling_common_statistics", "two_common")):
-        yield line(
-            name,
-            _efficiency(speeds[ranks], speeds["one"]),
-            "twice one rank alone on the machine",
-            ">= 0.9",
-            runs=bench.runs,
-            sizes={**bench.sizes, "batch of a rank": 2, "steps": steps, "width": 16},
-            versus_two_trainings_at_once=round(_efficiency(speeds[ranks], speeds["two_apart"]), 3),
-            samples_per_second=all_of(results, "samples_per_second"),
-        )
+        figure = _efficiency(speeds[ranks], speeds["one"])
+        apart = round(_efficiency(speeds[ranks], speeds["two_apart"]), 3)
+        more = {"sizes": sizes, "versus_two_trainings_at_once": apart}
+        yield bench.line(name, figure, versus, ">= 0.9", results, "samples_per_second", **more)
 
 
 def _efficiency(two: list[float], one: list[float]) -> float:
@@ -222,17 +202,10 @@ def on_gpu(bench: TrainingBench) -> Iterator[Result]:
     common = {"store": bench.store, "size": size, "batch": GPU_BATCH, "steps": 20 if bench.quick else 200}
     run = side(feeding.feed_network, workers=8, width=32, device="cuda", **common)
     results = take_turns({"gpu": run}, bench.runs)
-    yield line(
-        "gpu",
-        median(results["gpu"], "samples_per_second"),
-        f"samples a second; published: {PUBLISHED}",
-        ">= 1000",
-        runs=bench.runs,
-        sizes={**bench.sizes, "batch": GPU_BATCH, "width": 32, "channels": 35},
-        waiting=all_of(results, "waiting"),
-        share_of_peak=all_of(results, "share_of_peak"),
-        device=results["gpu"][0]["device"],
-    )
+    speed, versus = median(results["gpu"], "samples_per_second"), f"samples a second; published: {PUBLISHED}"
+    sizes = {**bench.sizes, "batch": GPU_BATCH, "width": 32, "channels": 35}
+    more = {"sizes": sizes, "device": results["gpu"][0]["device"]}
+    yield bench.line("gpu", speed, versus, ">= 1000", results, "waiting", "share_of_peak", **more)
     ranks = fresh(train_on_workers, store=bench.store, size=size, folder=str(bench.folder / "model"))["ranks"]
     gpus = torch.cuda.device_count()
     yield line("gpu_dask_cuda", ranks, "GPUs of this machine", f"== {gpus}", runs=1, sizes=bench.sizes)

@@ -25,7 +25,7 @@ import numpy as np
 import xarray as xr
 import yaml
 
-from tests.benchmarks.hostile import Tally
+from tests.benchmarks.hostile import Tally, mutate
 from xland.catalog import list_entries, open_entry, publish, read_catalog
 from xland.errors import XlandError
 from xland.store.reading import open_store
@@ -105,28 +105,11 @@ def hostile_value(rng: random.Random, place: Place) -> Any:
     return filled(value, secret=place.secret, template=template(place.mark))
 
 
-def mutate(rng: random.Random, tree: Any, place: Place) -> Any:
-    """Put something hostile at a random place of nested data."""
+def mutated(rng: random.Random, tree: Any, place: Place) -> Any:
+    """Put something hostile at a random place of nested data, or two."""
     tree = copy.deepcopy(tree)
-    spots: list[tuple[Any, Any]] = []
-    pending = [tree]
-    while pending:
-        node = pending.pop()
-        for key in list(node) if isinstance(node, dict) else range(len(node)):
-            spots.append((node, key))
-            if isinstance(node[key], dict | list):
-                pending.append(node[key])
     for _ in range(rng.choice((1, 1, 2))):
-        node, key = rng.choice(spots)
-        with suppress(KeyError, IndexError, TypeError):
-            action = rng.random()
-            if action < 0.7:
-                node[key] = hostile_value(rng, place)
-            elif action < 0.8:
-                del node[key]
-            elif isinstance(node, dict):
-                new = hostile_value(rng, place)
-                node[new if isinstance(new, str | int) else str(new)] = node.pop(key)
+        mutate(tree, rng, lambda _: hostile_value(rng, place))
     return tree
 
 
@@ -155,7 +138,7 @@ def entry_tree(rng: random.Random, place: Place) -> None:
     kind = rng.choice(("2", "3", "nc", "classic"))
     args = {"consolidated": True} if kind in "23" else {"chunks": {}, "xarray_kwargs": {"engine": "netcdf4"}}
     entry = place.entry(place.store(kind).name, **args)
-    place.write(mutate(rng, {"m": entry}, place))
+    place.write(mutated(rng, {"m": entry}, place))
 
 
 def paths(rng: random.Random, place: Place) -> None:
@@ -205,12 +188,12 @@ def zarr_store(rng: random.Random, place: Place) -> None:
     name = rng.choice(("land_use", "lat", "time"))
     whole = store / (".zmetadata" if version == "2" else "zarr.json")
     own = store / name / (rng.choice((".zarray", ".zattrs")) if version == "2" else "zarr.json")
-    tree = mutate(rng, json.loads(own.read_text()), place)
+    tree = mutated(rng, json.loads(own.read_text()), place)
     place_of = json.loads(whole.read_text())
     entries = place_of["metadata"] if version == "2" else place_of["consolidated_metadata"]["metadata"]
     entries[f"{name}/{own.name}" if version == "2" else name] = tree
     if rng.random() < 0.15:
-        place_of = mutate(rng, place_of, place)
+        place_of = mutated(rng, place_of, place)
     with suppress(TypeError):
         if rng.random() < 0.9:
             own.write_text(json.dumps(tree))
