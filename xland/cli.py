@@ -68,15 +68,20 @@ class _Option:
     metavar: str | None = None
     positional: bool = False
 
+    @property
+    def negated(self) -> bool:
+        """Whether only ``--no-NAME`` can be typed."""
+        return self.kind is bool and self.default is True
+
     def parameter(self, name: str) -> inspect.Parameter:
         kind, default, required = self.kind, self.default, self.default is inspect.Parameter.empty
-        text, negated = f"{self.help.rstrip('.')}.", kind is bool and default is True
-        if negated:
+        text = f"{self.help.rstrip('.')}."
+        if self.negated:
             text = f"Do not {text[0].lower()}{text[1:]}"
         elif not required and default not in (None, (), False):
             text += f" Default: {' '.join(map(str, default)) if isinstance(default, tuple | list) else default}"
         more = Parameter(
-            name=f"--no-{name.replace('_', '-')}" if negated else None,
+            name=f"--no-{name.replace('_', '-')}" if self.negated else None,
             alias=_ALIASES.get(name),
             negative=(),
             consume_multiple=get_origin(kind) is list,
@@ -113,14 +118,15 @@ class _Command:
 
     def function(self) -> Callable[..., int | None]:
         """Return the command as cyclopts wants it: a function with a signature and a docstring."""
+        known = self.options()
 
         def call(*args: Any, **options: Any) -> int | None:
             typed = inspect.signature(call).bind(*args, **options).arguments
             own = {name: option.default for name, option in self.more.items() if option.default is not False}
             given = {name: value for name, value in (own | typed).items() if value is not None}
-            return self.run(given)
+            return self.run(given | {name: False for name in given if known[name].negated})
 
-        parameters = [option.parameter(name) for name, option in self.options().items()]
+        parameters = [option.parameter(name) for name, option in known.items()]
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {each.name: each.annotation for each in parameters}
         call.__doc__ = self.help
