@@ -84,9 +84,9 @@ def test_the_prior_is_the_given_map_first_and_then_the_plans_own(
     plan = plan_of(lazy)
     assert plan.prior_of(given_for) == (plan.first_prior, 0)
     for year, before in enumerate(order):
-        own = {key for key in plan.keys(year, 1, 0) if key[0] == plan.name}
+        own = {key for key in plan.keys(year, 1, 0) if key[0] == plan.maps.name}
         blocks = {(row, column) for row in range(3) for column in (5, 0, 1)}
-        assert own == (set() if before is None else {(plan.name, before, *block) for block in blocks})
+        assert own == (set() if before is None else {(plan.maps.name, before, *block) for block in blocks})
 
 
 def test_a_block_without_land_reads_no_forcing(world, model):
@@ -123,7 +123,7 @@ def test_no_more_than_a_few_blocks_are_kept_at_once(world, model, monkeypatch):
     lock, full, now, most = threading.Lock(), threading.Event(), [0], [0]
     predict = block.predict_block
 
-    def together(*arguments):
+    def together(*arguments, **options):
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
@@ -132,7 +132,7 @@ def test_no_more_than_a_few_blocks_are_kept_at_once(world, model, monkeypatch):
         full.wait(PATIENCE)  # until as many are there as may be
         time.sleep(0.01)  # one more would come now
         try:
-            return predict(*arguments)
+            return predict(*arguments, **options)
         finally:
             with lock:
                 now[0] -= 1

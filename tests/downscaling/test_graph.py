@@ -220,7 +220,7 @@ def test_centuries_of_the_globe_on_a_kilometre_are_built_without_reading(tmp_pat
     layer = layer_of(ds)
     assert ds["land_use"].shape == (251, 18000, 36000)
     assert layer.shape[0] == 251
-    assert layer.plan.layout.twice <= 0.15
+    assert layer.plan.layout.windows[1] <= 0.15
     assert "251 years" in describe(ds)
     selected = ds["land_use"].sel(year=1855, lat=slice(48, 46), lon=slice(7, 9)).data
     culled = selected.dask.cull(set(dask.core.flatten(selected.__dask_keys__())))
