@@ -124,7 +124,7 @@ class Cells:
         return targets, unmet
 
 
-def refuse(bad: NDArray[np.bool_], fault: str, remedy: str, cells: str = "coarse cells") -> None:
+def refuse(bad: Any, fault: str, remedy: str, cells: str = "coarse cells") -> None:
     """Raise an AllocationError that says in how many cells something is wrong, and where the first is."""
     if bad.any():
         row, column = (int(each[0]) for each in np.nonzero(bad))
