@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.benchmarks import dissimilarity, distant_tables, left_out, preindustrial
-from tests.benchmarks.short_training import choose_patches, load
+from tests.benchmarks.short_training import load
 from tests.worlds import COARSE, FACTOR, FINE, tiny_checkpoint, tiny_configuration, tiny_inputs, tiny_world
 from xland.geo.split import CONTINENTS, Part, divide, find_cells
 from xland.vocabulary import CROP_STATES, CROPLAND, LUH2_STATES, OTHER, flag_attributes
@@ -146,29 +146,3 @@ def test_places_are_continents_and_the_tenths_with_least_and_most_cropland(tiny,
     assert cropland[least].max() <= cropland[used & ~least].min()
     assert cropland[most].min() >= cropland[used & ~most].max()
     assert most.sum() == pytest.approx(used.sum() / 10, abs=1)
-
-
-def test_models_learn_without_the_place_and_are_scored_in_it_on_the_same_pixels(tiny, forcing, monkeypatch):
-    configuration, material = tiny
-    parts = []
-
-    def learn(configuration, material, patches, *, steps):
-        parts.append(material.part)
-        return learn_before(configuration, material, patches, steps=steps)
-
-    learn_before = left_out.learn
-    monkeypatch.setattr(left_out, "learn", learn)
-    asia = find_cells(COARSE, CONTINENTS["asia"])
-    whole, without = left_out.compare(
-        configuration, material, choose_patches(configuration, material), {"asia": asia}, forcing, steps=2
-    )
-    np.testing.assert_array_equal(parts[0], material.part)
-    assert not (parts[1][asia] == Part.TRAIN).any()
-    assert (parts[1] == Part.TRAIN).sum() == (material.part[~asia] == Part.TRAIN).sum()
-    assert 0 < without["learned_from"] < 1
-    assert without["pixels"] < whole["pixels"]
-    gap = without["without"]["accuracy"] - without["with"]["accuracy"]
-    assert without["difference"]["accuracy"][0] == pytest.approx(gap, abs=2e-4)
-    assert whole["baselines"]["mode of the observed cell"]["accuracy"] > 0.5
-    rows = distant_tables.left_out_table([whole, without]).splitlines()[2:]
-    assert [row.split(" | ")[0] for row in rows] == ["| all places", "| asia"]

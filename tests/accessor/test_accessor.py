@@ -61,6 +61,7 @@ def test_public_functions_are_there_and_others_are_not():
 FUNCTIONS = {
     "Dataset.check": "forcing.check:check",
     "Dataset.downscale": "downscaling.call:downscale",
+    "Dataset.describe": "downscaling.block:describe",
     "Dataset.batches": "training.data.batches:make_batches",
     "Dataset.to_zarr": "store.writing:write",
     "Dataset.to_netcdf": "store.writing:write_netcdf",
@@ -250,11 +251,3 @@ def test_what_is_not_the_code_of_a_class_is_refused_when_aggregating(bad):
     broken[0, 100, 200:203] = bad
     with pytest.raises(VocabularyError, match=r"map 'land_use' .*\(3 cells\), the first at -10.5 N, 20.5 E"):
         broken.chunk(lat=40, lon=40).ai4land.aggregate(4).compute()
-
-
-def test_what_a_result_would_run_can_be_asked_before_it_runs(lazy, model_folder):
-    assert lazy.ai4land.describe() == (
-        f"{model_folder.name}: 1 year of 1 x 1 blocks, 180 windows a year where all is land, "
-        "5.6% of them twice at edges of blocks"
-    )
-    assert lazy.compute().ai4land.describe() == ""

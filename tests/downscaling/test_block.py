@@ -23,11 +23,6 @@ def plan_of(ds) -> Plan:
     return next(layer.plan for layer in ds["land_use"].data.dask.layers.values() if isinstance(layer, BlockYears))
 
 
-def chunks_of(ds, plan: Plan, *index: int) -> list[np.ndarray]:
-    keys = list(dict.fromkeys(plan.keys(*index)))
-    return list(dask.get(ds["land_use"].data.dask, keys))
-
-
 @pytest.fixture
 def residency(monkeypatch):
     """An empty residency in place of the process's own."""
@@ -48,17 +43,6 @@ def static_reads(monkeypatch):
 
     monkeypatch.setattr("xland.downscaling.block._read_static", count)
     return blocks
-
-
-def test_a_block_year_is_its_part_of_the_whole(world, model):
-    coarse, static, _ = world
-    lazy = downscale(coarse, model=model, static=static, chunks=60, outputs=("land_use", "margin"))
-    plan = plan_of(lazy)
-    layers = run_block_year(plan, 1, 0, 3, *chunks_of(lazy, plan, 1, 0, 3))
-    assert sorted(layers) == ["land_use", "margin"]
-    part = lazy.isel(time=1, lat=slice(0, 60), lon=slice(180, 240)).compute()
-    for name, values in layers.items():
-        np.testing.assert_array_equal(values, part[name])
 
 
 def test_a_block_year_needs_the_years_of_its_steps_and_no_other(world, two_step_model):
