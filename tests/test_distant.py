@@ -8,10 +8,10 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.benchmarks import dissimilarity, distant_tables, left_out, preindustrial
-from tests.benchmarks.short_training import load
+from tests.benchmarks import left_out, preindustrial
 from tests.worlds import COARSE, FACTOR, FINE, tiny_checkpoint, tiny_configuration, tiny_inputs, tiny_world
 from xland.geo.split import CONTINENTS, Part, divide, find_cells
+from xland.training.data.material import gather
 from xland.vocabulary import CROP_STATES, CROPLAND, LUH2_STATES, OTHER, flag_attributes
 
 USED = (*CROP_STATES, "pastr", "range", "urban")
@@ -98,7 +98,7 @@ def test_maps_in_the_wrong_order_rise(forcing):
     found = preindustrial.score(turned, pushed)
     assert found["rise"]["cells"] > 0.5
     assert found["rise"]["area"] > 1
-    rows = distant_tables.preindustrial_table([{"region": "here", "way": way, **found} for way in preindustrial.WAYS])
+    rows = preindustrial.preindustrial_table([{"region": "here", "way": way, **found} for way in preindustrial.WAYS])
     assert [row.split(" | ")[0] for row in rows.splitlines()[2:]] == [
         "| here, none",
         "| here, fractions",
@@ -110,7 +110,7 @@ def test_maps_in_the_wrong_order_rise(forcing):
 def test_a_model_answers_pushed_forcings_and_totals_can_be_kept(forcing, tmp_path):
     model = tiny_checkpoint(tmp_path / "model", tiny_inputs())
     static = tiny_world((2000,))[1]
-    regions = {"here": (24.0, 26.0, 88.0, 66.0)}
+    regions = {"here": (32.0, 34.0, 56.0, 50.0)}
     (plain,) = preindustrial.respond(forcing, model, regions, "plain", static)
     (kept,) = preindustrial.respond(forcing, model, regions, "map", static)
     assert plain["region"] == "here"
@@ -123,7 +123,7 @@ def test_a_model_answers_pushed_forcings_and_totals_can_be_kept(forcing, tmp_pat
 def test_boxes_are_the_cells_that_serve_for_the_test(seed):
     part = divide(FINE, seed, southern_limit=-90)
     found = np.zeros(FINE.shape, dtype=bool)
-    for west, south, east, north in dissimilarity.held_out_boxes(seed):
+    for west, south, east, north in preindustrial.held_out_boxes(seed):
         rows = (FINE.latitude > south) & (FINE.latitude < north)
         found[np.ix_(rows, (FINE.longitude > west) & (FINE.longitude < east))] = True
     np.testing.assert_array_equal(found, part == Part.TEST)
@@ -132,7 +132,7 @@ def test_boxes_are_the_cells_that_serve_for_the_test(seed):
 @pytest.fixture(scope="module")
 def tiny(forcing):
     _, static, maps = tiny_world((2000,))
-    return load(tiny_configuration(), {"forcing": forcing, "static": static, "target": maps})
+    return gather(tiny_configuration(), forcing=forcing, static=static, target=maps)
 
 
 def test_places_are_continents_and_the_tenths_with_least_and_most_cropland(tiny, forcing):

@@ -33,22 +33,15 @@ def prepare(folder: str, resolution: float, factor: int, window: int, stride: in
 
 def write_empty(path: Path, grid: Any, variables: dict[str, str], years: list[int] | None = None) -> None:
     """Write the metadata and coordinates of a Zarr store, and no chunk: all values are read as 0."""
-    import zarr
+    import dask.array as da
+    import xarray as xr
 
-    from xland.datasets.building import create_coordinates
-
-    group = zarr.open_group(path, mode="w", zarr_format=3)
-    create_coordinates(group, grid, tuple(years or ()))
     dims, lead = (("lat", "lon"), ()) if years is None else (("time", "lat", "lon"), (len(years),))
-    for name, dtype in variables.items():
-        group.create_array(
-            name,
-            shape=(*lead, *grid.shape),
-            chunks=(*(1 for _ in lead), min(1200, grid.rows), min(1200, grid.columns)),
-            dtype=dtype,
-            dimension_names=dims,
-            fill_value=0,
-        )
+    shape = (*lead, *grid.shape)
+    chunks = (*(1 for _ in lead), min(1200, grid.rows), min(1200, grid.columns))
+    place = {"lat": grid.latitude, "lon": grid.longitude} | ({} if years is None else {"time": years})
+    lazy = {name: (dims, da.zeros(shape, dtype, chunks=chunks)) for name, dtype in variables.items()}
+    xr.Dataset(lazy, place).to_zarr(path, zarr_format=3, consolidated=False, compute=False)
 
 
 def build(folder: str, chunks: int | None, year: int) -> Result:

@@ -12,7 +12,8 @@ import xarray as xr
 from dask.base import tokenize
 
 from xland.arguments import checked, items_of, unknown
-from xland.datasets.reference import static_identity, static_predictors
+from xland.datasets import static_predictors
+from xland.datasets.prepared import static_identity
 from xland.downscaling.block import Plan, block_years
 from xland.downscaling.fields import ChunkField, Layout, coarse_field, crop, field_of, prior_field
 from xland.downscaling.keeping import Keeping
