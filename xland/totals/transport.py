@@ -47,6 +47,7 @@ _ADMIXTURE = 1e-7
 _SAME = 1e-5
 """Difference of the logarithms of two maps' probabilities that counts as none: more than what breaks ties."""
 
+
 _MOST_PIXELS = 100
 """Largest cells that are searched; in larger ones nothing but chains of moves is tried."""
 
@@ -152,7 +153,8 @@ def _find_prices(scores: Floats, areas: Integers, demands: Integers, totals: Int
         excess = _excess(totals, demands)
         if fewest < 0 or excess < fewest:
             fewest = excess
-            kept[:] = prices
+            for k in range(classes):
+                kept[k] = prices[k]
         if excess == 0:
             break
         share = 1.0 / (1.0 + 0.1 * number)
@@ -313,7 +315,8 @@ def _choose(errors: Floats, sizes: Floats, options: Integers, many: Integers) ->
     best = np.inf
     place = 0
     while place < found:
-        tried[:] = errors
+        for k in range(errors.size):
+            tried[k] = errors[k]
         for i in range(found):
             tried[options[i, digits[i]]] += sizes[i]
         worth = 0.0
@@ -321,7 +324,8 @@ def _choose(errors: Floats, sizes: Floats, options: Integers, many: Integers) ->
             worth += tried[k] ** 2 + 1e6 * max(abs(tried[k]) - 1.0, 0.0)
         if worth < best - _EQUAL:
             best = worth
-            kept[:] = digits
+            for i in range(found):
+                kept[i] = digits[i]
         place = 0
         while place < found:
             digits[place] += 1
@@ -457,7 +461,8 @@ def _bound_prices(
         for k in range(classes):
             price = prices[k] + step * slope[k]
             prices[k] = 0.0 if prices[k] * price < 0 else price
-    kept /= unit
+    for k in range(classes):
+        kept[k] /= unit
     return least - reached
 
 
