@@ -22,7 +22,6 @@ DRIVERS: Mapping[str, frozenset[str]] = {
 """Drivers that an entry may name, with the arguments that it may give them."""
 
 _FOLDER_1 = re.compile(r"\{\{\s*CATALOG_DIR\s*\}\}/?")
-_FOLDER_2 = "{CATALOG_DIR}/"
 _SOURCES = {"zarr": "intake_xarray.xzarr:ZarrSource", "netcdf": "intake_xarray.netcdf:NetCDFSource"}
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -88,32 +87,40 @@ def relative_path(path: Path, store: Path) -> str:
     return relative
 
 
-def for_intake(name: Any, source: Any, catalog: Path) -> dict[str, Any]:
+def for_intake_2(name: Any, source: Any) -> dict[str, Any] | None:
     """Return a source as an entry of intake 2, which puts the folder of the catalog in the place of ``{CATALOG_DIR}``.
 
-    CatalogError if it is not ours to translate.
+    None if it is not ours to translate.
     """
     try:
         check_name(name)
-        url, rest = _checked(f"{catalog}: entry {name!r:.120}", name, source)
-        if "{" in rest or "}" in rest or rest.startswith(("/", "~")):
-            raise CatalogError(f"{catalog}: entry {name!r} points to {rest[:200]!r}, outside the catalog's folder")
-    except CatalogError as error:
-        raise CatalogError(
-            f"{error}. {catalog} was left as it was, as intake 2 needs other entries for such sources: publish to a "
-            "catalog of its own"
-        ) from error
+        url, rest = _checked(f"entry {name!r:.120}", name, source)
+    except CatalogError:
+        return None
+    if "{" in rest or "}" in rest or rest.startswith(("/", "~")):
+        return None
     args = {key: value for key, value in source["args"].items() if key != "urlpath"}
     if (args.get("xarray_kwargs") or {}).get("engine") == "netcdf4":
         # of earlier catalogs: intake 2 opens the file itself, and netcdf4 takes only its name
         args["xarray_kwargs"] = {**args["xarray_kwargs"], "engine": "h5netcdf"}
     return {
         "reader": _SOURCES[source["driver"]],
-        "kwargs": {"urlpath": url if _SCHEME.match(rest) else _FOLDER_2 + rest, **args},
+        "kwargs": {"urlpath": url if _SCHEME.match(rest) else "{CATALOG_DIR}/" + rest, **args},
         "metadata": {"description": source.get("description") or name},
         "output_instance": "xarray:Dataset",
         "user_parameters": {},
     }
+
+
+def for_intake_1(name: Any, source: Any) -> Any:
+    """Return a source as intake 1 needs it: relative paths begin with the catalog's folder; others stay as they are."""
+    try:
+        url, rest = _checked(f"entry {name!r:.120}", name, source)
+    except CatalogError:
+        return source
+    if _SCHEME.match(rest) or rest is not url or rest.startswith(("/", "~")):
+        return source
+    return {**source, "args": {**source["args"], "urlpath": "{{ CATALOG_DIR }}/" + rest}}
 
 
 def without_folder(source: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import xarray as xr
 
 from tests.waiting import wait_until
 from xland.store.reading import open_store
-from xland.store.storage import files_at
 from xland.store.workplace import notes
+from xland.untrusted.folders import files_at
 
 
 def digest(path: Path) -> str:

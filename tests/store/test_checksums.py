@@ -23,9 +23,9 @@ from tests.store.test_writing import Fuse, StopError, maps, put
 from xland.cli import main
 from xland.errors import StoreError, StoreWarning
 from xland.store.reading import is_complete, open_store, store_digest, verify
-from xland.store.storage import files_at
 from xland.store.workplace import Workplace, note, notes, parse_manifest
 from xland.store.writing import write_netcdf
+from xland.untrusted.folders import files_at
 
 CHUNK = "land_use/c/1/1/1"
 

@@ -135,7 +135,7 @@ def test_damaged_metadata_are_named(store, content):
 def test_metadata_of_gigabytes_are_not_read(store):
     with (store / (".zmetadata" if is_2(store) else "zarr.json")).open("w") as stream:
         stream.truncate(2**33)
-    with pytest.raises(StoreError, match="larger than metadata can be"):
+    with pytest.raises(StoreError, match="more than 4 MiB"):
         open_store(store)
 
 
@@ -214,7 +214,7 @@ BOMBS = {
     "a large chunk of a coordinate": ({"c": array([2**20], [2**24], dims=["c"])}, "all read at once"),
     "a large chunk of a small array": ({"v": array([8], [2**28 - 1])}, "but only 8 cells"),
     "many chunks": ({f"v{i}": array([10**6], [1]) for i in range(3)}, "chunks along dimensions"),
-    "many arrays": ({f"v{i}": array([1], [1]) for i in range(1001)}, "holds 1001 arrays"),
+    "many arrays": ({f"v{i}": array([1], [1]) for i in range(1001)}, "has 1001 arrays"),
 }
 
 
@@ -241,7 +241,7 @@ def test_metadata_that_would_fill_the_memory_are_not_read(tmp_path, read):
     if read is is_complete:
         assert not read(tmp_path / "m.zarr")
     else:
-        with pytest.raises(StoreError, match=r"larger than metadata|more than 4 MiB"):
+        with pytest.raises(StoreError, match="more than 4 MiB"):
             read(tmp_path / "m.zarr")
 
 
@@ -255,6 +255,6 @@ def test_two_compressors_and_two_kinds_of_shards_are_refused(store, twice):
 
 def test_what_could_not_be_opened_is_refused_before_it_is_written(tmp_path):
     ds = maps().assign_attrs(note="x" * (5 * 2**20))
-    with pytest.raises(StoreError, match=r"what is to be written/zarr\.json is larger than metadata can be"):
+    with pytest.raises(StoreError, match=r"zarr\.json is larger than metadata can be: shorten the attributes"):
         write(ds, tmp_path / "m.zarr", progress=False)
     assert list(tmp_path.iterdir()) == []

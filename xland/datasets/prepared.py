@@ -28,8 +28,9 @@ from xland.errors import DatasetError, StoreError
 from xland.geo.conventions import with_years
 from xland.geo.grid import Grid
 from xland.store.reading import read_finished
-from xland.store.storage import ATTRIBUTE, ROOT, CheckedStore, files_at, sha256, table_name
+from xland.store.storage import ATTRIBUTE, ROOT, CheckedStore, sha256, table_name
 from xland.store.workplace import seal
+from xland.untrusted.folders import files_at
 
 if TYPE_CHECKING:
     import zarr

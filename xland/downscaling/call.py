@@ -27,8 +27,7 @@ from xland.models.ensemble import Ensemble
 from xland.models.inputs import InputSpec
 from xland.outputs import OUTPUTS, Output, choose_outputs
 from xland.reading.variables import map_of, map_years
-from xland.store.identity import digest_of, identities_of
-from xland.store.provenance import describe_product
+from xland.store.provenance import describe_product, digest_of, identity_of
 from xland.totals.modes import MODES, Totals
 from xland.vocabulary import class_coordinates
 
@@ -162,7 +161,8 @@ def downscale(
     coarse, stacked = coarse_field(forcing, layers, inputs, layout)
     fine, fine_array = static_field(static, layout.grid, inputs)
     start, start_array = (None, None) if prior is None else prior_field(prior, layout.grid, before)
-    identities = identities_of(forcing=ds, static=static, prior=prior)
+    given = {"forcing": ds, "static": static, "prior": prior}
+    identities = {name: identity_of(each) for name, each in given.items() if each is not None}
     if static is None:
         identities["static"] = static_identity(inputs.resolution)
     what: list[Any] = [trained.identity, identities, direction, [each.name for each in wanted]]

@@ -29,8 +29,8 @@ from typing import Any
 
 import tests.store.elsewhere  # noqa: F401
 from tests.benchmarks.harness import Result, tell
-from xland.store.storage import LocalFiles
 from xland.store.workplace import notes
+from xland.untrusted.folders import LocalFiles
 
 YEARS = (2000, 2001, 2002, 2003)
 BLOCK = 40

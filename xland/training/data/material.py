@@ -23,7 +23,7 @@ from xland.models.coverage import Coverage
 from xland.models.inputs import MASKED
 from xland.records import read_record
 from xland.sources.files import open_coarse, open_map
-from xland.store.identity import identity_of, source_file
+from xland.store.provenance import identity_of, source_file
 from xland.training.configuration import Configuration
 from xland.training.data.loader import PatchSource, TrainingArrays
 from xland.training.data.patches import Patches

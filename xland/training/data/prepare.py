@@ -22,7 +22,7 @@ from xland.errors import ConfigurationError, StoreError
 from xland.geo.grid import count_classes
 from xland.models.inputs import MASKED
 from xland.store.encoding import check_same, make_skeleton
-from xland.store.identity import identity_of
+from xland.store.provenance import identity_of
 from xland.store.reading import is_written
 from xland.store.storage import FINGERPRINT
 from xland.store.workplace import FORMAT as MANIFEST_FORMAT
