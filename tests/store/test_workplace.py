@@ -313,23 +313,18 @@ def test_a_full_disk_in_the_middle_is_named_with_what_is_safe(target):
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EROFS])
 def test_a_target_that_may_only_be_read_is_named(tmp_path, monkeypatch, error):
-    folder = str(tmp_path)
-
-    def refuse(self, *arguments, **options):
-        raise OSError(error, os.strerror(error), folder)
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(StoreError, match=rf"{folder}/a\.zarr cannot be written .*choose another place"):
-        put(maps(), tmp_path / "a.zarr")
-    with pytest.raises(StoreError, match=r"cannot be written .*choose another place"):
-        write_netcdf(maps(), tmp_path / "a.nc", progress=False)
-
-
-def test_a_target_that_becomes_read_only_keeps_what_is_finished(tmp_path):
-    locked = OSError(errno.EROFS, os.strerror(errno.EROFS), f"{tmp_path}/a.zarr.partial/data/c/0")
+    locked = OSError(error, os.strerror(error), f"{tmp_path}/a.zarr.partial/data/c/0")
     with pytest.raises(StoreError, match=r"cannot be written .*3 of 8 blocks are safe"):
         put(maps(fuse=Faulty(3, locked)), tmp_path / "a.zarr")
     put(maps(), tmp_path / "a.zarr", resume=True)
+
+    def refuse(self, *arguments, **options):
+        raise OSError(error, os.strerror(error), str(tmp_path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    for attempt in (lambda: put(maps(), tmp_path / "b.zarr"), lambda: write_netcdf(maps(), tmp_path / "a.nc")):
+        with pytest.raises(StoreError, match=rf"{tmp_path}/(b\.zarr|a\.nc) cannot be written .*choose another place"):
+            attempt()
 
 
 def test_input_that_may_not_be_read_is_not_said_to_be_the_target(tmp_path):

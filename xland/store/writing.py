@@ -297,7 +297,8 @@ def _write_segments(
     graph: HighLevelGraph, batches: list[list[Key]], maps: str, unfinished: set[Key], advance: Callable[[], None]
 ) -> None:
     """Compute one segment of rollouts after the other, each from the maps that the ones before have kept."""
-    rollouts = find_rollouts(graph, maps) if any(hasattr(layer, "kept") for layer in graph.layers.values()) else []
+    over_years = any(hasattr(layer, "kept") and len(layer.order) > 1 for layer in graph.layers.values())
+    rollouts = find_rollouts(graph, maps) if over_years else []
     if not rollouts:
         run(graph, [key for batch in batches for key in batch if key in unfinished], done=lambda _: advance())
         return
