@@ -30,6 +30,9 @@ FINGERPRINT = "xland_store_fingerprint"  # digest of the work that is written, c
 ATTRIBUTE = "xland_checksums"  # where the table of digests is
 """Attributes of the root group."""
 
+TABLE = "checksums.sha256"
+"""Name of the table in the folder of the first variable."""
+
 MOST_BYTES = 64 * 2**20
 """Most bytes of a table that is read."""
 
@@ -71,7 +74,7 @@ def table_name(root: Mapping[str, Any]) -> str | None:
     consolidated = root.get("consolidated_metadata")
     found = consolidated.get("metadata") if isinstance(consolidated, dict) else None
     names = [name for name in found if _NAME.fullmatch(name)] if isinstance(found, dict) else []
-    return f"{min(names)}/checksums.sha256" if names else None
+    return f"{min(names)}/{TABLE}" if names else None
 
 
 def find_table(files: Files, root: Mapping[str, Any], content: bytes) -> Table | None:
