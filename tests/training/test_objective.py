@@ -17,18 +17,7 @@ def batch(seed=0, classes=8):
     return scores, target
 
 
-def mean_loss(objective, scores, target, weights):
-    return objective.total(scores, target, weights) / (target != 255).sum().clamp_min(1)
-
-
 SEEDS = st.integers(0, 1000)
-OBJECTIVES = [
-    Objective(),
-    Objective(focal_gamma=2.0),
-    Objective(focal_gamma=0.5, class_weight_power=0.5, label_smoothing=0.1),
-    Objective(lovasz=1.0),
-    Objective(focal_gamma=1.0, lovasz=0.5),
-]
 
 
 @settings(max_examples=10, deadline=None)
@@ -54,17 +43,13 @@ def test_the_loss_is_that_of_arithmetic_over_the_pixels_that_count(seed, gamma):
     assert float(objective.total(scores, target, weights)) == expected
 
 
-def test_label_smoothing_is_that_of_torch():
-    scores, target = batch()
-    found = mean_loss(Objective(label_smoothing=0.1), scores, target, torch.ones(8))
-    torch.testing.assert_close(found, functional.cross_entropy(scores, target.long(), label_smoothing=0.1))
-
-
-def test_half_precision_scores_are_summed_in_single():
-    scores, target = batch()
-    found = mean_loss(Objective(), scores.bfloat16(), target, torch.ones(8))
-    assert found.dtype == torch.float32
-    assert float(found) == pytest.approx(float(mean_loss(Objective(), scores, target, torch.ones(8))), rel=0.02)
+def test_label_smoothing_is_that_of_torch_and_half_precision_is_summed_in_single():
+    (scores, target), objective = batch(), Objective(label_smoothing=0.1)
+    expected = functional.cross_entropy(scores, target.long(), label_smoothing=0.1, reduction="sum")
+    torch.testing.assert_close(objective.total(scores, target, torch.ones(8)), expected)
+    half = objective.total(scores.bfloat16(), target, torch.ones(8))
+    assert half.dtype == torch.float32
+    assert float(half) == pytest.approx(float(expected), rel=0.02)
 
 
 @settings(max_examples=15, deadline=None)
@@ -109,7 +94,9 @@ def test_lovasz_has_the_gradient_of_its_differences(seed):
     assert not scores.grad[0, :, 0].any(), "pixels that do not count have no gradient"
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(
+    "objective", [Objective(), Objective(focal_gamma=0.5, label_smoothing=0.1), Objective(focal_gamma=2.0, lovasz=1.0)]
+)
 @pytest.mark.parametrize("size", [0.0, 1.0, 200.0])
 def test_gradients_are_finite_however_sure_the_network_is(objective, size):
     scores, target = batch()

@@ -1,17 +1,13 @@
 from __future__ import annotations
 
-import csv
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.worlds import tiny_configuration, tiny_inputs, tiny_network, tiny_world
-from xland import train
-from xland.training.rollout import Rollout, sampling_share, unroll
+from tests.worlds import tiny_inputs, tiny_network
+from xland.training.rollout import sampling_share, unroll
 
 CLASSES = 8
 
@@ -29,9 +25,7 @@ class Known(nn.Module):
         scores = torch.zeros(len(prior), CLASSES, *prior.shape[1:])
         scores[:, self.code] = 1
         scores = scores * self.weight
-        if points is None:
-            return scores
-        return scores.flatten(2).gather(2, points[:, None].expand(-1, CLASSES, -1))
+        return scores if points is None else scores.flatten(2).gather(2, points[:, None].expand(-1, CLASSES, -1))
 
 
 def samples(batch=4, years=3, inputs=None, size=40, seed=0):
@@ -83,17 +77,9 @@ def test_a_sample_reads_its_own_map_as_a_whole_or_not_at_all_and_as_often_as_ask
     assert (own ^ true).all()
     assert own.float().mean().item() == pytest.approx(0.25, abs=0.06)
     assert own.sum(dim=1).float().var().item() > 0, "drawn for each sample"
-
-
-def test_draws_follow_from_the_generator():
-    batch = samples(batch=16, years=4, size=8)
-    found = []
-    for seed in (1, 1, 2):
-        network = Known()
-        unroll(network, batch, 0.5, generator=torch.Generator().manual_seed(seed))
-        found.append(torch.stack(network.read))
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
+    again = Known(code=3)
+    unroll(again, batch, 0.25, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(torch.stack(again.read), torch.stack(network.read))
 
 
 def test_every_year_teaches_the_network_but_no_gradient_passes_from_one_to_the_next():
@@ -139,18 +125,6 @@ def test_the_number_of_calls_depends_on_the_share_alone(own_share):
     network, batch = Known(), samples()
     unroll(network, {**batch, "points": torch.zeros(4, 3, 2, dtype=torch.int64)}, own_share)
     assert len(network.read) == 5
-
-
-@pytest.mark.usefixtures("uncalibrated")
-def test_a_training_of_rollouts_takes_drawn_points(tmp_path):
-    coarse, static, maps = tiny_world((1999, 2000, 2001, 2002))
-    configuration = replace(
-        tiny_configuration(tiny_inputs("one_hot"), epochs=1, samples=6, points=50),
-        rollout=Rollout(years=3, own_maps=1.0),
-    )
-    train(configuration, tmp_path, forcing=coarse, target=maps[1:], static=static, prior=maps, progress=False)
-    (loss,) = [float(row["loss"]) for row in csv.DictReader((tmp_path / "log.csv").open())]
-    assert 0 < loss < 4
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))

@@ -19,14 +19,8 @@ if TYPE_CHECKING:
     from distributed import Client
     from tornado.ioloop import IOLoop
 
-SCHEMES = ("tcp://", "tls://")
-
-ANSWER = 10.0
-"""Seconds that a scheduler may take to answer."""
-
-TIMEOUT = 120.0
-"""Seconds that workers may take to start, or to start again."""
-
+ANSWER = 10.0  # seconds that a scheduler may take to answer
+TIMEOUT = 120.0  # seconds that workers may take to start, or to start again
 LOOPBACK = "127.0.0.1"
 
 
@@ -90,7 +84,7 @@ def open_cluster(
     """
     if workers is not None and minimum is not None and minimum > workers:
         raise ClusterError(f"minimum={minimum} is more than workers={workers}: no more than those will come")
-    if isinstance(spec, str) and spec.startswith(SCHEMES):
+    if isinstance(spec, str) and spec.startswith(("tcp://", "tls://")):
         kind = Kind(_running_scheduler)
     elif isinstance(spec, str) and spec in KINDS:
         kind = KINDS[spec]
@@ -102,9 +96,6 @@ def open_cluster(
             raise ClusterError(f"{name} is for the clusters {takers}, but the cluster is {spec!r}: leave it out")
     with kind.open(Wanted(spec, workers, minimum, threads, memory, profile, timeout, progress)) as client:
         yield client
-
-
-# this machine
 
 
 @contextmanager
@@ -124,14 +115,15 @@ def _cuda_workers(wanted: Wanted) -> Iterator[Client]:
         raise MissingDependencyError(
             f"workers on GPUs need dask-cuda ({error}): install xland with the extra 'cuda', or use the cluster 'local'"
         ) from error
-    devices = _gpus()
+    devices = count_gpus()
     if wanted.workers is not None and wanted.workers > devices:
         raise ClusterError(f"{wanted.workers} CUDA workers need as many GPUs, but this machine has {devices}")
     with _started(LocalCUDACluster, wanted, wanted.workers or devices, wanted.threads or 2) as client:
         yield client
 
 
-def _gpus() -> int:
+def count_gpus() -> int:
+    """GPUs of this machine; a ClusterError says why there are none."""
     import torch
 
     if torch.version.cuda is None:
@@ -178,11 +170,9 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-# a scheduler that runs already, and goes on running afterwards
-
-
 @contextmanager
 def _running_scheduler(wanted: Wanted) -> Iterator[Client]:
+    """Yield a client of a scheduler that runs already, and goes on running afterwards."""
     address, own = wanted.spec, version("xland")
     with running_loop() as loop, _reach(address, min(wanted.timeout or ANSWER, ANSWER), loop) as client:
         wait_for_workers(client, wanted, 1, TIMEOUT, f"start workers with `dask worker {address}`")
@@ -192,11 +182,11 @@ def _running_scheduler(wanted: Wanted) -> Iterator[Client]:
             raise ClusterError(
                 f"xland is not installed where the workers of {address} run: start them in this environment"
             ) from error
-        other = {worker: each for worker, each in found.items() if each != own}
-        for worker, each in other.items():  # they would fail, or give other maps
+        other = [f"{each} on {worker}" for worker, each in found.items() if each != own]
+        if other:  # they would fail, or give other maps
             raise ClusterError(
                 f"{len(other)} of {len(found)} workers of {address} have another xland than {own}, "
-                f"such as {each} on {worker}: start them in this environment"
+                f"such as {other[0]}: start them in this environment"
             )
         yield client
 

@@ -25,21 +25,13 @@ from xland.records import Limits, check_entries, read_record, read_toml
 if TYPE_CHECKING:
     from distributed import Client
 
-TIMEOUT = 3600.0
-"""Seconds to wait for jobs to start: queues are long."""
+# seconds
+TIMEOUT = 3600.0  # to wait for jobs to start: queues are long
+LOST_SCHEDULER = 120  # after which workers that cannot reach the scheduler end their job
+LOST_WORKER = 60.0  # for a worker to come back before its job is cancelled; Python starts slowly on shared disks
+INTERVAL = 5.0  # between two questions to SLURM; twice as many after each job that fails
 
-LOST_SCHEDULER = 120
-"""Seconds after which workers that cannot reach the scheduler end their job."""
-
-LOST_WORKER = 60.0
-"""Seconds that a worker may take to come back before its job is cancelled; Python starts slowly on shared disks."""
-
-INTERVAL = 5.0
-"""Seconds between two questions to SLURM; twice as many after each job that fails."""
-
-TRIES = 3
-"""Jobs in a row that may end without a worker."""
-
+TRIES = 3  # jobs in a row that may end without a worker
 _LARGEST = 2**18
 _SHIPPED = Path(__file__).parent / "profiles"
 
@@ -126,9 +118,14 @@ class Profile:
         return 1 if workers is None else -(-workers // self.processes)
 
 
-def list_profiles(folder: Path | None = None) -> list[str]:
-    """Names of the shipped profiles, and of those in a folder of one's own."""
-    return sorted(_shipped(folder))
+def list_profiles() -> list[str]:
+    """Names of the shipped profiles."""
+    return sorted(_profiles_in(_SHIPPED))
+
+
+def _profiles_in(*folders: Path) -> dict[str, Path]:
+    """Profiles by name, those of later folders in place of earlier ones."""
+    return {path.stem: path for folder in folders for path in folder.glob("*.toml")}
 
 
 def load_profile(profile: str | Path | Profile | None, folder: Path | None = None) -> Profile:
@@ -140,20 +137,16 @@ def load_profile(profile: str | Path | Profile | None, folder: Path | None = Non
         Name of a shipped one, or a TOML file whose entries are the parameters of :class:`Profile`.
         ``base = "NAME"`` begins from a shipped one.
     folder : path, optional
-        Holds profiles for one kind of work, which are taken before shipped ones of the same name.
-
-    Returns
-    -------
-    Profile
+        With profiles for one kind of work, which are taken before shipped ones of the same name.
 
     Raises
     ------
     ClusterError
-        If there is none of that name, or the file holds unknown or wrong entries.
+        If there is none of that name, or the file has unknown or wrong entries.
     """
     if isinstance(profile, Profile):
         return profile
-    shipped = _shipped(folder)
+    shipped = _profiles_in(_SHIPPED, *([] if folder is None else [folder]))
     names = ", ".join(sorted(shipped))
     if profile is None:
         raise ClusterError(f"SLURM jobs need a profile: one of {names}, or a TOML file of your own")
@@ -169,18 +162,12 @@ def load_profile(profile: str | Path | Profile | None, folder: Path | None = Non
     return read_record(Profile, entries, str(path), ClusterError)
 
 
-def _shipped(folder: Path | None) -> dict[str, Path]:
-    folders = [_SHIPPED, *([] if folder is None else [folder])]
-    return {path.stem: path for each in folders for path in each.glob("*.toml")}
-
-
 @contextmanager
 def slurm_workers(wanted: Wanted) -> Iterator[Client]:
     """Yield a client of workers in SLURM jobs; jobs that end while they are needed are submitted again."""
     from distributed import Client
 
-    chosen = load_profile(wanted.profile)
-    module = _jobqueue()
+    chosen, module = load_profile(wanted.profile), _jobqueue()
     if missing := [name for name in ("sbatch", "squeue", "scancel") if shutil.which(name) is None]:
         raise ClusterError(
             f"{', '.join(missing)} not found: run on a machine that submits jobs to SLURM, or print the job script "
@@ -209,23 +196,14 @@ def job_script(profile: str | Path | Profile | None) -> str:
 
     What only a running cluster knows is in capitals: the scheduler's address, the worker's name, the paths of the keys.
 
-    Parameters
-    ----------
-    profile : str, path or Profile
-
-    Returns
-    -------
-    str
-
     Raises
     ------
     ClusterError
-        If there is no such profile, or it holds unknown or wrong entries.
+        If there is no such profile, or it has unknown or wrong entries.
     MissingDependencyError
         If dask-jobqueue is not installed.
     """
-    chosen = load_profile(profile)
-    module = _jobqueue()
+    chosen, module = load_profile(profile), _jobqueue()
     options = _job_options(chosen, local_path(chosen.folder, what="the folder of SLURM jobs"))
     if chosen.encrypted:
         options |= {"protocol": "tls://", "security": _security_of("CERTIFICATE", "KEY")}
@@ -289,9 +267,8 @@ def _cluster(module: Any, profile: Profile, folder: Path, refusals: list[str]) -
             # never twice: the scheduler may still know the old worker of a node that went dark
             return f"xland-{next(self.numbers)}"
 
-    scheduler: dict[str, Any] = {"dashboard_address": "127.0.0.1:0"}
-    if profile.host:
-        scheduler["host"] = profile.host
+    host = {"host": profile.host} if profile.host else {}
+    scheduler = {"dashboard_address": "127.0.0.1:0", **host}
     with _temporary_keys(folder) if profile.encrypted else nullcontext() as security, running_loop() as loop:
         options = {**_job_options(profile, folder), "scheduler_options": scheduler, "security": security, "loop": loop}
         try:
@@ -344,7 +321,7 @@ class JobWatch:
     """Keep a number of jobs of a `dask_jobqueue.SLURMCluster` in the queue while the context is open.
 
     ``refusals``, which grows, is what sbatch says when it refuses a job; ``folder`` has the logs. ``stop`` is called
-    when no job is left and none can be had, so that nobody waits for ever.
+    when no job is left and SLURM starts no other, so that nobody waits for ever.
     """
 
     def __init__(
@@ -372,13 +349,12 @@ class JobWatch:
             raise ClusterError(f"{self.error} ({cause})" if isinstance(cause, XlandError) else self.error) from cause
 
     def _watch(self) -> None:
-        while not self._over.wait(INTERVAL * 2 ** min(self._failures, 6)):
+        while self.error is None and not self._over.wait(INTERVAL * 2 ** min(self._failures, 6)):
             queued = _queued()
             if queued is not None:
                 self._replace(queued)
-            if self.error is not None:
-                self._stop()
-                return
+        if self.error is not None:
+            self._stop()
 
     def _replace(self, queued: set[str]) -> None:
         observed = {str(name) for name in self._cluster.observed}
@@ -390,17 +366,17 @@ class JobWatch:
         lost = [name for name, identity in known.items() if identity not in queued]
         self._failures += sum(name not in self._arrived for name in lost)
         if self._failures >= TRIES and len(lost) == len(known):
-            self.error = self._reason()
+            self.error = (
+                f"SLURM refuses the jobs: {self._refusals[-1]}; change the profile"
+                if self._refusals
+                else f"{self._failures} SLURM jobs in a row ended before a worker came: their logs in {self._folder} "
+                "say why"
+            )
             return
         for name in lost:
             logger.warning("SLURM job %s of worker %s has ended; submitting another", known[name], name)
             self._cluster.worker_spec.pop(name, None)
         self._cluster.scale(jobs=self._jobs)
-
-    def _reason(self) -> str:
-        if self._refusals:
-            return f"SLURM refuses the jobs: {self._refusals[-1]}; change the profile"
-        return f"{self._failures} SLURM jobs in a row ended before a worker came: their logs in {self._folder} say why"
 
 
 def _queued() -> set[str] | None:

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from distributed import Client
     from tornado.ioloop import IOLoop
 
-INTERVAL = 0.2
-"""Seconds between two looks."""
+INTERVAL = 0.2  # seconds between two looks
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,8 @@ KINDS: dict[str, Kind] = {}
 def register_cluster(name: str, kind: Kind) -> None:
     """Add a kind of cluster, which :func:`xland.clusters.open_cluster` and ``--cluster`` then know by its name.
 
-    Parameters
-    ----------
-    name : str
-    kind : Kind
-        Its ``open`` takes a :class:`Wanted` and gives a context manager that yields a `distributed.Client`; it waits
-        for the workers (:func:`wait_for_workers`), and stops at the end what it started.
+    Its ``open`` takes a :class:`Wanted` and gives a context manager that yields a `distributed.Client`; it waits for
+    the workers (:func:`wait_for_workers`), and stops at the end what it started.
 
     Raises
     ------

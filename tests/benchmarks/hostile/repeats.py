@@ -83,7 +83,7 @@ def _trainings(place: Path, count: int) -> Iterator[dict[str, Any]]:
     from xland.cli import main
 
     configuration, store = (
-        write_files(place, depth=1, epochs=1, candidates=8, common_statistics="false"),
+        write_files(place, epochs=1, candidates=8, common_statistics="false"),
         place / "store.zarr",
     )
     assert main(["prepare", str(configuration), str(store)]) == 0
