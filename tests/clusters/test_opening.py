@@ -23,8 +23,8 @@ from distributed.utils import LoopRunner
 from tests.clusters.conftest import free_port
 from tests.clusters.stores import digest
 from tests.waiting import PATIENCE, local_cluster, python_processes_below, wait_until
-from xland.clusters import Kind, Profile, open_cluster, opening, register_cluster, waiting
-from xland.clusters.waiting import running_loop
+from xland.clusters import Kind, Profile, open_cluster, opening, register_cluster
+from xland.clusters.opening import running_loop
 from xland.errors import ClusterError, MissingDependencyError, WorkerError
 from xland.store.writing import write
 
@@ -151,7 +151,7 @@ def test_a_running_scheduler_is_joined_and_left_running(running, monkeypatch):
         patch.setattr("distributed.Client.run", lambda *_: {"one": "0.0.1"})
         refused(running, r"1 of 1 workers of tcp.* have another xland than 0\.0\.0, such as 0\.0\.1")
     clock = itertools.count(step=100)
-    monkeypatch.setattr(waiting, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None))
+    monkeypatch.setattr(opening, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None))
     said = f"1 of 2 workers came within 240 s: start workers with `dask worker {running}"
     refused(running, said, workers=2, timeout=240)
 
@@ -182,9 +182,7 @@ def test_what_cannot_be_meant_is_refused(spec, options, message):
 
 
 def test_a_kind_of_cluster_is_added_by_registration(monkeypatch):
-    kinds = dict(waiting.KINDS)
-    for module in (waiting, opening):
-        monkeypatch.setattr(module, "KINDS", kinds)
+    monkeypatch.setattr(opening, "KINDS", dict(opening.KINDS))
 
     @contextmanager
     def lab(wanted):

@@ -124,11 +124,6 @@ def test_class_weights_are_one_on_average_and_higher_for_rarer_classes(counts, p
     weights = Objective(class_weight_power=power).class_weights(counts).double().numpy()
     assert (weights * counts).sum() / counts.sum() == pytest.approx(1, rel=1e-4)
     assert (weights[counts == 0] == 0).all()
-    order = np.argsort(counts, kind="stable")
-    present = order[counts[order] > 0]
-    assert (np.diff(weights[present]) <= 1e-4 * weights.max()).all()
-    if power == 0:
-        np.testing.assert_allclose(weights[counts > 0], 1, rtol=1e-6)
-    if power == 1:
-        shares = (weights * counts)[present]
-        np.testing.assert_allclose(shares, shares[0], rtol=1e-4)
+    present = counts > 0
+    shares = weights[present] * counts[present].astype(float) ** power
+    np.testing.assert_allclose(shares, shares[0], rtol=1e-4)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from xland.addresses import local_path
 from xland.arguments import shown
 from xland.atomic import make_folder
-from xland.clusters.waiting import Wanted, patience, running_loop, wait_for_workers
+from xland.clusters.opening import Wanted, patience, running_loop, wait_for_workers
 from xland.errors import ClusterError, MissingDependencyError, XlandError
 from xland.records import Limits, check_entries, read_record, read_toml
 

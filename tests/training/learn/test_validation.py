@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -97,5 +98,6 @@ def test_samples_of_several_years_are_free_rollouts(rollouts):
     """The second map is made from the network's own first one, not from the true prior."""
     network, prior = tiny_network(rollouts.source.inputs), rollouts.source.prior.copy()
     prior[1] = np.where(prior[1] == 0, 0, 4)
-    changed = replace(rollouts, source=replace(rollouts.source, prior=prior))
+    changed = copy(rollouts)
+    changed.source = replace(rollouts.source, prior=prior)
     np.testing.assert_array_equal(count_pairs(network, rollouts, 4, Group()), count_pairs(network, changed, 4, Group()))

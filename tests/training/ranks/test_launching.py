@@ -204,7 +204,7 @@ import sys
 from distributed import Client
 from tests.training.stand_in import CALL
 from tests.worlds import tiny_configuration
-from xland.clusters.waiting import running_loop
+from xland.clusters.opening import running_loop
 from xland.training.ranks import launching
 launching.CALL = CALL
 with running_loop() as loop, Client(sys.argv[1], loop=loop) as client:
