@@ -21,6 +21,7 @@ from xland.training.configuration import (
     parse_configuration,
     read_configuration,
 )
+from xland.training.rollout import Rollout
 
 TOML = """
 name = "tiny"
@@ -84,27 +85,23 @@ def test_shipped_configurations_are_read_by_name_and_build_their_network(name):
     assert 4 * sum(p.numel() for p in network.parameters()) < 10_000_000, "shipped models stay under 10 MB"
 
 
-def test_the_published_configurations_differ_in_direction_alone_and_say_what_is_ours():
-    """Models of the future read the map of the year before, models of the past that of the year after."""
-    future, past = read_configuration("published-future"), read_configuration("published-past")
-    for configuration, step in ((future, -1), (past, 1)):
-        assert configuration.inputs == replace(published_inputs(), prior_step=step)
-        assert configuration.inputs.channels == 35
-        assert configuration.augmentation.prior_masked == 0.6
-        assert not configuration.augmentation.flip_north_south, "the aspect would change its sign"
-        assert configuration.schedule.patch == 256
-        assert configuration.architecture.kind == "unet"
-        years = assign_years(range(1959, 2017), configuration.data.train_years, configuration.data.test_years)
-        assert [year for year, part in years.items() if part == Part.TRAIN] == [*range(1960, 2001)]
-        assert [year for year, part in years.items() if part == Part.TEST] == [*range(2001, 2016)]
-        published, _, ours = configuration.notes.partition("Ours:")
-        assert "arXiv 2606.11793" in published
-        assert "scheduled sampling" in ours
-        assert (configuration.rollout.years, configuration.rollout.own_maps) == (3, 1.0)
-    same = {"name": future.name, "title": future.title, "notes": future.notes}
-    assert replace(past, inputs=future.inputs, **same) == future
-    assert "the year before" in future.title
-    assert "the year after" in past.title
+@pytest.mark.parametrize(("to", "step", "adjacent"), [("future", -1, "before"), ("past", 1, "after")])
+def test_published_configurations_differ_in_direction_alone_and_say_what_is_ours(to, step, adjacent):
+    configuration, future = read_configuration(f"published-{to}"), read_configuration("published-future")
+    same = {"name": f"published-{to}", "title": configuration.title, "notes": configuration.notes}
+    assert f"the year {adjacent}" in configuration.title
+    assert configuration == replace(future, inputs=replace(future.inputs, prior_step=step), **same)
+    assert configuration.inputs == replace(published_inputs(), prior_step=step)
+    assert configuration.inputs.channels == 35
+    assert (configuration.augmentation.prior_masked, configuration.schedule.patch) == (0.6, 256)
+    assert not configuration.augmentation.flip_north_south, "the aspect would change its sign"
+    assert (configuration.architecture.kind, configuration.rollout) == ("unet", Rollout(years=3, own_maps=1.0))
+    years = assign_years(range(1959, 2017), configuration.data.train_years, configuration.data.test_years)
+    assert [year for year, part in years.items() if part == Part.TRAIN] == [*range(1960, 2001)]
+    assert [year for year, part in years.items() if part == Part.TEST] == [*range(2001, 2016)]
+    published, _, ours = configuration.notes.partition("Ours:")
+    assert "arXiv 2606.11793" in published
+    assert "scheduled sampling" in ours
 
 
 @pytest.mark.parametrize("source", ["no-such-name", "folder/none.toml", Path("none.toml")])
@@ -164,7 +161,6 @@ def test_unknown_wrong_and_contradictory_entries_are_named(changes, message):
         (b"name = ", "damaged and cannot be read as TOML"),
         (b"\xff\xfe", "damaged and cannot be read as TOML"),
         (b"a = " + b"[" * 10_000, "nested too deep"),
-        (b"a = " + b"9" * 5000, "cannot be read as TOML: Exceeds the limit"),
         (b"a." * 100_000 + b"a = 1", "a line has more than 250 points"),
         (b"#" * 2**21, "has 2097152 bytes, more than the 262144 that are read"),
     ],

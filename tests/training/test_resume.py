@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import os
 import signal
@@ -11,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import get_context
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -32,7 +32,7 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="torch cannot
 
 EPOCHS, STEPS_AN_EPOCH = 3, 4
 STEPS = EPOCHS * STEPS_AN_EPOCH
-TIMES = {"seconds", "samples_per_second", "waiting", "seconds_per_step"}
+TIMES = ["seconds", "samples_per_second", "waiting", "seconds_per_step"]
 
 
 class Losses(dict):
@@ -93,12 +93,9 @@ def resumed(prepared, folder, after, undisturbed):
 
 
 def assert_same(folder, undisturbed):
-    def log(path):
-        with path.open(newline="") as file:
-            return [{name: v for name, v in row.items() if name not in TIMES} for row in csv.DictReader(file)]
-
     for name in ("log.csv", "steps.csv"):
-        assert log(folder / name) == log(undisturbed / name)
+        one, other = (pd.read_csv(each / name).drop(columns=TIMES, errors="ignore") for each in (folder, undisturbed))
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
     own, expected = read_checkpoint(folder), read_checkpoint(undisturbed)
     assert own.digest == expected.digest
     assert own.card["validation"] == expected.card["validation"]
@@ -202,21 +199,22 @@ def test_a_job_whose_time_ends_writes_its_state_and_one_that_is_killed_goes_on(p
     resumed(prepared, tmp_path, 9, undisturbed)
 
 
-def test_a_loss_that_is_not_finite_is_named_and_the_state_before_it_is_good(
-    prepared, tmp_path, monkeypatch, undisturbed
+@pytest.mark.parametrize(
+    ("factors", "what"), [((torch.nan, 1.0), "the loss is nan"), ((1.0, torch.inf), "the norm of the gradient is inf")]
+)
+def test_a_loss_or_gradient_that_is_not_finite_is_named_and_the_state_before_it_is_good(
+    prepared, tmp_path, monkeypatch, undisturbed, factors, what
 ):
     configuration, material = prepared
     schedule = replace(configuration.schedule, checkpoint_every=1, report_every=5)
-    whole, taken = Stepper.take, []
+    whole = Stepper.take
 
-    def spoil(self, samples, **options):
-        taken.append(samples)
-        if len(taken) == 6:
-            samples = {**samples, "coarse": samples["coarse"] * torch.nan}
-        return whole(self, samples, **options)
+    def spoil(self, samples, *, step, **options):
+        values = whole(self, samples, step=step, **options)
+        return values * torch.tensor(factors) if step == 5 else values
 
     place = r"rows \d+-\d+, columns \d+-\d+, 2001"
-    message = rf"the loss is nan in epoch 2, step 6, on the patches {place}; {place}; {place}\. Look at the data there"
+    message = rf"{what} in epoch 2, step 6, on the patches {place}; {place}; {place}\. Look at the data there"
     with monkeypatch.context() as patch:
         patch.setattr(Stepper, "take", spoil)
         with pytest.raises(TrainingError, match=message):
