@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from xland.clusters.opening import Kind, Wanted, open_cluster, register_cluster, wait_for_workers
-from xland.clusters.slurm import Profile, job_script, list_profiles, load_profile, slurm_workers
+from xland.clusters.profile import Profile, list_profiles, load_profile
+from xland.clusters.slurm import job_script, slurm_workers
 
 register_cluster("slurm", Kind(slurm_workers, ("profile",)))
 

@@ -15,13 +15,12 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from xland.arguments import Count, Positive, checked, unknown
+from xland.clusters.profile import Profile
 from xland.errors import ClusterError, MissingDependencyError
 
 if TYPE_CHECKING:
     from distributed import Client
     from tornado.ioloop import IOLoop
-
-    from xland.clusters.slurm import Profile
 
 # seconds
 ANSWER = 10.0  # for a scheduler to answer
