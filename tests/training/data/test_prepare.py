@@ -8,23 +8,22 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from tests.training.data.region import COLUMNS, REGION, ROWS, YEARS, make, write
+from tests.training.commands import write_files
+from tests.training.data.region import REGION, YEARS, make, write
 from tests.worlds import FACTOR, tiny_world
 from xland.cli import main
 from xland.errors import ConfigurationError, StoreError, TimeError, VocabularyError
 from xland.store import workplace
 from xland.training.data import prepare as module
 from xland.training.data.loader import Place
-from xland.training.data.material import gather, stored_material
+from xland.training.data.material import Sources, gather, stored_material
 from xland.training.data.prepare import prepare
 from xland.training.data.stored import open_training_store
-from xland.training.data.survey import Sources
 
 
 def content(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()
-    }
+    files = (path for path in Path(folder).rglob("*") if path.is_file())
+    return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
 @pytest.fixture
@@ -60,24 +59,16 @@ def fuse(parts, *, amid=False):
 
 def test_the_material_is_that_of_a_training_in_memory(whole):
     configuration, data = make()
-    normalised, gathered = gather(configuration, **data)
-    stored_configuration, stored = stored_material(configuration, whole)
-    for one, other in zip(
-        (*stored_configuration.inputs.coarse, *stored_configuration.inputs.static),
-        (*normalised.inputs.coarse, *normalised.inputs.static),
-        strict=True,
-    ):
-        assert (one.mean, one.scale) == pytest.approx((other.mean, other.scale), rel=1e-9, abs=1e-12), one.name
-    assert stored_configuration.inputs == stored.source.inputs
+    (normalised, gathered), (found, stored) = gather(configuration, **data), stored_material(configuration, whole)
+    assert found.inputs == stored.source.inputs
+    for kind in ("coarse", "static"):
+        for one, other in zip(getattr(found.inputs, kind), getattr(normalised.inputs, kind), strict=True):
+            assert (one.mean, one.scale) == pytest.approx((other.mean, other.scale), rel=1e-9, abs=1e-12), one.name
     assert (stored.grid, stored.source.years) == (gathered.grid, gathered.source.years)
     np.testing.assert_array_equal(stored.part, gathered.part)
     np.testing.assert_array_equal(stored.coverage.mask, gathered.coverage.mask)
     assert stored.coverage.grid == gathered.coverage.grid
     assert stored.description == gathered.description
-    everything = [Place(year, slice(0, ROWS), slice(0, COLUMNS)) for year in range(2)]
-    for one, other in zip(stored.source.read(everything), gathered.source.read(everything), strict=True):
-        for name, values in other.items():
-            np.testing.assert_array_equal(one[name], values, name)
 
 
 def test_xarray_opens_a_store_like_any_other(whole):
@@ -216,35 +207,12 @@ def test_data_that_do_not_fit_are_refused_as_in_memory(tmp_path, name, change, e
     assert not (tmp_path / "a.zarr").exists()
 
 
-def test_the_command_writes_the_same_store(tmp_path, capsys):
-    _, data = make()
-    for name in ("forcing", "static", "target", "prior"):
-        data[name].to_netcdf(tmp_path / f"{name}.nc")
-    text = """
-        name = "tiny"
-        title = "A model of the tests"
-        [data]
-        forcing = "unused.nc"
-        forcing_years = [2000, 2001]
-        target_years = [2000, 2001]
-        [inputs]
-        steps = [0, -1]
-        prior = "code"
-        factor = 4
-        resolution = 1.0
-        window = 40
-        stride = 20
-        coarse = [{name = "forest", sources = ["primf", "secdf"]}]
-        static = [{name = "elevation", sources = ["elevation"]}]
-        [schedule]
-        patch = 48
-        patch_stride = 24
-    """
-    (tmp_path / "tiny.toml").write_text(text.replace("        ", ""))
-    options = [f"--{name}={tmp_path / name}.nc" for name in ("forcing", "static", "target", "prior")]
-    arguments = ["prepare", str(tmp_path / "tiny.toml"), str(tmp_path / "a.zarr"), *options, "--tile", "60"]
+def test_the_command_writes_a_store_of_what_the_configuration_names_and_of_what_is_given(tmp_path, capsys):
+    configuration, store = write_files(tmp_path), tmp_path / "a.zarr"
+    given = (tmp_path / "states.nc").rename(tmp_path / "given.nc")
+    arguments = ["prepare", str(configuration), str(store), f"--forcing={given}", "--tile", "60"]
     assert main(arguments) == 0
-    assert "2 maps of 64 x 120 cells" in capsys.readouterr().out
-    assert open_training_store(tmp_path / "a.zarr").chunk == (60, 60)
+    assert "2 maps of 180 x 360 cells" in capsys.readouterr().out
+    assert open_training_store(store).chunk == (60, 60)
     assert main(arguments) == 1
     assert "exists; pass --overwrite" in capsys.readouterr().err
