@@ -14,7 +14,7 @@ import xarray as xr
 import xland
 from tests.worlds import tiny_world
 from xland.addresses import address_of
-from xland.arguments import checked, is_count, items_of
+from xland.arguments import checked, choose_names, is_count, items_of
 from xland.clusters import open_cluster
 from xland.errors import (
     AddressError,
@@ -28,7 +28,7 @@ from xland.errors import (
     StoreError,
     VocabularyError,
 )
-from xland.outputs import OUTPUTS, choose_outputs
+from xland.outputs import OUTPUTS
 from xland.plot import land_use_map
 from xland.store.writing import write, write_netcdf
 from xland.training.configuration import read_configuration
@@ -173,8 +173,8 @@ def test_outputs_are_a_sequence_of_names():
             items_of(value, "outputs", ModelError)
     for value in (5, b"abc", (1, 2), [None], {1: 2}, np.zeros(3), None, True):
         with pytest.raises(ModelError, match="outputs"):
-            choose_outputs(value)
-    assert choose_outputs(["land_use"]) == choose_outputs("land_use") == (OUTPUTS["land_use"],)
+            choose_names(value, OUTPUTS, "outputs", ModelError)
+    assert choose_names(["unmet", "unmet"], OUTPUTS, "outputs", ModelError) == ("unmet",)
 
 
 def test_only_datasets_are_written_in_chunks_of_cells(tmp_path):

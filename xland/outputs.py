@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.arguments import items_of, unknown
 from xland.errors import ModelError
 from xland.vocabulary import CLASS_NAMES, OCEAN, flag_attributes
 
@@ -108,17 +107,6 @@ def register_output(output: Output) -> Output:
         raise ModelError(f"there is an output {output.name!r} already: register yours under another name")
     OUTPUTS[output.name] = output
     return output
-
-
-def choose_outputs(outputs: str | Sequence[str]) -> tuple[Output, ...]:
-    """Return the entries that a caller names, in the caller's order; :class:`ModelError` for unknown ones."""
-    wanted = (outputs,) if isinstance(outputs, str) else items_of(outputs, "outputs", ModelError)
-    wrong = [name for name in wanted if not isinstance(name, str) or name not in OUTPUTS]
-    if wrong:
-        raise ModelError(unknown("outputs", wrong, OUTPUTS))
-    if not wanted:
-        raise ModelError(f"outputs is empty: choose from {', '.join(OUTPUTS)}")
-    return tuple(OUTPUTS[name] for name in dict.fromkeys(wanted))
 
 
 def renamed(name: str, attributes: Mapping[str, Any]) -> str:

@@ -8,8 +8,7 @@ import pytest
 
 from tests.report.colour_vision import VISION, nearest, seen
 from xland.report.charts import SERIES
-from xland.report.pictures import SEA, cividis, ramp
-from xland.report.sections.side_by_side import CHANGE_COLORS, OTHER_CLASS, SAME
+from xland.report.pictures import CHANGE_COLORS, OTHER_CLASS, SAME, SEA, cividis, ramp
 from xland.vocabulary import CLASSES
 
 

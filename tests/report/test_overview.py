@@ -5,8 +5,8 @@ import xarray as xr
 
 from xland.geo.grid import Grid
 from xland.reading.variables import as_map
-from xland.report.pictures import CHANGE_KINDS, look_over
-from xland.scores.frames import BLANK
+from xland.report.judgement import CHANGE_KINDS, look_over
+from xland.scores.counts import BLANK
 from xland.scores.regions import latitude_bands
 
 

@@ -5,23 +5,13 @@ import numpy as np
 from tests.report.pages import image
 from xland.geo.grid import Grid
 from xland.report.pictures import SEA, code_picture, extent, ramp, scale_picture
-from xland.report.pictures import _png as png
-from xland.scores.frames import BLANK
+from xland.scores.counts import BLANK
 
 GRID = Grid(1.0, 10.0, 0.0, 2, 3)
 
 
 def rgb(color):
     return tuple(int(color[i : i + 2], 16) for i in (1, 3, 5))
-
-
-def test_a_png_is_read_back_as_it_was_written():
-    import base64
-
-    indices = np.array([[0, 1, 2], [2, 1, 0]], dtype=np.uint8)
-    source = "," + base64.b64encode(png(indices, ["#ff0000", "#00ff00", "#0000ff00"])).decode()
-    table = np.array([[255, 0, 0, 255], [0, 255, 0, 255], [0, 0, 255, 0]])
-    np.testing.assert_array_equal(np.asarray(image(source)), table[indices])
 
 
 def test_codes_have_their_colours_and_no_data_is_clear():

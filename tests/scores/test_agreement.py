@@ -110,9 +110,9 @@ def test_differences_are_summed_up_by_area():
     largest = abs(layers["difference"]).max("class").where(layers["lat"] > 45)
     found = sum_up(layers.assign(largest=largest, pixels=largest * 25))
     assert list(found.classes) == ["urban"]
-    assert found.classes["urban"].mean == pytest.approx((0.6 * area[0] - 0.4 * area[1]) / (6 * area.sum()))
-    assert found.classes["urban"].mean_absolute == pytest.approx((0.6 * area[0] + 0.4 * area[1]) / (6 * area.sum()))
-    assert found.classes["urban"].largest == found.largest == pytest.approx(0.4)
+    assert found.classes["urban"]["mean"] == pytest.approx((0.6 * area[0] - 0.4 * area[1]) / (6 * area.sum()))
+    assert found.classes["urban"]["mean_absolute"] == pytest.approx((0.6 * area[0] + 0.4 * area[1]) / (6 * area.sum()))
+    assert found.classes["urban"]["largest"] == found.largest == pytest.approx(0.4)
     assert (found.cells, found.within_a_pixel) == (18, pytest.approx(11 / 18))
     assert sum_up(layers.assign(largest=largest * np.nan, pixels=largest)) is None
 
@@ -130,10 +130,15 @@ AGREEING = forcing_of((0.6, 0.4, 0.0))
         (two_halves().isel(lon=slice(0, 8)), AGREEING, GridError, "cannot be grouped"),
         (two_halves().isel(lon=slice(1, 11)), AGREEING, GridError, "does not start at an edge of coarse cells"),
         (two_halves(), forcing_of((0.6, 0.4, 0.0), grid=Grid(0.18, 60.48, 10.08, 2, 3)), GridError, "do not nest"),
-        (two_halves().expand_dims(time=[2015, 2016]), AGREEING, GridError, "the map has 2 years; select one"),
-        (xr.concat([two_halves()] * 3, "class"), AGREEING, AllocationError, "have 3 classes; 8 are needed"),
-        (eight(list(range(1, 9))), AGREEING, AllocationError, "are of the classes urban, .*, 8.*not ocean, urban"),
-        (eight(["sea", *CLASS_NAMES[1:]]), AGREEING, AllocationError, "are of the classes sea, urban.*not ocean"),
+        (
+            two_halves().expand_dims(time=[2015, 2016]),
+            AGREEING,
+            TimeError,
+            "the map has 2 time steps, 2015 to 2016; select",
+        ),
+        (xr.concat([two_halves()] * 3, "class"), AGREEING, AllocationError, "the 3 classes of the probability"),
+        (eight(list(range(1, 9))), AGREEING, AllocationError, "must be ocean, urban.*not urban, .*, 8;"),
+        (eight(["sea", *CLASS_NAMES[1:]]), AGREEING, AllocationError, "must be ocean, urban.*not sea, urban"),
         (two_halves(), xr.DataArray(0.5), ForcingError, "the forcing is a DataArray; pass a Dataset"),
         (two_halves(), "states.nc", ForcingError, "the forcing is a str; pass a Dataset"),
     ],

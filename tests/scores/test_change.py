@@ -270,13 +270,16 @@ def test_other_classes_are_named_with_the_map_and_their_place():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"factors": (0, 2.5, 3)}, r"whole number of cells along a side, at least 1, not 0, 2\.5"),
-        ({"factors": ["a", np.nan, np.inf, np.int64(2), 4.0]}, "at least 1, not 'a', nan, inf"),
+        ({"factors": (0, 2.5, 3)}, r"windows are 1 to 10000 cells along a side, not 0, 2\.5"),
+        ({"factors": ["a", np.nan, np.inf, np.int64(2), 4.0, 10**5]}, "side, not 'a', nan, inf, 100000"),
         ({"factors": 5}, "factors must be a list or a tuple, not 5"),
         ({"weighting": "people"}, "weighting must be one of 'area', 'pixels', not 'people'"),
-        ({"regions": np.ones((18, 36))}, "`regions` must be a DataArray"),
+        ({"regions": np.ones((18, 36))}, "the map of regions is of type ndarray; pass an xarray"),
         ({"regions": on_grid(np.full((18, 36), 1.5))}, r"map of regions contains 1\.5"),
-        ({"regions": on_grid(np.ones((18, 36))).expand_dims(time=[1, 2])}, "map of regions has several time steps"),
+        (
+            {"regions": on_grid(np.ones((18, 36))).expand_dims(time=[1, 2])},
+            "map of regions has 2 time steps; select one",
+        ),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(options, message):

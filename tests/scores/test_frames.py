@@ -9,8 +9,9 @@ from tests.raising_backend import raising_dataset
 from xland.errors import RegionError, StoreError
 from xland.geo.grid import Grid
 from xland.reading.variables import as_map
-from xland.report.pictures import mean, mode, thin
-from xland.scores.frames import BLANK, edges, place
+from xland.report.judgement import mean, thin
+from xland.scores.counts import BLANK, mode
+from xland.scores.frames import edges, place
 
 
 def a_map(values, north=60.0, west=0.0, resolution=1.0):

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
-from xland.arguments import checked
+from xland.arguments import checked, choose_names
 from xland.datasets.reference import static_identity
 from xland.downscaling.block import Plan, block_years
 from xland.downscaling.fields import ChunkField, Layout, coarse_field, crop, prior_field, static_field
@@ -25,7 +25,7 @@ from xland.models import DEFAULT_MODEL, Model, find_model
 from xland.models.checkpoint import Checkpoint
 from xland.models.ensemble import Ensemble
 from xland.models.inputs import InputSpec
-from xland.outputs import OUTPUTS, Output, choose_outputs
+from xland.outputs import OUTPUTS, Output
 from xland.reading.variables import map_of, map_years
 from xland.store.identity import digest_of, identities_of
 from xland.store.provenance import describe_product
@@ -124,7 +124,7 @@ def downscale(
     trained = find_model(model)
     inputs = trained.inputs
     kept = Totals(totals) if totals is not None and not isinstance(totals, Totals) else totals
-    wanted = choose_outputs(outputs)
+    wanted = [OUTPUTS[name] for name in choose_names(outputs, OUTPUTS, "outputs", ModelError)]
     _check_outputs(wanted, trained, totals=kept is not None)
     counts_changes = kept is not None and MODES[kept.mode].changes
     if kept is not None and counts_changes and prior is None:

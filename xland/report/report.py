@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,22 @@ from xland.arguments import Count, checked
 from xland.atomic import replace_file
 from xland.errors import GridError, TimeError
 from xland.reading.variables import ClassMap, as_map
-from xland.report.judgement import MAX_PIXELS, Judgement, extra_layers, one_step
+from xland.report.judgement import MAX_PIXELS, Judgement, extra_layers
 from xland.report.parts import Gallery, Section
-from xland.report.pictures import extent
-from xland.report.sections.doubt import reliability_section, reliability_tile
-from xland.report.sections.side_by_side import maps_section
-from xland.report.sections.skill import classes_section, coarse_section, regions_section, score_tiles, scores_section
-from xland.report.sections.transitions import change_section, change_tile
+from xland.report.pictures import extent, maps_section
+from xland.report.sections import (
+    change_section,
+    classes_section,
+    coarse_section,
+    headline,
+    regions_section,
+    reliability_section,
+    scores_section,
+)
 from xland.scores.agreement import fitting_factor
 from xland.scores.baselines import baseline_maps, pick_year
 from xland.scores.evaluation import maps_are_named
-from xland.scores.frames import overlaps, pair_years, whole_cells
+from xland.scores.frames import Factor, one_step, overlaps, pair_years, whole_cells
 from xland.scores.measures import choose_scores
 from xland.scores.regions import Regions, choose
 from xland.scores.tables import write_json, years_in_words
@@ -70,7 +75,7 @@ class Report(Judgement):
             },
             "change": {name: each.to_dict() for name, each in self.change.items()},
             "reliability": None if self.reliability is None else self.reliability.to_dict(),
-            "coarse_agreement": None if self.coarse is None else self.coarse.to_dict(),
+            "coarse_agreement": None if self.coarse is None else asdict(self.coarse),
             "pictures": [
                 {"map": each.caption, "shows": each.alt}
                 for section in self.sections
@@ -105,7 +110,6 @@ class Report(Judgement):
         )
         environment.filters["kind"] = lambda part: type(part).__name__
         sections, judged = self.sections, self.scores[self.model]
-        tiles = (*score_tiles(self), change_tile(self), reliability_tile(self))
         return environment.get_template("report.html.j2").render(
             title=self.title,
             model=self.model,
@@ -113,7 +117,7 @@ class Report(Judgement):
             years=years_in_words(judged.years),
             cells=judged.cells,
             notes=self.notes,
-            tiles=[tile for tile in tiles if tile is not None],
+            tiles=headline(self),
             sections=sections,
             card=self.card,
             provenance=self.provenance,
@@ -130,7 +134,7 @@ def report(
     forcing: xr.Dataset | None = None,
     start: xr.DataArray | xr.Dataset | None = None,
     scores: str | Sequence[str] | None = None,
-    factor: Count | None = None,
+    factor: Factor | None = None,
     year: int | None = None,
     match_years: bool = True,
     within: xr.DataArray | NDArray[np.bool_] | None = None,
