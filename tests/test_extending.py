@@ -40,9 +40,9 @@ def doubt(pixels):
 
 
 def largest(probability, targets, _area, valid, _totals, _start):
-    """The largest class of each coarse cell, everywhere in it."""
+    """The class with the largest known total in each coarse cell, everywhere in it."""
     rows, columns = valid.shape[0] // targets.shape[1], valid.shape[1] // targets.shape[2]
-    codes = targets.argmax(axis=0).repeat(rows, axis=0).repeat(columns, axis=1)
+    codes = np.nan_to_num(targets).argmax(axis=0).repeat(rows, axis=0).repeat(columns, axis=1)
     return Fitted(np.zeros(targets.shape[1:]), codes=np.where(valid, codes, 0).astype(np.uint8))
 
 

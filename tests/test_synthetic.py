@@ -52,11 +52,6 @@ def totals(forcing: xr.Dataset) -> dict[str, np.ndarray]:
     return sums
 
 
-def changed(codes: np.ndarray) -> np.ndarray:
-    """Share of the land that changes class from each year to the next."""
-    return (codes[1:] != codes[:-1]).sum(axis=(1, 2)) / np.count_nonzero(codes[0] != OCEAN)
-
-
 @st.composite
 def arguments(draw):
     factor = draw(st.integers(1, 8))
@@ -71,7 +66,7 @@ def arguments(draw):
     }
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(arguments())
 def test_states_add_up_to_the_classes_of_the_maps_and_the_same_arguments_give_the_same_world(chosen):
     world, factor = synthetic_world(**chosen), chosen["factor"]
@@ -106,10 +101,9 @@ def test_years_left_out_are_simulated_and_another_seed_gives_another_world(world
     assert (other.land_use.values != world.land_use.values[:1]).mean() > 0.3
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_between_1_and_3_percent_of_the_land_change_each_year(seed):
-    codes = synthetic_world((96, 96), 8, range(1900, 1990), seed).land_use.values
-    shares = changed(codes)
+def test_between_1_and_3_percent_of_the_land_change_each_year():
+    codes = synthetic_world((96, 96), 8, range(1900, 1990)).land_use.values
+    shares = (codes[1:] != codes[:-1]).sum(axis=(1, 2)) / np.count_nonzero(codes[0] != OCEAN)
     assert shares.min() > 0.01
     assert shares.max() < 0.03
 
@@ -135,17 +129,14 @@ def test_primary_land_never_grows_and_secondary_land_ages(world):
     assert (world.forcing["secmb"].values[4, undisturbed] > world.forcing["secmb"].values[0, undisturbed]).all()
 
 
-def test_a_cell_keeps_its_class_for_years(world):
+def test_a_cell_keeps_its_class_for_years_and_patches_are_several_cells_wide(world):
     codes = world.land_use.values
+    for each in (codes[0], codes[-1]):
+        land = (each[:, 1:] != OCEAN) & (each[:, :-1] != OCEAN)
+        assert (each[:, 1:] == each[:, :-1])[land].mean() > 0.75
     there_and_back = (codes[1:-1] != codes[:-2]) & (codes[2:] == codes[:-2])
     assert not there_and_back.any(), "what has changed rests"
     assert (codes[-1] == codes[0])[codes[0] != OCEAN].mean() > 0.5
-
-
-def test_patches_are_several_cells_wide(world):
-    for codes in (world.land_use.values[0], world.land_use.values[-1]):
-        land = (codes[:, 1:] != OCEAN) & (codes[:, :-1] != OCEAN)
-        assert (codes[:, 1:] == codes[:, :-1])[land].mean() > 0.75
 
 
 def test_forest_retreats_near_cropland_more_than_elsewhere(world):

@@ -33,22 +33,17 @@ def prepare(folder: str, resolution: float, factor: int, window: int, stride: in
 
 def write_empty(path: Path, grid: Any, variables: dict[str, str], years: list[int] | None = None) -> None:
     """Write the metadata and coordinates of a Zarr store, and no chunk: all values are read as 0."""
-    import zarr
+    import dask.array as da
+    import xarray as xr
 
-    from xland.datasets.building import create_coordinates
-
-    group = zarr.open_group(path, mode="w", zarr_format=3)
-    create_coordinates(group, grid, tuple(years or ()))
-    dims, lead = (("lat", "lon"), ()) if years is None else (("time", "lat", "lon"), (len(years),))
-    for name, dtype in variables.items():
-        group.create_array(
-            name,
-            shape=(*lead, *grid.shape),
-            chunks=(*(1 for _ in lead), min(1200, grid.rows), min(1200, grid.columns)),
-            dtype=dtype,
-            dimension_names=dims,
-            fill_value=0,
-        )
+    axes = {"lat": ("lat", grid.latitude), "lon": ("lon", grid.longitude)}
+    if years:
+        axes = {"time": ("time", years), **axes}
+    shape = (*((len(years),) if years else ()), *grid.shape)
+    chunks = (*((1,) if years else ()), min(1200, grid.rows), min(1200, grid.columns))
+    empty = {name: (tuple(axes), da.zeros(shape, dtype=dtype, chunks=-1)) for name, dtype in variables.items()}
+    encoding = {name: {"chunks": chunks, "_FillValue": None} for name in variables}
+    xr.Dataset(empty, axes).to_zarr(path, mode="w", compute=False, consolidated=False, encoding=encoding, zarr_format=3)
 
 
 def build(folder: str, chunks: int | None, year: int) -> Result:

@@ -405,7 +405,7 @@ def test_what_does_not_fit_is_refused(world, tmp_path):
         report(world.predicted, world.observed, regions=3)
     with pytest.raises(ForcingError, match=r"the forcing is a DataArray; pass a Dataset"):
         report(world.predicted, world.observed, forcing=world.forcing["forest"])
-    with pytest.raises(GridError, match="factor must be a whole number .* 10000 or None, not 'a'"):
+    with pytest.raises(GridError, match=r"factor must be a whole number .* 10000 or None, not 'a'"):
         report(world.predicted, world.observed, factor="a")
     with pytest.raises(GridError, match="the start map is of type ndarray; pass an xarray"):
         report(world.predicted, world.observed, start=world.start.values)

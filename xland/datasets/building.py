@@ -1,25 +1,28 @@
-"""Builders of the prepared stores: land and sea, land use of 2019, and static predictors, from their sources."""
+"""Building the prepared stores from their sources: land and sea, land use of 2019, and static predictors."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import math
+import shutil
+import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
-import zarr
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.interpolate import RegularGridInterpolator
 
 from xland import vocabulary
+from xland.datasets import predictors
 from xland.datasets.prepared import (
     CHUNK,
     COAST_CAP,
@@ -29,7 +32,6 @@ from xland.datasets.prepared import (
     POPULATION_RADII,
     PREDICTORS,
     RUGGEDNESS_REACH,
-    build_store,
     coordinates,
     elevation,
     has_all,
@@ -40,8 +42,9 @@ from xland.datasets.prepared import (
 )
 from xland.datasets.wheels import fetch, source
 from xland.errors import DatasetError
-from xland.geo.grid import EARTH_RADIUS, Grid, aggregate, class_shares, nesting_factor
-from xland.sources import predictors
+from xland.geo.grid import Grid, aggregate, class_shares, nesting_factor
+from xland.store.storage import ATTRIBUTE, ROOT, files_at, sha256, table_name
+from xland.store.workplace import seal
 
 Fields = dict[str, NDArray[np.floating]]
 
@@ -54,9 +57,6 @@ FRACTION_FACTOR = 5
 COAST_FACTOR = 6
 """Cells of the land mask along one cell on which distances and densities are computed at the finest: 0.05 degree."""
 
-KILOMETRE = 360e3 / (2 * math.pi * EARTH_RADIUS)
-"""Degrees of a great circle in a kilometre."""
-
 _GDAL_CACHE = 128 * 2**20  # bytes
 _FREEZING = 273.15
 _LAKE = 2  # 0 is sea, 1 land; islands in lakes are land
@@ -65,44 +65,69 @@ _TRUNCATE = 3.0
 _BAND = 40  # rows that share the width of a kernel
 
 
-def prepare(recipe: str, factor: int | None = None) -> Path:
-    """Return the path of a store, having built it unless it is there with all its files."""
+def build(recipe: str, factor: int | None = None) -> Path:
+    """Return the path of a store. One that is not whole is built beside its place and moved there in one step.
+
+    Raises DatasetError if it cannot be written.
+    """
     path = store_path(recipe, factor)
-    if not has_all(path):
-        build_store(path, BUILDERS[recipe] if factor is None else partial(BUILDERS[recipe], factor=factor))
+    if has_all(path):
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem}-"))
+    except OSError as error:
+        raise DatasetError(
+            f"cannot write to the cache {path.parent} ({error}): name another folder in XLAND_CACHE"
+        ) from error
+    try:
+        part = folder / "part.zarr"
+        BUILDERS[recipe](part, *([] if factor is None else [factor]))
+        if has_all(path):  # another process was faster: its store is as good as ours
+            return path
+        files = files_at(part)
+        root = json.loads(files.read(ROOT))
+        root["attributes"][ATTRIBUTE] = table_name(root)
+        seal(files, {name: sha256(files.read(name)) for name in files.walk() if name != ROOT}, root)
+        with suppress(FileNotFoundError):
+            path.rename(folder / "incomplete.zarr")
+        try:
+            part.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return path
 
 
 def create(
-    group: zarr.Group, name: str, dims: tuple[str, ...], shape: tuple[int, ...], dtype: str, attrs: Mapping[str, Any]
-) -> zarr.Array:
-    """Add an empty variable that xarray reads, in chunks of ``CHUNK`` cells a side, wider on very fine grids."""
-    # else a grid of 30 arc-seconds would end in thousands of files
-    width = CHUNK if shape[-1] <= 20 * CHUNK else 6 * CHUNK
-    chunks = (*(min(size, CHUNK) for size in shape[:-1]), min(shape[-1], width))
-    plain = {
-        key: value.tolist() if isinstance(value, np.ndarray | np.generic) else value for key, value in attrs.items()
-    }
-    return group.create_array(
-        name, shape=shape, chunks=chunks, dtype=dtype, dimension_names=dims, fill_value=0, attributes=plain
-    )
+    path: Path, grid: Grid, variables: Mapping[str, tuple[str, Mapping[str, Any]]], years: tuple[int, ...] = ()
+) -> Any:
+    """Create a store of empty variables, each given by type and attributes; return its Zarr group, open.
 
+    Chunks have ``CHUNK`` cells a side, and are wider on very fine grids: a grid of 30 arc-seconds would else end in
+    thousands of files.
+    """
+    import zarr
 
-def create_coordinates(group: zarr.Group, grid: Grid, years: tuple[int, ...] = ()) -> None:
-    """Add the coordinates of a grid, and of years where there are any."""
     axes: dict[str, Any] = dict(coordinates(grid))
     if years:
-        axes["time"] = ("time", np.array(years, dtype=np.int64), {"long_name": "calendar year", "axis": "T"})
-    for name, (_, values, attrs) in axes.items():
-        array = group.create_array(
-            name,
-            shape=values.shape,
-            chunks=values.shape,
-            dtype=str(values.dtype),
-            dimension_names=(name,),
-            attributes=attrs,
-        )
-        array[:] = values
+        axes = {"time": ("time", np.array(years), {"long_name": "calendar year", "axis": "T"}), **axes}
+    shape = tuple(len(values) for _, values, _ in axes.values())
+    width = CHUNK if grid.columns <= 20 * CHUNK else 6 * CHUNK
+    chunks = (*(min(size, CHUNK) for size in shape[:-1]), min(shape[-1], width))
+    empty = {
+        name: (tuple(axes), da.zeros(shape, dtype=dtype, chunks=-1), attrs)
+        for name, (dtype, attrs) in variables.items()
+    }
+    whole = {name: {"chunks": values.shape, "_FillValue": None} for name, (_, values, _) in axes.items()}
+    encoding = whole | {name: {"chunks": chunks, "_FillValue": None} for name in variables}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        ds = xr.Dataset(empty, axes)
+        ds.to_zarr(path, mode="w", compute=False, consolidated=True, encoding=encoding, zarr_format=3)
+    return zarr.open_group(path, mode="r+", use_consolidated=False)
 
 
 def strips(rows: int, height: int, description: str) -> Iterable[slice]:
@@ -114,16 +139,11 @@ def strips(rows: int, height: int, description: str) -> Iterable[slice]:
         yield slice(start, min(start + height, rows))
 
 
-def _open_land() -> xr.DataArray:
-    return open_prepared(prepare("land-mask"))["land"].astype(bool)
-
-
-def _build_land_mask(group: zarr.Group) -> None:
+def _build_land_mask(store: Path) -> None:
     wanted, path = source("land-mask"), fetch("land-mask")
     grid = Grid.world(180 / wanted.rows)
     attrs = {"long_name": "land", "standard_name": "land_binary_mask", **wanted.attributes}
-    array = create(group, "land", ("lat", "lon"), grid.shape, "uint8", attrs)
-    create_coordinates(group, grid)
+    array = create(store, grid, {"land": ("uint8", attrs)})["land"]
     # block by block: unpacked the mask takes a gigabyte
     with zipfile.ZipFile(path) as archive, archive.open("mask.npy") as stream:
         np.lib.format.read_magic(stream)
@@ -138,8 +158,12 @@ def _build_land_mask(group: zarr.Group) -> None:
             array[rows] = (~np.frombuffer(content, dtype=bool).reshape(-1, grid.columns)).view(np.uint8)
 
 
-def _build_land_use(group: zarr.Group) -> None:
-    igbp, land = modis_igbp(), _open_land()
+def _land() -> xr.DataArray:
+    return open_prepared(build("land-mask"))["land"].astype(bool)
+
+
+def _build_land_use(store: Path) -> None:
+    igbp, land = modis_igbp(), _land()
     grid = Grid.world(180 / source("modis-2019").rows)
     factor = nesting_factor(Grid.world(180 / source("land-mask").rows), grid)
     attrs = {
@@ -148,8 +172,7 @@ def _build_land_use(group: zarr.Group) -> None:
         "comment": f"Observed in {YEAR}. IGBP classes translated by the table of xland.vocabulary; water is ocean "
         "where less than half of the cell is land in the land mask, else inland water.",
     }
-    array = create(group, "land_use", ("time", "lat", "lon"), (1, *grid.shape), "uint8", attrs)
-    create_coordinates(group, grid, (YEAR,))
+    array = create(store, grid, {"land_use": ("uint8", attrs)}, (YEAR,))["land_use"]
     for rows in strips(grid.rows, CHUNK, "Translating MODIS land cover"):
         codes = igbp[rows].to_numpy()
         classes = vocabulary.translate(codes, vocabulary.IGBP, what=f"MODIS land cover {YEAR}")
@@ -158,44 +181,38 @@ def _build_land_use(group: zarr.Group) -> None:
         array[0, rows] = classes
 
 
-def _build_fractions(group: zarr.Group) -> None:
+def _build_fractions(store: Path) -> None:
     fine = Grid.world(180 / source("modis-2019").rows)
     coarse = fine.coarsen(FRACTION_FACTOR)
-    land_use = open_prepared(prepare("land-use"))["land_use"]
-    arrays = []
-    for chosen in vocabulary.CLASSES:
-        attrs = {
-            "long_name": f"share of {chosen.long_name}",
-            "units": "1",
-            "cell_methods": "area: mean",
-            **source("modis-2019").attributes,
-            "comment": f"Observed in {YEAR}: area-weighted share of the class in the 0.05 degree map of land use.",
-        }
-        arrays.append(create(group, chosen.name, ("time", "lat", "lon"), (1, *coarse.shape), "float32", attrs))
-    create_coordinates(group, coarse, (YEAR,))
+    land_use = open_prepared(build("land-use"))["land_use"]
+    attrs = {
+        "units": "1",
+        "cell_methods": "area: mean",
+        **source("modis-2019").attributes,
+        "comment": f"Observed in {YEAR}: area-weighted share of the class in the 0.05 degree map of land use.",
+    }
+    variables = {
+        chosen.name: ("float32", {"long_name": f"share of {chosen.long_name}", **attrs})
+        for chosen in vocabulary.CLASSES
+    }
+    group = create(store, coarse, variables, (YEAR,))
     for rows in strips(coarse.rows, CHUNK // FRACTION_FACTOR, "Aggregating class fractions"):
         inner = slice(rows.start * FRACTION_FACTOR, rows.stop * FRACTION_FACTOR)
         area = fine.window(inner, slice(None)).cell_area()
         shares = class_shares(land_use[0, inner].to_numpy(), FRACTION_FACTOR, area, len(vocabulary.CLASSES))
-        for share, array in zip(shares, arrays, strict=True):
-            array[0, rows] = share.astype(np.float32)
+        for name, share in zip(variables, shares, strict=True):
+            group[name][0, rows] = share.astype(np.float32)
 
 
-def _build_static(group: zarr.Group, factor: int) -> None:
+def _build_static(store: Path, factor: int) -> None:
     import rasterio
 
-    # by itself GDAL keeps the blocks it read up to a twentieth of the machine's memory
-    with rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE):
-        _fill_static(group, factor)
-
-
-def _fill_static(group: zarr.Group, factor: int) -> None:
-    mask, land, zones = Grid.world(180 / source("land-mask").rows), _open_land(), koppen()
+    mask, land, zones = Grid.world(180 / source("land-mask").rows), _land(), koppen()
     grid, zone_factor = mask.coarsen(factor), round(factor * source("koppen").rows / mask.rows)
     topography = elevation().to_numpy()
     # a share is a count of cells: exact where the count fits a byte
     share_steps = factor * factor if factor * factor <= 255 else 250
-    arrays = {}
+    variables = {}
     for chosen in PREDICTORS:
         attrs: dict[str, str | float] = {"long_name": chosen.long_name, "units": chosen.units}
         for name in chosen.sources:
@@ -204,8 +221,8 @@ def _fill_static(group: zarr.Group, factor: int) -> None:
             attrs["comment"] = chosen.comment
         if chosen.dtype == "uint8":
             attrs["scale_factor"] = 1 / share_steps
-        arrays[chosen.name] = create(group, chosen.name, ("lat", "lon"), grid.shape, chosen.dtype, attrs)
-    create_coordinates(group, grid)
+        variables[chosen.name] = (chosen.dtype, attrs)
+    group = create(store, grid, variables)
 
     far_factor = factor * max(1, -(-COAST_FACTOR // factor))
     far = mask.coarsen(far_factor)
@@ -214,38 +231,38 @@ def _fill_static(group: zarr.Group, factor: int) -> None:
         block = land[rows.start * far_factor : rows.stop * far_factor].to_numpy()
         far_share[rows] = predictors.land_share(block, far_factor)
     settlements = read_settlements()
-    people = counted(settlements, far, settlements.population)
-    places = counted(settlements, far, np.ones_like(settlements.population))
+    people = counted(settlements, far, settlements[2])
+    places = counted(settlements, far, np.ones_like(settlements[2]))
     smooth = {
         "coast_distance": predictors.coast_distance(far_share >= 0.5, far, COAST_CAP),
         **{f"population_{radius}km": density(people, far, radius) for radius in POPULATION_RADII},
         "settlements_8km": density(places, far, 8),
         "town_distance": town_distance(settlements, far),
     }
-    climate, lakes = Climate(topography), read_lakes()
+    climate, lakes = read_climate(topography), read_lakes()
 
-    for rows in strips(grid.rows, CHUNK, "Static predictors"):
-        part = grid.window(rows, slice(None))
-        values: Fields = _terrain(topography, grid, rows)
-        if far_factor == factor:
-            share = far_share[rows]
-            values |= {name: field[rows] for name, field in smooth.items()}
-        else:
-            share = predictors.land_share(land[rows.start * factor : rows.stop * factor].to_numpy(), factor)
-            values |= {name: predictors.bilinear(field, far, part) for name, field in smooth.items()}
-        values["land_share"] = share
-        values["lake_share"] = lake_share(lakes, rows, grid.rows)
-        values |= climate.on(part, values["elevation"])
-        inner = slice(rows.start * zone_factor, rows.stop * zone_factor)
-        shares = predictors.zone_shares(zones[inner].to_numpy(), zone_factor, len(KOPPEN_ZONES))
-        values |= {f"koppen_{zone}": zone_share for zone, zone_share in zip(KOPPEN_ZONES, shares, strict=True)}
-        values["abs_latitude"] = np.broadcast_to(np.abs(part.latitude)[:, None], part.shape)
-        values["coast_distance"] = np.where(share >= 0.5, values["coast_distance"], 0)
-        for chosen in PREDICTORS:
-            stored = values[chosen.name].astype(np.float32)
-            if chosen.dtype == "uint8":
-                stored = np.rint(stored * share_steps)
-            arrays[chosen.name][rows] = stored.astype(chosen.dtype)
+    # by itself GDAL keeps the blocks it read up to a twentieth of the machine's memory
+    with rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE):
+        for rows in strips(grid.rows, CHUNK, "Static predictors"):
+            part = grid.window(rows, slice(None))
+            values: Fields = _terrain(topography, grid, rows)
+            if far_factor == factor:
+                share = far_share[rows]
+                values |= {name: field[rows] for name, field in smooth.items()}
+            else:
+                share = predictors.land_share(land[rows.start * factor : rows.stop * factor].to_numpy(), factor)
+                values |= {name: predictors.bilinear(field, far, part) for name, field in smooth.items()}
+            values["land_share"] = share
+            values["lake_share"] = lake_share(lakes, rows, grid.rows)
+            values |= climate(part, values["elevation"])
+            inner = slice(rows.start * zone_factor, rows.stop * zone_factor)
+            shares = predictors.zone_shares(zones[inner].to_numpy(), zone_factor, len(KOPPEN_ZONES))
+            values |= {f"koppen_{zone}": zone_share for zone, zone_share in zip(KOPPEN_ZONES, shares, strict=True)}
+            values["abs_latitude"] = np.broadcast_to(np.abs(part.latitude)[:, None], part.shape)
+            values["coast_distance"] = np.where(share >= 0.5, values["coast_distance"], 0)
+            for name, (dtype, _) in variables.items():
+                stored = values[name].astype(np.float32)
+                group[name][rows] = (np.rint(stored * share_steps) if dtype == "uint8" else stored).astype(dtype)
 
 
 BUILDERS: Mapping[str, Callable[..., None]] = {
@@ -254,7 +271,7 @@ BUILDERS: Mapping[str, Callable[..., None]] = {
     "land-use": _build_land_use,
     "fractions": _build_fractions,
 }
-"""What fills the empty Zarr group of each store."""
+"""What writes each store to a path; the static predictors take the cells of the land mask along one of theirs."""
 
 
 def _terrain(topography: NDArray[np.float32], grid: Grid, rows: slice) -> Fields:
@@ -266,54 +283,43 @@ def _terrain(topography: NDArray[np.float32], grid: Grid, rows: slice) -> Fields
     # cells larger than those of the topography: the mean of points that are no further apart than its cells
     points = max(1, round(grid.resolution / source_grid.resolution))
     height = aggregate(predictors.bilinear(topography, source_grid, around.refine(points)), points)
-    slope, aspect = predictors.slope_aspect(height, around)
-    rugged, relative = predictors.ruggedness(height, around, radius)
-    fields = {
-        "elevation": height,
-        "slope": slope,
-        "cos_aspect": predictors.cos_aspect(slope, aspect),
-        "ruggedness": rugged,
-        "relative_elevation": relative,
-    }
+    fields = predictors.terrain(height, around, radius)
     return {name: field[rows.start - start : rows.stop - start] for name, field in fields.items()}
 
 
-class Climate:
-    """Monthly means of today's climate, summed up on the grid of the precipitation, interpolated where asked for.
+def read_climate(topography: NDArray[np.float32]) -> Callable[[Grid, NDArray[np.floating]], Fields]:
+    """Read monthly means of today's climate; return them as a function of a part of a world grid and its height.
 
-    ``topography`` is the height of the land surface in metres (rows, columns) of the world.
+    The function gives (rows, columns) each: months in degrees Celsius, rain in mm. Temperature is moved from the smooth
+    surface of its source to the height (metres) by ``LAPSE_RATE``. ``topography`` is the height of the land surface in
+    metres (rows, columns) of the world.
     """
+    low = Grid.world(180 / source("temperature").rows)
+    smooth = aggregate(topography, topography.shape[0] // low.rows)
+    grid = Grid.world(180 / source("precipitation").rows)
+    # temperature on meridians and parallels, both ends included
+    kelvin = _read_months("temperature", (low.rows + 1, low.columns + 1))
+    axes = (start + low.resolution * np.arange(n) for start, n in ((-90, low.rows + 1), (-180, low.columns + 1)))
+    points = np.stack(np.meshgrid(grid.latitude, grid.longitude, indexing="ij"), axis=-1)
+    warmth = np.asarray(RegularGridInterpolator(tuple(axes), kelvin)(points) - _FREEZING, dtype=np.float32)
+    # precipitation with one cell of padding, from south to north
+    padded = _read_months("precipitation", (grid.rows + 2, grid.columns + 2))
+    rain = np.maximum(padded[::-1][1:-1, 1:-1], 0)
+    warm = np.argsort(warmth, axis=-1)[..., 6:]
+    fields = {
+        "coldest_month": warmth.min(axis=-1),
+        "warmest_month": warmth.max(axis=-1),
+        "precipitation": rain.sum(axis=-1),
+        "driest_month": rain.min(axis=-1),
+        "warm_precipitation": np.take_along_axis(rain, warm, axis=-1).sum(axis=-1),
+    }
 
-    def __init__(self, topography: NDArray[np.float32]) -> None:
-        self._smooth_grid = Grid.world(180 / source("temperature").rows)
-        self._smooth = aggregate(topography, topography.shape[0] // self._smooth_grid.rows)
-        self._grid = grid = Grid.world(180 / source("precipitation").rows)
-        # temperature on meridians and parallels, both ends included
-        low = self._smooth_grid
-        kelvin = _read_months("temperature", (low.rows + 1, low.columns + 1))
-        axes = (start + low.resolution * np.arange(n) for start, n in ((-90, low.rows + 1), (-180, low.columns + 1)))
-        points = np.stack(np.meshgrid(grid.latitude, grid.longitude, indexing="ij"), axis=-1)
-        warmth = np.asarray(RegularGridInterpolator(tuple(axes), kelvin)(points) - _FREEZING, dtype=np.float32)
-        # precipitation with one cell of padding, from south to north
-        padded = _read_months("precipitation", (grid.rows + 2, grid.columns + 2))
-        rain = np.maximum(padded[::-1][1:-1, 1:-1], 0)
-        warm = np.argsort(warmth, axis=-1)[..., 6:]
-        self._fields = {
-            "coldest_month": warmth.min(axis=-1),
-            "warmest_month": warmth.max(axis=-1),
-            "precipitation": rain.sum(axis=-1),
-            "driest_month": rain.min(axis=-1),
-            "warm_precipitation": np.take_along_axis(rain, warm, axis=-1).sum(axis=-1),
-        }
-
-    def on(self, part: Grid, height: NDArray[np.floating]) -> Fields:
-        """Return the climate of a part of a world grid, (rows, columns): months in degrees Celsius, rain in mm.
-
-        Temperature is moved from the smooth surface of its source to ``height`` (metres) by ``LAPSE_RATE``.
-        """
-        values = {name: predictors.bilinear(field, self._grid, part) for name, field in self._fields.items()}
-        colder = (LAPSE_RATE / 1000) * (height - predictors.bilinear(self._smooth, self._smooth_grid, part))
+    def climate(part: Grid, height: NDArray[np.floating]) -> Fields:
+        values = {name: predictors.bilinear(field, grid, part) for name, field in fields.items()}
+        colder = (LAPSE_RATE / 1000) * (height - predictors.bilinear(smooth, low, part))
         return {**values, **{name: values[name] - colder for name in ("coldest_month", "warmest_month")}}
+
+    return climate
 
 
 def _read_months(name: str, shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -361,34 +367,19 @@ def _shares(values: NDArray[np.float32], total: int, chosen: slice) -> NDArray[n
     return np.diff(summed[whole] + part * inside, axis=0).astype(np.float32) * np.float32(total / points)
 
 
-@dataclass(frozen=True)
-class Settlements:
-    """Places with people: degrees north and east, and people, ``(places,)`` each."""
-
-    latitude: NDArray[np.float64]
-    longitude: NDArray[np.float64]
-    population: NDArray[np.float64]
-
-    def cells(self, grid: Grid) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Rows and columns of a world grid."""
-        rows = np.floor((grid.north - self.latitude) / grid.resolution).astype(np.intp)
-        columns = np.floor((self.longitude - grid.west) / grid.resolution).astype(np.intp)
-        return np.clip(rows, 0, grid.rows - 1), columns % grid.columns
-
-
-def read_settlements() -> Settlements:
-    """Read the gazetteer; :class:`DatasetError` if it holds none."""
+def read_settlements() -> NDArray[np.float64]:
+    """Read the gazetteer: degrees north, degrees east and people, ``(3, places)``; DatasetError if it is empty."""
     path = fetch("settlements")
     places = json.loads(path.read_bytes()).values()
-    table = np.array([(each["latitude"], each["longitude"], each["population"]) for each in places], dtype=np.float64)
-    if not len(table):
+    if not places:
         raise DatasetError(f"{path.name} holds no settlements")
-    return Settlements(*table.T)
+    return np.array([(each["latitude"], each["longitude"], each["population"]) for each in places], dtype=np.float64).T
 
 
-def counted(settlements: Settlements, grid: Grid, weights: NDArray[np.float64]) -> NDArray[np.float32]:
+def counted(settlements: NDArray[np.float64], grid: Grid, weights: NDArray[np.float64]) -> NDArray[np.float32]:
     """Add up weights of settlements in each cell of a world grid; ``(rows, columns)``."""
-    rows, columns = settlements.cells(grid)
+    rows = np.clip(np.floor((grid.north - settlements[0]) / grid.resolution).astype(np.intp), 0, grid.rows - 1)
+    columns = np.floor((settlements[1] - grid.west) / grid.resolution).astype(np.intp) % grid.columns
     total = np.bincount(rows * grid.columns + columns, weights, minlength=grid.rows * grid.columns)
     return total.reshape(grid.shape).astype(np.float32)
 
@@ -398,7 +389,7 @@ def density(amounts: NDArray[np.float32], grid: Grid, radius: float) -> NDArray[
 
     ``radius`` is its standard deviation in kilometres.
     """
-    sigma = radius * KILOMETRE / grid.resolution
+    sigma = radius * predictors.KILOMETRE / grid.resolution
     spread = ndimage.gaussian_filter1d(amounts, sigma, axis=0, mode="constant", truncate=_TRUNCATE)
     for start in range(0, grid.rows, _BAND):
         rows = slice(start, start + _BAND)
@@ -411,26 +402,25 @@ def density(amounts: NDArray[np.float32], grid: Grid, radius: float) -> NDArray[
     return np.asarray(spread / area, dtype=np.float32)
 
 
-def town_distance(settlements: Settlements, grid: Grid, smallest: float = 1000.0) -> NDArray[np.float32]:
+def town_distance(settlements: NDArray[np.float64], grid: Grid, smallest: float = 1000.0) -> NDArray[np.float32]:
     """Distance to the nearest town of ``smallest`` people or more, in the radius of that town, at most ``FARTHEST``.
 
     The built area of towns grows about as their population, so their radius is taken as its root.
     """
     nearest = np.full(grid.shape, FARTHEST, dtype=np.float32)
-    rows, _ = settlements.cells(grid)
-    for place in np.flatnonzero(settlements.population >= smallest):
-        latitude, longitude = settlements.latitude[place], settlements.longitude[place]
-        radius = _TOWN_RADIUS * math.sqrt(settlements.population[place])
+    for latitude, longitude, population in settlements.T[settlements[2] >= smallest].tolist():
+        radius = _TOWN_RADIUS * math.sqrt(population)
         squeeze = max(math.cos(math.radians(latitude)), 0.05)
-        reach = FARTHEST * radius * KILOMETRE / grid.resolution
+        reach = FARTHEST * radius * predictors.KILOMETRE / grid.resolution
         high = math.ceil(reach)
-        around = np.arange(max(rows[place] - high, 0), min(rows[place] + high + 1, grid.rows))
+        row = min(max(math.floor((grid.north - latitude) / grid.resolution), 0), grid.rows - 1)
+        around = np.arange(max(row - high, 0), min(row + high + 1, grid.rows))
         middle = math.floor((longitude - grid.west) / grid.resolution)
         wide = min(math.ceil(reach / squeeze), grid.columns // 2 - 1)
         beside = np.arange(middle - wide, middle + wide + 1)
         north = grid.latitude[around] - latitude
         east = (grid.west + (beside + 0.5) * grid.resolution - longitude) * squeeze
-        distance = np.hypot(north[:, None], east) / (radius * KILOMETRE)
+        distance = np.hypot(north[:, None], east) / (radius * predictors.KILOMETRE)
         part = np.ix_(around, beside % grid.columns)
         nearest[part] = np.minimum(nearest[part], distance)
     return nearest

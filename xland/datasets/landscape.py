@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from xland.datasets import predictors
 from xland.datasets.prepared import (
     COAST_CAP,
     FARTHEST,
@@ -22,8 +22,7 @@ from xland.datasets.prepared import (
     RUGGEDNESS_REACH,
     coordinates,
 )
-from xland.geo.grid import EARTH_RADIUS, Grid
-from xland.sources import predictors
+from xland.geo.grid import Grid
 from xland.vocabulary import CROPLAND, FOREST, GRASS_SHRUB, OCEAN, OTHER, PASTURE, URBAN, WATER
 
 Field = NDArray[np.float32]
@@ -56,31 +55,28 @@ _CHANCE = 0.8  # of a place, in deviations of suitability
 _ATTRACTION, _TOWN_ATTRACTION = 1.0, 3.0  # of a neighbourhood that is all of the class, in the same
 
 
-class Noise:
-    """Fields of noise of mean 0 and deviation 1, one after the other from the same random numbers."""
+def make_noise(random: np.random.Generator, shape: tuple[int, int]) -> tuple[Callable[[], Field], Callable[[], Field]]:
+    """Return two sources of noise of mean 0 and deviation 1, which take their random numbers in turn.
 
-    def __init__(self, random: np.random.Generator, shape: tuple[int, int]) -> None:
-        self.random, self.shape = random, shape
-        number = np.hypot(fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1])).astype(np.float32)
-        edge = np.exp(-((number * np.float32(SMALLEST / 2)) ** 2) / 2)
-        number += np.float32(1 / max(shape))
-        self._fine, self._broad = edge * number ** np.float32(-1.3), edge / number**2
-        self._fine[0, 0] = self._broad[0, 0] = 0
+    In fields of the first, patches of all sizes stand out; those of the second rise and fall over large parts of the
+    map.
+    """
+    number = np.hypot(fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1])).astype(np.float32)
+    edge = np.exp(-((number * np.float32(SMALLEST / 2)) ** 2) / 2)
+    number += np.float32(1 / max(shape))
 
-    def fine(self) -> Field:
-        """Return a field in which patches of all sizes stand out."""
-        return self._field(self._fine)
+    def source(amplitudes: Field) -> Callable[[], Field]:
+        amplitudes[0, 0] = 0
 
-    def broad(self) -> Field:
-        """Return a field that rises and falls over large parts of the map."""
-        return self._field(self._broad)
+        def field() -> Field:
+            waves = fft.rfft2(random.standard_normal(shape, dtype=np.float32))
+            waves *= amplitudes
+            made = fft.irfft2(waves, s=shape, overwrite_x=True)
+            return np.asarray(made / made.std(), dtype=np.float32)
 
-    def _field(self, amplitudes: Field) -> Field:
-        waves = fft.rfft2(self.random.standard_normal(self.shape, dtype=np.float32))
-        waves *= amplitudes
-        field = fft.irfft2(waves, s=self.shape, overwrite_x=True)
-        field /= field.std()
-        return np.asarray(field, dtype=np.float32)
+        return field
+
+    return source(edge * number ** np.float32(-1.3)), source(edge / number**2)
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,8 @@ class Landscape:
 
     ``static`` are predictors, float32; ``land`` includes lakes; ``suitability`` says how well a class suits a cell, by
     class code, with mean 0 and deviation 1 on land (of ``OTHER``, how bare the cell is by nature); along ``crops``,
-    evenly spread over 0 to 1 on land, one crop follows another; where it is ``dry``, grazing is rangeland.
+    evenly spread over 0 to 1 on land, one crop follows another; where it is ``dry``, grazing is rangeland. ``fine`` and
+    ``broad`` are the sources of noise.
     """
 
     grid: Grid
@@ -99,13 +96,13 @@ class Landscape:
     suitability: dict[int, Field]
     crops: Field
     dry: NDArray[np.bool_]
-    noise: Noise
+    fine: Callable[[], Field]
+    broad: Callable[[], Field]
 
 
 def make_landscape(grid: Grid, random: np.random.Generator) -> Landscape:
     """Invent a landscape on a fine grid of at least 32 cells in both directions."""
-    noise = Noise(random, grid.shape)
-    fine, broad = noise.fine, noise.broad
+    fine, broad = make_noise(random, grid.shape)
     relief = broad() + np.float32(0.12) * fine()
     below = relief < np.quantile(relief, SEA_SHARE)
     labels, count = ndimage.label(below)
@@ -148,20 +145,15 @@ def make_landscape(grid: Grid, random: np.random.Generator) -> Landscape:
         suitability=suitability,
         crops=_evenly_spread(_standard(warmth, land) + 1.5 * fine(), land),
         dry=wetness < 0,
-        noise=noise,
+        fine=fine,
+        broad=broad,
     )
 
 
 def _terrain(elevation: Field, land: NDArray[np.bool_], grid: Grid) -> dict[str, Field]:
-    slope, aspect = predictors.slope_aspect(elevation, grid)
     reach = min(max(1, round(RUGGEDNESS_REACH / grid.resolution)), (min(grid.shape) - 1) // 2)
-    rugged, relative = predictors.ruggedness(elevation, grid, reach)
     fields = {
-        "elevation": elevation,
-        "slope": slope,
-        "cos_aspect": predictors.cos_aspect(slope, aspect),
-        "ruggedness": rugged,
-        "relative_elevation": relative,
+        **predictors.terrain(elevation, grid, reach),
         "land_share": land,
         "abs_latitude": np.broadcast_to(np.abs(grid.latitude)[:, None], grid.shape),
         "coast_distance": predictors.coast_distance(land, grid, COAST_CAP),
@@ -193,7 +185,7 @@ def _people(suited: Field, land: NDArray[np.bool_], grid: Grid) -> dict[str, Fie
     """People and towns where towns do well: the best hundredth of the land is town."""
     town = land & _highest(suited, land, 0.01)
     people = np.where(land, np.minimum(np.exp(2 * suited), 1e4), 0)
-    cells = 360e3 / (2 * math.pi * EARTH_RADIUS) / grid.resolution  # in a kilometre
+    cells = predictors.KILOMETRE / grid.resolution  # in a kilometre
     from_town = ndimage.distance_transform_edt(~town) / max(5 * cells, 1)
     return {
         **{f"population_{radius}km": ndimage.gaussian_filter(people, radius * cells) for radius in POPULATION_RADII},
@@ -237,40 +229,33 @@ def _evenly_spread(field: Field, land: NDArray[np.bool_]) -> Field:
     return np.interp(field, steps, np.linspace(0, 1, 101)).astype(np.float32)
 
 
-class Cover(NamedTuple):
-    """The land in one year (rows, columns): class codes, whether it was never cleared, years since it took its class.
-
-    Ages end at ``OLDEST``.
-    """
-
-    codes: NDArray[np.uint8]
-    primary: NDArray[np.bool_]
-    age: NDArray[np.uint8]
-
-
-def simulate(landscape: Landscape, years: Sequence[int], random: np.random.Generator) -> Iterator[Cover]:
+def simulate(landscape: Landscape, years: Sequence[int], random: np.random.Generator) -> Iterator[ChangingLand]:
     """Yield the land in each of the years, which ascend; the years between them are simulated as well."""
-    land = _ChangingLand(landscape, random)
+    land = ChangingLand(landscape, random)
     for year in range(years[0], years[-1] + 1):
         if year > years[0]:
             land.change(year - years[0])
         if year in years:
-            yield Cover(land.codes.copy(), land.primary.copy(), land.age.copy())
+            yield land
 
 
-class _ChangingLand:
-    """The land as it is now, and the rules by which it changes."""
+class ChangingLand:
+    """The land as it is now, and the rules by which it changes.
+
+    ``codes`` of classes, whether the land is ``primary`` (never cleared), and ``age``, the years since it took its
+    class, at most ``OLDEST``; (rows, columns) each.
+    """
 
     def __init__(self, landscape: Landscape, random: np.random.Generator) -> None:
         self.random = random
         self.suitability = landscape.suitability
-        self.tides = [landscape.noise.broad() for _ in range(2)]
+        self.tides = [landscape.broad() for _ in range(2)]
         self.codes = self._settle(landscape)
         self.cells = int(np.count_nonzero(landscape.land & ~landscape.lake))
         self.first = {code: self._share(code) for code in SHARES}
         self.owed: dict[tuple[int, int], float] = {}
         natural = (self.codes == FOREST) | (self.codes == GRASS_SHRUB)
-        wild = landscape.noise.fine() - 3 * self._around(CROPLAND)
+        wild = landscape.fine() - 3 * self._around(CROPLAND)
         self.primary = natural & (wild > 0)
         self.age = random.integers(REST, 120, self.codes.shape, dtype=np.uint8)
         self.age[self.primary] = OLDEST

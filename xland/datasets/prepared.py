@@ -1,21 +1,16 @@
-"""Sources as lazy arrays on the world, and the stores that are prepared from them once: their places and their reader.
+"""Reference data, opened lazily: sources on the world, and the stores that are prepared from them once.
 
-Stores are whole or not there, in the cache; they hold the digest of each file, as all stores do. What a cache lost is
-built again: scratch disks delete files that were not read for long, one by one.
+A store is complete or not there, in the cache, and holds the digest of each file. What is missing is built
+(:mod:`xland.datasets.building`): scratch disks delete files that were not read for long, one by one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
-import tempfile
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
@@ -24,15 +19,11 @@ from numpy.typing import NDArray
 
 from xland import vocabulary
 from xland.datasets.wheels import cache_dir, fetch, source
-from xland.errors import DatasetError, StoreError
+from xland.errors import DatasetError, GridError, StoreError
 from xland.geo.conventions import with_years
 from xland.geo.grid import Grid
 from xland.store.reading import read_finished
-from xland.store.storage import ATTRIBUTE, ROOT, CheckedStore, files_at, sha256, table_name
-from xland.store.workplace import seal
-
-if TYPE_CHECKING:
-    import zarr
+from xland.store.storage import CheckedStore, files_at
 
 CHUNK = 600
 """Cells of a chunk in each direction, on disk and in dask."""
@@ -42,10 +33,7 @@ KOPPEN_ZONES: tuple[str, ...] = ("tropical", "arid", "temperate", "cold", "polar
 
 RECIPES: Mapping[str, tuple[int, tuple[str, ...]]] = {
     "land-mask": (2, ("land-mask",)),
-    "static": (
-        2,
-        ("topography", "land-mask", "koppen", "temperature", "precipitation", "lakes", "settlements"),
-    ),
+    "static": (2, ("topography", "land-mask", "koppen", "temperature", "precipitation", "lakes", "settlements")),
     "land-use": (1, ("modis-2019", "land-mask")),
     "fractions": (1, ("modis-2019", "land-mask")),
 }
@@ -71,9 +59,8 @@ _AROUND = f"Square reaching {RUGGEDNESS_REACH} degrees on either side."
 _HEIGHT = f"Moved to the height of the cell by {LAPSE_RATE} K a kilometre."
 
 
-@dataclass(frozen=True)
-class Predictor:
-    """One static variable: its name, unit, type on disk, what it is and which sources it comes from."""
+class Predictor(NamedTuple):
+    """A static variable: its name, unit, type on disk, what it is and its sources."""
 
     name: str
     units: str
@@ -127,7 +114,7 @@ PREDICTORS: tuple[Predictor, ...] = (
         f"Towns of 1000 people and more, radius as the root of their people; at most {FARTHEST:g}. {_TODAY}",
     ),
 )  # fmt: skip
-"""The variables of :func:`static_predictors`, in order."""
+"""The variables of :func:`xland.datasets.static_predictors`, in order."""
 
 
 def elevation() -> xr.DataArray:
@@ -194,6 +181,24 @@ def _read_topography(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
     return np.asarray(inner, dtype=np.float32)
 
 
+def static_identity(resolution: float = 0.05) -> str:
+    """Name of the static predictors that changes with the way in which they are made, and with their sources."""
+    return store_path("static", mask_cells(resolution)).stem
+
+
+def mask_cells(resolution: float) -> int:
+    """Cells of the land mask along a cell of this resolution."""
+    mask = Grid.world(180 / source("land-mask").rows)
+    factor = round(resolution / mask.resolution)
+    if factor < 1 or abs(resolution / mask.resolution / factor - 1) > 1e-6 or mask.rows % factor:
+        raise GridError(
+            f"static predictors cannot be made for {resolution:g} degree: the resolution must be a whole multiple of "
+            f"{mask.resolution * 3600:g} arc-seconds and divide 180 degrees, such as 0.05, 0.1 or 0.25; "
+            "for other grids bring your own static Dataset"
+        )
+    return factor
+
+
 def store_path(recipe: str, factor: int | None = None) -> Path:
     """Path of a store; it changes with the way it is made, its sources and the table of classes."""
     version, names = RECIPES[recipe]
@@ -203,40 +208,6 @@ def store_path(recipe: str, factor: int | None = None) -> Path:
     key = hashlib.sha256("".join(parts).encode()).hexdigest()[:10]
     label = recipe if factor is None else f"{recipe}-{factor}"
     return cache_dir() / "prepared" / f"{label}-v{version}-{key}.zarr"
-
-
-def build_store(path: Path, build: Callable[[zarr.Group], None]) -> None:
-    """Build a store beside its place, and move it there in one step; DatasetError if that cannot be written."""
-    import zarr
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem}-"))
-    except OSError as error:
-        raise DatasetError(
-            f"cannot write to the cache {path.parent} ({error}): name another folder in XLAND_CACHE"
-        ) from error
-    try:
-        part = folder / "part.zarr"
-        build(zarr.open_group(str(part), mode="w", zarr_format=3))
-        if has_all(path):  # another process was faster: its store is as good as ours
-            return
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-            zarr.consolidate_metadata(str(part))
-        files = files_at(part)
-        root = json.loads(files.read(ROOT))
-        root["attributes"][ATTRIBUTE] = table_name(root)
-        seal(files, {name: sha256(files.read(name)) for name in files.walk() if name != ROOT}, root)
-        with suppress(FileNotFoundError):
-            path.rename(folder / "incomplete.zarr")
-        try:
-            part.rename(path)
-        except OSError:
-            if not path.is_dir():
-                raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def has_all(path: Path) -> bool:

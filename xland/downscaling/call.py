@@ -12,7 +12,7 @@ import xarray as xr
 from dask.base import tokenize
 
 from xland.arguments import checked, choose_names
-from xland.datasets.reference import static_identity
+from xland.datasets.prepared import static_identity
 from xland.downscaling.block import Plan, block_years
 from xland.downscaling.fields import ChunkField, Layout, coarse_field, crop, prior_field, static_field
 from xland.downscaling.keeping import keeping_of

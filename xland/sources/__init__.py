@@ -1,1 +1,1 @@
-"""Opening coarse fractions, observed maps and predictors."""
+"""Opening coarse fractions and observed maps."""

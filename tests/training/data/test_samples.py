@@ -79,13 +79,11 @@ def test_samples_are_drawn_as_often_as_they_hold_pixels_and_rare_classes_more(ma
     assert rare.weights[urban].sum() > plain.weights[urban].sum()
 
 
-def test_samples_of_a_store_come_chunk_by_chunk(made, census):
+def test_samples_of_a_store_come_chunk_by_chunk(made, census, monkeypatch):
     configuration, dataset = training(made, census, locality=3)
-    dataset.source.__class__.chunk, before = (40, 40), dataset.source.__class__.chunk
-    try:
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset.source, "chunk", (40, 40))
         order = make_order(configuration, dataset)
-    finally:
-        dataset.source.__class__.chunk = before
     assert order.locality == 3
     assert order.groups.reshape(3, 10).tolist() == [order.groups[:10].tolist()] * 3, "years of a place are together"
     assert make_order(configuration, dataset).groups is None
@@ -119,30 +117,23 @@ def test_validation_patches_that_end_in_a_coarse_cell_give_way_to_windows(made, 
     assert make_dataset(configuration, made[1], Part.VALIDATION, census).patches.size == configuration.inputs.window
 
 
-def test_rollouts_are_made_of_years_that_follow_each_other(census):
-    coarse, static, maps = tiny_world((1999, 2000, 2001, 2002))
-    inputs = replace(tiny_inputs("one_hot"), prior_step=-1)
-    configuration = replace(tiny_configuration(inputs), rollout=Rollout(years=2, own_maps=0.5))
+def rollout(prior_step, years):
+    coarse, static, maps = tiny_world((1999, 2000, 2001, 2002, 2003))
+    configuration = tiny_configuration(replace(tiny_inputs("one_hot"), prior_step=prior_step))
     data = replace(configuration.data, forcing_years=(2000, 2001, 2002), target_years=(2000, 2001, 2002))
-    made = gather(replace(configuration, data=data), forcing=coarse, static=static, target=maps)
-    dataset = make_dataset(*made, Part.TRAIN, take_census(made[1].source))
+    configuration = replace(configuration, data=data, rollout=Rollout(years=years))
+    made = gather(configuration, forcing=coarse, static=static, target=maps)
+    return make_dataset(*made, Part.TRAIN, take_census(made[1].source))
+
+
+def test_rollouts_are_made_of_years_that_follow_each_other_and_into_the_past_go_backwards():
+    dataset = rollout(-1, 2)
     assert dataset.sequences.tolist() == [[0, 1], [1, 2]]
     assert describe_items(dataset, [0]).endswith("2000-2001")
-    longer = replace(made[0], rollout=Rollout(years=4))
-    with pytest.raises(
-        TimeError, match="samples of 4 consecutive maps need as many years in a row; there are 2000-2002"
-    ):
-        make_dataset(longer, made[1], Part.TRAIN, take_census(made[1].source))
-
-
-def test_rollouts_into_the_past_go_backwards():
-    coarse, static, maps = tiny_world((2000, 2001, 2002, 2003))
-    configuration = tiny_configuration(replace(tiny_inputs("one_hot"), prior_step=1))
-    data = replace(configuration.data, forcing_years=(2000, 2001, 2002), target_years=(2000, 2001, 2002))
-    configuration = replace(configuration, data=data, rollout=Rollout(years=2))
-    made = gather(configuration, forcing=coarse, static=static, target=maps)
-    dataset = make_dataset(*made, Part.TRAIN, take_census(made[1].source))
-    assert dataset.sequences.tolist() == [[1, 0], [2, 1]]
+    assert rollout(1, 2).sequences.tolist() == [[1, 0], [2, 1]]
+    message = "samples of 4 consecutive maps need as many years in a row; there are 2000-2002"
+    with pytest.raises(TimeError, match=message):
+        rollout(-1, 4)
 
 
 def test_patches_are_named_by_place_and_year(made, census):

@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from torch.utils.data import DataLoader, Dataset
 
 from xland.errors import ConfigurationError
 from xland.training.data.sampling import SAMPLING_RULES, Order, RankSampler, rare_class_weights, sampling_rule
 
-quick = settings(max_examples=30, deadline=None)
+quick = settings(max_examples=15, deadline=None)
 
 
 def joined(lists):
@@ -119,27 +118,10 @@ def test_epochs_and_seeds_differ(groups, weights):
     assert len(set(epochs)) == 25
 
 
-@pytest.mark.parametrize("sample", range(2))
-def test_the_order_shares_no_random_numbers_with_the_changes_of_a_sample(sample):
-    changes = np.random.default_rng((3, 2, sample))
-    assert Order(100, seed=3).epoch(2).tolist() != changes.permutation(100).tolist()
-
-
-class Numbers(Dataset):
-    def __len__(self):
-        return 50
-
-    def __getitem__(self, sample):
-        return sample.item
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_any_number_of_workers_gives_the_same_batches(workers):
-    sampler = RankSampler(Order(50, 3), 8, rank=1, ranks=2)
-    loader = DataLoader(Numbers(), batch_sampler=sampler, num_workers=workers, persistent_workers=True)
-    for epoch in range(2):
-        sampler.set_epoch(epoch)
-        assert [batch.tolist() for batch in loader] == items(sampler)
+def test_the_order_shares_no_random_numbers_with_the_changes_of_a_sample():
+    for sample in range(2):
+        changes = np.random.default_rng((3, 2, sample))
+        assert Order(100, seed=3).epoch(2).tolist() != changes.permutation(100).tolist()
 
 
 grouped = st.builds(
@@ -196,16 +178,10 @@ COUNTS = hnp.arrays(np.int64, st.tuples(st.integers(1, 30), st.integers(1, 8)), 
 
 @quick
 @given(COUNTS)
-def test_without_strength_samples_weigh_as_much_as_they_hold_pixels(counts):
+def test_without_strength_all_pixels_weigh_the_same_and_with_full_strength_all_classes(counts):
     np.testing.assert_allclose(rare_class_weights(counts, 0), counts.sum(axis=1) / counts.sum())
-
-
-@quick
-@given(COUNTS)
-def test_with_full_strength_every_class_has_the_same_part(counts):
-    counts = counts[:, counts.any(axis=0)]
-    parts = (counts / counts.sum(axis=0)).sum(axis=1) / counts.shape[1]
-    np.testing.assert_allclose(rare_class_weights(counts, 1), parts)
+    held = counts[:, counts.any(axis=0)]
+    np.testing.assert_allclose(rare_class_weights(held, 1), (held / held.sum(axis=0)).mean(axis=1))
 
 
 @quick
@@ -250,10 +226,10 @@ def test_samples_and_batches_too_few_for_the_ranks_are_named(items, batch, rank,
         RankSampler(Order(items), batch, rank=rank, ranks=ranks)
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(-1, 0), (0, -1), (0, 5)])
-def test_steps_outside_an_epoch_are_named(epoch, step):
-    with pytest.raises(ConfigurationError, match=f"no step {step} in epoch {epoch}; an epoch has 4 steps"):
-        RankSampler(Order(30), 8).set_epoch(epoch, step)
+def test_steps_outside_an_epoch_are_named():
+    for epoch, step in [(-1, 0), (0, -1), (0, 5)]:
+        with pytest.raises(ConfigurationError, match=f"no step {step} in epoch {epoch}; an epoch has 4 steps"):
+            RankSampler(Order(30), 8).set_epoch(epoch, step)
 
 
 @pytest.mark.parametrize(
@@ -273,5 +249,7 @@ def test_counts_that_give_no_weights_are_named(counts, strength, message):
 def test_another_rule_is_added_by_its_name_and_an_unknown_one_is_refused(monkeypatch):
     monkeypatch.setitem(SAMPLING_RULES, "towns_only", lambda counts, strength: counts[:, 1] * (1 + strength))
     assert sampling_rule("towns_only")(np.array([[3, 1], [2, 0]]), 1.0).tolist() == [2, 0]
-    with pytest.raises(ConfigurationError, match=r"'rare_classes', 'towns_only', not 'town_only'.* 'towns_only'"):
+    with pytest.raises(
+        ConfigurationError, match=r"unknown sampling rule 'town_only': did you mean 'towns_only'.* rare_classes"
+    ):
         sampling_rule("town_only")

@@ -26,6 +26,7 @@ from xland.training.data.patches import make_patches, patches_from
 from xland.training.data.samples import make_dataset, make_order, take_census
 from xland.training.data.sampling import Order, RankSampler, Sample
 from xland.training.rollout import Rollout
+from xland.vocabulary import flag_attributes
 
 PartName = Literal["train", "validation", "test"]
 
@@ -141,6 +142,7 @@ def make_batches(
     return batches
 
 
+@checked(ConfigurationError)
 def label_batches(
     configuration: Configuration,
     material: Material,
@@ -156,9 +158,6 @@ def label_batches(
     (:func:`xland.training.data.material.gather`) or in a training store
     (:func:`xland.training.data.material.stored_material`).
     """
-    names = [each.name.lower() for each in (Part.TRAIN, Part.VALIDATION, Part.TEST)]
-    if part is not None and part not in names:
-        raise ConfigurationError(f"there is no part {part!r} of the split: choose one of {', '.join(names)}, or None")
     schedule, factor = configuration.schedule, configuration.inputs.factor
     patches = None
     if generator is not None:
@@ -191,22 +190,13 @@ class LabelledBatches:
     the names of channels, ``lat`` and ``lon`` of its cells and ``coarse_lat`` and ``coarse_lon`` of its
     coarse cells. (Where samples are mirrored at random, the coordinates of that direction are left out.)
 
-    ``grid`` is the fine grid of the dataset, whose samples are single years; the sampler says what each batch takes.
+    ``inputs`` are the channels and their normalisation; ``grid`` is the fine grid of the ``dataset``, whose samples are
+    single years; the ``sampler`` says what each batch takes.
     """
 
     def __init__(self, dataset: PatchDataset, grid: Grid, sampler: RankSampler) -> None:
-        if dataset.sequences.shape[1] != 1:
-            raise ConfigurationError(
-                f"samples of {dataset.sequences.shape[1]} years have no labels; take each year alone"
-            )
-        self.dataset = dataset
-        self.grid = grid
-        self.sampler = sampler
-
-    @property
-    def inputs(self) -> InputSpec:
-        """Channels and their normalisation."""
-        return self.dataset.source.inputs
+        self.dataset, self.grid, self.sampler = dataset, grid, sampler
+        self.inputs = dataset.source.inputs
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that is iterated next: the order of its samples, and their random changes."""
@@ -220,11 +210,7 @@ class LabelledBatches:
         """Yield one Dataset a batch."""
         for batch in self.sampler:
             samples = self.dataset.__getitems__(batch)
-            codes = {
-                "flag_values": np.arange(len(self.inputs.classes), dtype=np.uint8),
-                "flag_meanings": " ".join(self.inputs.classes),
-                "missing_value": np.uint8(MASKED),
-            }
+            codes = {**flag_attributes(self.inputs.classes), "missing_value": np.uint8(MASKED)}
             variables = {
                 name: (dims, np.stack([each[name].numpy() for each in samples]), {} if "channel" in dims[1] else codes)
                 for name, dims in _DIMS.items()
@@ -244,15 +230,19 @@ class LabelledBatches:
             "year": ("sample", [self.dataset.source.years[place.year] for place in places]),
         }
 
-        def add(name: str, dim: str, labels: NDArray[np.float64], cells: list[slice]) -> None:
-            kind = {"lat": ("latitude", "degrees_north"), "lon": ("longitude", "degrees_east")}[name[-3:]]
-            attributes = dict(zip(("standard_name", "units"), kind, strict=True))
-            coordinates[name] = (("sample", dim), np.stack([labels[each] for each in cells]), attributes)
-
+        latitude = {"standard_name": "latitude", "units": "degrees_north"}
+        longitude = {"standard_name": "longitude", "units": "degrees_east"}
+        labels: list[tuple[str, str, NDArray[np.float64], list[slice], dict[str, str]]] = []
         if not changes.flip_north_south:
-            add("lat", "y", self.grid.latitude, [place.rows for place in places])
-            add("coarse_lat", "coarse_y", low.latitude, [rows for rows, _ in coarse])
+            labels += [
+                ("lat", "y", self.grid.latitude, [place.rows for place in places], latitude),
+                ("coarse_lat", "coarse_y", low.latitude, [rows for rows, _ in coarse], latitude),
+            ]
         if not changes.flip:
-            add("lon", "x", self.grid.longitude, [place.columns for place in places])
-            add("coarse_lon", "coarse_x", low.longitude, [columns for _, columns in coarse])
+            labels += [
+                ("lon", "x", self.grid.longitude, [place.columns for place in places], longitude),
+                ("coarse_lon", "coarse_x", low.longitude, [columns for _, columns in coarse], longitude),
+            ]
+        for name, dim, along, cells, attributes in labels:
+            coordinates[name] = (("sample", dim), np.stack([along[each] for each in cells]), attributes)
         return coordinates

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from xland.errors import GridError
 from xland.geo.grid import count_classes, expand
 from xland.models.inputs import MASKED, InputSpec, mask_prior
 from xland.training.configuration import NO_AUGMENTATION, Augmentation
@@ -41,12 +40,9 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
         augmentation: Augmentation = NO_AUGMENTATION,
         seed: int = 0,
     ) -> None:
-        factor = source.inputs.factor
-        coarse = (source.shape[0] // factor, source.shape[1] // factor)
-        if cells is not None and cells.shape != coarse:
-            raise GridError(f"{cells.shape} cells that count for {coarse} coarse cells")
         self.source = source
         self.patches = patches
+        coarse = tuple(cells // source.inputs.factor for cells in source.shape)
         self.cells = np.ones(coarse, dtype=bool) if cells is None else cells
         self.sequences = np.arange(len(source.years))[:, None] if sequences is None else sequences
         self.augmentation = augmentation
@@ -180,16 +176,13 @@ class PatchSource(Protocol):
     are those that are read as a whole, None where reading less costs less; ``hashes`` are SHA-256 of the content.
     """
 
+    inputs: InputSpec
+    years: tuple[int, ...]
+    shape: tuple[int, int]
+    chunk: tuple[int, int] | None
+
     @property
-    def inputs(self) -> InputSpec: ...  # noqa: D102
-    @property
-    def years(self) -> tuple[int, ...]: ...  # noqa: D102
-    @property
-    def shape(self) -> tuple[int, int]: ...  # noqa: D102
-    @property
-    def chunk(self) -> tuple[int, int] | None: ...  # noqa: D102
-    @property
-    def hashes(self) -> Mapping[str, str]: ...  # noqa: D102
+    def hashes(self) -> dict[str, str]: ...  # noqa: D102
 
     def read(self, places: Sequence[Place]) -> list[dict[str, NDArray[Any]]]:
         """Return the arrays of each place.
@@ -203,12 +196,13 @@ class PatchSource(Protocol):
         """Pixels of the target that count, ``(classes, coarse rows, coarse columns)``, of the map at a position."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class TrainingArrays:
-    """All that a model learns from, in memory: ``coarse`` (years, coarse channels, rows / factor, columns / factor).
+    """All that a model learns from, in memory; a :class:`PatchSource`.
 
-    ``static`` (static channels, rows, columns); ``target`` (years, rows, columns), 255 where a pixel does not count;
-    ``prior``, the map of the adjacent year of each target.
+    ``coarse`` (years, coarse channels, rows / factor, columns / factor); ``static`` (static channels, rows, columns);
+    ``target`` (years, rows, columns), 255 where a pixel does not count; ``prior``, the map of the adjacent year of each
+    target, where the inputs read one.
     """
 
     inputs: InputSpec
@@ -217,28 +211,10 @@ class TrainingArrays:
     static: NDArray[np.float16]
     target: NDArray[np.uint8]
     prior: NDArray[np.uint8] | None = None
-
-    chunk = None
+    chunk: tuple[int, int] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        years, rows, columns = self.target.shape
-        factor = self.inputs.factor
-        if self.static.shape[1:] != (rows, columns) or len(self.coarse) != years or len(self.years) != years:
-            raise GridError(
-                f"target {self.target.shape} does not fit static {self.static.shape}, coarse {self.coarse.shape} or "
-                f"{len(self.years)} years"
-            )
-        if self.prior is not None and self.prior.shape != self.target.shape:
-            raise GridError(f"target {self.target.shape} does not fit prior {self.prior.shape}")
-        if (rows, columns) != (self.coarse.shape[2] * factor, self.coarse.shape[3] * factor):
-            raise GridError(f"target {self.target.shape} is not {factor} times as fine as coarse {self.coarse.shape}")
-        if self.inputs.prior != "none" and self.prior is None:
-            raise GridError("the inputs read a prior map, but there is none")
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Fine rows and columns."""
-        return self.target.shape[1], self.target.shape[2]
+        self.shape: tuple[int, int] = self.target.shape[1:]
 
     @cached_property
     def hashes(self) -> dict[str, str]:
@@ -260,7 +236,7 @@ class TrainingArrays:
                 "static": self.static[:, place.rows, place.columns],
                 "target": self.target[place.year, place.rows, place.columns],
             }
-            if self.inputs.prior != "none" and self.prior is not None:
+            if self.prior is not None and self.inputs.prior != "none":
                 sample["prior"] = self.prior[place.year, place.rows, place.columns]
             samples.append(sample)
         return samples

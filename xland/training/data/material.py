@@ -134,18 +134,15 @@ def stored_material(
             f"{source.path} was made for another training; different: {', '.join(different)}. "
             "Prepare a store for this configuration, or train with the one that it was made for"
         )
-    material = Material(
-        source=source,
-        grid=source.grid,
-        part=divide(
-            source.grid.coarsen(configuration.inputs.factor),
-            configuration.split_seed,
-            configuration.data.southern_limit,
-        ),
-        description=dict(source.contents["sources"]),
-        coverage=read_record(Coverage, source.contents["coverage"], "the coverage of the store", CheckpointError),
+    grid = source.grid
+    part = divide(
+        grid.coarsen(configuration.inputs.factor), configuration.split_seed, configuration.data.southern_limit
     )
-    return replace(configuration, inputs=configuration.inputs.normalised(source.contents["statistics"])), material
+    coverage = read_record(Coverage, source.contents["coverage"], "the coverage of the store", CheckpointError)
+    inputs = configuration.inputs.normalised(source.contents["statistics"])
+    return replace(configuration, inputs=inputs), Material(
+        source, grid, part, dict(source.contents["sources"]), coverage
+    )
 
 
 def comparable(configuration: Configuration) -> dict[str, Any]:
@@ -162,14 +159,12 @@ def comparable(configuration: Configuration) -> dict[str, Any]:
     return result
 
 
-def open_data(
-    configuration: Configuration, given: Mapping[str, Any] | None = None, skip: tuple[str, ...] = ()
-) -> dict[str, Any]:
+def open_data(configuration: Configuration, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the data of a training: what is given, and in its place what the configuration's ``[data]`` names.
 
     ``given`` are ``forcing``, ``target``, ``static`` and ``prior``, each a Dataset or DataArray or the path or URL of
-    one; None counts as not given, and a prior that is not given is left out, as are the entries to ``skip``.
-    Raises ConfigurationError if a file does not exist, AddressError for what is neither data nor an address.
+    one; None counts as not given, and a prior that is not given is left out.
+    Raises ConfigurationError if a file does not exist, AddressError if something is neither data nor an address.
     """
     shipped: dict[str, tuple[str, Callable[[], Any]]] = {
         "forcing": ("class-fractions", datasets.class_fractions),
@@ -180,15 +175,13 @@ def open_data(
     for entry, opener in _OPENERS.items():
         source = (given or {}).get(entry)
         source = getattr(configuration.data, entry, None) if source is None else source
-        if source is None or entry in skip:
-            continue
         name, provide = shipped.get(entry, (None, None))
         if isinstance(source, xr.Dataset | xr.DataArray):
             opened[entry] = source
         elif provide is not None and isinstance(source, str) and source == name:
             opened[entry] = provide()
             opened[entry].encoding[_SHIPPED] = name
-        else:
+        elif source is not None:
             address = address_of(source)
             if not is_url(address) and not Path(address).exists():
                 raise ConfigurationError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -191,8 +191,8 @@ def patches_from(generator: Any, grid: Grid, factor: int) -> Patches:
     latitude, longitude = (find_names(generator.ds, kind, what=_WHAT) for kind in ("latitude", "longitude"))
     if latitude is None or longitude is None:  # for mypy: find_names raises for these two
         raise GridError(f"{_WHAT}: no latitude and longitude found")
-    rows, columns = _lay_on(generator.ds, latitude, longitude, grid)
-    corners, size = _corners(generator, latitude.dimension, longitude.dimension, rows, columns)
+    places = dict(_lay_on(generator.ds, latitude, longitude, grid))
+    corners, size = _corners(generator, places)
     outside = (corners < 0).any(axis=1)
     if outside.any():
         raise GridError(
@@ -212,12 +212,10 @@ def patches_from(generator: Any, grid: Grid, factor: int) -> Patches:
 
 def _lay_on(
     ds: xr.Dataset | xr.DataArray, latitude: Names, longitude: Names, grid: Grid
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Row and column of the grid for each of the caller's labels; -1 outside of the grid."""
-    numbers = {
-        "row": (latitude.dimension, np.arange(ds.sizes[latitude.dimension])),
-        "column": (longitude.dimension, np.arange(ds.sizes[longitude.dimension])),
-    }
+) -> Iterator[tuple[Hashable, NDArray[np.intp]]]:
+    """Row of the grid for each of the caller's latitudes and column for each longitude, by dimension; -1 outside."""
+    dims = {"row": latitude.dimension, "column": longitude.dimension}
+    numbers = {name: (dim, np.arange(ds.sizes[dim])) for name, dim in dims.items()}
     labels = {str(each.coordinate): ds[each.coordinate].variable for each in (latitude, longitude)}
     oriented, orientation = orient(xr.Dataset(numbers, coords=labels), what=_WHAT)
     own = orientation.grid
@@ -230,29 +228,25 @@ def _lay_on(
         )
     rows = np.arange(own.rows) + round(down)
     columns = (np.arange(own.columns) + round(right)) % round(360 / grid.resolution)
-    placed = []
     for name, there, count in (("row", rows, grid.rows), ("column", columns, grid.columns)):
         found = np.empty(there.size, dtype=np.intp)
         found[oriented[name].values] = np.where((there >= 0) & (there < count), there, -1)
-        placed.append(found)
-    return placed[0], placed[1]
+        yield dims[name], found
 
 
-def _corners(
-    generator: Any, latitude: Hashable, longitude: Hashable, rows: NDArray[np.intp], columns: NDArray[np.intp]
-) -> tuple[NDArray[np.intp], int]:
+def _corners(generator: Any, places: dict[Hashable, NDArray[np.intp]]) -> tuple[NDArray[np.intp], int]:
     """First row and column of each patch, ``(patches, 2)``, -1 where a patch is not whole on the grid; and its size."""
     import xbatcher
 
     @cache
-    def first(along: Hashable, start: int, stop: int) -> int:
-        there = np.sort((rows if along == latitude else columns)[start:stop])
+    def first(dim: Hashable, start: int, stop: int) -> int:
+        there = np.sort(places[dim][start:stop])
         return int(there[0]) if (np.diff(there) == 1).all() else -1
 
     schema = xbatcher.BatchSchema(
         generator.ds, generator.input_dims, generator.input_overlap, generator.batch_dims, generator.concat_input_dims
     )
-    found: dict[tuple[int, int], tuple[int, int]] = {}
+    corners: dict[tuple[int, ...], tuple[int, ...]] = {}
     sizes = set()
     for cuts in schema.selectors.values():
         if len(cuts) != 1:
@@ -260,15 +254,13 @@ def _corners(
                 f"a batch of the generator is made of {len(cuts)} pieces: make it without concat_input_dims, so that "
                 "each batch is one patch"
             )
-        down = slice(*cuts[0].get(latitude, slice(None)).indices(rows.size))
-        right = slice(*cuts[0].get(longitude, slice(None)).indices(columns.size))
-        sizes.add((down.stop - down.start, right.stop - right.start))
-        place = first(latitude, down.start, down.stop), first(longitude, right.start, right.stop)
-        found.setdefault((down.start, right.start), place)
+        spans = [(dim, *cuts[0].get(dim, slice(None)).indices(cells.size)[:2]) for dim, cells in places.items()]
+        sizes.add(tuple(stop - start for _, start, stop in spans))
+        corners[tuple(start for _, start, _ in spans)] = tuple(first(*span) for span in spans)
     ((height, width), *more) = sorted(sizes)
     if more or height != width:
         raise GridError(
             f"batches of the generator are {height} x {width} cells: patches are squares; give latitude and longitude "
             "the same size in input_dims"
         )
-    return np.array(list(found.values()), dtype=np.intp), height
+    return np.array(list(corners.values()), dtype=np.intp), height

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import uuid
@@ -24,14 +23,14 @@ from xland.models.inputs import MASKED
 from xland.store.encoding import check_same, make_skeleton
 from xland.store.identity import identity_of
 from xland.store.reading import is_written
-from xland.store.storage import FINGERPRINT
+from xland.store.storage import FINGERPRINT, RecordingStore, sha256, zarr_store
 from xland.store.workplace import FORMAT as MANIFEST_FORMAT
 from xland.store.workplace import MANIFEST, Workplace, note, write_manifest
 from xland.store.writing import progress_bar
 from xland.training.configuration import Configuration, read_configuration
 from xland.training.data.material import comparable, describe_data, open_data
 from xland.training.data.stored import CONTENTS, FORMAT, StoredArrays, hash_array, open_chunks, open_training_store
-from xland.training.data.survey import Sources, compare_prior, survey
+from xland.training.data.survey import Sources, survey
 from xland.vocabulary import flag_attributes
 
 COARSE_CELLS = 64
@@ -115,21 +114,39 @@ def prepare(
         sources = Sources(configuration, **data)
         data.pop("prior", None)
         work = _describe_work(sources, tile, describe_data(sources.pairs, **data))
+        fingerprint = sha256(json.dumps(work, sort_keys=True).encode())
         with place.exclusive() as run:
             place.refuse(overwrite=overwrite, resume=resume)
-            manifest = _begin(sources, tile, work, place, overwrite=overwrite, resume=resume, progress=progress)
+            manifest = place.manifest() if resume else None
             if manifest is not None:
-                skeleton = _empty_arrays(sources, manifest, tile)
+                check_same(work, manifest["work"], place.target)
+            elif resume and is_written(place, fingerprint):
+                place.clear()
+            else:
+                place.clear()
+                found = _survey(sources, tile, progress=progress)
+                manifest = {
+                    "format": MANIFEST_FORMAT,
+                    "data": f"data-{uuid.uuid4().hex}.zarr",
+                    "replaces": overwrite,
+                    "fingerprint": fingerprint,
+                    "work": work,
+                    "survey": found,
+                    "groups": {"parts": [_Writer(sources, tile, found).parts]},
+                }
+            if manifest is not None:
+                writer = _Writer(sources, tile, manifest["survey"])
+                skeleton = writer.skeleton(manifest["fingerprint"])
                 finished = place.take_stock(manifest, skeleton)
                 # written last: from here on there is something to resume
                 place.files.put(MANIFEST, write_manifest(manifest))
-                parts = manifest["groups"]["parts"][0]
-                writer = _Writer(sources, tile, manifest, place.data(manifest))
-                with progress_bar(len(parts), len(finished), ["writing the store"], shown=progress) as done:
-                    for part in (part for part in parts if part not in finished):
+                writer.open(place.data(manifest))
+                with progress_bar(len(writer.parts), len(finished), ["writing the store"], shown=progress) as done:
+                    for part in (part for part in writer.parts if part not in finished):
                         note(place.files, part, run, writer.write(part))
                         done()
-                _finish(sources, tile, manifest, place, skeleton)
+                contents = writer.contents(Path(place.data(manifest)), manifest["work"])
+                place.publish(manifest, skeleton, {CONTENTS: contents})
     except OSError as error:
         if reason := explain(error, place.target):
             raise StoreError(reason) from error
@@ -152,57 +169,10 @@ def _describe_work(sources: Sources, tile: int, description: dict[str, Any]) -> 
     return plain
 
 
-def _begin(
-    sources: Sources,
-    tile: int,
-    work: dict[str, Any],
-    place: Workplace,
-    *,
-    overwrite: bool,
-    resume: bool,
-    progress: bool,
-) -> dict[str, Any] | None:
-    """Return the manifest to work by, having measured the sources; None when nothing is left to do."""
-    manifest = place.manifest() if resume else None
-    if manifest is not None:
-        check_same(work, manifest["work"], place.target)
-        return manifest
-    fingerprint = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
-    if resume and is_written(place, fingerprint):
-        place.clear()
-        return None
-    place.clear()
-    found = _survey(sources, tile, progress=progress)
-    years = _years(sources, found["prior"])
-    parts = [  # in this order, as maps need to know which cells count
-        *(f"coarse.{year}" for year in years["forcing"]),
-        *(f"static.{rows.start}.{rows.stop}" for rows in sources.strips(tile)),
-        *(f"{name}.{year}" for name in ("maps", "prior") for year in years[name]),
-    ]
-    return {
-        "format": MANIFEST_FORMAT,
-        "data": f"data-{uuid.uuid4().hex}.zarr",
-        "replaces": overwrite,
-        "fingerprint": fingerprint,
-        "work": work,
-        "survey": found,
-        "groups": {"parts": [parts]},
-    }
-
-
-def _years(sources: Sources, prior: str) -> dict[str, list[int]]:
-    """Years of each array: of targets and priors together, unless the maps of the priors are ``own`` ones."""
-    return {
-        "maps": sorted({*sources.target_years, *(sources.prior_years if prior == "target" else ())}),
-        "prior": sources.prior_years if prior == "own" else [],
-        "forcing": sources.forcing_years,
-    }
-
-
 def _survey(sources: Sources, tile: int, *, progress: bool) -> dict[str, Any]:
-    """Measure normalisation, cells and coverage, and compare prior maps with targets; JSON-ready."""
+    """Measure normalisation, cells and coverage, and compare prior maps with targets; ready for JSON."""
     times = Counter(year + step for year, _ in sources.pairs for step in sources.inputs.steps)
-    shared = set(sources.target_years) & set(sources.prior_years) if sources.prior is not sources.target else ()
+    shared = [] if sources.prior is sources.target else sorted({*sources.target_years} & {*sources.prior_years})
     steps = len(sources.strips(tile)) + len(times) + len(shared)
     with progress_bar(steps, 0, ["measuring the sources"], shown=progress) as done:
 
@@ -218,7 +188,11 @@ def _survey(sources: Sources, tile: int, *, progress: bool) -> dict[str, Any]:
             raise ConfigurationError(
                 "no cell of the training part of the split is land: choose another split_seed or region"
             )
-        agree = all(list(counted(compare_prior(sources, tile))))
+        agree = all(
+            np.array_equal(sources.codes("target", year, rows), sources.codes("prior", year, rows))
+            for year in counted(shared)
+            for rows in sources.strips(tile)
+        )
     return {
         "statistics": found.statistics,
         "cells": found.cells,
@@ -227,102 +201,106 @@ def _survey(sources: Sources, tile: int, *, progress: bool) -> dict[str, Any]:
     }
 
 
-def _empty_arrays(sources: Sources, manifest: dict[str, Any], tile: int) -> dict[str, bytes]:
-    """Return the files of the group with its coordinates and empty arrays, by their names."""
-    from zarr.codecs import ZstdCodec
-
-    inputs, fine, coarse = sources.inputs, sources.grid, sources.forcing.grid
-    years = _years(sources, manifest["survey"]["prior"])
-    latitude = {"standard_name": "latitude", "units": "degrees_north"}
-    longitude = {"standard_name": "longitude", "units": "degrees_east"}
-    labels: dict[str, tuple[Any, dict[str, str]]] = {
-        "lat": (fine.latitude, latitude),
-        "lon": (fine.longitude, longitude),
-        "coarse_lat": (coarse.latitude, latitude),
-        "coarse_lon": (coarse.longitude, longitude),
-        "variable": (np.array(sources.variables), {}),
-        "channel": (np.array([channel.name for channel in inputs.static], dtype=np.str_), {}),
-        "class": (np.array(inputs.classes), {}),
-    }
-    for name, there in (("forcing_time", years["forcing"]), ("time", years["maps"]), ("prior_time", years["prior"])):
-        if there:
-            labels[name] = np.array(there, dtype=np.int64), {"long_name": "calendar year"}
-    codes = {**flag_attributes(inputs.classes), "comment": "255: not known, or does not count"}
-    count = np.uint16 if inputs.factor**2 <= np.iinfo(np.uint16).max else np.uint32
-    arrays: dict[str, tuple[tuple[str, ...], Any, dict[str, Any]]] = {
-        "coarse": (("forcing_time", "variable", "coarse_lat", "coarse_lon"), np.float32, {"units": "1"}),
-        "static": (("channel", "lat", "lon"), np.float16, {"long_name": "normalised static channels"}),
-        "counted": (("lat", "lon"), np.uint8, {"long_name": "1 where a class is learned, 0 elsewhere"}),
-        "maps": (("time", "lat", "lon"), np.uint8, codes),
-        "prior": (("prior_time", "lat", "lon"), np.uint8, codes),
-        "class_counts": (
-            ("time", "class", "coarse_lat", "coarse_lon"),
-            count,
-            {"long_name": "fine cells of each class that count"},
-        ),
-    }
-    ds, encoding = xr.Dataset(coords={name: (name, *label) for name, label in labels.items()}), {}
-    cells = {"lat": tile, "lon": tile, "coarse_lat": COARSE_CELLS, "coarse_lon": COARSE_CELLS}
-    for name, (dims, dtype, attributes) in arrays.items():
-        if not set(dims) <= set(labels) or not all(ds.sizes[dim] for dim in dims):
-            continue
-        shape = tuple(ds.sizes[dim] for dim in dims)
-        codec = ZstdCodec(level=3 if dtype is np.float32 or dtype is np.float16 else 5, checksum=True)
-        # class counts of a map are read as a whole; one file holds tiles beside each other, or a year of forcing
-        chunks = tuple(
-            1 if dim.endswith("time") else length if name == "class_counts" else min(cells.get(dim, length), length)
-            for dim, length in zip(dims, shape, strict=True)
-        )
-        encoding[name] = {"chunks": chunks, "compressors": (codec,), "_FillValue": None}
-        if name != "class_counts":
-            most = {"lon": TILES, "coarse_lat": coarse.rows, "coarse_lon": coarse.columns}
-            encoding[name]["shards"] = tuple(
-                chunk * min(-(-length // chunk), most.get(dim, 1))
-                for dim, length, chunk in zip(dims, shape, chunks, strict=True)
-            )
-        ds[name] = (dims, da.zeros(shape, dtype=dtype, chunks=-1), attributes)
-    ds.attrs = {
-        "title": f"Training store of {sources.configuration.name}",
-        "Conventions": "CF-1.11",
-        FINGERPRINT: manifest["fingerprint"],
-    }
-    return make_skeleton(ds, encoding)
-
-
 class _Writer:
-    """Writes single parts of a store."""
+    """What a store has in it once its sources are measured (``found``), and the writing of its parts one by one."""
 
-    def __init__(self, sources: Sources, tile: int, manifest: dict[str, Any], data: str) -> None:
+    def __init__(self, sources: Sources, tile: int, found: dict[str, Any]) -> None:
+        self.sources, self.tile, self.found = sources, tile, found
+        self.inputs = sources.inputs.normalised(found["statistics"])
+        # maps of targets and priors are together, unless those of the priors are their own
+        beside = sources.prior_years if found["prior"] == "target" else ()
+        self.years = {
+            "maps": sorted({*sources.target_years, *beside}),
+            "prior": sources.prior_years if found["prior"] == "own" else [],
+            "forcing": sources.forcing_years,
+        }
+        self.parts = [  # in this order, as maps need to know which cells count
+            *(f"coarse.{year}" for year in self.years["forcing"]),
+            *(f"static.{rows.start}.{rows.stop}" for rows in sources.strips(tile)),
+            *(f"{name}.{year}" for name in ("maps", "prior") for year in self.years[name]),
+        ]
+
+    def skeleton(self, fingerprint: str) -> dict[str, bytes]:
+        """Return the files of the group with its coordinates and empty arrays, by their names."""
+        from zarr.codecs import ZstdCodec
+
+        inputs, fine, coarse = self.inputs, self.sources.grid, self.sources.forcing.grid
+        latitude = {"standard_name": "latitude", "units": "degrees_north"}
+        longitude = {"standard_name": "longitude", "units": "degrees_east"}
+        labels: dict[str, tuple[Any, dict[str, str]]] = {
+            "lat": (fine.latitude, latitude),
+            "lon": (fine.longitude, longitude),
+            "coarse_lat": (coarse.latitude, latitude),
+            "coarse_lon": (coarse.longitude, longitude),
+            "variable": (np.array(self.sources.variables), {}),
+            "channel": (np.array([channel.name for channel in inputs.static], dtype=np.str_), {}),
+            "class": (np.array(inputs.classes), {}),
+        }
+        for name, there in (("forcing_time", "forcing"), ("time", "maps"), ("prior_time", "prior")):
+            if self.years[there]:
+                labels[name] = np.array(self.years[there], dtype=np.int64), {"long_name": "calendar year"}
+        codes = {**flag_attributes(inputs.classes), "comment": "255: not known, or does not count"}
+        count = np.uint16 if inputs.factor**2 <= np.iinfo(np.uint16).max else np.uint32
+        counts = {"long_name": "fine cells of each class that count"}
+        arrays: dict[str, tuple[tuple[str, ...], Any, dict[str, Any]]] = {
+            "coarse": (("forcing_time", "variable", "coarse_lat", "coarse_lon"), np.float32, {"units": "1"}),
+            "static": (("channel", "lat", "lon"), np.float16, {"long_name": "normalised static channels"}),
+            "counted": (("lat", "lon"), np.uint8, {"long_name": "1 where a class is learned, 0 elsewhere"}),
+            "maps": (("time", "lat", "lon"), np.uint8, codes),
+            "prior": (("prior_time", "lat", "lon"), np.uint8, codes),
+            "class_counts": (("time", "class", "coarse_lat", "coarse_lon"), count, counts),
+        }
+        ds, encoding = xr.Dataset(coords={name: (name, *label) for name, label in labels.items()}), {}
+        cells = {"lat": self.tile, "lon": self.tile, "coarse_lat": COARSE_CELLS, "coarse_lon": COARSE_CELLS}
+        most = {"lon": TILES, "coarse_lat": coarse.rows, "coarse_lon": coarse.columns}
+        for name, (dims, dtype, attributes) in arrays.items():
+            if not set(dims) <= set(labels) or not all(ds.sizes[dim] for dim in dims):
+                continue
+            shape = tuple(ds.sizes[dim] for dim in dims)
+            codec = ZstdCodec(level=3 if np.issubdtype(dtype, np.floating) else 5, checksum=True)
+            # class counts of a map are read as a whole; one file holds tiles beside each other, or a year of forcing
+            chunks = tuple(
+                1 if dim.endswith("time") else length if name == "class_counts" else min(cells.get(dim, length), length)
+                for dim, length in zip(dims, shape, strict=True)
+            )
+            encoding[name] = {"chunks": chunks, "compressors": (codec,), "_FillValue": None}
+            if name != "class_counts":
+                encoding[name]["shards"] = tuple(
+                    chunk * min(-(-length // chunk), most.get(dim, 1))
+                    for dim, length, chunk in zip(dims, shape, chunks, strict=True)
+                )
+            ds[name] = (dims, da.zeros(shape, dtype=dtype, chunks=-1), attributes)
+        title = f"Training store of {self.sources.configuration.name}"
+        ds.attrs = {"title": title, "Conventions": "CF-1.11", FINGERPRINT: fingerprint}
+        return make_skeleton(ds, encoding)
+
+    def open(self, data: str) -> None:
+        """Open the growing store for its parts."""
         import zarr
 
-        from xland.store.storage import RecordingStore, zarr_store
-
-        self.sources = sources
-        self.tile = tile
         self.recorder = RecordingStore(zarr_store(data))
         self.group: Any = zarr.open_group(self.recorder, mode="r+", use_consolidated=False)
-        self.inputs = sources.inputs.normalised(manifest["survey"]["statistics"])
-        self.years = _years(sources, manifest["survey"]["prior"])
 
     def write(self, part: str) -> dict[str, str]:
         """Write a part by its name; return the digests of its files."""
         import zarr
 
         name, *numbers = part.split(".")
+        first = int(numbers[0])
         # every chunk is there, so that one that is missing can be told from one that holds nothing but 0
         with zarr.config.set({"array.write_empty_chunks": True}):
             if name == "static":
-                rows = slice(*map(int, numbers))
+                rows = slice(first, int(numbers[1]))
                 fields, land = self.sources.strip(rows)
                 if self.inputs.static:
                     self.group["static"][:, rows] = self.inputs.static_array(fields)
                 self.group["counted"][rows] = land.astype(np.uint8)
             elif name == "coarse":
-                values = self.sources.states(int(numbers[0]))
-                at = self.years["forcing"].index(int(numbers[0]))
+                values = self.sources.states(first)
+                at = self.years["forcing"].index(first)
                 self.group["coarse"][at] = np.stack([values[variable][0] for variable in self.sources.variables])
             else:
-                self._map(name, int(numbers[0]))
+                self._map(name, first)
         return self.recorder.take()
 
     def _map(self, name: str, year: int) -> None:
@@ -339,28 +317,23 @@ class _Writer:
             array = self.group["class_counts"]
             array[at] = np.concatenate(counts, axis=1).astype(array.dtype)
 
-
-def _finish(
-    sources: Sources, tile: int, manifest: dict[str, Any], place: Workplace, skeleton: dict[str, bytes]
-) -> None:
-    """Put the table of contents into the store, and give the store its name."""
-    data, found = Path(place.data(manifest)), manifest["survey"]
-    arrays = {name: open_chunks(data / name) for name in _ARRAYS if (data / name).is_dir()}
-    contents = {
-        "format": FORMAT,
-        "pairs": manifest["work"]["years"]["pairs"],
-        "years": _years(sources, found["prior"]),
-        "variables": list(sources.variables),
-        "channels": [channel.name for channel in (*sources.inputs.coarse, *sources.inputs.static)],
-        "inputs": asdict(sources.inputs.normalised(found["statistics"])),
-        "grid": asdict(sources.grid),
-        "tile": tile,
-        "made_for": comparable(sources.configuration),
-        "cells": found["cells"],
-        "statistics": found["statistics"],
-        "coverage": found["coverage"],
-        "sources": manifest["work"]["sources"],
-        "shapes": {name: list(array.shape) for name, array in arrays.items()},
-        "hashes": {name: hash_array(array) for name, array in arrays.items()},
-    }
-    place.publish(manifest, skeleton, {CONTENTS: contents})
+    def contents(self, data: Path, work: dict[str, Any]) -> dict[str, Any]:
+        """Return the table of contents of the written store; every array is read once."""
+        arrays = {name: open_chunks(data / name) for name in _ARRAYS if (data / name).is_dir()}
+        return {
+            "format": FORMAT,
+            "pairs": work["years"]["pairs"],
+            "years": self.years,
+            "variables": list(self.sources.variables),
+            "channels": [channel.name for channel in (*self.inputs.coarse, *self.inputs.static)],
+            "inputs": asdict(self.inputs),
+            "grid": asdict(self.sources.grid),
+            "tile": self.tile,
+            "made_for": comparable(self.sources.configuration),
+            "cells": self.found["cells"],
+            "statistics": self.found["statistics"],
+            "coverage": self.found["coverage"],
+            "sources": work["sources"],
+            "shapes": {name: list(array.shape) for name, array in arrays.items()},
+            "hashes": {name: hash_array(array) for name, array in arrays.items()},
+        }

@@ -82,9 +82,12 @@ def make_dataset(
         raise ConfigurationError(f"no patch of {patches.size} cells holds a pixel for {part.name.lower()}")
     augmentation = configuration.augmentation
     if training and not given:
-        latitude = material.grid.latitude[np.minimum(patches.rows + patches.size // 2, material.grid.rows - 1)]
-        longitude = material.grid.longitude[np.minimum(patches.columns + patches.size // 2, material.grid.columns - 1)]
-        patches = patches[farthest_points(sphere_points(latitude, longitude), schedule.candidates, schedule.seed)]
+        rows, columns = (
+            np.minimum(first + patches.size // 2, cells - 1)
+            for first, cells in zip((patches.rows, patches.columns), material.grid.shape, strict=True)
+        )
+        points = sphere_points(material.grid.latitude[rows], material.grid.longitude[columns])
+        patches = patches[farthest_points(points, schedule.candidates, schedule.seed)]
     if not training:
         augmentation = replace(
             NO_AUGMENTATION, prior_masked=augmentation.prior_masked, prior_block=augmentation.prior_block
@@ -164,9 +167,8 @@ def describe_items(dataset: PatchDataset, items: list[int]) -> str:
     named = []
     for item in items:
         places = dataset.places(item)
-        rows, columns = places[0].rows, places[0].columns
-        years = [dataset.source.years[place.year] for place in places]
-        named.append(f"rows {rows.start}-{rows.stop - 1}, columns {columns.start}-{columns.stop - 1}, {listed(years)}")
+        (rows, columns), years = places[0][1:], listed([dataset.source.years[place.year] for place in places])
+        named.append(f"rows {rows.start}-{rows.stop - 1}, columns {columns.start}-{columns.stop - 1}, {years}")
     return "; ".join(named)
 
 

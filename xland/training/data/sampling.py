@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xland.arguments import unknown
 from xland.errors import ConfigurationError
 
 _ORDER = 1
@@ -125,9 +125,7 @@ class RankSampler:
             raise ConfigurationError(f"an epoch of {len(order)} samples is too short for {ranks} ranks; use fewer")
         if batch < ranks:
             raise ConfigurationError(f"a batch of {batch} samples is too small for {ranks} ranks; give each at least 1")
-        self.order = order
-        self.rank = rank
-        self.ranks = ranks
+        self.order, self.rank, self.ranks = order, rank, ranks
         self.steps = min(-(-len(order) // batch), len(order) // ranks)
         self._epoch, self._first_step = 0, 0
 
@@ -216,11 +214,7 @@ and returns a weight for each sample. Another rule is added by putting it here.
 def sampling_rule(name: str) -> SamplingRule:
     """Return a rule by its name; ConfigurationError if it is not known."""
     if name not in SAMPLING_RULES:
-        near = get_close_matches(name, SAMPLING_RULES, 1)
-        question = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigurationError(
-            f"sampling must be one of {', '.join(map(repr, SAMPLING_RULES))}, not {name!r}{question}"
-        )
+        raise ConfigurationError(unknown("sampling rule", name, SAMPLING_RULES))
     return SAMPLING_RULES[name]
 
 

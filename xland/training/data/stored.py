@@ -253,7 +253,7 @@ class StoredArrays:
         self.inputs = read_record(InputSpec, contents["inputs"], "input specification", ModelError)
         self.grid = Grid(**contents["grid"])
         self.shape = self.grid.shape
-        self.chunk = (int(contents["tile"]),) * 2
+        self.chunk: tuple[int, int] | None = (int(contents["tile"]), int(contents["tile"]))
         self.variables = tuple(contents["variables"])
         self.pairs = tuple((int(forcing), int(mapped)) for forcing, mapped in contents["pairs"])
         self.years = tuple(mapped for _, mapped in self.pairs)
@@ -290,7 +290,7 @@ class StoredArrays:
                     copy = (out, (..., row_to, column_to), (..., row_from, column_from))
                     copies[name, (*leading, row, column)].append(copy)
 
-        tile, inputs = self.chunk[0], self.inputs
+        tile, inputs = int(self.contents["tile"]), self.inputs
         windows: dict[Any, tuple[NDArray[Any], NDArray[Any]]] = {}
         samples, hidden = [], []
         for place in places:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import dask
@@ -93,11 +93,8 @@ class Sources:
         """
         (read,) = dask.compute(self.static.isel(lat=rows))
         fields = {str(name): array.values.astype(np.float32) for name, array in read.data_vars.items()}
-        grid, factor, domain = (
-            self.grid.window(rows, slice(0, self.grid.columns)),
-            self.inputs.factor,
-            self.inputs.domain,
-        )
+        grid, factor = self.grid.window(rows, slice(0, self.grid.columns)), self.inputs.factor
+        domain = self.inputs.domain
         share = fields[domain]
         check_share(domain, share, grid.centres)
         land: NDArray[np.bool_] = np.nan_to_num(share) > 0
@@ -176,14 +173,13 @@ def _lay_maps(maps: xr.DataArray, coarse: Grid, factor: int, what: str) -> xr.Da
     return found.data
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Count, mean and sum of squared deviations of some values.
+class Moments(NamedTuple):
+    """Number, mean and sum of squared deviations of some values, which add up without loss where the mean is large.
 
-    Two of them add up as Chan, Golub and LeVeque (1979) say, without loss where the mean is large.
+    See Chan, Golub and LeVeque (1979).
     """
 
-    count: int = 0
+    size: int = 0
     mean: float = 0.0
     squares: float = 0.0
 
@@ -191,29 +187,23 @@ class Moments:
     def of(cls, values: NDArray[Any]) -> Moments:
         """Measure the values that are finite, in double precision."""
         finite = values[np.isfinite(values)].astype(np.float64)
-        if not finite.size:
-            return cls()
-        mean = float(finite.mean())
+        mean = float(finite.mean()) if finite.size else 0.0
         return cls(finite.size, mean, float(np.square(finite - mean).sum()))
 
-    def __add__(self, other: Moments) -> Moments:
-        """Moments of the values of both together."""
-        count = self.count + other.count
-        if not self.count or not other.count:
-            return self if self.count else other
-        apart, share = other.mean - self.mean, other.count / count
-        return Moments(
-            count, self.mean + apart * share, self.squares + other.squares + apart * apart * self.count * share
-        )
-
-    def __mul__(self, times: int) -> Moments:
-        """Moments of the same values so many times."""
-        return Moments(self.count * times, self.mean, self.squares * times)
+    def joined(self, other: Moments, times: int = 1) -> Moments:
+        """Moments of the values of both together, of which those of the other count so many times."""
+        added = other.size * times
+        count = self.size + added
+        if not count:
+            return self
+        apart = other.mean - self.mean
+        between = apart * apart * self.size * (added / count)
+        return Moments(count, self.mean + apart * (added / count), self.squares + other.squares * times + between)
 
     @property
     def normalisation(self) -> tuple[float, float]:
         """Mean and scale for a channel; (0, 1) without values, and a scale of 1 for a constant."""
-        deviation = math.sqrt(self.squares / self.count) if self.count else 0.0
+        deviation = math.sqrt(self.squares / self.size) if self.size else 0.0
         return self.mean, deviation if deviation > 1e-6 else 1.0
 
 
@@ -249,7 +239,7 @@ def survey(
         part = expand(split[coarse_rows], factor)
         learned = land & (part == Part.TRAIN)
         for channel in plain:
-            moments[channel.name] += Moments.of(channel.compute(fields)[learned])
+            moments[channel.name] = moments[channel.name].joined(Moments.of(channel.compute(fields)[learned]))
         for each in Part:
             cells[each.name.lower()] += int(np.count_nonzero(land & (part == each)))
         training[coarse_rows] = learned.reshape(-1, factor, split.shape[1], factor).any(axis=(1, 3))
@@ -263,19 +253,9 @@ def survey(
     for years, times in states:
         for channel in channels:
             values = np.concatenate([channel.compute(each)[:, training].ravel() for each in years])
-            coarse[channel.name] += Moments.of(values) * times
+            coarse[channel.name] = coarse[channel.name].joined(Moments.of(values), times)
         # other releases of the same record differ in cells that are mostly sea or ice: 0 here, no data there
         totals = [np.add.reduce([v for name, v in each.items() if name not in LUH_SECONDARY]) for each in years]
         covered &= np.concatenate(totals).min(axis=0) >= 0.5
     statistics = {name: each.normalisation for name, each in {**coarse, **moments}.items()}
     return Survey(statistics, dict(cells), Coverage.of(sources.forcing.grid, covered))
-
-
-def compare_prior(sources: Sources, tile: int) -> Iterator[bool]:
-    """Say of each year that prior and target share whether their maps agree; nothing if one is the other."""
-    if sources.prior is not None and sources.prior is not sources.target:
-        for year in sorted(set(sources.target_years) & set(sources.prior_years)):
-            yield all(
-                np.array_equal(sources.codes("target", year, rows), sources.codes("prior", year, rows))
-                for rows in sources.strips(tile)
-            )

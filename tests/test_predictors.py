@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xland.datasets import predictors
 from xland.errors import GridError, StaticError
 from xland.geo.grid import EARTH_RADIUS, Grid
-from xland.sources import predictors
 
 SOILGRIDS_TOPS = [0, 0.05, 0.15, 0.3, 0.6, 1.0]
 SOILGRIDS_BOTTOMS = [0.05, 0.15, 0.3, 0.6, 1.0, 2.0]

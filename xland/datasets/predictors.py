@@ -16,10 +16,26 @@ from numpy.typing import ArrayLike, NDArray
 from xland.errors import GridError, StaticError
 from xland.geo.grid import EARTH_RADIUS, Grid
 
+KILOMETRE = 360e3 / (2 * math.pi * EARTH_RADIUS)
+"""Degrees of a great circle in a kilometre."""
+
 ROOT_DECAY = 0.97
 """Root profile of the world's vegetation as a whole: 1 - 0.97**d of the roots lie above d
 centimetres (Jackson et al. 1996, doi 10.1007/BF00333714, whose biomes range from 0.91 for tundra
 to 0.98 for deserts)."""
+
+
+def terrain(elevation: ArrayLike, grid: Grid, radius: int) -> dict[str, NDArray[np.float64]]:
+    """Elevation, slope, cosine of aspect, ruggedness and relative elevation in a square of cells, by name."""
+    slope, aspect = slope_aspect(elevation, grid)
+    rugged, relative = ruggedness(elevation, grid, radius)
+    return {
+        "elevation": np.asarray(elevation),
+        "slope": slope,
+        "cos_aspect": cos_aspect(slope, aspect),
+        "ruggedness": rugged,
+        "relative_elevation": relative,
+    }
 
 
 def slope_aspect(elevation: ArrayLike, grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
