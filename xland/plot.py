@@ -175,7 +175,7 @@ def difference(
     ax = _axes(ax, view.grid)
     _draw_difference(view, observed, ax, title)
     if legend:
-        _legend(ax, {**_DIFFERENCE, "ocean": CLASSES[OCEAN].color})
+        _explain(ax, {**_DIFFERENCE, "ocean": CLASSES[OCEAN].color})
     return ax
 
 
@@ -238,7 +238,7 @@ def side_by_side(
             ax.set_axis_off()
     entries = {each.long_name: each.color for each in CLASSES if each.long_name in entries}
     entries |= _DIFFERENCE if observed and len(maps) > 1 else {}
-    figure.legend(handles=_patches(entries), loc="outside lower center", ncols=min(5, len(entries)), frameon=False)
+    _explain(figure, entries, loc="outside lower center", ncols=min(5, len(entries)))
     if title:
         figure.suptitle(title, fontsize="x-large")
     if path is not None:
@@ -328,7 +328,7 @@ def _draw(
         ax = _axes(ax, view.grid)
         entries = _paint_classes(ax, view, what, f"{years[0]}" if title is None and len(years) == 1 else title)
         if legend:
-            _legend(ax, entries)
+            _explain(ax, entries)
         return ax
     values = np.asarray(view.data.values, dtype=np.float64)
     known = values[np.isfinite(values)]
@@ -430,12 +430,12 @@ def degrees(value: float, positive: str, negative: str) -> str:
     return f"{abs(round(value, 6)):g}°{side}"
 
 
-def _legend(ax: Axes, entries: Mapping[str, str]) -> None:
-    ax.legend(handles=_patches(entries), loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=2.8, ncols=3,
-              frameon=False, fontsize="small")  # fmt: skip
+_BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 2.8, "ncols": 3, "fontsize": "small"}
 
 
-def _patches(entries: Mapping[str, str]) -> list[Any]:
+def _explain(drawing: Axes | Figure, entries: Mapping[str, str], **how: Any) -> None:
+    """Name the colours, by default below the axes."""
     from matplotlib.patches import Patch
 
-    return [Patch(facecolor=color, edgecolor="0.5", linewidth=0.4, label=name) for name, color in entries.items()]
+    patches = [Patch(facecolor=fill, edgecolor="0.5", linewidth=0.4, label=name) for name, fill in entries.items()]
+    drawing.legend(handles=patches, frameon=False, **(how or _BELOW))

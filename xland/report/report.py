@@ -202,7 +202,16 @@ def report(
     """
     if baselines is not None:
         maps_are_named(baselines, "baselines")
-    _check_names(model, () if baselines is None else tuple(baselines))
+    if not model:
+        raise GridError("the map that is judged has an empty name; pass model='map', or another name")
+    if model in (baselines or {}):
+        raise GridError(f"a baseline has the name {model!r} of the map that is judged; give one of them another name")
+    taken = {"observed", "start"} & {model, *(baselines or {})}
+    if taken:
+        raise GridError(
+            f"a map has the name {taken.pop()!r}, which the page uses for the observed or the start map; "
+            "give it another one with model= or in baselines"
+        )
     names = choose_scores(scores)
     years = as_map(observed, what="observed map").years
     judged = one_step(predicted, f"map {model!r}", year if year is not None or len(years) > 1 else years[0])
@@ -240,20 +249,6 @@ def report(
         provenance=provenance,
         max_pixels=max_pixels,
     )
-
-
-def _check_names(model: str, baselines: Sequence[str]) -> None:
-    """Refuse names that would not tell two maps of the page apart."""
-    if not model:
-        raise GridError("the map that is judged has an empty name; pass model='map', or another name")
-    if model in baselines:
-        raise GridError(f"a baseline has the name {model!r} of the map that is judged; give one of them another name")
-    taken = [name for name in (model, *baselines) if name in ("observed", "start")]
-    if taken:
-        raise GridError(
-            f"a map has the name {taken[0]!r}, which the page uses for the observed or the start map; "
-            "give it another one with model= or in baselines"
-        )
 
 
 def _cut(source: ClassMap, frame: ClassMap) -> xr.DataArray:
