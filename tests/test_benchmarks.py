@@ -1,20 +1,17 @@
-"""The benchmarks of inference on a tiny world: they run, and what they compare is the same thing."""
+"""The benchmarks of inference on a tiny world: what they compare is the same thing."""
 
 from __future__ import annotations
-
-import json
-import subprocess
-import sys
 
 import pytest
 
 from tests.benchmarks import graph, sides
-from tests.benchmarks.harness import PROJECT, fresh, line, take_turns
-from tests.benchmarks.hostile import kills
+from tests.benchmarks.harness import line, take_turns
+from tests.benchmarks.hostile import Tally, kills
 from tests.worlds import FINE, tiny_checkpoint, tiny_inputs, tiny_world
+from xland.downscaling.call import downscale
 from xland.downscaling.fields import Layout
-
-REGION = (24.0, 26.0, 88.0, 66.0)
+from xland.models.networks.unet import DownscalingNetwork
+from xland.store.reading import open_store
 
 
 @pytest.fixture(scope="module")
@@ -25,39 +22,20 @@ def tiny(tmp_path_factory):
     tiny_checkpoint(folder / "model", tiny_inputs())
     coarse.to_zarr(folder / "forcing.zarr", consolidated=False)
     static.to_zarr(folder / "static.zarr", consolidated=False)
-    return {
-        "forcing": str(folder / "forcing.zarr"),
-        "static": str(folder / "static.zarr"),
-        "model": str(folder / "model"),
-    }
+    return {"forcing": f"{folder}/forcing.zarr", "static": f"{folder}/static.zarr", "model": f"{folder}/model"}
 
 
-def without_forcing(arguments):
-    return {key: value for key, value in arguments.items() if key != "forcing"}
-
-
-@pytest.mark.parametrize("box", [None, REGION], ids=["globe", "region"])
-def test_sliding_windows_of_monai_give_the_same_classes(tiny, tmp_path, box):
+@pytest.mark.parametrize("box", [None, (24.0, 26.0, 88.0, 66.0)], ids=["globe", "region"])
+def test_sides_run_the_same_windows_and_give_the_same_classes(tiny, tmp_path, box):
     ours, theirs = str(tmp_path / "ours.zarr"), str(tmp_path / "theirs.zarr")
     sides.run_xland(store=ours, box=box, years=[2000], chunks=60, **tiny)
     sides.run_monai(store=theirs, box=box, year=2000, batch=2, **tiny)
-    found = sides.compare_maps(ours, theirs, box, **without_forcing(tiny))
+    bare = sides.run_bare(box=box, years=[2000], **tiny)
+    place = {"box": box, "model": tiny["model"], "static": tiny["static"]}
+    found = sides.compare_maps(ours, theirs, **place)
     assert found["land_pixels"] > 1000
     assert found["agreement"] >= 0.9999
-
-
-@pytest.mark.parametrize("box", [None, REGION], ids=["globe", "region"])
-def test_bare_network_runs_each_window_with_land_once(tiny, box):
-    bare = sides.run_bare(box=box, years=[2000], **tiny)
-    assert bare["windows"] == sides.distinct_windows(box, **without_forcing(tiny))["windows"]
-
-
-def test_windows_of_a_whole_run_are_counted_in_a_fresh_process(tiny, tmp_path):
-    run = fresh(
-        sides.run_xland, store=str(tmp_path / "store.zarr"), box=REGION, years=[2000], chunks=1000, count=True, **tiny
-    )
-    assert run["windows"] == sides.distinct_windows(REGION, **without_forcing(tiny))["windows"]
-    assert run["peak_mb"] > 100
+    assert bare["windows"] == sides.distinct_windows(**place)["windows"]
 
 
 def test_selection_from_a_rollout_is_culled_to_what_it_depends_on(tmp_path):
@@ -72,15 +50,17 @@ def test_windows_run_twice_are_counted_as_the_layout_counts_them(chunks):
     assert graph.twice(layout.chunks, 40, 20) == pytest.approx(layout.twice)
 
 
-def test_log_of_the_network_tells_which_block_years_were_computed(tmp_path):
+def test_log_of_the_network_tells_which_block_years_were_computed(tmp_path, monkeypatch):
     kills.prepare(str(tmp_path))
-    log = tmp_path / "log"
-    end = kills.in_new_process(kills.attempt, str(tmp_path), "rollout", str(tmp_path / "store.zarr"), str(log), None)
-    computed = kills.computed(log)
-    by_year = {year: {block[1:] for block in computed if block[0] == year} for year in range(len(kills.YEARS))}
-    assert len(by_year[0]) > 30
-    assert all(blocks == by_year[0] for blocks in by_year.values())
-    assert len(end["digest"]) == 64
+    monkeypatch.setattr(DownscalingNetwork, "forward", DownscalingNetwork.forward)  # put back afterwards
+    kills.watch(tmp_path / "log")
+    forcing, static, prior = (open_store(f"{tmp_path}/{name}.zarr") for name in ("forcing", "static", "prior"))
+    options = {"model": f"{tmp_path}/rollout", "prior": prior["land_use"], "chunks": kills.BLOCK}
+    downscale(forcing, static=static, years=kills.YEARS[:2], **options).compute()
+    computed = kills.computed(tmp_path / "log")
+    first, second = ({block[1:] for block in computed if block[0] == year} for year in range(2))
+    assert len(first) > 30
+    assert first == second
 
 
 def test_sides_take_turns():
@@ -98,11 +78,11 @@ def test_line_says_whether_the_target_is_met(figure, target, met):
     assert line("name", figure, "this / that", target, runs=5, sizes="10 x 10")["met"] is met
 
 
-def test_command_says_that_there_is_no_gpu_or_measures_one():
-    command = [sys.executable, "-m", "tests.benchmarks.inference", "--quick", "--device", "cuda"]
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU: run the benchmark itself")
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["skipped"] == "no CUDA device"
+def test_a_case_is_silent_or_bare():
+    tally = Tally()
+    tally.judge("a", "first", lambda: "a wrong map")
+    tally.judge("a", "second", lambda: 1 / 0)
+    tally.judge("b", "third", lambda: None)
+    assert tally.silent == ["first: a wrong map"]
+    assert tally.bare == ["second: ZeroDivisionError: division by zero"]
+    assert tally.line("name", 2, 0)["sizes"] == {"cases": 3, "kinds": {"a": 2, "b": 1}}

@@ -63,15 +63,9 @@ DOWNSCALE = ("--model", "model", "--static", "static.nc", "--years", 2000)
 
 @pytest.fixture(scope="module")
 def store(files):
-    arguments = [
-        files / "states.nc",
-        files / "land_use.zarr",
-        "--model",
-        files / "model",
-        "--static",
-        files / "static.nc",
-    ]
-    assert main(["downscale", *map(str, arguments), "--years", "2000"]) == 0
+    options = {"--model": files / "model", "--static": files / "static.nc", "--years": 2000}
+    arguments = [files / "states.nc", files / "land_use.zarr", *(part for option in options.items() for part in option)]
+    assert main(["downscale", *map(str, arguments)]) == 0
     return files / "land_use.zarr"
 
 
@@ -120,21 +114,21 @@ def test_help_needs_no_torch():
         (
             ("downscale", "a.nc", "b.zarr", "--statc", "x"),
             2,
-            "unknown option '--statc': did you mean '--static'? Known are",
+            "unknown option '--statc': did you mean '--static'? Known",
         ),
         (("dwonscale", "a.nc"), 2, "unknown command 'dwonscale': did you mean 'downscale'? Known are demo, "),
         (("check", "nothing.nc"), 1, "does not exist"),
         (("check", "text.nc"), 1, "StoreError: text.nc"),
         (("evaluate", "nothing.zarr"), 1, "does not exist"),
         (("evaluate", "states.nc", "maps.nc"), 1, "no variable 'land_use'"),
-        (("models", "nonesuch"), 1, "there is no model"),
         (("train", "nonesuch", "out"), 1, "there is no configuration"),
         (("report", "maps.nc", "maps.nc", "--factor", 4, "--regions", "nations"), 1, "nations does not exist"),
         (
-            ("downscale", "states.nc", "out.zarr", "--totals", "map", "--crosswalk", "crosswalk.toml"),
+            ("downscale", "states.nc", "a.zarr", "--totals", "map", "--crosswalk", "crosswalk.toml"),
             1,
-            "AllocationError: crosswalk.toml is not a crosswalk: needs a table [states]",
+            "not a crosswalk",
         ),
+        (("downscale", "states.nc", "a.zarr", "--tolerance", 1), 1, "--tolerance without --totals"),
     ],
 )
 def test_errors_are_one_line_with_a_name(run, arguments, status, message):
@@ -149,7 +143,6 @@ def test_errors_are_one_line_with_a_name(run, arguments, status, message):
     ("options", "message"),
     [
         (["--cluster", "laptop"], "unknown cluster 'laptop'"),
-        (["--cluster", "local", "--workers", 0], "workers must be a whole number of at least 1"),
         (["--cluster", "local", "--dry-run"], "--dry-run prints the job script of --cluster slurm"),
         (["--cluster", "slurm"], "SLURM jobs need a profile: one of marenostrum5-acc"),
         (["--workers", 2], "--workers without --cluster"),
@@ -185,6 +178,7 @@ def test_the_command_line_answers_in_the_words_of_python(run, options, said):
 @pytest.mark.parametrize(
     ("said", "shown"),
     [
+        ("Not a directory", "Not a directory"),
         ("pass overwrite=True to replace it", "pass --overwrite to replace it"),
         ("finish it with resume=True or anew (`overwrite=True`).", "finish it with --resume or anew (`--overwrite`)."),
         ("set direction='backward'", "set --direction backward"),
@@ -197,26 +191,19 @@ def test_the_command_line_answers_in_the_words_of_python(run, options, said):
     ],
 )
 def test_messages_name_options_as_the_command_has_them(run, said, shown, monkeypatch):
+    kind = OSError if said == shown else XlandError
+
     def fail(*_args, **_options):
-        raise XlandError(said)
+        raise kind(said)
 
     monkeypatch.setattr("xland.cli.open_coarse", fail)
-    assert run("downscale", "a.nc", "b.zarr")[2] == f"XlandError: {shown}\n"
+    assert run("downscale", "a.nc", "b.zarr") == (1, "", f"{kind.__name__}: {shown}\n")
 
 
-def test_an_error_of_the_system_is_one_line(run, monkeypatch):
-    def fail(*_args, **_options):
-        raise OSError("Not a directory")
-
-    monkeypatch.setattr("xland.cli.open_coarse", fail)
-    assert run("downscale", "a.nc", "b.zarr") == (1, "", "OSError: Not a directory\n")
-
-
-def test_check_tells_good_from_bad(run):
-    status, shown, _ = run("check", "states.nc")
-    assert (status, "2000" in shown) == (0, True)
-    status, shown, _ = run("check", "percent.nc", "--model", "model")
-    assert (status, "percent" in shown) == (1, True)
+@pytest.mark.parametrize(("file", "status", "said"), [("states.nc", 0, "2000"), ("percent.nc", 1, "percent")])
+def test_check_tells_good_from_bad(run, file, status, said):
+    found, shown, _ = run("check", file, "--model", "model")
+    assert (found, said in shown) == (status, True)
 
 
 def test_downscale_writes_what_python_computes_and_refuses_a_store_that_exists(run, files, store):
@@ -262,17 +249,15 @@ def test_options_mean_what_keywords_mean(files, planned):
     lines = [f'{state} = "{name}"' for state, name in states.items()]
     (files / "rangeland.toml").write_text("\n".join(["protected = []", "[states]", *lines]))
     changes = ("--totals", "changes", "--prior", "base.nc", "--crosswalk", "rangeland.toml")
-    prior = open_map("base.nc")
+    region = {"region": (0, 0, 40, 40), "outputs": ("land_use", "spread")}
+    changed = Totals("changes", Crosswalk(states, protected=()))
     for options, keywords in (
         (("--years", 2000, 2001, "--flips"), {"years": [2000, 2001], "flips": True}),
         (
             ("--model", "second", "--region", 0, 0, 40, 40, "--outputs", "land_use", "spread"),
-            {"model": ["model", second], "region": (0, 0, 40, 40), "outputs": ("land_use", "spread")},
+            {"model": ["model", second], **region},
         ),
-        (
-            ("--years", 2001, *changes),
-            {"years": 2001, "prior": prior, "totals": Totals("changes", Crosswalk(states, protected=()))},
-        ),
+        (("--years", 2001, *changes), {"years": 2001, "prior": open_map("base.nc"), "totals": changed}),
         (("--totals", "map", "--tolerance", 0.5), {"totals": Totals("map", tolerance=0.5)}),
     ):
         keywords = {"model": "model", **keywords}
@@ -319,28 +304,20 @@ def test_a_report_of_everything_that_is_given(run, files, store):
     assert "scores are too good" not in text  # said of the map that the shipped models learned from
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    """Return what the command would give to `report`."""
-    given = {}
+def test_regions_and_held_out_cells_of_a_report(run, files, store, monkeypatch):
+    asked = {}
 
     @functools.wraps(report)
     def keep(predicted, observed, **options):
-        given.update(options, observed=observed)
+        asked.update(options, observed=observed)
 
     monkeypatch.setattr("xland.report.report.report", keep)
-    return given
-
-
-def test_regions_and_held_out_cells_of_a_report(run, files, store, asked):
     with xr.open_dataset(files / "maps.nc") as maps:
         (maps.isel(time=0, drop=True)["land_use"] % 3).to_netcdf(files / "zones.nc")
     assert run("report", store, "maps.nc", "--regions", "zones.nc", "--no-match-years")[0] == 0
-    assert list(asked["regions"]) == ["land_use"]
-    assert asked["match_years"] is False
+    assert (list(asked["regions"]), asked["match_years"]) == (["land_use"], False)
     assert run("report", store, "maps.nc", "--regions", "none", "--held-out")[0] == 0
-    assert asked["regions"] is None
-    assert asked["cells"] == "held-out cells of the split"
+    assert (asked["regions"], asked["cells"]) == (None, "held-out cells of the split")
     assert 0 < float(asked["within"].mean()) < 0.25
     assert asked["within"].shape == asked["observed"].shape[1:]
 
@@ -354,12 +331,9 @@ def test_scores_are_printed_and_maps_of_other_years_refused(run, store, files):
     assert run("evaluate", store, "later.nc", "--factor", 4, "--no-match-years")[0] == 0
 
 
-def test_publish_makes_an_entry(run, files, store):
+def test_publish_makes_an_entry_and_models_are_listed(run, files, store):
     assert run("publish", "catalog.yaml", "--store", store, "--name", "tiny-2000")[0] == 0
     assert "tiny-2000" in (files / "catalog.yaml").read_text()
-
-
-def test_models_lists_the_shipped_ones_and_prints_a_card(run):
     assert "luh2-0p05: 0.25 to 0.05 degree" in run("models")[1]
     assert json.loads(run("models", "model")[1])["name"] == "tiny-0"
 

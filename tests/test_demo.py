@@ -14,13 +14,13 @@ pytestmark = [pytest.mark.pip_data, pytest.mark.usefixtures("reference_data")]
 
 
 def test_the_demo_leaves_maps_catalog_picture_report_and_scores(tmp_path, capsys):
-    results = demo(tmp_path, region=(-6, 42, 6, 54))
+    results = demo(tmp_path, region=(-6, 42, 0, 48))
     assert max(map(len, capsys.readouterr().out.replace(str(tmp_path), "").splitlines())) <= 80
     assert results.store.exists()
     assert results.picture.read_bytes().startswith(b"\x89PNG")
     assert "The coarse input is made from the observed map itself" in results.report.read_text()
     opened = intake.open_catalog(str(results.catalog))["land-use-2019"].to_dask()
-    assert opened["land_use"].shape == (1, 240, 240)
+    assert opened["land_use"].shape == (1, 120, 120)
     assert opened.set_coords("spatial_ref")["land_use"].rio.crs.to_epsg() == 4326
     scores = json.loads(results.scores.read_text())["scores"]
     assert list(scores) == ["model", "crosswalk", "most frequent class", "mode of the observed cell"]

@@ -8,10 +8,11 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.benchmarks import dissimilarity, distant_tables, left_out, preindustrial
-from tests.benchmarks.short_training import choose_patches, load
+from tests.benchmarks import left_out, preindustrial
+from tests.benchmarks.short_training import choose_patches
 from tests.worlds import COARSE, FACTOR, FINE, tiny_checkpoint, tiny_configuration, tiny_inputs, tiny_world
 from xland.geo.split import CONTINENTS, Part, divide, find_cells
+from xland.training.data.material import gather
 from xland.vocabulary import CROP_STATES, CROPLAND, LUH2_STATES, OTHER, flag_attributes
 
 USED = (*CROP_STATES, "pastr", "range", "urban")
@@ -103,7 +104,7 @@ def test_maps_in_the_wrong_order_rise(forcing):
 def test_a_model_answers_pushed_forcings_and_totals_can_be_kept(forcing, tmp_path):
     model = tiny_checkpoint(tmp_path / "model", tiny_inputs())
     static = tiny_world((2000,))[1]
-    regions = {"here": (24.0, 26.0, 88.0, 66.0)}
+    regions = {"here": (32.0, 34.0, 56.0, 50.0)}
     (plain,) = preindustrial.respond(forcing, model, regions, "plain", static)
     (kept,) = preindustrial.respond(forcing, model, regions, "map", static)
     assert plain["region"] == "here"
@@ -114,7 +115,7 @@ def test_a_model_answers_pushed_forcings_and_totals_can_be_kept(forcing, tmp_pat
 
 def test_errors_are_told_by_fifths_and_by_the_threshold():
     distance = np.arange(100) / 100
-    found = dissimilarity.relate(distance, (distance > 0.75).astype(float), 0.75)
+    found = preindustrial.relate(distance, (distance > 0.75).astype(float), 0.75)
     assert (found["error_within"], found["error_beyond"], found["beyond"]) == (0.0, 1.0, 0.24)
     assert found["error_by_fifth"] == [0, 0, 0, 0.2, 1]
 
@@ -123,7 +124,7 @@ def test_errors_are_told_by_fifths_and_by_the_threshold():
 def test_boxes_are_the_cells_that_serve_for_the_test(seed):
     part = divide(FINE, seed, southern_limit=-90)
     found = np.zeros(FINE.shape, dtype=bool)
-    for west, south, east, north in dissimilarity.held_out_boxes(seed):
+    for west, south, east, north in preindustrial.held_out_boxes(seed):
         rows = (FINE.latitude > south) & (FINE.latitude < north)
         found[np.ix_(rows, (FINE.longitude > west) & (FINE.longitude < east))] = True
     np.testing.assert_array_equal(found, part == Part.TEST)
@@ -132,7 +133,7 @@ def test_boxes_are_the_cells_that_serve_for_the_test(seed):
 @pytest.fixture(scope="module")
 def tiny(forcing):
     _, static, maps = tiny_world((2000,))
-    return load(tiny_configuration(), {"forcing": forcing, "static": static, "target": maps})
+    return gather(tiny_configuration(), forcing=forcing, static=static, target=maps)
 
 
 def test_places_are_continents_and_the_tenths_with_least_and_most_cropland(tiny, forcing):
@@ -170,23 +171,23 @@ def test_models_learn_without_the_place_and_are_scored_in_it_on_the_same_pixels(
     gap = without["without"]["accuracy"] - without["with"]["accuracy"]
     assert without["difference"]["accuracy"][0] == pytest.approx(gap, abs=2e-4)
     assert whole["baselines"]["mode of the observed cell"]["accuracy"] > 0.5
-    rows = distant_tables.left_out_table([whole, without]).splitlines()[2:]
+    rows = left_out.left_out_table([whole, without]).splitlines()[2:]
     assert [row.split(" | ")[0] for row in rows] == ["| all places", "| asia"]
 
 
 def test_every_line_has_its_row_in_the_tables(forcing):
     pushed = preindustrial.push_back(forcing)
     score = preindustrial.score(obedient(pushed, slice(8, 20), slice(30, 70)), pushed)
-    rows = distant_tables.preindustrial_table([{"region": "here", "way": way, **score} for way in preindustrial.WAYS])
+    rows = preindustrial.preindustrial_table([{"region": "here", "way": way, **score} for way in preindustrial.WAYS])
     assert [row.split(" | ")[0] for row in rows.splitlines()[2:]] == [
         "| here, none",
         "| here, fractions",
         "| here, map",
         "| here, map within a pixel",
     ]
-    found = dissimilarity.relate(np.arange(10.0), np.arange(10) / 10, 8.5)
+    found = preindustrial.relate(np.arange(10.0), np.arange(10) / 10, 8.5)
     regions = [{"region": "here", "distance": [0.1, 0.2, 0.3, 0.4, 0.5], "beyond": [0.0, 0.0, 0.1, 0.2, 0.3]}]
-    text = distant_tables.applicability_table([{"held_out_places": 3, **found}, *regions])
+    text = preindustrial.applicability_table([{"held_out_places": 3, **found}, *regions])
     assert "Rank correlation of distance and error: 1.00; 10 % of the cells lie beyond the threshold." in text
     assert "| share of wrong pixels | 0.050 | 0.250 | 0.450 | 0.650 | 0.850 | 0.900 |" in text
     assert "| here | 0.10, 0 | 0.20, 0 | 0.30, 10 % | 0.40, 20 % | 0.50, 30 % |" in text

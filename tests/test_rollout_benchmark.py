@@ -8,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tests.benchmarks import drift, rollout
+from tests.benchmarks import rollout
+from tests.benchmarks.plum_island import DATES
 from xland.geo.grid import Grid
 from xland.geo.split import Part, divide
 from xland.vocabulary import FOREST, GRASS_SHRUB, OCEAN, URBAN
@@ -17,9 +18,11 @@ from xland.vocabulary import FOREST, GRASS_SHRUB, OCEAN, URBAN
 @pytest.fixture(scope="module")
 def case():
     """The last years that are learned from, and two to judge."""
-    whole = drift.synthetic(seed=0, steps=2)
+    whole = rollout.synthetic(seed=0, quick=True)
     years = {"time": slice(1997, 2002)}
-    return replace(whole, forcing=whole.forcing.sel(years), maps=whole.maps.sel(years))
+    schedule = replace(whole.configuration.schedule, samples=2 * rollout.BATCH, candidates=16)
+    configuration = replace(whole.configuration, schedule=schedule)
+    return replace(whole, forcing=whole.forcing.sel(years), maps=whole.maps.sel(years), configuration=configuration)
 
 
 def test_only_land_of_the_cells_of_the_test_is_judged(case):
@@ -33,39 +36,45 @@ def test_only_land_of_the_cells_of_the_test_is_judged(case):
 def test_persistence_loses_what_changes_and_the_truth_nothing(case):
     within = case.held_out()
     moved = [float((case.truth(year) != case.truth(2000))[within].mean()) for year in (2001, 2002)]
-    copied = drift.judge(case, drift.persistence(case))
+    copied = case.persistence()
     assert copied["accuracy"] == pytest.approx([1 - moved[0], 1 - moved[1]])
     assert copied["changed"] == [0, 0]
     assert copied["loss"] == pytest.approx(moved[1] - moved[0])
-    perfect = drift.judge(case, case.truth)
+    perfect = case.judge(case.truth)
     assert (perfect["accuracy"], perfect["changed"], perfect["loss"]) == ([1, 1], [1, 1], 0)
 
 
 def test_a_model_learns_and_its_rollout_is_judged(case, tmp_path):
-    found = {side: [drift.drift(case, tmp_path / side, own)] for side, own in rollout.SIDES.items()}
-    found["persistence"] = [drift.judge(case, drift.persistence(case))]
-    lost, last = rollout.lines("synthetic", case, found, steps=2)
-    assert lost["figure"] == pytest.approx(found["with"][0]["loss"] / found["without"][0]["loss"], abs=1e-6)
-    assert last["figure"] == pytest.approx(found["with"][0]["last"] - found["without"][0]["last"], abs=1e-6)
-    assert [len(values) for values in lost["accuracy"].values()] == [2, 2, 2]
+    drifted = case.drift(tmp_path / "model", own_maps=1.0)
+    assert len(drifted["accuracy"]) == 2
+    found = {
+        "with": [drifted],
+        "without": [case.judge(case.truth) | {"loss": 0.5}],
+        "persistence": [case.persistence()],
+    }
+    lost, last = rollout.compared("synthetic", case, found)
+    assert lost["figure"] == pytest.approx(2 * drifted["loss"], abs=1e-6)
+    assert last["figure"] == pytest.approx(drifted["last"] - 1, abs=1e-6)
     rollout.draw({"synthetic": (case.years, found)}, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 5000
 
 
-def test_maps_of_plum_island_are_those_observed_and_change_once_between_two_dates(plum_island):
-    case = drift.plum_island(plum_island, seed=0, steps=2)
-    dates = np.stack([case.truth(year) for year in drift.OBSERVED])
-    assert set(np.unique(dates)) == {OCEAN, URBAN, FOREST, GRASS_SHRUB}
-    for first, last in pairwise(drift.OBSERVED):
-        between = np.stack([case.truth(year) for year in range(first, last + 1)])
+@pytest.fixture(scope="module")
+def observed(plum_island):
+    return rollout.plum_island(seed=0, quick=True, folder=plum_island)
+
+
+def test_maps_of_plum_island_are_those_observed_and_change_once_between_two_dates(observed):
+    assert set(np.unique([observed.truth(year) for year in DATES])) == {OCEAN, URBAN, FOREST, GRASS_SHRUB}
+    for first, last in pairwise(DATES):
+        between = np.stack([observed.truth(year) for year in range(first, last + 1)])
         assert ((between[1:] != between[:-1]).sum(axis=0) == (between[0] != between[-1])).all()
-    assert case.years == [*range(1986, 2000)]
+    assert observed.years == [*range(1986, 2000)]
 
 
-def test_states_of_plum_island_are_measured_on_its_maps(plum_island):
-    case = drift.plum_island(plum_island, seed=0, steps=2)
-    forcing = case.forcing.sel(time=1993)
-    blocks = case.truth(1993).reshape(108, 4, 123, 4)
+def test_states_of_plum_island_are_measured_on_its_maps(observed):
+    forcing = observed.forcing.sel(time=1993)
+    blocks = observed.truth(1993).reshape(108, 4, 123, 4)
     inland = (blocks != OCEAN).all(axis=(1, 3))
     assert inland.sum() > 1000
     share = (blocks == URBAN).mean(axis=(1, 3))

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from pathlib import Path, PurePath
+from pkgutil import resolve_name
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -68,16 +68,20 @@ class _Option:
     metavar: str | None = None
     positional: bool = False
 
+    @property
+    def negated(self) -> bool:
+        """Whether only ``--no-NAME`` can be typed."""
+        return self.kind is bool and self.default is True
+
     def parameter(self, name: str) -> inspect.Parameter:
-        kind, required = self.kind, self.default is inspect.Parameter.empty
-        text, default = f"{self.help.rstrip('.')}.", self.default
-        if kind is bool and default is True:
+        kind, default, required = self.kind, self.default, self.default is inspect.Parameter.empty
+        text = f"{self.help.rstrip('.')}."
+        if self.negated:
             text = f"Do not {text[0].lower()}{text[1:]}"
         elif not required and default not in (None, (), False):
-            shown = " ".join(map(str, default)) if isinstance(default, tuple | list) else default
-            text = f"{text} Default: {shown}"
+            text += f" Default: {' '.join(map(str, default)) if isinstance(default, tuple | list) else default}"
         more = Parameter(
-            name=f"--no-{name.replace('_', '-')}" if kind is bool and default is True else None,
+            name=f"--no-{name.replace('_', '-')}" if self.negated else None,
             alias=_ALIASES.get(name),
             negative=(),
             consume_multiple=get_origin(kind) is list,
@@ -114,14 +118,15 @@ class _Command:
 
     def function(self) -> Callable[..., int | None]:
         """Return the command as cyclopts wants it: a function with a signature and a docstring."""
+        known = self.options()
 
         def call(*args: Any, **options: Any) -> int | None:
             typed = inspect.signature(call).bind(*args, **options).arguments
             own = {name: option.default for name, option in self.more.items() if option.default is not False}
             given = {name: value for name, value in (own | typed).items() if value is not None}
-            return self.run(given)
+            return self.run(given | {name: False for name in given if known[name].negated})
 
-        parameters = [option.parameter(name) for name, option in self.options().items()]
+        parameters = [option.parameter(name) for name, option in known.items()]
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {each.name: each.annotation for each in parameters}
         call.__doc__ = self.help
@@ -132,7 +137,7 @@ COMMANDS: dict[str, _Command] = {}
 
 
 def _command(*functions: str, without: Sequence[str] = (), **more: _Option) -> Callable[[Any], Any]:
-    """Make a command of what follows; `without` are keywords that it has not, `more` are its own options."""
+    """Make a command of what follows; it does not get the keywords `without`, `more` are its own options."""
 
     def register(run: Callable[[Given], int | None]) -> Callable[[Given], int | None]:
         COMMANDS[run.__name__.lstrip("_")] = _Command(run, functions, tuple(without), more)
@@ -215,6 +220,9 @@ def _check(given: Given) -> int:
     return 0 if table.ok else 1
 
 
+_DRY_RUN = _Option(bool, False, "Print the SLURM job script, and submit nothing")
+
+
 @_command(
     _DOWNSCALE,
     _WRITE,
@@ -222,7 +230,7 @@ def _check(given: Given) -> int:
     without=["minimum"],
     crosswalk=_Option(str, None, "With --totals, which states belong to which class: a TOML file", "FILE"),
     tolerance=_Option(str, None, "With --totals map, how far class areas may be off, in fine pixels: 0 to 1", "NUMBER"),
-    dry_run=_Option(bool, False, "Print the SLURM job script, and submit nothing"),
+    dry_run=_DRY_RUN,
 )
 def _downscale(given: Given) -> None:
     """Turn coarse fractions into fine maps on disk.
@@ -238,9 +246,7 @@ def _downscale(given: Given) -> None:
     store = given["store"]
     if PurePath(store).suffix.lower() in (".nc", ".nc4"):
         if given.get("resume") or "cluster" in given:
-            raise StoreError(
-                "a NetCDF file cannot be resumed or written on a cluster: leave out --resume and --cluster"
-            )
+            raise StoreError("a NetCDF file can be neither resumed nor written on a cluster: leave both options out")
         _call("xland.store.writing:write_netcdf", given, ds=fine)
     else:
         with nullcontext() if "cluster" not in given else _call(_CLUSTER, given, minimum=1):
@@ -323,7 +329,7 @@ def _prepare(given: Given) -> None:
     print(f"wrote {source.path}: {len(source.years)} maps of {source.shape[0]} x {source.shape[1]} cells")
 
 
-@_command(_TRAIN, dry_run=_Option(bool, False, "Print the SLURM job script, and submit nothing"))
+@_command(_TRAIN, dry_run=_DRY_RUN)
 def _train(given: Given) -> None:
     """Train a model from a configuration.
 
@@ -421,7 +427,7 @@ def _dry_run(given: Given, script: Callable[[str | None], str]) -> bool:
 
 def _call(function: str, given: Given, **values: Any) -> Any:
     """Call a plain function with what was typed, read as its annotations say, and with values of Python."""
-    call, options = _import(function), _options_of(function)
+    call, options = resolve_name(function), _options_of(function)
     hints = hints_of(call)
     for name in inspect.signature(call).parameters.keys() - values.keys():
         typed = _NAMES.get(name, name)
@@ -435,7 +441,7 @@ def _options_of(function: str) -> dict[str, _Option]:
     """Return the options that the signature and the docstring of a function give, by their names here."""
     from docstring_parser import numpydoc
 
-    call = _import(function)
+    call = resolve_name(function)
     hints = hints_of(call)
     described = {
         name.strip(): each
@@ -458,12 +464,6 @@ def _options_of(function: str) -> dict[str, _Option]:
             metavar,
             positional=parameter.kind is parameter.POSITIONAL_OR_KEYWORD and not spec,
         )
-    return found
-
-
-def _import(function: str) -> Callable[..., Any]:
-    module, name = function.split(":")
-    found: Callable[..., Any] = getattr(import_module(module), name)
     return found
 
 

@@ -38,8 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, default=40, help="coarse cells along each side")
     parser.add_argument("--runs", type=int, default=3)
-    options = parser.parse_args()
-    for each in lines(cells=options.cells, runs=options.runs):
+    for each in lines(**vars(parser.parse_args())):
         show(each)
 
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.harness import Result, tell
+from tests.benchmarks.harness import Bench, Result, fresh, line, skipped, tell
+
+WORLD = {"resolution": 0.01, "factor": 25, "window": 400, "stride": 300}
 
 CONTINENTS = (
     (10, 72, -10, 140),
@@ -28,6 +31,44 @@ CONTINENTS = (
 
 PEAK = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}
 """FLOP a second of dense bfloat16 matrix products, from the makers' data sheets."""
+
+
+def lines(bench: Bench) -> Iterator[Result]:
+    """Speed of the whole way beside the bare network, share of the peak, global years, a cluster."""
+    if not fresh(available)["gpu"]:
+        yield skipped("cuda", "no CUDA device")
+        return
+    folder, years, runs = str(bench.folder), 2 if bench.quick else 6, 1 if bench.quick else 5
+    tell("writing a synthetic globe")
+    windows = fresh(prepare, folder=folder, years=list(range(1850, 1850 + years)), **WORLD)["land_windows"]
+    store = str(bench.folder / "globe.zarr")
+    found = fresh(measure, folder=folder, store=store, years=years, runs=runs, seconds=float(runs))
+    whole, bare = windows * years / found["seconds"], found["bare_windows_per_second"]
+    pixels = WORLD["stride"] ** 2
+    common = {"runs": runs, "sizes": f"{WORLD}, {windows} windows a year with land, {years} years", "measured": found}
+    yield line(
+        "cuda_overhead",
+        whole / bare,
+        "pixels a second of the whole run, each window of the lattice counted once, / of the bare network",
+        ">= 0.85",
+        pixels_per_second={"whole": whole * pixels, "bare": bare * pixels},
+        **common,
+    )
+    minutes = found["seconds"] / years * 251 / 60
+    yield line(
+        "cuda_251_years", minutes, "minutes for 251 years of the globe, from those that were run", "<= 15", **common
+    )
+    if found["peak_flop_per_second"] is not None:
+        share = found["flop_per_window"] * whole / found["peak_flop_per_second"]
+        yield line("cuda_flop", share, "share of the dense bfloat16 peak, whole run", ">= 0", **common)
+    try:
+        clustered = fresh(run_whole, folder=folder, store=str(bench.folder / "cluster.zarr"), cluster="cuda")
+    except RuntimeError as error:
+        yield skipped("cuda_cluster", f"{error}: see standard error")
+        return
+    differs = clustered["digest"] != fresh(digest_of, store=store)["digest"]
+    versus = "whether the maps of one dask-cuda worker a GPU differ from those of threads"
+    yield line("cuda_cluster", int(differs), versus, "== 0", runs=1, sizes=WORLD, seconds=clustered["seconds"])
 
 
 def available() -> Result:
@@ -93,7 +134,7 @@ def _write_land(static: Path, fine: Any, inputs: Any) -> int:
     return windows
 
 
-def measure(folder: str, store: str, device: str, years: int, runs: int, seconds: float) -> Result:
+def measure(folder: str, store: str, years: int, runs: int, seconds: float) -> Result:
     """Run the bare network and the whole way in turns, once compiled, and count FLOP."""
     import torch
 
@@ -101,7 +142,7 @@ def measure(folder: str, store: str, device: str, years: int, runs: int, seconds
     from xland.models import find_model
 
     checkpoint = find_model(f"{folder}/model")
-    engine = engine_of(checkpoint, device)
+    engine = engine_of(checkpoint, "cuda")
     tensors = _batch(engine)
     started = time.perf_counter()
     _bare(engine, tensors, 1.0)
@@ -109,7 +150,7 @@ def measure(folder: str, store: str, device: str, years: int, runs: int, seconds
     bare, whole = [], []
     for number in range(runs):
         bare.append(_bare(engine, tensors, seconds))
-        whole.append(run_whole(folder, store, device)["seconds"])
+        whole.append(run_whole(folder, store)["seconds"])
         tell(f"  run {number + 1}/{runs}: bare {bare[-1]:.4g} windows/s, {years} years {whole[-1]:.4g} s")
     return {
         "bare_windows_per_second": statistics.median(bare),
@@ -117,11 +158,11 @@ def measure(folder: str, store: str, device: str, years: int, runs: int, seconds
         "seconds_to_compile": compiled,
         "batch": engine.batch,
         "flop_per_window": _flop(engine, tensors),
-        "peak_flop_per_second": _peak(torch, device),
+        "peak_flop_per_second": peak(torch.cuda.get_device_name()),
     }
 
 
-def run_whole(folder: str, store: str, device: str, cluster: str | None = None) -> Result:
+def run_whole(folder: str, store: str, cluster: str | None = None) -> Result:
     """Zarr in, Zarr out, on this process's threads or on a cluster."""
     import shutil
     from contextlib import nullcontext
@@ -136,7 +177,7 @@ def run_whole(folder: str, store: str, device: str, cluster: str | None = None) 
     with nullcontext() if cluster is None else open_cluster(cluster, progress=False):
         started = time.perf_counter()
         forcing, static, prior = (open_store(f"{folder}/{name}.zarr") for name in ("forcing", "static", "prior"))
-        fine = downscale(forcing, model=f"{folder}/model", static=static, prior=prior["land_use"], device=device)
+        fine = downscale(forcing, model=f"{folder}/model", static=static, prior=prior["land_use"], device="cuda")
         write(fine, store, progress=False)
         seconds = time.perf_counter() - started
     return {"seconds": seconds} | ({} if cluster is None else {"digest": digest(open_store(store))})
@@ -163,26 +204,21 @@ def _batch(engine: Any) -> tuple[Any, ...]:
     return tuple(tensor.to(engine.device) for tensor in (coarse, static, prior))
 
 
-def _call(engine: Any, tensors: tuple[Any, ...]) -> Any:
-    import torch
-
-    with torch.inference_mode(), torch.autocast(engine.device, torch.bfloat16, enabled=engine.device == "cuda"):
-        return (engine.call or engine.network)(*tensors).float().softmax(dim=1)
-
-
 def _bare(engine: Any, tensors: tuple[Any, ...], seconds: float) -> float:
     """Windows a second, over at least some seconds."""
     import torch
 
-    wait = torch.cuda.synchronize if engine.device == "cuda" else lambda: None
-    _call(engine, tensors)
-    wait()
+    def run(batches: int) -> int:
+        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
+            for _ in range(batches):
+                (engine.call or engine.network)(*tensors).float().softmax(dim=1)
+        torch.cuda.synchronize()
+        return batches * int(engine.batch)
+
+    run(1)
     started, done = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
-        for _ in range(4):
-            _call(engine, tensors)
-        wait()
-        done += 4 * engine.batch
+        done += run(4)
     return done / (time.perf_counter() - started)
 
 
@@ -195,6 +231,6 @@ def _flop(engine: Any, tensors: tuple[Any, ...]) -> float:
     return float(counter.get_total_flops())
 
 
-def _peak(torch: Any, device: str) -> float | None:
-    name = torch.cuda.get_device_name() if device == "cuda" else ""
-    return next((peak for key, peak in PEAK.items() if key in name), None)
+def peak(name: str) -> float | None:
+    """FLOP a second at most of a GPU by its name; None if it is not known."""
+    return next((value for key, value in PEAK.items() if key in name), None)

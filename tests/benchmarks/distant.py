@@ -9,24 +9,20 @@ Needs the reference data (``make data``) and the LUH2 file of 2015 in ``../share
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from tests.benchmarks import dissimilarity, left_out, preindustrial
-from tests.benchmarks.ablation import STEPS_A_MINUTE
-from tests.benchmarks.distant_tables import applicability_table, left_out_table, preindustrial_table
-from tests.benchmarks.harness import PROJECT, show
-from tests.benchmarks.material import LUH2
-from tests.benchmarks.short_training import choose_patches, load
+from tests.benchmarks import harness, left_out, preindustrial
+from tests.benchmarks.harness import LUH2, PROJECT, missing, show
+from tests.benchmarks.short_training import STEPS_A_MINUTE, choose_patches
 from tests.benchmarks.tables import write_between
 from xland.models import find_model
 from xland.sources.files import open_coarse
 from xland.training.configuration import read_configuration
-from xland.training.data.material import open_data
+from xland.training.data.material import gather, open_data
 
 PAGE = PROJECT / "docs" / "distant-periods.md"
 RECIPE = "luh2-0p05"
@@ -35,6 +31,8 @@ QUICK_PLACES = ("africa", "most-cropland")
 """Places that ``--quick`` leaves out."""
 
 QUICK_STEPS = 10
+
+Lines = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -46,34 +44,11 @@ class Options:
     model: str
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=sorted(PARTS), help="parts of the protocol")
-    parser.add_argument("--quick", action="store_true", help="few steps, places and regions")
-    parser.add_argument("--minutes", type=float, default=2, help="of one core for each short training")
-    parser.add_argument("--model", default=RECIPE, help="name or folder of the model whose forcings are pushed")
-    parser.add_argument("--write", action="store_true", help="draw the tables of docs/distant-periods.md")
-    given = parser.parse_args()
-    if not LUH2.exists():
-        show({"name": "distant", "skipped": f"{LUH2.name} is not at hand: set XLAND_TEST_DATA"})
-        return
-    torch.set_num_threads(1)
-    steps = QUICK_STEPS if given.quick else max(1, round(given.minutes * STEPS_A_MINUTE))
-    options = Options(steps, given.quick, given.model)
-    for name in given.only or PARTS:
-        lines = []
-        for line in PARTS[name](options):
-            show({"part": name, **line})
-            lines.append(line)
-        if given.write and "skipped" not in lines[0]:
-            write_between(PAGE, name, TABLES[name](lines))
-
-
 def leave_out_places(options: Options) -> Iterator[dict[str, Any]]:
     """Short trainings without some places, scored there."""
     configuration = read_configuration(RECIPE)
     opened = open_data(configuration, {"forcing": LUH2})
-    configuration, material = load(configuration, opened)
+    configuration, material = gather(configuration, **opened)
     places = left_out.places_to_leave_out(material, left_out.cropland_of(opened["forcing"]))
     if options.quick:
         places = {name: places[name] for name in QUICK_PLACES}
@@ -94,10 +69,10 @@ def measure_distance(options: Options) -> Iterator[dict[str, Any]]:
         yield {"skipped": f"the card of {model.name} holds no training inputs: give it some with xland calibrate"}
         return
     opened = open_data(read_configuration(RECIPE), {"forcing": LUH2})
-    boxes = dissimilarity.held_out_boxes(int(model.card["split"]["seed"]))[:: 6 if options.quick else 1]
+    boxes = preindustrial.held_out_boxes(int(model.card["split"]["seed"]))[:: 6 if options.quick else 1]
     observed = opened["target"].isel(time=0, drop=True)
-    found = dissimilarity.distance_and_error(opened["forcing"], observed, model, boxes)
-    yield {"held_out_places": len(boxes), **dissimilarity.relate(*found)}
+    found = preindustrial.distance_and_error(opened["forcing"], observed, model, boxes)
+    yield {"held_out_places": len(boxes), **preindustrial.relate(*found)}
     yield from preindustrial.applicability_by_scale(opened["forcing"], model, _regions(options))
 
 
@@ -105,17 +80,36 @@ def _regions(options: Options) -> dict[str, tuple[float, float, float, float]]:
     return dict(list(preindustrial.REGIONS.items())[: 1 if options.quick else None])
 
 
-PARTS: dict[str, Callable[[Options], Iterator[dict[str, Any]]]] = {
-    "left-out": leave_out_places,
-    "preindustrial": push_forcings,
-    "applicability": measure_distance,
+PARTS: dict[str, tuple[Callable[[Options], Iterator[dict[str, Any]]], Callable[[Lines], str]]] = {
+    "left-out": (leave_out_places, left_out.left_out_table),
+    "preindustrial": (push_forcings, preindustrial.preindustrial_table),
+    "applicability": (measure_distance, preindustrial.applicability_table),
 }
+"""Parts of the protocol, and the tables that are drawn of their lines."""
 
-TABLES = {
-    "left-out": left_out_table,
-    "preindustrial": preindustrial_table,
-    "applicability": applicability_table,
-}
+
+def main() -> None:
+    given = harness.options(
+        __doc__,
+        PARTS,
+        minutes={"type": float, "default": 2, "help": "of one core for each short training"},
+        model={"default": RECIPE, "help": "name or folder of the model whose forcings are pushed"},
+        write={"action": "store_true", "help": "draw the tables of docs/distant-periods.md"},
+    )
+    if not LUH2.exists():
+        show(missing("distant", LUH2))
+        return
+    torch.set_num_threads(1)
+    steps = QUICK_STEPS if given.quick else max(1, round(given.minutes * STEPS_A_MINUTE))
+    options = Options(steps, given.quick, given.model)
+    for name in given.only:
+        run, draw = PARTS[name]
+        lines = []
+        for line in run(options):
+            show({"part": name, **line})
+            lines.append(line)
+        if given.write and "skipped" not in lines[0]:
+            write_between(PAGE, name, draw(lines))
 
 
 if __name__ == "__main__":

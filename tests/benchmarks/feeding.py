@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from tests.benchmarks.cuda import peak
 from tests.benchmarks.harness import Result
 from tests.benchmarks.published import PATCH, Size, configuration, dataset
-from xland.training.data.loader import make_loader
+from xland.models.networks.unet import DownscalingNetwork
+from xland.training.data.loader import PatchDataset, make_loader
 from xland.training.data.patches import chunk_groups
 from xland.training.data.sampling import Order, RankSampler
 from xland.training.data.stored import CACHE_BYTES
 from xland.training.learn.group import Group
 from xland.training.learn.steps import Stepper, make_optimizer
-from xland.training.learn.watching import Watch
 
 BATCH = 8
 
@@ -27,9 +30,8 @@ BATCH = 8
 def read_xland(store: str, samples: int, *, cache: int = CACHE_BYTES, grouped: bool = True) -> Result:
     """Batches of xland's loader in this process, priors masked and ready for the network."""
     data = dataset(store, cache)
-    groups = np.tile(chunk_groups(data.patches, data.source.chunk), len(data.sequences)) if grouped else None
-    sampler = RankSampler(Order(len(data), 0, groups=groups, locality=64), BATCH)
-    return _measured(batch["target"].shape[0] for batch in _first(make_loader(data, sampler), samples))
+    sampler = _grouped(data, BATCH) if grouped else RankSampler(Order(len(data), 0, locality=64), BATCH)
+    return _measured(len(batch["target"]) for batch in islice(make_loader(data, sampler), samples // BATCH))
 
 
 def read_raw(path: str, samples: int, *, aligned: bool = True) -> Result:
@@ -70,32 +72,48 @@ def read_xbatcher(path: str, samples: int) -> Result:
     return _measured(len(batch[0]) for batch in islice(loader, samples // 2))
 
 
-def feed_network(store: str, size: dict[str, int], steps: int, batch: int, workers: int) -> Result:
-    """Train the U-Net of width 16 on batches of the loader, and measure how long it waits for them."""
-    import tempfile
+def feed_network(
+    store: str, size: dict[str, int], steps: int, batch: int, workers: int, width: int, device: str = "cpu"
+) -> Result:
+    """Train a U-Net on batches of the loader: samples a second, and the share of time that it waits for them.
 
-    from xland.models.networks.unet import DownscalingNetwork
-
+    On a GPU in bfloat16, channels last and compiled, with the share of its peak.
+    """
+    gpu = device == "cuda"
     torch.manual_seed(0)
     data = dataset(store, CACHE_BYTES)
-    settings = configuration(Size(**size), batch=batch, workers=workers)
-    network = DownscalingNetwork(data.source.inputs, settings.architecture)
-    optimizer = make_optimizer(network, 1e-3, 0.0)
-    stepper = Stepper(network, optimizer, settings, torch.ones(8), Group())
+    fast = {"precision": "bfloat16", "channels_last": True, "compile": True} if gpu else {}
+    settings = configuration(Size(**size), width, batch=batch, workers=workers, **fast)
+    network = DownscalingNetwork(data.source.inputs, settings.architecture).to(device)
+    common = (torch.ones(8, device=device), Group(device=torch.device(device)))
+    stepper = Stepper(network, make_optimizer(network, 1e-3, 0.0), settings, *common)
+    plain = replace(settings, schedule=replace(settings.schedule, compile=False))
+    loader = iter(make_loader(data, _grouped(data, batch), workers=workers, pinned=gpu))
+    with FlopCounterMode(display=False) as counter:  # starts the loader's processes, and torch
+        Stepper(network, stepper.optimizer, plain, *common).take(next(loader), whole=batch, step=0)
+    for samples in islice(loader, 10 if gpu else 0):
+        stepper.take(samples, whole=batch, step=1)
+    wait = torch.cuda.synchronize if gpu else int
+    wait()
+    started, waited = time.perf_counter(), 0.0
+    for step in range(steps):
+        asked = time.perf_counter()
+        samples = next(loader)
+        waited += time.perf_counter() - asked
+        stepper.take(samples, whole=batch, step=step)
+    wait()
+    seconds = time.perf_counter() - started
+    found: Result = {"waiting": waited / seconds, "samples_per_second": steps * batch / seconds, "steps": steps}
+    if gpu:
+        found["device"] = torch.cuda.get_device_name()
+        found["share_of_peak"] = counter.get_total_flops() * steps / seconds / (peak(found["device"]) or float("nan"))
+    return found
+
+
+def _grouped(data: PatchDataset, batch: int) -> RankSampler:
+    """Patches in the order of a training: those of 64 chunks together."""
     groups = np.tile(chunk_groups(data.patches, data.source.chunk), len(data.sequences))
-    sampler = RankSampler(Order(len(data), 0, groups=groups, locality=64), batch)
-    loader = iter(make_loader(data, sampler, workers=workers))
-    stepper.take(next(loader), whole=batch, step=0)  # starts the loader's process, and torch
-    with tempfile.TemporaryDirectory() as folder, Watch(Path(folder), main=False) as watch:
-        for number, samples in enumerate(islice(watch.waiting(loader), steps), 1):
-            stepper.take(samples, whole=batch, step=number)
-            watch.step(batch)
-        figures = watch.report([])
-    return {"waiting": figures["waiting"], "samples_per_second": figures["samples_per_second"], "steps": steps}
-
-
-def _first(batches: Any, samples: int) -> Iterator[Any]:
-    return islice(iter(batches), samples // BATCH)
+    return RankSampler(Order(len(data), 0, groups=groups, locality=64), batch)
 
 
 def _measured(counts: Iterator[int]) -> Result:
@@ -116,6 +134,3 @@ def _bytes_read() -> int:
     """Bytes that this process has read through the system, from disk or its cache."""
     rows = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
     return int(rows[0].partition(":")[2])
-
-
-Side = Callable[[], Result]

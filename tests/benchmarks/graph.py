@@ -36,14 +36,12 @@ def write_empty(path: Path, grid: Any, variables: dict[str, str], years: list[in
     import dask.array as da
     import xarray as xr
 
-    axes = {"lat": ("lat", grid.latitude), "lon": ("lon", grid.longitude)}
-    if years:
-        axes = {"time": ("time", years), **axes}
-    shape = (*((len(years),) if years else ()), *grid.shape)
-    chunks = (*((1,) if years else ()), min(1200, grid.rows), min(1200, grid.columns))
-    empty = {name: (tuple(axes), da.zeros(shape, dtype=dtype, chunks=-1)) for name, dtype in variables.items()}
-    encoding = {name: {"chunks": chunks, "_FillValue": None} for name in variables}
-    xr.Dataset(empty, axes).to_zarr(path, mode="w", compute=False, consolidated=False, encoding=encoding, zarr_format=3)
+    dims, lead = (("lat", "lon"), ()) if years is None else (("time", "lat", "lon"), (len(years),))
+    shape = (*lead, *grid.shape)
+    chunks = (*(1 for _ in lead), min(1200, grid.rows), min(1200, grid.columns))
+    place = {"lat": grid.latitude, "lon": grid.longitude} | ({} if years is None else {"time": years})
+    lazy = {name: (dims, da.zeros(shape, dtype, chunks=chunks)) for name, dtype in variables.items()}
+    xr.Dataset(lazy, place).to_zarr(path, zarr_format=3, consolidated=False, compute=False)
 
 
 def build(folder: str, chunks: int | None, year: int) -> Result:

@@ -1,20 +1,29 @@
-"""Runs in fresh processes, one after the other in turns, and the lines that say what came out."""
+"""Runs in fresh processes, one after the other in turns, and the lines that say what came out.
+
+``python -m tests.benchmarks.harness MODULE:FUNCTION ARGUMENTS`` is the fresh process of one run: it calls the function
+with a JSON object of arguments and prints what it returns as the last line.
+"""
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
+DATA = Path(os.environ.get("XLAND_TEST_DATA", PROJECT.parent / "shared" / "data"))
+LUH2 = DATA / "luh2_2015" / "states_2015.nc"
+PLUM_ISLAND = DATA / "plum_island"
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Taken from the environment of the runs: each side has torch's own number of threads or chooses one."""
@@ -34,19 +43,38 @@ class Bench:
         """Runs of each side."""
         return 2 if self.quick else 5
 
+    def line(
+        self,
+        name: str,
+        figure: float,
+        versus: str,
+        target: str,
+        results: Mapping[str, list[Result]],
+        *entries: str,
+        **more: Any,
+    ) -> Result:
+        """One line of sides that took turns, with some entries of every run."""
+        every = {entry: all_of(results, entry) for entry in entries}
+        return line(name, figure, versus, target, runs=self.runs, **every, **more)
 
-def command(function: Callable[..., Result], arguments: Mapping[str, Any]) -> list[str]:
-    """Command line of a fresh process that calls a function of a module."""
-    target = f"{function.__module__}:{function.__qualname__}"
-    return [sys.executable, "-m", "tests.benchmarks.child", target, json.dumps(arguments)]
+
+def options(doc: str, names: Iterable[str] = (), **more: dict[str, Any]) -> argparse.Namespace:
+    """Parse ``--quick``, ``--only`` if there are parts to choose from, and further options."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer runs, for a look")
+    if names:
+        parser.add_argument("--only", nargs="+", choices=list(names), default=list(names), help="these parts alone")
+    for name, how in more.items():
+        parser.add_argument(f"--{name}", **how)
+    return parser.parse_args()
 
 
 def fresh(function: Callable[..., Result], **arguments: Any) -> Result:
     """Call a function in a process of its own and return its answer."""
     environment = {key: value for key, value in os.environ.items() if key not in THREADS}
-    done = subprocess.run(
-        command(function, arguments), cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True, check=False
-    )
+    target = f"{function.__module__}:{function.__qualname__}"
+    command = [sys.executable, "-m", "tests.benchmarks.harness", target, json.dumps(arguments)]
+    done = subprocess.run(command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{function.__name__} in a fresh process ended with status {done.returncode}")
     answer: Result = json.loads(done.stdout.splitlines()[-1])
@@ -65,13 +93,19 @@ def take_turns(sides: Mapping[str, Callable[[], Result]], runs: int) -> dict[str
         for name, run in sides.items():
             result = run()
             results[name].append(result)
-            tell(f"  run {number + 1}/{runs} {name}: {_short(result)}")
+            numbers = [f"{key} {value:.6g}" for key, value in result.items() if isinstance(value, int | float)]
+            tell(f"  run {number + 1}/{runs} {name}: {', '.join(numbers)}")
     return results
 
 
 def median(results: list[Result], entry: str) -> float:
     """Median of one entry over the runs of a side."""
     return statistics.median(result[entry] for result in results)
+
+
+def ratio(results: Mapping[str, list[Result]], above: str, below: str, entry: str) -> float:
+    """Median of one side / of another one."""
+    return median(results[above], entry) / median(results[below], entry)
 
 
 def all_of(results: Mapping[str, list[Result]], entry: str) -> dict[str, list[float]]:
@@ -90,6 +124,16 @@ def line(name: str, figure: float, versus: str, target: str, *, runs: int, sizes
 def skipped(name: str, why: str) -> Result:
     """Line of a benchmark that cannot be run here."""
     return {"name": name, "skipped": why, "hardware": hardware()}
+
+
+def missing(name: str, path: Path) -> Result:
+    """Line of a benchmark whose data are not there."""
+    return skipped(name, f"{path.name} is not at hand: set XLAND_TEST_DATA")
+
+
+def rounded(values: Mapping[str, Any], digits: int = 4) -> Result:
+    """The same with floats of a few digits."""
+    return {name: round(value, digits) if isinstance(value, float) else value for name, value in values.items()}
 
 
 def show(result: Result) -> None:
@@ -120,6 +164,6 @@ def hardware() -> str:
     return f"{named[0] if named else platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB"
 
 
-def _short(result: Result) -> str:
-    numbers = {key: value for key, value in result.items() if isinstance(value, int | float)}
-    return ", ".join(f"{key} {value:.6g}" for key, value in numbers.items())
+if __name__ == "__main__":
+    module, _, name = sys.argv[1].partition(":")
+    show(getattr(importlib.import_module(module), name)(**json.loads(sys.argv[2])))

@@ -4,38 +4,60 @@ Run as ``python -m tests.benchmarks.inference [--quick] [--only NAME ...] [--dev
 reference data (``make data``), the LUH2 file of 2015 in ``../shared/data`` or ``XLAND_TEST_DATA``, and for
 the lines ``versus_monai_*`` the extra ``benchmarks``. Each run is a fresh process; sides that are
 compared take turns; figures are of the medians. Clocks start when all modules are imported. Linux only.
+Killed and resumed runs are counted by ``python -m tests.benchmarks.hostile kills``.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
-from tests.benchmarks import cuda, graph, material, sides
+from tests.benchmarks import cuda, graph, harness, sides
 from tests.benchmarks.harness import (
+    LUH2,
     Bench,
     Result,
-    all_of,
     fresh,
     hardware,
     line,
     median,
+    missing,
+    ratio,
     show,
     side,
     skipped,
     take_turns,
     tell,
 )
-from tests.benchmarks.hostile import kills
-from tests.benchmarks.material import ALL_LAND, GLOBE, QUARTER, SMALL, SQUARE, TINY, YEARS, Place
 
-SEED = 3
+YEARS = (2014, 2015, 2016)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A region to map, in degrees (west, south, east, north), None for the globe, and what it is."""
+
+    box: tuple[float, float, float, float] | None
+    note: str
+
+
+SQUARE = Place(
+    (12.25, -26.0, 114.75, 76.5),
+    "2050 x 2050 cells (2048 in whole coarse cells), rows 1350-3400, columns 3845-5895 of the 0.05 degree globe: the "
+    "square of this size that holds most land, 63 %; 311 of its 361 windows touch land",
+)
+ALL_LAND = Place(
+    (7.25, 28.25, 137.25, 68.25),
+    "800 x 2600 cells, Europe to Manchuria: 182 of 184 windows touch land, so next to nothing can be skipped",
+)
+GLOBE = Place(None, "3600 x 7200 cells, the globe")
+QUARTER = Place((-20.0, 0.0, 160.0, 90.0), "1800 x 3600 cells, a quarter of the globe with most of its land")
+SMALL = Place((84.25, 42.75, 114.25, 72.75), "600 x 600 cells of Siberia, all land: a quick look")
+TINY = Place((91.75, 50.25, 106.75, 65.25), "300 x 300 cells of Siberia, a quarter of the other: a quick look")
 
 
 @dataclass(frozen=True)
@@ -44,47 +66,45 @@ class InferenceBench(Bench):
 
     @cached_property
     def forcing(self) -> str:
-        """LUH2 as a Zarr store."""
+        """The states of LUH2 2015 as a Zarr store of three years, one chunk a variable and year."""
+        import numpy as np
+        import xarray as xr
+
         tell("writing the forcing")
-        return str(material.write_forcing(self.folder / "luh2.zarr"))
+        path = self.folder / "luh2.zarr"
+        with xr.open_dataset(LUH2, decode_times=False) as opened:
+            states = opened.drop_vars("time").load()
+        years = xr.DataArray(np.array(YEARS), dims="time", attrs={"standard_name": "time"})
+        states = states.drop_encoding().isel(time=[0] * len(YEARS)).assign_coords(time=years)
+        states.chunk(time=1, lat=-1, lon=-1).to_zarr(path, zarr_format=3, consolidated=False)
+        return str(path)
 
     def store(self, name: str) -> str:
         """Path of a store to write."""
         return str(self.folder / f"{name}.zarr")
 
-    def ours(self, place: Place, years: tuple[int, ...], name: str = "xland") -> Callable[[], Result]:
+    def ours(self, place: Place, years: tuple[int, ...]) -> Callable[[], Result]:
         """Whole runs of xland with the shipped model."""
-        common = {"forcing": self.forcing, "box": place.box, "years": years}
-        return side(sides.run_xland, store=self.store(name), **common)
-
-    def made(self, name: str) -> Path:
-        """Return a new folder for the inputs of one benchmark."""
-        path = self.folder / name
-        path.mkdir()
-        return path
+        store = self.store("xland")
+        return side(sides.run_xland, forcing=self.forcing, store=store, box=place.box, years=years)
 
 
 def overhead(bench: InferenceBench) -> Iterator[Result]:
-    """Bare network / whole run, twice: the network on whole windows, and spared the pixels that xland spares it."""
+    """Bare network / whole run, twice: on whole windows, and without the sea pixels that xland skips."""
     place = SMALL if bench.quick else SQUARE
     common = {"forcing": bench.forcing, "box": place.box, "years": YEARS}
     bare = {
         "overhead": "from tensors in memory",
-        "overhead_spared": "from tensors in memory, spared the sea pixels that xland spares it",
+        "overhead_spared": "from tensors in memory, without the sea pixels that xland skips",
     }
     several = {name: side(sides.run_bare, spared=name != "overhead", **common) for name in bare}
     results = take_turns({**several, "xland": bench.ours(place, YEARS)}, bench.runs)
     for name, how in bare.items():
-        yield line(
-            name,
-            median(results[name], "seconds") / median(results["xland"], "seconds"),
-            f"wall time of the bare network on the same windows, {how}, / of the whole run, Zarr to Zarr",
-            ">= 0.90",
-            runs=bench.runs,
-            sizes=f"{place.note}; {len(YEARS)} years",
-            windows=results[name][0]["windows"],
-            seconds=all_of({side: results[side] for side in (name, "xland")}, "seconds"),
-        )
+        figure = ratio(results, name, "xland", "seconds")
+        versus = f"wall time of the bare network on the same windows, {how}, / of the whole run, Zarr to Zarr"
+        both = {side: results[side] for side in (name, "xland")}
+        more = {"sizes": f"{place.note}; {len(YEARS)} years", "windows": results[name][0]["windows"]}
+        yield bench.line(name, figure, versus, ">= 0.90", both, "seconds", **more)
 
 
 def versus_monai(bench: InferenceBench) -> Iterator[Result]:
@@ -102,43 +122,20 @@ def versus_monai(bench: InferenceBench) -> Iterator[Result]:
     if bench.quick:
         places = (("land", SMALL, "<= 1.0"), ("global", QUARTER, "<= 0.45"))
     for name, place, target in places:
-        monai = {
-            "forcing": bench.forcing,
-            "store": bench.store("monai"),
-            "box": place.box,
-            "year": YEARS[0],
-            "batch": best["batch"],
-        }
-        both = {"xland": bench.ours(place, YEARS[:1]), "monai": side(sides.run_monai, **monai)}
-        results = take_turns(both, bench.runs)
-        common: dict[str, Any] = {"runs": bench.runs, "sizes": f"{place.note}; one year", "monai": best}
-        yield line(
-            f"versus_monai_{name}",
-            median(results["xland"], "seconds") / median(results["monai"], "seconds"),
-            "wall time of xland / of MONAI's SlidingWindowInferer on the whole array, both Zarr to Zarr",
-            target,
-            seconds=all_of(results, "seconds"),
-            **common,
-        )
+        given = {"forcing": bench.forcing, "store": bench.store("monai"), "box": place.box, "year": YEARS[0]}
+        monai = side(sides.run_monai, batch=best["batch"], **given)
+        results = take_turns({"xland": bench.ours(place, YEARS[:1]), "monai": monai}, bench.runs)
+        common: Result = {"sizes": f"{place.note}; one year", "monai": best}
+        figure = ratio(results, "xland", "monai", "seconds")
+        versus = "wall time of xland / of MONAI's SlidingWindowInferer on the whole array, both Zarr to Zarr"
+        yield bench.line(f"versus_monai_{name}", figure, versus, target, results, "seconds", **common)
         if name == "global":
-            yield line(
-                "versus_monai_memory",
-                median(results["xland"], "peak_mb") / median(results["monai"], "peak_mb"),
-                "peak resident memory of xland's process / of MONAI's",
-                "<= 0.25",
-                peak_mb=all_of(results, "peak_mb"),
-                **common,
-            )
-            stores = {"ours": bench.store("xland"), "theirs": bench.store("monai"), "box": place.box}
-            same = fresh(sides.compare_maps, **stores)
-            yield line(
-                "versus_monai_agreement",
-                same["agreement"],
-                "share of land pixels of one class with MONAI's",
-                ">= 0.9999",
-                different=same,
-                **{**common, "runs": 1},
-            )
+            figure = ratio(results, "xland", "monai", "peak_mb")
+            versus = "peak resident memory of xland's process / of MONAI's"
+            yield bench.line("versus_monai_memory", figure, versus, "<= 0.25", results, "peak_mb", **common)
+            same = fresh(sides.compare_maps, ours=bench.store("xland"), theirs=bench.store("monai"), box=place.box)
+            versus, common = "share of land pixels of one class with MONAI's", {**common, "runs": 1, "different": same}
+            yield line("versus_monai_agreement", same["agreement"], versus, ">= 0.9999", **common)
 
 
 def memory(bench: InferenceBench) -> Iterator[Result]:
@@ -155,20 +152,17 @@ def memory(bench: InferenceBench) -> Iterator[Result]:
     }
     results = take_turns(several, bench.runs)
     for name, (more, less, versus) in compared.items():
-        yield line(
-            name,
-            median(results[more], "peak_mb") / median(results[less], "peak_mb"),
+        versus, both = (
             f"peak resident memory of the whole process {versus}",
-            "<= 1.10",
-            runs=bench.runs,
-            sizes=f"{large.note} / {small.note}" if more == "large" else small.note,
-            peak_mb=all_of({side: results[side] for side in (less, more)}, "peak_mb"),
+            {each: results[each] for each in (less, more)},
         )
+        sizes = f"{large.note} / {small.note}" if more == "large" else small.note
+        yield bench.line(name, ratio(results, more, less, "peak_mb"), versus, "<= 1.10", both, "peak_mb", sizes=sizes)
 
 
 def graph_lines(bench: InferenceBench) -> Iterator[Result]:
     """Time and memory to build a rollout over the globe, and what a selection of it needs."""
-    folder = str(bench.made("graph"))
+    folder = str(bench.folder)
     world = {"resolution": 0.01, "factor": 25, "window": 400, "stride": 300}
     years, note = [1850, 2100], "18000 x 36000 cells of 0.01 degree, 251 years, windows of 400, stride 300"
     if bench.quick:
@@ -177,37 +171,24 @@ def graph_lines(bench: InferenceBench) -> Iterator[Result]:
     tell("writing a model and empty inputs")
     fresh(graph.prepare, folder=folder, years=years, **world)
     blocks = {"graph": None, "graph_1000": 1000}
-    builds = {
-        name: side(graph.build, folder=folder, chunks=chunks, year=years[0] + 5) for name, chunks in blocks.items()
-    }
-    results = take_turns(builds, bench.runs)
+    build = partial(side, graph.build, folder=folder, year=years[0] + 5)
+    results = take_turns({name: build(chunks=chunks) for name, chunks in blocks.items()}, bench.runs)
     for name, built in results.items():
         one = built[0]
         size = f"{note}; {one['block_years']} block-years" + ("" if name == "graph" else " in blocks of 1000 cells")
-        common = {"runs": bench.runs, "sizes": size}
+        common: Result = {"runs": bench.runs, "sizes": size}
         yield line(f"{name}_seconds", median(built, "seconds"), "seconds to build the rollout", "<= 3", **common)
         grown = median(built, "grown_mb")
         yield line(f"{name}_memory", grown, "MiB of resident memory above what imports take", "<= 450", **common)
-        yield line(
-            f"{name}_selection",
-            one["selected_block_years"] / one["needed_block_years"],
-            "block-years left after culling to 2 x 2 degrees of the sixth year / those that it depends on",
-            "== 1",
-            tasks=one["tasks"],
-            tasks_by_kind=one["tasks_by_kind"],
-            block_years=one["selected_block_years"],
-            seconds=median(built, "select_seconds"),
-            **common,
-        )
-    yield line(
-        "twice_1km" if not bench.quick else "twice_graph",
-        graph.twice(results["graph"][0]["chunks"], world["window"], world["stride"]),
-        "windows that default blocks run again / all windows, of the chunks of the result, all land",
-        "<= 0.15",
-        runs=1,
-        sizes=note,
-        blocks=[sorted(set(sizes)) for sizes in results["graph"][0]["chunks"]],
-    )
+        figure = one["selected_block_years"] / one["needed_block_years"]
+        versus = "block-years left after culling to 2 x 2 degrees of the sixth year / those that it depends on"
+        common["tasks"], common["tasks_by_kind"] = one["tasks"], one["tasks_by_kind"]
+        yield line(f"{name}_selection", figure, versus, "== 1", seconds=median(built, "select_seconds"), **common)
+    chunks = results["graph"][0]["chunks"]
+    figure = graph.twice(chunks, world["window"], world["stride"])
+    versus = "windows that default blocks run again / all windows, of the chunks of the result, all land"
+    common = {"runs": 1, "sizes": note, "blocks": [sorted(set(sizes)) for sizes in chunks]}
+    yield line("twice_graph" if bench.quick else "twice_1km", figure, versus, "<= 0.15", **common)
 
 
 def twice(bench: InferenceBench) -> Iterator[Result]:
@@ -216,31 +197,10 @@ def twice(bench: InferenceBench) -> Iterator[Result]:
     common = {"forcing": bench.forcing, "box": place.box, "years": YEARS[:1]}
     run = fresh(sides.run_xland, store=bench.store("xland"), count=True, **common)
     distinct = fresh(sides.distinct_windows, box=place.box)["windows"]
-    yield line(
-        "twice",
-        run["windows"] / distinct - 1,
-        "windows run again because several blocks need them / windows of the lattice that touch land",
-        "<= 0.15",
-        runs=1,
-        sizes=f"{place.note}; one year, default blocks",
-        windows_run=run["windows"],
-        windows_distinct=distinct,
-        blocks=run["chunks"],
-    )
-
-
-def resume_lines(bench: InferenceBench) -> Iterator[Result]:
-    """Runs killed and finished: what came out, and what was computed twice."""
-    folder, count = bench.made("resume"), 2 if bench.quick else 20
-    fresh(kills.prepare, folder=str(folder))
-    for kind in ("independent", "rollout"):
-        found = kills.trials(folder, kind, count, SEED)
-        common = {"runs": count, "sizes": f"180 x 360 cells, {len(kills.YEARS)} years, blocks of 40 cells, {kind}"}
-        differ = {name: value for name, value in found.items() if name not in ("differ", "refused")}
-        versus = "stores of killed and resumed runs that differ from that of an undisturbed run"
-        yield line(f"resume_{kind}_digest", found["different"], versus, "== 0", seed=SEED, **differ, **common)
-        versus = "block-years finished when a run was killed that were computed again afterwards"
-        yield line(f"resume_{kind}_again", found["computed_again"], versus, "== 0", kills=found["kills"], **common)
+    versus = "windows run again because several blocks need them / windows of the lattice that touch land"
+    windows = {"windows_run": run["windows"], "windows_distinct": distinct, "blocks": run["chunks"]}
+    sizes = f"{place.note}; one year, default blocks"
+    yield line("twice", run["windows"] / distinct - 1, versus, "<= 0.15", runs=1, sizes=sizes, **windows)
 
 
 GROUPS: dict[str, Callable[[InferenceBench], Iterator[Result]]] = {
@@ -249,99 +209,26 @@ GROUPS: dict[str, Callable[[InferenceBench], Iterator[Result]]] = {
     "memory": memory,
     "graph": graph_lines,
     "twice": twice,
-    "resume": resume_lines,
 }
-NEED_LUH2 = ("overhead", "versus_monai", "memory", "twice")
-
-
-def on_gpu(bench: InferenceBench, device: str = "cuda") -> Iterator[Result]:
-    """Speed of the whole way beside the bare network, share of the peak, global years, a cluster."""
-    folder, years = str(bench.made("globe")), 2 if bench.quick else 6
-    world: dict[str, Any] = {"resolution": 0.01, "factor": 25, "window": 400, "stride": 300}
-    if device == "cpu":
-        world = {"resolution": 0.5, "factor": 5, "window": 40, "stride": 30}
-    tell("writing a synthetic globe")
-    windows = fresh(cuda.prepare, folder=folder, years=list(range(1850, 1850 + years)), **world)["land_windows"]
-    runs, seconds = (1, 1.0) if bench.quick else (5, 5.0)
-    store = bench.store("globe")
-    found = fresh(cuda.measure, folder=folder, store=store, device=device, years=years, runs=runs, seconds=seconds)
-    yield from gpu_lines(found, windows, years, world, runs)
-    try:
-        clustered = fresh(
-            cuda.run_whole, folder=folder, store=bench.store("cluster"), device=device, cluster=device_cluster(device)
-        )
-    except RuntimeError as error:
-        yield skipped("cuda_cluster", f"{error}: see standard error")
-        return
-    yield line(
-        "cuda_cluster",
-        int(clustered["digest"] != fresh(cuda.digest_of, store=store)["digest"]),
-        "whether the maps of one dask-cuda worker a GPU differ from those of threads",
-        "== 0",
-        runs=1,
-        sizes=str(world),
-        seconds=clustered["seconds"],
-    )
-
-
-def device_cluster(device: str) -> str:
-    """Kind of cluster for a device."""
-    return "cuda" if device == "cuda" else "local"
-
-
-def gpu_lines(found: Result, windows: int, years: int, world: dict[str, Any], runs: int) -> Iterator[Result]:
-    """Lines of one measurement."""
-    whole = windows * years / found["seconds"]
-    pixels = world["stride"] ** 2
-    common = {"runs": runs, "sizes": f"{world}, {windows} windows a year with land, {years} years", "measured": found}
-    bare = found["bare_windows_per_second"]
-    yield line(
-        "cuda_overhead",
-        whole / bare,
-        "pixels a second of the whole run, each window of the lattice counted once, / of the bare network",
-        ">= 0.85",
-        pixels_per_second={"whole": whole * pixels, "bare": bare * pixels},
-        **common,
-    )
-    yield line(
-        "cuda_251_years",
-        found["seconds"] / years * 251 / 60,
-        "minutes for 251 years of the globe, from the years that were run",
-        "<= 15",
-        **common,
-    )
-    if found["peak_flop_per_second"] is not None:
-        share = found["flop_per_window"] * whole / found["peak_flop_per_second"]
-        yield line("cuda_flop", share, "share of the dense bfloat16 peak, whole run", ">= 0", **common)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer runs, for a look")
-    parser.add_argument("--only", nargs="+", choices=list(GROUPS), help="some of the benchmarks")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: the lines for a GPU instead")
-    options = parser.parse_args()
+    devices = {"choices": ["cpu", "cuda"], "default": "cpu", "help": "cuda: the lines for a GPU instead"}
+    options = harness.options(__doc__, GROUPS, device=devices)
     with tempfile.TemporaryDirectory(prefix="xland-benchmarks-") as folder:
         bench = InferenceBench(Path(folder), options.quick)
-        for result in lines(bench, options.only or list(GROUPS), options.device):
-            show(result)
-
-
-def lines(bench: InferenceBench, names: list[str], device: str) -> Iterator[Result]:
-    """Run some benchmarks, or those for a GPU."""
-    if device == "cuda":
-        if fresh(cuda.available)["gpu"]:
-            yield from on_gpu(bench)
-        else:
-            yield skipped("cuda", "no CUDA device")
-        return
-    tell(hardware())
-    for name in names:
-        if name in NEED_LUH2 and not material.LUH2.exists():
-            yield skipped(name, f"{material.LUH2.name} is not at hand: set XLAND_TEST_DATA")
-            continue
-        tell(name)
-        yield from GROUPS[name](bench)
+        if options.device == "cuda":
+            for result in cuda.lines(bench):
+                show(result)
+            return
+        tell(hardware())
+        for name in options.only:
+            if name != "graph" and not LUH2.exists():
+                show(missing(name, LUH2))
+                continue
+            tell(name)
+            for result in GROUPS[name](bench):
+                show(result)
 
 
 if __name__ == "__main__":

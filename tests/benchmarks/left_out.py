@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,18 +10,21 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from tests.benchmarks.place_scores import count_most_probable, difference, figures
-from tests.benchmarks.short_training import judge, learn
+from tests.benchmarks.harness import rounded
+from tests.benchmarks.short_training import count_most_probable, difference, figures, judge, learn
+from tests.benchmarks.tables import points, share, table
 from xland.forcing.read import read_forcing
-from xland.geo.grid import count_classes
+from xland.geo.grid import expand
 from xland.geo.split import CONTINENTS, Part, find_cells
-from xland.models.networks.unet import DownscalingNetwork
-from xland.scores.baselines import cell_mode, crosswalk
+from xland.scores.baselines import MODE, cell_mode, crosswalk
+from xland.scores.counts import confusion
 from xland.training.configuration import Configuration
 from xland.training.data.loader import TrainingArrays
 from xland.training.data.material import Material
 from xland.training.data.patches import Patches
 from xland.vocabulary import CROP_STATES, LAND_CLASSES, STATE_CLASSES
+
+_BASELINES = {"crosswalk": "crosswalk", MODE: "mode of the cell"}
 
 
 def places_to_leave_out(material: Material, cropland: NDArray[np.floating[Any]]) -> dict[str, NDArray[np.bool_]]:
@@ -55,75 +58,50 @@ def compare(
     place. The first line is that of the model with all of them, on all test cells.
     """
     test = material.part == Part.TEST
+    names = [name for name in STATE_CLASSES if name in forcing]
+    data = read_forcing(forcing, variables=names).data.isel(time=0)
+    states = {name: data[name].values for name in names}
     with_all, seconds = learn(configuration, material, patches, steps=steps)
+    seen = count_most_probable(judge(with_all, configuration, material, test))
     yield {
         "name": "all places",
         "steps": steps,
         "seconds": round(seconds, 1),
-        **_scores(with_all, configuration, material, test),
-        "baselines": _baselines(material, forcing, test),
+        "pixels": int(seen.sum()),
+        "with": rounded(figures(seen.sum(axis=0))),
+        "baselines": _baselines(material, states, test),
     }
     for name, place in places.items():
         without = replace(material, part=leave_out(material.part, place))
         network, seconds = learn(configuration, without, patches, steps=steps)
+        mine, seen = (
+            count_most_probable(judge(each, configuration, material, test & place)) for each in (network, with_all)
+        )
+        gaps = difference(mine, seen)
         yield {
             "name": name,
             "steps": steps,
             "seconds": round(seconds, 1),
             "learned_from": round(float((without.part == Part.TRAIN).sum() / (material.part == Part.TRAIN).sum()), 3),
-            **_beside(network, with_all, configuration, material, test & place),
-            "baselines": _baselines(without, forcing, test & place),
+            "pixels": int(mine.sum()),
+            "without": rounded(figures(mine.sum(axis=0))),
+            "with": rounded(figures(seen.sum(axis=0))),
+            "difference": {figure: [round(each, 4) for each in gaps[figure]] for figure in ("accuracy", "miou")},
+            "baselines": _baselines(material, states, test & place),
         }
 
 
-def _scores(
-    network: DownscalingNetwork, configuration: Configuration, material: Material, cells: NDArray[np.bool_]
-) -> dict[str, Any]:
-    matrices = count_most_probable(judge(network, configuration, material, cells))
-    return {"pixels": int(matrices.sum()), "with": _rounded(figures(matrices.sum(axis=0)))}
-
-
-def _beside(
-    without: DownscalingNetwork,
-    with_all: DownscalingNetwork,
-    configuration: Configuration,
-    material: Material,
-    cells: NDArray[np.bool_],
-) -> dict[str, Any]:
-    """Scores of both networks on the same pixels, and their difference with its standard error."""
-    mine, theirs = (count_most_probable(judge(each, configuration, material, cells)) for each in (without, with_all))
-    found = difference(mine, theirs)
-    return {
-        "pixels": int(mine.sum()),
-        "without": _rounded(figures(mine.sum(axis=0))),
-        "with": _rounded(figures(theirs.sum(axis=0))),
-        "difference": {name: [round(each, 4) for each in found[name]] for name in ("accuracy", "miou")},
-    }
-
-
-def _baselines(material: Material, forcing: xr.Dataset, cells: NDArray[np.bool_]) -> dict[str, dict[str, float]]:
+def _baselines(
+    material: Material, states: dict[str, NDArray[Any]], cells: NDArray[np.bool_]
+) -> dict[str, dict[str, float]]:
     """Accuracy and mean IoU of the maps that need no learning, on the land of some coarse cells."""
     source = material.source
-    target = _target(material)
-    factor = source.inputs.factor
-    names = [name for name in STATE_CLASSES if name in forcing]
-    states = read_forcing(forcing, variables=names).data
-    known = {name: states[name].isel(time=0).values for name in names}
-    counts = count_classes(target, factor, len(source.inputs.classes))
-    learned = (counts * (material.part == Part.TRAIN)).sum(axis=(1, 2))
-    frequent = max(LAND_CLASSES, key=lambda code: learned[code])
-    within = cells.repeat(factor, axis=0).repeat(factor, axis=1) & np.isin(target, LAND_CLASSES)
-    maps = {
-        "crosswalk": crosswalk(known, factor)[within],
-        "most frequent class": np.full(int(within.sum()), frequent, dtype=np.uint8),
-        "mode of the observed cell": cell_mode(target, factor)[within],
-    }
-    found = {}
-    for name, predicted in maps.items():
-        pairs = target[within].astype(np.intp) * len(counts) + predicted
-        matrix = np.bincount(pairs, minlength=len(counts) ** 2).reshape(len(counts), -1)
-        found[name] = _rounded({key: value for key, value in figures(matrix).items() if key in ("accuracy", "miou")})
-    return found
+    assert isinstance(source, TrainingArrays)
+    target, factor = source.target[0], source.inputs.factor
+    within = expand(cells, factor) & np.isin(target, LAND_CLASSES)
+    maps = {"crosswalk": crosswalk(states, factor), MODE: cell_mode(target, factor)}
+    found = {name: figures(confusion(target[within], codes[within])) for name, codes in maps.items()}
+    return {name: rounded({key: each[key] for key in ("accuracy", "miou")}) for name, each in found.items()}
 
 
 def cropland_of(forcing: xr.Dataset) -> NDArray[np.float32]:
@@ -132,11 +110,21 @@ def cropland_of(forcing: xr.Dataset) -> NDArray[np.float32]:
     return np.asarray(sum(data[name].isel(time=0).values for name in data.data_vars if name in CROP_STATES))
 
 
-def _target(material: Material) -> NDArray[np.uint8]:
-    whole = material.source
-    assert isinstance(whole, TrainingArrays)
-    return whole.target[0]
-
-
-def _rounded(values: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in values.items()}
+def left_out_table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each place: a model that did not see it beside one that did, and beside simple maps."""
+    header = [
+        "scored on the test cells of", "land and water pixels", "accuracy, not seen", "seen", "difference",
+        "mIoU, not seen", "seen", "difference", *_BASELINES.values(),
+    ]  # fmt: skip
+    rows = []
+    for line in lines:
+        cells = [line["name"].replace("-", " "), f"{line['pixels']:,}"]
+        for figure in ("accuracy", "miou"):
+            cells += [
+                share(line["without"][figure]) if "without" in line else "-",
+                share(line["with"][figure]),
+                points(line["difference"][figure]) if "difference" in line else "-",
+            ]
+        simple = [line["baselines"][name] for name in _BASELINES]
+        rows.append([*cells, *(f"{share(each['accuracy'])}, {share(each['miou'])}" for each in simple)])
+    return table(header, rows)

@@ -9,9 +9,6 @@ from, which is how they were chosen; nothing was chosen by what it does in 1999.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +19,8 @@ import numpy as np
 import xarray as xr
 from scipy import ndimage
 
-from tests.benchmarks.harness import PROJECT, hardware, skipped
+from tests.benchmarks import harness
+from tests.benchmarks.harness import PLUM_ISLAND, hardware, missing, show
 from tests.benchmarks.land_change import LandChange, fit_land_change
 from xland.geo.grid import Grid, class_shares
 from xland.scores.change import ChangeScores, assess_change
@@ -30,7 +28,6 @@ from xland.totals.changes import fit_changes
 from xland.totals.crosswalk import Crosswalk
 from xland.vocabulary import CLASS_NAMES, FOREST, GRASS_SHRUB, OCEAN, STATE_CLASSES, URBAN
 
-DATA = Path(os.environ.get("XLAND_TEST_DATA", PROJECT.parent / "shared" / "data")) / "plum_island"
 DATES = (1985, 1991, 1999)
 LEGEND = {1: FOREST, 2: URBAN, 3: GRASS_SHRUB}
 CODES = tuple(sorted(LEGEND.values()))
@@ -174,10 +171,10 @@ def name_of(cell: int) -> str:
 
 def lines(quick: bool = False) -> Iterator[dict[str, Any]]:
     """Yield the scores of the model and its rivals, for each size of the coarse cells whose totals are given."""
-    if not DATA.exists():
-        yield skipped("plum_island", f"{DATA.name} is not at hand: set XLAND_TEST_DATA")
+    if not PLUM_ISLAND.exists():
+        yield missing("plum_island", PLUM_ISLAND)
         return
-    area = read_area(DATA)
+    area = read_area(PLUM_ISLAND)
     first, second, third = (area.maps[date] for date in DATES)
     started = time.perf_counter()
     model = fit_land_change(first, second, terrain(area))
@@ -197,7 +194,7 @@ def lines(quick: bool = False) -> Iterator[dict[str, Any]]:
         }
         for rival, predict in rivals.items():
             yield line(cell, rival, [step.judge(predict())])
-        draws = range(5 if quick else DRAWS)
+        draws = range(2 if quick else DRAWS)
         yield line(cell, "_random", [step.judge(step.allocate(drawn(second.shape, seed))) for seed in draws])
     yield {"name": "plum_island_fit_seconds", "figure": round(seconds, 1), "hardware": hardware()}
 
@@ -222,7 +219,7 @@ def line(cell: int, rival: str, scores: list[ChangeScores]) -> dict[str, Any]:
 
 def fold_lines() -> Iterator[dict[str, Any]]:
     """Yield the scores of the model and of each of its parts on blocks of 1985 to 1991 that it did not learn from."""
-    area = read_area(DATA)
+    area = read_area(PLUM_ISLAND)
     first, second, _ = (area.maps[date] for date in DATES)
     models = [fit_land_change(first, second, terrain(area), within=fold_of(first.shape) != n) for n in range(FOLDS)]
     parts: dict[str, Callable[[LandChange], LandChange]] = {
@@ -260,14 +257,10 @@ def held_out(models: list[LandChange], area: Area) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one size of coarse cells, few random maps")
-    parser.add_argument(
-        "--folds", action="store_true", help="judge on held-out blocks of 1985 to 1991 in place of 1999"
-    )
-    options = parser.parse_args()
+    held_out = {"action": "store_true", "help": "judge on held-out blocks of 1985 to 1991 in place of 1999"}
+    options = harness.options(__doc__, folds=held_out)
     for each in fold_lines() if options.folds else lines(quick=options.quick):
-        print(json.dumps(each), flush=True)
+        show(each)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,31 @@
-"""A model under forcings pushed back towards pre-industrial levels: does less cropland in give less cropland out?"""
+"""A model far from its training inputs: forcings pushed back, and errors by the distance to the training inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 import xland.accessor  # noqa: F401 - registers .ai4land
+from tests.benchmarks.tables import share, table
 from xland.forcing.read import read_forcing
 from xland.geo.grid import Grid, aggregate
+from xland.geo.split import CELL_COLUMNS, CELL_ROWS, LAND_CELLS, Part, assign_cells
 from xland.models import Model
 from xland.scores.agreement import coarse_agreement
 from xland.totals.modes import Totals
-from xland.vocabulary import CROP_STATES, CROPLAND, LUH2_STATES
+from xland.vocabulary import CROP_STATES, CROPLAND, LAND_CLASSES, LUH2_STATES
+
+Box = tuple[float, float, float, float]
 
 SCALES = (1.0, 0.75, 0.5, 0.25, 0.1)
 """Of today's land under use."""
 
-REGIONS: Mapping[str, tuple[float, float, float, float]] = {
+REGIONS: Mapping[str, Box] = {
     "europe": (0.0, 42.0, 30.0, 56.0),
     "north america": (-104.0, 32.0, -80.0, 48.0),
     "india": (72.0, 10.0, 88.0, 30.0),
@@ -35,6 +40,9 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "map within a pixel": {"totals": Totals("map", tolerance=1)},
 }
 """How totals are kept, by the name of the way."""
+
+LEAST_LAND = 5
+"""Fine pixels of land that a coarse cell must hold to have a share of errors."""
 
 _USED = (*CROP_STATES, "pastr", "range", "urban")
 _FIRST_YEAR = 2000
@@ -62,7 +70,7 @@ def push_back(forcing: xr.Dataset, scales: tuple[float, ...] = SCALES) -> xr.Dat
 def respond(
     forcing: xr.Dataset,
     model: Model,
-    regions: Mapping[str, tuple[float, float, float, float]],
+    regions: Mapping[str, Box],
     way: str,
     static: xr.Dataset | None = None,
 ) -> Iterator[dict[str, Any]]:
@@ -113,9 +121,7 @@ def rise(
     }
 
 
-def applicability_by_scale(
-    forcing: xr.Dataset, model: Model, regions: Mapping[str, tuple[float, float, float, float]]
-) -> Iterator[dict[str, Any]]:
+def applicability_by_scale(forcing: xr.Dataset, model: Model, regions: Mapping[str, Box]) -> Iterator[dict[str, Any]]:
     """Mean distance to the training inputs in each region by scale, and the part of it beyond the threshold."""
     pushed = push_back(forcing)
     for name, region in regions.items():
@@ -144,3 +150,100 @@ def _cropland(pushed: xr.Dataset, year: int, coarse: Grid) -> NDArray[np.float64
 def _mean(share: NDArray[np.float64], known: NDArray[np.bool_], area: NDArray[np.float64]) -> float:
     weights = known * area
     return round(float((np.nan_to_num(share) * weights).sum() / weights.sum()), 4)
+
+
+def held_out_boxes(seed: int) -> list[Box]:
+    """West, south, east and north of the cells of the split that serve for the test."""
+    height, width = 180 / CELL_ROWS, 360 / CELL_COLUMNS
+    rows, columns = np.nonzero(assign_cells(LAND_CELLS, seed) == Part.TEST)
+    return [
+        (-180 + width * column, 90 - height * (row + 1), -180 + width * (column + 1), 90 - height * row)
+        for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
+    ]
+
+
+def distance_and_error(
+    forcing: xr.Dataset, observed: xr.DataArray, model: Model, boxes: Iterable[Box]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Distance to the training inputs and share of wrong land pixels of the coarse cells of some boxes."""
+    distances, errors, threshold = [], [], float("nan")
+    for box in boxes:
+        fine = forcing.ai4land.downscale(model=model, region=box, outputs=("land_use", "applicability")).compute()
+        factor = round(abs(float(forcing["lat"][1] - forcing["lat"][0]) / float(fine["lat"][1] - fine["lat"][0])))
+        codes = fine["land_use"].isel(time=0, drop=True)
+        known = observed.sel(lat=codes["lat"], lon=codes["lon"], method="nearest", tolerance=1e-4).values
+        land = np.isin(known, LAND_CLASSES)
+        number = aggregate(land, factor) * factor**2
+        wrong = aggregate(land & (codes.values != known), factor) * factor**2
+        far = fine["applicability"].isel(time=0).values[::factor, ::factor]
+        kept = (number >= LEAST_LAND) & np.isfinite(far)
+        distances.append(far[kept].astype(np.float64))
+        errors.append(wrong[kept] / number[kept])
+        threshold = float(fine["applicability"].attrs["threshold"])
+    return np.concatenate(distances), np.concatenate(errors), threshold
+
+
+def relate(distance: NDArray[np.float64], error: NDArray[np.float64], threshold: float) -> dict[str, Any]:
+    """Rank correlation of distance and error, and the error by fifths of the distance and beyond the threshold."""
+    bounds = np.quantile(distance, [0.2, 0.4, 0.6, 0.8])
+    fifth = np.searchsorted(bounds, distance, side="right")
+    beyond = distance > threshold
+    return {
+        "cells": len(distance),
+        "rank_correlation": round(float(spearmanr(distance, error).statistic), 4),
+        "error_by_fifth": [round(float(error[fifth == each].mean()), 4) for each in range(5)],
+        "beyond": round(float(beyond.mean()), 4),
+        "error_within": round(float(error[~beyond].mean()), 4) if (~beyond).any() else None,
+        "error_beyond": round(float(error[beyond].mean()), 4) if beyond.any() else None,
+    }
+
+
+def preindustrial_table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each region and way of keeping totals."""
+    scales = [f"{scale:.0%}" for scale in SCALES]
+    header = [
+        "region, totals kept", "rises: cells", "area", "probability rises: cells", "area",
+        f"cropland asked at {scales[0]}, {scales[-1]}", "shown", f"off by at {scales[0]}", scales[-1],
+    ]  # fmt: skip
+    rows = [
+        [
+            f"{line['region']}, {'none' if line['way'] == 'plain' else line['way']}",
+            *(_percent(line[kind][what]) for kind in ("rise", "rise_of_probability") for what in ("cells", "area")),
+            *(f"{share(line[kind][0])}, {share(line[kind][-1])}" for kind in ("cropland_asked", "cropland_shown")),
+            *(share(line["off_by"][which]) for which in (0, -1)),
+        ]
+        for line in lines
+    ]
+    return table(header, rows)
+
+
+def applicability_table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The error by fifths of the distance, then the distance in each region by scale."""
+    held_out = [line for line in lines if "error_by_fifth" in line]
+    fifths = ["nearest fifth", "second", "third", "fourth", "farthest fifth", "beyond the threshold"]
+    first = table(
+        [f"{line['cells']:,} coarse cells of {line['held_out_places']} held-out places" for line in held_out[:1]]
+        + fifths,
+        [["share of wrong pixels", *map(share, (*line["error_by_fifth"], line["error_beyond"]))] for line in held_out],
+    )
+    told = "".join(
+        f"\nRank correlation of distance and error: {line['rank_correlation']:.2f}; "
+        f"{_percent(line['beyond'])} of the cells lie beyond the threshold.\n\n"
+        for line in held_out
+    )
+    regions = [line for line in lines if "distance" in line]
+    second = table(
+        ["mean distance, and part beyond the threshold", *(f"{scale:.0%}" for scale in SCALES)],
+        [
+            [
+                line["region"],
+                *(f"{d:.2f}, {_percent(b)}" for d, b in zip(line["distance"], line["beyond"], strict=True)),
+            ]
+            for line in regions
+        ],
+    )
+    return first + told + second
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2g} %" if value else "0"

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
+import xarray as xr
 import zarr
 
 import xland
@@ -16,7 +18,6 @@ from xland.models.networks.unet import Architecture
 from xland.training.configuration import Augmentation, Configuration, Data, Schedule
 from xland.training.data.loader import PatchDataset, Place
 from xland.training.data.patches import make_patches
-from xland.training.data.stored import StoredArrays
 
 FIRST = 1961
 PATCH = 256
@@ -55,16 +56,11 @@ def configuration(size: Size, width: int = 16, **schedule: Any) -> Configuration
 
 def write_store(folder: Path, size: Size) -> str:
     """Write the training store."""
-    world = _world(size)
+    cells, years = (size.cells, size.cells), (FIRST - 1, *size.years)
+    world = synthetic_world(cells, published_inputs().factor, years, seed=0)
     path = folder / "store.zarr"
-    xland.prepare(
-        configuration(size),
-        path,
-        forcing=world.forcing,
-        target=world.land_use,
-        static=world.static,
-        progress=False,
-    )
+    given = {"forcing": world.forcing, "target": world.land_use, "static": world.static}
+    xland.prepare(configuration(size), path, progress=False, **given)
     return str(path)
 
 
@@ -75,42 +71,21 @@ def write_expanded(folder: Path, store: str) -> dict[str, str]:
     the others a patch of a year.
     """
     source = xland.open_training_store(store)
-    rows, columns = source.shape
-    names = channel_names(source)
-    shape = (len(source.years), len(names), rows, columns)
-    chunk = (1, len(names), min(PATCH, rows), min(PATCH, columns))
-    paths = {"stacked": str(folder / "stacked.zarr"), "variables": str(folder / "variables.zarr")}
-    stacked = zarr.create_array(paths["stacked"], shape=shape, chunks=chunk, dtype="f4")
-    group = zarr.create_group(paths["variables"])
-    dims = ("time", "lat", "lon")
-    apart = {
-        name: group.create_array(
-            name, shape=(shape[0], *shape[2:]), chunks=(1, *chunk[2:]), dtype="f4", dimension_names=dims
-        )
-        for name in names
-    }
-    for year in range(len(source.years)):
-        whole = expand_sample(source.read([Place(year, slice(0, rows), slice(0, columns))])[0], source)
-        stacked[year] = whole
-        for name, layer in zip(names, whole, strict=True):
-            apart[name][year] = layer
-    zarr.consolidate_metadata(group.store)
-    return paths
-
-
-def expand_sample(sample: dict[str, Any], source: StoredArrays) -> np.ndarray:
-    """All channels of a sample on the fine grid, ``(channels, rows, columns)`` float32, target last."""
-    factor, (rows, columns) = source.inputs.factor, sample["target"].shape
-    coarse = sample["coarse"].repeat(factor, axis=1).repeat(factor, axis=2)[:, :rows, :columns]
-    maps = [sample[name][None].astype(np.float32) for name in ("prior", "target")]
-    return np.concatenate([coarse, sample["static"].astype(np.float32), *maps])
-
-
-def channel_names(source: StoredArrays) -> list[str]:
-    """Names of the channels of :func:`expand_sample`."""
-    inputs = source.inputs
+    inputs, (rows, columns) = source.inputs, source.shape
     coarse = [f"{channel.name}_{step}" for step in range(len(inputs.steps)) for channel in inputs.coarse]
-    return [*coarse, *(channel.name for channel in inputs.static), "prior", "target"]
+    names = [*coarse, *(channel.name for channel in inputs.static), "prior", "target"]
+    paths = {"stacked": str(folder / "stacked.zarr"), "variables": str(folder / "variables.zarr")}
+    shape, chunk = (len(source.years), len(names), rows, columns), (1, len(names), PATCH, PATCH)
+    stacked = zarr.create_array(paths["stacked"], shape=shape, chunks=chunk, dtype="f4")
+    for year in range(len(source.years)):
+        sample = source.read([Place(year, slice(0, rows), slice(0, columns))])[0]
+        low = sample["coarse"].repeat(inputs.factor, axis=1).repeat(inputs.factor, axis=2)[:, :rows, :columns]
+        maps = [sample[name][None].astype(np.float32) for name in ("prior", "target")]
+        stacked[year] = np.concatenate([low, sample["static"].astype(np.float32), *maps])
+    whole = xr.DataArray(da.from_zarr(stacked), {"channel": names}, ("time", "channel", "lat", "lon"))
+    apart = whole.to_dataset("channel").chunk(time=1, lat=PATCH, lon=PATCH)
+    apart.to_zarr(paths["variables"], zarr_format=3)
+    return paths
 
 
 def dataset(store: str, cache: int, patch: int = PATCH) -> PatchDataset:
@@ -118,8 +93,3 @@ def dataset(store: str, cache: int, patch: int = PATCH) -> PatchDataset:
     source = xland.open_training_store(store, cache=cache)
     patches = make_patches(source.grid, patch, source.inputs.factor, source.inputs.factor)
     return PatchDataset(source, patches, augmentation=Augmentation())
-
-
-def _world(size: Size) -> Any:
-    years = (FIRST - 1, *size.years)
-    return synthetic_world((size.cells, size.cells), published_inputs().factor, years, seed=0)

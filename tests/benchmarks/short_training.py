@@ -1,12 +1,14 @@
-"""Short trainings with the recipe of a configuration, and scores of what they learned, cell by cell of the split."""
+"""Short trainings with the recipe of a configuration, and scores of what they learned, cell by cell of the split.
+
+Confusion matrices are kept by cell of the split, so that differences of scores have an error.
+"""
 
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,69 +16,32 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.geo.grid import aggregate
-from xland.geo.split import CELL_COLUMNS, Part, cell_of
+from xland.geo.split import CELL_COLUMNS, CELL_ROWS, Part, cell_of
 from xland.models.inputs import MASKED, InputSpec
 from xland.models.networks.unet import DownscalingNetwork
+from xland.scores.measures import accuracy, iou, mean_iou
 from xland.training.configuration import Configuration
-from xland.training.data.loader import Place, TrainingArrays, make_loader
-from xland.training.data.material import Material, gather
+from xland.training.data.loader import TrainingArrays, make_loader
+from xland.training.data.material import Material
 from xland.training.data.patches import Patches
 from xland.training.data.samples import make_dataset, make_order, sample_pixels, take_census
 from xland.training.data.sampling import RankSampler
+from xland.training.learn.calibrating import fit_class_offsets
 from xland.training.learn.group import Group
 from xland.training.learn.steps import Stepper, call, make_optimizer, one_cycle, set_rate, update_average
+from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, OCEAN
+
+STEPS_A_MINUTE = 100
+"""Steps of 32 patches that one core takes in a minute, judging included (Xeon, 2.5 GHz)."""
 
 EVERY = 7
 """Of the pixels that count, one in so many is judged: no multiple of a patch's width or of the factor."""
 
-_AT_ONCE = 4
-"""Static fields that are read together, each three times in memory until it is normalised."""
+PLACES = CELL_ROWS * CELL_COLUMNS
 
-
-class Counted(TrainingArrays):
-    """Arrays in memory whose classes are counted once for all trainings."""
-
-    @cached_property
-    def _counts(self) -> list[NDArray[np.int64]]:
-        return [TrainingArrays.class_counts(self, year) for year in range(len(self.years))]
-
-    def class_counts(self, year: int) -> NDArray[np.int64]:
-        return self._counts[year].copy()
-
-
-@dataclass(frozen=True)
-class Narrowed:
-    """A source of which only some channels are read."""
-
-    whole: TrainingArrays
-    inputs: InputSpec
-
-    chunk = None
-
-    @property
-    def years(self) -> tuple[int, ...]:
-        return self.whole.years
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.whole.shape
-
-    @property
-    def hashes(self) -> Mapping[str, str]:
-        return self.whole.hashes
-
-    def read(self, places: Sequence[Place]) -> list[dict[str, NDArray[Any]]]:
-        coarse, static = (_positions(self.whole.inputs, self.inputs, kind) for kind in ("coarse", "static"))
-        steps = np.arange(len(self.inputs.steps))[:, None] * len(self.whole.inputs.coarse)
-        samples = self.whole.read(places)
-        for sample in samples:
-            sample["coarse"] = sample["coarse"][(steps + coarse).ravel()]
-            sample["static"] = sample["static"][static]
-        return samples
-
-    def class_counts(self, year: int) -> NDArray[np.int64]:
-        return self.whole.class_counts(year)
+FIGURES = ("accuracy", "miou", *(name for name in CLASS_NAMES if name != CLASS_NAMES[OCEAN]))
+"""Accuracy and mean IoU over the pixels that are land in the observed map, and IoU of each class; that of
+water over all pixels that count."""
 
 
 @dataclass(frozen=True)
@@ -86,54 +51,33 @@ class Judged:
     scores: NDArray[np.float32]
     target: NDArray[np.uint8]
     place: NDArray[np.int64]
-    prior: NDArray[np.uint8] | None = None
-
-
-def load(configuration: Configuration, opened: Mapping[str, Any]) -> tuple[Configuration, Material]:
-    """Gather what a configuration learns from, a few static fields at a time, so that many need little memory."""
-    inputs = configuration.inputs
-    fields: NDArray[np.float16] | None = None
-    normalised: dict[str, tuple[float, float]] = {}
-    for first in range(0, len(inputs.static), _AT_ONCE):
-        some = replace(inputs, static=inputs.static[first : first + _AT_ONCE])
-        part, material = gather(replace(configuration, inputs=some), **opened)
-        source = material.source
-        assert isinstance(source, TrainingArrays)
-        if fields is None:
-            fields = np.empty((len(inputs.static), *source.shape), dtype=np.float16)
-        fields[first : first + _AT_ONCE] = source.static
-        normalised |= {each.name: (each.mean, each.scale) for each in (*part.inputs.coarse, *part.inputs.static)}
-    inputs = inputs.normalised(normalised)
-    assert fields is not None
-    whole = Counted(inputs, source.years, source.coarse, fields, source.target, source.prior)
-    return replace(configuration, inputs=inputs), replace(material, source=whole)
 
 
 def narrow(material: Material, inputs: InputSpec) -> Material:
     """Return the material with some of its channels only."""
     source = material.source
     assert isinstance(source, TrainingArrays)
-    return replace(material, source=Narrowed(source, _normalised_as(source.inputs, inputs)))
+    known = (*source.inputs.coarse, *source.inputs.static)
+    some = inputs.normalised({each.name: (each.mean, each.scale) for each in known})
+    coarse, static = (
+        [[each.name for each in getattr(source.inputs, kind)].index(each.name) for each in getattr(some, kind)]
+        for kind in ("coarse", "static")
+    )
+    steps = np.arange(len(some.steps))[:, None] * len(source.inputs.coarse)
+    chosen = replace(
+        source, inputs=some, coarse=source.coarse[:, (steps + coarse).ravel()], static=source.static[static]
+    )
+    return replace(material, source=chosen)
 
 
 def coarsened(forcing: xr.Dataset, factor: int, area: NDArray[np.float64]) -> xr.Dataset:
-    """Average a forcing of fractions over blocks of cells; NaN where all of a block are."""
-
-    def mean(values: NDArray[Any]) -> NDArray[np.float32]:
-        known = aggregate(np.isfinite(values), factor) > 0
-        means = aggregate(np.nan_to_num(values), factor, area[:, None])
-        return np.where(known, means, np.nan).astype(np.float32)
-
-    place = {name: forcing[name].values.reshape(-1, factor).mean(axis=1).astype(np.float64) for name in ("lat", "lon")}
-    dims = ("time", "lat", "lon")
-    return xr.Dataset(
-        {
-            str(name): (dims, mean(values.transpose(*dims).values), values.attrs)
-            for name, values in forcing.data_vars.items()
-            if set(dims) <= set(values.dims)
-        },
-        {"time": forcing["time"], **place},
-    )
+    """Average a forcing of fractions over blocks of cells, by area; NaN where all of a block are."""
+    weights = xr.DataArray(area, {"lat": forcing["lat"]}, ("lat",))
+    with xr.set_options(keep_attrs=True):
+        sums = (forcing.fillna(0) * weights).coarsen(lat=factor, lon=factor).sum()
+        means = sums / (weights.coarsen(lat=factor).sum() * factor)
+    known = forcing.notnull().coarsen(lat=factor, lon=factor).max()
+    return means.where(known).astype(np.float32)
 
 
 def choose_patches(configuration: Configuration, material: Material) -> Patches:
@@ -194,16 +138,65 @@ def judge(
             scores = call(network, batch)[0].T.float().numpy()
         place = dataset.places(item)[0]
         row, column = place.rows.start + chosen // size, place.columns.start + chosen % size
-        prior = sample["prior"].numpy().ravel()[chosen] if "prior" in sample else np.zeros(0, np.uint8)
-        found.append((scores, target[chosen], cell_rows[row] * CELL_COLUMNS + cell_columns[column], prior))
-    scores, target, where, prior = (np.concatenate(each) for each in zip(*found, strict=True))
-    return Judged(scores, target, where, prior if prior.size else None)
+        found.append((scores, target[chosen], cell_rows[row] * CELL_COLUMNS + cell_columns[column]))
+    return Judged(*(np.concatenate(each) for each in zip(*found, strict=True)))
 
 
-def _positions(whole: InputSpec, some: InputSpec, kind: str) -> NDArray[np.intp]:
-    names = [channel.name for channel in getattr(whole, kind)]
-    return np.array([names.index(channel.name) for channel in getattr(some, kind)], dtype=np.intp)
+def count(target: NDArray[np.uint8], predicted: NDArray[np.integer], place: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Cross-tabulate target and prediction in each cell of the split: ``(900, classes, classes)``."""
+    classes = len(CLASS_NAMES)
+    flat = (place * classes + target) * classes + predicted
+    return np.bincount(flat, minlength=PLACES * classes**2).reshape(PLACES, classes, classes)
 
 
-def _normalised_as(whole: InputSpec, some: InputSpec) -> InputSpec:
-    return some.normalised({each.name: (each.mean, each.scale) for each in (*whole.coarse, *whole.static)})
+def count_most_probable(judged: Judged) -> NDArray[np.int64]:
+    """Matrices of the most probable class."""
+    return count(judged.target, judged.scores.argmax(axis=1), judged.place)
+
+
+def count_with_offsets(judged: Judged) -> NDArray[np.int64]:
+    """Matrices of the most probable class after offsets of the classes, which other cells of the split gave.
+
+    Cells are dealt into two halves; offsets fitted on the land of one serve the other, so that no pixel
+    is judged with offsets that it had a part in.
+    """
+    half = np.isin(judged.place, np.unique(judged.place)[::2])
+    land = np.isin(judged.target, LAND_CLASSES)
+    total = np.zeros((PLACES, len(CLASS_NAMES), len(CLASS_NAMES)), dtype=np.int64)
+    for fitted, used in ((half, ~half), (~half, half)):
+        offsets = fit_class_offsets(judged.scores[fitted & land], judged.target[fitted & land])
+        predicted = (judged.scores[used] + offsets).argmax(axis=1)
+        total += count(judged.target[used], predicted, judged.place[used])
+    return total
+
+
+def figures(matrix: NDArray[np.integer]) -> dict[str, float]:
+    """All of :data:`FIGURES` from one matrix, rows observed; NaN where not defined."""
+    land = np.zeros_like(matrix)
+    land[list(LAND_CLASSES)] = matrix[list(LAND_CLASSES)]
+    of_land, of_all = iou(land), iou(matrix)
+    by_class = {
+        name: float((of_land if code in LAND_CLASSES else of_all)[code])
+        for code, name in enumerate(CLASS_NAMES)
+        if code != OCEAN
+    }
+    observed = [code for code in LAND_CLASSES if land[code].any()]
+    return {"accuracy": accuracy(land), "miou": mean_iou(land, observed), **by_class}
+
+
+def difference(
+    matrices: NDArray[np.int64], reference: NDArray[np.int64], draws: int = 200, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """How much each figure differs from the reference, and the standard error of that (paired bootstrap of cells)."""
+    held = np.flatnonzero(reference.sum(axis=(1, 2)))
+    times = np.random.default_rng(seed).multinomial(len(held), np.full(len(held), 1 / len(held)), draws)
+
+    def differences(weights: NDArray[np.int64]) -> list[float]:
+        mine, other = (figures(np.tensordot(weights, each[held], 1)) for each in (matrices, reference))
+        return [mine[name] - other[name] for name in FIGURES]
+
+    values = differences(np.ones(len(held), dtype=np.int64))
+    drawn = np.array([differences(weights) for weights in times]).T
+    known = [each[np.isfinite(each)] for each in drawn]
+    errors = [float(each.std(ddof=1)) if len(each) > 1 else math.nan for each in known]
+    return dict(zip(FIGURES, zip(values, errors, strict=True), strict=True))

@@ -1,16 +1,35 @@
-"""The sides that are compared, each run in a fresh process: clocks start when all imports are done."""
+"""The sides that are compared, each run in a fresh process: clocks start when all imports are done.
+
+The plain way (bare network, MONAI) reads a region whole into memory, runs all windows and keeps everything. It is
+written without xland's inference on purpose: the windows, the halo and the land are worked out here once more, so that
+a benchmark that agrees is a check, too.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
 from tests.benchmarks.harness import Result, megabytes
+from xland.datasets import static_predictors
+from xland.geo.grid import expand
+from xland.models import find_model
+from xland.models.checkpoint import Checkpoint
+from xland.models.inputs import InputSpec
 
 Box = tuple[float, float, float, float]
+SIGMA_SCALE = 0.125
 
 
 def run_xland(
@@ -47,97 +66,59 @@ def run_xland(
     return result
 
 
-def run_bare(
-    forcing: str,
-    box: Box | None,
-    years: list[int],
-    model: str = "luh2-0p05",
-    static: str | None = None,
-    *,
-    spared: bool = False,
-) -> Result:
+def run_bare(forcing: str, years: list[int], *, spared: bool = False, **place: Any) -> Result:
     """The network alone on the same windows, from tensors in memory, after a few windows to warm up.
 
     ``spared``: it is asked for the land pixels only where xland asks for no others.
     """
-    from tests.benchmarks.plain import Frame, bare_tensors, run_all
-    from xland.models import find_model
-
-    checkpoint = find_model(model)
-    frame = Frame.around(box, checkpoint.inputs)
-    network = checkpoint.network()
-    opened = _opened(forcing, static, checkpoint.inputs.resolution)
-    tensors = bare_tensors(frame, *opened, years, sparse=spared and network.architecture.kind == "context")
+    frame = Frame.open(**place)
+    network = frame.checkpoint.network()
+    sparse = spared and network.architecture.kind == "context"
+    tensors = bare_tensors(frame, _opened(forcing), years, sparse=sparse)
     run_all(network, tensors[:8])
     started = time.perf_counter()
     windows = run_all(network, tensors)
     return {"seconds": time.perf_counter() - started, "windows": windows}
 
 
-def run_monai(
-    forcing: str,
-    store: str,
-    box: Box | None,
-    year: int,
-    batch: int,
-    model: str = "luh2-0p05",
-    static: str | None = None,
-) -> Result:
+def run_monai(forcing: str, store: str, year: int, batch: int, **place: Any) -> Result:
     """The same network and windows by MONAI on the whole array: read, infer, argmax, mask, write."""
     import monai.inferers  # noqa: F401 - imported before the clock starts
-    import numpy as np
     import zarr
-
-    from tests.benchmarks import plain
-    from xland.models import find_model
 
     shutil.rmtree(store, ignore_errors=True)
     started = time.perf_counter()
-    checkpoint = find_model(model)
-    frame = plain.Frame.around(box, checkpoint.inputs)
-    states, fields = _opened(forcing, static, checkpoint.inputs.resolution)
-    stacked = plain.one_array(frame, states, fields, year)
-    classes = plain.monai_classes(checkpoint.network(), stacked, batch)[frame.core]
+    frame = Frame.open(**place)
+    stacked = one_array(frame, _opened(forcing), year)
+    classes = monai_classes(frame.checkpoint.network(), stacked, batch)[frame.core]
     del stacked
-    classes = np.where(plain.land_mask(frame, fields)[frame.core], classes, 0).astype(np.uint8)
+    classes = np.where(frame.land[frame.core], classes, 0).astype(np.uint8)
     chunks = (1, *(min(size, 1200) for size in classes.shape))
     written = zarr.create_array(store, name="land_use", shape=(1, *classes.shape), chunks=chunks, dtype="uint8")
     written[0] = classes
     return {"seconds": time.perf_counter() - started, "peak_mb": megabytes("VmHWM")}
 
 
-def fastest_batch(forcing: str, box: Box, year: int, model: str = "luh2-0p05", static: str | None = None) -> Result:
+def fastest_batch(forcing: str, year: int, **place: Any) -> Result:
     """Batch size at which MONAI is fastest here, by the best of three runs each, in turns."""
-    from tests.benchmarks import plain
-    from xland.models import find_model
-
-    checkpoint = find_model(model)
-    frame = plain.Frame.around(box, checkpoint.inputs)
-    stacked = plain.one_array(frame, *_opened(forcing, static, checkpoint.inputs.resolution), year)
+    frame = Frame.open(**place)
+    stacked = one_array(frame, _opened(forcing), year)
     seconds: dict[int, float] = {}
     for _ in range(3):
         for batch in (1, 2, 4, 8):
             started = time.perf_counter()
-            plain.monai_classes(checkpoint.network(), stacked, batch)
+            monai_classes(frame.checkpoint.network(), stacked, batch)
             seconds[batch] = min(time.perf_counter() - started, seconds.get(batch, float("inf")))
     return {"batch": min(seconds, key=lambda batch: seconds[batch]), "seconds_by_batch": seconds}
 
 
-def compare_maps(
-    ours: str, theirs: str, box: Box | None, model: str = "luh2-0p05", static: str | None = None
-) -> Result:
+def compare_maps(ours: str, theirs: str, **place: Any) -> Result:
     """Share of land pixels on which two stores agree, and how many of the others several windows cover."""
-    import numpy as np
     import zarr
 
-    from tests.benchmarks import plain
-    from xland.models import find_model
-
-    inputs = find_model(model).inputs
-    frame = plain.Frame.around(box, inputs)
-    land = plain.land_mask(frame, _opened(None, static, inputs.resolution)[1])[frame.core]
-    one = zarr.open_array(ours, path="land_use", mode="r")[0]
-    two = zarr.open_array(theirs, path="land_use", mode="r")[0]
+    frame = Frame.open(**place)
+    inputs, land = frame.inputs, frame.land[frame.core]
+    one, two = (zarr.open_array(store, path="land_use", mode="r")[0] for store in (ours, theirs))
     rows, columns = np.nonzero((one != two) & land)
     overlap = inputs.window - inputs.stride
     several = ((rows + frame.top) % inputs.stride < overlap) & ((columns + frame.left) % inputs.stride < overlap)
@@ -149,16 +130,11 @@ def compare_maps(
     }
 
 
-def distinct_windows(box: Box | None, model: str = "luh2-0p05", static: str | None = None) -> Result:
+def distinct_windows(**place: Any) -> Result:
     """Windows of the lattice that touch land of the region, each counted once."""
-    from tests.benchmarks import plain
-    from xland.models import find_model
-
-    inputs = find_model(model).inputs
-    frame = plain.Frame.around(box, inputs)
-    land = plain.land_mask(frame, _opened(None, static, inputs.resolution)[1])
+    frame = Frame.open(**place)
     rows, columns = frame.starts
-    return {"windows": len(frame.land_windows(land)), "with_ocean": len(rows) * len(columns)}
+    return {"windows": len(frame.land_windows()), "with_ocean": len(rows) * len(columns)}
 
 
 def count_windows() -> Any:
@@ -176,11 +152,188 @@ def count_windows() -> Any:
     return lambda: total[0]
 
 
-def _opened(forcing: str | None, static: str | None, resolution: float) -> tuple[Any, Any]:
-    import xarray as xr
+def _opened(store: str) -> xr.Dataset:
+    return xr.open_zarr(store, chunks=None, consolidated=False)
 
-    from xland.datasets import static_predictors
 
-    states = None if forcing is None else xr.open_zarr(forcing, chunks=None, consolidated=False)
-    fields = static_predictors(resolution) if static is None else xr.open_zarr(static, chunks=None, consolidated=False)
-    return states, fields
+@dataclass(frozen=True)
+class Frame:
+    """The windows that touch a region, and the cells that they read, counted from 90 N and 180 W."""
+
+    checkpoint: Checkpoint
+    static: xr.Dataset
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @classmethod
+    def open(cls, box: Box | None, model: str = "luh2-0p05", static: str | None = None) -> Frame:
+        """Open the model and the static fields of a region, None for the globe."""
+        checkpoint = find_model(model)
+        resolution = checkpoint.inputs.resolution
+        west, south, east, north = box or (-180.0, -90.0, 180.0, 90.0)
+        edges = (90 - north, 90 - south, west + 180, east + 180)
+        fields = static_predictors(resolution) if static is None else _opened(static)
+        return cls(checkpoint, fields, *(round(edge / resolution) for edge in edges))
+
+    @property
+    def inputs(self) -> InputSpec:
+        return self.checkpoint.inputs
+
+    @property
+    def round_the_globe(self) -> int:
+        return round(360 / self.inputs.resolution)
+
+    @cached_property
+    def land(self) -> NDArray[np.bool_]:
+        """Where a class is predicted, in the cells that are read."""
+        return np.nan_to_num(_cut(self.static[self.inputs.domain], *self.cells)) > 0
+
+    @property
+    def starts(self) -> tuple[list[int], list[int]]:
+        """First rows and columns of the windows."""
+        size, stride = self.inputs.window, self.inputs.stride
+        rows, columns = (
+            [n * stride for n in range((first - size) // stride + 1, -(-last // stride))]
+            for first, last in ((self.top, self.bottom), (self.left, self.right))
+        )
+        return rows, columns
+
+    @property
+    def cells(self) -> tuple[int, int, int, int]:
+        """First and last row, first and last column that are read."""
+        rows, columns = self.starts
+        return rows[0], rows[-1] + self.inputs.window, columns[0], columns[-1] + self.inputs.window
+
+    @property
+    def core(self) -> tuple[slice, slice]:
+        """The region within the cells that are read."""
+        top, _, left, _ = self.cells
+        return slice(self.top - top, self.bottom - top), slice(self.left - left, self.right - left)
+
+    def land_windows(self) -> list[tuple[int, int]]:
+        """Rows and columns, counted in the cells that are read, of the windows with land of the region.
+
+        Each window once, those across the date line too.
+        """
+        core = self.core
+        if self.right - self.left == self.round_the_globe:
+            core = (core[0], slice(None))
+        wanted = np.zeros_like(self.land)
+        wanted[core] = self.land[core]
+        size, (top, _, left, _) = self.inputs.window, self.cells
+        rows, columns = self.starts
+        distinct = {
+            (row, column % self.round_the_globe): (row - top, column - left) for row in rows for column in columns
+        }
+        return [(r, c) for r, c in distinct.values() if wanted[r : r + size, c : c + size].any()]
+
+
+def coarse_channels(frame: Frame, forcing: xr.Dataset, year: int) -> NDArray[np.float32]:
+    """Coarse channels of one year, ``(channels, rows, columns)``."""
+    inputs = frame.inputs
+    top, bottom, left, right = (edge // inputs.factor for edge in frame.cells)
+    names = [*inputs.coarse_variables, *(name for name in inputs.optional_coarse_variables if name in forcing)]
+    values = {name: _cut(forcing[name].sel(time=year), top, bottom, left, right)[None] for name in names}
+    return inputs.coarse_array(values)
+
+
+def static_channels(frame: Frame) -> Iterator[NDArray[np.float16]]:
+    """Static channels one by one, in the half precision in which the network gets them."""
+    for channel in frame.inputs.static:
+        layer = channel.compute({name: _cut(frame.static[name], *frame.cells) for name in channel.sources})
+        yield np.nan_to_num(layer).astype(np.float16)
+
+
+def bare_tensors(frame: Frame, forcing: xr.Dataset, years: list[int], *, sparse: bool) -> list[tuple[Any, ...]]:
+    """Coarse and static tensor, and where they are few the land pixels, of every land window of every year.
+
+    ``sparse`` says whether the network can be asked for a few pixels only, as a context network can:
+    the bare network is spared the same pixels as xland's.
+    """
+    import torch
+
+    from xland.downscaling.engine import _SPARSE
+
+    size, factor = frame.inputs.window, frame.inputs.factor
+    small = size // factor
+    fine, land, windows = np.stack(list(static_channels(frame))), frame.land, frame.land_windows()
+    ready = []
+    for r, c in windows:
+        window, inside = fine[None, :, r : r + size, c : c + size], land[r : r + size, c : c + size]
+        few = sparse and inside.mean() < _SPARSE
+        points = torch.from_numpy(np.flatnonzero(inside)[None]) if few else None
+        ready.append((torch.from_numpy(window.copy()), points))
+    tensors = []
+    for year in years:
+        coarse = coarse_channels(frame, forcing, year)
+        for (r, c), (window, points) in zip(windows, ready, strict=True):
+            low = coarse[None, :, r // factor : r // factor + small, c // factor : c // factor + small]
+            tensors.append((torch.from_numpy(low.copy()), window, None, points))
+    return tensors
+
+
+def one_array(frame: Frame, forcing: xr.Dataset, year: int) -> Any:
+    """Everything in the one tensor that MONAI takes: coarse channels blown up, then static ones."""
+    import torch
+
+    inputs = frame.inputs
+    top, bottom, left, right = frame.cells
+    stacked = np.empty((1, inputs.channels, bottom - top, right - left), np.float32)
+    for layer, plane in zip(stacked[0], coarse_channels(frame, forcing, year), strict=False):
+        layer[:] = expand(plane, inputs.factor)
+    for layer, plane in zip(stacked[0, inputs.coarse_channels :], static_channels(frame), strict=True):
+        layer[:] = plane
+    return torch.from_numpy(stacked)
+
+
+def monai_classes(network: Any, stacked: Any, batch: int) -> NDArray[np.uint8]:
+    """Classes of the whole array by MONAI's sliding windows, with its own Gaussian weights."""
+    import torch
+    from monai.inferers import SlidingWindowInferer
+
+    inputs: InputSpec = network.inputs
+    size, overlap = inputs.window, 1 - inputs.stride / inputs.window
+    inferer = SlidingWindowInferer(
+        (size, size), sw_batch_size=batch, overlap=overlap, mode="gaussian", sigma_scale=SIGMA_SCALE
+    )
+
+    def predict(windows: Any) -> Any:
+        coarse = windows[:, : inputs.coarse_channels, :: inputs.factor, :: inputs.factor]
+        return network(coarse, windows[:, inputs.coarse_channels :]).softmax(dim=1)
+
+    with torch.inference_mode():
+        classes: NDArray[np.uint8] = inferer(stacked, predict)[0].argmax(dim=0).to(torch.uint8).numpy()
+    return classes
+
+
+def run_all(network: Any, tensors: list[tuple[Any, ...]]) -> int:
+    """Run windows through the network on all cores, one torch thread each; return how many.
+
+    One window a core is the fastest way on a CPU: two torch threads on one window need longer for two.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+
+    def run(tensors: tuple[Any, ...]) -> int:
+        with torch.inference_mode():
+            return int(network(*tensors).float().softmax(dim=1).shape[0])
+
+    with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return sum(pool.map(run, tensors))
+
+
+def _cut(values: xr.DataArray, top: int, bottom: int, left: int, right: int) -> NDArray[Any]:
+    """Cells of a map of the globe: columns go round it, rows beyond the poles are NaN."""
+    rows, columns = values.shape
+    inner = values[max(top, 0) : min(bottom, rows)]
+    parts = []
+    while left < right:
+        first = left % columns
+        last = min(first + right - left, columns)
+        parts.append(inner[:, first:last].values)
+        left += last - first
+    beyond = ((max(-top, 0), max(bottom - rows, 0)), (0, 0))
+    return np.pad(np.concatenate(parts, axis=1), beyond, constant_values=np.nan)

@@ -8,106 +8,175 @@ skips the trees.
 
 from __future__ import annotations
 
-import argparse
-import json
+import os
+import platform
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
-from tests.benchmarks import allocation, plum_island
-from tests.benchmarks.allocation import fractions_error
-from tests.benchmarks.material import DATA, LUH2
-from tests.benchmarks.scene import Scene, Trees, lay_on, open_scene, without
+import xland.accessor  # noqa: F401 - registers .ai4land
+from tests.benchmarks import allocation, harness, plum_island
+from tests.benchmarks.harness import LUH2, PLUM_ISLAND, Result, missing, show
+from xland.geo.grid import expand
 from xland.geo.split import Part
 from xland.models import find_model
-from xland.models.checkpoint import update_card
+from xland.models.checkpoint import Checkpoint, update_card
 from xland.scores.agreement import coarse_agreement
 from xland.scores.baselines import as_map, simple_maps
 from xland.scores.evaluation import compare
 from xland.scores.reliability import assess_reliability
 from xland.totals.modes import Totals
+from xland.training.configuration import Configuration, parse_configuration
+from xland.training.data.material import Material, gather, open_data
 from xland.training.learn.calibrating import proven_offsets
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, URBAN
 
-Line = dict[str, Any]
 FIGURES = {"accuracy": lambda s: s.accuracy, "miou": lambda s: s.miou, "urban_iou": lambda s: float(s.iou[URBAN])}
-NEEDS = {"luh2": LUH2, "conservation": LUH2, "calibration": LUH2, "plum_island": DATA / "plum_island"}
+NEEDS = {"luh2": LUH2, "conservation": LUH2, "calibration": LUH2, "plum_island": PLUM_ISLAND}
+QUICK_REGION = (-20.0, -36.0, 60.0, 72.0)
+SAMPLES = 400_000
+"""Pixels that the trees learn from."""
 
 
-def main() -> None:
-    parts: dict[str, Callable[[bool], Iterator[Line]]] = {
-        "luh2": luh2,
-        "fractions": fractions,
-        "conservation": conservation,
-        "plum_island": plum_island.lines,
-        "calibration": calibration,
-        "throughput": throughput,
-    }
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="Europe and Africa only, no trees")
-    parser.add_argument("--only", nargs="+", choices=list(parts), help="parts to run")
-    parser.add_argument("--card", action="store_true", help="write the scores into the cards of the models, too")
-    options = parser.parse_args()
-    if options.card and options.quick:
-        parser.error("--card needs the scores of the whole globe: leave --quick out")
-    for name, run in parts.items():
-        if options.only is not None and name not in options.only:
-            continue
-        if name in NEEDS and not NEEDS[name].exists():
-            print(json.dumps({"name": name, "skipped": f"{NEEDS[name].name} is not at hand: set XLAND_TEST_DATA"}))
-            continue
-        found = []
-        for line in run(options.quick):
-            print(json.dumps(line), flush=True)
-            found.append(line)
-        if options.card and name in ("luh2", "fractions"):
-            _write_card(found)
+@dataclass(frozen=True)
+class Scene:
+    """A shipped model with the data that it learned from."""
+
+    checkpoint: Checkpoint
+    configuration: Configuration
+    material: Material
+    forcing: xr.Dataset
+    observed: xr.DataArray
+    part: xr.DataArray
+    region: tuple[float, float, float, float] | None
+
+    @classmethod
+    def open(cls, name: str, *, quick: bool) -> Scene:
+        checkpoint = find_model(name)
+        configuration = parse_configuration(checkpoint.card["training"]["configuration"], name)
+        opened = open_data(configuration, {"forcing": LUH2} if configuration.data.forcing.endswith(".nc") else None)
+        configuration, material = gather(configuration, **opened)
+        observed = opened["target"].isel(time=0, drop=True)
+        part = observed.copy(data=expand(material.part, configuration.inputs.factor))
+        region = QUICK_REGION if quick else None
+        return cls(checkpoint, configuration, material, opened["forcing"], observed, part, region)
+
+    def predict(self, checkpoint: Checkpoint | None = None, **options: Any) -> xr.Dataset:
+        """Downscale the forcing in memory."""
+        model = checkpoint or self.checkpoint
+        return self.forcing.ai4land.downscale(model=model, region=self.region, **options).isel(time=0).compute()
+
+    def within(self, like: xr.DataArray) -> xr.DataArray:
+        """Return which cells of a map are held out for the test."""
+        return lay_on(self.part, like) == Part.TEST
+
+    @property
+    def common(self) -> Result:
+        """Entries of every line."""
+        return {
+            "model": self.checkpoint.name,
+            "weights_sha256": self.checkpoint.digest[:12],
+            "cells": "held-out cells of the split" + (", Europe and Africa" if self.region else ""),
+            "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
+        }
+
+    def simple(self) -> dict[str, xr.DataArray]:
+        """Make the maps that need no learning."""
+        training = self.part.values == Part.TRAIN
+        return simple_maps(
+            self.forcing, self.observed.expand_dims(time=[0]), self.configuration.inputs.factor, training
+        )
+
+    def trees(self) -> dict[str, xr.DataArray]:
+        """Map the held-out cells with trees, as they are and with class offsets fitted as the model's decision is."""
+        from sklearn.ensemble import HistGradientBoostingClassifier
+
+        features, target, _ = self.pixels(Part.TRAIN, SAMPLES)
+        trees = HistGradientBoostingClassifier(random_state=0).fit(features, target)
+
+        def scores(features: NDArray[np.float32]) -> NDArray[np.float32]:
+            shares = np.full((len(features), len(CLASS_NAMES)), 1e-6, np.float32)
+            shares[:, trees.classes_] = trees.predict_proba(features).clip(1e-6)
+            return np.log(shares)
+
+        features, known, _ = self.pixels(Part.VALIDATION)
+        offsets = proven_offsets(scores(features), known)
+        features, _, where = self.pixels(Part.TEST)
+        found = scores(features)
+        maps = {}
+        for name, added in (("trees", 0), ("trees with class offsets", offsets)):
+            codes = np.zeros(self.observed.shape, np.uint8)
+            codes[where] = (found + added).argmax(axis=1)
+            maps[name] = as_map(codes, self.observed, name)
+        return maps
+
+    def pixels(
+        self, part: Part, limit: int | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8], tuple[NDArray[np.intp], ...]]:
+        """Return what the network sees of the land pixels of a part, without neighbours; their class and place."""
+        arrays = self.material.source
+        target = arrays.target[0]
+        chosen = np.flatnonzero(np.isin(target, LAND_CLASSES) & (self.part.values == part))
+        if limit is not None:
+            chosen = np.random.default_rng(0).permutation(chosen)[:limit]
+        rows, columns = np.unravel_index(chosen, target.shape)
+        factor = self.configuration.inputs.factor
+        low, high = arrays.coarse[0][:, rows // factor, columns // factor], arrays.static[:, rows, columns]
+        return np.concatenate([low, high.astype(np.float32)]).T, target[rows, columns], (rows, columns)
 
 
-def luh2(quick: bool) -> Iterator[Line]:
+def lay_on(fine: xr.DataArray, like: xr.DataArray) -> xr.DataArray:
+    """Cut a map to the cells of another one."""
+    return fine.sel(lat=like["lat"], lon=like["lon"], method="nearest", tolerance=1e-4)
+
+
+def luh2(quick: bool) -> Iterator[Result]:
     """Score ``luh2-0p05`` on held-out land."""
-    scene = open_scene("luh2-0p05", quick=quick)
+    scene = Scene.open("luh2-0p05", quick=quick)
     started = time.perf_counter()
     predicted = scene.predict()["land_use"]
     seconds = time.perf_counter() - started
-    maps = {"model": predicted, **_simple(scene)}
+    maps = {"model": predicted, **scene.simple()}
     if not quick:
-        maps |= _trees(scene)
+        maps |= scene.trees()
     yield from _scores(scene, "luh2", "land", maps, predicted)
     yield {"name": "luh2_seconds", "figure": round(seconds, 1), "pixels": int(predicted.size), **scene.common}
 
 
-def fractions(quick: bool) -> Iterator[Line]:
+def fractions(quick: bool) -> Iterator[Result]:
     """Score ``fractions-0p05`` with its totals kept, on held-out land cells that hold more than one class."""
-    scene = open_scene("fractions-0p05", quick=quick)
+    scene = Scene.open("fractions-0p05", quick=quick)
     ways = {"model": {"mode": "map", "tolerance": 1}, "model_nearest": {"mode": "map", "tolerance": 0}}
     kept = {name: scene.predict(totals=Totals(**way), outputs=("land_use", "unmet")) for name, way in ways.items()}
     maps = {**{name: each["land_use"] for name, each in kept.items()}, "model_free": scene.predict()["land_use"]}
-    maps |= _simple(scene)
+    maps |= scene.simple()
     if not quick:
-        maps |= _trees(scene)
+        maps |= scene.trees()
     yield from _scores(scene, "fractions", "mixed", maps, maps["model"], ways)
     for name, each in kept.items():
         yield from (line | ways[name] for line in _totals(scene, name.replace("model", "fractions"), each))
 
 
-def _totals(scene: Scene, prefix: str, kept: xr.Dataset) -> Iterator[Line]:
+def _totals(scene: Scene, prefix: str, kept: xr.Dataset) -> Iterator[Result]:
     """Yield how far class areas are from the forcing's: in the worst coarse cell, and on all of them together."""
     found = coarse_agreement(kept["land_use"], scene.forcing)
     off, difference = found["pixels"], found["difference"]
     unmet = kept["unmet"].reindex_like(off, method="nearest", tolerance=1e-4)
     common = {**scene.common, "cells": "all coarse cells with land"}
+    places = np.argwhere((unmet > 0).values)
     yield {
         "name": f"{prefix}_worst_cell_pixels",
         "figure": round(float(off.where(unmet == 0).max()), 4),
         "at_most": 1.0,
         "coarse_cells": int((unmet == 0).sum()),
         "infeasible_cells": int((unmet > 0).sum()),
-        "infeasible": [[float(each["lat"]), float(each["lon"])] for each in _places(unmet > 0)],
+        "infeasible": [[float(off["lat"][row]), float(off["lon"][column])] for row, column in places],
         **common,
     }
     names = list(CLASS_NAMES[1:])
@@ -124,16 +193,11 @@ def _totals(scene: Scene, prefix: str, kept: xr.Dataset) -> Iterator[Line]:
     }
 
 
-def _places(chosen: xr.DataArray) -> list[xr.DataArray]:
-    """Return the cells of a map that are chosen."""
-    return [chosen[tuple(place)] for place in np.argwhere(chosen.values)]
-
-
-def conservation(quick: bool) -> Iterator[Line]:
+def conservation(quick: bool) -> Iterator[Result]:
     """Measure how exactly probabilities keep the states of LUH2 2015, and count cells where that cannot be."""
-    scene = open_scene("luh2-0p05", quick=quick)
+    scene = Scene.open("luh2-0p05", quick=quick)
     kept = scene.predict(totals="fractions", outputs=("probability", "unmet"))
-    found = fractions_error(kept["probability"], kept["unmet"], scene.forcing)
+    found = allocation.fractions_error(kept["probability"], kept["unmet"], scene.forcing)
     yield {
         "name": "conserve_fractions_error",
         "figure": found.pop("largest_error"),
@@ -144,10 +208,11 @@ def conservation(quick: bool) -> Iterator[Line]:
     }
 
 
-def calibration(quick: bool) -> Iterator[Line]:
+def calibration(quick: bool) -> Iterator[Result]:
     """Measure the calibration error on held-out land, before and after scaling."""
-    scene = open_scene("luh2-0p05", quick=quick)
-    for suffix, model in (("", scene.checkpoint), ("_before", without(scene.checkpoint, "calibration"))):
+    scene = Scene.open("luh2-0p05", quick=quick)
+    card = {key: value for key, value in scene.checkpoint.card.items() if key != "calibration"}
+    for suffix, model in (("", scene.checkpoint), ("_before", replace(scene.checkpoint, card=card))):
         fine = scene.predict(model, outputs=("land_use", "probability"))
         observed = lay_on(scene.observed, fine)
         within = scene.within(observed) & observed.isin(LAND_CLASSES)
@@ -163,7 +228,7 @@ def calibration(quick: bool) -> Iterator[Line]:
         }
 
 
-def throughput(quick: bool) -> Iterator[Line]:
+def throughput(quick: bool) -> Iterator[Result]:
     """Time maps that keep coarse totals, at 25 x 25 pixels a coarse cell."""
     return allocation.lines(cells=16 if quick else 40, runs=5)
 
@@ -174,8 +239,8 @@ def _scores(
     domain: str,
     maps: Mapping[str, xr.DataArray],
     like: xr.DataArray,
-    ways: Mapping[str, Line] = types.MappingProxyType({}),
-) -> Iterator[Line]:
+    ways: Mapping[str, Result] = types.MappingProxyType({}),
+) -> Iterator[Result]:
     """Yield one line for each map, figure and weighting, with the way in which totals were kept."""
     observed = lay_on(scene.observed, like)
     laid = {name: lay_on(each, like) for name, each in maps.items()}
@@ -208,31 +273,37 @@ def _scores(
                     }
 
 
-def _simple(scene: Scene) -> dict[str, xr.DataArray]:
-    """Make the maps that need no learning."""
-    training = scene.part.values == Part.TRAIN
-    observed = scene.observed.expand_dims(time=[0])
-    return simple_maps(scene.forcing, observed, scene.configuration.inputs.factor, training)
-
-
-def _trees(scene: Scene) -> dict[str, xr.DataArray]:
-    """Map the held-out cells with trees, as they are and with class offsets fitted as the model's decision is."""
-    trees = Trees(scene)
-    shares, known, _ = trees.probabilities(Part.VALIDATION)
-    offsets = proven_offsets(np.log(shares), known)
-    shares, _, where = trees.probabilities(Part.TEST)
-    maps = {}
-    for name, added in (("trees", 0), ("trees with class offsets", offsets)):
-        codes = np.zeros(scene.observed.shape, np.uint8)
-        codes[where] = (np.log(shares) + added).argmax(axis=1)
-        maps[name] = as_map(codes, scene.observed, name)
-    return maps
-
-
-def _write_card(found: list[Line]) -> None:
+def _write_card(found: list[Result]) -> None:
     scores = {line["name"]: line["figure"] for line in found if "domain" in line}
     kept = {name: found[0][name] for name in ("cells", "mode", "tolerance") if name in found[0]}
     update_card(find_model(found[0]["model"]).folder, {"scores": {**kept, **scores}})
+
+
+PARTS: dict[str, Callable[[bool], Iterator[Result]]] = {
+    "luh2": luh2,
+    "fractions": fractions,
+    "conservation": conservation,
+    "plum_island": plum_island.lines,
+    "calibration": calibration,
+    "throughput": throughput,
+}
+
+
+def main() -> None:
+    card = {"action": "store_true", "help": "write the scores into the cards of the models, too"}
+    options = harness.options(__doc__, PARTS, card=card)
+    if options.card and options.quick:
+        raise SystemExit("--card needs the scores of the whole globe: leave --quick out")
+    for name in options.only:
+        if name in NEEDS and not NEEDS[name].exists():
+            show(missing(name, NEEDS[name]))
+            continue
+        found = []
+        for line in PARTS[name](options.quick):
+            show(line)
+            found.append(line)
+        if options.card and name in ("luh2", "fractions"):
+            _write_card(found)
 
 
 if __name__ == "__main__":

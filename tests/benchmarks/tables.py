@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 
 def write_between(page: Path, name: str, text: str) -> None:
@@ -42,32 +41,3 @@ def points(pair: Sequence[float]) -> str:
     if not math.isfinite(value):
         return "-"
     return f"{100 * value:+.1f} ± {100 * error:.1f}" if math.isfinite(error) else f"{100 * value:+.1f}"
-
-
-def ablation_table(lines: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
-    """The reference in shares, and of each variant the differences to it."""
-    reference = lines[0]
-    rows = [
-        ["**reference**", *(share(reference[name]) for name in names), *_offsets(reference, absolute=True)],
-        *(
-            [each["name"], *(points(each["difference"][name]) for name in names), *_offsets(each, absolute=False)]
-            for each in lines[1:]
-        ),
-    ]
-    header = ["", *names.values(), "mIoU, offsets", "urban, offsets"]
-    return table(header, rows)
-
-
-def _offsets(line: Mapping[str, Any], *, absolute: bool) -> list[str]:
-    if absolute:
-        return [share(line["with_offsets"][name]) for name in ("miou", "urban")]
-    return [points(line["difference_with_offsets"][name]) for name in ("miou", "urban")]
-
-
-def prior_table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Scores by the share of the prior that was hidden in training."""
-    names = ("accuracy", "miou", "changed", "partly_accuracy", "partly_miou", "hidden_accuracy")
-    header = ["hidden in training", "accuracy", "mIoU", "changed pixels", "accuracy, 60 % hidden", "mIoU, 60 % hidden"]
-    rows = [[f"{each['hidden']:.0%}", *(share(each[name]) for name in names)] for each in lines]
-    copy = [["a copy of the prior", share(each["copied"]), "-", share(0.0), "-", "-", "-"] for each in lines[:1]]
-    return table([*header, "hidden pixels"], [*rows, *copy])

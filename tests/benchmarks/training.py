@@ -8,7 +8,6 @@ Island in ``../shared/data`` or ``XLAND_TEST_DATA``. Linux only.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 from collections import Counter
@@ -18,11 +17,29 @@ from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 
-from tests.benchmarks import feeding, rollout
-from tests.benchmarks.gpu import gpu
-from tests.benchmarks.harness import Bench, Result, all_of, line, median, show, side, take_turns, tell
-from tests.benchmarks.published import FULL, PATCH, QUICK, Size, write_expanded, write_store
+import torch
+
+import xland
+from tests.benchmarks import feeding, harness, rollout
+from tests.benchmarks.harness import (
+    Bench,
+    Result,
+    fresh,
+    line,
+    median,
+    ratio,
+    show,
+    side,
+    skipped,
+    take_turns,
+    tell,
+)
+from tests.benchmarks.published import FULL, PATCH, QUICK, Size, configuration, write_expanded, write_store
 from tests.benchmarks.ranks import largest_difference, train_ranks
+
+GPU_BATCH = 64
+PUBLISHED = 51
+"""Samples a second of one H100 of the published system (arXiv 2606.11793)."""
 
 
 @dataclass(frozen=True)
@@ -81,40 +98,26 @@ def loader_vs_raw(bench: TrainingBench) -> Iterator[Result]:
     )
     what = "zarr reads of one stacked array, each exactly one chunk"
     yield _speeds("loader_vs_raw", results, "raw", what, 3, bench)
-    yield line(
-        "loader_vs_raw_bytes",
-        median(results["xland"], "kilobytes") / median(results["raw"], "kilobytes"),
-        what,
-        "<= 0.2",
-        runs=bench.runs,
-        sizes=bench.sizes,
-        kilobytes=all_of(results, "kilobytes"),
-    )
+    figure = ratio(results, "xland", "raw", "kilobytes")
+    yield bench.line("loader_vs_raw_bytes", figure, what, "<= 0.2", results, "kilobytes", sizes=bench.sizes)
 
 
 def _speeds(
     name: str, results: dict[str, list[Result]], other: str, what: str, least: int, bench: TrainingBench
 ) -> Result:
-    figure = median(results["xland"], "samples_per_second") / median(results[other], "samples_per_second")
-    speeds = all_of(results, "samples_per_second")
-    return line(name, figure, what, f">= {least}", runs=bench.runs, sizes=bench.sizes, samples_per_second=speeds)
+    figure = ratio(results, "xland", other, "samples_per_second")
+    return bench.line(name, figure, what, f">= {least}", results, "samples_per_second", sizes=bench.sizes)
 
 
 def feed(bench: TrainingBench) -> Iterator[Result]:
     """Share of time that the training of the U-Net of width 16 waits for data, with one loader process."""
     steps = 3 if bench.quick else 12
-    run = side(feeding.feed_network, store=bench.store, size=asdict(bench.size), steps=steps, batch=4, workers=1)
+    common = {"store": bench.store, "size": asdict(bench.size), "batch": 4}
+    run = side(feeding.feed_network, steps=steps, workers=1, width=16, **common)
     results = take_turns({"xland": run}, bench.runs)
-    yield line(
-        "feed",
-        median(results["xland"], "waiting"),
-        "wall time of the training steps",
-        "<= 0.05",
-        runs=bench.runs,
-        sizes={**bench.sizes, "batch": 4, "steps": steps, "width": 16},
-        samples_per_second=median(results["xland"], "samples_per_second"),
-        waiting=all_of(results, "waiting"),
-    )
+    sizes = {**bench.sizes, "batch": 4, "steps": steps, "width": 16}
+    waiting, versus = median(results["xland"], "waiting"), "wall time of the training steps"
+    yield bench.line("feed", waiting, versus, "<= 0.05", results, "waiting", "samples_per_second", sizes=sizes)
 
 
 def ddp_equal(bench: TrainingBench) -> Iterator[Result]:
@@ -171,32 +174,48 @@ def weak_scaling(bench: TrainingBench) -> Iterator[Result]:
         bench.runs,
     )
     speeds = {name: [run["samples_per_second"] for run in runs] for name, runs in results.items()}
+    sizes = {**bench.sizes, "batch of a rank": 2, "steps": steps, "width": 16}
+    versus = "twice one rank alone on the machine"
     for name, ranks in (("weak_scaling", "two"), ("weak_scaling_common_statistics", "two_common")):
-        yield line(
-            name,
-            statistics.median(both / (2 * alone) for both, alone in zip(speeds[ranks], speeds["one"], strict=True)),
-            "twice one rank alone on the machine",
-            ">= 0.9",
-            runs=bench.runs,
-            sizes={**bench.sizes, "batch of a rank": 2, "steps": steps, "width": 16},
-            versus_two_trainings_at_once=round(
-                statistics.median(
-                    both / (2 * beside) for both, beside in zip(speeds[ranks], speeds["two_apart"], strict=True)
-                ),
-                3,
-            ),
-            samples_per_second=all_of(results, "samples_per_second"),
-        )
+        figure = _efficiency(speeds[ranks], speeds["one"])
+        apart = round(_efficiency(speeds[ranks], speeds["two_apart"]), 3)
+        more = {"sizes": sizes, "versus_two_trainings_at_once": apart}
+        yield bench.line(name, figure, versus, ">= 0.9", results, "samples_per_second", **more)
+
+
+def _efficiency(two: list[float], one: list[float]) -> float:
+    return statistics.median(both / (2 * alone) for both, alone in zip(two, one, strict=True))
 
 
 def rollouts(bench: TrainingBench) -> Iterator[Result]:
     """Accuracy lost over free rollouts, with and without scheduled sampling."""
-    yield from rollout.measured(quick=bench.quick)
+    for world in rollout.WORLDS:
+        yield from rollout.lines(world, quick=bench.quick)
 
 
 def on_gpu(bench: TrainingBench) -> Iterator[Result]:
-    """The published configuration on a GPU."""
-    yield from gpu(bench.folder, quick=bench.quick)
+    """The published configuration on one GPU: speed, share of the peak and of waiting; and one rank a GPU by NCCL."""
+    if not torch.cuda.is_available():
+        yield skipped("gpu", "there is no GPU here")
+        return
+    size = asdict(bench.size)
+    common = {"store": bench.store, "size": size, "batch": GPU_BATCH, "steps": 20 if bench.quick else 200}
+    run = side(feeding.feed_network, workers=8, width=32, device="cuda", **common)
+    results = take_turns({"gpu": run}, bench.runs)
+    speed, versus = median(results["gpu"], "samples_per_second"), f"samples a second; published: {PUBLISHED}"
+    sizes = {**bench.sizes, "batch": GPU_BATCH, "width": 32, "channels": 35}
+    more = {"sizes": sizes, "device": results["gpu"][0]["device"]}
+    yield bench.line("gpu", speed, versus, ">= 1000", results, "waiting", "share_of_peak", **more)
+    ranks = fresh(train_on_workers, store=bench.store, size=size, folder=str(bench.folder / "model"))["ranks"]
+    gpus = torch.cuda.device_count()
+    yield line("gpu_dask_cuda", ranks, "GPUs of this machine", f"== {gpus}", runs=1, sizes=bench.sizes)
+
+
+def train_on_workers(store: str, size: dict[str, int], folder: str) -> Result:
+    """Train one epoch on LocalCUDACluster, one rank a GPU, through NCCL."""
+    settings = configuration(Size(**size), batch=8 * torch.cuda.device_count(), candidates=64)
+    model = xland.train(settings, folder, store=store, cluster="cuda", device="cuda", progress=False)
+    return {"ranks": model.card["training"]["ranks"]}
 
 
 LINES: dict[str, Callable[[TrainingBench], Iterator[Result]]] = {
@@ -211,10 +230,7 @@ LINES: dict[str, Callable[[TrainingBench], Iterator[Result]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a smaller world, two runs")
-    parser.add_argument("--only", nargs="+", choices=list(LINES), default=list(LINES), help="these lines alone")
-    options = parser.parse_args()
+    options = harness.options(__doc__, LINES)
     with tempfile.TemporaryDirectory() as folder:
         bench = TrainingBench(Path(folder), options.quick)
         for name in options.only:

@@ -15,7 +15,7 @@ import json
 import sys
 import time
 
-CAMPAIGNS = ("inputs", "stores", "catalogs", "models", "kills", "repeats")
+CAMPAIGNS = ("inputs", "stores", "catalogs", "cards", "kills", "repeats")
 
 
 def main() -> int:

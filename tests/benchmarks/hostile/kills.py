@@ -2,11 +2,9 @@
 
 Each run is a process forked from one that has all modules loaded. It kills itself at a moment that is drawn: not a
 time, but the n-th of all that it does to its files, before or after it. So each kind of moment comes up however fast
-a machine is. What is computed is watched from what the network is given:
-
-the static fields of this world hold each pixel's row and column, and the age of its forests the year.
-So a log of the windows that the network got says which block-years were computed, whatever the code
-around it. A window of 40 cells that begins where a block of 40 cells does belongs to this block alone.
+a machine is. The static fields of this world hold each pixel's row and column, and the age of its forests the year. So
+a log of the windows that the network got says which block-years were computed, whatever the code around it. A window
+of 40 cells that begins where a block of 40 cells does belongs to this block alone.
 """
 
 from __future__ import annotations
@@ -14,21 +12,20 @@ from __future__ import annotations
 import hashlib
 import inspect
 import itertools
-import multiprocessing
 import os
 import random
 import shutil
 import signal
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import tests.store.elsewhere  # noqa: F401
 from tests.benchmarks.harness import Result, tell
+from tests.benchmarks.hostile import Tally, in_new_process
 from xland.store.storage import LocalFiles
 from xland.store.workplace import notes
 
@@ -96,23 +93,37 @@ KINDS = {
 
 def campaign(quick: bool, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Kill 100 runs of ten kinds, resume them, and compare each store with that of an undisturbed run."""
-    count = 1 if quick else 10
-    faults: dict[str, list[str]] = {"kills_differ": [], "resumes_refused": []}
-    kills: dict[str, int] = {}
+    tally = Tally()
+    differ: list[str] = []
+    refused: list[str] = []
+    again: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         in_new_process(prepare, folder)
         for number, kind in enumerate(KINDS):
-            found = trials(Path(folder), kind, count, seed + number, finished_only=False)
-            kills[kind] = found["kills"]
-            faults["kills_differ"] += [f"{kind}, {each}" for each in found["differ"]]
-            faults["resumes_refused"] += [f"{kind}, {each}" for each in found["refused"]]
-    for name, found_of in faults.items():
-        sizes = {"kills": sum(kills.values()), "kinds": kills}
-        yield {"name": name, "value": len(found_of), "target": 0, "sizes": sizes, "examples": found_of[:10]}
+            draw = random.Random(seed + number)  # noqa: S311 - moments to kill at, not secrets
+            whole = _run(Path(folder), kind, f"{kind}-whole", None)
+            if whole is None:
+                raise RuntimeError("the undisturbed run was killed, and not by this benchmark")
+            for trial in range(1 if quick else 10):
+                moments = [draw.randrange(whole["moments"]) for _ in range(draw.choice((1, 1, 2, 3)))]
+                label = f"{kind}, killed at {moments} of {whole['moments']}"
+                try:
+                    found = _trial(Path(folder), kind, f"{kind}-{trial}", moments)
+                except RuntimeError as error:
+                    refused.append(f"{label}: {error}")
+                else:
+                    tell(f"  {label}: {found['finished']} block-years finished")
+                    again += [label] * found["again"]
+                    differ += [label] * (found["digest"] != whole["digest"])
+                tally.kinds[kind] += len(moments)
+    yield tally.line("kills_differ", len(differ), 0, differ)
+    yield tally.line("resumes_refused", len(refused), 0, refused)
+    yield tally.line("kills_computed_again", len(again), 0, again)
 
 
 def attempt(folder: str, kind: str, store: str, log: str, moment: int | None) -> Result:
     """Write the store, or go on with it, and kill this process at a moment; return what is in it and all moments."""
+    from tests.waiting import local_cluster
     from xland.downscaling.call import downscale
     from xland.store.reading import open_store, verify
     from xland.store.writing import write
@@ -122,10 +133,9 @@ def attempt(folder: str, kind: str, store: str, log: str, moment: int | None) ->
     if how.loaded:
         forcing, static = forcing.load(), static.load()
         os.chdir(tempfile.mkdtemp(dir=folder))
-    _watch(Path(log))
+    watch(Path(log))
     moments = _kill_at(moment)
-    started = time.perf_counter()
-    with _workers() if how.cluster else nullcontext():
+    with local_cluster(n_workers=1, threads_per_worker=2, processes=False) if how.cluster else nullcontext():
         fine = downscale(
             forcing,
             model=f"{folder}/{how.model}",
@@ -135,15 +145,8 @@ def attempt(folder: str, kind: str, store: str, log: str, moment: int | None) ->
             **how.options,
         )
         write(fine, store, resume=True, progress=False, **how.layout)
-    seconds = time.perf_counter() - started
     verify(store)
-    return {"seconds": seconds, "digest": digest(open_store(store)), "moments": next(moments)}
-
-
-def _workers() -> AbstractContextManager[Any]:
-    from tests.waiting import local_cluster
-
-    return local_cluster(n_workers=1, threads_per_worker=2, processes=False)
+    return {"digest": digest(open_store(store)), "moments": next(moments)}
 
 
 def _kill_at(moment: int | None) -> Iterator[int]:
@@ -186,81 +189,6 @@ def _kill_at(moment: int | None) -> Iterator[int]:
     return moments
 
 
-def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a process that is forked from one with all modules loaded; None if it was killed.
-
-    Raises
-    ------
-    RuntimeError
-        With the error of the function.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [__name__, "torch", "xland.downscaling.call", "xland.store.writing", "distributed", "tests.worlds"]
-    )
-    mine, its = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(its, function, arguments))
-    process.start()
-    its.close()
-    try:
-        answer, error = mine.recv()
-    except EOFError:
-        answer, error = None, None
-    process.join()
-    if error is not None:
-        raise RuntimeError(error)
-    if answer is None and process.exitcode != -signal.SIGKILL:
-        raise RuntimeError(f"the process ended with status {process.exitcode}")
-    return answer
-
-
-def _answer(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    try:
-        answer = (function(*arguments), None)
-    except BaseException as error:  # noqa: BLE001 - to be told
-        answer = (None, f"{type(error).__name__}: {error}")
-    pipe.send(answer)
-
-
-def trials(folder: Path, kind: str, count: int, seed: int, *, finished_only: bool = True) -> Result:
-    """Kill ``count`` runs, some of them once or twice more as they go on, and finish each."""
-    draw = random.Random(seed)  # noqa: S311 - moments to kill at, not secrets
-    whole = _run(folder, kind, f"{kind}-whole", None)
-    if whole is None:
-        raise RuntimeError("the undisturbed run was killed, and not by this benchmark")
-    with_land = len(computed(folder / f"{kind}-whole.log"))
-    total = len(YEARS) * BLOCKS[0] * BLOCKS[1]
-    kills: list[list[int]] = []
-    differ, refused = [], []
-    again = begun = 0
-    while len(kills) < count:
-        begun += 1
-        moments = [draw.randrange(whole["moments"]) for _ in range(draw.choice((1, 1, 2, 3)))]
-        try:
-            trial = _trial(folder, kind, f"{kind}-{begun}", moments)
-        except RuntimeError as error:
-            refused.append(f"killed at {moments} of {whole['moments']}: {error}")
-            kills.append([0] * len(moments))
-            continue
-        again += trial["again"]
-        if trial["digest"] != whole["digest"]:
-            differ.append(f"killed at {moments} of {whole['moments']}")
-        if trial["finished"] and (any(trial["finished"]) or not finished_only):
-            kills.append(trial["finished"])
-            tell(f"  {kind} {len(kills)}/{count}: killed with {trial['finished']} of {total} block-years finished")
-    return {
-        "different": len(differ) + len(refused),
-        "differ": differ,
-        "refused": refused,
-        "computed_again": again,
-        "kills": sum(map(len, kills)),
-        "finished_at_kills": kills,
-        "block_years": total,
-        "block_years_with_land": with_land,
-        "seconds_undisturbed": round(whole["seconds"], 2),
-    }
-
-
 def _trial(folder: Path, kind: str, name: str, moments: list[int]) -> Result:
     finished: set[BlockYear] = set()
     counts, again = [], 0
@@ -270,7 +198,6 @@ def _trial(folder: Path, kind: str, name: str, moments: list[int]) -> Result:
         end = _run(folder, kind, name, moment)
         again += len(computed(log) & finished)
         if end is not None:
-            # a run that was through before its moment came was not killed, and does not count
             shutil.rmtree(folder / f"{name}.zarr")
             return {"finished": counts, "again": again, "digest": end["digest"]}
         finished = _finished(folder / f"{name}.zarr", finished)
@@ -285,14 +212,15 @@ def _run(folder: Path, kind: str, name: str, moment: int | None) -> Result | Non
     return result
 
 
-def _watch(log: Path) -> None:
+def watch(log: Path) -> None:
     """Note year, row and column of each window that the network gets, before it is computed."""
     import numpy as np
 
+    from tests.worlds import tiny_inputs
     from xland.models.networks.unet import DownscalingNetwork
 
     original = DownscalingNetwork.forward
-    age = [channel.name for channel in tiny_channels()].index("secma")
+    age = [channel.name for channel in tiny_inputs().coarse].index("secma")
     journal = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
 
     def forward(self: Any, coarse: Any, static: Any, *arguments: Any, **named: Any) -> Any:
@@ -306,13 +234,6 @@ def _watch(log: Path) -> None:
         return original(self, coarse, static, *arguments, **named)
 
     DownscalingNetwork.forward = forward  # type: ignore[method-assign]
-
-
-def tiny_channels() -> tuple[Any, ...]:
-    """Coarse channels of the tiny world."""
-    from tests.worlds import tiny_inputs
-
-    return tiny_inputs().coarse
 
 
 def computed(log: Path) -> set[BlockYear]:

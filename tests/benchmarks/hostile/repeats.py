@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +27,15 @@ _RANKS = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--npro
 def campaign(quick: bool, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Yield the number of digests, and that of trainings that ended otherwise than with status 0."""
     count = COUNT // 10 if quick else COUNT
-    with tempfile.TemporaryDirectory() as place, _burning():
-        digests = collections.Counter(_digests(Path(place), count, seed))
-        yield {"name": "digests", "value": len(digests), "target": 1, "sizes": {"runs": count}, "examples": [digests]}
-        ends = list(_trainings(Path(place), count))
-        bad = [end for end in ends if end["status"]]
-        yield {"name": "torchrun_status", "value": len(bad), "target": 0, "sizes": {"runs": count}, "examples": bad[:5]}
-
-
-@contextmanager
-def _burning() -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, "-c", _BURN])
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
+    sizes = {"runs": count}
+    with tempfile.TemporaryDirectory() as place, subprocess.Popen([sys.executable, "-c", _BURN]) as burning:
+        try:
+            digests = collections.Counter(_digests(Path(place), count, seed))
+            yield {"name": "digests", "value": len(digests), "target": 1, "sizes": sizes, "examples": [digests]}
+            bad = [end for end in _trainings(Path(place), count) if end["status"]]
+            yield {"name": "torchrun_status", "value": len(bad), "target": 0, "sizes": sizes, "examples": bad[:5]}
+        finally:
+            burning.kill()
 
 
 def _digests(place: Path, count: int, seed: int) -> Iterator[str]:
@@ -82,10 +74,8 @@ def _trainings(place: Path, count: int) -> Iterator[dict[str, Any]]:
     from tests.training.commands import write_files
     from xland.cli import main
 
-    configuration, store = (
-        write_files(place, depth=1, epochs=1, candidates=8, common_statistics="false"),
-        place / "store.zarr",
-    )
+    configuration = write_files(place, depth=1, epochs=1, candidates=8, common_statistics="false")
+    store = place / "store.zarr"
     assert main(["prepare", str(configuration), str(store)]) == 0
     for number in range(count):
         command = [*_RANKS, "xland.cli", "train", str(configuration), str(place / f"run-{number}")]
