@@ -370,6 +370,8 @@ def test_one_year_of_many_is_chosen_and_others_are_compared_only_if_asked_for(wo
         report(world.predicted, world.observed, year=2050)
     timeless = world.predicted["land_use"].isel(time=0, drop=True)
     assert report(timeless, world.observed, year=2050).scores["map"].years == ((None, 2015),)
+    with pytest.raises(TimeError, match="the map 'map' has 2 time steps; select one"):
+        report(xr.concat([timeless] * 2, "time"), timeless)
 
 
 def test_what_does_not_fit_is_refused(world, tmp_path):

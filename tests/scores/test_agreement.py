@@ -49,6 +49,10 @@ def test_differences_are_the_map_minus_the_forcing_where_the_forcing_has_the_cla
     assert float(found["largest"][0, 0]) == pytest.approx(0.2, abs=1e-6)
     assert float(found["pixels"][0, 0]) == pytest.approx(5, abs=0.02)  # a pixel is 1/25 of a cell
     np.testing.assert_array_equal(found["area"], COARSE.cell_area())
+    moved = Crosswalk({**STATE_CLASSES, "secdn": "cropland"})
+    forcing = forcing_of((0.6, 0.3, 0.1))
+    assert float(coarse_agreement(two_halves(), forcing)["largest"].max()) == pytest.approx(0.1, abs=1e-6)
+    assert float(coarse_agreement(two_halves(), forcing, crosswalk=moved)["largest"].max()) < 1e-6
 
 
 def test_probabilities_are_averaged_by_area_and_missing_ones_do_not_count_as_nothing():
@@ -88,13 +92,6 @@ def test_the_year_of_the_map_is_taken():
     assert float(coarse_agreement(fine, forcing)["largest"].max()) < 1e-6
     with pytest.raises(TimeError, match="2 years, 2015 to 2016, but the map does not say its year"):
         coarse_agreement(two_halves(), forcing)
-
-
-def test_a_crosswalk_of_the_user_counts():
-    moved = Crosswalk({**STATE_CLASSES, "secdn": "cropland"})
-    forcing = forcing_of((0.6, 0.3, 0.1))
-    assert float(coarse_agreement(two_halves(), forcing)["largest"].max()) == pytest.approx(0.1, abs=1e-6)
-    assert float(coarse_agreement(two_halves(), forcing, crosswalk=moved)["largest"].max()) < 1e-6
 
 
 def test_differences_are_summed_up_by_area():

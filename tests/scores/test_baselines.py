@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 import xarray as xr
@@ -11,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from tests.scores.maps import a_map
 from tests.worlds import FACTOR, tiny_world
-from xland.errors import GridError, ModelError, OtherYearWarning, TimeError
+from xland.errors import GridError, ModelError
 from xland.geo.grid import Grid, expand
 from xland.geo.split import Part, divide
 from xland.scores.baselines import baseline_maps, cell_mode, crosswalk, pick_year, simple_maps
@@ -97,20 +95,6 @@ def test_simple_maps_are_those_of_the_whole_map_whatever_its_chunks():
         assert (largest[pure] == code).all()
     nowhere = simple_maps(coarse, maps, FACTOR, codes == OCEAN)["most frequent class"]
     assert np.unique(nowhere).tolist() == [OCEAN, 1 + int(np.bincount(codes.ravel(), minlength=8)[1:7].argmax())]
-
-
-def test_the_year_of_the_map_is_taken_or_the_only_one():
-    forcing = a_forcing((2000, 2001))
-    assert pick_year(forcing, 2001)["time"].values.tolist() == [2001]
-    with pytest.raises(TimeError, match="2 years, 2000 to 2001, but not 2019, of which the map is"):
-        pick_year(forcing, 2019)
-    with pytest.raises(TimeError, match="2 years, 2000 to 2001, but the map does not say its year"):
-        pick_year(forcing, None)
-    with pytest.warns(OtherYearWarning, match="the forcing is of 2000 and the map of 2019"):
-        assert pick_year(forcing.isel(time=[0]), 2019)["time"].values.tolist() == [2000]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert pick_year(forcing.isel(time=[0]), None)["time"].values.tolist() == [2000]
 
 
 def test_a_forcing_that_does_not_cover_the_map_is_refused_with_the_cells_that_are_missing():

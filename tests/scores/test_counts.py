@@ -122,19 +122,6 @@ def test_bands_of_rows_and_parts_of_windows_change_no_area(monkeypatch):
     np.testing.assert_allclose(composite_table(*areas), combined, rtol=1e-12)
 
 
-def test_a_window_worked_by_hand():
-    # Of 10 cells: 6, 4, 0 at the start, 3, 5, 2 observed, 4, 6, 0 predicted.
-    start, observed, predicted = (np.array([[6.0, 4, 0]]), np.array([[3.0, 5, 2]]), np.array([[4.0, 6, 0]]))
-    expected = np.zeros((3, 3, 3))
-    expected[0, 0, 0], expected[1, 1, 1] = 3, 4  # what all three share persists
-    expected[0, 1, 1] = 1  # class 1 is right 5 times, once more than it persists: it comes from class 0
-    # two cells became class 2, where class 0 and class 1 were predicted once too often; they began as class 0
-    expected[0, 2, 0], expected[0, 2, 1] = 1, 1
-    np.testing.assert_allclose(composite_table(start, observed, predicted), expected, atol=1e-15)
-    # 3 of class 0 and 4 of class 1 stay; the rest of class 0 is spread over what the others gain
-    np.testing.assert_allclose(composite_transitions(start, observed), [[3, 1, 2], [0, 4, 0], [0, 0, 0]], atol=1e-15)
-
-
 @QUICK
 @given(st.integers(0, 10_000), st.integers(1, 5))
 def test_windows_follow_the_published_equations_and_keep_the_totals_of_every_map(seed, factor):

@@ -129,21 +129,6 @@ def test_chunks_orientation_and_the_order_of_classes_change_nothing(seed, rows, 
     np.testing.assert_allclose(found.risk, expected.risk, atol=1e-12)
 
 
-def test_each_block_is_read_once_and_nothing_before():
-    probability, observed = drawn()
-    read = []
-
-    def note(block, block_info=None):
-        read.append(block_info[0]["chunk-location"])
-        return block
-
-    lazy = probability.chunk({"lat": 12, "lon": 24, "class": -1})
-    lazy.data = lazy.data.map_blocks(note, dtype=np.float32, meta=np.empty((0, 0, 0), np.float32))
-    with dask.config.set(scheduler="sync"):
-        assess_reliability(lazy, observed)
-    assert len(read) == len(set(read)) == 9
-
-
 def test_a_part_of_the_globe_is_judged_where_both_are():
     probability, observed = drawn()
     with pytest.raises(RegionError, match="no cell is left to score"):
