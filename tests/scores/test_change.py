@@ -223,7 +223,7 @@ def test_arguments_that_make_no_sense_are_refused(options, message):
         assess_change(*three_maps(), **options)
 
 
-@pytest.mark.parametrize(("position", "name"), enumerate(("start", "observed", "predicted")))
+@pytest.mark.parametrize(("position", "name"), [(0, "start"), (1, "observed"), (2, "predicted")])
 def test_a_map_of_other_codes_or_of_several_years_is_named(position, name):
     maps = list(three_maps())
     maps[position] = maps[position].copy()
