@@ -13,10 +13,12 @@ import builtins
 import inspect
 import math
 import reprlib
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
 from difflib import get_close_matches
 from functools import cache, wraps
+from itertools import repeat
 from numbers import Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -43,9 +45,6 @@ class Limits:
     above: float = -math.inf
     below: float = math.inf
 
-    def __contains__(self, value: float) -> bool:
-        return self.least <= value <= self.most and self.above < value < self.below
-
     def __str__(self) -> str:
         parts = (
             (self.least > -math.inf, f"of at least {self.least:.15g}"),
@@ -56,6 +55,7 @@ class Limits:
         return " and ".join(text for given, text in parts if given).replace(" and of ", " and ")
 
 
+_UNLIMITED = Limits()
 Count = Annotated[int, Limits(1)]
 Share = Annotated[float, Limits(0, 1)]
 Positive = Annotated[float, Limits(above=0)]
@@ -65,8 +65,7 @@ def checked(error: type[XlandError]) -> Callable[[Callable[_Parameters, _Result]
     """Let a function compare its options with their annotations before it runs.
 
     Options are passed by name alone, and annotated as flags, numbers, text or ``Literal``. Data and paths are left to
-    the code that reads them. Numbers of NumPy become those of Python. A wrong option raises `error`, an unknown one a
-    KeywordError.
+    the code that reads them. A wrong option raises `error`, an unknown one a KeywordError.
     """
 
     def decorate(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
@@ -82,10 +81,16 @@ def checked(error: type[XlandError]) -> Callable[[Callable[_Parameters, _Result]
         @wraps(function)
         def run(*args: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
             for name, value in options.items():
-                if name in hints():
-                    options[name] = _entry(name, value, hints()[name], error)
-                elif name not in parameters and not takes_more:
+                if name not in parameters and not takes_more:
                     raise KeywordError(f"{function.__name__}: {unknown('keyword', name, parameters)}")
+                if name not in hints():
+                    continue
+                hint = hints()[name]
+                given = value.item() if isinstance(value, np.generic) else value
+                whole = int(given) if isinstance(given, float) and given.is_integer() else given
+                if not fits(given, hint) and not fits(whole, hint):
+                    raise error(refusal(name, given, hint))
+                options[name] = given if fits(given, hint) else whole
             return function(*args, **options)
 
         return run
@@ -111,32 +116,43 @@ def refusal(name: str, value: object, hint: Any) -> str:
 
 def fits(value: Any, hint: Any) -> bool:
     """Say whether a value is what an annotation allows."""
-    hint, limits = plain(hint)
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(fits(value, each) for each in arguments)
-    if origin is Literal:
-        return any(type(value) is type(each) and value == each for each in arguments)
-    if hint in (int, float):
-        kind: Any = int if hint is int else Real
-        return isinstance(value, kind) and not isinstance(value, bool) and _is_finite(value) and value in limits
-    if origin is tuple:
-        each = arguments[:1] * len(value) if isinstance(value, tuple) and arguments[1:] == (...,) else arguments
-        sound = isinstance(value, tuple) and len(each) == len(value) and all(map(fits, value, each))
-    elif isinstance(origin, type) and issubclass(origin, Mapping):
-        sound = isinstance(value, Mapping) and all(
-            fits(name, arguments[0]) and fits(part, arguments[1]) for name, part in value.items()
-        )
-    else:
-        sound = hint is Any or isinstance(value, hint)
-    return sound and (limits == Limits() or len(value) in limits)
+    pending = [(value, hint)]
+    while pending:
+        value, hint = pending.pop()
+        hint, limits = (hint.__origin__, hint.__metadata__[0]) if get_origin(hint) is Annotated else (hint, _UNLIMITED)
+        origin, arguments = get_origin(hint), get_args(hint)
+        if origin in (Union, UnionType):
+            sound = any(map(fits, repeat(value), arguments))
+        elif origin is Literal:
+            sound = type(value) in map(type, arguments) and value in arguments
+        elif hint in (int, float):
+            kind: Any = int if hint is int else Real
+            # as finite numbers are; integers may be larger
+            sound = isinstance(value, kind) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+        elif origin is tuple:
+            each = arguments[:1] * len(value) if isinstance(value, tuple) and arguments[1:] == (...,) else arguments
+            sound = isinstance(value, tuple) and len(each) == len(value)
+            pending += zip(value, each, strict=True) if sound else ()
+        elif isinstance(origin, type) and issubclass(origin, Mapping):
+            sound = isinstance(value, Mapping)
+            for name, part in value.items() if sound else ():
+                pending += [(name, arguments[0]), (part, arguments[1])]
+        else:
+            sound = hint is Any or isinstance(value, hint)
+        if not sound:
+            return False
+        if limits is not _UNLIMITED:
+            size = value if hint in (int, float) else len(value)
+            if not (limits.least <= size <= limits.most and limits.above < size < limits.below):
+                return False
+    return True
 
 
 def described(hint: Any) -> str:
     """Say what an annotation allows."""
     hint, limits = plain(hint)
     origin, arguments = get_origin(hint), get_args(hint)
-    bounds = "" if limits == Limits() else f" {limits}"
+    bounds = "" if limits is _UNLIMITED else f" {limits}"
     if origin in (Union, UnionType):
         return " or ".join(dict.fromkeys(map(described, arguments)))
     if origin is Literal:
@@ -144,11 +160,8 @@ def described(hint: Any) -> str:
     if origin is tuple and arguments[1:] == (...,):
         return f"a list{bounds and f'{bounds} entries'}, each {described(arguments[0])}"
     if origin is tuple:
-        return (
-            "an empty list"
-            if not arguments
-            else f"a list of {len(arguments)} entries: {', '.join(map(described, arguments))}"
-        )
+        entries = f"a list of {len(arguments)} entries: {', '.join(map(described, arguments))}"
+        return entries if arguments else "an empty list"
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return f"a table whose entries are each {described(arguments[1])}{bounds}"
     if hint is str and bounds:
@@ -159,10 +172,7 @@ def described(hint: Any) -> str:
 
 def plain(hint: Any) -> tuple[Any, Limits]:
     """Return an annotation without its limits, and these."""
-    if get_origin(hint) is not Annotated:
-        return hint, Limits()
-    base, *notes = get_args(hint)
-    return base, next((each for each in notes if isinstance(each, Limits)), Limits())
+    return (hint.__origin__, hint.__metadata__[0]) if get_origin(hint) is Annotated else (hint, _UNLIMITED)
 
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -206,24 +216,8 @@ def shown(value: Any) -> str:
         return f"a number of about {int(value.bit_length() * 0.30103)} digits"
 
 
-def _entry(name: str, value: Any, hint: Any, error: type[XlandError]) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
-    if fits(value, hint):
-        return value
-    if isinstance(value, float) and value.is_integer() and fits(int(value), hint):
-        return int(value)
-    raise error(refusal(name, value, hint))
-
-
 def _is_plain(hint: Any) -> bool:
     hint = plain(hint)[0]
     if get_origin(hint) in (Union, UnionType):
         return all(map(_is_plain, get_args(hint)))
     return hint in _TYPES or get_origin(hint) is Literal
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False

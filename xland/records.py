@@ -16,16 +16,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import UnionType
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    BinaryIO,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from xland.arguments import Limits as Limits
 from xland.arguments import Positive as Positive
@@ -55,44 +46,42 @@ def read_record(kind: type[_Record], values: Any, where: str, error: type[XlandE
 
     ``where`` names the place in messages. The error is raised for entries that are unknown, missing or wrong.
     """
-    record: _Record = _made(kind, values, where, error)
-    return record
-
-
-def _made(hint: Any, value: Any, where: str, error: type[XlandError]) -> Any:
-    """Turn a value into what an annotation asks for; values of other types stay as they are."""
-    hint = plain(hint)[0]
-    arguments = get_args(hint)
-    if get_origin(hint) in (Union, UnionType):
-        made_of = (each for each in arguments if get_origin(plain(each)[0]) is tuple or is_dataclass(each))
-        return value if value is None else _made(next(made_of, Any), value, where, error)
-    if get_origin(hint) is tuple and isinstance(value, list | tuple):
-        each = arguments[0] if arguments[1:] == (...,) else Any
-        made = []  # no comprehension: this is deep as it is
-        for number, part in enumerate(value, 1):
-            made.append(_made(each, part, f"{where} {number}", error))
-        return tuple(made)
-    if not is_dataclass(hint):
-        return value
-    if not isinstance(value, Mapping):
-        raise error(f"{where} must be a table of entries, not {shown(value)}")
-    hints = _hints(hint)  # type: ignore[arg-type]
-    strange = sorted(str(name) for name in set(value) - set(hints))
+    if not isinstance(values, Mapping):
+        raise error(f"{where} must be a table of entries, not {shown(values)}")
+    hints = _hints(kind)
+    strange = sorted(str(name) for name in set(values) - set(hints))
     if strange:
         raise error(f"{where}: {unknown('entries', strange, hints)}")
-    required = [each.name for each in fields(hint) if each.default is MISSING and each.default_factory is MISSING]
-    missing = [name for name in required if name not in value]
+    required = [each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING]
+    missing = [name for name in required if name not in values]
     if missing:
         raise error(f"{where} lacks {', '.join(missing)}")
-    entries = {}
-    for name, part in value.items():
-        # a section is named as TOML has it
-        place = f"{where}, [{name}]" if is_dataclass(plain(hints[name])[0]) else f"{where}, {name}"
-        entries[name] = _made(hints[name], part, place, error)
+    entries = dict(values)
+    for name, value in values.items():
+        is_list, part = _parts(hints[name])
+        section = is_dataclass(hints[name])
+        place = f"{where}, [{name}]" if section else f"{where}, {name}"  # as TOML has it
+        if is_list and isinstance(value, list | tuple):
+            items = list(value)
+            for number, item in enumerate(items if part else (), 1):
+                items[number - 1] = read_record(part, item, f"{place} {number}", error)
+            entries[name] = tuple(items)
+        elif part and not is_list and (section or value is not None):
+            entries[name] = read_record(part, value, place, error)
     try:
-        return hint(**entries)  # type: ignore[operator]
+        return kind(**entries)
     except XlandError as wrong:
         raise error(f"{where}: {wrong}") from wrong
+
+
+@lru_cache(maxsize=256)
+def _parts(hint: Any) -> tuple[bool, Any]:
+    """Say whether an entry is a list, and which dataclass it is, or each of its items; None if they are plain."""
+    hint = plain(hint)[0]
+    if get_origin(hint) in (Union, UnionType):
+        return max(map(_parts, get_args(hint)), key=lambda parts: parts != (False, None))
+    first = get_args(hint)[0] if get_origin(hint) is tuple and get_args(hint) else hint
+    return get_origin(hint) is tuple, first if is_dataclass(first) else None
 
 
 def read_json(path: Path, most: int, error: type[XlandError]) -> Any:

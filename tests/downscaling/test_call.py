@@ -21,8 +21,8 @@ from xland.errors import (
     TimeError,
 )
 from xland.geo.grid import Grid
+from xland.models.applicability import Coverage
 from xland.models.checkpoint import save_checkpoint
-from xland.models.coverage import Coverage
 from xland.vocabulary import CLASS_NAMES
 
 EVERYTHING = ("land_use", "probability", "margin", "entropy")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.benchmarks import checkers
 from xland.errors import TimeError
-from xland.geo.conventions import for_files, for_gis, with_cell_bounds, years_along
+from xland.geo.conventions import for_files, for_gis, years_along
 from xland.geo.orientation import find_role
 from xland.store.blocks import align
 from xland.store.provenance import bounds, describe_product, for_storage, years
@@ -151,7 +151,7 @@ def test_times_that_are_not_years_are_refused_by_name(values, attributes, said):
 def test_bounds_of_cells_are_exact_multiples_and_meet(parts, first, count, ascending):
     labels = np.round((first + np.arange(count) + 0.5) / parts, 10)
     labels = labels if ascending else labels[::-1]
-    ds = with_cell_bounds(xr.Dataset(coords={"lon": ("lon", labels, {"units": "degrees_east"})}))
+    ds = for_files(xr.Dataset(coords={"lon": ("lon", labels, {"units": "degrees_east"})}))
     edges = ds.lon_bnds.values
     np.testing.assert_array_equal(edges[1:, 0], edges[:-1, 1])
     np.testing.assert_array_equal(edges[:, 0], np.round(np.rint(edges[:, 0] * parts) / parts, 10))

@@ -199,11 +199,3 @@ def test_class_shares_are_areas_and_sum_to_one(codes):
     assert shares.min() >= 0
     fine_area = [((codes == code) * area).sum() for code in range(8)]
     np.testing.assert_allclose((shares * fine.coarsen(3).cell_area()[:, None]).sum(axis=(1, 2)), fine_area, atol=1)
-
-
-def test_expansion_keeps_type_and_places():
-    fine = expand(np.array([[1, 2], [3, 4]], dtype=np.uint8), 3)
-    assert fine.dtype == np.uint8
-    assert (fine[:3, :3] == 1).all()
-    assert (fine[3:, 3:] == 4).all()
-    assert (expand(fine[None], 1) == fine).all()

@@ -14,10 +14,9 @@ from scipy.spatial.distance import cdist
 
 from xland.errors import CheckpointError, ModelError
 from xland.geo.grid import Grid
-from xland.models.applicability import Applicability, static_means
+from xland.models.applicability import Applicability, Coverage, static_means
 from xland.models.calibration import Calibration, bin_of, calibration_error
 from xland.models.checkpoint import APPLICABILITY, CARD, WEIGHTS, read_checkpoint, save_checkpoint, update_card
-from xland.models.coverage import Coverage
 from xland.records import read_record
 
 TWO = Applicability(np.array([[0.0, 0.0, 0.0], [3.0, 0.0, 4.0]], np.float32), typical=5.0, threshold=0.5)

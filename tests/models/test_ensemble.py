@@ -18,9 +18,8 @@ from xland.downscaling.call import downscale
 from xland.errors import CheckpointError, ModelError
 from xland.geo.grid import Grid
 from xland.models import find_model, join, list_models
-from xland.models.applicability import Applicability
+from xland.models.applicability import Applicability, Coverage
 from xland.models.checkpoint import CARD, WEIGHTS, update_card
-from xland.models.coverage import Coverage
 from xland.models.ensemble import Ensemble
 
 

@@ -29,7 +29,7 @@ def test_published_inputs_have_35_channels_at_two_steps():
     assert inputs.channels == 35
     assert inputs.coarse_channels == 2 * (12 + 2)
     assert len(inputs.static) == 6
-    assert inputs.prior_channels == 1
+    assert inputs.fine_channels == 6 + 1
     assert set(inputs.coarse_variables) == set(LUH2_STATES)
     assert inputs.optional_coarse_variables == ("secma", "secmb")
     assert inputs.factor == 25

@@ -83,15 +83,12 @@ def test_what_a_variable_declares_is_applied(values, attributes, encoding, read)
     ],
 )
 def test_packing_and_attributes_that_are_no_numbers_are_refused(attributes, message):
+    array = field(np.ones((3, 4), "i2"), **attributes)
     with pytest.raises(StaticError, match=message):
-        number(field(np.ones((3, 4), "i2"), **attributes))
-
-
-def test_packing_in_the_encoding_that_is_not_a_number_is_refused():
-    packed = field(np.ones((3, 4), "f4"))
-    packed.encoding["scale_factor"] = "x"
+        number(array)
+    array.encoding, array.attrs = {"scale_factor": "x"}, {}
     with pytest.raises(StaticError, match="scale_factor is 'x', which is not a number"):
-        number(packed)
+        number(array)
 
 
 @pytest.mark.parametrize("dtype", ["M8[s]", "m8[s]", "U1", object, bool, complex])

@@ -12,7 +12,7 @@ import xarray as xr
 from dask._task_spec import DataNode, List, Task, TaskRef
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
-from xland.geo.conventions import with_cell_bounds, with_years
+from xland.geo.conventions import for_files, with_years
 from xland.store.rollouts import Keeper
 
 SIZE = 4
@@ -87,7 +87,7 @@ def toy(
     data = da.Array(graph, name, chunks, dtype=np.uint8)
     labels = {"lat": 60 - np.arange(rows * SIZE, dtype=float), "lon": np.arange(columns * SIZE, dtype=float)}
     ds = xr.Dataset({"land_use": (("time", "lat", "lon"), data)}, labels)
-    return with_cell_bounds(with_years(ds, range(1850, 1850 + years)))
+    return for_files(with_years(ds, range(1850, 1850 + years)))
 
 
 def computed(log: Path) -> list[str]:

@@ -21,7 +21,7 @@ from dask.base import tokenize
 
 from tests.waiting import local_cluster, wait_for_idle_workers
 from xland.errors import StoreError
-from xland.geo.conventions import with_cell_bounds, with_years
+from xland.geo.conventions import for_files, with_years
 from xland.store.blocks import BlockWriter
 from xland.store.provenance import bounds, describe_product
 from xland.store.reading import is_complete, open_store
@@ -85,7 +85,7 @@ def maps(
         },
         attrs={"title": "a test", "history": "made today"},
     )
-    return with_cell_bounds(with_years(ds, range(2000, 2000 + years)))
+    return for_files(with_years(ds, range(2000, 2000 + years)))
 
 
 def with_plain_years(ds: xr.Dataset) -> xr.Dataset:

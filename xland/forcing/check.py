@@ -7,7 +7,8 @@ file was understood.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +19,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.arguments import checked
-from xland.errors import ForcingError, GridError, TimeError, XlandError
+from xland.errors import ForcingError, GridError, XlandError
 from xland.forcing.read import (
     canonical_states,
     check_lattice,
@@ -37,7 +38,7 @@ from xland.reading.variables import check_array, horizontal_dims, read_static
 from xland.vocabulary import CLASS_NAMES, CROP_STATES, LUH2_STATES, LUH3_STATES, LUH_SECONDARY
 
 if TYPE_CHECKING:
-    from xland.models.coverage import Coverage
+    from xland.models.applicability import Coverage
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -200,20 +201,20 @@ def examine(
     if missing:
         report.add("error", missing, "missing", remedy="add them from the same release, or rename yours to these")
     _describe_variables(report, ds, sources)
-    for name, variables in list(sources.items()):
-        for variable in variables:
-            if report.attempt(str(variable), check_array, ds[variable], str(variable), ForcingError):
-                report.attempt(str(variable), check_state, ds[variable], name)
-            else:
-                sources.pop(name, None)
+    for name, variable in [(name, variable) for name, parts in sources.items() for variable in parts]:
+        with report.errors_of(str(variable)):
+            check_array(ds[variable], str(variable), ForcingError)
+            with report.errors_of(str(variable)):
+                check_state(ds[variable], name)
+            continue
+        sources.pop(name, None)  # its values cannot be looked at
     if not sources:
         return report.table()
-    try:
+    orientation = None
+    with report.errors_of("grid"):
         check_reference(ds, "forcing")
-        kept = ds[[source for variables in sources.values() for source in variables]]
-        oriented, orientation = orient(kept, what="forcing")
-    except GridError as error:
-        report.add_error("grid", error)
+        oriented, orientation = orient(ds[[part for parts in sources.values() for part in parts]], what="forcing")
+    if orientation is None:
         return report.table()
     grid, longitudes = orientation.grid, orientation.longitude_labels
     report.facts["grid"] = str(grid)
@@ -222,11 +223,13 @@ def examine(
         f"{'south to north' if orientation.latitude_ascending else 'north to south'}, longitude from "
         f"{longitudes[0]:g} to {longitudes[-1]:g}"
     )
-    report.attempt("grid", check_lattice, grid)
+    with report.errors_of("grid"):
+        check_lattice(grid)
     years = _years(report, oriented)
     states: dict[Hashable, xr.DataArray] = {}
     for name, variables in sources.items():
-        report.attempt(name, lambda each: states.update(canonical_states(oriented, each, years)), {name: variables})
+        with report.errors_of(name):
+            states.update(canonical_states(oriented, {name: variables}, years).data_vars)
     if states and years:
         expected = None if coverage is None else coverage.on(grid)
         with_data = _values(report, xr.Dataset(states), grid, years, expected, progress=progress)
@@ -246,19 +249,14 @@ class _Report:
     def add(self, severity: Severity, variable: str, message: str, **details: Any) -> None:
         self.findings.append(Finding(severity, variable, message, **details))
 
-    def add_error(self, variable: str, error: Exception) -> None:
-        """Add a named error: its message has the remedy behind the last semicolon."""
-        message, _, remedy = str(error).removeprefix(f"{variable}: ").rpartition("; ")
-        self.add("error", variable, message or remedy, remedy=remedy if message else "")
-
-    def attempt(self, variable: str, action: Callable[..., Any], *arguments: Any) -> bool:
-        """Say whether an action succeeded; its named error is a finding."""
+    @contextmanager
+    def errors_of(self, variable: str) -> Iterator[None]:
+        """Make a named error a finding: its message has the remedy behind the last semicolon."""
         try:
-            action(*arguments)
+            yield
         except XlandError as error:
-            self.add_error(variable, error)
-            return False
-        return True
+            message, _, remedy = str(error).removeprefix(f"{variable}: ").rpartition("; ")
+            self.add("error", variable, message or remedy, remedy=remedy if message else "")
 
     def table(self) -> CheckTable:
         found = sorted(self.findings, key=lambda f: SEVERITIES.index(f.severity))
@@ -279,9 +277,8 @@ def _describe_variables(report: _Report, ds: xr.Dataset, sources: Mapping[str, S
         report.facts["left aside"] = _few(others, 12)
     shares = [name for name in others if name.startswith(_BIOFUEL_SHARES)]
     if shares:
-        report.add(
-            "note", shares[0], f"{len(shares)} shares of a crop grown as biofuel: the crop states hold them already"
-        )
+        fact = f"{len(shares)} shares of a crop grown as biofuel: the crop states hold them already"
+        report.add("note", shares[0], fact)
     for name, variables in sources.items():
         if len(variables) > 1 or variables[0] != name:
             report.add("note", name, f"made of {' + '.join(map(str, variables))}")
@@ -300,10 +297,10 @@ def _few(names: Sequence[str], most: int) -> str:
 
 def _years(report: _Report, oriented: xr.Dataset) -> tuple[int, ...]:
     """Years of the forcing; step numbers where it does not say them, so that the values are checked all the same."""
-    try:
+    years = None
+    with report.errors_of("time"):
         years = decode_years(oriented)
-    except TimeError as error:
-        report.add_error("time", error)
+    if years is None:
         return tuple(range(oriented.sizes.get("time", 1)))
     if not years:
         report.add("error", "time", "no time step", remedy="select years that are there")
@@ -317,14 +314,12 @@ def _years(report: _Report, oriented: xr.Dataset) -> tuple[int, ...]:
         if units.lower().startswith(("year", "common_year")) and "since" in units:
             read = f"year {years[0]}" if len(years) == 1 else f"years {years[0]} to {years[-1]}"
             report.add("note", "time", f"{units!r} cannot be decoded by xarray; read as {read}")
-    gaps = missing_years(years)
-    if report.attempt("time", check_years, years) and gaps:
-        report.add(
-            "warning",
-            "time",
-            f"{len(gaps)} years are missing between the first and the last: {listed(gaps)}",
-            remedy="only the years that are there can be downscaled; check that this is the whole file",
-        )
+    with report.errors_of("time"):
+        check_years(years)
+        if gaps := missing_years(years):
+            fault = f"{len(gaps)} years are missing between the first and the last: {listed(gaps)}"
+            remedy = "only the years that are there can be downscaled; check that this is the whole file"
+            report.add("warning", "time", fault, remedy=remedy)
     return years
 
 
@@ -393,14 +388,9 @@ def _values(
     _note_zeros(report, [name for name, value in highest.items() if value == 0])
     if moved:
         year, cells = next(iter(moved.items()))
-        report.add(
-            "warning",
-            "all states",
-            f"the cells that have data are not the same in {len(moved)} years as in the first",
-            count=cells,
-            place=f"year {year}",
-            remedy="look at the source: the land mask of a release does not change",
-        )
+        fault = f"the cells that have data are not the same in {len(moved)} years as in the first"
+        remedy = "look at the source: the land mask of a release does not change"
+        report.add("warning", "all states", fault, count=cells, place=f"year {year}", remedy=remedy)
     return first_mask
 
 
@@ -415,13 +405,9 @@ def _describe_data(report: _Report, total: NDArray[np.float64], mask: NDArray[np
     whole = 1 - float(off.mean())
     report.facts["sum of states"] = f"1 in {whole:.1%} of these cells, median {float(np.median(total[mask])):.3f}"
     if whole < 0.25:
-        report.add(
-            "warning",
-            "sum of states",
-            f"only {whole:.1%} of the cells with data sum to 1",
-            count=int(off.sum()),
-            remedy="states are fractions of the cell, water left out: is a state missing, or are these areas?",
-        )
+        fault = f"only {whole:.1%} of the cells with data sum to 1"
+        remedy = "states are fractions of the cell, water left out: is a state missing, or are these areas?"
+        report.add("warning", "sum of states", fault, count=int(off.sum()), remedy=remedy)
 
 
 def _note_zeros(report: _Report, names: Sequence[str]) -> None:
@@ -438,7 +424,8 @@ def _compare_with_land(report: _Report, static: xr.Dataset, with_data: NDArray[n
     if not isinstance(static, xr.Dataset) or _DOMAIN not in static.variables:
         report.add("error", "static", f"has no {_DOMAIN}", remedy="add it: 1 on land, 0 on the ocean, on the fine grid")
         return
-    try:
+    share = None
+    with report.errors_of("static"):
         domain = read_static(static, [_DOMAIN], _DOMAIN)[_DOMAIN]
         own = orient(domain, what="static")[1].grid
         factor = max(1, round(grid.resolution / own.resolution))
@@ -447,25 +434,21 @@ def _compare_with_land(report: _Report, static: xr.Dataset, with_data: NDArray[n
         if rows.min() < 0 or columns.min() < 0:
             raise GridError(f"the static grid ({own}) does not cover the forcing ({grid}), or its cells do not nest")
         share = _laid(domain, rows, columns)
-    except XlandError as error:
-        report.add_error("static", error)
+    if share is None:
         return
     unknown = np.isnan(share).reshape(grid.rows, factor, grid.columns, factor).any(axis=(1, 3))
-    states = {"state": np.where(with_data, 0.0, np.nan)}
-    if not (
-        report.attempt(_DOMAIN, check_share, _DOMAIN, share, fine.centres)
-        and report.attempt(_DOMAIN, check_unknown_land, _DOMAIN, unknown, states, grid.centres)
-    ):
+    before = len(report.findings)
+    with report.errors_of(_DOMAIN):
+        check_share(_DOMAIN, share, fine.centres)
+        check_unknown_land(_DOMAIN, unknown, {"state": np.where(with_data, 0.0, np.nan)}, grid.centres)
+    if len(report.findings) > before:
         return
     land = np.nan_to_num(share) > 0
-
-    def look_at(name: str) -> None:
-        values = _laid(read_static(static, [name], _DOMAIN)[name], rows, columns)
-        checked_predictor(name, values, land, fine.centres)
-
     horizontal = set(horizontal_dims(static[_DOMAIN], "static"))
     for name in (str(name) for name, each in static.data_vars.items() if horizontal <= set(each.dims)):
-        report.attempt(name, look_at, name)
+        with report.errors_of(name):
+            values = _laid(read_static(static, [name], _DOMAIN)[name], rows, columns)
+            checked_predictor(name, values, land, fine.centres)
     empty = (aggregate(np.nan_to_num(share), factor) >= 0.5) & ~with_data
     if empty.any():
         fault = "no data where at least half of the cell is land"

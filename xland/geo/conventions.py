@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,44 +17,28 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.errors import TimeError
-from xland.geo.orientation import XarrayObject, bounds_name, find_names, find_role, find_scalars, refuse_packed
+from xland.geo.orientation import Names, XarrayObject, bounds_name, find_names, find_role, find_scalars, refuse_packed
 from xland.vocabulary import CLASSES
 
 READING: dict[str, Any] = {"decode_coords": "all", "decode_times": xr.coders.CFDatetimeCoder(time_unit="s")}
 """How xarray is to open what was written: bounds and the reference system are coordinates, dates reach 850 and 2100."""
 
-CRS = "EPSG:4326"
-"""Geographic coordinates on WGS 84."""
+CRS = "EPSG:4326"  # geographic coordinates on WGS 84
+GRID_MAPPING = "spatial_ref"  # the scalar coordinate that holds the reference system
 
-GRID_MAPPING = "spatial_ref"
-"""Name of the scalar coordinate that holds the reference system."""
-
-FIRST_YEAR = 850
-"""The first year of the LUH record: smaller plain numbers are counts from some year, not years."""
-
-LAST_YEAR = 2500
-"""The last year that is believed: scenarios and their extensions end in 2300."""
-
-LONGEST_GAP = 50
-"""Years from one step to the next that are believed after an early year."""
-
-MISPLACED_BEFORE = 1100
-"""Scenarios that count from 2015 to 2100 or beyond land before this year if 850 is taken for 2015."""
-
+FIRST_YEAR = 850  # of the LUH record: smaller plain numbers are counts from some year, not years
+LAST_YEAR = 2500  # the last that is believed: scenarios and their extensions end in 2300
+LONGEST_GAP = 50  # years from one step to the next that are believed after an early year
+MISPLACED_BEFORE = 1100  # scenarios that count from 2015 to 2100 or beyond land before if 850 is taken for 2015
+_MOST = 1e18  # numbers from which on no unit of time gives a year that is believed
 _JOINED = (
     "were files with different reference years joined? Then decode each file first, with read_forcing from "
     "xland.forcing.read: xr.open_mfdataset(paths, decode_times=False, preprocess=lambda ds: read_forcing(ds).data)"
 )
 
-_MOST = 1e18
-"""Numbers from which on no unit of time gives a year that is believed."""
-
+# how dates are stored: the calendar reaches 850, and CDO, NCO, GDAL, cftime and xarray all know it; dask keeps the
+# byte order that Zarr gives to 32-bit numbers, which netCDF4 would then warn about
 ENCODING = {"units": "days since 1850-01-01", "calendar": "proleptic_gregorian", "dtype": "int64"}
-"""How dates are stored: the calendar reaches 850, and CDO, NCO, GDAL, cftime and xarray all know it.
-
-Dask keeps the byte order that Zarr gives to 32-bit numbers, which netCDF4 would then warn about.
-"""
-
 _DATE = {"standard_name": "time", "long_name": "time", "axis": "T"}
 _REFERENCE = re.compile(
     r"^\s*(?P<unit>\w+)\s+since\s+(?P<year>-?\d{1,6})(?:-(?P<month>0?[1-9]|1[0-2])(?!\d)|(?!-?\d))", re.IGNORECASE
@@ -128,37 +113,32 @@ def years_along(time: xr.DataArray) -> tuple[int, ...]:
     if reference and (steps := _STEPS_OF_A_YEAR.get(reference["unit"].lower())):
         begin = int(reference["year"]) + (int(reference["month"] or 1) - 1) / 12
         # a millionth of a year: whole years stored as float32 stay whole
-        return tuple(int(y) for y in np.floor(begin + numbers / steps + 1e-6))
-    if reference:
-        return _years_by_cftime(numbers, units, str(time.attrs.get("calendar", "standard")))
-    divisor = next((each for form, each in (("%Y%m%d", 10_000), ("%Y%m", 100), ("%Y", 1)) if form in units), None)
-    if divisor:
-        return tuple(int(y) for y in numbers // divisor)
-    if units.lower() not in _PLAIN_UNITS:
+        numbers = np.floor(begin + numbers / steps + 1e-6)
+    elif reference:
+        import cftime
+
+        calendar = str(time.attrs.get("calendar", "standard"))
+        try:
+            dates = np.ravel(cftime.num2date(numbers, units, calendar))
+        except (ValueError, OverflowError) as error:
+            raise TimeError(
+                f"{name}: {units!r} on the {calendar!r} calendar cannot be decoded ({error}); "
+                "assign the years: ds.assign_coords(time=[...])"
+            ) from None
+        return tuple(int(date.year) for date in dates)
+    elif "%Y" in units:
+        numbers = numbers // (10_000 if "%Y%m%d" in units else 100 if "%Y%m" in units else 1)
+    elif units.lower() not in _PLAIN_UNITS:
         raise TimeError(
             f"{name}: units {units!r} are not known; use 'years since 850-01-01', 'days since 850-01-01' or plain years"
         )
-    low, high = float(numbers.min(initial=np.inf)), float(numbers.max(initial=-np.inf))
-    if numbers.size and (low < FIRST_YEAR or high > LAST_YEAR or (numbers != np.trunc(numbers)).any()):
+    elif not ((numbers >= FIRST_YEAR) & (numbers <= LAST_YEAR) & (numbers == np.trunc(numbers))).all():
         raise TimeError(
-            f"{name}: values from {low:g} to {high:g} without units are not calendar years from {FIRST_YEAR} to "
-            f"{LAST_YEAR}; if they count from a year, say so: ds.time.attrs['units'] = 'years since 850-01-01'; if "
-            "they are not years, drop them: ds.drop_vars('time')"
+            f"{name}: values from {numbers.min():g} to {numbers.max():g} without units are not calendar years from "
+            f"{FIRST_YEAR} to {LAST_YEAR}; if they count from a year, say so: ds.time.attrs['units'] = 'years since "
+            "850-01-01'; if they are not years, drop them: ds.drop_vars('time')"
         )
-    return tuple(int(y) for y in numbers)
-
-
-def _years_by_cftime(numbers: NDArray[np.float64], units: str, calendar: str) -> tuple[int, ...]:
-    import cftime
-
-    try:
-        dates = cftime.num2date(numbers, units, calendar)
-    except (ValueError, OverflowError) as error:
-        raise TimeError(
-            f"time: {units!r} on the {calendar!r} calendar cannot be decoded ({error}); "
-            "assign the years: ds.assign_coords(time=[...])"
-        ) from None
-    return tuple(int(date.year) for date in np.ravel(dates))
+    return tuple(map(int, numbers))
 
 
 def with_years(
@@ -262,16 +242,24 @@ def for_files(ds: xr.Dataset) -> xr.Dataset:
     Years become dates with bounds and ``year`` beside them; cells of regular latitudes and longitudes get bounds. If
     the labels of the time dimension and those beside it differ, those of the dimension count.
     """
-    time = find_role(ds, "time")
-    if time is not None and time.coordinate is not None and (years := _years(ds[time.coordinate])) is not None:
-        labels = ds[time.coordinate]
-        dates = labels.dtype.kind == "M"
-        if not dates or ("year" in ds.coords and (labels.values == labels.values.astype("datetime64[Y]")).all()):
+    time, years = _years(ds)
+    if time is not None and years is not None:
+        values = ds[time.coordinate].values
+        dates = values.dtype.kind == "M"
+        if not dates or ("year" in ds.coords and (values == values.astype("datetime64[Y]")).all()):
             ds = with_years(ds, years, time.dimension, time.coordinate)
-        elif (labels.values == labels.values.astype("datetime64[D]")).all():
+        elif (values == values.astype("datetime64[D]")).all():
             ds = ds.copy()
             ds[time.coordinate].encoding |= ENCODING
-    return with_cell_bounds(ds)
+    for kind, most in (("latitude", 90.0), ("longitude", np.inf)):
+        names = find_role(ds, kind)
+        edges = None if names is None else _cell_edges(np.asarray(ds[names.coordinate].values, dtype=np.float64))
+        if names is not None and edges is not None:
+            bounds = bounds_name(names.dimension)
+            ds = ds.assign_coords({bounds: ((names.dimension, "bnds"), np.clip(edges, -most, most))})
+            ds[names.coordinate].attrs.pop("bounds", None)
+            ds[names.coordinate].encoding["bounds"] = bounds
+    return ds
 
 
 def from_files(ds: xr.Dataset) -> xr.Dataset:
@@ -282,9 +270,8 @@ def from_files(ds: xr.Dataset) -> xr.Dataset:
     # xarray does not list a single value as a coordinate if its name is part of that of bounds, as `time` is
     bounds = [str(each.encoding["bounds"]) for each in ds.variables.values() if "bounds" in each.encoding]
     ds = ds.set_coords([n for n in ds.data_vars if not ds[n].ndim and any(str(n) in name for name in bounds)])
-    time = find_role(ds, "time")
-    if time is not None and time.coordinate is not None:
-        years = _years(ds[time.coordinate])
+    time, years = _years(ds)
+    if time is not None:
         ours = any(str(name).startswith("xland_") for name in ds.attrs)
         if years is not None and ds[time.coordinate].dtype.kind != "M" and ours:
             ds = with_years(ds, years, time.dimension, time.coordinate)
@@ -333,22 +320,6 @@ def _along(ds: xr.Dataset, dimension: Hashable, coordinate: Hashable) -> xr.Data
     return ds
 
 
-def with_cell_bounds(ds: xr.Dataset) -> xr.Dataset:
-    """Give regular latitudes and longitudes the bounds of their cells, exact multiples of the cell size."""
-    for kind, most in (("latitude", 90.0), ("longitude", np.inf)):
-        names = find_role(ds, kind)
-        if names is None or names.coordinate is None:
-            continue
-        edges = _cell_edges(np.asarray(ds[names.coordinate].values, dtype=np.float64))
-        if edges is None:
-            continue
-        bounds = bounds_name(names.dimension)
-        ds = ds.assign_coords({bounds: ((names.dimension, "bnds"), np.clip(edges, -most, most))})
-        ds[names.coordinate].attrs.pop("bounds", None)
-        ds[names.coordinate].encoding["bounds"] = bounds
-    return ds
-
-
 def _cell_edges(labels: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """First and last edge of each cell in the order of the axis; None where cells are not of one size."""
     steps = np.diff(labels)
@@ -378,14 +349,17 @@ def classes_along(array: xr.DataArray, dim: Hashable) -> tuple[str, ...] | None:
     return tuple(known.get(label, str(label)) for label in array[dim].values.tolist())
 
 
-def _years(labels: xr.DataArray) -> tuple[int, ...] | None:
-    """Years of dates or plain years; None of other times, which are left as they are."""
-    if labels.dtype.kind not in "iufM" or "since" in str(labels.attrs.get("units", "")):
-        return None
-    try:
-        return years_along(labels)
-    except TimeError:
-        return None
+def _years(ds: xr.Dataset) -> tuple[Names | None, tuple[int, ...] | None]:
+    """Find the time coordinate, if there is one, and its years; None of other times, which are left as they are."""
+    time = find_role(ds, "time")
+    if time is None or time.coordinate is None:
+        return None, None
+    labels = ds[time.coordinate]
+    years = None
+    if labels.dtype.kind in "iufM" and "since" not in str(labels.attrs.get("units", "")):
+        with suppress(TimeError):
+            years = years_along(labels)
+    return time, years
 
 
 def attach_crs(obj: XarrayObject, dims: tuple[Hashable, Hashable] = ("lat", "lon")) -> XarrayObject:

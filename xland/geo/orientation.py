@@ -11,13 +11,13 @@ stretches.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -41,8 +41,7 @@ _ATTRIBUTES = {
     "lon": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
 }
 _PLACEHOLDER = "__xland_values__"
-_REGULAR = 1e-2
-"""Share of a step by which a difference of longitudes may be off: float32 near 180 needs 1e-3."""
+_REGULAR = 1e-2  # share of a step by which a difference of longitudes may be off: float32 near 180 needs 1e-3
 
 
 def bounds_name(dimension: Hashable) -> str:
@@ -64,45 +63,54 @@ def find_names(obj: xr.Dataset | xr.DataArray, kind: str, *, what: str) -> Names
 
     :class:`GridError` if the dimension is missing or ambiguous, or its coordinate has two dimensions.
     """
-    for indexed in obj.xindexes:
-        if isinstance(obj.indexes.get(indexed), pd.MultiIndex):
-            dim = obj[indexed].dims[0]
+    for index in obj.xindexes.values():
+        if isinstance(index, xr.indexes.PandasMultiIndex):
             raise GridError(
-                f"{what}: its cells are stacked along {dim!r} (a MultiIndex): bring them back to a grid with "
-                f"unstack({dim!r})"
+                f"{what}: its cells are stacked along {index.dim!r} (a MultiIndex): bring them back to a grid with "
+                f"unstack({index.dim!r})"
             )
     candidates = _candidates(obj, kind)
-    lines = [name for name in candidates if obj[name].ndim == 1]
-    dimensions = {obj[name].dims[0] for name in lines}
+    lines = {name: each.dims[0] for name, each in candidates.items() if each.ndim == 1}
+    dimensions = set(lines.values())
     if len(dimensions) == 1:
         dimension = dimensions.pop()
         # its own coordinate says more than others beside it, such as dates beside years
         own = dimension in lines or (dimension in obj.coords and str(dimension).lower() in _COMMON_NAMES[kind])
-        coordinate = dimension if own else lines[0]
+        coordinate = dimension if own else next(iter(lines))
         if kind != "time":
-            _check_degrees(obj[coordinate], kind, what)
+            _check_degrees(obj.coords.variables[coordinate], coordinate, kind, what)
         return Names(dimension, coordinate)
     bare = [d for d in obj.dims if str(d).lower() in _COMMON_NAMES[kind] and d not in obj.coords]
     if kind == "time" and not dimensions:
         return Names(bare[0], None) if bare else None
     listed = ", ".join(f"{name} ({size})" for name, size in obj.sizes.items()) or "none"
-    curved = [name for name in candidates if obj[name].ndim > 1]
+    first, its = next(iter(candidates.items()), ("", xr.Variable((), 0)))
     if dimensions:
         fault = f"{kind} is ambiguous: {', '.join(map(str, lines))} all look like it; dimensions found: {listed}; "
         fault += "select or drop all but one"
-    elif curved:
-        fault = f"{kind} {curved[0]!r} has the dimensions {', '.join(map(str, obj[curved[0]].dims))}: a curvilinear or "
-        fault += "projected grid; regrid to regular latitude and longitude first (xarray-regrid, xESMF)"
+    elif its.ndim:
+        fault = (
+            f"{kind} {first!r} has the dimensions {', '.join(map(str, its.dims))}: a curvilinear or projected grid; "
+        )
+        fault += "regrid to regular latitude and longitude first (xarray-regrid, xESMF)"
     elif bare:
         fault = f"dimension {bare[0]!r} has no coordinate; assign the {kind}s of the cell centres"
     elif candidates:
-        fault = f"{kind} {candidates[0]!r} is a single value, not a dimension; dimensions: {listed}"
+        fault = f"{kind} {first!r} is a single value, not a dimension; dimensions: {listed}"
     else:
         fault = (
             f"no {kind} found; dimensions found: {listed}; rename it to {_CANONICAL[kind]!r} or give its coordinate "
         )
         fault += f"the standard_name {kind!r}"
     raise GridError(f"{what}: {fault}")
+
+
+def find_horizontal(obj: xr.Dataset | xr.DataArray, *, what: str) -> tuple[Names, Names]:
+    """Find what the caller calls latitude and longitude; errors as of :func:`find_names`."""
+    latitude, longitude = find_names(obj, "latitude", what=what), find_names(obj, "longitude", what=what)
+    if latitude is None or longitude is None:
+        raise GridError(f"{what}: no latitude and longitude found")
+    return latitude, longitude
 
 
 def find_role(obj: xr.Dataset | xr.DataArray, kind: str) -> Names | None:
@@ -115,41 +123,50 @@ def find_role(obj: xr.Dataset | xr.DataArray, kind: str) -> Names | None:
 
 def find_dimension(obj: xr.Dataset | xr.DataArray, kind: str) -> Hashable | None:
     """Find the dimension of latitude, longitude or time, also where it has no coordinate; None where there is none."""
-    names = find_role(obj, kind)
+    with suppress(GridError):
+        if (names := find_names(obj, kind, what="")) is not None:
+            return names.dimension
     called = {str(dim).lower(): dim for dim in obj.dims}
-    by_name = (called[name] for name in _COMMON_NAMES[kind] if name in called)
-    return next(by_name, None) if names is None else names.dimension
+    return next((called[name] for name in _COMMON_NAMES[kind] if name in called), None)
 
 
 def find_scalars(obj: xr.Dataset | xr.DataArray, kind: str) -> list[Hashable]:
     """Find coordinates without a dimension that may be of this kind, the likeliest first."""
-    return [name for name in _candidates(obj, kind) if obj[name].ndim == 0]
+    return [name for name, each in _candidates(obj, kind).items() if each.ndim == 0]
 
 
-def _candidates(obj: xr.Dataset | xr.DataArray, kind: str) -> list[Hashable]:
+def _candidates(obj: xr.Dataset | xr.DataArray, kind: str) -> dict[Hashable, xr.Variable]:
     """Coordinates that may be of this kind, by the first rule that finds one with a dimension."""
+    coords = obj.coords.variables
     # the bounds of a single time have no dimension but that of the edges, and are not times
-    linked = {each.encoding.get("bounds", each.attrs.get("bounds")) for each in obj.coords.values()}
-    last = {obj.coords[name].dims[-1] for name in linked if name in obj.coords and obj.coords[name].ndim}
-    edges = {(dim,) for dim in last if dim not in obj.coords}
-    coords = {name: each for name, each in obj.coords.items() if each.dims not in edges}
-    certain = {key: _terms(kind, key) for key in ("standard_name", "units", "_CoordinateAxisType")}
-    rules = [
-        [
-            name
-            for name, each in coords.items()
-            if any(_word(each.attrs.get(key)) in terms for key, terms in certain.items())
-            or (kind == "time" and each.dtype.kind == "M")
-        ],
-        [name for name in coords if str(name).lower() in _COMMON_NAMES[kind]],
-        [name for name, each in coords.items() if _word(each.attrs.get("axis")) in _terms(_AXES[kind], "axis")],
-    ]
-    every: list[Hashable] = []
-    for found in rules:
-        if any(obj[name].ndim == 1 for name in found):
+    edges = set()
+    for each in coords.values():
+        said = each.encoding.get("bounds", each.attrs.get("bounds"))
+        bounds = coords.get(said) if isinstance(said, str) else None
+        if bounds is not None and bounds.ndim and bounds.dims[-1] not in coords:
+            edges.add(bounds.dims[-1:])
+    certain, called, along = {}, {}, {}
+    for name, each in coords.items():
+        if each.dims in edges:
+            continue
+        for key in ("standard_name", "units", "_CoordinateAxisType"):
+            if str(each.attrs.get(key, "")).strip().lower() in _terms(kind, key):
+                certain[name] = each
+        if kind == "time" and each.dtype.kind == "M":
+            certain[name] = each
+        if str(name).lower() in _COMMON_NAMES[kind]:
+            called[name] = each
+        if str(each.attrs.get("axis", "")).strip().upper() == _AXES[kind]:
+            along[name] = each
+    every: dict[Hashable, xr.Variable] = {}
+    most = 0
+    for found in (certain, called, along):
+        sizes = {each.ndim for each in found.values()}
+        if 1 in sizes:
             # a map of latitudes is the true one: rows and columns beside it are those of a projection
-            return [] if any(obj[name].ndim > 1 for name in every) and kind != "time" else found
-        every += [name for name in found if name not in every]
+            return found if kind == "time" or most < 2 else {}
+        most = max(most, *sizes, 0)
+        every |= found
     return every
 
 
@@ -161,13 +178,9 @@ def _terms(kind: str, key: str) -> frozenset[str]:
     return frozenset(term.lower() for term in coordinate_criteria[kind].get(key, ()))
 
 
-def _word(value: object) -> str:
-    return str(value).strip().lower() if value is not None else ""
-
-
 def refuse_packed(attributes: Mapping[Any, Any], what: str, error: type[XlandError]) -> None:
     """Refuse numbers that are still packed."""
-    packed = [key for key in ("scale_factor", "add_offset") if key in attributes]
+    packed = sorted({"scale_factor", "add_offset"} & attributes.keys(), reverse=True)
     if packed:
         raise error(
             f"{what}: is packed ({', '.join(packed)}) and was opened with mask_and_scale=False; open it without that, "
@@ -175,10 +188,11 @@ def refuse_packed(attributes: Mapping[Any, Any], what: str, error: type[XlandErr
         )
 
 
-def _check_degrees(coordinate: xr.DataArray, kind: str, what: str) -> None:
+def _check_degrees(coordinate: xr.Variable, name: Hashable, kind: str, what: str) -> None:
     """Refuse coordinates that say that they are not degrees of latitude or longitude, or are not numbers."""
-    units, standard = _word(coordinate.attrs.get("units")), _word(coordinate.attrs.get("standard_name"))
-    name, fault = str(coordinate.name), ""
+    units = str(coordinate.attrs.get("units", "")).strip().lower()
+    standard = str(coordinate.attrs.get("standard_name", "")).strip().lower()
+    fault = ""
     if units in _METRES or standard in _terms("X", "standard_name") | _terms("Y", "standard_name"):
         fault = f"is {standard or 'in ' + units}, not in degrees; reproject to latitude and longitude first "
         fault += "(rioxarray: obj.rio.reproject('EPSG:4326'))"
@@ -201,60 +215,54 @@ def check_reference(obj: xr.Dataset | xr.DataArray, what: str) -> None:
 
     The object must be whole, as bounds and grid mappings are often variables beside those that are read.
     """
-    variables: dict[Hashable, xr.DataArray] = dict(obj.coords)
-    variables |= dict(obj.data_vars) if isinstance(obj, xr.Dataset) else {obj.name: obj}
+    if isinstance(obj, xr.Dataset):
+        variables: dict[Hashable, xr.Variable] = dict(obj.variables)
+    else:
+        variables = {**obj.coords.variables, obj.name: obj.variable}
     mappings = ["spatial_ref", "crs"]
     for name, variable in variables.items():
-        said = variable.attrs.get("grid_mapping", variable.encoding.get("grid_mapping"))
-        if said is None:
-            continue
+        said = variable.attrs.get("grid_mapping", variable.encoding.get("grid_mapping")) or ""
         if not isinstance(said, str):
             raise GridError(f"{what}: the attribute grid_mapping of {name!r} is {said!r}, not a name; remove it")
-        mappings += [word.rstrip(":") for word in said.split()]
+        mappings += said.replace(":", " ").split()
     for mapping in dict.fromkeys(mappings):
         if mapping in variables and not variables[mapping].ndim:
-            _check_mapping(variables[mapping], what)
+            _check_mapping(mapping, variables[mapping].attrs, what)
     for kind in ("latitude", "longitude"):
-        for name in _candidates(obj, kind):
-            bounds = variables[name].attrs.get("bounds", variables[name].encoding.get("bounds"))
-            if isinstance(bounds, str) and bounds in variables and variables[name].ndim == 1:
-                _check_bounds(variables[name], variables[bounds], kind, what)
+        for name, each in _candidates(obj, kind).items():
+            bounds = each.attrs.get("bounds", each.encoding.get("bounds"))
+            if isinstance(bounds, str) and bounds in variables and each.ndim == 1:
+                _check_bounds(each.values, variables[bounds].values, f"{what}: the {kind} {name!r}", bounds)
 
 
-def _check_mapping(mapping: xr.DataArray, what: str) -> None:
-    kind = _word(mapping.attrs.get("grid_mapping_name"))
-    wkt = _word(mapping.attrs.get("crs_wkt", mapping.attrs.get("spatial_ref")))
+def _check_mapping(name: str, attributes: Mapping[Any, Any], what: str) -> None:
+    kind = str(attributes.get("grid_mapping_name") or "").strip().lower()
+    wkt = str(attributes.get("crs_wkt") or attributes.get("spatial_ref") or "").strip().lower()
     if kind not in ("", "latitude_longitude") or wkt.startswith(("projcs", "projcrs", "derivedprojcrs", "geoccs")):
         raise GridError(
-            f"{what}: is in the projection {kind or wkt[:60]!r} ({mapping.name!r}): bring it to a regular grid of "
-            "latitude and longitude first, for example with rio.reproject('EPSG:4326') and nearest neighbours"
+            f"{what}: is in the projection {kind or wkt[:60]!r} ({name!r}): bring it to a regular grid of latitude and "
+            "longitude first, for example with rio.reproject('EPSG:4326') and nearest neighbours"
         )
-    meridian = mapping.attrs.get("longitude_of_prime_meridian", 0.0)
-    if _word(meridian) not in ("0", "0.0"):
-        raise GridError(f"{what}: longitudes count from {meridian} degrees east ({mapping.name!r}), not from Greenwich")
+    meridian = attributes.get("longitude_of_prime_meridian", 0.0)
+    if str(meridian).strip() not in ("0", "0.0"):
+        raise GridError(f"{what}: longitudes count from {meridian} degrees east ({name!r}), not from Greenwich")
 
 
-def _check_bounds(centres: xr.DataArray, bounds: xr.DataArray, kind: str, what: str) -> None:
+def _check_bounds(values: NDArray[Any], edges: NDArray[Any], what: str, bounds: str) -> None:
     """Refuse coordinates that are corners: they lie at an edge of their cell, not in its middle."""
-    values, edges = np.asarray(centres.values), bounds.values
     if edges.shape != (*values.shape, 2) or values.dtype.kind not in "iuf" or edges.dtype.kind not in "iuf":
         return  # bounds of something else
     size = np.abs(edges[:, 1] - edges[:, 0])
     size = np.where(size > 180, 360 - size, size)  # a cell across the date line
-    off = np.abs(_around(edges.mean(axis=1) - values))
-    off = np.minimum(off, np.abs(_around(off - 180)))
-    wrong = off > np.maximum(0.05 * size, 1e-4)
+    off = (edges.mean(axis=1) - values) % 180
+    wrong = np.minimum(off, 180 - off) > np.maximum(0.05 * size, 1e-4)
     if wrong.any():
         at = int(wrong.argmax())
         raise GridError(
-            f"{what}: the {kind} {centres.name!r} is not the middle of its cells: {values[at]:g} has the bounds "
-            f"{edges[at, 0]:g} and {edges[at, 1]:g} ({int(wrong.sum())} of {values.size} cells); give the cell "
-            f"centres, or correct {bounds.name!r}"
+            f"{what} is not the middle of its cells: {values[at]:g} has the bounds {edges[at, 0]:g} and "
+            f"{edges[at, 1]:g} ({int(wrong.sum())} of {values.size} cells); give the cell centres, or correct "
+            f"{bounds!r}"
         )
-
-
-def _around(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.mod(degrees + 180, 360) - 180)
 
 
 def grid_of(latitude: NDArray[Any], longitude: NDArray[Any], what: str) -> tuple[Grid, bool, bool, int]:
@@ -266,44 +274,41 @@ def grid_of(latitude: NDArray[Any], longitude: NDArray[Any], what: str) -> tuple
     lats, lons = np.asarray(latitude, dtype=np.float64), np.asarray(longitude, dtype=np.float64)
     ascending = lats.size > 1 and bool(lats[-1] > lats[0])
     try:
-        lats = lats[::-1] if ascending else lats
         check_centres(lons, "longitude")
-        differences = _around(np.diff(lons))
+        steps = _around(np.diff(lons))
         # the smallest way from one column to the next is the step; all others are jumps
-        descending = bool(differences[np.abs(differences).argmin()] < 0)
-        lons = lons[::-1] if descending else lons
-        start, first, step = _ring(lons)
-        return Grid.from_centres(lats, first + step * np.arange(lons.size)), ascending, descending, start
+        descending = bool(steps[np.abs(steps).argmin()] < 0)
+        lons, steps = (lons[::-1], -steps[::-1]) if descending else (lons, steps)
+        step = float(steps[np.abs(steps).argmin()])
+        tolerance = max(_REGULAR * step, 1e-4)
+        # the mean of those that do not jump is far better than one difference of float32 numbers
+        step = float(steps[np.abs(steps - step) <= tolerance].mean())
+        count, breaks = lons.size, np.flatnonzero(np.abs(steps - step) > tolerance)
+        if count * step > 360 + step / 2:
+            raise GridError(
+                f"{count} columns of {step:g} degrees span more than the globe; "
+                "drop the repeated meridian, for example with isel(lon=slice(0, -1))"
+            )
+        closes = abs(float(_around(lons[0] - lons[-1])) - step) <= tolerance
+        if breaks.size > 1 or (breaks.size == 1 and not closes):
+            at = int(breaks[0])
+            raise GridError(
+                f"longitude is not contiguous: {lons[at]:g} is followed by {lons[at + 1]:g} where the step is "
+                f"{step:g} ({breaks.size} such places); unsorted or missing columns"
+            )
+        whole = abs(count * step - 360) <= step / 2
+        step = 360 / count if whole else step
+        # a centre that rounding puts a little west of 180 W stays in the west
+        wrapped = np.mod(lons + 180 + _REGULAR * step, 360) - 180 - _REGULAR * step
+        start = int(wrapped.argmin()) if whole else int(breaks[0]) + 1 if breaks.size else 0
+        centres = float(wrapped[start]) + step * np.arange(count)
+        return Grid.from_centres(lats[::-1] if ascending else lats, centres), ascending, descending, start
     except GridError as error:
         raise GridError(f"{what}: {error}") from None
 
 
-def _ring(lons: NDArray[np.float64]) -> tuple[int, float, float]:
-    """Return where a ring of longitudes starts in canonical order, that longitude from -180 up to 180, and the step."""
-    count, differences = lons.size, _around(np.diff(lons))
-    step = float(differences[np.abs(differences).argmin()])
-    tolerance = max(_REGULAR * step, 1e-4)
-    # the mean of those that do not jump is far better than one difference of float32 numbers
-    step = float(differences[np.abs(differences - step) <= tolerance].mean())
-    if count * step > 360 + step / 2:
-        raise GridError(
-            f"{count} columns of {step:g} degrees span more than the globe; "
-            "drop the repeated meridian, for example with isel(lon=slice(0, -1))"
-        )
-    breaks = np.flatnonzero(np.abs(differences - step) > tolerance)
-    closes = abs(float(_around(lons[:1] - lons[-1:])[0]) - step) <= tolerance
-    if breaks.size > 1 or (breaks.size == 1 and not closes):
-        at = int(breaks[0])
-        raise GridError(
-            f"longitude is not contiguous: {lons[at]:g} is followed by {lons[at + 1]:g} where the step is "
-            f"{step:g} ({breaks.size} such places); unsorted or missing columns"
-        )
-    whole = abs(count * step - 360) <= step / 2
-    step = 360 / count if whole else step
-    # a centre that rounding puts a little west of 180 W stays in the west
-    wrapped = np.mod(lons + 180 + _REGULAR * step, 360) - 180 - _REGULAR * step
-    start = int(wrapped.argmin()) if whole else int(breaks[0]) + 1 if breaks.size else 0
-    return start, float(wrapped[start]), step
+def _around(degrees: Any) -> Any:
+    return (degrees + 180) % 360 - 180
 
 
 @dataclass(frozen=True)
@@ -352,19 +357,29 @@ def orient(obj: XarrayObject, *, what: str) -> tuple[XarrayObject, Orientation]:
         raise GridError(
             f"{what}: is of type {type(obj).__name__}; pass an xarray DataArray or Dataset with latitude and longitude"
         )
-    found = {canonical: find_names(obj, kind, what=what) for kind, canonical in _CANONICAL.items()}
-    names = {canonical: each for canonical, each in found.items() if each is not None}
-    horizontal = names["lat"].dimension, names["lon"].dimension
+    time, (latitude, longitude) = find_names(obj, "time", what=what), find_horizontal(obj, what=what)
+    names = {"lat": latitude, "lon": longitude} if time is None else {"time": time, "lat": latitude, "lon": longitude}
+    horizontal = latitude.dimension, longitude.dimension
     if horizontal[0] == horizontal[1]:
         raise GridError(f"{what}: latitude and longitude have the same dimension: these are points, not a grid")
     check_reference(obj, what)
-    ds = obj.to_dataset(name=_PLACEHOLDER) if isinstance(obj, xr.DataArray) else obj
+    ds: xr.Dataset = obj.to_dataset(name=_PLACEHOLDER) if isinstance(obj, xr.DataArray) else obj
     maps = (each.dims for each in ds.data_vars.values() if set(horizontal) <= set(each.dims))
     labels = [np.asarray(ds[names[each].coordinate].values) for each in ("lat", "lon")]
     grid, ascending, descending, start = grid_of(labels[0], labels[1], what)
     orientation = Orientation(names, next(maps, horizontal), grid, ascending, descending, start, *labels)
     for canonical, each in names.items():
-        ds = _rename(ds, each, canonical, what)
+        source = each.dimension if each.coordinate is None else each.coordinate
+        if source != canonical == "time" and canonical in ds.coords and ds[canonical].dims == (each.dimension,):
+            ds = ds.drop_vars(canonical)  # dates beside years, which say the same
+        if canonical in {*ds.variables, *ds.dims} - {source, each.dimension}:
+            raise GridError(
+                f"{what}: {source!r} is the {canonical} coordinate, but {canonical!r} is the name of something else; "
+                "drop or rename that"
+            )
+        if source != each.dimension:
+            ds = ds.drop_vars([each.dimension], errors="ignore").swap_dims({each.dimension: source})
+        ds = ds if source == canonical else ds.rename({source: canonical})
     ds = ds.isel(lat=slice(None, None, -1)) if ascending else ds
     ds = ds.isel(lon=slice(None, None, -1)) if descending else ds
     ds = _join(ds, [slice(start, None), slice(0, start)] if start else [])
@@ -450,20 +465,6 @@ def _callers_columns(lon: NDArray[np.float64], orientation: Orientation) -> tupl
         if part and torn and not gaps:  # a contiguous part that falls apart at the caller's seam stays in one piece
             return [], np.round(lon + min(offset, key=abs), 10)
     return [slice(int(order[a]), int(order[b - 1]) + 1) for a, b in pairwise(cuts)], labels
-
-
-def _rename(ds: xr.Dataset, names: Names, target: str, what: str) -> xr.Dataset:
-    source = names.coordinate if names.coordinate is not None else names.dimension
-    if source != target == "time" and target in ds.coords and ds[target].dims == (names.dimension,):
-        ds = ds.drop_vars(target)  # dates beside years, which say the same
-    if target in {*map(str, ds.variables), *map(str, ds.dims)} - {str(source), str(names.dimension)}:
-        raise GridError(
-            f"{what}: {source!r} is the {target} coordinate, but {target!r} is the name of something else; "
-            "drop or rename that"
-        )
-    if source != names.dimension:
-        ds = ds.drop_vars([names.dimension], errors="ignore").swap_dims({names.dimension: source})
-    return ds if source == target else ds.rename({source: target})
 
 
 def _label(ds: xr.Dataset, **labels: NDArray[Any]) -> xr.Dataset:

@@ -1,23 +1,76 @@
-"""How far an input lies from all that a model has learned from: the dissimilarity index of its coarse cell.
+"""Where a model may be used: coarse cells that had data in its training, and inputs like those that it learned from.
 
-After Meyer and Pebesma (2021), doi 10.1111/2041-210X.13650: the distance to the nearest training
-input, divided by the mean distance of training inputs. What lies farther than the inputs of one place
-usually lie from those of all other places is outside the area of applicability: the scores of a model
-say nothing about it.
+Inputs are compared by the dissimilarity index of Meyer and Pebesma (2021), doi 10.1111/2041-210X.13650: the distance to
+the nearest training input, divided by the mean distance of training inputs. What lies farther than the inputs of one
+place usually lie from those of all other places is outside the area of applicability: the scores of a model say nothing
+about it.
 """
 
 from __future__ import annotations
 
+import base64
+import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.errors import ModelError
+from xland.errors import CheckpointError, ModelError
+from xland.geo.grid import Grid, lay
+from xland.records import Limits, check_entries
 
-_AT_ONCE = 4096
-"""Inputs whose distances to all prototypes are in memory at once."""
+_AT_ONCE = 4096  # inputs whose distances to all prototypes are in memory at once
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Coarse cells with data, as a card holds them: a grid, and its cells as packed, compressed bits in text.
+
+    Forcings have lakes and ice caps as cells without data. A cell that had data in the training and has none now is a
+    gap in the forcing.
+    """
+
+    resolution: Annotated[float, Limits(1e-3, 90)]
+    north: Annotated[float, Limits(-90, 90.001)]
+    west: Annotated[float, Limits(-360, 360)]
+    rows: Annotated[int, Limits(1, 2**13)]
+    columns: Annotated[int, Limits(1, 2**14)]
+    cells: str
+
+    def __post_init__(self) -> None:
+        check_entries(self, CheckpointError)
+        try:
+            self.mask  # noqa: B018 - reading it is the check
+        except (ValueError, zlib.error) as error:
+            raise CheckpointError(f"the coverage in the model card is damaged: {error}") from error
+
+    @classmethod
+    def of(cls, grid: Grid, mask: NDArray[np.bool_]) -> Coverage:
+        """Return the coverage of the cells of a grid, ``(rows, columns)``, that are True."""
+        bits = zlib.compress(np.packbits(mask).tobytes(), 9)
+        cells = base64.b64encode(bits).decode("ascii")
+        return cls(grid.resolution, grid.north, grid.west, grid.rows, grid.columns, cells)
+
+    @property
+    def grid(self) -> Grid:
+        """The coarse grid."""
+        return Grid(self.resolution, self.north, self.west, self.rows, self.columns)
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Which cells have data, ``(rows, columns)``."""
+        size = -(-self.rows * self.columns // 8)
+        # a damaged card must not be able to fill the memory
+        bits = zlib.decompressobj().decompress(base64.b64decode(self.cells, validate=True), size + 1)
+        if len(bits) != size:
+            raise ValueError(f"{len(bits)} bytes of cells, expected {size}")
+        cells = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=self.rows * self.columns)
+        return cells.reshape(self.grid.shape).astype(np.bool_)
+
+    def on(self, grid: Grid) -> NDArray[np.bool_]:
+        """Return the cells on another part of the same lattice, ``(rows, columns)``; False where nothing is known."""
+        return lay(self.mask, self.grid, grid, False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,20 +93,12 @@ class Applicability:
     threshold: float
 
     def distance(self, coarse: NDArray[np.floating[Any]], static: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """Dissimilarity index of coarse cells, ``(rows, columns)`` float32.
+        """Return the dissimilarity index of coarse cells, ``(rows, columns)`` float32.
 
-        Parameters
-        ----------
-        coarse : (coarse channels, rows, columns) array
-            Normalised, as :meth:`xland.models.inputs.InputSpec.coarse_array` returns them.
-        static : (static channels, rows, columns) array
-            Means that :func:`static_means` returns.
-
-        Returns
-        -------
-        (rows, columns) float32 array
-            0 for an input that stands for those learned from, about 1 for one as far off as training inputs are from
-            each other; NaN where an input is NaN, which is where there is no land.
+        ``coarse`` and ``static`` are normalised channels, ``(channels, rows, columns)``, of
+        :meth:`xland.models.inputs.InputSpec.coarse_array` and :func:`static_means`. The index is 0 for an input that
+        stands for those learned from, about 1 for one as far off as training inputs are from each other, and NaN where
+        an input is NaN, which is where there is no land.
         """
         features = cell_features(coarse, static)
         learned, given = self.prototypes.shape[1], features.shape[1]

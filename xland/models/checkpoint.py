@@ -18,9 +18,8 @@ from xland.addresses import local_path
 from xland.arguments import shown
 from xland.atomic import replace_file
 from xland.errors import CheckpointError, ModelError, XlandError
-from xland.models.applicability import Applicability
+from xland.models.applicability import Applicability, Coverage
 from xland.models.calibration import Calibration
-from xland.models.coverage import Coverage
 from xland.models.inputs import InputSpec
 from xland.models.networks.architecture import Architecture
 from xland.records import Limits, check_entries, open_plain, read_json, read_record
@@ -179,11 +178,12 @@ def read_checkpoint(folder: Path | str) -> Checkpoint:
     path = folder / CARD
     if not path.exists():
         raise ModelError(f"{folder} is not a model: it holds no {CARD}")
-    return _checked(folder, read_json(path, _LARGEST_CARD, CheckpointError))
+    entries = _entries(folder, read_json(path, _LARGEST_CARD, CheckpointError))
+    return read_record(Checkpoint, entries, str(path), CheckpointError)
 
 
-def _checked(folder: Path, card: Any) -> Checkpoint:
-    """Return the model of a card; :class:`CheckpointError` if anything in it is wrong."""
+def _entries(folder: Path, card: Any) -> dict[str, Any]:
+    """Return the entries of a :class:`Checkpoint` from its card, which :func:`read_record` checks."""
     path = folder / CARD
     if not isinstance(card, dict):
         raise CheckpointError(f"{path} must hold one JSON object")
@@ -200,7 +200,7 @@ def _checked(folder: Path, card: Any) -> Checkpoint:
         entries["calibration"] = {
             name: value for name, value in card["calibration"].items() if name in ("scale", "bias")
         }
-    return read_record(Checkpoint, entries, str(path), CheckpointError)
+    return entries
 
 
 def save_checkpoint(folder: Path | str, network: DownscalingNetwork, card: Mapping[str, Any]) -> Checkpoint:
@@ -256,7 +256,7 @@ def _write(folder: Path, card: Mapping[str, Any], files: Mapping[str, bytes]) ->
         raise CheckpointError(
             f"the card of {folder} was not written: {len(content)} bytes are more than are read again"
         )
-    written = _checked(folder, json.loads(content))
+    written = read_record(Checkpoint, _entries(folder, json.loads(content)), str(folder / CARD), CheckpointError)
     present: dict[str, str] = {}
     with suppress(ModelError):  # there is none that can be read
         old = read_checkpoint(folder)

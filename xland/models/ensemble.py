@@ -11,9 +11,8 @@ import numpy as np
 
 from xland.errors import ModelError
 from xland.geo.grid import Grid
-from xland.models.applicability import Applicability
+from xland.models.applicability import Applicability, Coverage
 from xland.models.checkpoint import Checkpoint
-from xland.models.coverage import Coverage
 
 if TYPE_CHECKING:
     from xland.models.inputs import InputSpec

@@ -20,8 +20,10 @@ PriorEncoding = Literal["none", "code", "one_hot"]
 Name = Annotated[str, Limits(1, 200)]
 Names = Annotated[tuple[Name, ...], Limits(most=100)]
 
-_MOST_OVERLAP = 16
-"""Windows that may cover a cell along each axis."""
+MASKED = 255
+"""Code of a hidden pixel of the prior, and of a target pixel that does not count."""
+
+_MOST_OVERLAP = 16  # windows that may cover a cell along each axis
 
 # in place where they can be: what stays in a core's cache is done several times faster
 _TRANSFORMS = {
@@ -172,11 +174,6 @@ class InputSpec:
         return tuple(dict.fromkeys([*(name for each in self.static for name in each.sources), self.domain]))
 
     @property
-    def prior_channels(self) -> int:
-        """Number of channels that the prior map takes."""
-        return {"none": 0, "code": 1, "one_hot": len(self.classes)}[self.prior]
-
-    @property
     def coarse_channels(self) -> int:
         """Number of coarse channels over all steps."""
         return len(self.coarse) * len(self.steps)
@@ -184,7 +181,7 @@ class InputSpec:
     @property
     def fine_channels(self) -> int:
         """Number of channels on the fine grid: static fields and the prior map."""
-        return len(self.static) + self.prior_channels
+        return len(self.static) + {"none": 0, "code": 1, "one_hot": len(self.classes)}[self.prior]
 
     @property
     def channels(self) -> int:
@@ -245,16 +242,12 @@ class InputSpec:
 
     def normalised(self, statistics: Mapping[str, tuple[float, float]]) -> InputSpec:
         """Return the same channels with the given (mean, scale) by channel name."""
-        coarse, static = (
-            tuple(
-                replace(each, mean=float(statistics[each.name][0]), scale=float(statistics[each.name][1]))
-                if each.name in statistics
-                else each
-                for each in channels
-            )
-            for channels in (self.coarse, self.static)
-        )
-        return replace(self, coarse=coarse, static=static)
+        channels = {each.name: each for each in (*self.coarse, *self.static)}
+        for name, (mean, scale) in statistics.items():
+            if name in channels:
+                channels[name] = replace(channels[name], mean=float(mean), scale=float(scale))
+        every = tuple(channels.values())
+        return replace(self, coarse=every[: len(self.coarse)], static=every[len(self.coarse) :])
 
 
 def published_inputs() -> InputSpec:
@@ -279,10 +272,6 @@ def published_inputs() -> InputSpec:
         window=400,
         stride=200,
     )
-
-
-MASKED = 255
-"""Code of a hidden pixel of the prior, and of a target pixel that does not count."""
 
 
 def mask_prior(

@@ -16,20 +16,13 @@ from numpy.typing import NDArray
 from xland.errors import StaticError, XlandError
 from xland.vocabulary import CLASS_NAMES, LUH3_STATES, LUH_SECONDARY
 
-FILL_LIMIT = 1e19
-"""Finite values at least this large are the 1e20 that LUH files put where there is no data."""
-
-ROUNDING = 1e-5
-"""By how much a single fraction may lie outside 0..1: rounding of float32 sums."""
-
-PERCENT = 1.5
-"""What a fraction beyond 1 reaches at most if it is wrong by less than a unit."""
+FILL_LIMIT = 1e19  # finite values at least this large are the 1e20 that LUH files put where there is no data
+ROUNDING = 1e-5  # by how much a single fraction may lie outside 0..1: rounding of float32 sums
+PERCENT = 1.5  # what a fraction beyond 1 reaches at most if it is wrong by less than a unit
+LATITUDE_TOLERANCE = 0.5  # degrees by which the distance from the equator may differ from the latitude of the row
 
 FILLS = (-999.0, -9999.0, -99999.0, -999999.0, -32767.0, -32768.0, -2147483648.0)
 """Numbers that stand for no data in many files: no predictor has exactly such a lowest value."""
-
-LATITUDE_TOLERANCE = 0.5
-"""By how many degrees the distance from the equator may differ from the latitude of the row."""
 
 
 @dataclass(frozen=True)
@@ -153,11 +146,15 @@ class ValueProblem:
 
 
 def out_of_limits(
-    variable: str, values: NDArray[Any], limits: Limits, place: Place, cells: NDArray[np.bool_] | None = None
+    variable: str,
+    values: NDArray[Any],
+    limits: Limits,
+    place: Place,
+    cells: NDArray[np.bool_] | None = None,
+    of: str = "",
 ) -> Iterator[ValueProblem]:
-    """Values above and below their limits, in all finite cells or in those given."""
-    counted = np.isfinite(values) if cells is None else np.isfinite(values) & cells
-    of = "" if cells is None else "of land "
+    """Values above and below their limits, in all finite cells or in those given, which messages call ``of``."""
+    counted = np.isfinite(values) if cells is None else cells
     for beyond, limit, side, worst in (
         (values > limits.highest + ROUNDING, limits.highest, "above", np.max),
         (values < limits.lowest - ROUNDING, limits.lowest, "below", np.min),
@@ -213,14 +210,13 @@ def checked_predictor(name: str, values: NDArray[Any], land: NDArray[np.bool_], 
     counted = values[land]
     if counted.size and not good(counted.min(), counted.max()):
         infinite, low = ~np.isfinite(values) & land, counted.min()
-        if infinite.any():
-            remedy = "fill them, or set the share of land to 0 there"
-            problem = ValueProblem.at(name, infinite, place, "of land are NaN or infinite", remedy)
-        else:
+        fault, remedy = "of land are NaN or infinite", "fill them, or set the share of land to 0 there"
+        problem = ValueProblem.at(name, infinite, place, fault, remedy)
+        if not infinite.any():
             fill = ValueProblem.at(
                 name, (values == low) & land, place, f"of land are {low:g}", _remedy(float(low), limits)
             )
-            problem = next(out_of_limits(name, values, limits, place, land), fill)
+            problem = next(out_of_limits(name, values, limits, place, land, "of land "), fill)
         raise StaticError(problem.sentence)
     sea = ~land & ~((values >= lowest) & (values <= highest) & ~np.isin(values, FILLS))
     return np.where(sea, values.dtype.type(np.nan), values) if values.dtype.kind == "f" else values
@@ -228,13 +224,8 @@ def checked_predictor(name: str, values: NDArray[Any], land: NDArray[np.bool_], 
 
 def check_share(name: str, share: NDArray[Any], place: Place) -> None:
     """Refuse a share of land (rows, columns) outside 0 to 1; NaN is left to :func:`check_unknown_land`."""
-    low, high = float(np.fmin.reduce(share, axis=None)), float(np.fmax.reduce(share, axis=None))
-    if low < -ROUNDING or high > 1 + ROUNDING:
-        worst, fault = (
-            (high, f"above 1 (highest {high:g})") if high > 1 + ROUNDING else (low, f"below 0 (lowest {low:g})")
-        )
-        bad = share > 1 + ROUNDING if high > 1 + ROUNDING else share < -ROUNDING
-        problem = ValueProblem.at(name, bad, place, fault, _remedy(worst, _FRACTION))
+    if np.fmin.reduce(share, axis=None) < -ROUNDING or np.fmax.reduce(share, axis=None) > 1 + ROUNDING:
+        problem = next(out_of_limits(name, share, _FRACTION, place, ~np.isnan(share)))
         raise StaticError(problem.sentence)
 
 

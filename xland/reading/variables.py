@@ -31,7 +31,7 @@ from xland.dask_internals import HighLevelGraph, MaterializedLayer
 from xland.errors import GridError, StaticError, StoreError, TimeError, VocabularyError, XlandError
 from xland.geo.conventions import listed, years_of
 from xland.geo.grid import Grid
-from xland.geo.orientation import check_reference, find_names, orient, refuse_packed
+from xland.geo.orientation import check_reference, find_horizontal, find_names, orient, refuse_packed
 from xland.reading.limits import FILL_LIMIT, ROUNDING, check_units
 from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN
 
@@ -257,7 +257,7 @@ def counts_packed(valid: Any) -> bool:
 
 def is_fill_key(key: object) -> bool:
     """Whether an attribute declares a fill value, however it is spelt."""
-    return "".join(letter for letter in str(key).lower() if letter.isalnum()) in _FILL_KEYS
+    return re.sub(r"[\W_]", "", str(key)).lower() in _FILL_KEYS
 
 
 def _numbers(said: Mapping[Any, Any], key: str, what: str, error: type[XlandError], *default: float) -> list[float]:
@@ -366,12 +366,16 @@ def read_static(static: xr.Dataset, names: Iterable[str], domain: str) -> xr.Dat
     for name in names:
         what, array = f"static predictor {name!r}", static[name]
         array = array.drop_vars(name) if name in array.coords else array
-        horizontal = horizontal_dims(array, what)
+        latitude, longitude = find_horizontal(array, what=what)
         check_array(array, what, StaticError)
         check_units(name, array.attrs.get("units"), StaticError, fraction=name == domain)
         if str(array.attrs.get("positive", "up")).lower() == "down":
             raise StaticError(f"{what}: counts downwards (positive: down); change its sign and drop the attribute")
-        array = read_values(without_extra(array, horizontal, what, StaticError), what=what, error=StaticError)
+        array = read_values(
+            without_extra(array, (latitude.dimension, longitude.dimension), what, StaticError),
+            what=what,
+            error=StaticError,
+        )
         # coordinates without a dimension say nothing of a predictor, and may differ between two of them
         scalars = [each for each, value in array.coords.items() if not value.ndim and each != "spatial_ref"]
         fields[name] = array.drop_vars(scalars)
@@ -380,9 +384,8 @@ def read_static(static: xr.Dataset, names: Iterable[str], domain: str) -> xr.Dat
 
 def horizontal_dims(obj: xr.DataArray | xr.Dataset, what: str) -> tuple[Hashable, Hashable]:
     """Return what the caller calls the dimensions of latitude and longitude."""
-    found = (find_names(obj, kind, what=what) for kind in ("latitude", "longitude"))
-    latitude, longitude = (names.dimension for names in found if names is not None)  # find_names raises for these two
-    return latitude, longitude
+    latitude, longitude = find_horizontal(obj, what=what)
+    return latitude.dimension, longitude.dimension
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,8 @@ def whole_cells(grid: Grid, factor: int) -> Grid:
     The last coarse cell before 180 E is cut if the factor does not divide the columns around the globe. A grid that
     passes the date line then becomes the whole circle from 180 W, so that it has the coarse cells of other grids.
     """
+    if factor * grid.resolution > 180:
+        raise GridError(f"factor {factor:g} gives coarse cells of more than 180 degrees: choose a smaller one")
     around = _around(grid)
     up, left, columns = grid.row_offset % factor, grid.column_offset % factor, grid.columns
     if around and around % factor:

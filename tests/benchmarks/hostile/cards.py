@@ -178,9 +178,8 @@ _OFTEN = (*["card"] * 5, *_FAMILIES)
 def _prepare(place: str) -> bool:
     """Write the undamaged model, and its map."""
     from tests.worlds import COARSE, tiny_checkpoint, tiny_inputs, tiny_world
-    from xland.models.applicability import Applicability
+    from xland.models.applicability import Applicability, Coverage
     from xland.models.checkpoint import update_card
-    from xland.models.coverage import Coverage
 
     base = Path(place, "base")
     cells = np.isfinite(tiny_world((2000,))[0]["primf"].isel(time=0).values)

@@ -144,15 +144,6 @@ def test_a_plain_network_without_fine_channels_runs():
     assert small(inputs)(coarse, static).shape == (2, 8, 40, 40)
 
 
-def test_the_untrained_network_of_the_tests_is_the_same_every_time_and_maps_several_classes():
-    first, second = tiny_network(), tiny_network()
-    for name, value in first.state_dict().items():
-        assert torch.equal(value, second.state_dict()[name]), name
-    coarse, static, _ = sample(tiny_inputs())
-    with torch.no_grad():
-        assert len(first(coarse, static).argmax(dim=1).unique()) >= 3
-
-
 @pytest.mark.parametrize("channels", [0, 3])
 def test_knots_begin_evenly_for_any_number_of_channels(channels):
     assert torch.equal(PiecewiseLinear(channels, 12).knots, torch.linspace(-2, 2, 13).repeat(channels, 1))

@@ -16,11 +16,8 @@ from xland.records import Limits, check_entries
 if TYPE_CHECKING:
     from torch import nn
 
-WIDEST = 2**15
-"""Channels that a level may have."""
-
-LARGEST_LAYER = 2**27
-"""Bytes that one layer of a window may take: 512 x 512 cells of 128 channels."""
+WIDEST = 2**15  # channels that a level may have
+LARGEST_LAYER = 2**27  # bytes that one layer of a window may take: 512 x 512 cells of 128 channels
 
 
 @dataclass(frozen=True)
@@ -146,17 +143,18 @@ class Architecture:
 
     def check_windows(self, inputs: InputSpec) -> None:
         """Refuse inputs that the network cannot read: windows that cannot be halved or are too large, no fine field."""
-        cells = self.cells(inputs.window, inputs.factor)
+        kind = _kinds[self.kind]
+        cells = inputs.window // inputs.factor if kind.pixelwise else inputs.window
         if cells % 2**self.depth:
             raise ModelError(
                 f"windows of {cells} cells cannot be halved {self.depth} times: choose a multiple of {2**self.depth}"
             )
-        if self.pixelwise and not inputs.fine_channels:
+        if kind.pixelwise and not inputs.fine_channels:
             raise ModelError(
                 f"a network of the kind {self.kind!r} decides pixel by pixel on the fine grid, and its inputs have "
                 "neither a static channel nor a prior map: add one, or choose the kind 'unet'"
             )
-        needed = 4 * inputs.window**2 * max(_kinds[self.kind].channels(self), inputs.channels)
+        needed = 4 * inputs.window**2 * max(kind.channels(self), inputs.channels)
         if needed > LARGEST_LAYER:
             raise ModelError(
                 f"one layer of a window of {inputs.window} cells would need {needed / 2**20:.0f} MiB; at most "

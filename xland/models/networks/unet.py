@@ -126,7 +126,7 @@ class DownscalingNetwork(nn.Module):
 
         ``coarse`` and ``static`` are normalised values at pixels of training cells, ``(channels, samples)``.
         """
-        prior = torch.linspace(0, 1, static.shape[1]).expand(self.inputs.prior_channels, -1)
+        prior = torch.linspace(0, 1, static.shape[1]).expand(self.inputs.fine_channels - len(self.inputs.static), -1)
         for body in self.bodies if self.needs_bins else ():
             body.fit_bins(coarse.float(), torch.cat([static.float(), prior]))
 

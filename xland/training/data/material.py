@@ -19,7 +19,7 @@ from xland.addresses import address_of, is_url
 from xland.errors import CheckpointError, ConfigurationError, StoreError
 from xland.geo.grid import Grid
 from xland.geo.split import divide
-from xland.models.coverage import Coverage
+from xland.models.applicability import Coverage
 from xland.models.inputs import MASKED
 from xland.records import read_record
 from xland.sources.files import open_coarse, open_map

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from xland.errors import GridError
 from xland.geo.grid import Grid
-from xland.geo.orientation import Names, find_names, orient
+from xland.geo.orientation import Names, find_horizontal, orient
 
 _BUCKET = 512
 """Most points in a bucket: fewer make more buckets to look through, more make longer ones."""
@@ -188,9 +188,7 @@ def patches_from(generator: Any, grid: Grid, factor: int) -> Patches:
 
     if not isinstance(generator, xbatcher.BatchGenerator):
         raise GridError(f"patches come from an xbatcher.BatchGenerator, not from {type(generator).__name__}")
-    latitude, longitude = (find_names(generator.ds, kind, what=_WHAT) for kind in ("latitude", "longitude"))
-    if latitude is None or longitude is None:  # for mypy: find_names raises for these two
-        raise GridError(f"{_WHAT}: no latitude and longitude found")
+    latitude, longitude = find_horizontal(generator.ds, what=_WHAT)
     places = dict(_lay_on(generator.ds, latitude, longitude, grid))
     corners, size = _corners(generator, places)
     outside = (corners < 0).any(axis=1)

@@ -19,7 +19,7 @@ from xland.geo.conventions import listed
 from xland.geo.grid import Grid, expand, nesting_factor
 from xland.geo.orientation import orient
 from xland.geo.split import Part, assign_years, divide
-from xland.models.coverage import Coverage
+from xland.models.applicability import Coverage
 from xland.models.inputs import MASKED, Channel
 from xland.reading.limits import check_share, check_unknown_land, checked_predictor
 from xland.reading.variables import as_map, read_static
