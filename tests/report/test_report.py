@@ -386,7 +386,7 @@ def test_what_does_not_fit_is_refused(world, tmp_path):
         ({"regions": "nations"}, RegionError, "unknown regions 'nations'"),
         ({"regions": 3}, RegionError, "regions are of type int; pass latitude, koppen, continents, or"),
         ({"forcing": world.forcing["forest"]}, ForcingError, "the forcing is a DataArray; pass a Dataset"),
-        ({"factor": "a"}, GridError, "factor must be a whole number .* 10000 or None, not 'a'"),
+        ({"factor": "a"}, GridError, "factor must be a whole number of at least 1 or None, not 'a'"),
         ({"start": world.start.values}, GridError, "the start map is of type ndarray; pass an xarray"),
         ({"baselines": [world.start]}, GridError, "baselines are given by name, not as a list; pass"),
         ({"forcing": past}, TimeError, "the forcing has 2 years, 1900 to 1901, but not 2015, of which the map is"),

@@ -38,7 +38,7 @@ from xland.report.sections import (
 from xland.scores.agreement import fitting_factor
 from xland.scores.baselines import baseline_maps, pick_year
 from xland.scores.evaluation import maps_are_named
-from xland.scores.frames import Factor, one_step, overlaps, pair_years, whole_cells
+from xland.scores.frames import one_step, overlaps, pair_years, whole_cells
 from xland.scores.measures import choose_scores
 from xland.scores.regions import Regions, choose
 from xland.scores.tables import write_json, years_in_words
@@ -134,7 +134,7 @@ def report(
     forcing: xr.Dataset | None = None,
     start: xr.DataArray | xr.Dataset | None = None,
     scores: str | Sequence[str] | None = None,
-    factor: Factor | None = None,
+    factor: Count | None = None,
     year: int | None = None,
     match_years: bool = True,
     within: xr.DataArray | NDArray[np.bool_] | None = None,

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from xland.arguments import checked, is_count, items_of
 from xland.errors import GridError, NothingToScoreError, UndefinedScoreWarning
 from xland.scores.counts import cross_tabulate, tabulate_windows
-from xland.scores.frames import LARGEST, Block, as_dask, common_cells, one_step, pair_years
+from xland.scores.frames import Block, as_dask, common_cells, one_step, pair_years
 from xland.scores.measures import ROUNDING, UNITS, Weighting, disagreement, kappa_simulation
 from xland.scores.tables import Tabular, TextTable, figure, plain
 from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN
@@ -102,9 +102,11 @@ def assess_change(
     Figure of merit: Pontius et al. (2008), doi 10.1007/s00168-007-0138-2. Windows: Pontius, Peethambaram and Castella
     (2011), doi 10.1080/00045608.2010.517742.
     """
-    wrong = [each for each in items_of(factors, "factors", GridError) if not is_count(each) or each > LARGEST]
+    wrong = [each for each in items_of(factors, "factors", GridError) if not is_count(each)]
     if wrong:
-        raise GridError(f"windows are 1 to {LARGEST} cells along a side, not {', '.join(map(repr, wrong))}")
+        raise GridError(
+            f"windows are a whole number of cells along a side, at least 1, not {', '.join(map(repr, wrong))}"
+        )
     given = {"start map": start, "observed map": observed, "predicted map": predicted}
     found = [one_step(each, what) for what, each in given.items()]
     # dask arrays from here on, so that placing a map several times does not cut it each time

@@ -13,11 +13,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.arguments import checked, choose_names, items_of
+from xland.arguments import Count, checked, choose_names, items_of
 from xland.errors import GridError, NothingToScoreError, VocabularyError
 from xland.reading.variables import as_map
 from xland.scores.counts import AREA_UNIT, DOMAINS, count_domains
-from xland.scores.frames import Block, Factor, common_cells, pair_years
+from xland.scores.frames import Block, common_cells, pair_years
 from xland.scores.measures import SCORES, Scores, choose_scores
 from xland.scores.regions import Regions, choose, number_map
 from xland.scores.tables import Tabular, TextTable, figure, write_json, years_in_words
@@ -33,7 +33,7 @@ def evaluate(
     observed: xr.DataArray | xr.Dataset,
     *,
     scores: str | Sequence[str] | None = None,
-    factor: Factor = 5,
+    factor: Count = 5,
     within: xr.DataArray | NDArray[np.bool_] | None = None,
     domains: Sequence[str] = ("all", "land", "mixed"),
     classes: Sequence[int] | None = None,
@@ -76,7 +76,7 @@ def evaluate(
         If either map or ``classes`` has unknown codes.
     GridError
         If the cells differ in size or do not coincide, a score or domain is not known, or ``factor`` is not a whole
-        number from 1 to 10,000.
+        number from 1.
     RegionError
         If the maps have no common cell, or ``within`` is empty (:class:`~xland.errors.NothingToScoreError`).
     TimeError
@@ -103,7 +103,7 @@ def compare(
     *,
     regions: str | Regions | xr.DataArray | xr.Dataset | None = None,
     scores: str | Sequence[str] | None = None,
-    factor: Factor = 5,
+    factor: Count = 5,
     within: xr.DataArray | NDArray[np.bool_] | None = None,
     domains: Sequence[str] = ("all", "land", "mixed"),
     classes: Sequence[int] | None = None,

@@ -5,26 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.arguments import Limits
 from xland.errors import GridError, RegionError, TimeError, XlandError
 from xland.geo.conventions import classes_along
 from xland.geo.grid import Grid
 from xland.geo.orientation import orient
 from xland.reading.variables import ClassMap, Holds, as_map, read_values
 from xland.vocabulary import CLASS_NAMES, check_codes
-
-LARGEST = 10_000
-"""Cells along a coarse cell or a window at most: more would not fit into memory."""
-
-Factor = Annotated[int, Limits(1, LARGEST)]
-"""Fine cells along a coarse cell."""
 
 OFF_LATTICE = 0.05
 """Share of a cell by which two grids may be apart and still count as the same cells."""
