@@ -57,20 +57,10 @@ def test_a_coarsened_forcing_holds_the_same_areas(factor):
     np.testing.assert_allclose(np.diff(coarse["lat"]), -4 * factor)
 
 
-@pytest.fixture(scope="module")
-def learned(tiny):
-    return learn(*tiny, choose_patches(*tiny), steps=2)[0]
-
-
-def test_the_seed_fixes_a_short_training(tiny, learned):
-    again, seconds = learn(*tiny, choose_patches(*tiny), steps=2)
-    assert seconds > 0
-    for name, values in again.state_dict().items():
-        np.testing.assert_array_equal(values, learned.state_dict()[name])
-
-
-def test_each_pixel_of_the_cells_is_judged_once_and_knows_its_place(tiny, learned):
+def test_each_pixel_of_the_cells_is_judged_once_and_knows_its_place(tiny):
     configuration, material = tiny
+    learned, seconds = learn(*tiny, choose_patches(*tiny), steps=2)
+    assert seconds > 0
     cells = material.part == Part.VALIDATION
     judged = judge(learned, configuration, material, cells, every=1)
     target, grid = material.source.target[0], material.grid
@@ -141,15 +131,12 @@ def test_each_predictor_is_left_out_once():
     groups = predictor_groups(reference.inputs)
     named = [name for channels in groups.values() for name in channels]
     assert sorted(named) == sorted(channel.name for channel in reference.inputs.static)
+    own = replace(reference.inputs, static=(Channel("night", ("night_lights",)), *reference.inputs.static))
+    assert predictor_groups(own)["night"] == ("night",), "a predictor of no known source goes by its own name"
     variants = {each.name: each.configuration for each in list_variants(reference)}
     for group, channels in groups.items():
         left = {channel.name for channel in variants[f"without {group}"].inputs.static}
         assert left == {*named} - {*channels}
-
-
-def test_a_predictor_of_no_known_source_goes_by_its_own_name():
-    inputs = replace(tiny_inputs(), static=(Channel("night", ("night_lights",)), *tiny_inputs().static))
-    assert predictor_groups(inputs)["night"] == ("night",)
 
 
 def test_what_is_done_is_not_done_again_and_another_recipe_is_another_result(tmp_path, monkeypatch):

@@ -14,8 +14,9 @@ import xarray as xr
 import xland
 from tests.worlds import tiny_world
 from xland.addresses import address_of
-from xland.arguments import checked, choose_names, is_count, items_of
+from xland.arguments import checked, is_count, items_of
 from xland.clusters import open_cluster
+from xland.downscaling.call import choose_outputs
 from xland.errors import (
     AddressError,
     CatalogError,
@@ -173,8 +174,9 @@ def test_outputs_are_a_sequence_of_names():
             items_of(value, "outputs", ModelError)
     for value in (5, b"abc", (1, 2), [None], {1: 2}, np.zeros(3), None, True):
         with pytest.raises(ModelError, match="outputs"):
-            choose_names(value, OUTPUTS, "outputs", ModelError)
-    assert choose_names(["unmet", "unmet"], OUTPUTS, "outputs", ModelError) == ("unmet",)
+            choose_outputs(value, None, totals=False)
+    for value in (["land_use"], "land_use"):
+        assert choose_outputs(value, None, totals=False) == (OUTPUTS["land_use"],)
 
 
 def test_only_datasets_are_written_in_chunks_of_cells(tmp_path):

@@ -47,7 +47,8 @@ def test_selection_from_a_rollout_is_culled_to_what_it_depends_on(tmp_path):
 @pytest.mark.parametrize("chunks", [20, 60, 100, None])
 def test_windows_run_twice_are_counted_as_the_layout_counts_them(chunks):
     layout = Layout.cut(FINE, tiny_inputs(), chunks)
-    assert graph.twice(layout.chunks, 40, 20) == pytest.approx(layout.twice)
+    chunks = [[len(span) for span in spans] for spans in (layout.rows, layout.columns)]
+    assert graph.twice(chunks, 40, 20) == pytest.approx(layout.windows[1])
 
 
 def test_log_of_the_network_tells_which_block_years_were_computed(tmp_path, monkeypatch):

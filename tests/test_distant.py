@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.benchmarks import left_out, preindustrial
-from tests.benchmarks.short_training import choose_patches
 from tests.worlds import COARSE, FACTOR, FINE, tiny_checkpoint, tiny_configuration, tiny_inputs, tiny_world
 from xland.geo.split import CONTINENTS, Part, divide, find_cells
 from xland.training.data.material import gather
@@ -99,6 +98,13 @@ def test_maps_in_the_wrong_order_rise(forcing):
     found = preindustrial.score(turned, pushed)
     assert found["rise"]["cells"] > 0.5
     assert found["rise"]["area"] > 1
+    rows = preindustrial.preindustrial_table([{"region": "here", "way": way, **found} for way in preindustrial.WAYS])
+    assert [row.split(" | ")[0] for row in rows.splitlines()[2:]] == [
+        "| here, none",
+        "| here, fractions",
+        "| here, map",
+        "| here, map within a pixel",
+    ]
 
 
 def test_a_model_answers_pushed_forcings_and_totals_can_be_kept(forcing, tmp_path):
@@ -111,13 +117,6 @@ def test_a_model_answers_pushed_forcings_and_totals_can_be_kept(forcing, tmp_pat
     assert plain["cells"] == kept["cells"] > 0
     assert max(kept["off_by"]) <= max(plain["off_by"])
     assert len(plain["cropland_likely"]) == len(preindustrial.SCALES)
-
-
-def test_errors_are_told_by_fifths_and_by_the_threshold():
-    distance = np.arange(100) / 100
-    found = preindustrial.relate(distance, (distance > 0.75).astype(float), 0.75)
-    assert (found["error_within"], found["error_beyond"], found["beyond"]) == (0.0, 1.0, 0.24)
-    assert found["error_by_fifth"] == [0, 0, 0, 0.2, 1]
 
 
 @pytest.mark.parametrize("seed", [0, 3])
@@ -147,47 +146,3 @@ def test_places_are_continents_and_the_tenths_with_least_and_most_cropland(tiny,
     assert cropland[least].max() <= cropland[used & ~least].min()
     assert cropland[most].min() >= cropland[used & ~most].max()
     assert most.sum() == pytest.approx(used.sum() / 10, abs=1)
-
-
-def test_models_learn_without_the_place_and_are_scored_in_it_on_the_same_pixels(tiny, forcing, monkeypatch):
-    configuration, material = tiny
-    parts = []
-
-    def learn(configuration, material, patches, *, steps):
-        parts.append(material.part)
-        return learn_before(configuration, material, patches, steps=steps)
-
-    learn_before = left_out.learn
-    monkeypatch.setattr(left_out, "learn", learn)
-    asia = find_cells(COARSE, CONTINENTS["asia"])
-    whole, without = left_out.compare(
-        configuration, material, choose_patches(configuration, material), {"asia": asia}, forcing, steps=2
-    )
-    np.testing.assert_array_equal(parts[0], material.part)
-    assert not (parts[1][asia] == Part.TRAIN).any()
-    assert (parts[1] == Part.TRAIN).sum() == (material.part[~asia] == Part.TRAIN).sum()
-    assert 0 < without["learned_from"] < 1
-    assert without["pixels"] < whole["pixels"]
-    gap = without["without"]["accuracy"] - without["with"]["accuracy"]
-    assert without["difference"]["accuracy"][0] == pytest.approx(gap, abs=2e-4)
-    assert whole["baselines"]["mode of the observed cell"]["accuracy"] > 0.5
-    rows = left_out.left_out_table([whole, without]).splitlines()[2:]
-    assert [row.split(" | ")[0] for row in rows] == ["| all places", "| asia"]
-
-
-def test_every_line_has_its_row_in_the_tables(forcing):
-    pushed = preindustrial.push_back(forcing)
-    score = preindustrial.score(obedient(pushed, slice(8, 20), slice(30, 70)), pushed)
-    rows = preindustrial.preindustrial_table([{"region": "here", "way": way, **score} for way in preindustrial.WAYS])
-    assert [row.split(" | ")[0] for row in rows.splitlines()[2:]] == [
-        "| here, none",
-        "| here, fractions",
-        "| here, map",
-        "| here, map within a pixel",
-    ]
-    found = preindustrial.relate(np.arange(10.0), np.arange(10) / 10, 8.5)
-    regions = [{"region": "here", "distance": [0.1, 0.2, 0.3, 0.4, 0.5], "beyond": [0.0, 0.0, 0.1, 0.2, 0.3]}]
-    text = preindustrial.applicability_table([{"held_out_places": 3, **found}, *regions])
-    assert "Rank correlation of distance and error: 1.00; 10 % of the cells lie beyond the threshold." in text
-    assert "| share of wrong pixels | 0.050 | 0.250 | 0.450 | 0.650 | 0.850 | 0.900 |" in text
-    assert "| here | 0.10, 0 | 0.20, 0 | 0.30, 10 % | 0.40, 20 % | 0.50, 30 % |" in text

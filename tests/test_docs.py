@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,13 +51,8 @@ def cells(kind: str) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def conf() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("xland_docs_conf", DOCS / "conf.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def conf() -> SimpleNamespace:
+    return SimpleNamespace(**runpy.run_path(str(DOCS / "conf.py")))
 
 
 @by_page

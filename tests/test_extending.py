@@ -12,13 +12,14 @@ from torch import nn
 import xland
 from tests.worlds import tiny_network, tiny_world
 from xland.cli import main
+from xland.errors import AllocationError, ModelError
 from xland.models.checkpoint import save_checkpoint
 from xland.models.networks import architecture
 from xland.models.networks.architecture import register_network
-from xland.outputs import OUTPUTS, Output, register_output
+from xland.outputs import OUTPUTS, Output, register_output, renamed
 from xland.scores.measures import SCORES, Score, register_score
 from xland.totals.cells import Fitted
-from xland.totals.modes import MODES, Mode, register_mode
+from xland.totals.modes import MODES, Mode, Totals, register_mode
 
 REGION = (0, 0, 40, 40)
 LOOK = "In bright places the model hesitates."
@@ -72,17 +73,8 @@ def made(tmp_path_factory):
     planned = coarse.ai4land.downscale(
         model=folder / "bright", static=static, region=REGION, outputs=outputs, totals="largest"
     )
-    options = [
-        "--model",
-        folder / "bright",
-        "--static",
-        folder / "static.nc",
-        "--region",
-        *REGION,
-        "--outputs",
-        *outputs,
-    ]
-    arguments = ["downscale", folder / "states.nc", folder / "a.zarr", *options, "--totals", "largest"]
+    arguments = ["downscale", folder / "states.nc", folder / "a.zarr", "--model", folder / "bright"]
+    arguments += ["--static", folder / "static.nc", "--region", *REGION, "--outputs", *outputs, "--totals", "largest"]
     assert main([str(each) for each in arguments]) == 0
     page, numbers = folder / "report.html", folder / "report.json"
     arguments = ["report", folder / "a.zarr", folder / "maps.nc", "--factor", 4, "--html", page, "--json", numbers]
@@ -131,3 +123,28 @@ def test_a_score_from_outside(made, capsys):
     assert "towns found" in capsys.readouterr().out
     assert "towns found" in made.page
     assert "urban_found" in made.numbers["scores"]["map"]["land"]["pixels"]
+
+
+def test_names_are_taken_once_and_unknown_ones_are_refused_with_the_nearest():
+    with pytest.raises(ModelError, match="there is an output 'margin' already"):
+        register_output(OUTPUTS["margin"])
+    with pytest.raises(AllocationError, match="there is a mode 'map' already"):
+        register_mode(MODES["map"])
+    with pytest.raises(ModelError, match="unknown outputs 'margn': did you mean 'margin'"):
+        tiny_world((2000,))[0].ai4land.downscale(outputs="margn")
+    for wrong, said in (
+        ({"mode": "map", "tolerance": 2}, "a number of fine pixels from 0 to 1, not 2"),
+        ({"mode": "map", "tolerance": "1"}, "a number of fine pixels from 0 to 1, not '1'"),
+        ({"mode": "fractions", "tolerance": 1}, "totals='fractions' has no tolerance: leave it out"),
+        ({"mode": "map", "crosswalk": {"primf": "forest"}}, "the crosswalk is of type dict; pass an"),
+        ({"mode": ["map"]}, "unknown mode of totals 'map'"),
+    ):
+        with pytest.raises(AllocationError, match=said):
+            Totals(**wrong)
+
+
+def test_what_earlier_versions_called_confidence_is_the_margin():
+    earlier = {"long_name": "difference between the two largest class probabilities"}
+    assert renamed("confidence", earlier) == "margin"
+    assert renamed("confidence", OUTPUTS["confidence"].attributes_for()) == "confidence"
+    assert renamed("land_use", {}) == "land_use"

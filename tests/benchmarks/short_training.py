@@ -21,10 +21,10 @@ from xland.models.inputs import MASKED, InputSpec
 from xland.models.networks.unet import DownscalingNetwork
 from xland.scores.measures import accuracy, iou, mean_iou
 from xland.training.configuration import Configuration
+from xland.training.data.batches import make_dataset, make_order, sample_pixels, take_census
 from xland.training.data.loader import TrainingArrays, make_loader
 from xland.training.data.material import Material
 from xland.training.data.patches import Patches
-from xland.training.data.samples import make_dataset, make_order, sample_pixels, take_census
 from xland.training.data.sampling import RankSampler
 from xland.training.learn.calibrating import fit_class_offsets
 from xland.training.learn.group import Group

@@ -23,11 +23,6 @@ def plan_of(ds) -> Plan:
     return next(layer.plan for layer in ds["land_use"].data.dask.layers.values() if isinstance(layer, BlockYears))
 
 
-def chunks_of(ds, plan: Plan, *index: int) -> list[np.ndarray]:
-    keys = list(dict.fromkeys(plan.keys(*index)))
-    return list(dask.get(ds["land_use"].data.dask, keys))
-
-
 @pytest.fixture
 def residency(monkeypatch):
     """An empty residency in place of the process's own."""
@@ -48,17 +43,6 @@ def static_reads(monkeypatch):
 
     monkeypatch.setattr("xland.downscaling.block._read_static", count)
     return blocks
-
-
-def test_a_block_year_is_its_part_of_the_whole(world, model):
-    coarse, static, _ = world
-    lazy = downscale(coarse, model=model, static=static, chunks=60, outputs=("land_use", "margin"))
-    plan = plan_of(lazy)
-    layers = run_block_year(plan, 1, 0, 3, *chunks_of(lazy, plan, 1, 0, 3))
-    assert sorted(layers) == ["land_use", "margin"]
-    part = lazy.isel(time=1, lat=slice(0, 60), lon=slice(180, 240)).compute()
-    for name, values in layers.items():
-        np.testing.assert_array_equal(values, part[name])
 
 
 def test_a_block_year_needs_the_years_of_its_steps_and_no_other(world, two_step_model):
@@ -84,9 +68,9 @@ def test_the_prior_is_the_given_map_first_and_then_the_plans_own(
     plan = plan_of(lazy)
     assert plan.prior_of(given_for) == (plan.first_prior, 0)
     for year, before in enumerate(order):
-        own = {key for key in plan.keys(year, 1, 0) if key[0] == plan.name}
+        own = {key for key in plan.keys(year, 1, 0) if key[0] == plan.maps.name}
         blocks = {(row, column) for row in range(3) for column in (5, 0, 1)}
-        assert own == (set() if before is None else {(plan.name, before, *block) for block in blocks})
+        assert own == (set() if before is None else {(plan.maps.name, before, *block) for block in blocks})
 
 
 def test_a_block_without_land_reads_no_forcing(world, model):
@@ -123,7 +107,7 @@ def test_no_more_than_a_few_blocks_are_kept_at_once(world, model, monkeypatch):
     lock, full, now, most = threading.Lock(), threading.Event(), [0], [0]
     predict = block.predict_block
 
-    def together(*arguments):
+    def together(*arguments, **options):
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
@@ -132,7 +116,7 @@ def test_no_more_than_a_few_blocks_are_kept_at_once(world, model, monkeypatch):
         full.wait(PATIENCE)  # until as many are there as may be
         time.sleep(0.01)  # one more would come now
         try:
-            return predict(*arguments)
+            return predict(*arguments, **options)
         finally:
             with lock:
                 now[0] -= 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from tests.strategies import Layout
-from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_network, tiny_world
+from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_network
 from xland.downscaling.call import downscale
 from xland.errors import (
     ForcingError,
@@ -43,18 +43,6 @@ def assert_same(found: xr.Dataset, expected: xr.Dataset) -> None:
     np.testing.assert_array_equal(found["land_use"].values[clear], part["land_use"].values[clear])
 
 
-def test_a_region_across_the_date_line_keeps_the_callers_labels(world, model, whole):
-    coarse, static, _ = world
-    found = downscale(coarse, model=model, static=static, years=2000, region=(160, -40, -160, 40))["land_use"]
-    assert found["lon"].values.tolist() == [*np.arange(160.5, 200)]
-    lon = (found["lon"] + 180) % 360 - 180
-    np.testing.assert_array_equal(found, whole["land_use"].sel(lat=found["lat"], lon=lon))
-    turned = Layout(west=0.0).apply(coarse.sel(time=[2000]))
-    found = downscale(turned, model=model, static=static, region=(-20, -40, 20, 40))["land_use"]
-    assert found["lon"].values.tolist() == [*np.arange(-19.5, 20)]
-    np.testing.assert_array_equal(found, whole["land_use"].sel(lat=found["lat"], lon=found["lon"]))
-
-
 def test_probabilities_sum_to_one_and_ocean_is_certain(world, whole):
     _, static, _ = world
     np.testing.assert_allclose(whole["probability"].sum("class"), 1, atol=1e-6)
@@ -74,43 +62,22 @@ def test_a_regional_forcing_with_world_wide_static_fields_works(world, model, wh
     assert found.shape == (1, 84, 120)
 
 
-def test_only_the_year_that_is_asked_for_is_computed(world, model):
-    coarse, static, _ = world
-    broken = coarse.copy(deep=True)
-    broken["urban"][{"time": 1, "lat": 20, "lon": 40}] = np.inf
-    lazy = downscale(broken, model=model, static=static)["land_use"]
-    lazy.sel(year=2000).compute()
-    with pytest.raises(ForcingError, match="urban"):
-        lazy.sel(year=2001).compute()
-
-
-def test_years_follow_each_other_with_a_prior(world, rolling_model):
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_each_map_of_a_rollout_is_the_prior_of_the_next(world, rolling_model, past_model, direction):
     coarse, static, maps = world
-    prior = maps.sel(time=2000)
-    options = {"model": rolling_model, "static": static}
-    both = downscale(coarse, prior=prior, years=[2001, 2002], **options)["land_use"].compute()
-    first = downscale(coarse, prior=maps, years=2001, **options)["land_use"].compute()  # of which it takes one year
-    second = downscale(coarse, prior=first, years=2002, **options)["land_use"].compute()
-    np.testing.assert_array_equal(both.sel(year=[2001]), first)
-    np.testing.assert_array_equal(both.sel(year=[2002]), second)
-    other = downscale(coarse, prior=maps.sel(time=2001), years=2002, **options)["land_use"].compute()
-    assert (other != second).any(), "the prior must make a difference"
-
-
-def test_backward_begins_with_the_last_year(world, past_model):
-    coarse, static, maps = world
-    options = {"model": past_model, "static": static, "direction": "backward"}
-    both = downscale(coarse, prior=maps.sel(time=2002), years=[2000, 2001], **options)["land_use"].compute()
-    last = downscale(coarse, prior=maps.sel(time=2002), years=2001, **options)["land_use"].compute()
-    first = downscale(coarse, prior=last, years=2000, **options)["land_use"].compute()
-    np.testing.assert_array_equal(both.sel(year=[2001]), last)
-    np.testing.assert_array_equal(both.sel(year=[2000]), first)
-
-
-def test_years_of_a_rollout_must_follow_each_other(world, rolling_model):
-    coarse, static, _ = world
-    with pytest.raises(TimeError, match="2001"):
-        downscale(coarse, model=rolling_model, static=static, years=[2000, 2002])
+    prior, first, second = (2000, 2001, 2002) if direction == "forward" else (2002, 2001, 2000)
+    options = {"model": rolling_model if direction == "forward" else past_model, "static": static}
+    options["direction"] = direction
+    both = downscale(coarse, prior=maps.sel(time=prior), years=[first, second], **options)["land_use"].compute()
+    one = downscale(coarse, prior=maps, years=first, **options)["land_use"].compute()  # of which it takes one year
+    two = downscale(coarse, prior=one, years=second, **options)["land_use"].compute()
+    np.testing.assert_array_equal(both.sel(year=[first]), one)
+    np.testing.assert_array_equal(both.sel(year=[second]), two)
+    other = downscale(coarse, prior=maps.sel(time=first), years=second, **options)["land_use"].compute()
+    assert (other != two).any(), "the prior must make a difference"
+    with pytest.raises(PriorError, match=f"prior map is of {prior}, but the first map needs the one of {first}"):
+        downscale(coarse, prior=maps.sel(time=prior), years=second, **options)
+    downscale(coarse, prior=maps.sel(time=prior).drop_vars("time"), years=second, **options)  # does not say its year
 
 
 def test_two_steps_need_the_year_before(world, two_step_model):
@@ -157,77 +124,56 @@ def test_a_fault_beside_a_region_is_named_too(world, model):
         beside.compute()
 
 
-def test_structural_faults_are_named_before_anything_is_computed(world, model, rolling_model):
+HALVED = {"lat": np.arange(20) * -2.0 + 40, "lon": np.arange(20) * 2.0}
+
+REFUSED = [
+    (lambda w: {"ds": w.coarse.drop_vars("primf")}, ForcingError, "primf"),
+    (lambda w: {"ds": w.coarse.isel(lat=slice(20), lon=slice(20)).assign_coords(HALVED)}, ModelError,
+     "factor of 4 from 4 to 1 degree; the forcing has cells of 2 degree"),
+    (lambda w: {"ds": w.coarse.assign_coords(lon=w.coarse["lon"] + 1).isel(lon=slice(30))}, GridError, "off"),
+    (lambda w: {"years": [1850]}, TimeError, "1850"),
+    (lambda w: {"years": "abc"}, TimeError, "whole numbers"),
+    (lambda w: {"years": 2000.7}, TimeError, "whole numbers"),
+    (lambda w: {"years": slice(2000, 2002, 2)}, TimeError, "step"),
+    (lambda w: {"years": slice(1850, 1900)}, TimeError, "no year to map"),
+    (lambda w: {"model": w.rolling, "years": [2000, 2002]}, TimeError, "2001"),
+    (lambda w: {"region": (0, 50, 10, 40)}, RegionError, "south"),
+    (lambda w: {"region": (10, 40, 10, 50)}, RegionError, "it is empty"),
+    (lambda w: {"region": (10, 40, 20)}, RegionError, "give four numbers"),
+    (lambda w: {"region": (10, 40, np.nan, 50)}, RegionError, "finite"),
+    (lambda w: {"region": "Europe"}, RegionError, "give four numbers"),
+    (lambda w: {"ds": w.coarse.sel(lon=slice(0, 60)), "region": (100, 0, 120, 20)}, RegionError, "contains no cell"),
+    (lambda w: {"chunks": 50}, GridError, "chunks"),
+    (lambda w: {"chunks": "auto"}, ModelError, "chunks"),
+    (lambda w: {"outputs": "colour"}, ModelError, "outputs"),
+    (lambda w: {"outputs": None}, ModelError, "outputs"),
+    (lambda w: {"direction": "sideways"}, ModelError, "direction"),
+    (lambda w: {"device": "tpu"}, ModelError, r"device must be .*cuda.*, not 'tpu'"),
+    (lambda w: {"model": "nonesuch"}, ModelError, "no model 'nonesuch'"),
+    (lambda w: {"model": 3}, ModelError, "name of a shipped one"),
+    (lambda w: {"model": w.rolling, "direction": "backward"}, ModelError, "has learned to go forward"),
+    (lambda w: {"static": w.maps}, StaticError, "must be a Dataset"),
+    (lambda w: {"static": w.static.drop_vars("abs_latitude")}, StaticError, "abs_latitude"),
+    (lambda w: {"static": w.static.assign_coords(lon=w.static["lon"] + 0.5)}, StaticError, "edges"),
+    (lambda w: {"static": w.static.sel(lat=slice(60, -60))}, StaticError, "does not cover"),
+    (lambda w: {"static": w.static.coarsen(lat=2, lon=2).mean()}, StaticError, "cells of 2 degree"),
+    (lambda w: {"prior": w.maps.sel(time=2000)}, ModelError, "no prior"),
+    (lambda w: {"model": w.rolling, "prior": w.maps.sel(time=2000).astype(str)}, PriorError, "whole class codes"),
+    (lambda w: {"model": w.rolling, "prior": w.maps}, PriorError,
+     "prior map is of 2000-2002, but the first map needs the one of 1999"),
+    (lambda w: {"model": w.rolling, "prior": w.static}, PriorError, "without `land_use`"),
+    (lambda w: {"model": w.rolling, "years": 2001, "prior": w.maps.sel(time=2000, lat=slice(50, -50))}, PriorError,
+     "does not cover"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "error", "message"), REFUSED, ids=lambda each: str(each)[:40])
+def test_structural_faults_are_named_before_anything_is_computed(world, model, rolling_model, change, error, message):
     coarse, static, maps = world
-    options = {"model": model, "static": static}
-    with pytest.raises(ForcingError, match="primf"):
-        downscale(coarse.drop_vars("primf"), **options)
-    with pytest.raises(TimeError, match="1850"):
-        downscale(coarse, years=[1850], **options)
-    with pytest.raises(RegionError, match="south"):
-        downscale(coarse, region=(0, 50, 10, 40), **options)
-    with pytest.raises(RegionError, match="contains no cell"):
-        downscale(coarse.sel(lon=slice(0, 60)), region=(100, 0, 120, 20), **options)
-    with pytest.raises(GridError, match="chunks"):
-        downscale(coarse, chunks=50, **options)
-    with pytest.raises(ModelError, match="outputs"):
-        downscale(coarse, outputs="colour", **options)
-    with pytest.raises(ModelError, match="direction"):
-        downscale(coarse, direction="sideways", **options)
-    with pytest.raises(ModelError, match="no prior"):
-        downscale(coarse, prior=maps.sel(time=2000), **options)
-    with pytest.raises(ModelError, match="no model 'nonesuch'"):
-        downscale(coarse, model="nonesuch", static=static)
-    with pytest.raises(StaticError, match="abs_latitude"):
-        downscale(coarse, model=model, static=static.drop_vars("abs_latitude"))
-    with pytest.raises(PriorError, match="whole class codes"):
-        downscale(coarse, model=rolling_model, static=static, years=2001, prior=maps.sel(time=2000).astype(str))
-    with pytest.raises(PriorError, match=r"prior map is of 2000-2002, but the first map needs the one of 1999"):
-        downscale(coarse, model=rolling_model, static=static, prior=maps)
-    with pytest.raises(PriorError, match="without `land_use`"):
-        downscale(coarse, model=rolling_model, static=static, prior=static)
-    with pytest.raises(ModelError, match="has learned to go forward"):
-        downscale(coarse, model=rolling_model, static=static, direction="backward")
-    with pytest.raises(StaticError, match="must be a Dataset"):
-        downscale(coarse, model=model, static=maps)
-
-
-@pytest.mark.parametrize(
-    ("argument", "error", "message"),
-    [
-        ({"region": (10, 40, 10, 50)}, RegionError, "it is empty"),
-        ({"region": (10, 40, 20)}, RegionError, "give four numbers"),
-        ({"region": (10, 40, np.nan, 50)}, RegionError, "finite"),
-        ({"region": "Europe"}, RegionError, "give four numbers"),
-        ({"years": "abc"}, TimeError, "whole numbers"),
-        ({"years": 2000.7}, TimeError, "whole numbers"),
-        ({"years": slice(2000, 2002, 2)}, TimeError, "step"),
-        ({"years": slice(1850, 1900)}, TimeError, "no year to map"),
-        ({"chunks": "auto"}, ModelError, "chunks"),
-        ({"outputs": None}, ModelError, "outputs"),
-        ({"model": 3}, ModelError, "name of a shipped one"),
-    ],
-)
-def test_arguments_that_make_no_sense_are_named(world, model, argument, error, message):
-    coarse, static, _ = world
+    given = SimpleNamespace(coarse=coarse, static=static, maps=maps, rolling=rolling_model)
+    options = {"ds": coarse, "model": model, "static": static, **change(given)}
     with pytest.raises(error, match=message):
-        downscale(coarse, **{"model": model, "static": static, **argument})
-
-
-@pytest.mark.parametrize(("direction", "year", "needed"), [("forward", 2002, 2001), ("backward", 2000, 2001)])
-def test_a_prior_of_a_year_that_is_not_adjacent_is_refused(world, rolling_model, past_model, direction, year, needed):
-    coarse, static, maps = world
-    options = {
-        "model": rolling_model if direction == "forward" else past_model,
-        "static": static,
-        "years": year,
-        "direction": direction,
-    }
-    downscale(coarse, prior=maps.sel(time=needed), **options)
-    beyond = 2000 if direction == "forward" else 2002
-    with pytest.raises(PriorError, match=f"prior map is of {beyond}, but the first map needs the one of {needed}"):
-        downscale(coarse, prior=maps.sel(time=beyond), **options)
-    downscale(coarse, prior=maps.sel(time=beyond).drop_vars("time"), **options)  # does not say its year
+        downscale(options.pop("ds"), **options)
 
 
 def test_a_forcing_smaller_than_a_window_is_mapped(world, model):
@@ -256,13 +202,6 @@ def test_a_hole_in_the_forcing_is_named_where_the_model_knows_data(world, tmp_pa
         downscale(holed, model=model, static=static, years=2000)["land_use"].compute()
 
 
-def test_a_forcing_between_the_cells_of_the_world_is_refused(world, model):
-    coarse, static, _ = world
-    part = coarse.isel(lat=slice(10, 30), lon=slice(10, 40))
-    with pytest.raises(GridError, match="off"):
-        downscale(part.assign_coords(lon=part["lon"] + 1), model=model, static=static)
-
-
 def test_other_values_or_files_have_another_fingerprint(world, model, tmp_path):
     coarse, static, _ = world
 
@@ -281,36 +220,12 @@ def test_other_values_or_files_have_another_fingerprint(world, model, tmp_path):
     assert fingerprint(one[0]) != fingerprint(xr.open_dataset(tmp_path / "two.nc", chunks={}))
 
 
-def test_another_factor_than_the_models_is_refused(world, model):
-    _, static, _ = world
-    coarse, _, _ = tiny_world((2000,))
-    halved = coarse.isel(lat=slice(0, 20), lon=slice(0, 20)).assign_coords(
-        lat=np.arange(20) * -2.0 + 40, lon=np.arange(20) * 2.0
-    )
-    with pytest.raises(ModelError, match="factor of 4 from 4 to 1 degree; the forcing has cells of 2 degree"):
-        downscale(halved, model=model, static=static)
-
-
-def test_static_fields_that_do_not_nest_or_cover_are_refused(world, model):
-    coarse, static, _ = world
-    shifted = static.assign_coords(lat=static["lat"] - 0.5).isel(lat=slice(0, 179))
-    with pytest.raises(StaticError, match="edges"):
-        downscale(coarse, model=model, static=shifted)
-    with pytest.raises(StaticError, match="does not cover"):
-        downscale(coarse, model=model, static=static.sel(lat=slice(60, -60)))
-    with pytest.raises(StaticError, match=r"cells of 2 degree"):
-        downscale(coarse, model=model, static=static.coarsen(lat=2, lon=2).mean())
-
-
-def test_a_prior_with_unknown_codes_or_on_another_grid_is_refused(world, rolling_model):
+def test_a_prior_with_unknown_codes_is_refused(world, rolling_model):
     coarse, static, maps = world
-    options = {"model": rolling_model, "static": static, "years": 2001}
     strange = maps.sel(time=2000).copy(deep=True)
     strange[90, 100:110] = 44
     with pytest.raises(PriorError, match=r"44 \(10 cells\)"):
-        downscale(coarse, prior=strange, **options).compute()
-    with pytest.raises(PriorError, match="does not cover"):
-        downscale(coarse, prior=maps.sel(time=2000, lat=slice(50, -50)), **options)
+        downscale(coarse, model=rolling_model, static=static, years=2001, prior=strange).compute()
 
 
 def test_nan_in_static_fields_on_land_is_named(world, model):

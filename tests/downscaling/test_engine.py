@@ -82,16 +82,6 @@ def test_flips_are_the_mean_over_mirror_images(prior):
     np.testing.assert_allclose(found.sum(dim=1), 1, atol=1e-6)
 
 
-def test_with_flips_a_mirrored_world_has_a_mirrored_map():
-    inputs = tiny_inputs()
-    engine = Engine(tiny_network(inputs), "cpu", flips=True)
-    coarse, static, _, land = windows(inputs, 1)
-    straight = engine.run(coarse, static, None, land)
-    for axes in ((-1,), (-2,), (-2, -1)):
-        found = engine.run(mirror(coarse, axes), mirror(static, axes), None, mirror(land, axes))
-        np.testing.assert_allclose(found.flip(axes), straight, atol=1e-6)
-
-
 @pytest.mark.parametrize("prior", ["none", "one_hot"])
 def test_windows_in_a_batch_do_not_mix(prior):
     inputs = replace(tiny_inputs(), prior=prior)
@@ -140,23 +130,12 @@ def test_a_gpu_that_is_not_there_is_named_when_maps_are_computed(world, model):
     assert choose_device("auto") == "cpu"
 
 
-def test_a_device_that_nobody_knows_is_refused_while_building(world, model):
-    coarse, static, _ = world
-    with pytest.raises(ModelError, match=r"device must be .*cuda.*, not 'tpu'"):
-        downscale(coarse, model=model, static=static, device="tpu")
-
-
 def test_as_many_windows_run_at_once_as_dask_is_configured_for():
     with dask.config.set(num_workers=3):
         assert threads() == 3
         barrier = threading.Barrier(3, timeout=PATIENCE)
         # each waits for the two others: fewer threads would never pass
         assert len([each.result() for each in start_all(lambda _: barrier.wait(), range(3))]) == 3
-
-
-def test_a_pool_thread_leaves_the_cores_to_others():
-    with dask.config.set(num_workers=2):
-        assert {each.result() for each in start_all(lambda _: torch.get_num_threads(), range(8))} == {1}
 
 
 def test_windows_wait_for_the_fields_that_they_need_and_hear_of_their_faults():

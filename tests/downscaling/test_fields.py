@@ -13,8 +13,8 @@ from xarray.backends import BackendArray
 from xarray.core.indexing import IndexingSupport, LazilyIndexedArray, explicit_indexing_adapter
 
 from tests.strategies import Layout
-from tests.worlds import tiny_inputs
-from xland.downscaling.fields import ChunkField, FileField, _without_sea, placements, static_field
+from xland.downscaling.fields import ChunkField, FileField, WithoutSea, field_of, placements
+from xland.errors import StaticError
 from xland.geo.grid import Grid
 
 GRID = Grid.world(4)
@@ -33,7 +33,7 @@ def numbered(grid: Grid = GRID) -> xr.Dataset:
 
 
 def source_of(ds: xr.Dataset):
-    return static_field(ds, GRID, tiny_inputs())
+    return field_of([ds[name] for name in NAMES], "static predictors", GRID, StaticError, np.float32)
 
 
 def read_span(source, rows: range, columns: range) -> np.ndarray:
@@ -127,7 +127,7 @@ def test_of_a_file_only_the_cells_of_the_block_are_read(west):
 
 def test_each_year_is_a_chunk_of_its_own():
     array = da.zeros((3, 2, 8, 12), chunks=(1, 2, 4, 6))
-    field = ChunkField.over(array.name, array.chunks, Grid(4.0, 90.0, -180.0, 8, 12))
+    field = ChunkField(Grid(4.0, 90.0, -180.0, 8, 12), array.name, array.chunks)
     keys = list(field.keys(range(5, 6), range(12), year=2))
     assert keys == [(array.name, 2, 0, 1, 0), (array.name, 2, 0, 1, 1)]
 
@@ -141,7 +141,7 @@ def test_cells_without_data_take_no_room_and_read_as_nan(rows, columns, layers, 
     whole = random.random((layers, rows, columns)).astype(np.float32)
     whole[random.random(whole.shape) < sea / 2] = np.nan
     whole[:, random.random((rows, columns)) < sea] = np.nan
-    packed = _without_sea(whole[None] if years else whole)
+    packed = WithoutSea(whole[None] if years else whole)
     assert packed.values.shape[1] == np.count_nonzero(~np.isnan(whole).all(axis=0))
     first, left = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, columns - 1))
     where = (data.draw(st.sampled_from([slice(None), slice(0, 1)])), slice(first, rows), slice(left, columns))

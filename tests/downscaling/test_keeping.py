@@ -150,27 +150,22 @@ def test_the_base_year_keeps_its_map_and_years_do_not_depend_on_each_other(world
     assert not [key for key in needed if isinstance(key, tuple) and key[0] == lazy.data.name and key[1] in (0, 1)]
 
 
-def test_a_map_that_does_not_say_its_year_is_that_of_the_year_before(world, model):
+@pytest.mark.parametrize(
+    ("direction", "of", "years"), [("forward", 2000, [2001, 2002]), ("backward", 2002, [2000, 2001])]
+)
+def test_a_map_that_does_not_say_its_year_is_that_of_the_year_before(world, model, direction, of, years):
     coarse, static, maps = world
-    options = {"model": model, "static": static, "region": REGION, "totals": "changes", "years": [2001, 2002]}
-    said = downscale(coarse, prior=maps.sel(time=[2000]), **options)["land_use"].compute()
-    silent = downscale(coarse, prior=maps.sel(time=2000, drop=True), **options)["land_use"].compute()
-    np.testing.assert_array_equal(silent, said)
-    past = {**options, "years": [2000, 2001], "direction": "backward"}
-    said = downscale(coarse, prior=maps.sel(time=[2002]), **past)["land_use"].compute()
-    silent = downscale(coarse, prior=maps.sel(time=2002, drop=True), **past)["land_use"].compute()
+    options = {"model": model, "static": static, "region": REGION, "totals": "changes", "direction": direction}
+    said = downscale(coarse, prior=maps.sel(time=[of]), years=years, **options)["land_use"].compute()
+    silent = downscale(coarse, prior=maps.sel(time=of, drop=True), years=years, **options)["land_use"].compute()
     np.testing.assert_array_equal(silent, said)
 
 
-def test_a_rollout_applies_changes_to_its_own_map_and_counts_them_from_the_base_year(world, rolling_model, tmp_path):
+def test_a_rollout_applies_changes_to_its_own_map_and_counts_them_from_the_base_year(world, rolling_model):
     coarse, static, maps = world
     options = {"model": rolling_model, "static": static, "years": [2001, 2002], "totals": "changes"}
     options |= {"prior": maps.sel(time=2000), "region": REGION, "outputs": ("land_use", "unmet")}
     found = downscale(coarse, **options).compute()
-    downscale(coarse, chunks=60, **options).ai4land.to_zarr(tmp_path / "rolled.zarr", progress=False)
-    with xr.open_zarr(tmp_path / "rolled.zarr") as opened:
-        np.testing.assert_array_equal(opened["land_use"], found["land_use"])
-        np.testing.assert_array_equal(opened["unmet"], found["unmet"])
     base = maps.sel(time=2000, lat=found["lat"], lon=found["lon"]).values
     change = wanted(coarse, found) - wanted(coarse, found, 2000)
     kept = unmet(found) == 0
@@ -236,16 +231,9 @@ def test_class_shares_are_a_forcing_too(world, tmp_path):
 def test_what_cannot_be_kept_is_said(world, model):
     """Where half of a cell is sea by the fine grid, a forcing that fills it asks for too much."""
     coarse, static, _ = world
-    full = (coarse[[*STATE_CLASSES.keys() & set(coarse.data_vars)]].to_dataarray().sum("variable") > 0.999).sel(
-        time=2002
-    )
-    place = full.where(full, drop=True)
-    lat, lon = next(
-        (a, o)
-        for a in place["lat"].values
-        for o in place["lon"].values
-        if full.sel(lat=a, lon=o) and -18 < a < 62 and -60 < o < 60
-    )
+    states = coarse[[*STATE_CLASSES.keys() & set(coarse.data_vars)]].sel(time=2002, lat=slice(58, -14))
+    full = states.sel(lon=slice(-56, 56)).to_dataarray().sum("variable").stack(cell=("lat", "lon"))
+    lat, lon = full["cell"].values[int(np.argmax(full.values > 0.999))]
     there = (abs(static["lat"] - lat) < 2) & (static["lon"] > lon) & (static["lon"] < lon + 2)
     half = static.assign(land_share=static["land_share"].where(~there, 0))
     options = {"model": model, "static": half, "years": 2002, "region": REGION, "outputs": ("land_use", "unmet")}
@@ -287,10 +275,6 @@ def test_base_maps_that_cannot_be_used_are_named(world, model):
         downscale(later, prior=maps.sel(time=2000, drop=True), **options)
     with pytest.raises(PriorError, match=r"prior map is of 2000-2002: choose the year from which changes count"):
         downscale(coarse, prior=maps, **options)
-    with pytest.raises(PriorError, match=r"does not cover"):
-        downscale(coarse, prior=maps.sel(time=2000, lat=slice(50, -50)), **options)
-    with pytest.raises(PriorError, match=r"cells of 2 degree"):
-        downscale(coarse, prior=maps.sel(time=2000).coarsen(lat=2, lon=2).max(), **options)
     strange = maps.sel(time=2000).copy(deep=True)
     strange[90, 100:110] = 44
     with pytest.raises(PriorError, match=r"44 \(10 cells\)"):

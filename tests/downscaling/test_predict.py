@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.worlds import tiny_inputs
-from xland.downscaling.block import BlockInputs, predict_block
 from xland.downscaling.engine import Engine
 from xland.downscaling.fields import Block
+from xland.downscaling.predict import Static, predict_block
 from xland.outputs import OUTPUTS
 
 
@@ -34,8 +34,10 @@ def run(network: torch.nn.Module, block: Block, land: np.ndarray, static: np.nda
     rows, columns = map(len, block.halo)
     coarse = np.zeros((7, rows // 4, columns // 4), np.float32)
     fields = np.zeros((3, rows, columns), np.float16) if static is None else static
-    inputs = BlockInputs(coarse, torch.from_numpy(fields), land)
-    return predict_block([Engine(network, "cpu")], block, inputs, [each for each in OUTPUTS.values() if not each.needs])
+    outputs = [each for each in OUTPUTS.values() if not each.needs]
+    return predict_block(
+        [Engine(network, "cpu")], block, Static(torch.from_numpy(fields), land), coarse, outputs=outputs
+    )
 
 
 @settings(max_examples=20, deadline=None)

@@ -17,7 +17,7 @@ from tests.strategies import NAMINGS, Layout, canonical_states
 from tests.waiting import local_cluster
 from tests.worlds import FINE, tiny_inputs, tiny_network, tiny_world
 from xland.downscaling.call import downscale
-from xland.downscaling.fields import blend_weights, window_starts
+from xland.downscaling.fields import blend_weights, halo
 from xland.errors import StoreError
 from xland.geo.grid import Grid
 from xland.models.checkpoint import Checkpoint, save_checkpoint
@@ -33,13 +33,14 @@ few = settings(
 
 @dataclass(frozen=True)
 class Case:
-    """A lattice of windows, the direction of a rollout, and the totals that are kept."""
+    """A lattice of windows, the direction of a rollout, the totals that are kept, and the kind of network."""
 
     factor: int
     window: int
     stride: int
     direction: str | None = None
     totals: str | None = None
+    kind: str = "unet"
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -57,6 +58,7 @@ CASES = {
     "map": Case(4, 40, 20, None, "map"),
     "changes": Case(4, 40, 20, None, "changes"),
     "rolled changes": Case(4, 32, 20, "forward", "changes"),
+    "context": Case(4, 40, 20, kind="context"),
 }
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -87,13 +89,16 @@ def saved(tmp_path_factory):
 @pytest.fixture(scope="session")
 def ask(tmp_path_factory):
     """Downscale data in the way of a case; the weights of the networks do not depend on the lattice."""
-    networks = {prior: tiny_network(tiny_inputs(prior)) for prior in ("none", "one_hot")}
+    context = tiny_network(kind="context", depth=1, head=4, detail=True)
+    networks = {("none", "context"): context}
+    networks |= {(prior, "unet"): tiny_network(tiny_inputs(prior)) for prior in ("none", "one_hot")}
 
     @cache
-    def model(factor: int, window: int, stride: int, direction: str | None) -> Checkpoint:
-        network = networks["none" if direction is None else "one_hot"]
-        step = 1 if direction == "backward" else -1
-        network.inputs = replace(network.inputs, factor=factor, window=window, stride=stride, prior_step=step)
+    def model(case: Case) -> Checkpoint:
+        network = networks["none" if case.direction is None else "one_hot", case.kind]
+        lattice = {"factor": case.factor, "window": case.window, "stride": case.stride}
+        step = 1 if case.direction == "backward" else -1
+        network.inputs = replace(network.inputs, **lattice, prior_step=step)
         return save_checkpoint(tmp_path_factory.mktemp("model"), network, {"name": "tiny"})
 
     def run(case: Case, data: dict[str, xr.Dataset], **options) -> xr.Dataset:
@@ -101,7 +106,7 @@ def ask(tmp_path_factory):
             options["prior"] = data["prior"]["land_use"]
         return downscale(
             data["coarse"],
-            model=model(case.factor, case.window, case.stride, case.direction),
+            model=model(case),
             static=data["static"],
             years={"forward": [2001, 2002], "backward": [2000, 2001], None: 2001}[case.direction],
             direction=case.direction or "forward",
@@ -217,7 +222,8 @@ def test_building_reads_no_value_of_anything(ask, case, chunked):
 def test_weights_of_all_windows_over_a_pixel_sum_to_one(stride, more, first, length):
     size = stride + more
     weights = blend_weights(size, stride).astype(np.float64)
-    starts = np.array(window_starts(range(first, first + length), size, stride))
+    read = halo(range(first, first + length), size, stride)
+    starts = np.arange(read.start, read.stop - size + 1, stride)
     total = np.zeros((length + 2 * size, length + 2 * size))
     for top in starts - first + size:
         for left in starts - first + size:

@@ -137,27 +137,24 @@ def test_opening_reads_no_map_a_part_only_its_window_and_blocks_give_the_same_ma
     xr.testing.assert_equal(parts, observed.open_hilda(tmp_path / "states.nc"))
 
 
-def test_kinds_of_forest_need_the_forest_product(tmp_path):
-    hilda_netcdf(tmp_path / "f_states.nc", [2000], codes=FOREST_CODES, rows=30, columns=30)
-    base = observed.open_hilda(tmp_path / "f_states.nc")
-    with pytest.raises(VocabularyError, match=r"f_states\.nc.* unknown codes 40 .*forest=True"):
-        base.load()
-    hilda_netcdf(tmp_path / "crops.nc", [2000], codes=np.array([22, 23], np.uint8), rows=30, columns=30)
-    with pytest.raises(VocabularyError, match=r"crops\.nc: unknown codes 23 \(\d+ cells\)"):
-        observed.open_hilda(tmp_path / "crops.nc").load()
-    forest = observed.open_hilda(tmp_path / "f_states.nc", forest=True).load()
-    assert set(np.unique(forest)) == {vocabulary.URBAN, vocabulary.FOREST, vocabulary.WATER}
+def test_kinds_of_forest_need_the_forest_product_and_a_declared_fill_value_is_no_data(tmp_path):
+    def states(name, *codes, edit=lambda ds: ds):
+        hilda_netcdf(tmp_path / name, [2000], codes=np.array(codes, np.uint8), rows=30, columns=30, edit=edit)
+        return tmp_path / name
 
-
-def test_a_declared_fill_value_is_no_data(tmp_path):
     def filled(ds):
         ds.LULC_states.attrs["_FillValue"] = np.uint8(255)
         return ds
 
-    codes = np.array([22, 255], np.uint8)
-    hilda_netcdf(tmp_path / "states.nc", [2000], codes=codes, rows=30, columns=30, edit=filled)
-    found = observed.open_hilda(tmp_path / "states.nc").load()
-    assert set(np.unique(found)) == {vocabulary.OCEAN, vocabulary.CROPLAND}
+    forest = states("f_states.nc", *FOREST_CODES)
+    with pytest.raises(VocabularyError, match=r"f_states\.nc.* unknown codes 40 .*forest=True"):
+        observed.open_hilda(forest).load()
+    with pytest.raises(VocabularyError, match=r"crops\.nc: unknown codes 23 \(\d+ cells\)"):
+        observed.open_hilda(states("crops.nc", 22, 23)).load()
+    known = {vocabulary.URBAN, vocabulary.FOREST, vocabulary.WATER}
+    assert set(np.unique(observed.open_hilda(forest, forest=True))) == known
+    gaps = observed.open_hilda(states("gaps.nc", 22, 255, edit=filled))
+    assert set(np.unique(gaps)) == {vocabulary.OCEAN, vocabulary.CROPLAND}
 
 
 @pytest.mark.parametrize(
@@ -329,14 +326,10 @@ def test_a_file_that_ends_too_early_is_named_when_its_block_is_read(tmp_path):
         lazy.compute()
 
 
-def small_map() -> xr.DataArray:
+def test_a_crs_is_understood_by_rioxarray_and_once_written_by_gdal_and_the_input_is_left_alone(tmp_path):
     grid = Grid(0.5, 50.0, -10.0, 4, 6)
     coords = {"time": [2015], "lat": grid.latitude, "lon": grid.longitude}
-    return xr.DataArray(np.ones((1, 4, 6), np.uint8), coords, ("time", "lat", "lon"), "land_use", {"long_name": "x"})
-
-
-def test_with_crs_is_understood_by_rioxarray_and_leaves_its_input_alone():
-    plain = small_map()
+    plain = xr.DataArray(np.ones((1, 4, 6), np.uint8), coords, ("time", "lat", "lon"), "land_use", {"long_name": "x"})
     found = observed.with_crs(plain)
     assert found.rio.crs.to_epsg() == 4326
     assert found.rio.bounds() == (-10, 48, -7, 50)
@@ -346,13 +339,9 @@ def test_with_crs_is_understood_by_rioxarray_and_leaves_its_input_alone():
     xr.testing.assert_identical(observed.with_crs(found), found)
     with pytest.raises(GridError, match="missing: lat"):
         observed.with_crs(plain.rename(lat="y"))
-
-
-def test_a_written_map_brings_its_crs_back_and_gdal_understands_it(tmp_path):
-    ds = observed.with_crs(small_map().to_dataset().assign(scalar=1.0))
-    ds.to_zarr(tmp_path / "a.zarr", zarr_format=3, consolidated=False)
+    written = observed.with_crs(plain.to_dataset().assign(scalar=1.0))
+    written.to_zarr(tmp_path / "a.zarr", zarr_format=3, consolidated=False)
     reopened = xr.open_zarr(tmp_path / "a.zarr", consolidated=False, decode_coords="all")
-    assert "spatial_ref" in reopened.coords
     assert reopened.land_use.rio.crs.to_epsg() == 4326
     reopened.to_netcdf(tmp_path / "map.nc")
     assert xr.open_dataset(tmp_path / "map.nc", decode_coords="all").land_use.rio.crs.to_epsg() == 4326

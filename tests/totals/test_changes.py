@@ -79,28 +79,12 @@ def test_protected_classes_grow_nowhere_where_the_forcing_says_they_shrink(block
     assert not (new & shrinks).any()
 
 
-def test_a_gain_that_was_not_given_in_one_year_is_not_made_up_for_in_a_year_of_loss():
-    block = make_block((1, 1), 5)
-    base = np.full((5, 5), GRASS_SHRUB, dtype=np.uint8)
-    base[:2], base[2, :2] = CROPLAND, FOREST
-    # urban, cropland, pasture, forest, grass: pasture is taken away that the map does not have
-    years = ([0, 0.4, 0.4, 0.1, 0.1], [0, 0.4, 0.1, 0.4, 0.1], [0, 0.25, 0.3, 0.35, 0.1])
-    block.targets[1:6, 0, 0], after, at_last = years[0], block.targets.copy(), block.targets.copy()
-    after[1:6, 0, 0], at_last[1:6, 0, 0] = years[1:]
-    first = apply(block, after, base, base)
-    assert first.unmet > 0.2
-    assert (first.codes == FOREST).sum() == 2
-    second = apply(block, at_last, first.codes, base, prior_targets=after)
-    assert (second.codes == FOREST).sum() == 2
-    assert (apply(block, at_last, first.codes, base).codes == FOREST).sum() > 2, "since the base year forest has grown"
-
-
 def test_protected_classes_never_grow_again_over_years_in_which_they_shrink():
-    block = make_block((4, 4), 5, seed=3)
+    block = make_block((2, 3), 5, seed=3)
     base = observed(block)
     prior, before = base, block.targets
-    for year in range(12):
-        targets = changed(block, 100 + year, most=0.02 * (year + 1))
+    for year in range(6):
+        targets = changed(block, 100 + year, most=0.04 * (year + 1))
         fitted = apply(block, targets, prior, base, prior_targets=before)
         shrinks = (targets < before)[FOREST].repeat(5, 0).repeat(5, 1)
         assert not ((fitted.codes == FOREST) & (prior != FOREST) & shrinks).any()
@@ -191,15 +175,6 @@ def test_a_class_that_the_model_does_not_have_needs_no_protection():
     assert np.bincount(fitted.codes.ravel(), minlength=3).tolist() == [0, 5, 20]
 
 
-def test_a_base_map_with_holes_is_refused():
-    block = make_block((1, 1), 5)
-    base = observed(block)
-    prior = base.copy()
-    base[0, :3] = 255
-    with pytest.raises(AllocationError, match="base year has no class in 3 valid pixels"):
-        apply(block, block.targets, prior, base)
-
-
 WAYS = {
     "fractions": lambda block: fit_fractions(*block.arguments),
     "map": lambda block: fit_map(*block.arguments),
@@ -231,23 +206,10 @@ def test_a_cell_without_valid_pixels_has_no_class_and_reports_all_that_was_asked
         assert fitted.unmet == pytest.approx(np.nansum(block.targets))
 
 
-def test_the_map_of_the_totals_and_the_changes_agree_where_the_forcing_is_the_map():
-    block = make_block((2, 2), 5)
-    base = fit_map(*block.arguments).codes
-    targets = changed(block, 7)
-    codes = apply(block, targets, base).codes
-    errors = np.abs(block.shares(codes) - targets)
-    assert (np.nanmax(errors, axis=0) <= 2 * block.pixel).all()
-
-
 @pytest.mark.parametrize(
     ("which", "codes", "message"),
     [
-        (
-            "prior",
-            np.full((5, 5), 77),
-            "map of the adjacent year has codes that are not a class in 25 valid pixels, such as 77",
-        ),
+        ("prior", np.full((5, 5), 77), "adjacent year has codes that are not a class in 25 valid pixels, such as 77"),
         ("prior", np.full((5, 5), 257), "such as 257; codes go from 0 to 7"),
         ("base", np.full((5, 5), -1), "map of the base year has codes that are not a class"),
         ("base", np.full((5, 5), np.nan), "map of the base year has codes that are not a class"),

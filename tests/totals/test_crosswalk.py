@@ -14,38 +14,30 @@ def states(value=0.05, names=LUH2_STATES):
     return {name: np.full((2, 3), value) for name in names}
 
 
-def test_states_of_a_class_are_added():
-    targets = class_targets(states(), LUH_CROSSWALK, CLASS_NAMES)
-    named = dict(zip(CLASS_NAMES, targets[:, 0, 0], strict=True))
-    assert named["forest"] == pytest.approx(0.1)
-    assert named["cropland"] == pytest.approx(0.25)
-    assert named["urban"] == pytest.approx(0.05)
+def targets_of(given, crosswalk=LUH_CROSSWALK):
+    return dict(zip(CLASS_NAMES, class_targets(given, crosswalk, CLASS_NAMES), strict=True))
 
 
-def test_classes_without_a_state_share_the_rest():
-    targets = class_targets(states(), LUH_CROSSWALK, CLASS_NAMES)
-    free = [name for name, values in zip(CLASS_NAMES, targets, strict=True) if np.isnan(values).all()]
-    assert free == ["ocean", "other", "water"]
-
-
-def test_plantations_of_luh3_are_forest():
-    targets = class_targets(states(names=(*LUH2_STATES, "pltns")), LUH_CROSSWALK, CLASS_NAMES)
-    assert targets[class_code("forest")] == pytest.approx(0.15)
-
-
-def test_shares_by_the_name_of_a_class_are_taken_as_they_are():
-    targets = class_targets(states(0.125, CLASS_NAMES), LUH_CROSSWALK, CLASS_NAMES)
-    assert np.isnan(targets[class_code("ocean")]).all()
-    assert targets[1:] == pytest.approx(0.125)
-
-
-def test_cells_without_data_have_no_target():
+def test_states_of_a_class_are_added_and_classes_without_one_share_the_rest():
     given = states()
     for values in given.values():
         values[1, 2] = np.nan
-    targets = class_targets(given, LUH_CROSSWALK, CLASS_NAMES)
-    assert np.isnan(targets[:, 1, 2]).all()
-    assert targets[class_code("forest"), 0, 0] == pytest.approx(0.1)
+    targets = targets_of(given)
+    for name, total in {"forest": 0.1, "cropland": 0.25, "urban": 0.05}.items():
+        assert targets[name][0] == pytest.approx(total)
+    assert [name for name, values in targets.items() if np.isnan(values).all()] == ["ocean", "other", "water"]
+    assert all(np.isnan(values[1, 2]) for values in targets.values()), "cells without data have no target"
+    moved = targets_of(states(), Crosswalk({**STATE_CLASSES, "range": "grass_shrub"}))
+    assert (moved["pasture"][0, 0], moved["grass_shrub"][0, 0]) == (pytest.approx(0.05), pytest.approx(0.15))
+    assert targets_of(states(names=(*LUH2_STATES, "pltns")))["forest"] == pytest.approx(0.15), "plantations of LUH3"
+
+
+def test_shares_by_the_name_of_a_class_are_taken_as_they_are_and_ocean_is_part_of_the_sum():
+    targets = class_targets(states(0.125, CLASS_NAMES), LUH_CROSSWALK, CLASS_NAMES)
+    assert np.isnan(targets[class_code("ocean")]).all()
+    assert targets[1:] == pytest.approx(0.125)
+    targets = class_targets({**states(0.1, CLASS_NAMES), "ocean": np.full((2, 3), 0.3)}, LUH_CROSSWALK, CLASS_NAMES)
+    assert np.nansum(targets, axis=0) == pytest.approx(0.7)
 
 
 def test_a_crosswalk_can_be_hashed_compared_and_sent():
@@ -53,20 +45,7 @@ def test_a_crosswalk_can_be_hashed_compared_and_sent():
     assert again == LUH_CROSSWALK
     assert hash(again) == hash(LUH_CROSSWALK)
     assert Crosswalk(dict(reversed(STATE_CLASSES.items()))) == LUH_CROSSWALK
-
-
-def test_a_user_may_move_a_state():
-    pasture = {**STATE_CLASSES, "range": "grass_shrub"}
-    targets = class_targets(states(), Crosswalk(pasture), CLASS_NAMES)
-    assert targets[class_code("pasture")] == pytest.approx(0.05)
-    assert targets[class_code("grass_shrub")] == pytest.approx(0.15)
-
-
-def test_ocean_is_part_of_the_sum():
-    given = states(0.1, CLASS_NAMES)
-    given["ocean"] = np.full((2, 3), 0.3)
-    targets = class_targets(given, LUH_CROSSWALK, CLASS_NAMES)
-    assert np.nansum(targets, axis=0) == pytest.approx(0.7)
+    assert checked_crosswalk(None) is LUH_CROSSWALK
 
 
 def test_a_class_whose_only_states_the_forcing_may_lack_is_refused_where_it_does():
@@ -76,10 +55,6 @@ def test_a_class_whose_only_states_the_forcing_may_lack_is_refused_where_it_does
         class_targets(states(), plantations, CLASS_NAMES)
     held = class_targets(states(names=(*LUH2_STATES, "pltns")), plantations, CLASS_NAMES)
     assert held[class_code("other")] == pytest.approx(0.05)
-
-
-def test_without_a_crosswalk_that_of_luh_is_meant():
-    assert checked_crosswalk(None) is LUH_CROSSWALK
 
 
 FEW = Crosswalk({"primf": "forest"}, remainder=("ocean", "other"))

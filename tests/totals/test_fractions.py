@@ -112,10 +112,13 @@ def with_value(array, value, *place):
     [
         (lambda b: {"targets": np.zeros((8, 2, 1))}, r"probability has the shape \(8, 4, 4\) in place of \(8, 4, 2\)"),
         (lambda b: {"targets": np.zeros((8, 3, 3))}, r"in place of \(8, 3, 3\): blocks hold whole coarse cells"),
-        (lambda b: {"targets": np.full((8, 1, 1), 0.1)}, r"less than the valid pixels in 1 coarse.*0\.8 in place of 1"),
+        (
+            lambda b: {"targets": np.full((8, 1, 1), 0.1)},
+            r"less than the valid pixels \(0\.8 in place of 1\) in 1 coarse",
+        ),
         (
             lambda b: {"targets": with_value(b.targets, -0.25, 4, 0, 0)},
-            r"outside 0 to 1 in 1 coarse cells, the first \(-0\.25, class 4\) in row 0",
+            r"outside 0 to 1, such as -0\.25 of class 4, in 1 coarse cells, the first in row 0",
         ),
         (lambda b: {"area": np.ones(3)}, r"area has the shape \(3,\)"),
         (lambda b: {"area": np.zeros(4)}, "areas of pixels must be positive"),

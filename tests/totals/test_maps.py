@@ -156,7 +156,7 @@ def test_no_map_within_a_pixel_is_more_probable(seed, factor, sharpness, north, 
     assert worth(codes, block)[0, 0] == pytest.approx(best_worth(block, np.maximum(nearest, 1)), abs=1e-3)
 
 
-@pytest.mark.parametrize(("factor", "north", "seed", "land"), [(7, 60, 0, 1.0), (10, 85, 1, 1.0), (12, 60, 2, 0.6)])
+@pytest.mark.parametrize(("factor", "north", "seed", "land"), [(10, 85, 1, 1.0), (12, 60, 2, 0.6)])
 def test_no_single_pixel_can_change_for_a_more_probable_map(factor, north, seed, land):
     """In cells of up to 100 pixels the search may end early, in larger ones there is none."""
     block = make_block((1, 1), factor, seed=seed, sharpness=1.0, north=float(north), land=land)
@@ -169,9 +169,8 @@ def test_no_single_pixel_can_change_for_a_more_probable_map(factor, north, seed,
             assert worth(other, block) <= best + 1e-4 or errors(other, block).max() > 1
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_large_cells_gain_by_chains_of_moves_and_stay_within_a_pixel(seed):
-    block = make_block((1, 1), 25, seed=seed, sharpness=1.0)
+def test_large_cells_gain_by_chains_of_moves_and_stay_within_a_pixel():
+    block = make_block((1, 1), 25, sharpness=1.0)
     block.targets[1:6, 0, 0] = 0.1003, 0.2011, 0.1507, 0.2501, 0.1009
     codes, nearest = (fit_map(*block.arguments, each).codes for each in (1, 0))
     assert worth(codes, block) > worth(nearest, block) + 0.1

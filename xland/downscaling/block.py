@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence, Set
-from concurrent.futures import Future
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -34,7 +33,7 @@ from xland.downscaling.fields import (
     read_codes_of,
 )
 from xland.downscaling.keeping import Keeping
-from xland.downscaling.predict import BlockInputs, ocean, predict_block
+from xland.downscaling.predict import Static, ocean, predict_block
 from xland.forcing.read import check_coverage, check_values
 from xland.models.applicability import Applicability
 from xland.models.checkpoint import Checkpoint
@@ -43,9 +42,6 @@ from xland.models.inputs import InputSpec
 from xland.outputs import OUTPUTS, Output
 from xland.reading.limits import check_share, check_unknown_land, checked_predictor
 from xland.store.rollouts import Index, Keeper
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 AT_ONCE = 3
 """Blocks that a process has inputs of at once: one is computed while others are read and written."""
@@ -63,13 +59,13 @@ _at_once = threading.BoundedSemaphore(AT_ONCE)
 class Plan:
     """All that the block-years of one downscaling share; it is in the graph once.
 
-    `name` is that of the array of class maps. `coarse` has one year a chunk; its first layers are `variables`, which
-    the model reads. `positions` says for each year where the years of its steps are in `coarse`. The values of
-    `own_static` predictors, which xland provides, need no check. `first_prior` is the map that the first year adjoins,
-    `own` are the maps of this downscaling where each is the prior of the next. `outputs` begins with the class map.
+    `maps` are the class maps that are computed; each may be the prior of the next. `coarse` has one year a chunk; its
+    first layers are `variables`, which the model reads. `positions` says for each year where the years of its steps are
+    in `coarse`. The values of `own_static` predictors, which xland provides, need no check. `first_prior` is the map
+    that the first year adjoins. `outputs` begins with the class map.
     """
 
-    name: str
+    maps: ChunkField
     model: Checkpoint | Ensemble
     inputs: InputSpec
     layout: Layout
@@ -80,7 +76,6 @@ class Plan:
     static: Field
     own_static: bool
     first_prior: Field | None = None
-    own: ChunkField | None = None
     outputs: tuple[Output, ...] = (OUTPUTS["land_use"],)
     device: str = "auto"
     flips: bool = False
@@ -98,17 +93,12 @@ class Plan:
         wanted = any(output.needs == "applicability" for output in self.outputs)
         return self.model.applicability if wanted else None
 
-    @cached_property
-    def decision(self) -> tuple[float, ...]:
-        """Offsets of the log-probabilities where a class is chosen; empty without any."""
-        return self.model.decision if any(self.model.decision) else ()
-
     def prior_of(self, year: int) -> tuple[Field | None, int]:
         """Where the prior map of a year comes from, and its position there."""
-        if self.own is None:
-            return None, 0
         before = year + self.inputs.prior_step
-        return (self.own, before) if 0 <= before < len(self.years) else (self.first_prior, 0)
+        if self.inputs.prior == "none":
+            return None, 0
+        return (self.maps, before) if 0 <= before < len(self.years) else (self.first_prior, 0)
 
     def keys(self, year: int, row: int, column: int) -> Iterator[Key]:
         """Graph keys of the chunks that a block-year needs."""
@@ -124,21 +114,6 @@ class Plan:
             yield from self.keeping.keys(self.layout.rows[row], self.layout.columns[column], year)
 
 
-@dataclass(frozen=True, eq=False)
-class _Static:
-    """Static fields of a block over its halo; no `fields` where it has no land.
-
-    `unknown` are coarse cells in which the share of land is NaN somewhere; None if there are none.
-    `pending` are rows that are still being read.
-    """
-
-    fields: Tensor | None
-    land: NDArray[np.bool_]
-    coarse_land: NDArray[np.bool_]
-    unknown: NDArray[np.bool_] | None = None
-    pending: tuple[tuple[slice, Future[None]], ...] = ()
-
-
 def run_block_year(plan: Plan, year: int, row: int, column: int, *chunks: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """Read, check and predict one block of one year, given by positions; return its outputs.
 
@@ -149,58 +124,75 @@ def run_block_year(plan: Plan, year: int, row: int, column: int, *chunks: NDArra
     device = choose_device(plan.device)
     read = partial(_read_static, plan, block, named, device)
     with _at_once:
-        static = residency_of(device).get(plan.name, (row, column), read) if len(plan.years) > 1 else read()[0]
-        if static.fields is None:
+        static = residency_of(device).get(plan.maps.name, (row, column), read) if len(plan.years) > 1 else read()[0]
+        if static is None:
             return ocean((len(block.rows), len(block.columns)), len(plan.inputs.classes), plan.outputs)
         coarse = _read_coarse(plan, block, static, named, year)
         source, position = plan.prior_of(year)
         classes = len(plan.inputs.classes) if source is plan.first_prior else None
         prior = None if source is None else read_codes_of(source, *block.halo, named, position, classes=classes)
-        engines = [engine_of(member, device, flips=plan.flips) for member in plan.model.members]
         fit = None
         if plan.keeping is not None:
             fit = plan.keeping.read(block, named, year, None if prior is None else prior[block.core])
-        inputs = BlockInputs(coarse, static.fields, static.land, prior, static.pending)
-        results = predict_block(engines, block, inputs, plan.outputs, plan.decision, fit, plan.applicability)
+        results = predict_block(
+            [engine_of(member, device, flips=plan.flips) for member in plan.model.members],
+            block,
+            static,
+            coarse,
+            prior,
+            outputs=plan.outputs,
+            decision=plan.model.decision if any(plan.model.decision) else (),
+            fit=fit,
+            applicability=plan.applicability,
+        )
     give_back()
     return results
 
 
-def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple[_Static, int]:
-    """Begin to read the static fields of a block, and say how many bytes they take.
+def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple[Static | None, int]:
+    """Begin to read the static fields of a block, None where it has no land, and say how many bytes they take.
 
     Where there is land is read at once. The fields follow, strip by strip, while windows that need
     no more than what is there are computed.
     """
     import torch
 
-    inputs = plan.inputs
-    land, missing = _read_land(plan, block, chunks)
+    inputs, grid = plan.inputs, plan.static.grid
+    strips = placements(grid, *block.halo, STRIP)
+
+    def read(name: str, strip: Placement) -> NDArray[Any]:
+        # more than one variable at a time would need several times the memory
+        number = inputs.static_variables.index(name)
+        (layer,) = plan.static.read(*strip.source, chunks, only=slice(number, number + 1))
+        return np.asarray(layer)
+
+    land, missing = np.zeros((2, *map(len, block.halo)), dtype=np.bool_)
+    for strip in strips:
+        share = read(inputs.domain, strip)
+        check_share(inputs.domain, share, grid.window(*strip.source).centres)
+        land[strip.target], missing[strip.target] = share > 0, np.isnan(share)
     if not land[block.core].any() and not missing.any():
-        return _Static(None, land[:0], land[:0]), 1
+        return None, 1
     # unlike torch, NumPy leaves zeros to the system until they are written: sea takes no memory
     fields = torch.from_numpy(np.zeros((len(inputs.static), *land.shape), dtype=np.float16))
-
-    degrees = plan.static.grid.latitude, plan.static.grid.longitude
 
     def fill(strip: Placement) -> None:
         if not land[strip.target].any():
             return
-        (rows, columns), height = strip.target, strip.target[0].stop - strip.target[0].start
-        place = degrees[0][strip.source[0]], degrees[1][strip.source[1]]
+        (rows, columns), centres = strip.target, grid.window(*strip.source).centres
         for number, channel in enumerate(inputs.static):
-            named = {name: _read_variable(plan, name, strip, chunks) for name in channel.sources}
+            named = {name: read(name, strip) for name in channel.sources}
             for name in () if plan.own_static else named.keys() - {inputs.domain}:
-                single = np.asarray(named[name], dtype=np.float32)
-                named[name] = checked_predictor(name, single, land[strip.target], place)
-            for start in range(0, height, IN_CACHE):
-                part = slice(start, min(start + IN_CACHE, height))
-                at = (slice(rows.start + part.start, rows.start + part.stop), columns)
-                values = {name: each[part] for name, each in named.items()}
-                fields[(number, *at)] = torch.from_numpy(inputs.static_layer(channel, values, land[at]))
+                single = named[name].astype(np.float32, copy=False)
+                named[name] = checked_predictor(name, single, land[strip.target], centres)
+            for start in range(rows.start, rows.stop, IN_CACHE):
+                part = slice(start, min(start + IN_CACHE, rows.stop))
+                own = slice(part.start - rows.start, part.stop - rows.start)
+                values = {name: each[own] for name, each in named.items()}
+                layer = inputs.static_layer(channel, values, land[part, columns])
+                fields[number, part, columns] = torch.from_numpy(layer)
         give_back()
 
-    strips = _strips(plan.static, block)
     pending = tuple(zip((strip.target[0] for strip in strips), start_all(fill, strips), strict=True))
     if device != "cpu":
         for _, future in pending:
@@ -210,57 +202,31 @@ def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple
         np.asarray(cells.reshape(land.shape[0] // factor, factor, -1, factor).any(axis=(1, 3)))
         for cells in (land, missing)
     )
-    found = _Static(fields.to(device), land, coarse_land, unknown if unknown.any() else None, pending)
+    found = Static(fields.to(device), land, pending, coarse_land, unknown if unknown.any() else None)
     return found, fields.nbytes + land.nbytes
 
 
-def _read_land(plan: Plan, block: Block, chunks: Chunks) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Where a class is predicted, over the halo of a block, and where that is not known."""
-    name, grid = plan.inputs.domain, plan.static.grid
-    land, missing = np.zeros((2, *map(len, block.halo)), dtype=np.bool_)
-    for strip in _strips(plan.static, block):
-        share = np.asarray(_read_variable(plan, name, strip, chunks))
-        check_share(name, share, (grid.latitude[strip.source[0]], grid.longitude[strip.source[1]]))
-        land[strip.target] = share > 0
-        missing[strip.target] = np.isnan(share)
-    return land, missing
-
-
-def _read_variable(plan: Plan, name: str, strip: Placement, chunks: Chunks) -> NDArray[Any]:
-    """Read one static variable, ``(rows, columns)``: more than one at a time would need several times the memory."""
-    number = plan.inputs.static_variables.index(name)
-    (layer,) = plan.static.read(*strip.source, chunks, only=slice(number, number + 1))
-    return layer
-
-
-def _strips(field: Field, block: Block) -> list[Placement]:
-    """Parts of a field over the halo of a block that are read one by one."""
-    whole = placements(field.grid, *block.halo)
-    return [strip for place in whole for strip in place.strips(STRIP)]
-
-
-def _read_coarse(plan: Plan, block: Block, static: _Static, chunks: Chunks, year: int) -> NDArray[np.float32]:
+def _read_coarse(plan: Plan, block: Block, static: Static, chunks: Chunks, year: int) -> NDArray[np.float32]:
     """Return the coarse channels over the halo, having checked all cells that are read: they shape the map."""
     inputs, grid = plan.inputs, plan.coarse.grid
     rows, columns = coarse_spans(*block.halo, inputs.factor)
     states = np.full((len(plan.variables), len(inputs.steps), len(rows), len(columns)), np.nan, dtype=np.float32)
     # a block as wide as the globe reads some cells twice, of which the first are enough to check
     there = np.zeros(grid.shape, dtype=np.bool_)
-    for place in placements(grid, rows, columns):
-        fresh = ~there[place.source]
-        there[place.source] = True
-        expected = None if plan.expected is None else plan.expected[place.source] & static.coarse_land[place.target]
+    for target, source in placements(grid, rows, columns):
+        fresh, centres = ~there[source], grid.window(*source).centres
+        there[source] = True
         for step, position in enumerate(plan.positions[year]):
-            values = np.asarray(plan.coarse.read(*place.source, chunks, position, slice(len(plan.variables))))
-            states[:, step, place.target[0], place.target[1]] = values
+            values = np.asarray(plan.coarse.read(*source, chunks, position, slice(len(plan.variables))))
+            states[:, step, target[0], target[1]] = values
             named = dict(zip(plan.variables, np.where(fresh, values, np.nan), strict=True))
             when = plan.years[year] + inputs.steps[step]
-            centres = grid.latitude[place.source[0]], grid.longitude[place.source[1]]
             check_values(named, centres, when)
             if static.unknown is not None:
-                check_unknown_land(inputs.domain, static.unknown[place.target], named, centres)
-            if expected is not None:
-                check_coverage(named, expected & fresh, centres, when)
+                check_unknown_land(inputs.domain, static.unknown[target], named, centres)
+            if plan.expected is not None and static.coarse_land is not None:
+                expected = plan.expected[source] & static.coarse_land[target] & fresh
+                check_coverage(named, expected, centres, when)
     return inputs.coarse_array(dict(zip(plan.variables, states, strict=True)))
 
 
@@ -276,8 +242,8 @@ class BlockYears(Layer):
 
     def __init__(self, plan: Plan, keeper: Keeper | None = None) -> None:
         super().__init__()
-        self.plan, self.keeper = plan, keeper
-        self.name, self.all_layers, self._plan_key = plan.name, f"{plan.name}-layers", f"plan-{plan.name}"
+        self.plan, self.keeper, self.name = plan, keeper, plan.maps.name
+        self.all_layers, self._plan_key = f"{self.name}-layers", f"plan-{self.name}"
         self.several = len(plan.outputs) > 1
         self.names = (self.name, self.all_layers) if self.several else (self.name,)
         self.shape = (len(plan.years), len(plan.layout.rows), len(plan.layout.columns))
@@ -288,23 +254,21 @@ class BlockYears(Layer):
     def describe(self) -> str:
         """Say in one line how much is computed."""
         years, rows, columns = self.shape
-        layout = self.plan.layout
+        windows, twice = self.plan.layout.windows
         return (
             f"{self.plan.model.name}: {years} {'year' if years == 1 else 'years'} of {rows} x {columns} blocks, "
-            f"{layout.windows} windows a year where all is land, {layout.twice:.1%} of them twice at edges of blocks"
+            f"{windows} windows a year where all is land, {twice:.1%} of them twice at edges of blocks"
         )
 
     def kept(self, keeper: Keeper) -> Layer:
         """Return the same layer, with the maps that a keeper has in place of what they were computed from."""
-        return self if self.plan.own is None else type(self)(self.plan, keeper)
+        return self if self.plan.inputs.prior == "none" else type(self)(self.plan, keeper)
 
     def is_materialized(self) -> bool:
         """Return False: tasks are made when they are asked for."""
         return False
 
-    def get_output_keys(self) -> Set[Any]:
-        """Return the layer itself, which is a set of keys as well as a mapping."""
-        return self.keys()
+    get_output_keys = Layer.keys
 
     def get_dependencies(self, key: Any, all_hlg_keys: Collection[Any]) -> set[Any]:  # noqa: ARG002
         """Return the keys that a task needs."""
@@ -339,11 +303,9 @@ class BlockYears(Layer):
         if name == self.name and tuple(index) in self._there:
             return Task(key, _load, self.keeper, tuple(index))
         if name == self.name and self.several:
-            return Task(key, _land_use_of, self.keeper, tuple(index), TaskRef((self.all_layers, *index)))
-        needs = map(TaskRef, dict.fromkeys(self.plan.keys(*index)))
-        if name == self.all_layers:
-            return Task(key, run_block_year, TaskRef(self._plan_key), *index, *needs)
-        return Task(key, _land_use, self.keeper, TaskRef(self._plan_key), *index, *needs)
+            return Task(key, _land_use, self.keeper, tuple(index), dict, TaskRef((self.all_layers, *index)))
+        run = (run_block_year, TaskRef(self._plan_key), *index, *map(TaskRef, dict.fromkeys(self.plan.keys(*index))))
+        return Task(key, *run) if name == self.all_layers else Task(key, _land_use, self.keeper, tuple(index), *run)
 
     def __iter__(self) -> Iterator[Any]:
         """Go over all keys."""
@@ -364,15 +326,14 @@ def block_years(plan: Plan, depends_on: Sequence[da.Array]) -> dict[str, da.Arra
     graph = HighLevelGraph.merge(
         *(HighLevelGraph.from_collections(each, layer, dependencies=depends_on) for each in layer.names)
     )
-    years = (1,) * len(plan.years)
-    chunks = (years, *plan.layout.chunks)
+    chunks = plan.maps.chunks
     arrays = {"land_use": da.Array(graph, layer.name, chunks, meta=np.empty((0, 0, 0), np.uint8))}
     if layer.several:
         everything = da.Array(graph, layer.all_layers, chunks, meta=np.empty((0, 0, 0), np.float32))
     for output in plan.outputs[1:]:
         axes: dict[str, Any] = {}
         if output.classes:
-            axes = {"new_axis": 1, "chunks": (years, (len(plan.inputs.classes),), *plan.layout.chunks)}
+            axes = {"new_axis": 1, "chunks": (chunks[0], (len(plan.inputs.classes),), *chunks[1:])}
         arrays[output.name] = everything.map_blocks(_one_layer, output.name, dtype=output.dtype, **axes)
     return arrays
 
@@ -400,23 +361,12 @@ def _load(keeper: Keeper, index: Index) -> NDArray[np.uint8]:
 
 
 def _land_use(
-    keeper: Keeper | None, plan: Plan, year: int, row: int, column: int, *chunks: NDArray[Any]
+    keeper: Keeper | None, index: Index, compute: Callable[..., dict[str, NDArray[Any]]], *needs: Any
 ) -> NDArray[np.uint8]:
-    """Compute the class map of a block-year, ``(1, rows, columns)``."""
-    return _kept(keeper, (year, row, column), lambda: run_block_year(plan, year, row, column, *chunks)["land_use"])
-
-
-def _land_use_of(keeper: Keeper | None, index: Index, layers: dict[str, NDArray[Any]]) -> NDArray[np.uint8]:
-    """Take the class map from all outputs of a block-year, ``(1, rows, columns)``."""
-    return _kept(keeper, index, lambda: layers["land_use"])
-
-
-def _kept(keeper: Keeper | None, index: Index, make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Return a map that an earlier run of the same task has kept; else make it, and keep it."""
-    if keeper is None:
-        return make()[None]
-    values = keeper.find(index)
+    """Return the map, (1, rows, columns), that an earlier run of the same task has kept; else compute and keep it."""
+    values = None if keeper is None else keeper.find(index)
     if values is None:
-        values = make()
-        keeper.save(index, values)
+        values = compute(*needs)["land_use"]
+        if keeper is not None:
+            keeper.save(index, values)
     return values[None]

@@ -11,12 +11,13 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
-from xland.arguments import checked, choose_names
+from xland.arguments import checked, items_of, unknown
+from xland.datasets import static_predictors
 from xland.datasets.prepared import static_identity
 from xland.downscaling.block import Plan, block_years
-from xland.downscaling.fields import ChunkField, Layout, coarse_field, crop, prior_field, static_field
-from xland.downscaling.keeping import keeping_of
-from xland.errors import ModelError, PriorError, RegionError, TimeError
+from xland.downscaling.fields import ChunkField, Layout, coarse_field, crop, field_of, prior_field
+from xland.downscaling.keeping import Keeping
+from xland.errors import ModelError, PriorError, RegionError, StaticError, TimeError
 from xland.forcing.read import Forcing, check_lattice, find_sources, read_forcing, require_years
 from xland.geo.conventions import index_by, listed, with_years
 from xland.geo.grid import Grid
@@ -26,7 +27,7 @@ from xland.models.checkpoint import Checkpoint
 from xland.models.ensemble import Ensemble
 from xland.models.inputs import InputSpec
 from xland.outputs import OUTPUTS, Output
-from xland.reading.variables import map_of, map_years
+from xland.reading.variables import map_of, map_years, read_static
 from xland.store.identity import digest_of, identities_of
 from xland.store.provenance import describe_product
 from xland.totals.modes import MODES, Totals
@@ -55,33 +56,32 @@ def downscale(
 ) -> xr.Dataset:
     """Turn coarse land-use fractions into lazy high-resolution land-use maps.
 
-    Nothing is read or computed until values are asked for. The answer at a pixel depends neither
-    on chunks nor on the region that is asked for.
+    Nothing is read or computed until values are asked for. The answer at a pixel depends neither on chunks nor on the
+    region that is asked for.
 
     Parameters
     ----------
     ds : Dataset
         Coarse fractions, for example LUH2 states as released, in any orientation.
     model : str, path or Checkpoint; or a list of them
-        Name of a shipped model, or the folder of a trained one. Several that read and write the same
-        answer as one: each blends its own windows, and their probabilities are averaged.
+        Name of a shipped model, or the folder of a trained one. The probabilities of several, which read and write the
+        same, are averaged.
     static : Dataset, optional
-        Static predictors on the fine grid, at least where the forcing is; by default those that
-        `xland.datasets` provides.
+        Static predictors on the fine grid, at least where the forcing is; by default those of `xland.datasets`.
     prior : DataArray, optional
-        Class codes on the fine grid, wherever the forcing is, for the year before the first (after
-        the last, backward). Only for models that read one; without it their first year starts from a hidden prior.
-        With ``totals="changes"`` also for others: the observed map of the base year. That is the year of its single
+        Class codes on the fine grid, wherever the forcing is, for the year before the first (after the last, backward).
+        Only for models that read one; without it their first year starts from a hidden prior. With
+        ``totals="changes"`` also for others: the observed map of the base year, which is the year of its single
         ``time``, or without one the year before the first (after the last, backward).
     years : int, sequence of int or slice, optional
         Calendar years; all that the forcing has by default.
     region : (west, south, east, north), optional
-        Degrees; grown to whole coarse cells. West may be greater than east across the date line;
-        such a region comes back in one piece, 170 to 190 for example. Choose with `region` rather
-        than cut the forcing: windows at its edge then still see what lies around.
+        Degrees; grown to whole coarse cells. West may be greater than east: a region across the date line comes back in
+        one piece, 170 to 190 for example. Choose with `region` rather than cut the forcing: windows at its edge then
+        still see what lies around.
     chunks : int, optional
-        Fine cells along a block, a multiple of the model's factor. By default blocks are so large
-        that at most 15 % of the windows are computed twice at their edges: 1800 cells on 0.05 degree.
+        Fine cells along a block, a multiple of the model's factor. By default blocks are so large that at most 15 % of
+        the windows are computed twice at their edges: 1800 cells on 0.05 degree.
     outputs : str or sequence of str
         Names of variables in the table :data:`xland.outputs.OUTPUTS`: ``land_use``, ``probability``, ``confidence``,
         ``margin``, ``entropy``, ``spread`` (of several models), ``applicability`` (of models with their training
@@ -124,12 +124,14 @@ def downscale(
     trained = find_model(model)
     inputs = trained.inputs
     kept = Totals(totals) if totals is not None and not isinstance(totals, Totals) else totals
-    wanted = [OUTPUTS[name] for name in choose_names(outputs, OUTPUTS, "outputs", ModelError)]
-    _check_outputs(wanted, trained, totals=kept is not None)
-    counts_changes = kept is not None and MODES[kept.mode].changes
-    if kept is not None and counts_changes and prior is None:
-        raise ModelError(f"totals={kept.mode!r} applies changes to an observed map: give it as prior=, with its year")
-    states = () if kept is None else _states_of(ds, kept, inputs)
+    mode = None if kept is None else MODES[kept.mode]
+    wanted = choose_outputs(outputs, trained, totals=kept is not None)
+    if mode is not None and mode.changes and prior is None:
+        raise ModelError(f"totals={mode.name!r} applies changes to an observed map: give it as prior=, with its year")
+    states: tuple[str, ...] = ()
+    if kept is not None:
+        states = tuple(find_sources(ds, [*dict.fromkeys([*dict(kept.crosswalk.states), *inputs.classes])]))
+        kept.crosswalk.sources(states, inputs.classes)  # refuses a forcing that lacks some
     forcing = read_forcing(ds, variables=tuple(dict.fromkeys((*inputs.coarse_variables, *states))))
     expected = inputs.resolution * inputs.factor
     if abs(forcing.grid.resolution / expected - 1) > 1e-4:
@@ -145,22 +147,26 @@ def downscale(
     rollout = inputs.prior != "none"
     if rollout:
         _check_rollout(inputs, chosen, direction)
-    elif prior is not None and not counts_changes:
+    elif prior is not None and (mode is None or not mode.changes):
         raise ModelError(
             "the model reads no prior map: leave prior out, choose a model that does, or set totals='changes' to apply "
             "the forcing's changes to the map"
         )
     # a region needs ever more of its surroundings the longer a rollout is: only what it depends on is computed
     layout = Layout.cut(whole if rollout else target, inputs, chunks)
-    first, step = (chosen[0], -1) if direction == "forward" else (chosen[-1], 1)
-    before = first + step
+    step = -1 if direction == "forward" else 1
+    before = min(chosen) - 1 if direction == "forward" else max(chosen) + 1
     if prior is not None and not rollout:
         before = _base_year(prior, before)
     optional = [name for name in inputs.optional_coarse_variables if name in forcing.data]
     variables = tuple(dict.fromkeys((*inputs.coarse_variables, *optional)))
     layers = tuple(dict.fromkeys((*variables, *states)))
     coarse, stacked = coarse_field(forcing, layers, inputs, layout)
-    fine, fine_array = static_field(static, layout.grid, inputs)
+    names = inputs.static_variables
+    given = static_predictors(inputs.resolution, chunked=False) if static is None else static
+    given = read_static(given, names, inputs.domain)
+    predictors = [given[name] for name in names]
+    fine, fine_array = field_of(predictors, "static predictors", layout.grid, StaticError, np.float32)
     start, start_array = (None, None) if prior is None else prior_field(prior, layout.grid, before)
     identities = identities_of(forcing=ds, static=static, prior=prior)
     if static is None:
@@ -170,12 +176,26 @@ def downscale(
         what.append("flips")
     if any(each.needs == "applicability" for each in wanted):
         what.append([member.card.get("applicability") for member in trained.members])
-    if kept is not None:
-        what.append([asdict(kept) | {"states": states}, before if counts_changes else None])
+    keeping = None
+    if kept is not None and mode is not None:
+        what.append([asdict(kept) | {"states": states}, before if mode.changes else None])
+        require_years(forcing, chosen)
+        keeping = Keeping(
+            kept,
+            mode,
+            inputs,
+            coarse,
+            there=forcing.years,
+            layers={state: layers.index(state) for state in states},
+            years=chosen,
+            base=start if mode.changes else None,
+            base_year=before,
+            step=step if rollout else 0,
+        )
     fingerprint = digest_of(what)
-    name = f"land_use-{tokenize(fingerprint, layout, chosen, device)}"
+    blocks = ((1,) * len(chosen), *(tuple(map(len, spans)) for spans in (layout.rows, layout.columns)))
     plan = Plan(
-        name=name,
+        maps=ChunkField(layout.grid, f"land_use-{tokenize(fingerprint, layout, chosen, device)}", blocks),
         model=trained,
         inputs=inputs,
         layout=layout,
@@ -186,28 +206,15 @@ def downscale(
         static=fine,
         own_static=static is None,
         first_prior=start,
-        own=ChunkField.over(name, ((1,) * len(chosen), *layout.chunks), layout.grid) if rollout else None,
         outputs=tuple(dict.fromkeys((OUTPUTS["land_use"], *wanted))),
         device=device,
         flips=flips,
-        keeping=None
-        if kept is None
-        else keeping_of(
-            kept,
-            inputs,
-            forcing,
-            coarse,
-            chosen,
-            {state: layers.index(state) for state in states},
-            base=start,
-            base_year=before,
-            step=step if rollout else 0,
-        ),
+        keeping=keeping,
     )
     arrays = block_years(plan, [each for each in (stacked, fine_array, start_array) if each is not None])
     if layout.grid != target:
         arrays = {name: crop(array, layout.grid, target) for name, array in arrays.items()}
-    exact = kept is not None and not MODES[kept.mode].chooses
+    exact = mode is not None and not mode.chooses
     maps = restore(_dataset_of(arrays, target, chosen, wanted, trained, exact=exact), forcing.orientation)
     time = forcing.orientation.names.get("time", Names("time", "time"))
     described = describe_product(
@@ -217,18 +224,33 @@ def downscale(
         model={"name": trained.name, "sha256": trained.digest, "licence": trained.licence},
         inputs=identities,
     )
-    described.attrs["xland_fingerprint"] = fingerprint
-    if kept is not None:
-        described.attrs["xland_conserve"] = kept.mode
-    return described
+    conserved = {} if mode is None else {"xland_conserve": mode.name}
+    return described.assign_attrs(xland_fingerprint=fingerprint, **conserved)
 
 
-def _states_of(ds: xr.Dataset, totals: Totals, inputs: InputSpec) -> tuple[str, ...]:
-    """Return the variables of the forcing that totals are made of; AllocationError if one is missing."""
-    names = dict.fromkeys([*(state for state, _ in totals.crosswalk.states), *inputs.classes])
-    states = tuple(find_sources(ds, tuple(names)))
-    totals.crosswalk.sources(states, inputs.classes)
-    return states
+def choose_outputs(outputs: str | Sequence[str], model: Checkpoint | Ensemble, *, totals: bool) -> tuple[Output, ...]:
+    """Return the entries that a caller names, in the caller's order; ModelError for those that cannot be given."""
+    names = (outputs,) if isinstance(outputs, str) else items_of(outputs, "outputs", ModelError)
+    wrong = [name for name in names if not isinstance(name, str) or name not in OUTPUTS]
+    if wrong:
+        raise ModelError(unknown("outputs", wrong, OUTPUTS))
+    if not names:
+        raise ModelError(f"outputs is empty: choose from {', '.join(OUTPUTS)}")
+    chosen = tuple(OUTPUTS[name] for name in dict.fromkeys(names))
+    for each in chosen:
+        lacks = ""
+        if each.needs == "members" and len(model.members) < 2:
+            lacks = f"needs several models, and {model.name!r} is one: give more, model=['a', 'b']"
+        elif each.needs == "applicability" and model.applicability is None:
+            lacks = (
+                f"is a distance to the training inputs, which the model {model.name!r} does not contain: add them with "
+                "`xland calibrate`"
+            )
+        elif each.needs == "totals" and not totals:
+            lacks = "says where totals could not be kept: choose how with totals="
+        if lacks:
+            raise ModelError(f"the output {each.name!r} {lacks}, or leave {each.name!r} out")
+    return chosen
 
 
 def choose_years(
@@ -321,25 +343,6 @@ def target_grid(grid: Grid, region: Region, factor: int) -> Grid:
     return Grid(step / factor, grid.north - r0 * step, grid.west + c0 * step, (r1 - r0) * factor, (c1 - c0) * factor)
 
 
-def _check_outputs(outputs: Sequence[Output], model: Checkpoint | Ensemble, *, totals: bool) -> None:
-    """Refuse outputs that a model cannot give; :class:`ModelError` says why."""
-    for output in outputs:
-        if output.needs == "members" and len(model.members) < 2:
-            raise ModelError(
-                f"the output {output.name!r} needs several models, and {model.name!r} is one: "
-                f"give more, model=['a', 'b'], or leave {output.name!r} out"
-            )
-        if output.needs == "applicability" and model.applicability is None:
-            raise ModelError(
-                f"the output {output.name!r} is a distance to the training inputs, which the model {model.name!r} does "
-                f"not contain: add them with `xland calibrate`, or leave {output.name!r} out"
-            )
-        if output.needs == "totals" and not totals:
-            raise ModelError(
-                f"the output {output.name!r} says where totals could not be kept: choose how with totals=, too"
-            )
-
-
 def _dataset_of(
     arrays: Mapping[str, da.Array],
     target: Grid,
@@ -347,7 +350,7 @@ def _dataset_of(
     outputs: Sequence[Output],
     model: Checkpoint | Ensemble,
     *,
-    exact: bool = False,
+    exact: bool,
 ) -> xr.Dataset:
     """Put lazy arrays on a grid into a Dataset with CF attributes; ``exact`` probabilities are not packed."""
     variables: dict[str, xr.Variable] = {}

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -130,12 +130,21 @@ def engine_of(checkpoint: Checkpoint, device: str = "auto", *, flips: bool = Fal
 
     ModelError for a GPU that is not there, CheckpointError if the weights cannot be read.
     """
+    import copy
+
+    import torch
+
     chosen = choose_device(device)
     network, calibration = checkpoint.network(), checkpoint.calibration
     key = (id(network), chosen, flips, calibration)
     with _lock:
         if key not in _engines:
-            _engines[key] = replace(_on_device(network, chosen, flips=flips), calibration=calibration)
+            if chosen == "cpu":
+                _engines[key] = Engine(network, chosen, 1, flips, None, calibration)
+            else:
+                moved: Any = copy.deepcopy(network).to(chosen).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                call = None if flips else torch.compile(moved)
+                _engines[key] = Engine(moved, chosen, CUDA_BATCH, flips, call, calibration)
         return _engines[key]
 
 
@@ -210,18 +219,6 @@ def _pool(kind: str) -> ThreadPoolExecutor:
         return _pools[kind, count]
 
 
-def _on_device(network: DownscalingNetwork, device: str, *, flips: bool) -> Engine:
-    if device == "cpu":
-        return Engine(network, device, flips=flips)
-    import copy
-
-    import torch
-
-    moved = copy.deepcopy(network).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    engine = Engine(moved, device, CUDA_BATCH, flips)
-    return engine if flips else replace(engine, call=torch.compile(moved))
-
-
 def _spread(values: Tensor, points: Tensor, land: Tensor) -> Tensor:
     full = values.new_zeros(*values.shape[:2], land.numel())
     return full.scatter_(2, points[:, None].expand_as(values), values).unflatten(2, land.shape)
@@ -282,11 +279,9 @@ def residency_of(device: str) -> Residency:
     """Return what this process keeps for a device."""
     with _lock:
         if device not in _residencies:
-            budget = CPU_BUDGET
-            if device != "cpu":
-                import torch
+            import torch
 
-                budget = int(CUDA_SHARE * torch.cuda.mem_get_info()[1])
+            budget = CPU_BUDGET if device == "cpu" else int(CUDA_SHARE * torch.cuda.mem_get_info()[1])
             _residencies[device] = Residency(budget)
         return _residencies[device]
 

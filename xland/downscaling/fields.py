@@ -10,11 +10,9 @@ dependencies of the task.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -23,14 +21,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.datasets import static_predictors
-from xland.errors import GridError, PriorError, StaticError
+from xland.errors import GridError, PriorError, XlandError
 from xland.forcing.read import Forcing
 from xland.geo.conventions import listed
 from xland.geo.grid import Grid
 from xland.geo.orientation import find_names, orient
 from xland.models.inputs import MASKED, InputSpec
-from xland.reading.variables import horizontal_dims, map_years, read_codes, read_static
+from xland.reading.variables import horizontal_dims, map_years, read_codes
 from xland.vocabulary import check_codes
 
 Key = tuple[Hashable, ...]
@@ -56,15 +53,9 @@ def spans_of(grid: Grid) -> tuple[range, range]:
     return range(top, top + grid.rows), range(left, left + grid.columns)
 
 
-def window_starts(block: range, size: int, stride: int) -> range:
-    """First cells of all windows that touch a block, along one axis."""
-    return range(((block.start - size) // stride + 1) * stride, block.stop, stride)
-
-
 def halo(block: range, size: int, stride: int) -> range:
-    """Return the cells that the windows of a block read."""
-    starts = window_starts(block, size, stride)
-    return range(starts[0], starts[-1] + size)
+    """Return the cells that are read by all windows that touch a block, along one axis."""
+    return range(((block.start - size) // stride + 1) * stride, (block.stop - 1) // stride * stride + size)
 
 
 @lru_cache(maxsize=8)
@@ -91,29 +82,24 @@ class Placement(NamedTuple):
     target: tuple[slice, slice]
     source: tuple[slice, slice]
 
-    def strips(self, height: int) -> Iterator[Placement]:
-        """Cut it into strips that end at multiples of ``height`` rows of the array."""
-        (target, columns), (source, source_columns) = self
-        shift = target.start - source.start
-        for start in range(source.start // height * height, source.stop, height):
-            rows = slice(max(start, source.start), min(start + height, source.stop))
-            yield Placement((slice(rows.start + shift, rows.stop + shift), columns), (rows, source_columns))
 
-
-def placements(grid: Grid, rows: range, columns: range) -> list[Placement]:
+def placements(grid: Grid, rows: range, columns: range, height: int = 0) -> list[Placement]:
     """Where the cells of a span of rows and columns are in an array on a grid, as far as it has them.
 
-    A span may go round the globe, and meet both ends of an array that is almost global.
+    A span may go round the globe, and meet both ends of an array that is almost global. With `height`, placements are
+    cut into strips that end at multiples of so many rows of the array.
     """
     top, first = rows.start - grid.row_offset, columns.start - grid.column_offset
-    down = slice(max(top, 0), min(top + len(rows), grid.rows))
+    start, stop, height = max(top, 0), min(top + len(rows), grid.rows), height or grid.rows
     around, found = round(360 / grid.resolution), []
     for turn in range(first // around * around, first + len(columns), around):
         across = slice(max(first - turn, 0), min(first + len(columns) - turn, grid.columns))
-        if down.start < down.stop and across.start < across.stop:
-            left = across.start + turn - first
-            target = slice(down.start - top, down.stop - top), slice(left, left + across.stop - across.start)
-            found.append(Placement(target, (down, across)))
+        left = across.start + turn - first
+        if start < stop and across.start < across.stop:
+            for edge in range(start // height * height, stop, height):
+                down = slice(max(edge, start), min(edge + height, stop))
+                target = slice(down.start - top, down.stop - top), slice(left, left + across.stop - across.start)
+                found.append(Placement(target, (down, across)))
     return found
 
 
@@ -152,11 +138,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the target grid is cut into blocks: the rows and columns of each."""
+    """How the target grid is cut into blocks: the rows and columns of each, and those that its windows read."""
 
     grid: Grid
     rows: tuple[range, ...]
     columns: tuple[range, ...]
+    halos: tuple[tuple[range, ...], ...]
     size: int
     stride: int
 
@@ -169,45 +156,30 @@ class Layout:
         """
         if chunks is not None and (not isinstance(chunks, Integral) or chunks < 1 or chunks % inputs.factor):
             raise GridError(f"chunks must be a multiple of the model's factor {inputs.factor}, not {chunks!r}")
-        strides = max(-(-_BLOCK // inputs.stride), 15)
+        size, stride = inputs.window, inputs.stride
+        strides = max(-(-_BLOCK // stride), 15)
         while True:
-            most = strides * inputs.stride
-            # the fewest blocks of at most so many cells, in whole strides
-            sizes = [int(chunks or -(-n // -(-n // most) // inputs.stride) * inputs.stride) for n in grid.shape]
-            rows, columns = (
-                tuple(range(start, min(start + size, whole.stop)) for start in whole[::size])
-                for whole, size in zip(spans_of(grid), sizes, strict=True)
-            )
-            layout = cls(grid, rows, columns, inputs.window, inputs.stride)
-            if chunks is not None or most >= max(grid.shape) or layout.twice <= TWICE:
+            most = strides * stride
+            spans = []
+            for whole in spans_of(grid):
+                # the fewest blocks of at most so many cells, in whole strides
+                step = int(chunks or -(-len(whole) // -(-len(whole) // most) // stride) * stride)
+                spans.append(tuple(range(start, min(start + step, whole.stop)) for start in whole[::step]))
+            halos = tuple(tuple(halo(each, size, stride) for each in along) for along in spans)
+            layout = cls(grid, spans[0], spans[1], halos, size, stride)
+            if chunks is not None or most >= max(grid.shape) or layout.windows[1] <= TWICE:
                 return layout
             strides += 1
 
     @property
-    def chunks(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Dask chunks of the last two axes."""
-        return tuple(map(len, self.rows)), tuple(map(len, self.columns))
-
-    @cached_property
-    def halos(self) -> tuple[tuple[range, ...], tuple[range, ...]]:
-        """Cells that the windows of each row and of each column of blocks read."""
-        rows, columns = (tuple(halo(s, self.size, self.stride) for s in spans) for spans in (self.rows, self.columns))
-        return rows, columns
-
-    @property
-    def windows(self) -> int:
-        """Number of windows that touch the grid, each counted once, on land or not."""
-        rows, columns = (len(window_starts(span, self.size, self.stride)) for span in spans_of(self.grid))
-        return rows * (self.grid.columns // self.stride if self.grid.is_global else columns)
-
-    @property
-    def twice(self) -> float:
-        """Windows that blocks compute again because a neighbour needs them too, as a share of all windows."""
+    def windows(self) -> tuple[int, float]:
+        """Number of windows that touch the grid, on land or not, and the share that blocks compute again."""
         rows, columns = (
-            sum(len(window_starts(span, self.size, self.stride)) for span in spans)
-            for spans in (self.rows, self.columns)
+            [(len(each) - self.size) // self.stride + 1 for each in (range(along[0].start, along[-1].stop), *along)]
+            for along in self.halos
         )
-        return rows * columns / self.windows - 1
+        once = rows[0] * (self.grid.columns // self.stride if self.grid.is_global else columns[0])
+        return once, sum(rows[1:]) * sum(columns[1:]) / once - 1
 
     def block(self, row: int, column: int) -> Block:
         """Return one block."""
@@ -247,36 +219,27 @@ class FileField:
 
 @dataclass(frozen=True)
 class ChunkField:
-    """Chunks of a dask array, by its name in the graph, whose last two axes lie on a grid.
+    """Chunks of a dask array, by its name in the graph and their sizes along each axis.
 
-    Its first axis counts years, or layers of all years in one chunk. `rows` and `columns` are the first cells of the
-    chunks along the last two axes, and the number of cells; `tail` the chunk numbers between the year's and those.
+    The last two axes lie on a grid. The first counts years, or layers of all years in one chunk; others are in one.
     """
 
     grid: Grid
     name: str
-    rows: tuple[int, ...]
-    columns: tuple[int, ...]
-    tail: tuple[int, ...] = ()
-
-    @classmethod
-    def over(cls, name: str, chunks: Sequence[tuple[int, ...]], grid: Grid) -> ChunkField:
-        """Describe an array by its name in the graph and the sizes of its chunks along each axis."""
-        rows, columns = ((0, *np.cumsum(sizes).tolist()) for sizes in chunks[-2:])
-        return cls(grid, name, rows, columns, (0,) * (len(chunks) - 3))
+    chunks: tuple[tuple[int, ...], ...]
 
     def keys(self, rows: range, columns: range, year: int = 0) -> Iterator[Key]:
         """Graph keys of the chunks that have these cells."""
-        return ((self.name, year, *self.tail, i, j) for i, j in _numbers(self, rows, columns))
+        first = (self.name, year, *(0,) * (len(self.chunks) - 3))
+        return ((*first, *numbers) for numbers in _numbers(self.grid, *self.chunks[-2:], rows, columns))
 
     def read(
         self, rows: slice, columns: slice, chunks: Chunks, year: int = 0, only: slice = EVERY
     ) -> Sequence[NDArray[Any]]:
         """Return layers, all or only some, at rows and columns of the grid, ``(rows, columns)`` each."""
-        down, across = list(_overlaps(self.rows, rows)), list(_overlaps(self.columns, columns))
-        found: Any = _joined(
-            [[_layers(chunks[self.name, year, *self.tail, i, j])[only, r, c] for j, c in across] for i, r in down]
-        )
+        first = (self.name, year, *(0,) * (len(self.chunks) - 3))
+        down, across = list(_overlaps(self.chunks[-2], rows)), list(_overlaps(self.chunks[-1], columns))
+        found: Any = _joined([[_layers(chunks[*first, i, j])[only, r, c] for j, c in across] for i, r in down])
         return found  # type: ignore[no-any-return]
 
 
@@ -319,22 +282,11 @@ def coarse_field(
     rows, columns = coarse_spans(rows, columns, inputs.factor)
     sources = [place.source for place in placements(forcing.grid, rows, columns)]
     part = (sources[0][0], sources[0][1] if len(sources) == 1 else slice(None))
-    layers = [_dask(forcing.data[name])[:, *part] for name in variables]
+    # asking a lazily opened array for its data would read it; chunks of others stay as they are
+    layers = [forcing.data[name].chunk().data[:, *part] for name in variables]
     stacked = da.stack(layers, axis=1).rechunk({0: 1, 1: -1})
-    packed = stacked.map_blocks(_without_sea, dtype=np.float32, meta=np.empty((0, 0, 0, 0), np.float32))
-    return ChunkField.over(packed.name, packed.chunks, forcing.grid.window(*part)), packed
-
-
-def static_field(static: xr.Dataset | None, target: Grid, inputs: InputSpec) -> tuple[Field, da.Array | None]:
-    """Return the static fields that the model names, in the order of ``inputs.static_variables``.
-
-    StaticError if a field is missing, or the grid does not nest in or cover the target.
-    """
-    if static is None:
-        static = static_predictors(inputs.resolution, chunked=False)
-    names = list(inputs.static_variables)
-    static = read_static(static, names, inputs.domain)
-    return _field([static[name] for name in names], "static predictors", target, StaticError, np.float32)
+    packed = stacked.map_blocks(WithoutSea, dtype=np.float32, meta=np.empty((0, 0, 0, 0), np.float32))
+    return ChunkField(forcing.grid.window(*part), packed.name, packed.chunks), packed
 
 
 def prior_field(prior: xr.DataArray | xr.Dataset, target: Grid, year: int) -> tuple[Field, da.Array | None]:
@@ -351,13 +303,16 @@ def prior_field(prior: xr.DataArray | xr.Dataset, target: Grid, year: int) -> tu
         raise PriorError(f"prior map is of {there}, but the first map needs the one of {year}")
     # a map that does not say its year is taken as it is
     chosen = codes if names is None else codes.isel({names.dimension: 0 if None in years else years.index(year)})
-    return _field([chosen], "prior map", target, PriorError)
+    return field_of([chosen], "prior map", target, PriorError)
 
 
-def _field(
-    layers: list[xr.DataArray], what: str, target: Grid, error: type[StaticError | PriorError], dtype: Any = None
+def field_of(
+    layers: Sequence[xr.DataArray], what: str, target: Grid, error: type[XlandError], dtype: Any = None
 ) -> tuple[Field, da.Array | None]:
-    """Return layers as they are read inside a task, or stacked where they are dask arrays or (lon, lat)."""
+    """Return layers as they are read inside a task, or stacked where they are dask arrays or (lon, lat).
+
+    The error given, if their grid does not nest in or cover the target.
+    """
     dims = horizontal_dims(layers[0], what)
     lazy = any(layer.chunks is not None or layer.dims != dims for layer in layers)
     if lazy:
@@ -382,27 +337,20 @@ def _field(
     if not lazy:
         rows, columns = (canonical[f"__{dim}"].values for dim in dims)
         return FileField(grid, tuple(layer.variable for layer in layers), rows, columns), None
-    stacked = da.stack([_dask(canonical[f"{n}"].transpose("lat", "lon")) for n in range(len(layers))])
+    stacked = da.stack([canonical[f"{n}"].transpose("lat", "lon").chunk().data for n in range(len(layers))])
     stacked = stacked.astype(dtype or stacked.dtype).rechunk({0: -1})
-    return ChunkField.over(stacked.name, stacked.chunks, grid), stacked
-
-
-def _dask(values: xr.DataArray) -> da.Array:
-    # asking a lazily opened array for its data would read it
-    return values.chunk().data if values.chunks is None else values.data
+    return ChunkField(grid, stacked.name, stacked.chunks), stacked
 
 
 @lru_cache(maxsize=4096)
-def _numbers(field: ChunkField, rows: range, columns: range) -> tuple[tuple[int, int], ...]:
-    """Numbers of the chunks that have some cells: the same for all years."""
-    return tuple(
-        dict.fromkeys(
-            (i, j)
-            for place in placements(field.grid, rows, columns)
-            for i, _ in _overlaps(field.rows, place.source[0])
-            for j, _ in _overlaps(field.columns, place.source[1])
-        )
-    )
+def _numbers(
+    grid: Grid, heights: tuple[int, ...], widths: tuple[int, ...], rows: range, columns: range
+) -> tuple[tuple[int, int], ...]:
+    """Numbers of the chunks that have some cells, each once: the same for all years."""
+    found = {}
+    for _, (down, across) in placements(grid, rows, columns):
+        found.update(dict.fromkeys((i, j) for i, _ in _overlaps(heights, down) for j, _ in _overlaps(widths, across)))
+    return tuple(found)
 
 
 def _joined(parts: list[list[NDArray[Any]]]) -> NDArray[Any]:
@@ -412,16 +360,17 @@ def _joined(parts: list[list[NDArray[Any]]]) -> NDArray[Any]:
     return np.concatenate([np.concatenate(part, axis=-1) for part in parts], axis=-2)
 
 
-@dataclass(frozen=True, eq=False)
 class WithoutSea:
-    """Layers of which only cells with data are kept: most of a globe is sea, which land fields say nothing about.
+    """A chunk of which only cells with data are kept: most of a globe is sea, which land fields say nothing about.
 
     `there` (rows, columns) says where at least one layer is not NaN; `values` (layers, cells) are those of these cells,
     row by row.
     """
 
-    there: NDArray[np.bool_]
-    values: NDArray[Any]
+    def __init__(self, chunk: NDArray[Any]) -> None:
+        layers = chunk.reshape(-1, *chunk.shape[-2:])
+        self.there = ~np.isnan(layers).all(axis=0)
+        self.values = layers[:, self.there]
 
     def __getitem__(self, where: tuple[slice, slice, slice]) -> NDArray[Any]:
         """Return layers at rows and columns, ``(layers, rows, columns)``, NaN in cells without data."""
@@ -433,24 +382,17 @@ class WithoutSea:
         return layers
 
 
-def _without_sea(chunk: NDArray[Any]) -> WithoutSea:
-    """Keep the cells with data of a chunk, ``(..., rows, columns)``."""
-    layers = _layers(chunk)
-    there = ~np.isnan(layers).all(axis=0)
-    return WithoutSea(there, layers[:, there])
-
-
 def _layers(chunk: Any) -> Any:
     return chunk if isinstance(chunk, WithoutSea) else chunk.reshape(-1, *chunk.shape[-2:])
 
 
-def _overlaps(bounds: tuple[int, ...], where: slice) -> Iterator[tuple[int, slice]]:
-    """Chunks that a slice touches, and the slice within each."""
-    first = bisect_right(bounds, where.start) - 1
-    for number, (start, stop) in enumerate(pairwise(bounds[first:]), first):
-        if start >= where.stop:
-            return
-        yield number, slice(max(where.start, start) - start, min(where.stop, stop) - start)
+def _overlaps(sizes: tuple[int, ...], where: slice) -> Iterator[tuple[int, slice]]:
+    """Numbers of the chunks that a slice touches, and the slice within each."""
+    stop = 0
+    for number, size in enumerate(sizes):
+        start, stop = stop, stop + size
+        if start < where.stop and stop > where.start:
+            yield number, slice(max(where.start, start) - start, min(where.stop, stop) - start)
 
 
 def _runs(positions: NDArray[np.intp]) -> list[slice]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -12,12 +13,11 @@ from numpy.typing import NDArray
 
 from xland.downscaling.fields import Block, Chunks, Field, Key, coarse_spans, placements, read_codes_of
 from xland.errors import AllocationError, TimeError
-from xland.forcing.read import Forcing, require_years
 from xland.geo.conventions import listed
 from xland.geo.grid import Grid, expand
 from xland.models.inputs import InputSpec
 from xland.totals.crosswalk import class_targets
-from xland.totals.modes import MODES, Mode, Start, Totals
+from xland.totals.modes import Mode, Start, Totals
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,31 +31,46 @@ Fit = Callable[
 class Keeping:
     """How the blocks of a downscaling keep coarse totals.
 
-    `layers` says where the states are among the layers of the coarse field, and `positions` where each year is.
-    Changes count from the map `base` of `base_year`, at `base_position` of the coarse field; `before` says for each
-    year where the year of its prior map is.
+    `coarse` has the years `there`, and `layers` says where the states are among its layers. `years` are mapped.
+    Changes count from the map `base` of `base_year`. The prior of a map is the one `step` years later (-1 or 1); with
+    0 it is the base map. TimeError if the base year is not there.
     """
 
     totals: Totals
     mode: Mode
     inputs: InputSpec
     coarse: Field
-    years: tuple[int, ...]
-    positions: tuple[int, ...]
+    there: tuple[int, ...]
     layers: Mapping[str, int]
+    years: tuple[int, ...]
     base: Field | None = None
     base_year: int = 0
-    base_position: int = 0
-    before: tuple[int, ...] = ()
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        if self.base is not None and self.base_year not in self.there:
+            remedy = (
+                "give the map of one of these years as prior, and the years after it with years="
+                if self.step
+                else f"say which of its years the map is of: prior.assign_coords(time={self.there[0]})"
+            )
+            raise TimeError(
+                f"totals={self.mode.name!r} counts changes from {self.base_year}, the year of the prior map, which the "
+                f"forcing lacks (it has {listed(self.there)}): add that year to the forcing, or {remedy}"
+            )
+
+    def year_before(self, year: int) -> int:
+        """Year of the map that is the prior of a year."""
+        return year + self.step if self.step and year + self.step in self.years else self.base_year
 
     def keys(self, rows: range, columns: range, year: int) -> Iterator[Key]:
         """Graph keys of the chunks that the block-year of some rows and columns needs for its totals."""
-        positions = [self.positions[year]]
+        needed = [self.years[year]]
         if self.base is not None:
-            positions += [self.base_position, self.before[year]]
+            needed += [self.base_year, self.year_before(self.years[year])]
             yield from self.base.keys(rows, columns)
-        for position in dict.fromkeys(positions):
-            yield from self.coarse.keys(*coarse_spans(rows, columns, self.inputs.factor), position)
+        for each in dict.fromkeys(needed):
+            yield from self.coarse.keys(*coarse_spans(rows, columns, self.inputs.factor), self.there.index(each))
 
     def read(self, block: Block, chunks: Chunks, year: int, prior: NDArray[np.uint8] | None) -> Fit:
         """Read the totals of a block-year; return what fits rows of whole coarse cells to them.
@@ -66,13 +81,12 @@ class Keeping:
         from them, and the share of the coarse cell that could not be given.
         """
         when = self.years[year]
-        targets = self._targets(block, chunks, self.positions[year], when)
+        targets = self._targets(block, chunks, when)
         start: Start | None = None
         if self.base is not None:
-            first = self._targets(block, chunks, self.base_position, self.base_year)
-            # of years that are all kept, no message needs more than the year of the map
-            same = self.before[year] == self.base_position
-            last = first if same else self._targets(block, chunks, self.before[year], when)
+            before = self.year_before(when)
+            first = self._targets(block, chunks, self.base_year)
+            last = first if before == self.base_year else self._targets(block, chunks, before)
             codes = read_codes_of(self.base, block.rows, block.columns, chunks, classes=len(self.inputs.classes))
             start = Start(first, last, codes, codes if prior is None else prior)
 
@@ -88,10 +102,8 @@ class Keeping:
                 probability = probability * np.exp(np.asarray(decision, dtype=probability.dtype))[:, None, None]
             if start is not None:
                 part = Start(start.targets[:, cells], start.prior_targets[:, cells], start.codes[at], start.prior[at])
-            try:
+            with _placed(rows, block.columns, resolution, when):
                 fitted = self.mode.fit(probability, targets[:, cells], area, land, self.totals, part)
-            except AllocationError as error:
-                raise AllocationError(f"{error} ({_place(rows, block.columns, resolution)} in {when})") from error
             return (
                 values if fitted.values is None else values.new_tensor(fitted.values),
                 None if fitted.codes is None else values.new_tensor(fitted.codes).byte(),
@@ -100,56 +112,16 @@ class Keeping:
 
         return fit
 
-    def _targets(self, block: Block, chunks: Chunks, position: int, year: int) -> NDArray[np.float64]:
+    def _targets(self, block: Block, chunks: Chunks, year: int) -> NDArray[np.float64]:
         """Share of each class in the coarse cells of a block."""
         rows, columns = coarse_spans(block.rows, block.columns, self.inputs.factor)
         states = {name: np.full((len(rows), len(columns)), np.nan) for name in self.layers}
-        for place in placements(self.coarse.grid, rows, columns):
-            values = self.coarse.read(*place.source, chunks, position)
+        for target, source in placements(self.coarse.grid, rows, columns):
+            values = self.coarse.read(*source, chunks, self.there.index(year))
             for name, layer in self.layers.items():
-                states[name][place.target] = values[layer]
-        try:
+                states[name][target] = values[layer]
+        with _placed(block.rows, block.columns, self.inputs.resolution, year):
             return class_targets(states, self.totals.crosswalk, self.inputs.classes)
-        except AllocationError as error:
-            where = _place(block.rows, block.columns, self.inputs.resolution)
-            raise AllocationError(f"{error} ({where} in {year})") from error
-
-
-def keeping_of(
-    totals: Totals,
-    inputs: InputSpec,
-    forcing: Forcing,
-    coarse: Field,
-    years: tuple[int, ...],
-    layers: Mapping[str, int],
-    base: Field | None,
-    base_year: int,
-    step: int,
-) -> Keeping:
-    """Put together what blocks need to keep totals.
-
-    `layers` are the states and their places among the layers of the coarse field. `base` is the map that changes are
-    applied to, of `base_year`. `step` is the number of years from a map to the one that is its prior, -1 or 1, or 0 if
-    that is always the base map. TimeError if the forcing lacks a year of the maps or the base year.
-    """
-    require_years(forcing, years)
-    positions = tuple(forcing.years.index(each) for each in years)
-    mode = MODES[totals.mode]
-    if not mode.changes:
-        return Keeping(totals, mode, inputs, coarse, years, positions, layers)
-    if base_year not in forcing.years:
-        remedy = (
-            f"say which of its years the map is of: prior.assign_coords(time={forcing.years[0]})"
-            if not step
-            else "give the map of one of these years as prior, and the years after it with years="
-        )
-        raise TimeError(
-            f"totals={mode.name!r} counts changes from {base_year}, the year of the prior map, which the forcing lacks "
-            f"(it has {listed(forcing.years)}): add that year to the forcing, or {remedy}"
-        )
-    start = forcing.years.index(base_year)
-    before = tuple(forcing.years.index(each + step) if step and each + step in years else start for each in years)
-    return Keeping(totals, mode, inputs, coarse, years, positions, layers, base, base_year, start, before)
 
 
 @lru_cache(maxsize=4)
@@ -158,7 +130,13 @@ def _area_of_rows(resolution: float) -> NDArray[np.float64]:
     return Grid.world(resolution).cell_area()
 
 
-def _place(rows: range, columns: range, resolution: float) -> str:
-    north, south = (90 - row * resolution for row in (rows.start, rows.stop))
-    west, east = (column * resolution - 180 for column in (columns.start, columns.stop))
-    return f"block from {south:g} to {north:g} N, {west:g} to {east:g} E,"
+@contextmanager
+def _placed(rows: range, columns: range, resolution: float, year: int) -> Iterator[None]:
+    """Add the place and the year to the message of an AllocationError."""
+    try:
+        yield
+    except AllocationError as error:
+        north, south = (90 - row * resolution for row in (rows.start, rows.stop))
+        west, east = (column * resolution - 180 for column in (columns.start, columns.stop))
+        where = f"block from {south:g} to {north:g} N, {west:g} to {east:g} E, in {year}"
+        raise AllocationError(f"{error} ({where})") from error

@@ -32,25 +32,28 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class BlockInputs:
-    """What the windows of a block read, over its halo.
+class Static:
+    """Static fields of a block over its halo, and where it has land.
 
-    `coarse` is (channels, rows / factor, columns / factor) float32; `static` (channels, rows, columns) float16, on the
-    engine's device; `land` (rows, columns) where a class is predicted, elsewhere it is ocean; `prior` (rows, columns)
-    class codes, 255 where unknown; `pending` are rows of `static` that are still being read.
+    `fields` is (channels, rows, columns) float16 on the engine's device; `land` (rows, columns) where a class is
+    predicted, elsewhere it is ocean; `pending` are rows of the fields that are still being read. `coarse_land` are
+    coarse cells with land; `unknown` those in which the share of land is NaN somewhere, None if there are none.
     """
 
-    coarse: NDArray[np.float32]
-    static: Tensor
+    fields: Tensor
     land: NDArray[np.bool_]
-    prior: NDArray[np.uint8] | None = None
     pending: Sequence[tuple[slice, Future[None]]] = ()
+    coarse_land: NDArray[np.bool_] | None = None
+    unknown: NDArray[np.bool_] | None = None
 
 
 def predict_block(
     engines: Sequence[Engine],
     block: Block,
-    inputs: BlockInputs,
+    static: Static,
+    coarse: NDArray[np.float32],
+    prior: NDArray[np.uint8] | None = None,
+    *,
     outputs: Sequence[Output] = (OUTPUTS["land_use"],),
     decision: Sequence[float] = (),
     fit: Fit | None = None,
@@ -58,23 +61,25 @@ def predict_block(
 ) -> dict[str, NDArray[Any]]:
     """Blend the probabilities of all windows that touch a block, average those of the engines, and compute outputs.
 
-    `decision` is added to the log-probability of each class where one is chosen; `fit` makes rows keep coarse totals.
-    Returns (rows, columns) arrays, or (classes, rows, columns), as the table of outputs says.
+    `coarse` is (channels, rows / factor, columns / factor), `prior` (rows, columns) class codes, 255 where unknown,
+    over the halo. `decision` is added to the log-probability of each class where one is chosen; `fit` makes rows keep
+    coarse totals. Returns (rows, columns) arrays, or (classes, rows, columns), as the table of outputs says.
     """
     core_rows, core_columns = block.core
-    land = inputs.land[block.core]
+    land = static.land[block.core]
     results = ocean(land.shape, len(engines[0].network.inputs.classes), outputs)
     if not land.any():
         return results
+    first = core_rows.start
     with one_thread():
-        first = core_rows.start
-        for top, members in _finished_rows(engines, block, inputs):
+        jobs = _submit_all(engines, block, static, coarse, prior)
+        for top, members in _finished_rows(engines, block, jobs):
             part = slice(max(top, first), min(top + members[0].shape[1], core_rows.stop))
             if part.stop > part.start:
                 at = slice(part.start - first, part.stop - first)
                 rows = [values[:, part.start - top : part.stop - top] for values in members]
                 codes, values, unmet = _decide(rows, at, land[at], decision, fit)
-                distance = partial(_distance, applicability, inputs, part, core_columns)
+                distance = partial(_distance, applicability, static, coarse, part, core_columns)
                 pixels = Pixels(values, rows, codes, unmet, distance)
                 for output in outputs:
                     layer = output.compute(pixels)
@@ -103,15 +108,15 @@ def _decide(
 
 
 def _distance(
-    applicability: Applicability | None, inputs: BlockInputs, rows: slice, columns: slice
+    applicability: Applicability | None, static: Static, coarse: NDArray[np.float32], rows: slice, columns: slice
 ) -> NDArray[np.float32]:
     """Distance of whole coarse cells to the training inputs, on their pixels; rows and columns of the halo."""
     if applicability is None:
         raise ModelError("the model does not contain its training inputs: add them with `xland calibrate`")
-    factor = inputs.land.shape[0] // inputs.coarse.shape[1]
+    factor = static.land.shape[0] // coarse.shape[1]
     low = [slice(side.start // factor, side.stop // factor) for side in (rows, columns)]
-    means = static_means(inputs.static[:, rows, columns].cpu().numpy(), inputs.land[rows, columns], factor)
-    return expand(applicability.distance(inputs.coarse[:, *low], means), factor)
+    means = static_means(static.fields[:, rows, columns].cpu().numpy(), static.land[rows, columns], factor)
+    return expand(applicability.distance(coarse[:, *low], means), factor)
 
 
 def ocean(shape: tuple[int, int], classes: int, outputs: Sequence[Output]) -> dict[str, NDArray[Any]]:
@@ -143,15 +148,18 @@ def _most_probable(values: Tensor, decision: Sequence[float] = ()) -> Tensor:
     return torch.from_numpy(code)
 
 
-def _finished_rows(engines: Sequence[Engine], block: Block, inputs: BlockInputs) -> Iterator[tuple[int, list[Tensor]]]:
+_Row = tuple[int, list[tuple[int, list[int], "Future[Tensor]"]]]
+"""Windows of one row: its top, and for some windows at a time the member, their first columns and their result."""
+
+
+def _finished_rows(engines: Sequence[Engine], block: Block, jobs: Sequence[_Row]) -> Iterator[tuple[int, list[Tensor]]]:
     """Yield the first of some whole rows, counted in the halo, and each member's (classes, rows, core columns)."""
     import torch
 
     size, stride, columns, device = block.size, block.stride, block.core[1], engines[0].device
     classes = len(engines[0].network.inputs.classes)
-    bands = [torch.zeros((classes, size, inputs.land.shape[1]), device=device) for _ in engines]
+    bands = [torch.zeros((classes, size, len(block.halo[1])), device=device) for _ in engines]
     weights = torch.from_numpy(blend_weights(size, stride).copy()).to(device)
-    jobs = _submit_all(engines, block, inputs)
     try:
         for number, (top, row) in enumerate(jobs):
             for member, lefts, future in row:
@@ -173,37 +181,35 @@ def _finished_rows(engines: Sequence[Engine], block: Block, inputs: BlockInputs)
 
 
 def _submit_all(
-    engines: Sequence[Engine], block: Block, inputs: BlockInputs
-) -> list[tuple[int, list[tuple[int, list[int], Future[Tensor]]]]]:
-    """Start all windows with land in the block: for each row of windows its top, and (member, lefts, result)."""
+    engines: Sequence[Engine], block: Block, static: Static, coarse: NDArray[np.float32], prior: Any
+) -> list[_Row]:
+    """Start all windows with land in the block."""
     import torch
 
-    first = engines[0]
-    size, factor = block.size, first.network.inputs.factor
-    core = block.core
-    coarse = torch.from_numpy(inputs.coarse).to(first.device)
-    land = torch.from_numpy(inputs.land).to(first.device)
-    prior = None
+    first, size = engines[0], block.size
+    factor, device = first.network.inputs.factor, first.device
+    low_fields, land = torch.from_numpy(coarse).to(device), torch.from_numpy(static.land).to(device)
+    known = None
     if first.network.inputs.prior != "none":
-        known = np.full(inputs.land.shape, MASKED, dtype=np.uint8) if inputs.prior is None else inputs.prior
-        prior = torch.as_tensor(known).to(first.device)
-    inside = np.zeros_like(inputs.land)
-    inside[core] = inputs.land[core]
+        hidden = np.full(static.land.shape, MASKED, dtype=np.uint8) if prior is None else prior
+        known = torch.as_tensor(hidden).to(device)
+    inside = np.zeros_like(static.land)
+    inside[block.core] = static.land[block.core]
     jobs = []
     tops, all_lefts = block.windows
     for top in tops:
         strip = np.asarray(inside[top : top + size].any(axis=0))
         lefts = [left for left in all_lefts if strip[left : left + size].any()]
         row = []
-        after = [future for rows, future in inputs.pending if rows.start < top + size and rows.stop > top]
+        after = [future for rows, future in static.pending if rows.start < top + size and rows.stop > top]
         for start in range(0, len(lefts), first.batch):
             chosen = lefts[start : start + first.batch]
             fine = [(..., slice(top, top + size), slice(left, left + size)) for left in chosen]
             low = [tuple(slice(s.start // factor, s.stop // factor) for s in at[1:]) for at in fine]
             windows = (
-                [coarse[:, r, c] for r, c in low],
-                [inputs.static[at] for at in fine],
-                None if prior is None else [prior[at] for at in fine],
+                [low_fields[:, r, c] for r, c in low],
+                [static.fields[at] for at in fine],
+                None if known is None else [known[at] for at in fine],
                 [land[at] for at in fine],
             )
             row += [(member, chosen, engine.submit(*windows, after)) for member, engine in enumerate(engines)]

@@ -43,7 +43,12 @@ def aggregate_classes(maps: xr.DataArray, factor: int) -> xr.Dataset:
     canonical, orientation = orient(read_codes(maps, what="map"), what="map")
     fine = Grid.from_centres(canonical["lat"].values, canonical["lon"].values)
     coarse = fine.coarsen(factor)
-    codes = canonical.chunk(lat=_multiple(canonical, "lat", factor), lon=_multiple(canonical, "lon", factor)).data
+    whole = {
+        dim: max(max(canonical.chunksizes.get(dim, (size,))) // factor, 1) * factor
+        for dim, size in canonical.sizes.items()
+        if dim in ("lat", "lon")
+    }
+    codes = canonical.chunk(whole).data
     leading = codes.ndim - 2
     along = (1,) * leading
 
@@ -103,9 +108,3 @@ def _shares(
     for number, each in enumerate(flat):
         shares[:, number] = class_shares(each, factor, area.ravel(), len(CLASSES))
     return shares.reshape(len(CLASSES), *codes.shape[:-2], rows, columns)
-
-
-def _multiple(maps: xr.DataArray, dim: str, factor: int) -> int:
-    """Return a chunk size that holds whole coarse cells, close to the present one."""
-    sizes = maps.chunksizes.get(dim, (maps.sizes[dim],))
-    return max(max(sizes) // factor, 1) * factor

@@ -70,26 +70,20 @@ class Cells:
         if not (np.isfinite(self.area) & (self.area > 0)).all():
             raise AllocationError("areas of pixels must be positive; take them from Grid.cell_area")
         total = self.probability.sum(axis=0)
-        bad = self.valid & ~((total > 0) & (total < np.inf) & (self.probability.min(axis=0) >= 0))
-        if bad.any():
-            row, column = (int(each[0]) for each in np.nonzero(bad))
-            raise AllocationError(
-                f"probabilities are negative, all 0 or not numbers in {np.count_nonzero(bad)} valid pixels, the first "
-                f"in row {row} and column {column} of the block; mark pixels without a prediction as not valid"
-            )
+        refuse(
+            self.valid & ~((total > 0) & (total < np.inf) & (self.probability.min(axis=0) >= 0)),
+            "probabilities are negative, all 0 or not numbers",
+            "mark pixels without a prediction as not valid",
+            cells="valid pixels",
+        )
 
     def check_targets(self, targets: NDArray[Any]) -> NDArray[np.float64]:
         """Return the shares of these cells in any year; AllocationError if their shape is wrong or they leave 0..1."""
         targets = np.ascontiguousarray(targets, dtype=np.float64)
         self._check_shape("targets", targets, (len(self.probability), *self.targets.shape[1:]))
         bad = (targets < 0) | (targets > 1 + SUM_TOLERANCE)
-        if bad.any():
-            number, row, column = (int(each[0]) for each in np.nonzero(bad))
-            raise AllocationError(
-                f"targets lie outside 0 to 1 in {np.count_nonzero(bad.any(axis=0))} coarse cells, the first "
-                f"({targets[number, row, column]:.4g}, class {number}) in row {row} and column {column} of the block; "
-                "pass shares of the whole cell"
-            )
+        some = f", such as {targets[bad][0]:.4g} of class {int(np.nonzero(bad)[0][0])}," if bad.any() else ""
+        refuse(bad.any(axis=0), f"targets lie outside 0 to 1{some}", "pass shares of the whole cell")
         return targets
 
     def _check_shape(self, name: str, array: NDArray[Any], needed: tuple[int, ...]) -> None:
@@ -119,19 +113,25 @@ class Cells:
         total = np.nansum(self.targets, axis=0)
         full = ~np.isnan(self.targets).any(axis=0)
         lacking = full & (total < there - SUM_TOLERANCE)
-        if lacking.any():
-            row, column = (int(each[0]) for each in np.nonzero(lacking))
-            raise AllocationError(
-                f"the shares of all classes sum to less than the valid pixels in {np.count_nonzero(lacking)} coarse "
-                f"cells, the first in row {row} and column {column} of the block ({total[row, column]:.4g} in place of "
-                f"{there[row, column]:.4g}); leave a class without a target that may have the rest"
-            )
+        some = f" ({total[lacking][0]:.4g} in place of {there[lacking][0]:.4g})" if lacking.any() else ""
+        fault = f"the shares of all classes sum to less than the valid pixels{some}"
+        refuse(lacking, fault, "leave a class without a target that may have the rest")
         ratio = np.divide(there, total, out=np.zeros_like(total), where=total > 0)
         targets = np.where((total > there) | full, self.targets * ratio, self.targets)
         unmet = np.maximum(total - there, 0)
         unmet[unmet <= TOLERANCE] = 0
         unmet[silent] = np.nan
         return targets, unmet
+
+
+def refuse(bad: Any, fault: str, remedy: str, cells: str = "coarse cells") -> None:
+    """Raise an AllocationError that says in how many cells something is wrong, and where the first is."""
+    if bad.any():
+        row, column = (int(each[0]) for each in np.nonzero(bad))
+        raise AllocationError(
+            f"{fault} in {np.count_nonzero(bad)} {cells}, the first in row {row} and column {column} of the block; "
+            f"{remedy}"
+        )
 
 
 def largest_pixel(area: NDArray[np.float64], factor: int) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xland.errors import AllocationError
-from xland.totals.cells import TOLERANCE, Cells, Fitted, largest_pixel
+from xland.totals.cells import TOLERANCE, Cells, Fitted, largest_pixel, refuse
 from xland.totals.crosswalk import Crosswalk
 from xland.totals.maps import UNKNOWN, allocate
 from xland.vocabulary import class_code
@@ -75,11 +75,8 @@ def fit_changes(
     prior = _codes(cells, prior_codes, "map of the adjacent year")
     base = _codes(cells, base_codes, "map of the base year")
     unknown = cells.valid & (base == UNKNOWN)
-    if unknown.any():
-        raise AllocationError(
-            f"the map of the base year has no class in {np.count_nonzero(unknown)} valid pixels; changes can only be "
-            "counted from a complete map"
-        )
+    remedy = "changes can only be counted from a complete map"
+    refuse(unknown, "the map of the base year has no class", remedy, cells="valid pixels")
     wanted, unmet = _changed(cells, _shares(cells, base), base_shares)
     present = _shares(cells, prior)
     closed = np.zeros(wanted.shape, dtype=np.bool_)
@@ -91,7 +88,10 @@ def fit_changes(
         closed[code] = (wanted[code] < present[code] + step) | (cells.targets[code] < before[code])
         spare = np.where(closed[code], np.maximum(wanted[code] - present[code], 0), 0)
         wanted[code] -= spare
-        _give(wanted, present, spare)
+        # what a protected class does not get stays with those that would have lost it, in proportion
+        losing = np.maximum(np.nan_to_num(present - wanted), 0)
+        total = losing.sum(axis=0)
+        wanted += losing * np.minimum(np.divide(spare, total, out=np.zeros_like(spare), where=total > 0), 1)
     codes, missed = allocate(cells, wanted, prior, closed)
     return Fitted(unmet + missed, codes=codes)
 
@@ -139,11 +139,3 @@ def _changed(
     unmet = np.where(shortfall > TOLERANCE, shortfall, 0)
     unmet[silent] = np.nan
     return wanted, unmet
-
-
-def _give(wanted: NDArray[np.float64], present: NDArray[np.float64], spare: NDArray[np.float64]) -> None:
-    """Leave what a protected class does not get to those that would have lost it, in proportion; in place."""
-    losing = np.maximum(np.nan_to_num(present - wanted), 0)
-    total = losing.sum(axis=0)
-    part = np.divide(spare, total, out=np.zeros_like(spare), where=total > 0)
-    wanted += losing * np.minimum(part, 1)

@@ -15,6 +15,7 @@ from xland.errors import AllocationError
 from xland.forcing.read import SUM_TOLERANCE
 from xland.reading.limits import ROUNDING
 from xland.records import read_toml
+from xland.totals.cells import refuse
 from xland.vocabulary import CLASS_NAMES, LUH2_STATES, LUH3_STATES, OCEAN, STATE_CLASSES
 
 _OPTIONAL = frozenset(LUH3_STATES) - frozenset(LUH2_STATES)
@@ -199,12 +200,11 @@ def class_targets(
     sources = crosswalk.sources(list(states), classes)
     used = {name: np.asarray(states[name], dtype=np.float64) for names in sources.values() for name in names}
     for name, values in used.items():
-        _refuse(
-            (values < -ROUNDING) | (values > 1 + ROUNDING), f"{name} lies outside 0 to 1", "pass shares of the cell"
-        )
+        outside = (values < -ROUNDING) | (values > 1 + ROUNDING)
+        refuse(outside, f"{name} lies outside 0 to 1", "pass shares of the cell")
     gaps = np.array([np.isnan(values) for values in used.values()])
     if gaps.size:
-        _refuse(
+        refuse(
             gaps.any(axis=0) & ~gaps.all(axis=0),
             f"{', '.join(name for name, gap in zip(used, gaps, strict=True) if gap.any())} has no data where other "
             "states have",
@@ -215,24 +215,15 @@ def class_targets(
         targets[list(classes).index(name)] = np.sum([np.clip(used[each], 0, 1) for each in names], axis=0)
     total = np.nansum(targets, axis=0) + np.nan_to_num(states.get(_SEA, np.zeros(())))
     known = ~np.isnan(targets).all(axis=0)
-    _refuse(
+    refuse(
         known & (total > 1 + SUM_TOLERANCE),
         f"the shares sum to as much as {total.max(initial=0):.4g} in place of 1",
         "check the units, and that nothing is counted twice",
     )
     if set(classes) - set(sources) <= {_SEA}:
-        _refuse(
+        refuse(
             known & (total < 1 - SUM_TOLERANCE),
             f"the shares sum to as little as {total[known].min(initial=1):.4g} in place of 1",
             "pass the share of `ocean` too, or leave out a class that may have the rest",
         )
     return targets
-
-
-def _refuse(bad: Any, fault: str, remedy: str) -> None:
-    if bad.any():
-        row, column = (int(each[0]) for each in np.nonzero(bad))
-        raise AllocationError(
-            f"{fault} in {np.count_nonzero(bad)} coarse cells, the first in row {row} and column {column} "
-            f"of the block; {remedy}"
-        )

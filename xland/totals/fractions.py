@@ -67,25 +67,16 @@ def fit_fractions(
     """
     cells = Cells(probability, targets, area, valid)
     possible, unmet = cells.feasible()
-    values = cells.probability.copy()
-    missed = np.zeros_like(unmet)
-    _fit_cells(cells.probability, possible, cells.area, cells.valid, cells.factor, values, missed)
+    values, missed = cells.probability.astype(np.float64), np.zeros_like(unmet)
+    _fit_cells(values, possible, cells.area, cells.valid, cells.factor, missed)
     missed[missed <= TOLERANCE] = 0
-    return Fitted(unmet + missed, values=values)
+    return Fitted(unmet + missed, values=values.astype(cells.probability.dtype))
 
 
 @compiled
-def _fit_cells(
-    probability: NDArray[Any],
-    targets: Floats,
-    area: Floats,
-    valid: Flags,
-    factor: int,
-    values: NDArray[Any],
-    missed: Floats,
-) -> None:
-    """Fit all coarse cells of a block; ``values`` and ``missed`` are written."""
-    classes, pixels = probability.shape[0], factor * factor
+def _fit_cells(values: Floats, targets: Floats, area: Floats, valid: Flags, factor: int, missed: Floats) -> None:
+    """Fit the probabilities of all coarse cells of a block, in place; ``missed`` is written."""
+    classes, pixels = values.shape[0], factor * factor
     weights = np.empty(pixels)
     rows, columns = np.empty(pixels, np.int64), np.empty(pixels, np.int64)
     group = np.empty(classes, np.int64)
@@ -103,7 +94,7 @@ def _fit_cells(
             for n in range(count):
                 weights[n] = area[rows[n]] / whole
                 for k in range(classes):
-                    odds[n, group[k]] += probability[k, rows[n], columns[n]]
+                    odds[n, group[k]] += values[k, rows[n], columns[n]]
                 if groups < used:
                     wanted[groups] += weights[n]
             for k in range(classes):
@@ -117,7 +108,7 @@ def _fit_cells(
             missed[row, column] = _solve(odds, weights[:count], wanted, asked, logs)
             for k in range(used):
                 logs[k] = _factor_of(logs[k], wanted[k])
-            _scale(probability, rows[:count], columns[:count], logs, group, values)
+            _scale(values, rows[:count], columns[:count], logs, group)
 
 
 @compiled
@@ -137,19 +128,15 @@ def _drop_impossible(odds: Floats, wanted: Floats) -> None:
 
 
 @compiled
-def _scale(
-    probability: NDArray[Any], rows: Integers, columns: Integers, factors: Floats, group: Integers, values: NDArray[Any]
-) -> None:
-    """Multiply probabilities by the weights of their groups and bring each pixel back to a sum of 1."""
-    classes = probability.shape[0]
+def _scale(values: Floats, rows: Integers, columns: Integers, factors: Floats, group: Integers) -> None:
+    """Multiply the probabilities of pixels by the weights of their groups, and bring each back to a sum of 1."""
     for n in range(rows.size):
-        i, j = rows[n], columns[n]
-        total = 0.0
-        for k in range(classes):
-            total += probability[k, i, j] * factors[group[k]]
+        pixel, total = values[:, rows[n], columns[n]], 0.0
+        for k in range(pixel.size):
+            total += pixel[k] * factors[group[k]]
         if total > 0:
-            for k in range(classes):
-                values[k, i, j] = probability[k, i, j] * factors[group[k]] / total
+            for k in range(pixel.size):
+                pixel[k] = pixel[k] * factors[group[k]] / total
 
 
 @compiled
@@ -157,20 +144,18 @@ def _solve(odds: Floats, weights: Floats, wanted: Floats, asked: Floats, logs: F
     """Write the logarithms of the weights; return the share of the cell by which means stay below what was asked."""
     groups = wanted.size
     means, slope = np.empty(groups), np.empty((groups, groups))
-    worst = _climb(odds, weights, wanted, logs, means, slope, _ROUNDS)
+    worst = _climb(odds, weights, wanted, logs, means, slope)
     if worst >= _CLOSE:
         # nearly all pixels are certain of their class: the way leads over flattened probabilities
-        for k in range(groups):
-            logs[k] = 0.0
+        logs[:] = 0.0
         flat = np.empty_like(odds)
         for turn in range(_TURNS, -1, -1):
             sharpness = 0.5**turn
             for n in range(odds.shape[0]):
                 for k in range(groups):
                     flat[n, k] = odds[n, k] ** sharpness
-            for k in range(groups):
-                logs[k] *= 2
-            _climb(flat, weights, wanted, logs, means, slope, _ROUNDS)
+            logs *= 2
+            _climb(flat, weights, wanted, logs, means, slope)
     short = 0.0
     for k in range(groups):
         short += max(asked[k] - means[k], 0.0)
@@ -178,42 +163,32 @@ def _solve(odds: Floats, weights: Floats, wanted: Floats, asked: Floats, logs: F
 
 
 @compiled
-def _climb(
-    odds: Floats, weights: Floats, wanted: Floats, logs: Floats, means: Floats, slope: Floats, rounds: int
-) -> float:
+def _climb(odds: Floats, weights: Floats, wanted: Floats, logs: Floats, means: Floats, slope: Floats) -> float:
     """Improve the logarithms of the weights, in place; return the largest error of a mean."""
     groups = wanted.size
     height = _evaluate(odds, weights, wanted, logs, means, slope)
     worst = np.abs(wanted - means).max()
     tried, tried_means, tried_slope = np.empty(groups), np.empty(groups), np.empty((groups, groups))
     damping = 1e-6
-    for turn in range(rounds):
+    for turn in range(_ROUNDS):
         if worst < _CLOSE:
             break
         if turn == 0:
-            _fit_proportionally(wanted, means, tried)
+            # a step of iterative proportional fitting
+            for k in range(groups):
+                tried[k] = math.log(wanted[k] / means[k]) if wanted[k] > _NOTHING and means[k] > 0 else 0.0
         else:
             _solve_newton(wanted, means, slope, damping, tried)
         _limit(logs, tried, wanted)
         tried_height = _evaluate(odds, weights, wanted, tried, tried_means, tried_slope)
         tried_worst = np.abs(wanted - tried_means).max()
         if turn == 0 or tried_height > height or tried_worst < worst:
-            for k in range(groups):
-                logs[k], means[k] = tried[k], tried_means[k]
-                for m in range(groups):
-                    slope[k, m] = tried_slope[k, m]
+            logs[:], means[:], slope[:] = tried, tried_means, tried_slope
             height, worst = tried_height, tried_worst
             damping = max(damping * 0.1, 1e-14)
         else:
             damping *= 10.0
     return worst
-
-
-@compiled
-def _fit_proportionally(wanted: Floats, means: Floats, step: Floats) -> None:
-    """Write the step of iterative proportional fitting."""
-    for k in range(wanted.size):
-        step[k] = math.log(wanted[k] / means[k]) if wanted[k] > _NOTHING and means[k] > 0 else 0.0
 
 
 @compiled
@@ -272,12 +247,10 @@ def _evaluate(odds: Floats, weights: Floats, wanted: Floats, logs: Floats, means
     groups = wanted.size
     factors, shares = np.empty(groups), np.empty(groups)
     height = 0.0
+    means[:], slope[:] = 0.0, 0.0
     for k in range(groups):
         factors[k] = _factor_of(logs[k], wanted[k])
         height += logs[k] * wanted[k]
-        means[k] = 0.0
-        for m in range(groups):
-            slope[k, m] = 0.0
     for n in range(weights.size):
         total = 0.0
         for k in range(groups):

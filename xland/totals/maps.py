@@ -92,7 +92,7 @@ def allocate(
     codes = np.full(cells.valid.shape, OCEAN, dtype=np.uint8)
     missed = np.zeros(targets.shape[1:])
     with np.errstate(divide="ignore"):
-        worth = np.log(cells.probability)
+        worth = np.log(cells.probability).astype(np.float64)
     slack = tolerance + _ROUNDING if tolerance > 0 else 0.0
     _allocate_cells(worth, targets, cells.area, cells.valid, cells.factor, prior, closed, slack, codes, missed)
     missed[missed <= TOLERANCE] = 0
@@ -101,7 +101,7 @@ def allocate(
 
 @compiled
 def _allocate_cells(
-    logs: NDArray[Any],
+    logs: Floats,
     targets: Floats,
     area: Floats,
     valid: Flags,
@@ -195,7 +195,7 @@ def _demand(targets: Floats, group: Integers, groups: int, used: int, whole: int
 
 @compiled
 def _score(
-    logs: NDArray[Any],
+    logs: Floats,
     known: int,
     closed: Flags,
     group: Integers,

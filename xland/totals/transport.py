@@ -47,7 +47,6 @@ _ADMIXTURE = 1e-7
 _SAME = 1e-5
 """Difference of the logarithms of two maps' probabilities that counts as none: more than what breaks ties."""
 
-
 _MOST_PIXELS = 100
 """Largest cells that are searched; in larger ones nothing but chains of moves is tried."""
 
@@ -153,8 +152,7 @@ def _find_prices(scores: Floats, areas: Integers, demands: Integers, totals: Int
         excess = _excess(totals, demands)
         if fewest < 0 or excess < fewest:
             fewest = excess
-            for k in range(classes):
-                kept[k] = prices[k]
+            kept[:] = prices
         if excess == 0:
             break
         share = 1.0 / (1.0 + 0.1 * number)
@@ -315,8 +313,7 @@ def _choose(errors: Floats, sizes: Floats, options: Integers, many: Integers) ->
     best = np.inf
     place = 0
     while place < found:
-        for k in range(errors.size):
-            tried[k] = errors[k]
+        tried[:] = errors
         for i in range(found):
             tried[options[i, digits[i]]] += sizes[i]
         worth = 0.0
@@ -324,8 +321,7 @@ def _choose(errors: Floats, sizes: Floats, options: Integers, many: Integers) ->
             worth += tried[k] ** 2 + 1e6 * max(abs(tried[k]) - 1.0, 0.0)
         if worth < best - _EQUAL:
             best = worth
-            for i in range(found):
-                kept[i] = digits[i]
+            kept[:] = digits
         place = 0
         while place < found:
             digits[place] += 1
@@ -461,8 +457,7 @@ def _bound_prices(
         for k in range(classes):
             price = prices[k] + step * slope[k]
             prices[k] = 0.0 if prices[k] * price < 0 else price
-    for k in range(classes):
-        kept[k] /= unit
+    kept /= unit
     return least - reached
 
 

@@ -1,4 +1,4 @@
-"""The batches of a training for other models, with the labels of what is in them."""
+"""The samples of a training, and its batches for other models with the labels of what is in them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,22 @@ import xbatcher
 from tests.killing import PROJECT
 from tests.worlds import COARSE, FACTOR, FINE, tiny_checkpoint, tiny_configuration, tiny_inputs, tiny_world
 from xland.errors import ConfigurationError, GridError, TimeError
+from xland.geo.grid import expand
 from xland.geo.split import Part, divide
+from xland.models.inputs import MASKED
 from xland.training.configuration import NO_AUGMENTATION, Augmentation
-from xland.training.data.batches import LabelledBatches, label_batches, make_batches
+from xland.training.data.batches import (
+    LabelledBatches,
+    check_parts,
+    count_samples,
+    describe_items,
+    label_batches,
+    make_batches,
+    make_dataset,
+    make_order,
+    sample_pixels,
+    take_census,
+)
 from xland.training.data.loader import PatchDataset, TrainingArrays, make_loader
 from xland.training.data.material import gather, stored_material
 from xland.training.data.patches import make_patches
@@ -24,7 +37,7 @@ from xland.training.data.sampling import Order, RankSampler
 from xland.training.learn.loop import fit
 from xland.training.learn.steps import Stepper
 from xland.training.rollout import Rollout
-from xland.vocabulary import OCEAN
+from xland.vocabulary import OCEAN, URBAN
 
 YEARS = (1999, 2004)
 
@@ -252,16 +265,107 @@ def test_coordinates_tell_where_and_when_each_sample_is_and_an_epoch_holds_each_
     assert again != [(batch["year"].values[0], *batch["lat"].values[0, :1]) for batch in batches]
 
 
-def test_patches_may_end_within_a_coarse_cell(source):
-    batch = next(iter(labelled(source, size=38)))
-    assert batch["coarse"].shape[2:] == (10, 10)
-    assert batch["target"].shape[1:] == (38, 38)
-    assert (abs(batch["coarse_lat"].isel(coarse_y=-1) - batch["lat"].isel(y=-1)) < 2).all()
-
-
 def test_samples_that_are_mirrored_do_not_claim_a_place(source):
-    batch = next(iter(labelled(source, flip=True)))
-    assert {"lat", "coarse_lat"} <= set(batch.coords)
-    assert not {"lon", "coarse_lon"} & set(batch.coords)
-    batch = next(iter(labelled(source, flip_north_south=True)))
-    assert not {"lat", "coarse_lat"} & set(batch.coords)
+    for change, unknown in (("flip", {"lon", "coarse_lon"}), ("flip_north_south", {"lat", "coarse_lat"})):
+        labels = set(next(iter(labelled(source, **{change: True}))).coords)
+        assert {"lat", "lon", "coarse_lat", "coarse_lon"} - labels == unknown
+
+
+@pytest.fixture(scope="module")
+def material():
+    return gather(tiny_configuration(candidates=10), **world((2000, 2001, 2002)))
+
+
+@pytest.fixture(scope="module")
+def census(material):
+    return take_census(material[1].source)
+
+
+def training(material, census, **schedule):
+    configuration = replace(material[0], schedule=replace(material[0].schedule, **schedule))
+    return configuration, make_dataset(configuration, material[1], Part.TRAIN, census)
+
+
+def test_the_census_counts_every_pixel_of_every_map(material, census):
+    target = material[1].source.target
+    assert census.shape == (8, 45, 90)
+    assert census.sum(axis=(1, 2)).tolist() == [int((target == code).sum()) for code in range(8)]
+    assert census.sum() == (target != MASKED).sum()
+
+
+def test_a_class_that_only_others_hold_is_named_with_its_pixels(material, census):
+    part = material[1].part
+    without = np.where(census[URBAN] > 0, np.int8(Part.TEST), part)
+    with pytest.raises(ConfigurationError, match=rf"leaves urban \({census[URBAN].sum()} pixels\) out of the training"):
+        check_parts(census, without)
+    nowhere = census.copy()
+    nowhere[URBAN] = 0
+    check_parts(nowhere, part)
+
+
+def test_samples_are_counted_by_class_and_drawn_as_often_as_they_hold_pixels_and_rare_classes_more(material, census):
+    configuration, dataset = training(material, census, samples=50)
+    counts = count_samples(dataset)
+    assert counts.shape == (30, 8)
+    for item in (0, 29):
+        assert counts[item].tolist() == [(dataset[item]["target"] == code).sum() for code in range(8)]
+    plain = make_order(configuration, dataset)
+    assert len(plain) == 50
+    np.testing.assert_allclose(plain.weights, counts.sum(axis=1) / counts.sum())
+    rare = make_order(*training(material, census, rare_classes=1.0))
+    assert len(rare) == len(dataset)
+    urban = counts[:, URBAN] > 0
+    assert rare.weights[urban].sum() > plain.weights[urban].sum()
+
+
+def test_samples_of_a_store_come_chunk_by_chunk(material, census, monkeypatch):
+    configuration, dataset = training(material, census, locality=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset.source, "chunk", (40, 40))
+        order = make_order(configuration, dataset)
+    assert order.locality == 3
+    assert order.groups.reshape(3, 10).tolist() == [order.groups[:10].tolist()] * 3, "years of a place are together"
+    assert make_order(configuration, dataset).groups is None
+
+
+def test_pixels_are_drawn_from_cells_to_learn_from_alone(material, census):
+    _, dataset = training(material, census)
+    coarse, static = sample_pixels(dataset, seed=1, count=3000)
+    assert coarse.shape[0] == 7
+    assert coarse.shape[1] == static.shape[1]
+    assert 1500 < static.shape[1] <= 3000
+    counted = expand(dataset.cells, FACTOR) & (dataset.source.target[0] != MASKED)
+    drawn = {tuple(values) for values in static.numpy().T.tolist()}
+    assert drawn <= {tuple(values) for values in dataset.source.static[:, counted].T.tolist()}
+
+
+def test_validation_patches_that_end_in_a_coarse_cell_give_way_to_windows(material, census):
+    shallow = replace(material[0], architecture=replace(material[0].architecture, depth=1))
+    configuration, dataset = training((shallow, material[1]), census, patch=38, patch_stride=20)
+    assert dataset.patches.size == 38
+    assert make_dataset(configuration, material[1], Part.VALIDATION, census).patches.size == configuration.inputs.window
+
+
+def rollout(prior_step, years):
+    configuration = tiny_configuration(replace(tiny_inputs("one_hot"), prior_step=prior_step))
+    data = replace(configuration.data, forcing_years=(2000, 2001, 2002), target_years=(2000, 2001, 2002))
+    configuration = replace(configuration, data=data, rollout=Rollout(years=years))
+    material = gather(configuration, **world((1999, 2000, 2001, 2002, 2003)))
+    return make_dataset(*material, Part.TRAIN, take_census(material[1].source))
+
+
+def test_rollouts_are_made_of_years_that_follow_each_other_and_into_the_past_go_backwards():
+    dataset = rollout(-1, 2)
+    assert dataset.sequences.tolist() == [[0, 1], [1, 2]]
+    assert describe_items(dataset, [0]).endswith("2000-2001")
+    assert rollout(1, 2).sequences.tolist() == [[1, 0], [2, 1]]
+    message = "samples of 4 consecutive maps need as many years in a row; there are 2000-2002"
+    with pytest.raises(TimeError, match=message):
+        rollout(-1, 4)
+
+
+def test_patches_are_named_by_place_and_year(material, census):
+    _, dataset = training(material, census)
+    rows, columns = dataset.patches.slices(3)
+    place = f"rows {rows.start}-{rows.start + 39}, columns {columns.start}-{columns.start + 39}"
+    assert describe_items(dataset, [3, len(dataset.patches) + 3]) == f"{place}, 2000; {place}, 2001"

@@ -16,6 +16,7 @@ from xland.training.data.patches import make_patches
 from xland.training.data.sampling import Order, RankSampler, Sample
 
 PLAIN = Augmentation(flip=False, prior_masked=0.0)
+AXES = ((), (-1,), (-2,), (-2, -1))
 WILD = Augmentation(flip=True, flip_north_south=True, coarse_noise=0.1, channel_dropout=0.2, prior_masked=0.6)
 
 
@@ -37,11 +38,6 @@ def arrays():
 def dataset(arrays, augmentation=PLAIN, seed=0, size=40, **options):
     patches = make_patches(FINE, size, 40, FACTOR)
     return PatchDataset(arrays, patches, augmentation=augmentation, seed=seed, **options)
-
-
-def in_order(data, batch):
-    samples = [Sample(0, item) for item in range(len(data))]
-    return [samples[first : first + batch] for first in range(0, len(data), batch)]
 
 
 def shuffled(data, batch, epoch=0, **options):
@@ -89,14 +85,14 @@ def seen(loader):
     return [key for batch in keys for key in batch]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_holds_every_sample_once(arrays, workers):
-    data = dataset(keyed(arrays))
-    found = seen(shuffled(data, 5, workers=workers))
-    assert len(found) == len(data) == 72
-    assert sorted(found) == [(year, patch) for year in (0, 1) for patch in range(36)]
-    assert found != sorted(found)
-    assert seen(make_loader(data, in_order(data, 5))) == sorted(found)
+def test_an_epoch_holds_every_sample_once_and_epochs_and_seeds_differ_in_order_and_in_changes(arrays):
+    data, everything = keyed(arrays), [(year, patch) for year in (0, 1) for patch in range(36)]
+    orders = [seen(shuffled(dataset(data, seed=seed), 8, epoch)) for seed in (0, 1) for epoch in (0, 1)]
+    assert all(sorted(order) == everything for order in orders)
+    assert len({*map(tuple, orders), tuple(everything)}) == 5
+    assert seen(make_loader(dataset(data), [[Sample(0, item)] for item in range(72)])) == everything
+    items = [dataset(arrays, WILD, seed=seed)[Sample(epoch, 40)] for seed in (0, 1) for epoch in (0, 1)]
+    assert not any(same(items[0], other) for other in items[1:])
 
 
 def test_any_number_of_workers_gives_the_same_batches_in_every_epoch(arrays):
@@ -109,14 +105,6 @@ def test_any_number_of_workers_gives_the_same_batches_in_every_epoch(arrays):
         alone, shared = shuffled(data, 8, epoch), list(loader)
         assert len(alone) == len(shared) == 9
         assert all(same(a, b) for a, b in zip(alone, shared, strict=True))
-
-
-def test_epochs_and_seeds_differ_in_order_and_in_changes(arrays):
-    data = keyed(arrays)
-    orders = {tuple(seen(shuffled(dataset(data, seed=s), 8, epoch=e))) for s in (0, 1) for e in (0, 1)}
-    assert len(orders) == 4
-    items = [dataset(arrays, WILD, seed=s)[Sample(e, 40)] for s in (0, 1) for e in (0, 1)]
-    assert not any(same(items[0], other) for other in items[1:])
 
 
 def test_an_item_does_not_depend_on_what_was_read_before_or_with_it(arrays):
@@ -170,12 +158,10 @@ def test_mirrors_turn_all_fields_together(arrays):
     turns = set()
     for index in range(30):
         own, found = plain[index], mirrored[index]
-        axes = [(), (-1,), (-2,), (-2, -1)]
-        fitting = [a for a in axes if all(torch.equal(found[n], own[n].flip(a) if a else own[n]) for n in own)]
+        fitting = [axes for axes in AXES if all(torch.equal(found[name], own[name].flip(axes)) for name in own)]
         assert fitting, f"item {index} is no mirror image"
-        if len(fitting) == 1:
-            turns.add(fitting[0])
-    assert turns == {(), (-1,), (-2,), (-2, -1)}
+        turns |= set(fitting) if len(fitting) == 1 else set()
+    assert turns == set(AXES)
 
 
 def test_the_prior_is_hidden_by_its_share_or_as_a_whole_and_the_target_never(arrays):
@@ -189,27 +175,23 @@ def test_the_prior_is_hidden_by_its_share_or_as_a_whole_and_the_target_never(arr
     assert np.mean(whole) == pytest.approx(0.4, abs=0.15)
 
 
-def test_noise_moves_whole_coarse_channels_by_its_size(arrays):
-    plain, noisy = dataset(arrays), dataset(arrays, Augmentation(flip=False, coarse_noise=0.1, prior_masked=0.0))
-    moved = []
+def test_noise_moves_whole_coarse_channels_by_its_size_and_dropped_ones_are_zero(arrays):
+    plain = dataset(arrays)
+    noisy = dataset(arrays, Augmentation(flip=False, coarse_noise=0.1, prior_masked=0.0))
+    dropped = dataset(arrays, Augmentation(flip=False, channel_dropout=0.3, prior_masked=0.0))
+    moved, zero = [], []
     for index in range(40):
-        change = noisy[index]["coarse"] - plain[index]["coarse"]
+        own, moving, lacking = plain[index], noisy[index], dropped[index]
+        change = moving["coarse"] - own["coarse"]
         assert change.std(dim=(1, 2)).max() < 1e-6
-        assert torch.equal(noisy[index]["static"], plain[index]["static"])
         moved += change.mean(dim=(1, 2)).tolist()
+        assert torch.equal(moving["static"], own["static"])
+        assert torch.equal(lacking["target"], own["target"])
+        channels = [pair for name in ("coarse", "static") for pair in zip(own[name], lacking[name], strict=True)]
+        for values, found in channels:
+            assert not found.any() or torch.equal(values, found)
+        zero += [not found.any() for values, found in channels if values.any()]
     assert np.std(moved) == pytest.approx(0.1, rel=0.25)
-
-
-def test_dropped_channels_are_zero_and_the_others_untouched(arrays):
-    plain, dropped = dataset(arrays), dataset(arrays, Augmentation(flip=False, channel_dropout=0.3, prior_masked=0.0))
-    zero = []
-    for index in range(30):
-        for name in ("coarse", "static"):
-            for own, found in zip(plain[index][name], dropped[index][name], strict=True):
-                if own.any():
-                    zero.append(not found.any())
-                    assert zero[-1] or torch.equal(own, found)
-        assert torch.equal(plain[index]["target"], dropped[index]["target"])
     assert np.mean(zero) == pytest.approx(0.3, abs=0.12)
 
 

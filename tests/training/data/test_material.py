@@ -25,8 +25,7 @@ from xland.errors import (
 from xland.geo.grid import expand
 from xland.geo.split import Part
 from xland.models.inputs import MASKED
-from xland.training.data.material import differences, gather, identify, open_data
-from xland.training.data.survey import Moments
+from xland.training.data.material import Moments, differences, gather, identify, open_data
 
 
 @pytest.fixture
@@ -189,33 +188,26 @@ def test_a_prior_that_is_missing_short_or_unknown_is_named(world):
         gather(configuration, **world, prior=earlier.where(earlier["lat"] != 10.5, 44))
 
 
-def test_files_are_opened_as_the_configuration_names_them(world, tmp_path):
-    paths = {name: str(tmp_path / f"{name}.nc") for name in ("forcing", "target")}
-    paths["static"] = str(tmp_path / "static.zarr")
-    world["forcing"].to_netcdf(paths["forcing"])
-    world["target"].to_netcdf(paths["target"])
-    world["static"].to_zarr(paths["static"], zarr_format=2)
-    configuration = tiny_configuration()
-    configuration = replace(configuration, data=replace(configuration.data, **paths))
-    opened = open_data(configuration)
-    assert set(opened) == {"forcing", "target", "static"}
-    for name in paths:
-        xr.testing.assert_equal(opened[name], world[name])
-
-
-def test_what_is_given_is_taken_whatever_it_is_and_never_left_out(world, tmp_path, monkeypatch):
+def test_what_is_given_is_taken_whatever_it_is_and_else_what_the_configuration_names(world, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     world["forcing"].to_netcdf(tmp_path / "given.nc")
     world["target"].to_netcdf(tmp_path / "maps.nc")
-    paths = {"forcing": "~/given.nc", "target": (tmp_path / "maps.nc").as_uri(), "prior": tmp_path / "maps.nc"}
-    opened = open_data(tiny_configuration(), {**paths, "static": world["static"]})
-    assert set(opened) == {"forcing", "target", "static", "prior"}
-    xr.testing.assert_equal(opened["target"], world["target"])
-    xr.testing.assert_equal(opened["forcing"], world["forcing"])
-    for entry in ("forcing", "target", "static", "prior"):
+    world["static"].to_zarr(tmp_path / "static.zarr", zarr_format=2)
+    configuration = tiny_configuration()
+    named = replace(configuration.data, static=str(tmp_path / "static.zarr"), target=str(tmp_path / "maps.nc"))
+    opened = open_data(replace(configuration, data=named), {"forcing": "~/given.nc"})
+    assert set(opened) == set(world)
+    for name, data in world.items():
+        xr.testing.assert_equal(opened[name], data)
+    given = {**world, "target": (tmp_path / "maps.nc").as_uri(), "prior": tmp_path / "maps.nc"}
+    opened = open_data(configuration, given)
+    assert opened["static"] is world["static"]
+    for entry in ("target", "prior"):
+        xr.testing.assert_equal(opened[entry], world["target"])
+    for entry in given:
         for wrong in (5, world["target"].values):
             with pytest.raises(AddressError, match="neither a path nor a URL"):
-                open_data(tiny_configuration(), {**world, entry: wrong})
+                open_data(configuration, {**world, entry: wrong})
 
 
 def test_a_file_that_does_not_exist_or_holds_no_land_use_is_named_with_its_entry(world, tmp_path):

@@ -120,10 +120,9 @@ def test_many_places_as_far_as_each_other_on_a_lattice_are_taken_in_their_order(
     assert farthest_points(points, count, 3).tolist() == one_by_one(points, count, 3)
 
 
-@pytest.mark.parametrize("wrong", [np.nan, np.inf])
-def test_points_nowhere_are_named(wrong):
-    with pytest.raises(GridError, match="1 of 3 points have NaN or infinite coordinates; leave them out"):
-        farthest_points(np.array([[0.0, 0.0], [wrong, 1.0], [2.0, 2.0]]), 2)
+def test_points_nowhere_are_named():
+    with pytest.raises(GridError, match="2 of 3 points have NaN or infinite coordinates; leave them out"):
+        farthest_points(np.array([[0.0, 0.0], [np.nan, 1.0], [2.0, np.inf]]), 2)
 
 
 @settings(max_examples=15, deadline=None)
@@ -136,11 +135,6 @@ def test_patches_of_a_group_begin_in_the_same_chunk(cut, rows, columns):
     chunks = list(zip(patches.rows // rows, patches.columns // columns, strict=True))
     assert len(groups) == len(chunks)
     assert len(set(zip(groups.tolist(), chunks, strict=True))) == len(set(chunks)) == len(set(groups.tolist()))
-
-
-@pytest.fixture(scope="module")
-def maps():
-    return tiny_world((2000, 2001))[2]
 
 
 PART = Grid(FINE.resolution, 50.0, -20.0, 80, 120)
@@ -190,14 +184,21 @@ def test_names_order_range_and_region_do_not_matter(ascending, eastwards, rename
     assert [row * 1000 + column for row, column in corners(patches)] == expected
 
 
-def test_samples_may_cover_less_than_the_generator_and_more():
+def test_samples_may_cover_less_than_the_generator_and_more_and_patches_may_end_within_a_coarse_cell():
     patches = patches_from(generator(numbered(PART), 20, 0), FINE, FACTOR)
     assert corners(patches)[0] == (40, 160)
     smaller = patches_from(generator(numbered(PART)[:40, :40], 20, 0), PART, FACTOR)
     assert corners(smaller) == [(0, 0), (0, 20), (20, 0), (20, 20)]
+    short = patches_from(generator(numbered(), 18, 2), FINE, FACTOR)
+    assert (short.size, corners(short)[:2]) == (18, [(0, 0), (0, 16)])
 
 
-def test_years_do_not_make_patches_of_their_own(maps):
+def test_years_do_not_make_patches_of_their_own_and_nothing_is_read():
+    def fail(*_):
+        raise AssertionError("a value was read")
+
+    years = da.zeros((2, *FINE.shape), chunks=60).map_blocks(fail, dtype=float, meta=np.empty((0, 0, 0)))
+    maps = numbered().expand_dims(time=[2000, 2001]).copy(data=years)
     once = patches_from(generator(maps), FINE, FACTOR)
     assert once.size == 40
     assert corners(once) == corners(make_patches(FINE, 40, 20, FACTOR))
@@ -207,28 +208,12 @@ def test_years_do_not_make_patches_of_their_own(maps):
         assert corners(patches_from(other, FINE, FACTOR)) == corners(once)
 
 
-def test_patches_may_end_within_a_coarse_cell():
-    patches = patches_from(generator(numbered(), 18, 2), FINE, FACTOR)
-    assert patches.size == 18
-    assert corners(patches)[:2] == [(0, 0), (0, 16)]
-
-
-def test_nothing_is_read():
-    def fail(*_):
-        raise AssertionError("a value was read")
-
-    empty = da.zeros(FINE.shape, chunks=60).map_blocks(fail, dtype=float, meta=np.empty((0, 0)))
-    fields = numbered().copy(data=empty)
-    assert len(patches_from(generator(fields), FINE, FACTOR)) == 136
-
-
 def shifted():
     return numbered()[:-4].assign_coords(lat=FINE.latitude[:-4] - 0.5)
 
 
 def across_the_date_line():
-    fields = numbered()
-    return fields.assign_coords(lon=fields["lon"] % 360).sortby("lon")
+    return numbered().assign_coords(lon=FINE.longitude % 360).sortby("lon")
 
 
 BAD_GENERATORS = {
@@ -247,11 +232,7 @@ BAD_GENERATORS = {
         lambda: generator(numbered()[2:82], 20, 0),
         r"72 of 72 patches .*the first at row 2 and column 0 .* multiple of the factor 4, and so must",
     ),
-    "oblong": (
-        lambda: xbatcher.BatchGenerator(numbered(), {"lat": 20, "lon": 40}),
-        "batches of the generator are 20 x 40 cells: patches are squares",
-    ),
-    "strips": (lambda: xbatcher.BatchGenerator(numbered(), {"lon": 40}), "batches of the generator are 180 x 40 cells"),
+    "strips": (lambda: xbatcher.BatchGenerator(numbered(), {"lon": 40}), "are 180 x 40 cells: patches are squares"),
     "joined": (
         lambda: generator(tiny_world()[2], batch_dims={"time": 1}, concat_input_dims=True),
         "made of 136 pieces: make it without concat_input_dims",

@@ -14,8 +14,8 @@ from xland.geo.grid import expand
 from xland.geo.split import Part
 from xland.models.checkpoint import APPLICABILITY, CARD, WEIGHTS, read_checkpoint
 from xland.models.networks.unet import Architecture
+from xland.training.data.batches import make_dataset, take_census
 from xland.training.data.material import gather
-from xland.training.data.samples import make_dataset, take_census
 from xland.training.learn import loop
 from xland.training.learn.group import Group
 from xland.training.learn.loop import fit

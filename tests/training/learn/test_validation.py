@@ -9,8 +9,8 @@ import torch
 from tests.worlds import FACTOR, tiny_configuration, tiny_inputs, tiny_network, tiny_world
 from xland.geo.split import Part
 from xland.scores.measures import Scores
+from xland.training.data.batches import make_dataset, take_census
 from xland.training.data.material import gather
-from xland.training.data.samples import make_dataset, take_census
 from xland.training.learn.group import Group
 from xland.training.learn.validation import collect_scores, count_pairs, score_pairs
 from xland.training.rollout import Rollout

@@ -28,9 +28,8 @@ from xland.store.workplace import FORMAT as MANIFEST_FORMAT
 from xland.store.workplace import MANIFEST, Workplace, note, write_manifest
 from xland.store.writing import progress_bar
 from xland.training.configuration import Configuration, read_configuration
-from xland.training.data.material import comparable, describe_data, open_data
+from xland.training.data.material import Sources, comparable, describe_data, open_data, survey
 from xland.training.data.stored import CONTENTS, FORMAT, StoredArrays, hash_array, open_chunks, open_training_store
-from xland.training.data.survey import Sources, survey
 from xland.vocabulary import flag_attributes
 
 COARSE_CELLS = 64
@@ -183,8 +182,8 @@ def _survey(sources: Sources, tile: int, *, progress: bool) -> dict[str, Any]:
 
         strips = ((rows, *sources.strip(rows)) for rows in sources.strips(tile))
         states = (([sources.states(year)], times[year]) for year in sources.forcing_years)
-        found = survey(sources, counted(strips), counted(states))
-        if not found.cells["train"]:
+        statistics, cells, coverage = survey(sources, counted(strips), counted(states))
+        if not cells["train"]:
             raise ConfigurationError(
                 "no cell of the training part of the split is land: choose another split_seed or region"
             )
@@ -194,9 +193,9 @@ def _survey(sources: Sources, tile: int, *, progress: bool) -> dict[str, Any]:
             for rows in sources.strips(tile)
         )
     return {
-        "statistics": found.statistics,
-        "cells": found.cells,
-        "coverage": asdict(found.coverage),
+        "statistics": statistics,
+        "cells": cells,
+        "coverage": asdict(coverage),
         "prior": "none" if sources.prior is None else "target" if agree else "own",
     }
 

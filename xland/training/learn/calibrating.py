@@ -26,10 +26,10 @@ from xland.models.checkpoint import Checkpoint, update_card
 from xland.models.inputs import MASKED
 from xland.scores.counts import confusion
 from xland.training.configuration import Configuration, parse_configuration
+from xland.training.data.batches import make_dataset, take_census
 from xland.training.data.loader import Place
 from xland.training.data.material import Material, open_material
 from xland.training.data.patches import farthest_points
-from xland.training.data.samples import make_dataset, take_census
 from xland.training.learn.group import Device, join_group
 from xland.training.learn.validation import collect_scores, score_pairs
 from xland.vocabulary import LAND_CLASSES

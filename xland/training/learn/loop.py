@@ -24,10 +24,7 @@ from xland.geo.split import Part
 from xland.models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from xland.models.networks.unet import DownscalingNetwork
 from xland.training.configuration import Configuration
-from xland.training.data.loader import make_loader
-from xland.training.data.material import Material, identify, open_material
-from xland.training.data.patches import Patches, patches_from
-from xland.training.data.samples import (
+from xland.training.data.batches import (
     check_parts,
     describe_items,
     make_dataset,
@@ -35,6 +32,9 @@ from xland.training.data.samples import (
     sample_pixels,
     take_census,
 )
+from xland.training.data.loader import make_loader
+from xland.training.data.material import Material, identify, open_material
+from xland.training.data.patches import Patches, patches_from
 from xland.training.data.sampling import RankSampler
 from xland.training.learn.calibrating import fit_card
 from xland.training.learn.group import Device, Group, join_group
