@@ -60,6 +60,7 @@ COAST_FACTOR = 6
 _GDAL_CACHE = 128 * 2**20  # bytes
 _FREEZING = 273.15
 _LAKE = 2  # 0 is sea, 1 land; islands in lakes are land
+_TOWN = 1000  # people
 _TOWN_RADIUS = 19e-3  # kilometres for each root of a person: 19 km for a million, 6 km for 100,000
 _TRUNCATE = 3.0
 _BAND = 40  # rows that share the width of a kernel
@@ -402,13 +403,13 @@ def density(amounts: NDArray[np.float32], grid: Grid, radius: float) -> NDArray[
     return np.asarray(spread / area, dtype=np.float32)
 
 
-def town_distance(settlements: NDArray[np.float64], grid: Grid, smallest: float = 1000.0) -> NDArray[np.float32]:
-    """Distance to the nearest town of ``smallest`` people or more, in the radius of that town, at most ``FARTHEST``.
+def town_distance(settlements: NDArray[np.float64], grid: Grid) -> NDArray[np.float32]:
+    """Distance to the nearest town of 1000 people or more, in the radius of that town, at most ``FARTHEST``.
 
     The built area of towns grows about as their population, so their radius is taken as its root.
     """
     nearest = np.full(grid.shape, FARTHEST, dtype=np.float32)
-    for latitude, longitude, population in settlements.T[settlements[2] >= smallest].tolist():
+    for latitude, longitude, population in settlements.T[settlements[2] >= _TOWN].tolist():
         radius = _TOWN_RADIUS * math.sqrt(population)
         squeeze = max(math.cos(math.radians(latitude)), 0.05)
         reach = FARTHEST * radius * predictors.KILOMETRE / grid.resolution

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from tests.training.commands import write_files
 from tests.training.data.region import REGION, YEARS, make, write
 from tests.worlds import FACTOR, tiny_world
 from xland.cli import main
@@ -206,35 +207,12 @@ def test_data_that_do_not_fit_are_refused_as_in_memory(tmp_path, name, change, e
     assert not (tmp_path / "a.zarr").exists()
 
 
-def test_the_command_writes_the_same_store(tmp_path, capsys):
-    _, data = make()
-    for name in ("forcing", "static", "target", "prior"):
-        data[name].to_netcdf(tmp_path / f"{name}.nc")
-    text = """
-        name = "tiny"
-        title = "A model of the tests"
-        [data]
-        forcing = "unused.nc"
-        forcing_years = [2000, 2001]
-        target_years = [2000, 2001]
-        [inputs]
-        steps = [0, -1]
-        prior = "code"
-        factor = 4
-        resolution = 1.0
-        window = 40
-        stride = 20
-        coarse = [{name = "forest", sources = ["primf", "secdf"]}]
-        static = [{name = "elevation", sources = ["elevation"]}]
-        [schedule]
-        patch = 48
-        patch_stride = 24
-    """
-    (tmp_path / "tiny.toml").write_text(text.replace("        ", ""))
-    options = [f"--{name}={tmp_path / name}.nc" for name in ("forcing", "static", "target", "prior")]
-    arguments = ["prepare", str(tmp_path / "tiny.toml"), str(tmp_path / "a.zarr"), *options, "--tile", "60"]
+def test_the_command_writes_a_store_of_what_the_configuration_names_and_of_what_is_given(tmp_path, capsys):
+    configuration, store = write_files(tmp_path), tmp_path / "a.zarr"
+    given = (tmp_path / "states.nc").rename(tmp_path / "given.nc")
+    arguments = ["prepare", str(configuration), str(store), f"--forcing={given}", "--tile", "60"]
     assert main(arguments) == 0
-    assert "2 maps of 64 x 120 cells" in capsys.readouterr().out
-    assert open_training_store(tmp_path / "a.zarr").chunk == (60, 60)
+    assert "2 maps of 180 x 360 cells" in capsys.readouterr().out
+    assert open_training_store(store).chunk == (60, 60)
     assert main(arguments) == 1
     assert "exists; pass --overwrite" in capsys.readouterr().err
