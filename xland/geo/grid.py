@@ -19,14 +19,9 @@ from xland.errors import GridError, RegionError
 EARTH_RADIUS = 6_371_007.181
 """Radius in metres of the sphere with the Earth's surface area (authalic, WGS 84)."""
 
-LATTICE_TOLERANCE = 0.01
-"""Share of a cell by which the edges of a grid may be off the lattice that counts from 90 N and 180 W."""
-
-_TOLERANCE = 1e-3
-"""Share of a cell by which a coordinate may be off its place: float32 coordinates need about 1e-4."""
-
-_SINGLE = 2e-5
-"""Degrees by which the distance of two float32 coordinates near 180 may be off."""
+LATTICE_TOLERANCE = 0.01  # share of a cell by which edges may be off the lattice that counts from 90 N and 180 W
+_TOLERANCE = 1e-3  # share of a cell by which a coordinate may be off its place: float32 coordinates need about 1e-4
+_SINGLE = 2e-5  # degrees by which the distance of two float32 coordinates near 180 may be off
 
 T = TypeVar("T", bound=np.generic)
 

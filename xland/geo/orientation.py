@@ -275,7 +275,7 @@ def grid_of(latitude: NDArray[Any], longitude: NDArray[Any], what: str) -> tuple
     ascending = lats.size > 1 and bool(lats[-1] > lats[0])
     try:
         check_centres(lons, "longitude")
-        steps = _around(np.diff(lons))
+        steps = (np.diff(lons) + 180) % 360 - 180
         # the smallest way from one column to the next is the step; all others are jumps
         descending = bool(steps[np.abs(steps).argmin()] < 0)
         lons, steps = (lons[::-1], -steps[::-1]) if descending else (lons, steps)
@@ -289,7 +289,7 @@ def grid_of(latitude: NDArray[Any], longitude: NDArray[Any], what: str) -> tuple
                 f"{count} columns of {step:g} degrees span more than the globe; "
                 "drop the repeated meridian, for example with isel(lon=slice(0, -1))"
             )
-        closes = abs(float(_around(lons[0] - lons[-1])) - step) <= tolerance
+        closes = abs((lons[0] - lons[-1] + 180) % 360 - 180 - step) <= tolerance
         if breaks.size > 1 or (breaks.size == 1 and not closes):
             at = int(breaks[0])
             raise GridError(
@@ -305,10 +305,6 @@ def grid_of(latitude: NDArray[Any], longitude: NDArray[Any], what: str) -> tuple
         return Grid.from_centres(lats[::-1] if ascending else lats, centres), ascending, descending, start
     except GridError as error:
         raise GridError(f"{what}: {error}") from None
-
-
-def _around(degrees: Any) -> Any:
-    return (degrees + 180) % 360 - 180
 
 
 @dataclass(frozen=True)

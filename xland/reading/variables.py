@@ -307,7 +307,8 @@ def read_values(
     ``empty`` is put where there is no data, see :func:`decode`. What is refused is an ``error`` that names it.
     """
     check_array(array, what, error, holds)
-    array = with_named_reads(array, what)
+    data = _named(array.variable, what)
+    array = array if data is None else array.copy(deep=False, data=data)
     if array.dtype.kind in "bUO":
         return array
     declared = declared_by(array.variable, what, error)
@@ -322,7 +323,7 @@ def read_values(
         plain = plain.chunk({dim: 1 if dim not in array.dims[-2:] else _BLOCK for dim in array.dims})
     if isinstance(plain.data, da.Array):
         meta = function(np.zeros((0,) * array.ndim, array.dtype))
-        data: Any = plain.data.map_blocks(function, dtype=meta.dtype, meta=meta)
+        data = plain.data.map_blocks(function, dtype=meta.dtype, meta=meta)
     else:
         data = function(plain.values)
     plain = plain.copy(data=data)
