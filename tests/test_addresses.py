@@ -14,14 +14,10 @@ from xland.errors import AddressError, StoreError, XlandError
 
 
 @pytest.mark.parametrize("give", [str, Path], ids=["str", "Path"])
-def test_a_tilde_is_the_home_folder(give, monkeypatch):
+def test_a_tilde_is_the_home_folder_and_other_paths_count_from_the_working_folder(give, monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     assert address_of(give("~/maps.zarr")) == "/home/somebody/maps.zarr"
-
-
-def test_a_relative_path_counts_from_the_working_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert local_path("maps.zarr") == tmp_path / "maps.zarr"
+    assert local_path(give("maps.zarr")) == Path.cwd() / "maps.zarr"
 
 
 @pytest.mark.parametrize(

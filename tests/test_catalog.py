@@ -214,18 +214,25 @@ def test_publishing_twice_replaces_the_entry_and_keeps_the_others(store, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("source", "named"),
-    [
-        ({"driver": "csv", "args": {"urlpath": "a*.csv"}}, "'theirs' asks for the driver 'csv'"),
-        ({"driver": "zarr", "args": {"urlpath": "/data/a.zarr"}}, "'theirs' points to '/data/a.zarr'"),
-    ],
+    "theirs",
+    [{"driver": "csv", "args": {"urlpath": "a*.csv"}}, {"driver": "zarr", "args": {"urlpath": "/data/a.zarr"}}],
 )
-def test_a_catalog_with_sources_that_intake_2_could_not_open_is_left_as_it_is(store, tmp_path, source, named):
-    path = tmp_path / "catalog.yaml"
-    path.write_text(before := yaml.safe_dump({"sources": {"theirs": source}}))
-    with pytest.raises(CatalogError, match=rf"{named}.* publish to a catalog of its own"):
-        publish(path, name="a", store=store)
-    assert path.read_text() == before
+def test_sources_that_are_not_ours_stay_as_they_are_for_intake_and_ours_open_beside_them(
+    store, tmp_path, monkeypatch, theirs
+):
+    import intake
+
+    path = publish(tmp_path / "catalog.yaml", name="a", store=store)
+    content = yaml.safe_load(path.read_text())
+    content["sources"]["theirs"] = theirs
+    path.write_text(yaml.safe_dump(content))
+    publish(path, name="b", store=store)
+    assert yaml.safe_load(path.read_text())["sources"]["theirs"] == theirs
+    monkeypatch.chdir("/")
+    opened = intake.open_catalog(str(path))
+    assert set(opened) == {"a", "b", "theirs"}
+    for name in ("a", "b"):
+        assert opened[name].to_dask().sizes["lon"] == open_entry(path, name).sizes["lon"] == 12
 
 
 def test_a_store_that_was_replaced_is_not_opened_as_the_one_that_was_published(store, tmp_path):
@@ -276,21 +283,8 @@ def test_concurrent_publishers_lose_no_entry(store, tmp_path):
     assert set(read_catalog(path)["sources"]) == {"shared", *(f"entry-{number}" for number in range(4))}
 
 
-def test_a_failed_publication_leaves_the_catalog_as_it_was(store, tmp_path, monkeypatch):
-    path = publish(tmp_path / "catalog.yaml", name="a", store=store)
-    before = path.read_bytes()
-
-    def fail(self, target):
-        raise OSError("disk full")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", fail)
-        with pytest.raises(OSError, match="disk full"):
-            publish(path, name="b", store=store)
-    assert path.read_bytes() == before
-    assert not [
-        entry for entry in tmp_path.iterdir() if entry.name.startswith(".catalog.yaml.") and entry.suffix != ".lock"
-    ]
+def test_a_damaged_catalog_is_left_as_it_is(store, tmp_path):
+    path = tmp_path / "catalog.yaml"
     path.write_text("sources: [")
     with pytest.raises(CatalogError, match="damaged"):
         publish(path, name="b", store=store)
@@ -436,15 +430,6 @@ def test_files_that_are_no_plain_catalog_are_refused(tmp_path, monkeypatch, text
     assert not (tmp_path / "touched").exists()
 
 
-def test_a_missing_or_huge_catalog_is_named(tmp_path):
-    with pytest.raises(CatalogError, match="cannot be read"):
-        read_catalog(tmp_path / "none.yaml")
-    with (tmp_path / "huge.yaml").open("w") as stream:
-        stream.truncate(2**30)
-    with pytest.raises(CatalogError, match="larger"):
-        read_catalog(tmp_path / "huge.yaml")
-
-
 def test_addresses_open_only_with_schemes_that_the_caller_allows(store, tmp_path):
     path = catalog_of(tmp_path, args={"urlpath": f"file://{store}", "consolidated": True})
     with pytest.raises(CatalogError, match="allowed_schemes"):
@@ -477,9 +462,3 @@ def test_the_shipped_catalog_is_valid_and_says_how_each_product_comes_to_be():
         assert entry["metadata"]["years"]
     for row in list_entries(SHIPPED):
         assert row["status"] == content["sources"][row["name"]]["metadata"]["status"]
-
-
-def test_a_damaged_netcdf_file_is_named(tmp_path):
-    (tmp_path / "a.nc").write_bytes(b"nothing")
-    with pytest.raises(StoreError, match="NetCDF"):
-        open_entry(catalog_of(tmp_path, driver="netcdf", args={"urlpath": "a.nc"}), "a")

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 from distributed import Client, LocalCluster
 
-from xland.clusters.waiting import patience, running_loop
+from xland.clusters.opening import patience, running_loop
 
 PATIENCE = 300.0
 """Seconds after which nothing is expected any more."""

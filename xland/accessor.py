@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import xarray as xr
 
-import xland.store.identity  # noqa: F401 - lets dask name what is in files
+import xland.store.provenance  # noqa: F401 - lets dask name what is in files
 from xland.arguments import unknown
 from xland.errors import KeywordError, VocabularyError
 

@@ -197,6 +197,17 @@ def items_of(value: Any, name: str, error: type[XlandError]) -> tuple[Any, ...]:
         raise error(f"{name} must be a list or a tuple, not {shown(value)}") from None
 
 
+def choose_names(names: Any, known: Iterable[str], what: str, error: type[XlandError]) -> tuple[str, ...]:
+    """Return the names, one or several, that a caller chooses from those of a table, each once; refuse others."""
+    wanted, known = (names,) if isinstance(names, str) else items_of(names, what, error), tuple(known)
+    wrong = [name for name in wanted if not isinstance(name, str) or name not in known]
+    if wrong:
+        raise error(unknown(what, wrong, known))
+    if not wanted:
+        raise error(f"{what} is empty: choose from {', '.join(known)}")
+    return tuple(dict.fromkeys(wanted))
+
+
 def shown(value: Any) -> str:
     """Return a value for a message: short, however large it is."""
     try:

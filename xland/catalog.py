@@ -5,7 +5,8 @@ publication, are what intake 2 opens with the ``zarr`` and ``netcdf`` drivers of
 the file, so that a folder with catalog and stores can be moved or served as it is.
 
 Intake 2 replaces ``{CATALOG_DIR}`` in ``entries`` by the folder and runs nothing. Intake 1 runs every text of an
-entry as a template, so no text that looks like one is published.
+entry as a template, so no text that looks like one is published. A catalog that has sources of other drivers stays one
+of intake 1, in which paths begin with ``{{ CATALOG_DIR }}``, the one template that it needs.
 
 Reading here never runs anything that a file asks for: the loader knows plain data only, only the two drivers and their
 harmless arguments pass, and paths stay inside the catalog's folder unless the caller allowed a URL scheme.
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,11 @@ import xarray as xr
 from xland.addresses import is_url, local_path, without_password
 from xland.arguments import checked, shown
 from xland.atomic import make_folder, replace_file
-from xland.entries import DRIVERS, check_entry, check_name, for_intake, relative_path, without_folder
+from xland.entries import DRIVERS, check_entry, check_name, for_intake_1, for_intake_2, relative_path, without_folder
 from xland.errors import CatalogError, MissingDependencyError, StoreError, XlandError
 from xland.geo.conventions import READING, from_files
 from xland.reading.variables import name_reads
-from xland.store.provenance import bounds, package_versions, years
+from xland.store.provenance import bounds, years
 from xland.store.reading import open_store, read_finished, store_digest
 from xland.untrusted.folders import open_plain
 from xland.untrusted.netcdf import check_file, check_hdf5
@@ -93,8 +95,8 @@ def publish(
     Raises
     ------
     CatalogError
-        If the name cannot be used, the store is outside the catalog's folder, or the catalog that is there is damaged,
-        unsafe, or has sources of other drivers (it is left as it is).
+        If the name cannot be used, the store is outside the catalog's folder, or the catalog that is there is damaged
+        or unsafe (it is left as it is).
     StoreError
         If the store is missing or incomplete.
     """
@@ -145,18 +147,28 @@ def publish(
 
 def _text(content: dict[str, Any], path: Path, name: str) -> str:
     """Return a catalog as text, having read it as readers will."""
-    entries = {key: for_intake(key, source, path) for key, source in content["sources"].items()}
-    content = {
-        **content,
-        "version": 2,
-        "metadata": {key: value for key, value in (content.get("metadata") or {}).items() if key != "version"},
-        "sources": {key: without_folder(source) for key, source in content["sources"].items()},
-        "entries": {**(content.get("entries") or {}), **entries},
-        "aliases": {**(content.get("aliases") or {}), **{key: key for key in entries}},
-        "data": content.get("data") or {},
-        "user_parameters": content.get("user_parameters") or {},
-    }
-    text = _HEADER + render(content, str(path))
+    metadata, sources = dict(content.get("metadata") or {}), content["sources"]
+    entries = {key: for_intake_2(key, source) for key, source in sources.items()}
+    if None in entries.values():  # sources of other drivers, which intake 2 reads in catalogs of intake 1
+        sources = {key: for_intake_1(key, source) for key, source in sources.items()}
+        others = {key: entry for key, entry in (content.get("entries") or {}).items() if key not in sources}
+        content = {key: value for key, value in content.items() if others or key not in _INTAKE_KEYS}
+        content |= {"entries": others} if others else {}
+        content |= {"version": 1, "metadata": {"version": 1, **metadata}, "sources": sources}
+        text = render(content, str(path))
+    else:
+        metadata.pop("version", None)
+        content = {
+            **content,
+            "version": 2,
+            "metadata": metadata,
+            "sources": {key: without_folder(source) for key, source in sources.items()},
+            "entries": {**(content.get("entries") or {}), **entries},
+            "aliases": {**(content.get("aliases") or {}), **{key: key for key in entries}},
+            "data": content.get("data") or {},
+            "user_parameters": content.get("user_parameters") or {},
+        }
+        text = _HEADER + render(content, str(path))
     try:
         check_entry(path, name, _outline(parse(text, "it"), path)["sources"].get(name), ())
     except CatalogError as error:
@@ -372,7 +384,7 @@ def _metadata_of(ds: xr.Dataset) -> dict[str, Any]:
         "model": attributes.get("xland_model"),
         "model_sha256": attributes.get("xland_model_sha256"),
         "licence": attributes.get("license"),
-        "xland_version": package_versions().get("xland"),
+        "xland_version": version("xland"),
     }
     if "spatial_ref" in ds.variables:
         reference = ds["spatial_ref"].attrs

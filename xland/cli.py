@@ -336,9 +336,10 @@ def _train(given: Given) -> None:
     The shipped models were made by `xland train luh2-0p05 model` and `xland train fractions-0p05 model`. On several
     GPUs: with --cluster, or under torchrun.
     """
-    from xland.training.ranks.launching import training_script
+    from xland.clusters import job_script
+    from xland.training.ranks.launching import training_profile
 
-    if _dry_run(given, training_script):
+    if _dry_run(given, lambda profile: job_script(training_profile(profile))):
         return
     checkpoint = _call(_TRAIN, given)
     if os.environ.get("RANK", "0") == "0":

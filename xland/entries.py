@@ -9,28 +9,34 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from xland.addresses import without_password
+from xland.arguments import Count, fits, refusal
 from xland.errors import CatalogError, StoreError
 from xland.untrusted.folders import survey
 
-DRIVERS: Mapping[str, frozenset[str]] = {
-    "zarr": frozenset({"urlpath", "consolidated", "chunks", "storage_options"}),
-    "netcdf": frozenset({"urlpath", "chunks", "xarray_kwargs", "path_as_pattern", "storage_options"}),
+_ANY = {
+    "urlpath": str,
+    "chunks": Mapping[str, Literal[-1] | Count] | None,
+    "storage_options": Mapping[str, Any] | None,
 }
-"""Drivers that an entry may name, with the arguments that it may give them."""
+_ENGINE = Literal["netcdf4", "h5netcdf", "scipy"]
+DRIVERS: Mapping[str, Mapping[str, Any]] = {
+    "zarr": {**_ANY, "consolidated": bool | None},
+    "netcdf": {**_ANY, "path_as_pattern": Literal[False], "xarray_kwargs": Mapping[str, Any] | None},
+}
+"""Drivers that an entry may name, with the arguments that it may give them, and what these may be."""
 
 _FOLDER_1 = re.compile(r"\{\{\s*CATALOG_DIR\s*\}\}/?")
-_FOLDER_2 = "{CATALOG_DIR}/"
 _SOURCES = {"zarr": "intake_xarray.xzarr:ZarrSource", "netcdf": "intake_xarray.netcdf:NetCDFSource"}
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _TEMPLATE = re.compile(r"\{\{|\{%|\{#|^\{?data\(")
 _UNSERVABLE = re.compile(r"[\x00-\x1f\x7f*?\[\]{}#%\\:]")
-_ENTRY_KEYS = frozenset({"description", "driver", "args", "metadata"})
-_ENGINES = ("netcdf4", "h5netcdf", "scipy")
+_ENTRY = {"description": str | None, "driver": Any, "args": Any, "metadata": Mapping[Any, Any] | None}
+_KEYWORDS = {"engine": _ENGINE, "decode_times": bool}
 _BUCKETS = ("s3", "gs", "gcs", "az", "abfs")
 
 
@@ -88,32 +94,40 @@ def relative_path(path: Path, store: Path) -> str:
     return relative
 
 
-def for_intake(name: Any, source: Any, catalog: Path) -> dict[str, Any]:
+def for_intake_2(name: Any, source: Any) -> dict[str, Any] | None:
     """Return a source as an entry of intake 2, which puts the folder of the catalog in the place of ``{CATALOG_DIR}``.
 
-    CatalogError if it is not ours to translate.
+    None if it is not ours to translate.
     """
     try:
         check_name(name)
-        url, rest = _checked(f"{catalog}: entry {name!r:.120}", name, source)
-        if "{" in rest or "}" in rest or rest.startswith(("/", "~")):
-            raise CatalogError(f"{catalog}: entry {name!r} points to {rest[:200]!r}, outside the catalog's folder")
-    except CatalogError as error:
-        raise CatalogError(
-            f"{error}. {catalog} was left as it was, as intake 2 needs other entries for such sources: publish to a "
-            "catalog of its own"
-        ) from error
+        url, rest = _checked(f"entry {name!r:.120}", name, source)
+    except CatalogError:
+        return None
+    if "{" in rest or "}" in rest or rest.startswith(("/", "~")):
+        return None
     args = {key: value for key, value in source["args"].items() if key != "urlpath"}
     if (args.get("xarray_kwargs") or {}).get("engine") == "netcdf4":
         # of earlier catalogs: intake 2 opens the file itself, and netcdf4 takes only its name
         args["xarray_kwargs"] = {**args["xarray_kwargs"], "engine": "h5netcdf"}
     return {
         "reader": _SOURCES[source["driver"]],
-        "kwargs": {"urlpath": url if _SCHEME.match(rest) else _FOLDER_2 + rest, **args},
+        "kwargs": {"urlpath": url if _SCHEME.match(rest) else "{CATALOG_DIR}/" + rest, **args},
         "metadata": {"description": source.get("description") or name},
         "output_instance": "xarray:Dataset",
         "user_parameters": {},
     }
+
+
+def for_intake_1(name: Any, source: Any) -> Any:
+    """Return a source as intake 1 needs it: relative paths begin with the catalog's folder; others stay as they are."""
+    try:
+        url, rest = _checked(f"entry {name!r:.120}", name, source)
+    except CatalogError:
+        return source
+    if _SCHEME.match(rest) or rest is not url or rest.startswith(("/", "~")):
+        return source
+    return {**source, "args": {**source["args"], "urlpath": "{{ CATALOG_DIR }}/" + rest}}
 
 
 def without_folder(source: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,50 +157,32 @@ def _checked(where: str, name: Any, entry: Any) -> tuple[str, str]:
     """Check all but where an entry leads to; return its urlpath, and that without the catalog's folder."""
     if not isinstance(name, str) or not isinstance(entry, Mapping):
         raise CatalogError(f"{where} is not a mapping")
-    unknown = sorted(str(key) for key in entry.keys() - _ENTRY_KEYS)
-    if unknown:
-        raise CatalogError(f"{where} has {_few(unknown)}; only {', '.join(sorted(_ENTRY_KEYS))} are allowed")
+    _check_types(where, entry, _ENTRY)
     driver, args = entry.get("driver"), entry.get("args")
     if not isinstance(driver, str) or driver not in DRIVERS:
         raise CatalogError(f"{where} asks for the driver {driver!r:.120}; only {', '.join(DRIVERS)} are opened")
     if not isinstance(args, Mapping) or not isinstance(args.get("urlpath"), str):
         raise CatalogError(f"{where} needs args with one urlpath")
-    unknown = sorted(str(key) for key in args.keys() - DRIVERS[driver])
-    if unknown:
-        raise CatalogError(f"{where} gives the driver {_few(unknown)}; allowed: {', '.join(sorted(DRIVERS[driver]))}")
+    _check_types(where, args, DRIVERS[driver])
+    _check_types(f"{where}, xarray_kwargs", args.get("xarray_kwargs") or {}, _KEYWORDS)
     url = args["urlpath"]
     rest = _FOLDER_1.sub("", url, count=1) if _FOLDER_1.match(url) else url
     _refuse_templates({name: {**entry, "args": {**args, "urlpath": rest}}}, f"{where}")
-    _check_types(where, entry, args)
     if "::" in rest or "*" in rest or "\0" in rest:
         raise CatalogError(f"{where}: {url[:200]!r} is a chained address or a pattern; one plain path is allowed")
     return url, rest
 
 
-def _check_types(where: str, entry: Mapping[str, Any], args: Mapping[str, Any]) -> None:
-    """Refuse arguments and texts of types that neither intake nor xarray could use."""
-    chunks, keywords = args.get("chunks"), args.get("xarray_kwargs")
-    are_chunks = isinstance(chunks, Mapping) and all(
-        isinstance(dim, str) and type(size) is int and (size == -1 or size > 0) for dim, size in chunks.items()
-    )
-    are_keywords = isinstance(keywords, Mapping) and (
-        keywords.keys() <= {"engine", "decode_times"}
-        and keywords.get("engine", _ENGINES[0]) in _ENGINES
-        and isinstance(keywords.get("decode_times", False), bool)
-    )
-    wanted = (
-        ("description", entry, isinstance(entry.get("description"), str), "text"),
-        ("metadata", entry, isinstance(entry.get("metadata"), Mapping), "a mapping"),
-        ("consolidated", args, isinstance(args.get("consolidated"), bool), "true or false"),
-        ("chunks", args, are_chunks, "a mapping of dimensions to whole numbers of cells"),
-        ("xarray_kwargs", args, are_keywords, f"an engine ({', '.join(_ENGINES)}) and decode_times: false"),
-        ("storage_options", args, isinstance(args.get("storage_options"), Mapping), "a mapping"),
-    )
-    for key, place, is_sound, what in wanted:
-        if place.get(key) is not None and not is_sound:
-            raise CatalogError(f"{where} gives {key} as {place[key]!r:.120}; allowed: {what}")
-    if args.get("path_as_pattern", False) is not False:
-        raise CatalogError(f"{where} gives path_as_pattern as {args['path_as_pattern']!r:.120}; allowed: false")
+def _check_types(where: str, given: Mapping[str, Any], allowed: Mapping[str, Any]) -> None:
+    """Refuse values that are not known, or of types that neither intake nor xarray could use."""
+    strange = sorted(str(key) for key in given.keys() - allowed.keys())
+    if strange:
+        more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+        few = ", ".join(name[:80] for name in strange[:5])
+        raise CatalogError(f"{where} has {few}{more}; only {', '.join(sorted(allowed))} are allowed")
+    for key, value in given.items():
+        if not fits(value, allowed[key]):
+            raise CatalogError(f"{where}: {refusal(key, value, allowed[key])}")
 
 
 def _check_options(where: str, scheme: str, options: Any) -> None:
@@ -217,7 +213,3 @@ def _confined(path: Path, relative: str, where: str) -> Path:
             raise
         raise CatalogError(f"{where} points to {shown!r}, which cannot be read: {error}"[:800]) from error
     return target
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(name[:80] for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

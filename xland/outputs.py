@@ -1,7 +1,6 @@
 """The table of outputs: what a downscaling can return, how it follows from the probabilities, and how it is stored.
 
-One entry describes one variable. :func:`register_output` adds one; ``downscale``, the accessor, the command line, the
-stores and the report then know it.
+``downscale``, the accessor, the command line, the stores and the report know each entry of it.
 """
 
 from __future__ import annotations
@@ -110,21 +109,15 @@ def register_output(output: Output) -> Output:
 
 
 def renamed(name: str, attributes: Mapping[str, Any]) -> str:
-    """Return the present name of a variable of a store, which may come from an earlier version."""
-    new, long_names = _RENAMED.get(name, (name, ()))
-    return new if str(attributes.get("long_name", "")) in long_names else name
+    """Return the present name of a variable of a store: in earlier versions ``margin`` was called confidence."""
+    was_margin = name == "confidence" and str(attributes.get("long_name", "")) in _LONG_NAMES_OF_MARGIN
+    return "margin" if was_margin else name
 
 
-_RENAMED: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "confidence": (
-        "margin",
-        (
-            "difference between the two largest class probabilities",
-            "probability of the best class less that of the second best",
-        ),
-    ),
-}
-"""Names of variables in stores of earlier versions: the present name, and the long names by which they are known."""
+_LONG_NAMES_OF_MARGIN = (
+    "difference between the two largest class probabilities",
+    "probability of the best class less that of the second best",
+)
 
 PACKED: Mapping[str, Any] = {"dtype": "uint8", "scale_factor": 0.004, "_FillValue": 255}
 """Encoding of shares from 0 to 1: CF packed data in steps of 1/250."""

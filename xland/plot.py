@@ -1,8 +1,7 @@
 """Maps of land use, of confidence and of differences, drawn with matplotlib.
 
-Large maps are thinned by taking every n-th cell before anything is read into the picture, so that a
-global map costs no more memory than the picture. Axes that are not given come from pyplot, as
-notebooks expect; :func:`side_by_side` makes a figure of its own that no global state knows of.
+Large maps are thinned by taking every n-th cell before anything is read, so that a global map costs no more memory than
+its picture. Axes that are not given come from pyplot, as notebooks expect.
 """
 
 from __future__ import annotations
@@ -176,7 +175,7 @@ def difference(
     ax = _axes(ax, view.grid)
     _draw_difference(view, observed, ax, title)
     if legend:
-        _legend(ax, {**_DIFFERENCE, "ocean": CLASSES[OCEAN].color})
+        _explain(ax, {**_DIFFERENCE, "ocean": CLASSES[OCEAN].color})
     return ax
 
 
@@ -231,9 +230,7 @@ def side_by_side(
     entries: dict[str, str] = {}
     for position, (name, view) in enumerate(views.items()):
         row, column = divmod(position, across)
-        codes = _codes(view.data, f"map {name!r}")
-        entries |= _entries(codes)
-        _paint(axes[row, column], _palette()[codes], view, name)
+        entries |= _paint_classes(axes[row, column], view, f"map {name!r}", name)
         if observed is not None and name != observed:
             _draw_difference(view, maps[observed], axes[row + down, column], f"{name}: where it differs")
     for ax in axes.ravel():
@@ -241,7 +238,7 @@ def side_by_side(
             ax.set_axis_off()
     entries = {each.long_name: each.color for each in CLASSES if each.long_name in entries}
     entries |= _DIFFERENCE if observed and len(maps) > 1 else {}
-    figure.legend(handles=_patches(entries), loc="outside lower center", ncols=min(5, len(entries)), frameon=False)
+    _explain(figure, entries, loc="outside lower center", ncols=min(5, len(entries)))
     if title:
         figure.suptitle(title, fontsize="x-large")
     if path is not None:
@@ -281,12 +278,17 @@ def _one_step(da: xr.DataArray, what: str) -> tuple[xr.DataArray, Grid]:
 def _view(da: xr.DataArray, what: str, max_pixels: int) -> _View:
     """Read every n-th row and column of a map, so that about ``max_pixels`` cells are left at most."""
     data, grid = _one_step(da, what)
-    step = max(1, math.ceil(math.sqrt(data.size / max_pixels)))
+    step = stride(grid, max_pixels)
     data = data.isel({name: slice(min(step // 2, data.sizes[name] - 1), None, step) for name in ("lat", "lon")})
     # each cell that is left stands for a square of the cells around it
     size = grid.resolution * step
     extent = (grid.west, grid.west + data.sizes["lon"] * size, grid.north - data.sizes["lat"] * size, grid.north)
     return _View(data.compute(), grid, extent)
+
+
+def stride(grid: Grid, max_pixels: int) -> int:
+    """Return along how many cells a map is thinned to have about ``max_pixels`` at most."""
+    return max(1, math.ceil(math.sqrt(grid.rows * grid.columns / max_pixels)))
 
 
 def _draw_difference(view: _View, observed: xr.DataArray, ax: Axes, title: str | None) -> None:
@@ -322,20 +324,24 @@ def _draw(
     what = "map" if da.name is None else f"map {str(da.name)!r}"
     view = _view(da, what, max_pixels)
     if _are_classes(view.data) if classes is None else classes:
-        codes = _codes(view.data, what)
         years = years_of(da, what=what) or ()
         ax = _axes(ax, view.grid)
-        _paint(ax, _palette()[codes], view, f"{years[0]}" if title is None and len(years) == 1 else title)
+        entries = _paint_classes(ax, view, what, f"{years[0]}" if title is None and len(years) == 1 else title)
         if legend:
-            _legend(ax, _entries(codes))
+            _explain(ax, entries)
         return ax
     values = np.asarray(view.data.values, dtype=np.float64)
     known = values[np.isfinite(values)]
     low, high = (0.0, 1.0) if _are_shares(known) else (float(known.min()), float(known.max()))
     ax = _axes(ax, view.grid)
     image = _paint(ax, values, view, title, cmap="cividis", vmin=low, vmax=high)
+    if legend and label is None:
+        name, units = "" if da.name is None else str(da.name), str(da.attrs.get("units", "1"))
+        # what is left of class codes after arithmetic still has their attributes
+        label = name if "flag_values" in da.attrs else str(da.attrs.get("long_name") or name)
+        label += "" if units in ("", "1") else f" [{units}]"
     if legend:
-        ax.figure.colorbar(image, ax=ax, shrink=0.7, pad=0.02, label=_label(da) if label is None else label)
+        ax.figure.colorbar(image, ax=ax, shrink=0.7, pad=0.02, label=label)
     return ax
 
 
@@ -357,22 +363,13 @@ def _are_shares(known: NDArray[Any]) -> bool:
     return not known.size or bool(known.min() >= -slack and known.max() <= 1 + slack)
 
 
-def _label(da: xr.DataArray) -> str:
-    name = "" if da.name is None else str(da.name)
-    # what is left of class codes after arithmetic still has their attributes
-    label = name if "flag_values" in da.attrs else str(da.attrs.get("long_name") or name)
-    units = str(da.attrs.get("units", "1"))
-    return label if units in ("", "1") else f"{label} [{units}]"
-
-
-def _palette() -> NDArray[np.float64]:
-    """Return the colours of the classes, and a transparent one for no data."""
+def _paint_classes(ax: Axes, view: _View, what: str, title: str | None) -> dict[str, str]:
+    """Draw class codes; return the names and colours of those that occur."""
     from matplotlib.colors import to_rgba
 
-    return np.array([*(to_rgba(each.color) for each in CLASSES), (0, 0, 0, 0)], dtype=np.float64)
-
-
-def _entries(codes: NDArray[np.uint8]) -> dict[str, str]:
+    codes = _codes(view.data, what)
+    palette = np.array([*(to_rgba(each.color) for each in CLASSES), (0, 0, 0, 0)], dtype=np.float64)
+    _paint(ax, palette[codes], view, title)
     present = set(np.unique(codes).tolist())
     return {each.long_name: each.color for each in CLASSES if each.code in present}
 
@@ -403,11 +400,8 @@ def _axes(ax: Axes | None, grid: Grid) -> Axes:
     return ax
 
 
-def _stretch(grid: Grid) -> float:
-    """Return how much longer a degree of latitude is drawn than one of longitude.
-
-    True in the middle of a regional map, but at most twice; the whole world keeps its plain shape.
-    """
+def stretch(grid: Grid) -> float:
+    """Return how much longer a degree of latitude is drawn than one of longitude, at most twice; 1 for the world."""
     if grid.east - grid.west > 180:
         return 1.0
     return float(1 / max(np.cos(np.deg2rad((grid.south + grid.north) / 2)), 0.5))
@@ -415,34 +409,33 @@ def _stretch(grid: Grid) -> float:
 
 def _height(grid: Grid) -> float:
     """Return the height of a map as a multiple of its width, kept within what a page can hold."""
-    return min(max(_stretch(grid) * grid.rows / grid.columns, 0.3), 1.6)
+    return min(max(stretch(grid) * grid.rows / grid.columns, 0.3), 1.6)
 
 
 def _paint(ax: Axes, picture: NDArray[Any], view: _View, title: str | None, **how: Any) -> Any:
     grid = view.grid
-    image = ax.imshow(
-        picture, extent=view.extent, origin="upper", interpolation="nearest", aspect=_stretch(grid), **how
-    )
+    image = ax.imshow(picture, extent=view.extent, origin="upper", interpolation="nearest", aspect=stretch(grid), **how)
     ax.set(xlim=(grid.west, grid.east), ylim=(grid.south, grid.north))
     if title:
         ax.set_title(title)
-    ax.xaxis.set_major_formatter(lambda value, _: _degrees((value + 180) % 360 - 180, "E", "W"))
-    ax.yaxis.set_major_formatter(lambda value, _: _degrees(value, "N", "S"))
+    ax.xaxis.set_major_formatter(lambda value, _: degrees((value + 180) % 360 - 180, "E", "W"))
+    ax.yaxis.set_major_formatter(lambda value, _: degrees(value, "N", "S"))
     ax.tick_params(labelsize="small")
     return image
 
 
-def _degrees(value: float, positive: str, negative: str) -> str:
+def degrees(value: float, positive: str, negative: str) -> str:
+    """Return a latitude or longitude in words."""
     side = positive if value > 0 else negative if value < 0 else ""
     return f"{abs(round(value, 6)):g}°{side}"
 
 
-def _legend(ax: Axes, entries: Mapping[str, str]) -> None:
-    ax.legend(handles=_patches(entries), loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=2.8, ncols=3,
-              frameon=False, fontsize="small")  # fmt: skip
+_BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 2.8, "ncols": 3, "fontsize": "small"}
 
 
-def _patches(entries: Mapping[str, str]) -> list[Any]:
+def _explain(drawing: Axes | Figure, entries: Mapping[str, str], **how: Any) -> None:
+    """Name the colours, by default below the axes."""
     from matplotlib.patches import Patch
 
-    return [Patch(facecolor=color, edgecolor="0.5", linewidth=0.4, label=name) for name, color in entries.items()]
+    patches = [Patch(facecolor=fill, edgecolor="0.5", linewidth=0.4, label=name) for name, fill in entries.items()]
+    drawing.legend(handles=patches, frameon=False, **(how or _BELOW))

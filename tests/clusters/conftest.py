@@ -89,8 +89,7 @@ def squeue(columns: str, *options: str) -> list[list[str]]:
 
 
 def scancel(job: str) -> None:
-    command = ["scancel", job]
-    subprocess.run(command, check=True)
+    subprocess.run(["scancel", job], check=True)  # noqa: S607
 
 
 def free_port() -> int:

@@ -14,8 +14,8 @@ import xarray as xr
 
 from tests.waiting import wait_until
 from xland.store.reading import open_store
-from xland.store.storage import files_at
 from xland.store.workplace import notes
+from xland.untrusted.folders import files_at
 
 
 def digest(path: Path) -> str:
@@ -34,13 +34,18 @@ def finished(partial: Path) -> set[str]:
     return set(notes(files_at(partial)))
 
 
-def traced(maps: xr.Dataset, folder: Path, seconds: float) -> xr.Dataset:
-    """The same maps, each block of which takes longer and notes in a folder that, and where, it was computed.
+def block_of(index: tuple[int, ...]) -> str:
+    """A block as the journal names it."""
+    return f"time,latitude,longitude:{'.'.join(map(str, index))}"
+
+
+def traced(maps: xr.Dataset, folder: Path) -> xr.Dataset:
+    """The same maps, each block of which notes in a folder that, and where, it was computed, which takes a while.
 
     When half of them are computed, the others wait for :func:`let_go`.
     """
     data = maps["land_use"].data
-    options = {"folder": str(folder), "seconds": seconds, "half": data.npartitions // 2}
+    options = {"folder": str(folder), "half": data.npartitions // 2}
     slow = data.map_blocks(_trace, **options, name=f"traced-{data.name}", dtype=np.uint8)
     return maps.assign(land_use=maps["land_use"].copy(data=slow))
 
@@ -49,13 +54,11 @@ def let_go(folder: Path) -> None:
     Path(f"{folder}-go").touch()
 
 
-def _trace(block, folder, seconds, half, block_info=None):
-    time.sleep(seconds)
-    index = ".".join(map(str, block_info[0]["chunk-location"]))
+def _trace(block, folder, half, block_info=None):
+    time.sleep(0.1)
     node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
-    handle = os.open(Path(folder, f"{os.getpid()}"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(handle, f"time,latitude,longitude:{index} {node}\n".encode())
-    os.close(handle)
+    with Path(folder, f"{os.getpid()}").open("a") as file:
+        file.write(f"{block_of(block_info[0]['chunk-location'])} {node}\n")
     if len(traces(Path(folder))) > half:
         wait_until(Path(f"{folder}-go").exists)
     return block

@@ -18,9 +18,11 @@ def written(folder, text):
     return path
 
 
-def command(script: str) -> str:
+def command(script: str) -> dict[str, str]:
+    """What the job runs, and its options with their values."""
     (line,) = (line for line in script.splitlines() if "SCHEDULER" in line)
-    return line
+    words = line.split()
+    return {"": " ".join(words[1:6]), **{word: words[at] for at, word in enumerate(words[:-1], 1) if word[:2] == "--"}}
 
 
 def test_every_shipped_profile_makes_a_script():
@@ -37,11 +39,10 @@ def test_a_job_on_marenostrum5_is_a_node_with_a_worker_for_each_gpu():
     assert "--mem" not in script.replace("--memory-limit", "")
     assert "#SBATCH -A" not in script
     assert 'export OMP_NUM_THREADS="1"\n' in script
-    words = command(script).split()
-    assert words[1:6] == ["-m", "dask", "cuda", "worker", "tls://SCHEDULER"]
-    for option, value in (("--nthreads", "2"), ("--memory-limit", "111.76GiB"), ("--local-directory", "$TMPDIR")):
-        assert words[words.index(option) + 1] == value
-    assert "--nworkers" not in words, "dask-cuda starts one for each GPU that it sees"
+    found = command(script)
+    expected = {"--nthreads": "2", "--memory-limit": "111.76GiB", "--local-directory": "$TMPDIR"}
+    assert found.items() >= ({"": "-m dask cuda worker tls://SCHEDULER"} | expected).items()
+    assert "--nworkers" not in found, "dask-cuda starts one for each GPU that it sees"
 
 
 def test_a_dry_run_leaves_nothing_behind_and_ctrl_c_as_it_was(tmp_path, monkeypatch):
@@ -67,21 +68,15 @@ def test_cpu_jobs_hold_several_workers(tmp_path):
         'setup = ["module load python"]\ndirectives = ["--exclusive"]\nenvironment = { GDAL_CACHEMAX = "64" }\n',
     )
     script = job_script(path)
-    assert "#SBATCH --cpus-per-task=12\n" in script
-    assert "#SBATCH --mem=60G\n" in script
-    assert "#SBATCH --exclusive\n" in script
+    for line in ("--cpus-per-task=12", "--mem=60G", "--exclusive"):
+        assert f"#SBATCH {line}\n" in script
     assert 'export GDAL_CACHEMAX="64"\nmodule load python\n' in script
-    words = command(script).split()
-    assert words[1:4] == ["-m", "distributed.cli.dask_worker", "tcp://SCHEDULER"]
-    pairs = (("--nworkers", "4"), ("--nthreads", "3"), ("--interface", "lo"), ("--memory-limit", "14.90GiB"))
-    for option, value in pairs:
-        assert words[words.index(option) + 1] == value
-    assert "--tls-key" not in words
-
-
-@pytest.mark.parametrize(("workers", "jobs"), [(None, 1), (1, 1), (4, 1), (5, 2), (8, 2)])
-def test_as_many_jobs_as_hold_the_workers(workers, jobs):
-    assert Profile(gpus=4).jobs(workers) == jobs
+    expected = {"--nworkers": "4", "--nthreads": "3", "--interface": "lo", "--memory-limit": "14.90GiB"}
+    found = command(script)
+    assert found.items() >= expected.items()
+    assert found[""].startswith("-m distributed.cli.dask_worker tcp://SCHEDULER")
+    assert "--tls-key" not in found
+    assert [Profile(gpus=4).jobs(workers) for workers in (None, 1, 4, 5, 8)] == [1, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -90,11 +85,8 @@ def test_as_many_jobs_as_hold_the_workers(workers, jobs):
         ("queue = 'acc'", "unknown entries 'queue'. Known are title, partition"),
         ("cores = 'many'", "cores must be a whole number of at least 0 and at most 1000000, not 'many'"),
         ("workers = 0", "workers must be a whole number of at least 1 and at most 1000000, not 0"),
-        ("threads = true", "threads must be a whole number"),
         ("directives = '--exclusive'", "directives must be a list, each a text, not '--exclusive'"),
         ("environment = { A = 1 }", "environment must be a table whose entries are each a text, not {'A': 1}"),
-        ("encrypted = 'no'", "encrypted must be true or false"),
-        ("memory = 4", "memory must be a text"),
         ("memory = 'plenty'", "memory must be an amount such as '120GB', not 'plenty'"),
         ("base = 'mare'", "base 'mare' is none of marenostrum5-acc"),
         ("base = ", "cannot be read as TOML"),

@@ -23,23 +23,17 @@ def test_bars_are_as_long_as_their_values_and_end_with_figure_and_name():
     assert "<i>" not in text
 
 
-def test_series_differ_by_marker_and_dash_as_well_as_by_colour():
-    assert len(set(charts.MARKERS)) == len(set(charts.DASHES)) == len(set(charts.SERIES)) == 6
-
-
 def test_dots_leave_out_what_is_not_defined_and_draw_the_first_series_on_top():
     first, second = drawn(charts.dots(["a", "b"], ["model", "other"], [[0.0, 1.0], [NAN, 0.5]])).lines
     np.testing.assert_array_equal(first.get_xdata(), [0.0, NAN])
     np.testing.assert_array_equal(second.get_xdata(), [1.0, 0.5])
     assert first.get_zorder() > second.get_zorder()
     assert to_hex(first.get_color()) == charts.color(0)
-
-
-def test_rows_are_named_from_the_top():
-    axes = drawn(charts.dots(["a", "b"], ["model"], [[0.0], [1.0]]))
+    assert len(set(charts.MARKERS)) == len(set(charts.DASHES)) == len(set(charts.SERIES)) == 6
+    axes = first.axes
     assert [each.get_text() for each in axes.get_yticklabels()] == ["a", "b"]
     bottom, top = axes.get_ylim()
-    assert bottom > top
+    assert bottom > top  # rows are named from the top
 
 
 def test_shares_are_laid_end_to_end_in_per_cent():
@@ -66,9 +60,6 @@ def test_lines_have_the_points_they_are_given_over_named_axes():
     assert b.get_marker() == "None", "many points have no markers"
     assert [(each.get_x(), each.get_height()) for each in drawn(chart).patches] == [(0, 0.3), (0.5, 0.1)]
     assert {"across", "up", "a", "b"} <= set(Page(charts.svg(chart, "label")).texts)
-
-
-def test_places_along_an_axis_may_have_names():
     chart = charts.lines({"a": ([0, 1], [1, 2])}, "cells", "up", ticks={0: "1", 1: "2 cells"})
     assert "2 cells" in Page(charts.svg(chart, "label")).texts
 
@@ -79,9 +70,7 @@ def test_a_drawing_says_what_it_shows_and_is_the_same_each_time():
     (attributes,) = Page(text).elements("svg")
     assert dict(attributes)["aria-label"] == 'a "label"'
     assert charts.svg(charts.bars(["a"], ["m"], [[0.5]]), 'a "label"') == text
-
-
-def test_two_drawings_on_one_page_share_no_identifier():
+    # two drawings on one page share no identifier
     made = [charts.svg(charts.dots(["a"], ["m"], [[share]]), f"{share}") for share in (0.1, 0.9)]
     one, other = ({value for _, name, value in Page(text).attributes if name == "id"} for text in made)
     assert one

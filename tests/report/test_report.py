@@ -11,6 +11,7 @@ import xarray as xr
 
 from tests.raising_backend import raising_dataset
 from tests.report.pages import Page, image, numbers
+from tests.scores.maps import on_grid
 from xland.errors import (
     AllocationError,
     ForcingError,
@@ -24,8 +25,7 @@ from xland.errors import (
 )
 from xland.geo.grid import Grid, class_shares
 from xland.report.report import report
-from xland.report.sections.skill import coarse_section, regions_section
-from xland.report.sections.transitions import change_section
+from xland.report.sections import change_section, coarse_section, regions_section
 from xland.scores.evaluation import compare
 from xland.totals.crosswalk import Crosswalk
 from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN, WATER
@@ -34,10 +34,8 @@ SHAPE = (40, 60)
 FACTOR = 5
 
 
-def on_grid(values, year=None, north=60.0, west=0.0):
-    grid = Grid(0.5, north, west, *values.shape[-2:])
-    dims = ("class", "lat", "lon") if values.ndim == 3 else ("lat", "lon")
-    made = xr.DataArray(values, {"lat": grid.latitude, "lon": grid.longitude}, dims)
+def on_cells(values, year=None, north=60.0, west=0.0):
+    made = on_grid(values, 0.5, north, west)
     return made if year is None else made.expand_dims(time=[year])
 
 
@@ -67,11 +65,11 @@ class World:
         shares = rng.dirichlet(np.ones(8), SHAPE).astype(np.float32)
         np.put_along_axis(shares, predicted[..., None].astype(int), 2, axis=-1)
         shares /= shares.sum(-1, keepdims=True)
-        probability = on_grid(np.moveaxis(shares, -1, 0)).assign_coords({"class": list(CLASS_NAMES)})
-        applicability = on_grid(np.linspace(0, 2, 2400, dtype=np.float32).reshape(SHAPE))
-        self.observed, self.start = on_grid(observed, 2015), on_grid(start.astype(np.uint8), 2001)
+        probability = on_cells(np.moveaxis(shares, -1, 0)).assign_coords({"class": list(CLASS_NAMES)})
+        applicability = on_cells(np.linspace(0, 2, 2400, dtype=np.float32).reshape(SHAPE))
+        self.observed, self.start = on_cells(observed, 2015), on_cells(start.astype(np.uint8), 2001)
         self.predicted = xr.Dataset({
-            "land_use": on_grid(predicted, 2015),
+            "land_use": on_cells(predicted, 2015),
             "probability": probability.expand_dims(time=[2015]),
             "applicability": applicability.expand_dims(time=[2015]).assign_attrs(threshold=0.5),
         })  # fmt: skip
@@ -200,7 +198,8 @@ def test_scores_stand_beside_the_baselines(full, page, world):
     assert re.search(r'<tr class="strong"><th scope="row">model &lt;b&gt;</th><td class="best">', page)
 
 
-def test_regions_change_reliability_and_coarse_agreement_are_told(full):
+def test_regions_change_reliability_and_agreement_are_reported(full, page):
+    assert re.search(r"Beyond 0\.5, as on \d\d\.\d % of the drawn cells, the scores of the model say nothing", page)
     assert list(full.by_region) == ["north of 50°N", "23.5°N to 50°N", "tropics, 23.5°S to 23.5°N", "south of 23.5°S"]
     judged = full.change["model <b>"]
     assert judged.figure_of_merit > full.change["most frequent class"].figure_of_merit
@@ -209,10 +208,6 @@ def test_regions_change_reliability_and_coarse_agreement_are_told(full):
     assert full.reliability.expected_calibration_error > 0
     assert full.coarse.cells == 96
     assert 0 < full.coarse.within_a_pixel < 1
-
-
-def test_a_threshold_of_applicability_is_told(page):
-    assert re.search(r"Beyond 0\.5, as on \d\d\.\d % of the drawn cells, the scores of the model say nothing", page)
 
 
 def test_what_cannot_be_shown_is_named_with_what_it_needs(bare, tmp_path):
@@ -266,7 +261,10 @@ def test_a_map_of_a_single_cell_of_the_forcing_is_reported(world, full, tmp_path
         np.testing.assert_array_equal(found.maps[name], full.maps[name].isel(cell))
 
 
-def test_regions_of_water_alone_are_said_to_have_no_scores(world):
+def test_what_has_no_cell_is_said_to_have_no_scores(world):
+    found = report(world.predicted, world.observed, forcing=world.forcing * np.nan, factor=FACTOR, regions=None)
+    (said,) = coarse_section(found).parts
+    assert said.text == "The forcing and the map have no coarse cell to compare."
     water = world.observed.copy(data=np.full((1, *SHAPE), WATER, np.uint8))
     (said,) = regions_section(report(water, water)).parts
     assert said.text.startswith("No cell was scored in: north of 50°N, 23.5°N to 50°N")
@@ -294,24 +292,17 @@ def test_maps_without_land_leave_change_and_trust_undefined_as_the_other_scores(
         assert written["change"]["ours"]["figure_of_merit"] is written["reliability"] is None
 
 
-def test_a_forcing_without_data_leaves_nothing_to_compare(world):
-    found = report(world.predicted, world.observed, forcing=world.forcing * np.nan, factor=FACTOR, regions=None)
-    (said,) = coarse_section(found).parts
-    assert said.text == "The forcing and the map have no coarse cell to compare."
-
-
 def test_nothing_is_read_before_it_is_asked_for(world):
-    lazy = report(raising_dataset(world.predicted), world.observed, start=world.start)
-    with pytest.raises(StoreError, match="were read"):
-        _ = lazy.scores
-
-
-def test_baselines_are_made_when_they_are_asked_for_and_hold_no_map_in_memory(world):
     observed = raising_dataset(world.observed.to_dataset(name="land_use"))
-    lazy = report(world.predicted, observed, forcing=raising_dataset(world.forcing), factor=FACTOR)
+    lazy = report(
+        raising_dataset(world.predicted),
+        observed,
+        start=world.start,
+        forcing=raising_dataset(world.forcing),
+        factor=FACTOR,
+    )
     assert list(lazy.maps) == ["map", "crosswalk", "most frequent class", "mode of the observed cell"]
-    for name in list(lazy.maps)[1:]:
-        assert lazy.maps[name].chunks is not None
+    for name in lazy.maps:
         with pytest.raises(StoreError, match="were read"):
             lazy.maps[name].compute()
 
@@ -337,7 +328,7 @@ def moved(obj, east):
 def test_a_forcing_of_the_region_suffices_beside_a_global_observed_map(world):
     east = 170
     grid = Grid.world(0.5)
-    everywhere = on_grid(np.random.default_rng(1).integers(0, 8, grid.shape).astype(np.uint8), north=90, west=-180)
+    everywhere = on_cells(np.random.default_rng(1).integers(0, 8, grid.shape).astype(np.uint8), north=90, west=-180)
     predicted, observed, forcing = (moved(each, east) for each in (world.predicted, world.observed, world.forcing))
     everywhere.loc[{"lat": observed["lat"], "lon": (observed["lon"] + 180) % 360 - 180}] = observed.values[0]
     found = report(predicted, everywhere, forcing=forcing, factor=FACTOR)
@@ -351,19 +342,15 @@ def test_a_forcing_of_the_region_suffices_beside_a_global_observed_map(world):
     np.testing.assert_array_equal(part.maps["crosswalk"], alone.maps["crosswalk"].isel(inner))
 
 
-def test_a_map_that_does_not_say_its_year_goes_with_any_forcing(world, full):
+def test_a_map_that_does_not_say_its_year_goes_with_any_forcing_and_another_year_is_reported_once(world, full):
+    with pytest.warns(OtherYearWarning) as told:
+        _ = report(world.predicted, world.observed, forcing=world.forcing.assign_coords(time=[2019])).coarse
+    assert len(told) == 1
     timeless = world.predicted.isel(time=0, drop=True)
     found = report(timeless, world.observed, forcing=world.forcing, factor=FACTOR)
     assert found.coarse == full.coarse
     years = xr.concat([world.forcing.assign_coords(time=[year]) for year in (2015, 2016)], "time")
     assert report(timeless, world.observed, forcing=years, factor=FACTOR, year=2016).coarse == full.coarse
-
-
-def test_a_forcing_of_another_year_is_told_once(world):
-    forcing = world.forcing.assign_coords(time=[2019])
-    with pytest.warns(OtherYearWarning) as told:
-        _ = report(world.predicted, world.observed, forcing=forcing).coarse
-    assert len(told) == 1
 
 
 def test_one_year_of_many_is_chosen_and_others_are_compared_only_if_asked_for(world):
@@ -383,42 +370,32 @@ def test_one_year_of_many_is_chosen_and_others_are_compared_only_if_asked_for(wo
         report(world.predicted, world.observed, year=2050)
     timeless = world.predicted["land_use"].isel(time=0, drop=True)
     assert report(timeless, world.observed, year=2050).scores["map"].years == ((None, 2015),)
+    with pytest.raises(TimeError, match="the map 'map' has 2 time steps; select one"):
+        report(xr.concat([timeless] * 2, "time"), timeless)
 
 
 def test_what_does_not_fit_is_refused(world, tmp_path):
-    with pytest.raises(GridError, match="a baseline has the name 'map' of the map that is judged"):
-        report(world.predicted, world.observed, baselines={"map": world.start})
-    for name in ("observed", "start"):
-        with pytest.raises(GridError, match=f"a map has the name '{name}', which the page uses"):
-            report(world.predicted, world.observed, model=name)
-        with pytest.raises(GridError, match=f"a map has the name '{name}'"):
-            report(world.predicted, world.observed, baselines={"persistence": world.start, name: world.start})
-    with pytest.raises(GridError, match="has an empty name; pass model='map'"):
-        report(world.predicted, world.observed, model="")
-    for pixels in (0, "many"):
-        with pytest.raises(GridError, match=f"max_pixels must be a whole number of at least 1, not {pixels!r}"):
-            report(world.predicted, world.observed, max_pixels=pixels)
-    with pytest.raises(AllocationError, match="the crosswalk is of type dict; pass an"):
-        report(world.predicted, world.observed, forcing=world.forcing, crosswalk={"forest": "forest"})
-    with pytest.raises(RegionError, match="unknown regions 'nations'"):
-        report(world.predicted, world.observed, regions="nations")
-    with pytest.raises(RegionError, match="regions are of type int; pass latitude, koppen, continents, or"):
-        report(world.predicted, world.observed, regions=3)
-    with pytest.raises(ForcingError, match=r"the forcing is a DataArray; pass a Dataset"):
-        report(world.predicted, world.observed, forcing=world.forcing["forest"])
-    with pytest.raises(GridError, match="factor must be a whole number of at least 1 or None, not 'a'"):
-        report(world.predicted, world.observed, factor="a")
-    with pytest.raises(GridError, match="the start map is of type ndarray; pass an xarray"):
-        report(world.predicted, world.observed, start=world.start.values)
-    with pytest.raises(GridError, match="baselines are given by name, not as a list; pass"):
-        report(world.predicted, world.observed, baselines=[world.start])
     past = xr.concat([world.forcing.assign_coords(time=[year]) for year in (1900, 1901)], "time")
-    with pytest.raises(TimeError, match="the forcing has 2 years, 1900 to 1901, but not 2015, of which the map is"):
-        report(world.predicted, world.observed, forcing=past, factor=FACTOR)
-    for baselines in (None, {}):
-        with pytest.raises(GridError, match="the factor is 10, but 5 cells of the map"):
-            report(world.predicted, world.observed, forcing=world.forcing, factor=10, baselines=baselines)
-    wrong = report(on_grid(np.full(SHAPE, 90)), world.observed)
+    for options, error, message in (
+        ({"baselines": {"map": world.start}}, GridError, "a baseline has the name 'map' of the map that is judged"),
+        ({"model": "observed"}, GridError, "a map has the name 'observed', which the page uses"),
+        ({"baselines": {"start": world.start}}, GridError, "a map has the name 'start'"),
+        ({"model": ""}, GridError, "has an empty name; pass model='map'"),
+        ({"max_pixels": 0}, GridError, "max_pixels must be a whole number of at least 1, not 0"),
+        ({"forcing": world.forcing, "crosswalk": {"forest": "forest"}}, AllocationError, "is of type dict; pass an"),
+        ({"regions": "nations"}, RegionError, "unknown regions 'nations'"),
+        ({"regions": 3}, RegionError, "regions are of type int; pass latitude, koppen, continents, or"),
+        ({"forcing": world.forcing["forest"]}, ForcingError, "the forcing is a DataArray; pass a Dataset"),
+        ({"factor": "a"}, GridError, "factor must be a whole number of at least 1 or None, not 'a'"),
+        ({"start": world.start.values}, GridError, "the start map is of type ndarray; pass an xarray"),
+        ({"baselines": [world.start]}, GridError, "baselines are given by name, not as a list; pass"),
+        ({"forcing": past}, TimeError, "the forcing has 2 years, 1900 to 1901, but not 2015, of which the map is"),
+        ({"forcing": world.forcing, "factor": 10}, GridError, "the factor is 10, but 5 cells of the map"),
+        ({"forcing": world.forcing, "factor": 10, "baselines": {}}, GridError, "the factor is 10, but 5 cells"),
+    ):
+        with pytest.raises(error, match=message):
+            report(world.predicted, world.observed, **options)
+    wrong = report(on_cells(np.full(SHAPE, 90)), world.observed)
     with pytest.raises(VocabularyError, match="unknown class codes 90"):
         wrong.to_html(tmp_path / "no.html")
     assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from tests.scores.maps import on_grid
 from xland.errors import AllocationError, ForcingError, GridError, TimeError
 from xland.geo.grid import Grid
 from xland.scores.agreement import coarse_agreement, sum_up
@@ -16,8 +17,8 @@ COARSE = Grid(0.25, 60.5, 10.0, 2, 3)
 FINE = COARSE.refine(FACTOR)
 
 
-def on_grid(values, grid, dims=("lat", "lon"), **coordinates):
-    return xr.DataArray(values, {"lat": grid.latitude, "lon": grid.longitude, **coordinates}, dims)
+def on_fine(values):
+    return on_grid(values, FINE.resolution, FINE.north, FINE.west)
 
 
 def forcing_of(shares, years=(2015,), grid=COARSE):
@@ -33,7 +34,7 @@ def forcing_of(shares, years=(2015,), grid=COARSE):
 def two_halves():
     """Forest in the three western columns of each cell, cropland in the others."""
     columns = np.arange(FINE.columns) % FACTOR < 3
-    return on_grid(np.where(columns, FOREST, CROPLAND).astype(np.uint8) * np.ones(FINE.shape, np.uint8), FINE)
+    return on_fine(np.where(columns, FOREST, CROPLAND).astype(np.uint8) * np.ones(FINE.shape, np.uint8))
 
 
 VARIED = forcing_of((np.linspace(0, 0.5, 6).reshape(2, 3), 0.3, 0.2))
@@ -48,11 +49,15 @@ def test_differences_are_the_map_minus_the_forcing_where_the_forcing_has_the_cla
     assert float(found["largest"][0, 0]) == pytest.approx(0.2, abs=1e-6)
     assert float(found["pixels"][0, 0]) == pytest.approx(5, abs=0.02)  # a pixel is 1/25 of a cell
     np.testing.assert_array_equal(found["area"], COARSE.cell_area())
+    moved = Crosswalk({**STATE_CLASSES, "secdn": "cropland"})
+    forcing = forcing_of((0.6, 0.3, 0.1))
+    assert float(coarse_agreement(two_halves(), forcing)["largest"].max()) == pytest.approx(0.1, abs=1e-6)
+    assert float(coarse_agreement(two_halves(), forcing, crosswalk=moved)["largest"].max()) < 1e-6
 
 
 def test_probabilities_are_averaged_by_area_and_missing_ones_do_not_count_as_nothing():
     values = np.random.default_rng(0).dirichlet(np.ones(8), FINE.shape).transpose(2, 0, 1)
-    fine = on_grid(values, FINE, ("class", "lat", "lon"), **{"class": list(CLASS_NAMES)})
+    fine = on_fine(values).assign_coords({"class": list(CLASS_NAMES)})
     area = np.broadcast_to(FINE.cell_area()[:, None], FINE.shape)
     cell = (slice(0, 5), slice(5, 10))
     forcing = forcing_of((0.25, 0.25, 0.25))
@@ -76,9 +81,6 @@ def test_chunks_orientation_and_names_change_nothing_and_lazy_maps_stay_lazy():
     moved = VARIED.assign_coords(lon=VARIED["lon"] + 360)
     xr.testing.assert_allclose(coarse_agreement(two_halves(), moved)["largest"], expected)
 
-
-def test_a_forcing_that_covers_less_leaves_nan():
-    expected = coarse_agreement(two_halves(), VARIED)["largest"]
     small = coarse_agreement(two_halves(), VARIED.isel(lon=slice(0, 2)))["largest"]
     assert np.allclose(small[:, :2], expected[:, :2])
     assert bool(small[:, 2].isnull().all())
@@ -92,13 +94,6 @@ def test_the_year_of_the_map_is_taken():
         coarse_agreement(two_halves(), forcing)
 
 
-def test_a_crosswalk_of_the_user_counts():
-    moved = Crosswalk({**STATE_CLASSES, "secdn": "cropland"})
-    forcing = forcing_of((0.6, 0.3, 0.1))
-    assert float(coarse_agreement(two_halves(), forcing)["largest"].max()) == pytest.approx(0.1, abs=1e-6)
-    assert float(coarse_agreement(two_halves(), forcing, crosswalk=moved)["largest"].max()) < 1e-6
-
-
 def test_differences_are_summed_up_by_area():
     grid = Grid(5.0, 60.0, -180.0, 4, 6)
     area = grid.cell_area()
@@ -110,9 +105,9 @@ def test_differences_are_summed_up_by_area():
     largest = abs(layers["difference"]).max("class").where(layers["lat"] > 45)
     found = sum_up(layers.assign(largest=largest, pixels=largest * 25))
     assert list(found.classes) == ["urban"]
-    assert found.classes["urban"].mean == pytest.approx((0.6 * area[0] - 0.4 * area[1]) / (6 * area.sum()))
-    assert found.classes["urban"].mean_absolute == pytest.approx((0.6 * area[0] + 0.4 * area[1]) / (6 * area.sum()))
-    assert found.classes["urban"].largest == found.largest == pytest.approx(0.4)
+    assert found.classes["urban"]["mean"] == pytest.approx((0.6 * area[0] - 0.4 * area[1]) / (6 * area.sum()))
+    assert found.classes["urban"]["mean_absolute"] == pytest.approx((0.6 * area[0] + 0.4 * area[1]) / (6 * area.sum()))
+    assert found.classes["urban"]["largest"] == found.largest == pytest.approx(0.4)
     assert (found.cells, found.within_a_pixel) == (18, pytest.approx(11 / 18))
     assert sum_up(layers.assign(largest=largest * np.nan, pixels=largest)) is None
 
@@ -130,10 +125,15 @@ AGREEING = forcing_of((0.6, 0.4, 0.0))
         (two_halves().isel(lon=slice(0, 8)), AGREEING, GridError, "cannot be grouped"),
         (two_halves().isel(lon=slice(1, 11)), AGREEING, GridError, "does not start at an edge of coarse cells"),
         (two_halves(), forcing_of((0.6, 0.4, 0.0), grid=Grid(0.18, 60.48, 10.08, 2, 3)), GridError, "do not nest"),
-        (two_halves().expand_dims(time=[2015, 2016]), AGREEING, GridError, "the map has 2 years; select one"),
-        (xr.concat([two_halves()] * 3, "class"), AGREEING, AllocationError, "have 3 classes; 8 are needed"),
-        (eight(list(range(1, 9))), AGREEING, AllocationError, "are of the classes urban, .*, 8.*not ocean, urban"),
-        (eight(["sea", *CLASS_NAMES[1:]]), AGREEING, AllocationError, "are of the classes sea, urban.*not ocean"),
+        (
+            two_halves().expand_dims(time=[2015, 2016]),
+            AGREEING,
+            TimeError,
+            "the map has 2 time steps, 2015 to 2016; select",
+        ),
+        (xr.concat([two_halves()] * 3, "class"), AGREEING, AllocationError, "the 3 classes of the probability"),
+        (eight(list(range(1, 9))), AGREEING, AllocationError, "must be ocean, urban.*not urban, .*, 8;"),
+        (eight(["sea", *CLASS_NAMES[1:]]), AGREEING, AllocationError, "must be ocean, urban.*not sea, urban"),
         (two_halves(), xr.DataArray(0.5), ForcingError, "the forcing is a DataArray; pass a Dataset"),
         (two_halves(), "states.nc", ForcingError, "the forcing is a str; pass a Dataset"),
     ],
@@ -143,12 +143,9 @@ def test_maps_and_forcings_that_do_not_fit_are_refused(fine, forcing, error, mes
         coarse_agreement(fine, forcing)
 
 
-@pytest.mark.parametrize("factor", [0, "5"])
-def test_a_factor_that_is_not_that_of_the_resolutions_is_refused(factor):
-    with pytest.raises(GridError, match=r"but 5 cells of the map \(0.05 degrees\) lie along.*pass factor=5"):
-        coarse_agreement(two_halves(), AGREEING, factor=factor)
-
-
-def test_a_dictionary_is_not_a_crosswalk():
+def test_other_factors_and_crosswalks_are_refused():
+    for factor in (0, "5"):
+        with pytest.raises(GridError, match=r"but 5 cells of the map \(0.05 degrees\) lie along.*pass factor=5"):
+            coarse_agreement(two_halves(), AGREEING, factor=factor)
     with pytest.raises(AllocationError, match=r"the crosswalk is of type dict; pass an .*Crosswalk, made from"):
         coarse_agreement(two_halves(), AGREEING, crosswalk=dict(STATE_CLASSES))

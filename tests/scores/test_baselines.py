@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 import xarray as xr
@@ -9,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tests.scores.maps import a_map
 from tests.worlds import FACTOR, tiny_world
-from xland.errors import GridError, ModelError, OtherYearWarning, TimeError
+from xland.errors import GridError, ModelError
 from xland.geo.grid import Grid, expand
 from xland.geo.split import Part, divide
-from xland.reading.variables import as_map
 from xland.scores.baselines import baseline_maps, cell_mode, crosswalk, pick_year, simple_maps
 from xland.vocabulary import (
     CROPLAND,
@@ -35,10 +33,6 @@ def states(**given_shares):
     """One row of cells: shares by state, 0 for the others."""
     length = len(next(iter(given_shares.values())))
     return {name: np.array([given_shares.get(name, [0.0] * length)]) for name in LUH2_STATES}
-
-
-def on_grid(codes, grid):
-    return xr.DataArray(codes, {"lat": grid.latitude, "lon": grid.longitude}, ("lat", "lon"))
 
 
 def a_forcing(years, grid=COARSE):
@@ -68,8 +62,6 @@ NOTHING = {name: [np.nan] for name in LUH2_STATES}
 def test_the_largest_class_fills_the_cell(cells, expected):
     assert crosswalk(cells, 3).tolist() == [[expected] * 3] * 3
 
-
-def test_names_that_are_not_shares_are_refused():
     with pytest.raises(ModelError, match="none of secma, elevation is a LUH state or the name of a class"):
         crosswalk({"secma": np.array([[80.0]]), "elevation": np.array([[900.0]])}, 1)
 
@@ -105,22 +97,8 @@ def test_simple_maps_are_those_of_the_whole_map_whatever_its_chunks():
     assert np.unique(nowhere).tolist() == [OCEAN, 1 + int(np.bincount(codes.ravel(), minlength=8)[1:7].argmax())]
 
 
-def test_the_year_of_the_map_is_taken_or_the_only_one():
-    forcing = a_forcing((2000, 2001))
-    assert pick_year(forcing, 2001)["time"].values.tolist() == [2001]
-    with pytest.raises(TimeError, match="2 years, 2000 to 2001, but not 2019, of which the map is"):
-        pick_year(forcing, 2019)
-    with pytest.raises(TimeError, match="2 years, 2000 to 2001, but the map does not say its year"):
-        pick_year(forcing, None)
-    with pytest.warns(OtherYearWarning, match="the forcing is of 2000 and the map of 2019"):
-        assert pick_year(forcing.isel(time=[0]), 2019)["time"].values.tolist() == [2000]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert pick_year(forcing.isel(time=[0]), None)["time"].values.tolist() == [2000]
-
-
 def test_a_forcing_that_does_not_cover_the_map_is_refused_with_the_cells_that_are_missing():
-    observed = as_map(on_grid(np.ones((20, 30), np.uint8), COARSE.refine(5)), what="map")
+    observed = a_map(np.ones((20, 30), np.uint8), 1.0, 60.0, -180.0)
     forcing = pick_year(a_forcing((2000,)), 2000)
     with pytest.raises(GridError, match="9 of 24 coarse cells of the map lie outside the forcing"):
         baseline_maps(forcing.isel(lat=slice(1, 4), lon=slice(0, 5)), observed, 5)
@@ -129,7 +107,7 @@ def test_a_forcing_that_does_not_cover_the_map_is_refused_with_the_cells_that_ar
 def test_baselines_of_a_part_are_the_part_of_the_baselines():
     forcing = pick_year(a_forcing((2000,), Grid(5.0, 60.0, -180.0, 4, 72)), 2000)
     fine = Grid(1.0, 55.0, 175.0, 10, 20)  # passes the date line
-    observed = as_map(on_grid(np.random.default_rng(1).integers(1, 7, fine.shape).astype(np.uint8), fine), what="map")
+    observed = a_map(np.random.default_rng(1).integers(1, 7, fine.shape).astype(np.uint8), 1.0, 55.0, 175.0)
     found = baseline_maps(forcing, observed, 5)
     part = {name: forcing[name].values[0, 1:3][:, [71, 0, 1, 2]] for name in forcing.data_vars}
     np.testing.assert_array_equal(found["crosswalk"], crosswalk(part, 5))

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 
 import dask
 import dask.array as da
@@ -13,18 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.raising_backend import raising_dataset
+from tests.scores.maps import on_grid, turned
 from xland.errors import GridError, RegionError, TimeError, UndefinedScoreWarning, VocabularyError
 from xland.geo.grid import Grid
-from xland.scores.change import ChangeScores, assess_change
-from xland.scores.counts import composite_table, cross_tabulate
-from xland.vocabulary import CLASS_NAMES
+from xland.scores.change import SHARES, ChangeScores, assess_change
+from xland.scores.counts import cross_tabulate
 
 QUICK = settings(max_examples=3)
-
-
-def on_grid(codes, resolution=10.0, north=90.0, west=-180.0):
-    grid = Grid(resolution, north, west, *codes.shape)
-    return xr.DataArray(codes, {"lat": grid.latitude, "lon": grid.longitude}, ("lat", "lon"))
 
 
 def three_maps(seed=0, shape=(18, 36), **place):
@@ -48,21 +42,6 @@ def same(left, right):
         same(each, right.per_region[label])
 
 
-def window_by_window(maps, factor, weights):
-    """Cut the maps into windows counted from their corner, and tabulate one after the other."""
-    start, observed, predicted = (each.values for each in maps)
-    area = np.where((start > 0) & (observed > 0), weights[:, None], 0)
-    table = np.zeros((8, 8, 8))
-    for row in range(0, start.shape[0], factor):
-        for column in range(0, start.shape[1], factor):
-            block = np.s_[row : row + factor, column : column + factor]
-            shares = [
-                np.bincount(each[block].ravel(), area[block].ravel(), 8)[None] for each in (start, observed, predicted)
-            ]
-            table += composite_table(*shares)
-    return table
-
-
 # ---------------------------------------------------------------- what is scored
 
 
@@ -82,21 +61,17 @@ def test_a_map_worked_by_hand_by_pixels_and_by_area():
     assert (by_area.quantity, by_area.exchange) == pytest.approx((0, 2 * south / by_area.total))
 
 
-@pytest.mark.parametrize("factor", [1, 5, 40])
-def test_windows_that_the_edge_cuts_are_scored_with_the_cells_they_have(factor):
-    maps = three_maps(3)
-    found = assess_change(*maps, factors=[factor])
-    expected = window_by_window(maps, factor, Grid.world(10.0).cell_area())
-    np.testing.assert_allclose(found.by_factor[factor].table, expected, rtol=1e-9, atol=found.total * 1e-12)
-    assert tuple(found.by_factor) == tuple(sorted({1, factor}))
-
-
-def test_windows_are_counted_from_the_corner_of_the_globe():
-    maps = three_maps(4)
-    part = [each.isel(lat=slice(3, 15), lon=slice(5, 30)) for each in maps]
-    inside = xr.zeros_like(maps[0], dtype=bool)
+def test_windows_are_counted_from_the_corner_of_the_globe_and_only_cells_of_all_maps_are_scored():
+    start, observed, predicted = three_maps(4)
+    inside = xr.zeros_like(start, dtype=bool)
     inside[3:15, 5:30] = True
-    same(assess_change(*part, factors=(4, 5)), assess_change(*maps, factors=(4, 5), within=inside))
+    part = start.isel(lat=slice(3, None)), observed.isel(lon=slice(5, None)), predicted[:15, :30]
+    found = assess_change(*part, factors=(4, 5, 18))
+    same(found, assess_change(start, observed, predicted, factors=(4, 5, 18), within=inside))
+    with pytest.raises(RegionError, match="no cell is left to score"):
+        assess_change(start, observed, predicted, within=np.zeros((18, 36), dtype=bool))
+    with pytest.raises(RegionError, match="no cell is left to score"):
+        assess_change(xr.zeros_like(start), observed, predicted)
 
 
 @QUICK
@@ -129,34 +104,17 @@ def test_a_shift_by_one_cell_is_forgiven_by_windows_that_hold_it():
 
 @QUICK
 @given(st.integers(0, 1000), st.integers(4, 18), st.integers(4, 36), st.integers(2, 7), st.booleans())
-def test_chunks_orientation_and_names_change_no_table(seed, rows, columns, factor, turned):
+def test_chunks_orientation_and_names_change_no_table(seed, rows, columns, factor, other):
     start, observed, predicted = three_maps(seed)
     regions = on_grid(np.random.default_rng(seed).integers(-1, 3, (18, 36)))
     plain = assess_change(start, observed, predicted, factors=[factor], regions=regions)
-    other = predicted.chunk(lat=columns // 3 + 1)
-    if turned:
-        other = other.isel(lat=slice(None, None, -1)).assign_coords(lon=other["lon"] % 360).sortby("lon")
-        other = other.rename(lat="latitude", lon="longitude").transpose("longitude", "latitude")
-    maps = start.chunk(lat=rows, lon=columns), observed.chunk(lat=columns // 2 + 1, lon=rows), other
+    lazy = predicted.chunk(lat=columns // 3 + 1)
+    maps = start.chunk(lat=rows, lon=columns), observed.chunk(lat=columns // 2 + 1, lon=rows)
+    maps = *maps, turned(lazy) if other else lazy
     same(plain, assess_change(*maps, factors=[factor], regions=regions.chunk(lat=columns // 3 + 1)))
 
 
-def test_building_reads_nothing_and_everything_is_computed_at_once(monkeypatch):
-    class ComputedError(Exception):
-        """The one computation has begun."""
-
-    def stop(*_arguments, **_options):
-        raise ComputedError
-
-    maps = [raising_dataset(each.to_dataset(name="land_use")) for each in three_maps()]
-    regions = raising_dataset(on_grid(np.zeros((18, 36), dtype=int)).to_dataset(name="region"))["region"]
-    within = raising_dataset(on_grid(np.ones((18, 36), dtype=bool)).to_dataset(name="mask"))["mask"]
-    monkeypatch.setattr(dask, "compute", stop)
-    with pytest.raises(ComputedError):
-        assess_change(*maps, factors=(2, 5, 12), regions=regions, within=within)
-
-
-def test_every_block_is_read_once_for_all_windows():
+def test_building_reads_nothing_and_every_block_is_read_once_for_all_windows(monkeypatch):
     read = []
 
     def block(name, codes, block_info=None):
@@ -164,16 +122,24 @@ def test_every_block_is_read_once_for_all_windows():
         return np.full(block_info[None]["chunk-shape"], codes, dtype=np.uint8)
 
     def world(name, codes):
-        grid = Grid.world(0.5)
-        lazy = da.map_blocks(
-            block, name, codes, chunks=((120,) * 3, (120,) * 6), dtype=np.uint8, meta=np.empty((0, 0), np.uint8)
-        )
-        return xr.DataArray(lazy, {"lat": grid.latitude, "lon": grid.longitude}, ("lat", "lon"))
+        chunks, meta = ((120,) * 3, (120,) * 6), np.empty((0, 0), np.uint8)
+        lazy = da.map_blocks(block, name, codes, chunks=chunks, dtype=np.uint8, meta=meta)
+        return on_grid(lazy, 0.5)
 
     found = assess_change(world("a", 4), world("b", 1), world("c", 1), factors=(1, 25))
     assert found.figure_of_merit == 1
     assert found.by_factor[25].figure_of_merit == pytest.approx(1)
     assert sorted(read) == sorted({(name, i, j) for name in "abc" for i in range(3) for j in range(6)})
+
+    def stop(*_arguments, **_options):
+        raise NotImplementedError("the one computation began")
+
+    lazy = [raising_dataset(each.to_dataset(name="land_use")) for each in three_maps()]
+    within = raising_dataset(on_grid(np.ones((18, 36), dtype=bool)).to_dataset(name="mask"))["mask"]
+    regions = raising_dataset(on_grid(np.ones((18, 36), dtype=int)).to_dataset(name="region"))["region"]
+    monkeypatch.setattr(dask, "compute", stop)
+    with pytest.raises(NotImplementedError):
+        assess_change(*lazy, factors=(2, 5), regions=regions, within=within)
 
 
 # ---------------------------------------------------------------- masks and regions
@@ -191,17 +157,14 @@ def test_a_region_scores_as_the_map_within_it():
 
 
 def test_regions_have_numbers_or_names_and_need_not_cover_the_map():
-    maps = three_maps(9)
-    names = on_grid(np.where(np.arange(36) < 10, "west", np.where(np.arange(36) < 20, "", "east"))[None].repeat(18, 0))
+    maps, inside = three_maps(9), np.arange(36) < 10
+    names = on_grid(np.where(inside, "west", np.where(np.arange(36) < 20, "", "east"))[None].repeat(18, 0))
     found = assess_change(*maps, regions=names)
     assert list(found.per_region) == ["east", "west"]
-    inside = np.zeros((18, 36), dtype=bool)
-    inside[:, :10] = True
-    same(found.per_region["west"], assess_change(*maps, within=inside))
+    same(found.per_region["west"], assess_change(*maps, within=inside[None].repeat(18, 0)))
     part = assess_change(*maps, regions=names.isel(lon=slice(4, 10), lat=slice(None, None, -1)))
-    assert list(part.per_region) == ["west"]
-    inside[:, :4] = False
-    same(part.per_region["west"], assess_change(*maps, within=inside))
+    inside[:4] = False
+    same(part.per_region["west"], assess_change(*maps, within=inside[None].repeat(18, 0)))
     numbers = on_grid(np.where(np.arange(36) < 10, 7.0, np.nan)[None].repeat(18, 0))
     assert list(assess_change(*maps, regions=numbers).per_region) == [7]
 
@@ -220,51 +183,24 @@ def test_a_region_without_data_or_change_has_no_scores_but_stays_in_the_list():
     assert found["ocean"].null_resolution is None
 
 
-def test_only_cells_of_all_three_maps_are_scored():
-    start, observed, predicted = three_maps(10)
-    inside = np.zeros((18, 36), dtype=bool)
-    inside[5:10, 12:20] = True
-    found = assess_change(start.isel(lat=slice(5, None)), observed.isel(lon=slice(12, None)), predicted[:10, :20])
-    same(found, assess_change(start, observed, predicted, within=inside))
-
-
-def test_years_are_recorded():
-    start, observed, predicted = three_maps()
-    found = assess_change(start.assign_coords(time=1985), observed.expand_dims(time=[1999]), predicted)
-    assert found.years == (1985, 1999, None)
-    assert found.null.years == (1985, 1999, 1985)
-
-
 # ---------------------------------------------------------------- bad input
 
 
-def test_maps_without_change_are_warned_of_and_not_scored_as_perfect():
+def test_maps_without_change_are_warned_of_and_have_no_score():
     start, _, predicted = three_maps()
     with pytest.warns(UndefinedScoreWarning, match=r"no cell changes .* \(1985 and 1999\).*NaN.*two dates"):
         found = assess_change(start.assign_coords(time=1985), start.assign_coords(time=1999), start)
+    assert found.years == (1985, 1999, None)
+    assert found.null.years == (1985, 1999, 1985)
     assert np.isnan([found.figure_of_merit, found.null.figure_of_merit, found.kappa_simulation]).all()
-    assert found.disagreement == 0
-    assert found.null_resolution is None
+    assert (found.hits, found.disagreement, found.null_resolution) == (0, 0, None)
+    written = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert written["figure_of_merit"] is written["null"]["kappa_simulation"] is None
     with pytest.warns(UndefinedScoreWarning, match="no cell changes between the start and the observed map:"):
         found = assess_change(start, start, predicted)
-    assert (found.figure_of_merit, found.hits) == (0, 0)
-
-
-def test_an_empty_mask_or_maps_without_data_leave_nothing_to_score():
-    start, observed, predicted = three_maps()
-    with pytest.raises(RegionError, match="no cell is left to score"):
-        assess_change(start, observed, predicted, within=np.zeros((18, 36), dtype=bool))
-    with pytest.raises(RegionError, match="no cell is left to score"):
-        assess_change(xr.zeros_like(start), observed, predicted)
-
-
-def test_other_classes_are_named_with_the_map_and_their_place():
-    maps = three_maps()
-    for position, name in enumerate(("start", "observed", "predicted")):
-        wrong = [each.copy() for each in maps]
-        wrong[position][2, 3] = 22
-        with pytest.raises(VocabularyError, match=rf"the {name} map holds unknown class codes 22 .* 65 N, -145 E"):
-            assess_change(*wrong)
+    assert (found.figure_of_merit, found.hits) == (0, 0)  # change that was only predicted is a false alarm
+    empty = ChangeScores(np.zeros((8, 8, 8)), np.zeros((8, 8)))
+    assert all(math.isnan(getattr(empty, name)) for name in (*SHARES, "quantity", "figure_of_merit"))
 
 
 @pytest.mark.parametrize(
@@ -272,11 +208,15 @@ def test_other_classes_are_named_with_the_map_and_their_place():
     [
         ({"factors": (0, 2.5, 3)}, r"whole number of cells along a side, at least 1, not 0, 2\.5"),
         ({"factors": ["a", np.nan, np.inf, np.int64(2), 4.0]}, "at least 1, not 'a', nan, inf"),
+        ({"factors": [19]}, "factor 19 gives coarse cells of more than 180 degrees"),
         ({"factors": 5}, "factors must be a list or a tuple, not 5"),
         ({"weighting": "people"}, "weighting must be one of 'area', 'pixels', not 'people'"),
-        ({"regions": np.ones((18, 36))}, "`regions` must be a DataArray"),
+        ({"regions": np.ones((18, 36))}, "the map of regions is of type ndarray; pass an xarray"),
         ({"regions": on_grid(np.full((18, 36), 1.5))}, r"map of regions contains 1\.5"),
-        ({"regions": on_grid(np.ones((18, 36))).expand_dims(time=[1, 2])}, "map of regions has several time steps"),
+        (
+            {"regions": on_grid(np.ones((18, 36))).expand_dims(time=[1, 2])},
+            "map of regions has 2 time steps; select one",
+        ),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(options, message):
@@ -284,16 +224,19 @@ def test_arguments_that_make_no_sense_are_refused(options, message):
         assess_change(*three_maps(), **options)
 
 
-def test_a_map_of_several_years_is_refused():
-    start, observed, predicted = three_maps()
-    with pytest.raises(TimeError, match="the start map has 2 time steps; select one"):
-        assess_change(xr.concat([start, start], "time"), observed, predicted)
+@pytest.mark.parametrize(("position", "name"), [(0, "start"), (1, "observed"), (2, "predicted")])
+def test_a_map_of_other_codes_or_of_several_years_is_named(position, name):
+    maps = list(three_maps())
+    maps[position] = maps[position].copy()
+    maps[position][2, 3] = 22
+    with pytest.raises(VocabularyError, match=rf"the {name} map holds unknown class codes 22 .* 65 N, -145 E"):
+        assess_change(*maps)
+    maps[position] = xr.concat([maps[position]] * 2, "time")
+    with pytest.raises(TimeError, match=f"the {name} map has 2 time steps; select one"):
+        assess_change(*maps)
 
 
 # ---------------------------------------------------------------- what follows from the table
-
-
-PARTS = ("hits", "misses", "false_alarms", "wrong_hits")
 
 
 def scores(start, observed, predicted, **more):
@@ -312,7 +255,7 @@ def test_the_budget_of_ten_cells_worked_by_hand():
     predicted = [1, 2, 1, 4, 4, 1, 4, 4, 1, 1]
     found = scores(start, observed, predicted)
     # hits: cells 2, 5, 9, 10; missed: 3; false alarm: 4; to the wrong class: 6; right about persistence: 1, 7, 8
-    assert [getattr(found, name) for name in PARTS] == pytest.approx([0.4, 0.1, 0.1, 0.1])
+    assert [getattr(found, name) for name in SHARES] == pytest.approx([0.4, 0.1, 0.1, 0.1])
     assert found.figure_of_merit == pytest.approx(4 / 7)
     assert found.budget.producers_accuracy == pytest.approx(4 / 6)
     assert found.budget.users_accuracy == pytest.approx(4 / 6)
@@ -342,61 +285,29 @@ def test_parts_add_up_in_the_map_and_over_the_classes(seed):
     assert sum(each.hits for each in gains) == pytest.approx(found.hits)
     assert sum(each.misses for each in gains) == pytest.approx(found.misses + found.wrong_hits)
     assert sum(each.false_alarms for each in gains) == pytest.approx(found.false_alarms + found.wrong_hits)
-    for name in PARTS:
+    for name in SHARES:
         assert sum(getattr(each, name) for each in losses) == pytest.approx(getattr(found, name))
     for name in ("quantity", "allocation", "exchange", "shift"):
         parts = [getattr(each, name) for each in found.per_class.values()]
         assert sum(parts) / 2 == pytest.approx(getattr(found, name))
 
 
-def test_scores_without_a_denominator_are_nan_and_none_in_json():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        unchanged = scores([1, 2, 4], [1, 2, 4], [1, 2, 4])
-        assert math.isnan(unchanged.figure_of_merit)
-        assert math.isnan(unchanged.null.figure_of_merit)
-        assert math.isnan(unchanged.kappa_simulation)
-        assert (unchanged.hits, unchanged.disagreement) == (0, 0)
-        written = json.loads(json.dumps(unchanged.to_dict(), allow_nan=False))
-        assert written["figure_of_merit"] is None
-        assert written["null"]["kappa_simulation"] is None
-        empty = ChangeScores(np.zeros((8, 8, 8)), np.zeros((8, 8)))
-        assert all(math.isnan(getattr(empty, name)) for name in (*PARTS, "quantity", "figure_of_merit"))
-    # change that was only predicted is a false alarm, and the figure of merit is a plain 0
-    assert scores([1, 2, 4], [1, 2, 4], [1, 2, 2]).figure_of_merit == 0
-
-
-def test_the_null_resolution_is_the_smallest_window_that_beats_persistence():
-    worse = scores([1, 1, 1, 1], [1, 1, 1, 2], [2, 2, 1, 1])
-    better = scores([1, 1, 1, 1], [1, 1, 2, 2], [1, 1, 1, 2])
-    assert scores([1], [1], [1], by_factor={1: worse, 2: better, 4: better}).null_resolution == 2
-    assert scores([1], [1], [1], by_factor={1: worse}).null_resolution is None
-
-
 def test_json_and_tables_say_what_was_scored():
-    one = random_scores(1)
-    found = scores(
-        *np.random.default_rng(1).integers(0, 5, (3, 60)),
-        by_factor={1: one, 4: ChangeScores(one.table, one.transitions, "pixels", factor=4)},
-        per_region={"north": one},
-        years=(1985, 1999, 1999),
-        cells="held-out <cells>",
-    )
+    maps, one = np.random.default_rng(1).integers(0, 5, (3, 60)), random_scores(1)
+    by_factor = {1: one, 4: ChangeScores(one.table, one.transitions, "pixels", factor=4)}
+    found = scores(*maps, by_factor=by_factor, per_region={"north": one}, years=(1985, 1999, 1999), cells="<cells>")
     written = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert written["years"] == {"start": 1985, "observed": 1999, "predicted": 1999}
     assert (written["unit"], written["total"]) == ("cells", 60)
     assert written["per_region"]["north"]["hits"] == one.hits
     assert written["by_factor"]["4"]["null"]["misses"] == one.null.misses
     # kappa simulation is a score of maps with one class a cell
-    assert "kappa_simulation" in written["by_factor"]["1"]
-    assert "kappa_simulation" not in written["by_factor"]["4"]
+    assert ["kappa_simulation" in written["by_factor"][factor] for factor in ("1", "4")] == [True, False]
     assert written["per_class"]["forest"]["gain"]["hits"] == one.per_class["forest"].gain.hits
-    assert list(written["per_class"]) == list(CLASS_NAMES)
     assert np.sum(written["observed_transitions"]) == 60
-    assert found.null.years == (1985, 1999, 1985)
-    assert "cells: held-out <cells>" in str(found)
+    assert "cells: <cells>" in str(found)
     assert "persistence" in repr(found)
-    assert "held-out &lt;cells&gt;" in found._repr_html_()
+    assert "&lt;cells&gt;" in found._repr_html_()
 
 
 # ---------------------------------------------------------------- real change
@@ -404,10 +315,10 @@ def test_json_and_tables_say_what_was_scored():
 
 @pytest.fixture(scope="module")
 def observed_change(plum_island):
-    """Forest, built and other land of 1985, 1991 and 1999 as classes 1, 2 and 3, laid on a corner of all windows."""
+    """Forest, built and other land of 1991 and 1999 as classes 1, 2 and 3, placed on a corner of all windows."""
     rasterio = pytest.importorskip("rasterio")
     maps = []
-    for year in (1985, 1991, 1999):
+    for year in (1991, 1999):
         with rasterio.open(plum_island / f"pie_lu_pie_{year}.tif") as file:
             codes = file.read(1)
         maps.append(on_grid(np.where(codes == 255, 0, codes).astype(np.uint8), resolution=0.1))
@@ -415,27 +326,9 @@ def observed_change(plum_island):
 
 
 @pytest.mark.shared_data
-def test_plum_island_from_1985_to_1999(observed_change):
-    first, middle, last = observed_change
-    # the map of 1991 as a prediction of 1999: what had changed by then and stayed
-    found = assess_change(first, last, middle, factors=(2, 16, 256), weighting="pixels")
-    a, b, c = (each.values[first.values > 0] for each in observed_change)
-    assert found.total == a.size == 113_563
-    assert found.hits * a.size == pytest.approx(((a != c) & (b == c)).sum())
-    assert found.misses * a.size == pytest.approx(((a != c) & (a == b)).sum())
-    assert found.false_alarms * a.size == pytest.approx(((a == c) & (a != b)).sum())
-    assert found.wrong_hits * a.size == pytest.approx(((a != c) & (a != b) & (b != c)).sum())
-    np.testing.assert_array_equal(found.observed_transitions.sum(axis=1)[1:4], [49_013, 37_122, 27_428])
-    np.testing.assert_array_equal(found.observed_transitions.sum(axis=0)[1:4], [45_377, 43_455, 24_731])
-    for each in found.by_factor.values():
-        assert each.quantity == pytest.approx(3105 / a.size)  # built land of 1999 beyond that of 1991
-    assert found.null_resolution == 1
-
-
-@pytest.mark.shared_data
 def test_change_at_random_places_beats_persistence_only_in_large_windows(observed_change):
     # the example of the page on change: the totals of 1999, and nothing else
-    _, start, observed = observed_change
+    start, observed = observed_change
     rng = np.random.default_rng(0)
     predicted = start.copy(deep=True)
     for code in (1, 3):
@@ -443,8 +336,7 @@ def test_change_at_random_places_beats_persistence_only_in_large_windows(observe
         fewer = places.size - int((observed.values == code).sum())
         predicted.values.ravel()[rng.choice(places, fewer, replace=False)] = 2
     found = assess_change(start, observed, predicted, factors=(4, 8, 16, 32, 64), weighting="pixels")
-    parts = ("hits", "misses", "false_alarms", "wrong_hits")
-    assert [100 * getattr(found, name) for name in parts] == pytest.approx([0.11, 4.02, 2.57, 0.06], abs=0.005)
+    assert [100 * getattr(found, name) for name in SHARES] == pytest.approx([0.11, 4.02, 2.57, 0.06], abs=0.005)
     merits = [each.figure_of_merit for each in found.by_factor.values()]
     assert merits == pytest.approx([0.016, 0.070, 0.167, 0.303, 0.431, 0.570], abs=0.0005)
     curve = [100 * each.disagreement for each in found.by_factor.values()]

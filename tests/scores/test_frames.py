@@ -3,23 +3,18 @@ from __future__ import annotations
 import dask.array as da
 import numpy as np
 import pytest
-import xarray as xr
 
 from tests.raising_backend import raising_dataset
-from xland.errors import RegionError, StoreError
-from xland.geo.grid import Grid
+from tests.scores.maps import a_map
+from xland.errors import StoreError
 from xland.reading.variables import as_map
-from xland.report.pictures import mean, mode, thin
-from xland.scores.frames import BLANK, edges, place
-
-
-def a_map(values, north=60.0, west=0.0, resolution=1.0):
-    grid = Grid(resolution, north, west, *values.shape)
-    return as_map(xr.DataArray(values, {"lat": grid.latitude, "lon": grid.longitude}, ("lat", "lon")), what="map")
+from xland.report.judgement import mean, thin
+from xland.scores.counts import BLANK, mode
+from xland.scores.frames import edges, place
 
 
 def test_a_map_is_placed_by_its_coordinates_and_filled_beyond():
-    small = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    small = np.arange(6, dtype=np.int8).reshape(2, 3)  # too narrow for the filling
     placed = place(a_map(small, north=58, west=2), a_map(np.zeros((5, 6), np.uint8)), BLANK).compute()
     expected = np.full((5, 6), BLANK)
     expected[2:4, 2:5] = small
@@ -28,21 +23,10 @@ def test_a_map_is_placed_by_its_coordinates_and_filled_beyond():
 
 def test_a_map_of_the_globe_is_placed_on_both_sides_of_the_date_line():
     world = np.tile(np.arange(36, dtype=np.uint8), (18, 1))
-    frame = a_map(np.zeros((2, 4), np.uint8), north=10, west=160, resolution=10)
-    np.testing.assert_array_equal(place(a_map(world, 90, -180, 10), frame, BLANK)[0], [34, 35, 0, 1])
-    back = place(a_map(np.ones((2, 4), np.uint8), 10, 160, 10), a_map(world, 90, -180, 10), BLANK).compute()
+    frame = a_map(np.zeros((2, 4), np.uint8), 10, 10, 160)
+    np.testing.assert_array_equal(place(a_map(world, 10, 90, -180), frame, BLANK)[0], [34, 35, 0, 1])
+    back = place(a_map(np.ones((2, 4), np.uint8), 10, 10, 160), a_map(world, 10, 90, -180), BLANK).compute()
     assert np.flatnonzero(back[8] == 1).tolist() == [0, 1, 34, 35]
-
-
-def test_codes_too_narrow_for_the_filling_are_widened():
-    small = np.array([[1, 2], [3, 4]], dtype=np.int8)
-    placed = place(a_map(small, north=58, west=1), a_map(np.zeros((3, 3), np.uint8), north=59), BLANK).compute()
-    assert placed.tolist() == [[BLANK] * 3, [BLANK, 1, 2], [BLANK, 3, 4]]
-
-
-def test_maps_without_a_common_cell_are_refused():
-    with pytest.raises(RegionError, match="no cell in common"):
-        place(a_map(np.zeros((2, 2), np.uint8)), a_map(np.zeros((2, 2), np.uint8), west=50), 0)
 
 
 def test_nothing_is_read_when_a_map_is_placed_and_thinned():

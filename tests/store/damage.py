@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xland.store.storage import ATTRIBUTE, ROOT, sha256, write_table
+from xland.store.storage import ATTRIBUTE, ROOT, sha256
 
 
 def change_root(store: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -17,7 +17,8 @@ def change_root(store: Path, change: Callable[[dict[str, Any]], object]) -> None
     (store / ROOT).write_text(json.dumps(root))
     table = store / root["attributes"][ATTRIBUTE]
     names = sorted(file.relative_to(store).as_posix() for file in store.rglob("*") if file.is_file())
-    table.write_bytes(write_table({n: sha256((store / n).read_bytes()) for n in names if store / n != table}))
+    lines = [f"{sha256((store / name).read_bytes())}  {name}\n" for name in names if store / name != table]
+    table.write_text("".join(lines))
 
 
 def flip(file: Path, byte: int, bit: int = 0) -> None:

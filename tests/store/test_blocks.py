@@ -22,20 +22,6 @@ def files(path, name: str = "land_use") -> int:
     return sum(each.is_file() for each in (path / name / "c").rglob("*"))
 
 
-def test_a_block_of_many_chunks_becomes_one_file(tmp_path):
-    ds = maps(years=2, rows=8, columns=12, block=(4, 6))
-    chunks = {"lat": 2, "lon": 3}
-    plain = write(ds, tmp_path / "plain.zarr", chunks=chunks, shards=False, progress=False)
-    sharded = write(ds, tmp_path / "sharded.zarr", chunks=chunks, shards=True, progress=False)
-    xr.testing.assert_identical(open_store(sharded).load(), open_store(plain).load())
-    array = zarr.open_array(sharded, path="land_use", mode="r")
-    assert array.chunks == (1, 2, 3)
-    assert array.shards == (1, 4, 6)
-    # one block of each year is ocean, and never written
-    assert files(plain) == 2 * (16 - 4)
-    assert files(sharded) == 2 * (4 - 1)
-
-
 def test_chunks_of_ocean_within_a_shard_take_no_space(tmp_path):
     codes = np.random.default_rng(1).integers(1, 8, (1, 64, 64)).astype(np.uint8)
     ocean = codes.copy()
@@ -75,43 +61,35 @@ def test_shards_hold_the_same_maps_at_ragged_edges_and_after_a_crash(
     assert digest(folder / "a.zarr") == digest(put(build(), folder / "b.zarr", **options))
 
 
-def test_stores_of_many_chunks_are_sharded_by_themselves(tmp_path, monkeypatch):
-    ds = maps(years=2, rows=8, columns=12, block=(4, 6))
+def test_the_chunks_of_a_block_are_in_one_file_if_that_is_asked_for_or_there_were_too_many(tmp_path, monkeypatch):
+    ds, chunks = maps(years=2, rows=8, columns=12, block=(4, 6)), {"lat": 2, "lon": 3}
     monkeypatch.setattr(blocks, "MOST_FILES", 31)
-    few = write(ds, tmp_path / "a.zarr", chunks={"lat": 2, "lon": 3}, progress=False)
-    assert zarr.open_array(few, path="land_use", mode="r").shards == (1, 4, 6)
+    plain, many, asked = (
+        put(ds, tmp_path / f"{shards}.zarr", chunks=chunks, shards=shards) for shards in (False, None, True)
+    )
+    # one block of each year is ocean, and never written
+    assert files(plain) == 2 * (16 - 4)
+    assert files(many) == files(asked) == 2 * (4 - 1)
+    array = zarr.open_array(many, path="land_use", mode="r")
+    assert (array.chunks, array.shards) == ((1, 2, 3), (1, 4, 6))
     monkeypatch.setattr(blocks, "MOST_FILES", 32)
-    many = write(ds, tmp_path / "b.zarr", chunks={"lat": 2, "lon": 3}, progress=False)
-    assert zarr.open_array(many, path="land_use", mode="r").shards is None
+    few = put(ds, tmp_path / "few.zarr", chunks=chunks)
+    assert zarr.open_array(few, path="land_use", mode="r").shards is None
+    xr.testing.assert_identical(open_store(many).load(), open_store(few).load())
+
+
+def lazy(*shape: int, chunks: tuple) -> xr.Dataset:
+    dims = ("time", "class", "lat", "lon") if len(shape) == 4 else ("time", "lat", "lon")
+    return xr.Dataset({"land_use": (dims, da.zeros(shape, dtype="u1", chunks=chunks))})
 
 
 def test_probabilities_of_the_globe_would_be_a_million_files_and_become_as_many_as_blocks():
-    blocks_of = {"land_use": (1, 1200, 1200), "probability": (1, 8, 1200, 1200)}
-    ds = xr.Dataset(
-        {
-            "land_use": (
-                ("time", "lat", "lon"),
-                da.zeros((25, 18000, 36000), dtype="u1", chunks=blocks_of["land_use"]),
-            ),
-            "probability": (
-                ("time", "class", "lat", "lon"),
-                da.zeros((25, 8, 18000, 36000), dtype="u1", chunks=blocks_of["probability"]),
-            ),
-        }
-    )
-    aligned, encoding = align(ds, None, None)
-    for name, shape in blocks_of.items():
-        assert encoding[name]["shards"] == shape
-        chunks = encoding[name]["chunks"]
-        assert math.prod(chunks) <= SHARDED_BYTES
-        assert all(block % chunk == 0 for block, chunk in zip(shape, chunks, strict=True))
-        assert aligned[name].data.chunksize == shape
-
-
-def test_blocks_without_a_good_divisor_keep_whole_chunks_in_their_shards():
-    data = da.zeros((1, 2 * 1201, 2 * 1201), dtype="u1", chunks=(1, 1201, 1201))
-    _, encoding = align(xr.Dataset({"land_use": (("time", "lat", "lon"), data)}), None, True)
-    assert encoding["land_use"]["chunks"] == (1, 1201, 1201)
+    block = (1, 8, 1200, 1200)
+    ds, encoding = align(lazy(25, 8, 18000, 36000, chunks=block), None, None)
+    chunks = encoding["land_use"]["chunks"]
+    assert encoding["land_use"]["shards"] == ds.land_use.data.chunksize == block
+    assert math.prod(chunks) <= SHARDED_BYTES
+    assert all(whole % chunk == 0 for whole, chunk in zip(block, chunks, strict=True))
 
 
 def test_resuming_with_or_without_shards_is_refused(tmp_path):
@@ -121,23 +99,22 @@ def test_resuming_with_or_without_shards_is_refused(tmp_path):
         put(maps(), tmp_path / "a.zarr", resume=True)
 
 
-def test_chunks_divide_blocks_and_stay_small():
-    for block in (1200, 3600, 2048, 2050):
-        data = da.zeros((2, 2 * block, 3 * block), dtype="u1", chunks=(1, block, block))
-        ds, encoding = align(xr.Dataset({"land_use": (("time", "lat", "lon"), data)}), None)
-        time, rows, columns = encoding["land_use"]["chunks"]
-        assert time == 1
-        assert block % rows == 0
-        assert block % columns == 0
-        assert CHUNK_BYTES / 16 <= rows * columns <= CHUNK_BYTES
-        assert ds.land_use.data.chunksize == (1, block, block)
+@pytest.mark.parametrize("block", [1200, 3600, 2048, 2050])
+def test_chunks_divide_blocks_and_stay_small(block):
+    ds, encoding = align(lazy(2, 2 * block, 3 * block, chunks=(1, block, block)), None)
+    time, rows, columns = encoding["land_use"]["chunks"]
+    assert time == 1
+    assert block % rows == block % columns == 0
+    assert CHUNK_BYTES / 16 <= rows * columns <= CHUNK_BYTES
+    assert ds.land_use.data.chunksize == (1, block, block)
 
 
-def test_blocks_without_a_common_divisor_become_even():
-    data = da.zeros((1, 3000, 3001), dtype="u1", chunks=(1, (137, 1200, 1200, 463), 3001))
-    ds, encoding = align(xr.Dataset({"land_use": (("time", "lat", "lon"), data)}), None)
+def test_blocks_without_a_good_divisor_become_even_or_keep_whole_chunks_in_their_shards():
+    ds, encoding = align(lazy(1, 3000, 3001, chunks=(1, (137, 1200, 1200, 463), 3001)), None)
     assert encoding["land_use"]["chunks"] == (1, 1024, 1501)
     assert ds.land_use.chunks[1] == (1024, 1024, 952)
+    _, encoding = align(lazy(1, 2 * 1201, 2 * 1201, chunks=(1, 1201, 1201)), None, True)
+    assert encoding["land_use"]["chunks"] == (1, 1201, 1201)
 
 
 def test_chunks_that_are_asked_for_are_kept(tmp_path):

@@ -21,9 +21,9 @@ from tests.store.test_writing import StopError, digest, maps, put
 from tests.waiting import local_cluster, wait_for_idle_workers, wait_until
 from xland.errors import StoreError, WorkerError
 from xland.store.reading import open_store
-from xland.store.storage import LocalFiles
 from xland.store.workplace import notes
 from xland.store.writing import run, write
+from xland.untrusted.folders import LocalFiles
 
 
 @pytest.fixture(scope="module")

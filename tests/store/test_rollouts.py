@@ -142,15 +142,6 @@ def test_segments_follow_the_order_of_the_rollout(tmp_path):
         assert cut[2].bridge == []
 
 
-def test_segments_are_longer_where_years_have_few_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(rollouts, "BLOCKS", 120)
-    data = toy(tmp_path / "log", years=25).land_use.data
-    keys = [[(data.name, year, row, column) for row in range(3) for column in range(4)] for year in range(25)]
-    cut = cut_segments(data.dask, find_rollouts(data.dask), keys)
-    assert [len(segment.keys) for segment in cut] == [120, 120, 60]
-    assert not any(segment.bridge for segment in cut)
-
-
 def test_a_rollout_killed_by_the_system_resumes_to_the_identical_store(tmp_path):
     log, path = tmp_path / "log", tmp_path / "a.zarr"
     run_until_killed(

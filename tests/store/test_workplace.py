@@ -17,14 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.storage._local import _atomic_write
 
+import tests.store.elsewhere  # noqa: F401
+from tests.killing import kill_this_process, run_until_killed
 from tests.store.test_writing import Fuse, StopError, digest, maps, on_threads, put
 from tests.waiting import wait_until
 from xland.errors import StoreError
 from xland.store import workplace
 from xland.store.reading import is_complete, open_store
-from xland.store.storage import RemoteFiles, files_at
-from xland.store.workplace import STALE_SECONDS, Workplace, lock_objects
+from xland.store.workplace import STALE_SECONDS, Workplace
 from xland.store.writing import write, write_netcdf
+from xland.untrusted.folders import RemoteFiles, files_at
 
 
 @pytest.fixture
@@ -156,17 +158,54 @@ def test_a_run_killed_while_it_deletes_the_old_store_leaves_a_place_to_begin_ane
 
 
 def test_a_run_killed_when_its_store_is_complete_has_nothing_left_to_do(url, monkeypatch):
-    def stop(*arguments):
-        raise StopError
+    clear = Workplace.clear
+
+    def stop(self):
+        if is_complete(url):
+            raise StopError
+        clear(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Workplace, "_empty", lambda self, *kept: None if kept else stop())
+        patch.setattr(Workplace, "clear", stop)
         with pytest.raises(StopError):
             put(maps(), url)
     assert is_complete(url)
     put(maps(fuse=Fuse(after=0)), url, resume=True)
     assert working(url) == []
     xr.testing.assert_identical(open_store(url).load(), maps().compute())
+
+
+class Bomb(Fuse):
+    """Kills the process at a block."""
+
+    def __call__(self, block):
+        if self.count == self.after:
+            kill_this_process()
+        self.count += 1
+        return block
+
+
+def write_and_die(target: str) -> None:
+    put(maps(fuse=Bomb(after=5)), target)
+
+
+@pytest.mark.parametrize("scheme", ["", "elsewhere://"])
+def test_a_process_killed_while_it_writes_leaves_what_resumes(tmp_path, scheme):
+    target = f"{scheme}{tmp_path}/a.zarr"
+    run_until_killed(
+        """
+        from tests.store.test_workplace import write_and_die
+        write_and_die(sys.argv[1])
+        """,
+        target,
+    )
+    with pytest.raises(StoreError, match="5 of 8 blocks"):
+        open_store(target)
+    fuse = Fuse()
+    put(maps(fuse=fuse), target, resume=True)
+    assert fuse.count == 3
+    xr.testing.assert_identical(open_store(target).load(), maps().compute())
+    assert [each.name for each in tmp_path.iterdir()] == ["a.zarr"]
 
 
 class Killed(BaseException):
@@ -195,19 +234,17 @@ def test_a_chunk_that_was_torn_when_its_writer_was_killed_does_not_stay(tmp_path
 
 
 def test_two_writers_behind_one_url_are_refused_also_where_the_lock_cannot_be_read(url, monkeypatch):
-    files = RemoteFiles(f"{url}.partial")
-
     def failing(self, path, **options):
         raise TimeoutError("no answer")
 
-    with lock_objects(files, url, lost=lambda run: None):
+    with Workplace(url).exclusive():
         with pytest.raises(StoreError, match=rf"another process is writing.*process {os.getpid()} on .*try again"):
             put(maps(), url)
         assert working(url) == ["lock"]
         with monkeypatch.context() as patch:
             patch.setattr("fsspec.implementations.memory.MemoryFileSystem.cat_file", failing)
             with pytest.raises(StoreError, match="lock cannot be read: TimeoutError: no answer"):
-                lock_objects(files, url, lost=lambda run: None).__enter__()
+                Workplace(url).exclusive().__enter__()
     assert is_complete(put(maps(), url))
 
 
@@ -229,7 +266,7 @@ def test_the_lock_of_a_dead_run_is_taken_over(url, left):
 def test_the_lock_is_renewed_as_long_as_the_run_lives(url, monkeypatch):
     monkeypatch.setattr(workplace, "BEAT_SECONDS", 0.05)
     files = RemoteFiles(f"{url}.partial")
-    with lock_objects(files, url, lost=lambda run: None):
+    with Workplace(url).exclusive():
         first = json.loads(files.read("lock"))["renewed"]
         wait_until(lambda: json.loads(files.read("lock"))["renewed"] > first)
     assert files.names() == []
@@ -276,23 +313,18 @@ def test_a_full_disk_in_the_middle_is_named_with_what_is_safe(target):
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EROFS])
 def test_a_target_that_may_only_be_read_is_named(tmp_path, monkeypatch, error):
-    folder = str(tmp_path)
-
-    def refuse(self, *arguments, **options):
-        raise OSError(error, os.strerror(error), folder)
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(StoreError, match=rf"{folder}/a\.zarr cannot be written .*choose another place"):
-        put(maps(), tmp_path / "a.zarr")
-    with pytest.raises(StoreError, match=r"cannot be written .*choose another place"):
-        write_netcdf(maps(), tmp_path / "a.nc", progress=False)
-
-
-def test_a_target_that_becomes_read_only_keeps_what_is_finished(tmp_path):
-    locked = OSError(errno.EROFS, os.strerror(errno.EROFS), f"{tmp_path}/a.zarr.partial/data/c/0")
+    locked = OSError(error, os.strerror(error), f"{tmp_path}/a.zarr.partial/data/c/0")
     with pytest.raises(StoreError, match=r"cannot be written .*3 of 8 blocks are safe"):
         put(maps(fuse=Faulty(3, locked)), tmp_path / "a.zarr")
     put(maps(), tmp_path / "a.zarr", resume=True)
+
+    def refuse(self, *arguments, **options):
+        raise OSError(error, os.strerror(error), str(tmp_path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    for attempt in (lambda: put(maps(), tmp_path / "b.zarr"), lambda: write_netcdf(maps(), tmp_path / "a.nc")):
+        with pytest.raises(StoreError, match=rf"{tmp_path}/(b\.zarr|a\.nc) cannot be written .*choose another place"):
+            attempt()
 
 
 def test_input_that_may_not_be_read_is_not_said_to_be_the_target(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -29,19 +28,17 @@ def trained(tmp_path_factory):
 
     coarse, static, maps = tiny_world((2000,))
     reports, folder = [], tmp_path_factory.mktemp("trained") / "model"
-    configuration = tiny_configuration(epochs=4)
+    data = {"forcing": coarse, "static": static, "target": maps}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "codecarbon", None)
-        model = train(
-            configuration, folder, forcing=coarse, static=static, target=maps, report=lambda *call: reports.append(call)
-        )
+        for name in ("codecarbon", "tensorboard"):
+            patch.setitem(sys.modules, name, None)
+        model = train(tiny_configuration(epochs=4), folder, **data, report=lambda *call: reports.append(call))
     return model, reports
 
 
 @pytest.fixture
 def uncalibrated(monkeypatch):
     """Trainings leave out what takes longer than they do: the fit of their card, codecarbon and TensorBoard."""
-    monkeypatch.setitem(sys.modules, "codecarbon", None)
-    no_package = SimpleNamespace(util=SimpleNamespace(find_spec=lambda _: None))
-    monkeypatch.setattr("xland.training.learn.watching.importlib", no_package)
+    for name in ("codecarbon", "tensorboard"):
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr("xland.training.learn.loop.fit_card", lambda *_, **__: None)

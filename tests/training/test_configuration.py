@@ -21,6 +21,7 @@ from xland.training.configuration import (
     parse_configuration,
     read_configuration,
 )
+from xland.training.rollout import Rollout
 
 TOML = """
 name = "tiny"
@@ -66,13 +67,10 @@ def test_a_file_is_read_with_everything_it_says(tmp_path):
     path.write_text(TOML)
     configuration = read_configuration(path)
     assert configuration == read_configuration(str(path)) == parse_configuration(values())
-    assert configuration.name == "tiny"
-    assert configuration.data.forcing_years == (2015,)
-    assert configuration.inputs.factor == 4
+    assert (configuration.name, configuration.data.forcing_years) == ("tiny", (2015,))
     assert configuration.inputs.coarse[0].sources == ("primf", "secdf")
     assert configuration.inputs.static[0].transform == "signed_sqrt"
-    assert configuration.architecture.width == 4
-    assert configuration.schedule.epochs == 3
+    assert (configuration.architecture.width, configuration.schedule.epochs) == (4, 3)
     assert configuration.schedule.batch == Schedule().batch
 
 
@@ -87,27 +85,23 @@ def test_shipped_configurations_are_read_by_name_and_build_their_network(name):
     assert 4 * sum(p.numel() for p in network.parameters()) < 10_000_000, "shipped models stay under 10 MB"
 
 
-def test_the_published_configurations_differ_in_direction_alone_and_say_what_is_ours():
-    """Models of the future read the map of the year before, models of the past that of the year after."""
-    future, past = read_configuration("published-future"), read_configuration("published-past")
-    for configuration, step in ((future, -1), (past, 1)):
-        assert configuration.inputs == replace(published_inputs(), prior_step=step)
-        assert configuration.inputs.channels == 35
-        assert configuration.augmentation.prior_masked == 0.6
-        assert not configuration.augmentation.flip_north_south, "the aspect would change its sign"
-        assert configuration.schedule.patch == 256
-        assert configuration.architecture.kind == "unet"
-        years = assign_years(range(1959, 2017), configuration.data.train_years, configuration.data.test_years)
-        assert [year for year, part in years.items() if part == Part.TRAIN] == [*range(1960, 2001)]
-        assert [year for year, part in years.items() if part == Part.TEST] == [*range(2001, 2016)]
-        published, _, ours = configuration.notes.partition("Ours:")
-        assert "arXiv 2606.11793" in published
-        assert "scheduled sampling" in ours
-        assert (configuration.rollout.years, configuration.rollout.own_maps) == (3, 1.0)
-    same = {"name": future.name, "title": future.title, "notes": future.notes}
-    assert replace(past, inputs=future.inputs, **same) == future
-    assert "the year before" in future.title
-    assert "the year after" in past.title
+@pytest.mark.parametrize(("to", "step", "adjacent"), [("future", -1, "before"), ("past", 1, "after")])
+def test_published_configurations_differ_in_direction_alone_and_say_what_is_ours(to, step, adjacent):
+    configuration, future = read_configuration(f"published-{to}"), read_configuration("published-future")
+    same = {"name": f"published-{to}", "title": configuration.title, "notes": configuration.notes}
+    assert f"the year {adjacent}" in configuration.title
+    assert configuration == replace(future, inputs=replace(future.inputs, prior_step=step), **same)
+    assert configuration.inputs == replace(published_inputs(), prior_step=step)
+    assert configuration.inputs.channels == 35
+    assert (configuration.augmentation.prior_masked, configuration.schedule.patch) == (0.6, 256)
+    assert not configuration.augmentation.flip_north_south, "the aspect would change its sign"
+    assert (configuration.architecture.kind, configuration.rollout) == ("unet", Rollout(years=3, own_maps=1.0))
+    years = assign_years(range(1959, 2017), configuration.data.train_years, configuration.data.test_years)
+    assert [year for year, part in years.items() if part == Part.TRAIN] == [*range(1960, 2001)]
+    assert [year for year, part in years.items() if part == Part.TEST] == [*range(2001, 2016)]
+    published, _, ours = configuration.notes.partition("Ours:")
+    assert "arXiv 2606.11793" in published
+    assert "scheduled sampling" in ours
 
 
 @pytest.mark.parametrize("source", ["no-such-name", "folder/none.toml", Path("none.toml")])
@@ -120,22 +114,8 @@ def test_a_configuration_that_does_not_exist_is_named_with_the_shipped_ones(sour
     ("changes", "message"),
     [
         ({"colour": "red"}, "^mine: unknown entries 'colour'"),
-        ({"data": {"years": [1]}}, r"mine, \[data\]: unknown entries 'years'"),
-        (
-            {"schedule": {"epoch": 3, "bacth": 2}},
-            r"\[schedule\]: unknown entries 'bacth', 'epoch': did you mean 'b",
-        ),
+        ({"schedule": {"epoch": 3, "bacth": 2}}, r"\[schedule\]: unknown entries 'bacth', 'epoch': did you mean 'b"),
         ({"inputs": {"coarse": [{"name": "a", "sources": ["a"], "unit": "1"}]}}, "unit"),
-    ],
-)
-def test_unknown_entries_are_named_with_their_section(changes, message):
-    with pytest.raises(ConfigurationError, match=message):
-        parse_configuration(values(**changes), "mine")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
         ({"inputs": {"window": 42}}, "window 42"),
         *(({entry: ...}, f"mine lacks {entry}") for entry in ("name", "title", "data", "inputs")),
         (
@@ -143,7 +123,6 @@ def test_unknown_entries_are_named_with_their_section(changes, message):
             r"\[inputs\], static 1: channel 'a': transform must be one of .*, not 'exp'",
         ),
         ({"schedule": {"batch": 0}}, "batch must be a whole number of at least 1"),
-        ({"schedule": {"warmup": 1.0}}, "warmup must be a finite number of at least 0 and below 1"),
         ({"schedule": {"patch_stride": 18}}, "patch_stride 18 must be a multiple of factor 4"),
         ({"schedule": {"patch": 42}}, "patches of 42 cells cannot be halved 2 times"),
         (
@@ -151,20 +130,15 @@ def test_unknown_entries_are_named_with_their_section(changes, message):
             "patch 42 must be a multiple of factor 4 for the architecture 'context'",
         ),
         ({"schedule": {"precision": "float16"}}, "precision must be one of 'float32', 'bfloat16', not 'float16'"),
-        ({"rollout": {"years": 2, "own_maps": 1.5}}, "own_maps must be a finite number .* at most 1, not 1.5"),
         ({"rollout": {"own_maps": 0.5}}, "with own_maps 0.5 a sample needs more than one year"),
-        ({"objective": {"focal_gamma": -1.0}}, "focal_gamma must be a finite number of at least 0, not -1.0"),
         ({"objective": {"label_smoothing": 1.0}}, "label_smoothing must be .* below 1, not 1.0"),
         ({"rollout": {"years": 2}}, "rollouts of several years need inputs with a prior map"),
         ({"schedule": {"patch_stride": 44}}, "patch_stride 44 leaves gaps between patches of 40"),
         ({"architecture": {"depth": 3}, "schedule": {"patch": 36}}, "patches of 36 cells cannot be halved 3 times"),
         ({"data": {"forcing": ...}}, r"\[data\] lacks forcing"),
-        ({"data": {"forcing": 5}}, r"\[data\]: forcing must be a text, not 5"),
         ({"data": 5}, r"\[data\] must be a table of entries, not 5"),
-        ({"data": {"southern_limit": "north"}}, "southern_limit must be a finite number .*, not 'north'"),
         ({"data": {"train_years": [1960]}}, "train_years must be a list of 2 entries: .* or an empty list"),
         ({"title": 5}, "mine: title must be a text, not 5"),
-        ({"schedule": {"epochs": True}}, "epochs must be a whole number .*, not True"),
         ({"schedule": {"learning_rate": math.inf}}, "learning_rate must be a finite number above 0, not inf"),
         ({"schedule": {"seed": 10**5000}}, "seed must be a whole number .*, not a number of about 5000 digits"),
         ({"augmentation": {"flip": "no"}}, "flip must be true or false, not 'no'"),
@@ -172,7 +146,7 @@ def test_unknown_entries_are_named_with_their_section(changes, message):
         ({"architecture": {"depth": 10, "growth": 8.0}}, "channels on the last level; at most 32768 are allowed"),
     ],
 )
-def test_wrong_and_contradictory_entries_are_named(changes, message):
+def test_unknown_wrong_and_contradictory_entries_are_named(changes, message):
     changed = values(**changes)
     for section in changed.values():
         if isinstance(section, dict) and ... in section.values():
@@ -187,7 +161,6 @@ def test_wrong_and_contradictory_entries_are_named(changes, message):
         (b"name = ", "damaged and cannot be read as TOML"),
         (b"\xff\xfe", "damaged and cannot be read as TOML"),
         (b"a = " + b"[" * 10_000, "nested too deep"),
-        (b"a = " + b"9" * 5000, "cannot be read as TOML: Exceeds the limit"),
         (b"a." * 100_000 + b"a = 1", "a line has more than 250 points"),
         (b"#" * 2**21, "has 2097152 bytes, more than the 262144 that are read"),
     ],

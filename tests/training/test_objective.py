@@ -17,18 +17,7 @@ def batch(seed=0, classes=8):
     return scores, target
 
 
-def mean_loss(objective, scores, target, weights):
-    return objective.total(scores, target, weights) / (target != 255).sum().clamp_min(1)
-
-
 SEEDS = st.integers(0, 1000)
-OBJECTIVES = [
-    Objective(),
-    Objective(focal_gamma=2.0),
-    Objective(focal_gamma=0.5, class_weight_power=0.5, label_smoothing=0.1),
-    Objective(lovasz=1.0),
-    Objective(focal_gamma=1.0, lovasz=0.5),
-]
 
 
 @settings(max_examples=10, deadline=None)
@@ -54,17 +43,13 @@ def test_the_loss_is_that_of_arithmetic_over_the_pixels_that_count(seed, gamma):
     assert float(objective.total(scores, target, weights)) == expected
 
 
-def test_label_smoothing_is_that_of_torch():
-    scores, target = batch()
-    found = mean_loss(Objective(label_smoothing=0.1), scores, target, torch.ones(8))
-    torch.testing.assert_close(found, functional.cross_entropy(scores, target.long(), label_smoothing=0.1))
-
-
-def test_half_precision_scores_are_summed_in_single():
-    scores, target = batch()
-    found = mean_loss(Objective(), scores.bfloat16(), target, torch.ones(8))
-    assert found.dtype == torch.float32
-    assert float(found) == pytest.approx(float(mean_loss(Objective(), scores, target, torch.ones(8))), rel=0.02)
+def test_label_smoothing_is_that_of_torch_and_half_precision_is_summed_in_single():
+    (scores, target), objective = batch(), Objective(label_smoothing=0.1)
+    expected = functional.cross_entropy(scores, target.long(), label_smoothing=0.1, reduction="sum")
+    torch.testing.assert_close(objective.total(scores, target, torch.ones(8)), expected)
+    half = objective.total(scores.bfloat16(), target, torch.ones(8))
+    assert half.dtype == torch.float32
+    assert float(half) == pytest.approx(float(expected), rel=0.02)
 
 
 @settings(max_examples=15, deadline=None)
@@ -109,7 +94,9 @@ def test_lovasz_has_the_gradient_of_its_differences(seed):
     assert not scores.grad[0, :, 0].any(), "pixels that do not count have no gradient"
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(
+    "objective", [Objective(), Objective(focal_gamma=0.5, label_smoothing=0.1), Objective(focal_gamma=2.0, lovasz=1.0)]
+)
 @pytest.mark.parametrize("size", [0.0, 1.0, 200.0])
 def test_gradients_are_finite_however_sure_the_network_is(objective, size):
     scores, target = batch()
@@ -137,11 +124,6 @@ def test_class_weights_are_one_on_average_and_higher_for_rarer_classes(counts, p
     weights = Objective(class_weight_power=power).class_weights(counts).double().numpy()
     assert (weights * counts).sum() / counts.sum() == pytest.approx(1, rel=1e-4)
     assert (weights[counts == 0] == 0).all()
-    order = np.argsort(counts, kind="stable")
-    present = order[counts[order] > 0]
-    assert (np.diff(weights[present]) <= 1e-4 * weights.max()).all()
-    if power == 0:
-        np.testing.assert_allclose(weights[counts > 0], 1, rtol=1e-6)
-    if power == 1:
-        shares = (weights * counts)[present]
-        np.testing.assert_allclose(shares, shares[0], rtol=1e-4)
+    present = counts > 0
+    shares = weights[present] * counts[present].astype(float) ** power
+    np.testing.assert_allclose(shares, shares[0], rtol=1e-4)

@@ -1,32 +1,22 @@
 """What two ranks under torchrun check of their group, before they train on the command line until they are stopped.
 
-Importing torch costs more than all of it, so that one start of two processes serves for everything. The trainings
-wait in their fourth step until they are asked to end.
+Importing torch costs more than all of it, so that one start of two processes serves for everything.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from tests.training.commands import prepare_process
 from xland.cli import main
 from xland.errors import TrainingStoppedError
-from xland.training.learn import loop
 from xland.training.learn.group import SECRET, CommonBatchNorm, join_group, synchronise_batch_norm
-from xland.training.learn.watching import Watch
-from xland.training.machine import Termination, deferred_termination
-
-requests: list[Termination] = []
-steps = itertools.count(1)
-take = Watch.step
 
 
 def check_sums(group):
@@ -102,23 +92,7 @@ def check_group():
     os.environ[SECRET] = "training"
 
 
-@contextmanager
-def noted() -> Iterator[Termination]:
-    with deferred_termination() as request:
-        requests.append(request)
-        yield request
-
-
-def step(watch: Watch, samples: int) -> None:
-    take(watch, samples)
-    if next(steps) == 4:
-        (watch.folder / f"waiting-{os.environ['RANK']}").touch()
-        while not requests[-1].asked:
-            time.sleep(0.01)
-
-
 if __name__ == "__main__":
     check_group()
-    loop.deferred_termination = noted
-    Watch.step = step
+    prepare_process()
     sys.exit(main())

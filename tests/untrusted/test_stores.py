@@ -132,13 +132,6 @@ def test_damaged_metadata_are_named(store, content):
         open_store(store)
 
 
-def test_metadata_of_gigabytes_are_not_read(store):
-    with (store / (".zmetadata" if is_2(store) else "zarr.json")).open("w") as stream:
-        stream.truncate(2**33)
-    with pytest.raises(StoreError, match="larger than metadata can be"):
-        open_store(store)
-
-
 def test_a_file_that_is_larger_than_a_chunk_can_be_is_refused(store):
     chunk = next(path for path in (store / "lat").rglob("*") if path.is_file() and path.name[0] not in ".z")
     with chunk.open("w") as stream:
@@ -214,7 +207,7 @@ BOMBS = {
     "a large chunk of a coordinate": ({"c": array([2**20], [2**24], dims=["c"])}, "all read at once"),
     "a large chunk of a small array": ({"v": array([8], [2**28 - 1])}, "but only 8 cells"),
     "many chunks": ({f"v{i}": array([10**6], [1]) for i in range(3)}, "chunks along dimensions"),
-    "many arrays": ({f"v{i}": array([1], [1]) for i in range(1001)}, "holds 1001 arrays"),
+    "many arrays": ({f"v{i}": array([1], [1]) for i in range(1001)}, "has 1001 arrays"),
 }
 
 
@@ -234,15 +227,14 @@ def test_a_file_that_unpacks_into_more_than_a_chunk_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("read", [open_store, verify, store_digest, is_complete])
-def test_metadata_that_would_fill_the_memory_are_not_read(tmp_path, read):
-    (tmp_path / "m.zarr").mkdir()
-    with (tmp_path / "m.zarr" / "zarr.json").open("wb") as file:
+def test_metadata_that_would_fill_the_memory_are_not_read(store, read):
+    with (store / (".zmetadata" if is_2(store) and read is open_store else "zarr.json")).open("wb") as file:
         file.truncate(2**40)
     if read is is_complete:
-        assert not read(tmp_path / "m.zarr")
+        assert not read(store)
     else:
-        with pytest.raises(StoreError, match=r"larger than metadata|more than 4 MiB"):
-            read(tmp_path / "m.zarr")
+        with pytest.raises(StoreError, match="more than 4 MiB"):
+            read(store)
 
 
 @pytest.mark.parametrize("twice", ["zstd", "sharding_indexed"])
@@ -255,6 +247,6 @@ def test_two_compressors_and_two_kinds_of_shards_are_refused(store, twice):
 
 def test_what_could_not_be_opened_is_refused_before_it_is_written(tmp_path):
     ds = maps().assign_attrs(note="x" * (5 * 2**20))
-    with pytest.raises(StoreError, match=r"what is to be written/zarr\.json is larger than metadata can be"):
+    with pytest.raises(StoreError, match=r"zarr\.json is larger than metadata can be: shorten the attributes"):
         write(ds, tmp_path / "m.zarr", progress=False)
     assert list(tmp_path.iterdir()) == []

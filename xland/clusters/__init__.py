@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
-from xland.clusters.opening import open_cluster
-from xland.clusters.slurm import Profile, job_script, list_profiles, load_profile
-from xland.clusters.waiting import Kind, Wanted, register_cluster, wait_for_workers
+from xland.clusters.opening import Kind, Wanted, open_cluster, register_cluster, wait_for_workers
+from xland.clusters.profile import Profile, list_profiles, load_profile
+from xland.clusters.slurm import job_script, slurm_workers
+
+register_cluster("slurm", Kind(slurm_workers, ("profile",)))
 
 __all__ = [
     "Kind",

@@ -1,33 +1,74 @@
-"""Opening any kind of cluster: this machine's cores or GPUs, a running scheduler, SLURM jobs."""
+"""Opening any kind of cluster: this machine's cores or GPUs, a running scheduler, or a kind that was registered."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from xland.arguments import Count, Positive, checked, unknown
-from xland.clusters.slurm import Profile, slurm_workers
-from xland.clusters.waiting import KINDS, Kind, Wanted, patience, register_cluster, running_loop, wait_for_workers
+from xland.clusters.profile import Profile
 from xland.errors import ClusterError, MissingDependencyError
 
 if TYPE_CHECKING:
     from distributed import Client
     from tornado.ioloop import IOLoop
 
-SCHEMES = ("tcp://", "tls://")
-
-ANSWER = 10.0
-"""Seconds that a scheduler may take to answer."""
-
-TIMEOUT = 120.0
-"""Seconds that workers may take to start, or to start again."""
+# seconds
+ANSWER = 10.0  # for a scheduler to answer
+TIMEOUT = 120.0  # for workers to start, or to start again
+INTERVAL = 0.2  # between two looks at the workers
 
 LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a cluster, as in :func:`xland.clusters.open_cluster`; ``spec`` is its name or address."""
+
+    spec: str
+    workers: int | None = None
+    minimum: int | None = None
+    threads: int | None = None
+    memory: str | None = None
+    profile: Any = None
+    timeout: float | None = None
+    progress: bool = False
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of cluster: how it is opened, and which of ``threads``, ``memory`` and ``profile`` it takes."""
+
+    open: Callable[[Wanted], AbstractContextManager[Client]]
+    takes: tuple[str, ...] = ()
+
+
+KINDS: dict[str, Kind] = {}
+"""Kinds by name: what :func:`register_cluster` has added."""
+
+
+def register_cluster(name: str, kind: Kind) -> None:
+    """Add a kind of cluster, which :func:`xland.clusters.open_cluster` and ``--cluster`` then know by its name.
+
+    Its ``open`` takes a :class:`Wanted` and gives a context manager that yields a `distributed.Client`; it waits for
+    the workers (:func:`wait_for_workers`), and stops at the end what it started.
+
+    Raises
+    ------
+    ClusterError
+        If there is another kind of that name.
+    """
+    if KINDS.setdefault(name, kind) != kind:
+        raise ClusterError(f"there is a kind of cluster {name!r} already: choose another name")
 
 
 @checked(ClusterError)
@@ -90,7 +131,7 @@ def open_cluster(
     """
     if workers is not None and minimum is not None and minimum > workers:
         raise ClusterError(f"minimum={minimum} is more than workers={workers}: no more than those will come")
-    if isinstance(spec, str) and spec.startswith(SCHEMES):
+    if isinstance(spec, str) and spec.startswith(("tcp://", "tls://")):
         kind = Kind(_running_scheduler)
     elif isinstance(spec, str) and spec in KINDS:
         kind = KINDS[spec]
@@ -104,7 +145,66 @@ def open_cluster(
         yield client
 
 
-# this machine
+def patience(lost: float, alone: float) -> Any:
+    """Return a context manager: seconds for a lost worker to come back, and for a cluster without workers to get one.
+
+    Dask's own are 15 s, too few on a busy machine, and for ever. What the user configured for the second is kept.
+    """
+    from dask import config
+
+    key = "distributed.scheduler.no-workers-timeout"
+    kept = config.get(key, None) or f"{alone:g}s"
+    return config.set({"distributed.deploy.lost-worker-timeout": f"{lost:g}s", key: kept})
+
+
+def wait_for_workers(
+    client: Client, wanted: Wanted, usual: int, seconds: float, hint: str, check: Callable[[], None] = lambda: None
+) -> None:
+    """Return when enough workers have come; :class:`ClusterError` with the hint if they do not come in time.
+
+    ``usual`` workers and ``seconds`` count where `wanted` does not say. ``check`` is called at every look, and raises
+    if waiting has become useless.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    count = wanted.minimum or wanted.workers or usual
+    limit = wanted.timeout or seconds
+    end = time.monotonic() + limit
+    columns = (TextColumn("workers"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, transient=True, disable=not wanted.progress, console=Console(stderr=True)) as bar:
+        task = bar.add_task("workers", total=count)
+        while (here := len(client.nthreads())) < count:
+            bar.update(task, completed=here)
+            check()
+            if time.monotonic() > end:
+                raise ClusterError(f"{here} of {count} workers came within {limit:g} s: {hint}")
+            time.sleep(INTERVAL)
+
+
+@contextmanager
+def running_loop() -> Iterator[IOLoop]:
+    """Yield an event loop that runs in a thread of its own.
+
+    Distributed would start its own, but gives up after ten seconds: too few for a busy login node.
+    """
+    from tornado.ioloop import IOLoop
+
+    started: Future[tuple[IOLoop, asyncio.Event]] = Future()
+
+    async def run() -> None:
+        stopped = asyncio.Event()
+        started.set_result((IOLoop.current(), stopped))
+        await stopped.wait()
+
+    thread = Thread(target=asyncio.run, args=(run(),), name="xland cluster", daemon=True)
+    thread.start()
+    loop, stopped = started.result()
+    try:
+        yield loop
+    finally:
+        loop.add_callback(stopped.set)
+        thread.join()
 
 
 @contextmanager
@@ -124,14 +224,15 @@ def _cuda_workers(wanted: Wanted) -> Iterator[Client]:
         raise MissingDependencyError(
             f"workers on GPUs need dask-cuda ({error}): install xland with the extra 'cuda', or use the cluster 'local'"
         ) from error
-    devices = _gpus()
+    devices = count_gpus()
     if wanted.workers is not None and wanted.workers > devices:
         raise ClusterError(f"{wanted.workers} CUDA workers need as many GPUs, but this machine has {devices}")
     with _started(LocalCUDACluster, wanted, wanted.workers or devices, wanted.threads or 2) as client:
         yield client
 
 
-def _gpus() -> int:
+def count_gpus() -> int:
+    """GPUs of this machine; a ClusterError says why there are none."""
     import torch
 
     if torch.version.cuda is None:
@@ -178,11 +279,9 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-# a scheduler that runs already, and goes on running afterwards
-
-
 @contextmanager
 def _running_scheduler(wanted: Wanted) -> Iterator[Client]:
+    """Yield a client of a scheduler that runs already, and goes on running afterwards."""
     address, own = wanted.spec, version("xland")
     with running_loop() as loop, _reach(address, min(wanted.timeout or ANSWER, ANSWER), loop) as client:
         wait_for_workers(client, wanted, 1, TIMEOUT, f"start workers with `dask worker {address}`")
@@ -192,11 +291,11 @@ def _running_scheduler(wanted: Wanted) -> Iterator[Client]:
             raise ClusterError(
                 f"xland is not installed where the workers of {address} run: start them in this environment"
             ) from error
-        other = {worker: each for worker, each in found.items() if each != own}
-        for worker, each in other.items():  # they would fail, or give other maps
+        other = [f"{each} on {worker}" for worker, each in found.items() if each != own]
+        if other:  # they would fail, or give other maps
             raise ClusterError(
                 f"{len(other)} of {len(found)} workers of {address} have another xland than {own}, "
-                f"such as {each} on {worker}: start them in this environment"
+                f"such as {other[0]}: start them in this environment"
             )
         yield client
 
@@ -227,4 +326,3 @@ def _reach(address: str, limit: float, loop: IOLoop) -> Client:
 
 register_cluster("local", Kind(_local_workers, ("threads", "memory")))
 register_cluster("cuda", Kind(_cuda_workers, ("threads", "memory")))
-register_cluster("slurm", Kind(slurm_workers, ("profile",)))

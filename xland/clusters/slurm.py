@@ -1,4 +1,4 @@
-"""Workers as SLURM jobs: what a job asks for, its script, the cluster, and jobs that are submitted again."""
+"""Workers as SLURM jobs: their script, the cluster, and jobs that are submitted again."""
 
 from __future__ import annotations
 
@@ -6,172 +6,32 @@ import logging
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from xland.addresses import local_path
-from xland.arguments import shown
 from xland.atomic import make_folder
-from xland.clusters.waiting import Wanted, patience, running_loop, wait_for_workers
+from xland.clusters.opening import Wanted, patience, running_loop, wait_for_workers
+from xland.clusters.profile import Profile, load_profile
 from xland.errors import ClusterError, MissingDependencyError, XlandError
-from xland.records import Limits, check_entries, read_record, read_toml
 
 if TYPE_CHECKING:
     from distributed import Client
 
-TIMEOUT = 3600.0
-"""Seconds to wait for jobs to start: queues are long."""
+# seconds
+TIMEOUT = 3600.0  # to wait for jobs to start: queues are long
+LOST_SCHEDULER = 120  # after which workers that cannot reach the scheduler end their job
+LOST_WORKER = 60.0  # for a worker to come back before its job is cancelled; Python starts slowly on shared disks
+INTERVAL = 5.0  # between two questions to SLURM; twice as many after each job that fails
 
-LOST_SCHEDULER = 120
-"""Seconds after which workers that cannot reach the scheduler end their job."""
-
-LOST_WORKER = 60.0
-"""Seconds that a worker may take to come back before its job is cancelled; Python starts slowly on shared disks."""
-
-INTERVAL = 5.0
-"""Seconds between two questions to SLURM; twice as many after each job that fails."""
-
-TRIES = 3
-"""Jobs in a row that may end without a worker."""
-
-_LARGEST = 2**18
-_SHIPPED = Path(__file__).parent / "profiles"
+TRIES = 3  # jobs in a row that may end without a worker
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Profile:
-    """One SLURM job, which holds one or more workers.
-
-    Parameters
-    ----------
-    title : str
-        What machine it is for.
-    partition, account : str, optional
-        As sbatch knows them. What is left out may come from ``SBATCH_PARTITION`` and ``SBATCH_ACCOUNT``.
-    walltime : str
-        Longest time of a job, ``hours:minutes:seconds``; a job that ends is submitted again.
-    directives : sequence of str
-        Further options of sbatch, such as ``--qos=debug``.
-    workers : int
-        Worker processes in a job.
-    gpus : int
-        GPUs of a job; each gets one worker of dask-cuda, whatever `workers` says.
-    threads : int
-        Threads of each worker: how many blocks it computes at once.
-    cores : int
-        Cores to ask for; by default one for each thread of each worker.
-    memory : str
-        Memory of a job, which its workers share, such as ``"120GB"``.
-    ask_memory : bool
-        Whether sbatch is told the memory, which some sites do not want.
-    interface, host : str, optional
-        Network interface (``ib0``) or address over which scheduler and workers talk; by default that of the host name.
-    encrypted : bool
-        Talk through TLS with keys of this run, in `folder`: no other user can send work to the workers.
-    folder : str
-        For job logs and keys, on a file system that all nodes see; below the working folder unless absolute.
-    local_directory : str, optional
-        Fast storage of a node, for what does not fit in memory, such as ``$TMPDIR``.
-    environment : mapping of str to str
-        Environment variables of the workers.
-    setup : sequence of str
-        Lines of shell before the workers start, such as ``module load cuda``.
-    """
-
-    title: str = ""
-    partition: str = ""
-    account: str = ""
-    walltime: str = "01:00:00"
-    directives: tuple[str, ...] = ()
-    workers: Annotated[int, Limits(1, 10**6)] = 1
-    gpus: Annotated[int, Limits(0, 10**4)] = 0
-    threads: Annotated[int, Limits(1, 10**4)] = 1
-    cores: Annotated[int, Limits(0, 10**6)] = 0
-    memory: str = "4GB"
-    ask_memory: bool = True
-    interface: str = ""
-    host: str = ""
-    encrypted: bool = True
-    folder: str = "slurm"
-    local_directory: str = ""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    setup: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_entries(self, ClusterError)
-        from dask.utils import parse_bytes
-
-        try:
-            sound = parse_bytes(self.memory) > 0
-        except (ValueError, OverflowError):
-            sound = False
-        if not sound:
-            raise ClusterError(f"memory must be an amount such as '120GB', not {shown(self.memory)}")
-
-    @property
-    def processes(self) -> int:
-        """Workers in a job, also where they are one for each GPU."""
-        return self.gpus or self.workers
-
-    def jobs(self, workers: int | None) -> int:
-        """How many jobs hold so many workers; one by default."""
-        return 1 if workers is None else -(-workers // self.processes)
-
-
-def list_profiles(folder: Path | None = None) -> list[str]:
-    """Names of the shipped profiles, and of those in a folder of one's own."""
-    return sorted(_shipped(folder))
-
-
-def load_profile(profile: str | Path | Profile | None, folder: Path | None = None) -> Profile:
-    """Read a profile.
-
-    Parameters
-    ----------
-    profile : str, path or Profile
-        Name of a shipped one, or a TOML file whose entries are the parameters of :class:`Profile`.
-        ``base = "NAME"`` begins from a shipped one.
-    folder : path, optional
-        Holds profiles for one kind of work, which are taken before shipped ones of the same name.
-
-    Returns
-    -------
-    Profile
-
-    Raises
-    ------
-    ClusterError
-        If there is none of that name, or the file holds unknown or wrong entries.
-    """
-    if isinstance(profile, Profile):
-        return profile
-    shipped = _shipped(folder)
-    names = ", ".join(sorted(shipped))
-    if profile is None:
-        raise ClusterError(f"SLURM jobs need a profile: one of {names}, or a TOML file of your own")
-    path = shipped.get(str(profile)) or local_path(profile, what="a profile")
-    if not path.exists():
-        raise ClusterError(f"there is no profile {str(profile)!r}: choose one of {names}, or a file")
-    entries = read_toml(path, _LARGEST, ClusterError)
-    base = entries.pop("base", None)
-    if base is not None:
-        if not isinstance(base, str) or base not in shipped:
-            raise ClusterError(f"{path}: base {shown(base)} is none of {names}")
-        entries = read_toml(shipped[base], _LARGEST, ClusterError) | entries
-    return read_record(Profile, entries, str(path), ClusterError)
-
-
-def _shipped(folder: Path | None) -> dict[str, Path]:
-    folders = [_SHIPPED, *([] if folder is None else [folder])]
-    return {path.stem: path for each in folders for path in each.glob("*.toml")}
 
 
 @contextmanager
@@ -179,8 +39,7 @@ def slurm_workers(wanted: Wanted) -> Iterator[Client]:
     """Yield a client of workers in SLURM jobs; jobs that end while they are needed are submitted again."""
     from distributed import Client
 
-    chosen = load_profile(wanted.profile)
-    module = _jobqueue()
+    chosen, module = load_profile(wanted.profile), _jobqueue()
     if missing := [name for name in ("sbatch", "squeue", "scancel") if shutil.which(name) is None]:
         raise ClusterError(
             f"{', '.join(missing)} not found: run on a machine that submits jobs to SLURM, or print the job script "
@@ -209,23 +68,14 @@ def job_script(profile: str | Path | Profile | None) -> str:
 
     What only a running cluster knows is in capitals: the scheduler's address, the worker's name, the paths of the keys.
 
-    Parameters
-    ----------
-    profile : str, path or Profile
-
-    Returns
-    -------
-    str
-
     Raises
     ------
     ClusterError
-        If there is no such profile, or it holds unknown or wrong entries.
+        If there is no such profile, or it has unknown or wrong entries.
     MissingDependencyError
         If dask-jobqueue is not installed.
     """
-    chosen = load_profile(profile)
-    module = _jobqueue()
+    chosen, module = load_profile(profile), _jobqueue()
     options = _job_options(chosen, local_path(chosen.folder, what="the folder of SLURM jobs"))
     if chosen.encrypted:
         options |= {"protocol": "tls://", "security": _security_of("CERTIFICATE", "KEY")}
@@ -289,9 +139,8 @@ def _cluster(module: Any, profile: Profile, folder: Path, refusals: list[str]) -
             # never twice: the scheduler may still know the old worker of a node that went dark
             return f"xland-{next(self.numbers)}"
 
-    scheduler: dict[str, Any] = {"dashboard_address": "127.0.0.1:0"}
-    if profile.host:
-        scheduler["host"] = profile.host
+    host = {"host": profile.host} if profile.host else {}
+    scheduler = {"dashboard_address": "127.0.0.1:0", **host}
     with _temporary_keys(folder) if profile.encrypted else nullcontext() as security, running_loop() as loop:
         options = {**_job_options(profile, folder), "scheduler_options": scheduler, "security": security, "loop": loop}
         try:
@@ -344,7 +193,7 @@ class JobWatch:
     """Keep a number of jobs of a `dask_jobqueue.SLURMCluster` in the queue while the context is open.
 
     ``refusals``, which grows, is what sbatch says when it refuses a job; ``folder`` has the logs. ``stop`` is called
-    when no job is left and none can be had, so that nobody waits for ever.
+    when no job is left and SLURM starts no other, so that nobody waits for ever.
     """
 
     def __init__(
@@ -372,13 +221,12 @@ class JobWatch:
             raise ClusterError(f"{self.error} ({cause})" if isinstance(cause, XlandError) else self.error) from cause
 
     def _watch(self) -> None:
-        while not self._over.wait(INTERVAL * 2 ** min(self._failures, 6)):
+        while self.error is None and not self._over.wait(INTERVAL * 2 ** min(self._failures, 6)):
             queued = _queued()
             if queued is not None:
                 self._replace(queued)
-            if self.error is not None:
-                self._stop()
-                return
+        if self.error is not None:
+            self._stop()
 
     def _replace(self, queued: set[str]) -> None:
         observed = {str(name) for name in self._cluster.observed}
@@ -390,17 +238,17 @@ class JobWatch:
         lost = [name for name, identity in known.items() if identity not in queued]
         self._failures += sum(name not in self._arrived for name in lost)
         if self._failures >= TRIES and len(lost) == len(known):
-            self.error = self._reason()
+            self.error = (
+                f"SLURM refuses the jobs: {self._refusals[-1]}; change the profile"
+                if self._refusals
+                else f"{self._failures} SLURM jobs in a row ended before a worker came: their logs in {self._folder} "
+                "say why"
+            )
             return
         for name in lost:
             logger.warning("SLURM job %s of worker %s has ended; submitting another", known[name], name)
             self._cluster.worker_spec.pop(name, None)
         self._cluster.scale(jobs=self._jobs)
-
-    def _reason(self) -> str:
-        if self._refusals:
-            return f"SLURM refuses the jobs: {self._refusals[-1]}; change the profile"
-        return f"{self._failures} SLURM jobs in a row ended before a worker came: their logs in {self._folder} say why"
 
 
 def _queued() -> set[str] | None:

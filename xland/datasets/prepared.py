@@ -23,7 +23,8 @@ from xland.errors import DatasetError, GridError, StoreError
 from xland.geo.conventions import with_years
 from xland.geo.grid import Grid
 from xland.store.reading import read_finished
-from xland.store.storage import CheckedStore, files_at
+from xland.store.storage import CheckedStore
+from xland.untrusted.folders import files_at
 
 CHUNK = 600
 """Cells of a chunk in each direction, on disk and in dask."""

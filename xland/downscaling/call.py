@@ -28,8 +28,7 @@ from xland.models.ensemble import Ensemble
 from xland.models.inputs import InputSpec
 from xland.outputs import OUTPUTS, Output
 from xland.reading.variables import map_of, map_years, read_static
-from xland.store.identity import digest_of, identities_of
-from xland.store.provenance import describe_product
+from xland.store.provenance import describe_product, digest_of, identity_of
 from xland.totals.modes import MODES, Totals
 from xland.vocabulary import class_coordinates
 
@@ -168,7 +167,8 @@ def downscale(
     predictors = [given[name] for name in names]
     fine, fine_array = field_of(predictors, "static predictors", layout.grid, StaticError, np.float32)
     start, start_array = (None, None) if prior is None else prior_field(prior, layout.grid, before)
-    identities = identities_of(forcing=ds, static=static, prior=prior)
+    parts = (("forcing", ds), ("static", static), ("prior", prior))
+    identities = {name: identity_of(each) for name, each in parts if each is not None}
     if static is None:
         identities["static"] = static_identity(inputs.resolution)
     what: list[Any] = [trained.identity, identities, direction, [each.name for each in wanted]]

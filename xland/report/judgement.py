@@ -1,32 +1,40 @@
-"""What a report judges: a map, the observed one, baselines, and the scores of them, without any page."""
+"""What a report judges: a map, the observed one and baselines; their scores, and thinned maps to draw. No page."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import dask
+import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.errors import GridError, NothingToScoreError, TimeError, UndefinedScoreWarning
+from xland.errors import NothingToScoreError, TimeError, UndefinedScoreWarning
+from xland.geo.grid import Grid
 from xland.geo.orientation import orient
 from xland.outputs import OUTPUTS
+from xland.plot import stride
 from xland.reading.variables import ClassMap, as_map, map_years
-from xland.report.pictures import Overview, look_over
 from xland.scores.agreement import CoarseAgreement, coarse_agreement, sum_up
 from xland.scores.change import ChangeScores, assess_change
+from xland.scores.counts import BLANK, blocks_of, mode
 from xland.scores.evaluation import Comparison, compare
-from xland.scores.regions import Regions
+from xland.scores.frames import as_dask, class_dimension, edges, one_step, place
+from xland.scores.regions import Regions, number_map
 from xland.scores.reliability import Reliability, assess_reliability
 from xland.totals.crosswalk import Crosswalk
-from xland.vocabulary import CLASSES
+from xland.vocabulary import CLASSES, OCEAN
 
 MAX_PIXELS = 750_000
 """Cells of each map that the page shows at most."""
+
+CHANGE_KINDS = ("no change", "hit", "miss", "false alarm", "wrong hit")
+"""What a prediction of change comes to in a cell, in the order of the codes."""
 
 WINDOWS = (1, 2, 4, 8, 16, 32, 64)
 """Cells along the windows in which change is compared, as far as they fit into the map."""
@@ -161,17 +169,6 @@ class Judgement:
         )
 
 
-def one_step(obj: xr.DataArray | xr.Dataset, what: str, year: int | None = None) -> ClassMap:
-    """Return one time step of a map: the only one, or that of a year."""
-    found = as_map(obj, what=what)
-    if len(found.years) == 1:
-        return found
-    if year not in found.years:
-        asked = "select one" if year is None else f"{year} is not among them"
-        raise TimeError(f"the {what} has {len(found.years)} time steps, {found.years[0]} to {found.years[-1]}; {asked}")
-    return as_map(found.data.isel(time=[found.years.index(year)]), what=what)
-
-
 class Layer(NamedTuple):
     """A layer of numbers: its name on the page, what to look for, and its fixed range, if it has one."""
 
@@ -203,16 +200,11 @@ def extra_layers(predicted: xr.DataArray | xr.Dataset, year: int | None) -> dict
     found = {name: _at(predicted[name], year, name) for name in names}
     if "probability" in found and "margin" not in found:
         probability = found["probability"]
-        spare = [dim for dim in probability.dims if dim not in {"time", "lat", "lon"}]
-        if len(spare) != 1:
-            raise GridError(
-                f"the layer 'probability' has the dimensions {', '.join(map(str, probability.dims))}: beside time, lat "
-                "and lon it needs one of classes, and no other"
-            )
+        dim = class_dimension(probability, "the layer 'probability'")
         found["margin"] = xr.apply_ufunc(
             _margin,
-            probability.chunk({spare[0]: -1}),
-            input_core_dims=[spare],
+            probability.chunk({dim: -1}),
+            input_core_dims=[[dim]],
             dask="parallelized",
             output_dtypes=[np.float32],
         )
@@ -232,3 +224,101 @@ def _at(layer: xr.DataArray, year: int | None, name: str) -> xr.DataArray:
 def _margin(probability: NDArray[np.float32]) -> NDArray[np.float32]:
     second, best = np.moveaxis(np.partition(probability, -2, axis=-1)[..., -2:], -1, 0)
     return (best - second).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Thinned maps on the cells of the judged map.
+
+    ``grid`` is that of the judged map, ``step`` the cells along the blocks that became one cell. ``codes`` are the most
+    frequent classes, :data:`BLANK` where a map has no cell; ``differs``, the shares of the cells with another class
+    than the observed map, NaN over ocean and beyond; ``sea``, where the observed map is mostly ocean; ``changes``,
+    positions in :data:`CHANGE_KINDS`, the most frequent kind among the cells that change; ``regions``, numbers from 0;
+    ``fields``, means of further layers, each with its own grid and where to draw the sea.
+    """
+
+    grid: Grid
+    step: int
+    codes: dict[str, NDArray[np.uint8]]
+    differs: dict[str, NDArray[np.float32]]
+    sea: NDArray[np.bool_]
+    changes: NDArray[np.uint8] | None = None
+    regions: NDArray[np.uint8] | None = None
+    fields: dict[str, tuple[NDArray[np.float32], Grid, NDArray[np.bool_] | None]] = field(default_factory=dict)
+
+
+def look_over(
+    maps: Mapping[str, ClassMap],
+    observed: ClassMap,
+    *,
+    start: ClassMap | None = None,
+    regions: Regions | None = None,
+    fields: Mapping[str, ClassMap],
+    max_pixels: int,
+) -> Overview:
+    """Thin all maps, the judged one first, and further layers to about ``max_pixels`` cells, reading each once."""
+    frame = next(iter(maps.values()))
+    step = stride(frame.grid, max_pixels)
+    given = {**({} if start is None else {"start": start}), "observed": observed, **maps}
+    placed = {name: place(each, frame, BLANK).astype(np.uint8) for name, each in given.items()}
+    truth = placed["observed"]
+    inside = (truth != BLANK) & (truth != OCEAN)
+    lazy: dict[str, Any] = {
+        "codes": {name: thin(each, step, mode) for name, each in placed.items()},
+        "differs": {
+            name: thin(
+                da.where(
+                    inside & (placed[name] != BLANK), (placed[name] != truth).astype(np.float32), np.float32(np.nan)
+                ),
+                step,
+                mean,
+            )
+            for name in maps
+        },
+        "fields": {
+            name: thin(as_dask(each.data)[0].astype(np.float32), stride(each.grid, max_pixels), mean)
+            for name, each in fields.items()
+        },
+    }
+    if start is not None:
+        changes = _changes(placed["start"], truth, placed[next(iter(maps))], inside)
+        lazy["changes"] = thin(changes, step, _most_change)
+    if regions is not None:
+        numbers = place(number_map(regions), frame, 0)
+        lazy["regions"] = thin(da.where(numbers == 0, np.uint8(BLANK), numbers - 1), step, mode)
+    (read,) = dask.compute(lazy)
+    sea = read["codes"]["observed"] == OCEAN
+    drawn = {
+        name: (read["fields"][name], each.grid, sea if each.grid.same_as(frame.grid) else None)
+        for name, each in fields.items()
+    }
+    changed, numbered = read.get("changes"), read.get("regions")
+    return Overview(frame.grid, step, read["codes"], read["differs"], sea, changed, numbered, drawn)
+
+
+def _changes(before: da.Array, truth: da.Array, forecast: da.Array, inside: da.Array) -> da.Array:
+    known = inside & (before != BLANK) & (before != OCEAN) & (forecast != BLANK)
+    changed, foretold, right = truth != before, forecast != before, forecast == truth
+    kinds = da.where(changed, da.where(right, 1, da.where(foretold, 4, 2)), da.where(foretold, 3, 0))
+    return da.where(known, kinds, BLANK).astype(np.uint8)
+
+
+def _most_change(kinds: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
+    moving = mode(np.where(kinds == 0, np.uint8(BLANK), kinds), step)
+    return np.where(moving == BLANK, mode(kinds, step), moving)
+
+
+def thin(values: da.Array, step: int, reduce: Callable[[NDArray[Any], int], NDArray[Any]]) -> da.Array:
+    """Reduce blocks of ``step`` x ``step`` cells with :func:`mode` or :func:`mean`, lazily."""
+    values = values.rechunk(tuple(edges(sizes, step) for sizes in values.chunks))
+    chunks = tuple(tuple(-(-size // step) for size in sizes) for sizes in values.chunks)
+    return values.map_blocks(reduce, step, dtype=values.dtype, chunks=chunks, meta=np.empty((0, 0), values.dtype))
+
+
+def mean(values: NDArray[np.floating[Any]], step: int) -> NDArray[np.float32]:
+    """Return the mean of each block over the cells that have a value; NaN where none has."""
+    blocks = blocks_of(values, step, np.nan)
+    known = np.isfinite(blocks)
+    count = known.sum(axis=(1, 3))
+    total = np.where(known, blocks, 0).sum(axis=(1, 3), dtype=np.float64)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0).astype(np.float32)

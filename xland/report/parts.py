@@ -26,10 +26,9 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table with the caption that says what it shows.
+    """A table; ``groups`` are (title, number of columns) above all columns but that of the names of the rows.
 
-    The header has a name for the rows and one for each column. ``groups`` are (title, number of columns) above all
-    columns but the first. ``folded`` is the text to click on, if the table is folded away at first.
+    ``folded`` is the text to click on, if the table is folded away at first.
     """
 
     caption: str
@@ -55,8 +54,8 @@ class Picture(NamedTuple):
     height: int
     ratio: float
     alt: str
-    caption: str = ""
-    tag: str = ""
+    caption: str
+    tag: str
 
 
 class Gallery(NamedTuple):
@@ -83,7 +82,7 @@ class Text(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """What the page cannot show, and how to give what it needs."""
+    """What the page cannot show, and the command that gives what it needs."""
 
     text: str
     command: str

@@ -1,4 +1,4 @@
-"""Small versions of all maps of a report, made in one reading, and pictures of them that a page contains in itself.
+"""The maps of the page: pictures that it contains in itself, side by side and with what to look for.
 
 Class maps have few colours, so an indexed PNG is several times smaller than one of RGB values.
 """
@@ -7,156 +7,145 @@ from __future__ import annotations
 
 import base64
 import io
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
-import dask
-import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
 from xland.geo.grid import Grid
-from xland.reading.variables import ClassMap
-from xland.report.parts import Picture
-from xland.scores.frames import BLANK, as_dask, edges, place
-from xland.scores.regions import Regions, number_map
+from xland.plot import degrees, stretch
+from xland.reading.variables import map_years
+from xland.report.charts import SERIES
+from xland.report.judgement import CHANGE_KINDS, Judgement, Overview, drawn_fields
+from xland.report.parts import Gallery, Legend, Missing, Part, Picture, Section
+from xland.scores.counts import BLANK
+from xland.scores.regions import Regions
 from xland.vocabulary import CLASSES, OCEAN
-
-CHANGE_KINDS = ("no change", "hit", "miss", "false alarm", "wrong hit")
-"""What a prediction of change comes to in a cell, in the order of the codes."""
 
 SEA = CLASSES[OCEAN].color
 """Colour of the cells that are ocean in the observed map, wherever land alone is of interest."""
+
+SAME, OTHER_CLASS = "#f6f5f1", "#6d1a60"
+"""Ends of the scale that shows how much of a place differs; apart in lightness, so that anyone can tell them."""
+
+CHANGE_COLORS = ("#f6f5f1", "#1b6ca8", "#f0b429", "#b3245e", "#2b2b2b")
+"""Colours of no change, hits, misses, false alarms and wrong hits."""
 
 _CLEAR = "#00000000"
 _STEPS = 32  # of a colour scale
 
 
-@dataclass(frozen=True)
-class Overview:
-    """Thinned maps on the cells of the judged map.
-
-    ``grid`` is that of the judged map, ``step`` the cells along the blocks that became one cell. ``codes`` are the most
-    frequent classes, :data:`BLANK` where a map has no cell; ``differs``, the shares of the cells with another class
-    than the observed map, NaN over ocean and beyond; ``sea``, where the observed map is mostly ocean; ``changes``,
-    positions in :data:`CHANGE_KINDS`, the most frequent kind among the cells that change; ``regions``, numbers from 0;
-    ``fields``, means of further layers, each with its own grid and where to draw the sea.
-    """
-
-    grid: Grid
-    step: int
-    codes: dict[str, NDArray[np.uint8]]
-    differs: dict[str, NDArray[np.float32]]
-    sea: NDArray[np.bool_]
-    changes: NDArray[np.uint8] | None = None
-    regions: NDArray[np.uint8] | None = None
-    fields: dict[str, tuple[NDArray[np.float32], Grid, NDArray[np.bool_] | None]] = field(default_factory=dict)
-
-
-def look_over(
-    maps: Mapping[str, ClassMap],
-    observed: ClassMap,
-    *,
-    start: ClassMap | None = None,
-    regions: Regions | None = None,
-    fields: Mapping[str, ClassMap],
-    max_pixels: int,
-) -> Overview:
-    """Thin all maps, the judged one first, and further layers to about ``max_pixels`` cells, reading each once."""
-    frame = next(iter(maps.values()))
-    step = _stride(frame.grid, max_pixels)
-    given = {**({} if start is None else {"start": start}), "observed": observed, **maps}
-    placed = {name: place(each, frame, BLANK).astype(np.uint8) for name, each in given.items()}
-    truth = placed["observed"]
-    inside = (truth != BLANK) & (truth != OCEAN)
-    lazy: dict[str, Any] = {
-        "codes": {name: thin(each, step, mode) for name, each in placed.items()},
-        "differs": {
-            name: thin(
-                da.where(
-                    inside & (placed[name] != BLANK), (placed[name] != truth).astype(np.float32), np.float32(np.nan)
-                ),
-                step,
-                mean,
+def maps_section(report: Judgement) -> Section:
+    """Show every map of the report on one scale."""
+    overview = report.overview
+    parts: list[Part] = [_class_maps(report, overview), _differences(report, overview)]
+    parts += [_field(report, name, overview) for name in overview.fields]
+    if not any(name in overview.fields for name in ("confidence", "margin", "entropy")):
+        parts.append(
+            Missing(
+                "The store of the map contains neither confidence nor probability, so the page has no map of them.",
+                "xland downscale ... --outputs land_use confidence",
             )
-            for name in maps
-        },
-        "fields": {
-            name: thin(as_dask(each.data)[0].astype(np.float32), _stride(each.grid, max_pixels), mean)
-            for name, each in fields.items()
-        },
-    }
-    if start is not None:
-        changes = _changes(placed["start"], truth, placed[next(iter(maps))], inside)
-        lazy["changes"] = thin(changes, step, _most_change)
-    if regions is not None:
-        numbers = place(number_map(regions), frame, 0)
-        lazy["regions"] = thin(da.where(numbers == 0, np.uint8(BLANK), numbers - 1), step, mode)
-    (read,) = dask.compute(lazy)
-    sea = read["codes"]["observed"] == OCEAN
-    drawn = {
-        name: (read["fields"][name], each.grid, sea if each.grid.same_as(frame.grid) else None)
-        for name, each in fields.items()
-    }
-    changed, numbered = read.get("changes"), read.get("regions")
-    return Overview(frame.grid, step, read["codes"], read["differs"], sea, changed, numbered, drawn)
+        )
+    if overview.changes is not None:
+        parts.append(_changes(report.model, overview, overview.changes))
+    regions = report.regions
+    if regions is not None and overview.regions is not None and len(regions.names) <= len(SERIES):
+        parts.append(_regions(regions, overview, overview.regions))
+    return Section("maps", "Maps", parts)
 
 
-def _changes(before: da.Array, truth: da.Array, forecast: da.Array, inside: da.Array) -> da.Array:
-    known = inside & (before != BLANK) & (before != OCEAN) & (forecast != BLANK)
-    changed, foretold, right = truth != before, forecast != before, forecast == truth
-    kinds = da.where(changed, da.where(right, 1, da.where(foretold, 4, 2)), da.where(foretold, 3, 0))
-    return da.where(known, kinds, BLANK).astype(np.uint8)
+def _thinning(overview: Overview, how: str) -> str:
+    return f" Drawn in blocks of {overview.step} x {overview.step} cells, {how}." if overview.step > 1 else ""
 
 
-def _most_change(kinds: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
-    moving = mode(np.where(kinds == 0, np.uint8(BLANK), kinds), step)
-    return np.where(moving == BLANK, mode(kinds, step), moving)
+def _class_maps(report: Judgement, overview: Overview) -> Gallery:
+    pictures = []
+    for name, codes in overview.codes.items():
+        counts = np.bincount(codes[codes != BLANK], minlength=len(CLASSES))
+        largest = [CLASSES[code].long_name for code in np.argsort(-counts, kind="stable")[:3] if counts[code]]
+        alt = f"Map of land use, {name}, {extent(overview.grid)}; the largest classes are {', '.join(largest)}."
+        tag = "" if name in ("observed", "start") else "judged" if name == report.model else "baseline"
+        source = {"observed": report.observed, "start": report.start}.get(name, report.maps.get(name))
+        year = None if source is None else map_years(source, name)[0]
+        caption = name if year is None or str(year) in name else f"{name} {year}"
+        pictures.append(code_picture(codes, [each.color for each in CLASSES], overview.grid, alt, caption, tag))
+    look = "Compare each map with the observed one. Towns, forest edges and the texture of fields show most."
+    return Gallery(
+        "Land use",
+        look + _thinning(overview, "each in its most frequent class"),
+        Legend([(each.color, each.long_name) for each in CLASSES]),
+        pictures,
+    )
 
 
-def thin(values: da.Array, step: int, reduce: Callable[[NDArray[Any], int], NDArray[Any]]) -> da.Array:
-    """Reduce blocks of ``step`` x ``step`` cells with :func:`mode` or :func:`mean`, lazily."""
-    values = values.rechunk(tuple(edges(sizes, step) for sizes in values.chunks))
-    chunks = tuple(tuple(-(-size // step) for size in sizes) for sizes in values.chunks)
-    return values.map_blocks(reduce, step, dtype=values.dtype, chunks=chunks, meta=np.empty((0, 0), values.dtype))
+def _differences(report: Judgement, overview: Overview) -> Gallery:
+    pictures, colors = [], ramp(SAME, OTHER_CLASS)
+    for name, share in overview.differs.items():
+        land = np.isfinite(share)
+        percent = 100 * float(share[land].mean()) if land.any() else float("nan")
+        alt = f"Map of where {name} differs from the observed map: on {percent:.1f} % of the land that is drawn."
+        caption, tag = f"{name}: {percent:.1f} %", "judged" if name == report.model else "baseline"
+        pictures.append(scale_picture(share, overview.sea, colors, (0, 1), overview.grid, alt, caption, tag))
+    scored = "" if report.within is None else " All cells are drawn, also those that are not scored."
+    return Gallery(
+        "Where they differ from the observed map",
+        "The paler the better: dark places have another class than the observed map. The figure is the share of the "
+        "drawn cells, not weighted by area; scores by area are below."
+        + scored
+        + _thinning(overview, "each in the share that differs"),
+        Legend([(SEA, "ocean in the observed map")], ramp(SAME, OTHER_CLASS, 7), ("same class", "another class")),
+        pictures,
+    )
 
 
-def mode(codes: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
-    """Return the most frequent code of each block, the lowest of those that are equally frequent.
-
-    :data:`BLANK` counts only where a block contains nothing else.
-    """
-    blocks = _blocks(codes, step, BLANK)
-    best = np.full((blocks.shape[0], blocks.shape[2]), BLANK, dtype=np.uint8)
-    most = np.zeros(best.shape, dtype=np.int64)
-    for code in np.unique(codes):
-        if code != BLANK:
-            count = np.count_nonzero(blocks == code, axis=(1, 3))
-            best[count > most] = code
-            np.maximum(most, count, out=most)
-    return best
-
-
-def mean(values: NDArray[np.floating[Any]], step: int) -> NDArray[np.float32]:
-    """Return the mean of each block over the cells that have a value; NaN where none has."""
-    blocks = _blocks(values, step, np.nan)
-    known = np.isfinite(blocks)
-    count = known.sum(axis=(1, 3))
-    total = np.where(known, blocks, 0).sum(axis=(1, 3), dtype=np.float64)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0).astype(np.float32)
+def _field(report: Judgement, name: str, overview: Overview) -> Gallery:
+    values, grid, sea = overview.fields[name]
+    layer = drawn_fields()[name]
+    known = values[np.isfinite(values) & ~sea] if sea is not None else values[np.isfinite(values)]
+    top = float(np.percentile(known, 99)) if known.size else 1.0
+    ends = layer.ends or (0.0, top if top > 0 else 1.0)
+    middle = f"half of the cells are above {np.median(known):.3g}" if known.size else "no cell has a value"
+    look, stored = layer.look, report.layers.get(name)
+    if stored is not None and "threshold" in stored.attrs and known.size:
+        threshold = float(stored.attrs["threshold"])
+        share = 100 * float((known > threshold).mean())
+        look += f" Beyond {threshold:.3g}, as on {share:.1f} % of the drawn cells, the scores of the model say nothing."
+    alt = f"Map of the {layer.title[0].lower()}{layer.title[1:]}, {extent(grid)}; {middle}."
+    return Gallery(
+        layer.title,
+        look,
+        Legend(ramp=cividis(9), ends=(f"{ends[0]:g}", f"{ends[1]:.3g}" + ("" if layer.ends else " and more"))),
+        [scale_picture(values, sea, cividis(), ends, grid, alt, layer.title)],
+    )
 
 
-def _blocks(values: NDArray[Any], step: int, fill: float) -> NDArray[Any]:
-    rows, columns = values.shape
-    padded = np.pad(values, [(0, -rows % step), (0, -columns % step)], constant_values=fill)
-    return padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step)
+def _changes(model: str, overview: Overview, kinds: NDArray[np.uint8]) -> Gallery:
+    counts = np.bincount(kinds[kinds != BLANK], minlength=len(CHANGE_KINDS))
+    said = ", ".join(f"{count} of {kind}" for kind, count in zip(CHANGE_KINDS, counts, strict=True))
+    alt = f"Map of predicted and observed change; drawn cells: {said}."
+    colors = (*CHANGE_COLORS, SEA)
+    shown = np.where(overview.sea, np.uint8(len(CHANGE_KINDS)), kinds)
+    return Gallery(
+        "Change since the start map",
+        "Hits are change that was predicted. Misses and false alarms close together are change predicted near its true "
+        "place." + _thinning(overview, "each in the most frequent kind of change, if there is any"),
+        Legend(list(zip(colors, (*CHANGE_KINDS, "ocean"), strict=True))),
+        [code_picture(shown, colors, overview.grid, alt, model, "judged")],
+    )
 
 
-def _stride(grid: Grid, max_pixels: int) -> int:
-    """Return along how many cells a map has to be thinned to have no more than ``max_pixels``."""
-    return max(1, math.ceil(math.sqrt(grid.rows * grid.columns / max_pixels)))
+def _regions(regions: Regions, overview: Overview, numbers: NDArray[np.uint8]) -> Gallery:
+    present = [number for number in range(len(regions.names)) if (numbers[~overview.sea] == number).any()]
+    alt = f"Map of the regions that are scored separately: {', '.join(regions.names[number] for number in present)}."
+    shown = np.where(overview.sea, np.uint8(len(SERIES)), numbers)
+    return Gallery(
+        "Regions",
+        "The scores of each region are further below.",
+        Legend([(SERIES[number], regions.names[number]) for number in present]),
+        [code_picture(shown, (*SERIES, SEA), overview.grid, alt, regions.title)],
+    )
 
 
 def code_picture(
@@ -188,11 +177,29 @@ def scale_picture(
     return _picture(indices, [*colors, _CLEAR, SEA], grid, alt, caption, tag)
 
 
+def _picture(
+    indices: NDArray[np.uint8], colors: Sequence[str], grid: Grid, alt: str, caption: str, tag: str
+) -> Picture:
+    """Draw positions in up to 256 colours, ``#rrggbb`` or with opacity ``#rrggbbaa``."""
+    from PIL import Image
+
+    palette = [bytes.fromhex(color.lstrip("#").ljust(8, "f")) for color in colors]
+    picture = Image.fromarray(indices, "P")
+    picture.putpalette(b"".join(color[:3] for color in palette))
+    file = io.BytesIO()
+    picture.save(file, "png", optimize=True, transparency=bytes(color[3] for color in palette))
+    source = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    rows, columns = indices.shape
+    ratio = round(grid.columns / stretch(grid) / grid.rows, 4)
+    return Picture(source, columns, rows, ratio, alt, caption, tag)
+
+
 def ramp(first: str, last: str, count: int = _STEPS) -> list[str]:
     """Return colours evenly between two."""
-    ends = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in (first, last)])
-    shades = ends[0] + (ends[1] - ends[0]) * np.linspace(0, 1, count)[:, None]
-    return ["#{:02x}{:02x}{:02x}".format(*np.round(shade).astype(int)) for shade in shades]
+    from matplotlib.colors import to_hex, to_rgb
+
+    start, end = np.array(to_rgb(first)), np.array(to_rgb(last))
+    return [to_hex(start + (end - start) * share) for share in np.linspace(0, 1, count)]
 
 
 def cividis(count: int = _STEPS) -> list[str]:
@@ -205,32 +212,5 @@ def cividis(count: int = _STEPS) -> list[str]:
 
 def extent(grid: Grid) -> str:
     """Return the edges of a grid in words."""
-
-    def side(value: float, positive: str, negative: str) -> str:
-        return f"{abs(value):g}°{positive if value > 0 else negative if value < 0 else ''}"
-
-    west, east = (side(each if each <= 180 else each - 360, "E", "W") for each in (grid.west, grid.east))
-    return f"{side(grid.south, 'N', 'S')} to {side(grid.north, 'N', 'S')}, {west} to {east}"
-
-
-def _picture(
-    indices: NDArray[np.uint8], colors: Sequence[str], grid: Grid, alt: str, caption: str, tag: str
-) -> Picture:
-    # a regional map is drawn with true proportions in its middle, but never stretched beyond twice
-    middle = np.cos(np.deg2rad((grid.south + grid.north) / 2)) if grid.east - grid.west <= 180 else 1.0
-    source = "data:image/png;base64," + base64.b64encode(_png(indices, colors)).decode("ascii")
-    rows, columns = indices.shape
-    ratio = round(float(grid.columns * max(middle, 0.5) / grid.rows), 4)
-    return Picture(source, columns, rows, ratio, alt, caption, tag)
-
-
-def _png(indices: NDArray[np.uint8], colors: Sequence[str]) -> bytes:
-    """Encode positions in up to 256 colours, ``#rrggbb`` or with opacity ``#rrggbbaa``."""
-    from PIL import Image
-
-    palette = [bytes.fromhex(color.lstrip("#").ljust(8, "f")) for color in colors]
-    picture = Image.fromarray(indices, "P")
-    picture.putpalette(b"".join(color[:3] for color in palette))
-    file = io.BytesIO()
-    picture.save(file, "png", optimize=True, transparency=bytes(color[3] for color in palette))
-    return file.getvalue()
+    west, east = (degrees(each if each <= 180 else each - 360, "E", "W") for each in (grid.west, grid.east))
+    return f"{degrees(grid.south, 'N', 'S')} to {degrees(grid.north, 'N', 'S')}, {west} to {east}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,22 @@ from xland.arguments import Count, checked
 from xland.atomic import replace_file
 from xland.errors import GridError, TimeError
 from xland.reading.variables import ClassMap, as_map
-from xland.report.judgement import MAX_PIXELS, Judgement, extra_layers, one_step
+from xland.report.judgement import MAX_PIXELS, Judgement, extra_layers
 from xland.report.parts import Gallery, Section
-from xland.report.pictures import extent
-from xland.report.sections.doubt import reliability_section, reliability_tile
-from xland.report.sections.side_by_side import maps_section
-from xland.report.sections.skill import classes_section, coarse_section, regions_section, score_tiles, scores_section
-from xland.report.sections.transitions import change_section, change_tile
+from xland.report.pictures import extent, maps_section
+from xland.report.sections import (
+    change_section,
+    classes_section,
+    coarse_section,
+    headline,
+    regions_section,
+    reliability_section,
+    scores_section,
+)
 from xland.scores.agreement import fitting_factor
 from xland.scores.baselines import baseline_maps, pick_year
 from xland.scores.evaluation import maps_are_named
-from xland.scores.frames import overlaps, pair_years, whole_cells
+from xland.scores.frames import one_step, overlaps, pair_years, whole_cells
 from xland.scores.measures import choose_scores
 from xland.scores.regions import Regions, choose
 from xland.scores.tables import write_json, years_in_words
@@ -70,7 +75,7 @@ class Report(Judgement):
             },
             "change": {name: each.to_dict() for name, each in self.change.items()},
             "reliability": None if self.reliability is None else self.reliability.to_dict(),
-            "coarse_agreement": None if self.coarse is None else self.coarse.to_dict(),
+            "coarse_agreement": None if self.coarse is None else asdict(self.coarse),
             "pictures": [
                 {"map": each.caption, "shows": each.alt}
                 for section in self.sections
@@ -105,7 +110,6 @@ class Report(Judgement):
         )
         environment.filters["kind"] = lambda part: type(part).__name__
         sections, judged = self.sections, self.scores[self.model]
-        tiles = (*score_tiles(self), change_tile(self), reliability_tile(self))
         return environment.get_template("report.html.j2").render(
             title=self.title,
             model=self.model,
@@ -113,7 +117,7 @@ class Report(Judgement):
             years=years_in_words(judged.years),
             cells=judged.cells,
             notes=self.notes,
-            tiles=[tile for tile in tiles if tile is not None],
+            tiles=headline(self),
             sections=sections,
             card=self.card,
             provenance=self.provenance,
@@ -198,7 +202,16 @@ def report(
     """
     if baselines is not None:
         maps_are_named(baselines, "baselines")
-    _check_names(model, () if baselines is None else tuple(baselines))
+    if not model:
+        raise GridError("the map that is judged has an empty name; pass model='map', or another name")
+    if model in (baselines or {}):
+        raise GridError(f"a baseline has the name {model!r} of the map that is judged; give one of them another name")
+    taken = {"observed", "start"} & {model, *(baselines or {})}
+    if taken:
+        raise GridError(
+            f"a map has the name {taken.pop()!r}, which the page uses for the observed or the start map; "
+            "give it another one with model= or in baselines"
+        )
     names = choose_scores(scores)
     years = as_map(observed, what="observed map").years
     judged = one_step(predicted, f"map {model!r}", year if year is not None or len(years) > 1 else years[0])
@@ -236,20 +249,6 @@ def report(
         provenance=provenance,
         max_pixels=max_pixels,
     )
-
-
-def _check_names(model: str, baselines: Sequence[str]) -> None:
-    """Refuse names that would not tell two maps of the page apart."""
-    if not model:
-        raise GridError("the map that is judged has an empty name; pass model='map', or another name")
-    if model in baselines:
-        raise GridError(f"a baseline has the name {model!r} of the map that is judged; give one of them another name")
-    taken = [name for name in (model, *baselines) if name in ("observed", "start")]
-    if taken:
-        raise GridError(
-            f"a map has the name {taken[0]!r}, which the page uses for the observed or the start map; "
-            "give it another one with model= or in baselines"
-        )
 
 
 def _cut(source: ClassMap, frame: ClassMap) -> xr.DataArray:

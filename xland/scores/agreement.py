@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 
 from xland.errors import AllocationError, GridError, OtherYearWarning, TimeError
 from xland.forcing.read import Forcing, find_sources, read_forcing, require_dataset
-from xland.geo.conventions import classes_along
 from xland.geo.grid import Grid
 from xland.geo.orientation import orient
-from xland.reading.variables import as_map
-from xland.scores.frames import OFF_LATTICE
+from xland.scores.frames import OFF_LATTICE, one_step, read_probability
 from xland.totals.aggregation import aggregate_classes
 from xland.totals.cells import largest_pixel
 from xland.totals.crosswalk import Crosswalk, checked_crosswalk, class_targets
@@ -64,12 +62,12 @@ def coarse_agreement(
     Raises
     ------
     GridError
-        If the map cannot be grouped into coarse cells, has several years, or its cells do not nest in those of the
-        forcing; if ``factor`` is not that of the two resolutions.
+        If the map cannot be grouped into coarse cells, or its cells do not nest in those of the forcing; if ``factor``
+        is not that of the two resolutions.
     ForcingError
         If the forcing is not a Dataset.
     TimeError
-        If a forcing of several years lacks that of the map.
+        If the map has several time steps, or a forcing of several years lacks that of the map.
     AllocationError
         If the classes are not those of :mod:`xland.vocabulary`, ``crosswalk`` is not a Crosswalk, or
         :func:`xland.totals.crosswalk.class_targets` refuses the forcing.
@@ -82,10 +80,9 @@ def coarse_agreement(
     crosswalk = checked_crosswalk(crosswalk)
     require_dataset(forcing)
     is_map = "class" not in fine.dims
-    layers = [fine] if is_map else _by_class(fine)
-    found = as_map(layers[0], what="map", holds="classes" if is_map else "values")
+    found = one_step(fine, "map") if is_map else read_probability(fine, AllocationError)
     if len(found.years) > 1:
-        raise GridError(f"the map has {len(found.years)} years; select one")
+        raise TimeError(f"the probability has {len(found.years)} time steps; select one")
     factor = fitting_factor(forcing, found.grid, factor)
     grid, area = found.grid.coarsen(factor), found.grid.cell_area()
     if found.grid.row_offset % factor or found.grid.column_offset % factor:
@@ -98,41 +95,21 @@ def coarse_agreement(
         values = counted[list(CLASS_NAMES)].to_dataarray("class").data
     else:
         weights = xr.DataArray(area / area.reshape(-1, factor).mean(axis=1).repeat(factor) / factor**2, dims="lat")
-        maps = [as_map(layer, what="map", holds="values").data.isel(time=0, drop=True) for layer in layers]
-        weighted = [each.drop_vars(("lat", "lon")).astype(np.float64) * weights for each in maps]
+        weighted = found.data.isel(time=0, drop=True).drop_vars(("lat", "lon")).astype(np.float64) * weights
         # sum() of xarray would take NaN for 0
-        means = [each.coarsen(lat=factor, lon=factor).reduce(np.sum) for each in weighted]
-        values = xr.concat(means, "class").data
+        values = weighted.coarsen(lat=factor, lon=factor).reduce(np.sum).data
     coordinates = {"class": list(CLASS_NAMES), "lat": grid.latitude, "lon": grid.longitude}
     shares = xr.DataArray(values, coordinates, ("class", "lat", "lon"))
     difference = shares - _targets(forcing, grid, found.years[0], crosswalk)
     largest = abs(difference).max("class")
-
-    def by_row(values: NDArray[np.float64]) -> xr.DataArray:
-        return xr.DataArray(values, {"lat": grid.latitude}, ("lat",))
-
-    pixels = largest / by_row(largest_pixel(area, factor))
-    area_of_cells = by_row(grid.cell_area())
-    agreement = xr.Dataset(dict(zip(_LAYERS, (difference, largest, pixels, area_of_cells), strict=True)))
+    rows = xr.Dataset({"pixel": ("lat", largest_pixel(area, factor)), "cell": ("lat", grid.cell_area())})
+    rows = rows.assign_coords(lat=grid.latitude)
+    agreement = xr.Dataset(
+        {"difference": difference, "largest": largest, "pixels": largest / rows["pixel"], "area": rows["cell"]}
+    )
     for name, said in _LAYERS.items():
         agreement[name].attrs = {"long_name": said, "units": "m2" if name == "area" else "1"}
     return agreement
-
-
-def _by_class(probability: xr.DataArray) -> list[xr.DataArray]:
-    """Return the probability of each class in the order of the codes."""
-    size = probability.sizes["class"]
-    named = classes_along(probability, "class") or CLASS_NAMES
-    if size != len(CLASS_NAMES):
-        raise AllocationError(
-            f"the probabilities have {size} classes; {len(CLASS_NAMES)} are needed: {', '.join(CLASS_NAMES)}"
-        )
-    if set(named) != set(CLASS_NAMES):
-        raise AllocationError(
-            f"the probabilities are of the classes {', '.join(named)}, not {', '.join(CLASS_NAMES)}; rename them, "
-            "or drop the coordinate `class` where they are in this order"
-        )
-    return [probability.isel({"class": named.index(name)}, drop=True) for name in CLASS_NAMES]
 
 
 def _targets(forcing: xr.Dataset, grid: Grid, year: int | None, crosswalk: Crosswalk) -> xr.DataArray:
@@ -227,33 +204,19 @@ def on_cells(forcing: xr.Dataset, grid: Grid, *, whole: bool = False) -> xr.Data
 
 
 @dataclass(frozen=True)
-class ClassAgreement:
-    """Difference of the shares of a class in coarse cells, map minus forcing.
-
-    ``mean`` and ``mean_absolute`` are weighted by area, ``largest`` is that of any cell.
-    """
-
-    mean: float
-    mean_absolute: float
-    largest: float
-
-
-@dataclass(frozen=True)
 class CoarseAgreement:
     """Coarse agreement of a map: classes that are in the forcing, and over all compared cells.
 
-    ``within_a_pixel`` is the share of the cells in which every class is within one fine pixel of what is asked for;
-    ``largest`` is the largest difference of any class in any cell, as a share of the cell.
+    ``classes`` have the ``mean`` and ``mean_absolute`` difference of their share, map minus forcing, weighted by area,
+    and the ``largest`` of any cell. ``within_a_pixel`` is the share of the cells in which every class is within one
+    fine pixel of what is asked for; ``largest`` is the largest difference of any class in any cell, as a share of the
+    cell.
     """
 
-    classes: dict[str, ClassAgreement]
+    classes: dict[str, dict[str, float]]
     cells: int
     within_a_pixel: float
     largest: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers for JSON."""
-        return asdict(self)
 
 
 def sum_up(agreement: xr.Dataset) -> CoarseAgreement | None:
@@ -268,10 +231,10 @@ def sum_up(agreement: xr.Dataset) -> CoarseAgreement | None:
         valid = np.isfinite(difference)
         if valid.any():
             values, weights = difference[valid], area[valid]
-            classes[str(name)] = ClassAgreement(
-                float(np.average(values, weights=weights)),
-                float(np.average(np.abs(values), weights=weights)),
-                float(np.abs(values).max()),
-            )
+            classes[str(name)] = {
+                "mean": float(np.average(values, weights=weights)),
+                "mean_absolute": float(np.average(np.abs(values), weights=weights)),
+                "largest": float(np.abs(values).max()),
+            }
     within = agreement["pixels"].values[known] <= 1 + 1e-6
     return CoarseAgreement(classes, int(known.sum()), float(within.mean()), float(largest[known].max()))

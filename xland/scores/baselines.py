@@ -16,6 +16,7 @@ from xland.geo.grid import expand
 from xland.geo.split import Part, divide
 from xland.reading.variables import ClassMap
 from xland.scores.agreement import of_year, on_cells
+from xland.scores.counts import BLANK, mode
 from xland.scores.frames import as_dask
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, OCEAN, OTHER, STATE_CLASSES, class_code, flag_attributes
 
@@ -56,6 +57,37 @@ def simple_maps(
     return _maps(_shares(forcing, classes).data, observed, factor, training, classes)
 
 
+def _maps(
+    shares: xr.Dataset,
+    observed: xr.DataArray,
+    factor: int,
+    training: da.Array | NDArray[np.bool_],
+    classes: Mapping[str, str],
+) -> dict[str, xr.DataArray]:
+    """Make the maps from the first year of fractions that lie on the coarse cells of the observed map."""
+    codes = observed.isel(time=0)
+    codes = codes.chunk("auto") if codes.chunks is None else codes
+    sizes = (min(max(each), _LARGEST) for each in codes.data.chunks)
+    codes = codes.data.rechunk(tuple(max(size // factor, 1) * factor for size in sizes))
+    rows, columns = (tuple(size // factor for size in sizes) for sizes in codes.chunks)
+    block = {"dtype": np.uint8, "meta": np.empty((0, 0), np.uint8)}
+    names = [str(name) for name in shares.data_vars]
+    largest = da.map_blocks(
+        lambda values: crosswalk(dict(zip(names, values, strict=True)), factor, classes),
+        da.stack([shares[name].isel(time=0).data for name in names]).rechunk((-1, rows, columns)),
+        drop_axis=0,
+        chunks=codes.chunks,
+        **block,
+    )
+    frequent = _most_frequent(codes, da.asarray(training).rechunk(codes.chunks))
+    maps = {
+        "crosswalk": largest,
+        "most frequent class": da.where(largest == OCEAN, largest, frequent),
+        MODE: codes.map_blocks(cell_mode, factor, **block),
+    }
+    return {name: as_map(values, observed, "land_use") for name, values in maps.items()}
+
+
 def baseline_maps(
     forcing: xr.Dataset, observed: ClassMap, factor: int, classes: Mapping[str, str] = STATE_CLASSES
 ) -> dict[str, xr.DataArray]:
@@ -84,37 +116,6 @@ def _shares(forcing: xr.Dataset, classes: Mapping[str, str]) -> Forcing:
     return read_forcing(forcing, variables=[str(n) for n in forcing.data_vars if str(n) in {*classes, *CLASS_NAMES}])
 
 
-def _maps(
-    forcing: xr.Dataset,
-    observed: xr.DataArray,
-    factor: int,
-    training: da.Array | NDArray[np.bool_],
-    classes: Mapping[str, str],
-) -> dict[str, xr.DataArray]:
-    """Make the maps from the first year of fractions that lie on the coarse cells of the observed map."""
-    codes = observed.isel(time=0)
-    codes = codes.chunk("auto") if codes.chunks is None else codes
-    sizes = (min(max(each), _LARGEST) for each in codes.data.chunks)
-    codes = codes.data.rechunk(tuple(max(size // factor, 1) * factor for size in sizes))
-    rows, columns = (tuple(size // factor for size in sizes) for sizes in codes.chunks)
-    block = {"dtype": np.uint8, "meta": np.empty((0, 0), np.uint8)}
-    names = [str(name) for name in forcing.data_vars]
-    largest = da.map_blocks(
-        lambda shares: crosswalk(dict(zip(names, shares, strict=True)), factor, classes),
-        da.stack([forcing[name].isel(time=0).data for name in names]).rechunk((-1, rows, columns)),
-        drop_axis=0,
-        chunks=codes.chunks,
-        **block,
-    )
-    frequent = _most_frequent(codes, da.asarray(training).rechunk(codes.chunks))
-    maps = {
-        "crosswalk": largest,
-        "most frequent class": da.where(largest == OCEAN, largest, frequent),
-        MODE: codes.map_blocks(cell_mode, factor, **block),
-    }
-    return {name: as_map(values, observed, "land_use") for name, values in maps.items()}
-
-
 def crosswalk(
     states: Mapping[str, NDArray[Any]], factor: int, classes: Mapping[str, str] = STATE_CLASSES
 ) -> NDArray[np.uint8]:
@@ -140,16 +141,13 @@ def crosswalk(
 
 
 def cell_mode(observed: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """Give every fine pixel the most frequent land class of the observed map in its coarse cell.
+    """Give every fine pixel the most frequent land class of the observed map in its coarse cell; ocean without land.
 
-    No model that sees only coarse fractions can know more about the cell as a whole; it is the
-    baseline to beat within mixed cells. Ocean where a cell contains no land.
+    No model that sees only coarse fractions can know more about the cell as a whole: it is the baseline to beat within
+    mixed cells.
     """
-    rows, columns = observed.shape
-    blocks = observed.reshape(rows // factor, factor, columns // factor, factor)
-    counts = np.stack([(blocks == code).sum(axis=(1, 3)) for code in LAND_CLASSES])
-    largest = np.array(LAND_CLASSES, dtype=np.uint8)[counts.argmax(axis=0)]
-    return expand(np.where(counts.any(axis=0), largest, np.uint8(OCEAN)), factor)
+    largest = mode(np.where(np.isin(observed, LAND_CLASSES), observed, np.uint8(BLANK)), factor)
+    return expand(np.where(largest == BLANK, np.uint8(OCEAN), largest), factor)
 
 
 def as_map(codes: NDArray[np.uint8] | da.Array, like: xr.DataArray, name: str) -> xr.DataArray:

@@ -9,32 +9,31 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import dask
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
 from xland.arguments import checked, is_count, items_of
-from xland.errors import GridError, NothingToScoreError, TimeError, UndefinedScoreWarning
-from xland.reading.variables import ClassMap, as_map
+from xland.errors import GridError, NothingToScoreError, UndefinedScoreWarning
 from xland.scores.counts import cross_tabulate, tabulate_windows
-from xland.scores.frames import as_dask, chunked, common_cells, pair_years
-from xland.scores.measures import Weighting, disagreement, kappa_simulation, plain
-from xland.scores.tables import Tabular, figure
-from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN, check_codes
+from xland.scores.frames import Block, as_dask, common_cells, one_step, pair_years
+from xland.scores.measures import ROUNDING, UNITS, Weighting, disagreement, kappa_simulation
+from xland.scores.tables import Tabular, TextTable, figure, plain
+from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN
 
 SHARES = ("hits", "misses", "false_alarms", "wrong_hits")
 """The parts of a budget of change, as attributes."""
 
 _PARTS = ("quantity", "allocation", "exchange", "shift")
-_MAPS = ("start map", "observed map", "predicted map")
+_KAPPAS = ("kappa_simulation", "kappa_transition", "kappa_transloc")
 _EVERYWHERE = None  # stands for all cells among the labels of regions
-_ROUNDING = 1e-12  # share of the area by which two sums over the same cells may differ in floating point
 
 Tables = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Cross-tables of some cells: of the three maps, and of the first two."""
@@ -108,25 +107,32 @@ def assess_change(
         raise GridError(
             f"windows are a whole number of cells along a side, at least 1, not {', '.join(map(repr, wrong))}"
         )
-    maps = [chunked(as_map(each, what=what)) for each, what in zip((start, observed, predicted), _MAPS, strict=True)]
-    for each in maps:
-        if len(each.years) > 1:
-            raise TimeError(f"the {each.what} has {len(each.years)} time steps; select one")
+    given = {"start map": start, "observed map": observed, "predicted map": predicted}
+    found = [one_step(each, what) for what, each in given.items()]
+    # dask arrays from here on, so that placing a map several times does not cut it each time
+    maps = [replace(each, data=each.data.copy(data=as_dask(each.data))) for each in found]
     pair_years(maps[2], maps[1], match_years=match_years)
-    labels = None if regions is None else _labels(regions)
+    labels = None
+    if regions is not None:
+        labels = one_step(regions, "map of regions", holds="labels", error=GridError)
+        numeric = labels.data.dtype.kind in "iufb"
+        labels = replace(labels, data=labels.data.copy(data=as_dask(labels.data).astype(float if numeric else object)))
     lazy = {}
     for factor in sorted({1, *map(int, factors)}):
-        frame = common_cells(maps, within, maps[1], factor)
-        layers = [frame.layer(each, OCEAN) for each in maps]
+        frame = common_cells(maps, maps[1], within, factor)
         lazy[factor] = frame.each_block(
             _tabulate,
-            *layers,
+            [(each, 0) for each in maps],
             None if labels is None else frame.layer(labels, np.nan),
             factor=factor,
             by_area=weighting == "area",
         )
     (blocks,) = dask.compute(lazy)
-    tables = {factor: _gather(each.ravel()) for factor, each in blocks.items()}
+    tables: dict[int, dict[Any, Tables]] = {factor: {} for factor in blocks}
+    for factor, each in blocks.items():
+        for label, (cross, transitions) in (item for block in each.ravel() for item in block.items()):
+            before = tables[factor].get(label, (0, 0))
+            tables[factor][label] = (before[0] + cross, before[1] + transitions)
     if not tables[1][_EVERYWHERE][0].any():
         raise NothingToScoreError(
             f"no cell is left to score: the mask `within` and the cells with data (class 1 to {len(CLASSES) - 1}) in "
@@ -141,7 +147,7 @@ def assess_change(
 
     names = sorted(region for region in tables[1] if region is not _EVERYWHERE)
     result = replace(scores(_EVERYWHERE), per_region={name: scores(name) for name in names})
-    if not _off_diagonal(result.transitions).any():
+    if not np.any(result.transitions - np.diag(np.diag(result.transitions))):
         known = " and ".join(str(year) for year in years[:2] if year is not None)
         warnings.warn(
             f"no cell changes between the start and the observed map{known and f' ({known})'}: the figure of merit of "
@@ -152,72 +158,37 @@ def assess_change(
     return result
 
 
-def _off_diagonal(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(np.eye(len(matrix), dtype=bool), 0.0, matrix)
-
-
-def _labels(regions: xr.DataArray) -> ClassMap:
-    """Return labels of regions as a map of numbers with NaN, or of objects."""
-    if not isinstance(regions, xr.DataArray) or regions.dtype.kind not in "iufbUO":
-        raise GridError("`regions` must be a DataArray of whole numbers or names, with latitude and longitude")
-    placed = as_map(regions, what="map of regions", holds="labels")
-    if len(placed.years) > 1:
-        raise GridError("the map of regions has several time steps; select one")
-    labels = as_dask(placed.data)
-    return replace(placed, data=placed.data.copy(data=labels.astype(float if labels.dtype.kind in "iufb" else object)))
-
-
 def _tabulate(
-    latitude: NDArray[np.float64],
-    longitude: NDArray[np.float64],
-    area: NDArray[np.float64],
-    counted: NDArray[np.bool_],
-    start: NDArray[Any],
-    observed: NDArray[Any],
-    predicted: NDArray[Any],
+    block: Block,
+    start: NDArray[np.uint8],
+    observed: NDArray[np.uint8],
+    predicted: NDArray[np.uint8],
     labels: NDArray[Any] | None,
     *,
     factor: int,
     by_area: bool,
 ) -> dict[Any, Tables]:
     """Return the tables of a block by region."""
-    first, second, third = (
-        check_codes(codes, what=name, latitude=latitude, longitude=longitude)
-        for codes, name in zip((start, observed, predicted), _MAPS, strict=True)
-    )
-    counted = counted & (first != OCEAN) & (second != OCEAN)
-    weights = area if by_area else np.ones_like(area)
+    counted = block.counted & (start != OCEAN) & (observed != OCEAN)
+    weights = block.area if by_area else np.ones_like(block.area)
 
     def tables(chosen: NDArray[np.bool_]) -> Tables:
         if factor > 1 and chosen.any():
-            return tabulate_windows(first, second, third, factor, chosen, weights)
-        cross = cross_tabulate(first, second, third, chosen, weights)
+            return tabulate_windows(start, observed, predicted, factor, chosen, weights)
+        cross = cross_tabulate(start, observed, predicted, chosen, weights)
         return cross, cross.sum(axis=2)
 
-    found = {_EVERYWHERE: tables(counted)}
-    return found if labels is None else found | {each: tables(cells) for each, cells in _regions(labels, counted)}
-
-
-def _regions(labels: NDArray[Any], counted: NDArray[np.bool_]) -> Iterable[tuple[Any, NDArray[np.bool_]]]:
-    """Yield the labels of a block with the cells to count of each."""
-    import pandas as pd
-
+    found: dict[Any, Tables] = {_EVERYWHERE: tables(counted)}
+    if labels is None:
+        return found
     codes, names = pd.factorize(labels.ravel())
     numbers = codes.reshape(labels.shape)
     for number, name in enumerate(names):
         if not isinstance(name, str) and int(name) != name:
             raise GridError(f"the map of regions contains {name}; labels are whole numbers or names")
         if name != "":
-            yield name if isinstance(name, str) else int(name), counted & (numbers == number)
-
-
-def _gather(blocks: Iterable[dict[Any, Tables]]) -> dict[Any, Tables]:
-    total: dict[Any, Tables] = {}
-    for block in blocks:
-        for label, (cross, transitions) in block.items():
-            before = total.get(label, (0, 0))
-            total[label] = (before[0] + cross, before[1] + transitions)
-    return total
+            found[name if isinstance(name, str) else int(name)] = tables(counted & (numbers == number))
+    return found
 
 
 @dataclass(frozen=True)
@@ -281,6 +252,8 @@ class ClassChange:
 class ChangeScores(Tabular):
     """Scores of a predicted change against the observed one, beside those of a map that stays as it was.
 
+    A score without a denominator is NaN: a figure of merit where nothing changed and no change was predicted.
+
     Parameters
     ----------
     table : (classes, classes, classes) array
@@ -313,10 +286,6 @@ class ChangeScores(Tabular):
     kappa_simulation, kappa_transition, kappa_transloc : float
         Agreement beyond what the two maps' transitions would give at random places; and its factors: whether the
         amounts of transitions fit, and whether their places do.
-
-    Notes
-    -----
-    A score without a denominator is NaN: a figure of merit where nothing changed and no change was predicted.
     """
 
     table: NDArray[np.float64]
@@ -395,7 +364,7 @@ class ChangeScores(Tabular):
 
         None where persistence is as good or better in all of them.
         """
-        better = (f for f, each in self.by_factor.items() if each.null.disagreement - each.disagreement > _ROUNDING)
+        better = (f for f, each in self.by_factor.items() if each.null.disagreement - each.disagreement > ROUNDING)
         return next(better, None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -404,7 +373,7 @@ class ChangeScores(Tabular):
             "cells": self.cells,
             "years": dict(zip(("start", "observed", "predicted"), self.years, strict=True)),
             "weighting": self.weighting,
-            "unit": "m2" if self.weighting == "area" else "cells",
+            "unit": UNITS[self.weighting],
             "total": self.total,
             **self.figures(),
             "null": self.null.figures(),
@@ -424,36 +393,22 @@ class ChangeScores(Tabular):
         names = (*_PARTS, "disagreement", *(_KAPPAS if self.factor == 1 else ()))
         return {**self.budget.to_dict(), **{name: plain(getattr(self, name)) for name in names}}
 
-    def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        both = [
-            ([name, f"{factor}"], one)
-            for factor, each in (self.by_factor or {self.factor: self}).items()
-            for name, one in (("prediction", each), ("persistence", each.null))
-        ]
-
-        def percent(one: ChangeScores, names: Sequence[str]) -> list[str]:
-            return [figure(100 * getattr(one, name), 2) for name in names]
-
+    def _tables(self) -> list[TextTable]:
+        change, ends = [], []
+        for factor, each in (self.by_factor or {self.factor: self}).items():
+            for name, one in (("prediction", each), ("persistence", each.null)):
+                shares = {
+                    part: figure(100 * getattr(one, part), 2) for part in (*SHARES, "quantity", "exchange", "shift")
+                }
+                *budget, quantity, exchange, shift = shares.values()
+                change.append([name, f"{factor}", *budget, figure(one.figure_of_merit)])
+                kappa = figure(one.kappa_simulation if one.factor == 1 else None)
+                ends.append([name, f"{factor}", quantity, exchange, shift, kappa])
         unit = "area" if self.weighting == "area" else "pixel counts"
-        parts = ("quantity", "exchange", "shift")
-        return [
-            (
-                f"cells: {self.cells} | change by {unit}, in %,\nin windows of so many cells along a side",
-                ["map", "cells", "hits", "misses", "false alarms", "wrong hits", "figure of merit"],
-                [[*name, *percent(one, SHARES), figure(one.figure_of_merit)] for name, one in both],
-            ),
-            (
-                "disagreement of the end maps",
-                ["map", "cells", *parts, "kappa simulation"],
-                [
-                    [*name, *percent(one, parts), figure(one.kappa_simulation if one.factor == 1 else None)]
-                    for name, one in both
-                ],
-            ),
-        ]
-
-
-_KAPPAS = ("kappa_simulation", "kappa_transition", "kappa_transloc")
+        title = f"cells: {self.cells} | change by {unit}, in %,\nin windows of so many cells along a side"
+        budgets = ["map", "cells", "hits", "misses", "false alarms", "wrong hits", "figure of merit"]
+        parts = ["map", "cells", "quantity", "exchange", "shift", "kappa simulation"]
+        return [(title, budgets, change), ("disagreement of the end maps", parts, ends)]
 
 
 def _budget(table: NDArray[np.float64], total: float, code: int | None = None) -> ChangeBudget:

@@ -18,6 +18,9 @@ DOMAINS: dict[str, str] = {
 }
 """The parts of a map that are scored separately."""
 
+BLANK = 255
+"""Stands for no data among codes that are drawn."""
+
 SOUTHERN_LIMIT = -60.0
 """Latitude south of which nothing counts as land: Antarctica would be one large and easy class."""
 
@@ -26,8 +29,8 @@ AREA_UNIT = 1e-3
 
 _COUNT = len(CLASSES)
 _BAND = 200_000  # cells that are counted at once: the indices have eight bytes, the maps one
-_WINDOWS = 20_000  # windows whose classes are combined at once
 _ROUNDING = 1e-12  # share of a window below which an area is the rounding of a sum
+_WINDOWS = 20_000  # windows whose classes are combined at once
 
 
 def confusion(
@@ -230,6 +233,29 @@ def _shares(rest: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np
     total = rest.sum(axis=1, keepdims=True)
     real = total > _ROUNDING * whole.sum(axis=1, keepdims=True)
     return np.divide(rest, total, out=np.zeros_like(rest), where=real)
+
+
+def mode(codes: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
+    """Return the most frequent code of each block, the lowest of those that are equally frequent.
+
+    :data:`BLANK` counts only where a block contains nothing else.
+    """
+    blocks = blocks_of(codes, step, BLANK)
+    best = np.full((blocks.shape[0], blocks.shape[2]), BLANK, dtype=np.uint8)
+    most = np.zeros(best.shape, dtype=np.int64)
+    for code in np.unique(codes):
+        if code != BLANK:
+            count = np.count_nonzero(blocks == code, axis=(1, 3))
+            best[count > most] = code
+            np.maximum(most, count, out=most)
+    return best
+
+
+def blocks_of(values: NDArray[Any], step: int, fill: float) -> NDArray[Any]:
+    """Return blocks of ``step`` x ``step`` cells: (rows, step, columns, step), completed with ``fill``."""
+    rows, columns = values.shape
+    padded = np.pad(values, [(0, -rows % step), (0, -columns % step)], constant_values=fill)
+    return padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step)
 
 
 def _grouped(shape: tuple[int, ...], factor: int) -> tuple[int, int]:

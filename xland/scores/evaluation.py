@@ -6,23 +6,22 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import dask
-import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.arguments import Count, checked, items_of, unknown
+from xland.arguments import Count, checked, choose_names, items_of
 from xland.errors import GridError, NothingToScoreError, VocabularyError
 from xland.reading.variables import as_map
 from xland.scores.counts import AREA_UNIT, DOMAINS, count_domains
-from xland.scores.frames import common_cells, on_cells_of, pair_years, place
+from xland.scores.frames import Block, common_cells, pair_years
 from xland.scores.measures import SCORES, Scores, choose_scores
 from xland.scores.regions import Regions, choose, number_map
-from xland.scores.tables import Tabular, figure, write_json, years_in_words
-from xland.vocabulary import CLASS_NAMES, CLASSES, LAND_CLASSES, check_codes
+from xland.scores.tables import Tabular, TextTable, figure, write_json, years_in_words
+from xland.vocabulary import CLASS_NAMES, CLASSES, LAND_CLASSES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,27 +131,28 @@ def compare(
         If the maps cover different parts of the observed map, besides the errors of :func:`evaluate`.
     """
     maps_are_named(predictions, "maps")
-    names = choose_scores(scores)
-    domains, classes = _chosen(domains, classes)
+    names, domains = choose_scores(scores), choose_names(domains, DOMAINS, "domains", GridError)
+    classes = None if classes is None else items_of(classes, "classes", VocabularyError)
+    strange = [code for code in classes or () if code not in range(len(CLASSES))]
+    if strange:
+        raise VocabularyError(
+            f"no class has the code {' or '.join(map(repr, strange))}; the codes are 0 to {len(CLASSES) - 1}"
+        )
     if not predictions:
         raise GridError("nothing to score: pass at least one map")
     reference = as_map(observed, what="observed map")
     maps = {name: as_map(each, what=f"map {name!r}") for name, each in predictions.items()}
     pairs = {name: pair_years(each, reference, match_years=match_years) for name, each in maps.items()}
     parts = choose(regions, reference)
-    numbers = None
-    if parts is not None:
-        numbers = on_cells_of(reference, place(number_map(parts), reference, 0), "map of regions")
-    lazy: dict[str, list[da.Array]] = {name: [] for name in maps}
+    numbers = None if parts is None else number_map(parts)
+    lazy = {}
     for name, each in maps.items():
-        frame = common_cells([reference, each], within, reference, factor)
+        frame = common_cells([reference, each], reference, within, factor)
         lazy[name] = [
             frame.each_block(
                 _count_block,
-                frame.layer(reference, step=theirs),
-                frame.layer(each, step=ours),
+                [(reference, theirs), (each, ours)],
                 None if numbers is None else frame.layer(numbers),
-                names=(reference.what, each.what),
                 factor=factor,
                 domains=domains,
                 regions=1 if parts is None else 1 + len(parts.names),
@@ -167,7 +167,7 @@ def compare(
         raise NothingToScoreError(
             "no cell is left to score: no cell of the maps is in the mask `within` and the domains"
         )
-    _same_cells({name: sum(step[0] for step in steps).sum(axis=-1) for name, steps in counts.items()})
+    _check_same_cells({name: sum(step[0] for step in steps).sum(axis=-1) for name, steps in counts.items()})
     label = cells or ("all" if within is None else "a chosen part of the map")
 
     def comparison(part: slice, by_region: dict[str, Comparison]) -> Comparison:
@@ -189,23 +189,14 @@ def compare(
 
 
 def _count_block(
-    latitude: NDArray[np.float64],
-    longitude: NDArray[np.float64],
-    area: NDArray[np.float64],
-    counted: NDArray[np.bool_],
-    observed: NDArray[Any],
-    predicted: NDArray[Any],
+    block: Block,
+    observed: NDArray[np.uint8],
+    predicted: NDArray[np.uint8],
     numbers: NDArray[np.uint8] | None,
-    *,
-    names: tuple[str, str],
     **options: Any,
 ) -> NDArray[np.int64]:
-    observed, predicted = (
-        check_codes(codes, what=what, latitude=latitude, longitude=longitude)
-        for codes, what in zip((observed, predicted), names, strict=True)
-    )
-    labels = counted if numbers is None else np.where(counted, 1 + numbers, 0)
-    return count_domains(observed, predicted, labels, latitude, area, **options)
+    labels = block.counted if numbers is None else np.where(block.counted, 1 + numbers, 0)
+    return count_domains(observed, predicted, labels, block.latitude, block.area, **options)
 
 
 def maps_are_named(maps: object, what: str) -> None:
@@ -214,24 +205,7 @@ def maps_are_named(maps: object, what: str) -> None:
         raise GridError(f"{what} are given by name, not as a {type(maps).__name__}; pass {{'model': map}}")
 
 
-def _chosen(domains: Any, classes: Any) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
-    """Return domains and codes of classes that are known."""
-    chosen = items_of(domains, "domains", GridError)
-    wrong = [domain for domain in chosen if not isinstance(domain, str) or domain not in DOMAINS]
-    if wrong:
-        raise GridError(unknown("domains", wrong, DOMAINS))
-    if not chosen:
-        raise GridError(f"nothing to score: choose domains from {', '.join(DOMAINS)}")
-    codes = None if classes is None else items_of(classes, "classes", VocabularyError)
-    strange = [code for code in codes or () if code not in range(len(CLASSES))]
-    if strange:
-        raise VocabularyError(
-            f"no class has the code {' or '.join(map(repr, strange))}; the codes are 0 to {len(CLASSES) - 1}"
-        )
-    return chosen, codes
-
-
-def _same_cells(support: Mapping[str, NDArray[np.float64]]) -> None:
+def _check_same_cells(support: Mapping[str, NDArray[np.float64]]) -> None:
     """Refuse to compare scores of different cells; ``support`` are observed cells (regions, domains, classes)."""
     (first, ours), *others = support.items()
     for name, theirs in others:
@@ -276,10 +250,7 @@ class Evaluation(Tabular):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers for JSON, by domain and weighting."""
-        return {
-            domain: {"area": self.area[domain].to_dict(), "pixels": self.pixels[domain].to_dict()}
-            for domain in self.domains
-        }
+        return {name: {"area": self.area[name].to_dict(), "pixels": self.pixels[name].to_dict()} for name in self.area}
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
         """Write :meth:`Comparison.to_dict` of this map as JSON and return the path."""
@@ -289,7 +260,7 @@ class Evaluation(Tabular):
         """Return a row for each domain and weighting."""
         return Comparison({"map": self}).to_dataframe().droplevel("map")
 
-    def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+    def _tables(self) -> list[TextTable]:
         return Comparison({"map": self})._tables()  # noqa: SLF001 - the tables of a single map
 
 
@@ -352,21 +323,18 @@ class Comparison(Tabular):
         """Return a row for each domain, weighting and map: the scores and the IoU of each class."""
         import pandas as pd
 
-        rows = {
-            (domain, weighting, name): {
-                **found.values,
-                **{f"iou_{n}": v for n, v in zip(CLASS_NAMES, found.iou, strict=True)},
-            }
-            for domain in self.domains
-            for weighting in ("area", "pixels")
-            for name, each in self.evaluations.items()
-            for found in [cast("Scores", getattr(each, weighting)[domain])]
-        }
+        rows = {}
+        for domain in self.domains:
+            for weighting in ("area", "pixels"):
+                for name, each in self.evaluations.items():
+                    found: Scores = getattr(each, weighting)[domain]
+                    ious = {f"iou_{n}": value for n, value in zip(CLASS_NAMES, found.iou, strict=True)}
+                    rows[domain, weighting, name] = {**found.values, **ious}
         frame = pd.DataFrame.from_dict(rows, orient="index")
         frame.index = pd.MultiIndex.from_tuples(list(rows), names=["domain", "weighting", "map"])
         return frame
 
-    def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+    def _tables(self) -> list[TextTable]:
         # what was compared: cells, years and the factor by which cells count as mixed
         factor = self._first.factor
         years = {name: years_in_words(each.years) or "not given" for name, each in self.evaluations.items()}

@@ -5,24 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.errors import GridError, RegionError, TimeError
+from xland.errors import GridError, RegionError, TimeError, XlandError
+from xland.geo.conventions import classes_along
 from xland.geo.grid import Grid
-from xland.reading.variables import ClassMap, as_map
-
-BLANK = 255
-"""Stands for no data among codes that are drawn."""
+from xland.geo.orientation import orient
+from xland.reading.variables import ClassMap, Holds, as_map, read_values
+from xland.vocabulary import CLASS_NAMES, check_codes
 
 OFF_LATTICE = 0.05
 """Share of a cell by which two grids may be apart and still count as the same cells."""
 
 _SMALLEST, _LARGEST = 512, 1536  # cells along a block: fewer cost tasks, more cost memory
+
+
+class Block(NamedTuple):
+    """Cells of a block: their latitudes and longitudes, the area of a cell of each row in m2, and which count."""
+
+    latitude: NDArray[np.float64]
+    longitude: NDArray[np.float64]
+    area: NDArray[np.float64]
+    counted: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,22 +50,26 @@ class Cells:
         """Return a time step of a map on these cells; ``fill`` where it has none."""
         return place(source, self.frame, fill, step, self.width)
 
-    def each_block(self, function: Callable[..., Any], *layers: da.Array | None, **options: Any) -> da.Array:
-        """Call ``function(latitude, longitude, area, counted, *layers, **options)`` for each block, lazily.
+    def each_block(
+        self, function: Callable[..., Any], maps: Sequence[tuple[ClassMap, int] | None], *layers: Any, **options: Any
+    ) -> da.Array:
+        """Call ``function(block, *codes, *layers, **options)`` for each :class:`Block` of whole coarse cells, lazily.
 
-        Blocks contain whole coarse cells. Latitude, longitude (degrees) and area (m2 of a cell) are those of the rows
-        and columns. The result is a (blocks, blocks) array of objects.
+        ``maps`` are class maps with the time step to take; their codes are checked. ``layers`` are dask arrays. Either
+        may contain None, which is passed on. The result is a (blocks, blocks) array of objects.
         """
         grid, (rows, columns) = self.frame.grid, self.counted.chunks
         arguments: list[Any] = [da.from_array(grid.latitude, (rows,)), "y", da.from_array(grid.longitude, (columns,))]
         arguments += ["x", da.from_array(grid.cell_area(), (rows,)), "y", self.counted, "yx"]
-        for layer in layers:
+        placed = [None if each is None else self.layer(each[0], step=each[1]) for each in maps]
+        for layer in (*placed, *layers):
             if layer is None:
                 arguments += [None, None]
             else:
                 arguments += [layer.rechunk({-2: rows, -1: columns}), "cyx"[-layer.ndim :]]
+        names = ["" if each is None else each[0].what for each in maps]
         return da.blockwise(
-            partial(_boxed, partial(function, **options)),
+            partial(_boxed, partial(function, **options), names),
             "yx",
             *arguments,
             adjust_chunks={"y": lambda _: 1, "x": lambda _: 1},
@@ -66,17 +79,19 @@ class Cells:
         )
 
 
-def _boxed(function: Callable[..., Any], *block: Any) -> NDArray[Any]:
+def _boxed(function: Callable[..., Any], names: Sequence[str], *arrays: Any) -> NDArray[Any]:
+    """Check the codes of a block and call the function; the result has the shape (1, 1)."""
+    block, layers = Block(*arrays[:4]), list(arrays[4:])
+    for position, (what, codes) in enumerate(zip(names, layers, strict=False)):
+        if codes is not None:
+            layers[position] = check_codes(codes, what=what, latitude=block.latitude, longitude=block.longitude)
     box = np.empty((1, 1), dtype=object)
-    box[0, 0] = function(*block)
+    box[0, 0] = function(block, *layers)
     return box
 
 
 def common_cells(
-    maps: Sequence[ClassMap],
-    within: xr.DataArray | NDArray[np.bool_] | None = None,
-    observed: ClassMap | None = None,
-    factor: int = 1,
+    maps: Sequence[ClassMap], observed: ClassMap, within: xr.DataArray | NDArray[np.bool_] | None, factor: int = 1
 ) -> Cells:
     """Return the cells that all maps have, ``within`` a mask that lies on the observed map or has coordinates.
 
@@ -99,7 +114,7 @@ def common_cells(
     sizes = place(smallest, frame, 0, width=width).chunks[-2:]
     chunks = edges(sizes[0], factor), edges(sizes[1], factor)
     counted = da.from_array(rows, chunks[:1])[:, None] & da.from_array(columns, chunks[1:])[None, :]
-    if within is not None and observed is not None:
+    if within is not None:
         counted = counted & place(_mask(within, observed), frame, 0).rechunk(chunks)
     return Cells(frame, counted, width)
 
@@ -134,12 +149,6 @@ def _around(grid: Grid) -> int:
     return columns if abs(360 / grid.resolution - columns) < OFF_LATTICE else 0
 
 
-def on_cells_of(frame: ClassMap, values: da.Array, what: str) -> ClassMap:
-    """Return an array (rows, columns) that lies on the cells of a map as a map of its own."""
-    coords = {"lat": frame.data["lat"], "lon": frame.data["lon"]}
-    return ClassMap(xr.DataArray(values[None], coords, ("time", "lat", "lon")), frame.grid, (None,), what)
-
-
 def _mask(within: xr.DataArray | NDArray[np.bool_], observed: ClassMap) -> ClassMap:
     if isinstance(within, xr.Dataset):
         raise GridError("the mask `within` is a Dataset; pass the variable that is true where cells count")
@@ -153,15 +162,55 @@ def _mask(within: xr.DataArray | NDArray[np.bool_], observed: ClassMap) -> Class
         within = xr.DataArray(within, {"lat": observed.data["lat"], "lon": observed.data["lon"]}, ("lat", "lon"))
     if within.dtype != np.bool_:
         raise GridError(f"the mask `within` must be boolean, not {within.dtype}; compare it with a value first")
-    mask = as_map(within, what="mask `within`", holds="mask")
-    if len(mask.years) > 1:
-        raise GridError("the mask `within` has several time steps; select one")
-    return on_cells_of(observed, place(mask, observed, 0), mask.what)
+    return one_step(within, "mask `within`", holds="mask", error=GridError)
 
 
-def chunked(source: ClassMap) -> ClassMap:
-    """Return a map of dask arrays, so that placing it several times does not cut it anew each time."""
-    return replace(source, data=source.data.copy(data=as_dask(source.data)))
+def one_step(
+    obj: Any, what: str, year: int | None = None, *, holds: Holds = "classes", error: type[XlandError] = TimeError
+) -> ClassMap:
+    """Return one time step of a map: the only one, or that of a year; an ``error`` if there are several others."""
+    found = as_map(obj, what=what, holds=holds)
+    if len(found.years) == 1:
+        return found
+    if year is None or year not in found.years:
+        span = "" if None in found.years else f", {found.years[0]} to {found.years[-1]}"
+        asked = "select one" if year is None else f"{year} is not among them"
+        raise error(f"the {what} has {len(found.years)} time steps{span}; {asked}")
+    return as_map(found.data.isel(time=[found.years.index(year)]), what=what, holds=holds)
+
+
+def class_dimension(data: xr.DataArray, what: str) -> str:
+    """Return the dimension of an oriented array beside time, latitude and longitude; :class:`GridError` for others."""
+    spare = [str(dim) for dim in data.dims if dim not in {"time", "lat", "lon"}]
+    if len(spare) != 1:
+        raise GridError(
+            f"{what} has the dimensions {', '.join(map(str, data.dims))}: beside time, lat and lon it needs one of "
+            "classes, and no other"
+        )
+    return spare[0]
+
+
+def read_probability(probability: xr.DataArray, error: type[XlandError]) -> ClassMap:
+    """Return probabilities as (time, class, lat, lon), lazily, with the classes in the order of the codes.
+
+    Classes that have names may have another order; an ``error`` if they are not those of :mod:`xland.vocabulary`.
+    """
+    data, _ = orient(read_values(probability, what="probability", error=error), what="probability")
+    dim = class_dimension(data, "probability")
+    names, size = classes_along(data, dim) or CLASS_NAMES, data.sizes[dim]
+    if size != len(CLASS_NAMES) or set(names) != set(CLASS_NAMES):
+        raise error(
+            f"the {size} classes of the probability along {dim!r} must be {', '.join(CLASS_NAMES)}, not "
+            f"{', '.join(names[:10])}; rename them, or drop the coordinate {dim!r} where they are in this order"
+        )
+    if names != CLASS_NAMES:
+        data = data.isel({dim: [names.index(name) for name in CLASS_NAMES]})
+    if data.chunks is None:
+        data = data.chunk({**dict.fromkeys(data.dims, "auto"), dim: -1})
+    frame = as_map(data.isel({dim: 0}, drop=True), what="probability", holds="values")
+    if "time" not in data.dims:
+        data = data.drop_vars("time", errors="ignore").expand_dims("time")
+    return replace(frame, data=data.transpose("time", dim, "lat", "lon"))
 
 
 def as_dask(data: xr.DataArray) -> da.Array:
@@ -177,8 +226,7 @@ def as_dask(data: xr.DataArray) -> da.Array:
 def place(source: ClassMap, frame: ClassMap, fill: float, step: int = 0, width: int | None = None) -> da.Array:
     """Return a time step of a map on the cells of a frame, lazily; ``fill`` where it has none, and from ``width`` on.
 
-    Further dimensions between time and latitude are kept. Raises :class:`GridError` if the cells differ in size or do
-    not coincide, :class:`RegionError` if there is no common cell.
+    Further dimensions between time and latitude are kept. Errors are those of :func:`overlaps`.
     """
     values = as_dask(source.data)[step]
     if values.dtype.kind in "iu" and not np.iinfo(values.dtype).min <= fill <= np.iinfo(values.dtype).max:
@@ -243,8 +291,7 @@ def _span(years: Sequence[int | None]) -> str:
     return f"{years[0]}" if len(years) == 1 else f"{len(years)} years, {years[0]} to {years[-1]}"
 
 
-@dataclass(frozen=True)
-class Overlap:
+class Overlap(NamedTuple):
     """The rows and columns of a frame and of a map that show the same places."""
 
     rows: slice
@@ -256,9 +303,8 @@ class Overlap:
 def overlaps(source: ClassMap, frame: ClassMap, width: int | None = None) -> list[Overlap]:
     """Return where two maps have the same cells in the first ``width`` columns of the frame, at most once each.
 
-    There is one piece, or several across the date line.
-
-    Raises :class:`GridError` if the cells differ in size or do not coincide, :class:`RegionError` if there is none.
+    There is one piece, or several across the date line. Raises :class:`GridError` if the cells differ in size or do
+    not coincide, and :class:`RegionError` if there is no common cell.
     """
     fine, reference = source.grid, frame.grid
     size = reference.resolution

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.arguments import items_of, unknown
+from xland.arguments import choose_names
 from xland.errors import GridError
-from xland.scores.tables import Tabular, figure
+from xland.scores.tables import Tabular, TextTable, figure, plain
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES
 
 if TYPE_CHECKING:
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 Weighting = Literal["area", "pixels"]
 Matrix = NDArray[np.float64]
+
+UNITS = {"area": "m2", "pixels": "cells"}
+"""What the matrices of each weighting count."""
+
+ROUNDING = 1e-12
+"""Share of a total below which a difference is the rounding of a sum."""
 
 _PER_CLASS = ("iou", "precision", "recall", "f1", "support")
 
@@ -50,7 +56,7 @@ SCORES: dict[str, Score] = {}
 
 
 def register_score(score: Score) -> Score:
-    """Add a score: it then stands in evaluations, on the command line and in reports.
+    """Add a score: it is then shown in evaluations, on the command line and in reports.
 
     Raises
     ------
@@ -65,14 +71,7 @@ def register_score(score: Score) -> Score:
 
 def choose_scores(names: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return names of scores, by default all; :class:`GridError` for unknown ones."""
-    names = tuple(SCORES) if names is None else names
-    chosen = (names,) if isinstance(names, str) else items_of(names, "scores", GridError)
-    wrong = [name for name in chosen if not isinstance(name, str) or name not in SCORES]
-    if wrong:
-        raise GridError(unknown("scores", wrong, SCORES))
-    if not chosen:
-        raise GridError(f"scores is empty: choose from {', '.join(SCORES)}")
-    return tuple(dict.fromkeys(chosen))
+    return choose_names(SCORES if names is None else names, SCORES, "scores", GridError)
 
 
 def accuracy(matrix: Matrix) -> float:
@@ -110,14 +109,9 @@ def ratio(above: Any, below: Any) -> NDArray[np.float64]:
     return np.divide(above, below, out=np.full(below.shape, np.nan), where=below != 0)
 
 
-def plain(value: float) -> float | None:
-    """Return a number for JSON, None for NaN."""
-    return None if math.isnan(value) else float(value)
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Scores(Tabular):
-    """Scores that follow from one confusion matrix.
+    """Scores that follow from one confusion matrix; NaN where a denominator is zero.
 
     Parameters
     ----------
@@ -130,10 +124,6 @@ class Scores(Tabular):
         inland water are not among them unless asked for.
     names : sequence of str, optional
         Registered scores that are shown; by default all.
-
-    Notes
-    -----
-    A score whose denominator is zero is NaN.
     """
 
     matrix: Matrix
@@ -208,7 +198,7 @@ class Scores(Tabular):
         """Return plain numbers for JSON: None where a score is not defined."""
         return {
             "weighting": self.weighting,
-            "unit": "m2" if self.weighting == "area" else "cells",
+            "unit": UNITS[self.weighting],
             "total": self.total,
             **{name: plain(value) for name, value in self.values.items()},
             "miou_classes": [CLASS_NAMES[code] for code in self.miou_classes],
@@ -220,11 +210,10 @@ class Scores(Tabular):
         """Return a row for each class: IoU, precision, recall, F1, support."""
         import pandas as pd
 
-        return pd.DataFrame(
-            {each: getattr(self, each) for each in _PER_CLASS}, index=pd.Index(CLASS_NAMES, name="class")
-        )
+        columns = {each: getattr(self, each) for each in _PER_CLASS}
+        return pd.DataFrame(columns, index=pd.Index(CLASS_NAMES, name="class"))
 
-    def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+    def _tables(self) -> list[TextTable]:
         over = ", ".join(CLASS_NAMES[code] for code in self.miou_classes) or "no class"
         said = ", ".join(f"{SCORES[name].title or name} {figure(value)}" for name, value in self.values.items())
         title = f"{said}\nmean IoU over {over}; by {'area' if self.weighting == 'area' else 'pixel counts'}"
@@ -244,41 +233,26 @@ def disagreement(matrix: Matrix) -> dict[str, NDArray[np.float64]]:
     ``quantity`` is the difference of the totals of a class; ``exchange``, cells that changed places with those of
     another class, pair by pair; ``shift``, the rest, which takes three or more classes. ``allocation`` is exchange and
     shift, ``total`` all three. Every cell in disagreement belongs to two classes, so the map has half the sum over the
-    classes. The transposed matrix has the same parts.
-
-    Sources
-    -------
-    Quantity and allocation disagreement: Pontius and Millones (2011), doi 10.1080/01431161.2011.552923;
-    exchange and shift: Pontius and Santacruz (2014), doi 10.1080/2150704X.2014.969814.
+    classes. The transposed matrix has the same parts. Sources: Pontius and Millones (2011), doi
+    10.1080/01431161.2011.552923; Pontius and Santacruz (2014), doi 10.1080/2150704X.2014.969814.
     """
     rows, columns, diagonal = matrix.sum(axis=1), matrix.sum(axis=0), np.diag(matrix)
     quantity = np.abs(rows - columns)
     exchange = 2 * (np.minimum(matrix, matrix.T).sum(axis=1) - diagonal)
     # a shift of zero may come out as a rounding below it
     shift = np.maximum(rows + columns - 2 * diagonal - quantity - exchange, 0.0)
-    allocation = exchange + shift
     parts = {"quantity": quantity, "exchange": exchange, "shift": shift}
-    return {**parts, "allocation": allocation, "total": quantity + allocation}
-
-
-_ROUNDING = 1e-12  # share of the map below which a difference is rounding and a score has no denominator
+    return {**parts, "allocation": exchange + shift, "total": quantity + (exchange + shift)}
 
 
 def kappa_simulation(table: NDArray[np.float64]) -> tuple[float, float, float]:
     """Return kappa simulation, and its factors of the amounts and of the places of transitions; NaN if not defined.
 
     ``table`` (classes, classes, classes) are areas or counts by class in the start, the observed and the predicted map.
-    Kappa is 1 for a perfect prediction, and 0 for one as good as the same transitions at random places.
-
-    Notes
-    -----
-    Cohen's kappa, with chance agreement and the largest possible agreement taken within each class of the start map. A
-    prediction that changes nothing has kappa 0 if there was change; where neither map leaves room for chance (no change
-    in both, or all of every class to one other) it is not defined.
-
-    Sources
-    -------
-    Van Vliet, Bregt and Hagen-Zanker (2011), doi 10.1016/j.ecolmodel.2011.01.017.
+    It is Cohen's kappa with the agreement by chance, and the largest possible one, taken within each class of the start
+    map: 1 for a perfect prediction, 0 for one as good as the same transitions at random places. Where neither map
+    leaves room for chance (no change in both, or all of every class to one other) it is not defined. Source: van Vliet,
+    Bregt and Hagen-Zanker (2011), doi 10.1016/j.ecolmodel.2011.01.017.
     """
     total = float(table.sum())
     if total == 0:
@@ -296,6 +270,6 @@ def kappa_simulation(table: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def _beyond_rounding(above: float, below: float) -> float:
-    if below <= _ROUNDING:
+    if below <= ROUNDING:
         return math.nan
-    return above / below if abs(above) > _ROUNDING else 0.0
+    return above / below if abs(above) > ROUNDING else 0.0

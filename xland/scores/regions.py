@@ -61,11 +61,9 @@ def climate_zones(frame: ClassMap) -> Regions:
     zones = koppen()
     whole = Grid.from_centres(zones["lat"].values, zones["lon"].values)
     # a centre on an edge belongs to the cell south-east of it
-    rows = np.floor((whole.north - frame.grid.latitude) / whole.resolution + 1e-6)
-    columns = np.floor((frame.grid.longitude - whole.west) % 360 / whole.resolution + 1e-6)
-    chosen = zones.isel(
-        lat=np.clip(rows, 0, whole.rows - 1).astype(np.intp), lon=columns.astype(np.intp) % whole.columns
-    )
+    rows = np.floor((whole.north - frame.grid.latitude) / whole.resolution + 1e-6).astype(np.intp)
+    columns = np.floor((frame.grid.longitude - whole.west) % 360 / whole.resolution + 1e-6).astype(np.intp)
+    chosen = zones.isel(lat=np.clip(rows, 0, whole.rows - 1), lon=columns % whole.columns)
     return Regions(_on_grid(chosen.data, frame.grid), KOPPEN_ZONES, "climate zones after Koeppen and Geiger")
 
 
@@ -115,8 +113,6 @@ def labelled(labels: xr.DataArray | xr.Dataset, names: Sequence[str] | None = No
         raise RegionError(
             f"regions are of type {type(labels).__name__}; pass {', '.join(KINDS)}, or a map of region numbers"
         )
-    if labels.dtype.kind not in "iufb":
-        raise RegionError(f"regions must be whole numbers from 1, or 0 for none, not {labels.dtype} values")
     labels = read_codes(labels, what=what, error=RegionError, holds="numbers", empty=0)
     steps = len(as_map(labels, what=what, holds="numbers").years)
     if steps > 1:

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from xland.arguments import Count, checked
 from xland.errors import GridError, ModelError, NothingToScoreError, TimeError, VocabularyError
-from xland.geo.conventions import classes_along
-from xland.geo.orientation import orient
 from xland.models.calibration import BINS, bin_of
-from xland.reading.variables import ClassMap, as_map
+from xland.reading.variables import as_map
 from xland.scores.counts import SOUTHERN_LIMIT
-from xland.scores.frames import common_cells, pair_years
-from xland.scores.measures import Weighting, plain, ratio
-from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, check_codes
+from xland.scores.frames import Block, common_cells, pair_years, read_probability
+from xland.scores.measures import UNITS, Weighting, ratio
+from xland.scores.tables import plain
+from xland.vocabulary import CLASS_NAMES, LAND_CLASSES
 
 _OFF = 0.03  # how far from 1 the sum of the probabilities of a cell may be: they are stored in steps of 0.004
 _FINE = 40  # parts of a bin of confidence in which risk and coverage are counted
@@ -96,7 +95,7 @@ class Reliability:
         """Return plain numbers for JSON: None where a bin is empty."""
         return {
             "weighting": self.weighting,
-            "unit": "m2" if self.weighting == "area" else "cells",
+            "unit": UNITS[self.weighting],
             "total": self.total,
             **{name: getattr(self, name) for name in _SCORES},
             "class_errors": dict(zip(CLASS_NAMES, self.class_errors.tolist(), strict=True)),
@@ -169,10 +168,10 @@ def assess_reliability(
             f"probability is a {type(probability).__name__}; pass the DataArray of probabilities, such as "
             "ds['probability'] of what downscale returns"
         )
-    layers, truth = _canonical(probability), as_map(observed, what="observed map")
+    layers, truth = read_probability(probability, VocabularyError), as_map(observed, what="observed map")
     shown = None if decided is None else as_map(decided, what="decided map")
     own = {} if shown is None else dict(pair_years(layers, shown, match_years=match_years))
-    frame = common_cells([truth, layers, *([] if shown is None else [shown])], within, truth)
+    frame = common_cells([truth, layers, *([] if shown is None else [shown])], truth, within)
     lazy = []
     for ours, theirs in pair_years(layers, truth, match_years=match_years):
         if shown is not None and ours not in own:
@@ -182,9 +181,8 @@ def assess_reliability(
             )
         counts = frame.each_block(
             _count_block,
+            [(truth, theirs), None if shown is None else (shown, own[ours])],
             frame.layer(layers, np.nan, ours).rechunk({0: -1}),
-            frame.layer(truth, step=theirs),
-            None if shown is None else frame.layer(shown, step=own[ours]),
             bins=bins,
             land=domain == "land",
             by_area=weighting == "area",
@@ -229,38 +227,11 @@ def _summarise(
     )
 
 
-def _canonical(probability: xr.DataArray) -> ClassMap:
-    """Return probabilities as (time, class, lat, lon)."""
-    data, _ = orient(probability, what="probability")
-    spare = [str(dim) for dim in data.dims if dim not in {"time", "lat", "lon"}]
-    if len(spare) != 1:
-        raise GridError(
-            f"probability has the dimensions {', '.join(map(str, data.dims))}: beside time, lat and lon it needs "
-            "one of classes, and no other"
-        )
-    (dim,) = spare
-    names = classes_along(data, dim) or CLASS_NAMES
-    if names != CLASS_NAMES:
-        raise VocabularyError(
-            f"probability must have the {len(CLASS_NAMES)} classes {', '.join(CLASS_NAMES)} in this order along "
-            f"{dim!r}, not {data.sizes[dim]}: {', '.join(names[:10])}"
-        )
-    if data.chunks is None:
-        data = data.chunk({**dict.fromkeys(data.dims, "auto"), dim: -1})
-    frame = as_map(data.isel({dim: 0}, drop=True), what="probability", holds="values")
-    if "time" not in data.dims:
-        data = data.drop_vars("time", errors="ignore").expand_dims("time")
-    return ClassMap(data.transpose("time", dim, "lat", "lon"), frame.grid, frame.years, frame.what)
-
-
 def _count_block(
-    latitude: NDArray[np.float64],
-    longitude: NDArray[np.float64],
-    area: NDArray[np.float64],
-    counted: NDArray[np.bool_],
+    block: Block,
+    truth: NDArray[np.uint8],
+    decided: NDArray[np.uint8] | None,
     probability: NDArray[np.floating[Any]],
-    observed: NDArray[Any],
-    decided: NDArray[Any] | None,
     *,
     bins: int,
     land: bool,
@@ -272,11 +243,9 @@ def _count_block(
     class shown in bins cut into 40 parts, (3, 40 bins); of each class, (classes, 3, bins); and the weighted sum of the
     squared errors of all probabilities.
     """
-    truth = check_codes(observed, what="observed map", latitude=latitude, longitude=longitude)
-    if decided is not None:
-        decided = check_codes(decided, what="decided map", latitude=latitude, longitude=longitude)
+    counted = block.counted
     if land:
-        counted = counted & np.isin(truth, LAND_CLASSES) & (latitude > SOUTHERN_LIMIT)[:, None]
+        counted = counted & np.isin(truth, LAND_CLASSES) & (block.latitude > SOUTHERN_LIMIT)[:, None]
     rows, columns = np.nonzero(counted)
     values = np.ascontiguousarray(probability[:, rows, columns])
     bad = np.flatnonzero(~((np.abs(values.sum(axis=0) - 1) <= _OFF) & (values.min(axis=0, initial=0) >= -_OFF)))
@@ -284,11 +253,11 @@ def _count_block(
         first = bad[0]
         raise ModelError(
             f"probability: {bad.size} cells hold no probabilities (NaN, below 0, or their sum is not 1), the first at "
-            f"{latitude[rows[first]]:g} N, {longitude[columns[first]]:g} E, where they sum to "
+            f"{block.latitude[rows[first]]:g} N, {block.longitude[columns[first]]:g} E, where they sum to "
             f"{values[:, first].sum():.3g}: leave such cells out with `within`, or pass what downscale returns"
         )
     chosen = values.argmax(axis=0) if decided is None else decided[rows, columns]
-    found, weight = truth[rows, columns], area[rows] if by_area else np.ones(len(rows))
+    found, weight = truth[rows, columns], block.area[rows] if by_area else np.ones(len(rows))
     confidence = values[chosen, np.arange(len(chosen))].astype(np.float64)
     top = _sums(confidence, chosen == found, weight, bins * _FINE)
     classes = np.zeros((len(values), 3, bins))

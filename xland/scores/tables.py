@@ -9,13 +9,13 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from xland.addresses import local_path
 from xland.atomic import replace_file
 
-WIDTH = 80
-"""Columns of a terminal."""
+TextTable: TypeAlias = tuple[str, list[str], list[list[str]]]
+"""A table of texts: title, header and rows."""
 
 
 def figure(value: float | None, digits: int = 3) -> str:
@@ -24,6 +24,11 @@ def figure(value: float | None, digits: int = 3) -> str:
         return "–"  # noqa: RUF001
     text = f"{value:.{digits}f}"
     return text if float(text) else text.lstrip("-")
+
+
+def plain(value: float) -> float | None:
+    """Return a number for JSON, None for NaN."""
+    return None if math.isnan(value) else float(value)
 
 
 def years_in_words(pairs: Sequence[tuple[int | None, int | None]]) -> str:
@@ -37,50 +42,42 @@ def years_in_words(pairs: Sequence[tuple[int | None, int | None]]) -> str:
     return f"{predicted}" if predicted == observed else f"{predicted}, observed {observed}"
 
 
-def text_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table as plain text of 80 columns: names to the left, figures to the right."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for position, name in enumerate(header):
-        words = all(row[position][:1].isalpha() for row in rows)
-        table.add_column(Text(name), justify="left" if words or not position else "right", no_wrap=not words)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    stream = io.StringIO()
-    Console(file=stream, width=WIDTH, color_system=None).print(table)
-    return "\n".join([title, *filter(None, map(str.rstrip, stream.getvalue().splitlines()))])
-
-
-def html_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table as HTML with everything escaped."""
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in header)
-    body = "".join(
-        f'<tr><th scope="row" style="text-align:left">{html.escape(row[0])}</th>'
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
-        + "</tr>"
-        for row in rows
-    )
-    caption = html.escape(title).replace("\n", "<br>")
-    return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
 class Tabular:
-    """What is shown as tables: text in a terminal, HTML in a notebook."""
+    """Scores that are shown as tables: text of 80 columns in a terminal, HTML in a notebook."""
 
-    def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+    def _tables(self) -> list[TextTable]:
         raise NotImplementedError
 
     def __str__(self) -> str:
-        return "\n\n".join(text_table(*table) for table in self._tables())
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        texts = []
+        for title, header, rows in self._tables():
+            table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+            for position, name in enumerate(header):
+                words = all(row[position][:1].isalpha() for row in rows)
+                table.add_column(Text(name), justify="left" if words or not position else "right", no_wrap=not words)
+            for row in rows:
+                table.add_row(*map(Text, row))
+            stream = io.StringIO()
+            Console(file=stream, width=80, color_system=None).print(table)
+            texts.append("\n".join([title, *filter(None, map(str.rstrip, stream.getvalue().splitlines()))]))
+        return "\n\n".join(texts)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return "".join(html_table(*table) for table in self._tables())
+        import pandas as pd
+
+        shown = []
+        for title, header, rows in self._tables():
+            caption = html.escape(title).replace("\n", "<br>")
+            table = pd.DataFrame(rows, columns=header).to_html(index=False, border=0)
+            shown.append(table.replace(">", f"><caption>{caption}</caption>", 1))
+        return "".join(shown)
 
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> Path:

@@ -14,7 +14,8 @@ from xland.addresses import address_of, is_url, without_password
 from xland.errors import StoreError
 from xland.reading.variables import name_reads, unreadable
 from xland.store.reading import open_store, read_finished
-from xland.store.storage import files_at, store_to_read
+from xland.store.storage import store_to_read
+from xland.untrusted.folders import files_at
 from xland.untrusted.netcdf import check_file, check_hdf5
 from xland.untrusted.servers import http_options, reaching
 from xland.untrusted.stores import check_store

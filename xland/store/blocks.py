@@ -18,8 +18,9 @@ from xland.arguments import is_count
 from xland.errors import StoreError
 from xland.geo.orientation import find_dimension
 from xland.reading.variables import with_named_reads
-from xland.store.storage import RecordingStore, files_at, zarr_store
+from xland.store.storage import RecordingStore, zarr_store
 from xland.store.workplace import note
+from xland.untrusted.folders import files_at
 
 ROLES = ("time", "latitude", "longitude")
 """The dimensions along which the work is split, whatever they are called; others are whole in every block."""
@@ -73,7 +74,7 @@ def align(
             if len(set(found[:-1])) > 1 or found[-1] > found[0]:
                 cells = asked.get(str(dim), 1)
                 even[dim] = math.ceil(max(found) / cells) * cells
-        ds = _rechunked(ds, lazy, even)
+        ds = ds.assign(ds[lazy].chunk(even))
         sizes = {name: _chunk_sizes(ds[name], lattice, asked, sharded=True) for name in lazy}
     return ds, {name: _encoding(ds[name], sizes[name], shards=shards) for name in lazy}
 
@@ -81,7 +82,7 @@ def align(
 def _with_common_blocks(
     ds: xr.Dataset, lazy: list[str], lattice: Mapping[Hashable, str], asked: Mapping[str, int]
 ) -> xr.Dataset:
-    """Give variables the same blocks along each dimension, made of whole chunks."""
+    """Give variables the same blocks along each dimension, made of whole chunks that are not absurdly small."""
     for name in lazy:
         if ds[name].chunks is None:
             blocks = {d: (1 if lattice[d] == "time" else _BLOCK) if d in lattice else -1 for d in ds[name].dims}
@@ -89,42 +90,27 @@ def _with_common_blocks(
     ds = ds.unify_chunks()
     chosen: dict[Any, int] = {dim: -1 for name in lazy for dim in ds[name].dims if dim not in lattice}
     for dim, found in ds.chunksizes.items():
-        widths = [ds[name].dtype.itemsize for name in lazy if dim in ds[name].dims]
-        limit = math.isqrt(CHUNK_BYTES // max(widths)) if widths else 1
+        if dim not in lattice:
+            continue
         size = asked.get(str(dim))
-        if dim in lattice and not _fits(found, size, limit, lattice[dim]):
+        limit = math.isqrt(CHUNK_BYTES // max(ds[name].dtype.itemsize for name in lazy if dim in ds[name].dims))
+        if size is not None:
+            fits = all(block % size == 0 for block in found[:-1])
+        else:
+            fits = lattice[dim] == "time" or len(found) == 1 or _chunk(found, limit) >= min(max(found), limit) / 8
+        if not fits:
             chosen[dim] = size * max(1, round(max(found) / size)) if size else min(max(found), _BLOCK)
-    return _rechunked(ds, lazy, chosen)
+    return ds.assign(ds[lazy].chunk(chosen))
 
 
 def lattice_of(ds: xr.Dataset) -> dict[Hashable, str]:
     """Find the dimensions along which the work is split, and what each of them is (:data:`ROLES`), in that order."""
-    found = {role: find_dimension(ds, role) for role in ROLES}
-    return {dim: role for role, dim in found.items() if dim is not None}
-
-
-def _encoding(array: xr.DataArray, sizes: Sequence[int], *, shards: bool) -> dict[str, Any]:
-    from zarr.codecs import ZstdCodec
-
-    floats = array.dtype.kind == "f"
-    # checksums that other readers compare, too; GDAL knows none behind Blosc
-    codec = ZstdCodec(level=3 if floats else 5, checksum=True)
-    encoding: dict[str, Any] = {"chunks": tuple(sizes), "compressors": (codec,)}
-    if shards:
-        blocks = [each[0] for each in array.chunks or ()]
-        encoding["shards"] = tuple(size * math.ceil(b / size) for b, size in zip(blocks, sizes, strict=True))
-    if not floats and "_FillValue" not in array.attrs:
-        # Chunks of nothing but zeros (ocean) are not written; zero is a class, not a missing value
-        encoding["_FillValue"] = None
-    return encoding
-
-
-def _rechunked(ds: xr.Dataset, names: list[str], blocks: Mapping[Any, int]) -> xr.Dataset:
-    if not blocks:
-        return ds
-    return ds.assign(
-        {name: ds[name].chunk({d: size for d, size in blocks.items() if d in ds[name].dims}) for name in names}
-    )
+    found: dict[Hashable, str] = {}
+    for role in ROLES:
+        dim = find_dimension(ds, role)
+        if dim is not None:
+            found[dim] = role
+    return found
 
 
 def _chunk_sizes(
@@ -154,11 +140,20 @@ def _chunk(blocks: Sequence[int], limit: int) -> int:
     return max(size for size in range(1, min(common, limit) + 1) if common % size == 0)
 
 
-def _fits(blocks: Sequence[int], size: int | None, limit: int, role: str) -> bool:
-    """Whether blocks are made of whole chunks that are not absurdly small."""
-    if size is not None:
-        return all(block % size == 0 for block in blocks[:-1])
-    return role == "time" or len(blocks) == 1 or _chunk(blocks, limit) >= min(max(blocks), limit) / 8
+def _encoding(array: xr.DataArray, sizes: Sequence[int], *, shards: bool) -> dict[str, Any]:
+    from zarr.codecs import ZstdCodec
+
+    floats = array.dtype.kind == "f"
+    # checksums that other readers compare, too; GDAL knows none behind Blosc
+    codec = ZstdCodec(level=3 if floats else 5, checksum=True)
+    encoding: dict[str, Any] = {"chunks": tuple(sizes), "compressors": (codec,)}
+    if shards:
+        blocks = [each[0] for each in array.chunks or ()]
+        encoding["shards"] = tuple(size * math.ceil(b / size) for b, size in zip(blocks, sizes, strict=True))
+    if not floats and "_FillValue" not in array.attrs:
+        # Chunks of nothing but zeros (ocean) are not written; zero is a class, not a missing value
+        encoding["_FillValue"] = None
+    return encoding
 
 
 @dataclass(frozen=True)
@@ -169,29 +164,6 @@ class Group:
     variables: list[str]
     blocks: list[tuple[int, ...]]
     timed: bool
-
-    def write_flags(self, ds: xr.Dataset, writer: BlockWriter) -> da.Array:
-        """Return a lazy array with one element for each block; computing an element writes its block."""
-        letters = {dim: number for number, dim in enumerate(dict.fromkeys([*self.dims, *map(str, ds.dims)]))}
-        arguments: list[Any] = []
-        for dim, blocks in zip(self.dims, self.blocks, strict=True):
-            numbers = np.stack([np.arange(len(blocks)), np.cumsum([0, *blocks[:-1]])], axis=1)
-            place = da.from_array(numbers, chunks=(1, 2), name=f"place-{dim}-{da.core.tokenize(blocks)}")
-            arguments += [place, (letters[dim], len(letters))]
-        for name in self.variables:
-            arguments += [ds[name].data, tuple(letters[str(dim)] for dim in ds[name].dims)]
-        out = tuple(letters[dim] for dim in self.dims)
-        return da.blockwise(
-            writer,
-            out,
-            *arguments,
-            name=f"write-{writer.run}-{'-'.join(self.dims)}",
-            concatenate=True,
-            align_arrays=False,
-            adjust_chunks=dict.fromkeys(out, 1),
-            dtype=np.bool_,
-            meta=np.empty((0,) * len(out), dtype=np.bool_),
-        )
 
 
 def group_variables(ds: xr.Dataset) -> dict[str, Group]:
@@ -206,6 +178,30 @@ def group_variables(ds: xr.Dataset) -> dict[str, Group]:
         # named by roles, as dimensions may be called anything
         groups.setdefault(",".join(lattice[dim] for dim in dims), group).variables.append(str(name))
     return groups
+
+
+def write_flags(ds: xr.Dataset, group: Group, writer: BlockWriter) -> da.Array:
+    """Return a lazy array with one element for each block of a group; computing an element writes its block."""
+    letters = {dim: number for number, dim in enumerate(dict.fromkeys([*group.dims, *map(str, ds.dims)]))}
+    arguments: list[Any] = []
+    for dim, blocks in zip(group.dims, group.blocks, strict=True):
+        numbers = np.stack([np.arange(len(blocks)), np.cumsum([0, *blocks[:-1]])], axis=1)
+        place = da.from_array(numbers, chunks=(1, 2), name=f"place-{dim}-{da.core.tokenize(blocks)}")
+        arguments += [place, (letters[dim], len(letters))]
+    for name in group.variables:
+        arguments += [ds[name].data, tuple(letters[str(dim)] for dim in ds[name].dims)]
+    out = tuple(letters[dim] for dim in group.dims)
+    return da.blockwise(
+        writer,
+        out,
+        *arguments,
+        name=f"write-{writer.run}-{'-'.join(group.dims)}",
+        concatenate=True,
+        align_arrays=False,
+        adjust_chunks=dict.fromkeys(out, 1),
+        dtype=np.bool_,
+        meta=np.empty((0,) * len(out), dtype=np.bool_),
+    )
 
 
 @dataclass(frozen=True)

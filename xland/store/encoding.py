@@ -19,17 +19,14 @@ from xarray.core.indexing import ExplicitlyIndexed
 from xland.errors import StoreError
 from xland.reading.variables import counts_packed
 from xland.store.storage import ATTRIBUTE, COMPLETE, FINGERPRINT, ROOT, table_name
-from xland.untrusted.stores import check_metadata
+from xland.untrusted.servers import MOST_METADATA
+from xland.untrusted.stores import CODECS, TEXT, Layout, check_sizes, check_together
 
 STORED = np.dtype(np.uint8)
 """Type of packed values."""
 
-PACKING = ("dtype", "scale_factor", "add_offset", "_FillValue")
-"""Entries of an encoding that say how floats are packed."""
-
-VOLATILE = frozenset({COMPLETE, FINGERPRINT, "history", "date_created", "date_modified"})
-"""Attributes that may differ between two runs of the same work."""
-
+_PACKING = ("dtype", "scale_factor", "add_offset", "_FillValue")
+_VOLATILE = frozenset({COMPLETE, FINGERPRINT, "history", "date_created", "date_modified"})  # may differ between runs
 _INPUTS = "xland_inputs"  # an attribute of maps
 _VALUES = "values"
 _NEW_EACH_TIME = (
@@ -80,13 +77,13 @@ def take_encoding(
         if name not in ds.data_vars or not isinstance(entries, Mapping):
             names = ", ".join(map(str, ds.data_vars))
             raise StoreError(f"encoding: {name!r:.80} must be a variable ({names}) with a mapping of entries")
-        unknown = sorted(map(str, entries.keys() - {*PACKING, *known}))
+        unknown = sorted(map(str, entries.keys() - {*_PACKING, *known}))
         if unknown:
             raise StoreError(
-                f"encoding of {name}: {', '.join(unknown)} cannot be chosen; known are {', '.join([*PACKING, *known])}"
+                f"encoding of {name}: {', '.join(unknown)} cannot be chosen; known are {', '.join([*_PACKING, *known])}"
                 "; chunks are chosen for all variables with chunks="
             )
-        packing = {key: value for key, value in entries.items() if key in PACKING}
+        packing = {key: value for key, value in entries.items() if key in _PACKING}
         ds[name].encoding = packing
         if packing and find_packing(str(name), ds[name].variable) is None:
             raise StoreError(
@@ -102,13 +99,15 @@ def drop_encoding(ds: xr.Dataset) -> xr.Dataset:
 
     xarray keeps these links in the encoding, and would otherwise list them among the coordinates.
     """
-    packings = {name: find_packing(str(name), ds[name].variable) for name in ds.data_vars}
     plain = ds.drop_encoding().copy()
     for name, variable in ds.variables.items():
         linked = {**variable.encoding, **variable.attrs}
         plain[name].attrs = {key: value for key, value in variable.attrs.items() if key not in _LINKS}
         plain[name].encoding = {key: linked[key] for key in _LINKS if linked.get(key) in ds.variables}
-    return plain.assign({name: pack(plain[name], packing) for name, packing in packings.items() if packing})
+        packing = find_packing(str(name), variable) if name in ds.data_vars else None
+        if packing:
+            plain = plain.assign({name: pack(plain[name], packing)})
+    return plain
 
 
 def find_packing(name: str, variable: xr.Variable) -> Packing | None:
@@ -160,8 +159,7 @@ def unpacked(array: xr.DataArray) -> xr.DataArray:
     return array
 
 
-_NAME = re.compile(r"[A-Za-z0-9_\u0080-\U0010ffff][^\x00-\x1f\x7f/]*(?<! )")
-"""Names that both Zarr and NetCDF keep as they are."""
+_NAME = re.compile(r"[A-Za-z0-9_\u0080-\U0010ffff][^\x00-\x1f\x7f/]*(?<! )")  # Zarr and NetCDF keep these as they are
 
 
 def check_kinds(ds: xr.Dataset, *, netcdf: bool = False) -> None:
@@ -243,8 +241,33 @@ def make_skeleton(template: xr.Dataset, encoding: Mapping[str, Mapping[str, Any]
     root = json.loads(files[ROOT])
     root["attributes"][ATTRIBUTE] = table_name(root)
     files[ROOT] = json.dumps(root).encode()
-    check_metadata("what is to be written", lambda names: [files.get(name) for name in names], list)
+    large = [name for name, content in files.items() if len(content) > MOST_METADATA and name.endswith(ROOT)]
+    if large:
+        raise StoreError(f"{large[0]} is larger than metadata can be: shorten the attributes")
+    _check_sizes(template, root["consolidated_metadata"]["metadata"])
     return files
+
+
+def _check_sizes(ds: xr.Dataset, arrays: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse arrays, by their metadata of Zarr, that :func:`xland.store.reading.open_store` would not open."""
+    layouts = {}
+    for name, array in arrays.items():
+        shape, dtype, codecs = tuple(array["shape"]), ds.variables[name].dtype, array["codecs"]
+        inner = chunks = tuple(array["chunk_grid"]["configuration"]["chunk_shape"])
+        if codecs[0]["name"] == "sharding_indexed":
+            shards = codecs[0]["configuration"]
+            inner, codecs = tuple(shards["chunk_shape"]), shards["codecs"]
+        if dtype.kind == "V":
+            raise StoreError(f"{name} has values of the type {dtype}: write each of its fields as a variable")
+        strange = sorted({codec["name"].removeprefix("numcodecs.") for codec in codecs} - CODECS)
+        if strange:
+            raise StoreError(
+                f"{name}: the codec {strange[0]} is not opened again; known are: {', '.join(sorted(CODECS))}"
+            )
+        is_index = array.get("dimension_names") == [name] and len(shape) == 1
+        layouts[name] = Layout(shape, chunks, inner, TEXT if dtype.kind in "OT" else dtype.itemsize, is_index)
+        check_sizes(name, layouts[name])
+    check_together("what is to be written", layouts)
 
 
 def check_same(asked: dict[str, Any], begun: dict[str, Any], target: str) -> None:
@@ -279,17 +302,13 @@ def describe_work(ds: xr.Dataset, encoding: Mapping[str, Any]) -> dict[str, Any]
     for JSON: attributes, digests of the coordinates, and of each variable its dimensions, shape, type, blocks, chunks,
     attributes and the name of its dask array.
     """
-
-    def plain(attributes: Mapping[Any, Any]) -> Any:
-        return json.loads(json.dumps(dict(attributes), default=lambda value: value.tolist()))
-
-    described: dict[str, Any] = {"attributes": plain({k: v for k, v in ds.attrs.items() if k not in VOLATILE})}
+    described: dict[str, Any] = {"attributes": {k: v for k, v in ds.attrs.items() if k not in _VOLATILE}}
     for name, variable in ds.variables.items():
         entry: dict[str, Any] = {
             "dims": list(variable.dims),
             "shape": list(variable.shape),
             "dtype": str(variable.dtype),
-            "attributes": plain(variable.attrs),
+            "attributes": variable.attrs,
         }
         if str(name) in encoding:
             entry[_VALUES] = str(variable.data.name)  # which dask derives from what they are computed from
@@ -298,4 +317,5 @@ def describe_work(ds: xr.Dataset, encoding: Mapping[str, Any]) -> dict[str, Any]
         else:
             entry["digest"] = tokenize(np.asarray(variable.values).tolist())
         described[f"variable {name}"] = entry
-    return described
+    plain: dict[str, Any] = json.loads(json.dumps(described, default=lambda value: value.tolist()))
+    return plain

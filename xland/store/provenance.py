@@ -1,7 +1,14 @@
-"""What a product says about itself: CF-1.11 and ACDD-1.3 attributes, and where it came from."""
+"""What a product says about itself (CF-1.11 and ACDD-1.3 attributes), and what tells its inputs from others.
+
+Inputs are told apart without reading them. Values in memory are known by a digest of themselves. What lies in a file
+and was not read yet is known by the file, its size and time of change, and by what was chosen of it. The same holds for
+the names that dask gives to such data, which ``chunk`` would otherwise draw at random for NetCDF files: importing this
+module teaches dask. What neither says is new each time, so two inputs are never taken for one.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -9,39 +16,29 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from dask.base import normalize_token, tokenize
+from dask.tokenize import normalize_object
 from numpy.typing import NDArray
+from xarray.core.indexing import ExplicitIndexer, ExplicitlyIndexed
 
 from xland.errors import GridError, TimeError
 from xland.geo.conventions import attach_crs, for_files, listed, years_of
 from xland.geo.orientation import find_role, find_scalars
 from xland.outputs import OUTPUTS
 
-PACKAGES = ("xland", "xarray", "dask", "zarr", "numpy", "torch")
-"""Packages whose versions a product names."""
-
-_COVERAGE = ("geospatial_", "time_coverage_")
-"""How the names of attributes begin that say which part of the world and which years there are."""
-
-_TITLE = re.compile(r"(Land use(?: on \S+ degree)?)(?:, [-0-9,. ]+)?")
-"""Titles of those who gave none, which name the years."""
-
+_PACKAGES = ("xland", "xarray", "dask", "zarr", "numpy", "torch")
+_COVERAGE = ("geospatial_", "time_coverage_")  # how attributes begin that say which region and years there are
+_TITLE = re.compile(r"(Land use(?: on \S+ degree)?)(?:, [-0-9,. ]+)?")  # by default
 _COORDINATES: Mapping[str, Mapping[str, str]] = {
     "latitude": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
     "longitude": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
 }
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that made a product, without importing them."""
-    found = {}
-    for package in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+_ROOTS = ("zarr.json", ".zarray", ".zmetadata", ".zgroup")
 
 
 def describe_product(
@@ -88,35 +85,50 @@ def describe_product(
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     now = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
     stamp = (when or now).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    ds = for_files(_describe_variables(ds))
-    lat, lon = find_role(ds, "latitude"), find_role(ds, "longitude")
-    if lat is not None and lon is not None:
-        ds = attach_crs(ds, (lat.dimension, lon.dimension))
-    model = model or {}
-    licence = licence or model.get("licence") or model.get("license")
-    line = f"{stamp}: {command or 'made with xland'}"
-    step = _resolution(ds)
+    ds, dimensions = ds.copy(), []
+    for kind, attributes in _COORDINATES.items():
+        if (names := find_role(ds, kind)) is not None:
+            dimensions.append(names.dimension)
+            if names.coordinate is not None:
+                ds[names.coordinate].attrs = {**ds[names.coordinate].attrs, **attributes}
+    for name in map(str, ds.data_vars):
+        known = OUTPUTS[name].attributes_for() if name in OUTPUTS else {}
+        known = {key: known[key] for key in known if key not in ("valid_range", "coverage_content_type")}
+        ds[name].attrs = {**known, **ds[name].attrs}
+    others = [name for name in OUTPUTS if name in ds and name != "land_use"]
+    if "land_use" in ds and others:
+        ds["land_use"].attrs["ancillary_variables"] = " ".join(others)
+    ds = for_files(ds)
+    if len(dimensions) == 2:
+        ds = attach_crs(ds, (dimensions[0], dimensions[1]))
+    model, extent, dates = model or {}, *_extent(ds)
+    step = extent.get("geospatial_lat_resolution")
+    versions = {}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
     given = {
         "title": title,
         "summary": summary,
         "source": source,
-        "license": licence,
+        "license": licence or model.get("licence") or model.get("license"),
         "creator_name": creator,
         "xland_model": model.get("name"),
         "xland_model_sha256": model.get("sha256"),
         "xland_inputs": json.dumps(dict(sorted(inputs.items()))) if inputs else None,
     }
     defaults = {
-        "title": _dated("Land use" if step is None else f"Land use on {round(step, 6):g} degree", ds),
+        "title": ("Land use" if step is None else f"Land use on {round(step, 6):g} degree") + dates,
         "source": f"xland model {model['name']}" if model.get("name") else None,
         "keywords": "land use, land cover, downscaling",
     }
+    history = [ds.attrs.get("history"), f"{stamp}: {command or 'made with xland'}"]
     fixed = {
         "Conventions": "CF-1.11, ACDD-1.3",
-        "history": "\n".join(part for part in (ds.attrs.get("history"), line) if part),
+        "history": "\n".join(filter(None, history)),
         "date_created": stamp,
-        "xland_versions": json.dumps(package_versions()),
-        **_extent(ds),
+        "xland_versions": json.dumps(versions),
+        **extent,
     }
     attributes = {**{k: v for k, v in defaults.items() if v is not None}, **ds.attrs}
     attributes.update({k: v for k, v in given.items() if v is not None})
@@ -128,11 +140,11 @@ def for_storage(ds: xr.Dataset) -> xr.Dataset:
     ds = for_files(ds)
     if "xland_versions" not in ds.attrs:
         return ds
+    extent, dates = _extent(ds)
     kept = {name: value for name, value in ds.attrs.items() if not str(name).startswith(_COVERAGE)}
-    titled = _TITLE.fullmatch(str(kept.get("title", "")))
-    if titled:
-        kept["title"] = _dated(titled[1], ds)
-    return ds.drop_attrs(deep=False).assign_attrs(kept | _extent(ds))
+    if titled := _TITLE.fullmatch(str(kept.get("title", ""))):
+        kept["title"] = titled[1] + dates
+    return ds.drop_attrs(deep=False).assign_attrs(kept | extent)
 
 
 def bounds(ds: xr.Dataset) -> tuple[float, float, float, float] | None:
@@ -140,20 +152,8 @@ def bounds(ds: xr.Dataset) -> tuple[float, float, float, float] | None:
 
     East is beyond 180 (or 360) for a region that crosses the end of its range of longitude.
     """
-    found = _centres(ds)
-    if found is None:
-        return None
-    lat, lon = found
-    step = next((abs(float(each[1] - each[0])) for each in found if each.ndim == 1 < each.size), 0.0)
-    lon = np.sort(lon.ravel())
-    gaps = np.flatnonzero(np.diff(lon) > 1.5 * step)
-    if gaps.size == 1 and abs(lon[0] + 360 - lon[-1] - step) < 0.1 * step:
-        # the columns of the region are at both ends of a range of 360 degrees
-        cut = int(gaps[0]) + 1
-        lon = np.concatenate([lon[cut:], lon[:cut] + 360])
-    edges = (lon.min() - step / 2, lat.min() - step / 2, lon.max() + step / 2, lat.max() + step / 2)
-    west, south, east, north = (round(float(edge), 8) + 0.0 for edge in edges)
-    return west, max(south, -90.0), east, min(north, 90.0)
+    centres = _centres(ds)
+    return None if centres is None else _edges(*centres)
 
 
 def years(ds: xr.Dataset) -> list[int]:
@@ -162,6 +162,34 @@ def years(ds: xr.Dataset) -> list[int]:
         return sorted(set(years_of(ds, what="maps") or ()))
     except (TimeError, GridError):
         return []
+
+
+def _extent(ds: xr.Dataset) -> tuple[dict[str, Any], str]:
+    """Return the attributes that say which region and years there are, and the years as the end of a title."""
+    found: dict[str, Any] = {}
+    centres, covered = _centres(ds), years(ds)
+    if centres is not None:
+        west, south, east, north = _edges(*centres)
+        found = {
+            "geospatial_lat_min": south,
+            "geospatial_lat_max": north,
+            "geospatial_lat_units": "degrees_north",
+            "geospatial_lon_min": west,
+            "geospatial_lon_max": east,
+            "geospatial_lon_units": "degrees_east",
+            "geospatial_bounds_crs": "EPSG:4326",
+        }
+        if centres[0].size > 1:
+            step = round(abs(float(centres[0][1] - centres[0][0])), 10)
+            found |= {"geospatial_lat_resolution": step, "geospatial_lon_resolution": step}
+    if not covered:
+        return found, ""
+    found |= {
+        "time_coverage_start": f"{covered[0]:04d}-01-01",
+        "time_coverage_end": f"{covered[-1]:04d}-12-31",
+        "time_coverage_resolution": "P1Y",
+    }
+    return found, f", {listed(covered)}"
 
 
 def _centres(ds: xr.Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
@@ -176,52 +204,87 @@ def _centres(ds: xr.Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]] 
     return found[0], found[1]
 
 
-def _describe_variables(ds: xr.Dataset) -> xr.Dataset:
-    ds = ds.copy()
-    for kind, attributes in _COORDINATES.items():
-        names = find_role(ds, kind)
-        if names is not None and names.coordinate is not None:
-            ds[names.coordinate].attrs = {**ds[names.coordinate].attrs, **attributes}
-    for name in map(str, ds.data_vars):
-        known = OUTPUTS[name].attributes_for() if name in OUTPUTS else {}
-        defaults = {key: known[key] for key in known if key not in ("valid_range", "coverage_content_type")}
-        ds[name].attrs = {**defaults, **ds[name].attrs}
-    others = [name for name in OUTPUTS if name in ds and name != "land_use"]
-    if "land_use" in ds and others:
-        ds["land_use"].attrs["ancillary_variables"] = " ".join(others)
-    return ds
+def _edges(lat: NDArray[np.float64], lon: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """West, south, east and north edge of cells with these centres."""
+    step = next((abs(float(each[1] - each[0])) for each in (lat, lon) if each.ndim == 1 < each.size), 0.0)
+    lon = np.sort(lon.ravel())
+    gaps = np.flatnonzero(np.diff(lon) > 1.5 * step)
+    if gaps.size == 1 and abs(lon[0] + 360 - lon[-1] - step) < 0.1 * step:
+        # the columns of the region are at both ends of a range of 360 degrees
+        cut = int(gaps[0]) + 1
+        lon = np.concatenate([lon[cut:], lon[:cut] + 360])
+    edges = (lon.min() - step / 2, lat.min() - step / 2, lon.max() + step / 2, lat.max() + step / 2)
+    west, south, east, north = (round(float(edge), 8) + 0.0 for edge in edges)
+    return west, max(south, -90.0), east, min(north, 90.0)
 
 
-def _extent(ds: xr.Dataset) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    edges = bounds(ds)
-    if edges is not None:
-        west, south, east, north = edges
-        found = {
-            "geospatial_lat_min": south,
-            "geospatial_lat_max": north,
-            "geospatial_lat_units": "degrees_north",
-            "geospatial_lon_min": west,
-            "geospatial_lon_max": east,
-            "geospatial_lon_units": "degrees_east",
-            "geospatial_bounds_crs": "EPSG:4326",
-        }
-        if (step := _resolution(ds)) is not None:
-            found |= {"geospatial_lat_resolution": step, "geospatial_lon_resolution": step}
-    covered = years(ds)
-    if covered:
-        found |= {
-            "time_coverage_start": f"{covered[0]:04d}-01-01",
-            "time_coverage_end": f"{covered[-1]:04d}-12-31",
-            "time_coverage_resolution": "P1Y",
-        }
-    return found
+def identity_of(given: xr.Dataset | xr.DataArray) -> str:
+    """Tell one input from another without reading it.
+
+    Fill values, ranges and units count as well, as they make another input of the same numbers.
+    """
+    ds = given if isinstance(given, xr.Dataset) else given.to_dataset(name="map")
+    plain = (int, float, np.generic, np.ndarray, list)
+    variables = []
+    # a store without consolidated metadata lists them in another order each time it is opened
+    for name, variable in sorted(ds.variables.items(), key=lambda item: str(item[0])):
+        if variable.chunks is not None:
+            content = str(variable.data.name)
+        else:  # xarray has no public way to ask whether asking for values would read a file
+            content = tokenize(variable.values if variable._in_memory else variable._data)  # noqa: SLF001
+        encoded = {str(key): str(value) for key, value in variable.encoding.items() if isinstance(value, plain)}
+        declared = [{str(key): str(value) for key, value in variable.attrs.items()}, encoded]
+        shape = [list(map(str, variable.dims)), list(variable.shape), str(variable.dtype)]
+        variables.append([str(name), *shape, content, declared])
+    return digest_of([variables, {str(key): str(value) for key, value in ds.attrs.items()}])
 
 
-def _dated(title: str, ds: xr.Dataset) -> str:
-    return f"{title}, {listed(covered)}" if (covered := years(ds)) else title
+def digest_of(content: Any) -> str:
+    """SHA-256 of anything that JSON can represent; of other things their text counts."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _resolution(ds: xr.Dataset) -> float | None:
-    centres = _centres(ds)
-    return None if centres is None or centres[0].size < 2 else round(abs(float(centres[0][1] - centres[0][0])), 10)
+def source_file(given: xr.Dataset | xr.DataArray) -> Path | None:
+    """Return the file on this machine that something was opened from, if it says so and the file is there."""
+    source = given.encoding.get("source")
+    if not isinstance(source, str | Path) or not str(source):
+        return None
+    path = Path(source)
+    return path if path.is_file() else None
+
+
+@normalize_token.register(ExplicitlyIndexed)
+def _normalise(data: Any) -> Any:
+    """Say what xarray has not read yet, for dask's names: the layers around a file, and the file."""
+    layers = []
+    while isinstance(data, ExplicitlyIndexed) and hasattr(data, "array"):
+        # what a layer does to the array within: its key, its function
+        names = {name for kind in type(data).__mro__ for name in getattr(kind, "__slots__", ())}
+        state = {name: getattr(data, name) for name in names if hasattr(data, name)}
+        state |= getattr(data, "__dict__", {})
+        state.pop("array", None)
+        plain = {k: (type(v).__name__, v.tuple) if isinstance(v, ExplicitIndexer) else v for k, v in state.items()}
+        layers.append((type(data).__qualname__, sorted((name, normalize_token(v)) for name, v in plain.items())))
+        data = data.array
+    kind = type(data).__qualname__
+    store, array = getattr(data, "datastore", None), getattr(data, "_array", None)
+    file = getattr(store, "_filename", None) or next(iter(getattr(getattr(store, "_manager", None), "_args", ())), None)
+    if isinstance(file, str | Path):
+        name = (str(data.variable_name), str(getattr(store, "_group", None)))
+        return layers, (kind, name, str(data.dtype), data.shape, _stamp(Path(file)))
+    if kind == "ZarrArrayWrapper" and array is not None:
+        files = []
+        if (root := getattr(array.store, "root", None)) is not None:
+            files = [Path(root, array.path), *(Path(root, at, n) for at in ("", array.path) for n in _ROOTS)]
+        described = normalize_token(array.store), array.path, str(data.dtype), data.shape
+        return layers, (kind, *described, [_stamp(each) for each in files])
+    return layers, normalize_object(data)
+
+
+def _stamp(path: Path) -> tuple[str, int, int] | str:
+    """Name, size and time of change of a file; of what is not on this machine, the name."""
+    try:
+        found = path.stat()
+    except OSError:
+        return str(path)
+    return str(path.resolve()), found.st_size, found.st_mtime_ns

@@ -70,7 +70,7 @@ def open_store(path: str | os.PathLike[str], *, verify: bool = False, **kwargs: 
                 variable.attrs["flag_values"] = np.asarray(variable.attrs["flag_values"], dtype=variable.dtype)
         ds = from_files(ds)
         if not ds.attrs.pop(COMPLETE, True):
-            raise StoreError(incomplete(place.target))
+            raise _incomplete(place)
     except XlandError:
         raise
     except Exception as error:  # Zarr, its codecs and CF decoding have errors of their own for each kind of damage
@@ -147,50 +147,53 @@ def read_finished(
     place = place if isinstance(place, Workplace) else Workplace(place, options)
     target = place.target
     try:
-        content = place.store.read(ROOT, most=MOST_METADATA)
-    except (FileNotFoundError, NotADirectoryError):
-        if place.store.is_file(".zgroup"):
-            return {}, None
-        _refuse_unfinished(place)
-        if place.store.exists():
+        try:
+            content = place.store.read(ROOT, most=MOST_METADATA)
+        except (FileNotFoundError, NotADirectoryError):
+            if place.store.is_file(".zgroup"):
+                return {}, None
+            raise _absent(place) from None
+        try:
+            root = json.loads(content)
+        except (ValueError, RecursionError) as error:
             raise StoreError(
-                f"{target} is not a Zarr store: it has neither zarr.json nor .zgroup; open NetCDF with "
-                'xr.open_dataset(path, decode_coords="all")'
-            ) from None
-        if place.has_old():
-            raise StoreError(f"{target} is a link that leads nowhere: remove it, or repair it") from None
-        raise StoreError(f"there is no store at {target}") from None
-    except OSError as error:
-        raise StoreError(f"{target} cannot be read: {explain(error, target) or error}") from error
-    try:
-        root = json.loads(content)
+                f"{target}/{ROOT} is damaged: {error}; copy the store again from where it is whole"
+            ) from error
         attributes = root.get("attributes", {}) if isinstance(root, dict) else None
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"{target}/{ROOT} is damaged: {error}; copy the store again from where it is whole") from error
-    if not isinstance(attributes, dict) or root.get("node_type") != "group":
-        raise StoreError(f"{target} is not a Zarr group of variables")
-    if not attributes.get(COMPLETE, True):
-        _refuse_unfinished(place)
-        raise StoreError(incomplete(target))
-    try:
+        if not isinstance(attributes, dict) or root.get("node_type") != "group":
+            raise StoreError(f"{target} is not a Zarr group of variables")
+        if not attributes.get(COMPLETE, True):
+            raise _incomplete(place)
         return root, find_table(place.store, root, content)
     except OSError as error:
         raise StoreError(f"{target} cannot be read: {explain(error, target) or error}") from error
 
 
-def _refuse_unfinished(place: Workplace) -> None:
-    manifest = place.manifest()
-    if manifest is not None:
-        done, total = len(notes(place.files)), count_blocks(manifest)
-        raise StoreError(
-            f"{place.target} is incomplete: {done} of {total} blocks are written; "
-            "finish it by writing again with resume=True"
+def _absent(place: Workplace) -> StoreError:
+    """Say what is there in place of a store."""
+    if place.manifest() is not None:
+        return _incomplete(place)
+    if place.store.exists():
+        return StoreError(
+            f"{place.target} is not a Zarr store: it has neither zarr.json nor .zgroup; open NetCDF with "
+            'xr.open_dataset(path, decode_coords="all")'
         )
+    if place.has_old():
+        return StoreError(f"{place.target} is a link that leads nowhere: remove it, or repair it")
+    return StoreError(f"there is no store at {place.target}")
 
 
-def incomplete(target: str) -> str:
-    """Say that a store is not whole, where no more is known about it."""
-    return f"{target} is incomplete: finish it by writing with resume=True, or start again with overwrite=True"
+def _incomplete(place: Workplace) -> StoreError:
+    """Say how much of a store is written, if its working folder is there, and what to do."""
+    manifest = place.manifest()
+    if manifest is None:
+        remedy = "finish it by writing with resume=True, or start again with overwrite=True"
+        return StoreError(f"{place.target} is incomplete: {remedy}")
+    done, total = len(notes(place.files)), count_blocks(manifest)
+    return StoreError(
+        f"{place.target} is incomplete: {done} of {total} blocks are written; finish it by writing again with "
+        "resume=True"
+    )
 
 
 def is_written(place: Workplace, fingerprint: str) -> bool:

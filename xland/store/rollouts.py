@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from xland.dask_internals import DataNode, HighLevelGraph, MaterializedLayer, Task, TaskRef, convert_legacy_graph
 from xland.errors import StoreError
-from xland.store.storage import READERS, Files, files_at
+from xland.store.storage import READERS
+from xland.untrusted.folders import Files, files_at
 
 Index = tuple[int, int, int]
 """Time position, block row, block column."""
@@ -93,11 +94,8 @@ def _name(index: Index) -> str:
     return f"{position}/{row}.{column}"
 
 
-YEARS = 8
-"""Fewest years of a segment."""
-
-BLOCKS = 1024
-"""Fewest blocks of a segment: at its end workers wait for each other, which should be rare."""
+YEARS, BLOCKS = 8, 1024
+"""Fewest years and blocks of a segment: at its end workers wait for each other, which should be rare."""
 
 Key = tuple[Any, ...]
 
@@ -112,29 +110,22 @@ class Rollout:
     before they return; and as a task runs again if the worker that had its result is lost, they begin with
     ``keeper.find``, and compute only if that gives nothing. Several rollouts of one store need names that are the
     same when it is resumed.
-
-    ``names`` are those that the layer has in the graph, ``keys`` those that belong to a year, ``rank`` the place of
-    each year in the order in which they are computed.
     """
 
     layer: Any
-    names: tuple[str, ...]
-    keys: frozenset[Key]
-    rank: Mapping[int, int]
+    names: tuple[str, ...]  # of the layer in the graph
+    keys: frozenset[Key]  # those that belong to a year
+    rank: Mapping[int, int]  # place of each time position in the order
     keeper: Keeper
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Blocks, by their keys, that are computed together.
-
-    ``bridge`` are the maps of the segment's last year that lead to later years where not all is written: those around
-    a region. ``ended`` are, for each rollout, the time positions of the years whose maps nothing needs afterwards.
-    """
+    """Blocks, by their keys, that are computed together."""
 
     keys: list[Key]
-    bridge: list[Key]
-    ended: list[list[int]]
+    bridge: list[Key]  # maps of its last year that lead to later years where not all is written: those around a region
+    ended: list[list[int]]  # for each rollout, the time positions of the years whose maps nothing needs afterwards
 
 
 def find_rollouts(graph: HighLevelGraph, folder: str = "") -> list[Rollout]:

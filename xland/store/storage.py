@@ -1,20 +1,16 @@
-"""Files of a store, on this machine or behind a URL, and the SHA-256 of each.
+"""The SHA-256 of each file of a store: taken when it is written, and compared when it is read.
 
-The digest of a file is taken when it is written, stands in the table of a finished store, and is compared when the
-file is read.
+A finished store has the digests of all its files in a table.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import re
-import shutil
-import stat
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,22 +19,16 @@ from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Sto
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
-from xland.addresses import address_of, is_url, without_password
-from xland.atomic import replace_file
+from xland.addresses import is_url, without_password
 from xland.errors import StoreError
-from xland.untrusted.servers import MOST_METADATA, reaching, with_limits
+from xland.untrusted.folders import Files, files_at
+from xland.untrusted.servers import MOST_METADATA, with_limits
 
-ROOT = "zarr.json"
-"""Metadata of a Zarr group or array."""
-
-COMPLETE = "xland_complete"
-"""Attribute of the root group: 0 while a store is being written, 1 once it is whole (NetCDF has no booleans)."""
-
-FINGERPRINT = "xland_store_fingerprint"
-"""Attribute of the root group: digest of what was written, compared on resuming."""
-
-ATTRIBUTE = "xland_checksums"
-"""Attribute of the root group that names the table of digests."""
+ROOT = "zarr.json"  # metadata of a Zarr group or array
+COMPLETE = "xland_complete"  # 0 while a store is being written, 1 once it is whole (NetCDF has no booleans)
+FINGERPRINT = "xland_store_fingerprint"  # digest of the work that is written, compared when it is resumed
+ATTRIBUTE = "xland_checksums"  # where the table of digests is
+"""Attributes of the root group."""
 
 TABLE = "checksums.sha256"
 """Name of the table in the folder of the first variable."""
@@ -52,162 +42,6 @@ READERS = 16
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n/][^\n]*)")
 _NAME = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 _SYSTEMS = re.compile(r"(.*/)?(\.nfs[^/]*|\.DS_Store|\._[^/]*)")
-
-
-@dataclass(frozen=True)
-class LocalFiles:
-    """A folder on this machine; names are relative to it, with ``/`` between folders."""
-
-    address: str
-
-    def path(self, name: str = "") -> Path:
-        """Path of a file."""
-        return Path(self.address, name)
-
-    def read(self, name: str, *, most: int | None = None) -> bytes:
-        """Content of a file; FileNotFoundError if there is none, StoreError if it has more bytes than ``most``."""
-        path = self.path(name)
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode) and not path.is_dir():
-            raise StoreError(f"{path} is a device or a pipe, not a file: move it away")
-        if most is not None and found.st_size > most:
-            raise _too_large(str(path), most)
-        return path.read_bytes()
-
-    def put(self, name: str, content: bytes) -> None:
-        """Write a file so that readers see the old one or the new one, never a part."""
-        replace_file(self.path(name), content)
-
-    def fill(self, name: str, content: bytes) -> None:
-        """Write a file into a folder that nobody reads yet: it may be incomplete if this process is killed."""
-        path = self.path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-
-    def exists(self, name: str = "") -> bool:
-        """Whether there is a file or folder of this name."""
-        return self.path(name).exists()
-
-    def is_file(self, name: str = "") -> bool:
-        """Whether there is something of this name that is not a folder, such as a broken link."""
-        path = self.path(name)
-        return os.path.lexists(path) and not path.is_dir()
-
-    def names(self, folder: str = "") -> list[str]:
-        """Names in a folder, sorted; none if it does not exist."""
-        try:
-            return sorted(os.listdir(self.path(folder)))  # noqa: PTH208
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-
-    def walk(self) -> Iterator[str]:
-        """Names of all files in it and in the folders below; links are files."""
-        for folder, folders, names in os.walk(self.address):
-            at = Path(folder).relative_to(self.address)
-            for name in [*names, *(each for each in folders if Path(folder, each).is_symlink())]:
-                yield (at / name).as_posix()
-
-    def remove(self, name: str = "") -> None:
-        """Delete a file, or a folder with all that it contains, if it is there."""
-        path = self.path(name)
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class RemoteFiles:
-    """The same behind an fsspec URL, where objects appear whole; ``options`` are what fsspec needs to reach it."""
-
-    address: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def _at(self, name: str) -> tuple[Any, str]:
-        from fsspec.core import url_to_fs
-
-        try:
-            fs, root = url_to_fs(self.address, **self.options)
-        except Exception as error:  # a missing package, an unknown scheme, what a file system needs
-            raise StoreError(f"{without_password(self.address)} cannot be reached: {error}") from error
-        fs.invalidate_cache()  # other workers write, too
-        return fs, f"{root.rstrip('/')}/{name}".rstrip("/")
-
-    def read(self, name: str, *, most: int | None = None) -> bytes:
-        """Content of an object; FileNotFoundError if there is none, StoreError if it has more bytes than ``most``."""
-        with reaching(self.address, name):
-            fs, path = self._at(name)
-            content = bytes(fs.cat_file(path) if most is None else fs.cat_file(path, end=most + 1))
-        if most is not None and len(content) > most:
-            raise _too_large(f"{without_password(self.address)}/{name}", most)
-        return content
-
-    def put(self, name: str, content: bytes, **options: Any) -> None:
-        """Write an object; the options are those of ``pipe_file`` of fsspec."""
-        fs, path = self._at(name)
-        fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-        fs.pipe_file(path, content, **options)
-
-    fill = put
-
-    def create(self, name: str, content: bytes) -> bool:
-        """Write an object unless there is one, and say whether it was written.
-
-        Where the service cannot promise this, the later of two writers at the same moment wins.
-        """
-        if self.exists(name):
-            return False
-        try:
-            self.put(name, content, mode="create")
-        except FileExistsError:
-            return False
-        except (TypeError, NotImplementedError):
-            self.put(name, content)
-        return True
-
-    def exists(self, name: str = "") -> bool:
-        """Whether there is an object or folder of this name."""
-        fs, path = self._at(name)
-        return bool(fs.exists(path))
-
-    def is_file(self, name: str = "") -> bool:
-        """Whether there is an object of this name."""
-        fs, path = self._at(name)
-        return bool(fs.isfile(path))
-
-    def names(self, folder: str = "") -> list[str]:
-        """Names in a folder, sorted; none if it does not exist."""
-        fs, path = self._at(folder)
-        try:
-            found = fs.ls(path, detail=False)
-        except FileNotFoundError:
-            return []
-        return sorted({each.rstrip("/").rpartition("/")[2] for each in found if each.rstrip("/") != path})
-
-    def walk(self) -> Iterator[str]:
-        """Names of all objects in it and in the folders below."""
-        fs, root = self._at("")
-        for found in fs.find(root):
-            yield found[found.index(root) + len(root) :].lstrip("/")
-
-    def remove(self, name: str = "") -> None:
-        """Delete an object, or a folder with all that it contains, if it is there."""
-        fs, path = self._at(name)
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
-
-
-Files = LocalFiles | RemoteFiles
-
-
-def files_at(address: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Files:
-    """Files of a folder, wherever it is; ``options`` are what fsspec needs to reach it."""
-    place = address_of(address)
-    return RemoteFiles(place, with_limits(place, options)) if is_url(place) else LocalFiles(place)
-
-
-def _too_large(name: str, most: int) -> StoreError:
-    return StoreError(f"{name} has more than {most / 2**20:.0f} MiB, more than any such file: it is damaged")
 
 
 @dataclass(frozen=True)
@@ -233,11 +67,6 @@ class Table:
 def sha256(content: Any) -> str:
     """SHA-256 of bytes, as hexadecimal text."""
     return hashlib.sha256(content).hexdigest()
-
-
-def write_table(files: Mapping[str, str]) -> bytes:
-    """Return the content of the table of these files, as ``sha256sum`` writes it."""
-    return "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items())).encode()
 
 
 def table_name(root: Mapping[str, Any]) -> str | None:

@@ -20,7 +20,7 @@ import time
 import uuid
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,18 +35,10 @@ from xland.store.storage import (
     MOST_BYTES,
     READERS,
     ROOT,
-    Files,
-    LocalFiles,
-    RemoteFiles,
     digests_in,
-    files_at,
     sha256,
-    write_table,
 )
-from xland.untrusted.servers import reaching
-
-SUFFIX = ".partial"
-"""What the name of a working folder ends with."""
+from xland.untrusted.folders import Files, LocalFiles, RemoteFiles, files_at
 
 LOCK, JOURNAL, MANIFEST = "lock", "journal", "manifest.json"
 """Names in the working folder."""
@@ -84,7 +76,7 @@ class Workplace:
     def __init__(self, target: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> None:
         self.target = address_of(target)
         self.store = files_at(self.target, options)
-        self.files = files_at(self.target + SUFFIX, options)
+        self.files = files_at(f"{self.target}.partial", options)
 
     def has_old(self) -> bool:
         """Whether anything, such as a broken link, is at the address that a former run had not begun to delete."""
@@ -94,7 +86,7 @@ class Workplace:
 
     def data(self, manifest: dict[str, Any]) -> str:
         """Address of the Zarr store that grows."""
-        return self.target if isinstance(self.files, RemoteFiles) else str(self.files.path(manifest["data"]))
+        return self.target if isinstance(self.files, RemoteFiles) else f"{self.files.address}/{manifest['data']}"
 
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest of an unfinished store, or None if there is nothing to resume."""
@@ -106,7 +98,7 @@ class Workplace:
             content = b""
         manifest = parse_manifest(content, f"{self.files.address}/{MANIFEST}")
         if isinstance(self.files, LocalFiles):
-            return manifest if self.files.path(manifest["data"]).is_dir() else None
+            return manifest if Path(self.data(manifest)).is_dir() else None
         try:
             attributes = json.loads(self.store.read(ROOT))["attributes"]
             is_ours = attributes[FINGERPRINT] == manifest["fingerprint"] and not attributes[COMPLETE]
@@ -126,8 +118,7 @@ class Workplace:
             if "::" in self.target:
                 shown = without_password(self.target)
                 raise StoreError(f"{shown} is a chained address, which can only be read: give the URL of the store")
-            with reaching(self.target, ""):
-                self.files.names()
+            self.files.names()  # or say that it cannot be reached
         if self.files.is_file():
             raise StoreError(f"{folder} is in the way: the store grows in a folder of this name; move it away")
         _refuse_planted(self.files)
@@ -158,29 +149,50 @@ class Workplace:
 
     @contextmanager
     def exclusive(self) -> Iterator[str]:
-        """Keep other processes from writing; yield the identity of this write."""
-        files = self.files
-        if isinstance(files, LocalFiles):
-            with lock_folder(files, self.target) as run:
+        """Keep other processes from writing; yield the identity of this write.
+
+        On this machine a killed process releases the lock by itself. The working folder is made if it is missing, and
+        removed at the end if nothing else is left in it. StoreError if another process has the lock.
+        """
+        if isinstance(self.files, RemoteFiles):
+            with _lock_objects(self.files, self.target) as run:
                 yield run
-        else:
-            # blocks of a run that lost its lock stop when this is gone
-            with lock_objects(files, self.target, lost=lambda run: files.remove(f"active-{run}")) as run:
-                yield run
+            return
+        folder = Path(self.files.address)
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            _refuse_planted(self.files)
+            try:
+                handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            except FileNotFoundError:
+                continue
+            with os.fdopen(handle, "r+") as stream:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    holder = stream.read() or "unknown"
+                    raise StoreError(f"another process is writing {self.target}: {holder}") from None
+                # the writer before us may have finished and removed the folder between our two steps
+                if not (folder / LOCK).exists() or (folder / LOCK).stat().st_ino != os.fstat(handle).st_ino:
+                    continue
+                stream.truncate()
+                stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+                stream.flush()
+                try:
+                    yield uuid.uuid4().hex
+                finally:
+                    if self.files.names() == [LOCK]:
+                        shutil.rmtree(folder)
+                return
 
     def clear(self) -> None:
         """Empty the working folder; put back a store that a former run had moved aside."""
-        if isinstance(self.files, LocalFiles):
-            replaced = self.files.path("replaced")
-            if replaced.exists() and not self.has_old():
-                replaced.rename(self.target)
-            self._empty()
-        else:
-            self._empty(_REPLACING)  # the store was being removed, which goes on
-
-    def _empty(self, *kept: str) -> None:
+        replaced = Path(self.files.address, "replaced")
+        if isinstance(self.files, LocalFiles) and replaced.exists() and not self.has_old():
+            replaced.rename(self.target)
         for name in self.files.names():
-            if name != LOCK and name not in kept:
+            # behind a URL a store that was being removed is removed further
+            if name not in (LOCK, _REPLACING):
                 self.files.remove(name)
 
     def begin(self, manifest: dict[str, Any], skeleton: Mapping[str, bytes]) -> None:
@@ -221,11 +233,11 @@ class Workplace:
 
         A store that it replaces goes, and the working folder with it.
         """
-        noted, expected = notes(self.files), count_blocks(manifest)
+        noted, expected, data = notes(self.files), count_blocks(manifest), files_at(self.data(manifest))
         several = {key: each for key, each in noted.items() if len(each) > 1}
         written = {key: each[0] for key, each in noted.items() if key not in several}
         if several:
-            written |= find_whole(several, files_at(self.data(manifest)))
+            written |= find_whole(several, data)
         if len(written) != expected:
             raise StoreError(
                 f"{len(written)} of {expected} blocks of {self.target} were written; write again with resume=True"
@@ -238,20 +250,44 @@ class Workplace:
         if isinstance(self.files, RemoteFiles):
             # otherwise a run that is killed now leaves a complete store that counts as one to be deleted
             self.files.remove(_REPLACING)
-            seal(self.store, digests, root)
-            self._empty()
+            seal(data, digests, root)
+            self.clear()
             return
-        data, final = self.files.path(manifest["data"]), Path(self.target)
-        seal(LocalFiles(str(data)), digests, root)
+        seal(data, digests, root)
         if self.has_old():
             if not manifest["replaces"]:
                 raise StoreError(
                     f"{self.target} appeared while its store was written in {self.files.address}; move one of them away"
                 )
             self._refuse_foreign()
-            final.rename(self.files.path("replaced"))
-        data.rename(final)
-        shutil.rmtree(self.files.path(), ignore_errors=True)
+            Path(self.target).rename(Path(self.files.address, "replaced"))
+        Path(data.address).rename(self.target)
+        shutil.rmtree(self.files.address, ignore_errors=True)
+
+
+def _refuse_planted(files: Files) -> None:
+    """Refuse a working folder that another user may have made, or put a link into, to make us write elsewhere.
+
+    It has to belong to this user, or to the owner of the folder around it; it may not contain links.
+    """
+    if not isinstance(files, LocalFiles):
+        return
+    folder = Path(files.address)
+    try:
+        found, around = folder.lstat(), folder.parent.stat()
+        with os.scandir(folder) as entries:
+            links = [entry.name for entry in entries if entry.is_symlink()]
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(found.st_mode):
+        raise StoreError(f"{folder} is in the way: the store grows in a folder of this name; move it away")
+    if found.st_uid not in (os.geteuid(), around.st_uid):
+        raise StoreError(
+            f"{folder}, in which the store grows, belongs to the user {found.st_uid}; have it removed, or choose "
+            "another path"
+        )
+    if links:
+        raise StoreError(f"{folder} has links ({', '.join(links[:3])}), which no writer of stores makes; remove it")
 
 
 def _lay(files: Files, skeleton: Mapping[str, bytes]) -> None:
@@ -264,7 +300,7 @@ def _lay(files: Files, skeleton: Mapping[str, bytes]) -> None:
             pass
         except OSError:
             files.remove(name)
-        files.fill(name, content)
+        files.put(name, content, hidden=True)
 
 
 def seal(files: Files, digests: Mapping[str, str], root: dict[str, Any]) -> None:
@@ -284,7 +320,8 @@ def seal(files: Files, digests: Mapping[str, str], root: dict[str, Any]) -> None
         files.remove(name)
     root["attributes"][COMPLETE] = 1
     content = json.dumps(root).encode()
-    table = write_table({**digests, ROOT: sha256(content)})
+    lines = [f"{digest}  {name}\n" for name, digest in sorted({**digests, ROOT: sha256(content)}.items())]
+    table = "".join(lines).encode()  # as sha256sum writes it
     if len(table) > MOST_BYTES:
         raise StoreError(f"{files.address} has too many files ({len(digests)}): write it with shards=True")
     files.put(root["attributes"][ATTRIBUTE], table)
@@ -301,7 +338,7 @@ def note(files: Files, key: str, run: str, digests: Mapping[str, str]) -> None:
     if isinstance(files, RemoteFiles):
         files.put(f"{JOURNAL}/{key}", line)
         return
-    file = files.path(JOURNAL) / f"{run}-{socket.gethostname()}-{os.getpid()}"
+    file = Path(files.address, JOURNAL) / f"{run}-{socket.gethostname()}-{os.getpid()}"
     file.parent.mkdir(exist_ok=True)
     handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
@@ -385,70 +422,10 @@ def count_blocks(manifest: Mapping[str, Any]) -> int:
 
 
 @contextmanager
-def lock_folder(files: LocalFiles, target: str) -> Iterator[str]:
-    """Lock a working folder for this process; a killed process releases it by itself.
-
-    The folder is made if it is missing, and removed at the end if nothing else is left in it. StoreError if another
-    process has it.
-    """
-    folder, lock = files.path(), files.path(LOCK)
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        _refuse_planted(files)
-        try:
-            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:
-            continue
-        with os.fdopen(handle, "r+") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StoreError(f"another process is writing {target}: {stream.read() or 'unknown'}") from None
-            # the writer before us may have finished and removed the folder between our two steps
-            if not lock.exists() or lock.stat().st_ino != os.fstat(stream.fileno()).st_ino:
-                continue
-            stream.truncate()
-            stream.write(f"process {os.getpid()} on {socket.gethostname()}")
-            stream.flush()
-            try:
-                yield uuid.uuid4().hex
-            finally:
-                if files.names() == [LOCK]:
-                    shutil.rmtree(folder)
-            return
-
-
-def _refuse_planted(files: Files) -> None:
-    """Refuse a working folder that another user may have made, or put a link into, to make us write elsewhere.
-
-    It has to belong to this user, or to the owner of the folder around it; it may not contain links.
-    """
-    if not isinstance(files, LocalFiles):
-        return
-    folder = files.path()
-    try:
-        found, around = folder.lstat(), folder.parent.stat()
-        with os.scandir(folder) as entries:
-            links = [entry.name for entry in entries if entry.is_symlink()]
-    except FileNotFoundError:
-        return
-    if not stat.S_ISDIR(found.st_mode):
-        raise StoreError(f"{folder} is in the way: the store grows in a folder of this name; move it away")
-    if found.st_uid not in (os.geteuid(), around.st_uid):
-        raise StoreError(
-            f"{folder}, in which the store grows, belongs to the user {found.st_uid}; have it removed, or choose "
-            "another path"
-        )
-    if links:
-        raise StoreError(f"{folder} has links ({', '.join(links[:3])}), which no writer of stores makes; remove it")
-
-
-@contextmanager
-def lock_objects(files: RemoteFiles, target: str, lost: Callable[[str], None]) -> Iterator[str]:
+def _lock_objects(files: RemoteFiles, target: str) -> Iterator[str]:
     """Lock a working folder behind a URL with an object that is renewed as long as the process lives.
 
-    ``lost`` is called with the identity of this write if another process has taken the lock over. StoreError if another
-    process has it.
+    If another process takes the lock over, blocks of this run that have not started stop.
     """
     run, host, process = uuid.uuid4().hex, socket.gethostname(), os.getpid()
 
@@ -474,7 +451,7 @@ def lock_objects(files: RemoteFiles, target: str, lost: Callable[[str], None]) -
         while not ended.wait(BEAT_SECONDS):
             try:
                 if _holder(files).get("run") != run:
-                    lost(run)
+                    files.remove(f"active-{run}")
                     return
                 files.put(LOCK, state())
             except (OSError, StoreError):  # the network may come back before the lock is stale

@@ -35,7 +35,7 @@ from xland.atomic import explain, replacing
 from xland.dask_internals import HighLevelGraph
 from xland.errors import StoreError, WorkerError
 from xland.geo.conventions import for_gis
-from xland.store.blocks import BlockWriter, align, group_variables
+from xland.store.blocks import BlockWriter, Group, align, group_variables, write_flags
 from xland.store.encoding import check_kinds, check_same, describe_work, drop_encoding, make_skeleton, take_encoding
 from xland.store.provenance import for_storage
 from xland.store.reading import is_written
@@ -126,7 +126,7 @@ def write(
         work = describe_work(ds, chosen)
         if asked:
             work["encoding"] = {name: {key: str(value) for key, value in each.items()} for name, each in asked.items()}
-        fingerprint = tokenize(work)
+        fingerprint, groups = tokenize(work), group_variables(ds)
         empty = {name: ds[name].copy(data=da.zeros_like(ds[name].data, chunks=-1)) for name in chosen}
         skeleton = make_skeleton(ds.assign(empty).assign_attrs({FINGERPRINT: fingerprint}), zarr)
         # a store that is finished is left as it is, also where nothing can be written
@@ -141,18 +141,17 @@ def write(
                     place.clear()
                 else:
                     place.clear()
-                    groups = group_variables(ds).items()
                     manifest = {
                         "format": FORMAT,
                         "data": f"data-{uuid.uuid4().hex}.zarr",
                         "replaces": overwrite,
                         "fingerprint": fingerprint,
                         "work": work,
-                        "groups": {name: [list(blocks) for blocks in group.blocks] for name, group in groups},
+                        "groups": {name: [list(blocks) for blocks in group.blocks] for name, group in groups.items()},
                     }
                     place.begin(manifest, skeleton)
                 if manifest is not None:
-                    _write_blocks(ds, place, manifest, finished, run, progress=progress)
+                    _write_blocks(ds, groups, place, manifest, finished, run, progress=progress)
                     place.publish(manifest, skeleton)
     except OSError as error:
         if reason := explain(error, place.target):
@@ -240,7 +239,14 @@ def write_netcdf(
 
 
 def _write_blocks(
-    ds: xr.Dataset, place: Workplace, manifest: dict[str, Any], finished: Set[str], identity: str, *, progress: bool
+    ds: xr.Dataset,
+    groups: Mapping[str, Group],
+    place: Workplace,
+    manifest: dict[str, Any],
+    finished: Set[str],
+    identity: str,
+    *,
+    progress: bool,
 ) -> None:
     """Write the blocks of an aligned Dataset that are not finished.
 
@@ -249,10 +255,10 @@ def _write_blocks(
     graphs: list[HighLevelGraph] = []
     names: dict[Key, str] = {}  # in the journal
     batches: dict[Key, list[Key]] = {}  # which need the same years
-    for group_name, group in group_variables(ds).items():
+    for group_name, group in groups.items():
         variables = tuple(group.variables)
         writer = BlockWriter(place.files.address, place.data(manifest), identity, group_name, group.dims, variables)
-        flags = group.write_flags(ds, writer)
+        flags = write_flags(ds, group, writer)
         graphs.append(flags.dask)
         for index in itertools.product(*(range(len(blocks)) for blocks in group.blocks)):
             key = (flags.name, *index)
@@ -291,7 +297,8 @@ def _write_segments(
     graph: HighLevelGraph, batches: list[list[Key]], maps: str, unfinished: set[Key], advance: Callable[[], None]
 ) -> None:
     """Compute one segment of rollouts after the other, each from the maps that the ones before have kept."""
-    rollouts = find_rollouts(graph, maps)
+    over_years = any(hasattr(layer, "kept") and len(layer.order) > 1 for layer in graph.layers.values())
+    rollouts = find_rollouts(graph, maps) if over_years else []
     if not rollouts:
         run(graph, [key for batch in batches for key in batch if key in unfinished], done=lambda _: advance())
         return

@@ -19,11 +19,11 @@ class Termination:
 
 @contextmanager
 def deferred_termination() -> Iterator[Termination]:
-    """Note SIGTERM instead of ending, as long as the context lasts.
+    """Note SIGTERM instead of ending, as long as the context lasts, and then put the handler from before back.
 
-    The handler from before is then put back. It receives the signal if the context ends without an error,
-    so that a request that came too late to be answered here is not lost. Signals are left alone outside of
-    the main thread, where Python cannot set handlers, and where a library has set one that Python cannot put back.
+    That handler receives the signal if the context ends without an error, so that a request that came too late to be
+    answered here is not lost. Signals are left alone outside of the main thread, where Python cannot set handlers, and
+    where a library has set one that Python cannot put back.
     """
     request = Termination()
     previous = signal.getsignal(signal.SIGTERM)
@@ -52,7 +52,5 @@ def interface_of(host: str) -> str | None:
     """Name of the network interface that has an address; None behind an address translation."""
     import psutil
 
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(each.address == host for each in addresses):
-            return name
-    return None
+    found = psutil.net_if_addrs().items()
+    return next((name for name, addresses in found if any(each.address == host for each in addresses)), None)

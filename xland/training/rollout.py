@@ -1,17 +1,14 @@
 """Learning over several years at once, so that a network meets its own maps before it is used.
 
-In use, the map that a network makes of one year is what it reads for the next (a free rollout), and its
-errors come back to it. A network that has only ever read true maps has not learned to mend them. Here it
-reads, with a probability that rises while it learns, its own map in place of the true one: scheduled
-sampling (Bengio et al. 2015, arXiv 1506.03099).
+In use, the map that a network makes of one year is what it reads for the next (a free rollout), and its errors come
+back to it. Here it reads, with a probability that rises while it learns, its own map in place of the true one:
+scheduled sampling (Bengio et al. 2015, arXiv 1506.03099).
 
-Own maps are made and read as in use: the most probable class, without a gradient, since classes have
-none. A sample reads its own map as a whole or not at all, because errors lie together; and since it may
-do so in one year after the other, errors can build up as in use, up to the number of years.
+Own maps are made and read as in use: the most probable class, without a gradient. A sample reads its own map as a whole
+or not at all, because errors lie together; and it may do so in one year after the other, so that errors build up.
 
-What was hidden of the prior map stays hidden in the map that is made from it. So the classes that are
-read are those that the network found where it knew what had been there, as it does in use; those that it
-had to guess are worse, and a network that reads them learns to distrust its own maps.
+What was hidden of the prior map stays hidden in the map that is made from it. The classes that a network had to guess
+there are worse than those that it finds in use, and it would learn to distrust its own maps.
 """
 
 from __future__ import annotations
@@ -72,7 +69,7 @@ def unroll(
     Parameters
     ----------
     network : callable
-        A :class:`~xland.models.networks.unet.DownscalingNetwork`, in training or evaluation mode, as it stands.
+        A :class:`~xland.models.networks.unet.DownscalingNetwork`, in training or evaluation mode, as it is.
     samples : dict of Tensor
         ``coarse`` (batch, years, channels, coarse rows, coarse columns), ``static`` (batch, channels, rows,
         columns) and ``prior`` (batch, years, rows, columns): the true map that adjoins each year, 255

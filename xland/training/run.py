@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     from xland.clusters import Profile
 
-STORE = "data.zarr"
-"""Training store that a training on a cluster writes into its output folder if it is given none."""
-
 
 @checked(ConfigurationError)
 def train(
@@ -76,14 +73,12 @@ def train(
     device : {"auto", "cpu", "cuda"}
         Where the network learns; ``auto`` takes a GPU if there is one.
     cluster : str, optional
-        ``local``, ``cuda``, ``slurm``, or the address of a scheduler: see
-        :func:`xland.clusters.open_cluster`. Each worker becomes one rank. Without a store, one is written
-        to ``data.zarr`` in the output folder first.
+        ``local``, ``cuda``, ``slurm``, or the address of a scheduler: see :func:`xland.clusters.open_cluster`. Each
+        worker becomes one rank. Without a store, one is written to ``data.zarr`` in the output folder first.
     client : distributed.Client, optional
         A client of workers that are there already, in place of `cluster`.
     workers : int, optional
-        Ranks on a cluster; by default one for each core, GPU, or worker of a SLURM job, or all workers
-        of the client.
+        Ranks on a cluster; by default one for each core, GPU, or worker of a SLURM job, or all workers of the client.
     profile : str, path or Profile, optional
         What a SLURM job asks for.
     restarts : int
@@ -93,8 +88,8 @@ def train(
     progress : bool
         Show a progress bar, and one line an epoch.
     report : callable, optional
-        Called with stage, finished share and figures, as :func:`xland.training.learn.loop.fit` says, in place of
-        the progress bar.
+        Called, in place of the progress bar, with ``training``, the finished share of all steps, and the loss of a step
+        with samples a second and the share of time spent waiting for data; and with ``epoch`` and its scores.
 
     Returns
     -------
@@ -106,19 +101,13 @@ def train(
     TrainingStoppedError
         If the process was asked to end (SIGTERM): the state is written, and ``resume`` goes on. A job
         that ends with its ``status``, 143, can be told from one that failed.
-    ConfigurationError
-        If arguments contradict each other.
     XlandError
-        If data, store, configuration, state or cluster do not fit, as
-        :func:`xland.training.data.material.gather`, :func:`xland.training.data.material.stored_material`,
-        :func:`xland.training.learn.loop.fit` and :func:`xland.training.ranks.launching.launch` say.
+        If arguments contradict each other, or data, store, configuration, state or cluster do not fit.
     """
     given: dict[str, Any] = {"forcing": forcing, "target": target, "static": static, "prior": prior}
     named = [name for name, value in given.items() if value is not None]
     if store is not None and named:
-        raise ConfigurationError(
-            f"a store contains all data, but {', '.join(named)} are given too: leave out one of both"
-        )
+        raise ConfigurationError(f"a store contains all data, but {', '.join(named)} are given too: leave out one")
     if cluster is not None and client is not None:
         raise ConfigurationError("give a cluster to open, or a client of one that is open, not both")
     alone = cluster is None and client is None
@@ -135,7 +124,7 @@ def train(
         options |= {"given": given, "store": store, "generator": generator}
         return learn(configuration, output, progress=progress, report=report, **options)
     if store is None:
-        store = output / STORE
+        store = output / "data.zarr"
         prepare(configuration, store, **given, resume=True, progress=progress)
     with shown_progress(report, enabled=progress) as say, ExitStack() as stack:
         if client is None:

@@ -1,25 +1,190 @@
-"""What lies in the folder of a stranger: plain files and folders, and links that stay inside."""
+"""Folders, on this machine or behind a URL: their files, which may be a stranger's, and links that stay inside."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from xland.addresses import address_of, is_url, without_password
+from xland.atomic import replace_file
 from xland.errors import StoreError
+from xland.untrusted.servers import reaching, with_limits
 
 
 def open_plain(path: Path) -> BinaryIO:
     """Open a file to read; an OSError if it is not a plain one, without waiting for a pipe or device."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
     raise OSError(errno.EINVAL, "it is not a plain file", str(path))
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """A folder on this machine; names are relative to it, with ``/`` between folders."""
+
+    address: str
+
+    def read(self, name: str, *, most: int | None = None) -> bytes:
+        """Content of a file; FileNotFoundError if there is none, StoreError if it has more bytes than ``most``."""
+        path = Path(self.address, name)
+        with open_plain(path) as file:
+            content = file.read(-1 if most is None else most + 1)
+        return content if most is None else _limited(content, most, str(path))
+
+    def begin(self, name: str, count: int) -> bytes:
+        """Return so many bytes of a file at most, from its begin."""
+        with open_plain(Path(self.address, name)) as file:
+            return file.read(count)
+
+    def put(self, name: str, content: bytes, *, hidden: bool = False) -> None:
+        """Write a file so that readers see the old one or the new one, never a part.
+
+        In a folder that is still ``hidden`` from readers, it may be incomplete if this process is killed.
+        """
+        path = Path(self.address, name)
+        if hidden:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        else:
+            replace_file(path, content)
+
+    def exists(self, name: str = "") -> bool:
+        """Whether there is a file or folder of this name."""
+        return Path(self.address, name).exists()
+
+    def is_file(self, name: str = "") -> bool:
+        """Whether there is something of this name that is not a folder, such as a broken link."""
+        path = Path(self.address, name)
+        return os.path.lexists(path) and not path.is_dir()
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names in a folder, sorted; none if it does not exist."""
+        try:
+            return sorted(os.listdir(Path(self.address, folder)))  # noqa: PTH208
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def walk(self) -> Iterator[str]:
+        """Names of all files in it and in the folders below; links are files."""
+        for folder, folders, names in os.walk(self.address):
+            at = Path(folder).relative_to(self.address)
+            for name in [*names, *(each for each in folders if Path(folder, each).is_symlink())]:
+                yield (at / name).as_posix()
+
+    def remove(self, name: str = "") -> None:
+        """Delete a file, or a folder with all that it contains, if it is there."""
+        path = Path(self.address, name)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class RemoteFiles:
+    """The same behind an fsspec URL, where objects appear whole; ``options`` are what fsspec needs to reach it."""
+
+    address: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def _at(self, name: str) -> tuple[Any, str]:
+        from fsspec.core import url_to_fs
+
+        try:
+            fs, root = url_to_fs(self.address, **self.options)
+        except Exception as error:  # a missing package, an unknown scheme, what a file system needs
+            raise StoreError(f"{without_password(self.address)} cannot be reached: {error}") from error
+        fs.invalidate_cache()  # other workers write, too
+        return fs, f"{root.rstrip('/')}/{name}".rstrip("/")
+
+    def read(self, name: str, *, most: int | None = None) -> bytes:
+        """Content of an object; FileNotFoundError if there is none, StoreError if it has more bytes than ``most``."""
+        content = self.begin(name, None if most is None else most + 1)
+        return content if most is None else _limited(content, most, f"{without_password(self.address)}/{name}")
+
+    def begin(self, name: str, count: int | None) -> bytes:
+        """Return so many bytes of an object at most, from its begin."""
+        with reaching(self.address, name):
+            fs, path = self._at(name)
+            return bytes(fs.cat_file(path) if count is None else fs.cat_file(path, end=count))
+
+    def put(self, name: str, content: bytes, *, hidden: bool = False, **options: Any) -> None:  # noqa: ARG002
+        """Write an object; the options are those of ``pipe_file`` of fsspec."""
+        fs, path = self._at(name)
+        fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        fs.pipe_file(path, content, **options)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write an object unless there is one, and say whether it was written.
+
+        Where the service cannot promise this, the later of two writers at the same moment wins.
+        """
+        if self.exists(name):
+            return False
+        try:
+            self.put(name, content, mode="create")
+        except FileExistsError:
+            return False
+        except (TypeError, NotImplementedError):
+            self.put(name, content)
+        return True
+
+    def exists(self, name: str = "") -> bool:
+        """Whether there is an object or folder of this name."""
+        fs, path = self._at(name)
+        return bool(fs.exists(path))
+
+    def is_file(self, name: str = "") -> bool:
+        """Whether there is an object of this name."""
+        fs, path = self._at(name)
+        return bool(fs.isfile(path))
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names in a folder, sorted; none if it does not exist."""
+        with reaching(self.address, folder), suppress(FileNotFoundError, NotADirectoryError):
+            fs, path = self._at(folder)
+            found = fs.ls(path, detail=False)
+            return sorted({each.rstrip("/").rpartition("/")[2] for each in found if each.rstrip("/") != path})
+        return []
+
+    def walk(self) -> Iterator[str]:
+        """Names of all objects in it and in the folders below."""
+        fs, root = self._at("")
+        for found in fs.find(root):
+            yield found[found.index(root) + len(root) :].lstrip("/")
+
+    def remove(self, name: str = "") -> None:
+        """Delete an object, or a folder with all that it contains, if it is there."""
+        fs, path = self._at(name)
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+
+
+Files = LocalFiles | RemoteFiles
+
+
+def files_at(address: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Files:
+    """Files of a folder, wherever it is; ``options`` are what fsspec needs to reach it."""
+    place = address_of(address)
+    return RemoteFiles(place, with_limits(place, options)) if is_url(place) else LocalFiles(place)
+
+
+def _limited(content: bytes, most: int, shown: str) -> bytes:
+    if len(content) > most:
+        raise StoreError(f"{shown} has more than {most / 2**20:.0f} MiB, more than any such file: it is damaged")
+    return content
 
 
 _LIMITED = frozenset({"checksums.sha256", "zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})

@@ -14,7 +14,7 @@ from typing import Any
 
 from xland.errors import MissingDependencyError, StoreError
 from xland.untrusted.folders import open_plain
-from xland.untrusted.stores import MOST_INDEX, Layout, check_sizes, check_together
+from xland.untrusted.stores import Layout, check_sizes, check_together
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
@@ -87,8 +87,7 @@ def _check_group(root: Any, shown: str, size: int, plugins: bool) -> None:
     from h5py import h5l, h5o
 
     pending, seen = [(root.id, "", 0)], set()
-    layouts: list[Layout] = []
-    opened: list[Layout] = []
+    layouts: dict[str, Layout] = {}
     while pending:
         group, above, depth = pending.pop()
         _check_attributes(group, f"{shown}: {above or '/'}")
@@ -106,16 +105,14 @@ def _check_group(root: Any, shown: str, size: int, plugins: bool) -> None:
             if state.type == h5o.TYPE_GROUP:
                 pending.append((item, f"{above}{name.decode(errors='replace')}/", depth + 1))
             elif state.type == h5o.TYPE_DATASET:
-                layout, is_index = _check_dataset(item, where, size, plugins)
-                layouts.append(layout)
-                opened += [layout] * is_index
+                layouts[f"{above}{name.decode(errors='replace')}"] = _check_dataset(item, where, size, plugins)
             else:
                 raise StoreError(f"{where} is a type of its own; numbers and text are read")
-    check_together(shown, layouts, opened)
+    check_together(shown, layouts)
 
 
-def _check_dataset(dataset: Any, where: str, size: int, plugins: bool) -> tuple[Layout, bool]:
-    """Check a variable; return how it lies in the file, and whether it is read as a whole when the file is opened."""
+def _check_dataset(dataset: Any, where: str, size: int, plugins: bool) -> Layout:
+    """Check a variable; return how it lies in the file."""
     from h5py import h5d, h5ds, h5t
 
     created = dataset.get_create_plist()
@@ -138,22 +135,20 @@ def _check_dataset(dataset: Any, where: str, size: int, plugins: bool) -> tuple[
         raise StoreError(f"{where} has a type of its own; numbers and text are read")
     shape = tuple(dataset.shape)
     chunks = tuple(created.get_chunk()) if layout == h5d.CHUNKED else tuple(max(1, length) for length in shape)
-    lies = Layout(shape, chunks, chunks, kind.get_size())
     is_scale = h5ds.is_scale(dataset)
     # NetCDF keeps the length of a dimension as a variable that is never read
     bare = is_scale and h5ds.get_scale_name(dataset).startswith(b"This is a netCDF dimension but not")
+    is_index = len(shape) == 1 and is_scale and not bare
+    lies = Layout(shape, chunks, chunks, kind.get_size(), is_index)
     declared, stored = math.prod(shape) * lies.width, dataset.get_storage_size()
     if layout == h5d.CHUNKED and not bare:
         check_sizes(where, lies)
     elif not bare and (declared > size + _MOST_UNWRITTEN or stored > size):
         raise StoreError(f"{where} says that it has {max(declared, stored)} bytes; the file has {size}")
-    is_index = len(shape) == 1 and is_scale and not bare
-    if is_index and shape[0] > MOST_INDEX:
-        raise StoreError(f"{where} is a coordinate of {shape[0]} cells; at most {MOST_INDEX} are read")
     if is_index and stored > lies.files * lies.in_file:
         raise StoreError(f"{where} takes {stored} bytes, more than its {shape[0]} cells can be packed into")
     _check_attributes(dataset, where)
-    return lies, is_index
+    return lies
 
 
 def _check_attributes(item: Any, where: str) -> None:

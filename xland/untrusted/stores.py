@@ -8,41 +8,32 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xland.addresses import is_url, without_password
+from xland.addresses import without_password
 from xland.errors import StoreError
-from xland.untrusted.folders import Held, open_plain, survey
-from xland.untrusted.servers import MOST_METADATA, reaching, with_limits
+from xland.untrusted.folders import Files, Held, LocalFiles, files_at, survey
+from xland.untrusted.servers import MOST_METADATA
 from xland.untrusted.unpacking import fits, named_codecs
 
-MOST_BYTES = MOST_METADATA
-"""Size of a file of metadata at most."""
+TEXT = 64
+"""Bytes that a text of any length takes, more or less."""
 
-MOST_CHUNK = 2**31 - 1
-"""Bytes of a chunk when it is decoded at most; Blosc has the same limit."""
-
-MOST_INDEX = 2**22
-"""Cells of a coordinate along its own dimension at most: all of it is read when a store is opened."""
-
-MOST_OPENED = 2**26
-"""Bytes of all coordinates along their own dimensions at most, for the same reason."""
-
-MOST_STEPS = 2_000_000
-"""Chunks along the dimensions of all arrays at most: dask keeps the length of each."""
-
-MOST_CHUNKS = 10**9
+_MOST_CHUNK = 2**31 - 1  # bytes when it is decoded; Blosc has the same limit
+_MOST_INDEX = 2**22  # cells of a coordinate along its own dimension: all of it is read when a store is opened
+_MOST_OPENED = 2**26  # bytes of all such coordinates
+_MOST_STEPS = 2_000_000  # chunks along the dimensions of all arrays: dask keeps the length of each
+_MOST_CHUNKS = 10**9
 _MOST_CELLS = 10**16
 _MOST_ARRAYS = 1000
 _MOST_TEXT = 2**16
-_TEXT = 64  # bytes that a text of any length takes, more or less
 _MOST_SPARE = 2**26  # bytes of a chunk that may be much larger than its array
 _MOST_IN_SHARD = 2**20
 _SHORT = 2**16  # cells of an array of one dimension that may be read at once, as a coordinate
@@ -63,18 +54,19 @@ _NUMBERS_3 = {
 _DATES_3 = {"numpy.datetime64", "numpy.timedelta64"}
 _FIXED_3 = {"fixed_length_utf32", "null_terminated_bytes"}
 
-Read = Callable[[list[str]], "list[bytes | None]"]
-"""Gives the contents of files, at most a little more than ``MOST_BYTES`` of each; None for one that is not there."""
-
 
 @dataclass(frozen=True)
 class Layout:
-    """How an array lies in files: cells of the array, of one file, and of what is decoded at once; bytes of a value."""
+    """How an array lies in files: cells of the array, of one file, and of what is decoded at once; bytes of a value.
+
+    An index is a coordinate along its own dimension.
+    """
 
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
     inner: tuple[int, ...]
     width: int
+    is_index: bool = False
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -98,17 +90,32 @@ def check_store(target: str, storage_options: Mapping[str, Any] | None = None) -
 
     A :class:`StoreError` names the array, and what it asks for.
     """
-    shown = without_password(target)
+    shown, files = without_password(target), files_at(target, storage_options)
+    held: dict[str, Held] = {}
     try:
-        if is_url(target):
-            check_metadata(shown, *_behind(target, dict(storage_options or {})), chunks=True)
-            return
-        held = survey(Path(target))
-        names = sorted(name for name in held if name)
-        layouts = check_metadata(shown, partial(_read_here, Path(target)), lambda: names, chunks=True)
+        if isinstance(files, LocalFiles):
+            held = survey(Path(target))
+        arrays = _arrays(shown, files, sorted(name for name in held if name))
+        if len(arrays) > _MOST_ARRAYS:
+            raise StoreError(f"{shown} has {len(arrays)} arrays; more than {_MOST_ARRAYS} are not opened")
+        layouts = {name: _layout(f"{shown}: {name!r:.120}", name, array) for name, array in arrays.items()}
+        check_together(shown, layouts)
+        for name, layout in layouts.items():
+            # short coordinates, and what counts time, may be read when a store is opened
+            attributes = arrays[name].get("attributes")
+            units = attributes.get("units") if isinstance(attributes, dict) else None
+            early = len(layout.shape) <= 1 and math.prod(layout.shape) <= _SHORT
+            early |= layout.is_index or (isinstance(units, str) and "since" in units)
+            if layout.files and early:
+                _check_chunks(f"{shown}: {name!r:.120}", name, arrays[name], layout, files)
     except (OSError, RuntimeError) as error:
         raise StoreError(f"{target} cannot be read: {error}") from error
-    # an array may not have far more chunks than files, nor a folder a file that cannot be a chunk of its arrays
+    if isinstance(files, LocalFiles):
+        _compare_files(shown, layouts, held)
+
+
+def _compare_files(shown: str, layouts: Mapping[str, Layout], held: Mapping[str, Held]) -> None:
+    """Refuse an array with far more chunks than files, and a folder with a file larger than any chunk of its arrays."""
     most: dict[str, int] = {}
     for name, layout in layouts.items():
         folder = name.partition("/")[0]
@@ -126,67 +133,39 @@ def check_store(target: str, storage_options: Mapping[str, Any] | None = None) -
             )
 
 
-def check_metadata(
-    shown: str, read: Read, names: Callable[[], list[str]], *, chunks: bool = False
-) -> dict[str, Layout]:
-    """Refuse metadata that ask for more than data, or for more than a machine can hold.
-
-    ``shown`` is the name of the store for messages, ``names`` gives the folders in it. With ``chunks``, those that are
-    read when the store is opened are looked into. Returned is how each array lies in files.
-    """
-    arrays = _arrays(shown, read, names)
-    if len(arrays) > _MOST_ARRAYS:
-        raise StoreError(f"{shown} holds {len(arrays)} arrays; more than {_MOST_ARRAYS} are not opened")
-    layouts, opened = {}, []
-    for name, array in arrays.items():
-        where = f"{shown}: {name!r:.120}"
-        layouts[name] = layout = _layout(where, array)
-        dims, attributes = array.get("dimension_names"), array.get("attributes")
-        if dims is not None and not (isinstance(dims, list) and all(d is None or isinstance(d, str) for d in dims)):
-            raise StoreError(f"{where}: the names of its dimensions are not text")
-        is_index = dims == [name] and len(layout.shape) == 1
-        if is_index and layout.shape[0] > MOST_INDEX:
-            raise StoreError(f"{where} is a coordinate of {layout.shape[0]} cells; at most {MOST_INDEX} are read")
-        opened += [layout] * is_index
-        # short coordinates, and what counts time, may be read when a store is opened
-        units = attributes.get("units") if isinstance(attributes, dict) else None
-        early = len(layout.shape) <= 1 and math.prod(layout.shape) <= _SHORT
-        early |= is_index or (isinstance(units, str) and "since" in units)
-        if chunks and layout.files and early:
-            _check_chunks(where, name, array, layout, read)
-    check_together(shown, layouts.values(), opened)
-    return layouts
-
-
-def check_together(where: str, layouts: Iterable[Layout], opened: Iterable[Layout]) -> None:
-    """Refuse arrays of one store or file that are too much together; some are read as a whole when it is opened."""
-    if sum(sum(layout.steps) for layout in layouts) > MOST_STEPS:
-        raise StoreError(f"{where} says that its arrays have more than {MOST_STEPS} chunks along dimensions")
-    if sum(each.width * max(math.prod(each.shape), math.prod(each.chunks)) for each in opened) > MOST_OPENED:
-        raise StoreError(f"{where} has coordinates of more than {MOST_OPENED} bytes, which are all read at once")
+def check_together(where: str, layouts: Mapping[str, Layout]) -> None:
+    """Refuse arrays of one store or file that are too much together, also indices, which are read when it is opened."""
+    indices = {name: each for name, each in layouts.items() if each.is_index}
+    for name, each in indices.items():
+        if each.shape[0] > _MOST_INDEX:
+            raise StoreError(
+                f"{where}: {name!r:.120} is a coordinate of {each.shape[0]} cells; at most {_MOST_INDEX} are read"
+            )
+    if sum(sum(layout.steps) for layout in layouts.values()) > _MOST_STEPS:
+        raise StoreError(f"{where} says that its arrays have more than {_MOST_STEPS} chunks along dimensions")
+    if sum(each.width * max(math.prod(each.shape), math.prod(each.chunks)) for each in indices.values()) > _MOST_OPENED:
+        raise StoreError(f"{where} has coordinates of more than {_MOST_OPENED} bytes, which are all read at once")
 
 
 def check_sizes(where: str, layout: Layout) -> None:
     """Refuse an array whose sizes no machine could hold; ``where`` is for messages."""
     shape, chunks, inner, width, steps = layout.shape, layout.chunks, layout.inner, layout.width, layout.steps
-    one = math.prod(inner) * width
-
-    def size(cells: tuple[int, ...]) -> str:
-        return " x ".join(map(str, cells)) or "1"
-
+    one, cells = math.prod(inner) * width, " x ".join(map(str, inner)) or "1"
+    if width > _MOST_TEXT:
+        raise StoreError(f"{where} has values of {width} bytes; at most {_MOST_TEXT} are read")
     if math.prod(shape) > _MOST_CELLS:
-        raise StoreError(f"{where} says that it has {size(shape)} cells")
-    if math.prod(chunks) * width > MOST_CHUNK * (1 if chunks == inner else 64) or one > MOST_CHUNK:
-        raise StoreError(f"{where} has chunks of {size(inner)} cells, more than can be read at once")
+        raise StoreError(f"{where} says that it has {math.prod(shape)} cells")
+    if math.prod(chunks) * width > _MOST_CHUNK * (1 if chunks == inner else 64) or one > _MOST_CHUNK:
+        raise StoreError(f"{where} has chunks of {cells} cells, more than can be read at once")
     if one > max(_MOST_SPARE, 16 * math.prod(shape) * width):
-        raise StoreError(f"{where} has chunks of {size(inner)} cells, but only {size(shape)} cells")
+        raise StoreError(f"{where} has chunks of {cells} cells, but only {math.prod(shape)} cells")
     if math.prod(chunks) > _MOST_IN_SHARD * math.prod(inner):
-        raise StoreError(f"{where} has shards of {size(chunks)} cells with more than {_MOST_IN_SHARD} chunks")
-    if any(step > MOST_STEPS for step in steps) or math.prod(steps) > MOST_CHUNKS:
-        raise StoreError(f"{where} says that it has {size(steps)} chunks")
+        raise StoreError(f"{where} has shards of {math.prod(chunks)} cells with more than {_MOST_IN_SHARD} chunks")
+    if any(step > _MOST_STEPS for step in steps) or math.prod(steps) > _MOST_CHUNKS:
+        raise StoreError(f"{where} says that it has {math.prod(steps)} chunks")
 
 
-def _check_chunks(where: str, name: str, array: dict[str, Any], layout: Layout, read: Read) -> None:
+def _check_chunks(where: str, name: str, array: dict[str, Any], layout: Layout, files: Files) -> None:
     """Refuse chunks that would become far larger than they may be when they are unpacked."""
     encoding = array["chunk_key_encoding"]
     is_default = encoding["name"] == "default"
@@ -197,27 +176,35 @@ def _check_chunks(where: str, name: str, array: dict[str, Any], layout: Layout, 
         separator.join(["c", *map(str, index)] if is_default else map(str, index or (0,))) for index in numbers
     )
     cells = math.prod(layout.chunks)
-    most = 2 * cells * layout.width + MOST_BYTES
-    for key, content in zip(keys, read([f"{name}/{key}" for key in keys]), strict=True):
-        if content is not None and not fits(content, array["codecs"], cells, most):
-            raise StoreError(
-                f"{where}: its chunk {key} becomes more than {most} bytes when it is unpacked; {cells} values were "
-                "declared: do not trust this store"
-            )
+    most = 2 * cells * layout.width + MOST_METADATA
+
+    def is_small(key: str) -> bool:
+        with suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return fits(files.begin(f"{name}/{key}", MOST_METADATA), array["codecs"], cells, most)
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        for key, small in zip(keys, pool.map(is_small, keys), strict=True):
+            if not small:
+                raise StoreError(
+                    f"{where}: its chunk {key} becomes more than {most} bytes when it is unpacked; {cells} values were "
+                    "declared: do not trust this store"
+                )
 
 
-def _arrays(shown: str, read: Read, names: Callable[[], list[str]]) -> dict[str, dict[str, Any]]:
+def _arrays(shown: str, files: Files, folders: Collection[str]) -> dict[str, dict[str, Any]]:
     """Return the metadata of the arrays in a store, from its root and from the arrays' own files, as Zarr 3 has them.
 
-    An array of which two readers would get different values is refused.
+    ``folders`` are those of a store on this machine. An array of which two readers would get different values is
+    refused.
     """
-    (root,) = _read_json(shown, ["zarr.json"], read)
-    kinds: tuple[str, ...]
+    root, kinds = _read_json(shown, files, "zarr.json"), [".zarray", ".zattrs"]
     if root is None:
-        kinds, pick = (".zarray", ".zattrs"), _pick_2
-        _, together = _read_json(shown, [".zattrs", ".zmetadata"], read)
+        pick = _pick_2
+        _read_json(shown, files, ".zattrs")
+        together = _read_json(shown, files, ".zmetadata")
     else:
-        kinds, pick = ("zarr.json",), _pick_3
+        kinds, pick = ["zarr.json"], _pick_3
         pick(shown, {"/zarr.json": root})
         together = root.get("consolidated_metadata")
     whole: dict[str, dict[str, Any]] = {}
@@ -226,9 +213,10 @@ def _arrays(shown: str, read: Read, names: Callable[[], list[str]]) -> dict[str,
         if not isinstance(entries, dict):
             raise StoreError(f"{shown} cannot be read as Zarr store: its consolidated metadata are damaged")
         whole = pick(shown, entries if root is None else {f"{name}/zarr.json": each for name, each in entries.items()})
-    files = [f"{name}/{kind}" for name in (names() if together is None or not is_url(shown) else ()) for kind in kinds]
-    found = zip(files, _read_json(shown, files, read), strict=True)
-    own = pick(shown, {key: entry for key, entry in found if entry is not None})
+    if not folders and together is None:  # behind a URL
+        folders = files.names()[:_MOST_ARRAYS]
+    found = {f"{name}/{kind}": _read_json(shown, files, f"{name}/{kind}") for name in folders for kind in kinds}
+    own = pick(shown, {key: entry for key, entry in found.items() if entry is not None})
     for name in own.keys() & whole.keys():
         for key in ("shape", "data_type", "chunk_grid", "codecs", "fill_value"):
             if json.dumps(own[name].get(key)) != json.dumps(whole[name].get(key)):
@@ -281,7 +269,7 @@ def _pick_2(shown: str, entries: Mapping[str, Any]) -> dict[str, dict[str, Any]]
     return arrays
 
 
-def _layout(where: str, array: dict[str, Any]) -> Layout:
+def _layout(where: str, name: str, array: dict[str, Any]) -> Layout:
     """Check the metadata of one array; return how it lies in files."""
     shape = _numbers(where, "shape", array.get("shape"), 0)
     try:
@@ -301,7 +289,7 @@ def _layout(where: str, array: dict[str, Any]) -> Layout:
             within = _codecs(where, given["codecs"]) + _codecs(where, given.get("index_codecs", []))
             if _SHARDS in dict(within):
                 raise StoreError(f"{where} has shards within shards")
-        width = max(_width(where, array), _TEXT if _TEXTS in codecs else 0)
+        width = max(_width(where, array), TEXT if _TEXTS in codecs else 0)
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{where}: its metadata are damaged: {error!r:.200}") from error
     if not len(shape) == len(chunks) == len(inner) <= 32:
@@ -310,7 +298,10 @@ def _layout(where: str, array: dict[str, Any]) -> Layout:
     for part in fill if isinstance(fill, list) and len(fill) == 2 else [fill]:
         if part is not None and (not isinstance(part, bool | int | float | str) or len(str(part)) > 1000):
             raise StoreError(f"{where} has the fill value {part!r:.120}")
-    found = Layout(shape, chunks, inner, width)
+    dims = array.get("dimension_names")
+    if dims is not None and not (isinstance(dims, list) and all(d is None or isinstance(d, str) for d in dims)):
+        raise StoreError(f"{where}: the names of its dimensions are not text")
+    found = Layout(shape, chunks, inner, width, is_index=dims == [name] and len(shape) == 1)
     check_sizes(where, found)
     return found
 
@@ -320,17 +311,17 @@ def _width(where: str, array: dict[str, Any]) -> int:
     kind, width = array.get("data_type"), None
     if array["zarr_format"] == 3:
         if isinstance(kind, str):
-            width = _TEXT if kind in ("string", "variable_length_utf8") else None
+            width = TEXT if kind in ("string", "variable_length_utf8") else None
             width = np.dtype(kind).itemsize if kind in _NUMBERS_3 else width
         elif isinstance(kind, dict) and isinstance(kind.get("name"), str):
             width = 8 if kind["name"] in _DATES_3 else None
             width = kind["configuration"]["length_bytes"] if kind["name"] in _FIXED_3 else width
     elif kind == "|O" and array["codecs"][:1] == [{"id": _TEXTS}]:
-        width = _TEXT
+        width = TEXT
     elif isinstance(kind, str) and len(kind) <= 12:
         with suppress(TypeError, ValueError):
             width = np.dtype(kind).itemsize if np.dtype(kind).kind in "biufcSUmM" else None
-    if isinstance(width, bool) or not isinstance(width, int) or not 0 <= width <= _MOST_TEXT:
+    if isinstance(width, bool) or not isinstance(width, int) or width < 0:
         raise StoreError(f"{where} has the type {kind!r:.120}; numbers, dates and text are opened, not Python objects")
     return width
 
@@ -359,57 +350,18 @@ def _numbers(where: str, key: str, values: Any, least: int) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _read_json(shown: str, names: list[str], read: Read) -> list[dict[str, Any] | None]:
-    """Return the contents of files of metadata, None for one that is not there."""
-    found: list[dict[str, Any] | None] = []
-    for name in names:  # one after the other: together they could fill the memory
-        (content,) = read([name])
-        if content is not None and len(content) > MOST_BYTES:
-            raise StoreError(f"{shown}/{name} is larger than metadata can be")
-        try:
-            entry = None if content is None else json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise StoreError(f"{shown} cannot be read as Zarr store: {name} is damaged: {error}"[:500]) from error
-        if content is not None and not isinstance(entry, dict):
-            raise StoreError(f"{shown} cannot be read as Zarr store: {name} is damaged: it is not a mapping")
-        found.append(entry)
-    return found
-
-
-def _read_here(folder: Path, names: list[str]) -> list[bytes | None]:
-    """Read files of a folder on this machine."""
-    found: list[bytes | None] = []
-    for name in names:
-        try:
-            with open_plain(folder / name) as stream:
-                found.append(stream.read(MOST_BYTES + 1))
-        except (FileNotFoundError, NotADirectoryError):
-            found.append(None)
-        except OSError as error:
-            raise StoreError(f"{folder}/{name} cannot be read: {error.strerror}") from error
-    return found
-
-
-def _behind(url: str, options: dict[str, Any]) -> tuple[Read, Callable[[], list[str]]]:
-    """Return how to read files of the folder behind a URL, and how to list it."""
-    from fsspec.core import url_to_fs
-
-    absent = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-    with reaching(url, ""):
-        fs, root = url_to_fs(url, **with_limits(url, options))
-
-    def read(files: list[str]) -> list[bytes | None]:
-        paths, found = [f"{root}/{name}" for name in files], []
-        with reaching(url, files[0] if files else ""):
-            for each in fs.cat_ranges(paths, [0] * len(paths), [MOST_BYTES + 1] * len(paths), on_error="return"):
-                if isinstance(each, Exception) and not isinstance(each, absent):
-                    raise each
-                found.append(None if isinstance(each, Exception) else bytes(each))
-        return found
-
-    def names() -> list[str]:
-        with reaching(url, ""), suppress(FileNotFoundError, NotADirectoryError):
-            return sorted({each.rstrip("/").rpartition("/")[2] for each in fs.ls(root, detail=False)[:_MOST_ARRAYS]})
-        return []
-
-    return read, names
+def _read_json(shown: str, files: Files, name: str) -> dict[str, Any] | None:
+    """Return the content of a file of metadata; None if it is not there."""
+    try:
+        content = files.read(name, most=MOST_METADATA)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise StoreError(f"{shown}/{name} cannot be read: {error.strerror or error}") from error
+    try:
+        entry = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{shown} cannot be read as Zarr store: {name} is damaged: {error}"[:500]) from error
+    if not isinstance(entry, dict):
+        raise StoreError(f"{shown} cannot be read as Zarr store: {name} is damaged: it is not a mapping")
+    return entry

@@ -26,8 +26,8 @@ from typing import Any
 import tests.store.elsewhere  # noqa: F401
 from tests.benchmarks.harness import Result, tell
 from tests.benchmarks.hostile import Tally, in_new_process
-from xland.store.storage import LocalFiles
 from xland.store.workplace import notes
+from xland.untrusted.folders import LocalFiles
 
 YEARS = (2000, 2001, 2002, 2003)
 BLOCK = 40
@@ -153,7 +153,8 @@ def _kill_at(moment: int | None) -> Iterator[int]:
     """Kill this process before or after the n-th thing that it does to a file; return the count of these."""
     from zarr.storage import FsspecStore, LocalStore
 
-    from xland.store import blocks, storage
+    from xland.store import blocks
+    from xland.untrusted import folders
 
     moments = itertools.count()
 
@@ -178,8 +179,8 @@ def _kill_at(moment: int | None) -> Iterator[int]:
 
     places: list[tuple[Any, tuple[str, ...]]] = [
         *((store, ("set", "delete")) for store in (LocalStore, FsspecStore)),
-        (storage.LocalFiles, ("put", "fill", "remove")),
-        (storage.RemoteFiles, ("put", "fill", "remove", "create")),
+        (folders.LocalFiles, ("put", "remove")),
+        (folders.RemoteFiles, ("put", "remove", "create")),
         (blocks, ("note",)),
         (Path, ("rename", "replace")),
     ]

@@ -74,7 +74,7 @@ def _trainings(place: Path, count: int) -> Iterator[dict[str, Any]]:
     from tests.training.commands import write_files
     from xland.cli import main
 
-    configuration = write_files(place, depth=1, epochs=1, candidates=8, common_statistics="false")
+    configuration = write_files(place, epochs=1, candidates=8, common_statistics="false")
     store = place / "store.zarr"
     assert main(["prepare", str(configuration), str(store)]) == 0
     for number in range(count):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,20 @@ CPU = torch.device("cpu")
 def dataset():
     coarse, static, maps = tiny_world()
     made = gather(tiny_configuration(), forcing=coarse, static=static, target=maps)
+    return make_dataset(*made, Part.VALIDATION, take_census(made[1].source))
+
+
+@pytest.fixture(scope="module")
+def rollouts():
+    """Samples of two years, with all of the prior."""
+    coarse, static, maps = tiny_world((1999, 2000, 2001))
+    configuration = replace(tiny_configuration(tiny_inputs("one_hot")), rollout=Rollout(years=2))
+    configuration = replace(
+        configuration,
+        data=replace(configuration.data, forcing_years=(2000, 2001), target_years=(2000, 2001)),
+        augmentation=replace(configuration.augmentation, prior_masked=0.0),
+    )
+    made = gather(configuration, forcing=coarse, static=static, target=maps)
     return make_dataset(*made, Part.VALIDATION, take_census(made[1].source))
 
 
@@ -50,26 +65,16 @@ def test_scores_are_those_of_land():
     assert np.isnan(nothing["miou"])
 
 
-def test_pixels_of_rollouts_know_their_place_in_every_year():
-    configuration = replace(tiny_configuration(tiny_inputs("code")), rollout=Rollout(years=2, own_maps=1.0))
-    years = replace(configuration.data, forcing_years=(2001, 2002), target_years=(2001, 2002))
-    coarse, static, maps = tiny_world((2000, 2001, 2002))
-    made = gather(replace(configuration, data=years), forcing=coarse, static=static, target=maps)
-    dataset = make_dataset(*made, Part.VALIDATION, take_census(made[1].source))
-    pixels = collect_scores(tiny_network(tiny_inputs("code")), dataset, 4, CPU)
-    there = dataset.source.target[:, pixels.row, pixels.column]
-    assert (there == pixels.target).any(axis=0).all()
-
-
-def test_every_pixel_knows_its_place_and_of_too_many_an_even_part_is_kept(dataset):
+def test_every_pixel_knows_its_place_and_of_too_many_an_even_part_is_kept(dataset, rollouts):
     whole = collect_scores(tiny_network(), dataset, 4, CPU)
     fewer = collect_scores(tiny_network(), dataset, 4, CPU, most=len(dataset) * 1600 // 4)
-    assert len(fewer.target) == pytest.approx(len(whole.target) / 4, rel=0.02)
-    assert fewer.scores.shape == (len(fewer.target), whole.scores.shape[1])
-    for pixels in (whole, fewer, collect_scores(tiny_network(), dataset, 5, CPU, most=5000)):
-        there = dataset.source.target[:, pixels.row, pixels.column]
-        assert (there == pixels.target).any(axis=0).all()
-        assert dataset.cells[pixels.row // FACTOR, pixels.column // FACTOR].all()
+    assert len(fewer[1]) == pytest.approx(len(whole[1]) / 4, rel=0.02)
+    assert fewer[0].shape == (len(fewer[1]), whole[0].shape[1])
+    several = collect_scores(tiny_network(rollouts.source.inputs), rollouts, 4, CPU)
+    found = (whole, fewer, collect_scores(tiny_network(), dataset, 5, CPU, most=5000), several)
+    for of, (_, target, row, column) in zip((dataset, dataset, dataset, rollouts), found, strict=True):
+        assert (of.source.target[:, row, column] == target).any(axis=0).all()
+        assert of.cells[row // FACTOR, column // FACTOR].all()
 
 
 class _Shares(Group):
@@ -89,22 +94,10 @@ def test_ranks_share_the_samples_out_and_are_asked_as_often_as_each_other(datase
     assert asked.count(0) == asked.count(1) == -(-len(dataset) // 6)
 
 
-def test_samples_of_several_years_are_free_rollouts():
+def test_samples_of_several_years_are_free_rollouts(rollouts):
     """The second map is made from the network's own first one, not from the true prior."""
-    coarse, static, maps = tiny_world((1999, 2000, 2001))
-    configuration = replace(tiny_configuration(tiny_inputs("one_hot")), rollout=Rollout(years=2))
-    configuration = replace(
-        configuration,
-        data=replace(configuration.data, forcing_years=(2000, 2001), target_years=(2000, 2001)),
-        augmentation=replace(configuration.augmentation, prior_masked=0.0),
-    )
-    made = gather(configuration, forcing=coarse, static=static, target=maps)
-    dataset = make_dataset(*made, Part.VALIDATION, take_census(made[1].source))
-    network = tiny_network(configuration.inputs)
-    source = made[1].source
-    prior = source.prior.copy()
+    network, prior = tiny_network(rollouts.source.inputs), rollouts.source.prior.copy()
     prior[1] = np.where(prior[1] == 0, 0, 4)
-    changed = make_dataset(
-        made[0], replace(made[1], source=replace(source, prior=prior)), Part.VALIDATION, take_census(source)
-    )
-    np.testing.assert_array_equal(count_pairs(network, dataset, 4, Group()), count_pairs(network, changed, 4, Group()))
+    changed = copy(rollouts)
+    changed.source = replace(rollouts.source, prior=prior)
+    np.testing.assert_array_equal(count_pairs(network, rollouts, 4, Group()), count_pairs(network, changed, 4, Group()))

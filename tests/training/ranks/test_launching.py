@@ -20,12 +20,12 @@ from distributed import Client
 from tests.training.stand_in import CALL, LONG, STEPS, is_alive, note
 from tests.waiting import PATIENCE, local_cluster, wait_until
 from tests.worlds import tiny_checkpoint, tiny_configuration
-from xland.clusters import load_profile
+from xland.clusters import job_script, load_profile
 from xland.errors import ClusterError, TrainingError, TrainingStoppedError
 from xland.models.checkpoint import Checkpoint
 from xland.training.ranks import launching
-from xland.training.ranks.launching import launch, training_profile, training_script
-from xland.training.ranks.worker import Attempt, forward, open_meeting
+from xland.training.ranks.launching import launch, training_profile
+from xland.training.ranks.rank import Attempt, forward, open_meeting
 from xland.training.run import train
 
 RUN = uuid.uuid4().hex
@@ -76,7 +76,7 @@ def ranks() -> list[int]:
     for process in psutil.process_iter(["cmdline", "environ"]):
         command, environment = " ".join(process.info["cmdline"] or ()), process.info["environ"] or {}
         ours = environment.get("XLAND_TEST_RUN") == RUN
-        if ours and ("xland.training.ranks.process" in command or f"time.sleep({LONG})" in command):
+        if ours and ("xland.training.ranks.rank" in command or f"time.sleep({LONG})" in command):
             found.append(process.pid)
     return found
 
@@ -130,9 +130,10 @@ def test_steps_are_told_about_once_a_second_and_all_else_at_once(monkeypatch):
     stages = ["training"] * 30 + ["epoch", "epoch"]
     said = [json.dumps({"stage": stage, "done": number}).encode() for number, stage in enumerate(stages)]
     heard, clock = [], (100 + 0.1 * number for number in range(1000))
-    monkeypatch.setattr("xland.training.ranks.worker.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("xland.training.ranks.rank.time", SimpleNamespace(monotonic=lambda: next(clock)))
     worker = SimpleNamespace(log_event=lambda topic, event: heard.append(event["stage"]))
-    forward(worker, "attempt", 0, SimpleNamespace(stdout=[*said, b'{"outcome": "fin']), Attempt("output"))
+    process = SimpleNamespace(stdout=[*said, b'{"outcome": "fin'])
+    forward(worker, "attempt", 0, Attempt("output", process=process))
     assert 2 <= heard.count("training") <= 4
     assert heard[-2:] == ["epoch", "epoch"]
 
@@ -203,7 +204,7 @@ import sys
 from distributed import Client
 from tests.training.stand_in import CALL
 from tests.worlds import tiny_configuration
-from xland.clusters.waiting import running_loop
+from xland.clusters.opening import running_loop
 from xland.training.ranks import launching
 launching.CALL = CALL
 with running_loop() as loop, Client(sys.argv[1], loop=loop) as client:
@@ -232,7 +233,6 @@ def test_a_scheduler_that_is_lost_is_named(cluster, output):
     ("options", "message"),
     [
         ({"workers": 3}, "3 ranks need as many workers, but the cluster has 2: start more"),
-        ({"workers": 0}, "workers must be at least 1 and restarts at least 0, not"),
         ({"restarts": -1}, "workers must be at least 1 and restarts at least 0, not"),
         ({"store": "missing.zarr"}, r"worker tcp://.* does not see the training store .*missing\.zarr: put it"),
     ],
@@ -252,7 +252,7 @@ def test_profiles_for_trainings_come_before_those_for_maps_and_can_be_built_on(t
     assert (maps.threads, training.threads) == (2, 1)
     assert replace(training, title=maps.title, threads=2, walltime=maps.walltime) == maps
     (tmp_path / "site.toml").write_text('base = "marenostrum5-acc"\naccount = "ehpc1"\n')
-    script = training_script(tmp_path / "site.toml")
+    script = job_script(training_profile(tmp_path / "site.toml"))
     for line in ("#SBATCH -A ehpc1\n", "#SBATCH --gres=gpu:4\n", "#SBATCH --cpus-per-task=80\n"):
         assert line in script
     assert "dask cuda worker tls://SCHEDULER --name WORKER --nthreads 1 " in script

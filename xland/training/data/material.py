@@ -39,7 +39,7 @@ from xland.reading.limits import check_share, check_unknown_land, checked_predic
 from xland.reading.variables import as_map, read_static
 from xland.records import read_record
 from xland.sources.files import open_coarse, open_map
-from xland.store.identity import identity_of, source_file
+from xland.store.provenance import identity_of, source_file
 from xland.training.configuration import Configuration
 from xland.training.data.loader import PatchSource, TrainingArrays
 from xland.training.data.patches import Patches

@@ -21,7 +21,7 @@ from xland.errors import ConfigurationError, StoreError
 from xland.geo.grid import count_classes
 from xland.models.inputs import MASKED
 from xland.store.encoding import check_same, make_skeleton
-from xland.store.identity import identity_of
+from xland.store.provenance import identity_of
 from xland.store.reading import is_written
 from xland.store.storage import FINGERPRINT, RecordingStore, sha256, zarr_store
 from xland.store.workplace import FORMAT as MANIFEST_FORMAT

@@ -30,8 +30,9 @@ from xland.geo.grid import Grid
 from xland.models.inputs import MASKED, InputSpec
 from xland.records import read_record
 from xland.store.reading import read_finished
-from xland.store.storage import ROOT, Table, files_at, refuse_damaged
+from xland.store.storage import ROOT, Table, refuse_damaged
 from xland.training.data.loader import Place
+from xland.untrusted.folders import files_at
 
 CONTENTS = "xland_training_store"
 """Attribute of the group that holds the table of contents."""

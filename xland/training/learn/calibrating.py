@@ -67,8 +67,7 @@ def calibrate(
     model : str, path or Checkpoint
         Name of a shipped model, or the folder of a trained one; its card is replaced, its weights stay.
     forcing, target, static, prior : optional
-        Data of the training in place of those that its configuration names; see
-        :func:`xland.training.run.train`.
+        Data of the training in place of those that its configuration names; see :func:`xland.training.run.train`.
     store : path, optional
         Training store, in place of all of these.
     device : {"auto", "cpu", "cuda"}
@@ -85,8 +84,6 @@ def calibrate(
         If the data are not those of the training: their normalisation, or the classes on validation cells, differ.
     ModelError
         If several models are given at once.
-    XlandError
-        If data or store do not fit, as :func:`xland.training.run.train` says.
     """
     checkpoint = find_model(model)
     if not isinstance(checkpoint, Checkpoint):
@@ -142,17 +139,18 @@ def fit_card(
     scaled = np.asarray(calibration.apply(torch.from_numpy(scores)).numpy())
     land = np.isin(target, LAND_CLASSES)
     offsets = proven_offsets(scaled[land], target[land])
+    errors: dict[str, float] = {}  # of the class that the map would show
+    for name, values, added in (("before", scores, 0 * offsets), ("after", scaled, offsets)):
+        shown = (values + added).argmax(axis=1)
+        probability = torch.from_numpy(values).softmax(dim=1).numpy()[np.arange(len(target)), shown]
+        errors[name] = round(calibration_error(probability, shown == target, area), 4)
     entries = {
         "calibration": {
             **asdict(calibration),
             "method": method,
             "cells_of_the_split": len(np.unique(place)),
             "cross_validated_loss": {name: round(value, 6) for name, value in losses.items()},
-            "validation_calibration_error": {
-                "before": round(_error(scores, target, area, 0 * offsets), 4),
-                "after": round(_error(scaled, target, area, offsets), 4),
-                "bins": BINS,
-            },
+            "validation_calibration_error": {**errors, "bins": BINS},
             "pixels_of_classes": counts,
         },
         "decision": [round(float(value), 4) for value in offsets],
@@ -170,15 +168,6 @@ def _split_cell(latitude: NDArray[np.float64], longitude: NDArray[np.float64]) -
     return rows * CELL_COLUMNS + columns
 
 
-def _error(
-    scores: NDArray[np.float32], target: NDArray[np.uint8], area: NDArray[np.float64], offsets: NDArray[np.float32]
-) -> float:
-    """Calibration error of the class that the map would show."""
-    decided = (scores + offsets).argmax(axis=1)
-    probability = torch.from_numpy(scores).softmax(dim=1).numpy()
-    return calibration_error(probability[np.arange(len(target)), decided], decided == target, area)
-
-
 def fit_scaling(
     scores: NDArray[np.float32],
     target: NDArray[np.uint8],
@@ -187,8 +176,8 @@ def fit_scaling(
 ) -> tuple[Calibration, str, dict[str, float]]:
     """Fit temperature and vector scaling and take the one with the smaller loss in other places; temperature if equal.
 
-    Scores are (pixels, classes). ``place`` says which pixels belong together: neighbours are alike, so that single
-    pixels left out would prove nothing. Pixels of one place alone give a scaling that changes nothing. Returned are the
+    Scores are (pixels, classes). Pixels of one ``place`` are left out together: neighbours are alike, so that single
+    ones would prove nothing. Pixels of one place alone give a scaling that changes nothing. Returned are the
     calibration, its method, and by method the mean negative log-likelihood in places that the fit did not see.
     """
     known, which = np.unique(place, return_inverse=True)
@@ -286,9 +275,8 @@ def choose_prototypes(
 ) -> Applicability | None:
     """Choose prototypes evenly from features (cells, channels), and measure the distances of cells to them.
 
-    Threshold and typical distance follow Meyer and Pebesma (2021), doi 10.1111/2041-210X.13650, with the cells
-    of the split as folds: the threshold is the largest dissimilarity of a training input to those of other
-    folds that is no outlier.
+    Threshold and typical distance follow Meyer and Pebesma (2021), doi 10.1111/2041-210X.13650, with the cells of the
+    split as folds: the threshold is the largest dissimilarity of a training input to other folds, outliers left out.
     """
     random = np.random.default_rng(seed)
     chosen = random.permutation(len(features))[:_CELLS]

@@ -26,8 +26,8 @@ from xland.training.machine import interface_of
 
 Device = Literal["auto", "cpu", "cuda"]
 
+# an environment variable that only a launcher and its ranks know: the ranks meet under keys that begin with it
 SECRET = "XLAND_RANKS"  # noqa: S105 - a name
-"""Environment variable that only a launcher and its ranks know: the ranks meet under keys that begin with it."""
 
 _PATIENCE = timedelta(minutes=30)  # a rank waits for the slowest, which may be validating or writing a state
 
@@ -89,7 +89,14 @@ def join_group(device: Device = "auto") -> Iterator[Group]:
     a GPU is missing or shared, or that the environment describes half a group; a TrainingError that the other ranks
     cannot be reached.
     """
-    chosen = _device(device)
+    count = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
+    if device == "cuda" and not count:
+        raise ConfigurationError(
+            f"rank {os.environ.get('RANK', '0')} sees no GPU: look at nvidia-smi and CUDA_VISIBLE_DEVICES of its node, "
+            "or train on the device cpu"
+        )
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    chosen = torch.device("cuda", local if local < count else 0) if count else torch.device("cpu")
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks == 1:
         yield Group(device=chosen)
@@ -152,17 +159,6 @@ def check_devices(places: list[str]) -> None:
             f"each rank needs a GPU of its own, or all a CPU, but they have {', '.join(places)}: start as many ranks "
             "on a node as it has GPUs (workers of the cluster 'cuda' have one each), or train on the device cpu"
         )
-
-
-def _device(wanted: Device) -> torch.device:
-    count = torch.cuda.device_count() if wanted != "cpu" and torch.cuda.is_available() else 0
-    if wanted == "cuda" and not count:
-        raise ConfigurationError(
-            f"rank {os.environ.get('RANK', '0')} sees no GPU: look at nvidia-smi and CUDA_VISIBLE_DEVICES of its node, "
-            "or train on the device cpu"
-        )
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    return torch.device("cuda", local if local < count else 0) if count else torch.device("cpu")
 
 
 def synchronise_batch_norm(network: nn.Module) -> None:

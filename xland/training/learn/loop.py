@@ -46,8 +46,7 @@ from xland.training.machine import Termination, deferred_termination, ignore_ter
 from xland.training.rollout import sampling_share
 
 Report = Callable[[str, float, dict[str, float]], None]
-"""Called with a stage, its finished share and the latest figures: ``training`` for the loss of each step, with samples
-a second and the share of time spent waiting for data; ``epoch`` for the scores of each epoch."""
+"""Called with a stage (``training`` or ``epoch``), its finished share and the latest figures."""
 
 ALONE = Group()
 _CELLS = "30 x 30 of the globe, 5:1:1, xland.geo.split.assign_cells"
@@ -65,10 +64,7 @@ def learn(
     progress: bool = True,
     report: Report | None = None,
 ) -> Checkpoint:
-    """Train in this process, alone or as one rank of several; parameters as those of :func:`xland.training.run.train`.
-
-    ``given`` are forcing, target, static predictors and prior in place of those that the configuration names.
-    """
+    """Train in this process, alone or as one rank of several; see :func:`xland.training.run.train`."""
     with join_group(device) as group, shown_progress(report, enabled=progress and group.main) as say:
         configuration, material = open_material(configuration, given, store)
         factor = configuration.inputs.factor
@@ -106,7 +102,9 @@ def fit(
     training = _Training(configuration, material, folder, group, patches)
     if report is not None and group.main:
         training.say = report
-    training.run(measure_energy=measure_energy and group.main)
+    energy = training.energy if measure_energy and group.main else nullcontext()
+    with deferred_termination() as training.request, training.watch, energy:
+        training.run()
     if group.main:
         best = read_checkpoint(folder)
         if "calibration" not in best.card:
@@ -162,21 +160,15 @@ class _Training:
             )
         return progress
 
-    def run(self, *, measure_energy: bool) -> None:
+    def run(self) -> None:
         """Learn and validate, epoch by epoch, until all are done."""
-        schedule = self.configuration.schedule
-        with deferred_termination() as self.request, self.watch, self.energy if measure_energy else nullcontext():
-            loader = make_loader(
-                self.train,
-                self.sampler,
-                workers=schedule.workers,
-                pinned=self.group.device.type == "cuda",
-                prepare_worker=ignore_termination,
-            )
-            while self.progress.epoch < schedule.epochs:
-                started = time.perf_counter()
-                self.learn(loader)
-                self.judge(started)
+        schedule, pinned = self.configuration.schedule, self.group.device.type == "cuda"
+        options: dict[str, Any] = {"pinned": pinned, "prepare_worker": ignore_termination}
+        loader = make_loader(self.train, self.sampler, workers=schedule.workers, **options)
+        while self.progress.epoch < schedule.epochs:
+            started = time.perf_counter()
+            self.learn(loader)
+            self.judge(started)
 
     def learn(self, loader: DataLoader[dict[str, Tensor]]) -> None:
         """Take the steps of the epoch that are left."""

@@ -26,11 +26,10 @@ _SHOWN = 5
 
 @dataclass
 class Progress:
-    """How far a training has come.
+    """How far a training has come: finished epochs, and the steps of all epochs.
 
-    ``epoch`` and ``step`` count finished epochs, and the steps of all epochs. ``best_merit`` is accuracy plus mean
-    IoU of the best validation. ``history`` has the figures of the finished epochs, ``losses`` those of the steps of
-    the unfinished one.
+    ``best_merit`` is accuracy plus mean IoU of the best validation. ``history`` has the figures of the finished epochs,
+    ``losses`` those of the steps of the unfinished one.
     """
 
     epoch: int = 0
@@ -93,23 +92,7 @@ def load_state(folder: Path, learner: Learner, identity: dict[str, Any]) -> Prog
                 f"the training state in {folder} belongs to another configuration or other data: "
                 f"{'; '.join(different[:_SHOWN])}{more}. Choose another output folder or start without resume"
             )
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
-        for name, tensor in tensors.items():
-            prefix, _, rest = name.partition(".")
-            parts[prefix][rest] = tensor
-        for name, module in (("network", learner.network), ("average", learner.average)):
-            if parts[name].keys() != module.state_dict().keys():  # torch lets counts of batches be missing
-                raise ValueError(f"it has other weights than the {name}")
-            module.load_state_dict(parts[name])
-        state: dict[int, dict[str, Any]] = {}
-        for name, tensor in parts["optimizer"].items():
-            number, _, entry = name.partition(".")
-            state.setdefault(int(number), {})[entry] = tensor
-        learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": state})
-        for parameter, averages in learner.optimizer.state.items():  # a step would fail on those of other parameters
-            shapes = {name: tuple(values.shape) for name, values in averages.items()}
-            if shapes != {"step": (), "exp_avg": (own := tuple(parameter.shape)), "exp_avg_sq": own}:
-                raise ValueError(f"the optimizer has {shapes} for a parameter of the shape {own}")
+        _restore(learner, tensors)
         return _progress_of(metadata)
     except CheckpointError:
         raise
@@ -119,6 +102,27 @@ def load_state(folder: Path, learner: Learner, identity: dict[str, Any]) -> Prog
             f"the training state in {folder} is not one that xland wrote ({type(error).__name__}: {said:.200}); "
             "delete it to start again, or choose another output folder"
         ) from error
+
+
+def _restore(learner: Learner, tensors: dict[str, Tensor]) -> None:
+    """Give network, average and optimiser their tensors; various errors if these are not theirs."""
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
+    for name, tensor in tensors.items():
+        prefix, _, rest = name.partition(".")
+        parts[prefix][rest] = tensor
+    for name, module in (("network", learner.network), ("average", learner.average)):
+        if parts[name].keys() != module.state_dict().keys():  # torch lets counts of batches be missing
+            raise ValueError(f"it has other weights than the {name}")
+        module.load_state_dict(parts[name])
+    state: dict[int, dict[str, Any]] = {}
+    for name, tensor in parts["optimizer"].items():
+        number, _, entry = name.partition(".")
+        state.setdefault(int(number), {})[entry] = tensor
+    learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": state})
+    for parameter, averages in learner.optimizer.state.items():  # a step would fail on those of other parameters
+        shapes = {name: tuple(values.shape) for name, values in averages.items()}
+        if shapes != {"step": (), "exp_avg": (own := tuple(parameter.shape)), "exp_avg_sq": own}:
+            raise ValueError(f"the optimizer has {shapes} for a parameter of the shape {own}")
 
 
 def _progress_of(metadata: dict[str, str]) -> Progress:
@@ -133,24 +137,25 @@ def _read_last(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     newest, before = folder / STATE, folder / PREVIOUS
     # a process that was killed between two renames leaves only the one before, which is whole
     candidates = [path for path in (newest, before) if path.exists()] or [newest]
-    try:
-        return _read(candidates[0])
-    except CheckpointError as error:
-        if len(candidates) == 1:
-            raise CheckpointError(f"{error}; delete it to start again") from error
+    faults = []
+    for path in candidates:
         try:
-            found = _read(before)
-        except CheckpointError as second:
-            raise CheckpointError(f"{error}; {second}; delete both to start again") from second
-        # else the next state would push out the good one and keep the damaged
-        before.replace(newest)
-        warnings.warn(
-            f"{error}; it is replaced by the one before, and the training goes on after step "
-            f"{_progress_of(found[1]).step}",
-            CheckpointWarning,
-            stacklevel=2,
-        )
+            found = _read(path)
+        except CheckpointError as error:
+            faults.append(error)
+            continue
+        if faults:
+            # else the next state would push out the good one and keep the damaged
+            before.replace(newest)
+            warnings.warn(
+                f"{faults[0]}; it is replaced by the one before, and the training goes on after step "
+                f"{_progress_of(found[1]).step}",
+                CheckpointWarning,
+                stacklevel=2,
+            )
         return found
+    many = "both" if len(faults) > 1 else "it"
+    raise CheckpointError(f"{'; '.join(map(str, faults))}; delete {many} to start again") from faults[-1]
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -77,21 +77,24 @@ class Stepper:
 
     def _total(self, samples: Mapping[str, Tensor], own_maps: float) -> Tensor:
         """Sum of the loss over the pixels of some samples."""
-        schedule, device = self.configuration.schedule, self.group.device
-        target = samples["target"]
-        with torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bfloat16"):
-            if self.configuration.rollout.years == 1:
-                scores = call(self.model, samples)
-            else:
-                scores = unroll(self.model, samples, own_maps).flatten(0, 1)
-                target = target.flatten(0, 1)
+        precision = self.configuration.schedule.precision
+        with torch.autocast(self.group.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            scores, target = predict(self.model, samples, self.configuration.rollout.years, own_maps)
         return self.configuration.objective.total(scores, target, self.class_weights)
 
 
 def call(network: Callable[..., Tensor], samples: Mapping[str, Tensor]) -> Tensor:
     """Scores of a batch of single years."""
-    read = (samples.get(name) for name in ("coarse", "static", "prior", "points", "corner"))
-    return network(*read)
+    return network(*(samples.get(name) for name in ("coarse", "static", "prior", "points", "corner")))
+
+
+def predict(
+    network: Callable[..., Tensor], samples: Mapping[str, Tensor], years: int, own_maps: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Scores and targets of a batch whose samples have so many years, which are put one after the other."""
+    if years == 1:
+        return call(network, samples), samples["target"]
+    return unroll(network, samples, own_maps).flatten(0, 1), samples["target"].flatten(0, 1)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -110,11 +113,9 @@ def draw_points(target: Tensor, count: int) -> Tensor:
 
 def make_optimizer(network: nn.Module, rate: float, decay: float) -> torch.optim.Optimizer:
     """AdamW whose decay leaves biases and normalisation alone."""
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim <= 1]
-    return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}], rate
-    )
+    matrices = {"params": [p for p in network.parameters() if p.ndim > 1], "weight_decay": decay}
+    vectors = {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0}
+    return torch.optim.AdamW([matrices, vectors], rate)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -132,7 +133,7 @@ def one_cycle(done: float, warmup: float) -> float:
 
 @torch.no_grad()
 def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move the average of the weights towards those of the network."""
+    """Move the average of the weights towards those of the network, and copy what is counted."""
     pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
     moving = [(old, new) for old, new in pairs if old.dtype.is_floating_point]
     get_ema_multi_avg_fn(decay)([old for old, _ in moving], [new for _, new in moving], None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +15,8 @@ from xland.scores.measures import iou
 from xland.training.data.loader import PatchDataset, make_loader
 from xland.training.data.sampling import Sample
 from xland.training.learn.group import Group
-from xland.training.learn.steps import call
+from xland.training.learn.steps import predict
 from xland.training.machine import ignore_termination
-from xland.training.rollout import unroll
 from xland.vocabulary import LAND_CLASSES
 
 
@@ -32,9 +31,8 @@ def count_pairs(
 ) -> NDArray[np.int64]:
     """Count the pixels of every target (rows) and predicted class over the whole dataset, for all ranks.
 
-    Each rank predicts its share, ``batch`` samples at once. Samples of several years are free rollouts: each map
-    but the first is made from the network's own. All ranks call ``check`` before each batch; what it raises ends
-    the work.
+    Each rank predicts its share, ``batch`` samples at once. Samples of several years are free rollouts: each map but
+    the first is made from the network's own. All ranks call ``check`` before each batch; what it raises ends the work.
     """
     count = len(dataset.source.inputs.classes)
     pairs = torch.zeros(count * count, dtype=torch.int64, device=group.device)
@@ -45,15 +43,6 @@ def count_pairs(
     return np.asarray(group.sum(pairs).reshape(count, count).cpu().numpy())
 
 
-class ScoredPixels(NamedTuple):
-    """Pixels that count, in the order of samples: scores (pixels, classes), class codes, rows and columns."""
-
-    scores: NDArray[np.float32]
-    target: NDArray[np.uint8]
-    row: NDArray[np.intp]
-    column: NDArray[np.intp]
-
-
 def collect_scores(
     network: nn.Module,
     dataset: PatchDataset,
@@ -62,11 +51,11 @@ def collect_scores(
     *,
     workers: int = 0,
     most: int = 4_000_000,
-) -> ScoredPixels:
-    """Scores, targets and places of pixels that count, predicted by this process alone.
+) -> tuple[NDArray[Any], ...]:
+    """Scores (pixels, classes), targets, rows and columns of pixels that count, predicted by this process alone.
 
-    Of more than about ``most`` pixels, an even part of the samples and of the pixels of each is taken; four times as
-    many are predicted as are kept, so that they come from many samples.
+    They are in the order of samples. Of more than about ``most`` pixels, an even part of the samples and of the pixels
+    of each is taken; four times as many are predicted as are kept, so that they come from many samples.
     """
     pixels = len(dataset) * dataset.sequences.shape[1] * dataset.patches.size**2
     items = range(0, len(dataset), max(1, pixels // (4 * most)))
@@ -78,15 +67,10 @@ def collect_scores(
         places = [place for item in items[number * batch :][:batch] for place in dataset.places(item)]
         first = np.array([(place.rows.start, place.columns.start) for place in places])
         which, row, column = (index[::every] for index in np.nonzero(counted.cpu().numpy()))
-        parts.append(
-            ScoredPixels(
-                output.movedim(1, -1)[counted][::every].float().cpu().numpy(),
-                target[counted][::every].cpu().numpy(),
-                first[which, 0] + row,
-                first[which, 1] + column,
-            )
-        )
-    return ScoredPixels(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+        scores = output.movedim(1, -1)[counted][::every].float().cpu().numpy()
+        codes = target[counted][::every].cpu().numpy()
+        parts.append((scores, codes, first[which, 0] + row, first[which, 1] + column))
+    return tuple(np.concatenate(each) for each in zip(*parts, strict=True))
 
 
 def score_pairs(pairs: NDArray[np.int64] | NDArray[np.float64]) -> dict[str, float]:
@@ -127,7 +111,4 @@ def _predictions(
             continue
         samples = {name: tensor.to(group.device, non_blocking=True) for name, tensor in samples.items()}
         with torch.inference_mode():
-            if dataset.sequences.shape[1] == 1:
-                yield call(network, samples), samples["target"]
-            else:
-                yield unroll(network, samples, 1.0).flatten(0, 1), samples["target"].flatten(0, 1)
+            yield predict(network, samples, dataset.sequences.shape[1])

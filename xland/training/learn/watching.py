@@ -44,11 +44,9 @@ class Watch:
     """Clock and log of a training; every process has one, and the first of them writes.
 
     The folder receives ``steps.csv``, one row a step, and ``tensorboard``, if the package is installed. Rows of steps
-    later than ``after`` are removed, so that a resumed training leaves the same steps as one without a pause.
-
-    Times are those of this process. A step on a GPU continues after the call that started it, so the share of time
-    spent waiting for data is the most that the GPU can have been idle for want of them. Validation does not count;
-    writing of states does.
+    later than ``after`` are removed, so that a resumed training leaves the same steps as one without a pause. A step on
+    a GPU continues after the call that started it, so the share of time spent waiting for data is the most that the GPU
+    can have been idle for want of them. Validation does not count; writing of states does.
     """
 
     def __init__(self, folder: Path, *, main: bool = True, after: int = 0) -> None:
@@ -168,13 +166,11 @@ def _table(rows: Iterable[Sequence[object]]) -> bytes:
 
 
 class EnergyMeter:
-    """Measure the energy of the machine that this process runs on while the context is open.
+    """Measure the energy of the machine that this process runs on while the context is open, with codecarbon.
 
-    codecarbon (https://codecarbon.io) reads GPUs by NVML and CPUs by RAPL, in a thread of its own. Where RAPL cannot be
-    read, it estimates CPUs from their load and type, and memory always from its size. It measures the whole machine,
-    whoever uses it, and of GPUs those that ``CUDA_VISIBLE_DEVICES`` names. Emissions follow from the electricity mix of
-    the country that ``CODECARBON_COUNTRY_ISO_CODE`` names; no network is used. A fault of the meter does not stop the
-    training: :meth:`used` names it. ``earlier`` is what :meth:`used` returned in the training that is resumed.
+    It reads GPUs by NVML and CPUs by RAPL, in a thread of its own; where RAPL cannot be read, it estimates CPUs from
+    their load and type. No network is used. A fault of the meter does not stop the training: :meth:`used` names it.
+    ``earlier`` is what :meth:`used` returned in the training that is resumed.
     """
 
     def __init__(self, earlier: Mapping[str, Any] | None = None) -> None:

@@ -18,15 +18,14 @@ from typing import TYPE_CHECKING, Any
 from xland import errors
 from xland.addresses import local_path
 from xland.atomic import make_folder
-from xland.clusters import Profile, job_script, load_profile
+from xland.clusters import Profile, load_profile
 from xland.errors import CheckpointError, ClusterError, TrainingStoppedError, XlandError
 from xland.models.checkpoint import Checkpoint, read_checkpoint
 from xland.training.configuration import Configuration
 from xland.training.learn.group import SECRET, Device
 from xland.training.learn.loop import Report
 from xland.training.machine import Termination, deferred_termination
-from xland.training.ranks.process import CALL, LOGS, last_words
-from xland.training.ranks.worker import ask_to_stop, get_ready, leave, outcome, run_rank
+from xland.training.ranks.rank import CALL, LOGS, ask_to_stop, get_ready, last_words, leave, outcome, run_rank
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -60,19 +59,12 @@ def launch(
 ) -> Checkpoint:
     """Train with one rank on each Dask worker, on all of them by default; see :func:`xland.training.run.train`.
 
-    Every rank is a process of its own below its worker. When one is lost, with its worker or without, the
-    others are ended, workers are waited for (``timeout`` seconds), and all start again from the last state. An end
-    that was announced to the ranks (SIGTERM at the end of a job's time), and before which the state was written,
-    does not count as one of the ``restarts``. All workers see output and store. The report is called about once a
-    second. What the training itself raised is raised here and not tried again.
-
-    Raises
-    ------
-    ClusterError
-        If there are fewer workers than ranks, workers do not see the files, or more ranks are lost than
-        `restarts` allow.
-    TrainingStoppedError
-        If this process was asked to end (SIGTERM, Ctrl-C): the ranks have written their state.
+    When a rank is lost, with its worker or without, the others are ended, workers are waited for (``timeout`` seconds),
+    and all start again from the last state. An end that was announced to the ranks (SIGTERM at the end of a job's
+    time), before which they wrote the state, does not count as one of the ``restarts``. The report is called about once
+    a second. What the training itself raised is raised here and not tried again. A ClusterError says that there are
+    fewer workers than ranks, that workers do not see the files, or that more ranks were lost than the restarts allow; a
+    TrainingStoppedError that this process was asked to end (SIGTERM, Ctrl-C) and the ranks have written their state.
     """
     if restarts < 0 or (workers is not None and workers < 1):
         raise ClusterError(f"workers must be at least 1 and restarts at least 0, not {workers} and {restarts}")
@@ -122,21 +114,13 @@ def launch(
             job["resume"] = True
 
 
-def training_profile(profile: str | Path | Profile) -> Profile:
+def training_profile(profile: str | Path | Profile | None) -> Profile:
     """Read a profile as :func:`xland.clusters.load_profile` does; shipped ones that fit trainings come first."""
     return load_profile(profile, PROFILES)
 
 
-def training_script(profile: str | Path | Profile | None) -> str:
-    """Return the script of the jobs in which a training's workers run; see :func:`xland.clusters.job_script`."""
-    return job_script(None if profile is None else training_profile(profile))
-
-
 class RankGroup:
-    """One start of the ranks, which learn together until the first of them ends.
-
-    The job is what each rank reads; the workers stand in the order of their ranks.
-    """
+    """One start of the ranks, which learn together; each reads the job, and the workers are in the order of ranks."""
 
     def __init__(
         self, client: Client, job: dict[str, Any], workers: list[str], request: Termination, report: Report
@@ -148,11 +132,10 @@ class RankGroup:
         self._events: SimpleQueue[dict[str, Any]] = SimpleQueue()
 
     def run(self) -> None:
-        """Run the ranks until all have ended; :attr:`outcomes` then says how the first of them did.
+        """Run the ranks until all have ended; ``outcomes`` then says how.
 
-        What a rank raised is raised, unless another rank was lost, of which it may have come; that a rank stopped
-        only if this process was asked to. A :class:`ClusterError` says that workers do not see the files, or are not
-        ready in time.
+        What a rank raised is raised, unless another rank was lost, of which it may have come; that a rank stopped only
+        if this process was asked to. A ClusterError says that workers do not see the files, or are not ready in time.
         """
         output = self.job["output"]
         mark = Path(output, f".{self.name}")
@@ -162,7 +145,16 @@ class RankGroup:
             mark.touch()
             meeting = self._get_ready(futures, mark.name)
             if meeting is not None:
-                futures[:] = self._start(*meeting)
+                variables = {
+                    "WORLD_SIZE": str(len(self.workers)),
+                    "LOCAL_WORLD_SIZE": "1",
+                    "MASTER_ADDR": meeting[0],
+                    "MASTER_PORT": str(meeting[1]),
+                    SECRET: secrets.token_hex(16),
+                    "TORCHELASTIC_USE_AGENT_STORE": "True",  # all ranks find the store there, and none opens it
+                }
+                job = {**self.job, "attempt": self.name}
+                futures[:] = [self._submit(run_rank, rank, rank, job, variables) for rank in range(len(self.workers))]
                 self._follow(futures)
             for rank in self._gone:
                 self.outcomes.setdefault(rank, outcome(rank, "lost", "its worker is gone"))
@@ -183,7 +175,7 @@ class RankGroup:
             raise ClusterError(f"{self._describe(rank)}; its log is in {Path(output, LOGS)}")
 
     def ended(self, kind: str) -> list[int]:
-        """Ranks that are lost, broken, stopped, crashed, failed or finished."""
+        """Ranks that ended so; see :func:`~xland.training.ranks.rank.outcome`."""
         return sorted(rank for rank, each in self.outcomes.items() if each["outcome"] == kind)
 
     @property
@@ -209,11 +201,10 @@ class RankGroup:
             self._submit(get_ready, rank, self.job, mark, meet=count > 1 and rank == 0) for rank in range(count)
         ]
         end = time.monotonic() + READY
-        while not all(future.done() for future in futures):
+        while late := [worker for worker, future in zip(self.workers, futures, strict=True) if not future.done()]:
             if self._notice_gone() or self.request.asked:
                 return None
             if time.monotonic() > end:
-                late = [worker for worker, future in zip(self.workers, futures, strict=True) if not future.done()]
                 raise ClusterError(
                     f"{len(late)} of {len(futures)} workers, such as {late[0]}, are not ready within {READY:g} s: "
                     "see that nothing else runs on them"
@@ -224,18 +215,6 @@ class RankGroup:
         except TimeoutError:  # of a worker that was lost right now
             return None
         return places[0]
-
-    def _start(self, host: str, port: int) -> list[Future]:
-        job = {**self.job, "attempt": self.name}
-        variables = {
-            "WORLD_SIZE": str(len(self.workers)),
-            "LOCAL_WORLD_SIZE": "1",
-            "MASTER_ADDR": host,
-            "MASTER_PORT": str(port),
-            SECRET: secrets.token_hex(16),
-            "TORCHELASTIC_USE_AGENT_STORE": "True",  # all ranks find the store there, and none opens it
-        }
-        return [self._submit(run_rank, rank, rank, job, variables) for rank in range(len(self.workers))]
 
     def _follow(self, futures: list[Future]) -> None:
         """Wait for the ranks; once one has ended too early, or all are asked to, bound the time of the others."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 
 import dask.array as da
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.raising_backend import raising_dataset
-from xland.store.identity import identity_of, source_file
+from tests.store.test_writing import Fuse, maps, put
+from xland.store.provenance import bounds, describe_product, identity_of, source_file
+from xland.store.reading import open_store
 
 
 def made(values=None) -> xr.Dataset:
@@ -81,3 +84,48 @@ def test_nothing_is_read():
 
 def test_what_dask_draws_at_random_is_never_taken_for_the_same():
     assert identity_of(made(da.random.random((3, 4)))) != identity_of(made(da.random.random((3, 4))))
+
+
+def test_the_edges_of_a_torn_region_are_those_of_its_cells():
+    ds = xr.Dataset(coords={"lat": [1.5, 0.5], "lon": [-179.5, -178.5, 178.5, 179.5]})
+    assert bounds(ds) == (178.0, 0.0, 182.0, 2.0)
+    assert bounds(ds.isel(lon=[0, 1])) == (-180.0, 0.0, -178.0, 2.0)
+    assert bounds(ds.assign_coords(lon=[0.5, 1.5, 8.5, 9.5])) == (0.0, 0.0, 10.0, 2.0)
+
+
+def test_a_product_says_what_it_is_and_where_it_came_from(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1600000000")
+    ds = describe_product(
+        maps(),
+        summary="for a test",
+        model={"name": "luh2-0p05", "sha256": "ab12", "licence": "Apache-2.0"},
+        inputs={"states": "cd34"},
+        command="xland downscale",
+    )
+    found = open_store(put(ds, tmp_path / "a.zarr"))
+    assert found.attrs["Conventions"] == "CF-1.11, ACDD-1.3"
+    assert found.attrs["history"] == "made today\n2020-09-13T12:26:40Z: xland downscale"
+    assert found.attrs["license"] == "Apache-2.0"
+    assert found.attrs["xland_model_sha256"] == "ab12"
+    assert json.loads(found.attrs["xland_inputs"]) == {"states": "cd34"}
+    assert {"xland", "xarray", "zarr"} <= json.loads(found.attrs["xland_versions"]).keys()
+    assert (found.attrs["geospatial_lat_min"], found.attrs["geospatial_lat_max"]) == (58.5, 60.0)
+    assert (found.attrs["geospatial_lon_min"], found.attrs["geospatial_lon_max"]) == (0.0, 2.0)
+    assert (found.attrs["time_coverage_start"], found.attrs["time_coverage_end"]) == ("2000-01-01", "2001-12-31")
+    assert found.lat.attrs["standard_name"] == "latitude"
+    assert found.time.attrs == {"standard_name": "time", "long_name": "time", "axis": "T"}
+    assert found.land_use.attrs["flag_meanings"].startswith("ocean urban")
+    assert found.land_use.encoding["grid_mapping"] == "spatial_ref"
+    assert found.rio.crs == "EPSG:4326"
+
+
+def test_describing_reads_nothing_and_names_other_outputs_as_ancillary_to_the_map():
+    ds = maps(fuse=Fuse(after=0))
+    ds["confidence"] = ds.land_use.astype("float32").drop_attrs()
+    described = describe_product(ds)
+    assert described.land_use.chunks is not None
+    assert described.attrs["title"] == "a test"
+    assert described.land_use.attrs["ancillary_variables"] == "confidence"
+    assert described.confidence.attrs["units"] == "1"
+    assert "ancillary_variables" not in ds.land_use.attrs
+    assert describe_product(maps().drop_attrs()).attrs["title"] == "Land use on 0.25 degree, 2000-2001"

@@ -1,8 +1,10 @@
-"""What the launcher has Dask workers do: get ready, run a rank, and end it.
+"""One rank of a training: a process of its own below a Dask worker, and what the launcher has the worker do for it.
 
-A rank is a process of its own (:mod:`xland.training.ranks.process`). It has a main thread, so that SIGTERM
-reaches it, and may start loader processes, which a Dask worker may not; and it leaves neither process group
-nor CUDA context behind. It is the leader of a process group, so that all that belongs to it can be ended.
+The process has a main thread, so that SIGTERM reaches it, and may start loader processes, which a Dask worker may not;
+and it leaves neither process group nor CUDA context behind. It leads a process group, so that all that belongs to it
+can be ended. It reads its job from the first line of its standard input, and ends as soon as that is closed, which it
+is when the worker dies, however it dies. On its standard output it says, a JSON object a line, how far it has come and
+how it ended; what is printed goes to standard error.
 """
 
 from __future__ import annotations
@@ -14,23 +16,39 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, TextIO
 
 from xland.atomic import open_to_append
-from xland.errors import ClusterError
+from xland.errors import ClusterError, TrainingStoppedError, XlandError
 from xland.training.machine import interface_of
-from xland.training.ranks.process import LOGS
+
+LOGS = "ranks"  # folder below the output for what ranks print
 
 LOOK = 0.1  # seconds between two looks at a rank
 EVERY = 1.0  # seconds between two reports of steps: all of them would fill the scheduler's memory
 SHARED = 10.0  # seconds that a file may take to appear on another node
 LEAVE = 30.0  # seconds that a process may take to end once it has said how
 _ENDING = ("stopping", "stopped", "closing_gracefully", "closing", "closed", "failed")
+
+
+def last_words(output: str, attempt: str, rank: int) -> Path:
+    """File in which a rank leaves how it ended: its worker may be gone before it can pass that on."""
+    return Path(output, LOGS, f"{attempt}-{rank}.json")
+
+
+def outcome(rank: int, kind: str, message: str, error: str = "") -> dict[str, Any]:
+    """How a rank ended: finished, stopped, failed, crashed, broken or lost."""
+    return {"rank": rank, "outcome": kind, "error": error, "message": message}
+
+
+# the worker
 
 
 @dataclass
@@ -58,11 +76,11 @@ _ATTEMPTS: dict[str, Attempt] = {}
 
 
 def get_ready(attempt: str, job: Mapping[str, Any], mark: str, *, meet: bool) -> tuple[str, int]:
-    """Make this worker ready for a rank of an attempt, and end one that still writes to the same output.
+    """Make this worker ready for a rank, and end one that still writes to the same output.
 
     ``mark`` is a file that the launcher has written into the output. Returned are the worker's host and, if ranks meet
-    here, the port (else 0). A :class:`ClusterError` says that the worker does not see the launcher's files, or that no
-    port can be opened.
+    here, the port (else 0). A ClusterError says that the worker does not see the launcher's files, or that no port can
+    be opened.
     """
     from distributed import get_worker
 
@@ -109,44 +127,55 @@ def run_rank(attempt: str, rank: int, job: Mapping[str, Any], variables: Mapping
     """
     from distributed import get_worker
 
-    worker = get_worker()
-    worker.log_event(attempt, _run(worker, attempt, rank, job, variables))
-
-
-def _run(worker: Any, attempt: str, rank: int, job: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, Any]:
-    """Run a rank and return how it ended."""
-    own = _ATTEMPTS.get(attempt)
+    worker, own = get_worker(), _ATTEMPTS.get(attempt)
     if own is None:  # dask gave the task to a worker that was started in place of the lost one
-        return outcome(rank, "lost", "its worker was started again")
+        end = outcome(rank, "lost", "its worker was started again")
+    else:
+        try:
+            end = _run(worker, own, attempt, rank, job, variables)
+        except OSError as error:
+            end = outcome(rank, "broken", f"its process cannot be started: {error}")
+    worker.log_event(attempt, end)
+
+
+def _run(
+    worker: Any, own: Attempt, attempt: str, rank: int, job: Mapping[str, Any], variables: Mapping[str, str]
+) -> dict[str, Any]:
+    """Run a rank and return how it ended."""
     log = Path(job["output"], LOGS, f"rank-{rank}.log")
     environment = {**os.environ, "OMP_NUM_THREADS": str(worker.state.nthreads)}
     interface = interface_of(_host(worker.address))
     if interface is not None:
-        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-            environment.setdefault(name, interface)
+        environment = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface, **environment}
     try:
         log.parent.mkdir(exist_ok=True)
         with open_to_append(log) as printed:
             process = own.process = subprocess.Popen(
-                [sys.executable, "-m", "xland.training.ranks.process"],
+                [sys.executable, "-m", "xland.training.ranks.rank"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=printed,
                 env={**environment, **variables, "RANK": str(rank), "LOCAL_RANK": "0"},
                 start_new_session=True,
             )
-        reader = Thread(target=forward, args=(worker, attempt, rank, process, own), daemon=True)
+        reader = Thread(target=forward, args=(worker, attempt, rank, own), daemon=True)
         reader.start()
         with suppress(BrokenPipeError):  # the stream stays open, as the rank ends with it
             process.stdin.write(json.dumps(dict(job)).encode() + b"\n")  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
         _attend(worker, own, process)
-    except OSError as error:
-        return outcome(rank, "broken", f"its process cannot be started: {error}")
     finally:
         own.close()
     reader.join(timeout=SHARED)
-    return own.end or _sudden_end(rank, process.returncode, log)
+    if own.end:
+        return own.end
+    status = process.returncode
+    if status < 0:
+        return outcome(rank, "lost", f"its process was ended by {signal.Signals(-status).name}")
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
+    return outcome(rank, "crashed", f"its process ended with status {status}: {' / '.join(lines)}")
 
 
 def _attend(worker: Any, own: Attempt, process: subprocess.Popen[bytes]) -> None:
@@ -167,10 +196,10 @@ def _attend(worker: Any, own: Attempt, process: subprocess.Popen[bytes]) -> None
         time.sleep(LOOK)
 
 
-def forward(worker: Any, attempt: str, rank: int, process: subprocess.Popen[bytes], own: Attempt) -> None:
+def forward(worker: Any, attempt: str, rank: int, own: Attempt) -> None:
     """Pass on what a rank says of its progress, steps not too often, and keep what it says of its end."""
     last = 0.0
-    for line in process.stdout or ():
+    for line in own.process.stdout or ():  # type: ignore[union-attr]
         try:
             event = json.loads(line)
         except ValueError:  # of a rank that was killed while it wrote
@@ -180,20 +209,6 @@ def forward(worker: Any, attempt: str, rank: int, process: subprocess.Popen[byte
         elif event["stage"] != "training" or time.monotonic() - last >= EVERY:
             last = time.monotonic()
             worker.log_event(attempt, {"rank": rank, **event})
-
-
-def outcome(rank: int, kind: str, message: str) -> dict[str, Any]:
-    """Say how a rank ended that could not say it."""
-    return {"rank": rank, "outcome": kind, "error": "", "message": message}
-
-
-def _sudden_end(rank: int, status: int, log: Path) -> dict[str, Any]:
-    if status < 0:
-        return outcome(rank, "lost", f"its process was ended by {signal.Signals(-status).name}")
-    lines: list[str] = []
-    with suppress(OSError):
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
-    return outcome(rank, "crashed", f"its process ended with status {status}: {' / '.join(lines)}")
 
 
 def _host(address: str) -> str:
@@ -213,3 +228,70 @@ def open_meeting(worker: str, host: str) -> Any:
         return TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
     except (RuntimeError, OSError) as error:
         raise ClusterError(f"the ranks cannot meet at worker {worker}: no port can be opened there: {error}") from error
+
+
+# the process of the rank
+
+
+def main() -> int:
+    """Train as the job on standard input says; return the status for the shell."""
+    events = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)
+    with open(0, "rb", buffering=0, closefd=False) as lifeline:
+        job = json.loads(lifeline.readline())
+    Thread(target=_die_with_the_worker, name="xland-lifeline", daemon=True).start()
+    rank = int(os.environ["RANK"])
+    end = _train(job, rank, events)
+    with suppress(OSError):  # a full disk may be what it has to tell
+        last_words(job["output"], job["attempt"], rank).write_text(json.dumps(end), encoding="utf-8")
+    try:
+        events.write(json.dumps(end) + "\n")
+    except BrokenPipeError:  # the worker is gone, and with it who would end the processes that load for this rank
+        os.killpg(os.getpid(), signal.SIGKILL)
+    return {"finished": 0, "stopped": TrainingStoppedError.status}.get(end["outcome"], 1)
+
+
+def learn_as_rank(configuration: Mapping[str, Any], output: Path, **options: Any) -> None:
+    """Train as one rank of several."""
+    from xland.training.configuration import parse_configuration
+    from xland.training.learn.loop import learn
+
+    learn(parse_configuration(configuration), output, given={}, progress=False, **options)
+
+
+CALL = f"xland.training.ranks.rank:{learn_as_rank.__name__}"  # what a rank calls
+
+
+def _train(job: dict[str, Any], rank: int, events: TextIO) -> dict[str, Any]:
+    """Call what the job names, and return how the rank ended."""
+
+    def report(stage: str, done: float, figures: dict[str, float]) -> None:
+        events.write(json.dumps({"stage": stage, "done": done, "figures": figures}) + "\n")
+
+    module, _, name = job["call"].partition(":")
+    store = None if job["store"] is None else Path(job["store"])
+    options = {"store": store, "device": job["device"], "resume": job["resume"], "report": report}
+    try:
+        getattr(import_module(module), name)(job["configuration"], Path(job["output"]), **options)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the launcher must hear of it
+        if isinstance(error, TrainingStoppedError):
+            kind = "stopped"
+        elif isinstance(error, XlandError):
+            kind = "failed"
+        else:
+            traceback.print_exc()
+            # what a rank meets whose neighbour was lost, or whose disk or network was away for a moment
+            kind = "broken" if isinstance(error, RuntimeError | OSError) else "crashed"
+        return outcome(rank, kind, str(error), type(error).__name__)
+    return outcome(rank, "finished", "")
+
+
+def _die_with_the_worker() -> None:
+    """Wait for the end of standard input, and end this process and those that load for it."""
+    while os.read(0, 1):
+        pass
+    os.killpg(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
