@@ -8,7 +8,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -64,6 +64,7 @@ def put(ds: xr.Dataset, path: Path | str, **options) -> Path | str:
     region=st.booleans(), breaks=st.lists(st.integers(0, 40), min_size=1, max_size=2),
     scheme=st.sampled_from(["", "memory://"]),
 )  # fmt: skip
+@example(years=5, rows=2, columns=3, backward=False, region=False, breaks=[24], scheme="memory://")
 @settings(max_examples=6, deadline=None)
 def test_a_rollout_that_was_broken_off_goes_on_and_computes_no_map_twice(
     tmp_path_factory, years, rows, columns, backward, region, breaks, scheme
