@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import xarray as xr
+from dask.base import normalize_token
 
-import xland.store.provenance  # noqa: F401 - lets dask name what is in files
 from xland.arguments import unknown
 from xland.errors import KeywordError, VocabularyError
 
@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+@normalize_token.register_lazy("xarray")
+def _name_what_is_in_files() -> None:
+    """Teach dask, when it first names an object of xarray, to name what lies in files."""
+    import_module("xland.store.provenance")
 
 
 def _calls(target: str, *, maps: bool = False, keyword: str = "") -> Callable[[_Method], _Method]:
