@@ -328,7 +328,7 @@ def test_scores_are_printed_and_maps_of_other_years_refused(run, store, files):
     with xr.open_dataset(files / "maps.nc") as maps:
         maps.isel(time=[1]).to_netcdf(files / "later.nc")
     assert "pass --no-match-years to compare" in run("evaluate", store, "later.nc", "--factor", 4)[2]
-    assert run("evaluate", store, "later.nc", "--factor", 4, "--no-match-years")[0] == 0
+    assert run("evaluate", store, "--observed", "later.nc", "--factor", 4, "--no-match-years")[0] == 0
 
 
 def test_publish_makes_an_entry_and_models_are_listed(run, files, store):

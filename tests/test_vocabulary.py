@@ -21,6 +21,7 @@ from xland.vocabulary import (
     LUH2_STATES,
     LUH3_STATES,
     STATE_CLASSES,
+    check_codes,
     class_code,
     flag_attributes,
     translate,
@@ -131,3 +132,12 @@ def test_tables_cannot_be_changed_by_accident():
         HILDA_BASE[1] = "forest"
     with pytest.raises(AttributeError):
         CLASSES[0].code = 3
+
+
+@pytest.mark.parametrize("bad", [1.5, np.nan, -1, 260, "forest"])
+def test_only_whole_numbers_of_classes_are_codes(bad):
+    with pytest.raises(
+        VocabularyError, match=r"unknown class codes|<U6 values; class codes are whole numbers from 0 to 7"
+    ):
+        check_codes(np.array([[bad]]), what="map")
+    assert check_codes(np.array([[1.0, 7.0]]), what="map").dtype == np.uint8

@@ -251,6 +251,7 @@ def test_what_cannot_be_kept_is_said(world, model):
     [
         ({"totals": "maps"}, AllocationError, "unknown mode of totals 'maps': did you mean 'map'"),
         ({"totals": "changes"}, ModelError, "applies changes to an observed map: give it as prior="),
+        ({"totals": "map", "prior": xr.DataArray()}, ModelError, "reads no prior map: .* set totals='changes'"),
         ({"outputs": "unmet"}, ModelError, "'unmet' says where totals could not be kept: choose how with totals="),
         (
             {"totals": Totals("map", Crosswalk({"urban": "urban"}, protected=()))},

@@ -93,6 +93,8 @@ def member(ds: xr.Dataset) -> xr.Dataset:
         (member, "urban", "has the dimensions member (2) beside latitude and longitude; select one of 'member'"),
         (lambda ds: ds.isel(time=slice(0)), "time", "no time step"),
         (lambda ds: ds * np.nan, "all states", "no cell has data"),
+        (lambda ds: ds.assign(urban=ds["urban"].assign_attrs(units="%")), "urban", "divide by 100"),
+        (lambda ds: ds.assign(urban=ds["urban"] * 0 + 0.5), "sum of states", "sum to more than 1"),
         (lambda ds: ds.assign(urban=ds["urban"].astype(str)), "urban", "its values are <U32, not numbers"),
         (lambda ds: ds.assign_coords(lon=ds["lon"] + 0.1), "grid", "is not part of the world's 0.25 degree grid"),
     ],

@@ -169,6 +169,17 @@ def test_coordinates_with_another_name_than_their_dimension_are_found_and_restor
     np.testing.assert_array_equal(restored["lon"], original["lon"])
 
 
+def test_bounds_of_the_cells_are_turned_with_them_and_restored():
+    edges = xr.DataArray([-15.0, 15.0], dims="bnds")
+    bounded = WORLD.assign_coords(lat_bnds=WORLD["lat"] + edges, lon_bnds=WORLD["lon"] + edges)
+    for name in ("lat", "lon"):
+        bounded = bounded.assign_coords({name: bounded[name].assign_attrs(bounds=f"{name}_bnds")})
+    turned = Layout(latitude_ascending=True, west=0.0, order=("lon", "lat", "time", "bnds")).apply(bounded)
+    oriented, orientation = orient(turned, what="static")
+    xr.testing.assert_equal(oriented, bounded)
+    xr.testing.assert_equal(restore(oriented, orientation), turned)
+
+
 def test_a_scalar_variable_and_a_map_without_time_are_left_as_they_are():
     ds = WORLD.isel(time=0, drop=True).assign(crs=0)
     oriented, orientation = orient(ds, what="static")

@@ -32,7 +32,8 @@ FEW = settings(deadline=None, max_examples=12, suppress_health_check=[HealthChec
 def test_no_module_of_the_package_lets_an_array_file_be_unpickled():
     texts = [path.read_text(encoding="utf-8") for path in Path(xland.__file__).parent.rglob("*.py")]
     assert len(texts) > 30
-    assert not any(re.search(r"allow_pickle(?!=False\b)", text) for text in texts), "see banned-api in pyproject.toml"
+    loophole = r"allow_pickle(?!=False\b)|noqa:.*(?:TID251|S3\d\d)|ruff: noqa(?!:)|__import__|import_module\([\"']"
+    assert not any(re.search(loophole, text) for text in texts), "see banned-api in pyproject.toml"
 
 
 def places(value, at=()):

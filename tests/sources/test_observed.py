@@ -9,6 +9,7 @@ import rasterio
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio.enums import ColorInterp
 
 from xland import vocabulary
 from xland.errors import GridError, StoreError, TimeError, VocabularyError
@@ -294,17 +295,21 @@ def test_no_data_of_a_geotiff_is_class_0_unless_the_table_knows_the_code(tmp_pat
         ({"transform": rasterio.Affine(0.25, 0.05, 10, 0.05, -0.25, 60)}, {}, GridError, "rotated"),
         ({"crs": "+proj=longlat +ellps=clrk80 +pm=paris"}, {}, GridError, "prime meridian"),
         ({}, {"scales": [0.5]}, VocabularyError, "is packed"),
+        ({}, {"offsets": [5.0]}, VocabularyError, "is packed"),
         ({"bands": 2}, {}, GridError, "holds 2 bands"),
+        ({"bands": 2}, {"colorinterp": [ColorInterp.gray, ColorInterp.alpha]}, GridError, "holds 2 bands"),
+        ({"values": np.full((1, 6, 8), 1.5, np.float32)}, {}, VocabularyError, "found fractions"),
+        ({"values": np.ones((1, 6, 8), np.complex64)}, {}, VocabularyError, "complex"),
     ],
 )
 def test_geotiffs_that_are_not_of_codes_on_latitude_and_longitude_are_named(tmp_path, profile, change, error, message):
-    codes = np.ones((profile.pop("bands", 1), 6, 8), np.uint8)
+    codes = profile.pop("values", np.ones((profile.pop("bands", 1), 6, 8), np.uint8))
     path = raster(tmp_path / "map.tif", codes, IGBP_LAT, IGBP_LON, **profile)
     with rasterio.open(path, "r+") as file:
         for name, value in change.items():
             setattr(file, name, value)
     with pytest.raises(error, match=message):
-        observed.open_map(path)
+        observed.open_map(path).load()
 
 
 @pytest.mark.parametrize("opened", [observed.open_map, observed.open_hilda])

@@ -59,7 +59,7 @@ def test_a_store_reads_back_as_it_was_written(target, tmp_path):
 
 
 @given(
-    years=st.integers(1, 2), rows=st.integers(1, 7), block=st.tuples(st.integers(2, 4), st.integers(2, 4)),
+    years=st.integers(1, 2), rows=st.integers(1, 7), block=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     kills=st.lists(st.integers(0, 8), min_size=1, max_size=2), torn=st.integers(0, 70), threads=st.booleans(),
     local=st.booleans(),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 Each input is a valid small world, changed by seed: values, attributes, types, coordinates, names, dimensions, order,
 time, packing, fill values; in memory, in dask chunks, in NetCDF, Zarr and GeoTIFF files. A mutation that does not
 change what the input means must give the reference by label; any other must end in a named error, or change nothing.
+Every eleventh input is a GeoTIFF of codes with something of its own, which is honoured or refused.
 """
 
 # ruff: noqa: E501, PD013 - the table of mutations has one a line; xarray stacks, pandas does not come in
@@ -18,13 +19,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import rasterio
 import xarray as xr
+from rasterio.enums import ColorInterp
 
 from tests.benchmarks.hostile import Tally
 from tests.worlds import tiny_checkpoint, tiny_inputs
 from xland.datasets import synthetic_world
 from xland.errors import XlandError
 from xland.geo.orientation import orient
+from xland.sources.observed import open_map
+from xland.vocabulary import IGBP, translate
 
 INPUTS = 1000
 SLOWEST = 20.0
@@ -377,11 +382,51 @@ def mutated(world: World, random: Random, item: int) -> tuple[str, str, xr.Datas
     return kind, label, ds, all(each.same for each in chosen)
 
 
-def wrong(world: World, kind: str, ds: xr.Dataset, refused: list[str]) -> str | None:
-    """Run an input, and say whether another result than that of the valid world came out; or note its refusal."""
-    expected = world.references[kind]
+FIRST = rasterio.transform.from_origin(10, 50, 0.05, 0.05)
+HONOURED: dict[str, dict[str, Any]] = {
+    "no data": {}, "palette": {}, "mask": {"nodata": None}, "mask in a file": {"nodata": None},
+    "float": {"dtype": "float32", "nodata": -3.4028234663852886e38}, "NaN": {"dtype": "float32", "nodata": np.nan},
+    "signed": {"dtype": "int16", "nodata": -1}, "south first": {"transform": rasterio.Affine(0.05, 0, 10, 0, 0.05, 48.5)},
+    "tiled": {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate"},
+}  # fmt: skip
+REFUSED: dict[str, dict[str, Any]] = {
+    "undeclared": {"nodata": None}, "scaled": {}, "offset": {}, "bands": {"count": 2}, "alpha": {"count": 2},
+    "projected": {"crs": "EPSG:3035"}, "no crs": {"crs": None}, "rotated": {"transform": FIRST @ rasterio.Affine.rotation(10)},
+    "meridian": {"crs": "+proj=longlat +ellps=clrk80 +pm=paris"}, "fractions": {"dtype": "float32"},
+    "complex": {"dtype": "complex64", "nodata": None},
+}  # fmt: skip
+
+
+def raster(folder: Path, random: Random, item: int) -> tuple[str, Path, np.ndarray | None]:
+    """A GeoTIFF of IGBP codes of one kind: the kind, its path, and its classes, or None if it must be refused."""
+    codes, empty = random.integers(0, 17, (30, 40)), random.random((30, 40)) < 0.2
+    kind = str(random.choice([*HONOURED, *REFUSED]))
+    profile = {"crs": "EPSG:4326", "transform": FIRST, "count": 1, "dtype": "uint8", "nodata": 200}
+    profile |= (HONOURED | REFUSED)[kind]
+    fill = 200 if profile["nodata"] is None else profile["nodata"]
+    values = np.where(empty, fill, codes + (0.5 if kind == "fractions" else 0)).astype(profile["dtype"])
+    path = folder / f"raster-{item}.tif"
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=kind == "mask"),
+        rasterio.open(path, "w", driver="GTiff", height=30, width=40, **profile) as file,
+    ):
+        file.write(values[::-1] if kind == "south first" else values, 1)
+        if kind.startswith("mask"):
+            file.write_mask(~empty)
+        if kind == "palette":
+            file.write_colormap(1, {code: (code, 2 * code, 255 - code, 255) for code in range(17)})
+        if kind == "alpha":
+            file.write(np.where(empty, 0, 255).astype("u1"), 2)
+            file.colorinterp = [ColorInterp.gray, ColorInterp.alpha]
+        if kind in ("scaled", "offset"):
+            setattr(file, f"{kind.removesuffix('d')}s", [0.5])
+    return kind, path, None if kind in REFUSED else np.where(empty, 0, translate(codes, IGBP))
+
+
+def wrong(run: Callable[[], Any], expected: Any, refused: list[str]) -> str | None:
+    """Run an input, and say whether another result than the expected one came out; or note its refusal."""
     try:
-        got = world.run(kind, ds)
+        got = run()
     except XlandError as error:
         refused.append(str(error))
         return None
@@ -399,10 +444,17 @@ def campaign(quick: bool, seed: int = 0) -> Iterator[dict[str, Any]]:
         while tally.kinds.total() < (INPUTS // 10 if quick else INPUTS):
             item += 1
             random = np.random.default_rng([seed, item])
+            if item % 11 == 10:
+                label, path, expected = raster(world.folder, random, item)
+                case = partial(
+                    wrong, lambda at=path: open_map(at).values, expected, [] if expected is None else refused
+                )
+                tally.judge("raster", f"seed {seed}, input {item}: raster {label}", case)
+                continue
             drawn = mutated(world, random, item)
             if drawn is not None:
                 kind, label, ds, valid = drawn
-                case = partial(wrong, world, kind, ds, refused if valid else [])
+                case = partial(wrong, partial(world.run, kind, ds), world.references[kind], refused if valid else [])
                 tally.judge(kind, f"seed {seed}, input {item}: {label}", case)
     examples = [*tally.silent[:10], *(f"refused though valid: {each}" for each in refused)]
     yield tally.line("inputs_silent", len(tally.silent), 0, examples)

@@ -173,6 +173,8 @@ def test_the_prior_is_hidden_by_its_share_or_as_a_whole_and_the_target_never(arr
     whole = [(dropped[index]["prior"] == MASKED).float().mean().item() for index in range(len(dropped))]
     assert set(whole) == {0.0, 1.0}
     assert np.mean(whole) == pytest.approx(0.4, abs=0.15)
+    blocks = dataset(arrays, Augmentation(flip=False, prior_masked=0.5, prior_block=8))[5]["prior"] == MASKED
+    assert set(blocks.unfold(0, 8, 8).unfold(1, 8, 8).float().mean(dim=(2, 3)).unique().tolist()) == {0.0, 1.0}
 
 
 def test_noise_moves_whole_coarse_channels_by_its_size_and_dropped_ones_are_zero(arrays):

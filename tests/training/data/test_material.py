@@ -131,7 +131,7 @@ def halved(data):
 
 
 def coded(data, code):
-    target = data["target"].astype(np.float32 if np.isnan(code) else np.int16)
+    target = data["target"].astype(np.float32 if code % 1 else np.int16)
     target[0, 10, 20:25] = code
     return target
 
@@ -144,6 +144,8 @@ def coded(data, code):
         (lambda d: {"target": d["target"].isel(lat=slice(4, None))}, GridError, "does not nest"),
         (lambda d: {"target": halved(d)}, ConfigurationError, f"2 degree cells, but the model's factor is {FACTOR}"),
         (lambda d: {"target": coded(d, 9)}, VocabularyError, r"target of 2000 holds unknown class codes 9 \(5 cells\)"),
+        (lambda d: {"target": coded(d, 260)}, VocabularyError, r"unknown class codes 260 \(5 cells\)"),
+        (lambda d: {"target": coded(d, 2.5)}, VocabularyError, r"unknown class codes 2\.5 \(5 cells\)"),
         (lambda d: {"target": coded(d, -1)}, VocabularyError, r"unknown class codes -1 \(5 cells\)"),
         (lambda d: {"target": coded(d, np.nan)}, VocabularyError, r"unknown class codes nan \(5 cells\)"),
         (lambda d: {"forcing": d["forcing"].drop_vars("range")}, ForcingError, "range"),

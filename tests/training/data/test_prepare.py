@@ -48,8 +48,9 @@ def fuse(parts, *, amid=False):
         def write(self, part):
             if type(self).left == 0:
                 if amid:
-                    name, year = part.split(".")
-                    self.group[name][self.years[name].index(int(year)), :60] = 3
+                    name, first, *end = part.split(".")
+                    strip = np.s_[:, int(first) : int(end[0])] if end else None
+                    self.group[name][strip or (self.years[name].index(int(first)), slice(60))] = 3
                 raise StopError
             type(self).left -= 1
             return super().write(part)
@@ -122,7 +123,7 @@ def test_sources_are_read_by_strips_no_lower_than_their_chunks():
     assert Sources(configuration, **data).strips(40) == [slice(0, 64)]
 
 
-@pytest.mark.parametrize(("parts", "amid"), [(0, False), (6, True)])
+@pytest.mark.parametrize(("parts", "amid"), [(0, False), (4, True), (6, True), (7, False)])
 def test_a_run_that_was_broken_off_resumes_to_the_identical_store(tmp_path, monkeypatch, whole, parts, amid):
     path = tmp_path / "store.zarr"
     with monkeypatch.context() as patch:
