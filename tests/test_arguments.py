@@ -13,7 +13,6 @@ import xarray as xr
 
 import xland
 from tests.worlds import tiny_world
-from xland.addresses import address_of
 from xland.arguments import checked, is_count, items_of
 from xland.clusters import open_cluster
 from xland.downscaling.call import choose_outputs
@@ -30,6 +29,7 @@ from xland.errors import (
     VocabularyError,
 )
 from xland.outputs import OUTPUTS
+from xland.paths import address_of
 from xland.plot import land_use_map
 from xland.store.writing import write, write_netcdf
 from xland.training.configuration import read_configuration

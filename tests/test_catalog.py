@@ -102,7 +102,7 @@ def test_intake_opens_netcdf_files_also_those_of_an_earlier_catalog(store, tmp_p
 TEMPLATE = "{{ cycler.__init__.__globals__.os.system('touch %s') }}"
 
 
-@pytest.mark.parametrize("attribute", ["title", "geospatial_lat_resolution"])
+@pytest.mark.parametrize("attribute", ["title", "summary", "license", "xland_model", "geospatial_lat_resolution"])
 def test_a_template_in_an_attribute_of_the_store_is_not_published(tmp_path, attribute):
     ds = maps().assign_attrs({attribute: TEMPLATE % (tmp_path / "RAN")})
     ds.attrs.pop("xland_versions")  # of products of ours the writer says anew what they cover

@@ -30,12 +30,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xland.addresses import is_url, local_path, without_password
 from xland.arguments import checked, shown
-from xland.atomic import make_folder, replace_file
 from xland.entries import DRIVERS, check_entry, check_name, for_intake_1, for_intake_2, relative_path, without_folder
 from xland.errors import CatalogError, MissingDependencyError, StoreError, XlandError
 from xland.geo.conventions import READING, from_files
+from xland.paths import is_url, local_path, make_folder, replace_file, without_password
 from xland.reading.variables import name_reads
 from xland.store.provenance import bounds, years
 from xland.store.reading import open_store, read_finished, store_digest

@@ -11,14 +11,13 @@ import xarray as xr
 
 import xland.accessor  # noqa: F401 - registers .ai4land
 from xland import datasets
-from xland.addresses import local_path
-from xland.atomic import make_folder
 from xland.catalog import open_entry
 from xland.errors import StoreError
 from xland.geo.grid import Grid
 from xland.geo.orientation import orient
 from xland.geo.split import Part, divide
 from xland.models import find_model
+from xland.paths import local_path, make_folder
 from xland.report.report import report
 from xland.sources.files import open_coarse
 from xland.store.provenance import years

@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from xland.addresses import without_password
 from xland.arguments import Count, fits, refusal
 from xland.errors import CatalogError, StoreError
+from xland.paths import without_password
 from xland.untrusted.folders import survey
 
 _ANY = {

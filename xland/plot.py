@@ -16,13 +16,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.addresses import local_path
 from xland.arguments import Count, checked, shown
-from xland.atomic import replacing
 from xland.errors import GridError, RegionError, VocabularyError
 from xland.geo.conventions import years_of
 from xland.geo.grid import Grid
 from xland.geo.orientation import orient
+from xland.paths import local_path, replacing
 from xland.reading.variables import check_array, map_of
 from xland.vocabulary import CLASSES, OCEAN, check_codes
 

@@ -36,12 +36,12 @@ from tests.benchmarks.short_training import (
     narrow,
 )
 from tests.benchmarks.tables import points, share, table, write_between
-from xland.atomic import replace_file
 from xland.datasets import cache_dir
 from xland.datasets.prepared import PREDICTORS
 from xland.forcing.read import read_forcing
 from xland.geo.split import Part
 from xland.models.inputs import InputSpec
+from xland.paths import replace_file
 from xland.training.configuration import Configuration, read_configuration
 from xland.training.data.material import Material, gather, open_data
 from xland.training.data.patches import Patches

@@ -104,8 +104,8 @@ def test_windows_and_repeats_are_those_that_one_can_count(layout):
 @given(tiny_layouts())
 def test_blocks_cover_the_grid_once_and_the_halo_holds_their_core(layout):
     for spans, first, length in (
-        (layout.rows, layout.grid.row_offset, layout.grid.rows),
-        (layout.columns, layout.grid.column_offset, layout.grid.columns),
+        (layout.rows, layout.grid.corner[0], layout.grid.rows),
+        (layout.columns, layout.grid.corner[1], layout.grid.columns),
     ):
         cells = np.concatenate([np.arange(span.start, span.stop) for span in spans])
         np.testing.assert_array_equal(cells, np.arange(first, first + length))
@@ -124,14 +124,14 @@ def test_blocks_of_broken_coarse_cells_are_refused(chunks):
 @given(tiny_grids(), st.integers(-60, 200), st.integers(1, 90), st.integers(-360, 600), st.integers(1, 90))
 def test_placements_lead_every_cell_to_its_place(grid, row, height, shift, width):
     """Cells of a span get the number of the cell that has their latitude and longitude, once."""
-    column = grid.column_offset + shift
+    column = grid.corner[1] + shift
     numbers = np.arange(grid.rows * grid.columns).reshape(grid.shape)
     found = np.full((height, width), -1)
     for place in placements(grid, range(row, row + height), range(column, column + width)):
         assert (found[place.target] == -1).all(), "no cell is placed twice"
         found[place.target] = numbers[place.source]
-    rows = np.arange(row, row + height) - grid.row_offset
-    columns = (np.arange(column, column + width) - grid.column_offset) % 360
+    rows = np.arange(row, row + height) - grid.corner[0]
+    columns = (np.arange(column, column + width) - grid.corner[1]) % 360
     there = ((rows >= 0) & (rows < grid.rows))[:, None] & (columns < grid.columns)
     expected = np.where(there, rows[:, None] * grid.columns + columns, -1)
     np.testing.assert_array_equal(found, expected)

@@ -33,7 +33,7 @@ def test_a_grid_is_found_again_from_its_centres_also_in_single_precision(grid, d
     found = found_again(grid, dtype)
     assert found.resolution == pytest.approx(grid.resolution, rel=1e-9)
     assert found.same_as(grid)
-    assert (found.row_offset, found.column_offset) == (grid.row_offset, grid.column_offset)
+    assert found.corner == grid.corner
     assert np.all(np.diff(grid.latitude) < 0)
     assert np.all(np.diff(grid.longitude) > 0)
 
@@ -110,12 +110,12 @@ def test_a_grid_that_does_not_nest_is_named(fine, coarse, message):
 def test_global_and_regional_grids_know_what_they_are():
     band = Grid.world(1).window(slice(30, 60), slice(None))
     assert band.is_global
-    assert (band.shape, band.north, band.south, band.row_offset) == ((30, 360), 60, 30, 30)
+    assert (band.shape, band.north, band.south, band.corner) == ((30, 360), 60, 30, (30, 0))
     region = Grid.world(1).window(slice(30, 60), slice(170, 200))
     assert not region.is_global
-    assert (region.west, region.east, region.column_offset) == (-10, 20, 170)
+    assert (region.west, region.east, region.corner) == (-10, 20, (30, 170))
     across = Grid.from_centres(np.arange(9.5, 0, -1), np.arange(175.5, 186))
-    assert (across.west, across.east, across.column_offset, across.is_global) == (175, 186, 355, False)
+    assert (across.west, across.east, across.corner[1], across.is_global) == (175, 186, 355, False)
 
 
 @settings(max_examples=25, deadline=None)

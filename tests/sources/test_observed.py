@@ -68,8 +68,8 @@ def test_hilda_netcdf_opens_on_the_hundredth_of_a_degree_with_the_class_of_the_n
     world = Grid.world(0.01)
     grid = Grid.from_centres(found.lat, found.lon)
     part = world.window(
-        slice(grid.row_offset, grid.row_offset + grid.rows),
-        slice(grid.column_offset, grid.column_offset + grid.columns),
+        slice(grid.corner[0], grid.corner[0] + grid.rows),
+        slice(grid.corner[1], grid.corner[1] + grid.columns),
     )
     np.testing.assert_array_equal(found.lat, part.latitude)
     np.testing.assert_array_equal(found.lon, part.longitude)

@@ -37,16 +37,27 @@ def client(tmp_path_factory):
 
 
 class Killer:
-    """Kills its worker, as many times as it is told, when it comes to one block."""
+    """Kills its worker, as many times as it is told, when it comes to one block and so many others are finished."""
 
-    def __init__(self, folder: Path, at, times: int = 1):
-        self.folder, self.at, self.times = str(folder), at, times
+    def __init__(self, folder: Path, at, times: int = 1, least: int = 0):
+        self.folder, self.at, self.times, self.least = str(folder), at, times, least
 
     def __call__(self, index) -> None:
         if tuple(index) == self.at and len(list(Path(self.folder).glob("kill-*"))) < self.times:
             wait_until(known_to_run)
-            Path(self.folder, f"kill-{time.time_ns()}").touch()
+            wait_until(lambda: len(self.finished()) >= self.least)
+            Path(self.folder, f"kill-{time.time_ns()}").write_text("\n".join(self.finished()))
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def finished(self) -> list[str]:
+        """Blocks in the journal that the scheduler has been told of and let go."""
+        noted = blocks_in(notes(LocalFiles(f"{self.folder}/a.zarr.partial")))
+        in_hand = get_client().run_on_scheduler(_blocks_in_hand)
+        return [block for block in noted if block not in in_hand]
+
+
+def _blocks_in_hand(dask_scheduler) -> set[str]:
+    return {str(key[1:]) for key in list(dask_scheduler.tasks) if str(key[0]).startswith("write-")}
 
 
 def known_to_run() -> bool:
@@ -109,21 +120,25 @@ def counted(log: Path, before=None) -> xr.Dataset:
 
 
 def test_a_lost_worker_costs_a_rollout_no_finished_map_and_other_blocks_are_written_again(tmp_path, client):
-    ds = toy(tmp_path / "log", years=4, before=Killer(tmp_path, (2, 1, 2)))
+    ds = toy(tmp_path / "log", years=4, before=Killer(tmp_path, (2, 1, 2), least=24))
     codes = np.random.default_rng(1).integers(1, 8, (4, 12, 16), np.uint8)
     blocks = da.from_array(codes, chunks=(1, 4, 4)).map_blocks(
         Counted(tmp_path / "plain"), name="plain", dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8)
     )
     ds["plain"] = ds.land_use.copy(data=blocks)
     write(ds, tmp_path / "a.zarr", progress=False)
-    assert len(list(tmp_path.glob("kill-*"))) == 1
+    (kill,) = tmp_path.glob("kill-*")
     lines = computed(tmp_path / "log")
     assert len(lines) == len(set(lines)) == 4 * 12
     truth = toy(tmp_path / "other", years=4).compute(scheduler="synchronous")
     found = open_store(tmp_path / "a.zarr").load()
     xr.testing.assert_equal(found.drop_vars("plain"), truth)
     np.testing.assert_array_equal(found.plain, codes)
-    assert len(set(computed(tmp_path / "plain"))) == 4 * 12
+    runs = Counter(computed(tmp_path / "plain"))
+    assert len(runs) == 4 * 12
+    finished = kill.read_text().split("\n")
+    assert len(finished) >= 24
+    assert {runs[block] for block in finished} == {1}
 
 
 def test_a_worker_that_dies_again_and_again_ends_by_name_with_what_is_finished_kept(tmp_path, client):

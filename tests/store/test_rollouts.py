@@ -8,13 +8,14 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.killing import kill_this_process, run_until_killed
 from tests.store.damage import flip
 from tests.store.rollout import SIZE, computed, toy
+from tests.store.test_workplace import content
 from tests.store.test_writing import StopError, digest
 from xland.errors import StoreError
 from xland.store import rollouts
@@ -53,7 +54,7 @@ def write_and_die(log: Path, target: str) -> None:
         write(toy(log, before=bomb), target, progress=False)
 
 
-def put(ds: xr.Dataset, path: Path, **options) -> Path:
+def put(ds: xr.Dataset, path: Path | str, **options) -> Path | str:
     with dask.config.set(scheduler="synchronous"):
         return write(ds, path, progress=False, **options)
 
@@ -61,13 +62,15 @@ def put(ds: xr.Dataset, path: Path, **options) -> Path:
 @given(
     years=st.integers(1, 2 * YEARS + 2), rows=st.integers(1, 2), columns=st.integers(3, 4), backward=st.booleans(),
     region=st.booleans(), breaks=st.lists(st.integers(0, 40), min_size=1, max_size=2),
+    scheme=st.sampled_from(["", "memory://"]),
 )  # fmt: skip
+@example(years=5, rows=2, columns=3, backward=False, region=False, breaks=[24], scheme="memory://")
 @settings(max_examples=6, deadline=None)
 def test_a_rollout_that_was_broken_off_goes_on_and_computes_no_map_twice(
-    tmp_path_factory, years, rows, columns, backward, region, breaks
+    tmp_path_factory, years, rows, columns, backward, region, breaks, scheme
 ):
     folder = tmp_path_factory.mktemp("rollout")
-    log = folder / "log"
+    log, target = folder / "log", f"{scheme}{folder}/a.zarr"
     where = {"lat": slice(0, SIZE), "lon": slice(SIZE, 2 * SIZE)} if region else {}
 
     def build(before=None, log=log):
@@ -76,12 +79,13 @@ def test_a_rollout_that_was_broken_off_goes_on_and_computes_no_map_twice(
     truth = build(log=folder / "other").compute(scheduler="synchronous")
     for after in breaks:
         try:
-            put(build(Break(after)), folder / "a.zarr", resume=True)
+            put(build(Break(after)), target, resume=True)
         except StopError:
             continue
-    put(build(), folder / "a.zarr", resume=True)
-    assert digest(folder / "a.zarr") == digest(put(build(log=folder / "third"), folder / "b.zarr"))
-    xr.testing.assert_equal(open_store(folder / "a.zarr").load(), truth)
+    put(build(), target, resume=True)
+    put(build(log=folder / "third"), f"{scheme}{folder}/b.zarr")
+    assert content(target) == content(f"{scheme}{folder}/b.zarr")
+    xr.testing.assert_equal(open_store(target).load(), truth)
     maps = computed(log)
     assert len(maps) == len(set(maps))
     assert set(maps) == set(computed(folder / "other"))

@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from unittest import mock
 
 import fsspec
 import numpy as np
@@ -302,8 +303,11 @@ class Faulty(Fuse):
         return super().__call__(block)
 
 
-def test_a_full_disk_in_the_middle_is_named_with_what_is_safe(target):
+def test_a_disk_full_at_once_or_in_the_middle_is_named_with_what_is_safe(target):
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    at_once = mock.patch.object(type(files_at(str(target))), "put", side_effect=full)
+    with at_once, pytest.raises(StoreError, match=r"disk of .*a\.zarr is full: free space"):
+        put(maps(), target)
     with pytest.raises(StoreError, match=r"disk of .*a\.zarr is full: free space.*3 of 8 blocks are safe.*resume"):
         put(maps(fuse=Faulty(3, full)), target)
     fuse = Fuse()

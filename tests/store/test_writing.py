@@ -313,6 +313,10 @@ def test_years_are_written_as_dates_that_all_tools_read(tmp_path):
         assert found.sel(year=850)[date].values == np.datetime64("0850-01-01")
         xr.testing.assert_equal(found.sel({date: "1855"}).squeeze(), found.sel(year=1855))
         np.testing.assert_array_equal(found.land_use.sel(year=2100), plain.land_use.sel(time=2100))
+    # labels that were assigned anew count, not the years and bounds that are still beside them
+    found = open_store(put(maps().assign_coords(time=[1990, 1991]), tmp_path / "anew.zarr"))
+    assert found.year.values.tolist() == [1990, 1991]
+    assert found.time_bnds.dt.year.values.tolist() == [[1990, 1991], [1991, 1992]]
 
 
 def test_dates_of_others_stay_as_they_are(tmp_path):

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from xland.addresses import local_path
 from xland.arguments import shown
 from xland.errors import ClusterError
+from xland.paths import local_path
 from xland.records import Limits, check_entries, read_record, read_toml
 
 _LARGEST = 2**18

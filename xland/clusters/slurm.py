@@ -14,11 +14,10 @@ from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
-from xland.addresses import local_path
-from xland.atomic import make_folder
 from xland.clusters.opening import Wanted, patience, running_loop, wait_for_workers
 from xland.clusters.profile import Profile, load_profile
 from xland.errors import ClusterError, MissingDependencyError, XlandError
+from xland.paths import local_path, make_folder
 
 if TYPE_CHECKING:
     from distributed import Client

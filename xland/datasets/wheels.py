@@ -15,9 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from xland.addresses import local_path
-from xland.atomic import replace_file
 from xland.errors import DatasetError, StoreError
+from xland.paths import local_path, replace_file
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from xland.errors import GridError, PriorError, XlandError
 from xland.forcing.read import Forcing
 from xland.geo.conventions import listed
 from xland.geo.grid import Grid
-from xland.geo.orientation import find_names, orient
+from xland.geo.orientation import find_horizontal, find_names, orient
 from xland.models.inputs import MASKED, InputSpec
-from xland.reading.variables import horizontal_dims, map_years, read_codes
+from xland.reading.variables import map_years, read_codes
 from xland.vocabulary import check_codes
 
 Key = tuple[Hashable, ...]
@@ -49,7 +49,7 @@ def coarse_spans(rows: range, columns: range, factor: int) -> tuple[range, range
 
 def spans_of(grid: Grid) -> tuple[range, range]:
     """Rows and columns of a grid on the world's lattice."""
-    top, left = grid.row_offset, grid.column_offset
+    top, left = grid.corner
     return range(top, top + grid.rows), range(left, left + grid.columns)
 
 
@@ -89,7 +89,8 @@ def placements(grid: Grid, rows: range, columns: range, height: int = 0) -> list
     A span may go round the globe, and meet both ends of an array that is almost global. With `height`, placements are
     cut into strips that end at multiples of so many rows of the array.
     """
-    top, first = rows.start - grid.row_offset, columns.start - grid.column_offset
+    row, column = grid.corner
+    top, first = rows.start - row, columns.start - column
     start, stop, height = max(top, 0), min(top + len(rows), grid.rows), height or grid.rows
     around, found = round(360 / grid.resolution), []
     for turn in range(first // around * around, first + len(columns), around):
@@ -313,7 +314,8 @@ def field_of(
 
     The error given, if their grid does not nest in or cover the target.
     """
-    dims = horizontal_dims(layers[0], what)
+    latitude, longitude = find_horizontal(layers[0], what=what)
+    dims = latitude.dimension, longitude.dimension
     lazy = any(layer.chunks is not None or layer.dims != dims for layer in layers)
     if lazy:
         given = xr.Dataset({f"{n}": layer.variable for n, layer in enumerate(layers)}, layers[0].coords)

@@ -31,10 +31,10 @@ from xland.forcing.read import (
 )
 from xland.geo.conventions import check_years, decode_years, listed, missing_years
 from xland.geo.grid import Grid, aggregate, places
-from xland.geo.orientation import check_reference, orient
+from xland.geo.orientation import check_reference, find_horizontal, orient
 from xland.models import Model, find_model
 from xland.reading.limits import ValueProblem, check_share, check_unknown_land, checked_predictor
-from xland.reading.variables import check_array, horizontal_dims, read_static
+from xland.reading.variables import check_array, read_static
 from xland.vocabulary import CLASS_NAMES, CROP_STATES, LUH2_STATES, LUH3_STATES, LUH_SECONDARY
 
 if TYPE_CHECKING:
@@ -444,7 +444,7 @@ def _compare_with_land(report: _Report, static: xr.Dataset, with_data: NDArray[n
     if len(report.findings) > before:
         return
     land = np.nan_to_num(share) > 0
-    horizontal = set(horizontal_dims(static[_DOMAIN], "static"))
+    horizontal = {names.dimension for names in find_horizontal(static[_DOMAIN], what="static")}
     for name in (str(name) for name, each in static.data_vars.items() if horizontal <= set(each.dims)):
         with report.errors_of(name):
             values = _laid(read_static(static, [name], _DOMAIN)[name], rows, columns)

@@ -120,14 +120,9 @@ class Grid:
         return self.latitude, self.longitude
 
     @property
-    def row_offset(self) -> int:
-        """Rows between 90 N and the northern edge: the place of this grid on the world's lattice."""
-        return round((90.0 - self.north) / self.resolution)
-
-    @property
-    def column_offset(self) -> int:
-        """Columns between 180 W and the western edge."""
-        return round((self.west + 180.0) / self.resolution)
+    def corner(self) -> tuple[int, int]:
+        """Rows from 90 N and columns from 180 W to the first cell: the place of this grid on the world's lattice."""
+        return round((90.0 - self.north) / self.resolution), round((self.west + 180.0) / self.resolution)
 
     def refine(self, factor: int) -> Grid:
         """Return the grid with ``factor`` x ``factor`` cells in each cell of this one."""

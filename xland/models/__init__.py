@@ -7,11 +7,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, overload
 
-from xland.addresses import local_path
 from xland.arguments import shown
 from xland.errors import ModelError
 from xland.models.checkpoint import CARD, Checkpoint, read_checkpoint, save_checkpoint
 from xland.models.ensemble import Ensemble
+from xland.paths import local_path
 
 DEFAULT_MODEL = "luh2-0p05"
 _SHIPPED = Path(__file__).parent / "shipped"

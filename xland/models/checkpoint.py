@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from xland.addresses import local_path
 from xland.arguments import shown
-from xland.atomic import replace_file
 from xland.errors import CheckpointError, ModelError, XlandError
 from xland.models.applicability import Applicability, Coverage
 from xland.models.calibration import Calibration
 from xland.models.inputs import InputSpec
 from xland.models.networks.architecture import Architecture
+from xland.paths import local_path, replace_file
 from xland.records import Limits, check_entries, open_plain, read_json, read_record
 
 if TYPE_CHECKING:

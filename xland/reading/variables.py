@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from xland.addresses import without_password
 from xland.arguments import shown
 from xland.dask_internals import HighLevelGraph, MaterializedLayer
 from xland.errors import GridError, StaticError, StoreError, TimeError, VocabularyError, XlandError
 from xland.geo.conventions import listed, years_of
 from xland.geo.grid import Grid
 from xland.geo.orientation import check_reference, find_horizontal, find_names, orient, refuse_packed
+from xland.paths import without_password
 from xland.reading.limits import FILL_LIMIT, ROUNDING, check_units
 from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN
 
@@ -383,12 +383,6 @@ def read_static(static: xr.Dataset, names: Iterable[str], domain: str) -> xr.Dat
     return xr.Dataset(fields, attrs=static.attrs)
 
 
-def horizontal_dims(obj: xr.DataArray | xr.Dataset, what: str) -> tuple[Hashable, Hashable]:
-    """Return what the caller calls the dimensions of latitude and longitude."""
-    latitude, longitude = find_horizontal(obj, what=what)
-    return latitude.dimension, longitude.dimension
-
-
 @dataclass(frozen=True)
 class ClassMap:
     """A map (time, lat, lon) in canonical order, lazy where the caller's was, with its grid and years.
@@ -425,7 +419,8 @@ def read_codes(
     array = map_of(obj, what, error)
     wrong = VocabularyError if error is GridError and holds == "classes" else error
     time = find_names(array, "time", what=what)
-    kept = [*horizontal_dims(array, what), *(() if time is None else (time.dimension,))]
+    latitude, longitude = find_horizontal(array, what=what)
+    kept = [names.dimension for names in (time, latitude, longitude) if names is not None]
     array = without_extra(array, kept, what, error)
     if holds == "classes":
         _check_legend(array, what)

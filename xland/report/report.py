@@ -18,10 +18,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.addresses import local_path
 from xland.arguments import Count, checked
-from xland.atomic import replace_file
 from xland.errors import GridError, TimeError
+from xland.paths import local_path, replace_file
 from xland.reading.variables import ClassMap, as_map
 from xland.report.judgement import MAX_PIXELS, Judgement, extra_layers
 from xland.report.parts import Gallery, Section

@@ -85,7 +85,7 @@ def coarse_agreement(
         raise TimeError(f"the probability has {len(found.years)} time steps; select one")
     factor = fitting_factor(forcing, found.grid, factor)
     grid, area = found.grid.coarsen(factor), found.grid.cell_area()
-    if found.grid.row_offset % factor or found.grid.column_offset % factor:
+    if any(offset % factor for offset in found.grid.corner):
         raise GridError(
             f"the map ({found.grid}) does not start at an edge of coarse cells of {factor} x {factor}; "
             "select a region whose edges do"

@@ -102,7 +102,7 @@ def common_cells(
     frame = replace(smallest, grid=whole_cells(smallest.grid, factor))
     around, width = _around(frame.grid), frame.grid.columns
     if around and around % factor:  # no coarse cell passes the date line
-        width = min(width, around - frame.grid.column_offset % around)
+        width = min(width, around - frame.grid.corner[1] % around)
     rows, columns = np.ones(frame.grid.rows, bool), np.ones(frame.grid.columns, bool)
     for each in maps:
         pieces = overlaps(each, frame, width)
@@ -127,10 +127,10 @@ def whole_cells(grid: Grid, factor: int) -> Grid:
     """
     if factor * grid.resolution > 180:
         raise GridError(f"factor {factor:g} gives coarse cells of more than 180 degrees: choose a smaller one")
-    around = _around(grid)
-    up, left, columns = grid.row_offset % factor, grid.column_offset % factor, grid.columns
+    around, (row, column) = _around(grid), grid.corner
+    up, left, columns = row % factor, column % factor, grid.columns
     if around and around % factor:
-        offset = grid.column_offset % around
+        offset = column % around
         left = offset % factor
         if offset + columns > around:
             left, columns = offset, around - offset

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from xland.addresses import local_path
-from xland.atomic import replace_file
+from xland.paths import local_path, replace_file
 
 TextTable: TypeAlias = tuple[str, list[str], list[list[str]]]
 """A table of texts: title, header and rows."""

@@ -10,8 +10,8 @@ from typing import Any
 
 import xarray as xr
 
-from xland.addresses import address_of, is_url, without_password
 from xland.errors import StoreError
+from xland.paths import address_of, is_url, without_password
 from xland.reading.variables import name_reads, unreadable
 from xland.store.reading import open_store, read_finished
 from xland.store.storage import store_to_read
@@ -26,7 +26,7 @@ _ROOTS = ("zarr.json", ".zgroup", ".zmetadata")
 def open_coarse(path: Any) -> xr.Dataset:
     """Open a NetCDF file (or GeoTIFF, or GRIB with cfgrib) or Zarr store lazily, times undecoded.
 
-    ``path`` is whatever :func:`xland.addresses.address_of` takes. If a store holds digests of its files, each file is
+    ``path`` is whatever :func:`xland.paths.address_of` takes. If a store holds digests of its files, each file is
     compared with its own when it is read. A :class:`StoreError` says what does not exist or cannot be read.
     """
     address = address_of(path)

@@ -20,11 +20,11 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 
 from xland import vocabulary
-from xland.addresses import local_path
 from xland.errors import GridError, StoreError, TimeError, VocabularyError
 from xland.geo.conventions import attach_crs, with_years, years_along
 from xland.geo.grid import Grid
 from xland.geo.orientation import XarrayObject, find_names, grid_of
+from xland.paths import local_path
 from xland.reading.variables import Declared, check_array, declared_by, no_data, unreadable, with_named_reads
 from xland.untrusted.netcdf import check_file
 

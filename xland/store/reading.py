@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xland.addresses import without_password
 from xland.arguments import checked
-from xland.atomic import explain
 from xland.errors import StoreError, XlandError
 from xland.geo.conventions import READING, from_files
 from xland.outputs import renamed
+from xland.paths import explain, without_password
 from xland.reading.variables import name_reads
 from xland.store.encoding import unpacked
 from xland.store.storage import ATTRIBUTE, COMPLETE, FINGERPRINT, ROOT, Table, find_table, refuse_damaged, store_to_read

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from xland.dask_internals import DataNode, HighLevelGraph, MaterializedLayer, Task, TaskRef, convert_legacy_graph
 from xland.errors import StoreError
-from xland.store.storage import READERS
-from xland.untrusted.folders import Files, files_at
+from xland.untrusted.folders import READERS, Files, files_at
 
 Index = tuple[int, int, int]
 """Time position, block row, block column."""

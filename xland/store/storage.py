@@ -6,10 +6,8 @@ A finished store has the digests of all its files in a table.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,9 +17,9 @@ from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Sto
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
-from xland.addresses import is_url, without_password
 from xland.errors import StoreError
-from xland.untrusted.folders import Files, files_at
+from xland.paths import is_url, without_password
+from xland.untrusted.folders import Files, digests_in, files_at, sha256
 from xland.untrusted.servers import MOST_METADATA, with_limits
 
 ROOT = "zarr.json"  # metadata of a Zarr group or array
@@ -35,9 +33,6 @@ TABLE = "checksums.sha256"
 
 MOST_BYTES = 64 * 2**20
 """Most bytes of a table that is read."""
-
-READERS = 16
-"""Threads that read files at once."""
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n/][^\n]*)")
 _NAME = re.compile(r"(?!\.{1,2}$)[^/\0]+")
@@ -62,11 +57,6 @@ class Table:
             raise damage(self.target, {name: "is missing"})
         if sha256(content) != self.files[name]:
             raise damage(self.target, {name: "was altered"})
-
-
-def sha256(content: Any) -> str:
-    """SHA-256 of bytes, as hexadecimal text."""
-    return hashlib.sha256(content).hexdigest()
 
 
 def table_name(root: Mapping[str, Any]) -> str | None:
@@ -124,23 +114,6 @@ def refuse_damaged(files: Files, table: Table | None, *, metadata: bool = False)
     faults |= {name: "was altered" for name, digest in found.items() if digest != table.files[name]}
     if faults:
         raise damage(files.address, faults, len(table.files))
-
-
-def digests_in(files: Files, names: Collection[str], most: int | None = None) -> dict[str, str | None]:
-    """SHA-256 of files as they are now; None for those that cannot be read or have more than ``most`` bytes."""
-
-    def digest(name: str) -> str | None:
-        try:
-            return sha256(files.read(name, most=most))
-        except StoreError:
-            if most is None:
-                raise
-        except OSError:
-            pass
-        return None
-
-    with ThreadPoolExecutor(READERS) as pool:
-        return dict(zip(names, pool.map(digest, names), strict=True))
 
 
 def damage(target: str, faults: Mapping[str, str], count: int = 0) -> StoreError:

@@ -26,19 +26,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from xland.addresses import address_of, without_password
 from xland.errors import StoreError, StoreWarning
+from xland.paths import address_of, without_password
 from xland.store.storage import (
     ATTRIBUTE,
     COMPLETE,
     FINGERPRINT,
     MOST_BYTES,
-    READERS,
     ROOT,
-    digests_in,
-    sha256,
 )
-from xland.untrusted.folders import Files, LocalFiles, RemoteFiles, files_at
+from xland.untrusted.folders import READERS, Files, LocalFiles, RemoteFiles, digests_in, files_at, sha256
 
 LOCK, JOURNAL, MANIFEST = "lock", "journal", "manifest.json"
 """Names in the working folder."""

@@ -29,12 +29,11 @@ from dask.base import get_scheduler, tokenize
 from dask.callbacks import Callback
 from dask.utils import parse_timedelta
 
-from xland.addresses import is_url, local_path
 from xland.arguments import checked
-from xland.atomic import explain, replacing
 from xland.dask_internals import HighLevelGraph
 from xland.errors import StoreError, WorkerError
 from xland.geo.conventions import for_gis
+from xland.paths import explain, is_url, local_path, replacing
 from xland.store.blocks import BlockWriter, Group, align, group_variables, write_flags
 from xland.store.encoding import check_kinds, check_same, describe_work, drop_encoding, make_skeleton, take_encoding
 from xland.store.provenance import for_storage

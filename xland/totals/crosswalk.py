@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.addresses import local_path
 from xland.errors import AllocationError
 from xland.forcing.read import SUM_TOLERANCE
+from xland.paths import local_path
 from xland.reading.limits import ROUNDING
 from xland.records import read_toml
 from xland.totals.cells import refuse

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from xland.addresses import local_path
 from xland.errors import ConfigurationError
 from xland.models.inputs import InputSpec, Name
 from xland.models.networks.architecture import Architecture
+from xland.paths import local_path
 from xland.records import Limits, Positive, Share, check_entries, read_record, read_toml
 from xland.training.objective import Objective
 from xland.training.rollout import Rollout

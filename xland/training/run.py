@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from xland.addresses import local_path
 from xland.arguments import checked
 from xland.clusters import open_cluster, slurm
 from xland.errors import ConfigurationError
 from xland.models.checkpoint import Checkpoint
+from xland.paths import local_path
 from xland.training.configuration import Configuration, read_configuration
 from xland.training.data.prepare import prepare
 from xland.training.learn.group import Device

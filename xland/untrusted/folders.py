@@ -1,21 +1,25 @@
-"""Folders, on this machine or behind a URL: their files, which may be a stranger's, and links that stay inside."""
+"""Folders, on this machine or behind a URL: their files, which may be a stranger's, and the SHA-256 of each."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from xland.addresses import address_of, is_url, without_password
-from xland.atomic import replace_file
 from xland.errors import StoreError
+from xland.paths import address_of, is_url, replace_file, without_password
 from xland.untrusted.servers import reaching, with_limits
+
+READERS = 16
+"""Threads that read files at once."""
 
 
 def open_plain(path: Path) -> BinaryIO:
@@ -179,6 +183,28 @@ def files_at(address: str | os.PathLike[str], options: Mapping[str, Any] | None 
     """Files of a folder, wherever it is; ``options`` are what fsspec needs to reach it."""
     place = address_of(address)
     return RemoteFiles(place, with_limits(place, options)) if is_url(place) else LocalFiles(place)
+
+
+def sha256(content: Any) -> str:
+    """SHA-256 of bytes, as hexadecimal text."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def digests_in(files: Files, names: Collection[str], most: int | None = None) -> dict[str, str | None]:
+    """SHA-256 of files as they are now; None for those that cannot be read or have more than ``most`` bytes."""
+
+    def digest(name: str) -> str | None:
+        try:
+            return sha256(files.read(name, most=most))
+        except StoreError:
+            if most is None:
+                raise
+        except OSError:
+            pass
+        return None
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return dict(zip(names, pool.map(digest, names), strict=True))
 
 
 def _limited(content: bytes, most: int, shown: str) -> bytes:

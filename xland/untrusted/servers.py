@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from xland.addresses import without_password
 from xland.errors import MissingDependencyError, StoreError, XlandError
+from xland.paths import without_password
 
 CONNECT_SECONDS = 5.0
 SILENT_SECONDS = 10.0

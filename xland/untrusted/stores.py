@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from xland.addresses import without_password
 from xland.errors import StoreError
+from xland.paths import without_password
 from xland.untrusted.folders import Files, Held, LocalFiles, files_at, survey
 from xland.untrusted.servers import MOST_METADATA
 from xland.untrusted.unpacking import fits, named_codecs

@@ -18,7 +18,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland import datasets
-from xland.addresses import address_of, is_url
 from xland.errors import (
     CheckpointError,
     ConfigurationError,
@@ -35,6 +34,7 @@ from xland.geo.orientation import orient
 from xland.geo.split import Part, assign_years, divide
 from xland.models.applicability import Coverage
 from xland.models.inputs import MASKED, Channel
+from xland.paths import address_of, is_url
 from xland.reading.limits import check_share, check_unknown_land, checked_predictor
 from xland.reading.variables import as_map, read_static
 from xland.records import read_record

@@ -14,22 +14,22 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from xland.addresses import local_path
 from xland.arguments import checked, is_count
-from xland.atomic import explain
 from xland.errors import ConfigurationError, StoreError
 from xland.geo.grid import count_classes
 from xland.models.inputs import MASKED
+from xland.paths import explain, local_path
 from xland.store.encoding import check_same, make_skeleton
 from xland.store.provenance import identity_of
 from xland.store.reading import is_written
-from xland.store.storage import FINGERPRINT, RecordingStore, sha256, zarr_store
+from xland.store.storage import FINGERPRINT, RecordingStore, zarr_store
 from xland.store.workplace import FORMAT as MANIFEST_FORMAT
 from xland.store.workplace import MANIFEST, Workplace, note, write_manifest
 from xland.store.writing import progress_bar
 from xland.training.configuration import Configuration, read_configuration
 from xland.training.data.material import Sources, comparable, describe_data, open_data, survey
 from xland.training.data.stored import CONTENTS, FORMAT, StoredArrays, hash_array, open_chunks, open_training_store
+from xland.untrusted.folders import sha256
 from xland.vocabulary import flag_attributes
 
 COARSE_CELLS = 64

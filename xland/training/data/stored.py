@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.addresses import local_path
 from xland.arguments import checked
 from xland.errors import ModelError, StoreError
 from xland.geo.grid import Grid
 from xland.models.inputs import MASKED, InputSpec
+from xland.paths import local_path
 from xland.records import read_record
 from xland.store.reading import read_finished
 from xland.store.storage import ROOT, Table, refuse_damaged

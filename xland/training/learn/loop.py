@@ -18,11 +18,11 @@ import xarray as xr
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from xland.atomic import make_folder, replace_file
 from xland.errors import CheckpointError, ConfigurationError, TrainingError, TrainingStoppedError
 from xland.geo.split import Part
 from xland.models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from xland.models.networks.unet import DownscalingNetwork
+from xland.paths import make_folder, replace_file
 from xland.training.configuration import Configuration
 from xland.training.data.batches import (
     check_parts,

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xland.atomic import remove_parts, replace_file
 from xland.errors import CheckpointError, CheckpointWarning
 from xland.models.networks.unet import DownscalingNetwork
+from xland.paths import remove_parts, replace_file
 from xland.training.data.material import differences
 from xland.untrusted.folders import open_plain
 

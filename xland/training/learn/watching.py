@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.atomic import naming_faults, open_to_append, replace_file
 from xland.errors import CheckpointError
+from xland.paths import naming_faults, open_to_append, replace_file
 from xland.untrusted.folders import open_plain
 
 logger = logging.getLogger(__name__)

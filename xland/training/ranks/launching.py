@@ -16,11 +16,10 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from xland import errors
-from xland.addresses import local_path
-from xland.atomic import make_folder
 from xland.clusters import Profile, load_profile
 from xland.errors import CheckpointError, ClusterError, TrainingStoppedError, XlandError
 from xland.models.checkpoint import Checkpoint, read_checkpoint
+from xland.paths import local_path, make_folder
 from xland.training.configuration import Configuration
 from xland.training.learn.group import SECRET, Device
 from xland.training.learn.loop import Report

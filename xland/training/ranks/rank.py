@@ -25,8 +25,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TextIO
 
-from xland.atomic import open_to_append
 from xland.errors import ClusterError, TrainingStoppedError, XlandError
+from xland.paths import open_to_append
 from xland.training.machine import interface_of
 
 LOGS = "ranks"  # folder below the output for what ranks print
