@@ -142,6 +142,13 @@ def refused(spec, message, **options):
         raise AssertionError("it cannot be opened")
 
 
+def test_local_workers_that_do_not_come_in_time_are_counted_and_ended(monkeypatch):
+    before = python_processes_below()
+    monkeypatch.setattr("distributed.Client.nthreads", lambda _: {})
+    refused("local", r"0 of 1 workers came within 0\.001 s: the machine is too busy", workers=1, timeout=0.001)
+    wait_until(lambda: python_processes_below() <= before)
+
+
 def test_a_running_scheduler_is_joined_and_left_running(running, monkeypatch):
     for _ in range(2):
         with open_cluster(running, progress=False) as client:

@@ -114,6 +114,19 @@ def test_chunks_orientation_and_names_change_no_table(seed, rows, columns, facto
     same(plain, assess_change(*maps, factors=[factor], regions=regions.chunk(lat=columns // 3 + 1)))
 
 
+def test_a_region_across_the_date_line_is_scored_whole_and_small_blocks_cut_through_no_window(monkeypatch):
+    start, observed, predicted = three_maps(6, (36, 72), resolution=5.0)
+    pick = np.r_[57:72, 0:38]
+    inside = xr.zeros_like(start, dtype=bool)
+    inside[:, pick] = True
+    whole = assess_change(start, observed, predicted, factors=(3, 5), within=inside)
+    part = predicted.isel(lon=pick)
+    maps = turned(start), observed, part.assign_coords(lon=part["lon"] % 360)
+    monkeypatch.setattr("xland.scores.frames._SMALLEST", 4)
+    monkeypatch.setattr("xland.scores.frames._LARGEST", 16)
+    same(whole, assess_change(*(each.chunk(11) for each in maps), factors=(3, 5)))
+
+
 def test_building_reads_nothing_and_every_block_is_read_once_for_all_windows(monkeypatch):
     read = []
 

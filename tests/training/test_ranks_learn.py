@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -20,7 +21,10 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 @pytest.mark.usefixtures("uncalibrated")
 def test_ranks_under_torchrun_and_on_dask_workers_learn_as_one_process(tmp_path, monkeypatch):
-    """Those under torchrun are asked to end (SIGTERM) and write their state, and workers of Dask go on from it."""
+    """Those under torchrun are asked to end (SIGTERM) and write their state, and workers of Dask go on from it.
+
+    Others under torchrun, with batch statistics of their own, come to their end: near to one process, not the same.
+    """
     monkeypatch.setattr("xland.training.ranks.launching.CALL", QUICK)
     configuration, store = str(write_files(tmp_path)), tmp_path / "store.zarr"
     assert main(["prepare", configuration, str(store)]) == 0
@@ -50,3 +54,12 @@ def test_ranks_under_torchrun_and_on_dask_workers_learn_as_one_process(tmp_path,
     assert main([*arguments(output), "--resume", "--cluster", "local", "--workers", "2"]) == 0
     assert losses(output) == pytest.approx(alone, rel=1e-3)
     assert '"calibration"' in (output / "card.json").read_text()
+    own, output = tmp_path / "own.toml", tmp_path / "own"
+    own.write_text(Path(configuration).read_text() + "common_statistics = false\n")
+    configuration = str(own)  # of the arguments
+    command = [*TORCHRUN, "tests.training.commands", *arguments(output)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert '"calibration"' in (output / "card.json").read_text()
+    assert losses(output) != pytest.approx(alone, rel=1e-3)
+    assert losses(output) == pytest.approx(alone, rel=0.5)

@@ -16,6 +16,7 @@ from tests.worlds import COARSE, FACTOR, tiny_checkpoint, tiny_world
 from xland.cli import main
 from xland.errors import CheckpointError, ConfigurationError, ModelError
 from xland.geo.split import Part
+from xland.models import join
 from xland.models.applicability import static_means
 from xland.models.calibration import calibration_error
 from xland.models.checkpoint import APPLICABILITY, CARD, WEIGHTS, read_checkpoint
@@ -48,6 +49,7 @@ def test_the_command_gives_an_old_model_what_a_training_ends_with(trained, folde
     (folder / CARD).write_text(json.dumps({name: value for name, value in card.items() if name not in FITTED}))
     (folder / APPLICABILITY).unlink()
     assert read_checkpoint(folder).calibration.is_none
+    joined = calibrate(join([trained[0], folder], tmp_path / "joined"), **data())
     options = []
     for name, each in data().items():
         each.to_netcdf(tmp_path / f"{name}.nc")
@@ -60,6 +62,8 @@ def test_the_command_gives_an_old_model_what_a_training_ends_with(trained, folde
     np.testing.assert_array_equal(again.applicability.prototypes, usual.applicability.prototypes)
     assert (folder / WEIGHTS).read_bytes() == (usual.folder / WEIGHTS).read_bytes()
     assert again.card["validation"] == usual.card["validation"]
+    assert joined.calibration.scale == pytest.approx(usual.calibration.scale), "the mean of equal members"
+    assert joined.card["validation"] == usual.card["validation"]
     fitted = again.card["calibration"]
     assert sum(fitted["pixels_of_classes"]) > 500
     assert fitted["cells_of_the_split"] > 20

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.worlds import FACTOR, tiny_configuration, tiny_inputs, tiny_world
+from tests.worlds import FACTOR, tiny_checkpoint, tiny_configuration, tiny_inputs, tiny_world
 from xland.errors import CheckpointError, ConfigurationError, TrainingError
 from xland.geo.grid import expand
 from xland.geo.split import Part
@@ -127,7 +127,7 @@ def test_seeds_fix_the_weights_and_test_cells_are_never_learned_from_nor_judged(
     ("inputs", "rollout", "architecture"),
     [
         (("code", (0, -1)), Rollout(), Architecture(kind="unet", width=4, depth=1, head=6)),
-        (("one_hot",), Rollout(years=2, own_maps=1.0), Architecture(width=4, depth=1)),
+        (("one_hot",), Rollout(years=2, own_maps=1.0), Architecture(width=4, depth=1, members=2)),
     ],
 )
 def test_inputs_of_several_steps_and_samples_of_several_years_train_on_drawn_points(
@@ -139,12 +139,15 @@ def test_inputs_of_several_steps_and_samples_of_several_years_train_on_drawn_poi
     configuration = replace(configuration, data=replace(configuration.data, forcing_years=YEARS, target_years=YEARS))
     coarse, static, maps = tiny_world((2000, *YEARS))
     made = gather(configuration, forcing=coarse, static=static, target=maps[1:], prior=maps)
-    assert fit(*made, tmp_path).inputs.prior == inputs[0]
+    model = fit(*made, tmp_path)
+    assert (model.inputs.prior, len(model.network().bodies)) == (inputs[0], architecture.members)
     assert np.isfinite(training_cells(made[1])[0]).all()
     assert 0 < rows(tmp_path)[0]["loss"] < 4
 
 
-def test_class_weights_are_those_of_the_training_cells_and_no_rank_holds_more_samples_than_its_share(tiny, tmp_path):
+def test_class_weights_are_those_of_the_training_cells_and_no_rank_holds_more_samples_than_its_share(
+    tiny, tmp_path, monkeypatch
+):
     configuration = replace(scheduled(tiny[0], batch=12, accumulate=2), objective=Objective(class_weight_power=1.0))
     training = loop._Training(configuration, tiny[1], tmp_path, _Three(0, 3), None)
     assert training.share == 2
@@ -152,6 +155,11 @@ def test_class_weights_are_those_of_the_training_cells_and_no_rank_holds_more_sa
     present = counts > 0
     shares = training.stepper.class_weights.numpy()[present] * counts[present]
     np.testing.assert_allclose(shares, shares[0], rtol=1e-4)
+    calibrated = []
+    monkeypatch.setattr(loop._Training, "run", lambda each: tiny_checkpoint(each.folder))
+    monkeypatch.setattr(loop, "fit_card", lambda *_, batch, **__: calibrated.append(batch))
+    fit(configuration, tiny[1], tmp_path, group=_Three(0, 3))
+    assert calibrated == [2]
 
 
 class _Three(Group):
