@@ -94,7 +94,7 @@ def _checked(text: str, *, is_path: bool) -> str:
         raise AddressError(f"{text!r} is a chained address that does not end in a URL; a file or folder is './{text}'")
     if is_url(text):
         if not text.partition("://")[2].strip("/"):
-            raise AddressError(f"{text!r} is a URL that leads nowhere; say what is there, as 's3://bucket/maps.zarr'")
+            raise AddressError(f"{text!r} is a URL without a path; give one such as 's3://bucket/maps.zarr'")
         return text.rstrip("/")
     return _absolute(_path_in(text) if _SCHEME.match(text) else text)
 
@@ -121,7 +121,9 @@ def _address_of_object(target: Any) -> str | None:
         return str(Path(target.root).absolute())
     if kind == "FsspecStore":
         url = without_password(str(target.fs.unstrip_protocol(target.path)))
-        raise AddressError(f"a FsspecStore belongs to one process, and others write too; give its URL, {url!r}")
+        raise AddressError(
+            f"an FsspecStore works in one process only, but other processes also write; give its URL, {url!r}"
+        )
     if kind != "FSMap":
         return None
     fs = target.fs

@@ -105,7 +105,7 @@ def read_toml(path: Path, most: int, error: type[XlandError]) -> dict[str, Any]:
     def parse(text: str) -> Any:
         # Python's parser takes the square of the parts of a key in time
         if any(line.count(".") > _MOST_DOTS for line in text.splitlines()):
-            raise ValueError(f"a line has more than {_MOST_DOTS} points")
+            raise ValueError(f"a line has more than {_MOST_DOTS} dots")
         return tomllib.loads(text)
 
     values: dict[str, Any] = _parsed(path, most, error, "TOML", parse)

@@ -73,7 +73,10 @@ STATE_CLASSES: Mapping[str, str] = MappingProxyType({
     "urban": "urban",
     **dict.fromkeys(CROP_STATES, "cropland"),
 })  # fmt: skip
-"""Crosswalk from LUH states to classes. LUH knows no bare ground, and no water within a cell."""
+"""Crosswalk from LUH states to classes."""
+
+WITHOUT_STATE: tuple[str, ...] = tuple(name for name in CLASS_NAMES if name not in STATE_CLASSES.values())
+"""Classes that LUH does not know: bare ground, and water within a cell."""
 
 
 HILDA_BASE: Mapping[int, str] = MappingProxyType({

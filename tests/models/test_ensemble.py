@@ -172,7 +172,7 @@ def test_models_that_cannot_be_joined_are_refused_by_name(pair, tmp_path):
     with pytest.raises(ModelError, match="1 model cannot be joined: give two or more"):
         join(pair[:1], tmp_path / "joined")
     wider = tiny_checkpoint(tmp_path / "wider", seed=5, width=8)
-    with pytest.raises(ModelError, match=r"built alike, but 'tiny-5' .* is width 8 in place of 4 of 'tiny-1'"):
+    with pytest.raises(ModelError, match=r"same architecture as 'tiny-1', but 'tiny-5' .* has width 8 and not 4"):
         join([pair[0], wider], tmp_path / "joined")
     (pair[1].folder / WEIGHTS).write_bytes(b"x")
     with pytest.raises(CheckpointError, match="truncated or altered"):

@@ -170,7 +170,7 @@ def test_stores_without_digests_open_and_cannot_be_verified(tmp_path):
     maps().to_zarr(tmp_path / "b.zarr", zarr_format=3)
     xr.testing.assert_equal(served(tmp_path / "b.zarr"), maps().compute())
     assert store_digest(tmp_path / "b.zarr") is None
-    with pytest.raises(StoreError, match="has no digests to compare"):
+    with pytest.raises(StoreError, match="has no checksums"):
         verify(tmp_path / "b.zarr")
 
 

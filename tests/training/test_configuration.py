@@ -161,7 +161,7 @@ def test_unknown_wrong_and_contradictory_entries_are_named(changes, message):
         (b"name = ", "damaged and cannot be read as TOML"),
         (b"\xff\xfe", "damaged and cannot be read as TOML"),
         (b"a = " + b"[" * 10_000, "nested too deep"),
-        (b"a." * 100_000 + b"a = 1", "a line has more than 250 points"),
+        (b"a." * 100_000 + b"a = 1", "a line has more than 250 dots"),
         (b"#" * 2**21, "has 2097152 bytes, more than the 262144 that are read"),
     ],
 )

@@ -41,7 +41,7 @@ class Profile:
     memory : str
         Memory of a job, which its workers share, such as ``"120GB"``.
     ask_memory : bool
-        Whether sbatch is told the memory, which some sites do not want.
+        Whether the job script requests memory. Some sites do not allow this.
     interface, host : str, optional
         Network interface (``ib0``) or address over which scheduler and workers talk; by default that of the host name.
     encrypted : bool

@@ -73,8 +73,8 @@ def land_use_modis() -> xr.DataArray:
 def class_fractions() -> xr.Dataset:
     """Shares of the eight classes in each 0.25 degree cell, from :func:`land_use_modis`.
 
-    A coarse input made from the fine map itself: what downscaling it shows is where within a coarse
-    cell each class lies, not how well coarse land-use data agree with MODIS.
+    A coarse input made from the fine map itself. Downscaling these fractions shows how well classes are placed within a
+    coarse cell, not how well coarse land-use data agree with MODIS.
 
     Returns
     -------

@@ -69,9 +69,9 @@ def downscale(
         Static predictors on the fine grid, at least where the forcing is; by default those of `xland.datasets`.
     prior : DataArray, optional
         Class codes on the fine grid, wherever the forcing is, for the year before the first (after the last, backward).
-        Only for models that read one; without it their first year starts from a hidden prior. With
-        ``totals="changes"`` also for others: the observed map of the base year, which is the year of its single
-        ``time``, or without one the year before the first (after the last, backward).
+        Only for models that read one; without it the first year is computed with a fully masked prior. With
+        ``totals="changes"`` any model takes a prior: the observed map of the base year. The base year is that of its
+        ``time``. Without ``time``, it is the year before the first (after the last, backward).
     years : int, sequence of int or slice, optional
         Calendar years; all that the forcing has by default.
     region : (west, south, east, north), optional
@@ -104,9 +104,9 @@ def downscale(
         float32. ``confidence`` is the calibrated probability of the class on the map, ``margin`` the difference
         between the two largest probabilities, ``entropy`` goes from 0 (one class is certain) to 1 (all are equal);
         ``spread`` is the standard deviation (of the population) between models of the probability of the class on the
-        map; ``applicability`` how far the inputs of the coarse cell lie from those of the training, where 1 is
-        as far as training inputs lie from each other, NaN in the sea, with the attribute ``threshold`` from
-        which on scores say nothing (:mod:`xland.models.applicability`); ``unmet`` the share of the coarse cell in
+        map; ``applicability`` the distance of the inputs of the coarse cell to the training inputs, NaN in the sea:
+        1 is the typical distance between training inputs, and above the attribute ``threshold`` scores do not
+        apply (:mod:`xland.models.applicability`); ``unmet`` the share of the coarse cell in
         which the totals could not be kept, NaN in the sea and where the forcing says nothing. Probability, confidence,
         margin and entropy are stored as uint8 in steps of 0.004, ``spread`` of 0.002; but probability as it is with
         ``totals="fractions"``, since those steps would not keep the totals.

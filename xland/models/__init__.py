@@ -76,9 +76,8 @@ def find_model(model: Model = DEFAULT_MODEL) -> Checkpoint | Ensemble:
 def join(models: Sequence[str | Path | Checkpoint], folder: str | Path, *, name: str | None = None) -> Checkpoint:
     """Put several trained models into one, which answers with the mean of their class scores.
 
-    Such a model is used, shipped and written about as one, and costs as many times the network as it has members.
-    What its members say of their own certainty does not hold for all of them together: run
-    :func:`xland.training.learn.calibrating.calibrate` on it.
+    The joined model is one model. Its cost is the sum of the costs of its members. The calibration of the members is
+    not valid for the joined model: run :func:`xland.training.learn.calibrating.calibrate` on it.
 
     Parameters
     ----------
@@ -112,12 +111,12 @@ def join(models: Sequence[str | Path | Checkpoint], folder: str | Path, *, name:
     for member in ensemble.members:
         own = asdict(replace(member.architecture, members=1))
         different = [
-            f"{entry} {value} in place of {wanted[entry]}" for entry, value in own.items() if value != wanted[entry]
+            f"{entry} {value} and not {wanted[entry]}" for entry, value in own.items() if value != wanted[entry]
         ]
         if different:
             raise ModelError(
-                f"models to be joined must be built alike, but {member.name!r} ({member.folder}) is "
-                f"{', '.join(different)} of {first.name!r}; downscale with a list of models instead"
+                f"models to be joined must have the same architecture as {first.name!r}, but {member.name!r} "
+                f"({member.folder}) has {', '.join(different)}; downscale with a list of models instead"
             )
     bodies = [body for member in ensemble.members for body in member.network().bodies]
     joined = DownscalingNetwork(ensemble.inputs, replace(first.architecture, members=len(bodies)))

@@ -146,9 +146,9 @@ def report(
     provenance: Mapping[str, Any] | None = None,
     max_pixels: Count = MAX_PIXELS,
 ) -> Report:
-    """Put a map beside an observed one, and beside all that is given with it.
+    """Compare a map with an observed map and with baselines.
 
-    Nothing but coordinates is read here, and the numbers of a map of regions.
+    Only coordinates and the region map are read here.
 
     Parameters
     ----------

@@ -52,7 +52,7 @@ def assess_change(
     match_years: bool = True,
     cells: str | None = None,
 ) -> ChangeScores:
-    """Score a predicted map by the change that leads to it, beside persistence.
+    """Score the change that a map predicts, beside persistence.
 
     The maps are brought together by label and compared where all three have cells. Cells that are ocean or no data
     (class 0) in the start or in the observed map are left out: what starts or ends without data is not change. Each
@@ -84,7 +84,7 @@ def assess_change(
     Raises
     ------
     GridError
-        If the cells differ in size or do not coincide, or an argument is not of its choices.
+        If the cells differ in size or do not coincide, or an argument has an unknown value.
     RegionError
         If the maps have no common cell, or none is left to score (:class:`~xland.errors.NothingToScoreError`).
     TimeError

@@ -229,7 +229,7 @@ class BlockWriter:
         places = {dim: place[0] for dim, place in zip(self.dims, arrays, strict=False)}
         files = files_at(self.folder)
         if not files.exists(f"active-{self.run}"):
-            raise StoreError(f"the run that was to write into {self.folder} was broken off")
+            raise StoreError(f"the run that writes to {self.folder} was stopped")
         digests: dict[str, str] = {}
         for name, values in zip(self.variables, arrays[len(self.dims) :], strict=True):
             target, names, recorder = _open_array(self.data, name, self.run)

@@ -25,10 +25,10 @@ from xland.untrusted.stores import check_store
 
 @checked(StoreError)
 def open_store(path: str | os.PathLike[str], *, verify: bool = False, **kwargs: Any) -> xr.Dataset:
-    """Open a store lazily; refuse one that is not whole.
+    """Open a store lazily; refuse an incomplete one.
 
     A store that :func:`write` finished has the SHA-256 of each of its files. Whatever is read of it, now or
-    when values are computed, is compared; what is missing or altered ends in an error, never in other values.
+    when values are computed, is compared. If a file is missing or altered, an error is raised.
 
     Parameters
     ----------

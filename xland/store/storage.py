@@ -101,8 +101,8 @@ def refuse_damaged(files: Files, table: Table | None, *, metadata: bool = False)
     """Read all files of a store, or its metadata alone; refuse it if any is damaged."""
     if table is None:
         raise StoreError(
-            f"{files.address} has no digests to compare its files with: another program or an earlier release wrote "
-            "it; write it again: xland.open_store(path).ai4land.to_zarr(new_path)"
+            f"{files.address} has no checksums: it was written by another program or an earlier version; write it "
+            "again: xland.open_store(path).ai4land.to_zarr(new_path)"
         )
     there, faults = set(files.walk()), {}
     named = [name for name in sorted(table.files) if name in there and (name.endswith(ROOT) or not metadata)]

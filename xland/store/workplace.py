@@ -117,12 +117,12 @@ class Workplace:
                 raise StoreError(f"{shown} is a chained address, which can only be read: give the URL of the store")
             self.files.names()  # or say that it cannot be reached
         if self.files.is_file():
-            raise StoreError(f"{folder} is in the way: the store grows in a folder of this name; move it away")
+            raise StoreError(f"{folder} exists, but the store is written to a folder of this name; move it away")
         _refuse_planted(self.files)
         strangers = [name for name in self.files.names() if not _OURS.fullmatch(name)]
         if strangers:
             raise StoreError(
-                f"{folder}, in which the store grows, has other files: {', '.join(strangers[:3])}; move them away"
+                f"{folder}, to which the store is written, has other files: {', '.join(strangers[:3])}; move them away"
             )
         if overwrite or resume:
             self._refuse_foreign()
@@ -277,14 +277,16 @@ def _refuse_planted(files: Files) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISDIR(found.st_mode):
-        raise StoreError(f"{folder} is in the way: the store grows in a folder of this name; move it away")
+        raise StoreError(f"{folder} exists, but the store is written to a folder of this name; move it away")
     if found.st_uid not in (os.geteuid(), around.st_uid):
         raise StoreError(
-            f"{folder}, in which the store grows, belongs to the user {found.st_uid}; have it removed, or choose "
+            f"{folder}, to which the store is written, belongs to the user {found.st_uid}; have it removed, or choose "
             "another path"
         )
     if links:
-        raise StoreError(f"{folder} has links ({', '.join(links[:3])}), which no writer of stores makes; remove it")
+        raise StoreError(
+            f"{folder} contains links ({', '.join(links[:3])}), which xland never creates; remove the folder"
+        )
 
 
 def _lay(files: Files, skeleton: Mapping[str, bytes]) -> None:

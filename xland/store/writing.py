@@ -61,9 +61,9 @@ def write(
 ) -> Path | str:
     """Write a lazy Dataset to a Zarr v3 store, block by block.
 
-    Any dask scheduler computes the blocks. The workers of a cluster need to see the same folder; one that is lost
-    does not take finished blocks with it. ``resume=True`` finishes what a killed or interrupted run began: finished
-    blocks are not computed again. After a power failure write again, as nothing is forced to disk block by block.
+    Any dask scheduler computes the blocks. The workers of a cluster need to see the same folder. If a worker is
+    lost, finished blocks are kept. ``resume=True`` finishes what a killed or interrupted run began: finished
+    blocks are not computed again. After a power failure write the store again: finished blocks may not be on the disk yet.
     Rollouts are written a few years at a time, and go on from the last years on disk.
 
     Parameters
@@ -86,8 +86,8 @@ def write(
     progress : bool
         Show a progress bar of blocks.
     chunks : mapping of dimension to cells, optional
-        Size of the Zarr chunks. By default whole fractions of the dask blocks of 4 MiB at most, one time step and one
-        class each.
+        Size of the Zarr chunks. By default at most 4 MiB, one time step and one class. A dask block contains a whole
+        number of chunks.
     shards : bool, optional
         Put all Zarr chunks of a block into one file (a shard), with chunks of 256 KiB at most by default. By default
         that is done if there would be more than 10,000 chunks of a variable and blocks have several.

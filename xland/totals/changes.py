@@ -41,9 +41,8 @@ def fit_changes(
     prior_codes : (rows, columns) array of class codes
         Map of the adjacent year; 255 where nothing is known.
     targets, base_targets : (classes, R, C) array of float
-        Shares of the whole coarse cell that the forcing has in this year and in the base year; NaN for
-        classes that it does not know, which keep together what they have, and in cells without data, where the
-        prior map is kept.
+        Shares of the whole coarse cell that the forcing has in this year and in the base year. NaN for classes that are
+        not in the forcing: the sum of their areas is kept. Also NaN in cells without data: the prior map is kept there.
     base_codes : (rows, columns) array of class codes
         Observed map of the base year.
     area : (rows,) array

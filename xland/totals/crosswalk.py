@@ -16,7 +16,7 @@ from xland.paths import local_path
 from xland.reading.limits import ROUNDING
 from xland.records import read_toml
 from xland.totals.cells import refuse
-from xland.vocabulary import CLASS_NAMES, LUH2_STATES, LUH3_STATES, OCEAN, STATE_CLASSES
+from xland.vocabulary import CLASS_NAMES, LUH2_STATES, LUH3_STATES, OCEAN, STATE_CLASSES, WITHOUT_STATE
 
 _OPTIONAL = frozenset(LUH3_STATES) - frozenset(LUH2_STATES)
 """States that only some forcings have."""
@@ -39,8 +39,8 @@ class Crosswalk:
         how they share it is up to the model. One of them that has a variable of its own name is not
         a remainder any more.
     protected : tuple of str
-        Classes that do not grow with ``totals="changes"`` where the forcing says that they shrink. Of a remainder
-        it says nothing.
+        Classes that do not grow with ``totals="changes"`` where the forcing says that they shrink. This has no
+        effect on remainder classes.
 
     Raises
     ------
@@ -55,7 +55,7 @@ class Crosswalk:
     def __init__(
         self,
         states: Mapping[str, str] | Sequence[tuple[str, str]],
-        remainder: Sequence[str] = ("ocean", "other", "water"),
+        remainder: Sequence[str] = WITHOUT_STATE,
         protected: Sequence[str] = ("forest",),
     ) -> None:
         try:
@@ -88,7 +88,7 @@ class Crosswalk:
         """Return which of the forcing's variables make up each class that is not a remainder.
 
         Ocean is never among them: cells outside the land of the fine grid are ocean already, so that it
-        gets what all other classes leave of the rest.
+        gets the area that is left by all other classes.
 
         Raises
         ------

@@ -47,10 +47,9 @@ def fit_map(
     valid : (rows, columns) array of bool
         Pixels that get a class. Others count as area of the cell.
     tolerance : float
-        How far the area of a class may be from what is asked for, in pixels, the largest of the cell: a class
-        of which there is less than a pixel, nowhere the most probable one, need not have one then. With 0
-        areas are as near to the totals as whole pixels can be, which keeps sums over many cells; more than 0 is
-        at least 1e-5.
+        How far the area of a class may be from its total, in pixels, the largest of the cell. A class with less than
+        one pixel may then get none, if it is nowhere the most probable class. With 0 areas are as near to the totals as
+        whole pixels can be, which keeps sums over many cells. More than 0 is at least 1e-5.
 
     Returns
     -------

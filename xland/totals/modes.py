@@ -1,6 +1,6 @@
-"""What a caller may ask to be kept of the coarse totals, and the table of ways to keep them.
+"""The option ``totals=`` of a downscaling, and the table of its modes.
 
-:func:`register_mode` adds a way; ``downscale``, the accessor and the command line then know it.
+:func:`register_mode` adds a mode; ``downscale``, the accessor and the command line then know it.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Totals:
     tolerance : float
         With ``"map"``, how far the area of a class in a coarse cell may be from its total, in fine pixels from 0 to 1.
         With 0 areas are as near to the totals as whole pixels can be, which keeps sums over many cells. With 1 the most
-        probable map of all that keep totals within a pixel is chosen: more of its pixels are right, but a class of
-        which cells have less than a pixel may be given nowhere.
+        probable map of all that keep totals within a pixel is chosen: more of its pixels are right, but a class
+        may be missing from the map if each cell has less than one pixel of it.
 
     Raises
     ------
@@ -100,7 +100,7 @@ class Mode:
     changes : bool
         Whether it needs the map of a base year.
     tolerant : bool
-        Whether it heeds ``tolerance``.
+        Whether it uses ``tolerance``.
     """
 
     name: str

@@ -77,11 +77,11 @@ class Augmentation:
     channel_dropout : float
         Share of coarse and static channels set to 0, their mean, a patch.
     prior_masked : float
-        Share of the prior that is hidden.
+        Share of the prior that is masked.
     prior_block : int
-        Size in pixels of the hidden blocks.
+        Size in pixels of the masked blocks.
     prior_dropped : float
-        Share of samples whose whole prior is hidden, so that a model can begin without one.
+        Share of samples whose whole prior is masked, so that a model can begin without one.
     """
 
     flip: bool = True
@@ -114,7 +114,8 @@ class Schedule:
     candidates : int
         Patches to learn from, chosen by farthest point sampling among those with training pixels.
     samples : int
-        Patches an epoch, drawn as often as they hold training pixels; 0 takes each candidate once.
+        Patches per epoch. The probability of a patch is proportional to its number of training pixels. 0 takes each
+        candidate once.
     sampling : str
         How patches are weighed where they are drawn: a name in :data:`xland.training.data.sampling.SAMPLING_RULES`.
     rare_classes : float
@@ -137,14 +138,15 @@ class Schedule:
     workers : int
         Loader processes of each rank; 0 loads in the training process.
     locality : int
-        Chunks of a training store whose patches are mixed at a time. More mixes better, less reads less.
+        Chunks of a training store whose patches are mixed at a time. A larger number mixes better, a smaller one reads fewer
+        chunks.
     common_statistics : bool
         Let batch normalisation see the samples of all ranks, so that one process and several learn the same.
         Without, each rank uses its own share, and ranks wait for each other only once a step.
     precision : {"float32", "bfloat16"}
         ``bfloat16`` computes convolutions in half precision (autocast); weights stay in single.
     channels_last : bool
-        Keep the channels of a pixel together in memory, which GPUs like.
+        Keep the channels of a pixel together in memory, which is faster on GPUs.
     compile : bool
         Let ``torch.compile`` fuse the network; the first steps take minutes.
     checkpoint_every : int

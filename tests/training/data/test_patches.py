@@ -222,7 +222,7 @@ BAD_GENERATORS = {
     "shifted": (lambda: generator(shifted()), "are not on the grid of the samples"),
     "date line": (
         lambda: generator(across_the_date_line(), 40, 0),
-        r"4 of 36 patches .* torn apart by its eastern edge",
+        r"4 of 36 patches .* cross its eastern edge",
     ),
     "within a cell": (
         lambda: generator(numbered()[:80], 20, 2),

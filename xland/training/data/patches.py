@@ -195,7 +195,7 @@ def patches_from(generator: Any, grid: Grid, factor: int) -> Patches:
     if outside.any():
         raise GridError(
             f"{outside.sum()} of {len(corners)} patches of the generator reach beyond the grid of the samples "
-            f"({grid}) or are torn apart by its eastern edge: select the part that both share"
+            f"({grid}) or cross its eastern edge; select the area that generator and grid have in common"
         )
     within = (corners % factor != 0).any(axis=1)
     if within.any():

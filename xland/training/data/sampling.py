@@ -71,7 +71,7 @@ class Order:
         if self.weights is not None:
             _check_weights(self.weights, "weights")
         if self.draws is not None and (self.weights is None or self.draws < 1):
-            raise ConfigurationError(f"{self.draws} draws an epoch need weights, and must be at least 1")
+            raise ConfigurationError(f"draws per epoch is {self.draws}: give weights, and at least 1 draw")
         if self.locality < 1:
             raise ConfigurationError(f"locality is {self.locality}; at least 1 group is needed")
 

@@ -90,8 +90,8 @@ def launch(
             while len(there := running_workers(client)) < (workers or here) and not request.asked:
                 if time.monotonic() > end:
                     raise ClusterError(
-                        f"{len(there)} of {workers or here} workers were there within {timeout:g} s: those that were "
-                        f"lost did not come back; {output} holds the last state, from which --resume goes on"
+                        f"only {len(there)} of {workers or here} workers connected within {timeout:g} s: lost workers "
+                        f"were not replaced; {output} holds the last state, from which --resume goes on"
                     )
                 time.sleep(LOOK)
             if request.asked:
