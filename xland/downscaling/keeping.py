@@ -55,8 +55,8 @@ class Keeping:
                 else f"say which of its years the map is of: prior.assign_coords(time={self.there[0]})"
             )
             raise TimeError(
-                f"totals={self.mode.name!r} counts changes from {self.base_year}, the year of the prior map. The forcing "
-                f"does not have this year, but {listed(self.there)}: add that year to the forcing, or {remedy}"
+                f"totals={self.mode.name!r} counts changes from {self.base_year}, the year of the prior map. The "
+                f"forcing does not have this year, but {listed(self.there)}: add that year to the forcing, or {remedy}"
             )
 
     def year_before(self, year: int) -> int:

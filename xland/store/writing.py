@@ -63,8 +63,8 @@ def write(
 
     Any dask scheduler computes the blocks. The workers of a cluster need to see the same folder. If a worker is
     lost, finished blocks are kept. ``resume=True`` finishes what a killed or interrupted run began: finished
-    blocks are not computed again. After a power failure write the store again: finished blocks may not be on the disk yet.
-    Rollouts are written a few years at a time, and go on from the last years on disk.
+    blocks are not computed again. After a power failure write the store again: finished blocks may not be on the
+    disk yet. Rollouts are written a few years at a time, and go on from the last years on disk.
 
     Parameters
     ----------

@@ -138,8 +138,8 @@ class Schedule:
     workers : int
         Loader processes of each rank; 0 loads in the training process.
     locality : int
-        Chunks of a training store whose patches are mixed at a time. A larger number mixes better, a smaller one reads fewer
-        chunks.
+        Chunks of a training store whose patches are mixed at a time. A larger number mixes better, a smaller one reads
+        fewer chunks.
     common_statistics : bool
         Let batch normalisation see the samples of all ranks, so that one process and several learn the same.
         Without, each rank uses its own share, and ranks wait for each other only once a step.
