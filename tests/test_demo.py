@@ -13,7 +13,8 @@ from xland.demo import demo
 pytestmark = [pytest.mark.pip_data, pytest.mark.usefixtures("reference_data")]
 
 
-def test_the_demo_leaves_maps_catalog_picture_report_and_scores(tmp_path, capsys):
+def test_the_demo_leaves_maps_catalog_picture_report_and_scores(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     results = demo(tmp_path, region=(-6, 42, 0, 48))
     assert max(map(len, capsys.readouterr().out.replace(str(tmp_path), "").splitlines())) <= 80
     assert results.store.exists()

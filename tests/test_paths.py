@@ -53,10 +53,10 @@ def test_the_url_of_a_path_is_that_path(name):
         ("file://maps.zarr", "three slashes"),
         ("file:/data/maps.zarr", "one slash"),
         ("s3:/bucket/maps.zarr", "one slash"),
-        ("s3://", "leads nowhere"),
+        ("s3://", "is a URL without a path"),
         ("zip::maps.zarr", "does not end in a URL"),
         (" ", "is not a path"),
-        ("memory:///", "leads nowhere"),
+        ("memory:///", "is a URL without a path"),
         ("~nobody-has-this-name/maps.zarr", "a user who does not exist"),
     ],
 )

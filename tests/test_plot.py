@@ -178,6 +178,7 @@ def test_what_is_not_a_map_of_classes_is_refused_by_name(codes):
         match=r"map holds unknown class codes 0.5 \(64 cells\), the first at 49.5 N, 0.5 E.*confidence_map",
     ):
         plot.land_use_map(on_grid(np.full((8, 8), 0.5)))
+    assert mpl.pyplot.get_fignums() == []
     with pytest.raises(GridError, match=r"several steps along time \(2\)"):
         plot.land_use_map(on_grid(codes).expand_dims(time=[2014, 2015]))
     with pytest.raises((GridError, RegionError)):

@@ -40,7 +40,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 @normalize_token.register_lazy("xarray")
 def _name_what_is_in_files() -> None:
     """Teach dask, when it first names an object of xarray, to name what lies in files."""
-    import_module("xland.store.provenance")
+    import xland.store.provenance  # noqa: F401
 
 
 def _calls(target: str, *, maps: bool = False, keyword: str = "") -> Callable[[_Method], _Method]:

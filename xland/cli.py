@@ -326,7 +326,8 @@ def _prepare(given: Given) -> None:
     Forcing, maps and static predictors in one Zarr store, with chunks for patches.
     """
     source = _call("xland.training.data.prepare:prepare", given)
-    print(f"wrote {source.path}: {len(source.years)} maps of {source.shape[0]} x {source.shape[1]} cells")
+    maps = "map" if len(source.years) == 1 else "maps"
+    print(f"wrote {source.path}: {len(source.years)} {maps} of {source.shape[0]} x {source.shape[1]} cells")
 
 
 @_command(_TRAIN, dry_run=_DRY_RUN)

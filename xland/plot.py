@@ -229,7 +229,7 @@ def side_by_side(
     entries: dict[str, str] = {}
     for position, (name, view) in enumerate(views.items()):
         row, column = divmod(position, across)
-        entries |= _paint_classes(axes[row, column], view, f"map {name!r}", name)
+        entries |= _paint_classes(axes[row, column], view, _codes(view.data, f"map {name!r}"), name)
         if observed is not None and name != observed:
             _draw_difference(view, maps[observed], axes[row + down, column], f"{name}: where it differs")
     for ax in axes.ravel():
@@ -324,8 +324,9 @@ def _draw(
     view = _view(da, what, max_pixels)
     if _are_classes(view.data) if classes is None else classes:
         years = years_of(da, what=what) or ()
+        codes = _codes(view.data, what)  # refuses unknown codes before there is a figure
         ax = _axes(ax, view.grid)
-        entries = _paint_classes(ax, view, what, f"{years[0]}" if title is None and len(years) == 1 else title)
+        entries = _paint_classes(ax, view, codes, f"{years[0]}" if title is None and len(years) == 1 else title)
         if legend:
             _explain(ax, entries)
         return ax
@@ -362,11 +363,10 @@ def _are_shares(known: NDArray[Any]) -> bool:
     return not known.size or bool(known.min() >= -slack and known.max() <= 1 + slack)
 
 
-def _paint_classes(ax: Axes, view: _View, what: str, title: str | None) -> dict[str, str]:
+def _paint_classes(ax: Axes, view: _View, codes: NDArray[np.uint8], title: str | None) -> dict[str, str]:
     """Draw class codes; return the names and colours of those that occur."""
     from matplotlib.colors import to_rgba
 
-    codes = _codes(view.data, what)
     palette = np.array([*(to_rgba(each.color) for each in CLASSES), (0, 0, 0, 0)], dtype=np.float64)
     _paint(ax, palette[codes], view, title)
     present = set(np.unique(codes).tolist())

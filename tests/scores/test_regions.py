@@ -72,6 +72,14 @@ def test_a_region_without_a_cell_has_no_score(maps):
     assert found["here"]["a"]["land"].accuracy > 0.5
 
 
+def test_regions_that_a_map_does_not_reach_have_no_score_of_it(maps):
+    north = on_grid(np.ones(WORLD.shape, np.uint8)).isel(lat=slice(0, 6))
+    south = {"south": maps[0].isel(lat=slice(9, None))}
+    found = compare(south, maps[1], regions=Regions(north, ("the north",), "regions"), domains=("land",))
+    assert found["south"]["land"].accuracy > 0.5
+    assert np.isnan(found.by_region["the north"]["south"]["land"].accuracy)
+
+
 def test_a_map_of_regions_says_their_names():
     numbers = on_grid(np.tile(np.array([0.0, 1.0, 2.0, np.nan]), (18, 9)))
     assert labelled(numbers, names=("east", "west")).names == ("east", "west")

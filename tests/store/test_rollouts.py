@@ -185,6 +185,18 @@ def test_maps_come_back_as_they_were_saved_in_another_process_too_until_they_are
         keeper.load((1, 0, 12))
 
 
+def test_a_map_that_cannot_be_reached_is_not_taken_for_one_that_is_gone(tmp_path, monkeypatch):
+    keeper = Keeper(str(tmp_path))
+    keeper.save((0, 0, 0), MAP)
+
+    def refuse(*_, **__):
+        raise StoreError("the server refuses it")
+
+    monkeypatch.setattr("xland.untrusted.folders.LocalFiles.read", refuse)
+    with pytest.raises(StoreError, match="the server refuses it"):
+        keeper.listing()
+
+
 def test_what_is_not_a_map_is_neither_listed_nor_kept(tmp_path):
     keeper = Keeper(str(tmp_path))
     keeper.save((0, 0, 0), MAP)

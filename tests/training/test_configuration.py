@@ -174,7 +174,7 @@ def test_a_file_that_is_damaged_or_would_cost_too_much_is_named(tmp_path, conten
 def test_a_folder_and_a_pipe_are_not_configurations(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe"):
-        with pytest.raises(ConfigurationError, match="it is not a plain file"):
+        with pytest.raises(ConfigurationError, match=r"it is (a folder|not a plain file)"):
             read_configuration(path)
 
 

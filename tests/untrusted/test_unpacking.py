@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from xland.errors import StoreError
 from xland.sources.files import open_coarse
 from xland.store.reading import open_store
-from xland.untrusted.unpacking import fits
+from xland.untrusted.stores import fits
 
 ZEROS = bytes(2**24)
 PACKERS = {

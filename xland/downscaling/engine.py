@@ -149,7 +149,9 @@ def engine_of(checkpoint: Checkpoint, device: str = "auto", *, flips: bool = Fal
 
 
 def choose_device(device: str) -> str:
-    """Return ``cpu`` or ``cuda``; :class:`ModelError` for a GPU that is not there."""
+    """Return ``cpu`` or ``cuda``; :class:`ModelError` for a GPU that is not there, and for other names."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ModelError(f"device must be one of 'auto', 'cpu', 'cuda', not {device!r:.60}")
     if device == "cpu":
         return device
     import torch

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
+import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from xland.arguments import Count, checked, choose_names, items_of
-from xland.errors import GridError, NothingToScoreError, VocabularyError
-from xland.reading.variables import as_map
+from xland.errors import GridError, NothingToScoreError, RegionError, VocabularyError
+from xland.reading.variables import ClassMap, as_map
 from xland.scores.counts import AREA_UNIT, DOMAINS, count_domains
-from xland.scores.frames import Block, common_cells, pair_years
+from xland.scores.frames import Block, Cells, common_cells, overlaps, pair_years
 from xland.scores.measures import SCORES, Scores, choose_scores
 from xland.scores.regions import Regions, choose, number_map
 from xland.scores.tables import Tabular, TextTable, figure, write_json, years_in_words
@@ -152,7 +153,7 @@ def compare(
             frame.each_block(
                 _count_block,
                 [(reference, theirs), (each, ours)],
-                None if numbers is None else frame.layer(numbers),
+                None if numbers is None else _regions_on(frame, numbers, reference),
                 factor=factor,
                 domains=domains,
                 regions=1 if parts is None else 1 + len(parts.names),
@@ -186,6 +187,15 @@ def compare(
 
     regional = {} if parts is None else {n: comparison(slice(i, i + 1), {}) for i, n in enumerate(parts.names, 1)}
     return comparison(slice(None), regional)
+
+
+def _regions_on(frame: Cells, numbers: ClassMap, reference: ClassMap) -> da.Array:
+    """Place a map of regions on a frame; all cells are in no region where only the observed map meets it."""
+    try:
+        return frame.layer(numbers)
+    except RegionError:
+        overlaps(numbers, reference)
+        return da.zeros_like(frame.counted, dtype=np.uint8)
 
 
 def _count_block(

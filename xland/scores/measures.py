@@ -236,6 +236,8 @@ def disagreement(matrix: Matrix) -> dict[str, NDArray[np.float64]]:
     classes. The transposed matrix has the same parts. Sources: Pontius and Millones (2011), doi
     10.1080/01431161.2011.552923; Pontius and Santacruz (2014), doi 10.1080/2150704X.2014.969814.
     """
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not (matrix >= 0).all():
+        raise GridError(f"a confusion matrix is square and nowhere negative; this one has the shape {matrix.shape}")
     rows, columns, diagonal = matrix.sum(axis=1), matrix.sum(axis=0), np.diag(matrix)
     quantity = np.abs(rows - columns)
     exchange = 2 * (np.minimum(matrix, matrix.T).sum(axis=1) - diagonal)

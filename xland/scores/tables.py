@@ -74,7 +74,8 @@ class Tabular:
         shown = []
         for title, header, rows in self._tables():
             caption = html.escape(title).replace("\n", "<br>")
-            table = pd.DataFrame(rows, columns=header).to_html(index=False, border=0)
+            with pd.option_context("display.max_colwidth", None):  # names are not cut
+                table = pd.DataFrame(rows, columns=header).to_html(index=False, border=0)
             shown.append(table.replace(">", f"><caption>{caption}</caption>", 1))
         return "".join(shown)
 

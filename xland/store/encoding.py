@@ -20,7 +20,7 @@ from xland.errors import StoreError
 from xland.reading.variables import counts_packed
 from xland.store.storage import ATTRIBUTE, COMPLETE, FINGERPRINT, ROOT, TABLE
 from xland.untrusted.servers import MOST_METADATA
-from xland.untrusted.stores import CODECS, TEXT, Layout, check_sizes, check_together
+from xland.untrusted.stores import check_arrays
 
 STORED = np.dtype(np.uint8)
 """Type of packed values."""
@@ -244,30 +244,12 @@ def make_skeleton(template: xr.Dataset, encoding: Mapping[str, Mapping[str, Any]
     large = [name for name, content in files.items() if len(content) > MOST_METADATA and name.endswith(ROOT)]
     if large:
         raise StoreError(f"{large[0]} is larger than metadata can be: shorten the attributes")
-    _check_sizes(template, root["consolidated_metadata"]["metadata"])
+    structured = [name for name, variable in template.variables.items() if variable.dtype.kind == "V"]
+    if structured:
+        raise StoreError(f"{structured[0]} has records as values: write each of their fields as a variable")
+    arrays = root["consolidated_metadata"]["metadata"]
+    check_arrays("what is to be written", {name: {**array, "zarr_format": 3} for name, array in arrays.items()})
     return files
-
-
-def _check_sizes(ds: xr.Dataset, arrays: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse arrays, by their metadata of Zarr, that :func:`xland.store.reading.open_store` would not open."""
-    layouts = {}
-    for name, array in arrays.items():
-        shape, dtype, codecs = tuple(array["shape"]), ds.variables[name].dtype, array["codecs"]
-        inner = chunks = tuple(array["chunk_grid"]["configuration"]["chunk_shape"])
-        if codecs[0]["name"] == "sharding_indexed":
-            shards = codecs[0]["configuration"]
-            inner, codecs = tuple(shards["chunk_shape"]), shards["codecs"]
-        if dtype.kind == "V":
-            raise StoreError(f"{name} has values of the type {dtype}: write each of its fields as a variable")
-        strange = sorted({codec["name"].removeprefix("numcodecs.") for codec in codecs} - CODECS)
-        if strange:
-            raise StoreError(
-                f"{name}: the codec {strange[0]} is not opened again; known are: {', '.join(sorted(CODECS))}"
-            )
-        is_index = array.get("dimension_names") == [name] and len(shape) == 1
-        layouts[name] = Layout(shape, chunks, inner, TEXT if dtype.kind in "OT" else dtype.itemsize, is_index)
-        check_sizes(name, layouts[name])
-    check_together("what is to be written", layouts)
 
 
 def check_same(asked: dict[str, Any], begun: dict[str, Any], target: str) -> None:

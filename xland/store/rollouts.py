@@ -60,9 +60,12 @@ class Keeper:
     def find(self, index: Index) -> NDArray[np.uint8] | None:
         """Read a map as :meth:`load` does, or return None if it is not there or damaged."""
         try:
-            content = io.BytesIO(_codec().decode(self._files.read(_name(index))))
-            values: NDArray[np.uint8] = np.load(content, allow_pickle=False)
-        except (FileNotFoundError, RuntimeError, ValueError, EOFError, MemoryError):
+            packed = self._files.read(_name(index))
+        except FileNotFoundError:
+            return None
+        try:
+            values: NDArray[np.uint8] = np.load(io.BytesIO(_codec().decode(packed)), allow_pickle=False)
+        except (RuntimeError, ValueError, EOFError, MemoryError):
             return None
         return values
 

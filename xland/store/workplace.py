@@ -115,7 +115,7 @@ class Workplace:
             if "::" in self.target:
                 shown = without_password(self.target)
                 raise StoreError(f"{shown} is a chained address, which can only be read: give the URL of the store")
-            self.files.names()  # or say that it cannot be reached
+            self.store.names()  # or say that it cannot be reached
         if self.files.is_file():
             raise StoreError(f"{folder} exists, but the store is written to a folder of this name; move it away")
         _refuse_planted(self.files)

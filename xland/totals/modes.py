@@ -122,7 +122,29 @@ def register_mode(mode: Mode) -> Mode:
     return mode
 
 
-def _fit(
+# compiled code, which takes a second and some memory to load, only where totals are kept
+def _fractions(
+    probability: NDArray[Any], targets: NDArray[Any], area: NDArray[Any], valid: NDArray[np.bool_], *_: Any
+) -> Fitted:
+    from xland.totals.fractions import fit_fractions
+
+    return fit_fractions(probability, targets, area, valid)
+
+
+def _map(
+    probability: NDArray[Any],
+    targets: NDArray[Any],
+    area: NDArray[Any],
+    valid: NDArray[np.bool_],
+    totals: Totals,
+    _: Start | None,
+) -> Fitted:
+    from xland.totals.maps import fit_map
+
+    return fit_map(probability, targets, area, valid, totals.tolerance)
+
+
+def _changes(
     probability: NDArray[Any],
     targets: NDArray[Any],
     area: NDArray[Any],
@@ -130,18 +152,10 @@ def _fit(
     totals: Totals,
     start: Start | None,
 ) -> Fitted:
-    """Keep totals in one of the ways of this package."""
-    # compiled code, which takes a second and some memory to load, only where totals are kept
-    if totals.mode == "fractions":
-        from xland.totals.fractions import fit_fractions
-
-        return fit_fractions(probability, targets, area, valid)
-    if start is None:
-        from xland.totals.maps import fit_map
-
-        return fit_map(probability, targets, area, valid, totals.tolerance)
     from xland.totals.changes import fit_changes
 
+    if start is None:
+        raise AllocationError("changes need the map of a base year")
     return fit_changes(
         probability,
         start.prior,
@@ -155,6 +169,6 @@ def _fit(
     )
 
 
-register_mode(Mode("fractions", _fit, chooses=False))
-register_mode(Mode("map", _fit, tolerant=True))
-register_mode(Mode("changes", _fit, changes=True))
+register_mode(Mode("fractions", _fractions, chooses=False))
+register_mode(Mode("map", _map, tolerant=True))
+register_mode(Mode("changes", _changes, changes=True))

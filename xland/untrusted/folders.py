@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -47,10 +47,14 @@ class LocalFiles:
             content = file.read(-1 if most is None else most + 1)
         return content if most is None else _limited(content, most, str(path))
 
-    def begin(self, name: str, count: int) -> bytes:
-        """Return so many bytes of a file at most, from its begin."""
-        with open_plain(Path(self.address, name)) as file:
-            return file.read(count)
+    def begins(self, names: Sequence[str], count: int) -> Iterator[bytes | None]:
+        """Yield so many bytes of each file at most, from its begin; None for those that are not there."""
+        for name in names:
+            try:
+                with open_plain(Path(self.address, name)) as file:
+                    yield file.read(count)
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                yield None
 
     def put(self, name: str, content: bytes, *, hidden: bool = False) -> None:
         """Write a file so that readers see the old one or the new one, never a part.
@@ -115,14 +119,21 @@ class RemoteFiles:
 
     def read(self, name: str, *, most: int | None = None) -> bytes:
         """Content of an object; FileNotFoundError if there is none, StoreError if it has more bytes than ``most``."""
-        content = self.begin(name, None if most is None else most + 1)
-        return content if most is None else _limited(content, most, f"{without_password(self.address)}/{name}")
-
-    def begin(self, name: str, count: int | None) -> bytes:
-        """Return so many bytes of an object at most, from its begin."""
         with reaching(self.address, name):
             fs, path = self._at(name)
-            return bytes(fs.cat_file(path) if count is None else fs.cat_file(path, end=count))
+            content = bytes(fs.cat_file(path) if most is None else fs.cat_file(path, end=most + 1))
+        return content if most is None else _limited(content, most, f"{without_password(self.address)}/{name}")
+
+    def begins(self, names: Sequence[str], count: int) -> Iterator[bytes | None]:
+        """Return so many bytes of each object at most, from its begin; None for those that cannot be read.
+
+        They are asked for together. Some services refuse an object that is not there, where others say so.
+        """
+        with reaching(self.address, ""):
+            fs, root = self._at("")
+            paths = [f"{root}/{name}" for name in names]
+            found = fs.cat_ranges(paths, [0] * len(paths), [count] * len(paths), on_error="return")
+        return (None if isinstance(each, Exception) else bytes(each) for each in found)
 
     def put(self, name: str, content: bytes, *, hidden: bool = False, **options: Any) -> None:  # noqa: ARG002
         """Write an object; the options are those of ``pipe_file`` of fsspec."""

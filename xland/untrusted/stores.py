@@ -1,15 +1,17 @@
 """Metadata of Zarr stores (2 and 3), checked before Zarr sees it: codecs, types, shapes and chunks.
 
-A store may come from anybody. Only codecs that decode bytes into numbers are used, so that none can run
-code; and shapes, chunks and counts stay within what a machine can hold, so that none can fill it.
+A store may come from anybody. Only codecs that decode bytes into numbers are used, so that none can run code; and
+shapes, chunks and counts stay within what a machine can hold, so that none can fill it. A few kilobytes can hold
+gigabytes of zeros, and Zarr unpacks whatever comes: how large a chunk becomes is found out without unpacking more than
+is allowed.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import zlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,6 @@ from xland.errors import StoreError
 from xland.paths import without_password
 from xland.untrusted.folders import Files, Held, LocalFiles, files_at, survey
 from xland.untrusted.servers import MOST_METADATA
-from xland.untrusted.unpacking import fits, named_codecs
 
 TEXT = 64
 """Bytes that a text of any length takes, more or less."""
@@ -53,6 +54,12 @@ _NUMBERS_3 = {
 }
 _DATES_3 = {"numpy.datetime64", "numpy.timedelta64"}
 _FIXED_3 = {"fixed_length_utf32", "null_terminated_bytes"}
+
+Codec = tuple[str, Mapping[str, Any]]  # name, without `numcodecs.`, and configuration
+
+_ODD = (ValueError, RuntimeError, TypeError, AttributeError, LookupError, OSError, EOFError, ArithmeticError)
+_ZSTD_BLOCK = 2**17
+_STREAMS = {"gzip": 31, "zlib": 15}
 
 
 @dataclass(frozen=True)
@@ -96,10 +103,7 @@ def check_store(target: str, storage_options: Mapping[str, Any] | None = None) -
         if isinstance(files, LocalFiles):
             held = survey(Path(target))
         arrays = _arrays(shown, files, sorted(name for name in held if name))
-        if len(arrays) > _MOST_ARRAYS:
-            raise StoreError(f"{shown} has {len(arrays)} arrays; more than {_MOST_ARRAYS} are not opened")
-        layouts = {name: _layout(f"{shown}: {name!r:.120}", name, array) for name, array in arrays.items()}
-        check_together(shown, layouts)
+        layouts = check_arrays(shown, arrays)
         for name, layout in layouts.items():
             # short coordinates, and what counts time, may be read when a store is opened
             attributes = arrays[name].get("attributes")
@@ -131,6 +135,15 @@ def _compare_files(shown: str, layouts: Mapping[str, Layout], held: Mapping[str,
                 f"{shown}: {folder!r:.120} has a file of {held[folder].largest} bytes; its chunks are of {size} bytes "
                 "at most"
             )
+
+
+def check_arrays(where: str, arrays: Mapping[str, dict[str, Any]]) -> dict[str, Layout]:
+    """Check the metadata of the arrays of a store, as Zarr 3 has them; return how each lies in files."""
+    if len(arrays) > _MOST_ARRAYS:
+        raise StoreError(f"{where} has {len(arrays)} arrays; more than {_MOST_ARRAYS} are not opened")
+    layouts = {name: _layout(f"{where}: {name!r:.120}", name, array) for name, array in arrays.items()}
+    check_together(where, layouts)
+    return layouts
 
 
 def check_together(where: str, layouts: Mapping[str, Layout]) -> None:
@@ -172,24 +185,18 @@ def _check_chunks(where: str, name: str, array: dict[str, Any], layout: Layout, 
     separator = (encoding.get("configuration") or {}).get("separator", "/" if is_default else ".")
     steps = [-(-length // step) for length, step in zip(layout.shape, layout.chunks, strict=True)]
     numbers = [(at,) for at in range(steps[0])] if len(steps) == 1 else [(0,) * len(steps), tuple(n - 1 for n in steps)]
-    keys = dict.fromkeys(
-        separator.join(["c", *map(str, index)] if is_default else map(str, index or (0,))) for index in numbers
-    )
+    keys = [
+        separator.join(["c", *map(str, index)] if is_default else map(str, index or (0,)))
+        for index in dict.fromkeys(numbers)
+    ]
     cells = math.prod(layout.chunks)
     most = 2 * cells * layout.width + MOST_METADATA
-
-    def is_small(key: str) -> bool:
-        with suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return fits(files.begin(f"{name}/{key}", MOST_METADATA), array["codecs"], cells, most)
-        return True
-
-    with ThreadPoolExecutor(8) as pool:
-        for key, small in zip(keys, pool.map(is_small, keys), strict=True):
-            if not small:
-                raise StoreError(
-                    f"{where}: its chunk {key} becomes more than {most} bytes when it is unpacked; {cells} values were "
-                    "declared: do not trust this store"
-                )
+    for key, content in zip(keys, files.begins([f"{name}/{key}" for key in keys], MOST_METADATA), strict=True):
+        if content is not None and not fits(content, array["codecs"], cells, most):
+            raise StoreError(
+                f"{where}: its chunk {key} becomes more than {most} bytes when it is unpacked; {cells} values were "
+                "declared: do not trust this store"
+            )
 
 
 def _arrays(shown: str, files: Files, folders: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -365,3 +372,121 @@ def _read_json(shown: str, files: Files, name: str) -> dict[str, Any] | None:
     if not isinstance(entry, dict):
         raise StoreError(f"{shown} cannot be read as Zarr store: {name} is damaged: it is not a mapping")
     return entry
+
+
+# how large packed chunks become
+
+
+def fits(content: bytes, codecs: Sequence[Any], cells: int, most: int) -> bool:
+    """Whether a chunk of some cells becomes at most so many bytes, and pieces of text, when it is unpacked.
+
+    Codecs are those of its metadata, in the order in which they packed it; shards are looked into. What is damaged
+    fits: readers will say so.
+    """
+    try:
+        return _fits(content, named_codecs(codecs), cells, most)
+    except (*_ODD, zlib.error):
+        return True
+
+
+def _fits(content: bytes, codecs: list[Codec], cells: int, most: int) -> bool:
+    while codecs:
+        name, given = codecs.pop()
+        if name == "sharding_indexed":
+            return _shard_fits(content, given, cells, most)
+        if name == "vlen-utf8" and int.from_bytes(content[:4], "little") > cells:
+            return False
+        if name in _STREAMS:
+            content = _unpacked(content, _STREAMS[name], most)
+            if len(content) > most:
+                return False
+        elif name in _SIZES and _SIZES[name](content) > most:
+            return False
+        elif any(each in _STREAMS or each in _SIZES or each == "vlen-utf8" for each, _ in codecs):
+            content = _decoded(content, name, given)
+    return True
+
+
+def _unpacked(content: bytes, kind: int, most: int) -> bytes:
+    """Unpack a stream, or several one after the other, but little more than is allowed."""
+    parts, size = [], 0
+    while content and size <= most:
+        stream = zlib.decompressobj(kind)
+        parts.append(stream.decompress(content, most + 1 - size))
+        size += len(parts[-1])
+        content = stream.unused_data if stream.eof else b""
+    return b"".join(parts)
+
+
+def _decoded(content: bytes, name: str, given: Mapping[str, Any]) -> bytes:
+    """Take off a codec whose result is known to be small enough."""
+    from numcodecs import get_codec
+
+    if name == "crc32c" and not given:  # that of Zarr 3, behind the content
+        return content[:-4]
+    return bytes(np.asarray(get_codec({"id": name, **given}).decode(content)).tobytes())
+
+
+def _zstd_size(content: bytes) -> int:
+    """Bytes that frames of Zstandard become, at most (RFC 8878, 3.1.1)."""
+    at, total = 0, 0
+    while at + 4 <= len(content):
+        magic = int.from_bytes(content[at : at + 4], "little")
+        if magic & 0xFFFFFFF0 == 0x184D2A50:  # a frame to be skipped
+            at += 8 + int.from_bytes(content[at + 4 : at + 8], "little")
+            continue
+        if magic != 0xFD2FB528:
+            break
+        described = content[at + 4]
+        single, width = described >> 5 & 1, (0, 2, 4, 8)[described >> 6]
+        width = 1 if single and not width else width
+        at += 5 + (0 if single else 1) + (0, 1, 2, 4)[described & 3]
+        declared = int.from_bytes(content[at : at + width], "little") + (256 if width == 2 else 0)
+        at, blocks = _zstd_blocks(content, at + width)
+        at += 4 * (described >> 2 & 1)
+        total += declared if width else blocks
+    return total
+
+
+def _zstd_blocks(content: bytes, at: int) -> tuple[int, int]:
+    """Where the blocks of a frame end, and what they become at most."""
+    total, last = 0, False
+    while not last and at + 3 <= len(content):
+        head = int.from_bytes(content[at : at + 3], "little")
+        last, kind, size = bool(head & 1), head >> 1 & 3, head >> 3
+        total += _ZSTD_BLOCK if kind == 2 else size
+        at += 3 + (1 if kind == 1 else size)
+    return at, total
+
+
+def _shard_fits(content: bytes, given: Mapping[str, Any], cells: int, most: int) -> bool:
+    """Look at the chunks in a shard, each of which may become as large as all of it."""
+    inner, index = named_codecs(given["codecs"]), named_codecs(given.get("index_codecs", []))
+    count = cells // math.prod(given["chunk_shape"])
+    size = 16 * count + 4 * sum(name == "crc32c" for name, _ in index)
+    table = content[:size] if given.get("index_location") == "start" else content[-size:]
+    for offset, length in np.frombuffer(table[: 16 * count], "<u8").reshape(-1, 2).tolist():
+        if offset != 2**64 - 1 and not _fits(content[offset : offset + length], list(inner), cells, most):
+            return False
+    return True
+
+
+_SIZES: dict[str, Callable[[bytes], int]] = {
+    "blosc": lambda content: int.from_bytes(content[4:8], "little"),
+    "lz4": lambda content: int.from_bytes(content[:4], "little"),
+    "zstd": _zstd_size,
+}
+
+
+def named_codecs(codecs: Sequence[Any]) -> list[Codec]:
+    """Return names, without the prefix ``numcodecs.``, and configurations of codecs of Zarr 2 or 3."""
+    found: list[Codec] = []
+    for codec in codecs:
+        if isinstance(codec, str):
+            name, given = codec, {}
+        elif "id" in codec:
+            name, given = codec["id"], {key: value for key, value in codec.items() if key != "id"}
+        else:
+            name, given = codec["name"], codec.get("configuration") or {}
+        found.append((name.removeprefix("numcodecs."), given))
+    return found

@@ -144,6 +144,17 @@ def test_a_run_that_was_broken_off_resumes_to_the_identical_store(tmp_path, monk
     assert not path.with_name("store.zarr.partial").exists()
 
 
+def test_a_run_is_resumed_by_the_parts_it_began_with(tmp_path, monkeypatch, whole):
+    """Strips follow the chunks in which a file is opened, which may be others the next time."""
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_Writer", fuse(4))
+        with pytest.raises(StopError):
+            write(tmp_path / "store.zarr")
+    monkeypatch.setattr(Sources, "strips", lambda *_: [slice(0, 64)])
+    write(tmp_path / "store.zarr", resume=True)
+    assert content(tmp_path / "store.zarr") == content(whole)
+
+
 @pytest.mark.parametrize(("place", "name"), [(module, "hash_array"), (workplace, "seal"), (Path, "rename")], ids=str)
 def test_a_run_that_stops_at_the_very_end_resumes_to_the_identical_store(tmp_path, monkeypatch, whole, place, name):
     with monkeypatch.context() as patch:
@@ -213,7 +224,7 @@ def test_the_command_writes_a_store_of_what_the_configuration_names_and_of_what_
     given = (tmp_path / "states.nc").rename(tmp_path / "given.nc")
     arguments = ["prepare", str(configuration), str(store), f"--forcing={given}", "--tile", "60"]
     assert main(arguments) == 0
-    assert "2 maps of 180 x 360 cells" in capsys.readouterr().out
+    assert "1 map of 180 x 360 cells" in capsys.readouterr().out
     assert open_training_store(store).chunk == (60, 60)
     assert main(arguments) == 1
     assert "exists; pass --overwrite" in capsys.readouterr().err

@@ -140,8 +140,10 @@ def prepare(
                 # written last: from here on there is something to resume
                 place.files.put(MANIFEST, write_manifest(manifest))
                 writer.open(place.data(manifest))
-                with progress_bar(len(writer.parts), len(finished), ["writing the store"], shown=progress) as done:
-                    for part in (part for part in writer.parts if part not in finished):
+                # those of the manifest: data opened in other chunks would be cut into other strips
+                parts = manifest["groups"]["parts"][0]
+                with progress_bar(len(parts), len(finished), ["writing the store"], shown=progress) as done:
+                    for part in (part for part in parts if part not in finished):
                         note(place.files, part, run, writer.write(part))
                         done()
                 contents = writer.contents(Path(place.data(manifest)), manifest["work"])
