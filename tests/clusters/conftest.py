@@ -84,8 +84,11 @@ def maps(files):
 def squeue(columns: str, *options: str) -> list[list[str]]:
     """Columns of one's jobs that wait or run."""
     command = ["squeue", "--me", "-h", "-t", "PD,R", "-o", columns, *options]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [line.split() for line in answer.stdout.splitlines()]
+    for _ in range(5):  # its controller does not always answer in time on a busy machine
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        if answer.returncode == 0:
+            return [line.split() for line in answer.stdout.splitlines()]
+    raise AssertionError(answer.stderr)
 
 
 def scancel(job: str) -> None:

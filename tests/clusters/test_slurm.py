@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from threading import Thread
 
 import pytest
 
@@ -31,13 +31,15 @@ def test_a_run_on_two_nodes_outlives_one_of_its_jobs(maps, profile, tmp_path):
         # the scheduler has let go of them
         wait_until(lambda: kept.isdisjoint({block_of(key[1:]) for key in list(scheduler.tasks)}))
         scancel(job)
-        let_go(folder)
 
-    with open_cluster("slurm", workers=2, profile=profile, timeout=PATIENCE, progress=False) as client:
-        killer = Thread(target=kill, args=(client.cluster.scheduler,), daemon=True)
-        killer.start()
+    with (
+        open_cluster("slurm", workers=2, profile=profile, timeout=PATIENCE, progress=False) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        killed = pool.submit(kill, client.cluster.scheduler)
+        killed.add_done_callback(lambda _: let_go(folder))  # also if it fails, so that the write ends
         write(traced(maps, folder), tmp_path / "maps.zarr", progress=False)
-        killer.join()
+        killed.result()
     assert digest(tmp_path / "maps.zarr") == digest(tmp_path / "undisturbed.zarr")
     times = computed(folder)
     assert len(times) == 4 * 18
