@@ -215,7 +215,7 @@ class _Training:
         figures |= {"seconds": time.perf_counter() - started, **self.watch.epoch(progress.step, figures)}
         progress.history.append(figures)
         if self.group.main:
-            table = pd.DataFrame(progress.history).to_csv(index=False, na_rep="nan", lineterminator="\r\n")
+            table = pd.DataFrame(progress.history).to_csv(index=False)
             replace_file(self.folder / "log.csv", table, error=CheckpointError)
         self.save()
         self.say("epoch", epoch / schedule.epochs, figures)
