@@ -6,6 +6,7 @@ import json
 
 import intake
 import pytest
+import rich
 import xarray as xr
 
 from xland.demo import demo
@@ -15,6 +16,7 @@ pytestmark = [pytest.mark.pip_data, pytest.mark.usefixtures("reference_data")]
 
 def test_the_demo_leaves_maps_catalog_picture_report_and_scores(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
+    rich.reconfigure(width=80)  # the console of progress bars keeps the width that it began with
     results = demo(tmp_path, region=(-6, 42, 0, 48))
     shown = capsys.readouterr().out.replace(str(tmp_path), "")
     assert [line for line in shown.splitlines() if len(line) > 80] == []
