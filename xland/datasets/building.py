@@ -43,9 +43,9 @@ from xland.datasets.prepared import (
 from xland.datasets.wheels import fetch, source
 from xland.errors import DatasetError
 from xland.geo.grid import Grid, aggregate, class_shares, nesting_factor
-from xland.store.storage import ATTRIBUTE, ROOT, table_name
+from xland.store.storage import ATTRIBUTE, ROOT
 from xland.store.workplace import seal
-from xland.untrusted.folders import files_at, sha256
+from xland.untrusted.folders import files_at, sha256, table_name
 
 Fields = dict[str, NDArray[np.floating]]
 

@@ -18,7 +18,8 @@ from xarray.core.indexing import ExplicitlyIndexed
 
 from xland.errors import StoreError
 from xland.reading.variables import counts_packed
-from xland.store.storage import ATTRIBUTE, COMPLETE, FINGERPRINT, ROOT, TABLE
+from xland.store.storage import ATTRIBUTE, COMPLETE, FINGERPRINT, ROOT
+from xland.untrusted.folders import table_name
 from xland.untrusted.servers import MOST_METADATA
 from xland.untrusted.stores import check_arrays
 
@@ -239,7 +240,7 @@ def make_skeleton(template: xr.Dataset, encoding: Mapping[str, Mapping[str, Any]
         raise StoreError(f"this Dataset cannot be stored as Zarr: {error}") from error
     files: dict[str, bytes] = {name: content.to_bytes() for name, content in kept.items()}
     root = json.loads(files[ROOT])
-    root["attributes"][ATTRIBUTE] = f"{min(map(str, template.variables))}/{TABLE}"
+    root["attributes"][ATTRIBUTE] = table_name(root)
     files[ROOT] = json.dumps(root).encode()
     large = [name for name, content in files.items() if len(content) > MOST_METADATA and name.endswith(ROOT)]
     if large:

@@ -19,7 +19,7 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from xland.errors import StoreError
 from xland.paths import is_url, without_password
-from xland.untrusted.folders import Files, digests_in, files_at, sha256
+from xland.untrusted.folders import Files, digests_in, files_at, sha256, table_name
 from xland.untrusted.servers import MOST_METADATA, with_limits
 
 ROOT = "zarr.json"  # metadata of a Zarr group or array
@@ -28,14 +28,10 @@ FINGERPRINT = "xland_store_fingerprint"  # digest of the work that is written, c
 ATTRIBUTE = "xland_checksums"  # where the table of digests is
 """Attributes of the root group."""
 
-TABLE = "checksums.sha256"
-"""Name of the table in the folder of the first variable."""
-
 MOST_BYTES = 64 * 2**20
 """Most bytes of a table that is read."""
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n/][^\n]*)")
-_NAME = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 _SYSTEMS = re.compile(r"(.*/)?(\.nfs[^/]*|\.DS_Store|\._[^/]*)")
 
 
@@ -57,14 +53,6 @@ class Table:
             raise damage(self.target, {name: "is missing"})
         if sha256(content) != self.files[name]:
             raise damage(self.target, {name: "was altered"})
-
-
-def table_name(root: Mapping[str, Any]) -> str | None:
-    """Name of the table of a store with this root metadata; None without consolidated metadata."""
-    consolidated = root.get("consolidated_metadata")
-    found = consolidated.get("metadata") if isinstance(consolidated, dict) else None
-    names = [name for name in found if _NAME.fullmatch(name)] if isinstance(found, dict) else []
-    return f"{min(names)}/{TABLE}" if names else None
 
 
 def find_table(files: Files, root: Mapping[str, Any], content: bytes) -> Table | None:

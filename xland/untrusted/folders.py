@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -20,6 +21,11 @@ from xland.untrusted.servers import reaching, with_limits
 
 READERS = 16
 """Threads that read files at once."""
+
+TABLE = "checksums.sha256"
+"""Name of the table of digests of a store, in the folder of its first variable."""
+
+_NAME = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 
 
 def open_plain(path: Path) -> BinaryIO:
@@ -218,13 +224,21 @@ def digests_in(files: Files, names: Collection[str], most: int | None = None) ->
         return dict(zip(names, pool.map(digest, names), strict=True))
 
 
+def table_name(root: Mapping[str, Any]) -> str | None:
+    """Name of the table of a store with this root metadata; None without consolidated metadata."""
+    consolidated = root.get("consolidated_metadata")
+    found = consolidated.get("metadata") if isinstance(consolidated, dict) else None
+    names = [name for name in found if _NAME.fullmatch(name)] if isinstance(found, dict) else []
+    return f"{min(names)}/{TABLE}" if names else None
+
+
 def _limited(content: bytes, most: int, shown: str) -> bytes:
     if len(content) > most:
         raise StoreError(f"{shown} has more than {most / 2**20:.0f} MiB, more than any such file: it is damaged")
     return content
 
 
-_LIMITED = frozenset({"checksums.sha256", "zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
+_LIMITED = frozenset({TABLE, "zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
 """Files of stores that have limits of their own: the table of :mod:`xland.store.storage`, and metadata."""
 
 

@@ -26,8 +26,8 @@ from tests.store.damage import flip
 from xland.errors import XlandError
 from xland.store.provenance import describe_product
 from xland.store.reading import open_store, verify
-from xland.store.storage import TABLE
 from xland.store.writing import write
+from xland.untrusted.folders import TABLE
 
 Damage = Callable[[Path, np.random.Generator], object]
 """Damages a store, or one of its files."""
