@@ -91,9 +91,10 @@ class Mode:
     ----------
     name : str
     fit : callable
-        Takes probability (classes, rows, columns), targets (classes, R, C), area (rows,), valid (rows, columns),
-        :class:`Totals` and :class:`Start` (None without `changes`), and returns :class:`~xland.totals.cells.Fitted`.
-        It must not depend on other coarse cells, and be importable by Dask workers.
+        Takes probability (classes, rows, columns), targets (classes, R, C; NaN in cells without a total), area (rows,),
+        valid (rows, columns), :class:`Totals` and :class:`Start` (None without `changes`), and returns
+        :class:`~xland.totals.cells.Fitted`. It must not depend on other coarse cells, and be importable by Dask
+        workers.
     chooses : bool
         Whether it chooses the map. Offsets of the model's decision are then in the probabilities. If not, it changes
         the probabilities, which are stored as they are: steps of 0.004 would not keep totals.
