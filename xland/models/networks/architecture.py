@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from xland.arguments import unknown
 from xland.errors import ModelError
@@ -90,6 +90,9 @@ class Architecture:
         Pieces in which the head reads each channel, for the kind ``context``.
     detail : bool
         Whether the coarse U-Net says where in a coarse cell a class is, for the kind ``context``.
+    expansion : {"nearest", "bilinear"}
+        How what a coarse cell says of itself is laid on the fine grid, for the kind ``context``. Maps of ``nearest``,
+        the only way of earlier versions, show the edges of coarse cells.
     context_dropout : float
         Share of samples whose context is dropped while training, for the kind ``context``.
     members : int
@@ -110,6 +113,7 @@ class Architecture:
     head: Annotated[int, Limits(1, 4096)] = 48
     bins: Annotated[int, Limits(1, 256)] = 12
     detail: bool = False
+    expansion: Literal["nearest", "bilinear"] = "nearest"
     context_dropout: Annotated[float, Limits(0, below=1)] = 0.0
     members: Annotated[int, Limits(1, 64)] = 1
 

@@ -11,6 +11,8 @@ expanded fields, and it learns from a few thousand places without memorising the
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -65,8 +67,10 @@ class ContextUNet(nn.Module):
     of shape ``(batch, n)``.
 
     The first layer of the head is linear, so its parts are computed where they are cheapest: what comes from the coarse
-    grid before it is expanded. ``detail`` says where in a coarse cell a class is by sub-pixel convolution (Shi et al.
-    2016, arXiv 1609.05158). Dropping the context of some samples lets the pixel-wise branch learn to work alone.
+    grid before it is expanded. The context is interpolated between the centres of coarse cells. So is what a cell says
+    of itself with ``expansion="bilinear"``; with ``"nearest"`` the map shows the edges of coarse cells. ``detail`` says
+    where in a coarse cell a class is by sub-pixel convolution (Shi et al. 2016, arXiv 1609.05158). Dropping the context
+    of some samples lets the pixel-wise branch learn to work alone.
     """
 
     def __init__(self, inputs: InputSpec, architecture: Architecture) -> None:
@@ -76,6 +80,7 @@ class ContextUNet(nn.Module):
         dropout = architecture.dropout
         self.factor = factor
         self.context_dropout = architecture.context_dropout
+        self.bilinear = architecture.expansion == "bilinear"
         self.encoder = nn.ModuleList(
             _block(a, b, dropout) for a, b in zip([coarse_channels + fine_channels, *widths[:-1]], widths, strict=True)
         )
@@ -109,23 +114,31 @@ class ContextUNet(nn.Module):
     def forward(self, coarse: Tensor, fine: Tensor, points: Tensor | None = None) -> Tensor:
         """Return one score a class and pixel."""
         context = self._context(torch.cat([functional.avg_pool2d(fine, self.factor), coarse], dim=1))
-        laid_out = self._laid_out(context, fine, points)
+        cells = self._cells(coarse, context)
         if self.training or fine.is_cuda:
-            scores = self._scores(coarse, fine, laid_out, points)
+            scores = self._scores(cells, fine, points)
         elif points is None:
-            height = _STRIP * self.factor
-            strips = zip(coarse.split(_STRIP, 2), fine.split(height, 2), laid_out.split(height, 2), strict=True)
-            scores = torch.cat([self._scores(*strip) for strip in strips], dim=2)
+            height, strips = fine.shape[-2] // self.factor, []
+            for top in range(0, height, _STRIP):
+                rows = slice(top, min(top + _STRIP, height))
+                strips.append(self._scores(cells, fine, rows=rows))
+            scores = torch.cat(strips, dim=2)
         else:
             few = _STRIP * self.factor * fine.shape[-1]
-            parts = zip(laid_out.split(few, 2), points.split(few, 1), strict=True)
-            scores = torch.cat([self._scores(coarse, fine, *part) for part in parts], dim=2)
+            scores = torch.cat([self._scores(cells, fine, part) for part in points.split(few, 1)], dim=2)
         return scores if points is None else scores.squeeze(-1)
 
-    def _scores(self, coarse: Tensor, fine: Tensor, laid_out: Tensor, points: Tensor | None = None) -> Tensor:
+    def _scores(self, cells: _Cells, fine: Tensor, points: Tensor | None = None, rows: slice | None = None) -> Tensor:
         """Add the head on context and own fields together to the branch beside it, pixel by pixel."""
-        joint, pixel = self._own(coarse, fine, points).chunk(2, dim=1)
-        scores: Tensor = self.head(self.joint(joint + laid_out))
+        if points is not None:
+            first = self.from_fine(self.fine_bins(pick(fine, points))) + cells.at(points, fine.shape[-2:])
+        elif rows is not None:
+            own = fine[:, :, rows.start * self.factor : rows.stop * self.factor]
+            first = self.from_fine(self.fine_bins(own)) + cells.expanded(rows)
+        else:
+            first = self.from_fine(self.fine_bins(fine)) + cells.expanded()
+        joint, pixel = first.chunk(2, dim=1)
+        scores: Tensor = self.head(self.joint(joint))
         if self.training and self.context_dropout:
             scores = scores * (torch.rand(len(scores), 1, 1, 1, device=scores.device) >= self.context_dropout)
         return scores + self.pixel(pixel)
@@ -141,29 +154,56 @@ class ContextUNet(nn.Module):
             x = block(torch.cat([x, skips.pop()], dim=1))
         return x
 
-    def _own(self, coarse: Tensor, fine: Tensor, points: Tensor | None) -> Tensor:
-        """First layer on what is known of each pixel itself: its coarse cell and its fine fields."""
-        cells = self.from_coarse(self.coarse_bins(coarse))
-        if points is None:
-            expanded = functional.interpolate(cells, scale_factor=self.factor, mode="nearest")
-            return self.from_fine(self.fine_bins(fine)) + expanded
-        columns = fine.shape[-1]
-        cell = points // columns // self.factor * (columns // self.factor) + points % columns // self.factor
-        return self.from_fine(self.fine_bins(pick(fine, points))) + pick(cells, cell)
+    def _cells(self, coarse: Tensor, context: Tensor) -> _Cells:
+        """First layer of the head on what is known on the coarse grid."""
+        own = self.from_coarse(self.coarse_bins(coarse))
+        around = _beside(self.from_context(context))
+        detail = None if self.from_detail is None else _beside(self.from_detail(context))
+        if self.bilinear:
+            return _Cells(self.factor, around + own, None, detail)
+        return _Cells(self.factor, around, own, detail)
 
-    def _laid_out(self, context: Tensor, fine: Tensor, points: Tensor | None) -> Tensor:
-        """First layer on the context, on the fine grid."""
-        smooth = self.from_context(context)
-        detail = None if self.from_detail is None else self.from_detail(context)
-        if points is None:
-            smooth = functional.interpolate(smooth, scale_factor=self.factor, mode="bilinear", align_corners=False)
-        else:
-            rows, columns = fine.shape[-2:]
-            x, y = (points % columns + 0.5) / columns * 2 - 1, (points // columns + 0.5) / rows * 2 - 1
-            places = torch.stack([x, y], dim=-1).unsqueeze(2).to(fine.dtype)
-            smooth = functional.grid_sample(smooth.contiguous(), places, padding_mode="border", align_corners=False)
-            detail = None if detail is None else pick(detail, points)
-        return smooth if detail is None else smooth + detail
+
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """First layer of the head before it is laid on the fine grid, ``(batch, 2 * head, rows, columns)`` each.
+
+    `smooth` is interpolated between the centres of coarse cells, `constant` is the same in a whole coarse cell, and
+    `detail` is on the fine grid.
+    """
+
+    factor: int
+    smooth: Tensor
+    constant: Tensor | None
+    detail: Tensor | None
+
+    def expanded(self, rows: slice | None = None) -> Tensor:
+        """Return the sum on the fine grid, of all coarse rows or some."""
+        rows = rows or slice(0, self.smooth.shape[2])
+        above = max(rows.start - 1, 0)
+        low = self.smooth[:, :, above : rows.stop + 1]
+        total = functional.interpolate(low, scale_factor=self.factor, mode="bilinear", align_corners=False)
+        fine = slice(rows.start * self.factor, rows.stop * self.factor)
+        total = total[:, :, fine.start - above * self.factor : fine.stop - above * self.factor]
+        if self.constant is not None:
+            total = total + functional.interpolate(self.constant[:, :, rows], scale_factor=self.factor, mode="nearest")
+        return total if self.detail is None else total + self.detail[:, :, fine]
+
+    def at(self, points: Tensor, shape: torch.Size) -> Tensor:
+        """Return the sum at flat indices of a fine grid, ``(batch, 2 * head, points, 1)``."""
+        rows, columns = shape
+        x, y = (points % columns + 0.5) / columns * 2 - 1, (points // columns + 0.5) / rows * 2 - 1
+        places = torch.stack([x, y], dim=-1).unsqueeze(2).to(self.smooth.dtype)
+        total = functional.grid_sample(self.smooth.contiguous(), places, padding_mode="border", align_corners=False)
+        if self.constant is not None:
+            cell = points // columns // self.factor * (columns // self.factor) + points % columns // self.factor
+            total = total + pick(self.constant, cell)
+        return total if self.detail is None else total + pick(self.detail, points)
+
+
+def _beside(layer: Tensor) -> Tensor:
+    """Add channels of zeros for the pixel-wise branch, which does not see the context."""
+    return functional.pad(layer, (0, 0, 0, 0, 0, layer.shape[1]))
 
 
 def layer(channels_in: int, channels_out: int, size: int) -> list[nn.Module]:
