@@ -72,9 +72,8 @@ def run_bare(forcing: str, years: list[int], *, spared: bool = False, **place: A
     ``spared``: it is asked for the land pixels only where xland asks for no others.
     """
     frame = Frame.open(**place)
-    network = frame.checkpoint.network()
-    sparse = spared and network.architecture.kind == "context"
-    tensors = bare_tensors(frame, _opened(forcing), years, sparse=sparse)
+    network = frame.checkpoint.network().compiled()
+    tensors = bare_tensors(frame, _opened(forcing), years, picks=network.picks if spared else 0.0)
     run_all(network, tensors[:8])
     started = time.perf_counter()
     windows = run_all(network, tensors)
@@ -90,7 +89,7 @@ def run_monai(forcing: str, store: str, year: int, batch: int, **place: Any) -> 
     started = time.perf_counter()
     frame = Frame.open(**place)
     stacked = one_array(frame, _opened(forcing), year)
-    classes = monai_classes(frame.checkpoint.network(), stacked, batch)[frame.core]
+    classes = monai_classes(frame.checkpoint.network().compiled(), stacked, batch)[frame.core]
     del stacked
     classes = np.where(frame.land[frame.core], classes, 0).astype(np.uint8)
     chunks = (1, *(min(size, 1200) for size in classes.shape))
@@ -107,7 +106,7 @@ def fastest_batch(forcing: str, year: int, **place: Any) -> Result:
     for _ in range(3):
         for batch in (1, 2, 4, 8):
             started = time.perf_counter()
-            monai_classes(frame.checkpoint.network(), stacked, batch)
+            monai_classes(frame.checkpoint.network().compiled(), stacked, batch)
             seconds[batch] = min(time.perf_counter() - started, seconds.get(batch, float("inf")))
     return {"batch": min(seconds, key=lambda batch: seconds[batch]), "seconds_by_batch": seconds}
 
@@ -246,15 +245,13 @@ def static_channels(frame: Frame) -> Iterator[NDArray[np.float16]]:
         yield np.nan_to_num(layer).astype(np.float16)
 
 
-def bare_tensors(frame: Frame, forcing: xr.Dataset, years: list[int], *, sparse: bool) -> list[tuple[Any, ...]]:
+def bare_tensors(frame: Frame, forcing: xr.Dataset, years: list[int], *, picks: float) -> list[tuple[Any, ...]]:
     """Coarse and static tensor, and where they are few the land pixels, of every land window of every year.
 
-    ``sparse`` says whether the network can be asked for a few pixels only, as a context network can:
-    the bare network is spared the same pixels as xland's.
+    ``picks`` is the share of land below which the network is asked for land pixels only: the bare network is spared the
+    same pixels as xland's.
     """
     import torch
-
-    from xland.downscaling.engine import _SPARSE
 
     size, factor = frame.inputs.window, frame.inputs.factor
     small = size // factor
@@ -262,7 +259,7 @@ def bare_tensors(frame: Frame, forcing: xr.Dataset, years: list[int], *, sparse:
     ready = []
     for r, c in windows:
         window, inside = fine[None, :, r : r + size, c : c + size], land[r : r + size, c : c + size]
-        few = sparse and inside.mean() < _SPARSE
+        few = inside.mean() < picks
         points = torch.from_numpy(np.flatnonzero(inside)[None]) if few else None
         ready.append((torch.from_numpy(window.copy()), points))
     tensors = []

@@ -17,7 +17,7 @@ from xland.outputs import OUTPUTS
 class Constant(torch.nn.Module):
     """Gives every pixel the same scores, and counts the windows that it was asked for."""
 
-    pixelwise = False
+    picks = 0.0
 
     def __init__(self, scores: list[float]) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class MeanOfWindow(torch.nn.Module):
     """Gives all pixels of a window one score, which depends on the window."""
 
     inputs = tiny_inputs()
-    pixelwise = False
+    picks = 0.0
 
     def forward(self, coarse: torch.Tensor, static: torch.Tensor) -> torch.Tensor:
         level = static[:, 0].float().mean(dim=(1, 2))

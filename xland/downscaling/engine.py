@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 CUDA_BATCH = 32
 """Windows that go through the network together on a GPU; on a CPU one at a time stays in its cache."""
 
-_SPARSE = 0.6
-"""Share of land below which only the land pixels of a window are computed, where the network can do that."""
-
 CPU_BUDGET = 256 * 2**20
 """Bytes of static fields that a process keeps; those of further blocks are read again for each year."""
 
@@ -117,10 +114,10 @@ class Engine:
         """Flat indices of land where only that is computed."""
         import torch
 
-        if self.device != "cpu" or self.flips or len(land) > 1 or not self.network.pixelwise:
+        if self.device != "cpu" or self.flips or len(land) > 1:
             return None
         inside = land[0].numpy()
-        if np.count_nonzero(inside) >= _SPARSE * inside.size:
+        if np.count_nonzero(inside) >= self.network.picks * inside.size:
             return None
         return torch.from_numpy(np.flatnonzero(inside)[None])
 
@@ -140,7 +137,7 @@ def engine_of(checkpoint: Checkpoint, device: str = "auto", *, flips: bool = Fal
     with _lock:
         if key not in _engines:
             if chosen == "cpu":
-                _engines[key] = Engine(network, chosen, 1, flips, None, calibration)
+                _engines[key] = Engine(network.compiled(), chosen, 1, flips, None, calibration)
             else:
                 moved: Any = copy.deepcopy(network).to(chosen).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
                 call = None if flips else torch.compile(moved)

@@ -113,8 +113,8 @@ class ContextUNet(nn.Module):
 
     def forward(self, coarse: Tensor, fine: Tensor, points: Tensor | None = None) -> Tensor:
         """Return one score a class and pixel."""
-        context = self._context(torch.cat([functional.avg_pool2d(fine, self.factor), coarse], dim=1))
-        cells = self._cells(coarse, context)
+        context = self.context(torch.cat([functional.avg_pool2d(fine, self.factor), coarse], dim=1))
+        cells = self.cells(coarse, context)
         if self.training or fine.is_cuda:
             scores = self._scores(cells, fine, points)
         elif points is None:
@@ -128,7 +128,7 @@ class ContextUNet(nn.Module):
             scores = torch.cat([self._scores(cells, fine, part) for part in points.split(few, 1)], dim=2)
         return scores if points is None else scores.squeeze(-1)
 
-    def _scores(self, cells: _Cells, fine: Tensor, points: Tensor | None = None, rows: slice | None = None) -> Tensor:
+    def _scores(self, cells: Cells, fine: Tensor, points: Tensor | None = None, rows: slice | None = None) -> Tensor:
         """Add the head on context and own fields together to the branch beside it, pixel by pixel."""
         if points is not None:
             first = self.from_fine(self.fine_bins(pick(fine, points))) + cells.at(points, fine.shape[-2:])
@@ -143,7 +143,8 @@ class ContextUNet(nn.Module):
             scores = scores * (torch.rand(len(scores), 1, 1, 1, device=scores.device) >= self.context_dropout)
         return scores + self.pixel(pixel)
 
-    def _context(self, x: Tensor) -> Tensor:
+    def context(self, x: Tensor) -> Tensor:
+        """Return what each coarse cell knows of its surroundings; ``x`` are all channels on the coarse grid."""
         skips = []
         for level, block in enumerate(self.encoder):
             x = block(functional.max_pool2d(x, 2) if level else x)
@@ -154,22 +155,22 @@ class ContextUNet(nn.Module):
             x = block(torch.cat([x, skips.pop()], dim=1))
         return x
 
-    def _cells(self, coarse: Tensor, context: Tensor) -> _Cells:
+    def cells(self, coarse: Tensor, context: Tensor) -> Cells:
         """First layer of the head on what is known on the coarse grid."""
         own = self.from_coarse(self.coarse_bins(coarse))
         around = _beside(self.from_context(context))
-        detail = None if self.from_detail is None else _beside(self.from_detail(context))
+        detail = None if self.from_detail is None else self.from_detail[0](context)
         if self.bilinear:
-            return _Cells(self.factor, around + own, None, detail)
-        return _Cells(self.factor, around, own, detail)
+            return Cells(self.factor, around + own, None, detail)
+        return Cells(self.factor, around, own, detail)
 
 
 @dataclass(frozen=True, eq=False)
-class _Cells:
-    """First layer of the head before it is laid on the fine grid, ``(batch, 2 * head, rows, columns)`` each.
+class Cells:
+    """First layer of the head on the coarse grid, ``(batch, 2 * head, rows, columns)``.
 
-    `smooth` is interpolated between the centres of coarse cells, `constant` is the same in a whole coarse cell, and
-    `detail` is on the fine grid.
+    `smooth` is interpolated between the centres of coarse cells; `constant` is the same in a whole coarse cell;
+    `detail` has ``head * factor ** 2`` channels, those of the pixels of a coarse cell, for the branch with context.
     """
 
     factor: int
@@ -187,7 +188,7 @@ class _Cells:
         total = total[:, :, fine.start - above * self.factor : fine.stop - above * self.factor]
         if self.constant is not None:
             total = total + functional.interpolate(self.constant[:, :, rows], scale_factor=self.factor, mode="nearest")
-        return total if self.detail is None else total + self.detail[:, :, fine]
+        return total if self.detail is None else total + self._shuffled(self.detail[:, :, rows])
 
     def at(self, points: Tensor, shape: torch.Size) -> Tensor:
         """Return the sum at flat indices of a fine grid, ``(batch, 2 * head, points, 1)``."""
@@ -198,7 +199,10 @@ class _Cells:
         if self.constant is not None:
             cell = points // columns // self.factor * (columns // self.factor) + points % columns // self.factor
             total = total + pick(self.constant, cell)
-        return total if self.detail is None else total + pick(self.detail, points)
+        return total if self.detail is None else total + pick(self._shuffled(self.detail), points)
+
+    def _shuffled(self, detail: Tensor) -> Tensor:
+        return _beside(functional.pixel_shuffle(detail, self.factor))
 
 
 def _beside(layer: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import reduce
 from typing import Any
 
@@ -69,13 +70,17 @@ class Committee(nn.Module):
 
 
 class DownscalingNetwork(nn.Module):
-    """Coarse fields, static fields and a prior map in; class scores on the fine grid out."""
+    """Coarse fields, static fields and a prior map in; class scores on the fine grid out.
+
+    ``picks`` is the share of wanted pixels below which it is faster to ask a CPU for these ``points`` only.
+    """
 
     def __init__(self, inputs: InputSpec, architecture: Architecture) -> None:
         super().__init__()
         self.inputs = inputs
         self.architecture = architecture
         self.pixelwise = architecture.pixelwise
+        self.picks = 0.6 if self.pixelwise else 0.0
         architecture.check_windows(inputs)
         bodies = [architecture.build(inputs) for _ in range(architecture.members)]
         self.body: Any = bodies[0] if len(bodies) == 1 else Committee(bodies)
@@ -114,6 +119,16 @@ class DownscalingNetwork(nn.Module):
     def bodies(self) -> tuple[Any, ...]:
         """The networks whose scores are averaged; mostly one."""
         return tuple(self.body.bodies) if isinstance(self.body, Committee) else (self.body,)
+
+    def compiled(self) -> DownscalingNetwork:
+        """Return the network for predictions on a CPU, with the same weights; itself if its kind has no faster form."""
+        build = self.architecture.compiled
+        if build is None:
+            return self
+        faster = copy.deepcopy(self)
+        bodies = [build(body) for body in faster.bodies]
+        faster.body, faster.picks = bodies[0] if len(bodies) == 1 else Committee(bodies), 1.0
+        return faster
 
     @property
     def needs_bins(self) -> bool:

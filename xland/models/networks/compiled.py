@@ -1,0 +1,206 @@
+"""The context network for predictions on a CPU: its head in one pass over the pixels that are wanted.
+
+The first layer of the head is linear in ramps of each channel. So what a channel gives is a piecewise linear function
+of its value: one interpolation between two rows of a table, in place of a product with all of its bins. The result is
+that of :class:`~xland.models.networks.context.ContextUNet` but for rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xland.compilation import compiled
+from xland.models.networks.context import ContextUNet, PiecewiseLinear
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.integer[Any]]
+
+_STRIP = 2560
+"""Pixels that go through the head together: what they need stays in the cache of a core."""
+
+
+class CompiledContext(nn.Module):
+    """A trained :class:`ContextUNet` for predictions on a CPU; reads and returns what that does."""
+
+    def __init__(self, network: ContextUNet) -> None:
+        super().__init__()
+        self.network = network.eval()
+        joint, own = network.joint, network.pixel
+        (scale, shift), (own_scale, own_shift) = _affine(joint[0]), _affine(own[0])
+        self.scale, self.shift = torch.cat([scale, own_scale]), torch.cat([shift, own_shift])
+        self.first = _FirstLayer(network.fine_bins, network.from_fine.weight.flatten(1), self.scale)
+        self.hidden = (_folded(joint[3], joint[4]), _folded(own[2], own[3]))
+        self.last = (_transposed(network.head), _transposed(own[5]))
+        self.bias = torch.stack([cast("Tensor", layer.bias).detach() for layer in (network.head, own[5])]).sum(dim=0)
+
+    @torch.inference_mode()
+    def forward(self, coarse: Tensor, fine: Tensor, points: Tensor | None = None) -> Tensor:
+        """Return one score a class and pixel."""
+        network, shape = self.network, fine.shape[-2:]
+        context = network.context(torch.cat([functional.avg_pool2d(fine, network.factor), coarse], dim=1))
+        cells = network.cells(coarse, context)
+        scale = self.scale[:, None, None]
+        smooth = _channels_last(cells.smooth * scale + self.shift[:, None, None])
+        constant = np.zeros((len(smooth), 0, 0, 0), np.float32)
+        detail = np.zeros((len(smooth), 0, 0, 0, 0), np.float32)
+        if cells.constant is not None:
+            constant = _channels_last(cells.constant * scale)
+        if cells.detail is not None:
+            layers = cells.detail.unflatten(1, (-1, network.factor**2)) * scale[: self.scale.numel() // 2, None]
+            detail = layers.permute(0, 3, 4, 2, 1).contiguous().numpy()
+        flat = fine.flatten(2).contiguous().numpy()
+        everywhere = torch.arange(shape.numel())
+        scores = [
+            self._scores(flat[item], smooth[item], constant[item], detail[item], shape[1], chosen)
+            for item, chosen in enumerate(points if points is not None else everywhere.expand(len(fine), -1))
+        ]
+        total = torch.stack(scores)
+        return total.unflatten(2, shape) if points is None else total
+
+    def _scores(
+        self, fine: Floats, smooth: Floats, constant: Floats, detail: Floats, columns: int, points: Tensor
+    ) -> Tensor:
+        """Scores of one sample, (classes, points)."""
+        places, half = points.numpy(), smooth.shape[-1] // 2
+        first = np.empty((min(_STRIP, len(places)), smooth.shape[-1]), np.float32)
+        scores = torch.empty((len(places), len(self.bias)))
+        for start in range(0, len(places), _STRIP):
+            part = slice(start, min(start + _STRIP, len(places)))
+            values = first[: part.stop - start]
+            self.first(fine, places[part], values)
+            _add_cells(smooth, constant, detail, self.network.factor, columns, places[part], values)
+            layer = torch.from_numpy(values)
+            total = self.bias
+            for branch, (weight, bias), last in zip(layer.split(half, 1), self.hidden, self.last, strict=True):
+                total = torch.addmm(total, torch.addmm(bias, branch, weight).relu_(), last)
+            scores[part] = total
+        return scores.T
+
+
+class _FirstLayer:
+    """What the channels of a pixel give to the first layer, from a table of its values at their knots."""
+
+    def __init__(self, bins: PiecewiseLinear, weight: Tensor, scale: Tensor) -> None:
+        channels, count = bins.knots.shape[0], bins.knots.shape[1] - 1
+        ramps = (weight.detach().double() * scale.double()[:, None]).unflatten(1, (channels, count)).permute(1, 2, 0)
+        below = -0.5 * ramps.sum(dim=1, keepdim=True)
+        width = bins.knots.double().diff(dim=1)
+        ramps = ramps * (width > 0)[..., None]  # bins without width are constant
+        at_knots = torch.cat([below, below + ramps.cumsum(dim=1)], dim=1)
+        self.inner = bins.knots[:, 1:-1].contiguous().numpy()
+        self.low = bins.knots[:, :-1].contiguous().numpy()
+        self.inverse = torch.where(width > 0, 1 / width.clamp_min(1e-6), 0).float().numpy()
+        self.table = at_knots[:, :-1].float().contiguous().numpy()
+        self.rise = ramps.float().contiguous().numpy()
+
+    def __call__(self, fine: Floats, points: Integers, into: Floats) -> None:
+        shape = (len(points), len(self.low))
+        bins, steps = np.empty(shape, np.int32), np.empty(shape, np.float32)
+        _find_bins(fine, points, self.inner, self.low, self.inverse, bins, steps)
+        _add_channels(self.table, self.rise, bins, steps, into)
+
+
+@compiled
+def _find_bins(
+    fine: Floats, points: Integers, inner: Floats, low: Floats, inverse: Floats, bins: Integers, steps: Floats
+) -> None:
+    """Write in which bin each channel of each point is, and how far it has gone through it, from 0 to 1."""
+    for channel in range(fine.shape[0]):
+        for point in range(points.shape[0]):
+            value = fine[channel, points[point]]
+            found = 0
+            for knot in range(inner.shape[1]):
+                found += value >= inner[channel, knot]
+            step = (value - low[channel, found]) * inverse[channel, found]
+            bins[point, channel] = found
+            steps[point, channel] = min(max(step, np.float32(0)), np.float32(1))
+
+
+@compiled
+def _add_channels(table: Floats, rise: Floats, bins: Integers, steps: Floats, into: Floats) -> None:
+    """Write the sum over all channels; four at a time, so that the sum is read and written less often."""
+    channels, width = bins.shape[1], into.shape[1]
+    whole = channels - channels % 4
+    for point in range(into.shape[0]):
+        row = into[point]
+        row[:] = 0
+        for c in range(0, whole, 4):
+            a, b, d, e = bins[point, c], bins[point, c + 1], bins[point, c + 2], bins[point, c + 3]
+            s, t, u, v = steps[point, c], steps[point, c + 1], steps[point, c + 2], steps[point, c + 3]
+            for j in range(width):
+                one = (table[c, a, j] + s * rise[c, a, j]) + (table[c + 1, b, j] + t * rise[c + 1, b, j])
+                two = (table[c + 2, d, j] + u * rise[c + 2, d, j]) + (table[c + 3, e, j] + v * rise[c + 3, e, j])
+                row[j] += one + two
+        for c in range(whole, channels):
+            a, s = bins[point, c], steps[point, c]
+            for j in range(width):
+                row[j] += table[c, a, j] + s * rise[c, a, j]
+
+
+@compiled
+def _add_cells(
+    smooth: Floats, constant: Floats, detail: Floats, factor: int, columns: int, points: Integers, into: Floats
+) -> None:
+    """Add what is known on the coarse grid, between the centres of its cells, and cut off below zero."""
+    rows, width = smooth.shape[0], into.shape[1]
+    wide = smooth.shape[1]
+    for point in range(points.shape[0]):
+        y, x = points[point] // columns, points[point] % columns
+        cell_row, cell_column = y // factor, x // factor
+        from_north = (y + 0.5) / factor - 0.5
+        from_west = (x + 0.5) / factor - 0.5
+        north, west = int(np.floor(from_north)), int(np.floor(from_west))
+        down, right = np.float32(from_north - north), np.float32(from_west - west)
+        south, east = min(north + 1, rows - 1), min(west + 1, wide - 1)
+        north, west = max(north, 0), max(west, 0)
+        one = np.float32(1)
+        nw, ne = (one - down) * (one - right), (one - down) * right
+        sw, se = down * (one - right), down * right
+        row = into[point]
+        for j in range(width):
+            row[j] += (nw * smooth[north, west, j] + ne * smooth[north, east, j]) + (
+                sw * smooth[south, west, j] + se * smooth[south, east, j]
+            )
+        if constant.size:
+            for j in range(width):
+                row[j] += constant[cell_row, cell_column, j]
+        if detail.size:
+            place = y % factor * factor + x % factor
+            for j in range(detail.shape[3]):
+                row[j] += detail[cell_row, cell_column, place, j]
+        for j in range(width):
+            row[j] = max(row[j], np.float32(0))
+
+
+_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return the scale and shift that a batch normalisation is after training."""
+    weight, bias, mean, variance = (cast("Tensor", getattr(norm, name)).detach() for name in _NORM)
+    scale = weight / torch.sqrt(variance + cast("nn.BatchNorm2d", norm).eps)
+    return scale, bias - mean * scale
+
+
+def _folded(convolution: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return the matrix and the bias of a layer and the normalisation that follows it."""
+    scale, shift = _affine(norm)
+    return (_transposed(convolution) * scale).contiguous(), shift
+
+
+def _transposed(convolution: nn.Module) -> Tensor:
+    """Return the weights of a 1 x 1 convolution as a matrix, (channels in, channels out)."""
+    weight = cast("nn.Conv2d", convolution).weight
+    return weight.detach().flatten(1).T.contiguous()
+
+
+def _channels_last(layers: Tensor) -> Floats:
+    """Put channels last: (batch, rows, columns, channels)."""
+    values: Floats = layers.permute(0, 2, 3, 1).contiguous().numpy()
+    return values
