@@ -29,9 +29,7 @@ def in_strips(codes, cuts, factor=1, wrap=False):
     """Count a map in strips that begin at the cuts, every cell of row n with n + 1 m2."""
     starts = sorted({0, *(cut for cut in cuts if cut < len(codes))})
     strips = [
-        cut_strip(
-            codes[start:end], 1.0 + np.arange(len(codes))[start:end], factor=factor, offset=(start, 0), wrap=wrap
-        )
+        cut_strip(codes[start:end], 1.0 + np.arange(len(codes))[start:end], factor=factor, offset=(start, 0), wrap=wrap)
         for start, end in zip(starts, [*starts[1:], len(codes)], strict=True)
     ]
     return join_strips(strips, factor=factor, wrap=wrap)

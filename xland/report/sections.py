@@ -227,8 +227,7 @@ def _landscape_table(report: Judgement, found: LandscapeScores, scale: int) -> T
     rows = []
     for name, patterns in found.maps.items():
         each = patterns[scale]
-        first, second = (figure(value, 2) for value in each.edge_ratio)
-        ratios = [first, second] if scale == 1 else []
+        ratios = ["∞" if math.isinf(value) else figure(value, 2) for value in each.edge_ratio if scale == 1]
         largest = float(each.areas()[0]) if each.patches else math.nan
         shown = [figure(each.boundary_density), *ratios, figure(each.aggregation_index, 1)]
         shown += [figure(each.edge_contrast, 1), f"{each.patches:,}", figure(each.mean_patch, 1), f"{largest:,.0f}"]

@@ -92,10 +92,17 @@ def _class_boundaries(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
 def edge_ratio(pairs: NDArray[np.int64]) -> NDArray[np.float64]:
     """Boundary density at edges of coarse cells, divided by that elsewhere, horizontally and vertically; shape (2,).
 
-    ``pairs`` are those of :func:`xland.scores.patches.count_pairs`. 1 is a map without squares.
+    ``pairs`` are those of :func:`xland.scores.patches.count_pairs`. 1 is a map without squares, infinity a map that has
+    no boundaries but at the edges of coarse cells.
     """
-    density = [[boundary_density(place) for place in direction] for direction in pairs]
-    return ratio([each[AT_EDGES] for each in density], [each[ELSEWHERE] for each in density])
+    density = np.array([[boundary_density(place) for place in direction] for direction in pairs])
+    return _divided(density[:, AT_EDGES], density[:, ELSEWHERE])
+
+
+def _divided(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Divide; infinity where only the denominator is 0, NaN where both are."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(above / below)
 
 
 def aggregation_index(pairs: NDArray[np.int64], cells: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -186,7 +193,7 @@ class Pattern:
     def squares(self) -> float:
         """The worse of :attr:`edge_ratio` or its inverse: 1 is a map that does not show the coarse cells."""
         ratios = self.edge_ratio
-        return float(np.maximum(ratios, ratio(1, ratios)).max())
+        return float(np.maximum(ratios, _divided(np.ones(2), ratios)).max())
 
     @property
     def class_aggregation_index(self) -> NDArray[np.float64]:
@@ -256,12 +263,12 @@ class Pattern:
         return kolmogorov_distance(self.sizes(name), other.sizes(name))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers for JSON: None where one is not defined. Of the patches, sizes at some ranks."""
+        """Return plain numbers for JSON: None where one is not defined or infinite. Of patches, sizes by rank."""
         return {
             "cells": self.cells,
             "km2": float(self.class_km2.sum()),
             **{name: plain(getattr(self, name)) for name in _MEASURES},
-            "edge_ratio": [plain(each) for each in self.edge_ratio],
+            "edge_ratio": [float(each) if math.isfinite(each) else None for each in self.edge_ratio],
             "ranks": self._ranks(),
             "classes": {
                 name: {
@@ -359,9 +366,9 @@ class LandscapeScores(Tabular):
 
     def _tables(self) -> list[TextTable]:
         title = (
-            f"cells: {self.cells}\nboundaries per pair of cells; edges: those at edges of coarse cells of "
-            f"{self.factor} x {self.factor} / elsewhere\naggregation and edge contrast, per cent; mean patch, cells; "
-            "distance of patch sizes"
+            f"cells: {self.cells}\n"
+            f"boundaries per pair of cells; edges: at edges of {self.factor} x {self.factor} cells / elsewhere\n"
+            "aggregation and edge contrast, %; mean patch, cells; distance of patch sizes"
         )
         header = ["map", "scale", "bound.", "edges", "aggr.", "contr.", "patches", "mean", "dist."]
         rows = []
