@@ -23,6 +23,7 @@ from xland.errors import ModelError
 from xland.scores.evaluation import compare
 from xland.scores.landscape import OBSERVED, LandscapeScores, Pattern, assess_landscape
 from xland.scores.reliability import assess_reliability
+from xland.scores.tables import plain
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES
 
 MODELS = {"luh2": "luh2-0p05", "fractions": "fractions-0p05"}
@@ -130,15 +131,15 @@ def _grain(scene: Scene, prefix: str, name: str, found: LandscapeScores) -> Iter
     )
     yield line(
         "grain_density_by_class",
-        max(map(abs, of_class.values())),
+        float(np.nanmax(np.abs([*of_class.values()]))),
         DENSITY_BY_CLASS,
-        by_class={each: round(value, 3) for each, value in of_class.items()},
+        by_class={each: plain(round(value, 3)) for each, value in of_class.items()},
     )
     yield line(
         "grain_patches",
         found.patch_distance(name),
         PATCHES,
-        by_class={each: round(value, 3) for each, value in distances.items()},
+        by_class={each: plain(round(value, 3)) for each, value in distances.items()},
         patches=ours.patches,
         observed_patches=truth.patches,
         mean_patch=round(ours.mean_patch, 2),
@@ -148,8 +149,8 @@ def _grain(scene: Scene, prefix: str, name: str, found: LandscapeScores) -> Iter
         "name": f"{prefix}_grain_aggregation{suffix}",
         "figure": round(ours.aggregation_index, 2),
         "observed": round(truth.aggregation_index, 2),
-        "edge_contrast": round(ours.edge_contrast, 2),
-        "observed_edge_contrast": round(truth.edge_contrast, 2),
+        "edge_contrast": plain(round(ours.edge_contrast, 2)),
+        "observed_edge_contrast": plain(round(truth.edge_contrast, 2)),
         **scene.common,
     }
 
