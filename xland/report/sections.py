@@ -233,17 +233,18 @@ def _landscape_table(report: Judgement, found: LandscapeScores, scale: int) -> T
         shown += [figure(each.edge_contrast, 1), f"{each.patches:,}", figure(each.mean_patch, 1), f"{largest:,.0f}"]
         distance = "" if name == OBSERVED else figure(found.patch_distance(name, scale))
         rows.append(Row(name, [Cell(text) for text in (*shown, distance)], strong=name == report.model))
-    edges = ["at coarse edges / elsewhere, west-east", "north-south"] if scale == 1 else []
+    edges = ["west-east", "north-south"] if scale == 1 else []
+    groups = [("", 1), ("at coarse edges / elsewhere", len(edges)), ("", 6)] if edges else []
     caption = (
-        "Boundaries per pair of neighbouring cells; aggregation index and edge contrast in per cent; patches of eight "
-        "neighbours, their mean in cells, the largest in km²; largest difference between the distributions of the "
-        "sizes of patches and of those of the observed map."
+        "Boundaries per pair of neighbouring cells, and how frequent they are at edges of coarse cells, divided by how "
+        "frequent they are elsewhere; aggregation index and edge contrast in per cent; number of patches, their mean "
+        "in cells, the largest in km²; distance of the sizes of patches from those of the observed map, 0 to 1."
     )
     if scale > 1:
         caption = f"The same after the map was coarsened to the most frequent class of {scale} by {scale} cells."
     header = ["map", "boundaries", *edges, "aggregation %", "contrast %", "patches", "mean patch", "largest km²"]
     folded = f"Coarsened to {scale} by {scale} cells" if scale > 1 else ""
-    return Table(caption, [*header, "patch distance"], rows, folded=folded)
+    return Table(caption, [*header, "patch distance"], rows, groups, folded)
 
 
 def _boundary_table(report: Judgement, found: LandscapeScores) -> Table:

@@ -106,7 +106,7 @@ def _divided(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[
 
 
 def aggregation_index(pairs: NDArray[np.int64], cells: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the aggregation index of each class in per cent: 100 for one square, 0 where no two cells touch.
+    """Return the aggregation index of each class in per cent: 100 for one square, 0 without neighbours.
 
     ``cells`` (classes,) are those of each class. The pairs of like cells, each counted once, divided by the most that
     as many cells can have (He, DeZonia and Mladenoff 2000, doi 10.1023/A:1008102521322). NaN for classes of less than
