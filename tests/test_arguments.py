@@ -111,6 +111,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_and_the_known_ones():
         (xland.open_training_store, ["verify", "cache"], [], StoreError),
         (xland.evaluate, ["factor", "match_years"], ["cells"], GridError),
         (xland.assess_change, ["weighting"], ["cells"], GridError),
+        (xland.assess_landscape, ["factor", "match_years"], ["cells"], GridError),
         (xland.prepare, ["tile", "resume", "overwrite", "progress"], [], StoreError),
         (xland.publish, [], ["description", "name"], CatalogError),
         (xland.train, ["device", "workers", "restarts", "resume", "progress"], [], ConfigurationError),

@@ -25,8 +25,9 @@ from xland.errors import (
 )
 from xland.geo.grid import Grid, class_shares
 from xland.report.report import report
-from xland.report.sections import change_section, coarse_section, regions_section
+from xland.report.sections import change_section, coarse_section, landscape_section, regions_section
 from xland.scores.evaluation import compare
+from xland.scores.landscape import assess_landscape
 from xland.totals.crosswalk import Crosswalk
 from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN, WATER
 
@@ -153,7 +154,7 @@ def test_every_picture_and_chart_has_words_and_every_table_a_caption(full, page)
     assert alts == [each["shows"] for each in full.to_dict()["pictures"]]
     assert parsed.tags.count("table") == parsed.tags.count("caption")
     charts = [dict(each) for each in parsed.elements("svg") if "chart" in dict(each).get("class", "")]
-    assert len(charts) == 6
+    assert len(charts) == 7
     assert all(len(each["aria-label"]) > 20 for each in charts)
 
 
@@ -161,11 +162,11 @@ def test_every_figure_of_the_page_is_in_the_json(full, page, tmp_path):
     written = json.loads(full.to_json(tmp_path / "report.json").read_text())
     known = numbers(written)
     rounded = {f"{scale * value:.{digits}f}" for value in known for scale in (1, 100) for digits in (1, 2, 3, 4)}
-    rounded |= {text.lstrip("-") for text in rounded}
+    rounded |= {text.lstrip("-") for text in rounded} | {f"{value:,.0f}" for value in known}
     cells = Page(page).cells
     assert len(cells) > 300
     shares = shares_of(written)
-    missing = [text for text in cells if text and text != "–" and text not in rounded | shares]  # noqa: RUF001
+    missing = [text for text in cells if text and text != "–" and text not in rounded | shares | {"∞"}]  # noqa: RUF001
     assert missing == []
 
 
@@ -182,6 +183,26 @@ def shares_of(written):
         ]
     values = np.concatenate([table.ravel() for table in tables])
     return {f"{value:.{digits}f}" for value in values[np.isfinite(values)] for digits in (1, 2)}
+
+
+def test_the_landscape_is_shown_beside_the_observed_map(full, page, world):
+    assert full.landscape.names == ("observed", *full.scores.names)
+    assert full.landscape.scales == (1, 2, 4, 8)
+    alone = assess_landscape(world.predicted, world.observed, factor=FACTOR)
+    assert alone["map"].boundary_density == full.landscape["model <b>"].boundary_density
+    # the crosswalk has boundaries at the edges of coarse cells alone
+    assert full.landscape["crosswalk"].squares == np.inf
+    text = "".join(Page(page).texts)
+    assert f"{alone['observed'].boundary_density:.3f} in the observed map" in text
+    (table,) = (
+        part
+        for part in landscape_section(full).parts
+        if getattr(part, "header", [""])[-1] == "patch distance" and not part.folded
+    )
+    distances = {row.name: row.cells[-1].text for row in table.rows}
+    assert distances["observed"] == ""
+    assert distances["model <b>"] == f"{alone.patch_distance('map'):.3f}"
+    assert [row.cells[1].text for row in table.rows if row.name == "crosswalk"] == ["∞"]
 
 
 def test_scores_stand_beside_the_baselines(full, page, world):
@@ -285,11 +306,13 @@ def test_maps_without_land_leave_change_and_trust_undefined_as_the_other_scores(
     if which == "observed":
         with pytest.warns(UndefinedScoreWarning, match="probabilities are not judged: no cell is left to score"):
             assert found.reliability is None
+        with pytest.warns(UndefinedScoreWarning, match="the landscape is not measured: no cell is left to measure"):
+            assert found.landscape is None
         text = found.to_html(tmp_path / "sea.html").read_text(encoding="utf-8")
         assert not Page(text).open
         assert "No cell of land was observed, so the probabilities are not judged." in text
         written = json.loads(found.to_json(tmp_path / "sea.json").read_text())
-        assert written["change"]["ours"]["figure_of_merit"] is written["reliability"] is None
+        assert written["change"]["ours"]["figure_of_merit"] is written["reliability"] is written["landscape"] is None
 
 
 def test_nothing_is_read_before_it_is_asked_for(world):
@@ -403,7 +426,7 @@ def test_what_does_not_fit_is_refused(world, tmp_path):
 
 def test_a_report_on_an_empty_mask_is_refused_in_all_its_parts(world):
     found = report(world.predicted, world.observed, start=world.start, within=np.zeros(SHAPE, bool))
-    for part in ("scores", "change", "reliability"):
+    for part in ("scores", "landscape", "change", "reliability"):
         with pytest.raises(RegionError, match=r"no cell is left to score: .*the mask `within`"):
             getattr(found, part)
 

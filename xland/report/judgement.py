@@ -25,6 +25,7 @@ from xland.scores.change import ChangeScores, assess_change
 from xland.scores.counts import BLANK, blocks_of, mode
 from xland.scores.evaluation import Comparison, compare
 from xland.scores.frames import as_dask, class_dimension, edges, one_step, place
+from xland.scores.landscape import LandscapeScores, assess_landscape, fitting_scales
 from xland.scores.regions import Regions, number_map
 from xland.scores.reliability import Reliability, assess_reliability
 from xland.totals.crosswalk import Crosswalk
@@ -109,6 +110,19 @@ class Judgement:
             name: ChangeScores(empty, empty[0], years=(years[0], years[1], year), cells=self.scores[name].cells)
             for name, year in zip(self.maps, years[2:], strict=True)
         }
+
+    @cached_property
+    def landscape(self) -> LandscapeScores | None:
+        """Landscape pattern of the observed map, the judged one and the baselines, at several scales.
+
+        None, with an UndefinedScoreWarning, where no land was observed.
+        """
+        scales = fitting_scales(as_map(self.maps[self.model], what="map").grid, self.factor)
+        try:
+            return assess_landscape(self.maps, self.observed, factor=self.factor, scales=scales, **self._how)
+        except NothingToScoreError as error:
+            self._warn("the landscape is not measured", error)
+        return None
 
     @cached_property
     def reliability(self) -> Reliability | None:

@@ -15,9 +15,12 @@ from xland.report.pictures import CHANGE_COLORS
 from xland.scores.baselines import MODE
 from xland.scores.change import SHARES, ChangeScores
 from xland.scores.counts import DOMAINS
+from xland.scores.landscape import OBSERVED, LandscapeScores, Pattern
 from xland.scores.measures import SCORES, Weighting
 from xland.scores.tables import figure
 from xland.vocabulary import CLASS_NAMES, CLASSES, LAND_CLASSES, class_code
+
+_WIDEST_PATCH = 12  # binary logarithm of the cells of the largest patch that is drawn
 
 _TITLES = {"all": "All cells", "land": "Land", "mixed": "Mixed land cells"}
 
@@ -37,6 +40,11 @@ def headline(report: Judgement) -> list[Tile]:
                 beside = f"{abs(ahead):.3f} {'ahead of' if ahead >= 0 else 'behind'} {best} {figure(rivals[best])}"
             pixels = figure(getattr(report.scores[report.model].pixels[domain], score))
             tiles.append(Tile(f"{label}, {where}", figure(value), (beside, f"{pixels} by pixel counts")))
+    if report.landscape is not None:
+        found, truth = report.landscape[report.model], report.landscape[OBSERVED]
+        beside = f"{figure(truth.boundary_density)} in the observed map"
+        pairs = "boundaries between classes per pair of neighbouring cells"
+        tiles.append(Tile("Boundary density, land", figure(found.boundary_density), (beside, pairs)))
     if report.change:
         merit = figure(report.change[report.model].figure_of_merit)
         ends = ("0 for a map without change", "1 if all change is in the right place")
@@ -172,6 +180,85 @@ def regions_section(report: Judgement) -> Section:
         ),
     ]
     return Section("regions", title, [*parts, *nowhere])
+
+
+def landscape_section(report: Judgement) -> Section:
+    """Compare the boundaries and patches of the maps with those of the observed map."""
+    title, found = "Landscape", report.landscape
+    if found is None:
+        text = Text("No cell of land was observed, so boundaries and patches are not compared.")
+        return Section("landscape", title, [text])
+    lead = (
+        "How the classes are arranged on land, beside the observed map, in measures of FRAGSTATS. They are counted in "
+        "fine cells. A map of the most probable classes has fewer boundaries and larger patches than real land. A draw "
+        "from the probabilities should have those of real land. At the edges of coarse cells, boundaries should be as "
+        "frequent as elsewhere. If they are more frequent, the map shows the squares of its forcing."
+    )
+    sizes = charts.lines(
+        {name: _patch_sizes(found[name]) for name in found.names},
+        "cells of a patch",
+        "share of the patches that are not larger",
+        ticks={place: str(2**place) for place in range(0, _WIDEST_PATCH + 1, 2)},
+    )
+    distances = "; ".join(f"{name}: {figure(found.patch_distance(name))}" for name in found.names if name != OBSERVED)
+    parts: list[Part] = [
+        Text(lead),
+        Chart(
+            charts.svg(sizes, f"Lines of the sizes of patches; distance of each map from the observed: {distances}"),
+            "Sizes of patches (cells of one class that touch, at corners too). Look how far the line of the judged map "
+            "is from that of the observed map: the largest vertical distance is the patch distance below.",
+        ),
+        _landscape_table(report, found, found.scales[0]),
+        _boundary_table(report, found),
+    ]
+    parts += [_landscape_table(report, found, scale) for scale in found.scales[1:]]
+    return Section("landscape", title, parts)
+
+
+def _patch_sizes(pattern: Pattern) -> charts.Points:
+    """Return the binary logarithm of sizes, and the share of the patches that are not larger."""
+    places = list(range(_WIDEST_PATCH + 1))
+    sizes = pattern.sizes()[::-1]
+    shares = np.searchsorted(sizes, [2**place for place in places], side="right") / max(len(sizes), 1)
+    return places, shares
+
+
+def _landscape_table(report: Judgement, found: LandscapeScores, scale: int) -> Table:
+    rows = []
+    for name, patterns in found.maps.items():
+        each = patterns[scale]
+        ratios = ["∞" if math.isinf(value) else figure(value, 2) for value in each.edge_ratio if scale == 1]
+        largest = float(each.areas()[0]) if each.patches else math.nan
+        shown = [figure(each.boundary_density), *ratios, figure(each.aggregation_index, 1)]
+        shown += [figure(each.edge_contrast, 1), f"{each.patches:,}", figure(each.mean_patch, 1), f"{largest:,.0f}"]
+        distance = "" if name == OBSERVED else figure(found.patch_distance(name, scale))
+        rows.append(Row(name, [Cell(text) for text in (*shown, distance)], strong=name == report.model))
+    edges = ["west-east", "north-south"] if scale == 1 else []
+    groups = [("", 1), ("at coarse edges / elsewhere", len(edges)), ("", 6)] if edges else []
+    caption = (
+        "Boundaries per pair of neighbouring cells, and how frequent they are at edges of coarse cells, divided by how "
+        "frequent they are elsewhere; aggregation index and edge contrast in per cent; number of patches, their mean "
+        "in cells, the largest in km²; distance of the sizes of patches from those of the observed map, 0 to 1."
+    )
+    if scale > 1:
+        caption = f"The same after the map was coarsened to the most frequent class of {scale} by {scale} cells."
+    header = ["map", "boundaries", *edges, "aggregation %", "contrast %", "patches", "mean patch", "largest km²"]
+    folded = f"Coarsened to {scale} by {scale} cells" if scale > 1 else ""
+    return Table(caption, [*header, "patch distance"], rows, groups, folded)
+
+
+def _boundary_table(report: Judgement, found: LandscapeScores) -> Table:
+    codes = [code for code in LAND_CLASSES if any(found[name].class_cells[code] for name in found.names)]
+    rows = []
+    for name in found.names:
+        each = found[name]
+        values = [figure(each.class_boundary_density[code], 4) for code in codes]
+        values += [figure(each.class_mean_patch[code], 1) for code in codes]
+        rows.append(Row(name, [Cell(text) for text in values], strong=name == report.model))
+    caption = "Boundaries of each class per pair of neighbouring cells, and mean patch of each class in cells."
+    names = [CLASS_NAMES[code] for code in codes]
+    groups = [("boundaries of", len(codes)), ("mean patch of", len(codes))]
+    return Table(caption, ["map", *names, *names], rows, groups=groups)
 
 
 def change_section(report: Judgement) -> Section:

@@ -1,0 +1,559 @@
+"""The pattern of a map as landscape ecology describes it: boundaries, patches, aggregation and contrast by class.
+
+Definitions are those of FRAGSTATS 4 (McGarigal, Cushman and Ene 2012) and pylandstats (Bosch 2019, doi
+10.1371/journal.pone.0225734), with patches of eight neighbours and without boundaries to the background. Pairs,
+boundaries, aggregation and sizes of patches are counted in cells, whatever area a cell has at its latitude; areas of
+classes and patches in km2 are those on the sphere.
+
+Background is what is not a land class: ocean, inland water, cells without an observation, cells out of the mask, and
+everything south of 60 S. The edge of a region or mask cuts patches, as in FRAGSTATS.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from xland.arguments import Count, checked, is_count, items_of
+from xland.errors import GridError, NothingToScoreError
+from xland.geo.grid import Grid
+from xland.reading.variables import ClassMap
+from xland.scores.counts import BLANK, SOUTHERN_LIMIT
+from xland.scores.frames import Block, Cells, common_cells, one_step, pair_years
+from xland.scores.measures import ratio
+from xland.scores.patches import AT_EDGES, ELSEWHERE, Patches, Strip, cut_strip, join_strips, majorities
+from xland.scores.tables import Tabular, TextTable, figure, plain, write_json
+from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, class_code
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OBSERVED = "observed"
+"""Name of the observed map among the maps that are compared."""
+
+SCALES = (1, 2, 4, 8)
+"""Cells along the squares to which a map is coarsened by default."""
+
+RANKS = (1, 10, 100, 1000, 10_000)
+"""Ranks of patches whose sizes are written into JSON files."""
+
+_HEMEROBY = {"urban": 7, "cropland": 5, "pasture": 4, "grass_shrub": 3, "forest": 2, "other": 1}
+_STRIP = 4_000_000  # cells of a strip at most: about 100 MB while it is counted
+_LARGEST_SCALE = 256
+_WIDEST = 180.0  # degrees of the squares in which cells of all scales fit
+_MEASURES = ("boundary_density", "aggregation_index", "edge_contrast", "patches", "mean_patch", "largest_patch")
+
+
+def _hemeroby_contrast() -> NDArray[np.float64]:
+    contrast = np.full((len(CLASS_NAMES),) * 2, np.nan)
+    degrees = {class_code(name): degree for name, degree in _HEMEROBY.items()}
+    for code, degree in degrees.items():
+        for other, against in degrees.items():
+            contrast[code, other] = abs(degree - against) / 6
+    contrast.flags.writeable = False
+    return contrast
+
+
+HEMEROBY_CONTRAST = _hemeroby_contrast()
+"""Contrast of two classes, 0 to 1: how far apart they are in hemeroby, the degree of human influence.
+
+The degrees, from 1 (almost none) to 7 (excessive), follow Walz and Stein (2014), doi 10.1016/j.jnc.2014.01.007; which
+of them our broader classes have is our choice: urban 7, cropland 5, pasture 4, grass and shrub 3, forest 2, other 1.
+"""
+
+
+def boundary_density(pairs: NDArray[np.int64]) -> float:
+    """Share of the pairs of neighbouring cells that have different classes; ``pairs`` (classes, classes)."""
+    return float(ratio(pairs.sum() - np.trace(pairs), pairs.sum()))
+
+
+def class_boundary_density(pairs: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Boundaries of each class, divided by all pairs of neighbouring cells; every boundary belongs to two classes.
+
+    As edge density in FRAGSTATS, it is relative to the whole landscape.
+    """
+    return ratio(_class_boundaries(pairs), np.full(len(pairs), pairs.sum()))
+
+
+def _class_boundaries(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.asarray(pairs.sum(axis=0) + pairs.sum(axis=1) - 2 * np.diag(pairs))
+
+
+def edge_ratio(pairs: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Boundary density at edges of coarse cells, divided by that elsewhere, horizontally and vertically; shape (2,).
+
+    ``pairs`` are those of :func:`xland.scores.patches.count_pairs`. 1 is a map without squares, infinity a map that has
+    no boundaries but at the edges of coarse cells.
+    """
+    density = np.array([[boundary_density(place) for place in direction] for direction in pairs])
+    return _divided(density[:, AT_EDGES], density[:, ELSEWHERE])
+
+
+def _divided(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Divide; infinity where only the denominator is 0, NaN where both are."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(above / below)
+
+
+def aggregation_index(pairs: NDArray[np.int64], cells: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the aggregation index of each class in per cent: 100 for one square, 0 without neighbours.
+
+    ``cells`` (classes,) are those of each class. The pairs of like cells, each counted once, divided by the most that
+    as many cells can have (He, DeZonia and Mladenoff 2000, doi 10.1023/A:1008102521322). NaN for classes of less than
+    two cells.
+    """
+    side = np.array([math.isqrt(int(each)) for each in cells], dtype=np.int64)
+    rest = cells - side**2
+    most = 2 * side * (side - 1) + np.where(rest == 0, 0, np.where(rest <= side, 2 * rest - 1, 2 * rest - 2))
+    return 100 * ratio(np.diag(pairs), most)
+
+
+def edge_contrast(pairs: NDArray[np.int64], contrast: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the total edge contrast index (TECI) of each class in per cent: the mean contrast of its boundaries.
+
+    ``contrast`` (classes, classes) is between 0 and 1. NaN for classes without boundaries.
+    """
+    edges = pairs + pairs.T
+    np.fill_diagonal(edges, 0)
+    return 100 * ratio((edges * np.nan_to_num(contrast)).sum(axis=1), edges.sum(axis=1))
+
+
+def kolmogorov_distance(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
+    """Largest difference between the distributions of two samples of sizes, 0 to 1; NaN if one is empty."""
+    if not (len(first) and len(second)):
+        return math.nan
+    sizes = np.union1d(first, second)
+    shares = [np.searchsorted(np.sort(each), sizes, side="right") / len(each) for each in (first, second)]
+    return float(np.abs(shares[0] - shares[1]).max())
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """The pattern of a map at one scale. Arrays by class have the shape ``(classes,)`` in the order of the codes.
+
+    Parameters
+    ----------
+    pairs : (2, 2, classes, classes) array
+        Pairs of neighbouring cells as of :func:`xland.scores.patches.count_pairs`.
+    patch_list : Patches
+        Class, cells and area (m2) of every patch.
+    contrast : (classes, classes) array
+        Contrast of two classes, 0 to 1.
+    """
+
+    pairs: NDArray[np.int64]
+    patch_list: Patches
+    contrast: NDArray[np.float64]
+
+    @cached_property
+    def _together(self) -> NDArray[np.int64]:
+        return np.asarray(self.pairs.sum(axis=(0, 1)))
+
+    @cached_property
+    def class_cells(self) -> NDArray[np.int64]:
+        """Cells of each class."""
+        return self._by_class(self.patch_list.cells).astype(np.int64)
+
+    @cached_property
+    def class_km2(self) -> NDArray[np.float64]:
+        """Area of each class in km2."""
+        return self._by_class(self.patch_list.area) / 1e6
+
+    @property
+    def cells(self) -> int:
+        """Cells of all classes."""
+        return int(self.class_cells.sum())
+
+    @property
+    def boundary_density(self) -> float:
+        """Boundaries between classes, divided by the pairs of neighbouring cells."""
+        return boundary_density(self._together)
+
+    @property
+    def class_boundary_density(self) -> NDArray[np.float64]:
+        """Boundaries of each class, divided by the pairs of neighbouring cells of all classes."""
+        return class_boundary_density(self._together)
+
+    @property
+    def edge_ratio(self) -> NDArray[np.float64]:
+        """Boundary density at edges of coarse cells / elsewhere, horizontally and vertically; NaN if coarsened."""
+        return edge_ratio(self.pairs)
+
+    @property
+    def squares(self) -> float:
+        """The worse of :attr:`edge_ratio` or its inverse: 1 is a map that does not show the coarse cells."""
+        ratios = self.edge_ratio
+        return float(np.maximum(ratios, _divided(np.ones(2), ratios)).max())
+
+    @property
+    def class_aggregation_index(self) -> NDArray[np.float64]:
+        """Aggregation index of each class, per cent."""
+        return aggregation_index(self._together, self.class_cells)
+
+    @property
+    def aggregation_index(self) -> float:
+        """Aggregation index, per cent: the mean of the classes, weighted by their cells."""
+        values = self.class_aggregation_index
+        known = np.isfinite(values)
+        return float(ratio((values[known] * self.class_cells[known]).sum(), self.cells))
+
+    @property
+    def class_edge_contrast(self) -> NDArray[np.float64]:
+        """Total edge contrast index of each class, per cent."""
+        return edge_contrast(self._together, self.contrast)
+
+    @property
+    def edge_contrast(self) -> float:
+        """Total edge contrast index, per cent: the mean contrast of all boundaries."""
+        boundaries = _class_boundaries(self._together)
+        return float(ratio(np.nansum(self.class_edge_contrast * boundaries), boundaries.sum()))
+
+    @property
+    def class_patches(self) -> NDArray[np.int64]:
+        """Patches of each class."""
+        return np.bincount(self.patch_list.classes, minlength=len(CLASS_NAMES))
+
+    @property
+    def patches(self) -> int:
+        """Patches of all classes."""
+        return len(self.patch_list.classes)
+
+    @property
+    def class_mean_patch(self) -> NDArray[np.float64]:
+        """Mean size of the patches of each class, in cells."""
+        return ratio(self.class_cells, self.class_patches)
+
+    @property
+    def mean_patch(self) -> float:
+        """Mean size of the patches, in cells."""
+        return float(ratio(self.cells, self.patches))
+
+    @property
+    def class_largest_patch(self) -> NDArray[np.int64]:
+        """Cells of the largest patch of each class; 0 if there is none."""
+        return np.array([self.patch_list.of(code).cells.max(initial=0) for code in range(len(CLASS_NAMES))])
+
+    @property
+    def largest_patch(self) -> int:
+        """Cells of the largest patch."""
+        return int(self.patch_list.cells.max(initial=0))
+
+    def sizes(self, name: str | None = None) -> NDArray[np.int64]:
+        """Return the sizes of all patches, or of those of a class, in cells and from the largest: areas by rank."""
+        patches = self.patch_list if name is None else self.patch_list.of(class_code(name))
+        return np.sort(patches.cells)[::-1]
+
+    def areas(self, name: str | None = None) -> NDArray[np.float64]:
+        """Return the areas of all patches, or of those of a class, in km2 and from the largest."""
+        patches = self.patch_list if name is None else self.patch_list.of(class_code(name))
+        return np.sort(patches.area)[::-1] / 1e6
+
+    def patch_distance(self, other: Pattern, name: str | None = None) -> float:
+        """Return the Kolmogorov distance between the sizes of the patches of two maps, of all or of one class."""
+        return kolmogorov_distance(self.sizes(name), other.sizes(name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers for JSON: None where one is not defined or infinite. Of patches, sizes by rank."""
+        return {
+            "cells": self.cells,
+            "km2": float(self.class_km2.sum()),
+            **{name: plain(getattr(self, name)) for name in _MEASURES},
+            "edge_ratio": [float(each) if math.isfinite(each) else None for each in self.edge_ratio],
+            "ranks": self._ranks(),
+            "classes": {
+                name: {
+                    "cells": int(self.class_cells[code]),
+                    "km2": float(self.class_km2[code]),
+                    **{each: plain(float(getattr(self, f"class_{each}")[code])) for each in _MEASURES},
+                    "ranks": self._ranks(name),
+                }
+                for code, name in enumerate(CLASS_NAMES)
+                if code in LAND_CLASSES
+            },
+        }
+
+    def _by_class(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        return np.bincount(self.patch_list.classes, values, len(CLASS_NAMES)).astype(np.float64)
+
+    def _ranks(self, name: str | None = None) -> dict[str, dict[str, float]]:
+        sizes, areas = self.sizes(name), self.areas(name)
+        return {
+            str(rank): {"cells": int(sizes[rank - 1]), "km2": float(areas[rank - 1])}
+            for rank in RANKS
+            if rank <= len(sizes)
+        }
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LandscapeScores(Tabular):
+    """The patterns of maps on the same cells, at several scales; the observed map first, if there is one.
+
+    Parameters
+    ----------
+    maps : dict of str to dict of int to Pattern
+        By name of the map, then by scale: cells along the squares to which the map was coarsened by majority.
+    factor : int
+        Fine cells along a coarse cell.
+    cells : str
+        Which cells were counted.
+    """
+
+    maps: dict[str, dict[int, Pattern]]
+    factor: int
+    cells: str = "all"
+
+    def __getitem__(self, name: str) -> Pattern:
+        """Return the pattern of a map at its own scale, or at the finest that was asked for."""
+        return next(iter(self.maps[name].values()))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the maps."""
+        return tuple(self.maps)
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Cells along the squares to which the maps were coarsened, in ascending order."""
+        return tuple(next(iter(self.maps.values())))
+
+    def patch_distance(self, name: str, scale: int | None = None, of_class: str | None = None) -> float:
+        """Return the Kolmogorov distance of the sizes of patches from those of the observed map; NaN without one."""
+        if OBSERVED not in self.maps:
+            return math.nan
+        scale = self.scales[0] if scale is None else scale
+        return self.maps[name][scale].patch_distance(self.maps[OBSERVED][scale], of_class)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers for JSON, by map and scale."""
+        maps: dict[str, Any] = {}
+        for name, patterns in self.maps.items():
+            maps[name] = {}
+            for scale, pattern in patterns.items():
+                written = pattern.to_dict()
+                written["patch_distance"] = plain(self.patch_distance(name, scale))
+                for each, measures in written["classes"].items():
+                    measures["patch_distance"] = plain(self.patch_distance(name, scale, each))
+                maps[name][str(scale)] = written
+        return {"cells": self.cells, "factor": self.factor, "maps": maps}
+
+    def to_json(self, path: str | os.PathLike[str]) -> Path:
+        """Write :meth:`to_dict` as JSON and return the path; an existing file is replaced at once or not at all."""
+        return write_json(path, self.to_dict())
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a row for each map, scale and class; the class ``all`` is the whole landscape."""
+        import pandas as pd
+
+        rows = {}
+        for name, scales in self.to_dict()["maps"].items():
+            for scale, written in scales.items():
+                for each, measures in {"all": written, **written["classes"]}.items():
+                    kept = ("cells", "km2", *_MEASURES, "patch_distance")
+                    rows[name, int(scale), each] = {key: measures[key] for key in kept}
+        frame = pd.DataFrame.from_dict(rows, orient="index", dtype=float)
+        frame.index = pd.MultiIndex.from_tuples(list(rows), names=["map", "scale", "class"])
+        return frame
+
+    def _tables(self) -> list[TextTable]:
+        title = (
+            f"cells: {self.cells}\n"
+            f"boundaries per pair of cells; edges: at edges of {self.factor} x {self.factor} cells / elsewhere\n"
+            "aggregation and edge contrast, %; mean patch, cells; distance of patch sizes"
+        )
+        header = ["map", "scale", "bound.", "edges", "aggr.", "contr.", "patches", "mean", "dist."]
+        rows = []
+        for name, patterns in self.maps.items():
+            for scale, found in patterns.items():
+                measures = [figure(found.boundary_density), figure(found.squares, 2)]
+                measures += [figure(found.aggregation_index, 1), figure(found.edge_contrast, 1)]
+                measures += [str(found.patches), figure(found.mean_patch, 1), figure(self.patch_distance(name, scale))]
+                rows.append([name, str(scale), *measures])
+        return [(title, header, rows), ("boundaries of each class per pair of cells", *self._class_table())]
+
+    def _class_table(self) -> tuple[list[str], list[list[str]]]:
+        codes = [code for code in LAND_CLASSES if any(self[name].class_cells[code] for name in self.maps)]
+        rows = [[name, *(figure(self[name].class_boundary_density[code]) for code in codes)] for name in self.maps]
+        return ["map", *(CLASS_NAMES[code] for code in codes)], rows
+
+
+@checked(GridError)
+def assess_landscape(
+    land_use: xr.DataArray | xr.Dataset | Mapping[str, xr.DataArray | xr.Dataset],
+    observed: xr.DataArray | xr.Dataset | None = None,
+    *,
+    factor: Count = 5,
+    scales: Sequence[int] = SCALES,
+    within: xr.DataArray | NDArray[np.bool_] | None = None,
+    contrast: ArrayLike = HEMEROBY_CONTRAST,
+    match_years: bool = True,
+    cells: str | None = None,
+) -> LandscapeScores:
+    """Measure the landscape pattern of a map, or of several maps on the same cells; each is read once.
+
+    Cells that are not a land class are background, see :mod:`xland.scores.landscape`; with an observed map, cells that
+    are not land there are background in all maps. Maps are counted in strips of rows, so that large ones need little
+    memory. On a map of the whole circle of latitude the date line is not an edge, if the coarsened cells divide the
+    circle.
+
+    Parameters
+    ----------
+    land_use : DataArray, Dataset with ``land_use``, or mapping of names to these
+        Class codes of one time step. A single map is called ``map``. Pass draws as several maps.
+    observed : DataArray or Dataset, optional
+        Class codes on the same grid; may cover more or less.
+    factor : int
+        Fine cells along a coarse cell, counted from 90 N and 180 W: for boundaries at the edges of coarse cells.
+    scales : sequence of int
+        Cells along the squares to which the maps are coarsened by majority, counted from 90 N and 180 W; 1 is the map
+        itself. Background cells do not vote.
+    within : DataArray or (rows, columns) array of bool, optional
+        Cells to count; an array lies on the observed map, or the first map without one.
+    contrast : (classes, classes) array, optional
+        Contrast of two classes, 0 to 1, symmetric, for the edge contrast; by default
+        :data:`xland.scores.landscape.HEMEROBY_CONTRAST`. NaN counts as 0.
+    match_years : bool
+        Refuse an observed map of another year.
+    cells : str, optional
+        Name of the cells that are counted, for tables.
+
+    Returns
+    -------
+    LandscapeScores
+        By name of the map and scale; the observed map is called ``observed``.
+
+    Raises
+    ------
+    GridError
+        If the cells differ in size or do not coincide, a scale is not a whole number from 1 to 256, ``contrast`` has
+        another shape or range, or a map is called ``observed`` beside an observed map.
+    RegionError
+        If the maps have no cell in common, or none of them is land (:class:`~xland.errors.NothingToScoreError`).
+    TimeError
+        If a map has several time steps, or another year than the observed one.
+    VocabularyError
+        If a map has unknown codes.
+    """
+    weights, sizes = _checked_contrast(contrast), _checked_scales(scales)
+    maps, truth = _given(land_use, observed, match_years=match_years)
+    reference, unit = next(iter(maps.values())), math.lcm(factor, *sizes)
+    if unit * reference.grid.resolution > _WIDEST:
+        raise GridError(
+            f"scales {', '.join(map(str, sizes))} and factor {factor} need squares of {unit} cells, "
+            f"{unit * reference.grid.resolution:g} degrees; leave large scales out"
+        )
+    frame = in_strips(common_cells([*maps.values()], reference, within, unit), unit)
+    grid = frame.frame.grid
+    wrap = grid.is_global and frame.width == grid.columns
+    lazy = {
+        name: frame.each_block(
+            _count_strip,
+            [(each, 0), None if truth is None else (truth, 0)],
+            scales=sizes,
+            factor=factor,
+            wrap=wrap,
+            resolution=grid.resolution,
+        )
+        for name, each in maps.items()
+    }
+    (strips,) = dask.compute(lazy)
+    patterns: dict[str, dict[int, Pattern]] = {name: {} for name in maps}
+    for scale in sizes:
+        for name, parts in strips.items():
+            joined = join_strips([part[scale] for part in parts.ravel()], factor=_edges_at(scale, factor), wrap=wrap)
+            patterns[name][scale] = Pattern(*joined, weights)
+    if not any(found[sizes[0]].cells for found in patterns.values()):
+        raise NothingToScoreError("no cell is left to measure: no cell of the maps is land and in the mask `within`")
+    return LandscapeScores(patterns, factor, cells or ("all" if within is None else "a chosen part of the map"))
+
+
+def _given(
+    land_use: Any, observed: xr.DataArray | xr.Dataset | None, *, match_years: bool
+) -> tuple[dict[str, ClassMap], ClassMap | None]:
+    """Return all maps by name, the observed one first, and the observed one."""
+    several = isinstance(land_use, Mapping) and not isinstance(land_use, xr.Dataset)
+    given = dict(land_use) if several else {"map": land_use}
+    if not given:
+        raise GridError("nothing to measure: pass at least one map")
+    maps = {str(name): one_step(each, f"map {name!r}") for name, each in given.items()}
+    if observed is None:
+        return maps, None
+    if OBSERVED in maps:
+        raise GridError(f"a map has the name {OBSERVED!r} of the observed map; give it another one")
+    truth = one_step(observed, "observed map")
+    for each in maps.values():
+        pair_years(each, truth, match_years=match_years)
+    return {OBSERVED: truth, **maps}, truth
+
+
+def _edges_at(scale: int, factor: int) -> int:
+    """Return the factor to which edges of coarse cells are counted at a scale; 1 is none."""
+    return factor if scale == 1 else 1
+
+
+def fitting_scales(grid: Grid, factor: int) -> tuple[int, ...]:
+    """Return those of :data:`SCALES` at which a map has at least two squares along each side."""
+    shortest = min(grid.shape)
+    return tuple(
+        scale
+        for scale in SCALES
+        if scale == 1 or (2 * scale <= shortest and math.lcm(scale, factor) * grid.resolution <= _WIDEST)
+    )
+
+
+def in_strips(cells: Cells, unit: int) -> Cells:
+    """Return the same cells in blocks of whole rows; their number is a multiple of ``unit``."""
+    rows, columns = cells.counted.shape
+    height = max(_STRIP // columns // unit, 1) * unit
+    return replace(cells, counted=cells.counted.rechunk((min(height, rows), -1)))
+
+
+def _count_strip(
+    block: Block,
+    codes: NDArray[np.uint8],
+    truth: NDArray[np.uint8] | None,
+    *,
+    scales: Sequence[int],
+    factor: int,
+    wrap: bool,
+    resolution: float,
+) -> dict[int, Strip]:
+    """Count a strip of a map at every scale."""
+    counted = block.counted & (block.latitude > SOUTHERN_LIMIT)[:, None] & np.isin(codes, LAND_CLASSES)
+    if truth is not None:
+        counted &= np.isin(truth, LAND_CLASSES)
+    land = np.where(counted, codes, np.uint8(BLANK))
+    top = round((90 - float(block.latitude[0])) / resolution - 0.5)
+    found = {}
+    for scale, each in majorities(land, scales).items():
+        area = block.area.reshape(-1, scale).sum(axis=1) * scale
+        found[scale] = cut_strip(each, area, factor=_edges_at(scale, factor), offset=(top // scale, 0), wrap=wrap)
+    return found
+
+
+def _checked_scales(scales: Sequence[int]) -> tuple[int, ...]:
+    found = items_of(scales, "scales", GridError)
+    wrong = [each for each in found if not (is_count(each) and each <= _LARGEST_SCALE)]
+    if wrong or not found:
+        said = ", ".join(map(repr, wrong)) or "none"
+        raise GridError(f"scales are whole numbers of cells from 1 to {_LARGEST_SCALE}, not {said}")
+    return tuple(sorted({int(each) for each in found}))
+
+
+def _checked_contrast(contrast: ArrayLike) -> NDArray[np.float64]:
+    found, size = np.asarray(contrast, dtype=np.float64), len(CLASS_NAMES)
+    if found.shape != (size, size):
+        raise GridError(f"the contrast of classes is an array of {size} x {size}, not of shape {found.shape}")
+    values = np.nan_to_num(found)
+    if not (((values >= 0) & (values <= 1)).all() and np.array_equal(values, values.T)):
+        raise GridError("the contrast of classes must be between 0 and 1, and the same in both directions")
+    return found
