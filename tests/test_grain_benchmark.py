@@ -99,9 +99,6 @@ def test_frequencies_of_draws_are_probabilities():
 
 
 def test_the_worst_model_counts():
-    lines = [
-        {"name": f"{name}_squares_map", "model": name, "figure": figure}
-        for name, figure in (("luh2", 1.04), ("fractions", 1.2))
-    ]
+    lines = [{"name": f"{name}_squares_map", "figure": figure} for name, figure in (("luh2", 1.04), ("fractions", 1.2))]
     assert [line["figure"] for line in grain.worst(lines)] == [1.2]
     assert list(grain.worst(lines[:1])) == []
