@@ -171,12 +171,12 @@ def _judge(
     of_draws = assess_reliability(probability, observed, within=land, match_years=False)
     yield {
         "name": f"{prefix}_draws_calibration",
-        "figure": round(of_map.expected_calibration_error, 4),
+        "figure": round(of_draws.expected_calibration_error, 4),
         "at_most": TARGETS["draws_calibration"],
-        "judged": "the class of the most probable map",
-        "of_the_class_drawn_most_often": round(of_draws.expected_calibration_error, 4),
-        "by_class": round(of_map.classwise_calibration_error, 4),
-        "brier": round(of_map.brier, 4),
+        "judged": "the class that is drawn most often",
+        "of_the_class_on_the_map": round(of_map.expected_calibration_error, 4),
+        "by_class": round(of_draws.classwise_calibration_error, 4),
+        "brier": round(of_draws.brier, 4),
         "draws": count,
         "pixels": int(land.sum()),
         **scene.common,
