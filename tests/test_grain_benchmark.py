@@ -73,7 +73,7 @@ def test_a_draw_has_the_grain_of_the_observed_map_and_the_most_probable_map_has_
     # right by both maps, or by chance
     assert found["luh2_draw_accuracy"]["figure"] == pytest.approx(0.75**2 + 5 * 0.05**2, abs=0.02)
     # the shares of 32 draws differ by 0.06 in the mean from the probability that all cells have
-    assert found["luh2_draws_calibration"]["figure"] == pytest.approx(0.06, abs=0.02)
+    assert found["luh2_draws_calibration"]["of_the_class_on_the_map"] == pytest.approx(0.06, abs=0.02)
     assert found["luh2_draws_calibration"]["pixels"] < 0.6 * np.prod(SHAPE)
 
 
@@ -99,9 +99,6 @@ def test_frequencies_of_draws_are_probabilities():
 
 
 def test_the_worst_model_counts():
-    lines = [
-        {"name": f"{name}_squares_map", "model": name, "figure": figure}
-        for name, figure in (("luh2", 1.04), ("fractions", 1.2))
-    ]
+    lines = [{"name": f"{name}_squares_map", "figure": figure} for name, figure in (("luh2", 1.04), ("fractions", 1.2))]
     assert [line["figure"] for line in grain.worst(lines)] == [1.2]
     assert list(grain.worst(lines[:1])) == []

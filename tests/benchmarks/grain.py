@@ -27,10 +27,16 @@ from xland.scores.tables import plain
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES
 
 MODELS = {"luh2": "luh2-0p05", "fractions": "fractions-0p05"}
-SQUARES = {"squares_map": 1.06, "squares_draw": 1.03}
-"""Largest allowed ratio of the boundary density at coarse edges and elsewhere."""
+TARGETS = {
+    "squares_map": 1.06,
+    "squares_draw": 1.03,
+    "grain_density": 0.15,
+    "grain_density_by_class": 0.30,
+    "grain_patches": 0.10,
+    "draws_calibration": 0.02,
+}
+"""Figures that have a limit, and the largest allowed value; those of grain are of a draw."""
 
-DENSITY, DENSITY_BY_CLASS, PATCHES, CALIBRATION = 0.15, 0.30, 0.10, 0.02
 DRAWS, QUICK_DRAWS, MEASURED = 32, 8, 3
 """Draws that are made, and how many of them are measured one by one."""
 
@@ -53,8 +59,9 @@ def lines(prefix: str, *, quick: bool) -> Iterator[Result]:
     for name in shown:
         yield from _grain(scene, prefix, name, held_out)
     if draws is None:
-        for name in ("squares_draw", "grain", "draws_calibration", "draw_accuracy"):
-            yield skipped(f"{prefix}_{name}", why)
+        for name in (*TARGETS, "draw_accuracy"):
+            if name != "squares_map":
+                yield skipped(f"{prefix}_{name}", why)
         return
     yield _squares(scene, f"{prefix}_squares_draw", "draw 0", whole)
     yield from _judge(scene, prefix, predicted, draws, observed)
@@ -90,7 +97,7 @@ def _squares(scene: Scene, name: str, of: str, found: LandscapeScores) -> Result
     return {
         "name": name,
         "figure": round(found[of].squares, 4),
-        "at_most": SQUARES[name.partition("_")[2]],
+        "at_most": TARGETS[name.partition("_")[2]],
         "west_east_and_north_south": both(found[of]),
         "draws": {each: both(found[each]) for each in found.names if each.startswith("draw")},
         "observed": both(found[OBSERVED]),
@@ -117,14 +124,13 @@ def _grain(scene: Scene, prefix: str, name: str, found: LandscapeScores) -> Iter
     distances = {each: found.patch_distance(name, of_class=each) for each in names}
     others = [each for each in found.names if each.startswith("draw")] if is_draw else []
 
-    def line(figure: str, value: float, limit: float, **more: object) -> Result:
-        target = {"at_most": limit} if is_draw else {}
+    def line(figure: str, value: float, **more: object) -> Result:
+        target = {"at_most": TARGETS[figure]} if is_draw else {}
         return {"name": f"{prefix}_{figure}{suffix}", "figure": round(value, 4), **target, **more, **scene.common}
 
     yield line(
         "grain_density",
         abs(ours.boundary_density / truth.boundary_density - 1),
-        DENSITY,
         density=round(ours.boundary_density, 4),
         observed=round(truth.boundary_density, 4),
         **({"density_of_draws": [round(found[each].boundary_density, 4) for each in others]} if is_draw else {}),
@@ -132,13 +138,11 @@ def _grain(scene: Scene, prefix: str, name: str, found: LandscapeScores) -> Iter
     yield line(
         "grain_density_by_class",
         float(np.nanmax(np.abs([*of_class.values()]))),
-        DENSITY_BY_CLASS,
         by_class={each: plain(round(value, 3)) for each, value in of_class.items()},
     )
     yield line(
         "grain_patches",
         found.patch_distance(name),
-        PATCHES,
         by_class={each: plain(round(value, 3)) for each, value in distances.items()},
         patches=ours.patches,
         observed_patches=truth.patches,
@@ -167,12 +171,12 @@ def _judge(
     of_draws = assess_reliability(probability, observed, within=land, match_years=False)
     yield {
         "name": f"{prefix}_draws_calibration",
-        "figure": round(of_map.expected_calibration_error, 4),
-        "at_most": CALIBRATION,
-        "judged": "the class of the most probable map",
-        "of_the_class_drawn_most_often": round(of_draws.expected_calibration_error, 4),
-        "by_class": round(of_map.classwise_calibration_error, 4),
-        "brier": round(of_map.brier, 4),
+        "figure": round(of_draws.expected_calibration_error, 4),
+        "at_most": TARGETS["draws_calibration"],
+        "judged": "the class that is drawn most often",
+        "of_the_class_on_the_map": round(of_map.expected_calibration_error, 4),
+        "by_class": round(of_draws.classwise_calibration_error, 4),
+        "brier": round(of_draws.brier, 4),
         "draws": count,
         "pixels": int(land.sum()),
         **scene.common,
@@ -199,9 +203,10 @@ def _frequencies(draws: xr.DataArray) -> xr.DataArray:
 
 
 def worst(found: list[Result]) -> Iterator[Result]:
-    """Yield the worst of the shipped models for the figures that the models share."""
-    for figure, limit in SQUARES.items():
-        of = {line["model"]: line["figure"] for line in found if line["name"].endswith(figure) and "figure" in line}
+    """Yield the worst of the shipped models for each figure that has a limit."""
+    for figure, limit in TARGETS.items():
+        names = {f"{prefix}_{figure}": model for prefix, model in MODELS.items()}
+        of = {names[line["name"]]: line["figure"] for line in found if line["name"] in names and "figure" in line}
         if len(of) == len(MODELS):
             yield {"name": figure, "figure": max(of.values()), "at_most": limit, "models": of}
 

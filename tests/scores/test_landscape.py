@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -174,6 +175,16 @@ def test_what_is_not_observed_land_is_background():
     assert assess_landscape(blank, scales=[1]).to_dict()["maps"]["map"]["1"]["patches"] == beside["a"].patches
 
 
+def test_draws_are_measured_one_by_one():
+    first, second = random_map(1), random_map(2)
+    draws = xr.concat([first, second], "draw").transpose("lat", "draw", "lon")
+    found = assess_landscape(draws, first, scales=[1])
+    assert found.names == ("observed", "draw 0", "draw 1")
+    assert found.patch_distance("draw 0") == 0
+    alone = assess_landscape(second, first, scales=[1])["map"]
+    assert found["draw 1"].boundary_density == alone.boundary_density
+
+
 def test_coarsened_maps_are_compared_at_each_scale():
     land_use = random_map(4)
     found = assess_landscape(land_use, land_use, scales=[1, 2])
@@ -236,7 +247,8 @@ def test_scales_that_do_not_fit_a_map_are_left_out_of_reports():
         ({}, {}, GridError, "nothing to measure"),
         ({"observed": random_map()}, {"observed": random_map()}, GridError, "'observed' of the observed map"),
         (random_map().expand_dims(time=[2001, 2002]), {}, TimeError, "has 2 time steps, 2001 to 2002; select one"),
-        (random_map().expand_dims(draw=2), {}, GridError, r"draw \(2\)"),
+        (random_map().expand_dims(member=2), {}, GridError, r"member \(2\)"),
+        (random_map().expand_dims(draw=2)[:0], {}, GridError, "nothing to measure"),
         (
             random_map().expand_dims(time=[2015]),
             {"observed": random_map().expand_dims(time=[2019])},

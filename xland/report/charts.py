@@ -111,7 +111,7 @@ def lines(
     if ticks is not None:
         axes.set_xticks(list(ticks), list(ticks.values()))
     if len(series) > 1:
-        _explain(axes)
+        _explain(axes, 3)
     return chart
 
 
@@ -156,6 +156,6 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
 
 
-def _explain(axes: Axes) -> None:
+def _explain(axes: Axes, columns: int = 6) -> None:
     """Name the series below the axes."""
-    axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+    axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False)

@@ -194,13 +194,15 @@ def landscape_section(report: Judgement) -> Section:
         "from the probabilities should have those of real land. At the edges of coarse cells, boundaries should be as "
         "frequent as elsewhere. If they are more frequent, the map shows the squares of its forcing."
     )
+    # the observed map comes last, so that the others have the colours of the other charts
+    order = [*(name for name in found.names if name != OBSERVED), OBSERVED]
     sizes = charts.lines(
-        {name: _patch_sizes(found[name]) for name in found.names},
+        {name: _patch_sizes(found[name]) for name in order},
         "cells of a patch",
         "share of the patches that are not larger",
         ticks={place: str(2**place) for place in range(0, _WIDEST_PATCH + 1, 2)},
     )
-    distances = "; ".join(f"{name}: {figure(found.patch_distance(name))}" for name in found.names if name != OBSERVED)
+    distances = "; ".join(f"{name}: {figure(found.patch_distance(name))}" for name in order[:-1])
     parts: list[Part] = [
         Text(lead),
         Chart(

@@ -408,7 +408,8 @@ def assess_landscape(
     Parameters
     ----------
     land_use : DataArray, Dataset with ``land_use``, or mapping of names to these
-        Class codes of one time step. A single map is called ``map``. Pass draws as several maps.
+        Class codes of one time step. A single map is called ``map``; those of a DataArray with a dimension ``draw``,
+        ``draw 0``, ``draw 1`` and so on.
     observed : DataArray or Dataset, optional
         Class codes on the same grid; may cover more or less.
     factor : int
@@ -480,6 +481,8 @@ def _given(
     land_use: Any, observed: xr.DataArray | xr.Dataset | None, *, match_years: bool
 ) -> tuple[dict[str, ClassMap], ClassMap | None]:
     """Return all maps by name, the observed one first, and the observed one."""
+    if isinstance(land_use, xr.DataArray) and "draw" in land_use.dims:
+        land_use = {f"draw {n}": land_use.isel(draw=n, drop=True) for n in range(land_use.sizes["draw"])}
     several = isinstance(land_use, Mapping) and not isinstance(land_use, xr.Dataset)
     given = dict(land_use) if several else {"map": land_use}
     if not given:
