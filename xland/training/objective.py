@@ -34,12 +34,16 @@ class Objective:
     lovasz : float
         Weight of the Lovasz-softmax term, which stands for 1 - IoU on average over the classes of the
         batch (:func:`lovasz_softmax`). 0 for none.
+    response : float
+        Weight of the term that keeps a model from showing cropland where it showed none before, when land under use is
+        pushed back (:mod:`xland.training.response`). 0 for none; a step takes about twice as long otherwise.
     """
 
     class_weight_power: Annotated[float, Limits(0)] = 0.0
     label_smoothing: Annotated[float, Limits(0, below=1)] = 0.0
     focal_gamma: Annotated[float, Limits(0)] = 0.0
     lovasz: Annotated[float, Limits(0)] = 0.0
+    response: Annotated[float, Limits(0)] = 0.0
 
     def __post_init__(self) -> None:
         check_entries(self, ConfigurationError)

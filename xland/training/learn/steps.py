@@ -16,6 +16,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from xland.models.inputs import MASKED
 from xland.training.configuration import Configuration
 from xland.training.learn.group import Group
+from xland.training.response import PushBack, more_cropland
 from xland.training.rollout import unroll
 
 _STEP = 2  # keeps the random numbers of a step apart from those of the order and of a sample
@@ -79,8 +80,29 @@ class Stepper:
         """Sum of the loss over the pixels of some samples."""
         precision = self.configuration.schedule.precision
         with torch.autocast(self.group.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            if self.push_back is not None:
+                samples = _beside(samples, self.push_back)
             scores, target = predict(self.model, samples, self.configuration.rollout.years, own_maps)
-        return self.configuration.objective.total(scores, target, self.class_weights)
+        objective = self.configuration.objective
+        if self.push_back is None:
+            return objective.total(scores, target, self.class_weights)
+        # the second half has the same targets, and less land under use
+        (scores, pushed), (target, _) = scores.float().chunk(2), target.chunk(2)
+        more = more_cropland(pushed, scores)[target != MASKED].sum()
+        return objective.total(scores, target, self.class_weights) + objective.response * more
+
+    @cached_property
+    def push_back(self) -> PushBack | None:
+        """What scales the land under use, where the objective asks how the model answers to that."""
+        return PushBack(self.configuration.inputs) if self.configuration.objective.response else None
+
+
+def _beside(samples: Mapping[str, Tensor], push_back: PushBack) -> dict[str, Tensor]:
+    """Return the samples, and the same with a random part of the land under use in each."""
+    coarse = samples["coarse"]
+    keep = torch.rand(coarse.shape[:-3], device=coarse.device)
+    pushed = push_back(coarse.flatten(0, -4), keep.flatten()).unflatten(0, coarse.shape[:-3])
+    return {name: torch.cat([each, pushed if name == "coarse" else each]) for name, each in samples.items()}
 
 
 def call(network: Callable[..., Tensor], samples: Mapping[str, Tensor]) -> Tensor:
