@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.compilation import compiled
+from xland.compiled import compiled
 from xland.totals.cells import TOLERANCE, Cells, Fitted
 from xland.totals.transport import Flags, Floats, Integers, group_classes, list_pixels
 

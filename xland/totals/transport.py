@@ -23,7 +23,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.compilation import compiled
+from xland.compiled import compiled
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -192,5 +192,5 @@ register_network(
     "xland.models.networks.context:ContextUNet",
     pixelwise=True,
     channels=lambda architecture: 2 * architecture.head,
-    compiled="xland.models.networks.compiled:CompiledContext",
+    compiled="xland.models.networks.inference:CompiledContext",
 )

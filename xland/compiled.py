@@ -1,4 +1,4 @@
-"""Functions on plain arrays that numba compiles."""
+"""Compilation of loops over pixels by numba."""
 
 from __future__ import annotations
 

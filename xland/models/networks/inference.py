@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xland.compilation import compiled
+from xland.compiled import compiled
 from xland.models.networks.context import ContextUNet, PiecewiseLinear
 
 Floats = NDArray[np.float32]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.models.networks.test_unet import sample
 from tests.worlds import tiny_inputs
 from xland.models.networks.architecture import Architecture
-from xland.models.networks.compiled import _FirstLayer
 from xland.models.networks.context import PiecewiseLinear
+from xland.models.networks.inference import _FirstLayer
 from xland.models.networks.unet import DownscalingNetwork
 
 
