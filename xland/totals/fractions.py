@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xland.compiled import compiled
 from xland.totals.cells import TOLERANCE, Cells, Fitted
-from xland.totals.transport import Flags, Floats, Integers, compiled, group_classes, list_pixels
+from xland.totals.transport import Flags, Floats, Integers, group_classes, list_pixels
 
 _CLOSE = 1e-10
 """Share of a cell by which a mean may be off when the search ends."""

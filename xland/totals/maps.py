@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xland.compiled import compiled
 from xland.errors import AllocationError
 from xland.totals.cells import TOLERANCE, Cells, Fitted
-from xland.totals.transport import UNIT, Flags, Floats, Integers, assign, compiled, group_classes, list_pixels, scatter
+from xland.totals.transport import UNIT, Flags, Floats, Integers, assign, group_classes, list_pixels, scatter
 from xland.vocabulary import OCEAN
 
 UNKNOWN = 255

@@ -19,17 +19,15 @@ Areas are whole numbers here, so that nothing is lost by rounding on the way.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
 
 import numpy as np
-from numba import njit  # type: ignore[import-untyped]
 from numpy.typing import NDArray
+
+from xland.compiled import compiled
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 UNIT = 1 << 20
 """Parts of a mean pixel in which areas are counted."""
@@ -55,14 +53,6 @@ _MOST_BRANCHES = 50_000
 
 _STEPS = 40
 """Steps in which prices are improved."""
-
-
-def compiled(function: Function) -> Function:
-    """Compile a function at its first call, and keep the result on disk where some folder can be written to."""
-    try:
-        return cast("Function", njit(nogil=True, error_model="numpy", cache=True)(function))
-    except RuntimeError:  # no folder for the cache: a read-only installation without a home
-        return cast("Function", njit(nogil=True, error_model="numpy")(function))
 
 
 @compiled
