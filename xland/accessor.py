@@ -126,6 +126,8 @@ class DatasetAccessor(_Accessor):
         device: Literal["auto", "cpu", "cuda"] = "auto",
         flips: bool = False,
         totals: str | Totals | None = None,
+        draws: int | None = None,
+        seed: int | None = None,
     ) -> xr.Dataset:
         """Turn coarse fractions into lazy fine maps; see :func:`xland.downscaling.call.downscale`."""
 

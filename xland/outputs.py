@@ -36,6 +36,8 @@ class Pixels:
         Share of the coarse cell that could not be given as asked; NaN if no totals are kept.
     distance : callable
         Returns the dissimilarity of the inputs from those of the training, (rows, columns) float32.
+    draws : callable
+        Returns the maps that are drawn, (draws, rows, columns) uint8.
     """
 
     probability: Tensor
@@ -43,6 +45,7 @@ class Pixels:
     land_use: Tensor
     unmet: NDArray[np.float32]
     distance: Callable[[], NDArray[np.float32]]
+    draws: Callable[[], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +59,17 @@ class Output:
     long_name : str
         CF attribute.
     compute : callable
-        Takes :class:`Pixels` and returns a (rows, columns) tensor or array, (classes, rows, columns) with `classes`.
+        Takes :class:`Pixels` and returns a (rows, columns) tensor or array, with an axis before these if it has
+        `classes` or needs ``draws``.
         Must be importable by Dask workers. Pixels without land are set to `sea` afterwards.
     sea : float
         Value of pixels without land. With `classes` it is the value of all classes but the ocean, which has 1.
     dtype : str
     classes : bool
         Whether there is one layer for each class.
-    needs : {"", "members", "applicability", "totals"}
-        What it cannot be computed without: several models, a model with its training inputs, or ``totals=``.
+    needs : {"", "members", "applicability", "totals", "draws"}
+        What it cannot be computed without: several models, a model with its training inputs, ``totals=``, or
+        ``draws=``; with the last there is one layer for each draw.
     attributes : mapping
         CF attributes besides ``long_name``.
     encoding : mapping
@@ -79,14 +84,19 @@ class Output:
     sea: float = np.nan
     dtype: str = "float32"
     classes: bool = False
-    needs: Literal["", "members", "applicability", "totals"] = ""
+    needs: Literal["", "members", "applicability", "totals", "draws"] = ""
     attributes: Mapping[str, Any] = field(default_factory=lambda: _QUALITY)
     encoding: Mapping[str, Any] = field(default_factory=dict)
     look: str = ""
 
+    @property
+    def axis(self) -> str:
+        """Dimension between time and latitude: ``class``, ``draw``, or none."""
+        return "class" if self.classes else "draw" if self.needs == "draws" else ""
+
     def attributes_for(self, classes: tuple[str, ...] = CLASS_NAMES) -> dict[str, Any]:
         """CF attributes of the variable in a product with these classes."""
-        flags = flag_attributes(classes) if self.name == "land_use" else {}
+        flags = flag_attributes(classes) if self.name in ("land_use", "land_use_draws") else {}
         return {"long_name": self.long_name, **flags, **self.attributes}
 
 
@@ -218,6 +228,15 @@ for _output in (
         needs="totals",
         attributes=_SHARE,
         look="Anything but the darkest colour is a cell whose coarse shares are impossible on its land.",
+    ),
+    Output(
+        "land_use_draws",
+        "land-use class on maps drawn from the class probabilities",
+        methodcaller("draws"),
+        sea=OCEAN,
+        dtype="uint8",
+        needs="draws",
+        attributes={"coverage_content_type": "thematicClassification"},
     ),
 ):
     register_output(_output)

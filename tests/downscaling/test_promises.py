@@ -33,7 +33,7 @@ few = settings(
 
 @dataclass(frozen=True)
 class Case:
-    """A lattice of windows, the direction of a rollout, the totals that are kept, and the kind of network."""
+    """A lattice of windows, the direction of a rollout, totals that are kept, the kind of network, and draws."""
 
     factor: int
     window: int
@@ -41,6 +41,7 @@ class Case:
     direction: str | None = None
     totals: str | None = None
     kind: str = "unet"
+    draws: int | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -59,6 +60,9 @@ CASES = {
     "changes": Case(4, 40, 20, None, "changes"),
     "rolled changes": Case(4, 32, 20, "forward", "changes"),
     "context": Case(4, 40, 20, kind="context"),
+    "draws": Case(5, 40, 40, draws=2),
+    "draws of maps": Case(4, 40, 20, None, "map", draws=2),
+    "draws of changes": Case(4, 40, 20, None, "changes", draws=2),
 }
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -99,7 +103,8 @@ def ask(tmp_path_factory):
         lattice = {"factor": case.factor, "window": case.window, "stride": case.stride}
         step = 1 if case.direction == "backward" else -1
         network.inputs = replace(network.inputs, **lattice, prior_step=step)
-        return save_checkpoint(tmp_path_factory.mktemp("model"), network, {"name": "tiny"})
+        draws = {"draws": {"spacings": [1, 2, 8], "weights": [[0.28, 0.576, 0.768]] * 8}}
+        return save_checkpoint(tmp_path_factory.mktemp("model"), network, {"name": "tiny", **draws})
 
     def run(case: Case, data: dict[str, xr.Dataset], **options) -> xr.Dataset:
         if case.direction or case.totals == "changes":
@@ -112,6 +117,8 @@ def ask(tmp_path_factory):
             direction=case.direction or "forward",
             totals=case.totals,
             outputs=case.outputs,
+            draws=case.draws,
+            seed=None if case.draws is None else 3,
             **options,
         )
 
@@ -135,7 +142,7 @@ def whole(ask):
 
 
 def assert_same(found: xr.Dataset, expected: xr.Dataset) -> None:
-    """Probabilities within 1e-5, classes where the two best differ by more; all in rollouts and with totals."""
+    """Probabilities within 1e-5, classes where the two best differ by more; all in rollouts, with totals and drawn."""
     expected = expected.sel(lat=found["lat"].values, lon=(found["lon"].values + 180) % 360 - 180)
     clear = np.full(expected["land_use"].shape, "unmet" in expected or "probability" not in expected)
     if "probability" in expected:
@@ -145,6 +152,8 @@ def assert_same(found: xr.Dataset, expected: xr.Dataset) -> None:
     np.testing.assert_array_equal(found["land_use"].values[clear], expected["land_use"].values[clear])
     if "unmet" in expected:
         np.testing.assert_allclose(found["unmet"], expected["unmet"], atol=1e-5)
+    if "land_use_draws" in expected:
+        np.testing.assert_array_equal(found["land_use_draws"], expected["land_use_draws"])
     assert (expected["land_use"] > 0).any(), "nor for want of land"
 
 
@@ -201,7 +210,11 @@ def test_the_map_is_the_same_however_data_lie_and_whatever_is_asked_for(ask, who
     lat, lon, time = layouts[0].names
     assert bool(found[lat][0] < found[lat][-1]) == layouts[0].latitude_ascending
     found = found.drop_vars({"time"} - {time}, errors="ignore")  # dates beside years that the caller calls `year`
-    found = found[[*case.outputs]].rename({lat: "lat", lon: "lon", time: "time"}).transpose("time", ..., "lat", "lon")
+    found = (
+        found[[*case.outputs, *(["land_use_draws"] if case.draws else [])]]
+        .rename({lat: "lat", lon: "lon", time: "time"})
+        .transpose("time", ..., "lat", "lon")
+    )
     assert_same(found.compute(scheduler=data.draw(st.sampled_from(["synchronous", "threads"]))), whole(case))
 
 
@@ -234,15 +247,15 @@ def test_weights_of_all_windows_over_a_pixel_sum_to_one(stride, more, first, len
 
 @pytest.fixture(scope="module")
 def everywhere(ask, saved, whole):
-    """Maps for processes to compute, one of them a rollout that keeps totals, from files and chunks."""
-    plain, rolled = CASES["overlapping"], CASES["rolled changes"]
+    """Maps for processes to compute, one of them a rollout that keeps totals, one drawn, from files and chunks."""
+    chosen = CASES["overlapping"], CASES["rolled changes"], CASES["draws of maps"]
     region = (156, -20, 204, 40)
     lazy = []
-    for case in (plain, rolled):
+    for case in chosen:
         data = {name: xr.open_zarr(path, chunks=None, consolidated=False) for name, path in saved(case.factor).items()}
         data["coarse"] = given_data(case.factor)["coarse"].chunk(lat=20, lon=30)
         lazy.append(ask(case, prior_of(case, data), region=region, chunks=60))
-    return lazy, [whole(plain), whole(rolled)]
+    return lazy, [whole(case) for case in chosen]
 
 
 def test_the_scheduler_of_processes_gives_the_same(everywhere):

@@ -170,6 +170,14 @@ UNET = {"kind": "unet", "width": 4, "depth": 2}
         ({"decision": [0.0]}, "decision must hold 8 numbers"),
         ({"calibration": {"scale": [1.0] * 8}}, "calibration] lacks bias"),
         ({"calibration": {"scale": [1.0], "bias": [0.0]}}, "calibration must hold 8 numbers"),
+        ({"draws": 5}, r"grain must be a table of entries"),
+        ({"draws": {"spacings": [1]}}, r"grain lacks weights"),
+        ({"draws": {"spacings": [1], "weights": 3}}, r"grain: weights must be a list"),
+        ({"draws": {"spacings": [1], "weights": [[1.0]]}}, r"draws must hold the weights of 8 classes, not 1"),
+        ({"draws": {"spacings": [0], "weights": [[1.0]] * 8}}, r"spacings must be a list.* of at least 1"),
+        ({"draws": {"spacings": [2, 2], "weights": [[0.6, 0.8]] * 8}}, r"different spacings"),
+        ({"draws": {"spacings": [1, 2], "weights": [[1.0]] * 8}}, r"2 spacings, but 1 weights of class 0"),
+        ({"draws": {"spacings": [1, 2], "weights": [[0.6, 0.6]] * 8}}, r"squares of the weights of class 0 must sum"),
     ],
 )
 def test_cards_that_cannot_be_used_are_named(folder, entries, message):

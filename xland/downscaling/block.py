@@ -19,6 +19,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.dask_internals import DataNode, GraphNode, HighLevelGraph, Layer, MaterializedLayer, Task, TaskRef
+from xland.downscaling.drawing import Drawing
 from xland.downscaling.engine import choose_device, engine_of, give_back, residency_of, start_all
 from xland.downscaling.fields import (
     Block,
@@ -33,7 +34,7 @@ from xland.downscaling.fields import (
     read_codes_of,
 )
 from xland.downscaling.keeping import Keeping
-from xland.downscaling.predict import Static, ocean, predict_block
+from xland.downscaling.predict import Static, layers_of, ocean, predict_block
 from xland.forcing.read import check_coverage, check_values
 from xland.models.applicability import Applicability
 from xland.models.checkpoint import Checkpoint
@@ -80,6 +81,7 @@ class Plan:
     device: str = "auto"
     flips: bool = False
     keeping: Keeping | None = None
+    drawing: Drawing | None = None
 
     @cached_property
     def expected(self) -> NDArray[np.bool_] | None:
@@ -92,6 +94,11 @@ class Plan:
         """What distances to the training inputs are measured from, where they are wanted."""
         wanted = any(output.needs == "applicability" for output in self.outputs)
         return self.model.applicability if wanted else None
+
+    @property
+    def layers(self) -> dict[str, int]:
+        """Length of each dimension between time and latitude."""
+        return layers_of(len(self.inputs.classes), self.drawing)
 
     def prior_of(self, year: int) -> tuple[Field | None, int]:
         """Where the prior map of a year comes from, and its position there."""
@@ -126,7 +133,7 @@ def run_block_year(plan: Plan, year: int, row: int, column: int, *chunks: NDArra
     with _at_once:
         static = residency_of(device).get(plan.maps.name, (row, column), read) if len(plan.years) > 1 else read()[0]
         if static is None:
-            return ocean((len(block.rows), len(block.columns)), len(plan.inputs.classes), plan.outputs)
+            return ocean((len(block.rows), len(block.columns)), plan.layers, plan.outputs)
         coarse = _read_coarse(plan, block, static, named, year)
         source, position = plan.prior_of(year)
         classes = len(plan.inputs.classes) if source is plan.first_prior else None
@@ -144,6 +151,7 @@ def run_block_year(plan: Plan, year: int, row: int, column: int, *chunks: NDArra
             decision=plan.model.decision if any(plan.model.decision) else (),
             fit=fit,
             applicability=plan.applicability,
+            drawing=plan.drawing,
         )
     give_back()
     return results
@@ -320,7 +328,8 @@ class BlockYears(Layer):
 def block_years(plan: Plan, depends_on: Sequence[da.Array]) -> dict[str, da.Array]:
     """Return a lazy array for each output of a plan, whose fields are chunks of the arrays that it depends on.
 
-    Outputs with classes are ``(years, classes, rows, columns)``, the others ``(years, rows, columns)``.
+    Outputs with classes are ``(years, classes, rows, columns)``, draws ``(years, draws, rows, columns)``, the others
+    ``(years, rows, columns)``.
     """
     layer = BlockYears(plan)
     graph = HighLevelGraph.merge(
@@ -332,8 +341,8 @@ def block_years(plan: Plan, depends_on: Sequence[da.Array]) -> dict[str, da.Arra
         everything = da.Array(graph, layer.all_layers, chunks, meta=np.empty((0, 0, 0), np.float32))
     for output in plan.outputs[1:]:
         axes: dict[str, Any] = {}
-        if output.classes:
-            axes = {"new_axis": 1, "chunks": (chunks[0], (len(plan.inputs.classes),), *chunks[1:])}
+        if output.axis:
+            axes = {"new_axis": 1, "chunks": (chunks[0], (plan.layers[output.axis],), *chunks[1:])}
         arrays[output.name] = everything.map_blocks(_one_layer, output.name, dtype=output.dtype, **axes)
     return arrays
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
-from xland.arguments import checked, items_of, unknown
+from xland.arguments import Limits, checked, items_of, unknown
 from xland.datasets import static_predictors
 from xland.datasets.prepared import static_identity
 from xland.downscaling.block import Plan, block_years
+from xland.downscaling.drawing import Drawing
 from xland.downscaling.fields import ChunkField, Layout, coarse_field, crop, field_of, prior_field
 from xland.downscaling.keeping import Keeping
 from xland.errors import ModelError, PriorError, RegionError, StaticError, TimeError
@@ -35,6 +36,8 @@ from xland.vocabulary import class_coordinates
 Direction = Literal["forward", "backward"]
 Device = Literal["auto", "cpu", "cuda"]
 Region = tuple[float, float, float, float]
+Draws = Annotated[int, Limits(1, 1000)]
+Seed = Annotated[int, Limits(0, 2**32 - 1)]
 
 
 @checked(ModelError)
@@ -52,6 +55,8 @@ def downscale(
     device: Device = "auto",
     flips: bool = False,
     totals: str | Totals | None = None,
+    draws: Draws | None = None,
+    seed: Seed | None = None,
 ) -> xr.Dataset:
     """Turn coarse land-use fractions into lazy high-resolution land-use maps.
 
@@ -84,7 +89,8 @@ def downscale(
     outputs : str or sequence of str
         Names of variables in the table :data:`xland.outputs.OUTPUTS`: ``land_use``, ``probability``, ``confidence``,
         ``margin``, ``entropy``, ``spread`` (of several models), ``applicability`` (of models with their training
-        inputs), ``unmet`` (where totals are kept), and any that are registered. All come from one pass of the network.
+        inputs), ``unmet`` (where totals are kept), ``land_use_draws`` (always with `draws`), and any that are
+        registered. All come from one pass of the network.
     direction : {"forward", "backward"}
         Order of the years for models that read a prior.
     device : {"auto", "cpu", "cuda"}
@@ -95,14 +101,21 @@ def downscale(
         Coarse totals of the forcing that are kept in each coarse cell: ``"fractions"`` in the probabilities, ``"map"``
         in the map, ``"changes"`` as changes since a base year; or :class:`xland.totals.modes.Totals`
         with a crosswalk and a tolerance.
+    draws : int, optional
+        Number of maps that are drawn from the probabilities, from 1 to 1000, in the output ``land_use_draws``. They
+        have the grain of observed land, and over many draws each class has its probability at each pixel. Totals of
+        mode ``"fractions"`` are kept by the mean over draws, others by each draw. Not for models that read a prior.
+    seed : int, optional
+        Of the draws, 0 by default. The class that a draw has at a pixel depends on seed, place and probabilities alone.
 
     Returns
     -------
     Dataset
         As asked for, in the caller's dimension names and orientation: ``land_use`` (time, lat, lon),
-        uint8 class codes with CF flags; ``probability`` (time, class, lat, lon), float32; all others (time, lat, lon)
-        float32. ``confidence`` is the calibrated probability of the class on the map, ``margin`` the difference
-        between the two largest probabilities, ``entropy`` goes from 0 (one class is certain) to 1 (all are equal);
+        uint8 class codes with CF flags; ``probability`` (time, class, lat, lon), float32; with `draws`
+        ``land_use_draws`` (time, draw, lat, lon), uint8 class codes; all others (time, lat, lon) float32.
+        ``confidence`` is the calibrated probability of the class on the map, ``margin`` the difference between the two
+        largest probabilities, ``entropy`` goes from 0 (one class is certain) to 1 (all are equal);
         ``spread`` is the standard deviation (of the population) between models of the probability of the class on the
         map; ``applicability`` the distance of the inputs of the coarse cell to the training inputs, NaN in the sea:
         1 is the typical distance between training inputs, and above the attribute ``threshold`` scores do not
@@ -124,7 +137,8 @@ def downscale(
     inputs = trained.inputs
     kept = Totals(totals) if totals is not None and not isinstance(totals, Totals) else totals
     mode = None if kept is None else MODES[kept.mode]
-    wanted = choose_outputs(outputs, trained, totals=kept is not None)
+    wanted = choose_outputs(outputs, trained, totals=kept is not None, draws=draws is not None)
+    drawing = choose_drawing(trained, draws, seed)
     if mode is not None and mode.changes and prior is None:
         raise ModelError(f"totals={mode.name!r} applies changes to an observed map: give it as prior=, with its year")
     states: tuple[str, ...] = ()
@@ -171,11 +185,7 @@ def downscale(
     identities = {name: identity_of(each) for name, each in parts if each is not None}
     if static is None:
         identities["static"] = static_identity(inputs.resolution)
-    what: list[Any] = [trained.identity, identities, direction, [each.name for each in wanted]]
-    if flips:
-        what.append("flips")
-    if any(each.needs == "applicability" for each in wanted):
-        what.append([member.card.get("applicability") for member in trained.members])
+    what: list[Any] = [trained.identity, identities, direction, *_options_of(trained, wanted, drawing, flips=flips)]
     keeping = None
     if kept is not None and mode is not None:
         what.append([asdict(kept) | {"states": states}, before if mode.changes else None])
@@ -210,6 +220,7 @@ def downscale(
         device=device,
         flips=flips,
         keeping=keeping,
+        drawing=drawing,
     )
     arrays = block_years(plan, [each for each in (stacked, fine_array, start_array) if each is not None])
     if layout.grid != target:
@@ -225,18 +236,57 @@ def downscale(
         inputs=identities,
     )
     conserved = {} if mode is None else {"xland_conserve": mode.name}
-    return described.assign_attrs(xland_fingerprint=fingerprint, **conserved)
+    drawn = {} if drawing is None else {"xland_draws": drawing.count, "xland_seed": drawing.seed}
+    return described.assign_attrs(xland_fingerprint=fingerprint, **conserved, **drawn)
 
 
-def choose_outputs(outputs: str | Sequence[str], model: Checkpoint | Ensemble, *, totals: bool) -> tuple[Output, ...]:
-    """Return the entries that a caller names, in the caller's order; ModelError for those that cannot be given."""
+def _options_of(
+    model: Checkpoint | Ensemble, outputs: Sequence[Output], drawing: Drawing | None, *, flips: bool
+) -> list[Any]:
+    """Return what else makes a product another one: its outputs, flips, draws, and training inputs if it has them."""
+    options: list[Any] = [[each.name for each in outputs]]
+    if flips:
+        options.append("flips")
+    if drawing is not None:
+        options.append(asdict(drawing))
+    if any(each.needs == "applicability" for each in outputs):
+        options.append([member.card.get("applicability") for member in model.members])
+    return options
+
+
+def choose_drawing(model: Checkpoint | Ensemble, draws: int | None, seed: int | None) -> Drawing | None:
+    """Return how maps are drawn, None if they are not; ModelError if the model cannot."""
+    if draws is None:
+        if seed is not None:
+            raise ModelError("seed is that of draws: say how many maps to draw with draws=, or leave seed out")
+        return None
+    if model.inputs.prior != "none":
+        raise ModelError(
+            f"the model {model.name!r} reads a prior map, and draws of such models are not known: each draw would need "
+            "the same draw of the year before. Leave draws out, or choose a model that reads no prior"
+        )
+    if model.grain is None:
+        raise ModelError(
+            f"the model {model.name!r} has no distribution of maps to draw from: add it with `xland calibrate`, or "
+            "leave draws out"
+        )
+    return Drawing(draws, seed or 0, model.grain, round(360 / model.inputs.resolution))
+
+
+def choose_outputs(
+    outputs: str | Sequence[str], model: Checkpoint | Ensemble, *, totals: bool, draws: bool = False
+) -> tuple[Output, ...]:
+    """Return the entries that a caller names, in the caller's order, and with `draws` the maps that are drawn.
+
+    ModelError for those that cannot be given.
+    """
     names = (outputs,) if isinstance(outputs, str) else items_of(outputs, "outputs", ModelError)
     wrong = [name for name in names if not isinstance(name, str) or name not in OUTPUTS]
     if wrong:
         raise ModelError(unknown("outputs", wrong, OUTPUTS))
     if not names:
         raise ModelError(f"outputs is empty: choose from {', '.join(OUTPUTS)}")
-    chosen = tuple(OUTPUTS[name] for name in dict.fromkeys(names))
+    chosen = tuple(OUTPUTS[name] for name in dict.fromkeys((*names, *(["land_use_draws"] if draws else []))))
     for each in chosen:
         lacks = ""
         if each.needs == "members" and len(model.members) < 2:
@@ -248,6 +298,8 @@ def choose_outputs(outputs: str | Sequence[str], model: Checkpoint | Ensemble, *
             )
         elif each.needs == "totals" and not totals:
             lacks = "says where totals could not be kept: choose how with totals="
+        elif each.needs == "draws" and not draws:
+            lacks = "is maps that are drawn: say how many with draws="
         if lacks:
             raise ModelError(f"the output {each.name!r} {lacks}, or leave {each.name!r} out")
     return chosen
@@ -357,7 +409,7 @@ def _dataset_of(
     classes = model.inputs.classes
     ordered = [each for each in OUTPUTS.values() if each in outputs]
     for output in ordered:
-        dims = ("time", "class", "lat", "lon") if output.classes else ("time", "lat", "lon")
+        dims = ("time", output.axis, "lat", "lon") if output.axis else ("time", "lat", "lon")
         attributes = output.attributes_for(classes)
         if output.needs == "applicability" and model.applicability is not None:
             attributes["threshold"] = model.applicability.threshold
@@ -370,4 +422,8 @@ def _dataset_of(
     }
     if any(output.classes for output in ordered):
         coordinates |= class_coordinates(classes)
+    for output in ordered:
+        if output.axis == "draw":
+            about = {"standard_name": "realization", "long_name": "number of the draw", "units": "1"}
+            coordinates["draw"] = ("draw", np.arange(arrays[output.name].shape[1]), about)
     return index_by(xr.Dataset(variables, coordinates), "class_name")

@@ -8,7 +8,7 @@ ensemble), however large the block.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xland.downscaling.drawing import Drawing
 from xland.downscaling.engine import Engine, one_thread
 from xland.downscaling.fields import Block, blend_weights
 from xland.downscaling.keeping import Fit
@@ -58,16 +59,18 @@ def predict_block(
     decision: Sequence[float] = (),
     fit: Fit | None = None,
     applicability: Applicability | None = None,
+    drawing: Drawing | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Blend the probabilities of all windows that touch a block, average those of the engines, and compute outputs.
 
     `coarse` is (channels, rows / factor, columns / factor), `prior` (rows, columns) class codes, 255 where unknown,
     over the halo. `decision` is added to the log-probability of each class where one is chosen; `fit` makes rows keep
-    coarse totals. Returns (rows, columns) arrays, or (classes, rows, columns), as the table of outputs says.
+    coarse totals, `drawing` says how maps are drawn. Returns (rows, columns) arrays, or (classes, rows, columns) and
+    (draws, rows, columns), as the table of outputs says.
     """
     core_rows, core_columns = block.core
     land = static.land[block.core]
-    results = ocean(land.shape, len(engines[0].network.inputs.classes), outputs)
+    results = ocean(land.shape, layers_of(len(engines[0].network.inputs.classes), drawing), outputs)
     if not land.any():
         return results
     first = core_rows.start
@@ -78,9 +81,11 @@ def predict_block(
             if part.stop > part.start:
                 at = slice(part.start - first, part.stop - first)
                 rows = [values[:, part.start - top : part.stop - top] for values in members]
-                codes, values, unmet = _decide(rows, at, land[at], decision, fit)
+                chosen, values, unmet = _fit_rows(rows, at, land[at], decision, fit)
+                codes = _most_probable(values, decision) if chosen is None else chosen
                 distance = partial(_distance, applicability, static, coarse, part, core_columns)
-                pixels = Pixels(values, rows, codes, unmet, distance)
+                draws = partial(_draws, drawing, block, values, land[at], at, None if chosen is None else fit)
+                pixels = Pixels(values, rows, codes, unmet, distance, draws)
                 for output in outputs:
                     layer = output.compute(pixels)
                     layer = layer if isinstance(layer, np.ndarray) else layer.cpu().numpy()
@@ -88,10 +93,10 @@ def predict_block(
     return results
 
 
-def _decide(
+def _fit_rows(
     members: Sequence[Tensor], at: slice, land: NDArray[np.bool_], decision: Sequence[float], fit: Fit | None
-) -> tuple[Tensor, Tensor, NDArray[np.float32]]:
-    """Return the map of some rows, their mean probabilities, and the share of totals that is not kept."""
+) -> tuple[Tensor | None, Tensor, NDArray[np.float32]]:
+    """Return the map of some rows if totals choose it, their mean probabilities, and the share that is not kept."""
     import torch
 
     values = members[0] if len(members) == 1 else torch.stack(list(members)).mean(dim=0)
@@ -104,7 +109,7 @@ def _decide(
     codes, unmet = None, np.full(land.shape, np.nan, np.float32)
     if fit is not None:
         values, codes, unmet = fit(values, at, land, decision)
-    return _most_probable(values, decision) if codes is None else codes, values, unmet
+    return codes, values, unmet
 
 
 def _distance(
@@ -119,11 +124,25 @@ def _distance(
     return expand(applicability.distance(coarse[:, *low], means), factor)
 
 
-def ocean(shape: tuple[int, int], classes: int, outputs: Sequence[Output]) -> dict[str, NDArray[Any]]:
-    """Return the outputs of a block without land."""
+def _draws(
+    drawing: Drawing | None, block: Block, values: Tensor, land: NDArray[np.bool_], at: slice, fit: Fit | None
+) -> NDArray[np.uint8]:
+    """Draw maps of some rows of a block; `values` are their probabilities."""
+    if drawing is None:
+        raise ModelError("no map is drawn: say how many with draws=")
+    return drawing.maps(values, land, block.rows[at], block.columns, at, fit)
+
+
+def layers_of(classes: int, drawing: Drawing | None) -> dict[str, int]:
+    """Return the length of each dimension between time and latitude that an output may have."""
+    return {"class": classes, "draw": 0 if drawing is None else drawing.count}
+
+
+def ocean(shape: tuple[int, int], layers: Mapping[str, int], outputs: Sequence[Output]) -> dict[str, NDArray[Any]]:
+    """Return the outputs of a block without land; `layers` are those of :func:`layers_of`."""
     results = {}
     for output in outputs:
-        size = (classes, *shape) if output.classes else shape
+        size = (layers[output.axis], *shape) if output.axis else shape
         results[output.name] = np.full(size, output.sea, dtype=output.dtype)
         if output.classes:
             results[output.name][OCEAN] = 1

@@ -34,7 +34,7 @@ SUM_TOLERANCE = 1e-3
 _VARIANT = re.compile(
     r"^(?P<crop>" + "|".join(CROP_STATES) + r")_?(?:bf|biof|biofuel)(?:_?(?:[12]|1st|2nd))?(?:_?gen)?$"
 )
-_TAKEN = frozenset({"class", "class_name", "bnds", "spatial_ref"})
+_TAKEN = frozenset({"class", "class_name", "draw", "bnds", "spatial_ref"})
 """Names that results have besides their variables and the coordinates that they take over from the forcing."""
 
 

@@ -18,7 +18,7 @@ _SHIPPED = Path(__file__).parent / "shipped"
 
 _TRAINING = ("training", "validation", "energy")  # entries of a card that say how its model was trained
 # entries of a card that do not hold for several models together
-_OF_ONE = ("calibration", "decision", "applicability", "scores", "validation", "energy", "coverage")
+_OF_ONE = ("calibration", "decision", "draws", "applicability", "scores", "validation", "energy", "coverage")
 
 Model = str | Path | Checkpoint | Ensemble | list[Any] | tuple[Any, ...]
 """What :func:`find_model` takes: a model, or a list of several that answer as one."""

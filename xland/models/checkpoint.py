@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from xland.arguments import shown
+from xland.draws.grain import Grain
 from xland.errors import CheckpointError, ModelError, XlandError
 from xland.models.applicability import Applicability, Coverage
 from xland.models.calibration import Calibration
@@ -35,7 +36,7 @@ _LARGEST_HEADER = 2**22
 _LARGEST_FILE = 2**31
 _SMALL = 2**26  # bytes up to which a file that does not fit is read to find out whether it was altered
 _REQUIRED = ("name", "inputs", "architecture", "weights_sha256")
-_OPTIONAL = ("title", "licence", "notes", "decision", "calibration", "coverage", "applicability")
+_OPTIONAL = ("title", "licence", "notes", "decision", "calibration", "draws", "coverage", "applicability")
 _BYTES = {"F16": 2, "F32": 4, "I64": 8}
 _UNCHANGED = Calibration((), ())
 _networks: dict[str, DownscalingNetwork] = {}
@@ -82,6 +83,8 @@ class Checkpoint:
         Offsets of the log-probability of each class with which a map chooses one; 0 where the card does not say.
     calibration : Calibration
         How class scores are scaled before the softmax; not at all where the card does not say.
+    grain : Grain or None
+        How maps are drawn from the probabilities; None where the card does not say.
     coverage : Coverage or None
         Coarse cells that had data in the training; None where the card does not say.
     training_inputs : TrainingInputs or None
@@ -99,6 +102,7 @@ class Checkpoint:
     notes: str = ""
     decision: tuple[Annotated[float, Limits(-50, 50)], ...] = ()
     calibration: Calibration = _UNCHANGED
+    grain: Grain | None = None
     coverage: Coverage | None = None
     training_inputs: TrainingInputs | None = None
 
@@ -110,6 +114,8 @@ class Checkpoint:
         for name, numbers in (("decision", self.decision), ("calibration", self.calibration.scale)):
             if len(numbers) != classes and name in ("decision", *self.card):
                 raise CheckpointError(f"{name} must hold {classes} numbers, one a class, not {len(numbers)}")
+        if self.grain is not None and len(self.grain.weights) != classes:
+            raise CheckpointError(f"draws must hold the weights of {classes} classes, not {len(self.grain.weights)}")
         self.architecture.check_windows(self.inputs)
 
     @property
@@ -199,7 +205,19 @@ def _entries(folder: Path, card: Any) -> dict[str, Any]:
         entries["calibration"] = {
             name: value for name, value in card["calibration"].items() if name in ("scale", "bias")
         }
+    if "draws" in entries:
+        entries["grain"] = _grain(entries.pop("draws"))
     return entries
+
+
+def _grain(fitted: Any) -> Any:
+    """Return the entries of a :class:`Grain`; cards also say how well it fits."""
+    if not isinstance(fitted, dict):
+        return fitted
+    found = {name: value for name, value in fitted.items() if name in ("spacings", "weights")}
+    if isinstance(found.get("weights"), list):
+        found["weights"] = [tuple(each) if isinstance(each, list) else each for each in found["weights"]]
+    return found
 
 
 def save_checkpoint(folder: Path | str, network: DownscalingNetwork, card: Mapping[str, Any]) -> Checkpoint:

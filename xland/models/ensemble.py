@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xland.draws.grain import Grain
 from xland.errors import ModelError
 from xland.geo.grid import Grid
 from xland.models.applicability import Applicability, Coverage
@@ -94,6 +95,11 @@ class Ensemble:
     def decision(self) -> tuple[float, ...]:
         """Mean of the members' offsets."""
         return tuple(np.mean([member.decision for member in self.members], axis=0).tolist())
+
+    @property
+    def grain(self) -> Grain | None:
+        """How maps are drawn from the mean of the probabilities: as from those of the first member that says it."""
+        return next((member.grain for member in self.members if member.grain is not None), None)
 
     @property
     def applicability(self) -> Applicability | None:

@@ -29,7 +29,7 @@ from xland.training.learn.calibrating import (
     training_cells,
 )
 
-FITTED = ("calibration", "decision", "applicability", "validation")
+FITTED = ("calibration", "decision", "draws", "applicability", "validation")
 CLASSES = 4
 
 
@@ -59,6 +59,8 @@ def test_the_command_gives_an_old_model_what_a_training_ends_with(trained, folde
     again, usual = read_checkpoint(folder), trained[0]
     assert again.calibration.scale == pytest.approx(usual.calibration.scale)
     assert again.decision == usual.decision
+    assert again.grain == usual.grain is not None
+    assert abs(again.card["draws"]["validation_boundary_error"]["all"]) < 0.3
     np.testing.assert_array_equal(again.applicability.prototypes, usual.applicability.prototypes)
     assert (folder / WEIGHTS).read_bytes() == (usual.folder / WEIGHTS).read_bytes()
     assert again.card["validation"] == usual.card["validation"]

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from xland.arguments import checked
 from xland.errors import CheckpointError, ConfigurationError, ModelError
+from xland.geo.grid import Grid
 from xland.geo.split import CELL_COLUMNS, Part, cell_of
 from xland.models import DEFAULT_MODEL, find_model
 from xland.models.applicability import Applicability, cell_features, static_means
@@ -30,8 +31,9 @@ from xland.training.data.batches import make_dataset, take_census
 from xland.training.data.loader import Place
 from xland.training.data.material import Material, open_material
 from xland.training.data.patches import farthest_points
+from xland.training.learn.grain import fit_grain, make_tiles
 from xland.training.learn.group import Device, join_group
-from xland.training.learn.validation import collect_scores, score_pairs
+from xland.training.learn.validation import MOST_PIXELS, collect_scores, count_pixels, score_pairs
 from xland.vocabulary import LAND_CLASSES
 
 _PIXELS = 400_000  # that a scaling is fitted on at most
@@ -57,7 +59,7 @@ def calibrate(
     store: str | Path | None = None,
     device: Device = "auto",
 ) -> Checkpoint:
-    """Fit calibration, decision and applicability of a trained model, and enter them into its card.
+    """Fit calibration, decision, draws and applicability of a trained model, and enter them into its card.
 
     A training does this at its end. It needs the data of the training: by default those that the
     configuration in the card names.
@@ -117,7 +119,7 @@ def calibrate(
 def fit_card(
     checkpoint: Checkpoint, configuration: Configuration, material: Material, *, batch: int, device: torch.device
 ) -> Checkpoint:
-    """Fit calibration, decision and applicability in this process, and enter them into the card of a model.
+    """Fit calibration, decision, draws and applicability in this process, and enter them into the card of a model.
 
     The inputs of the configuration are normalised; ``batch`` samples are predicted at once.
     """
@@ -155,11 +157,39 @@ def fit_card(
         },
         "decision": [round(float(value), 4) for value in offsets],
     }
+    if checkpoint.inputs.prior == "none":
+        pixels: tuple[NDArray[Any], ...] = (scores, target, row, column)
+        if count_pixels(dataset) > MOST_PIXELS:
+            pixels = collect_scores(network, dataset, batch, device, workers=schedule.workers, whole=True)
+        entries |= fit_draws(calibration, *pixels, grid=material.grid, factor=checkpoint.inputs.factor)
     if "validation" not in checkpoint.card:  # models that were joined have none of their own
         found = score_pairs(confusion(target, scores.argmax(axis=1), classes=scores.shape[1]))
         entries["validation"] = {name: round(value, 4) for name, value in found.items()}
     prototypes = choose_prototypes(*training_cells(material, schedule.seed), schedule.seed)
     return update_card(checkpoint.folder, entries, applicability=prototypes)
+
+
+def fit_draws(
+    calibration: Calibration,
+    scores: NDArray[np.float32],
+    target: NDArray[np.uint8],
+    row: NDArray[np.intp],
+    column: NDArray[np.intp],
+    *,
+    grid: Grid,
+    factor: int,
+) -> dict[str, Any]:
+    """Return the entry ``draws`` of a card from whole samples; none where there are too few boundaries of classes."""
+    land = np.isin(target, LAND_CLASSES)
+    scores, target, row, column = scores[land], target[land], row[land], column[land]
+    probability = calibration.apply(torch.from_numpy(scores)).softmax(dim=1).numpy()
+    number = _split_cell(grid.latitude[row], grid.longitude[column])
+    around = round(360 / grid.resolution)
+    found = fit_grain(make_tiles(probability, target, row, column, number, around), factor)
+    if found is None:
+        return {}
+    grain, errors = found
+    return {"draws": {**asdict(grain), "validation_boundary_error": errors}}
 
 
 def _split_cell(latitude: NDArray[np.float64], longitude: NDArray[np.float64]) -> NDArray[np.intp]:

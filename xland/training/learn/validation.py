@@ -19,6 +19,9 @@ from xland.training.learn.steps import predict
 from xland.training.machine import ignore_termination
 from xland.vocabulary import LAND_CLASSES
 
+MOST_PIXELS = 4_000_000
+"""About the most pixels whose scores are collected."""
+
 
 def count_pairs(
     network: nn.Module,
@@ -50,16 +53,18 @@ def collect_scores(
     device: torch.device,
     *,
     workers: int = 0,
-    most: int = 4_000_000,
+    most: int = MOST_PIXELS,
+    whole: bool = False,
 ) -> tuple[NDArray[Any], ...]:
     """Scores (pixels, classes), targets, rows and columns of pixels that count, predicted by this process alone.
 
     They are in the order of samples. Of more than about ``most`` pixels, an even part of the samples and of the pixels
-    of each is taken; four times as many are predicted as are kept, so that they come from many samples.
+    of each is taken; four times as many are predicted as are kept, so that they come from many samples. With
+    ``whole``, all pixels of fewer samples are kept.
     """
-    pixels = len(dataset) * dataset.sequences.shape[1] * dataset.patches.size**2
-    items = range(0, len(dataset), max(1, pixels // (4 * most)))
-    every = max(1, -(-pixels * len(items) // (len(dataset) * most)))
+    pixels = count_pixels(dataset)
+    items = range(0, len(dataset), max(1, -(-pixels // most) if whole else pixels // (4 * most)))
+    every = 1 if whole else max(1, -(-pixels * len(items) // (len(dataset) * most)))
     parts = []
     predictions = _predictions(network, dataset, batch, Group(device=device), workers, items)
     for number, (output, target) in enumerate(predictions):
@@ -71,6 +76,11 @@ def collect_scores(
         codes = target[counted][::every].cpu().numpy()
         parts.append((scores, codes, first[which, 0] + row, first[which, 1] + column))
     return tuple(np.concatenate(each) for each in zip(*parts, strict=True))
+
+
+def count_pixels(dataset: PatchDataset) -> int:
+    """Return how many pixels all samples have, those that do not count included."""
+    return int(len(dataset) * dataset.sequences.shape[1] * dataset.patches.size**2)
 
 
 def score_pairs(pairs: NDArray[np.int64] | NDArray[np.float64]) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""Maps drawn from class probabilities, with the grain of observed land."""
