@@ -35,10 +35,11 @@ class Scene:
         self.region = None
         self.common = {"model": "stand-in", "cells": "held-out cells of the split"}
 
-    def predict(self, draws=None, seed=None):
-        made = self.likely.to_dataset(name="land_use")
-        if draws is None:
-            return made
+    def predict(self):
+        return self.likely.to_dataset(name="land_use")
+
+    def downscale(self, draws, seed):
+        made = self.predict().chunk()
         if not self.draws:
             raise ModelError("no distribution of maps")
         return made.assign(land_use_draws=(("draw", "lat", "lon"), self.drawn))
@@ -53,6 +54,7 @@ class Scene:
 def found_by(monkeypatch, scene, accepts_draws=True):
     accepts = (lambda forcing, *, draws=None: None) if accepts_draws else (lambda forcing: None)
     monkeypatch.setattr(grain, "downscale", accepts)
+    monkeypatch.setattr(grain, "QUICK_DRAWS", 32)
     monkeypatch.setattr(grain.Scene, "open", lambda name, quick: scene)
     return {line["name"]: line for line in grain.lines("luh2", quick=True)}
 
@@ -88,14 +90,14 @@ def test_without_draws_the_lines_of_draws_say_why(monkeypatch, scene, accepts, w
     assert "figure" in found["luh2_squares_map"]
 
 
-def test_frequencies_of_draws_are_probabilities():
+def test_classes_are_counted_over_the_draws():
     draws = xr.DataArray(
         np.array([[[1, 2]], [[1, 4]]], np.uint8), {"lat": [0.5], "lon": [0.5, 1.5]}, ("draw", "lat", "lon")
     )
-    found = grain._frequencies(draws)
-    np.testing.assert_array_equal(found.sum("class"), 1)
-    assert found.sel({"class": "urban"}).values.tolist() == [[1, 0]]
-    assert found.sel({"class": "cropland"}).values.tolist() == [[0, 0.5]]
+    found = grain._counts(draws)
+    np.testing.assert_array_equal(found.sum("class"), 2)
+    assert found.sel({"class": "urban"}).values.tolist() == [[2, 0]]
+    assert found.sel({"class": "cropland"}).values.tolist() == [[0, 1]]
 
 
 def test_the_worst_model_counts():

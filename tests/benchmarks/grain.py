@@ -40,44 +40,51 @@ TARGETS = {
 DRAWS, QUICK_DRAWS, MEASURED = 32, 8, 3
 """Draws that are made, and how many of them are measured one by one."""
 
-BAND = 200  # rows of draws that are averaged at once
+
+BAND = 200  # rows whose probabilities are in memory at once
 
 
 def lines(prefix: str, *, quick: bool) -> Iterator[Result]:
     """Measure the map of a model, those that need no learning, and its draws."""
     scene = Scene.open(MODELS[prefix], quick=quick)
     started = time.perf_counter()
-    predicted, draws, why = _predict(scene, QUICK_DRAWS if quick else DRAWS)
+    count = QUICK_DRAWS if quick else DRAWS
+    made, why = _predict(scene, count)
     seconds = round(time.perf_counter() - started, 1)
-    drawn = {} if draws is None else {f"draw {n}": draws.isel(draw=n, drop=True) for n in range(MEASURED)}
+    predicted = made["land_use"]
+    drawn = {} if why else {f"draw {n}": made["draws"].isel(draw=n, drop=True) for n in range(MEASURED)}
     observed = lay_on(scene.observed, predicted)
     whole = _measure(scene, {"map": predicted, **drawn}, observed)
     simple = {name: lay_on(each, predicted) for name, each in scene.simple().items()}
     held_out = _measure(scene, {"map": predicted, **drawn, **simple}, observed, within=scene.within(observed))
-    shown = ["map", *simple] if draws is None else ["draw 0", "map", *simple]
+    shown = ["map", *simple] if why else ["draw 0", "map", *simple]
     yield _squares(scene, f"{prefix}_squares_map", "map", whole)
     for name in shown:
         yield from _grain(scene, prefix, name, held_out)
-    if draws is None:
+    if why:
         for name in (*TARGETS, "draw_accuracy"):
             if name != "squares_map":
                 yield skipped(f"{prefix}_{name}", why)
         return
     yield _squares(scene, f"{prefix}_squares_draw", "draw 0", whole)
-    yield from _judge(scene, prefix, predicted, draws, observed)
-    yield {"name": f"{prefix}_seconds", "figure": seconds, "draws": int(draws.sizes["draw"]), **scene.common}
+    yield from _judge(scene, prefix, made, observed, count)
+    yield {"name": f"{prefix}_seconds", "figure": seconds, "draws": count, **scene.common}
 
 
-def _predict(scene: Scene, count: int) -> tuple[xr.DataArray, xr.DataArray | None, str]:
-    """Return the most probable map, and the draws; or None, and why there are none."""
+def _predict(scene: Scene, count: int) -> tuple[xr.Dataset, str]:
+    """Return the most probable map, some draws, and how often each class is drawn, or why there are no draws.
+
+    No more is kept in memory. Draws are called ``draws``, how often each class is drawn ``counts``.
+    """
     if "draws" not in inspect.signature(downscale).parameters:
-        return scene.predict()["land_use"], None, "downscale has no keyword draws"
+        return scene.predict()[["land_use"]], "downscale has no keyword draws"
     try:
-        made = scene.predict(draws=count, seed=0)
+        lazy = scene.downscale(draws=count, seed=0)
     except ModelError as error:
-        return scene.predict()["land_use"], None, str(error)
-    drawn = next(each for each in made.data_vars.values() if "draw" in each.dims)
-    return made["land_use"], drawn, ""
+        return scene.predict()[["land_use"]], str(error)
+    drawn = next(each for each in lazy.data_vars.values() if "draw" in each.dims)
+    made = {"land_use": lazy["land_use"], "draws": drawn.isel(draw=slice(MEASURED)), "counts": _counts(drawn)}
+    return xr.Dataset(made).compute(), ""
 
 
 def _measure(
@@ -159,13 +166,10 @@ def _grain(scene: Scene, prefix: str, name: str, found: LandscapeScores) -> Iter
     }
 
 
-def _judge(
-    scene: Scene, prefix: str, predicted: xr.DataArray, draws: xr.DataArray, observed: xr.DataArray
-) -> Iterator[Result]:
+def _judge(scene: Scene, prefix: str, made: xr.Dataset, observed: xr.DataArray, count: int) -> Iterator[Result]:
     """Yield the calibration error of the mean over draws, and the scores of a draw beside the most probable map."""
     within = scene.within(observed)
-    count = int(draws.sizes["draw"])
-    probability = _frequencies(draws)
+    predicted, probability = made["land_use"], made["counts"].chunk(lat=BAND) / np.float32(count)
     land = within & observed.isin(LAND_CLASSES)
     of_map = assess_reliability(probability, observed, decided=predicted, within=land, match_years=False)
     of_draws = assess_reliability(probability, observed, within=land, match_years=False)
@@ -181,7 +185,7 @@ def _judge(
         "pixels": int(land.sum()),
         **scene.common,
     }
-    maps = {"map": predicted, "draw": draws.isel(draw=0, drop=True)}
+    maps = {"map": predicted, "draw": made["draws"].isel(draw=0, drop=True)}
     factor = scene.configuration.inputs.factor
     scores = compare(maps, observed, factor=factor, within=within, domains=("land",), match_years=False)
     for name in ("draw", "map"):
@@ -195,11 +199,10 @@ def _judge(
         }
 
 
-def _frequencies(draws: xr.DataArray) -> xr.DataArray:
-    """Return how often each class is drawn, (class, lat, lon), lazily."""
-    parts = draws.chunk(draw=-1, lat=BAND, lon=-1)
-    shares = [(parts == code).mean("draw", dtype=np.float32) for code in range(len(CLASS_NAMES))]
-    return xr.concat(shares, "class", coords="minimal", compat="override").assign_coords({"class": list(CLASS_NAMES)})
+def _counts(draws: xr.DataArray) -> xr.DataArray:
+    """Return how often each class is drawn, (class, lat, lon), lazily and in one byte."""
+    counts = [(draws == code).sum("draw", dtype=np.uint8) for code in range(len(CLASS_NAMES))]
+    return xr.concat(counts, "class", coords="minimal", compat="override").assign_coords({"class": list(CLASS_NAMES)})
 
 
 def worst(found: list[Result]) -> Iterator[Result]:

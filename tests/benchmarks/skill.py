@@ -69,8 +69,12 @@ class Scene:
 
     def predict(self, checkpoint: Checkpoint | None = None, **options: Any) -> xr.Dataset:
         """Downscale the forcing in memory."""
+        return self.downscale(checkpoint, **options).compute()
+
+    def downscale(self, checkpoint: Checkpoint | None = None, **options: Any) -> xr.Dataset:
+        """Downscale the forcing, lazily."""
         model = checkpoint or self.checkpoint
-        return self.forcing.ai4land.downscale(model=model, region=self.region, **options).isel(time=0).compute()
+        return self.forcing.ai4land.downscale(model=model, region=self.region, **options).isel(time=0)
 
     def within(self, like: xr.DataArray) -> xr.DataArray:
         """Return which cells of a map are held out for the test."""
