@@ -22,7 +22,7 @@ from xland.scores.landscape import (
     fitting_scales,
     kolmogorov_distance,
 )
-from xland.scores.patches import cut_strip, join_strips
+from xland.scores.patch_counts import cut_strip, join_strips
 from xland.vocabulary import CLASSES, LAND_CLASSES
 
 EXAMPLE = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.draws.grain import Grain
+from xland.draws.octaves import Grain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ class Drawing:
         that keeps coarse totals: it then chooses each draw.
         """
         # compiled code, which takes a second to load, only where maps are drawn
-        from xland.draws.fields import Place, draw_classes, perturb
+        from xland.draws.gumbel import Place, draw_classes, perturb
 
         place, values = Place(rows, columns, self.around), probability.cpu().numpy()
         found = np.zeros((self.count, *land.shape), dtype=np.uint8)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from xland.arguments import shown
-from xland.draws.grain import Grain
+from xland.draws.octaves import Grain
 from xland.errors import CheckpointError, ModelError, XlandError
 from xland.models.applicability import Applicability, Coverage
 from xland.models.calibration import Calibration

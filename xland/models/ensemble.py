@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xland.draws.grain import Grain
+from xland.draws.octaves import Grain
 from xland.errors import ModelError
 from xland.geo.grid import Grid
 from xland.models.applicability import Applicability, Coverage

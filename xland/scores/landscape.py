@@ -31,7 +31,7 @@ from xland.reading.variables import ClassMap
 from xland.scores.counts import BLANK, SOUTHERN_LIMIT
 from xland.scores.frames import Block, Cells, common_cells, one_step, pair_years
 from xland.scores.measures import ratio
-from xland.scores.patches import AT_EDGES, ELSEWHERE, Patches, Strip, cut_strip, join_strips, majorities
+from xland.scores.patch_counts import AT_EDGES, ELSEWHERE, Patches, Strip, cut_strip, join_strips, majorities
 from xland.scores.tables import Tabular, TextTable, figure, plain, write_json
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, class_code
 
@@ -92,8 +92,8 @@ def _class_boundaries(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
 def edge_ratio(pairs: NDArray[np.int64]) -> NDArray[np.float64]:
     """Boundary density at edges of coarse cells, divided by that elsewhere, horizontally and vertically; shape (2,).
 
-    ``pairs`` are those of :func:`xland.scores.patches.count_pairs`. 1 is a map without squares, infinity a map that has
-    no boundaries but at the edges of coarse cells.
+    ``pairs`` are those of :func:`xland.scores.patch_counts.count_pairs`. 1 is a map without squares, infinity a map
+    that has no boundaries but at the edges of coarse cells.
     """
     density = np.array([[boundary_density(place) for place in direction] for direction in pairs])
     return _divided(density[:, AT_EDGES], density[:, ELSEWHERE])
@@ -144,7 +144,7 @@ class Pattern:
     Parameters
     ----------
     pairs : (2, 2, classes, classes) array
-        Pairs of neighbouring cells as of :func:`xland.scores.patches.count_pairs`.
+        Pairs of neighbouring cells as of :func:`xland.scores.patch_counts.count_pairs`.
     patch_list : Patches
         Class, cells and area (m2) of every patch.
     contrast : (classes, classes) array

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xland.draws.fields import Place, draw_classes
+from xland.draws.gumbel import Place, draw_classes
 from xland.training.learn.grain import Tile, count_boundaries, fit_grain, make_tiles, self_affine
 
 PLACES = [Place(range(100, 220), range(left, left + 120), 720) for left in range(-60, 660, 120)]

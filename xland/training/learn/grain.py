@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.draws.fields import Place, draw_classes
-from xland.draws.grain import Grain
+from xland.draws.gumbel import Place, draw_classes
+from xland.draws.octaves import Grain
 from xland.vocabulary import LAND_CLASSES
 
 _WIDEST = 8  # coarse cells that the widest spacing may have

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from xland.scores.counts import BLANK, mode
-from xland.scores.patches import (
+from xland.scores.patch_counts import (
     AT_EDGES,
     ELSEWHERE,
     HORIZONTAL,

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xland.compiled import compiled
-from xland.draws.grain import Grain
+from xland.draws.octaves import Grain
 
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]

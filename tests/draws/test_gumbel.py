@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xland.draws.fields import Place, add_octave, draw_classes, normal_field, perturb
-from xland.draws.grain import Grain
+from xland.draws.gumbel import Place, add_octave, draw_classes, normal_field, perturb
+from xland.draws.octaves import Grain
 
 AROUND = 360
 GRAIN = Grain((1, 2, 8), ((0.6, 0.8, 0.0), (0.0, 0.6, 0.8), (1.0, 0.0, 0.0)))

@@ -12,7 +12,7 @@ from xland.records import Limits, check_entries
 
 @dataclass(frozen=True)
 class Grain:
-    """Weights of the octaves of each class's random field; see :mod:`xland.draws.fields`.
+    """Weights of the octaves of each class's random field; see :mod:`xland.draws.gumbel`.
 
     Parameters
     ----------
