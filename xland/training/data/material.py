@@ -449,6 +449,12 @@ def _describe(data: xr.Dataset | xr.DataArray) -> dict[str, Any]:
 # entries that do not change a loss, and may differ in a training that is resumed
 _FREE = {"title", "notes", "licence"}
 _FREE_SCHEDULE = {"workers", "checkpoint_every", "report_every", "compile"}
+_BEFORE = {
+    ("schedule", "sampling"): "rare_classes",
+    ("architecture", "expansion"): "nearest",
+    ("objective", "response"): 0.0,
+}
+"""Entries that states of earlier versions lack, and what was done before there were other ways."""
 
 
 def identify(configuration: Configuration, material: Material, patches: Patches | None = None) -> dict[str, Any]:
@@ -459,9 +465,10 @@ def identify(configuration: Configuration, material: Material, patches: Patches 
     configuration.
     """
     entries = {name: value for name, value in configuration.to_dict().items() if name not in _FREE}
-    schedule = {name: value for name, value in entries["schedule"].items() if name not in _FREE_SCHEDULE}
-    if schedule["sampling"] == "rare_classes":  # states of releases before there were other rules have no entry
-        del schedule["sampling"]
+    entries["schedule"] = {name: value for name, value in entries["schedule"].items() if name not in _FREE_SCHEDULE}
+    for (section, name), value in _BEFORE.items():
+        if entries[section][name] == value:
+            entries[section] = {key: entry for key, entry in entries[section].items() if key != name}
     hashes = {**material.source.hashes, "part": hashlib.sha256(np.ascontiguousarray(material.part).data).hexdigest()}
     if patches is not None:
         corners = np.stack([patches.rows, patches.columns]).astype(np.int64)
@@ -471,7 +478,7 @@ def identify(configuration: Configuration, material: Material, patches: Patches 
         name: {key: value for key, value in source.items() if key != "token"} if isinstance(source, dict) else source
         for name, source in material.description.items()
     }
-    described = {**entries, "schedule": schedule, "sources": sources, "arrays": hashes}
+    described = {**entries, "sources": sources, "arrays": hashes}
     plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
     return plain
 
