@@ -57,10 +57,11 @@ def test_log_of_the_network_tells_which_block_years_were_computed(tmp_path, monk
     kills.watch(tmp_path / "log")
     forcing, static, prior = (open_store(f"{tmp_path}/{name}.zarr") for name in ("forcing", "static", "prior"))
     options = {"model": f"{tmp_path}/rollout", "prior": prior["land_use"], "chunks": kills.BLOCK}
+    options["region"] = (-60, -30, 100, 50)  # 2 x 4 blocks
     downscale(forcing, static=static, years=kills.YEARS[:2], **options).compute()
     computed = kills.computed(tmp_path / "log")
     first, second = ({block[1:] for block in computed if block[0] == year} for year in range(2))
-    assert len(first) > 30
+    assert len(first) > 3
     assert first == second
 
 

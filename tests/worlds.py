@@ -7,6 +7,7 @@ there. One degree is coarse enough for tests and fine enough to hold all 6 x 12 
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -116,14 +117,18 @@ def _world(years: tuple[int, ...], seed: int) -> tuple[xr.Dataset, xr.Dataset, x
 
 def tiny_network(inputs: InputSpec | None = None, seed: int = 0, **architecture: Any) -> Any:
     """An untrained network of width 4 and depth 2 whose most probable classes vary from place to place."""
+    return deepcopy(_network(inputs or tiny_inputs(), seed, tuple(architecture.items())))
+
+
+@lru_cache(maxsize=32)
+def _network(inputs: InputSpec, seed: int, architecture: tuple[tuple[str, Any], ...]) -> Any:
     import torch
 
     from xland.models.networks.unet import Architecture, DownscalingNetwork
 
-    inputs = inputs or tiny_inputs()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = DownscalingNetwork(inputs, Architecture(**{"width": 4, "depth": 2, **architecture}))
+        network = DownscalingNetwork(inputs, Architecture(**{"width": 4, "depth": 2, **dict(architecture)}))
         random = np.random.default_rng(seed)
         size, batch = inputs.window, 8
         coarse = random.normal(size=(batch, inputs.coarse_channels, size // inputs.factor, size // inputs.factor))
