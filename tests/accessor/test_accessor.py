@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
 from importlib import import_module
 
 import numpy as np
@@ -41,13 +39,6 @@ def lazy(model_folder):
 @pytest.fixture(scope="module")
 def fine(lazy):
     return lazy.compute(), tiny_world((2000,))[2]
-
-
-def test_importing_xland_does_not_import_torch_or_other_heavy_packages():
-    heavy = "('torch', 'matplotlib', 'rioxarray', 'intake', 'distributed', 'sklearn', 'scipy')"
-    code = f"import sys, xland; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_public_functions_are_there_and_others_are_not():
