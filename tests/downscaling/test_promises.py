@@ -24,7 +24,7 @@ from xland.models.checkpoint import Checkpoint, save_checkpoint
 
 YEARS = (2000, 2001, 2002)
 few = settings(
-    max_examples=4,
+    max_examples=3,
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
