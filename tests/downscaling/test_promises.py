@@ -261,7 +261,7 @@ def test_the_scheduler_of_processes_gives_the_same(lazily, whole):
 
 
 def test_workers_in_processes_of_their_own_give_the_same(lazily, whole):
-    chosen = CASES["overlapping"], CASES["rolled changes"]
+    chosen = CASES["overlapping"], CASES["forward"]
     with local_cluster(n_workers=2, threads_per_worker=2) as client:
         for found, case in zip(client.gather(client.compute([*map(lazily, chosen)])), chosen, strict=True):
             assert_same(found, whole(case))
