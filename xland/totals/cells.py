@@ -14,6 +14,8 @@ from xland.forcing.read import SUM_TOLERANCE
 TOLERANCE = 1e-6
 """Share of a coarse cell below which a total counts as kept."""
 
+_PLAIN = ("C", "W")  # each memory layout, and what may be written to, would have loops compiled for it
+
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
@@ -49,13 +51,12 @@ class Cells:
     def __init__(
         self, probability: NDArray[Any], targets: NDArray[Any], area: NDArray[Any], valid: NDArray[np.bool_]
     ) -> None:
-        # one memory layout and two types: loops are compiled once for each
         probability = np.asarray(probability)
         kind = np.float32 if probability.dtype.kind == "f" and probability.dtype.itemsize <= 4 else np.float64
-        self.probability = np.ascontiguousarray(probability, dtype=kind)
-        self.valid = np.ascontiguousarray(valid, dtype=np.bool_)
-        self.area = np.ascontiguousarray(area, dtype=np.float64)
-        self.targets = np.ascontiguousarray(targets, dtype=np.float64)
+        self.probability = np.require(probability, kind, _PLAIN)
+        self.valid = np.require(valid, np.bool_, _PLAIN)
+        self.area = np.require(area, np.float64, _PLAIN)
+        self.targets = np.require(targets, np.float64, _PLAIN)
         if self.probability.ndim != 3 or self.targets.ndim != 3 or 0 in self.targets.shape:
             raise AllocationError(
                 f"probabilities have the shape {self.probability.shape} and targets {self.targets.shape}; they need "
@@ -79,7 +80,7 @@ class Cells:
 
     def check_targets(self, targets: NDArray[Any]) -> NDArray[np.float64]:
         """Return the shares of these cells in any year; AllocationError if their shape is wrong or they leave 0..1."""
-        targets = np.ascontiguousarray(targets, dtype=np.float64)
+        targets = np.require(targets, np.float64, _PLAIN)
         self._check_shape("targets", targets, (len(self.probability), *self.targets.shape[1:]))
         bad = (targets < 0) | (targets > 1 + SUM_TOLERANCE)
         some = f", such as {targets[bad][0]:.4g} of class {int(np.nonzero(bad)[0][0])}," if bad.any() else ""
