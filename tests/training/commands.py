@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.worlds import tiny_world
-from xland.paths import replace_file
 from xland.models.checkpoint import Checkpoint
+from xland.paths import replace_file
 from xland.training.machine import Termination, deferred_termination
 from xland.training.ranks.rank import learn_as_rank
 

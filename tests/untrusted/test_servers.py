@@ -17,7 +17,7 @@ from xland.store.reading import open_store, verify
 from xland.store.writing import write
 
 pytest.importorskip("aiohttp", reason="stores behind http need aiohttp")
-from fsspec.implementations.http import HTTPFileSystem  # noqa: E402 - imports aiohttp
+from fsspec.implementations.http import HTTPFileSystem
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -54,7 +54,7 @@ def served(tmp_path, monkeypatch):
     HTTPFileSystem.clear_instance_cache()  # whose sessions have the limits of an earlier test
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(tmp_path)))
     server.daemon_threads, server.headers_seen, server.ended = True, [], threading.Event()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.ended.set()
     server.shutdown()
