@@ -15,7 +15,7 @@ demo: $(VENV)/.installed  ## fetch real data, downscale, publish, score: results
 	$(BIN)/xland demo
 
 test: lint data  ## lint, type-check, check the layers, run all tests with coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover --json --out .coverage.json -m pytest -n $(PROCESSES) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover --json --out .coverage.json -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m slipcover --merge .coverage.json --out .coverage.json --fail-under 90
 
 slurm: $(VENV)/.developer  ## start a SLURM of two nodes on this machine, run the tests that need it, stop it

@@ -9,12 +9,30 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 PROJECT = Path(__file__).resolve().parent.parent
+FIRST = (
+    "clusters/test_slurm_training.py",
+    "training/test_ranks_learn.py",
+    "downscaling/test_promises.py",
+    "training/ranks/test_launching.py",
+    "clusters/test_slurm.py",  # when no other process of tests has SLURM
+    "clusters/test_opening.py",
+    "store/test_computing.py",
+    "training/learn/test_calibrating.py",
+    "test_plum_island.py",
+)
+"""Files with few and long tests: where several processes run tests, none has to wait for them at the end."""
 
 # a machine may be slow or stand still, and that is no fault of what is tested
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # the same examples on every run where a change must land; new ones wherever people work
 settings.register_profile("ci", settings.get_profile("patient"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "patient")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run long files first, in their order."""
+    order = {PROJECT / "tests" / name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 def shared(*parts: str) -> Path:

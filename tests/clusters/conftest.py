@@ -17,7 +17,7 @@ from xland.clusters import Profile
 from xland.downscaling.call import downscale
 
 ROOT = Path(__file__).resolve().parents[2]
-YEARS = (2000, 2001, 2002, 2003)
+YEARS = (2000, 2001)
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +50,7 @@ def turn(request, monkeypatch):
     if request.node.get_closest_marker("slurm") is None:
         yield
         return
-    monkeypatch.setattr("xland.clusters.slurm.INTERVAL", 0.5)
+    monkeypatch.setattr("xland.clusters.slurm.INTERVAL", 0.2)
     with Path(tempfile.gettempdir(), f"xland-tests-slurm-{os.getuid()}.lock").open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
@@ -76,7 +76,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def maps(files):
-    """Lazy maps of four years in 18 blocks each."""
+    """Lazy maps of two years in 18 blocks each."""
     coarse, static, _ = tiny_world(YEARS)
     return downscale(coarse, model=files / "model", static=static, chunks=60)
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.worlds import tiny_world
+from xland.models.checkpoint import Checkpoint
 from xland.paths import replace_file
 from xland.training.machine import Termination, deferred_termination
 from xland.training.ranks.rank import learn_as_rank
@@ -69,6 +71,11 @@ def taken_steps(output: Path) -> int:
     return len(losses(output)) if (output / "steps.csv").exists() else 0
 
 
+def fitted_by(output: Path) -> int:
+    """How many ranks have fitted the card of a model, see :func:`prepare_process`."""
+    return int(json.loads((output / "card.json").read_text())["fitted_by"])
+
+
 def hold(output: Path, step: int) -> Path:
     """Let ranks of :func:`prepare_process` wait after a step, until the file is gone or they are asked to end."""
     output.mkdir(exist_ok=True)
@@ -77,7 +84,11 @@ def hold(output: Path, step: int) -> Path:
 
 
 def prepare_process() -> None:
-    """Leave out codecarbon and TensorBoard, and let trainings of this process wait where the test says."""
+    """Leave out codecarbon, TensorBoard and the fit of the card, and let trainings wait where the test says.
+
+    The card only notes how many ranks would have fitted it at their end.
+    """
+    from xland.models.checkpoint import update_card
     from xland.training.learn import loop
     from xland.training.learn.watching import Watch
 
@@ -100,7 +111,11 @@ def prepare_process() -> None:
                 time.sleep(0.01)
         return figures
 
-    loop.deferred_termination, Watch.report = noted, report_and_wait  # type: ignore[method-assign]
+    def note_fit(best: Checkpoint, *_: Any, **__: Any) -> Checkpoint:
+        return update_card(best.folder, {"fitted_by": best.card.get("fitted_by", 0) + 1})
+
+    loop.deferred_termination, loop.fit_card = noted, note_fit
+    Watch.report = report_and_wait  # type: ignore[method-assign]
 
 
 def learn_quickly(*arguments: Any, **options: Any) -> None:

@@ -11,6 +11,9 @@ from tests.worlds import tiny_configuration, tiny_world
 
 __all__ = ["one_thread"]
 
+FEW_ROUNDS = ("xland.training.learn.grain._ROUNDS", 2)
+"""Nearly all time of a card goes into the grain of draws, on many small tiles."""
+
 
 @pytest.fixture(scope="session")
 def tiny():
@@ -32,6 +35,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("codecarbon", "tensorboard"):
             patch.setitem(sys.modules, name, None)
+        patch.setattr(*FEW_ROUNDS)
         model = train(tiny_configuration(epochs=4), folder, **data, report=lambda *call: reports.append(call))
     return model, reports
 
@@ -42,3 +46,9 @@ def uncalibrated(monkeypatch):
     for name in ("codecarbon", "tensorboard"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr("xland.training.learn.loop.fit_card", lambda *_, **__: None)
+
+
+@pytest.fixture
+def few_rounds(monkeypatch):
+    """The grain of draws is fitted as that of the model `trained`, and not too well."""
+    monkeypatch.setattr(*FEW_ROUNDS)

@@ -27,7 +27,7 @@ VARIABLES = (
 def practise(configuration, output, *, store, device, resume, report):
     """Take steps; the configuration's notes say how they end, a file in the output after which one to wait."""
     rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    helper = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({LONG})"])
+    helper = subprocess.Popen([sys.executable, "-S", "-c", f"import time; time.sleep({LONG})"])
     facts = {name: os.environ.get(name) for name in VARIABLES}
     facts |= {"pid": os.getpid(), "worker": os.getppid(), "helper": helper.pid, "device": device}
     note(output / f"rank-{rank}.json", json.dumps(facts))

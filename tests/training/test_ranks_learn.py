@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.conftest import PROJECT
-from tests.training.commands import QUICK, STEPS, hold, losses, taken_steps, write_files
+from tests.training.commands import QUICK, STEPS, fitted_by, hold, losses, taken_steps, write_files
 from tests.waiting import PATIENCE, wait_until
 from xland.cli import main
 
@@ -23,22 +22,24 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 def test_ranks_under_torchrun_and_on_dask_workers_learn_as_one_process(tmp_path, monkeypatch):
     """Those under torchrun are asked to end (SIGTERM) and write their state, and workers of Dask go on from it.
 
-    Others under torchrun, with batch statistics of their own, come to their end: near to one process, not the same.
+    Before, with batch statistics of their own, they come to the end of another training: near to one process, not the
+    same.
     """
     monkeypatch.setattr("xland.training.ranks.launching.CALL", QUICK)
-    configuration, store = str(write_files(tmp_path)), tmp_path / "store.zarr"
-    assert main(["prepare", configuration, str(store)]) == 0
+    configuration, store, own = write_files(tmp_path), tmp_path / "store.zarr", tmp_path / "own.toml"
+    own.write_text(configuration.read_text() + "common_statistics = false\n")
+    assert main(["prepare", str(configuration), str(store)]) == 0
 
-    def arguments(output):
-        return ["train", configuration, str(output), "--store", str(store), "--device", "cpu"]
+    def arguments(output, configuration=configuration):
+        return [str(configuration), str(output), "--store", str(store), "--device", "cpu"]
 
-    assert main(arguments(tmp_path / "alone")) == 0
+    assert main(["train", *arguments(tmp_path / "alone")]) == 0
     alone, output = losses(tmp_path / "alone"), tmp_path / "ranks"
     assert len(alone) == STEPS
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))  # for the ranks of the workers
     waiting = hold(output, 4)
-    command = [*TORCHRUN, "tests.training.two_ranks", *arguments(output)]
+    command = [*TORCHRUN, "tests.training.two_ranks", *arguments(tmp_path / "own", own), *arguments(output)]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: taken_steps(output) == 4 or process.poll() is not None)
     ranks = [] if process.poll() is not None else psutil.Process(process.pid).children()
@@ -47,19 +48,13 @@ def test_ranks_under_torchrun_and_on_dask_workers_learn_as_one_process(tmp_path,
     assert len(list(output.glob("asked-*"))) == 2, said[-3000:]
     assert process.returncode != 0
     assert not any(rank.is_running() for rank in ranks)
+    assert fitted_by(tmp_path / "own") == 1
+    assert losses(tmp_path / "own") != pytest.approx(alone, rel=1e-3)
+    assert losses(tmp_path / "own") == pytest.approx(alone, rel=0.5)
     waiting.unlink()
     taken = losses(output)
     assert 4 <= len(taken) < STEPS
     assert taken == pytest.approx(alone[: len(taken)], rel=1e-3)
-    assert main([*arguments(output), "--resume", "--cluster", "local", "--workers", "2"]) == 0
+    assert main(["train", *arguments(output), "--resume", "--cluster", "local", "--workers", "2"]) == 0
     assert losses(output) == pytest.approx(alone, rel=1e-3)
-    assert '"calibration"' in (output / "card.json").read_text()
-    own, output = tmp_path / "own.toml", tmp_path / "own"
-    own.write_text(Path(configuration).read_text() + "common_statistics = false\n")
-    configuration = str(own)  # of the arguments
-    command = [*TORCHRUN, "tests.training.commands", *arguments(output)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    assert '"calibration"' in (output / "card.json").read_text()
-    assert losses(output) != pytest.approx(alone, rel=1e-3)
-    assert losses(output) == pytest.approx(alone, rel=0.5)
+    assert fitted_by(output) == 1

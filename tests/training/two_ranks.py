@@ -1,5 +1,6 @@
-"""What two ranks under torchrun check of their group, before they train on the command line until they are stopped.
+"""What two ranks under torchrun check of their group, before they train on the command line, once to the end.
 
+The arguments of two commands follow each other: the first training comes to its end, the second one may be stopped.
 Importing torch costs more than all of it, so that one start of two processes serves for everything.
 """
 
@@ -89,10 +90,16 @@ def check_group():
         with suppress(TrainingStoppedError), join_group("cpu") as group:
             check_own_statistics(group, error)
         assert not gloo_threads()
-    os.environ[SECRET] = "training"
+
+
+def train(secret: str, arguments: list[str]) -> int:
+    os.environ[SECRET] = secret
+    return main(["train", *arguments])
 
 
 if __name__ == "__main__":
     check_group()
     prepare_process()
-    sys.exit(main())
+    first, second = (sys.argv[1:][at] for at in (slice(0, len(sys.argv) // 2), slice(len(sys.argv) // 2, None)))
+    assert train("first", first) == 0
+    sys.exit(train("second", second))

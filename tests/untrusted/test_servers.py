@@ -17,6 +17,7 @@ from xland.store.reading import open_store, verify
 from xland.store.writing import write
 
 pytest.importorskip("aiohttp", reason="stores behind http need aiohttp")
+from fsspec.implementations.http import HTTPFileSystem
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -50,9 +51,10 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 def served(tmp_path, monkeypatch):
     for name in ("CONNECT_SECONDS", "SILENT_SECONDS", "METADATA_SECONDS"):  # however busy the machine is
         monkeypatch.setattr(f"xland.untrusted.servers.{name}", 100.0)
+    HTTPFileSystem.clear_instance_cache()  # whose sessions have the limits of an earlier test
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(tmp_path)))
     server.daemon_threads, server.headers_seen, server.ended = True, [], threading.Event()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.ended.set()
     server.shutdown()

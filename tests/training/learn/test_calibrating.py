@@ -43,6 +43,7 @@ def folder(trained, tmp_path):
     return shutil.copytree(trained[0].folder, tmp_path / "model")
 
 
+@pytest.mark.usefixtures("few_rounds")
 def test_the_command_gives_an_old_model_what_a_training_ends_with(trained, folder, tmp_path, capsys):
     """A version that knew no calibration made it."""
     card = json.loads((folder / CARD).read_text())
