@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from xland.forcing.read import SUM_TOLERANCE
 TOLERANCE = 1e-6
 """Share of a coarse cell below which a total counts as kept."""
 
-_PLAIN = ("C", "W")  # each memory layout, and what may be written to, would have loops compiled for it
+_PLAIN: Final = ("C", "W")  # each memory layout, and what may be written to, would have loops compiled for it
 
 
 @dataclass(frozen=True, eq=False)
