@@ -12,7 +12,7 @@ help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 demo: $(VENV)/.installed  ## fetch real data, downscale, publish, score: results in demo-output/
-	$(BIN)/xland demo
+	$(BIN)/xland demo --overwrite
 
 test: lint data  ## lint, type-check, check the layers, run all tests with coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover --json --out .coverage.json -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder

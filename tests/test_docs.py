@@ -161,6 +161,15 @@ def test_the_notebook_was_run_from_top_to_bottom_and_does_not_show_the_machine()
 
 @pytest.mark.pip_data
 @pytest.mark.usefixtures("reference_data")
+def test_the_python_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, block in enumerate(blocks(ROOT / "README.md", "python")):
+        exec(compile(block, f"README.md, {number}", "exec"), {})  # noqa: S102 - our own page
+    assert {path.name for path in tmp_path.iterdir()} >= {"land_use.zarr", "catalog.yaml"}
+
+
+@pytest.mark.pip_data
+@pytest.mark.usefixtures("reference_data")
 def test_the_notebook_still_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     space: dict[str, object] = {}

@@ -117,6 +117,7 @@ class DatasetAccessor(_Accessor):
         *,
         model: Model = "luh2-0p05",
         static: xr.Dataset | None = None,
+        other_static: bool = False,
         prior: xr.DataArray | None = None,
         years: int | Sequence[int] | slice | None = None,
         region: tuple[float, float, float, float] | None = None,

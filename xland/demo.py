@@ -1,9 +1,12 @@
-"""All steps once, on real data: coarse field, fine map, store, catalog, scores, report."""
+"""All steps once, on real data: coarse states, fine map, store, catalog, scores, report; then a second example."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +27,19 @@ from xland.store.provenance import years
 
 FRACTIONS_MODEL = "fractions-0p05"
 LUH2_MODEL = "luh2-0p05"
+REGION = (-180.0, -60.0, 180.0, 90.0)
+"""All land but Antarctica, where LUH2 has no data: west, south, east and north."""
 
-_FRACTIONS_NOTE = (
-    "The coarse input is made from the observed map itself: the share of each class in cells of 0.25 degree, "
-    "from the MODIS map of 2019. The scores show how well the model places known shares within a cell, not how well "
-    "it downscales a scenario."
-)
+HELD_OUT_CELL = (0.0, 36.0, 12.0, 42.0)
+"""A held-out cell of the split, from Algeria to Sardinia."""
+
 _LUH2_NOTE = (
-    "The coarse input is LUH2 of 2015, and the observed map is MODIS of 2019. They define land use differently: "
-    "LUH2 has no bare ground, and a satellite cannot see grazing, so grassland is counted as pasture."
+    "The coarse input is LUH2, and the observed map is MODIS of 2019. They define land use differently: LUH2 has no "
+    "bare ground, and a satellite cannot see grazing, so grassland is counted as pasture."
+)
+_FRACTIONS_NOTE = (
+    "The coarse input is now made from the observed map itself: the share of each class in cells of 0.25 degree. The "
+    "scores show how well the model places known shares within a cell, not how well it downscales a scenario."
 )
 _HELD_OUT_NOTE = "Only held-out cells are scored: cells of 12 x 6 degrees with which the model was not trained."
 
@@ -52,34 +59,46 @@ def demo(
     output: str | Path = "demo-output",
     *,
     forcing: str | Path | None = None,
-    region: tuple[float, float, float, float] | None = None,
+    region: tuple[float, float, float, float] = REGION,
+    overwrite: bool = False,
 ) -> Results:
-    """Downscale a real coarse field, publish the map, and score it beside simple baselines.
+    """Downscale real coarse states with the default model, publish the map, and score it beside simple baselines.
 
     Parameters
     ----------
     output : path
-        Folder for the results. Those of an earlier demo are replaced.
+        Folder for the results.
     forcing : path, optional
-        A LUH2 file, for the model ``luh2-0p05``. By default the input is the class shares of the MODIS map on 0.25
-        degree, for the model ``fractions-0p05``.
+        Another LUH2 file of one year. By default that of 2015, which is part of xland.
     region : (west, south, east, north), optional
-        Degrees; the whole globe by default.
+        Degrees; by default all land but Antarctica.
+    overwrite : bool
+        Replace results that are in the folder.
 
     Returns
     -------
     Results
+
+    Raises
+    ------
+    StoreError
+        If the folder has results, and overwrite is not set.
     """
     from rich.console import Console
 
     console, folder = Console(), local_path(output, what="the folder of the results")
     make_folder(folder, StoreError)
     results = Results(*(folder / n for n in ("land_use.zarr", "catalog.yaml", "map.png", "report.html", "scores.json")))
-    model = find_model(FRACTIONS_MODEL if forcing is None else LUH2_MODEL)
+    there = [path.name for path in asdict(results).values() if path.exists()]
+    if there and not overwrite:
+        raise StoreError(
+            f"{folder} holds {', '.join(there)}: pass overwrite=True to replace them, or choose another folder"
+        )
+    model = find_model(LUH2_MODEL)
 
     console.rule("1. coarse land use, as it comes")
     datasets.fetch_all()
-    coarse = datasets.class_fractions() if forcing is None else open_coarse(forcing)
+    coarse = datasets.luh2_2015() if forcing is None else open_coarse(forcing)
     console.print(str(coarse.ai4land.check()))
 
     console.rule(f"2. downscale with {model.name}, write, publish")
@@ -91,27 +110,43 @@ def demo(
     console.rule("3. reopen from the catalog, score, draw")
     published = open_entry(results.catalog, name)
     observed = datasets.land_use_modis()
-    mask = held_out(observed, int(model.card["split"]["seed"]))
-    mask = mask.sel(lat=published["lat"], lon=published["lon"], method="nearest", tolerance=1e-4)
-    has_cells = bool(mask.any())
+    within = _scored_cells(observed, published)
     judged = report(
         published,
         observed,
         model="model",
         forcing=coarse,
         match_years=False,
-        within=mask if has_cells else None,
-        cells="held-out cells of the split" if has_cells else "all cells: the region has no held-out cell",
+        within=within,
+        cells="all cells: the region has no held-out cell" if within is None else "held-out cells of the split",
         regions="koppen",
         title=f"Land use on {model.inputs.resolution:g} degree: {model.name}",
-        notes=[_FRACTIONS_NOTE if forcing is None else _LUH2_NOTE, *([_HELD_OUT_NOTE] if has_cells else [])],
+        notes=[_LUH2_NOTE, *([] if within is None else [_HELD_OUT_NOTE])],
         card=dict(model.card),
         provenance={key: str(value) for key, value in published.attrs.items()},
     )
     judged.to_json(results.scores)
     published["land_use"].ai4land.plot(title=None).figure.savefig(results.picture, dpi=150)
     judged.to_html(results.report)
-    _summary(console, results, name)
+    _print_scores(console, judged.scores.to_dict()["scores"])
+
+    console.rule(f"4. a second example: {FRACTIONS_MODEL}")
+    console.print(_FRACTIONS_NOTE)
+    shares = datasets.class_fractions()
+    placed = shares.ai4land.downscale(model=FRACTIONS_MODEL, region=HELD_OUT_CELL)
+    second = report(placed, observed, model="model", forcing=shares, within=_scored_cells(observed, placed))
+    _print_scores(console, second.scores.to_dict()["scores"])
+
+    console.rule("done")
+    for what, path in (
+        ("fine map (Zarr)", results.store),
+        (f"catalog, entry {name}", results.catalog),
+        ("picture", results.picture),
+        ("report, for a browser", results.report),
+        ("scores", results.scores),
+    ):
+        console.print(f"{what:30} {path}", soft_wrap=True)
+    console.print("\nGo on with:", *_next_lines(results.store), sep="\n  ", soft_wrap=True, markup=False)
     return results
 
 
@@ -123,21 +158,26 @@ def held_out(observed: xr.DataArray, seed: int = 0) -> xr.DataArray:
     return template.copy(data=divide(grid, seed) == Part.TEST)
 
 
-def _summary(console: Any, results: Results, name: str) -> None:
+def _scored_cells(observed: xr.DataArray, maps: xr.Dataset) -> xr.DataArray | None:
+    """Return the held-out cells as a mask on the grid of maps; None, for all cells, if there are none."""
+    mask = held_out(observed).sel(lat=maps["lat"], lon=maps["lon"], method="nearest", tolerance=1e-4)
+    return mask if mask.any() else None
+
+
+def _print_scores(console: Any, scores: Mapping[str, Any]) -> None:
     from rich.table import Table
 
-    console.rule("done")
-    scores = Table("map", "accuracy", "mean IoU", "accuracy, mixed", "mean IoU, mixed", title="on land, by area")
-    for each, found in json.loads(results.scores.read_text())["scores"].items():
+    table = Table("map", "accuracy", "mean IoU", "accuracy, mixed", "mean IoU, mixed", title="on land, by area")
+    for each, found in scores.items():
         numbers = [found[domain]["area"][score] for domain in ("land", "mixed") for score in ("accuracy", "miou")]
-        scores.add_row(each, *("-" if number is None else f"{number:.3f}" for number in numbers))
-    console.print(scores)
-    console.print("mixed: cells in coarse cells with several land classes; the report has more scores")
-    for what, path in (
-        ("fine map (Zarr)", results.store),
-        (f"catalog, entry {name}", results.catalog),
-        ("picture", results.picture),
-        ("report, for a browser", results.report),
-        ("scores", results.scores),
-    ):
-        console.print(f"{what:30} {path}", soft_wrap=True)
+        table.add_row(each, *("-" if number is None else f"{number:.3f}" for number in numbers))
+    console.print(table)
+    console.print("mixed: cells in coarse cells with several land classes")
+
+
+def _next_lines(store: Path) -> list[str]:
+    """Return two commands to go on with, the first of which makes the next one known if it is not."""
+    activate = Path(sys.prefix) / "bin" / "activate"
+    known = shutil.which("xland") is not None or not activate.exists()
+    line = f"xland evaluate {store} --no-match-years --held-out"
+    return [*([] if known else [f"source {os.path.relpath(activate)}"]), line, "xland --help"][:2]

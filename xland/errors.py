@@ -117,4 +117,4 @@ class ClusterError(XlandError):
 
 
 class MissingDependencyError(XlandError, ImportError):
-    """An optional package that is not installed; the message names the extra."""
+    """An optional package that is not installed; the message names it."""

@@ -1,20 +1,20 @@
-"""The LUH2 file as it was released, through the shipped model, in any orientation."""
+"""LUH2 states of 2015 through the shipped model, in any orientation."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import xarray as xr
 
 import xland  # noqa: F401 - registers .ai4land
+from xland.datasets import luh2_2015
 
-pytestmark = [pytest.mark.shared_data, pytest.mark.pip_data, pytest.mark.usefixtures("reference_data")]
+pytestmark = [pytest.mark.pip_data, pytest.mark.usefixtures("reference_data")]
 REGION = (5, 43, 15, 49)
 
 
 @pytest.fixture(scope="module")
-def luh2(luh2_path):
-    return xr.open_dataset(luh2_path, decode_times=False)
+def luh2():
+    return luh2_2015()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_the_map_holds_what_everyone_knows(alps):
 
 def test_the_same_map_by_label_in_any_orientation(luh2, alps):
     turned = luh2.assign_coords(lon=luh2["lon"] % 360).sortby("lon").sortby("lat").rename(lat="y", lon="x")
-    turned = turned.transpose("x", "y", "time").chunk(y=100, x=200)
+    turned = turned.transpose("x", "y", "time", ...).chunk(y=100, x=200)
     found = turned.ai4land.downscale(region=REGION)["land_use"]
     assert bool(found["y"][0] < found["y"][-1])
     found = found.compute().rename(y="lat", x="lon")

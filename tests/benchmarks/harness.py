@@ -23,6 +23,7 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("XLAND_TEST_DATA", PROJECT.parent / "shared" / "data"))
 LUH2 = DATA / "luh2_2015" / "states_2015.nc"
+LUH2 = LUH2 if LUH2.exists() else PROJECT / "xland" / "datasets" / "luh2_2015.nc"
 PLUM_ISLAND = DATA / "plum_island"
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")

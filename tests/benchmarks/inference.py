@@ -110,7 +110,7 @@ def overhead(bench: InferenceBench) -> Iterator[Result]:
 def versus_monai(bench: InferenceBench) -> Iterator[Result]:
     """Time, memory and classes beside MONAI's sliding windows."""
     if importlib.util.find_spec("monai") is None:
-        yield skipped("versus_monai", "monai is not installed: pip install 'xland[benchmarks]'")
+        yield skipped("versus_monai", "monai is not installed: pip install monai")
         return
     tell("looking for MONAI's best batch")
     best = fresh(sides.fastest_batch, forcing=bench.forcing, box=(TINY if bench.quick else SMALL).box, year=YEARS[0])

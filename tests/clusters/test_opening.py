@@ -209,7 +209,7 @@ def test_clusters_of_gpus_say_what_is_missing_and_get_one_worker_of_two_threads_
         raise RuntimeError(options["n_workers"], options["threads_per_worker"], options["protocol"])
 
     monkeypatch.setitem(sys.modules, "dask_cuda", None)
-    refused("cuda", r"need dask-cuda.*with the extra 'cuda'")
+    refused("cuda", "need dask-cuda.*pip install dask-cuda")
     monkeypatch.setitem(sys.modules, "dask_cuda", SimpleNamespace(LocalCUDACluster=cluster))
     monkeypatch.setattr(torch.version, "cuda", None)
     refused("cuda", "is built without CUDA")
@@ -226,5 +226,5 @@ def test_a_machine_without_slurm_is_told_from_one_without_dask_jobqueue(monkeypa
     monkeypatch.setenv("PATH", str(tmp_path))
     refused("slurm", "sbatch, squeue, scancel not found", profile=profile)
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
-    refused("slurm", "the extra 'slurm'", profile=profile)
+    refused("slurm", "pip install dask-jobqueue", profile=profile)
     assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 
 from xland.errors import CheckpointError, ModelError
 from xland.geo.grid import Grid
-from xland.models.applicability import Applicability, Coverage, static_means
+from xland.models.applicability import Applicability, Coverage, StaticSample, static_means
 from xland.models.calibration import Calibration, bin_of, calibration_error
 from xland.models.checkpoint import APPLICABILITY, CARD, WEIGHTS, read_checkpoint, save_checkpoint, update_card
 from xland.records import read_record
@@ -191,3 +191,31 @@ def test_nothing_is_known_beyond_a_regional_coverage_or_of_another_resolution():
 def test_damage_of_a_coverage_is_named(change):
     with pytest.raises(CheckpointError, match="coverage"):
         read_coverage({**asdict(Coverage.of(WORLD, CELLS)), **change})
+
+
+@given(st.integers(0, 80), st.integers(-30, 100), st.integers(1, 9), st.data())
+def test_static_fields_of_any_span_are_known_again_and_a_change_of_one_channel_is_seen(row, column, step, data):
+    world = np.random.default_rng(step).normal(size=(3, 90, 120)).astype(np.float16)
+    values = world[:, 4::step, 5::step].transpose(1, 2, 0).copy()
+    values[::3] = np.nan  # nothing was learned there
+    sample = read_record(StaticSample, asdict(StaticSample.of("own.nc", values, 4, 5, step)), "a card", CheckpointError)
+    rows, columns = np.arange(row, min(row + 40, 90)), np.arange(column, column + 50) % 120
+    fields, land = world[:, rows][:, :, columns], np.ones((len(rows), 50), np.bool_)
+    assert not sample.differing(fields, land, row, column, 120).any()
+    changed = data.draw(st.integers(0, 2))
+    fields = fields + np.float16(0.5) * (np.arange(3) == changed)[:, None, None]
+    found = sample.differing(fields, land, row, column, 120)
+    down, across = (
+        ((rows - 4) % step == 0) & (rows >= 4) & ((rows - 4) // step % 3 > 0),
+        np.isin(columns, range(5, 120, step)),
+    )
+    assert len(found) == down.sum() * across.sum()
+    assert (found == (np.arange(3) == changed)).all()
+    assert not sample.differing(fields, ~land, row, column, 120).any()
+
+
+def test_a_damaged_sample_of_static_fields_is_refused():
+    entries = asdict(StaticSample.of("own.nc", np.zeros((2, 3, 4)), 0, 0, 1))
+    for wrong in ({"rows": 3}, {"text": "no base 64"}, {"text": "AAAA"}):
+        with pytest.raises(CheckpointError, match="static predictors in the model card are damaged"):
+            read_record(StaticSample, entries | wrong, "a card", CheckpointError)

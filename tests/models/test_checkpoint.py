@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
@@ -17,7 +18,10 @@ from tests.models.conftest import edit_card, put_weights
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_network
 from xland.errors import CheckpointError, ModelError
 from xland.models import checkpoint
+from xland.models.applicability import StaticSample
 from xland.models.checkpoint import CARD, WEIGHTS, read_checkpoint, save_checkpoint, update_card
+
+SAMPLE = asdict(StaticSample.of("own.nc", np.zeros((2, 2, 4)), top=0, left=0, step=8))
 
 
 def test_a_checkpoint_gives_back_the_same_network(tmp_path):
@@ -173,6 +177,7 @@ UNET = {"kind": "unet", "width": 4, "depth": 2}
         ({"draws": 5}, r"grain must be a table of entries"),
         ({"draws": {"spacings": [1]}}, r"grain lacks weights"),
         ({"draws": {"spacings": [1], "weights": 3}}, r"grain: weights must be a list"),
+        ({"static_sample": SAMPLE}, "static_sample must hold 3 channels, not 4"),
         ({"draws": {"spacings": [1], "weights": [[1.0]]}}, r"draws must hold the weights of 8 classes, not 1"),
         ({"draws": {"spacings": [0], "weights": [[1.0]] * 8}}, r"spacings must be a list.* of at least 1"),
         ({"draws": {"spacings": [2, 2], "weights": [[0.6, 0.8]] * 8}}, r"different spacings"),

@@ -178,3 +178,13 @@ def test_models_that_cannot_be_joined_are_refused_by_name(pair, tmp_path):
     with pytest.raises(CheckpointError, match="truncated or altered"):
         join(pair, tmp_path / "joined")
     assert not (tmp_path / "joined").exists()
+
+
+def test_a_model_is_not_replaced_by_a_joined_one_unless_asked_for(pair, tmp_path, capsys):
+    before = tiny_checkpoint(tmp_path / "model", seed=9)
+    command = ["join", str(before.folder), *(str(each.folder) for each in pair)]
+    assert main(command) == 1
+    assert "holds a model: pass --overwrite to replace it, or choose another folder" in capsys.readouterr().err
+    assert find_model(before.folder) == before
+    assert main([*command, "--overwrite"]) == 0
+    assert find_model(before.folder).card["architecture"]["members"] == 2

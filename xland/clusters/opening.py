@@ -222,7 +222,7 @@ def _cuda_workers(wanted: Wanted) -> Iterator[Client]:
         from dask_cuda import LocalCUDACluster
     except ImportError as error:
         raise MissingDependencyError(
-            f"workers on GPUs need dask-cuda ({error}): install xland with the extra 'cuda', or use the cluster 'local'"
+            f"workers on GPUs need dask-cuda ({error}): pip install dask-cuda, or use the cluster 'local'"
         ) from error
     devices = count_gpus()
     if wanted.workers is not None and wanted.workers > devices:

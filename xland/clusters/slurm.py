@@ -179,9 +179,7 @@ def _jobqueue() -> Any:
         import dask_jobqueue
         import dask_jobqueue.slurm
     except ImportError as error:
-        raise MissingDependencyError(
-            f"SLURM jobs need dask-jobqueue ({error}): install xland with the extra 'slurm'"
-        ) from error
+        raise MissingDependencyError(f"SLURM jobs need dask-jobqueue ({error}): pip install dask-jobqueue") from error
     finally:
         # its import makes Ctrl-C end the process with status 0
         signal.signal(signal.SIGINT, handler)

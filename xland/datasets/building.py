@@ -58,6 +58,18 @@ FRACTION_FACTOR = 5
 COAST_FACTOR = 6
 """Cells of the land mask along one cell on which distances and densities are computed at the finest: 0.05 degree."""
 
+LUH2_ATTRIBUTES: Mapping[str, str] = {
+    "Conventions": "CF-1.11",
+    "title": "LUH2 land-use states, 2015",
+    "source": "LUH2, Land-Use Harmonization 2 (University of Maryland), from luh2015.mz of pik-piam/mrdownscale",
+    "references": "Hurtt et al. (2020), Harmonization of global land use change and management for the period 850-2100 "
+    "(LUH2) for CMIP6, doi 10.5194/gmd-13-5425-2020",
+    "license": "MIT (files of LUH2)",
+    "comment": "Fractions of the whole cell. They were converted from areas, and stored in steps of 2**-15. The source "
+    "does not separate crops: c3ann is all cropland, and the other four crop states are 0.",
+}
+"""What the file of :func:`xland.datasets.luh2_2015` says about itself."""
+
 _GDAL_CACHE = 128 * 2**20  # bytes
 _FREEZING = 273.15
 _LAKE = 2  # 0 is sea, 1 land; islands in lakes are land
@@ -265,6 +277,20 @@ def _build_static(store: Path, factor: int) -> None:
             for name, (dtype, _) in variables.items():
                 stored = values[name].astype(np.float32)
                 group[name][rows] = (np.rint(stored * share_steps) if dtype == "uint8" else stored).astype(dtype)
+
+
+def pack_luh2(states: xr.Dataset, path: str | Path) -> None:
+    """Write LUH2 states of 2015, opened with ``decode_times=False``, as the file of :func:`xland.datasets.luh2_2015`.
+
+    A fraction is stored in 16 bits, in steps of 2**-15: it changes by at most 2**-16, and 0 and 1 stay what they are.
+    """
+    packing = {"dtype": "uint16", "scale_factor": np.float32(2**-15), "_FillValue": np.uint16(2**16 - 1)}
+    packing |= {"zlib": True, "shuffle": True, "complevel": 9, "chunksizes": (1, 180, 360)}
+    kept = states[list(vocabulary.LUH2_STATES)].drop_encoding().assign_attrs(LUH2_ATTRIBUTES)
+    for variable in kept.data_vars.values():
+        variable.attrs = {"long_name": variable.attrs["long_name"], "units": "1"}
+    plain = {str(name): {"_FillValue": None} for name in kept.coords}
+    kept.to_netcdf(path, engine="netcdf4", encoding=dict.fromkeys(vocabulary.LUH2_STATES, packing) | plain)
 
 
 BUILDERS: Mapping[str, Callable[..., None]] = {

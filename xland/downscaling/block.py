@@ -35,6 +35,7 @@ from xland.downscaling.fields import (
 )
 from xland.downscaling.keeping import Keeping
 from xland.downscaling.predict import Static, layers_of, ocean, predict_block
+from xland.errors import StaticError
 from xland.forcing.read import check_coverage, check_values
 from xland.models.applicability import Applicability
 from xland.models.checkpoint import Checkpoint
@@ -62,7 +63,8 @@ class Plan:
 
     `maps` are the class maps that are computed; each may be the prior of the next. `coarse` has one year a chunk; its
     first layers are `variables`, which the model reads. `positions` says for each year where the years of its steps are
-    in `coarse`. The values of `own_static` predictors, which xland provides, need no check. `first_prior` is the map
+    in `coarse`. The values of `own_static` predictors, which xland provides, need no check; with `other_static`, they
+    need not be those of the training. `first_prior` is the map
     that the first year adjoins. `outputs` begins with the class map.
     """
 
@@ -76,6 +78,7 @@ class Plan:
     positions: tuple[tuple[int, ...], ...]
     static: Field
     own_static: bool
+    other_static: bool = False
     first_prior: Field | None = None
     outputs: tuple[Output, ...] = (OUTPUTS["land_use"],)
     device: str = "auto"
@@ -199,6 +202,9 @@ def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple
                 values = {name: each[own] for name, each in named.items()}
                 layer = inputs.static_layer(channel, values, land[part, columns])
                 fields[number, part, columns] = torch.from_numpy(layer)
+        if not (plan.own_static or plan.other_static):
+            first = block.halo[0].start + rows.start, block.halo[1].start + columns.start
+            _check_static(plan, fields[:, rows, columns].numpy(), land[rows, columns], *first)
         give_back()
 
     pending = tuple(zip((strip.target[0] for strip in strips), start_all(fill, strips), strict=True))
@@ -212,6 +218,21 @@ def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple
     )
     found = Static(fields.to(device), land, pending, coarse_land, unknown if unknown.any() else None)
     return found, fields.nbytes + land.nbytes
+
+
+def _check_static(plan: Plan, fields: NDArray[np.float16], land: NDArray[np.bool_], row: int, column: int) -> None:
+    """Refuse static predictors that are not those with which the model was trained."""
+    for member in plan.model.members:
+        if member.static_sample is not None:
+            around = round(360 / plan.inputs.resolution)
+            different = member.static_sample.differing(fields, land, row, column, around)
+            if different.any():
+                names = [plan.inputs.static[number].name for number in np.flatnonzero(different.any(axis=0))]
+                raise StaticError(
+                    f"the static predictors are not those that the model {member.name!r} was trained with: "
+                    f"{', '.join(names[:5])} differ at {different.any(axis=1).sum()} of {len(different)} places; "
+                    "give its own with static=, or pass other_static=True to take others"
+                )
 
 
 def _read_coarse(plan: Plan, block: Block, static: Static, chunks: Chunks, year: int) -> NDArray[np.float32]:

@@ -46,6 +46,7 @@ def downscale(
     *,
     model: Model = DEFAULT_MODEL,
     static: xr.Dataset | None = None,
+    other_static: bool = False,
     prior: xr.DataArray | None = None,
     years: int | Sequence[int] | slice | None = None,
     region: Region | None = None,
@@ -71,7 +72,10 @@ def downscale(
         Name of a shipped model, or the folder of a trained one. The probabilities of several, which read and write the
         same, are averaged.
     static : Dataset, optional
-        Static predictors on the fine grid, at least where the forcing is; by default those of `xland.datasets`.
+        Static predictors on the fine grid, at least where the forcing is; by default those of `xland.datasets`. A model
+        that was trained with others needs those.
+    other_static : bool
+        Let a model that was trained with static predictors of its own read others.
     prior : DataArray, optional
         Class codes on the fine grid, wherever the forcing is, for the year before the first (after the last, backward).
         Only for models that read one; without it the first year is computed with a fully masked prior. With
@@ -176,6 +180,8 @@ def downscale(
     layers = tuple(dict.fromkeys((*variables, *states)))
     coarse, stacked = coarse_field(forcing, layers, inputs, layout)
     names = inputs.static_variables
+    if static is None and not other_static:
+        _check_default(trained)
     given = static_predictors(inputs.resolution, chunked=False) if static is None else static
     given = read_static(given, names, inputs.domain)
     predictors = [given[name] for name in names]
@@ -215,6 +221,7 @@ def downscale(
         positions=tuple(tuple(forcing.years.index(year + step) for step in inputs.steps) for year in chosen),
         static=fine,
         own_static=static is None,
+        other_static=other_static,
         first_prior=start,
         outputs=tuple(dict.fromkeys((OUTPUTS["land_use"], *wanted))),
         device=device,
@@ -238,6 +245,17 @@ def downscale(
     conserved = {} if mode is None else {"xland_conserve": mode.name}
     drawn = {} if drawing is None else {"xland_draws": drawing.count, "xland_seed": drawing.seed}
     return described.assign_attrs(xland_fingerprint=fingerprint, **conserved, **drawn)
+
+
+def _check_default(model: Checkpoint | Ensemble) -> None:
+    """Refuse the predictors of xland for a model that was trained with others."""
+    for member in model.members:
+        if member.static_sample is not None:
+            raise StaticError(
+                f"the model {member.name!r} was trained with static predictors of its own "
+                f"({member.static_sample.name}): give them with static=, or pass other_static=True to take "
+                "those of xland"
+            )
 
 
 def _options_of(

@@ -9,7 +9,7 @@ from typing import Any, overload
 
 from xland.arguments import shown
 from xland.errors import ModelError
-from xland.models.checkpoint import CARD, Checkpoint, read_checkpoint, save_checkpoint
+from xland.models.checkpoint import CARD, Checkpoint, read_checkpoint, refuse_model, save_checkpoint
 from xland.models.ensemble import Ensemble
 from xland.paths import local_path
 
@@ -73,7 +73,9 @@ def find_model(model: Model = DEFAULT_MODEL) -> Checkpoint | Ensemble:
     return read_checkpoint(model)
 
 
-def join(models: Sequence[str | Path | Checkpoint], folder: str | Path, *, name: str | None = None) -> Checkpoint:
+def join(
+    models: Sequence[str | Path | Checkpoint], folder: str | Path, *, name: str | None = None, overwrite: bool = False
+) -> Checkpoint:
     """Put several trained models into one, which answers with the mean of their class scores.
 
     The joined model is one model. Its cost is the sum of the costs of its members. The calibration of the members is
@@ -85,9 +87,11 @@ def join(models: Sequence[str | Path | Checkpoint], folder: str | Path, *, name:
         Two or more, of the same inputs and the same architecture, from trainings that differ: in their seed,
         for example, or their objective. Models that were joined before count with all of their members.
     folder : path
-        Where the model is written; a model in it is replaced.
+        Where the model is written.
     name : str, optional
         By default that of the first.
+    overwrite : bool
+        Replace a model that is in the folder.
 
     Returns
     -------
@@ -99,10 +103,12 @@ def join(models: Sequence[str | Path | Checkpoint], folder: str | Path, *, name:
     ModelError
         If there are fewer than two, one is given twice, or inputs or architectures differ; the entries are named.
     CheckpointError
-        If a model is damaged, or the folder cannot be written.
+        If a model is damaged, the folder cannot be written, or it holds a model and overwrite is not set.
     """
     from xland.models.networks.unet import DownscalingNetwork
 
+    if not overwrite:
+        refuse_model(folder)
     ensemble = find_model(list(models))
     if len(ensemble.members) < 2:
         raise ModelError(f"{len(ensemble.members)} model cannot be joined: give two or more")

@@ -1,9 +1,9 @@
 """Where a model may be used: coarse cells that had data in its training, and inputs like those that it learned from.
 
-Inputs are compared by the dissimilarity index of Meyer and Pebesma (2021), doi 10.1111/2041-210X.13650: the distance to
-the nearest training input, divided by the mean distance of training inputs. What lies farther than the inputs of one
-place usually lie from those of all other places is outside the area of applicability: the scores of a model say nothing
-about it.
+A :class:`StaticSample` tells whether static predictors are those of the training. Other inputs are compared by the
+dissimilarity index of Meyer and Pebesma (2021), doi 10.1111/2041-210X.13650: the distance to the nearest training
+input, divided by the mean distance of training inputs. What lies farther than the inputs of one place usually lie from
+those of all other places is outside the area of applicability: the scores of a model say nothing about it.
 """
 
 from __future__ import annotations
@@ -71,6 +71,64 @@ class Coverage:
     def on(self, grid: Grid) -> NDArray[np.bool_]:
         """Return the cells on another part of the same lattice, ``(rows, columns)``; False where nothing is known."""
         return lay(self.mask, self.grid, grid, False)
+
+
+@dataclass(frozen=True)
+class StaticSample:
+    """Static channels of the training at regular places, as a card holds them: compressed half precision in text.
+
+    ``name`` says where they came from. ``top`` and ``left`` are the first row and column on the fine grid of the world,
+    and ``step`` fine cells lie between two places. The values ``(rows, columns, channels)`` are NaN where nothing was
+    learned.
+    """
+
+    name: Annotated[str, Limits(most=1000)]
+    top: Annotated[int, Limits(0, 2**24)]
+    left: Annotated[int, Limits(-(2**24), 2**24)]
+    step: Annotated[int, Limits(1, 2**24)]
+    rows: Annotated[int, Limits(1, 2**14)]
+    columns: Annotated[int, Limits(1, 2**14)]
+    channels: Annotated[int, Limits(1, 500)]
+    text: str
+
+    def __post_init__(self) -> None:
+        check_entries(self, CheckpointError)
+        try:
+            self.values  # noqa: B018 - reading it is the check
+        except (ValueError, zlib.error) as error:
+            raise CheckpointError(f"the static predictors in the model card are damaged: {error}") from error
+
+    @classmethod
+    def of(cls, name: str, values: NDArray[np.floating[Any]], top: int, left: int, step: int) -> StaticSample:
+        """Return the sample of values at places, ``(rows, columns, channels)``."""
+        content = zlib.compress(values.astype("<f2").tobytes(), 9)
+        return cls(name, top, left, step, *values.shape, base64.b64encode(content).decode("ascii"))
+
+    @property
+    def values(self) -> NDArray[np.float16]:
+        """The values, ``(rows, columns, channels)``."""
+        size = 2 * self.rows * self.columns * self.channels
+        content = zlib.decompressobj().decompress(base64.b64decode(self.text, validate=True), size + 1)
+        if len(content) != size:
+            raise ValueError(f"{len(content)} bytes of values, expected {size}")
+        return np.frombuffer(content, "<f2").reshape(self.rows, self.columns, self.channels)
+
+    def differing(
+        self, fields: NDArray[np.floating[Any]], land: NDArray[np.bool_], row: int, column: int, around: int
+    ) -> NDArray[np.bool_]:
+        """Return which values differ at the places on land within a span of fine cells, ``(places, channels)``.
+
+        ``fields`` (channels, rows, columns) are normalised, and begin at a row and column of the world's lattice, which
+        has ``around`` columns.
+        """
+        down = self.top + self.step * np.arange(self.rows) - row
+        across = (self.left + self.step * np.arange(self.columns) - column) % around
+        inside = np.ix_((down >= 0) & (down < land.shape[0]), across < land.shape[1])
+        at = np.ix_(down[inside[0].ravel()], across[inside[1].ravel()])
+        known, found = self.values[inside][land[at]], fields[:, *at].transpose(1, 2, 0)[land[at]]
+        known, found = known[~np.isnan(known).any(axis=1)], found[~np.isnan(known).any(axis=1)]
+        different: NDArray[np.bool_] = ~np.isclose(found, known, rtol=0.01, atol=0.02)
+        return different
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ import numpy as np
 from xland.arguments import shown
 from xland.draws.octaves import Grain
 from xland.errors import CheckpointError, ModelError, XlandError
-from xland.models.applicability import Applicability, Coverage
+from xland.models.applicability import Applicability, Coverage, StaticSample
 from xland.models.calibration import Calibration
 from xland.models.inputs import InputSpec
 from xland.models.networks.architecture import Architecture
@@ -36,7 +36,8 @@ _LARGEST_HEADER = 2**22
 _LARGEST_FILE = 2**31
 _SMALL = 2**26  # bytes up to which a file that does not fit is read to find out whether it was altered
 _REQUIRED = ("name", "inputs", "architecture", "weights_sha256")
-_OPTIONAL = ("title", "licence", "notes", "decision", "calibration", "draws", "coverage", "applicability")
+_OPTIONAL = ("title", "licence", "notes", "decision", "calibration", "draws")
+_OPTIONAL = (*_OPTIONAL, "coverage", "applicability", "static_sample")
 _BYTES = {"F16": 2, "F32": 4, "I64": 8}
 _UNCHANGED = Calibration((), ())
 _networks: dict[str, DownscalingNetwork] = {}
@@ -89,6 +90,8 @@ class Checkpoint:
         Coarse cells that had data in the training; None where the card does not say.
     training_inputs : TrainingInputs or None
         What the card says about the file of training inputs.
+    static_sample : StaticSample or None
+        Static predictors of the training at some places; None for those that xland provides.
     """
 
     folder: Path
@@ -105,6 +108,7 @@ class Checkpoint:
     grain: Grain | None = None
     coverage: Coverage | None = None
     training_inputs: TrainingInputs | None = None
+    static_sample: StaticSample | None = None
 
     def __post_init__(self) -> None:
         check_entries(self, CheckpointError)
@@ -116,6 +120,10 @@ class Checkpoint:
                 raise CheckpointError(f"{name} must hold {classes} numbers, one a class, not {len(numbers)}")
         if self.grain is not None and len(self.grain.weights) != classes:
             raise CheckpointError(f"draws must hold the weights of {classes} classes, not {len(self.grain.weights)}")
+        if self.static_sample is not None and self.static_sample.channels != len(self.inputs.static):
+            raise CheckpointError(
+                f"static_sample must hold {len(self.inputs.static)} channels, not {self.static_sample.channels}"
+            )
         self.architecture.check_windows(self.inputs)
 
     @property
@@ -218,6 +226,12 @@ def _grain(fitted: Any) -> Any:
     if isinstance(found.get("weights"), list):
         found["weights"] = [tuple(each) if isinstance(each, list) else each for each in found["weights"]]
     return found
+
+
+def refuse_model(folder: Path | str) -> None:
+    """Refuse a folder that holds a model, which would be replaced."""
+    if (local_path(folder, what="a model") / CARD).exists():
+        raise CheckpointError(f"{folder} holds a model: pass overwrite=True to replace it, or choose another folder")
 
 
 def save_checkpoint(folder: Path | str, network: DownscalingNetwork, card: Mapping[str, Any]) -> Checkpoint:

@@ -32,8 +32,8 @@ class Data:
     Parameters
     ----------
     forcing : str
-        Path of a coarse Dataset (NetCDF or Zarr), or ``class-fractions``: the class shares of the
-        target itself on the coarse grid.
+        Path of a coarse Dataset (NetCDF or Zarr); or ``luh2-2015``, :func:`xland.datasets.luh2_2015`; or
+        ``class-fractions``, the class shares of the target itself on the coarse grid.
     target : str
         Path of a map of class codes (NetCDF or Zarr), or ``modis-2019``.
     static : str

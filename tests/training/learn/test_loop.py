@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tests.worlds import FACTOR, tiny_checkpoint, tiny_configuration, tiny_inputs, tiny_world
-from xland.errors import CheckpointError, ConfigurationError, TrainingError
+from xland.downscaling.call import downscale
+from xland.errors import CheckpointError, ConfigurationError, StaticError, TrainingError
 from xland.geo.grid import expand
 from xland.geo.split import Part
 from xland.models.checkpoint import APPLICABILITY, CARD, WEIGHTS, read_checkpoint
@@ -69,6 +70,19 @@ def test_the_card_says_how_the_model_came_about(trained, tiny):
     assert not any(value for code, value in enumerate(decision) if code not in LAND_CLASSES)
 
 
+def test_a_model_reads_no_other_static_fields_than_those_of_its_training_unless_asked_for(trained):
+    coarse, static, _ = tiny_world((2000,))
+    here = {"model": trained[0], "region": (-60, -60, 60, 60)}
+    with pytest.raises(StaticError, match=r"static predictors of its own \(in memory\): give them with static="):
+        downscale(coarse, **here)
+    own = downscale(coarse, static=static.astype("float16"), **here)["land_use"].compute()
+    lower = static.assign(elevation=static["elevation"] / 2)
+    with pytest.raises(StaticError, match=r"trained with: elevation differ at \d+ of \d+ places; .* other_static=True"):
+        downscale(coarse, static=lower, **here)["land_use"].compute()
+    other = downscale(coarse, static=lower, other_static=True, **here)["land_use"].compute()
+    assert bool((own != other).any())
+
+
 def test_the_kept_weights_are_those_of_the_best_epoch(trained, tiny):
     data = make_dataset(tiny[0], tiny[1], Part.VALIDATION, take_census(tiny[1].source))
     figures = score_pairs(count_pairs(trained[0].network(), data, 3, Group()))
@@ -85,10 +99,13 @@ def test_resuming_a_finished_training_changes_nothing(tiny, trained):
     assert set(files) == {CARD, WEIGHTS, APPLICABILITY, STATE, PREVIOUS, "log.csv", "steps.csv"}
 
 
-def test_a_state_of_another_training_is_never_overwritten_nor_resumed(tiny, trained):
+def test_a_model_or_state_of_another_training_is_never_overwritten_nor_resumed(tiny, trained, tmp_path):
     folder, other = trained[0].folder, scheduled(tiny[0], learning_rate=0.05)
     with pytest.raises(ConfigurationError, match="holds a training state: resume it, or choose another folder"):
         fit(scheduled(tiny[0]), tiny[1], folder)
+    finished = tiny_checkpoint(tmp_path / "model")
+    with pytest.raises(ConfigurationError, match="holds a model, which is not replaced: remove it, or choose another"):
+        fit(scheduled(tiny[0]), tiny[1], finished.folder)
     with pytest.raises(CheckpointError, match=r"schedule\.learning_rate \(0\.02 there, 0\.05 here\)\. Choose another"):
         fit(other, tiny[1], folder, resume=True)
     data = replace(tiny[1], description={**tiny[1].description, "pairs": [[1999, 1999]]})

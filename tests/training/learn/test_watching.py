@@ -126,7 +126,7 @@ def test_without_tensorboard_the_log_says_so_once(tmp_path, monkeypatch, caplog)
         watch.report([step(1)])
         watch.epoch(1, {"loss": 1.0})
     (message,) = [record.getMessage() for record in caplog.records]
-    assert message.endswith("(pip install 'xland[logging]'): the training is logged in steps.csv and log.csv only")
+    assert message.endswith("(pip install tensorboard): the training is logged in steps.csv and log.csv only")
     assert list(losses(tmp_path)) == [1]
 
 
@@ -244,7 +244,7 @@ def test_a_meter_that_fails_is_reported_and_the_training_goes_on(tracker, where,
 def test_codecarbon_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "codecarbon", None)
     earlier = {"energy_kwh": 1.0, "co2_kg": None, "method": "by hand", "hardware": "x"}
-    reason = "codecarbon is not installed (pip install 'xland[logging]')"
+    reason = "codecarbon is not installed (pip install codecarbon)"
     assert metered(earlier) == {**earlier, "method": f"by hand; then not measured: {reason}"}
 
 

