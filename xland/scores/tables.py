@@ -62,7 +62,7 @@ class Tabular:
             for row in rows:
                 table.add_row(*map(Text, row))
             stream = io.StringIO()
-            Console(file=stream, width=80, color_system=None).print(table)
+            Console(file=stream, width=80, color_system=None, force_jupyter=False).print(table)
             texts.append("\n".join([title, *filter(None, map(str.rstrip, stream.getvalue().splitlines()))]))
         return "\n\n".join(texts)
 

@@ -201,8 +201,6 @@ def write_netcdf(
         If the file exists and ``overwrite`` is not set, if its disk is full or cannot be written, or
         if a value does not fit into a packed variable.
     """
-    from dask.diagnostics import ProgressBar
-
     final = local_path(path, what="a NetCDF file")
     if final.is_dir():
         raise StoreError(f"{final} is a folder, and is left alone; choose another path, such as {final / 'maps.nc'}")
@@ -223,9 +221,11 @@ def write_netcdf(
             if variable.dtype.kind != "f" and "_FillValue" not in variable.attrs:
                 variable.encoding["_FillValue"] = None
             variable.encoding |= asked.get(str(name), {})
-    with replacing(final) as part, ProgressBar() if progress else nullcontext():
+    unlimited = [] if time is None else [time]
+    with replacing(final) as part:
         try:
-            ds.to_netcdf(part, engine="netcdf4", format="NETCDF4", unlimited_dims=[] if time is None else [time])
+            writing = ds.to_netcdf(part, engine="netcdf4", format="NETCDF4", unlimited_dims=unlimited, compute=False)
+            _compute(writing, progress=progress)
         except RuntimeError as error:  # the NetCDF library says no more than that it failed
             if not str(error).startswith("NetCDF:"):
                 raise
@@ -235,6 +235,31 @@ def write_netcdf(
                 "cannot be written; free space there, or choose another place"
             ) from error
     return final
+
+
+def _active_client() -> Any:
+    """Return the Client that computes arrays now; None if there is none."""
+    client = getattr(get_scheduler(cls=da.Array), "__self__", None)
+    distributed = sys.modules.get("distributed")
+    return client if distributed is not None and isinstance(client, distributed.Client) else None
+
+
+def _compute(writing: Any, *, progress: bool) -> None:
+    """Compute what is delayed, with the bar that dask has for threads or for a Client."""
+    from dask.diagnostics import ProgressBar
+
+    if (client := _active_client()) is None or not progress:
+        with ProgressBar() if progress else nullcontext():
+            writing.compute()
+        return
+    from distributed import progress as show
+
+    future = client.compute(writing)
+    try:
+        show(future, notebook=False)  # in a notebook, the other one needs ipywidgets
+        future.result()
+    finally:
+        future.cancel()
 
 
 def _write_blocks(
@@ -320,15 +345,12 @@ def run(graph: HighLevelGraph, keys: Sequence[Key], done: Callable[[Key], None])
     again, or the cluster is gone.
     """
     optimized = da.optimization.optimize(graph, list(keys))
-    get = get_scheduler(cls=da.Array)
-    client = getattr(get, "__self__", None)
-    distributed = sys.modules.get("distributed")
-    if distributed is not None and isinstance(client, distributed.Client):
+    if (client := _active_client()) is not None:
         _run_on_cluster(client, optimized, keys, done)
         return
     wanted = set(keys)
     with Callback(posttask=lambda key, *_: done(key) if key in wanted else None):
-        get(optimized, list(keys))
+        get_scheduler(cls=da.Array)(optimized, list(keys))
 
 
 NO_WORKERS = 600.0
@@ -402,17 +424,12 @@ def progress_bar(
     if not shown:
         yield lambda: None
         return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from xland.progress import Bar
 
     columns = (TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
+    with Bar(*columns) as bar:
         for line in lines:
             bar.console.print(line, markup=False, highlight=False)
         task = bar.add_task("blocks", total=total, completed=before)

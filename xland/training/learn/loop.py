@@ -295,7 +295,8 @@ def shown_progress(report: Report | None, *, enabled: bool) -> Iterator[Report]:
         yield report
         return
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+
+    from xland.progress import Bar
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
     bar = Bar(*columns, TimeRemainingColumn(), disable=not enabled)
