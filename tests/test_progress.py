@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import time
 import warnings
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from dask.diagnostics import ProgressBar
-from rich.progress import BarColumn, MofNCompleteColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from tests.forcing.test_check import states
 from tests.notebooks import notebook
@@ -81,8 +82,10 @@ def test_the_bars_of_dask_count_what_a_selection_computes(maps, capsys):
     assert "100% Completed" in capsys.readouterr().out
 
 
-def test_where_a_client_is_there_its_own_bar_shows_the_export(tmp_path, maps, capsys):
+def test_where_a_client_is_there_its_own_bar_shows_the_export(tmp_path, maps, capsys, monkeypatch):
     from distributed import Client
+
+    monkeypatch.setattr("xland.progress.is_watched", lambda: True)
 
     with (
         Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None),
@@ -93,3 +96,26 @@ def test_where_a_client_is_there_its_own_bar_shows_the_export(tmp_path, maps, ca
     assert "Completed" in capsys.readouterr().out
     with xr.open_dataset(path) as found:
         np.testing.assert_array_equal(found["land_use"], maps["land_use"])
+
+
+def test_the_log_of_a_batch_job_has_lines_with_the_time_and_the_share_that_is_done(tmp_path, maps, capsys, monkeypatch):
+    monkeypatch.setattr("xland.progress.AT_ONCE", 0.0)
+    with Bar(TextColumn("writing"), BarColumn(), MofNCompleteColumn()) as bar:
+        task = bar.add_task("", total=4)
+        for _ in range(4):
+            time.sleep(0.15)
+            bar.advance(task)
+    shown, log = capsys.readouterr()
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d writing "
+    assert shown == ""
+    assert re.fullmatch(rf"({stamp}[0-4]/4, \d+ %(, \d+ min left)?\n)+", log)
+    assert len(log.splitlines()) >= 4
+    assert log.endswith("4/4, 100 %\n")
+    write(maps, tmp_path / "a.zarr")
+    assert re.search(rf"{stamp}4/4, 100 %", capsys.readouterr().err)
+
+
+def test_work_that_is_done_at_once_leaves_no_line_in_a_log(tmp_path, maps, capsys):
+    write(maps, tmp_path / "a.zarr")
+    write_netcdf(maps, tmp_path / "a.nc")
+    assert capsys.readouterr() == ("", "")

@@ -10,13 +10,14 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from importlib import import_module
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import xarray as xr
 from dask.base import normalize_token
 
-from xland.arguments import unknown
+from xland.arguments import by_first_names, unknown
 from xland.errors import KeywordError, VocabularyError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def _calls(target: str, *, maps: bool = False, keyword: str = "") -> Callable[[_
 
         @wraps(method)
         def run(self: _Accessor, *args: Any, **options: Any) -> Any:
+            options = by_first_names(options, signature.parameters)
             wrong = [each for each in options if each not in signature.parameters]
             if wrong:
                 raise KeywordError(f"{method.__name__}: {unknown('keyword', wrong, [*signature.parameters][1:])}")
@@ -128,6 +130,7 @@ class DatasetAccessor(_Accessor):
         totals: str | Totals | None = None,
         draws: int | None = None,
         seed: int | None = None,
+        publisher: str | PathLike[str] | None = None,
     ) -> xr.Dataset:
         """Turn coarse fractions into lazy fine maps; see :func:`xland.downscaling.call.downscale`."""
 
@@ -202,6 +205,7 @@ class DatasetAccessor(_Accessor):
         store: str | Path,
         description: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        publisher: str | PathLike[str] | None = None,
     ) -> Path:
         """Enter a finished store of these maps in an intake catalog; see :func:`xland.catalog.publish`.
 

@@ -173,7 +173,7 @@ def wait_for_workers(
     limit = wanted.timeout or seconds
     end = time.monotonic() + limit
     columns = (TextColumn("workers"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bar(*columns, transient=True, disable=not wanted.progress, stderr=True) as bar:
+    with Bar(*columns, transient=True, disable=not wanted.progress) as bar:
         task = bar.add_task("workers", total=count)
         while (here := len(client.nthreads())) < count:
             bar.update(task, completed=here)

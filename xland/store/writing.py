@@ -33,7 +33,7 @@ from xland.arguments import checked
 from xland.dask_internals import HighLevelGraph
 from xland.errors import StoreError, WorkerError
 from xland.geo.conventions import for_gis
-from xland.paths import explain, is_url, local_path, replacing
+from xland.paths import check_ending, check_place, explain, is_url, local_path, replacing
 from xland.store.blocks import BlockWriter, Group, align, group_variables, write_flags
 from xland.store.encoding import check_kinds, check_same, describe_work, drop_encoding, make_skeleton, take_encoding
 from xland.store.provenance import for_storage
@@ -109,17 +109,12 @@ def write(
     WorkerError
         If workers of a cluster died again and again. What was finished is kept.
     """
-    if (overwrite or resume) and (mode is not None or overwrite == resume):
-        raise StoreError("choose one of overwrite (start again), resume (finish what was begun) and mode")
-    if mode is not None:
-        overwrite, resume = mode == "w", mode == "a"
+    place, overwrite, resume = check_store_place(path, mode=mode, overwrite=overwrite, resume=resume)
     check_kinds(ds)
     if not ds.data_vars:
         raise StoreError("the Dataset has no variable to write")
     ds, asked = take_encoding(ds, encoding, ("compressors",)) if encoding else (ds, {})
-    place = Workplace(path)
     try:
-        place.refuse(overwrite=overwrite, resume=resume)
         ds, chosen = align(for_storage(drop_encoding(ds)), chunks, shards)
         zarr = {name: {**chosen.get(name, {}), **asked.get(name, {})} for name in {**chosen, **asked}}
         work = describe_work(ds, chosen)
@@ -157,6 +152,39 @@ def write(
             raise StoreError(reason) from error
         raise
     return place.target if is_url(place.target) else Path(place.target)
+
+
+def check_store_place(
+    path: Any, *, mode: str | None = None, overwrite: bool = False, resume: bool = False
+) -> tuple[Workplace, bool, bool]:
+    """Return where a store is written, whether it replaces one, and whether it resumes one; StoreError if it cannot."""
+    if (overwrite or resume) and (mode is not None or overwrite == resume):
+        raise StoreError("choose one of overwrite (start again), resume (finish what was begun) and mode")
+    if mode is not None:
+        overwrite, resume = mode == "w", mode == "a"
+    check_ending(path, "a Zarr store", ".zarr")
+    place = Workplace(path)
+    try:
+        place.refuse(overwrite=overwrite, resume=resume)
+    except OSError as error:
+        if reason := explain(error, place.target):
+            raise StoreError(reason) from error
+        raise
+    if not is_url(place.target) and not (resume and place.store.exists()):  # a finished store is left as it is
+        check_place(Path(place.target))
+    return place, overwrite, resume
+
+
+def check_netcdf_place(path: Any, *, mode: str = "w-", overwrite: bool = False) -> Path:
+    """Return where a NetCDF file is written; StoreError if it cannot be."""
+    check_ending(path, "a NetCDF file", ".nc", ".nc4", ".cdf")
+    final = local_path(path, what="a NetCDF file")
+    if final.is_dir():
+        raise StoreError(f"{final} is a folder, and is left alone; choose another path, such as {final / 'maps.nc'}")
+    if os.path.lexists(final) and not (overwrite or mode == "w"):
+        raise StoreError(f"{final} exists; pass overwrite=True to replace it")
+    check_place(final)
+    return final
 
 
 @checked(StoreError)
@@ -201,11 +229,7 @@ def write_netcdf(
         If the file exists and ``overwrite`` is not set, if its disk is full or cannot be written, or
         if a value does not fit into a packed variable.
     """
-    final = local_path(path, what="a NetCDF file")
-    if final.is_dir():
-        raise StoreError(f"{final} is a folder, and is left alone; choose another path, such as {final / 'maps.nc'}")
-    if os.path.lexists(final) and not (overwrite or mode == "w"):
-        raise StoreError(f"{final} exists; pass overwrite=True to replace it")
+    final = check_netcdf_place(path, mode=mode, overwrite=overwrite)
     check_kinds(ds, netcdf=True)
     ds, asked = take_encoding(ds, encoding, ("zlib", "complevel", "shuffle")) if encoding else (ds, {})
     ds, time = for_gis(for_storage(drop_encoding(ds)))
@@ -245,21 +269,42 @@ def _active_client() -> Any:
 
 
 def _compute(writing: Any, *, progress: bool) -> None:
-    """Compute what is delayed, with the bar that dask has for threads or for a Client."""
+    """Compute what is delayed, with the bar that dask has for threads or for a Client, or with lines in a log."""
     from dask.diagnostics import ProgressBar
 
-    if (client := _active_client()) is None or not progress:
-        with ProgressBar() if progress else nullcontext():
+    from xland.progress import is_watched
+
+    client = _active_client()
+    if client is None or not progress:
+        shown = ProgressBar() if is_watched() else _logged()
+        with shown if progress else nullcontext():
             writing.compute()
         return
     from distributed import progress as show
 
     future = client.compute(writing)
     try:
-        show(future, notebook=False)  # in a notebook, the other one needs ipywidgets
+        if is_watched():
+            show(future, notebook=False)  # in a notebook, the other one needs ipywidgets
         future.result()
     finally:
         future.cancel()
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """Log the share of its tasks that dask has done."""
+    from rich.progress import TextColumn
+
+    from xland.progress import Bar
+
+    def update(_key: Any, _result: Any, _graph: Any, state: Any, _worker: Any) -> None:
+        done = len(state["finished"])
+        bar.update(task, completed=done, total=done + sum(len(state[each]) for each in ("ready", "waiting", "running")))
+
+    with Bar(TextColumn("writing")) as bar, Callback(posttask=update):
+        task = bar.add_task("", total=1)
+        yield
 
 
 def _write_blocks(
