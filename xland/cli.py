@@ -385,6 +385,15 @@ def _train(given: Given) -> None:
         _tell(given, f"wrote {checkpoint.folder}: validation {checkpoint.card['validation']}")
 
 
+@_command("xland.training.explained:explain")
+def _config(given: Given) -> None:
+    """Print a configuration to begin from, with a comment for each entry.
+
+    `xland config luh2-0p05 > mine.toml`, change mine.toml, then `xland train mine.toml my-model`.
+    """
+    print(_call("xland.training.explained:explain", given), end="")
+
+
 @_command("xland.training.learn.calibrating:calibrate")
 def _calibrate(given: Given) -> None:
     """Fit the probabilities of a model to validation cells.

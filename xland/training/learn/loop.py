@@ -18,7 +18,7 @@ import xarray as xr
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from xland.errors import CheckpointError, ConfigurationError, TrainingError, TrainingStoppedError
+from xland.errors import CheckpointError, TrainingError, TrainingStoppedError
 from xland.geo.split import Part
 from xland.models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from xland.models.networks.unet import DownscalingNetwork
@@ -38,7 +38,7 @@ from xland.training.data.patches import Patches, patches_from
 from xland.training.data.sampling import RankSampler
 from xland.training.learn.calibrating import fit_card
 from xland.training.learn.group import Device, Group, join_group
-from xland.training.learn.state import Learner, Progress, has_state, load_state, save_state
+from xland.training.learn.state import Learner, Progress, check_folder, has_state, load_state, save_state
 from xland.training.learn.steps import Stepper, make_optimizer, one_cycle, set_rate, update_average
 from xland.training.learn.validation import count_pairs, score_pairs
 from xland.training.learn.watching import EnergyMeter, Step, Watch
@@ -96,9 +96,8 @@ def fit(
     A TrainingError names the step and the patches whose loss or gradient is not finite; the last state and the best
     model are kept. TrainingStoppedError says that a process was asked to end: the state is written after the step.
     """
+    check_folder(folder, resume=resume)
     make_folder(folder, CheckpointError)
-    if has_state(folder) and not resume:
-        raise ConfigurationError(f"{folder} holds a training state: resume it, or choose another folder")
     training = _Training(configuration, material, folder, group, patches)
     if report is not None and group.main:
         training.say = report
