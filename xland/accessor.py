@@ -100,6 +100,18 @@ class _Accessor:
     ) -> Evaluation:
         """Score maps against observed ones; see :func:`xland.scores.evaluation.evaluate`."""
 
+    @_calls("scores.areas:is_class", maps=True)
+    def is_class(self, classes: str | Sequence[str]) -> xr.DataArray:
+        """Say where maps show a class, by its name; see :func:`xland.scores.areas.is_class`."""
+
+    @_calls("scores.areas:class_areas", maps=True)
+    def area(self, *, by: Any = None, names: Any = None) -> xr.DataArray:
+        """Area of each class in km2, in each year and region; see :func:`xland.scores.areas.class_areas`."""
+
+    @_calls("scores.areas:compare_maps", maps=True)
+    def compare(self, second: xr.DataArray | xr.Dataset, *, by: Any = None, names: Any = None) -> xr.Dataset:
+        """Compare with maps of another year or scenario; see :func:`xland.scores.areas.compare_maps`."""
+
 
 @xr.register_dataset_accessor("ai4land")
 class DatasetAccessor(_Accessor):
