@@ -222,8 +222,18 @@ class DatasetAccessor(_Accessor):
 
     @_calls("plot:land_use_map", maps=True)
     def plot(
-        self, ax: Axes | None = None, *, title: str | None = None, legend: bool = True, max_pixels: int = 2_000_000
-    ) -> Axes:
+        self,
+        ax: Axes | None = None,
+        *,
+        title: str | None = None,
+        legend: bool = True,
+        figsize: tuple[float, float] | None = None,
+        coastlines: bool = False,
+        transform: Any = None,
+        col: str | None = None,
+        col_wrap: int = 3,
+        max_pixels: int = 2_000_000,
+    ) -> Any:
         """Draw ``land_use``; see :func:`xland.plot.land_use_map`."""
 
 
@@ -239,6 +249,11 @@ class DataArrayAccessor(_Accessor):
         title: str | None = None,
         legend: bool = True,
         label: str | None = None,
+        figsize: tuple[float, float] | None = None,
+        coastlines: bool = False,
+        transform: Any = None,
+        col: str | None = None,
+        col_wrap: int = 3,
         max_pixels: int = 2_000_000,
-    ) -> Axes:
+    ) -> Any:
         """Draw class codes, or a probability, confidence or share, as a map; see :func:`xland.plot.draw`."""

@@ -234,6 +234,7 @@ def downscale(
         source=str(ds.attrs.get("title", "coarse land-use fractions")),
         model={"name": trained.name, "sha256": trained.digest, "licence": trained.licence},
         inputs=identities,
+        extent=False,
     )
     conserved = {} if mode is None else {"xland_conserve": mode.name}
     drawn = {} if drawing is None else {"xland_draws": drawing.count, "xland_seed": drawing.seed}

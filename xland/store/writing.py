@@ -292,8 +292,9 @@ def _write_blocks(
     if not unfinished:
         return
     graph = HighLevelGraph.merge(*graphs)
-    described = [layer for layer in graph.layers.values() if callable(getattr(layer, "describe", None))]
-    lines = dict.fromkeys(layer.describe() for layer in described)
+    described = [layer for layer in graph.layers.values() if progress and callable(getattr(layer, "describe", None))]
+    chosen = graph.cull(set(names)) if described else graph
+    lines = dict.fromkeys(layer.describe(chosen) for layer in described)
     total, active = len(names), f"active-{identity}"
     place.files.put(active, b"")
     try:
