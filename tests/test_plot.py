@@ -296,13 +296,13 @@ def test_the_size_of_a_figure_can_be_chosen(codes):
 def test_several_years_are_drawn_side_by_side_with_one_legend(codes):
     import matplotlib.pyplot as plt
 
-    years = xr.concat([on_grid(codes), on_grid(np.flipud(codes)), on_grid(codes), on_grid(codes)], "time")
+    years = xr.concat([on_grid(codes), on_grid(np.fliplr(codes)), on_grid(codes), on_grid(codes)], "time")
     years = years.assign_coords(time=np.array(["2015", "2050", "2075", "2100"], dtype="datetime64[s]"))
     axes = years.rename("land_use").to_dataset().ai4land.plot(col="time", title="SSP2-4.5")
     assert axes.shape == (2, 3)
     assert [ax.get_title() for ax in axes.ravel()] == ["2015", "2050", "2075", "2100", "", ""]
     assert shows_classes(axes[0, 0], codes)
-    assert shows_classes(axes[0, 1], np.flipud(codes))
+    assert shows_classes(axes[0, 1], np.fliplr(codes))
     (figure,) = map(plt.figure, plt.get_fignums())
     assert [each.get_text() for each in figure.legends[0].get_texts()] == [each.long_name for each in CLASSES]
     assert not any(ax.get_legend() for ax in axes.ravel())
@@ -322,10 +322,10 @@ def test_amounts_side_by_side_have_one_scale_and_the_names_of_their_classes():
 
 
 def test_gains_and_losses_are_drawn_in_their_own_colours(codes):
-    change = on_grid(codes).ai4land.compare(on_grid(np.flipud(codes)))["change"].sel(class_name="forest")
+    change = on_grid(codes).ai4land.compare(on_grid(np.fliplr(codes)))["change"].sel(class_name="forest")
     ax = change.ai4land.plot()
     assert legend_of(ax) == ["lost", "same", "gained"]
-    gained = np.argwhere((np.flipud(codes) == 4) & (codes != 4))[0]
+    gained = np.argwhere((np.fliplr(codes) == 4) & (codes != 4))[0]
     assert shows(ax, gained[1] + 0.5, 49.5 - gained[0], change.attrs["flag_colors"].split()[2])
     with pytest.raises(VocabularyError, match=r"64 values that are not of its flag_values: -1, 0, 1"):
         (change + np.int8(5)).assign_attrs(change.attrs).ai4land.plot()

@@ -371,7 +371,9 @@ def _columns(
     size = _size(place, (4.5 * across, 4.5 * down * _height(grid) + 1.4))
     how = _projected(place, grid)
     figure, axes = plt.subplots(down, across, figsize=size, squeeze=False, layout="constrained", subplot_kw=how)
-    scale, entries, image = {} if palette else _scale(pictures), {}, None
+    scale: dict[str, Any] = {} if palette else _scale(pictures)
+    entries: dict[str, str] = {}
+    image: Any = None
     for number, (ax, view, picture) in enumerate(zip(axes.ravel(), views, pictures, strict=False)):
         own, heading = _axes(place._replace(ax=ax, figsize=None), grid), _step_title(da, col, number)
         if palette:
@@ -463,12 +465,12 @@ def _palette(da: xr.DataArray, classes: bool) -> _Palette | None:
     """Return the colours of the classes, or those that a map of other codes declares; None for amounts."""
     if not classes:
         return None
-    values, names, fills = (da.attrs.get(f"flag_{key}") for key in ("values", "meanings", "colors"))
-    names, fills = (each.split() if isinstance(each, str) else [] for each in (names, fills))
-    if set(names) <= set(CLASS_NAMES) or not np.size(values) == len(names) == len(fills):
+    values = np.ravel(da.attrs.get("flag_values", []))
+    names, fills = (str(da.attrs.get(f"flag_{key}", "")).split() for key in ("meanings", "colors"))
+    if set(names) <= set(CLASS_NAMES) or not values.size == len(names) == len(fills):
         return _CLASSES
     order = np.argsort(values)
-    return _Palette(np.asarray(values)[order], {names[at].replace("_", " "): fills[at] for at in order})
+    return _Palette(values[order], {names[at].replace("_", " "): fills[at] for at in order})
 
 
 def _are_classes(data: xr.DataArray) -> bool:
@@ -558,7 +560,7 @@ def _axes(place: _Place, grid: Grid) -> Axes:
     """Return the axes to draw on, with limits that show the grid; :class:`GridError` if they cannot."""
     from matplotlib.axes import Axes
 
-    ax = place.ax
+    ax: Any = place.ax
     if ax is None:
         import matplotlib.pyplot as plt
 

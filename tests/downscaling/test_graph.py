@@ -132,7 +132,7 @@ def test_a_layer_says_how_much_it_computes(rollouts, world, model):
     other = downscale(coarse, model=model, static=static, years=2000)
     assert "1 year of 1 x 1 blocks" in describe(other)
     blocks = downscale(coarse, model=model, static=static, chunks=60, outputs=("land_use", "margin"))
-    assert describe(blocks).startswith("tiny-0: 2 years of 3 x 6 blocks, 180 windows")
+    assert describe(blocks).startswith("tiny-0: 3 years of 3 x 6 blocks, 180 windows")
     part = blocks.isel(time=[1]).sel(lat=slice(25, -25), lon=slice(-170, -70))
     assert describe(part) == "tiny-0: 1 year of 2 of 3 x 6 blocks, 32 windows a year where all is land"
     assert describe(part[["margin"]].transpose()) == describe(part)

@@ -260,14 +260,16 @@ class BlockYears(Layer):
         self.order = tuple(years if plan.inputs.prior_step == -1 else reversed(years))
         self._there = frozenset() if keeper is None else keeper.listing()
 
-    def describe(self, chosen: HighLevelGraph | None = None) -> str:
-        """Say in one line how much is computed: of all block-years, or of those that a culled graph has."""
+    def describe(self, graph: HighLevelGraph | None = None, *wanted: Collection[Key]) -> str:
+        """Say in one line how much is computed: all block-years, or what keys of variables need of a graph."""
         years, rows, columns = self.shape
         windows, twice = self.plan.layout.windows
         blocks, also = f"{rows} x {columns} blocks", f", {twice:.1%} of them twice at edges of blocks"
-        keys = self if chosen is None else [key for name in self.names for key in chosen.layers.get(name, {})]
-        found = {key[1:] for key in keys if isinstance(key, tuple)}
-        if len(found) < years * rows * columns:
+        # tasks of all centuries are not made to be counted
+        if graph is not None and all(len(keys) < years * rows * columns for keys in wanted):
+            layers = graph.cull(set().union(*wanted)).layers.values()
+            tasks = itertools.chain.from_iterable(each for each in layers if isinstance(each, MaterializedLayer))
+            found = {key[1:] for key in tasks if isinstance(key, tuple) and key[0] in self.names}
             years, places = len({year for year, *_ in found}), {(row, column) for _, row, column in found}
             sides = (self.plan.layout.block(*place).windows for place in places)
             windows, also = sum(len(down) * len(across) for down, across in sides), ""
@@ -367,8 +369,8 @@ def describe(ds: xr.Dataset) -> str:
     layers = {layer.name: layer for layer in graph.layers.values() if isinstance(layer, BlockYears)}
     if not layers:
         return ""
-    chosen = graph.cull(set(flatten([array.__dask_keys__() for array in lazy])))
-    return "\n".join(layer.describe(chosen) for layer in layers.values())
+    wanted = [list(flatten(array.__dask_keys__())) for array in lazy]
+    return "\n".join(layer.describe(graph, *wanted) for layer in layers.values())
 
 
 def _one_layer(layers: dict[str, NDArray[Any]], name: str) -> NDArray[Any]:

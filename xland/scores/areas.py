@@ -172,7 +172,7 @@ def _pair(one: ClassMap, other: ClassMap) -> list[tuple[int, int]]:
 def _add_up(cells: Cells, maps: Sequence[tuple[ClassMap, int]], parts: Sequence[Regions]) -> da.Array:
     """Areas in km2 of each class, or combination of classes of several maps: (regions, combinations)."""
     found = []
-    for part in parts or [None]:
+    for part in parts or (None,):
         layer, regions = (None, 1) if part is None else (cells.layer(number_map(part)), len(part.names))
         shape = (regions, _COUNT ** len(maps))
         blocks = cells.each_block(_areas_of, maps, layer, regions=regions)

@@ -293,8 +293,8 @@ def _write_blocks(
         return
     graph = HighLevelGraph.merge(*graphs)
     described = [layer for layer in graph.layers.values() if progress and callable(getattr(layer, "describe", None))]
-    chosen = graph.cull(set(names)) if described else graph
-    lines = dict.fromkeys(layer.describe(chosen) for layer in described)
+    wanted = [[key for key in names if key[0] == name] for name in {key[0] for key in names}]
+    lines = dict.fromkeys(layer.describe(graph, *wanted) for layer in described)
     total, active = len(names), f"active-{identity}"
     place.files.put(active, b"")
     try:
