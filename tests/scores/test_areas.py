@@ -225,6 +225,8 @@ def test_masks_on_other_grids_and_regions_without_names_are_refused_before_anyth
         unread.ai4land.area(by=numbers, names=["one", "one"])
     with pytest.raises(RegionError, match=r"unknown regions 'koeppen': did you mean 'koppen'\?"):
         unread.ai4land.area(by="koeppen")
+    with pytest.raises(RegionError, match="names are those of a map of numbers, a mask or shapes"):
+        unread.ai4land.area(names=["one"])
     with pytest.raises(KeywordError, match=r"area: unknown keyword 'mask'"):
         unread.ai4land.area(mask=numbers)
 
@@ -236,6 +238,14 @@ def test_empty_selections_are_refused_before_anything_is_computed(unread):
         unread.ai4land.area(by=on_grid(np.zeros(WORLD.shape)))
     with pytest.raises(RegionError, match="the mask holds no cell: it is false everywhere"):
         unread.ai4land.area(by=on_grid(np.zeros(WORLD.shape, bool)))
+
+
+def test_years_that_are_not_there_are_refused_before_anything_is_computed(unread):
+    none = unread.expand_dims(time=[2015]).isel(time=[])
+    with pytest.raises(TimeError, match="the map has no time step: the selection is empty"):
+        none.ai4land.area()
+    with pytest.raises(TimeError, match="the second map has no time step"):
+        unread.ai4land.compare(none)
 
 
 def test_shapes_that_cannot_be_used_are_refused_before_anything_is_computed(unread):

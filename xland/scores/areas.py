@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.arguments import choose_names
-from xland.errors import GridError, VocabularyError
+from xland.errors import GridError, TimeError, VocabularyError
 from xland.geo.conventions import GRID_MAPPING, index_by
 from xland.geo.orientation import find_horizontal, find_names, orient, restore
 from xland.reading.variables import ClassMap, as_map, check_legend, map_of, read_values
@@ -94,10 +94,12 @@ def class_areas(maps: xr.DataArray | xr.Dataset, *, by: Any = None, names: Any =
         If there is no region, regions have no names or the same, or no cell is in the map or in both.
     GridError
         If cells of the regions differ in size from those of the map, or do not coincide.
+    TimeError
+        If the map has no time step.
     VocabularyError
         When areas are computed, if codes are unknown.
     """
-    found = as_map(maps, what="map")
+    found = _with_steps(as_map(maps, what="map"))
     cells, parts = common_cells([found], found, None), parts_of(by, found, names)
     area = da.stack([_add_up(cells, [(found, step)], parts) for step in range(len(found.years))])
     return _described({"area": area}, map_of(maps, "map"), parts)["area"]
@@ -131,12 +133,12 @@ def compare_maps(
     RegionError
         If the maps have no cell in common; for regions as of :func:`class_areas`.
     TimeError
-        If maps of several steps have no year in common.
+        If maps of several steps have no year in common, or one has no step.
     VocabularyError
         When values are computed, if codes are unknown.
     """
     given = [map_of(first, "first map"), map_of(second, "second map")]
-    one, other = as_map(first, what="first map"), as_map(second, what="second map")
+    one, other = (_with_steps(as_map(each, what=f"{side} map")) for each, side in zip(given, _SIDES, strict=True))
     pairs = _pair(one, other)
     cells = common_cells([one, other], one, None)
     if not bool(cells.counted.all()):
@@ -159,6 +161,12 @@ def compare_maps(
     known = {name: each for name, each in years.items() if None not in each}
     beside = {name: each[0] if time is None else (time.dimension, each) for name, each in known.items()}
     return found.assign(change=change).assign_coords(beside)
+
+
+def _with_steps(found: ClassMap) -> ClassMap:
+    if not found.years:
+        raise TimeError(f"the {found.what} has no time step: the selection is empty; select years that are there")
+    return found
 
 
 def _pair(one: ClassMap, other: ClassMap) -> list[tuple[int, int]]:

@@ -214,6 +214,8 @@ def parts_of(by: Any, frame: ClassMap, names: Any = None) -> list[Regions]:
     ``names`` are those of the regions, or the column of shapes that holds them.
     """
     if by is None or isinstance(by, str | Regions):
+        if names is not None:
+            raise RegionError("names are those of a map of numbers, a mask or shapes: pass these as `by`, or no names")
         found = choose(by, frame)
         return [] if found is None else [found]
     if hasattr(by, "to_geodataframe"):  # regions of regionmask
