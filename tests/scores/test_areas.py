@@ -125,6 +125,15 @@ def test_areas_do_not_depend_on_chunks_order_and_names(maps):
     np.testing.assert_array_equal(south_first, expected[0])
 
 
+def test_areas_become_a_table_of_names(maps):
+    """As the page on notebooks shows."""
+    area = maps.ai4land.area(by="latitude").compute()
+    table = area.swap_dims({"region": "region_name", "class": "class_name"}).to_series().unstack()
+    assert {*table.columns} == {*CLASS_NAMES}
+    expected = area.sel(time=2100, region_name="north of 50°N", class_name="forest")
+    assert table.loc[(2100, "north of 50°N"), "forest"] == expected
+
+
 @pytest.mark.parametrize("holds", ["numbers", "mask of each", "shapes"])
 def test_areas_of_regions_are_those_within_their_cells(maps, codes, holds):
     east, north = (
