@@ -166,6 +166,7 @@ def test_side_by_side_draws_every_map_and_its_differences_without_pyplot(codes, 
     assert path.read_bytes().startswith(b"\x89PNG")
     assert [each.name for each in tmp_path.iterdir()] == ["maps.png"]
     assert not plt.get_fignums()
+    assert figure._repr_png_().startswith(b"\x89PNG"), "a notebook shows it"
     assert shows_classes(figure.axes[0], codes)
     assert [each.get_text() for each in figure.legends[0].get_texts()][-2:] == ["same class", "another class"]
     rows = plot.side_by_side({str(i): on_grid(codes) for i in range(4)})

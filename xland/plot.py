@@ -6,6 +6,7 @@ its picture. Axes that are not given come from pyplot, as notebooks expect.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -247,6 +248,12 @@ def side_by_side(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    class Page(Figure):
+        def _repr_png_(self) -> bytes:  # a notebook would only show what pyplot knows
+            page = io.BytesIO()
+            self.savefig(page, dpi=72)
+            return page.getvalue()
+
     if not maps:
         raise GridError("nothing to draw: pass at least one map")
     if observed is not None and observed not in maps:
@@ -255,7 +262,7 @@ def side_by_side(
     down = -(-len(maps) // across)
     views = {name: _view(each, f"map {name!r}", max_pixels) for name, each in maps.items()}
     blocks, height = down * (2 if observed else 1), 6.0 * max(_height(view.grid) for view in views.values())
-    figure = Figure(figsize=(6.0 * across, (height + 0.4) * blocks + 0.8), layout="constrained")
+    figure = Page(figsize=(6.0 * across, (height + 0.4) * blocks + 0.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(blocks, across, squeeze=False)
     entries: dict[str, str] = {}
