@@ -102,6 +102,18 @@ class _Accessor:
     ) -> Evaluation:
         """Score maps against observed ones; see :func:`xland.scores.evaluation.evaluate`."""
 
+    @_calls("scores.areas:is_class", maps=True)
+    def is_class(self, classes: str | Sequence[str]) -> xr.DataArray:
+        """Say where maps show a class, by its name; see :func:`xland.scores.areas.is_class`."""
+
+    @_calls("scores.areas:class_areas", maps=True)
+    def area(self, *, by: Any = None, names: Any = None) -> xr.DataArray:
+        """Area of each class in km2, in each year and region; see :func:`xland.scores.areas.class_areas`."""
+
+    @_calls("scores.areas:compare_maps", maps=True)
+    def compare(self, second: xr.DataArray | xr.Dataset, *, by: Any = None, names: Any = None) -> xr.Dataset:
+        """Compare with maps of another year or scenario; see :func:`xland.scores.areas.compare_maps`."""
+
 
 @xr.register_dataset_accessor("ai4land")
 class DatasetAccessor(_Accessor):
@@ -214,8 +226,18 @@ class DatasetAccessor(_Accessor):
 
     @_calls("plot:land_use_map", maps=True)
     def plot(
-        self, ax: Axes | None = None, *, title: str | None = None, legend: bool = True, max_pixels: int = 2_000_000
-    ) -> Axes:
+        self,
+        ax: Axes | None = None,
+        *,
+        title: str | None = None,
+        legend: bool = True,
+        figsize: tuple[float, float] | None = None,
+        coastlines: bool = False,
+        transform: Any = None,
+        col: str | None = None,
+        col_wrap: int = 3,
+        max_pixels: int = 2_000_000,
+    ) -> Any:
         """Draw ``land_use``; see :func:`xland.plot.land_use_map`."""
 
 
@@ -231,6 +253,11 @@ class DataArrayAccessor(_Accessor):
         title: str | None = None,
         legend: bool = True,
         label: str | None = None,
+        figsize: tuple[float, float] | None = None,
+        coastlines: bool = False,
+        transform: Any = None,
+        col: str | None = None,
+        col_wrap: int = 3,
         max_pixels: int = 2_000_000,
-    ) -> Axes:
+    ) -> Any:
         """Draw class codes, or a probability, confidence or share, as a map; see :func:`xland.plot.draw`."""

@@ -243,6 +243,7 @@ def downscale(
         inputs=identities,
         licences=list_licences(about, {"forcing": ds[[*layers]], "static": fields[[*names]], "prior": prior}),
         publisher=read_publisher(publisher),
+        extent=False,
     )
     conserved = {} if mode is None else {"xland_conserve": mode.name}
     drawn = {} if drawing is None else {"xland_draws": drawing.count, "xland_seed": drawing.seed}

@@ -58,6 +58,7 @@ def describe_product(
     creator: str | None = None,
     command: str | None = None,
     when: datetime | None = None,
+    extent: bool = True,
 ) -> xr.Dataset:
     """Return the Dataset with the attributes that CF-1.11 and ACDD-1.3 ask for, and its provenance.
 
@@ -86,6 +87,8 @@ def describe_product(
         The call that made it, for the history.
     when : datetime, optional
         Time of creation; by default ``SOURCE_DATE_EPOCH`` if that is set, or now.
+    extent : bool
+        Say which region and years there are. What may still be selected says so when it is written.
 
     Returns
     -------
@@ -111,8 +114,9 @@ def describe_product(
     ds = for_files(ds)
     if len(dimensions) == 2:
         ds = attach_crs(ds, (dimensions[0], dimensions[1]))
-    model, extent, dates = model or {}, *_extent(ds)
-    step = extent.get("geospatial_lat_resolution")
+    model, covered, dates = model or {}, *_extent(ds)
+    step = covered.get("geospatial_lat_resolution")
+    covered, dates = (covered, dates) if extent else ({}, "")
     versions = {}
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
@@ -141,7 +145,7 @@ def describe_product(
         "history": "\n".join(filter(None, history)),
         "date_created": stamp,
         "xland_versions": json.dumps(versions),
-        **extent,
+        **covered,
     }
     attributes = {**{k: v for k, v in defaults.items() if v is not None}, **ds.attrs}
     attributes.update({k: v for k, v in given.items() if v is not None})

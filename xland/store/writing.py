@@ -337,8 +337,9 @@ def _write_blocks(
     if not unfinished:
         return
     graph = HighLevelGraph.merge(*graphs)
-    described = [layer for layer in graph.layers.values() if callable(getattr(layer, "describe", None))]
-    lines = dict.fromkeys(layer.describe() for layer in described)
+    described = [layer for layer in graph.layers.values() if progress and callable(getattr(layer, "describe", None))]
+    wanted = [[key for key in names if key[0] == name] for name in {key[0] for key in names}]
+    lines = dict.fromkeys(layer.describe(graph, *wanted) for layer in described)
     total, active = len(names), f"active-{identity}"
     place.files.put(active, b"")
     try:
