@@ -76,7 +76,7 @@ def sources() -> str:
 
 
 def commands() -> str:
-    return "\n".join(f"## xland {name}\n\n```text\n{help_of(name)}```\n" for name in cli.COMMANDS)
+    return "\n".join(f"### xland {name}\n\n```text\n{help_of(name)}```\n" for name in cli.COMMANDS)
 
 
 def help_of(name: str) -> str:

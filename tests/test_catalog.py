@@ -450,7 +450,7 @@ def test_the_table_of_entries_says_what_can_be_opened(store, tmp_path):
     assert rows[0]["years"] == [2015, 2016]
     with pytest.raises(StoreError, match="there is no store"):
         open_entry(path, "b")
-    with pytest.raises(CatalogError, match=r"no entry 'd'; there are: a, b, c"):
+    with pytest.raises(CatalogError, match=r"no entry 'd'\. There are: a, b, c"):
         open_entry(path, "d")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from xland.totals.modes import Totals
 from xland.training.data.prepare import prepare
 from xland.training.learn.calibrating import calibrate
 from xland.training.run import train
+from xland.typed import in_options, of_year
 from xland.vocabulary import STATE_CLASSES
 
 
@@ -91,7 +93,8 @@ def test_a_command_has_the_options_and_defaults_of_its_functions(command, functi
             if option is not None and name not in ("spec", "observed"):
                 assert option.default == parameter.default, name
                 assert option.help, name
-    assert set(options) <= {"held_out", "html", "json", "dry_run", "crosswalk", "tolerance"}
+    own = {"held_out", "html", "json", "dry_run", "crosswalk", "tolerance", "prior_year", "start_year"}
+    assert set(options) <= own | {"quiet", "verbose"}
 
 
 def test_every_command_explains_itself(run):
@@ -169,17 +172,20 @@ def test_a_cluster_that_cannot_be_had_is_one_line(run, options, message, monkeyp
     ("options", "said"),
     [
         ({"outputs": ["land_us"]}, "unknown outputs 'land_us': did you mean 'land_use'? Known are land_use, "),
-        ({"direction": "forwrd"}, "direction must be one of 'forward', 'backward', not 'forwrd': did you mean 'forwa"),
-        ({"chunks": "many"}, "chunks must be a whole number or None, not 'many'"),
+        (
+            {"direction": "forwrd"},
+            "--direction must be one of 'forward', 'backward', not 'forwrd': did you mean 'forwa",
+        ),
+        ({"chunks": "many"}, "--chunks must be a whole number, not 'many'"),
     ],
 )
-def test_the_command_line_answers_in_the_words_of_python(run, options, said):
+def test_the_command_line_answers_as_python_does_but_names_its_options(run, options, said):
     flags = [part for name, value in options.items() for part in (f"--{name}", *np.atleast_1d(value))]
     status, _, error = run("downscale", "states.nc", "b.zarr", "--model", "model", *flags)
     with pytest.raises(XlandError) as refused:
         downscale(xr.open_dataset("states.nc"), model="model", **options)
-    assert (status, error) == (1, f"{type(refused.value).__name__}: {refused.value}\n")
-    assert said in str(refused.value)
+    assert (status, error) == (1, f"{type(refused.value).__name__}: {in_options(str(refused.value), options)}\n")
+    assert said in error
 
 
 @pytest.mark.parametrize(
@@ -192,7 +198,16 @@ def test_the_command_line_answers_in_the_words_of_python(run, options, said):
         ("pass progress=False", "pass --no-progress"),
         ("give more, model=['a', 'b'], or leave it out", "give more, --model a --model b, or leave it out"),
         ("choose totals=, too; pass tolerance=0.5.", "choose --totals, too; pass --tolerance 0.5."),
-        ("its map, prior.assign_coords(time=2000)", "its map, prior.assign_coords(time=2000)"),
+        ("its map, prior.assign_coords(time=2000)", "its map, --prior-year 2000"),
+        ("changes count, prior.sel(time=2001)", "changes count, --prior-year 2001"),
+        ("map.sel(time=2001), forcing.sel(time=1)", "map.sel(time=2001), forcing.sel(time=1)"),
+        (
+            "draws must be a whole number of at least 1 or None, not 0",
+            "--draws must be a whole number of at least 1, not 0",
+        ),
+        ("the path must be short", "the path must be short"),
+        ("region=(0, 10, 20): give four", "--region 0 10 20: give four"),
+        ("years='x': give calendar years", "--years x: give calendar years"),
         ("array.to_dataset(name='primf')", "array.to_dataset(name='primf')"),
         ("/years=2000/a.zarr?years=5, static==1, outputs_=5", "/years=2000/a.zarr?years=5, static==1, outputs_=5"),
     ],
@@ -264,6 +279,8 @@ def test_options_mean_what_keywords_mean(files, planned):
             ("--model", "second", "--region", 0, 0, 40, 40, "--outputs", "land_use", "spread"),
             {"model": ["model", second], **region},
         ),
+        (("--years", "2000:2001"), {"years": slice(2000, 2001)}),
+        (("--years", "2000,2001", "--bbox", 0, 0, 40, 40), {"years": [2000, 2001], "region": (0, 0, 40, 40)}),
         (("--years", 2001, *changes), {"years": 2001, "prior": open_map("base.nc"), "totals": changed}),
         (("--totals", "map", "--tolerance", 0.5), {"totals": Totals("map", tolerance=0.5)}),
     ):
@@ -364,3 +381,138 @@ def test_train_passes_on_what_was_typed(run, monkeypatch):
         "",
         "stopped after step 3 of 8: resume it to go on\n",
     )
+
+
+def test_the_prior_map_can_be_the_reference_map_as_the_observed_one_can(monkeypatch, run, files):
+    asked = []
+    monkeypatch.setattr("xland.datasets.land_use_modis", lambda: asked.append("modis") or open_map(files / "maps.nc"))
+    status, _, error = run("downscale", "states.nc", "b.zarr", *DOWNSCALE, "--prior", "modis-2019")
+    assert (status, asked) == (1, ["modis"])
+    assert "the model reads no prior map" in error
+    status, _, error = run("downscale", "states.nc", "b.zarr", *DOWNSCALE, "--prior", "modis-2091")
+    assert "modis-2091 does not exist: give a NetCDF file or a Zarr store, or modis-2019: did you mean" in error
+
+
+def test_the_year_of_the_prior_map_is_chosen_from_those_of_its_file(run, monkeypatch):
+    asked = []
+
+    @functools.wraps(downscale)
+    def keep(ds, *, prior, **_):
+        asked.append(prior["time"].values.tolist())
+        raise XlandError("enough")
+
+    monkeypatch.setattr("xland.downscaling.call.downscale", keep)
+    given = ("downscale", "states.nc", "c.zarr", "--prior", "maps.nc")
+    assert run(*given, "--prior-year", 2000)[2] == "XlandError: enough\n"
+    assert asked == [[2000]]
+    assert "the prior map is of 2000-2001, not of 1990" in run(*given, "--prior-year", 1990)[2]
+    assert "--prior-year without --prior" in run(*given[:3], "--prior-year", 2000)[2]
+
+
+def test_a_single_map_is_taken_for_that_of_the_year_that_is_typed(files):
+    undated = open_map(files / "maps.nc").isel(time=0, drop=True)
+    assert of_year(undated, 2000, "prior map")["time"] == 2000
+    for given in (undated.expand_dims("time"), undated.expand_dims(time=[2019])):
+        assert of_year(given, 2000, "prior map")["time"].values.tolist() == [2000]
+
+
+def test_python_knows_bbox_as_the_command_line_does(files):
+    coarse, static = open_coarse(files / "states.nc"), open_coarse(files / "static.nc")
+    options = {"model": files / "model", "static": static}
+    expected = downscale(coarse, region=(0, 0, 40, 40), **options)
+    xr.testing.assert_identical(
+        *(each.drop_attrs(deep=False) for each in (expected, downscale(coarse, bbox=(0, 0, 40, 40), **options)))
+    )
+    assert coarse.ai4land.downscale(bbox=(0, 0, 40, 40), **options).sizes == expected.sizes
+    with pytest.raises(XlandError, match="bbox is another name of region: give one of the two"):
+        downscale(coarse, region=(0, 0, 40, 40), bbox=(0, 0, 40, 40))
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (("downscale", "states.nc", "a.zarr", "--model", "luh2-0p5"), "'luh2-0p5': did you mean 'luh2-0p05'?"),
+        (("train", "luh2-0p5", "out"), "'luh2-0p5': did you mean 'luh2-0p05'?"),
+        (("config", "luh2-0p5"), "'luh2-0p5': did you mean 'luh2-0p05'?"),
+        (("report", "maps.nc", "maps.nc", "--factor", 4, "--regions", "latitudes"), "did you mean 'latitude'?"),
+        (("downscale", "states.nc", "a.zarr", "--years", "2100:2050"), "--years 2100:2050: 2100 is after 2050"),
+        (("downscale", "states.nc", "a.zarr", "--years", "soon"), "--years soon: give calendar years: 2015, a list"),
+        (
+            ("downscale", "states.nc", "a.zarr", *DOWNSCALE, "--region", 0, 0, "x", 4),
+            "--region 0.0 0.0 x 4.0: give four numbers",
+        ),
+    ],
+)
+def test_a_name_or_value_that_is_mistyped_is_answered_in_the_words_of_the_command_line(run, typed, said):
+    status, _, error = run(*typed)
+    assert status == 1
+    assert said in error
+
+
+@pytest.mark.parametrize("name", ["q.tif", "q.h5", "q.json"])
+def test_a_path_with_the_ending_of_another_format_is_refused_before_anything_is_read(run, name):
+    status, _, error = run("downscale", "nothing.nc", name)
+    assert status == 1
+    assert f"{name} is the name of a" in error
+    assert "a Zarr store is written: choose a name that ends with .zarr" in error
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (("downscale", "nothing.nc", "text.nc/a.zarr"), "a part of its path is a file"),
+        (("downscale", "nothing.nc", "text.nc/a.nc"), "a part of its path is a file"),
+        (("downscale", "nothing.nc", "text.nc"), "exists; pass --overwrite to replace it"),
+        (("report", "nothing.zarr", "--html", "text.nc/a.html"), "a part of its path is a file"),
+        (("report", "nothing.zarr", "--json", "model"), "it is a folder"),
+        (
+            ("report", "nothing.zarr", "--html", "a.zarr"),
+            "a.zarr is the name of a Zarr store, but a web page is written",
+        ),
+        (("evaluate", "nothing.zarr", "--json", "a.html"), "a JSON file is written"),
+        (("train", "luh2-0p05", "text.nc/model", "--forcing", "nothing.nc"), "a part of its path is a file"),
+        (("prepare", "luh2-0p05", "text.nc/a.zarr", "--forcing", "nothing.nc"), "a part of its path is a file"),
+    ],
+)
+def test_outputs_are_checked_before_anything_is_read(run, typed, said):
+    status, _, error = run(*typed)
+    assert status == 1
+    assert said in error
+
+
+def test_a_folder_that_is_not_writable_is_named_before_anything_is_read(run, files, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    for typed in (("downscale", "nothing.nc", "a.zarr"), ("report", "nothing.zarr", "--html", "a.html")):
+        assert f"the folder {files} is not writable" in run(*typed)[2]
+
+
+def test_version_is_that_of_the_package(run):
+    from xland import __version__
+
+    assert run("--version")[:2] == (0, f"{__version__}\n")
+
+
+def test_quiet_prints_results_only_and_verbose_each_step_and_where_an_error_was_raised(run, store, files):
+    scored = ("evaluate", store, "maps.nc", "--factor", 4)
+    plain, quiet, verbose = run(*scored), run("-q", *scored, "--json", "scores.json"), run(*scored, "-v")
+    assert plain[1] == quiet[1] == verbose[1]
+    assert plain[2] == quiet[2] == ""
+    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d evaluate took [\d.]+ s$", verbose[2], re.MULTILINE)
+    assert json.loads((files / "scores.json").read_text())["scores"]["map"]["land"]["area"]["accuracy"] is not None
+    assert run(*scored, "--json", "scores.json")[1].endswith(f"wrote {files / 'scores.json'}\n")
+    assert run("publish", "catalog.yaml", "--store", store, "--name", "quiet", "--quiet") == (0, "", "")
+    assert "Traceback" not in run("check", "nothing.nc")[2]
+    assert "Traceback" in run("check", "nothing.nc", "--verbose")[2]
+
+
+def test_quiet_shows_no_progress(run, monkeypatch):
+    asked = []
+
+    @functools.wraps(write)
+    def keep(ds, path, *, progress=True, **_):
+        asked.append(progress)
+
+    monkeypatch.setattr("xland.store.writing.write", keep)
+    for flags in ((), ("-q",)):
+        assert run("downscale", "states.nc", "out.zarr", "--static", "static.nc", *DOWNSCALE[:2], *flags)[0] == 0
+    assert asked == [True, False]

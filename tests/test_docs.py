@@ -67,11 +67,11 @@ def test_commands_flags_and_make_targets_exist(page):
             assert words[1] in known, span
             assert {word for word in words[2:] if word.startswith("--")} <= known[words[1]], span
         elif re.fullmatch(r"--[a-z-]+", span):
-            assert span in set().union({"--bbox"}, *known.values()), span
+            assert span in set().union({"--bbox", "--version"}, *known.values()), span
         elif words[0] == "make":
             assert words[1] in targets, span
     for line in "\n".join(blocks(page, "console")).splitlines():
-        words = shlex.split(line.removeprefix("$ "))
+        words = shlex.split(line.removeprefix("$ ").partition(" > ")[0])
         if line.startswith("$ xland ") and "--help" not in words:
             cli.application(words[1]).parse_args(words[1:], exit_on_error=False)
 

@@ -10,13 +10,14 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from importlib import import_module
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import xarray as xr
 from dask.base import normalize_token
 
-from xland.arguments import unknown
+from xland.arguments import by_first_names, unknown
 from xland.errors import KeywordError, VocabularyError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def _calls(target: str, *, maps: bool = False, keyword: str = "") -> Callable[[_
 
         @wraps(method)
         def run(self: _Accessor, *args: Any, **options: Any) -> Any:
+            options = by_first_names(options, signature.parameters)
             wrong = [each for each in options if each not in signature.parameters]
             if wrong:
                 raise KeywordError(f"{method.__name__}: {unknown('keyword', wrong, [*signature.parameters][1:])}")
@@ -100,6 +102,18 @@ class _Accessor:
     ) -> Evaluation:
         """Score maps against observed ones; see :func:`xland.scores.evaluation.evaluate`."""
 
+    @_calls("scores.areas:is_class", maps=True)
+    def is_class(self, classes: str | Sequence[str]) -> xr.DataArray:
+        """Say where maps show a class, by its name; see :func:`xland.scores.areas.is_class`."""
+
+    @_calls("scores.areas:class_areas", maps=True)
+    def area(self, *, by: Any = None, names: Any = None) -> xr.DataArray:
+        """Area of each class in km2, in each year and region; see :func:`xland.scores.areas.class_areas`."""
+
+    @_calls("scores.areas:compare_maps", maps=True)
+    def compare(self, second: xr.DataArray | xr.Dataset, *, by: Any = None, names: Any = None) -> xr.Dataset:
+        """Compare with maps of another year or scenario; see :func:`xland.scores.areas.compare_maps`."""
+
 
 @xr.register_dataset_accessor("ai4land")
 class DatasetAccessor(_Accessor):
@@ -129,6 +143,7 @@ class DatasetAccessor(_Accessor):
         totals: str | Totals | None = None,
         draws: int | None = None,
         seed: int | None = None,
+        publisher: str | PathLike[str] | None = None,
     ) -> xr.Dataset:
         """Turn coarse fractions into lazy fine maps; see :func:`xland.downscaling.call.downscale`."""
 
@@ -203,6 +218,7 @@ class DatasetAccessor(_Accessor):
         store: str | Path,
         description: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        publisher: str | PathLike[str] | None = None,
     ) -> Path:
         """Enter a finished store of these maps in an intake catalog; see :func:`xland.catalog.publish`.
 
@@ -211,8 +227,18 @@ class DatasetAccessor(_Accessor):
 
     @_calls("plot:land_use_map", maps=True)
     def plot(
-        self, ax: Axes | None = None, *, title: str | None = None, legend: bool = True, max_pixels: int = 2_000_000
-    ) -> Axes:
+        self,
+        ax: Axes | None = None,
+        *,
+        title: str | None = None,
+        legend: bool = True,
+        figsize: tuple[float, float] | None = None,
+        coastlines: bool = False,
+        transform: Any = None,
+        col: str | None = None,
+        col_wrap: int = 3,
+        max_pixels: int = 2_000_000,
+    ) -> Any:
         """Draw ``land_use``; see :func:`xland.plot.land_use_map`."""
 
 
@@ -228,6 +254,11 @@ class DataArrayAccessor(_Accessor):
         title: str | None = None,
         legend: bool = True,
         label: str | None = None,
+        figsize: tuple[float, float] | None = None,
+        coastlines: bool = False,
+        transform: Any = None,
+        col: str | None = None,
+        col_wrap: int = 3,
         max_pixels: int = 2_000_000,
-    ) -> Axes:
+    ) -> Any:
         """Draw class codes, or a probability, confidence or share, as a map; see :func:`xland.plot.draw`."""

@@ -14,7 +14,7 @@ import inspect
 import math
 import reprlib
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
 from difflib import get_close_matches
 from functools import cache, wraps
@@ -55,6 +55,9 @@ class Limits:
         return " and ".join(text for given, text in parts if given).replace(" and of ", " and ")
 
 
+OTHER_NAMES = {"bbox": "region"}
+"""Second names of keywords, and so of options: for whoever knows them from another package."""
+
 _UNLIMITED = Limits()
 Count = Annotated[int, Limits(1)]
 Share = Annotated[float, Limits(0, 1)]
@@ -80,7 +83,8 @@ def checked(error: type[XlandError]) -> Callable[[Callable[_Parameters, _Result]
 
         @wraps(function)
         def run(*args: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
-            for name, value in options.items():
+            options = by_first_names(options, parameters)  # type: ignore[assignment]
+            for name, value in list(options.items()):
                 if name not in parameters and not takes_more:
                     raise KeywordError(f"{function.__name__}: {unknown('keyword', name, parameters)}")
                 if name not in hints():
@@ -98,20 +102,36 @@ def checked(error: type[XlandError]) -> Callable[[Callable[_Parameters, _Result]
     return decorate
 
 
+def by_first_names(options: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Return keywords under their first names, see :data:`OTHER_NAMES`; KeywordError if one is there under both."""
+    found: dict[str, Any] = {}
+    for given, value in options.items():
+        name = OTHER_NAMES.get(given, given)
+        name = name if name in known else given
+        if name in found:
+            raise KeywordError(f"{given} is another name of {OTHER_NAMES.get(given, name)}: give one of the two")
+        found[name] = value
+    return found
+
+
 def unknown(what: str, names: object, known: Iterable[Any]) -> str:
     """Return the message for a name, or a list of names, that are not known: the nearest one, and all that are."""
     known = [str(each) for each in known]
     given = [*names][:5] if isinstance(names, list | tuple | set) else [names]
-    near = [found for name in given for found in get_close_matches(str(name), known, 1)]
-    question = f": did you mean {near[0]!r}?" if near else "."
+    question = next(filter(None, (guess(name, known) for name in given)), ".")
     return f"unknown {what} {', '.join(map(shown, given))}{question} Known are {', '.join(known) or 'none'}"
+
+
+def guess(name: object, known: Iterable[str]) -> str:
+    """Return ``: did you mean 'NAME'?`` for the known name that is nearest to another one; empty if none is near."""
+    near = get_close_matches(str(name), list(known), 1)
+    return f": did you mean {near[0]!r}?" if near else ""
 
 
 def refusal(name: str, value: object, hint: Any) -> str:
     """Return the message for a value that an annotation does not allow."""
     choices = [each for part in (get_args(hint) or ()) for each in (part, *get_args(part)) if isinstance(each, str)]
-    near = get_close_matches(value, choices, 1) if isinstance(value, str) else []
-    return f"{name} must be {described(hint)}, not {shown(value)}" + (f": did you mean {near[0]!r}?" if near else "")
+    return f"{name} must be {described(hint)}, not {shown(value)}{guess(value, choices)}"
 
 
 def fits(value: Any, hint: Any) -> bool:

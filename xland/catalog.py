@@ -30,13 +30,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xland.arguments import checked, shown
+from xland.arguments import checked, guess, shown
 from xland.entries import DRIVERS, check_entry, check_name, for_intake_1, for_intake_2, relative_path, without_folder
 from xland.errors import CatalogError, MissingDependencyError, StoreError, XlandError
 from xland.geo.conventions import READING, from_files
 from xland.paths import is_url, local_path, make_folder, replace_file, without_password
 from xland.reading.variables import name_reads
 from xland.store.provenance import bounds, years
+from xland.store.publisher import read_publisher
 from xland.store.reading import open_store, read_finished, store_digest
 from xland.untrusted.folders import open_plain
 from xland.untrusted.netcdf import check_file, check_hdf5
@@ -63,6 +64,7 @@ def publish(
     store: str | os.PathLike[str],
     description: str | None = None,
     metadata: Mapping[str, Any] | None = None,
+    publisher: str | os.PathLike[str] | None = None,
     expected: xr.Dataset | None = None,
 ) -> Path:
     """Add a store to a catalog, or replace its entry; other entries stay as they are.
@@ -82,7 +84,11 @@ def publish(
         A line for people; by default the title of the store.
     metadata : mapping, optional
         Added to what the store says about itself: title, summary, bounds, years, classes, CRS, model, licence,
-        version of xland, and its digest, which :func:`open_entry` compares (of a NetCDF file the SHA-256).
+        institution, contact, DOI, version of xland, and its digest, which :func:`open_entry` compares (of a NetCDF
+        file the SHA-256).
+    publisher : path, optional
+        TOML file with the licence, institution, contact and DOI of the entry, in place of those that the store states;
+        see :func:`xland.store.publisher.read_publisher`.
     expected : Dataset, optional
         The maps that the store should have: the ``xland_fingerprint`` of both must be the same if both have one.
 
@@ -117,7 +123,7 @@ def publish(
                 f"{str(ours)[:12]} (other inputs, model or options); write them with to_zarr, or publish the Dataset "
                 "of open_store"
             )
-        found = _metadata_of(ds)
+        found = _metadata_of(ds.assign_attrs({} if publisher is None else read_publisher(publisher).attributes))
         if driver == "zarr":
             digest = store_digest(target)
             root = read_finished(target)[0]  # Zarr 3 without consolidated metadata warns
@@ -231,7 +237,9 @@ def open_entry(catalog: str | os.PathLike[str], name: str, *, allowed_schemes: C
         names = sorted(map(str, content["sources"]))
         known = ", ".join(known[:80] for known in names[:20]) or "none"
         more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-        raise CatalogError(f"{path} has no entry {name!r:.120}; there are: {known}{more}")
+        raise CatalogError(
+            f"{path} has no entry {name!r:.120}{guess(name, names)[:150] or '.'} There are: {known}{more}"
+        )
     entry = content["sources"][name]
     target = check_entry(path, name, entry, allowed_schemes)
     args, address = entry["args"], str(target)
@@ -383,6 +391,9 @@ def _metadata_of(ds: xr.Dataset) -> dict[str, Any]:
         "model": attributes.get("xland_model"),
         "model_sha256": attributes.get("xland_model_sha256"),
         "licence": attributes.get("license"),
+        "institution": attributes.get("institution"),
+        "contact": attributes.get("contact"),
+        "doi": attributes.get("id") if attributes.get("naming_authority") == "org.doi" else None,
         "xland_version": version("xland"),
     }
     if "spatial_ref" in ds.variables:

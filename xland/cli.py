@@ -7,26 +7,33 @@ stay text until the function is called (:func:`_call`), so that a wrong one is r
 from __future__ import annotations
 
 import inspect
+import io
+import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path, PurePath
 from pkgutil import resolve_name
+from time import perf_counter
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import xarray as xr
 from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 
-from xland.arguments import hints_of, plain, unknown
+from xland.arguments import OTHER_NAMES, guess, hints_of, plain, unknown
 from xland.errors import AllocationError, ClusterError, KeywordError, StoreError, TrainingStoppedError, XlandError
-from xland.sources.files import open_coarse, open_map, open_maps
+from xland.paths import check_ending, check_file_place, local_path
+from xland.sources.files import open_coarse, open_maps
 from xland.totals.crosswalk import LUH_CROSSWALK, Crosswalk, read_crosswalk
 from xland.totals.modes import Totals
+from xland.typed import MODIS, in_options, of_year, open_observed, years_of
 
 _DESCRIPTION = """\
 High-resolution land-use maps from coarse scenarios.
@@ -53,7 +60,9 @@ _REPORT = "xland.report.report:report"
 _TRAIN = "xland.training.run:train"
 
 _NAMES = {"ds": "forcing", "path": "store", "spec": "cluster"}  # parameters that have another name here
-_ALIASES = {"region": "--bbox"}
+_ALIASES = {name: f"--{other}" for other, name in OTHER_NAMES.items()} | {"quiet": "-q", "verbose": "-v"}
+
+logger = logging.getLogger("xland.cli")  # also where this module is run
 
 Given = dict[str, Any]
 
@@ -97,6 +106,12 @@ class _Option:
         )
 
 
+_COMMON = {
+    "quiet": _Option(bool, False, "Print results and errors only"),
+    "verbose": _Option(bool, False, "Log each step with its time, and show where an error was raised"),
+}
+
+
 @dataclass(frozen=True)
 class _Command:
     run: Callable[[Given], int | None]
@@ -114,6 +129,7 @@ class _Command:
         for function in self.functions:
             found = found | {name: each for name, each in _options_of(function).items() if name not in found}
         wanted = {name: each for name, each in (found | dict(self.more)).items() if name not in self.without}
+        wanted |= _COMMON
         return dict(sorted(wanted.items(), key=lambda item: (not item[1].positional, item[1].kind == list[str])))
 
     def function(self) -> Callable[..., int | None]:
@@ -124,7 +140,11 @@ class _Command:
             typed = inspect.signature(call).bind(*args, **options).arguments
             own = {name: option.default for name, option in self.more.items() if option.default is not False}
             given = {name: value for name, value in (own | typed).items() if value is not None}
-            return self.run(given | {name: False for name in given if known[name].negated})
+            given |= {name: False for name in given if known[name].negated}
+            if "quiet" in given and "progress" in known:
+                given["progress"] = False
+            with _logging() if given.pop("verbose", False) else nullcontext():
+                return self.run(given)
 
         parameters = [option.parameter(name) for name, option in known.items()]
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -155,6 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 after a named error; 2 after wrong arguments; 130 after an interruption; 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    first = next((place for place, each in enumerate(given) if not each.startswith("-")), 0)
+    given = [*given[first : first + 1], *given[:first], *given[first + 1 :]]  # options may come before the command
     name = given[0] if given else "--help"
     options: set[str] = set()
     try:
@@ -171,10 +193,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"xland {name}: {error}", file=sys.stderr)
         return 2
     except TrainingStoppedError as stopped:
-        print(_on_the_command_line(str(stopped), options), file=sys.stderr)
+        print(in_options(str(stopped), options), file=sys.stderr)
         return stopped.status
     except (XlandError, OSError) as error:
-        print(f"{type(error).__name__}: {_on_the_command_line(str(error), options)}", file=sys.stderr)
+        if {"-v", "--verbose"} & set(given):
+            traceback.print_exc()
+        print(f"{type(error).__name__}: {in_options(str(error), options)}", file=sys.stderr)
         return 2 if isinstance(error, KeywordError) else 1
     except KeyboardInterrupt:
         print("interrupted; an unfinished store can be completed with --resume", file=sys.stderr)
@@ -186,6 +210,7 @@ def application(name: str | None = None) -> App:
     app = App(
         "xland",
         help=_DESCRIPTION,
+        version=version("xland"),
         help_format="plaintext",
         print_error=False,
         exit_on_error=False,
@@ -206,7 +231,8 @@ def _demo(given: Given) -> None:
 
     Leaves land_use.zarr, catalog.yaml, map.png, report.html and scores.json in the output folder.
     """
-    _call("xland.demo:demo", given)
+    with redirect_stdout(io.StringIO()) if "quiet" in given else nullcontext():
+        _call("xland.demo:demo", given)
 
 
 @_command("xland.forcing.check:check")
@@ -220,6 +246,7 @@ def _check(given: Given) -> int:
     return 0 if table.ok else 1
 
 
+_YEAR_OF = "Year of the {}, of those that its file has; a single map is taken for that of this year"
 _DRY_RUN = _Option(bool, False, "Print the SLURM job script, and submit nothing")
 
 
@@ -230,6 +257,7 @@ _DRY_RUN = _Option(bool, False, "Print the SLURM job script, and submit nothing"
     without=["minimum"],
     crosswalk=_Option(str, None, "With --totals, which states belong to which class: a TOML file", "FILE"),
     tolerance=_Option(str, None, "With --totals map, how far class areas may be off, in fine pixels: 0 to 1", "NUMBER"),
+    prior_year=_Option(int, None, _YEAR_OF.format("prior map"), "YEAR"),
     dry_run=_DRY_RUN,
 )
 def _downscale(given: Given) -> None:
@@ -242,31 +270,42 @@ def _downscale(given: Given) -> None:
 
     if _dry_run(given, job_script):
         return
-    fine = _call(_DOWNSCALE, given, totals=_totals(given))
+    from xland.store.writing import check_netcdf_place, check_store_place
+
     store = given["store"]
-    if PurePath(store).suffix.lower() in (".nc", ".nc4"):
-        if given.get("resume") or "cluster" in given:
-            raise StoreError("a NetCDF file can be neither resumed nor written on a cluster: leave both options out")
+    asked = {name: given[name] for name in ("mode", "overwrite", "resume") if name in given}
+    netcdf = PurePath(store).suffix.lower() in (".nc", ".nc4")
+    if netcdf and (asked.pop("resume", False) or "cluster" in given):
+        raise StoreError("a NetCDF file can be neither resumed nor written on a cluster: leave both options out")
+    (check_netcdf_place if netcdf else check_store_place)(store, **asked)  # before anything is opened
+    fine = _call(_DOWNSCALE, given, totals=_totals(given), **_dated(given, "prior"))
+    if netcdf:
         _call("xland.store.writing:write_netcdf", given, ds=fine)
     else:
         with nullcontext() if "cluster" not in given else _call(_CLUSTER, given, minimum=1):
             _call(_WRITE, given, ds=fine)
-    print(f"wrote {store}")
+    _tell(given, f"wrote {store}")
 
 
 _SCORED = {
-    "observed": _Option(str, "modis-2019", "Store or file with the observed land_use, or modis-2019", positional=True),
+    "observed": _Option(str, MODIS, f"Store or file with the observed land_use, or {MODIS}", positional=True),
     "held_out": _Option(bool, False, "Score only the test cells of the shipped models"),
 }
 
 
-@_command(_EVALUATE, without=["within"], **_SCORED)
+_JSON = _Option(str, None, "Write every number to this file")
+
+
+@_command(_EVALUATE, without=["within"], **_SCORED, json=_JSON)
 def _evaluate(given: Given) -> None:
     """Score a map against an observed one.
 
     Prints accuracy, IoU, precision, recall and F1 on all, land and mixed cells, by area and by pixels.
     """
-    print(_call(_EVALUATE, given, **_scored(given)))
+    _check_files(given)
+    found = _call(_EVALUATE, given, **_scored(given))
+    print(found)
+    _write_files(given, found)
 
 
 @_command(
@@ -274,7 +313,8 @@ def _evaluate(given: Given) -> None:
     without=["within", "max_pixels"],
     **_SCORED,
     html=_Option(str, None, "Write a page to look at: one HTML file that needs no other"),
-    json=_Option(str, None, "Write every number to this file"),
+    json=_JSON,
+    start_year=_Option(int, None, _YEAR_OF.format("start map"), "YEAR"),
 )
 def _report(given: Given) -> None:
     """Score a map, and write a page of maps, charts and tables.
@@ -283,22 +323,20 @@ def _report(given: Given) -> None:
     """
     from xland.scores.regions import KINDS
 
+    _check_files(given)
     maps = open_maps(given["predicted"])
     told: Given = {
         "title": f"{maps.attrs.get('title', PurePath(given['predicted']).name)}: how good it is",
         "provenance": {str(key): str(value) for key, value in maps.attrs.items()},
     }
-    if given["observed"] == "modis-2019" and not given.get("held_out"):
+    if given["observed"] == MODIS and not given.get("held_out"):
         told["notes"] = [_LEARNED_NOTE]
     told = {name: value for name, value in told.items() if name not in given}
     if "regions" in given and given["regions"] not in KINDS:
-        told["regions"] = None if given["regions"] == "none" else open_coarse(given["regions"])
-    found = _call(_REPORT, given, **_scored(given), **told)
+        told["regions"] = None if given["regions"] == "none" else _open_regions(given["regions"], KINDS)
+    found = _call(_REPORT, given, **_scored(given), **told, **_dated(given, "start"))
     print(found)
-    if "html" in given:
-        print(f"wrote {found.to_html(given['html'])}")
-    if "json" in given:
-        print(f"wrote {found.to_json(given['json'])}")
+    _write_files(given, found)
 
 
 @_command("xland.catalog:publish", without=["expected"])
@@ -307,7 +345,7 @@ def _publish(given: Given) -> None:
 
     Replaces an entry of the same name.
     """
-    print(f"published {given['name']} in {_call('xland.catalog:publish', given)}")
+    _tell(given, f"published {given['name']} in {_call('xland.catalog:publish', given)}")
 
 
 @_command("xland.store.reading:verify")
@@ -316,7 +354,7 @@ def _verify(given: Given) -> None:
 
     Maps and training stores contain the SHA-256 of each of their files. Ends with status 1 if any is damaged.
     """
-    print(f"{given['store']} is whole; sha256 {_call('xland.store.reading:verify', given)}")
+    _tell(given, f"{given['store']} is whole; sha256 {_call('xland.store.reading:verify', given)}")
 
 
 @_command("xland.training.data.prepare:prepare")
@@ -327,7 +365,7 @@ def _prepare(given: Given) -> None:
     """
     source = _call("xland.training.data.prepare:prepare", given)
     maps = "map" if len(source.years) == 1 else "maps"
-    print(f"wrote {source.path}: {len(source.years)} {maps} of {source.shape[0]} x {source.shape[1]} cells")
+    _tell(given, f"wrote {source.path}: {len(source.years)} {maps} of {source.shape[0]} x {source.shape[1]} cells")
 
 
 @_command(_TRAIN, dry_run=_DRY_RUN)
@@ -344,7 +382,16 @@ def _train(given: Given) -> None:
         return
     checkpoint = _call(_TRAIN, given)
     if os.environ.get("RANK", "0") == "0":
-        print(f"wrote {checkpoint.folder}: validation {checkpoint.card['validation']}")
+        _tell(given, f"wrote {checkpoint.folder}: validation {checkpoint.card['validation']}")
+
+
+@_command("xland.training.explained:explain")
+def _config(given: Given) -> None:
+    """Print a configuration to begin from, with a comment for each entry.
+
+    `xland config luh2-0p05 > mine.toml`, change mine.toml, then `xland train mine.toml my-model`.
+    """
+    print(_call("xland.training.explained:explain", given), end="")
 
 
 @_command("xland.training.learn.calibrating:calibrate")
@@ -357,9 +404,10 @@ def _calibrate(given: Given) -> None:
     checkpoint = _call("xland.training.learn.calibrating:calibrate", given)
     fitted = checkpoint.card["calibration"]
     error = fitted["validation_calibration_error"]
-    print(
+    _tell(
+        given,
         f"wrote the card of {checkpoint.folder}: {fitted['method']} scaling, calibration error on validation cells "
-        f"{error['before']} before and {error['after']} after"
+        f"{error['before']} before and {error['after']} after",
     )
 
 
@@ -371,8 +419,11 @@ def _join(given: Given) -> None:
     """
     checkpoint = _call("xland.models:join", given)
     card = checkpoint.card
-    print(f"wrote {checkpoint.folder}: {card['architecture']['members']} networks, {card['parameters']:,} parameters")
-    print(f"run `xland calibrate {checkpoint.folder}` to calibrate its probabilities")
+    _tell(
+        given,
+        f"wrote {checkpoint.folder}: {card['architecture']['members']} networks, {card['parameters']:,} parameters",
+    )
+    _tell(given, f"run `xland calibrate {checkpoint.folder}` to calibrate its probabilities")
 
 
 @_command(name=_Option(str, None, "Model whose card to print", positional=True))
@@ -390,6 +441,56 @@ def _models(given: Given) -> None:
         print(f"{checkpoint.name}: {fine * factor:g} to {fine:g} degree. {checkpoint.card.get('title', '')}")
 
 
+def _tell(given: Given, text: str) -> None:
+    if "quiet" not in given:
+        print(text)
+
+
+@contextmanager
+def _logging() -> Iterator[None]:
+    """Log what xland does, with the time."""
+    handler, room = logging.StreamHandler(), logging.getLogger("xland")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    before = room.level
+    room.addHandler(handler)
+    room.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        room.removeHandler(handler)
+        room.setLevel(before)
+
+
+def _check_files(given: Given) -> None:
+    """Refuse files that cannot be written, before anything is read."""
+    for name, what, endings in (("html", "a web page", (".html", ".htm")), ("json", "a JSON file", (".json",))):
+        if name in given:
+            check_ending(given[name], what, *endings)
+            check_file_place(local_path(given[name], what=what))
+
+
+def _write_files(given: Given, found: Any) -> None:
+    for name in ("html", "json"):
+        if name in given:
+            _tell(given, f"wrote {getattr(found, f'to_{name}')(given[name])}")
+
+
+def _dated(given: Given, name: str) -> Given:
+    """Open a map of a year that was typed, ``--NAME-year``; empty if none was."""
+    if f"{name}_year" not in given:
+        return {}
+    if name not in given:
+        raise KeywordError(f"--{name}-year without --{name}: give the map, too")
+    return {name: of_year(open_observed(given[name]), given[f"{name}_year"], f"{name} map")}
+
+
+def _open_regions(path: str, kinds: Collection[str]) -> xr.Dataset:
+    try:
+        return open_coarse(path)
+    except StoreError as error:
+        raise StoreError(f"{error}; or one of {', '.join(kinds)}{guess(path, kinds)}") from error
+
+
 def _totals(given: Given) -> Totals | None:
     """Return the coarse totals that are kept."""
     if "totals" not in given:
@@ -403,9 +504,7 @@ def _totals(given: Given) -> Totals | None:
 
 def _scored(given: Given) -> Given:
     """Open the maps to compare, and the cells to score."""
-    from xland.datasets import land_use_modis
-
-    observed = land_use_modis() if given["observed"] == "modis-2019" else open_map(given["observed"])
+    observed = open_observed(given["observed"], described=True)
     found: Given = {"predicted": open_maps(given["predicted"]), "observed": observed}
     if given.get("held_out"):
         from xland.demo import held_out
@@ -435,7 +534,11 @@ def _call(function: str, given: Given, **values: Any) -> Any:
         typed = _NAMES.get(name, name)
         if typed in given and typed in options:
             values[name] = _read(given[typed], _members(hints[name]))
-    return call(**values)
+    started = perf_counter()
+    logger.info("%s of xland %s", call.__qualname__, version("xland"))
+    result = call(**values)
+    logger.info("%s took %.1f s", call.__qualname__, perf_counter() - started)
+    return result
 
 
 @cache
@@ -483,22 +586,25 @@ def _type_of(members: Sequence[Any], described: str) -> tuple[Any, str]:
     sequences = [each for each in members if _is_sequence(each)]
     every = {*members, *(part for each in sequences for part in _members(get_args(each)[0]))}
     files = every & {Path, xr.Dataset, xr.DataArray, Crosswalk}
+    paths = any(get_origin(each) is os.PathLike for each in members)
     kind: Any = None
     if bool in members:
         kind = bool
     elif sequences:
         kind = tuple[(str,) * pairs[0]] if pairs else list[str]  # type: ignore[misc]
-    elif choices or files or every & {int, float, str} or any(get_origin(each) is os.PathLike for each in members):
+    elif choices or files or paths or every & {int, float, str}:
         kind = str
     if choices:
         return kind, "|".join(choices)
     if kind is not str and described.startswith("("):
         return kind, " ".join(re.findall(r"\w+", described)).upper()
-    return kind, "NUMBER" if every & {int, float} else "FILE" if files else "TEXT"
+    return kind, "NUMBER" if every & {int, float} else "FILE" if files or paths else "TEXT"
 
 
 def _read(typed: Any, members: Sequence[Any]) -> Any:
     """Return the value that text stands for; text that is not a number stays text, for the function to refuse."""
+    if slice in members:
+        return years_of(typed)
     if isinstance(typed, list | tuple):
         inner = [part for each in members for argument in get_args(each) for part in _members(argument)]
         items = [_read(each, inner) for each in typed]
@@ -509,29 +615,17 @@ def _read(typed: Any, members: Sequence[Any]) -> Any:
                 return number(typed)
     if not isinstance(typed, str) or str in members:
         return typed
-    openers = {Crosswalk: read_crosswalk, xr.Dataset: open_coarse, xr.DataArray: open_map}
+    openers: dict[Any, Callable[[str], Any]] = {
+        Crosswalk: read_crosswalk,
+        xr.Dataset: open_coarse,
+        xr.DataArray: open_observed,
+    }
     return next((open_(typed) for kind, open_ in openers.items() if kind in members), typed)
 
 
 def _is_sequence(hint: Any) -> bool:
     origin = get_origin(hint)
     return isinstance(origin, type) and issubclass(origin, Sequence)
-
-
-def _on_the_command_line(message: str, options: set[str]) -> str:
-    """Turn the arguments that a message names as in Python, ``direction='backward'``, into options of a command."""
-
-    def option(found: re.Match[str]) -> str:
-        name, value = found[1], found[2]
-        if name not in options | {"overwrite", "resume"}:
-            return found[0]
-        flag = f"--{name.replace('_', '-')}"
-        values = re.findall(r"[^\[\]'\", ]+", value)
-        if values == ["False"]:
-            return f"--no-{flag[2:]}"
-        return " ".join([flag] if values in ([], ["True"]) else [f"{flag} {each}" for each in values])
-
-    return re.sub(r"(?<![\w(./?&])([a-z_]+)=(True|False|'[^']*'|\[[^\]]*\]|\d[\d.]*\d|\d|(?![\w{(=]))", option, message)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class UndefinedScoreWarning(UserWarning):
 
 
 class ConfigurationError(XlandError):
-    """A training configuration with unknown, missing or contradictory entries."""
+    """A training configuration, or a publisher's file, with unknown, missing or contradictory entries."""
 
 
 class TrainingError(XlandError):

@@ -186,6 +186,54 @@ def replace_file(
     return path
 
 
+_ENDINGS = {
+    **dict.fromkeys((".nc", ".nc4", ".cdf"), "a NetCDF file"),
+    **dict.fromkeys((".tif", ".tiff"), "a GeoTIFF"),
+    **dict.fromkeys((".h5", ".hdf", ".hdf5"), "an HDF file"),
+    **dict.fromkeys((".grb", ".grib", ".grib2"), "a GRIB file"),
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".pdf", ".svg"), "a picture"),
+    **dict.fromkeys((".yaml", ".yml"), "a catalog"),
+    **dict.fromkeys((".htm", ".html"), "a web page"),
+    **dict.fromkeys((".zip", ".gz", ".tar"), "an archive"),
+    ".zarr": "a Zarr store",
+    ".json": "a JSON file",
+    ".toml": "a TOML file",
+    ".csv": "a table",
+    ".txt": "a text",
+}
+
+
+def check_ending(target: Any, what: str, *endings: str, error: type[XlandError] = StoreError) -> None:
+    """Refuse a name that ends as those of another format: what is written is `what`, whose names have these endings."""
+    name = address_of(target).rpartition("/")[2]
+    ending = os.path.splitext(name)[1].lower()  # noqa: PTH122 - of a URL, too
+    if ending in _ENDINGS and ending not in endings:
+        raise error(
+            f"{name} is the name of {_ENDINGS[ending]}, but {what} is written: choose a name that ends with "
+            f"{' or '.join(endings)}"
+        )
+
+
+def check_place(path: Path, error: type[XlandError] = StoreError) -> None:
+    """Refuse a path that cannot be written, before anything is computed for it; nothing is made or changed."""
+    there = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    folder = there if there.is_dir() else there.parent
+    reason = ""
+    if there != path and not there.is_dir():
+        reason = f"{there}: {_REASONS[errno.ENOTDIR]}"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        reason = f"the folder {folder} is not writable: choose another place, or get the right to write there"
+    if reason:
+        raise error(f"{path} cannot be written: {reason}")
+
+
+def check_file_place(path: Path, error: type[XlandError] = StoreError) -> None:
+    """Refuse a path at which a file cannot be written; see :func:`check_place`."""
+    if path.is_dir():
+        raise error(f"{path} cannot be written: {_REASONS[errno.EISDIR]}")
+    check_place(path, error)
+
+
 def make_folder(path: Path, error: type[XlandError]) -> None:
     """Make a folder and those above it; the error names what is in the way."""
     with naming_faults(path, error):

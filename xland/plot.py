@@ -6,9 +6,10 @@ its picture. Axes that are not given come from pyplot, as notebooks expect.
 
 from __future__ import annotations
 
+import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,14 +17,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.arguments import Count, checked, shown
-from xland.errors import GridError, RegionError, VocabularyError
+from xland.arguments import Count, Positive, checked, fits, items_of, refusal, shown, unknown
+from xland.errors import GridError, MissingDependencyError, RegionError, VocabularyError
 from xland.geo.conventions import years_of
 from xland.geo.grid import Grid
-from xland.geo.orientation import orient
+from xland.geo.orientation import find_dimension, orient
 from xland.paths import local_path, replacing
 from xland.reading.variables import check_array, map_of
-from xland.vocabulary import CLASSES, OCEAN, check_codes
+from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN, check_codes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,9 +36,10 @@ MAX_PIXELS = 2_000_000
 AGREE, DISAGREE = "#f6f5f1", "#8c2d7c"
 """Colours of a difference map: told apart by lightness as well, so that colour-blind readers can."""
 
+_MOST_COLUMNS = 48  # maps in a figure
 _DIFFERENCE = {"same class": AGREE, "another class": DISAGREE}
-_BLANK = len(CLASSES)
-"""Stands for no data among class codes that are drawn."""
+_BLANK = 255
+"""Stands for no data among codes that are drawn."""
 
 
 @checked(GridError)
@@ -48,18 +50,24 @@ def draw(
     title: str | None = None,
     legend: bool = True,
     label: str | None = None,
+    figsize: tuple[float, float] | None = None,
+    coastlines: bool = False,
+    transform: Any = None,
+    col: str | None = None,
+    col_wrap: Count = 3,
     max_pixels: Count = MAX_PIXELS,
-) -> Axes:
+) -> Any:
     """Draw class codes as :func:`land_use_map` does, and everything else as :func:`confidence_map` does.
 
     Class codes are whole numbers of a variable with the name ``land_use``, with ``flag_values`` or an integer type, or
-    that go beyond 1 and no further than the last code; they may have become floats with NaN (``where``).
+    that go beyond 1 and no further than the last code; they may have become floats with NaN (``where``). Other codes
+    are drawn in their own ``flag_colors``, as gains and losses are.
 
     Parameters
     ----------
     da : DataArray
-        One time step; any orientation.
-    ax, title, max_pixels
+        One time step, or several with ``col``; any orientation.
+    ax, title, figsize, coastlines, transform, col, col_wrap, max_pixels
         As in :func:`land_use_map`.
     legend : bool
         Name the classes, or draw the colour bar.
@@ -68,9 +76,12 @@ def draw(
 
     Returns
     -------
-    matplotlib Axes
+    matplotlib Axes, or an array of them with ``col``
     """
-    return _draw(da, ax, title, legend, label, max_pixels, None)
+    place = _Place(ax, figsize, coastlines, transform)
+    if col is not None:
+        return _columns(da, col, col_wrap, place, title, legend, label, max_pixels, None)
+    return _draw(da, place, title, legend, label, max_pixels, None)
 
 
 @checked(GridError)
@@ -80,8 +91,13 @@ def land_use_map(
     *,
     title: str | None = None,
     legend: bool = True,
+    figsize: tuple[float, float] | None = None,
+    coastlines: bool = False,
+    transform: Any = None,
+    col: str | None = None,
+    col_wrap: Count = 3,
     max_pixels: Count = MAX_PIXELS,
-) -> Axes:
+) -> Any:
     """Draw a map of class codes in the colours of the vocabulary.
 
     Parameters
@@ -90,26 +106,43 @@ def land_use_map(
         One time step; any names and order of latitude and longitude. Drawn north up. NaN (of codes that ``where`` made
         floats) is no data and left blank.
     ax : matplotlib Axes, optional
-        By default a new pyplot figure.
+        By default those of a new pyplot figure. On axes of cartopy the map is drawn in their projection.
     title : str, optional
         By default the year, where the map says it.
     legend : bool
         Name the classes that occur.
+    figsize : (width, height), optional
+        Inches of the new figure.
+    coastlines : bool
+        Draw the coastlines of cartopy, which fetches them once. A new figure then has axes of cartopy.
+    transform : PlateCarree of cartopy, optional
+        Need not be given: maps are always in degrees.
+    col : str, optional
+        Draw a map for each step along this dimension, such as ``"time"``, side by side in one figure.
+    col_wrap : int
+        Maps in a row, with ``col``.
     max_pixels : int
-        Larger maps are thinned: every n-th row and column is drawn, so that codes are never mixed.
+        Larger maps are thinned: every n-th row and column is drawn, so that codes are never mixed. With ``col`` that
+        counts for all of them together.
 
     Returns
     -------
-    matplotlib Axes
+    matplotlib Axes, or an array of them with ``col``
 
     Raises
     ------
     GridError
-        If there are several time steps or other dimensions.
+        If there are several time steps or other dimensions than ``col``; if the axes cannot show a map of degrees, or
+        their projection does not show this part of the globe.
     VocabularyError
         If codes are unknown.
+    MissingDependencyError
+        If there are to be coastlines and cartopy is missing.
     """
-    return _draw(da, ax, title, legend, None, max_pixels, True)
+    place = _Place(ax, figsize, coastlines, transform)
+    if col is not None:
+        return _columns(da, col, col_wrap, place, title, legend, None, max_pixels, True)
+    return _draw(da, place, title, legend, None, max_pixels, True)
 
 
 @checked(GridError)
@@ -138,7 +171,7 @@ def confidence_map(
     -------
     matplotlib Axes
     """
-    return _draw(da, ax, title, colorbar, label, max_pixels, False)
+    return _draw(da, _Place(ax), title, colorbar, label, max_pixels, False)
 
 
 @checked(GridError)
@@ -171,7 +204,7 @@ def difference(
         If the observed map lacks cells of the predicted one.
     """
     view = _view(predicted, "predicted map", max_pixels)
-    ax = _axes(ax, view.grid)
+    ax = _axes(_Place(ax), view.grid)
     _draw_difference(view, observed, ax, title)
     if legend:
         _explain(ax, {**_DIFFERENCE, "ocean": CLASSES[OCEAN].color})
@@ -215,6 +248,12 @@ def side_by_side(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    class Page(Figure):
+        def _repr_png_(self) -> bytes:  # a notebook would only show what pyplot knows
+            page = io.BytesIO()
+            self.savefig(page, dpi=72)
+            return page.getvalue()
+
     if not maps:
         raise GridError("nothing to draw: pass at least one map")
     if observed is not None and observed not in maps:
@@ -223,13 +262,13 @@ def side_by_side(
     down = -(-len(maps) // across)
     views = {name: _view(each, f"map {name!r}", max_pixels) for name, each in maps.items()}
     blocks, height = down * (2 if observed else 1), 6.0 * max(_height(view.grid) for view in views.values())
-    figure = Figure(figsize=(6.0 * across, (height + 0.4) * blocks + 0.8), layout="constrained")
+    figure = Page(figsize=(6.0 * across, (height + 0.4) * blocks + 0.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(blocks, across, squeeze=False)
     entries: dict[str, str] = {}
     for position, (name, view) in enumerate(views.items()):
         row, column = divmod(position, across)
-        entries |= _paint_classes(axes[row, column], view, _codes(view.data, f"map {name!r}"), name)
+        entries |= _paint_codes(axes[row, column], view, _codes(view.data, f"map {name!r}"), _CLASSES, name)
         if observed is not None and name != observed:
             _draw_difference(view, maps[observed], axes[row + down, column], f"{name}: where it differs")
     for ax in axes.ravel():
@@ -310,9 +349,71 @@ def _draw_difference(view: _View, observed: xr.DataArray, ax: Axes, title: str |
     _paint(ax, picture, view, title)
 
 
+def _columns(
+    da: xr.DataArray,
+    col: str,
+    col_wrap: int,
+    place: _Place,
+    title: str | None,
+    legend: bool,
+    label: str | None,
+    max_pixels: int,
+    classes: bool | None,
+) -> NDArray[Any]:
+    """Draw the maps along a dimension with one legend or scale; return their axes, (rows, columns)."""
+    import matplotlib.pyplot as plt
+
+    what = "map" if da.name is None else f"map {str(da.name)!r}"
+    if place.ax is not None:
+        raise GridError("col makes a figure of its own: leave out ax, or draw one step on it")
+    if col not in da.dims:
+        raise GridError(f"{what}: {unknown('dimension', col, da.dims)}")
+    count = da.sizes[col]
+    if not 1 <= count <= _MOST_COLUMNS:
+        raise GridError(f"{what}: {count} maps along {col!r}; a figure shows 1 to {_MOST_COLUMNS}: select some")
+    views = [_view(da.isel({col: [at]}), what, max(max_pixels // count, 1)) for at in range(count)]
+    palette = _palette(da, classes or (classes is None and all(_are_classes(view.data) for view in views)))
+    pictures = [_codes(view.data, what, palette) if palette else view.data.values for view in views]
+    across, down, grid = min(col_wrap, count), -(-count // col_wrap), views[0].grid
+    size = _size(place, (4.5 * across, 4.5 * down * _height(grid) + 1.4))
+    how = _projected(place, grid)
+    figure, axes = plt.subplots(down, across, figsize=size, squeeze=False, layout="constrained", subplot_kw=how)
+    scale: dict[str, Any] = {} if palette else _scale(pictures)
+    entries: dict[str, str] = {}
+    image: Any = None
+    for number, (ax, view, picture) in enumerate(zip(axes.ravel(), views, pictures, strict=False)):
+        own, heading = _axes(place._replace(ax=ax, figsize=None), grid), _step_title(da, col, number)
+        if palette:
+            entries |= _paint_codes(own, view, picture, palette, heading)
+        else:
+            image = _paint(own, picture, view, heading, **scale)
+    for ax in axes.ravel()[count:]:
+        ax.set_axis_off()
+    if title:
+        figure.suptitle(title)
+    if legend and palette:
+        ordered = {name: fill for name, fill in palette.colors.items() if name in entries}
+        _explain(figure, ordered, loc="outside lower center", ncols=min(5, len(ordered)), fontsize="small")
+    elif legend:
+        figure.colorbar(image, ax=axes, shrink=0.7, label=_label(da, label))
+    return np.asarray(axes)
+
+
+def _step_title(da: xr.DataArray, col: str, number: int) -> str:
+    step = da.isel({col: [number]})
+    years = years_of(step, what="map") if find_dimension(da, "time") == col else None
+    if years:
+        return f"{years[0]}"
+    for name in (f"{col}_name", col):
+        if name in step.coords:
+            value = step[name].values[0]
+            return str(value) if name != col or isinstance(value, str) else f"{col} {value}"
+    return f"{col} {number}"
+
+
 def _draw(
     da: xr.DataArray,
-    ax: Axes | None,
+    place: _Place,
     title: str | None,
     legend: bool,
     label: str | None,
@@ -322,27 +423,61 @@ def _draw(
     """Draw class codes or amounts; by default as the values ask for."""
     what = "map" if da.name is None else f"map {str(da.name)!r}"
     view = _view(da, what, max_pixels)
-    if _are_classes(view.data) if classes is None else classes:
+    palette = _palette(da, _are_classes(view.data) if classes is None else classes)
+    if palette:
         years = years_of(da, what=what) or ()
-        codes = _codes(view.data, what)  # refuses unknown codes before there is a figure
-        ax = _axes(ax, view.grid)
-        entries = _paint_classes(ax, view, codes, f"{years[0]}" if title is None and len(years) == 1 else title)
+        codes = _codes(view.data, what, palette)  # refuses unknown codes before there is a figure
+        ax = _axes(place, view.grid)
+        title = f"{years[0]}" if title is None and len(years) == 1 else title
+        entries = _paint_codes(ax, view, codes, palette, title)
         if legend:
             _explain(ax, entries)
         return ax
     values = np.asarray(view.data.values, dtype=np.float64)
-    known = values[np.isfinite(values)]
-    low, high = (0.0, 1.0) if _are_shares(known) else (float(known.min()), float(known.max()))
-    ax = _axes(ax, view.grid)
-    image = _paint(ax, values, view, title, cmap="cividis", vmin=low, vmax=high)
-    if legend and label is None:
-        name, units = "" if da.name is None else str(da.name), str(da.attrs.get("units", "1"))
-        # what is left of class codes after arithmetic still has their attributes
-        label = name if "flag_values" in da.attrs else str(da.attrs.get("long_name") or name)
-        label += "" if units in ("", "1") else f" [{units}]"
+    ax = _axes(place, view.grid)
+    image = _paint(ax, values, view, title, **_scale([values]))
     if legend:
-        ax.figure.colorbar(image, ax=ax, shrink=0.7, pad=0.02, label=label)
+        ax.figure.colorbar(image, ax=ax, shrink=0.7, pad=0.02, label=_label(da, label))
     return ax
+
+
+def _scale(pictures: Sequence[NDArray[Any]]) -> dict[str, Any]:
+    """Colours of amounts: from 0 to 1, or the range of the values where some lie outside of that."""
+    known = np.concatenate([values[np.isfinite(values)] for values in pictures])
+    low, high = (0.0, 1.0) if _are_shares(known) else (float(known.min()), float(known.max()))
+    return {"cmap": "cividis", "vmin": low, "vmax": high}
+
+
+def _label(da: xr.DataArray, label: str | None) -> str:
+    """Say what a colour bar shows."""
+    if label is not None:
+        return label
+    name, units = "" if da.name is None else str(da.name), str(da.attrs.get("units", "1"))
+    # what is left of class codes after arithmetic still has their attributes
+    shown = name if "flag_values" in da.attrs else str(da.attrs.get("long_name") or name)
+    return shown + ("" if units in ("", "1") else f" [{units}]")
+
+
+class _Palette(NamedTuple):
+    """Codes that a map may hold, in ascending order, and the colour of each by its name."""
+
+    codes: NDArray[Any]
+    colors: dict[str, str]
+
+
+_CLASSES = _Palette(np.arange(len(CLASSES)), {each.long_name: each.color for each in CLASSES})
+
+
+def _palette(da: xr.DataArray, classes: bool) -> _Palette | None:
+    """Return the colours of the classes, or those that a map of other codes declares; None for amounts."""
+    if not classes:
+        return None
+    values = np.ravel(da.attrs.get("flag_values", []))
+    names, fills = (str(da.attrs.get(f"flag_{key}", "")).split() for key in ("meanings", "colors"))
+    if set(names) <= set(CLASS_NAMES) or not values.size == len(names) == len(fills):
+        return _CLASSES
+    order = np.argsort(values)
+    return _Palette(values[order], {names[at].replace("_", " "): fills[at] for at in order})
 
 
 def _are_classes(data: xr.DataArray) -> bool:
@@ -363,20 +498,29 @@ def _are_shares(known: NDArray[Any]) -> bool:
     return not known.size or bool(known.min() >= -slack and known.max() <= 1 + slack)
 
 
-def _paint_classes(ax: Axes, view: _View, codes: NDArray[np.uint8], title: str | None) -> dict[str, str]:
-    """Draw class codes; return the names and colours of those that occur."""
+def _paint_codes(
+    ax: Axes, view: _View, codes: NDArray[np.uint8], palette: _Palette, title: str | None
+) -> dict[str, str]:
+    """Draw codes; return the names and colours of those that occur."""
     from matplotlib.colors import to_rgba
 
-    palette = np.array([*(to_rgba(each.color) for each in CLASSES), (0, 0, 0, 0)], dtype=np.float64)
-    _paint(ax, palette[codes], view, title)
+    fills = np.array([*map(to_rgba, palette.colors.values()), (0, 0, 0, 0)], dtype=np.float64)
+    _paint(ax, fills[np.minimum(codes, len(fills) - 1)], view, title)
     present = set(np.unique(codes).tolist())
-    return {each.long_name: each.color for each in CLASSES if each.code in present}
+    return {name: fill for at, (name, fill) in enumerate(palette.colors.items()) if at in present}
 
 
-def _codes(data: xr.DataArray, what: str) -> NDArray[np.uint8]:
-    """Return class codes, and for NaN the number of the transparent colour."""
+def _codes(data: xr.DataArray, what: str, palette: _Palette = _CLASSES) -> NDArray[np.uint8]:
+    """Return the positions of codes in a palette, and for NaN the number of the transparent colour."""
     values = data.values
     missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, dtype=bool)
+    if palette is not _CLASSES:
+        at = np.minimum(np.searchsorted(palette.codes, values), palette.codes.size - 1)
+        wrong = (palette.codes[at] != values) & ~missing
+        if wrong.any():
+            said = ", ".join(map(str, palette.codes))
+            raise VocabularyError(f"the {what} holds {int(wrong.sum())} values that are not of its flag_values: {said}")
+        return np.where(missing, np.uint8(_BLANK), at.astype(np.uint8))
     codes = check_codes(
         np.where(missing, values.dtype.type(OCEAN), values),
         what=what,
@@ -387,15 +531,75 @@ def _codes(data: xr.DataArray, what: str) -> NDArray[np.uint8]:
     return np.where(missing, np.uint8(_BLANK), codes)
 
 
-def _axes(ax: Axes | None, grid: Grid) -> Axes:
+class _Place(NamedTuple):
+    """Where to draw: axes that are given, or a new figure."""
+
+    ax: Any = None
+    figsize: tuple[float, float] | None = None
+    coastlines: bool = False
+    transform: Any = None
+
+
+def _plate_carree(middle: float = 0.0) -> Any:
+    """Return the projection of degrees of cartopy."""
+    try:
+        from cartopy.crs import PlateCarree
+    except ImportError as error:
+        raise MissingDependencyError("coastlines need the package cartopy, which is missing: install it") from error
+    return PlateCarree(middle)
+
+
+def _projected(place: _Place, grid: Grid) -> dict[str, Any]:
+    """Return the projection of new axes, if they need one."""
+    return {"projection": _plate_carree((grid.west + grid.east) / 2)} if place.coastlines else {}
+
+
+def _size(place: _Place, usual: tuple[float, float]) -> tuple[float, float]:
+    """Return width and height of a new figure in inches."""
+    hint = tuple[Positive, Positive]
+    given = usual if place.figsize is None else items_of(place.figsize, "figsize", GridError)
+    if not fits(given, hint):
+        raise GridError(refusal("figsize", place.figsize, hint))
+    return given[0], given[1]
+
+
+def _axes(place: _Place, grid: Grid) -> Axes:
+    """Return the axes to draw on, with limits that show the grid; :class:`GridError` if they cannot."""
     from matplotlib.axes import Axes
 
+    ax: Any = place.ax
     if ax is None:
         import matplotlib.pyplot as plt
 
-        _, ax = plt.subplots(figsize=(10, 10 * _height(grid) + 1.4), layout="constrained")
+        size = _size(place, (10, 10 * _height(grid) + 1.4))
+        _, ax = plt.subplots(figsize=size, layout="constrained", subplot_kw=_projected(place, grid))
+    elif place.figsize is not None:
+        raise GridError("figsize is that of a new figure: leave it out, or leave out ax")
     if not isinstance(ax, Axes):
         raise GridError(f"ax must be Axes of matplotlib, or None for a new figure, not {shown(ax)}")
+    projection = getattr(ax, "projection", None)
+    if projection is None and ax.name != "rectilinear":
+        raise GridError(f"ax are {ax.name!r} axes, which do not show degrees; pass plain axes, or axes of cartopy")
+    if projection is None and (place.coastlines or place.transform is not None):
+        raise GridError(
+            "coastlines and transform need axes of cartopy: leave out ax, or make them with "
+            "subplot_kw={'projection': cartopy.crs.PlateCarree()}"
+        )
+    if place.transform is not None and type(place.transform).__name__ != "PlateCarree":
+        raise GridError(f"maps are in degrees: transform is PlateCarree, or is left out, not {shown(place.transform)}")
+    if projection is None:
+        ax.set(xlim=(grid.west, grid.east), ylim=(grid.south, grid.north))
+        return ax
+    middle, half = (grid.west + grid.east) / 2, (grid.east - grid.west) / 2
+    try:
+        if half < 180:
+            ax.set_extent((-half, half, grid.south, grid.north), crs=_plate_carree(middle))
+        else:
+            ax.set_global()
+        if place.coastlines:
+            ax.coastlines(linewidth=0.6)
+    except ValueError as error:
+        raise GridError(f"the projection of the axes does not show the map ({grid}): choose another one") from error
     return ax
 
 
@@ -412,11 +616,18 @@ def _height(grid: Grid) -> float:
 
 
 def _paint(ax: Axes, picture: NDArray[Any], view: _View, title: str | None, **how: Any) -> Any:
-    grid = view.grid
-    image = ax.imshow(picture, extent=view.extent, origin="upper", interpolation="nearest", aspect=stretch(grid), **how)
-    ax.set(xlim=(grid.west, grid.east), ylim=(grid.south, grid.north))
+    """Draw an image of a map on axes that have their limits, and give them a title."""
     if title:
         ax.set_title(title)
+    west, east, south, north = view.extent
+    if getattr(ax, "projection", None) is not None:
+        # counted from the middle, no longitude is more than half the globe away
+        middle = (view.grid.west + view.grid.east) / 2
+        how |= {"extent": (west - middle, east - middle, south, north), "transform": _plate_carree(middle)}
+        return ax.imshow(picture, origin="upper", interpolation="nearest", **how)
+    aspect = stretch(view.grid)
+    image = ax.imshow(picture, extent=view.extent, origin="upper", interpolation="nearest", aspect=aspect, **how)
+    ax.set(xlim=(view.grid.west, view.grid.east), ylim=(view.grid.south, view.grid.north))
     ax.xaxis.set_major_formatter(lambda value, _: degrees((value + 180) % 360 - 180, "E", "W"))
     ax.yaxis.set_major_formatter(lambda value, _: degrees(value, "N", "S"))
     ax.tick_params(labelsize="small")

@@ -60,6 +60,9 @@ FUNCTIONS = {
     "Dataset.evaluate": "scores.evaluation:evaluate",
     "Dataset.plot": "plot:land_use_map",
     "Dataset.aggregate": "totals.aggregation:aggregate_classes",
+    "Dataset.is_class": "scores.areas:is_class",
+    "Dataset.area": "scores.areas:class_areas",
+    "DataArray.compare": "scores.areas:compare_maps",
     "DataArray.plot": "plot:draw",
 }
 
@@ -71,7 +74,7 @@ def test_methods_have_the_keywords_and_defaults_of_their_functions(method):
     its = dict(inspect.signature(getattr(import_module(f"xland.{module}"), name)).parameters)
     own = dict(inspect.signature(getattr(getattr(xland, f"{accessor}Accessor"), method)).parameters)
     del own["self"]
-    for data in ("ds", "da", "maps", "forcing", "predicted", "path", "expected", "coverage", "augmentation"):
+    for data in ("ds", "da", "maps", "first", "forcing", "predicted", "path", "expected", "coverage", "augmentation"):
         its.pop(data, None)
     for renamed in ("store", "path", "augmentation"):
         if renamed not in its:
@@ -96,6 +99,17 @@ def test_maps_travel_through_store_and_catalog(lazy, fine, tmp_path):
     assert opened["land_use"].dtype == np.uint8
     assert opened.attrs["Conventions"].startswith("CF-1.11")
     assert opened.attrs["xland_model"] == "tiny-0"
+
+
+def test_a_selection_says_what_it_is_when_it_is_written_or_asked_for(lazy, tmp_path):
+    part = lazy.sel(lat=slice(22, -22), lon=slice(0, 40))
+    for each in (lazy, part):
+        assert each.attrs["title"] == "Land use on 1 degree"
+        assert not [name for name in each.attrs if name.startswith(("geospatial_", "time_coverage_"))]
+    found = xland.open_store(part.ai4land.to_zarr(tmp_path / "part.zarr", progress=False)).attrs
+    assert [found[f"geospatial_{side}"] for side in ("lon_min", "lat_min", "lon_max", "lat_max")] == [0, -22, 40, 22]
+    assert found["time_coverage_start"] == "2000-01-01"
+    assert found["title"] == "Land use on 1 degree, 2000"
 
 
 def test_a_slice_plots(fine):

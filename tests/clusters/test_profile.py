@@ -105,7 +105,7 @@ def test_paths_of_profiles_and_their_folders_begin_at_home(tmp_path, monkeypatch
 
 
 def test_a_profile_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ClusterError, match=r"there is no profile 'lumi': choose one of marenostrum5-acc, or a file"):
+    with pytest.raises(ClusterError, match=r"there is no profile 'lumi'\. Choose one of marenostrum5-acc, or a file"):
         load_profile("lumi")
     with pytest.raises(ClusterError, match="cannot be read: it is a folder"):
         load_profile(tmp_path)

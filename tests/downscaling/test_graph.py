@@ -136,6 +136,11 @@ def test_a_layer_says_how_much_it_computes(rollouts, world, model):
     coarse, static, _ = world
     other = downscale(coarse, model=model, static=static, years=2000)
     assert "1 year of 1 x 1 blocks" in describe(other)
+    blocks = downscale(coarse, model=model, static=static, chunks=60, outputs=("land_use", "margin"))
+    assert describe(blocks).startswith("tiny-0: 3 years of 3 x 6 blocks, 180 windows")
+    part = blocks.isel(time=[1]).sel(lat=slice(25, -25), lon=slice(-170, -70))
+    assert describe(part) == "tiny-0: 1 year of 2 of 3 x 6 blocks, 32 windows a year where all is land"
+    assert describe(part[["margin"]].transpose()) == describe(part)
     both = xr.Dataset({"one": rollouts["land_use"]["land_use"], "two": rollouts[EVERYTHING]["land_use"]})
     assert describe(both).count("\n") == 1, "a line for each"
     assert describe(coarse) == "", "there is nothing to downscale"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.benchmarks import checkers
 from xland.errors import TimeError
-from xland.geo.conventions import for_files, for_gis, years_along
+from xland.geo.conventions import for_files, for_gis, with_years, years_along
 from xland.geo.orientation import find_role
 from xland.store.blocks import align
 from xland.store.provenance import bounds, describe_product, for_storage, years
@@ -231,3 +231,24 @@ def test_others_copy_a_store_to_netcdf_without_a_warning(tmp_path):
         assert file.time.values.tolist() == [-365242, 1826, 91311]
         assert file.time_bnds.values[1].tolist() == [1826, 2191]
         assert "_FillValue" not in file.time.encoding
+
+
+@pytest.mark.parametrize("name", ["time", "year"])
+def test_integer_years_come_out_as_dates_that_xarray_selects_groups_and_resamples(name):
+    """As the page on notebooks shows, also where the caller's dimension is called ``year``."""
+    years = np.arange(2010, 2101, 5)
+    values = xr.Dataset({"area": (name, years.astype(float))})
+    dated = with_years(values, [*map(int, years)], name)
+    assert dated["area"].sel(time="2015").values.tolist() == [2015]
+    assert dated["area"].sel(year=2015).values.tolist() == 2015
+    area = (dated.drop_indexes(["time", "year"]).swap_dims(year="time") if name == "year" else dated)["area"]
+    assert area.sel(time=slice("2015", "2029")).values.tolist() == [2015, 2020, 2025]
+    assert area.sel(time=area.time.dt.year % 50 == 0).values.tolist() == [2050, 2100]
+    decades = area.resample(time="10YS").mean()
+    assert decades.values[:2].tolist() == [2012.5, 2022.5]
+    assert decades.time.dt.year.values[:2].tolist() == [2010, 2020]
+    named = area.groupby((area.time.dt.year // 10 * 10).rename("decade")).mean()
+    assert named.sel(decade=2020) == 2022.5
+    assert area.groupby("year").mean().values.tolist() == years.tolist()
+    assert area.groupby("time.year").mean().values.tolist() == years.tolist()
+    assert area.diff("time").sum() == 90

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -75,3 +77,30 @@ def test_a_drawing_says_what_it_shows_and_is_the_same_each_time():
     one, other = ({value for _, name, value in Page(text).attributes if name == "id"} for text in made)
     assert one
     assert not one & other
+
+
+def test_a_drawing_is_there_for_wide_and_for_narrow_pages_with_text_of_the_same_size():
+    names, groups = ["model", "mode of the observed cell"], ["grass_shrub", "tropics, 23.5°S to 23.5°N"]
+    values = [[0.5, 0.9], [0.2, NAN]]
+    for draw in (charts.bars, charts.dots):
+        text = charts.both(draw, "IoU", groups, names, values)
+        broad, slim = (dict(each) for each in Page(text).elements("svg"))
+        assert (broad["class"], slim["class"]) == ("chart broad", "chart slim")
+        assert (broad["style"], slim["style"]) == ("max-width:720px", "max-width:360px")
+        sizes = {float(size) for size in re.findall(r"font-size: ([\d.]+)px", text)}
+        assert sizes <= {11.0, 12.0}
+        assert sizes
+        ids = [value for _, name, value in Page(text).attributes if name == "id"]
+        assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("width", [charts.WIDE, charts.NARROW])
+def test_bars_leave_room_for_their_names_and_scales_end_where_values_end(width):
+    chart = charts.bars(["urban"], ["mode of the observed cell"], [[0.6]], width=width)
+    chart.canvas.draw()
+    (axes,) = chart.axes
+    (label,) = (text for text in axes.texts if "mode" in text.get_text())
+    assert label.get_window_extent().x1 <= chart.bbox.x1
+    lower, upper = drawn(charts.dots(["a", "b"], ["m"], [[0.31], [0.58]], width=width)).get_xlim()
+    assert (lower, upper) == (pytest.approx(0.28), pytest.approx(0.62))
+    assert drawn(charts.lines({"a": ([0, 8], [0, 0.7])}, "x", "y", width=width)).get_xlim() == (0, 8)

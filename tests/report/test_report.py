@@ -26,6 +26,7 @@ from xland.errors import (
 from xland.geo.grid import Grid, class_shares
 from xland.report.report import report
 from xland.report.sections import change_section, coarse_section, landscape_section, regions_section
+from xland.scores.baselines import MODE
 from xland.scores.evaluation import compare
 from xland.scores.landscape import assess_landscape
 from xland.totals.crosswalk import Crosswalk
@@ -154,7 +155,8 @@ def test_every_picture_and_chart_has_words_and_every_table_a_caption(full, page)
     assert alts == [each["shows"] for each in full.to_dict()["pictures"]]
     assert parsed.tags.count("table") == parsed.tags.count("caption")
     charts = [dict(each) for each in parsed.elements("svg") if "chart" in dict(each).get("class", "")]
-    assert len(charts) == 7
+    # each of seven is there for wide pages and for narrow ones
+    assert [each["class"].split()[1] for each in charts] == 7 * ["broad", "slim"]
     assert all(len(each["aria-label"]) > 20 for each in charts)
 
 
@@ -211,7 +213,7 @@ def test_scores_stand_beside_the_baselines(full, page, world):
     np.testing.assert_array_equal(alone["a"]["land"].matrix, full.scores["model <b>"]["land"].matrix)
     text = " ".join("".join(Page(page).texts).split())
     land = full.scores["model <b>"].area["land"]
-    best = max(full.scores[name].area["land"].accuracy for name in full.scores.names[1:])
+    best = max(full.scores[name].area["land"].accuracy for name in ("crosswalk", "most frequent class"))
     assert f"{land.accuracy - best:.3f} ahead of" in text
     assert "2015" in text
     assert "held-out cells" in text
@@ -441,3 +443,61 @@ def test_a_crosswalk_of_other_states_serves_agreement_and_baseline(world):
     plain = report(predicted, world.observed, forcing=world.forcing, **options)
     xr.testing.assert_equal(found.maps["crosswalk"], plain.maps["crosswalk"])
     assert found.coarse.classes["forest"] == plain.coarse.classes["forest"]
+
+
+def test_the_headline_compares_with_the_best_baseline_that_has_not_seen_the_answer(world, full):
+    from xland.report.sections import headline
+
+    truth = {MODE: world.observed, "crosswalk": full.maps["crosswalk"]}
+    found = report(world.predicted["land_use"], world.observed, baselines=truth, factor=FACTOR, regions=None)
+    assert found.scores[MODE]["land"].accuracy == 1
+    for tile in headline(found)[:4]:
+        assert "ahead of crosswalk" in tile.notes[0]
+    alone = report(world.predicted["land_use"], world.observed, baselines={MODE: world.observed}, regions=None)
+    assert headline(alone)[0].notes[0] == "no baseline beside it"
+
+
+def test_the_observed_map_is_named_with_its_source_and_licence(world, tmp_path):
+    said = {"title": "Land cover", "source": "MODIS <2019>", "license": "CC BY 4.0"}
+    observed = world.observed.to_dataset(name="land_use").assign_attrs(said)
+    found = report(world.predicted["land_use"], observed, regions=None)
+    assert found.to_dict()["observed"] == said
+    words = " ".join("".join(Page(found.to_html(tmp_path / "a.html").read_text(encoding="utf-8")).texts).split())
+    assert "Observed map: MODIS <2019> · licence: CC BY 4.0" in words
+    observed = world.observed.assign_attrs(long_name="land-use class")
+    found = report(world.predicted["land_use"], observed, regions=None)
+    words = " ".join("".join(Page(found.to_html(tmp_path / "b.html").read_text(encoding="utf-8")).texts).split())
+    assert "Observed map: land-use class · licence: not stated" in words
+
+
+def test_a_scale_ends_where_its_values_end(world, page):
+    confidence = world.predicted["land_use"] * 0.0 + np.linspace(0.4, 0.8, 60, dtype=np.float32)
+    found = report(world.predicted.assign(confidence=confidence), world.observed, regions=None, factor=FACTOR)
+    (legend,) = (
+        part.legend
+        for part in found.sections[0].parts
+        if getattr(part, "title", "").startswith("Probability of the land-use class")
+    )
+    assert legend.ends == ("0.4", "0.8")
+
+
+def test_the_table_of_inputs_and_licences_is_readable_in_the_provenance(world, tmp_path):
+    table = json.dumps([{"input": "forcing", "license": "MIT"}, {"input": "static", "license": "CC BY 4.0"}])
+    provenance = {"xland_licences": table, "title": "[not JSON"}
+    found = report(world.predicted["land_use"], world.observed, regions=None, provenance=provenance)
+    page = found.to_html(tmp_path / "a.html").read_text(encoding="utf-8")
+    assert re.findall(r"<dt>license</dt><dd>(.*?)\s*</dd>", page) == ["MIT", "CC BY 4.0"]
+    assert "[not JSON" in page
+
+
+def test_a_report_is_not_written_to_a_name_of_another_format(bare, tmp_path):
+    with pytest.raises(StoreError, match=r"page\.zarr is the name of a Zarr store, but a web page is written"):
+        bare.to_html(tmp_path / "page.zarr")
+    with pytest.raises(StoreError, match="it is a folder"):
+        bare.to_html(tmp_path)
+
+
+def test_the_scores_of_one_map_are_written_as_those_of_a_report(world, full, tmp_path):
+    alone = compare({"map": world.predicted}, world.observed, factor=FACTOR)["map"]
+    written = json.loads(alone.to_json(tmp_path / "scores.json").read_text())
+    assert written["scores"]["map"] == full.to_dict()["scores"]["model <b>"]

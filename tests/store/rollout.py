@@ -46,7 +46,7 @@ class Toy(MaterializedLayer):
     def kept(self, keeper: Keeper) -> Toy:
         return Toy(*self.arguments, keeper)
 
-    def describe(self) -> str:
+    def describe(self, *wanted: object) -> str:
         return f"a toy of {len(self.order)} years"
 
 

@@ -165,14 +165,15 @@ def wait_for_workers(
     ``usual`` workers and ``seconds`` count where `wanted` does not say. ``check`` is called at every look, and raises
     if waiting has become useless.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+
+    from xland.progress import Bar
 
     count = wanted.minimum or wanted.workers or usual
     limit = wanted.timeout or seconds
     end = time.monotonic() + limit
     columns = (TextColumn("workers"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, transient=True, disable=not wanted.progress, console=Console(stderr=True)) as bar:
+    with Bar(*columns, transient=True, disable=not wanted.progress) as bar:
         task = bar.add_task("workers", total=count)
         while (here := len(client.nthreads())) < count:
             bar.update(task, completed=here)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from xland.arguments import shown
+from xland.arguments import guess, shown
 from xland.errors import ClusterError
 from xland.paths import local_path
 from xland.records import Limits, check_entries, read_record, read_toml
@@ -130,7 +130,9 @@ def load_profile(profile: str | Path | Profile | None, folder: Path | None = Non
         raise ClusterError(f"SLURM jobs need a profile: one of {names}, or a TOML file of your own")
     path = shipped.get(str(profile)) or local_path(profile, what="a profile")
     if not path.exists():
-        raise ClusterError(f"there is no profile {str(profile)!r}: choose one of {names}, or a file")
+        raise ClusterError(
+            f"there is no profile {str(profile)!r}{guess(profile, shipped) or '.'} Choose one of {names}, or a file"
+        )
     entries = read_toml(path, _LARGEST, ClusterError)
     base = entries.pop("base", None)
     if base is not None:

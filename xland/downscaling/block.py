@@ -16,6 +16,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.core import flatten
 from numpy.typing import NDArray
 
 from xland.dask_internals import DataNode, GraphNode, HighLevelGraph, Layer, MaterializedLayer, Task, TaskRef
@@ -280,13 +281,23 @@ class BlockYears(Layer):
         self.order = tuple(years if plan.inputs.prior_step == -1 else reversed(years))
         self._there = frozenset() if keeper is None else keeper.listing()
 
-    def describe(self) -> str:
-        """Say in one line how much is computed."""
+    def describe(self, graph: HighLevelGraph | None = None, *wanted: Collection[Key]) -> str:
+        """Say in one line how much is computed: all block-years, or what keys of variables need of a graph."""
         years, rows, columns = self.shape
         windows, twice = self.plan.layout.windows
+        blocks, also = f"{rows} x {columns} blocks", f", {twice:.1%} of them twice at edges of blocks"
+        # tasks of all centuries are not made to be counted
+        if graph is not None and all(len(keys) < years * rows * columns for keys in wanted):
+            layers = graph.cull(set().union(*wanted)).layers.values()
+            tasks = itertools.chain.from_iterable(each for each in layers if isinstance(each, MaterializedLayer))
+            found = {key[1:] for key in tasks if isinstance(key, tuple) and key[0] in self.names}
+            years, places = len({year for year, *_ in found}), {(row, column) for _, row, column in found}
+            sides = (self.plan.layout.block(*place).windows for place in places)
+            windows, also = sum(len(down) * len(across) for down, across in sides), ""
+            blocks = f"{len(places)} of {blocks}"
         return (
-            f"{self.plan.model.name}: {years} {'year' if years == 1 else 'years'} of {rows} x {columns} blocks, "
-            f"{windows} windows a year where all is land, {twice:.1%} of them twice at edges of blocks"
+            f"{self.plan.model.name}: {years} {'year' if years == 1 else 'years'} of {blocks}, "
+            f"{windows} windows a year where all is land{also}"
         )
 
     def kept(self, keeper: Keeper) -> Layer:
@@ -369,17 +380,18 @@ def block_years(plan: Plan, depends_on: Sequence[da.Array]) -> dict[str, da.Arra
 
 
 def describe(ds: xr.Dataset) -> str:
-    """Say what computing a Dataset would run, one line for each downscaling in it; reads nothing.
+    """Say what computing a Dataset, or what was selected of one, would run; reads nothing.
 
-    A line names the model, years, blocks, windows and the share of windows that blocks compute twice. The text is
-    empty where there is nothing left to downscale.
+    There is a line for each downscaling in it, with the model, years, blocks, windows and, of all blocks, the share of
+    windows that they compute twice. The text is empty where there is nothing left to downscale.
     """
-    found = {}
-    for variable in ds.data_vars.values():
-        if variable.chunks is not None:
-            layers = variable.data.dask.layers.values()
-            found.update({layer.name: layer.describe() for layer in layers if isinstance(layer, BlockYears)})
-    return "\n".join(found.values())
+    lazy = [each.data for each in ds.data_vars.values() if each.chunks is not None]
+    graph = HighLevelGraph.merge(*(array.dask for array in lazy))
+    layers = {layer.name: layer for layer in graph.layers.values() if isinstance(layer, BlockYears)}
+    if not layers:
+        return ""
+    wanted = [list(flatten(array.__dask_keys__())) for array in lazy]
+    return "\n".join(layer.describe(graph, *wanted) for layer in layers.values())
 
 
 def _one_layer(layers: dict[str, NDArray[Any]], name: str) -> NDArray[Any]:

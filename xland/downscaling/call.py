@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from os import PathLike
 from typing import Annotated, Any, Literal
 
 import dask.array as da
@@ -29,7 +30,8 @@ from xland.models.ensemble import Ensemble
 from xland.models.inputs import InputSpec
 from xland.outputs import OUTPUTS, Output
 from xland.reading.variables import map_of, map_years, read_static
-from xland.store.provenance import describe_product, digest_of, identity_of
+from xland.store.provenance import describe_product, digest_of, identity_of, list_licences
+from xland.store.publisher import read_publisher
 from xland.totals.modes import MODES, Totals
 from xland.vocabulary import class_coordinates
 
@@ -58,6 +60,7 @@ def downscale(
     totals: str | Totals | None = None,
     draws: Draws | None = None,
     seed: Seed | None = None,
+    publisher: str | PathLike[str] | None = None,
 ) -> xr.Dataset:
     """Turn coarse land-use fractions into lazy high-resolution land-use maps.
 
@@ -111,6 +114,9 @@ def downscale(
         mode ``"fractions"`` are kept by the mean over draws, others by each draw. Not for models that read a prior.
     seed : int, optional
         Of the draws, 0 by default. The class that a draw has at a pixel depends on seed, place and probabilities alone.
+    publisher : path, optional
+        TOML file with the licence, institution, contact and DOI that the maps state; by default the user's, see
+        :func:`xland.store.publisher.read_publisher`.
 
     Returns
     -------
@@ -182,8 +188,8 @@ def downscale(
     names = inputs.static_variables
     if static is None and not other_static:
         _check_default(trained)
-    given = static_predictors(inputs.resolution, chunked=False) if static is None else static
-    given = read_static(given, names, inputs.domain)
+    fields = static_predictors(inputs.resolution, chunked=False) if static is None else static
+    given = read_static(fields, names, inputs.domain)
     predictors = [given[name] for name in names]
     fine, fine_array = field_of(predictors, "static predictors", layout.grid, StaticError, np.float32)
     start, start_array = (None, None) if prior is None else prior_field(prior, layout.grid, before)
@@ -235,12 +241,16 @@ def downscale(
     exact = mode is not None and not mode.chooses
     maps = restore(_dataset_of(arrays, target, chosen, wanted, trained, exact=exact), forcing.orientation)
     time = forcing.orientation.names.get("time", Names("time", "time"))
+    about = {"name": trained.name, "sha256": trained.digest, "licence": trained.licence}
     described = describe_product(
         with_years(maps, chosen, time.dimension, time.coordinate),
         summary=f"Class of land use in each cell, downscaled by the model {trained.name} of xland",
         source=str(ds.attrs.get("title", "coarse land-use fractions")),
-        model={"name": trained.name, "sha256": trained.digest, "licence": trained.licence},
+        model=about,
         inputs=identities,
+        licences=list_licences(about, {"forcing": ds[[*layers]], "static": fields[[*names]], "prior": prior}),
+        publisher=read_publisher(publisher),
+        extent=False,
     )
     conserved = {} if mode is None else {"xland_conserve": mode.name}
     drawn = {} if drawing is None else {"xland_draws": drawing.count, "xland_seed": drawing.seed}

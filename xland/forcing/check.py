@@ -137,7 +137,7 @@ class CheckTable:
         for state, row in zip(self.areas.index, self.areas.to_numpy(), strict=True):
             areas.add_row(str(state), *(f"{value:.3f}" for value in row))
         parts: list[Any] = [facts, *(["", areas] if len(self.areas) else []), *(["", found] if self.findings else [])]
-        console = Console(file=io.StringIO(), width=_WIDTH, record=True)
+        console = Console(file=io.StringIO(), width=_WIDTH, record=True, force_jupyter=False)
         console.print(Group(*parts, "", Text(self.verdict)))
         return "\n".join(line.rstrip() for line in console.export_text().splitlines())
 
@@ -325,16 +325,15 @@ def _years(report: _Report, oriented: xr.Dataset) -> tuple[int, ...]:
 
 def _blocks(data: xr.Dataset, *, progress: bool) -> Iterator[tuple[int, xr.Dataset]]:
     """Years one at a time, read a few at once."""
-    at_once = min(max(data.chunks.get("time", (1,))), _YEARS_AT_ONCE)
-    starts: Any = range(0, data.sizes["time"], at_once)
-    if progress and len(starts) > 4:
-        from rich.progress import track
+    from xland.progress import Bar
 
-        starts = track(starts, description="checking years", transient=True)
-    for start in starts:
-        block = data.isel(time=slice(start, start + at_once)).compute()
-        for step in range(block.sizes["time"]):
-            yield start + step, block.isel(time=step)
+    at_once = min(max(data.chunks.get("time", (1,))), _YEARS_AT_ONCE)
+    starts = range(0, data.sizes["time"], at_once)
+    with Bar(transient=True, disable=not progress or len(starts) <= 4) as bar:
+        for start in bar.track(starts, description="checking years"):
+            block = data.isel(time=slice(start, start + at_once)).compute()
+            for step in range(block.sizes["time"]):
+                yield start + step, block.isel(time=step)
 
 
 def _values(

@@ -304,7 +304,7 @@ def grid_of(latitude: NDArray[Any], longitude: NDArray[Any], what: str) -> tuple
         centres = float(wrapped[start]) + step * np.arange(count)
         return Grid.from_centres(lats[::-1] if ascending else lats, centres), ascending, descending, start
     except GridError as error:
-        raise GridError(f"{what}: {error}") from None
+        raise type(error)(f"{what}: {error}") from None
 
 
 @dataclass(frozen=True)

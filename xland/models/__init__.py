@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, overload
 
-from xland.arguments import shown
+from xland.arguments import guess, shown
 from xland.errors import ModelError
 from xland.models.checkpoint import CARD, Checkpoint, read_checkpoint, refuse_model, save_checkpoint
 from xland.models.ensemble import Ensemble
@@ -63,12 +63,13 @@ def find_model(model: Model = DEFAULT_MODEL) -> Checkpoint | Ensemble:
         return Ensemble(tuple(member for each in model for member in find_model(each).members))
     if not isinstance(model, str | Path):
         raise ModelError(f"model must be the name of a shipped one or a folder, not {shown(model)}")
-    if model in list_models():
+    known = list_models()
+    if model in known:
         return read_checkpoint(_SHIPPED / model)
     if not local_path(model, what="a model").is_dir():
         raise ModelError(
-            f"there is no model {str(model)!r}: give the folder of a trained model or one of "
-            f"{', '.join(list_models()) or 'none shipped'}"
+            f"there is no model {str(model)!r}{guess(model, known) or '.'} Give the folder of a trained model or one "
+            f"of {', '.join(known) or 'none shipped'}"
         )
     return read_checkpoint(model)
 

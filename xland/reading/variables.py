@@ -423,7 +423,7 @@ def read_codes(
     kept = [names.dimension for names in (time, latitude, longitude) if names is not None]
     array = without_extra(array, kept, what, error)
     if holds == "classes":
-        _check_legend(array, what)
+        check_legend(array, what)
     code = empty if holds in ("classes", "numbers") else np.nan
     return read_values(array, what=f"the {what}", error=wrong, holds=holds, empty=code)
 
@@ -465,7 +465,7 @@ def map_years(array: xr.DataArray, what: str) -> tuple[int | None, ...]:
     return years
 
 
-def _check_legend(array: xr.DataArray, what: str) -> None:
+def check_legend(array: xr.DataArray, what: str) -> None:
     """Refuse codes that the map itself says are other classes than ours."""
     values, said = (array.attrs.get(f"flag_{key}") for key in ("values", "meanings"))
     if values is None or said is None:

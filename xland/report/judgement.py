@@ -45,9 +45,10 @@ WINDOWS = (1, 2, 4, 8, 16, 32, 64)
 class Judgement:
     """A map beside an observed one and its baselines; each score is computed when it is first asked for.
 
-    ``maps`` are class codes of one time step by name, the judged map ``model`` first; ``layers``, what else its store
-    contains; ``forcing``, coarse shares of one year; ``start``, the map from which change is counted; ``names``, the
-    scores to show. For the rest see :func:`xland.report.report.report`.
+    ``maps`` are class codes of one time step by name, the judged map ``model`` first; ``layers``, what else its
+    store contains; ``reference``, name, source and licence of the observed map; ``forcing``, coarse shares of one
+    year; ``start``, the map from which change is counted; ``names``, the scores to show. For the rest see
+    :func:`xland.report.report.report`.
     """
 
     title: str
@@ -64,6 +65,7 @@ class Judgement:
     crosswalk: Crosswalk | None = None
     names: Sequence[str] | None = None
     notes: Sequence[str] = ()
+    reference: Mapping[str, str] = field(default_factory=dict)
     card: Mapping[str, Any] | None = None
     provenance: Mapping[str, Any] | None = None
     max_pixels: int = MAX_PIXELS

@@ -104,8 +104,7 @@ def _field(report: Judgement, name: str, overview: Overview) -> Gallery:
     values, grid, sea = overview.fields[name]
     layer = drawn_fields()[name]
     known = values[np.isfinite(values) & ~sea] if sea is not None else values[np.isfinite(values)]
-    top = float(np.percentile(known, 99)) if known.size else 1.0
-    ends = layer.ends or (0.0, top if top > 0 else 1.0)
+    ends = _ends(known, limited=layer.ends is not None)
     middle = f"half of the cells are above {np.median(known):.3g}" if known.size else "no cell has a value"
     look, stored = layer.look, report.layers.get(name)
     if stored is not None and "threshold" in stored.attrs and known.size:
@@ -116,9 +115,17 @@ def _field(report: Judgement, name: str, overview: Overview) -> Gallery:
     return Gallery(
         layer.title,
         look,
-        Legend(ramp=cividis(9), ends=(f"{ends[0]:g}", f"{ends[1]:.3g}" + ("" if layer.ends else " and more"))),
+        Legend(ramp=cividis(9), ends=(f"{ends[0]:.3g}", f"{ends[1]:.3g}" + ("" if layer.ends else " and more"))),
         [scale_picture(values, sea, cividis(), ends, grid, alt, layer.title)],
     )
+
+
+def _ends(known: NDArray[np.floating[Any]], *, limited: bool) -> tuple[float, float]:
+    """Return where a scale begins and ends: where the values do; of values without a limit, at the largest but 1 %."""
+    if not known.size:
+        return 0.0, 1.0
+    lower, upper = float(known.min()), float(known.max() if limited else np.percentile(known, 99))
+    return (lower, upper) if upper > lower else (lower, lower + 1.0)
 
 
 def _changes(model: str, overview: Overview, kinds: NDArray[np.uint8]) -> Gallery:

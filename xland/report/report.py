@@ -7,8 +7,10 @@ content security policy in the page says so to the browser as well.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 
 from xland.arguments import Count, checked
 from xland.errors import GridError, TimeError
-from xland.paths import local_path, replace_file
+from xland.paths import check_ending, check_file_place, local_path, replace_file
 from xland.reading.variables import ClassMap, as_map
 from xland.report.judgement import MAX_PIXELS, Judgement, extra_layers
 from xland.report.parts import Gallery, Section
@@ -69,6 +71,7 @@ class Report(Judgement):
         return {
             "title": self.title,
             "model": self.model,
+            "observed": dict(self.reference),
             **self.scores.to_dict(),
             "regions": {
                 "title": self.regions.title if self.regions else None,
@@ -98,6 +101,8 @@ class Report(Judgement):
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write the page; an existing file is replaced at once or not at all."""
+        check_ending(path, "a web page", ".html", ".htm")
+        check_file_place(local_path(path, what="a report"))
         return replace_file(local_path(path, what="a report"), self._page())
 
     def _page(self) -> str:
@@ -118,11 +123,12 @@ class Report(Judgement):
             extent=extent(as_map(self.maps[self.model], what="map").grid),
             years=years_in_words(judged.years),
             cells=judged.cells,
+            reference=self.reference,
             notes=self.notes,
             tiles=headline(self),
             sections=sections,
             card=self.card,
-            provenance=self.provenance,
+            provenance={name: _parsed(value) for name, value in (self.provenance or {}).items()},
         )
 
 
@@ -247,10 +253,30 @@ def report(
         crosswalk=crosswalk,
         names=names,
         notes=tuple(notes),
+        reference=_named(observed),
         card=card,
         provenance=provenance,
         max_pixels=max_pixels,
     )
+
+
+def _named(observed: xr.DataArray | xr.Dataset) -> dict[str, str]:
+    """Return name, source and licence of the observed map, as far as it states them."""
+    said = {**observed.attrs, **(observed["land_use"].attrs if isinstance(observed, xr.Dataset) else {})}
+    found = {
+        "title": said.get("title") or said.get("long_name"),
+        "source": said.get("source"),
+        "license": said.get("license") or said.get("licence"),
+    }
+    return {name: str(value) for name, value in found.items() if value}
+
+
+def _parsed(value: Any) -> Any:
+    """Return what an attribute holds as JSON, such as the table of inputs and licences; any other as it is."""
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        with suppress(ValueError):
+            return json.loads(value)
+    return value
 
 
 def _cut(source: ClassMap, frame: ClassMap) -> xr.DataArray:

@@ -26,13 +26,16 @@ _TITLES = {"all": "All cells", "land": "Land", "mixed": "Mixed land cells"}
 
 
 def headline(report: Judgement) -> list[Tile]:
-    """Return the headline figures: scores, each beside the best baseline, and those of change and of probabilities."""
+    """Return the headline figures: scores, each beside the best baseline, and those of change and of probabilities.
+
+    The baseline that is made from the observed map has seen the answer, and is not one of them.
+    """
     tiles = []
     for domain, where in (("land", "land"), ("mixed", "mixed cells")):
         for score, label in (("accuracy", "Accuracy"), ("miou", "Mean IoU")):
             values = {name: getattr(report.scores[name].area[domain], score) for name in report.scores.names}
             value = values.pop(report.model)
-            rivals = {name: rival for name, rival in values.items() if not math.isnan(rival)}
+            rivals = {name: rival for name, rival in values.items() if name != MODE and not math.isnan(rival)}
             beside = "no baseline beside it"
             if rivals and not math.isnan(value):
                 best = max(rivals, key=rivals.__getitem__)
@@ -66,7 +69,8 @@ def scores_section(report: Judgement) -> Section:
     )
     if MODE in report.scores.names:
         lead += (
-            f" The {MODE} is made from the observed map itself: it shows what coarse cells without error would reach."
+            f" The {MODE} is made from the observed map itself, so it has seen the answer: it shows what coarse cells "
+            "without error would reach, and the headline figures leave it out."
         )
     parts: list[Part] = [Text(lead)]
     if len(report.scores.names) == 1:
@@ -115,7 +119,7 @@ def classes_section(report: Judgement) -> Section:
     codes = [code for code in LAND_CLASSES if judged.support[code] > 0]
     values = [[float(report.scores[name].area["land"].iou[code]) for name in names] for code in codes]
     label = "Bars of the IoU of each class for each map; the figures are in the tables above"
-    drawing = charts.svg(charts.bars([CLASS_NAMES[code] for code in codes], names, values), label)
+    drawing = charts.both(charts.bars, label, [CLASS_NAMES[code] for code in codes], names, values)
     look = "IoU on land, weighted by area. Longer is better; rare classes are the hard ones."
     rows = [code for code in range(len(CLASSES)) if judged.matrix[code].any()]
     columns = [code for code in range(len(CLASSES)) if judged.matrix[:, code].any() or code in rows]
@@ -150,7 +154,7 @@ def regions_section(report: Judgement) -> Section:
         region: {score: [getattr(each[name]["land"], score) for name in names] for score in ("accuracy", "miou")}
         for region, each in found.items()
     }
-    dots = charts.dots(list(found), names, [each["miou"] for each in merits.values()])
+    places = [each["miou"] for each in merits.values()]
     label = f"Mean IoU of each map in each region ({', '.join(found)}); the figures are in the table below"
     codes = [code for code in LAND_CLASSES if any(each[model]["land"].support[code] > 0 for each in found.values())]
     by_class = []
@@ -160,7 +164,7 @@ def regions_section(report: Judgement) -> Section:
         by_class.append(Row(region, cells))
     parts: list[Part] = [
         Chart(
-            charts.svg(dots, label),
+            charts.both(charts.dots, label, list(found), names, places),
             "Mean IoU on land in each region. Look for regions in which the marker of the judged map is not the one "
             "furthest to the right, and for markers far to the left of the others.",
         ),
@@ -196,17 +200,19 @@ def landscape_section(report: Judgement) -> Section:
     )
     # the observed map comes last, so that the others have the colours of the other charts
     order = [*(name for name in found.names if name != OBSERVED), OBSERVED]
-    sizes = charts.lines(
+    distances = "; ".join(f"{name}: {figure(found.patch_distance(name))}" for name in order[:-1])
+    sizes = charts.both(
+        charts.lines,
+        f"Lines of the sizes of patches; distance of each map from the observed: {distances}",
         {name: _patch_sizes(found[name]) for name in order},
         "cells of a patch",
         "share of the patches that are not larger",
         ticks={place: str(2**place) for place in range(0, _WIDEST_PATCH + 1, 2)},
     )
-    distances = "; ".join(f"{name}: {figure(found.patch_distance(name))}" for name in order[:-1])
     parts: list[Part] = [
         Text(lead),
         Chart(
-            charts.svg(sizes, f"Lines of the sizes of patches; distance of each map from the observed: {distances}"),
+            sizes,
             "Sizes of patches (cells of one class that touch, at corners too). Look how far the line of the judged map "
             "is from that of the observed map: the largest vertical distance is the patch distance below.",
         ),
@@ -278,7 +284,7 @@ def change_section(report: Judgement) -> Section:
         return Section("change", "Change", [Text(text)])
     rows = {**report.change, "persistence": judged.null}
     shares = {name: [getattr(each, share) for share in SHARES] for name, each in rows.items()}
-    bars = charts.stacked(shares, list(zip(CHANGE_KINDS[1:], CHANGE_COLORS[1:], strict=True)))
+    kinds = list(zip(CHANGE_KINDS[1:], CHANGE_COLORS[1:], strict=True))
     label = "Bars of hits, misses, false alarms and wrong hits of each map; the figures are in the table below"
     parts: list[Part] = [
         Text(
@@ -286,7 +292,7 @@ def change_section(report: Judgement) -> Section:
             "observed or predicted. Published maps of this kind reach about 0.10. Persistence, the start map, has 0."
         ),
         Chart(
-            charts.svg(bars, label),
+            charts.both(charts.stacked, label, shares, kinds),
             "Share of the scored area. The longer the hits beside the other three, the better the change is predicted.",
         ),
         _change_table(rows, report.model),
@@ -325,12 +331,6 @@ def _window_curve(judged: ChangeScores) -> Chart:
     places = [math.log2(size) for size in sizes]
     ours = [100 * each.disagreement for each in judged.by_factor.values()]
     null = [100 * each.null.disagreement for each in judged.by_factor.values()]
-    drawing = charts.lines(
-        {"prediction": (places, ours), "persistence": (places, null)},
-        "cells along a window",
-        "disagreement, % of the area",
-        ticks={place: str(size) for place, size in zip(places, sizes, strict=True)},
-    )
     label = "Lines of the disagreement with the observed map in windows of growing size; " + "; ".join(
         f"{size} cells: {a:.2f} and {b:.2f} %" for size, a, b in zip(sizes, ours, null, strict=True)
     )
@@ -338,7 +338,15 @@ def _window_curve(judged: ChangeScores) -> Chart:
         "The maps are compared by the areas of their classes in windows. Look where the prediction falls below "
         "persistence, and how fast. Larger windows forgive change that is predicted near its true place."
     )
-    return Chart(charts.svg(drawing, label), look)
+    drawing = charts.both(
+        charts.lines,
+        label,
+        {"prediction": (places, ours), "persistence": (places, null)},
+        "cells along a window",
+        "disagreement, % of the area",
+        ticks={place: str(size) for place, size in zip(places, sizes, strict=True)},
+    )
+    return Chart(drawing, look)
 
 
 def _transitions(table: NDArray[np.float64], title: str, end: str) -> Table:
@@ -368,7 +376,10 @@ def reliability_section(report: Judgement) -> Section:
         command = "xland downscale ... --outputs land_use probability"
         return Section("reliability", title, [Missing(missing, command)])
     share = np.nan_to_num(found.share)
-    curve = charts.lines(
+    wrong = figure(found.risk[-1])
+    curve = charts.both(
+        charts.lines,
+        "Line of the share that is right over the probability of the class chosen; figures below",
         {"map": (found.confidence, found.accuracy)},
         "probability of the class chosen",
         "share that is right",
@@ -376,24 +387,23 @@ def reliability_section(report: Judgement) -> Section:
         diagonal=True,
         columns=(list(found.edges), list(0.3 * share / (float(share.max()) or 1.0))),
     )
-    risk = charts.lines(
-        {"map": (found.coverage, found.risk)}, "share of the area kept, the surest first", "share that is wrong"
+    risk = charts.both(
+        charts.lines,
+        f"Line of the share that is wrong over the share of the area kept; {wrong} of the area is wrong",
+        {"map": (found.coverage, found.risk)},
+        "share of the area kept, the surest first",
+        "share that is wrong",
     )
-    wrong = figure(found.risk[-1])
     summary = [Cell(figure(v, 4)) for v in (found.expected_calibration_error, found.brier, found.risk[-1])]
     points = zip(found.edges[:-1], found.edges[1:], found.confidence, found.accuracy, found.share, strict=True)
     parts: list[Part] = [
         Chart(
-            charts.svg(
-                curve, "Line of the share that is right over the probability of the class chosen; figures below"
-            ),
+            curve,
             "On the dashed diagonal, probabilities are right. Below it, the map is too confident; above it, too "
             "cautious. The pale columns show how the area is distributed over the probabilities.",
         ),
         Chart(
-            charts.svg(
-                risk, f"Line of the share that is wrong over the share of the area kept; {wrong} of the area is wrong"
-            ),
+            risk,
             "The lower the line on the left, the better the map knows its weak places. You may leave those out.",
         ),
         Table(

@@ -126,6 +126,22 @@ def cross_tabulate(
     return total.reshape((_COUNT,) * 3)
 
 
+def area_units(
+    keys: NDArray[Any], labels: NDArray[Any], area: NDArray[np.float64], *, count: int, regions: int
+) -> NDArray[np.int64]:
+    """Area of each key ``0 .. count - 1`` in each region: (regions, count), in units of :data:`AREA_UNIT`.
+
+    ``labels`` (rows, columns) are the numbers of the regions from 1, 0 is left out; ``area`` is that of a cell in m2 in
+    each row.
+    """
+    exact = np.rint(area / AREA_UNIT).astype(np.int64)
+    total = np.zeros((1 + regions) * count, dtype=np.int64)
+    for part, rows in _bands(keys.shape):
+        index = (rows * (1 + regions) + labels[part]) * count + keys[part]
+        total += exact[part] @ np.bincount(index.ravel(), minlength=len(rows) * total.size).reshape(len(rows), -1)
+    return total.reshape(1 + regions, count)[1:]
+
+
 def window_areas(
     codes: NDArray[Any], factor: int, counted: NDArray[np.bool_], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:

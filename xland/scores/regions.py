@@ -16,8 +16,10 @@ from xland.datasets import koppen
 from xland.datasets.prepared import KOPPEN_ZONES
 from xland.errors import RegionError
 from xland.geo.grid import Grid
+from xland.geo.orientation import find_horizontal
 from xland.geo.split import CONTINENTS, find_cells
 from xland.reading.variables import ClassMap, as_map, read_codes
+from xland.scores.shapes import rasterise, read_shapes
 
 MOST = 40
 """Regions of one map at most: more cannot be read in a table."""
@@ -36,11 +38,20 @@ class Regions:
     names : tuple of str
     title : str
         What the regions are, for headings.
+    numbers : tuple of int
+        What the caller's map calls the regions; by default 1, 2, ...
     """
 
     labels: xr.DataArray
     names: tuple[str, ...]
     title: str
+    numbers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        if twice:
+            raise RegionError(f"several regions have the name {', '.join(map(repr, twice))}; give each its own")
+        vars(self).update(numbers=self.numbers or tuple(range(1, 1 + len(self.names))))
 
 
 def latitude_bands(frame: ClassMap) -> Regions:
@@ -82,63 +93,137 @@ KINDS: Mapping[str, Callable[[ClassMap], Regions]] = MappingProxyType(
 """Regions that need no map of the user's, by name."""
 
 
-def labelled(labels: xr.DataArray | xr.Dataset, names: Sequence[str] | None = None, title: str = "regions") -> Regions:
+def labelled(
+    labels: xr.DataArray | xr.Dataset,
+    names: Sequence[str] | Mapping[int, str] | None = None,
+    title: str = "regions",
+    *,
+    most: int | None = MOST,
+) -> Regions:
     """Take a user's map of region numbers.
 
     Parameters
     ----------
     labels : DataArray, or Dataset with one variable
-        Whole numbers from 1; 0 or NaN belongs to no region. Any names and order of latitude and longitude.
-    names : sequence of str, optional
-        Names of regions 1, 2, ...; by default those of the CF attributes ``flag_values`` and
+        Whole numbers from 1; 0 or NaN belongs to no region. 0 is a region where ``flag_values`` list it and NaN stands
+        for no region, as in masks of regionmask. Any names and order of latitude and longitude.
+    names : sequence of str or mapping of int to str, optional
+        Names of regions 1, 2, ..., or of each number; by default those of the CF attributes ``flag_values`` and
         ``flag_meanings``, or else their numbers.
     title : str
+    most : int or None
+        Regions at most.
 
     Raises
     ------
     RegionError
-        If this is not a map, or has several time steps; if there is no region, or more than 40; if a number is negative
-        or not whole, or two regions have one name.
+        If this is not a map, or has several time steps; if there is no region, or more than ``most``; if a number is
+        negative or not whole, or two regions have one name.
     """
     what = "map of regions"
+    labels = read_codes(_only_map(labels), what=what, error=RegionError, holds="numbers", empty=0)
+    steps = len(as_map(labels, what=what, holds="numbers").years)
+    if steps > 1:
+        raise RegionError(f"the {what} has {steps} time steps; select one")
+    known = _meanings(labels) if names is None else dict(names if isinstance(names, Mapping) else enumerate(names, 1))
+    first = 0 if labels.dtype.kind == "f" and 0 in known else 1
+    filled = labels.fillna(first - 1) if labels.dtype.kind == "f" else labels
+    found = np.asarray(da.unique(da.asarray(filled.data)))
+    found = found[found != first - 1]
+    wrong = found[(found < first) | (found != np.trunc(found)) | ~np.isfinite(found)]
+    if wrong.size:
+        raise RegionError(
+            f"regions must be whole numbers from 1, or 0 for none; found {', '.join(map(str, wrong[:6]))}"
+        )
+    if not found.size or found.size > (most or np.inf):
+        limit = "there must be at least one" if most is None else f"a report can show 1 to {most}"
+        raise RegionError(f"the {what} has {found.size} regions; {limit}")
+    numbers = tuple(map(int, found))
+    nameless = [number for number in numbers if names is not None and number not in known]
+    if nameless:
+        raise RegionError(
+            f"regions {', '.join(map(str, nameless[:6]))} of the {what} have no name; add them to `names`"
+        )
+    dtype = np.min_scalar_type(len(numbers))
+    renumbered = xr.apply_ufunc(
+        lambda block: np.where(block >= first, np.searchsorted(found, block) + 1, 0).astype(dtype),
+        filled,
+        dask="parallelized",
+        output_dtypes=[dtype],
+    )
+    return Regions(renumbered, tuple(known.get(each, f"region {each}") for each in numbers), title, numbers)
+
+
+def masks(mask: xr.DataArray, names: Sequence[str] | None = None) -> list[Regions]:
+    """Take a user's mask: (latitude, longitude), or one for each region along a third dimension; they may overlap.
+
+    Raises :class:`RegionError` if regions have no names, or no cell is in any of them.
+    """
+    horizontal = {each.dimension for each in find_horizontal(mask, what="mask")}
+    spare = [dim for dim in mask.dims if dim not in horizontal]
+    if len(spare) > 1:
+        raise RegionError(f"the mask has the dimensions {', '.join(map(str, mask.dims))}; one of regions is allowed")
+    if isinstance(mask.data, np.ndarray) and not mask.values.any():
+        raise RegionError("the mask holds no cell: it is false everywhere")
+    if not spare:
+        return [Regions(mask, (str(names[0] if names else mask.name or "mask"),), "mask")]
+    along = [mask[name] for name in ("names", "abbrevs", spare[0]) if name in mask.coords]
+    called = names if names is not None else along[0].values.tolist() if along else []
+    if len(called) != mask.sizes[spare[0]]:
+        raise RegionError(
+            f"the mask has {mask.sizes[spare[0]]} regions along {spare[0]!r} and {len(called)} names; pass `names`, or "
+            f"give it a coordinate: mask.assign_coords({spare[0]}=[...])"
+        )
+    given = mask.coords.get(spare[0])
+    numbers = given.values.tolist() if given is not None and given.dtype.kind in "iu" else range(1, 1 + len(called))
+    whole = Regions(mask, tuple(map(str, called)), "mask", tuple(numbers))
+    return [
+        Regions(mask.isel({spare[0]: at}, drop=True), (name,), "mask", (number,))
+        for at, (name, number) in enumerate(zip(whole.names, whole.numbers, strict=True))
+    ]
+
+
+def shapes(frame: Any, on: ClassMap, names: str | None = None) -> Regions:
+    """Bring the shapes of a GeoDataFrame to the cells of a map, lazily: a cell is where its centre is.
+
+    Raises :class:`RegionError` for shapes that are not in degrees, are empty or have no name.
+    """
+    found, called, numbers = read_shapes(frame, names)
+    return Regions(_on_grid(rasterise(found, on.grid), on.grid), called, "shapes", numbers)
+
+
+def _only_map(labels: Any) -> xr.DataArray:
     if isinstance(labels, xr.Dataset):
         bounds = {each.attrs.get("bounds") for each in labels.coords.values()}
         variables = [str(name) for name in labels.data_vars if labels[name].ndim >= 2 and name not in bounds]
         if len(variables) != 1:
             raise RegionError(
-                f"the {what} has {len(variables)} variables ({', '.join(variables)}); pass the one to use"
+                f"the map of regions has {len(variables)} variables ({', '.join(variables)}); pass the one to use"
             )
         labels = labels[variables[0]]
     if not isinstance(labels, xr.DataArray):
         raise RegionError(
             f"regions are of type {type(labels).__name__}; pass {', '.join(KINDS)}, or a map of region numbers"
         )
-    labels = read_codes(labels, what=what, error=RegionError, holds="numbers", empty=0)
-    steps = len(as_map(labels, what=what, holds="numbers").years)
-    if steps > 1:
-        raise RegionError(f"the {what} has {steps} time steps; select one")
-    filled = labels.fillna(0) if labels.dtype.kind == "f" else labels
-    found = np.asarray(da.unique(da.asarray(filled.data)))
-    found = found[found != 0]
-    wrong = found[(found < 0) | (found != np.trunc(found)) | ~np.isfinite(found)]
-    if wrong.size:
-        raise RegionError(
-            f"regions must be whole numbers from 1, or 0 for none; found {', '.join(map(str, wrong[:6]))}"
-        )
-    if not found.size or found.size > MOST:
-        raise RegionError(f"the {what} has {found.size} regions; a report can show 1 to {MOST}")
-    known = _meanings(labels) if names is None else dict(enumerate(names, 1))
-    called = tuple(known.get(int(each), f"region {int(each)}") for each in found)
-    twice = sorted({name for name in called if called.count(name) > 1})
-    if twice:
-        raise RegionError(f"several regions have the name {', '.join(map(repr, twice))}; give each its own")
-    renumbered = xr.apply_ufunc(
-        lambda block: np.where(block > 0, np.searchsorted(found, block) + 1, 0).astype(np.uint8),
-        filled,
-        dask="parallelized",
-        output_dtypes=[np.uint8],
-    )
-    return Regions(renumbered, called, title)
+    return labels
+
+
+def parts_of(by: Any, frame: ClassMap, names: Any = None) -> list[Regions]:
+    """Return the regions of a name in :data:`KINDS`, a map, a mask or shapes: together, or where they overlap each.
+
+    ``names`` are those of the regions, or the column of shapes that holds them.
+    """
+    if by is None or isinstance(by, str | Regions):
+        if names is not None:
+            raise RegionError("names are those of a map of numbers, a mask or shapes: pass these as `by`, or no names")
+        found = choose(by, frame)
+        return [] if found is None else [found]
+    if hasattr(by, "to_geodataframe"):  # regions of regionmask
+        by, names = by.to_geodataframe(), names or "names"
+    if hasattr(by, "geometry"):
+        return [shapes(by, frame, names)]
+    by = _only_map(by)
+    return masks(by, names) if by.dtype == np.bool_ else [labelled(by, names, most=None)]
 
 
 def choose(regions: str | Regions | xr.DataArray | xr.Dataset | None, frame: ClassMap) -> Regions | None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from xland.paths import local_path, replace_file
+from xland.paths import check_ending, local_path, replace_file
 
 TextTable: TypeAlias = tuple[str, list[str], list[list[str]]]
 """A table of texts: title, header and rows."""
@@ -62,7 +62,7 @@ class Tabular:
             for row in rows:
                 table.add_row(*map(Text, row))
             stream = io.StringIO()
-            Console(file=stream, width=80, color_system=None).print(table)
+            Console(file=stream, width=80, color_system=None, force_jupyter=False).print(table)
             texts.append("\n".join([title, *filter(None, map(str.rstrip, stream.getvalue().splitlines()))]))
         return "\n\n".join(texts)
 
@@ -82,5 +82,6 @@ class Tabular:
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> Path:
     """Write numbers as JSON; an existing file is replaced at once or not at all."""
+    check_ending(path, "a JSON file", ".json")
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     return replace_file(local_path(path, what="a file of scores"), text)

@@ -27,7 +27,9 @@ STORED = np.dtype(np.uint8)
 """Type of packed values."""
 
 _PACKING = ("dtype", "scale_factor", "add_offset", "_FillValue")
-_VOLATILE = frozenset({COMPLETE, FINGERPRINT, "history", "date_created", "date_modified"})  # may differ between runs
+_PUBLISHED = ("license", "xland_licences", "institution", "contact", "id", "naming_authority")
+# may differ between runs
+_VOLATILE = frozenset({COMPLETE, FINGERPRINT, "history", "date_created", "date_modified", *_PUBLISHED})
 _INPUTS = "xland_inputs"  # an attribute of maps
 _VALUES = "values"
 _NEW_EACH_TIME = (
@@ -260,6 +262,7 @@ def check_same(asked: dict[str, Any], begun: dict[str, Any], target: str) -> Non
         one, two = asked.get(key, {}), begun.get(key, {})
         # compared as text, in which NaN equals itself
         inner = {k for k in one.keys() | two.keys() if json.dumps(one.get(k)) != json.dumps(two.get(k))}
+        inner -= _VOLATILE if key == "attributes" else frozenset()  # of stores that earlier versions began
         if inner == {_VALUES}:
             values.append(key)
         elif inner:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +30,7 @@ from xland.errors import GridError, TimeError
 from xland.geo.conventions import attach_crs, for_files, listed, years_of
 from xland.geo.orientation import find_role, find_scalars
 from xland.outputs import OUTPUTS
+from xland.store.publisher import Publisher
 
 _PACKAGES = ("xland", "xarray", "dask", "zarr", "numpy", "torch")
 _COVERAGE = ("geospatial_", "time_coverage_")  # how attributes begin that say which region and years there are
@@ -38,6 +39,8 @@ _COORDINATES: Mapping[str, Mapping[str, str]] = {
     "latitude": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
     "longitude": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
 }
+_UNSTATED = "not stated"
+_LONGEST = 500  # characters of what an input says of itself
 _ROOTS = ("zarr.json", ".zarray", ".zmetadata", ".zgroup")
 
 
@@ -49,10 +52,13 @@ def describe_product(
     source: str | None = None,
     model: Mapping[str, Any] | None = None,
     inputs: Mapping[str, str] | None = None,
+    licences: Sequence[Mapping[str, str]] = (),
+    publisher: Publisher | None = None,
     licence: str | None = None,
     creator: str | None = None,
     command: str | None = None,
     when: datetime | None = None,
+    extent: bool = True,
 ) -> xr.Dataset:
     """Return the Dataset with the attributes that CF-1.11 and ACDD-1.3 ask for, and its provenance.
 
@@ -68,14 +74,21 @@ def describe_product(
         Of the model card: ``name``, ``sha256``, and ``licence`` or ``license``.
     inputs : mapping of name to digest, optional
         SHA-256 (or any identity) of each input.
+    licences : sequence of mapping
+        Table of the inputs and their licences, see :func:`list_licences`.
+    publisher : Publisher, optional
+        Who publishes the product.
     licence : str, optional
-        SPDX name of the licence of the product; by default that of the model.
+        SPDX name of the licence of the product; by default that of the publisher, those of the inputs, or that of the
+        model.
     creator : str, optional
         Person or institution.
     command : str, optional
         The call that made it, for the history.
     when : datetime, optional
         Time of creation; by default ``SOURCE_DATE_EPOCH`` if that is set, or now.
+    extent : bool
+        Say which region and years there are. What may still be selected says so when it is written.
 
     Returns
     -------
@@ -101,8 +114,9 @@ def describe_product(
     ds = for_files(ds)
     if len(dimensions) == 2:
         ds = attach_crs(ds, (dimensions[0], dimensions[1]))
-    model, extent, dates = model or {}, *_extent(ds)
-    step = extent.get("geospatial_lat_resolution")
+    model, covered, dates = model or {}, *_extent(ds)
+    step = covered.get("geospatial_lat_resolution")
+    covered, dates = (covered, dates) if extent else ({}, "")
     versions = {}
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
@@ -111,11 +125,14 @@ def describe_product(
         "title": title,
         "summary": summary,
         "source": source,
-        "license": licence or model.get("licence") or model.get("license"),
+        "license": _licences_in_words(licences) or model.get("licence") or model.get("license"),
+        **({} if publisher is None else publisher.attributes),
+        **({"license": licence} if licence else {}),
         "creator_name": creator,
         "xland_model": model.get("name"),
         "xland_model_sha256": model.get("sha256"),
         "xland_inputs": json.dumps(dict(sorted(inputs.items()))) if inputs else None,
+        "xland_licences": json.dumps(list(licences), ensure_ascii=False) if licences else None,
     }
     defaults = {
         "title": ("Land use" if step is None else f"Land use on {round(step, 6):g} degree") + dates,
@@ -128,11 +145,43 @@ def describe_product(
         "history": "\n".join(filter(None, history)),
         "date_created": stamp,
         "xland_versions": json.dumps(versions),
-        **extent,
+        **covered,
     }
     attributes = {**{k: v for k, v in defaults.items() if v is not None}, **ds.attrs}
     attributes.update({k: v for k, v in given.items() if v is not None})
     return ds.assign_attrs(attributes | fixed)
+
+
+def list_licences(
+    model: Mapping[str, Any], inputs: Mapping[str, xr.Dataset | xr.DataArray | None]
+) -> list[dict[str, str]]:
+    """Return a table of what a product is made from: input, licence, source and variables of each row.
+
+    Licence and source are attributes of the variables, or else of their Dataset, ``not stated`` where neither says it.
+    """
+    table = [{"input": f"model {model.get('name', '')}", "license": str(model.get("licence") or _UNSTATED)}]
+    for name, given in inputs.items():
+        if given is None:
+            continue
+        ds = given if isinstance(given, xr.Dataset) else given.to_dataset(name=str(given.name or name))
+        rows: dict[tuple[str, str], list[str]] = {}
+        for variable in map(str, ds.data_vars):
+            said = {**ds.attrs, **ds[variable].attrs}
+            licence = said.get("license") or said.get("licence") or _UNSTATED
+            source = said.get("source") or said.get("title") or ""
+            rows.setdefault((str(licence)[:_LONGEST], str(source)[:_LONGEST]), []).append(variable)
+        for (licence, source), variables in rows.items():
+            row = {"input": name, "license": licence, "source": source, "variables": " ".join(variables)}
+            table.append({key: text for key, text in row.items() if text})
+    return table
+
+
+def _licences_in_words(table: Sequence[Mapping[str, str]]) -> str:
+    """Return each input with its licences: ``model luh2-0p05: Apache-2.0; static: MIT / CC BY 4.0``."""
+    found: dict[str, dict[str, None]] = {}
+    for row in table:
+        found.setdefault(row["input"], {})[row["license"].replace("; ", ", ")] = None
+    return "; ".join(f"{name}: {' / '.join(licences)}" for name, licences in found.items())
 
 
 def for_storage(ds: xr.Dataset) -> xr.Dataset:

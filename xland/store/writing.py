@@ -33,7 +33,7 @@ from xland.arguments import checked
 from xland.dask_internals import HighLevelGraph
 from xland.errors import StoreError, WorkerError
 from xland.geo.conventions import for_gis
-from xland.paths import explain, is_url, local_path, replacing
+from xland.paths import check_ending, check_place, explain, is_url, local_path, replacing
 from xland.store.blocks import BlockWriter, Group, align, group_variables, write_flags
 from xland.store.encoding import check_kinds, check_same, describe_work, drop_encoding, make_skeleton, take_encoding
 from xland.store.provenance import for_storage
@@ -109,17 +109,12 @@ def write(
     WorkerError
         If workers of a cluster died again and again. What was finished is kept.
     """
-    if (overwrite or resume) and (mode is not None or overwrite == resume):
-        raise StoreError("choose one of overwrite (start again), resume (finish what was begun) and mode")
-    if mode is not None:
-        overwrite, resume = mode == "w", mode == "a"
+    place, overwrite, resume = check_store_place(path, mode=mode, overwrite=overwrite, resume=resume)
     check_kinds(ds)
     if not ds.data_vars:
         raise StoreError("the Dataset has no variable to write")
     ds, asked = take_encoding(ds, encoding, ("compressors",)) if encoding else (ds, {})
-    place = Workplace(path)
     try:
-        place.refuse(overwrite=overwrite, resume=resume)
         ds, chosen = align(for_storage(drop_encoding(ds)), chunks, shards)
         zarr = {name: {**chosen.get(name, {}), **asked.get(name, {})} for name in {**chosen, **asked}}
         work = describe_work(ds, chosen)
@@ -157,6 +152,39 @@ def write(
             raise StoreError(reason) from error
         raise
     return place.target if is_url(place.target) else Path(place.target)
+
+
+def check_store_place(
+    path: Any, *, mode: str | None = None, overwrite: bool = False, resume: bool = False
+) -> tuple[Workplace, bool, bool]:
+    """Return where a store is written, whether it replaces one, and whether it resumes one; StoreError if it cannot."""
+    if (overwrite or resume) and (mode is not None or overwrite == resume):
+        raise StoreError("choose one of overwrite (start again), resume (finish what was begun) and mode")
+    if mode is not None:
+        overwrite, resume = mode == "w", mode == "a"
+    check_ending(path, "a Zarr store", ".zarr")
+    place = Workplace(path)
+    try:
+        place.refuse(overwrite=overwrite, resume=resume)
+    except OSError as error:
+        if reason := explain(error, place.target):
+            raise StoreError(reason) from error
+        raise
+    if not is_url(place.target) and not (resume and place.store.exists()):  # a finished store is left as it is
+        check_place(Path(place.target))
+    return place, overwrite, resume
+
+
+def check_netcdf_place(path: Any, *, mode: str = "w-", overwrite: bool = False) -> Path:
+    """Return where a NetCDF file is written; StoreError if it cannot be."""
+    check_ending(path, "a NetCDF file", ".nc", ".nc4", ".cdf")
+    final = local_path(path, what="a NetCDF file")
+    if final.is_dir():
+        raise StoreError(f"{final} is a folder, and is left alone; choose another path, such as {final / 'maps.nc'}")
+    if os.path.lexists(final) and not (overwrite or mode == "w"):
+        raise StoreError(f"{final} exists; pass overwrite=True to replace it")
+    check_place(final)
+    return final
 
 
 @checked(StoreError)
@@ -201,13 +229,7 @@ def write_netcdf(
         If the file exists and ``overwrite`` is not set, if its disk is full or cannot be written, or
         if a value does not fit into a packed variable.
     """
-    from dask.diagnostics import ProgressBar
-
-    final = local_path(path, what="a NetCDF file")
-    if final.is_dir():
-        raise StoreError(f"{final} is a folder, and is left alone; choose another path, such as {final / 'maps.nc'}")
-    if os.path.lexists(final) and not (overwrite or mode == "w"):
-        raise StoreError(f"{final} exists; pass overwrite=True to replace it")
+    final = check_netcdf_place(path, mode=mode, overwrite=overwrite)
     check_kinds(ds, netcdf=True)
     ds, asked = take_encoding(ds, encoding, ("zlib", "complevel", "shuffle")) if encoding else (ds, {})
     ds, time = for_gis(for_storage(drop_encoding(ds)))
@@ -223,9 +245,11 @@ def write_netcdf(
             if variable.dtype.kind != "f" and "_FillValue" not in variable.attrs:
                 variable.encoding["_FillValue"] = None
             variable.encoding |= asked.get(str(name), {})
-    with replacing(final) as part, ProgressBar() if progress else nullcontext():
+    unlimited = [] if time is None else [time]
+    with replacing(final) as part:
         try:
-            ds.to_netcdf(part, engine="netcdf4", format="NETCDF4", unlimited_dims=[] if time is None else [time])
+            writing = ds.to_netcdf(part, engine="netcdf4", format="NETCDF4", unlimited_dims=unlimited, compute=False)
+            _compute(writing, progress=progress)
         except RuntimeError as error:  # the NetCDF library says no more than that it failed
             if not str(error).startswith("NetCDF:"):
                 raise
@@ -235,6 +259,52 @@ def write_netcdf(
                 "cannot be written; free space there, or choose another place"
             ) from error
     return final
+
+
+def _active_client() -> Any:
+    """Return the Client that computes arrays now; None if there is none."""
+    client = getattr(get_scheduler(cls=da.Array), "__self__", None)
+    distributed = sys.modules.get("distributed")
+    return client if distributed is not None and isinstance(client, distributed.Client) else None
+
+
+def _compute(writing: Any, *, progress: bool) -> None:
+    """Compute what is delayed, with the bar that dask has for threads or for a Client, or with lines in a log."""
+    from dask.diagnostics import ProgressBar
+
+    from xland.progress import is_watched
+
+    client = _active_client()
+    if client is None or not progress:
+        shown = ProgressBar() if is_watched() else _logged()
+        with shown if progress else nullcontext():
+            writing.compute()
+        return
+    from distributed import progress as show
+
+    future = client.compute(writing)
+    try:
+        if is_watched():
+            show(future, notebook=False)  # in a notebook, the other one needs ipywidgets
+        future.result()
+    finally:
+        future.cancel()
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """Log the share of its tasks that dask has done."""
+    from rich.progress import TextColumn
+
+    from xland.progress import Bar
+
+    def update(_key: Any, _result: Any, _graph: Any, state: Any, _worker: Any) -> None:
+        done = len(state["finished"])
+        bar.update(task, completed=done, total=done + sum(len(state[each]) for each in ("ready", "waiting", "running")))
+
+    with Bar(TextColumn("writing")) as bar, Callback(posttask=update):
+        task = bar.add_task("", total=1)
+        yield
 
 
 def _write_blocks(
@@ -267,8 +337,9 @@ def _write_blocks(
     if not unfinished:
         return
     graph = HighLevelGraph.merge(*graphs)
-    described = [layer for layer in graph.layers.values() if callable(getattr(layer, "describe", None))]
-    lines = dict.fromkeys(layer.describe() for layer in described)
+    described = [layer for layer in graph.layers.values() if progress and callable(getattr(layer, "describe", None))]
+    wanted = [[key for key in names if key[0] == name] for name in {key[0] for key in names}]
+    lines = dict.fromkeys(layer.describe(graph, *wanted) for layer in described)
     total, active = len(names), f"active-{identity}"
     place.files.put(active, b"")
     try:
@@ -320,15 +391,12 @@ def run(graph: HighLevelGraph, keys: Sequence[Key], done: Callable[[Key], None])
     again, or the cluster is gone.
     """
     optimized = da.optimization.optimize(graph, list(keys))
-    get = get_scheduler(cls=da.Array)
-    client = getattr(get, "__self__", None)
-    distributed = sys.modules.get("distributed")
-    if distributed is not None and isinstance(client, distributed.Client):
+    if (client := _active_client()) is not None:
         _run_on_cluster(client, optimized, keys, done)
         return
     wanted = set(keys)
     with Callback(posttask=lambda key, *_: done(key) if key in wanted else None):
-        get(optimized, list(keys))
+        get_scheduler(cls=da.Array)(optimized, list(keys))
 
 
 NO_WORKERS = 600.0
@@ -402,17 +470,12 @@ def progress_bar(
     if not shown:
         yield lambda: None
         return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from xland.progress import Bar
 
     columns = (TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
+    with Bar(*columns) as bar:
         for line in lines:
             bar.console.print(line, markup=False, highlight=False)
         task = bar.add_task("blocks", total=total, completed=before)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from xland.arguments import guess
 from xland.errors import ConfigurationError
 from xland.models.inputs import InputSpec, Name
 from xland.models.networks.architecture import Architecture
@@ -189,7 +190,17 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Configuration:
-    """Everything that fixes a training."""
+    """Everything that fixes a training.
+
+    Parameters
+    ----------
+    name, title, notes : str
+        Of the model: a short name, a line, and what its users must know.
+    split_seed : int
+        Which cells of the globe are learned from, and which are kept for validation and test.
+    licence : str
+        SPDX name of the licence of the model.
+    """
 
     name: Name
     title: str
@@ -238,13 +249,28 @@ def list_configurations() -> tuple[str, ...]:
 
 def read_configuration(source: str | Path) -> Configuration:
     """Read a configuration by the name of a shipped one, or by its path; a ConfigurationError says what is wrong."""
-    shipped = str(source) in list_configurations()
-    path = _CONFIGS / f"{source}.toml" if shipped else local_path(source, what="a configuration")
+    return parse_configuration(_read(path := _path_of(source)), str(path))
+
+
+def read_values(source: str | Path) -> dict[str, Any]:
+    """Return the plain values of a configuration that :func:`read_configuration` accepts."""
+    read_configuration(source)
+    return _read(_path_of(source))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_toml(path, _LARGEST, ConfigurationError)
+
+
+def _path_of(source: str | Path) -> Path:
+    known = list_configurations()
+    path = _CONFIGS / f"{source}.toml" if str(source) in known else local_path(source, what="a configuration")
     if not path.exists():
         raise ConfigurationError(
-            f"there is no configuration {str(source)!r}: give a TOML file or one of {', '.join(list_configurations())}"
+            f"there is no configuration {str(source)!r}{guess(source, known) or '.'} Give a TOML file or one of "
+            f"{', '.join(known)}"
         )
-    return parse_configuration(read_toml(path, _LARGEST, ConfigurationError), str(path))
+    return path
 
 
 def parse_configuration(values: Any, where: str = "configuration") -> Configuration:

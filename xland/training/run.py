@@ -17,6 +17,7 @@ from xland.training.configuration import Configuration, read_configuration
 from xland.training.data.prepare import prepare
 from xland.training.learn.group import Device
 from xland.training.learn.loop import Report, learn, shown_progress
+from xland.training.learn.state import check_folder
 from xland.training.ranks.launching import RETURN, launch, training_profile
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def train(
     if not isinstance(configuration, Configuration):
         configuration = read_configuration(configuration)
     output = local_path(output, what="the folder of a training")
+    check_folder(output, resume=resume)
     options: dict[str, Any] = {"device": device, "resume": resume}
     if alone:
         options |= {"given": given, "store": store, "generator": generator}

@@ -195,11 +195,11 @@ def test_a_store_for_another_training_is_refused_by_what_differs(whole):
     elevation = replace(configuration.inputs.static[0], transform="none")
     inputs = replace(configuration.inputs, static=(elevation, *configuration.inputs.static[1:]), prior_step=1)
     for changes, message in (
-        ({"split_seed": 3}, r"different: split\.seed \(0 there, 3 here\)"),
+        ({"split_seed": 3}, r"Different are:\n  split\.seed \(0 there, 3 here\)"),
         ({"data": replace(configuration.data, target_years=(2001,))}, r"data\.target_years"),
         (
             {"inputs": inputs},
-            r'elevation\.transform \("signed_sqrt" there, "none" here\), inputs\.prior_step \(-1 there, 1 here\)',
+            r'elevation\.transform \("signed_sqrt" there, "none" here\)\n  inputs\.prior_step \(-1 there, 1 here\)',
         ),
     ):
         with pytest.raises(StoreError, match=message):

@@ -101,7 +101,9 @@ def test_resuming_a_finished_training_changes_nothing(tiny, trained):
 
 def test_a_model_or_state_of_another_training_is_never_overwritten_nor_resumed(tiny, trained, tmp_path):
     folder, other = trained[0].folder, scheduled(tiny[0], learning_rate=0.05)
-    with pytest.raises(ConfigurationError, match="holds a training state: resume it, or choose another folder"):
+    with pytest.raises(
+        ConfigurationError, match="holds a training state: pass resume=True to go on, or choose another folder"
+    ):
         fit(scheduled(tiny[0]), tiny[1], folder)
     finished = tiny_checkpoint(tmp_path / "model")
     with pytest.raises(ConfigurationError, match="holds a model, which is not replaced: remove it, or choose another"):

@@ -127,12 +127,23 @@ def test_a_state_of_another_configuration_says_what_differs_and_changes_nothing(
     made = learner(seed=5)
     before = {name: value.clone() for name, value in made.network.state_dict().items()}
     other = {"name": "tiny", "schedule": {"batch": 4, "seed": 0}}
-    with pytest.raises(CheckpointError, match=r"configuration or other data: schedule\.batch \(3 there, 4 here\)\. Ch"):
+    with pytest.raises(CheckpointError, match=r"Different are:\n  schedule\.batch \(3 there, 4 here\)$"):
         load_state(saved[0], made, other)
     assert_equal(made.network.state_dict(), before)
-    other = {**IDENTITY, "arrays": {str(number): "hash" for number in range(8)}}
-    with pytest.raises(CheckpointError, match=r'arrays\.4 \(absent there, "hash" here\); and 3 more'):
-        load_state(saved[0], made, other)
+
+
+def test_what_differs_between_two_trainings_is_said_in_ten_lines(saved):
+    other = {**IDENTITY, "arrays": {str(number): "hash" * 100 for number in range(400)}}
+    with pytest.raises(CheckpointError, match=r'arrays\.7 \(absent there, "hash[^\n]*\n  and 392 more$') as refused:
+        load_state(saved[0], learner(), other)
+    assert len(str(refused.value).splitlines()) == 10
+
+
+def test_a_state_whose_log_has_numbers_of_classes_goes_on_with_their_names(tmp_path):
+    old = Progress(**{**PROGRESS, "history": [{"epoch": 1.0, "iou_1": 0.5, "iou_5": 0.25, "miou": 0.4}]})
+    save_state(tmp_path, learner(), old, IDENTITY)
+    (figures,) = load_state(tmp_path, learner(), IDENTITY).history
+    assert figures == {"epoch": 1.0, "iou_urban": 0.5, "iou_grass_shrub": 0.25, "miou": 0.4}
 
 
 def test_a_state_of_another_format_is_named(saved):

@@ -15,7 +15,7 @@ from xland.training.data.material import gather
 from xland.training.learn.group import Group
 from xland.training.learn.validation import collect_scores, count_pairs, score_pairs
 from xland.training.rollout import Rollout
-from xland.vocabulary import LAND_CLASSES
+from xland.vocabulary import CLASS_NAMES, LAND_CLASSES
 
 CPU = torch.device("cpu")
 
@@ -58,8 +58,10 @@ def test_scores_are_those_of_land():
     expected, figures = Scores(land), score_pairs(pairs)
     assert figures["accuracy"] == pytest.approx(expected.accuracy)
     assert figures["miou"] == pytest.approx(expected.miou)
-    assert {name for name in figures if name.startswith("iou")} == {f"iou_{c}" for c in LAND_CLASSES if c != 3}
-    assert figures["iou_2"] == pytest.approx(expected.iou[2])
+    assert {name for name in figures if name.startswith("iou")} == {
+        f"iou_{CLASS_NAMES[c]}" for c in LAND_CLASSES if c != 3
+    }
+    assert figures["iou_cropland"] == pytest.approx(expected.iou[2])
     nothing = score_pairs(np.zeros((8, 8), dtype=np.int64))
     assert nothing["accuracy"] == 0
     assert np.isnan(nothing["miou"])

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,6 +49,7 @@ from xland.vocabulary import LUH_SECONDARY, check_codes
 
 Fields = dict[str, NDArray[np.float32]]
 
+_SHOWN = 8  # differences in a message
 _ERRORS = {"target": VocabularyError, "prior": PriorError}
 _DEFAULT = "default"  # static predictors that xland provides
 _PLACES = 1024  # at most, at which a card keeps static predictors
@@ -161,8 +162,8 @@ def stored_material(
     different = differences(own, {name: source.contents["made_for"].get(name) for name in own})
     if different:
         raise StoreError(
-            f"{source.path} was made for another training; different: {', '.join(different)}. "
-            "Prepare a store for this configuration, or train with the one that it was made for"
+            f"{source.path} was made for another training: prepare a store for this configuration, or train with the "
+            f"one that it was made for. Different are:\n{in_lines(different)}"
         )
     grid = source.grid
     part = divide(
@@ -510,6 +511,12 @@ def differences(own: dict[str, Any], other: dict[str, Any]) -> list[str]:
         for name in dict.fromkeys((*here, *there))
         if name not in here or name not in there or here[name] != there[name]
     ]
+
+
+def in_lines(different: Sequence[str]) -> str:
+    """Return differences for a message, one a line; only the first of many."""
+    more = len(different) - _SHOWN
+    return "\n".join(f"  {each}" for each in (*different[:_SHOWN], *([f"and {more} more"] if more > 0 else [])))
 
 
 def _entries(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -24,8 +24,8 @@ from xland.store.provenance import identity_of
 from xland.store.reading import is_written
 from xland.store.storage import FINGERPRINT, RecordingStore, zarr_store
 from xland.store.workplace import FORMAT as MANIFEST_FORMAT
-from xland.store.workplace import MANIFEST, Workplace, note, write_manifest
-from xland.store.writing import progress_bar
+from xland.store.workplace import MANIFEST, note, write_manifest
+from xland.store.writing import check_store_place, progress_bar
 from xland.training.configuration import Configuration, read_configuration
 from xland.training.data.material import Sources, comparable, describe_data, open_data, survey
 from xland.training.data.stored import CONTENTS, FORMAT, StoredArrays, hash_array, open_chunks, open_training_store
@@ -100,7 +100,7 @@ def prepare(
     """
     if overwrite and resume:
         raise StoreError("choose one of overwrite (start again) and resume (finish what was started)")
-    place = Workplace(local_path(store, what="a training store"))
+    place = check_store_place(local_path(store, what="a training store"), overwrite=overwrite, resume=resume)[0]
     if not isinstance(configuration, Configuration):
         configuration = read_configuration(configuration)
     factor = configuration.inputs.factor

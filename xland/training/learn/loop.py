@@ -18,9 +18,9 @@ import xarray as xr
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from xland.errors import CheckpointError, ConfigurationError, TrainingError, TrainingStoppedError
+from xland.errors import CheckpointError, TrainingError, TrainingStoppedError
 from xland.geo.split import Part
-from xland.models.checkpoint import CARD, Checkpoint, read_checkpoint, save_checkpoint
+from xland.models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from xland.models.networks.unet import DownscalingNetwork
 from xland.paths import make_folder, replace_file
 from xland.training.configuration import Configuration
@@ -38,7 +38,7 @@ from xland.training.data.patches import Patches, patches_from
 from xland.training.data.sampling import RankSampler
 from xland.training.learn.calibrating import fit_card
 from xland.training.learn.group import Device, Group, join_group
-from xland.training.learn.state import Learner, Progress, has_state, load_state, save_state
+from xland.training.learn.state import Learner, Progress, check_folder, has_state, load_state, save_state
 from xland.training.learn.steps import Stepper, make_optimizer, one_cycle, set_rate, update_average
 from xland.training.learn.validation import count_pairs, score_pairs
 from xland.training.learn.watching import EnergyMeter, Step, Watch
@@ -96,10 +96,8 @@ def fit(
     A TrainingError names the step and the patches whose loss or gradient is not finite; the last state and the best
     model are kept. TrainingStoppedError says that a process was asked to end: the state is written after the step.
     """
+    check_folder(folder, resume=resume)
     make_folder(folder, CheckpointError)
-    if not resume and (has_state(folder) or (folder / CARD).exists()):
-        there = "a training state: resume it" if has_state(folder) else "a model, which is not replaced: remove it"
-        raise ConfigurationError(f"{folder} holds {there}, or choose another folder")
     training = _Training(configuration, material, folder, group, patches)
     if report is not None and group.main:
         training.say = report
@@ -298,7 +296,8 @@ def shown_progress(report: Report | None, *, enabled: bool) -> Iterator[Report]:
         yield report
         return
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+
+    from xland.progress import Bar
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
     bar = Bar(*columns, TimeRemainingColumn(), disable=not enabled)

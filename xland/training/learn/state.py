@@ -12,16 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xland.errors import CheckpointError, CheckpointWarning
+from xland.errors import CheckpointError, CheckpointWarning, ConfigurationError
+from xland.models.checkpoint import CARD
 from xland.models.networks.unet import DownscalingNetwork
-from xland.paths import remove_parts, replace_file
-from xland.training.data.material import differences
+from xland.paths import check_place, remove_parts, replace_file
+from xland.training.data.material import differences, in_lines
 from xland.untrusted.folders import open_plain
+from xland.vocabulary import CLASS_NAMES
 
 STATE = "state.safetensors"
 PREVIOUS = "state-before.safetensors"
 _FORMAT = "3"
-_SHOWN = 5
 
 
 @dataclass
@@ -53,6 +54,19 @@ class Learner:
 def has_state(folder: Path) -> bool:
     """Whether a folder holds a state, damaged or not."""
     return (folder / STATE).exists() or (folder / PREVIOUS).exists()
+
+
+def check_folder(folder: Path, *, resume: bool) -> None:
+    """Refuse a folder that cannot be written, or that has a state or a model which nobody wants to resume."""
+    check_place(folder, CheckpointError)
+    if resume:
+        return
+    if has_state(folder):
+        raise ConfigurationError(
+            f"{folder} holds a training state: pass resume=True to go on, or choose another folder"
+        )
+    if (folder / CARD).exists():
+        raise ConfigurationError(f"{folder} holds a model, which is not replaced: remove it, or choose another folder")
 
 
 def save_state(folder: Path, learner: Learner, progress: Progress, identity: dict[str, Any]) -> None:
@@ -87,10 +101,9 @@ def load_state(folder: Path, learner: Learner, identity: dict[str, Any]) -> Prog
         tensors, metadata = _read_last(folder)
         different = differences(identity, json.loads(metadata["identity"]))
         if different:
-            more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
             raise CheckpointError(
-                f"the training state in {folder} belongs to another configuration or other data: "
-                f"{'; '.join(different[:_SHOWN])}{more}. Choose another output folder or start without resume"
+                f"the training state in {folder} belongs to another configuration or other data; choose another output "
+                f"folder or start without resume. Different are:\n{in_lines(different)}"
             )
         _restore(learner, tensors)
         return _progress_of(metadata)
@@ -130,7 +143,10 @@ def _progress_of(metadata: dict[str, str]) -> Progress:
     kinds, expected = ({name: type(each) for name, each in entries.items()} for entries in (values, usual))
     if not kinds.items() <= expected.items() or not all(isinstance(figures, dict) for figures in values["history"]):
         raise ValueError(f"the progress has other entries than {', '.join(usual)}")
-    return Progress(**values)
+    # earlier versions numbered the classes
+    codes = {f"iou_{code}": f"iou_{name}" for code, name in enumerate(CLASS_NAMES)}
+    history = [{codes.get(name, name): value for name, value in figures.items()} for figures in values["history"]]
+    return Progress(**values | {"history": history})
 
 
 def _read_last(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -17,7 +17,7 @@ from xland.training.data.sampling import Sample
 from xland.training.learn.group import Group
 from xland.training.learn.steps import predict
 from xland.training.machine import ignore_termination
-from xland.vocabulary import LAND_CLASSES
+from xland.vocabulary import CLASS_NAMES, LAND_CLASSES
 
 MOST_PIXELS = 4_000_000
 """About the most pixels whose scores are collected."""
@@ -91,7 +91,7 @@ def score_pairs(pairs: NDArray[np.int64] | NDArray[np.float64]) -> dict[str, flo
     land = np.zeros(pairs.shape)
     land[list(LAND_CLASSES)] = pairs[list(LAND_CLASSES)]
     found = iou(land)
-    by_class = {f"iou_{code}": float(found[code]) for code in LAND_CLASSES if land[code].any()}
+    by_class = {f"iou_{CLASS_NAMES[code]}": float(found[code]) for code in LAND_CLASSES if land[code].any()}
     accuracy = float(np.trace(land) / max(int(land.sum()), 1))
     mean = float(np.mean(list(by_class.values()))) if by_class else float("nan")
     return {"accuracy": accuracy, "miou": mean, **by_class}
