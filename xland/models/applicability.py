@@ -102,7 +102,8 @@ class StaticSample:
     def of(cls, name: str, values: NDArray[np.floating[Any]], top: int, left: int, step: int) -> StaticSample:
         """Return the sample of values at places, ``(rows, columns, channels)``."""
         content = zlib.compress(values.astype("<f2").tobytes(), 9)
-        return cls(name, top, left, step, *values.shape, base64.b64encode(content).decode("ascii"))
+        rows, columns, channels = values.shape
+        return cls(name, top, left, step, rows, columns, channels, base64.b64encode(content).decode("ascii"))
 
     @property
     def values(self) -> NDArray[np.float16]:
