@@ -36,14 +36,9 @@ _LARGEST_HEADER = 2**22
 _LARGEST_FILE = 2**31
 _SMALL = 2**26  # bytes up to which a file that does not fit is read to find out whether it was altered
 _REQUIRED = ("name", "inputs", "architecture", "weights_sha256")
-<<<<<<< HEAD
 _OPTIONAL = (
     "title", "licence", "notes", "decision", "calibration", "draws", "coverage", "applicability", "static_sample",
 )  # fmt: skip
-=======
-_TRAINED_WITH = ("coverage", "applicability", "static_sample")
-_OPTIONAL = ("title", "licence", "notes", "decision", "calibration", "draws", *_TRAINED_WITH)
->>>>>>> p13-demo
 _BYTES = {"F16": 2, "F32": 4, "I64": 8}
 _UNCHANGED = Calibration((), ())
 _networks: dict[str, DownscalingNetwork] = {}
