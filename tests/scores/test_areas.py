@@ -128,7 +128,7 @@ def test_areas_do_not_depend_on_chunks_order_and_names(maps):
 def test_areas_become_a_table_of_names(maps):
     """As the page on notebooks shows."""
     area = maps.ai4land.area(by="latitude").compute()
-    table = area.swap_dims({"region": "region_name", "class": "class_name"}).to_series().unstack()
+    table = area.swap_dims({"region": "region_name", "class": "class_name"}).to_series().unstack()  # noqa: PD010 - of a Series
     assert {*table.columns} == {*CLASS_NAMES}
     expected = area.sel(time=2100, region_name="north of 50°N", class_name="forest")
     assert table.loc[(2100, "north of 50°N"), "forest"] == expected
