@@ -41,7 +41,7 @@ def test_models_are_found_by_the_name_of_a_shipped_one_and_by_folder(three, tmp_
     assert find_model("first").folder == tmp_path / "first"
     assert find_model(three[1].folder) == find_model(str(three[1].folder)) == find_model(three[1]) == three[1]
     for name in ("second", tmp_path / "first" / CARD):
-        with pytest.raises(ModelError, match=r"no model '.*': give the folder of a trained model or one of first"):
+        with pytest.raises(ModelError, match=r"no model '.*'[.:].* Give the folder of a trained model or one of first"):
             find_model(name)
     with pytest.raises(ModelError, match=r"notes is not a model: it holds no card\.json"):
         find_model(tmp_path / "notes")

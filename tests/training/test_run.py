@@ -24,7 +24,7 @@ def files(tmp_path_factory):
 def test_files_datasets_and_a_store_train_the_same_model(files, tmp_path, capsys):
     coarse, static, maps = tiny_world((2000,))
     from_files = train(files / "tiny.toml", tmp_path / "a")
-    assert {"loss", "accuracy"} <= set(capsys.readouterr().out.split())
+    assert {"loss", "accuracy"} <= set(capsys.readouterr().err.split())
     given = {"forcing": coarse, "static": static, "target": maps}
     in_memory = train(files / "tiny.toml", tmp_path / "b", **given, progress=False)
     prepare(files / "tiny.toml", tmp_path / "store.zarr", progress=False)
