@@ -55,6 +55,7 @@ STRIP = 600
 IN_CACHE = 100
 """Rows of static fields that are normalised at a time: they stay in the cache of a core until they are rounded."""
 
+_COUNTED = 1000  # tasks that are made to be counted, at most, where all are wanted
 _at_once = threading.BoundedSemaphore(AT_ONCE)
 
 
@@ -284,13 +285,15 @@ class BlockYears(Layer):
     def describe(self, graph: HighLevelGraph | None = None, *wanted: Collection[Key]) -> str:
         """Say in one line how much is computed: all block-years, or what keys of variables need of a graph."""
         years, rows, columns = self.shape
+        found: set[Any] = set()
         windows, twice = self.plan.layout.windows
         blocks, also = f"{rows} x {columns} blocks", f", {twice:.1%} of them twice at edges of blocks"
         # tasks of all centuries are not made to be counted
-        if graph is not None and all(len(keys) < years * rows * columns for keys in wanted):
+        if graph is not None and max(map(len, wanted)) < max(years * rows * columns, _COUNTED):
             layers = graph.cull(set().union(*wanted)).layers.values()
             tasks = itertools.chain.from_iterable(each for each in layers if isinstance(each, MaterializedLayer))
             found = {key[1:] for key in tasks if isinstance(key, tuple) and key[0] in self.names}
+        if found and len(found) < years * rows * columns:
             years, places = len({year for year, *_ in found}), {(row, column) for _, row, column in found}
             sides = (self.plan.layout.block(*place).windows for place in places)
             windows, also = sum(len(down) * len(across) for down, across in sides), ""
