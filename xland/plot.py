@@ -591,13 +591,14 @@ def _axes(place: _Place, grid: Grid) -> Axes:
         ax.set(xlim=(grid.west, grid.east), ylim=(grid.south, grid.north))
         return ax
     middle, half = (grid.west + grid.east) / 2, (grid.east - grid.west) / 2
+    globe: Any = ax  # axes of cartopy
     try:
         if half < 180:
-            ax.set_extent((-half, half, grid.south, grid.north), crs=_plate_carree(middle))
+            globe.set_extent((-half, half, grid.south, grid.north), crs=_plate_carree(middle))
         else:
-            ax.set_global()
+            globe.set_global()
         if place.coastlines:
-            ax.coastlines(linewidth=0.6)
+            globe.coastlines(linewidth=0.6)
     except ValueError as error:
         raise GridError(f"the projection of the axes does not show the map ({grid}): choose another one") from error
     return ax

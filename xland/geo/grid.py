@@ -169,8 +169,8 @@ def check_centres(centres: NDArray[np.float64], name: str) -> None:
     """Refuse cell centres that are too few, not finite or duplicate, in whatever order they are."""
     if not centres.size:
         raise RegionError(
-            f"{name} holds no cell: the selection is empty. In xarray a slice has the order of the axis, "
-            "as slice(50, 40) where latitude runs from north to south"
+            f"{name} has the shape {centres.shape}: the selection is empty; a slice has the order of the axis, as "
+            "slice(50, 40) where latitude runs from north to south"
         )
     if centres.ndim != 1 or centres.size < 2:
         raise GridError(f"{name} has the shape {centres.shape}; a grid needs one dimension of at least two cells")

@@ -211,11 +211,8 @@ def _described(
     """Give areas (steps, regions, class) the coordinates of the map that has these steps, if it has any."""
     time = find_names(dated, "time", what="map") if steps else None
     along = () if time is None else (time.dimension,)
-    coordinates = {
-        name: dated[name].variable
-        for name in dated.coords
-        if steps and dated[name].dims == along and name != GRID_MAPPING
-    } | class_coordinates()
+    own = [name for name in dated.coords if steps and dated[name].dims == along and name != GRID_MAPPING]
+    coordinates: dict[Any, Any] = {name: dated[name].variable for name in own} | class_coordinates()
     names = [*coordinates, "region_name"]
     if parts:
         coordinates["region"] = ("region", [number for part in parts for number in part.numbers])
@@ -236,7 +233,7 @@ def _change(
     """Where classes are gained and lost, (step, class, latitude, longitude), on the cells of a map as it has them."""
     horizontal = [each.dimension for each in find_horizontal(own, what="map")]
     own = own.isel({dim: 0 for dim in own.dims if dim not in horizontal}, drop=True)
-    grid, steps = cells.frame.grid, []
+    steps = []
     for pair in pairs:
         before, after = (
             cells.layer(each, step=step).map_blocks(check_codes, what=each.what, dtype=np.uint8)[None]
@@ -244,6 +241,6 @@ def _change(
             for each, step in zip((one, other), pair, strict=True)
         )
         steps.append(after.astype(np.int8) - before)
-    place = {"lat": grid.latitude, "lon": grid.longitude}
+    place = {"lat": cells.frame.grid.latitude, "lon": cells.frame.grid.longitude}
     change = xr.DataArray(da.stack(steps), place, ("step", "class", "lat", "lon"), "change", _CHANGES)
     return restore(change, orient(own, what="map")[1])

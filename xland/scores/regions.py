@@ -125,7 +125,8 @@ def labelled(
     steps = len(as_map(labels, what=what, holds="numbers").years)
     if steps > 1:
         raise RegionError(f"the {what} has {steps} time steps; select one")
-    known = _meanings(labels) if names is None else dict(names if isinstance(names, Mapping) else enumerate(names, 1))
+    given = names if names is None or isinstance(names, Mapping) else dict(enumerate(names, 1))
+    known = _meanings(labels) if given is None else given
     first = 0 if labels.dtype.kind == "f" and 0 in known else 1
     filled = labels.fillna(first - 1) if labels.dtype.kind == "f" else labels
     found = np.asarray(da.unique(da.asarray(filled.data)))
