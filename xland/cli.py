@@ -46,7 +46,9 @@ _LEARNED_NOTE = (
 )
 
 _DOWNSCALE = "xland.downscaling.call:downscale"
+_CONVERT = "xland.forcing.conversion:to_luh2"
 _WRITE = "xland.store.writing:write"
+_WRITE_NETCDF = "xland.store.writing:write_netcdf"
 _CLUSTER = "xland.clusters:open_cluster"
 _EVALUATE = "xland.scores.evaluation:evaluate"
 _REPORT = "xland.report.report:report"
@@ -220,6 +222,26 @@ def _check(given: Given) -> int:
     return 0 if table.ok else 1
 
 
+@_command(
+    _CONVERT,
+    _WRITE_NETCDF,
+    without=["mode", "chunks", "encoding"],
+    mapping=_Option(str, None, "Which states each variable becomes: a TOML file", "FILE"),
+)
+def _convert(given: Given) -> None:
+    """Bring a scenario with other names or cells to states of LUH2.
+
+    Writes a NetCDF file for downscale. The reference is a file with LUH2 states, or luh2-2015 for those of xland.
+    """
+    from xland.forcing.conversion import read_mapping
+
+    own: Given = {"mapping": read_mapping(given["mapping"]) if "mapping" in given else None}
+    if given.get("reference") == "luh2-2015":
+        own["reference"] = resolve_name("xland.datasets:luh2_2015")()
+    _call(_WRITE_NETCDF, given, ds=_call(_CONVERT, given, **own))
+    print(f"wrote {given['store']}")
+
+
 _DRY_RUN = _Option(bool, False, "Print the SLURM job script, and submit nothing")
 
 
@@ -247,7 +269,7 @@ def _downscale(given: Given) -> None:
     if PurePath(store).suffix.lower() in (".nc", ".nc4"):
         if given.get("resume") or "cluster" in given:
             raise StoreError("a NetCDF file can be neither resumed nor written on a cluster: leave both options out")
-        _call("xland.store.writing:write_netcdf", given, ds=fine)
+        _call(_WRITE_NETCDF, given, ds=fine)
     else:
         with nullcontext() if "cluster" not in given else _call(_CLUSTER, given, minimum=1):
             _call(_WRITE, given, ds=fine)
