@@ -35,8 +35,8 @@ data: $(VENV)/.installed  ## fetch the reference data through pip and prepare th
 docs: $(VENV)/.documented  ## build the site in docs/_build/html
 	$(BIN)/python -m sphinx -W -b html docs docs/_build/html
 
-notebook: $(VENV)/.documented data  ## run the example notebook again
-	cd examples && ../$(BIN)/python -m nbconvert --to notebook --execute --inplace first_map.ipynb
+notebook: $(VENV)/.documented data  ## run the example notebooks again
+	cd examples && ../$(BIN)/python -m nbconvert --to notebook --execute --inplace *.ipynb
 
 benchmarks: $(VENV)/.developer data  ## scores of the shipped models beside their rivals, as JSON lines
 	$(BIN)/python -m tests.benchmarks.skill

@@ -91,7 +91,8 @@ def write_tables(_app: Any) -> None:
     GENERATED.mkdir(exist_ok=True)
     for make in (classes, states, hilda, igbp, sources, commands):
         (GENERATED / f"{make.__name__}.inc").write_text(make(), encoding="utf-8")
-    shutil.copy(HERE.parent / "examples" / "first_map.ipynb", GENERATED / "first_map.ipynb")
+    for notebook in (HERE.parent / "examples").glob("*.ipynb"):
+        shutil.copy(notebook, GENERATED / notebook.name)
 
 
 def document_listed(_app: Any, page: str, content: list[str]) -> None:

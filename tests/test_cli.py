@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from tests.strategies import canonical_states
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
 from xland.catalog import publish
 from xland.cli import COMMANDS, main
@@ -22,10 +23,13 @@ from xland.clusters import open_cluster
 from xland.downscaling.call import downscale
 from xland.errors import TrainingStoppedError, XlandError
 from xland.forcing.check import check
+from xland.forcing.conversion import to_luh2
+from xland.forcing.read import read_forcing
+from xland.geo.grid import Grid
 from xland.report.report import report
 from xland.scores.evaluation import evaluate
 from xland.sources.files import open_coarse, open_map
-from xland.store.writing import write
+from xland.store.writing import write, write_netcdf
 from xland.totals.crosswalk import Crosswalk
 from xland.totals.modes import Totals
 from xland.training.data.prepare import prepare
@@ -82,6 +86,7 @@ def store(files):
         ("prepare", [prepare], []),
         ("calibrate", [calibrate], []),
         ("check", [check], []),
+        ("convert", [to_luh2, write_netcdf], []),
     ],
 )
 def test_a_command_has_the_options_and_defaults_of_its_functions(command, functions, without):
@@ -93,7 +98,7 @@ def test_a_command_has_the_options_and_defaults_of_its_functions(command, functi
             if option is not None and name not in ("spec", "observed"):
                 assert option.default == parameter.default, name
                 assert option.help, name
-    own = {"held_out", "html", "json", "dry_run", "crosswalk", "tolerance", "prior_year", "start_year"}
+    own = {"held_out", "html", "json", "dry_run", "crosswalk", "tolerance", "prior_year", "start_year", "mapping"}
     assert set(options) <= own | {"quiet", "verbose"}
 
 
@@ -226,6 +231,24 @@ def test_messages_name_options_as_the_command_has_them(run, said, shown, monkeyp
 def test_check_tells_good_from_bad(run, file, status, said):
     found, shown, _ = run("check", file, "--model", "model")
     assert (found, said in shown) == (status, True)
+
+
+def test_convert_writes_states_of_luh2_and_refuses_unknown_ones(run, tmp_path):
+    hers = canonical_states(Grid(0.5, 50, 10, 2, 3), (2020, 2050), names=("crops", "nature"))
+    luh2 = canonical_states(Grid(0.25, 50, 10, 4, 6))
+    hers.to_netcdf(tmp_path / "hers.nc")
+    luh2.to_netcdf(tmp_path / "luh2.nc")
+    mapping, made = tmp_path / "mapping.toml", tmp_path / "states.nc"
+    mapping.write_text('crops = "c3ann"\nnature = "natural"')
+    arguments = ("convert", tmp_path / "hers.nc", made, "--mapping", mapping, "--reference", tmp_path / "luh2.nc")
+    assert run(*arguments, "--no-progress")[:2] == (0, f"wrote {made}\n")
+    wanted = hers.ai4land.to_luh2({"crops": "c3ann", "nature": "natural"}, reference=luh2)
+    with open_coarse(made) as found:
+        assert read_forcing(found).years == (2020, 2050)
+        np.testing.assert_array_equal(found["secdf"], wanted["secdf"])
+    assert "--overwrite" in run(*arguments)[2]
+    mapping.write_text('crops = "c3an"\nnature = "natural"')
+    assert "did you mean 'c3ann'" in run(*arguments, "--overwrite")[2]
 
 
 def test_downscale_writes_what_python_computes_and_refuses_a_store_that_exists(run, files, store):

@@ -20,9 +20,10 @@ from xland.vocabulary import CLASS_NAMES, HILDA_FOREST, IGBP, LUH3_STATES
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-NOTEBOOK = ROOT / "examples" / "first_map.ipynb"
+NOTEBOOKS = sorted(ROOT.glob("examples/*.ipynb"))
 API = sorted(DOCS.glob("api/*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md")), *API]
+by_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -46,8 +47,8 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def cells(kind: str) -> list[dict]:
-    return [cell for cell in json.loads(text_of(NOTEBOOK))["cells"] if cell["cell_type"] == kind]
+def cells(notebook: Path) -> list[dict]:
+    return [cell for cell in json.loads(text_of(notebook))["cells"] if cell["cell_type"] == "code"]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_names_of_the_package_exist(page):
 def test_links_and_files_exist(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         name, _, anchor = target.partition("#")
-        if "://" in target or name == "generated/first_map":
+        if "://" in target or name.startswith("generated/"):
             continue
         linked = page.parent / name if name else page
         assert linked.exists(), target
@@ -110,7 +111,7 @@ def test_every_page_is_in_the_table_of_contents():
         return re.findall(r"^[a-z_\-/]+$", "\n".join(blocks(page, "{toctree}")), re.MULTILINE)
 
     pages = {page.stem for page in DOCS.glob("*.md")} - {"index"}
-    assert set(listed(DOCS / "index.md")) == pages | {"generated/first_map"}
+    assert set(listed(DOCS / "index.md")) == pages | {f"generated/{notebook.stem}" for notebook in NOTEBOOKS}
     assert set(listed(DOCS / "api.md")) == {f"api/{page.stem}" for page in API}
 
 
@@ -146,8 +147,9 @@ def test_the_pictures_of_the_pages_are_small():
     assert all(picture.stat().st_size < 400_000 for picture in (DOCS / "images").glob("*"))
 
 
-def test_the_notebook_was_run_from_top_to_bottom_and_does_not_show_the_machine():
-    code = cells("code")
+@by_notebook
+def test_a_notebook_was_run_from_top_to_bottom_and_does_not_show_the_machine(notebook):
+    code = cells(notebook)
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     for cell in code:
         assert cell["outputs"]
@@ -170,9 +172,22 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
 
 @pytest.mark.pip_data
 @pytest.mark.usefixtures("reference_data")
-def test_the_notebook_still_runs(tmp_path, monkeypatch):
+@by_notebook
+def test_a_notebook_still_runs(notebook, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     space: dict[str, object] = {}
-    for cell in cells("code"):
-        exec(compile("".join(cell["source"]), NOTEBOOK.name, "exec"), space)  # noqa: S102 - our own notebook
-    assert list(tmp_path.rglob("catalog.yaml"))
+    for cell in cells(notebook):
+        exec(compile("".join(cell["source"]), notebook.name, "exec"), space)  # noqa: S102 - our own notebook
+    assert notebook.stem != "first_map" or list(tmp_path.rglob("catalog.yaml"))
+
+
+@pytest.mark.pip_data
+@pytest.mark.usefixtures("reference_data")
+def test_the_page_on_own_scenarios_runs_as_it_stands():
+    space: dict[str, object] = {}
+    for block in blocks(DOCS / "own-scenario.md", "python"):
+        exec(compile(block, "own-scenario.md", "exec"), space)  # noqa: S102 - our own page
+    found, states, maps = space["found"], space["states"], space["hr"]
+    assert [error.variable for error in found.findings][1:2] == ["grid"]
+    assert states.ai4land.check(progress=False).ok
+    assert {1, 2, 3} <= set(maps["land_use"].values.ravel().tolist())

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xland.forcing.check import CheckTable
+    from xland.forcing.conversion import Mapped
     from xland.models import Model
     from xland.models.checkpoint import Checkpoint
     from xland.models.inputs import InputSpec
@@ -124,6 +125,23 @@ class DatasetAccessor(_Accessor):
         self, *, static: xr.Dataset | None = None, model: Model | None = "luh2-0p05", progress: bool = True
     ) -> CheckTable:
         """Look at coarse fractions closely and list every finding; see :func:`xland.forcing.check.check`."""
+
+    @_calls("forcing.conversion:to_luh2")
+    def to_luh2(
+        self,
+        mapping: Mapping[str, Mapped] | None = None,
+        *,
+        reference: xr.Dataset | None = None,
+        resolution: float = 0.25,
+        shares_of: Literal["cell", "land"] = "cell",
+        rest: str | None = None,
+        fill: bool = False,
+    ) -> xr.Dataset:
+        """Bring fractions of any names and cells to LUH2 states; see :func:`xland.forcing.conversion.to_luh2`."""
+
+    @_calls("forcing.conversion:regrid")
+    def regrid(self, *, resolution: float = 0.25) -> xr.Dataset:
+        """Bring fractions to cells of another size, by area; see :func:`xland.forcing.conversion.regrid`."""
 
     @_calls("downscaling.call:downscale")
     def downscale(

@@ -53,7 +53,9 @@ _LEARNED_NOTE = (
 )
 
 _DOWNSCALE = "xland.downscaling.call:downscale"
+_CONVERT = "xland.forcing.conversion:to_luh2"
 _WRITE = "xland.store.writing:write"
+_WRITE_NETCDF = "xland.store.writing:write_netcdf"
 _CLUSTER = "xland.clusters:open_cluster"
 _EVALUATE = "xland.scores.evaluation:evaluate"
 _REPORT = "xland.report.report:report"
@@ -246,6 +248,26 @@ def _check(given: Given) -> int:
     return 0 if table.ok else 1
 
 
+@_command(
+    _CONVERT,
+    _WRITE_NETCDF,
+    without=["mode", "chunks", "encoding"],
+    mapping=_Option(str, None, "Which states each variable becomes: a TOML file", "FILE"),
+)
+def _convert(given: Given) -> None:
+    """Bring a scenario with other names or cells to states of LUH2.
+
+    Writes a NetCDF file for downscale. The reference is a file with LUH2 states, or luh2-2015 for those of xland.
+    """
+    from xland.forcing.conversion import read_mapping
+
+    own: Given = {"mapping": read_mapping(given["mapping"]) if "mapping" in given else None}
+    if given.get("reference") == "luh2-2015":
+        own["reference"] = resolve_name("xland.datasets:luh2_2015")()
+    _call(_WRITE_NETCDF, given, ds=_call(_CONVERT, given, **own))
+    _tell(given, f"wrote {given['store']}")
+
+
 _YEAR_OF = "Year of the {}, of those that its file has; a single map is taken for that of this year"
 _DRY_RUN = _Option(bool, False, "Print the SLURM job script, and submit nothing")
 
@@ -280,7 +302,7 @@ def _downscale(given: Given) -> None:
     (check_netcdf_place if netcdf else check_store_place)(store, **asked)  # before anything is opened
     fine = _call(_DOWNSCALE, given, totals=_totals(given), **_dated(given, "prior"))
     if netcdf:
-        _call("xland.store.writing:write_netcdf", given, ds=fine)
+        _call(_WRITE_NETCDF, given, ds=fine)
     else:
         with nullcontext() if "cluster" not in given else _call(_CLUSTER, given, minimum=1):
             _call(_WRITE, given, ds=fine)

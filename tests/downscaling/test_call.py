@@ -130,7 +130,7 @@ HALVED = {"lat": np.arange(20) * -2.0 + 40, "lon": np.arange(20) * 2.0}
 REFUSED = [
     (lambda w: {"ds": w.coarse.drop_vars("primf")}, ForcingError, "primf"),
     (lambda w: {"ds": w.coarse.isel(lat=slice(20), lon=slice(20)).assign_coords(HALVED)}, ModelError,
-     "factor of 4 from 4 to 1 degree; the forcing has cells of 2 degree"),
+     r"factor of 4 from 4 to 1 degree, and the forcing has cells of 2 degree; .*regrid\(resolution=4\)"),
     (lambda w: {"ds": w.coarse.assign_coords(lon=w.coarse["lon"] + 1).isel(lon=slice(30))}, GridError, "off"),
     (lambda w: {"years": [1850]}, TimeError, "1850"),
     (lambda w: {"years": "abc"}, TimeError, "whole numbers"),

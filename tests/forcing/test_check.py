@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -10,6 +12,7 @@ from xland.errors import ForcingError, ModelError
 from xland.forcing.check import CheckTable, Finding, check, examine
 from xland.geo.grid import Grid
 from xland.models.applicability import Coverage
+from xland.models.inputs import published_inputs
 from xland.vocabulary import CLASS_NAMES, LUH2_STATES
 
 GRID = Grid(0.25, 50.0, 10.0, 3, 4)
@@ -186,10 +189,33 @@ def test_function_and_method_know_the_default_model_and_any_other():
         (error,) = found(table, "error")
         assert error.message == "no data in cells that had some when the model was trained"
     assert ds.ai4land.check(model=None).ok
-    assert check(ds, model="fractions-0p05").ok, "it reads other variables"
     assert check(canonical_states(GRID, (2019,), names=CLASS_NAMES)).facts["variables"] == ", ".join(CLASS_NAMES)
     with pytest.raises(ModelError, match="there is no model 'none-such'"):
         check(ds, model="none-such")
+
+
+def test_a_model_that_does_not_take_the_forcing_is_an_error_that_says_why_and_what_to_do():
+    shares = canonical_states(GRID, (2019,), names=CLASS_NAMES).fillna(0.05)
+    (error,) = found(check(shares), "error")
+    assert set(error.variable.split(", ")) == set(LUH2_STATES) - {"urban"}
+    assert error.message == "missing, and luh2-0p05 reads them"
+    assert error.remedy == "choose a model that reads what is there: model='fractions-0p05'"
+    table = check(shares, model="fractions-0p05")
+    assert table.ok
+    assert table.facts["model"] == "fractions-0p05, for cells of 0.25 degree"
+    hers = canonical_states(Grid(0.5, 50.0, 10.0, 3, 4), names=("cropland", "pasture", "urban", "forest", "other"))
+    missing, cells = found(hers.ai4land.check(), "error")
+    assert "ds.ai4land.to_luh2(mapping)" in missing.remedy
+    assert cells.variable == "grid"
+    assert "cells of 0.5 degree; choose another model, or bring" in cells.sentence
+    assert "ds.ai4land.regrid(resolution=0.25)" in cells.remedy
+
+
+def test_a_model_that_reads_other_years_as_well_does_not_take_a_single_year():
+    model = SimpleNamespace(name="two-steps", inputs=published_inputs())
+    assert examine(states((2014, 2015)), model=model).ok
+    (error,) = found(examine(states((2015,)), model=model), "error")
+    assert error.message == "two-steps reads the years +0, -1 of a map, and no year has them all"
 
 
 def test_land_that_lost_its_data_is_an_error_with_place_count_and_remedy():

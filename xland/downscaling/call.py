@@ -20,7 +20,7 @@ from xland.downscaling.drawing import Drawing
 from xland.downscaling.fields import ChunkField, Layout, coarse_field, crop, field_of, prior_field
 from xland.downscaling.keeping import Keeping
 from xland.errors import ModelError, PriorError, RegionError, StaticError, TimeError
-from xland.forcing.read import Forcing, check_lattice, find_sources, read_forcing, require_years
+from xland.forcing.read import Forcing, check_cells, check_lattice, find_sources, read_forcing, require_years
 from xland.geo.conventions import index_by, listed, with_years
 from xland.geo.grid import Grid
 from xland.geo.orientation import Names, restore
@@ -156,13 +156,7 @@ def downscale(
         states = tuple(find_sources(ds, [*dict.fromkeys([*dict(kept.crosswalk.states), *inputs.classes])]))
         kept.crosswalk.sources(states, inputs.classes)  # refuses a forcing that lacks some
     forcing = read_forcing(ds, variables=tuple(dict.fromkeys((*inputs.coarse_variables, *states))))
-    expected = inputs.resolution * inputs.factor
-    if abs(forcing.grid.resolution / expected - 1) > 1e-4:
-        raise ModelError(
-            f"model {trained.name!r} was trained for a factor of {inputs.factor} from {expected:g} to "
-            f"{inputs.resolution:g} degree; the forcing has cells of {forcing.grid.resolution:g} degree: "
-            "choose another model or regrid the forcing"
-        )
+    check_cells(forcing.grid, trained)
     check_lattice(forcing.grid)
     chosen = choose_years(forcing, years, inputs.steps)
     whole = forcing.grid.refine(inputs.factor)

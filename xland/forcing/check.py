@@ -22,9 +22,11 @@ from xland.arguments import checked
 from xland.errors import ForcingError, GridError, XlandError
 from xland.forcing.read import (
     canonical_states,
+    check_cells,
     check_lattice,
     check_state,
     find_sources,
+    remedy_for,
     require_dataset,
     value_problems,
     without_data,
@@ -32,13 +34,15 @@ from xland.forcing.read import (
 from xland.geo.conventions import check_years, decode_years, listed, missing_years
 from xland.geo.grid import Grid, aggregate, places
 from xland.geo.orientation import check_reference, find_horizontal, orient
-from xland.models import Model, find_model
+from xland.models import Model, find_model, list_models
 from xland.reading.limits import ValueProblem, check_share, check_unknown_land, checked_predictor
 from xland.reading.variables import check_array, read_static
 from xland.vocabulary import CLASS_NAMES, CROP_STATES, LUH2_STATES, LUH3_STATES, LUH_SECONDARY
 
 if TYPE_CHECKING:
     from xland.models.applicability import Coverage
+    from xland.models.checkpoint import Checkpoint
+    from xland.models.ensemble import Ensemble
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -168,8 +172,8 @@ def check(
         Static predictors on a finer grid with ``land_share``. Their values on land are checked, and whether the
         forcing has data on all land.
     model : str, path or Checkpoint, or a list of them; or None
-        The model that the forcing is for. A cell without data is an error where that model had data when it was
-        trained. Nothing is compared if it reads other variables, or has another resolution.
+        The model that the forcing is for. Variables that it reads and that are missing, cells of another size, and
+        cells without data where it had data when it was trained are errors. With None no model is compared.
     progress : bool
         Show a progress bar on a terminal if there are many years.
 
@@ -187,19 +191,30 @@ def check(
     """
     require_dataset(ds)
     known = None if model is None else find_model(model)
-    coverage = None if known is None or set(_expected(ds)) - set(known.inputs.coarse_variables) else known.coverage
-    return examine(ds, static=static, coverage=coverage, progress=progress)
+    coverage = None if known is None or _missing(ds, known) else known.coverage
+    return examine(ds, static=static, coverage=coverage, model=known, progress=progress)
 
 
 def examine(
-    ds: xr.Dataset, *, static: xr.Dataset | None = None, coverage: Coverage | None = None, progress: bool = False
+    ds: xr.Dataset,
+    *,
+    static: xr.Dataset | None = None,
+    coverage: Coverage | None = None,
+    model: Checkpoint | Ensemble | None = None,
+    progress: bool = False,
 ) -> CheckTable:
-    """Do what :func:`check` does, given the cells that had data when a model was trained."""
+    """Do what :func:`check` does, given a model and the cells that had data when it was trained."""
     report = _Report()
-    sources = find_sources(ds, tuple(dict.fromkeys((*_expected(ds), *LUH3_STATES, *LUH_SECONDARY))))
-    missing = ", ".join(name for name in _expected(ds) if name not in sources)
-    if missing:
-        report.add("error", missing, "missing", remedy="add them from the same release, or rename yours to these")
+    if model is not None:
+        cells = model.inputs.resolution * model.inputs.factor
+        report.facts["model"] = f"{model.name}, for cells of {cells:g} degree"
+    names = _expected(ds) if model is None else (*_expected(ds), *model.inputs.coarse_variables)
+    sources = find_sources(ds, tuple(dict.fromkeys((*names, *LUH3_STATES, *LUH_SECONDARY))))
+    if missing := _missing(ds, model):
+        others = [name for name in list_models() if not _missing(ds, find_model(name))]
+        remedy = f"choose a model that reads what is there: model={others[0]!r}" if others else remedy_for(missing, ds)
+        reads = "missing" if model is None else f"missing, and {model.name} reads them"
+        report.add("error", ", ".join(missing), reads, remedy=remedy)
     _describe_variables(report, ds, sources)
     for name, variable in [(name, variable) for name, parts in sources.items() for variable in parts]:
         with report.errors_of(str(variable)):
@@ -225,7 +240,16 @@ def examine(
     )
     with report.errors_of("grid"):
         check_lattice(grid)
+    if model is not None:
+        with report.errors_of("grid"):
+            check_cells(grid, model)
     years = _years(report, oriented)
+    steps = (0,) if model is None else model.inputs.steps
+    if "years" in report.facts and not any({year + step for step in steps} <= set(years) for year in years):
+        fault = (
+            f"{report.facts['model'].partition(',')[0]} reads the years {', '.join(f'{s:+d}' for s in steps)} of a map"
+        )
+        report.add("error", "time", f"{fault}, and no year has them all", remedy="add the years that are missing")
     states: dict[Hashable, xr.DataArray] = {}
     for name, variables in sources.items():
         with report.errors_of(name):
@@ -267,6 +291,13 @@ def _expected(ds: xr.Dataset) -> tuple[str, ...]:
     """LUH2 states, or classes where the Dataset holds those ("urban" is both)."""
     classes = sum(name in ds.data_vars for name in CLASS_NAMES)
     return CLASS_NAMES if classes > sum(name in ds.data_vars for name in LUH2_STATES) else LUH2_STATES
+
+
+def _missing(ds: xr.Dataset, model: Checkpoint | Ensemble | None) -> list[str]:
+    """Return the variables that a model reads, or else those that are expected, as far as they are not there."""
+    wanted = _expected(ds) if model is None else model.inputs.coarse_variables
+    there = find_sources(ds, wanted)
+    return [name for name in dict.fromkeys((*_expected(ds), *wanted)) if name in wanted and name not in there]
 
 
 def _describe_variables(report: _Report, ds: xr.Dataset, sources: Mapping[str, Sequence[Hashable]]) -> None:

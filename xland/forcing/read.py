@@ -13,13 +13,13 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.errors import ForcingError, GridError, TimeError
+from xland.errors import ForcingError, GridError, ModelError, TimeError
 from xland.geo.conventions import check_years, decode_years, listed, missing_years
 from xland.geo.grid import LATTICE_TOLERANCE, Grid
 from xland.geo.orientation import Orientation, bounds_name, check_reference, orient
@@ -27,6 +27,10 @@ from xland.outputs import OUTPUTS
 from xland.reading.limits import ROUNDING, Place, ValueProblem, check_units, limits_of, out_of_limits
 from xland.reading.variables import check_array, read_values, without_extra
 from xland.vocabulary import CROP_STATES, LUH2_STATES, LUH3_STATES, LUH_SECONDARY
+
+if TYPE_CHECKING:
+    from xland.models.checkpoint import Checkpoint
+    from xland.models.ensemble import Ensemble
 
 SUM_TOLERANCE = 1e-3
 """By how much the states of a cell may sum to more than 1."""
@@ -92,11 +96,9 @@ def read_forcing(ds: xr.Dataset, *, variables: Sequence[str] | None = None, year
     missing = [name for name in required if name not in sources]
     if missing:
         found = ", ".join(map(str, ds.data_vars)) or "none"
-        spelt = {str(name).lower(): name for name in ds.data_vars}
-        other = ", ".join(f"{spelt[name]} for {name}" for name in missing if name in spelt)
         raise ForcingError(
             f"{len(missing)} of the variables needed are missing: {', '.join(missing)}; variables found: {found}; "
-            + (f"rename {other}" if other else "rename yours, or add them from the same release")
+            + remedy_for(missing, ds)
         )
     check_reference(ds, "forcing")
     for name, parts in sources.items():
@@ -138,6 +140,27 @@ def find_sources(ds: xr.Dataset, names: Sequence[str]) -> dict[str, list[Hashabl
         if found and found["crop"] in names:
             sources.setdefault(found["crop"], []).append(variable)
     return {name: sources[name] for name in names if name in sources}
+
+
+def remedy_for(missing: Sequence[str], ds: xr.Dataset) -> str:
+    """Say what to do about variables that a Dataset lacks."""
+    spelt = {str(name).lower(): name for name in ds.data_vars}
+    if other := [f"{spelt[name]} for {name}" for name in missing if name in spelt]:
+        return f"rename {', '.join(other)}"
+    made = "" if set(missing).isdisjoint(LUH2_STATES) else ", or make states of yours: ds.ai4land.to_luh2(mapping)"
+    return f"rename yours, add them from the same release{made}"
+
+
+def check_cells(grid: Grid, model: Checkpoint | Ensemble) -> None:
+    """Refuse, with a ModelError, a forcing whose cells are not those that a model reads."""
+    inputs = model.inputs
+    expected = inputs.resolution * inputs.factor
+    if abs(grid.resolution / expected - 1) > 1e-4:
+        raise ModelError(
+            f"model {model.name!r} was trained for a factor of {inputs.factor} from {expected:g} to "
+            f"{inputs.resolution:g} degree, and the forcing has cells of {grid.resolution:g} degree; choose another "
+            f"model, or bring the forcing to these cells: ds.ai4land.regrid(resolution={expected:g})"
+        )
 
 
 def check_state(array: xr.DataArray, state: str) -> None:

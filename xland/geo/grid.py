@@ -115,6 +115,12 @@ class Grid:
         return np.round(self.west + (np.arange(self.columns) + 0.5) * self.resolution, 10)
 
     @property
+    def edges(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Latitudes of the edges of the rows, descending, and longitudes of those of the columns, ascending."""
+        rows, columns = np.arange(self.rows + 1.0), np.arange(self.columns + 1.0)
+        return self.north - rows * self.resolution, self.west + columns * self.resolution
+
+    @property
     def centres(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Latitudes of the rows and longitudes of the columns."""
         return self.latitude, self.longitude
@@ -138,7 +144,7 @@ class Grid:
 
     def cell_area(self) -> NDArray[np.float64]:
         """Area of a cell in each row, in square metres, on the authalic sphere; shape ``(rows,)``."""
-        edges = np.deg2rad(self.north - np.arange(self.rows + 1) * self.resolution)
+        edges = np.deg2rad(self.edges[0])
         band = np.abs(np.diff(np.sin(np.clip(edges, -np.pi / 2, np.pi / 2))))
         return EARTH_RADIUS**2 * math.radians(self.resolution) * band
 
