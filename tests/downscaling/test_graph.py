@@ -180,9 +180,9 @@ def test_a_kept_map_is_taken_unless_it_is_damaged(rollouts, tmp_path, monkeypatc
     computed = []
     whole = BlockYears.__getitem__.__globals__["run_block_year"]
 
-    def count(plan, *index_and_chunks):
-        computed.append(index_and_chunks[:3])
-        return whole(plan, *index_and_chunks)
+    def count(plan, year, block, *chunks):
+        computed.append((year, block.rows.start // 60, block.columns.start // 60))
+        return whole(plan, year, block, *chunks)
 
     monkeypatch.setattr("xland.downscaling.block.run_block_year", count)
     np.testing.assert_array_equal(restarted(ds, keeper).compute(), expected)
