@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 import time
 
 import dask
 import numpy as np
 import pytest
-from dask.callbacks import Callback
+from dask.base import tokenize
 
 from tests.raising_backend import raising_dataset
 from tests.waiting import PATIENCE, local_cluster, wait_until
@@ -72,6 +73,15 @@ def test_the_prior_is_the_given_map_first_and_then_the_plans_own(
         own = {key for key in plan.keys(year, plan.layout.block(1, 0)) if key[0] == plan.maps.name}
         blocks = {(row, column) for row in range(3) for column in (5, 0, 1)}
         assert own == (set() if before is None else {(plan.maps.name, before, *block) for block in blocks})
+
+
+def test_a_plan_is_named_without_reading_its_fields(world, model):
+    coarse, static, _ = world
+    lazy = [
+        downscale(raising_dataset(coarse), model=model, static=raising_dataset(static), years=y) for y in (2000, 2001)
+    ]
+    one, other = map(plan_of, lazy)
+    assert tokenize(one) == tokenize(one) != tokenize(other)
 
 
 def test_a_block_without_land_reads_no_forcing(world, model):
@@ -176,18 +186,18 @@ def test_an_interrupted_computation_leaves_no_windows_to_wait_for(world, model, 
     lazy = downscale(coarse, model=model, static=static, chunks=180)["land_use"]
     held = Held(monkeypatch)
 
-    def interrupt(key, dsk, state):
-        if len(state["running"]) > 1:
-            held.begun.wait(PATIENCE)
-            raise KeyboardInterrupt
+    def interrupt():
+        held.begun.wait(PATIENCE)
+        _thread.interrupt_main()
 
     with dask.config.set(scheduler="threads", num_workers=2):
-        with Callback(pretask=interrupt), pytest.raises(KeyboardInterrupt):
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
             lazy.compute()
         held.go.set()
         wait_until(nothing_runs)
         assert held.windows <= 2, "those that were in progress"
-        point = lazy.isel(year=0, lat=45, lon=280).compute()
+        point = lazy.isel(time=0, lat=45, lon=280).compute()
     assert point == lazy.compute()[0, 45, 280]
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from tests.downscaling.test_call import EVERYTHING
 from xland.downscaling.call import downscale
-from xland.downscaling.engine import Engine
 from xland.downscaling.selections import Maps
 
 few = settings(
@@ -30,19 +29,6 @@ def lazy(world, model):
 @pytest.fixture(scope="module")
 def whole(lazy):
     return lazy.compute()
-
-
-@pytest.fixture
-def windows(monkeypatch):
-    """How many windows went through the network."""
-    run, counted = Engine.run, []
-
-    def count(self, coarse, *given):
-        counted.extend(coarse)
-        return run(self, coarse, *given)
-
-    monkeypatch.setattr(Engine, "run", count)
-    return counted
 
 
 @st.composite
@@ -64,7 +50,7 @@ def places(draw, length: int):
 )
 def test_a_selection_is_the_same_before_and_after_it_is_computed(lazy, whole, time, row, column, again, order):
     def select(ds):
-        selected = ds[["land_use", "probability"]].isel(year=time).isel(lat=row).isel(lon=column)
+        selected = ds[["land_use", "probability"]].isel(time=time).isel(lat=row).isel(lon=column)
         selected = selected.transpose(..., *(dim for dim in order if dim in selected.dims))
         return selected.isel({dim: again for dim in selected.dims if dim == order[0] and selected.sizes[dim] >= 3})
 
@@ -77,7 +63,7 @@ def test_a_selection_is_the_same_before_and_after_it_is_computed(lazy, whole, ti
 
 def test_a_point_costs_the_windows_over_it_once_for_all_outputs(lazy, whole, windows):
     row, column = np.argwhere(whole["land_use"].values[0] > 0)[900]
-    point = lazy.isel(year=0, lat=row, lon=column).compute()
+    point = lazy.isel(time=0, lat=row, lon=column).compute()
     assert int(point["land_use"]) == int(whole["land_use"][0, row, column])
     assert 1 <= len(windows) <= 4
 

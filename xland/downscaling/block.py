@@ -102,6 +102,10 @@ class Plan:
         """Key of the plan in the graph."""
         return f"plan-{self.maps.name}"
 
+    def __dask_tokenize__(self) -> str:
+        """Return the key, which depends on all that the plan has: naming its fields would read them."""
+        return self.key
+
     @property
     def layers(self) -> dict[str, int]:
         """Length of each dimension between time and latitude."""

@@ -61,8 +61,9 @@ def downscale(
 ) -> xr.Dataset:
     """Turn coarse land-use fractions into lazy high-resolution land-use maps.
 
-    Nothing is read or computed until values are asked for. The answer at a pixel depends neither on chunks nor on the
-    region that is asked for.
+    Nothing is read or computed until values are asked for. A selection of the maps computes the windows that it
+    touches, in a rollout whole blocks. The answer at a pixel depends neither on chunks nor on the region that is asked
+    for.
 
     Parameters
     ----------
