@@ -112,16 +112,16 @@ class Maps(da.Array):
         pieces = [_by_chunk(each, sizes) for each, sizes in zip(at, array.chunks, strict=True)]
         tasks: dict[Any, GraphNode] = {}
         for numbers in itertools.product(*(range(len(its)) for its in pieces)):
-            chunk, inside = zip(*(its[number] for its, number in zip(pieces, numbers, strict=True)), strict=True)
+            chosen = [its[number] for its, number in zip(pieces, numbers, strict=True)]
+            chunk, inside = [number for number, _ in chosen], [each for _, each in chosen]
             block = plan.layout.block(*chunk[-2:])
-            part, source = whole.part(block, *inside[-2:]), (array.name, *chunk)
+            part = whole.part(block, *inside[-2:])
+            source: tuple[Any, ...] = (array.name, *chunk)
             if part is not None:
                 source = (f"{plan.maps.name}-part", chunk[0], *_edges(part))
                 tasks[source] = Task(source, *run_of(plan, chunk[0], part))
-                shifts = (
-                    side.start - its.start for side, its in ((part.rows, block.rows), (part.columns, block.columns))
-                )
-                inside = (*inside[:-2], *(each - shift for each, shift in zip(inside[-2:], shifts, strict=True)))
+                inside[-2] = inside[-2] + block.rows.start - part.rows.start
+                inside[-1] = inside[-1] + block.columns.start - part.columns.start
             where = [_index(each, dropped=not its.ndim) for each, its in zip(inside, at, strict=True)]
             key = (name, *(numbers[axis] for axis in order))
             tasks[key] = Task(
