@@ -70,12 +70,13 @@ def options(doc: str, names: Iterable[str] = (), **more: dict[str, Any]) -> argp
     return parser.parse_args()
 
 
-def fresh(function: Callable[..., Result], **arguments: Any) -> Result:
-    """Call a function in a process of its own and return its answer."""
+def fresh(function: Callable[..., Result], project: str | Path = PROJECT, **arguments: Any) -> Result:
+    """Call a function in a process of its own and return its answer; as it is in this project or another checkout."""
     environment = {key: value for key, value in os.environ.items() if key not in THREADS}
+    environment["PYTHONPATH"] = str(project)
     target = f"{function.__module__}:{function.__qualname__}"
     command = [sys.executable, "-m", "tests.benchmarks.harness", target, json.dumps(arguments)]
-    done = subprocess.run(command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, cwd=project, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{function.__name__} in a fresh process ended with status {done.returncode}")
     answer: Result = json.loads(done.stdout.splitlines()[-1])

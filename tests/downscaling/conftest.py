@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
+from xland.downscaling.engine import Engine
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +40,16 @@ def past_model(tmp_path_factory):
 @pytest.fixture(scope="session")
 def two_step_model(tmp_path_factory):
     return tiny_checkpoint(tmp_path_factory.mktemp("steps"), tiny_inputs(steps=(0, -1)))
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """How many windows went through the network."""
+    run, counted = Engine.run, []
+
+    def count(self, coarse, *given):
+        counted.extend(coarse)
+        return run(self, coarse, *given)
+
+    monkeypatch.setattr(Engine, "run", count)
+    return counted

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 import time
 
 import dask
 import numpy as np
 import pytest
+from dask.base import tokenize
 
 from tests.raising_backend import raising_dataset
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, local_cluster, wait_until
 from tests.worlds import tiny_world
 from xland.downscaling import block
 from xland.downscaling.block import AT_ONCE, BlockYears, Plan, run_block_year
 from xland.downscaling.call import downscale
-from xland.downscaling.engine import Residency
+from xland.downscaling.engine import Engine, Residency
 from xland.errors import ForcingError
 
 
@@ -37,9 +39,9 @@ def static_reads(monkeypatch):
     blocks = []
     read = block._read_static
 
-    def count(plan, block, chunks, device):
+    def count(plan, block, *given):
         blocks.append((block.rows.start, block.columns.start))
-        return read(plan, block, chunks, device)
+        return read(plan, block, *given)
 
     monkeypatch.setattr("xland.downscaling.block._read_static", count)
     return blocks
@@ -49,7 +51,7 @@ def test_a_block_year_needs_the_years_of_its_steps_and_no_other(world, two_step_
     coarse, static, _ = world
     lazy = downscale(coarse.chunk(time=1), model=two_step_model, static=static.chunk(), chunks=60, years=[2002])
     plan = plan_of(lazy)
-    years = [key[1] for key in plan.keys(0, 1, 1) if key[0] == plan.coarse.name]
+    years = [key[1] for key in plan.keys(0, plan.layout.block(1, 1)) if key[0] == plan.coarse.name]
     assert sorted(set(years)) == [1, 2]
 
 
@@ -68,17 +70,27 @@ def test_the_prior_is_the_given_map_first_and_then_the_plans_own(
     plan = plan_of(lazy)
     assert plan.prior_of(given_for) == (plan.first_prior, 0)
     for year, before in enumerate(order):
-        own = {key for key in plan.keys(year, 1, 0) if key[0] == plan.maps.name}
+        own = {key for key in plan.keys(year, plan.layout.block(1, 0)) if key[0] == plan.maps.name}
         blocks = {(row, column) for row in range(3) for column in (5, 0, 1)}
         assert own == (set() if before is None else {(plan.maps.name, before, *block) for block in blocks})
+
+
+def test_a_plan_is_named_without_reading_its_fields(world, model):
+    coarse, static, _ = world
+    lazy = [
+        downscale(raising_dataset(coarse), model=model, static=raising_dataset(static), years=y) for y in (2000, 2001)
+    ]
+    one, other = map(plan_of, lazy)
+    assert tokenize(one) == tokenize(one) != tokenize(other)
 
 
 def test_a_block_without_land_reads_no_forcing(world, model):
     coarse, static, _ = world
     lazy = downscale(raising_dataset(coarse), model=model, static=static.assign(land_share=0 * static["land_share"]))
     plan = plan_of(lazy)
-    refuse = [None] * len(list(dict.fromkeys(plan.keys(0, 0, 0))))  # chunks that cannot be read
-    assert (run_block_year(plan, 0, 0, 0, *refuse)["land_use"] == 0).all()
+    block = plan.layout.block(0, 0)
+    refuse = [None] * len(list(dict.fromkeys(plan.keys(0, block))))  # chunks that cannot be read
+    assert (run_block_year(plan, 0, block, *refuse)["land_use"] == 0).all()
 
 
 def test_static_fields_of_a_block_are_read_once_for_all_years(world, model, residency, static_reads):
@@ -147,3 +159,62 @@ def test_a_failed_block_does_not_hold_up_the_next(world, model):
         with pytest.raises(ForcingError, match="urban"):
             lazy.sel(year=2000).compute()
     lazy.sel(year=2001).compute()
+
+
+class Held:
+    """Holds the first windows until they may go, and counts those that the network gets."""
+
+    def __init__(self, monkeypatch):
+        self.begun, self.go, self.windows = threading.Event(), threading.Event(), 0
+        run = Engine.run
+
+        def hold(engine, *given):
+            self.windows += 1
+            self.begun.set()
+            assert self.go.wait(PATIENCE)
+            return run(engine, *given)
+
+        monkeypatch.setattr(Engine, "run", hold)
+
+
+def nothing_runs() -> bool:
+    return block._at_once._value == AT_ONCE
+
+
+def test_an_interrupted_computation_leaves_no_windows_to_wait_for(world, model, monkeypatch):
+    coarse, static, _ = world
+    lazy = downscale(coarse, model=model, static=static, chunks=180)["land_use"]
+    held = Held(monkeypatch)
+
+    def interrupt():
+        held.begun.wait(PATIENCE)
+        _thread.interrupt_main()
+
+    with dask.config.set(scheduler="threads", num_workers=2):
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            lazy.compute()
+        held.go.set()
+        wait_until(nothing_runs)
+        assert held.windows <= 2, "those that were in progress"
+        point = lazy.isel(time=0, lat=45, lon=280).compute()
+    assert point == lazy.compute()[0, 45, 280]
+
+
+def test_a_worker_stops_a_block_that_was_cancelled(world, model, monkeypatch):
+    coarse, static, _ = world
+    lazy = downscale(coarse, model=model, static=static, years=2000)["land_use"]
+    held = Held(monkeypatch)
+    with local_cluster(n_workers=1, threads_per_worker=1, processes=False) as client:
+        future = client.compute(lazy)
+        held.begun.wait(PATIENCE)
+        client.cancel(future)
+        wait_until(lambda: client.run(_cancelled)[next(iter(client.nthreads()))])
+        held.go.set()
+        wait_until(nothing_runs)
+        assert held.windows <= 1, "the one that was in progress"
+        assert client.compute(lazy.isel(lat=45, lon=280)).result() >= 0
+
+
+def _cancelled(dask_worker) -> bool:
+    return not any(task.state == "executing" for task in dask_worker.state.tasks.values())

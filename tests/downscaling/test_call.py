@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from types import SimpleNamespace
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -272,3 +273,24 @@ def test_neither_the_model_nor_code_is_in_the_graph(tmp_path, world, monkeypatch
         weights.append((checkpoint.folder / "weights.safetensors").stat().st_size)
     assert weights[1] > weights[0] + 50_000
     assert sizes[1] < sizes[0] + 10_000
+
+
+@pytest.mark.parametrize("source", ["a file", "a store", "chunks", "memory"])
+def test_names_positions_and_small_arrays_travel_to_a_cluster(world, model, tmp_path, source):
+    """Nothing of a file, in chunks or not; of values in memory those that the windows of a region read."""
+    from cloudpickle import dumps
+
+    coarse, static, _ = world
+    coarse = xr.concat([coarse.assign_coords(time=coarse["time"] + 3 * n) for n in range(10)], "time")
+    static.to_zarr(tmp_path / "static.zarr", consolidated=False)
+    fields = xr.open_zarr(tmp_path / "static.zarr", chunks=None, consolidated=False)
+    if source == "a file":
+        coarse.to_netcdf(tmp_path / "coarse.nc")
+        coarse = xr.open_dataset(tmp_path / "coarse.nc", decode_times=False)
+    elif source != "memory":
+        coarse.to_zarr(tmp_path / "coarse.zarr", consolidated=False)
+        coarse = xr.open_zarr(tmp_path / "coarse.zarr", chunks={} if source == "chunks" else None, consolidated=False)
+    place = {"region": (0, 0, 8, 8)} if source == "memory" else {}
+    lazy = downscale(coarse, model=model, static=fields, years=2001, **place)
+    (selected,) = dask.optimize(lazy.isel(lat=slice(0, 8), lon=slice(0, 8)))
+    assert len(dumps(selected.__dask_graph__())) < (coarse.nbytes / 10 if source == "memory" else 80_000)

@@ -141,6 +141,8 @@ def test_a_layer_says_how_much_it_computes(rollouts, world, model):
     part = blocks.isel(time=[1]).sel(lat=slice(25, -25), lon=slice(-170, -70))
     assert describe(part) == "tiny-0: 1 year of 2 of 3 x 6 blocks, 32 windows a year where all is land"
     assert describe(part[["margin"]].transpose()) == describe(part)
+    point = blocks.sel(lat=10.5, lon=10.5)
+    assert describe(point) == "tiny-0: 3 years of 1 of 3 x 6 blocks, 4 windows a year where all is land"
     both = xr.Dataset({"one": rollouts["land_use"]["land_use"], "two": rollouts[EVERYTHING]["land_use"]})
     assert describe(both).count("\n") == 1, "a line for each"
     assert describe(coarse) == "", "there is nothing to downscale"
@@ -187,9 +189,9 @@ def test_a_kept_map_is_taken_unless_it_is_damaged(rollouts, expected, tmp_path, 
     computed = []
     whole = BlockYears.__getitem__.__globals__["run_block_year"]
 
-    def count(plan, *index_and_chunks):
-        computed.append(index_and_chunks[:3])
-        return whole(plan, *index_and_chunks)
+    def count(plan, year, block, *chunks):
+        computed.append((year, block.rows.start // 60, block.columns.start // 60))
+        return whole(plan, year, block, *chunks)
 
     monkeypatch.setattr("xland.downscaling.block.run_block_year", count)
     np.testing.assert_array_equal(restarted(ds, keeper).compute(), expected)

@@ -9,19 +9,20 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.callbacks import Callback
 from dask.core import flatten
 from numpy.typing import NDArray
 
 from xland.dask_internals import DataNode, GraphNode, HighLevelGraph, Layer, MaterializedLayer, Task, TaskRef
 from xland.downscaling.drawing import Drawing
-from xland.downscaling.engine import choose_device, engine_of, give_back, residency_of, start_all
+from xland.downscaling.engine import Stop, check_of, choose_device, engine_of, give_back, residency_of, start_all
 from xland.downscaling.fields import (
     Block,
     ChunkField,
@@ -66,8 +67,8 @@ class Plan:
     `maps` are the class maps that are computed; each may be the prior of the next. `coarse` has one year a chunk; its
     first layers are `variables`, which the model reads. `positions` says for each year where the years of its steps are
     in `coarse`. The values of `own_static` predictors, which xland provides, need no check; with `other_static`, they
-    need not be those of the training. `first_prior` is the map
-    that the first year adjoins. `outputs` begins with the class map.
+    need not be those of the training. `first_prior` is the map that the first year adjoins. `outputs` begins with the
+    class map. Each computation has a `stop` of its own.
     """
 
     maps: ChunkField
@@ -87,6 +88,7 @@ class Plan:
     flips: bool = False
     keeping: Keeping | None = None
     drawing: Drawing | None = None
+    stop: Stop = field(default_factory=Stop)
 
     @cached_property
     def expected(self) -> NDArray[np.bool_] | None:
@@ -101,6 +103,15 @@ class Plan:
         return self.model.applicability if wanted else None
 
     @property
+    def key(self) -> str:
+        """Key of the plan in the graph."""
+        return f"plan-{self.maps.name}"
+
+    def __dask_tokenize__(self) -> str:
+        """Return the key, which depends on all that the plan has: naming its fields would read them."""
+        return self.key
+
+    @property
     def layers(self) -> dict[str, int]:
         """Length of each dimension between time and latitude."""
         return layers_of(len(self.inputs.classes), self.drawing)
@@ -112,9 +123,9 @@ class Plan:
             return None, 0
         return (self.maps, before) if 0 <= before < len(self.years) else (self.first_prior, 0)
 
-    def keys(self, year: int, row: int, column: int) -> Iterator[Key]:
+    def keys(self, year: int, block: Block) -> Iterator[Key]:
         """Graph keys of the chunks that a block-year needs."""
-        rows, columns = self.layout.halos[0][row], self.layout.halos[1][column]
+        rows, columns = block.halo
         low = coarse_spans(rows, columns, self.inputs.factor)
         for position in self.positions[year]:
             yield from self.coarse.keys(*low, position)
@@ -123,20 +134,21 @@ class Plan:
         if prior is not None:
             yield from prior.keys(rows, columns, position)
         if self.keeping is not None:
-            yield from self.keeping.keys(self.layout.rows[row], self.layout.columns[column], year)
+            yield from self.keeping.keys(block.rows, block.columns, year)
 
 
-def run_block_year(plan: Plan, year: int, row: int, column: int, *chunks: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """Read, check and predict one block of one year, given by positions; return its outputs.
+def run_block_year(plan: Plan, year: int, block: Block, *chunks: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Read, check and predict one block, or a part of one, of one year; return its outputs.
 
     `chunks` are what the keys of :meth:`Plan.keys` stand for, each once.
     """
-    named = dict(zip(dict.fromkeys(plan.keys(year, row, column)), chunks, strict=True))
-    block = plan.layout.block(row, column)
-    device = choose_device(plan.device)
-    read = partial(_read_static, plan, block, named, device)
+    named = dict(zip(dict.fromkeys(plan.keys(year, block)), chunks, strict=True))
+    device, check = choose_device(plan.device), check_of(plan.stop)
+    read = partial(_read_static, plan, block, named, device, check)
     with _at_once:
-        static = residency_of(device).get(plan.maps.name, (row, column), read) if len(plan.years) > 1 else read()[0]
+        check()
+        place = block.rows, block.columns
+        static = residency_of(device).get(plan.maps.name, place, read) if len(plan.years) > 1 else read()[0]
         if static is None:
             return ocean((len(block.rows), len(block.columns)), plan.layers, plan.outputs)
         coarse = _read_coarse(plan, block, static, named, year)
@@ -157,12 +169,15 @@ def run_block_year(plan: Plan, year: int, row: int, column: int, *chunks: NDArra
             fit=fit,
             applicability=plan.applicability,
             drawing=plan.drawing,
+            check=check,
         )
     give_back()
     return results
 
 
-def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple[Static | None, int]:
+def _read_static(
+    plan: Plan, block: Block, chunks: Chunks, device: str, check: Callable[[], None]
+) -> tuple[Static | None, int]:
     """Begin to read the static fields of a block, None where it has no land, and say how many bytes they take.
 
     Where there is land is read at once. The fields follow, strip by strip, while windows that need
@@ -194,6 +209,7 @@ def _read_static(plan: Plan, block: Block, chunks: Chunks, device: str) -> tuple
             return
         (rows, columns), centres = strip.target, grid.window(*strip.source).centres
         for number, channel in enumerate(inputs.static):
+            check()
             named = {name: read(name, strip) for name in channel.sources}
             for name in () if plan.own_static else named.keys() - {inputs.domain}:
                 single = named[name].astype(np.float32, copy=False)
@@ -261,6 +277,11 @@ def _read_coarse(plan: Plan, block: Block, static: Static, chunks: Chunks, year:
     return inputs.coarse_array(dict(zip(plan.variables, states, strict=True)))
 
 
+def run_of(plan: Plan, year: int, block: Block) -> tuple[Any, ...]:
+    """Return the function of the task of a block-year, and what it is called with."""
+    return run_block_year, TaskRef(plan.key), year, block, *map(TaskRef, dict.fromkeys(plan.keys(year, block)))
+
+
 class BlockYears(Layer):
     """Class maps of all block-years, and where more is wanted the tasks that compute all outputs at once.
 
@@ -274,7 +295,7 @@ class BlockYears(Layer):
     def __init__(self, plan: Plan, keeper: Keeper | None = None) -> None:
         super().__init__()
         self.plan, self.keeper, self.name = plan, keeper, plan.maps.name
-        self.all_layers, self._plan_key = f"{self.name}-layers", f"plan-{self.name}"
+        self.all_layers, self._plan_key = f"{self.name}-layers", plan.key
         self.several = len(plan.outputs) > 1
         self.names = (self.name, self.all_layers) if self.several else (self.name,)
         self.shape = (len(plan.years), len(plan.layout.rows), len(plan.layout.columns))
@@ -292,12 +313,13 @@ class BlockYears(Layer):
         if graph is not None and max(map(len, wanted)) < max(years * rows * columns, _COUNTED):
             layers = graph.cull(set().union(*wanted)).layers.values()
             tasks = itertools.chain.from_iterable(each for each in layers if isinstance(each, MaterializedLayer))
-            found = {key[1:] for key in tasks if isinstance(key, tuple) and key[0] in self.names}
-        if found and len(found) < years * rows * columns:
-            years, places = len({year for year, *_ in found}), {(row, column) for _, row, column in found}
-            sides = (self.plan.layout.block(*place).windows for place in places)
-            windows, also = sum(len(down) * len(across) for down, across in sides), ""
-            blocks = f"{len(places)} of {blocks}"
+            names = (*self.names, f"{self.name}-part")
+            found = {key[1:] for key in tasks if isinstance(key, tuple) and key[0] in names}
+        if found and found != {*itertools.product(*map(range, self.shape))}:
+            years, layout = len({year for year, *_ in found}), self.plan.layout
+            parts = {layout.block(*at) if len(at) == 2 else layout.part(*at) for _, *at in found}
+            windows, also = sum(each.count for each in parts), ""
+            blocks = f"{len(parts)} of {blocks}" if len(parts) < rows * columns else f"parts of {blocks}"
         return (
             f"{self.plan.model.name}: {years} {'year' if years == 1 else 'years'} of {blocks}, "
             f"{windows} windows a year where all is land{also}"
@@ -347,7 +369,7 @@ class BlockYears(Layer):
             return Task(key, _load, self.keeper, tuple(index))
         if name == self.name and self.several:
             return Task(key, _land_use, self.keeper, tuple(index), dict, TaskRef((self.all_layers, *index)))
-        run = (run_block_year, TaskRef(self._plan_key), *index, *map(TaskRef, dict.fromkeys(self.plan.keys(*index))))
+        run = run_of(self.plan, index[0], self.plan.layout.block(*index[1:]))
         return Task(key, *run) if name == self.all_layers else Task(key, _land_use, self.keeper, tuple(index), *run)
 
     def __iter__(self) -> Iterator[Any]:
@@ -360,12 +382,30 @@ class BlockYears(Layer):
         return 1 + int(np.prod(self.shape)) * len(self.names)
 
 
+class _Stops(Callback):
+    """Tells blocks that the computation on this machine that began them has failed, or was interrupted."""
+
+    def _start_state(self, dsk: Any, state: dict[str, Any]) -> None:  # noqa: ARG002
+        for key, value in state["cache"].items():
+            if isinstance(value, Plan):
+                state["cache"][key] = replace(value, stop=Stop())
+
+    def _finish(self, dsk: Any, state: dict[str, Any], failed: bool) -> None:  # noqa: ARG002
+        for value in state.get("cache", {}).values() if failed else ():
+            if isinstance(value, Plan):
+                value.stop.asked = True
+
+
+_stops = _Stops()
+
+
 def block_years(plan: Plan, depends_on: Sequence[da.Array]) -> dict[str, da.Array]:
     """Return a lazy array for each output of a plan, whose fields are chunks of the arrays that it depends on.
 
     Outputs with classes are ``(years, classes, rows, columns)``, draws ``(years, draws, rows, columns)``, the others
     ``(years, rows, columns)``.
     """
+    _stops.register()
     layer = BlockYears(plan)
     graph = HighLevelGraph.merge(
         *(HighLevelGraph.from_collections(each, layer, dependencies=depends_on) for each in layer.names)
@@ -378,7 +418,7 @@ def block_years(plan: Plan, depends_on: Sequence[da.Array]) -> dict[str, da.Arra
         axes: dict[str, Any] = {}
         if output.axis:
             axes = {"new_axis": 1, "chunks": (chunks[0], (plan.layers[output.axis],), *chunks[1:])}
-        arrays[output.name] = everything.map_blocks(_one_layer, output.name, dtype=output.dtype, **axes)
+        arrays[output.name] = everything.map_blocks(one_layer, output.name, dtype=output.dtype, **axes)
     return arrays
 
 
@@ -397,7 +437,8 @@ def describe(ds: xr.Dataset) -> str:
     return "\n".join(layer.describe(graph, *wanted) for layer in layers.values())
 
 
-def _one_layer(layers: dict[str, NDArray[Any]], name: str) -> NDArray[Any]:
+def one_layer(layers: dict[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    """Return one output of a block-year as a chunk of an array."""
     return layers[name][None]
 
 

@@ -8,8 +8,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -74,15 +74,19 @@ class Engine:
         prior: Sequence[Tensor] | None,
         land: Sequence[Tensor],
         after: Sequence[Future[None]] = (),
+        check: Callable[[], None] | None = None,
     ) -> Future[Tensor]:
         """Start one batch of windows, once what was started ``after`` which it comes is done.
 
-        The result is ``(windows, classes, size, size)`` float32 on the device.
+        The result is ``(windows, classes, size, size)`` float32 on the device. ``check`` raises an error if nobody
+        waits for it any more.
         """
 
         def run() -> Tensor:
             for each in after:
                 each.result()
+            if check is not None:
+                check()
             return self.run(coarse, static, prior, land)
 
         return _pool(self.device).submit(run)
@@ -198,16 +202,48 @@ def start_all(function: Callable[[_Item], None], items: Iterable[_Item]) -> list
 
 def threads() -> int:
     """Return how many windows run at once: cores of this process, or threads of its Dask worker."""
-    if "distributed" in sys.modules:
-        from distributed import get_worker
-
-        try:
-            return max(int(get_worker().state.nthreads), 1)
-        except (ValueError, AttributeError):  # not in a task of a worker
-            pass
+    if (worker := _worker()) is not None:
+        return max(int(worker.state.nthreads), 1)
     if multiprocessing.parent_process() is not None:
         return 1
     return int(dask.config.get("num_workers", None) or CPU_COUNT)
+
+
+def _worker() -> Any:
+    """Return the Dask worker that runs the task of this thread, if one does."""
+    if "distributed" in sys.modules:
+        from distributed import get_worker
+
+        with suppress(ValueError, AttributeError):  # not in a task of a worker
+            return get_worker()
+    return None
+
+
+@dataclass
+class Stop:
+    """Whether a computation on this machine has ended, so that nobody waits for the blocks that it began."""
+
+    asked: bool = False
+
+
+def check_of(stop: Stop) -> Callable[[], None]:
+    """Return what raises an error once nobody waits for the task of this thread."""
+    if (worker := _worker()) is None:
+
+        def check() -> None:
+            if stop.asked:
+                raise CancelledError
+
+        return check
+    from distributed import Reschedule
+
+    task = worker.state.tasks.get(worker.get_current_task())
+
+    def check_worker() -> None:
+        if getattr(task, "state", "") == "cancelled":
+            raise Reschedule  # if somebody waits for it again by now, it is computed again
+
+    return check_worker
 
 
 def _pool(kind: str) -> ThreadPoolExecutor:

@@ -131,6 +131,12 @@ class Block:
         return rows, columns
 
     @property
+    def count(self) -> int:
+        """Number of windows, on land or not."""
+        rows, columns = ((len(side) - self.size) // self.stride + 1 for side in self.halo)
+        return rows * columns
+
+    @property
     def core(self) -> tuple[slice, slice]:
         """Rows and columns of the block within its halo."""
         (top, left), rows, columns = (side.start for side in self.halo), self.rows, self.columns
@@ -186,6 +192,10 @@ class Layout:
         """Return one block."""
         return Block(self.rows[row], self.columns[column], self.size, self.stride)
 
+    def part(self, top: int, bottom: int, left: int, right: int) -> Block:
+        """Return the part of a block that has some rows and columns."""
+        return Block(range(top, bottom), range(left, right), self.size, self.stride)
+
 
 @dataclass(frozen=True, eq=False)
 class FileField:
@@ -212,7 +222,7 @@ class FileField:
         only: slice = EVERY,
     ) -> Sequence[NDArray[Any]]:
         """Return layers, all or only some, at rows and columns of the grid, ``(rows, columns)`` each."""
-        down, across = _runs(self.rows[rows]), _runs(self.columns[columns])
+        down, across = runs_of(self.rows[rows]), runs_of(self.columns[columns])
         return [
             _joined([[np.asarray(each[r, c].values) for c in across] for r in down]) for each in self.variables[only]
         ]
@@ -283,8 +293,8 @@ def coarse_field(
     rows, columns = coarse_spans(rows, columns, inputs.factor)
     sources = [place.source for place in placements(forcing.grid, rows, columns)]
     part = (sources[0][0], sources[0][1] if len(sources) == 1 else slice(None))
-    # asking a lazily opened array for its data would read it; chunks of others stay as they are
-    layers = [forcing.data[name].chunk().data[:, *part] for name in variables]
+    # asking a lazily opened array for its data would read it; of values in memory only those that are needed travel
+    layers = [forcing.data[name][:, *part].chunk().data for name in variables]
     stacked = da.stack(layers, axis=1).rechunk({0: 1, 1: -1})
     packed = stacked.map_blocks(WithoutSea, dtype=np.float32, meta=np.empty((0, 0, 0, 0), np.float32))
     return ChunkField(forcing.grid.window(*part), packed.name, packed.chunks), packed
@@ -397,7 +407,7 @@ def _overlaps(sizes: tuple[int, ...], where: slice) -> Iterator[tuple[int, slice
             yield number, slice(max(where.start, start) - start, min(where.stop, stop) - start)
 
 
-def _runs(positions: NDArray[np.intp]) -> list[slice]:
+def runs_of(positions: NDArray[np.intp]) -> list[slice]:
     """Slices with step 1 or -1 that visit positions in their order."""
     runs = []
     for part in np.split(positions, np.flatnonzero(np.abs(np.diff(positions)) != 1) + 1):

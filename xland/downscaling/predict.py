@@ -8,7 +8,7 @@ ensemble), however large the block.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -60,13 +60,14 @@ def predict_block(
     fit: Fit | None = None,
     applicability: Applicability | None = None,
     drawing: Drawing | None = None,
+    check: Callable[[], None] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Blend the probabilities of all windows that touch a block, average those of the engines, and compute outputs.
 
     `coarse` is (channels, rows / factor, columns / factor), `prior` (rows, columns) class codes, 255 where unknown,
     over the halo. `decision` is added to the log-probability of each class where one is chosen; `fit` makes rows keep
-    coarse totals, `drawing` says how maps are drawn. Returns (rows, columns) arrays, or (classes, rows, columns) and
-    (draws, rows, columns), as the table of outputs says.
+    coarse totals, `drawing` says how maps are drawn, and `check` raises an error once nobody waits. Returns (rows,
+    columns) arrays, or (classes, rows, columns) and (draws, rows, columns), as the table of outputs says.
     """
     core_rows, core_columns = block.core
     land = static.land[block.core]
@@ -75,7 +76,7 @@ def predict_block(
         return results
     first = core_rows.start
     with one_thread():
-        jobs = _submit_all(engines, block, static, coarse, prior)
+        jobs = _submit_all(engines, block, static, coarse, prior, check)
         for top, members in _finished_rows(engines, block, jobs):
             part = slice(max(top, first), min(top + members[0].shape[1], core_rows.stop))
             if part.stop > part.start:
@@ -200,7 +201,12 @@ def _finished_rows(engines: Sequence[Engine], block: Block, jobs: Sequence[_Row]
 
 
 def _submit_all(
-    engines: Sequence[Engine], block: Block, static: Static, coarse: NDArray[np.float32], prior: Any
+    engines: Sequence[Engine],
+    block: Block,
+    static: Static,
+    coarse: NDArray[np.float32],
+    prior: Any,
+    check: Callable[[], None] | None,
 ) -> list[_Row]:
     """Start all windows with land in the block."""
     import torch
@@ -231,6 +237,6 @@ def _submit_all(
                 None if known is None else [known[at] for at in fine],
                 [land[at] for at in fine],
             )
-            row += [(member, chosen, engine.submit(*windows, after)) for member, engine in enumerate(engines)]
+            row += [(member, chosen, engine.submit(*windows, after, check)) for member, engine in enumerate(engines)]
         jobs.append((top, row))
     return jobs
