@@ -293,8 +293,8 @@ def coarse_field(
     rows, columns = coarse_spans(rows, columns, inputs.factor)
     sources = [place.source for place in placements(forcing.grid, rows, columns)]
     part = (sources[0][0], sources[0][1] if len(sources) == 1 else slice(None))
-    # asking a lazily opened array for its data would read it; of values in memory only those that are needed travel
-    layers = [forcing.data[name][:, *part].chunk().data for name in variables]
+    # asking a lazily opened array for its data would read it; chunks of others stay as they are
+    layers = [forcing.data[name].chunk().data[:, *part] for name in variables]
     stacked = da.stack(layers, axis=1).rechunk({0: 1, 1: -1})
     packed = stacked.map_blocks(WithoutSea, dtype=np.float32, meta=np.empty((0, 0, 0, 0), np.float32))
     return ChunkField(forcing.grid.window(*part), packed.name, packed.chunks), packed
