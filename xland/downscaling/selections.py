@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import dask.array as da
 import numpy as np
@@ -33,11 +33,13 @@ class Whole:
 
         The block itself is then what others may need, too.
         """
-        factor, spans = self.plan.inputs.factor, []
-        for span, its in ((block.rows, rows), (block.columns, columns)):
+        factor = self.plan.inputs.factor
+
+        def whole_cells(span: range, its: NDArray[np.intp]) -> range:
             first, last = int(its.min()) // factor, int(its.max()) // factor
-            spans.append(range(span.start + first * factor, min(span.start + (last + 1) * factor, span.stop)))
-        part = Block(*spans, block.size, block.stride)
+            return range(span.start + first * factor, min(span.start + (last + 1) * factor, span.stop))
+
+        part = Block(whole_cells(block.rows, rows), whole_cells(block.columns, columns), block.size, block.stride)
         return part if 2 * part.count <= block.count else None
 
 
@@ -62,9 +64,9 @@ class Maps(da.Array):
 
     @classmethod
     def _make(cls, whole: Whole, at: tuple[NDArray[np.intp], ...], order: tuple[int, ...], *array: Any) -> Maps:
-        made: Maps = cls.__new__(cls, *array, meta=np.empty((0,) * len(order), dtype=whole.array.dtype))
+        made: Any = da.Array.__new__(cls, *array, meta=np.empty((0,) * len(order), dtype=whole.array.dtype))
         made.whole, made.at, made.order = whole, at, order
-        return made
+        return cast("Maps", made)
 
     def __getitem__(self, index: Any) -> da.Array:
         """Select, as of any dask array."""
