@@ -15,7 +15,6 @@ from xland.dask_internals import (
     Task,
     TaskRef,
     convert_legacy_graph,
-    normalize_index,
 )
 
 
@@ -29,11 +28,6 @@ def test_tasks_name_what_they_depend_on_and_run_with_its_values():
 def test_legacy_graphs_become_tasks_with_dependencies():
     found = convert_legacy_graph({"a": 1, "b": (abs, "a"), "c": Task("c", abs, TaskRef("b"))})
     assert {key: set(task.dependencies) for key, task in found.items()} == {"a": set(), "b": {"a"}, "c": {"b"}}
-
-
-def test_an_index_is_brought_to_one_entry_for_each_dimension():
-    whole, part, one, several, new = normalize_index((..., slice(-3, 9), -1, [-1], None), (2, 9, 5, 4))
-    assert (whole, part, one, several.tolist(), new) == (slice(None), slice(6, None), 4, [3], None)
 
 
 def test_a_graph_of_layers_is_culled_by_asking_each_layer():

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from dask._task_spec import DataNode, GraphNode, Task, TaskRef, convert_legacy_graph
-from dask.array.slicing import normalize_index
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
 __all__ = [
@@ -18,5 +17,4 @@ __all__ = [
     "Task",
     "TaskRef",
     "convert_legacy_graph",
-    "normalize_index",
 ]

@@ -313,13 +313,12 @@ class BlockYears(Layer):
         if graph is not None and max(map(len, wanted)) < max(years * rows * columns, _COUNTED):
             layers = graph.cull(set().union(*wanted)).layers.values()
             tasks = itertools.chain.from_iterable(each for each in layers if isinstance(each, MaterializedLayer))
-            names = (*self.names, f"{self.name}-part")
-            found = {key[1:] for key in tasks if isinstance(key, tuple) and key[0] in names}
+            found = {key[1:] for key in tasks if isinstance(key, tuple) and key[0] in self.names}
         if found and found != {*itertools.product(*map(range, self.shape))}:
             years, layout = len({year for year, *_ in found}), self.plan.layout
-            parts = {layout.block(*at) if len(at) == 2 else layout.part(*at) for _, *at in found}
+            parts = {layout.block(*at) for _, *at in found}
             windows, also = sum(each.count for each in parts), ""
-            blocks = f"{len(parts)} of {blocks}" if len(parts) < rows * columns else f"parts of {blocks}"
+            blocks = f"{len(parts)} of {blocks}"
         return (
             f"{self.plan.model.name}: {years} {'year' if years == 1 else 'years'} of {blocks}, "
             f"{windows} windows a year where all is land{also}"

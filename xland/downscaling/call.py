@@ -19,7 +19,6 @@ from xland.downscaling.block import Plan, block_years
 from xland.downscaling.drawing import Drawing
 from xland.downscaling.fields import ChunkField, Layout, coarse_field, crop, field_of, prior_field
 from xland.downscaling.keeping import Keeping
-from xland.downscaling.selections import Maps, Whole
 from xland.errors import ModelError, PriorError, RegionError, StaticError, TimeError
 from xland.forcing.read import Forcing, check_cells, check_lattice, find_sources, read_forcing, require_years
 from xland.geo.conventions import index_by, listed, with_years
@@ -231,11 +230,7 @@ def downscale(
         keeping=keeping,
         drawing=drawing,
     )
-    read = tuple(each for each in (stacked, fine_array, start_array) if each is not None)
-    arrays = block_years(plan, read)
-    if not rollout:  # in which the maps of other years need whole blocks
-        anchors = (arrays["land_use"], *read)
-        arrays = {name: Maps.of(Whole(plan, name, array, anchors)) for name, array in arrays.items()}
+    arrays = block_years(plan, [each for each in (stacked, fine_array, start_array) if each is not None])
     if layout.grid != target:
         arrays = {name: crop(array, layout.grid, target) for name, array in arrays.items()}
     exact = mode is not None and not mode.chooses

@@ -192,10 +192,6 @@ class Layout:
         """Return one block."""
         return Block(self.rows[row], self.columns[column], self.size, self.stride)
 
-    def part(self, top: int, bottom: int, left: int, right: int) -> Block:
-        """Return the part of a block that has some rows and columns."""
-        return Block(range(top, bottom), range(left, right), self.size, self.stride)
-
 
 @dataclass(frozen=True, eq=False)
 class FileField:
