@@ -144,11 +144,13 @@ def run_block_year(plan: Plan, year: int, block: Block, *chunks: NDArray[Any]) -
     """
     named = dict(zip(dict.fromkeys(plan.keys(year, block)), chunks, strict=True))
     device, check = choose_device(plan.device), check_of(plan.stop)
-    read = partial(_read_static, plan, block, named, device, check)
     with _at_once:
         check()
-        place = block.rows, block.columns
-        static = residency_of(device).get(plan.maps.name, place, read) if len(plan.years) > 1 else read()[0]
+        if len(plan.years) == 1:
+            static = _read_static(plan, block, named, device, check)[0]
+        else:  # other years, and other computations, wait for what one of them reads
+            read = partial(_read_static, plan, block, named, device)
+            static = residency_of(device).get(plan.maps.name, (block.rows, block.columns), read)
         if static is None:
             return ocean((len(block.rows), len(block.columns)), plan.layers, plan.outputs)
         coarse = _read_coarse(plan, block, static, named, year)
@@ -176,12 +178,12 @@ def run_block_year(plan: Plan, year: int, block: Block, *chunks: NDArray[Any]) -
 
 
 def _read_static(
-    plan: Plan, block: Block, chunks: Chunks, device: str, check: Callable[[], None]
+    plan: Plan, block: Block, chunks: Chunks, device: str, check: Callable[[], None] = lambda: None
 ) -> tuple[Static | None, int]:
     """Begin to read the static fields of a block, None where it has no land, and say how many bytes they take.
 
     Where there is land is read at once. The fields follow, strip by strip, while windows that need
-    no more than what is there are computed.
+    no more than what is there are computed. ``check`` raises an error if nobody waits for them any more.
     """
     import torch
 
