@@ -37,7 +37,7 @@ class Whole:
         for span, its in ((block.rows, rows), (block.columns, columns)):
             first, last = int(its.min()) // factor, int(its.max()) // factor
             spans.append(range(span.start + first * factor, min(span.start + (last + 1) * factor, span.stop)))
-        part = Block(*spans, block.size, block.stride)
+        part = Block(spans[0], spans[1], block.size, block.stride)
         return part if 2 * part.count <= block.count else None
 
 
@@ -62,8 +62,8 @@ class Maps(da.Array):
 
     @classmethod
     def _make(cls, whole: Whole, at: tuple[NDArray[np.intp], ...], order: tuple[int, ...], *array: Any) -> Maps:
-        made: Maps = cls.__new__(cls, *array, meta=np.empty((0,) * len(order), dtype=whole.array.dtype))
-        made.whole, made.at, made.order = whole, at, order
+        made: Maps = da.Array.__new__(cls, *array, meta=np.empty((0,) * len(order), dtype=whole.array.dtype))
+        vars(made).update(whole=whole, at=at, order=order)
         return made
 
     def __getitem__(self, index: Any) -> da.Array:
