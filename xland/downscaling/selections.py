@@ -63,7 +63,7 @@ class Maps(da.Array):
     @classmethod
     def _make(cls, whole: Whole, at: tuple[NDArray[np.intp], ...], order: tuple[int, ...], *array: Any) -> Maps:
         made: Maps = da.Array.__new__(cls, *array, meta=np.empty((0,) * len(order), dtype=whole.array.dtype))
-        vars(made).update(whole=whole, at=at, order=order)
+        made.__dict__.update(whole=whole, at=at, order=order)
         return made
 
     def __getitem__(self, index: Any) -> da.Array:
