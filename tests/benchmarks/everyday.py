@@ -103,13 +103,13 @@ def select(model: str) -> Result:
 
 def interrupt(after: float) -> Result:
     """Interrupt the computation of the globe, and wait for one pixel."""
-    import _thread
+    import signal
 
     _import()
     land_use = _maps()["land_use"]
     pixel = land_use.sel(PLACES["point"][0], method="nearest")
     pixel.compute()
-    threading.Timer(after, _thread.interrupt_main).start()
+    threading.Timer(after, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
     try:
         land_use.compute()
     except KeyboardInterrupt:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
+import signal
 import threading
 import time
 
@@ -188,7 +188,7 @@ def test_an_interrupted_computation_leaves_no_windows_to_wait_for(world, model, 
 
     def interrupt():
         held.begun.wait(PATIENCE)
-        _thread.interrupt_main()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     with dask.config.set(scheduler="threads", num_workers=2):
         threading.Thread(target=interrupt).start()
