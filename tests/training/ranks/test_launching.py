@@ -22,7 +22,7 @@ from tests.waiting import PATIENCE, local_cluster, wait_until
 from tests.worlds import tiny_checkpoint, tiny_configuration
 from xland.clusters import job_script, load_profile
 from xland.errors import ClusterError, TrainingError, TrainingStoppedError
-from xland.models.checkpoint import Checkpoint
+from xland.models.checkpoint import CARD, Checkpoint
 from xland.training.ranks import launching
 from xland.training.ranks.launching import launch, training_profile
 from xland.training.ranks.rank import Attempt, forward, open_meeting
@@ -260,8 +260,10 @@ def test_profiles_for_trainings_come_before_those_for_maps_and_can_be_built_on(t
 
 def test_a_worker_that_retires_lets_its_rank_write_the_state(client, output):
     """The last test, as it leaves the cluster with one worker."""
+    (output / CARD).unlink()  # a model would be refused
 
     def retire():
+        tiny_checkpoint(output)
         rank = facts(output, 0)["pid"]
         client.retire_workers([min(client.nthreads())])
         wait_until(lambda: not is_alive(rank))  # it would come to its end if it went on before it is told
