@@ -20,6 +20,7 @@ from difflib import get_close_matches
 from functools import cache, wraps
 from itertools import repeat
 from numbers import Real
+from os import PathLike
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -33,6 +34,7 @@ _Result = TypeVar("_Result")
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 60
 
+_LONGEST_NAME = 1000  # to look for others that are like it takes the square of that
 _TYPES = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text", NoneType: "None"}
 
 
@@ -124,7 +126,8 @@ def unknown(what: str, names: object, known: Iterable[Any]) -> str:
 
 def guess(name: object, known: Iterable[str]) -> str:
     """Return ``: did you mean 'NAME'?`` for the known name that is nearest to another one; empty if none is near."""
-    near = get_close_matches(str(name), list(known), 1)
+    text = str(name) if isinstance(name, str | PathLike) else ""
+    near = get_close_matches(text, list(known), 1) if 0 < len(text) <= _LONGEST_NAME else []
     return f": did you mean {near[0]!r}?" if near else ""
 
 
