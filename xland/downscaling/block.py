@@ -279,11 +279,6 @@ def _read_coarse(plan: Plan, block: Block, static: Static, chunks: Chunks, year:
     return inputs.coarse_array(dict(zip(plan.variables, states, strict=True)))
 
 
-def run_of(plan: Plan, year: int, block: Block) -> tuple[Any, ...]:
-    """Return the function of the task of a block-year, and what it is called with."""
-    return run_block_year, TaskRef(plan.key), year, block, *map(TaskRef, dict.fromkeys(plan.keys(year, block)))
-
-
 class BlockYears(Layer):
     """Class maps of all block-years, and where more is wanted the tasks that compute all outputs at once.
 
@@ -370,7 +365,9 @@ class BlockYears(Layer):
             return Task(key, _load, self.keeper, tuple(index))
         if name == self.name and self.several:
             return Task(key, _land_use, self.keeper, tuple(index), dict, TaskRef((self.all_layers, *index)))
-        run = run_of(self.plan, index[0], self.plan.layout.block(*index[1:]))
+        year, block = index[0], self.plan.layout.block(*index[1:])
+        needed = map(TaskRef, dict.fromkeys(self.plan.keys(year, block)))
+        run = (run_block_year, TaskRef(self._plan_key), year, block, *needed)
         return Task(key, *run) if name == self.all_layers else Task(key, _land_use, self.keeper, tuple(index), *run)
 
     def __iter__(self) -> Iterator[Any]:
@@ -419,7 +416,7 @@ def block_years(plan: Plan, depends_on: Sequence[da.Array]) -> dict[str, da.Arra
         axes: dict[str, Any] = {}
         if output.axis:
             axes = {"new_axis": 1, "chunks": (chunks[0], (plan.layers[output.axis],), *chunks[1:])}
-        arrays[output.name] = everything.map_blocks(one_layer, output.name, dtype=output.dtype, **axes)
+        arrays[output.name] = everything.map_blocks(_one_layer, output.name, dtype=output.dtype, **axes)
     return arrays
 
 
@@ -438,7 +435,7 @@ def describe(ds: xr.Dataset) -> str:
     return "\n".join(layer.describe(graph, *wanted) for layer in layers.values())
 
 
-def one_layer(layers: dict[str, NDArray[Any]], name: str) -> NDArray[Any]:
+def _one_layer(layers: dict[str, NDArray[Any]], name: str) -> NDArray[Any]:
     """Return one output of a block-year as a chunk of an array."""
     return layers[name][None]
 

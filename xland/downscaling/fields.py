@@ -218,7 +218,7 @@ class FileField:
         only: slice = EVERY,
     ) -> Sequence[NDArray[Any]]:
         """Return layers, all or only some, at rows and columns of the grid, ``(rows, columns)`` each."""
-        down, across = runs_of(self.rows[rows]), runs_of(self.columns[columns])
+        down, across = _runs(self.rows[rows]), _runs(self.columns[columns])
         return [
             _joined([[np.asarray(each[r, c].values) for c in across] for r in down]) for each in self.variables[only]
         ]
@@ -403,7 +403,7 @@ def _overlaps(sizes: tuple[int, ...], where: slice) -> Iterator[tuple[int, slice
             yield number, slice(max(where.start, start) - start, min(where.stop, stop) - start)
 
 
-def runs_of(positions: NDArray[np.intp]) -> list[slice]:
+def _runs(positions: NDArray[np.intp]) -> list[slice]:
     """Slices with step 1 or -1 that visit positions in their order."""
     runs = []
     for part in np.split(positions, np.flatnonzero(np.abs(np.diff(positions)) != 1) + 1):
