@@ -23,6 +23,7 @@ from xland.datasets.prepared import (
     koppen,
     mask_cells,
     modis_igbp,
+    monthly_climate,
     open_prepared,
     store_path,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "land_use_modis",
     "luh2_2015",
     "modis_igbp",
+    "monthly_climate",
     "static_predictors",
     "synthetic_world",
 ]

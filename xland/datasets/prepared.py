@@ -55,6 +55,7 @@ POPULATION_RADII = (3, 8, 20)
 FARTHEST = 9.0
 """Radii of a town beyond which distances are all the same."""
 
+_CLIMATE_SIZES = {"month": 12, "latitude": 721, "longitude": 1440}
 _TODAY = "Today's settlements: they stand for where towns grow, not for how many people lived there."
 _AROUND = f"Square reaching {RUGGEDNESS_REACH} degrees on either side."
 _HEIGHT = f"Moved to the height of the cell by {LAPSE_RATE} K a kilometre."
@@ -146,6 +147,35 @@ def modis_igbp() -> xr.DataArray:
         "flag_values": np.arange(17, dtype=np.uint8),
         "flag_meanings": " ".join(names),
     })  # fmt: skip
+
+
+def monthly_climate() -> xr.Dataset:
+    """Return today's climate month by month: means of ERA5 over 2000 to 2025 at points 0.25 degree apart.
+
+    Returns
+    -------
+    xarray.Dataset
+        Lazy, float32, dims (month, lat, lon) with months 1 to 12, latitudes from 90 to -90 and longitudes from -180 to
+        179.75: ``tas``, air temperature at 2 m in degC, and ``pr``, precipitation of the month in mm.
+
+    Raises
+    ------
+    DatasetError
+        If the source cannot be fetched or fails verification.
+    """
+    ds = xr.open_dataset(fetch("climate"), chunks={})[["t2m", "tp"]].drop_vars("number", errors="ignore")
+    if ds.sizes != _CLIMATE_SIZES:
+        raise DatasetError(f"{fetch('climate').name} holds {dict(ds.sizes)}; {_CLIMATE_SIZES} were expected")
+    ds = ds.rename(t2m="tas", tp="pr", latitude="lat", longitude="lon").drop_encoding()
+    ds = ds.assign_coords(lon=(ds["lon"] + 180) % 360 - 180).sortby("lon")
+    period, given = {"comment": "Mean over 2000 to 2025."}, source("climate").attributes
+    # its file gives the units of GRIB, kelvin and metres; its values are these
+    ds["tas"].attrs = {"standard_name": "air_temperature", "units": "degC", **given, **period}
+    ds["pr"].attrs = {"long_name": "precipitation of the month", "units": "mm", **given, **period}
+    for name, (_, _, attrs) in coordinates(Grid.world(1)).items():
+        ds[name].attrs = attrs
+    ds.attrs = {"title": source("climate").title, **given}
+    return ds
 
 
 def _on_world(name: str, data: Any, dataset: str, attrs: dict[str, Any]) -> xr.DataArray:
