@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,11 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 # the same examples on every run where a change must land; new ones wherever people work
 settings.register_profile("ci", settings.get_profile("patient"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "patient")
+
+
+def pytest_configure() -> None:
+    """Let processes that tests start take interrupts: a shell starts what runs in its background deaf to them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

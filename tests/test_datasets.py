@@ -54,6 +54,13 @@ def tiff(values: np.ndarray) -> bytes:
 LAKES = RNG.choice(3, p=(0.5, 0.45, 0.05), size=(216, 432)).astype(np.uint8)
 WARMTH = [273.15 + 10 * np.sin(month) + RNG.normal(0, 2, (13, 25)) for month in range(12)]
 RAIN = [np.maximum(RNG.normal(60, 30, (38, 74)), 0) for _ in range(12)]
+TODAY = xr.Dataset(
+    {
+        "t2m": (("month", "latitude", "longitude"), RNG.normal(10, 12, (12, 37, 72)).astype(np.float32)),
+        "tp": (("month", "latitude", "longitude"), RNG.gamma(2, 30, (12, 37, 72)).astype(np.float32)),
+    },
+    {"month": np.arange(1, 13), "latitude": np.linspace(90, -90, 37), "longitude": np.arange(0, 360, 5.0), "number": 0},
+)
 PLACES = {
     "1": {"latitude": 10.4, "longitude": 20.2, "population": 250_000},
     "2": {"latitude": -33.0, "longitude": 179.9, "population": 30_000},
@@ -67,6 +74,7 @@ CONTENT = {
     "modis-2019": ((tiff(IGBP),), 90),
     "temperature": (tuple(npz(arr_0=month) for month in WARMTH), 12),
     "precipitation": (tuple(npz(arr_0=month) for month in RAIN), 36),
+    "climate": ((bytes(TODAY.to_netcdf(engine="h5netcdf")),), 36),
     "lakes": ((gzip.compress(LAKES.tobytes()),), 216),
     "settlements": ((json.dumps(PLACES).encode(),), 0),
 }
@@ -222,6 +230,29 @@ def test_sources_open_lazily_on_the_world_grid(shared):
     np.testing.assert_array_equal(igbp, IGBP)
     np.testing.assert_array_equal(land, ~OCEAN)
     np.testing.assert_allclose(igbp.lat, Grid.world(2.0).latitude)
+
+
+def test_the_climate_of_each_month_has_its_units_and_runs_from_west_to_east(shared):
+    ds = datasets.monthly_climate()
+    assert ds.tas.chunks is not None
+    assert (ds.tas.attrs["units"], ds.pr.attrs["units"]) == ("degC", "mm")
+    assert ds.lon.values[[0, -1]].tolist() == [-180, 175]
+    np.testing.assert_array_equal(ds.tas.sel(lon=-90), TODAY.t2m.sel(longitude=270))
+    np.testing.assert_array_equal(ds.pr.sel(lon=90), TODAY.tp.sel(longitude=90))
+
+
+def test_growing_conditions_come_from_the_climate_of_each_month(shared):
+    ds, grid = datasets.static_predictors(1.0), Grid.world(5.0)
+    months = datasets.monthly_climate()
+    between = [
+        sum(months[name].roll(lon=-east).shift(lat=-south).values[:, :-1] for south in (0, 1) for east in (0, 1)) / 4
+        for name in ("tas", "pr")
+    ]
+    for name, field in predictors.growing_conditions(*between, grid.latitude).items():
+        expected = predictors.bilinear(field, grid, Grid.world(1.0))
+        np.testing.assert_allclose(ds[name], expected, rtol=2e-3, atol=2e-3, err_msg=name)
+    on_sphere = ds.place_x**2 + ds.place_y**2 + ds.place_z**2
+    np.testing.assert_allclose(on_sphere, 1, atol=2e-3)
 
 
 def test_static_predictors_are_those_of_the_plain_functions(shared):

@@ -194,3 +194,39 @@ FIELD = np.zeros((3, 4))
 def test_what_does_not_fit_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_days_are_as_long_as_the_almanac_says():
+    hours = predictors.day_length([0, 51.5, -33.9, 80])
+    np.testing.assert_allclose(hours[:, 0], 12, atol=1e-6)
+    # London, sunrise to sunset in mid-January and mid-June without refraction; Cape Town in mid-December
+    np.testing.assert_allclose(hours[[0, 5], 1], [8.2, 16.4], atol=0.2)
+    np.testing.assert_allclose(hours[11, 2], 14.3, atol=0.2)
+    assert hours[5, 3] == 24
+    assert hours[11, 3] == 0
+
+
+def test_potential_evaporation_is_that_of_thornthwaites_worked_station():
+    # a month of 30 days with days of 12 hours, all at 20 degC: 16 (200 / I)^a with I = 12 x 4^1.514
+    tas = np.full((12, 1, 1), 20.0)
+    index = 12 * 4**1.514
+    power = 6.75e-7 * index**3 - 7.71e-5 * index**2 + 1.792e-2 * index + 0.49239
+    expected = 16 * (200 / index) ** power
+    assert predictors.potential_evaporation(tas, [0.0])[3, 0, 0] == pytest.approx(expected)
+    assert predictors.potential_evaporation(-tas, [0.0]).max() == 0
+    hotter = [predictors.potential_evaporation(np.full((12, 1, 1), t), [0.0])[3, 0, 0] for t in (20, 26, 27, 37, 50)]
+    assert hotter == sorted(hotter)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 11), st.floats(-60, 60))
+def test_growing_conditions_do_not_depend_on_the_month_in_which_a_year_begins_on_the_equator(shift, warmth):
+    rng = np.random.default_rng(abs(int(warmth)))
+    tas, pr = rng.normal(warmth, 8, (12, 2, 3)), rng.gamma(2, 30, (12, 2, 3))
+    first = predictors.growing_conditions(tas, pr, [0.0, 0.0])
+    second = predictors.growing_conditions(np.roll(tas, shift, axis=0), np.roll(pr, shift, axis=0), [0.0, 0.0])
+    for name in ("moisture", "rain_variation", "growing_degree_days"):
+        # months of 28 to 31 days
+        np.testing.assert_allclose(first[name], second[name], rtol=0.08, atol=0.01)
+    assert (first["growing_months"] <= 12).all()
+    assert (first["moisture"] <= 5).all()

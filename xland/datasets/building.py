@@ -37,6 +37,7 @@ from xland.datasets.prepared import (
     has_all,
     koppen,
     modis_igbp,
+    monthly_climate,
     open_prepared,
     store_path,
 )
@@ -253,7 +254,7 @@ def _build_static(store: Path, factor: int) -> None:
         "settlements_8km": density(places, far, 8),
         "town_distance": town_distance(settlements, far),
     }
-    climate, lakes = read_climate(topography), read_lakes()
+    climate, growing, lakes = read_climate(topography), read_growing(), read_lakes()
 
     # by itself GDAL keeps the blocks it read up to a twentieth of the machine's memory
     with rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE):
@@ -268,11 +269,12 @@ def _build_static(store: Path, factor: int) -> None:
                 values |= {name: predictors.bilinear(field, far, part) for name, field in smooth.items()}
             values["land_share"] = share
             values["lake_share"] = lake_share(lakes, rows, grid.rows)
-            values |= climate(part, values["elevation"])
+            values |= climate(part, values["elevation"]) | growing(part)
             inner = slice(rows.start * zone_factor, rows.stop * zone_factor)
             shares = predictors.zone_shares(zones[inner].to_numpy(), zone_factor, len(KOPPEN_ZONES))
             values |= {f"koppen_{zone}": zone_share for zone, zone_share in zip(KOPPEN_ZONES, shares, strict=True)}
             values["abs_latitude"] = np.broadcast_to(np.abs(part.latitude)[:, None], part.shape)
+            values |= predictors.place(part)
             values["coast_distance"] = np.where(share >= 0.5, values["coast_distance"], 0)
             for name, (dtype, _) in variables.items():
                 stored = values[name].astype(np.float32)
@@ -348,6 +350,19 @@ def read_climate(topography: NDArray[np.float32]) -> Callable[[Grid, NDArray[np.
         return {**values, **{name: values[name] - colder for name in ("coldest_month", "warmest_month")}}
 
     return climate
+
+
+def read_growing() -> Callable[[Grid], Fields]:
+    """Compute today's growing conditions; return them as a function of a part of a world grid, by name."""
+    ds = monthly_climate().load()
+    grid = Grid.world(180 / source("climate").rows)
+    # from points on meridians and parallels to the centres of the cells between them
+    months = {}
+    for name in ("tas", "pr"):
+        rows = (ds[name].values[:, 1:] + ds[name].values[:, :-1]) / 2
+        months[name] = (rows + np.roll(rows, -1, axis=-1)) / 2
+    fields = predictors.growing_conditions(months["tas"], months["pr"], grid.latitude)
+    return lambda part: {name: predictors.bilinear(field, grid, part) for name, field in fields.items()}
 
 
 def _read_months(name: str, shape: tuple[int, int]) -> NDArray[np.float32]:

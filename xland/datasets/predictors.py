@@ -19,6 +19,9 @@ from xland.geo.grid import EARTH_RADIUS, Grid
 KILOMETRE = 360e3 / (2 * math.pi * EARTH_RADIUS)
 """Degrees of a great circle in a kilometre."""
 
+_DAYS = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
+_MIDDLES = np.cumsum(_DAYS) - _DAYS / 2  # days of the year
+
 ROOT_DECAY = 0.97
 """Root profile of the world's vegetation as a whole: 1 - 0.97**d of the roots lie above d
 centimetres (Jackson et al. 1996, doi 10.1007/BF00333714, whose biomes range from 0.91 for tundra
@@ -171,6 +174,73 @@ def zone_shares(codes: ArrayLike, factor: int, n: int) -> NDArray[np.float32]:
             f"climate zones must be integers from 0 to {n}; found {zones.dtype}, {zones.min()}..{zones.max()}"
         )
     return np.stack([land_share(zones == zone, factor) for zone in range(1, n + 1)])
+
+
+def place(grid: Grid) -> dict[str, NDArray[np.float64]]:
+    """Place of each cell centre on the sphere of radius 1, by name: a place has no edge at the date line."""
+    latitude, longitude = np.deg2rad(grid.latitude)[:, None], np.deg2rad(grid.longitude)[None, :]
+    return {
+        "place_x": np.cos(latitude) * np.cos(longitude),
+        "place_y": np.cos(latitude) * np.sin(longitude),
+        "place_z": np.broadcast_to(np.sin(latitude), grid.shape),
+    }
+
+
+def day_length(latitude: ArrayLike) -> NDArray[np.float64]:
+    """Hours of daylight in the middle of each month, ``(12, ...)``, at latitudes in degrees.
+
+    Declination and sunset angle as in Allen et al. (1998), Crop evapotranspiration, FAO Irrigation and drainage paper
+    56, equations 24, 25 and 34.
+    """
+    phi = np.deg2rad(np.asarray(latitude, dtype=np.float64))
+    declination = 0.409 * np.sin(2 * np.pi / 365 * _MIDDLES - 1.39).reshape(12, *[1] * phi.ndim)
+    return np.asarray(24 / np.pi * np.arccos(np.clip(-np.tan(phi) * np.tan(declination), -1, 1)))
+
+
+def potential_evaporation(tas: ArrayLike, latitude: ArrayLike) -> NDArray[np.float64]:
+    """Potential evapotranspiration of each month in mm after Thornthwaite (1948, doi 10.2307/210739).
+
+    ``tas`` are monthly means in degC, ``(12, rows, columns)``; ``latitude`` are degrees, ``(rows,)``. Months warmer
+    than 26.5 degC follow the parabola of Willmott et al. (1985, doi 10.1029/JC090iC05p08995).
+    """
+    warm = np.maximum(np.asarray(tas, dtype=np.float64), 0)
+    index = ((warm / 5) ** 1.514).sum(axis=0)
+    power = 6.75e-7 * index**3 - 7.71e-5 * index**2 + 1.792e-2 * index + 0.49239
+    low = 16 * (10 * warm / np.maximum(index, 1e-6)) ** power
+    hot = np.minimum(warm, 37.5)  # the parabola falls beyond its top
+    month = np.where(warm < 26.5, low, -415.85 + 32.24 * hot - 0.43 * hot**2)
+    days = _DAYS[:, None, None] / 30
+    return np.asarray(month * days * day_length(latitude)[:, :, None] / 12)
+
+
+def growing_conditions(tas: ArrayLike, pr: ArrayLike, latitude: ArrayLike) -> dict[str, NDArray[np.float64]]:
+    """Compute what a year's temperature and rain allow to grow, by name; ``(rows, columns)`` each.
+
+    Parameters
+    ----------
+    tas, pr : (12, rows, columns) array
+        Monthly mean temperature in degC, and precipitation of the month in mm.
+    latitude : (rows,) array
+        Degrees north.
+
+    Returns
+    -------
+    dict of (rows, columns) array of float64
+        ``growing_degree_days``, degree days above 5 degC; ``moisture``, precipitation over potential evapotranspiration
+        of the year, at most 5; ``water_deficit``, mm by which evapotranspiration exceeds precipitation, added up over
+        the months in which it does; ``growing_months``, months above 5 degC in which precipitation is at least half of
+        evapotranspiration (the growing period of FAO 1978, Report on the agro-ecological zones project, World Soil
+        Resources Report 48); ``rain_variation``, standard deviation of monthly precipitation over its mean.
+    """
+    warmth, rain = np.asarray(tas, dtype=np.float64), np.asarray(pr, dtype=np.float64)
+    demand = potential_evaporation(warmth, latitude)
+    return {
+        "growing_degree_days": (np.maximum(warmth - 5, 0) * _DAYS[:, None, None]).sum(axis=0),
+        "moisture": np.minimum(rain.sum(axis=0) / np.maximum(demand.sum(axis=0), 1), 5),
+        "water_deficit": np.maximum(demand - rain, 0).sum(axis=0),
+        "growing_months": ((warmth > 5) & (rain >= demand / 2)).sum(axis=0).astype(np.float64),
+        "rain_variation": rain.std(axis=0) / np.maximum(rain.mean(axis=0), 1e-3),
+    }
 
 
 def land_share(land: ArrayLike, factor: int) -> NDArray[np.float32]:

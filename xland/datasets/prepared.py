@@ -34,7 +34,10 @@ KOPPEN_ZONES: tuple[str, ...] = ("tropical", "arid", "temperate", "cold", "polar
 
 RECIPES: Mapping[str, tuple[int, tuple[str, ...]]] = {
     "land-mask": (2, ("land-mask",)),
-    "static": (2, ("topography", "land-mask", "koppen", "temperature", "precipitation", "lakes", "settlements")),
+    "static": (
+        3,
+        ("topography", "land-mask", "koppen", "temperature", "precipitation", "climate", "lakes", "settlements"),
+    ),
     "land-use": (1, ("modis-2019", "land-mask")),
     "fractions": (1, ("modis-2019", "land-mask")),
 }
@@ -55,8 +58,9 @@ POPULATION_RADII = (3, 8, 20)
 FARTHEST = 9.0
 """Radii of a town beyond which distances are all the same."""
 
-_CLIMATE_SIZES = {"month": 12, "latitude": 721, "longitude": 1440}
 _TODAY = "Today's settlements: they stand for where towns grow, not for how many people lived there."
+_DEMAND = "Potential evapotranspiration after Thornthwaite, from monthly means."
+_PLACE = "x points to 0 E on the equator, y to 90 E, z to the north pole; a sphere of radius 1."
 _AROUND = f"Square reaching {RUGGEDNESS_REACH} degrees on either side."
 _HEIGHT = f"Moved to the height of the cell by {LAPSE_RATE} K a kilometre."
 
@@ -102,6 +106,17 @@ PREDICTORS: tuple[Predictor, ...] = (
     Predictor("precipitation", "mm", "float16", "precipitation of a year", ("precipitation",)),
     Predictor("driest_month", "mm", "float16", "precipitation of the driest month", ("precipitation",)),
     Predictor("warm_precipitation", "mm", "float16", "precipitation of the six warmest months", ("precipitation",)),
+    Predictor("growing_degree_days", "degC d", "float16", "degree days above 5 degC in a year", ("climate",)),
+    Predictor("moisture", "1", "float16", "precipitation over potential evapotranspiration", ("climate",), _DEMAND),
+    Predictor(
+        "water_deficit", "mm", "float16", "evapotranspiration that precipitation does not meet", ("climate",), _DEMAND
+    ),
+    Predictor(
+        "growing_months", "1", "float16", "months warm and wet enough to grow", ("climate",),
+        f"Above 5 degC, precipitation at least half of potential evapotranspiration. {_DEMAND}",
+    ),
+    Predictor("rain_variation", "1", "float16", "variation of precipitation over the year", ("climate",),
+              "Standard deviation of the months over their mean."),
     *(
         Predictor(f"population_{radius}km", "km-2", "float32", f"people within about {radius} km", ("settlements",),
                   f"People of settlements, spread by a Gaussian of {radius} km. {_TODAY}")
@@ -111,6 +126,7 @@ PREDICTORS: tuple[Predictor, ...] = (
         "settlements_8km", "km-2", "float32", "settlements within about 8 km", ("settlements",),
         f"Spread by a Gaussian of 8 km. {_TODAY}",
     ),
+    *(Predictor(f"place_{axis}", "1", "float16", f"place on the sphere, {axis}", (), _PLACE) for axis in "xyz"),
     Predictor(
         "town_distance", "1", "float16", "distance to the nearest town in the radius of that town", ("settlements",),
         f"Towns of 1000 people and more, radius as the root of their people; at most {FARTHEST:g}. {_TODAY}",
@@ -164,8 +180,10 @@ def monthly_climate() -> xr.Dataset:
         If the source cannot be fetched or fails verification.
     """
     ds = xr.open_dataset(fetch("climate"), chunks={})[["t2m", "tp"]].drop_vars("number", errors="ignore")
-    if ds.sizes != _CLIMATE_SIZES:
-        raise DatasetError(f"{fetch('climate').name} holds {dict(ds.sizes)}; {_CLIMATE_SIZES} were expected")
+    rows = source("climate").rows
+    expected = {"month": 12, "latitude": rows + 1, "longitude": 2 * rows}
+    if ds.sizes != expected:
+        raise DatasetError(f"{fetch('climate').name} holds {dict(ds.sizes)}; {expected} were expected")
     ds = ds.rename(t2m="tas", tp="pr", latitude="lat", longitude="lon").drop_encoding()
     ds = ds.assign_coords(lon=(ds["lon"] + 180) % 360 - 180).sortby("lon")
     period, given = {"comment": "Mean over 2000 to 2025."}, source("climate").attributes
