@@ -29,7 +29,7 @@ def test_each_entry_has_a_comment_and_those_left_out_have_their_defaults(tmp_pat
         assert schedule[place - 1].startswith("# ")
     assert "# gradient_clip = 2.0" in schedule
     assert "# Largest norm of the gradient." in schedule
-    assert "# [objective]" in lines
+    assert "# [rollout]" in lines
 
 
 def test_all_that_is_a_comment_can_be_set_by_removing_its_sign(tmp_path):
