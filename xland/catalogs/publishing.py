@@ -1,0 +1,1 @@
+"""Publishing stores in a catalog."""
