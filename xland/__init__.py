@@ -22,6 +22,7 @@ _LAZY = {
     "compare": "xland.scores.evaluation",
     "downscale": "xland.downscaling.call",
     "evaluate": "xland.scores.evaluation",
+    "export": "xland.exports.call",
     "find_model": "xland.models",
     "list_models": "xland.models",
     "open_cluster": "xland.clusters",

@@ -227,6 +227,20 @@ class DatasetAccessor(_Accessor):
     ) -> Path:
         """Export maps to a NetCDF file; see :func:`xland.store.writing.write_netcdf`."""
 
+    @_calls("exports.call:export")
+    def export(
+        self,
+        out: str | Path,
+        *,
+        form: Literal["geotiff", "netcdf", "pyramid", "zarr2"] | None = None,
+        variables: str | Sequence[str] | None = None,
+        years: int | Sequence[int] | slice | None = None,
+        per: Literal["year", "decade", "all"] = "year",
+        overwrite: bool = False,
+        progress: bool = True,
+    ) -> list[Path]:
+        """Write maps as GeoTIFF, NetCDF, Zarr 2 or a pyramid; see :func:`xland.exports.call.export`."""
+
     @_calls("catalog:publish", keyword="expected")
     def publish(
         self,

@@ -370,6 +370,20 @@ def _publish(given: Given) -> None:
     _tell(given, f"published {given['name']} in {_call('xland.catalog:publish', given)}")
 
 
+_EXPORT = "xland.exports.call:export"
+
+
+@_command(_EXPORT)
+def _export(given: Given) -> None:
+    """Write a store in a form that other programs read.
+
+    GeoTIFF with colours and names of the classes, NetCDF for each year or decade, Zarr 2, or a pyramid for map viewers.
+    `xland export land_use.zarr maps --form geotiff` writes a GeoTIFF a year to the folder maps.
+    """
+    written = _call(_EXPORT, given, maps=open_maps(given["maps"]))
+    _tell(given, "wrote " + (str(written[0]) if len(written) == 1 else f"{len(written)} files to {given['out']}"))
+
+
 @_command("xland.store.reading:verify")
 def _verify(given: Given) -> None:
     """Read every file of a store and name what is damaged.

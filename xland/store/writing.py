@@ -249,7 +249,7 @@ def write_netcdf(
     with replacing(final) as part:
         try:
             writing = ds.to_netcdf(part, engine="netcdf4", format="NETCDF4", unlimited_dims=unlimited, compute=False)
-            _compute(writing, progress=progress)
+            compute(writing, progress=progress)
         except RuntimeError as error:  # the NetCDF library says no more than that it failed
             if not str(error).startswith("NetCDF:"):
                 raise
@@ -268,7 +268,7 @@ def _active_client() -> Any:
     return client if distributed is not None and isinstance(client, distributed.Client) else None
 
 
-def _compute(writing: Any, *, progress: bool) -> None:
+def compute(writing: Any, *, progress: bool) -> None:
     """Compute what is delayed, with the bar that dask has for threads or for a Client, or with lines in a log."""
     from dask.diagnostics import ProgressBar
 
