@@ -227,7 +227,7 @@ class DatasetAccessor(_Accessor):
     ) -> Path:
         """Export maps to a NetCDF file; see :func:`xland.store.writing.write_netcdf`."""
 
-    @_calls("catalog:publish", keyword="expected")
+    @_calls("catalogs.publishing:publish", keyword="expected")
     def publish(
         self,
         catalog: str | Path,
@@ -238,7 +238,7 @@ class DatasetAccessor(_Accessor):
         metadata: Mapping[str, Any] | None = None,
         publisher: str | PathLike[str] | None = None,
     ) -> Path:
-        """Enter a finished store of these maps in an intake catalog; see :func:`xland.catalog.publish`.
+        """Enter a finished store of these maps in an intake catalog; see :func:`xland.catalogs.publishing.publish`.
 
         A store of other maps (``xland_fingerprint``) is refused.
         """
