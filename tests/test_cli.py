@@ -17,7 +17,7 @@ import xarray as xr
 
 from tests.strategies import canonical_states
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
-from xland.catalog import publish
+from xland.catalogs import publish
 from xland.cli import COMMANDS, main
 from xland.clusters import open_cluster
 from xland.downscaling.call import downscale

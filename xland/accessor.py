@@ -241,7 +241,7 @@ class DatasetAccessor(_Accessor):
     ) -> list[Path]:
         """Write maps as GeoTIFF, NetCDF, Zarr 2 or a pyramid; see :func:`xland.exports.call.export`."""
 
-    @_calls("catalog:publish", keyword="expected")
+    @_calls("catalogs.publishing:publish", keyword="expected")
     def publish(
         self,
         catalog: str | Path,
@@ -252,7 +252,7 @@ class DatasetAccessor(_Accessor):
         metadata: Mapping[str, Any] | None = None,
         publisher: str | PathLike[str] | None = None,
     ) -> Path:
-        """Enter a finished store of these maps in an intake catalog; see :func:`xland.catalog.publish`.
+        """Enter a finished store of these maps in an intake catalog; see :func:`xland.catalogs.publishing.publish`.
 
         A store of other maps (``xland_fingerprint``) is refused.
         """

@@ -361,13 +361,13 @@ def _report(given: Given) -> None:
     _write_files(given, found)
 
 
-@_command("xland.catalog:publish", without=["expected"])
+@_command("xland.catalogs.publishing:publish", without=["expected"])
 def _publish(given: Given) -> None:
     """Enter a finished store in an intake catalog.
 
     Replaces an entry of the same name.
     """
-    _tell(given, f"published {given['name']} in {_call('xland.catalog:publish', given)}")
+    _tell(given, f"published {given['name']} in {_call('xland.catalogs.publishing:publish', given)}")
 
 
 _EXPORT = "xland.exports.call:export"

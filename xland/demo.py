@@ -14,7 +14,7 @@ import xarray as xr
 
 import xland.accessor  # noqa: F401 - registers .ai4land
 from xland import datasets
-from xland.catalog import open_entry
+from xland.catalogs import open_entry
 from xland.errors import StoreError
 from xland.geo.grid import Grid
 from xland.geo.orientation import orient

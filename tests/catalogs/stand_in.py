@@ -20,7 +20,9 @@ class StandIn:
     path: Path
     entries: list[Entry] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=lambda: {"title": "Maps", "summary": "Maps for a test."})
-    publisher: Publisher = Publisher(institution="Institute of Maps", contact="maps@institute.org")
+    publisher: Publisher = field(
+        default_factory=lambda: Publisher(institution="Institute of Maps", contact="maps@institute.org")
+    )
 
     @property
     def folder(self) -> Path:

@@ -13,7 +13,6 @@ from typing import Any
 _PUBLIC = {
     "Catalog": "catalog",
     "Entry": "entry",
-    "list_entries": "opening",
     "open_entry": "opening",
     "publish": "publishing",
     "read_catalog": "opening",

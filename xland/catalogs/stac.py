@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xland.catalogs.entry import Entry
+from xland.catalogs.rules import split_name
 from xland.errors import CatalogError
 from xland.outputs import OUTPUTS
 from xland.paths import is_url, replace_file
@@ -61,15 +62,16 @@ def write_stac(catalog: Catalog, changed: Sequence[str] | None = None) -> Path:
     products: dict[str, list[Entry]] = {}
     for entry in entries:
         products.setdefault(entry.product or catalog.path.stem, []).append(entry)
-    names = None if changed is None else {_base(name) for name in changed}
+    names = None if changed is None else {split_name(name)[0] for name in changed}
     current = {(product, entry.name) for product, each in products.items() for entry in each}
     for file in root.parent.glob("*/items/*.json"):
-        if (file.parts[-3], file.stem) not in current and (names is None or _base(file.stem) in names):
+        if (file.parts[-3], file.stem) not in current and (names is None or split_name(file.stem)[0] in names):
             file.unlink(missing_ok=True)
     for product, each in products.items():
         for entry in each:
-            if names is None or _base(entry.name) in names:
-                _write(root.parent / product / "items" / f"{entry.name}.json", item(entry, product))
+            if names is None or entry.basename in names:
+                successor = next((n for n in (entry.superseded_by, entry.basename) if (product, n) in current), "")
+                _write(root.parent / product / "items" / f"{entry.name}.json", item(entry, product, successor))
         _write(root.parent / product / "collection.json", collection(catalog, product, each))
     for file in root.parent.glob("*/collection.json"):
         if file.parent.name not in products:
@@ -89,8 +91,8 @@ def is_item(entry: Entry) -> bool:
     return named and not entry.foreign and bool(entry.years) and entry.bounds is not None
 
 
-def item(entry: Entry, product: str) -> dict[str, Any]:
-    """Return an entry as an Item."""
+def item(entry: Entry, product: str, successor: str = "") -> dict[str, Any]:
+    """Return an entry as an Item of a collection; ``successor`` is the item that a superseded one is replaced by."""
     if entry.bounds is None:
         raise CatalogError(f"the entry {entry.name} has no bounds, which a STAC item needs")
     box, geometry = place(entry.bounds)
@@ -117,7 +119,7 @@ def item(entry: Entry, product: str) -> dict[str, Any]:
         _link("parent", "../collection.json"),
         _link("collection", "../collection.json"),
         *([_link("cite-as", f"https://doi.org/{entry.doi}", "text/html")] if entry.doi else []),
-        *([_link("successor-version", f"./{entry.superseded_by}.json")] if entry.superseded_by else []),
+        *([_link("successor-version", f"./{successor}.json")] if entry.superseded_by and successor else []),
     ]
     return {
         "type": "Feature",
@@ -211,14 +213,16 @@ def _times(entry: Entry) -> tuple[str, str]:
 
 def _names(entry: Entry) -> list[str]:
     """Return what the store calls time, latitude and longitude."""
-    return [str(name) for name in entry.metadata.get("dimensions") or ("time", "lat", "lon")]
+    found = entry.metadata.get("dimensions")
+    return [str(name) for name in found] if isinstance(found, list) and len(found) == 3 else ["time", "lat", "lon"]
 
 
 def _dimensions(entry: Entry) -> dict[str, Any]:
     """Return the dimensions of an entry as the extension datacube has them."""
     time, lat, lon = _names(entry)
     west, south, east, north = entry.bounds or (-180.0, -90.0, 180.0, 90.0)
-    step = entry.metadata.get("resolution_degrees")
+    said = entry.metadata.get("resolution_degrees")
+    step = said if isinstance(said, int | float) else None
     regular = list(entry.years) == list(range(entry.years[0], entry.years[-1] + 1))
     spatial = {"type": "spatial", "reference_system": 4326, **({"step": step} if step else {})}
     found: dict[str, Any] = {
@@ -245,8 +249,9 @@ def _variable(entry: Entry, name: str) -> dict[str, Any]:
 
 
 def _classes(entry: Entry) -> Mapping[int, str]:
-    found = entry.metadata.get("classes") or dict(enumerate(CLASS_NAMES))
-    return {int(code): str(name) for code, name in found.items()}
+    found = entry.metadata.get("classes")
+    known = found if isinstance(found, Mapping) and all(isinstance(code, int) for code in found) else {}
+    return {code: str(name) for code, name in known.items()} or dict(enumerate(CLASS_NAMES))
 
 
 def _band(entry: Entry, name: str) -> dict[str, Any]:
@@ -302,11 +307,6 @@ def _link(relation: str, href: str, kind: str = "application/json") -> dict[str,
 def _described(metadata: Mapping[str, Any], name: str) -> dict[str, str]:
     title = str(metadata.get("title") or name)
     return {"title": title, "description": str(metadata.get("summary") or metadata.get("description") or title)}
-
-
-def _base(name: str) -> str:
-    """Return the name of an entry without its version."""
-    return name.partition("@")[0]
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Pages of HTML that need no other file: style and pictures inside, no script, and a policy that says so to browsers."""
+"""Pages of HTML that need no other file: style and pictures inside, no script, and a policy that says so."""
 
 from __future__ import annotations
 

@@ -154,6 +154,11 @@ def write(
     return place.target if is_url(place.target) else Path(place.target)
 
 
+def fingerprint_of(ds: xr.Dataset) -> str:
+    """Digest of the work of :func:`write` without options, which a finished store of it has as an attribute."""
+    return tokenize(describe_work(*align(for_storage(drop_encoding(ds)), None, None)))
+
+
 def check_store_place(
     path: Any, *, mode: str | None = None, overwrite: bool = False, resume: bool = False
 ) -> tuple[Workplace, bool, bool]:
