@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.catalogs.stand_in import StandIn, entry
+from xland.catalogs.catalog import Catalog
 from xland.catalogs.stac import item, licence, place, write_stac
 
 pystac = pytest.importorskip("pystac")
@@ -114,6 +116,19 @@ def test_a_box_is_divided_at_the_date_line_and_keeps_its_width(west, width, sout
     total = sum(max(lon for lon, _ in ring) - min(lon for lon, _ in ring) for ring in rings)
     assert total == pytest.approx(width, abs=1e-5)
     assert (box[0] > box[2]) == (len(rings) == 2)
+
+
+def test_the_twin_of_the_catalog_of_this_project_is_up_to_date(tmp_path):
+    shipped = Path(__file__).resolve().parents[2] / "catalogs"
+    catalog = Catalog(shutil.copy(shipped / "xland.yaml", tmp_path))
+    twin = catalog.stac().parent
+    files = sorted(path.relative_to(twin) for path in twin.rglob("*.json"))
+    assert files == sorted(
+        path.relative_to(shipped / "xland-stac") for path in (shipped / "xland-stac").rglob("*.json")
+    )
+    for file in files:
+        assert read(twin / file) == read(shipped / "xland-stac" / file)
+        assert validate(read(twin / file))
 
 
 def test_a_licence_that_is_not_one_name_is_other_and_stays_readable():
