@@ -7,9 +7,11 @@ import pytest
 import xarray as xr
 
 from tests.exports.products import GRID, YEARS, product
+from xland.cli import main
 from xland.errors import GridError, KeywordError, StoreError, TimeError
 from xland.exports.call import export
 from xland.store.reading import open_store
+from xland.store.writing import write
 from xland.vocabulary import CLASS_NAMES, CLASSES, flag_attributes
 
 rasterio = pytest.importorskip("rasterio")
@@ -147,3 +149,15 @@ def test_points_are_not_maps(tmp_path):
     points = product().stack(point=("lat", "lon"))
     with pytest.raises(GridError):
         export(points, tmp_path / "maps", form="geotiff", progress=False)
+
+
+def test_the_command_and_the_accessor_export_the_same(tmp_path):
+    store = write(product(), tmp_path / "maps.zarr", progress=False)
+    words = ["export", str(store), str(tmp_path / "a"), "--form", "geotiff", "--variables", "land_use"]
+    assert main([*words, "--years", "2009,2011", "--quiet"]) == 0
+    files = open_store(store).ai4land.export(
+        tmp_path / "b", form="geotiff", variables=["land_use"], years=[2009, 2011], progress=False
+    )
+    assert [file.name for file in files] == ["land_use_2009.tif", "land_use_2011.tif"]
+    for file in files:
+        assert (tmp_path / "a" / file.name).read_bytes() == file.read_bytes()
