@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,9 +63,12 @@ def write_stac(catalog: Shown, changed: Sequence[str] | None = None) -> Path:
         products.setdefault(entry.product or catalog.path.stem, []).append(entry)
     names = None if changed is None else {split_name(name)[0] for name in changed}
     current = {(product, entry.name) for product, each in products.items() for entry in each}
-    for file in root.parent.glob("*/items/*.json"):
-        if (file.parts[-3], file.stem) not in current and (names is None or split_name(file.stem)[0] in names):
-            file.unlink(missing_ok=True)
+    for folder in root.parent.glob("*/items"):
+        for file in os.listdir(folder):  # noqa: PTH208 - names alone, of which there may be ten thousand
+            name = file.removesuffix(".json")
+            outdated = (folder.parent.name, name) not in current and (names is None or split_name(name)[0] in names)
+            if outdated and file.endswith(".json"):
+                (folder / file).unlink(missing_ok=True)
     for product, each in products.items():
         for entry in each:
             if names is None or entry.basename in names:
