@@ -131,7 +131,12 @@ class _Command:
             found = found | {name: each for name, each in _options_of(function).items() if name not in found}
         wanted = {name: each for name, each in (found | dict(self.more)).items() if name not in self.without}
         wanted |= _COMMON
-        return dict(sorted(wanted.items(), key=lambda item: (not item[1].positional, item[1].kind == list[str])))
+        return dict(
+            sorted(
+                wanted.items(),
+                key=lambda item: (not item[1].positional, item[0] != "catalog", item[1].kind == list[str]),
+            )
+        )
 
     def function(self) -> Callable[..., int | None]:
         """Return the command as cyclopts wants it: a function with a signature and a docstring."""
@@ -429,7 +434,7 @@ def _catalog_remove(given: Given) -> None:
     _tell(given, f"removed {', '.join(_call(_REMOVE, given, self=_catalog(given)))}")
 
 
-@_command("xland.catalogs.checking:check")
+@_command("xland.catalogs.checking:check", catalog=_CATALOG)
 def _catalog_check(given: Given) -> int:
     """Compare a catalog with its stores.
 
