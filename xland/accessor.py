@@ -247,14 +247,21 @@ class DatasetAccessor(_Accessor):
         catalog: str | Path,
         *,
         name: str,
-        store: str | Path,
+        store: str | Path | None = None,
+        product: str | None = None,
         description: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         publisher: str | PathLike[str] | None = None,
+        report: str | PathLike[str] | None = None,
+        because: str | None = None,
+        preview: bool = True,
+        overwrite: bool = False,
+        progress: bool = True,
     ) -> Path:
-        """Enter a finished store of these maps in an intake catalog; see :func:`xland.catalogs.publishing.publish`.
+        """Enter these maps in an intake catalog; see :func:`xland.catalogs.publishing.publish`.
 
-        A store of other maps (``xland_fingerprint``) is refused.
+        Without a store, they are written beside the catalog first. A store of other maps (``xland_fingerprint``) is
+        refused.
         """
 
     @_calls("plot:land_use_map", maps=True)

@@ -115,8 +115,14 @@ class Catalog:
             Only entries with this year.
         region : (west, south, east, north), optional
             Only entries whose area has a part of this region, in degrees.
-        scenario, variable, model, product : str, optional
-            Only entries of this scenario, with this variable, of this model, in this sub-catalog.
+        scenario : str, optional
+            Only entries of this scenario.
+        variable : str, optional
+            Only entries with this variable.
+        model : str, optional
+            Only entries of this model.
+        product : str, optional
+            Only entries in this sub-catalog.
         versions : bool
             Also versions that are superseded.
 

@@ -14,6 +14,7 @@ import xarray as xr
 from xland.catalogs.rules import FOLDER_1, foreign, split_name
 from xland.geo.orientation import find_dimension
 from xland.store.provenance import bounds, years
+from xland.untrusted.plain_yaml import render
 from xland.vocabulary import CLASS_NAMES
 
 _TEXTS = ("title", "model", "scenario", "licence", "doi", "digest", "report", "preview", "superseded_by")
@@ -86,6 +87,12 @@ class Entry:
     def latest(self) -> bool:
         """Whether no other version replaces it."""
         return not self.superseded_by
+
+    @property
+    def text(self) -> str:
+        """All that the catalog says of it, as YAML."""
+        said = {"store": self.store, "driver": self.driver, "description": self.description, "product": self.product}
+        return render({self.name: {key: each for key, each in said.items() if each} | dict(self.metadata)}, self.name)
 
     @property
     def basename(self) -> str:
