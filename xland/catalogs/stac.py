@@ -64,11 +64,11 @@ def write_stac(catalog: Shown, changed: Sequence[str] | None = None) -> Path:
     names = None if changed is None else {split_name(name)[0] for name in changed}
     current = {(product, entry.name) for product, each in products.items() for entry in each}
     for folder in root.parent.glob("*/items"):
-        for file in os.listdir(folder):  # noqa: PTH208 - names alone, of which there may be ten thousand
-            name = file.removesuffix(".json")
+        for each_file in os.listdir(folder):  # noqa: PTH208 - names alone, of which there may be ten thousand
+            name = each_file.removesuffix(".json")
             outdated = (folder.parent.name, name) not in current and (names is None or split_name(name)[0] in names)
-            if outdated and file.endswith(".json"):
-                (folder / file).unlink(missing_ok=True)
+            if outdated and each_file.endswith(".json"):
+                (folder / each_file).unlink(missing_ok=True)
     for product, each in products.items():
         for entry in each:
             if names is None or entry.basename in names:
