@@ -198,11 +198,14 @@ def _with_numbers(found: dict[str, Any]) -> dict[Any, Any]:
 
 
 def _as_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        if any(isinstance(key, int) for key in value):
-            return {_PAIRS: [[key, _as_json(each)] for key, each in value.items()]}
-        return {key: _as_json(each) if isinstance(each, dict | list) else each for key, each in value.items()}
-    return [_as_json(each) if isinstance(each, dict | list) else each for each in value]
+    """Return plain data in a form that JSON keeps: mappings with keys that are numbers become pairs."""
+    if isinstance(value, list):
+        return [_as_json(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if any(isinstance(key, int) for key in value):
+        return {_PAIRS: [[key, _as_json(each)] for key, each in value.items()]}
+    return {key: _as_json(each) for key, each in value.items()}
 
 
 def change_file(

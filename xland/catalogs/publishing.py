@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -205,9 +206,7 @@ def _enter(path: Path, product: str | None, name: str, edit: Callable[[Content],
 
 def follow(path: Path, changed: Sequence[str]) -> None:
     """Make the page and the STAC twin of a catalog again, if they are there."""
-    from xland.catalogs.catalog import Catalog
-
-    catalog = Catalog(path)
+    catalog = import_module("xland.catalogs.catalog").Catalog(path)  # which publishes by this module
     if catalog.page_path.exists():
         catalog.page(changed)
     if catalog.stac_path.exists():
