@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test slurm lint data docs notebook benchmarks clean help
+.PHONY: demo test slurm lint data docs notebook benchmarks catalogs clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -40,6 +40,9 @@ notebook: $(VENV)/.documented data  ## run the example notebooks again
 
 benchmarks: $(VENV)/.developer data  ## scores of the shipped models beside their rivals, as JSON lines
 	$(BIN)/python -m tests.benchmarks.skill
+
+catalogs: $(VENV)/.installed  ## enter the product of `make demo` in catalogs/xland.yaml and its STAC twin
+	$(BIN)/python catalogs/make.py demo-output
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -83,7 +83,7 @@ def help_of(name: str) -> str:
     os.environ["COLUMNS"] = "100"
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        cli.main([name, "--help"])
+        cli.main([*name.split(), "--help"])
     return text.getvalue()
 
 

@@ -17,7 +17,7 @@ import xarray as xr
 
 from tests.strategies import canonical_states
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
-from xland.catalog import publish
+from xland.catalogs import publish
 from xland.cli import COMMANDS, main
 from xland.clusters import open_cluster
 from xland.downscaling.call import downscale
@@ -82,7 +82,7 @@ def store(files):
         ("downscale", [downscale, write, open_cluster], ["minimum"]),
         ("evaluate", [evaluate], ["within"]),
         ("report", [report], ["within", "baselines", "card", "provenance", "max_pixels"]),
-        ("publish", [publish], ["metadata", "expected"]),
+        ("publish", [publish], ["metadata", "expected", "overwrite", "progress"]),
         ("prepare", [prepare], []),
         ("calibrate", [calibrate], []),
         ("check", [check], []),
@@ -104,7 +104,7 @@ def test_a_command_has_the_options_and_defaults_of_its_functions(command, functi
 
 def test_every_command_explains_itself(run):
     for command in COMMANDS:
-        status, shown, _ = run(command, "--help")
+        status, shown, _ = run(*command.split(), "--help")
         assert status == 0
         assert len(shown) > 150
 
@@ -223,7 +223,7 @@ def test_messages_name_options_as_the_command_has_them(run, said, shown, monkeyp
     def fail(*_args, **_options):
         raise kind(said)
 
-    monkeypatch.setattr("xland.cli.open_coarse", fail)
+    monkeypatch.setattr("xland.cli.open_input", fail)
     assert run("downscale", "a.nc", "b.zarr") == (1, "", f"{kind.__name__}: {shown}\n")
 
 

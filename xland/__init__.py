@@ -15,6 +15,7 @@ from xland.accessor import DataArrayAccessor, DatasetAccessor
 __version__ = version("xland")
 
 _LAZY = {
+    "Catalog": "xland.catalogs",
     "assess_change": "xland.scores.change",
     "assess_landscape": "xland.scores.landscape",
     "calibrate": "xland.training.learn.calibrating",
@@ -22,14 +23,15 @@ _LAZY = {
     "compare": "xland.scores.evaluation",
     "downscale": "xland.downscaling.call",
     "evaluate": "xland.scores.evaluation",
+    "export": "xland.exports.call",
     "find_model": "xland.models",
     "list_models": "xland.models",
     "open_cluster": "xland.clusters",
-    "open_entry": "xland.catalog",
+    "open_entry": "xland.catalogs",
     "open_store": "xland.store.reading",
     "open_training_store": "xland.training.data.stored",
     "prepare": "xland.training.data.prepare",
-    "publish": "xland.catalog",
+    "publish": "xland.catalogs",
     "regrid": "xland.forcing.conversion",
     "to_luh2": "xland.forcing.conversion",
     "train": "xland.training.run",

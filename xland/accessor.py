@@ -227,20 +227,41 @@ class DatasetAccessor(_Accessor):
     ) -> Path:
         """Export maps to a NetCDF file; see :func:`xland.store.writing.write_netcdf`."""
 
-    @_calls("catalog:publish", keyword="expected")
+    @_calls("exports.call:export")
+    def export(
+        self,
+        out: str | Path,
+        *,
+        form: Literal["geotiff", "netcdf", "pyramid", "zarr2"] | None = None,
+        variables: str | Sequence[str] | None = None,
+        years: int | Sequence[int] | slice | None = None,
+        per: Literal["year", "decade", "all"] = "year",
+        overwrite: bool = False,
+        progress: bool = True,
+    ) -> list[Path]:
+        """Write maps as GeoTIFF, NetCDF, Zarr 2 or a pyramid; see :func:`xland.exports.call.export`."""
+
+    @_calls("catalogs.publishing:publish", keyword="expected")
     def publish(
         self,
         catalog: str | Path,
         *,
         name: str,
-        store: str | Path,
+        store: str | Path | None = None,
+        product: str | None = None,
         description: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         publisher: str | PathLike[str] | None = None,
+        report: str | PathLike[str] | None = None,
+        because: str | None = None,
+        preview: bool = True,
+        overwrite: bool = False,
+        progress: bool = True,
     ) -> Path:
-        """Enter a finished store of these maps in an intake catalog; see :func:`xland.catalog.publish`.
+        """Enter these maps in an intake catalog; see :func:`xland.catalogs.publishing.publish`.
 
-        A store of other maps (``xland_fingerprint``) is refused.
+        Without a store, they are written beside the catalog first. A store of other maps (``xland_fingerprint``) is
+        refused.
         """
 
     @_calls("plot:land_use_map", maps=True)

@@ -30,10 +30,9 @@ from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 from xland.arguments import OTHER_NAMES, guess, hints_of, plain, unknown
 from xland.errors import AllocationError, ClusterError, KeywordError, StoreError, TrainingStoppedError, XlandError
 from xland.paths import check_ending, check_file_place, local_path
-from xland.sources.files import open_coarse, open_maps
 from xland.totals.crosswalk import LUH_CROSSWALK, Crosswalk, read_crosswalk
 from xland.totals.modes import Totals
-from xland.typed import MODIS, in_options, of_year, open_observed, years_of
+from xland.typed import MODIS, in_options, of_year, open_input, open_observed, open_typed_maps, years_of
 
 _DESCRIPTION = """\
 High-resolution land-use maps from coarse scenarios.
@@ -132,7 +131,12 @@ class _Command:
             found = found | {name: each for name, each in _options_of(function).items() if name not in found}
         wanted = {name: each for name, each in (found | dict(self.more)).items() if name not in self.without}
         wanted |= _COMMON
-        return dict(sorted(wanted.items(), key=lambda item: (not item[1].positional, item[1].kind == list[str])))
+        return dict(
+            sorted(
+                wanted.items(),
+                key=lambda item: (not item[1].positional, item[0] != "catalog", item[1].kind == list[str]),
+            )
+        )
 
     def function(self) -> Callable[..., int | None]:
         """Return the command as cyclopts wants it: a function with a signature and a docstring."""
@@ -156,13 +160,15 @@ class _Command:
 
 
 COMMANDS: dict[str, _Command] = {}
+GROUPS = {"catalog": "Keep a catalog: what is in it, its versions, and whether its stores are as it says."}
+"""First words of commands of two words."""
 
 
 def _command(*functions: str, without: Sequence[str] = (), **more: _Option) -> Callable[[Any], Any]:
     """Make a command of what follows; it does not get the keywords `without`, `more` are its own options."""
 
     def register(run: Callable[[Given], int | None]) -> Callable[[Given], int | None]:
-        COMMANDS[run.__name__.lstrip("_")] = _Command(run, functions, tuple(without), more)
+        COMMANDS[run.__name__.lstrip("_").replace("_", " ")] = _Command(run, functions, tuple(without), more)
         return run
 
     return register
@@ -176,17 +182,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0; 1 after a named error; 2 after wrong arguments; 130 after an interruption; 143 after SIGTERM.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    first = next((place for place, each in enumerate(given) if not each.startswith("-")), 0)
-    given = [*given[first : first + 1], *given[:first], *given[first + 1 :]]  # options may come before the command
-    name = given[0] if given else "--help"
+    words, given = _command_first(list(sys.argv[1:] if arguments is None else arguments))
+    name = " ".join(words) or (given[0] if given else "--help")
     options: set[str] = set()
     try:
-        if name not in COMMANDS and not name.startswith("-"):
-            raise KeywordError(unknown("command", name, COMMANDS))
+        if name not in COMMANDS and name not in GROUPS and not name.startswith("-"):
+            known = [each.partition(" ")[2] for each in COMMANDS if each.split()[:-1] == words[:-1]]
+            raise KeywordError(unknown("command", words[-1], known if words[1:] else {**COMMANDS, **GROUPS}))
         if name in COMMANDS:
             options = set(COMMANDS[name].options())
-        return int(application(name)(given) or 0)
+        return int(application(name)([*words, *given]) or 0)
     except UnknownOptionError as error:
         known = sorted(f"--{each.replace('_', '-')}" for each in options)
         print(f"KeywordError: {unknown('option', error.token.keyword or error.token.value, known)}", file=sys.stderr)
@@ -207,6 +212,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _command_first(given: list[str]) -> tuple[list[str], list[str]]:
+    """Return the command, of one word or two, and the rest; options may come before it."""
+    words: list[str] = []
+    while not words or " ".join(words) in GROUPS:
+        place = next((place for place, each in enumerate(given) if not each.startswith("-")), None)
+        if place is None:
+            break
+        words.append(given[place])
+        given = [*given[:place], *given[place + 1 :]]
+    return words, given
+
+
 def application(name: str | None = None) -> App:
     """Return the cyclopts application; only the command that is called imports its functions."""
     app = App(
@@ -219,11 +236,16 @@ def application(name: str | None = None) -> App:
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
+    groups = {each: App(each, help=help_) for each, help_ in GROUPS.items()}
+    for group in groups.values():
+        app.command(group)
     for each, command in COMMANDS.items():
+        group_name, _, own = each.rpartition(" ")
+        place = groups.get(group_name, app)
         if each == name:
-            app.command(command.function(), name=each)
+            place.command(command.function(), name=own)
         else:
-            app.command(App(each, help=command.help))
+            place.command(App(own, help=command.help))
     return app
 
 
@@ -346,7 +368,7 @@ def _report(given: Given) -> None:
     from xland.scores.regions import KINDS
 
     _check_files(given)
-    maps = open_maps(given["predicted"])
+    maps = open_typed_maps(given["predicted"])
     told: Given = {
         "title": f"{maps.attrs.get('title', PurePath(given['predicted']).name)}: how good it is",
         "provenance": {str(key): str(value) for key, value in maps.attrs.items()},
@@ -361,13 +383,104 @@ def _report(given: Given) -> None:
     _write_files(given, found)
 
 
-@_command("xland.catalog:publish", without=["expected"])
+_CATALOG = _Option(str, inspect.Parameter.empty, "Catalog, a path or URL", "CATALOG", positional=True)
+_LIST, _SHOW, _RENAME, _REMOVE = (
+    f"xland.catalogs.catalog:Catalog.{name}" for name in ("list", "show", "rename", "remove")
+)
+
+
+@_command("xland.catalogs.publishing:publish", without=["expected", "overwrite", "progress"])
 def _publish(given: Given) -> None:
     """Enter a finished store in an intake catalog.
 
-    Replaces an entry of the same name.
+    An entry of the same name becomes an earlier version.
     """
-    _tell(given, f"published {given['name']} in {_call('xland.catalog:publish', given)}")
+    _tell(given, f"published {given['name']} in {_call('xland.catalogs.publishing:publish', given)}")
+
+
+COMMANDS["catalog publish"] = COMMANDS["publish"]
+
+
+@_command(_LIST, catalog=_CATALOG)
+def _catalog_list(given: Given) -> None:
+    """List the entries of a catalog.
+
+    With options, those of a year, a region, a scenario, a variable, a model or a sub-catalog.
+    """
+    print(_call(_LIST, given, self=_catalog(given)))
+
+
+@_command(_SHOW, catalog=_CATALOG)
+def _catalog_show(given: Given) -> None:
+    """Print all that a catalog says of an entry."""
+    print(_call(_SHOW, given, self=_catalog(given)).text, end="")
+
+
+@_command(_RENAME, catalog=_CATALOG)
+def _catalog_rename(given: Given) -> None:
+    """Rename an entry with all its versions.
+
+    Stores stay where they are.
+    """
+    _tell(given, f"renamed {given['name']} to {_call(_RENAME, given, self=_catalog(given)).name}")
+
+
+@_command(_REMOVE, catalog=_CATALOG)
+def _catalog_remove(given: Given) -> None:
+    """Take an entry out of a catalog, with all its versions, or one version.
+
+    Its stores stay unless --stores is given.
+    """
+    _tell(given, f"removed {', '.join(_call(_REMOVE, given, self=_catalog(given)))}")
+
+
+@_command("xland.catalogs.checking:check", catalog=_CATALOG)
+def _catalog_check(given: Given) -> int:
+    """Compare a catalog with its stores.
+
+    Ends with status 1 if a store is missing, was replaced or is damaged, or an entry is unsafe.
+    """
+    found = _call("xland.catalogs.checking:check", given, catalog=_catalog(given))
+    print(found)
+    return 0 if found.ok else 1
+
+
+@_command(catalog=_CATALOG)
+def _catalog_page(given: Given) -> None:
+    """Write a page about a catalog: pictures, years, areas, licences, and how to open the entries.
+
+    From then on, each publication writes it again.
+    """
+    _tell(given, f"wrote {_catalog(given).page()}")
+
+
+@_command(catalog=_CATALOG)
+def _catalog_stac(given: Given) -> None:
+    """Write the STAC twin of a catalog, for clients that search by place and time.
+
+    From then on, each publication keeps it in step.
+    """
+    _tell(given, f"wrote {_catalog(given).stac()}")
+
+
+def _catalog(given: Given) -> Any:
+    from xland.catalogs.catalog import Catalog
+
+    return Catalog(given["catalog"])
+
+
+_EXPORT = "xland.exports.call:export"
+
+
+@_command(_EXPORT)
+def _export(given: Given) -> None:
+    """Write a store in a form that other programs read.
+
+    GeoTIFF with colours and names of the classes, NetCDF for each year or decade, Zarr 2, or a pyramid for map viewers.
+    `xland export land_use.zarr maps --form geotiff` writes a GeoTIFF a year to the folder maps.
+    """
+    written = _call(_EXPORT, given, maps=open_typed_maps(given["maps"]))
+    _tell(given, "wrote " + (str(written[0]) if len(written) == 1 else f"{len(written)} files to {given['out']}"))
 
 
 @_command("xland.store.reading:verify")
@@ -508,7 +621,7 @@ def _dated(given: Given, name: str) -> Given:
 
 def _open_regions(path: str, kinds: Collection[str]) -> xr.Dataset:
     try:
-        return open_coarse(path)
+        return open_input(path)
     except StoreError as error:
         raise StoreError(f"{error}; or one of {', '.join(kinds)}{guess(path, kinds)}") from error
 
@@ -527,7 +640,7 @@ def _totals(given: Given) -> Totals | None:
 def _scored(given: Given) -> Given:
     """Open the maps to compare, and the cells to score."""
     observed = open_observed(given["observed"], described=True)
-    found: Given = {"predicted": open_maps(given["predicted"]), "observed": observed}
+    found: Given = {"predicted": open_typed_maps(given["predicted"]), "observed": observed}
     if given.get("held_out"):
         from xland.demo import held_out
 
@@ -639,7 +752,7 @@ def _read(typed: Any, members: Sequence[Any]) -> Any:
         return typed
     openers: dict[Any, Callable[[str], Any]] = {
         Crosswalk: read_crosswalk,
-        xr.Dataset: open_coarse,
+        xr.Dataset: open_input,
         xr.DataArray: open_observed,
     }
     return next((open_(typed) for kind, open_ in openers.items() if kind in members), typed)

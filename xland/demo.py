@@ -14,7 +14,7 @@ import xarray as xr
 
 import xland.accessor  # noqa: F401 - registers .ai4land
 from xland import datasets
-from xland.catalog import open_entry
+from xland.catalogs.catalog import Catalog
 from xland.errors import StoreError
 from xland.geo.grid import Grid
 from xland.geo.orientation import orient
@@ -105,10 +105,11 @@ def demo(
     fine = coarse.ai4land.downscale(model=model, region=region, outputs=("land_use", "confidence"))
     fine.ai4land.to_zarr(results.store, overwrite=True)
     name = f"land-use-{years(fine)[0]}"
-    fine.ai4land.publish(results.catalog, name=name, store=results.store, description=f"Demo of xland: {model.name}")
+    catalog, description = Catalog(results.catalog), f"Demo of xland: {model.name}"
+    catalog.publish(name=name, store=results.store, description=description, expected=fine)
 
     console.rule("3. reopen from the catalog, score, draw")
-    published = open_entry(results.catalog, name)
+    published = catalog.open(name)
     observed = datasets.land_use_modis()
     within = _scored_cells(observed, published)
     judged = report(
@@ -128,6 +129,9 @@ def demo(
     judged.to_json(results.scores)
     published["land_use"].ai4land.plot(title=None).figure.savefig(results.picture, dpi=150)
     judged.to_html(results.report)
+    catalog.publish(name=name, store=results.store, description=description, report=results.report)
+    catalog.stac()
+    catalog.page()
     _print_scores(console, judged.scores.to_dict()["scores"])
 
     console.rule(f"4. a second example: {FRACTIONS_MODEL}")
@@ -141,6 +145,7 @@ def demo(
     for what, path in (
         ("fine map (Zarr)", results.store),
         (f"catalog, entry {name}", results.catalog),
+        ("page of the catalog", catalog.page_path),
         ("picture", results.picture),
         ("report, for a browser", results.report),
         ("scores", results.scores),

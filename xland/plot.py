@@ -635,6 +635,21 @@ def _paint(ax: Axes, picture: NDArray[Any], view: _View, title: str | None, **ho
     return image
 
 
+def indexed_png(indices: NDArray[np.uint8], colors: Sequence[str]) -> bytes:
+    """Return a picture as PNG whose pixels are positions in a list of up to 256 colours, ``#rrggbb`` or ``#rrggbbaa``.
+
+    Class maps have few colours, so it is several times smaller than one of RGB values.
+    """
+    from PIL import Image
+
+    palette = [bytes.fromhex(color.lstrip("#").ljust(8, "f")) for color in colors]
+    picture = Image.fromarray(indices, "P")
+    picture.putpalette(b"".join(color[:3] for color in palette))
+    file = io.BytesIO()
+    picture.save(file, "png", optimize=True, transparency=bytes(color[3] for color in palette))
+    return file.getvalue()
+
+
 def degrees(value: float, positive: str, negative: str) -> str:
     """Return a latitude or longitude in words."""
     side = positive if value > 0 else negative if value < 0 else ""

@@ -8,16 +8,18 @@ from collections.abc import Collection, Sequence
 import xarray as xr
 
 from xland.arguments import guess
+from xland.catalogs.opening import open_entry
 from xland.errors import StoreError, TimeError
 from xland.geo.conventions import listed
 from xland.geo.orientation import find_names
 from xland.paths import address_of
 from xland.reading.variables import map_years
-from xland.sources.files import open_maps
+from xland.sources.files import open_coarse, open_maps
 
 MODIS = "modis-2019"
 """The observed map that needs no file."""
 
+_ENTRY = re.compile(r"(.+\.ya?ml):([A-Za-z0-9][A-Za-z0-9_.@-]*)")
 _YEAR = re.compile(r"-?\d{1,5}")
 _SPAN = re.compile(r"(-?\d{1,5})?:(-?\d{1,5})?(?::(\d{1,5}))?|(\d{1,5})-(\d{1,5})")
 _FORMS = "give calendar years: 2015, a list 2015,2020, all from one to another 2050:2100, or every tenth 2050:2100:10"
@@ -54,6 +56,22 @@ def _all_of(span: slice) -> Sequence[int]:
     return range(span.start, span.stop + 1, span.step or 1)
 
 
+def open_input(path: str) -> xr.Dataset:
+    """Open a file or store, or the entry of a catalog, ``catalog.yaml:NAME``, as safely as :func:`xland.open_entry`."""
+    entry = _ENTRY.fullmatch(path)
+    return open_entry(entry[1], entry[2]) if entry else open_coarse(path)
+
+
+def open_typed_maps(path: str) -> xr.Dataset:
+    """Open maps in a file or store, or in the entry of a catalog, ``catalog.yaml:NAME``."""
+    if not _ENTRY.fullmatch(path):
+        return open_maps(path)
+    maps = open_input(path)
+    if "land_use" not in maps:
+        raise StoreError(f"{path} holds no variable 'land_use'; it holds {', '.join(map(str, maps.data_vars))}")
+    return maps
+
+
 def open_observed(path: str, *, described: bool = False) -> xr.DataArray:
     """Open the map in a file or store, or the reference map ``modis-2019``; described by what the file says of it."""
     if path == MODIS:
@@ -61,11 +79,11 @@ def open_observed(path: str, *, described: bool = False) -> xr.DataArray:
 
         return land_use_modis()
     try:
-        maps = open_maps(path)
+        maps = open_typed_maps(path)
         said = {name: maps.attrs[name] for name in ("title", "source", "license") if name in maps.attrs}
         return maps["land_use"].assign_attrs({**said, **maps["land_use"].attrs} if described else {})
     except StoreError as error:
-        if f"{address_of(path)} does not exist" in str(error):
+        if not _ENTRY.fullmatch(path) and f"{address_of(path)} does not exist" in str(error):
             raise StoreError(f"{error}, or {MODIS}{guess(path, [MODIS])}") from error
         raise
 

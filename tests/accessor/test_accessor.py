@@ -56,7 +56,7 @@ FUNCTIONS = {
     "Dataset.batches": "training.data.batches:make_batches",
     "Dataset.to_zarr": "store.writing:write",
     "Dataset.to_netcdf": "store.writing:write_netcdf",
-    "Dataset.publish": "catalog:publish",
+    "Dataset.publish": "catalogs.publishing:publish",
     "Dataset.evaluate": "scores.evaluation:evaluate",
     "Dataset.plot": "plot:land_use_map",
     "Dataset.aggregate": "totals.aggregation:aggregate_classes",

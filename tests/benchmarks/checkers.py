@@ -3,7 +3,9 @@
 Run as ``python -m tests.benchmarks.checkers``. Nothing is installed: what is not there is skipped. CDO, NCO and GDAL
 are Debian's ``cdo nco gdal-bin``; compliance-checker comes with the extra ``test``. Tools of Python are looked for in
 this environment, and then in that of the interpreter which ``XLAND_CHECKERS_PYTHON`` names: an environment without
-xland, with intake, intake-xarray and zarr (a clean client), and with rasterio 1.5 or later (which needs Python 3.12).
+xland, with intake, intake-xarray and zarr (a clean client), with rio-cogeo, stac-validator and pystac, and with
+rasterio 1.5 or later (which needs Python 3.12). ``XLAND_STAC_SCHEMAS`` names a folder with the schemas of STAC
+extensions by their addresses, such as ``stac-extensions.github.io/datacube/v2.2.0/schema.json``.
 The exit status is 1 if anything is red.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +27,7 @@ import xarray as xr
 
 import xland.accessor  # noqa: F401 -- registers .ai4land
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
+from xland.vocabulary import CLASS_NAMES
 
 YEARS = (850, 851)
 REGION = (-20, 30, 20, 60)
@@ -184,6 +188,56 @@ def intake(folder: Path) -> str:
     return "entries open"
 
 
+def geotiff(folder: Path) -> str:
+    """GDAL and rio-cogeo: an exported GeoTIFF has names and colours of the classes, can be copied, and is a COG."""
+    from xland.exports.call import export
+
+    _there("gdalinfo")
+    maps = xr.open_zarr(folder / "plain.zarr", decode_times=xr.coders.CFDatetimeCoder(time_unit="s"))
+    for file in export(maps, folder / "maps", form="geotiff", variables="land_use", progress=False):
+        told = _run("gdalinfo", file)
+        missing = [name for name in CLASS_NAMES if f": {name}" not in told]
+        if missing or "Color Table" not in told:
+            raise RedError(f"gdalinfo {file.name} shows no {', '.join(missing) or 'colours'}")
+        _run("gdal_translate", "-q", "-of", "VRT", file, folder / "copy.vrt")
+        python = _python_with("rio_cogeo", "rio-cogeo")
+        check = (
+            "import sys, rio_cogeo; ok, faults, _ = rio_cogeo.cog_validate(sys.argv[1], strict=True); sys.exit(not ok)"
+        )
+        _run(python, "-c", check, file)
+    return "names and colours of classes; gdal_translate; rio cogeo validate --strict"
+
+
+def stac(folder: Path) -> str:
+    """stac-validator, without a network: the STAC twin of the catalog."""
+    from xland.catalogs.catalog import Catalog
+
+    schemas = os.environ.get("XLAND_STAC_SCHEMAS")
+    if not schemas:
+        raise SkippedError("XLAND_STAC_SCHEMAS names no folder with the schemas of extensions")
+    python = Path(_python_with("stac_validator, pystac.validation", "stac-validator or pystac"))
+    where = "import pystac.validation as v, os; print(os.path.dirname(v.__file__))"
+    core = Path(_run(python, "-c", where).strip(), "jsonschemas")
+    known = {f"https://geojson.org/schema/{path.name}": path for path in (core / "geojson").glob("*.json")}
+    known |= {f"https://{path.relative_to(schemas)}": path for path in Path(schemas).rglob("*.json")}
+    known |= {url.replace("/en/latest/", "/"): path for url, path in known.items()}
+    for path in (core / "stac-spec" / "v1.1.0").glob("*.json"):
+        known[path.name] = path  # as they refer to each other
+        for kind in ("item", "collection", "catalog"):
+            known[f"https://schemas.stacspec.org/v1.1.0/{kind}-spec/json-schema/{path.name}"] = path
+    maps = [word for url, path in known.items() for word in ("--schema-map", url, path.absolute())]
+    files = sorted(Catalog(folder / "catalog.yaml").stac().parent.rglob("*.json"))
+    for file in files:
+        told = json.loads(
+            re.search(
+                r"\[.*\]", _run(python.with_name("stac-validator"), "validate", file, *maps, status=None), re.DOTALL
+            )[0]
+        )
+        if not told[0]["valid_stac"]:
+            raise RedError(f"stac-validator {file.name}: {told[0]['error_message']}")
+    return f"{len(files)} files are valid"
+
+
 TOOLS: Mapping[str, Callable[[Path], str]] = {
     "compliance-checker": compliance,
     "cdo": cdo,
@@ -191,6 +245,8 @@ TOOLS: Mapping[str, Callable[[Path], str]] = {
     "gdal": gdal,
     "rasterio": rasterio,
     "intake": intake,
+    "geotiff": geotiff,
+    "stac-validator": stac,
 }
 
 

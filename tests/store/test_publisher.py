@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
-from xland.catalog import open_entry, publish, read_catalog
+from xland.catalogs import open_entry, publish, read_catalog
 from xland.downscaling.call import downscale
 from xland.errors import ConfigurationError
 from xland.store.provenance import describe_product, list_licences

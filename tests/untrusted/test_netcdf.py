@@ -9,7 +9,7 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from xland.catalog import open_entry
+from xland.catalogs import open_entry
 from xland.errors import StoreError
 from xland.sources.files import open_coarse
 from xland.sources.observed import open_map

@@ -6,7 +6,6 @@ Class maps have few colours, so an indexed PNG is several times smaller than one
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xland.geo.grid import Grid
-from xland.plot import degrees, stretch
+from xland.plot import degrees, indexed_png, stretch
 from xland.reading.variables import map_years
 from xland.report.charts import SERIES
 from xland.report.judgement import CHANGE_KINDS, Judgement, Overview, drawn_fields
@@ -188,14 +187,7 @@ def _picture(
     indices: NDArray[np.uint8], colors: Sequence[str], grid: Grid, alt: str, caption: str, tag: str
 ) -> Picture:
     """Draw positions in up to 256 colours, ``#rrggbb`` or with opacity ``#rrggbbaa``."""
-    from PIL import Image
-
-    palette = [bytes.fromhex(color.lstrip("#").ljust(8, "f")) for color in colors]
-    picture = Image.fromarray(indices, "P")
-    picture.putpalette(b"".join(color[:3] for color in palette))
-    file = io.BytesIO()
-    picture.save(file, "png", optimize=True, transparency=bytes(color[3] for color in palette))
-    source = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    source = "data:image/png;base64," + base64.b64encode(indexed_png(indices, colors)).decode("ascii")
     rows, columns = indices.shape
     ratio = round(grid.columns / stretch(grid) / grid.rows, 4)
     return Picture(source, columns, rows, ratio, alt, caption, tag)

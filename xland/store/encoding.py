@@ -18,6 +18,7 @@ from xarray.core.indexing import ExplicitlyIndexed
 
 from xland.errors import StoreError
 from xland.reading.variables import counts_packed
+from xland.store.publisher import PUBLISHED
 from xland.store.storage import ATTRIBUTE, COMPLETE, FINGERPRINT, ROOT
 from xland.untrusted.folders import table_name
 from xland.untrusted.servers import MOST_METADATA
@@ -27,9 +28,8 @@ STORED = np.dtype(np.uint8)
 """Type of packed values."""
 
 _PACKING = ("dtype", "scale_factor", "add_offset", "_FillValue")
-_PUBLISHED = ("license", "xland_licences", "institution", "contact", "id", "naming_authority")
 # may differ between runs
-_VOLATILE = frozenset({COMPLETE, FINGERPRINT, "history", "date_created", "date_modified", *_PUBLISHED})
+_VOLATILE = frozenset({COMPLETE, FINGERPRINT, "history", "date_created", "date_modified", "xland_licences", *PUBLISHED})
 _INPUTS = "xland_inputs"  # an attribute of maps
 _VALUES = "values"
 _NEW_EACH_TIME = (

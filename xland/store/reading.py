@@ -126,6 +126,14 @@ def store_digest(path: str | os.PathLike[str], storage_options: Mapping[str, Any
     return None if table is None else table.digest
 
 
+def has_work(path: str | os.PathLike[str], fingerprint: str) -> bool:
+    """Whether a finished store is of the work of which this is the digest."""
+    try:
+        return read_finished(path)[0].get("attributes", {}).get(FINGERPRINT) == fingerprint
+    except StoreError:
+        return False
+
+
 def is_complete(path: str | os.PathLike[str]) -> bool:
     """Whether a Zarr store is there and was written to the end (those of other programs count as whole)."""
     try:

@@ -154,6 +154,11 @@ def write(
     return place.target if is_url(place.target) else Path(place.target)
 
 
+def fingerprint_of(ds: xr.Dataset) -> str:
+    """Digest of the work of :func:`write` without options, which a finished store of it has as an attribute."""
+    return tokenize(describe_work(*align(for_storage(drop_encoding(ds)), None, None)))
+
+
 def check_store_place(
     path: Any, *, mode: str | None = None, overwrite: bool = False, resume: bool = False
 ) -> tuple[Workplace, bool, bool]:
@@ -249,7 +254,7 @@ def write_netcdf(
     with replacing(final) as part:
         try:
             writing = ds.to_netcdf(part, engine="netcdf4", format="NETCDF4", unlimited_dims=unlimited, compute=False)
-            _compute(writing, progress=progress)
+            compute(writing, progress=progress)
         except RuntimeError as error:  # the NetCDF library says no more than that it failed
             if not str(error).startswith("NetCDF:"):
                 raise
@@ -268,7 +273,7 @@ def _active_client() -> Any:
     return client if distributed is not None and isinstance(client, distributed.Client) else None
 
 
-def _compute(writing: Any, *, progress: bool) -> None:
+def compute(writing: Any, *, progress: bool) -> None:
     """Compute what is delayed, with the bar that dask has for threads or for a Client, or with lines in a log."""
     from dask.diagnostics import ProgressBar
 

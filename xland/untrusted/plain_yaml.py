@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ MOST_BYTES = 16 * 2**20
 """Size of a file that is read at most."""
 
 _DEEPEST = 20
-_MOST_NODES = 500_000
+MOST_NODES = 500_000
+"""Values and keys in a file at most."""
+
 _WORDS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -43,28 +46,59 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
         return True
 
 
-def read_yaml(path: Path) -> Any:
-    """Return the content of a file; a :class:`CatalogError` if it is not a plain file, or not plain YAML."""
+@dataclass
+class Places:
+    """Where keys are in a text: of each of the outer mapping and of those in it, in their order.
+
+    ``keys`` has its depth (0 or 1), the index of its first character, its column, whether it is in braces, and where
+    what comes before it ends. ``end`` is where the last value ends.
+    """
+
+    keys: list[tuple[int, int, int, bool, int]] = field(default_factory=list)
+    end: int = 0
+
+    def watch(self, events: Iterator[Any]) -> Iterator[Any]:
+        """Yield the events, and note where what has an extent ends: comments follow it."""
+        for event in events:
+            yield event
+            if event.end_mark.index > event.start_mark.index and not isinstance(event, yaml.DocumentStartEvent):
+                self.end = event.end_mark.index
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a file; a :class:`CatalogError` if it is not a plain file, or too large to be a catalog."""
     try:
         with open_plain(path) as stream:
-            text = stream.read(MOST_BYTES + 1).decode()
-    except UnicodeDecodeError as error:
-        raise CatalogError(f"the catalog {path} is unsafe or damaged: {error}") from error
+            return stream.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:  # the second for paths that no file can have
         raise CatalogError(f"the catalog {path} cannot be read: {getattr(error, 'strerror', error)}") from error
-    return parse(text, f"the catalog {path}")
 
 
-def parse(text: str, what: str) -> Any:
+def read_yaml(path: Path) -> Any:
+    """Return the content of a file; a :class:`CatalogError` if it is not a plain file, or not plain YAML."""
+    return parse(decoded(read_bytes(path), f"the catalog {path}"), f"the catalog {path}")
+
+
+def decoded(content: bytes, what: str) -> str:
+    """Return bytes as text; a :class:`CatalogError` if they are not UTF-8."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CatalogError(f"{what} is unsafe or damaged: {error}") from error
+
+
+def parse(text: str, what: str, places: Places | None = None) -> Any:
     """Return what a YAML text says; a :class:`CatalogError`, which names ``what``, if it is large or not plain YAML."""
     if len(text) > MOST_BYTES or len(text.encode(errors="replace")) > MOST_BYTES:
         raise CatalogError(f"{what} is larger than a catalog may be ({MOST_BYTES // 2**20} MiB)")
     events = yaml.parse(text, Loader=_LOADER)
+    if places is not None:
+        events = places.watch(events)
     try:
         next(events)  # the stream begins
         if isinstance(next(events), yaml.StreamEndEvent):
             return None
-        found = _node(next(events), events, 0, itertools.count(1))
+        found = _node(next(events), events, 0, itertools.count(1), places)
         next(events)  # the document ends
         if not isinstance(next(events), yaml.StreamEndEvent):
             raise yaml.YAMLError("it holds several documents")
@@ -82,36 +116,47 @@ def render(content: Any, what: str) -> str:
         raise CatalogError(f"{what} cannot be written as YAML: {error}") from error
 
 
-def _node(event: Any, events: Iterator[Any], depth: int, number: Iterator[int]) -> Any:
+def _node(event: Any, events: Iterator[Any], depth: int, number: Iterator[int], places: Places | None = None) -> Any:
     """Make plain data of the events from this one on."""
-    where = f" in line {event.start_mark.line + 1}"
-    if next(number) > _MOST_NODES:
-        raise yaml.YAMLError(f"it holds more than {_MOST_NODES} values")
+    if next(number) > MOST_NODES:
+        raise yaml.YAMLError(f"it holds more than {MOST_NODES} values")
     if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
-        raise yaml.YAMLError(f"references (&name, *name) are not allowed in a catalog{where}")
+        raise yaml.YAMLError(f"references (&name, *name) are not allowed in a catalog{_where(event)}")
     if event.tag is not None:
-        raise yaml.YAMLError(f"types (such as {event.tag[:60]}) are not allowed in a catalog{where}")
+        raise yaml.YAMLError(f"types (such as {event.tag[:60]}) are not allowed in a catalog{_where(event)}")
     if isinstance(event, yaml.ScalarEvent):
         return _scalar(event.value) if event.implicit[0] else event.value
     if depth >= _DEEPEST:
-        raise yaml.YAMLError(f"it is nested deeper than {_DEEPEST} levels{where}")
+        raise yaml.YAMLError(f"it is nested deeper than {_DEEPEST} levels{_where(event)}")
     if isinstance(event, yaml.SequenceStartEvent):
         items = []
         while not isinstance(event := next(events), yaml.SequenceEndEvent):
             items.append(_node(event, events, depth + 1, number))
         return items
+    return _mapping(events, depth, number, places if depth < 2 else None, flow=event.flow_style)
+
+
+def _mapping(
+    events: Iterator[Any], depth: int, number: Iterator[int], places: Places | None, *, flow: bool
+) -> dict[str | int, Any]:
     found: dict[str | int, Any] = {}
     while not isinstance(event := next(events), yaml.MappingEndEvent):
+        if places is not None:
+            mark = event.start_mark
+            places.keys.append((depth, mark.index, mark.column, flow, places.end))
         key = _node(event, events, depth + 1, number)
-        where = f" in line {event.start_mark.line + 1}"
         if isinstance(key, bool) or not isinstance(key, str | int):
-            raise yaml.YAMLError(f"a key is neither text nor a whole number{where}")
+            raise yaml.YAMLError(f"a key is neither text nor a whole number{_where(event)}")
         if key == "<<" and event.implicit[0]:
-            raise yaml.YAMLError(f"merging (<<) is not allowed in a catalog{where}")
+            raise yaml.YAMLError(f"merging (<<) is not allowed in a catalog{_where(event)}")
         if key in found:
-            raise yaml.YAMLError(f"the key {key!r:.60} occurs twice{where}")
-        found[key] = _node(next(events), events, depth + 1, number)
+            raise yaml.YAMLError(f"the key {key!r:.60} occurs twice{_where(event)}")
+        found[key] = _node(next(events), events, depth + 1, number, places)
     return found
+
+
+def _where(event: Any) -> str:
+    return f" in line {event.start_mark.line + 1}"
 
 
 def _scalar(text: str) -> Any:

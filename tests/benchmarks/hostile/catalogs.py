@@ -26,7 +26,7 @@ import xarray as xr
 import yaml
 
 from tests.benchmarks.hostile import Tally, mutate
-from xland.catalog import list_entries, open_entry, publish, read_catalog
+from xland.catalogs import Catalog, open_entry, publish, read_catalog
 from xland.errors import XlandError
 from xland.store.reading import open_store
 
@@ -305,12 +305,12 @@ def publication(rng: random.Random, place: Place) -> str | None:
         if catalog.exists():
             read_catalog(catalog)
         return None
-    for row in list_entries(catalog):
-        opened = intake.open_catalog(str(catalog))[row["name"]].to_dask()
+    for each in Catalog(catalog).check(progress=False).findings:
+        opened = intake.open_catalog(str(catalog))[each.name].to_dask()
         if opened.sizes != base().sizes:
             return "plain intake opens something else"
-        if row["status"] != "available":
-            return f"published, but {row['status']}"
+        if each.status != "ok":
+            return f"published, but {each.status}: {each.reason}"
     return None
 
 
@@ -319,7 +319,7 @@ def opening(place: Place, *, strict: bool) -> str | None:
     found = None
     for opened in (
         lambda: open_entry(place.catalog, "m"),
-        lambda: list_entries(place.catalog),
+        lambda: Catalog(place.catalog).check(progress=False),
         lambda: open_store(place.folder / "m.zarr"),
     ):
         try:

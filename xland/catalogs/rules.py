@@ -28,16 +28,19 @@ DRIVERS: Mapping[str, Mapping[str, Any]] = {
 }
 """Drivers that an entry may name, with the arguments that it may give them, and what these may be."""
 
-_FOLDER_1 = re.compile(r"\{\{\s*CATALOG_DIR\s*\}\}/?")
+FOLDER_1 = re.compile(r"\{\{\s*CATALOG_DIR\s*\}\}/?")
 _SOURCES = {"zarr": "intake_xarray.xzarr:ZarrSource", "netcdf": "intake_xarray.netcdf:NetCDFSource"}
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_KEY = re.compile(rf"({_NAME.pattern})(?:@(\d{{1,6}}|latest))?")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _TEMPLATE = re.compile(r"\{\{|\{%|\{#|^\{?data\(")
 _UNSERVABLE = re.compile(r"[\x00-\x1f\x7f*?\[\]{}#%\\:]")
 _ENTRY = {"description": str | None, "driver": Any, "args": Any, "metadata": Mapping[Any, Any] | None}
 _KEYWORDS = {"engine": _ENGINE, "decode_times": bool}
 _BUCKETS = ("s3", "gs", "gcs", "az", "abfs")
+_PRODUCT = "yaml_file_cat"
+_BESIDE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}\.ya?ml")
 
 
 def check_name(name: Any) -> None:
@@ -49,10 +52,30 @@ def check_name(name: Any) -> None:
         )
 
 
-def check_entry(path: Path, name: Any, entry: Any, allowed_schemes: Collection[str]) -> Path | str:
+def split_name(key: str) -> tuple[str, str]:
+    """Return the name of an entry, and which version of it is meant: a number, ``latest``, or nothing."""
+    found = _KEY.fullmatch(key)
+    return (found[1], found[2] or "") if found else (key, "")
+
+
+def product_file(source: Any) -> str | None:
+    """Return the name of the file of a sub-catalog, which lies beside the catalog; None if a source is none."""
+    args = source.get("args") if isinstance(source, Mapping) and source.get("driver") == _PRODUCT else None
+    path = args.get("path") if isinstance(args, Mapping) and args.keys() == {"path"} else None
+    name = FOLDER_1.sub("", path, count=1) if isinstance(path, str) else ""
+    return name if _BESIDE.fullmatch(name) else None
+
+
+def product_source(file: str, description: str) -> dict[str, Any]:
+    """Return the source of a sub-catalog whose file lies beside the catalog."""
+    return {"description": description, "driver": _PRODUCT, "args": {"path": file}, "metadata": {}}
+
+
+def check_entry(path: Path | str, name: Any, entry: Any, allowed_schemes: Collection[str]) -> Path | str:
     """Return where the data of an entry of the catalog at ``path`` are: in its folder, or at an allowed URL.
 
-    CatalogError if the entry asks for anything but data, or for data that the caller did not allow.
+    Data of a catalog behind a URL are in its folder there. CatalogError if the entry asks for anything but data, or for
+    data that the caller did not allow.
     """
     where = f"{path}: entry {name!r:.120}"
     url, rest = _checked(where, name, entry)
@@ -67,9 +90,20 @@ def check_entry(path: Path, name: Any, entry: Any, allowed_schemes: Collection[s
             raise CatalogError(f"{where} points to an address with spaces or control characters")
         _check_options(where, scheme[1].lower(), entry["args"].get("storage_options"))
         return url
+    if isinstance(path, str):
+        return _beside(path, rest, where)
     if "storage_options" in entry["args"]:
         raise CatalogError(f"{where}: storage_options are for addresses, not for files in the catalog's folder")
     return _confined(path, rest, where)
+
+
+def foreign(entry: Any) -> str:
+    """Say why xland does not open an entry; empty if its driver is one of ours. Where it leads to is not looked at."""
+    driver = entry.get("driver") if isinstance(entry, Mapping) else None
+    args = entry.get("args") if isinstance(entry, Mapping) else None
+    if not isinstance(driver, str) or driver not in DRIVERS:
+        return f"its driver {driver!r:.120} is not one of ours"
+    return "" if isinstance(args, Mapping) and isinstance(args.get("urlpath"), str) else "it names no store"
 
 
 def relative_path(path: Path, store: Path) -> str:
@@ -99,8 +133,17 @@ def for_intake_2(name: Any, source: Any) -> dict[str, Any] | None:
 
     None if it is not ours to translate.
     """
+    file = product_file(source)
+    if file is not None:
+        return {
+            "reader": "intake.readers.readers:YAMLCatalogReader",
+            "kwargs": {"args": [f"{{data({product_token(name)})}}"]},
+            "metadata": {"description": source.get("description") or name},
+            "output_instance": "intake.readers.entry:Catalog",
+            "user_parameters": {},
+        }
     try:
-        check_name(name)
+        check_name(split_name(str(name))[0])
         url, rest = _checked(f"entry {name!r:.120}", name, source)
     except CatalogError:
         return None
@@ -119,6 +162,21 @@ def for_intake_2(name: Any, source: Any) -> dict[str, Any] | None:
     }
 
 
+def product_token(name: Any) -> str:
+    """Return what the file of a sub-catalog is called among the data of intake 2."""
+    return f"file-of-{name}"
+
+
+def product_data(source: Any) -> dict[str, Any]:
+    """Return the file of a sub-catalog as data of intake 2."""
+    return {
+        "datatype": "intake.readers.datatypes:YAMLFile",
+        "kwargs": {"url": f"{{CATALOG_DIR}}/{product_file(source)}"},
+        "metadata": {},
+        "user_parameters": {},
+    }
+
+
 def for_intake_1(name: Any, source: Any) -> Any:
     """Return a source as intake 1 needs it: relative paths begin with the catalog's folder; others stay as they are."""
     try:
@@ -130,10 +188,11 @@ def for_intake_1(name: Any, source: Any) -> Any:
     return {**source, "args": {**source["args"], "urlpath": "{{ CATALOG_DIR }}/" + rest}}
 
 
-def without_folder(source: Mapping[str, Any]) -> dict[str, Any]:
+def without_folder(source: Any) -> Any:
     """Return a source as people and xland read it, without the template of intake 1."""
-    urlpath = _FOLDER_1.sub("", source["args"]["urlpath"], count=1)
-    return {**source, "args": {**source["args"], "urlpath": urlpath}}
+    key = "path" if product_file(source) else "urlpath"
+    text = source["args"][key]
+    return {**source, "args": {**source["args"], key: FOLDER_1.sub("", text, count=1)}} if "{{" in text else source
 
 
 def _refuse_templates(value: Any, where: str) -> None:
@@ -166,7 +225,7 @@ def _checked(where: str, name: Any, entry: Any) -> tuple[str, str]:
     _check_types(where, args, DRIVERS[driver])
     _check_types(f"{where}, xarray_kwargs", args.get("xarray_kwargs") or {}, _KEYWORDS)
     url = args["urlpath"]
-    rest = _FOLDER_1.sub("", url, count=1) if _FOLDER_1.match(url) else url
+    rest = FOLDER_1.sub("", url, count=1) if FOLDER_1.match(url) else url
     _refuse_templates({name: {**entry, "args": {**args, "urlpath": rest}}}, f"{where}")
     if "::" in rest or "*" in rest or "\0" in rest:
         raise CatalogError(f"{where}: {url[:200]!r} is a chained address or a pattern; one plain path is allowed")
@@ -194,6 +253,14 @@ def _check_options(where: str, scheme: str, options: Any) -> None:
         + ("only anon: true is" if scheme in _BUCKETS else "none are")
         + " allowed, so that no catalog chooses headers, accounts or proxies. Give yours to fsspec (fsspec.config.conf)"
     )
+
+
+def _beside(url: str, relative: str, where: str) -> str:
+    """Return the URL of a store in the folder of a catalog that is behind a URL."""
+    strange = _UNSERVABLE.search(relative) or relative.startswith(("/", "~"))
+    if not relative or strange or {"..", "."} & {*relative.split("/")}:
+        raise CatalogError(f"{where} points to {relative[:200]!r}, outside the catalog's folder")
+    return f"{url.rpartition('/')[0]}/{relative}"
 
 
 def _confined(path: Path, relative: str, where: str) -> Path:

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.catalogs.stand_in import StandIn, entry
+from xland.catalogs.catalog import Catalog
+from xland.catalogs.stac import item, licence, place, write_stac
+
+pystac = pytest.importorskip("pystac")
+validation = pytest.importorskip("pystac.validation")
+
+
+def validate(content: dict) -> list[str]:
+    """Validate by the schemas of STAC, which pystac has, and by those of extensions that are on this machine."""
+    folder = os.environ.get("XLAND_STAC_SCHEMAS")
+    known = {} if folder is None else {f"https://{p.relative_to(folder)}": p for p in Path(folder).rglob("*.json")}
+    validator = validation.JsonSchemaSTACValidator()
+    validator.schema_cache |= {url: json.loads(path.read_text()) for url, path in known.items()}
+    kept = {**content, "stac_extensions": [url for url in content.get("stac_extensions", []) if url in known]}
+    kind = {"Feature": "Feature"}.get(content["type"], content["type"])
+    return validation.validate_dict(
+        kept, kind, stac_version="1.1.0", extensions=kept["stac_extensions"], validator=validator
+    )
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    across = entry("pacific", bounds=(170.0, -20.0, 190.0, 10.0), licence="Apache-2.0", product="scenarios")
+    old = entry("land-use-2015@1", superseded_by="land-use-2015")
+    return StandIn(tmp_path / "catalog.yaml", [entry(), old, across])
+
+
+def test_catalog_collections_and_items_are_valid(catalog):
+    write_stac(catalog)
+    files = sorted(catalog.stac_path.parent.rglob("*.json"))
+    assert len(files) == 6
+    for file in files:
+        assert validate(read(file))
+
+
+def test_every_extension_that_an_item_names_is_checked_where_its_schema_is_on_this_machine():
+    folder = os.environ.get("XLAND_STAC_SCHEMAS")
+    if folder is None:
+        pytest.skip("XLAND_STAC_SCHEMAS names no folder with schemas, such as HOST/datacube/v2.2.0/schema.json")
+    content = item(entry(), "catalog")
+    missing = [url for url in content["stac_extensions"] if not Path(folder, url.split("://")[1]).is_file()]
+    assert not missing
+    assert set(content["stac_extensions"]) <= set(validate(content))
+
+
+def test_pystac_walks_from_the_catalog_to_every_item_and_its_store(catalog):
+    root = pystac.Catalog.from_file(str(write_stac(catalog)))
+    found = {each.id: each for each in root.get_items(recursive=True)}
+    assert set(found) == {"land-use-2015", "land-use-2015@1", "pacific"}
+    asset = found["land-use-2015"].assets["data"]
+    assert Path(asset.get_absolute_href()).resolve() == catalog.folder / "maps" / "land_use.zarr"
+    assert found["pacific"].get_collection().id == "scenarios"
+    assert found["pacific"].get_collection().extent.spatial.bboxes == [[170.0, -20.0, -170.0, 10.0]]
+
+
+def test_extensions_say_years_classes_and_how_numbers_are_stored(catalog):
+    said = item(entry(), "catalog")
+    cube, bands = said["properties"]["cube:dimensions"], said["assets"]["data"]["raster:bands"]
+    assert cube["time"]["values"] == ["2015-01-01T00:00:00Z", "2016-01-01T00:00:00Z"]
+    assert cube["lat"]["extent"] == [40.0, 50.0]
+    assert said["properties"]["cube:variables"]["probability"]["dimensions"] == ["time", "class", "lat", "lon"]
+    assert [each["name"] for each in bands[0]["classification:classes"]][:2] == ["ocean", "urban"]
+    assert (bands[2]["scale"], bands[2]["nodata"], bands[2]["data_type"]) == (0.004, 255, "uint8")
+
+
+def test_items_follow_what_is_published_renamed_and_removed(catalog):
+    write_stac(catalog)
+    untouched = catalog.stac_path.parent / "scenarios" / "items" / "pacific.json"
+    before = untouched.stat().st_mtime_ns
+    catalog.entries = [entry("renamed"), catalog.entries[2]]
+    write_stac(catalog, changed=["land-use-2015", "renamed"])
+    names = sorted(path.stem for path in catalog.stac_path.parent.glob("catalog/items/*.json"))
+    assert names == ["renamed"]
+    assert untouched.stat().st_mtime_ns == before
+    catalog.entries = catalog.entries[:1]
+    write_stac(catalog, changed=["pacific"])
+    assert [each["href"] for each in read(catalog.stac_path)["links"] if each["rel"] == "child"] == [
+        "./catalog/collection.json"
+    ]
+    assert not untouched.exists()
+
+
+def test_what_has_no_years_or_bounds_and_what_is_foreign_is_left_out(catalog):
+    catalog.entries += [
+        entry("a", years=()),
+        entry("b", bounds=None),
+        entry("c", foreign="the driver csv"),
+        entry("../../d"),
+    ]
+    write_stac(catalog)
+    assert len(list(catalog.folder.rglob("*.json"))) == 6
+
+
+@given(st.floats(-720, 720), st.floats(0.5, 360), st.floats(-90, 89))
+def test_a_box_is_divided_at_the_date_line_and_keeps_its_width(west, width, south):
+    box, geometry = place((west, south, west + width, south + 1))
+    parts = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
+    rings = [part[0] for part in parts]
+    assert all(-180 <= lon <= 180 for ring in rings for lon, _ in ring)
+    total = sum(max(lon for lon, _ in ring) - min(lon for lon, _ in ring) for ring in rings)
+    assert total == pytest.approx(width, abs=1e-5)
+    assert (box[0] > box[2]) == (len(rings) == 2)
+
+
+def test_the_twin_of_the_catalog_of_this_project_is_up_to_date(tmp_path):
+    shipped = Path(__file__).resolve().parents[2] / "catalogs"
+    catalog = Catalog(shutil.copy(shipped / "xland.yaml", tmp_path))
+    twin = catalog.stac().parent
+    files = sorted(path.relative_to(twin) for path in twin.rglob("*.json"))
+    assert files == sorted(
+        path.relative_to(shipped / "xland-stac") for path in (shipped / "xland-stac").rglob("*.json")
+    )
+    for file in files:
+        assert read(twin / file) == read(shipped / "xland-stac" / file)
+        assert validate(read(twin / file))
+
+
+def test_a_licence_that_is_not_one_name_is_other_and_stays_readable():
+    words = "model luh2-0p05: Apache-2.0; static: MIT / CC BY 4.0"
+    assert (licence("CC-BY-4.0"), licence(words), licence("")) == ("CC-BY-4.0", "other", "other")
+    assert item(entry(licence=words), "catalog")["properties"]["xland:licences"] == words
