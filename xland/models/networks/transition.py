@@ -1,0 +1,72 @@
+"""A network of transition: what land becomes, given what it is.
+
+Most land stays what it is. So the network does not learn to draw the map: each pixel begins with the class of the prior
+map, and the network learns what changes it. It sees the states of both years, how far apart they are, and what the
+pixel was before, at the pixel itself and around it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xland.errors import ModelError
+from xland.models.inputs import InputSpec
+from xland.models.networks.architecture import Architecture
+from xland.models.networks.context import layer
+
+_REACHES = (1, 2, 4)
+"""Distances between the pixels that the layers of the lowest level join (dilation)."""
+
+_STAY = 2.0
+"""Score that the class of the prior map begins with."""
+
+
+class TransitionNetwork(nn.Module):
+    """A narrow U-Net (Ronneberger et al. 2015, arXiv 1505.04597) with a pixel-wise head, beside the class that was.
+
+    Input ``(batch, channels, rows, columns)``, output ``(batch, classes, rows, columns)``. Dilated layers on the lowest
+    level (Yu and Koltun 2016, arXiv 1511.07122) see far at little cost. The head reads all inputs of its pixel again.
+    """
+
+    def __init__(self, inputs: InputSpec, architecture: Architecture) -> None:
+        super().__init__()
+        if inputs.prior != "one_hot":
+            raise ModelError(f"a network of transition needs inputs with prior='one_hot', not {inputs.prior!r}")
+        widths, classes = architecture.widths, len(inputs.classes)
+        start = inputs.coarse_channels + len(inputs.static)
+        self.prior = slice(start, start + classes)
+        self.first = nn.Sequential(*layer(inputs.channels, widths[0], 3))
+        self.down = nn.ModuleList(
+            nn.Sequential(*layer(a, b, 3), *layer(b, b, 3)) for a, b in zip(widths[:-2], widths[1:-1], strict=True)
+        )
+        low = widths[-1]
+        self.low = nn.Sequential(*layer(widths[-2], low, 3), *(each for reach in _REACHES for each in _far(low, reach)))
+        self.dropped = nn.Dropout2d(architecture.dropout)
+        self.up = nn.ModuleList(
+            nn.Sequential(*layer(deep + shallow, shallow, 3))
+            for deep, shallow in zip(widths[:0:-1], widths[-2::-1], strict=True)
+        )
+        self.head = nn.Sequential(
+            *layer(widths[0] + inputs.channels, architecture.head, 1), nn.Dropout(architecture.dropout)
+        )
+        self.last = nn.Conv2d(architecture.head, classes, 1)
+        self.stay = nn.Parameter(torch.full((classes, 1, 1), _STAY))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return one score a class and pixel."""
+        skips = [self.first(x)]
+        for block in self.down:
+            skips.append(block(functional.max_pool2d(skips[-1], 2)))
+        found = self.dropped(self.low(functional.max_pool2d(skips[-1], 2)))
+        for block in self.up:
+            found = functional.interpolate(found, scale_factor=2, mode="nearest")
+            found = block(torch.cat([found, skips.pop()], dim=1))
+        scores: Tensor = self.last(self.head(torch.cat([found, x], dim=1)))
+        return scores + self.stay * x[:, self.prior]
+
+
+def _far(width: int, reach: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(width, width, 3, padding=reach, dilation=reach, bias=False)
+    return [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
