@@ -42,7 +42,8 @@ class TransitionNetwork(nn.Module):
             nn.Sequential(*layer(a, b, 3), *layer(b, b, 3)) for a, b in zip(widths[:-2], widths[1:-1], strict=True)
         )
         low = widths[-1]
-        self.low = nn.Sequential(*layer(widths[-2], low, 3), *(each for reach in _REACHES for each in _far(low, reach)))
+        far = (each for reach in _REACHES for each in layer(low, low, 3, reach))
+        self.low = nn.Sequential(*layer(widths[-2], low, 3), *far)
         self.dropped = nn.Dropout2d(architecture.dropout)
         self.up = nn.ModuleList(
             nn.Sequential(*layer(deep + shallow, shallow, 3))
@@ -65,8 +66,3 @@ class TransitionNetwork(nn.Module):
             found = block(torch.cat([found, skips.pop()], dim=1))
         scores: Tensor = self.last(self.head(torch.cat([found, x], dim=1)))
         return scores + self.stay * x[:, self.prior]
-
-
-def _far(width: int, reach: int) -> list[nn.Module]:
-    convolution = nn.Conv2d(width, width, 3, padding=reach, dilation=reach, bias=False)
-    return [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]

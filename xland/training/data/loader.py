@@ -277,7 +277,10 @@ class TrainingArrays:
                     sample["prior"] = window[place.year]
                 else:
                     sample["prior"] = _stack_maps(
-                        [window[at] if at >= 0 else np.full(window.shape[1:], MASKED, np.uint8) for at in self.before[place.year]]
+                        [
+                            window[at] if at >= 0 else np.full(window.shape[1:], MASKED, np.uint8)
+                            for at in self.before[place.year]
+                        ]
                     )
             samples.append(sample)
         return samples

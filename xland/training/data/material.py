@@ -127,7 +127,10 @@ def gather(
         inputs,
         tuple(sample.mapped for sample in sources.samples),
         coarse=np.stack(
-            [inputs.coarse_array(values, sample.interval) for values, sample in zip(steps, sources.samples, strict=True)]
+            [
+                inputs.coarse_array(values, sample.interval)
+                for values, sample in zip(steps, sources.samples, strict=True)
+            ]
         ),
         static=inputs.static_array(fields),
         target=np.stack([targets[sample.mapped] for sample in sources.samples]),
@@ -239,7 +242,10 @@ class Sources:
                 f"no map of {listed([mapped for _, mapped in self.pairs])} has a prior map and states "
                 f"{listed(inputs.intervals)} years away; prior holds {listed(there)}"
             )
-        used = [(inputs.states_of(year, interval), inputs.maps_of(mapped, interval)) for year, mapped, interval in self.samples]
+        used = [
+            (inputs.states_of(year, interval), inputs.maps_of(mapped, interval))
+            for year, mapped, interval in self.samples
+        ]
         self.forcing_years = sorted({year for states, _ in used for year in states})
         self.target_years = sorted({sample.mapped for sample in self.samples})
         self.prior_years = sorted({year for _, maps in used for year in maps} & {*there})
