@@ -7,6 +7,8 @@ pixel was before, at the pixel itself and around it.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -38,9 +40,7 @@ class TransitionNetwork(nn.Module):
         start = inputs.coarse_channels + len(inputs.static)
         self.prior = slice(start, start + classes)
         self.first = nn.Sequential(*layer(inputs.channels, widths[0], 3))
-        self.down = nn.ModuleList(
-            nn.Sequential(*layer(a, b, 3), *layer(b, b, 3)) for a, b in zip(widths[:-2], widths[1:-1], strict=True)
-        )
+        self.down = nn.ModuleList(nn.Sequential(*layer(a, b, 3), *layer(b, b, 3)) for a, b in pairwise(widths[:-1]))
         low = widths[-1]
         far = (each for reach in _REACHES for each in layer(low, low, 3, reach))
         self.low = nn.Sequential(*layer(widths[-2], low, 3), *far)

@@ -195,9 +195,9 @@ class LabelledBatches:
 
     Each is a Dataset of some samples, a patch of one year each: ``coarse`` (sample, coarse_channel,
     coarse_y, coarse_x), ``static`` (sample, channel, y, x), ``target`` (sample, y, x) and, for inputs with
-    one, ``prior`` (sample, y, x), with a history (sample, map, y, x). Coarse and static channels are normalised; target and prior are class
-    codes, 255 where a pixel does not count or is not known. Coordinates give the ``year`` of each sample,
-    the names of channels, ``lat`` and ``lon`` of its cells and ``coarse_lat`` and ``coarse_lon`` of its
+    one, ``prior`` (sample, y, x), with a history (sample, map, y, x). Coarse and static channels are normalised; target
+    and prior are class codes, 255 where a pixel does not count or is not known. Coordinates give the ``year`` of each
+    sample, the names of channels, ``lat`` and ``lon`` of its cells and ``coarse_lat`` and ``coarse_lon`` of its
     coarse cells. (Where samples are mirrored at random, the coordinates of that direction are left out.)
 
     ``inputs`` are the channels and their normalisation; ``grid`` is the fine grid of the ``dataset``, whose samples are

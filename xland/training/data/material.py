@@ -198,8 +198,8 @@ class Sources:
 
     ``target`` and ``prior`` are class codes (time, lat, lon), ``static`` has (lat, lon); ``pairs`` are the years of
     forcing and map that belong together, ``samples`` the maps to learn from, one for each pair and interval;
-    ``prior`` is None where the inputs read none, and the target itself unless it is given; ``part`` is the part of the split of each coarse cell. No map is read, and an XlandError names what does
-    not fit.
+    ``prior`` is None where the inputs read none, and the target itself unless it is given; ``part`` is the part of the
+    split of each coarse cell. No map is read, and an XlandError names what does not fit.
     """
 
     def __init__(

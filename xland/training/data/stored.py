@@ -14,7 +14,7 @@ import json
 import math
 import os
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -317,9 +317,8 @@ class StoredArrays:
             fill(sample["target"], "maps", (self._positions["maps"][mapped],), rows, columns, tile)
             if inputs.prior != "none":
                 maps = np.full((inputs.history + 1, *shape), MASKED, dtype=np.uint8)
-                for year, values in zip(inputs.maps_of(mapped, interval), maps, strict=True):
-                    if year in self._positions[self._priors]:
-                        fill(values, self._priors, (self._positions[self._priors][year],), rows, columns, tile)
+                for at, values in self._known_maps(inputs.maps_of(mapped, interval), maps):
+                    fill(values, self._priors, (at,), rows, columns, tile)
                 sample["prior"] = maps if inputs.history else maps[0]
             samples.append(sample)
         for (name, index), parts in sorted(copies.items(), key=lambda item: item[0]):
@@ -330,6 +329,11 @@ class StoredArrays:
             sample["target"] |= where  # 255 where a pixel does not count, 0 elsewhere
             sample["coarse"] = inputs.with_interval(sample["coarse"], self.intervals[place.year])
         return samples
+
+    def _known_maps(self, years: tuple[int, ...], maps: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Yield the position in the store of each year that it has, and where its map belongs."""
+        there = self._positions[self._priors]
+        return ((there[year], values) for year, values in zip(years, maps, strict=True) if year in there)
 
     def class_counts(self, year: int) -> NDArray[np.int64]:
         """Pixels of the target that count, in coarse cells; see :meth:`PatchSource.class_counts`."""
