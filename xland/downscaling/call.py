@@ -185,6 +185,10 @@ def downscale(
         )
     elif prior is not None:
         before = _base_year(prior, before)
+    if kept is not None and kept.exchange != 1 and not rollout:
+        raise ModelError(
+            "exchange is of change, and the model reads no prior map: leave it out, or choose one that does"
+        )
     optional = [name for name in inputs.optional_coarse_variables if name in forcing.data]
     variables = tuple(dict.fromkeys((*inputs.coarse_variables, *optional)))
     layers = tuple(dict.fromkeys((*variables, *states)))
@@ -204,7 +208,9 @@ def downscale(
     what: list[Any] = [trained.identity, identities, direction, *_options_of(trained, wanted, drawing, flips=flips)]
     keeping = None
     if kept is not None and mode is not None:
-        what.append([asdict(kept) | {"states": states}, before if mode.changes else None])
+        # stores of earlier versions have no exchange
+        kept_as = {name: value for name, value in asdict(kept).items() if (name, value) != ("exchange", 1.0)}
+        what.append([kept_as | {"states": states}, before if mode.changes else None])
         require_years(forcing, chosen)
         keeping = Keeping(
             kept,

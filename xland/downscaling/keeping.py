@@ -15,7 +15,7 @@ from xland.downscaling.fields import Block, Chunks, Field, Key, coarse_spans, pl
 from xland.errors import AllocationError, TimeError
 from xland.geo.conventions import listed
 from xland.geo.grid import Grid, expand
-from xland.models.inputs import InputSpec
+from xland.models.inputs import MASKED, InputSpec
 from xland.totals.crosswalk import class_targets
 from xland.totals.modes import Mode, Start, Totals
 
@@ -101,6 +101,8 @@ class Keeping:
             probability, part = values.cpu().numpy(), None
             if decision and self.mode.chooses:
                 probability = probability * np.exp(np.asarray(decision, dtype=probability.dtype))[:, None, None]
+            if prior is not None and self.totals.exchange != 1:
+                probability = _favour_change(probability, prior[at], self.totals.exchange)
             if start is not None:
                 part = Start(start.targets[:, cells], start.prior_targets[:, cells], start.codes[at], start.prior[at])
             with _placed(rows, block.columns, resolution, when):
@@ -123,6 +125,14 @@ class Keeping:
                 states[name][target] = values[layer]
         with _placed(block.rows, block.columns, self.inputs.resolution, year):
             return class_targets(states, self.totals.crosswalk, self.inputs.classes)
+
+
+def _favour_change(probability: NDArray[np.float32], prior: NDArray[np.uint8], factor: float) -> NDArray[np.float32]:
+    """Raise the probability of all classes but that of the prior map, relative to it."""
+    known = prior != MASKED
+    kept = prior == np.arange(len(probability), dtype=np.uint8)[:, None, None]
+    raised = np.where(known & ~kept, probability * np.float32(factor), probability)
+    return np.asarray(raised / raised.sum(axis=0))
 
 
 @lru_cache(maxsize=4)

@@ -30,6 +30,7 @@ class TransitionNetwork(nn.Module):
 
     Input ``(batch, channels, rows, columns)``, output ``(batch, classes, rows, columns)``. Dilated layers on the lowest
     level (Yu and Koltun 2016, arXiv 1511.07122) see far at little cost. The head reads all inputs of its pixel again.
+    Changes of the states from other steps to the first are inputs too, as signed square roots: most are small.
     """
 
     def __init__(self, inputs: InputSpec, architecture: Architecture) -> None:
@@ -39,7 +40,9 @@ class TransitionNetwork(nn.Module):
         widths, classes = architecture.widths, len(inputs.classes)
         start = inputs.coarse_channels + len(inputs.static)
         self.prior = slice(start, start + classes)
-        self.first = nn.Sequential(*layer(inputs.channels, widths[0], 3))
+        self.states, self.steps = len(inputs.coarse), len(inputs.steps)
+        channels = inputs.channels + self.states * (self.steps - 1)
+        self.first = nn.Sequential(*layer(channels, widths[0], 3))
         self.down = nn.ModuleList(nn.Sequential(*layer(a, b, 3), *layer(b, b, 3)) for a, b in pairwise(widths[:-1]))
         low = widths[-1]
         far = (each for reach in _REACHES for each in layer(low, low, 3, reach))
@@ -49,14 +52,15 @@ class TransitionNetwork(nn.Module):
             nn.Sequential(*layer(deep + shallow, shallow, 3))
             for deep, shallow in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
-        self.head = nn.Sequential(
-            *layer(widths[0] + inputs.channels, architecture.head, 1), nn.Dropout(architecture.dropout)
-        )
+        self.head = nn.Sequential(*layer(widths[0] + channels, architecture.head, 1), nn.Dropout(architecture.dropout))
         self.last = nn.Conv2d(architecture.head, classes, 1)
         self.stay = nn.Parameter(torch.full((classes, 1, 1), _STAY))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return one score a class and pixel."""
+        stay = self.stay * x[:, self.prior]
+        now, *others = x[:, : self.states * self.steps].split(self.states, dim=1)
+        x = torch.cat([x, *(_signed_root(now - other) for other in others)], dim=1)
         skips = [self.first(x)]
         for block in self.down:
             skips.append(block(functional.max_pool2d(skips[-1], 2)))
@@ -65,4 +69,8 @@ class TransitionNetwork(nn.Module):
             found = functional.interpolate(found, scale_factor=2, mode="nearest")
             found = block(torch.cat([found, skips.pop()], dim=1))
         scores: Tensor = self.last(self.head(torch.cat([found, x], dim=1)))
-        return scores + self.stay * x[:, self.prior]
+        return scores + stay
+
+
+def _signed_root(change: Tensor) -> Tensor:
+    return change.sign() * change.abs().sqrt()

@@ -97,8 +97,8 @@ class DownscalingNetwork(nn.Module):
 
         ``coarse`` is ``(batch, coarse_channels, rows / factor, columns / factor)``, rounded up; ``static`` ``(batch,
         static channels, rows, columns)``; ``prior`` ``(batch, rows, columns)`` uint8 class codes, 255 where masked or
-        unknown, or with a history ``(batch, 1 + history, rows, columns)``; ``points`` ``(batch, n)`` flat indices of the
-        only pixels wanted; ``corner`` ``(batch, 2)`` the fine rows and columns of the first coarse cells that lie
+        unknown, or with a history ``(batch, 1 + history, rows, columns)``; ``points`` ``(batch, n)`` flat indices of
+        the only pixels wanted; ``corner`` ``(batch, 2)`` the fine rows and columns of the first coarse cells that lie
         outside, none by default.
         """
         dtype = next(self.body.parameters()).dtype

@@ -17,6 +17,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -287,10 +288,9 @@ class StoredArrays:
         copies: dict[tuple[str, Index], list[tuple[Any, Any, Any]]] = defaultdict(list)
 
         def fill(out: Any, name: str, leading: Index, rows: slice, columns: slice, size: int) -> None:
-            for row, row_to, row_from in _cut(rows.start, rows.stop, size):
-                for column, column_to, column_from in _cut(columns.start, columns.stop, size):
-                    copy = (out, (..., row_to, column_to), (..., row_from, column_from))
-                    copies[name, (*leading, row, column)].append(copy)
+            for down, across in product(_cut(rows.start, rows.stop, size), _cut(columns.start, columns.stop, size)):
+                copy = (out, (..., down[1], across[1]), (..., down[2], across[2]))
+                copies[name, (*leading, down[0], across[0])].append(copy)
 
         tile, inputs = int(self.contents["tile"]), self.inputs
         windows: dict[Any, tuple[NDArray[Any], NDArray[Any]]] = {}
