@@ -9,32 +9,12 @@ was chosen by what the maps show after 2008.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import xarray as xr
-
-import xland
-from tests.benchmarks import harness
-from tests.benchmarks.harness import DATA, Result, line, median, missing, rounded, show, side, take_turns, tell
-from xland.downscaling.call import downscale
-from xland.geo.grid import Grid, class_shares, expand
-from xland.models import find_model
-from xland.scores.change import ChangeScores, assess_change
-from xland.scores.reliability import expected_error
-from xland.totals.modes import Totals
-from xland.training.configuration import read_configuration
+from tests.benchmarks.harness import DATA
+from xland.geo.grid import Grid
 from xland.vocabulary import (
-    CLASS_NAMES,
     CROPLAND,
     FOREST,
     GRASS_SHRUB,
-    OCEAN,
     OTHER,
     PASTURE,
     URBAN,

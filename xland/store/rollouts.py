@@ -193,7 +193,7 @@ def cut_segments(
                     [
                         p
                         for p, its in rollout.rank.items()
-                        if its <= last - rollout.layer.reach and not any(p in each[n] for each in later)
+                        if its <= last - getattr(rollout.layer, "reach", 1) and not any(p in each[n] for each in later)
                     ]
                     for n, rollout in enumerate(rollouts)
                 ],

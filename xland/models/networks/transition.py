@@ -52,8 +52,10 @@ class TransitionNetwork(nn.Module):
             nn.Sequential(*layer(deep + shallow, shallow, 3))
             for deep, shallow in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
-        self.head = nn.Sequential(*layer(widths[0] + channels, architecture.head, 1), nn.Dropout(architecture.dropout))
-        self.last = nn.Conv2d(architecture.head, classes, 1)
+        self.hidden = nn.Sequential(
+            *layer(widths[0] + channels, architecture.head, 1), nn.Dropout(architecture.dropout)
+        )
+        self.head = nn.Conv2d(architecture.head, classes, 1)
         self.stay = nn.Parameter(torch.full((classes, 1, 1), _STAY))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,7 +70,7 @@ class TransitionNetwork(nn.Module):
         for block in self.up:
             found = functional.interpolate(found, scale_factor=2, mode="nearest")
             found = block(torch.cat([found, skips.pop()], dim=1))
-        scores: Tensor = self.last(self.head(torch.cat([found, x], dim=1)))
+        scores: Tensor = self.head(self.hidden(torch.cat([found, x], dim=1)))
         return scores + stay
 
 
