@@ -132,7 +132,7 @@ def _favour_change(probability: NDArray[np.float32], prior: NDArray[np.uint8], f
     known = prior != MASKED
     kept = prior == np.arange(len(probability), dtype=np.uint8)[:, None, None]
     raised = np.where(known & ~kept, probability * np.float32(factor), probability)
-    return np.asarray(raised / raised.sum(axis=0))
+    return np.asarray(raised / np.maximum(raised.sum(axis=0), np.finfo(np.float32).tiny))
 
 
 @lru_cache(maxsize=4)

@@ -92,7 +92,7 @@ def test_maps_beyond_the_prior_map_are_dropped_in_some_samples(world):
 
 def test_what_cannot_be_is_refused(world):
     far = replace(INPUTS, intervals=(7,))
-    with pytest.raises(TimeError, match="no map of .* has a prior map and states 7 years away"):
+    with pytest.raises(TimeError, match="has a prior map and states 7 years away"):
         gather(tiny_configuration(far), **world)
     with pytest.raises(ModelError, match="intervals must be different"):
         replace(INPUTS, intervals=(2, 2))
