@@ -98,7 +98,18 @@ def test_a_command_has_the_options_and_defaults_of_its_functions(command, functi
             if option is not None and name not in ("spec", "observed"):
                 assert option.default == parameter.default, name
                 assert option.help, name
-    own = {"held_out", "html", "json", "dry_run", "crosswalk", "tolerance", "prior_year", "start_year", "mapping"}
+    own = {
+        "held_out",
+        "html",
+        "json",
+        "dry_run",
+        "crosswalk",
+        "tolerance",
+        "exchange",
+        "prior_year",
+        "start_year",
+        "mapping",
+    }
     assert set(options) <= own | {"quiet", "verbose"}
 
 
@@ -144,6 +155,7 @@ def test_importing_xland_imports_no_room_and_no_heavy_package_and_help_needs_no_
             "not a crosswalk",
         ),
         (("downscale", "states.nc", "a.zarr", "--tolerance", 1), 1, "--tolerance without --totals"),
+        (("downscale", "states.nc", "a.zarr", "--exchange", 2), 1, "--exchange without --totals"),
     ],
 )
 def test_errors_are_one_line_with_a_name(run, arguments, status, message):

@@ -301,6 +301,7 @@ _DRY_RUN = _Option(bool, False, "Print the SLURM job script, and submit nothing"
     without=["minimum"],
     crosswalk=_Option(str, None, "With --totals, which states belong to which class: a TOML file", "FILE"),
     tolerance=_Option(str, None, "With --totals map, how far class areas may be off, in fine pixels: 0 to 1", "NUMBER"),
+    exchange=_Option(str, None, "With --totals map and a prior, how much changes are favoured: 1 or more", "NUMBER"),
     prior_year=_Option(int, None, _YEAR_OF.format("prior map"), "YEAR"),
     dry_run=_DRY_RUN,
 )
@@ -629,12 +630,13 @@ def _open_regions(path: str, kinds: Collection[str]) -> xr.Dataset:
 def _totals(given: Given) -> Totals | None:
     """Return the coarse totals that are kept."""
     if "totals" not in given:
-        alone = [f"--{name}" for name in ("crosswalk", "tolerance") if name in given]
+        alone = [f"--{name}" for name in ("crosswalk", "tolerance", "exchange") if name in given]
         if alone:
             raise AllocationError(f"{', '.join(alone)} without --totals: choose how totals are kept, or leave it out")
         return None
     crosswalk = read_crosswalk(given["crosswalk"]) if "crosswalk" in given else LUH_CROSSWALK
-    return Totals(given["totals"], crosswalk, _read(given.get("tolerance", 0.0), (float,)))
+    numbers = (_read(given.get(name, default), (float,)) for name, default in (("tolerance", 0.0), ("exchange", 1.0)))
+    return Totals(given["totals"], crosswalk, *numbers)
 
 
 def _scored(given: Given) -> Given:
