@@ -336,14 +336,14 @@ def choose_years(
         raise TimeError(f"years={years}: a step is not understood here; give the years as a list")
     if years is None or isinstance(years, slice):
         ends = slice(None) if years is None else years
-        first = -np.inf if ends.start is None else _whole_years(ends.start)[0]
-        last = np.inf if ends.stop is None else _whole_years(ends.stop)[0]
+        first = -np.inf if ends.start is None else whole_years(ends.start)[0]
+        last = np.inf if ends.stop is None else whole_years(ends.stop)[0]
         there = set(forcing.years)
         chosen = [
             year for year in forcing.years if first <= year <= last and all(year + step in there for step in steps)
         ]
     else:
-        chosen = sorted(set(_whole_years(years)))
+        chosen = sorted(set(whole_years(years)))
         require_years(forcing, [year + step for year in chosen for step in steps])
     if not chosen:
         needed = ", ".join(f"{step:+d}" for step in steps if step)
@@ -354,7 +354,8 @@ def choose_years(
     return tuple(chosen)
 
 
-def _whole_years(years: Any) -> list[int]:
+def whole_years(years: Any) -> list[int]:
+    """Return calendar years that a caller gives, one or several; TimeError if they are not whole numbers."""
     values = np.atleast_1d(np.asarray(None if isinstance(years, xr.Dataset) else years))
     if values.dtype.kind not in "iu" or values.ndim != 1:
         raise TimeError(f"years={years!r}: give calendar years as whole numbers, such as 2015 or [2014, 2015]")

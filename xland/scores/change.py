@@ -182,9 +182,9 @@ def _ends_of(record: xr.DataArray | xr.Dataset) -> list[tuple[ClassMap, int]]:
     return [(found, step) for step in (*range(_ENDS), *range(len(found.years) - _ENDS, len(found.years)))]
 
 
-def _tabulate(block: Block, *codes: NDArray[np.uint8], factor: int, by_area: bool) -> dict[Any, Tables]:
+def _tabulate(block: Block, *layers: Any, factor: int, by_area: bool) -> dict[Any, Tables]:
     """Return the tables of a block by region: of start, observed and predicted map, and those at the stable ends."""
-    start, observed, predicted, *ends, labels = codes
+    start, observed, predicted, *ends, labels = layers
     counted = block.counted & (start != OCEAN) & (observed != OCEAN)
     for side in (ends[:_ENDS], ends[_ENDS:]):
         for other in side[1:]:
