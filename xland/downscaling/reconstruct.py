@@ -18,10 +18,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xland.arguments import checked, shown
+from xland.arguments import checked, shown, unknown
 from xland.downscaling.call import Device, Region, downscale, whole_years
 from xland.downscaling.fields import crop, field_of
-from xland.errors import ForcingError, ModelError, PriorError, TimeError
+from xland.errors import ForcingError, ModelError, PriorError, TimeError, VocabularyError
 from xland.forcing.joining import join_forcing
 from xland.forcing.read import Forcing, find_sources, read_forcing
 from xland.geo.conventions import index_by, listed, missing_years, with_years
@@ -150,9 +150,8 @@ def reconstruct(
         raise ForcingError("there is nothing to reconstruct: give the forcing of history=, of futures=, or both")
     record = None if observed is None else _read_record(observed)
     span = _span(past, record, after)
-    joined = {
-        name: _join(past or next(iter(after.values())), each, span[1], forward, name) for name, each in after.items()
-    }
+    shared = past or _until(next(iter(after.values())), span[1])
+    joined = {name: _join(shared, each, span[1], forward, name) for name, each in after.items()}
     chosen = _choose_years(past, joined, record, span, years, (backward, forward))
     how: dict[str, Any] = {
         "static": static,
@@ -181,8 +180,18 @@ def reconstruct(
     grid = orient(maps, what="maps")[1].grid
     if record is not None:
         made = _with_record(made, record, observed, grid, chosen[1])
-    product = _put_together(made, grid, tuple(scenarios) if isinstance(futures, Mapping) else ())
+    product = _put_together(made, grid, tuple(filter(None, scenarios)))
     return _describe(product, made, (past or next(iter(after.values()))).orientation, read_publisher(publisher))
+
+
+def choose_scenario(product: xr.Dataset, name: str | None) -> xr.Dataset:
+    """Return one scenario of a product; VocabularyError if there is none of that name, or the name is missing."""
+    there = [] if "scenario_name" not in product.coords else product["scenario_name"].values.tolist()
+    if not there and name is None:
+        return product
+    if name not in there:
+        raise VocabularyError(unknown("scenario", name, there))
+    return product.isel(scenario=there.index(name))
 
 
 def _by_name(futures: Any) -> dict[str, xr.Dataset]:
@@ -231,9 +240,13 @@ def _span(past: Forcing | None, record: ClassMap | None, after: Mapping[str, For
     return last + 1, last
 
 
+def _until(forcing: Forcing, last: int) -> Forcing:
+    """Return the years that scenarios share where there is no history."""
+    years = tuple(year for year in forcing.years if year <= last)
+    return replace(forcing, data=forcing.data.sel(time=list(years)), years=years)
+
+
 def _join(shared: Forcing, future: Forcing, last: int, inputs: InputSpec, name: str) -> xr.Dataset:
-    if shared is future:
-        return future.data
     what = f"scenario {name!r}" if name else "future"
     return join_forcing(shared, future, last + min(0, *(step + 1 for step in inputs.steps)), last, name=what)
 
