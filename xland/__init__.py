@@ -32,6 +32,7 @@ _LAZY = {
     "open_training_store": "xland.training.data.stored",
     "prepare": "xland.training.data.prepare",
     "publish": "xland.catalogs",
+    "reconstruct": "xland.downscaling.reconstruct",
     "regrid": "xland.forcing.conversion",
     "to_luh2": "xland.forcing.conversion",
     "train": "xland.training.run",

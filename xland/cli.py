@@ -52,6 +52,7 @@ _LEARNED_NOTE = (
 )
 
 _DOWNSCALE = "xland.downscaling.call:downscale"
+_RECONSTRUCT = "xland.downscaling.reconstruct:reconstruct"
 _CONVERT = "xland.forcing.conversion:to_luh2"
 _WRITE = "xland.store.writing:write"
 _WRITE_NETCDF = "xland.store.writing:write_netcdf"
@@ -291,6 +292,13 @@ def _convert(given: Given) -> None:
 
 
 _YEAR_OF = "Year of the {}, of those that its file has; a single map is taken for that of this year"
+_TOTALS = {
+    "crosswalk": _Option(str, None, "With --totals, which states belong to which class: a TOML file", "FILE"),
+    "tolerance": _Option(
+        str, None, "With --totals map, how far class areas may be off, in fine pixels: 0 to 1", "NUMBER"
+    ),
+    "exchange": _Option(str, None, "With --totals map and a prior, how much changes are favoured: 1 or more", "NUMBER"),
+}
 _DRY_RUN = _Option(bool, False, "Print the SLURM job script, and submit nothing")
 
 
@@ -299,9 +307,7 @@ _DRY_RUN = _Option(bool, False, "Print the SLURM job script, and submit nothing"
     _WRITE,
     _CLUSTER,
     without=["minimum"],
-    crosswalk=_Option(str, None, "With --totals, which states belong to which class: a TOML file", "FILE"),
-    tolerance=_Option(str, None, "With --totals map, how far class areas may be off, in fine pixels: 0 to 1", "NUMBER"),
-    exchange=_Option(str, None, "With --totals map and a prior, how much changes are favoured: 1 or more", "NUMBER"),
+    **_TOTALS,
     prior_year=_Option(int, None, _YEAR_OF.format("prior map"), "YEAR"),
     dry_run=_DRY_RUN,
 )
@@ -330,6 +336,69 @@ def _downscale(given: Given) -> None:
         with nullcontext() if "cluster" not in given else _call(_CLUSTER, given, minimum=1):
             _call(_WRITE, given, ds=fine)
     _tell(given, f"wrote {store}")
+
+
+@_command(
+    _RECONSTRUCT,
+    _WRITE,
+    _CLUSTER,
+    without=["minimum", "forcing", "futures"],
+    **_TOTALS,
+    future=_Option(list[str], (), "Forcing after the record; several scenarios with their names", "NAME=FILE"),
+    dry_run=_DRY_RUN,
+)
+def _reconstruct(given: Given) -> None:
+    """Join history, observed maps and futures in one store.
+
+    History is computed backward from the first observed year, futures forward from the last. --resume continues a run
+    that was stopped. --totals none keeps no totals. `xland seams` then compares the parts.
+    """
+    from xland.clusters import job_script
+
+    if _dry_run(given, job_script):
+        return
+    from xland.store.writing import check_store_place
+
+    check_store_place(
+        given["store"], **{name: given[name] for name in ("mode", "overwrite", "resume") if name in given}
+    )
+    own: Given = {}
+    if "future" in given:
+        named = [text.partition("=") for text in given["future"]]
+        several = {name: open_input(path) for name, equals, path in named if equals}
+        if len(several) != len(named) and len(named) > 1:
+            raise KeywordError("several futures need different names: --future ssp245=a.nc ssp370=b.nc")
+        own["futures"] = several or open_input(named[0][0])
+    if given.get("totals", "changes") == "none":
+        own["totals"] = None
+    elif {"totals", "crosswalk"} & given.keys():
+        own["totals"] = _totals({"totals": "changes", **given})
+    product = _call(_RECONSTRUCT, given, **own)
+    with nullcontext() if "cluster" not in given else _call(_CLUSTER, given, minimum=1):
+        _call(_WRITE, given, ds=product)
+    _tell(given, f"wrote {given['store']}")
+
+
+@_command(
+    store=_Option(str, inspect.Parameter.empty, "Store that xland reconstruct wrote", positional=True),
+    scenario=_Option(str, None, "Name of the scenario, where there are several", "NAME"),
+    picture=_Option(str, None, "Draw the area of each class by year: a PNG file", "FILE"),
+)
+def _seams(given: Given) -> int:
+    """Compare the change where the parts of a product meet with that within them.
+
+    Ends with status 1 if more land changes at a seam than in any year of the parts that meet there.
+    """
+    from xland.downscaling.reconstruct import choose_scenario
+    from xland.plot import class_series
+    from xland.scores.seams import check_seams
+
+    found = check_seams(choose_scenario(open_typed_maps(given["store"]), given.get("scenario")))
+    print(found)
+    if "picture" in given:
+        class_series(found.areas, path=given["picture"])
+        _tell(given, f"wrote {given['picture']}")
+    return 0 if found.ok else 1
 
 
 _SCORED = {

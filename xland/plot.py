@@ -284,6 +284,44 @@ def side_by_side(
     return figure
 
 
+def class_series(
+    areas: xr.DataArray, *, title: str | None = None, path: str | os.PathLike[str] | None = None, dpi: int = 150
+) -> Figure:
+    """Draw the area of each class by year, with a shade behind the years that are not observed.
+
+    Parameters
+    ----------
+    areas : DataArray (time, class)
+        ``check_seams(product).areas`` of :mod:`xland.scores.seams`: square kilometres, with ``source`` along time.
+    title : str, optional
+    path : path, optional
+        Save it as PNG.
+    dpi : int
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    years, sources = areas["time"].values, areas["source"].values
+    for each in CLASSES[1:]:
+        values = areas.sel({"class": each.name}).values / 1e6
+        if values.any():
+            ax.plot(years, values, color=each.color, label=each.long_name, linewidth=1.8)
+    for name, shade in (("reconstructed", "#e4e4e4"), ("projected", "#e8f0f8")):
+        own = years[sources == name]
+        if own.size:
+            ax.axvspan(own.min() - 0.5, own.max() + 0.5, color=shade, label=name, zorder=0)
+    ax.set(ylabel="million km²", xlabel="year", title=title or "area of each class", xlim=(years[0], years[-1]))
+    ax.set_ylim(bottom=0)
+    figure.legend(fontsize="small", loc="outside right center")
+    if path is not None:
+        save(figure, path, dpi=dpi)
+    return figure
+
+
 def save(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> Path:
     """Write a figure as PNG; an existing file is replaced at once or not at all."""
     final = local_path(path, what="a figure")

@@ -249,6 +249,50 @@ def test_a_map_of_other_codes_or_of_several_years_is_named(position, name):
         assess_change(*maps)
 
 
+def test_a_class_that_comes_for_a_year_neither_earns_nor_costs():
+    record = on_grid(np.full((2, 3), 4, np.uint8)).expand_dims(time=range(2001, 2008)).copy()
+    record[3:, 0, 0] = 2  # cleared in 2004, and for good
+    record[6, 0, 1] = 3  # a flicker at the end
+    record[1, 0, 2] = 2  # a flicker at the start
+    start, observed = record.isel(time=2), record.isel(time=6)
+    predicted = observed.copy()
+    predicted[1, 1] = 3  # a false alarm
+    found = assess_change(start, observed, predicted, stable_ends=record, weighting="pixels")
+    assert found.total == 4
+    assert found.cells == "all, stable ends"
+    assert (found.hits, found.misses, found.false_alarms) == pytest.approx((1 / 4, 0, 1 / 4))
+    assert assess_change(start, observed, predicted, weighting="pixels").total == 6
+
+
+@QUICK
+@given(seed=st.integers(0, 99))
+def test_stable_ends_score_as_the_mask_of_their_cells(seed):
+    rng = np.random.default_rng(seed)
+    first = rng.integers(0, 8, (18, 36))
+    steps = [np.where(rng.random(first.shape) < 0.9, first, rng.integers(0, 8, first.shape)) for _ in range(8)]
+    record = xr.concat([on_grid(each.astype(np.uint8)) for each in steps], xr.Variable("time", range(2001, 2009)))
+    ends = [record.isel(time=side) for side in (slice(3), slice(-3, None))]
+    stable = xr.concat([(each == each[0]).all("time").drop_vars("time", errors="ignore") for each in ends], "side")
+    maps = three_maps(seed)
+    same(
+        assess_change(*maps, stable_ends=record.isel(lat=slice(None, None, -1)).chunk(lat=7), factors=(2,)),
+        assess_change(*maps, within=stable.all("side"), factors=(2,)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("years", "message"),
+    [
+        (range(2001, 2006), "at least 6 yearly maps, not 5"),
+        ([2001, 2002, 2003, 2004, 2006, 2007], "do not follow each other: 2001-2004, 2006-2007; give each year"),
+    ],
+)
+def test_a_record_that_is_too_short_or_has_holes_has_no_stable_ends(years, message):
+    start, observed, predicted = three_maps()
+    with pytest.raises(TimeError, match=message):
+        assess_change(start, observed, predicted, stable_ends=start.expand_dims(time=list(years)))
+
+
 # ---------------------------------------------------------------- what follows from the table
 
 

@@ -363,8 +363,8 @@ def choose_years(
         raise TimeError(f"years={years}: a step is not understood here; give the years as a list")
     if years is None or isinstance(years, slice):
         ends = slice(None) if years is None else years
-        first = -np.inf if ends.start is None else _whole_years(ends.start)[0]
-        last = np.inf if ends.stop is None else _whole_years(ends.stop)[0]
+        first = -np.inf if ends.start is None else whole_years(ends.start)[0]
+        last = np.inf if ends.stop is None else whole_years(ends.stop)[0]
         there = set(forcing.years)
         chosen = [
             year
@@ -372,7 +372,7 @@ def choose_years(
             if first <= year <= last and any({year + step for step in steps} <= there for steps in offsets)
         ]
     else:
-        chosen = sorted(set(_whole_years(years)))
+        chosen = sorted(set(whole_years(years)))
         require_years(forcing, [year + step for year in chosen for step in set.intersection(*map(set, offsets))])
     if not chosen:
         needed = " or ".join(", ".join(f"{step:+d}" for step in steps if step) for steps in offsets)
@@ -383,7 +383,8 @@ def choose_years(
     return tuple(chosen)
 
 
-def _whole_years(years: Any) -> list[int]:
+def whole_years(years: Any) -> list[int]:
+    """Return calendar years that a caller gives, one or several; TimeError if they are not whole numbers."""
     values = np.atleast_1d(np.asarray(None if isinstance(years, xr.Dataset) else years))
     if values.dtype.kind not in "iu" or values.ndim != 1:
         raise TimeError(f"years={years!r}: give calendar years as whole numbers, such as 2015 or [2014, 2015]")

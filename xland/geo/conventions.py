@@ -263,7 +263,7 @@ def for_files(ds: xr.Dataset) -> xr.Dataset:
 
 
 def from_files(ds: xr.Dataset) -> xr.Dataset:
-    """Make years and names of classes selectable again in a Dataset that was opened.
+    """Make years, and names of classes and scenarios, selectable again in a Dataset that was opened.
 
     Where ``time`` are plain years, maps of earlier versions get dates, and others get ``year`` beside it.
     """
@@ -279,7 +279,7 @@ def from_files(ds: xr.Dataset) -> xr.Dataset:
             year = (time.dimension, np.array(years, dtype=np.int32), {"long_name": "calendar year"})
             ds = ds.assign_coords(year=year)
         ds = index_by(ds, time.coordinate, *(name for name in ds.coords if ds[name].dims == (time.dimension,)))
-    return index_by(ds, "class_name")
+    return index_by(ds, "class_name", "scenario_name")
 
 
 def for_gis(ds: xr.Dataset) -> tuple[xr.Dataset, Hashable | None]:

@@ -21,7 +21,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xland.arguments import checked, is_count, items_of
-from xland.errors import GridError, NothingToScoreError, UndefinedScoreWarning
+from xland.errors import GridError, NothingToScoreError, TimeError, UndefinedScoreWarning
+from xland.geo.conventions import listed
+from xland.reading.variables import ClassMap, as_map
 from xland.scores.counts import cross_tabulate, tabulate_windows
 from xland.scores.frames import Block, as_dask, common_cells, one_step, pair_years
 from xland.scores.measures import ROUNDING, UNITS, Weighting, disagreement, kappa_simulation
@@ -33,6 +35,7 @@ SHARES = ("hits", "misses", "false_alarms", "wrong_hits")
 
 _PARTS = ("quantity", "allocation", "exchange", "shift")
 _KAPPAS = ("kappa_simulation", "kappa_transition", "kappa_transloc")
+_ENDS = 3  # years at each end of a record in which a cell has to stay what it is
 _EVERYWHERE = None  # stands for all cells among the labels of regions
 
 Tables = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -47,6 +50,7 @@ def assess_change(
     *,
     factors: Sequence[int] = (1,),
     within: xr.DataArray | NDArray[np.bool_] | None = None,
+    stable_ends: xr.DataArray | xr.Dataset | None = None,
     regions: xr.DataArray | None = None,
     weighting: Weighting = "area",
     match_years: bool = True,
@@ -68,6 +72,10 @@ def assess_change(
         among them. A window should fit into memory.
     within : DataArray or (rows, columns) array of bool, optional
         Cells to score; placed as by :func:`xland.scores.evaluation.evaluate`.
+    stable_ends : DataArray or Dataset with ``land_use``, optional
+        Observed maps of six years or more that follow each other. Only cells count whose class is the same in the first
+        three of them, and the same in the last three: a class that is there for a year, and gone in the next, is
+        neither a change nor an error then. The maps to score should be of these years at both ends.
     regions : DataArray of int or str, optional
         A label for each cell. Cells that the array does not cover, NaN and empty labels belong to no region.
     weighting : {"area", "pixels"}
@@ -88,7 +96,8 @@ def assess_change(
     RegionError
         If the maps have no common cell, or none is left to score (:class:`~xland.errors.NothingToScoreError`).
     TimeError
-        If a map has several time steps, or the observed and the predicted map are of different years.
+        If a map has several time steps, the observed and the predicted map are of different years, or the years of
+        `stable_ends` are fewer than six or do not follow each other.
     VocabularyError
         If a map has unknown codes.
 
@@ -112,6 +121,7 @@ def assess_change(
     # dask arrays from here on, so that placing a map several times does not cut it each time
     maps = [replace(each, data=each.data.copy(data=as_dask(each.data))) for each in found]
     pair_years(maps[2], maps[1], match_years=match_years)
+    ends = [] if stable_ends is None else _ends_of(stable_ends)
     labels = None
     if regions is not None:
         labels = one_step(regions, "map of regions", holds="labels", error=GridError)
@@ -119,10 +129,10 @@ def assess_change(
         labels = replace(labels, data=labels.data.copy(data=as_dask(labels.data).astype(float if numeric else object)))
     lazy = {}
     for factor in sorted({1, *map(int, factors)}):
-        frame = common_cells(maps, maps[1], within, factor)
+        frame = common_cells([*maps, *(record for record, _ in ends[:1])], maps[1], within, factor)
         lazy[factor] = frame.each_block(
             _tabulate,
-            [(each, 0) for each in maps],
+            [*((each, 0) for each in maps), *ends],
             None if labels is None else frame.layer(labels, np.nan),
             factor=factor,
             by_area=weighting == "area",
@@ -135,11 +145,11 @@ def assess_change(
             tables[factor][label] = (before[0] + cross, before[1] + transitions)
     if not tables[1][_EVERYWHERE][0].any():
         raise NothingToScoreError(
-            f"no cell is left to score: the mask `within` and the cells with data (class 1 to {len(CLASSES) - 1}) in "
-            "the start and the observed map have none in common"
+            f"no cell is left to score: the mask `within`{', `stable_ends`' if ends else ''} and the cells with data "
+            f"(class 1 to {len(CLASSES) - 1}) in the start and the observed map have none in common"
         )
     years = (maps[0].years[0], maps[1].years[0], maps[2].years[0])
-    named = cells or ("all" if within is None else "a chosen part of the map")
+    named = cells or ("all" if within is None else "a chosen part of the map") + (", stable ends" if ends else "")
 
     def scores(region: Any) -> ChangeScores:
         by_factor = {f: ChangeScores(*t[region], weighting, f, years=years, cells=named) for f, t in tables.items()}
@@ -158,18 +168,27 @@ def assess_change(
     return result
 
 
-def _tabulate(
-    block: Block,
-    start: NDArray[np.uint8],
-    observed: NDArray[np.uint8],
-    predicted: NDArray[np.uint8],
-    labels: NDArray[Any] | None,
-    *,
-    factor: int,
-    by_area: bool,
-) -> dict[Any, Tables]:
-    """Return the tables of a block by region."""
+def _ends_of(record: xr.DataArray | xr.Dataset) -> list[tuple[ClassMap, int]]:
+    """Return the first and the last years of a record of maps; TimeError if it is too short or has gaps."""
+    found = as_map(record, what="record of stable_ends")
+    years = [year for year in found.years if year is not None]
+    if len(found.years) < 2 * _ENDS:
+        raise TimeError(
+            f"stable_ends needs at least {2 * _ENDS} yearly maps, not {len(found.years)}: give a longer record"
+        )
+    if len(years) == len(found.years) and years != list(range(years[0], years[0] + len(years))):
+        raise TimeError(f"the years of stable_ends do not follow each other: {listed(years)}; give each year, in order")
+    found = replace(found, data=found.data.copy(data=as_dask(found.data)))
+    return [(found, step) for step in (*range(_ENDS), *range(len(found.years) - _ENDS, len(found.years)))]
+
+
+def _tabulate(block: Block, *layers: Any, factor: int, by_area: bool) -> dict[Any, Tables]:
+    """Return the tables of a block by region: of start, observed and predicted map, and those at the stable ends."""
+    start, observed, predicted, *ends, labels = layers
     counted = block.counted & (start != OCEAN) & (observed != OCEAN)
+    for side in (ends[:_ENDS], ends[_ENDS:]):
+        for other in side[1:]:
+            counted = counted & (other == side[0])
     weights = block.area if by_area else np.ones_like(block.area)
 
     def tables(chosen: NDArray[np.bool_]) -> Tables:

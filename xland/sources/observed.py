@@ -44,7 +44,7 @@ _ATTRIBUTES = {
     "lon": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
 }
 _TIFFS = {".tif", ".tiff"}
-_DRIVER = "GTiff"
+DRIVER = "GTiff"
 """The one driver of GDAL that is used: others, such as that of virtual rasters, read what a file tells them to."""
 
 
@@ -191,36 +191,41 @@ def _open_raster(path: Path) -> tuple[_Codes, _Axis, _Axis]:
     if not path.exists():
         raise StoreError(f"{path} does not exist")
     try:
-        with rasterio.open(path, driver=_DRIVER) as source:
+        with rasterio.open(path, driver=DRIVER) as source:
             masked = MaskFlags.per_dataset in source.mask_flag_enums[0]  # a mask band or a .msk file
-        raster = rioxarray.open_rasterio(path, cache=False, driver=_DRIVER, masked=masked)
+        raster = rioxarray.open_rasterio(path, cache=False, driver=DRIVER, masked=masked)
     except OSError as error:
         raise unreadable(path, "GeoTIFF", error) from error
     if not isinstance(raster, xr.DataArray):
         raise GridError(f"{path.name} holds several rasters; write the one of the classes to a file of its own")
     if raster.sizes["band"] != 1:
         raise GridError(f"{path.name} holds {raster.sizes['band']} bands; a map of classes has one")
-    crs, transform = raster.rio.crs, raster.rio.transform()
-    if crs is None:
-        raise GridError(f"{path.name} has no reference system: write EPSG:4326 into it if it is in degrees")
-    if not crs.is_geographic:
-        raise GridError(
-            f"{path.name} is in the projection {crs.to_string()[:60]}: bring it to a regular grid of latitude and "
-            "longitude first, for example with rio.reproject('EPSG:4326') and nearest neighbours"
-        )
-    if transform.b or transform.d:
-        raise GridError(f"{path.name} is rotated: its rows must follow the parallels")
-    said = crs.to_dict(projjson=False)
-    if said.get("proj", "longlat") != "longlat" or said.get("pm", "greenwich") != "greenwich":
-        raise GridError(
-            f"{path.name} has the reference system {crs.to_string()[:60]}, with another pole or prime meridian: "
-            "bring it to EPSG:4326 first, for example with rio.reproject and nearest neighbours"
-        )
+    refuse_reference(raster, path.name)
     check_array(raster, path.name, VocabularyError)
     declared = declared_by(raster.variable, path.name, VocabularyError)
     values = with_named_reads(raster, path.name).variable.isel(band=0)
     codes = _Codes(path, values, replace(declared, masked=declared.masked or masked))
     return codes, raster["y"].values, raster["x"].values
+
+
+def refuse_reference(raster: xr.DataArray, name: str) -> None:
+    """Refuse a raster that is not on latitude and longitude from Greenwich, north up; GridError says what to do."""
+    crs, transform = raster.rio.crs, raster.rio.transform()
+    if crs is None:
+        raise GridError(f"{name} has no reference system: write EPSG:4326 into it if it is in degrees")
+    if not crs.is_geographic:
+        raise GridError(
+            f"{name} is in the projection {crs.to_string()[:60]}: bring it to a regular grid of latitude and "
+            "longitude first, for example with rio.reproject('EPSG:4326') and nearest neighbours"
+        )
+    if transform.b or transform.d:
+        raise GridError(f"{name} is rotated: its rows must follow the parallels")
+    said = crs.to_dict(projjson=False)
+    if said.get("proj", "longlat") != "longlat" or said.get("pm", "greenwich") != "greenwich":
+        raise GridError(
+            f"{name} has the reference system {crs.to_string()[:60]}, with another pole or prime meridian: "
+            "bring it to EPSG:4326 first, for example with rio.reproject and nearest neighbours"
+        )
 
 
 def _hilda_rasters(place: Path) -> tuple[dict[int, _Codes], _Axis, _Axis]:
