@@ -30,7 +30,7 @@ from dask.callbacks import Callback
 from dask.utils import parse_timedelta
 
 from xland.arguments import checked
-from xland.dask_internals import HighLevelGraph
+from xland.dask_internals import HighLevelGraph, narrow
 from xland.errors import StoreError, WorkerError
 from xland.geo.conventions import for_gis
 from xland.paths import check_ending, check_place, explain, is_url, local_path, replacing
@@ -340,6 +340,7 @@ def _write_blocks(
     described = [layer for layer in graph.layers.values() if progress and callable(getattr(layer, "describe", None))]
     wanted = [[key for key in names if key[0] == name] for name in {key[0] for key in names}]
     lines = dict.fromkeys(layer.describe(graph, *wanted) for layer in described)
+    graph = narrow(graph, [*names])
     total, active = len(names), f"active-{identity}"
     place.files.put(active, b"")
     try:
