@@ -51,8 +51,7 @@ def narrow(graph: HighLevelGraph, keys: Any) -> HighLevelGraph:
     if all(isinstance(graph.layers[name], Blockwise) for name in _readers(graph, able)):
         return graph  # whole blocks are read: tasks of all centuries are not made to find this out
     wanted = set(flatten(keys)) if isinstance(keys, list | set) else {keys}
-    culled = graph.cull(wanted)
-    tasks = convert_legacy_graph(culled.to_dict())
+    tasks = convert_legacy_graph(graph.cull(wanted).to_dict())
     dependents = reverse_dict({key: task.dependencies for key, task in tasks.items()})
     placed: dict[Any, GraphNode] = {}
     for layer in {id(layer): layer for layer in able.values()}.values():
@@ -60,16 +59,10 @@ def narrow(graph: HighLevelGraph, keys: Any) -> HighLevelGraph:
     if not placed:
         return graph
     names = {key: task.key for key, task in placed.items()}
-    changed = {key: task.substitute(names) for key, task in placed.items()}
-    for key in set().union(*(dependents[key] for key in placed)).difference(placed):
-        changed[key] = tasks[key].substitute(names)
-    layers = {
-        name: layer
-        if changed.keys().isdisjoint(layer)
-        else MaterializedLayer({(new := changed.get(key, tasks[key])).key: new for key in layer}, layer.annotations)
-        for name, layer in culled.layers.items()
-    }
-    return HighLevelGraph(layers, culled.dependencies)
+    readers = set().union(*(dependents[key] for key in placed))
+    changed = [task.substitute(names) for task in ({key: tasks[key] for key in readers} | placed).values()]
+    kept = {key: task for key, task in tasks.items() if key not in placed}
+    return HighLevelGraph.from_collections("narrow", kept | {task.key: task for task in changed})
 
 
 def _readers(graph: HighLevelGraph, names: Collection[str]) -> set[str]:

@@ -505,7 +505,7 @@ def describe(ds: xr.Dataset) -> str:
     """
     lazy = [each.data for each in ds.data_vars.values() if each.chunks is not None]
     wanted = [list(flatten(array.__dask_keys__())) for array in lazy]
-    graph = narrow(HighLevelGraph.merge(*(array.dask for array in lazy)), wanted)
+    graph = HighLevelGraph.merge(*(array.dask for array in lazy))
     layers = {layer.name: layer for layer in graph.layers.values() if isinstance(layer, BlockYears)}
     if not layers:
         return ""

@@ -340,7 +340,6 @@ def _write_blocks(
     described = [layer for layer in graph.layers.values() if progress and callable(getattr(layer, "describe", None))]
     wanted = [[key for key in names if key[0] == name] for name in {key[0] for key in names}]
     lines = dict.fromkeys(layer.describe(graph, *wanted) for layer in described)
-    graph = narrow(graph, [*names])
     total, active = len(names), f"active-{identity}"
     place.files.put(active, b"")
     try:
@@ -391,7 +390,7 @@ def run(graph: HighLevelGraph, keys: Sequence[Key], done: Callable[[Key], None])
     ``done`` is called with each key that is finished. WorkerError if the workers that computed something died again and
     again, or the cluster is gone.
     """
-    optimized = da.optimization.optimize(graph, list(keys))
+    optimized = da.optimization.optimize(narrow(graph, list(keys)), list(keys))
     if (client := _active_client()) is not None:
         _run_on_cluster(client, optimized, keys, done)
         return
