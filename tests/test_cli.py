@@ -349,6 +349,11 @@ def test_a_report_of_everything_that_is_given(run, files, store):
     text = (files / "report.html").read_text()
     assert "Figure of merit" in text
     assert "scores are too good" not in text  # said of the map that the shipped models learned from
+    for name in ("html", "json"):
+        refused = run("report", "nothing.zarr", "maps.nc", f"--{name}", f"report.{name}")
+        assert (refused[0], f"report.{name} exists; pass --overwrite" in refused[2]) == (1, True)
+    assert run("report", store, "maps.nc", "--factor", 4, "--json", "report.json", "--overwrite")[0] == 0
+    assert json.loads((files / "report.json").read_text())["coarse_agreement"] is None, "it is another one now"
 
 
 def test_regions_and_held_out_cells_of_a_report(run, files, store, monkeypatch):
@@ -380,7 +385,13 @@ def test_scores_are_printed_and_maps_of_other_years_refused(run, store, files):
 
 def test_publish_makes_an_entry_and_models_are_listed(run, files, store):
     assert run("publish", "catalog.yaml", "--store", store, "--name", "tiny-2000")[0] == 0
-    assert "tiny-2000" in (files / "catalog.yaml").read_text()
+    before = (files / "catalog.yaml").read_text()
+    assert "tiny-2000" in before
+    again = ("publish", "catalog.yaml", "--store", store, "--name", "tiny-2000", "--description", "another")
+    assert "has the entry 'tiny-2000'; pass --overwrite" in run(*again)[2]
+    assert (files / "catalog.yaml").read_text() == before
+    assert run(*again, "--overwrite")[0] == 0
+    assert "description: another" in (files / "catalog.yaml").read_text()
     assert "luh2-0p05: 0.25 to 0.05 degree" in run("models")[1]
     assert json.loads(run("models", "model")[1])["name"] == "tiny-0"
 
