@@ -28,7 +28,9 @@ __all__ = [
     "TaskRef",
     "convert_legacy_graph",
     "narrow",
+    "narrow_before_optimizing",
     "pick_points",
+    "renamed",
 ]
 
 
@@ -63,6 +65,11 @@ def narrow(graph: HighLevelGraph, keys: Any) -> HighLevelGraph:
     changed = [task.substitute(names) for task in ({key: tasks[key] for key in readers} | placed).values()]
     kept = {key: task for key, task in tasks.items() if key not in placed}
     return HighLevelGraph.from_collections("narrow", kept | {task.key: task for task in changed})
+
+
+def renamed(task: GraphNode, key: Any) -> GraphNode:
+    """Return a task under another key."""
+    return Alias(key, task.target) if isinstance(task, Alias) else task.substitute({}, key=key)
 
 
 def _readers(graph: HighLevelGraph, names: Collection[str]) -> set[str]:

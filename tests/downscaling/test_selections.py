@@ -155,8 +155,11 @@ def test_a_selection_is_kept_in_memory_and_computed_with_others_as_any_array(laz
     np.testing.assert_array_equal(all_of_it, whole["land_use"])
 
 
-def test_no_key_has_other_values_in_one_selection_than_in_another(lazy):
+@pytest.mark.parametrize("change", [lambda ds: ds, from_greenwich], ids=["plain", "joined"])
+def test_no_key_has_other_values_in_one_selection_than_in_another(world, model, change):
     """A cluster computes a key once, whoever asks for it."""
+    coarse, static, _ = world
+    lazy = downscale(change(coarse), model=model, static=static, years=2000, chunks=180, outputs=("land_use", "margin"))
     seen = {}
     for here in ({"lat": slice(40, 44)}, {"lat": slice(80, 84)}, {"lat": slice(40, 44), "lon": slice(20, 30)}, {}):
         array = lazy["margin"].isel(time=0).isel(here)[1:4].data

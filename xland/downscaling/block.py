@@ -31,6 +31,7 @@ from xland.dask_internals import (
     TaskRef,
     narrow,
     narrow_before_optimizing,
+    renamed,
 )
 from xland.downscaling.drawing import Drawing
 from xland.downscaling.engine import Stop, check_of, choose_device, engine_of, give_back, residency_of, start_all
@@ -385,10 +386,10 @@ class BlockYears(Layer):
             block = plan.layout.block(*index[1:])
             parts, between = parts_read(its, block, plan.inputs.factor, tasks, dependents, wanted)
             if parts:
-                work = (self.all_layers if self.several else self.name, *index)
+                work, token = (self.all_layers if self.several else self.name, *index), tokenize(parts)
                 for key in {work, *between}:
-                    name = f"{key[0]}-{tokenize(parts)}", *key[1:]
-                    found[key] = self._task(name, work, parts) if key == work else tasks[key].substitute({}, key=name)
+                    name = f"{key[0]}-{token}", *key[1:]
+                    found[key] = self._task(name, work, parts) if key == work else renamed(tasks[key], name)
         return found
 
     narrow = staticmethod(narrow)
