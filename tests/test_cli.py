@@ -98,7 +98,18 @@ def test_a_command_has_the_options_and_defaults_of_its_functions(command, functi
             if option is not None and name not in ("spec", "observed"):
                 assert option.default == parameter.default, name
                 assert option.help, name
-    own = {"held_out", "html", "json", "dry_run", "crosswalk", "tolerance", "prior_year", "start_year", "mapping"}
+    own = {
+        "held_out",
+        "html",
+        "json",
+        "dry_run",
+        "crosswalk",
+        "tolerance",
+        "prior_year",
+        "start_year",
+        "mapping",
+        "overwrite",
+    }
     assert set(options) <= own | {"quiet", "verbose"}
 
 
@@ -533,8 +544,8 @@ def test_quiet_prints_results_only_and_verbose_each_step_and_where_an_error_was_
     assert plain[2] == quiet[2] == ""
     assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d evaluate took [\d.]+ s$", verbose[2], re.MULTILINE)
     assert json.loads((files / "scores.json").read_text())["scores"]["map"]["land"]["area"]["accuracy"] is not None
-    assert run(*scored, "--json", "scores.json")[1].endswith(f"wrote {files / 'scores.json'}\n")
-    assert run("publish", "catalog.yaml", "--store", store, "--name", "quiet", "--quiet") == (0, "", "")
+    assert run(*scored, "--json", "scores.json", "--overwrite")[1].endswith(f"wrote {files / 'scores.json'}\n")
+    assert run("publish", "catalog.yaml", "--store", store, "--name", "quiet", "--quiet", "--overwrite") == (0, "", "")
     assert "Traceback" not in run("check", "nothing.nc")[2]
     assert "Traceback" in run("check", "nothing.nc", "--verbose")[2]
 
