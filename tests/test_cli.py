@@ -106,6 +106,7 @@ def test_a_command_has_the_options_and_defaults_of_its_functions(command, functi
         "crosswalk",
         "tolerance",
         "exchange",
+        "overwrite",
         "prior_year",
         "start_year",
         "mapping",
@@ -361,6 +362,11 @@ def test_a_report_of_everything_that_is_given(run, files, store):
     text = (files / "report.html").read_text()
     assert "Figure of merit" in text
     assert "scores are too good" not in text  # said of the map that the shipped models learned from
+    for name in ("html", "json"):
+        refused = run("report", "nothing.zarr", "maps.nc", f"--{name}", f"report.{name}")
+        assert (refused[0], f"report.{name} exists; pass --overwrite" in refused[2]) == (1, True)
+    assert run("report", store, "maps.nc", "--factor", 4, "--json", "report.json", "--overwrite")[0] == 0
+    assert json.loads((files / "report.json").read_text())["coarse_agreement"] is None, "it is another one now"
 
 
 def test_regions_and_held_out_cells_of_a_report(run, files, store, monkeypatch):
@@ -534,7 +540,7 @@ def test_quiet_prints_results_only_and_verbose_each_step_and_where_an_error_was_
     assert plain[2] == quiet[2] == ""
     assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d evaluate took [\d.]+ s$", verbose[2], re.MULTILINE)
     assert json.loads((files / "scores.json").read_text())["scores"]["map"]["land"]["area"]["accuracy"] is not None
-    assert run(*scored, "--json", "scores.json")[1].endswith(f"wrote {files / 'scores.json'}\n")
+    assert run(*scored, "--json", "scores.json", "--overwrite")[1].endswith(f"wrote {files / 'scores.json'}\n")
     assert run("publish", "catalog.yaml", "--store", store, "--name", "quiet", "--quiet") == (0, "", "")
     assert "Traceback" not in run("check", "nothing.nc")[2]
     assert "Traceback" in run("check", "nothing.nc", "--verbose")[2]

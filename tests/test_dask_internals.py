@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import re
 
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph as Documented
 
 from tests.conftest import PROJECT
@@ -15,6 +20,8 @@ from xland.dask_internals import (
     Task,
     TaskRef,
     convert_legacy_graph,
+    narrow_before_optimizing,
+    pick_points,
 )
 
 
@@ -55,6 +62,29 @@ def test_a_graph_of_layers_is_culled_by_asking_each_layer():
     graph = HighLevelGraph(layers, {"first": set(), "second": {"first"}})
     assert set(graph.cull(["c"]).to_dict()) == {"a", "c"}
     assert HighLevelGraph is Documented
+
+
+def test_arrays_are_optimized_by_the_function_that_asks_the_layers_first():
+    class Asked(MaterializedLayer):
+        def narrow(self, graph, keys):
+            return HighLevelGraph.from_collections("less", {key: DataNode(key, np.ones(3)) for key in flatten(keys)})
+
+    narrow_before_optimizing()
+    key = ("a", 0)
+    graph = HighLevelGraph({"a": Asked({key: DataNode(key, np.zeros(3))})}, {"a": set()})
+    array = da.Array(graph, "a", chunks=((3,),), dtype=float)
+    assert array.compute().tolist() == xr.Variable("x", array).compute().values.tolist() == [1, 1, 1]
+    assert dask.optimize(array)[0].compute().tolist() == dask.persist(array)[0].compute().tolist() == [1, 1, 1]
+    with dask.config.set(array_optimize=None):
+        assert array.compute().tolist() == [0, 0, 0], "what users set comes first"
+    assert da.ones(3, chunks=2).sum().compute() == 3
+
+
+def test_points_are_picked_from_a_chunk_by_a_function_that_is_told_which():
+    array = da.arange(12, chunks=12).reshape(3, 4)
+    tasks = array.vindex[[0, 2], [3, 1]].dask.to_dict().values()
+    (task,) = (each for each in tasks if isinstance(each, Task) and each.func is pick_points)
+    assert [each.tolist() for each in task.args[1]] == [[0, 2], [3, 1]]
 
 
 def test_they_are_imported_in_one_place_and_dask_is_bounded():

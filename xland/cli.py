@@ -28,7 +28,14 @@ import xarray as xr
 from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 
 from xland.arguments import OTHER_NAMES, guess, hints_of, plain, unknown
-from xland.errors import AllocationError, ClusterError, KeywordError, StoreError, TrainingStoppedError, XlandError
+from xland.errors import (
+    AllocationError,
+    ClusterError,
+    KeywordError,
+    StoreError,
+    TrainingStoppedError,
+    XlandError,
+)
 from xland.paths import check_ending, check_file_place, local_path
 from xland.totals.crosswalk import LUH_CROSSWALK, Crosswalk, read_crosswalk
 from xland.totals.modes import Totals
@@ -408,9 +415,10 @@ _SCORED = {
 
 
 _JSON = _Option(str, None, "Write every number to this file")
+_REPLACE_FILE = _Option(bool, False, "Replace files that exist")
 
 
-@_command(_EVALUATE, without=["within"], **_SCORED, json=_JSON)
+@_command(_EVALUATE, without=["within"], **_SCORED, json=_JSON, overwrite=_REPLACE_FILE)
 def _evaluate(given: Given) -> None:
     """Score a map against an observed one.
 
@@ -428,6 +436,7 @@ def _evaluate(given: Given) -> None:
     **_SCORED,
     html=_Option(str, None, "Write a page to look at: one HTML file that needs no other"),
     json=_JSON,
+    overwrite=_REPLACE_FILE,
     start_year=_Option(int, None, _YEAR_OF.format("start map"), "YEAR"),
 )
 def _report(given: Given) -> None:
@@ -667,11 +676,13 @@ def _logging() -> Iterator[None]:
 
 
 def _check_files(given: Given) -> None:
-    """Refuse files that cannot be written, before anything is read."""
+    """Refuse files that cannot be written, or that are there and are not to be replaced, before anything is read."""
     for name, what, endings in (("html", "a web page", (".html", ".htm")), ("json", "a JSON file", (".json",))):
         if name in given:
             check_ending(given[name], what, *endings)
-            check_file_place(local_path(given[name], what=what))
+            check_file_place(path := local_path(given[name], what=what))
+            if os.path.lexists(path) and not given.get("overwrite"):
+                raise StoreError(f"{path} exists; pass overwrite=True to replace it")
 
 
 def _write_files(given: Given, found: Any) -> None:

@@ -142,7 +142,7 @@ def test_a_layer_says_how_much_it_computes(rollouts, world, model):
     assert describe(part) == "tiny-0: 1 year of 2 of 3 x 6 blocks, 32 windows a year where all is land"
     assert describe(part[["margin"]].transpose()) == describe(part)
     point = blocks.sel(lat=10.5, lon=10.5)
-    assert describe(point) == "tiny-0: 3 years of 1 of 3 x 6 blocks, 16 windows a year where all is land"
+    assert describe(point) == "tiny-0: 3 years of 1 of 3 x 6 blocks, 4 windows a year where all is land"
     both = xr.Dataset({"one": rollouts["land_use"]["land_use"], "two": rollouts[EVERYTHING]["land_use"]})
     assert describe(both).count("\n") == 1, "a line for each"
     assert describe(coarse) == "", "there is nothing to downscale"

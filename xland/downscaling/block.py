@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -16,11 +16,23 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.base import tokenize
 from dask.callbacks import Callback
 from dask.core import flatten
 from numpy.typing import NDArray
 
-from xland.dask_internals import DataNode, GraphNode, HighLevelGraph, Layer, MaterializedLayer, Task, TaskRef
+from xland.dask_internals import (
+    DataNode,
+    GraphNode,
+    HighLevelGraph,
+    Layer,
+    MaterializedLayer,
+    Task,
+    TaskRef,
+    narrow,
+    narrow_before_optimizing,
+    renamed,
+)
 from xland.downscaling.drawing import Drawing
 from xland.downscaling.engine import Stop, check_of, choose_device, engine_of, give_back, residency_of, start_all
 from xland.downscaling.fields import (
@@ -37,6 +49,7 @@ from xland.downscaling.fields import (
 )
 from xland.downscaling.keeping import Keeping
 from xland.downscaling.predict import Static, layers_of, ocean, predict_block
+from xland.downscaling.selections import MAP, OTHER, parts_read
 from xland.errors import StaticError
 from xland.forcing.read import check_coverage, check_values
 from xland.models.applicability import Applicability
@@ -141,13 +154,17 @@ class Plan:
         if self.keeping is not None:
             yield from self.keeping.keys(block.rows, block.columns, year)
 
+    def keys_of(self, year: int, parts: Iterable[Block]) -> dict[Key, None]:
+        """Graph keys of the chunks that some blocks of a year need, each once."""
+        return dict.fromkeys(itertools.chain.from_iterable(self.keys(year, part) for part in parts))
+
 
 def run_block_year(plan: Plan, year: int, block: Block, *chunks: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """Read, check and predict one block, or a part of one, of one year; return its outputs.
 
     `chunks` are what the keys of :meth:`Plan.keys` stand for, each once.
     """
-    named = dict(zip(dict.fromkeys(plan.keys(year, block)), chunks, strict=True))
+    named = dict(zip(plan.keys_of(year, [block]), chunks, strict=True))
     device, check = choose_device(plan.device), check_of(plan.stop)
     with _at_once:
         check()
@@ -178,6 +195,25 @@ def run_block_year(plan: Plan, year: int, block: Block, *chunks: NDArray[Any]) -
             check=check,
         )
     give_back()
+    return results
+
+
+def run_parts(plan: Plan, year: int, block: Block, parts: Sequence[Block], *chunks: NDArray[Any]) -> dict[str, Any]:
+    """Return the outputs of a block of one year, of which only some parts are computed: nothing else of it is read."""
+    named = dict(zip(plan.keys_of(year, parts), chunks, strict=True))
+    shape, layers = (len(block.rows), len(block.columns)), plan.layers
+    results = {
+        output.name: np.zeros((layers[output.axis], *shape) if output.axis else shape, output.dtype)
+        for output in plan.outputs
+    }
+    for part in parts:
+        rows, columns = (
+            slice(its.start - whole.start, its.stop - whole.start)
+            for its, whole in ((part.rows, block.rows), (part.columns, block.columns))
+        )
+        values = run_block_year(plan, year, part, *(named[key] for key in plan.keys_of(year, [part])))
+        for name, layer in values.items():
+            results[name][..., rows, columns] = layer
     return results
 
 
@@ -322,19 +358,24 @@ class BlockYears(Layer):
     def describe(self, graph: HighLevelGraph | None = None, *wanted: Collection[Key]) -> str:
         """Say in one line how much is computed: all block-years, or what keys of variables need of a graph."""
         years, rows, columns = self.shape
-        found: set[Any] = set()
+        found: dict[tuple[int, Block], tuple[Block, ...]] = {}
         windows, twice = self.plan.layout.windows
         blocks, also = f"{rows} x {columns} blocks", f", {twice:.1%} of them twice at edges of blocks"
         # tasks of all centuries are not made to be counted
         if graph is not None and max(map(len, wanted)) < max(years * rows * columns, _COUNTED):
-            layers = graph.cull(set().union(*wanted)).layers.values()
-            tasks = itertools.chain.from_iterable(each for each in layers if isinstance(each, MaterializedLayer))
-            found = {key[1:] for key in tasks if isinstance(key, tuple) and key[0] in self.names}
-        if found and found != {*itertools.product(*map(range, self.shape))}:
-            years, layout = len({year for year, *_ in found}), self.plan.layout
-            parts = {layout.block(*at) for _, *at in found}
-            windows, also = sum(each.count for each in parts), ""
-            blocks = f"{len(parts)} of {blocks}"
+            keys = set().union(*wanted)
+            layers = narrow(graph, keys).cull(keys).layers.values()
+            tasks = itertools.chain.from_iterable(
+                each.values() for each in layers if isinstance(each, MaterializedLayer)
+            )
+            found = dict(
+                _work_of(each) for each in tasks if isinstance(each, Task) and self._plan_key in each.dependencies
+            )
+        parts = {part for its in found.values() for part in its}
+        if found and (len(found) < years * rows * columns or len(parts) != rows * columns):
+            years = len({year for year, _ in found})
+            windows, also = sum(part.count for part in parts), ""
+            blocks = f"{len({block for _, block in found})} of {blocks}"
         return (
             f"{self.plan.model.name}: {years} {'year' if years == 1 else 'years'} of {blocks}, "
             f"{windows} windows a year where all is land{also}"
@@ -343,6 +384,36 @@ class BlockYears(Layer):
     def kept(self, keeper: Keeper) -> Layer:
         """Return the same layer, with the maps that a keeper has in place of what they were computed from."""
         return self if self.plan.inputs.prior == "none" else type(self)(self.plan, keeper)
+
+    def narrowed(
+        self, tasks: Mapping[Any, GraphNode], dependents: Mapping[Any, Collection[Any]], wanted: Collection[Any]
+    ) -> Mapping[Any, GraphNode]:
+        """Return what takes the place of tasks of blocks of which only parts are read, and of what selects them."""
+        plan = self.plan
+        if self.keeper is not None or any(
+            prior is plan.maps for year in range(len(plan.years)) for prior, _ in plan.maps_before(year)
+        ):
+            return {}  # of a rollout, whole blocks are kept and read
+        starts: dict[Index, dict[Any, tuple[int, ...]]] = {}
+        for key, task in tasks.items():
+            if isinstance(key, tuple) and key[0] == self.name:
+                starts.setdefault(key[1:], {})[key] = MAP
+            elif isinstance(task, Task) and task.func is _one_layer:
+                (source,) = task.dependencies
+                if source[0] == self.all_layers:
+                    starts.setdefault(source[1:], {})[key] = MAP if len(key) == 4 else (OTHER, *MAP)
+        found: dict[Any, GraphNode] = {}
+        for index, its in starts.items():
+            block = plan.layout.block(*index[1:])
+            parts, between = parts_read(its, block, plan.inputs.factor, tasks, dependents, wanted)
+            if parts:
+                work, token = (self.all_layers if self.several else self.name, *index), tokenize(parts)
+                for key in {work, *between}:
+                    name = f"{key[0]}-{token}", *key[1:]
+                    found[key] = self._task(name, work, parts) if key == work else renamed(tasks[key], name)
+        return found
+
+    narrow = staticmethod(narrow)
 
     def is_materialized(self) -> bool:
         """Return False: tasks are made when they are asked for."""
@@ -384,10 +455,18 @@ class BlockYears(Layer):
             return Task(key, _load, self.keeper, tuple(index))
         if name == self.name and self.several:
             return Task(key, _land_use, self.keeper, tuple(index), dict, TaskRef((self.all_layers, *index)))
-        year, block = index[0], self.plan.layout.block(*index[1:])
-        needed = map(TaskRef, dict.fromkeys(self.plan.keys(year, block)))
-        run = (run_block_year, TaskRef(self._plan_key), year, block, *needed)
-        return Task(key, *run) if name == self.all_layers else Task(key, _land_use, self.keeper, tuple(index), *run)
+        return self._task(key, key)
+
+    def _task(self, key: Any, of: Any, parts: tuple[Block, ...] = ()) -> Task:
+        """Return the task that computes the block of a key, or parts of it under another key."""
+        name, year, row, column = of
+        block = self.plan.layout.block(row, column)
+        what = (TaskRef(self._plan_key), year, block)
+        needed = map(TaskRef, self.plan.keys_of(year, parts or [block]))
+        run = (run_parts, *what, parts, *needed) if parts else (run_block_year, *what, *needed)
+        return (
+            Task(key, *run) if name == self.all_layers else Task(key, _land_use, self.keeper, (year, row, column), *run)
+        )
 
     def __iter__(self) -> Iterator[Any]:
         """Go over all keys."""
@@ -423,6 +502,7 @@ def block_years(plan: Plan, depends_on: Sequence[da.Array]) -> dict[str, da.Arra
     ``(years, rows, columns)``.
     """
     _stops.register()
+    narrow_before_optimizing()
     layer = BlockYears(plan)
     graph = HighLevelGraph.merge(
         *(HighLevelGraph.from_collections(each, layer, dependencies=depends_on) for each in layer.names)
@@ -446,17 +526,24 @@ def describe(ds: xr.Dataset) -> str:
     windows that they compute twice. The text is empty where there is nothing left to downscale.
     """
     lazy = [each.data for each in ds.data_vars.values() if each.chunks is not None]
+    wanted = [list(flatten(array.__dask_keys__())) for array in lazy]
     graph = HighLevelGraph.merge(*(array.dask for array in lazy))
     layers = {layer.name: layer for layer in graph.layers.values() if isinstance(layer, BlockYears)}
     if not layers:
         return ""
-    wanted = [list(flatten(array.__dask_keys__())) for array in lazy]
     return "\n".join(layer.describe(graph, *wanted) for layer in layers.values())
 
 
 def _one_layer(layers: dict[str, NDArray[Any]], name: str) -> NDArray[Any]:
     """Return one output of a block-year as a chunk of an array."""
     return layers[name][None]
+
+
+def _work_of(task: Task) -> tuple[tuple[int, Block], tuple[Block, ...]]:
+    """Return the year and block that a task of a layer computes, and which parts of it."""
+    args = task.args if task.func in (run_block_year, run_parts) else task.args[3:]
+    _, year, block, *more = args
+    return (year, block), more[0] if more and isinstance(more[0], tuple) else (block,)
 
 
 def _load(keeper: Keeper, index: Index) -> NDArray[np.uint8]:

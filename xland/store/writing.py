@@ -30,7 +30,7 @@ from dask.callbacks import Callback
 from dask.utils import parse_timedelta
 
 from xland.arguments import checked
-from xland.dask_internals import HighLevelGraph
+from xland.dask_internals import HighLevelGraph, narrow
 from xland.errors import StoreError, WorkerError
 from xland.geo.conventions import for_gis
 from xland.paths import check_ending, check_place, explain, is_url, local_path, replacing
@@ -395,7 +395,7 @@ def run(graph: HighLevelGraph, keys: Sequence[Key], done: Callable[[Key], None])
     ``done`` is called with each key that is finished. WorkerError if the workers that computed something died again and
     again, or the cluster is gone.
     """
-    optimized = da.optimization.optimize(graph, list(keys))
+    optimized = da.optimization.optimize(narrow(graph, list(keys)), list(keys))
     if (client := _active_client()) is not None:
         _run_on_cluster(client, optimized, keys, done)
         return

@@ -126,12 +126,15 @@ class DownscalingNetwork(nn.Module):
         return tuple(self.body.bodies) if isinstance(self.body, Committee) else (self.body,)
 
     def compiled(self) -> DownscalingNetwork:
-        """Return the network for predictions on a CPU, with the same weights; itself if its kind has no faster form."""
+        """Return the network for predictions on a CPU, with the same weights; itself if its kind has no faster form.
+
+        Weights are shared, not copied, where they are as trained.
+        """
         build = self.architecture.compiled
         if build is None:
             return self
-        faster = copy.deepcopy(self)
-        bodies = [build(body) for body in faster.bodies]
+        faster = copy.deepcopy(self, {id(self.body): self.body})
+        bodies = [build(body) for body in self.bodies]
         faster.body, faster.picks = bodies[0] if len(bodies) == 1 else Committee(bodies), 1.0
         return faster
 
