@@ -510,3 +510,12 @@ def test_real_land_use_at_known_places(reference_data):
     fractions = datasets.class_fractions()
     assert fractions.sizes == {"time": 1, "lat": 720, "lon": 1440}
     assert float(fractions.forest.sel(lat=-3, lon=-65, method="nearest")[0]) > 0.95
+
+
+def test_the_climate_of_a_month_is_that_of_the_points_moved_to_the_height_of_the_cell(shared):
+    months, year = datasets.monthly_climate(), datasets.static_predictors(5.0)
+    assert (months.tas.dims, months.month.values.tolist()) == (("month", "lat", "lon"), list(range(1, 13)))
+    np.testing.assert_allclose(months.tas.max("month"), year.warmest_month, atol=0.02)
+    np.testing.assert_allclose(months.pr.sum("month"), year.precipitation, rtol=2e-3)
+    assert (months.tas.attrs["units"], months.pr.attrs["units"]) == ("degC", "mm month-1")
+    assert "P.1510-1" in months.tas.attrs["source"]

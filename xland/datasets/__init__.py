@@ -45,6 +45,7 @@ __all__ = [
     "land_use_modis",
     "luh2_2015",
     "modis_igbp",
+    "monthly_climate",
     "static_predictors",
     "synthetic_world",
 ]
@@ -112,6 +113,25 @@ def class_fractions() -> xr.Dataset:
     return _open("fractions")[list(vocabulary.CLASS_NAMES)]
 
 
+def monthly_climate() -> xr.Dataset:
+    """Return monthly means of today's temperature and precipitation on 0.25 degree.
+
+    Recommendations ITU-R P.1510-1 (temperature, 0.75 degree, brought to the mean height of each cell by 6.5 K a
+    kilometre) and P.837-7 (precipitation). Built at the first call and kept in the cache.
+
+    Returns
+    -------
+    xarray.Dataset
+        Lazy, dims (month, lat, lon), float32: ``tas``, degrees Celsius, and ``pr``, mm in the month; months 1 to 12.
+
+    Raises
+    ------
+    DatasetError
+        If a source cannot be fetched or fails verification.
+    """
+    return _open("climate")
+
+
 def static_predictors(resolution: float = 0.05, *, chunked: bool = True) -> xr.Dataset:
     """Return static predictors on the world grid of a resolution.
 
@@ -169,3 +189,4 @@ def fetch_all() -> None:
     static_predictors()
     land_use_modis()
     class_fractions()
+    monthly_climate()

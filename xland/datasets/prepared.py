@@ -37,6 +37,7 @@ RECIPES: Mapping[str, tuple[int, tuple[str, ...]]] = {
     "static": (2, ("topography", "land-mask", "koppen", "temperature", "precipitation", "lakes", "settlements")),
     "land-use": (1, ("modis-2019", "land-mask")),
     "fractions": (1, ("modis-2019", "land-mask")),
+    "climate": (1, ("topography", "temperature", "precipitation")),
 }
 """Every store: the version of how it is made, to be raised with every change, and what it is made of."""
 
@@ -116,6 +117,31 @@ PREDICTORS: tuple[Predictor, ...] = (
     ),
 )  # fmt: skip
 """The variables of :func:`xland.datasets.static_predictors`, in order."""
+
+
+CLIMATE: Mapping[str, tuple[str, Mapping[str, str], tuple[str, ...]]] = {
+    "tas": (
+        "mean temperature of the month",
+        {
+            "standard_name": "air_temperature",
+            "units": "degC",
+            "cell_methods": "time: mean",
+            "comment": f"1979 to 2014. {_HEIGHT}",
+        },
+        ("topography", "temperature"),  # the last is named as the source
+    ),
+    "pr": (
+        "precipitation of the month",
+        {
+            "standard_name": "lwe_thickness_of_precipitation_amount",
+            "units": "mm month-1",
+            "cell_methods": "time: sum",
+            "comment": "On land 1951 to 2000.",
+        },
+        ("precipitation",),
+    ),
+}
+"""The variables of :func:`xland.datasets.monthly_climate`: long name, CF attributes and sources."""
 
 
 def elevation() -> xr.DataArray:
