@@ -1,0 +1,1 @@
+"""Biophysical variables of land, month by month, from class maps and climate: leaf area index first."""
