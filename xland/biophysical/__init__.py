@@ -1,1 +1,1 @@
-"""Biophysical variables of land, month by month, from class maps and climate: leaf area index first."""
+"""Leaf area index, and other variables of the vegetation, month by month from land use and climate."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,9 @@ def leaf_area_index(
     -------
     Dataset
         ``lai`` (time, lat, lon), float32, in the caller's orientation: twelve months for each map, at the middle of the
-        month, with the edges of the months in ``time_bnds``. ``spread`` and ``outside`` have the same dimensions. Water,
-        ocean and places without vegetation are 0; NaN where all shares are. A map that does not say its year gives a
-        climatology, with ``climatology_bnds`` from the first to the last year of the climate. A model with another
+        month, with the edges of the months in ``time_bnds``. ``spread`` and ``outside`` have the same dimensions.
+        Water, ocean and places without vegetation are 0; NaN where all shares are. A map that does not say its year
+        gives a climatology, with ``climatology_bnds`` from the first to the last year of the climate. A model with another
         target gives that, under its own name.
 
     Raises
@@ -293,7 +294,7 @@ def _lazily(
     rows, columns = (_at_most(sizes, _LARGEST) for sizes in data.chunks[-2:])
     data = data.rechunk({data.ndim - 2: rows, data.ndim - 1: columns})
     ends = [np.cumsum((0, *sizes)) for sizes in (rows, columns)]
-    spans = [[slice(a, b) for a, b in zip(each[:-1], each[1:], strict=True)] for each in ends]
+    spans = [[slice(a, b) for a, b in pairwise(each)] for each in ends]
     down = [frame.cells(grid.latitude[span], grid.longitude[:1]).down.needed for span in spans[0]]
     across = [frame.cells(grid.latitude[:1], grid.longitude[span]).across.needed for span in spans[1]]
     # the climate that a block of the map needs is one block, also where it shares some with its neighbours
