@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from xland.arguments import checked, choose_names
 from xland.biophysical.climate import Climate, Frame, check_climate, read_climate
-from xland.biophysical.model import DEFAULT_MODEL, BiophysicalModel, Target
+from xland.biophysical.model import DEFAULT_MODEL, BiophysicalModel
 from xland.biophysical.season import season_features
+from xland.biophysical.specification import Target
 from xland.errors import AllocationError, ModelError, TimeError
 from xland.geo.conventions import index_by, listed
 from xland.geo.grid import Grid
@@ -91,8 +92,8 @@ def leaf_area_index(
         ``lai`` (time, lat, lon), float32, in the caller's orientation: twelve months for each map, at the middle of the
         month, with the edges of the months in ``time_bnds``. ``spread`` and ``outside`` have the same dimensions.
         Water, ocean and places without vegetation are 0; NaN where all shares are. A map that does not say its year
-        gives a climatology, with ``climatology_bnds`` from the first to the last year of the climate. A model with another
-        target gives that, under its own name.
+        gives a climatology, with ``climatology_bnds`` from the first to the last year of the climate. A model with
+        another target gives that, under its own name.
 
     Raises
     ------
@@ -171,8 +172,10 @@ def read_shares(maps: xr.Dataset | xr.DataArray) -> Shares:
                     f"shares of the classes {lacks} are missing; add them, 0 where there is nothing of the class"
                 )
             first = maps[shares[0]]
+            layers = (read_values(maps[name], what=name, error=AllocationError) for name in CLASS_NAMES)
+            # not in dask chunks, a stored variable would be read to be stacked
             stacked = xr.concat(
-                [read_values(maps[name], what=name, error=AllocationError).drop_attrs() for name in CLASS_NAMES],
+                [each.drop_attrs() if each.chunks else each.drop_attrs().chunk() for each in layers],
                 dim="class",
                 join="exact",
                 coords="minimal",
