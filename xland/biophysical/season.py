@@ -72,7 +72,7 @@ def season_features(tas: ArrayLike, pr: ArrayLike, latitude: ArrayLike) -> NDArr
     Notes
     -----
     Potential evaporation: Hamon (1963), Computation of direct runoff amounts from storm rainfall, IAHS 63: 29.8 mm a
-    day times day length in days times saturation vapour pressure (kPa) over absolute temperature. Water is lost in
+    day times day length in hours times saturation vapour pressure (kPa) over absolute temperature. Water is lost in
     proportion to what the bucket holds (Thornthwaite and Mather 1955).
     """
     tas, pr = np.asarray(tas, np.float64), np.asarray(pr, np.float64)
@@ -138,7 +138,7 @@ def potential_evaporation(tas: Floats, hours: Floats) -> Floats:
     """Return the potential evaporation of each month in mm, after Hamon (1963)."""
     tas = np.maximum(tas, _COLDEST)
     pressure = 0.6108 * np.exp(17.27 * tas / (tas + 237.3))
-    return np.asarray(29.8 * DAYS * hours / 24 * pressure / (tas + 273.2))
+    return np.asarray(29.8 * DAYS * hours * pressure / (tas + 273.2))
 
 
 def soil_water(pr: Floats, evaporation: Floats) -> tuple[Floats, Floats]:
