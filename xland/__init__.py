@@ -23,6 +23,7 @@ _LAZY = {
     "downscale": "xland.downscaling.call",
     "evaluate": "xland.scores.evaluation",
     "find_model": "xland.models",
+    "leaf_area_index": "xland.biophysical.leaf_area",
     "list_models": "xland.models",
     "open_cluster": "xland.clusters",
     "open_entry": "xland.catalog",

@@ -116,12 +116,7 @@ def read_vegetation(source: str | Path) -> VegetationConfiguration | None:
         return None
     found = read_record(VegetationConfiguration, values, str(path), ConfigurationError)
     if not Path(found.folder).is_absolute():
-        found = read_record(
-            VegetationConfiguration,
-            {**values, "folder": str(path.parent / found.folder)},
-            str(path),
-            ConfigurationError,
-        )
+        found = replace(found, folder=str(path.parent / found.folder))
     return found
 
 

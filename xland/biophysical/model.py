@@ -113,7 +113,7 @@ class BiophysicalModel:
 
         ``features`` (cells, 12, predictors) are those of :func:`xland.biophysical.season.season_features`.
         """
-        return self._members(features).mean(axis=0)
+        return self.members(features).mean(axis=0)
 
     def predict(self, shares: ArrayLike, features: ArrayLike) -> NDArray[np.float32]:
         """Return the target of each month, ``(cells, 12)``: the sum over classes of share times response.
@@ -124,7 +124,7 @@ class BiophysicalModel:
 
     def spread(self, shares: ArrayLike, features: ArrayLike) -> NDArray[np.float32]:
         """Return the standard deviation of the members' predictions, ``(cells, 12)``."""
-        answers = np.stack([_weighed(_shares(shares), each) for each in self._members(features)])
+        answers = np.stack([_weighed(_shares(shares), each) for each in self.members(features)])
         return answers.std(axis=0)
 
     def dissimilarity(self, features: ArrayLike) -> NDArray[np.float32]:
@@ -135,7 +135,7 @@ class BiophysicalModel:
         found = self._network().standard(_checked(features)).astype(np.float32)
         return self.coverage.distance(found.T[:, :, None], np.zeros((0, len(found), 1), np.float32))[:, 0]
 
-    def _members(self, features: ArrayLike) -> NDArray[np.float32]:
+    def members(self, features: ArrayLike) -> NDArray[np.float32]:
         """Return the answer of each member, ``(members, cells, 12, classes)``."""
         import torch
 

@@ -289,8 +289,8 @@ def _build_static(store: Path, factor: int) -> None:
 
 def _build_climate(store: Path) -> None:
     topography = elevation().to_numpy()
-    grid, warmth, rain, colder = _read_today(topography)
-    warmth = warmth - colder(grid, _terrain(topography, grid, slice(0, grid.rows))["elevation"])[..., None]
+    grid, smooth, rain, colder = _read_today(topography)
+    warmth = smooth - colder(grid, _terrain(topography, grid, slice(0, grid.rows))["elevation"])[..., None]
     variables = {}
     for name, (title, attrs, names) in CLIMATE.items():
         said = {key: text for each in names for key, text in source(each).attributes.items()}

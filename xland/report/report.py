@@ -25,6 +25,7 @@ from xland.errors import GridError, TimeError
 from xland.paths import check_ending, check_file_place, local_path, replace_file
 from xland.reading.variables import ClassMap, as_map
 from xland.report.judgement import MAX_PIXELS, Judgement, extra_layers
+from xland.report.page import render
 from xland.report.parts import Gallery, Section
 from xland.report.pictures import extent, maps_section
 from xland.report.sections import (
@@ -106,18 +107,8 @@ class Report(Judgement):
         return replace_file(local_path(path, what="a report"), self._page())
 
     def _page(self) -> str:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-
-        environment = Environment(
-            loader=PackageLoader("xland.report", "templates"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters["kind"] = lambda part: type(part).__name__
         sections, judged = self.sections, self.scores[self.model]
-        return environment.get_template("report.html.j2").render(
+        return render(
             title=self.title,
             model=self.model,
             extent=extent(as_map(self.maps[self.model], what="map").grid),
