@@ -74,7 +74,7 @@ CONTENT = {
     "modis-2019": ((tiff(IGBP),), 90),
     "temperature": (tuple(npz(arr_0=month) for month in WARMTH), 12),
     "precipitation": (tuple(npz(arr_0=month) for month in RAIN), 36),
-    "climate": ((bytes(TODAY.to_netcdf(engine="h5netcdf")),), 36),
+    "era5": ((bytes(TODAY.to_netcdf(engine="h5netcdf")),), 36),
     "lakes": ((gzip.compress(LAKES.tobytes()),), 216),
     "settlements": ((json.dumps(PLACES).encode(),), 0),
 }
@@ -233,7 +233,7 @@ def test_sources_open_lazily_on_the_world_grid(shared):
 
 
 def test_the_climate_of_each_month_has_its_units_and_runs_from_west_to_east(shared):
-    ds = datasets.monthly_climate()
+    ds = datasets.era5_climate()
     assert ds.tas.chunks is not None
     assert (ds.tas.attrs["units"], ds.pr.attrs["units"]) == ("degC", "mm")
     assert ds.lon.values[[0, -1]].tolist() == [-180, 175]
@@ -243,7 +243,7 @@ def test_the_climate_of_each_month_has_its_units_and_runs_from_west_to_east(shar
 
 def test_growing_conditions_come_from_the_climate_of_each_month(shared):
     ds, grid = datasets.static_predictors(1.0), Grid.world(5.0)
-    months = datasets.monthly_climate()
+    months = datasets.era5_climate()
     between = [
         sum(months[name].roll(lon=-east).shift(lat=-south).values[:, :-1] for south in (0, 1) for east in (0, 1)) / 4
         for name in ("tas", "pr")
@@ -541,3 +541,12 @@ def test_real_land_use_at_known_places(reference_data):
     fractions = datasets.class_fractions()
     assert fractions.sizes == {"time": 1, "lat": 720, "lon": 1440}
     assert float(fractions.forest.sel(lat=-3, lon=-65, method="nearest")[0]) > 0.95
+
+
+def test_the_climate_of_a_month_is_that_of_the_points_moved_to_the_height_of_the_cell(shared):
+    months, year = datasets.monthly_climate(), datasets.static_predictors(5.0)
+    assert (months.tas.dims, months.month.values.tolist()) == (("month", "lat", "lon"), list(range(1, 13)))
+    np.testing.assert_allclose(months.tas.max("month"), year.warmest_month, atol=0.02)
+    np.testing.assert_allclose(months.pr.sum("month"), year.precipitation, rtol=2e-3)
+    assert (months.tas.attrs["units"], months.pr.attrs["units"]) == ("degC", "mm month-1")
+    assert "P.1510-1" in months.tas.attrs["source"]

@@ -25,6 +25,7 @@ _LAZY = {
     "evaluate": "xland.scores.evaluation",
     "export": "xland.exports.call",
     "find_model": "xland.models",
+    "leaf_area_index": "xland.biophysical.leaf_area",
     "list_models": "xland.models",
     "open_cluster": "xland.clusters",
     "open_entry": "xland.catalogs",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+    from xland.biophysical.model import BiophysicalModel
     from xland.forcing.check import CheckTable
     from xland.forcing.conversion import Mapped
     from xland.models import Model
@@ -87,6 +88,18 @@ class _Accessor:
     @_calls("totals.aggregation:aggregate_classes", maps=True)
     def aggregate(self, factor: int) -> xr.Dataset:
         """Area share of each class in coarse cells, lazily; see :func:`xland.totals.aggregation.aggregate_classes`."""
+
+    @_calls("biophysical.leaf_area:leaf_area_index")
+    def leaf_area_index(
+        self,
+        *,
+        model: str | Path | BiophysicalModel = "leaf-area",
+        climate: xr.Dataset | None = None,
+        years: int | Sequence[int] | slice | None = None,
+        outputs: str | Sequence[str] = (),
+        publisher: str | PathLike[str] | None = None,
+    ) -> xr.Dataset:
+        """Leaf area index of each month, lazily; see :func:`xland.biophysical.leaf_area.leaf_area_index`."""
 
     @_calls("scores.evaluation:evaluate", maps=True)
     def evaluate(

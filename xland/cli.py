@@ -37,6 +37,7 @@ from xland.errors import (
     XlandError,
 )
 from xland.paths import check_ending, check_file_place, local_path
+from xland.sources.files import open_product
 from xland.totals.crosswalk import LUH_CROSSWALK, Crosswalk, read_crosswalk
 from xland.totals.modes import Totals
 from xland.typed import MODIS, in_options, of_year, open_input, open_observed, open_typed_maps, years_of
@@ -67,6 +68,7 @@ _CLUSTER = "xland.clusters:open_cluster"
 _EVALUATE = "xland.scores.evaluation:evaluate"
 _REPORT = "xland.report.report:report"
 _TRAIN = "xland.training.run:train"
+_LEAF_AREA = "xland.biophysical.leaf_area:leaf_area_index"
 
 _NAMES = {"ds": "forcing", "path": "store", "spec": "cluster"}  # parameters that have another name here
 _ALIASES = {name: f"--{other}" for other, name in OTHER_NAMES.items()} | {"quiet": "-q", "verbose": "-v"}
@@ -328,6 +330,28 @@ def _downscale(given: Given) -> None:
 
     if _dry_run(given, job_script):
         return
+    write = _writer(given)
+    write(_call(_DOWNSCALE, given, totals=_totals(given), **_dated(given, "prior")))
+
+
+@_command(_LEAF_AREA, _WRITE, _CLUSTER, without=["forcing", "minimum"], dry_run=_DRY_RUN)
+def _lai(given: Given) -> None:
+    """Turn class maps into the leaf area index of each month, on disk.
+
+    MAPS is modis-2019, or a store or file with probability, shares of the classes or land_use. Writes a Zarr store, or
+    a NetCDF file if the name ends with .nc or .nc4. --resume continues a run that was stopped.
+    """
+    from xland.clusters import job_script
+
+    if _dry_run(given, job_script):
+        return
+    write = _writer(given)
+    maps = open_observed(MODIS) if given["maps"] == MODIS else open_product(given["maps"])
+    write(_call(_LEAF_AREA, given, maps=maps))
+
+
+def _writer(given: Given) -> Callable[[xr.Dataset], None]:
+    """Check where maps are written, before anything is opened, and return what writes them."""
     from xland.store.writing import check_netcdf_place, check_store_place
 
     store = given["store"]
@@ -335,14 +359,17 @@ def _downscale(given: Given) -> None:
     netcdf = PurePath(store).suffix.lower() in (".nc", ".nc4")
     if netcdf and (asked.pop("resume", False) or "cluster" in given):
         raise StoreError("a NetCDF file can be neither resumed nor written on a cluster: leave both options out")
-    (check_netcdf_place if netcdf else check_store_place)(store, **asked)  # before anything is opened
-    fine = _call(_DOWNSCALE, given, totals=_totals(given), **_dated(given, "prior"))
-    if netcdf:
-        _call(_WRITE_NETCDF, given, ds=fine)
-    else:
-        with nullcontext() if "cluster" not in given else _call(_CLUSTER, given, minimum=1):
-            _call(_WRITE, given, ds=fine)
-    _tell(given, f"wrote {store}")
+    (check_netcdf_place if netcdf else check_store_place)(store, **asked)
+
+    def write(maps: xr.Dataset) -> None:
+        if netcdf:
+            _call(_WRITE_NETCDF, given, ds=maps)
+        else:
+            with nullcontext() if "cluster" not in given else _call(_CLUSTER, given, minimum=1):
+                _call(_WRITE, given, ds=maps)
+        _tell(given, f"wrote {store}")
+
+    return write
 
 
 @_command(

@@ -49,6 +49,10 @@ class PriorError(XlandError):
     """A prior map with unknown codes or on another grid."""
 
 
+class ClimateError(XlandError):
+    """Monthly temperature and precipitation that would give a wrong season."""
+
+
 class DatasetError(XlandError):
     """Reference data that cannot be fetched or fail verification."""
 

@@ -19,11 +19,11 @@ from xland import vocabulary
 from xland.datasets.prepared import (
     PREDICTORS,
     elevation,
+    era5_climate,
     has_all,
     koppen,
     mask_cells,
     modis_igbp,
-    monthly_climate,
     open_prepared,
     store_path,
 )
@@ -38,6 +38,7 @@ __all__ = [
     "cache_dir",
     "class_fractions",
     "elevation",
+    "era5_climate",
     "fetch",
     "fetch_all",
     "is_prepared",
@@ -114,6 +115,25 @@ def class_fractions() -> xr.Dataset:
     return _open("fractions")[list(vocabulary.CLASS_NAMES)]
 
 
+def monthly_climate() -> xr.Dataset:
+    """Return monthly means of today's temperature and precipitation on 0.25 degree.
+
+    Recommendations ITU-R P.1510-1 (temperature, 0.75 degree, brought to the mean height of each cell by 6.5 K a
+    kilometre) and P.837-7 (precipitation). Built at the first call and kept in the cache.
+
+    Returns
+    -------
+    xarray.Dataset
+        Lazy, dims (month, lat, lon), float32: ``tas``, degrees Celsius, and ``pr``, mm in the month; months 1 to 12.
+
+    Raises
+    ------
+    DatasetError
+        If a source cannot be fetched or fails verification.
+    """
+    return _open("climate")
+
+
 def static_predictors(resolution: float = 0.05, *, chunked: bool = True) -> xr.Dataset:
     """Return static predictors on the world grid of a resolution.
 
@@ -171,3 +191,4 @@ def fetch_all() -> None:
     static_predictors()
     land_use_modis()
     class_fractions()
+    monthly_climate()

@@ -25,6 +25,7 @@ from xland import vocabulary
 from xland.datasets import predictors
 from xland.datasets.prepared import (
     CHUNK,
+    CLIMATE,
     COAST_CAP,
     FARTHEST,
     KOPPEN_ZONES,
@@ -34,10 +35,10 @@ from xland.datasets.prepared import (
     RUGGEDNESS_REACH,
     coordinates,
     elevation,
+    era5_climate,
     has_all,
     koppen,
     modis_igbp,
-    monthly_climate,
     open_prepared,
     store_path,
 )
@@ -117,18 +118,25 @@ def build(recipe: str, factor: int | None = None) -> Path:
 
 
 def create(
-    path: Path, grid: Grid, variables: Mapping[str, tuple[str, Mapping[str, Any]]], years: tuple[int, ...] = ()
+    path: Path,
+    grid: Grid,
+    variables: Mapping[str, tuple[str, Mapping[str, Any]]],
+    years: tuple[int, ...] = (),
+    *,
+    monthly: bool = False,
 ) -> Any:
     """Create a store of empty variables, each given by type and attributes; return its Zarr group, open.
 
-    Chunks have ``CHUNK`` cells a side, and are wider on very fine grids: a grid of 30 arc-seconds would else end in
-    thousands of files.
+    With `years` the first dimension is time, and with `monthly` it is ``month``. Chunks have ``CHUNK`` cells a side,
+    and are wider on very fine grids: a grid of 30 arc-seconds would else end in thousands of files.
     """
     import zarr
 
     axes: dict[str, Any] = dict(coordinates(grid))
     if years:
         axes = {"time": ("time", np.array(years), {"long_name": "calendar year", "axis": "T"}), **axes}
+    if monthly:
+        axes = {"month": ("month", np.arange(1, 13), {"long_name": "month of the year"}), **axes}
     shape = tuple(len(values) for _, values, _ in axes.values())
     width = CHUNK if grid.columns <= 20 * CHUNK else 6 * CHUNK
     chunks = (*(min(size, CHUNK) for size in shape[:-1]), min(shape[-1], width))
@@ -281,6 +289,19 @@ def _build_static(store: Path, factor: int) -> None:
                 group[name][rows] = (np.rint(stored * share_steps) if dtype == "uint8" else stored).astype(dtype)
 
 
+def _build_climate(store: Path) -> None:
+    topography = elevation().to_numpy()
+    grid, smooth, rain, colder = _read_today(topography)
+    warmth = smooth - colder(grid, _terrain(topography, grid, slice(0, grid.rows))["elevation"])[..., None]
+    variables = {}
+    for name, (title, attrs, names) in CLIMATE.items():
+        said = {key: text for each in names for key, text in source(each).attributes.items()}
+        variables[name] = ("float32", {"long_name": title, **attrs, **said})
+    group = create(store, grid, variables, monthly=True)
+    for name, values in (("tas", warmth), ("pr", rain)):
+        group[name][:] = np.moveaxis(values, -1, 0).astype(np.float32)
+
+
 def pack_luh2(states: xr.Dataset, path: str | Path) -> None:
     """Write LUH2 states of 2015, opened with ``decode_times=False``, as the file of :func:`xland.datasets.luh2_2015`.
 
@@ -300,6 +321,7 @@ BUILDERS: Mapping[str, Callable[..., None]] = {
     "static": _build_static,
     "land-use": _build_land_use,
     "fractions": _build_fractions,
+    "climate": _build_climate,
 }
 """What writes each store to a path; the static predictors take the cells of the land mask along one of theirs."""
 
@@ -324,17 +346,7 @@ def read_climate(topography: NDArray[np.float32]) -> Callable[[Grid, NDArray[np.
     surface of its source to the height (metres) by ``LAPSE_RATE``. ``topography`` is the height of the land surface in
     metres (rows, columns) of the world.
     """
-    low = Grid.world(180 / source("temperature").rows)
-    smooth = aggregate(topography, topography.shape[0] // low.rows)
-    grid = Grid.world(180 / source("precipitation").rows)
-    # temperature on meridians and parallels, both ends included
-    kelvin = _read_months("temperature", (low.rows + 1, low.columns + 1))
-    axes = (start + low.resolution * np.arange(n) for start, n in ((-90, low.rows + 1), (-180, low.columns + 1)))
-    points = np.stack(np.meshgrid(grid.latitude, grid.longitude, indexing="ij"), axis=-1)
-    warmth = np.asarray(RegularGridInterpolator(tuple(axes), kelvin)(points) - _FREEZING, dtype=np.float32)
-    # precipitation with one cell of padding, from south to north
-    padded = _read_months("precipitation", (grid.rows + 2, grid.columns + 2))
-    rain = np.maximum(padded[::-1][1:-1, 1:-1], 0)
+    grid, warmth, rain, colder = _read_today(topography)
     warm = np.argsort(warmth, axis=-1)[..., 6:]
     fields = {
         "coldest_month": warmth.min(axis=-1),
@@ -346,16 +358,16 @@ def read_climate(topography: NDArray[np.float32]) -> Callable[[Grid, NDArray[np.
 
     def climate(part: Grid, height: NDArray[np.floating]) -> Fields:
         values = {name: predictors.bilinear(field, grid, part) for name, field in fields.items()}
-        colder = (LAPSE_RATE / 1000) * (height - predictors.bilinear(smooth, low, part))
-        return {**values, **{name: values[name] - colder for name in ("coldest_month", "warmest_month")}}
+        cooling = colder(part, height)
+        return {**values, **{name: values[name] - cooling for name in ("coldest_month", "warmest_month")}}
 
     return climate
 
 
 def read_growing() -> Callable[[Grid], Fields]:
     """Compute today's growing conditions; return them as a function of a part of a world grid, by name."""
-    ds = monthly_climate().load()
-    grid = Grid.world(180 / source("climate").rows)
+    ds = era5_climate().load()
+    grid = Grid.world(180 / source("era5").rows)
     # from points on meridians and parallels to the centres of the cells between them
     months = {}
     for name in ("tas", "pr"):
@@ -363,6 +375,35 @@ def read_growing() -> Callable[[Grid], Fields]:
         months[name] = (rows + np.roll(rows, -1, axis=-1)) / 2
     fields = predictors.growing_conditions(months["tas"], months["pr"], grid.latitude)
     return lambda part: {name: predictors.bilinear(field, grid, part) for name, field in fields.items()}
+
+
+Cooling = Callable[[Grid, NDArray[np.floating]], NDArray[np.floating]]
+
+
+def _read_today(
+    topography: NDArray[np.float32],
+) -> tuple[Grid, NDArray[np.float32], NDArray[np.float32], Cooling]:
+    """Read monthly temperature (degrees Celsius) and precipitation (mm) on the grid of the latter, months last.
+
+    The temperature is that of the smooth surface of its source. The function that is returned says by how much cells of
+    a part of a world grid are colder at their height.
+    """
+    low = Grid.world(180 / source("temperature").rows)
+    smooth = aggregate(topography, topography.shape[0] // low.rows)
+    grid = Grid.world(180 / source("precipitation").rows)
+    # temperature on meridians and parallels, both ends included
+    kelvin = _read_months("temperature", (low.rows + 1, low.columns + 1))
+    axes = (start + low.resolution * np.arange(n) for start, n in ((-90, low.rows + 1), (-180, low.columns + 1)))
+    points = np.stack(np.meshgrid(grid.latitude, grid.longitude, indexing="ij"), axis=-1)
+    warmth = np.asarray(RegularGridInterpolator(tuple(axes), kelvin)(points) - _FREEZING, dtype=np.float32)
+    # precipitation with one cell of padding, from south to north
+    padded = _read_months("precipitation", (grid.rows + 2, grid.columns + 2))
+    rain = np.maximum(padded[::-1][1:-1, 1:-1], 0)
+
+    def colder(part: Grid, height: NDArray[np.floating]) -> NDArray[np.floating]:
+        return (LAPSE_RATE / 1000) * (height - predictors.bilinear(smooth, low, part))
+
+    return grid, warmth, rain, colder
 
 
 def _read_months(name: str, shape: tuple[int, int]) -> NDArray[np.float32]:

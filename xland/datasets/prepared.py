@@ -36,10 +36,11 @@ RECIPES: Mapping[str, tuple[int, tuple[str, ...]]] = {
     "land-mask": (2, ("land-mask",)),
     "static": (
         3,
-        ("topography", "land-mask", "koppen", "temperature", "precipitation", "climate", "lakes", "settlements"),
+        ("topography", "land-mask", "koppen", "temperature", "precipitation", "era5", "lakes", "settlements"),
     ),
     "land-use": (1, ("modis-2019", "land-mask")),
     "fractions": (1, ("modis-2019", "land-mask")),
+    "climate": (1, ("topography", "temperature", "precipitation")),
 }
 """Every store: the version of how it is made, to be raised with every change, and what it is made of."""
 
@@ -106,16 +107,16 @@ PREDICTORS: tuple[Predictor, ...] = (
     Predictor("precipitation", "mm", "float16", "precipitation of a year", ("precipitation",)),
     Predictor("driest_month", "mm", "float16", "precipitation of the driest month", ("precipitation",)),
     Predictor("warm_precipitation", "mm", "float16", "precipitation of the six warmest months", ("precipitation",)),
-    Predictor("growing_degree_days", "degC d", "float16", "degree days above 5 degC in a year", ("climate",)),
-    Predictor("moisture", "1", "float16", "precipitation over potential evapotranspiration", ("climate",), _DEMAND),
+    Predictor("growing_degree_days", "degC d", "float16", "degree days above 5 degC in a year", ("era5",)),
+    Predictor("moisture", "1", "float16", "precipitation over potential evapotranspiration", ("era5",), _DEMAND),
     Predictor(
-        "water_deficit", "mm", "float16", "evapotranspiration that precipitation does not meet", ("climate",), _DEMAND
+        "water_deficit", "mm", "float16", "evapotranspiration that precipitation does not meet", ("era5",), _DEMAND
     ),
     Predictor(
-        "growing_months", "1", "float16", "months warm and wet enough to grow", ("climate",),
+        "growing_months", "1", "float16", "months warm and wet enough to grow", ("era5",),
         f"Above 5 degC, precipitation at least half of potential evapotranspiration. {_DEMAND}",
     ),
-    Predictor("rain_variation", "1", "float16", "variation of precipitation over the year", ("climate",),
+    Predictor("rain_variation", "1", "float16", "variation of precipitation over the year", ("era5",),
               "Standard deviation of the months over their mean."),
     *(
         Predictor(f"population_{radius}km", "km-2", "float32", f"people within about {radius} km", ("settlements",),
@@ -133,6 +134,31 @@ PREDICTORS: tuple[Predictor, ...] = (
     ),
 )  # fmt: skip
 """The variables of :func:`xland.datasets.static_predictors`, in order."""
+
+
+CLIMATE: Mapping[str, tuple[str, Mapping[str, str], tuple[str, ...]]] = {
+    "tas": (
+        "mean temperature of the month",
+        {
+            "standard_name": "air_temperature",
+            "units": "degC",
+            "cell_methods": "time: mean",
+            "comment": f"1979 to 2014. {_HEIGHT}",
+        },
+        ("topography", "temperature"),  # the last is named as the source
+    ),
+    "pr": (
+        "precipitation of the month",
+        {
+            "standard_name": "lwe_thickness_of_precipitation_amount",
+            "units": "mm month-1",
+            "cell_methods": "time: sum",
+            "comment": "On land 1951 to 2000.",
+        },
+        ("precipitation",),
+    ),
+}
+"""The variables of :func:`xland.datasets.monthly_climate`: long name, CF attributes and sources."""
 
 
 def elevation() -> xr.DataArray:
@@ -165,7 +191,7 @@ def modis_igbp() -> xr.DataArray:
     })  # fmt: skip
 
 
-def monthly_climate() -> xr.Dataset:
+def era5_climate() -> xr.Dataset:
     """Return today's climate month by month: means of ERA5 over 2000 to 2025 at points 0.25 degree apart.
 
     Returns
@@ -179,20 +205,20 @@ def monthly_climate() -> xr.Dataset:
     DatasetError
         If the source cannot be fetched or fails verification.
     """
-    ds = xr.open_dataset(fetch("climate"), chunks={})[["t2m", "tp"]].drop_vars("number", errors="ignore")
-    rows = source("climate").rows
+    ds = xr.open_dataset(fetch("era5"), chunks={})[["t2m", "tp"]].drop_vars("number", errors="ignore")
+    rows = source("era5").rows
     expected = {"month": 12, "latitude": rows + 1, "longitude": 2 * rows}
     if ds.sizes != expected:
         raise DatasetError(f"{fetch('climate').name} holds {dict(ds.sizes)}; {expected} were expected")
     ds = ds.rename(t2m="tas", tp="pr", latitude="lat", longitude="lon").drop_encoding()
     ds = ds.assign_coords(lon=(ds["lon"] + 180) % 360 - 180).sortby("lon")
-    period, given = {"comment": "Mean over 2000 to 2025."}, source("climate").attributes
+    period, given = {"comment": "Mean over 2000 to 2025."}, source("era5").attributes
     # its file gives the units of GRIB, kelvin and metres; its values are these
     ds["tas"].attrs = {"standard_name": "air_temperature", "units": "degC", **given, **period}
     ds["pr"].attrs = {"long_name": "precipitation of the month", "units": "mm", **given, **period}
     for name, (_, _, attrs) in coordinates(Grid.world(1)).items():
         ds[name].attrs = attrs
-    ds.attrs = {"title": source("climate").title, **given}
+    ds.attrs = {"title": source("era5").title, **given}
     return ds
 
 

@@ -39,6 +39,7 @@ _JOINED = (
 # how dates are stored: the calendar reaches 850, and CDO, NCO, GDAL, cftime and xarray all know it; dask keeps the
 # byte order that Zarr gives to 32-bit numbers, which netCDF4 would then warn about
 ENCODING = {"units": "days since 1850-01-01", "calendar": "proleptic_gregorian", "dtype": "int64"}
+PERIODS = ("bounds", "climatology")  # links from a time to the edges of its periods
 _DATE = {"standard_name": "time", "long_name": "time", "axis": "T"}
 _REFERENCE = re.compile(
     r"^\s*(?P<unit>\w+)\s+since\s+(?P<year>-?\d{1,6})(?:-(?P<month>0?[1-9]|1[0-2])(?!\d)|(?!-?\d))", re.IGNORECASE
@@ -248,9 +249,8 @@ def for_files(ds: xr.Dataset) -> xr.Dataset:
         dates = values.dtype.kind == "M"
         if not dates or ("year" in ds.coords and (values == values.astype("datetime64[Y]")).all()):
             ds = with_years(ds, years, time.dimension, time.coordinate)
-        elif (values == values.astype("datetime64[D]")).all():
-            ds = ds.copy()
-            ds[time.coordinate].encoding |= ENCODING
+        else:
+            ds = _with_encoded_dates(ds, time.coordinate)
     for kind, most in (("latitude", 90.0), ("longitude", np.inf)):
         names = find_role(ds, kind)
         edges = None if names is None else _cell_edges(np.asarray(ds[names.coordinate].values, dtype=np.float64))
@@ -259,6 +259,20 @@ def for_files(ds: xr.Dataset) -> xr.Dataset:
             ds = ds.assign_coords({bounds: ((names.dimension, "bnds"), np.clip(edges, -most, most))})
             ds[names.coordinate].attrs.pop("bounds", None)
             ds[names.coordinate].encoding["bounds"] = bounds
+    return ds
+
+
+def _with_encoded_dates(ds: xr.Dataset, name: Hashable) -> xr.Dataset:
+    """Count dates that are whole days or hours from 1850, and the edges of their periods in the same way."""
+    values = ds[name].values
+    unit = next((unit for unit in ("D", "h") if (values == values.astype(f"datetime64[{unit}]")).all()), None)
+    if unit is None:
+        return ds
+    encoding = ENCODING if unit == "D" else {**ENCODING, "units": "hours since 1850-01-01"}
+    ds = ds.copy()
+    said = {**ds[name].attrs, **ds[name].encoding}
+    for each in (name, *(said[link] for link in PERIODS if said.get(link) in ds.variables)):
+        ds[each].encoding |= encoding
     return ds
 
 

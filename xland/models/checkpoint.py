@@ -139,7 +139,7 @@ class Checkpoint:
         path = self.folder / APPLICABILITY
         shape = (entry.prototypes, self.inputs.coarse_channels + len(self.inputs.static))
         try:
-            prototypes = load(_read_verified(path, entry.sha256, {"prototypes": ("F16", shape)}))["prototypes"]
+            prototypes = load(read_verified(path, entry.sha256, {"prototypes": ("F16", shape)}))["prototypes"]
             if not np.isfinite(prototypes).all():
                 raise CheckpointError("they are not finite")
         except (CheckpointError, SafetensorError) as error:
@@ -335,7 +335,7 @@ def _load_network(checkpoint: Checkpoint) -> DownscalingNetwork:
         raise CheckpointError(f"{checkpoint.folder / CARD}: no network can be built from it: {error}") from error
     kinds = {torch.float32: "F32", torch.int64: "I64"}
     expected = {name: (kinds[each.dtype], tuple(each.shape)) for name, each in network.state_dict().items()}
-    content = _read_verified(path, checkpoint.digest, expected)
+    content = read_verified(path, checkpoint.digest, expected)
     try:
         # copies begin where torch has all tensors begin; from elsewhere products may be rounded differently
         state = {name: tensor.clone() for name, tensor in load(content).items()}
@@ -350,7 +350,7 @@ def _load_network(checkpoint: Checkpoint) -> DownscalingNetwork:
     return network.eval().requires_grad_(requires_grad=False)
 
 
-def _read_verified(path: Path, digest: str, expected: Tensors) -> bytes:
+def read_verified(path: Path, digest: str, expected: Tensors) -> bytes:
     """Return a safetensors file that has these tensors and this SHA-256.
 
     A writer who broke off may have left it under another name. Of a large file that has other tensors, only the header

@@ -57,11 +57,16 @@ def open_maps(path: Any) -> xr.Dataset:
 
     A :class:`StoreError` says what does not exist, is incomplete, or holds no ``land_use``.
     """
-    address = address_of(path)
-    ds = open_store(address) if is_zarr(address) else open_coarse(address)
+    ds = open_product(path)
     if "land_use" not in ds:
         raise StoreError(f"{path} holds no variable 'land_use'; it holds {', '.join(map(str, ds.data_vars))}")
     return ds
+
+
+def open_product(path: Any) -> xr.Dataset:
+    """Open a NetCDF file or a complete Zarr store, whatever it holds; errors as of :func:`open_maps`."""
+    address = address_of(path)
+    return open_store(address) if is_zarr(address) else open_coarse(address)
 
 
 def open_map(path: Any) -> xr.DataArray:

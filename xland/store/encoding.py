@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from xarray.core.indexing import ExplicitlyIndexed
 
 from xland.errors import StoreError
+from xland.geo.conventions import PERIODS
 from xland.reading.variables import counts_packed
 from xland.store.publisher import PUBLISHED
 from xland.store.storage import ATTRIBUTE, COMPLETE, FINGERPRINT, ROOT
@@ -36,7 +37,7 @@ _NEW_EACH_TIME = (
     "values drawn at random, and results of functions that dask cannot tell apart, are new each time: "
     "write them to a file first"
 )
-_LINKS = ("grid_mapping", "bounds")
+_LINKS = ("grid_mapping", *PERIODS)
 
 
 @dataclass(frozen=True)

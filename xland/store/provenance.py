@@ -236,9 +236,16 @@ def _extent(ds: xr.Dataset) -> tuple[dict[str, Any], str]:
     found |= {
         "time_coverage_start": f"{covered[0]:04d}-01-01",
         "time_coverage_end": f"{covered[-1]:04d}-12-31",
-        "time_coverage_resolution": "P1Y",
+        "time_coverage_resolution": "P1M" if _is_monthly(ds) else "P1Y",
     }
     return found, f", {listed(covered)}"
+
+
+def _is_monthly(ds: xr.Dataset) -> bool:
+    """Whether steps of time lie in other months than January."""
+    time = find_role(ds, "time")
+    values = ds[time.coordinate].values if time is not None and time.coordinate is not None else np.zeros(0)
+    return values.dtype.kind == "M" and bool((values.astype("datetime64[M]").astype(int) % 12).any())
 
 
 def _centres(ds: xr.Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
