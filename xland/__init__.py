@@ -15,6 +15,7 @@ from xland.accessor import DataArrayAccessor, DatasetAccessor
 __version__ = version("xland")
 
 _LAZY = {
+    "Emulator": "xland.coupling.emulator",
     "assess_change": "xland.scores.change",
     "assess_landscape": "xland.scores.landscape",
     "calibrate": "xland.training.learn.calibrating",
