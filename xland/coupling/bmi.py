@@ -30,7 +30,9 @@ NAMES: Mapping[str, str] = {
     "land_urban__area_fraction": "cur",
     "land_lake__area_fraction": "cl",
     "land__area_fraction": "land_fraction",
-    **{f"land_{name.replace('_', '-')}__area_fraction": f"shares {name}" for name in CLASS_NAMES[1:] if name != "urban"},
+    **{
+        f"land_{name.replace('_', '-')}__area_fraction": f"shares {name}" for name in CLASS_NAMES[1:] if name != "urban"
+    },
 }
 """Output variables in the manner of CSDMS standard names, and where they are in a field."""
 

@@ -133,9 +133,7 @@ class Emulator:
         else:
             self._canonical = read.data
 
-    def field(
-        self, time: Any, grid: GridLike = "globe", variables: str | Sequence[str] = ("land_use",)
-    ) -> xr.Dataset:
+    def field(self, time: Any, grid: GridLike = "globe", variables: str | Sequence[str] = ("land_use",)) -> xr.Dataset:
         """Return fields of a time on a grid.
 
         Parameters
@@ -276,7 +274,11 @@ class Emulator:
         variables: dict[str, Any] = {
             each.name: _variable(each, held if each.name == "land_use" else shares, grid.dims) for each in chosen
         }
-        about = {"standard_name": "cell_area", "long_name": "area of the cell on the grid of the forcing", "units": "m2"}
+        about = {
+            "standard_name": "cell_area",
+            "long_name": "area of the cell on the grid of the forcing",
+            "units": "m2",
+        }
         coordinates = grid.coordinates() | _labels(chosen) | {"cell_area": (grid.dims, frozen(total), about)}
         off = max(float(each["residual"][0]) for each in found)
         return xr.Dataset(variables, coordinates, {"residual": off})

@@ -67,7 +67,9 @@ def weights_of(grid: CellGrid, source: Grid, folder: Path | None = None) -> Weig
     return Weights(grid.count, **made_once(path, lambda: _compute(grid, source)))
 
 
-def residual(areas: NDArray[np.float64], codes: NDArray[np.uint8], weights: Weights, area: NDArray[np.float64]) -> float:
+def residual(
+    areas: NDArray[np.float64], codes: NDArray[np.uint8], weights: Weights, area: NDArray[np.float64]
+) -> float:
     """Largest relative difference between the area of a code on the cells and on the part of the map they cover."""
     weight = weights.covered().reshape(codes.shape) * area[:, None]
     there = np.bincount(codes.ravel(), weight.ravel(), minlength=areas.shape[1])

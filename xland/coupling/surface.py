@@ -285,7 +285,12 @@ def ctsm_raw(
     dims = ("lat", "lon")
     percent = {"units": "%", "comment": "experimental"}
     vegetated = land & ~np.isin(codes, (CROPLAND, URBAN, WATER))
-    parts = {"PCT_NATVEG": vegetated, "PCT_CROP": codes == CROPLAND, "PCT_URBAN": codes == URBAN, "PCT_LAKE": codes == WATER}
+    parts = {
+        "PCT_NATVEG": vegetated,
+        "PCT_CROP": codes == CROPLAND,
+        "PCT_URBAN": codes == URBAN,
+        "PCT_LAKE": codes == WATER,
+    }
     variables: dict[str, Any] = {name: (dims, (100 * part).astype(np.float32), percent) for name, part in parts.items()}
     variables["PCT_NAT_PFT"] = (("natpft", *dims), natural, percent)
     variables["LANDMASK"] = (dims, land.astype(np.int8), {"units": "1"})
