@@ -1,4 +1,4 @@
-"""Fields on demand: latency by size of the request, HEALPix beside the downscaling itself, prefetching, conservation."""
+"""Fields on demand: latency by size of the request, HEALPix beside the downscaling, prefetching, conservation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLACES = (
 
 
 def ask(sizes: dict[str, float]) -> Result:
-    """Seconds of requests at all places: the first of each place, and the median of those beside it, not seen before."""
+    """Seconds of the first request of a process, of new windows where it is warm, and of one that is kept."""
     import torch
 
     import xland

@@ -77,5 +77,5 @@ def test_a_forcing_that_is_missing_is_named(tmp_path):
 
     path = tmp_path / "bmi.toml"
     path.write_text(f'forcing = "{tmp_path / "none.nc"}"')
-    with pytest.raises(XlandError, match="none.nc"):
+    with pytest.raises(XlandError, match=r"none\.nc"):
         Bmi().initialize(str(path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -105,8 +105,8 @@ def test_years_are_held_or_joined_and_the_field_says_which(make):
 @pytest.mark.parametrize(
     "time",
     [
-        2001, np.int32(2001), "2001", "2001-07-01", np.datetime64("2001-07-01"), datetime.datetime(2001, 7, 1),
-        datetime.datetime(2001, 7, 1, tzinfo=datetime.UTC), datetime.date(2001, 7, 1), cftime.DatetimeNoLeap(2001, 7, 1),
+        2001, np.int32(2001), "2001", "2001-07-01", np.datetime64("2001-07-01"), dt.date(2001, 7, 1),
+        dt.datetime(2001, 7, 1, tzinfo=dt.UTC), cftime.DatetimeNoLeap(2001, 7, 1),
         cftime.Datetime360Day(2001, 2, 30),
     ],
 )  # fmt: skip

@@ -179,7 +179,7 @@ class Bmi(_Base):
         dest[:] = self._value(name)[inds]
         return dest
 
-    def set_value(self, name: str, src: NDArray[Any]) -> None:
+    def set_value(self, name: str, src: NDArray[Any]) -> None:  # noqa: ARG002
         """Refuse: there are no inputs."""
         raise ModelError(f"{name} cannot be set: the fields follow from the forcing")
 

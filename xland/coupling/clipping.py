@@ -27,8 +27,8 @@ def outline(lon: Lines, lat: Lines, parallels: bool, out: Lines) -> int:
     count = 0
     for k in range(lon.size):
         if not parallels and abs(lat[k]) >= _POLE:
-            for other in (k - 1, k + 1):  # a pole has the longitudes of the corners beside it
-                other = other % lon.size
+            for side in (-1, 1):  # a pole has the longitudes of the corners beside it
+                other = (k + side) % lon.size
                 if abs(lat[other]) < _POLE:
                     out[0, count], out[1, count] = lon[other], math.copysign(math.pi / 2, lat[k])
                     count += 1
@@ -94,14 +94,14 @@ def add_edge(
         slope, node = circle(lon0, lat0, lon1, lat1)
     a, lat_a = lon0, lat0
     while a < lon1:
-        column = int(math.floor((a - west) / step + 1e-10))
+        column = math.floor((a - west) / step + 1e-10)
         b = min(west + (column + 1) * step, lon1)
         if not level:
             b = min(b, next_turn(a, node))
         if lon1 - b < 1e-14:
             b = lon1
         lat_b = lat1 if b == lon1 else (lat0 if level else math.atan(slope * math.sin(b - node)))
-        row, last = int(math.floor((north - lat_a) / step)), int(math.floor((north - lat_b) / step))
+        row, last = math.floor((north - lat_a) / step), math.floor((north - lat_b) / step)
         j = min(max(column - first_column, 0), part.shape[1] - 1)
         while True:
             stop, lat_stop = b, lat_b
@@ -123,6 +123,37 @@ def add_edge(
 
 
 @compiled
+def reach(points: Lines, count: int, parallels: bool) -> tuple[float, float]:
+    """Return the highest and the lowest latitude of an outline; great circles bulge beyond its corners."""
+    highest, lowest = points[1, :count].max(), points[1, :count].min()
+    for k in range(0 if parallels else count):
+        a, b = points[:, k], points[:, (k + 1) % count]
+        if abs(a[0] - b[0]) > 1e-14 and abs(abs(a[1]) + abs(b[1]) - math.pi) > 1e-12:
+            left, right = (a, b) if a[0] < b[0] else (b, a)
+            slope, node = circle(left[0], left[1], right[0], right[1])
+            turn = next_turn(left[0], node)
+            if turn < right[0]:
+                bulge = math.atan(slope * math.sin(turn - node))
+                highest, lowest = max(highest, bulge), min(lowest, bulge)
+    return highest, lowest
+
+
+@compiled
+def settle(part: Lines, below: Lines, north: float, first_row: int, step: float) -> float:
+    """Add to each pixel what edges in the rows above have under them; return the area of the cell, with its sign."""
+    total = 0.0
+    for i in range(part.shape[0]):
+        bottom = math.sin(max(north - (first_row + i + 1) * step, -math.pi / 2))
+        height = math.sin(min(north - (first_row + i) * step, math.pi / 2)) - bottom
+        for j in range(part.shape[1]):
+            if i > 0:
+                part[i, j] += below[i - 1, j] * height
+                below[i, j] += below[i - 1, j]
+            total += part[i, j]
+    return total
+
+
+@compiled
 def clip(
     lon: Lines, lat: Lines, parallels: bool, north: float, west: float, step: float, rows: int, columns: int,
     around: int, pixels: NDArray[np.int32], cells: NDArray[np.int32], shares: NDArray[np.float32],
@@ -135,37 +166,18 @@ def clip(
     found, points = 0, np.empty((2, 2 * lon.shape[1] + 3))
     for cell in range(lon.shape[0]):
         count = outline(lon[cell], lat[cell], parallels, points)
-        highest, lowest = points[1, :count].max(), points[1, :count].min()
-        if not parallels:
-            for k in range(count):
-                a, b = points[:, k], points[:, (k + 1) % count]
-                if abs(a[0] - b[0]) > 1e-14 and abs(abs(a[1]) + abs(b[1]) - math.pi) > 1e-12:
-                    left, right = (a, b) if a[0] < b[0] else (b, a)
-                    slope, node = circle(left[0], left[1], right[0], right[1])
-                    turn = next_turn(left[0], node)
-                    if turn < right[0]:
-                        bulge = math.atan(slope * math.sin(turn - node))
-                        highest, lowest = max(highest, bulge), min(lowest, bulge)
-        first_row = int(math.floor((north - highest) / step + 1e-9))
-        last_row = int(math.ceil((north - lowest) / step - 1e-9))
-        first_column = int(math.floor((points[0, :count].min() - west) / step + 1e-9))
-        last_column = int(math.ceil((points[0, :count].max() - west) / step - 1e-9))
+        highest, lowest = reach(points, count, parallels)
+        first_row = math.floor((north - highest) / step + 1e-9)
+        last_row = math.ceil((north - lowest) / step - 1e-9)
+        first_column = math.floor((points[0, :count].min() - west) / step + 1e-9)
+        last_column = math.ceil((points[0, :count].max() - west) / step - 1e-9)
         shape = (max(last_row - first_row, 1), max(last_column - first_column, 1))
         part, below = np.zeros(shape), np.zeros(shape)
         for k in range(count):
             a, b = points[:, k], points[:, (k + 1) % count]
             level = parallels or abs(abs(a[1]) + abs(b[1]) - math.pi) < 1e-12
             add_edge(a[0], a[1], b[0], b[1], level, west, north, step, first_row, first_column, part, below)
-        total = 0.0
-        for i in range(shape[0]):
-            bottom = math.sin(max(north - (first_row + i + 1) * step, -math.pi / 2))
-            height = math.sin(min(north - (first_row + i) * step, math.pi / 2)) - bottom
-            for j in range(shape[1]):
-                above = below[i, j]
-                if i > 0:
-                    part[i, j] += below[i - 1, j] * height
-                    below[i, j] = below[i - 1, j] + above
-                total += part[i, j]
+        total = settle(part, below, north, first_row, step)
         direction = 1.0 if total >= 0 else -1.0
         for i in range(shape[0]):
             row = first_row + i

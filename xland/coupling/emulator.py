@@ -127,11 +127,8 @@ class Emulator:
         self._ahead: dict[Any, Future[Any]] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
-        self._windows, self._canonical = None, None
-        if self.model.inputs.prior == "none":
-            self._windows = Windows(product, self._kept)
-        else:
-            self._canonical = read.data
+        self._forcing = read.data  # from north to south, as windows are
+        self._windows = Windows(product, self._kept) if self.model.inputs.prior == "none" else None
 
     def field(self, time: Any, grid: GridLike = "globe", variables: str | Sequence[str] = ("land_use",)) -> xr.Dataset:
         """Return fields of a time on a grid.
@@ -209,7 +206,7 @@ class Emulator:
             if self._windows is not None:
                 return {"codes": self._windows.map(year, window)}
             region = (window.west, window.south, window.east, window.north)
-            maps = downscale(self._canonical, region=region, **self._options)
+            maps = downscale(self._forcing, region=region, **self._options)
             return {"codes": maps["land_use"].sel(year=year).values}
 
         return self._made("map", year, repr(window), compute)["codes"]
@@ -258,7 +255,7 @@ class Emulator:
             if shares is None:
                 layers = np.arange(len(CLASS_NAMES))[:, None, None]
                 parts = [weight * (codes == layers) for codes, weight in zip(maps, moment.weights, strict=True)]
-                shares = Shares(np.sum(parts, axis=0, dtype=np.float64))
+                shares = Shares(np.asarray(sum(parts), dtype=np.float64))
             variables[each.name] = _variable(each, shares, ("lat", "lon"))
         coordinates = {
             "lat": ("lat", window.latitude, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),

@@ -115,23 +115,26 @@ class Regular(CellGrid):
         counts = np.array([(north - south) / self.step, (east - west) / self.step])
         if (np.abs(counts - np.rint(counts)) > 1e-6).any():
             raise GridError(
-                f"cells of {self.step:g} degree do not divide the region {self.region!r}: choose a step that does, such "
-                f"as {(north - south) / max(round(counts[0]), 1):g}, or another region"
+                f"cells of {self.step:g} degree do not divide the region {self.region!r}: choose a step that does, "
+                f"such as {(north - south) / max(round(counts[0]), 1):g}, or another region"
             )
         check_count(counts.prod())
 
     @cached_property
     def bounds(self) -> tuple[float, float, float, float]:
+        """West, south, east and north, east beyond west."""
         west, south, east, north = self.region
         return west, south, east + 360 if east < west else east, north
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
         west, south, east, north = self.bounds
         return round((north - south) / self.step), round((east - west) / self.step)
 
     @property
     def key(self) -> str:
+        """Text that differs between grids with other cells."""
         return f"regular {self.step!r} {self.bounds!r}"
 
     def edges(self) -> Corners:
@@ -140,15 +143,18 @@ class Regular(CellGrid):
         return np.linspace(west, east, self.shape[1] + 1), np.linspace(north, south, self.shape[0] + 1)
 
     def corners(self, first: int, stop: int) -> Corners:
+        """Longitudes and latitudes of the corners of some cells."""
         row, column = np.divmod(np.arange(first, stop), self.shape[1])
         lon, lat = self.edges()
         return rectangles(lon[column], lon[column + 1], lat[row], lat[row + 1])
 
     def centres(self) -> Corners:
+        """Longitudes and latitudes of the centres."""
         lon, lat = self.edges()
         return np.round((lon[1:] + lon[:-1]) / 2, 10), np.round((lat[1:] + lat[:-1]) / 2, 10)
 
     def coordinates(self) -> dict[str, Any]:
+        """Coordinates of a field on this grid."""
         lon, lat = self.centres()
         return {"lat": ("lat", lat, _LAT | {"axis": "Y"}), "lon": ("lon", lon, _LON | {"axis": "X"})}
 
@@ -194,10 +200,12 @@ class Gaussian(CellGrid):
 
     @property
     def shape(self) -> tuple[int]:
+        """Number of cells."""
         return (sum(self.rows),)
 
     @property
     def key(self) -> str:
+        """Text that differs between grids with other cells."""
         return f"gaussian {self.rows!r}"
 
     @cached_property
@@ -214,12 +222,14 @@ class Gaussian(CellGrid):
         return row, (cells - (ends - self.rows)[row]) * width, width / 2
 
     def corners(self, first: int, stop: int) -> Corners:
+        """Longitudes and latitudes of the corners of some cells."""
         row, lon, half = self._places(first, stop)
         between = (self.latitudes[1:] + self.latitudes[:-1]) / 2
         edges = np.concatenate([[90.0], between, [-90.0]])
         return rectangles(lon - half, lon + half, edges[row], edges[row + 1])
 
     def centres(self) -> Corners:
+        """Longitudes and latitudes of the centres."""
         row, lon, _ = self._places(0, self.count)
         return lon, self.latitudes[row]
 
@@ -269,28 +279,34 @@ class HEALPix(CellGrid):
 
     @property
     def shape(self) -> tuple[int]:
+        """Number of cells."""
         return (12 * self.nside**2 if self.cells is None else len(self.cells),)
 
     @property
     def key(self) -> str:
+        """Text that differs between grids with other cells."""
         part = "" if self.cells is None else hashlib.sha256(self.numbers.tobytes()).hexdigest()
         return f"healpix {self.nside} {self.nested} {part}"
 
     @cached_property
     def bounds(self) -> tuple[float, float, float, float]:
+        """West, south, east and north of a region that has all cells."""
         return GLOBE if self.cells is None else bounds_of(*self.corners(0, self.count))
 
     def corners(self, first: int, stop: int) -> Corners:
+        """Longitudes and latitudes of the corners of some cells."""
         points = healpy().boundaries(int(self.nside), self.numbers[first:stop], step=1, nest=self.nested)
         lat = np.rad2deg(np.arctan2(points[:, 2], np.hypot(points[:, 0], points[:, 1])))
         lat = np.where(np.hypot(points[:, 0], points[:, 1]) < 1e-12, np.copysign(90.0, lat), lat)
         return np.rad2deg(np.arctan2(points[:, 1], points[:, 0])), lat
 
     def centres(self) -> Corners:
+        """Longitudes and latitudes of the centres."""
         lon, lat = healpy().pix2ang(int(self.nside), self.numbers, nest=self.nested, lonlat=True)
         return np.asarray(lon), np.asarray(lat)
 
     def coordinates(self) -> dict[str, Any]:
+        """Coordinates of a field on this grid."""
         about = {
             "grid_mapping_name": "healpix",
             "healpix_nside": int(self.nside),
@@ -357,21 +373,26 @@ class Cells(CellGrid):
 
     @property
     def shape(self) -> tuple[int]:
+        """Number of cells."""
         return (len(np.asarray(self.lon)),)
 
     @cached_property
     def key(self) -> str:
+        """Text that differs between grids with other cells."""
         both = np.asarray(self.lon).tobytes() + np.asarray(self.lat).tobytes()
         return f"cells {self.shape[0]} {hashlib.sha256(both).hexdigest()}"
 
     @cached_property
     def bounds(self) -> tuple[float, float, float, float]:
+        """West, south, east and north of a region that has all cells."""
         return bounds_of(np.asarray(self.lon), np.asarray(self.lat))
 
     def corners(self, first: int, stop: int) -> Corners:
+        """Longitudes and latitudes of the corners of some cells."""
         return np.asarray(self.lon)[first:stop], np.asarray(self.lat)[first:stop]
 
     def centres(self) -> Corners:
+        """Longitudes and latitudes of the centres."""
         if self.centre_lon is not None and self.centre_lat is not None:
             return np.asarray(self.centre_lon, np.float64), np.asarray(self.centre_lat, np.float64)
         lon, lat = (np.deg2rad(each) for each in self.corners(0, self.count))

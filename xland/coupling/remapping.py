@@ -81,21 +81,24 @@ def _compute(grid: CellGrid, source: Grid) -> dict[str, NDArray[np.int32] | NDAr
     around = round(360 / source.resolution)
     whole = np.full(source.rows * source.columns, -1, dtype=np.int32)
     shared, twice = [], 0
-    place = (*np.deg2rad([source.north, source.west, source.resolution]).tolist(), *source.shape, around)
+    north, west, step = np.deg2rad([source.north, source.west, source.resolution]).tolist()
     for first, (lon, lat) in _parts(grid):
         room = _ROOM
         while True:
             pixels, cells = np.empty((2, room), dtype=np.int32)
             shares = np.empty(room, dtype=np.float32)
-            found, wrong = clip(np.deg2rad(lon), np.deg2rad(lat), grid.parallels, *place, pixels, cells, shares)
+            found, wrong = clip(
+                np.deg2rad(lon), np.deg2rad(lat), grid.parallels, north, west, step, source.rows, source.columns,
+                around, pixels, cells, shares,
+            )  # fmt: skip
             if found != -2:
                 break
             room *= 4
         if wrong >= 0:
             centre = lon[wrong].mean(), lat[wrong].mean()
             raise GridError(
-                f"cell {first + wrong} of the grid, near {centre[1]:.4g} N, {centre[0]:.4g} E, crosses itself: give its "
-                "corners in order round it"
+                f"cell {first + wrong} of the grid, near {centre[1]:.4g} N, {centre[0]:.4g} E, crosses itself: give "
+                "its corners in order round it"
             )
         pixels, cells, shares = pixels[:found], cells[:found] + np.int32(first), shares[:found]
         full = shares >= _WHOLE
@@ -107,8 +110,8 @@ def _compute(grid: CellGrid, source: Grid) -> dict[str, NDArray[np.int32] | NDAr
     twice += int((weights.covered() > 1 + _TWICE).sum())
     if twice:
         raise GridError(
-            f"cells of the grid overlap each other: {twice} pixels of {source.resolution:g} degree lie in more than one; "
-            "areas would count twice. Leave out cells that are there twice"
+            f"cells of the grid overlap each other: {twice} pixels of {source.resolution:g} degree lie in more than "
+            "one; areas would count twice. Leave out cells that are there twice"
         )
     return {"whole": whole, "pixels": pixels, "cells": cells, "shares": shares}
 

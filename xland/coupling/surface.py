@@ -4,9 +4,10 @@ What a map of land use cannot say is not written: harvest, transitions and ferti
 
 Sources
 -------
-fracLut: LUMIP, Lawrence et al. (2016), doi 10.5194/gmd-9-2973-2016: primary and secondary land, pastures (managed pasture
-and rangeland), crops, urban, in per cent of the grid cell; inland water and ice belong to none. Plant functional types:
-Poulter et al. (2015), doi 10.5194/gmd-8-2315-2015, Table 2. Covers: ECMWF parameters 26 to 28 and 229001.
+fracLut: LUMIP, Lawrence et al. (2016), doi 10.5194/gmd-9-2973-2016: primary and secondary land, pastures (managed
+pasture and rangeland), crops, urban, in per cent of the grid cell; inland water and ice belong to none.
+Plant functional types: Poulter et al. (2015), doi 10.5194/gmd-8-2315-2015, Table 2.
+Covers: ECMWF parameters 26 to 28 and 229001.
 """
 
 from __future__ import annotations
@@ -231,7 +232,8 @@ CLM_PFTS: tuple[str, ...] = (
     "bare", "needleleaf_evergreen_temperate", "needleleaf_evergreen_boreal", "needleleaf_deciduous_boreal",
     "broadleaf_evergreen_tropical", "broadleaf_evergreen_temperate", "broadleaf_deciduous_tropical",
     "broadleaf_deciduous_temperate", "broadleaf_deciduous_boreal", "shrub_broadleaf_evergreen",
-    "shrub_broadleaf_deciduous_temperate", "shrub_broadleaf_deciduous_boreal", "c3_arctic_grass", "c3_grass", "c4_grass",
+    "shrub_broadleaf_deciduous_temperate", "shrub_broadleaf_deciduous_boreal", "c3_arctic_grass", "c3_grass",
+    "c4_grass",
 )  # fmt: skip
 """Natural PFTs of CTSM in their order."""
 

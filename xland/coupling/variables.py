@@ -19,7 +19,7 @@ Array = NDArray[Any]
 class Shares:
     """Shares of classes in cells.
 
-    `of_cell` (classes, ...) sums to 1, and is NaN where there is no data. `land` is the share of land: all but the ocean.
+    `of_cell` (classes, ...) sums to 1, and is NaN where there is no data. `land` is all but the ocean.
     """
 
     of_cell: Array

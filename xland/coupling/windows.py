@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from xland.coupling.kept import Kept
 from xland.downscaling.block import BlockYears, run_block_year
-from xland.downscaling.fields import EVERY, Block, Chunks, Field, FileField, Key, Layout
+from xland.downscaling.fields import EVERY, Block, Chunks, FileField, Key, Layout
 from xland.geo.grid import Grid
 
 _TILE = 600  # rows and columns: whole chunks of the predictors that xland prepares
@@ -73,9 +73,8 @@ class Windows:
     def __init__(self, product: xr.Dataset, kept: Kept) -> None:
         graph = product["land_use"].data.dask
         plan = next(layer.plan for layer in graph.layers.values() if isinstance(layer, BlockYears))
-        static: Field = plan.static
-        self._kept, self._graph = kept, graph
-        self._plan = replace(plan, static=KeptField(static, kept)) if isinstance(static, FileField) else plan
+        static: Any = KeptField(plan.static, kept) if isinstance(plan.static, FileField) else plan.static
+        self._kept, self._graph, self._plan = kept, graph, replace(plan, static=static)
 
     def map(self, year: int, grid: Grid) -> NDArray[np.uint8]:
         """Class codes of a year on a part of the fine grid, (rows, columns)."""
