@@ -14,6 +14,7 @@ import xarray as xr
 
 import xland
 from xland.coupling.grids import Regular
+from xland.datasets import luh2_2015
 
 REGION = (0.0, 40.0, 20.0, 56.0)
 GROWTH, EMPTY = {"cvh": 0.4, "cvl": 0.3}, {"cvh": 0.04, "cvl": 0.3}  # kg m-2 and share of the pool a year
@@ -33,7 +34,7 @@ class Vegetation:
 
 def main() -> None:
     given = sys.argv[1:]
-    forcing = xr.open_dataset(given[0], decode_times=False) if given else xland.datasets.luh2_2015()
+    forcing = xr.open_dataset(given[0], decode_times=False) if given else luh2_2015()
     grid = Regular(2.0, REGION)
     with xland.Emulator(forcing) as emulator:
         land = Vegetation(grid.shape)

@@ -48,7 +48,8 @@ def test_a_framework_steps_through_the_years(configuration, world, model):
             for _ in range(4 if year == 2000 else 0):
                 component.update()
     assert component.get_current_time() == 400
-    assert component.get_value_at_indices(name, np.empty(2), np.array([3, 5])).tolist() == kept[[3, 5]].tolist()
+    some = np.flatnonzero(~np.isnan(kept))[[0, -1]]
+    assert component.get_value_at_indices(name, np.empty(2), some).tolist() == kept[some].tolist()
     assert component.get_var_nbytes(name) == 192 * component.get_var_itemsize(name)
     assert component.get_grid_y(0, np.empty(12))[0] == component.get_grid_origin(0, np.empty(2))[0] == 27.5
     with pytest.raises(TimeError):
