@@ -247,37 +247,16 @@ class Bmi(_Base):
         """Return the latitudes of the rows."""
         return self._filled(grid, y, self._grid.centres()[1])
 
-    def get_grid_z(self, grid: int, z: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Refuse: there is no height."""
-        raise NotImplementedError("get_grid_z")
-
     def get_grid_node_count(self, grid: int) -> int:
         """Return the number of cells."""
         return self.get_grid_size(grid)
 
-    def get_grid_edge_count(self, grid: int) -> int:
-        """Refuse: the grid is regular."""
-        raise NotImplementedError("get_grid_edge_count")
+    def _absent(self, *_: Any) -> Any:
+        """Refuse: a regular grid has no height, and none of the parts of a mesh."""
+        raise NotImplementedError("the grid is regular and two-dimensional")
 
-    def get_grid_face_count(self, grid: int) -> int:
-        """Refuse: the grid is regular."""
-        raise NotImplementedError("get_grid_face_count")
-
-    def get_grid_edge_nodes(self, grid: int, edge_nodes: NDArray[np.int_]) -> NDArray[np.int_]:
-        """Refuse: the grid is regular."""
-        raise NotImplementedError("get_grid_edge_nodes")
-
-    def get_grid_face_edges(self, grid: int, face_edges: NDArray[np.int_]) -> NDArray[np.int_]:
-        """Refuse: the grid is regular."""
-        raise NotImplementedError("get_grid_face_edges")
-
-    def get_grid_face_nodes(self, grid: int, face_nodes: NDArray[np.int_]) -> NDArray[np.int_]:
-        """Refuse: the grid is regular."""
-        raise NotImplementedError("get_grid_face_nodes")
-
-    def get_grid_nodes_per_face(self, grid: int, nodes_per_face: NDArray[np.int_]) -> NDArray[np.int_]:
-        """Refuse: the grid is regular."""
-        raise NotImplementedError("get_grid_nodes_per_face")
+    get_grid_z = get_grid_edge_count = get_grid_face_count = get_grid_edge_nodes = _absent
+    get_grid_face_edges = get_grid_face_nodes = get_grid_nodes_per_face = _absent
 
     # within
 

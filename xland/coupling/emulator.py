@@ -278,7 +278,10 @@ class Emulator:
         }
         coordinates = grid.coordinates() | _labels(chosen) | {"cell_area": (grid.dims, frozen(total), about)}
         off = max(float(each["residual"][0]) for each in found)
-        return xr.Dataset(variables, coordinates, {"residual": off})
+        mapped = xr.Dataset(variables, coordinates, {"residual": off})
+        for each in mapped.data_vars.values() if "crs" in coordinates else ():
+            each.encoding["grid_mapping"] = "crs"
+        return mapped
 
     def _about(self, moment: Moment) -> dict[str, Any]:
         linear = len(moment.years) > 1
