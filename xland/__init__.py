@@ -16,6 +16,7 @@ __version__ = version("xland")
 
 _LAZY = {
     "Catalog": "xland.catalogs",
+    "Emulator": "xland.coupling.emulator",
     "assess_change": "xland.scores.change",
     "assess_landscape": "xland.scores.landscape",
     "calibrate": "xland.training.learn.calibrating",
