@@ -11,7 +11,9 @@ from PIL import Image
 from tests.catalogs.stand_in import StandIn, entry
 from tests.exports.products import product
 from xland.catalogs.page import area, link, read_picture, write_page, write_preview
+from xland.cli import main
 from xland.geo.grid import Grid
+from xland.store.writing import write
 from xland.vocabulary import CLASSES
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
@@ -117,3 +119,18 @@ def test_the_picture_on_the_page_is_that_of_the_file(catalog):
     shown = re.search(r"data:image/png;base64,([^\"]+)", text)[1]
     assert base64.b64decode(shown) == (catalog.folder / "previews" / "land-use-2015.png").read_bytes()
     assert Image.open(io.BytesIO(base64.b64decode(shown))).format == "PNG"
+
+
+def test_the_commands_write_page_and_twin_which_then_follow_a_publication(tmp_path, capsys):
+    path = tmp_path / "catalog.yaml"
+    for name, seed in (("first", 1), ("second", 2)):
+        store = write(product(seed=seed).isel(time=[0]), tmp_path / f"{name}.zarr", progress=False)
+        assert main(["catalog", "publish", str(path), "--name", name, "--store", str(store), "-q"]) == 0
+        if name == "first":
+            assert main(["catalog", "page", str(path)]) == main(["catalog", "stac", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"wrote {tmp_path / 'catalog.html'}",
+        f"wrote {tmp_path / 'catalog-stac' / 'catalog.json'}",
+    ]
+    assert 'id="second"' in path.with_suffix(".html").read_text()
+    assert (tmp_path / "catalog-stac" / "catalog" / "items" / "second.json").exists()

@@ -140,6 +140,12 @@ def test_what_cannot_be_exported_is_named(tmp_path, options, error, match):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("form", "name"), [("geotiff", "maps.nc"), ("netcdf", "maps.tif"), ("pyramid", "maps.tif")])
+def test_a_name_that_ends_as_those_of_another_form_is_refused(tmp_path, form, name):
+    with pytest.raises(StoreError, match=name):
+        export(product(), tmp_path / name, form=form, progress=False)
+
+
 def test_a_geotiff_is_one_map(tmp_path):
     with pytest.raises(TimeError, match="3 years"):
         export(product()[["land_use"]], tmp_path / "maps.tif", progress=False)

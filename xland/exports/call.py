@@ -13,11 +13,12 @@ from xland.arguments import checked, unknown
 from xland.errors import StoreError, TimeError
 from xland.geo.conventions import listed, years_of
 from xland.geo.orientation import find_names
-from xland.paths import check_file_place, local_path
+from xland.paths import check_ending, check_file_place, local_path
 from xland.store.writing import check_netcdf_place, check_store_place, progress_bar, write_netcdf
 
 Form = Literal["geotiff", "netcdf", "pyramid", "zarr2"]
 _BY_ENDING: Mapping[str, Form] = {".tif": "geotiff", ".tiff": "geotiff", ".nc": "netcdf", ".nc4": "netcdf"}
+_ENDINGS = {"geotiff": ("a GeoTIFF", ".tif", ".tiff"), "netcdf": ("a NetCDF file", ".nc", ".nc4")}
 _PER = {"year": 1, "decade": 10}
 
 
@@ -81,6 +82,8 @@ def export(
         raise StoreError(
             f"{target.name} does not say in which form to write: pass form='geotiff', 'netcdf', 'pyramid' or 'zarr2'"
         )
+    if form in _ENDINGS:
+        check_ending(target, *_ENDINGS[form])
     steps = _steps(_chosen(maps, variables), years)
     if form in ("zarr2", "pyramid"):
         from xland.exports import folders
