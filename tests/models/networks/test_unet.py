@@ -178,7 +178,9 @@ def test_a_kind_from_outside_is_built_saved_read_listed_and_downscales(tmp_path,
     found = downscale(coarse, model=saved.folder, static=static, years=2000, region=region)
     assert found["land_use"].load().max() > 0
     monkeypatch.setattr(kinds, "_kinds", {name: each for name, each in kinds._kinds.items() if name != "pixels"})
-    with pytest.raises(CheckpointError, match=r"unknown kind of network 'pixels'.* Known are context, transition, unet"):
+    with pytest.raises(
+        CheckpointError, match=r"unknown kind of network 'pixels'.* Known are context, transition, unet"
+    ):
         find_model(saved.folder)
     monkeypatch.setattr(kinds, "entry_points", lambda group, name=None: [Entry()] if name == "pixels" else [])
     assert find_model(saved.folder).architecture.kind == "pixels", "an installed package registers its kinds"
