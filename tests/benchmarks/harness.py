@@ -74,7 +74,10 @@ def fresh(function: Callable[..., Result], project: str | Path = PROJECT, **argu
     """Call a function in a process of its own and return its answer; as it is in this project or another checkout."""
     environment = {key: value for key, value in os.environ.items() if key not in THREADS}
     environment["PYTHONPATH"] = str(project)
-    target = f"{function.__module__}:{function.__qualname__}"
+    module = function.__module__
+    if module == "__main__":  # of a benchmark that was started as a module
+        module = sys.modules[module].__spec__.name  # type: ignore[union-attr]
+    target = f"{module}:{function.__qualname__}"
     command = [sys.executable, "-m", "tests.benchmarks.harness", target, json.dumps(arguments)]
     done = subprocess.run(command, cwd=project, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
