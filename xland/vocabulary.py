@@ -112,6 +112,19 @@ IGBP: Mapping[int, str] = MappingProxyType({
 """IGBP legend as MCD12C1 codes it (0 is water). Woody savanna has 30-60 % tree cover and counts as
 forest; grassland stands for pasture and rangeland, as LUH2 does; a satellite cannot see grazing."""
 
+WRF_MODIS: Mapping[int, str] = MappingProxyType({
+    **{code: name for code, name in IGBP.items() if code},
+    17: "water", 18: "grass_shrub", 19: "grass_shrub", 20: "other", 21: "water",
+})  # fmt: skip
+"""Modified IGBP legend of MODIS in WRF and Noah: 17 is water, 18 to 20 are wooded, mixed and bare tundra, 21 lakes."""
+
+WRF_USGS: Mapping[int, str] = MappingProxyType({
+    1: "urban", **dict.fromkeys((2, 3, 4, 5, 6), "cropland"), 7: "pasture",
+    **dict.fromkeys((8, 9, 10, 17, 20, 21, 22), "grass_shrub"), **dict.fromkeys((11, 12, 13, 14, 15, 18), "forest"),
+    16: "water", 19: "other", 23: "other", 24: "other",
+})  # fmt: skip
+"""Legend of 24 categories of USGS in WRF; mosaics of crops with grass or wood count as cropland."""
+
 
 _BYTE, _UNKNOWN = 256, 255
 

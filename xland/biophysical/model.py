@@ -30,7 +30,7 @@ DEFAULT_MODEL = "leaf-area"
 _SHIPPED = Path(__file__).parent / "shipped"
 _FORMAT = 1
 _LARGEST_CARD = 2**20
-_AT_ONCE = 2**16  # rows of predictors that are in memory at once
+_AT_ONCE = 2**13  # cells whose hidden units are in memory at once
 _REQUIRED = ("name", "target", "response", "coverage", "weights_sha256")
 _SHOWN = ("title", "licence", "notes")
 _NEVER = ("ocean", "water")  # classes without vegetation
@@ -123,7 +123,7 @@ class BiophysicalModel:
         return _weighed(_shares(shares), self.responses(features))
 
     def spread(self, shares: ArrayLike, features: ArrayLike) -> NDArray[np.float32]:
-        """Return the calibrated standard deviation of the members' predictions, ``(cells, 12)``."""
+        """Return the standard deviation of the members' predictions, ``(cells, 12)``."""
         answers = np.stack([_weighed(_shares(shares), each) for each in self.members(features)])
         return answers.std(axis=0)
 
@@ -139,15 +139,10 @@ class BiophysicalModel:
         """Return the answer of each member, ``(members, cells, 12, classes)``."""
         import torch
 
-        rows = _checked(features).reshape(-1, len(FEATURES))
-        network = self._network()
+        cells, network = torch.from_numpy(_checked(features)), self._network()
         with torch.inference_mode():
-            parts = [
-                network(torch.from_numpy(rows[start : start + _AT_ONCE])).numpy()
-                for start in range(0, max(len(rows), 1), _AT_ONCE)
-            ]
-        found = np.concatenate(parts, axis=1)
-        return found.reshape(len(found), -1, MONTHS, len(CLASS_NAMES))
+            parts = [network(part).numpy() for part in cells.split(_AT_ONCE)]
+        return np.concatenate(parts, axis=1)
 
     def _network(self) -> ResponseNetwork:
         key = f"{self.folder.resolve()} {self.digest} {self.card['response']}"

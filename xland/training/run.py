@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from xland.arguments import checked
+from xland.biophysical.blocks import VegetationConfiguration, read_vegetation
+from xland.biophysical.model import BiophysicalModel
 from xland.clusters import open_cluster, slurm
 from xland.errors import ConfigurationError
 from xland.models.checkpoint import Checkpoint
@@ -46,8 +48,11 @@ def train(
     resume: bool = False,
     progress: bool = True,
     report: Report | None = None,
-) -> Checkpoint:
+) -> Checkpoint | BiophysicalModel:
     """Train a model.
+
+    A configuration with a table ``[target]`` is one of a variable of numbers, such as ``leaf-area``: `target` is then
+    the folder with the files of its blocks, and nothing else is given.
 
     In one process by default; with `cluster` or `client` in one process on each Dask worker; and as one
     rank of several where ``torchrun``, or another launcher that sets ``RANK``, ``WORLD_SIZE``,
@@ -94,8 +99,8 @@ def train(
 
     Returns
     -------
-    Checkpoint
-        The model that validated best.
+    Checkpoint or BiophysicalModel
+        The model that validated best; of a variable of numbers, the model that learned from all blocks.
 
     Raises
     ------
@@ -118,6 +123,8 @@ def train(
     if generator is not None and not alone:
         raise ConfigurationError("patches of a generator are for a training here or under torchrun, not on a cluster")
     if not isinstance(configuration, Configuration):
+        if (vegetation := read_vegetation(configuration)) is not None:
+            return _train_vegetation(vegetation, output, target, {**given, "store": store, "client": client})
         configuration = read_configuration(configuration)
     output = local_path(output, what="the folder of a training")
     check_folder(output, resume=resume)
@@ -136,3 +143,17 @@ def train(
         options |= {"store": store, "workers": workers, "restarts": restarts, "report": say}
         timeout = slurm.TIMEOUT if cluster == "slurm" else RETURN
         return launch(client, configuration, output, timeout=timeout, **options)
+
+
+def _train_vegetation(
+    configuration: VegetationConfiguration, output: str | Path, target: Any, given: dict[str, Any]
+) -> BiophysicalModel:
+    """Train a model of a variable of numbers, which takes no other data than the files of its blocks."""
+    from xland.biophysical.fit import train_vegetation
+
+    extra = [name for name, value in given.items() if value is not None and name != "target"]
+    if extra or not isinstance(target, str | Path | None):
+        raise ConfigurationError(
+            f"a training of {configuration.target.name} takes a folder as target, and no {', '.join(extra) or 'arrays'}"
+        )
+    return train_vegetation(configuration, output, target)
