@@ -6,30 +6,12 @@ data``) and the LUH2 file of 2015. Each run is a fresh process, and the two side
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-import time
-from importlib import import_module
 from pathlib import Path
 
 from tests.benchmarks import harness, sides
-from tests.benchmarks.harness import Result, hardware, line, megabytes, show, side, take_turns, tell
+from tests.benchmarks.harness import Result, hardware, line, show, side, take_turns, tell
 from tests.benchmarks.inference import GLOBE, SMALL, YEARS, InferenceBench
-
-
-def run_leaf_area(maps: str, store: str, model: str) -> Result:
-    """Zarr in, Zarr out: twelve months from a stored map and the climate of today."""
-    for name in ("cf_xarray", "distributed", "rioxarray", "torch", "zarr"):  # imported before the clock starts
-        import_module(name)
-
-    from xland.biophysical.leaf_area import leaf_area_index
-    from xland.store.reading import open_store
-    from xland.store.writing import write
-
-    shutil.rmtree(store, ignore_errors=True)
-    started = time.perf_counter()
-    write(leaf_area_index(open_store(maps), model=model), store, progress=False)
-    return {"seconds": time.perf_counter() - started, "peak_mb": megabytes("VmHWM")}
 
 
 def main() -> None:
@@ -40,7 +22,7 @@ def main() -> None:
         maps = bench.store("maps")
         several = {
             "map": side(sides.run_xland, forcing=bench.forcing, store=maps, box=place.box, years=YEARS[:1]),
-            "leaf area": side(run_leaf_area, maps=maps, store=bench.store("lai"), model=options.model),
+            "leaf area": side(sides.run_leaf_area, maps=maps, store=bench.store("lai"), model=options.model),
         }
         runs = 1 if options.quick else 2
         results = take_turns(several, runs)
