@@ -207,7 +207,7 @@ class Bmi(_Base):
 
     def get_time_step(self) -> float:
         """Return the length of a time step in days."""
-        return self._configuration.days
+        return float(self._configuration.days)
 
     # the grid
 
