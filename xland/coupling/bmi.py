@@ -75,8 +75,8 @@ class Configuration:
 class Bmi(_Base):
     """An emulator with the Basic Model Interface, on a regular grid.
 
-    Time counts in days from 1 January of the first year of the forcing. Rows of the grid are from north to south, its
-    spacing in latitude is negative, and values are NaN where there is no land. There are no input variables.
+    Time counts in days from 1 January of the first year of the forcing. Rows of the grid are from south to north, and
+    values are NaN where there is no land. There are no input variables.
     """
 
     def __init__(self) -> None:
@@ -166,7 +166,7 @@ class Bmi(_Base):
         return "node"
 
     def get_value(self, name: str, dest: NDArray[Any]) -> NDArray[Any]:
-        """Copy the values of a variable to an array, in rows from north to south."""
+        """Copy the values of a variable to an array, in rows from south to north."""
         dest[:] = self._value(name)
         return dest
 
@@ -207,7 +207,7 @@ class Bmi(_Base):
 
     def get_time_step(self) -> float:
         """Return the length of a time step in days."""
-        return self._configuration.days
+        return float(self._configuration.days)
 
     # the grid
 
@@ -232,12 +232,12 @@ class Bmi(_Base):
 
     def get_grid_spacing(self, grid: int, spacing: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the step from row to row and from column to column, in degrees."""
-        return self._filled(grid, spacing, (-self._grid.step, self._grid.step))
+        return self._filled(grid, spacing, (self._grid.step, self._grid.step))
 
     def get_grid_origin(self, grid: int, origin: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return latitude and longitude of the first cell."""
         lon, lat = self._grid.centres()
-        return self._filled(grid, origin, (lat[0], lon[0]))
+        return self._filled(grid, origin, (lat[-1], lon[0]))
 
     def get_grid_x(self, grid: int, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the longitudes of the columns."""
@@ -245,7 +245,7 @@ class Bmi(_Base):
 
     def get_grid_y(self, grid: int, y: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the latitudes of the rows."""
-        return self._filled(grid, y, self._grid.centres()[1])
+        return self._filled(grid, y, self._grid.centres()[1][::-1])
 
     def get_grid_node_count(self, grid: int) -> int:
         """Return the number of cells."""
@@ -284,7 +284,7 @@ class Bmi(_Base):
             variable, _, label = place.partition(" ")
             field = fields[variable].sel({"class": label}) if label else fields[variable]
             # one array for each variable as long as the model runs: frameworks keep references to it
-            self._values.setdefault(name, np.empty(self._grid.count))[:] = field.values.ravel()
+            self._values.setdefault(name, np.empty(self._grid.count))[:] = field.values[::-1].ravel()
 
     def _value(self, name: str) -> NDArray[np.float64]:
         self._running  # noqa: B018 - refuses a model that is not running
