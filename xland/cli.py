@@ -321,7 +321,7 @@ def _downscale(given: Given) -> None:
     _CLUSTER,
     without=["minimum", "forcing", "futures"],
     **_TOTALS,
-    future=_Option(list[str], (), "Forcing after the record; several scenarios with their names", "NAME=FILE"),
+    future=_Option(list[str], None, "Forcing after the record; several scenarios with their names", "NAME=FILE"),
     dry_run=_DRY_RUN,
 )
 def _reconstruct(given: Given) -> None:
