@@ -107,6 +107,7 @@ def test_a_command_has_the_options_and_defaults_of_its_functions(command, functi
         "dry_run",
         "crosswalk",
         "tolerance",
+        "exchange",
         "prior_year",
         "start_year",
         "mapping",
@@ -157,6 +158,7 @@ def test_importing_xland_imports_no_room_and_no_heavy_package_and_help_needs_no_
             "not a crosswalk",
         ),
         (("downscale", "states.nc", "a.zarr", "--tolerance", 1), 1, "--tolerance without --totals"),
+        (("downscale", "states.nc", "a.zarr", "--exchange", 2), 1, "--exchange without --totals"),
     ],
 )
 def test_errors_are_one_line_with_a_name(run, arguments, status, message):

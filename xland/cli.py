@@ -275,6 +275,7 @@ _TOTALS = {
     "tolerance": _Option(
         str, None, "With --totals map, how far class areas may be off, in fine pixels: 0 to 1", "NUMBER"
     ),
+    "exchange": _Option(str, None, "With --totals map and a prior, how much changes are favoured: 1 or more", "NUMBER"),
 }
 _DRY_RUN = _Option(bool, False, "Print the SLURM job script, and submit nothing")
 
@@ -348,7 +349,7 @@ def _reconstruct(given: Given) -> None:
         own["futures"] = several or open_coarse(named[0][0])
     if given.get("totals", "changes") == "none":
         own["totals"] = None
-    elif {"totals", "crosswalk"} & given.keys():
+    elif {"totals", "crosswalk", "tolerance", "exchange"} & given.keys():
         own["totals"] = _totals({"totals": "changes", **given})
     product = _call(_RECONSTRUCT, given, **own)
     with nullcontext() if "cluster" not in given else _call(_CLUSTER, given, minimum=1):
@@ -585,12 +586,13 @@ def _open_regions(path: str, kinds: Collection[str]) -> xr.Dataset:
 def _totals(given: Given) -> Totals | None:
     """Return the coarse totals that are kept."""
     if "totals" not in given:
-        alone = [f"--{name}" for name in ("crosswalk", "tolerance") if name in given]
+        alone = [f"--{name}" for name in ("crosswalk", "tolerance", "exchange") if name in given]
         if alone:
             raise AllocationError(f"{', '.join(alone)} without --totals: choose how totals are kept, or leave it out")
         return None
     crosswalk = read_crosswalk(given["crosswalk"]) if "crosswalk" in given else LUH_CROSSWALK
-    return Totals(given["totals"], crosswalk, _read(given.get("tolerance", 0.0), (float,)))
+    numbers = (_read(given.get(name, default), (float,)) for name, default in (("tolerance", 0.0), ("exchange", 1.0)))
+    return Totals(given["totals"], crosswalk, *numbers)
 
 
 def _scored(given: Given) -> Given:

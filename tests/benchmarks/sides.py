@@ -12,9 +12,10 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,34 @@ def run_xland(
     if counted is not None:
         result |= {"windows": counted(), "chunks": [list(each) for each in fine["land_use"].data.chunks[1:]]}
     return result
+
+
+def run_cost(kind: str, folder: str, box: list[float] | None) -> Result:
+    """Time of one year on 0.05 degree, into a store; weights of the network of transition are random."""
+    from xland.datasets import class_fractions, land_use_modis, luh2_2015
+    from xland.downscaling.call import downscale
+    from xland.models.checkpoint import save_checkpoint
+    from xland.models.networks.unet import DownscalingNetwork
+    from xland.store.writing import write
+
+    for name in ("cf_xarray", "distributed", "rioxarray", "torch", "zarr"):  # imported before the clock starts
+        import_module(name)
+    # rollouts compute whole blocks
+    place = {} if box is None else {"region": tuple(box), "chunks": 600}
+    options: dict[str, Any] = {"device": "cpu", **place}
+    if kind == "luh2":
+        forcing, options["model"] = luh2_2015(), "luh2-0p05"
+    else:
+        shipped = find_model("brazil-change")
+        inputs = replace(shipped.inputs, resolution=0.05, stride=120)
+        network = DownscalingNetwork(inputs, shipped.architecture)
+        options["model"] = save_checkpoint(Path(folder, "model"), network, {"name": kind, "title": "", "licence": ""})
+        shares = class_fractions().load().isel(time=[0, 0])
+        forcing = shares.assign_coords(time=("time", [2019, 2020], {"standard_name": "time"}))
+        options |= {"prior": land_use_modis().load(), "years": 2020}
+    started = time.perf_counter()
+    write(downscale(forcing, **options), Path(folder, "maps.zarr"), overwrite=True, progress=False)
+    return {"seconds": time.perf_counter() - started}
 
 
 def run_bare(forcing: str, years: list[int], *, spared: bool = False, **place: Any) -> Result:

@@ -68,7 +68,7 @@ def test_the_prior_is_the_given_map_first_and_then_the_plans_own(
         coarse, model=model, static=static, prior=prior, years=[2001, 2002, 2003], direction=direction, chunks=60
     )
     plan = plan_of(lazy)
-    assert plan.prior_of(given_for) == (plan.first_prior, 0)
+    assert plan.maps_before(given_for) == [(plan.given_maps[int(prior["time"])], 0)]
     for year, before in enumerate(order):
         own = {key for key in plan.keys(year, plan.layout.block(1, 0)) if key[0] == plan.maps.name}
         blocks = {(row, column) for row in range(3) for column in (5, 0, 1)}

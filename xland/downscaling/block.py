@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -42,7 +42,7 @@ from xland.forcing.read import check_coverage, check_values
 from xland.models.applicability import Applicability
 from xland.models.checkpoint import Checkpoint
 from xland.models.ensemble import Ensemble
-from xland.models.inputs import InputSpec
+from xland.models.inputs import MASKED, InputSpec
 from xland.outputs import OUTPUTS, Output
 from xland.reading.limits import check_share, check_unknown_land, checked_predictor
 from xland.store.rollouts import Index, Keeper
@@ -66,9 +66,10 @@ class Plan:
 
     `maps` are the class maps that are computed; each may be the prior of the next. `coarse` has one year a chunk; its
     first layers are `variables`, which the model reads. `positions` says for each year where the years of its steps are
-    in `coarse`. The values of `own_static` predictors, which xland provides, need no check; with `other_static`, they
-    need not be those of the training. `first_prior` is the map that the first year adjoins. `outputs` begins with the
-    class map. Each computation has a `stop` of its own.
+    in `coarse`, and `intervals` how many years it is from its prior map. The values of `own_static` predictors, which
+    xland provides, need no check; with `other_static`, they need not be those of the training. `given_maps` are the
+    maps that a rollout starts from, by their years. `outputs` begins with the class map. Each computation has a `stop`
+    of its own.
     """
 
     maps: ChunkField
@@ -79,10 +80,11 @@ class Plan:
     coarse: Field
     variables: tuple[str, ...]
     positions: tuple[tuple[int, ...], ...]
+    intervals: tuple[int, ...]
     static: Field
     own_static: bool
     other_static: bool = False
-    first_prior: Field | None = None
+    given_maps: Mapping[int, Field] = field(default_factory=dict)
     outputs: tuple[Output, ...] = (OUTPUTS["land_use"],)
     device: str = "auto"
     flips: bool = False
@@ -116,12 +118,15 @@ class Plan:
         """Length of each dimension between time and latitude."""
         return layers_of(len(self.inputs.classes), self.drawing)
 
-    def prior_of(self, year: int) -> tuple[Field | None, int]:
-        """Where the prior map of a year comes from, and its position there."""
-        before = year + self.inputs.prior_step
+    def maps_before(self, year: int) -> list[tuple[Field | None, int]]:
+        """Where the prior map of a year and the maps beyond it come from, and their positions there."""
         if self.inputs.prior == "none":
-            return None, 0
-        return (self.maps, before) if 0 <= before < len(self.years) else (self.first_prior, 0)
+            return []
+        wanted = self.inputs.maps_of(self.years[year], self.intervals[year])
+        return [
+            (self.maps, self.years.index(each)) if each in self.years else (self.given_maps.get(each), 0)
+            for each in wanted
+        ]
 
     def keys(self, year: int, block: Block) -> Iterator[Key]:
         """Graph keys of the chunks that a block-year needs."""
@@ -130,9 +135,9 @@ class Plan:
         for position in self.positions[year]:
             yield from self.coarse.keys(*low, position)
         yield from self.static.keys(rows, columns)
-        prior, position = self.prior_of(year)
-        if prior is not None:
-            yield from prior.keys(rows, columns, position)
+        for prior, position in self.maps_before(year):
+            if prior is not None:
+                yield from prior.keys(rows, columns, position)
         if self.keeping is not None:
             yield from self.keeping.keys(block.rows, block.columns, year)
 
@@ -154,12 +159,11 @@ def run_block_year(plan: Plan, year: int, block: Block, *chunks: NDArray[Any]) -
         if static is None:
             return ocean((len(block.rows), len(block.columns)), plan.layers, plan.outputs)
         coarse = _read_coarse(plan, block, static, named, year)
-        source, position = plan.prior_of(year)
-        classes = len(plan.inputs.classes) if source is plan.first_prior else None
-        prior = None if source is None else read_codes_of(source, *block.halo, named, position, classes=classes)
+        prior = _read_maps(plan, block, named, year)
         fit = None
         if plan.keeping is not None:
-            fit = plan.keeping.read(block, named, year, None if prior is None else prior[block.core])
+            newest = prior[0] if prior is not None and plan.inputs.history else prior
+            fit = plan.keeping.read(block, named, year, None if newest is None else newest[block.core])
         results = predict_block(
             [engine_of(member, device, flips=plan.flips) for member in plan.model.members],
             block,
@@ -255,6 +259,20 @@ def _check_static(plan: Plan, fields: NDArray[np.float16], land: NDArray[np.bool
                 )
 
 
+def _read_maps(plan: Plan, block: Block, chunks: Chunks, year: int) -> NDArray[np.uint8] | None:
+    """Return the prior map over the halo, or with a history the maps stacked; 255 where unknown, None without any."""
+    maps = []
+    for source, position in plan.maps_before(year):
+        if source is None:
+            maps.append(np.full([len(span) for span in block.halo], MASKED, dtype=np.uint8))
+        else:
+            classes = None if source is plan.maps else len(plan.inputs.classes)
+            maps.append(read_codes_of(source, *block.halo, chunks, position, classes=classes))
+    if all(source is None for source, _ in plan.maps_before(year)):
+        return None
+    return np.stack(maps) if plan.inputs.history else maps[0]
+
+
 def _read_coarse(plan: Plan, block: Block, static: Static, chunks: Chunks, year: int) -> NDArray[np.float32]:
     """Return the coarse channels over the halo, having checked all cells that are read: they shape the map."""
     inputs, grid = plan.inputs, plan.coarse.grid
@@ -269,14 +287,14 @@ def _read_coarse(plan: Plan, block: Block, static: Static, chunks: Chunks, year:
             values = np.asarray(plan.coarse.read(*source, chunks, position, slice(len(plan.variables))))
             states[:, step, target[0], target[1]] = values
             named = dict(zip(plan.variables, np.where(fresh, values, np.nan), strict=True))
-            when = plan.years[year] + inputs.steps[step]
+            when = inputs.states_of(plan.years[year], plan.intervals[year])[step]
             check_values(named, centres, when)
             if static.unknown is not None:
                 check_unknown_land(inputs.domain, static.unknown[target], named, centres)
             if plan.expected is not None and static.coarse_land is not None:
                 expected = plan.expected[source] & static.coarse_land[target] & fresh
                 check_coverage(named, expected, centres, when)
-    return inputs.coarse_array(dict(zip(plan.variables, states, strict=True)))
+    return inputs.coarse_array(dict(zip(plan.variables, states, strict=True)), plan.intervals[year])
 
 
 class BlockYears(Layer):
@@ -298,6 +316,7 @@ class BlockYears(Layer):
         self.shape = (len(plan.years), len(plan.layout.rows), len(plan.layout.columns))
         years = range(len(plan.years))
         self.order = tuple(years if plan.inputs.prior_step == -1 else reversed(years))
+        self.reach = 1 + plan.inputs.history
         self._there = frozenset() if keeper is None else keeper.listing()
 
     def describe(self, graph: HighLevelGraph | None = None, *wanted: Collection[Key]) -> str:

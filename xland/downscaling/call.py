@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from os import PathLike
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from xland.datasets import static_predictors
 from xland.datasets.prepared import static_identity
 from xland.downscaling.block import Plan, block_years
 from xland.downscaling.drawing import Drawing
-from xland.downscaling.fields import ChunkField, Layout, coarse_field, crop, field_of, prior_field
+from xland.downscaling.fields import ChunkField, Layout, coarse_field, crop, field_of, prior_fields
 from xland.downscaling.keeping import Keeping
 from xland.errors import ModelError, PriorError, RegionError, StaticError, TimeError
 from xland.forcing.read import Forcing, check_cells, check_lattice, find_sources, read_forcing, require_years
@@ -82,7 +83,9 @@ def downscale(
         Let a model that was trained with static predictors of its own read others.
     prior : DataArray, optional
         Class codes on the fine grid, wherever the forcing is, for the year before the first (after the last, backward).
-        Only for models that read one; without it the first year is computed with a fully masked prior. With
+        Only for models that read one; without it the first year is computed with a fully masked prior. A model that
+        crosses several years takes the nearest map that it can, and one with a history also the maps before it (after
+        it, backward) that are in the prior. With
         ``totals="changes"`` any model takes a prior: the observed map of the base year. The base year is that of its
         ``time``. Without ``time``, it is the year before the first (after the last, backward).
     years : int, sequence of int or slice, optional
@@ -159,12 +162,12 @@ def downscale(
     forcing = read_forcing(ds, variables=tuple(dict.fromkeys((*inputs.coarse_variables, *states))))
     check_cells(forcing.grid, trained)
     check_lattice(forcing.grid)
-    chosen = choose_years(forcing, years, inputs.steps)
+    chosen = choose_years(forcing, years, [inputs.states_of(0, interval) for interval in inputs.intervals])
     whole = forcing.grid.refine(inputs.factor)
     target = whole if region is None else target_grid(whole, region, inputs.factor)
     rollout = inputs.prior != "none"
     if rollout:
-        _check_rollout(inputs, chosen, direction)
+        _check_direction(inputs, direction)
     elif prior is not None and (mode is None or not mode.changes):
         raise ModelError(
             "the model reads no prior map: leave prior out, choose a model that does, or set totals='changes' to apply "
@@ -172,10 +175,20 @@ def downscale(
         )
     # a region needs ever more of its surroundings the longer a rollout is: only what it depends on is computed
     layout = Layout.cut(whole if rollout else target, inputs, chunks)
-    step = -1 if direction == "forward" else 1
     before = min(chosen) - 1 if direction == "forward" else max(chosen) + 1
-    if prior is not None and not rollout:
+    intervals = (1,) * len(chosen)
+    if rollout:
+        before = _start_year(prior, inputs, chosen)
+        intervals = _find_intervals(inputs, chosen, before)
+        require_years(
+            forcing, [y for when, each in zip(chosen, intervals, strict=True) for y in inputs.states_of(when, each)]
+        )
+    elif prior is not None:
         before = _base_year(prior, before)
+    if kept is not None and kept.exchange != 1 and not rollout:
+        raise ModelError(
+            "exchange is of change, and the model reads no prior map: leave it out, or choose one that does"
+        )
     optional = [name for name in inputs.optional_coarse_variables if name in forcing.data]
     variables = tuple(dict.fromkeys((*inputs.coarse_variables, *optional)))
     layers = tuple(dict.fromkeys((*variables, *states)))
@@ -187,7 +200,7 @@ def downscale(
     given = read_static(fields, names, inputs.domain)
     predictors = [given[name] for name in names]
     fine, fine_array = field_of(predictors, "static predictors", layout.grid, StaticError, np.float32)
-    start, start_array = (None, None) if prior is None else prior_field(prior, layout.grid, before)
+    given_maps = {} if prior is None else prior_fields(prior, layout.grid, before, inputs.prior_step * inputs.history)
     parts = (("forcing", ds), ("static", static), ("prior", prior))
     identities = {name: identity_of(each) for name, each in parts if each is not None}
     if static is None:
@@ -195,7 +208,9 @@ def downscale(
     what: list[Any] = [trained.identity, identities, direction, *_options_of(trained, wanted, drawing, flips=flips)]
     keeping = None
     if kept is not None and mode is not None:
-        what.append([asdict(kept) | {"states": states}, before if mode.changes else None])
+        # stores of earlier versions have no exchange
+        kept_as = {name: value for name, value in asdict(kept).items() if (name, value) != ("exchange", 1.0)}
+        what.append([kept_as | {"states": states}, before if mode.changes else None])
         require_years(forcing, chosen)
         keeping = Keeping(
             kept,
@@ -205,9 +220,13 @@ def downscale(
             there=forcing.years,
             layers={state: layers.index(state) for state in states},
             years=chosen,
-            base=start if mode.changes else None,
+            base=given_maps[before][0] if mode.changes else None,
             base_year=before,
-            step=step if rollout else 0,
+            priors=(
+                {when: inputs.maps_of(when, each)[0] for when, each in zip(chosen, intervals, strict=True)}
+                if rollout
+                else {}
+            ),
         )
     fingerprint = digest_of(what)
     blocks = ((1,) * len(chosen), *(tuple(map(len, spans)) for spans in (layout.rows, layout.columns)))
@@ -219,18 +238,23 @@ def downscale(
         years=chosen,
         coarse=coarse,
         variables=variables,
-        positions=tuple(tuple(forcing.years.index(year + step) for step in inputs.steps) for year in chosen),
+        intervals=intervals,
+        positions=tuple(
+            tuple(map(forcing.years.index, inputs.states_of(when, each)))
+            for when, each in zip(chosen, intervals, strict=True)
+        ),
         static=fine,
         own_static=static is None,
         other_static=other_static,
-        first_prior=start,
+        given_maps={year: field for year, (field, _) in given_maps.items()},
         outputs=tuple(dict.fromkeys((OUTPUTS["land_use"], *wanted))),
         device=device,
         flips=flips,
         keeping=keeping,
         drawing=drawing,
     )
-    arrays = block_years(plan, [each for each in (stacked, fine_array, start_array) if each is not None])
+    start_arrays = [array for _, array in given_maps.values()]
+    arrays = block_years(plan, [each for each in (stacked, fine_array, *start_arrays) if each is not None])
     if layout.grid != target:
         arrays = {name: crop(array, layout.grid, target) for name, array in arrays.items()}
     exact = mode is not None and not mode.chooses
@@ -329,9 +353,12 @@ def choose_outputs(
 
 
 def choose_years(
-    forcing: Forcing, years: int | Sequence[int] | slice | None, steps: tuple[int, ...]
+    forcing: Forcing, years: int | Sequence[int] | slice | None, offsets: Sequence[tuple[int, ...]]
 ) -> tuple[int, ...]:
-    """Return the years to map, by default all whose steps the forcing has; TimeError if one is missing or none left."""
+    """Return the years to map, by default all whose states the forcing has; TimeError if one is missing or none left.
+
+    ``offsets`` are the years of states that a map reads, relative to it: of several, one is enough.
+    """
     if isinstance(years, slice) and years.step is not None:
         raise TimeError(f"years={years}: a step is not understood here; give the years as a list")
     if years is None or isinstance(years, slice):
@@ -340,16 +367,18 @@ def choose_years(
         last = np.inf if ends.stop is None else whole_years(ends.stop)[0]
         there = set(forcing.years)
         chosen = [
-            year for year in forcing.years if first <= year <= last and all(year + step in there for step in steps)
+            year
+            for year in forcing.years
+            if first <= year <= last and any({year + step for step in steps} <= there for steps in offsets)
         ]
     else:
         chosen = sorted(set(whole_years(years)))
-        require_years(forcing, [year + step for year in chosen for step in steps])
+        require_years(forcing, [year + step for year in chosen for step in set.intersection(*map(set, offsets))])
     if not chosen:
-        needed = ", ".join(f"{step:+d}" for step in steps if step)
+        needed = " or ".join(", ".join(f"{step:+d}" for step in steps if step) for steps in offsets)
         raise TimeError(
             f"no year to map: the forcing has {listed(forcing.years)}"
-            + (f", and each map needs the years {needed} relative to it too" if needed else "")
+            + (f", and each map needs the years {needed} relative to it too" if needed.strip(" or") else "")
         )
     return tuple(chosen)
 
@@ -372,17 +401,47 @@ def _base_year(prior: xr.DataArray | xr.Dataset, neighbour: int) -> int:
     return years[0] if years else neighbour
 
 
-def _check_rollout(inputs: InputSpec, years: tuple[int, ...], direction: Direction) -> None:
-    """Refuse a direction that the model has not learned, and years that do not follow each other."""
+def _check_direction(inputs: InputSpec, direction: Direction) -> None:
+    """Refuse a direction that the model has not learned."""
     if inputs.prior_step != (-1 if direction == "forward" else 1):
         learned = "forward" if inputs.prior_step == -1 else "backward"
         raise ModelError(f"the model has learned to go {learned}: set direction={learned!r}")
-    gaps = sorted(set(range(years[0], years[-1] + 1)) - set(years))
-    if gaps:
+
+
+def _start_year(prior: xr.DataArray | xr.Dataset | None, inputs: InputSpec, years: tuple[int, ...]) -> int:
+    """Return the year of the prior map that a rollout starts from: of several that the model can, the nearest."""
+    first = years[0] if inputs.prior_step == -1 else years[-1]
+    possible = [inputs.maps_of(first, interval)[0] for interval in sorted(inputs.intervals)]
+    if prior is None or len(possible) == 1:
+        return possible[0]
+    there = [each for each in map_years(map_of(prior, "prior map", PriorError), "prior map") if each is not None]
+    found = [year for year in possible if year in there or not there]
+    if not found:
+        raise PriorError(
+            f"prior map is of {listed(there)}, but the model crosses {listed(sorted(inputs.intervals))} years: the map "
+            f"of {first} needs one of {listed(possible)}"
+        )
+    return found[0]
+
+
+def _find_intervals(inputs: InputSpec, years: tuple[int, ...], before: int) -> tuple[int, ...]:
+    """Return the years from the prior map to each map of a rollout; TimeError where the model cannot cross them."""
+    line = (before, *years) if inputs.prior_step == -1 else (*years, before)
+    intervals = tuple(later - earlier for earlier, later in pairwise(line))
+    wrong = [(line[at], line[at + 1]) for at, each in enumerate(intervals) if each not in inputs.intervals]
+    if wrong and inputs.intervals == (1,):
+        gaps = sorted(set(range(years[0], years[-1] + 1)) - set(years))
         raise TimeError(
             f"each year's map is the prior of the next, so years must follow each other; "
             f"{len(gaps)} are missing between {years[0]} and {years[-1]}: {listed(gaps)}"
         )
+    if wrong:
+        named = ", ".join(f"{earlier} to {later}" for earlier, later in wrong[:5])
+        raise TimeError(
+            f"each year's map is the prior of the next, and the model crosses {listed(sorted(inputs.intervals))} "
+            f"years; {len(wrong)} steps are others: {named}"
+        )
+    return intervals
 
 
 def target_grid(grid: Grid, region: Region, factor: int) -> Grid:

@@ -296,9 +296,12 @@ def coarse_field(
     return ChunkField(forcing.grid.window(*part), packed.name, packed.chunks), packed
 
 
-def prior_field(prior: xr.DataArray | xr.Dataset, target: Grid, year: int) -> tuple[Field, da.Array | None]:
+def prior_fields(
+    prior: xr.DataArray | xr.Dataset, target: Grid, year: int, beyond: int = 0
+) -> dict[int, tuple[Field, da.Array | None]]:
     """Return the map of a year: what a rollout starts with, or what changes are applied to.
 
+    Also returned are those of up to ``beyond`` years after it (before it, where negative) that are there.
     PriorError if it is of other years, has fractions instead of codes, or does not nest in or cover the target.
     """
     codes = read_codes(prior, what="prior map", error=PriorError, empty=MASKED)
@@ -308,9 +311,15 @@ def prior_field(prior: xr.DataArray | xr.Dataset, target: Grid, year: int) -> tu
     if None not in years and year not in years:
         there = listed([each for each in years if each is not None])
         raise PriorError(f"prior map is of {there}, but the first map needs the one of {year}")
-    # a map that does not say its year is taken as it is
-    chosen = codes if names is None else codes.isel({names.dimension: 0 if None in years else years.index(year)})
-    return field_of([chosen], "prior map", target, PriorError)
+    if names is None or None in years:  # a map that does not say its year is taken as it is
+        chosen = codes if names is None else codes.isel({names.dimension: 0})
+        return {year: field_of([chosen], "prior map", target, PriorError)}
+    wanted = range(year, year + beyond + 1) if beyond >= 0 else range(year, year + beyond - 1, -1)
+    return {
+        each: field_of([codes.isel({names.dimension: years.index(each)})], "prior map", target, PriorError)
+        for each in wanted
+        if each in years
+    }
 
 
 def field_of(

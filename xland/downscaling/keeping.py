@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from xland.downscaling.fields import Block, Chunks, Field, Key, coarse_spans, pl
 from xland.errors import AllocationError, TimeError
 from xland.geo.conventions import listed
 from xland.geo.grid import Grid, expand
-from xland.models.inputs import InputSpec
+from xland.models.inputs import MASKED, InputSpec
 from xland.totals.crosswalk import class_targets
 from xland.totals.modes import Mode, Start, Totals
 
@@ -32,8 +32,8 @@ class Keeping:
     """How the blocks of a downscaling keep coarse totals.
 
     `coarse` has the years `there`, and `layers` says where the states are among its layers. `years` are mapped.
-    Changes count from the map `base` of `base_year`. The prior of a map is the one `step` years later (-1 or 1); with
-    0 it is the base map. TimeError if the base year is not there.
+    Changes count from the map `base` of `base_year`. `priors` are the years of the prior maps of a rollout; without
+    them each map has the base map as its prior. TimeError if the base year is not there.
     """
 
     totals: Totals
@@ -45,13 +45,13 @@ class Keeping:
     years: tuple[int, ...]
     base: Field | None = None
     base_year: int = 0
-    step: int = 0
+    priors: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.base is not None and self.base_year not in self.there:
             remedy = (
                 "give the map of one of these years as prior, and the years after it with years="
-                if self.step
+                if self.priors
                 else f"say which of its years the map is of: prior.assign_coords(time={self.there[0]})"
             )
             raise TimeError(
@@ -61,7 +61,8 @@ class Keeping:
 
     def year_before(self, year: int) -> int:
         """Year of the map that is the prior of a year."""
-        return year + self.step if self.step and year + self.step in self.years else self.base_year
+        before = self.priors.get(year, self.base_year)
+        return before if before in self.years else self.base_year
 
     def keys(self, rows: range, columns: range, year: int) -> Iterator[Key]:
         """Graph keys of the chunks that the block-year of some rows and columns needs for its totals."""
@@ -100,6 +101,8 @@ class Keeping:
             probability, part = values.cpu().numpy(), None
             if decision and self.mode.chooses:
                 probability = probability * np.exp(np.asarray(decision, dtype=probability.dtype))[:, None, None]
+            if prior is not None and self.totals.exchange != 1:
+                probability = _favour_change(probability, prior[at], self.totals.exchange)
             if start is not None:
                 part = Start(start.targets[:, cells], start.prior_targets[:, cells], start.codes[at], start.prior[at])
             with _placed(rows, block.columns, resolution, when):
@@ -122,6 +125,14 @@ class Keeping:
                 states[name][target] = values[layer]
         with _placed(block.rows, block.columns, self.inputs.resolution, year):
             return class_targets(states, self.totals.crosswalk, self.inputs.classes)
+
+
+def _favour_change(probability: NDArray[np.float32], prior: NDArray[np.uint8], factor: float) -> NDArray[np.float32]:
+    """Raise the probability of all classes but that of the prior map, relative to it."""
+    known = prior != MASKED
+    kept = prior == np.arange(len(probability), dtype=np.uint8)[:, None, None]
+    raised = np.where(known & ~kept, probability * np.float32(factor), probability)
+    return np.asarray(raised / np.maximum(raised.sum(axis=0), np.finfo(np.float32).tiny))
 
 
 @lru_cache(maxsize=4)

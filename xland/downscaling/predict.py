@@ -65,9 +65,10 @@ def predict_block(
     """Blend the probabilities of all windows that touch a block, average those of the engines, and compute outputs.
 
     `coarse` is (channels, rows / factor, columns / factor), `prior` (rows, columns) class codes, 255 where unknown,
-    over the halo. `decision` is added to the log-probability of each class where one is chosen; `fit` makes rows keep
-    coarse totals, `drawing` says how maps are drawn, and `check` raises an error once nobody waits. Returns (rows,
-    columns) arrays, or (classes, rows, columns) and (draws, rows, columns), as the table of outputs says.
+    over the halo, with a history (maps, rows, columns). `decision` is added to the log-probability of each class where
+    one is chosen; `fit` makes rows keep coarse totals, `drawing` says how maps are drawn, and `check` raises an error
+    once nobody waits. Returns (rows, columns) arrays, or (classes, rows, columns) and (draws, rows, columns), as the
+    table of outputs says.
     """
     core_rows, core_columns = block.core
     land = static.land[block.core]
@@ -216,7 +217,8 @@ def _submit_all(
     low_fields, land = torch.from_numpy(coarse).to(device), torch.from_numpy(static.land).to(device)
     known = None
     if first.network.inputs.prior != "none":
-        hidden = np.full(static.land.shape, MASKED, dtype=np.uint8) if prior is None else prior
+        maps = (1 + first.network.inputs.history,) if first.network.inputs.history else ()
+        hidden = np.full((*maps, *static.land.shape), MASKED, dtype=np.uint8) if prior is None else prior
         known = torch.as_tensor(hidden).to(device)
     inside = np.zeros_like(static.land)
     inside[block.core] = static.land[block.core]

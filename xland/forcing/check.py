@@ -211,7 +211,11 @@ def examine(
     names = _expected(ds) if model is None else (*_expected(ds), *model.inputs.coarse_variables)
     sources = find_sources(ds, tuple(dict.fromkeys((*names, *LUH3_STATES, *LUH_SECONDARY))))
     if missing := _missing(ds, model):
-        others = [name for name in list_models() if not _missing(ds, find_model(name))]
+        others = [
+            name
+            for name in list_models()
+            if find_model(name).inputs.prior == "none" and not _missing(ds, find_model(name))
+        ]
         remedy = f"choose a model that reads what is there: model={others[0]!r}" if others else remedy_for(missing, ds)
         reads = "missing" if model is None else f"missing, and {model.name} reads them"
         report.add("error", ", ".join(missing), reads, remedy=remedy)

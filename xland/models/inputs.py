@@ -104,6 +104,14 @@ class InputSpec:
         divided by the number of classes, or as one channel a class; a masked pixel is 0 in all.
     prior_step : {-1, 1}
         Year of the prior relative to the map: -1 for models of the future, 1 for models of the past.
+    intervals : tuple of int
+        Years from the prior map to the map that the model can cross, of which a rollout may take any. `steps` count
+        in intervals: with steps ``(0, -1)``, a model of the future reads the states of both maps. With several
+        intervals, the last coarse channel is the interval divided by the longest one.
+    history : int
+        Maps beyond the prior map that are read too where they are known, a year apart (before it in models of the
+        future): how often each class was there, for how many years the class has been the same, and how many maps are
+        known.
     classes : tuple of str
         Names of the classes in the order of the outputs.
     factor : int
@@ -121,6 +129,8 @@ class InputSpec:
     steps: Annotated[tuple[Annotated[int, Limits(-500, 500)], ...], Limits(1, 50)] = (0,)
     prior: PriorEncoding = "none"
     prior_step: Literal[-1, 1] = -1
+    intervals: Annotated[tuple[Annotated[int, Limits(1, 500)], ...], Limits(1, 100)] = (1,)
+    history: Annotated[int, Limits(0, 100)] = 0
     classes: Annotated[tuple[Name, ...], Limits(1, len(CLASS_NAMES))] = CLASS_NAMES
     factor: Annotated[int, Limits(1, 1000)] = 5
     resolution: Annotated[float, Limits(1e-4, 90)] = 0.05
@@ -154,8 +164,14 @@ class InputSpec:
                 f"{around} cells round the globe must be a multiple of stride {self.stride}, so that windows meet at "
                 "the date line"
             )
-        if len(set(self.steps)) != len(self.steps):
-            raise ModelError(f"steps must be different years relative to the map, not {self.steps}")
+        for name, what in (("steps", "years relative to the map"), ("intervals", "numbers of years")):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ModelError(f"{name} must be different {what}, not {values}")
+        if self.prior == "none" and (self.intervals != (1,) or self.history):
+            raise ModelError(
+                "intervals and history are of models that read a prior map: set prior to 'one_hot', or leave them out"
+            )
 
     @property
     def coarse_variables(self) -> tuple[str, ...]:
@@ -175,25 +191,46 @@ class InputSpec:
 
     @property
     def coarse_channels(self) -> int:
-        """Number of coarse channels over all steps."""
-        return len(self.coarse) * len(self.steps)
+        """Number of coarse channels over all steps, and the one of the interval if there are several."""
+        return len(self.coarse) * len(self.steps) + (len(self.intervals) > 1)
 
     @property
     def fine_channels(self) -> int:
-        """Number of channels on the fine grid: static fields and the prior map."""
-        return len(self.static) + {"none": 0, "code": 1, "one_hot": len(self.classes)}[self.prior]
+        """Number of channels on the fine grid: static fields, the prior map and the maps beyond it."""
+        prior = {"none": 0, "code": 1, "one_hot": len(self.classes)}[self.prior]
+        return len(self.static) + prior + (len(self.classes) + 2 if self.history else 0)
 
     @property
     def channels(self) -> int:
         """Number of channels that the network reads."""
         return self.coarse_channels + self.fine_channels
 
-    def coarse_array(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    def states_of(self, year: int, interval: int) -> tuple[int, ...]:
+        """Years of the states that a map reads, in the order of `steps`."""
+        return tuple(year + step * interval for step in self.steps)
+
+    def maps_of(self, year: int, interval: int) -> tuple[int, ...]:
+        """Years of the prior map and of the maps beyond it that a map reads."""
+        first = year + self.prior_step * interval
+        return tuple(first + self.prior_step * beyond for beyond in range(self.history + 1))
+
+    def coarse_array(self, values: Mapping[str, NDArray[Any]], interval: int = 1) -> NDArray[np.float32]:
         """Stack the coarse channels in float32, ``(coarse_channels, rows, columns)``; 0 where there are no data.
 
         ``values`` are forcing variables, ``(steps, rows, columns)`` each, NaN where there are no data. All channels of
-        the first step come before those of the next.
+        the first step come before those of the next. ``interval`` is that from the prior map to the map.
         """
+        return self.with_interval(self.state_array(values), interval)
+
+    def with_interval(self, states: NDArray[np.float32], interval: int) -> NDArray[np.float32]:
+        """Return the coarse channels of states, ``(steps, channels, rows, columns)``; see :meth:`coarse_array`."""
+        layers = states.reshape(-1, *states.shape[2:])
+        if len(self.intervals) == 1:
+            return layers
+        return np.concatenate([layers, np.full_like(layers[:1], interval / max(self.intervals))])
+
+    def state_array(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Stack the channels of each step, ``(steps, channels, rows, columns)``, in float32; 0 without data."""
         missing = [name for name in self.coarse_variables if name not in values]
         if missing:
             raise ModelError(f"the model needs the forcing variables {', '.join(missing)}, which are missing")
@@ -207,8 +244,7 @@ class InputSpec:
                 layers.append(np.zeros(some.shape, dtype=np.float32))
             else:
                 layers.append(np.where(has_data, np.nan_to_num(channel.compute(values)), np.float32(0)))
-        stacked = np.stack(layers, axis=1)
-        return stacked.reshape(-1, *stacked.shape[2:])
+        return np.stack(layers, axis=1)
 
     def static_array(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float16]:
         """Stack the static channels in half precision, ``(len(static), rows, columns)``.
@@ -279,9 +315,10 @@ def mask_prior(
 ) -> NDArray[np.uint8]:
     """Return a copy of a prior map, 255 in a share of its cells: single ones, or blocks of ``block`` x ``block`` cells.
 
-    The published system hides 60 % of the pixels (arXiv 2606.11793).
+    Of several maps, ``(maps, rows, columns)``, the same cells are hidden. The published system hides 60 % of the
+    pixels (arXiv 2606.11793).
     """
-    rows, columns = prior.shape
+    rows, columns = prior.shape[-2:]
     drawn = random.random((-(-rows // block), -(-columns // block)), dtype=np.float32) < share
     hidden = expand(drawn, block)[:rows, :columns] if block > 1 else drawn
     return np.where(hidden, np.uint8(MASKED), prior)

@@ -107,11 +107,11 @@ class Rollout:
     """A layer of a graph that computes a rollout, and where its maps are kept.
 
     The second element of each key of such a layer is a time position: ``(name, position, ...)``. Its ``order`` are
-    the time positions in the order in which they have to be computed. ``kept(keeper)`` returns a copy with the same
-    name and keys: tasks load what ``keeper.listing()`` has, without any dependencies. All others save their map
-    before they return; and as a task runs again if the worker that had its result is lost, they begin with
-    ``keeper.find``, and compute only if that gives nothing. Several rollouts of one store need names that are the
-    same when it is resumed.
+    the time positions in the order in which they have to be computed, each from up to ``reach`` before it.
+    ``kept(keeper)`` returns a copy with the same name and keys: tasks load what ``keeper.listing()`` has, without any
+    dependencies. All others save their map before they return; and as a task runs again if the worker that had its
+    result is lost, they begin with ``keeper.find``, and compute only if that gives nothing. Several rollouts of one
+    store need names that are the same when it is resumed.
     """
 
     layer: Any
@@ -126,7 +126,7 @@ class Segment:
     """Blocks, by their keys, that are computed together."""
 
     keys: list[Key]
-    bridge: list[Key]  # maps of its last year that lead to later years where not all is written: those around a region
+    bridge: list[Key]  # its maps that lead to later years where not all is written: those around a region
     ended: list[list[int]]  # for each rollout, the time positions of the years whose maps nothing needs afterwards
 
 
@@ -190,7 +190,11 @@ def cut_segments(
                 keys=[key for batch, its in zip(batches, numbers, strict=True) if its == number for key in batch],
                 bridge=bridges.get(last, []) if later else [],
                 ended=[
-                    [p for p, its in rollout.rank.items() if its < last and not any(p in each[n] for each in later)]
+                    [
+                        p
+                        for p, its in rollout.rank.items()
+                        if its <= last - getattr(rollout.layer, "reach", 1) and not any(p in each[n] for each in later)
+                    ]
                     for n, rollout in enumerate(rollouts)
                 ],
             )
@@ -216,7 +220,7 @@ def _needed(graph: HighLevelGraph, rollouts: Sequence[Rollout], groups: Sequence
 def _bridges(
     graph: HighLevelGraph, rollouts: Sequence[Rollout], batches: Sequence[Sequence[Key]], years: int
 ) -> dict[int, list[Key]]:
-    """Keys of the last year of each segment on which later years depend, by that year's rank.
+    """Keys of each segment on which the years of later ones depend, by the rank of its last year.
 
     None where a batch is as wide as the rollouts are: all their maps are then written anyway.
     """
@@ -240,9 +244,8 @@ def _bridges(
                     if other not in known and its == rank:
                         waiting.append(other)
                     known.add(other)
-                    if its < rank and (its + 1) % years == 0:
-                        bridges.setdefault(its, []).append(other)
-            # a year is needed for no longer than the next one
+                    if its // years < rank // years:
+                        bridges.setdefault((its // years + 1) * years - 1, []).append(other)
             by_rank.pop(rank, None)
     return {rank: sorted(set(keys)) for rank, keys in bridges.items()}
 

@@ -18,6 +18,9 @@ from xland.errors import AllocationError
 from xland.totals.cells import Fitted
 from xland.totals.crosswalk import LUH_CROSSWALK, Crosswalk, checked_crosswalk
 
+MOST_EXCHANGE = 1e3
+"""Largest factor on the probabilities of change."""
+
 
 @dataclass(frozen=True)
 class Totals:
@@ -38,16 +41,23 @@ class Totals:
         With 0 areas are as near to the totals as whole pixels can be, which keeps sums over many cells. With 1 the most
         probable map of all that keep totals within a pixel is chosen: more of its pixels are right, but a class
         may be missing from the map if each cell has less than one pixel of it.
+    exchange : float
+        With ``"map"`` and a model that reads a prior map, the factor by which the probabilities of all classes but that
+        of the prior map are raised, at least 1. Totals do not show changes that cancel each other in a coarse cell.
+        With 1, such changes are made where they are more probable than none. Maps with more of them agree with the
+        observed change more often, as the figure of merit counts it, but with the observed map less often.
 
     Raises
     ------
     AllocationError
-        If the mode is unknown, the crosswalk is not a Crosswalk, or the tolerance is not from 0 to 1 or is of no use.
+        If the mode is unknown, the crosswalk is not a Crosswalk, or tolerance or exchange are outside of their limits
+        or of no use.
     """
 
     mode: str
     crosswalk: Crosswalk = LUH_CROSSWALK
     tolerance: float = 0.0
+    exchange: float = 1.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.mode, str) or self.mode not in MODES:
@@ -60,6 +70,12 @@ class Totals:
             ways = ", ".join(name for name, mode in MODES.items() if mode.tolerant)
             raise AllocationError(f"totals={self.mode!r} has no tolerance: leave it out, or choose from {ways}")
         object.__setattr__(self, "tolerance", float(value))
+        change = self.exchange
+        if isinstance(change, bool) or not isinstance(change, Real) or not 1 <= change <= MOST_EXCHANGE:
+            raise AllocationError(f"exchange must be a number from 1 to {MOST_EXCHANGE:g}, not {shown(change)}")
+        if change != 1 and not MODES[self.mode].tolerant:
+            raise AllocationError(f"totals={self.mode!r} has no exchange: leave it out, or choose the mode 'map'")
+        object.__setattr__(self, "exchange", float(change))
 
 
 @dataclass(frozen=True, eq=False)

@@ -83,6 +83,8 @@ class Augmentation:
         Size in pixels of the masked blocks.
     prior_dropped : float
         Share of samples whose whole prior is masked, so that a model can begin without one.
+    history_dropped : float
+        Share of samples whose maps beyond the prior map are masked, so that a model can do without them.
     """
 
     flip: bool = True
@@ -92,6 +94,7 @@ class Augmentation:
     prior_masked: Share = 0.6
     prior_block: Annotated[int, Limits(1, 2**14)] = 1
     prior_dropped: Share = 0.0
+    history_dropped: Share = 0.0
 
     def __post_init__(self) -> None:
         check_entries(self, ConfigurationError)
@@ -218,6 +221,8 @@ class Configuration:
     def __post_init__(self) -> None:
         check_entries(self, ConfigurationError)
         schedule, factor = self.schedule, self.inputs.factor
+        if self.augmentation.history_dropped and not self.inputs.history:
+            raise ConfigurationError("history_dropped is for inputs with a history: set it there, or leave it out")
         if self.rollout.years > 1 and self.inputs.prior == "none":
             raise ConfigurationError("rollouts of several years need inputs with a prior map, which one year hands on")
         if schedule.patch_stride % factor:

@@ -73,7 +73,8 @@ def unroll(
     samples : dict of Tensor
         ``coarse`` (batch, years, channels, coarse rows, coarse columns), ``static`` (batch, channels, rows,
         columns) and ``prior`` (batch, years, rows, columns): the true map that adjoins each year, 255
-        where it is hidden. Years stand in the order of the rollout: the map of each is the prior of the
+        where it is hidden; with a history (batch, years, maps, rows, columns), whose further maps are always true.
+        Years stand in the order of the rollout: the map of each is the prior of the
         next. If need be, ``corner`` (batch, 2) as :meth:`xland.models.networks.unet.DownscalingNetwork.forward` reads
         it, and ``points`` (batch, years, n), flat indices of the only pixels whose scores are wanted.
     own_share : float
@@ -88,7 +89,8 @@ def unroll(
     coarse, static, true = samples["coarse"], samples["static"], samples["prior"]
     batch, years = coarse.shape[:2]
     points, corner = samples.get("points"), samples.get("corner")
-    sea = (true == OCEAN).any(dim=1)
+    newest = true if true.ndim == 4 else true[:, :, 0]
+    sea = (newest == OCEAN).any(dim=1)
     # on the CPU, so that nothing waits for the device
     own = torch.rand((years, batch), generator=generator) < own_share
     if true.is_cuda:
@@ -104,7 +106,11 @@ def unroll(
                 with torch.no_grad():
                     whole = scores[-1] if points is None else network(*read, None, corner)
                     found = whole.argmax(dim=1).to(prior.dtype).masked_fill(sea, OCEAN)
-                found = torch.where(prior == MASKED, prior, found)  # what is hidden stays hidden
-                following = torch.where(own[year + 1].to(following.device)[:, None, None], found, following)
+                hidden = (prior if prior.ndim == 3 else prior[:, 0]) == MASKED
+                found = found.masked_fill(hidden, MASKED)  # what is hidden stays hidden
+                if following.ndim == 4:
+                    found = torch.cat([found[:, None], following[:, 1:]], dim=1)
+                chosen = own[year + 1].to(following.device).reshape(-1, *[1] * (following.ndim - 1))
+                following = torch.where(chosen, found, following)
             prior = following
     return torch.stack(scores, dim=1)

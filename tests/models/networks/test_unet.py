@@ -129,7 +129,7 @@ def test_gradients_reach_every_parameter_and_dropout_acts_in_training_only(kind)
         (
             {},
             {"kind": "contxet"},
-            "unknown kind of network 'contxet': did you mean 'context'.* Known are context, unet",
+            "unknown kind of network 'contxet': did you mean 'context'.* Known are context, transition, unet",
         ),
     ],
 )
@@ -167,7 +167,7 @@ class PixelByPixel(nn.Module):
 def test_a_kind_from_outside_is_built_saved_read_listed_and_downscales(tmp_path, monkeypatch):
     monkeypatch.setattr(kinds, "_kinds", dict(kinds._kinds))
     register_network("pixels", PixelByPixel)
-    assert list_networks() == ("context", "pixels", "unet")
+    assert list_networks() == ("context", "pixels", "transition", "unet")
     network = tiny_network(kind="pixels", members=2)
     network.fit_bins(torch.zeros(7, 9), torch.zeros(3, 9))
     assert [body.seen.item() for body in network.bodies] == [10, 10]
@@ -178,7 +178,9 @@ def test_a_kind_from_outside_is_built_saved_read_listed_and_downscales(tmp_path,
     found = downscale(coarse, model=saved.folder, static=static, years=2000, region=region)
     assert found["land_use"].load().max() > 0
     monkeypatch.setattr(kinds, "_kinds", {name: each for name, each in kinds._kinds.items() if name != "pixels"})
-    with pytest.raises(CheckpointError, match=r"unknown kind of network 'pixels'.* Known are context, unet"):
+    with pytest.raises(
+        CheckpointError, match=r"unknown kind of network 'pixels'.* Known are context, transition, unet"
+    ):
         find_model(saved.folder)
     monkeypatch.setattr(kinds, "entry_points", lambda group, name=None: [Entry()] if name == "pixels" else [])
     assert find_model(saved.folder).architecture.kind == "pixels", "an installed package registers its kinds"

@@ -79,7 +79,8 @@ class Architecture:
     ----------
     kind : str
         One of :func:`list_networks`. ``unet`` is a plain U-Net on the fine grid, ``context`` a U-Net on the coarse grid
-        with a pixel-wise head on the fine one (:mod:`xland.models.networks.context`).
+        with a pixel-wise head on the fine one (:mod:`xland.models.networks.context`), ``transition`` a narrow U-Net
+        that changes the prior map (:mod:`xland.models.networks.transition`).
     width : int
         Channels of the first level.
     depth : int
@@ -89,7 +90,7 @@ class Architecture:
     dropout : float
         Share of channels dropped while training.
     head : int
-        Hidden channels of the head, for the kind ``context``.
+        Hidden channels of the head, for the kinds ``context`` and ``transition``.
     bins : int
         Pieces in which the head reads each channel, for the kind ``context``.
     detail : bool
@@ -193,4 +194,9 @@ register_network(
     pixelwise=True,
     channels=lambda architecture: 2 * architecture.head,
     compiled="xland.models.networks.inference:CompiledContext",
+)
+register_network(
+    "transition",
+    "xland.models.networks.transition:TransitionNetwork",
+    channels=lambda architecture: 2 * max(architecture.width, architecture.head),
 )

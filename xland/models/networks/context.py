@@ -210,9 +210,10 @@ def _beside(layer: Tensor) -> Tensor:
     return functional.pad(layer, (0, 0, 0, 0, 0, layer.shape[1]))
 
 
-def layer(channels_in: int, channels_out: int, size: int) -> list[nn.Module]:
-    """Return a convolution over ``size`` x ``size`` pixels, and what follows it."""
-    convolution = nn.Conv2d(channels_in, channels_out, size, padding=size // 2, bias=False)
+def layer(channels_in: int, channels_out: int, size: int, reach: int = 1) -> list[nn.Module]:
+    """Return a convolution over ``size`` x ``size`` pixels that are ``reach`` pixels apart, and what follows it."""
+    padding = size // 2 * reach
+    convolution = nn.Conv2d(channels_in, channels_out, size, padding=padding, dilation=reach, bias=False)
     return [convolution, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)]
 
 

@@ -97,16 +97,21 @@ class DownscalingNetwork(nn.Module):
 
         ``coarse`` is ``(batch, coarse_channels, rows / factor, columns / factor)``, rounded up; ``static`` ``(batch,
         static channels, rows, columns)``; ``prior`` ``(batch, rows, columns)`` uint8 class codes, 255 where masked or
-        unknown; ``points`` ``(batch, n)`` flat indices of the only pixels wanted; ``corner`` ``(batch, 2)`` the
-        fine rows and columns of the first coarse cells that lie outside, none by default.
+        unknown, or with a history ``(batch, 1 + history, rows, columns)``; ``points`` ``(batch, n)`` flat indices of
+        the only pixels wanted; ``corner`` ``(batch, 2)`` the fine rows and columns of the first coarse cells that lie
+        outside, none by default.
         """
         dtype = next(self.body.parameters()).dtype
         coarse, fine = coarse.to(dtype), static.to(dtype)
         if self.inputs.prior != "none":
             if prior is None:
-                shape = static.shape[:1] + static.shape[2:]
+                maps = (1 + self.inputs.history,) if self.inputs.history else ()
+                shape = (*static.shape[:1], *maps, *static.shape[2:])
                 prior = torch.full(shape, MASKED, dtype=torch.uint8, device=static.device)
-            fine = torch.cat([fine, self._encode_prior(prior, dtype)], dim=1)
+            last = prior[:, 0] if self.inputs.history else prior
+            fine = torch.cat([fine, self._encode_prior(last, dtype)], dim=1)
+            if self.inputs.history:
+                fine = torch.cat([fine, encode_history(prior, len(self.inputs.classes), dtype)], dim=1)
         scores: Tensor
         if self.pixelwise:
             scores = self.body(coarse, fine, points)
@@ -151,6 +156,20 @@ class DownscalingNetwork(nn.Module):
             return torch.where(prior != MASKED, prior, 0).to(dtype).div(count).unsqueeze(1)
         codes = torch.arange(count, device=prior.device, dtype=torch.uint8)
         return (prior.unsqueeze(1) == codes[None, :, None, None]).to(dtype)
+
+
+def encode_history(maps: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Describe maps beyond the prior map, ``(batch, classes + 2, rows, columns)``.
+
+    ``maps`` (batch, 1 + history, rows, columns) are class codes, the prior map first, 255 where unknown. Returned are
+    the share of each class among those that are known, and, as shares of the history, the maps before the class
+    changed, and those that are known.
+    """
+    prior, beyond = maps[:, :1], maps[:, 1:]
+    counts = torch.stack([(beyond == code).sum(dim=1) for code in range(classes)], dim=1).to(dtype)
+    known = counts.sum(dim=1, keepdim=True)
+    same = ((beyond == prior) & (prior != MASKED)).to(torch.uint8).cumprod(dim=1).sum(dim=1, keepdim=True)
+    return torch.cat([counts / known.clamp_min(1), torch.cat([same.to(dtype), known], dim=1) / beyond.shape[1]], dim=1)
 
 
 def _expand(coarse: Tensor, factor: int, shape: torch.Size, corner: Tensor | None) -> Tensor:

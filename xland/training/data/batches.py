@@ -40,7 +40,7 @@ from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, flag_attributes
 
 PartName = Literal["train", "validation", "test"]
 
-_DIMS = {
+_DIMS: dict[str, tuple[str, ...]] = {
     "coarse": ("sample", "coarse_channel", "coarse_y", "coarse_x"),
     "static": ("sample", "channel", "y", "x"),
     "target": ("sample", "y", "x"),
@@ -195,9 +195,9 @@ class LabelledBatches:
 
     Each is a Dataset of some samples, a patch of one year each: ``coarse`` (sample, coarse_channel,
     coarse_y, coarse_x), ``static`` (sample, channel, y, x), ``target`` (sample, y, x) and, for inputs with
-    one, ``prior`` (sample, y, x). Coarse and static channels are normalised; target and prior are class
-    codes, 255 where a pixel does not count or is not known. Coordinates give the ``year`` of each sample,
-    the names of channels, ``lat`` and ``lon`` of its cells and ``coarse_lat`` and ``coarse_lon`` of its
+    one, ``prior`` (sample, y, x), with a history (sample, map, y, x). Coarse and static channels are normalised; target
+    and prior are class codes, 255 where a pixel does not count or is not known. Coordinates give the ``year`` of each
+    sample, the names of channels, ``lat`` and ``lon`` of its cells and ``coarse_lat`` and ``coarse_lon`` of its
     coarse cells. (Where samples are mirrored at random, the coordinates of that direction are left out.)
 
     ``inputs`` are the channels and their normalisation; ``grid`` is the fine grid of the ``dataset``, whose samples are
@@ -221,9 +221,10 @@ class LabelledBatches:
         for batch in self.sampler:
             samples = self.dataset.__getitems__(batch)
             codes = {**flag_attributes(self.inputs.classes), "missing_value": np.uint8(MASKED)}
+            names = _DIMS | ({"prior": ("sample", "map", "y", "x")} if self.inputs.history else {})
             variables = {
                 name: (dims, np.stack([each[name].numpy() for each in samples]), {} if "channel" in dims[1] else codes)
-                for name, dims in _DIMS.items()
+                for name, dims in names.items()
                 if name in samples[0]
             }
             yield xr.Dataset(variables, self._coordinates(batch))
@@ -232,8 +233,9 @@ class LabelledBatches:
         inputs, changes = self.inputs, self.dataset.augmentation
         places = [self.dataset.places(sample.item)[0] for sample in batch]
         steps = [(channel.name, step) for step in inputs.steps for channel in inputs.coarse]
+        interval = ["interval"] if len(inputs.intervals) > 1 else []
         coordinates: dict[str, Any] = {
-            "coarse_channel": [f"{name}{step:+d}" if step else name for name, step in steps],
+            "coarse_channel": [f"{name}{step:+d}" if step else name for name, step in steps] + interval,
             "channel": [channel.name for channel in inputs.static],
             "year": ("sample", [self.dataset.source.years[place.year] for place in places]),
         }
@@ -396,11 +398,14 @@ def describe_items(dataset: PatchDataset, items: list[int]) -> str:
 
 
 def _sequences(source: PatchSource, length: int) -> NDArray[np.intp]:
-    """Positions of maps that follow each other, in the direction in which a prior leads on."""
-    position = {year: number for number, year in enumerate(source.years)}
+    """Positions of maps that follow each other at one interval, in the direction in which a prior leads on."""
+    position = {each: number for number, each in enumerate(zip(source.years, source.intervals, strict=True))}
     step = -source.inputs.prior_step
-    runs = [[year + step * ahead for ahead in range(length)] for year in source.years]
-    found = [[position[year] for year in run] for run in runs if all(year in position for year in run)]
+    runs = [
+        [(year + step * interval * ahead, interval) for ahead in range(length)]
+        for year, interval in zip(source.years, source.intervals, strict=True)
+    ]
+    found = [[position[each] for each in run] for run in runs if all(each in position for each in run)]
     if not found:
         raise TimeError(
             f"samples of {length} consecutive maps need as many years in a row; there are {listed(source.years)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -101,6 +101,8 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
 def _hide(prior: NDArray[np.uint8], changes: Augmentation, random: np.random.Generator) -> NDArray[np.uint8]:
     if changes.prior_dropped and random.random() < changes.prior_dropped:
         return np.full_like(prior, MASKED)
+    if changes.history_dropped and random.random() < changes.history_dropped:
+        prior = np.concatenate([prior[:1], np.full_like(prior[1:], MASKED)])
     return mask_prior(prior, changes.prior_masked, random, changes.prior_block)
 
 
@@ -172,12 +174,14 @@ class Place(NamedTuple):
 class PatchSource(Protocol):
     """What a training reads its patches from; it can be pickled, and gives the same values every time.
 
-    ``inputs`` are normalised; ``years`` are those of the maps, in order; ``shape`` are fine rows and columns; ``chunk``
-    are those that are read as a whole, None where reading less costs less; ``hashes`` are SHA-256 of the content.
+    ``inputs`` are normalised; ``years`` are those of the maps, in order, and ``intervals`` those from their prior maps;
+    ``shape`` are fine rows and columns; ``chunk`` are those that are read as a whole, None where reading less costs
+    less; ``hashes`` are SHA-256 of the content.
     """
 
     inputs: InputSpec
     years: tuple[int, ...]
+    intervals: tuple[int, ...]
     shape: tuple[int, int]
     chunk: tuple[int, int] | None
 
@@ -189,11 +193,37 @@ class PatchSource(Protocol):
 
         ``coarse`` (coarse channels, coarse rows, coarse columns) float32, ``static`` (channels, rows, columns) float16,
         ``target`` (rows, columns) uint8 with 255 where it does not count, and, where the inputs read one, ``prior``
-        (rows, columns) uint8 with 255 where it is not known.
+        (rows, columns) uint8 with 255 where it is not known; with a history (1 + history, rows, columns).
         """
 
     def class_counts(self, year: int) -> NDArray[np.int64]:
         """Pixels of the target that count, ``(classes, coarse rows, coarse columns)``, of the map at a position."""
+
+
+def _stack_maps(maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Return the only map, or several of them stacked."""
+    return maps[0] if len(maps) == 1 else np.stack(maps)
+
+
+class MapSample(NamedTuple):
+    """A map to learn: the year of the forcing, that of the map, and the years from its prior map."""
+
+    forcing: int
+    mapped: int
+    interval: int
+
+
+def list_samples(
+    inputs: InputSpec, pairs: Sequence[tuple[int, int]], forcing: Collection[int], priors: Collection[int]
+) -> list[MapSample]:
+    """Return all maps with all intervals whose states and prior map are there, of pairs of years of forcing and map."""
+    return [
+        MapSample(year, mapped, interval)
+        for interval in inputs.intervals
+        for year, mapped in pairs
+        if {*inputs.states_of(year, interval)} <= {*forcing}
+        and (inputs.prior == "none" or inputs.maps_of(mapped, interval)[0] in priors)
+    ]
 
 
 @dataclass
@@ -201,8 +231,9 @@ class TrainingArrays:
     """All that a model learns from, in memory; a :class:`PatchSource`.
 
     ``coarse`` (years, coarse channels, rows / factor, columns / factor); ``static`` (static channels, rows, columns);
-    ``target`` (years, rows, columns), 255 where a pixel does not count; ``prior``, the map of the adjacent year of each
-    target, where the inputs read one.
+    ``target`` (years, rows, columns), 255 where a pixel does not count; ``prior`` (maps, rows, columns), where the
+    inputs read one. ``before`` (years, 1 + history) says which of these maps each target reads, -1 where there is none;
+    by default each its own. ``intervals`` are those of each target, by default the first of the inputs.
     """
 
     inputs: InputSpec
@@ -211,15 +242,19 @@ class TrainingArrays:
     static: NDArray[np.float16]
     target: NDArray[np.uint8]
     prior: NDArray[np.uint8] | None = None
+    before: NDArray[np.intp] | None = None
+    intervals: tuple[int, ...] = ()
     chunk: tuple[int, int] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.shape: tuple[int, int] = self.target.shape[1:]
+        self.intervals = self.intervals or self.inputs.intervals[:1] * len(self.years)
 
     @cached_property
     def hashes(self) -> dict[str, str]:
         """SHA-256 of each array."""
-        arrays = {"coarse": self.coarse, "static": self.static, "target": self.target, "prior": self.prior}
+        names = ("coarse", "static", "target", "prior", "before")
+        arrays = {name: getattr(self, name) for name in names}
         return {
             name: hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
             for name, array in arrays.items()
@@ -237,7 +272,16 @@ class TrainingArrays:
                 "target": self.target[place.year, place.rows, place.columns],
             }
             if self.prior is not None and self.inputs.prior != "none":
-                sample["prior"] = self.prior[place.year, place.rows, place.columns]
+                window = self.prior[:, place.rows, place.columns]
+                if self.before is None:
+                    sample["prior"] = window[place.year]
+                else:
+                    sample["prior"] = _stack_maps(
+                        [
+                            window[at] if at >= 0 else np.full(window.shape[1:], MASKED, np.uint8)
+                            for at in self.before[place.year]
+                        ]
+                    )
             samples.append(sample)
         return samples
 

@@ -41,7 +41,7 @@ from xland.records import read_record
 from xland.sources.files import open_coarse, open_map
 from xland.store.provenance import identity_of, source_file
 from xland.training.configuration import Configuration
-from xland.training.data.loader import PatchSource, Place, TrainingArrays
+from xland.training.data.loader import PatchSource, Place, TrainingArrays, list_samples
 from xland.training.data.patches import Patches
 from xland.training.data.sampling import sampling_rule
 from xland.training.data.stored import CACHE_BYTES, open_training_store
@@ -103,23 +103,40 @@ def gather(
     inputs, everything = sources.inputs, slice(0, sources.grid.rows)
     years = {year: sources.states(year) for year in sources.forcing_years}
     steps = [
-        {name: np.concatenate([years[year + step][name] for step in inputs.steps]) for name in sources.variables}
-        for year, _ in sources.pairs
+        {
+            name: np.concatenate([years[each][name] for each in inputs.states_of(year, interval)])
+            for name in sources.variables
+        }
+        for year, _, interval in sources.samples
     ]
     fields, land = sources.strip(everything)
     statistics, _, coverage = survey(sources, [(everything, fields, land)], [(steps, 1)])
     inputs = inputs.normalised(statistics)
-    mapped = tuple(year for _, year in sources.pairs)
-    maps = [np.where(land, sources.codes("target", year, everything), np.uint8(MASKED)) for year in mapped]
-    adjacent = [] if sources.prior is None else [year + inputs.prior_step for year in mapped]
-    before = [sources.codes("prior", year, everything) for year in adjacent]
+    targets = {
+        year: np.where(land, sources.codes("target", year, everything), np.uint8(MASKED))
+        for year in sources.target_years
+    }
+    priors = {year: sources.codes("prior", year, everything) for year in sources.prior_years}
+    position = {year: at for at, year in enumerate(priors)}
+    before = [
+        [position.get(year, -1) for year in inputs.maps_of(mapped, interval)]
+        for _, mapped, interval in sources.samples
+        if priors
+    ]
     source = TrainingArrays(
         inputs,
-        mapped,
-        coarse=np.stack([inputs.coarse_array(values) for values in steps]),
+        tuple(sample.mapped for sample in sources.samples),
+        coarse=np.stack(
+            [
+                inputs.coarse_array(values, sample.interval)
+                for values, sample in zip(steps, sources.samples, strict=True)
+            ]
+        ),
         static=inputs.static_array(fields),
-        target=np.stack(maps),
-        prior=np.stack(before) if before else None,
+        target=np.stack([targets[sample.mapped] for sample in sources.samples]),
+        prior=np.stack([*priors.values()]) if priors else None,
+        before=None if before == [[at] for at in range(len(priors))] else np.array(before, dtype=np.intp),
+        intervals=tuple(sample.interval for sample in sources.samples),
     )
     description = describe_data(sources.pairs, forcing=forcing, target=target, static=static)
     return replace(configuration, inputs=inputs), Material(source, sources.grid, sources.part, description, coverage)
@@ -180,9 +197,9 @@ class Sources:
     """Forcing, maps and static predictors of a training, lazy, from north to south, on grids that nest.
 
     ``target`` and ``prior`` are class codes (time, lat, lon), ``static`` has (lat, lon); ``pairs`` are the years of
-    forcing and map that belong together; ``prior`` is None where the inputs read none, and the target itself unless it
-    is given; ``part`` is the part of the split of each coarse cell. No map is read, and an XlandError names what does
-    not fit.
+    forcing and map that belong together, ``samples`` the maps to learn from, one for each pair and interval;
+    ``prior`` is None where the inputs read none, and the target itself unless it is given; ``part`` is the part of the
+    split of each coarse cell. No map is read, and an XlandError names what does not fit.
     """
 
     def __init__(
@@ -214,15 +231,24 @@ class Sources:
         self.prior = None
         if inputs.prior != "none":
             self.prior = self.target if prior is None else _lay_maps(prior, coarse, inputs.factor, "prior")
-        self.forcing_years = sorted({year + step for year, _ in self.pairs for step in inputs.steps})
-        self.target_years = sorted({mapped for _, mapped in self.pairs})
-        self.prior_years: list[int] = []
-        if self.prior is not None:
-            self.prior_years = [year + inputs.prior_step for year in self.target_years]
-            there = self.prior["time"].values.tolist()
-            missing = sorted(set(self.prior_years) - set(there))
+        there = [] if self.prior is None else self.prior["time"].values.tolist()
+        if self.prior is not None and inputs.intervals == (1,):
+            missing = sorted({year + inputs.prior_step for _, year in self.pairs} - {*there})
             if missing:
                 raise TimeError(f"prior lacks the years {listed(missing)}; it holds {listed(there)}")
+        self.samples = list_samples(inputs, self.pairs, self.forcing.years, there)
+        if not self.samples:
+            raise TimeError(
+                f"no map of {listed([mapped for _, mapped in self.pairs])} has a prior map and states "
+                f"{listed(inputs.intervals)} years away; prior holds {listed(there)}"
+            )
+        used = [
+            (inputs.states_of(year, interval), inputs.maps_of(mapped, interval))
+            for year, mapped, interval in self.samples
+        ]
+        self.forcing_years = sorted({year for states, _ in used for year in states})
+        self.target_years = sorted({sample.mapped for sample in self.samples})
+        self.prior_years = sorted({year for _, maps in used for year in maps} & {*there})
 
     def states(self, year: int) -> Fields:
         """Read and check the forcing of one year, ``(1, coarse rows, coarse columns)`` each."""
@@ -299,8 +325,9 @@ def _pair_years(configuration: Configuration, forcing: tuple[int, ...], target: 
         parts = assign_years([mapped for _, mapped in pairs], data.train_years, data.test_years)
         pairs = [pair for pair in pairs if parts[pair[1]] == Part.TRAIN]
     for year, mapped in pairs:
-        missing = [year + step for step in configuration.inputs.steps if year + step not in forcing]
-        if missing:
+        inputs = configuration.inputs
+        missing = [each for each in inputs.states_of(year, 1) if each not in forcing]
+        if missing and inputs.intervals == (1,):
             raise TimeError(f"the forcing lacks the years {missing} that the map of {mapped} needs; it holds {forcing}")
         if mapped not in target:
             raise TimeError(f"the target lacks the year {mapped}; it holds {target}")
@@ -400,6 +427,7 @@ def comparable(configuration: Configuration) -> dict[str, Any]:
     """Return those entries of a configuration that fix the content of a store, without normalisation."""
     inputs = configuration.inputs
     plain = asdict(inputs.normalised({channel.name: (0.0, 1.0) for channel in (*inputs.coarse, *inputs.static)}))
+    plain = _without_defaults("inputs", plain)
     chosen = ("forcing_years", "target_years", "train_years", "test_years", "southern_limit")
     entries = {
         "inputs": {name: value for name, value in plain.items() if name not in ("window", "stride")},
@@ -473,8 +501,16 @@ _BEFORE = {
     ("schedule", "sampling"): "rare_classes",
     ("architecture", "expansion"): "nearest",
     ("objective", "response"): 0.0,
+    ("inputs", "intervals"): (1,),
+    ("inputs", "history"): 0,
+    ("augmentation", "history_dropped"): 0.0,
 }
-"""Entries that states of earlier versions lack, and what was done before there were other ways."""
+"""Entries that states and stores of earlier versions lack, and what was done before there were other ways."""
+
+
+def _without_defaults(section: str, entries: dict[str, Any]) -> dict[str, Any]:
+    """Leave out of a section what was not said before there were other ways."""
+    return {name: value for name, value in entries.items() if _BEFORE.get((section, name), entries) != value}
 
 
 def identify(configuration: Configuration, material: Material, patches: Patches | None = None) -> dict[str, Any]:
@@ -486,9 +522,9 @@ def identify(configuration: Configuration, material: Material, patches: Patches 
     """
     entries = {name: value for name, value in configuration.to_dict().items() if name not in _FREE}
     entries["schedule"] = {name: value for name, value in entries["schedule"].items() if name not in _FREE_SCHEDULE}
-    for (section, name), value in _BEFORE.items():
-        if entries[section][name] == value:
-            entries[section] = {key: entry for key, entry in entries[section].items() if key != name}
+    entries = {
+        name: _without_defaults(name, value) if isinstance(value, dict) else value for name, value in entries.items()
+    }
     hashes = {**material.source.hashes, "part": hashlib.sha256(np.ascontiguousarray(material.part).data).hexdigest()}
     if patches is not None:
         corners = np.stack([patches.rows, patches.columns]).astype(np.int64)

@@ -172,7 +172,9 @@ def _describe_work(sources: Sources, tile: int, description: dict[str, Any]) -> 
 
 def _survey(sources: Sources, tile: int, *, progress: bool) -> dict[str, Any]:
     """Measure normalisation, cells and coverage, and compare prior maps with targets; ready for JSON."""
-    times = Counter(year + step for year, _ in sources.pairs for step in sources.inputs.steps)
+    times = Counter(
+        year for forcing, _, interval in sources.samples for year in sources.inputs.states_of(forcing, interval)
+    )
     shared = [] if sources.prior is sources.target else sorted({*sources.target_years} & {*sources.prior_years})
     steps = len(sources.strips(tile)) + len(times) + len(shared)
     with progress_bar(steps, 0, ["measuring the sources"], shown=progress) as done:

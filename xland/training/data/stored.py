@@ -14,9 +14,10 @@ import json
 import math
 import os
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from xland.paths import local_path
 from xland.records import read_record
 from xland.store.reading import read_finished
 from xland.store.storage import ROOT, Table, refuse_damaged
-from xland.training.data.loader import Place
+from xland.training.data.loader import Place, list_samples
 from xland.untrusted.folders import files_at
 
 CONTENTS = "xland_training_store"
@@ -257,15 +258,16 @@ class StoredArrays:
         self.chunk: tuple[int, int] | None = (int(contents["tile"]), int(contents["tile"]))
         self.variables = tuple(contents["variables"])
         self.pairs = tuple((int(forcing), int(mapped)) for forcing, mapped in contents["pairs"])
-        self.years = tuple(mapped for _, mapped in self.pairs)
         self.hashes: dict[str, str] = dict(contents["hashes"])
         self._positions = {name: {int(y): at for at, y in enumerate(ys)} for name, ys in contents["years"].items()}
         self._priors = "prior" if self._positions["prior"] else "maps"
-        wanted = {forcing + step for forcing, _ in self.pairs for step in self.inputs.steps}
-        before = {year + self.inputs.prior_step for year in self.years if self.inputs.prior != "none"}
-        for name, years in (("forcing", wanted), ("maps", set(self.years)), (self._priors, before)):
-            if not years <= set(self._positions[name]):
-                raise ValueError("years of pairs or priors that the store does not hold")
+        there = self._positions["forcing"], self._positions[self._priors]
+        self._samples = list_samples(self.inputs, self.pairs, *there)
+        self.years = tuple(sample.mapped for sample in self._samples)
+        self.intervals = tuple(sample.interval for sample in self._samples)
+        lacking = {mapped for _, mapped in self.pairs} - {*self.years} if self.inputs.intervals == (1,) else ()
+        if lacking or not self.years or not {*self.years} <= {*self._positions["maps"]}:
+            raise ValueError("years of pairs or priors that the store does not hold")
         self._arrays: dict[str, ChunkedArray] = {}
         self._chunks = ChunkCache(cache)
 
@@ -286,10 +288,9 @@ class StoredArrays:
         copies: dict[tuple[str, Index], list[tuple[Any, Any, Any]]] = defaultdict(list)
 
         def fill(out: Any, name: str, leading: Index, rows: slice, columns: slice, size: int) -> None:
-            for row, row_to, row_from in _cut(rows.start, rows.stop, size):
-                for column, column_to, column_from in _cut(columns.start, columns.stop, size):
-                    copy = (out, (..., row_to, column_to), (..., row_from, column_from))
-                    copies[name, (*leading, row, column)].append(copy)
+            for down, across in product(_cut(rows.start, rows.stop, size), _cut(columns.start, columns.stop, size)):
+                copy = (out, (..., down[1], across[1]), (..., down[2], across[2]))
+                copies[name, (*leading, down[0], across[0])].append(copy)
 
         tile, inputs = int(self.contents["tile"]), self.inputs
         windows: dict[Any, tuple[NDArray[Any], NDArray[Any]]] = {}
@@ -304,28 +305,35 @@ class StoredArrays:
                     fill(windows[window][0], "static", (0,), rows, columns, tile)
                 fill(windows[window][1], "counted", (), rows, columns, tile)
             hidden.append(windows[window][1])
-            forced, mapped = self.pairs[place.year]
+            forced, mapped, interval = self._samples[place.year]
             low = place.coarse(inputs.factor)
             low_shape = tuple(cells.stop - cells.start for cells in low)
             coarse = np.empty((len(inputs.steps), len(inputs.coarse), *low_shape), dtype=np.float32)
-            for step, values in zip(inputs.steps, coarse, strict=True):
-                at = self._positions["forcing"][forced + step]
+            for year, values in zip(inputs.states_of(forced, interval), coarse, strict=True):
+                at = self._positions["forcing"][year]
                 fill(values, "coarse", (at, 0), *low, self._array("coarse").chunks[-1])
-            sample = {"coarse": coarse.reshape(-1, *low_shape), "static": windows[window][0]}
+            sample = {"coarse": coarse, "static": windows[window][0]}
             sample["target"] = np.empty(shape, dtype=np.uint8)
             fill(sample["target"], "maps", (self._positions["maps"][mapped],), rows, columns, tile)
             if inputs.prior != "none":
-                sample["prior"] = np.empty(shape, dtype=np.uint8)
-                at = self._positions[self._priors][mapped + inputs.prior_step]
-                fill(sample["prior"], self._priors, (at,), rows, columns, tile)
+                maps = np.full((inputs.history + 1, *shape), MASKED, dtype=np.uint8)
+                for at, values in self._known_maps(inputs.maps_of(mapped, interval), maps):
+                    fill(values, self._priors, (at,), rows, columns, tile)
+                sample["prior"] = maps if inputs.history else maps[0]
             samples.append(sample)
         for (name, index), parts in sorted(copies.items(), key=lambda item: item[0]):
             values = self._chunks.get((name, index), partial(self._chunk, name, index))
             for out, to, source in parts:
                 out[to] = values[source]
-        for sample, where in zip(samples, hidden, strict=True):
+        for place, sample, where in zip(places, samples, hidden, strict=True):
             sample["target"] |= where  # 255 where a pixel does not count, 0 elsewhere
+            sample["coarse"] = inputs.with_interval(sample["coarse"], self.intervals[place.year])
         return samples
+
+    def _known_maps(self, years: tuple[int, ...], maps: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Yield the position in the store of each year that it has, and where its map belongs."""
+        there = self._positions[self._priors]
+        return ((there[year], values) for year, values in zip(years, maps, strict=True) if year in there)
 
     def class_counts(self, year: int) -> NDArray[np.int64]:
         """Pixels of the target that count, in coarse cells; see :meth:`PatchSource.class_counts`."""
@@ -356,7 +364,7 @@ class StoredArrays:
         """Chunk as samples need it, without axes of one cell."""
         values = self._array(name).read(index)
         if name == "coarse":
-            return self.inputs.coarse_array(dict(zip(self.variables, np.moveaxis(values, 1, 0), strict=True)))
+            return self.inputs.state_array(dict(zip(self.variables, np.moveaxis(values, 1, 0), strict=True)))
         if name == "counted":
             return np.where(values, np.uint8(0), np.uint8(MASKED))
         return values if name == "static" else values[0]
