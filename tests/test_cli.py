@@ -21,6 +21,7 @@ from xland.catalogs import publish
 from xland.cli import COMMANDS, main
 from xland.clusters import open_cluster
 from xland.downscaling.call import downscale
+from xland.downscaling.reconstruct import reconstruct
 from xland.errors import TrainingStoppedError, XlandError
 from xland.forcing.check import check
 from xland.forcing.conversion import to_luh2
@@ -87,6 +88,7 @@ def store(files):
         ("calibrate", [calibrate], []),
         ("check", [check], []),
         ("convert", [to_luh2, write_netcdf], []),
+        ("reconstruct", [reconstruct, write, open_cluster], ["futures", "minimum"]),
     ],
 )
 def test_a_command_has_the_options_and_defaults_of_its_functions(command, functions, without):
@@ -110,6 +112,7 @@ def test_a_command_has_the_options_and_defaults_of_its_functions(command, functi
         "prior_year",
         "start_year",
         "mapping",
+        "future",
     }
     assert set(options) <= own | {"quiet", "verbose"}
 
@@ -272,6 +275,25 @@ def test_downscale_writes_what_python_computes_and_refuses_a_store_that_exists(r
     status, _, error = run("downscale", "states.nc", store, *DOWNSCALE)
     assert (status, error.split(":")[0]) == (1, "StoreError")
     assert "--overwrite" in error
+
+
+def test_reconstruct_writes_a_store_that_seams_reads(run, files):
+    base = xr.open_dataset(files / "maps.nc").isel(time=[0])
+    base.to_netcdf(files / "base.nc")
+    given = ("--observed", "base.nc", *DOWNSCALE[:4], "--region", -30, -30, 30, 30)
+    futures = ("--future", "a=states.nc", "b=states.nc")
+    status, _, errors = run("reconstruct", "through.zarr", *given, *futures)
+    assert (status, errors.count("Error")) == (0, 0)
+    status, shown, _ = run("seams", "through.zarr", "--scenario", "b", "--picture", "areas.png")
+    assert "2000 to 2001" in shown
+    assert (files / "areas.png").exists()
+    assert status == 1  # nothing can be compared with the only change there is
+    assert "unknown scenario 'c'" in run("seams", "through.zarr", "--scenario", "c")[2]
+    assert "several futures need different names" in run("reconstruct", "b.zarr", *given, "--future", "a", "b")[2]
+    assert (
+        "applies changes to an observed map"
+        in run("reconstruct", "b.zarr", "--history", "states.nc", *DOWNSCALE[:4])[2]
+    )
 
 
 def test_netcdf_is_written_for_names_that_end_with_nc(run):

@@ -378,7 +378,7 @@ def _writer(given: Given) -> Callable[[xr.Dataset], None]:
     _CLUSTER,
     without=["minimum", "forcing", "futures"],
     **_TOTALS,
-    future=_Option(list[str], (), "Forcing after the record; several scenarios with their names", "NAME=FILE"),
+    future=_Option(list[str], None, "Forcing after the record; several scenarios with their names", "NAME=FILE"),
     dry_run=_DRY_RUN,
 )
 def _reconstruct(given: Given) -> None:
@@ -405,7 +405,7 @@ def _reconstruct(given: Given) -> None:
         own["futures"] = several or open_input(named[0][0])
     if given.get("totals", "changes") == "none":
         own["totals"] = None
-    elif {"totals", "crosswalk"} & given.keys():
+    elif {"totals", "crosswalk", "tolerance", "exchange"} & given.keys():
         own["totals"] = _totals({"totals": "changes", **given})
     product = _call(_RECONSTRUCT, given, **own)
     with nullcontext() if "cluster" not in given else _call(_CLUSTER, given, minimum=1):

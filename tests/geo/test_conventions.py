@@ -252,3 +252,11 @@ def test_integer_years_come_out_as_dates_that_xarray_selects_groups_and_resample
     assert area.groupby("year").mean().values.tolist() == years.tolist()
     assert area.groupby("time.year").mean().values.tolist() == years.tolist()
     assert area.diff("time").sum() == 90
+
+
+def test_cells_of_a_size_that_does_not_divide_a_degree_have_their_own_edges():
+    labels = 6.7275 - 0.045 * np.arange(30)
+    ds = xr.Dataset(coords={"lat": labels, "lon": labels[::-1] - 50})
+    edges = for_files(ds)["lat_bnds"].values
+    np.testing.assert_allclose(edges.mean(axis=1), labels, atol=1e-9)
+    np.testing.assert_allclose(edges[:, 0] - edges[:, 1], 0.045, atol=1e-9)

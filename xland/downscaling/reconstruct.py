@@ -248,7 +248,8 @@ def _until(forcing: Forcing, last: int) -> Forcing:
 
 def _join(shared: Forcing, future: Forcing, last: int, inputs: InputSpec, name: str) -> xr.Dataset:
     what = f"scenario {name!r}" if name else "future"
-    return join_forcing(shared, future, last + min(0, *(step + 1 for step in inputs.steps)), last, name=what)
+    first = last + min(0, *(step + 1 for step in inputs.steps)) * max(inputs.intervals)
+    return join_forcing(shared, future, first, last, name=what)
 
 
 def _choose_years(
@@ -261,15 +262,16 @@ def _choose_years(
 ) -> tuple[list[int], list[int], list[int]]:
     """Return the years that are reconstructed, observed and projected; TimeError if some are missing."""
 
-    def mapped(there: Sequence[int], steps: Sequence[int]) -> list[int]:
+    def mapped(there: Sequence[int], spec: InputSpec) -> list[int]:
         if not (years is None or isinstance(years, slice)):
             return list(there)  # whether their states are there is checked when they are mapped
-        return [year for year in there if all(year + step in there for step in steps)]
+        known = set(there)
+        return [year for year in there if any(known >= {*spec.states_of(year, each)} for each in spec.intervals)]
 
-    before = [] if past is None else [year for year in mapped(past.years, inputs[0].steps) if year < span[0]]
+    before = [] if past is None else [year for year in mapped(past.years, inputs[0]) if year < span[0]]
     seen = [] if record is None else [int(year or 0) for year in record.years]
     futures = {
-        name: [year for year in mapped(each["time"].values.tolist(), inputs[1].steps) if year > span[1]]
+        name: [year for year in mapped(each["time"].values.tolist(), inputs[1]) if year > span[1]]
         for name, each in joined.items()
     }
     wanted = _wanted(years, [*before, *seen, *(year for each in futures.values() for year in each)])

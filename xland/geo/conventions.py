@@ -348,7 +348,8 @@ def _cell_edges(labels: NDArray[np.float64]) -> NDArray[np.float64] | None:
     edges = labels[:, None] + np.copysign(size, step) * np.array([-0.5, 0.5])
     numbers = np.rint(edges / size)
     if np.abs(edges / size - numbers).max() < 1e-2:
-        edges = numbers / round(1 / size) if size < 1 else numbers * size
+        whole = size < 1 and abs(size * round(1 / size) - 1) < 1e-9
+        edges = numbers / round(1 / size) if whole else numbers * size
     return np.round(edges, 10) + 0.0
 
 
