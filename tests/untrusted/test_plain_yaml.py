@@ -92,7 +92,7 @@ def test_plain_text_stands_for_numbers_and_words_only(text, value):
     ],
 )
 def test_what_costs_a_reader_more_than_it_is_worth_is_refused(monkeypatch, text, named):
-    monkeypatch.setattr(plain_yaml, "_MOST_NODES", 1000)
+    monkeypatch.setattr(plain_yaml, "MOST_NODES", 1000)
     monkeypatch.setattr(plain_yaml, "MOST_BYTES", 10_000)
     with pytest.raises(CatalogError, match=named):
         parse(text, "it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -148,7 +149,13 @@ class Catalog:
             if product is None or inside == product
             for name in file.names
         )
-        return Entries(filter(fits, found))
+        collecting = gc.isenabled()
+        gc.disable()  # it would look through 100,000 new objects again and again, none of which is garbage
+        try:
+            return Entries(filter(fits, found))
+        finally:
+            if collecting:
+                gc.enable()
 
     def show(self, name: str) -> Entry:
         """Return one entry: ``NAME``, ``NAME@latest`` or ``NAME@2``.

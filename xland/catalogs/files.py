@@ -47,7 +47,7 @@ _INTAKE_KEYS = frozenset({"entries", "aliases", "data", "user_parameters"})
 _HEADER = (
     "# xland reads 'sources'; 'entries' has the same content for intake 2, and xland.publish writes it from 'sources'\n"
 )
-_FORMAT = 1  # of the index
+_FORMAT = 1  # of the index, whose lines are what it belongs to, the sources, and all else
 _MOST_INDEX = 64 * 2**20
 _PAIRS = "\0pairs"  # JSON has no keys that are numbers
 _WAIT_SECONDS = 60.0
@@ -72,16 +72,22 @@ class CatalogFile:
         """All that it says."""
         if isinstance(self._content, dict):
             return self._content
-        try:
-            return outline(json.loads(self._content, object_hook=_with_numbers), self.address)
-        except (ValueError, RecursionError) as error:
-            name = without_password(str(index_of(self.address)))
-            raise CatalogError(f"{name} is damaged: remove it, the catalog has all that it says ({error})") from error
+        rest = self._part(2)
+        return outline({key: self.sources if key == "sources" else each for key, each in rest.items()}, self.address)
 
-    @property
+    @cached_property
     def sources(self) -> Content:
         """Entries by name."""
-        return self.content["sources"]  # type: ignore[no-any-return]
+        found = self._content["sources"] if isinstance(self._content, dict) else self._part(1)
+        return outline({"sources": found}, self.address)["sources"]  # type: ignore[no-any-return]
+
+    def _part(self, line: int) -> Any:
+        """Return a line of the index: the sources, or all else."""
+        try:
+            return json.loads(self._content.split(b"\n")[line - 1], object_hook=_with_numbers)  # type: ignore[union-attr]
+        except (ValueError, IndexError, AttributeError, RecursionError) as error:
+            name = without_password(str(index_of(self.address)))
+            raise CatalogError(f"{name} is damaged: remove it, the catalog has all that it says ({error})") from error
 
 
 def read_file(address: Path | str) -> CatalogFile:
@@ -374,7 +380,11 @@ def _write_index(path: Path, signature: tuple[int, ...], digest: str, content: C
         return  # a file of another program has this name
     names, products = _names_in(content)
     header = {"format": _FORMAT, "signature": signature, "digest": digest, "names": names, "products": products}
-    lines = [json.dumps(header | {"lengths": layout.lengths}), json.dumps(_as_json(content))]
+    rest = content | {"sources": None}
+    lines = [
+        json.dumps(header | {"lengths": layout.lengths}),
+        *(json.dumps(_as_json(each)) for each in (content["sources"], rest)),
+    ]
     with replacing(Path(index_of(path)), error=CatalogError) as part:
         part.write_text("\n".join(lines))
 

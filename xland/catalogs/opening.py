@@ -59,9 +59,11 @@ def beside(address: Path | str, name: str) -> Path | str:
 
 def key_of(file: CatalogFile, name: Any) -> Any:
     """Return the key of ``NAME``, ``NAME@latest`` or ``NAME@2`` in a file; None if it is not there."""
+    if not isinstance(name, str):
+        return None
     if name in file.names:
         return name
-    base, version = split_name(name) if isinstance(name, str) else (name, "")
+    base, version = split_name(name)
     if version and base in file.names and (version == "latest" or version_of(file.sources[base]) == int(version)):
         return base
     return None
