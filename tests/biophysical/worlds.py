@@ -74,7 +74,11 @@ def climate(
 def maps(grid: Grid = PLACE, years: tuple[int, ...] = (2000, 2001), seed: int = 0) -> xr.DataArray:
     """Class codes of all eight classes, (time, lat, lon)."""
     codes = np.random.default_rng(seed).integers(0, len(CLASS_NAMES), (len(years), *grid.shape)).astype(np.uint8)
-    coords = {"time": list(years), "lat": grid.latitude, "lon": grid.longitude}
+    coords = {
+        "time": ("time", list(years), {"standard_name": "time"}),
+        "lat": ("lat", grid.latitude, {"standard_name": "latitude", "units": "degrees_north"}),
+        "lon": ("lon", grid.longitude, {"standard_name": "longitude", "units": "degrees_east"}),
+    }
     return xr.DataArray(codes, coords, ("time", "lat", "lon"), "land_use", flag_attributes())
 
 
