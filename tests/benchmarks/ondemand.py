@@ -133,7 +133,7 @@ def main() -> None:
         more = rounded({name: value for name, value in found.items() if not name.endswith("residual")})
         show(line("healpix_ratio", ratio, "downscale of the globe", "<= 1.1", runs=1, sizes="nside 128", **more))
         off = {name: value for name, value in found.items() if name.endswith("residual")}
-        show(line("conservation", max(off.values()), "area on the map", "<= 1e-6", runs=1, sizes="8 classes", **off))
+        show(line("conservation", max(off.values()), "area on the map", "<= 1e-6", runs=1, sizes="8 classes", off=off))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from xland.geo.grid import Grid
 
 _VERSION = 1  # to be raised with every change of how weights are computed
 _ROOM = 2**22  # overlaps of the cells that are clipped at a time
-_AT_ONCE = 2**15  # cells
+_AT_ONCE = 2**12  # cells
 _WHOLE = 1 - 1e-6  # share of a pixel from which on it lies in one cell
 _TWICE = 1e-3  # share of a pixel that may lie in several cells: corners in files are rounded
 
@@ -102,8 +102,9 @@ def _compute(grid: CellGrid, source: Grid) -> dict[str, NDArray[np.int32] | NDAr
             )
         pixels, cells, shares = pixels[:found], cells[:found] + np.int32(first), shares[:found]
         full = shares >= _WHOLE
-        twice += int((whole[pixels[full]] >= 0).sum()) + int(full.sum()) - np.unique(pixels[full]).size
+        twice += int((whole[pixels[full]] >= 0).sum())
         whole[pixels[full]] = cells[full]
+        twice += int((whole[pixels[full]] != cells[full]).sum())  # of two cells of this part, the last one stays
         shared.append((pixels[~full].copy(), cells[~full].copy(), shares[~full].copy()))
     pixels, cells, shares = (np.concatenate(each) for each in zip(*shared, strict=True))
     weights = Weights(grid.count, whole, pixels, cells, shares)
