@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import xarray as xr
-
-from xland.catalogs.entry import Entry, as_table, entry_of, version_of
+from xland.catalogs.entry import Entry, entry_of, version_of
 from xland.catalogs.files import Content, change_file, changing, lock, read_file
-from xland.catalogs.opening import find_entry, open_entry, place_of, read_products
+from xland.catalogs.opening import find_entry, read_products
 from xland.catalogs.rules import check_entry, check_name, split_name
+from xland.catalogs.view import CatalogView
 from xland.errors import CatalogError, XlandError
-from xland.geo.conventions import listed
-from xland.paths import without_password
 
 if TYPE_CHECKING:
     from xland.catalogs.checking import Checked
-    from xland.store.publisher import Publisher
 
 
-class Entries(tuple[Entry, ...]):
-    """Entries of a catalog, which print as a table."""
-
-    __slots__ = ()
-
-    def __str__(self) -> str:
-        rows = [
-            [each.name, each.product, listed(each.years), _degrees(each.bounds), each.model, each.foreign or each.title]
-            for each in self
-        ]
-        return as_table(["name", "product", "years", "west south east north", "model", "title"], rows)
-
-    __repr__ = __str__
-
-
-class Catalog:
+class Catalog(CatalogView):
     """An intake catalog on this machine, or behind a URL to read.
 
     Parameters
@@ -49,133 +29,6 @@ class Catalog:
     allowed_schemes : collection of str
         URL schemes (such as ``https``) that entries may point to. Entries of a catalog behind a URL may lie beside it.
     """
-
-    def __init__(self, address: str | os.PathLike[str], *, allowed_schemes: Collection[str] = ()) -> None:
-        self.address = place_of(address)
-        self.allowed_schemes = tuple(allowed_schemes)
-
-    def __repr__(self) -> str:
-        return f"Catalog({without_password(str(self.address))!r})"
-
-    @property
-    def path(self) -> Path:
-        """Path of the YAML file; CatalogError if it is behind a URL."""
-        if isinstance(self.address, Path):
-            return self.address
-        shown = without_password(self.address)
-        raise CatalogError(f"{shown} is read only: change the catalog where its files are, and copy them")
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the catalog, to which the paths of entries are relative."""
-        return self.path.parent
-
-    @property
-    def page_path(self) -> Path:
-        """Where its page is, if it has one."""
-        return self.path.with_suffix(".html")
-
-    @property
-    def stac_path(self) -> Path:
-        """Where its STAC twin begins, if it has one: items lie in this folder and below."""
-        return self.path.with_name(f"{self.path.stem}-stac") / "catalog.json"
-
-    @property
-    def metadata(self) -> Mapping[str, Any]:
-        """Header: ``title``, ``summary``, ``publisher`` and others."""
-        return read_file(self.address).content.get("metadata") or {}
-
-    @property
-    def publisher(self) -> Publisher:
-        """Who publishes: ``publisher`` of the header; CatalogError names what is wrong in it."""
-        from xland.catalogs.publishing import publisher_of
-
-        return publisher_of(read_file(self.address))
-
-    @property
-    def products(self) -> tuple[str, ...]:
-        """Names of the sub-catalogs."""
-        return tuple(read_file(self.address).products)
-
-    def list(
-        self,
-        *,
-        year: int | None = None,
-        region: tuple[float, float, float, float] | None = None,
-        scenario: str | None = None,
-        variable: str | None = None,
-        model: str | None = None,
-        product: str | None = None,
-        versions: bool = False,
-    ) -> Entries:
-        """Return the entries in the order of the catalog; nothing is opened.
-
-        Parameters
-        ----------
-        year : int, optional
-            Only entries with this year.
-        region : (west, south, east, north), optional
-            Only entries whose area has a part of this region, in degrees.
-        scenario : str, optional
-            Only entries of this scenario.
-        variable : str, optional
-            Only entries with this variable.
-        model : str, optional
-            Only entries of this model.
-        product : str, optional
-            Only entries in this sub-catalog.
-        versions : bool
-            Also versions that are superseded.
-
-        Returns
-        -------
-        tuple of Entry
-            It prints as a table. Entries with drivers of other programs are among them, and say so in ``foreign``.
-        """
-        asked = {"scenario": scenario, "model": model, "product": product, "superseded_by": None if versions else ""}
-        asked = {key: value for key, value in asked.items() if value is not None}
-
-        def fits(each: Entry) -> bool:
-            return (
-                all(getattr(each, key) == value for key, value in asked.items())
-                and (year is None or year in each.years)
-                and (variable is None or variable in each.variables)
-                and (region is None or (each.bounds is not None and _overlap(each.bounds, region)))
-            )
-
-        found = (
-            entry_of(name, file.sources[name], inside)
-            for inside, file in read_products(read_file(self.address))
-            if product is None or inside == product
-            for name in file.names
-        )
-        collecting = gc.isenabled()
-        gc.disable()  # it would look through 100,000 new objects again and again, none of which is garbage
-        try:
-            return Entries(filter(fits, found))
-        finally:
-            if collecting:
-                gc.enable()
-
-    def show(self, name: str) -> Entry:
-        """Return one entry: ``NAME``, ``NAME@latest`` or ``NAME@2``.
-
-        Parameters
-        ----------
-        name : str
-            Name of the entry.
-
-        Raises
-        ------
-        CatalogError
-            If there is no such entry; the message lists those that there are.
-        """
-        product, file, key = find_entry(read_file(self.address), name)
-        return entry_of(key, file.sources[key], product)
-
-    def open(self, name: str) -> xr.Dataset:
-        """Open an entry lazily; see :func:`xland.open_entry`."""
-        return open_entry(self.address, name, allowed_schemes=self.allowed_schemes)
 
     def publish(self, *, name: str, store: str | os.PathLike[str] | None = None, **options: Any) -> Path:
         """Enter a store; see :func:`xland.publish`."""
@@ -257,18 +110,6 @@ class Catalog:
 
         return check(self, deep=deep, progress=progress)
 
-    def page(self, changed: Sequence[str] | None = None) -> Path:
-        """Write the page of the catalog; see :func:`xland.catalogs.page.write_page`."""
-        from xland.catalogs.page import write_page
-
-        return write_page(self, changed)
-
-    def stac(self, changed: Sequence[str] | None = None) -> Path:
-        """Write its STAC twin; see :func:`xland.catalogs.stac.write_stac`."""
-        from xland.catalogs.stac import write_stac
-
-        return write_stac(self, changed)
-
     def _follow(self, changed: Sequence[str]) -> None:
         from xland.catalogs.publishing import follow
 
@@ -290,7 +131,7 @@ class Catalog:
         ours = {file.address for _, file in read_products(read_file(self.path))}
         for path in sorted({self.path, *self.folder.glob("*.yaml"), *self.folder.glob("*.yml")}):
             try:
-                others = Catalog(path).list(versions=True)
+                others = CatalogView(path).list(versions=True)
             except XlandError:
                 continue  # another program's file
             for other in others:
@@ -330,13 +171,3 @@ def _without(sources: Content, gone: Collection[str]) -> Content:
             latest = {**left[last], "metadata": said}
             left = {name if key == last else key: latest if key == last else each for key, each in left.items()}
     return left
-
-
-def _overlap(one: tuple[float, float, float, float], two: tuple[float, float, float, float]) -> bool:
-    """Whether two regions share an area, wherever their range of longitude begins."""
-    turns = any(one[0] + turn < two[2] and two[0] < one[2] + turn for turn in (-720, -360, 0, 360, 720))
-    return turns and one[1] < two[3] and two[1] < one[3]
-
-
-def _degrees(bounds: tuple[float, float, float, float] | None) -> str:
-    return "" if bounds is None else " ".join(f"{each:g}" for each in bounds)

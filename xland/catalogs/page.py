@@ -13,13 +13,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from xland.catalogs.entry import Entry
-from xland.catalogs.shown import Shown
 from xland.errors import CatalogError, GridError, XlandError
 from xland.geo.conventions import listed
 from xland.geo.grid import Grid
@@ -30,6 +29,9 @@ from xland.paths import is_url, replace_file
 from xland.plot import degrees, indexed_png, stretch, stride
 from xland.untrusted.folders import open_plain
 from xland.vocabulary import CLASS_NAMES, CLASSES
+
+if TYPE_CHECKING:
+    from xland.catalogs.view import CatalogView
 
 MOST = 500
 """Entries that the page shows; a larger page would be slow to open, and to write with each publication."""
@@ -44,7 +46,7 @@ _DOI = re.compile(r"10\.\d{4,9}/[^\s\"<>]+")
 _CLEAR = "#00000000"
 
 
-def write_page(catalog: Shown, changed: Sequence[str] | None = None) -> Path:  # noqa: ARG001 - it is one file
+def write_page(catalog: CatalogView, changed: Sequence[str] | None = None) -> Path:  # noqa: ARG001 - it is one file
     """Write the page of a catalog.
 
     Parameters
@@ -131,7 +133,7 @@ def _square(indices: np.ndarray[Any, np.dtype[np.uint8]], grid: Grid) -> np.ndar
     return indices[np.minimum((np.arange(round(rows * stretch(grid))) / stretch(grid)).astype(int), rows - 1)]
 
 
-def _card(catalog: Shown, entry: Entry, earlier: Sequence[Entry]) -> dict[str, Any]:
+def _card(catalog: CatalogView, entry: Entry, earlier: Sequence[Entry]) -> dict[str, Any]:
     """Return what the page shows of an entry."""
     outputs = [OUTPUTS[name].long_name if name in OUTPUTS else name for name in entry.variables]
     step, number = entry.metadata.get("resolution_degrees"), entry.version

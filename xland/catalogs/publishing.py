@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from xland.catalogs.files import CatalogFile, Content, change_file, changing, lo
 from xland.catalogs.opening import file_digest, open_netcdf, read_products
 from xland.catalogs.page import write_preview
 from xland.catalogs.rules import FOLDER_1, check_entry, check_name, product_file, product_source, relative_path
+from xland.catalogs.view import CatalogView, publisher_of
 from xland.errors import CatalogError
 from xland.paths import local_path, make_folder
-from xland.records import read_record
 from xland.store.publisher import Publisher, read_publisher
 from xland.store.reading import has_work, open_store, read_finished, store_digest
 from xland.store.writing import fingerprint_of, write
@@ -142,14 +141,6 @@ def publish(
     return path
 
 
-def publisher_of(root: CatalogFile) -> Publisher:
-    """Return who publishes a catalog, as its header says; CatalogError names what is wrong there."""
-    given = (root.content.get("metadata") or {}).get("publisher")
-    if given is None:
-        return Publisher()
-    return read_record(Publisher, given, f"{root.address}: publisher in metadata", CatalogError)
-
-
 def entered(
     sources: Content, *, name: str, entry: dict[str, Any], because: str | None = None, doi: str = "", default: str = ""
 ) -> Content:
@@ -206,7 +197,7 @@ def _enter(path: Path, product: str | None, name: str, edit: Callable[[Content],
 
 def follow(path: Path, changed: Sequence[str]) -> None:
     """Make the page and the STAC twin of a catalog again, if they are there."""
-    catalog = import_module("xland.catalogs.catalog").Catalog(path)  # which publishes by this module
+    catalog = CatalogView(path)
     if catalog.page_path.exists():
         catalog.page(changed)
     if catalog.stac_path.exists():

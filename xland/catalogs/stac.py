@@ -16,15 +16,17 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xland.catalogs.entry import Entry
 from xland.catalogs.rules import split_name
-from xland.catalogs.shown import Shown
 from xland.errors import CatalogError
 from xland.outputs import OUTPUTS
 from xland.paths import is_url, replace_file
 from xland.vocabulary import CLASS_NAMES, CLASSES
+
+if TYPE_CHECKING:
+    from xland.catalogs.view import CatalogView
 
 VERSION = "1.1.0"
 _EXTENSION = "https://stac-extensions.github.io/{}/schema.json"
@@ -36,7 +38,7 @@ _MOST_YEARS = 1000  # listed one by one
 Box = tuple[float, float, float, float]
 
 
-def write_stac(catalog: Shown, changed: Sequence[str] | None = None) -> Path:
+def write_stac(catalog: CatalogView, changed: Sequence[str] | None = None) -> Path:
     """Write the STAC twin of a catalog, and take out items of entries that are gone.
 
     Parameters
@@ -137,7 +139,7 @@ def item(entry: Entry, product: str, successor: str = "") -> dict[str, Any]:
     }
 
 
-def collection(catalog: Shown, product: str, entries: Sequence[Entry]) -> dict[str, Any]:
+def collection(catalog: CatalogView, product: str, entries: Sequence[Entry]) -> dict[str, Any]:
     """Return a product as a Collection, with the extent of all its items."""
     spans = [_times(entry) for entry in entries]
     licences = {licence(entry.licence) for entry in entries}

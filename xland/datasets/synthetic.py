@@ -379,7 +379,7 @@ def make_landscape(grid: Grid, random: np.random.Generator) -> Landscape:
     }
     suitability = {code: _standard(field, land) for code, field in suited.items()}
     lake = basins | (land & _highest(low - steep + fine(), land, LAKE_SHARE))
-    fields |= _climate(warmth, wetness) | _people(suitability[URBAN], land, grid)
+    fields |= _climate(warmth, wetness, grid) | _people(suitability[URBAN], land, grid)
     fields["lake_share"] = lake.astype(np.float32)
     return Landscape(
         grid=grid,
@@ -412,17 +412,27 @@ def _zones(warmth: Field, wetness: Field, land: NDArray[np.bool_]) -> dict[str, 
     return {f"koppen_{name}": ((zone == code) & land).astype(np.float32) for code, name in enumerate(KOPPEN_ZONES)}
 
 
-def _climate(warmth: Field, wetness: Field) -> dict[str, Field]:
+def _climate(warmth: Field, wetness: Field, grid: Grid) -> dict[str, Field]:
     """Months and rain that fit warmth and wetness: seasons are strong where it is cold."""
     season = 4 + 0.5 * np.maximum(25 - warmth, 0)
     rain = 700 * np.exp(0.6 * wetness)
+    driest = rain / 12 * np.clip(0.5 + 0.2 * wetness, 0, 1)
+    # a year of waves: July is warmest, and July is wettest, too
+    wave = -np.cos(2 * np.pi * np.arange(12) / 12)[:, None, None]
+    months = rain / 12 + (rain / 12 - driest) * wave
     return {
         "coldest_month": warmth - season,
         "warmest_month": warmth + season,
         "precipitation": rain,
-        "driest_month": rain / 12 * np.clip(0.5 + 0.2 * wetness, 0, 1),
+        "driest_month": driest,
         "warm_precipitation": 0.6 * rain,
+        **_single(predictors.growing_conditions(warmth + season * wave, months, grid.latitude)),
+        **_single(predictors.place(grid)),
     }
+
+
+def _single(fields: dict[str, NDArray[np.float64]]) -> dict[str, Field]:
+    return {name: field.astype(np.float32) for name, field in fields.items()}
 
 
 def _people(suited: Field, land: NDArray[np.bool_], grid: Grid) -> dict[str, Field]:
