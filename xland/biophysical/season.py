@@ -25,6 +25,7 @@ BASE = 5.0
 _TILT = np.deg2rad(23.44)
 _SOLSTICE = 10 / DAYS  # months from the solstice to the new year
 _YEARS = 30  # until the water of the soil repeats itself; even a desert fills or empties the bucket
+_SAME = 1e-3  # mm of water by which a year may differ from the one before
 _COLDEST = -80.0  # degrees Celsius, below which the formula of vapour pressure does not hold
 _LEAST = 1.0  # mm, below which a ratio to potential evaporation says nothing
 
@@ -143,12 +144,16 @@ def potential_evaporation(tas: Floats, hours: Floats) -> Floats:
 
 def soil_water(pr: Floats, evaporation: Floats) -> tuple[Floats, Floats]:
     """Return the full share of the bucket at the end of each month, and actual evaporation in mm; ``(cells, 12)``."""
-    store = np.full(len(pr), BUCKET / 2)
     full, actual = np.empty_like(pr), np.empty_like(pr)
-    for month in range(_YEARS * MONTHS):
-        rain, demand = pr[:, month % MONTHS], evaporation[:, month % MONTHS]
-        lack = np.maximum(demand - rain, 0)
-        drawn = store * -np.expm1(-lack / BUCKET)
-        store = np.minimum(store - drawn + np.maximum(rain - demand, 0), BUCKET)
-        full[:, month % MONTHS], actual[:, month % MONTHS] = store / BUCKET, np.minimum(rain, demand) + drawn
+    store, waiting = np.full(len(pr), BUCKET / 2), np.arange(len(pr))
+    for _ in range(_YEARS):
+        before_it, water = store[waiting], store[waiting]
+        for month, (rain, demand) in enumerate(zip(pr[waiting].T, evaporation[waiting].T, strict=True)):
+            drawn = water * -np.expm1(-np.maximum(demand - rain, 0) / BUCKET)
+            water = np.minimum(water - drawn + np.maximum(rain - demand, 0), BUCKET)
+            full[waiting, month], actual[waiting, month] = water / BUCKET, np.minimum(rain, demand) + drawn
+        store[waiting] = water
+        waiting = waiting[np.abs(water - before_it) > _SAME]  # of a cell whose year repeats itself, no more is asked
+        if not len(waiting):
+            break
     return full, actual
