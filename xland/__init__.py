@@ -24,7 +24,7 @@ _LAZY = {
     "compare": "xland.scores.evaluation",
     "downscale": "xland.downscaling.call",
     "evaluate": "xland.scores.evaluation",
-    "export": "xland.exports.call",
+    "export": "xland.exports.export",
     "find_model": "xland.models",
     "leaf_area_index": "xland.biophysical.leaf_area",
     "list_models": "xland.models",

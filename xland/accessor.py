@@ -240,7 +240,7 @@ class DatasetAccessor(_Accessor):
     ) -> Path:
         """Export maps to a NetCDF file; see :func:`xland.store.writing.write_netcdf`."""
 
-    @_calls("exports.call:export")
+    @_calls("exports.export:export")
     def export(
         self,
         out: str | Path,
@@ -252,7 +252,7 @@ class DatasetAccessor(_Accessor):
         overwrite: bool = False,
         progress: bool = True,
     ) -> list[Path]:
-        """Write maps as GeoTIFF, NetCDF, Zarr 2 or a pyramid; see :func:`xland.exports.call.export`."""
+        """Write maps as GeoTIFF, NetCDF, Zarr 2 or a pyramid; see :func:`xland.exports.export.export`."""
 
     @_calls("catalogs.publishing:publish", keyword="expected")
     def publish(

@@ -575,7 +575,7 @@ def _catalog(given: Given) -> Any:
     return Catalog(given["catalog"])
 
 
-_EXPORT = "xland.exports.call:export"
+_EXPORT = "xland.exports.export:export"
 
 
 @_command(_EXPORT)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import xarray as xr
 
 from xland.arguments import guess
-from xland.catalogs.opening import open_entry
+from xland.catalogs.finding import open_entry
 from xland.errors import StoreError, TimeError
 from xland.geo.conventions import listed
 from xland.geo.orientation import find_names

@@ -25,9 +25,9 @@ import xarray as xr
 from tests.benchmarks.harness import PROJECT, Result, fresh, line, options, show, tell
 from xland import Catalog
 from xland.catalogs import publish
-from xland.catalogs.files import change_file, lock, read_file
-from xland.catalogs.opening import read_products
+from xland.catalogs.finding import read_products
 from xland.catalogs.rules import product_source
+from xland.catalogs.yaml_files import change_file, lock, read_file
 from xland.store.reading import open_store
 from xland.store.writing import write
 

@@ -190,7 +190,7 @@ def intake(folder: Path) -> str:
 
 def geotiff(folder: Path) -> str:
     """GDAL and rio-cogeo: an exported GeoTIFF has names and colours of the classes, can be copied, and is a COG."""
-    from xland.exports.call import export
+    from xland.exports.export import export
 
     _there("gdalinfo")
     maps = xr.open_zarr(folder / "plain.zarr", decode_times=xr.coders.CFDatetimeCoder(time_unit="s"))

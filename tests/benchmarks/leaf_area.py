@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from tests.benchmarks import harness
 from tests.benchmarks.harness import DATA, Result, line, missing, show
-from xland.biophysical.blocks import Block, Cells, VegetationConfiguration, read_block, read_blocks, read_vegetation
 from xland.biophysical.fit import left_out, rmse
 from xland.biophysical.model import BiophysicalModel
+from xland.biophysical.samples import Block, Cells, VegetationConfiguration, read_block, read_blocks, read_vegetation
 from xland.biophysical.season import FEATURES
 from xland.vocabulary import CROPLAND, FOREST, GRASS_SHRUB, OCEAN, PASTURE, URBAN, WATER
 

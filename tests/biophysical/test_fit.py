@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xland
-from xland.biophysical.blocks import read_blocks, read_vegetation
 from xland.biophysical.fit import fit
 from xland.biophysical.model import BiophysicalModel
+from xland.biophysical.samples import read_blocks, read_vegetation
 from xland.biophysical.season import season_features
 from xland.errors import CheckpointError, ConfigurationError, ModelError
 from xland.vocabulary import CLASS_NAMES, FOREST, OCEAN, WATER

@@ -18,9 +18,9 @@ import xland
 from tests.catalogs.test_publishing import maps
 from tests.killing import run_until_killed
 from xland import Catalog
-from xland.catalogs import files, open_entry, publish, read_catalog
-from xland.catalogs.files import index_of, read_file
+from xland.catalogs import open_entry, publish, read_catalog, yaml_files
 from xland.catalogs.text import changed, lay_out
+from xland.catalogs.yaml_files import index_of, read_file
 from xland.cli import main
 from xland.errors import CatalogError, StoreError
 from xland.store.writing import write
@@ -68,7 +68,7 @@ def by_hand(folder):
 @pytest.fixture
 def with_index(monkeypatch):
     """Let small files have an index, too."""
-    monkeypatch.setattr(files, "INDEXED", 1)
+    monkeypatch.setattr(yaml_files, "INDEXED", 1)
 
 
 def comments(path):
@@ -214,7 +214,7 @@ def test_sub_catalogs_are_opened_by_intake_and_their_entries_found_by_name(folde
 
 
 def test_a_file_takes_no_more_entries_than_plain_intake_opens_soon_and_says_what_to_do(folder, monkeypatch):
-    monkeypatch.setattr(files, "MOST_ENTRIES", 1)
+    monkeypatch.setattr(yaml_files, "MOST_ENTRIES", 1)
     path = publish(folder / "catalog.yaml", name="a", store=folder / "first.zarr")
     with pytest.raises(CatalogError, match="product='luh2-hist'"):
         publish(path, name="b", store=folder / "second.zarr")
@@ -330,7 +330,7 @@ def test_a_publisher_that_is_killed_leaves_a_catalog_that_is_read_and_gone_on_fr
     code = """
         import sys
         from pathlib import Path
-        import xland.catalogs.files as files
+        import xland.catalogs.yaml_files as files
         from tests.killing import kill_this_process
         from xland.catalogs import publish
         files.INDEXED, (path, store, moment) = 1, sys.argv[1:]

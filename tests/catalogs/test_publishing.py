@@ -160,7 +160,7 @@ def test_what_readers_would_refuse_is_not_published(store, tmp_path, monkeypatch
 
 
 def test_a_lock_that_is_never_released_or_is_a_planted_link_is_named(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("xland.catalogs.files._WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("xland.catalogs.yaml_files._WAIT_SECONDS", 0.0)
     with (tmp_path / ".c.yaml.lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         with pytest.raises(CatalogError, match="another process"):

@@ -15,7 +15,7 @@ import xland
 from tests.worlds import tiny_checkpoint, tiny_inputs
 from xland.coupling.grids import HEALPix, Regular
 from xland.coupling.kept import Kept, read_arrays, write_arrays
-from xland.coupling.variables import VARIABLES
+from xland.coupling.offered import VARIABLES
 from xland.coupling.windows import Windows
 from xland.errors import GridError, KeywordError, ModelError, RegionError, StoreWarning, TimeError
 from xland.vocabulary import CLASS_NAMES

@@ -9,7 +9,7 @@ import xarray as xr
 from tests.exports.products import GRID, YEARS, product
 from xland.cli import main
 from xland.errors import GridError, KeywordError, StoreError, TimeError
-from xland.exports.call import export
+from xland.exports.export import export
 from xland.store.reading import open_store
 from xland.store.writing import write
 from xland.vocabulary import CLASS_NAMES, CLASSES, flag_attributes

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.exports.products import GRID, YEARS, product
-from xland.exports.call import export
+from xland.exports.export import export
 from xland.exports.pyramid import attributes_of, levels_of, mean, mode
 from xland.geo.grid import Grid
 

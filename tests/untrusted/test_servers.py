@@ -95,7 +95,7 @@ def test_a_file_behind_a_url_is_compared_with_the_digest_in_the_catalog(served, 
         xr.testing.assert_equal(found.load(), maps())
     with pytest.raises(StoreError, match="not what was published: its digest is not abc"):
         entry("abc")
-    monkeypatch.setattr("xland.catalogs.opening.TOTAL_SECONDS", -1.0)
+    monkeypatch.setattr("xland.catalogs.finding.TOTAL_SECONDS", -1.0)
     with pytest.raises(StoreError, match=r"m\.nc was not read within .* copy it here"):
         entry(digest)
 

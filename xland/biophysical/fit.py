@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xland.biophysical.blocks import Cells, VegetationConfiguration, read_blocks
 from xland.biophysical.model import BiophysicalModel, network_of, save_model
-from xland.biophysical.response import ResponseNetwork
+from xland.biophysical.network import ResponseNetwork
+from xland.biophysical.samples import Cells, VegetationConfiguration, read_blocks
 from xland.errors import TrainingError
 from xland.models.applicability import Applicability
 

@@ -24,7 +24,7 @@ from xland.records import Limits, read_json, read_record
 from xland.vocabulary import CLASS_NAMES
 
 if TYPE_CHECKING:
-    from xland.biophysical.response import ResponseNetwork
+    from xland.biophysical.network import ResponseNetwork
 
 DEFAULT_MODEL = "leaf-area"
 _SHIPPED = Path(__file__).parent / "shipped"
@@ -196,7 +196,7 @@ def _load(model: BiophysicalModel) -> ResponseNetwork:
 
 def network_of(response: Response, target: Target, prototypes: int) -> ResponseNetwork:
     """Return a network with random weights."""
-    from xland.biophysical.response import ResponseNetwork
+    from xland.biophysical.network import ResponseNetwork
 
     alive = [name not in _NEVER for name in CLASS_NAMES]
     return ResponseNetwork(response, FEATURES, alive, target.most, prototypes)

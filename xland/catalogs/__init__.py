@@ -13,9 +13,9 @@ from typing import Any
 _PUBLIC = {
     "Catalog": "catalog",
     "Entry": "entry",
-    "open_entry": "opening",
+    "open_entry": "finding",
     "publish": "publishing",
-    "read_catalog": "opening",
+    "read_catalog": "finding",
 }
 
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605 - a list of str

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xland.catalogs.entry import Entry, entry_of, version_of
-from xland.catalogs.files import Content, change_file, changing, lock, read_file
-from xland.catalogs.opening import find_entry, read_products
+from xland.catalogs.finding import find_entry, read_products
 from xland.catalogs.rules import check_entry, check_name, split_name
 from xland.catalogs.view import CatalogView
+from xland.catalogs.yaml_files import Content, change_file, changing, lock, read_file
 from xland.errors import CatalogError, XlandError
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xland.catalogs.entry import Entry, as_table, entry_of, metadata_of
-from xland.catalogs.files import CatalogFile, read_file, refresh_index
-from xland.catalogs.opening import file_digest, open_source, read_products
+from xland.catalogs.finding import file_digest, open_source, read_products
 from xland.catalogs.rules import check_entry, for_intake_2, foreign
+from xland.catalogs.yaml_files import CatalogFile, read_file, refresh_index
 from xland.errors import CatalogError, XlandError
 from xland.store.reading import read_finished, store_digest, verify
 

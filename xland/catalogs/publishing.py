@@ -17,11 +17,11 @@ import xarray as xr
 
 from xland.arguments import checked, shown
 from xland.catalogs.entry import metadata_of, plain, version_of
-from xland.catalogs.files import CatalogFile, Content, change_file, changing, lock, read_file
-from xland.catalogs.opening import file_digest, open_netcdf, read_products
+from xland.catalogs.finding import file_digest, open_netcdf, read_products
 from xland.catalogs.page import write_preview
 from xland.catalogs.rules import FOLDER_1, check_entry, check_name, product_file, product_source, relative_path
 from xland.catalogs.view import CatalogView, publisher_of
+from xland.catalogs.yaml_files import CatalogFile, Content, change_file, changing, lock, read_file
 from xland.errors import CatalogError
 from xland.paths import local_path, make_folder
 from xland.store.publisher import Publisher, read_publisher

@@ -11,8 +11,8 @@ from typing import Any
 import xarray as xr
 
 from xland.catalogs.entry import Entry, as_table, entry_of
-from xland.catalogs.files import CatalogFile, read_file
-from xland.catalogs.opening import find_entry, open_entry, place_of, read_products
+from xland.catalogs.finding import find_entry, open_entry, place_of, read_products
+from xland.catalogs.yaml_files import CatalogFile, read_file
 from xland.errors import CatalogError
 from xland.geo.conventions import listed
 from xland.paths import without_password

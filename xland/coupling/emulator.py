@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from xland.arguments import checked, choose_names, shown
 from xland.coupling.grids import AnyGrid, CellGrid, GridLike, Region, as_grid
 from xland.coupling.kept import Kept, bytes_of, frozen, made_once
+from xland.coupling.offered import VARIABLES, Shares, Variable
 from xland.coupling.remapping import Weights, residual, weights_of
-from xland.coupling.variables import VARIABLES, Shares, Variable
 from xland.coupling.windows import Windows
 from xland.datasets.wheels import cache_dir
 from xland.downscaling.call import Device, Direction, downscale, target_grid
@@ -142,7 +142,7 @@ class Emulator:
             (:mod:`xland.coupling.grids`). Maps are remapped to those by area: `shares` and covers are of the land of
             the cell, and ``shares * land_fraction * cell_area`` adds up to the area of each class on the map.
         variables : str or sequence of str
-            Names in :data:`xland.coupling.variables.VARIABLES`: ``land_use``, ``shares``, ``land_fraction``,
+            Names in :data:`xland.coupling.offered.VARIABLES`: ``land_use``, ``shares``, ``land_fraction``,
             ``fraclut``, ``cvh``, ``cvl``, ``cur``, ``cl``.
 
         Returns

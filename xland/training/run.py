@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from xland.arguments import checked
-from xland.biophysical.blocks import VegetationConfiguration, read_vegetation
 from xland.biophysical.model import BiophysicalModel
+from xland.biophysical.samples import VegetationConfiguration, read_vegetation
 from xland.clusters import open_cluster, slurm
 from xland.errors import ConfigurationError
 from xland.models.checkpoint import Checkpoint

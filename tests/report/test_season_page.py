@@ -8,8 +8,8 @@ import xarray as xr
 
 from xland.errors import GridError
 from xland.geo.grid import Grid
-from xland.report.season import season_page, season_section
-from xland.scores.season import assess_season
+from xland.report.season_page import season_page, season_section
+from xland.scores.seasonality import assess_season
 
 GRID = Grid(0.25, 50.0, 5.0, 3, 4)
 CYCLE = 2 - np.cos(2 * np.pi * (np.arange(12) - 0.5) / 12)

@@ -20,8 +20,8 @@ import xarray as xr
 
 from xland.arguments import guess
 from xland.catalogs.entry import version_of
-from xland.catalogs.files import CatalogFile, read_file
 from xland.catalogs.rules import check_entry, split_name
+from xland.catalogs.yaml_files import CatalogFile, read_file
 from xland.errors import CatalogError, MissingDependencyError, StoreError, XlandError
 from xland.geo.conventions import READING, from_files
 from xland.paths import address_of, is_url, without_password

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xland.errors import ForcingError, GridError, TimeError, VocabularyError
-from xland.forcing.changes import apply_changes, states_from_changes
+from xland.forcing.net_changes import apply_changes, states_from_changes
 from xland.geo.grid import Grid
-from xland.sources.changes import open_changes
+from xland.sources.hilda_changes import open_changes
 from xland.sources.observed import open_hilda
 from xland.vocabulary import CLASS_NAMES
 

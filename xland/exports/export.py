@@ -86,11 +86,11 @@ def export(
         check_ending(target, *_ENDINGS[form])
     steps = _steps(_chosen(maps, variables), years)
     if form in ("zarr2", "pyramid"):
-        from xland.exports import folders
+        from xland.exports import placing
 
         check_store_place(target, overwrite=overwrite)
         whole = steps[0][1] if len(steps) == 1 else _joined(steps)
-        write = folders.write_zarr2 if form == "zarr2" else folders.write_pyramid
+        write = placing.write_zarr2 if form == "zarr2" else placing.write_pyramid
         return [write(whole, target, progress=progress)]
     if form == "netcdf":
         return _netcdf(steps, target, per, overwrite=overwrite, progress=progress)

@@ -18,7 +18,7 @@ from xland.report import charts
 from xland.report.judgement import MAX_PIXELS
 from xland.report.parts import Cell, Chart, Gallery, Legend, Part, Row, Section, Table, Tile
 from xland.report.pictures import cividis, extent, scale_picture
-from xland.scores.season import SEASON_SCORES, SeasonScores
+from xland.scores.seasonality import SEASON_SCORES, SeasonScores
 from xland.scores.tables import figure
 
 _MONTHS = (
@@ -58,7 +58,7 @@ def season_page(
     Parameters
     ----------
     scores : SeasonScores
-        From :func:`xland.scores.season.assess_season`; the first prediction is the one that is judged.
+        From :func:`xland.scores.seasonality.assess_season`; the first prediction is the one that is judged.
     path : path
         The file; an existing one is replaced at once or not at all.
     maps : mapping of name to DataArray (month, latitude, longitude), optional

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xland.errors import GridError, NothingToScoreError
-from xland.scores.season import assess_season
+from xland.scores.seasonality import assess_season
 
 
 def season(peak: float = 6.0, mean: float = 2.0, half: float = 1.0) -> np.ndarray:

@@ -30,8 +30,8 @@ def states_from_changes(
     start : DataArray, or Dataset with ``land_use``
         Class codes of one year. It is read at once.
     changes : DataArray (time, class, lat, lon)
-        Net changes in km2, as :func:`xland.sources.changes.open_changes` returns them. The first step begins with the
-        year of the map.
+        Net changes in km2, as :func:`xland.sources.hilda_changes.open_changes` returns them. The first step begins with
+        the year of the map.
     unplaced : float
         Largest share of all changes that may be left out: losses of classes that the map does not have there, and what
         does not balance.
