@@ -12,7 +12,7 @@ import xland
 from tests.raising_backend import raising_dataset
 from tests.strategies import canonical_states, layouts
 from xland.errors import ForcingError, GridError, VocabularyError
-from xland.forcing.conversion import GROUPS, Crossing, _convert_year, _parts, proportions, read_mapping
+from xland.forcing.conversion import GROUPS, _shares, _split, convert_year, proportions, read_mapping
 from xland.forcing.read import read_forcing
 from xland.geo.grid import Grid
 from xland.vocabulary import LUH2_STATES, LUH3_STATES
@@ -54,11 +54,10 @@ def test_the_states_of_a_class_sum_to_it_however_it_is_split(seed):
     values = random.dirichlet(np.full(6, 0.3), HALF.shape)[..., :5].transpose(2, 0, 1).astype(np.float32)
     values[:, random.random(HALF.shape) < 0.3] = np.nan
     reference = random.dirichlet(np.full(13, 0.3), QUARTER.shape)[..., :12].transpose(2, 0, 1)
-    crossing = Crossing(tuple((name, _parts(name, states)) for name, states in MAPPING.items()))
-    groups = [reference[[LUH2_STATES.index(state) for state in states]] for states in crossing.split]
+    parts = {name: _shares(name, states) for name, states in MAPPING.items()}
+    groups = [reference[[LUH2_STATES.index(state) for state in states]] for states in _split(parts)]
     split = np.concatenate([reference, *(proportions(each, QUARTER, ()) for each in groups)])
-    grids = {"source": HALF, "target": QUARTER}
-    found = _convert_year(values, split, crossing=crossing, **grids, of_land=False, rest=None, fill=False)
+    found = convert_year(values, split, parts=parts, states=LUH2_STATES, source=HALF, target=QUARTER)
     area = np.nansum(found * QUARTER.cell_area()[:, None], axis=(1, 2))
     wanted = np.nansum(values * HALF.cell_area()[:, None], axis=(1, 2), dtype=np.float64)
     for name, each in zip(NAMES, wanted, strict=True):

@@ -33,7 +33,6 @@ from xland.datasets.prepared import (
     POPULATION_RADII,
     PREDICTORS,
     RUGGEDNESS_REACH,
-    coordinates,
     elevation,
     era5_climate,
     has_all,
@@ -132,7 +131,7 @@ def create(
     """
     import zarr
 
-    axes: dict[str, Any] = dict(coordinates(grid))
+    axes: dict[str, Any] = grid.coordinates
     if years:
         axes = {"time": ("time", np.array(years), {"long_name": "calendar year", "axis": "T"}), **axes}
     if monthly:

@@ -216,7 +216,7 @@ def era5_climate() -> xr.Dataset:
     # its file gives the units of GRIB, kelvin and metres; its values are these
     ds["tas"].attrs = {"standard_name": "air_temperature", "units": "degC", **given, **period}
     ds["pr"].attrs = {"long_name": "precipitation of the month", "units": "mm", **given, **period}
-    for name, (_, _, attrs) in coordinates(Grid.world(1)).items():
+    for name, (_, _, attrs) in Grid.world(1).coordinates.items():
         ds[name].attrs = attrs
     ds.attrs = {"title": source("era5").title, **given}
     return ds
@@ -227,15 +227,7 @@ def _on_world(name: str, data: Any, dataset: str, attrs: dict[str, Any]) -> xr.D
     grid = Grid.world(180 / wanted.rows)
     if data.shape != grid.shape:
         raise DatasetError(f"{wanted.members[0]} holds {data.shape} cells instead of {grid.shape}")
-    return xr.DataArray(data, coordinates(grid), ("lat", "lon"), name, {**attrs, **wanted.attributes})
-
-
-def coordinates(grid: Grid) -> dict[str, tuple[str, NDArray[np.float64], dict[str, str]]]:
-    """Latitude and longitude of a grid with their CF attributes."""
-    return {
-        "lat": ("lat", grid.latitude, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
-        "lon": ("lon", grid.longitude, {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
-    }
+    return xr.DataArray(data, grid.coordinates, ("lat", "lon"), name, {**attrs, **wanted.attributes})
 
 
 def _open_tiff(dataset: str) -> Any:

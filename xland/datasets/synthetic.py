@@ -28,7 +28,6 @@ from xland.datasets.prepared import (
     POPULATION_RADII,
     PREDICTORS,
     RUGGEDNESS_REACH,
-    coordinates,
 )
 from xland.errors import DatasetError, GridError, TimeError
 from xland.geo.conventions import check_years
@@ -204,8 +203,8 @@ def synthetic_world(
     }
     attributes = {**flag_attributes(), **about}
     return SyntheticWorld(
-        forcing=xr.Dataset(forcing, {**time, **coordinates(coarse)}, about),
-        land_use=xr.DataArray(maps, {**time, **coordinates(landscape.grid)}, dims, "land_use", attributes),
+        forcing=xr.Dataset(forcing, {**time, **coarse.coordinates}, about),
+        land_use=xr.DataArray(maps, {**time, **landscape.grid.coordinates}, dims, "land_use", attributes),
         static=landscape.static.assign_attrs(about),
     )
 
@@ -462,7 +461,7 @@ def _dataset(fields: dict[str, Field], grid: Grid) -> xr.Dataset:
     variables = {
         name: (("lat", "lon"), np.asarray(fields[name], dtype=np.float32), attributes[name]) for name in attributes
     }
-    return xr.Dataset(variables, coordinates(grid))
+    return xr.Dataset(variables, grid.coordinates)
 
 
 def _standard(field: NDArray[np.floating], land: NDArray[np.bool_]) -> Field:

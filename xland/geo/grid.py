@@ -126,6 +126,14 @@ class Grid:
         return self.latitude, self.longitude
 
     @property
+    def coordinates(self) -> dict[str, tuple[str, NDArray[np.float64], dict[str, str]]]:
+        """Coordinates ``lat`` and ``lon`` for xarray, with their CF attributes."""
+        return {
+            "lat": ("lat", self.latitude, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
+            "lon": ("lon", self.longitude, {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
+        }
+
+    @property
     def corner(self) -> tuple[int, int]:
         """Rows from 90 N and columns from 180 W to the first cell: the place of this grid on the world's lattice."""
         return round((90.0 - self.north) / self.resolution), round((self.west + 180.0) / self.resolution)

@@ -74,11 +74,6 @@ def read_bytes(path: Path) -> bytes:
         raise CatalogError(f"the catalog {path} cannot be read: {getattr(error, 'strerror', error)}") from error
 
 
-def read_yaml(path: Path) -> Any:
-    """Return the content of a file; a :class:`CatalogError` if it is not a plain file, or not plain YAML."""
-    return parse(decoded(read_bytes(path), f"the catalog {path}"), f"the catalog {path}")
-
-
 def decoded(content: bytes, what: str) -> str:
     """Return bytes as text; a :class:`CatalogError` if they are not UTF-8."""
     try:
