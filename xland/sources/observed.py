@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from xland import vocabulary
 from xland.errors import GridError, StoreError, TimeError, VocabularyError
 from xland.geo.conventions import attach_crs, with_years, years_along
-from xland.geo.grid import Grid
-from xland.geo.orientation import XarrayObject, find_names, grid_of
+from xland.geo.grid import Grid, regular_step
+from xland.geo.orientation import AXES, XarrayObject, find_names, grid_of
 from xland.paths import local_path
 from xland.reading.variables import Declared, check_array, declared_by, no_data, unreadable, with_named_reads
 from xland.untrusted.netcdf import check_file
@@ -39,10 +39,6 @@ _YEAR_IN_NAME = re.compile(r"(?<!\d)(1[89]\d\d|2[01]\d\d)(?!\d)")
 _SOURCE = "HILDA+: Winkler et al. (2021), doi 10.1038/s41467-021-22702-2"
 _BLOCK = 1200  # cells of a block in each direction: 48 coarse cells of 0.25 degree on 0.01 degree
 
-_ATTRIBUTES = {
-    "lat": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
-    "lon": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
-}
 _TIFFS = {".tif", ".tiff"}
 DRIVER = "GTiff"
 """The one driver of GDAL that is used: others, such as that of virtual rasters, read what a file tells them to."""
@@ -148,7 +144,7 @@ def open_map(path: str | Path, table: Mapping[int, str] = vocabulary.IGBP, year:
         When computed: codes that the table does not know, with the file's name.
     """
     place = local_path(path, what="a raster")
-    codes, lat, lon = _open_raster(place)
+    codes, lat, lon = _open_codes(place)
     grid, ascending, descending, start = grid_of(lat, lon, place.name)
     row = np.arange(lat.size)[:: -1 if ascending else 1]
     column = np.roll(np.arange(lon.size)[:: -1 if descending else 1], -start)
@@ -160,30 +156,21 @@ def open_map(path: str | Path, table: Mapping[int, str] = vocabulary.IGBP, year:
 def with_crs(obj: XarrayObject) -> XarrayObject:
     """Attach the reference system (EPSG:4326), as rioxarray and, once written, GDAL understand it.
 
-    Parameters
-    ----------
-    obj : Dataset or DataArray
-        With the dimensions ``lat`` and ``lon`` in degrees.
-
-    Returns
-    -------
-    same type
-        With a scalar coordinate ``spatial_ref`` that every map refers to as its grid mapping. No
-        transform is stored with it: that would be wrong as soon as a region is selected.
-
-    Raises
-    ------
-    GridError
-        If there is no ``lat`` or ``lon``.
+    The object has the dimensions ``lat`` and ``lon`` in degrees, or a :class:`GridError` is raised. It is returned with
+    a scalar coordinate ``spatial_ref`` that every map refers to as its grid mapping. No transform is stored with it:
+    that would be wrong as soon as a region is selected.
     """
     absent = [dim for dim in ("lat", "lon") if dim not in obj.coords]
     if absent:
         raise GridError(f"a reference system needs coordinates lat and lon; missing: {', '.join(absent)}")
-    return attach_crs(obj.assign_coords({dim: (dim, obj[dim].values, _ATTRIBUTES[dim]) for dim in ("lat", "lon")}))
+    return attach_crs(obj.assign_coords({dim: (dim, obj[dim].values, AXES[dim]) for dim in ("lat", "lon")}))
 
 
-def _open_raster(path: Path) -> tuple[_Codes, _Axis, _Axis]:
-    """Look at a GeoTIFF of classes on latitude and longitude, without reading its values."""
+def open_raster(path: Path, *, masked: bool | None = None) -> tuple[xr.DataArray, bool]:
+    """Open a GeoTIFF on latitude and longitude without reading its values; return whether a mask has been applied.
+
+    By default that is so if the file has a mask.
+    """
     import rasterio
     import rioxarray
     from rasterio.enums import MaskFlags
@@ -191,16 +178,22 @@ def _open_raster(path: Path) -> tuple[_Codes, _Axis, _Axis]:
     if not path.exists():
         raise StoreError(f"{path} does not exist")
     try:
-        with rasterio.open(path, driver=DRIVER) as source:
-            masked = MaskFlags.per_dataset in source.mask_flag_enums[0]  # a mask band or a .msk file
+        if masked is None:
+            with rasterio.open(path, driver=DRIVER) as source:
+                masked = MaskFlags.per_dataset in source.mask_flag_enums[0]  # a mask band or a .msk file
         raster = rioxarray.open_rasterio(path, cache=False, driver=DRIVER, masked=masked)
     except OSError as error:
         raise unreadable(path, "GeoTIFF", error) from error
     if not isinstance(raster, xr.DataArray):
-        raise GridError(f"{path.name} holds several rasters; write the one of the classes to a file of its own")
+        raise GridError(f"{path.name} holds several rasters; write the one that is meant to a file of its own")
+    _refuse_reference(raster, path.name)
+    return raster, masked
+
+
+def _open_codes(path: Path) -> tuple[_Codes, _Axis, _Axis]:
+    raster, masked = open_raster(path)
     if raster.sizes["band"] != 1:
         raise GridError(f"{path.name} holds {raster.sizes['band']} bands; a map of classes has one")
-    refuse_reference(raster, path.name)
     check_array(raster, path.name, VocabularyError)
     declared = declared_by(raster.variable, path.name, VocabularyError)
     values = with_named_reads(raster, path.name).variable.isel(band=0)
@@ -208,7 +201,7 @@ def _open_raster(path: Path) -> tuple[_Codes, _Axis, _Axis]:
     return codes, raster["y"].values, raster["x"].values
 
 
-def refuse_reference(raster: xr.DataArray, name: str) -> None:
+def _refuse_reference(raster: xr.DataArray, name: str) -> None:
     """Refuse a raster that is not on latitude and longitude from Greenwich, north up; GridError says what to do."""
     crs, transform = raster.rio.crs, raster.rio.transform()
     if crs is None:
@@ -241,7 +234,7 @@ def _hilda_rasters(place: Path) -> tuple[dict[int, _Codes], _Axis, _Axis]:
             raise TimeError(
                 f"{found[year].path.name} and {path.name} both hold {year}: keep each product in its own folder"
             )
-        found[year], lat, lon = _open_raster(path)
+        found[year], lat, lon = _open_codes(path)
         axes.append((lat, lon))
         if any(own.shape != first.shape or own[0] != first[0] for own, first in zip(axes[-1], axes[0], strict=True)):
             raise GridError(f"{path.name} is on another grid than {paths[0].name}")
@@ -379,12 +372,7 @@ def _nearest(
     values: NDArray[Any], wanted: NDArray[np.float64], resolution: float, what: str
 ) -> tuple[int, NDArray[np.intp]]:
     centres = np.asarray(values, np.float64)
-    if centres.size < 2 or not np.isfinite(centres).all():
-        raise GridError(f"{what} needs at least two finite cell centres")
-    step = (centres[-1] - centres[0]) / (centres.size - 1)
-    off = np.abs(centres - (centres[0] + step * np.arange(centres.size)))
-    if step == 0 or off.max() > 0.1 * abs(step):
-        raise GridError(f"{what} is not evenly spaced (position {int(off.argmax())})")
+    step = regular_step(centres, what)
     if abs(abs(step) / resolution - 1) > 5e-3:
         raise GridError(
             f"{what} has cells of {abs(step):g} degree; expected were about {resolution:g}: "
