@@ -297,7 +297,7 @@ def proportions(amounts: NDArray[Any], grid: Grid, names: Sequence[str]) -> NDAr
     return (amounts[:, *near] / total[near]).astype(np.float32)
 
 
-def convert_year(
+def _convert_year(
     values: NDArray[np.float32],
     reference: NDArray[np.float32] | None,
     *,
@@ -371,4 +371,4 @@ def _checked_year(
 ) -> NDArray[np.float32]:
     """Check the fractions of one year and convert them; all arrays begin with the year."""
     check_values(dict(zip(options["parts"], values[0], strict=True)), options["source"].centres, int(years[0]))
-    return convert_year(np.clip(values[0], 0, 1), reference, **options)[None].astype(np.float32)
+    return _convert_year(np.clip(values[0], 0, 1), reference, **options)[None].astype(np.float32)
