@@ -130,10 +130,8 @@ SINCE = {"units": "years since 2000-01-01"}
         (np.array(["2015-01-01", "NaT"], "datetime64[ns]"), {}, "1 of 2 steps have no date"),
         (["2015", "2016"], {}, "cannot be read as years"),
         ([1e20, 2e20], SINCE, "are not finite, or fill values"),
-        ([2000, 9.96921e36], SINCE, "are not finite, or fill values"),
         ([np.inf, 2000], SINCE, "are not finite, or fill values"),
         ([0, 1], {**SINCE, "scale_factor": 2}, r"is packed \(scale_factor\)"),
-        ([2014.2, 2014.7], {}, "not calendar years"),
         ([2500, 2501], {}, "values from 2500 to 2501 without units are not calendar years from 850 to 2500"),
         ([1.0, 2.0], {"units": "fortnights"}, "units 'fortnights' are not known"),
         ([1.0, 2.0], {"units": "fortnights since 850-01-01"}, "cannot be decoded"),
@@ -235,7 +233,6 @@ def test_others_copy_a_store_to_netcdf_without_a_warning(tmp_path):
 
 @pytest.mark.parametrize("name", ["time", "year"])
 def test_integer_years_come_out_as_dates_that_xarray_selects_groups_and_resamples(name):
-    """As the page on notebooks shows, also where the caller's dimension is called ``year``."""
     years = np.arange(2010, 2101, 5)
     values = xr.Dataset({"area": (name, years.astype(float))})
     dated = with_years(values, [*map(int, years)], name)

@@ -51,7 +51,6 @@ def virtual(file, secret):
 CHANGES = {
     "values in another file": lambda f, secret: f.create_dataset("more", (2, 8), "u1", external=[(secret, 0, 16)]),
     "is a link to elsewhere": lambda f, secret: f.__setitem__("more", h5py.ExternalLink(secret, "/land_use")),
-    "link to elsewhere": lambda f, _: f.__setitem__("more", h5py.SoftLink("/land_use")),
     "values from other files": virtual,
     "two places": lambda f, _: f.create_group("a").__setitem__("b", f["/"]),
     "filter 32000": lambda f, _: f.create_dataset("more", (8,), "i4", chunks=(4,), compression="lzf"),
