@@ -232,18 +232,14 @@ def test_sources_open_lazily_on_the_world_grid(shared):
     np.testing.assert_allclose(igbp.lat, Grid.world(2.0).latitude)
 
 
-def test_the_climate_of_each_month_has_its_units_and_runs_from_west_to_east(shared):
-    ds = datasets.era5_climate()
-    assert ds.tas.chunks is not None
-    assert (ds.tas.attrs["units"], ds.pr.attrs["units"]) == ("degC", "mm")
-    assert ds.lon.values[[0, -1]].tolist() == [-180, 175]
-    np.testing.assert_array_equal(ds.tas.sel(lon=-90), TODAY.t2m.sel(longitude=270))
-    np.testing.assert_array_equal(ds.pr.sel(lon=90), TODAY.tp.sel(longitude=90))
-
-
 def test_growing_conditions_come_from_the_climate_of_each_month(shared):
     ds, grid = datasets.static_predictors(1.0), Grid.world(5.0)
     months = datasets.era5_climate()
+    assert months.tas.chunks is not None
+    assert (months.tas.attrs["units"], months.pr.attrs["units"]) == ("degC", "mm")
+    assert months.lon.values[[0, -1]].tolist() == [-180, 175]
+    np.testing.assert_array_equal(months.tas.sel(lon=-90), TODAY.t2m.sel(longitude=270))
+    np.testing.assert_array_equal(months.pr.sel(lon=90), TODAY.tp.sel(longitude=90))
     between = [
         sum(months[name].roll(lon=-east).shift(lat=-south).values[:, :-1] for south in (0, 1) for east in (0, 1)) / 4
         for name in ("tas", "pr")
@@ -315,6 +311,12 @@ def test_climate_is_that_of_the_points_moved_to_the_height_of_the_cell(shared):
     np.testing.assert_allclose(ds.warmest_month, moved.max(axis=-1), atol=0.02)
     np.testing.assert_allclose(ds.coldest_month, moved.min(axis=-1), atol=0.02)
     assert float(ds.warm_precipitation.max()) < float(ds.precipitation.max())
+    months = datasets.monthly_climate()
+    assert (months.tas.dims, months.month.values.tolist()) == (("month", "lat", "lon"), list(range(1, 13)))
+    np.testing.assert_allclose(months.tas, moved.transpose(2, 0, 1), atol=0.02)
+    np.testing.assert_allclose(months.pr.sum("month"), ds.precipitation, rtol=2e-3)
+    assert (months.tas.attrs["units"], months.pr.attrs["units"]) == ("degC", "mm month-1")
+    assert "P.1510-1" in months.tas.attrs["source"]
 
 
 def test_people_are_spread_and_none_is_lost(shared):
@@ -541,12 +543,3 @@ def test_real_land_use_at_known_places(reference_data):
     fractions = datasets.class_fractions()
     assert fractions.sizes == {"time": 1, "lat": 720, "lon": 1440}
     assert float(fractions.forest.sel(lat=-3, lon=-65, method="nearest")[0]) > 0.95
-
-
-def test_the_climate_of_a_month_is_that_of_the_points_moved_to_the_height_of_the_cell(shared):
-    months, year = datasets.monthly_climate(), datasets.static_predictors(5.0)
-    assert (months.tas.dims, months.month.values.tolist()) == (("month", "lat", "lon"), list(range(1, 13)))
-    np.testing.assert_allclose(months.tas.max("month"), year.warmest_month, atol=0.02)
-    np.testing.assert_allclose(months.pr.sum("month"), year.precipitation, rtol=2e-3)
-    assert (months.tas.attrs["units"], months.pr.attrs["units"]) == ("degC", "mm month-1")
-    assert "P.1510-1" in months.tas.attrs["source"]

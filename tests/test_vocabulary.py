@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from xland import vocabulary
-from xland.errors import VocabularyError, XlandError
+from xland.errors import VocabularyError
 from xland.vocabulary import (
     CLASS_NAMES,
     CLASSES,
@@ -102,10 +102,8 @@ WIDE = {111: "urban", 523: "ocean", -1: "water"}
     ],
 )
 def test_codes_that_the_table_does_not_know_are_refused_and_counted(codes, table, message):
-    with pytest.raises(VocabularyError, match=message) as caught:
+    with pytest.raises(VocabularyError, match=message):
         translate(np.array(codes), table)
-    assert isinstance(caught.value, XlandError)
-    assert isinstance(caught.value, ValueError)
 
 
 def test_codes_beyond_a_byte_and_below_zero_are_known_if_the_table_knows_them():
@@ -122,13 +120,6 @@ def test_flags_are_as_cf_wants_them():
     assert (some["flag_values"].tolist(), some["flag_meanings"]) == ([7, 1], "water urban")
     with pytest.raises(VocabularyError, match="sea"):
         flag_attributes(("sea",))
-
-
-def test_tables_cannot_be_changed_by_accident():
-    with pytest.raises(TypeError):
-        HILDA_BASE[1] = "forest"
-    with pytest.raises(AttributeError):
-        CLASSES[0].code = 3
 
 
 @pytest.mark.parametrize("bad", [1.5, np.nan, -1, 260, "forest"])
