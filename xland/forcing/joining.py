@@ -20,15 +20,9 @@ from xland.reading.limits import ValueProblem
 def join_forcing(past: Forcing, future: Forcing, first: int, last: int, *, name: str) -> xr.Dataset:
     """Return the years of a future from `first` on, with those of the past up to `last` in place of its own.
 
-    Years after `last` that the future lacks are the past's. Both must have the same states in the first year that both
-    have: it is compared when it is computed.
-
-    Raises
-    ------
-    GridError
-        If they are on different cells.
-    ForcingError
-        If a variable is in one of them only, and when values are computed, if states differ by more than 0.001.
+    Years after `last` that the future lacks are the past's. :class:`GridError` if they are on different cells;
+    :class:`ForcingError` if a variable is in one of them only and, when the first year that both have is computed, if
+    states differ by more than 0.001.
     """
     if not past.grid.same_as(future.grid):
         raise GridError(

@@ -223,10 +223,7 @@ def check_values(states: Mapping[str, NDArray[Any]], place: Place, year: int) ->
 
 
 def check_coverage(states: Mapping[str, NDArray[Any]], expected: NDArray[np.bool_], place: Place, year: int) -> None:
-    """Refuse cells without data where the model relies on data: the map would be invented there.
-
-    ``expected`` (rows, columns) are the cells that hold land and had data when the model was trained.
-    """
+    """Refuse cells without data among the expected, which hold land and had data when the model was trained."""
     empty = without_data(states, expected)
     if empty.any():
         fault = f"that hold land, and had data when the model was trained, are NaN in {year}"
@@ -263,8 +260,7 @@ def check_lattice(grid: Grid) -> None:
 def value_problems(states: Mapping[str, NDArray[Any]], place: Place) -> list[ValueProblem]:
     """Return what is wrong with (rows, columns) fractions of one year, and with ``secma`` and ``secmb``.
 
-    That is infinities; NaN in some states of a cell but not in all (NaN in all is ocean or no data); values below 0 or
-    above 1 (1e4 years of age, 1e3 kg m-2 of biomass); sums above 1.
+    NaN in all states of a cell is ocean or no data.
     """
     problems: list[ValueProblem] = []
 

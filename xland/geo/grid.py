@@ -242,10 +242,7 @@ def nesting_factor(fine: Grid, coarse: Grid) -> int:
 
 
 def places(part: Grid, whole: Grid) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns of ``whole`` at which the cells of ``part`` are; -1 for those outside it.
-
-    Longitude is a ring. On grids of another resolution, or whose edges do not meet, all cells are outside.
-    """
+    """Rows and columns of ``whole`` at which the cells of ``part`` are; -1 outside it, or on another lattice."""
     rows, columns = np.full(part.rows, -1), np.full(part.columns, -1)
     cells = np.array([whole.north - part.north, part.west - whole.west]) / whole.resolution
     meet = (abs(cells - np.rint(cells)) < 2 * LATTICE_TOLERANCE).all()

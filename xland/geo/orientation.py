@@ -60,9 +60,9 @@ class Names:
 
 
 def find_names(obj: xr.Dataset | xr.DataArray, kind: str, *, what: str) -> Names | None:
-    """Find what the caller calls ``latitude``, ``longitude`` or ``time``; None only where there is no time dimension.
+    """Find what the caller calls ``latitude``, ``longitude`` or ``time``, or raise a :class:`GridError`.
 
-    :class:`GridError` if the dimension is missing or ambiguous, or its coordinate has two dimensions.
+    None is returned only where there is no time dimension.
     """
     for index in obj.xindexes.values():
         if isinstance(index, xr.indexes.PandasMultiIndex):
@@ -214,7 +214,7 @@ def _check_degrees(coordinate: xr.Variable, name: Hashable, kind: str, what: str
 def check_reference(obj: xr.Dataset | xr.DataArray, what: str) -> None:
     """Refuse a projection, a rotated pole, another meridian, and coordinates that are not the middles of their bounds.
 
-    The object must be whole, as bounds and grid mappings are often variables beside those that are read.
+    ``obj`` is a whole Dataset: bounds and grid mappings are often variables beside those that are read.
     """
     if isinstance(obj, xr.Dataset):
         variables: dict[Hashable, xr.Variable] = dict(obj.variables)

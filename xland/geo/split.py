@@ -102,10 +102,9 @@ def assign_cells(has_land: NDArray[np.bool_], seed: int = 0) -> NDArray[np.int8]
 def assign_years(
     years: Sequence[int], train: tuple[int, int] = (1960, 2000), test: tuple[int, int] = (2001, 2015)
 ) -> dict[int, Part]:
-    """Assign years to training and test by their (first, last) year, so that no map of a tested year was learned from.
+    """Assign years to training and test by their (first, last) year; by default as the published system does.
 
-    The defaults are those of the published system. :class:`ConfigurationError` if the two ranges overlap, or one ends
-    before it begins.
+    :class:`ConfigurationError` if the two ranges overlap, or one ends before it begins.
     """
     if train[0] > train[1] or test[0] > test[1] or (train[0] <= test[1] and test[0] <= train[1]):
         raise ConfigurationError(f"years {train} for training and {test} for the test must be ranges without overlap")

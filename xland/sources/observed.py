@@ -167,10 +167,7 @@ def with_crs(obj: XarrayObject) -> XarrayObject:
 
 
 def open_raster(path: Path, *, masked: bool | None = None) -> tuple[xr.DataArray, bool]:
-    """Open a GeoTIFF on latitude and longitude without reading its values; return whether a mask has been applied.
-
-    By default that is so if the file has a mask.
-    """
+    """Open a GeoTIFF on latitude and longitude lazily; say whether it is masked, by default where it has a mask."""
     import rasterio
     import rioxarray
     from rasterio.enums import MaskFlags
@@ -356,11 +353,9 @@ def _land_use(data: Any, grid: Grid, years: list[int] | None, **attributes: str)
 def nearest_cells(
     latitude: NDArray[Any], longitude: NDArray[Any], resolution: float, *, what: str
 ) -> tuple[Grid, NDArray[np.intp], NDArray[np.intp]]:
-    """Find the cells of a slightly different grid that are nearest to those of the world's grid.
+    """Find the part of the world's grid that lies within a file's cells, and the file's row and column nearest to each.
 
-    Cell centres of the file may run in either order of latitude; they are regular, and its cells differ from
-    ``resolution`` (degrees) by half a percent at most, or a :class:`GridError` says so. Returned are the part of the
-    world's grid whose centres lie within the file's cells, and the file's row and column for each of its own.
+    The file's cell centres are regular, in either order, and half a percent off ``resolution`` (degrees) at most.
     """
     world = Grid.world(resolution)
     north, row = _nearest(latitude, world.latitude, resolution, f"{what}: latitude")
