@@ -67,17 +67,13 @@ def test_bad_values_are_errors_with_place_count_and_remedy(value, message):
 
 
 def test_missing_states_are_an_error_and_the_others_are_looked_at():
-    ds = states().drop_vars(["pastr", "range"])
+    ds = states().drop_vars(["pastr", "range"]).rename(primn="temperature")
     ds["urban"][0, 0, 0] = np.inf
-    missing, infinite = found(examine(ds), "error")
-    assert missing.variable == "pastr, range"
-    assert infinite.variable == "urban"
-
-
-def test_a_dataset_without_states_says_what_is_missing_and_what_is_not_a_dataset_is_refused():
-    table = check(xr.Dataset({"temperature": states()["urban"]}))
-    assert found(table, "error")[0].variable == ", ".join(LUH2_STATES)
+    table = check(ds, model=None)
+    missing, infinite = found(table, "error")
+    assert (missing.variable, infinite.variable) == ("primn, pastr, range", "urban")
     assert table.facts["left aside"] == "temperature"
+    assert found(check(ds[["temperature"]]), "error")[0].variable == ", ".join(LUH2_STATES)
     with pytest.raises(ForcingError, match="the forcing is a DataArray; pass a Dataset"):
         check(states()["urban"])
 
@@ -278,16 +274,6 @@ def test_the_table_reads_as_text_as_html_and_as_a_dataframe():
     assert frame["count"].tolist()[0] == 1
     assert "<td>infinite</td>" in table._repr_html_()
     assert "<script>" not in table._repr_html_()
-
-
-def test_every_year_is_checked_with_or_without_a_progress_bar():
-    ds = states(tuple(range(2000, 2006)))[["urban"]]
-    ds["urban"][4:, 0, 0] = np.inf
-    quiet, shown = examine(ds, progress=False), examine(ds, progress=True)
-    assert quiet.facts["years"] == "2000-2005 (6)"
-    assert quiet.findings == shown.findings
-    infinite = found(quiet, "error")[-1]
-    assert (infinite.count, infinite.place[-4:]) == (2, "2004")
 
 
 @pytest.mark.shared_data

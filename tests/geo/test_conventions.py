@@ -241,14 +241,9 @@ def test_integer_years_come_out_as_dates_that_xarray_selects_groups_and_resample
     area = (dated.drop_indexes(["time", "year"]).swap_dims(year="time") if name == "year" else dated)["area"]
     assert area.sel(time=slice("2015", "2029")).values.tolist() == [2015, 2020, 2025]
     assert area.sel(time=area.time.dt.year % 50 == 0).values.tolist() == [2050, 2100]
-    decades = area.resample(time="10YS").mean()
-    assert decades.values[:2].tolist() == [2012.5, 2022.5]
-    assert decades.time.dt.year.values[:2].tolist() == [2010, 2020]
-    named = area.groupby((area.time.dt.year // 10 * 10).rename("decade")).mean()
-    assert named.sel(decade=2020) == 2022.5
-    assert area.groupby("year").mean().values.tolist() == years.tolist()
-    assert area.groupby("time.year").mean().values.tolist() == years.tolist()
-    assert area.diff("time").sum() == 90
+    assert area.resample(time="10YS").mean().sel(time="2020").values.tolist() == [2022.5]
+    for by in ("year", "time.year"):
+        assert area.groupby(by).mean().values.tolist() == years.tolist()
 
 
 def test_cells_of_a_size_that_does_not_divide_a_degree_have_their_own_edges():
