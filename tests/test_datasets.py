@@ -480,6 +480,7 @@ def test_a_store_of_a_former_release_without_digests_is_built_again(small):
         ("topography", datasets.elevation, "were expected"),
         ("land-mask", datasets.land_mask, "truth values"),
         ("koppen", datasets.koppen, "instead of"),
+        ("era5", datasets.era5_climate, r"era5-\w+\.nc holds .* were expected"),
         ("settlements", building.read_settlements, "holds no settlements"),
         ("lakes", building.read_lakes, "instead of 90 x 180"),
         (

@@ -9,6 +9,7 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.untrusted.maps import maps
 from xland.catalogs import open_entry
 from xland.errors import StoreError
 from xland.sources.files import open_coarse
@@ -16,11 +17,6 @@ from xland.sources.observed import open_map
 from xland.untrusted.netcdf import check_file
 
 h5py = pytest.importorskip("h5py")
-
-
-def maps() -> xr.Dataset:
-    codes = np.arange(48, dtype=np.uint8).reshape(6, 8)
-    return xr.Dataset({"land_use": (("lat", "lon"), codes)}, {"lat": 3 - np.arange(6.0), "lon": np.arange(8.0)})
 
 
 @pytest.fixture(scope="module", params=["h5netcdf", "netcdf4", "scipy"])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from tests.untrusted.maps import maps
 from xland.catalogs import open_entry
 from xland.errors import StoreError
 from xland.sources.files import open_coarse
@@ -64,11 +65,6 @@ def served(tmp_path, monkeypatch):
 def opened(tmp_path, url, driver="zarr"):
     (tmp_path / "c.yaml").write_text(f"sources: {{m: {{driver: {driver}, args: {{urlpath: '{url}'}}}}}}")
     return open_entry(tmp_path / "c.yaml", "m", allowed_schemes=("http",))
-
-
-def maps():
-    codes = np.arange(16, dtype=np.uint8).reshape(4, 4)
-    return xr.Dataset({"land_use": (("lat", "lon"), codes)}, {"lat": 3 - np.arange(4.0), "lon": np.arange(4.0)})
 
 
 def test_a_file_behind_a_url_is_compared_with_the_digest_in_the_catalog(served, tmp_path, monkeypatch):

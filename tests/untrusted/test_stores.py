@@ -13,6 +13,7 @@ import zarr.codecs as zarr_codecs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.untrusted import maps as untrusted_maps
 from xland.errors import StoreError
 from xland.store.reading import is_complete, open_store, store_digest, verify
 from xland.store.writing import write
@@ -31,11 +32,7 @@ VALUES = st.recursive(
 
 
 def maps() -> xr.Dataset:
-    codes = np.arange(48, dtype=np.uint8).reshape(6, 8)
-    names = xr.DataArray(np.array(["a", "bc"]), dims="kind")
-    return xr.Dataset(
-        {"land_use": (("lat", "lon"), codes), "names": names}, {"lat": 3 - np.arange(6.0), "lon": np.arange(8.0)}
-    )
+    return untrusted_maps.maps(names=("kind", np.array(["a", "bc"])))
 
 
 @pytest.fixture(scope="module", params=[2, 3])

@@ -147,7 +147,7 @@ def strips(rows: int, height: int, description: str) -> Iterable[slice]:
 
 def _build_land_mask(store: Path) -> None:
     wanted, path = source("land-mask"), fetch("land-mask")
-    grid = Grid.world(180 / wanted.rows)
+    grid = wanted.grid
     attrs = {"long_name": "land", "standard_name": "land_binary_mask", **wanted.attributes}
     array = create(store, grid, {"land": ("uint8", attrs)})["land"]
     # block by block: unpacked the mask takes a gigabyte
@@ -170,8 +170,8 @@ def _land() -> xr.DataArray:
 
 def _build_land_use(store: Path) -> None:
     igbp, land = modis_igbp(), _land()
-    grid = Grid.world(180 / source("modis-2019").rows)
-    factor = nesting_factor(Grid.world(180 / source("land-mask").rows), grid)
+    grid = source("modis-2019").grid
+    factor = nesting_factor(source("land-mask").grid, grid)
     attrs = {
         **vocabulary.flag_attributes(),
         **source("modis-2019").attributes,
@@ -188,7 +188,7 @@ def _build_land_use(store: Path) -> None:
 
 
 def _build_fractions(store: Path) -> None:
-    fine = Grid.world(180 / source("modis-2019").rows)
+    fine = source("modis-2019").grid
     coarse = fine.coarsen(FRACTION_FACTOR)
     land_use = open_prepared(build("land-use"))["land_use"]
     attrs = {
@@ -213,7 +213,7 @@ def _build_fractions(store: Path) -> None:
 def _build_static(store: Path, factor: int) -> None:
     import rasterio
 
-    mask, land, zones = Grid.world(180 / source("land-mask").rows), _land(), koppen()
+    mask, land, zones = source("land-mask").grid, _land(), koppen()
     grid, zone_factor = mask.coarsen(factor), round(factor * source("koppen").rows / mask.rows)
     topography = elevation().to_numpy()
     # a share is a count of cells: exact where the count fits a byte
@@ -334,7 +334,7 @@ def read_climate(topography: NDArray[np.float32]) -> Callable[[Grid, NDArray[np.
 def read_growing() -> Callable[[Grid], Fields]:
     """Compute today's growing conditions; return them as a function of a part of a world grid, by name."""
     ds = era5_climate().load()
-    grid = Grid.world(180 / source("era5").rows)
+    grid = source("era5").grid
     # from points on meridians and parallels to the centres of the cells between them
     months = {}
     for name in ("tas", "pr"):
@@ -354,9 +354,9 @@ def _read_today(
 
     The temperature is that of a smooth surface; the function says by how much cells at their height are colder.
     """
-    low = Grid.world(180 / source("temperature").rows)
+    low = source("temperature").grid
     smooth = aggregate(topography, topography.shape[0] // low.rows)
-    grid = Grid.world(180 / source("precipitation").rows)
+    grid = source("precipitation").grid
     # temperature on meridians and parallels, both ends included
     kelvin = _read_months("temperature", (low.rows + 1, low.columns + 1))
     axes = (start + low.resolution * np.arange(n) for start, n in ((-90, low.rows + 1), (-180, low.columns + 1)))

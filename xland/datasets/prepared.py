@@ -165,7 +165,7 @@ def elevation() -> xr.DataArray:
     """Return the height of the land surface on 5 arc-minutes, metres above sea level; 0 over sea. Dims (lat, lon)."""
     from dask import delayed
 
-    shape = Grid.world(180 / source("topography").rows).shape
+    shape = source("topography").grid.shape
     block = da.from_delayed(delayed(_read_topography, pure=True)(fetch("topography"), shape), shape, np.float32)
     return _on_world("elevation", block, "topography", {
         "standard_name": "surface_altitude", "long_name": "height of the surface above sea level", "units": "m",
@@ -202,7 +202,7 @@ def era5_climate() -> xr.Dataset:
     rows = source("era5").rows
     expected = {"month": 12, "latitude": rows + 1, "longitude": 2 * rows}
     if ds.sizes != expected:
-        raise DatasetError(f"{fetch('climate').name} holds {dict(ds.sizes)}; {expected} were expected")
+        raise DatasetError(f"{fetch('era5').name} holds {dict(ds.sizes)}; {expected} were expected")
     ds = ds.rename(t2m="tas", tp="pr", latitude="lat", longitude="lon").drop_encoding()
     ds = ds.assign_coords(lon=(ds["lon"] + 180) % 360 - 180).sortby("lon")
     period, given = {"comment": "Mean over 2000 to 2025."}, source("era5").attributes
@@ -217,7 +217,7 @@ def era5_climate() -> xr.Dataset:
 
 def _on_world(name: str, data: Any, dataset: str, attrs: dict[str, Any]) -> xr.DataArray:
     wanted = source(dataset)
-    grid = Grid.world(180 / wanted.rows)
+    grid = wanted.grid
     if data.shape != grid.shape:
         raise DatasetError(f"{wanted.members[0]} holds {data.shape} cells instead of {grid.shape}")
     return xr.DataArray(data, grid.coordinates, ("lat", "lon"), name, {**attrs, **wanted.attributes})
@@ -248,7 +248,7 @@ def static_identity(resolution: float = 0.05) -> str:
 
 def mask_cells(resolution: float) -> int:
     """Cells of the land mask along a cell of this resolution."""
-    mask = Grid.world(180 / source("land-mask").rows)
+    mask = source("land-mask").grid
     factor = round(resolution / mask.resolution)
     if factor < 1 or abs(resolution / mask.resolution / factor - 1) > 1e-6 or mask.rows % factor:
         raise GridError(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from xland.errors import DatasetError, StoreError
+from xland.geo.grid import Grid
 from xland.paths import local_path, replace_file
 
 
@@ -40,6 +41,11 @@ class Source:
     def suffix(self) -> str:
         """Ending of the file in the cache."""
         return PurePosixPath(self.members[0]).suffix if len(self.members) == 1 else ".zip"
+
+    @property
+    def grid(self) -> Grid:
+        """Cells of its array."""
+        return Grid.world(180 / self.rows)
 
     @property
     def attributes(self) -> dict[str, str]:
