@@ -158,7 +158,7 @@ def test_kinds_of_forest_need_the_forest_product_and_a_declared_fill_value_is_no
     ("years", "edit", "error", "message"),
     [
         ([1], lambda d: d.rename(LULC_states="x"), VocabularyError, "holds no LULC_states but x"),
-        ([1], lambda d: d.expand_dims(member=2), GridError, "more dimensions than time, latitude and longitude"),
+        ([1], lambda d: d.expand_dims(member=2), GridError, r"LULC_states: has the dimensions member \(2\) beside"),
         ([1], lambda d: d.drop_vars("latitude"), GridError, "latitude"),
         ([1961, 1961], lambda d: d, TimeError, "a year twice: 2 steps, 1 years"),
     ],

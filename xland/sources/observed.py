@@ -23,9 +23,17 @@ from xland import vocabulary
 from xland.errors import GridError, StoreError, TimeError, VocabularyError
 from xland.geo.conventions import attach_crs, with_years, years_along
 from xland.geo.grid import Grid, regular_step
-from xland.geo.orientation import AXES, XarrayObject, find_names, grid_of
+from xland.geo.orientation import AXES, XarrayObject, find_horizontal, find_names, grid_of
 from xland.paths import local_path
-from xland.reading.variables import Declared, check_array, declared_by, no_data, unreadable, with_named_reads
+from xland.reading.variables import (
+    Declared,
+    check_array,
+    declared_by,
+    no_data,
+    unreadable,
+    with_named_reads,
+    without_extra,
+)
 from xland.untrusted.netcdf import check_file
 
 HILDA_VARIABLE = "LULC_states"
@@ -258,20 +266,13 @@ def _hilda_netcdf(path: Path) -> tuple[dict[int, _Codes], _Axis, _Axis]:
             f"{path.name} holds no {name} but {', '.join(map(str, ds.data_vars)) or 'nothing'}: "
             "give the file of states of HILDA+"
         )
-    array = ds[name]
-    lat, lon, time = (find_names(array, kind, what=path.name) for kind in ("latitude", "longitude", "time"))
-    if lat is None or lon is None or lat.coordinate is None or lon.coordinate is None:
-        raise GridError(f"{path.name}: {name} has no latitude and longitude")
+    what, array = f"{path.name}: {name}", ds[name]
+    time, (lat, lon) = find_names(array, "time", what=what), find_horizontal(array, what=what)
     years = (_year_of(path),) if time is None else _hilda_years(ds, time.dimension, time.coordinate)
-    known = {lat.dimension, lon.dimension, time.dimension if time else None}
-    others = {dim: size for dim, size in array.sizes.items() if dim not in known}
-    if any(size > 1 for size in others.values()):
-        raise GridError(f"{path.name}: {name} has more dimensions than time, latitude and longitude: {others}")
-    what = f"{path.name}: {name}"
+    array = without_extra(array, [each.dimension for each in (time, lat, lon) if each], what, GridError)
     check_array(array, what, VocabularyError)
     declared = declared_by(array.variable, what, VocabularyError)
-    values = with_named_reads(array, what).variable
-    values = values.isel(dict.fromkeys(others, 0)).transpose(..., lat.dimension, lon.dimension)
+    values = with_named_reads(array, what).variable.transpose(..., lat.dimension, lon.dimension)
     steps = [values.isel({time.dimension: step}) if time else values for step in range(len(years))]
     found = {year: _Codes(path, each, declared) for year, each in zip(years, steps, strict=True)}
     if len(found) != len(years):
