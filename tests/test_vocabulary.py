@@ -14,6 +14,7 @@ from xland.vocabulary import (
     CROP_STATES,
     HILDA_BASE,
     HILDA_FOREST,
+    HILDA_FOREST_TYPES,
     IGBP,
     IGBP_NAMES,
     LAND_CLASSES,
@@ -54,6 +55,7 @@ def test_base_product_of_hilda_knows_44_only_as_all_forest():
 
 def test_forest_product_of_hilda_knows_44_as_one_of_six_types():
     assert set(translate(np.arange(40, 46), HILDA_FOREST)) == {vocabulary.FOREST}
+    assert set(HILDA_FOREST_TYPES) == set(HILDA_FOREST) - set(HILDA_BASE) | {44}
 
 
 def test_all_codes_of_igbp_have_a_class_and_a_name():

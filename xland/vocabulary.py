@@ -92,6 +92,11 @@ HILDA_FOREST: Mapping[int, str] = MappingProxyType({
 """HILDA+ ``-f`` product: 40 forest of unknown type, 41 evergreen needleleaf, 42 evergreen
 broadleaf, 43 deciduous needleleaf, 44 deciduous broadleaf, 45 mixed forest."""
 
+HILDA_FOREST_TYPES: Mapping[int, str] = MappingProxyType({
+    40: "unknown or other forest", 41: "evergreen needleleaf forest", 42: "evergreen broadleaf forest",
+    43: "deciduous needleleaf forest", 44: "deciduous broadleaf forest", 45: "mixed forest",
+})  # fmt: skip
+
 IGBP_NAMES: Mapping[int, str] = MappingProxyType({
     0: "water bodies", 1: "evergreen needleleaf forest", 2: "evergreen broadleaf forest",
     3: "deciduous needleleaf forest", 4: "deciduous broadleaf forest", 5: "mixed forest",
