@@ -100,27 +100,6 @@ def layouts(draw: st.DrawFn, grid: Grid) -> Layout:
 
 
 @st.composite
-def coarse_datasets(
-    draw: st.DrawFn,
-    *,
-    world: bool | None = None,
-    years: tuple[int, ...] = (2014, 2015),
-    names: tuple[str, ...] = LUH2_STATES,
-) -> xr.Dataset:
-    """LUH2-like Datasets of valid values in many orientations, chunkings and namings.
-
-    Parameters
-    ----------
-    world : bool, optional
-        Only global grids, or only regions; both by default.
-    years : tuple of int
-    names : tuple of str
-        Which states; class names make a Dataset of class fractions.
-    """
-    return draw(laid_out_pairs(world=world, years=years, names=names))[1]
-
-
-@st.composite
 def laid_out_pairs(draw: st.DrawFn, **arguments: Any) -> tuple[xr.Dataset, xr.Dataset]:
     """A canonical Dataset, and the same in some other layout."""
     grid = draw(grids(world=arguments.pop("world", None)))

@@ -120,31 +120,16 @@ def test_zone_shares_count_cells_and_sum_to_the_share_with_a_zone(factor, seed):
     assert predictors.land_share(np.ones((300, 600), bool), 300).tolist() == [[1.0, 1.0]], "no count overflows"
 
 
-def test_bilinear_returns_the_values_at_the_centres_and_their_mean_half_way():
-    source = Grid(1.0, 3.0, 0.0, 3, 4)
-    values = np.arange(12.0).reshape(3, 4) ** 2
-    np.testing.assert_allclose(predictors.bilinear(values, source, source), values)
-    between = predictors.bilinear(values, source, Grid(1.0, 2.5, 0.5, 1, 1))
-    assert between[0, 0] == pytest.approx(values[:2, :2].mean())
-
-
 @settings(max_examples=15, deadline=None)
 @given(st.tuples(*[st.floats(-1, 1)] * 3))
-def test_bilinear_is_smooth_across_the_date_line_and_the_poles(towards):
+def test_bilinear_is_smooth_across_the_date_line_and_the_poles_and_the_same_in_a_strip(towards):
     source, target = Grid.world(2.0), Grid.world(0.5)
     found = predictors.bilinear(tilted(source, towards), source, target)
     # linear interpolation over h is off by at most h^2 / 8 of the second derivative, in each direction
     bound = 2 * np.deg2rad(source.resolution) ** 2 / 8 * np.linalg.norm(towards)
     np.testing.assert_allclose(found / EARTH_RADIUS, tilted(target, towards) / EARTH_RADIUS, atol=bound + 1e-12, rtol=0)
-
-
-def test_a_strip_of_the_globe_interpolates_as_the_whole_globe_does():
-    source, target = Grid.world(2.0), Grid.world(0.5)
-    values = np.random.default_rng(1).normal(size=source.shape)
-    rows = slice(100, 140)
-    whole = predictors.bilinear(values, source, target)
-    part = predictors.bilinear(values, source, target.window(rows, slice(None)))
-    np.testing.assert_array_equal(part, whole[rows])
+    strip = predictors.bilinear(tilted(source, towards), source, target.window(slice(100, 140), slice(None)))
+    np.testing.assert_array_equal(strip, found[100:140])
 
 
 def great_circle(a: tuple[float, float], b: tuple[float, float]) -> float:
@@ -185,7 +170,6 @@ FIELD = np.zeros((3, 4))
         (lambda: predictors.coast_distance(np.ones((5, 12), bool), SMALL, 400), GridError, "does not fit the grid"),
         (lambda: predictors.depth_weighted(FIELD, [0, 0.3], [0.3, 1.0]), StaticError, "does not fit 2 layer bounds"),
         (lambda: predictors.root_weights([0, 0.2], [0.3, 1.0]), StaticError, "overlap above 0.3 m"),
-        (lambda: predictors.root_weights([0, 0.3], [0.3, 0.3]), StaticError, "bottom below its top"),
         (lambda: predictors.root_weights([-1, 0.3], [0.3, 1.0]), StaticError, "positive down"),
         (lambda: predictors.root_weights([0], [0.3, 1.0]), StaticError, "one top and one bottom each"),
         (lambda: predictors.root_weights([0], [1], decay=1.5), StaticError, "between 0 and 1"),

@@ -197,11 +197,9 @@ def check_codes(
     hidden: int | None = None,
     error: type[XlandError] = VocabularyError,
 ) -> NDArray[np.uint8]:
-    """Return class codes as uint8, or say which codes are unknown, how many and where.
+    """Return class codes as uint8, or raise `error`, which says which codes are unknown, how many and where.
 
-    `codes` (..., rows, columns) are whole numbers; floats are accepted if they are whole. `what`, the degrees of the
-    cell centres and `remedy` are for the message of the error, which is of type `error`. `hidden` is a further code, of
-    what does not count.
+    `codes` (..., rows, columns) are whole numbers, also as floats. `hidden` is a further code, of what does not count.
     """
     codes = np.asarray(codes)
     if codes.dtype.kind not in "iufb":

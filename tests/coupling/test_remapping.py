@@ -13,7 +13,7 @@ from xland.coupling.grids import Cells, Gaussian, HEALPix, Regular, as_grid
 from xland.coupling.remapping import residual, weights_of
 from xland.errors import GridError, RegionError
 from xland.geo.grid import EARTH_RADIUS, Grid
-from xland.geo.regridding import overlap
+from xland.geo.regridding import area_mean
 
 WORLD = Grid.world(1)
 AREA = WORLD.cell_area()
@@ -84,7 +84,7 @@ def test_a_regular_grid_agrees_with_overlaps_along_latitude_and_longitude(size, 
         return
     grid = Regular(step, region)
     target = Grid(step, region[3], west, 2, 2)
-    exact = overlap(WORLD, target).mean((CODES == 3).astype(float)) * target.cell_area()[:, None]
+    exact = area_mean((CODES == 3).astype(float), WORLD, target) * target.cell_area()[:, None]
     assert np.allclose(
         weights_of(grid, WORLD).areas(CODES, AREA, 8)[:, 3], exact.ravel(), rtol=1e-5, atol=1e-7 * AREA.max()
     )

@@ -12,7 +12,7 @@ import xland
 from tests.raising_backend import raising_dataset
 from tests.strategies import canonical_states, layouts
 from xland.errors import ForcingError, GridError, VocabularyError
-from xland.forcing.conversion import GROUPS, Crossing, _convert_year, _parts, proportions, read_mapping
+from xland.forcing.conversion import GROUPS, proportions, read_mapping
 from xland.forcing.read import read_forcing
 from xland.geo.grid import Grid
 from xland.vocabulary import LUH2_STATES, LUH3_STATES
@@ -48,30 +48,11 @@ def areas(ds: xr.Dataset, names, grid: Grid) -> xr.DataArray:
     return (sum(ds[name] for name in names).fillna(0).astype(float) * area).sum(("lat", "lon"))
 
 
-@given(seed=st.integers(0, 2**32 - 1))
-def test_the_states_of_a_class_sum_to_it_however_it_is_split(seed):
-    random = np.random.default_rng(seed)
-    values = random.dirichlet(np.full(6, 0.3), HALF.shape)[..., :5].transpose(2, 0, 1).astype(np.float32)
-    values[:, random.random(HALF.shape) < 0.3] = np.nan
-    reference = random.dirichlet(np.full(13, 0.3), QUARTER.shape)[..., :12].transpose(2, 0, 1)
-    crossing = Crossing(tuple((name, _parts(name, states)) for name, states in MAPPING.items()))
-    groups = [reference[[LUH2_STATES.index(state) for state in states]] for states in crossing.split]
-    split = np.concatenate([reference, *(proportions(each, QUARTER, ()) for each in groups)])
-    grids = {"source": HALF, "target": QUARTER}
-    found = _convert_year(values, split, crossing=crossing, **grids, of_land=False, rest=None, fill=False)
-    area = np.nansum(found * QUARTER.cell_area()[:, None], axis=(1, 2))
-    wanted = np.nansum(values * HALF.cell_area()[:, None], axis=(1, 2), dtype=np.float64)
-    for name, each in zip(NAMES, wanted, strict=True):
-        assert sum(area[LUH2_STATES.index(state)] for state in STATES[name]) == pytest.approx(each, rel=1e-6)
-    assert np.nanmin(found) >= 0
-    assert np.nanmax(found.sum(axis=0)) <= 1 + 1e-6
-
-
-@pytest.mark.parametrize("grid", [HALF, TENTH, QUARTER], ids=str)
-@pytest.mark.parametrize("how", ["reference", "alone"])
-def test_the_area_of_each_class_is_kept_in_each_year(grid, how):
-    scenario = hers(grid)
-    if how == "reference":
+@settings(max_examples=8)
+@given(st.sampled_from([HALF, TENTH, QUARTER]), st.booleans(), st.integers(0, 2**32 - 1))
+def test_the_area_of_each_class_is_kept_however_it_is_split(grid, split, seed):
+    scenario = hers(grid, seed=seed)
+    if split:
         found = scenario.ai4land.to_luh2(MAPPING, reference=luh2())
     else:
         found = scenario.ai4land.to_luh2(MAPPING | {"forest": "secdf", "other": "primn"})
@@ -257,13 +238,6 @@ def test_values_that_are_not_fractions_are_refused_when_they_are_read(value, mes
     broken["urban"][0, 1, 2] = value
     with pytest.raises(ForcingError, match=f"reference: ({message})"):
         hers().ai4land.to_luh2(MAPPING, reference=broken)["primf"].compute()
-
-
-def test_percent_are_refused_with_what_to_do():
-    scenario = hers()
-    scenario["urban"].attrs["units"] = "%"
-    with pytest.raises(ForcingError, match="urban: the units are '%'"):
-        scenario.ai4land.to_luh2(MAPPING, reference=luh2())
 
 
 def test_a_mapping_is_read_from_a_file(tmp_path):

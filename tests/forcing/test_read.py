@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.raising_backend import raising_dataset
-from tests.strategies import Layout, canonical_states, coarse_datasets
+from tests.strategies import canonical_states, laid_out_pairs
 from xland.errors import ForcingError, GridError, TimeError
-from xland.forcing.read import Forcing, check_coverage, check_lattice, check_values, read_forcing, require_years
+from xland.forcing.read import check_coverage, check_lattice, check_values, read_forcing, require_years
 from xland.geo.grid import Grid
 from xland.vocabulary import CLASS_NAMES, LUH2_STATES
 
@@ -29,8 +29,9 @@ def with_time(values, **attributes) -> xr.Dataset:
 
 
 @settings(max_examples=6, deadline=None)
-@given(coarse_datasets(names=("primf", "urban")))
-def test_states_in_any_layout_are_read_without_reading_a_value(ds):
+@given(laid_out_pairs(names=("primf", "urban")))
+def test_states_in_any_layout_are_those_of_the_file_without_reading_a_value(pair):
+    canonical, ds = pair
     forcing = read_forcing(raising_dataset(ds), variables=["urban", "primf"])
     assert forcing.years == (2014, 2015)
     assert list(forcing.data.data_vars) == ["urban", "primf"]
@@ -39,11 +40,7 @@ def test_states_in_any_layout_are_read_without_reading_a_value(ds):
         assert array.chunks is not None
         assert array.dtype == np.float32
     np.testing.assert_array_equal(forcing.data["lat"], forcing.grid.latitude)
-
-
-def test_values_are_those_of_the_file_whatever_its_layout():
-    laid = Layout(("y", "x", "year"), latitude_ascending=True, order=("lon", "time", "lat")).apply(STATES)
-    xr.testing.assert_equal(read_forcing(laid).data.compute(), STATES[list(LUH2_STATES)])
+    xr.testing.assert_equal(read_forcing(ds, variables=["primf", "urban"]).data.compute(), canonical)
 
 
 def test_a_file_without_chunks_gets_one_year_of_the_whole_grid_and_the_callers_chunks_are_kept():
@@ -64,33 +61,16 @@ def test_variables_are_those_asked_for_and_the_optional_ones_that_are_known():
 # biofuel
 
 
-def test_biofuel_areas_are_added_to_their_crop_or_are_that():
+def test_biofuel_areas_are_added_to_their_crop_or_are_that_and_shares_of_it_are_not_counted_twice():
     bare = STATES.assign(c4per=STATES["c4per"] * 0 + 0.1)
     ds = bare.assign(c4per_bf=bare["c4per"] * 2, c4per_biofuel_2nd_gen=bare["c4per"])
     forcing = read_forcing(ds)
     np.testing.assert_allclose(forcing.data["c4per"], ds["c4per"] * 4, rtol=1e-6)
     assert "c4per_bf" not in forcing.data
     np.testing.assert_array_equal(read_forcing(STATES.rename(c3per="c3per_bf")).data["c3per"], STATES["c3per"])
-
-
-def test_shares_of_a_crop_grown_as_biofuel_are_not_counted_twice():
-    names = ("crpbf_c4per", "crpbf2_c4per", "cpbf1_c4per", "cpbf2_c4per", "c4per_to_c3ann")
-    ds = STATES.assign(dict.fromkeys(names, STATES["c4per"] * 0 + 1))
-    np.testing.assert_array_equal(read_forcing(ds).data["c4per"], STATES["c4per"])
-
-
-# fill values
-
-
-def test_fill_values_are_masked_and_infinity_is_not():
-    """Any spelling is in tests/reading/test_variables.py."""
-    key, fill = "_Fillvalue", 1e20
-    raw = STATES["primf"].fillna(fill).assign_attrs({key: np.float32(fill)})
-    raw[0, 0, 0] = np.inf
-    found = read_forcing(STATES.assign(primf=raw)).data["primf"]
-    assert np.isposinf(found[0, 0, 0])
-    np.testing.assert_array_equal(found[1], STATES["primf"][1])
-    assert key not in found.attrs
+    shares = ("crpbf_c4per", "crpbf2_c4per", "cpbf1_c4per", "cpbf2_c4per", "c4per_to_c3ann")  # in the crop already
+    counted = read_forcing(STATES.assign(dict.fromkeys(shares, STATES["c4per"] * 0 + 1))).data["c4per"]
+    np.testing.assert_array_equal(counted, STATES["c4per"])
 
 
 # time: every encoding is in tests/geo/test_conventions.py
@@ -267,23 +247,18 @@ EXPECTED = np.array([[True, True, False, False], [True] * 4, [False] * 4])
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 1), (1, 3), (0, 2), (2, 0)])
-def test_an_expected_cell_without_data_is_named_anywhere(row, column):
+def test_an_expected_cell_without_data_in_any_state_is_named_anywhere(row, column):
     states = {name: np.full(GRID.shape, 0.05) for name in LUH2_STATES} | {"secma": np.full(GRID.shape, 80.0)}
-    for name in LUH2_STATES:
+    for name in LUH2_STATES[1:]:
         states[name][row, column] = np.nan
+    check_coverage(states, EXPECTED, GRID.centres, 2015)  # the rest is left to the check of values
+    states[LUH2_STATES[0]][row, column] = np.nan
     if not EXPECTED[row, column]:
         check_coverage(states, EXPECTED, GRID.centres, 2015)
         return
     place = f"latitude {GRID.latitude[row]:g}, longitude {GRID.longitude[column]:g}"
     with pytest.raises(ForcingError, match=f"^all states: 1 cells .*NaN in 2015, the first at {place}; fill these"):
         check_coverage(states, EXPECTED, GRID.centres, 2015)
-
-
-def test_a_cell_with_data_in_some_state_is_left_to_the_check_of_values():
-    states = {name: np.full(GRID.shape, np.nan) for name in LUH2_STATES} | {"urban": np.zeros(GRID.shape)}
-    before = EXPECTED.copy()
-    check_coverage(states, EXPECTED, GRID.centres, 2015)
-    np.testing.assert_array_equal(EXPECTED, before)
 
 
 # the lattice
@@ -309,18 +284,3 @@ def test_regions_of_the_worlds_grid_lie_on_its_lattice(resolution, row, column, 
 def test_a_grid_between_the_cells_of_the_world_is_refused_with_what_it_is_off(north, west, message):
     with pytest.raises(GridError, match=message):
         check_lattice(Grid(0.25, north, west, 3, 4))
-
-
-# the real file
-
-
-@pytest.mark.shared_data
-def test_the_released_file_is_read_as_it_is(luh2_path):
-    with xr.open_dataset(luh2_path, decode_times=False, mask_and_scale=False) as ds:
-        forcing = read_forcing(ds)
-        assert isinstance(forcing, Forcing)
-        assert forcing.years == (2015,)
-        assert forcing.grid == Grid.world(0.25)
-        values = {name: array.sel(time=2015).values for name, array in forcing.data.items()}
-    check_values(values, forcing.grid.centres, 2015)
-    assert 200_000 < int(np.isfinite(values["primf"]).sum()) < 500_000

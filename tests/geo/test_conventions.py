@@ -130,10 +130,8 @@ SINCE = {"units": "years since 2000-01-01"}
         (np.array(["2015-01-01", "NaT"], "datetime64[ns]"), {}, "1 of 2 steps have no date"),
         (["2015", "2016"], {}, "cannot be read as years"),
         ([1e20, 2e20], SINCE, "are not finite, or fill values"),
-        ([2000, 9.96921e36], SINCE, "are not finite, or fill values"),
         ([np.inf, 2000], SINCE, "are not finite, or fill values"),
         ([0, 1], {**SINCE, "scale_factor": 2}, r"is packed \(scale_factor\)"),
-        ([2014.2, 2014.7], {}, "not calendar years"),
         ([2500, 2501], {}, "values from 2500 to 2501 without units are not calendar years from 850 to 2500"),
         ([1.0, 2.0], {"units": "fortnights"}, "units 'fortnights' are not known"),
         ([1.0, 2.0], {"units": "fortnights since 850-01-01"}, "cannot be decoded"),
@@ -235,7 +233,6 @@ def test_others_copy_a_store_to_netcdf_without_a_warning(tmp_path):
 
 @pytest.mark.parametrize("name", ["time", "year"])
 def test_integer_years_come_out_as_dates_that_xarray_selects_groups_and_resamples(name):
-    """As the page on notebooks shows, also where the caller's dimension is called ``year``."""
     years = np.arange(2010, 2101, 5)
     values = xr.Dataset({"area": (name, years.astype(float))})
     dated = with_years(values, [*map(int, years)], name)
@@ -244,14 +241,9 @@ def test_integer_years_come_out_as_dates_that_xarray_selects_groups_and_resample
     area = (dated.drop_indexes(["time", "year"]).swap_dims(year="time") if name == "year" else dated)["area"]
     assert area.sel(time=slice("2015", "2029")).values.tolist() == [2015, 2020, 2025]
     assert area.sel(time=area.time.dt.year % 50 == 0).values.tolist() == [2050, 2100]
-    decades = area.resample(time="10YS").mean()
-    assert decades.values[:2].tolist() == [2012.5, 2022.5]
-    assert decades.time.dt.year.values[:2].tolist() == [2010, 2020]
-    named = area.groupby((area.time.dt.year // 10 * 10).rename("decade")).mean()
-    assert named.sel(decade=2020) == 2022.5
-    assert area.groupby("year").mean().values.tolist() == years.tolist()
-    assert area.groupby("time.year").mean().values.tolist() == years.tolist()
-    assert area.diff("time").sum() == 90
+    assert area.resample(time="10YS").mean().sel(time="2020").values.tolist() == [2022.5]
+    for by in ("year", "time.year"):
+        assert area.groupby(by).mean().values.tolist() == years.tolist()
 
 
 def test_cells_of_a_size_that_does_not_divide_a_degree_have_their_own_edges():

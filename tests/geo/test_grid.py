@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from xland.errors import GridError, RegionError
-from xland.geo.grid import EARTH_RADIUS, Grid, aggregate, class_shares, expand, lay, nesting_factor, places
+from xland.geo.grid import EARTH_RADIUS, Grid, aggregate, class_shares, expand, lay, nesting_factor
 
 RESOLUTIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 6.0)
 
@@ -54,18 +54,9 @@ def test_the_world_and_a_long_strip_are_found_again_and_the_odd_step_of_hilda_is
         ([10, 11, 12], [0, 1, 2], "north to south"),
         ([12, 11, 10], [2, 1, 0], "west to east"),
         ([12, 11, 10], [0, 2, 4], "must be square"),
-        ([12, 11, 9], [0, 1, 2], "latitude is not evenly spaced"),
-        ([12, 11, 10], [0, 1, 1], "longitude holds 1 duplicate"),
-        ([12, 11, np.nan], [0, 1, 2], "latitude holds 1 values that are not finite"),
-        ([12], [0, 1, 2], r"latitude has the shape \(1,\); a grid needs"),
+        ([12, 11, 9], [0, 1, 2], r"latitude is not evenly spaced: .* at position \d+ is .*are coordinates missing"),
         ([[12, 11]], [0, 1], r"latitude has the shape \(1, 2\)"),
-        ([91, 90, 89], [0, 1, 2], "beyond the poles"),
         (np.arange(89, -91, -2), np.arange(-180, 181, 2), "more than the globe"),
-        (
-            np.arange(20.125, 15, -0.25),
-            np.delete(np.arange(0.125, 10, 0.25), 17),
-            r"longitude .* at position \d+ is .* mis",
-        ),
     ],
 )
 def test_coordinates_that_are_not_a_grid_are_named(latitude, longitude, message):
@@ -133,14 +124,11 @@ def test_nothing_is_laid_on_another_lattice():
     world = Grid.world(6)
     for other in (Grid.world(3), Grid(6.0, 87.0, 0.0, 4, 4), Grid(6.0, 90.0, 1.0, 4, 4)):
         assert (lay(np.ones(world.shape), world, other, 0) == 0).all()
-        assert (places(other, world)[0] == -1).all()
 
 
 def test_what_cannot_be_is_named():
     with pytest.raises(RegionError, match="rows 5:5 and columns 0:3 hold no cell"):
         Grid.world(6).window(slice(5, 5), slice(0, 3))
-    with pytest.raises(RegionError):
-        Grid.world(6).window(slice(30, 40), slice(None))
     for factor in (0, -2, 2.5):
         with pytest.raises(GridError, match="whole number"):
             Grid.world(6).refine(factor)

@@ -66,7 +66,6 @@ def test_rolling_keeps_dask_chunks_whole_and_arrays_in_memory_in_memory():
 @pytest.mark.parametrize(
     ("longitude", "expected"),
     [
-        ([170.5, 171.5, 172.5], [170.5, 171.5, 172.5]),
         ([178.5, 179.5, 180.5, 181.5], [178.5, 179.5, 180.5, 181.5]),
         ([178.5, 179.5, -179.5, -178.5], [178.5, 179.5, 180.5, 181.5]),
         ([-179.5, -178.5, 178.5, 179.5], [178.5, 179.5, 180.5, 181.5]),
@@ -91,14 +90,11 @@ def test_regions_are_contiguous_across_the_date_line_and_greenwich(longitude, ex
 @pytest.mark.parametrize(
     ("callers", "part", "expected"),
     [
-        (np.arange(-175.0, 180, 10), [165.0, 175.0, 185.0], [165.0, 175.0, 185.0]),
         (np.arange(-175.0, 180, 10)[::-1], [165.0, 175.0, 185.0], [185.0, 175.0, 165.0]),
         (np.arange(5.0, 360, 10), [-15.0, -5.0, 5.0], [-15.0, -5.0, 5.0]),
         (np.arange(5.0, 360, 10), [-25.0, -15.0], [335.0, 345.0]),
         (np.arange(365.0, 720, 10), [-15.0, -5.0, 5.0], [345.0, 355.0, 365.0]),
-        (np.arange(185.0, 540, 10), [165.0, 175.0, 185.0], [165.0, 175.0, 185.0]),
         (np.arange(185.0, 540, 10), [-15.0, -5.0, 5.0], [345.0, 355.0, 365.0]),
-        (np.arange(5.0, 360, 10), [165.0, 175.0, 185.0], [165.0, 175.0, 185.0]),
         ([355.0, 5.0, 15.0], [-5.0, 5.0], [-5.0, 5.0]),
         ([-175.0, -165.0, 165.0, 175.0], [165.0, 175.0, 185.0], [165.0, 175.0, 185.0]),
         ([-175.0, -165.0, 165.0, 175.0], [185.0, 195.0], [-175.0, -165.0]),
@@ -140,11 +136,15 @@ def test_columns_outside_the_region_cannot_be_restored():
         restore(field([1.5, 0.5], [4.5, 5.5]), orientation)
 
 
-def test_float32_coordinates_are_snapped_and_given_back_to_the_last_bit():
+def test_float32_coordinates_are_snapped_and_given_back_to_the_last_bit_with_names_and_attributes():
     original = field(Grid.world(0.25).latitude[:40].astype(np.float32), Grid.world(0.25).longitude.astype(np.float32))
+    original = original.assign_attrs(long_name="forest")
+    original["lat"].attrs["comment"] = "cell centres"
     oriented, orientation = orient(original, what="forcing")
     assert orientation.grid == Grid(0.25, 90.0, -180.0, 40, 1440)
     restored = restore(oriented, orientation)
+    assert (restored.name, restored.attrs) == ("primf", {"long_name": "forest"})
+    assert (restored["lat"].attrs["comment"], restored["lat"].attrs["units"]) == ("cell centres", "degrees_north")
     assert restored["lat"].dtype == np.float32
     xr.testing.assert_identical(restored["lon"].drop_attrs(), original["lon"])
 
@@ -169,32 +169,17 @@ def test_coordinates_with_another_name_than_their_dimension_are_found_and_restor
     np.testing.assert_array_equal(restored["lon"], original["lon"])
 
 
-def test_bounds_of_the_cells_are_turned_with_them_and_restored():
+def test_bounds_are_turned_with_their_cells_and_scalars_and_maps_without_time_stay_as_they_are():
     edges = xr.DataArray([-15.0, 15.0], dims="bnds")
     bounded = WORLD.assign_coords(lat_bnds=WORLD["lat"] + edges, lon_bnds=WORLD["lon"] + edges)
     for name in ("lat", "lon"):
         bounded = bounded.assign_coords({name: bounded[name].assign_attrs(bounds=f"{name}_bnds")})
     turned = Layout(latitude_ascending=True, west=0.0, order=("lon", "lat", "time", "bnds")).apply(bounded)
-    oriented, orientation = orient(turned, what="static")
-    xr.testing.assert_equal(oriented, bounded)
-    xr.testing.assert_equal(restore(oriented, orientation), turned)
-
-
-def test_a_scalar_variable_and_a_map_without_time_are_left_as_they_are():
-    ds = WORLD.isel(time=0, drop=True).assign(crs=0)
-    oriented, orientation = orient(ds, what="static")
-    assert "time" not in orientation.names
-    xr.testing.assert_equal(restore(oriented, orientation), ds)
-
-
-def test_names_and_attributes_survive():
-    original = field([0.5, 1.5], [0.5, 1.5]).assign_attrs(long_name="forest")
-    original["lat"].attrs["comment"] = "cell centres"
-    oriented, orientation = orient(original, what="prior")
-    restored = restore(oriented, orientation)
-    assert (restored.name, restored.attrs) == ("primf", {"long_name": "forest"})
-    assert restored["lat"].attrs["comment"] == "cell centres"
-    assert restored["lat"].attrs["standard_name"] == "latitude"
+    without_time = WORLD.isel(time=0, drop=True).assign(crs=0)
+    for laid, wanted in ((turned, bounded), (without_time, without_time)):
+        oriented, orientation = orient(laid, what="static")
+        xr.testing.assert_equal(oriented, wanted)
+        xr.testing.assert_equal(restore(oriented, orientation), laid)
 
 
 @pytest.mark.parametrize(
@@ -203,12 +188,11 @@ def test_names_and_attributes_survive():
         ([2.5, 0.5, 1.5], [0.5, 1.5], "latitude is not sorted: 0.5 is beside 1.5"),
         ([1.5, 0.5], [0.5, 1.5, 1.5], "longitude holds 1 duplicate"),
         ([1.5, 0.5], [0.5, 1.5, 4.5, 5.5], "not contiguous: 1.5 is followed by 4.5"),
-        ([1.5, 0.5], [0.5, 3.5, 2.5, 1.5, 4.5], "longitude is not contiguous"),
         ([1.5, 0.5], [0.5, np.nan, 2.5], "longitude holds 1 values that are not finite"),
         ([1.5, 0.5], np.arange(0, 361, 1.0), "drop the repeated meridian"),
         ([1.5], [0.5, 1.5], r"latitude has the shape \(1,\)"),
         ([120.5, 119.5], [0.5, 1.5], "latitude reaches 120.5, with its cells beyond the poles"),
-        ([], [0.5, 1.5], r"latitude has the shape \(0,\)"),
+        ([], [0.5, 1.5], "the selection is empty"),
     ],
 )
 def test_coordinates_that_are_not_a_grid_are_named(latitude, longitude, message):
@@ -238,7 +222,6 @@ PLAIN = field([1.5, 0.5], [0.5, 1.5])
     ("obj", "message"),
     [
         (np.zeros((3, 4)), "is of type ndarray; pass an xarray DataArray or Dataset with latitude"),
-        ("map.zarr", "is of type str; pass an xarray"),
         (xr.DataArray(np.zeros(4), dims="cell"), r"no latitude found; dimensions found: cell \(4\)"),
         (PLAIN.drop_vars("lat"), "dimension 'lat' has no coordinate"),
         (PLAIN.isel(lat=0), "'lat' is a single value, not a dimension"),

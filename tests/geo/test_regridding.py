@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from xland.errors import GridError, RegionError
 from xland.geo.grid import Grid
-from xland.geo.regridding import distribute, land_within, overlap, whole_cells
+from xland.geo.regridding import area_mean, distribute, land_within, whole_cells
 
 PAIRS = [
     (Grid.world(30), Grid.world(15)),
@@ -34,7 +34,7 @@ def shares_of(grid: Grid, seed: int, *, holes: float = 0.3) -> np.ndarray:
 @given(seed=SEEDS)
 def test_the_area_of_each_share_is_kept(source, target, seed):
     shares, land = shares_of(source, seed), np.random.default_rng(seed).random(target.shape).round(1)
-    covered = overlap(target, source).mean(np.ones(target.shape)) * source.cell_area()[:, None]
+    covered = area_mean(np.ones(target.shape), target, source) * source.cell_area()[:, None]
     wanted = np.nansum(shares * covered, axis=(1, 2))
     for placed in (distribute(shares, source, target), distribute(shares, source, target, land)):
         np.testing.assert_allclose(np.nansum(placed * target.cell_area()[:, None], axis=(1, 2)), wanted, rtol=1e-9)
@@ -45,8 +45,8 @@ def test_the_area_of_each_share_is_kept(source, target, seed):
 
 def test_a_whole_source_is_covered_by_the_cells_of_a_target_round_it():
     for source, target in PAIRS[:6]:
-        np.testing.assert_allclose(overlap(target, source).mean(np.ones(target.shape)), 1, rtol=1e-9)
-        np.testing.assert_allclose(overlap(source, target).mean(np.ones(source.shape)), 1, rtol=1e-9)
+        np.testing.assert_allclose(area_mean(np.ones(target.shape), target, source), 1, rtol=1e-9)
+        np.testing.assert_allclose(area_mean(np.ones(source.shape), source, target), 1, rtol=1e-9)
 
 
 def test_halves_of_a_cell_count_by_their_area_on_the_sphere():

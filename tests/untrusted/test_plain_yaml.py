@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from xland.errors import CatalogError
 from xland.untrusted import plain_yaml
-from xland.untrusted.plain_yaml import parse, read_yaml, render
+from xland.untrusted.plain_yaml import parse, read_bytes, render
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**17), 10**17) | st.floats(allow_nan=False) | st.text(max_size=30),
@@ -60,9 +60,7 @@ def test_any_text_ends_in_plain_data_or_a_named_error(text):
         *((text, text) for text in ("1:59:59", "2001-01-01", "2001-99-99", "1_000", "0x1f", "017", "yes")),
         ("9" * 5000, "9" * 5000),
         ("123456789012345678", 123456789012345678),
-        ("-3", -3),
         ("1.5e3", 1500.0),
-        ("1e-07", 1e-07),
         ("True", True),
         ("~", None),
         (".inf", math.inf),
@@ -104,4 +102,4 @@ def test_only_plain_files_are_read(tmp_path):
     (tmp_path / "circle.yaml").symlink_to("circle.yaml")
     for name in ("pipe.yaml", "device.yaml", "circle.yaml", ".", "none.yaml", "a" * 5000):
         with pytest.raises(CatalogError, match="cannot be read"):
-            read_yaml(tmp_path / name)
+            read_bytes(tmp_path / name)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from tests.untrusted.maps import maps
 from xland.catalogs import open_entry
 from xland.errors import StoreError
 from xland.sources.files import open_coarse
@@ -66,21 +67,6 @@ def opened(tmp_path, url, driver="zarr"):
     return open_entry(tmp_path / "c.yaml", "m", allowed_schemes=("http",))
 
 
-def maps():
-    codes = np.arange(16, dtype=np.uint8).reshape(4, 4)
-    return xr.Dataset({"land_use": (("lat", "lon"), codes)}, {"lat": 3 - np.arange(4.0), "lon": np.arange(4.0)})
-
-
-@pytest.mark.filterwarnings("ignore:Consolidated metadata")
-def test_stores_and_files_are_opened_over_http(served, tmp_path):
-    maps().to_zarr(tmp_path / "m.zarr", zarr_format=3, consolidated=True)
-    maps().to_netcdf(tmp_path / "m.nc")
-    at = f"http://127.0.0.1:{served.server_port}"
-    xr.testing.assert_equal(opened(tmp_path, f"{at}/m.zarr").load(), maps())
-    with opened(tmp_path, f"{at}/m.nc", "netcdf") as found:
-        xr.testing.assert_equal(found.load(), maps())
-
-
 def test_a_file_behind_a_url_is_compared_with_the_digest_in_the_catalog(served, tmp_path, monkeypatch):
     maps().to_netcdf(tmp_path / "m.nc")
     digest = hashlib.sha256((tmp_path / "m.nc").read_bytes()).hexdigest()
@@ -91,8 +77,9 @@ def test_a_file_behind_a_url_is_compared_with_the_digest_in_the_catalog(served, 
         (tmp_path / "c.yaml").write_text(text)
         return open_entry(tmp_path / "c.yaml", "m", allowed_schemes=("http",))
 
-    with entry(digest) as found:
-        xr.testing.assert_equal(found.load(), maps())
+    for opened_file in (entry(digest), opened(tmp_path, url, "netcdf")):
+        with opened_file as found:
+            xr.testing.assert_equal(found.load(), maps())
     with pytest.raises(StoreError, match="not what was published: its digest is not abc"):
         entry("abc")
     monkeypatch.setattr("xland.catalogs.finding.TOTAL_SECONDS", -1.0)
@@ -162,8 +149,10 @@ def test_a_store_that_is_opened_by_its_url_is_read_within_the_same_limits(served
         write(maps().chunk(), tmp_path / "m.zarr", progress=False)
     else:
         maps().to_zarr(tmp_path / "m.zarr", zarr_format=3, consolidated=False)
-    found = open_store(f"http://127.0.0.1:{served.server_port}/m.zarr")
-    np.testing.assert_array_equal(found["land_use"], maps()["land_use"])
+    url = f"http://127.0.0.1:{served.server_port}/m.zarr"
+    found = open_store(url)
+    for each in (found, opened(tmp_path, url)):
+        np.testing.assert_array_equal(each["land_use"], maps()["land_use"])
     monkeypatch.setattr("xland.untrusted.servers.MOST_BYTES", 4)
     with pytest.raises(StoreError, match="larger than 4 bytes"):
         found["land_use"].load()

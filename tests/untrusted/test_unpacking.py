@@ -16,6 +16,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.untrusted import maps as untrusted_maps
 from xland.errors import StoreError
 from xland.sources.files import open_coarse
 from xland.store.reading import open_store
@@ -82,11 +83,7 @@ def test_damage_is_left_to_readers(content, name):
 
 
 def maps() -> xr.Dataset:
-    codes = np.arange(48, dtype=np.uint8).reshape(6, 8)
-    time = xr.DataArray(np.arange(6), dims="lat", attrs={"units": "days since 2000-01-01"})
-    return xr.Dataset(
-        {"land_use": (("lat", "lon"), codes), "day": time}, {"lat": 3 - np.arange(6.0), "lon": np.arange(8.0)}
-    )
+    return untrusted_maps.maps(day=("lat", np.arange(6), {"units": "days since 2000-01-01"}))
 
 
 @pytest.mark.filterwarnings("ignore")

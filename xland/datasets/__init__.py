@@ -56,15 +56,10 @@ __all__ = [
 def luh2_2015() -> xr.Dataset:
     """LUH2 states of 2015 on 0.25 degree, a file of xland.
 
-    Fractions are stored in steps of 2**-15, and differ by at most 2**-16 from those of the source. The source does not
-    separate crops: ``c3ann`` is all cropland, and the other four crop states are 0. Source, citation (Hurtt et al.
-    2020) and licence (MIT) are in the attributes.
-
-    Returns
-    -------
-    xarray.Dataset
-        One float32 variable for each name in :data:`xland.vocabulary.LUH2_STATES`: fractions of the whole cell, NaN
-        where there are no data; dims (time, lat, lon) with the one year 2015; lazy.
+    One float32 variable for each name in :data:`xland.vocabulary.LUH2_STATES`: fractions of the whole cell, NaN where
+    there are no data; dims (time, lat, lon) with the one year 2015; lazy. Fractions are stored in steps of 2**-15, and
+    differ by at most 2**-16 from those of the source. The source does not separate crops: ``c3ann`` is all cropland,
+    and the other four crop states are 0. Source, citation (Hurtt et al. 2020) and licence (MIT) are in the attributes.
     """
     ds = xr.open_dataset(Path(__file__).with_name("luh2_2015.nc"), decode_times=False)
     return with_years(ds, [2015])
@@ -76,20 +71,11 @@ def land_mask() -> xr.DataArray:
 
 
 def land_use_modis() -> xr.DataArray:
-    """Observed land use of 2019: the eight classes on 0.05 degree, from MODIS.
+    """Observed land use of 2019 from MODIS: ``land_use``, uint8 class codes on 0.05 degree, lazy.
 
-    IGBP codes are translated by :data:`xland.vocabulary.IGBP`. MODIS does not distinguish sea from lakes: its
-    water becomes ocean where less than half of a cell is land in the land mask, else inland water.
-
-    Returns
-    -------
-    xarray.DataArray
-        ``land_use``, uint8 class codes, dims (time, lat, lon) with the one year 2019; lazy.
-
-    Raises
-    ------
-    DatasetError
-        If a source cannot be fetched or fails verification.
+    Dims are (time, lat, lon) with the one year 2019. IGBP codes are translated by :data:`xland.vocabulary.IGBP`. MODIS
+    does not distinguish sea from lakes: its water becomes ocean where less than half of a cell is land in the land
+    mask, else inland water. :class:`DatasetError` if a source cannot be fetched or fails verification.
     """
     # JSON keeps no integer types, CF wants the flags in the type of the map
     return _open("land-use")["land_use"].assign_attrs(vocabulary.flag_attributes())
@@ -98,19 +84,10 @@ def land_use_modis() -> xr.DataArray:
 def class_fractions() -> xr.Dataset:
     """Shares of the eight classes in each 0.25 degree cell, from :func:`land_use_modis`.
 
-    A coarse input made from the fine map itself. Downscaling these fractions shows how well classes are placed within a
-    coarse cell, not how well coarse land-use data agree with MODIS.
-
-    Returns
-    -------
-    xarray.Dataset
-        One float32 variable for each name in :data:`xland.vocabulary.CLASS_NAMES`: area-weighted shares
-        of the whole cell that sum to 1; dims (time, lat, lon) with the one year 2019; lazy.
-
-    Raises
-    ------
-    DatasetError
-        If a source cannot be fetched or fails verification.
+    One float32 variable for each name in :data:`xland.vocabulary.CLASS_NAMES`: area-weighted shares of the whole cell
+    that sum to 1; dims (time, lat, lon) with the one year 2019; lazy. This is a coarse input made from the fine map
+    itself: downscaling it shows how well classes are placed within a coarse cell, not how well coarse land-use data
+    agree with MODIS. :class:`DatasetError` if a source cannot be fetched or fails verification.
     """
     return _open("fractions")[list(vocabulary.CLASS_NAMES)]
 
@@ -118,18 +95,10 @@ def class_fractions() -> xr.Dataset:
 def monthly_climate() -> xr.Dataset:
     """Return monthly means of today's temperature and precipitation on 0.25 degree.
 
+    ``tas``, degrees Celsius, and ``pr``, mm in the month: lazy, float32, dims (month, lat, lon), months 1 to 12.
     Recommendations ITU-R P.1510-1 (temperature, 0.75 degree, brought to the mean height of each cell by 6.5 K a
-    kilometre) and P.837-7 (precipitation). Built at the first call and kept in the cache.
-
-    Returns
-    -------
-    xarray.Dataset
-        Lazy, dims (month, lat, lon), float32: ``tas``, degrees Celsius, and ``pr``, mm in the month; months 1 to 12.
-
-    Raises
-    ------
-    DatasetError
-        If a source cannot be fetched or fails verification.
+    kilometre) and P.837-7 (precipitation). Built at the first call and kept in the cache. :class:`DatasetError` if a
+    source cannot be fetched or fails verification.
     """
     return _open("climate")
 
@@ -181,10 +150,7 @@ def _open(recipe: str, factor: int | None = None, *, chunked: bool = True) -> xr
 def fetch_all() -> None:
     """Fetch every source and prepare every store, so that later calls need no network.
 
-    Raises
-    ------
-    DatasetError
-        If a source cannot be fetched or fails verification.
+    :class:`DatasetError` if a source cannot be fetched or fails verification.
     """
     for name in SOURCES:
         fetch(name)

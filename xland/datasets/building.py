@@ -33,7 +33,6 @@ from xland.datasets.prepared import (
     POPULATION_RADII,
     PREDICTORS,
     RUGGEDNESS_REACH,
-    coordinates,
     elevation,
     era5_climate,
     has_all,
@@ -60,18 +59,6 @@ FRACTION_FACTOR = 5
 COAST_FACTOR = 6
 """Cells of the land mask along one cell on which distances and densities are computed at the finest: 0.05 degree."""
 
-LUH2_ATTRIBUTES: Mapping[str, str] = {
-    "Conventions": "CF-1.11",
-    "title": "LUH2 land-use states, 2015",
-    "source": "LUH2, Land-Use Harmonization 2 (University of Maryland), from luh2015.mz of pik-piam/mrdownscale",
-    "references": "Hurtt et al. (2020), Harmonization of global land use change and management for the period 850-2100 "
-    "(LUH2) for CMIP6, doi 10.5194/gmd-13-5425-2020",
-    "license": "MIT (files of LUH2)",
-    "comment": "Fractions of the whole cell. They were converted from areas, and stored in steps of 2**-15. The source "
-    "does not separate crops: c3ann is all cropland, and the other four crop states are 0.",
-}
-"""What the file of :func:`xland.datasets.luh2_2015` says about itself."""
-
 _GDAL_CACHE = 128 * 2**20  # bytes
 _FREEZING = 273.15
 _LAKE = 2  # 0 is sea, 1 land; islands in lakes are land
@@ -82,10 +69,7 @@ _BAND = 40  # rows that share the width of a kernel
 
 
 def build(recipe: str, factor: int | None = None) -> Path:
-    """Return the path of a store. One that is not whole is built beside its place and moved there in one step.
-
-    Raises DatasetError if it cannot be written.
-    """
+    """Return the path of a store, built beside its place and moved there in one step unless it is whole."""
     path = store_path(recipe, factor)
     if has_all(path):
         return path
@@ -127,12 +111,11 @@ def create(
 ) -> Any:
     """Create a store of empty variables, each given by type and attributes; return its Zarr group, open.
 
-    With `years` the first dimension is time, and with `monthly` it is ``month``. Chunks have ``CHUNK`` cells a side,
-    and are wider on very fine grids: a grid of 30 arc-seconds would else end in thousands of files.
+    Chunks have ``CHUNK`` cells a side, and are wider on very fine grids, which would else end in thousands of files.
     """
     import zarr
 
-    axes: dict[str, Any] = dict(coordinates(grid))
+    axes: dict[str, Any] = grid.coordinates
     if years:
         axes = {"time": ("time", np.array(years), {"long_name": "calendar year", "axis": "T"}), **axes}
     if monthly:
@@ -164,7 +147,7 @@ def strips(rows: int, height: int, description: str) -> Iterable[slice]:
 
 def _build_land_mask(store: Path) -> None:
     wanted, path = source("land-mask"), fetch("land-mask")
-    grid = Grid.world(180 / wanted.rows)
+    grid = wanted.grid
     attrs = {"long_name": "land", "standard_name": "land_binary_mask", **wanted.attributes}
     array = create(store, grid, {"land": ("uint8", attrs)})["land"]
     # block by block: unpacked the mask takes a gigabyte
@@ -187,8 +170,8 @@ def _land() -> xr.DataArray:
 
 def _build_land_use(store: Path) -> None:
     igbp, land = modis_igbp(), _land()
-    grid = Grid.world(180 / source("modis-2019").rows)
-    factor = nesting_factor(Grid.world(180 / source("land-mask").rows), grid)
+    grid = source("modis-2019").grid
+    factor = nesting_factor(source("land-mask").grid, grid)
     attrs = {
         **vocabulary.flag_attributes(),
         **source("modis-2019").attributes,
@@ -205,7 +188,7 @@ def _build_land_use(store: Path) -> None:
 
 
 def _build_fractions(store: Path) -> None:
-    fine = Grid.world(180 / source("modis-2019").rows)
+    fine = source("modis-2019").grid
     coarse = fine.coarsen(FRACTION_FACTOR)
     land_use = open_prepared(build("land-use"))["land_use"]
     attrs = {
@@ -230,7 +213,7 @@ def _build_fractions(store: Path) -> None:
 def _build_static(store: Path, factor: int) -> None:
     import rasterio
 
-    mask, land, zones = Grid.world(180 / source("land-mask").rows), _land(), koppen()
+    mask, land, zones = source("land-mask").grid, _land(), koppen()
     grid, zone_factor = mask.coarsen(factor), round(factor * source("koppen").rows / mask.rows)
     topography = elevation().to_numpy()
     # a share is a count of cells: exact where the count fits a byte
@@ -302,20 +285,6 @@ def _build_climate(store: Path) -> None:
         group[name][:] = np.moveaxis(values, -1, 0).astype(np.float32)
 
 
-def pack_luh2(states: xr.Dataset, path: str | Path) -> None:
-    """Write LUH2 states of 2015, opened with ``decode_times=False``, as the file of :func:`xland.datasets.luh2_2015`.
-
-    A fraction is stored in 16 bits, in steps of 2**-15: it changes by at most 2**-16, and 0 and 1 stay what they are.
-    """
-    packing = {"dtype": "uint16", "scale_factor": np.float32(2**-15), "_FillValue": np.uint16(2**16 - 1)}
-    packing |= {"zlib": True, "shuffle": True, "complevel": 9, "chunksizes": (1, 180, 360)}
-    kept = states[list(vocabulary.LUH2_STATES)].drop_encoding().assign_attrs(LUH2_ATTRIBUTES)
-    for variable in kept.data_vars.values():
-        variable.attrs = {"long_name": variable.attrs["long_name"], "units": "1"}
-    plain = {str(name): {"_FillValue": None} for name in kept.coords}
-    kept.to_netcdf(path, engine="netcdf4", encoding=dict.fromkeys(vocabulary.LUH2_STATES, packing) | plain)
-
-
 BUILDERS: Mapping[str, Callable[..., None]] = {
     "land-mask": _build_land_mask,
     "static": _build_static,
@@ -340,11 +309,9 @@ def _terrain(topography: NDArray[np.float32], grid: Grid, rows: slice) -> Fields
 
 
 def read_climate(topography: NDArray[np.float32]) -> Callable[[Grid, NDArray[np.floating]], Fields]:
-    """Read monthly means of today's climate; return them as a function of a part of a world grid and its height.
+    """Return a function of a part of a world grid and its height (metres) that gives today's climate there, by name.
 
-    The function gives (rows, columns) each: months in degrees Celsius, rain in mm. Temperature is moved from the smooth
-    surface of its source to the height (metres) by ``LAPSE_RATE``. ``topography`` is the height of the land surface in
-    metres (rows, columns) of the world.
+    Temperature, in degrees Celsius, is moved from the smooth surface of its source by ``LAPSE_RATE``; rain is in mm.
     """
     grid, warmth, rain, colder = _read_today(topography)
     warm = np.argsort(warmth, axis=-1)[..., 6:]
@@ -367,7 +334,7 @@ def read_climate(topography: NDArray[np.float32]) -> Callable[[Grid, NDArray[np.
 def read_growing() -> Callable[[Grid], Fields]:
     """Compute today's growing conditions; return them as a function of a part of a world grid, by name."""
     ds = era5_climate().load()
-    grid = Grid.world(180 / source("era5").rows)
+    grid = source("era5").grid
     # from points on meridians and parallels to the centres of the cells between them
     months = {}
     for name in ("tas", "pr"):
@@ -383,14 +350,13 @@ Cooling = Callable[[Grid, NDArray[np.floating]], NDArray[np.floating]]
 def _read_today(
     topography: NDArray[np.float32],
 ) -> tuple[Grid, NDArray[np.float32], NDArray[np.float32], Cooling]:
-    """Read monthly temperature (degrees Celsius) and precipitation (mm) on the grid of the latter, months last.
+    """Return a grid, monthly temperature (degrees Celsius) and precipitation (mm) on it, months last, and a function.
 
-    The temperature is that of the smooth surface of its source. The function that is returned says by how much cells of
-    a part of a world grid are colder at their height.
+    The temperature is that of a smooth surface; the function says by how much cells at their height are colder.
     """
-    low = Grid.world(180 / source("temperature").rows)
+    low = source("temperature").grid
     smooth = aggregate(topography, topography.shape[0] // low.rows)
-    grid = Grid.world(180 / source("precipitation").rows)
+    grid = source("precipitation").grid
     # temperature on meridians and parallels, both ends included
     kelvin = _read_months("temperature", (low.rows + 1, low.columns + 1))
     axes = (start + low.resolution * np.arange(n) for start, n in ((-90, low.rows + 1), (-180, low.columns + 1)))
@@ -429,10 +395,7 @@ def read_lakes() -> NDArray[np.bool_]:
 
 
 def lake_share(lakes: NDArray[np.bool_], rows: slice, total: int) -> NDArray[np.float32]:
-    """Share of the cells in some rows, of ``total`` from pole to pole, that lakes cover; ``(rows, 2 * total)``.
-
-    Exact for cells that hold parts of the points (points, 2 * points) of the mask, too.
-    """
+    """Share of the cells in some rows, of ``total`` from pole to pole, that lakes cover; also of parts of points."""
     by_row = _shares(lakes.astype(np.float32), total, rows)
     return _shares(by_row.T, 2 * total, slice(0, 2 * total)).T
 
@@ -469,10 +432,7 @@ def counted(settlements: NDArray[np.float64], grid: Grid, weights: NDArray[np.fl
 
 
 def density(amounts: NDArray[np.float32], grid: Grid, radius: float) -> NDArray[np.float32]:
-    """Spread amounts in the cells of a world grid by a Gaussian; amount per square kilometre, ``(rows, columns)``.
-
-    ``radius`` is its standard deviation in kilometres.
-    """
+    """Spread amounts by a Gaussian with a standard deviation of so many kilometres; amount per square kilometre."""
     sigma = radius * predictors.KILOMETRE / grid.resolution
     spread = ndimage.gaussian_filter1d(amounts, sigma, axis=0, mode="constant", truncate=_TRUNCATE)
     for start in range(0, grid.rows, _BAND):

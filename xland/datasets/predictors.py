@@ -302,11 +302,10 @@ def coast_distance(land: ArrayLike, grid: Grid, cap: float) -> NDArray[np.float3
     beside = around[:, :-2] | around[:, 2:]
     beside[1:] |= flags[:-1]
     beside[:-1] |= flags[1:]
-    lat, lon = np.deg2rad(grid.latitude)[:, None], np.deg2rad(grid.longitude)
-    place = np.stack(np.broadcast_arrays(np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)), axis=-1)
+    at = np.stack([*place(grid).values()], axis=-1)
     radius = EARTH_RADIUS / 1000
     farthest = 2 * math.sin(min(cap / radius / 2, math.pi / 2))
-    chord, _ = KDTree(place[beside & ~flags]).query(place[flags], distance_upper_bound=farthest)
+    chord, _ = KDTree(at[beside & ~flags]).query(at[flags], distance_upper_bound=farthest)
     distance[flags] = np.where(chord <= farthest, 2 * radius * np.arcsin(np.minimum(chord, farthest) / 2), cap)
     return distance
 

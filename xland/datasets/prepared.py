@@ -165,7 +165,7 @@ def elevation() -> xr.DataArray:
     """Return the height of the land surface on 5 arc-minutes, metres above sea level; 0 over sea. Dims (lat, lon)."""
     from dask import delayed
 
-    shape = Grid.world(180 / source("topography").rows).shape
+    shape = source("topography").grid.shape
     block = da.from_delayed(delayed(_read_topography, pure=True)(fetch("topography"), shape), shape, np.float32)
     return _on_world("elevation", block, "topography", {
         "standard_name": "surface_altitude", "long_name": "height of the surface above sea level", "units": "m",
@@ -194,29 +194,22 @@ def modis_igbp() -> xr.DataArray:
 def era5_climate() -> xr.Dataset:
     """Return today's climate month by month: means of ERA5 over 2000 to 2025 at points 0.25 degree apart.
 
-    Returns
-    -------
-    xarray.Dataset
-        Lazy, float32, dims (month, lat, lon) with months 1 to 12, latitudes from 90 to -90 and longitudes from -180 to
-        179.75: ``tas``, air temperature at 2 m in degC, and ``pr``, precipitation of the month in mm.
-
-    Raises
-    ------
-    DatasetError
-        If the source cannot be fetched or fails verification.
+    ``tas``, air temperature at 2 m in degC, and ``pr``, precipitation of the month in mm: lazy, float32, dims (month,
+    lat, lon) with months 1 to 12, latitudes from 90 to -90 and longitudes from -180 to 179.75. :class:`DatasetError`
+    if the source cannot be fetched or fails verification.
     """
     ds = xr.open_dataset(fetch("era5"), chunks={})[["t2m", "tp"]].drop_vars("number", errors="ignore")
     rows = source("era5").rows
     expected = {"month": 12, "latitude": rows + 1, "longitude": 2 * rows}
     if ds.sizes != expected:
-        raise DatasetError(f"{fetch('climate').name} holds {dict(ds.sizes)}; {expected} were expected")
+        raise DatasetError(f"{fetch('era5').name} holds {dict(ds.sizes)}; {expected} were expected")
     ds = ds.rename(t2m="tas", tp="pr", latitude="lat", longitude="lon").drop_encoding()
     ds = ds.assign_coords(lon=(ds["lon"] + 180) % 360 - 180).sortby("lon")
     period, given = {"comment": "Mean over 2000 to 2025."}, source("era5").attributes
     # its file gives the units of GRIB, kelvin and metres; its values are these
     ds["tas"].attrs = {"standard_name": "air_temperature", "units": "degC", **given, **period}
     ds["pr"].attrs = {"long_name": "precipitation of the month", "units": "mm", **given, **period}
-    for name, (_, _, attrs) in coordinates(Grid.world(1)).items():
+    for name, (_, _, attrs) in Grid.world(1).coordinates.items():
         ds[name].attrs = attrs
     ds.attrs = {"title": source("era5").title, **given}
     return ds
@@ -224,18 +217,10 @@ def era5_climate() -> xr.Dataset:
 
 def _on_world(name: str, data: Any, dataset: str, attrs: dict[str, Any]) -> xr.DataArray:
     wanted = source(dataset)
-    grid = Grid.world(180 / wanted.rows)
+    grid = wanted.grid
     if data.shape != grid.shape:
         raise DatasetError(f"{wanted.members[0]} holds {data.shape} cells instead of {grid.shape}")
-    return xr.DataArray(data, coordinates(grid), ("lat", "lon"), name, {**attrs, **wanted.attributes})
-
-
-def coordinates(grid: Grid) -> dict[str, tuple[str, NDArray[np.float64], dict[str, str]]]:
-    """Latitude and longitude of a grid with their CF attributes."""
-    return {
-        "lat": ("lat", grid.latitude, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
-        "lon": ("lon", grid.longitude, {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
-    }
+    return xr.DataArray(data, grid.coordinates, ("lat", "lon"), name, {**attrs, **wanted.attributes})
 
 
 def _open_tiff(dataset: str) -> Any:
@@ -263,7 +248,7 @@ def static_identity(resolution: float = 0.05) -> str:
 
 def mask_cells(resolution: float) -> int:
     """Cells of the land mask along a cell of this resolution."""
-    mask = Grid.world(180 / source("land-mask").rows)
+    mask = source("land-mask").grid
     factor = round(resolution / mask.resolution)
     if factor < 1 or abs(resolution / mask.resolution / factor - 1) > 1e-6 or mask.rows % factor:
         raise GridError(

@@ -28,7 +28,6 @@ from xland.datasets.prepared import (
     POPULATION_RADII,
     PREDICTORS,
     RUGGEDNESS_REACH,
-    coordinates,
 )
 from xland.errors import DatasetError, GridError, TimeError
 from xland.geo.conventions import check_years
@@ -204,17 +203,14 @@ def synthetic_world(
     }
     attributes = {**flag_attributes(), **about}
     return SyntheticWorld(
-        forcing=xr.Dataset(forcing, {**time, **coordinates(coarse)}, about),
-        land_use=xr.DataArray(maps, {**time, **coordinates(landscape.grid)}, dims, "land_use", attributes),
+        forcing=xr.Dataset(forcing, {**time, **coarse.coordinates}, about),
+        land_use=xr.DataArray(maps, {**time, **landscape.grid.coordinates}, dims, "land_use", attributes),
         static=landscape.static.assign_attrs(about),
     )
 
 
 def _measure(landscape: Landscape, coarse: Grid, factor: int) -> Callable[[ChangingLand], NDArray[np.float32]]:
-    """Return what measures the states, age and biomass of the land by area, in the order of their names.
-
-    They are NaN where there is ocean only.
-    """
+    """Return what measures states, age and biomass of the land by area; NaN where there is ocean only."""
     rows, columns = coarse.shape
     length = (_NO_STATE + 1) * rows * columns
     first = expand(np.arange(rows * columns).reshape(rows, columns) * (_NO_STATE + 1), factor).ravel()
@@ -300,11 +296,7 @@ def _whole(value: Any) -> bool:
 
 
 def _make_noise(random: np.random.Generator, shape: tuple[int, int]) -> tuple[Callable[[], Field], Callable[[], Field]]:
-    """Return two sources of noise of mean 0 and deviation 1, which take their random numbers in turn.
-
-    In fields of the first, patches of all sizes stand out; those of the second rise and fall over large parts of the
-    map.
-    """
+    """Return two sources of noise of mean 0 and deviation 1: patches of all sizes, and large parts of the map."""
     number = np.hypot(fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1])).astype(np.float32)
     edge = np.exp(-((number * np.float32(SMALLEST / 2)) ** 2) / 2)
     number += np.float32(1 / max(shape))
@@ -462,7 +454,7 @@ def _dataset(fields: dict[str, Field], grid: Grid) -> xr.Dataset:
     variables = {
         name: (("lat", "lon"), np.asarray(fields[name], dtype=np.float32), attributes[name]) for name in attributes
     }
-    return xr.Dataset(variables, coordinates(grid))
+    return xr.Dataset(variables, grid.coordinates)
 
 
 def _standard(field: NDArray[np.floating], land: NDArray[np.bool_]) -> Field:

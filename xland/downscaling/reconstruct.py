@@ -22,8 +22,7 @@ from xland.arguments import checked, shown, unknown
 from xland.downscaling.call import Device, Region, downscale, whole_years
 from xland.downscaling.fields import crop, field_of
 from xland.errors import ForcingError, ModelError, PriorError, TimeError, VocabularyError
-from xland.forcing.joining import join_forcing
-from xland.forcing.read import Forcing, find_sources, read_forcing
+from xland.forcing.read import Forcing, find_sources, join_forcing, read_forcing
 from xland.geo.conventions import index_by, listed, missing_years, with_years
 from xland.geo.grid import Grid
 from xland.geo.orientation import Names, Orientation, orient, restore

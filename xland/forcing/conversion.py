@@ -7,8 +7,7 @@ LUH2, or several: in fixed parts, or in the proportions that a reference, LUH2 o
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -42,32 +41,8 @@ _LARGEST = 2**18  # bytes of a file with a mapping
 _NEAR = 8  # share of a globe, one in so many, by which it is continued where the nearest cell is looked for
 
 
-@dataclass(frozen=True)
-class Crossing:
-    """How the classes of a scenario become states: see :func:`to_luh2`.
-
-    `parts` has the states of each class, and their shares of it where these are fixed, else None. `states` are those of
-    the result.
-    """
-
-    parts: tuple[tuple[str, tuple[tuple[str, float | None], ...]], ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Variables of the scenario."""
-        return tuple(name for name, _ in self.parts)
-
-    @property
-    def states(self) -> tuple[str, ...]:
-        """Those of LUH2, and ``pltns`` where it is asked for."""
-        used = {state for _, parts in self.parts for state, _ in parts}
-        return tuple(state for state in LUH3_STATES if state in LUH2_STATES or state in used)
-
-    @property
-    def split(self) -> tuple[tuple[str, ...], ...]:
-        """States of each class that a reference splits."""
-        every = (tuple(state for state, share in parts if share is None) for _, parts in self.parts)
-        return tuple(states for states in every if states)
+Parts = dict[str, dict[str, float | None]]
+"""States of each variable of a scenario, and their shares of it where these are fixed, else None."""
 
 
 @checked(ForcingError)
@@ -101,9 +76,8 @@ def regrid(ds: xr.Dataset, *, resolution: float = 0.25) -> xr.Dataset:
     """
     require_dataset(ds)
     forcing = read_forcing(ds, variables=_maps(ds))
-    names = tuple(map(str, _maps(ds)))
-    work = partial(_regrid_year, source=forcing.grid, target=whole_cells(forcing.grid, resolution))
-    return _lazily(work, forcing, names, names, None).assign_attrs(ds.attrs)
+    parts: Parts = {str(name): {str(name): 1.0} for name in _maps(ds)}
+    return _lazily(forcing, parts, tuple(parts), whole_cells(forcing.grid, resolution)).assign_attrs(ds.attrs)
 
 
 @checked(ForcingError)
@@ -169,11 +143,13 @@ def to_luh2(
         If fewer than two by two cells lie in the grid.
     """
     require_dataset(ds)
-    crossing = _crossing(ds, mapping, rest)
-    forcing = read_forcing(ds, variables=crossing.names)
+    parts = _parts(ds, mapping, rest)
+    used = {state for own in parts.values() for state in own}
+    states = tuple(state for state in LUH3_STATES if state in LUH2_STATES or state in used)
+    forcing = read_forcing(ds, variables=tuple(parts))
     target = whole_cells(forcing.grid, resolution)
     wanted = {
-        "mapping to several states": bool(crossing.split),
+        "mapping to several states": bool(_split(parts)),
         "shares_of='land'": shares_of == "land",
         f"rest={rest!r}": rest is not None,
         "fill=True": fill,
@@ -183,19 +159,9 @@ def to_luh2(
             f"{next(name for name, asked in wanted.items() if asked)} needs the states of LUH2 in one year: pass them "
             "as reference="
         )
-    known = None if reference is None else _reference(reference, crossing, target)
-    work = partial(
-        _convert_year,
-        crossing=crossing,
-        source=forcing.grid,
-        target=target,
-        of_land=shares_of == "land",
-        rest=None if rest is None else crossing.names.index(rest),
-        fill=fill,
-    )
-    said = json.dumps({name: dict(parts) for name, parts in crossing.parts})
-    found = _lazily(work, forcing, crossing.names, crossing.states, known)
-    return found.assign_attrs(ds.attrs | {"xland_mapping": said})
+    known = None if reference is None else _reference(reference, states, _split(parts), target)
+    found = _lazily(forcing, parts, states, target, known, of_land=shares_of == "land", rest=rest, fill=fill)
+    return found.assign_attrs(ds.attrs | {"xland_mapping": json.dumps(parts)})
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
@@ -209,7 +175,7 @@ def _maps(ds: xr.Dataset) -> list[Any]:
     return [name for name, each in ds.data_vars.items() if horizontal <= set(each.dims)]
 
 
-def _crossing(ds: xr.Dataset, mapping: Mapping[str, Mapped] | None, rest: str | None) -> Crossing:
+def _parts(ds: xr.Dataset, mapping: Mapping[str, Mapped] | None, rest: str | None) -> Parts:
     """Check a mapping and bring it to one form."""
     there = list(map(str, _maps(ds)))
     if mapping is None:
@@ -228,15 +194,15 @@ def _crossing(ds: xr.Dataset, mapping: Mapping[str, Mapped] | None, rest: str | 
         )
     if wrong := [name for name in mapping if name not in there]:
         raise ForcingError(unknown("variables in the mapping", wrong, there))
-    parts = {name: _parts(name, value) for name, value in mapping.items() if value is not None and value != []}
+    parts = {name: _shares(name, value) for name, value in mapping.items() if value is not None and value != []}
     if rest is not None and rest not in parts:
         raise ForcingError(f"rest: {unknown('variable', rest, parts)}")
     if not parts:
         raise VocabularyError("the mapping leaves all variables out")
-    return Crossing(tuple(parts.items()))
+    return parts
 
 
-def _parts(name: str, value: Any) -> tuple[tuple[str, float | None], ...]:
+def _shares(name: str, value: Any) -> dict[str, float | None]:
     """States of a variable with their fixed shares, or None where a reference says them."""
     if isinstance(value, str):
         value = GROUPS.get(value, (value,))
@@ -252,11 +218,17 @@ def _parts(name: str, value: Any) -> tuple[tuple[str, float | None], ...]:
         sound = all(isinstance(each, int | float) and not isinstance(each, bool) and 0 <= each <= 1 for each in shares)
         if not sound or abs(sum(shares) - 1) > 1e-6:
             raise VocabularyError(f"{name}: the shares of its states are {shares}; they must be 0 to 1 and sum to 1")
-        return tuple((state, float(share) / sum(shares)) for state, share in value.items())
-    return tuple((state, 1.0 if len(value) == 1 else None) for state in dict.fromkeys(value))
+        return {state: float(share) / sum(shares) for state, share in value.items()}
+    return dict.fromkeys(value, 1.0 if len(value) == 1 else None)
 
 
-def _reference(reference: xr.Dataset, crossing: Crossing, target: Grid) -> da.Array:
+def _split(parts: Parts) -> list[list[str]]:
+    """States of each variable that a reference splits."""
+    every = ([state for state, share in own.items() if share is None] for own in parts.values())
+    return [states for states in every if states]
+
+
+def _reference(reference: xr.Dataset, states: Sequence[str], split: Sequence[Sequence[str]], target: Grid) -> da.Array:
     """States of a reference on the target grid, and behind them the proportions of each split, all in one chunk."""
     known = read_forcing(reference)
     if len(known.years) > 1:
@@ -269,42 +241,42 @@ def _reference(reference: xr.Dataset, crossing: Crossing, target: Grid) -> da.Ar
     rows, columns = places(target, known.grid)
     if min(rows.min(), columns.min()) < 0:
         raise GridError(f"the reference ({known.grid}) does not cover the scenario ({target}); give a larger one")
-    stacked = _stack(known, [str(name) for name in known.data.data_vars if name in crossing.states])
-    layers = len(crossing.states) + sum(map(len, crossing.split))
+    there = [name for name in states if name in known.data]
     work = partial(
         _read_reference,
-        there=tuple(name for name in crossing.states if name in known.data),
-        crossing=crossing,
+        there=there,
+        states=states,
+        split=split,
         grid=known.grid,
-        rows=rows,
-        columns=columns,
+        cells=np.ix_(rows, columns),
         year=known.years[0],
     )
-    return da.map_blocks(work, stacked[0], chunks=((layers,), (target.rows,), (target.columns,)), dtype=np.float32)
+    layers = len(states) + sum(map(len, split))
+    chunks = (layers,), (target.rows,), (target.columns,)
+    return da.map_blocks(work, _stack(known, there)[0], chunks=chunks, dtype=np.float32)
 
 
 def _read_reference(
     values: NDArray[np.float32],
     *,
     there: Sequence[str],
-    crossing: Crossing,
+    states: Sequence[str],
+    split: Sequence[Sequence[str]],
     grid: Grid,
-    rows: NDArray[np.intp],
-    columns: NDArray[np.intp],
+    cells: Any,
     year: int,
 ) -> NDArray[np.float32]:
     """Return states, NaN where there is no data, and proportions, on some rows and columns."""
-    states = dict(zip(there, values, strict=True))
+    known = dict(zip(there, values, strict=True))
     try:
-        check_values(states, grid.centres, year)
+        check_values(known, grid.centres, year)
     except ForcingError as error:
         raise ForcingError(f"reference: {error}") from error
     empty = np.where(np.isnan(values[0]), np.float32(np.nan), np.float32(0))
-    layers = [states.get(name, empty)[np.ix_(rows, columns)] for name in crossing.states]
-    for group in crossing.split:
-        amounts = np.stack([states.get(name, empty) for name in group])
-        layers += list(proportions(amounts, grid, group)[:, rows][:, :, columns])
-    return np.stack(layers).astype(np.float32)
+    layers = [known.get(name, empty) for name in states]
+    for group in split:
+        layers += [*proportions(np.stack([known.get(name, empty) for name in group]), grid, group)]
+    return np.stack([layer[cells] for layer in layers]).astype(np.float32)
 
 
 def proportions(amounts: NDArray[Any], grid: Grid, names: Sequence[str]) -> NDArray[np.float32]:
@@ -325,56 +297,38 @@ def proportions(amounts: NDArray[Any], grid: Grid, names: Sequence[str]) -> NDAr
     return (amounts[:, *near] / total[near]).astype(np.float32)
 
 
-def _checked_year(
-    values: NDArray[np.float32],
-    years: NDArray[np.int64],
-    reference: NDArray[np.float32] | None = None,
-    *,
-    work: Callable[..., NDArray[np.float64]],
-    names: Sequence[str],
-    source: Grid,
-) -> NDArray[np.float32]:
-    """Check the fractions of one year, and do the work on them; all arrays begin with the year."""
-    check_values(dict(zip(names, values[0], strict=True)), source.centres, int(years[0]))
-    return work(np.clip(values[0], 0, 1), reference)[None].astype(np.float32)
-
-
-def _regrid_year(values: NDArray[Any], _: Any, *, source: Grid, target: Grid) -> NDArray[np.float64]:
-    return distribute(values, source, target)
-
-
 def _convert_year(
     values: NDArray[np.float32],
     reference: NDArray[np.float32] | None,
     *,
-    crossing: Crossing,
+    parts: Parts,
+    states: Sequence[str],
     source: Grid,
     target: Grid,
-    of_land: bool,
-    rest: int | None,
-    fill: bool,
+    of_land: bool = False,
+    rest: str | None = None,
+    fill: bool = False,
 ) -> NDArray[np.float64]:
     """States of one year, (states, rows, columns), from the variables of a scenario on its own grid."""
-    count, land = len(crossing.states), None
+    count, land = len(states), None
     if reference is not None:
         land = np.clip(np.nan_to_num(reference[:count]).sum(axis=0, dtype=np.float64), 0, 1)
         if rest is not None:
-            most = np.ones(source.shape) if of_land else land_within(land, source, target)
-            others = values.sum(axis=0) - values[rest]
-            values[rest] = np.maximum(most - others, 0)
+            most, at = np.ones(source.shape) if of_land else land_within(land, source, target), list(parts).index(rest)
+            values[at] = np.maximum(most - (values.sum(axis=0) - values[at]), 0)
     shares = distribute(values, source, target, land, of_land=of_land)
     known = ~np.isnan(shares[0])
     if reference is not None:
         known &= ~np.isnan(reference[0]) | (shares.sum(axis=0) > 0)
     split = [] if reference is None else list(reference[count:])
-    states = dict(zip(crossing.states, np.zeros((count, *target.shape)), strict=True))
-    for share, (_, parts) in zip(shares, crossing.parts, strict=True):
-        for state, fixed in parts:
-            states[state] += share * (split.pop(0) if fixed is None else fixed)
-    found = np.where(known, np.stack(list(states.values())), np.nan)
-    return (
-        np.where(known | np.isnan(reference[0]), found, reference[:count]) if fill and reference is not None else found
-    )
+    found = dict(zip(states, np.zeros((count, *target.shape)), strict=True))
+    for share, own in zip(shares, parts.values(), strict=True):
+        for state, fixed in own.items():
+            found[state] += share * (split.pop(0) if fixed is None else fixed)
+    made = np.where(known, np.stack(list(found.values())), np.nan)
+    if fill and reference is not None:
+        return np.where(known | np.isnan(reference[0]), made, reference[:count])
+    return made
 
 
 def _stack(forcing: Forcing, names: Sequence[str]) -> da.Array:
@@ -383,19 +337,19 @@ def _stack(forcing: Forcing, names: Sequence[str]) -> da.Array:
 
 
 def _lazily(
-    work: partial[NDArray[Any]],
     forcing: Forcing,
-    names: Sequence[str],
+    parts: Parts,
     states: Sequence[str],
-    reference: da.Array | None,
+    target: Grid,
+    reference: da.Array | None = None,
+    **options: Any,
 ) -> xr.Dataset:
-    """Apply a function of one year to a forcing, and return the states that it gives as a Dataset."""
-    source, target = work.keywords["source"], work.keywords["target"]
-    if means := [name for name in names if name in LUH_SECONDARY]:
+    """Convert each year of a forcing, once its fractions have been checked, and return the states as a Dataset."""
+    if means := [name for name in parts if name in LUH_SECONDARY]:
         raise ForcingError(f"{', '.join(means)}: not fractions of the cell; leave them out: ds.drop_vars({means})")
-    arrays: list[Any] = [_stack(forcing, names), "tnij", da.from_array(np.array(forcing.years), chunks=1), "t"]
+    arrays: list[Any] = [_stack(forcing, tuple(parts)), "tnij", da.from_array(np.array(forcing.years), chunks=1), "t"]
     data = da.blockwise(
-        partial(_checked_year, work=work, names=tuple(names), source=source),
+        partial(_checked_year, parts=parts, states=states, source=forcing.grid, target=target, **options),
         "tsyx",
         *(arrays if reference is None else [*arrays, reference, "uvw"]),
         new_axes={"s": len(states), "y": target.rows, "x": target.columns},
@@ -404,10 +358,17 @@ def _lazily(
         meta=np.empty((0, 0, 0, 0), np.float32),
     )
     about = {"units": "1", "long_name": "fraction of the grid cell"}
-    coordinates = {
-        "time": ("time", np.array(forcing.years)),
-        "lat": ("lat", target.latitude, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
-        "lon": ("lon", target.longitude, {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
-    }
     found = {name: (("time", "lat", "lon"), data[:, at], about) for at, name in enumerate(states)}
+    coordinates = {"time": ("time", np.array(forcing.years)), **target.coordinates}
     return with_years(xr.Dataset(found, coordinates), forcing.years)
+
+
+def _checked_year(
+    values: NDArray[np.float32],
+    years: NDArray[np.int64],
+    reference: NDArray[np.float32] | None = None,
+    **options: Any,
+) -> NDArray[np.float32]:
+    """Check the fractions of one year and convert them; all arrays begin with the year."""
+    check_values(dict(zip(options["parts"], values[0], strict=True)), options["source"].centres, int(years[0]))
+    return _convert_year(np.clip(values[0], 0, 1), reference, **options)[None].astype(np.float32)

@@ -13,8 +13,11 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -223,10 +226,7 @@ def check_values(states: Mapping[str, NDArray[Any]], place: Place, year: int) ->
 
 
 def check_coverage(states: Mapping[str, NDArray[Any]], expected: NDArray[np.bool_], place: Place, year: int) -> None:
-    """Refuse cells without data where the model relies on data: the map would be invented there.
-
-    ``expected`` (rows, columns) are the cells that hold land and had data when the model was trained.
-    """
+    """Refuse cells without data among the expected, which hold land and had data when the model was trained."""
     empty = without_data(states, expected)
     if empty.any():
         fault = f"that hold land, and had data when the model was trained, are NaN in {year}"
@@ -263,8 +263,7 @@ def check_lattice(grid: Grid) -> None:
 def value_problems(states: Mapping[str, NDArray[Any]], place: Place) -> list[ValueProblem]:
     """Return what is wrong with (rows, columns) fractions of one year, and with ``secma`` and ``secmb``.
 
-    That is infinities; NaN in some states of a cell but not in all (NaN in all is ocean or no data); values below 0 or
-    above 1 (1e4 years of age, 1e3 kg m-2 of biomass); sums above 1.
+    NaN in all states of a cell is ocean or no data.
     """
     problems: list[ValueProblem] = []
 
@@ -300,3 +299,62 @@ def value_problems(states: Mapping[str, NDArray[Any]], place: Place) -> list[Val
         fault = f"sum to more than 1 (highest {float(total[over].max()):g})"
         add("sum of states", over, fault, "the states of a cell share it: look for one counted twice, or rescale")
     return problems
+
+
+def join_forcing(past: Forcing, future: Forcing, first: int, last: int, *, name: str) -> xr.Dataset:
+    """Return the years of a future from `first` on, with those of the past up to `last` in place of its own.
+
+    Years after `last` that the future lacks are the past's. :class:`GridError` if they are on different cells;
+    :class:`ForcingError` if a variable is in one of them only and, when the first year that both have is computed, if
+    states differ by more than 0.001.
+    """
+    if not past.grid.same_as(future.grid):
+        raise GridError(
+            f"the {name} is on other cells ({future.grid}) than the forcing before it ({past.grid}): bring both to the "
+            "same cells, for example with ds.ai4land.regrid(resolution=0.25)"
+        )
+    alone = sorted(map(str, set(past.data.data_vars) ^ set(future.data.data_vars)))
+    if alone:
+        raise ForcingError(
+            f"{', '.join(alone)}: only in one of the {name} and the forcing before it; give both the same variables"
+        )
+    years = sorted({year for each in (past, future) for year in each.years if year >= first})
+    common = next((year for year in years if year in past.years and year in future.years), None)
+
+    def origin(year: int) -> tuple[bool, bool]:
+        return year in past.years and (year <= last or year not in future.years), year == common
+
+    pieces = []
+    for (from_past, compared), run in groupby(years, origin):
+        these, sides = list(run), (past, future) if from_past else (future, past)
+        own, other = (each.data.sel(time=[y for y in these if y in each.years]) for each in sides)
+        pieces.append(_compared(own, other, past.grid, these[0], name) if compared else own)
+    joined: xr.Dataset = xr.concat(pieces, "time", combine_attrs="override")
+    return joined.assign_attrs(future.data.attrs)
+
+
+def _compared(own: xr.Dataset, other: xr.Dataset, grid: Grid, year: int, name: str) -> xr.Dataset:
+    """Return the states of a year, which are compared with those of another forcing when they are computed."""
+    found = {}
+    for variable, array in own.data_vars.items():
+        theirs = other[variable].data.rechunk(array.data.chunks)
+        check = partial(_refuse_difference, grid=grid, year=year, name=name, variable=str(variable))
+        data = da.map_blocks(check, array.data, theirs, dtype=array.dtype, meta=np.empty((0, 0, 0), array.dtype))
+        found[variable] = (array.dims, data, array.attrs)
+    return own.assign(found)
+
+
+def _refuse_difference(
+    own: NDArray[Any], other: NDArray[Any], *, grid: Grid, year: int, name: str, variable: str, block_info: Any = None
+) -> NDArray[Any]:
+    with np.errstate(invalid="ignore"):
+        scale = np.where(np.abs(own) > 1, np.abs(own), 1)  # ages and biomass are not shares
+        different = (np.abs(own - other) > SUM_TOLERANCE * scale) | (np.isnan(own) != np.isnan(other))
+    if different.any():
+        _, rows, columns = block_info[0]["array-location"]
+        place = grid.latitude[slice(*rows)], grid.longitude[slice(*columns)]
+        most = np.nanmax(np.abs(own - other), initial=0)
+        fault = f"not those of the forcing before the {name} in {year} (up to {most:.3g} apart)"
+        remedy = "they do not share a past: give a scenario that begins with this history, or leave the history out"
+        raise ForcingError(ValueProblem.at(variable, different[0], place, fault, remedy).sentence)
+    return own

@@ -51,10 +51,7 @@ _PLAIN_UNITS = {"", "1", "year", "years", "yr", "calendar year", "calendar_year"
 
 
 def decode_years(obj: xr.Dataset, year: int | None = None) -> tuple[int, ...]:
-    """Calendar years of a forcing, one for each time step; ``year`` is that of one step that does not say it.
-
-    :class:`TimeError` if there are none, or they cannot be decoded: see :func:`years_along`.
-    """
+    """Calendar years of a forcing, one a step, or a :class:`TimeError`; ``year`` is that of a single step without."""
     found = years_of(obj, what="forcing")
     if found is not None:
         return found
@@ -145,11 +142,10 @@ def years_along(time: xr.DataArray) -> tuple[int, ...]:
 def with_years(
     ds: xr.Dataset, years: Sequence[int], dimension: Hashable = "time", coordinate: Hashable | None = None
 ) -> xr.Dataset:
-    """Give the time dimension of a Dataset dates, their bounds and the years beside them; all can be selected by.
+    """Give the time dimension dates (1 January, datetime64[s]), their bounds ``time_bnds`` and the years in ``year``.
 
-    These are 1 January of each year in ``time`` (or under the caller's name), datetime64[s], their bounds in
-    ``time_bnds`` and the years in ``year``. Where the caller's dimension or coordinate is called ``year``, that keeps
-    the years, and the dates are beside it as ``time``. CDO, NCO and GDAL understand such a time axis.
+    All can be selected by, and CDO, NCO and GDAL understand them. Where the caller's dimension or coordinate is called
+    ``year``, that keeps the years, and the dates are beside it as ``time``.
     """
     callers = [name for name in (coordinate, dimension) if name is not None]
     yearly = next((name for name in callers if str(name).lower() in ("year", "years")), None)
@@ -186,11 +182,10 @@ def index_by(ds: xr.Dataset, *names: Hashable) -> xr.Dataset:
 
 
 def check_years(years: Sequence[int]) -> None:
-    """Refuse years that cannot be those of a land-use record, as if units got lost.
+    """Refuse, with a :class:`TimeError`, years that cannot be those of a land-use record, as if units got lost.
 
     Files of one record may count from different years (850 in the history of LUH2, 2015 in its futures). Joined
-    without decoding, all take the units of the first. :class:`TimeError` for years outside 850 to 2500, duplicate or
-    unsorted years, and gaps of more than 50 years after a year before 1100.
+    without decoding, all take the units of the first.
     """
     values = np.asarray(years, dtype=np.int64)
     outside = values[(values < FIRST_YEAR) | (values > LAST_YEAR)]
@@ -238,10 +233,9 @@ def listed(years: Sequence[int] | NDArray[np.int64]) -> str:
 
 
 def for_files(ds: xr.Dataset) -> xr.Dataset:
-    """Bring a Dataset into the form in which it is stored; nothing is computed.
+    """Give years their dates, and cells their bounds, as they are stored; nothing is computed.
 
-    Years become dates with bounds and ``year`` beside them; cells of regular latitudes and longitudes get bounds. If
-    the labels of the time dimension and those beside it differ, those of the dimension count.
+    If the labels of the time dimension and those beside it differ, those of the dimension count.
     """
     time, years = _years(ds)
     if time is not None and years is not None:
@@ -277,10 +271,7 @@ def _with_encoded_dates(ds: xr.Dataset, name: Hashable) -> xr.Dataset:
 
 
 def from_files(ds: xr.Dataset) -> xr.Dataset:
-    """Make years, and names of classes and scenarios, selectable again in a Dataset that was opened.
-
-    Where ``time`` are plain years, maps of earlier versions get dates, and others get ``year`` beside it.
-    """
+    """Make years, and names of classes and scenarios, selectable again in a Dataset that was opened."""
     # xarray does not list a single value as a coordinate if its name is part of that of bounds, as `time` is
     bounds = [str(each.encoding["bounds"]) for each in ds.variables.values() if "bounds" in each.encoding]
     ds = ds.set_coords([n for n in ds.data_vars if not ds[n].ndim and any(str(n) in name for name in bounds)])
@@ -297,10 +288,9 @@ def from_files(ds: xr.Dataset) -> xr.Dataset:
 
 
 def for_gis(ds: xr.Dataset) -> tuple[xr.Dataset, Hashable | None]:
-    """Order the dimensions of what :func:`for_files` returned for GIS and CDO, and return the time dimension.
+    """Put time first and latitude and longitude last, for GIS and CDO, and return the time dimension as well.
 
-    Time is first, latitude and longitude last. Dates are the dimension also where the caller's are years, and latitude
-    and longitude also where they are along rows and columns.
+    Dates are the dimension also where the caller's are years, latitude and longitude also along rows and columns.
     """
     found = find_role(ds, "time")
     time = None if found is None else found.dimension

@@ -126,6 +126,14 @@ class Grid:
         return self.latitude, self.longitude
 
     @property
+    def coordinates(self) -> dict[str, tuple[str, NDArray[np.float64], dict[str, str]]]:
+        """Coordinates ``lat`` and ``lon`` for xarray, with their CF attributes."""
+        return {
+            "lat": ("lat", self.latitude, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
+            "lon": ("lon", self.longitude, {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
+        }
+
+    @property
     def corner(self) -> tuple[int, int]:
         """Rows from 90 N and columns from 180 W to the first cell: the place of this grid on the world's lattice."""
         return round((90.0 - self.north) / self.resolution), round((self.west + 180.0) / self.resolution)
@@ -234,10 +242,7 @@ def nesting_factor(fine: Grid, coarse: Grid) -> int:
 
 
 def places(part: Grid, whole: Grid) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns of ``whole`` at which the cells of ``part`` are; -1 for those outside it.
-
-    Longitude is a ring. On grids of another resolution, or whose edges do not meet, all cells are outside.
-    """
+    """Rows and columns of ``whole`` at which the cells of ``part`` are; -1 outside it, or on another lattice."""
     rows, columns = np.full(part.rows, -1), np.full(part.columns, -1)
     cells = np.array([whole.north - part.north, part.west - whole.west]) / whole.resolution
     meet = (abs(cells - np.rint(cells)) < 2 * LATTICE_TOLERANCE).all()

@@ -36,10 +36,11 @@ _CANONICAL = {"time": "time", "latitude": "lat", "longitude": "lon"}
 _METRES = {"m", "metre", "meter", "metres", "meters", "km", "kilometres"}
 _DEGREES = {"", "1", "none", "degree", "degrees", "deg", "degs", "°", "decimal_degrees", "degrees_decimal"}
 _TURNED = {"degrees_south", "degree_south", "degrees_s", "degrees_west", "degree_west", "degrees_w"}
-_ATTRIBUTES = {
+AXES = {
     "lat": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
     "lon": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
 }
+"""Attributes of the canonical coordinates."""
 _PLACEHOLDER = "__xland_values__"
 _REGULAR = 1e-2  # share of a step by which a difference of longitudes may be off: float32 near 180 needs 1e-3
 
@@ -59,9 +60,9 @@ class Names:
 
 
 def find_names(obj: xr.Dataset | xr.DataArray, kind: str, *, what: str) -> Names | None:
-    """Find what the caller calls ``latitude``, ``longitude`` or ``time``; None only where there is no time dimension.
+    """Find what the caller calls ``latitude``, ``longitude`` or ``time``, or raise a :class:`GridError`.
 
-    :class:`GridError` if the dimension is missing or ambiguous, or its coordinate has two dimensions.
+    None is returned only where there is no time dimension.
     """
     for index in obj.xindexes.values():
         if isinstance(index, xr.indexes.PandasMultiIndex):
@@ -213,7 +214,7 @@ def _check_degrees(coordinate: xr.Variable, name: Hashable, kind: str, what: str
 def check_reference(obj: xr.Dataset | xr.DataArray, what: str) -> None:
     """Refuse a projection, a rotated pole, another meridian, and coordinates that are not the middles of their bounds.
 
-    The object must be whole, as bounds and grid mappings are often variables beside those that are read.
+    ``obj`` is a whole Dataset: bounds and grid mappings are often variables beside those that are read.
     """
     if isinstance(obj, xr.Dataset):
         variables: dict[Hashable, xr.Variable] = dict(obj.variables)
@@ -466,7 +467,7 @@ def _callers_columns(lon: NDArray[np.float64], orientation: Orientation) -> tupl
 def _label(ds: xr.Dataset, **labels: NDArray[Any]) -> xr.Dataset:
     coords = {}
     for name, values in labels.items():
-        attributes = {**_ATTRIBUTES[name], **ds[name].attrs}
+        attributes = {**AXES[name], **ds[name].attrs}
         attributes.pop("bounds", None)  # the bounds are another variable, which results do not have
         coords[name] = (name, values, attributes)
     return ds.assign_coords(coords)

@@ -6,7 +6,6 @@ row's area in another row, and of a column's width in another column.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -21,33 +20,23 @@ _SLIVER = 1e-7  # degrees: overlaps that rounding makes
 _ROUNDING = 1e-5  # share of a cell by which sums of float32 fractions may be off
 
 
-@dataclass(frozen=True, eq=False)
-class Overlap:
-    """How the cells of two grids overlap.
+def area_mean(values: NDArray[Any], source: Grid, target: Grid) -> NDArray[np.float64]:
+    """Mean over each target cell by area; what a target cell has outside the source counts as 0. Longitude is a ring.
 
-    Parameters
-    ----------
-    rows, columns : sparse arrays, (target, source)
-        Share of the area of each target row in each source row, and of each target column in each source column.
+    `values` are (rows, columns) of the source.
     """
-
-    rows: csr_array
-    columns: csr_array
-
-    def mean(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """Mean over each target cell by area; what a target cell has outside the source counts as 0."""
-        found: NDArray[np.float64] = (self.columns @ (self.rows @ values).T).T
-        return found
+    rows, columns = _overlap(source, target)
+    found: NDArray[np.float64] = (columns @ (rows @ values).T).T
+    return found
 
 
 @lru_cache(maxsize=16)
-def overlap(source: Grid, target: Grid) -> Overlap:
-    """Overlap of two grids, as seen from the cells of the target. Longitude is a ring."""
+def _overlap(source: Grid, target: Grid) -> tuple[csr_array, csr_array]:
+    """Share of the area of each target row in each source row, and of each target column in each source column."""
     rows = _weights(-source.edges[0], -target.edges[0], lambda edges: np.sin(np.deg2rad(edges)))
     west = source.edges[1]
     ring = np.concatenate([west[:-1] - 360, west[:-1], west + 360]) if source.is_global else west
-    columns = _weights(ring, target.edges[1], lambda edges: edges, source.columns)
-    return Overlap(rows, columns)
+    return rows, _weights(ring, target.edges[1], lambda edges: edges, source.columns)
 
 
 def _weights(source: NDArray[np.float64], target: NDArray[np.float64], measure: Any, count: int = 0) -> csr_array:
@@ -113,26 +102,27 @@ def distribute(
     (classes, rows, columns) array of float64
         Shares of the target cells; NaN where none of the source cells has data.
     """
-    cells, known = overlap(source, target), ~np.isnan(shares[0])
-    covered = cells.mean(known.astype(np.float64))
+    known = ~np.isnan(shares[0])
+    covered = area_mean(known.astype(np.float64), source, target)
     shares = np.where(known, shares, 0)
+
+    def means(values: NDArray[Any]) -> NDArray[np.float64]:
+        return np.stack([area_mean(each, source, target) for each in values])
+
     if land is None:
-        placed = np.stack([cells.mean(each) for each in shares])
+        placed = means(shares)
     elif of_land:
-        placed = land * np.stack([cells.mean(each) for each in shares]) / np.maximum(covered, _ROUNDING)
+        placed = land * means(shares) / np.maximum(covered, _ROUNDING)
     else:
         total, there = shares.sum(axis=0, dtype=np.float64), land_within(land, source, target)
         more = (total > there + np.where(there > 0, _ROUNDING, 0)) & (there < 1 - _ROUNDING)
         on_land = 1 / np.maximum(np.where(more, total, there), 1e-30)
         beside = np.where(more, total - there, 0) / np.maximum(total * (1 - there), 1e-30)
-        placed = np.stack(
-            [land * cells.mean(each * on_land) + (1 - land) * cells.mean(each * beside) for each in shares]
-        )
+        placed = land * means(shares * on_land) + (1 - land) * means(shares * beside)
     return np.where(covered > 0, placed, np.nan)
 
 
 def land_within(land: NDArray[Any], source: Grid, target: Grid) -> NDArray[np.float64]:
     """Share of land in the part of each source cell that lies in the target, from that of the target's cells."""
-    cells = overlap(target, source)
-    area = cells.mean(np.ones(target.shape))
-    return np.divide(cells.mean(land), area, out=np.zeros(area.shape), where=area > 0)
+    area = area_mean(np.ones(target.shape), target, source)
+    return np.divide(area_mean(land, target, source), area, out=np.zeros(area.shape), where=area > 0)

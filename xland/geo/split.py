@@ -81,20 +81,17 @@ class Part(IntEnum):
     TEST = 2
 
 
-def assign_cells(
-    has_land: NDArray[np.bool_], seed: int = 0, shares: tuple[int, int, int] = (5, 1, 1)
-) -> NDArray[np.int8]:
+def assign_cells(has_land: NDArray[np.bool_], seed: int = 0) -> NDArray[np.int8]:
     """Assign the (30, 30) cells that hold land to training, validation and test: values of :class:`Part`.
 
-    Cells are walked row by row, in alternating direction, and each run of ``sum(shares)`` consecutive cells receives
-    exactly its shares in random order, so that every part sees every latitude and continent. 5:1:1 are the shares of
-    the published sample counts (320k, 64k, 64k).
+    Cells are walked row by row, in alternating direction, and each run of seven is divided 5:1:1 in random order, so
+    that every part sees every latitude and continent. These are the published sample counts (320k, 64k, 64k).
     """
     random = np.random.default_rng(seed)
     columns = np.arange(CELL_COLUMNS)
     order = [(row, column) for row in range(CELL_ROWS) for column in (columns if row % 2 == 0 else columns[::-1])]
     walk = [place for place in order if has_land[place]]
-    block = np.repeat([Part.TRAIN, Part.VALIDATION, Part.TEST], shares).astype(np.int8)
+    block = np.repeat([Part.TRAIN, Part.VALIDATION, Part.TEST], (5, 1, 1)).astype(np.int8)
     parts = np.full(has_land.shape, Part.NONE, dtype=np.int8)
     for start in range(0, len(walk), len(block)):
         for place, part in zip(walk[start : start + len(block)], random.permutation(block), strict=False):
@@ -105,10 +102,9 @@ def assign_cells(
 def assign_years(
     years: Sequence[int], train: tuple[int, int] = (1960, 2000), test: tuple[int, int] = (2001, 2015)
 ) -> dict[int, Part]:
-    """Assign years to training and test by their (first, last) year, so that no map of a tested year was learned from.
+    """Assign years to training and test by their (first, last) year; by default as the published system does.
 
-    The defaults are those of the published system. :class:`ConfigurationError` if the two ranges overlap, or one ends
-    before it begins.
+    :class:`ConfigurationError` if the two ranges overlap, or one ends before it begins.
     """
     if train[0] > train[1] or test[0] > test[1] or (train[0] <= test[1] and test[0] <= train[1]):
         raise ConfigurationError(f"years {train} for training and {test} for the test must be ranges without overlap")

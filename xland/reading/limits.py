@@ -27,10 +27,9 @@ FILLS = (-999.0, -9999.0, -99999.0, -999999.0, -32767.0, -32768.0, -2147483648.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What the values of a variable may be where they count.
+    """What the values of a variable may be where they count; of a ``fraction`` of the cell, percent is refused.
 
-    ``fraction`` is a share of the cell: percent is refused. Only ``units`` are understood, or any if there are none;
-    ``other_units`` are known to be wrong, where right ones are spelt in many ways.
+    Only ``units`` are understood, or any but ``other_units`` if there are none: right ones are spelt in many ways.
     """
 
     lowest: float = -FILL_LIMIT
@@ -115,10 +114,9 @@ Place = tuple[NDArray[Any], NDArray[Any]]  # latitudes of the rows and longitude
 
 @dataclass(frozen=True)
 class ValueProblem:
-    """Values of one variable that would give a wrong map.
+    """Values of one variable that would give a wrong map, with the degrees of the first cell from the north-west.
 
-    ``fault`` follows the number of cells: ``"below 0 (lowest -0.2)"``. Latitude and longitude (degrees) are those of
-    the first cell from the north-west.
+    ``fault`` follows the number of cells: ``"below 0 (lowest -0.2)"``.
     """
 
     variable: str
@@ -232,8 +230,7 @@ def check_share(name: str, share: NDArray[Any], place: Place) -> None:
 def check_unknown_land(name: str, unknown: NDArray[np.bool_], states: Mapping[str, NDArray[Any]], place: Place) -> None:
     """Refuse a share of land that is NaN although the forcing has data.
 
-    ``unknown`` are the coarse cells (rows, columns) in which it is NaN in some fine cell; ``states`` are fractions of
-    the coarse cells, NaN where there is no data.
+    ``unknown`` are the coarse cells with NaN in some fine cell; ``states`` are fractions of them, NaN without data.
     """
     there = [np.isfinite(values) for state, values in states.items() if state not in LUH_SECONDARY]
     bad = unknown & np.logical_or.reduce(there)

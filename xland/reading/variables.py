@@ -163,9 +163,8 @@ def _reason(error: Exception) -> str:
 class Declared:
     """What a variable says about its own values, as far as xarray has not applied it.
 
-    ``fills`` are the numbers of the array that mean no data, as do numbers outside ``lowest`` to ``highest``; ``dtype``
-    is what the bits mean, where integers say that they are signed or unsigned. Only where ``masked``, that is where
-    there is a fill value at all, may a map of codes hold NaN.
+    ``fills``, and numbers outside ``lowest`` to ``highest``, mean no data; ``dtype`` is what the bits mean. Only where
+    there is a fill value at all (``masked``) may a map of codes hold NaN.
     """
 
     fills: tuple[float, ...] = ()
@@ -176,10 +175,7 @@ class Declared:
 
 
 def decode(values: NDArray[Any], declared: Declared, empty: float = np.nan) -> NDArray[Any]:
-    """Return values of the numbers in an array; ``empty`` is put where there is no data.
-
-    With NaN the result is floating; with a code it is whole numbers where the array holds such.
-    """
+    """Return values of the numbers in an array; ``empty``, which is NaN or a code, is put where there is no data."""
     if declared.dtype is not None:
         values = values.view(declared.dtype)
     missing = no_data(values, declared)
@@ -385,9 +381,9 @@ def read_static(static: xr.Dataset, names: Iterable[str], domain: str) -> xr.Dat
 
 @dataclass(frozen=True)
 class ClassMap:
-    """A map (time, lat, lon) in canonical order, lazy where the caller's was, with its grid and years.
+    """A map (time, lat, lon) in canonical order, lazy where the caller's was; ``what`` names it in messages.
 
-    ``years`` has one for each time step, None where the map does not say it. ``what`` names the map in messages.
+    ``years`` has one for each time step, None where the map does not say it.
     """
 
     data: xr.DataArray

@@ -53,10 +53,7 @@ def is_zarr(address: str) -> bool:
 
 
 def open_maps(path: Any) -> xr.Dataset:
-    """Open a NetCDF file or a complete Zarr store of maps, with all that is beside ``land_use``.
-
-    A :class:`StoreError` says what does not exist, is incomplete, or holds no ``land_use``.
-    """
+    """Open a NetCDF file or a complete Zarr store of maps with what is beside ``land_use``, or raise a StoreError."""
     ds = open_product(path)
     if "land_use" not in ds:
         raise StoreError(f"{path} holds no variable 'land_use'; it holds {', '.join(map(str, ds.data_vars))}")

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from xland.errors import GridError, StoreError, TimeError, VocabularyError
+from xland.errors import GridError, TimeError, VocabularyError
 from xland.geo.conventions import listed
 from xland.geo.orientation import orient
 from xland.paths import local_path
 from xland.reading.variables import unreadable
-from xland.sources.observed import DRIVER, refuse_reference
+from xland.sources.observed import open_raster
 from xland.vocabulary import CLASS_NAMES, HILDA_FOREST, class_coordinates
 
 _SPAN = re.compile(r"(?<!\d)(1[89]\d\d|2[01]\d\d)_(1[89]\d\d|2[01]\d\d)(?!\d)")
@@ -81,18 +81,11 @@ def _span_of(place: Path) -> tuple[int, int]:
 
 def _read(place: Path, table: Mapping[int, str]) -> xr.DataArray:
     """Read the changes of one step, (class, lat, lon); several codes of a class are added."""
-    import rioxarray
-
-    if not place.is_file():
-        raise StoreError(f"{place} does not exist")
+    raster, _ = open_raster(place, masked=True)
     try:
-        raster = rioxarray.open_rasterio(place, cache=False, driver=DRIVER, masked=True)
         values = np.asarray(raster.values, dtype=np.float32)
     except OSError as error:
         raise unreadable(place, "GeoTIFF", error) from error
-    if not isinstance(raster, xr.DataArray):
-        raise GridError(f"{place.name} holds several rasters; write the changes to a file of their own")
-    refuse_reference(raster, place.name)
     names = raster.attrs.get("long_name", ())
     codes = [_CODE.fullmatch(name) for name in ([names] if isinstance(names, str) else names)]
     known = {band: int(code[1]) for band, code in enumerate(codes) if code}

@@ -22,10 +22,18 @@ from numpy.typing import NDArray
 from xland import vocabulary
 from xland.errors import GridError, StoreError, TimeError, VocabularyError
 from xland.geo.conventions import attach_crs, with_years, years_along
-from xland.geo.grid import Grid
-from xland.geo.orientation import XarrayObject, find_names, grid_of
+from xland.geo.grid import Grid, regular_step
+from xland.geo.orientation import AXES, XarrayObject, find_horizontal, find_names, grid_of
 from xland.paths import local_path
-from xland.reading.variables import Declared, check_array, declared_by, no_data, unreadable, with_named_reads
+from xland.reading.variables import (
+    Declared,
+    check_array,
+    declared_by,
+    no_data,
+    unreadable,
+    with_named_reads,
+    without_extra,
+)
 from xland.untrusted.netcdf import check_file
 
 HILDA_VARIABLE = "LULC_states"
@@ -39,10 +47,6 @@ _YEAR_IN_NAME = re.compile(r"(?<!\d)(1[89]\d\d|2[01]\d\d)(?!\d)")
 _SOURCE = "HILDA+: Winkler et al. (2021), doi 10.1038/s41467-021-22702-2"
 _BLOCK = 1200  # cells of a block in each direction: 48 coarse cells of 0.25 degree on 0.01 degree
 
-_ATTRIBUTES = {
-    "lat": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
-    "lon": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
-}
 _TIFFS = {".tif", ".tiff"}
 DRIVER = "GTiff"
 """The one driver of GDAL that is used: others, such as that of virtual rasters, read what a file tells them to."""
@@ -148,7 +152,7 @@ def open_map(path: str | Path, table: Mapping[int, str] = vocabulary.IGBP, year:
         When computed: codes that the table does not know, with the file's name.
     """
     place = local_path(path, what="a raster")
-    codes, lat, lon = _open_raster(place)
+    codes, lat, lon = _open_codes(place)
     grid, ascending, descending, start = grid_of(lat, lon, place.name)
     row = np.arange(lat.size)[:: -1 if ascending else 1]
     column = np.roll(np.arange(lon.size)[:: -1 if descending else 1], -start)
@@ -160,30 +164,18 @@ def open_map(path: str | Path, table: Mapping[int, str] = vocabulary.IGBP, year:
 def with_crs(obj: XarrayObject) -> XarrayObject:
     """Attach the reference system (EPSG:4326), as rioxarray and, once written, GDAL understand it.
 
-    Parameters
-    ----------
-    obj : Dataset or DataArray
-        With the dimensions ``lat`` and ``lon`` in degrees.
-
-    Returns
-    -------
-    same type
-        With a scalar coordinate ``spatial_ref`` that every map refers to as its grid mapping. No
-        transform is stored with it: that would be wrong as soon as a region is selected.
-
-    Raises
-    ------
-    GridError
-        If there is no ``lat`` or ``lon``.
+    The object has the dimensions ``lat`` and ``lon`` in degrees, or a :class:`GridError` is raised. It is returned with
+    a scalar coordinate ``spatial_ref`` that every map refers to as its grid mapping. No transform is stored with it:
+    that would be wrong as soon as a region is selected.
     """
     absent = [dim for dim in ("lat", "lon") if dim not in obj.coords]
     if absent:
         raise GridError(f"a reference system needs coordinates lat and lon; missing: {', '.join(absent)}")
-    return attach_crs(obj.assign_coords({dim: (dim, obj[dim].values, _ATTRIBUTES[dim]) for dim in ("lat", "lon")}))
+    return attach_crs(obj.assign_coords({dim: (dim, obj[dim].values, AXES[dim]) for dim in ("lat", "lon")}))
 
 
-def _open_raster(path: Path) -> tuple[_Codes, _Axis, _Axis]:
-    """Look at a GeoTIFF of classes on latitude and longitude, without reading its values."""
+def open_raster(path: Path, *, masked: bool | None = None) -> tuple[xr.DataArray, bool]:
+    """Open a GeoTIFF on latitude and longitude lazily; say whether it is masked, by default where it has a mask."""
     import rasterio
     import rioxarray
     from rasterio.enums import MaskFlags
@@ -191,16 +183,22 @@ def _open_raster(path: Path) -> tuple[_Codes, _Axis, _Axis]:
     if not path.exists():
         raise StoreError(f"{path} does not exist")
     try:
-        with rasterio.open(path, driver=DRIVER) as source:
-            masked = MaskFlags.per_dataset in source.mask_flag_enums[0]  # a mask band or a .msk file
+        if masked is None:
+            with rasterio.open(path, driver=DRIVER) as source:
+                masked = MaskFlags.per_dataset in source.mask_flag_enums[0]  # a mask band or a .msk file
         raster = rioxarray.open_rasterio(path, cache=False, driver=DRIVER, masked=masked)
     except OSError as error:
         raise unreadable(path, "GeoTIFF", error) from error
     if not isinstance(raster, xr.DataArray):
-        raise GridError(f"{path.name} holds several rasters; write the one of the classes to a file of its own")
+        raise GridError(f"{path.name} holds several rasters; write the one that is meant to a file of its own")
+    _refuse_reference(raster, path.name)
+    return raster, masked
+
+
+def _open_codes(path: Path) -> tuple[_Codes, _Axis, _Axis]:
+    raster, masked = open_raster(path)
     if raster.sizes["band"] != 1:
         raise GridError(f"{path.name} holds {raster.sizes['band']} bands; a map of classes has one")
-    refuse_reference(raster, path.name)
     check_array(raster, path.name, VocabularyError)
     declared = declared_by(raster.variable, path.name, VocabularyError)
     values = with_named_reads(raster, path.name).variable.isel(band=0)
@@ -208,7 +206,7 @@ def _open_raster(path: Path) -> tuple[_Codes, _Axis, _Axis]:
     return codes, raster["y"].values, raster["x"].values
 
 
-def refuse_reference(raster: xr.DataArray, name: str) -> None:
+def _refuse_reference(raster: xr.DataArray, name: str) -> None:
     """Refuse a raster that is not on latitude and longitude from Greenwich, north up; GridError says what to do."""
     crs, transform = raster.rio.crs, raster.rio.transform()
     if crs is None:
@@ -241,7 +239,7 @@ def _hilda_rasters(place: Path) -> tuple[dict[int, _Codes], _Axis, _Axis]:
             raise TimeError(
                 f"{found[year].path.name} and {path.name} both hold {year}: keep each product in its own folder"
             )
-        found[year], lat, lon = _open_raster(path)
+        found[year], lat, lon = _open_codes(path)
         axes.append((lat, lon))
         if any(own.shape != first.shape or own[0] != first[0] for own, first in zip(axes[-1], axes[0], strict=True)):
             raise GridError(f"{path.name} is on another grid than {paths[0].name}")
@@ -268,20 +266,13 @@ def _hilda_netcdf(path: Path) -> tuple[dict[int, _Codes], _Axis, _Axis]:
             f"{path.name} holds no {name} but {', '.join(map(str, ds.data_vars)) or 'nothing'}: "
             "give the file of states of HILDA+"
         )
-    array = ds[name]
-    lat, lon, time = (find_names(array, kind, what=path.name) for kind in ("latitude", "longitude", "time"))
-    if lat is None or lon is None or lat.coordinate is None or lon.coordinate is None:
-        raise GridError(f"{path.name}: {name} has no latitude and longitude")
+    what, array = f"{path.name}: {name}", ds[name]
+    time, (lat, lon) = find_names(array, "time", what=what), find_horizontal(array, what=what)
     years = (_year_of(path),) if time is None else _hilda_years(ds, time.dimension, time.coordinate)
-    known = {lat.dimension, lon.dimension, time.dimension if time else None}
-    others = {dim: size for dim, size in array.sizes.items() if dim not in known}
-    if any(size > 1 for size in others.values()):
-        raise GridError(f"{path.name}: {name} has more dimensions than time, latitude and longitude: {others}")
-    what = f"{path.name}: {name}"
+    array = without_extra(array, [each.dimension for each in (time, lat, lon) if each], what, GridError)
     check_array(array, what, VocabularyError)
     declared = declared_by(array.variable, what, VocabularyError)
-    values = with_named_reads(array, what).variable
-    values = values.isel(dict.fromkeys(others, 0)).transpose(..., lat.dimension, lon.dimension)
+    values = with_named_reads(array, what).variable.transpose(..., lat.dimension, lon.dimension)
     steps = [values.isel({time.dimension: step}) if time else values for step in range(len(years))]
     found = {year: _Codes(path, each, declared) for year, each in zip(years, steps, strict=True)}
     if len(found) != len(years):
@@ -363,11 +354,9 @@ def _land_use(data: Any, grid: Grid, years: list[int] | None, **attributes: str)
 def nearest_cells(
     latitude: NDArray[Any], longitude: NDArray[Any], resolution: float, *, what: str
 ) -> tuple[Grid, NDArray[np.intp], NDArray[np.intp]]:
-    """Find the cells of a slightly different grid that are nearest to those of the world's grid.
+    """Find the part of the world's grid that lies within a file's cells, and the file's row and column nearest to each.
 
-    Cell centres of the file may run in either order of latitude; they are regular, and its cells differ from
-    ``resolution`` (degrees) by half a percent at most, or a :class:`GridError` says so. Returned are the part of the
-    world's grid whose centres lie within the file's cells, and the file's row and column for each of its own.
+    The file's cell centres are regular, in either order, and half a percent off ``resolution`` (degrees) at most.
     """
     world = Grid.world(resolution)
     north, row = _nearest(latitude, world.latitude, resolution, f"{what}: latitude")
@@ -379,12 +368,7 @@ def _nearest(
     values: NDArray[Any], wanted: NDArray[np.float64], resolution: float, what: str
 ) -> tuple[int, NDArray[np.intp]]:
     centres = np.asarray(values, np.float64)
-    if centres.size < 2 or not np.isfinite(centres).all():
-        raise GridError(f"{what} needs at least two finite cell centres")
-    step = (centres[-1] - centres[0]) / (centres.size - 1)
-    off = np.abs(centres - (centres[0] + step * np.arange(centres.size)))
-    if step == 0 or off.max() > 0.1 * abs(step):
-        raise GridError(f"{what} is not evenly spaced (position {int(off.argmax())})")
+    step = regular_step(centres, what)
     if abs(abs(step) / resolution - 1) > 5e-3:
         raise GridError(
             f"{what} has cells of {abs(step):g} degree; expected were about {resolution:g}: "

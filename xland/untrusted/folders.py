@@ -244,20 +244,16 @@ _LIMITED = frozenset({TABLE, "zarr.json", ".zarray", ".zattrs", ".zgroup", ".zme
 
 @dataclass
 class Held:
-    """What a folder holds, with all that is below it: the number of files, and the bytes of the largest one.
-
-    Metadata are not counted in ``largest``.
-    """
+    """What is below a folder: the number of files, and the bytes of the largest one without metadata."""
 
     files: int = 0
     largest: int = 0
 
 
 def survey(target: Path) -> dict[str, Held]:
-    """Return what is below a folder, by the names of the folders in it; files of the folder itself are under ``""``.
+    """Return what is below a folder, by the names of the folders in it; its own files are under ``""``.
 
-    A :class:`StoreError` names a link that leads out of the folder, and a pipe, socket or device, reading which would
-    never end.
+    A :class:`StoreError` names a link that leads out of it, and a pipe or device, reading which would never end.
     """
     root = target.resolve()
     found: dict[str, Held] = {}

@@ -48,10 +48,9 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
 
 @dataclass
 class Places:
-    """Where keys are in a text: of each of the outer mapping and of those in it, in their order.
+    """Where keys are in a text: those of the outer mapping and of the mappings in it, in their order.
 
-    ``keys`` has its depth (0 or 1), the index of its first character, its column, whether it is in braces, and where
-    what comes before it ends. ``end`` is where the last value ends.
+    ``keys`` has depth (0 or 1), index of the first character, column, whether in braces, and the end of what is before.
     """
 
     keys: list[tuple[int, int, int, bool, int]] = field(default_factory=list)
@@ -72,11 +71,6 @@ def read_bytes(path: Path) -> bytes:
             return stream.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:  # the second for paths that no file can have
         raise CatalogError(f"the catalog {path} cannot be read: {getattr(error, 'strerror', error)}") from error
-
-
-def read_yaml(path: Path) -> Any:
-    """Return the content of a file; a :class:`CatalogError` if it is not a plain file, or not plain YAML."""
-    return parse(decoded(read_bytes(path), f"the catalog {path}"), f"the catalog {path}")
 
 
 def decoded(content: bytes, what: str) -> str:
