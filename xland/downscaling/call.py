@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
-from xland.arguments import Limits, checked, items_of, unknown
+from xland.arguments import Limits, checked, choose_names
 from xland.datasets import static_predictors
 from xland.datasets.prepared import static_identity
 from xland.downscaling.block import Plan, block_years
@@ -31,8 +31,7 @@ from xland.models.ensemble import Ensemble
 from xland.models.inputs import InputSpec
 from xland.outputs import OUTPUTS, Output
 from xland.reading.variables import map_of, map_years, read_static
-from xland.store.provenance import describe_product, digest_of, identity_of, list_licences
-from xland.store.publisher import read_publisher
+from xland.store.provenance import describe_product, digest_of, identity_of, list_licences, read_publisher
 from xland.totals.modes import MODES, Totals
 from xland.vocabulary import class_coordinates
 
@@ -120,7 +119,7 @@ def downscale(
         Of the draws, 0 by default. The class that a draw has at a pixel depends on seed, place and probabilities alone.
     publisher : path, optional
         TOML file with the licence, institution, contact and DOI that the maps state; by default the user's, see
-        :func:`xland.store.publisher.read_publisher`.
+        :func:`xland.store.provenance.read_publisher`.
 
     Returns
     -------
@@ -205,7 +204,12 @@ def downscale(
     identities = {name: identity_of(each) for name, each in parts if each is not None}
     if static is None:
         identities["static"] = static_identity(inputs.resolution)
-    what: list[Any] = [trained.identity, identities, direction, *_options_of(trained, wanted, drawing, flips=flips)]
+    # what makes a product another one
+    what: list[Any] = [trained.identity, identities, direction, [each.name for each in wanted]]
+    what += ["flips"] if flips else []
+    what += [] if drawing is None else [asdict(drawing)]
+    if any(each.needs == "applicability" for each in wanted):
+        what.append([member.card.get("applicability") for member in trained.members])
     keeping = None
     if kept is not None and mode is not None:
         # stores of earlier versions have no exchange
@@ -255,8 +259,7 @@ def downscale(
     )
     start_arrays = [array for _, array in given_maps.values()]
     arrays = block_years(plan, [each for each in (stacked, fine_array, *start_arrays) if each is not None])
-    if layout.grid != target:
-        arrays = {name: crop(array, layout.grid, target) for name, array in arrays.items()}
+    arrays = {name: crop(array, layout.grid, target) for name, array in arrays.items()}
     exact = mode is not None and not mode.chooses
     maps = restore(_dataset_of(arrays, target, chosen, wanted, trained, exact=exact), forcing.orientation)
     time = forcing.orientation.names.get("time", Names("time", "time"))
@@ -287,20 +290,6 @@ def _check_default(model: Checkpoint | Ensemble) -> None:
             )
 
 
-def _options_of(
-    model: Checkpoint | Ensemble, outputs: Sequence[Output], drawing: Drawing | None, *, flips: bool
-) -> list[Any]:
-    """Return what else makes a product another one: its outputs, flips, draws, and training inputs if it has them."""
-    options: list[Any] = [[each.name for each in outputs]]
-    if flips:
-        options.append("flips")
-    if drawing is not None:
-        options.append(asdict(drawing))
-    if any(each.needs == "applicability" for each in outputs):
-        options.append([member.card.get("applicability") for member in model.members])
-    return options
-
-
 def choose_drawing(model: Checkpoint | Ensemble, draws: int | None, seed: int | None) -> Drawing | None:
     """Return how maps are drawn, None if they are not; ModelError if the model cannot."""
     if draws is None:
@@ -327,12 +316,7 @@ def choose_outputs(
 
     ModelError for those that cannot be given.
     """
-    names = (outputs,) if isinstance(outputs, str) else items_of(outputs, "outputs", ModelError)
-    wrong = [name for name in names if not isinstance(name, str) or name not in OUTPUTS]
-    if wrong:
-        raise ModelError(unknown("outputs", wrong, OUTPUTS))
-    if not names:
-        raise ModelError(f"outputs is empty: choose from {', '.join(OUTPUTS)}")
+    names = choose_names(outputs, OUTPUTS, "outputs", ModelError)
     chosen = tuple(OUTPUTS[name] for name in dict.fromkeys((*names, *(["land_use_draws"] if draws else []))))
     for each in chosen:
         lacks = ""

@@ -32,8 +32,7 @@ from xland.models.inputs import InputSpec
 from xland.reading.limits import ValueProblem
 from xland.reading.variables import ClassMap, as_map, map_of
 from xland.scores.frames import as_dask
-from xland.store.provenance import describe_product, digest_of, identity_of, list_licences
-from xland.store.publisher import Publisher, read_publisher
+from xland.store.provenance import Publisher, describe_product, digest_of, identity_of, list_licences, read_publisher
 from xland.totals.modes import MODES, Totals
 from xland.vocabulary import OCEAN, check_codes, flag_attributes
 
