@@ -33,7 +33,6 @@ from xland.dask_internals import (
     narrow,
     renamed,
 )
-from xland.downscaling.drawing import Drawing
 from xland.downscaling.engine import Stop, check_of, choose_device, engine_of, give_back, residency_of, start_all
 from xland.downscaling.fields import (
     Block,
@@ -48,7 +47,7 @@ from xland.downscaling.fields import (
     read_codes_of,
 )
 from xland.downscaling.keeping import Keeping
-from xland.downscaling.predict import Static, layers_of, ocean, predict_block
+from xland.downscaling.predict import Drawing, Static, layers_of, ocean, predict_block
 from xland.downscaling.selections import MAP, OTHER, parts_read
 from xland.errors import StaticError
 from xland.forcing.read import check_coverage, check_values
@@ -142,16 +141,15 @@ class Plan:
         for block in blocks:
             rows, columns = block.halo
             low = coarse_spans(rows, columns, self.inputs.factor)
+            read: list[tuple[Field | None, range, range, int]]
             read = [(self.coarse, *low, position) for position in self.positions[year]]
             read += [(self.static, rows, columns, 0)]
-            read += [
-                (prior, rows, columns, position) for prior, position in self.maps_before(year) if prior is not None
-            ]
+            read += [(prior, rows, columns, position) for prior, position in self.maps_before(year)]
             if self.keeping is not None:
                 read += self.keeping.fields_read(block.rows, block.columns, year)
-            for field_read, *span, position in read:
-                if isinstance(field_read, ChunkField):  # nothing of other fields is in the graph
-                    found.update(dict.fromkeys(field_read.keys(*span, position)))
+            for source, down, across, position in read:
+                if isinstance(source, ChunkField):  # nothing of other fields is in the graph
+                    found.update(dict.fromkeys(source.keys(down, across, position)))
         return found
 
 

@@ -17,9 +17,9 @@ from xland.arguments import Limits, checked, choose_names
 from xland.datasets import static_predictors
 from xland.datasets.prepared import static_identity
 from xland.downscaling.block import Plan, block_years
-from xland.downscaling.drawing import Drawing
 from xland.downscaling.fields import ChunkField, Layout, coarse_field, crop, field_of, prior_fields
 from xland.downscaling.keeping import Keeping
+from xland.downscaling.predict import Drawing
 from xland.errors import ModelError, PriorError, RegionError, StaticError, TimeError
 from xland.forcing.read import Forcing, check_cells, check_lattice, find_sources, read_forcing, require_years
 from xland.geo.conventions import index_by, listed, with_years

@@ -136,8 +136,8 @@ def _encoding(
     codec = ZstdCodec(level=3 if floats else 5, checksum=True)
     encoding: dict[str, Any] = {"chunks": tuple(sizes), "compressors": (codec,)}
     if sharded:
-        blocks = [each[0] for each in array.chunks or ()]
-        encoding["shards"] = tuple(size * math.ceil(b / size) for b, size in zip(blocks, sizes, strict=True))
+        first = [each[0] for each in array.chunks or ()]
+        encoding["shards"] = tuple(size * math.ceil(b / size) for b, size in zip(first, sizes, strict=True))
     if not floats and "_FillValue" not in array.attrs:
         # Chunks of nothing but zeros (ocean) are not written; zero is a class, not a missing value
         encoding["_FillValue"] = None

@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,27 +48,8 @@ Text = Annotated[str, Limits(most=1000)]
 
 _DOI = re.compile(r"10\.\d{4,9}/\S+")
 _URL = re.compile(r"https?://\S+")
-_ATTRIBUTES = {
-    "licence": "license",
-    "institution": "institution",
-    "contact": "contact",
-    "creator": "creator_name",
-    "creator_email": "creator_email",
-    "creator_url": "creator_url",
-    "publisher": "publisher_name",
-    "publisher_email": "publisher_email",
-    "publisher_url": "publisher_url",
-    "project": "project",
-    "references": "references",
-    "acknowledgement": "acknowledgement",
-    "comment": "comment",
-    "naming_authority": "naming_authority",
-    "doi": "id",
-}
-"""Attributes of CF and ACDD, by the names of entries."""
-
-PUBLISHED = tuple(_ATTRIBUTES.values())
-"""Attributes that a publisher sets."""
+_CALLED = {"licence": "license", "creator": "creator_name", "publisher": "publisher_name", "doi": "id"}
+"""Attributes of CF and ACDD that are not called as the entries."""
 
 _LARGEST_PUBLISHER = 2**16
 
@@ -124,10 +105,14 @@ class Publisher:
     @property
     def attributes(self) -> dict[str, str]:
         """Attributes of a Dataset, as CF and ACDD name them."""
-        given = {name: getattr(self, name) for name in _ATTRIBUTES}
+        given = asdict(self)
         given["publisher"] = given["publisher"] or (self.institution if self.publisher_email else "")
         given["naming_authority"] = "org.doi" if self.doi else self.naming_authority
-        return {_ATTRIBUTES[name]: text for name, text in given.items() if text}
+        return {_CALLED.get(name, name): text for name, text in given.items() if text}
+
+
+PUBLISHED = tuple(_CALLED.get(each.name, each.name) for each in fields(Publisher))
+"""Attributes that a publisher sets."""
 
 
 def check_licence(licence: str) -> None:
