@@ -195,11 +195,7 @@ def run_block_year(plan: Plan, year: int, block: Block, *chunks: NDArray[Any]) -
 def run_parts(plan: Plan, year: int, block: Block, parts: Sequence[Block], *chunks: NDArray[Any]) -> dict[str, Any]:
     """Return the outputs of a block of one year, of which only some parts are computed: nothing else of it is read."""
     named = dict(zip(plan.keys(year, parts), chunks, strict=True))
-    shape, layers = (len(block.rows), len(block.columns)), plan.layers
-    results = {
-        output.name: np.zeros((layers[output.axis], *shape) if output.axis else shape, output.dtype)
-        for output in plan.outputs
-    }
+    results = ocean((len(block.rows), len(block.columns)), plan.layers, plan.outputs)
     for part in parts:
         rows, columns = (
             slice(its.start - whole.start, its.stop - whole.start)
@@ -291,15 +287,15 @@ def _check_static(plan: Plan, fields: NDArray[np.float16], land: NDArray[np.bool
 
 def _read_maps(plan: Plan, block: Block, chunks: Chunks, year: int) -> NDArray[np.uint8] | None:
     """Return the prior map over the halo, or with a history the maps stacked; 255 where unknown, None without any."""
-    maps = []
-    for source, position in plan.maps_before(year):
+    maps, sources = [], plan.maps_before(year)
+    if all(source is None for source, _ in sources):
+        return None
+    for source, position in sources:
         if source is None:
             maps.append(np.full([len(span) for span in block.halo], MASKED, dtype=np.uint8))
         else:
             classes = None if source is plan.maps else len(plan.inputs.classes)
             maps.append(read_codes_of(source, *block.halo, chunks, position, classes=classes))
-    if all(source is None for source, _ in plan.maps_before(year)):
-        return None
     return np.stack(maps) if plan.inputs.history else maps[0]
 
 

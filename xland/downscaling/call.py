@@ -176,14 +176,16 @@ def downscale(
     layout = Layout.cut(whole if rollout else target, inputs, chunks)
     before = min(chosen) - 1 if direction == "forward" else max(chosen) + 1
     intervals = (1,) * len(chosen)
+    given_years = [] if prior is None else map_years(map_of(prior, "prior map", PriorError), "prior map")
+    dated = [year for year in given_years if year is not None]
     if rollout:
-        before = _start_year(prior, inputs, chosen)
+        before = _start_year(dated, inputs, chosen)
         intervals = _find_intervals(inputs, chosen, before)
         require_years(
             forcing, [y for when, each in zip(chosen, intervals, strict=True) for y in inputs.states_of(when, each)]
         )
-    elif prior is not None:
-        before = _base_year(prior, before)
+    elif dated:
+        before = _base_year(dated)
     if kept is not None and kept.exchange != 1 and not rollout:
         raise ModelError(
             "exchange is of change, and the model reads no prior map: leave it out, or choose one that does"
@@ -375,14 +377,13 @@ def whole_years(years: Any) -> list[int]:
     return [int(value) for value in values]
 
 
-def _base_year(prior: xr.DataArray | xr.Dataset, neighbour: int) -> int:
-    """Return the year of the map that changes are applied to: its own, or else the neighbour of the first map."""
-    years = [each for each in map_years(map_of(prior, "prior map", PriorError), "prior map") if each is not None]
-    if len(years) > 1:
+def _base_year(there: Sequence[int]) -> int:
+    """Return the year of the map that changes are applied to."""
+    if len(there) > 1:
         raise PriorError(
-            f"prior map is of {listed(years)}: choose the year from which changes count, prior.sel(time={years[-1]})"
+            f"prior map is of {listed(there)}: choose the year from which changes count, prior.sel(time={there[-1]})"
         )
-    return years[0] if years else neighbour
+    return there[0]
 
 
 def _check_direction(inputs: InputSpec, direction: Direction) -> None:
@@ -392,14 +393,11 @@ def _check_direction(inputs: InputSpec, direction: Direction) -> None:
         raise ModelError(f"the model has learned to go {learned}: set direction={learned!r}")
 
 
-def _start_year(prior: xr.DataArray | xr.Dataset | None, inputs: InputSpec, years: tuple[int, ...]) -> int:
+def _start_year(there: Sequence[int], inputs: InputSpec, years: tuple[int, ...]) -> int:
     """Return the year of the prior map that a rollout starts from: of several that the model can, the nearest."""
     first = years[0] if inputs.prior_step == -1 else years[-1]
     possible = [inputs.maps_of(first, interval)[0] for interval in sorted(inputs.intervals)]
-    if prior is None or len(possible) == 1:
-        return possible[0]
-    there = [each for each in map_years(map_of(prior, "prior map", PriorError), "prior map") if each is not None]
-    found = [year for year in possible if year in there or not there]
+    found = [year for year in possible if year in there or not there or len(possible) == 1]
     if not found:
         raise PriorError(
             f"prior map is of {listed(there)}, but the model crosses {listed(sorted(inputs.intervals))} years: the map "
