@@ -13,6 +13,7 @@ from dask.highlevelgraph import HighLevelGraph as Documented
 
 from tests.conftest import PROJECT
 from xland.dask_internals import (
+    NARROW_FIRST,
     DataNode,
     HighLevelGraph,
     Layer,
@@ -20,7 +21,6 @@ from xland.dask_internals import (
     Task,
     TaskRef,
     convert_legacy_graph,
-    narrow_before_optimizing,
     pick_points,
 )
 
@@ -69,7 +69,7 @@ def test_arrays_are_optimized_by_the_function_that_asks_the_layers_first():
         def narrow(self, graph, keys):
             return HighLevelGraph.from_collections("less", {key: DataNode(key, np.ones(3)) for key in flatten(keys)})
 
-    narrow_before_optimizing()
+    da.Array.__dask_optimize__ = NARROW_FIRST
     key = ("a", 0)
     graph = HighLevelGraph({"a": Asked({key: DataNode(key, np.zeros(3))})}, {"a": set()})
     array = da.Array(graph, "a", chunks=((3,),), dtype=float)

@@ -18,6 +18,7 @@ from dask.core import flatten, reverse_dict
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
 __all__ = [
+    "NARROW_FIRST",
     "Alias",
     "DataNode",
     "GraphNode",
@@ -28,7 +29,6 @@ __all__ = [
     "TaskRef",
     "convert_legacy_graph",
     "narrow",
-    "narrow_before_optimizing",
     "pick_points",
     "renamed",
 ]
@@ -50,7 +50,13 @@ class Narrowing(Protocol):
 def narrow(graph: HighLevelGraph, keys: Any) -> HighLevelGraph:
     """Return a graph whose layers compute only what is read of them to make some keys, as far as they can."""
     able = {name: layer for name, layer in graph.layers.items() if isinstance(layer, Narrowing)}
-    if all(isinstance(graph.layers[name], Blockwise) for name in _readers(graph, able)):
+    readers: set[str] = set()  # layers that depend on these, directly or by way of layers that work block by block
+    waiting = list(able)
+    while waiting:
+        new = graph.dependents[waiting.pop()] - readers
+        readers |= new
+        waiting += [name for name in new if isinstance(graph.layers[name], Blockwise)]
+    if all(isinstance(graph.layers[name], Blockwise) for name in readers - able.keys()):
         return graph  # whole blocks are read: tasks of all centuries are not made to find this out
     wanted = set(flatten(keys)) if isinstance(keys, list | set) else {keys}
     tasks = convert_legacy_graph(graph.cull(wanted).to_dict())
@@ -61,8 +67,8 @@ def narrow(graph: HighLevelGraph, keys: Any) -> HighLevelGraph:
     if not placed:
         return graph
     names = {key: task.key for key, task in placed.items()}
-    readers = set().union(*(dependents[key] for key in placed))
-    changed = [task.substitute(names) for task in ({key: tasks[key] for key in readers} | placed).values()]
+    affected = set().union(*(dependents[key] for key in placed))
+    changed = [task.substitute(names) for task in ({key: tasks[key] for key in affected} | placed).values()]
     kept = {key: task for key, task in tasks.items() if key not in placed}
     return HighLevelGraph.from_collections("narrow", kept | {task.key: task for task in changed})
 
@@ -70,18 +76,6 @@ def narrow(graph: HighLevelGraph, keys: Any) -> HighLevelGraph:
 def renamed(task: GraphNode, key: Any) -> GraphNode:
     """Return a task under another key."""
     return Alias(key, task.target) if isinstance(task, Alias) else task.substitute({}, key=key)
-
-
-def _readers(graph: HighLevelGraph, names: Collection[str]) -> set[str]:
-    """Names of the layers that depend on some, directly or by way of layers that work block by block."""
-    found: set[str] = set()
-    waiting = list(names)
-    while waiting:
-        for name in graph.dependents[waiting.pop()] - found:
-            found.add(name)
-            if isinstance(graph.layers[name], Blockwise):
-                waiting.append(name)
-    return found.difference(names)
 
 
 def _narrowing(default: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,13 +90,9 @@ def _narrowing(default: Callable[..., Any]) -> Callable[..., Any]:
     return optimize
 
 
-_OPTIMIZE = globalmethod(_narrowing(da.optimization.optimize), key="array_optimize", falsey=dont_optimize)
+NARROW_FIRST = globalmethod(_narrowing(da.optimization.optimize), key="array_optimize", falsey=dont_optimize)
+"""Dask's optimization of arrays, before which the layers of a graph are asked to compute only what is read of them.
 
-
-def narrow_before_optimizing() -> None:
-    """Have dask ask the layers of array graphs to compute only what is read of them, before it optimizes a graph.
-
-    Dask has no hook for this, so its own optimization of arrays is wrapped. Where users set another one
-    (``array_optimize``), values are the same, and selections compute whole blocks.
-    """
-    da.Array.__dask_optimize__ = _OPTIMIZE
+Dask has no hook for this: this takes the place of ``da.Array.__dask_optimize__``. Where users set another optimization
+(``array_optimize``), values are the same, and selections compute whole blocks.
+"""

@@ -38,18 +38,38 @@ def address_of(target: Any) -> str:
     and ``local://`` are paths. AddressError if it is none of these, is empty, or if its address alone does not lead to
     it.
     """
-    if isinstance(target, str | os.PathLike):
-        text = os.fspath(target)
-        if isinstance(text, str):
-            return _checked(text, is_path=not isinstance(target, str))
-    found = _address_of_object(target)
-    if found is None:
+    is_path = isinstance(target, os.PathLike)
+    text = os.fspath(target) if isinstance(target, str | os.PathLike) else _address_of_object(target)
+    if not isinstance(text, str):
         shown = repr(target) if target is None else f"an object of type {type(target).__name__}"
         raise AddressError(
             f"{shown} is neither a path nor a URL; give a path such as 'maps.zarr' or a URL such as "
             "'s3://bucket/maps.zarr'"
         )
-    return found
+    try:
+        nameable = bool(text.strip()) and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        nameable = False
+    if not nameable:
+        raise AddressError(f"{text!r} is not a path; give the name of a file or folder")
+    eaten = _EATEN.match(text)
+    if eaten and is_path:
+        raise AddressError(
+            f"{text!r} was a URL before it became a Path, which keeps only one slash: give it as text, "
+            f"'{eaten[1]}://...'"
+        )
+    if eaten:
+        raise AddressError(f"{text!r} has one slash, a URL has two: '{eaten[1]}://...'; a folder is './{eaten[1]}:'")
+    if not is_path and _CHAIN.match(text) and not _SCHEME.match(text):
+        raise AddressError(f"{text!r} is a chained address that does not end in a URL; a file or folder is './{text}'")
+    if is_url(text):
+        if not text.partition("://")[2].strip("/"):
+            raise AddressError(f"{text!r} is a URL without a path; give one such as 's3://bucket/maps.zarr'")
+        return text.rstrip("/")
+    path = os.path.expanduser(_path_in(text) if _SCHEME.match(text) else text)  # noqa: PTH111 - a file may be called ~0
+    if path.startswith("~") and "/" in path:
+        raise AddressError(f"{text!r} begins with the home folder of a user who does not exist; a folder is './{text}'")
+    return str(Path(path).absolute())
 
 
 def is_url(target: Any) -> bool:
@@ -75,30 +95,6 @@ def without_password(text: str, *, of: str | None = None) -> str:
     return text
 
 
-def _checked(text: str, *, is_path: bool) -> str:
-    try:
-        nameable = bool(text.strip()) and b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:
-        nameable = False
-    if not nameable:
-        raise AddressError(f"{text!r} is not a path; give the name of a file or folder")
-    eaten = _EATEN.match(text)
-    if eaten and is_path:
-        raise AddressError(
-            f"{text!r} was a URL before it became a Path, which keeps only one slash: give it as text, "
-            f"'{eaten[1]}://...'"
-        )
-    if eaten:
-        raise AddressError(f"{text!r} has one slash, a URL has two: '{eaten[1]}://...'; a folder is './{eaten[1]}:'")
-    if not is_path and _CHAIN.match(text) and not _SCHEME.match(text):
-        raise AddressError(f"{text!r} is a chained address that does not end in a URL; a file or folder is './{text}'")
-    if is_url(text):
-        if not text.partition("://")[2].strip("/"):
-            raise AddressError(f"{text!r} is a URL without a path; give one such as 's3://bucket/maps.zarr'")
-        return text.rstrip("/")
-    return _absolute(_path_in(text) if _SCHEME.match(text) else text)
-
-
 def _path_in(url: str) -> str:
     """Path that a ``file://`` URL means, as :meth:`pathlib.Path.as_uri` writes it."""
     host, slash, path = url.partition("://")[2].partition("/")
@@ -107,18 +103,11 @@ def _path_in(url: str) -> str:
     return "/" + unquote(path, errors="surrogateescape")
 
 
-def _absolute(text: str) -> str:
-    path = os.path.expanduser(text)  # noqa: PTH111 - a file may be called ~0
-    if path.startswith("~") and "/" in path:
-        raise AddressError(f"{text!r} begins with the home folder of a user who does not exist; a folder is './{text}'")
-    return str(Path(path).absolute())
-
-
 def _address_of_object(target: Any) -> str | None:
     """Address of an fsspec mapper or a LocalStore of zarr; None if it is something else."""
     kind = type(target).__name__
     if kind == "LocalStore":
-        return str(Path(target.root).absolute())
+        return str(target.root)
     if kind == "FsspecStore":
         url = without_password(str(target.fs.unstrip_protocol(target.path)))
         raise AddressError(
@@ -128,7 +117,7 @@ def _address_of_object(target: Any) -> str | None:
         return None
     fs = target.fs
     if {fs.protocol} & {*_LOCAL, ("file", "local")}:
-        return _absolute(str(target.root))
+        return str(target.root)
     options = sorted({*getattr(fs, "storage_options", {})} - {"asynchronous", "auto_mkdir"})
     url = str(fs.unstrip_protocol(target.root))
     if options:
@@ -136,7 +125,7 @@ def _address_of_object(target: Any) -> str | None:
             f"{without_password(url)}: the file system of this {kind} was made with {', '.join(options)}, which other "
             "processes would not have; put these into fsspec's configuration (fsspec.config.conf) and give the URL"
         )
-    return _checked(url, is_path=False)
+    return url
 
 
 _REASONS = {

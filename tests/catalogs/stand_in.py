@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xland.catalogs.entry import Entry
-from xland.store.publisher import Publisher
+from xland.store.provenance import Publisher
 from xland.vocabulary import CLASS_NAMES
 
 CLASSES = dict(enumerate(CLASS_NAMES))

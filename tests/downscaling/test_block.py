@@ -51,7 +51,7 @@ def test_a_block_year_needs_the_years_of_its_steps_and_no_other(world, two_step_
     coarse, static, _ = world
     lazy = downscale(coarse.chunk(time=1), model=two_step_model, static=static.chunk(), chunks=60, years=[2002])
     plan = plan_of(lazy)
-    years = [key[1] for key in plan.keys(0, plan.layout.block(1, 1)) if key[0] == plan.coarse.name]
+    years = [key[1] for key in plan.keys(0, [plan.layout.block(1, 1)]) if key[0] == plan.coarse.name]
     assert sorted(set(years)) == [1, 2]
 
 
@@ -70,7 +70,7 @@ def test_the_prior_is_the_given_map_first_and_then_the_plans_own(
     plan = plan_of(lazy)
     assert plan.maps_before(given_for) == [(plan.given_maps[int(prior["time"])], 0)]
     for year, before in enumerate(order):
-        own = {key for key in plan.keys(year, plan.layout.block(1, 0)) if key[0] == plan.maps.name}
+        own = {key for key in plan.keys(year, [plan.layout.block(1, 0)]) if key[0] == plan.maps.name}
         blocks = {(row, column) for row in range(3) for column in (5, 0, 1)}
         assert own == (set() if before is None else {(plan.maps.name, before, *block) for block in blocks})
 
@@ -89,7 +89,7 @@ def test_a_block_without_land_reads_no_forcing(world, model):
     lazy = downscale(raising_dataset(coarse), model=model, static=static.assign(land_share=0 * static["land_share"]))
     plan = plan_of(lazy)
     block = plan.layout.block(0, 0)
-    refuse = [None] * len(list(dict.fromkeys(plan.keys(0, block))))  # chunks that cannot be read
+    refuse = [None] * len(plan.keys(0, [block]))  # chunks that cannot be read
     assert (run_block_year(plan, 0, block, *refuse)["land_use"] == 0).all()
 
 

@@ -40,7 +40,7 @@ def read_span(source, rows: range, columns: range) -> np.ndarray:
     """Read a span of the world's lattice as a block does: only with the chunks that it asked for."""
     field, array = source
     graph = {} if array is None else array.__dask_graph__()
-    keys = list(field.keys(rows, columns))
+    keys = list(field.keys(rows, columns)) if isinstance(field, ChunkField) else []
     chunks = dict(zip(keys, dask.get(graph, keys), strict=True)) if keys else {}
     found = np.full((len(NAMES), len(rows), len(columns)), np.nan, np.float32)
     for place in placements(field.grid, rows, columns):
@@ -117,7 +117,7 @@ def test_of_a_file_only_the_cells_of_the_block_are_read(west):
     arrays = {name: Counting(laid[name].values) for name in NAMES}
     lazy = laid.assign({name: xr.Variable(("lat", "lon"), LazilyIndexedArray(array)) for name, array in arrays.items()})
     source = source_of(lazy)
-    assert list(source[0].keys(range(45), range(90))) == []
+    assert isinstance(source[0], FileField)
     assert source[1] is None
     assert not any(array.taken for array in arrays.values()), "nothing is read while building"
     rows, columns = range(4, 10), range(-5, 7)

@@ -12,8 +12,7 @@ from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
 from xland.catalogs import open_entry, publish, read_catalog
 from xland.downscaling.call import downscale
 from xland.errors import ConfigurationError
-from xland.store.provenance import describe_product, list_licences
-from xland.store.publisher import read_publisher
+from xland.store.provenance import describe_product, list_licences, read_publisher
 from xland.store.writing import write
 
 SETTINGS = (

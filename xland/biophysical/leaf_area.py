@@ -29,8 +29,7 @@ from xland.geo.orientation import Names, Orientation, bounds_name, orient, resto
 from xland.reading.limits import Limits, ValueProblem, out_of_limits
 from xland.reading.variables import map_years, read_codes, read_values
 from xland.scores.frames import read_probability
-from xland.store.provenance import describe_product, digest_of, identity_of, list_licences
-from xland.store.publisher import read_publisher
+from xland.store.provenance import describe_product, digest_of, identity_of, list_licences, read_publisher
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, check_codes
 
 OUTPUTS: Mapping[str, Mapping[str, Any]] = {
@@ -84,7 +83,7 @@ def leaf_area_index(
         model; ``outside``, 1 where the climate is outside of what the model has learned.
     publisher : path, optional
         TOML file with the licence, institution, contact and DOI that the result states, see
-        :func:`xland.store.publisher.read_publisher`.
+        :func:`xland.store.provenance.read_publisher`.
 
     Returns
     -------

@@ -24,7 +24,7 @@ from xland.catalogs.view import CatalogView, publisher_of
 from xland.catalogs.yaml_files import CatalogFile, Content, change_file, changing, lock, read_file
 from xland.errors import CatalogError
 from xland.paths import local_path, make_folder
-from xland.store.publisher import Publisher, read_publisher
+from xland.store.provenance import Publisher, read_publisher
 from xland.store.reading import has_work, open_store, read_finished, store_digest
 from xland.store.writing import fingerprint_of, write
 from xland.untrusted.netcdf import check_file
@@ -82,7 +82,7 @@ def publish(
     publisher : path, optional
         TOML file with the licence, institution, contact, DOI and others of the entry, in place of those that the
         catalog's header (``publisher`` in its ``metadata``) or the store state; see
-        :func:`xland.store.publisher.read_publisher`.
+        :func:`xland.store.provenance.read_publisher`.
     report : path, optional
         A page about the maps in the catalog's folder or below it, such as that of ``xland report``.
     because : str, optional

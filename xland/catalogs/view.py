@@ -17,7 +17,7 @@ from xland.errors import CatalogError
 from xland.geo.conventions import listed
 from xland.paths import without_password
 from xland.records import read_record
-from xland.store.publisher import Publisher
+from xland.store.provenance import Publisher
 
 
 class Entries(tuple[Entry, ...]):

@@ -31,10 +31,6 @@ class KeptField:
         """Grid of the field."""
         return self.field.grid
 
-    def keys(self, rows: range, columns: range, year: int = 0) -> tuple[Key, ...]:
-        """Nothing is in the graph."""
-        return self.field.keys(rows, columns, year)
-
     def read(
         self, rows: slice, columns: slice, chunks: Chunks, year: int = 0, only: slice = EVERY
     ) -> Sequence[NDArray[Any]]:
@@ -87,7 +83,7 @@ class Windows:
         return found[0][0] if len(found) == len(found[0]) == 1 else np.block(found)
 
     def _block(self, position: int, block: Block) -> NDArray[np.uint8]:
-        chunks = [self._chunk(key) for key in dict.fromkeys(self._plan.keys(position, block))]
+        chunks = [self._chunk(key) for key in self._plan.keys(position, [block])]
         codes: NDArray[np.uint8] = run_block_year(self._plan, position, block, *chunks)["land_use"]
         return codes
 

@@ -22,6 +22,7 @@ from dask.core import flatten
 from numpy.typing import NDArray
 
 from xland.dask_internals import (
+    NARROW_FIRST,
     DataNode,
     GraphNode,
     HighLevelGraph,
@@ -30,10 +31,8 @@ from xland.dask_internals import (
     Task,
     TaskRef,
     narrow,
-    narrow_before_optimizing,
     renamed,
 )
-from xland.downscaling.drawing import Drawing
 from xland.downscaling.engine import Stop, check_of, choose_device, engine_of, give_back, residency_of, start_all
 from xland.downscaling.fields import (
     Block,
@@ -48,7 +47,7 @@ from xland.downscaling.fields import (
     read_codes_of,
 )
 from xland.downscaling.keeping import Keeping
-from xland.downscaling.predict import Static, layers_of, ocean, predict_block
+from xland.downscaling.predict import Drawing, Static, layers_of, ocean, predict_block
 from xland.downscaling.selections import MAP, OTHER, parts_read
 from xland.errors import StaticError
 from xland.forcing.read import check_coverage, check_values
@@ -117,14 +116,9 @@ class Plan:
         wanted = any(output.needs == "applicability" for output in self.outputs)
         return self.model.applicability if wanted else None
 
-    @property
-    def key(self) -> str:
-        """Key of the plan in the graph."""
-        return f"plan-{self.maps.name}"
-
     def __dask_tokenize__(self) -> str:
-        """Return the key, which depends on all that the plan has: naming its fields would read them."""
-        return self.key
+        """Return the key in the graph, which depends on all that the plan has: naming its fields would read them."""
+        return f"plan-{self.maps.name}"
 
     @property
     def layers(self) -> dict[str, int]:
@@ -141,22 +135,22 @@ class Plan:
             for each in wanted
         ]
 
-    def keys(self, year: int, block: Block) -> Iterator[Key]:
-        """Graph keys of the chunks that a block-year needs."""
-        rows, columns = block.halo
-        low = coarse_spans(rows, columns, self.inputs.factor)
-        for position in self.positions[year]:
-            yield from self.coarse.keys(*low, position)
-        yield from self.static.keys(rows, columns)
-        for prior, position in self.maps_before(year):
-            if prior is not None:
-                yield from prior.keys(rows, columns, position)
-        if self.keeping is not None:
-            yield from self.keeping.keys(block.rows, block.columns, year)
-
-    def keys_of(self, year: int, parts: Iterable[Block]) -> dict[Key, None]:
+    def keys(self, year: int, blocks: Iterable[Block]) -> dict[Key, None]:
         """Graph keys of the chunks that some blocks of a year need, each once."""
-        return dict.fromkeys(itertools.chain.from_iterable(self.keys(year, part) for part in parts))
+        found: dict[Key, None] = {}
+        for block in blocks:
+            rows, columns = block.halo
+            low = coarse_spans(rows, columns, self.inputs.factor)
+            read: list[tuple[Field | None, range, range, int]]
+            read = [(self.coarse, *low, position) for position in self.positions[year]]
+            read += [(self.static, rows, columns, 0)]
+            read += [(prior, rows, columns, position) for prior, position in self.maps_before(year)]
+            if self.keeping is not None:
+                read += self.keeping.fields_read(block.rows, block.columns, year)
+            for source, down, across, position in read:
+                if isinstance(source, ChunkField):  # nothing of other fields is in the graph
+                    found.update(dict.fromkeys(source.keys(down, across, position)))
+        return found
 
 
 def run_block_year(plan: Plan, year: int, block: Block, *chunks: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -164,7 +158,7 @@ def run_block_year(plan: Plan, year: int, block: Block, *chunks: NDArray[Any]) -
 
     `chunks` are what the keys of :meth:`Plan.keys` stand for, each once.
     """
-    named = dict(zip(plan.keys_of(year, [block]), chunks, strict=True))
+    named = dict(zip(plan.keys(year, [block]), chunks, strict=True))
     device, check = choose_device(plan.device), check_of(plan.stop)
     with _at_once:
         check()
@@ -200,18 +194,14 @@ def run_block_year(plan: Plan, year: int, block: Block, *chunks: NDArray[Any]) -
 
 def run_parts(plan: Plan, year: int, block: Block, parts: Sequence[Block], *chunks: NDArray[Any]) -> dict[str, Any]:
     """Return the outputs of a block of one year, of which only some parts are computed: nothing else of it is read."""
-    named = dict(zip(plan.keys_of(year, parts), chunks, strict=True))
-    shape, layers = (len(block.rows), len(block.columns)), plan.layers
-    results = {
-        output.name: np.zeros((layers[output.axis], *shape) if output.axis else shape, output.dtype)
-        for output in plan.outputs
-    }
+    named = dict(zip(plan.keys(year, parts), chunks, strict=True))
+    results = ocean((len(block.rows), len(block.columns)), plan.layers, plan.outputs)
     for part in parts:
         rows, columns = (
             slice(its.start - whole.start, its.stop - whole.start)
             for its, whole in ((part.rows, block.rows), (part.columns, block.columns))
         )
-        values = run_block_year(plan, year, part, *(named[key] for key in plan.keys_of(year, [part])))
+        values = run_block_year(plan, year, part, *(named[key] for key in plan.keys(year, [part])))
         for name, layer in values.items():
             results[name][..., rows, columns] = layer
     return results
@@ -297,15 +287,15 @@ def _check_static(plan: Plan, fields: NDArray[np.float16], land: NDArray[np.bool
 
 def _read_maps(plan: Plan, block: Block, chunks: Chunks, year: int) -> NDArray[np.uint8] | None:
     """Return the prior map over the halo, or with a history the maps stacked; 255 where unknown, None without any."""
-    maps = []
-    for source, position in plan.maps_before(year):
+    maps, sources = [], plan.maps_before(year)
+    if all(source is None for source, _ in sources):
+        return None
+    for source, position in sources:
         if source is None:
             maps.append(np.full([len(span) for span in block.halo], MASKED, dtype=np.uint8))
         else:
             classes = None if source is plan.maps else len(plan.inputs.classes)
             maps.append(read_codes_of(source, *block.halo, chunks, position, classes=classes))
-    if all(source is None for source, _ in plan.maps_before(year)):
-        return None
     return np.stack(maps) if plan.inputs.history else maps[0]
 
 
@@ -346,7 +336,7 @@ class BlockYears(Layer):
     def __init__(self, plan: Plan, keeper: Keeper | None = None) -> None:
         super().__init__()
         self.plan, self.keeper, self.name = plan, keeper, plan.maps.name
-        self.all_layers, self._plan_key = f"{self.name}-layers", plan.key
+        self.all_layers, self._plan_key = f"{self.name}-layers", f"plan-{self.name}"
         self.several = len(plan.outputs) > 1
         self.names = (self.name, self.all_layers) if self.several else (self.name,)
         self.shape = (len(plan.years), len(plan.layout.rows), len(plan.layout.columns))
@@ -410,7 +400,7 @@ class BlockYears(Layer):
                 work, token = (self.all_layers if self.several else self.name, *index), tokenize(parts)
                 for key in {work, *between}:
                     name = f"{key[0]}-{token}", *key[1:]
-                    found[key] = self._task(name, work, parts) if key == work else renamed(tasks[key], name)
+                    found[key] = self._task(work, name, parts) if key == work else renamed(tasks[key], name)
         return found
 
     narrow = staticmethod(narrow)
@@ -432,7 +422,7 @@ class BlockYears(Layer):
         while waiting:
             key = waiting.pop()
             if key not in tasks:
-                tasks[key] = self[key]
+                tasks[key] = self._task(key)
                 waiting += [other for other in tasks[key].dependencies if other not in tasks and other in self]
         return MaterializedLayer(tasks, self.annotations), {key: set(task.dependencies) for key, task in tasks.items()}
 
@@ -448,25 +438,32 @@ class BlockYears(Layer):
         """Make the task of a key."""
         if key not in self:
             raise KeyError(key)
+        return self._task(key)
+
+    def _task(self, key: Any, called: Any = None, parts: tuple[Block, ...] = ()) -> GraphNode:
+        """Return the task of a key, or, under another key, that which computes only parts of its block."""
         if key == self._plan_key:
             return DataNode(key, self.plan)
-        name, *index = key
-        if name == self.name and tuple(index) in self._there:
-            return Task(key, _load, self.keeper, tuple(index))
-        if name == self.name and self.several:
-            return Task(key, _land_use, self.keeper, tuple(index), dict, TaskRef((self.all_layers, *index)))
-        return self._task(key, key)
-
-    def _task(self, key: Any, of: Any, parts: tuple[Block, ...] = ()) -> Task:
-        """Return the task that computes the block of a key, or parts of it under another key."""
-        name, year, row, column = of
+        (name, year, row, column), called = key, called or key
+        keep = (_land_use, self.keeper, (year, row, column)) if name == self.name else ()
+        if keep and not parts:
+            if (year, row, column) in self._there:
+                return Task(called, _load, *keep[1:])
+            if self.several:
+                return Task(called, *keep, dict, TaskRef((self.all_layers, year, row, column)))
         block = self.plan.layout.block(row, column)
-        what = (TaskRef(self._plan_key), year, block)
-        needed = map(TaskRef, self.plan.keys_of(year, parts or [block]))
-        run = (run_parts, *what, parts, *needed) if parts else (run_block_year, *what, *needed)
-        return (
-            Task(key, *run) if name == self.all_layers else Task(key, _land_use, self.keeper, (year, row, column), *run)
+        needed = map(TaskRef, self.plan.keys(year, parts or [block]))
+        run = (
+            (run_parts, TaskRef(self._plan_key), year, block, parts)
+            if parts
+            else (
+                run_block_year,
+                TaskRef(self._plan_key),
+                year,
+                block,
+            )
         )
+        return Task(called, *keep, *run, *needed)
 
     def __iter__(self) -> Iterator[Any]:
         """Go over all keys."""
@@ -502,7 +499,7 @@ def block_years(plan: Plan, depends_on: Sequence[da.Array]) -> dict[str, da.Arra
     ``(years, rows, columns)``.
     """
     _stops.register()
-    narrow_before_optimizing()
+    da.Array.__dask_optimize__ = NARROW_FIRST
     layer = BlockYears(plan)
     graph = HighLevelGraph.merge(
         *(HighLevelGraph.from_collections(each, layer, dependencies=depends_on) for each in layer.names)

@@ -13,13 +13,13 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
-from xland.arguments import Limits, checked, items_of, unknown
+from xland.arguments import Limits, checked, choose_names
 from xland.datasets import static_predictors
 from xland.datasets.prepared import static_identity
 from xland.downscaling.block import Plan, block_years
-from xland.downscaling.drawing import Drawing
 from xland.downscaling.fields import ChunkField, Layout, coarse_field, crop, field_of, prior_fields
 from xland.downscaling.keeping import Keeping
+from xland.downscaling.predict import Drawing
 from xland.errors import ModelError, PriorError, RegionError, StaticError, TimeError
 from xland.forcing.read import Forcing, check_cells, check_lattice, find_sources, read_forcing, require_years
 from xland.geo.conventions import index_by, listed, with_years
@@ -31,8 +31,7 @@ from xland.models.ensemble import Ensemble
 from xland.models.inputs import InputSpec
 from xland.outputs import OUTPUTS, Output
 from xland.reading.variables import map_of, map_years, read_static
-from xland.store.provenance import describe_product, digest_of, identity_of, list_licences
-from xland.store.publisher import read_publisher
+from xland.store.provenance import describe_product, digest_of, identity_of, list_licences, read_publisher
 from xland.totals.modes import MODES, Totals
 from xland.vocabulary import class_coordinates
 
@@ -120,7 +119,7 @@ def downscale(
         Of the draws, 0 by default. The class that a draw has at a pixel depends on seed, place and probabilities alone.
     publisher : path, optional
         TOML file with the licence, institution, contact and DOI that the maps state; by default the user's, see
-        :func:`xland.store.publisher.read_publisher`.
+        :func:`xland.store.provenance.read_publisher`.
 
     Returns
     -------
@@ -177,14 +176,16 @@ def downscale(
     layout = Layout.cut(whole if rollout else target, inputs, chunks)
     before = min(chosen) - 1 if direction == "forward" else max(chosen) + 1
     intervals = (1,) * len(chosen)
+    given_years = [] if prior is None else map_years(map_of(prior, "prior map", PriorError), "prior map")
+    dated = [year for year in given_years if year is not None]
     if rollout:
-        before = _start_year(prior, inputs, chosen)
+        before = _start_year(dated, inputs, chosen)
         intervals = _find_intervals(inputs, chosen, before)
         require_years(
             forcing, [y for when, each in zip(chosen, intervals, strict=True) for y in inputs.states_of(when, each)]
         )
-    elif prior is not None:
-        before = _base_year(prior, before)
+    elif dated:
+        before = _base_year(dated)
     if kept is not None and kept.exchange != 1 and not rollout:
         raise ModelError(
             "exchange is of change, and the model reads no prior map: leave it out, or choose one that does"
@@ -205,7 +206,12 @@ def downscale(
     identities = {name: identity_of(each) for name, each in parts if each is not None}
     if static is None:
         identities["static"] = static_identity(inputs.resolution)
-    what: list[Any] = [trained.identity, identities, direction, *_options_of(trained, wanted, drawing, flips=flips)]
+    # what makes a product another one
+    what: list[Any] = [trained.identity, identities, direction, [each.name for each in wanted]]
+    what += ["flips"] if flips else []
+    what += [] if drawing is None else [asdict(drawing)]
+    if any(each.needs == "applicability" for each in wanted):
+        what.append([member.card.get("applicability") for member in trained.members])
     keeping = None
     if kept is not None and mode is not None:
         # stores of earlier versions have no exchange
@@ -255,8 +261,7 @@ def downscale(
     )
     start_arrays = [array for _, array in given_maps.values()]
     arrays = block_years(plan, [each for each in (stacked, fine_array, *start_arrays) if each is not None])
-    if layout.grid != target:
-        arrays = {name: crop(array, layout.grid, target) for name, array in arrays.items()}
+    arrays = {name: crop(array, layout.grid, target) for name, array in arrays.items()}
     exact = mode is not None and not mode.chooses
     maps = restore(_dataset_of(arrays, target, chosen, wanted, trained, exact=exact), forcing.orientation)
     time = forcing.orientation.names.get("time", Names("time", "time"))
@@ -287,20 +292,6 @@ def _check_default(model: Checkpoint | Ensemble) -> None:
             )
 
 
-def _options_of(
-    model: Checkpoint | Ensemble, outputs: Sequence[Output], drawing: Drawing | None, *, flips: bool
-) -> list[Any]:
-    """Return what else makes a product another one: its outputs, flips, draws, and training inputs if it has them."""
-    options: list[Any] = [[each.name for each in outputs]]
-    if flips:
-        options.append("flips")
-    if drawing is not None:
-        options.append(asdict(drawing))
-    if any(each.needs == "applicability" for each in outputs):
-        options.append([member.card.get("applicability") for member in model.members])
-    return options
-
-
 def choose_drawing(model: Checkpoint | Ensemble, draws: int | None, seed: int | None) -> Drawing | None:
     """Return how maps are drawn, None if they are not; ModelError if the model cannot."""
     if draws is None:
@@ -327,12 +318,7 @@ def choose_outputs(
 
     ModelError for those that cannot be given.
     """
-    names = (outputs,) if isinstance(outputs, str) else items_of(outputs, "outputs", ModelError)
-    wrong = [name for name in names if not isinstance(name, str) or name not in OUTPUTS]
-    if wrong:
-        raise ModelError(unknown("outputs", wrong, OUTPUTS))
-    if not names:
-        raise ModelError(f"outputs is empty: choose from {', '.join(OUTPUTS)}")
+    names = choose_names(outputs, OUTPUTS, "outputs", ModelError)
     chosen = tuple(OUTPUTS[name] for name in dict.fromkeys((*names, *(["land_use_draws"] if draws else []))))
     for each in chosen:
         lacks = ""
@@ -391,14 +377,13 @@ def whole_years(years: Any) -> list[int]:
     return [int(value) for value in values]
 
 
-def _base_year(prior: xr.DataArray | xr.Dataset, neighbour: int) -> int:
-    """Return the year of the map that changes are applied to: its own, or else the neighbour of the first map."""
-    years = [each for each in map_years(map_of(prior, "prior map", PriorError), "prior map") if each is not None]
-    if len(years) > 1:
+def _base_year(there: Sequence[int]) -> int:
+    """Return the year of the map that changes are applied to."""
+    if len(there) > 1:
         raise PriorError(
-            f"prior map is of {listed(years)}: choose the year from which changes count, prior.sel(time={years[-1]})"
+            f"prior map is of {listed(there)}: choose the year from which changes count, prior.sel(time={there[-1]})"
         )
-    return years[0] if years else neighbour
+    return there[0]
 
 
 def _check_direction(inputs: InputSpec, direction: Direction) -> None:
@@ -408,14 +393,11 @@ def _check_direction(inputs: InputSpec, direction: Direction) -> None:
         raise ModelError(f"the model has learned to go {learned}: set direction={learned!r}")
 
 
-def _start_year(prior: xr.DataArray | xr.Dataset | None, inputs: InputSpec, years: tuple[int, ...]) -> int:
+def _start_year(there: Sequence[int], inputs: InputSpec, years: tuple[int, ...]) -> int:
     """Return the year of the prior map that a rollout starts from: of several that the model can, the nearest."""
     first = years[0] if inputs.prior_step == -1 else years[-1]
     possible = [inputs.maps_of(first, interval)[0] for interval in sorted(inputs.intervals)]
-    if prior is None or len(possible) == 1:
-        return possible[0]
-    there = [each for each in map_years(map_of(prior, "prior map", PriorError), "prior map") if each is not None]
-    found = [year for year in possible if year in there or not there]
+    found = [year for year in possible if year in there or not there or len(possible) == 1]
     if not found:
         raise PriorError(
             f"prior map is of {listed(there)}, but the model crosses {listed(sorted(inputs.intervals))} years: the map "

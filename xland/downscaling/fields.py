@@ -106,6 +106,8 @@ def placements(grid: Grid, rows: range, columns: range, height: int = 0) -> list
 
 def crop(array: da.Array, grid: Grid, target: Grid) -> da.Array:
     """Return the cells of a target grid, lazily; the last two axes of the array are rows and columns of ``grid``."""
+    if grid == target:
+        return array
     parts = [array[(..., *place.source)] for place in placements(grid, *spans_of(target))]
     return parts[0] if len(parts) == 1 else da.concatenate(parts, axis=-1)
 
@@ -174,7 +176,7 @@ class Layout:
                 spans.append(tuple(range(start, min(start + step, whole.stop)) for start in whole[::step]))
             halos = tuple(tuple(halo(each, size, stride) for each in along) for along in spans)
             layout = cls(grid, spans[0], spans[1], halos, size, stride)
-            if chunks is not None or most >= max(grid.shape) or layout.windows[1] <= TWICE:
+            if chunks is not None or most >= max(grid.rows, grid.columns) or layout.windows[1] <= TWICE:
                 return layout
             strides += 1
 
@@ -204,10 +206,6 @@ class FileField:
     variables: tuple[xr.Variable, ...]
     rows: NDArray[np.intp]
     columns: NDArray[np.intp]
-
-    def keys(self, rows: range, columns: range, year: int = 0) -> tuple[Key, ...]:  # noqa: ARG002
-        """Nothing is in the graph."""
-        return ()
 
     def read(
         self,
@@ -347,9 +345,8 @@ def field_of(
     if any(min(value, 1 - value) > 0.01 for value in off):
         raise error(f"{what}: the edges of its cells do not meet those of the forcing's grid ({target}): regrid it")
     covered = [place.source for place in placements(grid, *spans_of(target))]
-    if sum((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in covered) < np.prod(
-        target.shape
-    ):
+    cells = sum((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in covered)
+    if cells < target.rows * target.columns:
         raise error(f"{what} ({grid}) does not cover the region to be mapped ({target})")
     if not lazy:
         rows, columns = (canonical[f"__{dim}"].values for dim in dims)

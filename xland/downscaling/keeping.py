@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.downscaling.fields import Block, Chunks, Field, Key, coarse_spans, placements, read_codes_of
+from xland.downscaling.fields import Block, Chunks, Field, coarse_spans, placements, read_codes_of
 from xland.errors import AllocationError, TimeError
 from xland.geo.conventions import listed
 from xland.geo.grid import Grid, expand
@@ -64,14 +64,14 @@ class Keeping:
         before = self.priors.get(year, self.base_year)
         return before if before in self.years else self.base_year
 
-    def keys(self, rows: range, columns: range, year: int) -> Iterator[Key]:
-        """Graph keys of the chunks that the block-year of some rows and columns needs for its totals."""
+    def fields_read(self, rows: range, columns: range, year: int) -> Iterator[tuple[Field, range, range, int]]:
+        """Fields that the block-year of some rows and columns reads for its totals: where, and at which position."""
         needed = [self.years[year]]
         if self.base is not None:
             needed += [self.base_year, self.year_before(self.years[year])]
-            yield from self.base.keys(rows, columns)
+            yield self.base, rows, columns, 0
         for each in dict.fromkeys(needed):
-            yield from self.coarse.keys(*coarse_spans(rows, columns, self.inputs.factor), self.there.index(each))
+            yield self.coarse, *coarse_spans(rows, columns, self.inputs.factor), self.there.index(each)
 
     def read(self, block: Block, chunks: Chunks, year: int, prior: NDArray[np.uint8] | None) -> Fit:
         """Read the totals of a block-year; return what fits rows of whole coarse cells to them.

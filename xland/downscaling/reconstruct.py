@@ -31,8 +31,7 @@ from xland.models.inputs import InputSpec
 from xland.reading.limits import ValueProblem
 from xland.reading.variables import ClassMap, as_map, map_of
 from xland.scores.frames import as_dask
-from xland.store.provenance import describe_product, digest_of, identity_of, list_licences
-from xland.store.publisher import Publisher, read_publisher
+from xland.store.provenance import Publisher, describe_product, digest_of, identity_of, list_licences, read_publisher
 from xland.totals.modes import MODES, Totals
 from xland.vocabulary import OCEAN, check_codes, flag_attributes
 
@@ -149,7 +148,10 @@ def reconstruct(
         raise ForcingError("there is nothing to reconstruct: give the forcing of history=, of futures=, or both")
     record = None if observed is None else _read_record(observed)
     span = _span(past, record, after)
-    shared = past or _until(next(iter(after.values())), span[1])
+    shared = past or next(iter(after.values()))
+    if past is None:  # the years that scenarios share
+        common = tuple(year for year in shared.years if year <= span[1])
+        shared = replace(shared, data=shared.data.sel(time=list(common)), years=common)
     joined = {name: _join(shared, each, span[1], forward, name) for name, each in after.items()}
     chosen = _choose_years(past, joined, record, span, years, (backward, forward))
     how: dict[str, Any] = {
@@ -207,7 +209,6 @@ def _read(ds: xr.Dataset, inputs: InputSpec, totals: Totals | None) -> Forcing:
     names = [*inputs.coarse_variables, *inputs.optional_coarse_variables]
     if totals is not None:
         names += [*dict(totals.crosswalk.states), *inputs.classes]
-    forcing = read_forcing(ds, variables=inputs.coarse_variables)
     there = find_sources(ds, list(dict.fromkeys(names)))
     forcing = read_forcing(ds, variables=tuple(dict.fromkeys([*inputs.coarse_variables, *there])))
     return replace(forcing, data=forcing.data[[name for name in dict.fromkeys(names) if name in forcing.data]])
@@ -237,12 +238,6 @@ def _span(past: Forcing | None, record: ClassMap | None, after: Mapping[str, For
         return past.years[-1] + 1, past.years[-1]
     last = min(each.years[0] for each in after.values()) - 1
     return last + 1, last
-
-
-def _until(forcing: Forcing, last: int) -> Forcing:
-    """Return the years that scenarios share where there is no history."""
-    years = tuple(year for year in forcing.years if year <= last)
-    return replace(forcing, data=forcing.data.sel(time=list(years)), years=years)
 
 
 def _join(shared: Forcing, future: Forcing, last: int, inputs: InputSpec, name: str) -> xr.Dataset:

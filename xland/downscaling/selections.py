@@ -42,9 +42,13 @@ class View:
         if task.func is np.transpose:
             order = task.kwargs.get("axes") or reversed(range(len(self.axes)))
             return View(self.cells, tuple(self.axes[axis] for axis in order))
-        if len(task.dependencies) == 1 and _works_by_cell(task.func):
+        by_cell = task.func in COMPARISONS or (isinstance(task.func, np.ufunc) and task.func.signature is None)
+        if len(task.dependencies) == 1 and by_cell:
             return self
-        if task.func is not getitem or not _is_plain(index := task.args[1], len(self.axes)):
+        index = task.args[1] if task.func is getitem else None
+        if not isinstance(index, tuple) or len(index) != len(self.axes):
+            return None
+        if not all(isinstance(each, int | np.integer | slice) for each in index):
             return None
         cells, left = list(self.cells), []
         for axis, each in zip(self.axes, index, strict=True):
@@ -72,16 +76,6 @@ class View:
 
         rows, columns = self.cells
         return Block(around(block.rows, rows), around(block.columns, columns), block.size, block.stride)
-
-
-def _works_by_cell(function: Any) -> bool:
-    return function in COMPARISONS or (isinstance(function, np.ufunc) and function.signature is None)
-
-
-def _is_plain(index: Any, axes: int) -> bool:
-    return (
-        isinstance(index, tuple) and len(index) == axes and all(isinstance(i, int | np.integer | slice) for i in index)
-    )
 
 
 def parts_read(

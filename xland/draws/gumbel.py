@@ -80,35 +80,29 @@ def normal_field(
     The squares of the weights, one a spacing, sum to 1. Fields of different keys are independent.
     """
     field = np.zeros(valid.shape, dtype=np.float32)
-    for spacing, weight in zip(spacings, weights, strict=True):
-        if weight > 0:
-            add_octave(field, valid, place, spacing, weight, key)
-    return field
-
-
-def add_octave(field: Floats, valid: Flags, place: Place, spacing: int, weight: float, key: Sequence[int]) -> None:
-    """Add one octave, of unit variance times the square of a weight, to a field at the valid pixels."""
-    own = _key(*key, spacing)
-    rows = np.arange(place.rows.start, place.rows.stop)
-    columns = np.arange(place.columns.start, place.columns.stop)
-    if spacing == 1:
-        _independent(own, rows, columns % place.around, valid, weight, field)
-        return
-    nodes = max(round(place.around / spacing), 4)
+    rows, columns = np.asarray(place.rows), np.asarray(place.columns)
     turn, column = np.divmod(columns, place.around)
-    # each octave has its own corner, so that no line of pixels is special
-    down, right = (float(_mix(own + np.uint64(number))) / 2.0**64 for number in (1, 2))
-    first_rows, row_taps = _taps((rows + 0.5) / spacing + down)
-    first_columns, column_taps = _taps((column + 0.5) * (nodes / place.around) + right)
-    first_columns = first_columns + turn * nodes
-    top, left = int(first_rows[0]), int(first_columns[0])
-    lattice = np.zeros((int(first_rows[-1]) - top + 4, int(first_columns[-1]) - left + 4), dtype=np.float32)
-    across = np.arange(left, left + lattice.shape[1]) % nodes
-    everywhere = np.ones(lattice.shape, dtype=np.bool_)
-    _independent(own, np.arange(top, top + lattice.shape[0]), across, everywhere, 1.0, lattice)
-    _interpolate(
-        lattice, first_rows - top, row_taps * np.float32(weight), first_columns - left, column_taps, valid, field
-    )
+    for spacing, weight in zip(spacings, weights, strict=True):
+        if weight <= 0:
+            continue
+        own = _key(*key, spacing)
+        if spacing == 1:
+            _independent(own, rows, column, valid, weight, field)
+            continue
+        nodes = max(round(place.around / spacing), 4)
+        # each octave has its own corner, so that no line of pixels is special
+        down, right = (float(_mix(own + np.uint64(number))) / 2.0**64 for number in (1, 2))
+        first_rows, row_taps = _taps((rows + 0.5) / spacing + down)
+        first_columns, column_taps = _taps((column + 0.5) * (nodes / place.around) + right)
+        first_columns = first_columns + turn * nodes
+        top, left = int(first_rows[0]), int(first_columns[0])
+        lattice = np.zeros((int(first_rows[-1]) - top + 4, int(first_columns[-1]) - left + 4), dtype=np.float32)
+        across = np.arange(left, left + lattice.shape[1]) % nodes
+        everywhere = np.ones(lattice.shape, dtype=np.bool_)
+        _independent(own, np.arange(top, top + lattice.shape[0]), across, everywhere, 1.0, lattice)
+        taps = row_taps * np.float32(weight)
+        _interpolate(lattice, first_rows - top, taps, first_columns - left, column_taps, valid, field)
+    return field
 
 
 def _class_fields(

@@ -24,7 +24,6 @@ from xland.forcing.read import (
     canonical_states,
     check_cells,
     check_lattice,
-    check_state,
     find_sources,
     remedy_for,
     require_dataset,
@@ -35,7 +34,7 @@ from xland.geo.conventions import check_years, decode_years, listed, missing_yea
 from xland.geo.grid import Grid, aggregate, places
 from xland.geo.orientation import check_reference, find_horizontal, orient
 from xland.models import Model, find_model, list_models
-from xland.reading.limits import ValueProblem, check_share, check_unknown_land, checked_predictor
+from xland.reading.limits import ValueProblem, check_share, check_units, check_unknown_land, checked_predictor
 from xland.reading.variables import check_array, read_static
 from xland.vocabulary import CLASS_NAMES, CROP_STATES, LUH2_STATES, LUH3_STATES, LUH_SECONDARY
 
@@ -224,7 +223,8 @@ def examine(
         with report.errors_of(str(variable)):
             check_array(ds[variable], str(variable), ForcingError)
             with report.errors_of(str(variable)):
-                check_state(ds[variable], name)
+                units, fraction = ds[variable].attrs.get("units"), name not in LUH_SECONDARY
+                check_units(str(variable), units, ForcingError, fraction=fraction)
             continue
         sources.pop(name, None)  # its values cannot be looked at
     if not sources:

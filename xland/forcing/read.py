@@ -106,7 +106,8 @@ def read_forcing(ds: xr.Dataset, *, variables: Sequence[str] | None = None, year
     check_reference(ds, "forcing")
     for name, parts in sources.items():
         for part in parts:
-            check_state(ds[part], name)
+            check_array(ds[part], str(part), ForcingError)
+            check_units(str(part), ds[part].attrs.get("units"), ForcingError, fraction=name not in LUH_SECONDARY)
     kept = ds[[name for names in sources.values() for name in names]]
     oriented, orientation = orient(kept, what="forcing")
     own = orientation.names
@@ -164,12 +165,6 @@ def check_cells(grid: Grid, model: Checkpoint | Ensemble) -> None:
             f"{inputs.resolution:g} degree, and the forcing has cells of {grid.resolution:g} degree; choose another "
             f"model, or bring the forcing to these cells: ds.ai4land.regrid(resolution={expected:g})"
         )
-
-
-def check_state(array: xr.DataArray, state: str) -> None:
-    """Refuse, by name, what is not an array of numbers, and units of percent; no value is looked at."""
-    check_array(array, str(array.name), ForcingError)
-    check_units(str(array.name), array.attrs.get("units"), ForcingError, fraction=state not in LUH_SECONDARY)
 
 
 def canonical_states(

@@ -62,25 +62,10 @@ def unreadable(path: str | Path, kind: str, error: Exception) -> StoreError:
 
 def with_named_reads(array: xr.DataArray, what: str) -> xr.DataArray:
     """Return an array of which faults of its file, when values are read, are a :class:`StoreError`."""
-    data = _named(array.variable, what)
-    return array if data is None else array.copy(deep=False, data=data)
-
-
-def name_reads(ds: xr.Dataset) -> xr.Dataset:
-    """Do the same, in place, for all variables of a Dataset that was just opened."""
-    for name, variable in ds.variables.items():
-        data = _named(variable, f"variable {name!r}")
-        if data is not None:
-            variable.data = data
-    return ds
-
-
-def _named(variable: xr.Variable, what: str) -> Any:
-    """Return the values of a variable with :class:`NamedReads` around what reads them; None if no file is read."""
-    data = variable._data  # noqa: SLF001 - `.data` would read a file
+    data = array.variable._data  # noqa: SLF001 - `.data` would read a file
     if not isinstance(data, da.Array):
-        lazy = isinstance(data, indexing.ExplicitlyIndexed) and not variable._in_memory and not _is_named(data)  # noqa: SLF001
-        return indexing.LazilyIndexedArray(NamedReads(data, what)) if lazy else None
+        lazy = isinstance(data, indexing.ExplicitlyIndexed) and not array.variable._in_memory and not _is_named(data)  # noqa: SLF001
+        return array.copy(deep=False, data=indexing.LazilyIndexedArray(NamedReads(data, what))) if lazy else array
     layers = data.dask.layers if isinstance(data.dask, HighLevelGraph) else {}
     named: dict[Hashable, Any] = {}
     for name, layer in layers.items():
@@ -89,9 +74,18 @@ def _named(variable: xr.Variable, what: str) -> Any:
         if is_array and not isinstance(source, np.ndarray | da.Array) and not _is_named(source):
             named[name] = MaterializedLayer({name: NamedReads(source, what)}, annotations=layer.annotations)
     if not named:
-        return None
+        return array
     graph = HighLevelGraph({**layers, **named}, data.dask.dependencies)
-    return da.Array(graph, data.name, data.chunks, meta=data._meta)  # noqa: SLF001
+    return array.copy(deep=False, data=da.Array(graph, data.name, data.chunks, meta=data._meta))  # noqa: SLF001
+
+
+def name_reads(ds: xr.Dataset) -> xr.Dataset:
+    """Do the same, in place, for all variables of a Dataset that was just opened."""
+    for name, variable in ds.variables.items():
+        named = with_named_reads(ds[name], f"variable {name!r}").variable
+        if named is not variable:
+            variable.data = named._data  # noqa: SLF001
+    return ds
 
 
 class NamedReads(BackendArray):
@@ -303,8 +297,7 @@ def read_values(
     ``empty`` is put where there is no data, see :func:`decode`. What is refused is an ``error`` that names it.
     """
     check_array(array, what, error, holds)
-    data = _named(array.variable, what)
-    array = array if data is None else array.copy(deep=False, data=data)
+    array = with_named_reads(array, what)
     if array.dtype.kind in "bUO":
         return array
     declared = declared_by(array.variable, what, error)

@@ -61,12 +61,12 @@ def align(
     if not lazy:
         return ds, {}
     ds = _with_common_blocks(ds, lazy, lattice, asked)
-    sizes = {name: _chunk_sizes(ds[name], lattice, asked) for name in lazy}
+    encoding = {name: _encoding(ds[name], lattice, asked, sharded=False) for name in lazy}
     if shards is None:
         shards = any(
-            math.prod(math.ceil(length / size) for length, size in zip(ds[name].shape, sizes[name], strict=True))
-            > max(MOST_FILES, math.prod(ds[name].data.numblocks))
-            for name in lazy
+            math.prod(math.ceil(length / size) for length, size in zip(ds[n].shape, each["chunks"], strict=True))
+            > max(MOST_FILES, math.prod(ds[n].data.numblocks))
+            for n, each in encoding.items()
         )
     if shards:
         even: dict[Any, int] = {}  # blocks of one size, as all shards are
@@ -75,8 +75,8 @@ def align(
                 cells = asked.get(str(dim), 1)
                 even[dim] = math.ceil(max(found) / cells) * cells
         ds = ds.assign(ds[lazy].chunk(even))
-        sizes = {name: _chunk_sizes(ds[name], lattice, asked, sharded=True) for name in lazy}
-    return ds, {name: _encoding(ds[name], sizes[name], shards=shards) for name in lazy}
+        encoding = {name: _encoding(ds[name], lattice, asked, sharded=True) for name in lazy}
+    return ds, encoding
 
 
 def _with_common_blocks(
@@ -113,10 +113,12 @@ def lattice_of(ds: xr.Dataset) -> dict[Hashable, str]:
     return found
 
 
-def _chunk_sizes(
-    array: xr.DataArray, lattice: Mapping[Hashable, str], asked: Mapping[str, int], *, sharded: bool = False
-) -> list[int]:
-    """Size of the Zarr chunks of a variable, whole ones of which make up a block."""
+def _encoding(
+    array: xr.DataArray, lattice: Mapping[Hashable, str], asked: Mapping[str, int], *, sharded: bool
+) -> dict[str, Any]:
+    """Return the Zarr encoding of a variable: whole chunks make up a block."""
+    from zarr.codecs import ZstdCodec
+
     known = [dim for dim in array.dims if lattice.get(dim) in ("latitude", "longitude")]
     others = [dim for dim in array.dims if dim not in lattice]
     # chunks have many cells along two dimensions: where latitude and longitude are not known, the last ones but time
@@ -129,7 +131,17 @@ def _chunk_sizes(
             # blocks without a good divisor keep their larger chunks
             size = divisor if (divisor := _chunk(blocks, smaller)) >= smaller / 8 else size
         sizes.append(min(size, max(1, sum(blocks))))
-    return sizes
+    floats = array.dtype.kind == "f"
+    # checksums that other readers compare, too; GDAL knows none behind Blosc
+    codec = ZstdCodec(level=3 if floats else 5, checksum=True)
+    encoding: dict[str, Any] = {"chunks": tuple(sizes), "compressors": (codec,)}
+    if sharded:
+        first = [each[0] for each in array.chunks or ()]
+        encoding["shards"] = tuple(size * math.ceil(b / size) for b, size in zip(first, sizes, strict=True))
+    if not floats and "_FillValue" not in array.attrs:
+        # Chunks of nothing but zeros (ocean) are not written; zero is a class, not a missing value
+        encoding["_FillValue"] = None
+    return encoding
 
 
 def _chunk(blocks: Sequence[int], limit: int) -> int:
@@ -138,22 +150,6 @@ def _chunk(blocks: Sequence[int], limit: int) -> int:
         return max(1, math.ceil(blocks[0] / max(1, math.ceil(blocks[0] / limit))))
     common = math.gcd(*blocks[:-1])
     return max(size for size in range(1, min(common, limit) + 1) if common % size == 0)
-
-
-def _encoding(array: xr.DataArray, sizes: Sequence[int], *, shards: bool) -> dict[str, Any]:
-    from zarr.codecs import ZstdCodec
-
-    floats = array.dtype.kind == "f"
-    # checksums that other readers compare, too; GDAL knows none behind Blosc
-    codec = ZstdCodec(level=3 if floats else 5, checksum=True)
-    encoding: dict[str, Any] = {"chunks": tuple(sizes), "compressors": (codec,)}
-    if shards:
-        blocks = [each[0] for each in array.chunks or ()]
-        encoding["shards"] = tuple(size * math.ceil(b / size) for b, size in zip(blocks, sizes, strict=True))
-    if not floats and "_FillValue" not in array.attrs:
-        # Chunks of nothing but zeros (ocean) are not written; zero is a class, not a missing value
-        encoding["_FillValue"] = None
-    return encoding
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from xarray.core.indexing import ExplicitlyIndexed
 from xland.errors import StoreError
 from xland.geo.conventions import PERIODS
 from xland.reading.variables import counts_packed
-from xland.store.publisher import PUBLISHED
+from xland.store.provenance import PUBLISHED
 from xland.store.storage import ATTRIBUTE, COMPLETE, FINGERPRINT, ROOT
 from xland.untrusted.folders import table_name
 from xland.untrusted.servers import MOST_METADATA

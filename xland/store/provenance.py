@@ -1,4 +1,4 @@
-"""What a product says about itself (CF-1.11 and ACDD-1.3 attributes), and what tells its inputs from others.
+"""What a product says about itself (CF-1.11 and ACDD-1.3 attributes), who publishes it, and what tells inputs apart.
 
 Inputs are told apart without reading them. Values in memory are known by a digest of themselves. What lies in a file
 and was not read yet is known by the file, its size and time of change, and by what was chosen of it. The same holds for
@@ -14,23 +14,24 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import xarray as xr
 from dask.base import normalize_token, tokenize
 from dask.tokenize import normalize_object
-from numpy.typing import NDArray
 from xarray.core.indexing import ExplicitIndexer, ExplicitlyIndexed
 
-from xland.errors import GridError, TimeError
+from xland.errors import ConfigurationError, GridError, TimeError
 from xland.geo.conventions import attach_crs, for_files, listed, years_of
 from xland.geo.orientation import find_role, find_scalars
 from xland.outputs import OUTPUTS
-from xland.store.publisher import Publisher
+from xland.paths import local_path
+from xland.records import Limits, check_entries, read_record, read_toml
 
 _PACKAGES = ("xland", "xarray", "dask", "zarr", "numpy", "torch")
 _COVERAGE = ("geospatial_", "time_coverage_")  # how attributes begin that say which region and years there are
@@ -42,6 +43,121 @@ _COORDINATES: Mapping[str, Mapping[str, str]] = {
 _UNSTATED = "not stated"
 _LONGEST = 500  # characters of what an input says of itself
 _ROOTS = ("zarr.json", ".zarray", ".zmetadata", ".zgroup")
+
+Text = Annotated[str, Limits(most=1000)]
+
+_DOI = re.compile(r"10\.\d{4,9}/\S+")
+_URL = re.compile(r"https?://\S+")
+_CALLED = {"licence": "license", "creator": "creator_name", "publisher": "publisher_name", "doi": "id"}
+"""Attributes of CF and ACDD that are not called as the entries."""
+
+_LARGEST_PUBLISHER = 2**16
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """What maps, stores and catalogs say of whoever publishes them; entries that are left out are not said.
+
+    Parameters
+    ----------
+    licence : str
+        Licence of the maps: an SPDX expression such as ``CC-BY-4.0``, or a URL. Without it, they list the licences of
+        their inputs.
+    institution : str
+        Name of the institution.
+    contact : str
+        Whom to ask: a name, an address of mail, or both.
+    doi : str
+        DOI of the maps, such as ``10.5281/zenodo.1234567``.
+    creator, creator_email, creator_url : str
+        Who made them.
+    publisher, publisher_email, publisher_url : str
+        Who publishes them; by default the institution.
+    project, references, acknowledgement, comment : str
+        Project, publications to cite, thanks, and what else users should know.
+    naming_authority : str
+        Domain whose names the maps have, such as ``org.institute``, if they have no DOI.
+    """
+
+    licence: Text = ""
+    institution: Text = ""
+    contact: Text = ""
+    doi: Text = ""
+    creator: Text = ""
+    creator_email: Text = ""
+    creator_url: Text = ""
+    publisher: Text = ""
+    publisher_email: Text = ""
+    publisher_url: Text = ""
+    project: Text = ""
+    references: Text = ""
+    acknowledgement: Text = ""
+    comment: Text = ""
+    naming_authority: Text = ""
+
+    def __post_init__(self) -> None:
+        check_entries(self, ConfigurationError)
+        if self.doi and not _DOI.fullmatch(self.doi):
+            raise ConfigurationError(f"doi {self.doi!r} is not a DOI: give it as 10.5281/zenodo.1234567, without a URL")
+        if self.licence:
+            check_licence(self.licence)
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """Attributes of a Dataset, as CF and ACDD name them."""
+        given = asdict(self)
+        given["publisher"] = given["publisher"] or (self.institution if self.publisher_email else "")
+        given["naming_authority"] = "org.doi" if self.doi else self.naming_authority
+        return {_CALLED.get(name, name): text for name, text in given.items() if text}
+
+
+PUBLISHED = tuple(_CALLED.get(each.name, each.name) for each in fields(Publisher))
+"""Attributes that a publisher sets."""
+
+
+def check_licence(licence: str) -> None:
+    """Refuse a licence that is neither a URL nor an expression of SPDX identifiers; ConfigurationError names it."""
+    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
+    if _URL.fullmatch(licence):
+        return
+    try:
+        canonicalize_license_expression(licence)
+    except (InvalidLicenseExpression, ValueError):
+        dashed = "-".join(licence.split())
+        try:
+            near = f": did you mean {canonicalize_license_expression(dashed)!r}?"
+        except (InvalidLicenseExpression, ValueError):
+            near = ": give one of https://spdx.org/licenses, such as CC-BY-4.0, LicenseRef-NAME, or a URL"
+        raise ConfigurationError(f"licence {licence!r} is not an SPDX identifier{near}") from None
+
+
+def read_publisher(path: str | os.PathLike[str] | None = None) -> Publisher:
+    """Read a publisher's settings, by default those of the user.
+
+    Parameters
+    ----------
+    path : path, optional
+        A TOML file; by default ``publisher.toml`` in the user's folder of settings for xland, ``~/.config/xland`` on
+        Linux. If that does not exist, nothing is set.
+
+    Returns
+    -------
+    Publisher
+
+    Raises
+    ------
+    ConfigurationError
+        If the file does not exist, cannot be read, or has unknown or wrong entries.
+    """
+    from platformdirs import user_config_path
+
+    file = user_config_path("xland") / "publisher.toml" if path is None else local_path(path, what="a publisher's file")
+    if path is None and not file.is_file():
+        return Publisher()
+    return read_record(
+        Publisher, read_toml(file, _LARGEST_PUBLISHER, ConfigurationError), str(file), ConfigurationError
+    )
 
 
 def describe_product(
@@ -121,11 +237,16 @@ def describe_product(
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
+    by_input: dict[str, dict[str, None]] = {}  # as in "model luh2-0p05: Apache-2.0; static: MIT / CC BY 4.0"
+    for row in licences:
+        by_input.setdefault(row["input"], {})[row["license"].replace("; ", ", ")] = None
     given = {
         "title": title,
         "summary": summary,
         "source": source,
-        "license": _licences_in_words(licences) or model.get("licence") or model.get("license"),
+        "license": "; ".join(f"{name}: {' / '.join(each)}" for name, each in by_input.items())
+        or model.get("licence")
+        or model.get("license"),
         **({} if publisher is None else publisher.attributes),
         **({"license": licence} if licence else {}),
         "creator_name": creator,
@@ -176,14 +297,6 @@ def list_licences(
     return table
 
 
-def _licences_in_words(table: Sequence[Mapping[str, str]]) -> str:
-    """Return each input with its licences: ``model luh2-0p05: Apache-2.0; static: MIT / CC BY 4.0``."""
-    found: dict[str, dict[str, None]] = {}
-    for row in table:
-        found.setdefault(row["input"], {})[row["license"].replace("; ", ", ")] = None
-    return "; ".join(f"{name}: {' / '.join(licences)}" for name, licences in found.items())
-
-
 def for_storage(ds: xr.Dataset) -> xr.Dataset:
     """Bring a Dataset into the form of files; products that were selected or joined say what they cover now."""
     ds = for_files(ds)
@@ -201,8 +314,25 @@ def bounds(ds: xr.Dataset) -> tuple[float, float, float, float] | None:
 
     East is beyond 180 (or 360) for a region that crosses the end of its range of longitude.
     """
-    centres = _centres(ds)
-    return None if centres is None else _edges(*centres)
+    found = []
+    for kind in ("latitude", "longitude"):
+        names = find_role(ds, kind)
+        # of a single cell, a coordinate without a dimension
+        name = names.coordinate if names is not None else next(iter(find_scalars(ds, kind)), None)
+        if name is None or not ds[name].size:
+            return None
+        found.append(np.atleast_1d(np.asarray(ds[name].values, dtype=float)))
+    lat, lon = found
+    step = next((abs(float(each[1] - each[0])) for each in found if each.ndim == 1 < each.size), 0.0)
+    lon = np.sort(lon.ravel())
+    gaps = np.flatnonzero(np.diff(lon) > 1.5 * step)
+    if gaps.size == 1 and abs(lon[0] + 360 - lon[-1] - step) < 0.1 * step:
+        # the columns of the region are at both ends of a range of 360 degrees
+        cut = int(gaps[0]) + 1
+        lon = np.concatenate([lon[cut:], lon[:cut] + 360])
+    edges = (lon.min() - step / 2, lat.min() - step / 2, lon.max() + step / 2, lat.max() + step / 2)
+    west, south, east, north = (round(float(edge), 8) + 0.0 for edge in edges)
+    return west, max(south, -90.0), east, min(north, 90.0)
 
 
 def years(ds: xr.Dataset) -> list[int]:
@@ -216,9 +346,9 @@ def years(ds: xr.Dataset) -> list[int]:
 def _extent(ds: xr.Dataset) -> tuple[dict[str, Any], str]:
     """Return the attributes that say which region and years there are, and the years as the end of a title."""
     found: dict[str, Any] = {}
-    centres, covered = _centres(ds), years(ds)
-    if centres is not None:
-        west, south, east, north = _edges(*centres)
+    edges, covered, time = bounds(ds), years(ds), find_role(ds, "time")
+    if edges is not None:
+        west, south, east, north = edges
         found = {
             "geospatial_lat_min": south,
             "geospatial_lat_max": north,
@@ -228,50 +358,22 @@ def _extent(ds: xr.Dataset) -> tuple[dict[str, Any], str]:
             "geospatial_lon_units": "degrees_east",
             "geospatial_bounds_crs": "EPSG:4326",
         }
-        if centres[0].size > 1:
-            step = round(abs(float(centres[0][1] - centres[0][0])), 10)
+        names = find_role(ds, "latitude")
+        latitudes = np.zeros(0) if names is None else ds[names.coordinate].values.astype(float)
+        if latitudes.size > 1:
+            step = round(abs(float(latitudes[1] - latitudes[0])), 10)
             found |= {"geospatial_lat_resolution": step, "geospatial_lon_resolution": step}
     if not covered:
         return found, ""
+    # steps of time that are in other months than January
+    dates = ds[time.coordinate].values if time is not None and time.coordinate is not None else np.zeros(0)
+    monthly = dates.dtype.kind == "M" and bool((dates.astype("datetime64[M]").astype(int) % 12).any())
     found |= {
         "time_coverage_start": f"{covered[0]:04d}-01-01",
         "time_coverage_end": f"{covered[-1]:04d}-12-31",
-        "time_coverage_resolution": "P1M" if _is_monthly(ds) else "P1Y",
+        "time_coverage_resolution": "P1M" if monthly else "P1Y",
     }
     return found, f", {listed(covered)}"
-
-
-def _is_monthly(ds: xr.Dataset) -> bool:
-    """Whether steps of time lie in other months than January."""
-    time = find_role(ds, "time")
-    values = ds[time.coordinate].values if time is not None and time.coordinate is not None else np.zeros(0)
-    return values.dtype.kind == "M" and bool((values.astype("datetime64[M]").astype(int) % 12).any())
-
-
-def _centres(ds: xr.Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Latitudes and longitudes of the cell centres, or of a single cell; None if they are not there."""
-    found = []
-    for kind in ("latitude", "longitude"):
-        names = find_role(ds, kind)
-        name = names.coordinate if names is not None else next(iter(find_scalars(ds, kind)), None)
-        if name is None or not ds[name].size:
-            return None
-        found.append(np.atleast_1d(np.asarray(ds[name].values, dtype=float)))
-    return found[0], found[1]
-
-
-def _edges(lat: NDArray[np.float64], lon: NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """West, south, east and north edge of cells with these centres."""
-    step = next((abs(float(each[1] - each[0])) for each in (lat, lon) if each.ndim == 1 < each.size), 0.0)
-    lon = np.sort(lon.ravel())
-    gaps = np.flatnonzero(np.diff(lon) > 1.5 * step)
-    if gaps.size == 1 and abs(lon[0] + 360 - lon[-1] - step) < 0.1 * step:
-        # the columns of the region are at both ends of a range of 360 degrees
-        cut = int(gaps[0]) + 1
-        lon = np.concatenate([lon[cut:], lon[:cut] + 360])
-    edges = (lon.min() - step / 2, lat.min() - step / 2, lon.max() + step / 2, lat.max() + step / 2)
-    west, south, east, north = (round(float(edge), 8) + 0.0 for edge in edges)
-    return west, max(south, -90.0), east, min(north, 90.0)
 
 
 def identity_of(given: xr.Dataset | xr.DataArray) -> str:

@@ -116,8 +116,8 @@ class Workplace:
                 shown = without_password(self.target)
                 raise StoreError(f"{shown} is a chained address, which can only be read: give the URL of the store")
             self.store.names()  # or say that it cannot be reached
-        if self.files.is_file():
-            raise StoreError(f"{folder} exists, but the store is written to a folder of this name; move it away")
+            if self.files.is_file():
+                raise StoreError(f"{folder} exists, but the store is written to a folder of this name; move it away")
         _refuse_planted(self.files)
         strangers = [name for name in self.files.names() if not _OURS.fullmatch(name)]
         if strangers:

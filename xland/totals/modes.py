@@ -140,50 +140,25 @@ def register_mode(mode: Mode) -> Mode:
 
 
 # compiled code, which takes a second and some memory to load, only where totals are kept
-def _fractions(
-    probability: NDArray[Any], targets: NDArray[Any], area: NDArray[Any], valid: NDArray[np.bool_], *_: Any
-) -> Fitted:
+def _fractions(probability: Any, targets: Any, area: Any, valid: Any, *_: Any) -> Fitted:
     from xland.totals.fractions import fit_fractions
 
     return fit_fractions(probability, targets, area, valid)
 
 
-def _map(
-    probability: NDArray[Any],
-    targets: NDArray[Any],
-    area: NDArray[Any],
-    valid: NDArray[np.bool_],
-    totals: Totals,
-    _: Start | None,
-) -> Fitted:
+def _map(probability: Any, targets: Any, area: Any, valid: Any, totals: Totals, _: Start | None) -> Fitted:
     from xland.totals.maps import fit_map
 
     return fit_map(probability, targets, area, valid, totals.tolerance)
 
 
-def _changes(
-    probability: NDArray[Any],
-    targets: NDArray[Any],
-    area: NDArray[Any],
-    valid: NDArray[np.bool_],
-    totals: Totals,
-    start: Start | None,
-) -> Fitted:
+def _changes(probability: Any, targets: Any, area: Any, valid: Any, totals: Totals, start: Start | None) -> Fitted:
     from xland.totals.changes import fit_changes
 
     if start is None:
         raise AllocationError("changes need the map of a base year")
-    return fit_changes(
-        probability,
-        start.prior,
-        targets,
-        start.targets,
-        start.codes,
-        area,
-        valid,
-        totals.crosswalk,
-        prior_targets=start.prior_targets,
-    )
+    base = start.prior, targets, start.targets, start.codes
+    return fit_changes(probability, *base, area, valid, totals.crosswalk, prior_targets=start.prior_targets)
 
 
 register_mode(Mode("fractions", _fractions, chooses=False))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from xland.errors import StoreError
-from xland.paths import address_of, is_url, replace_file, without_password
+from xland.paths import address_of, is_url, replacing, without_password
 from xland.untrusted.servers import reaching, with_limits
 
 READERS = 16
@@ -72,7 +72,8 @@ class LocalFiles:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         else:
-            replace_file(path, content)
+            with replacing(path) as part:
+                part.write_bytes(content)
 
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder of this name."""

@@ -163,7 +163,7 @@ class Architecture:
                 f"a network of the kind {self.kind!r} decides pixel by pixel on the fine grid, and its inputs have "
                 "neither a static channel nor a prior map: add one, or choose the kind 'unet'"
             )
-        needed = 4 * inputs.window**2 * max(kind.channels(self), inputs.channels)
+        needed = 4 * inputs.window**2 * max(kind.channels(self), inputs.coarse_channels + inputs.fine_channels)
         if needed > LARGEST_LAYER:
             raise ModelError(
                 f"one layer of a window of {inputs.window} cells would need {needed / 2**20:.0f} MiB; at most "
