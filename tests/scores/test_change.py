@@ -298,7 +298,7 @@ def test_a_record_that_is_too_short_or_has_holes_has_no_stable_ends(years, messa
 
 def scores(start, observed, predicted, **more):
     maps = [np.atleast_2d(each) for each in (start, observed, predicted)]
-    table = cross_tabulate(*maps, np.ones(maps[0].shape, bool), np.ones(1))
+    table = cross_tabulate(maps, np.ones(maps[0].shape, bool), np.ones(1))
     return ChangeScores(table, table.sum(axis=2), "pixels", **more)
 
 

@@ -130,7 +130,7 @@ def test_components_agree_with_matching_cells_one_by_one(matrix):
 
 def simulate(start, observed, predicted):
     maps = [np.atleast_2d(each) for each in (start, observed, predicted)]
-    return kappa_simulation(cross_tabulate(*maps, np.ones(maps[0].shape, bool), np.ones(1)))
+    return kappa_simulation(cross_tabulate(maps, np.ones(maps[0].shape, bool), np.ones(1)))
 
 
 def step_by_step(start, observed, predicted):

@@ -194,7 +194,7 @@ def _tabulate(block: Block, *layers: Any, factor: int, by_area: bool) -> dict[An
     def tables(chosen: NDArray[np.bool_]) -> Tables:
         if factor > 1 and chosen.any():
             return tabulate_windows(start, observed, predicted, factor, chosen, weights)
-        cross = cross_tabulate(start, observed, predicted, chosen, weights)
+        cross = cross_tabulate([start, observed, predicted], chosen, weights)
         return cross, cross.sum(axis=2)
 
     found: dict[Any, Tables] = {_EVERYWHERE: tables(counted)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -65,6 +66,34 @@ def mixed_cells(observed: NDArray[Any], factor: int) -> NDArray[np.bool_]:
     return several.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
+def cross_tabulate(
+    maps: Sequence[NDArray[Any]],
+    counted: NDArray[np.bool_],
+    weights: NDArray[Any],
+    sizes: Sequence[int] | None = None,
+) -> NDArray[Any]:
+    """Sum up weights over the cells of each combination of codes in several maps, (rows, columns) each.
+
+    Only cells where ``counted`` is true count. ``weights`` ([kinds,] rows) are those of a cell in each row, normally
+    its area; sums of whole numbers are exact. ``sizes`` are the numbers of codes of the maps, by default of class
+    codes. Returns ([kinds,] *sizes) sums.
+    """
+    sizes = (_COUNT,) * len(maps) if sizes is None else tuple(sizes)
+    total = np.zeros((*weights.shape[:-1], math.prod(sizes)), weights.dtype)
+    for part, rows in _bands(counted.shape):
+        index = rows
+        for codes, size in zip(maps, sizes, strict=True):
+            index = index * size + codes[part]
+        counts = np.bincount(index[counted[part]], minlength=len(rows) * total.shape[-1])
+        total += weights[..., part] @ counts.reshape(len(rows), -1)
+    return total.reshape(*weights.shape[:-1], *sizes)
+
+
+def area_units(area: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return areas in m2 as whole numbers of :data:`AREA_UNIT`."""
+    return np.rint(area / AREA_UNIT).astype(np.int64)
+
+
 def count_domains(
     observed: NDArray[Any],
     predicted: NDArray[Any],
@@ -82,64 +111,15 @@ def count_domains(
     whether a coarse cell is mixed. ``latitude`` and ``area`` (m2 of a cell) are those of the rows. Returns
     ``(2, regions, domains, observed, predicted)``: cells, and area in units of :data:`AREA_UNIT`.
     """
-    rows, columns = observed.shape
-    pairs = _COUNT**2
-    is_land = np.isin(np.arange(_COUNT), LAND_CLASSES)
-    exact = np.rint(area / AREA_UNIT).astype(np.int64)
-    result = np.zeros((2, len(domains), regions * pairs), dtype=np.int64)
-    band = max(_BAND // max(columns * factor, 1), 1) * factor
-    for start in range(0, rows, band):
-        part = slice(start, min(start + band, rows))
-        truth, label, height = observed[part], labels[part], min(band, rows - start)
-        counted = label != 0
-        index = truth.astype(np.int64) * _COUNT + predicted[part]
-        index += np.arange(height)[:, None] * (regions * pairs)
-        if regions > 1:
-            index += (label.astype(np.int64) - 1) * pairs
-        land = counted & is_land[truth] & (latitude[part] > SOUTHERN_LIMIT)[:, None]
-        for position, domain in enumerate(domains):
-            chosen = counted if domain == "all" else land if domain == "land" else land & mixed_cells(truth, factor)
-            counts = np.bincount(index[chosen], minlength=height * regions * pairs).reshape(height, -1)
-            result[0, position] += counts.sum(axis=0)
-            result[1, position] += exact[part] @ counts
-    return result.reshape(2, len(domains), regions, _COUNT, _COUNT).swapaxes(1, 2)
-
-
-def cross_tabulate(
-    start: NDArray[Any],
-    observed: NDArray[Any],
-    predicted: NDArray[Any],
-    counted: NDArray[np.bool_],
-    weights: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Cross-tabulate three maps of class codes, (rows, columns) each, where ``counted``.
-
-    ``weights`` (rows,) are those of a cell in each row, normally its area. Returns (classes, classes, classes) sums.
-    """
-    total = np.zeros(_COUNT**3)
-    for part, rows in _bands(start.shape):
-        index = rows
-        for codes in (start, observed, predicted):
-            index = index * _COUNT + codes[part]
-        counts = np.bincount(index[counted[part]], minlength=len(rows) * total.size)
-        total += weights[part] @ counts.reshape(-1, total.size)
-    return total.reshape((_COUNT,) * 3)
-
-
-def area_units(
-    keys: NDArray[Any], labels: NDArray[Any], area: NDArray[np.float64], *, count: int, regions: int
-) -> NDArray[np.int64]:
-    """Area of each key ``0 .. count - 1`` in each region: (regions, count), in units of :data:`AREA_UNIT`.
-
-    ``labels`` (rows, columns) are the numbers of the regions from 1, 0 is left out; ``area`` is that of a cell in m2 in
-    each row.
-    """
-    exact = np.rint(area / AREA_UNIT).astype(np.int64)
-    total = np.zeros((1 + regions) * count, dtype=np.int64)
-    for part, rows in _bands(keys.shape):
-        index = (rows * (1 + regions) + labels[part]) * count + keys[part]
-        total += exact[part] @ np.bincount(index.ravel(), minlength=len(rows) * total.size).reshape(len(rows), -1)
-    return total.reshape(1 + regions, count)[1:]
+    land = np.isin(np.arange(_COUNT), LAND_CLASSES)[observed] & (latitude > SOUTHERN_LIMIT)[:, None]
+    place = land.astype(np.uint8)  # 0, 1 on land, 2 on mixed land
+    if "mixed" in domains:
+        place += land & mixed_cells(observed, factor)
+    weights = np.stack([np.ones_like(area, np.int64), area_units(area)])
+    sizes = (1 + regions, 3, _COUNT, _COUNT)
+    found = cross_tabulate([labels, place, observed, predicted], labels != 0, weights, sizes)[:, 1:]
+    sums = {"all": found.sum(axis=2), "land": found[:, :, 1:].sum(axis=2), "mixed": found[:, :, 2]}
+    return np.stack([sums[domain] for domain in domains], axis=2)
 
 
 def window_areas(
@@ -191,7 +171,7 @@ def tabulate_windows(
     # where the three maps are the same there is nothing to combine, and that is most of a real map
     differ = windows(counted & ((start != observed) | (start != predicted))).any(axis=(2, 3))
     alike = counted & ~differ.repeat(factor, axis=0).repeat(factor, axis=1)
-    table = cross_tabulate(*maps, alike, weights)
+    table = cross_tabulate(maps, alike, weights)
     transitions = table.sum(axis=2)
     if differ.any():
         own = windows(np.broadcast_to(weights[:, None], counted.shape))[differ][:, :, 0].ravel()

@@ -16,7 +16,7 @@ from xland.scores.counts import cross_tabulate
 from xland.scores.frames import Block, common_cells
 from xland.scores.measures import ROUNDING
 from xland.scores.tables import Tabular, TextTable, figure
-from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN
+from xland.vocabulary import CLASS_NAMES, OCEAN
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -146,5 +146,4 @@ def check_seams(product: xr.Dataset | xr.DataArray) -> Seams:
 
 def _transitions(block: Block, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float64]:
     both = block.counted & (first != OCEAN) & (second != OCEAN)
-    table = cross_tabulate(first, second, np.zeros_like(first), both, block.area)
-    return np.asarray(table[..., 0], dtype=np.float64).reshape(len(CLASSES), len(CLASSES))
+    return cross_tabulate([first, second], both, block.area)
