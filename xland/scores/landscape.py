@@ -12,11 +12,9 @@ everything south of 60 S. The edge of a region or mask cuts patches, as in FRAGS
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -29,10 +27,10 @@ from xland.errors import GridError, NothingToScoreError
 from xland.geo.grid import Grid
 from xland.reading.variables import ClassMap
 from xland.scores.counts import BLANK, SOUTHERN_LIMIT
-from xland.scores.frames import Block, Cells, common_cells, one_step, pair_years
+from xland.scores.frames import Block, common_cells, one_step, pair_years
 from xland.scores.measures import ratio
 from xland.scores.patch_counts import AT_EDGES, ELSEWHERE, Patches, Strip, cut_strip, join_strips, majorities
-from xland.scores.tables import Tabular, TextTable, figure, plain, write_json
+from xland.scores.tables import Tabular, TextTable, figure, frame_of, plain
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, class_code
 
 if TYPE_CHECKING:
@@ -72,60 +70,10 @@ of them our broader classes have is our choice: urban 7, cropland 5, pasture 4, 
 """
 
 
-def boundary_density(pairs: NDArray[np.int64]) -> float:
-    """Share of the pairs of neighbouring cells that have different classes; ``pairs`` (classes, classes)."""
-    return float(ratio(pairs.sum() - np.trace(pairs), pairs.sum()))
-
-
-def class_boundary_density(pairs: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Boundaries of each class, divided by all pairs of neighbouring cells; every boundary belongs to two classes.
-
-    As edge density in FRAGSTATS, it is relative to the whole landscape.
-    """
-    return ratio(_class_boundaries(pairs), np.full(len(pairs), pairs.sum()))
-
-
-def _class_boundaries(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.asarray(pairs.sum(axis=0) + pairs.sum(axis=1) - 2 * np.diag(pairs))
-
-
-def edge_ratio(pairs: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Boundary density at edges of coarse cells, divided by that elsewhere, horizontally and vertically; shape (2,).
-
-    ``pairs`` are those of :func:`xland.scores.patch_counts.count_pairs`. 1 is a map without squares, infinity a map
-    that has no boundaries but at the edges of coarse cells.
-    """
-    density = np.array([[boundary_density(place) for place in direction] for direction in pairs])
-    return _divided(density[:, AT_EDGES], density[:, ELSEWHERE])
-
-
 def _divided(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
     """Divide; infinity where only the denominator is 0, NaN where both are."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(above / below)
-
-
-def aggregation_index(pairs: NDArray[np.int64], cells: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the aggregation index of each class in per cent: 100 for one square, 0 without neighbours.
-
-    ``cells`` (classes,) are those of each class. The pairs of like cells, each counted once, divided by the most that
-    as many cells can have (He, DeZonia and Mladenoff 2000, doi 10.1023/A:1008102521322). NaN for classes of less than
-    two cells.
-    """
-    side = np.array([math.isqrt(int(each)) for each in cells], dtype=np.int64)
-    rest = cells - side**2
-    most = 2 * side * (side - 1) + np.where(rest == 0, 0, np.where(rest <= side, 2 * rest - 1, 2 * rest - 2))
-    return 100 * ratio(np.diag(pairs), most)
-
-
-def edge_contrast(pairs: NDArray[np.int64], contrast: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the total edge contrast index (TECI) of each class in per cent: the mean contrast of its boundaries.
-
-    ``contrast`` (classes, classes) is between 0 and 1. NaN for classes without boundaries.
-    """
-    edges = pairs + pairs.T
-    np.fill_diagonal(edges, 0)
-    return 100 * ratio((edges * np.nan_to_num(contrast)).sum(axis=1), edges.sum(axis=1))
 
 
 def kolmogorov_distance(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
@@ -160,6 +108,12 @@ class Pattern:
         return np.asarray(self.pairs.sum(axis=(0, 1)))
 
     @cached_property
+    def _boundaries(self) -> NDArray[np.int64]:
+        """Boundaries of each class; every boundary belongs to two classes."""
+        pairs = self._together
+        return np.asarray(pairs.sum(axis=0) + pairs.sum(axis=1) - 2 * np.diag(pairs))
+
+    @cached_property
     def class_cells(self) -> NDArray[np.int64]:
         """Cells of each class."""
         return self._by_class(self.patch_list.cells).astype(np.int64)
@@ -176,18 +130,26 @@ class Pattern:
 
     @property
     def boundary_density(self) -> float:
-        """Boundaries between classes, divided by the pairs of neighbouring cells."""
-        return boundary_density(self._together)
+        """Share of the pairs of neighbouring cells that have different classes."""
+        return float(ratio(self._boundaries.sum() // 2, self._together.sum()))
 
     @property
     def class_boundary_density(self) -> NDArray[np.float64]:
-        """Boundaries of each class, divided by the pairs of neighbouring cells of all classes."""
-        return class_boundary_density(self._together)
+        """Boundaries of each class, divided by the pairs of neighbouring cells of all classes.
+
+        As edge density in FRAGSTATS, it is relative to the whole landscape.
+        """
+        return ratio(self._boundaries, np.full(len(self._boundaries), self._together.sum()))
 
     @property
     def edge_ratio(self) -> NDArray[np.float64]:
-        """Boundary density at edges of coarse cells / elsewhere, horizontally and vertically; NaN if coarsened."""
-        return edge_ratio(self.pairs)
+        """Boundary density at edges of coarse cells, divided by that elsewhere, horizontally and vertically; (2,).
+
+        1 is a map without squares, infinity a map that has no boundaries but at the edges; NaN of a coarsened map.
+        """
+        every, alike = self.pairs.sum(axis=(2, 3)), np.trace(self.pairs, axis1=2, axis2=3)
+        density = ratio(every - alike, every)
+        return _divided(density[:, AT_EDGES], density[:, ELSEWHERE])
 
     @property
     def squares(self) -> float:
@@ -197,26 +159,34 @@ class Pattern:
 
     @property
     def class_aggregation_index(self) -> NDArray[np.float64]:
-        """Aggregation index of each class, per cent."""
-        return aggregation_index(self._together, self.class_cells)
+        """Aggregation index of each class in per cent: 100 for one square, 0 without neighbours.
+
+        The pairs of like cells, each counted once, divided by the most that as many cells can have (He, DeZonia and
+        Mladenoff 2000, doi 10.1023/A:1008102521322). NaN for classes of less than two cells.
+        """
+        side = np.array([math.isqrt(int(each)) for each in self.class_cells], dtype=np.int64)
+        rest = self.class_cells - side**2
+        most = 2 * side * (side - 1) + np.where(rest == 0, 0, np.where(rest <= side, 2 * rest - 1, 2 * rest - 2))
+        return 100 * ratio(np.diag(self._together), most)
 
     @property
     def aggregation_index(self) -> float:
         """Aggregation index, per cent: the mean of the classes, weighted by their cells."""
-        values = self.class_aggregation_index
-        known = np.isfinite(values)
-        return float(ratio((values[known] * self.class_cells[known]).sum(), self.cells))
+        return float(ratio(np.nansum(self.class_aggregation_index * self.class_cells), self.cells))
 
     @property
     def class_edge_contrast(self) -> NDArray[np.float64]:
-        """Total edge contrast index of each class, per cent."""
-        return edge_contrast(self._together, self.contrast)
+        """Total edge contrast index (TECI) of each class in per cent: the mean contrast of its boundaries.
+
+        NaN for classes without boundaries.
+        """
+        contrast = np.nan_to_num(self.contrast) * (1 - np.eye(len(self.contrast)))
+        return 100 * ratio(((self._together + self._together.T) * contrast).sum(axis=1), self._boundaries)
 
     @property
     def edge_contrast(self) -> float:
         """Total edge contrast index, per cent: the mean contrast of all boundaries."""
-        boundaries = _class_boundaries(self._together)
-        return float(ratio(np.nansum(self.class_edge_contrast * boundaries), boundaries.sum()))
+        return float(ratio(np.nansum(self.class_edge_contrast * self._boundaries), self._boundaries.sum()))
 
     @property
     def class_patches(self) -> NDArray[np.int64]:
@@ -241,7 +211,7 @@ class Pattern:
     @property
     def class_largest_patch(self) -> NDArray[np.int64]:
         """Cells of the largest patch of each class; 0 if there is none."""
-        return np.array([self.patch_list.of(code).cells.max(initial=0) for code in range(len(CLASS_NAMES))])
+        return np.array([self.sizes(name).max(initial=0) for name in CLASS_NAMES])
 
     @property
     def largest_patch(self) -> int:
@@ -250,13 +220,11 @@ class Pattern:
 
     def sizes(self, name: str | None = None) -> NDArray[np.int64]:
         """Return the sizes of all patches, or of those of a class, in cells and from the largest: areas by rank."""
-        patches = self.patch_list if name is None else self.patch_list.of(class_code(name))
-        return np.sort(patches.cells)[::-1]
+        return np.sort(self._of(name).cells)[::-1]
 
     def areas(self, name: str | None = None) -> NDArray[np.float64]:
         """Return the areas of all patches, or of those of a class, in km2 and from the largest."""
-        patches = self.patch_list if name is None else self.patch_list.of(class_code(name))
-        return np.sort(patches.area)[::-1] / 1e6
+        return np.sort(self._of(name).area)[::-1] / 1e6
 
     def patch_distance(self, other: Pattern, name: str | None = None) -> float:
         """Return the Kolmogorov distance between the sizes of the patches of two maps, of all or of one class."""
@@ -264,34 +232,35 @@ class Pattern:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers for JSON: None where one is not defined or infinite. Of patches, sizes by rank."""
+        classes = {
+            name: {
+                "cells": int(self.class_cells[code]),
+                "km2": float(self.class_km2[code]),
+                **{each: plain(float(getattr(self, f"class_{each}")[code])) for each in _MEASURES},
+                "ranks": self._ranks(name),
+            }
+            for code, name in enumerate(CLASS_NAMES)
+            if code in LAND_CLASSES
+        }
         return {
             "cells": self.cells,
             "km2": float(self.class_km2.sum()),
             **{name: plain(getattr(self, name)) for name in _MEASURES},
             "edge_ratio": [float(each) if math.isfinite(each) else None for each in self.edge_ratio],
             "ranks": self._ranks(),
-            "classes": {
-                name: {
-                    "cells": int(self.class_cells[code]),
-                    "km2": float(self.class_km2[code]),
-                    **{each: plain(float(getattr(self, f"class_{each}")[code])) for each in _MEASURES},
-                    "ranks": self._ranks(name),
-                }
-                for code, name in enumerate(CLASS_NAMES)
-                if code in LAND_CLASSES
-            },
+            "classes": classes,
         }
+
+    def _of(self, name: str | None) -> Patches:
+        return self.patch_list if name is None else self.patch_list.of(class_code(name))
 
     def _by_class(self, values: NDArray[Any]) -> NDArray[np.float64]:
         return np.bincount(self.patch_list.classes, values, len(CLASS_NAMES)).astype(np.float64)
 
     def _ranks(self, name: str | None = None) -> dict[str, dict[str, float]]:
         sizes, areas = self.sizes(name), self.areas(name)
-        return {
-            str(rank): {"cells": int(sizes[rank - 1]), "km2": float(areas[rank - 1])}
-            for rank in RANKS
-            if rank <= len(sizes)
-        }
+        ranks = [rank for rank in RANKS if rank <= len(sizes)]
+        return {str(rank): {"cells": int(sizes[rank - 1]), "km2": float(areas[rank - 1])} for rank in ranks}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -346,23 +315,16 @@ class LandscapeScores(Tabular):
                 maps[name][str(scale)] = written
         return {"cells": self.cells, "factor": self.factor, "maps": maps}
 
-    def to_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write :meth:`to_dict` as JSON and return the path; an existing file is replaced at once or not at all."""
-        return write_json(path, self.to_dict())
-
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row for each map, scale and class; the class ``all`` is the whole landscape."""
-        import pandas as pd
-
-        rows = {}
-        for name, scales in self.to_dict()["maps"].items():
-            for scale, written in scales.items():
-                for each, measures in {"all": written, **written["classes"]}.items():
-                    kept = ("cells", "km2", *_MEASURES, "patch_distance")
-                    rows[name, int(scale), each] = {key: measures[key] for key in kept}
-        frame = pd.DataFrame.from_dict(rows, orient="index", dtype=float)
-        frame.index = pd.MultiIndex.from_tuples(list(rows), names=["map", "scale", "class"])
-        return frame
+        kept = ("cells", "km2", *_MEASURES, "patch_distance")
+        rows = {
+            (name, int(scale), each): {key: measures[key] for key in kept}
+            for name, scales in self.to_dict()["maps"].items()
+            for scale, written in scales.items()
+            for each, measures in {"all": written, **written["classes"]}.items()
+        }
+        return frame_of(rows, ["map", "scale", "class"]).astype(float)
 
     def _tables(self) -> list[TextTable]:
         title = (
@@ -378,12 +340,11 @@ class LandscapeScores(Tabular):
                 measures += [figure(found.aggregation_index, 1), figure(found.edge_contrast, 1)]
                 measures += [str(found.patches), figure(found.mean_patch, 1), figure(self.patch_distance(name, scale))]
                 rows.append([name, str(scale), *measures])
-        return [(title, header, rows), ("boundaries of each class per pair of cells", *self._class_table())]
-
-    def _class_table(self) -> tuple[list[str], list[list[str]]]:
         codes = [code for code in LAND_CLASSES if any(self[name].class_cells[code] for name in self.maps)]
-        rows = [[name, *(figure(self[name].class_boundary_density[code]) for code in codes)] for name in self.maps]
-        return ["map", *(CLASS_NAMES[code] for code in codes)], rows
+        densities = {name: self[name].class_boundary_density[codes] for name in self.maps}
+        by_class = [[name, *map(figure, each)] for name, each in densities.items()]
+        classes = ["map", *(CLASS_NAMES[code] for code in codes)]
+        return [(title, header, rows), ("boundaries of each class per pair of cells", classes, by_class)]
 
 
 @checked(GridError)
@@ -452,7 +413,10 @@ def assess_landscape(
             f"scales {', '.join(map(str, sizes))} and factor {factor} need squares of {unit} cells, "
             f"{unit * reference.grid.resolution:g} degrees; leave large scales out"
         )
-    frame = in_strips(common_cells([*maps.values()], reference, within, unit), unit)
+    frame = common_cells([*maps.values()], reference, within, unit)
+    rows, columns = frame.counted.shape
+    height = max(_STRIP // columns // unit, 1) * unit
+    frame = replace(frame, counted=frame.counted.rechunk((min(height, rows), -1)))
     grid = frame.frame.grid
     wrap = grid.is_global and frame.width == grid.columns
     lazy = {
@@ -511,13 +475,6 @@ def fitting_scales(grid: Grid, factor: int) -> tuple[int, ...]:
         for scale in SCALES
         if scale == 1 or (2 * scale <= shortest and math.lcm(scale, factor) * grid.resolution <= _WIDEST)
     )
-
-
-def in_strips(cells: Cells, unit: int) -> Cells:
-    """Return the same cells in blocks of whole rows; their number is a multiple of ``unit``."""
-    rows, columns = cells.counted.shape
-    height = max(_STRIP // columns // unit, 1) * unit
-    return replace(cells, counted=cells.counted.rechunk((min(height, rows), -1)))
 
 
 def _count_strip(
