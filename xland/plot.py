@@ -272,7 +272,7 @@ def side_by_side(
             ax.set_axis_off()
     entries = {each.long_name: each.color for each in CLASSES if each.long_name in entries}
     entries |= _DIFFERENCE if observed and len(maps) > 1 else {}
-    _explain(figure, entries, loc="outside lower center", ncols=min(5, len(entries)))
+    _explain(figure, entries, "medium")
     if title:
         figure.suptitle(title, fontsize="x-large")
     if path is not None:
@@ -418,9 +418,10 @@ def _draw(
         else:
             image = _paint(ax, picture, view, heading, **scale)
     if legend and palette:
-        _explain(axes, {name: fill for name, fill in palette.colors.items() if name in present})
+        entries = {name: fill for name, fill in palette.colors.items() if name in present}
+        _explain(axes[0, 0] if place.col is None else axes[0, 0].figure, entries)
     elif legend:
-        apart = {"pad": 0.02} if axes.size == 1 else {}
+        apart = {"pad": 0.02} if place.col is None else {}
         axes[0, 0].figure.colorbar(image, ax=axes, shrink=0.7, label=_label(da, label), **apart)
     return axes[0, 0] if place.col is None else axes
 
@@ -669,15 +670,13 @@ def degrees(value: float, positive: str, negative: str) -> str:
     return f"{abs(round(value, 6)):g}°{side}"
 
 
-def _explain(drawing: Axes | NDArray[Any], entries: Mapping[str, str]) -> None:
-    """Name the colours below axes, or below the figure of several."""
+def _explain(drawing: Axes | Figure, entries: Mapping[str, str], fontsize: str = "small") -> None:
+    """Name the colours below axes or below a figure."""
+    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     patches = [Patch(facecolor=fill, edgecolor="0.5", linewidth=0.4, label=name) for name, fill in entries.items()]
-    many = isinstance(drawing, np.ndarray) and drawing.size > 1
-    how: dict[str, Any] = {"handles": patches, "frameon": False, "fontsize": "small"}
-    if many:
-        drawing[0, 0].figure.legend(loc="outside lower center", ncols=min(5, len(entries)), **how)
-    else:
-        ax = drawing[0, 0] if isinstance(drawing, np.ndarray) else drawing
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=2.8, ncols=3, **how)
+    how: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 2.8, "ncols": 3}
+    if isinstance(drawing, Figure):
+        how = {"loc": "outside lower center", "ncols": min(5, len(entries))}
+    drawing.legend(handles=patches, frameon=False, fontsize=fontsize, **how)
