@@ -31,6 +31,7 @@ AREA_UNIT = 1e-3
 _COUNT = len(CLASSES)
 _BAND = 200_000  # cells that are counted at once: the indices have eight bytes, the maps one
 _ROUNDING = 1e-12  # share of a window below which an area is the rounding of a sum
+_BYTE = 15  # cells along a block whose number fits into one byte
 _WINDOWS = 20_000  # windows whose classes are combined at once
 
 
@@ -232,19 +233,48 @@ def _shares(rest: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np
 
 
 def mode(codes: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
-    """Return the most frequent code of each block, the lowest of those that are equally frequent.
+    """Return the most frequent code of each block, as :func:`majorities` does; blocks at the edges may be smaller."""
+    whole = np.pad(codes, [(0, -size % step) for size in codes.shape], constant_values=BLANK)
+    return majorities(whole, (step,))[step]
 
-    :data:`BLANK` counts only where a block contains nothing else.
+
+def majorities(codes: NDArray[np.uint8], scales: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
+    """Coarsen a map to the most frequent code of ``scale`` x ``scale`` cells, for each scale, in ascending order.
+
+    Of equally frequent codes it is the lowest. :data:`BLANK` counts only where there is nothing else. Every scale must
+    divide the rows and the columns.
     """
-    blocks = blocks_of(codes, step, BLANK)
-    best = np.full((blocks.shape[0], blocks.shape[2]), BLANK, dtype=np.uint8)
-    most = np.zeros(best.shape, dtype=np.int64)
-    for code in np.unique(codes):
-        if code != BLANK:
-            count = np.count_nonzero(blocks == code, axis=(1, 3))
-            best[count > most] = code
-            np.maximum(most, count, out=most)
-    return best
+    present = present_codes(codes)
+    if not present.size:
+        return {scale: codes[::scale, ::scale] for scale in sorted(scales)}
+    number = np.uint8 if max(scales) <= _BYTE else np.uint32
+    counts: dict[int, NDArray[Any]] = {1: codes == present[:, None, None]}
+    found = {}
+    for scale in sorted(scales):
+        if scale == 1:
+            found[1] = codes
+            continue
+        finer = max(each for each in counts if scale % each == 0)
+        counts[scale] = _sum_blocks(counts[finer], scale // finer, number)
+        most = present[counts[scale].argmax(axis=0)]
+        found[scale] = np.where(counts[scale].any(axis=0), most, np.uint8(BLANK))
+    return found
+
+
+def present_codes(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the codes on a map but :data:`BLANK`, in ascending order."""
+    return np.flatnonzero(np.bincount(codes.ravel(), minlength=BLANK + 1)[:BLANK]).astype(np.uint8)
+
+
+def _sum_blocks(counts: NDArray[Any], step: int, number: type[np.unsignedinteger[Any]]) -> NDArray[Any]:
+    """Sum blocks of ``step`` x ``step`` cells, (codes, rows, columns)."""
+    rows = counts[:, ::step].astype(number)
+    for start in range(1, step):
+        rows += counts[:, start::step]
+    total = rows[..., ::step].copy()
+    for start in range(1, step):
+        total += rows[..., start::step]
+    return total
 
 
 def blocks_of(values: NDArray[Any], step: int, fill: float) -> NDArray[Any]:

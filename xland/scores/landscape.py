@@ -26,10 +26,10 @@ from xland.arguments import Count, checked, is_count, items_of
 from xland.errors import GridError, NothingToScoreError
 from xland.geo.grid import Grid
 from xland.reading.variables import ClassMap
-from xland.scores.counts import BLANK, SOUTHERN_LIMIT
+from xland.scores.counts import BLANK, SOUTHERN_LIMIT, majorities
 from xland.scores.frames import Block, common_cells, one_step, pair_years
 from xland.scores.measures import ratio
-from xland.scores.patch_counts import AT_EDGES, ELSEWHERE, Patches, Strip, cut_strip, join_strips, majorities
+from xland.scores.patch_counts import AT_EDGES, ELSEWHERE, Patches, Strip, cut_strip, join_strips
 from xland.scores.tables import Tabular, TextTable, figure, frame_of, plain
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, class_code
 
