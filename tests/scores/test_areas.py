@@ -13,10 +13,10 @@ import xland  # noqa: F401 - registers the accessor
 from tests.scores.maps import on_grid, turned
 from xland.errors import GridError, KeywordError, RegionError, StoreError, TimeError, VocabularyError
 from xland.geo.grid import EARTH_RADIUS, Grid
-from xland.scores import shapes
+from xland.scores import regions
 from xland.scores.areas import class_areas, compare_maps, is_class
 from xland.scores.counts import area_units, cross_tabulate
-from xland.scores.shapes import rasterise
+from xland.scores.regions import rasterise
 from xland.vocabulary import CLASS_NAMES, flag_attributes
 
 WORLD = Grid.world(10.0)
@@ -205,7 +205,7 @@ def test_the_cells_of_a_shape_do_not_depend_on_the_part_of_the_globe_that_is_ask
     world = Grid.world(1.0)
     whole = rasterise(circles, world).compute()
     assert set(np.unique(whole)) > {0, 12}
-    monkeypatch.setattr(shapes, "_TILE", 50)
+    monkeypatch.setattr(regions, "_TILE", 50)
     np.testing.assert_array_equal(rasterise(circles, world).compute(), whole)
     for rows, columns in ((slice(30, 77), slice(11, 200)), (slice(0, 90), slice(300, 420))):
         part = Grid(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xland.errors import GridError, VocabularyError
+from xland.errors import VocabularyError
 from xland.scores.counts import (
     AREA_UNIT,
     composite_table,
@@ -154,11 +154,3 @@ def test_windows_without_change_may_be_counted_apart(seed, factor, share):
     areas = [window_areas(each, factor, *more) for each in (start, observed, predicted)]
     np.testing.assert_allclose(table, composite_table(*areas), atol=1e-10)
     np.testing.assert_allclose(transitions, composite_transitions(*areas[:2]), atol=1e-10)
-
-
-def test_windows_that_do_not_fit_are_refused():
-    good = np.zeros((2, 2), dtype=int)
-    with pytest.raises(GridError, match="2 x 2 cells cannot be grouped by 3 x 3"):
-        window_areas(good, 3, *ones(good))
-    with pytest.raises(GridError, match="2 x 2 cells cannot be grouped by 4 x 4"):
-        mixed_cells(good, 4)

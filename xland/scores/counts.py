@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.errors import GridError, VocabularyError
+from xland.errors import VocabularyError
 from xland.vocabulary import CLASSES, LAND_CLASSES
 
 DOMAINS: dict[str, str] = {
@@ -58,7 +58,7 @@ def mixed_cells(observed: NDArray[Any], factor: int) -> NDArray[np.bool_]:
     ``observed`` (rows, columns) starts at the edge of a coarse cell of ``factor`` x ``factor`` cells and contains
     whole ones.
     """
-    rows, columns = _grouped(observed.shape, factor)
+    rows, columns = (size // factor for size in observed.shape)
     lookup = np.zeros(_COUNT, dtype=np.uint8)
     lookup[list(LAND_CLASSES)] = [1 << code for code in LAND_CLASSES]
     present = lookup[observed].reshape(rows, factor, columns, factor)
@@ -130,7 +130,7 @@ def window_areas(
 
     A window that is counted in part has the area of that part; other arguments as of :func:`cross_tabulate`.
     """
-    down, across = _grouped(codes.shape, factor)
+    down, across = (size // factor for size in codes.shape)
     areas = np.zeros((down, across * _COUNT))
     place = np.arange(codes.shape[1]) // factor * _COUNT
     for part, rows in _bands(codes.shape):
@@ -164,7 +164,7 @@ def tabulate_windows(
     observed map.
     """
     maps = start, observed, predicted
-    down, across = _grouped(start.shape, factor)
+    down, across = (size // factor for size in start.shape)
 
     def windows(cells: NDArray[Any]) -> NDArray[Any]:
         return cells.reshape(down, factor, across, factor).transpose(0, 2, 1, 3)
@@ -282,11 +282,3 @@ def blocks_of(values: NDArray[Any], step: int, fill: float) -> NDArray[Any]:
     rows, columns = values.shape
     padded = np.pad(values, [(0, -rows % step), (0, -columns % step)], constant_values=fill)
     return padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step)
-
-
-def _grouped(shape: tuple[int, ...], factor: int) -> tuple[int, int]:
-    """Return the rows and columns of windows."""
-    rows, columns = shape
-    if factor < 1 or rows % factor or columns % factor:
-        raise GridError(f"{rows} x {columns} cells cannot be grouped by {factor} x {factor} without remainder")
-    return rows // factor, columns // factor

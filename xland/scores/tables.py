@@ -91,7 +91,7 @@ class Tabular:
         return "".join(shown)
 
 
-def frame_of(rows: Mapping[tuple[Any, ...], Mapping[str, Any]], names: Sequence[str]) -> pd.DataFrame:
+def frame_of(rows: dict[Any, Any], names: Sequence[str]) -> pd.DataFrame:
     """Return a data frame of rows by the values of several levels with these names."""
     import pandas as pd
 
