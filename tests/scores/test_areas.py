@@ -214,46 +214,66 @@ def test_the_cells_of_a_shape_do_not_depend_on_the_part_of_the_globe_that_is_ask
         np.testing.assert_array_equal(rasterise(circles, part).compute(), np.hstack([whole, whole])[rows, columns])
 
 
-def test_masks_on_other_grids_and_regions_without_names_are_refused_before_anything_is_computed(unread):
-    half = on_grid(np.ones((36, 72), int), 5.0)
-    with pytest.raises(GridError, match="map of regions has cells of 5 degrees and the map of 10; aggregate or regrid"):
-        unread.ai4land.area(by=half)
-    with pytest.raises(GridError, match=r"map of regions lie 0\.50 cells beside those of the map"):
-        unread.ai4land.area(by=on_grid(np.ones((17, 36), int), 10.0, 85.0))
-    apart = on_grid(np.ones((5, 5), int)), unread.isel(lat=slice(9, None))
-    with pytest.raises(RegionError, match="no cell in common"):
-        apart[1].ai4land.area(by=apart[0])
-    nameless = xr.concat([half > 0, half > 0], "region")
-    with pytest.raises(RegionError, match=r"2 regions along 'region' and 0 names; .*assign_coords\(region="):
-        unread.ai4land.area(by=nameless)
-    numbers = on_grid(np.arange(36) % 3 + np.zeros((18, 1), int))
-    with pytest.raises(RegionError, match="regions 2 of the map of regions have no name; add them to `names`"):
-        unread.ai4land.area(by=numbers, names=["one"])
-    with pytest.raises(RegionError, match="several regions have the name 'one'"):
-        unread.ai4land.area(by=numbers, names=["one", "one"])
-    with pytest.raises(RegionError, match=r"unknown regions 'koeppen': did you mean 'koppen'\?"):
-        unread.ai4land.area(by="koeppen")
-    with pytest.raises(RegionError, match="names are those of a map of numbers, a mask or shapes"):
-        unread.ai4land.area(names=["one"])
-    with pytest.raises(KeywordError, match=r"area: unknown keyword 'mask'"):
-        unread.ai4land.area(mask=numbers)
+HALF, NUMBERS = on_grid(np.ones((36, 72), int), 5.0), on_grid(np.arange(36) % 3 + np.zeros((18, 1), int))
 
 
-def test_empty_selections_are_refused_before_anything_is_computed(unread):
-    with pytest.raises(RegionError, match=r"latitude has the shape \(0,\): the selection is empty; .*slice\(50, 40\)"):
-        unread.sel(lat=slice(40, 50)).ai4land.area()
-    with pytest.raises(RegionError, match="has 0 regions; there must be at least one"):
-        unread.ai4land.area(by=on_grid(np.zeros(WORLD.shape)))
-    with pytest.raises(RegionError, match="the mask holds no cell: it is false everywhere"):
-        unread.ai4land.area(by=on_grid(np.zeros(WORLD.shape, bool)))
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"by": HALF}, GridError, "map of regions has cells of 5 degrees and the map of 10; aggregate or regrid"),
+        (
+            {"by": on_grid(np.ones((17, 36), int), 10.0, 85.0)},
+            GridError,
+            r"regions lie 0\.50 cells beside those of the",
+        ),
+        (
+            {"by": xr.concat([HALF > 0] * 2, "region")},
+            RegionError,
+            r"2 regions along 'region' and 0 names; .*\(region=",
+        ),
+        ({"by": NUMBERS, "names": ["one"]}, RegionError, "regions 2 of the map of regions have no name; add them to"),
+        ({"by": NUMBERS, "names": ["one", "one"]}, RegionError, "several regions have the name 'one'"),
+        ({"by": "koeppen"}, RegionError, r"unknown regions 'koeppen': did you mean 'koppen'\?"),
+        ({"names": ["one"]}, RegionError, "names are those of a map of numbers, a mask or shapes"),
+        ({"mask": NUMBERS}, KeywordError, r"area: unknown keyword 'mask'"),
+        ({"by": NUMBERS * 0.0}, RegionError, "has 0 regions; there must be at least one"),
+        ({"by": NUMBERS < 0}, RegionError, "the mask holds no cell: it is false everywhere"),
+    ],
+)
+def test_regions_that_cannot_be_used_are_refused_before_anything_is_computed(unread, options, error, message):
+    with pytest.raises(error, match=message):
+        unread.ai4land.area(**options)
 
 
-def test_years_that_are_not_there_are_refused_before_anything_is_computed(unread):
-    none = unread.expand_dims(time=[2015]).isel(time=[])
-    with pytest.raises(TimeError, match="the map has no time step: the selection is empty"):
-        none.ai4land.area()
-    with pytest.raises(TimeError, match="the second map has no time step"):
-        unread.ai4land.compare(none)
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda one: one[:, :0].ai4land.area(), RegionError, r"the selection is empty"),
+        (
+            lambda one: one.sel(lat=slice(40, 50)).ai4land.area(),
+            RegionError,
+            r"latitude has the shape \(0,\).*\(50, 40\)",
+        ),
+        (lambda one: one[9:].ai4land.area(by=NUMBERS[:5, :5]), RegionError, "no cell in common"),
+        (lambda one: dated(one)[:0].ai4land.area(), TimeError, "the map has no time step: the selection is empty"),
+        (lambda one: one.ai4land.compare(dated(one)[:0]), TimeError, "the second map has no time step"),
+        (lambda one: one[:9].ai4land.compare(one[:, :9]), GridError, "each lack cells of the other; select the same"),
+        (lambda one: one[:9].ai4land.compare(one[9:]), RegionError, "have no cell in common"),
+        (lambda one: one.ai4land.compare(HALF), GridError, "second map has cells of 5 degrees"),
+        (
+            lambda one: dated(one, 2015, 2016).ai4land.compare(dated(one, 2025, 2026)),
+            TimeError,
+            r"first map \(2 years, 2015 to 2016\) and the second map \(2 years, 2025 to 2026\)",
+        ),
+    ],
+)
+def test_maps_without_common_cells_or_years_are_refused_before_anything_is_computed(unread, call, error, message):
+    with pytest.raises(error, match=message):
+        call(unread)
+
+
+def dated(one, *years):
+    return one.expand_dims(time=[*(years or (2015,))])
 
 
 def test_shapes_that_cannot_be_used_are_refused_before_anything_is_computed(unread):
@@ -324,20 +344,6 @@ def test_comparing_does_not_depend_on_chunks_order_and_names(maps):
     np.testing.assert_array_equal(change.transpose(*expected.dims).sel(lat=expected["lat"]), expected)
     part = first.isel(lat=slice(3, 9)).ai4land.compare(second)
     assert part["change"].shape == (8, 6, 36)
-
-
-def test_maps_that_cannot_be_compared_are_refused_before_anything_is_computed(unread):
-    with pytest.raises(GridError, match="each lack cells of the other; select the same region of both"):
-        unread.isel(lat=slice(0, 9)).ai4land.compare(unread.isel(lon=slice(0, 9)))
-    with pytest.raises(RegionError, match="have no cell in common"):
-        unread.isel(lat=slice(0, 9)).ai4land.compare(unread.isel(lat=slice(9, 18)))
-    with pytest.raises(GridError, match="second map has cells of 5 degrees"):
-        unread.ai4land.compare(on_grid(np.ones((36, 72), np.uint8), 5.0))
-    years = [unread.expand_dims(time=[2015 + at, 2016 + at]) for at in (0, 10)]
-    with pytest.raises(
-        TimeError, match=r"first map \(2 years, 2015 to 2016\) and the second map \(2 years, 2025 to 2026\)"
-    ):
-        years[0].ai4land.compare(years[1])
 
 
 def test_nothing_is_read_before_areas_are_asked_for(unread):
