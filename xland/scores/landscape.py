@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -76,6 +75,13 @@ def _divided(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[
         return np.asarray(above / below)
 
 
+def _most_pairs(cells: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the most pairs of like cells that so many cells can have."""
+    side = np.array([math.isqrt(int(each)) for each in cells], dtype=np.int64)
+    rest = cells - side**2
+    return 2 * side * (side - 1) + np.where(rest == 0, 0, np.where(rest <= side, 2 * rest - 1, 2 * rest - 2))
+
+
 def kolmogorov_distance(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
     """Largest difference between the distributions of two samples of sizes, 0 to 1; NaN if one is empty."""
     if not (len(first) and len(second)):
@@ -97,126 +103,81 @@ class Pattern:
         Class, cells and area (m2) of every patch.
     contrast : (classes, classes) array
         Contrast of two classes, 0 to 1.
+
+    Attributes
+    ----------
+    cells, class_cells, class_km2
+        Cells of all classes and of each; area of each class in km2.
+    boundary_density, class_boundary_density
+        Boundaries between classes, divided by the pairs of neighbouring cells; boundaries of each class, divided by all
+        pairs, as edge density in FRAGSTATS is relative to the whole landscape. Every boundary belongs to two classes.
+    edge_ratio, squares
+        Boundary density at edges of coarse cells, divided by that elsewhere, horizontally and vertically, (2,): 1 is a
+        map without squares, infinity a map that has no boundaries but at the edges, NaN a coarsened map. The worse of
+        both, or its inverse.
+    aggregation_index, class_aggregation_index
+        Per cent: pairs of like cells, each counted once, divided by the most that as many cells can have (He, DeZonia
+        and Mladenoff 2000, doi 10.1023/A:1008102521322): 100 for one square, 0 without neighbours, NaN for classes of
+        less than two cells. The mean of the classes is weighted by their cells.
+    edge_contrast, class_edge_contrast
+        Total edge contrast index (TECI), per cent: mean contrast of all boundaries, and of those of each class.
+    patches, class_patches, mean_patch, class_mean_patch, largest_patch, class_largest_patch
+        Number of patches; cells of the mean and of the largest one, 0 if there is none.
     """
 
     pairs: NDArray[np.int64]
     patch_list: Patches
     contrast: NDArray[np.float64]
+    cells: int = field(init=False)
+    class_cells: NDArray[np.int64] = field(init=False)
+    class_km2: NDArray[np.float64] = field(init=False)
+    boundary_density: float = field(init=False)
+    class_boundary_density: NDArray[np.float64] = field(init=False)
+    edge_ratio: NDArray[np.float64] = field(init=False)
+    squares: float = field(init=False)
+    aggregation_index: float = field(init=False)
+    class_aggregation_index: NDArray[np.float64] = field(init=False)
+    edge_contrast: float = field(init=False)
+    class_edge_contrast: NDArray[np.float64] = field(init=False)
+    patches: int = field(init=False)
+    class_patches: NDArray[np.int64] = field(init=False)
+    mean_patch: float = field(init=False)
+    class_mean_patch: NDArray[np.float64] = field(init=False)
+    largest_patch: int = field(init=False)
+    class_largest_patch: NDArray[np.int64] = field(init=False)
 
-    @cached_property
-    def _together(self) -> NDArray[np.int64]:
-        return np.asarray(self.pairs.sum(axis=(0, 1)))
-
-    @cached_property
-    def _boundaries(self) -> NDArray[np.int64]:
-        """Boundaries of each class; every boundary belongs to two classes."""
-        pairs = self._together
-        return np.asarray(pairs.sum(axis=0) + pairs.sum(axis=1) - 2 * np.diag(pairs))
-
-    @cached_property
-    def class_cells(self) -> NDArray[np.int64]:
-        """Cells of each class."""
-        return self._by_class(self.patch_list.cells).astype(np.int64)
-
-    @cached_property
-    def class_km2(self) -> NDArray[np.float64]:
-        """Area of each class in km2."""
-        return self._by_class(self.patch_list.area) / 1e6
-
-    @property
-    def cells(self) -> int:
-        """Cells of all classes."""
-        return int(self.class_cells.sum())
-
-    @property
-    def boundary_density(self) -> float:
-        """Share of the pairs of neighbouring cells that have different classes."""
-        return float(ratio(self._boundaries.sum() // 2, self._together.sum()))
-
-    @property
-    def class_boundary_density(self) -> NDArray[np.float64]:
-        """Boundaries of each class, divided by the pairs of neighbouring cells of all classes.
-
-        As edge density in FRAGSTATS, it is relative to the whole landscape.
-        """
-        return ratio(self._boundaries, np.full(len(self._boundaries), self._together.sum()))
-
-    @property
-    def edge_ratio(self) -> NDArray[np.float64]:
-        """Boundary density at edges of coarse cells, divided by that elsewhere, horizontally and vertically; (2,).
-
-        1 is a map without squares, infinity a map that has no boundaries but at the edges; NaN of a coarsened map.
-        """
-        every, alike = self.pairs.sum(axis=(2, 3)), np.trace(self.pairs, axis1=2, axis2=3)
-        density = ratio(every - alike, every)
-        return _divided(density[:, AT_EDGES], density[:, ELSEWHERE])
-
-    @property
-    def squares(self) -> float:
-        """The worse of :attr:`edge_ratio` or its inverse: 1 is a map that does not show the coarse cells."""
-        ratios = self.edge_ratio
-        return float(np.maximum(ratios, _divided(np.ones(2), ratios)).max())
-
-    @property
-    def class_aggregation_index(self) -> NDArray[np.float64]:
-        """Aggregation index of each class in per cent: 100 for one square, 0 without neighbours.
-
-        The pairs of like cells, each counted once, divided by the most that as many cells can have (He, DeZonia and
-        Mladenoff 2000, doi 10.1023/A:1008102521322). NaN for classes of less than two cells.
-        """
-        side = np.array([math.isqrt(int(each)) for each in self.class_cells], dtype=np.int64)
-        rest = self.class_cells - side**2
-        most = 2 * side * (side - 1) + np.where(rest == 0, 0, np.where(rest <= side, 2 * rest - 1, 2 * rest - 2))
-        return 100 * ratio(np.diag(self._together), most)
-
-    @property
-    def aggregation_index(self) -> float:
-        """Aggregation index, per cent: the mean of the classes, weighted by their cells."""
-        return float(ratio(np.nansum(self.class_aggregation_index * self.class_cells), self.cells))
-
-    @property
-    def class_edge_contrast(self) -> NDArray[np.float64]:
-        """Total edge contrast index (TECI) of each class in per cent: the mean contrast of its boundaries.
-
-        NaN for classes without boundaries.
-        """
-        contrast = np.nan_to_num(self.contrast) * (1 - np.eye(len(self.contrast)))
-        return 100 * ratio(((self._together + self._together.T) * contrast).sum(axis=1), self._boundaries)
-
-    @property
-    def edge_contrast(self) -> float:
-        """Total edge contrast index, per cent: the mean contrast of all boundaries."""
-        return float(ratio(np.nansum(self.class_edge_contrast * self._boundaries), self._boundaries.sum()))
-
-    @property
-    def class_patches(self) -> NDArray[np.int64]:
-        """Patches of each class."""
-        return np.bincount(self.patch_list.classes, minlength=len(CLASS_NAMES))
-
-    @property
-    def patches(self) -> int:
-        """Patches of all classes."""
-        return len(self.patch_list.classes)
-
-    @property
-    def class_mean_patch(self) -> NDArray[np.float64]:
-        """Mean size of the patches of each class, in cells."""
-        return ratio(self.class_cells, self.class_patches)
-
-    @property
-    def mean_patch(self) -> float:
-        """Mean size of the patches, in cells."""
-        return float(ratio(self.cells, self.patches))
-
-    @property
-    def class_largest_patch(self) -> NDArray[np.int64]:
-        """Cells of the largest patch of each class; 0 if there is none."""
-        return np.array([self.sizes(name).max(initial=0) for name in CLASS_NAMES])
-
-    @property
-    def largest_patch(self) -> int:
-        """Cells of the largest patch."""
-        return int(self.patch_list.cells.max(initial=0))
+    def __post_init__(self) -> None:
+        codes, size = self.patch_list.classes, len(CLASS_NAMES)
+        cells = np.bincount(codes, self.patch_list.cells, size).astype(np.int64)
+        count, largest = np.bincount(codes, minlength=size), np.zeros(size, np.int64)
+        np.maximum.at(largest, codes, self.patch_list.cells)
+        pairs = self.pairs.sum(axis=(0, 1))
+        every, boundaries = int(pairs.sum()), pairs.sum(axis=0) + pairs.sum(axis=1) - 2 * np.diag(pairs)
+        of_place = self.pairs.sum(axis=(2, 3))
+        density = ratio(of_place - np.trace(self.pairs, axis1=2, axis2=3), of_place)
+        edges = _divided(density[:, AT_EDGES], density[:, ELSEWHERE])
+        aggregation = 100 * ratio(np.diag(pairs), _most_pairs(cells))
+        between = np.nan_to_num(self.contrast) * (1 - np.eye(size))
+        contrasts = 100 * ratio(((pairs + pairs.T) * between).sum(axis=1), boundaries)
+        vars(self).update(
+            cells=int(cells.sum()),
+            class_cells=cells,
+            class_km2=np.bincount(codes, self.patch_list.area, size) / 1e6,
+            boundary_density=float(ratio(boundaries.sum() // 2, every)),
+            class_boundary_density=ratio(boundaries, np.full(size, every)),
+            edge_ratio=edges,
+            squares=float(np.maximum(edges, _divided(np.ones(2), edges)).max()),
+            aggregation_index=float(ratio(np.nansum(aggregation * cells), cells.sum())),
+            class_aggregation_index=aggregation,
+            edge_contrast=float(ratio(np.nansum(contrasts * boundaries), boundaries.sum())),
+            class_edge_contrast=contrasts,
+            patches=len(codes),
+            class_patches=count,
+            mean_patch=float(ratio(cells.sum(), len(codes))),
+            class_mean_patch=ratio(cells, count),
+            largest_patch=int(largest.max()),
+            class_largest_patch=largest,
+        )
 
     def sizes(self, name: str | None = None) -> NDArray[np.int64]:
         """Return the sizes of all patches, or of those of a class, in cells and from the largest: areas by rank."""
@@ -253,9 +214,6 @@ class Pattern:
 
     def _of(self, name: str | None) -> Patches:
         return self.patch_list if name is None else self.patch_list.of(class_code(name))
-
-    def _by_class(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        return np.bincount(self.patch_list.classes, values, len(CLASS_NAMES)).astype(np.float64)
 
     def _ranks(self, name: str | None = None) -> dict[str, dict[str, float]]:
         sizes, areas = self.sizes(name), self.areas(name)
