@@ -55,9 +55,6 @@ def unread():
     return on_grid(da.from_array(Unreadable(), chunks=6, meta=np.empty((0, 0), np.uint8)))
 
 
-# where a class is
-
-
 def test_a_class_is_found_by_its_name_where_comparing_codes_with_a_name_finds_nothing(maps, codes):
     forest = maps.ai4land.is_class("forest")
     assert forest.chunks is not None
@@ -83,9 +80,6 @@ def test_a_class_that_does_not_exist_is_refused_with_the_nearest(unread):
         unread.ai4land.is_class("forrest")
     with pytest.raises(VocabularyError, match="flag_meanings that 1 is 'trees'"):
         unread.assign_attrs(flag_values=[0, 1], flag_meanings="ocean trees").ai4land.is_class("forest")
-
-
-# areas
 
 
 @given(arrays.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 7)), st.data())
@@ -288,9 +282,6 @@ def test_shapes_that_cannot_be_used_are_refused_before_anything_is_computed(unre
     ):
         with pytest.raises(RegionError, match=message):
             unread.ai4land.area(by=by, names=names)
-
-
-# two maps
 
 
 def test_two_dates_are_compared_as_first_and_second(maps, codes):

@@ -79,9 +79,6 @@ def test_scores_agree_with_scikit_learn_and_do_not_depend_on_the_unit(seed, size
     np.testing.assert_allclose([other.accuracy, other.kappa, *other.iou], [scores.accuracy, scores.kappa, *scores.iou])
 
 
-# ---------------------------------------------------------------- disagreement
-
-
 def matrices(size):
     return st.lists(st.integers(0, 50), min_size=size**2, max_size=size**2).map(
         lambda values: np.array(values, dtype=float).reshape(size, size)
@@ -123,9 +120,6 @@ def test_components_agree_with_matching_cells_one_by_one(matrix):
     assert found["total"] == matrix.sum() - np.trace(matrix)
     assert overall(matrix.T) == found
     assert len(matrix) > 2 or not found["shift"]
-
-
-# ---------------------------------------------------------------- kappa simulation
 
 
 def simulate(start, observed, predicted):

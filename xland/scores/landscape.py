@@ -157,6 +157,7 @@ class Pattern:
         density = ratio(of_place - np.trace(self.pairs, axis1=2, axis2=3), of_place)
         edges = _divided(density[:, AT_EDGES], density[:, ELSEWHERE])
         aggregation = 100 * ratio(np.diag(pairs), _most_pairs(cells))
+        known = np.isfinite(aggregation)
         between = np.nan_to_num(self.contrast) * (1 - np.eye(size))
         contrasts = 100 * ratio(((pairs + pairs.T) * between).sum(axis=1), boundaries)
         vars(self).update(
@@ -167,7 +168,7 @@ class Pattern:
             class_boundary_density=ratio(boundaries, np.full(size, every)),
             edge_ratio=edges,
             squares=float(np.maximum(edges, _divided(np.ones(2), edges)).max()),
-            aggregation_index=float(ratio(np.nansum(aggregation * cells), cells.sum())),
+            aggregation_index=float(ratio((aggregation[known] * cells[known]).sum(), cells.sum())),
             class_aggregation_index=aggregation,
             edge_contrast=float(ratio(np.nansum(contrasts * boundaries), boundaries.sum())),
             class_edge_contrast=contrasts,
