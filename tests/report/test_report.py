@@ -25,7 +25,7 @@ from xland.errors import (
 )
 from xland.geo.grid import Grid, class_shares
 from xland.report.report import report
-from xland.report.sections import change_section, coarse_section, landscape_section, regions_section
+from xland.report.sections import change_parts, coarse_parts, headline, landscape_parts, regions_parts
 from xland.scores.baselines import MODE
 from xland.scores.evaluation import compare
 from xland.scores.landscape import assess_landscape
@@ -198,7 +198,7 @@ def test_the_landscape_is_shown_beside_the_observed_map(full, page, world):
     assert f"{alone['observed'].boundary_density:.3f} in the observed map" in text
     (table,) = (
         part
-        for part in landscape_section(full).parts
+        for part in landscape_parts(full)
         if getattr(part, "header", [""])[-1] == "patch distance" and not part.folded
     )
     distances = {row.name: row.cells[-1].text for row in table.rows}
@@ -287,10 +287,10 @@ def test_a_map_of_a_single_cell_of_the_forcing_is_reported(world, full, tmp_path
 
 def test_what_has_no_cell_is_said_to_have_no_scores(world):
     found = report(world.predicted, world.observed, forcing=world.forcing * np.nan, factor=FACTOR, regions=None)
-    (said,) = coarse_section(found).parts
+    (said,) = coarse_parts(found)
     assert said.text == "The forcing and the map have no coarse cell to compare."
     water = world.observed.copy(data=np.full((1, *SHAPE), WATER, np.uint8))
-    (said,) = regions_section(report(water, water)).parts
+    (said,) = regions_parts(report(water, water))
     assert said.text.startswith("No cell was scored in: north of 50°N, 23.5°N to 50°N")
 
 
@@ -304,7 +304,7 @@ def test_maps_without_land_leave_change_and_trust_undefined_as_the_other_scores(
     assert len(told) == 1
     assert np.isnan([scored.figure_of_merit, scored.hits, scored.null.disagreement]).all()
     assert scored.years == (int(maps["start"].time[0]), int(maps["observed"].time[0]), 2015)
-    (said,) = change_section(found).parts
+    (said,) = change_parts(found)
     assert said.text == "No cell has land use in both the start and the observed map, so change is not scored."
     if which == "observed":
         with pytest.warns(UndefinedScoreWarning, match="probabilities are not judged: no cell is left to score"):
@@ -443,8 +443,6 @@ def test_a_crosswalk_of_other_states_serves_agreement_and_baseline(world):
 
 
 def test_the_headline_compares_with_the_best_baseline_that_has_not_seen_the_answer(world, full):
-    from xland.report.sections import headline
-
     truth = {MODE: world.observed, "crosswalk": full.maps["crosswalk"]}
     found = report(world.predicted["land_use"], world.observed, baselines=truth, factor=FACTOR, regions=None)
     assert found.scores[MODE]["land"].accuracy == 1
