@@ -248,7 +248,7 @@ def majorities(codes: NDArray[np.uint8], scales: Sequence[int]) -> dict[int, NDA
     if not present.size:
         return {scale: codes[::scale, ::scale] for scale in sorted(scales)}
     number = np.uint8 if max(scales) <= _BYTE else np.uint32
-    counts: dict[int, NDArray[Any]] = {1: codes == present[:, None, None]}
+    counts: dict[int, NDArray[Any]] = {1: (codes == present[:, None, None]).view(np.uint8)}
     found = {}
     for scale in sorted(scales):
         if scale == 1:
