@@ -78,10 +78,8 @@ def draw(
     -------
     matplotlib Axes, or an array of them with ``col``
     """
-    place = _Place(ax, figsize, coastlines, transform)
-    if col is not None:
-        return _columns(da, col, col_wrap, place, title, legend, label, max_pixels, None)
-    return _draw(da, place, title, legend, label, max_pixels, None)
+    place = _Place(ax, figsize, coastlines, transform, col, col_wrap)
+    return _draw(da, place, title, legend, label, max_pixels)
 
 
 @checked(GridError)
@@ -139,10 +137,8 @@ def land_use_map(
     MissingDependencyError
         If there are to be coastlines and cartopy is missing.
     """
-    place = _Place(ax, figsize, coastlines, transform)
-    if col is not None:
-        return _columns(da, col, col_wrap, place, title, legend, None, max_pixels, True)
-    return _draw(da, place, title, legend, None, max_pixels, True)
+    place = _Place(ax, figsize, coastlines, transform, col, col_wrap)
+    return _draw(da, place, title, legend, None, max_pixels, classes=True)
 
 
 @checked(GridError)
@@ -171,7 +167,7 @@ def confidence_map(
     -------
     matplotlib Axes
     """
-    return _draw(da, _Place(ax), title, colorbar, label, max_pixels, False)
+    return _draw(da, _Place(ax), title, colorbar, label, max_pixels, classes=False)
 
 
 @checked(GridError)
@@ -276,7 +272,7 @@ def side_by_side(
             ax.set_axis_off()
     entries = {each.long_name: each.color for each in CLASSES if each.long_name in entries}
     entries |= _DIFFERENCE if observed and len(maps) > 1 else {}
-    _explain(figure, entries, loc="outside lower center", ncols=min(5, len(entries)))
+    _explain(figure, entries, "medium")
     if title:
         figure.suptitle(title, fontsize="x-large")
     if path is not None:
@@ -387,68 +383,6 @@ def _draw_difference(view: _View, observed: xr.DataArray, ax: Axes, title: str |
     _paint(ax, picture, view, title)
 
 
-def _columns(
-    da: xr.DataArray,
-    col: str,
-    col_wrap: int,
-    place: _Place,
-    title: str | None,
-    legend: bool,
-    label: str | None,
-    max_pixels: int,
-    classes: bool | None,
-) -> NDArray[Any]:
-    """Draw the maps along a dimension with one legend or scale; return their axes, (rows, columns)."""
-    import matplotlib.pyplot as plt
-
-    what = "map" if da.name is None else f"map {str(da.name)!r}"
-    if place.ax is not None:
-        raise GridError("col makes a figure of its own: leave out ax, or draw one step on it")
-    if col not in da.dims:
-        raise GridError(f"{what}: {unknown('dimension', col, da.dims)}")
-    count = da.sizes[col]
-    if not 1 <= count <= _MOST_COLUMNS:
-        raise GridError(f"{what}: {count} maps along {col!r}; a figure shows 1 to {_MOST_COLUMNS}: select some")
-    views = [_view(da.isel({col: [at]}), what, max(max_pixels // count, 1)) for at in range(count)]
-    palette = _palette(da, classes or (classes is None and all(_are_classes(view.data) for view in views)))
-    pictures = [_codes(view.data, what, palette) if palette else view.data.values for view in views]
-    across, down, grid = min(col_wrap, count), -(-count // col_wrap), views[0].grid
-    size = _size(place, (4.5 * across, 4.5 * down * _height(grid) + 1.4))
-    how = _projected(place, grid)
-    figure, axes = plt.subplots(down, across, figsize=size, squeeze=False, layout="constrained", subplot_kw=how)
-    scale: dict[str, Any] = {} if palette else _scale(pictures)
-    entries: dict[str, str] = {}
-    image: Any = None
-    for number, (ax, view, picture) in enumerate(zip(axes.ravel(), views, pictures, strict=False)):
-        own, heading = _axes(place._replace(ax=ax, figsize=None), grid), _step_title(da, col, number)
-        if palette:
-            entries |= _paint_codes(own, view, picture, palette, heading)
-        else:
-            image = _paint(own, picture, view, heading, **scale)
-    for ax in axes.ravel()[count:]:
-        ax.set_axis_off()
-    if title:
-        figure.suptitle(title)
-    if legend and palette:
-        ordered = {name: fill for name, fill in palette.colors.items() if name in entries}
-        _explain(figure, ordered, loc="outside lower center", ncols=min(5, len(ordered)), fontsize="small")
-    elif legend:
-        figure.colorbar(image, ax=axes, shrink=0.7, label=_label(da, label))
-    return np.asarray(axes)
-
-
-def _step_title(da: xr.DataArray, col: str, number: int) -> str:
-    step = da.isel({col: [number]})
-    years = years_of(step, what="map") if find_dimension(da, "time") == col else None
-    if years:
-        return f"{years[0]}"
-    for name in (f"{col}_name", col):
-        if name in step.coords:
-            value = step[name].values[0]
-            return str(value) if name != col or isinstance(value, str) else f"{col} {value}"
-    return f"{col} {number}"
-
-
 def _draw(
     da: xr.DataArray,
     place: _Place,
@@ -456,27 +390,63 @@ def _draw(
     legend: bool,
     label: str | None,
     max_pixels: int,
-    classes: bool | None,
-) -> Axes:
-    """Draw class codes or amounts; by default as the values ask for."""
+    classes: bool | None = None,
+) -> Any:
+    """Draw class codes or amounts, by default as the values ask for; with ``col`` all steps with one legend or scale.
+
+    Everything is read and checked before there is a figure.
+    """
     what = "map" if da.name is None else f"map {str(da.name)!r}"
-    view = _view(da, what, max_pixels)
-    palette = _palette(da, _are_classes(view.data) if classes is None else classes)
-    if palette:
-        years = years_of(da, what=what) or ()
-        codes = _codes(view.data, what, palette)  # refuses unknown codes before there is a figure
-        ax = _axes(place, view.grid)
-        title = f"{years[0]}" if title is None and len(years) == 1 else title
-        entries = _paint_codes(ax, view, codes, palette, title)
-        if legend:
-            _explain(ax, entries)
-        return ax
-    values = np.asarray(view.data.values, dtype=np.float64)
-    ax = _axes(place, view.grid)
-    image = _paint(ax, values, view, title, **_scale([values]))
-    if legend:
-        ax.figure.colorbar(image, ax=ax, shrink=0.7, pad=0.02, label=_label(da, label))
-    return ax
+    steps = [da] if place.col is None else _steps(da, place, what)
+    views = [_view(step, what, max(max_pixels // len(steps), 1)) for step in steps]
+    palette = _palette(da, all(_are_classes(view.data) for view in views) if classes is None else classes)
+    pictures = [_codes(view.data, what, palette) if palette else view.data.values.astype(float) for view in views]
+    if place.col is None:
+        axes = np.array([[_axes(place, views[0].grid)]])
+        years = (years_of(da, what=what) or ()) if palette and title is None else ()
+        headings = [f"{years[0]}" if len(years) == 1 else title]
+    else:
+        axes = _panels(place, views[0].grid, len(views))
+        headings = [_step_title(step, place.col, number) for number, step in enumerate(steps)]
+        if title:
+            axes[0, 0].figure.suptitle(title)
+    scale: dict[str, Any] = {} if palette else _scale(pictures)
+    present: dict[str, str] = {}
+    for ax, view, picture, heading in zip(axes.ravel(), views, pictures, headings, strict=False):
+        if palette:
+            present |= _paint_codes(ax, view, picture, palette, heading)
+        else:
+            image = _paint(ax, picture, view, heading, **scale)
+    if legend and palette:
+        entries = {name: fill for name, fill in palette.colors.items() if name in present}
+        _explain(axes[0, 0] if place.col is None else axes[0, 0].figure, entries)
+    elif legend:
+        apart = {"pad": 0.02} if place.col is None else {}
+        axes[0, 0].figure.colorbar(image, ax=axes, shrink=0.7, label=_label(da, label), **apart)
+    return axes[0, 0] if place.col is None else axes
+
+
+def _steps(da: xr.DataArray, place: _Place, what: str) -> list[xr.DataArray]:
+    """Return the maps along a dimension that are drawn side by side."""
+    if place.ax is not None:
+        raise GridError("col makes a figure of its own: leave out ax, or draw one step on it")
+    if place.col not in da.dims:
+        raise GridError(f"{what}: {unknown('dimension', place.col, da.dims)}")
+    count = da.sizes[place.col]
+    if not 1 <= count <= _MOST_COLUMNS:
+        raise GridError(f"{what}: {count} maps along {place.col!r}; a figure shows 1 to {_MOST_COLUMNS}: select some")
+    return [da.isel({place.col: [at]}) for at in range(count)]
+
+
+def _step_title(step: xr.DataArray, col: str, number: int) -> str:
+    years = years_of(step, what="map") if find_dimension(step, "time") == col else None
+    if years:
+        return f"{years[0]}"
+    for name in (f"{col}_name", col):
+        if name in step.coords:
+            value = step[name].values[0]
+            return str(value) if name != col or isinstance(value, str) else f"{col} {value}"
+    return f"{col} {number}"
 
 
 def _scale(pictures: Sequence[NDArray[Any]]) -> dict[str, Any]:
@@ -570,12 +540,14 @@ def _codes(data: xr.DataArray, what: str, palette: _Palette = _CLASSES) -> NDArr
 
 
 class _Place(NamedTuple):
-    """Where to draw: axes that are given, or a new figure."""
+    """Where to draw: axes that are given, or a new figure; with ``col``, one of several axes, ``wrap`` in a row."""
 
     ax: Any = None
     figsize: tuple[float, float] | None = None
     coastlines: bool = False
     transform: Any = None
+    col: str | None = None
+    wrap: int = 1
 
 
 def _plate_carree(middle: float = 0.0) -> Any:
@@ -587,32 +559,36 @@ def _plate_carree(middle: float = 0.0) -> Any:
     return PlateCarree(middle)
 
 
-def _projected(place: _Place, grid: Grid) -> dict[str, Any]:
-    """Return the projection of new axes, if they need one."""
-    return {"projection": _plate_carree((grid.west + grid.east) / 2)} if place.coastlines else {}
+def _panels(place: _Place, grid: Grid, count: int) -> NDArray[Any]:
+    """Return axes of a new figure, (rows, columns), in which so many maps have their place."""
+    import matplotlib.pyplot as plt
 
-
-def _size(place: _Place, usual: tuple[float, float]) -> tuple[float, float]:
-    """Return width and height of a new figure in inches."""
-    hint = tuple[Positive, Positive]
+    across, down = min(place.wrap, count), -(-count // place.wrap)
+    single, panels = (10, 10 * _height(grid) + 1.4), (4.5 * across, 4.5 * down * _height(grid) + 1.4)
+    usual = single if place.col is None else panels
     given = usual if place.figsize is None else items_of(place.figsize, "figsize", GridError)
+    hint = tuple[Positive, Positive]
     if not fits(given, hint):
         raise GridError(refusal("figsize", place.figsize, hint))
-    return given[0], given[1]
+    how = {"projection": _plate_carree((grid.west + grid.east) / 2)} if place.coastlines else {}
+    _, axes = plt.subplots(down, across, figsize=tuple(given), squeeze=False, layout="constrained", subplot_kw=how)
+    for number, ax in enumerate(axes.ravel()):
+        if number < count:
+            _axes(place._replace(ax=ax, figsize=None), grid)
+        else:
+            ax.set_axis_off()
+    return np.asarray(axes)
 
 
 def _axes(place: _Place, grid: Grid) -> Axes:
     """Return the axes to draw on, with limits that show the grid; :class:`GridError` if they cannot."""
     from matplotlib.axes import Axes
 
-    ax: Any = place.ax
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        size = _size(place, (10, 10 * _height(grid) + 1.4))
-        _, ax = plt.subplots(figsize=size, layout="constrained", subplot_kw=_projected(place, grid))
-    elif place.figsize is not None:
+    if place.ax is None:
+        return _panels(place, grid, 1)[0, 0]
+    if place.figsize is not None:
         raise GridError("figsize is that of a new figure: leave it out, or leave out ax")
+    ax: Any = place.ax
     if not isinstance(ax, Axes):
         raise GridError(f"ax must be Axes of matplotlib, or None for a new figure, not {shown(ax)}")
     projection = getattr(ax, "projection", None)
@@ -694,12 +670,13 @@ def degrees(value: float, positive: str, negative: str) -> str:
     return f"{abs(round(value, 6)):g}°{side}"
 
 
-_BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 2.8, "ncols": 3, "fontsize": "small"}
-
-
-def _explain(drawing: Axes | Figure, entries: Mapping[str, str], **how: Any) -> None:
-    """Name the colours, by default below the axes."""
+def _explain(drawing: Axes | Figure, entries: Mapping[str, str], fontsize: str = "small") -> None:
+    """Name the colours below axes or below a figure."""
+    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     patches = [Patch(facecolor=fill, edgecolor="0.5", linewidth=0.4, label=name) for name, fill in entries.items()]
-    drawing.legend(handles=patches, frameon=False, **(how or _BELOW))
+    how: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 2.8, "ncols": 3}
+    if isinstance(drawing, Figure):
+        how = {"loc": "outside lower center", "ncols": min(5, len(entries))}
+    drawing.legend(handles=patches, frameon=False, fontsize=fontsize, **how)

@@ -25,7 +25,7 @@ from xland.errors import (
 )
 from xland.geo.grid import Grid, class_shares
 from xland.report.report import report
-from xland.report.sections import change_section, coarse_section, landscape_section, regions_section
+from xland.report.sections import change_parts, coarse_parts, headline, landscape_parts, regions_parts
 from xland.scores.baselines import MODE
 from xland.scores.evaluation import compare
 from xland.scores.landscape import assess_landscape
@@ -198,7 +198,7 @@ def test_the_landscape_is_shown_beside_the_observed_map(full, page, world):
     assert f"{alone['observed'].boundary_density:.3f} in the observed map" in text
     (table,) = (
         part
-        for part in landscape_section(full).parts
+        for part in landscape_parts(full)
         if getattr(part, "header", [""])[-1] == "patch distance" and not part.folded
     )
     distances = {row.name: row.cells[-1].text for row in table.rows}
@@ -207,10 +207,11 @@ def test_the_landscape_is_shown_beside_the_observed_map(full, page, world):
     assert [row.cells[1].text for row in table.rows if row.name == "crosswalk"] == ["∞"]
 
 
-def test_scores_stand_beside_the_baselines(full, page, world):
+def test_scores_stand_beside_the_baselines(full, page, world, tmp_path):
     assert full.scores.names == ("model <b>", "crosswalk", "most frequent class", "mode of the observed cell")
     alone = compare({"a": world.predicted}, world.observed, factor=FACTOR)
-    np.testing.assert_array_equal(alone["a"]["land"].matrix, full.scores["model <b>"]["land"].matrix)
+    written = json.loads(alone["a"].to_json(tmp_path / "scores.json").read_text())
+    assert written["scores"]["map"] == full.to_dict()["scores"]["model <b>"]
     text = " ".join("".join(Page(page).texts).split())
     land = full.scores["model <b>"].area["land"]
     best = max(full.scores[name].area["land"].accuracy for name in ("crosswalk", "most frequent class"))
@@ -286,10 +287,10 @@ def test_a_map_of_a_single_cell_of_the_forcing_is_reported(world, full, tmp_path
 
 def test_what_has_no_cell_is_said_to_have_no_scores(world):
     found = report(world.predicted, world.observed, forcing=world.forcing * np.nan, factor=FACTOR, regions=None)
-    (said,) = coarse_section(found).parts
+    (said,) = coarse_parts(found)
     assert said.text == "The forcing and the map have no coarse cell to compare."
     water = world.observed.copy(data=np.full((1, *SHAPE), WATER, np.uint8))
-    (said,) = regions_section(report(water, water)).parts
+    (said,) = regions_parts(report(water, water))
     assert said.text.startswith("No cell was scored in: north of 50°N, 23.5°N to 50°N")
 
 
@@ -303,7 +304,7 @@ def test_maps_without_land_leave_change_and_trust_undefined_as_the_other_scores(
     assert len(told) == 1
     assert np.isnan([scored.figure_of_merit, scored.hits, scored.null.disagreement]).all()
     assert scored.years == (int(maps["start"].time[0]), int(maps["observed"].time[0]), 2015)
-    (said,) = change_section(found).parts
+    (said,) = change_parts(found)
     assert said.text == "No cell has land use in both the start and the observed map, so change is not scored."
     if which == "observed":
         with pytest.warns(UndefinedScoreWarning, match="probabilities are not judged: no cell is left to score"):
@@ -341,26 +342,25 @@ def test_any_orientation_and_a_larger_observed_map_give_the_same_scores(world, f
         lat=grid.coarsen(FACTOR).latitude, lon=grid.coarsen(FACTOR).longitude, fill_value=1 / 8
     )
     found = report(turned, larger, model="model <b>", forcing=forcing, factor=FACTOR)
-    for name in found.scores.names:
-        ours, theirs = (each.scores[name].area["land"].matrix for each in (found, full))
+    same_scores(found, full)
+
+
+def same_scores(found, expected):
+    for name in expected.scores.names:
+        ours, theirs = (each.scores[name].area["land"].matrix for each in (found, expected))
         np.testing.assert_allclose(ours, theirs)
-
-
-def moved(obj, east):
-    return obj.assign_coords(lon=obj["lon"] + east)
 
 
 def test_a_forcing_of_the_region_suffices_beside_a_global_observed_map(world):
     east = 170
     grid = Grid.world(0.5)
     everywhere = on_cells(np.random.default_rng(1).integers(0, 8, grid.shape).astype(np.uint8), north=90, west=-180)
-    predicted, observed, forcing = (moved(each, east) for each in (world.predicted, world.observed, world.forcing))
+    given = (world.predicted, world.observed, world.forcing)
+    predicted, observed, forcing = (each.assign_coords(lon=each["lon"] + east) for each in given)
     everywhere.loc[{"lat": observed["lat"], "lon": (observed["lon"] + 180) % 360 - 180}] = observed.values[0]
     found = report(predicted, everywhere, forcing=forcing, factor=FACTOR)
     alone = report(predicted, observed, forcing=forcing, factor=FACTOR)
-    for name in alone.scores.names:
-        ours, theirs = (each.scores[name].area["land"].matrix for each in (found, alone))
-        np.testing.assert_allclose(ours, theirs)
+    same_scores(found, alone)
     # as far as the coarse cells that the map touches, and no further
     inner = {"lat": slice(2, 38), "lon": slice(1, 59)}
     part = report(predicted.isel(inner), everywhere, forcing=forcing, factor=FACTOR)
@@ -420,17 +420,14 @@ def test_what_does_not_fit_is_refused(world, tmp_path):
     ):
         with pytest.raises(error, match=message):
             report(world.predicted, world.observed, **options)
+    nothing = report(world.predicted, world.observed, start=world.start, within=np.zeros(SHAPE, bool))
+    for part in ("scores", "landscape", "change", "reliability"):
+        with pytest.raises(RegionError, match=r"no cell is left to score: .*the mask `within`"):
+            getattr(nothing, part)
     wrong = report(on_cells(np.full(SHAPE, 90)), world.observed)
     with pytest.raises(VocabularyError, match="unknown class codes 90"):
         wrong.to_html(tmp_path / "no.html")
     assert not list(tmp_path.iterdir())
-
-
-def test_a_report_on_an_empty_mask_is_refused_in_all_its_parts(world):
-    found = report(world.predicted, world.observed, start=world.start, within=np.zeros(SHAPE, bool))
-    for part in ("scores", "landscape", "change", "reliability"):
-        with pytest.raises(RegionError, match=r"no cell is left to score: .*the mask `within`"):
-            getattr(found, part)
 
 
 def test_a_crosswalk_of_other_states_serves_agreement_and_baseline(world):
@@ -446,8 +443,6 @@ def test_a_crosswalk_of_other_states_serves_agreement_and_baseline(world):
 
 
 def test_the_headline_compares_with_the_best_baseline_that_has_not_seen_the_answer(world, full):
-    from xland.report.sections import headline
-
     truth = {MODE: world.observed, "crosswalk": full.maps["crosswalk"]}
     found = report(world.predicted["land_use"], world.observed, baselines=truth, factor=FACTOR, regions=None)
     assert found.scores[MODE]["land"].accuracy == 1
@@ -457,13 +452,17 @@ def test_the_headline_compares_with_the_best_baseline_that_has_not_seen_the_answ
     assert headline(alone)[0].notes[0] == "no baseline beside it"
 
 
-def test_the_observed_map_is_named_with_its_source_and_licence(world, tmp_path):
+def test_the_observed_map_and_the_inputs_are_named_with_their_licences(world, tmp_path):
     said = {"title": "Land cover", "source": "MODIS <2019>", "license": "CC BY 4.0"}
     observed = world.observed.to_dataset(name="land_use").assign_attrs(said)
-    found = report(world.predicted["land_use"], observed, regions=None)
+    table = json.dumps([{"input": "forcing", "license": "MIT"}, {"input": "static", "license": "CC BY 4.0"}])
+    provenance = {"xland_licences": table, "title": "[not JSON"}
+    found = report(world.predicted["land_use"], observed, regions=None, provenance=provenance)
     assert found.to_dict()["observed"] == said
-    words = " ".join("".join(Page(found.to_html(tmp_path / "a.html").read_text(encoding="utf-8")).texts).split())
-    assert "Observed map: MODIS <2019> · licence: CC BY 4.0" in words
+    page = found.to_html(tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "Observed map: MODIS <2019> · licence: CC BY 4.0" in " ".join("".join(Page(page).texts).split())
+    assert re.findall(r"<dt>license</dt><dd>(.*?)\s*</dd>", page) == ["MIT", "CC BY 4.0"]
+    assert "[not JSON" in page
     observed = world.observed.assign_attrs(long_name="land-use class")
     found = report(world.predicted["land_use"], observed, regions=None)
     words = " ".join("".join(Page(found.to_html(tmp_path / "b.html").read_text(encoding="utf-8")).texts).split())
@@ -481,23 +480,8 @@ def test_a_scale_ends_where_its_values_end(world, page):
     assert legend.ends == ("0.4", "0.8")
 
 
-def test_the_table_of_inputs_and_licences_is_readable_in_the_provenance(world, tmp_path):
-    table = json.dumps([{"input": "forcing", "license": "MIT"}, {"input": "static", "license": "CC BY 4.0"}])
-    provenance = {"xland_licences": table, "title": "[not JSON"}
-    found = report(world.predicted["land_use"], world.observed, regions=None, provenance=provenance)
-    page = found.to_html(tmp_path / "a.html").read_text(encoding="utf-8")
-    assert re.findall(r"<dt>license</dt><dd>(.*?)\s*</dd>", page) == ["MIT", "CC BY 4.0"]
-    assert "[not JSON" in page
-
-
 def test_a_report_is_not_written_to_a_name_of_another_format(bare, tmp_path):
     with pytest.raises(StoreError, match=r"page\.zarr is the name of a Zarr store, but a web page is written"):
         bare.to_html(tmp_path / "page.zarr")
     with pytest.raises(StoreError, match="it is a folder"):
         bare.to_html(tmp_path)
-
-
-def test_the_scores_of_one_map_are_written_as_those_of_a_report(world, full, tmp_path):
-    alone = compare({"map": world.predicted}, world.observed, factor=FACTOR)["map"]
-    written = json.loads(alone.to_json(tmp_path / "scores.json").read_text())
-    assert written["scores"]["map"] == full.to_dict()["scores"]["model <b>"]

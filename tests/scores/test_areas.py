@@ -13,10 +13,10 @@ import xland  # noqa: F401 - registers the accessor
 from tests.scores.maps import on_grid, turned
 from xland.errors import GridError, KeywordError, RegionError, StoreError, TimeError, VocabularyError
 from xland.geo.grid import EARTH_RADIUS, Grid
-from xland.scores import shapes
+from xland.scores import regions
 from xland.scores.areas import class_areas, compare_maps, is_class
-from xland.scores.counts import AREA_UNIT, area_units
-from xland.scores.shapes import rasterise
+from xland.scores.counts import area_units, cross_tabulate
+from xland.scores.regions import rasterise
 from xland.vocabulary import CLASS_NAMES, flag_attributes
 
 WORLD = Grid.world(10.0)
@@ -55,9 +55,6 @@ def unread():
     return on_grid(da.from_array(Unreadable(), chunks=6, meta=np.empty((0, 0), np.uint8)))
 
 
-# where a class is
-
-
 def test_a_class_is_found_by_its_name_where_comparing_codes_with_a_name_finds_nothing(maps, codes):
     forest = maps.ai4land.is_class("forest")
     assert forest.chunks is not None
@@ -85,21 +82,17 @@ def test_a_class_that_does_not_exist_is_refused_with_the_nearest(unread):
         unread.assign_attrs(flag_values=[0, 1], flag_meanings="ocean trees").ai4land.is_class("forest")
 
 
-# areas
-
-
 @given(arrays.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 7)), st.data())
 def test_areas_add_up_to_that_of_all_cells_whatever_the_regions(codes, data):
     labels = data.draw(arrays.arrays(np.uint8, codes.shape, elements=st.integers(0, 3)))
     area = data.draw(arrays.arrays(np.float64, codes.shape[0], elements=st.floats(1.0, 1e10)))
-    found = area_units(codes, labels, area, count=8, regions=3)
-    outside = area_units(codes, (labels == 0).astype(np.uint8), area, count=8, regions=1)
-    units = np.rint(area / AREA_UNIT).astype(np.int64)
-    assert found.sum() + outside.sum() == units.sum() * codes.shape[1]
+    units = area_units(area)
+    found = cross_tabulate([labels, codes], np.ones(codes.shape, bool), units, (4, 8))
+    assert found.sum() == units.sum() * codes.shape[1]
     for code in range(8):
-        for region in range(1, 4):
+        for region in range(4):
             cells = ((codes == code) & (labels == region)).sum(axis=1)
-            assert found[region - 1, code] == (cells * units).sum()
+            assert found[region, code] == (cells * units).sum()
 
 
 def test_areas_are_square_kilometres_of_each_class_and_year(maps, codes):
@@ -206,7 +199,7 @@ def test_the_cells_of_a_shape_do_not_depend_on_the_part_of_the_globe_that_is_ask
     world = Grid.world(1.0)
     whole = rasterise(circles, world).compute()
     assert set(np.unique(whole)) > {0, 12}
-    monkeypatch.setattr(shapes, "_TILE", 50)
+    monkeypatch.setattr(regions, "_TILE", 50)
     np.testing.assert_array_equal(rasterise(circles, world).compute(), whole)
     for rows, columns in ((slice(30, 77), slice(11, 200)), (slice(0, 90), slice(300, 420))):
         part = Grid(
@@ -215,46 +208,66 @@ def test_the_cells_of_a_shape_do_not_depend_on_the_part_of_the_globe_that_is_ask
         np.testing.assert_array_equal(rasterise(circles, part).compute(), np.hstack([whole, whole])[rows, columns])
 
 
-def test_masks_on_other_grids_and_regions_without_names_are_refused_before_anything_is_computed(unread):
-    half = on_grid(np.ones((36, 72), int), 5.0)
-    with pytest.raises(GridError, match="map of regions has cells of 5 degrees and the map of 10; aggregate or regrid"):
-        unread.ai4land.area(by=half)
-    with pytest.raises(GridError, match=r"map of regions lie 0\.50 cells beside those of the map"):
-        unread.ai4land.area(by=on_grid(np.ones((17, 36), int), 10.0, 85.0))
-    apart = on_grid(np.ones((5, 5), int)), unread.isel(lat=slice(9, None))
-    with pytest.raises(RegionError, match="no cell in common"):
-        apart[1].ai4land.area(by=apart[0])
-    nameless = xr.concat([half > 0, half > 0], "region")
-    with pytest.raises(RegionError, match=r"2 regions along 'region' and 0 names; .*assign_coords\(region="):
-        unread.ai4land.area(by=nameless)
-    numbers = on_grid(np.arange(36) % 3 + np.zeros((18, 1), int))
-    with pytest.raises(RegionError, match="regions 2 of the map of regions have no name; add them to `names`"):
-        unread.ai4land.area(by=numbers, names=["one"])
-    with pytest.raises(RegionError, match="several regions have the name 'one'"):
-        unread.ai4land.area(by=numbers, names=["one", "one"])
-    with pytest.raises(RegionError, match=r"unknown regions 'koeppen': did you mean 'koppen'\?"):
-        unread.ai4land.area(by="koeppen")
-    with pytest.raises(RegionError, match="names are those of a map of numbers, a mask or shapes"):
-        unread.ai4land.area(names=["one"])
-    with pytest.raises(KeywordError, match=r"area: unknown keyword 'mask'"):
-        unread.ai4land.area(mask=numbers)
+HALF, NUMBERS = on_grid(np.ones((36, 72), int), 5.0), on_grid(np.arange(36) % 3 + np.zeros((18, 1), int))
 
 
-def test_empty_selections_are_refused_before_anything_is_computed(unread):
-    with pytest.raises(RegionError, match=r"latitude has the shape \(0,\): the selection is empty; .*slice\(50, 40\)"):
-        unread.sel(lat=slice(40, 50)).ai4land.area()
-    with pytest.raises(RegionError, match="has 0 regions; there must be at least one"):
-        unread.ai4land.area(by=on_grid(np.zeros(WORLD.shape)))
-    with pytest.raises(RegionError, match="the mask holds no cell: it is false everywhere"):
-        unread.ai4land.area(by=on_grid(np.zeros(WORLD.shape, bool)))
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"by": HALF}, GridError, "map of regions has cells of 5 degrees and the map of 10; aggregate or regrid"),
+        (
+            {"by": on_grid(np.ones((17, 36), int), 10.0, 85.0)},
+            GridError,
+            r"regions lie 0\.50 cells beside those of the",
+        ),
+        (
+            {"by": xr.concat([HALF > 0] * 2, "region")},
+            RegionError,
+            r"2 regions along 'region' and 0 names; .*\(region=",
+        ),
+        ({"by": NUMBERS, "names": ["one"]}, RegionError, "regions 2 of the map of regions have no name; add them to"),
+        ({"by": NUMBERS, "names": ["one", "one"]}, RegionError, "several regions have the name 'one'"),
+        ({"by": "koeppen"}, RegionError, r"unknown regions 'koeppen': did you mean 'koppen'\?"),
+        ({"names": ["one"]}, RegionError, "names are those of a map of numbers, a mask or shapes"),
+        ({"mask": NUMBERS}, KeywordError, r"area: unknown keyword 'mask'"),
+        ({"by": NUMBERS * 0.0}, RegionError, "has 0 regions; there must be at least one"),
+        ({"by": NUMBERS < 0}, RegionError, "the mask holds no cell: it is false everywhere"),
+    ],
+)
+def test_regions_that_cannot_be_used_are_refused_before_anything_is_computed(unread, options, error, message):
+    with pytest.raises(error, match=message):
+        unread.ai4land.area(**options)
 
 
-def test_years_that_are_not_there_are_refused_before_anything_is_computed(unread):
-    none = unread.expand_dims(time=[2015]).isel(time=[])
-    with pytest.raises(TimeError, match="the map has no time step: the selection is empty"):
-        none.ai4land.area()
-    with pytest.raises(TimeError, match="the second map has no time step"):
-        unread.ai4land.compare(none)
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda one: one[:, :0].ai4land.area(), RegionError, r"the selection is empty"),
+        (
+            lambda one: one.sel(lat=slice(40, 50)).ai4land.area(),
+            RegionError,
+            r"latitude has the shape \(0,\).*\(50, 40\)",
+        ),
+        (lambda one: one[9:].ai4land.area(by=NUMBERS[:5, :5]), RegionError, "no cell in common"),
+        (lambda one: dated(one)[:0].ai4land.area(), TimeError, "the map has no time step: the selection is empty"),
+        (lambda one: one.ai4land.compare(dated(one)[:0]), TimeError, "the second map has no time step"),
+        (lambda one: one[:9].ai4land.compare(one[:, :9]), GridError, "each lack cells of the other; select the same"),
+        (lambda one: one[:9].ai4land.compare(one[9:]), RegionError, "have no cell in common"),
+        (lambda one: one.ai4land.compare(HALF), GridError, "second map has cells of 5 degrees"),
+        (
+            lambda one: dated(one, 2015, 2016).ai4land.compare(dated(one, 2025, 2026)),
+            TimeError,
+            r"first map \(2 years, 2015 to 2016\) and the second map \(2 years, 2025 to 2026\)",
+        ),
+    ],
+)
+def test_maps_without_common_cells_or_years_are_refused_before_anything_is_computed(unread, call, error, message):
+    with pytest.raises(error, match=message):
+        call(unread)
+
+
+def dated(one, *years):
+    return one.expand_dims(time=[*(years or (2015,))])
 
 
 def test_shapes_that_cannot_be_used_are_refused_before_anything_is_computed(unread):
@@ -269,9 +282,6 @@ def test_shapes_that_cannot_be_used_are_refused_before_anything_is_computed(unre
     ):
         with pytest.raises(RegionError, match=message):
             unread.ai4land.area(by=by, names=names)
-
-
-# two maps
 
 
 def test_two_dates_are_compared_as_first_and_second(maps, codes):
@@ -325,20 +335,6 @@ def test_comparing_does_not_depend_on_chunks_order_and_names(maps):
     np.testing.assert_array_equal(change.transpose(*expected.dims).sel(lat=expected["lat"]), expected)
     part = first.isel(lat=slice(3, 9)).ai4land.compare(second)
     assert part["change"].shape == (8, 6, 36)
-
-
-def test_maps_that_cannot_be_compared_are_refused_before_anything_is_computed(unread):
-    with pytest.raises(GridError, match="each lack cells of the other; select the same region of both"):
-        unread.isel(lat=slice(0, 9)).ai4land.compare(unread.isel(lon=slice(0, 9)))
-    with pytest.raises(RegionError, match="have no cell in common"):
-        unread.isel(lat=slice(0, 9)).ai4land.compare(unread.isel(lat=slice(9, 18)))
-    with pytest.raises(GridError, match="second map has cells of 5 degrees"):
-        unread.ai4land.compare(on_grid(np.ones((36, 72), np.uint8), 5.0))
-    years = [unread.expand_dims(time=[2015 + at, 2016 + at]) for at in (0, 10)]
-    with pytest.raises(
-        TimeError, match=r"first map \(2 years, 2015 to 2016\) and the second map \(2 years, 2025 to 2026\)"
-    ):
-        years[0].ai4land.compare(years[1])
 
 
 def test_nothing_is_read_before_areas_are_asked_for(unread):

@@ -42,9 +42,6 @@ def same(left, right):
         same(each, right.per_region[label])
 
 
-# ---------------------------------------------------------------- what is scored
-
-
 def test_a_map_worked_by_hand_by_pixels_and_by_area():
     start = on_grid(np.array([[1, 4, 0], [4, 4, 4]], dtype=np.uint8), north=70.0)
     observed = on_grid(np.array([[1, 1, 4], [4, 1, 4]], dtype=np.uint8), north=70.0)
@@ -97,9 +94,6 @@ def test_a_shift_by_one_cell_is_forgiven_by_windows_that_hold_it():
     assert found.by_factor[2].figure_of_merit == pytest.approx(1)
     assert found.by_factor[2].null.misses == pytest.approx(8 / 64)
     assert found.null.null_resolution is None
-
-
-# ---------------------------------------------------------------- promises
 
 
 @QUICK
@@ -155,9 +149,6 @@ def test_building_reads_nothing_and_every_block_is_read_once_for_all_windows(mon
         assess_change(*lazy, factors=(2, 5), regions=regions, within=within)
 
 
-# ---------------------------------------------------------------- masks and regions
-
-
 def test_a_region_scores_as_the_map_within_it():
     maps = three_maps(8)
     numbers = np.random.default_rng(8).integers(1, 4, (18, 36))
@@ -194,9 +185,6 @@ def test_a_region_without_data_or_change_has_no_scores_but_stays_in_the_list():
     assert np.isnan([found["ocean"].figure_of_merit, found["quiet"].null.figure_of_merit]).all()
     assert found["quiet"].observed_transitions.sum() == pytest.approx(found["quiet"].total)
     assert found["ocean"].null_resolution is None
-
-
-# ---------------------------------------------------------------- bad input
 
 
 def test_maps_without_change_are_warned_of_and_have_no_score():
@@ -293,12 +281,9 @@ def test_a_record_that_is_too_short_or_has_holes_has_no_stable_ends(years, messa
         assess_change(start, observed, predicted, stable_ends=start.expand_dims(time=list(years)))
 
 
-# ---------------------------------------------------------------- what follows from the table
-
-
 def scores(start, observed, predicted, **more):
     maps = [np.atleast_2d(each) for each in (start, observed, predicted)]
-    table = cross_tabulate(*maps, np.ones(maps[0].shape, bool), np.ones(1))
+    table = cross_tabulate(maps, np.ones(maps[0].shape, bool), np.ones(1))
     return ChangeScores(table, table.sum(axis=2), "pixels", **more)
 
 
@@ -365,9 +350,6 @@ def test_json_and_tables_say_what_was_scored():
     assert "cells: <cells>" in str(found)
     assert "persistence" in repr(found)
     assert "&lt;cells&gt;" in found._repr_html_()
-
-
-# ---------------------------------------------------------------- real change
 
 
 @pytest.fixture(scope="module")

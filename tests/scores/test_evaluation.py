@@ -143,9 +143,6 @@ def test_the_scores_that_are_asked_for_are_shown_and_no_name_is_registered_twice
         register_score(SCORES["kappa"])
 
 
-# ---------------------------------------------------------------- bad input
-
-
 def shifted(part):
     return part.isel(lat=slice(3, 9), lon=slice(3, 9)).assign_coords(lon=part["lon"][3:9] + 3)
 
@@ -182,9 +179,6 @@ def test_what_cannot_be_compared_is_refused(change, options, error, message):
     maps = two_maps() if change is None else change(*two_maps())
     with pytest.raises(error, match=message):
         evaluate(*maps, **options)
-
-
-# ---------------------------------------------------------------- comparisons
 
 
 def test_a_comparison_scores_every_map_as_if_alone_and_writes_json(tmp_path):

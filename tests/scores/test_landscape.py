@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,9 +17,7 @@ from xland.scores.counts import BLANK
 from xland.scores.landscape import (
     HEMEROBY_CONTRAST,
     Pattern,
-    aggregation_index,
     assess_landscape,
-    edge_contrast,
     fitting_scales,
     kolmogorov_distance,
 )
@@ -94,7 +93,9 @@ def test_the_most_compact_shape_has_an_aggregation_of_100_and_scattered_cells_of
     codes[side, : min(rest, side)] = 4
     codes[: max(rest - side, 0), side] = 4
     assert pattern_of(codes).class_aggregation_index[4] == 100
-    assert aggregation_index(np.zeros((8, 8), np.int64), np.full(8, count)).tolist() == [0] * 8
+    scattered = np.full((1, 2 * count), BLANK, np.uint8)
+    scattered[0, ::2] = 4
+    assert pattern_of(scattered).class_aggregation_index[4] == 0
 
 
 def test_contrast_is_the_mean_contrast_of_the_boundaries():
@@ -105,9 +106,9 @@ def test_contrast_is_the_mean_contrast_of_the_boundaries():
     assert found.class_edge_contrast[2] == pytest.approx(100 * (urban + 2 * crops) / 3)
     assert found.edge_contrast == pytest.approx(100 * (urban + 1 + 2 * crops) / 4)
     assert math.isnan(pattern_of(np.full((2, 2), 4, np.uint8)).edge_contrast)
-    pairs = np.zeros((8, 8), np.int64)
-    pairs[4, 2], pairs[4, 4] = 3, 9
-    assert edge_contrast(pairs, np.ones((8, 8)))[[2, 4]].tolist() == [100, 100]
+    pairs = np.zeros((2, 2, 8, 8), np.int64)
+    pairs[0, 0, 4, 2], pairs[0, 0, 4, 4] = 3, 9
+    assert replace(found, pairs=pairs, contrast=np.ones((8, 8))).class_edge_contrast[[2, 4]].tolist() == [100, 100]
 
 
 def test_squares_of_a_coarse_map_are_seen_and_those_of_a_finer_one_are_not():

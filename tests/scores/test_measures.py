@@ -79,9 +79,6 @@ def test_scores_agree_with_scikit_learn_and_do_not_depend_on_the_unit(seed, size
     np.testing.assert_allclose([other.accuracy, other.kappa, *other.iou], [scores.accuracy, scores.kappa, *scores.iou])
 
 
-# ---------------------------------------------------------------- disagreement
-
-
 def matrices(size):
     return st.lists(st.integers(0, 50), min_size=size**2, max_size=size**2).map(
         lambda values: np.array(values, dtype=float).reshape(size, size)
@@ -125,12 +122,9 @@ def test_components_agree_with_matching_cells_one_by_one(matrix):
     assert len(matrix) > 2 or not found["shift"]
 
 
-# ---------------------------------------------------------------- kappa simulation
-
-
 def simulate(start, observed, predicted):
     maps = [np.atleast_2d(each) for each in (start, observed, predicted)]
-    return kappa_simulation(cross_tabulate(*maps, np.ones(maps[0].shape, bool), np.ones(1)))
+    return kappa_simulation(cross_tabulate(maps, np.ones(maps[0].shape, bool), np.ones(1)))
 
 
 def step_by_step(start, observed, predicted):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from xland.scores.counts import BLANK, mode
+from xland.scores.counts import BLANK, majorities
 from xland.scores.patch_counts import (
     AT_EDGES,
     ELSEWHERE,
@@ -18,7 +18,6 @@ from xland.scores.patch_counts import (
     cut_strip,
     join_strips,
     label_patches,
-    majorities,
 )
 
 CODES = st.sampled_from(np.array([1, 2, 4, BLANK], np.uint8))
@@ -95,7 +94,7 @@ def test_pairs_are_told_by_direction_and_edges_of_coarse_cells():
     assert count_pairs(codes, wrap=True)[HORIZONTAL, ELSEWHERE, 2, 1] == 1
 
 
-@settings(max_examples=40)
+@settings(max_examples=10)
 @given(
     hnp.arrays(np.uint8, st.tuples(st.sampled_from([24, 48]), st.just(24)), elements=CODES),
     st.sets(st.sampled_from([1, 2, 3, 4, 6, 8, 24]), min_size=1),
@@ -104,7 +103,10 @@ def test_a_coarsened_map_is_that_of_the_most_frequent_classes_of_its_blocks(code
     found = majorities(codes, tuple(scales))
     assert list(found) == sorted(scales)
     for scale, each in found.items():
-        np.testing.assert_array_equal(each, mode(codes, scale))
+        for row, column in np.ndindex(each.shape):
+            block = codes[row * scale : (row + 1) * scale, column * scale : (column + 1) * scale]
+            counts = np.bincount(block.ravel(), minlength=BLANK)[:BLANK]
+            assert each[row, column] == (counts.argmax() if counts.any() else BLANK)
 
 
 @pytest.mark.parametrize("wrap", [False, True])

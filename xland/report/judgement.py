@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import dask
 import dask.array as da
@@ -36,6 +36,8 @@ MAX_PIXELS = 750_000
 
 CHANGE_KINDS = ("no change", "hit", "miss", "false alarm", "wrong hit")
 """What a prediction of change comes to in a cell, in the order of the codes."""
+
+_Found = TypeVar("_Found")
 
 WINDOWS = (1, 2, 4, 8, 16, 32, 64)
 """Cells along the windows in which change is compared, as far as they fit into the map."""
@@ -93,20 +95,22 @@ class Judgement:
 
         All NaN, with an UndefinedScoreWarning, where no cell has land use in both the start and the observed map.
         """
-        if self.start is None:
+        start = self.start
+        if start is None:
             return {}
         shortest = min(as_map(self.maps[self.model], what="map").grid.shape)
         windows = tuple(size for size in WINDOWS if size == 1 or 2 * size <= shortest)
-        try:
-            return {
-                name: assess_change(
-                    self.start, self.observed, each, factors=windows if name == self.model else (1,), **self._how
-                )
+        factors = {name: windows if name == self.model else (1,) for name in self.maps}
+        found = self._unless_empty(
+            "change is not scored",
+            lambda: {
+                name: assess_change(start, self.observed, each, factors=factors[name], **self._how)
                 for name, each in self.maps.items()
-            }
-        except NothingToScoreError as error:
-            self._warn("change is not scored", error)
-        years = [map_years(each, "map")[0] for each in (self.start, self.observed, *self.maps.values())]
+            },
+        )
+        if found is not None:
+            return found
+        years = [map_years(each, "map")[0] for each in (start, self.observed, *self.maps.values())]
         empty = np.zeros((len(CLASSES),) * 3)
         return {
             name: ChangeScores(empty, empty[0], years=(years[0], years[1], year), cells=self.scores[name].cells)
@@ -120,11 +124,8 @@ class Judgement:
         None, with an UndefinedScoreWarning, where no land was observed.
         """
         scales = fitting_scales(as_map(self.maps[self.model], what="map").grid, self.factor)
-        try:
-            return assess_landscape(self.maps, self.observed, factor=self.factor, scales=scales, **self._how)
-        except NothingToScoreError as error:
-            self._warn("the landscape is not measured", error)
-        return None
+        how = {"factor": self.factor, "scales": scales, **self._how}
+        return self._unless_empty("the landscape is not measured", assess_landscape, self.maps, self.observed, **how)
 
     @cached_property
     def reliability(self) -> Reliability | None:
@@ -134,22 +135,18 @@ class Judgement:
         """
         if "probability" not in self.layers:
             return None
-        try:
-            return assess_reliability(
-                self.layers["probability"],
-                self.observed,
-                decided=self.maps[self.model],
-                within=self.within,
-                match_years=False,
-            )
-        except NothingToScoreError as error:
-            self._warn("probabilities are not judged", error)
-        return None
+        how = {"decided": self.maps[self.model], "within": self.within, "match_years": False}
+        probability = self.layers["probability"]
+        return self._unless_empty("probabilities are not judged", assess_reliability, probability, self.observed, **how)
 
-    def _warn(self, what: str, error: NothingToScoreError) -> None:
-        """Warn of what cannot be scored; an empty mask is refused, as it leaves nothing of the other scores either."""
-        _ = self.scores
-        warnings.warn(f"{what}: {error}", UndefinedScoreWarning, stacklevel=4)
+    def _unless_empty(self, undefined: str, assess: Callable[..., _Found], *maps: Any, **how: Any) -> _Found | None:
+        """Return scores; None, with a warning, where nothing is left to score. An empty mask is refused."""
+        try:
+            return assess(*maps, **how)
+        except NothingToScoreError as error:
+            _ = self.scores  # an empty mask leaves nothing of the other scores either
+            warnings.warn(f"{undefined}: {error}", UndefinedScoreWarning, stacklevel=4)
+        return None
 
     @cached_property
     def coarse(self) -> CoarseAgreement | None:

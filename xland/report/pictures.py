@@ -17,7 +17,7 @@ from xland.plot import degrees, indexed_png, stretch
 from xland.reading.variables import map_years
 from xland.report.charts import SERIES
 from xland.report.judgement import CHANGE_KINDS, Judgement, Overview, drawn_fields
-from xland.report.parts import Gallery, Legend, Missing, Part, Picture, Section
+from xland.report.parts import Gallery, Legend, Missing, Part, Picture
 from xland.scores.counts import BLANK
 from xland.scores.regions import Regions
 from xland.vocabulary import CLASSES, OCEAN
@@ -35,7 +35,7 @@ _CLEAR = "#00000000"
 _STEPS = 32  # of a colour scale
 
 
-def maps_section(report: Judgement) -> Section:
+def maps_parts(report: Judgement) -> list[Part]:
     """Show every map of the report on one scale."""
     overview = report.overview
     parts: list[Part] = [_class_maps(report, overview), _differences(report, overview)]
@@ -52,7 +52,7 @@ def maps_section(report: Judgement) -> Section:
     regions = report.regions
     if regions is not None and overview.regions is not None and len(regions.names) <= len(SERIES):
         parts.append(_regions(regions, overview, overview.regions))
-    return Section("maps", "Maps", parts)
+    return parts
 
 
 def _thinning(overview: Overview, how: str) -> str:

@@ -27,17 +27,8 @@ from xland.paths import check_ending, check_file_place, local_path, replace_file
 from xland.reading.variables import ClassMap, as_map
 from xland.report.judgement import MAX_PIXELS, Judgement, extra_layers
 from xland.report.parts import Gallery, Section
-from xland.report.pictures import extent, maps_section
-from xland.report.sections import (
-    change_section,
-    classes_section,
-    coarse_section,
-    headline,
-    landscape_section,
-    regions_section,
-    reliability_section,
-    scores_section,
-)
+from xland.report.pictures import extent
+from xland.report.sections import headline, sections_of
 from xland.scores.agreement import fitting_factor
 from xland.scores.baselines import baseline_maps, pick_year
 from xland.scores.evaluation import maps_are_named
@@ -55,17 +46,7 @@ class Report(Judgement):
     @cached_property
     def sections(self) -> tuple[Section, ...]:
         """What the page shows."""
-        scores = scores_section(self)  # first: it refuses maps that cannot be scored
-        return (
-            maps_section(self),
-            scores,
-            classes_section(self),
-            regions_section(self),
-            landscape_section(self),
-            change_section(self),
-            reliability_section(self),
-            coarse_section(self),
-        )
+        return sections_of(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return every number of the page for JSON; None where one is not defined."""

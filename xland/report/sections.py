@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from xland.report import charts
 from xland.report.judgement import CHANGE_KINDS, Judgement
 from xland.report.parts import Cell, Chart, Missing, Part, Row, Section, Table, Text, Tile
-from xland.report.pictures import CHANGE_COLORS
+from xland.report.pictures import CHANGE_COLORS, maps_parts
 from xland.scores.baselines import MODE
 from xland.scores.change import SHARES, ChangeScores
 from xland.scores.counts import DOMAINS
@@ -59,7 +59,7 @@ def headline(report: Judgement) -> list[Tile]:
     return tiles
 
 
-def scores_section(report: Judgement) -> Section:
+def scores_parts(report: Judgement) -> list[Part]:
     """Put the scores of every domain into tables, by area and folded away by pixel counts."""
     lead = (
         "Accuracy is the share with the observed class. For a class, intersection over union (IoU) is the area where "
@@ -87,7 +87,7 @@ def scores_section(report: Judgement) -> Section:
             _domain_table(report, domain, "area", "weighted by area"),
             _domain_table(report, domain, "pixels", "by pixel counts"),
         ]
-    return Section("scores", "Scores beside baselines", parts)
+    return parts
 
 
 def _domain_table(report: Judgement, domain: str, weighting: Weighting, how: str) -> Table:
@@ -113,7 +113,7 @@ def _best_cells(values: Sequence[float]) -> list[Cell]:
     return [Cell(figure(value), "best" if value == best else "") for value in values]
 
 
-def classes_section(report: Judgement) -> Section:
+def classes_parts(report: Judgement) -> list[Part]:
     """Draw the IoU of each class, and show what is taken for what."""
     names, judged = report.scores.names, report.scores[report.model].area["land"]
     codes = [code for code in LAND_CLASSES if judged.support[code] > 0]
@@ -135,21 +135,19 @@ def classes_section(report: Judgement) -> Section:
         ["observed", *(CLASS_NAMES[code] for code in columns), "share of area"],
         table,
     )
-    return Section("classes", "Class by class", [Chart(drawing, look), confusion])
+    return [Chart(drawing, look), confusion]
 
 
-def regions_section(report: Judgement) -> Section:
+def regions_parts(report: Judgement) -> list[Part]:
     """Compare the maps region by region."""
     if not report.by_region:
-        missing = Missing("No regions were chosen.", "xland report ... --regions latitude")
-        return Section("regions", "Region by region", [missing])
+        return [Missing("No regions were chosen.", "xland report ... --regions latitude")]
     names, model = report.scores.names, report.model
     found = {region: each for region, each in report.by_region.items() if each[model]["land"].total > 0}
-    title = f"Region by region: {report.regions.title if report.regions else 'regions'}"
     empty = [region for region in report.by_region if region not in found]
-    nowhere = [Text(f"No cell was scored in: {', '.join(empty)}.")] if empty else []
+    nowhere: list[Part] = [Text(f"No cell was scored in: {', '.join(empty)}.")] if empty else []
     if not found:
-        return Section("regions", title, nowhere)
+        return nowhere
     merits = {
         region: {score: [getattr(each[name]["land"], score) for name in names] for score in ("accuracy", "miou")}
         for region, each in found.items()
@@ -183,15 +181,14 @@ def regions_section(report: Judgement) -> Section:
             by_class,
         ),
     ]
-    return Section("regions", title, [*parts, *nowhere])
+    return [*parts, *nowhere]
 
 
-def landscape_section(report: Judgement) -> Section:
+def landscape_parts(report: Judgement) -> list[Part]:
     """Compare the boundaries and patches of the maps with those of the observed map."""
-    title, found = "Landscape", report.landscape
+    found = report.landscape
     if found is None:
-        text = Text("No cell of land was observed, so boundaries and patches are not compared.")
-        return Section("landscape", title, [text])
+        return [Text("No cell of land was observed, so boundaries and patches are not compared.")]
     lead = (
         "How the classes are arranged on land, beside the observed map, in measures of FRAGSTATS. They are counted in "
         "fine cells. A map of the most probable classes has fewer boundaries and larger patches than real land. A draw "
@@ -220,7 +217,7 @@ def landscape_section(report: Judgement) -> Section:
         _boundary_table(report, found),
     ]
     parts += [_landscape_table(report, found, scale) for scale in found.scales[1:]]
-    return Section("landscape", title, parts)
+    return parts
 
 
 def _patch_sizes(pattern: Pattern) -> charts.Points:
@@ -269,7 +266,7 @@ def _boundary_table(report: Judgement, found: LandscapeScores) -> Table:
     return Table(caption, ["map", *names, *names], rows, groups=groups)
 
 
-def change_section(report: Judgement) -> Section:
+def change_parts(report: Judgement) -> list[Part]:
     """Show how well a map foresees change, beside persistence and the baselines."""
     if not report.change:
         missing = Missing(
@@ -277,11 +274,10 @@ def change_section(report: Judgement) -> Section:
             "also has high scores above.",
             "xland report ... --start MAP_OF_AN_EARLIER_YEAR",
         )
-        return Section("change", "Change", [missing])
+        return [missing]
     judged = report.change[report.model]
     if not judged.total > 0:
-        text = "No cell has land use in both the start and the observed map, so change is not scored."
-        return Section("change", "Change", [Text(text)])
+        return [Text("No cell has land use in both the start and the observed map, so change is not scored.")]
     rows = {**report.change, "persistence": judged.null}
     shares = {name: [getattr(each, share) for share in SHARES] for name, each in rows.items()}
     kinds = list(zip(CHANGE_KINDS[1:], CHANGE_COLORS[1:], strict=True))
@@ -305,7 +301,7 @@ def change_section(report: Judgement) -> Section:
         parts += [_window_curve(judged), Text(f"{where}, the prediction disagrees less than persistence.")]
     parts.append(_transitions(judged.observed_transitions, "Observed transitions", "observed"))
     parts.append(_transitions(judged.predicted_transitions, "Predicted transitions", "predicted"))
-    return Section("change", "Change", parts)
+    return parts
 
 
 def _change_table(rows: dict[str, ChangeScores], model: str) -> Table:
@@ -365,16 +361,14 @@ def _transitions(table: NDArray[np.float64], title: str, end: str) -> Table:
     return Table(caption, ["start", *(CLASS_NAMES[code] for code in codes)], rows)
 
 
-def reliability_section(report: Judgement) -> Section:
+def reliability_parts(report: Judgement) -> list[Part]:
     """Draw the reliability and the risk-coverage curve."""
-    title, found = "How reliable the probabilities are", report.reliability
+    found = report.reliability
     if found is None and "probability" in report.layers:
-        text = Text("No cell of land was observed, so the probabilities are not judged.")
-        return Section("reliability", title, [text])
+        return [Text("No cell of land was observed, so the probabilities are not judged.")]
     if found is None:
         missing = "The store of the map contains no probabilities, so the page cannot say how reliable they are."
-        command = "xland downscale ... --outputs land_use probability"
-        return Section("reliability", title, [Missing(missing, command)])
+        return [Missing(missing, "xland downscale ... --outputs land_use probability")]
     share = np.nan_to_num(found.share)
     wrong = figure(found.risk[-1])
     curve = charts.both(
@@ -396,7 +390,7 @@ def reliability_section(report: Judgement) -> Section:
     )
     summary = [Cell(figure(v, 4)) for v in (found.expected_calibration_error, found.brier, found.risk[-1])]
     points = zip(found.edges[:-1], found.edges[1:], found.confidence, found.accuracy, found.share, strict=True)
-    parts: list[Part] = [
+    return [
         Chart(
             curve,
             "On the dashed diagonal, probabilities are right. Below it, the map is too confident; above it, too "
@@ -422,17 +416,16 @@ def reliability_section(report: Judgement) -> Section:
             folded="The figures of the curve",
         ),
     ]
-    return Section("reliability", title, parts)
 
 
-def coarse_section(report: Judgement) -> Section:
+def coarse_parts(report: Judgement) -> list[Part]:
     """Compare the class areas of coarse cells with those of the forcing."""
-    title, found = "Agreement with the coarse forcing", report.coarse
+    found = report.coarse
     if report.forcing is None:
         missing = "No forcing was given, so the page cannot say whether the map keeps the coarse totals."
-        return Section("coarse", title, [Missing(missing, "xland report ... --forcing STATES.nc")])
+        return [Missing(missing, "xland report ... --forcing STATES.nc")]
     if found is None:
-        return Section("coarse", title, [Text("The forcing and the map have no coarse cell to compare.")])
+        return [Text("The forcing and the map have no coarse cell to compare.")]
     rows = []
     for name, differences in found.classes.items():
         each = CLASSES[class_code(name)]
@@ -447,4 +440,23 @@ def coarse_section(report: Judgement) -> Section:
         "0: the map then has too much or too little of the class in total."
     )
     table = Table(caption, ["class", "mean", "mean of absolute", "largest of any cell"], rows)
-    return Section("coarse", title, [Text(lead), table])
+    return [Text(lead), table]
+
+
+_SECTIONS = {
+    "maps": ("Maps", maps_parts),
+    "scores": ("Scores beside baselines", scores_parts),
+    "classes": ("Class by class", classes_parts),
+    "regions": ("Region by region", regions_parts),
+    "landscape": ("Landscape", landscape_parts),
+    "change": ("Change", change_parts),
+    "reliability": ("How reliable the probabilities are", reliability_parts),
+    "coarse": ("Agreement with the coarse forcing", coarse_parts),
+}
+
+
+def sections_of(report: Judgement) -> tuple[Section, ...]:
+    """Return the sections of the page, in order."""
+    _ = report.scores  # first: maps that cannot be scored are refused
+    names = {"regions": f": {report.regions.title}"} if report.regions is not None else {}
+    return tuple(Section(key, title + names.get(key, ""), make(report)) for key, (title, make) in _SECTIONS.items())

@@ -15,7 +15,7 @@ from xland.errors import GridError, TimeError, VocabularyError
 from xland.geo.conventions import GRID_MAPPING, index_by
 from xland.geo.orientation import find_horizontal, find_names, orient, restore
 from xland.reading.variables import ClassMap, as_map, check_legend, map_of, read_values
-from xland.scores.counts import AREA_UNIT, area_units
+from xland.scores.counts import AREA_UNIT, area_units, cross_tabulate
 from xland.scores.frames import Block, Cells, common_cells, pair_years
 from xland.scores.regions import Regions, number_map, parts_of
 from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN, check_codes, class_code, class_coordinates
@@ -194,11 +194,10 @@ def _add_up(cells: Cells, maps: Sequence[tuple[ClassMap, int]], parts: Sequence[
 
 def _areas_of(block: Block, *layers: NDArray[Any], regions: int) -> NDArray[np.int64]:
     *maps, labels = layers
-    keys = np.zeros(block.counted.shape, np.intp)
-    for codes in maps:
-        keys = keys * _COUNT + codes
-    labels = block.counted if labels is None else np.where(block.counted, labels, 0)
-    return area_units(keys, labels, block.area, count=_COUNT ** len(maps), regions=regions)
+    labels = block.counted if labels is None else labels
+    sizes = (1 + regions, *(_COUNT for _ in maps))
+    found = cross_tabulate([labels, *maps], block.counted, area_units(block.area), sizes)
+    return found[1:].reshape(regions, -1)
 
 
 def _opened(box: NDArray[Any]) -> NDArray[np.int64]:

@@ -33,6 +33,7 @@ from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN
 SHARES = ("hits", "misses", "false_alarms", "wrong_hits")
 """The parts of a budget of change, as attributes."""
 
+_SHOWN = ("quantity", "exchange", "shift")
 _PARTS = ("quantity", "allocation", "exchange", "shift")
 _KAPPAS = ("kappa_simulation", "kappa_transition", "kappa_transloc")
 _ENDS = 3  # years at each end of a record in which a cell has to stay what it is
@@ -194,7 +195,7 @@ def _tabulate(block: Block, *layers: Any, factor: int, by_area: bool) -> dict[An
     def tables(chosen: NDArray[np.bool_]) -> Tables:
         if factor > 1 and chosen.any():
             return tabulate_windows(start, observed, predicted, factor, chosen, weights)
-        cross = cross_tabulate(start, observed, predicted, chosen, weights)
+        cross = cross_tabulate([start, observed, predicted], chosen, weights)
         return cross, cross.sum(axis=2)
 
     found: dict[Any, Tables] = {_EVERYWHERE: tables(counted)}
@@ -416,17 +417,13 @@ class ChangeScores(Tabular):
         change, ends = [], []
         for factor, each in (self.by_factor or {self.factor: self}).items():
             for name, one in (("prediction", each), ("persistence", each.null)):
-                shares = {
-                    part: figure(100 * getattr(one, part), 2) for part in (*SHARES, "quantity", "exchange", "shift")
-                }
-                *budget, quantity, exchange, shift = shares.values()
-                change.append([name, f"{factor}", *budget, figure(one.figure_of_merit)])
-                kappa = figure(one.kappa_simulation if one.factor == 1 else None)
-                ends.append([name, f"{factor}", quantity, exchange, shift, kappa])
+                shown = [[figure(100 * getattr(one, part), 2) for part in parts] for parts in (SHARES, _SHOWN)]
+                change.append([name, f"{factor}", *shown[0], figure(one.figure_of_merit)])
+                ends.append([name, f"{factor}", *shown[1], figure(one.kappa_simulation if factor == 1 else None)])
         unit = "area" if self.weighting == "area" else "pixel counts"
         title = f"cells: {self.cells} | change by {unit}, in %,\nin windows of so many cells along a side"
-        budgets = ["map", "cells", "hits", "misses", "false alarms", "wrong hits", "figure of merit"]
-        parts = ["map", "cells", "quantity", "exchange", "shift", "kappa simulation"]
+        budgets = ["map", "cells", *(share.replace("_", " ") for share in SHARES), "figure of merit"]
+        parts = ["map", "cells", *_SHOWN, "kappa simulation"]
         return [(title, budgets, change), ("disagreement of the end maps", parts, ends)]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.errors import GridError, VocabularyError
+from xland.errors import VocabularyError
 from xland.vocabulary import CLASSES, LAND_CLASSES
 
 DOMAINS: dict[str, str] = {
@@ -30,6 +31,7 @@ AREA_UNIT = 1e-3
 _COUNT = len(CLASSES)
 _BAND = 200_000  # cells that are counted at once: the indices have eight bytes, the maps one
 _ROUNDING = 1e-12  # share of a window below which an area is the rounding of a sum
+_BYTE = 15  # cells along a block whose number fits into one byte
 _WINDOWS = 20_000  # windows whose classes are combined at once
 
 
@@ -56,13 +58,41 @@ def mixed_cells(observed: NDArray[Any], factor: int) -> NDArray[np.bool_]:
     ``observed`` (rows, columns) starts at the edge of a coarse cell of ``factor`` x ``factor`` cells and contains
     whole ones.
     """
-    rows, columns = _grouped(observed.shape, factor)
+    rows, columns = (size // factor for size in observed.shape)
     lookup = np.zeros(_COUNT, dtype=np.uint8)
     lookup[list(LAND_CLASSES)] = [1 << code for code in LAND_CLASSES]
     present = lookup[observed].reshape(rows, factor, columns, factor)
     present = np.bitwise_or.reduce(np.bitwise_or.reduce(present, axis=3), axis=1)
     several = (present & (present - (present > 0))) != 0  # more than one bit is set
     return several.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def cross_tabulate(
+    maps: Sequence[NDArray[Any]],
+    counted: NDArray[np.bool_],
+    weights: NDArray[Any],
+    sizes: Sequence[int] | None = None,
+) -> NDArray[Any]:
+    """Sum up weights over the cells of each combination of codes in several maps, (rows, columns) each.
+
+    Only cells where ``counted`` is true count. ``weights`` ([kinds,] rows) are those of a cell in each row, normally
+    its area; sums of whole numbers are exact. ``sizes`` are the numbers of codes of the maps, by default of class
+    codes. Returns ([kinds,] *sizes) sums.
+    """
+    sizes = (_COUNT,) * len(maps) if sizes is None else tuple(sizes)
+    total = np.zeros((*weights.shape[:-1], math.prod(sizes)), weights.dtype)
+    for part, rows in _bands(counted.shape):
+        index = rows
+        for codes, size in zip(maps, sizes, strict=True):
+            index = index * size + codes[part]
+        counts = np.bincount(index[counted[part]], minlength=len(rows) * total.shape[-1])
+        total += weights[..., part] @ counts.reshape(len(rows), -1)
+    return total.reshape(*weights.shape[:-1], *sizes)
+
+
+def area_units(area: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return areas in m2 as whole numbers of :data:`AREA_UNIT`."""
+    return np.rint(area / AREA_UNIT).astype(np.int64)
 
 
 def count_domains(
@@ -82,64 +112,15 @@ def count_domains(
     whether a coarse cell is mixed. ``latitude`` and ``area`` (m2 of a cell) are those of the rows. Returns
     ``(2, regions, domains, observed, predicted)``: cells, and area in units of :data:`AREA_UNIT`.
     """
-    rows, columns = observed.shape
-    pairs = _COUNT**2
-    is_land = np.isin(np.arange(_COUNT), LAND_CLASSES)
-    exact = np.rint(area / AREA_UNIT).astype(np.int64)
-    result = np.zeros((2, len(domains), regions * pairs), dtype=np.int64)
-    band = max(_BAND // max(columns * factor, 1), 1) * factor
-    for start in range(0, rows, band):
-        part = slice(start, min(start + band, rows))
-        truth, label, height = observed[part], labels[part], min(band, rows - start)
-        counted = label != 0
-        index = truth.astype(np.int64) * _COUNT + predicted[part]
-        index += np.arange(height)[:, None] * (regions * pairs)
-        if regions > 1:
-            index += (label.astype(np.int64) - 1) * pairs
-        land = counted & is_land[truth] & (latitude[part] > SOUTHERN_LIMIT)[:, None]
-        for position, domain in enumerate(domains):
-            chosen = counted if domain == "all" else land if domain == "land" else land & mixed_cells(truth, factor)
-            counts = np.bincount(index[chosen], minlength=height * regions * pairs).reshape(height, -1)
-            result[0, position] += counts.sum(axis=0)
-            result[1, position] += exact[part] @ counts
-    return result.reshape(2, len(domains), regions, _COUNT, _COUNT).swapaxes(1, 2)
-
-
-def cross_tabulate(
-    start: NDArray[Any],
-    observed: NDArray[Any],
-    predicted: NDArray[Any],
-    counted: NDArray[np.bool_],
-    weights: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Cross-tabulate three maps of class codes, (rows, columns) each, where ``counted``.
-
-    ``weights`` (rows,) are those of a cell in each row, normally its area. Returns (classes, classes, classes) sums.
-    """
-    total = np.zeros(_COUNT**3)
-    for part, rows in _bands(start.shape):
-        index = rows
-        for codes in (start, observed, predicted):
-            index = index * _COUNT + codes[part]
-        counts = np.bincount(index[counted[part]], minlength=len(rows) * total.size)
-        total += weights[part] @ counts.reshape(-1, total.size)
-    return total.reshape((_COUNT,) * 3)
-
-
-def area_units(
-    keys: NDArray[Any], labels: NDArray[Any], area: NDArray[np.float64], *, count: int, regions: int
-) -> NDArray[np.int64]:
-    """Area of each key ``0 .. count - 1`` in each region: (regions, count), in units of :data:`AREA_UNIT`.
-
-    ``labels`` (rows, columns) are the numbers of the regions from 1, 0 is left out; ``area`` is that of a cell in m2 in
-    each row.
-    """
-    exact = np.rint(area / AREA_UNIT).astype(np.int64)
-    total = np.zeros((1 + regions) * count, dtype=np.int64)
-    for part, rows in _bands(keys.shape):
-        index = (rows * (1 + regions) + labels[part]) * count + keys[part]
-        total += exact[part] @ np.bincount(index.ravel(), minlength=len(rows) * total.size).reshape(len(rows), -1)
-    return total.reshape(1 + regions, count)[1:]
+    land = np.isin(np.arange(_COUNT), LAND_CLASSES)[observed] & (latitude > SOUTHERN_LIMIT)[:, None]
+    place = land.astype(np.uint8)  # 0, 1 on land, 2 on mixed land
+    if "mixed" in domains:
+        place += land & mixed_cells(observed, factor)
+    weights = np.stack([np.ones_like(area, np.int64), area_units(area)])
+    sizes = (1 + regions, 3, _COUNT, _COUNT)
+    found = cross_tabulate([labels, place, observed, predicted], labels != 0, weights, sizes)[:, 1:]
+    sums = {"all": found.sum(axis=2), "land": found[:, :, 1:].sum(axis=2), "mixed": found[:, :, 2]}
+    return np.stack([sums[domain] for domain in domains], axis=2)
 
 
 def window_areas(
@@ -149,7 +130,7 @@ def window_areas(
 
     A window that is counted in part has the area of that part; other arguments as of :func:`cross_tabulate`.
     """
-    down, across = _grouped(codes.shape, factor)
+    down, across = (size // factor for size in codes.shape)
     areas = np.zeros((down, across * _COUNT))
     place = np.arange(codes.shape[1]) // factor * _COUNT
     for part, rows in _bands(codes.shape):
@@ -183,7 +164,7 @@ def tabulate_windows(
     observed map.
     """
     maps = start, observed, predicted
-    down, across = _grouped(start.shape, factor)
+    down, across = (size // factor for size in start.shape)
 
     def windows(cells: NDArray[Any]) -> NDArray[Any]:
         return cells.reshape(down, factor, across, factor).transpose(0, 2, 1, 3)
@@ -191,7 +172,7 @@ def tabulate_windows(
     # where the three maps are the same there is nothing to combine, and that is most of a real map
     differ = windows(counted & ((start != observed) | (start != predicted))).any(axis=(2, 3))
     alike = counted & ~differ.repeat(factor, axis=0).repeat(factor, axis=1)
-    table = cross_tabulate(*maps, alike, weights)
+    table = cross_tabulate(maps, alike, weights)
     transitions = table.sum(axis=2)
     if differ.any():
         own = windows(np.broadcast_to(weights[:, None], counted.shape))[differ][:, :, 0].ravel()
@@ -252,19 +233,48 @@ def _shares(rest: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np
 
 
 def mode(codes: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
-    """Return the most frequent code of each block, the lowest of those that are equally frequent.
+    """Return the most frequent code of each block, as :func:`majorities` does; blocks at the edges may be smaller."""
+    whole = np.pad(codes, [(0, -size % step) for size in codes.shape], constant_values=BLANK)
+    return majorities(whole, (step,))[step]
 
-    :data:`BLANK` counts only where a block contains nothing else.
+
+def majorities(codes: NDArray[np.uint8], scales: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
+    """Coarsen a map to the most frequent code of ``scale`` x ``scale`` cells, for each scale, in ascending order.
+
+    Of equally frequent codes it is the lowest. :data:`BLANK` counts only where there is nothing else. Every scale must
+    divide the rows and the columns.
     """
-    blocks = blocks_of(codes, step, BLANK)
-    best = np.full((blocks.shape[0], blocks.shape[2]), BLANK, dtype=np.uint8)
-    most = np.zeros(best.shape, dtype=np.int64)
-    for code in np.unique(codes):
-        if code != BLANK:
-            count = np.count_nonzero(blocks == code, axis=(1, 3))
-            best[count > most] = code
-            np.maximum(most, count, out=most)
-    return best
+    present = present_codes(codes)
+    if not present.size:
+        return {scale: codes[::scale, ::scale] for scale in sorted(scales)}
+    number = np.uint8 if max(scales) <= _BYTE else np.uint32
+    counts: dict[int, NDArray[Any]] = {1: (codes == present[:, None, None]).view(np.uint8)}
+    found = {}
+    for scale in sorted(scales):
+        if scale == 1:
+            found[1] = codes
+            continue
+        finer = max(each for each in counts if scale % each == 0)
+        counts[scale] = _sum_blocks(counts[finer], scale // finer, number)
+        most = present[counts[scale].argmax(axis=0)]
+        found[scale] = np.where(counts[scale].any(axis=0), most, np.uint8(BLANK))
+    return found
+
+
+def present_codes(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the codes on a map but :data:`BLANK`, in ascending order."""
+    return np.flatnonzero(np.bincount(codes.ravel(), minlength=BLANK + 1)[:BLANK]).astype(np.uint8)
+
+
+def _sum_blocks(counts: NDArray[Any], step: int, number: type[np.unsignedinteger[Any]]) -> NDArray[Any]:
+    """Sum blocks of ``step`` x ``step`` cells, (codes, rows, columns)."""
+    rows = counts[:, ::step].astype(number)
+    for start in range(1, step):
+        rows += counts[:, start::step]
+    total = rows[..., ::step].copy()
+    for start in range(1, step):
+        total += rows[..., start::step]
+    return total
 
 
 def blocks_of(values: NDArray[Any], step: int, fill: float) -> NDArray[Any]:
@@ -272,11 +282,3 @@ def blocks_of(values: NDArray[Any], step: int, fill: float) -> NDArray[Any]:
     rows, columns = values.shape
     padded = np.pad(values, [(0, -rows % step), (0, -columns % step)], constant_values=fill)
     return padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step)
-
-
-def _grouped(shape: tuple[int, ...], factor: int) -> tuple[int, int]:
-    """Return the rows and columns of windows."""
-    rows, columns = shape
-    if factor < 1 or rows % factor or columns % factor:
-        raise GridError(f"{rows} x {columns} cells cannot be grouped by {factor} x {factor} without remainder")
-    return rows // factor, columns // factor

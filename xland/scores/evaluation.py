@@ -21,7 +21,7 @@ from xland.scores.counts import AREA_UNIT, DOMAINS, count_domains
 from xland.scores.frames import Block, Cells, common_cells, overlaps, pair_years
 from xland.scores.measures import SCORES, Scores, choose_scores
 from xland.scores.regions import Regions, choose, number_map
-from xland.scores.tables import Tabular, TextTable, figure, write_json, years_in_words
+from xland.scores.tables import Tabular, TextTable, figure, frame_of, years_in_words
 from xland.vocabulary import CLASS_NAMES, CLASSES, LAND_CLASSES
 
 if TYPE_CHECKING:
@@ -325,14 +325,8 @@ class Comparison(Tabular):
             "scores": {name: each.to_dict() for name, each in self.evaluations.items()},
         }
 
-    def to_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write :meth:`to_dict` as JSON and return the path; an existing file is replaced at once or not at all."""
-        return write_json(path, self.to_dict())
-
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row for each domain, weighting and map: the scores and the IoU of each class."""
-        import pandas as pd
-
         rows = {}
         for domain in self.domains:
             for weighting in ("area", "pixels"):
@@ -340,9 +334,7 @@ class Comparison(Tabular):
                     found: Scores = getattr(each, weighting)[domain]
                     ious = {f"iou_{n}": value for n, value in zip(CLASS_NAMES, found.iou, strict=True)}
                     rows[domain, weighting, name] = {**found.values, **ious}
-        frame = pd.DataFrame.from_dict(rows, orient="index")
-        frame.index = pd.MultiIndex.from_tuples(list(rows), names=["domain", "weighting", "map"])
-        return frame
+        return frame_of(rows, ["domain", "weighting", "map"])
 
     def _tables(self) -> list[TextTable]:
         # what was compared: cells, years and the factor by which cells count as mixed

@@ -12,11 +12,8 @@ everything south of 60 S. The edge of a region or mask cuts patches, as in FRAGS
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -28,11 +25,11 @@ from xland.arguments import Count, checked, is_count, items_of
 from xland.errors import GridError, NothingToScoreError
 from xland.geo.grid import Grid
 from xland.reading.variables import ClassMap
-from xland.scores.counts import BLANK, SOUTHERN_LIMIT
-from xland.scores.frames import Block, Cells, common_cells, one_step, pair_years
+from xland.scores.counts import BLANK, SOUTHERN_LIMIT, majorities
+from xland.scores.frames import Block, common_cells, one_step, pair_years
 from xland.scores.measures import ratio
-from xland.scores.patch_counts import AT_EDGES, ELSEWHERE, Patches, Strip, cut_strip, join_strips, majorities
-from xland.scores.tables import Tabular, TextTable, figure, plain, write_json
+from xland.scores.patch_counts import AT_EDGES, ELSEWHERE, Patches, Strip, cut_strip, join_strips
+from xland.scores.tables import Tabular, TextTable, figure, frame_of, plain
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES, class_code
 
 if TYPE_CHECKING:
@@ -72,60 +69,17 @@ of them our broader classes have is our choice: urban 7, cropland 5, pasture 4, 
 """
 
 
-def boundary_density(pairs: NDArray[np.int64]) -> float:
-    """Share of the pairs of neighbouring cells that have different classes; ``pairs`` (classes, classes)."""
-    return float(ratio(pairs.sum() - np.trace(pairs), pairs.sum()))
-
-
-def class_boundary_density(pairs: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Boundaries of each class, divided by all pairs of neighbouring cells; every boundary belongs to two classes.
-
-    As edge density in FRAGSTATS, it is relative to the whole landscape.
-    """
-    return ratio(_class_boundaries(pairs), np.full(len(pairs), pairs.sum()))
-
-
-def _class_boundaries(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.asarray(pairs.sum(axis=0) + pairs.sum(axis=1) - 2 * np.diag(pairs))
-
-
-def edge_ratio(pairs: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Boundary density at edges of coarse cells, divided by that elsewhere, horizontally and vertically; shape (2,).
-
-    ``pairs`` are those of :func:`xland.scores.patch_counts.count_pairs`. 1 is a map without squares, infinity a map
-    that has no boundaries but at the edges of coarse cells.
-    """
-    density = np.array([[boundary_density(place) for place in direction] for direction in pairs])
-    return _divided(density[:, AT_EDGES], density[:, ELSEWHERE])
-
-
 def _divided(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
     """Divide; infinity where only the denominator is 0, NaN where both are."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(above / below)
 
 
-def aggregation_index(pairs: NDArray[np.int64], cells: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the aggregation index of each class in per cent: 100 for one square, 0 without neighbours.
-
-    ``cells`` (classes,) are those of each class. The pairs of like cells, each counted once, divided by the most that
-    as many cells can have (He, DeZonia and Mladenoff 2000, doi 10.1023/A:1008102521322). NaN for classes of less than
-    two cells.
-    """
+def _most_pairs(cells: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the most pairs of like cells that so many cells can have."""
     side = np.array([math.isqrt(int(each)) for each in cells], dtype=np.int64)
     rest = cells - side**2
-    most = 2 * side * (side - 1) + np.where(rest == 0, 0, np.where(rest <= side, 2 * rest - 1, 2 * rest - 2))
-    return 100 * ratio(np.diag(pairs), most)
-
-
-def edge_contrast(pairs: NDArray[np.int64], contrast: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the total edge contrast index (TECI) of each class in per cent: the mean contrast of its boundaries.
-
-    ``contrast`` (classes, classes) is between 0 and 1. NaN for classes without boundaries.
-    """
-    edges = pairs + pairs.T
-    np.fill_diagonal(edges, 0)
-    return 100 * ratio((edges * np.nan_to_num(contrast)).sum(axis=1), edges.sum(axis=1))
+    return 2 * side * (side - 1) + np.where(rest == 0, 0, np.where(rest <= side, 2 * rest - 1, 2 * rest - 2))
 
 
 def kolmogorov_distance(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
@@ -149,114 +103,90 @@ class Pattern:
         Class, cells and area (m2) of every patch.
     contrast : (classes, classes) array
         Contrast of two classes, 0 to 1.
+
+    Attributes
+    ----------
+    cells, class_cells, class_km2
+        Cells of all classes and of each; area of each class in km2.
+    boundary_density, class_boundary_density
+        Boundaries between classes, divided by the pairs of neighbouring cells; boundaries of each class, divided by all
+        pairs, as edge density in FRAGSTATS is relative to the whole landscape. Every boundary belongs to two classes.
+    edge_ratio, squares
+        Boundary density at edges of coarse cells, divided by that elsewhere, horizontally and vertically, (2,): 1 is a
+        map without squares, infinity a map that has no boundaries but at the edges, NaN a coarsened map. The worse of
+        both, or its inverse.
+    aggregation_index, class_aggregation_index
+        Per cent: pairs of like cells, each counted once, divided by the most that as many cells can have (He, DeZonia
+        and Mladenoff 2000, doi 10.1023/A:1008102521322): 100 for one square, 0 without neighbours, NaN for classes of
+        less than two cells. The mean of the classes is weighted by their cells.
+    edge_contrast, class_edge_contrast
+        Total edge contrast index (TECI), per cent: mean contrast of all boundaries, and of those of each class.
+    patches, class_patches, mean_patch, class_mean_patch, largest_patch, class_largest_patch
+        Number of patches; cells of the mean and of the largest one, 0 if there is none.
     """
 
     pairs: NDArray[np.int64]
     patch_list: Patches
     contrast: NDArray[np.float64]
+    cells: int = field(init=False)
+    class_cells: NDArray[np.int64] = field(init=False)
+    class_km2: NDArray[np.float64] = field(init=False)
+    boundary_density: float = field(init=False)
+    class_boundary_density: NDArray[np.float64] = field(init=False)
+    edge_ratio: NDArray[np.float64] = field(init=False)
+    squares: float = field(init=False)
+    aggregation_index: float = field(init=False)
+    class_aggregation_index: NDArray[np.float64] = field(init=False)
+    edge_contrast: float = field(init=False)
+    class_edge_contrast: NDArray[np.float64] = field(init=False)
+    patches: int = field(init=False)
+    class_patches: NDArray[np.int64] = field(init=False)
+    mean_patch: float = field(init=False)
+    class_mean_patch: NDArray[np.float64] = field(init=False)
+    largest_patch: int = field(init=False)
+    class_largest_patch: NDArray[np.int64] = field(init=False)
 
-    @cached_property
-    def _together(self) -> NDArray[np.int64]:
-        return np.asarray(self.pairs.sum(axis=(0, 1)))
-
-    @cached_property
-    def class_cells(self) -> NDArray[np.int64]:
-        """Cells of each class."""
-        return self._by_class(self.patch_list.cells).astype(np.int64)
-
-    @cached_property
-    def class_km2(self) -> NDArray[np.float64]:
-        """Area of each class in km2."""
-        return self._by_class(self.patch_list.area) / 1e6
-
-    @property
-    def cells(self) -> int:
-        """Cells of all classes."""
-        return int(self.class_cells.sum())
-
-    @property
-    def boundary_density(self) -> float:
-        """Boundaries between classes, divided by the pairs of neighbouring cells."""
-        return boundary_density(self._together)
-
-    @property
-    def class_boundary_density(self) -> NDArray[np.float64]:
-        """Boundaries of each class, divided by the pairs of neighbouring cells of all classes."""
-        return class_boundary_density(self._together)
-
-    @property
-    def edge_ratio(self) -> NDArray[np.float64]:
-        """Boundary density at edges of coarse cells / elsewhere, horizontally and vertically; NaN if coarsened."""
-        return edge_ratio(self.pairs)
-
-    @property
-    def squares(self) -> float:
-        """The worse of :attr:`edge_ratio` or its inverse: 1 is a map that does not show the coarse cells."""
-        ratios = self.edge_ratio
-        return float(np.maximum(ratios, _divided(np.ones(2), ratios)).max())
-
-    @property
-    def class_aggregation_index(self) -> NDArray[np.float64]:
-        """Aggregation index of each class, per cent."""
-        return aggregation_index(self._together, self.class_cells)
-
-    @property
-    def aggregation_index(self) -> float:
-        """Aggregation index, per cent: the mean of the classes, weighted by their cells."""
-        values = self.class_aggregation_index
-        known = np.isfinite(values)
-        return float(ratio((values[known] * self.class_cells[known]).sum(), self.cells))
-
-    @property
-    def class_edge_contrast(self) -> NDArray[np.float64]:
-        """Total edge contrast index of each class, per cent."""
-        return edge_contrast(self._together, self.contrast)
-
-    @property
-    def edge_contrast(self) -> float:
-        """Total edge contrast index, per cent: the mean contrast of all boundaries."""
-        boundaries = _class_boundaries(self._together)
-        return float(ratio(np.nansum(self.class_edge_contrast * boundaries), boundaries.sum()))
-
-    @property
-    def class_patches(self) -> NDArray[np.int64]:
-        """Patches of each class."""
-        return np.bincount(self.patch_list.classes, minlength=len(CLASS_NAMES))
-
-    @property
-    def patches(self) -> int:
-        """Patches of all classes."""
-        return len(self.patch_list.classes)
-
-    @property
-    def class_mean_patch(self) -> NDArray[np.float64]:
-        """Mean size of the patches of each class, in cells."""
-        return ratio(self.class_cells, self.class_patches)
-
-    @property
-    def mean_patch(self) -> float:
-        """Mean size of the patches, in cells."""
-        return float(ratio(self.cells, self.patches))
-
-    @property
-    def class_largest_patch(self) -> NDArray[np.int64]:
-        """Cells of the largest patch of each class; 0 if there is none."""
-        return np.array([self.patch_list.of(code).cells.max(initial=0) for code in range(len(CLASS_NAMES))])
-
-    @property
-    def largest_patch(self) -> int:
-        """Cells of the largest patch."""
-        return int(self.patch_list.cells.max(initial=0))
+    def __post_init__(self) -> None:
+        codes, size = self.patch_list.classes, len(CLASS_NAMES)
+        cells = np.bincount(codes, self.patch_list.cells, size).astype(np.int64)
+        count, largest = np.bincount(codes, minlength=size), np.zeros(size, np.int64)
+        np.maximum.at(largest, codes, self.patch_list.cells)
+        pairs = self.pairs.sum(axis=(0, 1))
+        every, boundaries = int(pairs.sum()), pairs.sum(axis=0) + pairs.sum(axis=1) - 2 * np.diag(pairs)
+        of_place = self.pairs.sum(axis=(2, 3))
+        density = ratio(of_place - np.trace(self.pairs, axis1=2, axis2=3), of_place)
+        edges = _divided(density[:, AT_EDGES], density[:, ELSEWHERE])
+        aggregation = 100 * ratio(np.diag(pairs), _most_pairs(cells))
+        known = np.isfinite(aggregation)
+        between = np.nan_to_num(self.contrast) * (1 - np.eye(size))
+        contrasts = 100 * ratio(((pairs + pairs.T) * between).sum(axis=1), boundaries)
+        vars(self).update(
+            cells=int(cells.sum()),
+            class_cells=cells,
+            class_km2=np.bincount(codes, self.patch_list.area, size) / 1e6,
+            boundary_density=float(ratio(boundaries.sum() // 2, every)),
+            class_boundary_density=ratio(boundaries, np.full(size, every)),
+            edge_ratio=edges,
+            squares=float(np.maximum(edges, _divided(np.ones(2), edges)).max()),
+            aggregation_index=float(ratio((aggregation[known] * cells[known]).sum(), cells.sum())),
+            class_aggregation_index=aggregation,
+            edge_contrast=float(ratio(np.nansum(contrasts * boundaries), boundaries.sum())),
+            class_edge_contrast=contrasts,
+            patches=len(codes),
+            class_patches=count,
+            mean_patch=float(ratio(cells.sum(), len(codes))),
+            class_mean_patch=ratio(cells, count),
+            largest_patch=int(largest.max()),
+            class_largest_patch=largest,
+        )
 
     def sizes(self, name: str | None = None) -> NDArray[np.int64]:
         """Return the sizes of all patches, or of those of a class, in cells and from the largest: areas by rank."""
-        patches = self.patch_list if name is None else self.patch_list.of(class_code(name))
-        return np.sort(patches.cells)[::-1]
+        return np.sort(self._of(name).cells)[::-1]
 
     def areas(self, name: str | None = None) -> NDArray[np.float64]:
         """Return the areas of all patches, or of those of a class, in km2 and from the largest."""
-        patches = self.patch_list if name is None else self.patch_list.of(class_code(name))
-        return np.sort(patches.area)[::-1] / 1e6
+        return np.sort(self._of(name).area)[::-1] / 1e6
 
     def patch_distance(self, other: Pattern, name: str | None = None) -> float:
         """Return the Kolmogorov distance between the sizes of the patches of two maps, of all or of one class."""
@@ -264,34 +194,32 @@ class Pattern:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers for JSON: None where one is not defined or infinite. Of patches, sizes by rank."""
+        classes = {
+            name: {
+                "cells": int(self.class_cells[code]),
+                "km2": float(self.class_km2[code]),
+                **{each: plain(float(getattr(self, f"class_{each}")[code])) for each in _MEASURES},
+                "ranks": self._ranks(name),
+            }
+            for code, name in enumerate(CLASS_NAMES)
+            if code in LAND_CLASSES
+        }
         return {
             "cells": self.cells,
             "km2": float(self.class_km2.sum()),
             **{name: plain(getattr(self, name)) for name in _MEASURES},
             "edge_ratio": [float(each) if math.isfinite(each) else None for each in self.edge_ratio],
             "ranks": self._ranks(),
-            "classes": {
-                name: {
-                    "cells": int(self.class_cells[code]),
-                    "km2": float(self.class_km2[code]),
-                    **{each: plain(float(getattr(self, f"class_{each}")[code])) for each in _MEASURES},
-                    "ranks": self._ranks(name),
-                }
-                for code, name in enumerate(CLASS_NAMES)
-                if code in LAND_CLASSES
-            },
+            "classes": classes,
         }
 
-    def _by_class(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        return np.bincount(self.patch_list.classes, values, len(CLASS_NAMES)).astype(np.float64)
+    def _of(self, name: str | None) -> Patches:
+        return self.patch_list if name is None else self.patch_list.of(class_code(name))
 
     def _ranks(self, name: str | None = None) -> dict[str, dict[str, float]]:
         sizes, areas = self.sizes(name), self.areas(name)
-        return {
-            str(rank): {"cells": int(sizes[rank - 1]), "km2": float(areas[rank - 1])}
-            for rank in RANKS
-            if rank <= len(sizes)
-        }
+        ranks = [rank for rank in RANKS if rank <= len(sizes)]
+        return {str(rank): {"cells": int(sizes[rank - 1]), "km2": float(areas[rank - 1])} for rank in ranks}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -346,23 +274,16 @@ class LandscapeScores(Tabular):
                 maps[name][str(scale)] = written
         return {"cells": self.cells, "factor": self.factor, "maps": maps}
 
-    def to_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write :meth:`to_dict` as JSON and return the path; an existing file is replaced at once or not at all."""
-        return write_json(path, self.to_dict())
-
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row for each map, scale and class; the class ``all`` is the whole landscape."""
-        import pandas as pd
-
-        rows = {}
-        for name, scales in self.to_dict()["maps"].items():
-            for scale, written in scales.items():
-                for each, measures in {"all": written, **written["classes"]}.items():
-                    kept = ("cells", "km2", *_MEASURES, "patch_distance")
-                    rows[name, int(scale), each] = {key: measures[key] for key in kept}
-        frame = pd.DataFrame.from_dict(rows, orient="index", dtype=float)
-        frame.index = pd.MultiIndex.from_tuples(list(rows), names=["map", "scale", "class"])
-        return frame
+        kept = ("cells", "km2", *_MEASURES, "patch_distance")
+        rows = {
+            (name, int(scale), each): {key: measures[key] for key in kept}
+            for name, scales in self.to_dict()["maps"].items()
+            for scale, written in scales.items()
+            for each, measures in {"all": written, **written["classes"]}.items()
+        }
+        return frame_of(rows, ["map", "scale", "class"]).astype(float)
 
     def _tables(self) -> list[TextTable]:
         title = (
@@ -378,12 +299,11 @@ class LandscapeScores(Tabular):
                 measures += [figure(found.aggregation_index, 1), figure(found.edge_contrast, 1)]
                 measures += [str(found.patches), figure(found.mean_patch, 1), figure(self.patch_distance(name, scale))]
                 rows.append([name, str(scale), *measures])
-        return [(title, header, rows), ("boundaries of each class per pair of cells", *self._class_table())]
-
-    def _class_table(self) -> tuple[list[str], list[list[str]]]:
         codes = [code for code in LAND_CLASSES if any(self[name].class_cells[code] for name in self.maps)]
-        rows = [[name, *(figure(self[name].class_boundary_density[code]) for code in codes)] for name in self.maps]
-        return ["map", *(CLASS_NAMES[code] for code in codes)], rows
+        densities = {name: self[name].class_boundary_density[codes] for name in self.maps}
+        by_class = [[name, *map(figure, each)] for name, each in densities.items()]
+        classes = ["map", *(CLASS_NAMES[code] for code in codes)]
+        return [(title, header, rows), ("boundaries of each class per pair of cells", classes, by_class)]
 
 
 @checked(GridError)
@@ -452,7 +372,10 @@ def assess_landscape(
             f"scales {', '.join(map(str, sizes))} and factor {factor} need squares of {unit} cells, "
             f"{unit * reference.grid.resolution:g} degrees; leave large scales out"
         )
-    frame = in_strips(common_cells([*maps.values()], reference, within, unit), unit)
+    frame = common_cells([*maps.values()], reference, within, unit)
+    rows, columns = frame.counted.shape
+    height = max(_STRIP // columns // unit, 1) * unit
+    frame = replace(frame, counted=frame.counted.rechunk((min(height, rows), -1)))
     grid = frame.frame.grid
     wrap = grid.is_global and frame.width == grid.columns
     lazy = {
@@ -511,13 +434,6 @@ def fitting_scales(grid: Grid, factor: int) -> tuple[int, ...]:
         for scale in SCALES
         if scale == 1 or (2 * scale <= shortest and math.lcm(scale, factor) * grid.resolution <= _WIDEST)
     )
-
-
-def in_strips(cells: Cells, unit: int) -> Cells:
-    """Return the same cells in blocks of whole rows; their number is a multiple of ``unit``."""
-    rows, columns = cells.counted.shape
-    height = max(_STRIP // columns // unit, 1) * unit
-    return replace(cells, counted=cells.counted.rechunk((min(height, rows), -1)))
 
 
 def _count_strip(

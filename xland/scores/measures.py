@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -124,75 +124,54 @@ class Scores(Tabular):
         inland water are not among them unless asked for.
     names : sequence of str, optional
         Registered scores that are shown; by default all.
+
+    Attributes
+    ----------
+    total : float
+        Square metres or cells that were scored.
+    accuracy, kappa, miou : float
+        Share of cells with the observed class; Cohen's kappa, the accuracy beyond what the totals of both maps would
+        give; mean IoU over those of ``miou_classes`` that occur in either map.
+    miou_classes : tuple of int
+        Codes over which the mean IoU is taken.
+    support, iou, precision, recall, f1 : (classes,) arrays
+        Square metres or cells of each observed class; intersection over union; share of a predicted class that is
+        observed there (user's accuracy); share of an observed class that is predicted (producer's accuracy); harmonic
+        mean of these two, 2 TP / (2 TP + FP + FN).
     """
 
     matrix: Matrix
     weighting: Weighting = "pixels"
     classes: Sequence[int] | None = None
     names: Sequence[str] | None = None
+    total: float = field(init=False)
+    accuracy: float = field(init=False)
+    kappa: float = field(init=False)
+    miou: float = field(init=False)
+    miou_classes: tuple[int, ...] = field(init=False)
+    support: NDArray[np.float64] = field(init=False)
+    iou: NDArray[np.float64] = field(init=False)
+    precision: NDArray[np.float64] = field(init=False)
+    recall: NDArray[np.float64] = field(init=False)
+    f1: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
         matrix, size = np.asarray(self.matrix, dtype=np.float64), len(CLASS_NAMES)
         if matrix.shape != (size, size):
             raise GridError(f"a confusion matrix has {size} x {size} entries, not {matrix.shape}")
-        object.__setattr__(self, "matrix", matrix)
-
-    @property
-    def total(self) -> float:
-        """Square metres or cells that were scored."""
-        return float(self.matrix.sum())
-
-    @property
-    def support(self) -> NDArray[np.float64]:
-        """Square metres or cells of each class in the observed map; shape ``(classes,)``."""
-        return np.asarray(self.matrix.sum(axis=1))
-
-    @property
-    def miou_classes(self) -> tuple[int, ...]:
-        """Codes over which the mean IoU is taken."""
-        if self.classes is not None:
-            return tuple(int(code) for code in self.classes)
-        return tuple(code for code in LAND_CLASSES if self.support[code] > 0)
+        hits, observed, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+        codes = [code for code in LAND_CLASSES if observed[code] > 0] if self.classes is None else self.classes
+        parts = {"support": observed, "precision": ratio(hits, predicted), "recall": ratio(hits, observed)}
+        parts |= {"iou": iou(matrix), "f1": ratio(2 * hits, observed + predicted)}
+        means = {"accuracy": accuracy(matrix), "kappa": kappa(matrix), "miou": mean_iou(matrix, codes)}
+        vars(self).update(
+            matrix=matrix, total=float(matrix.sum()), miou_classes=tuple(map(int, codes)), **parts, **means
+        )
 
     @cached_property
     def values(self) -> dict[str, float]:
         """The registered scores that are shown, by name."""
         return {name: SCORES[name].compute(self.matrix, self.miou_classes) for name in choose_scores(self.names)}
-
-    @property
-    def accuracy(self) -> float:
-        """Share of cells with the observed class."""
-        return accuracy(self.matrix)
-
-    @property
-    def kappa(self) -> float:
-        """Cohen's kappa: accuracy beyond what the two maps' totals alone would give."""
-        return kappa(self.matrix)
-
-    @property
-    def miou(self) -> float:
-        """Mean IoU over those of :attr:`miou_classes` that occur in either map."""
-        return mean_iou(self.matrix, self.miou_classes)
-
-    @cached_property
-    def iou(self) -> NDArray[np.float64]:
-        """Intersection over union of each class; shape ``(classes,)``."""
-        return iou(self.matrix)
-
-    @property
-    def precision(self) -> NDArray[np.float64]:
-        """Share of each predicted class that is observed there (user's accuracy); shape ``(classes,)``."""
-        return ratio(np.diag(self.matrix), self.matrix.sum(axis=0))
-
-    @property
-    def recall(self) -> NDArray[np.float64]:
-        """Share of each observed class that is predicted (producer's accuracy); shape ``(classes,)``."""
-        return ratio(np.diag(self.matrix), self.matrix.sum(axis=1))
-
-    @property
-    def f1(self) -> NDArray[np.float64]:
-        """Harmonic mean of precision and recall of each class, 2 TP / (2 TP + FP + FN); shape ``(classes,)``."""
-        return ratio(2 * np.diag(self.matrix), self.matrix.sum(axis=1) + self.matrix.sum(axis=0))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers for JSON: None where a score is not defined."""

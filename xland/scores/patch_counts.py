@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xland.scores.counts import BLANK
+from xland.scores.counts import present_codes
 from xland.vocabulary import CLASSES
 
 HORIZONTAL, VERTICAL = 0, 1
@@ -26,7 +26,6 @@ _COUNT = len(CLASSES)
 _KINDS = _COUNT + 1  # classes, and background
 _PAIRS = 1_000_000  # counted at once: their indices have eight bytes, the maps one
 _NOWHERE = -1  # number of the patch of a background cell
-_BYTE = 15  # cells along a block whose number fits into one byte
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +155,7 @@ def label_patches(codes: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[
     numbers = np.full(codes.shape, _NOWHERE, dtype=np.int32)
     classes = [np.zeros(0, dtype=np.uint8)]
     total = 0
-    for code in _present(codes):
+    for code in present_codes(codes):
         here = codes == code
         labels, count = label(here, np.ones((3, 3), dtype=bool))
         labels += total - 1
@@ -164,11 +163,6 @@ def label_patches(codes: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[
         classes.append(np.full(count, code))
         total += count
     return numbers, np.concatenate(classes)
-
-
-def _present(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the codes on a map but that of the background."""
-    return np.flatnonzero(np.bincount(codes.ravel(), minlength=BLANK + 1)[:BLANK]).astype(np.uint8)
 
 
 def _touching(
@@ -195,37 +189,3 @@ def _touching(
 
 def _no_links() -> NDArray[np.int64]:
     return np.zeros((0, 2), dtype=np.int64)
-
-
-def majorities(codes: NDArray[np.uint8], scales: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
-    """Coarsen a map to the most frequent class of ``scale`` x ``scale`` cells, for each scale, in ascending order.
-
-    Of equally frequent classes it is the lowest code. Background counts only where there is nothing else. Every scale
-    must divide the rows and the columns.
-    """
-    classes = _present(codes)
-    if not classes.size:
-        return {scale: codes[::scale, ::scale] for scale in sorted(scales)}
-    number: Any = np.uint8 if max(scales) <= _BYTE else np.uint32
-    counts = {1: (codes == classes[:, None, None]).astype(number)}
-    found = {}
-    for scale in sorted(scales):
-        if scale == 1:
-            found[1] = codes
-            continue
-        finer = max(each for each in counts if scale % each == 0)
-        counts[scale] = _sum_blocks(counts[finer], scale // finer)
-        most = classes[counts[scale].argmax(axis=0)]
-        found[scale] = np.where(counts[scale].any(axis=0), most, np.uint8(BLANK))
-    return found
-
-
-def _sum_blocks(counts: NDArray[Any], step: int) -> NDArray[Any]:
-    """Sum blocks of ``step`` x ``step`` cells, (classes, rows, columns)."""
-    rows = counts[:, ::step].copy()
-    for start in range(1, step):
-        rows += counts[:, start::step]
-    total = rows[..., ::step].copy()
-    for start in range(1, step):
-        total += rows[..., start::step]
-    return total

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from xland.arguments import unknown
 from xland.datasets import koppen
@@ -19,11 +21,11 @@ from xland.geo.grid import Grid
 from xland.geo.orientation import find_horizontal
 from xland.geo.split import CONTINENTS, find_cells
 from xland.reading.variables import ClassMap, as_map, read_codes
-from xland.scores.shapes import rasterise, read_shapes
 
 MOST = 40
 """Regions of one map at most: more cannot be read in a table."""
 
+_TILE = 1024  # cells along a side of what is rasterised at once, counted from 90 N and 180 W
 _BANDS = {"north of 50°N": 50.0, "23.5°N to 50°N": 23.5, "tropics, 23.5°S to 23.5°N": -23.5, "south of 23.5°S": -90.0}
 
 
@@ -185,12 +187,83 @@ def masks(mask: xr.DataArray, names: Sequence[str] | None = None) -> list[Region
 
 
 def shapes(frame: Any, on: ClassMap, names: str | None = None) -> Regions:
-    """Bring the shapes of a GeoDataFrame to the cells of a map, lazily: a cell is where its centre is.
+    """Bring the shapes of a GeoDataFrame or GeoSeries to the cells of a map, lazily: a cell is where its centre is.
 
-    Raises :class:`RegionError` for shapes that are not in degrees, are empty or have no name.
+    ``names`` is the column of names, by default the index. :class:`RegionError` for shapes that are not in degrees,
+    are empty or have no name.
     """
-    found, called, numbers = read_shapes(frame, names)
-    return Regions(_on_grid(rasterise(found, on.grid), on.grid), called, "shapes", numbers)
+    if getattr(frame, "crs", None) is not None:
+        frame = frame.to_crs("EPSG:4326")
+    found = list(frame.geometry)
+    empty = sum(shape is None or shape.is_empty for shape in found)
+    if empty or not found:
+        raise RegionError(f"{empty} of {len(found)} shapes have no area; drop them, or read the file again")
+    bounds = np.array([shape.bounds for shape in found])
+    (west, south), (east, north) = bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)
+    if south < -90.001 or north > 90.001 or west < -360 or east > 360:
+        raise RegionError(
+            f"the shapes lie from {west:g} to {east:g} and {south:g} to {north:g} and do not say their projection: "
+            "they are not in degrees; set their crs (frame.set_crs)"
+        )
+    if names is not None and names not in getattr(frame, "columns", ()):
+        raise RegionError(unknown("column of names", names, getattr(frame, "columns", ())))
+    called = frame.index if names is None else frame[names]
+    nameless = int(called.isna().sum())
+    if nameless:
+        raise RegionError(f"{nameless} of {len(found)} shapes have no name in {names!r}; name them, or drop them")
+    numbered = frame.index.dtype.kind in "iu" and frame.index.is_unique
+    labels = _on_grid(rasterise(found, on.grid), on.grid)
+    return Regions(labels, tuple(map(str, called)), "shapes", tuple(frame.index.tolist() if numbered else ()))
+
+
+def rasterise(shapes: Any, grid: Grid) -> da.Array:
+    """Return the position of the shape that holds the centre of each cell, from 1, lazily; 0 where there is none.
+
+    The last one counts where shapes overlap. Longitudes of the shapes may be counted from -180 or from 0. Tiles have
+    their places on the globe, so that the answer does not depend on the part of it that the grid shows.
+    """
+    rows, columns = (_edges(first, size) for first, size in zip(grid.corner, grid.shape, strict=True))
+    function = partial(_tile, shapes=list(enumerate(shapes, 1)), resolution=grid.resolution)
+    return da.map_blocks(
+        function,
+        da.from_array(np.arange(grid.rows) + grid.corner[0], (rows,))[:, None],
+        da.from_array(np.arange(grid.columns) + grid.corner[1], (columns,))[None, :],
+        chunks=(rows, columns),
+        dtype=np.uint32,
+        meta=np.empty((0, 0), np.uint32),
+    )
+
+
+def _edges(first: int, size: int) -> tuple[int, ...]:
+    """Chunks of cells that end where tiles do."""
+    ends = np.unique([first, *range(-(-(first + 1) // _TILE) * _TILE, first + size, _TILE), first + size])
+    return tuple(np.diff(ends).tolist())
+
+
+def _tile(
+    rows: NDArray[np.intp], columns: NDArray[np.intp], *, shapes: Sequence[tuple[int, Any]], resolution: float
+) -> NDArray[np.uint32]:
+    from rasterio import Affine
+    from rasterio.features import rasterize
+
+    top, left = rows[0, 0] // _TILE * _TILE, columns[0, 0] // _TILE * _TILE
+    north, west = 90 - top * resolution, left * resolution - 180
+    south, east = north - _TILE * resolution, west + _TILE * resolution
+    found = np.zeros((_TILE, _TILE), np.uint32)
+    for turn in (-360, 0, 360):
+        near = [
+            (shape, number)
+            for number, shape in shapes
+            if shape.bounds[0] < east + turn
+            and shape.bounds[2] > west + turn
+            and shape.bounds[1] < north
+            and shape.bounds[3] > south
+        ]
+        if near:
+            place = Affine(resolution, 0, west + turn, 0, -resolution, north)
+            values = rasterize(near, found.shape, transform=place, dtype=np.uint32)
+            found = np.where(values > 0, values, found)
+    return found[rows[:, 0] - top][:, columns[0] - left]
 
 
 def _only_map(labels: Any) -> xr.DataArray:

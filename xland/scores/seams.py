@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import dask
@@ -16,7 +17,7 @@ from xland.scores.counts import cross_tabulate
 from xland.scores.frames import Block, common_cells
 from xland.scores.measures import ROUNDING
 from xland.scores.tables import Tabular, TextTable, figure
-from xland.vocabulary import CLASS_NAMES, CLASSES, OCEAN
+from xland.vocabulary import CLASS_NAMES, OCEAN
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,18 +45,20 @@ class Seams(Tabular):
     sources: tuple[str, ...]
     transitions: NDArray[np.float64]
 
-    @property
+    @cached_property
     def changed(self) -> NDArray[np.float64]:  # noqa: D102
-        land = self.transitions[:, 1:, 1:]
-        moved = land.sum(axis=(1, 2)) - np.trace(land, axis1=1, axis2=2)
-        return np.asarray(moved / np.maximum(land.sum(axis=(1, 2)), 1))
+        return self._share(self._land.sum(axis=(1, 2)) - np.trace(self._land, axis1=1, axis2=2))
+
+    @cached_property
+    def net(self) -> NDArray[np.float64]:  # noqa: D102
+        return self._share(np.abs(self._land.sum(axis=1) - self._land.sum(axis=2)).max(axis=1))
 
     @property
-    def net(self) -> NDArray[np.float64]:  # noqa: D102
-        land = self.transitions[:, 1:, 1:]
-        return np.asarray(
-            np.abs(land.sum(axis=1) - land.sum(axis=2)).max(axis=1) / np.maximum(land.sum(axis=(1, 2)), 1)
-        )
+    def _land(self) -> NDArray[np.float64]:
+        return self.transitions[:, 1:, 1:]
+
+    def _share(self, area: NDArray[np.float64]) -> NDArray[np.float64]:
+        return area / np.maximum(self._land.sum(axis=(1, 2)), 1)
 
     @property
     def areas(self) -> xr.DataArray:  # noqa: D102
@@ -94,23 +97,19 @@ class Seams(Tabular):
         rows = []
         for source in dict.fromkeys(self.sources):
             if len(own := self.within(source)):
-                values = [figure(100 * float(f(each[own])), 2) for each in (self.changed, self.net) for f in _SHOWN]
+                values = [
+                    figure(100 * float(f(each[own])), 2)
+                    for each in (self.changed, self.net)
+                    for f in (np.median, np.max)
+                ]
                 rows.append([source, f"{self.years[own[0]]} to {self.years[own[-1] + 1]}", *values, ""])
         for at in self.places:
             one = [figure(100 * float(each[at]), 2) for each in (self.changed, self.net)]
             verdict = "JUMPS" if self.jumps(at) else "no jump"
             rows.append(["seam", f"{self.years[at]} to {self.years[at + 1]}", "", one[0], "", one[1], verdict])
         header = ["part", "years", "change", "largest", "class area", "largest", "at the seam"]
-        return [
-            (
-                "change from year to year, in % of the land: median and largest,\nof cells and of a class area",
-                header,
-                rows,
-            )
-        ]
-
-
-_SHOWN = (np.median, np.max)
+        title = "change from year to year, in % of the land: median and largest,\nof cells and of a class area"
+        return [(title, header, rows)]
 
 
 def check_seams(product: xr.Dataset | xr.DataArray) -> Seams:
@@ -146,5 +145,4 @@ def check_seams(product: xr.Dataset | xr.DataArray) -> Seams:
 
 def _transitions(block: Block, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float64]:
     both = block.counted & (first != OCEAN) & (second != OCEAN)
-    table = cross_tabulate(first, second, np.zeros_like(first), both, block.area)
-    return np.asarray(table[..., 0], dtype=np.float64).reshape(len(CLASSES), len(CLASSES))
+    return cross_tabulate([first, second], both, block.area)

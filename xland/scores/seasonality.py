@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xland.errors import GridError, NothingToScoreError
-from xland.scores.tables import Tabular, TextTable, figure, plain, write_json
+from xland.scores.tables import Tabular, TextTable, figure, plain
 
 SEASONAL = 0.5
 """Difference between the largest and the smallest month from which a cell has a season to be scored."""
@@ -60,10 +58,6 @@ class SeasonScores(Tabular):
             }
             for part, found in self.values.items()
         }
-
-    def to_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write :meth:`to_dict` as JSON and return the path; an existing file is replaced at once or not at all."""
-        return write_json(path, self.to_dict())
 
     def _tables(self) -> list[TextTable]:
         rows = [

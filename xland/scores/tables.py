@@ -9,9 +9,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from xland.paths import check_ending, local_path, replace_file
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TextTable: TypeAlias = tuple[str, list[str], list[list[str]]]
 """A table of texts: title, header and rows."""
@@ -42,10 +45,18 @@ def years_in_words(pairs: Sequence[tuple[int | None, int | None]]) -> str:
 
 
 class Tabular:
-    """Scores that are shown as tables: text of 80 columns in a terminal, HTML in a notebook."""
+    """Scores that are shown as tables: text of 80 columns in a terminal, HTML in a notebook; and written as JSON."""
 
     def _tables(self) -> list[TextTable]:
         raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers for JSON: None where one is not defined."""
+        raise NotImplementedError
+
+    def to_json(self, path: str | os.PathLike[str]) -> Path:
+        """Write :meth:`to_dict` as JSON and return the path; an existing file is replaced at once or not at all."""
+        return write_json(path, self.to_dict())
 
     def __str__(self) -> str:
         from rich.box import SIMPLE_HEAD
@@ -78,6 +89,15 @@ class Tabular:
                 table = pd.DataFrame(rows, columns=header).to_html(index=False, border=0)
             shown.append(table.replace(">", f"><caption>{caption}</caption>", 1))
         return "".join(shown)
+
+
+def frame_of(rows: dict[Any, Any], names: Sequence[str]) -> pd.DataFrame:
+    """Return a data frame of rows by the values of several levels with these names."""
+    import pandas as pd
+
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame.index = pd.MultiIndex.from_tuples(list(rows), names=list(names))
+    return frame
 
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> Path:
