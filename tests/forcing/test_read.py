@@ -51,6 +51,11 @@ def test_a_file_without_chunks_gets_one_year_of_the_whole_grid_and_the_callers_c
     assert read_forcing(STATES.chunk(time=2, lat=2, lon=2)).data.chunks["lat"] == (2, 1)
 
 
+def test_values_in_memory_get_small_chunks_so_that_only_those_that_are_needed_travel(monkeypatch):
+    monkeypatch.setattr("xland.forcing.read.IN_MEMORY", 2)
+    assert read_forcing(STATES).data.chunks == {"time": (1, 1), "lat": (2, 1), "lon": (2, 2)}
+
+
 def test_variables_are_those_asked_for_and_the_optional_ones_that_are_known():
     fractions = canonical_states(GRID, (2019,), names=CLASS_NAMES)
     assert tuple(read_forcing(fractions, variables=CLASS_NAMES).data.data_vars) == CLASS_NAMES

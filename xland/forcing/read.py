@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 SUM_TOLERANCE = 1e-3
 """By how much the states of a cell may sum to more than 1."""
 
+IN_MEMORY = 90
+"""Rows and columns of a chunk of values that are in memory."""
+
 _VARIANT = re.compile(
     r"^(?P<crop>" + "|".join(CROP_STATES) + r")_?(?:bf|biof|biofuel)(?:_?(?:[12]|1st|2nd))?(?:_?gen)?$"
 )
@@ -79,7 +82,8 @@ def read_forcing(ds: xr.Dataset, *, variables: Sequence[str] | None = None, year
     Returns
     -------
     Forcing
-        With dask arrays: the caller's chunks, or one year of the whole grid where there were none.
+        With dask arrays: the caller's chunks; where there were none, one year of the whole grid of a file, and of
+        values in memory one year of :data:`IN_MEMORY` rows and columns.
 
     Raises
     ------
@@ -190,7 +194,9 @@ def canonical_states(
                 )
             array = without_extra(array, ("time", "lat", "lon"), name, ForcingError)
             if array.chunks is None:
-                array = array.chunk({d: 1 if d == "time" else -1 for d in array.dims})
+                # values in memory travel to workers: only those around what is computed
+                cells = IN_MEMORY if isinstance(array.variable._data, np.ndarray) else -1  # noqa: SLF001
+                array = array.chunk({d: 1 if d == "time" else cells for d in array.dims})
             values = read_values(array, what=name, error=ForcingError)
             values = values if "time" in values.dims else values.expand_dims("time")
             part = values.astype(np.float32)
