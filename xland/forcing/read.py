@@ -126,8 +126,8 @@ def read_forcing(ds: xr.Dataset, *, variables: Sequence[str] | None = None, year
     if not years:
         raise TimeError("the forcing has a time dimension without a single step")
     check_years(years)
-    names = {kind: each.dimension for kind, each in own.items()}
-    return Forcing(canonical_states(oriented, sources, years, names), orientation.grid, years, orientation)
+    dimensions = {kind: each.dimension for kind, each in own.items()}
+    return Forcing(canonical_states(oriented, sources, years, dimensions), orientation.grid, years, orientation)
 
 
 def require_dataset(ds: object) -> None:
@@ -204,8 +204,9 @@ def canonical_states(
                 )
             array = without_extra(array, ("time", "lat", "lon"), name, ForcingError)
             if array.chunks is None:
-                cells = (-1, -1) if names is None else _cells_of_chunk(array, names, len(years))
-                array = array.chunk({d: dict(zip(("lat", "lon"), cells, strict=True)).get(d, 1) for d in array.dims})
+                rows, columns = (-1, -1) if names is None else _cells_of_chunk(array, names, len(years))
+                sizes = {"time": 1, "lat": rows, "lon": columns}
+                array = array.chunk({dimension: sizes[str(dimension)] for dimension in array.dims})
             values = read_values(array, what=name, error=ForcingError)
             values = values if "time" in values.dims else values.expand_dims("time")
             part = values.astype(np.float32)
