@@ -141,6 +141,11 @@ def test_every_named_error_is_explained():
     assert named == {name for name in vars(errors) if name.endswith("Error")}
 
 
+def test_no_page_and_no_message_says_to_install_an_extra_of_a_package_that_pip_does_not_find():
+    for place in (*PAGES, *sorted((ROOT / "xland").rglob("*.py"))):
+        assert not re.search(r"pip install +['\"]?xland", text_of(place)), place
+
+
 def test_the_readme_names_every_source_of_data():
     assert all(f"`{source.distribution}`" in text_of(ROOT / "README.md") for source in SOURCES.values())
 

@@ -326,12 +326,7 @@ def _downscale(given: Given) -> None:
     Writes a Zarr store, or a NetCDF file if the name ends with .nc or .nc4. --resume continues a run that was stopped.
     --cluster computes on workers; otherwise threads do.
     """
-    from xland.clusters import job_script
-
-    if _dry_run(given, job_script):
-        return
-    write = _writer(given)
-    write(_call(_DOWNSCALE, given, totals=_totals(given), **_dated(given, "prior")))
+    _write_maps(given, lambda: _call(_DOWNSCALE, given, totals=_totals(given), **_dated(given, "prior")))
 
 
 @_command(_LEAF_AREA, _WRITE, _CLUSTER, without=["forcing", "minimum"], dry_run=_DRY_RUN)
@@ -341,35 +336,12 @@ def _lai(given: Given) -> None:
     MAPS is modis-2019, or a store or file with probability, shares of the classes or land_use. Writes a Zarr store, or
     a NetCDF file if the name ends with .nc or .nc4. --resume continues a run that was stopped.
     """
-    from xland.clusters import job_script
 
-    if _dry_run(given, job_script):
-        return
-    write = _writer(given)
-    maps = open_observed(MODIS) if given["maps"] == MODIS else open_product(given["maps"])
-    write(_call(_LEAF_AREA, given, maps=maps))
+    def plan() -> xr.Dataset:
+        maps = open_observed(MODIS) if given["maps"] == MODIS else open_product(given["maps"])
+        return _call(_LEAF_AREA, given, maps=maps)  # type: ignore[no-any-return]
 
-
-def _writer(given: Given) -> Callable[[xr.Dataset], None]:
-    """Check where maps are written, before anything is opened, and return what writes them."""
-    from xland.store.writing import check_netcdf_place, check_store_place
-
-    store = given["store"]
-    asked = {name: given[name] for name in ("mode", "overwrite", "resume") if name in given}
-    netcdf = PurePath(store).suffix.lower() in (".nc", ".nc4")
-    if netcdf and (asked.pop("resume", False) or "cluster" in given):
-        raise StoreError("a NetCDF file can be neither resumed nor written on a cluster: leave both options out")
-    (check_netcdf_place if netcdf else check_store_place)(store, **asked)
-
-    def write(maps: xr.Dataset) -> None:
-        if netcdf:
-            _call(_WRITE_NETCDF, given, ds=maps)
-        else:
-            with nullcontext() if "cluster" not in given else _call(_CLUSTER, given, minimum=1):
-                _call(_WRITE, given, ds=maps)
-        _tell(given, f"wrote {store}")
-
-    return write
+    _write_maps(given, plan)
 
 
 @_command(
@@ -387,30 +359,22 @@ def _reconstruct(given: Given) -> None:
     History is computed backward from the first observed year, futures forward from the last. --resume continues a run
     that was stopped. --totals none keeps no totals. `xland seams` then compares the parts.
     """
-    from xland.clusters import job_script
 
-    if _dry_run(given, job_script):
-        return
-    from xland.store.writing import check_store_place
+    def plan() -> xr.Dataset:
+        own: Given = {}
+        if "future" in given:
+            named = [text.partition("=") for text in given["future"]]
+            several = {name: open_input(path) for name, equals, path in named if equals}
+            if len(several) != len(named) and len(named) > 1:
+                raise KeywordError("several futures need different names: --future ssp245=a.nc ssp370=b.nc")
+            own["futures"] = several or open_input(named[0][0])
+        if given.get("totals", "changes") == "none":
+            own["totals"] = None
+        elif {"totals", "crosswalk", "tolerance", "exchange"} & given.keys():
+            own["totals"] = _totals({"totals": "changes", **given})
+        return _call(_RECONSTRUCT, given, **own)  # type: ignore[no-any-return]
 
-    check_store_place(
-        given["store"], **{name: given[name] for name in ("mode", "overwrite", "resume") if name in given}
-    )
-    own: Given = {}
-    if "future" in given:
-        named = [text.partition("=") for text in given["future"]]
-        several = {name: open_input(path) for name, equals, path in named if equals}
-        if len(several) != len(named) and len(named) > 1:
-            raise KeywordError("several futures need different names: --future ssp245=a.nc ssp370=b.nc")
-        own["futures"] = several or open_input(named[0][0])
-    if given.get("totals", "changes") == "none":
-        own["totals"] = None
-    elif {"totals", "crosswalk", "tolerance", "exchange"} & given.keys():
-        own["totals"] = _totals({"totals": "changes", **given})
-    product = _call(_RECONSTRUCT, given, **own)
-    with nullcontext() if "cluster" not in given else _call(_CLUSTER, given, minimum=1):
-        _call(_WRITE, given, ds=product)
-    _tell(given, f"wrote {given['store']}")
+    _write_maps(given, plan, formats=())
 
 
 @_command(
@@ -680,6 +644,28 @@ def _models(given: Given) -> None:
     for checkpoint in map(find_model, list_models()):
         fine, factor = checkpoint.inputs.resolution, checkpoint.inputs.factor
         print(f"{checkpoint.name}: {fine * factor:g} to {fine:g} degree. {checkpoint.card.get('title', '')}")
+
+
+def _write_maps(given: Given, plan: Callable[[], xr.Dataset], formats: Sequence[str] = (".nc", ".nc4")) -> None:
+    """Write maps to a Zarr store, or to NetCDF where the name has one of the `formats`; the place is checked first."""
+    from xland.clusters import job_script
+    from xland.store.writing import check_netcdf_place, check_store_place
+
+    if _dry_run(given, job_script):
+        return
+    store = given["store"]
+    asked = {name: given[name] for name in ("mode", "overwrite", "resume") if name in given}
+    if PurePath(store).suffix.lower() in formats:
+        if asked.pop("resume", False) or "cluster" in given:
+            raise StoreError("a NetCDF file can be neither resumed nor written on a cluster: leave both options out")
+        check_netcdf_place(store, **asked)
+        _call(_WRITE_NETCDF, given, ds=plan())
+    else:
+        check_store_place(store, **asked)
+        maps = plan()
+        with nullcontext() if "cluster" not in given else _call(_CLUSTER, given, minimum=1):
+            _call(_WRITE, given, ds=maps)
+    _tell(given, f"wrote {store}")
 
 
 def _tell(given: Given, text: str) -> None:

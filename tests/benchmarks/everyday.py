@@ -50,7 +50,8 @@ def _maps(model: str = "luh2-0p05", **options: Any) -> Any:
 
 def _import() -> float:
     """Import what a write and a cluster need, and return the MB of this process."""
-    for name in ("cf_xarray", "distributed", "rioxarray", "torch", "xland.downscaling.call", "xland.store.writing"):
+    harness.import_packages()
+    for name in ("xland.downscaling.call", "xland.store.writing"):
         import_module(name)
     return harness.megabytes("VmRSS")
 

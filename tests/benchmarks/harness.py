@@ -151,6 +151,12 @@ def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def import_packages() -> None:
+    """Import what downscaling and writing import when they are called."""
+    for name in ("cf_xarray", "distributed", "rioxarray", "torch", "zarr"):
+        importlib.import_module(name)
+
+
 def megabytes(entry: str) -> float:
     """Resident memory of this process: ``VmRSS`` now, ``VmHWM`` at its peak.
 

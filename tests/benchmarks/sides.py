@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from tests.benchmarks.harness import Result, megabytes
+from tests.benchmarks.harness import Result, import_packages, megabytes
 from xland.datasets import static_predictors
 from xland.geo.grid import expand
 from xland.models import find_model
@@ -45,8 +44,7 @@ def run_xland(
     count: bool = False,
 ) -> Result:
     """Zarr in, Zarr out, as a user would; ``count`` counts the windows that the network gets."""
-    for name in ("cf_xarray", "distributed", "rioxarray", "torch", "zarr"):  # imported before the clock starts
-        import_module(name)
+    import_packages()  # before the clock starts
 
     from xland.downscaling.call import downscale
     from xland.store.reading import open_store
@@ -75,8 +73,7 @@ def run_cost(kind: str, folder: str, box: list[float] | None) -> Result:
     from xland.models.networks.unet import DownscalingNetwork
     from xland.store.writing import write
 
-    for name in ("cf_xarray", "distributed", "rioxarray", "torch", "zarr"):  # imported before the clock starts
-        import_module(name)
+    import_packages()  # before the clock starts
     # rollouts compute whole blocks
     place = {} if box is None else {"region": tuple(box), "chunks": 600}
     options: dict[str, Any] = {"device": "cpu", **place}
@@ -97,8 +94,7 @@ def run_cost(kind: str, folder: str, box: list[float] | None) -> Result:
 
 def run_leaf_area(maps: str, store: str, model: str) -> Result:
     """Zarr in, Zarr out: twelve months from a stored map and the climate of today."""
-    for name in ("cf_xarray", "distributed", "rioxarray", "torch", "zarr"):  # imported before the clock starts
-        import_module(name)
+    import_packages()  # before the clock starts
 
     from xland.biophysical.leaf_area import leaf_area_index
     from xland.store.reading import open_store

@@ -48,6 +48,22 @@ def test_a_file_without_chunks_gets_one_year_of_the_whole_grid_and_the_callers_c
     assert read_forcing(STATES.chunk(time=2, lat=2, lon=2)).data.chunks["lat"] == (2, 1)
 
 
+def test_values_in_memory_get_small_chunks_so_that_only_those_that_are_needed_travel(monkeypatch):
+    monkeypatch.setattr("xland.forcing.read.IN_MEMORY", 2)
+    assert read_forcing(STATES).data.chunks == {"time": (1, 1), "lat": (2, 1), "lon": (2, 2)}
+    monkeypatch.setattr("xland.forcing.read._CHUNKS", 4)
+    assert read_forcing(STATES).data.chunks == {"time": (1, 1), "lat": (3,), "lon": (4,)}, "not too many"
+
+
+@pytest.mark.parametrize("names", [("lat", "lon"), ("latitude", "longitude")])
+def test_a_file_without_dask_gets_the_chunks_that_it_has_whatever_its_dimensions_are_called(tmp_path, names):
+    stored = STATES.rename(dict(zip(("lat", "lon"), names, strict=True)))
+    sizes = tuple({"time": 2, names[0]: 2, names[1]: 3}[dim] for dim in stored["primf"].dims)
+    stored.to_netcdf(tmp_path / "a.nc", encoding={name: {"chunksizes": sizes} for name in stored.data_vars})
+    with xr.open_dataset(tmp_path / "a.nc", decode_times=False) as opened:
+        assert read_forcing(opened).data.chunks == {"time": (1, 1), "lat": (2, 1), "lon": (3, 1)}
+
+
 def test_variables_are_those_asked_for_and_the_optional_ones_that_are_known():
     fractions = canonical_states(GRID, (2019,), names=CLASS_NAMES)
     assert tuple(read_forcing(fractions, variables=CLASS_NAMES).data.data_vars) == CLASS_NAMES

@@ -22,7 +22,7 @@ from xland.vocabulary import CLASS_NAMES
 try:
     from bmipy import Bmi as _Base
 except ImportError as missing:
-    raise MissingDependencyError("the Basic Model Interface needs bmipy: pip install 'xland[bmi]'") from missing
+    raise MissingDependencyError("the Basic Model Interface needs bmipy: pip install bmipy") from missing
 
 NAMES: Mapping[str, str] = {
     "land_vegetation~high__area_fraction": "cvh",

@@ -474,5 +474,5 @@ def healpy() -> Any:
     try:
         import healpy as package
     except ImportError as missing:
-        raise MissingDependencyError("HEALPix needs healpy: pip install 'xland[healpix]'") from missing
+        raise MissingDependencyError("HEALPix needs healpy: pip install healpy") from missing
     return package

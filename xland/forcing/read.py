@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 SUM_TOLERANCE = 1e-3
 """By how much the states of a cell may sum to more than 1."""
 
+IN_MEMORY = 90
+"""Rows and columns of a chunk of values that are in memory, which travel to workers."""
+
+_CHUNKS = 1000
+"""Chunks of a variable in all years, about, where it had none: each is a task."""
+
 _VARIANT = re.compile(
     r"^(?P<crop>" + "|".join(CROP_STATES) + r")_?(?:bf|biof|biofuel)(?:_?(?:[12]|1st|2nd))?(?:_?gen)?$"
 )
@@ -82,7 +88,8 @@ def read_forcing(ds: xr.Dataset, *, variables: Sequence[str] | None = None, year
     Returns
     -------
     Forcing
-        With dask arrays: the caller's chunks, or one year of the whole grid where there were none.
+        With dask arrays: the caller's chunks; where there were none, one year of as many rows and columns as a chunk of
+        the file has, of values in memory :data:`IN_MEMORY`, or more where there are many years.
 
     Raises
     ------
@@ -123,7 +130,8 @@ def read_forcing(ds: xr.Dataset, *, variables: Sequence[str] | None = None, year
     if not years:
         raise TimeError("the forcing has a time dimension without a single step")
     check_years(years)
-    return Forcing(canonical_states(oriented, sources, years), orientation.grid, years, orientation)
+    dimensions = {kind: each.dimension for kind, each in own.items()}
+    return Forcing(canonical_states(oriented, sources, years, dimensions), orientation.grid, years, orientation)
 
 
 def require_dataset(ds: object) -> None:
@@ -168,9 +176,15 @@ def check_cells(grid: Grid, model: Checkpoint | Ensemble) -> None:
 
 
 def canonical_states(
-    oriented: xr.Dataset, sources: Mapping[str, Sequence[Hashable]], years: Sequence[int]
+    oriented: xr.Dataset,
+    sources: Mapping[str, Sequence[Hashable]],
+    years: Sequence[int],
+    names: Mapping[str, Hashable] | None = None,
 ) -> xr.Dataset:
-    """Masked float32 states over ``time``, ``lat``, ``lon`` from an oriented Dataset; lazy."""
+    """Masked float32 states over ``time``, ``lat``, ``lon`` from an oriented Dataset; lazy.
+
+    With the caller's ``names`` of the dimensions, parts of the grid can be read alone; without, chunks are whole grids.
+    """
     states = {}
     for state, variables in sources.items():
         total: Any = 0
@@ -188,7 +202,9 @@ def canonical_states(
                 )
             array = without_extra(array, ("time", "lat", "lon"), name, ForcingError)
             if array.chunks is None:
-                array = array.chunk({d: 1 if d == "time" else -1 for d in array.dims})
+                rows, columns = (-1, -1) if names is None else _cells_of_chunk(array, names, len(years))
+                sizes = {"time": 1, "lat": rows, "lon": columns}
+                array = array.chunk({dimension: sizes[str(dimension)] for dimension in array.dims})
             values = read_values(array, what=name, error=ForcingError)
             values = values if "time" in values.dims else values.expand_dims("time")
             part = values.astype(np.float32)
@@ -196,6 +212,19 @@ def canonical_states(
         states[state] = (("time", "lat", "lon"), total.data, total.attrs)
     time = ("time", np.asarray(years, dtype=np.int64), {"long_name": "calendar year"})
     return xr.Dataset(states, {"time": time, "lat": oriented["lat"], "lon": oriented["lon"]}, oriented.attrs)
+
+
+def _cells_of_chunk(array: xr.DataArray, names: Mapping[str, Hashable], years: int) -> tuple[int, int]:
+    """Rows and columns of a chunk of an array that has no chunks of dask."""
+    stored = array.encoding.get("preferred_chunks", {})
+    rows, columns = (stored.get(names[kind]) for kind in ("lat", "lon"))
+    if isinstance(array.variable._data, np.ndarray):  # noqa: SLF001
+        rows = columns = IN_MEMORY
+    if not (isinstance(rows, int) and isinstance(columns, int)):
+        return -1, -1
+    while years * -(-array.sizes["lat"] // rows) * -(-array.sizes["lon"] // columns) > max(_CHUNKS, years):
+        rows, columns = 2 * rows, 2 * columns
+    return rows, columns
 
 
 def require_years(forcing: Forcing, years: Sequence[int]) -> None:

@@ -93,10 +93,16 @@ class LocalFiles:
 
     def walk(self) -> Iterator[str]:
         """Names of all files in it and in the folders below; links are files."""
-        for folder, folders, names in os.walk(self.address):
-            at = Path(folder).relative_to(self.address)
-            for name in [*names, *(each for each in folders if Path(folder, each).is_symlink())]:
-                yield (at / name).as_posix()
+        waiting = [""]  # paths as text: a store has thousands of folders
+        while waiting:
+            folder = waiting.pop()
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(Path(self.address, folder)) as entries:
+                for entry in entries:
+                    name = f"{folder}/{entry.name}" if folder else entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(name)
+                    else:
+                        yield name
 
     def remove(self, name: str = "") -> None:
         """Delete a file, or a folder with all that it contains, if it is there."""

@@ -1,13 +1,12 @@
-"""Seeded campaigns of damaged and hostile files: each case ends right or with a named error, within seconds."""
+"""Seeded campaigns of damaged inputs and killed runs: each case ends right or with a named error, within seconds."""
 
 from __future__ import annotations
 
 import multiprocessing
-import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,34 +37,6 @@ class Tally:
         """Return a line of the campaign."""
         sizes = {"cases": self.kinds.total(), "kinds": dict(sorted(self.kinds.items()))}
         return {"name": name, "value": value, "target": target, "sizes": sizes, "examples": (examples or [])[:20]}
-
-
-def mutate(tree: Any, random_: random.Random, value: Callable[[Any], Any]) -> str:
-    """Replace an entry of nested data by a value, rename it or drop it; say what was done."""
-    found = list(_places(tree))
-    if not found:
-        return "nothing"
-    place = random_.choice(found)
-    parent, key, name = tree, place[-1], ".".join(map(str, place))[:60]
-    for each in place[:-1]:
-        parent = parent[each]
-    action = random_.random()
-    new = value(parent[key])
-    if action < 0.15:
-        del parent[key]
-        return f"without {name}"
-    if action < 0.3 and isinstance(parent, dict):
-        parent[new if isinstance(new, str | int) else str(new)] = parent.pop(key)
-        return f"{name} is called {new!r:.60}"
-    parent[key] = new
-    return f"{name} = {new!r:.60}"
-
-
-def _places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, each in items:
-        yield (*at, key)
-        yield from _places(each, (*at, key))
 
 
 def in_new_process(function: Callable[..., Any], *arguments: Any, seconds: float | None = None) -> Any:

@@ -15,7 +15,7 @@ import json
 import sys
 import time
 
-CAMPAIGNS = ("inputs", "stores", "catalogs", "cards", "kills", "repeats")
+CAMPAIGNS = ("inputs", "kills")
 
 
 def main() -> int:
