@@ -112,8 +112,9 @@ def test_requests_that_make_no_sense_are_refused_by_name(address):
     for path, query, status, name in refusals:
         answer = httpx.get(address + path, params=query or None, timeout=60)
         assert (answer.status_code, answer.json()["error"]) == (status, name), path[:80]
-    assert get(address, f"{MAP}/edr/position", coords="NONSENSE").status_code == 422
-    assert httpx.post(f"{address}{MAP}/edr/position", content=b"x" * 100_000).status_code == 413
+    for coords in ("NONSENSE", "POINT(10 200)", "POINT(1e400 0)", "POINT EMPTY"):
+        assert get(address, f"{MAP}/edr/position", coords=coords).json()["error"] == "RegionError", coords
+    assert httpx.post(f"{address}{MAP}/edr/position", content=b"x" * 100_000).status_code == 405
     assert get(address, "/health").json()["status"] == "ok"
 
 
@@ -124,6 +125,7 @@ def test_what_reads_too_much_of_the_map_is_refused_before_it_is_computed(make, m
         for path, query in (
             (f"{MAP}/opendap.dods", {}),
             (f"{MAP}/edr/position", {"coords": "POINT(10 10)", "parameter-name": "land_use"}),
+            (f"{MAP}/edr/area", {"coords": "POLYGON((-170 -80, 170 -80, 170 80, -170 -80))"}),
             ("/fields", {"time": "2001", "step": 20}),
             ("/fields", {"time": "2001", "healpix": 8}),
         ):

@@ -12,13 +12,13 @@ import logging
 import math
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from typing import Annotated, Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 import dask
 import dask.array as da
@@ -41,7 +41,6 @@ DATASET = "land-use"
 _TILE = 120  # rows and columns of a tile, or a little less: whole coarse cells
 _TILES = "xland-tile"  # first part of the keys of tiles
 _LONGEST = 8192  # bytes of path and query
-_BODY = 65_536  # bytes
 _UNREADABLE = (ValueError, KeyError, IndexError, TypeError)  # what libraries raise where a request makes no sense
 
 _SLICE = re.compile(r"\[(\d+)(?::(\d+))?(?::(\d+))?\]")  # of a DAP 2 constraint: first, (step,) last
@@ -253,7 +252,7 @@ def _answer_field(
     They are at the resolution of the model in ``bbox=west,south,east,north``, on a regular grid with ``step`` degrees,
     or on HEALPix pixels in nested order with nside ``healpix``. ``variables`` are joined by commas.
     """
-    from fastapi.responses import Response
+    responses = _needed("starlette.responses")
 
     grid, region = _grid_of(bbox, step, healpix)
     window = emulator.window(region)
@@ -264,7 +263,7 @@ def _answer_field(
         )
     when = int(time) if time.lstrip("-").isdigit() else time
     found = emulator.field(when, grid, variables.split(","))
-    return Response(bytes(found.to_netcdf(engine="h5netcdf")), media_type="application/x-netcdf")
+    return responses.Response(bytes(found.to_netcdf(engine="h5netcdf")), media_type="application/x-netcdf")
 
 
 def _grid_of(bbox: str, step: float | None, healpix: int | None) -> tuple[GridLike, Region]:
@@ -327,30 +326,25 @@ class Guard:
             text = self._prometheus.generate_latest(self._registry)
             status, headers, body = 200, [(b"content-type", b"text/plain; version=0.0.4")], text
         else:
-            status, headers, body = await self._bounded(scope, receive)
+            status, headers, body = await self._bounded(scope)
             self._requests.labels(str(status)).inc()
             self._latency.observe(time.perf_counter() - started)
         headers = [*(each for each in headers if each[0] != b"content-length"), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
-    async def _bounded(self, scope: dict[str, Any], receive: Any) -> Reply:
+    async def _bounded(self, scope: dict[str, Any]) -> Reply:
         limits = self.limits
         if len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"]) > _LONGEST:
             return _refusal(414, f"the address is longer than {_LONGEST} bytes")
-        if scope["path"].endswith(("opendap.dods", "opendap.dds")):
-            try:
-                asked, query = read_constraint(scope["query_string"].decode("latin-1"), self._shape)
-            except ValueError as error:
-                return _refusal(400, f"the constraint cannot be read: {error}")
-            if asked > limits.cells and scope["path"].endswith(".dods"):
-                return _refusal(
-                    413, f"the request asks for {asked} cells of the map, at most {limits.cells} are allowed"
-                )
-            scope = {**scope, "query_string": query.encode("latin-1")}
-        body = await _read_body(receive)
-        if body is None:
-            return _refusal(413, f"the body of the request is larger than {_BODY} bytes")
+        if scope["method"] not in ("GET", "HEAD"):
+            return _refusal(405, "the service answers GET and HEAD only", (b"allow", b"GET, HEAD"))
+        try:
+            scope = self._checked(scope)
+        except XlandError as error:
+            return _refused(error)
+        except _UNREADABLE as error:
+            return _refusal(400, f"the request cannot be read: {type(error).__name__}: {error}"[:1000])
         if self._present >= limits.at_once + limits.waiting:
             return _refusal(
                 503, f"{self._present} requests are in work or waiting: try again later", (b"retry-after", b"1")
@@ -358,13 +352,26 @@ class Guard:
         self._present += 1
         try:
             async with asyncio.timeout(limits.seconds), self._free:
-                return await self._run(scope, body)
+                return await self._run(scope)
         except TimeoutError:
             return _refusal(504, f"there was no answer within {limits.seconds:g} s")
         finally:
             self._present -= 1
 
-    async def _run(self, scope: dict[str, Any], body: bytes) -> Reply:
+    def _checked(self, scope: dict[str, Any]) -> dict[str, Any]:
+        """Refuse what the libraries would find out too late, and return what they understand."""
+        path, query, most = scope["path"], scope["query_string"].decode("latin-1"), self.limits.cells
+        if path.endswith(("opendap.dods", "opendap.dds")):
+            asked, query = read_constraint(query, self._shape)
+            if asked > most and path.endswith(".dods"):
+                raise RequestError(f"the request asks for {asked} cells of the map, at most {most} are allowed")
+            return {**scope, "query_string": query.encode("latin-1")}
+        if "/edr/" in path:
+            for coordinates in parse_qs(query).get("coords", []):
+                check_coordinates(coordinates, self.emulator.grid, most)
+        return scope
+
+    async def _run(self, scope: dict[str, Any]) -> Reply:
         """Run the application, and return all of its answer."""
         status, headers, parts = 500, [], []
         asked: list[bool] = []
@@ -373,7 +380,7 @@ class Guard:
             if asked:
                 await asyncio.Event().wait()  # the client is not heard until it has its answer
             asked.append(True)
-            return {"type": "http.request", "body": body, "more_body": False}
+            return {"type": "http.request", "body": b"", "more_body": False}
 
         async def send(message: dict[str, Any]) -> None:
             nonlocal status, headers
@@ -385,7 +392,7 @@ class Guard:
         try:
             await self.app(scope, receive, send)
         except XlandError as error:
-            return _refusal(413 if isinstance(error, RequestError) else 400, str(error), name=type(error).__name__)
+            return _refused(error)
         except _UNREADABLE as error:
             return _refusal(400, f"the request cannot be read: {type(error).__name__}: {error}"[:1000])
         except Exception:
@@ -415,20 +422,32 @@ def read_constraint(query: str, shape: Sequence[int]) -> tuple[int, str]:
     return asked, ",".join(projections)
 
 
-async def _read_body(receive: Callable[[], Any]) -> bytes | None:
-    """Return the body of a request; None if it is too large, or the client has gone."""
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        if sum(map(len, parts)) > _BODY:
-            return None
-        if not message.get("more_body"):
-            return b"".join(parts)
+def check_coordinates(text: str, grid: Grid, most: int) -> None:
+    """Refuse coordinates of EDR that are not on the globe, and areas that are too large.
+
+    The library would answer with the nearest cell, or look at every cell of the area first.
+    """
+    shapely = _needed("shapely")
+
+    found = shapely.from_wkt(text, on_invalid="ignore")
+    if found is None or found.is_empty:
+        raise RegionError(f"coords={shown(text)} cannot be read: give WKT, such as POINT(10.5 50.2)")
+    west, south, east, north = found.bounds
+    if not (-360 <= west <= east <= 360 and -90 <= south <= north <= 90):
+        raise RegionError(f"coords={shown(text)}: give longitudes and latitudes in degrees that are on the globe")
+    cells = int((east - west) * (north - south) / grid.resolution**2)
+    if found.area and cells > most:
+        raise RequestError(
+            f"the area reads {cells} cells of the map, at most {most} are allowed: ask for a smaller one"
+        )
 
 
 def _json(status: int, content: Mapping[str, Any], *more: tuple[bytes, bytes]) -> Reply:
     return status, [(b"content-type", b"application/json"), *more], json.dumps(content, allow_nan=False).encode()
+
+
+def _refused(error: XlandError) -> Reply:
+    return _refusal(413 if isinstance(error, RequestError) else 400, str(error), name=type(error).__name__)
 
 
 def _refusal(status: int, message: str, *more: tuple[bytes, bytes], name: str = "RequestError") -> Reply:
