@@ -68,6 +68,7 @@ _CLUSTER = "xland.clusters:open_cluster"
 _EVALUATE = "xland.scores.evaluation:evaluate"
 _REPORT = "xland.report.report:report"
 _TRAIN = "xland.training.run:train"
+_SERVE = "xland.coupling.service:serve"
 _LEAF_AREA = "xland.biophysical.leaf_area:leaf_area_index"
 
 _NAMES = {"ds": "forcing", "path": "store", "spec": "cluster"}  # parameters that have another name here
@@ -342,6 +343,17 @@ def _lai(given: Given) -> None:
         return _call(_LEAF_AREA, given, maps=maps)  # type: ignore[no-any-return]
 
     _write_maps(given, plan)
+
+
+@_command(_SERVE)
+def _serve(given: Given) -> None:
+    """Serve maps of a forcing over http: OPeNDAP, EDR, fields on other grids, health and metrics.
+
+    Maps are computed when they are asked for, and kept. The service ends with Ctrl-C or SIGTERM. TLS and access are
+    left to a proxy in front of it.
+    """
+    _tell(given, f"serving on http://{given.get('host', '127.0.0.1')}:{given.get('port', 8000)}")
+    _call(_SERVE, given)
 
 
 @_command(

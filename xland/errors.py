@@ -120,5 +120,9 @@ class ClusterError(XlandError):
     """Workers that cannot be started, reached or kept."""
 
 
+class RequestError(XlandError):
+    """A request to the service is too large, or its limits are out of range."""
+
+
 class MissingDependencyError(XlandError, ImportError):
     """An optional package that is not installed; the message names it."""

@@ -103,9 +103,94 @@ def globe(nside: int) -> Result:
     return result
 
 
+def load(clients: int, requests: int, hostile: int) -> Result:
+    """Latencies of mixed requests to a service on loopback, its memory, and what hostile requests get."""
+    import random
+    import threading
+    from concurrent.futures import ThreadPoolExecutor
+    from urllib.parse import quote
+
+    import httpx
+    import psutil
+    import torch
+    import uvicorn
+
+    import xland
+    from xland.coupling.service import make_service
+    from xland.datasets import luh2_2015
+
+    torch.set_num_threads(1)
+    emulator = xland.Emulator(luh2_2015(), prefetch=False)
+    server = uvicorn.Server(uvicorn.Config(make_service(emulator), port=0, log_level="critical"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    chosen = random.Random(0)  # noqa: S311
+
+    def friendly(number: int) -> str:
+        lon, lat = PLACES[number % len(PLACES)]
+        x, y = lon + chosen.uniform(-4, 4), lat + chosen.uniform(-4, 4)
+        if number % 3 == 0:
+            return f"/datasets/land-use/edr/position?coords={quote(f'POINT({x:.3f} {y:.3f})')}&parameter-name=land_use"
+        if number % 3 == 1:
+            row, column = int((90 - y) / 0.05), int((x + 180) / 0.05)
+            return f"/datasets/land-use/opendap.dods?land_use.land_use[0:0][{row}:{row + 19}][{column}:{column + 19}]"
+        return f"/fields?time=2015&variables=shares&bbox={x:.2f},{y:.2f},{x + 1:.2f},{y + 1:.2f}"
+
+    unfriendly = (
+        "/datasets/land-use/opendap.dods", "/datasets/land-use/opendap.dods?land_use[0:1:0][0:1:3599][0:1:7199]",
+        "/fields?time=2015&step=0.05", "/fields?time=2015&healpix=8192", "/fields?time=9999&bbox=0,0,1,1",
+        "/fields?time=2015&bbox=0,0,1,nan", "/fields?time=2015&step=1e-300",
+        "/fields?time=2015&variables=../../etc/passwd&bbox=0,0,1,1",
+        "/datasets/land-use/edr/position?coords=POINT(1e400%200)", "/datasets/land-use/edr/area?coords=" + "(" * 4000,
+        "/" + "a" * 9000, "/datasets/../../etc/passwd", "/datasets/land-use/opendap.dods?land_use[-1:a:;]",
+        "/datasets/land-use/edr/cube?bbox=-180,-90,180,90",
+        "/datasets/land-use/edr/area?coords=" + quote("POLYGON((-170 -80, 170 -80, 170 80, -170 -80))"),
+    )  # fmt: skip
+
+    def ask_all(paths: list[str]) -> list[tuple[int, float]]:
+        with httpx.Client(base_url=address, timeout=120) as client:
+            found = []
+            for path in paths:
+                started = time.perf_counter()
+                try:
+                    status = client.get(path).status_code
+                except httpx.HTTPError:
+                    status = 0
+                found.append((status, time.perf_counter() - started))
+            return found
+
+    def run(paths: list[str]) -> list[tuple[int, float]]:
+        with ThreadPoolExecutor(clients) as pool:
+            return [each for part in pool.map(ask_all, (paths[n::clients] for n in range(clients))) for each in part]
+
+    process, paths = psutil.Process(), [friendly(number) for number in range(requests)]
+    run(paths[: requests // 4])  # the first of a place reads static fields
+    before = process.memory_info().rss
+    started = time.perf_counter()
+    found = run(paths)
+    seconds = time.perf_counter() - started
+    after = process.memory_info().rss
+    answers = run([unfriendly[number % len(unfriendly)] for number in range(hostile)])
+    lives = ask_all(["/health", friendly(0)])
+    times = sorted(each for _, each in found)
+    return {
+        "errors": sum(status != 200 for status, _ in found),
+        "p95": times[int(0.95 * len(times))],
+        "median": times[len(times) // 2],
+        "per_second": len(found) / seconds,
+        "memory_more": after / before - 1,
+        "memory_hostile": process.memory_info().rss / after - 1,
+        "hostile_failures": sum(not 400 <= status < 500 and status != 503 for status, _ in answers)
+        + sum(status != 200 for status, _ in lives),
+    }
+
+
 def main() -> None:
     """Print a line for each figure."""
-    given = options(__doc__ or "", ("latency", "prefetch", "globe"))
+    given = options(__doc__ or "", ("latency", "prefetch", "load", "globe"))
     from tests.benchmarks import ondemand as here  # as fresh processes find it
     from xland import datasets
 
@@ -127,6 +212,13 @@ def main() -> None:
         found = fresh(here.ahead)
         tell(str(found))
         show(line("prefetched", found["next"], "seconds", "<= 0.05", runs=1, sizes="10 x 10 degrees", **rounded(found)))
+    if "load" in given.only:
+        sizes = {"clients": 16, "requests": 200 if given.quick else 2000, "hostile": 500 if given.quick else 10_000}
+        found = fresh(here.load, **sizes)
+        more = {"runs": 1, "sizes": sizes, **rounded(found)}
+        show(line("load_errors", found["errors"], "answers that are not 200", "== 0", **more))
+        show(line("load_p95", found["p95"], "seconds", "<= 1", runs=1, sizes=sizes))
+        show(line("hostile_failures", found["hostile_failures"], "no named refusal", "== 0", runs=1, sizes=sizes))
     if "globe" in given.only:
         found = fresh(here.globe, nside=128)
         ratio = (found["downscale"] + found["healpix_again"]) / found["downscale"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_LAZY = {"Bmi": "bmi", "Emulator": "emulator"}
+_LAZY = {"Bmi": "bmi", "Emulator": "emulator", "serve": "service"}
 
 
 def __getattr__(name: str) -> Any:

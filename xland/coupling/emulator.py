@@ -116,7 +116,7 @@ class Emulator:
         }  # fmt: skip
         product = downscale(forcing, **self._options)
         read = read_forcing(forcing, variables=self.model.inputs.coarse_variables)
-        self._orientation, self._whole = read.orientation, read.grid.refine(self.model.inputs.factor)
+        self._orientation, self.grid = read.orientation, read.grid.refine(self.model.inputs.factor)
         self.years: tuple[int, ...] = tuple(sorted(int(year) for year in np.ravel(_years_of(product))))
         self.fingerprint = str(product.attrs["xland_fingerprint"])
         self.attributes = {name: product.attrs[name] for name in sorted(product.attrs) if name in _KEPT_ATTRIBUTES}
@@ -175,7 +175,7 @@ class Emulator:
 
     def window(self, region: Region) -> Grid:
         """Return the part of the model's grid that a region is grown to."""
-        return target_grid(self._whole, region.bounds, self.model.inputs.factor)
+        return target_grid(self.grid, region.bounds, self.model.inputs.factor)
 
     @property
     def statistics(self) -> dict[str, int]:
@@ -199,8 +199,8 @@ class Emulator:
 
     # maps, areas and weights, each made once
 
-    def _codes(self, year: int, window: Grid) -> NDArray[np.uint8]:
-        """Class codes of a year on a window of the model's grid, from north to south."""
+    def codes(self, year: int, window: Grid) -> NDArray[np.uint8]:
+        """Return class codes of a year on a window of :attr:`grid`, from north to south."""
 
         def compute() -> Mapping[str, NDArray[Any]]:
             if self._windows is not None:
@@ -216,7 +216,7 @@ class Emulator:
 
         def compute() -> Mapping[str, NDArray[Any]]:
             window = self._window_of(grid)
-            weights, codes, area = self._weights(grid, window), self._codes(year, window), window.cell_area()
+            weights, codes, area = self._weights(grid, window), self.codes(year, window), window.cell_area()
             areas = weights.areas(codes, area, len(CLASS_NAMES))
             off = residual(areas, codes, weights, area)
             if off > RESIDUAL:
@@ -238,13 +238,13 @@ class Emulator:
 
     def _window_of(self, grid: CellGrid) -> Grid:
         west, south, east, north = grid.bounds
-        return target_grid(self._whole, (west, south, min(east, west + 360), north), self.model.inputs.factor)
+        return target_grid(self.grid, (west, south, min(east, west + 360), north), self.model.inputs.factor)
 
     # fields
 
     def _region(self, region: Region, moment: Moment, chosen: Sequence[Variable]) -> xr.Dataset:
         window = self.window(region)
-        maps = [self._codes(year, window) for year in moment.years]
+        maps = [self.codes(year, window) for year in moment.years]
         variables: dict[str, Any] = {}
         shares: Shares | None = None
         for each in chosen:
@@ -327,7 +327,7 @@ class Emulator:
             if isinstance(grid, CellGrid):
                 self._areas(year, grid)
             else:
-                self._codes(year, self.window(grid))
+                self.codes(year, self.window(grid))
 
     def wait(self) -> None:
         """Wait until all that is prefetched is ready."""
