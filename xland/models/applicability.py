@@ -27,8 +27,7 @@ _AT_ONCE = 4096  # inputs whose distances to all prototypes are in memory at onc
 class Coverage:
     """Coarse cells with data, as a card holds them: a grid, and its cells as packed, compressed bits in text.
 
-    Forcings have lakes and ice caps as cells without data. A cell that had data in the training and has none now is a
-    gap in the forcing.
+    A cell that had data in the training and has none now is a gap in the forcing.
     """
 
     resolution: Annotated[float, Limits(1e-3, 90)]
@@ -75,12 +74,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class StaticSample:
-    """Static channels of the training at regular places, as a card holds them: compressed half precision in text.
-
-    ``name`` says where they came from. ``top`` and ``left`` are the first row and column on the fine grid of the world,
-    and ``step`` fine cells lie between two places. The values ``(rows, columns, channels)`` are NaN where nothing was
-    learned.
-    """
+    """Static channels of the training at regular places of the world's fine grid; NaN where none was learned."""
 
     name: Annotated[str, Limits(most=1000)]
     top: Annotated[int, Limits(0, 2**24)]
@@ -119,8 +113,7 @@ class StaticSample:
     ) -> NDArray[np.bool_]:
         """Return which values differ at the places on land within a span of fine cells, ``(places, channels)``.
 
-        ``fields`` (channels, rows, columns) are normalised, and begin at a row and column of the world's lattice, which
-        has ``around`` columns.
+        ``fields`` (channels, rows, columns) are normalised, and begin at a row and column of the world's lattice.
         """
         down = self.top + self.step * np.arange(self.rows) - row
         across = (self.left + self.step * np.arange(self.columns) - column) % around

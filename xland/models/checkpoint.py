@@ -266,10 +266,7 @@ def refuse_model(folder: Path | str) -> None:
 
 
 def save_checkpoint(folder: Path | str, network: DownscalingNetwork, card: Mapping[str, Any]) -> Checkpoint:
-    """Write a model folder; each file is complete or absent, and the card comes last. A model in it is replaced.
-
-    ``card`` has further entries of the card; ``name`` is required.
-    """
+    """Write a model folder with further entries of the card, which comes last; each file is whole or absent."""
     from safetensors.torch import save
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
@@ -288,10 +285,7 @@ def save_checkpoint(folder: Path | str, network: DownscalingNetwork, card: Mappi
 def update_card(
     folder: Path | str, entries: Mapping[str, Any], *, applicability: Applicability | None = None
 ) -> Checkpoint:
-    """Add entries, scores for example, to the card of a model: all of them or, if it breaks off, none.
-
-    ``applicability`` has the training inputs to keep beside the weights.
-    """
+    """Add entries, and training inputs beside the weights, to a model: all of them or, if it breaks off, none."""
     from safetensors.numpy import save
 
     checkpoint = read_checkpoint(folder)
@@ -305,11 +299,7 @@ def update_card(
 
 
 def _write(folder: Path, card: Mapping[str, Any], files: Mapping[str, bytes]) -> Checkpoint:
-    """Write files and then the card about them, which is checked first; return what can be read.
-
-    Until the card is there, the card before it is read with the files that it was written with, which stay beside
-    the new ones.
-    """
+    """Write files and then the card about them; until then, the card before it is read with its own files."""
     content = card_content(folder, card)
     written = _checkpoint(folder, json.loads(content))
     present: dict[str, str] = {}
@@ -388,11 +378,7 @@ def load_weights(path: Path, digest: str, network: Network) -> Network:
 
 
 def read_verified(path: Path, digest: str, expected: Tensors) -> bytes:
-    """Return a safetensors file that has these tensors and this SHA-256.
-
-    A writer who broke off may have left it under another name. Of a large file that has other tensors, only the header
-    is read.
-    """
+    """Return a safetensors file that has these tensors and this SHA-256; a writer who broke off may have renamed it."""
     path = _before(path) if _has_hash(_before(path), digest) else path
     with open_plain(path, CheckpointError) as (file, size):
         start = file.read(8 + _LARGEST_HEADER)

@@ -22,12 +22,11 @@ from xland.training.data.sampling import RankSampler, Sample
 
 
 class PatchDataset(Dataset[dict[str, Tensor]]):
-    """Patches of a source as torch tensors.
+    """Patches of a source as torch tensors; item ``i`` is patch ``i % len(patches)`` of sequence ``i // len(patches)``.
 
-    Item ``i`` is patch ``i % len(patches)`` of sequence ``i // len(patches)``; its random changes
-    depend on ``seed``, epoch and ``i`` alone, so that any number of workers gives the same batches.
-    Only pixels in ``cells`` (coarse rows, coarse columns) count, by default all; ``sequences`` (count, years) are
-    positions of consecutive maps that make one sample, by default each map alone.
+    Random changes depend on ``seed``, epoch and item alone. Only pixels in ``cells`` (coarse rows, coarse columns)
+    count; ``sequences`` (count, years) are positions of consecutive maps that make one sample, by default each map
+    alone.
     """
 
     def __init__(
@@ -59,10 +58,8 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
     def __getitems__(self, samples: Sequence[Sample | int]) -> list[dict[str, Tensor]]:
         """Return several samples of an epoch (epoch 0 for plain items), from one look at the source.
 
-        Each has ``coarse``, ``static``, ``target`` and, where the model reads one, ``prior``, as the source gives
-        them; for sequences of several years, ``coarse``, ``target`` and ``prior`` have a first dimension of
-        years. ``corner``, where patches are not a multiple of the factor: fine cells of the first coarse
-        row and column that lie outside of the patch, two int64.
+        Those of several years have a first dimension of years, but for ``static``. ``corner``, where patches are not a
+        multiple of the factor: fine cells of the first coarse row and column that lie outside of the patch, two int64.
         """
         chosen = [sample if isinstance(sample, tuple) else Sample(0, sample) for sample in samples]
         places = [place for sample in chosen for place in self.places(sample.item)]
@@ -119,9 +116,7 @@ def make_loader(
 ) -> DataLoader[dict[str, Tensor]]:
     """Return the loader of some batches; iterate it once for each epoch that their sampler is set to.
 
-    Samples do not depend on the number of loader processes (``workers``; 0 loads when a batch is asked for), which live
-    on from one epoch to the next, two batches ahead. ``prepare_worker`` is called with its number in each of them
-    first; ``pinned`` memory lets a GPU fetch batches while it works.
+    ``workers`` processes live on from one epoch to the next, two batches ahead; ``prepare_worker`` is called in each.
     """
     return DataLoader(
         dataset,
@@ -156,10 +151,7 @@ def _augment(
 
 
 class Place(NamedTuple):
-    """A patch of one map: position of the map in the source, fine rows and columns.
-
-    Both begin at the edge of a coarse cell and end anywhere.
-    """
+    """A patch of one map: position of the map in the source, fine rows and columns, which begin at a coarse cell."""
 
     year: int
     rows: slice
@@ -174,9 +166,8 @@ class Place(NamedTuple):
 class PatchSource(Protocol):
     """What a training reads its patches from; it can be pickled, and gives the same values every time.
 
-    ``inputs`` are normalised; ``years`` are those of the maps, in order, and ``intervals`` those from their prior maps;
-    ``shape`` are fine rows and columns; ``chunk`` are those that are read as a whole, None where reading less costs
-    less; ``hashes`` are SHA-256 of the content.
+    ``chunk`` are rows and columns that are read as a whole, None where reading less costs less; ``hashes`` are SHA-256
+    of the content.
     """
 
     inputs: InputSpec

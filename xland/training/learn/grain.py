@@ -50,10 +50,7 @@ def make_tiles(
     number: NDArray[np.integer[Any]],
     around: int,
 ) -> list[Tile]:
-    """Put pixels back to where they are, in one tile for each number: the smallest rectangle that has its pixels.
-
-    ``probability`` is (pixels, classes), all others (pixels,); ``around`` columns go round the globe.
-    """
+    """Put pixels back to where they are, in the smallest rectangle for each number, on a globe of so many columns."""
     tiles = []
     for each in np.unique(number):
         chosen = np.flatnonzero(number == each)
@@ -72,8 +69,7 @@ def make_tiles(
 def fit_grain(tiles: Sequence[Tile], factor: int) -> tuple[Grain, dict[str, Any]] | None:
     """Fit the grain of each class to the boundaries on observed land; None where there are too few.
 
-    Spacings are powers of 2 up to 8 coarse cells of ``factor`` pixels. Also returned is how far the boundary density of
-    draws is from the observed one, as a share of it: of all classes, and of each class that has enough boundaries.
+    Also returned is how far the boundary density of draws is from the observed one, of all classes and of each.
     """
     if not tiles:
         return None

@@ -86,15 +86,9 @@ def fit(
 ) -> Checkpoint:
     """Train a network and keep the one that validates best, with calibration, decision and applicability in its card.
 
-    All ranks of a group call this with the same arguments, and rank 0 writes the files: the model
-    (``weights.safetensors``, ``card.json``), ``log.csv`` (epochs), ``steps.csv``, ``tensorboard`` and the last two
-    states. The state is written after every epoch, every ``checkpoint_every`` steps of the schedule, and when
-    a process is asked to end (SIGTERM, in the main thread). A training that goes on from it (``resume``) gives
-    the same losses and weights as one without a pause, bit for bit on a CPU. The inputs of the configuration are
-    normalised; ``patches`` are learned from in place of those of the schedule.
-
-    A TrainingError names the step and the patches whose loss or gradient is not finite; the last state and the best
-    model are kept. TrainingStoppedError says that a process was asked to end: the state is written after the step.
+    All ranks of a group call this with the same arguments, and rank 0 writes model, ``log.csv``, ``steps.csv``,
+    ``tensorboard`` and the last two states: after every epoch, every ``checkpoint_every`` steps, and when a process is
+    asked to end. One that is resumed gives the losses and weights of one without a pause, bit for bit on a CPU.
     """
     check_folder(folder, resume=resume)
     make_folder(folder, CheckpointError)
