@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -169,13 +168,6 @@ def test_a_file_that_is_damaged_or_would_cost_too_much_is_named(tmp_path, conten
     (tmp_path / "bad.toml").write_bytes(content)
     with pytest.raises(ConfigurationError, match=rf"bad\.toml .*{message}"):
         read_configuration(tmp_path / "bad.toml")
-
-
-def test_a_folder_and_a_pipe_are_not_configurations(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path, tmp_path / "pipe"):
-        with pytest.raises(ConfigurationError, match=r"it is (a folder|not a plain file)"):
-            read_configuration(path)
 
 
 ANYTHING = st.recursive(

@@ -286,13 +286,6 @@ def training(material, census, **schedule):
     return configuration, make_dataset(configuration, material[1], Part.TRAIN, census)
 
 
-def test_the_census_counts_every_pixel_of_every_map(material, census):
-    target = material[1].source.target
-    assert census.shape == (8, 45, 90)
-    assert census.sum(axis=(1, 2)).tolist() == [int((target == code).sum()) for code in range(8)]
-    assert census.sum() == (target != MASKED).sum()
-
-
 def test_a_class_that_only_others_hold_is_named_with_its_pixels(material, census):
     part = material[1].part
     without = np.where(census[URBAN] > 0, np.int8(Part.TEST), part)
@@ -362,10 +355,3 @@ def test_rollouts_are_made_of_years_that_follow_each_other_and_into_the_past_go_
     message = "samples of 4 consecutive maps need as many years in a row; there are 2000-2002"
     with pytest.raises(TimeError, match=message):
         rollout(-1, 4)
-
-
-def test_patches_are_named_by_place_and_year(material, census):
-    _, dataset = training(material, census)
-    rows, columns = dataset.patches.slices(3)
-    place = f"rows {rows.start}-{rows.start + 39}, columns {columns.start}-{columns.start + 39}"
-    assert describe_items(dataset, [3, len(dataset.patches) + 3]) == f"{place}, 2000; {place}, 2001"

@@ -112,12 +112,6 @@ def test_epochs_and_seeds_differ(groups, weights):
     assert len(set(epochs)) == 25
 
 
-def test_the_order_shares_no_random_numbers_with_the_changes_of_a_sample():
-    for sample in range(2):
-        changes = np.random.default_rng((3, 2, sample))
-        assert Order(100, seed=3).epoch(2).tolist() != changes.permutation(100).tolist()
-
-
 @quick
 @given(orders().filter(lambda order: order.groups is not None), st.integers(0, 5))
 def test_only_so_many_groups_are_mixed_with_each_other(order, epoch):

@@ -191,11 +191,6 @@ class PatchSource(Protocol):
         """Pixels of the target that count, ``(classes, coarse rows, coarse columns)``, of the map at a position."""
 
 
-def _stack_maps(maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Return the only map, or several of them stacked."""
-    return maps[0] if len(maps) == 1 else np.stack(maps)
-
-
 class MapSample(NamedTuple):
     """A map to learn: the year of the forcing, that of the map, and the years from its prior map."""
 
@@ -267,12 +262,9 @@ class TrainingArrays:
                 if self.before is None:
                     sample["prior"] = window[place.year]
                 else:
-                    sample["prior"] = _stack_maps(
-                        [
-                            window[at] if at >= 0 else np.full(window.shape[1:], MASKED, np.uint8)
-                            for at in self.before[place.year]
-                        ]
-                    )
+                    unknown = np.full(window.shape[1:], MASKED, np.uint8)
+                    maps = [window[at] if at >= 0 else unknown for at in self.before[place.year]]
+                    sample["prior"] = np.stack(maps) if self.inputs.history else maps[0]
             samples.append(sample)
         return samples
 

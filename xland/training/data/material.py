@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -173,7 +173,7 @@ def stored_material(
     if different:
         raise StoreError(
             f"{source.path} was made for another training: prepare a store for this configuration, or train with the "
-            f"one that it was made for. Different are:\n{in_lines(different)}"
+            f"one that it was made for. Different are:\n{different}"
         )
     grid = source.grid
     part = divide(
@@ -513,20 +513,16 @@ def identify(configuration: Configuration, material: Material, patches: Patches 
     return plain
 
 
-def differences(own: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Name the entries in which two trainings differ, with both values: ``schedule.batch (8 there, 4 here)``."""
+def differences(own: dict[str, Any], other: dict[str, Any]) -> str:
+    """Name the entries in which two trainings differ, one a line: ``schedule.batch (8 there, 4 here)``."""
     here, there = dict(_entries(own)), dict(_entries(other))
-    return [
-        f"{name} ({_short(there, name)} there, {_short(here, name)} here)"
+    different = [
+        f"  {name} ({_short(there, name)} there, {_short(here, name)} here)"
         for name in dict.fromkeys((*here, *there))
         if name not in here or name not in there or here[name] != there[name]
     ]
-
-
-def in_lines(different: Sequence[str]) -> str:
-    """Return differences for a message, one a line; only the first of many."""
     more = len(different) - _SHOWN
-    return "\n".join(f"  {each}" for each in (*different[:_SHOWN], *([f"and {more} more"] if more > 0 else [])))
+    return "\n".join([*different[:_SHOWN], *([f"  and {more} more"] if more > 0 else [])])
 
 
 def _entries(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -48,11 +48,7 @@ def make_patches(grid: Grid, size: int, stride: int, factor: int) -> Patches:
     Where patches overlap, a last one touches the southern and eastern coarse cells, so that they cover the grid; where
     they do not, a rest smaller than a patch is left out.
     """
-    if stride % factor:
-        raise GridError(f"patch stride {stride} must be a multiple of the factor {factor}")
     touched = -(-size // factor)
-    if not 0 < stride <= touched * factor:
-        raise GridError(f"patch stride {stride} must be at least 1 and at most the patch size {size}")
     if size > min(grid.shape):
         raise GridError(f"a patch of {size} x {size} cells does not fit into {grid.rows} x {grid.columns} cells")
     rows = _starts(grid.rows // factor, touched, stride // factor)
@@ -104,10 +100,6 @@ def farthest_points(points: NDArray[np.float64], count: int, seed: int = 0) -> N
     first. Points are kept in buckets, and only those that a new point may reach are looked at (as in QuickFPS, Han et
     al. 2023, doi 10.1109/TCAD.2023.3274922). One core at 2.5 GHz chose 64,000 of 10^6 points on the sphere in 13 s.
     """
-    points = np.asarray(points, dtype=np.float64)
-    astray = int((~np.isfinite(points)).any(axis=1).sum())
-    if astray:
-        raise GridError(f"{astray} of {len(points)} points have NaN or infinite coordinates; leave them out")
     chosen = np.empty(min(count, len(points)), dtype=np.intp)
     if not len(chosen):
         return chosen
@@ -152,11 +144,7 @@ def _halve(points: NDArray[np.float64]) -> NDArray[np.intp]:
 
 
 def _starts(length: int, size: int, stride: int) -> NDArray[np.intp]:
-    import xbatcher
-
-    positions = xr.DataArray(np.arange(length), dims="cell", name="position")
-    overlap = {"cell": size - stride} if stride < size else {}
-    starts = [int(batch[0]) for batch in xbatcher.BatchGenerator(positions, {"cell": size}, overlap)]
+    starts = list(range(0, length - size + 1, stride))
     if stride < size and starts[-1] + size < length:
         starts.append(length - size)
     return np.array(starts, dtype=np.intp)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -82,8 +83,10 @@ def fit_grain(tiles: Sequence[Tile], factor: int) -> tuple[Grain, dict[str, Any]
     growth, best = np.full(classes, np.log(_FIRST)), (np.inf, np.empty(0), np.empty(0))
     for _ in range(_ROUNDS):
         grain = self_affine(np.exp(growth), spacings)
-        drawn = [(_drawn(tile, grain, draw), tile.valid) for tile in tiles for draw in range(_DRAWS)]
-        found = np.sum([count_boundaries(codes, valid, classes) for codes, valid in drawn], axis=0)
+        found = np.zeros_like(observed)
+        for tile, draw in product(tiles, range(_DRAWS)):
+            codes = draw_classes(tile.probability, tile.valid, tile.place, grain, 0, draw)
+            found += count_boundaries(codes, tile.valid, classes)
         off = np.log(np.maximum(found, 1) / _DRAWS / np.maximum(observed, 1))
         wrong = np.where(enough, off[:-1], off[-1])
         if (merit := float(np.mean(wrong**2))) < best[0]:
@@ -121,7 +124,3 @@ def count_boundaries(codes: NDArray[np.uint8], valid: NDArray[np.bool_], classes
             found[:-1] += np.bincount(side[apart], minlength=classes)
         found[-1] += np.count_nonzero(apart)
     return found
-
-
-def _drawn(tile: Tile, grain: Grain, draw: int) -> NDArray[np.uint8]:
-    return draw_classes(tile.probability, tile.valid, tile.place, grain, 0, draw)

@@ -16,7 +16,7 @@ from xland.errors import CheckpointError, CheckpointWarning, ConfigurationError
 from xland.models.checkpoint import CARD
 from xland.models.networks.unet import DownscalingNetwork
 from xland.paths import check_place, remove_parts, replace_file
-from xland.training.data.material import differences, in_lines
+from xland.training.data.material import differences
 from xland.untrusted.folders import open_plain
 from xland.vocabulary import CLASS_NAMES
 
@@ -94,7 +94,7 @@ def load_state(folder: Path, learner: Learner, identity: dict[str, Any]) -> Prog
         if different:
             raise CheckpointError(
                 f"the training state in {folder} belongs to another configuration or other data; choose another output "
-                f"folder or start without resume. Different are:\n{in_lines(different)}"
+                f"folder or start without resume. Different are:\n{different}"
             )
         _restore(learner, tensors)
         return _progress_of(metadata)
