@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.worlds import tiny_configuration, tiny_inputs, tiny_world
+from tests.training.conftest import given
+from tests.worlds import tiny_configuration, tiny_inputs
 from xland.errors import ConfigurationError, ModelError, TimeError
 from xland.geo.split import Part
 from xland.models.inputs import MASKED
@@ -25,8 +26,7 @@ EVERY = (slice(0, 180), slice(0, 360))
 
 @pytest.fixture(scope="module")
 def world():
-    coarse, static, maps = tiny_world(YEARS)
-    return {"forcing": coarse, "static": static, "target": maps}
+    return given(YEARS)
 
 
 @pytest.fixture(scope="module")

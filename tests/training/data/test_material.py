@@ -3,13 +3,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import hypothesis
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tests.training.conftest import given, paired
 from tests.worlds import COARSE, FACTOR, FINE, tiny_configuration, tiny_inputs, tiny_world
 from xland.errors import (
     AddressError,
@@ -30,12 +32,7 @@ from xland.training.data.material import Moments, differences, gather, identify,
 
 @pytest.fixture
 def world():
-    coarse, static, maps = tiny_world()
-    return {"forcing": coarse, "static": static, "target": maps}
-
-
-def years(configuration, forcing, target):
-    return replace(configuration, data=replace(configuration.data, forcing_years=forcing, target_years=target))
+    return given()
 
 
 def test_arrays_lie_on_the_fine_grid_coarse_stays_coarse_and_only_land_that_takes_part_counts(world):
@@ -85,8 +82,8 @@ def test_constant_channels_missing_optional_variables_and_unknown_pixels_are_no_
 
 
 def test_years_are_paired_as_the_configuration_says(world):
-    own = gather(years(tiny_configuration(), (2000, 2001), (2000, 2001)), **world)[1].source
-    turned = gather(years(tiny_configuration(), (2001, 2000), (2000, 2001)), **world)[1].source
+    own = gather(paired(tiny_configuration(), (2000, 2001), (2000, 2001)), **world)[1].source
+    turned = gather(paired(tiny_configuration(), (2001, 2000), (2000, 2001)), **world)[1].source
     np.testing.assert_array_equal(turned.target, own.target)
     np.testing.assert_allclose(turned.coarse, own.coarse[::-1], atol=1e-5)
     assert not np.allclose(own.coarse[0], own.coarse[1])
@@ -176,7 +173,7 @@ def test_data_that_do_not_fit_are_named(world, change, error, message):
 )
 def test_years_that_do_not_pair_are_named(world, forcing, target, error, message):
     with pytest.raises(error, match=message):
-        gather(years(tiny_configuration(), forcing, target), **world)
+        gather(paired(tiny_configuration(), forcing, target), **world)
 
 
 def test_a_prior_that_is_missing_short_or_unknown_is_named(world):
@@ -223,10 +220,9 @@ def test_a_file_that_does_not_exist_or_holds_no_land_use_is_named_with_its_entry
 
 
 def test_maps_of_tested_years_are_not_learned_from():
-    coarse, static, maps = tiny_world((1999, 2000, 2001))
     configuration = tiny_configuration()
     data = replace(configuration.data, train_years=(1960, 2000), test_years=(2001, 2015))
-    _, material = gather(replace(configuration, data=data), forcing=coarse, target=maps, static=static)
+    _, material = gather(replace(configuration, data=data), **given((1999, 2000, 2001)))
     assert material.description["pairs"] == [[1999, 1999], [2000, 2000]]
     with pytest.raises(ConfigurationError, match="train_years and test_years belong together"):
         replace(configuration.data, train_years=(1960, 2000))
@@ -288,7 +284,7 @@ PIECES = st.lists(
 
 
 @settings(max_examples=20)
-@given(PIECES, st.integers(1, 3))
+@hypothesis.given(PIECES, st.integers(1, 3))
 def test_pieces_have_the_mean_and_deviation_of_all_values_together(pieces, times):
     whole = np.concatenate(pieces * times).astype(np.float64)
     whole = whole[np.isfinite(whole)]

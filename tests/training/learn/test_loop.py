@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.training.conftest import given, paired
 from tests.worlds import FACTOR, tiny_checkpoint, tiny_configuration, tiny_inputs, tiny_world
 from xland.downscaling.call import downscale
 from xland.errors import CheckpointError, ConfigurationError, StaticError, TrainingError
@@ -155,9 +156,9 @@ def test_inputs_of_several_steps_and_samples_of_several_years_train_on_drawn_poi
     configuration = tiny_configuration(tiny_inputs(*inputs), epochs=1, samples=6, points=50)
     objective = Objective(class_weight_power=0.5, label_smoothing=0.05)
     configuration = replace(configuration, rollout=rollout, architecture=architecture, objective=objective)
-    configuration = replace(configuration, data=replace(configuration.data, forcing_years=YEARS, target_years=YEARS))
-    coarse, static, maps = tiny_world((2000, *YEARS))
-    made = gather(configuration, forcing=coarse, static=static, target=maps[1:], prior=maps)
+    data = given((2000, *YEARS))
+    maps = data.pop("target")
+    made = gather(paired(configuration, YEARS), **data, target=maps[1:], prior=maps)
     model = fit(*made, tmp_path)
     assert (model.inputs.prior, len(model.network().bodies)) == (inputs[0], architecture.members)
     assert np.isfinite(training_cells(made[1])[0]).all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +19,7 @@ from xland.models.inputs import MASKED, InputSpec, mask_prior
 from xland.training.configuration import NO_AUGMENTATION, Augmentation
 from xland.training.data.patches import Patches
 from xland.training.data.sampling import RankSampler, Sample
+from xland.training.machine import ignore_termination
 
 
 class PatchDataset(Dataset[dict[str, Tensor]]):
@@ -112,11 +113,10 @@ def make_loader(
     *,
     workers: int = 0,
     pinned: bool = False,
-    prepare_worker: Callable[[int], None] | None = None,
 ) -> DataLoader[dict[str, Tensor]]:
     """Return the loader of some batches; iterate it once for each epoch that their sampler is set to.
 
-    ``workers`` processes live on from one epoch to the next, two batches ahead; ``prepare_worker`` is called in each.
+    ``workers`` processes live on from one epoch to the next, two batches ahead; SIGTERM does not end them.
     """
     return DataLoader(
         dataset,
@@ -125,7 +125,7 @@ def make_loader(
         pin_memory=pinned,
         persistent_workers=workers > 0,
         prefetch_factor=2 if workers else None,
-        worker_init_fn=prepare_worker,
+        worker_init_fn=ignore_termination,
     )
 
 

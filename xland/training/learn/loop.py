@@ -42,7 +42,7 @@ from xland.training.learn.state import Learner, Progress, check_folder, has_stat
 from xland.training.learn.steps import Stepper, make_optimizer, one_cycle, set_rate, update_average
 from xland.training.learn.validation import count_pairs, score_pairs
 from xland.training.learn.watching import EnergyMeter, Step, Watch
-from xland.training.machine import Termination, deferred_termination, ignore_termination
+from xland.training.machine import Termination, deferred_termination
 from xland.training.rollout import sampling_share
 
 Report = Callable[[str, float, dict[str, float]], None]
@@ -157,8 +157,7 @@ class _Training:
     def run(self) -> None:
         """Learn and validate, epoch by epoch, until all are done."""
         schedule, pinned = self.configuration.schedule, self.group.device.type == "cuda"
-        options: dict[str, Any] = {"pinned": pinned, "prepare_worker": ignore_termination}
-        loader = make_loader(self.train, self.sampler, workers=schedule.workers, **options)
+        loader = make_loader(self.train, self.sampler, workers=schedule.workers, pinned=pinned)
         while self.progress.epoch < schedule.epochs:
             started = time.perf_counter()
             self.learn(loader)

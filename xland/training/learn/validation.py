@@ -16,7 +16,6 @@ from xland.training.data.loader import PatchDataset, make_loader
 from xland.training.data.sampling import Sample
 from xland.training.learn.group import Group
 from xland.training.learn.steps import predict
-from xland.training.machine import ignore_termination
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES
 
 MOST_PIXELS = 4_000_000
@@ -109,7 +108,7 @@ def _predictions(
         for first in range(group.rank * batch, len(items), group.ranks * batch)
     ]
     pinned = group.device.type == "cuda"
-    loader = iter(make_loader(dataset, own, workers=workers, pinned=pinned, prepare_worker=ignore_termination))
+    loader = iter(make_loader(dataset, own, workers=workers, pinned=pinned))
     for _ in range(-(-len(items) // (batch * group.ranks))):
         check()
         samples = next(loader, None)
