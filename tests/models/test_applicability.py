@@ -140,14 +140,6 @@ def test_the_calibration_error_of_ten_pixels_by_hand():
     assert np.isnan(calibration_error(np.zeros(0), np.zeros(0, bool)))
 
 
-@settings(max_examples=10, deadline=None)
-@given(st.integers(0, 10_000))
-def test_probabilities_that_are_right_as_often_as_they_say_have_a_small_error(seed):
-    random = np.random.default_rng(seed)
-    confidence = random.random(20_000)
-    assert calibration_error(confidence, random.random(20_000) < confidence) < 0.03
-
-
 WORLD = Grid.world(6)
 CELLS = np.random.default_rng(0).random(WORLD.shape) < 0.3
 

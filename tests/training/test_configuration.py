@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.training.commands import CONFIGURATION
 from xland.errors import ConfigurationError
 from xland.geo.split import Part, assign_years
 from xland.models.inputs import published_inputs
@@ -22,33 +23,9 @@ from xland.training.configuration import (
 )
 from xland.training.rollout import Rollout
 
-TOML = """
-name = "tiny"
-title = "A model of the tests"
-
-[data]
-forcing = "states.nc"
-target = "maps.nc"
-forcing_years = [2015]
-target_years = [2019]
-
-[inputs]
-factor = 4
-resolution = 1.0
-window = 40
-stride = 20
-coarse = [{ name = "forest", sources = ["primf", "secdf"] }]
-static = [{ name = "elevation", sources = ["elevation"], transform = "signed_sqrt" }]
-
-[architecture]
-width = 4
-depth = 2
-
-[schedule]
-epochs = 3
-patch = 40
-patch_stride = 20
-"""
+SCHEDULE = "epochs = 3\npatch = 40\npatch_stride = 20"
+YEARS = "forcing_years = [2015]\ntarget_years = [2019]\n[inputs]"
+TOML = CONFIGURATION.format(folder=".", schedule=SCHEDULE).replace("depth = 1", "depth = 2").replace("[inputs]", YEARS)
 
 
 def values(**changes):

@@ -82,12 +82,14 @@ def test_any_number_of_workers_gives_the_same_batches_in_every_epoch(arrays):
         assert all(same(a, b) for a, b in zip(alone, shared, strict=True))
 
 
-def test_an_item_does_not_depend_on_what_was_read_before_or_with_it(arrays):
+def test_an_item_depends_on_seed_and_epoch_and_not_on_what_was_read_before_or_with_it(arrays):
     data = dataset(arrays, WILD)
     first = data[40]
     data[3]
     assert same(first, data[40])
     assert same(first, data.__getitems__([Sample(0, 7), Sample(0, 40)])[1])
+    assert not same(first, data[Sample(1, 40)])
+    assert not same(first, dataset(arrays, WILD, seed=1)[40])
 
 
 def test_samples_of_several_years_hold_each_year_in_turn(arrays):

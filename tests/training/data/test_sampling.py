@@ -126,15 +126,6 @@ def test_only_so_many_groups_are_mixed_with_each_other(order, epoch):
         taken, left = taken[end:], left - mixed
 
 
-def test_a_batch_of_grouped_samples_holds_few_groups_and_a_share_fewer():
-    groups = np.arange(800) % 50
-    together, alone = Order(800, groups=groups, locality=4), Order(800)
-    steps = shares(together, 32, 4)
-    assert max(len(set(groups[joined(step)])) for step in steps) <= 8
-    assert np.mean([len(set(groups[share])) for step in steps for share in step]) < 3
-    assert np.mean([len(set(groups[batch])) for batch in batches(alone, 32, 4)]) > 20
-
-
 WEIGHTS = hnp.arrays(np.float64, st.integers(1, 60), elements=st.just(0.0) | st.floats(1e-3, 1e3)).filter(np.any)
 
 
