@@ -103,7 +103,8 @@ class StaticSample:
     @classmethod
     def of(cls, name: str, values: NDArray[np.floating[Any]], top: int, left: int, step: int) -> StaticSample:
         """Return the sample of values at places, ``(rows, columns, channels)``."""
-        return cls(name, top, left, step, *values.shape, _packed(values.astype("<f2").tobytes()))
+        rows, columns, channels = values.shape
+        return cls(name, top, left, step, rows, columns, channels, _packed(values.astype("<f2").tobytes()))
 
     @property
     def values(self) -> NDArray[np.float16]:
