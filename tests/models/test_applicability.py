@@ -15,7 +15,7 @@ from scipy.spatial.distance import cdist
 from xland.errors import CheckpointError, ModelError
 from xland.geo.grid import Grid
 from xland.models.applicability import Applicability, Coverage, StaticSample, static_means
-from xland.models.calibration import Calibration, bin_of, calibration_error
+from xland.models.calibration import Calibration, calibration_error
 from xland.models.checkpoint import APPLICABILITY, CARD, WEIGHTS, read_checkpoint, save_checkpoint, update_card
 from xland.records import read_record
 
@@ -32,16 +32,6 @@ def test_the_index_is_the_distance_to_the_nearest_training_input_in_typical_dist
     assert TWO.distance(cell(3, 10), cell(4)) == pytest.approx(2)
     with pytest.raises(ModelError, match="learned from 3 coarse and static channels, not 2"):
         TWO.distance(cell(0), cell(0))
-
-
-def test_every_cell_gets_its_index_and_those_without_land_none():
-    random = np.random.default_rng(0)
-    coarse, static = random.normal(size=(2, 80, 70)), random.normal(size=(1, 80, 70))
-    static[0, 3, 4] = np.nan
-    index = TWO.distance(coarse, static)
-    assert (index.shape, index.dtype) == ((80, 70), np.float32)
-    assert np.argwhere(np.isnan(index)).tolist() == [[3, 4]]
-    assert index[79, 5] == pytest.approx(TWO.distance(coarse[:, 79:, 5:6], static[:, 79:, 5:6])[0, 0])
 
 
 def test_distances_are_those_of_scipy_far_from_the_origin_too():
@@ -148,19 +138,6 @@ def test_the_calibration_error_of_ten_pixels_by_hand():
     two = calibration_error(np.array([0.9, 0.3]), np.array([True, False]), np.array([3.0, 1.0]))
     assert two == pytest.approx((3 * 0.1 + 0.3) / 4), "pixels count by their area"
     assert np.isnan(calibration_error(np.zeros(0), np.zeros(0, bool)))
-
-
-@settings(max_examples=10, deadline=None)
-@given(st.integers(0, 10_000))
-def test_probabilities_that_are_right_as_often_as_they_say_have_a_small_error(seed):
-    random = np.random.default_rng(seed)
-    confidence = random.random(20_000)
-    assert calibration_error(confidence, random.random(20_000) < confidence) < 0.03
-
-
-@pytest.mark.parametrize(("value", "place"), [(0.0, 0), (0.0999, 0), (0.1, 1), (0.95, 9), (1.0, 9)])
-def test_bins_have_their_lower_edge_and_the_last_has_both(value, place):
-    assert bin_of(np.array([value]), 10)[0] == place
 
 
 WORLD = Grid.world(6)

@@ -65,12 +65,6 @@ def test_truncated_and_altered_weights_are_named(folder, damage):
         read_checkpoint(folder).network()
 
 
-def test_missing_weights_are_named(folder):
-    (folder / WEIGHTS).unlink()
-    with pytest.raises(CheckpointError, match=r"weights\.safetensors cannot be read: No such file"):
-        read_checkpoint(folder).network()
-
-
 class Trap:
     """Runs when it is unpickled."""
 
@@ -150,33 +144,22 @@ UNET = {"kind": "unet", "width": 4, "depth": 2}
         *(({name: ...}, rf"card\.json lacks {name}") for name in ("name", "inputs", "architecture", "weights_sha256")),
         *(({"format": each}, r"has format .*; this version of xland reads 1") for each in (2, 0, "1", None, ...)),
         *(({"inputs": each}, r"\[inputs\]( must be a table| lacks coarse)") for each in (None, 3, [], "tiny", {})),
-        ({"inputs": {**INPUTS, "colour": "red"}}, r"card\.json, \[inputs\].*colour"),
-        ({"inputs": {**INPUTS, "prior": "sometimes"}}, "prior must be one of"),
-        ({"inputs": {**INPUTS, "classes": ["ocean", "wetland"]}}, "wetland"),
-        ({"inputs": {**INPUTS, "window": 41}}, "window 41"),
         ({"inputs": {**INPUTS, "window": 10**9}}, "window must be a whole number of at least 1 and at most 16384"),
         (
             {"inputs": {**INPUTS, "factor": 1, "window": 6000, "stride": 6000, "resolution": 0.06}},
             "would need 2472 MiB",
         ),
-        ({"inputs": {**INPUTS, "static": [{"name": "a", "sources": ["a"], "shift": 1}]}}, "shift"),
-        ({"inputs": {**INPUTS, "coarse": "all"}}, "coarse must be a list of at least 1 and at most 500 entries"),
-        ({"architecture": {**UNET, "attention": True}}, "attention"),
-        ({"architecture": {**UNET, "kind": "unett"}}, "unknown kind of network 'unett': did you mean 'unet'"),
         ({"architecture": {**UNET, "width": "wide"}}, "width must be a whole number of at least 1 and at most 4096"),
         ({"architecture": {**UNET, "depth": 9}}, "cannot be halved 9 times"),
-        ({"architecture": {**UNET, "members": 10**6}}, "members must be a whole number of at least 1 and at most 64"),
         (
             {"architecture": {**UNET, "width": 1000}},
             "does not fit its card: .* the channels or the architecture differ",
         ),
         ({"architecture": []}, r"architecture\] must be a table"),
         ({"decision": [0.0]}, "decision must hold 8 numbers"),
-        ({"calibration": {"scale": [1.0] * 8}}, "calibration] lacks bias"),
         ({"calibration": {"scale": [1.0], "bias": [0.0]}}, "calibration must hold 8 numbers"),
         ({"draws": 5}, r"grain must be a table of entries"),
         ({"draws": {"spacings": [1]}}, r"grain lacks weights"),
-        ({"draws": {"spacings": [1], "weights": 3}}, r"grain: weights must be a list"),
         ({"static_sample": SAMPLE}, "static_sample must hold 3 channels, not 4"),
         ({"draws": {"spacings": [1], "weights": [[1.0]]}}, r"draws must hold the weights of 8 classes, not 1"),
         ({"draws": {"spacings": [0], "weights": [[1.0]] * 8}}, r"spacings must be a list.* of at least 1"),
@@ -189,13 +172,6 @@ def test_cards_that_cannot_be_used_are_named(folder, entries, message):
     edit_card(folder, **entries)
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(folder).network()
-
-
-@pytest.mark.parametrize("content", [b"", b'{"name": "a"', b"\xff\xfe\x00", b"\x80\x04N.", b"[1, 2]"])
-def test_a_card_that_is_not_a_json_object_is_named(folder, content):
-    (folder / CARD).write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"card\.json (is damaged|must hold one JSON object)"):
-        read_checkpoint(folder)
 
 
 def test_new_entries_of_a_card_keep_the_weights(folder):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.models.networks.test_unet import sample
-from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_network, tiny_world
+from tests.worlds import tiny_checkpoint, tiny_inputs, tiny_world
 from xland import models
 from xland.cli import main
 from xland.downscaling.call import downscale
@@ -161,12 +161,6 @@ def test_what_a_member_says_of_its_certainty_is_not_handed_on_and_a_joined_model
     )
     expected = plain.values**2 / (plain.values**2).sum(axis=0)
     np.testing.assert_allclose(sharp.values, expected, atol=2e-3)
-
-
-def test_networks_that_are_trained_together_begin_differently():
-    network = tiny_network(members=2)
-    first, second = (body.state_dict() for body in network.bodies)
-    assert not any(torch.equal(first[name], second[name]) for name in first if name.endswith("0.weight"))
 
 
 def test_models_that_cannot_be_joined_are_refused_by_name(pair, tmp_path):

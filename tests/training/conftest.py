@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,21 @@ from tests.threads import one_thread
 from tests.worlds import tiny_configuration, tiny_world
 
 __all__ = ["one_thread"]
+
+
+def given(years=(2000, 2001)):
+    """Forcing, static predictors and maps of the tiny world, as a training takes them."""
+    coarse, static, maps = tiny_world(years)
+    return {"forcing": coarse, "static": static, "target": maps}
+
+
+def paired(configuration, forcing, target=None):
+    """The configuration with years of forcing and target that belong together."""
+    return replace(
+        configuration,
+        data=replace(configuration.data, forcing_years=forcing, target_years=forcing if target is None else target),
+    )
+
 
 FEW_ROUNDS = ("xland.training.learn.grain._ROUNDS", 2)
 """Nearly all time of a card goes into the grain of draws, on many small tiles."""
@@ -20,8 +36,7 @@ def tiny():
     """The configuration with normalised inputs, and the material, of a training on one year of the tiny world."""
     from xland.training.data.material import gather
 
-    coarse, static, maps = tiny_world((2000,))
-    return gather(tiny_configuration(), forcing=coarse, static=static, target=maps)
+    return gather(tiny_configuration(), **given((2000,)))
 
 
 @pytest.fixture(scope="session")
@@ -29,14 +44,12 @@ def trained(tmp_path_factory):
     """A model that a whole training of four epochs made, and what it reported."""
     from xland.training.run import train
 
-    coarse, static, maps = tiny_world((2000,))
     reports, folder = [], tmp_path_factory.mktemp("trained") / "model"
-    data = {"forcing": coarse, "static": static, "target": maps}
     with pytest.MonkeyPatch.context() as patch:
         for name in ("codecarbon", "tensorboard"):
             patch.setitem(sys.modules, name, None)
         patch.setattr(*FEW_ROUNDS)
-        model = train(tiny_configuration(epochs=4), folder, **data, report=lambda *call: reports.append(call))
+        model = train(tiny_configuration(epochs=4), folder, **given((2000,)), report=lambda *call: reports.append(call))
     return model, reports
 
 

@@ -32,19 +32,6 @@ def test_each_entry_has_a_comment_and_those_left_out_have_their_defaults(tmp_pat
     assert "# [rollout]" in lines
 
 
-def test_all_that_is_a_comment_can_be_set_by_removing_its_sign(tmp_path):
-    text = "".join(
-        line.removeprefix("# ")
-        if line.startswith(("# [", "# ")) and (" = " in line or line.startswith("# ["))
-        else line
-        for line in explain("fractions-0p05").splitlines(keepends=True)
-        if not (line.startswith("# ") and " = " not in line and not line.startswith("# ["))
-    )
-    path = Path(tmp_path / "all.toml")
-    path.write_text(text)
-    assert read_configuration(path).schedule.gradient_clip == 2.0
-
-
 def test_the_configuration_of_the_page_can_be_used_as_it_stands(tmp_path):
     page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
     path = tmp_path / "mine.toml"

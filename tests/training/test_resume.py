@@ -17,8 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.killing import kill_this_process
+from tests.training import conftest as training
+from tests.training.conftest import paired
 from tests.waiting import PATIENCE, wait_until
-from tests.worlds import tiny_configuration, tiny_inputs, tiny_world
+from tests.worlds import tiny_configuration, tiny_inputs
 from xland.errors import CheckpointError, TrainingError, TrainingStoppedError
 from xland.models.checkpoint import read_checkpoint
 from xland.models.networks.unet import Architecture
@@ -64,13 +66,9 @@ def prepared():
     """A training in which everything is drawn: patches, their changes, points, and what is dropped."""
     schedule = {"epochs": EPOCHS, "batch": 3, "samples": 11, "candidates": 8, "points": 60, "checkpoint_every": 3}
     configuration = tiny_configuration(tiny_inputs("one_hot"), **schedule)
-    coarse, static, maps = tiny_world((2000, 2001))
-    configuration = replace(
-        configuration,
-        architecture=Architecture(kind="context", width=4, depth=1, head=6, dropout=0.2, context_dropout=0.3),
-        data=replace(configuration.data, forcing_years=(2001,), target_years=(2001,)),
-    )
-    return gather(configuration, forcing=coarse, static=static, target=maps, prior=maps.sel(time=[2000]))
+    network = Architecture(kind="context", width=4, depth=1, head=6, dropout=0.2, context_dropout=0.3)
+    configuration, data = paired(replace(configuration, architecture=network), (2001,)), training.given()
+    return gather(configuration, **data, prior=data["target"].sel(time=[2000]))
 
 
 @pytest.fixture(scope="module")

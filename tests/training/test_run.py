@@ -5,6 +5,7 @@ import torch
 from xbatcher import BatchGenerator
 
 from tests.training.commands import write_files
+from tests.training.conftest import given
 from tests.worlds import tiny_world
 from xland.errors import CheckpointError, ConfigurationError
 from xland.models import find_model
@@ -22,11 +23,9 @@ def files(tmp_path_factory):
 
 
 def test_files_datasets_and_a_store_train_the_same_model(files, tmp_path, capsys):
-    coarse, static, maps = tiny_world((2000,))
     from_files = train(files / "tiny.toml", tmp_path / "a")
     assert {"loss", "accuracy"} <= set(capsys.readouterr().err.split())
-    given = {"forcing": coarse, "static": static, "target": maps}
-    in_memory = train(files / "tiny.toml", tmp_path / "b", **given, progress=False)
+    in_memory = train(files / "tiny.toml", tmp_path / "b", **given((2000,)), progress=False)
     prepare(files / "tiny.toml", tmp_path / "store.zarr", progress=False)
     from_store = train(files / "tiny.toml", tmp_path / "c", store=tmp_path / "store.zarr", progress=False)
     assert capsys.readouterr().out == ""

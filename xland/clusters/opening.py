@@ -146,10 +146,7 @@ def open_cluster(
 
 
 def patience(lost: float, alone: float) -> Any:
-    """Return a context manager: seconds for a lost worker to come back, and for a cluster without workers to get one.
-
-    Dask's own are 15 s, too few on a busy machine, and for ever. What the user configured for the second is kept.
-    """
+    """Seconds for a lost worker to come back, and for a cluster without workers to get one, as a context manager."""
     from dask import config
 
     key = "distributed.scheduler.no-workers-timeout"
@@ -185,10 +182,7 @@ def wait_for_workers(
 
 @contextmanager
 def running_loop() -> Iterator[IOLoop]:
-    """Yield an event loop that runs in a thread of its own.
-
-    Distributed would start its own, but gives up after ten seconds: too few for a busy login node.
-    """
+    """Yield an event loop in a thread of its own; that of distributed gives up after ten seconds."""
     from tornado.ioloop import IOLoop
 
     started: Future[tuple[IOLoop, asyncio.Event]] = Future()

@@ -189,8 +189,7 @@ def _jobqueue() -> Any:
 class JobWatch:
     """Keep a number of jobs of a `dask_jobqueue.SLURMCluster` in the queue while the context is open.
 
-    ``refusals``, which grows, is what sbatch says when it refuses a job; ``folder`` has the logs. ``stop`` is called
-    when no job is left and SLURM starts no other, so that nobody waits for ever.
+    ``refusals``, which grows, is what sbatch says when it refuses a job; ``stop`` is called when no job is left.
     """
 
     def __init__(

@@ -7,11 +7,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, overload
 
-from xland.arguments import guess, shown
+from xland.arguments import shown
 from xland.errors import ModelError
-from xland.models.checkpoint import CARD, Checkpoint, read_checkpoint, refuse_model, save_checkpoint
+from xland.models.checkpoint import (
+    Checkpoint,
+    model_folder,
+    read_checkpoint,
+    refuse_model,
+    save_checkpoint,
+    shipped_models,
+)
 from xland.models.ensemble import Ensemble
-from xland.paths import local_path
 
 DEFAULT_MODEL = "luh2-0p05"
 _SHIPPED = Path(__file__).parent / "shipped"
@@ -26,7 +32,7 @@ Model = str | Path | Checkpoint | Ensemble | list[Any] | tuple[Any, ...]
 
 def list_models() -> tuple[str, ...]:
     """Names of the models that ship with the package."""
-    return tuple(sorted(path.parent.name for path in _SHIPPED.glob(f"*/{CARD}")))
+    return shipped_models(_SHIPPED)
 
 
 @overload
@@ -63,15 +69,7 @@ def find_model(model: Model = DEFAULT_MODEL) -> Checkpoint | Ensemble:
         return Ensemble(tuple(member for each in model for member in find_model(each).members))
     if not isinstance(model, str | Path):
         raise ModelError(f"model must be the name of a shipped one or a folder, not {shown(model)}")
-    known = list_models()
-    if model in known:
-        return read_checkpoint(_SHIPPED / model)
-    if not local_path(model, what="a model").is_dir():
-        raise ModelError(
-            f"there is no model {str(model)!r}{guess(model, known) or '.'} Give the folder of a trained model or one "
-            f"of {', '.join(known) or 'none shipped'}"
-        )
-    return read_checkpoint(model)
+    return read_checkpoint(model_folder(model, _SHIPPED))
 
 
 def join(

@@ -9,6 +9,7 @@ those of all other places is outside the area of applicability: the scores of a 
 from __future__ import annotations
 
 import base64
+import math
 import zlib
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -23,12 +24,23 @@ from xland.records import Limits, check_entries
 _AT_ONCE = 4096  # inputs whose distances to all prototypes are in memory at once
 
 
+def _packed(content: bytes) -> str:
+    return base64.b64encode(zlib.compress(content, 9)).decode("ascii")
+
+
+def _unpacked(text: str, size: int) -> bytes:
+    """Return what was packed; of a damaged card no more than one byte too many, which could fill the memory."""
+    content = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), size + 1)
+    if len(content) != size:
+        raise ValueError(f"{len(content)} bytes, expected {size}")
+    return content
+
+
 @dataclass(frozen=True)
 class Coverage:
     """Coarse cells with data, as a card holds them: a grid, and its cells as packed, compressed bits in text.
 
-    Forcings have lakes and ice caps as cells without data. A cell that had data in the training and has none now is a
-    gap in the forcing.
+    A cell that had data in the training and has none now is a gap in the forcing.
     """
 
     resolution: Annotated[float, Limits(1e-3, 90)]
@@ -48,8 +60,7 @@ class Coverage:
     @classmethod
     def of(cls, grid: Grid, mask: NDArray[np.bool_]) -> Coverage:
         """Return the coverage of the cells of a grid, ``(rows, columns)``, that are True."""
-        bits = zlib.compress(np.packbits(mask).tobytes(), 9)
-        cells = base64.b64encode(bits).decode("ascii")
+        cells = _packed(np.packbits(mask).tobytes())
         return cls(grid.resolution, grid.north, grid.west, grid.rows, grid.columns, cells)
 
     @property
@@ -60,11 +71,7 @@ class Coverage:
     @property
     def mask(self) -> NDArray[np.bool_]:
         """Which cells have data, ``(rows, columns)``."""
-        size = -(-self.rows * self.columns // 8)
-        # a damaged card must not be able to fill the memory
-        bits = zlib.decompressobj().decompress(base64.b64decode(self.cells, validate=True), size + 1)
-        if len(bits) != size:
-            raise ValueError(f"{len(bits)} bytes of cells, expected {size}")
+        bits = _unpacked(self.cells, -(-self.rows * self.columns // 8))
         cells = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=self.rows * self.columns)
         return cells.reshape(self.grid.shape).astype(np.bool_)
 
@@ -75,12 +82,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class StaticSample:
-    """Static channels of the training at regular places, as a card holds them: compressed half precision in text.
-
-    ``name`` says where they came from. ``top`` and ``left`` are the first row and column on the fine grid of the world,
-    and ``step`` fine cells lie between two places. The values ``(rows, columns, channels)`` are NaN where nothing was
-    learned.
-    """
+    """Static channels of the training at regular places of the world's fine grid; NaN where none was learned."""
 
     name: Annotated[str, Limits(most=1000)]
     top: Annotated[int, Limits(0, 2**24)]
@@ -101,26 +103,21 @@ class StaticSample:
     @classmethod
     def of(cls, name: str, values: NDArray[np.floating[Any]], top: int, left: int, step: int) -> StaticSample:
         """Return the sample of values at places, ``(rows, columns, channels)``."""
-        content = zlib.compress(values.astype("<f2").tobytes(), 9)
         rows, columns, channels = values.shape
-        return cls(name, top, left, step, rows, columns, channels, base64.b64encode(content).decode("ascii"))
+        return cls(name, top, left, step, rows, columns, channels, _packed(values.astype("<f2").tobytes()))
 
     @property
     def values(self) -> NDArray[np.float16]:
         """The values, ``(rows, columns, channels)``."""
-        size = 2 * self.rows * self.columns * self.channels
-        content = zlib.decompressobj().decompress(base64.b64decode(self.text, validate=True), size + 1)
-        if len(content) != size:
-            raise ValueError(f"{len(content)} bytes of values, expected {size}")
-        return np.frombuffer(content, "<f2").reshape(self.rows, self.columns, self.channels)
+        shape = self.rows, self.columns, self.channels
+        return np.frombuffer(_unpacked(self.text, 2 * math.prod(shape)), "<f2").reshape(shape)
 
     def differing(
         self, fields: NDArray[np.floating[Any]], land: NDArray[np.bool_], row: int, column: int, around: int
     ) -> NDArray[np.bool_]:
         """Return which values differ at the places on land within a span of fine cells, ``(places, channels)``.
 
-        ``fields`` (channels, rows, columns) are normalised, and begin at a row and column of the world's lattice, which
-        has ``around`` columns.
+        ``fields`` (channels, rows, columns) are normalised, and begin at a row and column of the world's lattice.
         """
         down = self.top + self.step * np.arange(self.rows) - row
         across = (self.left + self.step * np.arange(self.columns) - column) % around

@@ -65,9 +65,7 @@ def calibration_error(
 ) -> float:
     """Return the mean distance of confidence and accuracy over bins of equal width; NaN without pixels.
 
-    ``confidence`` is the probability of the class that was decided, ``correct`` whether it is the observed one,
-    ``weight`` the area of each pixel, by default the same for all: ``(pixels,)`` each. See Naeini et al. (2015),
-    doi 10.1609/aaai.v29i1.9602.
+    ``(pixels,)`` each; weights are areas. See Naeini et al. (2015), doi 10.1609/aaai.v29i1.9602.
     """
     weight = np.ones(len(confidence)) if weight is None else weight
     place = bin_of(confidence, bins)

@@ -6,15 +6,15 @@ import hashlib
 import json
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import numpy as np
 
-from xland.arguments import shown
+from xland.arguments import guess, shown
 from xland.draws.octaves import Grain
 from xland.errors import CheckpointError, ModelError, XlandError
 from xland.models.applicability import Applicability, Coverage, StaticSample
@@ -25,12 +25,14 @@ from xland.paths import local_path, replace_file
 from xland.records import Limits, check_entries, open_plain, read_json, read_record
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from xland.models.networks.unet import DownscalingNetwork
 
 WEIGHTS = "weights.safetensors"
 CARD = "card.json"
 APPLICABILITY = "applicability.safetensors"
-_FORMAT = 1
+FORMAT = 1
 _LARGEST_CARD = 2**22
 _LARGEST_HEADER = 2**22
 _LARGEST_FILE = 2**31
@@ -41,9 +43,10 @@ _OPTIONAL = (
 )  # fmt: skip
 _BYTES = {"F16": 2, "F32": 4, "I64": 8}
 _UNCHANGED = Calibration((), ())
-_networks: dict[str, DownscalingNetwork] = {}
+_networks: dict[str, nn.Module] = {}
 _lock = threading.Lock()
 
+Network = TypeVar("Network", bound="nn.Module")
 Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
 """Type and shape of each tensor that a file must hold."""
 
@@ -171,11 +174,7 @@ class Checkpoint:
         """
         # the weights alone do not fix a network, and a damaged copy must not pass for the one loaded before
         fixed = [str(self.folder.resolve()), self.digest, self.card["inputs"], self.card["architecture"]]
-        key = json.dumps(fixed, sort_keys=True)
-        with _lock:
-            if key not in _networks:
-                _networks[key] = _load_network(self)
-            return _networks[key]
+        return load_once(json.dumps(fixed, sort_keys=True), lambda: _load_network(self))
 
 
 def read_checkpoint(folder: Path | str) -> Checkpoint:
@@ -189,44 +188,75 @@ def read_checkpoint(folder: Path | str) -> Checkpoint:
         If the card is damaged, lacks an entry or has another format.
     """
     folder = local_path(folder, what="a model")
-    path = folder / CARD
-    if not path.exists():
+    return _checkpoint(folder, read_card(folder))
+
+
+def shipped_models(folder: Path) -> tuple[str, ...]:
+    """Names of the models in a folder of the package."""
+    return tuple(sorted(path.parent.name for path in folder.glob(f"*/{CARD}")))
+
+
+def model_folder(model: str | Path, shipped: Path) -> Path:
+    """Return the folder of a model that is shipped in a folder of the package, or a user's own."""
+    known = shipped_models(shipped)
+    folder = shipped / model if model in known else local_path(model, what="a model")
+    if not folder.is_dir():
+        raise ModelError(
+            f"there is no model {str(model)!r}{guess(model, known) or '.'} Give the folder of a trained model or one "
+            f"of {', '.join(known) or 'none shipped'}"
+        )
+    return folder
+
+
+def read_card(folder: Path) -> Any:
+    """Return what a model folder holds as its card, for :func:`card_entries`; ModelError if there is none."""
+    if not (folder / CARD).exists():
         raise ModelError(f"{folder} is not a model: it holds no {CARD}")
-    entries = _entries(folder, read_json(path, _LARGEST_CARD, CheckpointError))
-    return read_record(Checkpoint, entries, str(path), CheckpointError)
+    return read_json(folder / CARD, _LARGEST_CARD, CheckpointError)
 
 
-def _entries(folder: Path, card: Any) -> dict[str, Any]:
-    """Return the entries of a :class:`Checkpoint` from its card, which :func:`read_record` checks."""
+def card_entries(folder: Path, card: Any, required: Sequence[str], optional: Sequence[str]) -> dict[str, Any]:
+    """Return entries of a card, with the card, the folder and the digest of the weights, for :func:`read_record`."""
     path = folder / CARD
     if not isinstance(card, dict):
         raise CheckpointError(f"{path} must hold one JSON object")
-    if missing := [name for name in _REQUIRED if name not in card]:
+    if missing := [name for name in required if name not in card]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}")
-    if card.get("format") != _FORMAT:
-        raise CheckpointError(f"{path} has format {shown(card.get('format'))}; this version of xland reads {_FORMAT}")
-    card = {name: value for name, value in card.items() if value is not None or name not in _OPTIONAL}
-    entries = {name: card[name] for name in (*_REQUIRED, *_OPTIONAL) if name in card}
-    entries |= {"folder": folder, "card": card, "digest": entries.pop("weights_sha256")}
-    if "applicability" in entries:
-        entries["training_inputs"] = entries.pop("applicability")
-    if isinstance(card.get("calibration"), dict):  # cards also say how it was fitted
-        entries["calibration"] = {
-            name: value for name, value in card["calibration"].items() if name in ("scale", "bias")
-        }
-    if "draws" in entries:
-        entries["grain"] = _grain(entries.pop("draws"))
-    return entries
+    if card.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {shown(card.get('format'))}; this version of xland reads {FORMAT}")
+    card = {name: value for name, value in card.items() if value is not None or name not in optional}
+    entries = {name: card[name] for name in (*required, *optional) if name in card}
+    return entries | {"folder": folder, "card": card, "digest": entries.pop("weights_sha256")}
 
 
-def _grain(fitted: Any) -> Any:
-    """Return the entries of a :class:`Grain`; cards also say how well it fits."""
-    if not isinstance(fitted, dict):
-        return fitted
-    found = {name: value for name, value in fitted.items() if name in ("spacings", "weights")}
-    if isinstance(found.get("weights"), list):
-        found["weights"] = [tuple(each) if isinstance(each, list) else each for each in found["weights"]]
-    return found
+def _checkpoint(folder: Path, card: Any) -> Checkpoint:
+    entries = card_entries(folder, card, _REQUIRED, _OPTIONAL)
+    for entry, name, parts in (
+        ("applicability", "training_inputs", None),
+        ("calibration", "calibration", ("scale", "bias")),
+        ("draws", "grain", ("spacings", "weights")),
+    ):
+        if entry in entries:
+            found = entries.pop(entry)
+            if parts and isinstance(found, dict):  # cards also say how it was fitted
+                found = {part: found[part] for part in parts if part in found}
+            entries[name] = found
+    if isinstance(grain := entries.get("grain"), dict) and isinstance(grain.get("weights"), list):
+        grain["weights"] = [tuple(each) if isinstance(each, list) else each for each in grain["weights"]]
+    return read_record(Checkpoint, entries, str(folder / CARD), CheckpointError)
+
+
+def card_content(folder: Path, card: Mapping[str, Any]) -> bytes:
+    """Return a card as it is written; CheckpointError if it could not be read again."""
+    try:
+        content = (json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"the card of {folder} was not written: {error}") from error
+    if len(content) > _LARGEST_CARD:
+        raise CheckpointError(
+            f"the card of {folder} was not written: {len(content)} bytes are more than are read again"
+        )
+    return content
 
 
 def refuse_model(folder: Path | str) -> None:
@@ -236,16 +266,13 @@ def refuse_model(folder: Path | str) -> None:
 
 
 def save_checkpoint(folder: Path | str, network: DownscalingNetwork, card: Mapping[str, Any]) -> Checkpoint:
-    """Write a model folder; each file is complete or absent, and the card comes last. A model in it is replaced.
-
-    ``card`` has further entries of the card; ``name`` is required.
-    """
+    """Write a model folder with further entries of the card, which comes last; each file is whole or absent."""
     from safetensors.torch import save
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     weights = save(state, metadata={"format": "xland"})
     full = {
-        "format": _FORMAT,
+        "format": FORMAT,
         **card,
         "inputs": asdict(network.inputs),
         "architecture": asdict(network.architecture),
@@ -258,10 +285,7 @@ def save_checkpoint(folder: Path | str, network: DownscalingNetwork, card: Mappi
 def update_card(
     folder: Path | str, entries: Mapping[str, Any], *, applicability: Applicability | None = None
 ) -> Checkpoint:
-    """Add entries, scores for example, to the card of a model: all of them or, if it breaks off, none.
-
-    ``applicability`` has the training inputs to keep beside the weights.
-    """
+    """Add entries, and training inputs beside the weights, to a model: all of them or, if it breaks off, none."""
     from safetensors.numpy import save
 
     checkpoint = read_checkpoint(folder)
@@ -275,20 +299,9 @@ def update_card(
 
 
 def _write(folder: Path, card: Mapping[str, Any], files: Mapping[str, bytes]) -> Checkpoint:
-    """Write files and then the card about them, which is checked first; return what can be read.
-
-    Until the card is there, the card before it is read with the files that it was written with, which stay beside
-    the new ones.
-    """
-    try:
-        content = (json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"the card of {folder} was not written: {error}") from error
-    if len(content) > _LARGEST_CARD:
-        raise CheckpointError(
-            f"the card of {folder} was not written: {len(content)} bytes are more than are read again"
-        )
-    written = read_record(Checkpoint, _entries(folder, json.loads(content)), str(folder / CARD), CheckpointError)
+    """Write files and then the card about them; until then, the card before it is read with its own files."""
+    content = card_content(folder, card)
+    written = _checkpoint(folder, json.loads(content))
     present: dict[str, str] = {}
     with suppress(ModelError):  # there is none that can be read
         old = read_checkpoint(folder)
@@ -320,22 +333,36 @@ def _has_hash(path: Path, digest: str | None) -> bool:
         return False  # it is not there, or no longer
 
 
+def load_once(key: str, load: Callable[[], Network]) -> Network:
+    """Return the network of a key, which each process loads once."""
+    with _lock:
+        if key not in _networks:
+            _networks[key] = load()
+        return cast("Network", _networks[key])
+
+
 def _load_network(checkpoint: Checkpoint) -> DownscalingNetwork:
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load
 
     from xland.models.networks.unet import DownscalingNetwork
 
-    path = checkpoint.folder / WEIGHTS
     try:
         with torch.device("meta"):  # knows the shapes and holds no value
             network = DownscalingNetwork(checkpoint.inputs, checkpoint.architecture)
     except (XlandError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.folder / CARD}: no network can be built from it: {error}") from error
+    return load_weights(checkpoint.folder / WEIGHTS, checkpoint.digest, network)
+
+
+def load_weights(path: Path, digest: str, network: Network) -> Network:
+    """Give a network its weights, which are verified and finite, and return it in evaluation mode."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     kinds = {torch.float32: "F32", torch.int64: "I64"}
     expected = {name: (kinds[each.dtype], tuple(each.shape)) for name, each in network.state_dict().items()}
-    content = read_verified(path, checkpoint.digest, expected)
+    content = read_verified(path, digest, expected)
     try:
         # copies begin where torch has all tensors begin; from elsewhere products may be rounded differently
         state = {name: tensor.clone() for name, tensor in load(content).items()}
@@ -351,11 +378,7 @@ def _load_network(checkpoint: Checkpoint) -> DownscalingNetwork:
 
 
 def read_verified(path: Path, digest: str, expected: Tensors) -> bytes:
-    """Return a safetensors file that has these tensors and this SHA-256.
-
-    A writer who broke off may have left it under another name. Of a large file that has other tensors, only the header
-    is read.
-    """
+    """Return a safetensors file that has these tensors and this SHA-256; a writer who broke off may have renamed it."""
     path = _before(path) if _has_hash(_before(path), digest) else path
     with open_plain(path, CheckpointError) as (file, size):
         start = file.read(8 + _LARGEST_HEADER)

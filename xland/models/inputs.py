@@ -217,8 +217,8 @@ class InputSpec:
     def coarse_array(self, values: Mapping[str, NDArray[Any]], interval: int = 1) -> NDArray[np.float32]:
         """Stack the coarse channels in float32, ``(coarse_channels, rows, columns)``; 0 where there are no data.
 
-        ``values`` are forcing variables, ``(steps, rows, columns)`` each, NaN where there are no data. All channels of
-        the first step come before those of the next. ``interval`` is that from the prior map to the map.
+        ``values`` are forcing variables, ``(steps, rows, columns)`` each. All channels of a step come before those of
+        the next.
         """
         return self.with_interval(self.state_array(values), interval)
 
@@ -247,10 +247,7 @@ class InputSpec:
         return np.stack(layers, axis=1)
 
     def static_array(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float16]:
-        """Stack the static channels in half precision, ``(len(static), rows, columns)``.
-
-        :class:`StaticError` if a variable is missing, or a channel is NaN or infinite on land.
-        """
+        """Stack the static channels, ``(len(static), rows, columns)`` float16; StaticError if values are missing."""
         missing = [name for name in self.static_variables if name not in values]
         if missing:
             raise StaticError(f"static predictors lack {', '.join(missing)}, which the model needs")
@@ -315,8 +312,7 @@ def mask_prior(
 ) -> NDArray[np.uint8]:
     """Return a copy of a prior map, 255 in a share of its cells: single ones, or blocks of ``block`` x ``block`` cells.
 
-    Of several maps, ``(maps, rows, columns)``, the same cells are hidden. The published system hides 60 % of the
-    pixels (arXiv 2606.11793).
+    Of several maps the same cells are hidden. The published system hides 60 % of the pixels (arXiv 2606.11793).
     """
     rows, columns = prior.shape[-2:]
     drawn = random.random((-(-rows // block), -(-columns // block)), dtype=np.float32) < share

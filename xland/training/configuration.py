@@ -254,20 +254,12 @@ def list_configurations() -> tuple[str, ...]:
 
 def read_configuration(source: str | Path) -> Configuration:
     """Read a configuration by the name of a shipped one, or by its path; a ConfigurationError says what is wrong."""
-    return parse_configuration(_read(path := _path_of(source)), str(path))
+    values, path = read_values(source)
+    return parse_configuration(values, str(path))
 
 
-def read_values(source: str | Path) -> dict[str, Any]:
-    """Return the plain values of a configuration that :func:`read_configuration` accepts."""
-    read_configuration(source)
-    return _read(_path_of(source))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return read_toml(path, _LARGEST, ConfigurationError)
-
-
-def _path_of(source: str | Path) -> Path:
+def read_values(source: str | Path) -> tuple[dict[str, Any], Path]:
+    """Return the plain values of a configuration, which may be wrong, and its path."""
     known = list_configurations()
     path = _CONFIGS / f"{source}.toml" if str(source) in known else local_path(source, what="a configuration")
     if not path.exists():
@@ -275,7 +267,7 @@ def _path_of(source: str | Path) -> Path:
             f"there is no configuration {str(source)!r}{guess(source, known) or '.'} Give a TOML file or one of "
             f"{', '.join(known)}"
         )
-    return path
+    return read_toml(path, _LARGEST, ConfigurationError), path
 
 
 def parse_configuration(values: Any, where: str = "configuration") -> Configuration:

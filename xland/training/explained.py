@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from xland.models.inputs import Channel
-from xland.training.configuration import Configuration, read_values
+from xland.training.configuration import Configuration, parse_configuration, read_values
 
 _HEAD = """\
 # Configuration of a training: change it, then run `xland train FILE OUTPUT`.
@@ -37,7 +37,8 @@ def explain(configuration: str | Path = "luh2-0p05") -> str:
     ConfigurationError
         If there is no such configuration, or it cannot be used.
     """
-    values = read_values(configuration)
+    values, path = read_values(configuration)
+    parse_configuration(values, str(path))
     sections = {name: hint for name, hint in get_type_hints(Configuration).items() if is_dataclass(hint)}
     parts = [_HEAD + _entries(Configuration, values, skip=sections)]
     for name, kind in sections.items():

@@ -21,9 +21,7 @@ class Termination:
 def deferred_termination() -> Iterator[Termination]:
     """Note SIGTERM instead of ending, as long as the context lasts, and then put the handler from before back.
 
-    That handler receives the signal if the context ends without an error, so that a request that came too late to be
-    answered here is not lost. Signals are left alone outside of the main thread, where Python cannot set handlers, and
-    where a library has set one that Python cannot put back.
+    That handler receives the signal if the context ends without an error. Other threads leave signals alone.
     """
     request = Termination()
     previous = signal.getsignal(signal.SIGTERM)

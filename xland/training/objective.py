@@ -58,8 +58,8 @@ class Objective:
     def total(self, scores: Tensor, target: Tensor, weights: Tensor) -> Tensor:
         """Loss of scores (batch, classes, ...), as a sum over the pixels whose target (batch, ...) is not 255.
 
-        The Lovasz term belongs to all pixels of this process together and enters the sum as often as there are
-        pixels that count. The device is not waited for.
+        The Lovasz term of all pixels enters the sum as often as there are pixels that count. The device is not waited
+        for.
         """
         scores, target = scores.float(), target.long()
         loss = functional.cross_entropy(
@@ -103,10 +103,7 @@ def lovasz_softmax(scores: Tensor, target: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _slope(error: Tensor, inside: Tensor) -> Tensor:
-    """Slope of the Lovasz extension for each pixel: what 1 - IoU gains when it is missed after all with larger errors.
-
-    It is constant until two errors change their order, so it needs no gradient.
-    """
+    """Slope of the Lovasz extension for each pixel, constant until two errors change their order."""
     order = error.argsort(descending=True)
     hits = inside[order].cumsum(0)
     wrong = torch.arange(1, len(order) + 1, device=error.device) - hits

@@ -40,13 +40,7 @@ def class_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class PushBack:
-    """Scales the land under use in normalised coarse channels; made for the channels of a model.
-
-    Raises
-    ------
-    ConfigurationError
-        If a channel mixes land under use with other land, or no channel is primary land.
-    """
+    """Scales the land under use in normalised coarse channels, where no channel mixes it with other land."""
 
     inputs: InputSpec
 
@@ -123,8 +117,8 @@ class PushBack:
 def more_cropland(pushed: Tensor, scores: Tensor, margin: float = 0.3) -> Tensor:
     """Return how clearly cropland is chosen, or nearly, with less land under use where it was not chosen before.
 
-    ``pushed`` and ``scores`` are class scores, ``(batch, classes, ...)``; the result has one number a pixel: how far
-    the margin of cropland over the best other class is above what it was, and above ``-margin``.
+    Of class scores, ``(batch, classes, ...)``: how far its margin over the others is above what it was, and
+    ``-margin``.
     """
     before = _ahead(scores.detach())
     allowed = before.clamp_min(-margin)

@@ -42,14 +42,6 @@ def test_scores_are_those_of_the_plain_network(expansion, detail, members):
     torch.testing.assert_close(compiled(*tensors, points), network(*tensors, points), atol=1e-5, rtol=1e-5)
 
 
-def test_the_plain_network_is_kept_and_still_learns():
-    network = trained()
-    compiled = network.compiled()
-    assert compiled is not network
-    assert compiled.body is not network.body
-    network.train()(*sample(network.inputs)).sum().backward()
-
-
 def test_a_kind_without_a_faster_form_is_used_as_it_is():
     network = DownscalingNetwork(tiny_inputs(), Architecture(kind="unet", width=2, depth=1))
     assert network.compiled() is network

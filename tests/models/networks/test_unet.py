@@ -16,7 +16,6 @@ from xland.models.checkpoint import save_checkpoint
 from xland.models.inputs import published_inputs
 from xland.models.networks import architecture as kinds
 from xland.models.networks.architecture import Architecture, list_networks, register_network
-from xland.models.networks.context import PiecewiseLinear
 from xland.models.networks.unet import DownscalingNetwork
 
 each_kind = pytest.mark.parametrize("kind", ["unet", "context"])
@@ -136,17 +135,6 @@ def test_gradients_reach_every_parameter_and_dropout_acts_in_training_only(kind)
 def test_networks_that_cannot_be_built_are_refused(changes, sizes, message):
     with pytest.raises(ModelError, match=message):
         DownscalingNetwork(replace(tiny_inputs(), **changes), Architecture(**{"width": 2, **sizes}))
-
-
-def test_a_plain_network_without_fine_channels_runs():
-    inputs = replace(tiny_inputs(), static=())
-    coarse, static, _ = sample(inputs)
-    assert small(inputs)(coarse, static).shape == (2, 8, 40, 40)
-
-
-@pytest.mark.parametrize("channels", [0, 3])
-def test_knots_begin_evenly_for_any_number_of_channels(channels):
-    assert torch.equal(PiecewiseLinear(channels, 12).knots, torch.linspace(-2, 2, 13).repeat(channels, 1))
 
 
 class PixelByPixel(nn.Module):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 
+from tests.training.conftest import paired
 from tests.worlds import tiny_configuration, tiny_inputs, tiny_world
 
 YEARS = (2000, 2001)
@@ -23,10 +23,9 @@ def make(prior="code", *, own_prior=False):
     """Configuration and data of a training; its priors are maps of their own or those of the targets."""
     coarse, static, maps = _world()
     configuration = tiny_configuration(tiny_inputs(prior, steps=(0, -1)))
-    data = replace(configuration.data, forcing_years=YEARS, target_years=YEARS)
     before = maps.copy(data=np.where(maps == 2, 3, maps).astype(np.uint8)) if own_prior else maps
     sources = {"forcing": coarse, "static": static, "target": maps.sel(time=list(YEARS)), "prior": before}
-    return replace(configuration, data=data), sources
+    return paired(configuration, YEARS), sources
 
 
 def write(path, tile=60, *, own_prior=False, **more):

@@ -11,7 +11,8 @@ import xarray as xr
 import xbatcher
 
 from tests.killing import PROJECT
-from tests.worlds import COARSE, FACTOR, FINE, tiny_checkpoint, tiny_configuration, tiny_inputs, tiny_world
+from tests.training.conftest import given, paired
+from tests.worlds import COARSE, FACTOR, FINE, tiny_checkpoint, tiny_configuration, tiny_inputs
 from xland.errors import ConfigurationError, GridError, TimeError
 from xland.geo.grid import expand
 from xland.geo.split import Part, divide
@@ -30,9 +31,8 @@ from xland.training.data.batches import (
     take_census,
 )
 from xland.training.data.loader import PatchDataset, TrainingArrays, make_loader
-from xland.training.data.material import gather, stored_material
+from xland.training.data.material import gather
 from xland.training.data.patches import make_patches
-from xland.training.data.prepare import prepare
 from xland.training.data.sampling import Order, RankSampler
 from xland.training.learn.loop import fit
 from xland.training.learn.steps import Stepper
@@ -42,13 +42,8 @@ from xland.vocabulary import OCEAN, URBAN
 YEARS = (1999, 2004)
 
 
-def world(years=(2000, 2001)):
-    coarse, static, maps = tiny_world(years)
-    return {"forcing": coarse, "static": static, "target": maps}
-
-
 def made(there=(2000, 2001), **options):
-    data = world(there)
+    data = given(there)
     return make_batches(data.pop("forcing"), **data, **{"inputs": tiny_inputs(), "patch": 40, "stride": 20, **options})
 
 
@@ -93,7 +88,7 @@ def assert_same(batches, seen):
     ],
 )
 def test_they_are_those_of_a_training_in_the_same_order(learned, prior, augmentation, options):
-    inputs, data = tiny_inputs(prior), {**world(), "prior": world((1999, 2000))["target"]}
+    inputs, data = tiny_inputs(prior), {**given(), "prior": given((1999, 2000))["target"]}
     configuration = replace(tiny_configuration(inputs, epochs=2, **options), augmentation=augmentation)
     batches = made(inputs=inputs, prior=data["prior"], augmentation=augmentation, **{"candidates": 24, **options})
     seen = learned(gather(configuration, **data), 2 * len(batches))
@@ -103,18 +98,10 @@ def test_they_are_those_of_a_training_in_the_same_order(learned, prior, augmenta
     assert batches.inputs == gather(configuration, **data)[0].inputs
 
 
-def test_they_come_from_a_training_store_too(tmp_path):
-    configuration, data = tiny_configuration(candidates=8, patch_stride=40), world()
-    prepare(configuration, tmp_path / "store.zarr", **data, progress=False)
-    stored = label_batches(*stored_material(configuration, tmp_path / "store.zarr"), part="validation")
-    for batch, expected in zip(stored, label_batches(*gather(configuration, **data), part="validation"), strict=True):
-        xr.testing.assert_allclose(batch, expected)
-
-
 def test_years_of_a_rollout_come_one_by_one():
     configuration = tiny_configuration(tiny_inputs("code"), candidates=4)
     configuration = replace(configuration, rollout=Rollout(years=2, own_maps=0.5))
-    batches = label_batches(*gather(configuration, **world(), prior=world((1999, 2000))["target"]))
+    batches = label_batches(*gather(configuration, **given(), prior=given((1999, 2000))["target"]))
     assert sorted(int(year) for batch in batches for year in batch["year"]) == [2000] * 4 + [2001] * 4
 
 
@@ -144,7 +131,7 @@ def test_only_pixels_of_the_part_count_and_those_to_judge_by_once_in_order(part)
 
 
 def test_without_a_part_every_pixel_with_data_counts():
-    (codes,) = world((2000,))["target"].values
+    (codes,) = given((2000,))["target"].values
     for batch in made((2000,), part=None, stride=40):
         rows = np.searchsorted(-FINE.latitude, -batch["lat"].values)
         columns = np.searchsorted(FINE.longitude, batch["lon"].values)
@@ -154,14 +141,14 @@ def test_without_a_part_every_pixel_with_data_counts():
 
 def test_years_and_channels_of_a_model_can_be_chosen(tmp_path):
     assert {int(year) for batch in made(years=2001, candidates=4) for year in batch["year"]} == {2001}
-    data, checkpoint = world(), tiny_checkpoint(tmp_path)
+    data, checkpoint = given(), tiny_checkpoint(tmp_path)
     batch = next(iter(make_batches(data.pop("forcing"), **data, model=checkpoint)))
     assert batch["target"].shape[1:] == (40, 40), "the window of the model"
     assert list(batch["channel"].values) == [channel.name for channel in checkpoint.inputs.static]
 
 
 def test_patches_of_a_generator_are_taken_instead_in_every_part():
-    generator = xbatcher.BatchGenerator(world()["target"], {"lat": 24, "lon": 24}, batch_dims={"time": 1})
+    generator = xbatcher.BatchGenerator(given()["target"], {"lat": 24, "lon": 24}, batch_dims={"time": 1})
     there = {(float(one["lat"][0]), float(one["lon"][0])) for one in generator}
     found = set()
     for batch in made(generator=generator, patch=None, stride=None, part=None):
@@ -173,7 +160,7 @@ def test_patches_of_a_generator_are_taken_instead_in_every_part():
     validation = made(generator=generator, part="validation", augmentation=Augmentation())
     assert len(train) > len(validation) > 0
     assert "lon" in next(iter(validation)).coords, "samples to judge by are not mirrored"
-    pole = world()["target"].sel(lat=slice(-80, -90)).isel(lat=slice(2, 10))
+    pole = given()["target"].sel(lat=slice(-80, -90)).isel(lat=slice(2, 10))
     with pytest.raises(ConfigurationError, match="no patch of 8 cells holds a pixel for train"):
         made(generator=xbatcher.BatchGenerator(pole, {"lat": 8, "lon": 8}))
 
@@ -273,7 +260,7 @@ def test_samples_that_are_mirrored_do_not_claim_a_place(source):
 
 @pytest.fixture(scope="module")
 def material():
-    return gather(tiny_configuration(candidates=10), **world((2000, 2001, 2002)))
+    return gather(tiny_configuration(candidates=10), **given((2000, 2001, 2002)))
 
 
 @pytest.fixture(scope="module")
@@ -284,13 +271,6 @@ def census(material):
 def training(material, census, **schedule):
     configuration = replace(material[0], schedule=replace(material[0].schedule, **schedule))
     return configuration, make_dataset(configuration, material[1], Part.TRAIN, census)
-
-
-def test_the_census_counts_every_pixel_of_every_map(material, census):
-    target = material[1].source.target
-    assert census.shape == (8, 45, 90)
-    assert census.sum(axis=(1, 2)).tolist() == [int((target == code).sum()) for code in range(8)]
-    assert census.sum() == (target != MASKED).sum()
 
 
 def test_a_class_that_only_others_hold_is_named_with_its_pixels(material, census):
@@ -348,9 +328,8 @@ def test_validation_patches_that_end_in_a_coarse_cell_give_way_to_windows(materi
 
 def rollout(prior_step, years):
     configuration = tiny_configuration(replace(tiny_inputs("one_hot"), prior_step=prior_step))
-    data = replace(configuration.data, forcing_years=(2000, 2001, 2002), target_years=(2000, 2001, 2002))
-    configuration = replace(configuration, data=data, rollout=Rollout(years=years))
-    material = gather(configuration, **world((1999, 2000, 2001, 2002, 2003)))
+    configuration = replace(paired(configuration, (2000, 2001, 2002)), rollout=Rollout(years=years))
+    material = gather(configuration, **given((1999, 2000, 2001, 2002, 2003)))
     return make_dataset(*material, Part.TRAIN, take_census(material[1].source))
 
 
@@ -362,10 +341,3 @@ def test_rollouts_are_made_of_years_that_follow_each_other_and_into_the_past_go_
     message = "samples of 4 consecutive maps need as many years in a row; there are 2000-2002"
     with pytest.raises(TimeError, match=message):
         rollout(-1, 4)
-
-
-def test_patches_are_named_by_place_and_year(material, census):
-    _, dataset = training(material, census)
-    rows, columns = dataset.patches.slices(3)
-    place = f"rows {rows.start}-{rows.start + 39}, columns {columns.start}-{columns.start + 39}"
-    assert describe_items(dataset, [3, len(dataset.patches) + 3]) == f"{place}, 2000; {place}, 2001"

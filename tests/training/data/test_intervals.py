@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.worlds import tiny_configuration, tiny_inputs, tiny_world
+from tests.training.conftest import given
+from tests.worlds import tiny_configuration, tiny_inputs
 from xland.errors import ConfigurationError, ModelError, TimeError
 from xland.geo.split import Part
 from xland.models.inputs import MASKED
@@ -25,8 +26,7 @@ EVERY = (slice(0, 180), slice(0, 360))
 
 @pytest.fixture(scope="module")
 def world():
-    coarse, static, maps = tiny_world(YEARS)
-    return {"forcing": coarse, "static": static, "target": maps}
+    return given(YEARS)
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,13 @@ def test_each_map_comes_with_every_interval_to_a_map_that_is_there(material):
 def test_states_prior_map_and_maps_beyond_it_are_those_of_their_years(world, material):
     maps = {int(year): world["target"].sel(time=year).values for year in YEARS}
     unknown = np.full_like(maps[2000], MASKED)
+    expected = gather(tiny_configuration(tiny_inputs()), **world)[1].source
     for at, (year, interval) in enumerate(zip(material.source.years, material.source.intervals, strict=True)):
         (sample,) = material.source.read([Place(at, *EVERY)])
         for layer, beyond in zip(sample["prior"], range(3), strict=True):
             np.testing.assert_array_equal(layer, maps.get(year - interval - beyond, unknown))
         assert (sample["coarse"][-1] == interval / 2).all()
         first = year - interval
-        expected = gather(tiny_configuration(tiny_inputs()), **world)[1].source
         channels = len(INPUTS.coarse)
         # the normalisation is that of other years; what has data is not normalised
         np.testing.assert_array_equal(sample["coarse"][2 * channels - 1], expected.coarse[YEARS.index(first), -1])

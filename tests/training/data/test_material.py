@@ -3,13 +3,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import hypothesis
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tests.training.conftest import given, paired
 from tests.worlds import COARSE, FACTOR, FINE, tiny_configuration, tiny_inputs, tiny_world
 from xland.errors import (
     AddressError,
@@ -30,12 +32,7 @@ from xland.training.data.material import Moments, differences, gather, identify,
 
 @pytest.fixture
 def world():
-    coarse, static, maps = tiny_world()
-    return {"forcing": coarse, "static": static, "target": maps}
-
-
-def years(configuration, forcing, target):
-    return replace(configuration, data=replace(configuration.data, forcing_years=forcing, target_years=target))
+    return given()
 
 
 def test_arrays_lie_on_the_fine_grid_coarse_stays_coarse_and_only_land_that_takes_part_counts(world):
@@ -85,8 +82,8 @@ def test_constant_channels_missing_optional_variables_and_unknown_pixels_are_no_
 
 
 def test_years_are_paired_as_the_configuration_says(world):
-    own = gather(years(tiny_configuration(), (2000, 2001), (2000, 2001)), **world)[1].source
-    turned = gather(years(tiny_configuration(), (2001, 2000), (2000, 2001)), **world)[1].source
+    own = gather(paired(tiny_configuration(), (2000, 2001), (2000, 2001)), **world)[1].source
+    turned = gather(paired(tiny_configuration(), (2001, 2000), (2000, 2001)), **world)[1].source
     np.testing.assert_array_equal(turned.target, own.target)
     np.testing.assert_allclose(turned.coarse, own.coarse[::-1], atol=1e-5)
     assert not np.allclose(own.coarse[0], own.coarse[1])
@@ -176,7 +173,7 @@ def test_data_that_do_not_fit_are_named(world, change, error, message):
 )
 def test_years_that_do_not_pair_are_named(world, forcing, target, error, message):
     with pytest.raises(error, match=message):
-        gather(years(tiny_configuration(), forcing, target), **world)
+        gather(paired(tiny_configuration(), forcing, target), **world)
 
 
 def test_a_prior_that_is_missing_short_or_unknown_is_named(world):
@@ -223,10 +220,9 @@ def test_a_file_that_does_not_exist_or_holds_no_land_use_is_named_with_its_entry
 
 
 def test_maps_of_tested_years_are_not_learned_from():
-    coarse, static, maps = tiny_world((1999, 2000, 2001))
     configuration = tiny_configuration()
     data = replace(configuration.data, train_years=(1960, 2000), test_years=(2001, 2015))
-    _, material = gather(replace(configuration, data=data), forcing=coarse, target=maps, static=static)
+    _, material = gather(replace(configuration, data=data), **given((1999, 2000, 2001)))
     assert material.description["pairs"] == [[1999, 1999], [2000, 2000]]
     with pytest.raises(ConfigurationError, match="train_years and test_years belong together"):
         replace(configuration.data, train_years=(1960, 2000))
@@ -245,12 +241,14 @@ def test_the_card_says_where_data_really_came_from(world, tmp_path):
     assert again["target"]["token"] != described["target"]["token"]
 
 
-def found(tiny, **entries):
-    return differences(identify(replace(tiny[0], **entries), tiny[1]), identify(*tiny))
+def found(tiny, material=None, **entries):
+    told = differences(identify(replace(tiny[0], **entries), material or tiny[1]), identify(*tiny))
+    return [line.strip() for line in told.splitlines()]
 
 
 def test_what_changes_a_loss_is_named_with_both_values_and_the_rest_may_differ(tiny):
-    assert differences(identify(*tiny), json.loads(json.dumps(identify(*tiny)))) == []
+    assert found(tiny) == []
+    assert identify(*tiny) == json.loads(json.dumps(identify(*tiny)))
     schedule = replace(tiny[0].schedule, batch=5, seed=3)
     assert found(tiny, schedule=schedule) == ["schedule.batch (3 there, 5 here)", "schedule.seed (0 there, 3 here)"]
     schedule = replace(tiny[0].schedule, workers=3, checkpoint_every=7, report_every=5)
@@ -261,18 +259,18 @@ def test_what_changes_a_loss_is_named_with_both_values_and_the_rest_may_differ(t
 def test_an_array_with_another_value_is_named(tiny, name):
     array = getattr(tiny[1].source, name).copy()
     array.flat[array.size // 2] = 1 if array.flat[array.size // 2] == 0 else 0
-    other = identify(tiny[0], replace(tiny[1], source=replace(tiny[1].source, **{name: array})))
-    assert [text.split(" ")[0] for text in differences(other, identify(*tiny))] == [f"arrays.{name}"]
+    other = replace(tiny[1], source=replace(tiny[1].source, **{name: array}))
+    assert [text.split(" ")[0] for text in found(tiny, other)] == [f"arrays.{name}"]
 
 
 def test_a_copy_of_a_store_is_the_same_data(tiny):
     """Its token, which holds the path, is another one; the content is not."""
-    configuration, material = tiny
+    material = tiny[1]
     assert "token" in material.description["forcing"]
     moved = {**material.description, "forcing": {**material.description["forcing"], "token": "another"}}
-    assert differences(identify(configuration, replace(material, description=moved)), identify(*tiny)) == []
+    assert found(tiny, replace(material, description=moved)) == []
     other = {**material.description, "forcing": {"name": "other.nc", "sha256": "0"}}
-    assert differences(identify(configuration, replace(material, description=other)), identify(*tiny)) == [
+    assert found(tiny, replace(material, description=other)) == [
         'sources.forcing.name ("in memory" there, "other.nc" here)',
         'sources.forcing.sha256 (absent there, "0" here)',
     ]
@@ -286,7 +284,7 @@ PIECES = st.lists(
 
 
 @settings(max_examples=20)
-@given(PIECES, st.integers(1, 3))
+@hypothesis.given(PIECES, st.integers(1, 3))
 def test_pieces_have_the_mean_and_deviation_of_all_values_together(pieces, times):
     whole = np.concatenate(pieces * times).astype(np.float64)
     whole = whole[np.isfinite(whole)]

@@ -21,7 +21,6 @@ from xland.training.data.patches import (
     farthest_points,
     make_patches,
     patches_from,
-    sphere_points,
 )
 
 
@@ -58,20 +57,6 @@ def test_patches_lie_in_the_grid_begin_at_coarse_cells_and_cover_it_if_they_over
         assert seen[: seen.shape[0] // touched * touched, : seen.shape[1] // touched * touched].min() == 1
 
 
-@pytest.mark.parametrize(
-    ("size", "stride", "message"),
-    [
-        (40, 10, "stride 10 must be a multiple of the factor 4"),
-        (200, 20, "200 x 200 cells does not fit into 180 x 360 cells"),
-        (40, 80, "stride 80 must be at least 1 and at most the patch size 40"),
-        (40, 0, "stride 0 must be at least 1"),
-    ],
-)
-def test_patches_that_do_not_fit_are_named(size, stride, message):
-    with pytest.raises(GridError, match=message):
-        make_patches(Grid.world(1), size, stride, 4)
-
-
 @settings(max_examples=15, deadline=None)
 @given(
     hnp.arrays(np.int64, (6, 8), elements=st.integers(0, 9)), st.integers(1, 5), st.integers(1, 4), st.integers(0, 1)
@@ -82,14 +67,6 @@ def test_what_coarse_cells_hold_is_added_up_in_every_patch(counts, size, stride,
     corners = zip(patches.rows // 2, patches.columns // 2, strict=True)
     expected = [counts[row : row + size, column : column + size].sum() for row, column in corners]
     assert count_in_patches(counts, patches, 2).tolist() == expected
-
-
-def test_points_of_the_sphere_are_as_far_apart_as_their_angle():
-    points = sphere_points(np.array([0.0, 0.0, 90.0, 10.0, 10.0]), np.array([0.0, 90.0, 33.0, 179.5, -179.5]))
-    np.testing.assert_allclose(np.linalg.norm(points, axis=1), 1)
-    assert points[0] @ points[1] == pytest.approx(0, abs=1e-12)
-    assert points[0] @ points[2] == pytest.approx(0, abs=1e-12)
-    assert np.linalg.norm(points[3] - points[4]) == pytest.approx(np.deg2rad(1) * np.cos(np.deg2rad(10)), rel=1e-3)
 
 
 CLOUDS = hnp.arrays(np.float64, st.tuples(st.integers(0, 60), st.integers(1, 3)), elements=st.floats(-1, 1))
@@ -111,18 +88,6 @@ def one_by_one(points, count, seed):
 def test_buckets_leave_the_farthest_points_as_they_are(points, count, seed, bucket):
     with mock.patch.object(module, "_BUCKET", bucket):
         assert farthest_points(points, count, seed).tolist() == one_by_one(points, count, seed)
-
-
-@pytest.mark.parametrize("count", [1, 700])
-def test_many_places_as_far_as_each_other_on_a_lattice_are_taken_in_their_order(count):
-    latitude, longitude = map(np.ravel, np.meshgrid(np.arange(80.0, -100, -5), np.arange(-180.0, 180, 4)))
-    points = sphere_points(latitude, longitude)
-    assert farthest_points(points, count, 3).tolist() == one_by_one(points, count, 3)
-
-
-def test_points_nowhere_are_named():
-    with pytest.raises(GridError, match="2 of 3 points have NaN or infinite coordinates; leave them out"):
-        farthest_points(np.array([[0.0, 0.0], [np.nan, 1.0], [2.0, np.inf]]), 2)
 
 
 @settings(max_examples=15, deadline=None)
@@ -249,8 +214,3 @@ def test_what_is_wrong_with_a_generator_is_named(what):
     make, message = BAD_GENERATORS[what]
     with pytest.raises(GridError, match=message):
         patches_from(make(), FINE, FACTOR)
-
-
-def test_patches_beyond_the_grid_are_counted():
-    with pytest.raises(GridError, match="121 of 136 patches of the generator reach beyond the grid"):
-        patches_from(generator(numbered()), PART, FACTOR)

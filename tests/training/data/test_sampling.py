@@ -112,12 +112,6 @@ def test_epochs_and_seeds_differ(groups, weights):
     assert len(set(epochs)) == 25
 
 
-def test_the_order_shares_no_random_numbers_with_the_changes_of_a_sample():
-    for sample in range(2):
-        changes = np.random.default_rng((3, 2, sample))
-        assert Order(100, seed=3).epoch(2).tolist() != changes.permutation(100).tolist()
-
-
 @quick
 @given(orders().filter(lambda order: order.groups is not None), st.integers(0, 5))
 def test_only_so_many_groups_are_mixed_with_each_other(order, epoch):
@@ -130,15 +124,6 @@ def test_only_so_many_groups_are_mixed_with_each_other(order, epoch):
         end = int(together.sum())
         assert together[:end].all()
         taken, left = taken[end:], left - mixed
-
-
-def test_a_batch_of_grouped_samples_holds_few_groups_and_a_share_fewer():
-    groups = np.arange(800) % 50
-    together, alone = Order(800, groups=groups, locality=4), Order(800)
-    steps = shares(together, 32, 4)
-    assert max(len(set(groups[joined(step)])) for step in steps) <= 8
-    assert np.mean([len(set(groups[share])) for step in steps for share in step]) < 3
-    assert np.mean([len(set(groups[batch])) for batch in batches(alone, 32, 4)]) > 20
 
 
 WEIGHTS = hnp.arrays(np.float64, st.integers(1, 60), elements=st.just(0.0) | st.floats(1e-3, 1e3)).filter(np.any)

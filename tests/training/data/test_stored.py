@@ -20,7 +20,6 @@ from xland.training.data.loader import Place
 from xland.training.data.material import gather
 from xland.training.data.stored import (
     CONTENTS,
-    ChunkCache,
     ChunkedArray,
     StoredArrays,
     hash_array,
@@ -110,17 +109,6 @@ def test_a_copy_in_another_process_reads_the_same(stores):
     assert len(pickle.dumps(source)) < 20_000, "decoded chunks stay behind"
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert_equal_samples(pool.apply(source.read, (wanted,)), expected)
-
-
-@settings(max_examples=25)
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 50)), max_size=40), st.integers(0, 100))
-def test_a_cache_keeps_the_latest_used_within_its_bytes(asked, limit):
-    cache, sizes = ChunkCache(limit), {}
-    for key, size in asked:
-        size = sizes.setdefault(key, size)
-        assert cache.get(key, lambda size=size: np.zeros(size, np.uint8)).nbytes == size
-        assert cache.used == sum(each.nbytes for each in cache._kept.values()) <= limit
-        assert size > limit or list(cache._kept)[-1] == key
 
 
 def test_what_is_not_a_training_store_is_refused(tmp_path):

@@ -5,14 +5,16 @@ import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from tests.worlds import COARSE, FACTOR, tiny_checkpoint, tiny_world
+from tests.training.conftest import given
+from tests.worlds import COARSE, FACTOR, tiny_checkpoint
 from xland.cli import main
 from xland.errors import CheckpointError, ConfigurationError, ModelError
 from xland.geo.split import Part
@@ -34,8 +36,7 @@ CLASSES = 4
 
 
 def data():
-    coarse, static, maps = tiny_world((2000,))
-    return {"forcing": coarse, "target": maps, "static": static}
+    return given((2000,))
 
 
 @pytest.fixture
@@ -167,7 +168,7 @@ def merit(predicted, target):
 
 
 @settings(max_examples=5, deadline=None)
-@given(st.integers(0, 1000))
+@hypothesis.given(st.integers(0, 1000))
 def test_offsets_never_lower_the_merit_they_are_fitted_for(seed):
     random = np.random.default_rng(seed)
     target = random.choice([1, 2, 4], 600, p=[0.05, 0.6, 0.35]).astype(np.uint8)
@@ -190,11 +191,6 @@ def test_offsets_bring_back_a_neglected_class():
     assert (before == 1).mean() < 0.02
     assert (after == 1).mean() > 0.05
     assert merit(after, target) > merit(before, target) + 0.2
-
-
-@pytest.mark.parametrize("pixels", [0, 5])
-def test_without_any_class_of_land_there_is_nothing_to_fit(pixels):
-    assert not fit_class_offsets(np.zeros((pixels, 8), np.float32), np.zeros(pixels, np.uint8)).any()
 
 
 @pytest.fixture(scope="module")

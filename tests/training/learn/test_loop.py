@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.training.conftest import given, paired
 from tests.worlds import FACTOR, tiny_checkpoint, tiny_configuration, tiny_inputs, tiny_world
 from xland.downscaling.call import downscale
 from xland.errors import CheckpointError, ConfigurationError, StaticError, TrainingError
@@ -155,37 +156,23 @@ def test_inputs_of_several_steps_and_samples_of_several_years_train_on_drawn_poi
     configuration = tiny_configuration(tiny_inputs(*inputs), epochs=1, samples=6, points=50)
     objective = Objective(class_weight_power=0.5, label_smoothing=0.05)
     configuration = replace(configuration, rollout=rollout, architecture=architecture, objective=objective)
-    configuration = replace(configuration, data=replace(configuration.data, forcing_years=YEARS, target_years=YEARS))
-    coarse, static, maps = tiny_world((2000, *YEARS))
-    made = gather(configuration, forcing=coarse, static=static, target=maps[1:], prior=maps)
+    data = given((2000, *YEARS))
+    maps = data.pop("target")
+    made = gather(paired(configuration, YEARS), **data, target=maps[1:], prior=maps)
     model = fit(*made, tmp_path)
     assert (model.inputs.prior, len(model.network().bodies)) == (inputs[0], architecture.members)
     assert np.isfinite(training_cells(made[1])[0]).all()
     assert 0 < rows(tmp_path)[0]["loss"] < 4
 
 
-def test_class_weights_are_those_of_the_training_cells_and_no_rank_holds_more_samples_than_its_share(
-    tiny, tmp_path, monkeypatch
-):
-    configuration = replace(scheduled(tiny[0], batch=12, accumulate=2), objective=Objective(class_weight_power=1.0))
-    training = loop._Training(configuration, tiny[1], tmp_path, _Three(0, 3), None)
-    assert training.share == 2
+def test_class_weights_are_those_of_the_training_cells(tiny, tmp_path):
+    configuration = replace(scheduled(tiny[0], batch=12, accumulate=6), objective=Objective(class_weight_power=1.0))
+    training = loop._Training(configuration, tiny[1], tmp_path, Group(), None)
+    assert training.share == 2, "samples in memory at once"
     counts = take_census(tiny[1].source)[:, tiny[1].part == Part.TRAIN].sum(axis=1)
     present = counts > 0
     shares = training.stepper.class_weights.numpy()[present] * counts[present]
     np.testing.assert_allclose(shares, shares[0], rtol=1e-4)
-    calibrated = []
-    monkeypatch.setattr(loop._Training, "run", lambda each: tiny_checkpoint(each.folder))
-    monkeypatch.setattr(loop, "fit_card", lambda *_, batch, **__: calibrated.append(batch))
-    fit(configuration, tiny[1], tmp_path, group=_Three(0, 3))
-    assert calibrated == [2]
-
-
-class _Three(Group):
-    """One of three ranks, without the others."""
-
-    def sum(self, values):
-        return values * 3
 
 
 @pytest.mark.parametrize("part", [Part.TRAIN, Part.VALIDATION])

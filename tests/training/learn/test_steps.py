@@ -14,10 +14,8 @@ from xland.training.learn.group import Group
 from xland.training.learn.steps import (
     Stepper,
     draw_points,
-    make_optimizer,
     one_cycle,
     seed_step,
-    set_rate,
     update_average,
 )
 
@@ -95,26 +93,10 @@ def test_only_pixels_that_count_are_drawn(target, count):
     assert (torch.from_numpy(target).flatten(1).gather(1, points) != MASKED).all()
 
 
-def test_every_pixel_that_counts_is_drawn_as_often():
-    target = torch.full((1, 10, 10), MASKED, dtype=torch.uint8)
-    target.view(-1)[[3, 50, 97, 99]] = 2
-    torch.manual_seed(0)
-    drawn, times = draw_points(target, 40_000).unique(return_counts=True)
-    assert drawn.tolist() == [3, 50, 97, 99]
-    assert (times / 10_000).tolist() == pytest.approx([1, 1, 1, 1], abs=0.05)
-
-
 def test_the_rate_rises_in_a_line_and_falls_as_half_a_cosine():
     found = [one_cycle(done, 0.1) for done in (0, 0.05, 0.1, 0.55, 1)]
     assert found == pytest.approx([0.02, 0.5, 1, 0.5, 0]), "the first step learns, too"
     assert one_cycle(0, 0) == 1, "no warmup"
-
-
-def test_only_matrices_decay_and_all_parameters_get_the_rate():
-    optimizer = make_optimizer(nn.Linear(3, 2), 0.1, 0.5)
-    set_rate(optimizer, 0.25)
-    found = [(g["weight_decay"], [p.ndim for p in g["params"]], g["lr"]) for g in optimizer.param_groups]
-    assert found == [(0.5, [2], 0.25), (0.0, [1], 0.25)]
 
 
 def test_the_average_moves_towards_the_network_and_counts_what_is_counted():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.worlds import FACTOR, tiny_configuration, tiny_inputs, tiny_network, tiny_world
+from tests.training.conftest import given, paired
+from tests.worlds import FACTOR, tiny_configuration, tiny_inputs, tiny_network
 from xland.geo.split import Part
 from xland.scores.measures import Scores
 from xland.training.data.batches import make_dataset, take_census
@@ -22,22 +23,16 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def dataset():
-    coarse, static, maps = tiny_world()
-    made = gather(tiny_configuration(), forcing=coarse, static=static, target=maps)
+    made = gather(tiny_configuration(), **given())
     return make_dataset(*made, Part.VALIDATION, take_census(made[1].source))
 
 
 @pytest.fixture(scope="module")
 def rollouts():
     """Samples of two years, with all of the prior."""
-    coarse, static, maps = tiny_world((1999, 2000, 2001))
     configuration = replace(tiny_configuration(tiny_inputs("one_hot")), rollout=Rollout(years=2))
-    configuration = replace(
-        configuration,
-        data=replace(configuration.data, forcing_years=(2000, 2001), target_years=(2000, 2001)),
-        augmentation=replace(configuration.augmentation, prior_masked=0.0),
-    )
-    made = gather(configuration, forcing=coarse, static=static, target=maps)
+    configuration = replace(configuration, augmentation=replace(configuration.augmentation, prior_masked=0.0))
+    made = gather(paired(configuration, (2000, 2001)), **given((1999, 2000, 2001)))
     return make_dataset(*made, Part.VALIDATION, take_census(made[1].source))
 
 

@@ -68,16 +68,6 @@ def test_waiting_for_batches_and_reading_the_loss_count_and_validation_does_not(
     assert not list(tmp_path.iterdir()), "only the first process writes"
 
 
-def test_errors_of_the_loader_come_through_and_figures_of_no_step_are_not_numbers(tmp_path):
-    def broken():
-        yield 1
-        raise RuntimeError("a worker died")
-
-    with Watch(tmp_path, main=False) as watch, pytest.raises(RuntimeError, match="a worker died"):
-        list(watch.waiting(broken()))
-    assert all(math.isnan(value) for value in (*watch.report([]).values(), *watch.epoch(0, {}).values()))
-
-
 @given(
     st.integers(1, 9),
     st.integers(0, 9),

@@ -153,7 +153,7 @@ class Architecture:
     def check_windows(self, inputs: InputSpec) -> None:
         """Refuse inputs that the network cannot read: windows that cannot be halved or are too large, no fine field."""
         kind = _kinds[self.kind]
-        cells = inputs.window // inputs.factor if kind.pixelwise else inputs.window
+        cells = self.cells(inputs.window, inputs.factor)
         if cells % 2**self.depth:
             raise ModelError(
                 f"windows of {cells} cells cannot be halved {self.depth} times: choose a multiple of {2**self.depth}"

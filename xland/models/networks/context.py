@@ -25,10 +25,9 @@ _STRIP = 8
 
 
 class PiecewiseLinear(nn.Module):
-    """How far each channel has gone through each of its bins, from -0.5 to 0.5.
+    """How far each channel has gone through each of its bins, from -0.5 to 0.5: ``(batch, channels * bins, ...)``.
 
-    ``(batch, channels, ...)`` becomes ``(batch, channels * bins, ...)``. The knots are a buffer,
-    ``(channels, bins + 1)``, that :meth:`fit` fills before training; a bin without width is constant.
+    The knots, ``(channels, bins + 1)``, are a buffer; a bin without width is constant.
     """
 
     knots: Tensor

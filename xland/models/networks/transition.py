@@ -28,9 +28,8 @@ _STAY = 2.0
 class TransitionNetwork(nn.Module):
     """A narrow U-Net (Ronneberger et al. 2015, arXiv 1505.04597) with a pixel-wise head, beside the class that was.
 
-    Input ``(batch, channels, rows, columns)``, output ``(batch, classes, rows, columns)``. Dilated layers on the lowest
-    level (Yu and Koltun 2016, arXiv 1511.07122) see far at little cost. The head reads all inputs of its pixel again.
-    Changes of the states from other steps to the first are inputs too, as signed square roots: most are small.
+    Dilated layers on the lowest level (Yu and Koltun 2016, arXiv 1511.07122) see far at little cost. Changes of the
+    states from other steps to the first are inputs too, as signed square roots: most are small.
     """
 
     def __init__(self, inputs: InputSpec, architecture: Architecture) -> None:

@@ -16,10 +16,7 @@ from xland.models.networks.context import layer, pick
 
 
 class UNet(nn.Module):
-    """A plain U-Net (Ronneberger et al. 2015, arXiv 1505.04597) with batch normalisation.
-
-    Input ``(batch, channels, rows, columns)``, output ``(batch, classes, rows, columns)``.
-    """
+    """A plain U-Net (Ronneberger et al. 2015, arXiv 1505.04597) with batch normalisation."""
 
     def __init__(self, inputs: InputSpec, architecture: Architecture) -> None:
         super().__init__()
@@ -53,11 +50,7 @@ def _two_layers(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 class Committee(nn.Module):
-    """Several networks whose class scores are averaged.
-
-    The softmax of mean scores is the geometric mean of the members' probabilities, which wins about as much as
-    their arithmetic mean and is scaled as one network is.
-    """
+    """Several networks whose class scores are averaged: the geometric mean of their probabilities."""
 
     def __init__(self, bodies: list[nn.Module]) -> None:
         super().__init__()
@@ -126,10 +119,7 @@ class DownscalingNetwork(nn.Module):
         return tuple(self.body.bodies) if isinstance(self.body, Committee) else (self.body,)
 
     def compiled(self) -> DownscalingNetwork:
-        """Return the network for predictions on a CPU, with the same weights; itself if its kind has no faster form.
-
-        Weights are shared, not copied, where they are as trained.
-        """
+        """Return the network for predictions on a CPU, with the same weights; itself if there is no faster form."""
         build = self.architecture.compiled
         if build is None:
             return self
@@ -145,10 +135,7 @@ class DownscalingNetwork(nn.Module):
 
     @torch.no_grad()
     def fit_bins(self, coarse: Tensor, static: Tensor) -> None:
-        """Fit what depends on the spread of the inputs before training.
-
-        ``coarse`` and ``static`` are normalised values at pixels of training cells, ``(channels, samples)``.
-        """
+        """Fit what depends on the spread of inputs, from values at training pixels, ``(channels, samples)``."""
         prior = torch.linspace(0, 1, static.shape[1]).expand(self.inputs.fine_channels - len(self.inputs.static), -1)
         for body in self.bodies if self.needs_bins else ():
             body.fit_bins(coarse.float(), torch.cat([static.float(), prior]))
@@ -162,10 +149,9 @@ class DownscalingNetwork(nn.Module):
 
 
 def encode_history(maps: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """Describe maps beyond the prior map, ``(batch, classes + 2, rows, columns)``.
+    """Describe maps beyond the prior map, ``(batch, classes + 2, rows, columns)``, of codes with the prior map first.
 
-    ``maps`` (batch, 1 + history, rows, columns) are class codes, the prior map first, 255 where unknown. Returned are
-    the share of each class among those that are known, and, as shares of the history, the maps before the class
+    Returned are the share of each class among the known maps and, as shares of the history, the maps before the class
     changed, and those that are known.
     """
     prior, beyond = maps[:, :1], maps[:, 1:]

@@ -262,10 +262,7 @@ def take_census(source: PatchSource) -> NDArray[np.int64]:
 
 
 def check_parts(census: NDArray[np.int64], part: NDArray[np.int8]) -> None:
-    """Refuse a split whose training or validation cells hold no land class, or whose training cells lack one.
-
-    Raises ConfigurationError; classes that are in no other cells may be missing.
-    """
+    """Refuse a split without land for training or validation, or whose training cells lack a class of others."""
     held = {each: census[:, part == each].sum(axis=1) for each in Part}
     for each in (Part.TRAIN, Part.VALIDATION):
         if not held[each][list(LAND_CLASSES)].any():
@@ -290,9 +287,7 @@ def make_dataset(
     """Return the samples of one part of the split.
 
     Training patches overlap, are chosen evenly and are changed at random; those of other parts do not overlap, so that
-    no pixel is judged twice, and only their prior is hidden. ``census`` is that of :func:`take_census`; ``patches``
-    replace those of the schedule, and all of them that hold a pixel of the part are taken.
-    Raises ConfigurationError if none does, TimeError if there are not as many consecutive maps as a sample needs.
+    no pixel is judged twice, and only their prior is hidden. ``patches`` replace those of the schedule.
     """
     schedule, factor = configuration.schedule, configuration.inputs.factor
     cells = material.part == part
@@ -328,10 +323,7 @@ def make_dataset(
 
 
 def make_order(configuration: Configuration, dataset: PatchDataset) -> Order:
-    """Return which samples the epochs of a training take, and in which order.
-
-    Where the source is read in chunks, samples of a chunk come near each other.
-    """
+    """Return the order of the epochs of a training; where the source has chunks, their samples come together."""
     schedule, source = configuration.schedule, dataset.source
     weights = None
     if schedule.samples or schedule.rare_classes or schedule.sampling != "rare_classes":
@@ -351,10 +343,7 @@ def make_order(configuration: Configuration, dataset: PatchDataset) -> Order:
 
 
 def count_samples(dataset: PatchDataset) -> NDArray[np.int64]:
-    """Count the pixels of each class in each sample, ``(samples, classes)``.
-
-    A coarse cell in which a patch ends is counted whole.
-    """
+    """Count the pixels of each class in each sample, ``(samples, classes)``; coarse cells count whole."""
     factor = dataset.source.inputs.factor
     source, patches = dataset.source, dataset.patches
     by_year = np.stack(

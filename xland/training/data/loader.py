@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -19,15 +19,15 @@ from xland.models.inputs import MASKED, InputSpec, mask_prior
 from xland.training.configuration import NO_AUGMENTATION, Augmentation
 from xland.training.data.patches import Patches
 from xland.training.data.sampling import RankSampler, Sample
+from xland.training.machine import ignore_termination
 
 
 class PatchDataset(Dataset[dict[str, Tensor]]):
-    """Patches of a source as torch tensors.
+    """Patches of a source as torch tensors; item ``i`` is patch ``i % len(patches)`` of sequence ``i // len(patches)``.
 
-    Item ``i`` is patch ``i % len(patches)`` of sequence ``i // len(patches)``; its random changes
-    depend on ``seed``, epoch and ``i`` alone, so that any number of workers gives the same batches.
-    Only pixels in ``cells`` (coarse rows, coarse columns) count, by default all; ``sequences`` (count, years) are
-    positions of consecutive maps that make one sample, by default each map alone.
+    Random changes depend on ``seed``, epoch and item alone. Only pixels in ``cells`` (coarse rows, coarse columns)
+    count; ``sequences`` (count, years) are positions of consecutive maps that make one sample, by default each map
+    alone.
     """
 
     def __init__(
@@ -59,10 +59,8 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
     def __getitems__(self, samples: Sequence[Sample | int]) -> list[dict[str, Tensor]]:
         """Return several samples of an epoch (epoch 0 for plain items), from one look at the source.
 
-        Each has ``coarse``, ``static``, ``target`` and, where the model reads one, ``prior``, as the source gives
-        them; for sequences of several years, ``coarse``, ``target`` and ``prior`` have a first dimension of
-        years. ``corner``, where patches are not a multiple of the factor: fine cells of the first coarse
-        row and column that lie outside of the patch, two int64.
+        Those of several years have a first dimension of years, but for ``static``. ``corner``, where patches are not a
+        multiple of the factor: fine cells of the first coarse row and column that lie outside of the patch, two int64.
         """
         chosen = [sample if isinstance(sample, tuple) else Sample(0, sample) for sample in samples]
         places = [place for sample in chosen for place in self.places(sample.item)]
@@ -115,13 +113,10 @@ def make_loader(
     *,
     workers: int = 0,
     pinned: bool = False,
-    prepare_worker: Callable[[int], None] | None = None,
 ) -> DataLoader[dict[str, Tensor]]:
     """Return the loader of some batches; iterate it once for each epoch that their sampler is set to.
 
-    Samples do not depend on the number of loader processes (``workers``; 0 loads when a batch is asked for), which live
-    on from one epoch to the next, two batches ahead. ``prepare_worker`` is called with its number in each of them
-    first; ``pinned`` memory lets a GPU fetch batches while it works.
+    ``workers`` processes live on from one epoch to the next, two batches ahead; SIGTERM does not end them.
     """
     return DataLoader(
         dataset,
@@ -130,7 +125,7 @@ def make_loader(
         pin_memory=pinned,
         persistent_workers=workers > 0,
         prefetch_factor=2 if workers else None,
-        worker_init_fn=prepare_worker,
+        worker_init_fn=ignore_termination,
     )
 
 
@@ -156,10 +151,7 @@ def _augment(
 
 
 class Place(NamedTuple):
-    """A patch of one map: position of the map in the source, fine rows and columns.
-
-    Both begin at the edge of a coarse cell and end anywhere.
-    """
+    """A patch of one map: position of the map in the source, fine rows and columns, which begin at a coarse cell."""
 
     year: int
     rows: slice
@@ -174,9 +166,8 @@ class Place(NamedTuple):
 class PatchSource(Protocol):
     """What a training reads its patches from; it can be pickled, and gives the same values every time.
 
-    ``inputs`` are normalised; ``years`` are those of the maps, in order, and ``intervals`` those from their prior maps;
-    ``shape`` are fine rows and columns; ``chunk`` are those that are read as a whole, None where reading less costs
-    less; ``hashes`` are SHA-256 of the content.
+    ``chunk`` are rows and columns that are read as a whole, None where reading less costs less; ``hashes`` are SHA-256
+    of the content.
     """
 
     inputs: InputSpec
@@ -198,11 +189,6 @@ class PatchSource(Protocol):
 
     def class_counts(self, year: int) -> NDArray[np.int64]:
         """Pixels of the target that count, ``(classes, coarse rows, coarse columns)``, of the map at a position."""
-
-
-def _stack_maps(maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Return the only map, or several of them stacked."""
-    return maps[0] if len(maps) == 1 else np.stack(maps)
 
 
 class MapSample(NamedTuple):
@@ -276,12 +262,9 @@ class TrainingArrays:
                 if self.before is None:
                     sample["prior"] = window[place.year]
                 else:
-                    sample["prior"] = _stack_maps(
-                        [
-                            window[at] if at >= 0 else np.full(window.shape[1:], MASKED, np.uint8)
-                            for at in self.before[place.year]
-                        ]
-                    )
+                    unknown = np.full(window.shape[1:], MASKED, np.uint8)
+                    maps = [window[at] if at >= 0 else unknown for at in self.before[place.year]]
+                    sample["prior"] = np.stack(maps) if self.inputs.history else maps[0]
             samples.append(sample)
         return samples
 

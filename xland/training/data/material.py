@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,11 +59,7 @@ _OPENERS = {"forcing": open_coarse, "target": open_map, "static": open_coarse, "
 
 @dataclass(frozen=True)
 class Material:
-    """Values, grid and split: what a training needs beside the configuration.
-
-    ``part`` says what the fine cells of each coarse cell serve for (values of :class:`~xland.geo.split.Part`, int8);
-    ``description`` names the sources for the card; ``coverage`` are the coarse cells with data in every year.
-    """
+    """What a training needs beside the configuration: ``part`` is that of the split of each coarse cell (int8)."""
 
     source: PatchSource
     grid: Grid
@@ -75,10 +71,7 @@ class Material:
 def open_material(
     configuration: Configuration, given: Mapping[str, Any], store: str | Path | None
 ) -> tuple[Configuration, Material]:
-    """Return the configuration with normalised inputs, and what it learns from: a training store, or else the data.
-
-    ``given`` are data in place of those that the configuration names, as :func:`open_data` takes them.
-    """
+    """Return the configuration with normalised inputs, and what it learns from: a training store, or else the data."""
     sampling_rule(configuration.schedule.sampling)
     if store is not None:
         return stored_material(configuration, store)
@@ -96,8 +89,8 @@ def gather(
     """Read everything that a training learns from into memory, and measure the normalisation on training cells only.
 
     ``forcing`` are coarse fractions, ``target`` fine class codes with a time dimension of years, ``static`` predictors
-    on the same fine grid, ``prior`` maps of the year before (or after) each target's, by default the target. Returned
-    is the configuration with mean and scale of every channel. Raises an XlandError if data do not fit.
+    on the same fine grid, ``prior`` maps of the adjacent years, by default the target. Raises an XlandError if data do
+    not fit.
     """
     sources = Sources(configuration, forcing=forcing, target=target, static=static, prior=prior)
     inputs, everything = sources.inputs, slice(0, sources.grid.rows)
@@ -180,7 +173,7 @@ def stored_material(
     if different:
         raise StoreError(
             f"{source.path} was made for another training: prepare a store for this configuration, or train with the "
-            f"one that it was made for. Different are:\n{in_lines(different)}"
+            f"one that it was made for. Different are:\n{different}"
         )
     grid = source.grid
     part = divide(
@@ -196,10 +189,8 @@ def stored_material(
 class Sources:
     """Forcing, maps and static predictors of a training, lazy, from north to south, on grids that nest.
 
-    ``target`` and ``prior`` are class codes (time, lat, lon), ``static`` has (lat, lon); ``pairs`` are the years of
-    forcing and map that belong together, ``samples`` the maps to learn from, one for each pair and interval;
-    ``prior`` is None where the inputs read none, and the target itself unless it is given; ``part`` is the part of the
-    split of each coarse cell. No map is read, and an XlandError names what does not fit.
+    ``pairs`` are the years of forcing and map that belong together, ``samples`` the maps to learn from, one for each
+    pair and interval. No map is read, and an XlandError names what does not fit.
     """
 
     def __init__(
@@ -259,10 +250,7 @@ class Sources:
         return values
 
     def strip(self, rows: slice) -> tuple[Fields, NDArray[np.bool_]]:
-        """Read and check the static predictors of a strip; return them, and where a class is learned (rows, columns).
-
-        Values in the sea that cannot be are replaced by NaN.
-        """
+        """Read and check the static predictors of rows; return them, NaN in the sea, and where a class is learned."""
         (read,) = dask.compute(self.static.isel(lat=rows))
         fields = {str(name): array.values.astype(np.float32) for name, array in read.data_vars.items()}
         grid, factor = self.grid.window(rows, slice(0, self.grid.columns)), self.inputs.factor
@@ -347,10 +335,7 @@ def _lay_maps(maps: xr.DataArray, coarse: Grid, factor: int, what: str) -> xr.Da
 
 
 class Moments(NamedTuple):
-    """Number, mean and sum of squared deviations of some values, which add up without loss where the mean is large.
-
-    See Chan, Golub and LeVeque (1979).
-    """
+    """Number, mean and sum of squared deviations, which add up without loss (Chan, Golub and LeVeque 1979)."""
 
     size: int = 0
     mean: float = 0.0
@@ -385,11 +370,10 @@ def survey(
     strips: Iterable[tuple[slice, Fields, NDArray[np.bool_]]],
     states: Iterable[tuple[list[Fields], int]],
 ) -> tuple[dict[str, tuple[float, float]], dict[str, int], Coverage]:
-    """Measure sources as they are read.
+    """Measure sources as they are read: strips as of :meth:`Sources.strip`, and states with how often they count.
 
-    ``strips`` are rows with what :meth:`Sources.strip` returns; ``states`` are some years of forcing, and how often
-    they count. Returned are mean and scale of each channel over the training cells, the fine cells that count in each
-    part of the split, and the coarse cells that have data in all years.
+    Returned are mean and scale of each channel over the training cells, the fine cells that count in each part of the
+    split, and the coarse cells that have data in all years.
     """
     factor, split = sources.inputs.factor, sources.part
     training = np.zeros(split.shape, dtype=np.bool_)
@@ -439,12 +423,7 @@ def comparable(configuration: Configuration) -> dict[str, Any]:
 
 
 def open_data(configuration: Configuration, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the data of a training: what is given, and in its place what the configuration's ``[data]`` names.
-
-    ``given`` are ``forcing``, ``target``, ``static`` and ``prior``, each a Dataset or DataArray or the path or URL of
-    one; None counts as not given, and a prior that is not given is left out.
-    Raises ConfigurationError if a file does not exist, AddressError if something is neither data nor an address.
-    """
+    """Return the data of a training: what is given (data, paths, URLs), else what ``[data]`` names."""
     shipped: dict[str, dict[str, Callable[[], Any]]] = {
         "forcing": {"class-fractions": datasets.class_fractions, "luh2-2015": datasets.luh2_2015},
         "target": {"modis-2019": datasets.land_use_modis},
@@ -514,12 +493,7 @@ def _without_defaults(section: str, entries: dict[str, Any]) -> dict[str, Any]:
 
 
 def identify(configuration: Configuration, material: Material, patches: Patches | None = None) -> dict[str, Any]:
-    """Describe everything that the losses of a training depend on, JSON-ready.
-
-    The entries of the configuration (with normalised inputs); ``sources``, as the card names the data; and ``arrays``,
-    a SHA-256 of the content of each. ``patches`` are those to learn from where they do not follow from the
-    configuration.
-    """
+    """Describe, ready for JSON, what the losses of a training depend on; each array by its SHA-256."""
     entries = {name: value for name, value in configuration.to_dict().items() if name not in _FREE}
     entries["schedule"] = {name: value for name, value in entries["schedule"].items() if name not in _FREE_SCHEDULE}
     entries = {
@@ -539,20 +513,16 @@ def identify(configuration: Configuration, material: Material, patches: Patches 
     return plain
 
 
-def differences(own: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Name the entries in which two trainings differ, with both values: ``schedule.batch (8 there, 4 here)``."""
+def differences(own: dict[str, Any], other: dict[str, Any]) -> str:
+    """Name the entries in which two trainings differ, one a line: ``schedule.batch (8 there, 4 here)``."""
     here, there = dict(_entries(own)), dict(_entries(other))
-    return [
-        f"{name} ({_short(there, name)} there, {_short(here, name)} here)"
+    different = [
+        f"  {name} ({_short(there, name)} there, {_short(here, name)} here)"
         for name in dict.fromkeys((*here, *there))
         if name not in here or name not in there or here[name] != there[name]
     ]
-
-
-def in_lines(different: Sequence[str]) -> str:
-    """Return differences for a message, one a line; only the first of many."""
     more = len(different) - _SHOWN
-    return "\n".join(f"  {each}" for each in (*different[:_SHOWN], *([f"and {more} more"] if more > 0 else [])))
+    return "\n".join([*different[:_SHOWN], *([f"  and {more} more"] if more > 0 else [])])
 
 
 def _entries(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

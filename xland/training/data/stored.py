@@ -52,11 +52,7 @@ _CHECKSUM = 4  # bytes of the CRC-32C behind the index
 
 @dataclass(frozen=True)
 class ChunkedArray:
-    """An array of a Zarr store on this machine, read chunk by chunk.
-
-    ``shards`` are the cells of one file if files hold several chunks, ``codec`` is ``zstd`` or ``blosc``, and each file
-    is compared with the ``table`` of the store when a chunk of it is read first.
-    """
+    """An array of a Zarr store on this machine, read chunk by chunk; each file is compared with the ``table`` once."""
 
     folder: Path
     shape: Index
@@ -155,8 +151,7 @@ def _expect(holds: bool, what: str) -> None:
 def hash_array(array: ChunkedArray) -> str:
     """SHA-256 of an array's content, whatever its chunks, reading one row of chunks at a time.
 
-    Each field over the last two axes has a digest of its cells in C order (little-endian); that of the array
-    is the digest of theirs, in order.
+    It is that of the digests of each field over the last two axes (cells in C order, little-endian).
     """
     *leading, rows, columns = array.shape
     *blocks, height, width = array.chunks

@@ -119,10 +119,7 @@ def calibrate(
 def fit_card(
     checkpoint: Checkpoint, configuration: Configuration, material: Material, *, batch: int, device: torch.device
 ) -> Checkpoint:
-    """Fit calibration, decision, draws and applicability in this process, and enter them into the card of a model.
-
-    The inputs of the configuration are normalised; ``batch`` samples are predicted at once.
-    """
+    """Fit calibration, decision, draws and applicability in this process, and enter them into the card of a model."""
     schedule = configuration.schedule
     dataset = make_dataset(configuration, material, Part.VALIDATION, take_census(material.source))
     network = copy.deepcopy(checkpoint.network()).to(device)
@@ -206,9 +203,9 @@ def fit_scaling(
 ) -> tuple[Calibration, str, dict[str, float]]:
     """Fit temperature and vector scaling and take the one with the smaller loss in other places; temperature if equal.
 
-    Scores are (pixels, classes). Pixels of one ``place`` are left out together: neighbours are alike, so that single
-    ones would prove nothing. Pixels of one place alone give a scaling that changes nothing. Returned are the
-    calibration, its method, and by method the mean negative log-likelihood in places that the fit did not see.
+    Scores are (pixels, classes). Pixels of one ``place`` are left out together, because neighbours are alike. Returned
+    are the calibration (none for a single place), its method, and by method the mean negative log-likelihood in unseen
+    places.
     """
     known, which = np.unique(place, return_inverse=True)
     folds = min(_FOLDS, len(known))
@@ -260,8 +257,8 @@ def _loss(scores: Tensor, target: Tensor, weight: Tensor, calibration: Calibrati
 def fit_class_offsets(scores: NDArray[np.float32], target: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Offsets (classes,) of the scores (pixels, classes) that make accuracy plus mean IoU over land classes largest.
 
-    A network trained on cross-entropy neglects rare classes in the most probable class. Offsets fitted on
-    validation pixels (coordinate ascent) correct this without cost: they are added to the bias of the last layer.
+    A network trained on cross-entropy neglects rare classes in the most probable class; coordinate ascent corrects
+    this.
     """
     offsets = np.zeros(scores.shape[1], dtype=np.float32)
     present = [code for code in LAND_CLASSES if (target == code).any()]
@@ -281,10 +278,7 @@ def fit_class_offsets(scores: NDArray[np.float32], target: NDArray[np.uint8]) ->
 def proven_offsets(
     scores: NDArray[np.float32], target: NDArray[np.uint8], stretch: int = 20_000
 ) -> NDArray[np.float32]:
-    """Fit offsets, or return zeros if those of one half of the places do not help the other half.
-
-    The pixels are in the order of places; ``stretch`` of them belong to one place.
-    """
+    """Fit offsets, or return zeros if those of every other ``stretch`` of pixels do not help the rest."""
     none = np.zeros(scores.shape[1], np.float32)
     half = (np.arange(len(target)) // stretch) % 2 == 0
     gain = 0.0
@@ -306,7 +300,7 @@ def choose_prototypes(
     """Choose prototypes evenly from features (cells, channels), and measure the distances of cells to them.
 
     Threshold and typical distance follow Meyer and Pebesma (2021), doi 10.1111/2041-210X.13650, with the cells of the
-    split as folds: the threshold is the largest dissimilarity of a training input to other folds, outliers left out.
+    split as folds.
     """
     random = np.random.default_rng(seed)
     chosen = random.permutation(len(features))[:_CELLS]
@@ -327,10 +321,7 @@ def choose_prototypes(
 
 
 def training_cells(material: Material, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    """Return the inputs (cells, channels) of the training cells with land, and their cells of the split.
-
-    Each place is taken in one year drawn at random.
-    """
+    """Return the inputs (cells, channels) of the training cells with land in a year drawn, and their split cells."""
     source, grid, factor = material.source, material.grid, material.source.inputs.factor
     random = np.random.default_rng(seed)
     coarse = grid.coarsen(factor)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -50,10 +51,7 @@ def make_tiles(
     number: NDArray[np.integer[Any]],
     around: int,
 ) -> list[Tile]:
-    """Put pixels back to where they are, in one tile for each number: the smallest rectangle that has its pixels.
-
-    ``probability`` is (pixels, classes), all others (pixels,); ``around`` columns go round the globe.
-    """
+    """Put pixels back to where they are, in the smallest rectangle for each number, on a globe of so many columns."""
     tiles = []
     for each in np.unique(number):
         chosen = np.flatnonzero(number == each)
@@ -72,8 +70,7 @@ def make_tiles(
 def fit_grain(tiles: Sequence[Tile], factor: int) -> tuple[Grain, dict[str, Any]] | None:
     """Fit the grain of each class to the boundaries on observed land; None where there are too few.
 
-    Spacings are powers of 2 up to 8 coarse cells of ``factor`` pixels. Also returned is how far the boundary density of
-    draws is from the observed one, as a share of it: of all classes, and of each class that has enough boundaries.
+    Also returned is how far the boundary density of draws is from the observed one, of all classes and of each.
     """
     if not tiles:
         return None
@@ -86,8 +83,10 @@ def fit_grain(tiles: Sequence[Tile], factor: int) -> tuple[Grain, dict[str, Any]
     growth, best = np.full(classes, np.log(_FIRST)), (np.inf, np.empty(0), np.empty(0))
     for _ in range(_ROUNDS):
         grain = self_affine(np.exp(growth), spacings)
-        drawn = [(_drawn(tile, grain, draw), tile.valid) for tile in tiles for draw in range(_DRAWS)]
-        found = np.sum([count_boundaries(codes, valid, classes) for codes, valid in drawn], axis=0)
+        found = np.zeros_like(observed)
+        for tile, draw in product(tiles, range(_DRAWS)):
+            codes = draw_classes(tile.probability, tile.valid, tile.place, grain, 0, draw)
+            found += count_boundaries(codes, tile.valid, classes)
         off = np.log(np.maximum(found, 1) / _DRAWS / np.maximum(observed, 1))
         wrong = np.where(enough, off[:-1], off[-1])
         if (merit := float(np.mean(wrong**2))) < best[0]:
@@ -125,7 +124,3 @@ def count_boundaries(codes: NDArray[np.uint8], valid: NDArray[np.bool_], classes
             found[:-1] += np.bincount(side[apart], minlength=classes)
         found[-1] += np.count_nonzero(apart)
     return found
-
-
-def _drawn(tile: Tile, grain: Grain, draw: int) -> NDArray[np.uint8]:
-    return draw_classes(tile.probability, tile.valid, tile.place, grain, 0, draw)

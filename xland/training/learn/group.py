@@ -85,9 +85,7 @@ def join_group(device: Device = "auto") -> Iterator[Group]:
     """Join the group that the environment describes, or be alone.
 
     Ranks communicate through NCCL on GPUs, and through gloo on CPUs. The GPU is that of ``LOCAL_RANK``, or the first
-    where fewer are visible, as for workers of dask-cuda, which each see their own first. A ConfigurationError says that
-    a GPU is missing or shared, or that the environment describes half a group; a TrainingError that the other ranks
-    cannot be reached.
+    where fewer are visible, as for workers of dask-cuda, which each see their own first.
     """
     count = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
     if device == "cuda" and not count:

@@ -42,7 +42,7 @@ from xland.training.learn.state import Learner, Progress, check_folder, has_stat
 from xland.training.learn.steps import Stepper, make_optimizer, one_cycle, set_rate, update_average
 from xland.training.learn.validation import count_pairs, score_pairs
 from xland.training.learn.watching import EnergyMeter, Step, Watch
-from xland.training.machine import Termination, deferred_termination, ignore_termination
+from xland.training.machine import Termination, deferred_termination
 from xland.training.rollout import sampling_share
 
 Report = Callable[[str, float, dict[str, float]], None]
@@ -86,15 +86,9 @@ def fit(
 ) -> Checkpoint:
     """Train a network and keep the one that validates best, with calibration, decision and applicability in its card.
 
-    All ranks of a group call this with the same arguments, and rank 0 writes the files: the model
-    (``weights.safetensors``, ``card.json``), ``log.csv`` (epochs), ``steps.csv``, ``tensorboard`` and the last two
-    states. The state is written after every epoch, every ``checkpoint_every`` steps of the schedule, and when
-    a process is asked to end (SIGTERM, in the main thread). A training that goes on from it (``resume``) gives
-    the same losses and weights as one without a pause, bit for bit on a CPU. The inputs of the configuration are
-    normalised; ``patches`` are learned from in place of those of the schedule.
-
-    A TrainingError names the step and the patches whose loss or gradient is not finite; the last state and the best
-    model are kept. TrainingStoppedError says that a process was asked to end: the state is written after the step.
+    All ranks of a group call this with the same arguments, and rank 0 writes model, ``log.csv``, ``steps.csv``,
+    ``tensorboard`` and the last two states: after every epoch, every ``checkpoint_every`` steps, and when a process is
+    asked to end. One that is resumed gives the losses and weights of one without a pause, bit for bit on a CPU.
     """
     check_folder(folder, resume=resume)
     make_folder(folder, CheckpointError)
@@ -163,8 +157,7 @@ class _Training:
     def run(self) -> None:
         """Learn and validate, epoch by epoch, until all are done."""
         schedule, pinned = self.configuration.schedule, self.group.device.type == "cuda"
-        options: dict[str, Any] = {"pinned": pinned, "prepare_worker": ignore_termination}
-        loader = make_loader(self.train, self.sampler, workers=schedule.workers, **options)
+        loader = make_loader(self.train, self.sampler, workers=schedule.workers, pinned=pinned)
         while self.progress.epoch < schedule.epochs:
             started = time.perf_counter()
             self.learn(loader)

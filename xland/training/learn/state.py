@@ -16,7 +16,7 @@ from xland.errors import CheckpointError, CheckpointWarning, ConfigurationError
 from xland.models.checkpoint import CARD
 from xland.models.networks.unet import DownscalingNetwork
 from xland.paths import check_place, remove_parts, replace_file
-from xland.training.data.material import differences, in_lines
+from xland.training.data.material import differences
 from xland.untrusted.folders import open_plain
 from xland.vocabulary import CLASS_NAMES
 
@@ -27,11 +27,7 @@ _FORMAT = "3"
 
 @dataclass
 class Progress:
-    """How far a training has come: finished epochs, and the steps of all epochs.
-
-    ``best_merit`` is accuracy plus mean IoU of the best validation. ``history`` has the figures of the finished epochs,
-    ``losses`` those of the steps of the unfinished one.
-    """
+    """How far a training has come; ``history`` has the figures of epochs, ``losses`` those of the unfinished one."""
 
     epoch: int = 0
     step: int = 0
@@ -70,11 +66,7 @@ def check_folder(folder: Path, *, resume: bool) -> None:
 
 
 def save_state(folder: Path, learner: Learner, progress: Progress, identity: dict[str, Any]) -> None:
-    """Write learner and progress into one file; the file from before is kept as well.
-
-    ``identity`` is that of :func:`xland.training.data.material.identify`. A CheckpointError says if the disk is full or
-    the folder cannot be written; the last state stays.
-    """
+    """Write learner, progress and the identity of the training into one file; the file from before is kept as well."""
     from safetensors.torch import save
 
     tensors: dict[str, Tensor] = {}
@@ -94,8 +86,7 @@ def load_state(folder: Path, learner: Learner, identity: dict[str, Any]) -> Prog
     """Restore what :func:`save_state` wrote last.
 
     Where the newest file is damaged, the one from before takes its place, with a CheckpointWarning. A CheckpointError
-    says that both are damaged, that the state belongs to another configuration or other data (and which entries
-    differ), or that :func:`save_state` did not write it.
+    says that both are, or that the state is of another training, and which entries differ.
     """
     try:
         tensors, metadata = _read_last(folder)
@@ -103,7 +94,7 @@ def load_state(folder: Path, learner: Learner, identity: dict[str, Any]) -> Prog
         if different:
             raise CheckpointError(
                 f"the training state in {folder} belongs to another configuration or other data; choose another output "
-                f"folder or start without resume. Different are:\n{in_lines(different)}"
+                f"folder or start without resume. Different are:\n{different}"
             )
         _restore(learner, tensors)
         return _progress_of(metadata)

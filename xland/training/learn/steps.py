@@ -47,9 +47,8 @@ class Stepper:
     def take(self, samples: Mapping[str, Tensor], *, whole: int, step: int, own_maps: float = 0.0) -> Tensor:
         """Change the weights once, by this rank's share of a batch that has ``whole`` samples in all ranks.
 
-        Seed, rank and the number of the step fix all that is drawn; ``own_maps`` is the probability that the network
-        reads its own maps. Returned is a tensor of two: this rank's part of the mean loss over the pixels of all ranks,
-        and the norm of the gradient of all before it was clipped. Reading them waits for the device.
+        Seed, rank and step fix all that is drawn. Returned is a tensor of this rank's part of the mean loss over the
+        pixels of all ranks, and the norm of the gradient before it was clipped. Reading it waits for the device.
         """
         schedule, group = self.configuration.schedule, self.group
         seed_step(schedule.seed, step, group.rank)

@@ -16,7 +16,6 @@ from xland.training.data.loader import PatchDataset, make_loader
 from xland.training.data.sampling import Sample
 from xland.training.learn.group import Group
 from xland.training.learn.steps import predict
-from xland.training.machine import ignore_termination
 from xland.vocabulary import CLASS_NAMES, LAND_CLASSES
 
 MOST_PIXELS = 4_000_000
@@ -34,8 +33,8 @@ def count_pairs(
 ) -> NDArray[np.int64]:
     """Count the pixels of every target (rows) and predicted class over the whole dataset, for all ranks.
 
-    Each rank predicts its share, ``batch`` samples at once. Samples of several years are free rollouts: each map but
-    the first is made from the network's own. All ranks call ``check`` before each batch; what it raises ends the work.
+    Samples of several years are free rollouts. All ranks call ``check`` before each batch; what it raises ends the
+    work.
     """
     count = len(dataset.source.inputs.classes)
     pairs = torch.zeros(count * count, dtype=torch.int64, device=group.device)
@@ -56,11 +55,10 @@ def collect_scores(
     most: int = MOST_PIXELS,
     whole: bool = False,
 ) -> tuple[NDArray[Any], ...]:
-    """Scores (pixels, classes), targets, rows and columns of pixels that count, predicted by this process alone.
+    """Scores (pixels, classes), targets, rows and columns of pixels that count, in the order of samples.
 
-    They are in the order of samples. Of more than about ``most`` pixels, an even part of the samples and of the pixels
-    of each is taken; four times as many are predicted as are kept, so that they come from many samples. With
-    ``whole``, all pixels of fewer samples are kept.
+    Of more than about ``most`` pixels, an even part of the samples and of the pixels of each is taken, or with
+    ``whole`` all pixels of fewer samples.
     """
     pixels = count_pixels(dataset)
     items = range(0, len(dataset), max(1, -(-pixels // most) if whole else pixels // (4 * most)))
@@ -84,10 +82,7 @@ def count_pixels(dataset: PatchDataset) -> int:
 
 
 def score_pairs(pairs: NDArray[np.int64] | NDArray[np.float64]) -> dict[str, float]:
-    """Return accuracy, mean IoU and IoU of each land class, from pixels (targets by predictions) whose target is land.
-
-    The mean is NaN where no target is land.
-    """
+    """Return accuracy, mean IoU (NaN without land) and IoU of each land class, from pixels (targets by predictions)."""
     land = np.zeros(pairs.shape)
     land[list(LAND_CLASSES)] = pairs[list(LAND_CLASSES)]
     found = iou(land)
@@ -113,7 +108,7 @@ def _predictions(
         for first in range(group.rank * batch, len(items), group.ranks * batch)
     ]
     pinned = group.device.type == "cuda"
-    loader = iter(make_loader(dataset, own, workers=workers, pinned=pinned, prepare_worker=ignore_termination))
+    loader = iter(make_loader(dataset, own, workers=workers, pinned=pinned))
     for _ in range(-(-len(items) // (batch * group.ranks))):
         check()
         samples = next(loader, None)

@@ -41,12 +41,11 @@ _COLUMNS = (*Step._fields, "samples_per_second", "waiting")
 
 
 class Watch:
-    """Clock and log of a training; every process has one, and the first of them writes.
+    """Clock and log of a training; the first of its processes writes ``steps.csv`` and ``tensorboard``.
 
-    The folder receives ``steps.csv``, one row a step, and ``tensorboard``, if the package is installed. Rows of steps
-    later than ``after`` are removed, so that a resumed training leaves the same steps as one without a pause. A step on
-    a GPU continues after the call that started it, so the share of time spent waiting for data is the most that the GPU
-    can have been idle for want of them. Validation does not count; writing of states does.
+    Rows of steps later than ``after`` are removed, so that a resumed training leaves the steps of one without a pause.
+    A step on a GPU continues after the call that started it: the share of waiting for data is the most that the GPU can
+    be idle.
     """
 
     def __init__(self, folder: Path, *, main: bool = True, after: int = 0) -> None:
@@ -93,10 +92,7 @@ class Watch:
         self._add(samples=samples, steps=1)
 
     def report(self, steps: Sequence[Step]) -> dict[str, float]:
-        """Log steps whose losses were read, in order, and return figures of the time since the last report.
-
-        The steps of one report share its figures; TensorBoard receives their mean loss, at the last.
-        """
+        """Log steps whose losses were read, and return figures of the time since the last report, which they share."""
         self._add()
         figures, self._reported = self._figures(self._reported), self._totals.copy()
         if self.main and steps:
@@ -166,11 +162,10 @@ def _table(rows: Iterable[Sequence[object]]) -> bytes:
 
 
 class EnergyMeter:
-    """Measure the energy of the machine that this process runs on while the context is open, with codecarbon.
+    """Measure the energy of this machine (GPUs by NVML, CPUs by RAPL or estimated) while the context is open.
 
-    It reads GPUs by NVML and CPUs by RAPL, in a thread of its own; where RAPL cannot be read, it estimates CPUs from
-    their load and type. No network is used. A fault of the meter does not stop the training: :meth:`used` names it.
-    ``earlier`` is what :meth:`used` returned in the training that is resumed.
+    It uses codecarbon, and no network. A fault of the meter does not stop the training: :meth:`used` names it.
+    ``earlier`` is what that returned in the training that is resumed.
     """
 
     def __init__(self, earlier: Mapping[str, Any] | None = None) -> None:
@@ -202,11 +197,7 @@ class EnergyMeter:
             logger.warning("the energy of this training is not measured: %s", self._failure)
 
     def used(self) -> dict[str, Any]:
-        """Return what was used up to the last reading, in all runs of a training that was resumed.
-
-        ``energy_kwh`` and ``co2_kg`` (CO2 equivalents) are None where not known; ``method`` says how they were
-        measured, or why not; ``hardware`` names the machine.
-        """
+        """Return kWh and kg of CO2 equivalents of all runs (None where not known), method and hardware."""
         own = {**self._reading, "method": ": ".join(filter(None, (self._reading["method"], self._failure)))}
         total: dict[str, Any] = {}
         for name in ("energy_kwh", "co2_kg"):

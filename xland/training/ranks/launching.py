@@ -58,12 +58,9 @@ def launch(
 ) -> Checkpoint:
     """Train with one rank on each Dask worker, on all of them by default; see :func:`xland.training.run.train`.
 
-    When a rank is lost, with its worker or without, the others are ended, workers are waited for (``timeout`` seconds),
-    and all start again from the last state. An end that was announced to the ranks (SIGTERM at the end of a job's
-    time), before which they wrote the state, does not count as one of the ``restarts``. The report is called about once
-    a second. What the training itself raised is raised here and not tried again. A ClusterError says that there are
-    fewer workers than ranks, that workers do not see the files, or that more ranks were lost than the restarts allow; a
-    TrainingStoppedError that this process was asked to end (SIGTERM, Ctrl-C) and the ranks have written their state.
+    When a rank is lost, the others are ended, workers are waited for (``timeout`` seconds), and all start again from
+    the last state. An end that was announced to the ranks does not count as one of the ``restarts``. What the training
+    itself raised is raised here and not tried again.
     """
     if restarts < 0 or (workers is not None and workers < 1):
         raise ClusterError(f"workers must be at least 1 and restarts at least 0, not {workers} and {restarts}")
@@ -133,8 +130,7 @@ class RankGroup:
     def run(self) -> None:
         """Run the ranks until all have ended; ``outcomes`` then says how.
 
-        What a rank raised is raised, unless another rank was lost, of which it may have come; that a rank stopped only
-        if this process was asked to. A ClusterError says that workers do not see the files, or are not ready in time.
+        What a rank raised is raised, unless another was lost, from which it may have come.
         """
         output = self.job["output"]
         mark = Path(output, f".{self.name}")

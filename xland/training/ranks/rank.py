@@ -76,11 +76,9 @@ _ATTEMPTS: dict[str, Attempt] = {}
 
 
 def get_ready(attempt: str, job: Mapping[str, Any], mark: str, *, meet: bool) -> tuple[str, int]:
-    """Make this worker ready for a rank, and end one that still writes to the same output.
+    """Make this worker ready for a rank, and return its host and, if ranks meet here, the port (else 0).
 
-    ``mark`` is a file that the launcher has written into the output. Returned are the worker's host and, if ranks meet
-    here, the port (else 0). A ClusterError says that the worker does not see the launcher's files, or that no port can
-    be opened.
+    ``mark`` is a file that the launcher has written into the output: the worker must see it.
     """
     from distributed import get_worker
 
@@ -121,10 +119,7 @@ def leave(attempt: str) -> None:
 
 
 def run_rank(attempt: str, rank: int, job: Mapping[str, Any], variables: Mapping[str, str]) -> None:
-    """Run a rank to its end, as a task of this worker; environment variables tell it of its group.
-
-    Events under the name of the attempt say how far it has come, and how it ended.
-    """
+    """Run a rank to its end, as a task of this worker; events under the name of the attempt say how far it has come."""
     from distributed import get_worker
 
     worker, own = get_worker(), _ATTEMPTS.get(attempt)
