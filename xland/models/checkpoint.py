@@ -8,7 +8,7 @@ import math
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -211,9 +211,8 @@ def _entries(folder: Path, card: Any) -> dict[str, Any]:
     if "applicability" in entries:
         entries["training_inputs"] = entries.pop("applicability")
     if isinstance(card.get("calibration"), dict):  # cards also say how it was fitted
-        entries["calibration"] = {
-            name: value for name, value in card["calibration"].items() if name in ("scale", "bias")
-        }
+        known = {each.name for each in fields(Calibration)}
+        entries["calibration"] = {name: value for name, value in card["calibration"].items() if name in known}
     if "draws" in entries:
         entries["grain"] = _grain(entries.pop("draws"))
     return entries
