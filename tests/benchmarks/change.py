@@ -246,7 +246,7 @@ def rollout_lines(model: Model, *, back: bool = False) -> Iterator[Result]:
     leads, merits, blocks = {}, {}, {}
     for name, totals in ROLLED.items():
         tell(f"rollout, {name}")
-        maps = area.predict(model, first, years, totals=totals)["land_use"].sel(time=years).values
+        maps = area.predict(model, first, years, totals=totals)["land_use"].sel(year=years).values
         right = [(found == area.codes(year))[area.land].mean() for found, year in zip(maps, years, strict=True)]
         kept = [(start == area.codes(year))[area.land].mean() for year in years]
         leads[name] = [round(float(one - other), 5) for one, other in zip(right, kept, strict=True)]
