@@ -97,3 +97,11 @@ def test_odds_of_change_that_are_off_by_a_scale_and_a_bias_are_set_right():
 def test_the_odds_of_change_were_calibrated_on_years_of_the_training(name):
     entry = find_model(name).card["calibration"]
     assert max(year for pair in entry["change_pairs"] for year in pair) <= benchmark.LAST_FITTED
+
+
+def test_greedy_allocation_changes_all_classes_that_the_totals_ask_for(area):
+    step = Step(area.codes(2004), area.codes(2008), 25)
+    found = step.greedy(drawn(step.start.shape, 0))
+    missed = np.abs(step.shares(found) - step.shares(step.end)).sum() / 2
+    before = np.abs(step.shares(step.start) - step.shares(step.end)).sum() / 2
+    assert missed < 0.05 * before
