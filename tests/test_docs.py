@@ -8,6 +8,7 @@ import json
 import re
 import runpy
 import shlex
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -181,6 +182,8 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("reference_data")
 @by_notebook
 def test_a_notebook_still_runs(notebook, tmp_path, monkeypatch):
+    for beside in notebook.parent.glob("*.nc"):
+        shutil.copy(beside, tmp_path)
     monkeypatch.chdir(tmp_path)
     space: dict[str, object] = {}
     for cell in cells(notebook):

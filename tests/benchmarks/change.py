@@ -12,7 +12,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ import xarray as xr
 import xland
 from tests.benchmarks import harness
 from tests.benchmarks.harness import DATA, Result, all_of, line, median, missing, rounded, show, side, take_turns, tell
-from tests.benchmarks.land_change import fit_land_change
-from tests.benchmarks.plum_island import Step, certain, drawn
+from tests.benchmarks.land_change import fit_land_change, neighbourhood
+from tests.benchmarks.plum_island import Step, certain, drawn, only
 from tests.benchmarks.sides import run_cost
 from xland.downscaling.call import downscale
 from xland.geo.grid import Grid, class_shares, expand
@@ -61,8 +61,11 @@ GRID = Grid(0.045, 6.75, -75.375, 925, 925)
 CORNER = (16, 8)
 CODES = tuple(sorted(LEGEND))
 BLOCK, SEED = 25, 14
-LAST_FITTED, JUDGED, FIRST_ROLLED = 2008, 2012, 2004
+FIRST_RECORDED, FIRST_ROLLED, LAST_FITTED, JUDGED = 2000, 2004, 2008, 2012
 MODELS = {5: "brazil-change", 25: "brazil-change-25"}
+PAST = "brazil-change-past"
+AROUND = 1
+"""Of :data:`tests.benchmarks.land_change.SCALES`, the window in which the proportional rival counts: 2 pixels."""
 EXCHANGE = 4.0
 """Of 1, 2, 3, 4, 6 and 8, the one with the largest figure of merit from 2004 to 2008 in held-out blocks (5 x 5)."""
 
@@ -127,14 +130,19 @@ class Brazil:
         return folder
 
     def predict(self, model: Model, start: int, years: list[int], **options: Any) -> xr.Dataset:
-        """Predict maps from those until ``start``."""
-        prior = self.maps.sel(time=slice(None, start))
-        return downscale(self.forcing, model=model, static=self.static, prior=prior, years=years, **options).compute()
+        """Predict maps from those until ``start``, or, backward, from those since then."""
+        back = years[0] < start
+        given: dict[str, Any] = {"static": self.static, "direction": "backward" if back else "forward"}
+        prior = self.maps.sel(time=slice(start, None) if back else slice(None, start))
+        return downscale(self.forcing, model=model, prior=prior, years=years, **given, **options).compute()
 
-    def judge(self, predicted: np.ndarray, start: int, year: int, within: np.ndarray) -> Any:
+    def judge(self, predicted: np.ndarray, start: int, year: int, within: np.ndarray, *, stable: bool = False) -> Any:
+        """Score a map; ``stable`` counts only what does not change in three years up to either end."""
         place = {"lat": GRID.latitude, "lon": GRID.longitude}
         maps = (xr.DataArray(each, place, ("lat", "lon")) for each in (self.codes(start), self.codes(year), predicted))
-        return assess_change(*maps, weighting="pixels", within=xr.DataArray(within, place, ("lat", "lon")))
+        ends = self.maps.sel(time=slice(start - 2, year)) if stable else None
+        chosen = xr.DataArray(within, place, ("lat", "lon"))
+        return assess_change(*maps, weighting="pixels", within=chosen, stable_ends=ends)
 
 
 def configuration_of(factor: int) -> Configuration:
@@ -147,6 +155,24 @@ def configuration_of(factor: int) -> Configuration:
     notes = shipped.notes.replace("5 x 5.", f"{factor} x {factor}.").replace("a cell of\n5", f"a cell of\n{factor}")
     schedule = replace(shipped.schedule, patch=100, patch_stride=25)
     return replace(shipped, name=MODELS[factor], title=title, notes=notes, inputs=inputs, schedule=schedule)
+
+
+def configuration_of_past() -> Configuration:
+    """Return the shipped configuration, for a model that goes from a map to those before it."""
+    shipped = read_configuration(MODELS[5])
+    inputs = replace(shipped.inputs, prior_step=1, steps=(0, 1))
+    title = shipped.title.replace("Earlier", "Later").replace("later on", "earlier on")
+    notes = shipped.notes.replace("The model learns where", "The model goes back in time: it learns where")
+    return replace(shipped, name=PAST, title=title, notes=notes, inputs=inputs)
+
+
+def train(name: str, folder: Path) -> Path:
+    """Train one of the models of Brazil again."""
+    tell(f"training of {name}")
+    if name == PAST:
+        return Brazil(5).fit(folder, configuration_of_past())
+    factor = {named: factor for factor, named in MODELS.items()}[name]
+    return Brazil(factor).fit(folder, configuration_of(factor))
 
 
 def change_lines(factor: int, model: Model, *, quick: bool) -> Iterator[Result]:
@@ -163,9 +189,13 @@ def change_lines(factor: int, model: Model, *, quick: bool) -> Iterator[Result]:
         "random": lambda: step.allocate(drawn(start.shape, 0)),
         "limit": lambda: step.allocate(certain(step.end)),
     }
+    rivals["proportional"] = lambda: step.allocate(shares_around(start))
     if not quick:
-        trees = fit_land_change(area.codes(2004), area.codes(2008), {}, within=~area.held_out)
-        rivals["trees"] = lambda: step.allocate(trees.probability(start, {}))
+        both = fit_land_change(area.codes(2004), area.codes(LAST_FITTED), {}, within=~area.held_out)
+        trees, regression = (only(both, part).probability(start, {}) for part in range(2))
+        rivals["logistic_greedy"] = lambda: step.greedy(regression)
+        rivals["trees"] = lambda: step.allocate(trees)
+        rivals["trees_and_regression"] = lambda: step.allocate((trees + regression) / 2)
     found = {"": ours, "without_exchange_and_flips": plain, **{name: make() for name, make in rivals.items()}}
     for suffix, within, target in (
         ("", area.land, {5: 0.25, 25: 0.16}),
@@ -173,6 +203,7 @@ def change_lines(factor: int, model: Model, *, quick: bool) -> Iterator[Result]:
     ):
         scores = {name: area.judge(each, LAST_FITTED, JUDGED, within) for name, each in found.items()}
         merits = {name or "ours": score.figure_of_merit for name, score in scores.items()}
+        stable = {name or "ours": _stable(area, each, within) for name, each in found.items()}
         parts = ("hits", "misses", "false_alarms", "wrong_hits", "quantity", "exchange", "shift")
         yield line(
             f"fom_{factor}{suffix}",
@@ -182,32 +213,52 @@ def change_lines(factor: int, model: Model, *, quick: bool) -> Iterator[Result]:
             runs=1,
             sizes=f"{int(within.sum())} cells",
             merits=rounded(merits),
+            stable_ends=rounded(stable),
             **rounded({part: getattr(scores[""], part) for part in parts}, 5),
             accuracy=round(float((ours == step.end)[within].mean()), 5),
             persistence=round(float((start == step.end)[within].mean()), 5),
         )
 
 
+def shares_around(codes: np.ndarray) -> np.ndarray:
+    """Return the share of each class in the pixels around: growth in proportion to what is there."""
+    around = neighbourhood(codes, {}, CODES)  # per class five windows and a distance, after the size of the patch
+    found = np.zeros((len(CLASS_NAMES), *codes.shape))
+    for number, code in enumerate(CODES):
+        found[code] = around[..., 1 + 6 * number + AROUND]
+    return found + 1e-6
+
+
+def _stable(area: Brazil, predicted: np.ndarray, within: np.ndarray) -> float:
+    return float(area.judge(predicted, LAST_FITTED, JUDGED, within, stable=True).figure_of_merit)
+
+
 ROLLED = {"totals": Totals("map", tolerance=1), "exactly": Totals("map"), "changes": "changes", "without": None}
 """How the maps of a rollout keep totals; the tolerance was chosen by rollouts from 2000 to 2008 in held-out blocks."""
 
 
-def rollout_lines(model: Model) -> Iterator[Result]:
-    """The maps of 2005 to 2012, made year by year from 2004 on, with the totals of each year and without."""
-    area, years = Brazil(5), list(range(FIRST_ROLLED + 1, JUDGED + 1))
-    start = area.codes(FIRST_ROLLED)
-    leads, merits = {}, {}
+def rollout_lines(model: Model, *, back: bool = False) -> Iterator[Result]:
+    """Maps made year by year with the totals of each year and without: 2005 to 2012, or back from 2007 to 2000."""
+    area = Brazil(5)
+    first, last = (LAST_FITTED, FIRST_RECORDED) if back else (FIRST_ROLLED, JUDGED)
+    years = list(range(first - 1, last - 1, -1) if back else range(first + 1, last + 1))
+    start = area.codes(first)
+    leads, merits, blocks = {}, {}, {}
     for name, totals in ROLLED.items():
         tell(f"rollout, {name}")
-        maps = area.predict(model, FIRST_ROLLED, years, totals=totals)["land_use"].values
+        maps = area.predict(model, first, years, totals=totals)["land_use"].sel(year=years).values
         right = [(found == area.codes(year))[area.land].mean() for found, year in zip(maps, years, strict=True)]
         kept = [(start == area.codes(year))[area.land].mean() for year in years]
         leads[name] = [round(float(one - other), 5) for one, other in zip(right, kept, strict=True)]
-        merits[name] = area.judge(maps[-1], FIRST_ROLLED, JUDGED, area.land).figure_of_merit
+        merits[name] = area.judge(maps[-1], first, last, area.land).figure_of_merit
+        blocks[name] = area.judge(maps[-1], first, last, area.held_out).figure_of_merit
+    suffix = "_backward" if back else ""
     sizes = f"{int(area.land.sum())} cells, {years[0]} to {years[-1]}"
-    yield line("rollout_fom_5", merits["totals"], "2004 to 2012", ">= 0.2", runs=1, sizes=sizes, all=rounded(merits))
-    versus = "smallest lead in accuracy of a year over persistence of 2004"
-    yield line("rollout_margin", min(leads["totals"]), versus, ">= 0", runs=1, sizes=sizes, leads=leads)
+    more = {"all": rounded(merits), "held_out_blocks": rounded(blocks)}
+    versus = f"{first} to {last}"
+    yield line(f"rollout_fom_5{suffix}", merits["totals"], versus, ">= 0.2", runs=1, sizes=sizes, **more)
+    versus = f"smallest lead in accuracy of a year over persistence of {first}"
+    yield line(f"rollout_margin{suffix}", min(leads["totals"]), versus, ">= 0", runs=1, sizes=sizes, leads=leads)
 
 
 def calibration_lines(model: Model) -> Iterator[Result]:
@@ -249,22 +300,23 @@ def _error(probability: np.ndarray, changed: np.ndarray, within: np.ndarray) -> 
 
 
 def main() -> None:
-    parts = ("fom_5", "fom_25", "rollout", "calibration", "cost")
+    parts = ("fom_5", "fom_25", "rollout", "backward", "calibration", "cost")
     fit = {"type": Path, "help": "train the models again into this folder, and judge them"}
     options = harness.options(__doc__, parts, fit=fit)
     if not FILE.exists():
         show(missing("change", FILE))
         return
-    models: dict[int, Any] = dict(MODELS)
-    if options.fit is not None:
-        models = {
-            factor: Brazil(factor).fit(options.fit / name, configuration_of(factor)) for factor, name in MODELS.items()
-        }
+
+    @cache
+    def model(name: str) -> Model:
+        return name if options.fit is None else train(name, options.fit / name)
+
     lines = {
-        "fom_5": lambda: change_lines(5, models[5], quick=options.quick),
-        "fom_25": lambda: change_lines(25, models[25], quick=options.quick),
-        "rollout": lambda: rollout_lines(models[5]),
-        "calibration": lambda: calibration_lines(models[5]),
+        "fom_5": lambda: change_lines(5, model(MODELS[5]), quick=options.quick),
+        "fom_25": lambda: change_lines(25, model(MODELS[25]), quick=options.quick),
+        "rollout": lambda: rollout_lines(model(MODELS[5])),
+        "backward": lambda: rollout_lines(model(PAST), back=True),
+        "calibration": lambda: calibration_lines(model(MODELS[5])),
         "cost": lambda: cost_lines(quick=options.quick),
     }
     for part in options.only:

@@ -83,9 +83,10 @@ class Step:
         gains = np.rint((self.shares(self.end) - self.shares(self.start)) * self.cell**2).astype(int)
         rows, columns = (each // self.cell for each in np.indices(self.start.shape))
         shrinking = (self.start != OCEAN) & (gains[self.start, rows, columns] < 0)
-        wanted = [np.argwhere(shrinking & (gains[code, rows, columns] > 0)) for code in CODES]
+        land = range(OCEAN + 1, len(gains))
+        wanted = [np.argwhere(shrinking & (gains[code, rows, columns] > 0)) for code in land]
         pixels = np.concatenate(wanted)
-        code = np.repeat(CODES, [len(each) for each in wanted])
+        code = np.repeat(land, [len(each) for each in wanted])
         found = self.start.copy()
         for place in np.argsort(-probability[code, *pixels.T], kind="stable"):
             at, to = tuple(pixels[place]), code[place]

@@ -60,7 +60,7 @@ def test_shipped_models_load_and_are_small(name):
     assert checkpoint.name == name
     for entry in ("title", "licence", "data", "split", "validation", "versions"):
         assert checkpoint.card.get(entry), entry
-    regions = {"brazil-change": (185, 185), "brazil-change-25": (37, 37)}
+    regions = {"brazil-change": (185, 185), "brazil-change-past": (185, 185), "brazil-change-25": (37, 37)}
     assert checkpoint.coverage.grid.shape == regions.get(name, (720, 1440))
     assert 0.15 < checkpoint.coverage.mask.mean() <= 1
     assert checkpoint.applicability.prototypes.shape[1] == checkpoint.inputs.coarse_channels + len(

@@ -102,17 +102,27 @@ class Engine:
         layers = [torch.stack([*each, *[each[-1]] * missing]) for each in (coarse, static, prior) if each is not None]
         with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
             if points is not None:
-                total = _spread(self._shares(self.network(*layers, points=points)), points, land[0])
+                total = _spread(self._shares(self.network(*layers, points=points), layers, points), points, land[0])
             else:
                 call, images = self.call or self.network, _IMAGES if self.flips else _IMAGES[:1]
-                parts = [self._shares(call(*_mirrored(layers, axes, self.network))).flip(axes) for axes in images]
+                parts = []
+                for axes in images:
+                    given = _mirrored(layers, axes, self.network)
+                    parts.append(self._shares(call(*given), given).flip(axes))
                 total = parts[0] if len(parts) == 1 else torch.stack(parts).mean(dim=0)
         return total[: len(static)]
 
-    def _shares(self, scores: Tensor) -> Tensor:
-        """Turn scores, ``(windows, classes, ...)``, into probabilities."""
+    def _shares(self, scores: Tensor, layers: Sequence[Tensor], points: Tensor | None = None) -> Tensor:
+        """Turn scores, ``(windows, classes, ...)``, into probabilities; `layers` are what the network has read."""
         scores = scores.float()
-        return (scores if self.calibration is None else self.calibration.apply(scores)).softmax(dim=1)
+        if self.calibration is None:
+            return scores.softmax(dim=1)
+        scores = self.calibration.apply(scores)
+        if self.calibration.of_change and len(layers) > 2:  # there is a prior map
+            prior = layers[2][:, 0] if layers[2].ndim > 3 else layers[2]
+            prior = prior if points is None else prior.flatten(1).gather(1, points)
+            scores = self.calibration.apply_to_change(scores, prior)
+        return scores.softmax(dim=1)
 
     def _points(self, land: Sequence[Tensor]) -> Tensor | None:
         """Flat indices of land where only that is computed."""

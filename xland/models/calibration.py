@@ -29,15 +29,25 @@ class Calibration:
     ----------
     scale, bias : tuple of float
         One a class; scales are above 0.
+    change_scale, change_bias : tuple of float, optional
+        One a class of the prior map, for models that read one: the log odds that a pixel of this class changes, after
+        the scaling, are multiplied by the one, and the other is added. What it becomes if it changes stays the same.
     """
 
     scale: tuple[Annotated[float, Limits(above=0, most=1e6)], ...]
     bias: tuple[Annotated[float, Limits(-1e6, 1e6)], ...]
+    change_scale: tuple[Annotated[float, Limits(above=0, most=1e6)], ...] = ()
+    change_bias: tuple[Annotated[float, Limits(-1e6, 1e6)], ...] = ()
 
     def __post_init__(self) -> None:
         check_entries(self, CheckpointError)
         if len(self.scale) != len(self.bias):
             raise CheckpointError(f"a calibration has {len(self.scale)} scales and {len(self.bias)} biases")
+        if {len(self.change_scale), len(self.change_bias)} not in ({0}, {len(self.scale)}):
+            raise CheckpointError(
+                f"a calibration of change has {len(self.change_scale)} scales and {len(self.change_bias)} biases; it "
+                f"needs {len(self.scale)} of both, one a class"
+            )
 
     @classmethod
     def none(cls, classes: int) -> Calibration:
@@ -49,12 +59,31 @@ class Calibration:
         """Whether it changes nothing."""
         return set(self.scale) <= {1.0} and set(self.bias) <= {0.0}
 
+    @property
+    def of_change(self) -> bool:
+        """Whether it needs the prior map."""
+        return bool(self.change_scale)
+
     def apply(self, scores: Tensor) -> Tensor:
         """Scale scores, ``(batch, classes, ...)``; the softmax is still to be taken."""
         if self.is_none:
             return scores
         shape = (1, -1, *(1 for _ in range(scores.ndim - 2)))
         return scores * scores.new_tensor(self.scale).view(shape) + scores.new_tensor(self.bias).view(shape)
+
+    def apply_to_change(self, scores: Tensor, prior: Tensor) -> Tensor:
+        """Scale the log odds of change; scores ``(batch, classes, ...)``, prior class codes ``(batch, ...)``.
+
+        Where the prior map is masked or unknown, nothing changes.
+        """
+        known = prior < scores.shape[1]
+        at = prior.where(known, 0).long()
+        stays = at[:, None] == at.new_tensor(range(scores.shape[1])).view(1, -1, *(1 for _ in range(prior.ndim - 1)))
+        own = scores.gather(1, at[:, None])
+        others = scores.masked_fill(stays, -float("inf")).logsumexp(dim=1, keepdim=True)
+        scale, bias = (scores.new_tensor(each)[at][:, None] for each in (self.change_scale, self.change_bias))
+        moved = others - (scale * (others - own) + bias)
+        return scores.where(~(stays & known[:, None]), moved)
 
 
 def calibration_error(

@@ -8,7 +8,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
@@ -233,7 +233,7 @@ def _checkpoint(folder: Path, card: Any) -> Checkpoint:
     entries = card_entries(folder, card, _REQUIRED, _OPTIONAL)
     for entry, name, parts in (
         ("applicability", "training_inputs", None),
-        ("calibration", "calibration", ("scale", "bias")),
+        ("calibration", "calibration", tuple(each.name for each in fields(Calibration))),
         ("draws", "grain", ("spacings", "weights")),
     ):
         if entry in entries:
