@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
 
@@ -29,7 +28,8 @@ def catalog(tmp_path):
 
 def test_the_page_shows_picture_years_area_licence_report_and_how_to_open(catalog):
     text = catalog.page().read_text()
-    assert 'src="data:image/png;base64,' in text
+    shown = re.search(r'src="data:image/png;base64,([^"]+)', text)[1]
+    assert base64.b64decode(shown) == (catalog.path.parent / "previews" / "land-use-2015.png").read_bytes()
     for said in ("2015-2016", "40°N to 50°N, 10°E to 20°E", "https://spdx.org/licenses/CC-BY-4.0.html", "report.html"):
         assert said in text
     assert 'intake.open_catalog("catalog.yaml")["land-use-2015"].to_dask()' in text.replace("&#34;", '"')
@@ -73,7 +73,7 @@ def test_links_lead_into_the_folder_or_to_the_web(target, found):
 
 
 def test_pictures_are_png_files_of_the_folder_alone(tmp_path):
-    folder = tmp_path / "catalog"
+    folder = tmp_path.resolve() / "catalog"
     folder.mkdir()
     write_preview(product(), tmp_path / "outside.png")
     write_preview(product(), folder / "inside.png")
@@ -117,13 +117,6 @@ def test_a_page_of_many_entries_stays_small_and_says_what_it_leaves_out(catalog)
 def test_the_area_of_a_region_across_the_date_line_is_said_in_degrees_east_and_west():
     assert area((170.0, -20.0, 190.0, 10.0)) == "20°S to 10°N, 170°E to 170°W"
     assert area((-180.0, -90.0, 180.0, 90.0)) == "the globe"
-
-
-def test_the_picture_on_the_page_is_that_of_the_file(catalog):
-    text = catalog.page().read_text()
-    shown = re.search(r"data:image/png;base64,([^\"]+)", text)[1]
-    assert base64.b64decode(shown) == (catalog.path.parent / "previews" / "land-use-2015.png").read_bytes()
-    assert Image.open(io.BytesIO(base64.b64decode(shown))).format == "PNG"
 
 
 def test_the_commands_write_page_and_twin_which_then_follow_a_publication(tmp_path, capsys):

@@ -305,7 +305,10 @@ def test_an_incomplete_store_is_not_published(tmp_path):
     ("path", "options", "error", "named"),
     [
         ("catalogs/catalog.yaml", {}, CatalogError, "outside"),
-        ("catalog.yaml", {"name": "../a"}, CatalogError, "cannot name an entry"),
+        *(
+            ("catalog.yaml", {"name": name}, CatalogError, "cannot name an entry")
+            for name in ("../a", "a/b", "{{ x }}", "a\n", "a@2", "")
+        ),
         ("catalog.txt", {}, CatalogError, r"end in \.yaml"),
         ("catalog.yaml", {"metadata": {"x": ["{{ env(HOME) }}"]}}, CatalogError, "template"),
         ("catalog.yaml", {"store": "none.nc"}, StoreError, "NetCDF"),

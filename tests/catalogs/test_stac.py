@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.catalogs.stand_in import source, write_catalog
+from tests.exports.products import product
 from xland.catalogs.catalog import Catalog
 from xland.catalogs.entry import Entry, entry_of
 from xland.catalogs.stac import item, licence, place, write_stac
+from xland.store.reading import store_digest
+from xland.store.writing import write
 
 pystac = pytest.importorskip("pystac")
 validation = pytest.importorskip("pystac.validation")
@@ -138,6 +142,22 @@ def test_the_twin_of_the_catalog_of_this_project_is_up_to_date(tmp_path):
     for file in files:
         assert read(twin / file) == read(shipped / "xland-stac" / file)
         assert validate(read(twin / file))
+
+
+def test_the_command_of_this_project_enters_what_the_demo_made_in_catalog_and_twin(tmp_path):
+    shipped, demo, target = Path(__file__).resolve().parents[2] / "catalogs", tmp_path / "demo", tmp_path / "target"
+    store = write(product().isel(time=[0]), demo / "land_use.zarr", progress=False)
+    target.mkdir()
+    made = Catalog(runpy.run_path(str(shipped / "make.py"))["make"](demo, target))
+    entry = made.show("land-use-2015")
+    assert (entry.digest, entry.version, entry.years) == (store_digest(store), 1, (2009,))
+    assert {each.name for each in made.list()} == {each.name for each in Catalog(shipped / "xland.yaml").list()}
+    assert {each.status for each in made.check(progress=False).findings} == {"planned"}
+    assert {each.status for each in Catalog(demo / "xland.yaml").check(progress=False).findings} == {"planned", "ok"}
+    found = read(target / "xland-stac" / "xland" / "items" / "land-use-2015.json")
+    assert found["assets"]["data"]["xland:digest"] == entry.digest
+    for file in (target / "xland-stac").rglob("*.json"):
+        assert validate(read(file))
 
 
 def test_a_licence_that_is_not_one_name_is_other_and_stays_readable():

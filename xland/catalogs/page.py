@@ -67,7 +67,7 @@ def write_page(path: Path) -> Path:
     Path
         ``NAME.html`` beside it. It shows at most 500 entries, and says how many there are.
     """
-    root = read_file(path)
+    root, folder = read_file(path), path.parent.resolve()
     metadata, publisher, twin = root.metadata, publisher_of(root), twin_of(path)
     products: dict[str, list[dict[str, Any]]] = {}
     others, years, count, shown = [], set[int](), 0, 0
@@ -82,7 +82,7 @@ def write_page(path: Path) -> Path:
             if entry.superseded_by:
                 earlier.setdefault(entry.basename, []).append(entry)
         latest = [entry for entry in entries if not entry.superseded_by and not entry.foreign]
-        cards = [_card(path.parent, entry, earlier.get(entry.basename, [])) for entry in latest[: MOST - shown]]
+        cards = [_card(folder, entry, earlier.get(entry.basename, [])) for entry in latest[: MOST - shown]]
         products |= {product: cards} if cards else {}
         years.update(*(entry.years for entry in latest))
         count, shown = count + len(latest), shown + len(cards)
@@ -191,12 +191,12 @@ def area(bounds: tuple[float, float, float, float] | None) -> str:
 
 
 def read_picture(folder: Path, name: str) -> str:
-    """Return a picture of the folder of a catalog as a data URL; nothing for what is not one."""
+    """Return a picture of the folder of a catalog, which is not a link, as a data URL; nothing for what is not one."""
     if not name or is_url(name):
         return ""
     with suppress(OSError, ValueError, XlandError):
         path = (folder / name).resolve()
-        if path.is_relative_to(folder.resolve()) and path.stat().st_size <= _LARGEST:
+        if path.is_relative_to(folder) and path.stat().st_size <= _LARGEST:
             with open_plain(path) as stream:
                 content = stream.read(_LARGEST)
             if content.startswith(_SIGNATURE):

@@ -337,4 +337,6 @@ def _described(metadata: Mapping[str, Any], name: str) -> dict[str, str]:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    replace_file(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n", error=CatalogError)
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    if not path.is_file() or path.read_text() != text:
+        replace_file(path, text, error=CatalogError)
