@@ -104,17 +104,13 @@ def check(catalog: Catalog, *, deep: bool = False, progress: bool = True) -> Che
         for product, file in files.items():
             plain = _plain_intake(file) if deep else None
             entries = [entry_of(name, file.sources[name], product) for name in file.names]
-            for each in pool.map(partial(_checked, catalog, file, plain=plain), entries):
-                found.append(each)
+            statuses = pool.map(partial(_status, catalog, file, plain=plain), entries)
+            for entry, (status, reason) in zip(entries, statuses, strict=True):
+                found.append(Finding(entry.name, product, status, reason[:500]))
                 bar.advance(task)
             if isinstance(file.address, Path):
                 refresh_index(file.address)
     return Checked(tuple(found))
-
-
-def _checked(catalog: Catalog, file: CatalogFile, entry: Entry, plain: Any) -> Finding:
-    status, reason = _status(catalog, file, entry, plain)
-    return Finding(entry.name, entry.product, status, reason[:500])
 
 
 def _status(catalog: Catalog, file: CatalogFile, entry: Entry, plain: Any) -> tuple[str, str]:

@@ -84,11 +84,6 @@ class Entry:
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
-    def latest(self) -> bool:
-        """Whether no other version replaces it."""
-        return not self.superseded_by
-
-    @property
     def text(self) -> str:
         """All that the catalog says of it, as YAML."""
         said = {"store": self.store, "driver": self.driver, "description": self.description, "product": self.product}

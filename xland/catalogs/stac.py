@@ -73,10 +73,10 @@ def write_stac(path: Path, product: str | None = None, changed: Sequence[str] | 
             found.setdefault(each, []).extend(filter(is_item, read_entries(root, inside)))
     bases = None if changed is None else {split_name(name)[0] for name in changed if _NAME.fullmatch(name)}
     for each, entries in found.items():
-        _write_collection(twin.parent / each, collection(root, each, entries), entries, bases)
+        _write_collection(twin.parent / each, root, entries, bases)
     for folder in twin.parent.glob("*/collection.json"):
         if folder.parent.name not in ids.values():
-            _write_collection(folder.parent, {}, [], None)
+            _write_collection(folder.parent, root, [], None)
     there = [each for each in dict.fromkeys(ids.values()) if (twin.parent / each / "collection.json").exists()]
     links = [_link("root", "./catalog.json"), *(_link("child", f"./{each}/collection.json") for each in there)]
     said = {"type": "Catalog", "stac_version": VERSION, "id": path.stem}
@@ -84,9 +84,7 @@ def write_stac(path: Path, product: str | None = None, changed: Sequence[str] | 
     return twin
 
 
-def _write_collection(
-    folder: Path, said: dict[str, Any], entries: Sequence[Entry], bases: Collection[str] | None
-) -> None:
+def _write_collection(folder: Path, root: CatalogFile, entries: Sequence[Entry], bases: Collection[str] | None) -> None:
     """Write a collection and its items, or those items whose names without a version are among ``bases``."""
     names = {entry.name for entry in entries}
     written = (folder / "items").glob("*.json") if bases is None else _items_of(folder / "items", bases)
@@ -98,7 +96,7 @@ def _write_collection(
             successor = next((name for name in (entry.superseded_by, entry.basename) if name in names), "")
             _write(folder / "items" / f"{entry.name}.json", item(entry, folder.name, successor))
     if entries:
-        _write(folder / "collection.json", said)
+        _write(folder / "collection.json", collection(root, folder.name, entries))
     else:
         (folder / "collection.json").unlink(missing_ok=True)
 
@@ -162,8 +160,6 @@ def item(entry: Entry, product: str, successor: str = "") -> dict[str, Any]:
 
 def collection(root: CatalogFile, product: str, entries: Sequence[Entry]) -> dict[str, Any]:
     """Return a product as a Collection, with the extent of all its items."""
-    if not entries:
-        return {}
     spans = [_times(entry) for entry in entries]
     licences = {licence(entry.licence) for entry in entries}
     publisher = publisher_of(root)
