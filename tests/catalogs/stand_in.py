@@ -1,7 +1,12 @@
-"""Catalogs of entries that have no stores, for what is made of what they say."""
+"""Catalogs of entries that have no stores, for what is made of what they say, and a server of catalogs."""
 
 from __future__ import annotations
 
+import functools
+import http.server
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +53,18 @@ def write_catalog(path: Path, sources: dict[str, Any], **products: dict[str, Any
     for name, content in products.items():
         path.with_name(files[name]).write_text(yaml.safe_dump({"sources": content}, sort_keys=False))
     return Catalog(path)
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder on this machine; yield its address."""
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()

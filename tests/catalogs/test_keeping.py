@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import re
 import shutil
-import threading
 
 import pytest
 import xarray as xr
 import yaml
 
 import xland
+from tests.catalogs.stand_in import served
 from tests.catalogs.test_publishing import maps
 from tests.killing import run_until_killed
 from xland import Catalog
@@ -270,31 +268,22 @@ def test_a_check_names_stores_that_are_missing_replaced_incomplete_or_damaged(fo
     assert main(["catalog", "check", str(path), "-q"]) == 1
 
 
-@pytest.fixture
-def served(folder):
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
-    handler.log_message = lambda *_: None
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/catalog.yaml"
-        server.shutdown()
-
-
 @pytest.mark.usefixtures("with_index")
-def test_a_catalog_on_a_plain_server_is_listed_checked_and_opened_but_not_changed(folder, served):
+def test_a_catalog_on_a_plain_server_is_listed_checked_and_opened_but_not_changed(folder):
     path = publish(folder / "catalog.yaml", name="maps", store=folder / "first.zarr", product="hist")
-    catalog = Catalog(served)
-    assert [each.name for each in catalog.list()] == ["maps"]
-    assert catalog.check(progress=False).ok
-    xr.testing.assert_identical(catalog.open("maps").load(), open_entry(path, "maps").load())
-    xr.testing.assert_identical(open_input(f"{served}:maps").load(), open_entry(path, "maps").load())
-    with pytest.raises(CatalogError, match="read only"):
-        catalog.remove("maps")
-    part = folder / "catalog.hist.yaml"
-    for strange in ("../first.zarr", "%2e%2e/first.zarr", "/first.zarr", "file:///etc"):
-        part.write_text(f"sources: {{maps: {{driver: zarr, args: {{urlpath: '{strange}'}}}}}}")
-        with pytest.raises(CatalogError, match=r"outside the catalog's folder|allowed_schemes"):
-            catalog.open("maps")
+    with served(folder) as url:
+        catalog = Catalog(f"{url}/catalog.yaml")
+        assert [each.name for each in catalog.list()] == ["maps"]
+        assert catalog.check(progress=False).ok
+        for opened in (catalog.open("maps"), open_input(f"{url}/catalog.yaml:maps")):
+            xr.testing.assert_identical(opened.load(), open_entry(path, "maps").load())
+        with pytest.raises(CatalogError, match="read only"):
+            catalog.remove("maps")
+        part = folder / "catalog.hist.yaml"
+        for strange in ("../first.zarr", "%2e%2e/first.zarr", "/first.zarr", "file:///etc"):
+            part.write_text(f"sources: {{maps: {{driver: zarr, args: {{urlpath: '{strange}'}}}}}}")
+            with pytest.raises(CatalogError, match=r"outside the catalog's folder|allowed_schemes"):
+                catalog.open("maps")
 
 
 def test_entries_are_inputs_of_the_command_line(folder, capsys):

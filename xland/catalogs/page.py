@@ -21,7 +21,7 @@ import xarray as xr
 from xland.catalogs.entry import Entry, entry_of
 from xland.catalogs.finding import publisher_of, read_products
 from xland.catalogs.rules import split_name
-from xland.catalogs.stac import twin_of
+from xland.catalogs.stac import licence, twin_of
 from xland.catalogs.yaml_files import read_file
 from xland.errors import CatalogError, GridError, XlandError
 from xland.geo.conventions import listed
@@ -42,7 +42,6 @@ PIXELS = 80_000
 
 _LARGEST = 2**18  # bytes of a picture
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 _DOI = re.compile(r"10\.\d{4,9}/[^\s\"<>]+")
 _CLEAR = "#00000000"
 
@@ -215,7 +214,8 @@ def link(target: str) -> str:
 def _licence_link(text: str) -> str:
     if is_url(text):
         return link(text)
-    return f"https://spdx.org/licenses/{text}.html" if _SPDX.fullmatch(text) and not text.startswith("Lic") else ""
+    known = licence(text) != "other" and not text.startswith("Lic")
+    return f"https://spdx.org/licenses/{text}.html" if known else ""
 
 
 def _mail(contact: str) -> str:
