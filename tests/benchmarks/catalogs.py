@@ -1,7 +1,8 @@
-"""Catalogs of 10,000 entries, publishers at the same time, and publishers that are killed.
+"""Catalogs of 10,000 entries, publishers at the same time and killed ones, and tiles for map viewers.
 
 Run as ``python -m tests.benchmarks.catalogs``; one JSON line a figure. The catalog has sub-catalogs of 500 entries, and
-each entry a store of its own, whose files are links to those of a single one.
+each entry a store of its own: a folder whose files are links to those of a single one. Tiles are read by rio-tiler, as
+titiler reads them; ``tile`` is skipped where that is not installed.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from tests.benchmarks.harness import PROJECT, Result, fresh, line, options, show, tell
+from tests.benchmarks.harness import PROJECT, Result, fresh, line, options, show, skipped, tell
 from xland import Catalog
 from xland.catalogs import publish
 from xland.catalogs.finding import read_products
 from xland.catalogs.rules import product_source
-from xland.catalogs.yaml_files import change_file, lock, read_file
+from xland.catalogs.yaml_files import change_file, read_file
+from xland.exports.export import export
+from xland.geo.grid import Grid
 from xland.store.reading import open_store
 from xland.store.writing import write
 
@@ -59,8 +62,7 @@ def make_catalog(folder: Path, entries: int) -> Path:
             sources[f"entry-{number:05d}"] = {**source, "args": args, "metadata": dict(entry.metadata)}
         files[product] = f"catalog.{product}.yaml"
         change_file(folder / files[product], lambda _, sources=sources: sources, new={"title": product})
-    with lock(path):
-        change_file(path, lambda old: {**old, **{each: product_source(file, each) for each, file in files.items()}})
+    change_file(path, lambda old: {**old, **{each: product_source(file, each) for each, file in files.items()}})
     return path
 
 
@@ -118,6 +120,10 @@ def sizes(folder: Path, *, quick: bool) -> Iterator[Result]:
         yield stated(name, values[RUNS // 2], "a limit, in seconds", f"<= {limit}", every=values)
     values = sorted(fresh(publish_one, path=path, store=store, name=f"new-{n}")["publish"] for n in range(RUNS))
     yield stated("publish", values[RUNS // 2], "a limit, in seconds", "<= 0.5", every=values)
+    Catalog(path).page()
+    Catalog(path).stac()
+    values = sorted(fresh(publish_one, path=path, store=store, name=f"more-{n}")["publish"] for n in range(RUNS))
+    yield stated("publish_with_page_and_twin", values[RUNS // 2], "a limit, in seconds", "<= 0.5", every=values)
     found = fresh(check_all, path=path)
     yield stated("check", found["check"], "a limit, in seconds", "<= 10", faults=found["faults"])
 
@@ -156,9 +162,46 @@ def kills(folder: Path, *, quick: bool) -> Result:
     return line("kills_broken", broken, "catalogs", "== 0", runs=count, sizes={"kills": count, "entries": entries})
 
 
+def read_tiles(store: str, zooms: list[int], count: int) -> Result:
+    """Read tiles of 256 x 256 pixels at random places of a pyramid, each zoom after one tile for the imports."""
+    import zarr
+    from rio_tiler.experimental.zarr import GroupReader
+
+    rng, found = random.Random(0), {}  # noqa: S311 -- no secret
+    with GroupReader(zarr.open_group(store, mode="r")) as reader:
+        for zoom in zooms:
+            seconds = []
+            for _ in range(count + 1):
+                x, y = rng.randrange(2**zoom), rng.randrange(2**zoom // 4, 2**zoom - 2**zoom // 4)
+                started = time.perf_counter()
+                image = reader.tile(x, y, zoom, variables=["land_use"], bidx=[1])
+                seconds.append(time.perf_counter() - started)
+                assert image.data.shape[-2:] == (256, 256)
+            found[str(zoom)] = sorted(seconds[1:])
+    return found
+
+
+def tile(folder: Path, *, quick: bool) -> Result:
+    """Time tiles of a global class map, from the whole globe to single cells."""
+    try:
+        import rio_tiler.experimental.zarr  # noqa: F401
+    except ImportError as error:
+        return skipped("tile", f"rio-tiler cannot be imported: {error}")
+    grid = Grid.world(0.25 if quick else 0.05)
+    codes = np.random.default_rng(0).integers(0, 8, (1, *grid.shape), np.uint8)
+    coords = {"time": [2015], "lat": grid.latitude, "lon": grid.longitude}
+    maps = xr.Dataset({"land_use": (("time", "lat", "lon"), codes)}, coords)
+    (store,) = export(maps, folder / "pyramid.zarr", form="pyramid", progress=False)
+    found = fresh(read_tiles, store=str(store), zooms=[2, 4, 6, 8], count=5 if quick else 20)
+    every = {zoom: [round(1000 * each) for each in values] for zoom, values in found.items()}
+    slowest = max(values[len(values) // 2] for values in found.values())
+    sized = {"rows": grid.rows, "columns": grid.columns}
+    return line("tile", 1000 * slowest, "a limit, in ms", "<= 100", runs=len(found["2"]), sizes=sized, every=every)
+
+
 def main() -> None:
     """Print one line a figure."""
-    given = options(__doc__ or "", ("sizes", "concurrent", "kills"))
+    given = options(__doc__ or "", ("sizes", "concurrent", "kills", "tile"))
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         for name in given.only:
@@ -166,7 +209,7 @@ def main() -> None:
                 for result in sizes(folder, quick=given.quick):
                     show(result)
             else:
-                show({"concurrent": concurrent, "kills": kills}[name](folder, quick=given.quick))
+                show({"concurrent": concurrent, "kills": kills, "tile": tile}[name](folder, quick=given.quick))
 
 
 if __name__ == "__main__":

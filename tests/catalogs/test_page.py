@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 import base64
-import io
+import json
 import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.catalogs.stand_in import StandIn, entry
+from tests.catalogs.stand_in import source, write_catalog
 from tests.exports.products import product
-from xland.catalogs.page import area, link, read_picture, write_page, write_preview
+from xland.catalogs.page import area, link, read_picture, write_preview
 from xland.cli import main
 from xland.geo.grid import Grid
 from xland.store.writing import write
@@ -22,13 +22,14 @@ HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
 @pytest.fixture
 def catalog(tmp_path):
     write_preview(product(), tmp_path / "previews" / "land-use-2015.png")
-    old = entry("land-use-2015@1", superseded_by="land-use-2015", metadata={"superseded_because": "a corrected input"})
-    return StandIn(tmp_path / "catalog.yaml", [entry(), old])
+    old = source(superseded_by="land-use-2015", superseded_because="a corrected input")
+    return write_catalog(tmp_path / "catalog.yaml", {"land-use-2015": source(), "land-use-2015@1": old})
 
 
 def test_the_page_shows_picture_years_area_licence_report_and_how_to_open(catalog):
-    text = write_page(catalog).read_text()
-    assert 'src="data:image/png;base64,' in text
+    text = catalog.page().read_text()
+    shown = re.search(r'src="data:image/png;base64,([^"]+)', text)[1]
+    assert base64.b64decode(shown) == (catalog.path.parent / "previews" / "land-use-2015.png").read_bytes()
     for said in ("2015-2016", "40°N to 50°N, 10°E to 20°E", "https://spdx.org/licenses/CC-BY-4.0.html", "report.html"):
         assert said in text
     assert 'intake.open_catalog("catalog.yaml")["land-use-2015"].to_dask()' in text.replace("&#34;", '"')
@@ -37,17 +38,19 @@ def test_the_page_shows_picture_years_area_licence_report_and_how_to_open(catalo
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(catalog):
-    text = write_page(catalog).read_text()
+    text = catalog.page().read_text()
     assert "default-src 'none'" in text
     assert not re.search(r"<script|<link|@import|url\(|\ssrc=\"(?!data:)", text)
 
 
-def test_what_strangers_write_is_text(catalog):
-    said = dict.fromkeys(("title", "description", "model", "licence", "scenario", "product"), HOSTILE)
-    catalog.entries = [entry(HOSTILE, **said, report="javascript:alert(1)", doi='10.1234/"><script>')]
-    catalog.entries += [entry("other", foreign=HOSTILE)]
-    catalog.metadata = {"title": HOSTILE, "summary": HOSTILE}
-    text = write_page(catalog).read_text()
+def test_what_strangers_write_is_text(tmp_path):
+    said = dict.fromkeys(("title", "description", "model", "licence", "scenario"), HOSTILE)
+    theirs = source(**said, report="javascript:alert(1)", doi='10.1234/"><script>')
+    catalog = write_catalog(tmp_path / "a.yaml", {HOSTILE: theirs, "other": source(driver=HOSTILE)}, b={"b": theirs})
+    text = catalog.path.read_text().replace("  b:\n", f"  {json.dumps('p' + HOSTILE)}:\n")
+    catalog.path.write_text(text.replace("title: Maps\n", f"title: {json.dumps(HOSTILE)}\n"))
+    assert catalog.products == ("p" + HOSTILE,)
+    text = catalog.page().read_text()
     assert "<script" not in text
     assert "<img src=x" not in text
     assert "javascript:" not in text
@@ -70,7 +73,7 @@ def test_links_lead_into_the_folder_or_to_the_web(target, found):
 
 
 def test_pictures_are_png_files_of_the_folder_alone(tmp_path):
-    folder = tmp_path / "catalog"
+    folder = tmp_path.resolve() / "catalog"
     folder.mkdir()
     write_preview(product(), tmp_path / "outside.png")
     write_preview(product(), folder / "inside.png")
@@ -103,22 +106,17 @@ def test_shares_are_drawn_where_there_are_no_classes_and_nothing_where_there_is_
 
 
 def test_a_page_of_many_entries_stays_small_and_says_what_it_leaves_out(catalog):
-    catalog.entries = [entry(f"maps-{number}") for number in range(620)]
-    text = write_page(catalog).read_text()
+    many = {f"maps-{number}": source() for number in range(310)}
+    again = {f"again-{number}": each for number, each in enumerate(many.values())}
+    text = write_catalog(catalog.path, many, hist=again, others={"a": source(), "a@1": source()}).page().read_text()
     assert text.count("<article") == 500
-    assert "120 more are in the catalog" in text
+    assert "621 products" in text
+    assert "121 more are in the catalog" in text
 
 
 def test_the_area_of_a_region_across_the_date_line_is_said_in_degrees_east_and_west():
     assert area((170.0, -20.0, 190.0, 10.0)) == "20°S to 10°N, 170°E to 170°W"
     assert area((-180.0, -90.0, 180.0, 90.0)) == "the globe"
-
-
-def test_the_picture_on_the_page_is_that_of_the_file(catalog):
-    text = write_page(catalog).read_text()
-    shown = re.search(r"data:image/png;base64,([^\"]+)", text)[1]
-    assert base64.b64decode(shown) == (catalog.folder / "previews" / "land-use-2015.png").read_bytes()
-    assert Image.open(io.BytesIO(base64.b64decode(shown))).format == "PNG"
 
 
 def test_the_commands_write_page_and_twin_which_then_follow_a_publication(tmp_path, capsys):

@@ -88,6 +88,12 @@ def test_a_pyramid_holds_each_level_in_the_order_of_north_up_maps_and_says_so(tm
     np.testing.assert_allclose(finest["confidence"], product()["confidence"], atol=1e-6)
     assert finest["year"].values.tolist() == list(YEARS)
     assert finest["land_use"].attrs["flag_meanings"].startswith("ocean urban")
+    said = json.loads((store / "zarr.json").read_text())
+    assert {each["name"] for each in said["attributes"]["zarr_conventions"]} == {"proj:", "spatial:"}
+    assert said["attributes"]["proj:code"] == "EPSG:4326"
+    assert "0/land_use" in said["consolidated_metadata"]["metadata"]
+    several = attributes_of(levels_of(GRID, 16))
+    assert {each["name"] for each in several["zarr_conventions"]} == {"multiscales", "proj:", "spatial:"}
 
 
 @pytest.mark.parametrize("name", ["land_use", "confidence", "probability"])
@@ -111,13 +117,3 @@ def test_every_level_on_disk_is_that_of_the_finest(tmp_path, monkeypatch, name):
         step, _, west, _, down, north = each["spatial:transform"]
         np.testing.assert_allclose(level["lon"][0], west + step / 2)
         np.testing.assert_allclose(level["lat"], north + down * (np.arange(level.sizes["lat"]) + 0.5))
-
-
-def test_the_conventions_are_named_and_all_metadata_are_in_one_place(tmp_path):
-    (store,) = export(product(), tmp_path / "pyramid.zarr", form="pyramid", progress=False)
-    said = json.loads((store / "zarr.json").read_text())
-    assert {each["name"] for each in said["attributes"]["zarr_conventions"]} == {"proj:", "spatial:"}
-    assert said["attributes"]["proj:code"] == "EPSG:4326"
-    assert "0/land_use" in said["consolidated_metadata"]["metadata"]
-    several = attributes_of(levels_of(GRID, 16))
-    assert {each["name"] for each in several["zarr_conventions"]} == {"multiscales", "proj:", "spatial:"}

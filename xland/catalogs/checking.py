@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xland.catalogs.entry import Entry, as_table, entry_of, metadata_of
-from xland.catalogs.finding import file_digest, open_source, read_products
+from xland.catalogs.finding import file_digest, open_source, publisher_of, read_products
 from xland.catalogs.rules import check_entry, for_intake_2, foreign
 from xland.catalogs.yaml_files import CatalogFile, read_file, refresh_index
 from xland.errors import CatalogError, XlandError
 from xland.store.reading import read_finished, store_digest, verify
+from xland.untrusted.folders import READERS
 
 if TYPE_CHECKING:
     from xland.catalogs.catalog import Catalog
@@ -89,17 +90,24 @@ def check(catalog: Catalog, *, deep: bool = False, progress: bool = True) -> Che
     CatalogError
         If the catalog itself cannot be read, or its header is wrong.
     """
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+
+    from xland.progress import Bar
+
     root = read_file(catalog.address)
-    _ = catalog.publisher
+    publisher_of(root)
     found, files = [], dict(read_products(root))
-    plain = {product: _plain_intake(file) for product, file in files.items()} if deep else {}
-    with _bar(sum(len(file.names) for file in files.values()), shown=progress) as advance:
+    columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn())
+    # entries are opened one by one: HDF5 and plugins of intake do not know of threads
+    with Bar(*columns, disable=not progress) as bar, ThreadPoolExecutor(1 if deep else READERS) as pool:
+        task = bar.add_task("entries", total=sum(len(file.names) for file in files.values()))
         for product, file in files.items():
-            for name in file.names:
-                entry = entry_of(name, file.sources[name], product)
-                status, reason = _status(catalog, file, entry, plain.get(product))
+            plain = _plain_intake(file) if deep else None
+            entries = [entry_of(name, file.sources[name], product) for name in file.names]
+            statuses = pool.map(partial(_status, catalog, file, plain=plain), entries)
+            for entry, (status, reason) in zip(entries, statuses, strict=True):
                 found.append(Finding(entry.name, product, status, reason[:500]))
-                advance()
+                bar.advance(task)
             if isinstance(file.address, Path):
                 refresh_index(file.address)
     return Checked(tuple(found))
@@ -178,17 +186,3 @@ def _plain_intake(file: CatalogFile) -> Any:
     import intake
 
     return intake.open_catalog(str(file.address))
-
-
-@contextmanager
-def _bar(total: int, *, shown: bool) -> Iterator[Callable[[], Any]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-
-    from xland.progress import Bar
-
-    if not shown:
-        yield lambda: None
-        return
-    with Bar(TextColumn("checking"), BarColumn(), MofNCompleteColumn()) as bar:
-        task = bar.add_task("entries", total=total)
-        yield lambda: bar.advance(task)

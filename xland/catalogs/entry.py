@@ -34,8 +34,8 @@ class Entry:
         ``zarr`` or ``netcdf``; another one is foreign.
     version : int
         Number of the version, from 1.
-    title, description : str
-        A line each.
+    title, description, model, scenario, doi, digest : str
+        As the catalog says them; ``digest`` is the SHA-256 of the store.
     product : str
         Sub-catalog that it is in; empty if it is in the catalog itself.
     years : tuple of int
@@ -44,14 +44,8 @@ class Entry:
         West, south, east, north edge in degrees; east may be beyond 180.
     variables : tuple of str
         Names of the variables.
-    model, scenario : str
-        Which model made it, and from which scenario.
     licence : str
         SPDX expression, or URL, or the licences of the inputs in words.
-    doi : str
-        Without a URL.
-    digest : str
-        SHA-256 of the store.
     report, preview : str
         A page and a picture, relative to the folder of the catalog.
     superseded_by : str
@@ -82,11 +76,6 @@ class Entry:
     superseded_by: str = ""
     foreign: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def latest(self) -> bool:
-        """Whether no other version replaces it."""
-        return not self.superseded_by
 
     @property
     def text(self) -> str:

@@ -19,13 +19,15 @@ from typing import Any
 import xarray as xr
 
 from xland.arguments import guess
-from xland.catalogs.entry import version_of
+from xland.catalogs.entry import Entry, entry_of, version_of
 from xland.catalogs.rules import check_entry, split_name
 from xland.catalogs.yaml_files import CatalogFile, read_file
 from xland.errors import CatalogError, MissingDependencyError, StoreError, XlandError
 from xland.geo.conventions import READING, from_files
 from xland.paths import address_of, is_url, without_password
 from xland.reading.variables import name_reads
+from xland.records import read_record
+from xland.store.publisher import Publisher
 from xland.store.reading import open_store, store_digest
 from xland.untrusted.folders import open_plain
 from xland.untrusted.netcdf import check_file, check_hdf5
@@ -45,6 +47,22 @@ def read_products(root: CatalogFile) -> Iterator[tuple[str, CatalogFile]]:
     yield "", root
     for product, name in root.products.items():
         yield product, read_file(beside(root.address, name))
+
+
+def read_entries(root: CatalogFile, product: str | None = None) -> Iterator[Entry]:
+    """Yield the entries of a catalog in their order, or those of one sub-catalog alone."""
+    for inside, file in read_products(root):
+        if product in (None, inside):
+            for name in file.names:
+                yield entry_of(name, file.sources[name], inside)
+
+
+def publisher_of(root: CatalogFile) -> Publisher:
+    """Return who publishes a catalog, as its header says; CatalogError names what is wrong there."""
+    given = root.metadata.get("publisher")
+    if given is None:
+        return Publisher()
+    return read_record(Publisher, given, f"{root.address}: publisher in metadata", CatalogError)
 
 
 def beside(address: Path | str, name: str) -> Path | str:

@@ -13,12 +13,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from xland.catalogs.entry import Entry
+from xland.catalogs.entry import Entry, entry_of
+from xland.catalogs.finding import publisher_of, read_products
+from xland.catalogs.rules import split_name
+from xland.catalogs.stac import licence, twin_of
+from xland.catalogs.yaml_files import read_file
 from xland.errors import CatalogError, GridError, XlandError
 from xland.geo.conventions import listed
 from xland.geo.grid import Grid
@@ -30,9 +34,6 @@ from xland.plot import degrees, indexed_png, stretch, stride
 from xland.untrusted.folders import open_plain
 from xland.vocabulary import CLASS_NAMES, CLASSES
 
-if TYPE_CHECKING:
-    from xland.catalogs.view import CatalogView
-
 MOST = 500
 """Entries that the page shows; a larger page would be slow to open, and to write with each publication."""
 
@@ -41,56 +42,66 @@ PIXELS = 80_000
 
 _LARGEST = 2**18  # bytes of a picture
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 _DOI = re.compile(r"10\.\d{4,9}/[^\s\"<>]+")
 _CLEAR = "#00000000"
 
 
-def write_page(catalog: CatalogView, changed: Sequence[str] | None = None) -> Path:  # noqa: ARG001 - it is one file
+def page_of(path: Path) -> Path:
+    """Return where the page of a catalog is, if it has one."""
+    return path.with_suffix(".html")
+
+
+def write_page(path: Path) -> Path:
     """Write the page of a catalog.
+
+    Of a large catalog no more is read than the page shows, and the names of the others.
 
     Parameters
     ----------
-    catalog : Catalog
-        On this machine.
-    changed : sequence of str, optional
-        The only entries that are not as before; the page is one file, and is always written anew.
+    path : path
+        YAML file on this machine.
 
     Returns
     -------
     Path
-        ``catalog.page_path``. It shows at most 500 entries, and says how many there are.
+        ``NAME.html`` beside it. It shows at most 500 entries, and says how many there are.
     """
-    every = catalog.list(versions=True)
-    latest = [entry for entry in every if not entry.superseded_by and not entry.foreign]
-    earlier: dict[str, list[Entry]] = {}
-    for entry in every:
-        if entry.superseded_by:
-            earlier.setdefault(entry.basename, []).append(entry)
-    shown = latest[:MOST]
+    root, folder = read_file(path), path.parent.resolve()
+    metadata, publisher, twin = root.metadata, publisher_of(root), twin_of(path)
     products: dict[str, list[dict[str, Any]]] = {}
-    for entry in shown:
-        card = _card(catalog, entry, earlier.get(entry.basename, []))
-        products.setdefault(entry.product, []).append(card)
-    years = sorted({year for entry in latest for year in entry.years})
-    metadata = catalog.metadata
+    others, years, count, shown = [], set[int](), 0, 0
+    for product, file in read_products(root):
+        if shown == MOST:
+            count += sum(not split_name(str(name))[1] for name in file.names)
+            continue
+        entries = [entry_of(name, file.sources[name], product) for name in file.names]
+        others += [entry for entry in entries if entry.foreign]
+        earlier: dict[str, list[Entry]] = {}
+        for entry in entries:
+            if entry.superseded_by:
+                earlier.setdefault(entry.basename, []).append(entry)
+        latest = [entry for entry in entries if not entry.superseded_by and not entry.foreign]
+        cards = [_card(folder, entry, earlier.get(entry.basename, [])) for entry in latest[: MOST - shown]]
+        products |= {product: cards} if cards else {}
+        years.update(*(entry.years for entry in latest))
+        count, shown = count + len(latest), shown + len(cards)
     page = render(
         "catalog.html.j2",
-        title=str(metadata.get("title") or catalog.path.stem),
+        title=str(metadata.get("title") or path.stem),
         summary=str(metadata.get("summary") or metadata.get("description") or ""),
-        publisher=catalog.publisher,
-        contact_link=_mail(catalog.publisher.contact),
-        count=len(latest),
-        left_out=len(latest) - len(shown),
-        years=listed(years),
+        publisher=publisher,
+        contact_link=_mail(publisher.contact),
+        count=count,
+        left_out=count - shown,
+        years=listed(sorted(years)) if count == shown else "",
         products=products,
-        foreign=[entry for entry in every if entry.foreign],
-        catalog=catalog.path.name,
-        stac=f"{catalog.stac_path.parent.name}/catalog.json" if catalog.stac_path.exists() else "",
+        foreign=others,
+        catalog=path.name,
+        stac=f"{twin.parent.name}/{twin.name}" if twin.exists() else "",
         legend=[(each.color, each.long_name) for each in CLASSES],
         when=f"{datetime.now(UTC):%Y-%m-%d}",
     )
-    return replace_file(catalog.page_path, page, error=CatalogError)
+    return replace_file(page_of(path), page, error=CatalogError)
 
 
 def write_preview(ds: xr.Dataset, picture: Path) -> Path | None:
@@ -133,7 +144,7 @@ def _square(indices: np.ndarray[Any, np.dtype[np.uint8]], grid: Grid) -> np.ndar
     return indices[np.minimum((np.arange(round(rows * stretch(grid))) / stretch(grid)).astype(int), rows - 1)]
 
 
-def _card(catalog: CatalogView, entry: Entry, earlier: Sequence[Entry]) -> dict[str, Any]:
+def _card(folder: Path, entry: Entry, earlier: Sequence[Entry]) -> dict[str, Any]:
     """Return what the page shows of an entry."""
     outputs = [OUTPUTS[name].long_name if name in OUTPUTS else name for name in entry.variables]
     step, number = entry.metadata.get("resolution_degrees"), entry.version
@@ -152,7 +163,7 @@ def _card(catalog: CatalogView, entry: Entry, earlier: Sequence[Entry]) -> dict[
         "entry": entry,
         "title": entry.title or entry.name,
         "text": entry.description if entry.description not in (entry.title, entry.name) else "",
-        "picture": read_picture(catalog.folder, entry.preview),
+        "picture": read_picture(folder, entry.preview),
         "alt": f"Map of {entry.title or entry.name}",
         "facts": {name: text for name, text in facts.items() if text},
         "licence_link": _licence_link(entry.licence),
@@ -179,12 +190,12 @@ def area(bounds: tuple[float, float, float, float] | None) -> str:
 
 
 def read_picture(folder: Path, name: str) -> str:
-    """Return a picture of the folder of a catalog as a data URL; nothing for what is not one."""
+    """Return a picture of the folder of a catalog, which is not a link, as a data URL; nothing for what is not one."""
     if not name or is_url(name):
         return ""
     with suppress(OSError, ValueError, XlandError):
         path = (folder / name).resolve()
-        if path.is_relative_to(folder.resolve()) and path.stat().st_size <= _LARGEST:
+        if path.is_relative_to(folder) and path.stat().st_size <= _LARGEST:
             with open_plain(path) as stream:
                 content = stream.read(_LARGEST)
             if content.startswith(_SIGNATURE):
@@ -203,7 +214,8 @@ def link(target: str) -> str:
 def _licence_link(text: str) -> str:
     if is_url(text):
         return link(text)
-    return f"https://spdx.org/licenses/{text}.html" if _SPDX.fullmatch(text) and not text.startswith("Lic") else ""
+    known = licence(text) != "other" and not text.startswith("Lic")
+    return f"https://spdx.org/licenses/{text}.html" if known else ""
 
 
 def _mail(contact: str) -> str:

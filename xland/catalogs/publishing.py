@@ -17,11 +17,11 @@ import xarray as xr
 
 from xland.arguments import checked, shown
 from xland.catalogs.entry import metadata_of, plain, version_of
-from xland.catalogs.finding import file_digest, open_netcdf, read_products
-from xland.catalogs.page import write_preview
+from xland.catalogs.finding import file_digest, open_netcdf, publisher_of, read_products
+from xland.catalogs.page import page_of, write_page, write_preview
 from xland.catalogs.rules import FOLDER_1, check_entry, check_name, product_file, product_source, relative_path
-from xland.catalogs.view import CatalogView, publisher_of
-from xland.catalogs.yaml_files import CatalogFile, Content, change_file, changing, lock, read_file
+from xland.catalogs.stac import twin_of, write_stac
+from xland.catalogs.yaml_files import CatalogFile, Content, change_file, changing, read_file
 from xland.errors import CatalogError
 from xland.paths import local_path, make_folder
 from xland.store.provenance import Publisher, read_publisher
@@ -186,22 +186,20 @@ def _enter(path: Path, product: str | None, name: str, edit: Callable[[Content],
     with changing(path) as root:
         _refuse_elsewhere(root, name, product)
         if product is None:
-            change_file(path, edit)
+            change_file(path, edit, held=path)
         else:
             part = path.with_name(f"{path.stem}.{product}{path.suffix}")
-            with lock(part):
-                change_file(part, edit, new={"title": product})
-            change_file(path, partial(_with_product, product=product, file=part.name))
-        follow(path, [name])
+            change_file(part, edit, new={"title": product})
+            change_file(path, partial(_with_product, product=product, file=part.name), held=path)
+        follow(path, product or "", [name])
 
 
-def follow(path: Path, changed: Sequence[str]) -> None:
-    """Make the page and the STAC twin of a catalog again, if they are there."""
-    catalog = CatalogView(path)
-    if catalog.page_path.exists():
-        catalog.page(changed)
-    if catalog.stac_path.exists():
-        catalog.stac(changed)
+def follow(path: Path, product: str, changed: Sequence[str]) -> None:
+    """Bring the page and the STAC twin of a catalog up to date, if they are there."""
+    if page_of(path).exists():
+        write_page(path)
+    if twin_of(path).exists():
+        write_stac(path, product, changed)
 
 
 def _attributes(ds: xr.Dataset, header: Publisher, own: Publisher) -> dict[str, str]:

@@ -35,6 +35,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _KEY = re.compile(rf"({_NAME.pattern})(?:@(\d{{1,6}}|latest))?")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _TEMPLATE = re.compile(r"\{\{|\{%|\{#|^\{?data\(")
+_IN_TEMPLATES = re.compile(r"\{[{%#]|data\(")  # what all templates have, also in the text of a mapping
 _UNSERVABLE = re.compile(r"[\x00-\x1f\x7f*?\[\]{}#%\\:]")
 _ENTRY = {"description": str | None, "driver": Any, "args": Any, "metadata": Mapping[Any, Any] | None}
 _KEYWORDS = {"engine": _ENGINE, "decode_times": bool}
@@ -226,7 +227,9 @@ def _checked(where: str, name: Any, entry: Any) -> tuple[str, str]:
     _check_types(f"{where}, xarray_kwargs", args.get("xarray_kwargs") or {}, _KEYWORDS)
     url = args["urlpath"]
     rest = FOLDER_1.sub("", url, count=1) if FOLDER_1.match(url) else url
-    _refuse_templates({name: {**entry, "args": {**args, "urlpath": rest}}}, f"{where}")
+    content = {name: {**entry, "args": {**args, "urlpath": rest}}}
+    if _IN_TEMPLATES.search(repr(content)):
+        _refuse_templates(content, where)
     if "::" in rest or "*" in rest or "\0" in rest:
         raise CatalogError(f"{where}: {url[:200]!r} is a chained address or a pattern; one plain path is allowed")
     return url, rest

@@ -10,23 +10,22 @@ Entries of drivers that are not ours, and those without years or bounds, are lef
 
 from __future__ import annotations
 
+import glob
 import json
 import math
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xland.catalogs.entry import Entry
+from xland.catalogs.finding import publisher_of, read_entries
 from xland.catalogs.rules import split_name
+from xland.catalogs.yaml_files import CatalogFile, read_file
 from xland.errors import CatalogError
 from xland.outputs import OUTPUTS
 from xland.paths import is_url, replace_file
 from xland.vocabulary import CLASS_NAMES, CLASSES
-
-if TYPE_CHECKING:
-    from xland.catalogs.view import CatalogView
 
 VERSION = "1.1.0"
 _EXTENSION = "https://stac-extensions.github.io/{}/schema.json"
@@ -38,55 +37,75 @@ _MOST_YEARS = 1000  # listed one by one
 Box = tuple[float, float, float, float]
 
 
-def write_stac(catalog: CatalogView, changed: Sequence[str] | None = None) -> Path:
+def twin_of(path: Path) -> Path:
+    """Return where the STAC twin of a catalog begins, if it has one; items lie in this folder and below."""
+    return path.with_name(f"{path.stem}-stac") / "catalog.json"
+
+
+def write_stac(path: Path, product: str | None = None, changed: Sequence[str] | None = None) -> Path:
     """Write the STAC twin of a catalog, and take out items of entries that are gone.
 
     Parameters
     ----------
-    catalog : Catalog
-        On this machine.
+    path : path
+        YAML file on this machine.
+    product : str, optional
+        The only sub-catalog in which something changed; empty for the catalog itself. By default all are written.
     changed : sequence of str, optional
         The only entries that are not as before, by their names; by default all items are written.
 
     Returns
     -------
     Path
-        ``catalog.stac_path``.
+        ``NAME-stac/catalog.json`` beside it.
 
     Raises
     ------
     CatalogError
         If a file cannot be written.
     """
-    root = catalog.stac_path
-    entries = [entry for entry in catalog.list(versions=True) if is_item(entry)]
-    products: dict[str, list[Entry]] = {}
+    root, twin = read_file(path), twin_of(path)
+    ids = {inside: inside or path.stem for inside in ("", *root.products) if _NAME.fullmatch(inside or "none")}
+    wanted = set(ids.values()) if product is None else {ids.get(product)}
+    found: dict[str, list[Entry]] = {}
+    for inside, each in ids.items():
+        if each in wanted:
+            found.setdefault(each, []).extend(filter(is_item, read_entries(root, inside)))
+    bases = None if changed is None else {split_name(name)[0] for name in changed if _NAME.fullmatch(name)}
+    for each, entries in found.items():
+        _write_collection(twin.parent / each, root, entries, bases)
+    for folder in twin.parent.glob("*/collection.json"):
+        if folder.parent.name not in ids.values():
+            _write_collection(folder.parent, root, [], None)
+    there = [each for each in dict.fromkeys(ids.values()) if (twin.parent / each / "collection.json").exists()]
+    links = [_link("root", "./catalog.json"), *(_link("child", f"./{each}/collection.json") for each in there)]
+    said = {"type": "Catalog", "stac_version": VERSION, "id": path.stem}
+    _write(twin, {**said, **_described(root.metadata, path.stem), "links": links})
+    return twin
+
+
+def _write_collection(folder: Path, root: CatalogFile, entries: Sequence[Entry], bases: Collection[str] | None) -> None:
+    """Write a collection and its items, or those items whose names without a version are among ``bases``."""
+    names = {entry.name for entry in entries}
+    written = (folder / "items").glob("*.json") if bases is None else _items_of(folder / "items", bases)
+    for item_file in written:
+        if item_file.stem not in names:
+            item_file.unlink(missing_ok=True)
     for entry in entries:
-        products.setdefault(entry.product or catalog.path.stem, []).append(entry)
-    names = None if changed is None else {split_name(name)[0] for name in changed}
-    current = {(product, entry.name) for product, each in products.items() for entry in each}
-    for folder in root.parent.glob("*/items"):
-        for each_file in os.listdir(folder):  # noqa: PTH208 - names alone, of which there may be ten thousand
-            name = each_file.removesuffix(".json")
-            outdated = (folder.parent.name, name) not in current and (names is None or split_name(name)[0] in names)
-            if outdated and each_file.endswith(".json"):
-                (folder / each_file).unlink(missing_ok=True)
-    for product, each in products.items():
-        for entry in each:
-            if names is None or entry.basename in names:
-                successor = next((n for n in (entry.superseded_by, entry.basename) if (product, n) in current), "")
-                _write(root.parent / product / "items" / f"{entry.name}.json", item(entry, product, successor))
-        _write(root.parent / product / "collection.json", collection(catalog, product, each))
-    for file in root.parent.glob("*/collection.json"):
-        if file.parent.name not in products:
-            file.unlink(missing_ok=True)
-    links = [
-        _link("root", "./catalog.json"),
-        *(_link("child", f"./{each}/collection.json") for each in products),
-    ]
-    said = {"type": "Catalog", "stac_version": VERSION, "id": catalog.path.stem}
-    _write(root, {**said, **_described(catalog.metadata, catalog.path.stem), "links": links})
-    return root
+        if bases is None or entry.basename in bases:
+            successor = next((name for name in (entry.superseded_by, entry.basename) if name in names), "")
+            _write(folder / "items" / f"{entry.name}.json", item(entry, folder.name, successor))
+    if entries:
+        _write(folder / "collection.json", collection(root, folder.name, entries))
+    else:
+        (folder / "collection.json").unlink(missing_ok=True)
+
+
+def _items_of(folder: Path, bases: Collection[str]) -> Iterator[Path]:
+    """Yield the items of entries and of all their versions."""
+    for base in bases:
+        yield folder / f"{base}.json"
+        yield from folder.glob(f"{glob.escape(base)}@*.json")
 
 
 def is_item(entry: Entry) -> bool:
@@ -139,11 +158,11 @@ def item(entry: Entry, product: str, successor: str = "") -> dict[str, Any]:
     }
 
 
-def collection(catalog: CatalogView, product: str, entries: Sequence[Entry]) -> dict[str, Any]:
+def collection(root: CatalogFile, product: str, entries: Sequence[Entry]) -> dict[str, Any]:
     """Return a product as a Collection, with the extent of all its items."""
     spans = [_times(entry) for entry in entries]
     licences = {licence(entry.licence) for entry in entries}
-    publisher = catalog.publisher
+    publisher = publisher_of(root)
     links = [
         _link("root", "../catalog.json"),
         _link("parent", "../catalog.json"),
@@ -154,7 +173,7 @@ def collection(catalog: CatalogView, product: str, entries: Sequence[Entry]) -> 
         "type": "Collection",
         "stac_version": VERSION,
         "id": product,
-        **_described(catalog.metadata, product),
+        **_described(root.metadata, product),
         "license": licences.pop() if len(licences) == 1 else "other",
         **({"providers": [{key: each for key, each in provider.items() if each}]} if publisher.institution else {}),
         "extent": {
@@ -314,4 +333,6 @@ def _described(metadata: Mapping[str, Any], name: str) -> dict[str, str]:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    replace_file(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n", error=CatalogError)
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    if not path.is_file() or path.read_text() != text:
+        replace_file(path, text, error=CatalogError)

@@ -14,7 +14,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -80,6 +80,16 @@ class CatalogFile:
         """Entries by name."""
         found = self._content["sources"] if isinstance(self._content, dict) else self._part(1)
         return outline({"sources": found}, self.address)["sources"]  # type: ignore[no-any-return]
+
+    @property
+    def metadata(self) -> Content:
+        """Its header."""
+        said = (
+            self._content
+            if isinstance(self._content, dict)
+            else outline({**self._part(2), "sources": {}}, self.address)
+        )
+        return said.get("metadata") or {}
 
     def _part(self, line: int) -> Any:
         """Return a line of the index: the sources, or all else."""
@@ -220,12 +230,19 @@ def change_file(
     *,
     new: Content | None = None,
     renamed: Mapping[str, str] | None = None,
+    held: Path | None = None,
 ) -> None:
-    """Change a file whose lock is held; ``edit`` gets its sources and returns those that it shall have.
+    """Change a file; ``edit`` gets its sources and returns those that it shall have.
 
     ``new`` is the header of a file that does not exist yet, ``renamed`` gives the old names of sources that are
-    renamed. CatalogError if readers would refuse the file, which is left as it was.
+    renamed, ``held`` is the file whose lock is held already. CatalogError if readers would refuse the file, which is
+    left as it was.
     """
+    with nullcontext() if path == held else lock(path):
+        _change(path, edit, new, renamed or {})
+
+
+def _change(path: Path, edit: Callable[[Content], Content], new: Content | None, renamed: Mapping[str, str]) -> None:
     layout, old = None, {"sources": {}, **({"metadata": new} if new else {})}
     if os.path.lexists(path):
         layout, old = _read_to_change(path)
@@ -235,7 +252,7 @@ def change_file(
     content = _for_intake(path, old, sources)
     text = ""
     if layout is not None:
-        layout = changed(layout, old, content, renamed or {})
+        layout = changed(layout, old, content, renamed)
         text = layout.text
     touched = [name for name, each in sources.items() if old["sources"].get(name) is not each]
     grown = len(sources) > max(len(old["sources"]), MOST_ENTRIES)

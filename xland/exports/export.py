@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import secrets
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import xarray as xr
+from dask import delayed
 
 from xland.arguments import checked, unknown
 from xland.errors import StoreError, TimeError
+from xland.exports.pyramid import CHUNK, attributes_of, make_levels
 from xland.geo.conventions import listed, years_of
 from xland.geo.orientation import find_names
-from xland.paths import check_ending, check_file_place, local_path
-from xland.store.writing import check_netcdf_place, check_store_place, progress_bar, write_netcdf
+from xland.paths import check_ending, check_file_place, local_path, naming_faults
+from xland.store.blocks import align
+from xland.store.encoding import drop_encoding
+from xland.store.provenance import for_storage
+from xland.store.writing import check_netcdf_place, check_store_place, compute, progress_bar, write_netcdf
 
 Form = Literal["geotiff", "netcdf", "pyramid", "zarr2"]
 _BY_ENDING: Mapping[str, Form] = {".tif": "geotiff", ".tiff": "geotiff", ".nc": "netcdf", ".nc4": "netcdf"}
@@ -86,12 +95,9 @@ def export(
         check_ending(target, *_ENDINGS[form])
     steps = _steps(_chosen(maps, variables), years)
     if form in ("zarr2", "pyramid"):
-        from xland.exports import placing
-
         check_store_place(target, overwrite=overwrite)
         whole = steps[0][1] if len(steps) == 1 else _joined(steps)
-        write = placing.write_zarr2 if form == "zarr2" else placing.write_pyramid
-        return [write(whole, target, progress=progress)]
+        return (_zarr2 if form == "zarr2" else _pyramid)(whole, target, progress=progress)
     if form == "netcdf":
         return _netcdf(steps, target, per, overwrite=overwrite, progress=progress)
     return _geotiffs(steps, target, overwrite=overwrite, progress=progress)
@@ -192,3 +198,66 @@ def _tags(maps: xr.Dataset, year: int | None) -> dict[str, str]:
     """Return what a GeoTIFF says of itself."""
     said = {key: maps.attrs.get(key) for key in ("title", "license", "institution", "id", "xland_model", "source")}
     return {key.upper(): str(text) for key, text in {**said, "year": year}.items() if text is not None}
+
+
+def _zarr2(ds: xr.Dataset, folder: Path, *, progress: bool) -> list[Path]:
+    """Write maps as Zarr 2, which readers before zarr-python 3 and GDAL before 3.8 know."""
+    with _growing(folder) as part:
+        compute(_lay_out(ds, part, zarr_format=2, consolidated=True), progress=progress)
+    return [folder]
+
+
+def _pyramid(ds: xr.Dataset, folder: Path, *, progress: bool) -> list[Path]:
+    """Write maps on each level of a pyramid, see :mod:`xland.exports.pyramid`."""
+    import zarr
+
+    levels, made = make_levels(ds)
+    with _growing(folder) as part, _quiet():
+        said = {str(key): each.tolist() if hasattr(each, "tolist") else each for key, each in ds.attrs.items()}
+        zarr.create_group(str(part), attributes={**said, **attributes_of(levels)}, zarr_format=3)
+        chunks = {"lat": CHUNK, "lon": CHUNK}
+        pending = [
+            _lay_out(each, part, chunks, group=str(number), zarr_format=3, consolidated=False)
+            for number, each in enumerate(made)
+        ]
+        compute(delayed(list)(pending), progress=progress)
+        zarr.consolidate_metadata(str(part))
+    return [folder]
+
+
+def _lay_out(ds: xr.Dataset, folder: Path, chunks: dict[str, int] | None = None, **how: Any) -> Any:
+    """Write all but the large arrays, and return what has to be computed to write these."""
+    ds, chosen = align(for_storage(drop_encoding(ds)), chunks)
+    for name, variable in ds.variables.items():
+        variable.encoding |= {"_FillValue": None} if name in ds.coords else {}
+        variable.encoding |= chosen.get(str(name), {})
+        if how["zarr_format"] == 2:
+            variable.encoding.pop("compressors", None)  # the codecs of Zarr 3 are others
+    with _quiet():
+        return ds.to_zarr(folder, mode="a", compute=False, **how)
+
+
+@contextmanager
+def _growing(folder: Path) -> Iterator[Path]:
+    """Yield a folder beside, which takes the place of ``folder`` when the body is done, and is removed if it fails."""
+    part = folder.with_name(f".{folder.name[:80]}.{secrets.token_hex(8)}.partial")
+    old = part.with_suffix(".replaced")
+    with naming_faults(folder):
+        part.mkdir(parents=True)
+        try:
+            yield part
+            if folder.exists():
+                folder.rename(old)
+            part.rename(folder)
+        finally:
+            for each in (part, old):
+                shutil.rmtree(each, ignore_errors=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Consolidated metadata and text of class names are not in the specification of Zarr 3 yet, but all read them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
+        yield

@@ -264,7 +264,7 @@ def survey(target: Path) -> dict[str, Held]:
     """
     root = target.resolve()
     found: dict[str, Held] = {}
-    pending, seen = [(root, "")], {root}
+    pending, seen = [(str(root), "")], {str(root)}
     if not root.is_dir():
         _refuse_special(target, target)
         pending = []
@@ -272,16 +272,16 @@ def survey(target: Path) -> dict[str, Held]:
         folder, top = pending.pop()
         with suppress(FileNotFoundError), os.scandir(folder) as entries:  # a writer may replace the store meanwhile
             for entry in entries:
-                path, linked = Path(entry.path), entry.is_symlink()
+                path, linked = entry.path, entry.is_symlink()
                 if linked:
-                    path = _followed(path, root, target)
-                if path.is_dir() if linked else entry.is_dir(follow_symlinks=False):
+                    path = str(_followed(Path(path), root, target))
+                if entry.is_dir():
                     if path not in seen:  # links may lead round in a circle
                         seen.add(path)
                         pending.append((path, top or entry.name))
                     continue
                 if linked or not entry.is_file(follow_symlinks=False):
-                    _refuse_special(path, target)
+                    _refuse_special(Path(path), target)
                 held = found.setdefault(top, Held())
                 held.files += 1
                 with suppress(FileNotFoundError):
