@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import dask
 import numpy as np
 from dask.system import CPU_COUNT
+from numpy.typing import NDArray
 
 from xland.errors import ModelError
 from xland.models.calibration import Calibration
@@ -57,7 +58,7 @@ class Engine:
 
     `batch` windows go through it in one call. With `flips` probabilities are averaged over the four mirror images of a
     window. `call` runs the network: itself, or a compiled form of it. `calibration` scales scores before they become
-    probabilities.
+    probabilities. With `apart`, what windows know of their surroundings and the decision at a pixel are two steps.
     """
 
     network: DownscalingNetwork
@@ -66,6 +67,7 @@ class Engine:
     flips: bool = False
     call: Callable[..., Tensor] | None = None
     calibration: Calibration | None = None
+    apart: bool = False
 
     def submit(
         self,
@@ -81,15 +83,54 @@ class Engine:
         The result is ``(windows, classes, size, size)`` float32 on the device. ``check`` raises an error if nobody
         waits for it any more.
         """
+        return self.start(self.run, coarse, static, prior, land, after=after, check=check)
 
-        def run() -> Tensor:
+    def start(
+        self,
+        function: Callable[..., _Value],
+        *given: Any,
+        after: Sequence[Future[None]] = (),
+        check: Callable[[], None] | None = None,
+    ) -> Future[_Value]:
+        """Start a function in the pool of the device; see :meth:`submit`."""
+
+        def run() -> _Value:
             for each in after:
                 each.result()
             if check is not None:
                 check()
-            return self.run(coarse, static, prior, land)
+            return function(*given)
 
         return _pool(self.device).submit(run)
+
+    def around(self, coarse: Tensor, static: Tensor, prior: Tensor | None) -> list[Any]:
+        """Return what a window knows of its surroundings: one entry for each network whose scores are averaged."""
+        fine = self.network.fine(static[None], None if prior is None else prior[None])
+        return [body.around(coarse[None], fine)[0] for body in self.network.bodies]
+
+    def decide(
+        self,
+        static: Tensor,
+        prior: Tensor | None,
+        points: Tensor,
+        windows: Sequence[tuple[Future[list[Any]], int, int]],
+        weights: NDArray[np.float32],
+    ) -> Tensor:
+        """Return class probabilities of a tile, ``(classes, rows, columns)``, 0 but at flat indices ``points``.
+
+        `windows` are what :meth:`around` gives for those over the tile, and where the tile begins in them.
+        """
+        import torch
+
+        with torch.inference_mode():
+            fine = self.network.fine(static[None], None if prior is None else prior[None])
+            known = [(future.result(), top, left) for future, top, left in windows]
+            scores = [
+                body.scores(fine, points, [(each[number], top, left) for each, top, left in known], weights)
+                for number, body in enumerate(self.network.bodies)
+            ]
+            total = scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)
+            return _spread(self._shares(total[None]), points[None], static[0])[0]
 
     def run(
         self, coarse: Sequence[Tensor], static: Sequence[Tensor], prior: Sequence[Tensor] | None, land: Sequence[Tensor]
@@ -141,7 +182,9 @@ def engine_of(checkpoint: Checkpoint, device: str = "auto", *, flips: bool = Fal
     with _lock:
         if key not in _engines:
             if chosen == "cpu":
-                _engines[key] = Engine(network.compiled(), chosen, 1, flips, None, calibration)
+                faster = network.compiled()
+                apart = not flips and all(hasattr(body, "around") for body in faster.bodies)
+                _engines[key] = Engine(faster, chosen, 1, flips, None, calibration, apart)
             else:
                 moved: Any = copy.deepcopy(network).to(chosen).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
                 call = None if flips else torch.compile(moved)

@@ -21,6 +21,7 @@ from xland.downscaling.drawing import Drawing
 from xland.downscaling.engine import Engine, one_thread
 from xland.downscaling.fields import Block, blend_weights
 from xland.downscaling.keeping import Fit
+from xland.downscaling.tiles import finished_tiles
 from xland.errors import ModelError
 from xland.geo.grid import expand
 from xland.models.applicability import Applicability, static_means
@@ -77,8 +78,11 @@ def predict_block(
         return results
     first = core_rows.start
     with one_thread():
-        jobs = _submit_all(engines, block, static, coarse, prior, check)
-        for top, members in _finished_rows(engines, block, jobs):
+        if all(engine.apart for engine in engines):
+            finished = finished_tiles(engines, block, static, coarse, prior, check)
+        else:
+            finished = _finished_rows(engines, block, _submit_all(engines, block, static, coarse, prior, check))
+        for top, members in finished:
             part = slice(max(top, first), min(top + members[0].shape[1], core_rows.stop))
             if part.stop > part.start:
                 at = slice(part.start - first, part.stop - first)
