@@ -39,12 +39,16 @@ class CompiledContext(nn.Module):
         (scale, shift), (own_scale, own_shift) = _affine(joint[0]), _affine(own[0])
         self.scale, self.shift = torch.cat([scale, own_scale]), torch.cat([shift, own_shift])
         self.first = _FirstLayer(network.fine_bins, network.from_fine.weight.flatten(1), self.scale)
+        self.own = _FirstLayer(network.coarse_bins, network.from_coarse.weight.flatten(1), self.scale)
+        # the branch beside does not see the context
+        self.beside = functional.pad(_matrix(network.from_context).T, (0, len(own_scale))) * self.scale
         self.encoder, self.decoder = (
             [_convolutions(block) for block in half] for half in (network.encoder, network.decoder)
         )
         self.hidden = (_folded(joint[3], joint[4]), _folded(own[2], own[3]))
-        self.last = (_transposed(network.head), _transposed(own[5]))
-        self.bias = torch.stack([cast("Tensor", layer.bias).detach() for layer in (network.head, own[5])]).sum(dim=0)
+        self.last = (_matrix(network.head), _matrix(own[5]))
+        bias = torch.stack([cast("Tensor", layer.bias).detach() for layer in (network.head, own[5])])
+        self.bias = bias.sum(dim=0)[:, None]
 
     @torch.inference_mode()
     def forward(self, coarse: Tensor, fine: Tensor, points: Tensor | None = None) -> Tensor:
@@ -64,15 +68,16 @@ class CompiledContext(nn.Module):
         """Return the first layer of the head on the coarse grid, for each window."""
         network = self.network
         context = self._context(torch.cat([functional.avg_pool2d(fine, network.factor), coarse], dim=1))
-        cells = network.cells(coarse, context)
-        scale = self.scale[:, None, None]
-        smooth = _channels_last(cells.smooth * scale + self.shift[:, None, None])
-        constant = np.zeros((len(smooth), 0, 0, 0), np.float32)
-        detail = np.zeros((len(smooth), 0, 0, 0, 0), np.float32)
-        if cells.constant is not None:
-            constant = _channels_last(cells.constant * scale)
-        if cells.detail is not None:
-            layers = cells.detail.unflatten(1, (-1, network.factor**2)) * scale[: self.scale.numel() // 2, None]
+        around, own = _channels_last(context) @ self.beside + self.shift, self._own(coarse)
+        constant = np.zeros((len(own), 0, 0, 0), np.float32)
+        detail = np.zeros((len(own), 0, 0, 0, 0), np.float32)
+        if network.bilinear:
+            smooth = (around + own).numpy()
+        else:
+            smooth, constant = around.numpy(), own.numpy()
+        if network.from_detail is not None:
+            layers = network.from_detail[0](context).unflatten(1, (-1, network.factor**2))
+            layers = layers * self.scale[: self.scale.numel() // 2, None, None, None]
             detail = layers.permute(0, 3, 4, 2, 1).contiguous().numpy()
         return list(zip(smooth, constant, detail, strict=True))
 
@@ -88,7 +93,7 @@ class CompiledContext(nn.Module):
         places, columns = points.numpy(), fine.shape[-1]
         flat, half = fine[0].flatten(1).contiguous().numpy(), len(self.scale) // 2
         first = np.empty((min(_STRIP, len(places)), len(self.scale)), np.float32)
-        scores = torch.empty((len(places), len(self.bias)))
+        scores = torch.empty((len(self.bias), len(places)))
         for start in range(0, len(places), _STRIP):
             part = slice(start, min(start + _STRIP, len(places)))
             values = first[: part.stop - start]
@@ -98,12 +103,20 @@ class CompiledContext(nn.Module):
                 _add_cells(
                     smooth, constant, detail, weights, self.network.factor, columns, corner, places[part], values
                 )
-            layer = torch.from_numpy(values).relu_()
-            total = self.bias
-            for branch, (weight, bias), last in zip(layer.split(half, 1), self.hidden, self.last, strict=True):
-                total = torch.addmm(total, torch.addmm(bias, branch, weight).relu_(), last)
-            scores[part] = total
-        return scores.T
+            # with pixels along the rows, these products take two thirds of the time
+            layer, total = torch.from_numpy(values).relu_().T, self.bias
+            for branch, (weight, bias), last in zip(layer.split(half), self.hidden, self.last, strict=True):
+                total = torch.addmm(total, last, torch.addmm(bias, weight, branch).relu_())
+            scores[:, part] = total
+        return scores
+
+    def _own(self, coarse: Tensor) -> Tensor:
+        """Return what coarse cells say of themselves, (batch, rows, columns, channels)."""
+        batch, channels, rows, columns = coarse.shape
+        cells = coarse.transpose(0, 1).reshape(channels, -1).numpy()
+        layer = np.empty((cells.shape[1], len(self.scale)), np.float32)
+        self.own(cells, np.arange(cells.shape[1]), layer)
+        return torch.from_numpy(layer).unflatten(0, (batch, rows, columns))
 
     def _context(self, x: Tensor) -> Tensor:
         """Do what :meth:`ContextUNet.context` does, channels last, with normalisations folded into convolutions."""
@@ -146,14 +159,18 @@ def _find_bins(
     fine: Floats, points: Integers, inner: Floats, low: Floats, inverse: Floats, bins: Integers, steps: Floats
 ) -> None:
     """Write in which bin each channel of each point is, and how far it has gone through it, from 0 to 1."""
+    count = points.shape[0]
+    values, found = np.empty(count, np.float32), np.empty(count, np.int32)
     for channel in range(fine.shape[0]):
-        for point in range(points.shape[0]):
-            value = fine[channel, points[point]]
-            found = 0
-            for knot in range(inner.shape[1]):
-                found += value >= inner[channel, knot]
-            step = (value - low[channel, found]) * inverse[channel, found]
-            bins[point, channel] = found
+        for point in range(count):
+            values[point], found[point] = fine[channel, points[point]], 0
+        for knot in range(inner.shape[1]):
+            limit = inner[channel, knot]
+            for point in range(count):
+                found[point] += values[point] >= limit
+        for point in range(count):
+            step = (values[point] - low[channel, found[point]]) * inverse[channel, found[point]]
+            bins[point, channel] = found[point]
             steps[point, channel] = min(max(step, np.float32(0)), np.float32(1))
 
 
@@ -252,16 +269,14 @@ def _convolved(x: Tensor, block: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 def _folded(convolution: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Return the matrix and the bias of a layer and the normalisation that follows it."""
     scale, shift = _affine(norm)
-    return (_transposed(convolution) * scale).contiguous(), shift
+    return _matrix(convolution) * scale[:, None], shift[:, None]
 
 
-def _transposed(convolution: nn.Module) -> Tensor:
-    """Return the weights of a 1 x 1 convolution as a matrix, (channels in, channels out)."""
-    weight = cast("nn.Conv2d", convolution).weight
-    return weight.detach().flatten(1).T.contiguous()
+def _matrix(convolution: nn.Module) -> Tensor:
+    """Return the weights of a 1 x 1 convolution as a matrix, (channels out, channels in)."""
+    return cast("nn.Conv2d", convolution).weight.detach().flatten(1)
 
 
-def _channels_last(layers: Tensor) -> Floats:
+def _channels_last(layers: Tensor) -> Tensor:
     """Put channels last: (batch, rows, columns, channels)."""
-    values: Floats = layers.permute(0, 2, 3, 1).contiguous().numpy()
-    return values
+    return layers.permute(0, 2, 3, 1).contiguous()
