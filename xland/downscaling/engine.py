@@ -103,30 +103,45 @@ class Engine:
 
         return _pool(self.device).submit(run)
 
-    def around(self, coarse: Tensor, static: Tensor, prior: Tensor | None) -> list[Any]:
-        """Return what a window knows of its surroundings: one entry for each network whose scores are averaged."""
-        fine = self.network.fine(static[None], None if prior is None else prior[None])
-        return [body.around(coarse[None], fine)[0] for body in self.network.bodies]
+    def around(
+        self, coarse: Sequence[Tensor], static: Sequence[Tensor], prior: Sequence[Tensor] | None
+    ) -> list[list[Any]]:
+        """Return what windows know of their surroundings, for each network whose scores are averaged."""
+        import torch
+
+        with torch.inference_mode():
+            known: Sequence[Tensor | None] = prior or [None] * len(static)
+            first = self.network.bodies[0]
+            # a window at a time stays in the cache of a core
+            low = [first.low(self._fine(*each)) for each in zip(static, known, strict=True)]
+            return [body.around(torch.stack(list(coarse)), torch.cat(low)) for body in self.network.bodies]
+
+    def _fine(self, static: Tensor, prior: Tensor | None) -> Tensor:
+        return self.network.fine(static[None], None if prior is None else prior[None])
 
     def decide(
         self,
         static: Tensor,
         prior: Tensor | None,
         points: Tensor,
-        windows: Sequence[tuple[Future[list[Any]], int, int]],
+        windows: Sequence[tuple[Future[list[list[Any]]], int, int, int]],
         weights: NDArray[np.float32],
     ) -> Tensor:
         """Return class probabilities of a tile, ``(classes, rows, columns)``, 0 but at flat indices ``points``.
 
-        `windows` are what :meth:`around` gives for those over the tile, and where the tile begins in them.
+        `windows` are those over the tile: what :meth:`around` gives, which of its windows, and where the tile begins.
         """
         import torch
 
         with torch.inference_mode():
-            fine = self.network.fine(static[None], None if prior is None else prior[None])
-            known = [(future.result(), top, left) for future, top, left in windows]
+            fine = self._fine(static, prior)
             scores = [
-                body.scores(fine, points, [(each[number], top, left) for each, top, left in known], weights)
+                body.scores(
+                    fine,
+                    points,
+                    [(future.result()[number][window], top, left) for future, window, top, left in windows],
+                    weights,
+                )
                 for number, body in enumerate(self.network.bodies)
             ]
             total = scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)

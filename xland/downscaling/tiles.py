@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
     from xland.downscaling.predict import Static
 
-_Windows = dict[tuple[int, int], list["Future[list[Any]]"]]
-"""What each engine knows of some windows, by their first row and column."""
+TOGETHER = 4
+"""Windows whose coarse fields go through the network together: small images use a core better in batches."""
+
+_Known = Future[list[list[Any]]]
+"""What an engine knows of some windows, for each of its networks."""
 
 _Tiles = list[tuple[int, int, "Future[Tensor]"]]
 """The member, the first column and the probabilities of some tiles of one row."""
@@ -66,41 +69,62 @@ def _submit_rows(
     coarse: NDArray[np.float32],
     prior: NDArray[np.uint8] | None,
     check: Callable[[], None] | None,
-) -> Iterator[tuple[int, list[Future[list[Any]]], _Tiles]]:
+) -> Iterator[tuple[int, list[_Known], _Tiles]]:
     """Start all windows and tiles with land in the block, row by row: a tile waits for none that starts after it."""
     import torch
 
-    size, stride, factor = block.size, block.stride, engines[0].network.inputs.factor
-    low, known = torch.from_numpy(coarse), None if prior is None else torch.from_numpy(prior)
+    size, stride = block.size, block.stride
+    maps = None if prior is None else torch.from_numpy(prior)
     weights = blend_weights(size, stride).copy()
     inside = np.zeros_like(static.land)
     inside[block.core] = static.land[block.core]
     tops, lefts = block.windows
-    started: _Windows = {}
+    known: dict[tuple[int, int], tuple[list[_Known], int]] = {}
     for top in tops:
-        after = [future for rows, future in static.pending if rows.start < top + size and rows.stop > top]
-        row: _Windows = {}
+        wanted = [left for left in lefts if inside[top : top + size, left : left + size].any()]
+        known = {place: each for place, each in known.items() if place[0] > top - size}
+        windows, tiles = [], []
+        for some in (wanted[first : first + TOGETHER] for first in range(0, len(wanted), TOGETHER)):
+            futures = _start_windows(engines, static, torch.from_numpy(coarse), maps, top, some, size, check)
+            known |= {(top, left): (futures, number) for number, left in enumerate(some)}
+            windows += futures
         for left in lefts:
-            at = slice(top, top + size), slice(left, left + size)
-            if inside[at].any():
-                cells = tuple(slice(side.start // factor, side.stop // factor) for side in at)
-                window = low[:, *cells], static.fields[:, *at], None if known is None else known[..., *at]
-                row[top, left] = [engine.start(engine.around, *window, after=after, check=check) for engine in engines]
-        started = {place: futures for place, futures in started.items() if place[0] > top - size} | row
-        tiles: _Tiles = []
-        for left in lefts:
-            at = slice(top, top + stride), slice(left, left + stride)
-            points = np.flatnonzero(inside[at])
+            place = slice(top, top + stride), slice(left, left + stride)
+            points = np.flatnonzero(inside[place])
             if not len(points):
                 continue
             over = [
-                (started[above, beside], top - above, left - beside)
+                (*known[above, beside], top - above, left - beside)
                 for above in range(top, top - size, -stride)
                 for beside in range(left, left - size, -stride)
-                if (above, beside) in started
+                if (above, beside) in known
             ]
-            fields = static.fields[:, *at], None if known is None else known[..., *at], torch.from_numpy(points)
+            fields = static.fields[:, *place], None if maps is None else maps[..., *place], torch.from_numpy(points)
             for member, engine in enumerate(engines):
-                windows = [(futures[member], down, right) for futures, down, right in over]
-                tiles.append((member, left, engine.start(engine.decide, *fields, windows, weights, check=check)))
-        yield top, [future for futures in row.values() for future in futures], tiles
+                its = [(futures[member], *where) for futures, *where in over]
+                tiles.append((member, left, engine.start(engine.decide, *fields, its, weights, check=check)))
+        yield top, windows, tiles
+
+
+def _start_windows(
+    engines: Sequence[Engine],
+    static: Static,
+    coarse: Tensor,
+    maps: Tensor | None,
+    top: int,
+    lefts: Sequence[int],
+    size: int,
+    check: Callable[[], None] | None,
+) -> list[_Known]:
+    """Start some windows of one row, once the fields that they read are there."""
+    factor = engines[0].network.inputs.factor
+    after = [future for rows, future in static.pending if rows.start < top + size and rows.stop > top]
+    fine = [(..., slice(top, top + size), slice(left, left + size)) for left in lefts]
+    rows = slice(top // factor, (top + size) // factor)
+    low = [(..., rows, slice(left // factor, (left + size) // factor)) for left in lefts]
+    windows = (
+        [coarse[place] for place in low],
+        [static.fields[place] for place in fine],
+        None if maps is None else [maps[place] for place in fine],
+    )
+    return [engine.start(engine.around, *windows, after=after, check=check) for engine in engines]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.models.networks.test_unet import sample
 from tests.worlds import tiny_inputs
+from xland.errors import ModelError
 from xland.models.networks.architecture import Architecture
 from xland.models.networks.context import PiecewiseLinear
 from xland.models.networks.inference import _FirstLayer
@@ -29,6 +30,11 @@ def trained(prior="none", **sizes):
     return network.eval()
 
 
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch):
+    monkeypatch.setenv("XLAND_PRECISION", "float32")
+
+
 @pytest.mark.parametrize("members", [1, 2])
 @pytest.mark.parametrize("detail", [False, True])
 @pytest.mark.parametrize("expansion", ["nearest", "bilinear"])
@@ -40,6 +46,45 @@ def test_scores_are_those_of_the_plain_network(expansion, detail, members):
     torch.testing.assert_close(compiled(*tensors), network(*tensors), atol=1e-5, rtol=1e-5)
     points = torch.randint(0, 1600, (2, 300), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(compiled(*tensors, points), network(*tensors, points), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_half_precision_of_the_coarse_grid_hardly_changes_probabilities(monkeypatch):
+    network = trained()
+    tensors, expected = sample(network.inputs, seed=1), network(*sample(network.inputs, seed=1)).softmax(dim=1)
+    monkeypatch.setattr("xland.models.networks.inference._precision", lambda: torch.bfloat16)
+    found = network.compiled()(*tensors).softmax(dim=1)
+    assert 0 < (found - expected).abs().max() < 0.02
+    monkeypatch.undo()
+    monkeypatch.setenv("XLAND_PRECISION", "half")
+    with pytest.raises(ModelError, match="XLAND_PRECISION must be 'auto' or 'float32', not 'half'"):
+        network.compiled()
+
+
+@pytest.mark.parametrize("detail", [False, True])
+@torch.no_grad()
+def test_a_tile_is_decided_from_a_blend_of_what_windows_know(detail):
+    body = trained(detail=detail, expansion="bilinear" if detail else "nearest").compiled().body
+    random = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, 1, 7, 10, 10, generator=random)
+    fine = torch.randn(1, 3, 40, 40, generator=random)
+    one, two = (body.around(coarse, body.low(fine))[0] for coarse in (first, second))
+    points = torch.arange(0, 25 * 30, 7)
+    tile, ones = fine[:, :, 10:35, 4:34], np.ones((40, 40), np.float32)
+    alone = body.scores(tile, points, [(one, 10, 4)], ones)
+    whole = body(first, fine)[0, :, 10:35, 4:34]
+    torch.testing.assert_close(alone, whole.flatten(1)[:, points], atol=1e-5, rtol=1e-5)
+    mean = tuple((a + b) / 2 for a, b in zip(one, two, strict=True))
+    torch.testing.assert_close(
+        body.scores(tile, points, [(one, 10, 4), (two, 10, 4)], ones / 2),
+        body.scores(tile, points, [(mean, 10, 4)], ones),
+        atol=1e-5,
+        rtol=1e-5,
+    )
+    beyond = body.scores(tile, points, [(one, 10, 4), (two, 40, 4)], ones)
+    torch.testing.assert_close(
+        beyond, alone, atol=0, rtol=0, msg="a window that ends before a pixel says nothing of it"
+    )
 
 
 def test_the_plain_network_is_kept_and_still_learns():

@@ -7,17 +7,20 @@ that of :class:`~xland.models.networks.context.ContextUNet` but for rounding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
 import torch
+from llvmlite.binding import get_host_cpu_features  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from xland.compiled import compiled
+from xland.errors import ModelError
 from xland.models.networks.context import ContextUNet, PiecewiseLinear
 
 Floats = NDArray[np.float32]
@@ -58,16 +61,22 @@ class CompiledContext(nn.Module):
         everywhere = torch.arange(shape.numel()).expand(len(fine), -1) if points is None else points
         scores = [
             self.scores(own[None], chosen, [(around, 0, 0)], whole)
-            for own, chosen, around in zip(fine, everywhere, self.around(coarse, fine), strict=True)
+            for own, chosen, around in zip(fine, everywhere, self.around(coarse, self.low(fine)), strict=True)
         ]
         total = torch.stack(scores)
         return total.unflatten(2, shape) if points is None else total
 
+    def low(self, fine: Tensor) -> Tensor:
+        """Return the means of coarse cells; in these two steps it takes a third of the time of ``avg_pool2d``."""
+        factor = self.network.factor
+        rows = fine.unflatten(2, (-1, factor)).sum(dim=3)
+        return (rows.unflatten(3, (-1, factor)) @ torch.full((factor, 1), 1 / factor**2)).squeeze(-1)
+
     @torch.inference_mode()
-    def around(self, coarse: Tensor, fine: Tensor) -> list[Around]:
-        """Return the first layer of the head on the coarse grid, for each window."""
+    def around(self, coarse: Tensor, low: Tensor) -> list[Around]:
+        """Return the first layer of the head on the coarse grid, for each window; `low` are means of fine fields."""
         network = self.network
-        context = self._context(torch.cat([functional.avg_pool2d(fine, network.factor), coarse], dim=1))
+        context = self._context(torch.cat([low, coarse], dim=1))
         around, own = _channels_last(context) @ self.beside + self.shift, self._own(coarse)
         constant = np.zeros((len(own), 0, 0, 0), np.float32)
         detail = np.zeros((len(own), 0, 0, 0, 0), np.float32)
@@ -120,7 +129,7 @@ class CompiledContext(nn.Module):
 
     def _context(self, x: Tensor) -> Tensor:
         """Do what :meth:`ContextUNet.context` does, channels last, with normalisations folded into convolutions."""
-        x, skips = x.contiguous(memory_format=torch.channels_last), []
+        x, skips = x.to(self.encoder[0][0][0].dtype).contiguous(memory_format=torch.channels_last), []
         for level, block in enumerate(self.encoder):
             x = _convolved(functional.max_pool2d(x, 2) if level else x, block)
             skips.append(x)
@@ -128,7 +137,7 @@ class CompiledContext(nn.Module):
         for block in self.decoder:
             x = functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
             x = _convolved(torch.cat([x, skips.pop()], dim=1), block)
-        return x
+        return x.float()
 
 
 class _FirstLayer:
@@ -249,14 +258,24 @@ def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return scale, bias - mean * scale
 
 
+def _precision() -> torch.dtype:
+    """Return what convolutions multiply: bfloat16 where this CPU does so at twice the speed, or float32."""
+    asked = os.environ.get("XLAND_PRECISION", "auto")
+    if asked not in ("auto", "float32"):
+        raise ModelError(f"the environment variable XLAND_PRECISION must be 'auto' or 'float32', not {asked!r:.60}")
+    features: Mapping[str, bool] = get_host_cpu_features()
+    fast = features.get("avx512bf16") or features.get("amx-bf16")
+    return torch.bfloat16 if fast and asked == "auto" else torch.float32
+
+
 def _convolutions(block: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """Return the weights, channels last, and the bias of each convolution of a block and the normalisation after it."""
-    layers, found = list(block.children()), []
+    layers, found, dtype = list(block.children()), [], _precision()
     for convolution, norm in pairwise(layers):
         if isinstance(convolution, nn.Conv2d):
             scale, shift = _affine(norm)
             weight = convolution.weight.detach() * scale[:, None, None, None]
-            found.append((weight.contiguous(memory_format=torch.channels_last), shift))
+            found.append((weight.to(dtype).contiguous(memory_format=torch.channels_last), shift.to(dtype)))
     return found
 
 
