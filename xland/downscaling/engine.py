@@ -69,22 +69,6 @@ class Engine:
     calibration: Calibration | None = None
     apart: bool = False
 
-    def submit(
-        self,
-        coarse: Sequence[Tensor],
-        static: Sequence[Tensor],
-        prior: Sequence[Tensor] | None,
-        land: Sequence[Tensor],
-        after: Sequence[Future[None]] = (),
-        check: Callable[[], None] | None = None,
-    ) -> Future[Tensor]:
-        """Start one batch of windows, once what was started ``after`` which it comes is done.
-
-        The result is ``(windows, classes, size, size)`` float32 on the device. ``check`` raises an error if nobody
-        waits for it any more.
-        """
-        return self.start(self.run, coarse, static, prior, land, after=after, check=check)
-
     def start(
         self,
         function: Callable[..., _Value],
@@ -92,7 +76,10 @@ class Engine:
         after: Sequence[Future[None]] = (),
         check: Callable[[], None] | None = None,
     ) -> Future[_Value]:
-        """Start a function in the pool of the device; see :meth:`submit`."""
+        """Start a function of the engine, once what was started ``after`` which it comes is done.
+
+        ``check`` raises an error if nobody waits for the result any more.
+        """
 
         def run() -> _Value:
             for each in after:
@@ -150,7 +137,7 @@ class Engine:
     def run(
         self, coarse: Sequence[Tensor], static: Sequence[Tensor], prior: Sequence[Tensor] | None, land: Sequence[Tensor]
     ) -> Tensor:
-        """Return class probabilities of one batch of windows."""
+        """Return class probabilities of one batch of windows, ``(windows, classes, size, size)`` on the device."""
         import torch
 
         points = self._points(land)

@@ -243,6 +243,7 @@ def _submit_all(
                 None if known is None else [known[at] for at in fine],
                 [land[at] for at in fine],
             )
-            row += [(member, chosen, engine.submit(*windows, after, check)) for member, engine in enumerate(engines)]
+            for member, engine in enumerate(engines):
+                row.append((member, chosen, engine.start(engine.run, *windows, after=after, check=check)))
         jobs.append((top, row))
     return jobs
