@@ -178,16 +178,19 @@ def distinct_windows(**place: Any) -> Result:
 
 def count_windows() -> Any:
     """Count the windows that go through any network of this process from now on."""
-    from xland.models.networks.unet import DownscalingNetwork
+    from xland.downscaling.engine import Engine
 
-    original, lock, total = DownscalingNetwork.forward, threading.Lock(), [0]
+    lock, total = threading.Lock(), [0]
 
-    def forward(self: Any, coarse: Any, *arguments: Any, **named: Any) -> Any:
-        with lock:
-            total[0] += len(coarse)
-        return original(self, coarse, *arguments, **named)
+    def counted(original: Any) -> Any:
+        def run(self: Any, coarse: Any, *arguments: Any) -> Any:
+            with lock:
+                total[0] += len(coarse)
+            return original(self, coarse, *arguments)
 
-    DownscalingNetwork.forward = forward  # type: ignore[method-assign]
+        return run
+
+    Engine.run, Engine.around = counted(Engine.run), counted(Engine.around)  # type: ignore[method-assign]
     return lambda: total[0]
 
 

@@ -143,7 +143,7 @@ def test_windows_wait_for_the_fields_that_they_need_and_hear_of_their_faults():
         raise ValueError("no such field")
 
     engine = Engine(tiny_network(), "cpu")
-    result = engine.submit(*windows(tiny_inputs(), 1), after=start_all(fault, [0]))
+    result = engine.start(engine.run, *windows(tiny_inputs(), 1), after=start_all(fault, [0]))
     with pytest.raises(ValueError, match="no such field"):
         result.result()
 
@@ -161,7 +161,7 @@ def test_runs_from_many_threads_at_once_stay_the_same():
     alone = [engine.run(*job) for job in jobs]
     with ThreadPoolExecutor(6) as pool:
         for _ in range(5):
-            at_once = list(pool.map(lambda job: engine.submit(*job).result(), jobs))
+            at_once = list(pool.map(lambda job: engine.start(engine.run, *job).result(), jobs))
             assert all(torch.equal(a, b) for a, b in zip(alone, at_once, strict=True))
 
 

@@ -23,7 +23,7 @@ from xland.catalogs.yaml_files import CatalogFile, Content, change_file, changin
 from xland.errors import CatalogError, XlandError
 from xland.geo.conventions import listed
 from xland.paths import without_password
-from xland.store.publisher import Publisher
+from xland.store.provenance import Publisher
 
 
 class Entries(tuple[Entry, ...]):

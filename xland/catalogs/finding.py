@@ -27,7 +27,7 @@ from xland.geo.conventions import READING, from_files
 from xland.paths import address_of, is_url, without_password
 from xland.reading.variables import name_reads
 from xland.records import read_record
-from xland.store.publisher import Publisher
+from xland.store.provenance import Publisher
 from xland.store.reading import open_store, store_digest
 from xland.untrusted.folders import open_plain
 from xland.untrusted.netcdf import check_file, check_hdf5

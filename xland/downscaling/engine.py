@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import dask
 import numpy as np
 from dask.system import CPU_COUNT
+from numpy.typing import NDArray
 
 from xland.errors import ModelError
 from xland.models.calibration import Calibration
@@ -57,7 +58,7 @@ class Engine:
 
     `batch` windows go through it in one call. With `flips` probabilities are averaged over the four mirror images of a
     window. `call` runs the network: itself, or a compiled form of it. `calibration` scales scores before they become
-    probabilities.
+    probabilities. With `apart`, what windows know of their surroundings and the decision at a pixel are two steps.
     """
 
     network: DownscalingNetwork
@@ -66,35 +67,77 @@ class Engine:
     flips: bool = False
     call: Callable[..., Tensor] | None = None
     calibration: Calibration | None = None
+    apart: bool = False
 
-    def submit(
+    def start(
         self,
-        coarse: Sequence[Tensor],
-        static: Sequence[Tensor],
-        prior: Sequence[Tensor] | None,
-        land: Sequence[Tensor],
+        function: Callable[..., _Value],
+        *given: Any,
         after: Sequence[Future[None]] = (),
         check: Callable[[], None] | None = None,
-    ) -> Future[Tensor]:
-        """Start one batch of windows, once what was started ``after`` which it comes is done.
+    ) -> Future[_Value]:
+        """Start a function of the engine, once what was started ``after`` which it comes is done.
 
-        The result is ``(windows, classes, size, size)`` float32 on the device. ``check`` raises an error if nobody
-        waits for it any more.
+        ``check`` raises an error if nobody waits for the result any more.
         """
 
-        def run() -> Tensor:
+        def run() -> _Value:
             for each in after:
                 each.result()
             if check is not None:
                 check()
-            return self.run(coarse, static, prior, land)
+            return function(*given)
 
         return _pool(self.device).submit(run)
+
+    def around(
+        self, coarse: Sequence[Tensor], static: Sequence[Tensor], prior: Sequence[Tensor] | None
+    ) -> list[list[Any]]:
+        """Return what windows know of their surroundings, for each network whose scores are averaged."""
+        import torch
+
+        with torch.inference_mode():
+            known: Sequence[Tensor | None] = prior or [None] * len(static)
+            first = self.network.bodies[0]
+            # a window at a time stays in the cache of a core
+            low = [first.low(self._fine(*each)) for each in zip(static, known, strict=True)]
+            return [body.around(torch.stack(list(coarse)), torch.cat(low)) for body in self.network.bodies]
+
+    def _fine(self, static: Tensor, prior: Tensor | None) -> Tensor:
+        return self.network.fine(static[None], None if prior is None else prior[None])
+
+    def decide(
+        self,
+        static: Tensor,
+        prior: Tensor | None,
+        points: Tensor,
+        windows: Sequence[tuple[Future[list[list[Any]]], int, int, int]],
+        weights: NDArray[np.float32],
+    ) -> Tensor:
+        """Return class probabilities of a tile, ``(classes, rows, columns)``, 0 but at flat indices ``points``.
+
+        `windows` are those over the tile: what :meth:`around` gives, which of its windows, and where the tile begins.
+        """
+        import torch
+
+        with torch.inference_mode():
+            fine = self._fine(static, prior)
+            scores = [
+                body.scores(
+                    fine,
+                    points,
+                    [(future.result()[number][window], top, left) for future, window, top, left in windows],
+                    weights,
+                )
+                for number, body in enumerate(self.network.bodies)
+            ]
+            total = scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)
+            return _spread(self._shares(total[None]), points[None], static[0])[0]
 
     def run(
         self, coarse: Sequence[Tensor], static: Sequence[Tensor], prior: Sequence[Tensor] | None, land: Sequence[Tensor]
     ) -> Tensor:
-        """Return class probabilities of one batch of windows."""
+        """Return class probabilities of one batch of windows, ``(windows, classes, size, size)`` on the device."""
         import torch
 
         points = self._points(land)
@@ -151,7 +194,9 @@ def engine_of(checkpoint: Checkpoint, device: str = "auto", *, flips: bool = Fal
     with _lock:
         if key not in _engines:
             if chosen == "cpu":
-                _engines[key] = Engine(network.compiled(), chosen, 1, flips, None, calibration)
+                faster = network.compiled()
+                apart = not flips and all(hasattr(body, "around") for body in faster.bodies)
+                _engines[key] = Engine(faster, chosen, 1, flips, None, calibration, apart)
             else:
                 moved: Any = copy.deepcopy(network).to(chosen).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
                 call = None if flips else torch.compile(moved)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from xland.downscaling.engine import Engine, one_thread
 from xland.downscaling.fields import Block, blend_weights
 from xland.downscaling.keeping import Fit
+from xland.downscaling.tiles import finished_tiles
 from xland.draws.octaves import Grain
 from xland.errors import ModelError
 from xland.geo.grid import expand
@@ -116,8 +117,11 @@ def predict_block(
         return results
     first = core_rows.start
     with one_thread():
-        jobs = _submit_all(engines, block, static, coarse, prior, check)
-        for top, members in _finished_rows(engines, block, jobs):
+        if all(engine.apart for engine in engines):
+            finished = finished_tiles(engines, block, static, coarse, prior, check)
+        else:
+            finished = _finished_rows(engines, block, _submit_all(engines, block, static, coarse, prior, check))
+        for top, members in finished:
             part = slice(max(top, first), min(top + members[0].shape[1], core_rows.stop))
             if part.stop > part.start:
                 at = slice(part.start - first, part.stop - first)
@@ -278,6 +282,7 @@ def _submit_all(
                 None if known is None else [known[at] for at in fine],
                 [land[at] for at in fine],
             )
-            row += [(member, chosen, engine.submit(*windows, after, check)) for member, engine in enumerate(engines)]
+            for member, engine in enumerate(engines):
+                row.append((member, chosen, engine.start(engine.run, *windows, after=after, check=check)))
         jobs.append((top, row))
     return jobs

@@ -42,6 +42,32 @@ def test_scores_are_those_of_the_plain_network(expansion, detail, members):
     torch.testing.assert_close(compiled(*tensors, points), network(*tensors, points), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("detail", [False, True])
+@torch.no_grad()
+def test_a_tile_is_decided_from_a_blend_of_what_windows_know(detail):
+    body = trained(detail=detail, expansion="bilinear" if detail else "nearest").compiled().body
+    random = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, 1, 7, 10, 10, generator=random)
+    fine = torch.randn(1, 3, 40, 40, generator=random)
+    one, two = (body.around(coarse, body.low(fine))[0] for coarse in (first, second))
+    points = torch.arange(0, 25 * 30, 7)
+    tile, ones = fine[:, :, 10:35, 4:34], np.ones((40, 40), np.float32)
+    alone = body.scores(tile, points, [(one, 10, 4)], ones)
+    whole = body(first, fine)[0, :, 10:35, 4:34]
+    torch.testing.assert_close(alone, whole.flatten(1)[:, points], atol=1e-5, rtol=1e-5)
+    mean = tuple((a + b) / 2 for a, b in zip(one, two, strict=True))
+    torch.testing.assert_close(
+        body.scores(tile, points, [(one, 10, 4), (two, 10, 4)], ones / 2),
+        body.scores(tile, points, [(mean, 10, 4)], ones),
+        atol=1e-5,
+        rtol=1e-5,
+    )
+    beyond = body.scores(tile, points, [(one, 10, 4), (two, 40, 4)], ones)
+    torch.testing.assert_close(
+        beyond, alone, atol=0, rtol=0, msg="a window that ends before a pixel says nothing of it"
+    )
+
+
 def test_a_kind_without_a_faster_form_is_used_as_it_is():
     network = DownscalingNetwork(tiny_inputs(), Architecture(kind="unet", width=2, depth=1))
     assert network.compiled() is network

@@ -94,8 +94,20 @@ class DownscalingNetwork(nn.Module):
         the only pixels wanted; ``corner`` ``(batch, 2)`` the fine rows and columns of the first coarse cells that lie
         outside, none by default.
         """
+        fine = self.fine(static, prior)
+        coarse = coarse.to(fine.dtype)
+        scores: Tensor
+        if self.pixelwise:
+            scores = self.body(coarse, fine, points)
+            return scores
+        expanded = _expand(coarse, self.inputs.factor, fine.shape[-2:], corner)
+        scores = self.body(torch.cat([expanded, fine], dim=1))
+        return scores if points is None else pick(scores, points).squeeze(-1)
+
+    def fine(self, static: Tensor, prior: Tensor | None) -> Tensor:
+        """Return the channels on the fine grid: static fields, and the prior map and those beyond it, encoded."""
         dtype = next(self.body.parameters()).dtype
-        coarse, fine = coarse.to(dtype), static.to(dtype)
+        fine = static.to(dtype)
         if self.inputs.prior != "none":
             if prior is None:
                 maps = (1 + self.inputs.history,) if self.inputs.history else ()
@@ -105,13 +117,7 @@ class DownscalingNetwork(nn.Module):
             fine = torch.cat([fine, self._encode_prior(last, dtype)], dim=1)
             if self.inputs.history:
                 fine = torch.cat([fine, encode_history(prior, len(self.inputs.classes), dtype)], dim=1)
-        scores: Tensor
-        if self.pixelwise:
-            scores = self.body(coarse, fine, points)
-            return scores
-        expanded = _expand(coarse, self.inputs.factor, fine.shape[-2:], corner)
-        scores = self.body(torch.cat([expanded, fine], dim=1))
-        return scores if points is None else pick(scores, points).squeeze(-1)
+        return fine
 
     @property
     def bodies(self) -> tuple[Any, ...]:
