@@ -132,7 +132,8 @@ class Engine:
                 for number, body in enumerate(self.network.bodies)
             ]
             total = scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)
-            return _spread(self._shares(total[None]), points[None], static[0])[0]
+            shares = self._shares(total[None], None if prior is None else prior[None], points[None])
+            return _spread(shares, points[None], static[0])[0]
 
     def run(
         self, coarse: Sequence[Tensor], static: Sequence[Tensor], prior: Sequence[Tensor] | None, land: Sequence[Tensor]
@@ -145,26 +146,27 @@ class Engine:
         layers = [torch.stack([*each, *[each[-1]] * missing]) for each in (coarse, static, prior) if each is not None]
         with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
             if points is not None:
-                total = _spread(self._shares(self.network(*layers, points=points), layers, points), points, land[0])
+                shares = self._shares(self.network(*layers, points=points), _prior(layers), points)
+                total = _spread(shares, points, land[0])
             else:
                 call, images = self.call or self.network, _IMAGES if self.flips else _IMAGES[:1]
                 parts = []
                 for axes in images:
                     given = _mirrored(layers, axes, self.network)
-                    parts.append(self._shares(call(*given), given).flip(axes))
+                    parts.append(self._shares(call(*given), _prior(given)).flip(axes))
                 total = parts[0] if len(parts) == 1 else torch.stack(parts).mean(dim=0)
         return total[: len(static)]
 
-    def _shares(self, scores: Tensor, layers: Sequence[Tensor], points: Tensor | None = None) -> Tensor:
-        """Turn scores, ``(windows, classes, ...)``, into probabilities; `layers` are what the network has read."""
+    def _shares(self, scores: Tensor, prior: Tensor | None, points: Tensor | None = None) -> Tensor:
+        """Turn scores, ``(windows, classes, ...)``, into probabilities; the network has read `prior`."""
         scores = scores.float()
         if self.calibration is None:
             return scores.softmax(dim=1)
         scores = self.calibration.apply(scores)
-        if self.calibration.of_change and len(layers) > 2:  # there is a prior map
-            prior = layers[2][:, 0] if layers[2].ndim > 3 else layers[2]
-            prior = prior if points is None else prior.flatten(1).gather(1, points)
-            scores = self.calibration.apply_to_change(scores, prior)
+        if self.calibration.of_change and prior is not None:
+            latest = prior[:, 0] if prior.ndim > 3 else prior
+            latest = latest if points is None else latest.flatten(1).gather(1, points)
+            scores = self.calibration.apply_to_change(scores, latest)
         return scores.softmax(dim=1)
 
     def _points(self, land: Sequence[Tensor]) -> Tensor | None:
@@ -177,6 +179,10 @@ class Engine:
         if np.count_nonzero(inside) >= self.network.picks * inside.size:
             return None
         return torch.from_numpy(np.flatnonzero(inside)[None])
+
+
+def _prior(layers: Sequence[Tensor]) -> Tensor | None:
+    return layers[2] if len(layers) > 2 else None
 
 
 def engine_of(checkpoint: Checkpoint, device: str = "auto", *, flips: bool = False) -> Engine:

@@ -134,7 +134,7 @@ class CompiledContext(nn.Module):
         for block in self.decoder:
             x = functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
             x = _convolved(torch.cat([x, skips.pop()], dim=1), block)
-        return x.float()
+        return x
 
 
 class _FirstLayer:
