@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import dask
 import numpy as np
@@ -55,6 +55,30 @@ def test_computing_land_alone_gives_the_same_on_land(context_network, land_share
     np.testing.assert_allclose(sparse[0][:, land], full[0][:, land], atol=1e-6)
     assert (sparse[0][:, ~land] == 0).all(), "elsewhere nothing is computed"
     assert (full[0][:, ~land] > 0).any()
+
+
+@dataclass
+class Late:
+    """What an engine knows of a window; the fields of the tile have been read when it is there."""
+
+    known: list
+    fields: torch.Tensor
+    read: torch.Tensor
+
+    def result(self):
+        self.fields.copy_(self.read)
+        return self.known
+
+
+def test_a_tile_waits_for_its_windows_before_it_looks_at_the_fields(context_network):
+    engine = Engine(context_network.compiled(), "cpu")
+    coarse, static, _, _ = windows(tiny_inputs(), 1)
+    known = engine.around(coarse, static, None)
+    points, weights = torch.arange(SIZE * SIZE), np.ones((SIZE, SIZE), np.float32)
+    expected = engine.decide(static[0], None, points, [(Late(known, static[0], static[0]), 0, 0, 0)], weights)
+    unread = torch.zeros_like(static[0])
+    found = engine.decide(unread, None, points, [(Late(known, unread, static[0]), 0, 0, 0)], weights)
+    assert torch.equal(found, expected)
 
 
 def mirror(layers: list[torch.Tensor], axes: tuple[int, ...]) -> list[torch.Tensor]:

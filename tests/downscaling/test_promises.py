@@ -9,7 +9,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.raising_backend import raising_dataset
@@ -138,8 +138,11 @@ def whole(ask):
     return run
 
 
-def assert_same(found: xr.Dataset, expected: xr.Dataset) -> None:
-    """Probabilities within 1e-5, classes where the two best differ by more; all in rollouts, with totals and drawn."""
+def assert_same(found: xr.Dataset, expected: xr.Dataset) -> bool:
+    """Probabilities within 1e-5, classes where the two best differ by more; all in rollouts, with totals and drawn.
+
+    Returns whether there is any land.
+    """
     expected = expected.sel(lat=found["lat"].values, lon=(found["lon"].values + 180) % 360 - 180)
     clear = np.full(expected["land_use"].shape, "unmet" in expected or "probability" not in expected)
     if "probability" in expected:
@@ -151,7 +154,7 @@ def assert_same(found: xr.Dataset, expected: xr.Dataset) -> None:
         np.testing.assert_allclose(found["unmet"], expected["unmet"], atol=1e-5)
     if "land_use_draws" in expected:
         np.testing.assert_array_equal(found["land_use_draws"], expected["land_use_draws"])
-    assert (expected["land_use"] > 0).any(), "nor for want of land"
+    return bool((expected["land_use"] > 0).any())
 
 
 @lru_cache(maxsize=1)
@@ -212,7 +215,8 @@ def test_the_map_is_the_same_however_data_lie_and_whatever_is_asked_for(ask, who
         .rename({lat: "lat", lon: "lon", time: "time"})
         .transpose("time", ..., "lat", "lon")
     )
-    assert_same(found.compute(scheduler=data.draw(st.sampled_from(["synchronous", "threads"]))), whole(case))
+    # totals may leave no land to a region of which a little is land
+    assume(assert_same(found.compute(scheduler=data.draw(st.sampled_from(["synchronous", "threads"]))), whole(case)))
 
 
 @pytest.mark.parametrize("name", ["overlapping", "fractions", "rolled changes", "map, draws", "changes, draws"])
@@ -257,14 +261,14 @@ def lazily(ask, saved):
 
 def test_the_scheduler_of_processes_gives_the_same(lazily, whole):
     with dask.config.set(scheduler="processes", num_workers=1):
-        assert_same(lazily(CASES["map, draws"]).compute(), whole(CASES["map, draws"]))
+        assert assert_same(lazily(CASES["map, draws"]).compute(), whole(CASES["map, draws"]))
 
 
 def test_workers_in_processes_of_their_own_give_the_same(lazily, whole):
     chosen = CASES["overlapping"], CASES["forward"]
     with local_cluster(n_workers=2, threads_per_worker=2) as client:
         for found, case in zip(client.gather(client.compute([*map(lazily, chosen)])), chosen, strict=True):
-            assert_same(found, whole(case))
+            assert assert_same(found, whole(case))
 
 
 def test_blocks_do_not_matter_where_a_forcing_is_almost_global(world, model):

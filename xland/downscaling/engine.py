@@ -121,13 +121,12 @@ class Engine:
         import torch
 
         with torch.inference_mode():
+            # windows have waited for the fields around the tile: without them, these may still be read
+            known = [(future.result(), window, top, left) for future, window, top, left in windows]
             fine = self._fine(static, prior)
             scores = [
                 body.scores(
-                    fine,
-                    points,
-                    [(future.result()[number][window], top, left) for future, window, top, left in windows],
-                    weights,
+                    fine, points, [(each[number][window], top, left) for each, window, top, left in known], weights
                 )
                 for number, body in enumerate(self.network.bodies)
             ]
