@@ -257,11 +257,7 @@ class Emulator:
                 parts = [weight * (codes == layers) for codes, weight in zip(maps, moment.weights, strict=True)]
                 shares = Shares(np.asarray(sum(parts), dtype=np.float64))
             variables[each.name] = _variable(each, shares, ("lat", "lon"))
-        coordinates = {
-            "lat": ("lat", window.latitude, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
-            "lon": ("lon", window.longitude, {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
-        }
-        return restore(xr.Dataset(variables, coordinates | _labels(chosen)), self._orientation)
+        return restore(xr.Dataset(variables, window.coordinates | _labels(chosen)), self._orientation)
 
     def _cells(self, grid: CellGrid, moment: Moment, chosen: Sequence[Variable]) -> xr.Dataset:
         found = [self._areas(year, grid) for year in moment.years]

@@ -186,11 +186,7 @@ def lazy_map(emulator: Emulator) -> xr.Dataset:
         meta=np.empty((0,) * 3, np.int16),
     )
     times = np.array([f"{year:04d}-01-01" for year in emulator.years], "datetime64[ns]")
-    coordinates = {
-        "time": ("time", times, {"standard_name": "time", "axis": "T"}),
-        "lat": ("lat", grid.latitude, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
-        "lon": ("lon", grid.longitude, {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
-    }
+    coordinates = {"time": ("time", times, {"standard_name": "time", "axis": "T"}), **grid.coordinates}
     # OPeNDAP's library knows no attributes of several numbers
     about = {
         name: value if isinstance(value, str) else " ".join(map(str, value))
@@ -211,15 +207,8 @@ def _cut(length: int, size: int) -> tuple[int, ...]:
 
 def _tile(emulator: Emulator, size: int, block_id: tuple[int, int, int] = (0, 0, 0)) -> NDArray[np.int16]:
     year, row, column = block_id
-    grid = emulator.grid
     top, left = row * size, column * size
-    window = Grid(
-        grid.resolution,
-        grid.north - top * grid.resolution,
-        grid.west + left * grid.resolution,
-        min(size, grid.rows - top),
-        min(size, grid.columns - left),
-    )
+    window = emulator.grid.window(slice(top, top + size), slice(left, left + size))
     return emulator.codes(emulator.years[year], window)[None].astype(np.int16)
 
 
